@@ -1,0 +1,2 @@
+//! wsluice
+fn main() {}
