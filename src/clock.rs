@@ -1,0 +1,34 @@
+//! The one place that reads the monotonic clock.
+//!
+//! Two readings of the same clock (CLOCK_MONOTONIC): `now` is exact, `coarse` is the kernel's last tick (1-4 ms old)
+//! and several times cheaper, good enough for deadlines counted in seconds. The relay reads `coarse` once a wake-up.
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::moment::Moment;
+
+/// The exact monotonic time.
+pub fn now() -> Moment {
+    read(ClockId::Monotonic)
+}
+
+/// The monotonic time at the kernel's last tick; at most a few milliseconds behind `now`.
+pub fn coarse() -> Moment {
+    read(ClockId::MonotonicCoarse)
+}
+
+fn read(id: ClockId) -> Moment {
+    let time = clock_gettime(id);
+    Moment::from_micros(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coarse_never_runs_ahead() {
+        let coarse = coarse();
+        assert!(now() >= coarse);
+    }
+}

@@ -1,0 +1,70 @@
+//! Which worker this thread is, and values of which each worker has its own.
+//!
+//! A worker is one thread with one current-thread runtime; both sockets of a session live on it. What would be a
+//! contended cache line between workers (counters, pools of HTTP connections) is a `Local`: one padded value each.
+
+use std::cell::Cell;
+
+use crossbeam_utils::CachePadded;
+
+thread_local! {
+    static INDEX: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Makes the calling thread worker `index`, for as long as it lives.
+pub fn enter(index: usize) {
+    INDEX.with(|cell| cell.set(index));
+}
+
+/// The calling thread's worker, counted from 0. Threads that are no worker (tests, the admin thread) answer 0.
+pub fn index() -> usize {
+    INDEX.with(Cell::get)
+}
+
+/// One `T` for each worker.
+#[derive(Debug)]
+pub struct Local<T> {
+    values: Box<[CachePadded<T>]>,
+}
+
+impl<T> Local<T> {
+    /// Makes one value for each of `workers` workers.
+    ///
+    /// # Panics
+    /// If `workers` is 0.
+    pub fn new(workers: usize, mut make: impl FnMut() -> T) -> Local<T> {
+        assert!(workers > 0, "at least one worker");
+        Local { values: (0..workers).map(|_| CachePadded::new(make())).collect() }
+    }
+
+    /// The calling worker's value.
+    pub fn get(&self) -> &T {
+        &self.values[index() % self.values.len()]
+    }
+
+    /// All workers' values, for summing up.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.values.iter().map(|value| &**value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_worker_sees_its_own_value() {
+        let local = Local::new(2, || std::sync::atomic::AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for worker in 0..2 {
+                let local = &local;
+                scope.spawn(move || {
+                    enter(worker);
+                    local.get().fetch_add(worker + 1, std::sync::atomic::Ordering::Relaxed);
+                });
+            }
+        });
+        let sums: Vec<_> = local.iter().map(|v| v.load(std::sync::atomic::Ordering::Relaxed)).collect();
+        assert_eq!(sums, [1, 2]);
+    }
+}
