@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod close;
 pub mod frame;
+pub mod handshake;
 pub mod scanner;
 pub mod tunnel;
 
