@@ -1,0 +1,3 @@
+//! Listening sockets.
+
+pub use super::address::{Address, AddressError};
