@@ -3,4 +3,9 @@
 //! Knows bytes and addresses only; TLS stands above it, HTTP above that.
 
 mod address;
+pub mod head_guard;
 pub mod listener;
+pub mod pool;
+pub mod proxy_protocol;
+pub mod socket;
+pub mod stream;
