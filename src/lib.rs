@@ -8,4 +8,5 @@ pub mod ws;
 
 // First floor: machines that know no domain.
 pub mod clock;
+pub mod net;
 pub mod worker;
