@@ -6,6 +6,12 @@
 pub mod moment;
 pub mod ws;
 
+pub mod header;
+
+pub mod route;
+
+pub mod policy;
+
 // First floor: machines that know no domain.
 pub mod clock;
 pub mod net;
