@@ -7,4 +7,16 @@ pub mod moment;
 
 // First floor: machines that know no domain.
 pub mod clock;
+pub mod telemetry;
 pub mod worker;
+
+// Second floor: the upstream side.
+pub mod upstream;
+
+// Third floor: the data plane.
+pub mod proxy;
+pub mod session;
+
+// Top: the process.
+pub mod server;
+// pub mod admin;
