@@ -5,6 +5,12 @@
 // Ground: pure. No runtime, sockets or files; time, randomness and keys come as arguments.
 pub mod moment;
 
+pub mod header;
+
+pub mod route;
+
+pub mod policy;
+
 // First floor: machines that know no domain.
 pub mod clock;
 pub mod telemetry;
