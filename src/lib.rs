@@ -13,16 +13,17 @@ pub mod policy;
 
 // First floor: machines that know no domain.
 pub mod clock;
-pub mod telemetry;
 pub mod worker;
+
+pub mod telemetry;
 
 // Second floor: the upstream side.
 pub mod upstream;
 
 // Third floor: the data plane.
-pub mod proxy;
 pub mod session;
+
+pub mod proxy;
 
 // Top: the process.
 pub mod server;
-// pub mod admin;
