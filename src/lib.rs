@@ -16,3 +16,16 @@ pub mod policy;
 pub mod clock;
 pub mod net;
 pub mod worker;
+
+pub mod telemetry;
+
+// Second floor: the upstream side.
+pub mod upstream;
+
+// Third floor: the data plane.
+pub mod session;
+
+pub mod proxy;
+
+// Top: the process.
+pub mod server;
