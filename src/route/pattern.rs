@@ -408,11 +408,11 @@ pub enum ValuePattern {
 }
 
 impl ValuePattern {
-    /// Judges all values of the name; none, if it is not there.
-    pub fn matches<V: AsRef<str>>(&self, mut values: impl Iterator<Item = V>) -> bool {
+    /// Judges all values of the name; no item if it is not there, a None for a value that is not text.
+    pub fn matches<V: AsRef<str>>(&self, mut values: impl Iterator<Item = Option<V>>) -> bool {
         match self {
-            ValuePattern::Exact(exact) => values.any(|value| value.as_ref() == exact),
-            ValuePattern::Regex(regex) => values.any(|value| regex.matches(value.as_ref())),
+            ValuePattern::Exact(exact) => values.flatten().any(|value| value.as_ref() == exact),
+            ValuePattern::Regex(regex) => values.flatten().any(|value| regex.matches(value.as_ref())),
             ValuePattern::Present(present) => values.next().is_some() == *present,
         }
     }
@@ -678,7 +678,7 @@ mod tests {
     #[test]
     fn values_are_text_a_regex_or_presence() {
         let value = |yaml: &str| from_yaml::<ValuePattern>(yaml);
-        let matches = |yaml: &str, values: &[&str]| value(yaml).unwrap().matches(values.iter());
+        let matches = |yaml: &str, values: &[&str]| value(yaml).unwrap().matches(values.iter().map(Some));
         assert!(matches("acme", &["x", "acme"]));
         assert!(!matches("acme", &["Acme", "acme2"]));
         assert!(matches("{ regex: '[0-9]+' }", &["12"]));
