@@ -13,6 +13,8 @@ pub mod header;
 
 pub mod route;
 
+pub mod balance;
+
 pub mod policy;
 
 // First floor: machines that know no domain.
