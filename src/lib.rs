@@ -12,5 +12,7 @@ pub mod route;
 pub mod policy;
 
 // First floor: machines that know no domain.
+pub mod config;
+
 pub mod clock;
 pub mod worker;
