@@ -18,6 +18,8 @@ pub mod balance;
 pub mod policy;
 
 // First floor: machines that know no domain.
+pub mod config;
+
 pub mod clock;
 
 pub mod worker;
