@@ -40,3 +40,5 @@ pub mod proxy;
 
 // Top: the process.
 pub mod server;
+
+pub mod admin;
