@@ -8,4 +8,5 @@ pub mod moment;
 // First floor: machines that know no domain.
 pub mod clock;
 pub mod net;
+pub mod tls;
 pub mod worker;
