@@ -8,3 +8,6 @@ pub mod moment;
 // First floor: machines that know no domain.
 pub mod clock;
 pub mod worker;
+
+// Top: the process.
+pub mod demo;
