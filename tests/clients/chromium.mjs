@@ -1,17 +1,21 @@
 // Headless Chromium on the demo page, as a person would use it: open, send, receive, close, read the close code.
 //
-//   node chromium.mjs https://127.0.0.1:8443/ [screenshot.png]
+//   node chromium.mjs BINARY [SCREENSHOT]      starts the embedded demo, and at the end drains it under an open page
+//   node chromium.mjs https://127.0.0.1:8443/ [SCREENSHOT]      visits one that runs
 //
 // The browser keeps to loopback: its own background traffic is switched off.
 import { createRequire } from "node:module";
+import { start_demo } from "./proxy.mjs";
 import { check, finish, run } from "./report.mjs";
 
 const { chromium } = createRequire(import.meta.url)("playwright-core");
-const [page_url, screenshot] = process.argv.slice(2);
-if (!page_url) {
-  console.error("usage: node chromium.mjs URL [SCREENSHOT]");
+const [target, screenshot] = process.argv.slice(2);
+if (!target) {
+  console.error("usage: node chromium.mjs BINARY|URL [SCREENSHOT]");
   process.exit(2);
 }
+const demo = /^https?:/.test(target) ? { page_url: target } : await start_demo(target);
+const { page_url } = demo;
 const DEADLINE_MS = 20_000;
 
 const browser = await chromium.launch({
@@ -130,5 +134,16 @@ if (!process.env.WITHOUT_PROXY) {
 await run("nothing else was complained of", async () => check(complaints.length === 0, complaints.join("; ")));
 
 if (screenshot) await page.screenshot({ path: screenshot, fullPage: true });
+
+if (demo.signal) {
+  await run("Ctrl-C drains: the page sees 1012 and the demo ends with 0", async () => {
+    await open("/echo");
+    demo.signal("SIGINT");
+    await shows("#closed-code", /^1012$/);
+    await shows("#closed-clean", /^true$/);
+    const { code } = await demo.exited;
+    check(code === 0, `exit status ${code}`);
+  });
+}
 await browser.close();
 finish();

@@ -9,6 +9,15 @@ import { setTimeout as pause } from "node:timers/promises";
 
 const READY_MS = 15_000;
 
+/** Spawns the binary, and sees to it that it does not outlive this process. */
+function spawn_bound(binary, parameters, stdio) {
+  const child = spawn(binary, parameters, { stdio });
+  process.once("exit", () => child.kill("SIGKILL"));
+  child.once("error", (error) => console.error(String(error)));
+  return child;
+}
+process.once("SIGTERM", () => process.exit(1)); // so that a timeout from outside runs the handlers above
+
 /** Ports nobody listens on at this moment, all different. */
 export async function free_ports(count) {
   const servers = await Promise.all(Array.from({ length: count }, () => new Promise((resolve, reject) => {
@@ -66,12 +75,11 @@ export async function start(binary, text, admin) {
   const file = join(directory, "wsluice.yaml");
   writeFileSync(file, text);
   const output = openSync(join(directory, "log"), "w");
-  const child = spawn(binary, ["run", "--config", file], { stdio: ["ignore", output, output] });
+  const child = spawn_bound(binary, ["run", "--config", file], ["ignore", output, output]);
   const log = () => readFileSync(join(directory, "log"), "utf8");
   const exited = new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })));
   let gone = false;
   exited.then(() => { gone = true; });
-  child.once("error", (error) => console.error(String(error)));
   const proxy = {
     exited, log,
     signal: (name) => child.kill(name),
@@ -87,4 +95,23 @@ export async function start(binary, text, admin) {
     }
   }
   return proxy;
+}
+
+/** Runs the embedded demo until it has printed the address of its page. */
+export async function start_demo(binary) {
+  const child = spawn_bound(binary, [], ["ignore", "pipe", "inherit"]);
+  const exited = new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })));
+  let said = "";
+  const page_url = await new Promise((resolve, reject) => {
+    const late = setTimeout(() => reject(new Error(`the demo printed no address:\n${said}`)), READY_MS);
+    exited.then(({ code }) => reject(new Error(`the demo ended with ${code}:\n${said}`)));
+    child.stdout.setEncoding("utf8").on("data", (text) => {
+      said += text;
+      const found = /https:\/\/[^\s/]+\//.exec(said);
+      if (!found) return;
+      clearTimeout(late);
+      resolve(found[0]);
+    });
+  });
+  return { page_url, exited, signal: (name) => child.kill(name) };
 }
