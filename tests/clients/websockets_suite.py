@@ -12,6 +12,7 @@ import http
 import itertools
 import json
 import os
+import reprlib
 import secrets
 import signal
 import socket
@@ -208,7 +209,7 @@ def digest(data):
 
 
 def same(got, wanted, what):
-    assert got == wanted, f"{what}: {got!r}, wanted {wanted!r}"
+    assert got == wanted, f"{what}: {reprlib.repr(got)}, wanted {reprlib.repr(wanted)}"
 
 
 async def ended(connection):
