@@ -1,41 +1,20 @@
 //! The embedded demo: what `wsluice` alone puts behind, and in front of, a real proxy so that one can be seen working.
 //!
 //! It owns backends, a certificate, a page and a configuration, and no proxy code: `app` starts the proxy from
-//! [`demo_config`]'s text as it does from a file. Counters come in as a closure, because what they count is measured
-//! below, by the proxy, and shown here.
+//! [`demo_config`]'s text as it does from a file. Counters come in as a closure, [`Counters::gather`] over
+//! the proxy's registry, since that registry is `app`'s.
 
 mod certificate;
 mod config;
+mod counters;
 mod servers;
 mod sockets;
 mod web;
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
-
 pub use certificate::{Certificate, CertificateError};
 pub use config::{Addresses, demo_config};
+pub use counters::Counters;
 pub use servers::{Servers, start};
-
-/// What the page shows of the running proxy, summed over its routes. The names are those of `/stats` and `/events`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
-    /// Sessions open now.
-    pub sessions_active: u64,
-    /// Sessions opened since the start.
-    pub sessions: u64,
-    /// Text and binary messages that clients sent.
-    pub messages_from_clients: u64,
-    /// Text and binary messages that servers sent.
-    pub messages_from_servers: u64,
-    /// Payload bytes from clients.
-    pub bytes_from_clients: u64,
-    /// Payload bytes from servers.
-    pub bytes_from_servers: u64,
-    /// How many sessions ended with each close code; codes as text, since JSON knows no other keys.
-    pub closes: BTreeMap<String, u64>,
-}
 
 /// What is printed once the proxy listens: where to look, and what to type next.
 pub fn banner(addresses: &Addresses) -> String {

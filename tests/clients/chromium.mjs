@@ -126,7 +126,7 @@ if (!process.env.WITHOUT_PROXY) {
     await shows("#closed-reason", "idle timeout");
   });
   await run("the counters have counted what happened here", async () => {
-    await shows("#closes", /1000 × .*1001 × .*1009 × .*3001 × .*4001 ×/);
+    await shows("#closes", /1000 × .*1001 × .*1009 × .*3xxx × .*4xxx ×/);
     await shows("#sessions", /^[5-9]|\d\d/);
   });
 }

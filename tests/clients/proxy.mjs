@@ -57,7 +57,7 @@ routes:
   - name: kept
     match: { path: { prefix: /kept } }
     upstream: backend
-    keepalive: { ping: 1s, pong: 1s }
+    keepalive: { ping: 1s, pong: 500ms }
   - name: rest
     match: { path: { prefix: / } }
     upstream: backend
