@@ -13,9 +13,13 @@ pub mod header;
 
 pub mod route;
 
+pub mod balance;
+
 pub mod policy;
 
 // First floor: machines that know no domain.
+pub mod config;
+
 pub mod clock;
 
 pub mod worker;
@@ -36,5 +40,7 @@ pub mod proxy;
 
 // Top: the process.
 pub mod server;
+
+pub mod admin;
 
 pub mod demo;

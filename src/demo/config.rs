@@ -91,19 +91,21 @@ fn quoted(path: &Path) -> String {
 #[allow(clippy::unwrap_used)] // a failed step is the test's failure
 mod tests {
     use super::*;
+    use crate::config::{Bind, EndpointUrl, load_str};
     use crate::demo::{Counters, start};
 
     #[tokio::test]
-    async fn the_text_is_yaml_that_names_what_was_started() {
+    async fn the_loader_takes_the_text_and_finds_nothing_to_warn_of() {
         let servers = start(Counters::default).unwrap();
         let certificate = Certificate::create().unwrap();
         let text = demo_config(&servers, &certificate, Addresses::default());
-        let file: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
-        assert_eq!(file["listeners"][0]["bind"], "127.0.0.1:8080");
-        assert_eq!(file["admin"]["bind"], "127.0.0.1:9902");
-        assert_eq!(file["upstreams"]["web"]["endpoints"][0], format!("http://{}", servers.web).as_str());
-        let pair = &file["listeners"][1]["tls"]["certificates"][0];
-        assert_eq!(pair["key"].as_str().unwrap(), certificate.key().to_str().unwrap());
+        let loaded = load_str("demo", &text, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(loaded.warnings.is_empty());
+        let [plain, tls] = &loaded.file.listeners[..] else { panic!("two listeners") };
+        assert_eq!(plain.bind, Bind::Tcp(Addresses::default().plain));
+        assert_eq!(tls.tls.as_ref().unwrap().certificates[0].key, certificate.key());
+        let EndpointUrl::Tcp { tls, port, .. } = &loaded.file.upstreams["web"].endpoints[0].url else { panic!("tcp") };
+        assert_eq!((*tls, *port), (false, servers.web.port()));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! a guess that differs from the upstream's is how requests are smuggled and checks are walked around.
 
 pub mod authority;
+pub mod forwarded;
+pub mod hop_by_hop;
 pub mod path;
 pub mod redact;
 

@@ -2,4 +2,4 @@
 
 pub mod origin;
 
-pub use origin::{OriginDenial, OriginPattern, OriginPolicy};
+pub use origin::{Missing, OriginDenial, OriginPattern, OriginPolicy};

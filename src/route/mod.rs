@@ -3,4 +3,4 @@
 pub mod pattern;
 pub mod table;
 
-pub use table::Match;
+pub use table::{Head, Match, Table};
