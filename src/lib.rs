@@ -46,3 +46,5 @@ pub mod server;
 pub mod control;
 
 pub mod admin;
+
+pub mod demo;
