@@ -1,0 +1,49 @@
+//! wsluice as users run it: frames judged and counted, metrics and keep-alive and idle timers on, only no access log,
+//! as with the others.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::Plan;
+use crate::machine::free_port;
+
+pub(super) fn prepare(command: &mut Command, plan: &Plan<'_>) -> Result<()> {
+    let Plan { plain_port, tls_port, backend, workers, identity, directory } = plan;
+    let config = directory.join("wsluice.yaml");
+    let text = format!(
+        r#"version: 1
+workers: {workers}
+listeners:
+  - name: plain
+    bind: "127.0.0.1:{plain_port}"
+  - name: tls
+    bind: "127.0.0.1:{tls_port}"
+    tls:
+      certificates:
+        - {{ cert: "{cert}", key: "{key}" }}
+      min_version: "1.3"
+routes:
+  - name: load
+    match: {{ path: {{ prefix: / }} }}
+    upstream: backend
+    timeouts: {{ idle: 1h }}
+    keepalive: {{ ping: 30s, pong: 10s }}
+upstreams:
+  backend:
+    balance: round_robin
+    endpoints:
+      - "ws://{backend}"
+admin: {{ bind: "127.0.0.1:{admin_port}" }}
+log: {{ level: warn, access: false }}
+drain: {{ time: 1s }}
+"#,
+        cert = identity.cert_file().display(),
+        key = identity.key_file().display(),
+        admin_port = free_port()?,
+    );
+    fs::write(&config, text)?;
+    command.arg("run").arg("--config").arg(config);
+    Ok(())
+}
