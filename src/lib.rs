@@ -4,6 +4,7 @@
 
 // Ground: pure. No runtime, sockets or files; time, randomness and keys come as arguments.
 pub mod moment;
+pub mod ws;
 
 // First floor: machines that know no domain.
 pub mod clock;

@@ -1,0 +1,347 @@
+//! One direction of a session, from header to header (RFC 6455 §5).
+//!
+//! The scanner is told the bytes in order and answers what stands at their start: payload that belongs to the frame
+//! in progress, the header of a data frame, a whole control frame, or nothing yet. It changes its state only for what
+//! it hands out, so a caller may stop anywhere and ask again with the rest. The whole state is a few words.
+
+use serde::{Deserialize, Serialize};
+
+use super::Side;
+use super::close::CloseError;
+use super::frame::{CONTROL_PAYLOAD_MAX, Header, HeaderError, Opcode};
+
+/// What this direction may carry. The same for the whole session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Whose frames these are: a client's are masked, a server's are not (RFC 6455 §5.1).
+    pub from: Side,
+    /// The RSV bits that a negotiated extension gave a meaning to.
+    pub rsv: Rsv,
+    /// The longest payload of one frame, in bytes.
+    pub frame_bytes_max: u64,
+    /// The longest message summed over its fragments, in bytes on the wire.
+    pub message_bytes_max: u64,
+}
+
+/// Which reserved bits may be set (RFC 6455 §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rsv {
+    /// No extension: none.
+    None,
+    /// permessage-deflate: RSV1 on the first frame of a message (RFC 7692 §6).
+    Deflate,
+    /// An extension we do not know: any.
+    Any,
+}
+
+/// A frame that may not stand where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Illegal in itself.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// A client must mask every frame (RFC 6455 §5.1).
+    #[error("an unmasked frame from the client")]
+    UnmaskedFrame,
+    /// A server must not mask (RFC 6455 §5.1).
+    #[error("a masked frame from the server")]
+    MaskedFrame,
+    /// A reserved bit without an extension that defines it (RFC 6455 §5.2).
+    #[error("reserved bits {0:#05b} set without an extension")]
+    ReservedBits(u8),
+    /// Control frames carry at most 125 bytes (RFC 6455 §5.5).
+    #[error("a control frame of {0} bytes")]
+    ControlTooLong(u64),
+    /// Control frames must not be fragmented (RFC 6455 §5.5).
+    #[error("a fragmented control frame")]
+    ControlFragmented,
+    /// A continuation without a message to continue (RFC 6455 §5.4).
+    #[error("a continuation frame outside a message")]
+    StrayContinuation,
+    /// A new message before the last one ended (RFC 6455 §5.4).
+    #[error("a new message inside a fragmented one")]
+    InterleavedMessage,
+    /// A Close that may not be sent.
+    #[error(transparent)]
+    Close(#[from] CloseError),
+}
+
+impl Violation {
+    /// The name used in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Violation::Header(HeaderError::ReservedOpcode(_)) => "reserved_opcode",
+            Violation::Header(HeaderError::LengthNotMinimal | HeaderError::LengthOverflow) => "bad_length",
+            Violation::UnmaskedFrame => "unmasked_frame",
+            Violation::MaskedFrame => "masked_frame",
+            Violation::ReservedBits(_) => "reserved_bits",
+            Violation::ControlTooLong(_) | Violation::ControlFragmented => "bad_control",
+            Violation::StrayContinuation | Violation::InterleavedMessage => "bad_fragment",
+            Violation::Close(CloseError::Reason) => "invalid_utf8",
+            Violation::Close(_) => "bad_close",
+        }
+    }
+}
+
+/// Why a header is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It breaks the protocol.
+    Violation(Violation),
+    /// Its payload is longer than a frame may be.
+    FrameTooLarge,
+    /// With it, its message is longer than a message may be.
+    MessageTooLarge,
+}
+
+impl<T: Into<Violation>> From<T> for Refusal {
+    fn from(violation: T) -> Refusal {
+        Refusal::Violation(violation.into())
+    }
+}
+
+/// What stands at the start of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A data frame's header of `header` bytes. Its payload comes as `Payload`.
+    Data {
+        /// Bytes of the header.
+        header: usize,
+        /// Set when the frame is empty and ends its message.
+        ends: Option<Message>,
+    },
+    /// So many bytes of the payload in progress.
+    Payload {
+        /// How many, at least 1.
+        bytes: usize,
+        /// Set when they end the message.
+        ends: Option<Message>,
+    },
+    /// A whole control frame.
+    Control(Control),
+    /// A header or a control frame that is not whole.
+    Incomplete,
+}
+
+/// A message that has just ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Text or Binary.
+    pub opcode: Opcode,
+    /// Payload bytes on the wire, summed over the fragments.
+    pub bytes: u64,
+}
+
+/// Where in the bytes a control frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Close, Ping or Pong.
+    pub opcode: Opcode,
+    /// Bytes of its header.
+    pub header: usize,
+    /// Bytes of header and payload.
+    pub bytes: usize,
+    /// The masking key of its payload.
+    pub mask: Option<[u8; 4]>,
+}
+
+/// The place in the stream of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scanner {
+    /// Payload bytes of the data frame in progress that are still to come.
+    left: u64,
+    /// Whether that frame is the last of its message.
+    fin: bool,
+    /// The kind of the message in progress.
+    message: Option<Opcode>,
+    /// Payload bytes of that message, the frame in progress included.
+    message_bytes: u64,
+}
+
+impl Scanner {
+    /// Between two frames: here, and only here, another frame may be put in.
+    pub const fn at_boundary(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Whether a message has begun and not ended.
+    pub const fn in_message(&self) -> bool {
+        self.message.is_some()
+    }
+
+    /// What stands at the start of `bytes`. The caller goes on behind it; what is `Incomplete` comes again, with more.
+    ///
+    /// # Errors
+    /// When a whole header may not stand here. The state is then as before that header.
+    #[inline]
+    pub fn next(&mut self, rules: &Rules, bytes: &[u8]) -> Result<Item, Refusal> {
+        if self.left > 0 {
+            if bytes.is_empty() {
+                return Ok(Item::Incomplete);
+            }
+            let taken = self.left.min(bytes.len() as u64);
+            self.left -= taken;
+            return Ok(Item::Payload { bytes: taken as usize, ends: self.ended() });
+        }
+        let Some((header, length)) = Header::parse(bytes)? else {
+            return Ok(Item::Incomplete);
+        };
+        self.judge(rules, &header)?;
+        if header.opcode.is_control() {
+            let whole = length + header.payload as usize;
+            if bytes.len() < whole {
+                return Ok(Item::Incomplete);
+            }
+            return Ok(Item::Control(Control {
+                opcode: header.opcode,
+                header: length,
+                bytes: whole,
+                mask: header.mask,
+            }));
+        }
+        if header.opcode != Opcode::Continuation {
+            self.message = Some(header.opcode);
+            self.message_bytes = 0;
+        }
+        self.left = header.payload;
+        self.fin = header.fin;
+        self.message_bytes = self.message_bytes.saturating_add(header.payload);
+        Ok(Item::Data { header: length, ends: self.ended() })
+    }
+
+    /// The message that ends here, if one does.
+    fn ended(&mut self) -> Option<Message> {
+        if self.left > 0 || !self.fin {
+            return None;
+        }
+        let opcode = self.message.take()?;
+        Some(Message { opcode, bytes: self.message_bytes })
+    }
+
+    fn judge(&self, rules: &Rules, header: &Header) -> Result<(), Refusal> {
+        match (rules.from, header.mask) {
+            (Side::Client, None) => return Err(Violation::UnmaskedFrame.into()),
+            (Side::Server, Some(_)) => return Err(Violation::MaskedFrame.into()),
+            _ => {}
+        }
+        if header.rsv != 0 && !rsv_allowed(rules.rsv, header) {
+            return Err(Violation::ReservedBits(header.rsv).into());
+        }
+        if header.opcode.is_control() {
+            if header.payload > CONTROL_PAYLOAD_MAX as u64 {
+                return Err(Violation::ControlTooLong(header.payload).into());
+            }
+            if !header.fin {
+                return Err(Violation::ControlFragmented.into());
+            }
+            return Ok(());
+        }
+        match (header.opcode, self.message) {
+            (Opcode::Continuation, None) => return Err(Violation::StrayContinuation.into()),
+            (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Violation::InterleavedMessage.into()),
+            _ => {}
+        }
+        if header.payload > rules.frame_bytes_max {
+            return Err(Refusal::FrameTooLarge);
+        }
+        let before = if header.opcode == Opcode::Continuation { self.message_bytes } else { 0 };
+        if before.saturating_add(header.payload) > rules.message_bytes_max {
+            return Err(Refusal::MessageTooLarge);
+        }
+        Ok(())
+    }
+}
+
+fn rsv_allowed(rsv: Rsv, header: &Header) -> bool {
+    use super::frame::RSV1;
+    match rsv {
+        Rsv::None => false,
+        Rsv::Deflate => header.rsv == RSV1 && matches!(header.opcode, Opcode::Text | Opcode::Binary),
+        Rsv::Any => true,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    fn rules(from: Side) -> Rules {
+        Rules { from, rsv: Rsv::None, frame_bytes_max: u64::MAX, message_bytes_max: u64::MAX }
+    }
+
+    fn violation(rules: &Rules, bytes: &[u8]) -> Violation {
+        let mut scanner = Scanner::default();
+        let mut rest = bytes;
+        loop {
+            match scanner.next(rules, rest) {
+                Ok(Item::Data { header, .. }) => rest = &rest[header..],
+                Ok(Item::Payload { bytes, .. }) => rest = &rest[bytes..],
+                Ok(Item::Control(control)) => rest = &rest[control.bytes..],
+                Ok(Item::Incomplete) => panic!("legal: {bytes:02x?}"),
+                Err(Refusal::Violation(violation)) => return violation,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn each_rule_of_section_5_has_its_violation() {
+        let server = rules(Side::Server);
+        let cases: [(&Rules, &[u8], Violation); 12] = [
+            (&rules(Side::Client), &[0x81, 0], Violation::UnmaskedFrame),
+            (&server, &[0x81, 0x80, 0, 0, 0, 0], Violation::MaskedFrame),
+            (&server, &[0xC1, 0], Violation::ReservedBits(4)),
+            (&server, &[0xA1, 0], Violation::ReservedBits(2)),
+            (&server, &[0x89, 126, 0, 126], Violation::ControlTooLong(126)),
+            (&server, &[0x09, 0], Violation::ControlFragmented),
+            (&server, &[0x08, 0], Violation::ControlFragmented),
+            (&server, &[0x80, 0], Violation::StrayContinuation),
+            (&server, &[0x01, 0, 0x81, 0], Violation::InterleavedMessage),
+            (&server, &[0x01, 1, 7, 0x80, 0, 0x80, 0], Violation::StrayContinuation),
+            (&server, &[0x83, 0], Violation::Header(HeaderError::ReservedOpcode(3))),
+            (&server, &[0x8B, 0], Violation::Header(HeaderError::ReservedOpcode(11))),
+        ];
+        for (rules, bytes, expected) in cases {
+            assert_eq!(violation(rules, bytes), expected, "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn deflate_allows_rsv1_on_the_first_frame_of_a_message_only() {
+        let rules = Rules { rsv: Rsv::Deflate, ..rules(Side::Server) };
+        let mut scanner = Scanner::default();
+        assert!(matches!(scanner.next(&rules, &[0x41, 0]), Ok(Item::Data { .. })));
+        assert_eq!(scanner.next(&rules, &[0xC0, 0]), Err(Violation::ReservedBits(4).into()));
+        assert_eq!(scanner.next(&rules, &[0xC9, 0]), Err(Violation::ReservedBits(4).into()));
+        assert!(matches!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { .. })));
+        assert_eq!(scanner.next(&rules, &[0xE1, 0]), Err(Violation::ReservedBits(6).into()));
+    }
+
+    #[test]
+    fn limits_hold_to_the_byte_and_over_fragments() {
+        let rules = Rules { frame_bytes_max: 10, message_bytes_max: 15, ..rules(Side::Server) };
+        let mut scanner = Scanner::default();
+        assert_eq!(scanner.next(&rules, &[0x82, 11]), Err(Refusal::FrameTooLarge));
+        assert!(matches!(scanner.next(&rules, &[0x02, 10]), Ok(Item::Data { header: 2, ends: None })));
+        assert!(matches!(scanner.next(&rules, &[0; 10]), Ok(Item::Payload { bytes: 10, ends: None })));
+        assert_eq!(scanner.next(&rules, &[0x80, 6]), Err(Refusal::MessageTooLarge));
+        assert!(matches!(scanner.next(&rules, &[0x80, 5]), Ok(Item::Data { .. })));
+        let ends = Some(Message { opcode: Opcode::Binary, bytes: 15 });
+        assert_eq!(scanner.next(&rules, &[0; 99]), Ok(Item::Payload { bytes: 5, ends }));
+    }
+
+    #[test]
+    fn a_control_frame_between_fragments_leaves_the_message_alone() {
+        let rules = rules(Side::Server);
+        let mut scanner = Scanner::default();
+        scanner.next(&rules, &[0x01, 2]).unwrap();
+        scanner.next(&rules, b"ab").unwrap();
+        let Ok(Item::Control(ping)) = scanner.next(&rules, &[0x89, 1, b'x']) else { panic!("no ping") };
+        assert_eq!((ping.opcode, ping.header, ping.bytes), (Opcode::Ping, 2, 3));
+        assert!(scanner.at_boundary() && scanner.in_message());
+        let ends = Some(Message { opcode: Opcode::Text, bytes: 2 });
+        assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { header: 2, ends }));
+        assert!(!scanner.in_message());
+    }
+}

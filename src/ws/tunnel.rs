@@ -1,0 +1,759 @@
+//! A session between two peers as a pure state machine: frames, timers, injected Pings and Closes, and the end.
+//!
+//! The driver tells it what happened (`handle_*`) and asks what to do (`poll_*`); it never sees a socket and `now` is
+//! an argument. Bytes stay where they are: `handle_bytes` answers how many from the start of the slice go on to the
+//! other peer and how many are dropped. What always holds:
+//!
+//! * The result does not depend on how the bytes were cut into slices.
+//! * What leaves is what came, less swallowed control frames, plus injected ones; a header leaves only when it is whole
+//!   and judged, a control frame only when it is whole, so at most `CONTROL_BYTES_MAX` bytes are ever held back.
+//! * A frame is injected only between two frames, and nothing is sent to a peer after a Close.
+//! * `End` says why a session ends and is told once; which codes the peers get is the driver's to say, by `close`.
+//! * Given time it finishes: each wait of the closing handshake has a deadline.
+//!
+//! Two notions of silence are kept apart. *Idle* is no data frame in either direction: Pings and Pongs do not count.
+//! *Dead* is a peer of which nothing at all is heard, not even the Pong to our Ping. Our Pings carry a key and a count;
+//! their Pongs are swallowed. While a Ping of the far peer waits for its Pong we send none of our own (a peer may
+//! answer only the latest of several, RFC 6455 §5.5.3): that Pong serves both.
+//!
+//! The whole state is this one plain struct. It can be written down and restored (serde), in the middle of anything.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Side;
+use super::close::{Close, CloseBody};
+use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, Opcode, apply_mask};
+use super::scanner::{Control, Item, Message, Refusal, Rsv, Rules, Scanner, Violation};
+use crate::moment::Moment;
+
+/// How long a peer may take to answer our Close, and to end the connection after both Closes.
+pub const ECHO_WAIT: Duration = Duration::from_secs(2);
+/// How long our Close may wait for the end of the frame in progress and for a peer that reads slowly.
+pub const BOUNDARY_WAIT: Duration = Duration::from_secs(10);
+/// How long a peer may go on sending before it answers the other peer's Close.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// What a session may do and for how long. Fixed when the session opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// `false` makes the tunnel a blind pipe: bytes are neither judged nor counted as frames, nothing is injected.
+    pub validate: bool,
+    /// The longest time without a data frame in either direction.
+    pub idle: Option<Duration>,
+    /// The longest time a session may last.
+    pub lifetime: Option<Duration>,
+    /// A peer of which nothing was heard for so long is sent a Ping.
+    pub ping: Option<Duration>,
+    /// It is dead when so long after the Ping still nothing was heard.
+    pub pong: Duration,
+    /// See [`Rules::frame_bytes_max`].
+    pub frame_bytes_max: u64,
+    /// See [`Rules::message_bytes_max`].
+    pub message_bytes_max: u64,
+    /// Which reserved bits the negotiated extensions use.
+    pub rsv: Rsv,
+}
+
+/// What to do with the start of the slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// So many bytes go on to the other peer; then `poll_inject`, then the rest.
+    Forward(usize),
+    /// So many bytes go nowhere.
+    Drop(usize),
+    /// Keep the slice (at most `CONTROL_BYTES_MAX` bytes) and show it again with more behind it.
+    NeedMore,
+}
+
+/// Why a session ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// A peer began the closing handshake.
+    Closed {
+        /// Who.
+        by: Side,
+        /// What its frame says.
+        body: CloseBody,
+    },
+    /// A peer's connection ended without a Close.
+    Lost(Side),
+    /// A blind pipe: a peer ended its stream, as is its right.
+    Finished(Side),
+    /// No data frame for too long.
+    Idle,
+    /// Nothing was heard of this peer, not even a Pong.
+    Dead(Side),
+    /// The session is as old as it may become.
+    Lifetime,
+    /// The proxy is shutting down.
+    Drained,
+    /// This peer began a frame larger than allowed.
+    FrameTooLarge(Side),
+    /// This peer's message became larger than allowed.
+    MessageTooLarge(Side),
+    /// This peer broke the protocol.
+    Violation {
+        /// Who.
+        by: Side,
+        /// Which rule.
+        label: Cow<'static, str>,
+    },
+}
+
+/// Hears what passes, for counting. All methods are called once for each thing, whatever the slices.
+pub trait Observer {
+    /// So many bytes, headers included, were taken from this peer.
+    fn bytes(&mut self, from: Side, bytes: usize);
+    /// A whole message of this peer went on.
+    fn message(&mut self, from: Side, message: Message);
+    /// A control frame of this peer, not an answer to us, went on.
+    fn control(&mut self, from: Side, opcode: Opcode);
+    /// This peer answered our Ping.
+    fn round_trip(&mut self, peer: Side, time: Duration);
+}
+
+/// Counts nothing.
+impl Observer for () {
+    fn bytes(&mut self, _: Side, _: usize) {}
+    fn message(&mut self, _: Side, _: Message) {}
+    fn control(&mut self, _: Side, _: Opcode) {}
+    fn round_trip(&mut self, _: Side, _: Duration) {}
+}
+
+/// Whether a peer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Liveness {
+    /// It was heard of lately enough.
+    Heard,
+    /// A Ping to it waits, since then, for the end of a frame.
+    Wanted(Moment),
+    /// It was asked then and has not answered.
+    Asked(Moment),
+}
+
+/// One peer: what comes from it, and what became of what goes to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Peer {
+    scanner: Scanner,
+    /// When bytes last came from it, or went to it after it had refused them for a while.
+    heard: Moment,
+    liveness: Liveness,
+    /// How many Pings of ours it was sent, and when the last.
+    pings: u32,
+    pinged: Moment,
+    /// It has a Ping of the other peer to answer.
+    owes_pong: bool,
+    /// It takes no bytes at the moment (back-pressure).
+    blocked: bool,
+    /// Its stream ended.
+    eof: bool,
+    /// Its bytes have no meaning any more: it sent a Close, broke the framing, or is gone.
+    deaf: bool,
+    /// Its frames go nowhere, but are still followed, to find its Close.
+    muted: bool,
+    close_received: bool,
+    close_sent: bool,
+    /// A Close of ours waits for the end of a frame.
+    close_wanted: Option<Close>,
+    /// Nothing can be sent to it any more.
+    cut: bool,
+    /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
+    /// frames that are refused.
+    in_frame: bool,
+}
+
+impl Peer {
+    fn new(now: Moment) -> Peer {
+        Peer {
+            scanner: Scanner::default(),
+            heard: now,
+            liveness: Liveness::Heard,
+            pings: 0,
+            pinged: now,
+            owes_pong: false,
+            blocked: false,
+            eof: false,
+            deaf: false,
+            muted: false,
+            close_received: false,
+            close_sent: false,
+            close_wanted: None,
+            cut: false,
+            in_frame: false,
+        }
+    }
+
+    fn writable(&self) -> bool {
+        !self.close_sent && !self.cut
+    }
+
+    fn wants_inject(&self) -> bool {
+        self.writable() && (self.close_wanted.is_some() || matches!(self.liveness, Liveness::Wanted(_)))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Phase {
+    Open,
+    /// Something ended the session; at `give_up` patience ends too. `begun` bounds how far that may be put off.
+    Closing {
+        begun: Moment,
+        give_up: Moment,
+    },
+    Finished,
+}
+
+/// The state of one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    settings: Settings,
+    /// Makes our Pings ours: no peer knows another session's key, and a peer's own payloads do not hit it by chance.
+    ping_key: u64,
+    opened: Moment,
+    /// When a data frame, or a part of one, last passed.
+    data_at: Moment,
+    drain_at: Option<Moment>,
+    peers: [Peer; 2],
+    phase: Phase,
+    end: Option<End>,
+    end_told: bool,
+    /// A deadline may have come nearer since `poll_timeout` was last asked.
+    timer_moved: bool,
+}
+
+impl Tunnel {
+    /// A session that opened at `now`. `ping_key` should be random.
+    pub fn new(settings: Settings, ping_key: u64, now: Moment) -> Tunnel {
+        Tunnel {
+            settings,
+            ping_key,
+            opened: now,
+            data_at: now,
+            drain_at: None,
+            peers: [Peer::new(now), Peer::new(now)],
+            phase: Phase::Open,
+            end: None,
+            end_told: false,
+            timer_moved: true,
+        }
+    }
+
+    fn peer(&self, side: Side) -> &Peer {
+        &self.peers[side as usize]
+    }
+
+    fn peer_mut(&mut self, side: Side) -> &mut Peer {
+        &mut self.peers[side as usize]
+    }
+
+    // ---- events in
+
+    /// Judges what stands at the start of `bytes`, which came from `from` behind all that came before.
+    /// Call again with the rest until it is used up or the answer is `NeedMore`.
+    #[inline]
+    pub fn handle_bytes(&mut self, now: Moment, from: Side, bytes: &[u8], seen: &mut impl Observer) -> Step {
+        if bytes.is_empty() {
+            return Step::NeedMore;
+        }
+        let peer = self.peer_mut(from);
+        peer.heard = now;
+        peer.liveness = Liveness::Heard;
+        let step = if peer.deaf {
+            Step::Drop(bytes.len())
+        } else if self.settings.validate {
+            self.judge(now, from, bytes, seen)
+        } else if self.peer(from.other()).cut {
+            Step::Drop(bytes.len())
+        } else {
+            self.data_at = now;
+            self.wait_from_now(now, ANSWER_WAIT);
+            Step::Forward(bytes.len())
+        };
+        if let Step::Forward(_) = step {
+            let in_frame = !self.peer(from).scanner.at_boundary();
+            self.peer_mut(from.other()).in_frame = in_frame;
+        }
+        if let Step::Forward(taken) | Step::Drop(taken) = step {
+            seen.bytes(from, taken);
+        }
+        step
+    }
+
+    fn judge(&mut self, now: Moment, from: Side, bytes: &[u8], seen: &mut impl Observer) -> Step {
+        let to = from.other();
+        let mut rules = Rules {
+            from,
+            rsv: self.settings.rsv,
+            frame_bytes_max: self.settings.frame_bytes_max,
+            message_bytes_max: self.settings.message_bytes_max,
+        };
+        let mut at = 0;
+        loop {
+            let muted = self.peer(from).muted || !self.peer(to).writable();
+            if muted {
+                // Nothing of this goes anywhere: only the framing still matters.
+                rules.frame_bytes_max = u64::MAX;
+                rules.message_bytes_max = u64::MAX;
+            }
+            let taken = |at| if muted { Step::Drop(at) } else { Step::Forward(at) };
+            let rest = &bytes[at..];
+            let scanner = &mut self.peers[from as usize].scanner;
+            if at > 0 && (rest.is_empty() || (scanner.at_boundary() && self.peer(to).wants_inject())) {
+                return taken(at);
+            }
+            match self.peers[from as usize].scanner.next(&rules, rest) {
+                Ok(Item::Data { header, ends }) => {
+                    at += header;
+                    self.data_passed(now, from, ends.filter(|_| !muted), seen);
+                }
+                Ok(Item::Payload { bytes, ends }) => {
+                    at += bytes;
+                    self.data_passed(now, from, ends.filter(|_| !muted), seen);
+                }
+                Ok(Item::Incomplete) if at > 0 => return taken(at),
+                Ok(Item::Incomplete) => return Step::NeedMore,
+                Ok(Item::Control(control)) => {
+                    let (payload, length) = unmasked(&control, rest);
+                    let payload = &payload[..length];
+                    match control.opcode {
+                        Opcode::Pong if self.is_ours(from, payload).is_some() => {
+                            if at > 0 {
+                                return taken(at);
+                            }
+                            if self.is_ours(from, payload) == Some(self.peer(from).pings) {
+                                seen.round_trip(from, now.since(self.peer(from).pinged));
+                            }
+                            return Step::Drop(control.bytes);
+                        }
+                        Opcode::Close => match CloseBody::parse(payload) {
+                            Ok(_) if at > 0 => return taken(at),
+                            Ok(body) => {
+                                if !muted {
+                                    seen.control(from, Opcode::Close);
+                                }
+                                self.close_received(now, from, body, !muted);
+                                return taken(control.bytes);
+                            }
+                            Err(_) if at > 0 => return taken(at),
+                            Err(error) => {
+                                self.refuse(now, from, Refusal::from(error));
+                                return Step::Drop(bytes.len());
+                            }
+                        },
+                        opcode => {
+                            at += control.bytes;
+                            if !muted {
+                                seen.control(from, opcode);
+                                match opcode {
+                                    Opcode::Ping => self.peer_mut(to).owes_pong = true,
+                                    _ => self.peer_mut(from).owes_pong = false,
+                                }
+                            }
+                        }
+                    }
+                }
+                Err(_) if at > 0 => return taken(at),
+                Err(refusal) => {
+                    self.refuse(now, from, refusal);
+                    if self.peer(from).deaf {
+                        return Step::Drop(bytes.len());
+                    }
+                }
+            }
+        }
+    }
+
+    /// This peer's stream ended (FIN, or an error that ends it).
+    pub fn handle_eof(&mut self, now: Moment, side: Side) {
+        let peer = self.peer_mut(side);
+        if peer.eof {
+            return;
+        }
+        peer.eof = true;
+        peer.deaf = true;
+        peer.owes_pong = false;
+        self.timer_moved = true;
+        match &self.end {
+            None if self.settings.validate => self.begin(now, End::Lost(side)),
+            None => self.begin(now, End::Finished(side)),
+            // The other peer asked to close and can get no answer from this one: it gets one from us.
+            Some(End::Closed { by, .. }) if *by == side.other() => self.answer_for(now, side),
+            Some(_) => {}
+        }
+        self.cut_where_no_boundary_comes();
+    }
+
+    /// Bytes to this peer could not be written: nothing more will be. What it sent before may still be read.
+    pub fn handle_broken(&mut self, side: Side) {
+        let peer = self.peer_mut(side);
+        peer.cut = true;
+        peer.close_wanted = None;
+    }
+
+    /// This peer takes no more bytes for now.
+    pub fn handle_blocked(&mut self, side: Side) {
+        self.peer_mut(side).blocked = true;
+    }
+
+    /// This peer took bytes again after `handle_blocked`: it lives. `drained` tells that none are waiting any more.
+    pub fn handle_progress(&mut self, now: Moment, side: Side, drained: bool) {
+        let peer = self.peer_mut(side);
+        peer.heard = now;
+        peer.liveness = Liveness::Heard;
+        peer.blocked = !drained;
+        if drained && peer.close_sent {
+            self.extend_wait(now, ECHO_WAIT);
+        }
+    }
+
+    /// The time of `poll_timeout` has come.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        self.timer_moved = true;
+        match self.phase {
+            Phase::Finished => {}
+            Phase::Closing { give_up, .. } if give_up <= now => self.give_up(now),
+            Phase::Closing { .. } => {}
+            Phase::Open => {
+                if self.drain_at.is_some_and(|at| at <= now) {
+                    self.begin(now, End::Drained);
+                } else if self.lifetime_due().is_some_and(|at| at <= now) {
+                    self.begin(now, End::Lifetime);
+                } else if self.idle_due().is_some_and(|at| at <= now) {
+                    self.begin(now, End::Idle);
+                } else {
+                    for side in Side::BOTH {
+                        self.check_liveness(now, side);
+                    }
+                }
+            }
+        }
+    }
+
+    /// From `at` on the session ends as `End::Drained`. An earlier time wins.
+    pub fn drain(&mut self, at: Moment) {
+        self.drain_at = Some(self.drain_at.map_or(at, |before| before.min(at)));
+        self.timer_moved = true;
+    }
+
+    /// Answers an `End`: this peer is to get this Close, at the end of the frame that goes to it now; `None`: no Close.
+    pub fn close(&mut self, now: Moment, to: Side, close: Option<Close>) {
+        self.timer_moved = true;
+        match close {
+            Some(close) if self.settings.validate && self.peer(to).writable() => {
+                self.peer_mut(to).close_wanted = Some(close);
+            }
+            // A blind pipe has no frames to put a Close between: its stream just ends, unless a peer ended its half.
+            Some(_) if !self.settings.validate => self.peer_mut(to).cut = true,
+            _ => {}
+        }
+        self.cut_where_no_boundary_comes();
+        if self.settings.validate {
+            self.extend_wait(now, BOUNDARY_WAIT);
+        } else {
+            self.wait_from_now(now, ECHO_WAIT);
+        }
+    }
+
+    // ---- work out
+
+    /// A frame to write to `to` now, behind all bytes forwarded so far. Ask until `None`.
+    pub fn poll_inject(&mut self, now: Moment, to: Side, mask: [u8; 4]) -> Option<ControlFrame> {
+        if !self.peer(to).wants_inject() || self.peer(to).in_frame {
+            return None;
+        }
+        let mask = (to == Side::Server).then_some(mask);
+        let key = self.ping_key;
+        let peer = self.peer_mut(to);
+        if let Some(close) = peer.close_wanted.take() {
+            peer.close_sent = true;
+            let (body, length) = close.body();
+            let settled = self.peers.iter().all(|peer| peer.close_wanted.is_none());
+            if settled {
+                self.wait_from_now(now, ECHO_WAIT);
+            }
+            return Some(ControlFrame::new(Opcode::Close, &body[..length], mask));
+        }
+        peer.pings = peer.pings.wrapping_add(1);
+        peer.pinged = now;
+        peer.liveness = Liveness::Asked(now);
+        let payload = ping_payload(key, peer.pings);
+        self.timer_moved = true;
+        Some(ControlFrame::new(Opcode::Ping, &payload, mask))
+    }
+
+    /// Why the session ends, once. The driver answers with `close` for each side.
+    pub fn poll_end(&mut self) -> Option<&End> {
+        if self.end_told || self.end.is_none() {
+            return None;
+        }
+        self.end_told = true;
+        self.end.as_ref()
+    }
+
+    /// Why the session ends, if it does.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// Whether the stream to this peer should end (FIN) as soon as all bytes to it are written.
+    ///
+    /// To a client once the closing handshake is complete (RFC 6455 §7.1.1: the server closes first); to a server when
+    /// it has ended its own, so that the TIME_WAIT is not ours.
+    pub fn poll_shutdown(&self, to: Side) -> bool {
+        if self.phase == Phase::Open {
+            return false;
+        }
+        let peer = self.peer(to);
+        let far = self.peer(to.other());
+        if peer.cut || self.phase == Phase::Finished {
+            return true;
+        }
+        if peer.close_wanted.is_some() {
+            return false;
+        }
+        let nothing_more = peer.close_sent || far.eof;
+        match to {
+            _ if !self.settings.validate => far.eof,
+            Side::Client => nothing_more && (peer.close_received || peer.eof),
+            Side::Server => nothing_more && peer.eof,
+        }
+    }
+
+    /// Whether all is done: write what is left, and let both connections go.
+    pub fn is_finished(&self) -> bool {
+        let [client, server] = &self.peers;
+        self.phase == Phase::Finished || (client.eof && server.eof && !client.wants_inject() && !server.wants_inject())
+    }
+
+    /// Whether the closing has begun.
+    pub fn is_closing(&self) -> bool {
+        self.phase != Phase::Open
+    }
+
+    /// Whether `from` should be read: bytes of a peer that is gone or of no interest to anybody need no reading.
+    pub fn wants_bytes(&self, from: Side) -> bool {
+        !self.peer(from).eof
+    }
+
+    /// Whether a Pong is awaited: then `now` should be exact, for the round trip.
+    pub fn awaits_pong(&self) -> bool {
+        self.peers.iter().any(|peer| matches!(peer.liveness, Liveness::Asked(_)))
+    }
+
+    /// Tells once that `poll_timeout` should be asked again, because a deadline may have come nearer.
+    pub fn timer_moved(&mut self) -> bool {
+        std::mem::take(&mut self.timer_moved)
+    }
+
+    /// When `handle_timeout` is next due. It may be late in coming: deadlines that move away are not reported.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        match self.phase {
+            Phase::Finished => None,
+            Phase::Closing { give_up, .. } => Some(give_up),
+            Phase::Open => {
+                let liveness = Side::BOTH.map(|side| self.liveness_due(side));
+                let all = [self.drain_at, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
+                all.into_iter().flatten().min()
+            }
+        }
+    }
+
+    /// How long ago a data frame last passed.
+    pub fn idle_for(&self, now: Moment) -> Duration {
+        now.since(self.data_at)
+    }
+
+    // ---- inside
+
+    fn data_passed(&mut self, now: Moment, from: Side, ends: Option<Message>, seen: &mut impl Observer) {
+        self.data_at = now;
+        if let Some(message) = ends {
+            seen.message(from, message);
+        }
+    }
+
+    fn is_ours(&self, from: Side, payload: &[u8]) -> Option<u32> {
+        let (key, count) = payload.split_first_chunk::<8>()?;
+        let count = u32::from_be_bytes(*count.first_chunk::<4>()?);
+        let ours = payload.len() == 12
+            && u64::from_be_bytes(*key) == self.ping_key
+            && count.wrapping_sub(1) < self.peer(from).pings;
+        ours.then_some(count)
+    }
+
+    fn close_received(&mut self, now: Moment, from: Side, body: CloseBody, forwarded: bool) {
+        let peer = self.peer_mut(from);
+        peer.close_received = true;
+        peer.deaf = true;
+        if forwarded {
+            self.peer_mut(from.other()).close_sent = true;
+            self.peer_mut(from.other()).close_wanted = None;
+        }
+        let far_is_gone = self.peer(from.other()).eof;
+        if self.end.is_none() {
+            self.begin(now, End::Closed { by: from, body });
+            if far_is_gone {
+                self.answer_for(now, from.other());
+            }
+        }
+        if self.peers.iter().all(|peer| peer.close_received && peer.close_sent) {
+            self.wait_from_now(now, ECHO_WAIT);
+        }
+    }
+
+    /// The other peer of `gone` asked to close and gets its own code back (RFC 6455 §5.5.1), from us.
+    fn answer_for(&mut self, now: Moment, gone: Side) {
+        let asker = gone.other();
+        let Some(End::Closed { body, .. }) = &self.end else { return };
+        let close = Close { code: body.code, reason: Cow::Borrowed("") };
+        if self.peer(asker).close_received && self.peer(asker).writable() {
+            self.peer_mut(asker).close_wanted = Some(close);
+            self.peer_mut(gone).muted = true;
+            self.cut_where_no_boundary_comes();
+            self.wait_from_now(now, ECHO_WAIT);
+        }
+    }
+
+    fn refuse(&mut self, now: Moment, from: Side, refusal: Refusal) {
+        let was_closing = self.end.is_some();
+        match refusal {
+            Refusal::FrameTooLarge => self.begin(now, End::FrameTooLarge(from)),
+            Refusal::MessageTooLarge => self.begin(now, End::MessageTooLarge(from)),
+            Refusal::Violation(violation) => {
+                self.peer_mut(from).deaf = true;
+                self.begin(now, End::Violation { by: from, label: Cow::Borrowed(Violation::label(violation)) });
+            }
+        }
+        self.peer_mut(from).muted = true;
+        if was_closing && self.peer(from).deaf {
+            // Its Close cannot be found any more; the other peer, if it asked to close, must not wait for it.
+            self.answer_for(now, from);
+        }
+    }
+
+    fn begin(&mut self, now: Moment, end: End) {
+        if self.end.is_some() {
+            return;
+        }
+        match &end {
+            // The server that went will read nothing; the client that went may still read the answer to its last frame.
+            End::Lost(Side::Server) => self.peer_mut(Side::Server).cut = true,
+            End::Dead(side) => {
+                let peer = self.peer_mut(*side);
+                peer.cut = true;
+                peer.eof = true;
+                peer.deaf = true;
+            }
+            _ => {}
+        }
+        for peer in &mut self.peers {
+            peer.liveness = Liveness::Heard;
+        }
+        let wait = match &end {
+            End::Closed { .. } | End::Finished(_) => ANSWER_WAIT,
+            _ => BOUNDARY_WAIT,
+        };
+        self.phase = Phase::Closing { begun: now, give_up: now + wait };
+        self.end = Some(end);
+        self.timer_moved = true;
+    }
+
+    /// Where our Close waits for the end of a frame that will never end, it cannot be sent.
+    fn cut_where_no_boundary_comes(&mut self) {
+        for to in Side::BOTH {
+            let far = self.peer(to.other());
+            if (far.eof || far.deaf) && self.peer(to).in_frame && self.settings.validate {
+                let peer = self.peer_mut(to);
+                peer.cut = true;
+                peer.close_wanted = None;
+            }
+        }
+    }
+
+    /// Waits until `wait` from now, if that is later than planned, but not for ever.
+    fn extend_wait(&mut self, now: Moment, wait: Duration) {
+        if let Phase::Closing { begun, give_up } = &mut self.phase {
+            *give_up = (*give_up).max((now + wait).min(*begun + BOUNDARY_WAIT));
+            self.timer_moved = true;
+        }
+    }
+
+    /// Waits `wait` from now, whatever was planned.
+    fn wait_from_now(&mut self, now: Moment, wait: Duration) {
+        if let Phase::Closing { give_up, .. } = &mut self.phase {
+            *give_up = now + wait;
+            self.timer_moved = true;
+        }
+    }
+
+    /// Patience is over. A peer that asked to close and got no answer gets ours; otherwise this is the end.
+    fn give_up(&mut self, now: Moment) {
+        if let Some(End::Closed { by, .. }) = self.end {
+            let far = by.other();
+            if !self.peer(far).muted && !self.peer(far).close_received && self.settings.validate {
+                self.answer_for(now, far);
+                if self.peer(by).wants_inject() && !self.peer(by).in_frame {
+                    return;
+                }
+            }
+        }
+        self.phase = Phase::Finished;
+    }
+
+    fn lifetime_due(&self) -> Option<Moment> {
+        self.settings.lifetime.map(|lifetime| self.opened + lifetime)
+    }
+
+    fn idle_due(&self) -> Option<Moment> {
+        self.settings.idle.map(|idle| self.data_at + idle)
+    }
+
+    fn liveness_due(&self, side: Side) -> Option<Moment> {
+        let ping = self.settings.ping.filter(|_| self.settings.validate)?;
+        let peer = self.peer(side);
+        Some(match peer.liveness {
+            Liveness::Heard => peer.heard + ping,
+            Liveness::Wanted(at) | Liveness::Asked(at) => at + self.settings.pong,
+        })
+    }
+
+    fn check_liveness(&mut self, now: Moment, side: Side) {
+        if self.phase != Phase::Open || self.liveness_due(side).is_none_or(|due| due > now) {
+            return;
+        }
+        let peer = self.peer_mut(side);
+        match peer.liveness {
+            Liveness::Heard if peer.owes_pong => peer.liveness = Liveness::Asked(now),
+            Liveness::Heard => peer.liveness = Liveness::Wanted(now),
+            // The Ping could not leave because the peer takes nothing at all: that is an answer too.
+            Liveness::Wanted(_) if peer.blocked => self.begin(now, End::Dead(side)),
+            // It could not leave because a long frame is on its way, which the peer takes.
+            Liveness::Wanted(_) => peer.liveness = Liveness::Wanted(now),
+            Liveness::Asked(_) => self.begin(now, End::Dead(side)),
+        }
+    }
+}
+
+fn ping_payload(key: u64, count: u32) -> [u8; 12] {
+    let mut payload = [0; 12];
+    payload[..8].copy_from_slice(&key.to_be_bytes());
+    payload[8..].copy_from_slice(&count.to_be_bytes());
+    payload
+}
+
+/// A copy of a control frame's payload, unmasked, with its length.
+fn unmasked(control: &Control, bytes: &[u8]) -> ([u8; CONTROL_PAYLOAD_MAX], usize) {
+    let masked = &bytes[control.header..control.bytes];
+    let mut payload = [0; CONTROL_PAYLOAD_MAX];
+    payload[..masked.len()].copy_from_slice(masked);
+    if let Some(key) = control.mask {
+        apply_mask(key, &mut payload[..masked.len()]);
+    }
+    (payload, masked.len())
+}
+
+#[cfg(test)]
+mod tests;

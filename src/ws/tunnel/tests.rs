@@ -1,0 +1,665 @@
+//! The tunnel under a virtual clock: examples for each end, and properties over random traffic, cuts and pauses.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ws::close::CloseCode;
+use crate::ws::frame::{HEADER_BYTES_MAX, Header};
+
+const KEY: u64 = 0x0123_4567_89ab_cdef;
+const MASK: [u8; 4] = [9, 8, 7, 6];
+
+fn settings() -> Settings {
+    Settings {
+        validate: true,
+        idle: None,
+        lifetime: None,
+        ping: None,
+        pong: Duration::from_secs(10),
+        frame_bytes_max: u64::MAX,
+        message_bytes_max: u64::MAX,
+        rsv: Rsv::None,
+    }
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_micros(1_000_000_000) + Duration::from_secs(seconds)
+}
+
+/// A frame on the wire, masked if it is from the client.
+fn frame(from: Side, fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mask = (from == Side::Client).then_some([1, 2, 3, 4]);
+    let mut header = [0; HEADER_BYTES_MAX];
+    let length = Header { fin, rsv: 0, opcode, mask, payload: payload.len() as u64 }.encode(&mut header);
+    let mut bytes = header[..length].to_vec();
+    bytes.extend_from_slice(payload);
+    if let Some(key) = mask {
+        apply_mask(key, &mut bytes[length..]);
+    }
+    bytes
+}
+
+fn close_frame(from: Side, code: u16, reason: &str) -> Vec<u8> {
+    frame(from, true, Opcode::Close, &[&code.to_be_bytes(), reason.as_bytes()].concat())
+}
+
+/// Records what the observer hears.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Log {
+    bytes: [usize; 2],
+    messages: Vec<(Side, Opcode, u64)>,
+    controls: Vec<(Side, Opcode)>,
+    round_trips: Vec<(Side, Duration)>,
+}
+
+impl Observer for Log {
+    fn bytes(&mut self, from: Side, bytes: usize) {
+        self.bytes[from as usize] += bytes;
+    }
+    fn message(&mut self, from: Side, message: Message) {
+        self.messages.push((from, message.opcode, message.bytes));
+    }
+    fn control(&mut self, from: Side, opcode: Opcode) {
+        self.controls.push((from, opcode));
+    }
+    fn round_trip(&mut self, peer: Side, time: Duration) {
+        self.round_trips.push((peer, time));
+    }
+}
+
+/// The least driver: what a relay does, without sockets.
+#[derive(Clone)]
+struct Driver {
+    tunnel: Tunnel,
+    carry: [Vec<u8>; 2],
+    /// What went to each side.
+    out: [Vec<u8>; 2],
+    log: Log,
+}
+
+impl Driver {
+    fn new(settings: Settings) -> Driver {
+        let tunnel = Tunnel::new(settings, KEY, at(0));
+        Driver { tunnel, carry: Default::default(), out: Default::default(), log: Log::default() }
+    }
+
+    fn feed(&mut self, now: Moment, from: Side, bytes: &[u8]) {
+        let to = from.other() as usize;
+        let mut buffer = std::mem::take(&mut self.carry[from as usize]);
+        buffer.extend_from_slice(bytes);
+        let mut at = 0;
+        while at < buffer.len() {
+            match self.tunnel.handle_bytes(now, from, &buffer[at..], &mut self.log) {
+                Step::Forward(n) => {
+                    assert!(n > 0, "no progress");
+                    self.out[to].extend_from_slice(&buffer[at..at + n]);
+                    at += n;
+                    self.settle(now);
+                }
+                Step::Drop(n) => {
+                    assert!(n > 0, "no progress");
+                    at += n;
+                    self.settle(now);
+                }
+                Step::NeedMore => break,
+            }
+        }
+        let rest = &buffer[at..];
+        assert!(rest.len() <= crate::ws::frame::CONTROL_BYTES_MAX, "held back {}", rest.len());
+        self.carry[from as usize] = rest.to_vec();
+        self.settle(now);
+    }
+
+    fn eof(&mut self, now: Moment, side: Side) {
+        self.tunnel.handle_eof(now, side);
+        self.settle(now);
+    }
+
+    fn tick(&mut self, now: Moment) {
+        // As a real timer: handled when due, and asked again.
+        for _ in 0..100 {
+            match self.tunnel.poll_timeout() {
+                Some(due) if due <= now => self.tunnel.handle_timeout(now),
+                _ => break,
+            }
+            self.settle(now);
+        }
+        assert!(self.tunnel.poll_timeout().is_none_or(|due| due > now), "a timer that never moves");
+    }
+
+    fn settle(&mut self, now: Moment) {
+        if let Some(end) = self.tunnel.poll_end().cloned() {
+            let (client, server) = codes(&end);
+            self.tunnel.close(now, Side::Client, client);
+            self.tunnel.close(now, Side::Server, server);
+        }
+        for side in Side::BOTH {
+            while let Some(control) = self.tunnel.poll_inject(now, side, MASK) {
+                self.out[side as usize].extend_from_slice(control.as_bytes());
+            }
+        }
+    }
+
+    /// The frames that went to `side`, by a strict reader; panics on anything illegal but a cut at the very end.
+    fn frames(&self, side: Side) -> Vec<(Opcode, Vec<u8>)> {
+        let mut rest = &self.out[side as usize][..];
+        let mut frames = vec![];
+        while !rest.is_empty() {
+            let Some((header, length)) = Header::parse(rest).unwrap() else { panic!("a cut header left") };
+            assert_eq!(header.mask.is_some(), side == Side::Server, "masking");
+            assert!(frames.last().is_none_or(|(last, _)| *last != Opcode::Close), "something after Close");
+            let end = length + header.payload as usize;
+            let mut payload = rest[length..end.min(rest.len())].to_vec();
+            if let Some(key) = header.mask {
+                apply_mask(key, &mut payload);
+            }
+            frames.push((header.opcode, payload));
+            rest = &rest[end.min(rest.len())..];
+        }
+        frames
+    }
+
+    fn close_to(&self, side: Side) -> Option<u16> {
+        let (opcode, payload) = self.frames(side).pop()?;
+        (opcode == Opcode::Close).then(|| u16::from_be_bytes([payload[0], payload[1]]))
+    }
+}
+
+fn codes(end: &End) -> (Option<Close>, Option<Close>) {
+    let away = || Some(Close::new(CloseCode::GOING_AWAY, ""));
+    match end {
+        End::Closed { .. } | End::Finished(_) => (None, None),
+        End::Lost(Side::Client) | End::Dead(Side::Client) => (None, away()),
+        End::Lost(Side::Server) => (Some(Close::new(CloseCode::BAD_GATEWAY, "upstream lost")), None),
+        End::Dead(Side::Server) => (away(), None),
+        End::Drained | End::Lifetime => (Some(Close::new(CloseCode::SERVICE_RESTART, "")), away()),
+        End::Idle => (away(), away()),
+        End::FrameTooLarge(_) | End::MessageTooLarge(_) => (Some(Close::new(CloseCode::MESSAGE_TOO_BIG, "")), away()),
+        End::Violation { .. } => (Some(Close::new(CloseCode::PROTOCOL_ERROR, "")), away()),
+    }
+}
+
+#[test]
+fn a_message_and_a_close_pass_untouched() {
+    let mut driver = Driver::new(settings());
+    let hello = frame(Side::Client, true, Opcode::Text, b"hello");
+    driver.feed(at(0), Side::Client, &hello);
+    let close = close_frame(Side::Server, 4001, "enough");
+    driver.feed(at(1), Side::Server, &close);
+    let echo = close_frame(Side::Client, 4001, "");
+    driver.feed(at(1), Side::Client, &echo);
+    assert_eq!(driver.out[1], [hello, echo].concat());
+    assert_eq!(driver.out[0], close);
+    assert!(
+        matches!(driver.tunnel.end(), Some(End::Closed { by: Side::Server, body }) if body.code == Some(CloseCode(4001)))
+    );
+    assert_eq!(driver.log.messages, [(Side::Client, Opcode::Text, 5)]);
+    assert!(driver.tunnel.poll_shutdown(Side::Client), "the proxy is the client's server and ends first");
+    assert!(!driver.tunnel.poll_shutdown(Side::Server), "the server is to end first");
+    driver.eof(at(1), Side::Server);
+    driver.eof(at(1), Side::Client);
+    assert!(driver.tunnel.is_finished());
+}
+
+#[test]
+fn a_lost_upstream_is_1014_for_the_client_and_its_bytes_come_first() {
+    let mut driver = Driver::new(settings());
+    driver.feed(at(0), Side::Server, &frame(Side::Server, true, Opcode::Text, b"last words"));
+    driver.eof(at(0), Side::Server);
+    let frames = driver.frames(Side::Client);
+    assert_eq!(frames[0].1, b"last words");
+    assert_eq!(driver.close_to(Side::Client), Some(1014));
+    driver.feed(at(1), Side::Client, &close_frame(Side::Client, 1014, ""));
+    assert!(driver.out[1].is_empty(), "the echo is ours");
+    assert!(driver.tunnel.poll_shutdown(Side::Client));
+}
+
+#[test]
+fn a_lost_client_is_1001_for_the_server_and_the_answer_still_comes() {
+    let mut driver = Driver::new(settings());
+    driver.feed(at(0), Side::Client, &frame(Side::Client, true, Opcode::Text, b"last question"));
+    driver.eof(at(0), Side::Client);
+    assert_eq!(driver.close_to(Side::Server), Some(1001));
+    driver.feed(at(1), Side::Server, &frame(Side::Server, true, Opcode::Text, b"answer"));
+    driver.feed(at(1), Side::Server, &close_frame(Side::Server, 1001, ""));
+    assert_eq!(driver.frames(Side::Client)[0].1, b"answer");
+    driver.eof(at(1), Side::Server);
+    assert!(driver.tunnel.is_finished());
+}
+
+#[test]
+fn an_end_inside_a_frame_can_not_be_a_close() {
+    let mut driver = Driver::new(settings());
+    let half = &frame(Side::Server, true, Opcode::Binary, &[7; 100])[..50];
+    driver.feed(at(0), Side::Server, half);
+    driver.eof(at(0), Side::Server);
+    assert_eq!(driver.out[0], half);
+    assert!(driver.tunnel.poll_shutdown(Side::Client), "its stream ends");
+}
+
+#[test]
+fn a_held_back_piece_of_header_at_the_end_does_not_prevent_the_close() {
+    let mut driver = Driver::new(settings());
+    driver.feed(at(0), Side::Server, &[0x82, 126]);
+    driver.eof(at(0), Side::Server);
+    assert_eq!(driver.close_to(Side::Client), Some(1014));
+}
+
+#[test]
+fn pings_do_not_keep_a_session_from_being_idle_and_data_does() {
+    let mut driver = Driver::new(Settings { idle: Some(Duration::from_secs(60)), ..settings() });
+    driver.feed(at(50), Side::Server, &frame(Side::Server, true, Opcode::Text, b"x"));
+    for second in (55..110).step_by(5) {
+        driver.feed(at(second), Side::Client, &frame(Side::Client, true, Opcode::Ping, b""));
+        driver.feed(at(second), Side::Server, &frame(Side::Server, true, Opcode::Pong, b""));
+        driver.tick(at(second));
+    }
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(at(110));
+    assert_eq!(driver.tunnel.end(), Some(&End::Idle));
+    assert_eq!((driver.close_to(Side::Client), driver.close_to(Side::Server)), (Some(1001), Some(1001)));
+}
+
+#[test]
+fn our_ping_waits_for_the_end_of_the_frame_and_its_pong_is_swallowed() {
+    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    let long = frame(Side::Server, true, Opcode::Binary, &[1; 1000]);
+    driver.feed(at(29), Side::Server, &long[..500]);
+    driver.tick(at(30));
+    assert_eq!(driver.out[0], long[..500], "no Ping inside the frame");
+    driver.feed(at(31), Side::Server, &[&long[500..], &long[..10]].concat());
+    let frames = driver.frames(Side::Client);
+    assert_eq!(frames.iter().map(|f| f.0).collect::<Vec<_>>(), [Opcode::Binary, Opcode::Ping, Opcode::Binary]);
+    let pong = frame(Side::Client, true, Opcode::Pong, &frames[1].1);
+    driver.feed(at(33), Side::Client, &pong);
+    driver.feed(at(33), Side::Client, &pong);
+    assert!(driver.out[1].is_empty());
+    assert_eq!(driver.log.round_trips[0], (Side::Client, Duration::from_secs(2)));
+    // A Pong that is not ours is the peers' affair.
+    driver.feed(at(34), Side::Client, &frame(Side::Client, true, Opcode::Pong, &[0; 12]));
+    assert_eq!(driver.frames(Side::Server).len(), 1);
+}
+
+#[test]
+fn a_silent_peer_is_dead_after_ping_and_pong_and_the_other_hears_of_it() {
+    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    for second in 1..=39 {
+        driver.feed(at(second), Side::Server, &frame(Side::Server, true, Opcode::Pong, b""));
+        driver.tick(at(second));
+    }
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(at(40));
+    assert_eq!(driver.tunnel.end(), Some(&End::Dead(Side::Client)));
+    assert_eq!(driver.close_to(Side::Server), Some(1001));
+    driver.eof(at(40), Side::Server);
+    assert!(driver.tunnel.is_finished());
+}
+
+#[test]
+fn while_a_peer_owes_a_pong_to_the_other_it_gets_no_ping_from_us() {
+    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    driver.feed(at(1), Side::Server, &frame(Side::Server, true, Opcode::Ping, b"theirs"));
+    driver.feed(at(20), Side::Server, &frame(Side::Server, true, Opcode::Text, b"x"));
+    driver.tick(at(30));
+    assert_eq!(driver.frames(Side::Client).iter().filter(|f| f.0 == Opcode::Ping).count(), 1);
+    driver.feed(at(35), Side::Client, &frame(Side::Client, true, Opcode::Pong, b"theirs"));
+    driver.tick(at(45));
+    assert_eq!(driver.tunnel.end(), None, "their Pong counts for us too");
+}
+
+#[test]
+fn a_peer_that_takes_nothing_and_says_nothing_is_dead() {
+    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    let long = frame(Side::Server, true, Opcode::Binary, &[1; 1000]);
+    driver.feed(at(0), Side::Server, &long[..500]);
+    driver.tunnel.handle_blocked(Side::Client);
+    driver.feed(at(29), Side::Server, &long[500..600]);
+    driver.tick(at(30));
+    driver.tick(at(39));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(at(40));
+    assert_eq!(driver.tunnel.end(), Some(&End::Dead(Side::Client)));
+}
+
+#[test]
+fn a_message_one_byte_too_large_never_leaves_and_is_1009() {
+    for (payload, ends) in [(10, false), (11, true)] {
+        let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });
+        let message = frame(Side::Client, true, Opcode::Binary, &vec![0; payload]);
+        driver.feed(at(0), Side::Client, &message);
+        assert_eq!(driver.tunnel.end().is_some(), ends);
+        if ends {
+            assert_eq!(driver.close_to(Side::Client), Some(1009));
+            assert_eq!(driver.frames(Side::Server).len(), 1, "only our Close");
+            // Its Close behind the refused message is found.
+            driver.feed(at(0), Side::Client, &close_frame(Side::Client, 1009, ""));
+            assert!(driver.tunnel.poll_shutdown(Side::Client));
+        }
+    }
+}
+
+#[test]
+fn frames_before_a_violation_are_delivered_and_the_violation_is_not() {
+    let mut driver = Driver::new(settings());
+    let good = frame(Side::Client, true, Opcode::Text, b"good");
+    driver.feed(at(0), Side::Client, &[&good[..], &[0x83, 0x80, 0, 0, 0, 0], &good[..]].concat());
+    assert_eq!(driver.frames(Side::Server)[0].1, b"good");
+    assert_eq!(driver.close_to(Side::Server), Some(1001));
+    assert_eq!(driver.close_to(Side::Client), Some(1002));
+    assert!(
+        matches!(driver.tunnel.end(), Some(End::Violation { by: Side::Client, label }) if label == "reserved_opcode")
+    );
+}
+
+#[test]
+fn a_server_that_goes_without_answering_a_close_does_not_leave_the_client_with_1006() {
+    let mut driver = Driver::new(settings());
+    driver.feed(at(0), Side::Client, &close_frame(Side::Client, 3001, "bye"));
+    driver.eof(at(0), Side::Server);
+    assert_eq!(driver.close_to(Side::Client), Some(3001));
+    assert!(matches!(driver.tunnel.end(), Some(End::Closed { by: Side::Client, .. })));
+}
+
+#[test]
+fn a_server_that_never_answers_a_close_is_given_up() {
+    let mut driver = Driver::new(settings());
+    driver.feed(at(0), Side::Client, &close_frame(Side::Client, 1000, ""));
+    driver.tick(at(29));
+    assert!(!driver.tunnel.is_finished());
+    driver.tick(at(30));
+    assert_eq!(driver.close_to(Side::Client), Some(1000));
+    driver.tick(at(33));
+    assert!(driver.tunnel.is_finished());
+}
+
+#[test]
+fn drain_and_lifetime_close_both_sides() {
+    let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(100)), ..settings() });
+    driver.tunnel.drain(at(50));
+    driver.tick(at(49));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(at(50));
+    assert_eq!(driver.tunnel.end(), Some(&End::Drained));
+    assert_eq!((driver.close_to(Side::Client), driver.close_to(Side::Server)), (Some(1012), Some(1001)));
+    let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(100)), ..settings() });
+    driver.tick(at(100));
+    assert_eq!(driver.tunnel.end(), Some(&End::Lifetime));
+}
+
+#[test]
+fn a_blind_pipe_passes_anything_and_half_closes() {
+    let mut driver = Driver::new(Settings { validate: false, idle: Some(Duration::from_secs(60)), ..settings() });
+    driver.feed(at(0), Side::Client, b"no frame at all");
+    driver.eof(at(1), Side::Client);
+    assert!(driver.tunnel.poll_shutdown(Side::Server) && !driver.tunnel.poll_shutdown(Side::Client));
+    driver.feed(at(2), Side::Server, b"answer");
+    driver.eof(at(3), Side::Server);
+    assert_eq!((&driver.out[0][..], &driver.out[1][..]), (&b"answer"[..], &b"no frame at all"[..]));
+    assert!(driver.tunnel.is_finished());
+
+    let mut driver = Driver::new(Settings { validate: false, idle: Some(Duration::from_secs(60)), ..settings() });
+    driver.tick(at(60));
+    assert!(driver.tunnel.poll_shutdown(Side::Client) && driver.tunnel.poll_shutdown(Side::Server));
+    driver.tick(at(63));
+    assert!(driver.tunnel.is_finished() && driver.out[0].is_empty());
+}
+
+// ---- properties
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Message { text: bool, fragments: Vec<Vec<u8>>, ping_between: bool },
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(u16),
+    Garbage(Vec<u8>),
+}
+
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..20),
+        prop::collection::vec(any::<u8>(), 120..130),
+        Just(vec![5; 70_000]),
+    ]
+}
+
+fn legal_piece() -> impl Strategy<Value = Piece> {
+    prop_oneof![
+        6 => (any::<bool>(), prop::collection::vec(payload(), 1..4), any::<bool>())
+            .prop_map(|(text, fragments, ping_between)| Piece::Message { text, fragments, ping_between }),
+        1 => prop::collection::vec(any::<u8>(), 0..=125).prop_map(Piece::Ping),
+        1 => prop::collection::vec(any::<u8>(), 0..=125).prop_map(Piece::Pong),
+        // A Pong as ours would be, answering a Ping we may or may not have sent.
+        1 => (1u32..4).prop_map(|count| Piece::Pong(ping_payload(KEY, count).to_vec())),
+    ]
+}
+
+fn any_piece() -> impl Strategy<Value = Piece> {
+    prop_oneof![
+        12 => legal_piece(),
+        1 => (1000u16..1004).prop_map(Piece::Close),
+        1 => prop::collection::vec(any::<u8>(), 1..30).prop_map(Piece::Garbage),
+    ]
+}
+
+fn encode(from: Side, pieces: &[Piece]) -> Vec<u8> {
+    let mut wire = vec![];
+    for piece in pieces {
+        match piece {
+            Piece::Message { text, fragments, ping_between } => {
+                for (i, fragment) in fragments.iter().enumerate() {
+                    let opcode = match (i, text) {
+                        (0, true) => Opcode::Text,
+                        (0, false) => Opcode::Binary,
+                        _ => Opcode::Continuation,
+                    };
+                    wire.extend(frame(from, i + 1 == fragments.len(), opcode, fragment));
+                    if *ping_between && i + 1 < fragments.len() {
+                        wire.extend(frame(from, true, Opcode::Ping, b"between"));
+                    }
+                }
+            }
+            Piece::Ping(payload) => wire.extend(frame(from, true, Opcode::Ping, payload)),
+            Piece::Pong(payload) => wire.extend(frame(from, true, Opcode::Pong, payload)),
+            Piece::Close(code) => wire.extend(close_frame(from, *code, "r")),
+            Piece::Garbage(bytes) => wire.extend_from_slice(bytes),
+        }
+    }
+    wire
+}
+
+fn side() -> impl Strategy<Value = Side> {
+    prop::sample::select(&Side::BOTH[..])
+}
+
+/// Cuts `wire` at pseudo-random places.
+fn chunks(wire: &[u8], mut seed: u64) -> Vec<&[u8]> {
+    let mut rest = wire;
+    let mut chunks = vec![];
+    while !rest.is_empty() {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let most = [1, 3, 14, 200, 66_000][(seed >> 33) as usize % 5];
+        let (chunk, tail) = rest.split_at((1 + (seed >> 40) as usize % most).min(rest.len()));
+        chunks.push(chunk);
+        rest = tail;
+    }
+    chunks
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Bytes(Side),
+    Sleep(u64),
+    Eof(Side),
+    Broken(Side),
+    Blocked(Side),
+    Progress(Side, bool),
+    Drain(u64),
+    /// Write the state down and go on with what was read back.
+    Restore,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        20 => side().prop_map(Op::Bytes),
+        6 => (0u64..40).prop_map(Op::Sleep),
+        1 => side().prop_map(Op::Eof),
+        1 => side().prop_map(Op::Broken),
+        1 => side().prop_map(Op::Blocked),
+        1 => (side(), any::<bool>()).prop_map(|(side, drained)| Op::Progress(side, drained)),
+        1 => (0u64..100).prop_map(Op::Drain),
+        3 => Just(Op::Restore),
+    ]
+}
+
+fn restored(tunnel: &Tunnel) -> Tunnel {
+    serde_json::from_str(&serde_json::to_string(tunnel).unwrap()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_result_does_not_depend_on_the_cuts(
+        from in side(),
+        pieces in prop::collection::vec(any_piece(), 0..8),
+        seed: u64,
+        limit in prop::option::of(0u64..100_000),
+    ) {
+        let settings = Settings { message_bytes_max: limit.unwrap_or(u64::MAX), ..settings() };
+        let wire = encode(from, &pieces);
+        let mut whole = Driver::new(settings);
+        whole.feed(at(0), from, &wire);
+        let mut cut = Driver::new(settings);
+        for chunk in chunks(&wire, seed) {
+            cut.feed(at(0), from, chunk);
+        }
+        prop_assert_eq!(&whole.out, &cut.out);
+        prop_assert_eq!(whole.tunnel.end(), cut.tunnel.end());
+        prop_assert_eq!(&whole.log.messages, &cut.log.messages);
+        prop_assert_eq!(&whole.log.controls, &cut.log.controls);
+    }
+
+    #[test]
+    fn legal_traffic_passes_unchanged(
+        from in side(),
+        pieces in prop::collection::vec(legal_piece(), 0..8),
+        seed: u64,
+    ) {
+        let wire = encode(from, &pieces);
+        let mut driver = Driver::new(settings());
+        for chunk in chunks(&wire, seed) {
+            driver.feed(at(0), from, chunk);
+        }
+        prop_assert_eq!(&driver.out[from.other() as usize], &wire);
+        prop_assert_eq!(driver.log.bytes[from as usize], wire.len());
+        let messages = pieces.iter().filter(|piece| matches!(piece, Piece::Message { .. })).count();
+        prop_assert_eq!(driver.log.messages.len(), messages);
+        prop_assert_eq!(driver.tunnel.end(), None);
+    }
+
+    /// Anything may happen in any order: what leaves is legal, data is what came and in order, injected frames stand
+    /// between frames, nothing follows a Close, and after a minute of silence it is over or open and timed.
+    #[test]
+    fn whatever_happens_what_leaves_is_legal_and_it_ends(
+        pieces in prop::array::uniform2(prop::collection::vec(any_piece(), 0..6)),
+        ops in prop::collection::vec(op(), 0..60),
+        seeds in prop::array::uniform2(any::<u64>()),
+        idle in prop::option::of(20u64..60),
+        ping in prop::option::of(5u64..30),
+    ) {
+        let settings = Settings {
+            idle: idle.map(Duration::from_secs),
+            ping: ping.map(Duration::from_secs),
+            message_bytes_max: 100_000,
+            ..settings()
+        };
+        let wires = [encode(Side::Client, &pieces[0]), encode(Side::Server, &pieces[1])];
+        let mut queues = [chunks(&wires[0], seeds[0]), chunks(&wires[1], seeds[1])].map(std::collections::VecDeque::from);
+        let mut driver = Driver::new(settings);
+        let mut twin = driver.clone();
+        let mut now = at(0);
+        let mut ended = [false; 2];
+        for op in &ops {
+            for (which, driver) in [&mut driver, &mut twin].into_iter().enumerate() {
+                match op {
+                    Op::Bytes(side) if !ended[*side as usize] => {
+                        let queue = &mut queues[*side as usize];
+                        if let Some(&chunk) = queue.front() {
+                            driver.feed(now, *side, chunk);
+                            if which == 1 {
+                                queue.pop_front();
+                            }
+                        }
+                    }
+                    Op::Bytes(_) => {}
+                    Op::Sleep(seconds) => {
+                        if which == 0 {
+                            now = now + Duration::from_secs(*seconds);
+                        }
+                        driver.tick(now);
+                    }
+                    Op::Eof(side) => {
+                        driver.eof(now, *side);
+                        ended[*side as usize] = true;
+                    }
+                    Op::Broken(side) => driver.tunnel.handle_broken(*side),
+                    Op::Blocked(side) => driver.tunnel.handle_blocked(*side),
+                    Op::Progress(side, drained) => driver.tunnel.handle_progress(now, *side, *drained),
+                    Op::Drain(seconds) => driver.tunnel.drain(now + Duration::from_secs(*seconds)),
+                    Op::Restore if which == 1 => driver.tunnel = restored(&driver.tunnel),
+                    Op::Restore => {}
+                }
+                driver.settle(now);
+            }
+        }
+        prop_assert_eq!(&driver.tunnel, &twin.tunnel, "a restored state goes on as the original");
+        prop_assert_eq!(&driver.out, &twin.out);
+
+        // Legal to a strict reader (`frames` panics otherwise), and data frames are a prefix of what came.
+        for to in Side::BOTH {
+            let data = |frames: Vec<(Opcode, Vec<u8>)>| -> Vec<_> {
+                frames.into_iter().filter(|(opcode, _)| !opcode.is_control()).collect()
+            };
+            let garbled = pieces[to.other() as usize].iter().any(|piece| matches!(piece, Piece::Garbage(_)));
+            let sent = data(driver.frames(to));
+            if !garbled {
+                let mut reference = Driver::new(self::settings());
+                reference.out[to as usize] = wires[to.other() as usize].clone();
+                let came = data(reference_frames(&reference, to));
+                prop_assert!(sent.len() <= came.len());
+                for (i, (sent, came)) in sent.iter().zip(&came).enumerate() {
+                    prop_assert_eq!(sent.0, came.0);
+                    prop_assert!(came.1.starts_with(&sent.1), "frame {} changed", i);
+                }
+            }
+        }
+
+        if driver.tunnel.is_closing() {
+            for _ in 0..4 {
+                now = now + ANSWER_WAIT;
+                driver.tick(now);
+            }
+            prop_assert!(driver.tunnel.is_finished(), "{:?}", driver.tunnel);
+        } else {
+            prop_assert!(driver.tunnel.poll_timeout().is_some() || (idle.is_none() && ping.is_none()));
+        }
+    }
+}
+
+/// As `Driver::frames`, for wire that may hold several Closes.
+fn reference_frames(driver: &Driver, side: Side) -> Vec<(Opcode, Vec<u8>)> {
+    let mut rest = &driver.out[side as usize][..];
+    let mut frames = vec![];
+    while let Some((header, length)) = Header::parse(rest).unwrap() {
+        let end = length + header.payload as usize;
+        let mut payload = rest[length..end].to_vec();
+        if let Some(key) = header.mask {
+            apply_mask(key, &mut payload);
+        }
+        frames.push((header.opcode, payload));
+        rest = &rest[end..];
+    }
+    frames
+}
