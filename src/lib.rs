@@ -2,10 +2,43 @@
 //!
 //! This page is the map. Modules are declared from the ground up, and each uses only what stands above it.
 
+// The order below is the map, not the alphabet: rustfmt sorts only within a block.
+
 // Ground: pure. No runtime, sockets or files; time, randomness and keys come as arguments.
 pub mod moment;
+
 pub mod ws;
 
+pub mod header;
+
+pub mod route;
+
+pub mod balance;
+
+pub mod policy;
+
 // First floor: machines that know no domain.
+pub mod config;
+
 pub mod clock;
+
 pub mod worker;
+
+pub mod net;
+
+pub mod drain;
+
+pub mod telemetry;
+
+// Second floor: the upstream side.
+pub mod upstream;
+
+// Third floor: the data plane.
+pub mod session;
+
+pub mod proxy;
+
+// Top: the process.
+pub mod server;
+
+pub mod admin;

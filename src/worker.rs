@@ -42,6 +42,11 @@ impl<T> Local<T> {
         &self.values[index() % self.values.len()]
     }
 
+    /// The value of worker `index`, if there is such a worker.
+    pub fn at(&self, index: usize) -> Option<&T> {
+        self.values.get(index % self.values.len()).map(|value| &**value)
+    }
+
     /// All workers' values, for summing up.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.values.iter().map(|value| &**value)

@@ -528,6 +528,11 @@ impl Tunnel {
         self.phase == Phase::Finished || (client.eof && server.eof && !client.wants_inject() && !server.wants_inject())
     }
 
+    /// Whether patience is over: the connections are let go whatever is left.
+    pub fn gave_up(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
     /// Whether the closing has begun.
     pub fn is_closing(&self) -> bool {
         self.phase != Phase::Open

@@ -1,0 +1,378 @@
+//! From the tree to types, by serde, with every mistake found and none twice.
+//!
+//! [`De`] reads a [`Node`] and fails with a [`Fault`]: the path, and what kind of mistake it is, as data (serde's own
+//! deserialisers only give prose). [`decode`] notes the fault, takes the faulty node out of the tree, and tries again, until
+//! what is left can be read. A "missing" that only such a removal caused is not told.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
+
+use super::key::{KeyPath, Step};
+use super::tree::Node;
+
+/// Where a value is wrong, and how.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// From the inside out while it travels up; turned round by [`Fault::path`].
+    steps: Vec<Step>,
+    pub(super) kind: Kind,
+}
+
+/// The kinds of mistakes.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// The path leads to the key.
+    UnknownKey {
+        key: String,
+        expected: &'static [&'static str],
+    },
+    UnknownWord {
+        word: String,
+        expected: &'static [&'static str],
+    },
+    /// The path leads to the map.
+    Missing(&'static str),
+    WrongType {
+        found: String,
+        expected: String,
+    },
+    /// There is a key, and nothing after it.
+    NoValue,
+    /// A value that came from the environment, of which nothing may be told.
+    FromOutside {
+        raw: String,
+        expected: Option<String>,
+    },
+    Other {
+        problem: String,
+        help: Option<String>,
+    },
+}
+
+/// What could be read, and what was wrong with the rest.
+pub(super) struct Decoded<T> {
+    /// `None` if too little was left.
+    pub(super) value: Option<T>,
+    pub(super) faults: Vec<Fault>,
+    /// What was taken out on the way, as it was written.
+    pub(super) removed: Vec<KeyPath>,
+}
+
+/// Reads `tree`, taking out whatever is wrong; stops after `faults_max` mistakes. `removed` says what was taken out before;
+/// `stand_in` may give a node in place of a missing key of the top.
+pub(super) fn decode<T: DeserializeOwned>(
+    tree: &mut Node,
+    faults_max: usize,
+    removed: Vec<KeyPath>,
+    stand_in: fn(&str) -> Option<Node>,
+) -> Decoded<T> {
+    let mut decoded = Decoded { value: None, faults: Vec::new(), removed };
+    while decoded.faults.len() < faults_max {
+        let fault = match T::deserialize(De { node: tree, expected: &RefCell::default() }) {
+            Ok(value) => {
+                decoded.value = Some(value);
+                return decoded;
+            }
+            Err(fault) => fault,
+        };
+        let path = fault.path();
+        let missing = match &fault.kind {
+            Kind::Missing(field) => Some(*field),
+            _ => None,
+        };
+        let follows = missing.is_some_and(|field| decoded.removed.contains(&path.key(field)));
+        if !follows {
+            decoded.faults.push(fault);
+        }
+        if let (Some(field), Node::Map(entries)) = (missing, &mut *tree)
+            && let (Some(node), true) = (stand_in(field), path == KeyPath::root())
+        {
+            entries.push((field.to_owned(), node));
+            decoded.removed.push(path.key(field));
+        } else if tree.remove(&path) {
+            decoded.removed.push(path);
+        } else {
+            return decoded;
+        }
+    }
+    decoded
+}
+
+impl Fault {
+    /// The way to the mistake, with positions in lists as written.
+    pub(super) fn path(&self) -> KeyPath {
+        KeyPath::from_steps(self.steps.iter().rev().cloned().collect())
+    }
+
+    fn new(kind: Kind) -> Fault {
+        Fault { steps: Vec::new(), kind }
+    }
+
+    fn wrong_type(node: &Node, expected: impl Into<String>) -> Fault {
+        match node {
+            Node::Null => Fault::new(Kind::NoValue),
+            node => Fault::new(Kind::WrongType { found: node.kind(), expected: plain_words(expected.into()) }),
+        }
+    }
+
+    fn under(mut self, step: Step) -> Fault {
+        self.steps.push(step);
+        self
+    }
+
+    /// Forgets what is in `node`, if that came from the environment.
+    fn redact(mut self, node: &Node, expected: Option<String>) -> Fault {
+        let Node::Text { raw: Some(raw), .. } = node else { return self };
+        let expected = match self.kind {
+            Kind::FromOutside { .. } => return self,
+            Kind::WrongType { expected, .. } => Some(expected),
+            Kind::UnknownWord { expected, .. } => Some(one_of(expected)),
+            _ => expected.map(plain_words).filter(|expected| expected != "a string"),
+        };
+        self.kind = Kind::FromOutside { raw: raw.clone(), expected };
+        self
+    }
+}
+
+/// "`a`, `b` or `c`"
+pub(super) fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    match quoted.as_slice() {
+        [] => "nothing".to_owned(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}
+
+/// Serde's names of types, for people who do not know Rust.
+fn plain_words(expected: String) -> String {
+    match expected.as_str() {
+        "u8" => "a number from 0 to 255".to_owned(),
+        "u16" => "a number from 0 to 65535".to_owned(),
+        "u32" => "a number from 0 to 4294967295".to_owned(),
+        "u64" | "usize" => "a number that is not negative".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "path string" => "a path".to_owned(),
+        _ => expected,
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        write!(out, "{}: {:?}", self.path(), self.kind)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Fault {
+        let message = message.to_string();
+        let (problem, help) = match message.split_once('\n') {
+            Some((problem, help)) => (problem.to_owned(), Some(help.to_owned())),
+            None => (message, None),
+        };
+        Fault::new(Kind::Other { problem, help })
+    }
+
+    fn invalid_type(found: de::Unexpected, expected: &dyn Expected) -> Fault {
+        let found = match found {
+            de::Unexpected::Bool(value) => format!("`{value}`"),
+            de::Unexpected::Unsigned(value) => format!("the number {value}"),
+            de::Unexpected::Signed(value) => format!("the number {value}"),
+            de::Unexpected::Float(value) => format!("the number {value}"),
+            de::Unexpected::Str("") => "an empty string".to_owned(),
+            de::Unexpected::Str(_) => "a string".to_owned(),
+            de::Unexpected::Seq => "a list".to_owned(),
+            de::Unexpected::Map => "a map".to_owned(),
+            other => other.to_string(),
+        };
+        Fault::new(Kind::WrongType { found, expected: plain_words(expected.to_string()) })
+    }
+
+    fn invalid_value(found: de::Unexpected, expected: &dyn Expected) -> Fault {
+        Fault::invalid_type(found, expected)
+    }
+
+    fn unknown_variant(word: &str, expected: &'static [&'static str]) -> Fault {
+        Fault::new(Kind::UnknownWord { word: word.to_owned(), expected })
+    }
+
+    fn unknown_field(key: &str, expected: &'static [&'static str]) -> Fault {
+        Fault::new(Kind::UnknownKey { key: key.to_owned(), expected })
+    }
+
+    fn missing_field(field: &'static str) -> Fault {
+        Fault::new(Kind::Missing(field))
+    }
+}
+
+/// Reads one node. `expected` is where a visitor's expectation is kept until the value turns out to be wrong.
+#[derive(Clone, Copy)]
+struct De<'a> {
+    node: &'a Node,
+    expected: &'a RefCell<Option<String>>,
+}
+
+impl<'a> De<'a> {
+    fn child(self, node: &'a Node) -> De<'a> {
+        De { node, ..self }
+    }
+
+    /// A string from the environment may be a number or boolean where one is asked for.
+    fn scalar<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let Node::Text { text, raw: Some(_) } = self.node else { return self.deserialize_any(visitor) };
+        let expected = (&visitor as &dyn Expected).to_string();
+        let result: Result<V::Value, Fault> = match text.as_str() {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            text => match (text.parse::<u64>(), text.parse::<i64>()) {
+                (Ok(number), _) => visitor.visit_u64(number),
+                (_, Ok(number)) => visitor.visit_i64(number),
+                _ => visitor.visit_str(text),
+            },
+        };
+        result.map_err(|fault| fault.redact(self.node, Some(expected)))
+    }
+}
+
+/// Entries of a map, in the order written.
+struct Entries<'a> {
+    de: De<'a>,
+    entries: std::slice::Iter<'a, (String, Node)>,
+    current: Option<&'a (String, Node)>,
+}
+
+/// Elements of a list; those that were taken out keep their number.
+struct Elements<'a> {
+    de: De<'a>,
+    nodes: std::iter::Enumerate<std::slice::Iter<'a, Node>>,
+}
+
+impl<'de> MapAccess<'de> for Entries<'_> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+        self.current = self.entries.next();
+        let Some((key, _)) = self.current else { return Ok(None) };
+        let from: StrDeserializer<Fault> = key.as_str().into_deserializer();
+        seed.deserialize(from).map(Some).map_err(|fault| fault.under(Step::Key(key.clone())))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        let Some((key, node)) = self.current else {
+            return Err(de::Error::custom("a value was asked for before its key"));
+        };
+        let attach = |fault: Fault| fault.redact(node, self.de.expected.take()).under(Step::Key(key.clone()));
+        seed.deserialize(self.de.child(node)).map_err(attach)
+    }
+}
+
+impl<'de> SeqAccess<'de> for Elements<'_> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+        let Some((index, node)) = self.nodes.find(|(_, node)| **node != Node::Removed) else { return Ok(None) };
+        let attach = |fault: Fault| fault.redact(node, self.de.expected.take()).under(Step::Index(index));
+        seed.deserialize(self.de.child(node)).map(Some).map_err(attach)
+    }
+}
+
+impl<'de> Deserializer<'de> for De<'_> {
+    type Error = Fault;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.node {
+            Node::Null | Node::Removed => Err(Fault::new(Kind::NoValue)),
+            Node::Bool(value) => visitor.visit_bool(*value),
+            Node::Unsigned(value) => visitor.visit_u64(*value),
+            Node::Signed(value) => visitor.visit_i64(*value),
+            Node::Float(value) => visitor.visit_f64(*value),
+            Node::Text { text, raw } => {
+                if raw.is_some() {
+                    *self.expected.borrow_mut() = Some((&visitor as &dyn Expected).to_string());
+                }
+                visitor.visit_str(text)
+            }
+            Node::List(nodes) => visitor.visit_seq(Elements { de: self, nodes: nodes.iter().enumerate() }),
+            Node::Map(entries) => visitor.visit_map(Entries { de: self, entries: entries.iter(), current: None }),
+        }
+    }
+
+    /// Nothing is not the same as no key: who comments out all of `tls:` would be left without TLS.
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.node {
+            Node::Null => Err(Fault::new(Kind::NoValue)),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match self.node {
+            Node::Map(_) => self.deserialize_any(visitor),
+            node => Err(Fault::wrong_type(node, format!("a map with {}", one_of(fields).replace(" or ", ", ")))),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        words: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let word = match self.node {
+            Node::Text { text, .. } => text.clone(),
+            Node::Map(entries) if entries.len() == 1 => {
+                let entries = Entries { de: self, entries: entries.iter(), current: None };
+                return visitor.visit_enum(MapAccessDeserializer::new(entries));
+            }
+            // `min_version: 1.2` is a number to YAML; what is meant is plain.
+            Node::Float(value) => value.to_string(),
+            Node::Unsigned(value) => value.to_string(),
+            Node::Bool(value) => value.to_string(),
+            node => return Err(Fault::wrong_type(node, format!("one of {}", one_of(words)))),
+        };
+        let from: StrDeserializer<Fault> = word.as_str().into_deserializer();
+        visitor.visit_enum(from)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.scalar(visitor)
+    }
+
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.scalar(visitor)
+    }
+
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.scalar(visitor)
+    }
+
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.scalar(visitor)
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.scalar(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i32 i64 i128 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map
+        identifier ignored_any
+    }
+}

@@ -1,0 +1,109 @@
+//! Changes of headers that a route makes.
+//!
+//! Names and values are parsed here, so that a space in a name is told at its line and no line break can ever be smuggled
+//! in. Which names may not be touched, since the proxy itself answers for them, is `check`'s business.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+
+use super::value::BadValue;
+
+/// Changes of the headers of one direction: first `remove`, then `set`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeaderEdits {
+    /// Headers by name; each replaces whatever was there. Default: none.
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub set: HeaderSet,
+
+    /// Names of headers that are dropped. Default: none.
+    #[serde(deserialize_with = "names")]
+    #[schemars(with = "Vec<String>")]
+    pub remove: Vec<HeaderName>,
+}
+
+/// Headers by name, in the order they are written, each name once. Values print as `Sensitive`, as they may hold a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderSet(Vec<(HeaderName, HeaderValue)>);
+
+impl HeaderSet {
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.0.iter()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+struct Name(HeaderName);
+struct Value(HeaderValue);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map(Name).map_err(|_| {
+            let help = "write a name of letters, digits and `-`, such as `X-Tenant`, without a colon";
+            BadValue::new(format!("`{text}` is not the name of a header"), help).into_serde()
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        // RFC 9110 §5.5: no CR, LF, NUL or other controls; and no space around, which a parser would drop.
+        let fits = text.trim_matches([' ', '\t']) == text;
+        match text.parse::<HeaderValue>() {
+            Ok(mut value) if fits => {
+                value.set_sensitive(true);
+                Ok(Value(value))
+            }
+            _ => {
+                let help = "write one line without control characters or space around it";
+                Err(BadValue::new("this cannot be the value of a header", help).into_serde())
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HeaderSet {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct SetVisitor;
+
+        impl<'de> Visitor<'de> for SetVisitor {
+            type Value = HeaderSet;
+
+            fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+                out.write_str("a map of headers such as `{ X-Tenant: acme }`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HeaderSet, A::Error> {
+                let mut set: Vec<(HeaderName, HeaderValue)> = Vec::new();
+                while let Some(Name(name)) = map.next_key()? {
+                    let Value(value) = map.next_value()?;
+                    if set.iter().any(|(other, _)| *other == name) {
+                        let problem = format!("the header `{name}` is set twice");
+                        let help = "keep one; upper and lower case do not matter in the name of a header";
+                        return Err(de::Error::custom(format_args!("{problem}\n{help}")));
+                    }
+                    set.push((name, value));
+                }
+                Ok(HeaderSet(set))
+            }
+        }
+
+        from.deserialize_map(SetVisitor)
+    }
+}
+
+fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HeaderName>, D::Error> {
+    Ok(Vec::<Name>::deserialize(from)?.into_iter().map(|name| name.0).collect())
+}

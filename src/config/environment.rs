@@ -1,0 +1,146 @@
+//! `${NAME}` and `${NAME:-default}`, filled in from the environment.
+//!
+//! In values only and after YAML is parsed, so that a value from outside stays one value, whatever characters are in it. As
+//! in a shell, `:-` also stands in for a variable that is set to nothing. `$${` is a plain `${`; a `$` before anything else
+//! is itself, as regular expressions end with one.
+
+use super::key::KeyPath;
+use super::tree::Node;
+
+/// What all values may grow to together: variables may be large and may be used often.
+const FILLED_BYTES_MAX: usize = 4 << 20;
+
+/// Something that cannot be filled in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unfilled {
+    pub(super) path: KeyPath,
+    pub(super) problem: String,
+    pub(super) help: String,
+}
+
+/// Fills in every string of `tree`; one that cannot be is reported, and is left as it was.
+pub(super) fn fill(tree: &mut Node, env: &dyn Fn(&str) -> Option<String>) -> Vec<Unfilled> {
+    let mut unfilled = Vec::new();
+    let mut room = FILLED_BYTES_MAX;
+    tree.for_each_text(&mut |path, text, raw| {
+        if !text.contains("${") {
+            return;
+        }
+        match expand(text, env, room) {
+            Ok(Expanded { text: filled, from_outside }) => {
+                room -= filled.len().min(room);
+                let written = std::mem::replace(text, filled);
+                *raw = from_outside.then_some(written);
+            }
+            Err((problem, help)) => unfilled.push(Unfilled { path: path.clone(), problem, help }),
+        }
+    });
+    unfilled
+}
+
+struct Expanded {
+    text: String,
+    from_outside: bool,
+}
+
+fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>, room: usize) -> Result<Expanded, (String, String)> {
+    let mut out = String::new();
+    let mut from_outside = false;
+    let mut rest = text;
+    let escape = "write `${NAME}` or `${NAME:-default}`, or `$${` for a plain `${`";
+    while let Some(start) = rest.find("${") {
+        if let Some(before) = rest[..start].strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
+            rest = &rest[start + 2..];
+            continue;
+        }
+        out.push_str(&rest[..start]);
+        let Some(end) = rest[start..].find('}') else {
+            return Err(("`${` is not closed by `}`".to_owned(), escape.to_owned()));
+        };
+        let inside = &rest[start + 2..start + end];
+        let (name, default) = match inside.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inside, None),
+        };
+        if !is_name(name) {
+            return Err((format!("`${{{inside}}}` does not name a variable"), escape.to_owned()));
+        }
+        let value = env(name).filter(|value| default.is_none() || !value.is_empty());
+        match value.as_deref().or(default) {
+            Some(value) => out.push_str(value),
+            None => {
+                let help = format!("set it, or give a default: `${{{name}:-default}}`");
+                return Err((format!("the environment variable `{name}` is not set"), help));
+            }
+        }
+        if out.len() > room {
+            return Err((
+                "the environment fills this in with too much text".to_owned(),
+                "use smaller values".to_owned(),
+            ));
+        }
+        from_outside = true;
+        rest = &rest[start + end + 1..];
+    }
+    out.push_str(rest);
+    Ok(Expanded { text: out, from_outside })
+}
+
+fn is_name(name: &str) -> bool {
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    begins && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(name: &str) -> Option<String> {
+        match name {
+            "HOST" => Some("chat".to_owned()),
+            "EMPTY" => Some(String::new()),
+            "BRACES" => Some("${HOST}".to_owned()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn variables_defaults_and_escapes_are_filled_in() {
+        for (written, filled, outside) in [
+            ("${HOST}", "chat", true),
+            ("a ${HOST}.${HOST} b", "a chat.chat b", true),
+            ("${NONE:-x:-y}", "x:-y", true),
+            ("${EMPTY:-x}", "x", true),
+            ("${EMPTY}", "", true),
+            ("${NONE:-}", "", true),
+            ("$${HOST}", "${HOST}", false),
+            ("$$${HOST}", "$${HOST}", false),
+            ("${BRACES}", "${HOST}", true),
+            ("^/[0-9]+$", "^/[0-9]+$", false),
+            ("$HOST", "$HOST", false),
+        ] {
+            match expand(written, &env, 1000) {
+                Ok(expanded) => {
+                    assert_eq!((expanded.text.as_str(), expanded.from_outside), (filled, outside), "{written}")
+                }
+                Err(error) => panic!("{written}: {error:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_filled_in_says_why() {
+        for (written, problem) in [
+            ("${NONE}", "the environment variable `NONE` is not set"),
+            ("${HOST", "`${` is not closed by `}`"),
+            ("${}", "`${}` does not name a variable"),
+            ("a{2}${3}", "`${3}` does not name a variable"),
+            ("${A-B}", "`${A-B}` does not name a variable"),
+        ] {
+            assert_eq!(expand(written, &env, 1000).err().map(|error| error.0).as_deref(), Some(problem));
+        }
+        assert!(expand("${HOST}${HOST}", &env, 7).is_err());
+    }
+}

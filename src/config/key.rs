@@ -1,0 +1,89 @@
+//! The way to a value in the file: `upstreams.chat.endpoints[1].url`.
+
+use std::fmt;
+
+/// One step down.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Step {
+    /// Into a map, by key.
+    Key(String),
+    /// Into a list, by position as written.
+    Index(usize),
+}
+
+/// The way from the top of the file to a value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KeyPath(Vec<Step>);
+
+impl KeyPath {
+    /// The top of the file.
+    pub fn root() -> KeyPath {
+        KeyPath::default()
+    }
+
+    /// The value of `key` in the map at this path.
+    pub fn key(&self, key: &str) -> KeyPath {
+        self.then(Step::Key(key.to_owned()))
+    }
+
+    /// The element number `index` (from 0) of the list at this path.
+    pub fn index(&self, index: usize) -> KeyPath {
+        self.then(Step::Index(index))
+    }
+
+    pub(super) fn then(&self, step: Step) -> KeyPath {
+        let mut path = self.clone();
+        path.0.push(step);
+        path
+    }
+
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.0
+    }
+
+    pub(super) fn from_steps(steps: Vec<Step>) -> KeyPath {
+        KeyPath(steps)
+    }
+
+    pub(super) fn parent(&self) -> Option<KeyPath> {
+        let (_, parent) = self.0.split_last()?;
+        Some(KeyPath(parent.to_vec()))
+    }
+
+    /// Whether one of both leads to the other, or they are the same.
+    pub(super) fn on_one_line_with(&self, other: &KeyPath) -> bool {
+        self.0.iter().zip(&other.0).all(|(a, b)| a == b)
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        for (depth, step) in self.0.iter().enumerate() {
+            let plain =
+                |key: &str| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+            match step {
+                Step::Index(index) => write!(out, "[{index}]")?,
+                Step::Key(key) => {
+                    out.write_str(if depth == 0 { "" } else { "." })?;
+                    match plain(key) {
+                        true => out.write_str(key)?,
+                        false => write!(out, "{key:?}")?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_prints_as_one_would_say_it() {
+        let path = KeyPath::root().key("upstreams").key("chat.eu").key("endpoints").index(1);
+        assert_eq!(path.to_string(), "upstreams.\"chat.eu\".endpoints[1]");
+        assert_eq!(KeyPath::root().to_string(), "");
+    }
+}

@@ -1,0 +1,212 @@
+//! Where clients connect: addresses, TLS, the PROXY protocol, and what a connection may cost before it is a request.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::address::Bind;
+use super::value::{BadValue, ByteSize, Span};
+
+/// One address that clients connect to.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
+    pub name: String,
+
+    /// The address: `0.0.0.0:8443`, `[::]:8443`, or `unix:/run/wsluice.sock`. Required.
+    pub bind: Bind,
+
+    /// Certificates, when clients connect with `wss://` and `https://`. Default: none, connections are not encrypted.
+    #[serde(default)]
+    pub tls: Option<ServerTls>,
+
+    /// Whether a PROXY protocol header (version 1 or 2) comes before everything else and tells the client's address.
+    /// Default: `off`, since whoever can connect could otherwise claim to be anybody.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
+
+    /// How long a connection may take for what comes before a request.
+    #[serde(default)]
+    pub timeouts: ListenerTimeouts,
+
+    /// Networks of proxies in front of this one; what they say in `Forwarded` and `X-Forwarded-*` is believed. Single
+    /// addresses are fine too. Default: none, since everybody can send these headers.
+    #[serde(default, deserialize_with = "networks")]
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// How much a connection may ask for.
+    #[serde(default)]
+    pub limits: ListenerLimits,
+
+    /// Answer every request with a redirect to https instead of serving routes. Default: routes are served.
+    #[serde(default)]
+    pub redirect: Option<Redirect>,
+}
+
+/// How TLS ends here.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// Certificates, chosen by the server name (SNI) that the client asks for; the first is for all others. Required.
+    pub certificates: Vec<Certificate>,
+
+    /// The oldest version that is spoken. Default: "1.2", since all current browsers and libraries speak it and nothing
+    /// older is safe.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+
+    /// Ask clients for a certificate of their own. Default: not asked.
+    #[serde(default)]
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// A certificate and its key, both PEM. A relative path starts at the working directory of the process.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The certificate, followed by its intermediates. Required.
+    pub cert: PathBuf,
+
+    /// The private key. Required.
+    pub key: PathBuf,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum TlsVersion {
+    /// TLS 1.2, RFC 5246
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3, RFC 8446
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// Certificates that clients show.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientAuth {
+    /// The authorities (PEM) that may have signed them. Required.
+    pub ca: PathBuf,
+
+    /// `require` refuses clients without one, `optional` lets them in. Default: `require`, since whoever writes this
+    /// section means it.
+    #[serde(default)]
+    pub mode: ClientAuthMode,
+}
+
+/// What becomes of a client without a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuthMode {
+    /// It is refused.
+    #[default]
+    Require,
+    /// It is let in; one with a wrong certificate is still refused.
+    Optional,
+}
+
+/// Whether a PROXY protocol header is expected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// None is expected, and one that comes is not understood.
+    #[default]
+    Off,
+    /// It is read when there is one. Only for listeners that nobody but proxies can reach.
+    Optional,
+    /// A connection without one is closed.
+    Require,
+}
+
+/// How long a connection may take for what comes before a request.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerTimeouts {
+    /// For the TLS handshake (and the PROXY protocol header). Default: 10s, several round trips over the worst mobile network.
+    pub tls: Span,
+
+    /// For the head of a request, once its first byte could have come. Default: 10s, as a head is a few packets, and who
+    /// sends one byte at a time wants to hold connections (slowloris).
+    pub headers: Span,
+
+    /// For the next request on a connection that has answered one. Default: 60s, as browsers and nginx (75s) are used to;
+    /// such a connection costs 18 KB.
+    pub keep_alive: Span,
+}
+
+/// How much a connection may ask for.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerLimits {
+    /// How many header lines a request may have. Default: 100, far above any browser's, and what hyper parses without
+    /// allocating.
+    pub headers: u32,
+
+    /// How large the head of a request may be. Default: 16KiB, room for large cookies; HAProxy's buffer is as large.
+    pub header_bytes: ByteSize,
+
+    /// How many connections may be open at once. Default: no limit but that of file descriptors.
+    pub connections: Option<u32>,
+}
+
+/// Answers that send clients to https.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// The port of https in the redirect; 443 is not spelt out. Required.
+    #[schemars(range(min = 1))]
+    pub https: u16,
+}
+
+impl Listener {
+    /// What listens when the file names no listener.
+    pub(super) fn defaults() -> Vec<Listener> {
+        vec![Listener {
+            name: "default".to_owned(),
+            bind: Bind::Tcp(([127, 0, 0, 1], 8080).into()),
+            tls: None,
+            proxy_protocol: ProxyProtocol::Off,
+            timeouts: ListenerTimeouts::default(),
+            trusted_proxies: Vec::new(),
+            limits: ListenerLimits::default(),
+            redirect: None,
+        }]
+    }
+}
+
+impl Default for ListenerTimeouts {
+    fn default() -> ListenerTimeouts {
+        ListenerTimeouts { tls: Span::from_secs(10), headers: Span::from_secs(10), keep_alive: Span::from_secs(60) }
+    }
+}
+
+impl Default for ListenerLimits {
+    fn default() -> ListenerLimits {
+        ListenerLimits { headers: 100, header_bytes: ByteSize::from_kib(16), connections: None }
+    }
+}
+
+/// Networks, and single addresses as networks of one.
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    struct Network(IpNet);
+
+    impl<'de> Deserialize<'de> for Network {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(from)?;
+            let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            net.map(Network).map_err(|_| {
+                let help = "write a network such as `10.0.0.0/8` or `fd00::/8`, or an address";
+                BadValue::new(format!("`{text}` is not a network"), help).into_serde()
+            })
+        }
+    }
+
+    Ok(Vec::<Network>::deserialize(from)?.into_iter().map(|network| network.0).collect())
+}

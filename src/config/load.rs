@@ -1,0 +1,203 @@
+//! From a file, or a text, to a [`File`] or to everything that is wrong with it.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::File;
+use super::check::{self, Issue, Written};
+use super::decode::{self, Fault, Kind};
+use super::environment;
+use super::key::{KeyPath, Step};
+use super::locate::Aim;
+use super::not_yet::is_not_yet;
+use super::report::{ConfigErrors, Finding, Severity, Source};
+use super::suggest::did_you_mean;
+use super::tree::{self, Node};
+
+/// No configuration is larger; a file that is was named by mistake, and is not read into memory.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// After so many mistakes the file is of another kind, and nobody reads on.
+const FINDINGS_MAX: usize = 50;
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub file: File,
+    /// What it probably does not mean.
+    pub warnings: Vec<Finding>,
+    /// Its text, for whoever finds more to say about it.
+    pub source: Source,
+}
+
+/// Reads the file at `path`; `env` looks up what `${NAME}` stands for.
+///
+/// # Errors
+///
+/// Everything that is wrong, or why the file cannot be read.
+pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        return Err(whole_file(&name, format!("the file cannot be read: {error}"), None));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => load_str(&name, &text, env),
+        Err(_) => Err(whole_file(&name, "the file is not UTF-8 text".to_owned(), None)),
+    }
+}
+
+/// Reads `text`, which messages call `name`.
+///
+/// # Errors
+///
+/// Everything that is wrong.
+pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(whole_file(
+            name,
+            "the file is larger than 1MiB".to_owned(),
+            Some("is it a configuration?".to_owned()),
+        ));
+    }
+    let source = Source::new(name, text);
+    let mut tree = read_tree(&source, text)?;
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut say = |severity, path: &KeyPath, aim, message, help| {
+        findings.push(source.finding(severity, path, aim, message, help));
+    };
+
+    for path in tree.duplicates.iter().take(FINDINGS_MAX) {
+        let message = "the key stands here for the second time".to_owned();
+        say(Severity::Error, path, Aim::SecondKey, message, Some("keep one of the two".to_owned()));
+    }
+    let mut removed = Vec::new();
+    for unfilled in environment::fill(&mut tree.tree, env).into_iter().take(FINDINGS_MAX) {
+        say(Severity::Error, &unfilled.path, Aim::Value, unfilled.problem, Some(unfilled.help));
+        tree.tree.remove(&unfilled.path);
+        removed.push(unfilled.path);
+    }
+    let decoded = decode::decode::<File>(&mut tree.tree, FINDINGS_MAX, removed, stand_in);
+    for fault in decoded.faults {
+        let (path, aim, message, help) = explain(&tree.tree, fault);
+        say(Severity::Error, &path, aim, message, help);
+    }
+    let mut file = decoded.value;
+    if let Some(file) = &mut file {
+        let written = Written::new(&tree.tree);
+        check::settle(file, &written);
+        for issue in check::check(file, &written).into_iter().filter(|issue| !issue.concerns(&decoded.removed)) {
+            let Issue { severity, path, aim, message, help, .. } = issue;
+            say(severity, &path, aim, message, help);
+        }
+    }
+
+    let (warnings, mut errors): (Vec<_>, Vec<_>) =
+        findings.into_iter().partition(|finding| finding.severity == Severity::Warning);
+    match file {
+        Some(file) if errors.is_empty() => Ok(Loaded { file, warnings, source }),
+        _ => {
+            errors.sort_by_key(|finding| (finding.line.unwrap_or(usize::MAX), finding.col));
+            errors.truncate(FINDINGS_MAX);
+            Err(ConfigErrors::new(&source, errors))
+        }
+    }
+}
+
+fn whole_file(name: &str, message: String, help: Option<String>) -> ConfigErrors {
+    let source = Source::new(name, "");
+    let finding = source.finding_at(Severity::Error, &KeyPath::root(), None, message, help);
+    ConfigErrors::new(&source, vec![finding])
+}
+
+fn read_tree(source: &Source, text: &str) -> Result<tree::Parsed, ConfigErrors> {
+    let fail = |at, message: &str, help: Option<String>| {
+        let finding = source.finding_at(Severity::Error, &KeyPath::root(), at, message.to_owned(), help);
+        Err(ConfigErrors::new(source, vec![finding]))
+    };
+    let parsed = match tree::parse(text) {
+        Ok(parsed) => parsed,
+        Err(unparsed) => return fail(unparsed.at, &unparsed.problem, unparsed.help),
+    };
+    let start = "it needs at least `routes` and `upstreams`; see config/minimal.yaml".to_owned();
+    match &parsed.tree {
+        Node::Map(_) => Ok(parsed),
+        Node::Null => fail(None, "the file says nothing", Some(start)),
+        other => fail(Some((1, 1)), &format!("the file is {}, not a map of keys", other.kind()), Some(start)),
+    }
+}
+
+/// What is put in place of a missing section, so that the rest can still be judged.
+fn stand_in(key: &str) -> Option<Node> {
+    match key {
+        "routes" => Some(Node::List(Vec::new())),
+        "upstreams" => Some(Node::Map(Vec::new())),
+        _ => None,
+    }
+}
+
+/// Where to point, what to say, and what to advise.
+fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
+    let path = fault.path();
+    let map = path.parent().unwrap_or_default();
+    match fault.kind {
+        Kind::UnknownKey { key, .. } if is_not_yet(&map, &key) => (path, Aim::Key, not_yet(&key), None),
+        Kind::UnknownKey { key, .. } if key == "<<" => {
+            let help = "write the keys out, or let a whole value be an alias (`key: *name`)";
+            (path, Aim::Key, "merge keys (`<<`) are not supported".to_owned(), Some(help.to_owned()))
+        }
+        Kind::UnknownKey { key, expected } => {
+            let help = did_you_mean(&key, expected).unwrap_or_else(|| match expected {
+                [] => "nothing can stand here".to_owned(),
+                expected => format!("known here: {}", list(expected)),
+            });
+            (path, Aim::Key, "unknown key".to_owned(), Some(help))
+        }
+        Kind::UnknownWord { word, .. } if is_not_yet(&path, &word) => (path, Aim::Value, not_yet(&word), None),
+        Kind::UnknownWord { word, expected } => {
+            let help = match word.as_str() {
+                "false" | "no" if expected.contains(&"off") => Some("write `off`".to_owned()),
+                word => did_you_mean(word, expected),
+            };
+            let message = format!("`{word}` is not {}", decode::one_of(expected));
+            (path, Aim::Value, message, help)
+        }
+        Kind::Missing(field) => {
+            let help = format!("add `{field}:`, which is required");
+            (path, Aim::Key, format!("`{field}` is missing"), Some(help))
+        }
+        Kind::NoValue => {
+            let help = "write one, or remove the key to keep the default".to_owned();
+            (path, Aim::Key, "there is no value".to_owned(), Some(help))
+        }
+        Kind::WrongType { found, expected } => {
+            let quoted = expected == "a string" && !matches!(tree.at(&path), Some(Node::List(_) | Node::Map(_)));
+            let help = match found.as_str() {
+                "`false`" if expected.contains("`off`") => Some("write `off`".to_owned()),
+                found if found.starts_with("the number") && quoted => Some("put it in quotes".to_owned()),
+                "`true`" | "`false`" if quoted => Some("put it in quotes".to_owned()),
+                "a string" if expected.starts_with("a number") => Some("write digits, without quotes".to_owned()),
+                _ => None,
+            };
+            (path, Aim::Value, format!("expected {expected}, found {found}"), help)
+        }
+        Kind::FromOutside { raw, expected } => {
+            let message = format!("what the environment makes of `{raw}` cannot be used here");
+            (path, Aim::Value, message, expected.map(|expected| format!("it should be {expected}")))
+        }
+        Kind::Other { problem, help } => {
+            let aim = if matches!(path.steps().last(), Some(Step::Key(_))) { Aim::Value } else { Aim::Key };
+            (path, aim, problem, help)
+        }
+    }
+}
+
+fn not_yet(word: &str) -> String {
+    format!("`{word}` is not supported yet in this version")
+}
+
+fn list(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,114 @@
+//! The configuration file, exactly as it is written: types, reading, and every complaint about it.
+//!
+//! Owns what a file may say, what holds when it says nothing (each default stands in its field's doc, with the reason),
+//! and how a mistake is told: all of them at once, each with line, column, key path and what would be right. Leaves to
+//! `control::compile` whatever needs the world outside the file: whether certificates exist and match, whether a regex
+//! is too large, whether an address can be bound.
+//!
+//! The way from text to [`File`], one module a step: [`tree`] parses YAML, [`environment`] fills in `${NAME}`, [`decode`]
+//! turns nodes into types by serde and mends the tree at each mistake so that it can go on to the next, [`check`] judges
+//! what is only wrong in company, [`locate`] finds lines and columns again, [`report`] draws them; [`load`] joins them.
+//! Why a tree of our own between YAML and serde: YAML's deserialiser stops at the first error, tells its kind only in
+//! prose, and puts a duplicate key at line 1.
+//!
+//! What always holds: no input makes it panic, a value that came from the environment is never printed, and a key that
+//! is not understood is never ignored.
+
+mod address;
+mod check;
+mod decode;
+mod edits;
+mod environment;
+mod key;
+mod listener;
+mod load;
+mod locate;
+mod not_yet;
+mod process;
+mod report;
+mod route;
+mod suggest;
+mod tree;
+mod upstream;
+mod value;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use schemars::transform::{RecursiveTransform, Transform};
+use serde::Deserialize;
+
+pub use address::{Bind, EndpointUrl};
+pub use edits::{HeaderEdits, HeaderSet};
+pub use key::KeyPath;
+pub use listener::{
+    Certificate, ClientAuth, ClientAuthMode, Listener, ListenerLimits, ListenerTimeouts, ProxyProtocol, Redirect,
+    ServerTls, TlsVersion,
+};
+pub use load::{FILE_BYTES_MAX, Loaded, load_file, load_str};
+pub use process::{Admin, Drain, Log, LogFormat, LogLevel, Workers};
+pub use report::{ConfigErrors, Finding, Severity, Source};
+pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
+pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
+pub use value::{BadValue, ByteSize, OrOff, Span};
+
+/// The configuration of wsluice.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "wsluice configuration")]
+pub struct File {
+    /// The version of this format. Default: 1, the only one there is.
+    #[serde(default = "File::version")]
+    pub version: u32,
+
+    /// How many threads relay traffic. Default: `auto`, one per core that this process may use, since each thread runs its
+    /// connections without handing them to another.
+    #[serde(default)]
+    pub workers: Workers,
+
+    /// Where clients connect. Default: one listener named `default` on `127.0.0.1:8080` without TLS, which nobody outside
+    /// this machine can reach.
+    #[serde(default = "Listener::defaults")]
+    pub listeners: Vec<Listener>,
+
+    /// Which request goes where. The first route that matches wins. Required.
+    pub routes: Vec<Route>,
+
+    /// Named groups of interchangeable servers. Required.
+    pub upstreams: BTreeMap<String, Upstream>,
+
+    /// Metrics and health for operators. Default: not served.
+    #[serde(default)]
+    pub admin: Option<Admin>,
+
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+
+    /// How connections end when the process does.
+    #[serde(default)]
+    pub drain: Drain,
+}
+
+impl File {
+    fn version() -> u32 {
+        1
+    }
+}
+
+/// The JSON Schema of [`File`], for editors: field docs become descriptions.
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<File>();
+    RecursiveTransform(accept_environment).transform(&mut schema);
+    schema.to_value()
+}
+
+/// A number or boolean may also be written as `${NAME}`, which is a string to an editor.
+fn accept_environment(schema: &mut schemars::Schema) {
+    let Some(object) = schema.as_object_mut() else { return };
+    let plain = matches!(object.get("type").and_then(|kind| kind.as_str()), Some("integer" | "boolean"));
+    if plain && let Some(kind) = object.remove("type") {
+        object.insert("type".into(), serde_json::json!([kind, "string"]));
+        object.insert("pattern".into(), serde_json::json!(r"\$\{"));
+    }
+}

@@ -1,0 +1,217 @@
+//! What is told to a user: findings with position and advice, and how they are drawn.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+use super::key::KeyPath;
+use super::locate::{Aim, locate};
+
+/// A line longer than this is shown cut: a minified file would fill the screen.
+const LINE_CHARS_MAX: usize = 160;
+
+/// The text of a file, for those who find something wrong with what it says.
+#[derive(Clone, Debug)]
+pub struct Source {
+    name: String,
+    text: String,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// It can be used, and probably does not mean what its author thinks.
+    Warning,
+}
+
+/// One thing that is wrong. Displays as it is drawn: with the line, a caret, and advice.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The way to it, as `routes[0].upstream`; empty for the file as a whole.
+    pub path: String,
+    /// The line, from 1, where it is known.
+    pub line: Option<usize>,
+    /// The column, from 1 and in characters, where it is known.
+    pub col: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+    drawn: String,
+}
+
+/// Everything that is wrong with a configuration. Displays as the whole report.
+#[derive(Clone, Debug)]
+pub struct ConfigErrors {
+    name: String,
+    findings: Vec<Finding>,
+}
+
+impl Source {
+    pub(super) fn new(name: &str, text: &str) -> Source {
+        Source { name: name.to_owned(), text: text.to_owned() }
+    }
+
+    /// The name of the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An error with the value at `path`, for those who judge it later: `control::compile`, when a certificate is missing.
+    pub fn error(&self, path: &KeyPath, message: impl Into<String>, help: Option<String>) -> Finding {
+        self.finding(Severity::Error, path, Aim::Value, message.into(), help)
+    }
+
+    pub(super) fn finding(
+        &self,
+        severity: Severity,
+        path: &KeyPath,
+        aim: Aim,
+        message: String,
+        help: Option<String>,
+    ) -> Finding {
+        self.finding_at(severity, path, locate(&self.text, path, aim), message, help)
+    }
+
+    pub(super) fn finding_at(
+        &self,
+        severity: Severity,
+        path: &KeyPath,
+        at: Option<(usize, usize)>,
+        message: String,
+        help: Option<String>,
+    ) -> Finding {
+        // The parser may point behind the last line (at the end of the file): there is nothing to show there.
+        let line = at.and_then(|(line, _)| lines(&self.text).nth(line - 1));
+        let at = at.filter(|_| line.is_some());
+        let path = path.to_string();
+        let drawn = self.draw(severity, &path, at.zip(line), &message, help.as_deref());
+        let (line, col) = at.unzip();
+        Finding { severity, path, line, col, message, help, drawn }
+    }
+
+    fn draw(
+        &self,
+        severity: Severity,
+        path: &str,
+        at: Option<((usize, usize), &str)>,
+        message: &str,
+        help: Option<&str>,
+    ) -> String {
+        let level = match severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let title = match path {
+            "" => message.to_owned(),
+            path => format!("{path}: {message}"),
+        };
+        let title = printable(&title);
+        let help = help.map(printable);
+        let (cut, span);
+        let group = level.primary_title(&title);
+        let mut group = match at {
+            Some(((line, column), text)) => {
+                (cut, span) = cut_out(text, column);
+                let snippet = Snippet::source(&cut).path(&self.name).line_start(line);
+                group.element(snippet.annotation(AnnotationKind::Primary.span(span)))
+            }
+            None => group.element(annotate_snippets::Origin::path(&self.name)),
+        };
+        if let Some(help) = &help {
+            group = group.element(Level::HELP.message(help));
+        }
+        Renderer::plain().render(&[group])
+    }
+}
+
+impl ConfigErrors {
+    /// For findings of others than `load`; there must be at least one.
+    pub fn new(source: &Source, findings: Vec<Finding>) -> ConfigErrors {
+        debug_assert!(!findings.is_empty(), "errors without an error");
+        ConfigErrors { name: source.name.clone(), findings }
+    }
+
+    /// What is wrong, in the order of the file.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str(&self.drawn)
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        for finding in &self.findings {
+            write!(out, "{finding}\n\n")?;
+        }
+        match self.findings.len() {
+            1 => write!(out, "1 error in {}", self.name),
+            count => write!(out, "{count} errors in {}", self.name),
+        }
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// The lines of `text` as YAML 1.1 counts them, which knows more line breaks than `str::lines`.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) else {
+            rest = None;
+            return Some(text);
+        };
+        let (line, tail) = text.split_at(end);
+        let width = if tail.starts_with("\r\n") { 2 } else { tail.chars().next().map_or(0, char::len_utf8) };
+        rest = Some(&tail[width..]);
+        Some(line)
+    })
+}
+
+/// The part of `line` that is worth showing, and in it the word that begins at `column`.
+fn cut_out(line: &str, column: usize) -> (String, Range<usize>) {
+    let chars: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let start = (column - 1).min(chars.len());
+    let end = start + word(&chars[start..]);
+    let from = if end > LINE_CHARS_MAX { start.saturating_sub(LINE_CHARS_MAX / 2) } else { 0 };
+    let to = chars.len().min(from + LINE_CHARS_MAX);
+    let bytes = |range: &[char]| range.iter().map(|c| c.len_utf8()).sum::<usize>();
+    let end = end.min(to);
+    let span_start = bytes(&chars[from..start]);
+    let span = span_start..span_start + bytes(&chars[start..end]);
+    (chars[from..to].iter().collect(), span)
+}
+
+/// How many characters the key or scalar has that begins here.
+fn word(chars: &[char]) -> usize {
+    if let Some(quote @ ('"' | '\'')) = chars.first() {
+        return chars[1..].iter().position(|c| c == quote).map_or(chars.len(), |end| end + 2);
+    }
+    if let Some('[' | '{' | '-') = chars.first() {
+        return 1;
+    }
+    let ends = |at: usize| match chars[at] {
+        ',' | ']' | '}' => true,
+        ':' => chars.get(at + 1).is_none_or(|next| *next == ' '),
+        '#' => at > 0 && chars[at - 1] == ' ',
+        _ => false,
+    };
+    let end = (0..chars.len()).find(|at| ends(*at)).unwrap_or(chars.len());
+    chars[..end].iter().rposition(|c| *c != ' ').map_or(usize::from(!chars.is_empty()), |last| last + 1)
+}
+
+/// Without control characters, which could move a terminal's cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

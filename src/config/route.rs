@@ -1,0 +1,180 @@
+//! Which request goes where, and what it may do there.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::edits::HeaderEdits;
+use super::value::{ByteSize, OrOff, Span};
+use crate::policy::origin::OriginPolicy;
+use crate::route::Match;
+
+/// One route: what it matches, where that goes, and under which rules.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
+    pub name: String,
+
+    /// Which requests it is for; all that is written must hold. Default: every request.
+    #[serde(default, rename = "match")]
+    pub matches: Match,
+
+    /// The name of the upstream, one of `upstreams`. Required.
+    pub upstream: String,
+
+    /// Which web pages may open a WebSocket here. Default: only those of the same origin, since a browser sends its cookies
+    /// with the handshake whichever page asks (cross-site WebSocket hijacking); clients that send no Origin are no browsers
+    /// and are let in.
+    #[serde(default)]
+    pub origins: OriginPolicy,
+
+    /// Changes of the path before it goes upstream. Default: none.
+    #[serde(default)]
+    pub rewrite: Rewrite,
+
+    /// Changes of headers. Default: none beyond what a proxy must do.
+    #[serde(default)]
+    pub headers: Headers,
+
+    /// How long things may take.
+    #[serde(default)]
+    pub timeouts: RouteTimeouts,
+
+    /// Pings to both sides, so that a dead peer is noticed and no middlebox forgets a quiet connection.
+    #[serde(default)]
+    pub keepalive: Keepalive,
+
+    /// How much a session may ask for.
+    #[serde(default)]
+    pub limits: RouteLimits,
+
+    /// What becomes of plain HTTP requests: `proxy` forwards them, `reject` answers 426. Default: `proxy`, since most
+    /// WebSocket servers also serve a page or a polling fallback.
+    #[serde(default)]
+    pub http: Http,
+
+    /// Whether frames are judged by RFC 6455: `strict` ends a session at the first illegal frame (close code 1002), `off`
+    /// relays bytes blindly, for servers that break the protocol; there are then no pings, limits or message counts, and
+    /// `keepalive` is off. Default: `strict`, since two peers that disagree on where a frame ends can be played against each
+    /// other.
+    #[serde(default)]
+    pub validate: Validate,
+}
+
+/// Changes of the path before it goes upstream: first the prefix is stripped, then the other is added.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rewrite {
+    /// Taken off the front of the path, at a segment's border: `/ws` makes `/` of `/ws` and `/a` of `/ws/a`. Default: nothing.
+    pub strip_prefix: Option<String>,
+
+    /// Put before the path. Default: nothing.
+    pub add_prefix: Option<String>,
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Headers {
+    /// On the way to the upstream. Default: none.
+    pub request: HeaderEdits,
+
+    /// On the way to the client, the answer to a handshake included. Default: none.
+    pub response: HeaderEdits,
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteTimeouts {
+    /// Until an endpoint is connected, TLS included. Default: 5s, two lost SYNs (1s and 2s apart) and a little more.
+    pub connect: Span,
+
+    /// Until an endpoint has answered the WebSocket handshake. Default: 10s, room for a server that looks a session up first.
+    pub handshake: Span,
+
+    /// Until an endpoint begins to answer a plain HTTP request. Default: 60s, as nginx's `proxy_read_timeout`; long polling
+    /// needs most of it.
+    pub response: Span,
+
+    /// Ends a session in which no data frame came from either side for this long; pings and pongs do not count. Default:
+    /// `off`, since a quiet chat is not a dead one; `keepalive` notices the dead ones.
+    pub idle: OrOff<Span>,
+
+    /// Ends a session this long after it began. Default: `off`, since only the application knows how long is too long.
+    pub lifetime: OrOff<Span>,
+}
+
+/// Pings to both sides of a quiet session.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keepalive {
+    /// Ping a side that has sent nothing for this long. Default: 30s, below the minute after which common load balancers and
+    /// NATs forget a connection. With `validate: off` the default is `off`.
+    pub ping: OrOff<Span>,
+
+    /// How long a side has for its Pong (or anything else) until it counts as dead; less than `ping`. Default: 10s, enough
+    /// for a phone that has to wake its radio.
+    pub pong: Span,
+}
+
+/// How much a session may ask for.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteLimits {
+    /// The largest message, summed over its frames; a larger one ends the session with close code 1009. Default: `off`, since
+    /// messages are never held here: only the application knows what it cannot take.
+    pub message: OrOff<ByteSize>,
+
+    /// The largest frame, otherwise as `message`. Default: `off`.
+    pub frame: OrOff<ByteSize>,
+
+    /// How many sessions this route may have at once; more are answered with 503. Default: no limit.
+    pub connections: Option<u32>,
+}
+
+/// What becomes of plain HTTP requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Http {
+    /// They go upstream.
+    #[default]
+    Proxy,
+    /// They are answered with 426 Upgrade Required.
+    Reject,
+}
+
+/// Whether frames are judged by RFC 6455.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Validate {
+    /// The first illegal frame ends the session.
+    #[default]
+    Strict,
+    /// Bytes are relayed blindly.
+    Off,
+}
+
+impl Default for RouteTimeouts {
+    fn default() -> RouteTimeouts {
+        RouteTimeouts {
+            connect: Span::from_secs(5),
+            handshake: Span::from_secs(10),
+            response: Span::from_secs(60),
+            idle: OrOff::Off,
+            lifetime: OrOff::Off,
+        }
+    }
+}
+
+impl Default for Keepalive {
+    fn default() -> Keepalive {
+        Keepalive { ping: OrOff::Set(Span::from_secs(30)), pong: Span::from_secs(10) }
+    }
+}
+
+impl Default for RouteLimits {
+    fn default() -> RouteLimits {
+        RouteLimits { message: OrOff::Off, frame: OrOff::Off, connections: None }
+    }
+}

@@ -1,0 +1,315 @@
+//! The file as a tree: what YAML says, before any of it has a meaning.
+//!
+//! Between YAML's parser and the types stands this tree and not `serde_yaml::Value`, because here a duplicate key is noticed
+//! with its path, a scalar can remember that the environment had a part in it, and a node can be taken out when it is
+//! wrong without moving its neighbours' positions. It refuses what has no meaning in a configuration (tags) or only serves to
+//! blow up (a YAML bomb: a small file whose aliases unfold without end).
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::key::{KeyPath, Step};
+
+/// How many values a file may unfold to. A generous route takes about 50, a file of 1 MiB holds at most some 200,000
+/// one-letter values; aliases could make billions of these (yaml_serde itself stops at 100 jumps per event).
+const NODES_MAX: usize = 250_000;
+
+/// One value of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Node {
+    /// Nothing, `~` or `null`.
+    Null,
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    /// A string; `raw` is what stands in the file, when part of `text` came from the environment.
+    Text {
+        text: String,
+        raw: Option<String>,
+    },
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+    /// Was here and wrong; counts as a position in a list and as nothing else.
+    Removed,
+}
+
+/// Why a text is not a tree.
+#[derive(Debug)]
+pub(super) struct Unparsed {
+    pub(super) problem: String,
+    pub(super) help: Option<String>,
+    /// Line and column, from 1.
+    pub(super) at: Option<(usize, usize)>,
+}
+
+/// A tree, and the keys that stand in one map twice (the first is kept).
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) tree: Node,
+    pub(super) duplicates: Vec<KeyPath>,
+}
+
+/// Reads YAML.
+pub(super) fn parse(text: &str) -> Result<Parsed, Unparsed> {
+    let state = RefCell::new(State::default());
+    let top = Seed { state: &state, path: &KeyPath::root() };
+    match top.deserialize(serde_yaml::Deserializer::from_str(text)) {
+        Ok(tree) => Ok(Parsed { tree, duplicates: state.into_inner().duplicates }),
+        Err(error) => {
+            let at = error.location().map(|at| (at.line(), at.column()));
+            match state.into_inner().refusal {
+                Some((problem, help)) => Err(Unparsed { problem: problem.to_owned(), help: Some(help.to_owned()), at }),
+                None => Err(syntax(&error.to_string(), at, text)),
+            }
+        }
+    }
+}
+
+impl Node {
+    /// What it is, for "expected …, found …".
+    pub(super) fn kind(&self) -> String {
+        match self {
+            Node::Null | Node::Removed => "nothing".to_owned(),
+            Node::Bool(value) => format!("`{value}`"),
+            Node::Unsigned(value) => format!("the number {value}"),
+            Node::Signed(value) => format!("the number {value}"),
+            Node::Float(value) => format!("the number {value}"),
+            Node::Text { text, .. } if text.is_empty() => "an empty string".to_owned(),
+            Node::Text { .. } => "a string".to_owned(),
+            Node::List(_) => "a list".to_owned(),
+            Node::Map(_) => "a map".to_owned(),
+        }
+    }
+
+    /// The node at `path`, with positions in lists as they were written.
+    pub(super) fn at(&self, path: &KeyPath) -> Option<&Node> {
+        path.steps().iter().try_fold(self, |node, step| match (node, step) {
+            (Node::Map(entries), Step::Key(key)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+            (Node::List(nodes), Step::Index(index)) => nodes.get(*index),
+            _ => None,
+        })
+    }
+
+    fn at_mut(&mut self, path: &[Step]) -> Option<&mut Node> {
+        path.iter().try_fold(self, |node, step| match (node, step) {
+            (Node::Map(entries), Step::Key(key)) => {
+                entries.iter_mut().find(|(name, _)| name == key).map(|(_, node)| node)
+            }
+            (Node::List(nodes), Step::Index(index)) => nodes.get_mut(*index),
+            _ => None,
+        })
+    }
+
+    /// Takes out what is at `path`. False if there is nothing, or it is the whole.
+    pub(super) fn remove(&mut self, path: &KeyPath) -> bool {
+        let Some((last, parent)) = path.steps().split_last() else { return false };
+        match (self.at_mut(parent), last) {
+            (Some(Node::Map(entries)), Step::Key(key)) => {
+                let before = entries.len();
+                entries.retain(|(name, _)| name != key);
+                entries.len() < before
+            }
+            (Some(Node::List(nodes)), Step::Index(index)) => match nodes.get_mut(*index) {
+                Some(node) if *node != Node::Removed => {
+                    *node = Node::Removed;
+                    true
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Calls `visit` with each scalar string and its path.
+    pub(super) fn for_each_text(&mut self, visit: &mut impl FnMut(&KeyPath, &mut String, &mut Option<String>)) {
+        fn walk(node: &mut Node, path: &KeyPath, visit: &mut impl FnMut(&KeyPath, &mut String, &mut Option<String>)) {
+            match node {
+                Node::Text { text, raw } => visit(path, text, raw),
+                Node::List(nodes) => {
+                    nodes.iter_mut().enumerate().for_each(|(index, node)| walk(node, &path.index(index), visit));
+                }
+                Node::Map(entries) => entries.iter_mut().for_each(|(key, node)| walk(node, &path.key(key), visit)),
+                _ => {}
+            }
+        }
+        walk(self, &KeyPath::root(), visit);
+    }
+}
+
+#[derive(Default)]
+struct State {
+    nodes: usize,
+    duplicates: Vec<KeyPath>,
+    /// Set before an error that is ours, not the parser's.
+    refusal: Option<(&'static str, &'static str)>,
+}
+
+/// Builds the node at `path`.
+#[derive(Clone, Copy)]
+struct Seed<'a> {
+    state: &'a RefCell<State>,
+    path: &'a KeyPath,
+}
+
+impl Seed<'_> {
+    fn refuse<E: de::Error>(&self, problem: &'static str, help: &'static str) -> E {
+        self.state.borrow_mut().refusal = Some((problem, help));
+        E::custom(problem)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Node, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Node;
+
+    fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Unsigned(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+        Ok(u64::try_from(value).map_or(Node::Signed(value), Node::Unsigned))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Float(value))
+    }
+
+    // Beyond 64 bits no field has room, so only "a number" is left to say.
+    fn visit_u128<E>(self, value: u128) -> Result<Node, E> {
+        Ok(Node::Float(value as f64))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Node, E> {
+        Ok(Node::Float(value as f64))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Text { text: text.to_owned(), raw: None })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
+        let mut nodes = Vec::new();
+        loop {
+            self.count()?;
+            let path = self.path.index(nodes.len());
+            match list.next_element_seed(Seed { path: &path, ..self })? {
+                Some(node) => nodes.push(node),
+                None => return Ok(Node::List(nodes)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries: Vec<(String, Node)> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        while let Some(Key(key)) = map.next_key()? {
+            self.count()?;
+            let path = self.path.key(&key);
+            if !seen.insert(key.clone()) {
+                map.next_value::<IgnoredAny>()?;
+                self.state.borrow_mut().duplicates.push(path);
+                continue;
+            }
+            let node = map.next_value_seed(Seed { path: &path, ..self })?;
+            entries.push((key, node));
+        }
+        Ok(Node::Map(entries))
+    }
+
+    fn visit_enum<A: de::EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
+        Err(self.refuse("a YAML tag (`!name`) has no meaning here", "remove it, or quote a value that begins with `!`"))
+    }
+}
+
+impl Seed<'_> {
+    fn count<E: de::Error>(&self) -> Result<(), E> {
+        self.state.borrow_mut().nodes += 1;
+        if self.state.borrow().nodes > NODES_MAX {
+            return Err(
+                self.refuse("the file unfolds to too many values", "write out what its aliases (`*name`) repeat")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A key; `1:` and `true:` are words too, when they are keys.
+struct Key(String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+
+            fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+                out.write_str("a key that is a word")
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+                Ok(Key(key.to_owned()))
+            }
+        }
+
+        from.deserialize_str(KeyVisitor)
+    }
+}
+
+/// The parser's words, less the position that is shown anyway, and a hint at the usual causes.
+fn syntax(message: &str, at: Option<(usize, usize)>, text: &str) -> Unparsed {
+    let without_position = match (message.find(" at line "), message.find(" column ")) {
+        (Some(start), Some(column)) if start < column => {
+            let digits = column + " column ".len();
+            let end = message[digits..].find(|c: char| !c.is_ascii_digit()).map_or(message.len(), |end| digits + end);
+            format!("{}{}", &message[..start], &message[end..])
+        }
+        _ => message.to_owned(),
+    };
+    let line = at.and_then(|(line, _)| text.lines().nth(line - 1)).unwrap_or("");
+    let after = at.map(|(_, column)| line.chars().skip(column - 1).collect::<String>()).unwrap_or_default();
+    let help = if without_position.contains("more than one document") {
+        Some("a configuration is one document: remove the lines `---`")
+    } else if line.trim_start_matches(' ').starts_with('\t') {
+        Some("YAML is indented with spaces, not tabs")
+    } else if line.contains("${") {
+        Some("put a value with `${NAME}` in quotes: inside `[ ]` and `{ }` a brace has a meaning in YAML")
+    } else if after.starts_with('*') || without_position.contains("alias") || without_position.contains("anchor") {
+        Some("put a value that begins with `*` in quotes: \"*.example.com\"")
+    } else if after.starts_with(['@', '`', '%', '&', '!', '|', '>']) {
+        Some("put a value that begins with a special character in quotes")
+    } else if without_position.contains("mapping values are not allowed") {
+        Some("is the line indented as the one above, and a value that contains `: ` in quotes?")
+    } else if without_position.contains("recursion limit") {
+        Some("nothing here is nested that deep")
+    } else {
+        None
+    };
+    Unparsed { problem: format!("this is not YAML: {without_position}"), help: help.map(str::to_owned), at }
+}

@@ -1,0 +1,361 @@
+//! Who the client is when a proxy stands before us, and what we tell the upstream about it: RFC 7239 `Forwarded`, and the
+//! older X-Forwarded fields that most servers read.
+//!
+//! Anyone can write these fields, so they count only when the peer is a trusted proxy, and only from the right, as far as
+//! trusted proxies wrote. Which of the two kinds a trusted proxy maintains we cannot know, and the other one it may pass
+//! on as a stranger sent it: where both are there and name different clients, the client is unknown, not a guess.
+
+mod chain;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use super::Host;
+use chain::{Chain, Client};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The other end of the connection a request came on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address; none on a Unix socket.
+    pub addr: Option<IpAddr>,
+    /// Whether TLS ended here.
+    pub tls: bool,
+    /// Whether it is a proxy whose word about its own client counts.
+    pub trusted: bool,
+}
+
+/// Whether one of `nets` contains `addr`; an IPv4 address counts as such also where it came mapped into IPv6.
+pub fn is_trusted(addr: IpAddr, nets: &[IpNet]) -> bool {
+    let addr = addr.to_canonical();
+    nets.iter().any(|net| net.contains(&addr))
+}
+
+/// The address of the client: the peer's, or, behind a trusted peer, the first from the right that is not trusted (the
+/// leftmost, if all are).
+///
+/// None where it cannot be told: a peer on a Unix socket without these fields, an obfuscated or malformed entry, or a
+/// contradiction between Forwarded and X-Forwarded-For. Who decides by address must not treat that as allowed.
+///
+/// Ask before [`apply`], which writes the fields.
+pub fn client_addr(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    let peer_addr = peer.addr.map(|addr| addr.to_canonical());
+    if !peer.trusted {
+        return peer_addr;
+    }
+    let standard = Chain::forwarded(headers).map(|chain| chain.client(trusted));
+    let legacy = Chain::x_forwarded_for(headers).map(|chain| chain.client(trusted));
+    match (standard, legacy) {
+        (None, None) => peer_addr,
+        (Some(one), None) | (None, Some(one)) => one.addr(),
+        (Some(a), Some(b)) if a == b => a.addr(),
+        // One that names trusted proxies only says nothing against the other.
+        (Some(Client::Found(addr)), Some(Client::AllTrusted(_)))
+        | (Some(Client::AllTrusted(_)), Some(Client::Found(addr))) => Some(addr),
+        _ => None,
+    }
+}
+
+/// Writes the forwarding fields of a request for the upstream, for a request to `host` (as it was sent to us).
+///
+/// An untrusted peer's fields are removed, in all the names that servers read them by, and ours take their place. A
+/// trusted peer's are kept and its address appended, so that the upstream can go on counting from the right; if it sent
+/// one kind of list only, the other is begun with the same entries.
+pub fn apply(headers: &mut HeaderMap, peer: &Peer, host: &Host) {
+    remove_spoofs(headers, peer.trusted);
+    let standard = Chain::forwarded(headers);
+    let legacy = Chain::x_forwarded_for(headers);
+
+    let addr = peer.addr.map(|addr| addr.to_canonical());
+    let mut entry = match (&standard, &legacy) {
+        (None, Some(legacy)) => legacy.to_forwarded(),
+        _ => String::new(),
+    };
+    push_element(&mut entry, addr, host, peer.tls);
+    append(headers, FORWARDED, &entry);
+
+    let mut entry = match (&standard, &legacy) {
+        (Some(standard), None) => standard.to_x_forwarded_for(),
+        _ => String::new(),
+    };
+    // A peer on a Unix socket has no address, and a placeholder would stop those who count from the right.
+    if let Some(addr) = addr {
+        push_item(&mut entry, &addr.to_string());
+    }
+    if !entry.is_empty() {
+        append(headers, X_FORWARDED_FOR, &entry);
+    }
+
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(peer.tls)));
+    }
+    if !headers.contains_key(&X_FORWARDED_HOST)
+        && !host.name.is_empty()
+        && let Ok(value) = HeaderValue::try_from(host.to_string())
+    {
+        headers.insert(X_FORWARDED_HOST, value);
+    }
+}
+
+/// Also removes spellings with `_`, from anyone: CGI and its heirs read `X_Forwarded_For` as X-Forwarded-For.
+fn remove_spoofs(headers: &mut HeaderMap, trusted: bool) {
+    let is_ours = |name: &str| {
+        let name = name.replace('_', "-");
+        name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+    };
+    let spoofs: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_ours(name.as_str()) && (!trusted || name.as_str().contains('_')))
+        .cloned()
+        .collect();
+    for name in spoofs {
+        headers.remove(name);
+    }
+}
+
+/// Joins to the field's last line, or begins it. One line, because some servers read only the first or the last.
+fn append(headers: &mut HeaderMap, name: HeaderName, entry: &str) {
+    let mut joined = Vec::new();
+    for line in headers.get_all(&name) {
+        if !line.as_bytes().trim_ascii().is_empty() {
+            joined.extend_from_slice(line.as_bytes());
+            joined.extend_from_slice(b", ");
+        }
+    }
+    joined.extend_from_slice(entry.as_bytes());
+    // Made of valid values and ASCII, so it is valid.
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name, value);
+    }
+}
+
+fn push_item(list: &mut String, item: &str) {
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+    list.push_str(item);
+}
+
+/// RFC 7239 §4: what is no token stands in quotes, which a port or an IPv6 address makes necessary.
+fn push_element(list: &mut String, addr: Option<IpAddr>, host: &Host, tls: bool) {
+    push_item(list, &format!("for={}", node(addr)));
+    if !host.name.is_empty() {
+        let host = host.to_string();
+        // Writing to a String cannot fail.
+        let _ = match host.contains([':', '[']) {
+            true => write!(list, ";host=\"{host}\""),
+            false => write!(list, ";host={host}"),
+        };
+    }
+    let _ = write!(list, ";proto={}", proto(tls));
+}
+
+/// RFC 7239 §6: a node's name, quoted where it must be.
+fn node(addr: Option<IpAddr>) -> String {
+    match addr {
+        None => "unknown".to_owned(),
+        Some(IpAddr::V4(addr)) => addr.to_string(),
+        Some(IpAddr::V6(addr)) => format!("\"[{addr}]\""),
+    }
+}
+
+/// What servers expect for a WebSocket, too: the scheme of the request that was upgraded.
+fn proto(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    fn peer(addr: &str, trusted: bool) -> Peer {
+        Peer { addr: addr.parse().ok(), tls: true, trusted }
+    }
+
+    fn trusted() -> Vec<IpNet> {
+        vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]
+    }
+
+    fn client(fields: &[(&str, &str)]) -> Option<String> {
+        client_addr(&peer("10.0.0.1", true), &headers(fields), &trusted()).map(|addr| addr.to_string())
+    }
+
+    fn applied(peer: Peer, host: &str, fields: &[(&str, &str)]) -> Vec<String> {
+        let mut map = headers(fields);
+        apply(&mut map, &peer, &host.parse().unwrap());
+        let mut lines: Vec<_> =
+            map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn an_untrusted_peer_is_the_client_whatever_it_says() {
+        let fields = headers(&[("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1")]);
+        let stranger = peer("::ffff:203.0.113.9", false);
+        assert_eq!(client_addr(&stranger, &fields, &trusted()), Some("203.0.113.9".parse().unwrap()));
+        assert_eq!(client_addr(&peer("unix", false), &fields, &trusted()), None);
+    }
+
+    #[test]
+    fn the_client_is_the_first_from_the_right_that_is_not_trusted() {
+        for (name, value, found) in [
+            ("x-forwarded-for", "203.0.113.9", Some("203.0.113.9")),
+            ("x-forwarded-for", "6.6.6.6, 203.0.113.9", Some("203.0.113.9")), // the left one is the client's own claim
+            ("x-forwarded-for", "6.6.6.6,203.0.113.9 , 10.1.1.1", Some("203.0.113.9")),
+            ("x-forwarded-for", "10.9.9.9, 10.1.1.1", Some("10.9.9.9")),
+            ("x-forwarded-for", "203.0.113.9:4711", Some("203.0.113.9")),
+            ("x-forwarded-for", "[2001:db8::1]:4711, ::ffff:10.0.0.7", Some("2001:db8::1")),
+            ("x-forwarded-for", "2001:DB8::1", Some("2001:db8::1")),
+            ("x-forwarded-for", "203.0.113.9, nonsense, 10.1.1.1", None),
+            ("x-forwarded-for", "203.0.113.9, unknown", None),
+            ("x-forwarded-for", " , ", Some("10.0.0.1")),
+            // RFC 7239 §4 and §6
+            ("forwarded", "for=192.0.2.43", Some("192.0.2.43")),
+            ("forwarded", "For=\"[2001:db8:cafe::17]:4711\"", Some("2001:db8:cafe::17")),
+            ("forwarded", "for=192.0.2.60;proto=http;by=203.0.113.43", Some("192.0.2.60")),
+            ("forwarded", "for=192.0.2.43, for=198.51.100.17", Some("198.51.100.17")),
+            ("forwarded", "for=\"192.0.2.43:_port\"", Some("192.0.2.43")),
+            ("forwarded", "for=192.0.2.43,for=\"[fd00::1]\"; proto=https", Some("192.0.2.43")),
+            ("forwarded", "for=\"_gazonk\"", None),
+            ("forwarded", "for=unknown", None),
+            ("forwarded", "proto=https", None),
+            ("forwarded", "for=192.0.2.43:80", Some("192.0.2.43")),
+        ] {
+            assert_eq!(client(&[(name, value)]).as_deref(), found, "{name}: {value}");
+        }
+        let lines = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "203.0.113.9, 10.1.1.1")];
+        assert_eq!(client(&lines).as_deref(), Some("203.0.113.9"));
+        assert_eq!(client(&[]).as_deref(), Some("10.0.0.1"));
+    }
+
+    #[test]
+    fn a_malformed_forwarded_names_nobody() {
+        for value in [
+            "for=\"192.0.2.1", // the quote of a stranger swallows what the proxy wrote
+            "for=\", for=192.0.2.1",
+            "for=\"x\\",
+            "for=192.0.2.1;for=192.0.2.2",
+            "for 192.0.2.1",
+            "for=192.0.2.1 for=192.0.2.2",
+            "=192.0.2.1",
+            "for=",
+            "for=\"192.0.2.1\"x",
+            "for=[192.0.2.1]",
+            "for=\"[::1]evil\"",
+            "for=1.2.3.4:_a:_b",
+        ] {
+            assert_eq!(client(&[("forwarded", value)]), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn where_the_two_fields_contradict_nobody_is_believed() {
+        let both = |standard, legacy| client(&[("forwarded", standard), ("x-forwarded-for", legacy)]);
+        assert_eq!(both("for=203.0.113.9", "203.0.113.9").as_deref(), Some("203.0.113.9"));
+        assert_eq!(both("for=10.1.1.1", "203.0.113.9").as_deref(), Some("203.0.113.9"));
+        assert_eq!(both("for=6.6.6.6", "203.0.113.9"), None);
+        assert_eq!(both("for=unknown", "203.0.113.9"), None);
+    }
+
+    #[test]
+    fn a_strangers_fields_are_replaced_in_every_spelling() {
+        let spoofed = [
+            ("Forwarded", "for=1.1.1.1"),
+            ("X-Forwarded-For", "1.1.1.1"),
+            ("X_Forwarded_For", "1.1.1.1"),
+            ("x-forwarded_for", "1.1.1.1"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Forwarded-Host", "evil"),
+            ("X-Forwarded-Port", "1"),
+            ("X-Forwarded-Prefix", "/evil"),
+            ("X-Real-IP", "1.1.1.1"),
+        ];
+        let expected = [
+            "forwarded: for=203.0.113.9;host=a.example;proto=https",
+            "x-forwarded-for: 203.0.113.9",
+            "x-forwarded-host: a.example",
+            "x-forwarded-proto: https",
+        ];
+        assert_eq!(applied(peer("203.0.113.9", false), "a.example", &spoofed), expected);
+        assert_eq!(applied(peer("203.0.113.9", false), "a.example", &[]), expected);
+    }
+
+    #[test]
+    fn nodes_are_quoted_as_rfc_7239_wants() {
+        let v6 = applied(peer("2001:db8::1", false), "[::1]:8443", &[]);
+        assert_eq!(v6[0], "forwarded: for=\"[2001:db8::1]\";host=\"[::1]:8443\";proto=https");
+        let unix = Peer { addr: None, tls: false, trusted: false };
+        let expected = ["forwarded: for=unknown;host=a;proto=http", "x-forwarded-host: a", "x-forwarded-proto: http"];
+        assert_eq!(applied(unix, "a", &[("x-forwarded-for", "1.1.1.1")]), expected);
+        let mut map = HeaderMap::new();
+        apply(&mut map, &unix, &Host { name: String::new(), port: None });
+        assert_eq!(map.len(), 2);
+        assert_eq!(map["forwarded"], "for=unknown;proto=http");
+    }
+
+    #[test]
+    fn a_trusted_proxys_fields_are_kept_and_continued() {
+        let fields = [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "10.2.2.2"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "public.example"),
+            ("x-forwarded-port", "80"),
+            ("x_forwarded_for", "6.6.6.6"),
+        ];
+        let expected = [
+            "forwarded: for=203.0.113.9, for=10.2.2.2, for=10.0.0.1;host=a;proto=https",
+            "x-forwarded-for: 203.0.113.9, 10.2.2.2, 10.0.0.1",
+            "x-forwarded-host: public.example",
+            "x-forwarded-port: 80",
+            "x-forwarded-proto: http",
+        ];
+        assert_eq!(applied(peer("10.0.0.1", true), "a", &fields), expected);
+
+        let lines = applied(peer("10.0.0.1", true), "a", &[("forwarded", "for=\"[2001:db8::1]:1\";proto=http")]);
+        assert_eq!(lines[0], "forwarded: for=\"[2001:db8::1]:1\";proto=http, for=10.0.0.1;host=a;proto=https");
+        assert_eq!(lines[1], "x-forwarded-for: 2001:db8::1, 10.0.0.1");
+    }
+
+    proptest! {
+        #[test]
+        fn what_stands_left_of_the_client_changes_nothing(claim in "[ -~]{0,40}") {
+            let value = format!("{claim}, 203.0.113.9, 10.1.1.1");
+            let found = client(&[("x-forwarded-for", &value)]);
+            prop_assert_eq!(found.as_deref(), Some("203.0.113.9"));
+        }
+
+        #[test]
+        fn a_claim_in_forwarded_is_at_worst_believed_by_nobody(claim in "[ -~]{0,40}") {
+            let value = format!("{claim}, for=203.0.113.9");
+            let found = client(&[("forwarded", &value)]);
+            prop_assert!(found.is_none() || found.as_deref() == Some("203.0.113.9"), "{:?}", found);
+        }
+
+        #[test]
+        fn what_is_written_is_read_back(addr in any::<[u16; 8]>(), v4 in any::<[u8; 4]>(), six in any::<bool>(), port in any::<bool>()) {
+            let addr = if six { IpAddr::from(addr) } else { IpAddr::from(v4) }.to_canonical();
+            let mut map = HeaderMap::new();
+            let host: Host = if port { "a:1" } else { "[::2]" }.parse().unwrap();
+            apply(&mut map, &Peer { addr: Some(addr), tls: true, trusted: false }, &host);
+            prop_assert_eq!(client_addr(&peer("10.0.0.1", true), &map, &[]), Some(addr));
+        }
+    }
+}

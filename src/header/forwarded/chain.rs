@@ -1,0 +1,155 @@
+//! The lists in Forwarded and X-Forwarded-For, read as the addresses that a request came through.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{FORWARDED, HeaderMap};
+use ipnet::IpNet;
+
+use super::{X_FORWARDED_FOR, is_trusted, node};
+
+/// The client, as far as one field tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Client {
+    Found(IpAddr),
+    AllTrusted(IpAddr),
+    Unknown,
+}
+
+impl Client {
+    pub(super) fn addr(self) -> Option<IpAddr> {
+        match self {
+            Client::Found(addr) | Client::AllTrusted(addr) => Some(addr),
+            Client::Unknown => None,
+        }
+    }
+}
+
+/// The entries of a list, oldest first; none where one names no address.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Chain(Vec<Option<IpAddr>>);
+
+impl Chain {
+    /// None if the field is absent or empty.
+    pub(super) fn x_forwarded_for(headers: &HeaderMap) -> Option<Chain> {
+        let mut entries = Vec::new();
+        for line in headers.get_all(&X_FORWARDED_FOR) {
+            let items = line.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty());
+            entries.extend(items.map(|item| parse_node(std::str::from_utf8(item).ok()?)));
+        }
+        (!entries.is_empty()).then_some(Chain(entries))
+    }
+
+    /// None if the field is absent or empty. One that is malformed is a single unknown: where its elements end is
+    /// anyone's guess.
+    pub(super) fn forwarded(headers: &HeaderMap) -> Option<Chain> {
+        let mut entries = Vec::new();
+        for line in headers.get_all(FORWARDED) {
+            match line.to_str().ok().and_then(parse_forwarded) {
+                Some(nodes) => entries.extend(nodes),
+                None => return Some(Chain(vec![None])),
+            }
+        }
+        (!entries.is_empty()).then_some(Chain(entries))
+    }
+
+    pub(super) fn client(&self, trusted: &[IpNet]) -> Client {
+        let mut leftmost = Client::Unknown;
+        for entry in self.0.iter().rev() {
+            match *entry {
+                Some(addr) if is_trusted(addr, trusted) => leftmost = Client::AllTrusted(addr),
+                Some(addr) => return Client::Found(addr),
+                None => return Client::Unknown,
+            }
+        }
+        leftmost
+    }
+
+    pub(super) fn to_forwarded(&self) -> String {
+        let elements: Vec<_> = self.0.iter().map(|entry| format!("for={}", node(*entry))).collect();
+        elements.join(", ")
+    }
+
+    pub(super) fn to_x_forwarded_for(&self) -> String {
+        let items: Vec<_> =
+            self.0.iter().map(|entry| entry.map_or("unknown".to_owned(), |addr| addr.to_string())).collect();
+        items.join(", ")
+    }
+}
+
+/// An address as these fields have it: with a port or without, IPv6 in brackets or bare.
+fn parse_node(text: &str) -> Option<IpAddr> {
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let addr: IpAddr = match bracketed {
+        // RFC 7239 §6.2: a node's port may be obfuscated.
+        Some((addr, port)) if port.is_empty() || port.starts_with(':') => IpAddr::V6(addr.parse().ok()?),
+        Some(_) => return None,
+        None => text.parse().ok().or_else(|| text.parse().ok().map(|addr: SocketAddr| addr.ip())).or_else(|| {
+            let (addr, port) = text.split_once(":_")?;
+            if port.contains(':') { None } else { addr.parse().ok().map(IpAddr::V4) }
+        })?,
+    };
+    Some(addr.to_canonical())
+}
+
+/// RFC 7239 §4: the `for` of each element; none if any of the line is malformed.
+fn parse_forwarded(line: &str) -> Option<Vec<Option<IpAddr>>> {
+    let mut nodes = Vec::new();
+    let mut rest = line.trim_matches([' ', '\t']);
+    while !rest.is_empty() {
+        let mut node: Option<String> = None;
+        let mut pairs = 0;
+        // One element: pairs between `;`, up to `,` or the end.
+        loop {
+            if !rest.is_empty() && !rest.starts_with([';', ',']) {
+                let (name, value, tail) = parse_pair(rest)?;
+                if name.eq_ignore_ascii_case("for") && node.replace(value).is_some() {
+                    return None; // RFC 7239 §4: each parameter once
+                }
+                pairs += 1;
+                rest = tail.trim_start_matches([' ', '\t']);
+            }
+            match rest.strip_prefix(';') {
+                Some(tail) => rest = tail.trim_start_matches([' ', '\t']),
+                None => break,
+            }
+        }
+        if pairs > 0 {
+            nodes.push(node.and_then(|node| parse_node(&node)));
+        }
+        rest = match rest.strip_prefix(',') {
+            Some(tail) => tail.trim_start_matches([' ', '\t']),
+            None if rest.is_empty() => rest,
+            None => return None,
+        };
+    }
+    Some(nodes)
+}
+
+/// `token "=" ( token / quoted-string )`, and what follows.
+fn parse_pair(text: &str) -> Option<(&str, String, &str)> {
+    let (name, rest) = text.split_once('=')?;
+    if name.is_empty() || !name.bytes().all(is_tchar) {
+        return None;
+    }
+    let Some(quoted) = rest.strip_prefix('"') else {
+        // More than a token: bare IPv6 addresses and ports are wrong, but common.
+        let end = rest.find([';', ',', ' ', '\t']).unwrap_or(rest.len());
+        let value = &rest[..end];
+        let valid = !value.is_empty() && value.bytes().all(|b| is_tchar(b) || b":[]".contains(&b));
+        return valid.then(|| (name, value.to_owned(), &rest[end..]));
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '"' => return Some((name, value, &quoted[at + 1..])),
+            '\\' => value.push(chars.next()?.1),
+            char => value.push(char),
+        }
+    }
+    None
+}
+
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

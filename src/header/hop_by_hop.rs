@@ -1,0 +1,181 @@
+//! Fields that are for the next hop only, and so end here: RFC 9110 §7.6.1.
+//!
+//! Both ways: a request's before it goes upstream, an answer's before it goes downstream. What hyper needs for framing it
+//! writes itself. The upgrade fields of a tunnel are written anew by the handshake, not passed on.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+/// Removed whether nominated or not (RFC 9110 §7.6.1; Proxy-Authenticate and -Authorization were listed by RFC 2616
+/// §13.5.1 and are for the proxy that they reach; HTTP2-Settings by RFC 7540 §3.2.1, the `h2c` of request smuggling).
+const ALWAYS: [HeaderName; 10] = [
+    header::CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-authentication-info"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Removes the fields that end at this hop, and those that Connection nominates.
+///
+/// Not by nomination: fields without which the message means something else, or by which the upstream knows whom it
+/// serves. RFC 9110 §7.6.1 forbids to nominate those; one who does wants the upstream to miss them.
+///
+/// A message that has Transfer-Encoding loses Content-Length too: RFC 9112 §6.3 has an intermediary remove it, for two
+/// lengths in one message are how requests are smuggled.
+pub fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let nominated: Vec<HeaderName> = list(headers, &header::CONNECTION)
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
+        .filter(|name| !is_essential(name))
+        .collect();
+    for name in ALWAYS.iter().chain(&nominated) {
+        headers.remove(name);
+    }
+}
+
+/// Whether Connection lists `token`, over all its lines and in any case.
+pub fn connection_has(headers: &HeaderMap, token: &str) -> bool {
+    list(headers, &header::CONNECTION).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Whether the sender takes trailers (RFC 9110 §10.1.4); ask before [`strip`]. To tell the upstream, send `TE: trailers`
+/// and nominate it.
+pub fn te_trailers(headers: &HeaderMap) -> bool {
+    list(headers, &header::TE).any(|item| item.eq_ignore_ascii_case(b"trailers"))
+}
+
+fn is_essential(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "host" | "content-length" | "content-type" | "content-encoding" | "cache-control" | "origin" | "forwarded"
+    ) || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with("sec-")
+}
+
+/// The items of a comma-separated list over all lines of a field (RFC 9110 §5.6.1), without those that are empty.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|item| !item.is_empty())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    fn left(fields: &[(&str, &str)]) -> Vec<String> {
+        let mut map = headers(fields);
+        strip(&mut map);
+        let mut names: Vec<_> = map.keys().map(|name| name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_for_this_hop_ends_here() {
+        let hop = [
+            ("Connection", "keep-alive"),
+            ("Proxy-Connection", "keep-alive"),
+            ("Keep-Alive", "timeout=5"),
+            ("TE", "trailers, gzip"),
+            ("Transfer-Encoding", "chunked"),
+            ("Upgrade", "h2c"),
+            ("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+            ("Proxy-Authenticate", "Basic"),
+            ("Proxy-Authorization", "Basic eA=="),
+            ("Proxy-Authentication-Info", "x"),
+        ];
+        assert_eq!(left(&hop), [""; 0]);
+        let end_to_end = [("Accept", "*/*"), ("Authorization", "x"), ("Cookie", "a=b"), ("Trailer", "Expires")];
+        assert_eq!(left(&end_to_end), ["accept", "authorization", "cookie", "trailer"]);
+    }
+
+    #[test]
+    fn connection_nominates_over_all_its_lines() {
+        let fields = [
+            ("Connection", "Upgrade ,, x-one"),
+            ("Connection", "\tAUTHORIZATION\t, bad name, \"x-quoted\""),
+            ("X-One", "1"),
+            ("X-One", "2"),
+            ("Authorization", "x"),
+            ("X-Quoted", "stays"),
+            ("X-Two", "stays"),
+        ];
+        assert_eq!(left(&fields), ["x-quoted", "x-two"]);
+    }
+
+    #[test]
+    fn essentials_cannot_be_nominated_away() {
+        let essential = [
+            "host",
+            "content-length",
+            "content-type",
+            "content-encoding",
+            "cache-control",
+            "origin",
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "sec-websocket-key",
+            "sec-websocket-protocol",
+        ];
+        let mut fields: Vec<(&str, &str)> = essential.iter().map(|name| ("connection", *name)).collect();
+        fields.extend(essential.iter().map(|name| (*name, "1")));
+        assert_eq!(left(&fields).len(), essential.len());
+    }
+
+    #[test]
+    fn a_message_of_two_lengths_keeps_neither() {
+        assert_eq!(left(&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")]), [""; 0]);
+        assert_eq!(left(&[("Content-Length", "5")]), ["content-length"]);
+    }
+
+    #[test]
+    fn a_token_is_found_in_any_case_but_only_whole() {
+        for (value, has) in [
+            ("upgrade", true),
+            ("keep-alive, Upgrade", true),
+            ("UPGRADE,", true),
+            ("upgrades", false),
+            ("x upgrade", false),
+            ("\"upgrade\"", false),
+            ("", false),
+        ] {
+            assert_eq!(connection_has(&headers(&[("connection", value)]), "upgrade"), has, "{value}");
+        }
+        assert!(connection_has(&headers(&[("connection", "close"), ("connection", "upgrade")]), "Upgrade"));
+        assert!(te_trailers(&headers(&[("te", "gzip;q=0.5, Trailers")])));
+        assert!(!te_trailers(&headers(&[("te", "trailers;q=1, gzip")])));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_for_this_hop_survives_whatever_connection_says(value in "[ -~]{0,40}") {
+            let mut map = headers(&[("connection", &value), ("upgrade", "x"), ("transfer-encoding", "x"), ("host", "h")]);
+            strip(&mut map);
+            prop_assert_eq!(map.len(), 1);
+            prop_assert!(map.contains_key("host"));
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Listening sockets: opened once, handed to the workers, kept until the process lets go of them.
+//!
+//! * **TCP: one socket a worker** (SO_REUSEPORT). The kernel deals new connections out by hash, so the long-lived ones
+//!   spread over the workers; one socket in many epolls would give nearly all of them to one worker. Closing one of
+//!   such sockets drops what waits in its queue, which is why [`Bound`] keeps the originals and workers get duplicates:
+//!   neither a worker that stops nor a reload ever closes one.
+//! * **Unix: one socket for all**, since SO_REUSEPORT does not exist there.
+//! * **A port that is held by somebody is an error**, also when the holder is another wsluice: the first socket is bound
+//!   without SO_REUSEPORT and gets it only then, so there is no moment in which two processes could share a port.
+//! * **`[::]` is IPv6 only** (as in nginx and Envoy). An address means what it says, and no peer shows up as
+//!   `::ffff:10.0.0.1`, which a list of IPv4 networks would not match. For both, write two listeners.
+//! * The backlog is 4096 (the kernel's own default limit, `somaxconn`); with tokio's 128 connects time out in a burst.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Instant;
+
+pub use super::address::{Address, AddressError};
+use super::socket::Keepalive;
+use super::stream::{PeerAddr, Stream};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Owner and group may connect. A proxy in front of us joins the group, nobody else on the machine gets in; who wants
+/// it otherwise puts the socket into a directory with the rights he wants.
+const SOCKET_FILE_MODE: u32 = 0o660;
+
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_LAST: Duration = Duration::from_secs(1);
+
+/// Why we cannot listen on an address.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody listens there.
+    #[error("{address} is in use by another process")]
+    InUse {
+        /// Where.
+        address: Address,
+    },
+    /// No rights: a port below 1024, a directory of somebody else.
+    #[error("no permission to listen on {address}: {}", permission_hint(.address))]
+    Denied {
+        /// Where.
+        address: Address,
+    },
+    /// The address is not one of this machine.
+    #[error("{address} is not an address of this machine")]
+    NotOurs {
+        /// Where.
+        address: Address,
+    },
+    /// There is something else where the socket should be; it is not ours to remove.
+    #[error("cannot listen on {address}: the file exists and is not a socket")]
+    NotASocket {
+        /// Where.
+        address: Address,
+    },
+    /// The directory of the socket is missing.
+    #[error("cannot listen on {address}: the directory does not exist")]
+    NoDirectory {
+        /// Where.
+        address: Address,
+    },
+    /// Whatever else the system says.
+    #[error("cannot listen on {address}")]
+    Io {
+        /// Where.
+        address: Address,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn permission_hint(address: &Address) -> &'static str {
+    match address {
+        Address::Tcp(_) => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        Address::Unix(_) => "the directory must be writable",
+    }
+}
+
+impl BindError {
+    fn new(address: &Address, source: io::Error) -> BindError {
+        let address = address.clone();
+        match (source.kind(), &address) {
+            (io::ErrorKind::AddrInUse, _) => BindError::InUse { address },
+            (io::ErrorKind::PermissionDenied, _) => BindError::Denied { address },
+            (io::ErrorKind::AddrNotAvailable, _) => BindError::NotOurs { address },
+            (io::ErrorKind::NotFound, Address::Unix(_)) => BindError::NoDirectory { address },
+            _ => BindError::Io { address, source },
+        }
+    }
+}
+
+/// An address we listen on, with all its sockets. Connections are taken from the moment it exists (they wait in the
+/// backlog); dropping it and every [`Acceptor`] ends that, and removes the file of a Unix socket.
+///
+/// It owns plain sockets and belongs to no runtime, so that it can also be built from inherited ones.
+#[derive(Debug)]
+pub struct Bound {
+    address: Address,
+    sockets: Vec<Socket>,
+    _file: Option<SocketFile>,
+}
+
+/// Opens all sockets of `address` for `workers` workers.
+///
+/// # Errors
+/// If the address is in use, not allowed, not there.
+///
+/// # Panics
+/// If `workers` is 0.
+pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
+    assert!(workers > 0, "at least one worker");
+    match address {
+        Address::Tcp(_) => bind_tcp(address, workers).map_err(|source| BindError::new(address, source)),
+        Address::Unix(path) => bind_unix(address, path),
+    }
+}
+
+fn bind_tcp(address: &Address, workers: usize) -> io::Result<Bound> {
+    let addr = address.tcp().ok_or(io::ErrorKind::InvalidInput)?;
+    let open = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        // A restart must not wait for the TIME_WAIT of old connections.
+        socket.set_reuse_address(true)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // Inherited by every accepted socket.
+        socket.set_tcp_nodelay(true)?;
+        Keepalive::ACCEPTED.set(&SockRef::from(&socket))?;
+        Ok(socket)
+    };
+    let first = open()?;
+    first.bind(&SockAddr::from(addr))?;
+    first.set_reuse_port(true)?;
+    let actual = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        let socket = open()?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&actual)?;
+        sockets.push(socket);
+    }
+    for socket in &sockets {
+        socket.listen(BACKLOG)?;
+    }
+    let addr = actual.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Bound { address: Address::Tcp(addr), sockets, _file: None })
+}
+
+fn bind_unix(address: &Address, path: &Path) -> Result<Bound, BindError> {
+    let failed = |source| BindError::new(address, source);
+    remove_if_stale(address, path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
+    let file = SocketFile::of(path).map_err(failed)?;
+    // Before `listen`: nobody can connect until the rights are as they should be.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_FILE_MODE)).map_err(failed)?;
+    socket.listen(BACKLOG).map_err(failed)?;
+    Ok(Bound { address: address.clone(), sockets: vec![socket], _file: Some(file) })
+}
+
+/// Removes the file that a process left behind which did not end well. Whether it is one, only connecting tells.
+fn remove_if_stale(address: &Address, path: &Path) -> Result<(), BindError> {
+    let failed = |source| BindError::new(address, source);
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(BindError::NotASocket { address: address.clone() });
+        }
+        Ok(_) => {}
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+    // Not to wait where the backlog of a living listener is full; it says EAGAIN then.
+    probe.set_nonblocking(true).map_err(failed)?;
+    match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed(error)),
+        Ok(()) | Err(_) => Err(BindError::InUse { address: address.clone() }),
+    }
+}
+
+/// The file of our Unix socket, removed at the end unless somebody has put another in its place by then.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<SocketFile> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == (self.device, self.inode));
+        if ours {
+            // Nothing to be done about a failure; the next start removes it as stale.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Bound {
+    /// Where we listen; with the port that the system chose, if port 0 was asked for.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Worker `index`'s end of it. Call it on that worker, within its runtime. May be called again after the worker has
+    /// dropped its acceptor, which neither closes the socket nor loses a waiting connection.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn for_worker(&self, index: usize) -> io::Result<Acceptor> {
+        let socket = self.sockets[index % self.sockets.len()].try_clone()?;
+        let listener = match self.address {
+            Address::Tcp(_) => Listener::Tcp(TcpListener::from_std(socket.into())?),
+            Address::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
+        };
+        Ok(Acceptor { listener, paused_until: None, failures: 0 })
+    }
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Takes connections, on one worker.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: Listener,
+    paused_until: Option<Instant>,
+    failures: u32,
+}
+
+/// Nothing can be accepted for now. The next call of [`Acceptor::accept`] waits before it tries again, so the caller has
+/// only to count this, and to log it when it is the first in a row.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot accept connections, trying again in {} ms{}", .pause.as_millis(), .reason.hint())]
+pub struct AcceptPause {
+    /// What the system says.
+    #[source]
+    pub source: io::Error,
+    /// What has run out.
+    pub reason: AcceptPauseReason,
+    /// How long the next call waits: 10 ms, doubled each time, at most 1 s.
+    pub pause: Duration,
+    /// Which failure in a row this is, from 1 on.
+    pub in_a_row: u32,
+}
+
+/// What has run out; a label for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptPauseReason {
+    /// EMFILE, ENFILE.
+    Descriptors,
+    /// ENOBUFS, ENOMEM.
+    Memory,
+    /// Anything that should not happen.
+    Other,
+}
+
+impl AcceptPauseReason {
+    /// All of them.
+    pub const ALL: [AcceptPauseReason; 3] =
+        [AcceptPauseReason::Descriptors, AcceptPauseReason::Memory, AcceptPauseReason::Other];
+
+    /// As a label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AcceptPauseReason::Descriptors => "descriptors",
+            AcceptPauseReason::Memory => "memory",
+            AcceptPauseReason::Other => "other",
+        }
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            AcceptPauseReason::Descriptors => " (raise the limit of open files: ulimit -n, or LimitNOFILE= in systemd)",
+            AcceptPauseReason::Memory | AcceptPauseReason::Other => "",
+        }
+    }
+}
+
+impl Acceptor {
+    /// Takes the next connection. TCP_NODELAY is set on it already.
+    ///
+    /// Connections that ended while they waited are passed over. Cancel-safe: no connection is lost, and a pause that
+    /// was begun is kept.
+    ///
+    /// # Errors
+    /// When descriptors or memory have run out; see [`AcceptPause`].
+    pub async fn accept(&mut self) -> Result<(Stream, PeerAddr), AcceptPause> {
+        if let Some(until) = self.paused_until {
+            tokio::time::sleep_until(until).await;
+            self.paused_until = None;
+        }
+        loop {
+            let accepted = match &self.listener {
+                Listener::Tcp(listener) => listener.accept().await.map(|(stream, addr)| (stream.into(), addr.into())),
+                Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| (stream.into(), PeerAddr::Unix)),
+            };
+            match accepted {
+                Ok(accepted) => {
+                    self.failures = 0;
+                    return Ok(accepted);
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => return Err(self.pause(error)),
+            }
+        }
+    }
+
+    fn pause(&mut self, source: io::Error) -> AcceptPause {
+        let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(16)).min(PAUSE_LAST);
+        self.failures = self.failures.saturating_add(1);
+        self.paused_until = Some(Instant::now() + pause);
+        let reason = match Errno::from_io_error(&source) {
+            Some(Errno::MFILE | Errno::NFILE) => AcceptPauseReason::Descriptors,
+            Some(Errno::NOBUFS | Errno::NOMEM) => AcceptPauseReason::Memory,
+            _ => AcceptPauseReason::Other,
+        };
+        AcceptPause { source, reason, pause, in_a_row: self.failures }
+    }
+}
+
+/// Errors that accept(2) passes on from the connection it was about to return; the queue is one shorter then, so trying
+/// again at once makes progress.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::CONNABORTED
+                | Errno::CONNRESET
+                | Errno::INTR
+                | Errno::PERM
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::TIMEDOUT
+        )
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

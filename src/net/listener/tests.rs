@@ -1,0 +1,198 @@
+use std::collections::HashSet;
+use std::net::TcpStream as StdTcpStream;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::*;
+
+fn loopback() -> Address {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+fn connect(bound: &Bound) -> StdTcpStream {
+    StdTcpStream::connect(bound.address().tcp().unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn port_zero_is_resolved_once_and_shared_by_all_workers() {
+    let bound = bind(&loopback(), 3).unwrap();
+    assert_ne!(bound.address().tcp().unwrap().port(), 0);
+    let ports: HashSet<_> = bound.sockets.iter().map(|s| s.local_addr().unwrap().as_socket().unwrap().port()).collect();
+    assert_eq!((bound.sockets.len(), ports.len()), (3, 1));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn connections_spread_over_the_workers() {
+    const CONNECTIONS: usize = 400;
+    let bound = bind(&loopback(), 2).unwrap();
+    let (mut first, mut second) = (bound.for_worker(0).unwrap(), bound.for_worker(1).unwrap());
+    let clients: Vec<_> = (0..CONNECTIONS).map(|_| connect(&bound)).collect();
+    let mut counts = [0, 0];
+    let mut accepted = Vec::new();
+    for _ in 0..CONNECTIONS {
+        tokio::select! {
+            result = first.accept() => { counts[0] += 1; accepted.push(result.unwrap()) }
+            result = second.accept() => { counts[1] += 1; accepted.push(result.unwrap()) }
+        }
+    }
+    // Binomial around 200 with deviation 10: outside of 100..300 there is no spreading.
+    assert!((100..300).contains(&counts[0]), "{counts:?}");
+    let told: HashSet<_> = accepted.iter().map(|(_, peer)| peer.to_string()).collect();
+    assert!(clients.iter().all(|client| told.contains(&client.local_addr().unwrap().to_string())));
+}
+
+#[test]
+fn a_port_in_use_is_an_error_even_if_a_wsluice_uses_it() {
+    let bound = bind(&loopback(), 2).unwrap();
+    let error = bind(bound.address(), 2).unwrap_err();
+    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+    let address = bound.address().clone();
+    drop(bound);
+    bind(&address, 2).unwrap();
+
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = bind(&Address::Tcp(other.local_addr().unwrap()), 1).unwrap_err();
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+}
+
+#[test]
+fn an_address_of_another_machine_is_an_error() {
+    // 192.0.2.0/24 is for documentation (RFC 5737).
+    let error = bind(&"192.0.2.1:0".parse().unwrap(), 1).unwrap_err();
+    assert!(matches!(error, BindError::NotOurs { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn accepted_sockets_inherit_what_the_listener_has() {
+    let bound = bind(&loopback(), 1).unwrap();
+    let mut acceptor = bound.for_worker(0).unwrap();
+    let _client = connect(&bound);
+    let (Stream::Tcp(stream), _) = acceptor.accept().await.unwrap() else { panic!("TCP") };
+    assert!(stream.nodelay().unwrap());
+    let socket = SockRef::from(&stream);
+    assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), Keepalive::ACCEPTED.idle);
+}
+
+#[test]
+fn the_ipv6_wildcard_leaves_ipv4_alone() {
+    let Ok(v6) = bind(&"[::]:0".parse().unwrap(), 2) else {
+        return; /* no IPv6 on this machine */
+    };
+    let port = v6.address().tcp().unwrap().port();
+    assert!(v6.sockets.iter().all(|socket| socket.only_v6().unwrap()));
+    StdTcpStream::connect(("::1", port)).unwrap();
+    bind(&format!("0.0.0.0:{port}").parse().unwrap(), 1).unwrap();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_worker_that_stops_loses_no_waiting_connection() {
+    let bound = bind(&loopback(), 1).unwrap();
+    let acceptor = bound.for_worker(0).unwrap();
+    let client = connect(&bound);
+    drop(acceptor);
+    let (_, peer) = bound.for_worker(0).unwrap().accept().await.unwrap();
+    assert_eq!(peer, client.local_addr().unwrap().into());
+}
+
+fn unix(directory: &tempfile::TempDir) -> (Address, PathBuf) {
+    let path = directory.path().join("x.sock");
+    (Address::Unix(path.clone()), path)
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_unix_socket_is_shared_by_all_workers_and_its_file_removed_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, path) = unix(&directory);
+    let bound = bind(&address, 2).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_FILE_MODE);
+    for worker in 0..2 {
+        let _client = StdUnixStream::connect(&path).unwrap();
+        let (stream, peer) = bound.for_worker(worker).unwrap().accept().await.unwrap();
+        assert_eq!(peer, PeerAddr::Unix);
+        assert!(matches!(stream, Stream::Unix(_)));
+    }
+    drop(bound);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_unix_socket_in_use_is_an_error_and_a_stale_one_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, path) = unix(&directory);
+    let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert!(matches!(bind(&address, 1), Err(BindError::InUse { .. })));
+    drop(living);
+    assert!(path.exists());
+    let bound = bind(&address, 1).unwrap();
+    StdUnixStream::connect(&path).unwrap();
+    // Somebody else takes our place: his file is not ours to remove.
+    fs::remove_file(&path).unwrap();
+    let successor = bind(&address, 1).unwrap();
+    drop(bound);
+    assert!(path.exists());
+    drop(successor);
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_is_not_a_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, path) = unix(&directory);
+    fs::write(&path, "precious").unwrap();
+    assert!(matches!(bind(&address, 1), Err(BindError::NotASocket { .. })));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    let nowhere = Address::Unix(directory.path().join("missing/x.sock"));
+    assert!(matches!(bind(&nowhere, 1), Err(BindError::NoDirectory { .. })));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn pauses_double_up_to_a_second_and_say_what_to_do() {
+    let bound = bind(&loopback(), 1).unwrap();
+    let mut acceptor = bound.for_worker(0).unwrap();
+    let pauses: Vec<_> = (0..9)
+        .map(|_| acceptor.pause(io::Error::from(Errno::MFILE)))
+        .inspect(|pause| assert!(pause.to_string().contains("LimitNOFILE")))
+        .map(|pause| (pause.in_a_row, pause.pause.as_millis()))
+        .collect();
+    assert_eq!(pauses[..3], [(1, 10), (2, 20), (3, 40)]);
+    assert_eq!(pauses[7..], [(8, 1000), (9, 1000)]);
+    assert_eq!(acceptor.pause(Errno::NOBUFS.into()).reason.as_str(), "memory");
+    assert!(concerns_one_connection(&Errno::CONNABORTED.into()));
+    assert!(!concerns_one_connection(&Errno::BADF.into()));
+}
+
+/// Runs in a process of its own (see the next test): the limit of descriptors is the process's.
+#[test]
+#[ignore = "run by running_out_of_descriptors_pauses_and_then_goes_on"]
+fn child_with_few_descriptors() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let bound = bind(&loopback(), 1).unwrap();
+        let mut acceptor = bound.for_worker(0).unwrap();
+        let _client = connect(&bound);
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: before.maximum }).unwrap();
+        let pause = acceptor.accept().await.unwrap_err();
+        assert_eq!((pause.reason, pause.in_a_row), (AcceptPauseReason::Descriptors, 1));
+        let begun = Instant::now();
+        let pause = acceptor.accept().await.unwrap_err();
+        assert_eq!((pause.in_a_row, pause.pause), (2, 2 * PAUSE_FIRST));
+        assert!(begun.elapsed() >= PAUSE_FIRST, "the second attempt waits");
+        setrlimit(Resource::Nofile, before).unwrap();
+        acceptor.accept().await.unwrap();
+        assert_eq!(acceptor.failures, 0);
+    });
+}
+
+#[test]
+fn running_out_of_descriptors_pauses_and_then_goes_on() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "net::listener::tests::child_with_few_descriptors"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}

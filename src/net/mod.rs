@@ -1,0 +1,11 @@
+//! Sockets: where we listen, what we accept, how we connect, and what is read before HTTP begins.
+//!
+//! Knows bytes and addresses only; TLS stands above it, HTTP above that.
+
+mod address;
+pub mod head_guard;
+pub mod listener;
+pub mod pool;
+pub mod proxy_protocol;
+pub mod socket;
+pub mod stream;

@@ -1,0 +1,232 @@
+//! What the walk of a request counts: handshakes by their status, refusals by their reason, plain HTTP.
+//!
+//! Statuses come from servers and methods from clients, so both are put into closed sets before they become labels.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+
+use crate::telemetry::counters::{Counters, seconds};
+
+/// From a proxy and a server on one machine to the 10 s that a handshake may take by default.
+const HANDSHAKE_SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// As above, and on to the 60 s that a server may take to answer by default. Streams (SSE, long polls) lie above.
+const REQUEST_SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 60.0];
+
+/// The families, before they have routes.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    handshakes: IntCounterVec,
+    handshake_duration: HistogramVec,
+    rejections: IntCounterVec,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+}
+
+impl Metrics {
+    /// Makes and registers the families.
+    ///
+    /// # Errors
+    /// If one of the names is taken.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let metrics = Metrics {
+            handshakes: IntCounterVec::new(
+                Opts::new("wsluice_handshakes_total", "WebSocket handshakes answered, by status; 101 opens a session."),
+                &["listener", "route", "code"],
+            )?,
+            handshake_duration: HistogramVec::new(
+                HistogramOpts::new(
+                    "wsluice_handshake_duration_seconds",
+                    "Time from the request for a WebSocket to our answer, the upstream's handshake included.",
+                )
+                .buckets(HANDSHAKE_SECONDS.into()),
+                &["route"],
+            )?,
+            rejections: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_rejections_total",
+                    "Requests that did not get what they asked for, by reason; route is empty where none was found.",
+                ),
+                &["listener", "route", "reason"],
+            )?,
+            requests: IntCounterVec::new(
+                Opts::new("wsluice_http_requests_total", "Plain HTTP requests answered, by class of status."),
+                &["route", "method", "code"],
+            )?,
+            request_duration: HistogramVec::new(
+                HistogramOpts::new(
+                    "wsluice_http_request_duration_seconds",
+                    "Time from a plain HTTP request to the end of its answer.",
+                )
+                .buckets(REQUEST_SECONDS.into()),
+                &["route"],
+            )?,
+        };
+        registry.register(Box::new(metrics.handshakes.clone()))?;
+        registry.register(Box::new(metrics.handshake_duration.clone()))?;
+        registry.register(Box::new(metrics.rejections.clone()))?;
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.request_duration.clone()))?;
+        Ok(metrics)
+    }
+
+    /// The handles of one route as one listener serves it. `reasons` are the labels of all refusals there can be.
+    pub fn route(&self, listener: &str, route: &str, reasons: &[&'static str]) -> RouteMetrics {
+        let statuses = ["101", "403", "426", "429", "502", "503", "504"];
+        let requests = [("GET", "2xx"), ("GET", "3xx"), ("GET", "4xx"), ("GET", "5xx"), ("POST", "2xx")];
+        self.handles(listener, route, &statuses, reasons, &requests)
+    }
+
+    /// The handles for requests that a listener answers before, or without, finding a route.
+    pub fn unrouted(&self, listener: &str, reasons: &[&'static str]) -> RouteMetrics {
+        self.handles(listener, "", &["400", "404", "426"], reasons, &[])
+    }
+
+    fn handles(
+        &self,
+        listener: &str,
+        route: &str,
+        statuses: &[&'static str],
+        reasons: &[&'static str],
+        requests: &[(&'static str, &'static str)],
+    ) -> RouteMetrics {
+        let by = |family: &IntCounterVec| {
+            let (family, listener, route) = (family.clone(), listener.to_owned(), route.to_owned());
+            move |label: &&'static str| family.with_label_values(&[&*listener, &*route, *label])
+        };
+        let (http, name) = (self.requests.clone(), route.to_owned());
+        RouteMetrics {
+            handshakes: Counters::new(statuses, by(&self.handshakes)),
+            handshake_duration: self.handshake_duration.with_label_values(&[route]),
+            rejections: Counters::new(reasons, by(&self.rejections)),
+            requests: Counters::new(requests, move |&(method, class)| http.with_label_values(&[&*name, method, class])),
+            request_duration: self.request_duration.with_label_values(&[route]),
+        }
+    }
+}
+
+/// What requests on one route count on.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    handshakes: Counters<&'static str>,
+    handshake_duration: Histogram,
+    rejections: Counters<&'static str>,
+    requests: Counters<(&'static str, &'static str)>,
+    request_duration: Histogram,
+}
+
+impl RouteMetrics {
+    /// Counts the answer to a request for a WebSocket, whatever it was, and how long it took.
+    pub fn handshake(&self, status: StatusCode, took: Duration) {
+        self.handshakes.inc(status_label(status));
+        self.handshake_duration.observe(seconds(took));
+    }
+
+    /// Counts a refusal, by the label that the log has too.
+    pub fn reject(&self, reason: &'static str) {
+        self.rejections.inc(reason);
+    }
+
+    /// Counts a plain HTTP request whose answer has ended.
+    pub fn request(&self, method: &Method, status: StatusCode, took: Duration) {
+        self.requests.inc((method_label(method), class_label(status)));
+        self.request_duration.observe(seconds(took));
+    }
+}
+
+/// Statuses that tell an operator something by number; others by their class.
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        101 => "101",
+        200 => "200",
+        301 => "301",
+        302 => "302",
+        307 => "307",
+        308 => "308",
+        400 => "400",
+        401 => "401",
+        403 => "403",
+        404 => "404",
+        405 => "405",
+        408 => "408",
+        413 => "413",
+        414 => "414",
+        421 => "421",
+        426 => "426",
+        429 => "429",
+        431 => "431",
+        500 => "500",
+        502 => "502",
+        503 => "503",
+        504 => "504",
+        _ => class_label(status),
+    }
+}
+
+fn class_label(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "other",
+    }
+}
+
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+    use crate::telemetry::exposition::encode;
+
+    #[test]
+    fn answers_refusals_and_requests_are_counted_where_they_belong() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let route = metrics.route("public", "chat", &["origin", "connect"]);
+        route.handshake(StatusCode::SWITCHING_PROTOCOLS, Duration::from_millis(3));
+        route.handshake(StatusCode::from_u16(299).unwrap(), Duration::from_millis(3));
+        route.reject("origin");
+        route.request(&Method::GET, StatusCode::OK, Duration::from_secs(2));
+        route.request(&Method::from_bytes(b"BREW").unwrap(), StatusCode::IM_A_TEAPOT, Duration::from_secs(2));
+        metrics.unrouted("public", &["no_route"]).reject("no_route");
+        let text = encode(&registry).unwrap();
+        for line in [
+            r#"wsluice_handshakes_total{code="101",listener="public",route="chat"} 1"#,
+            r#"wsluice_handshakes_total{code="2xx",listener="public",route="chat"} 1"#,
+            r#"wsluice_handshakes_total{code="502",listener="public",route="chat"} 0"#,
+            r#"wsluice_handshake_duration_seconds_bucket{route="chat",le="0.005"} 2"#,
+            r#"wsluice_rejections_total{listener="public",reason="origin",route="chat"} 1"#,
+            r#"wsluice_rejections_total{listener="public",reason="connect",route="chat"} 0"#,
+            r#"wsluice_rejections_total{listener="public",reason="no_route",route=""} 1"#,
+            r#"wsluice_http_requests_total{code="2xx",method="GET",route="chat"} 1"#,
+            r#"wsluice_http_requests_total{code="4xx",method="other",route="chat"} 1"#,
+            r#"wsluice_http_requests_total{code="5xx",method="GET",route="chat"} 0"#,
+            r#"wsluice_http_request_duration_seconds_count{route="chat"} 2"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn servers_cannot_make_up_labels() {
+        let statuses = (100..1000).map(|status| status_label(StatusCode::from_u16(status).unwrap()));
+        assert_eq!(statuses.collect::<std::collections::BTreeSet<_>>().len(), 28);
+    }
+}

@@ -1,0 +1,3 @@
+//! The walk of a request: route, policies, upstream, answer.
+
+pub mod metrics;

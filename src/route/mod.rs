@@ -1,0 +1,6 @@
+//! From the head of a request to its route: the patterns a user writes, and the table that is walked.
+
+pub mod pattern;
+pub mod table;
+
+pub use table::{Head, Match, Table};

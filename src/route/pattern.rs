@@ -1,0 +1,129 @@
+//! The patterns of a route, as they are written in the configuration and as they are matched.
+//!
+//! Hosts and paths are matched in the normal form that `crate::header` gives them. A pattern that no normal form can ever
+//! equal is an error when it is read, not a route that is silently dead. Regexes run in linear time and match the whole
+//! text: a forgotten `^` or `$` must not open a route to more than was meant.
+
+mod host;
+mod name;
+mod path;
+mod value;
+
+use thiserror::Error;
+
+use crate::header::HostError;
+use crate::header::path::PathError;
+
+pub use host::HostPattern;
+pub use name::{FieldName, Subprotocol};
+pub use path::{PathPattern, PlainPath};
+pub use value::{ValuePattern, WholeRegex};
+
+/// Why text is not the pattern it should be. The message says what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PatternError {
+    /// Empty, or only white space.
+    #[error("a host is empty: write a name such as `chat.example.com`, `*.example.com`, or `*` for any")]
+    HostEmpty,
+    /// A URL where a name should be.
+    #[error("`{0}` is a URL: write its host alone, such as `chat.example.com`")]
+    HostIsUrl(String),
+    /// `example.com:8443`
+    #[error("`{0}` has a port, which routes do not look at: write `{1}`")]
+    HostHasPort(String, String),
+    /// `a*.example.com`, `*.*.com`, `example.*`
+    #[error("`{0}`: `*` stands alone for any host, or as the first label, such as `*.example.com`")]
+    HostWildcard(String),
+    /// `bücher.example`
+    #[error("`{0}` is not ASCII: write an internationalised name in its `xn--` form")]
+    HostNotAscii(String),
+    /// Any other fault of a host.
+    #[error("`{text}` is not a host")]
+    Host {
+        /// As written.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: HostError,
+    },
+    /// No path at all.
+    #[error("`{0}` is not a path: it starts with `/`")]
+    PathRelative(String),
+    /// A query in a path.
+    #[error("`{0}`: a path has no query or fragment; queries are matched under `query`")]
+    PathQuery(String),
+    /// A path that requests never have after normalisation.
+    #[error("`{0}` never matches, because paths are normalised first: write `{1}`")]
+    PathNotNormal(String, String),
+    /// A path that requests are refused for.
+    #[error("`{text}` never matches, because such requests are refused")]
+    PathRefused {
+        /// As written.
+        text: String,
+        /// Why they are.
+        #[source]
+        source: PathError,
+    },
+    /// No valid regex.
+    #[error("`{0}` is not a valid regex: {1}")]
+    Regex(String, String),
+    /// No field name.
+    #[error("`{0}` is not a header name: it has letters, digits and `-`, without a colon")]
+    FieldName(String),
+    /// No token.
+    #[error(
+        "`{0}` is not a subprotocol: it is one name of letters, digits and marks such as `.` and `-` (RFC 6455 §4.1)"
+    )]
+    Subprotocol(String),
+}
+
+/// Text types: read by `FromStr`, written by `Display`, strings in the configuration. `$read` takes the text from a
+/// deserializer.
+macro_rules! as_string {
+    ($type:ty, $name:literal, $schema:tt) => {
+        as_string!($type, $name, String::deserialize, $schema);
+    };
+    ($type:ty, $name:literal, $read:expr, $schema:tt) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text: String = $read(deserializer)?;
+                text.parse().map_err(|error| de::Error::custom(chain(&error)))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+pub(crate) use as_string;
+
+/// An error and its causes on one line, for serde, which carries only text.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    /// As the configuration is read: text to `Value`, `Value` to type.
+    pub(super) fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
+        let value: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
+        serde_yaml::from_value(value).map_err(|error| error.to_string())
+    }
+}

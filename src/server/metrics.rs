@@ -1,0 +1,258 @@
+//! What listeners count: connections before any of their requests is understood, and TLS.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::telemetry::counters::{Active, Counters, seconds};
+
+/// What ended, delayed or kept out a connection before it made a request that could be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionError {
+    /// No descriptors left: nothing was accepted for a while.
+    AcceptPaused,
+    /// The listener has as many connections as it may.
+    Limit,
+    /// The PROXY protocol header is missing, malformed or unwanted.
+    ProxyProtocol,
+    /// The TLS handshake took too long.
+    TlsTimeout,
+    /// The TLS handshake failed: no common version or cipher, no certificate, an alert.
+    TlsFailed,
+    /// The client left during the TLS handshake.
+    TlsClosed,
+    /// The request head took too long.
+    HeaderTimeout,
+    /// The request head is not HTTP, or larger than allowed.
+    BadRequest,
+    /// Reading or writing failed otherwise.
+    Io,
+}
+
+impl ConnectionError {
+    const ALL: [ConnectionError; 9] = [
+        ConnectionError::AcceptPaused,
+        ConnectionError::Limit,
+        ConnectionError::ProxyProtocol,
+        ConnectionError::TlsTimeout,
+        ConnectionError::TlsFailed,
+        ConnectionError::TlsClosed,
+        ConnectionError::HeaderTimeout,
+        ConnectionError::BadRequest,
+        ConnectionError::Io,
+    ];
+
+    /// Its name in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            ConnectionError::AcceptPaused => "accept_paused",
+            ConnectionError::Limit => "limit",
+            ConnectionError::ProxyProtocol => "proxy_protocol",
+            ConnectionError::TlsTimeout => "tls_timeout",
+            ConnectionError::TlsFailed => "tls_failed",
+            ConnectionError::TlsClosed => "tls_closed",
+            ConnectionError::HeaderTimeout => "header_timeout",
+            ConnectionError::BadRequest => "bad_request",
+            ConnectionError::Io => "io",
+        }
+    }
+}
+
+/// Version of TLS that was agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+impl TlsVersion {
+    /// Its name in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            TlsVersion::Tls12 => "1.2",
+            TlsVersion::Tls13 => "1.3",
+        }
+    }
+}
+
+/// From a resumed handshake with a neighbour (one round trip, no signature) to the 10 s allowed by default; 1 s and
+/// 3 s are where a client arrives whose packet was lost once or twice.
+const TLS_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
+
+/// The families, before they have listeners.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    active: IntGaugeVec,
+    total: IntCounterVec,
+    errors: IntCounterVec,
+    tls_handshakes: IntCounterVec,
+    tls_duration: HistogramVec,
+    certificate_expiry: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Makes and registers the families.
+    ///
+    /// # Errors
+    /// If one of the names is taken.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let metrics = Metrics {
+            active: IntGaugeVec::new(
+                Opts::new("wsluice_connections_active", "Client connections open at this moment."),
+                &["listener"],
+            )?,
+            total: IntCounterVec::new(
+                Opts::new("wsluice_connections_total", "Client connections accepted."),
+                &["listener"],
+            )?,
+            errors: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_connection_errors_total",
+                    "Connections ended or delayed before a request could be answered, by reason.",
+                ),
+                &["listener", "reason"],
+            )?,
+            tls_handshakes: IntCounterVec::new(
+                Opts::new("wsluice_tls_handshakes_total", "TLS handshakes completed with clients."),
+                &["listener", "version", "resumed"],
+            )?,
+            tls_duration: HistogramVec::new(
+                HistogramOpts::new("wsluice_tls_handshake_duration_seconds", "Time a client's TLS handshake took.")
+                    .buckets(TLS_SECONDS.into()),
+                &["listener"],
+            )?,
+            certificate_expiry: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_tls_certificate_expiry_timestamp_seconds",
+                    "When a certificate we serve expires, in seconds since the Unix epoch.",
+                ),
+                &["listener", "certificate"],
+            )?,
+        };
+        registry.register(Box::new(metrics.active.clone()))?;
+        registry.register(Box::new(metrics.total.clone()))?;
+        registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.tls_handshakes.clone()))?;
+        registry.register(Box::new(metrics.tls_duration.clone()))?;
+        registry.register(Box::new(metrics.certificate_expiry.clone()))?;
+        Ok(metrics)
+    }
+
+    /// The handles of one listener.
+    pub fn listener(&self, listener: &str, security: Security) -> ListenerMetrics {
+        let (errors, tls) = (self.errors.clone(), self.tls_handshakes.clone());
+        let (errors_of, tls_of) = (listener.to_owned(), listener.to_owned());
+        let known: &[(TlsVersion, bool)] = match security {
+            Security::Plain => &[],
+            Security::Tls => &[
+                (TlsVersion::Tls12, false),
+                (TlsVersion::Tls12, true),
+                (TlsVersion::Tls13, false),
+                (TlsVersion::Tls13, true),
+            ],
+        };
+        ListenerMetrics {
+            active: self.active.with_label_values(&[listener]),
+            total: self.total.with_label_values(&[listener]),
+            errors: Counters::new(&ConnectionError::ALL, move |error| {
+                errors.with_label_values(&[&*errors_of, error.label()])
+            }),
+            tls_handshakes: Counters::new(known, move |&(version, resumed)| {
+                tls.with_label_values(&[&*tls_of, version.label(), if resumed { "true" } else { "false" }])
+            }),
+            tls_duration: match security {
+                Security::Plain => None,
+                Security::Tls => Some(self.tls_duration.with_label_values(&[listener])),
+            },
+        }
+    }
+
+    /// Tells when `certificate`, by its name in the configuration, expires: seconds since the Unix epoch.
+    pub fn certificate(&self, listener: &str, certificate: &str, expiry: i64) {
+        self.certificate_expiry.with_label_values(&[listener, certificate]).set(expiry);
+    }
+}
+
+/// Whether a listener speaks TLS; one that does not has no series about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Plain TCP or a Unix socket.
+    Plain,
+    /// TLS ends here.
+    Tls,
+}
+
+/// What connections of one listener count on.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    active: IntGauge,
+    total: IntCounter,
+    errors: Counters<ConnectionError>,
+    tls_handshakes: Counters<(TlsVersion, bool)>,
+    tls_duration: Option<Histogram>,
+}
+
+impl ListenerMetrics {
+    /// Counts an accepted connection; it is active until the answer is dropped.
+    pub fn accept(&self) -> Active {
+        self.total.inc();
+        Active::new(&self.active)
+    }
+
+    /// Counts what went wrong with one.
+    pub fn error(&self, error: ConnectionError) {
+        self.errors.inc(error);
+    }
+
+    /// Counts a completed TLS handshake.
+    pub fn tls_handshake(&self, version: TlsVersion, resumed: bool, took: Duration) {
+        self.tls_handshakes.inc((version, resumed));
+        if let Some(duration) = &self.tls_duration {
+            duration.observe(seconds(took));
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+    use crate::telemetry::exposition::encode;
+
+    #[test]
+    fn listeners_count_connections_errors_and_tls() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let listener = metrics.listener("public", Security::Tls);
+        metrics.certificate("public", "certs/chat.crt", 1_800_000_000);
+        let active = listener.accept();
+        drop(listener.accept());
+        listener.error(ConnectionError::HeaderTimeout);
+        listener.tls_handshake(TlsVersion::Tls13, true, Duration::from_micros(900));
+        let text = encode(&registry).unwrap();
+        drop(active);
+        for line in [
+            r#"wsluice_connections_active{listener="public"} 1"#,
+            r#"wsluice_connections_total{listener="public"} 2"#,
+            r#"wsluice_connection_errors_total{listener="public",reason="header_timeout"} 1"#,
+            r#"wsluice_connection_errors_total{listener="public",reason="accept_paused"} 0"#,
+            r#"wsluice_tls_handshakes_total{listener="public",resumed="true",version="1.3"} 1"#,
+            r#"wsluice_tls_handshakes_total{listener="public",resumed="false",version="1.2"} 0"#,
+            r#"wsluice_tls_handshake_duration_seconds_bucket{listener="public",le="0.001"} 1"#,
+            r#"wsluice_tls_certificate_expiry_timestamp_seconds{certificate="certs/chat.crt",listener="public"} 1800000000"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_plain_listener_says_nothing_of_tls() {
+        let registry = Registry::new();
+        let _listener = Metrics::register(&registry).unwrap().listener("plain", Security::Plain);
+        assert!(!encode(&registry).unwrap().contains("wsluice_tls_handshake"));
+    }
+}

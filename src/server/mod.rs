@@ -1,0 +1,3 @@
+//! Accepting connections and turning them into requests.
+
+pub mod metrics;

@@ -1,0 +1,540 @@
+//! The access log: one line for each session when it ends, and one for each plain HTTP request.
+//!
+//! Written by hand into a buffer of the thread and handed to the sink, past `tracing`: it is the one line that comes
+//! as often as clients do. The keys that it shares with other lines (`ts`, `level`, `target`, `message`) are the same,
+//! so one parser reads both. Whatever peers sent is escaped and cut; secrets in the query are hidden (`redact`).
+//! Absent values have no key in JSON, and no word in a human line.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use super::metrics::Initiator;
+use crate::header::redact;
+use crate::telemetry::escape;
+use crate::telemetry::logging::Format;
+use crate::telemetry::sink::LogSink;
+use crate::telemetry::utc::Utc;
+
+/// Longest path and query logged; a request line may have 16 KiB.
+const PATH_BYTES_MAX: usize = 2048;
+/// Longest host logged: the longest DNS name.
+const HOST_BYTES_MAX: usize = 255;
+/// Longest user agent logged; browsers need about 120.
+const USER_AGENT_BYTES_MAX: usize = 200;
+/// Longest request id and subprotocol logged.
+const TOKEN_BYTES_MAX: usize = 128;
+/// Longest close reason: what a Close frame holds (RFC 6455 §5.5, less the code).
+const REASON_BYTES_MAX: usize = 123;
+/// Longest detail of our own, which may quote what a peer sent.
+const DETAIL_BYTES_MAX: usize = 512;
+
+/// What a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A session that was opened: the line comes when it ends.
+    Session,
+    /// A request that was answered otherwise, a refused handshake among them.
+    Request,
+}
+
+/// What went one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes relayed: of frames, headers included; of a plain request, its body.
+    pub bytes: u64,
+    /// Whole text messages.
+    pub text: u64,
+    /// Whole binary messages.
+    pub binary: u64,
+    /// Ping frames relayed.
+    pub pings: u64,
+    /// Pong frames relayed.
+    pub pongs: u64,
+}
+
+/// How a session was closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Close<'a> {
+    /// Who began it.
+    pub initiator: Initiator,
+    /// The code of the first Close; none if the connection was lost without.
+    pub code: Option<u16>,
+    /// The reason in it, a peer's own words.
+    pub reason: &'a str,
+}
+
+/// One line.
+#[derive(Clone, Debug)]
+pub struct Record<'a> {
+    /// What it is about.
+    pub kind: Kind,
+    /// When it ended; it began `duration` before.
+    pub ended: SystemTime,
+    /// From the request to the end.
+    pub duration: Duration,
+    /// From the request to our answer, where there was a handshake.
+    pub handshake: Option<Duration>,
+    /// The client's address; none on a Unix socket.
+    pub client: Option<IpAddr>,
+    /// The client's port, where the address is that of the connection.
+    pub client_port: Option<u16>,
+    /// Name of the listener.
+    pub listener: &'a str,
+    /// Name of the route, if one was found.
+    pub route: Option<&'a str>,
+    /// Name of the upstream, if one was asked.
+    pub upstream: Option<&'a str>,
+    /// The endpoint that answered, or failed last.
+    pub endpoint: Option<&'a str>,
+    /// The authority asked for.
+    pub host: &'a str,
+    /// The request's method.
+    pub method: &'a str,
+    /// The request's path, as it came.
+    pub path: &'a str,
+    /// The request's query, without `?`; its secrets are hidden here.
+    pub query: Option<&'a str>,
+    /// The status answered.
+    pub status: u16,
+    /// The subprotocol agreed on.
+    pub subprotocol: Option<&'a str>,
+    /// The version of TLS.
+    pub tls: Option<&'static str>,
+    /// The X-Request-Id that came with the request.
+    pub request_id: Option<&'a str>,
+    /// The User-Agent.
+    pub user_agent: Option<&'a str>,
+    /// From the client to the server.
+    pub received: Traffic,
+    /// From the server to the client.
+    pub sent: Traffic,
+    /// How a session was closed.
+    pub close: Option<Close<'a>>,
+    /// The outcome's label, as in the metrics.
+    pub reason: &'static str,
+    /// More about it, for people: which origin was refused and what was allowed.
+    pub detail: Option<&'a str>,
+    /// Endpoints tried.
+    pub attempts: u32,
+}
+
+impl Record<'_> {
+    /// Appends the record as one JSON object, without a line end.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        let _ = write!(out, r#"{{"ts":"{}","level":"info","target":"access","message":"#, Utc(self.ended));
+        out.extend_from_slice(match self.kind {
+            Kind::Session => br#""session""#,
+            Kind::Request => br#""request""#,
+        });
+        let mut keys = Keys { out };
+        keys.plain("start", format_args!("\"{}\"", Utc(self.started())));
+        keys.plain("duration_ms", Millis(self.duration));
+        if let Some(handshake) = self.handshake {
+            keys.plain("handshake_ms", Millis(handshake));
+        }
+        if let Some(client) = self.client {
+            keys.plain("client", format_args!("\"{client}\""));
+        }
+        if let Some(port) = self.client_port {
+            keys.plain("client_port", port);
+        }
+        keys.text("listener", self.listener);
+        keys.optional("route", self.route);
+        keys.optional("upstream", self.upstream);
+        keys.optional("endpoint", self.endpoint);
+        keys.text("host", escape::cut(self.host, HOST_BYTES_MAX));
+        keys.text("method", escape::cut(self.method, TOKEN_BYTES_MAX));
+        keys.text("path", &self.target());
+        keys.plain("status", self.status);
+        keys.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
+        keys.optional("tls", self.tls);
+        keys.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
+        keys.optional("user_agent", self.user_agent.map(|agent| escape::cut(agent, USER_AGENT_BYTES_MAX)));
+        keys.plain("bytes_in", self.received.bytes);
+        keys.plain("bytes_out", self.sent.bytes);
+        if self.kind == Kind::Session {
+            for (way, text, binary, pings, pongs) in [
+                (&self.received, "text_in", "binary_in", "pings_in", "pongs_in"),
+                (&self.sent, "text_out", "binary_out", "pings_out", "pongs_out"),
+            ] {
+                keys.plain(text, way.text);
+                keys.plain(binary, way.binary);
+                keys.plain(pings, way.pings);
+                keys.plain(pongs, way.pongs);
+            }
+        }
+        if let Some(close) = &self.close {
+            keys.text("close_initiator", close.initiator.label());
+            if let Some(code) = close.code {
+                keys.plain("close_code", code);
+            }
+            if !close.reason.is_empty() {
+                keys.text("close_reason", escape::cut(close.reason, REASON_BYTES_MAX));
+            }
+        }
+        keys.text("reason", self.reason);
+        keys.optional("detail", self.detail.map(|detail| escape::cut(detail, DETAIL_BYTES_MAX)));
+        keys.plain("attempts", self.attempts);
+        out.push(b'}');
+    }
+
+    /// Appends the record as a line to read, without a line end.
+    pub fn write_human(&self, out: &mut Vec<u8>) {
+        let kind = match self.kind {
+            Kind::Session => "session",
+            Kind::Request => "request",
+        };
+        let _ = write!(out, "{} {kind} ", Utc(self.ended));
+        match (self.client, self.client_port) {
+            (Some(IpAddr::V6(client)), Some(port)) => drop(write!(out, "[{client}]:{port}")),
+            (Some(client), Some(port)) => drop(write!(out, "{client}:{port}")),
+            (Some(client), None) => drop(write!(out, "{client}")),
+            (None, _) => out.push(b'-'),
+        }
+        out.push(b' ');
+        escape::human_word(out, escape::cut(self.method, TOKEN_BYTES_MAX));
+        out.push(b' ');
+        let address = format!("{}{}", escape::cut(self.host, HOST_BYTES_MAX), self.target());
+        escape::human_word(out, &address);
+        let _ = write!(out, " {} {} {}ms", self.status, self.reason, Millis(self.duration));
+
+        let mut words = Words { out };
+        words.text("listener", self.listener);
+        words.optional("route", self.route);
+        words.optional("upstream", self.upstream);
+        words.optional("endpoint", self.endpoint);
+        if self.attempts > 1 {
+            words.plain("attempts", self.attempts);
+        }
+        words.optional("tls", self.tls);
+        words.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
+        words.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
+        for (name, way) in [("in", &self.received), ("out", &self.sent)] {
+            match self.kind {
+                Kind::Session => words.plain(name, format_args!("{}msg/{}B", way.text + way.binary, way.bytes)),
+                Kind::Request => words.plain(name, format_args!("{}B", way.bytes)),
+            }
+        }
+        if let Some(close) = &self.close {
+            match close.code {
+                Some(code) => words.plain("close", format_args!("{}:{code}", close.initiator.label())),
+                None => words.plain("close", close.initiator.label()),
+            }
+            if !close.reason.is_empty() {
+                words.text("said", escape::cut(close.reason, REASON_BYTES_MAX));
+            }
+        }
+        words.optional("detail", self.detail.map(|detail| escape::cut(detail, DETAIL_BYTES_MAX)));
+    }
+
+    fn started(&self) -> SystemTime {
+        self.ended.checked_sub(self.duration).unwrap_or(self.ended)
+    }
+
+    /// Path and query as they may be logged.
+    fn target(&self) -> String {
+        let mut target = String::from(escape::cut(self.path, PATH_BYTES_MAX));
+        if let Some(query) = self.query {
+            target.push('?');
+            target.push_str(&redact::query(query));
+        }
+        target.truncate(target.floor_char_boundary(PATH_BYTES_MAX));
+        target
+    }
+}
+
+/// A span in milliseconds, with three digits behind the point.
+struct Millis(Duration);
+
+impl std::fmt::Display for Millis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let micros = self.0.as_micros();
+        write!(f, "{}.{:03}", micros / 1000, micros % 1000)
+    }
+}
+
+/// The members of a JSON object, after its first ones. Names are ours and need no escaping.
+struct Keys<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Keys<'_> {
+    fn name(&mut self, name: &str) {
+        self.out.extend_from_slice(b",\"");
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    /// A value that is JSON as it displays.
+    fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.name(name);
+        let _ = write!(self.out, "{value}");
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        escape::json_string(self.out, value);
+    }
+
+    fn optional(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+}
+
+/// The `name=value` words of a human line.
+struct Words<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Words<'_> {
+    fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
+        let _ = write!(self.out, " {name}={value}");
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        let _ = write!(self.out, " {name}=");
+        escape::human_word(self.out, value);
+    }
+
+    fn optional(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+}
+
+thread_local! {
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Where the lines go, and how they look. Clones write to the same place.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    output: Option<(LogSink, Format)>,
+}
+
+impl AccessLog {
+    /// Writes to `sink`.
+    pub fn new(sink: LogSink, format: Format) -> AccessLog {
+        AccessLog { output: Some((sink, format)) }
+    }
+
+    /// Writes nothing.
+    pub fn off() -> AccessLog {
+        AccessLog { output: None }
+    }
+
+    /// Whether a record would be written; those who are costly to make are made only then.
+    pub fn is_on(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// Writes one line, without ever waiting for the output.
+    pub fn write(&self, record: &Record<'_>) {
+        let Some((sink, format)) = &self.output else { return };
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            match format {
+                Format::Json => record.write_json(line),
+                Format::Human => record.write_human(line),
+            }
+            sink.write_line(line);
+        });
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use std::io::{self, Read};
+    use std::time::UNIX_EPOCH;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn session() -> Record<'static> {
+        Record {
+            kind: Kind::Session,
+            ended: UNIX_EPOCH + Duration::from_millis(1_795_251_303_120),
+            duration: Duration::from_micros(61_234_567),
+            handshake: Some(Duration::from_micros(3_040)),
+            client: Some("2001:db8::7".parse().unwrap()),
+            client_port: Some(50123),
+            listener: "public",
+            route: Some("chat"),
+            upstream: Some("backend"),
+            endpoint: Some("ws://10.0.0.11:9000"),
+            host: "chat.example.com",
+            method: "GET",
+            path: "/ws/room",
+            query: Some("id=7&access_token=s3cret"),
+            status: 101,
+            subprotocol: Some("chat.v2"),
+            tls: Some("1.3"),
+            request_id: Some("r-1"),
+            user_agent: Some("Mozilla/5.0 (X11)"),
+            received: Traffic { bytes: 5000, text: 10, binary: 2, pings: 0, pongs: 1 },
+            sent: Traffic { bytes: 70_000, text: 300, binary: 0, pings: 1, pongs: 0 },
+            close: Some(Close { initiator: Initiator::Client, code: Some(1000), reason: "bye now" }),
+            reason: "closed",
+            detail: None,
+            attempts: 2,
+        }
+    }
+
+    fn refused() -> Record<'static> {
+        Record {
+            kind: Kind::Request,
+            handshake: None,
+            duration: Duration::from_micros(85),
+            client: None,
+            client_port: None,
+            upstream: None,
+            endpoint: None,
+            query: None,
+            status: 403,
+            subprotocol: None,
+            tls: None,
+            request_id: None,
+            user_agent: None,
+            received: Traffic::default(),
+            sent: Traffic { bytes: 40, ..Traffic::default() },
+            close: None,
+            reason: "origin",
+            detail: Some("origin https://evil.example is not among: same-origin"),
+            attempts: 0,
+            ..session()
+        }
+    }
+
+    fn json(record: &Record<'_>) -> String {
+        let mut out = Vec::new();
+        record.write_json(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn human(record: &Record<'_>) -> String {
+        let mut out = Vec::new();
+        record.write_human(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_session_is_one_json_object() {
+        assert_eq!(
+            json(&session()),
+            concat!(
+                r#"{"ts":"2026-11-21T08:55:03.120Z","level":"info","target":"access","message":"session","#,
+                r#""start":"2026-11-21T08:54:01.885Z","duration_ms":61234.567,"handshake_ms":3.040,"#,
+                r#""client":"2001:db8::7","client_port":50123,"listener":"public","route":"chat","#,
+                r#""upstream":"backend","endpoint":"ws://10.0.0.11:9000","host":"chat.example.com","method":"GET","#,
+                r#""path":"/ws/room?id=7&access_token=***","status":101,"subprotocol":"chat.v2","tls":"1.3","#,
+                r#""request_id":"r-1","user_agent":"Mozilla/5.0 (X11)","bytes_in":5000,"bytes_out":70000,"#,
+                r#""text_in":10,"binary_in":2,"pings_in":0,"pongs_in":1,"#,
+                r#""text_out":300,"binary_out":0,"pings_out":1,"pongs_out":0,"#,
+                r#""close_initiator":"client","close_code":1000,"close_reason":"bye now","#,
+                r#""reason":"closed","attempts":2}"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_refused_request_says_what_was_refused() {
+        assert_eq!(
+            json(&refused()),
+            concat!(
+                r#"{"ts":"2026-11-21T08:55:03.120Z","level":"info","target":"access","message":"request","#,
+                r#""start":"2026-11-21T08:55:03.119Z","duration_ms":0.085,"listener":"public","route":"chat","#,
+                r#""host":"chat.example.com","method":"GET","path":"/ws/room","status":403,"#,
+                r#""bytes_in":0,"bytes_out":40,"reason":"origin","#,
+                r#""detail":"origin https://evil.example is not among: same-origin","attempts":0}"#
+            )
+        );
+    }
+
+    #[test]
+    fn people_read_the_same_in_one_line() {
+        assert_eq!(
+            human(&session()),
+            concat!(
+                "2026-11-21T08:55:03.120Z session [2001:db8::7]:50123 GET ",
+                "chat.example.com/ws/room?id=7&access_token=*** 101 closed 61234.567ms ",
+                "listener=public route=chat upstream=backend endpoint=ws://10.0.0.11:9000 attempts=2 tls=1.3 ",
+                "subprotocol=chat.v2 request_id=r-1 in=12msg/5000B out=300msg/70000B close=client:1000 said=\"bye now\""
+            )
+        );
+        assert_eq!(
+            human(&refused()),
+            concat!(
+                "2026-11-21T08:55:03.120Z request - GET chat.example.com/ws/room 403 origin 0.085ms ",
+                "listener=public route=chat in=0B out=40B ",
+                "detail=\"origin https://evil.example is not among: same-origin\""
+            )
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_has_no_code() {
+        let close = Some(Close { initiator: Initiator::Server, code: None, reason: "" });
+        let record = Record { close, reason: "upstream_lost", ..session() };
+        assert!(json(&record).contains(r#""close_initiator":"server","reason":"upstream_lost""#));
+        assert!(human(&record).ends_with(" close=server"));
+    }
+
+    #[test]
+    fn what_peers_send_is_cut() {
+        let long = "ä".repeat(5000);
+        let close = Some(Close { initiator: Initiator::Client, code: Some(4000), reason: &long });
+        let record = Record {
+            host: &long,
+            path: &long,
+            query: Some(&long),
+            user_agent: Some(&long),
+            request_id: Some(&long),
+            detail: Some(&long),
+            close,
+            ..session()
+        };
+        assert!(json(&record).len() < 2048 + 255 + 200 + 128 + 123 + 512 + 1000);
+        assert!(human(&record).len() < 2048 + 255 + 128 + 123 + 512 + 1000);
+    }
+
+    #[test]
+    fn the_log_writes_to_its_sink_or_not_at_all() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let sink = LogSink::new(writer).unwrap();
+        let log = AccessLog::new(sink.clone(), Format::Human);
+        assert!(log.is_on() && !AccessLog::off().is_on());
+        log.write(&session());
+        AccessLog::off().write(&session());
+        log.write(&refused());
+        assert!(sink.flush(Duration::from_secs(20)));
+        drop((log, sink));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, format!("{}\n{}\n", human(&session()), human(&refused())));
+    }
+
+    proptest! {
+        #[test]
+        fn no_peer_can_write_a_second_line_or_a_second_key(text in any::<String>()) {
+            let hostile = format!("{text}\r\n\",\"status\":200,\"x\":\"\u{1b}[2J\u{9b}m\u{202e} status=200");
+            let close = Some(Close { initiator: Initiator::Client, code: Some(1000), reason: &hostile });
+            let record = Record {
+                host: &hostile, method: &hostile, path: &hostile, query: Some(&hostile), subprotocol: Some(&hostile),
+                request_id: Some(&hostile), user_agent: Some(&hostile), detail: Some(&hostile), close, ..refused()
+            };
+            let (json, human) = (json(&record), human(&record));
+            prop_assert!(!json.chars().chain(human.chars()).any(char::is_control));
+            let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(&object["status"], 403);
+            prop_assert!(!object.contains_key("x"));
+            prop_assert_eq!(json.matches(r#""status":"#).count(), 1, "a key is written once");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Events of `tracing` as lines of the log: one JSON object each, or one line to read.
+//!
+//! An own layer instead of tracing-subscriber's `fmt`, because a line here must be safe whatever a peer put into a
+//! field (`escape`), must not wait for the output (`sink`), has the same keys as an access line (`ts`, `level`,
+//! `target`, `message`, then the fields, flat), and names each key once: the fields of an event hide those of its
+//! span, those of an inner span those of an outer one. It is no longer than the configuration of the other would be.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber, span};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Registry};
+
+use super::escape;
+use super::sink::LogSink;
+use super::utc::Utc;
+
+/// What a log line looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line, for machines.
+    Json,
+    /// One line of text, for a person at a terminal.
+    Human,
+}
+
+/// How to log.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives as `info,wsluice::session=debug`.
+    pub filter: String,
+    /// The look of a line.
+    pub format: Format,
+    /// Colours the level in human lines.
+    pub ansi: bool,
+}
+
+/// Why logging could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter does not parse.
+    #[error("log level {filter:?} is neither a level (error, warn, info, debug, trace) nor a list of directives")]
+    Filter {
+        /// The filter as given.
+        filter: String,
+        /// What the parser says.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// A word that names neither a level nor, with `=level`, a module. The parser would take it for a module and be silent.
+    #[error("log level {filter:?}: {word:?} is not a level (off, error, warn, info, debug, trace)")]
+    Level {
+        /// The filter as given.
+        filter: String,
+        /// The word in it.
+        word: String,
+    },
+    /// Someone else already set the process's subscriber.
+    #[error("the log has been started twice")]
+    Twice(#[source] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// Sends the events of the whole process to `sink`.
+///
+/// # Errors
+/// If the filter does not parse or there is a global subscriber already.
+pub fn init(options: &Options, sink: LogSink) -> Result<(), LoggingError> {
+    tracing::subscriber::set_global_default(subscriber(options, sink)?).map_err(LoggingError::Twice)
+}
+
+/// What `init` installs; a test installs it for its own thread.
+///
+/// # Errors
+/// If the filter does not parse.
+pub fn subscriber(options: &Options, sink: LogSink) -> Result<impl Subscriber + Send + Sync, LoggingError> {
+    let mut bare = options.filter.split(',').map(str::trim).filter(|part| !part.contains(['=', '[', ']', '{', '}']));
+    if let Some(word) = bare.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(LoggingError::Level { filter: options.filter.clone(), word: word.into() });
+    }
+    let filter = EnvFilter::builder()
+        .parse(&options.filter)
+        .map_err(|source| LoggingError::Filter { filter: options.filter.clone(), source })?;
+    let lines = Lines { sink, format: options.format, ansi: options.ansi };
+    Ok(Registry::default().with(filter).with(lines))
+}
+
+/// The layer that turns events into lines.
+struct Lines {
+    sink: LogSink,
+    format: Format,
+    ansi: bool,
+}
+
+thread_local! {
+    /// Where a line is put together before it is queued; one a thread, so that no event allocates its own.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(outer) = span.extensions().get::<Fields>() {
+                fields.inherit(outer);
+            }
+        }
+        LINE.with(|line| match line.try_borrow_mut() {
+            Ok(mut line) => {
+                line.clear();
+                self.write(&mut line, Utc::now(), event.metadata(), &fields);
+                self.sink.write_line(&line);
+                line.shrink_to(16 << 10); // what one huge line needed is not kept
+            }
+            // Unreachable today: nothing logs while a line is put together.
+            Err(_) => {
+                let mut line = Vec::new();
+                self.write(&mut line, Utc::now(), event.metadata(), &fields);
+                self.sink.write_line(&line);
+            }
+        });
+    }
+}
+
+impl Lines {
+    fn write(&self, line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &Fields) {
+        match self.format {
+            Format::Json => write_json(line, now, metadata, fields),
+            Format::Human => write_human(line, now, metadata, fields, self.ansi),
+        }
+    }
+}
+
+fn write_json(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &Fields) {
+    let _ = write!(line, r#"{{"ts":"{now}","level":"{}","target":""#, level(*metadata.level()));
+    line.extend_from_slice(metadata.target().as_bytes());
+    line.extend_from_slice(br#"","message":"#);
+    escape::json_string(line, &fields.message);
+    for (name, value) in &fields.named {
+        line.push(b',');
+        // The keys above are ours; a field that happens to be called so keeps its value under a longer name.
+        let taken = matches!(*name, "ts" | "level" | "target");
+        let _ = write!(line, r#""{name}{}":"#, if taken { "_" } else { "" });
+        match value {
+            Value::Text(text) => escape::json_string(line, text),
+            Value::Bare(text) => line.extend_from_slice(text.as_bytes()),
+        }
+    }
+    line.push(b'}');
+}
+
+fn write_human(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &Fields, ansi: bool) {
+    let (colour, plain) = match (ansi, *metadata.level()) {
+        (false, _) => ("", ""),
+        (true, Level::ERROR) => ("\x1b[31m", "\x1b[0m"),
+        (true, Level::WARN) => ("\x1b[33m", "\x1b[0m"),
+        (true, Level::INFO) => ("\x1b[32m", "\x1b[0m"),
+        (true, _) => ("\x1b[2m", "\x1b[0m"),
+    };
+    let _ = write!(line, "{now} {colour}{:5}{plain} ", metadata.level().as_str());
+    escape::human_text(line, &fields.message);
+    for (name, value) in &fields.named {
+        let _ = write!(line, " {name}=");
+        match value {
+            Value::Text(text) => escape::human_word(line, text),
+            Value::Bare(text) => line.extend_from_slice(text.as_bytes()),
+        }
+    }
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
+
+/// The fields of an event or a span, in the order in which they were given.
+#[derive(Debug, Default)]
+struct Fields {
+    message: String,
+    named: Vec<(&'static str, Value)>,
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    /// Quoted and escaped.
+    Text(String),
+    /// A number or a boolean, written as it is.
+    Bare(String),
+}
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: Value) {
+        match (field.name(), value) {
+            ("message", Value::Text(text) | Value::Bare(text)) => self.message = text,
+            (name, value) => {
+                let name = name.strip_prefix("r#").unwrap_or(name);
+                match self.named.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, old)) => *old = value,
+                    None => self.named.push((name, value)),
+                }
+            }
+        }
+    }
+
+    /// Takes over what `outer` has and this has not.
+    fn inherit(&mut self, outer: &Fields) {
+        for (name, value) in &outer.named {
+            if !self.named.iter().any(|(known, _)| known == name) {
+                self.named.push((name, value.clone()));
+            }
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let mut text = String::new();
+        let _ = write!(text, "{value:?}");
+        self.set(field, Value::Text(text));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, Value::Text(value.into()));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let mut text = value.to_string();
+        let mut cause = value.source();
+        while let Some(error) = cause {
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        self.set(field, Value::Text(text));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, Value::Bare(value.to_string()));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, Value::Bare(value.to_string()));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, Value::Bare(value.to_string()));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no word for infinity and NaN (RFC 8259 §6).
+        let text = value.to_string();
+        self.set(field, if value.is_finite() { Value::Bare(text) } else { Value::Text(text) });
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use std::io::{self, Read};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use tracing::{debug, error, info, info_span, warn};
+
+    use super::*;
+
+    /// What `events` log under `filter`, the time stamps cut off.
+    fn log(format: Format, filter: &str, events: impl FnOnce()) -> Vec<String> {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let sink = LogSink::new(writer).unwrap();
+        let options = Options { filter: filter.into(), format, ansi: false };
+        tracing::subscriber::with_default(subscriber(&options, sink.clone()).unwrap(), events);
+        assert!(sink.flush(Duration::from_secs(20)));
+        drop(sink);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let stamp = Utc(UNIX_EPOCH).to_string().len();
+        text.lines()
+            .map(|line| match format {
+                Format::Human => line[stamp + 1..].to_owned(),
+                Format::Json => line.replacen(&line[7..7 + stamp], "T", 1),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn json_is_one_flat_object_a_line() {
+        let lines = log(Format::Json, "info", || {
+            info!(target: "wsluice::server", listener = "public", port = 8443u16, tls = true, ratio = 0.5, "listening");
+            warn!(target: "wsluice::server", nan = f64::NAN, level = 3, "odd\nnames");
+            debug!("not at this level");
+        });
+        assert_eq!(
+            lines,
+            [
+                r#"{"ts":"T","level":"info","target":"wsluice::server","message":"listening","listener":"public","port":8443,"tls":true,"ratio":0.5}"#,
+                r#"{"ts":"T","level":"warn","target":"wsluice::server","message":"odd\nnames","nan":"NaN","level_":3}"#,
+            ]
+        );
+        assert!(lines.iter().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+    }
+
+    #[test]
+    fn the_fields_of_spans_follow_and_the_inner_one_wins() {
+        let events = || {
+            let _listener = info_span!("listener", listener = "public", peer = "outer").entered();
+            let connection = info_span!("connection", peer = "10.0.0.1", route = tracing::field::Empty);
+            let _entered = connection.clone().entered();
+            connection.record("route", "chat");
+            info!(target: "t", "hello");
+        };
+        assert_eq!(log(Format::Human, "info", events), ["INFO  hello peer=10.0.0.1 route=chat listener=public"]);
+        assert_eq!(
+            log(Format::Json, "info", events),
+            [
+                r#"{"ts":"T","level":"info","target":"t","message":"hello","peer":"10.0.0.1","route":"chat","listener":"public"}"#
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stranger_cannot_write_a_line_of_his_own() {
+        let hostile = "x\n2026-11-21T00:00:00.000Z INFO  all is well\u{1b}[2J\u{9b}31m";
+        let events = || error!(target: "t", path = hostile, shown = %hostile, debug = ?hostile, "refused {hostile}");
+        for format in [Format::Json, Format::Human] {
+            let lines = log(format, "info", events);
+            assert_eq!(lines.len(), 1);
+            assert!(!lines[0].chars().any(char::is_control), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_tells_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no upstream")]
+        struct Outer(#[source] io::Error);
+        let error = Outer(io::Error::other("refused"));
+        let lines = log(Format::Human, "info", || {
+            error!(error = &error as &(dyn std::error::Error + 'static), "failed");
+        });
+        assert_eq!(lines, [r#"ERROR failed error="no upstream: refused""#]);
+    }
+
+    #[test]
+    fn directives_choose_by_module_and_nonsense_is_refused() {
+        let lines = log(Format::Human, "warn,wsluice::session=debug", || {
+            debug!(target: "wsluice::session", "kept");
+            info!(target: "wsluice::server", "left out");
+        });
+        assert_eq!(lines, ["DEBUG kept"]);
+        let refuse = |filter: &str| {
+            let options = Options { filter: filter.into(), format: Format::Json, ansi: false };
+            subscriber(&options, LogSink::new(io::sink()).unwrap()).err().map(|error| error.to_string())
+        };
+        assert!(refuse("wsluice=loud").unwrap().contains("neither a level"));
+        assert!(refuse("inof").unwrap().contains(r#""inof" is not a level"#));
+        assert_eq!(refuse("off"), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! Where log lines go: a bounded queue in memory, emptied by one thread that alone touches the output.
+//!
+//! A terminal that scrolls slowly, a full pipe or a stalled disk must never hold up a worker, so nobody writes to the
+//! output directly and nobody waits for it: a line is copied behind a short lock, and a line that does not fit is
+//! dropped whole and counted (`wsluice_log_lines_dropped_total`). A reader that went away (EPIPE) costs its lines, not
+//! the process. tracing-appender would do nearly the same; it is left out because it queues one allocation a line.
+//!
+//! What always holds: lines come out whole, in the order in which they were accepted, and never mixed.
+
+use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How much may wait for the output. At 500 bytes an access line, 2,000 sessions ending within one stall.
+const PENDING_BYTES_MAX: usize = 1 << 20;
+
+/// A buffer that a burst has grown past this is given back once it is written.
+const KEEP_BYTES: usize = 64 << 10;
+
+/// How long the writer waits before it tries again, when someone has made the output non-blocking and it is full.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// The queue in front of one output. Clones are the same queue; the thread ends, when all is written, after the last.
+#[derive(Clone, Debug)]
+pub struct LogSink {
+    handle: Arc<Handle>,
+}
+
+impl LogSink {
+    /// Starts the thread that writes to standard output.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn stdout() -> io::Result<LogSink> {
+        LogSink::new(io::stdout())
+    }
+
+    /// Starts the thread that writes to standard error.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn stderr() -> io::Result<LogSink> {
+        LogSink::new(io::stderr())
+    }
+
+    /// Starts the thread that writes to `output`.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn new(output: impl Write + Send + 'static) -> io::Result<LogSink> {
+        let shared = Arc::new(Shared::default());
+        let writer = Arc::clone(&shared);
+        thread::Builder::new().name("log".into()).spawn(move || writer.run(output))?;
+        Ok(LogSink { handle: Arc::new(Handle { shared }) })
+    }
+
+    /// Queues one line; the line end is added. Never waits for the output. `line` must not contain a line end itself.
+    pub fn write_line(&self, line: &[u8]) {
+        debug_assert!(!line.contains(&b'\n'), "a line is one line");
+        let shared = &self.handle.shared;
+        let mut state = shared.lock();
+        if state.pending.len() + line.len() + 1 > PENDING_BYTES_MAX {
+            drop(state);
+            shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        state.pending.extend_from_slice(line);
+        state.pending.push(b'\n');
+        let wake = !state.writing;
+        drop(state);
+        if wake {
+            shared.wake.notify_one();
+        }
+    }
+
+    /// Waits until all that was queued before is written, at most `limit`. Says whether it is.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let shared = &self.handle.shared;
+        let deadline = Instant::now() + limit;
+        let mut state = shared.lock();
+        while state.writing || !state.pending.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = shared.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Lines that did not fit or could not be written, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.handle.shared.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// What the clones of a sink share; the last one to go closes the queue.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.wake.notify_one();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// To the writer: there are lines, or there will be no more.
+    wake: Condvar,
+    /// To those who flush: the writer has caught up.
+    done: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: Vec<u8>,
+    writing: bool,
+    closed: bool,
+}
+
+impl Shared {
+    /// The state stays whole whatever happens to a holder: every change to it is a single push or swap.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut output: impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            let mut state = self.lock();
+            state.writing = false;
+            while state.pending.is_empty() {
+                self.done.notify_all();
+                if state.closed {
+                    return;
+                }
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            std::mem::swap(&mut state.pending, &mut batch);
+            state.writing = true;
+            drop(state);
+
+            let written = write_out(&mut output, &batch);
+            let lost = batch[written..].iter().filter(|&&byte| byte == b'\n').count();
+            self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+            batch.clear();
+            batch.shrink_to(KEEP_BYTES);
+        }
+    }
+}
+
+/// Writes as much of `batch` as the output takes before it fails for good, and says how much that was.
+fn write_out(output: &mut impl Write, batch: &[u8]) -> usize {
+    let mut written = 0;
+    while written < batch.len() {
+        match output.write(&batch[written..]) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Err(_) => break,
+        }
+    }
+    // Standard output is line-buffered by the library; what it still holds is the tail of a batch, lost with its reader.
+    let _ = output.flush();
+    written
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// An output that gives every write to the test.
+    struct Tap(mpsc::Sender<Vec<u8>>);
+
+    impl Write for Tap {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn all(tap: mpsc::Receiver<Vec<u8>>) -> String {
+        String::from_utf8(tap.into_iter().flatten().collect()).unwrap()
+    }
+
+    #[test]
+    fn lines_of_many_threads_come_out_whole_and_in_the_order_of_each() {
+        let (sender, tap) = mpsc::channel();
+        let sink = LogSink::new(Tap(sender)).unwrap();
+        thread::scope(|scope| {
+            for writer in 0..4 {
+                let sink = &sink;
+                scope.spawn(move || (0..500).for_each(|i| sink.write_line(format!("{writer} {i}").as_bytes())));
+            }
+        });
+        assert!(sink.flush(LONG));
+        assert_eq!(sink.dropped(), 0);
+        drop(sink);
+        let mut next = [0; 4];
+        for line in all(tap).lines() {
+            let (writer, i) = line.split_once(' ').unwrap();
+            let next = &mut next[writer.parse::<usize>().unwrap()];
+            assert_eq!(i.parse::<usize>().unwrap(), *next);
+            *next += 1;
+        }
+        assert_eq!(next, [500; 4]);
+    }
+
+    /// An output that blocks until the test lets go.
+    struct Stalled {
+        started: mpsc::Sender<()>,
+        go: mpsc::Receiver<()>,
+        tap: Tap,
+    }
+
+    impl Write for Stalled {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.started.send(());
+            let _ = self.go.recv();
+            self.tap.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stalled_output_costs_whole_lines_and_never_the_writers_time() {
+        let (sender, tap) = mpsc::channel();
+        let (started, has_started) = mpsc::channel();
+        let (let_go, go) = mpsc::channel();
+        let sink = LogSink::new(Stalled { started, go, tap: Tap(sender) }).unwrap();
+        sink.write_line(b"first");
+        has_started.recv().unwrap();
+
+        let line = vec![b'x'; 1023];
+        (0..1024 + 7).for_each(|_| sink.write_line(&line));
+        assert_eq!(sink.dropped(), 7, "1 MiB waits, the rest is dropped");
+        assert!(!sink.flush(Duration::ZERO), "nothing has been written yet");
+
+        drop(let_go);
+        assert!(sink.flush(LONG));
+        sink.write_line(b"last");
+        drop(sink);
+        let text = all(tap);
+        assert_eq!(text.lines().count(), 1 + 1024 + 1);
+        assert!(text.lines().all(|line| line == "first" || line == "last" || line.len() == 1023));
+    }
+
+    #[test]
+    fn a_reader_that_went_away_costs_lines_and_nothing_else() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let sink = LogSink::new(writer).unwrap();
+        sink.write_line(b"nobody reads this");
+        assert!(sink.flush(LONG));
+        sink.write_line(b"nor this");
+        assert!(sink.flush(LONG));
+        assert_eq!(sink.dropped(), 2);
+    }
+
+    #[test]
+    fn an_output_that_would_block_is_tried_again() {
+        struct Hesitant(u32, Tap);
+        impl Write for Hesitant {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 += 1;
+                if self.0 % 2 == 1 { Err(ErrorKind::WouldBlock.into()) } else { self.1.write(&bytes[..1]) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (sender, tap) = mpsc::channel();
+        let sink = LogSink::new(Hesitant(0, Tap(sender))).unwrap();
+        sink.write_line(b"whole");
+        assert!(sink.flush(LONG));
+        drop(sink);
+        assert_eq!(all(tap), "whole\n");
+    }
+}

@@ -1,0 +1,161 @@
+//! What upstreams count: picks, connects, failures and retries, and who is on which endpoint.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::telemetry::counters::{Active, Counters, seconds};
+
+/// From a server in the same rack to the 5 s that connecting may take by default; 1 s and 3 s are where a connection
+/// arrives whose first packet was lost once or twice.
+const CONNECT_SECONDS: [f64; 13] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 3.0, 5.0];
+
+/// The families, before they have upstreams.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    connect_duration: HistogramVec,
+    retries: IntCounterVec,
+    endpoint_sessions: IntGaugeVec,
+    picks: IntCounterVec,
+    errors: IntCounterVec,
+}
+
+impl Metrics {
+    /// Makes and registers the families.
+    ///
+    /// # Errors
+    /// If one of the names is taken.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let metrics = Metrics {
+            connect_duration: HistogramVec::new(
+                HistogramOpts::new(
+                    "wsluice_upstream_connect_duration_seconds",
+                    "Time to connect to an endpoint, TLS included.",
+                )
+                .buckets(CONNECT_SECONDS.into()),
+                &["upstream"],
+            )?,
+            retries: IntCounterVec::new(
+                Opts::new("wsluice_upstream_retries_total", "Times the next endpoint was tried after one had failed."),
+                &["upstream"],
+            )?,
+            endpoint_sessions: IntGaugeVec::new(
+                Opts::new("wsluice_endpoint_sessions_active", "Sessions on an endpoint at this moment."),
+                &["upstream", "endpoint"],
+            )?,
+            picks: IntCounterVec::new(
+                Opts::new("wsluice_endpoint_picks_total", "Times the balancer chose an endpoint."),
+                &["upstream", "endpoint"],
+            )?,
+            errors: IntCounterVec::new(
+                Opts::new("wsluice_upstream_errors_total", "Failures that an endpoint is to blame for, by reason."),
+                &["upstream", "endpoint", "reason"],
+            )?,
+        };
+        registry.register(Box::new(metrics.connect_duration.clone()))?;
+        registry.register(Box::new(metrics.retries.clone()))?;
+        registry.register(Box::new(metrics.endpoint_sessions.clone()))?;
+        registry.register(Box::new(metrics.picks.clone()))?;
+        registry.register(Box::new(metrics.errors.clone()))?;
+        Ok(metrics)
+    }
+
+    /// The handles of one upstream as a whole.
+    pub fn upstream(&self, upstream: &str) -> UpstreamMetrics {
+        UpstreamMetrics {
+            connect_duration: self.connect_duration.with_label_values(&[upstream]),
+            retries: self.retries.with_label_values(&[upstream]),
+        }
+    }
+
+    /// The handles of one endpoint, named as in the configuration. `reasons` are the labels of all its failures.
+    pub fn endpoint(&self, upstream: &str, endpoint: &str, reasons: &[&'static str]) -> EndpointMetrics {
+        let (errors, of_upstream, of_endpoint) = (self.errors.clone(), upstream.to_owned(), endpoint.to_owned());
+        EndpointMetrics {
+            sessions: self.endpoint_sessions.with_label_values(&[upstream, endpoint]),
+            picks: self.picks.with_label_values(&[upstream, endpoint]),
+            errors: Counters::new(reasons, move |reason| {
+                errors.with_label_values(&[&*of_upstream, &*of_endpoint, *reason])
+            }),
+        }
+    }
+}
+
+/// What one upstream counts on.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    connect_duration: Histogram,
+    retries: IntCounter,
+}
+
+impl UpstreamMetrics {
+    /// Counts a connection that was made, TLS included.
+    pub fn connected(&self, took: Duration) {
+        self.connect_duration.observe(seconds(took));
+    }
+
+    /// Counts that another endpoint is tried.
+    pub fn retry(&self) {
+        self.retries.inc();
+    }
+}
+
+/// What one endpoint counts on.
+#[derive(Debug)]
+pub struct EndpointMetrics {
+    sessions: IntGauge,
+    picks: IntCounter,
+    errors: Counters<&'static str>,
+}
+
+impl EndpointMetrics {
+    /// Counts that the balancer chose it.
+    pub fn pick(&self) {
+        self.picks.inc();
+    }
+
+    /// Counts a session on it, until the answer is dropped.
+    pub fn session(&self) -> Active {
+        Active::new(&self.sessions)
+    }
+
+    /// Counts a failure it is to blame for.
+    pub fn error(&self, reason: &'static str) {
+        self.errors.inc(reason);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+    use crate::telemetry::exposition::encode;
+
+    #[test]
+    fn endpoints_count_picks_sessions_and_failures() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let upstream = metrics.upstream("chat");
+        let endpoint = metrics.endpoint("chat", "ws://10.0.0.11:9000", &["refused", "timeout"]);
+        endpoint.pick();
+        endpoint.error("refused");
+        upstream.retry();
+        upstream.connected(Duration::from_millis(1));
+        let session = endpoint.session();
+        let text = encode(&registry).unwrap();
+        drop(session);
+        for line in [
+            r#"wsluice_endpoint_picks_total{endpoint="ws://10.0.0.11:9000",upstream="chat"} 1"#,
+            r#"wsluice_endpoint_sessions_active{endpoint="ws://10.0.0.11:9000",upstream="chat"} 1"#,
+            r#"wsluice_upstream_errors_total{endpoint="ws://10.0.0.11:9000",reason="refused",upstream="chat"} 1"#,
+            r#"wsluice_upstream_errors_total{endpoint="ws://10.0.0.11:9000",reason="timeout",upstream="chat"} 0"#,
+            r#"wsluice_upstream_retries_total{upstream="chat"} 1"#,
+            r#"wsluice_upstream_connect_duration_seconds_bucket{upstream="chat",le="0.001"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+    }
+}

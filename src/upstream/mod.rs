@@ -1,0 +1,3 @@
+//! A named group of interchangeable servers, and the way to them.
+
+pub mod metrics;
