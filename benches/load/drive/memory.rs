@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
 
 use super::{Memory, Round};
@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const PAUSES_MAX: usize = 12;
 
 pub async fn drive(round: &Round<'_>) -> Result<Memory> {
+    let proxy = round.proxy.as_ref().context("without a proxy there is no memory to read")?;
+    let watched_before: usize = proxy.watched().iter().sum();
     let conns = round.open(round.load.connections(), "/echo", MESSAGE_LEN).await?;
     let count = conns.len() as f64;
     echo_once(&conns, MESSAGE_LEN).await?;
@@ -29,6 +31,15 @@ pub async fn drive(round: &Round<'_>) -> Result<Memory> {
     echo_once(&conns, BURST_LEN).await?;
     let after_burst = settled(round).await? / count;
     close_all(conns).await?;
+    let mut left = usize::MAX;
+    for _ in 0..PAUSES_MAX {
+        left = proxy.watched().iter().sum::<usize>().saturating_sub(watched_before);
+        if left == 0 {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    ensure!(left == 0, "all connections are closed, but the proxy still watches {left} sockets more than before");
     let total_after_close = settled(round).await?;
     Ok(Memory { idle, after_burst, total_after_close })
 }

@@ -79,6 +79,7 @@ impl Program {
         let said = Command::new(&path).arg(flag).output().ok()?;
         let said = [said.stdout, said.stderr].concat();
         let version = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().trim().to_owned();
+        let version = version.trim_start_matches("nginx version: ").to_owned();
         Some(Program { kind, path, version })
     }
 

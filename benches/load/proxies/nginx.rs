@@ -11,14 +11,15 @@ pub(super) fn prepare(command: &mut Command, plan: &Plan<'_>) -> Result<()> {
     let Plan { plain_port, tls_port, backend, workers, identity, directory } = plan;
     let config = directory.join("nginx.conf");
     let (cert, key, dir) = (identity.cert_file(), identity.key_file(), directory.display());
-    // worker_connections counts both sides of a tunnel. Buffers stay at their defaults (4 KiB): users have those.
+    // worker_connections counts both sides of a tunnel; when fewer than a sixteenth are free, nginx closes clients that
+    // have not sent their request yet, so there are twice as many as descriptors. Buffers stay at their defaults (4 KiB): users have those.
     let text = format!(
         r#"daemon off;
 worker_processes {workers};
 worker_rlimit_nofile 20000;
 pid "{dir}/nginx.pid";
-error_log "{dir}/error.log" error;
-events {{ worker_connections 20000; }}
+error_log stderr error;
+events {{ worker_connections 40000; }}
 http {{
     access_log off;
     client_body_temp_path "{dir}/body";
@@ -50,6 +51,6 @@ http {{
         key = key.display(),
     );
     fs::write(&config, text)?;
-    command.arg("-p").arg(directory).arg("-c").arg(config).arg("-e").arg(directory.join("error.log"));
+    command.arg("-p").arg(directory).arg("-c").arg(config).arg("-e").arg("stderr");
     Ok(())
 }
