@@ -1,0 +1,382 @@
+//! A certificate with its key, and the roots we trust, read from PEM files.
+//!
+//! Whatever is wrong with a file is found here, before anything listens, and the error names the file and what to do.
+//! An expired certificate is no error: a proxy that does not come up helps nobody, and clients that pin it still work.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::provider;
+use super::validity::Validity;
+
+/// What is wrong with a certificate, a key or a set of them.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read.
+    #[error("cannot read {file}")]
+    Read {
+        /// Which.
+        file: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no certificate in it.
+    #[error("{file} holds no certificate{hint}")]
+    NoCertificate {
+        /// Which.
+        file: String,
+        /// What it seems to be instead.
+        hint: &'static str,
+    },
+    /// There is no private key in it.
+    #[error("{file} holds no private key{hint}")]
+    NoKey {
+        /// Which.
+        file: String,
+        /// What it seems to be instead.
+        hint: &'static str,
+    },
+    /// The key asks for a passphrase, and there is nobody to type it.
+    #[error(
+        "the private key in {file} is encrypted: write it without a passphrase (openssl pkey -in {file} -out FILE) and protect the file instead"
+    )]
+    EncryptedKey {
+        /// Which.
+        file: String,
+    },
+    /// Between BEGIN and END is something else than it should be.
+    #[error("{file} is not valid PEM")]
+    Pem {
+        /// Which.
+        file: String,
+        /// What the parser says.
+        #[source]
+        source: pem::Error,
+    },
+    /// The certificate is none.
+    #[error("{file} holds a certificate that cannot be parsed: {reason}")]
+    BadCertificate {
+        /// Which.
+        file: String,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A key of a kind that TLS 1.2 and 1.3 do not use, or a broken one.
+    #[error(
+        "the private key in {file} cannot be used: RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519 are supported"
+    )]
+    UnsupportedKey {
+        /// Which.
+        file: String,
+        /// What rustls says.
+        #[source]
+        source: rustls::Error,
+    },
+    /// Certificate and key do not belong together.
+    #[error(
+        "the private key in {key} does not belong to the certificate in {cert} (the server's own certificate comes first in the file, then the intermediates)"
+    )]
+    KeyMismatch {
+        /// The certificate's file.
+        cert: String,
+        /// The key's file.
+        key: String,
+    },
+    /// A TLS listener needs at least one.
+    #[error("a TLS listener needs at least one certificate")]
+    NoIdentity,
+    /// The system has no certificates to trust.
+    #[error(
+        "the system has no root certificates: install them (package ca-certificates), or set `ca` to a file with those to trust"
+    )]
+    NoNativeRoots,
+    /// That can stand in no certificate.
+    #[error("`{name}` is neither a host name nor an IP address")]
+    BadServerName {
+        /// What was written.
+        name: String,
+    },
+    /// rustls refuses the whole.
+    #[error("TLS cannot be set up this way")]
+    Rustls(#[from] rustls::Error),
+    /// rustls refuses the roots.
+    #[error("the certificates that clients are checked against cannot be used")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// What an operator should know about a certificate that works nevertheless.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateWarning {
+    /// It is too late for it.
+    #[error("the certificate in {file} has expired, {} ago", days(.since))]
+    Expired {
+        /// Its file.
+        file: String,
+        /// How long ago.
+        since: Duration,
+    },
+    /// It is too early for it.
+    #[error("the certificate in {file} is not valid yet, only in {}: is the clock right?", days(.until))]
+    NotYetValid {
+        /// Its file.
+        file: String,
+        /// How long from now.
+        until: Duration,
+    },
+    /// Clients look nowhere else (RFC 9525 §2).
+    #[error(
+        "the certificate in {file} names no host in its subjectAltName, so it can only be the default and clients will hardly accept it"
+    )]
+    NoNames {
+        /// Its file.
+        file: String,
+    },
+}
+
+fn days(duration: &Duration) -> String {
+    match duration.as_secs() / 86_400 {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}
+
+/// A certificate chain with its private key, both checked.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub(super) key: Arc<CertifiedKey>,
+    file: String,
+    names: Vec<String>,
+    validity: Validity,
+}
+
+impl Identity {
+    /// Reads the chain from one file and the key from another (or the same).
+    ///
+    /// # Errors
+    /// If a file cannot be read, holds something else, or the two do not belong together.
+    pub fn load(cert: &Path, key: &Path) -> Result<Identity, TlsError> {
+        let (cert_pem, key_pem) = (read(cert)?, read(key)?);
+        Identity::from_parts(&display(cert), &cert_pem, &display(key), &key_pem)
+    }
+
+    /// The same from memory; `name` stands for the file in errors and warnings.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), without the reading.
+    pub fn from_pem(name: &str, cert: &[u8], key: &[u8]) -> Result<Identity, TlsError> {
+        Identity::from_parts(name, cert, name, key)
+    }
+
+    fn from_parts(cert_file: &str, cert: &[u8], key_file: &str, key: &[u8]) -> Result<Identity, TlsError> {
+        let chain = certificates(cert_file, cert)?;
+        let key = private_key(key_file, key)?;
+        let bad = |reason: String| TlsError::BadCertificate { file: cert_file.to_owned(), reason };
+        let end_entity = webpki::EndEntityCert::try_from(&chain[0]).map_err(|error| bad(error.to_string()))?;
+        let names = end_entity.valid_dns_names().map(str::to_ascii_lowercase).collect();
+        let validity = Validity::of(&chain[0]).ok_or_else(|| bad("its validity is malformed".to_owned()))?;
+        let signing_key = provider()
+            .key_provider
+            .load_private_key(key)
+            .map_err(|source| TlsError::UnsupportedKey { file: key_file.to_owned(), source })?;
+        let key = CertifiedKey::new(chain, signing_key);
+        match key.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => {
+                return Err(TlsError::KeyMismatch { cert: cert_file.to_owned(), key: key_file.to_owned() });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Identity { key: Arc::new(key), file: cert_file.to_owned(), names, validity })
+    }
+
+    /// The file of the certificate.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The host names of its subjectAltName, in lower case, wildcards as `*.example.com`. A common name does not count
+    /// (RFC 9525 §2).
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// From when to when the certificate is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// What the operator should know about it at `now`.
+    pub fn warnings(&self, now: SystemTime) -> Vec<CertificateWarning> {
+        let file = || self.file.clone();
+        let expired = self.validity.expired_since(now).map(|since| CertificateWarning::Expired { file: file(), since });
+        let early = self.validity.begins_in(now).map(|until| CertificateWarning::NotYetValid { file: file(), until });
+        let nameless = self.names.is_empty().then(|| CertificateWarning::NoNames { file: file() });
+        expired.into_iter().chain(early).chain(nameless).collect()
+    }
+}
+
+/// Reads the certificates that shall be trusted.
+///
+/// # Errors
+/// If the file cannot be read, holds no certificate or one that cannot be parsed.
+pub fn load_roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let file = display(path);
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&file, &read(path)?)? {
+        roots
+            .add(certificate)
+            .map_err(|error| TlsError::BadCertificate { file: file.clone(), reason: error.to_string() })?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::Read { file: display(path), source })
+}
+
+/// At least one certificate, in the order of the file.
+fn certificates(file: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| TlsError::Pem { file: file.to_owned(), source })?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate { file: file.to_owned(), hint: instead(text) });
+    }
+    Ok(chain)
+}
+
+fn private_key(file: &str, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    // PKCS #8 says it in the label (RFC 5958), the older form in a header (RFC 1421 §4.6.1.1).
+    if contains(text, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(text, b"Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsError::EncryptedKey { file: file.to_owned() });
+    }
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey { file: file.to_owned(), hint: instead(text) },
+        source => TlsError::Pem { file: file.to_owned(), source },
+    })
+}
+
+/// What a file seems to be that is not what it should be.
+fn instead(text: &[u8]) -> &'static str {
+    if text.is_empty() {
+        ": it is empty"
+    } else if contains(text, b"PRIVATE KEY-----") {
+        ", only a private key: are `cert` and `key` swapped?"
+    } else if contains(text, b"BEGIN CERTIFICATE-----") {
+        ", only certificates: are `cert` and `key` swapped?"
+    } else if text[0] == 0x30 {
+        ": it looks like DER; convert it to PEM (openssl x509 or openssl pkey, -inform der -in IN -out OUT)"
+    } else {
+        ": a PEM file has lines such as -----BEGIN CERTIFICATE----- or -----BEGIN PRIVATE KEY-----"
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(text, part).is_some()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::error::Error as _;
+    use std::time::UNIX_EPOCH;
+
+    use super::super::test_certificates::Ca;
+    use super::*;
+
+    fn refused(cert: &str, key: &str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let (cert_file, key_file) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
+        fs::write(&cert_file, cert).unwrap();
+        fs::write(&key_file, key).unwrap();
+        let error = Identity::load(&cert_file, &key_file).unwrap_err();
+        let text = format!("{error}; {}", error.source().map(ToString::to_string).unwrap_or_default());
+        assert!(text.contains("c.pem") || text.contains("k.pem"), "the file is named: {text}");
+        text
+    }
+
+    #[test]
+    fn names_and_validity_are_read_from_the_certificate() {
+        let (cert, key) = Ca::new().sign(&["Chat.example.com", "*.example.com", "10.0.0.1"], |params| {
+            params.distinguished_name.push(rcgen::DnType::CommonName, "ignored.example");
+            params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        });
+        let identity = Identity::from_pem("x", cert.as_bytes(), key.as_bytes()).unwrap();
+        assert_eq!(identity.names(), ["chat.example.com", "*.example.com"]);
+        assert_eq!(identity.validity().not_after, 1_893_456_000);
+        assert_eq!(identity.warnings(UNIX_EPOCH + Duration::from_secs(1_800_000_000)), []);
+        let late = identity.warnings(UNIX_EPOCH + Duration::from_secs(1_893_456_000 + 3 * 86_400));
+        assert_eq!(
+            late.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["the certificate in x has expired, 3 days ago"]
+        );
+        assert!(matches!(identity.warnings(UNIX_EPOCH)[..], [CertificateWarning::NotYetValid { .. }]));
+    }
+
+    #[test]
+    fn a_certificate_without_names_is_warned_of() {
+        let identity = Ca::new().identity(&["10.0.0.1"]);
+        assert!(matches!(identity.warnings(SystemTime::now())[..], [CertificateWarning::NoNames { .. }]));
+    }
+
+    #[test]
+    fn key_and_certificate_may_share_a_file() {
+        let (cert, key) = Ca::new().sign(&["a.example"], |_| {});
+        let both = format!("{key}{cert}");
+        Identity::from_pem("both", both.as_bytes(), both.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn each_mistake_is_named_with_its_file_and_its_remedy() {
+        let ca = Ca::new();
+        let (cert, key) = ca.sign(&["a.example"], |_| {});
+        let (_, other_key) = ca.sign(&["b.example"], |_| {});
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: X\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        let nonsense_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let unfinished = cert.replace("-----END CERTIFICATE-----", "");
+        for (cert, key, expected) in [
+            (cert.as_str(), other_key.as_str(), "does not belong to the certificate"),
+            (&key, &key, "c.pem holds no certificate, only a private key: are `cert` and `key` swapped?"),
+            (&cert, &cert, "k.pem holds no private key, only certificates: are `cert` and `key` swapped?"),
+            ("", &key, "it is empty"),
+            ("hello", &key, "-----BEGIN CERTIFICATE-----"),
+            ("0\u{3}\u{1}\u{1}", &key, "looks like DER"),
+            (&cert, encrypted, "openssl pkey -in"),
+            (&cert, legacy, "is encrypted"),
+            (&cert, nonsense_key, "RSA (2048 bits or more)"),
+            (nonsense, &key, "cannot be parsed"),
+            (&unfinished, &key, "not valid PEM"),
+        ] {
+            let text = refused(cert, key);
+            assert!(text.contains(expected), "{text}");
+        }
+        let error = Identity::load(Path::new("/nowhere/c.pem"), Path::new("/nowhere/k.pem")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /nowhere/c.pem");
+    }
+
+    #[test]
+    fn roots_come_from_a_file_with_at_least_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        fs::write(&path, format!("{}{}", Ca::new().pem(), Ca::new().pem())).unwrap();
+        assert_eq!(load_roots(&path).unwrap().len(), 2);
+        fs::write(&path, "").unwrap();
+        assert!(matches!(load_roots(&path), Err(TlsError::NoCertificate { .. })));
+    }
+}

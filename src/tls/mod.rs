@@ -1,0 +1,94 @@
+//! TLS, on both sides: certificates and keys from PEM files, configurations, handshakes, and the reading beneath them.
+//!
+//! rustls with aws-lc-rs, always passed explicitly: what a dependency installs as the process's default is none of our
+//! business. Nothing outside of this module names rustls' types but through the aliases here.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::CryptoProvider;
+
+use crate::net::stream::Stream;
+
+pub mod client;
+pub mod identity;
+pub mod read_ahead;
+pub mod resolver;
+pub mod server;
+mod validity;
+
+pub use identity::{CertificateWarning, Identity, TlsError, load_roots};
+pub use read_ahead::ReadAhead;
+pub use validity::Validity;
+
+/// A client's connection after its handshake.
+pub type ServerStream = tokio_rustls::server::TlsStream<ReadAhead<Stream>>;
+/// A connection to an upstream after its handshake.
+pub type ClientStream = tokio_rustls::client::TlsStream<ReadAhead<Stream>>;
+
+/// How many bytes of TLS may wait to be sent on one connection before writing stops: four whole records leave in one
+/// call when bulk is written, and a peer that does not read costs no more than this.
+const UNSENT_BYTES_MAX: usize = 64 * 1024;
+
+/// The one protocol that we speak on both sides, as ALPN names it (RFC 7301).
+const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
+
+fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod test_certificates {
+    //! Certificates for the tests of this module.
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+
+    /// A CA that signs what a test needs.
+    pub struct Ca(CertifiedIssuer<'static, KeyPair>);
+
+    impl Ca {
+        pub fn new() -> Ca {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            // Two CAs of one name would be told apart by the signature only.
+            params.distinguished_name.push(rcgen::DnType::CommonName, format!("test CA {}", fastrand::u64(..)));
+            Ca(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        }
+
+        pub fn pem(&self) -> String {
+            self.0.pem()
+        }
+
+        pub fn roots(&self) -> Arc<rustls::RootCertStore> {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(self.0.der().clone()).unwrap();
+            Arc::new(roots)
+        }
+
+        /// Certificate and key as PEM.
+        pub fn sign(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+            self.sign_for(KeyPair::generate().unwrap(), names, change)
+        }
+
+        pub fn sign_for(
+            &self,
+            key: KeyPair,
+            names: &[&str],
+            change: impl FnOnce(&mut CertificateParams),
+        ) -> (String, String) {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut params = CertificateParams::new(names).unwrap();
+            change(&mut params);
+            let certificate = params.signed_by(&key, &self.0).unwrap();
+            (certificate.pem(), key.serialize_pem())
+        }
+
+        pub fn identity(&self, names: &[&str]) -> Identity {
+            let (cert, key) = self.sign(names, |_| {});
+            Identity::from_pem("test", cert.as_bytes(), key.as_bytes()).unwrap()
+        }
+    }
+}

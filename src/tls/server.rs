@@ -1,0 +1,242 @@
+//! TLS towards clients.
+//!
+//! * **Resumption by tickets alone**, encrypted under keys that change every six hours, the same for all workers: no
+//!   session is stored, no lock taken. One ticket a handshake (rustls sends two): a client uses each once and gets the
+//!   next on the way, and the second costs every full handshake an encryption and some 250 bytes.
+//! * **The first byte decides** whether the client speaks TLS at all, before rustls sees any. A plain HTTP request on a
+//!   TLS port is so common a mistake that it gets an answer one can read.
+//! * Every failure has a kind out of a closed set, for a metric; rustls sends the alert that belongs to it.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{AlertDescription, RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use super::identity::{Identity, TlsError};
+use super::read_ahead::ReadAhead;
+use super::resolver::Resolver;
+use super::{ALPN_HTTP_1_1, ServerStream, UNSENT_BYTES_MAX, provider};
+use crate::net::stream::{Prefixed, Stream};
+
+/// What a TLS listener needs.
+#[derive(Debug, Clone)]
+pub struct ServerTlsOptions {
+    /// Chosen from by SNI; the first is the default.
+    pub identities: Vec<Identity>,
+    /// The oldest version that is spoken.
+    pub min_version: MinVersion,
+    /// Whether clients show a certificate as well.
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// The oldest version of TLS that is spoken. Older ones than these exist no more (RFC 8996).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MinVersion {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    Tls12,
+    /// TLS 1.3 alone.
+    Tls13,
+}
+
+/// Certificates of clients.
+#[derive(Debug, Clone)]
+pub struct ClientAuth {
+    /// Who may have signed them.
+    pub roots: Arc<RootCertStore>,
+    /// Whether one may do without.
+    pub mode: ClientAuthMode,
+}
+
+/// Whether a client may do without a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuthMode {
+    /// No certificate, no connection.
+    Require,
+    /// A client without one is served; one that shows a bad one is not.
+    Optional,
+}
+
+/// Puts a listener's TLS together. Connections of all workers share it, and with it the keys of their tickets. Do not
+/// share it between listeners that ask different things of their clients: a ticket of one would open the other.
+///
+/// # Errors
+/// If there is no certificate, or rustls refuses what it is given.
+pub fn server_config(options: &ServerTlsOptions) -> Result<Arc<ServerConfig>, TlsError> {
+    let resolver = Resolver::new(&options.identities)?;
+    let versions: &[&rustls::SupportedProtocolVersion] = match options.min_version {
+        MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        MinVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider())).with_protocol_versions(versions)?;
+    let builder = match &options.client_auth {
+        None => builder.with_no_client_auth(),
+        Some(auth) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&auth.roots), Arc::clone(provider()));
+            builder.with_client_cert_verifier(match auth.mode {
+                ClientAuthMode::Require => verifier.build()?,
+                ClientAuthMode::Optional => verifier.allow_unauthenticated().build()?,
+            })
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// Why a client's handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsAcceptError {
+    /// It took too long.
+    #[error("the TLS handshake took too long")]
+    Timeout,
+    /// HTTP without TLS. The client was told.
+    #[error("the client sent plain HTTP to a TLS port")]
+    PlainHttp,
+    /// Something that is neither.
+    #[error("the client does not speak TLS")]
+    NotTls,
+    /// The client's certificate is missing, or bad.
+    #[error("the client's certificate was refused")]
+    ClientCertificate(#[source] rustls::Error),
+    /// No version, cipher, group, signature or application protocol that both know.
+    #[error("client and listener have no version, cipher or protocol in common")]
+    NothingShared(#[source] rustls::Error),
+    /// The client broke it off by an alert: mostly, it does not trust our certificate.
+    #[error("the client refused the handshake: {0:?}")]
+    ClientRefused(AlertDescription),
+    /// Whatever else is against the protocol.
+    #[error("the TLS handshake failed")]
+    Protocol(#[source] rustls::Error),
+    /// The client went away.
+    #[error("the client closed the connection during the TLS handshake")]
+    Closed,
+    /// The connection failed.
+    #[error("the connection failed during the TLS handshake")]
+    Io(#[source] io::Error),
+}
+
+impl TlsAcceptError {
+    /// All labels that [`label`](Self::label) gives.
+    pub const LABELS: [&'static str; 9] = [
+        "timeout",
+        "plain_http",
+        "not_tls",
+        "client_certificate",
+        "nothing_shared",
+        "client_refused",
+        "protocol",
+        "closed",
+        "io",
+    ];
+
+    /// As a label for metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            TlsAcceptError::Timeout => "timeout",
+            TlsAcceptError::PlainHttp => "plain_http",
+            TlsAcceptError::NotTls => "not_tls",
+            TlsAcceptError::ClientCertificate(_) => "client_certificate",
+            TlsAcceptError::NothingShared(_) => "nothing_shared",
+            TlsAcceptError::ClientRefused(_) => "client_refused",
+            TlsAcceptError::Protocol(_) => "protocol",
+            TlsAcceptError::Closed => "closed",
+            TlsAcceptError::Io(_) => "io",
+        }
+    }
+}
+
+impl From<io::Error> for TlsAcceptError {
+    fn from(error: io::Error) -> TlsAcceptError {
+        use rustls::Error;
+        let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+            return match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                    TlsAcceptError::Closed
+                }
+                _ => TlsAcceptError::Io(error),
+            };
+        };
+        let tls = tls.clone();
+        match tls {
+            Error::InvalidCertificate(_) | Error::NoCertificatesPresented => TlsAcceptError::ClientCertificate(tls),
+            Error::PeerIncompatible(_) | Error::NoApplicationProtocol => TlsAcceptError::NothingShared(tls),
+            Error::AlertReceived(alert) => TlsAcceptError::ClientRefused(alert),
+            _ => TlsAcceptError::Protocol(tls),
+        }
+    }
+}
+
+/// The content type of a TLS record that carries a handshake (RFC 8446 §5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 80\r\n\
+    connection: close\r\n\
+    \r\n\
+    A plain HTTP request was sent to a port that speaks TLS: use https:// or wss://\n";
+
+/// How long, and how much, a client that was answered may still send before the connection is closed. A close with
+/// unread bytes is a reset, which can overtake the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 64 * 1024;
+
+/// Does the handshake. The future is large; box it, so that the memory is free once the handshake is done.
+///
+/// # Errors
+/// See [`TlsAcceptError`]; the alert, or an answer in plain HTTP, has been sent then.
+pub async fn accept(
+    stream: Prefixed<Stream>,
+    config: Arc<ServerConfig>,
+    deadline: Instant,
+) -> Result<ServerStream, TlsAcceptError> {
+    timeout_at(deadline, handshake(stream, config)).await.map_err(|_| TlsAcceptError::Timeout)?
+}
+
+async fn handshake(stream: Prefixed<Stream>, config: Arc<ServerConfig>) -> Result<ServerStream, TlsAcceptError> {
+    let (early, stream) = stream.into_parts();
+    let mut stream = ReadAhead::new(&early, stream);
+    drop(early);
+    let first = poll_fn(|cx| stream.poll_peek(cx).map_ok(|bytes| bytes.first().copied())).await?;
+    match first {
+        None => return Err(TlsAcceptError::Closed),
+        Some(HANDSHAKE_RECORD) => {}
+        // Methods are written in capitals (RFC 9110 §9.1).
+        Some(b'A'..=b'Z') => {
+            let _ = timeout(LINGER, answer_plain_http(stream)).await;
+            return Err(TlsAcceptError::PlainHttp);
+        }
+        Some(_) => return Err(TlsAcceptError::NotTls),
+    }
+    let acceptor = TlsAcceptor::from(config);
+    let accept = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(UNSENT_BYTES_MAX)));
+    match accept.into_fallible().await {
+        Ok(stream) => Ok(stream),
+        Err((error, mut stream)) => {
+            // The alert is on its way; FIN rather than reset behind it.
+            let _ = stream.shutdown().await;
+            Err(error.into())
+        }
+    }
+}
+
+async fn answer_plain_http(mut stream: ReadAhead<Stream>) -> io::Result<()> {
+    stream.write_all(PLAIN_HTTP_ANSWER).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
