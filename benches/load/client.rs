@@ -152,7 +152,8 @@ impl Conn {
             TEXT => received.note = Some(String::from_utf8(other.payload)?),
             CLOSE if !self.closing.get() => {
                 let (code, reason) = other.payload.split_at(other.payload.len().min(2));
-                bail!("closed by the peer: code {code:?}, {:?}", String::from_utf8_lossy(reason));
+                let code = code.iter().fold(0, |code, &byte| code << 8 | u16::from(byte));
+                bail!("closed by the peer: {code} {:?}", String::from_utf8_lossy(reason));
             }
             _ => {}
         }

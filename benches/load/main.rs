@@ -136,9 +136,10 @@ impl Rig<'_> {
         let pid = running.as_ref().map(proxies::Running::pid);
         let target = Target { addr, tls };
         let outcome = drive::run(workload, &self.args.load, &target, &self.backend, pid, self.cores);
-        match (&outcome, &running) {
-            (Err(_), Some(running)) => outcome.with_context(|| format!("{} said {:?}", program.kind, running.output())),
-            _ => outcome,
+        let said = running.as_ref().map(proxies::Running::output).unwrap_or_default();
+        match outcome {
+            Err(error) if !said.is_empty() => Err(error.context(format!("{} said {said:?}", program.kind))),
+            outcome => outcome,
         }
     }
 }
@@ -159,6 +160,7 @@ fn check_itself() -> Result<()> {
     let args = Args::parse_from(["load", "--quick", "--no-pin", "--proxies", "direct"]).settled();
     let direct = Program::find(Kind::Direct, None).context("there is always no proxy")?;
     let rig = Rig::start(&args)?;
+    proxies::check_itself(&rig.identity)?;
     for workload in Workload::all().into_iter().filter(|workload| rig.pointless(*workload, Kind::Direct).is_none()) {
         rig.round(workload, &direct).with_context(|| format!("{workload} without a proxy"))?;
     }

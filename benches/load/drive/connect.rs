@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use tokio::task::JoinSet;
 
-use super::{Round, Tally, Work};
+use super::{Round, Tally, Work, finish};
 use crate::client::Conn;
 use crate::frame::{Frame, Sender};
 use crate::workload::MESSAGE_LEN;
@@ -45,9 +45,14 @@ pub async fn drive(round: &Round<'_>, session: Session) -> Result<Work> {
                     resumed == (session == Session::Resumed && number > 0),
                     "handshake {number} was of the wrong kind"
                 );
+                if tally.stopping.get() {
+                    break;
+                }
             }
             Ok(())
         });
     }
-    round.measure(&tally, &mut tasks, count).await
+    let work = round.measure(&tally, &mut tasks, count).await?;
+    finish(&mut tasks).await?;
+    Ok(work)
 }

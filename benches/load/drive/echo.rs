@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
-use super::{Round, Tally, Work};
+use super::{Round, Tally, Work, finish};
 use crate::frame::{Frame, Sender};
 use crate::workload::MESSAGE_LEN;
 
@@ -23,9 +23,14 @@ pub async fn drive(round: &Round<'_>) -> Result<Work> {
                 conn.send(frame.bytes()).await.context("sending")?;
                 conn.message().await?;
                 tally.done(sent);
+                if tally.stopping.get() {
+                    break;
+                }
             }
             Ok(())
         });
     }
-    round.measure(&tally, &mut tasks, count).await
+    let work = round.measure(&tally, &mut tasks, count).await?;
+    finish(&mut tasks).await?;
+    Ok(work)
 }

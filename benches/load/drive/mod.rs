@@ -29,6 +29,9 @@ use crate::workload::{MESSAGE_LEN, Shape, Workload};
 /// How many connections are being opened at any time: far below the backlog of 4096.
 const OPENING: usize = 64;
 
+/// How long an answer may take that is still missing when the measured time is over.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What one round of one proxy brought.
 pub enum Outcome {
     Work(Work),
@@ -159,7 +162,7 @@ impl Round<'_> {
         self.proxy.as_ref().map_or(Ok(0.0), Tree::pss)
     }
 
-    /// Lets `tasks`, which never end, warm up and then run for the measured time.
+    /// Lets `tasks`, which go on until [`Tally::stopping`], warm up and then run for the measured time.
     async fn measure(&self, tally: &Tally, tasks: &mut JoinSet<Result<()>>, connections: usize) -> Result<Work> {
         run_for(tasks, self.load.warm_up()).await?;
         tally.measuring.set(true);
@@ -167,6 +170,7 @@ impl Round<'_> {
         run_for(tasks, self.load.measured()).await?;
         let units = (tally.units.get() - before) as f64;
         tally.measuring.set(false);
+        tally.stopping.set(true);
         self.close_window(window, tally, units, connections)
     }
 }
@@ -182,6 +186,7 @@ struct Window {
 struct Tally {
     units: Cell<u64>,
     measuring: Cell<bool>,
+    stopping: Cell<bool>,
     latency: RefCell<Histogram>,
 }
 
@@ -192,6 +197,20 @@ impl Tally {
         if self.measuring.get() {
             self.latency.borrow_mut().record(since.elapsed());
         }
+    }
+}
+
+/// Lets each task finish what it has begun: a message that was lost on the way would not be missed otherwise.
+async fn finish(tasks: &mut JoinSet<Result<()>>) -> Result<()> {
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended??;
+        }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(PATIENCE, all).await {
+        Ok(ended) => ended,
+        Err(_) => bail!("{} connections wait in vain for an answer", tasks.len()),
     }
 }
 

@@ -225,3 +225,10 @@ pub fn end_with_us() -> Result<()> {
     })?;
     Ok(())
 }
+
+/// What `cargo test --benches` holds this directory to.
+pub fn check_itself(identity: &Identity) -> Result<()> {
+    let (directory, backend) = (TempDir::new()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+    let (plain_port, tls_port) = (free_port()?, free_port()?);
+    wsluice::check_itself(&Plan { plain_port, tls_port, backend, workers: 1, identity, directory: directory.path() })
+}

@@ -4,15 +4,21 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 
 use super::Plan;
 use crate::machine::free_port;
 
 pub(super) fn prepare(command: &mut Command, plan: &Plan<'_>) -> Result<()> {
-    let Plan { plain_port, tls_port, backend, workers, identity, directory } = plan;
-    let config = directory.join("wsluice.yaml");
-    let text = format!(
+    let config = plan.directory.join("wsluice.yaml");
+    fs::write(&config, text(plan)?)?;
+    command.arg("run").arg("--config").arg(config);
+    Ok(())
+}
+
+fn text(plan: &Plan<'_>) -> Result<String> {
+    let Plan { plain_port, tls_port, backend, workers, identity, .. } = plan;
+    Ok(format!(
         r#"version: 1
 workers: {workers}
 listeners:
@@ -42,8 +48,14 @@ drain: {{ time: 1s }}
         cert = identity.cert_file().display(),
         key = identity.key_file().display(),
         admin_port = free_port()?,
-    );
-    fs::write(&config, text)?;
-    command.arg("run").arg("--config").arg(config);
+    ))
+}
+
+/// What `cargo test --benches` holds this file to: wsluice understands it, and has nothing to remark.
+pub(super) fn check_itself(plan: &Plan<'_>) -> Result<()> {
+    match wsluice::config::load_str("wsluice.yaml", &text(plan)?, &|_| None) {
+        Ok(loaded) => ensure!(loaded.warnings.is_empty(), "warnings of wsluice's configuration: {:?}", loaded.warnings),
+        Err(errors) => bail!("{errors}"),
+    }
     Ok(())
 }
