@@ -26,6 +26,8 @@ pub mod worker;
 
 pub mod net;
 
+pub mod tls;
+
 pub mod drain;
 
 pub mod telemetry;
@@ -41,4 +43,8 @@ pub mod proxy;
 // Top: the process.
 pub mod server;
 
+pub mod control;
+
 pub mod admin;
+
+pub mod demo;

@@ -1,7 +1,7 @@
 //! Where we listen ([`Bind`]) and whom we call ([`EndpointUrl`]), as they are written.
 //!
-//! Neither resolves a name: a listener is bound to an address, so that it cannot move with DNS, and an endpoint's host is
-//! looked up each time it is connected to.
+//! Neither resolves a name: a listener is bound to an address, so that it cannot move with DNS, and an endpoint's host
+//! is looked up each time it is connected to.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -84,7 +84,8 @@ impl fmt::Display for Bind {
     }
 }
 
-/// One server: `ws://host:port`, `wss://host`, `unix:/path`; `http://` and `https://` mean the same as `ws://` and `wss://`.
+/// One server: `ws://host:port`, `wss://host`, `unix:/path`; `http://` and `https://` mean the same as `ws://` and
+/// `wss://`.
 ///
 /// There is no path in it, since the request's own path goes upstream; `rewrite` changes that for a whole route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,7 +138,8 @@ impl FromStr for EndpointUrl {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
         if !matches!(tail, "" | "/") {
-            let help = "write the scheme, host and port only; the request's own path is sent, and `rewrite.add_prefix` of the route puts something before it";
+            let help =
+                "end it after the port; the request's own path is sent, and `rewrite.add_prefix` puts one before it";
             return Err(BadValue::new(
                 format!("an endpoint has no path or query, but `{tail}` follows its host"),
                 help,
@@ -228,7 +230,8 @@ fn split_authority(authority: &str) -> Result<(String, Option<&str>), BadValue> 
     };
     let numeric =
         name.rsplit('.').next().is_some_and(|last| !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()));
-    // A name whose last label is a number is an address or nothing (WHATWG URL "ends in a number"): 10.0.0.256 is no name.
+    // A name whose last label is a number is an address or nothing (WHATWG URL "ends in a number"): 10.0.0.256 is no
+    // name.
     let good = if numeric { host.parse::<Ipv4Addr>().is_ok() } else { name.len() <= 253 && name.split('.').all(label) };
     match good {
         true => Ok((name.to_ascii_lowercase(), port)),
@@ -318,8 +321,8 @@ mod tests {
             ("localhost:9000", "`localhost:9000` has no scheme", "write `ws://localhost:9000`"),
             ("", "`` has no scheme", "write `ws://10.0.0.11:9000`"),
             ("tcp://a:1", "`tcp://` is not a scheme that can be proxied", "use `ws://`"),
-            ("ws://a:1/ws", "an endpoint has no path or query, but `/ws` follows its host", "write the scheme"),
-            ("ws://a:1?x=1", "an endpoint has no path or query, but `?x=1` follows its host", "write the scheme"),
+            ("ws://a:1/ws", "an endpoint has no path or query, but `/ws` follows its host", "end it after the port"),
+            ("ws://a:1?x=1", "an endpoint has no path or query, but `?x=1` follows its host", "end it after the port"),
             ("ws://me:pass@a:1", "an endpoint has no user or password in its URL", "send an Authorization"),
             ("ws://a:0", "`0` is not a port", "a port is"),
             ("ws://a:+1", "`+1` is not a port", "a port is"),
@@ -372,7 +375,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_an_endpoint_prints_is_read_back(text in "(ws|wss)://(\\PC{0,12}|[a-z0-9.:\\[\\]-]{0,16})|unix:\\PC{0,9}") {
+        fn what_an_endpoint_prints_is_read_back(text in "wss?://(\\PC{0,12}|[a-z0-9.:\\[\\]-]{0,16})|unix:\\PC{0,9}") {
             if let Ok(url) = text.parse::<EndpointUrl>() {
                 prop_assert_eq!(url.to_string().parse::<EndpointUrl>().unwrap(), url);
             }

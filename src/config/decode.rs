@@ -1,8 +1,8 @@
 //! From the tree to types, by serde, with every mistake found and none twice.
 //!
 //! [`De`] reads a [`Node`] and fails with a [`Fault`]: the path, and what kind of mistake it is, as data (serde's own
-//! deserialisers only give prose). [`decode`] notes the fault, takes the faulty node out of the tree, and tries again, until
-//! what is left can be read. A "missing" that only such a removal caused is not told.
+//! deserialisers only give prose). [`decode`] notes the fault, takes the faulty node out of the tree, and tries again,
+//! until what is left can be read. A "missing" that only such a removal caused is not told.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,6 +13,7 @@ use serde::de::{
 };
 
 use super::key::{KeyPath, Step};
+use super::suggest::nearest;
 use super::tree::Node;
 
 /// Where a value is wrong, and how.
@@ -20,6 +21,8 @@ use super::tree::Node;
 pub(super) struct Fault {
     /// From the inside out while it travels up; turned round by [`Fault::path`].
     steps: Vec<Step>,
+    /// The key itself is wrong, not what it leads to.
+    pub(super) at_key: bool,
     pub(super) kind: Kind,
 }
 
@@ -63,8 +66,8 @@ pub(super) struct Decoded<T> {
     pub(super) removed: Vec<KeyPath>,
 }
 
-/// Reads `tree`, taking out whatever is wrong; stops after `faults_max` mistakes. `removed` says what was taken out before;
-/// `stand_in` may give a node in place of a missing key of the top.
+/// Reads `tree`, taking out whatever is wrong; stops after `faults_max` mistakes. `removed` says what was taken out
+/// before; `stand_in` may give a node in place of a missing key of the top.
 pub(super) fn decode<T: DeserializeOwned>(
     tree: &mut Node,
     faults_max: usize,
@@ -85,8 +88,7 @@ pub(super) fn decode<T: DeserializeOwned>(
             Kind::Missing(field) => Some(*field),
             _ => None,
         };
-        let follows = missing.is_some_and(|field| decoded.removed.contains(&path.key(field)));
-        if !follows {
+        if !decoded.follows(&fault, &path) {
             decoded.faults.push(fault);
         }
         if let (Some(field), Node::Map(entries)) = (missing, &mut *tree)
@@ -103,6 +105,27 @@ pub(super) fn decode<T: DeserializeOwned>(
     decoded
 }
 
+impl<T> Decoded<T> {
+    /// Whether a fault is only there because something was taken out, or says again what was said.
+    fn follows(&self, fault: &Fault, path: &KeyPath) -> bool {
+        match &fault.kind {
+            Kind::Missing(field) => {
+                // Who wrote `nme` has been asked whether `name` was meant.
+                let meant = |fault: &Fault| match &fault.kind {
+                    Kind::UnknownKey { key, expected } => {
+                        fault.path().parent().as_ref() == Some(path) && nearest(key, expected) == Some(*field)
+                    }
+                    _ => false,
+                };
+                self.removed.contains(&path.key(field)) || self.faults.iter().any(meant)
+            }
+            // A map that had something taken out and now says too little.
+            Kind::Other { .. } => self.removed.iter().any(|gone| gone.parent().as_ref() == Some(path)),
+            _ => false,
+        }
+    }
+}
+
 impl Fault {
     /// The way to the mistake, with positions in lists as written.
     pub(super) fn path(&self) -> KeyPath {
@@ -110,7 +133,7 @@ impl Fault {
     }
 
     fn new(kind: Kind) -> Fault {
-        Fault { steps: Vec::new(), kind }
+        Fault { steps: Vec::new(), at_key: false, kind }
     }
 
     fn wrong_type(node: &Node, expected: impl Into<String>) -> Fault {
@@ -188,6 +211,7 @@ impl de::Error for Fault {
             de::Unexpected::Signed(value) => format!("the number {value}"),
             de::Unexpected::Float(value) => format!("the number {value}"),
             de::Unexpected::Str("") => "an empty string".to_owned(),
+            de::Unexpected::Str(text) if text.chars().count() <= 40 => format!("the string {text:?}"),
             de::Unexpected::Str(_) => "a string".to_owned(),
             de::Unexpected::Seq => "a list".to_owned(),
             de::Unexpected::Map => "a map".to_owned(),
@@ -262,7 +286,8 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         self.current = self.entries.next();
         let Some((key, _)) = self.current else { return Ok(None) };
         let from: StrDeserializer<Fault> = key.as_str().into_deserializer();
-        seed.deserialize(from).map(Some).map_err(|fault| fault.under(Step::Key(key.clone())))
+        let attach = |fault: Fault| Fault { at_key: true, ..fault.under(Step::Key(key.clone())) };
+        seed.deserialize(from).map(Some).map_err(attach)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {

@@ -1,7 +1,7 @@
 //! Changes of headers that a route makes.
 //!
-//! Names and values are parsed here, so that a space in a name is told at its line and no line break can ever be smuggled
-//! in. Which names may not be touched, since the proxy itself answers for them, is `check`'s business.
+//! Names and values are parsed here, so that a space in a name is told at its line and no line break can ever be
+//! smuggled in. Which names may not be touched, since the proxy itself answers for them, is `check`'s business.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +27,8 @@ pub struct HeaderEdits {
     pub remove: Vec<HeaderName>,
 }
 
-/// Headers by name, in the order they are written, each name once. Values print as `Sensitive`, as they may hold a token.
+/// Headers by name, in the order they are written, each name once. Values print as `Sensitive`, as they may hold a
+/// token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderSet(Vec<(HeaderName, HeaderValue)>);
 

@@ -1,8 +1,8 @@
 //! `${NAME}` and `${NAME:-default}`, filled in from the environment.
 //!
-//! In values only and after YAML is parsed, so that a value from outside stays one value, whatever characters are in it. As
-//! in a shell, `:-` also stands in for a variable that is set to nothing. `$${` is a plain `${`; a `$` before anything else
-//! is itself, as regular expressions end with one.
+//! In values only and after YAML is parsed, so that a value from outside stays one value, whatever characters are in
+//! it. As in a shell, `:-` also stands in for a variable that is set to nothing. `$${` is a plain `${`; a `$` before
+//! anything else is itself, as regular expressions end with one.
 
 use super::key::KeyPath;
 use super::tree::Node;

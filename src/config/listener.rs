@@ -129,15 +129,16 @@ pub enum ProxyProtocol {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTimeouts {
-    /// For the TLS handshake (and the PROXY protocol header). Default: 10s, several round trips over the worst mobile network.
+    /// For the TLS handshake (and the PROXY protocol header). Default: 10s, several round trips over the worst mobile
+    /// network.
     pub tls: Span,
 
-    /// For the head of a request, once its first byte could have come. Default: 10s, as a head is a few packets, and who
-    /// sends one byte at a time wants to hold connections (slowloris).
+    /// For the head of a request, once its first byte could have come. Default: 10s, as a head is a few packets, and
+    /// who sends one byte at a time wants to hold connections (slowloris).
     pub headers: Span,
 
-    /// For the next request on a connection that has answered one. Default: 60s, as browsers and nginx (75s) are used to;
-    /// such a connection costs 18 KB.
+    /// For the next request on a connection that has answered one. Default: 60s, as browsers and nginx (75s) are used
+    /// to; such a connection costs 18 KB.
     pub keep_alive: Span,
 }
 

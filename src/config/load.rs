@@ -7,7 +7,7 @@ use super::File;
 use super::check::{self, Issue, Written};
 use super::decode::{self, Fault, Kind};
 use super::environment;
-use super::key::{KeyPath, Step};
+use super::key::KeyPath;
 use super::locate::Aim;
 use super::not_yet::is_not_yet;
 use super::report::{ConfigErrors, Finding, Severity, Source};
@@ -45,7 +45,11 @@ pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Lo
     }
     match String::from_utf8(bytes) {
         Ok(text) => load_str(&name, &text, env),
-        Err(_) => Err(whole_file(&name, "the file is not UTF-8 text".to_owned(), None)),
+        Err(error) => {
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+            Err(whole_file(&name, format!("the file is not UTF-8 text (line {line})"), None))
+        }
     }
 }
 
@@ -66,7 +70,11 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
     let mut tree = read_tree(&source, text)?;
     let mut findings: Vec<Finding> = Vec::new();
     let mut say = |severity, path: &KeyPath, aim, message, help| {
-        findings.push(source.finding(severity, path, aim, message, help));
+        // What is missing from the file as a whole is missing nowhere in particular.
+        let at = if *path == KeyPath::root() { None } else { Some(aim) };
+        if findings.len() < FINDINGS_MAX {
+            findings.push(source.finding(severity, path, at, message, help));
+        }
     };
 
     for path in tree.duplicates.iter().take(FINDINGS_MAX) {
@@ -100,7 +108,6 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
         Some(file) if errors.is_empty() => Ok(Loaded { file, warnings, source }),
         _ => {
             errors.sort_by_key(|finding| (finding.line.unwrap_or(usize::MAX), finding.col));
-            errors.truncate(FINDINGS_MAX);
             Err(ConfigErrors::new(&source, errors))
         }
     }
@@ -172,13 +179,30 @@ fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) 
             let help = "write one, or remove the key to keep the default".to_owned();
             (path, Aim::Key, "there is no value".to_owned(), Some(help))
         }
+        Kind::WrongType { found, expected } if fault.at_key => {
+            (path, Aim::Key, format!("expected {expected}, found {found}"), None)
+        }
         Kind::WrongType { found, expected } => {
             let quoted = expected == "a string" && !matches!(tree.at(&path), Some(Node::List(_) | Node::Map(_)));
             let help = match found.as_str() {
                 "`false`" if expected.contains("`off`") => Some("write `off`".to_owned()),
+                r#"the string "yes""# | r#"the string "on""# if expected.contains("`true`") => {
+                    Some("write `true`".to_owned())
+                }
+                r#"the string "no""# | r#"the string "off""# if expected.contains("`true`") => {
+                    Some("write `false`".to_owned())
+                }
+                found if expected.starts_with("a duration") => found
+                    .strip_prefix("the number ")
+                    .map(|number| format!("give it a unit: `{number}s` or `{number}ms`")),
                 found if found.starts_with("the number") && quoted => Some("put it in quotes".to_owned()),
+                found if expected == "a list" && found.starts_with("the string") => {
+                    Some("make it a list: one `- ` before each element, or `[ ]` around all".to_owned())
+                }
                 "`true`" | "`false`" if quoted => Some("put it in quotes".to_owned()),
-                "a string" if expected.starts_with("a number") => Some("write digits, without quotes".to_owned()),
+                found if found.starts_with("the string") && expected.starts_with("a number") => {
+                    Some("write digits, without quotes".to_owned())
+                }
                 _ => None,
             };
             (path, Aim::Value, format!("expected {expected}, found {found}"), help)
@@ -188,7 +212,7 @@ fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) 
             (path, Aim::Value, message, expected.map(|expected| format!("it should be {expected}")))
         }
         Kind::Other { problem, help } => {
-            let aim = if matches!(path.steps().last(), Some(Step::Key(_))) { Aim::Value } else { Aim::Key };
+            let aim = if fault.at_key { Aim::Key } else { Aim::Value };
             (path, aim, problem, help)
         }
     }

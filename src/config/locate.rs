@@ -1,8 +1,8 @@
 //! From a key path back to line and column.
 //!
-//! Positions are not kept while the file is read (serde has no place for them); they are looked up when something is wrong:
-//! the text is parsed once more by a seed that walks down the path and fails on purpose when it arrives, and YAML's parser
-//! then says where that was. It costs a parse for each message, and nothing when all is well.
+//! Positions are not kept while the file is read (serde has no place for them); they are looked up when something is
+//! wrong: the text is parsed once more by a seed that walks down the path and fails on purpose when it arrives, and
+//! YAML's parser then says where that was. It costs a parse for each message, and nothing when all is well.
 
 use std::cell::Cell;
 use std::fmt;

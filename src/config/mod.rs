@@ -5,11 +5,11 @@
 //! `control::compile` whatever needs the world outside the file: whether certificates exist and match, whether a regex
 //! is too large, whether an address can be bound.
 //!
-//! The way from text to [`File`], one module a step: [`tree`] parses YAML, [`environment`] fills in `${NAME}`, [`decode`]
-//! turns nodes into types by serde and mends the tree at each mistake so that it can go on to the next, [`check`] judges
-//! what is only wrong in company, [`locate`] finds lines and columns again, [`report`] draws them; [`load`] joins them.
-//! Why a tree of our own between YAML and serde: YAML's deserialiser stops at the first error, tells its kind only in
-//! prose, and puts a duplicate key at line 1.
+//! The way from text to [`File`], one module a step: `tree` parses YAML, `environment` fills in `${NAME}`,
+//! `decode` turns nodes into types by serde and mends the tree at each mistake so that it can go on to the next,
+//! `check` judges what is only wrong in company, `locate` finds lines and columns again, `report` draws them;
+//! `load` joins them. Why a tree of our own between YAML and serde: YAML's deserialiser stops at the first error,
+//! tells its kind only in prose, and puts a duplicate key at line 1.
 //!
 //! What always holds: no input makes it panic, a value that came from the environment is never printed, and a key that
 //! is not understood is never ignored.
@@ -28,15 +28,17 @@ mod process;
 mod report;
 mod route;
 mod suggest;
+mod syntax;
 mod tree;
 mod upstream;
 mod value;
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use schemars::transform::{RecursiveTransform, Transform};
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
 pub use edits::{HeaderEdits, HeaderSet};
@@ -61,13 +63,13 @@ pub struct File {
     #[serde(default = "File::version")]
     pub version: u32,
 
-    /// How many threads relay traffic. Default: `auto`, one per core that this process may use, since each thread runs its
-    /// connections without handing them to another.
+    /// How many threads relay traffic. Default: `auto`, one per core that this process may use, since each thread runs
+    /// its connections without handing them to another.
     #[serde(default)]
     pub workers: Workers,
 
-    /// Where clients connect. Default: one listener named `default` on `127.0.0.1:8080` without TLS, which nobody outside
-    /// this machine can reach.
+    /// Where clients connect. Default: one listener named `default` on `127.0.0.1:8080` without TLS, which nobody
+    /// outside this machine can reach.
     #[serde(default = "Listener::defaults")]
     pub listeners: Vec<Listener>,
 
@@ -99,16 +101,41 @@ impl File {
 /// The JSON Schema of [`File`], for editors: field docs become descriptions.
 pub fn schema() -> serde_json::Value {
     let mut schema = schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<File>();
-    RecursiveTransform(accept_environment).transform(&mut schema);
+    RecursiveTransform(as_decoded).transform(&mut schema);
     schema.to_value()
 }
 
-/// A number or boolean may also be written as `${NAME}`, which is a string to an editor.
-fn accept_environment(schema: &mut schemars::Schema) {
+/// What the decoder does differently from what serde alone would: nothing (`key:`) is never a value, and a number or
+/// boolean may also be written as `${NAME}`, which is a string to an editor.
+fn as_decoded(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
-    let plain = matches!(object.get("type").and_then(|kind| kind.as_str()), Some("integer" | "boolean"));
-    if plain && let Some(kind) = object.remove("type") {
-        object.insert("type".into(), serde_json::json!([kind, "string"]));
-        object.insert("pattern".into(), serde_json::json!(r"\$\{"));
+    let null = json!("null");
+    if let Some(kinds) = object.get_mut("type").and_then(Value::as_array_mut) {
+        kinds.retain(|kind| *kind != null);
+        if let [kind] = kinds.as_slice() {
+            let kind = kind.clone();
+            object.insert("type".to_owned(), kind);
+        }
+    }
+    if let Some(choices) = object.get_mut("anyOf").and_then(Value::as_array_mut) {
+        choices.retain(|choice| choice.get("type") != Some(&null));
+    }
+    match object.get_mut("default") {
+        Some(Value::Null) => drop(object.remove("default")),
+        Some(Value::Object(defaults)) => defaults.retain(|_, value| !value.is_null()),
+        _ => {}
+    }
+    if matches!(object.get("type").and_then(Value::as_str), Some("integer" | "boolean"))
+        && let Some(kind) = object.remove("type")
+    {
+        object.insert("type".to_owned(), json!([kind, "string"]));
+        object.insert("pattern".to_owned(), json!(r"\$\{"));
+    }
+    // Docs are wrapped for the source; an editor wraps them for itself.
+    if let Some(Value::String(description)) = object.get_mut("description") {
+        *description = description.replace("\n\n", "\u{0}").replace('\n', " ").replace('\u{0}', "\n\n");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,8 +42,8 @@ pub struct Log {
     /// `json` (one object a line), `human`, or `auto`. Default: `auto`, which is `human` on a terminal and else `json`.
     pub format: LogFormat,
 
-    /// Whether each request and each session writes one line when it ends. Default: true, since without it nobody can tell
-    /// afterwards who closed a connection and why.
+    /// Whether each request and each session writes one line when it ends. Default: true, since without it nobody can
+    /// tell afterwards who closed a connection and why.
     pub access: bool,
 }
 
@@ -68,8 +68,8 @@ pub struct LogLevel(String);
 #[derive(Clone, Debug, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
-    /// How long sessions have to end after TERM. They are told to go (close code 1012) a few at a time over this while, so
-    /// that their reconnects do not arrive all at once. Default: 30s, what most supervisors wait before they kill.
+    /// How long sessions have to end after TERM. They are told to go (close code 1012) a few at a time over this while,
+    /// so that their reconnects do not arrive all at once. Default: 30s, what most supervisors wait before they kill.
     pub time: Span,
 }
 
@@ -125,14 +125,18 @@ impl FromStr for LogLevel {
         let levels = ["off", "error", "warn", "info", "debug", "trace"];
         let help =
             "write `error`, `warn`, `info`, `debug`, `trace` or `off`, or add modules: `info,wsluice::tls=debug`";
-        // EnvFilter takes a lone word for the name of a module and logs all of it: `level: inof` would mean `inof=trace`.
-        let word = |part: &&str| !part.contains(['=', '[']) && !levels.contains(part);
-        if let Some(word) = text.split(',').map(str::trim).find(word) {
+        // EnvFilter takes a lone word for the name of a module and logs all of it: `level: inof` would mean
+        // `inof=trace`.
+        let word = |part: &&str| !part.contains(['=', '[', ']', '}']) && !levels.contains(part);
+        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+        if let Some(word) = parts.iter().find(|part| word(part)) {
             let help = super::suggest::did_you_mean(word, &levels).unwrap_or_else(|| help.to_owned());
             return Err(BadValue::new(format!("`{word}` is not a log level"), help));
         }
-        match tracing_subscriber::EnvFilter::builder().parse(text) {
-            Ok(_) => Ok(LogLevel(text.to_owned())),
+        // It does not take spaces either.
+        let filter = parts.join(",");
+        match tracing_subscriber::EnvFilter::builder().parse(&filter) {
+            Ok(_) => Ok(LogLevel(filter)),
             Err(_) => Err(BadValue::new(format!("`{text}` is not a log filter"), help)),
         }
     }

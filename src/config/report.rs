@@ -8,8 +8,9 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use super::key::KeyPath;
 use super::locate::{Aim, locate};
 
-/// A line longer than this is shown cut: a minified file would fill the screen.
-const LINE_CHARS_MAX: usize = 160;
+/// A longer word is not underlined to its end, nor is more than this shown behind it: the snippet is one line of a
+/// terminal.
+const WORD_CHARS_MAX: usize = 80;
 
 /// The text of a file, for those who find something wrong with what it says.
 #[derive(Clone, Debug)]
@@ -62,20 +63,21 @@ impl Source {
         &self.name
     }
 
-    /// An error with the value at `path`, for those who judge it later: `control::compile`, when a certificate is missing.
+    /// An error with the value at `path`, for those who judge it later: `control::compile`, when a certificate is
+    /// missing.
     pub fn error(&self, path: &KeyPath, message: impl Into<String>, help: Option<String>) -> Finding {
-        self.finding(Severity::Error, path, Aim::Value, message.into(), help)
+        self.finding(Severity::Error, path, Some(Aim::Value), message.into(), help)
     }
 
     pub(super) fn finding(
         &self,
         severity: Severity,
         path: &KeyPath,
-        aim: Aim,
+        aim: Option<Aim>,
         message: String,
         help: Option<String>,
     ) -> Finding {
-        self.finding_at(severity, path, locate(&self.text, path, aim), message, help)
+        self.finding_at(severity, path, aim.and_then(|aim| locate(&self.text, path, aim)), message, help)
     }
 
     pub(super) fn finding_at(
@@ -103,29 +105,24 @@ impl Source {
         message: &str,
         help: Option<&str>,
     ) -> String {
+        let title = printable(&if path.is_empty() { message.to_owned() } else { format!("{path}: {message}") });
+        let help = help.map(printable);
+        let Some(((line, column), text)) = at else {
+            let level = match severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            };
+            let help = help.map(|help| format!("\n  = help: {help}")).unwrap_or_default();
+            return format!("{level}: {title}\n --> {}{help}", self.name);
+        };
         let level = match severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let title = match path {
-            "" => message.to_owned(),
-            path => format!("{path}: {message}"),
-        };
-        let title = printable(&title);
-        let help = help.map(printable);
-        let (cut, span);
-        let group = level.primary_title(&title);
-        let mut group = match at {
-            Some(((line, column), text)) => {
-                (cut, span) = cut_out(text, column);
-                let snippet = Snippet::source(&cut).path(&self.name).line_start(line);
-                group.element(snippet.annotation(AnnotationKind::Primary.span(span)))
-            }
-            None => group.element(annotate_snippets::Origin::path(&self.name)),
-        };
-        if let Some(help) = &help {
-            group = group.element(Level::HELP.message(help));
-        }
+        let (shown, span) = show_line(text, column);
+        let snippet = Snippet::source(&shown).path(&self.name).line_start(line);
+        let group = level.primary_title(&title).element(snippet.annotation(AnnotationKind::Primary.span(span)));
+        let group = group.elements(help.as_deref().map(|help| Level::HELP.message(help)));
         Renderer::plain().render(&[group])
     }
 }
@@ -179,18 +176,16 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The part of `line` that is worth showing, and in it the word that begins at `column`.
-fn cut_out(line: &str, column: usize) -> (String, Range<usize>) {
+/// `line` without controls and what is far behind the word that begins at `column`, and where in it that word is.
+fn show_line(line: &str, column: usize) -> (String, Range<usize>) {
     let chars: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let start = (column - 1).min(chars.len());
-    let end = start + word(&chars[start..]);
-    let from = if end > LINE_CHARS_MAX { start.saturating_sub(LINE_CHARS_MAX / 2) } else { 0 };
-    let to = chars.len().min(from + LINE_CHARS_MAX);
+    let end = (start + word(&chars[start..])).min(start + WORD_CHARS_MAX);
+    let to = chars.len().min(end + WORD_CHARS_MAX);
     let bytes = |range: &[char]| range.iter().map(|c| c.len_utf8()).sum::<usize>();
-    let end = end.min(to);
-    let span_start = bytes(&chars[from..start]);
+    let span_start = bytes(&chars[..start]);
     let span = span_start..span_start + bytes(&chars[start..end]);
-    (chars[from..to].iter().collect(), span)
+    (chars[..to].iter().collect(), span)
 }
 
 /// How many characters the key or scalar has that begins here.
@@ -201,8 +196,17 @@ fn word(chars: &[char]) -> usize {
     if let Some('[' | '{' | '-') = chars.first() {
         return 1;
     }
-    let ends = |at: usize| match chars[at] {
-        ',' | ']' | '}' => true,
+    let mut variable = false;
+    let mut ends = |at: usize| match chars[at] {
+        '{' if at > 0 && chars[at - 1] == '$' => {
+            variable = true;
+            false
+        }
+        '}' if variable => {
+            variable = false;
+            false
+        }
+        ',' | ']' | '}' => !variable,
         ':' => chars.get(at + 1).is_none_or(|next| *next == ' '),
         '#' => at > 0 && chars[at - 1] == ' ',
         _ => false,

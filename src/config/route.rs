@@ -22,9 +22,9 @@ pub struct Route {
     /// The name of the upstream, one of `upstreams`. Required.
     pub upstream: String,
 
-    /// Which web pages may open a WebSocket here. Default: only those of the same origin, since a browser sends its cookies
-    /// with the handshake whichever page asks (cross-site WebSocket hijacking); clients that send no Origin are no browsers
-    /// and are let in.
+    /// Which web pages may open a WebSocket here. Default: only those of the same origin, since a browser sends its
+    /// cookies with the handshake whichever page asks (cross-site WebSocket hijacking); clients that send no Origin are
+    /// no browsers and are let in.
     #[serde(default)]
     pub origins: OriginPolicy,
 
@@ -53,10 +53,10 @@ pub struct Route {
     #[serde(default)]
     pub http: Http,
 
-    /// Whether frames are judged by RFC 6455: `strict` ends a session at the first illegal frame (close code 1002), `off`
-    /// relays bytes blindly, for servers that break the protocol; there are then no pings, limits or message counts, and
-    /// `keepalive` is off. Default: `strict`, since two peers that disagree on where a frame ends can be played against each
-    /// other.
+    /// Whether frames are judged by RFC 6455: `strict` ends a session at the first illegal frame (close code 1002),
+    /// `off` relays bytes blindly, for servers that break the protocol; there are then no pings, limits or message
+    /// counts, and `keepalive` is off. Default: `strict`, since two peers that disagree on where a frame ends can be
+    /// played against each other.
     #[serde(default)]
     pub validate: Validate,
 }
@@ -65,7 +65,8 @@ pub struct Route {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rewrite {
-    /// Taken off the front of the path, at a segment's border: `/ws` makes `/` of `/ws` and `/a` of `/ws/a`. Default: nothing.
+    /// Taken off the front of the path, at a segment's border: `/ws` makes `/` of `/ws` and `/a` of `/ws/a`. Default:
+    /// nothing.
     pub strip_prefix: Option<String>,
 
     /// Put before the path. Default: nothing.
@@ -90,15 +91,16 @@ pub struct RouteTimeouts {
     /// Until an endpoint is connected, TLS included. Default: 5s, two lost SYNs (1s and 2s apart) and a little more.
     pub connect: Span,
 
-    /// Until an endpoint has answered the WebSocket handshake. Default: 10s, room for a server that looks a session up first.
+    /// Until an endpoint has answered the WebSocket handshake. Default: 10s, room for a server that looks a session up
+    /// first.
     pub handshake: Span,
 
-    /// Until an endpoint begins to answer a plain HTTP request. Default: 60s, as nginx's `proxy_read_timeout`; long polling
-    /// needs most of it.
+    /// Until an endpoint begins to answer a plain HTTP request. Default: 60s, as nginx's `proxy_read_timeout`; long
+    /// polling needs most of it.
     pub response: Span,
 
-    /// Ends a session in which no data frame came from either side for this long; pings and pongs do not count. Default:
-    /// `off`, since a quiet chat is not a dead one; `keepalive` notices the dead ones.
+    /// Ends a session in which no data frame came from either side for this long; pings and pongs do not count.
+    /// Default: `off`, since a quiet chat is not a dead one; `keepalive` notices the dead ones.
     pub idle: OrOff<Span>,
 
     /// Ends a session this long after it began. Default: `off`, since only the application knows how long is too long.
@@ -109,12 +111,12 @@ pub struct RouteTimeouts {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keepalive {
-    /// Ping a side that has sent nothing for this long. Default: 30s, below the minute after which common load balancers and
-    /// NATs forget a connection. With `validate: off` the default is `off`.
+    /// Ping a side that has sent nothing for this long. Default: 30s, below the minute after which common load
+    /// balancers and NATs forget a connection. With `validate: off` the default is `off`.
     pub ping: OrOff<Span>,
 
-    /// How long a side has for its Pong (or anything else) until it counts as dead; less than `ping`. Default: 10s, enough
-    /// for a phone that has to wake its radio.
+    /// How long a side has for its Pong (or anything else) until it counts as dead; less than `ping`. Default: 10s,
+    /// enough for a phone that has to wake its radio.
     pub pong: Span,
 }
 
@@ -122,8 +124,8 @@ pub struct Keepalive {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteLimits {
-    /// The largest message, summed over its frames; a larger one ends the session with close code 1009. Default: `off`, since
-    /// messages are never held here: only the application knows what it cannot take.
+    /// The largest message, summed over its frames; a larger one ends the session with close code 1009. Default: `off`,
+    /// since messages are never held here: only the application knows what it cannot take.
     pub message: OrOff<ByteSize>,
 
     /// The largest frame, otherwise as `message`. Default: `off`.

@@ -1,9 +1,9 @@
 //! The file as a tree: what YAML says, before any of it has a meaning.
 //!
-//! Between YAML's parser and the types stands this tree and not `serde_yaml::Value`, because here a duplicate key is noticed
-//! with its path, a scalar can remember that the environment had a part in it, and a node can be taken out when it is
-//! wrong without moving its neighbours' positions. It refuses what has no meaning in a configuration (tags) or only serves to
-//! blow up (a YAML bomb: a small file whose aliases unfold without end).
+//! Between YAML's parser and the types stands this tree and not `serde_yaml::Value`, because here a duplicate key is
+//! noticed with its path, a scalar can remember that the environment had a part in it, and a node can be taken out when
+//! it is wrong without moving its neighbours' positions. It refuses what has no meaning in a configuration (tags) or
+//! only serves to blow up (a YAML bomb: a small file whose aliases unfold without end).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,6 +11,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::key::{KeyPath, Step};
+use super::syntax::{self, Unparsed};
 
 /// How many values a file may unfold to. A generous route takes about 50, a file of 1 MiB holds at most some 200,000
 /// one-letter values; aliases could make billions of these (yaml_serde itself stops at 100 jumps per event).
@@ -36,15 +37,6 @@ pub(super) enum Node {
     Removed,
 }
 
-/// Why a text is not a tree.
-#[derive(Debug)]
-pub(super) struct Unparsed {
-    pub(super) problem: String,
-    pub(super) help: Option<String>,
-    /// Line and column, from 1.
-    pub(super) at: Option<(usize, usize)>,
-}
-
 /// A tree, and the keys that stand in one map twice (the first is kept).
 #[derive(Debug)]
 pub(super) struct Parsed {
@@ -54,6 +46,7 @@ pub(super) struct Parsed {
 
 /// Reads YAML.
 pub(super) fn parse(text: &str) -> Result<Parsed, Unparsed> {
+    syntax::refuse_brackets(text)?;
     let state = RefCell::new(State::default());
     let top = Seed { state: &state, path: &KeyPath::root() };
     match top.deserialize(serde_yaml::Deserializer::from_str(text)) {
@@ -62,7 +55,7 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Unparsed> {
             let at = error.location().map(|at| (at.line(), at.column()));
             match state.into_inner().refusal {
                 Some((problem, help)) => Err(Unparsed { problem: problem.to_owned(), help: Some(help.to_owned()), at }),
-                None => Err(syntax(&error.to_string(), at, text)),
+                None => Err(syntax::explain(&error.to_string(), at, text)),
             }
         }
     }
@@ -78,6 +71,7 @@ impl Node {
             Node::Signed(value) => format!("the number {value}"),
             Node::Float(value) => format!("the number {value}"),
             Node::Text { text, .. } if text.is_empty() => "an empty string".to_owned(),
+            Node::Text { text, raw: None } if text.chars().count() <= 40 => format!("the string {text:?}"),
             Node::Text { .. } => "a string".to_owned(),
             Node::List(_) => "a list".to_owned(),
             Node::Map(_) => "a map".to_owned(),
@@ -282,34 +276,49 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-/// The parser's words, less the position that is shown anyway, and a hint at the usual causes.
-fn syntax(message: &str, at: Option<(usize, usize)>, text: &str) -> Unparsed {
-    let without_position = match (message.find(" at line "), message.find(" column ")) {
-        (Some(start), Some(column)) if start < column => {
-            let digits = column + " column ".len();
-            let end = message[digits..].find(|c: char| !c.is_ascii_digit()).map_or(message.len(), |end| digits + end);
-            format!("{}{}", &message[..start], &message[end..])
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Calls `visit` with each node that is neither list nor map.
+    pub(in super::super) fn for_each_scalar(node: &mut Node, visit: &mut impl FnMut(&mut Node)) {
+        match node {
+            Node::List(nodes) => nodes.iter_mut().for_each(|node| for_each_scalar(node, visit)),
+            Node::Map(entries) => entries.iter_mut().for_each(|(_, node)| for_each_scalar(node, visit)),
+            scalar => visit(scalar),
         }
-        _ => message.to_owned(),
-    };
-    let line = at.and_then(|(line, _)| text.lines().nth(line - 1)).unwrap_or("");
-    let after = at.map(|(_, column)| line.chars().skip(column - 1).collect::<String>()).unwrap_or_default();
-    let help = if without_position.contains("more than one document") {
-        Some("a configuration is one document: remove the lines `---`")
-    } else if line.trim_start_matches(' ').starts_with('\t') {
-        Some("YAML is indented with spaces, not tabs")
-    } else if line.contains("${") {
-        Some("put a value with `${NAME}` in quotes: inside `[ ]` and `{ }` a brace has a meaning in YAML")
-    } else if after.starts_with('*') || without_position.contains("alias") || without_position.contains("anchor") {
-        Some("put a value that begins with `*` in quotes: \"*.example.com\"")
-    } else if after.starts_with(['@', '`', '%', '&', '!', '|', '>']) {
-        Some("put a value that begins with a special character in quotes")
-    } else if without_position.contains("mapping values are not allowed") {
-        Some("is the line indented as the one above, and a value that contains `: ` in quotes?")
-    } else if without_position.contains("recursion limit") {
-        Some("nothing here is nested that deep")
-    } else {
-        None
-    };
-    Unparsed { problem: format!("this is not YAML: {without_position}"), help: help.map(str::to_owned), at }
+    }
+
+    /// The tree as YAML again (in its JSON form).
+    pub(in super::super) fn to_yaml(node: &Node) -> String {
+        match node {
+            Node::Null | Node::Removed => "null".to_owned(),
+            Node::Bool(value) => value.to_string(),
+            Node::Unsigned(value) => value.to_string(),
+            Node::Signed(value) => value.to_string(),
+            Node::Float(value) => value.to_string(),
+            Node::Text { text, .. } => format!("{text:?}"),
+            Node::List(nodes) => format!("[{}]", nodes.iter().map(to_yaml).collect::<Vec<_>>().join(", ")),
+            Node::Map(entries) => {
+                let entry = |(key, node): &(String, Node)| format!("{key:?}: {}", to_yaml(node));
+                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
+    #[test]
+    fn duplicate_keys_are_noted_and_the_first_is_kept() {
+        let Ok(parsed) = parse("a: 1\nb: { c: 2, c: [3, { d: 4 }] }\na: 5\n") else { panic!("this is YAML") };
+        assert_eq!(to_yaml(&parsed.tree), r#"{"a": 1, "b": {"c": 2}}"#);
+        let duplicates: Vec<String> = parsed.duplicates.iter().map(KeyPath::to_string).collect();
+        assert_eq!(duplicates, ["b.c", "a"]);
+    }
+
+    #[test]
+    fn removing_an_element_moves_no_other() {
+        let Ok(mut parsed) = parse("[a, b, c]") else { panic!("this is YAML") };
+        assert!(parsed.tree.remove(&KeyPath::root().index(1)));
+        assert!(!parsed.tree.remove(&KeyPath::root().index(1)), "it is gone already");
+        assert_eq!(parsed.tree.at(&KeyPath::root().index(2)).map(to_yaml).as_deref(), Some("\"c\""));
+    }
 }

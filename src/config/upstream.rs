@@ -21,8 +21,8 @@ pub struct Upstream {
     /// The servers: URLs, or maps with a `url`. Required.
     pub endpoints: Vec<Endpoint>,
 
-    /// TLS towards `wss://` and `https://` endpoints. Default: their certificate is verified for the host of their URL against
-    /// the system's authorities.
+    /// TLS towards `wss://` and `https://` endpoints. Default: their certificate is verified for the host of their URL
+    /// against the system's authorities.
     #[serde(default)]
     pub tls: Option<ClientTls>,
 }

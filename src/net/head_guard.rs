@@ -1,4 +1,4 @@
-//! Refuses line ends that HTTP forbids, in the first request head of a connection.
+//! Refuses line ends that HTTP forbids, in the request heads of a connection.
 //!
 //! hyper's parser takes a bare LF for a line end. RFC 9112 §2.2 allows that, but a proxy that reads a line end where the
 //! next one reads a character is how requests are smuggled; so we take CR LF and nothing else, and refuse a bare CR, a
@@ -11,8 +11,12 @@
 //! drive the connection by `poll_without_shutdown` (the service's future is boxed for it, as the handshake phase should be
 //! anyway), and on an error look into `into_parts().io`.
 //!
-//! After the end of the head the guard is one branch per read. Later requests on the same connection are not watched:
-//! hyper's own parser refuses all of this but the bare LF there, and re-encodes what it has understood.
+//! It watches head after head for as long as it can tell where the next one begins: requests without a body, and with a
+//! Content-Length. From a chunked body, an `Upgrade` or a CONNECT on it is transparent, one branch per read: what follows
+//! an Upgrade may be WebSocket frames, and a mistake about framing here would be worse than a bare LF that hyper
+//! understands and re-encodes.
+
+mod scan;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,6 +25,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stream::Prefixed;
+use scan::{Scan, Verdict};
 
 /// What was wrong in a request head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +41,7 @@ pub enum HeadRefusal {
     Nul,
 }
 
-/// A stream whose first request head is watched.
+/// A stream whose request heads are watched.
 #[derive(Debug)]
 pub struct HeadGuard<S> {
     io: Prefixed<S>,
@@ -51,7 +56,7 @@ enum State {
 }
 
 impl<S> HeadGuard<S> {
-    /// Watches the head that comes first on `io`, early bytes included.
+    /// Watches the heads that come on `io`, early bytes included.
     pub fn new(io: Prefixed<S>) -> HeadGuard<S> {
         HeadGuard { io, state: State::Watching(Scan::default()) }
     }
@@ -87,7 +92,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
         std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         match scan.scan(&buf.filled()[before..]) {
             Verdict::More => {}
-            Verdict::End => this.state = State::Transparent,
+            Verdict::Opaque => this.state = State::Transparent,
             Verdict::Refused { at, refusal } => {
                 buf.filled_mut()[before + at] = 0;
                 buf.set_filled(before + at + 1);
@@ -124,57 +129,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeadGuard<S> {
     }
 }
 
-/// Where in the head we are, between two reads.
-#[derive(Debug, Default)]
-struct Scan {
-    after_cr: bool,
-    line_has_bytes: bool,
-    /// A line that is not empty was seen. Empty lines before it are skipped (RFC 9112 §2.2).
-    begun: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    More,
-    End,
-    Refused { at: usize, refusal: HeadRefusal },
-}
-
-impl Scan {
-    fn scan(&mut self, bytes: &[u8]) -> Verdict {
-        let mut at = 0;
-        loop {
-            if self.after_cr {
-                match bytes.get(at) {
-                    None => return Verdict::More,
-                    Some(b'\n') if self.begun && !self.line_has_bytes => return Verdict::End,
-                    Some(b'\n') => {}
-                    Some(_) => return Verdict::Refused { at, refusal: HeadRefusal::BareCr },
-                }
-                *self = Scan { after_cr: false, line_has_bytes: false, begun: self.begun };
-                at += 1;
-            }
-            let Some(length) = memchr::memchr3(b'\r', b'\n', 0, &bytes[at..]) else {
-                self.saw_text(at < bytes.len());
-                return Verdict::More;
-            };
-            self.saw_text(length > 0);
-            at += length;
-            match bytes[at] {
-                b'\r' => self.after_cr = true,
-                b'\n' => return Verdict::Refused { at, refusal: HeadRefusal::BareLf },
-                _ => return Verdict::Refused { at, refusal: HeadRefusal::Nul },
-            }
-            at += 1;
-        }
-    }
-
-    fn saw_text(&mut self, any: bool) {
-        self.line_has_bytes |= any;
-        self.begun |= any;
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -183,66 +137,11 @@ mod tests {
     use http_body_util::Empty;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
-    use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
     const HEAD: &[u8] = b"\r\nGET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
-
-    fn scan_all(chunks: &[&[u8]]) -> (Verdict, usize) {
-        let (mut scan, mut before) = (Scan::default(), 0);
-        for chunk in chunks {
-            match scan.scan(chunk) {
-                Verdict::More => before += chunk.len(),
-                Verdict::Refused { at, refusal } => return (Verdict::Refused { at: before + at, refusal }, 0),
-                Verdict::End => return (Verdict::End, 0),
-            }
-        }
-        (Verdict::More, before)
-    }
-
-    #[test]
-    fn the_head_ends_with_its_empty_line_and_not_before() {
-        assert_eq!(scan_all(&[HEAD]).0, Verdict::End);
-        assert_eq!(scan_all(&[&HEAD[..HEAD.len() - 1]]).0, Verdict::More);
-        assert_eq!(scan_all(&[b"\r\n\r\n\r\n"]).0, Verdict::More);
-        // What follows the head is nobody's business here.
-        assert_eq!(scan_all(&[HEAD, b"\n\0\r"]).0, Verdict::End);
-    }
-
-    #[test]
-    fn each_forbidden_byte_is_found_where_it_stands() {
-        let cases: [(&[u8], usize, HeadRefusal); 8] = [
-            (b"\nGET", 0, HeadRefusal::BareLf),
-            (b"GET / HTTP/1.1\nHost: a\n\n", 14, HeadRefusal::BareLf),
-            (b"GET / HTTP/1.1\r\nA: b\n\r\n", 20, HeadRefusal::BareLf),
-            (b"GET / HTTP/1.1\r\nA: b\r\n\n", 22, HeadRefusal::BareLf),
-            (b"GET / HTTP/1.1\r\nA: b\rc\r\n", 21, HeadRefusal::BareCr),
-            (b"GET / HTTP/1.1\r\r\n", 15, HeadRefusal::BareCr),
-            (b"GET /\0 HTTP/1.1\r\n", 5, HeadRefusal::Nul),
-            (b"GET / HTTP/1.1\r\0", 15, HeadRefusal::BareCr),
-        ];
-        for (bytes, at, refusal) in cases {
-            assert_eq!(
-                scan_all(&[bytes]).0,
-                Verdict::Refused { at, refusal },
-                "{:?}",
-                bytes.escape_ascii().to_string()
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn chunks_do_not_matter(text in "[a\r\n\0]{0,40}|(a{0,3}\r\n){0,6}[\r\n\0a]{0,4}", cut in 0usize..40) {
-            let bytes = text.as_bytes();
-            let cut = cut.min(bytes.len());
-            let singles: Vec<&[u8]> = bytes.chunks(1).collect();
-            prop_assert_eq!(scan_all(&[bytes]), scan_all(&singles));
-            prop_assert_eq!(scan_all(&[bytes]), scan_all(&[&bytes[..cut], &bytes[cut..]]));
-        }
-    }
 
     /// Sends `request` to a hyper server behind a guard; its answer, and what the guard says.
     async fn through_hyper(request: &[u8]) -> (String, Option<HeadRefusal>) {
@@ -289,6 +188,14 @@ mod tests {
         let (answer, refusal) = through_hyper(&request).await;
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
         assert_eq!(refusal, None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_bad_request_after_a_good_one_is_refused_after_the_good_one_is_answered() {
+        let (answer, refusal) = through_hyper(&[HEAD, b"GET /again HTTP/1.1\r\nHost: a\n\r\n"].concat()).await;
+        assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1, "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 400 Bad Request").count(), 1, "{answer}");
+        assert_eq!(refusal, Some(HeadRefusal::BareLf));
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -11,20 +11,20 @@
 //!   `::ffff:10.0.0.1`, which a list of IPv4 networks would not match. For both, write two listeners.
 //! * The backlog is 4096 (the kernel's own default limit, `somaxconn`); with tokio's 128 connects time out in a burst.
 
+mod accept;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::time::Instant;
 
+use self::accept::Listener;
+pub use self::accept::{AcceptPause, AcceptPauseReason, Acceptor};
 pub use super::address::{Address, AddressError};
 use super::socket::Keepalive;
-use super::stream::{PeerAddr, Stream};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -32,9 +32,6 @@ const BACKLOG: i32 = 4096;
 /// Owner and group may connect. A proxy in front of us joins the group, nobody else on the machine gets in; who wants
 /// it otherwise puts the socket into a directory with the rights he wants.
 const SOCKET_FILE_MODE: u32 = 0o660;
-
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
-const PAUSE_LAST: Duration = Duration::from_secs(1);
 
 /// Why we cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
@@ -239,135 +236,8 @@ impl Bound {
             Address::Tcp(_) => Listener::Tcp(TcpListener::from_std(socket.into())?),
             Address::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
         };
-        Ok(Acceptor { listener, paused_until: None, failures: 0 })
+        Ok(Acceptor::new(listener))
     }
-}
-
-#[derive(Debug)]
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-/// Takes connections, on one worker.
-#[derive(Debug)]
-pub struct Acceptor {
-    listener: Listener,
-    paused_until: Option<Instant>,
-    failures: u32,
-}
-
-/// Nothing can be accepted for now. The next call of [`Acceptor::accept`] waits before it tries again, so the caller has
-/// only to count this, and to log it when it is the first in a row.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot accept connections, trying again in {} ms{}", .pause.as_millis(), .reason.hint())]
-pub struct AcceptPause {
-    /// What the system says.
-    #[source]
-    pub source: io::Error,
-    /// What has run out.
-    pub reason: AcceptPauseReason,
-    /// How long the next call waits: 10 ms, doubled each time, at most 1 s.
-    pub pause: Duration,
-    /// Which failure in a row this is, from 1 on.
-    pub in_a_row: u32,
-}
-
-/// What has run out; a label for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AcceptPauseReason {
-    /// EMFILE, ENFILE.
-    Descriptors,
-    /// ENOBUFS, ENOMEM.
-    Memory,
-    /// Anything that should not happen.
-    Other,
-}
-
-impl AcceptPauseReason {
-    /// All of them.
-    pub const ALL: [AcceptPauseReason; 3] =
-        [AcceptPauseReason::Descriptors, AcceptPauseReason::Memory, AcceptPauseReason::Other];
-
-    /// As a label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            AcceptPauseReason::Descriptors => "descriptors",
-            AcceptPauseReason::Memory => "memory",
-            AcceptPauseReason::Other => "other",
-        }
-    }
-
-    fn hint(self) -> &'static str {
-        match self {
-            AcceptPauseReason::Descriptors => " (raise the limit of open files: ulimit -n, or LimitNOFILE= in systemd)",
-            AcceptPauseReason::Memory | AcceptPauseReason::Other => "",
-        }
-    }
-}
-
-impl Acceptor {
-    /// Takes the next connection. TCP_NODELAY is set on it already.
-    ///
-    /// Connections that ended while they waited are passed over. Cancel-safe: no connection is lost, and a pause that
-    /// was begun is kept.
-    ///
-    /// # Errors
-    /// When descriptors or memory have run out; see [`AcceptPause`].
-    pub async fn accept(&mut self) -> Result<(Stream, PeerAddr), AcceptPause> {
-        if let Some(until) = self.paused_until {
-            tokio::time::sleep_until(until).await;
-            self.paused_until = None;
-        }
-        loop {
-            let accepted = match &self.listener {
-                Listener::Tcp(listener) => listener.accept().await.map(|(stream, addr)| (stream.into(), addr.into())),
-                Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| (stream.into(), PeerAddr::Unix)),
-            };
-            match accepted {
-                Ok(accepted) => {
-                    self.failures = 0;
-                    return Ok(accepted);
-                }
-                Err(error) if concerns_one_connection(&error) => {}
-                Err(error) => return Err(self.pause(error)),
-            }
-        }
-    }
-
-    fn pause(&mut self, source: io::Error) -> AcceptPause {
-        let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(16)).min(PAUSE_LAST);
-        self.failures = self.failures.saturating_add(1);
-        self.paused_until = Some(Instant::now() + pause);
-        let reason = match Errno::from_io_error(&source) {
-            Some(Errno::MFILE | Errno::NFILE) => AcceptPauseReason::Descriptors,
-            Some(Errno::NOBUFS | Errno::NOMEM) => AcceptPauseReason::Memory,
-            _ => AcceptPauseReason::Other,
-        };
-        AcceptPause { source, reason, pause, in_a_row: self.failures }
-    }
-}
-
-/// Errors that accept(2) passes on from the connection it was about to return; the queue is one shorter then, so trying
-/// again at once makes progress.
-fn concerns_one_connection(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(
-            Errno::CONNABORTED
-                | Errno::CONNRESET
-                | Errno::INTR
-                | Errno::PERM
-                | Errno::PROTO
-                | Errno::NOPROTOOPT
-                | Errno::OPNOTSUPP
-                | Errno::NETDOWN
-                | Errno::NETUNREACH
-                | Errno::HOSTDOWN
-                | Errno::HOSTUNREACH
-                | Errno::TIMEDOUT
-        )
-    )
 }
 
 #[cfg(test)]

@@ -9,3 +9,4 @@ pub mod pool;
 pub mod proxy_protocol;
 pub mod socket;
 pub mod stream;
+pub mod transport;

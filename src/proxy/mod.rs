@@ -1,3 +1,169 @@
-//! The walk of a request: route, policies, upstream, answer.
+//! The walk of a request: from its head to an answer or a session, in a fixed order, cheap steps first.
+//!
+//! Host, path, route, origin, offer, room on the route, endpoint, handshake: each step answers with something to go on
+//! with or with a `Failure`, and `outcome` alone says what a failure means for the client, the log and the metrics. A
+//! request loads the snapshot once and keeps what it found there to the end.
 
+pub mod body;
+pub mod forward;
 pub mod metrics;
+pub mod outcome;
+pub mod request;
+pub mod response;
+pub mod snapshot;
+pub mod upgrade;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+
+use crate::drain::Drain;
+use crate::header::{Host, forwarded, path};
+use crate::route::Head;
+use crate::session::About;
+use crate::session::access_log::AccessLog;
+use crate::ws::handshake;
+use body::Body;
+use metrics::RouteMetrics;
+use outcome::Failure;
+use request::{Arrival, RequestLog};
+use snapshot::Snapshot;
+use upgrade::Pending;
+
+/// What one listener does with requests.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Everything the configuration says about requests.
+    pub snapshot: Arc<Snapshot>,
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// Its place in the handles of a route.
+    pub listener_index: usize,
+    /// Peers whose word about their clients counts.
+    pub trusted: Vec<IpNet>,
+    /// Every request is sent to this port of the same host, by https.
+    pub redirect: Option<u16>,
+    /// What requests without a route count on.
+    pub unrouted: RouteMetrics,
+    /// Where the lines go.
+    pub log: AccessLog,
+    /// Whether the process is on its way out.
+    pub drain: Arc<Drain>,
+}
+
+/// What is known of the connection a request came on.
+#[derive(Clone, Debug)]
+pub struct Downstream {
+    /// Who is connected; none on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The version of TLS, if it ended here.
+    pub tls: Option<&'static str>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Reply {
+    /// What the client gets.
+    pub response: Response<Body>,
+    /// After a 101: the session that begins when it is written.
+    pub pending: Option<Box<Pending>>,
+}
+
+impl Proxy {
+    /// Walks one request through. Answers always; what failed is in the answer, the log and the metrics.
+    pub async fn handle(self: &Arc<Proxy>, downstream: &Downstream, request: Request<Incoming>) -> Reply {
+        let (parts, body) = request.into_parts();
+        let mut log = RequestLog::new(Arc::clone(self), self.about(downstream, &parts), parts.method.clone());
+        match self.walk(downstream, parts, body, &mut log).await {
+            Ok(Walked::Http(response)) => Reply { response: log.attach(response), pending: None },
+            Ok(Walked::Switched(response, opening)) => {
+                let pending = opening.with(log.into_session());
+                Reply { response, pending: Some(Box::new(pending)) }
+            }
+            Err(failure) => {
+                let response = log.fail(&failure);
+                Reply { response: log.attach(response), pending: None }
+            }
+        }
+    }
+
+    async fn walk(
+        &self,
+        downstream: &Downstream,
+        parts: http::request::Parts,
+        body: Incoming,
+        log: &mut RequestLog,
+    ) -> Result<Walked, Failure> {
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return Err(Failure::Method);
+        }
+        let host = Host::from_request(&parts)?;
+        let path = path::normalise(parts.uri.path())?;
+        if let Some(port) = self.redirect {
+            return Ok(Walked::Http(response::redirect(&host, port, &path, parts.uri.query())?));
+        }
+        let peer = self.peer(downstream);
+        let client = forwarded::client_addr(&peer, &parts.headers, &self.trusted);
+        log.about.set_client(client, downstream.peer);
+        let head = Head { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
+        let route = Arc::clone(self.snapshot.table.find(&head).ok_or(Failure::NoRoute)?);
+        log.route = Some(Arc::clone(&route));
+        if self.drain.is_draining() {
+            return Err(Failure::Draining);
+        }
+        let path = route.rewrite.apply(&path).into_owned();
+        let arrival = Arrival { host, path, peer, parts };
+        if handshake::is_wanted(&arrival.parts.headers) {
+            log.is_handshake = true;
+            Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {
+                (response, Some(opened)) => Walked::Switched(response, opened),
+                (response, None) => Walked::Http(response),
+            })
+        } else {
+            let answered = Box::pin(forward::run(route, arrival, body, log)).await?;
+            Ok(Walked::Http(answered))
+        }
+    }
+
+    fn peer(&self, downstream: &Downstream) -> forwarded::Peer {
+        let addr: Option<IpAddr> = downstream.peer.map(|peer| peer.ip());
+        let trusted = addr.is_some_and(|addr| forwarded::is_trusted(addr, &self.trusted));
+        forwarded::Peer { addr, tls: downstream.tls.is_some(), trusted }
+    }
+
+    /// What the log will say of the request, copied out: nothing of hyper's buffer is kept.
+    fn about(&self, downstream: &Downstream, parts: &http::request::Parts) -> About {
+        let text = |name: &str| {
+            let value = parts.headers.get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned().into_boxed_str())
+        };
+        let mut about = About { listener: Arc::clone(&self.listener), tls: downstream.tls, ..About::default() };
+        about.set_client(downstream.peer.map(|peer| peer.ip()), downstream.peer);
+        if self.log.is_on() {
+            about.host = parts.uri.authority().map(|a| a.as_str().into()).or_else(|| text("host")).unwrap_or_default();
+            about.path = parts.uri.path().into();
+            about.query = parts.uri.query().map(Into::into);
+            about.request_id = text("x-request-id");
+            about.user_agent = text("user-agent");
+        }
+        about
+    }
+}
+
+/// Where a walk without failure ends.
+enum Walked {
+    Http(Response<Body>),
+    Switched(Response<Body>, upgrade::Opened),
+}
+
+/// A status with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// What the client gets.
+    pub status: StatusCode,
+    /// What the log and the metrics say.
+    pub reason: &'static str,
+}

@@ -1,3 +1,173 @@
-//! Accepting connections and turning them into requests.
+//! Accepting connections and seeing each through: PROXY header, TLS, HTTP/1.1, and the session after a 101.
+//!
+//! One accept loop per listener and worker; a connection stays on the worker that accepted it, and so does all it leads
+//! to. What comes before the session is boxed and freed when the session begins, so that a connection that lives for
+//! hours is as small as its relay.
 
+mod http;
 pub mod metrics;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use tokio::time::Instant;
+
+use crate::config::{ListenerLimits, ListenerTimeouts};
+use crate::drain::{Drain, Guard};
+use crate::net::listener::Acceptor;
+use crate::net::proxy_protocol::{self, Mode};
+use crate::net::stream::{PeerAddr, Prefixed, Stream};
+use crate::net::transport::Transport;
+use crate::proxy::upgrade::Pending;
+use crate::proxy::{Downstream, Proxy};
+use crate::telemetry::counters::Active;
+use crate::tls::server::TlsAcceptError;
+use crate::tls::{self, ServerStream};
+use metrics::{ConnectionError, ListenerMetrics, TlsVersion};
+
+/// A client's connection, with or without TLS.
+pub type DownstreamIo = Transport<ServerStream>;
+
+/// One listener, shared by the workers that accept on it.
+#[derive(Debug)]
+pub struct Listener {
+    /// As in the configuration.
+    pub name: Arc<str>,
+    /// TLS, if it ends here.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Whether a PROXY header comes first.
+    pub proxy_protocol: Option<Mode>,
+    /// How long what comes before a request may take.
+    pub timeouts: ListenerTimeouts,
+    /// How much a connection may ask for.
+    pub limits: ListenerLimits,
+    /// Connections open now.
+    pub open: AtomicUsize,
+    /// What becomes of requests.
+    pub proxy: Arc<Proxy>,
+    /// What it counts on.
+    pub metrics: ListenerMetrics,
+}
+
+/// Accepts until it is dropped. Cancel-safe: connections accepted go on by themselves.
+pub async fn run(listener: Arc<Listener>, mut acceptor: Acceptor, drain: Arc<Drain>) {
+    loop {
+        match acceptor.accept().await {
+            Ok((stream, peer)) => {
+                let Some(slot) = Slot::take(&listener) else {
+                    listener.metrics.error(ConnectionError::Limit);
+                    continue;
+                };
+                let guard = drain.enter();
+                tokio::spawn(connection(stream, peer, slot, guard));
+            }
+            Err(pause) => {
+                listener.metrics.error(ConnectionError::AcceptPaused);
+                // Once for a row of failures: the next lines would say the same.
+                if pause.in_a_row == 1 {
+                    tracing::error!(listener = %listener.name, error = %pause.source, reason = pause.reason.as_str(), "{pause}");
+                }
+            }
+        }
+    }
+}
+
+/// A connection's place on its listener.
+struct Slot {
+    listener: Arc<Listener>,
+    _active: Active,
+}
+
+impl Slot {
+    fn take(listener: &Arc<Listener>) -> Option<Slot> {
+        let limit = listener.limits.connections.map_or(usize::MAX, |limit| limit as usize);
+        if listener.open.fetch_add(1, Ordering::Relaxed) >= limit {
+            listener.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Slot { listener: Arc::clone(listener), _active: listener.metrics.accept() })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.listener.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection from accept to its end.
+async fn connection(stream: Stream, peer: PeerAddr, slot: Slot, guard: Guard) {
+    let opened = Box::pin(until_session(stream, peer, &slot.listener, &guard)).await;
+    if let Some((pending, io, early)) = opened {
+        // Boxed as well: the future of this task is as large as its largest state, and most of its life is this one.
+        let mut session = pending.begin((io, early), guard);
+        session.run().await;
+    }
+}
+
+type Upgraded = (Box<Pending>, DownstreamIo, Vec<u8>);
+
+/// Everything before the session; `None` when there is none to come.
+async fn until_session(stream: Stream, peer: PeerAddr, listener: &Arc<Listener>, guard: &Guard) -> Option<Upgraded> {
+    let deadline = Instant::now() + listener.timeouts.tls.duration();
+    let mut peer = match peer {
+        PeerAddr::Inet(addr) => Some(addr),
+        PeerAddr::Unix => None,
+    };
+    let mut stream = Prefixed::from(stream);
+    if let Some(mode) = listener.proxy_protocol {
+        let (_, inner) = stream.into_parts();
+        match proxy_protocol::read(inner, mode, deadline).await {
+            Ok((prefixed, announced)) => {
+                stream = prefixed;
+                if let Some(announced) = announced {
+                    peer = Some(announced.client);
+                }
+            }
+            Err(error) => {
+                listener.metrics.error(ConnectionError::ProxyProtocol);
+                tracing::debug!(listener = %listener.name, ?peer, %error, reason = error.label(), "no PROXY header");
+                return None;
+            }
+        }
+    }
+    let mut downstream = Downstream { peer, tls: None };
+    let (early, io) = match &listener.tls {
+        None => {
+            let (early, stream) = stream.into_parts();
+            (early, Transport::Plain(stream))
+        }
+        Some(config) => {
+            let started = Instant::now();
+            match tls::server::accept(stream, Arc::clone(config), deadline).await {
+                Ok(stream) => {
+                    downstream.tls = Some(note_tls(listener, &stream, started.elapsed()));
+                    (Vec::new(), Transport::Tls(Box::new(stream)))
+                }
+                Err(error) => {
+                    listener.metrics.error(match error {
+                        TlsAcceptError::Timeout => ConnectionError::TlsTimeout,
+                        TlsAcceptError::Closed => ConnectionError::TlsClosed,
+                        _ => ConnectionError::TlsFailed,
+                    });
+                    tracing::debug!(listener = %listener.name, ?peer, %error, reason = error.label(), "TLS failed");
+                    return None;
+                }
+            }
+        }
+    };
+    Box::pin(http::serve(io, early, downstream, listener, guard)).await
+}
+
+fn note_tls(listener: &Listener, stream: &ServerStream, took: Duration) -> &'static str {
+    let (_, connection) = stream.get_ref();
+    let version = match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
+        _ => TlsVersion::Tls13,
+    };
+    let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    listener.metrics.tls_handshake(version, resumed, took);
+    version.label()
+}

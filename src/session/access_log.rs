@@ -5,7 +5,6 @@
 //! so one parser reads both. Whatever peers sent is escaped and cut; secrets in the query are hidden (`redact`).
 //! Absent values have no key in JSON, and no word in a human line.
 
-use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -307,10 +306,6 @@ impl Words<'_> {
     }
 }
 
-thread_local! {
-    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Where the lines go, and how they look. Clones write to the same place.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
@@ -336,13 +331,9 @@ impl AccessLog {
     /// Writes one line, without ever waiting for the output.
     pub fn write(&self, record: &Record<'_>) {
         let Some((sink, format)) = &self.output else { return };
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            match format {
-                Format::Json => record.write_json(line),
-                Format::Human => record.write_human(line),
-            }
-            sink.write_line(line);
+        sink.write_with(|line| match format {
+            Format::Json => record.write_json(line),
+            Format::Human => record.write_human(line),
         });
     }
 }

@@ -18,21 +18,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Table;
 use crate::clock;
 use crate::drain::Guard;
 use crate::moment::Moment;
 use crate::net::pool::{self, Buffer, Size};
 use crate::ws::Side;
-use crate::ws::close::Close;
-use crate::ws::tunnel::{End, Observer, Step, Tunnel};
+use crate::ws::tunnel::{Observer, Step, Tunnel};
 
 /// Reads of one direction in one poll; then the task yields, so that one busy session does not starve the others.
 const READS_PER_POLL: usize = 8;
 /// How far behind the coarse clock may be.
 const COARSE_TICK: Duration = Duration::from_millis(20);
-
-/// Which Close each side gets for an end: client, server.
-pub type Codes = fn(&End) -> (Option<Close>, Option<Close>);
 
 /// A session at work.
 #[derive(Debug)]
@@ -43,7 +40,7 @@ pub struct Relay<C, S, O> {
     to_server: Lane,
     to_client: Lane,
     observer: O,
-    codes: Codes,
+    table: Table,
     /// When the timer is set to fire.
     armed: Option<Moment>,
     draining: bool,
@@ -82,6 +79,18 @@ struct Waiting {
     end: usize,
 }
 
+impl<C, S, O> Relay<C, S, O> {
+    /// The tunnel, for what it knows at the end.
+    pub fn tunnel(&self) -> &Tunnel {
+        &self.tunnel
+    }
+
+    /// Who counted.
+    pub fn observer(&self) -> &O {
+        &self.observer
+    }
+}
+
 impl<C, S, O> Relay<C, S, O>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -94,7 +103,7 @@ where
         (client, early_client): (C, Vec<u8>),
         (server, early_server): (S, Vec<u8>),
         observer: O,
-        codes: Codes,
+        table: Table,
     ) -> Self {
         Relay {
             tunnel,
@@ -103,7 +112,7 @@ where
             to_server: Lane::starting_with(early_client),
             to_client: Lane::starting_with(early_server),
             observer,
-            codes,
+            table,
             armed: None,
             draining: false,
         }
@@ -116,16 +125,6 @@ where
         let timer = pin!(sleep_until(Instant::now()));
         let mut timer = timer;
         poll_fn(|cx| self.poll(cx, timer.as_mut(), guard)).await;
-    }
-
-    /// The tunnel, for what it knows at the end.
-    pub fn tunnel(&self) -> &Tunnel {
-        &self.tunnel
-    }
-
-    /// Who counted.
-    pub fn observer(&self) -> &O {
-        &self.observer
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard) -> Poll<()> {
@@ -194,12 +193,13 @@ where
     /// Does what follows from what has happened: codes for an end, frames of our own, ends of streams. `true`: over.
     fn settle(&mut self, cx: &mut Context<'_>, now: Moment) -> bool {
         if let Some(end) = self.tunnel.poll_end() {
-            let (client, server) = (self.codes)(end);
-            self.tunnel.close(now, Side::Client, client);
-            self.tunnel.close(now, Side::Server, server);
+            let closing = (self.table)(end);
+            self.tunnel.close(now, Side::Client, closing.client);
+            self.tunnel.close(now, Side::Server, closing.server);
         }
-        let server = self.to_server.finish(cx, now, &mut self.tunnel, &mut self.server, Side::Server);
-        let client = self.to_client.finish(cx, now, &mut self.tunnel, &mut self.client, Side::Client);
+        let (tunnel, observer) = (&mut self.tunnel, &mut self.observer);
+        let server = self.to_server.finish(cx, now, tunnel, observer, &mut self.server, Side::Server);
+        let client = self.to_client.finish(cx, now, tunnel, observer, &mut self.client, Side::Client);
         self.tunnel.gave_up() || (self.tunnel.is_finished() && server && client)
     }
 }
@@ -277,7 +277,7 @@ impl<F: AsyncRead + Unpin, T: AsyncWrite + Unpin, O: Observer> Direction<'_, F, 
                 }
                 Step::Forward(count) => {
                     self.lane.write(cx, self.tunnel, self.target, to, &buffer[at..at + count]);
-                    self.lane.inject(cx, now, self.tunnel, self.target, to);
+                    self.lane.inject(cx, now, self.tunnel, self.observer, self.target, to);
                     at += count;
                 }
                 Step::Drop(count) => at += count,
@@ -314,7 +314,7 @@ impl Lane {
     ) {
         if self.waiting.is_none() {
             match write_some(cx, target, &buffer[start..end]) {
-                Ok(written) if start + written == end => return self.flush(cx, tunnel, target, to),
+                Ok(written) if start + written == end => self.flush(cx, tunnel, target, to),
                 Ok(written) => {
                     let left = end - start - written;
                     tunnel.handle_blocked(to);
@@ -425,11 +425,12 @@ impl Lane {
         cx: &mut Context<'_>,
         now: Moment,
         tunnel: &mut Tunnel,
+        observer: &mut impl Observer,
         target: &mut (impl AsyncWrite + Unpin),
         to: Side,
     ) {
         // The key need not be secret: no peer chooses what we mask with it (RFC 6455 §10.3).
-        while let Some(frame) = tunnel.poll_inject(now, to, fastrand::u32(..).to_ne_bytes()) {
+        while let Some(frame) = tunnel.poll_inject(now, to, fastrand::u32(..).to_ne_bytes(), observer) {
             self.write(cx, tunnel, target, to, frame.as_bytes());
         }
     }
@@ -440,10 +441,11 @@ impl Lane {
         cx: &mut Context<'_>,
         now: Moment,
         tunnel: &mut Tunnel,
+        observer: &mut impl Observer,
         target: &mut (impl AsyncWrite + Unpin),
         to: Side,
     ) -> bool {
-        self.inject(cx, now, tunnel, target, to);
+        self.inject(cx, now, tunnel, observer, target, to);
         if self.is_blocked() && !self.drain(cx, now, tunnel, target, to) {
             return false;
         }

@@ -5,7 +5,6 @@
 //! `target`, `message`, then the fields, flat), and names each key once: the fields of an event hide those of its
 //! span, those of an inner span those of an outer one. It is no longer than the configuration of the other would be.
 
-use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
@@ -96,11 +95,6 @@ struct Lines {
     ansi: bool,
 }
 
-thread_local! {
-    /// Where a line is put together before it is queued; one a thread, so that no event allocates its own.
-    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
@@ -126,20 +120,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
                 fields.inherit(outer);
             }
         }
-        LINE.with(|line| match line.try_borrow_mut() {
-            Ok(mut line) => {
-                line.clear();
-                self.write(&mut line, Utc::now(), event.metadata(), &fields);
-                self.sink.write_line(&line);
-                line.shrink_to(16 << 10); // what one huge line needed is not kept
-            }
-            // Unreachable today: nothing logs while a line is put together.
-            Err(_) => {
-                let mut line = Vec::new();
-                self.write(&mut line, Utc::now(), event.metadata(), &fields);
-                self.sink.write_line(&line);
-            }
-        });
+        self.sink.write_with(|line| self.write(line, Utc::now(), event.metadata(), &fields));
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! What always holds: lines come out whole, in the order in which they were accepted, and never mixed.
 
+use std::cell::RefCell;
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,13 @@ const KEEP_BYTES: usize = 64 << 10;
 
 /// How long the writer waits before it tries again, when someone has made the output non-blocking and it is full.
 const RETRY: Duration = Duration::from_millis(5);
+
+/// The buffer in which lines are put together is given back when one line needed more than this.
+const LINE_BYTES: usize = 16 << 10;
+
+thread_local! {
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The queue in front of one output. Clones are the same queue; the thread ends, when all is written, after the last.
 #[derive(Clone, Debug)]
@@ -72,6 +80,21 @@ impl LogSink {
         drop(state);
         if wake {
             shared.wake.notify_one();
+        }
+    }
+
+    /// Queues the line that `fill` puts into the empty buffer it is given, which is the thread's own and used again.
+    pub fn write_with(&self, fill: impl Fn(&mut Vec<u8>)) {
+        let write = |line: &mut Vec<u8>| {
+            line.clear();
+            fill(line);
+            self.write_line(line);
+            line.shrink_to(LINE_BYTES);
+        };
+        // Not to be had when the thread is about to end, or when `fill` itself logs.
+        let written = LINE.try_with(|line| line.try_borrow_mut().map(|mut line| write(&mut line)));
+        if !matches!(written, Ok(Ok(()))) {
+            write(&mut Vec::new());
         }
     }
 
@@ -264,6 +287,19 @@ mod tests {
         let text = all(tap);
         assert_eq!(text.lines().count(), 1 + 1024 + 1);
         assert!(text.lines().all(|line| line == "first" || line == "last" || line.len() == 1023));
+    }
+
+    #[test]
+    fn a_line_may_be_logged_while_another_is_put_together() {
+        let (sender, tap) = mpsc::channel();
+        let sink = LogSink::new(Tap(sender)).unwrap();
+        sink.write_with(|line| {
+            line.extend_from_slice(b"outer");
+            sink.write_with(|line| line.extend_from_slice(b"inner"));
+        });
+        assert!(sink.flush(LONG));
+        drop(sink);
+        assert_eq!(all(tap), "inner\nouter\n");
     }
 
     #[test]

@@ -148,11 +148,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
     use std::task::Waker;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
+    use tokio_rustls::TlsAcceptor;
 
+    use super::super::client::{ClientTlsOptions, client_config, connect, server_name};
+    use super::super::server::{MinVersion, ServerTlsOptions, server_config};
+    use super::super::test_certificates::Ca;
     use super::*;
 
     /// A socket that has `waiting` bytes to read and counts how often it is asked.
@@ -239,5 +246,53 @@ mod tests {
 
         client.shutdown().await.unwrap();
         assert!(poll_fn(|cx| stream.poll_peek(cx).map(|bytes| bytes.unwrap().is_empty())).await);
+    }
+
+    /// A socket that counts the reads that brought something.
+    struct Counting(UnixStream, Arc<AtomicUsize>);
+
+    impl AsyncRead for Counting {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
+            self.1.fetch_add(1, Relaxed);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Counting {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn beneath_rustls_a_whole_record_and_many_small_ones_are_one_read_each() {
+        let ca = Ca::new();
+        let identities = vec![ca.identity(&["a.example"])];
+        let options = ServerTlsOptions { identities, min_version: MinVersion::Tls13, client_auth: None };
+        let acceptor = TlsAcceptor::from(server_config(&options).unwrap());
+        let config = client_config(&ClientTlsOptions { roots: Some(ca.roots()), identity: None }).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let reads = Arc::new(AtomicUsize::new(0));
+        let (server, client) = tokio::join!(
+            acceptor.accept(ReadAhead::new(&[], Counting(ours, Arc::clone(&reads)))),
+            connect(theirs.into(), server_name("a.example").unwrap(), config)
+        );
+        let (mut server, mut client) = (server.unwrap(), client.unwrap());
+        for (message, times) in [(16 * 1024, 1), (100, 50)] {
+            for _ in 0..times {
+                client.write_all(&vec![7; message]).await.unwrap();
+                client.flush().await.unwrap();
+            }
+            reads.store(0, Relaxed);
+            server.read_exact(&mut vec![0; message * times]).await.unwrap();
+            assert_eq!(reads.load(Relaxed), 1, "{times} of {message}");
+        }
     }
 }

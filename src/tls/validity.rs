@@ -1,7 +1,7 @@
 //! From when to when a certificate is valid.
 //!
 //! webpki checks validity but does not tell it, and the operator wants to be warned before the day comes. So this walks
-//! the few bytes of DER up to it: Certificate → TBSCertificate → [version] serial algorithm issuer *validity*
+//! the few bytes of DER up to it: Certificate → TBSCertificate → version (if any), serial, algorithm, issuer, *validity*
 //! (RFC 5280 §4.1). What the certificate says otherwise is left to webpki.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -111,6 +111,8 @@ pub trait Observer {
     fn message(&mut self, from: Side, message: Message);
     /// A control frame of this peer, not an answer to us, went on.
     fn control(&mut self, from: Side, opcode: Opcode);
+    /// This peer was sent a Ping of ours.
+    fn pinged(&mut self, peer: Side);
     /// This peer answered our Ping.
     fn round_trip(&mut self, peer: Side, time: Duration);
 }
@@ -120,6 +122,7 @@ impl Observer for () {
     fn bytes(&mut self, _: Side, _: usize) {}
     fn message(&mut self, _: Side, _: Message) {}
     fn control(&mut self, _: Side, _: Opcode) {}
+    fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, _: Side, _: Duration) {}
 }
 
@@ -460,7 +463,13 @@ impl Tunnel {
     // ---- work out
 
     /// A frame to write to `to` now, behind all bytes forwarded so far. Ask until `None`.
-    pub fn poll_inject(&mut self, now: Moment, to: Side, mask: [u8; 4]) -> Option<ControlFrame> {
+    pub fn poll_inject(
+        &mut self,
+        now: Moment,
+        to: Side,
+        mask: [u8; 4],
+        seen: &mut impl Observer,
+    ) -> Option<ControlFrame> {
         if !self.peer(to).wants_inject() || self.peer(to).in_frame {
             return None;
         }
@@ -481,6 +490,7 @@ impl Tunnel {
         peer.liveness = Liveness::Asked(now);
         let payload = ping_payload(key, peer.pings);
         self.timer_moved = true;
+        seen.pinged(to);
         Some(ControlFrame::new(Opcode::Ping, &payload, mask))
     }
 

@@ -1,11 +1,9 @@
 use std::collections::HashSet;
 use std::net::TcpStream as StdTcpStream;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::process::Command;
-
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
+use crate::net::stream::{PeerAddr, Stream};
 
 fn loopback() -> Address {
     "127.0.0.1:0".parse().unwrap()
@@ -146,53 +144,4 @@ fn what_is_not_a_socket_is_left_alone() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     let nowhere = Address::Unix(directory.path().join("missing/x.sock"));
     assert!(matches!(bind(&nowhere, 1), Err(BindError::NoDirectory { .. })));
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn pauses_double_up_to_a_second_and_say_what_to_do() {
-    let bound = bind(&loopback(), 1).unwrap();
-    let mut acceptor = bound.for_worker(0).unwrap();
-    let pauses: Vec<_> = (0..9)
-        .map(|_| acceptor.pause(io::Error::from(Errno::MFILE)))
-        .inspect(|pause| assert!(pause.to_string().contains("LimitNOFILE")))
-        .map(|pause| (pause.in_a_row, pause.pause.as_millis()))
-        .collect();
-    assert_eq!(pauses[..3], [(1, 10), (2, 20), (3, 40)]);
-    assert_eq!(pauses[7..], [(8, 1000), (9, 1000)]);
-    assert_eq!(acceptor.pause(Errno::NOBUFS.into()).reason.as_str(), "memory");
-    assert!(concerns_one_connection(&Errno::CONNABORTED.into()));
-    assert!(!concerns_one_connection(&Errno::BADF.into()));
-}
-
-/// Runs in a process of its own (see the next test): the limit of descriptors is the process's.
-#[test]
-#[ignore = "run by running_out_of_descriptors_pauses_and_then_goes_on"]
-fn child_with_few_descriptors() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let bound = bind(&loopback(), 1).unwrap();
-        let mut acceptor = bound.for_worker(0).unwrap();
-        let _client = connect(&bound);
-        let before = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: before.maximum }).unwrap();
-        let pause = acceptor.accept().await.unwrap_err();
-        assert_eq!((pause.reason, pause.in_a_row), (AcceptPauseReason::Descriptors, 1));
-        let begun = Instant::now();
-        let pause = acceptor.accept().await.unwrap_err();
-        assert_eq!((pause.in_a_row, pause.pause), (2, 2 * PAUSE_FIRST));
-        assert!(begun.elapsed() >= PAUSE_FIRST, "the second attempt waits");
-        setrlimit(Resource::Nofile, before).unwrap();
-        acceptor.accept().await.unwrap();
-        assert_eq!(acceptor.failures, 0);
-    });
-}
-
-#[test]
-fn running_out_of_descriptors_pauses_and_then_goes_on() {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "net::listener::tests::child_with_few_descriptors"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }

@@ -63,6 +63,7 @@ impl Observer for Log {
     fn control(&mut self, from: Side, opcode: Opcode) {
         self.controls.push((from, opcode));
     }
+    fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, peer: Side, time: Duration) {
         self.round_trips.push((peer, time));
     }
@@ -135,7 +136,7 @@ impl Driver {
             self.tunnel.close(now, Side::Server, server);
         }
         for side in Side::BOTH {
-            while let Some(control) = self.tunnel.poll_inject(now, side, MASK) {
+            while let Some(control) = self.tunnel.poll_inject(now, side, MASK, &mut self.log) {
                 self.out[side as usize].extend_from_slice(control.as_bytes());
             }
         }

@@ -1,0 +1,103 @@
+//! Listeners: addresses that collide, TLS without a certificate, limits that refuse everybody.
+
+use super::super::address::Bind;
+use super::super::key::KeyPath;
+use super::super::listener::Listener;
+use super::super::value::ByteSize;
+use super::Checker;
+
+/// The head of a request is held in memory for each connection that sends one; below 1KiB not even a browser's
+/// handshake fits.
+const HEADER_BYTES: (ByteSize, ByteSize) = (ByteSize::from_kib(1), ByteSize::from_kib(1024));
+
+impl Checker<'_> {
+    pub(super) fn listeners(&mut self) {
+        let section = KeyPath::root().key("listeners");
+        let listeners = &self.file.listeners;
+        if listeners.is_empty() {
+            self.error(&section, "there is no listener").help("remove the key for a plain one on 127.0.0.1:8080");
+        }
+        self.unique_names("listeners", listeners.iter().map(|listener| listener.name.as_str()));
+        for (index, listener) in listeners.iter().enumerate() {
+            let path = section.index(index);
+            for (before, other) in listeners[..index].iter().enumerate() {
+                self.collision(&path.key("bind"), &listener.bind, &section.index(before).key("bind"), &other.bind);
+            }
+            self.listener(&path, listener);
+        }
+    }
+
+    pub(super) fn collision(&mut self, path: &KeyPath, bind: &Bind, other_path: &KeyPath, other: &Bind) {
+        if bind.collides(other) {
+            let other_path = self.written.original(other_path);
+            let shown = self.written.show(path, bind);
+            let message = format!("`{shown}` cannot be bound: {other_path} takes it already");
+            self.error(path, message).help("use another port or address").involving(other_path);
+        }
+    }
+
+    fn listener(&mut self, path: &KeyPath, listener: &Listener) {
+        let timeouts = path.key("timeouts");
+        self.not_zero(&timeouts.key("tls"), listener.timeouts.tls, "no TLS handshake has the time to finish");
+        self.not_zero(&timeouts.key("headers"), listener.timeouts.headers, "no request has the time to arrive");
+        self.not_zero(
+            &timeouts.key("keep_alive"),
+            listener.timeouts.keep_alive,
+            "each connection ends after one answer",
+        );
+
+        let limits = path.key("limits");
+        if listener.limits.headers == 0 {
+            self.error(&limits.key("headers"), "zero would refuse every request").help("the default is 100");
+        }
+        let (least, most) = HEADER_BYTES;
+        if !(least..=most).contains(&listener.limits.header_bytes) {
+            let at = limits.key("header_bytes");
+            self.error(&at, format!("the head of a request may be given {least} to {most}"))
+                .help("the default is `16KiB`");
+        }
+        self.not_none(&limits.key("connections"), listener.limits.connections, "connection");
+
+        if let Some(tls) = &listener.tls {
+            let tls_path = path.key("tls");
+            if tls.certificates.is_empty() {
+                let help = "add `{ cert: certs/server.crt, key: certs/server.key }`";
+                self.error(&tls_path.key("certificates"), "TLS needs at least one certificate").help(help);
+            }
+            for (index, certificate) in tls.certificates.iter().enumerate() {
+                let at = tls_path.key("certificates").index(index);
+                self.file_name(&at.key("cert"), &certificate.cert);
+                self.file_name(&at.key("key"), &certificate.key);
+            }
+            if let Some(client_auth) = &tls.client_auth {
+                self.file_name(&tls_path.key("client_auth").key("ca"), &client_auth.ca);
+            }
+        }
+        if let Some(redirect) = &listener.redirect {
+            let at = path.key("redirect");
+            if redirect.https == 0 {
+                self.error(&at.key("https"), "0 is not a port")
+                    .help("write the port of the https listener, such as 443");
+            }
+            if listener.tls.is_some() {
+                let help = "remove `redirect`, or move it to a listener without `tls`";
+                let involved = self.written.original(&path.key("tls"));
+                let message = "a listener with `tls` serves https itself and has nowhere to redirect to";
+                self.error(&at, message).at_key().help(help).involving(involved);
+            }
+        }
+        for (index, network) in listener.trusted_proxies.iter().enumerate() {
+            if network.prefix_len() == 0 {
+                let at = path.key("trusted_proxies").index(index);
+                let help = "name the networks that your proxies are in, such as `10.0.0.0/8`";
+                self.warn(&at, "this trusts every client to say who it is").help(help);
+            }
+        }
+    }
+
+    pub(super) fn file_name(&mut self, path: &KeyPath, name: &std::path::Path) {
+        if name.as_os_str().is_empty() {
+            self.error(path, "the name of a file is missing").help("write the path of a PEM file");
+        }
+    }
+}

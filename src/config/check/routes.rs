@@ -1,0 +1,219 @@
+//! Routes: upstreams that do not exist, rewrites and header edits without sense, limits that contradict each other.
+
+use super::super::edits::HeaderEdits;
+use super::super::key::KeyPath;
+use super::super::route::{Route, Validate};
+use super::super::suggest::did_you_mean;
+use super::super::tree::Node;
+use super::super::value::{OrOff, Span};
+use super::Checker;
+use crate::route::pattern::{PathPattern, PlainPath};
+
+/// Fields that end at each hop (RFC 9110 §7.6.1) or frame the message (RFC 9112 §6): the proxy answers for them.
+const OWN_HEADERS: [&str; 11] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "http2-settings",
+];
+
+impl Checker<'_> {
+    pub(super) fn routes(&mut self) {
+        let section = KeyPath::root().key("routes");
+        let routes = &self.file.routes;
+        if routes.is_empty() {
+            self.error(&section, "there is no route")
+                .help("a route names an `upstream` and says in `match` what goes there");
+        }
+        self.unique_names("routes", routes.iter().map(|route| route.name.as_str()));
+        for (index, route) in routes.iter().enumerate() {
+            let path = section.index(index);
+            self.upstream_of(&path, route);
+            self.rewrite(&path, route);
+            self.edits(&path.key("headers").key("request"), &route.headers.request, Direction::Request);
+            self.edits(&path.key("headers").key("response"), &route.headers.response, Direction::Response);
+            self.route_times(&path, route);
+            self.route_limits(&path, route);
+            if route.validate == Validate::Off {
+                self.blind(&path, route);
+            }
+            if let Some(before) = routes[..index].iter().position(|before| before.matches.covers(&route.matches)) {
+                let before = self.written.original(&section.index(before));
+                let message = format!("no request ever comes to this route, since {before} takes all that it matches");
+                self.warn(&path, message).help("put the narrower route first, or remove this one").involving(before);
+            }
+        }
+    }
+
+    fn upstream_of(&mut self, route_path: &KeyPath, route: &Route) {
+        if self.file.upstreams.contains_key(&route.upstream) {
+            return;
+        }
+        let path = route_path.key("upstream");
+        let shown = self.written.show(&path, &route.upstream);
+        let names: Vec<&str> = self.file.upstreams.keys().map(String::as_str).collect();
+        let help = match did_you_mean(&route.upstream, &names) {
+            Some(question) if shown == route.upstream => question,
+            _ if names.is_empty() => "define it under `upstreams`".to_owned(),
+            _ => format!("there are {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+        };
+        let definition = KeyPath::root().key("upstreams").key(&route.upstream);
+        self.error(&path, format!("there is no upstream `{shown}`")).help(help).involving(definition);
+    }
+
+    fn rewrite(&mut self, route_path: &KeyPath, route: &Route) {
+        let strip_path = route_path.key("rewrite").key("strip_prefix");
+        let add_path = route_path.key("rewrite").key("add_prefix");
+        for (path, prefix) in [(&strip_path, &route.rewrite.strip_prefix), (&add_path, &route.rewrite.add_prefix)] {
+            let Some(prefix) = prefix else { continue };
+            let shown = self.written.show(path, prefix);
+            if prefix == "/" {
+                self.error(path, "`/` changes nothing").help("remove the key");
+            } else if !prefix.starts_with('/') {
+                let help = format!("write `/{shown}`");
+                self.error(path, format!("`{shown}` does not start with `/`")).help(help);
+            } else if prefix.parse::<PlainPath>().is_err() {
+                let help = "write a path without query, `..`, and escapes that are not needed";
+                self.error(path, format!("`{shown}` is not a path in normal form")).help(help);
+            }
+        }
+        let Some(strip) = route.rewrite.strip_prefix.as_deref().filter(|strip| strip.len() > 1) else { return };
+        let strip = strip.trim_end_matches('/');
+        let below =
+            |path: &str, top: &str| path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let never = match &route.matches.path {
+            Some(PathPattern::Exact(path)) => !below(path.as_str(), strip),
+            Some(PathPattern::Prefix(path)) => {
+                let path = path.as_str().trim_end_matches('/');
+                !below(path, strip) && !below(strip, path)
+            }
+            Some(PathPattern::Regex(_)) | None => false,
+        };
+        if never {
+            let matches = self.written.original(&route_path.key("match").key("path"));
+            let message = "no path that this route matches begins with this";
+            self.warn(&strip_path, message).help(format!("compare it with {matches}")).involving(matches);
+        }
+    }
+
+    fn edits(&mut self, path: &KeyPath, edits: &HeaderEdits, direction: Direction) {
+        for (name, _) in edits.set.iter() {
+            // Keys keep the case they were written in.
+            let key = match self.written.node(&path.key("set")) {
+                Some(Node::Map(entries)) => entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(name.as_str())),
+                _ => None,
+            };
+            let at = path.key("set").key(key.map_or(name.as_str(), |(key, _)| key));
+            self.own_header(&at, name.as_str(), name.as_str().to_owned(), direction, true);
+            if let Some(index) = edits.remove.iter().position(|removed| removed == name) {
+                let removed = self.written.original(&path.key("remove").index(index));
+                let message = format!("`{name}` is also removed by {removed}");
+                self.warn(&at, message).at_key().help("`set` alone replaces what was there").involving(removed);
+            }
+        }
+        for (index, name) in edits.remove.iter().enumerate() {
+            let at = path.key("remove").index(index);
+            let shown = self.written.show(&at, name);
+            self.own_header(&at, name.as_str(), shown, direction, false);
+        }
+    }
+
+    fn own_header(&mut self, path: &KeyPath, name: &str, shown: String, direction: Direction, set: bool) {
+        let why = match name {
+            name if OWN_HEADERS.contains(&name) => "it belongs to one connection, and the proxy answers for it",
+            name if name.starts_with("sec-websocket-") => "the handshake depends on it",
+            "host" if !set => "every request has one (RFC 9112 §3.2)",
+            "host" if direction == Direction::Response => "it is a header of requests",
+            _ => return,
+        };
+        self.error(path, format!("`{shown}` cannot be changed: {why}")).at_key().help("remove it here");
+    }
+
+    fn route_times(&mut self, path: &KeyPath, route: &Route) {
+        let timeouts = path.key("timeouts");
+        let times = &route.timeouts;
+        self.not_zero(&timeouts.key("connect"), times.connect, "no endpoint has the time to accept");
+        self.not_zero(&timeouts.key("handshake"), times.handshake, "no endpoint has the time to answer");
+        self.not_zero(&timeouts.key("response"), times.response, "no endpoint has the time to answer");
+        for (key, span) in [("idle", times.idle), ("lifetime", times.lifetime)] {
+            self.off_not_zero(&timeouts.key(key), span, "each session ends at once");
+        }
+        let keepalive = path.key("keepalive");
+        self.off_not_zero(&keepalive.key("ping"), route.keepalive.ping, "pings follow one another without pause");
+        self.not_zero(&keepalive.key("pong"), route.keepalive.pong, "nobody has the time to answer");
+        if let OrOff::Set(ping) = route.keepalive.ping
+            && route.keepalive.pong >= ping
+            && !ping.is_zero()
+        {
+            let (ping_path, pong_path) = (keepalive.key("ping"), keepalive.key("pong"));
+            // Point at what was written; the other may be a default.
+            let (at, other) =
+                if self.written.has(&pong_path) { (&pong_path, &ping_path) } else { (&ping_path, &pong_path) };
+            let shown = [self.written.show(&pong_path, &route.keepalive.pong), self.written.show(&ping_path, &ping)];
+            let message = format!(
+                "the wait for a pong ({}) must be shorter than the time between pings ({})",
+                shown[0], shown[1]
+            );
+            let involved = self.written.original(other);
+            self.error(at, message)
+                .help("by default pings go out after `30s`, and a pong has `10s`")
+                .involving(involved);
+        }
+    }
+
+    fn off_not_zero(&mut self, path: &KeyPath, span: OrOff<Span>, why: &str) {
+        if span.value().is_some_and(Span::is_zero) {
+            self.error(path, format!("zero would mean that {why}")).help("write a duration such as `5m`, or `off`");
+        }
+    }
+
+    fn route_limits(&mut self, route_path: &KeyPath, route: &Route) {
+        let path = route_path.key("limits");
+        let limits = &route.limits;
+        for (key, size) in [("message", limits.message), ("frame", limits.frame)] {
+            if size.bytes() == Some(0) {
+                let message = "zero would refuse every message that is not empty";
+                self.error(&path.key(key), message).help("write a size such as `1MiB`, or `off`");
+            }
+        }
+        self.not_none(&path.key("connections"), limits.connections, "session");
+        if let (Some(frame), Some(message)) = (limits.frame.value(), limits.message.value())
+            && frame > message
+        {
+            let (frame_path, message_path) = (path.key("frame"), path.key("message"));
+            let shown = [self.written.show(&frame_path, &frame), self.written.show(&message_path, &message)];
+            let text = format!("a frame ({}) cannot be larger than the message it is part of ({})", shown[0], shown[1]);
+            let involved = self.written.original(&message_path);
+            self.error(&frame_path, text).help("make it at most as large as `message`").involving(involved);
+        }
+    }
+
+    /// `validate: off`: what needs frames cannot work.
+    fn blind(&mut self, path: &KeyPath, route: &Route) {
+        let set = [
+            (path.key("keepalive").key("ping"), route.keepalive.ping != OrOff::Off),
+            (path.key("keepalive").key("pong"), self.written.has(&path.key("keepalive").key("pong"))),
+            (path.key("limits").key("message"), route.limits.message != OrOff::Off),
+            (path.key("limits").key("frame"), route.limits.frame != OrOff::Off),
+        ];
+        for (at, _) in set.iter().filter(|(_, set)| *set) {
+            let involved = self.written.original(&path.key("validate"));
+            let help = "remove it, or `validate: off`; `timeouts` and `limits.connections` still work";
+            let message = "this has no effect with `validate: off`, where no frames are read";
+            self.error(at, message).at_key().help(help).involving(involved);
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Response,
+}

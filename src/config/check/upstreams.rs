@@ -1,0 +1,72 @@
+//! Upstreams: without endpoints, with the same one twice, with half a certificate, or without a route.
+
+use std::collections::BTreeMap;
+
+use rustls::pki_types::ServerName;
+
+use super::super::address::EndpointUrl;
+use super::super::key::KeyPath;
+use super::super::locate::Aim;
+use super::super::upstream::Upstream;
+use super::Checker;
+
+impl Checker<'_> {
+    pub(super) fn upstreams(&mut self) {
+        let section = KeyPath::root().key("upstreams");
+        for (name, upstream) in &self.file.upstreams {
+            let path = section.key(name);
+            let before = self.issues.len();
+            self.name(&path, name);
+            self.issues[before..].iter_mut().for_each(|issue| issue.aim = Aim::Key);
+            self.upstream(&path, upstream);
+            if !self.file.routes.iter().any(|route| route.upstream == *name) {
+                let routes = KeyPath::root().key("routes");
+                let message = "no route leads to this upstream";
+                self.warn(&path, message).at_key().help("remove it, or name it in a route").involving(routes);
+            }
+        }
+    }
+
+    fn upstream(&mut self, path: &KeyPath, upstream: &Upstream) {
+        let list = path.key("endpoints");
+        if upstream.endpoints.is_empty() {
+            self.error(&list, "there is no endpoint").help("add a URL such as `ws://10.0.0.11:9000`");
+        }
+        let mut first: BTreeMap<&EndpointUrl, usize> = BTreeMap::new();
+        for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+            if let Some(before) = first.get(&endpoint.url) {
+                let before = self.written.original(&list.index(*before));
+                let at = list.index(index);
+                let at = if self.written.has(&at.key("url")) { at.key("url") } else { at };
+                let shown = self.written.show(&at, &endpoint.url);
+                self.error(&at, format!("`{shown}` is the same endpoint as {before}")).help("name each endpoint once");
+            }
+            first.entry(&endpoint.url).or_insert(index);
+        }
+        let Some(tls) = &upstream.tls else { return };
+        let tls_path = path.key("tls");
+        let plain = !upstream.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
+        if plain && !upstream.endpoints.is_empty() {
+            let involved = self.written.original(&list);
+            let help = "write `wss://` in the URLs of the endpoints, or remove it";
+            self.warn(&tls_path, "no endpoint of this upstream uses TLS").at_key().help(help).involving(involved);
+        }
+        for (file, key) in [(&tls.ca, "ca"), (&tls.cert, "cert"), (&tls.key, "key")] {
+            file.iter().for_each(|name| self.file_name(&tls_path.key(key), name));
+        }
+        for (this, other, there) in [("cert", "key", tls.cert.is_some()), ("key", "cert", tls.key.is_some())] {
+            if there && tls.cert.is_some() != tls.key.is_some() {
+                let involved = self.written.original(&tls_path.key(other));
+                let message = format!("`{this}` needs `{other}` beside it");
+                self.error(&tls_path.key(this), message).at_key().help(format!("add `{other}:`")).involving(involved);
+            }
+        }
+        if let Some(name) = &tls.server_name
+            && ServerName::try_from(name.as_str()).is_err()
+        {
+            let at = tls_path.key("server_name");
+            let shown = self.written.show(&at, name);
+            self.error(&at, format!("`{shown}` is not a server name")).help("write a DNS name or an IP address");
+        }
+    }
+}

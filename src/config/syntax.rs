@@ -1,0 +1,79 @@
+//! What is not YAML, in words that help: libyaml says what it met, seldom what its author did.
+
+/// How many brackets may be open at once. libyaml takes time with the square of it (a megabyte of `{a: {a: ` takes
+/// minutes), before anybody asks how deep it went. Brackets in strings count too, hence far more than a configuration
+/// nests.
+const BRACKETS_MAX: usize = 500;
+
+/// Why a text is not a tree.
+#[derive(Debug)]
+pub(super) struct Unparsed {
+    pub(super) problem: String,
+    pub(super) help: Option<String>,
+    /// Line and column, from 1.
+    pub(super) at: Option<(usize, usize)>,
+}
+
+/// Refuses what the parser would spend minutes on.
+pub(super) fn refuse_brackets(text: &str) -> Result<(), Unparsed> {
+    if deepest(text) <= BRACKETS_MAX {
+        return Ok(());
+    }
+    let help = Some("nothing here is nested that deep".to_owned());
+    Err(Unparsed { problem: "too many brackets are open at once".to_owned(), help, at: None })
+}
+
+/// The parser's words, less the position that is shown anyway, and a hint at the usual causes.
+pub(super) fn explain(message: &str, at: Option<(usize, usize)>, text: &str) -> Unparsed {
+    let without_position = match (message.find(" at line "), message.find(" column ")) {
+        (Some(start), Some(column)) if start < column => {
+            let digits = column + " column ".len();
+            let end = message[digits..].find(|c: char| !c.is_ascii_digit()).map_or(message.len(), |end| digits + end);
+            format!("{}{}", &message[..start], &message[end..])
+        }
+        _ => message.to_owned(),
+    };
+    let line = at.and_then(|(line, _)| text.lines().nth(line - 1)).unwrap_or("");
+    let after = at.map(|(_, column)| line.chars().skip(column - 1).collect::<String>()).unwrap_or_default();
+    let says = |words: &str| without_position.contains(words);
+    let quote = "put a value that begins with a special character in quotes";
+    // Of the parser's own limits and of what is YAML but nothing for us, in our words.
+    let ours = [
+        ("more than one document", "the file has more than one YAML document", "remove the lines `---`"),
+        ("recursion limit", "the file is nested too deep", "does an alias (`*name`) stand inside its own anchor?"),
+        ("repetition limit", "the file unfolds to too many values", "write out what its aliases (`*name`) repeat"),
+        ("a key that is a word", "a key must be a word", "put a value that begins with `{` or `[` in quotes"),
+    ];
+    if let Some((_, problem, help)) = ours.into_iter().find(|(words, _, _)| says(words)) {
+        return Unparsed { problem: problem.to_owned(), help: Some(help.to_owned()), at };
+    }
+    let help = if line.trim_start_matches(' ').starts_with('\t') {
+        Some("YAML is indented with spaces, not tabs")
+    } else if line.contains("${") {
+        Some("put a value with `${NAME}` in quotes: inside `[ ]` and `{ }` a brace has a meaning in YAML")
+    } else if after.starts_with('*') || says("alias") || says("unknown anchor") {
+        Some("put a value that begins with `*` in quotes: \"*.example.com\"")
+    } else if after.starts_with(['@', '`', '%', '&', '!', '|', '>']) || says("anchor") {
+        Some(quote)
+    } else if says("mapping values are not allowed") {
+        Some("is the line indented as the one above, and a value that contains `: ` in quotes?")
+    } else {
+        None
+    };
+    Unparsed { problem: format!("this is not YAML: {without_position}"), help: help.map(str::to_owned), at }
+}
+
+/// How many more brackets are opened than closed, at the worst place.
+fn deepest(text: &str) -> usize {
+    let mut open = 0_usize;
+    let mut most = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => continue,
+        }
+        most = most.max(open);
+    }
+    most
+}

@@ -1,0 +1,594 @@
+//! The table: what is wrong, where it is, what is said, and what is advised.
+
+use super::super::*;
+use super::load;
+
+/// `line:column path: message | help`, of each error or else of each warning.
+fn said(text: &str) -> Vec<String> {
+    let findings = match load(text) {
+        Ok(loaded) => {
+            assert!(loaded.warnings.iter().all(|finding| finding.severity == Severity::Warning));
+            loaded.warnings
+        }
+        Err(errors) => errors.findings().to_vec(),
+    };
+    let say = |finding: &Finding| {
+        let at = finding.line.zip(finding.col).map(|(line, col)| format!("{line}:{col} ")).unwrap_or_default();
+        let path = if finding.path.is_empty() { String::new() } else { format!("{}: ", finding.path) };
+        let help = finding.help.as_ref().map(|help| format!(" | {help}")).unwrap_or_default();
+        format!("{at}{path}{}{help}", finding.message)
+    };
+    findings.iter().map(say).collect()
+}
+
+const ROUTES: &str = "routes: [{ name: chat, upstream: chat }]\n";
+const UPSTREAMS: &str = "upstreams: { chat: { endpoints: ['ws://a:1'] } }\n";
+
+fn indented(keys: &str) -> String {
+    keys.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+/// The keys stand from line 4, column 5 on.
+fn in_route(keys: &str) -> String {
+    format!("routes:\n  - name: chat\n    upstream: chat\n{}{UPSTREAMS}", indented(keys))
+}
+
+/// The keys stand from line 4, column 5 on.
+fn in_upstream(keys: &str) -> String {
+    format!("{ROUTES}upstreams:\n  chat:\n{}", indented(keys))
+}
+
+/// The keys stand from line 6, column 5 on.
+fn in_listener(keys: &str) -> String {
+    let start = "listeners:\n  - name: public\n    bind: \"127.0.0.1:8443\"\n";
+    format!("{ROUTES}{UPSTREAMS}{start}{}", indented(keys))
+}
+
+/// The keys stand from line 3 on.
+fn at_top(keys: &str) -> String {
+    format!("{ROUTES}{UPSTREAMS}{keys}\n")
+}
+
+fn check(table: &[(String, &[&str])]) {
+    for (text, expected) in table {
+        assert_eq!(said(text), *expected, "\n{text}");
+    }
+}
+
+#[test]
+fn what_is_not_yaml_is_told_with_the_usual_cause() {
+    check(&[
+        (
+            "a: [1, 2\nb: 3\n".to_owned(),
+            &[
+                "2:2 this is not YAML: did not find expected ',' or ']', while parsing a flow sequence at line 1 column 4",
+            ],
+        ),
+        (
+            "routes:\n\t- a\n".to_owned(),
+            &[
+                "2:1 this is not YAML: found character that cannot start any token, while scanning for the next token | YAML is indented with spaces, not tabs",
+            ],
+        ),
+        (
+            "routes: [{ match: { hosts: [*.example.com] } }]\n".to_owned(),
+            &[
+                r#"1:30 this is not YAML: did not find expected alphabetic or numeric character, while scanning an alias at line 1 column 29 | put a value that begins with `*` in quotes: "*.example.com""#,
+            ],
+        ),
+        ("a: 1\n---\nb: 2\n".to_owned(), &["the file has more than one YAML document | remove the lines `---`"]),
+        (
+            "# nothing\n".to_owned(),
+            &["the file says nothing | it needs at least `routes` and `upstreams`; see config/minimal.yaml"],
+        ),
+        (
+            "- routes\n".to_owned(),
+            &[
+                "1:1 the file is a list, not a map of keys | it needs at least `routes` and `upstreams`; see config/minimal.yaml",
+            ],
+        ),
+        (
+            "just words\n".to_owned(),
+            &[
+                r#"1:1 the file is the string "just words", not a map of keys | it needs at least `routes` and `upstreams`; see config/minimal.yaml"#,
+            ],
+        ),
+        (
+            "upstream: a: b\n".to_owned(),
+            &[
+                "1:12 this is not YAML: mapping values are not allowed in this context | is the line indented as the one above, and a value that contains `: ` in quotes?",
+            ],
+        ),
+        (
+            "log: { level: ${LEVEL} }\n".to_owned(),
+            &[
+                "1:16 this is not YAML: did not find expected ',' or '}', while parsing a flow mapping at line 1 column 6 | put a value with `${NAME}` in quotes: inside `[ ]` and `{ }` a brace has a meaning in YAML",
+            ],
+        ),
+        (
+            "routes: !include routes.yaml\n".to_owned(),
+            &["1:9 a YAML tag (`!name`) has no meaning here | remove it, or quote a value that begins with `!`"],
+        ),
+        (
+            "routes: {{ routes }}\n".to_owned(),
+            &["1:10 a key must be a word | put a value that begins with `{` or `[` in quotes"],
+        ),
+    ]);
+}
+
+#[test]
+fn keys_that_are_wrong_missing_or_twice_are_told() {
+    check(&[
+        (
+            "version: 1\n".to_owned(),
+            &[
+                "`routes` is missing | add `routes:`, which is required",
+                "`upstreams` is missing | add `upstreams:`, which is required",
+            ],
+        ),
+        (at_top("verison: 1"), &["3:1 verison: unknown key | did you mean `version`?"]),
+        (at_top("listener: []"), &["3:1 listener: unknown key | did you mean `listeners`?"]),
+        (
+            at_top("version: 2"),
+            &["3:10 version: this version of wsluice reads configurations of version 1 only | write `version: 1`"],
+        ),
+        (at_top("log:"), &["3:1 log: there is no value | write one, or remove the key to keep the default"]),
+        (
+            at_top("log: { level: debug, level: info }"),
+            &["3:22 log.level: the key stands here for the second time | keep one of the two"],
+        ),
+        (
+            at_top("drain: { <<: x }"),
+            &[
+                r#"3:10 drain."<<": merge keys (`<<`) are not supported | write the keys out, or let a whole value be an alias (`key: *name`)"#,
+            ],
+        ),
+        (at_top("admin: ~"), &["3:1 admin: there is no value | write one, or remove the key to keep the default"]),
+        (in_route("orgins: { allow: ['*'] }"), &["4:5 routes[0].orgins: unknown key | did you mean `origins`?"]),
+        (
+            in_route("match: { path: { prefx: /ws } }"),
+            &["4:22 routes[0].match.path.prefx: unknown key | did you mean `prefix`?"],
+        ),
+        (
+            format!("{}{UPSTREAMS}", "routes:\n  - nme: chat\n    upstream: chat\n"),
+            &["2:5 routes[0].nme: unknown key | did you mean `name`?"],
+        ),
+        (
+            format!("{}{UPSTREAMS}", "routes:\n  - name: chat\n"),
+            &["2:5 routes[0]: `upstream` is missing | add `upstream:`, which is required"],
+        ),
+        (
+            in_upstream("health: { websocket: {} }\nendpoints: ['ws://a:1']"),
+            &["4:5 upstreams.chat.health: `health` is not supported yet in this version"],
+        ),
+        (
+            in_upstream("endpoints: [{ url: 'ws://a:1', weight: 2 }]"),
+            &["4:36 upstreams.chat.endpoints[0].weight: `weight` is not supported yet in this version"],
+        ),
+        (
+            in_upstream("balance: least_connections\nendpoints: ['ws://a:1']"),
+            &["4:14 upstreams.chat.balance: `least_connections` is not supported yet in this version"],
+        ),
+        (
+            in_upstream("balance: roundrobin\nendpoints: ['ws://a:1']"),
+            &["4:14 upstreams.chat.balance: `roundrobin` is not `round_robin` | did you mean `round_robin`?"],
+        ),
+    ]);
+}
+
+#[test]
+fn values_that_cannot_be_read_say_what_would_be_right() {
+    check(&[
+        (at_top("workers: 0"), &["3:10 workers: expected `auto` or a number of threads, found the number 0"]),
+        (at_top("drain: 30s"), &[r#"3:8 drain: expected a map with `time`, found the string "30s""#]),
+        (
+            at_top("drain: { time: 30 }"),
+            &[
+                "3:16 drain.time: expected a duration such as `30s`, `5m` or `1h30m`, found the number 30 | give it a unit: `30s` or `30ms`",
+            ],
+        ),
+        (
+            at_top("drain: { time: 1.5s }"),
+            &[
+                "3:16 drain.time: `1.5s` is not a duration of whole numbers | write a duration such as `250ms`, `30s`, `5m`, `1h30m` or `7d`",
+            ],
+        ),
+        (
+            at_top("log: { access: yes }"),
+            &[r#"3:16 log.access: expected `true` or `false`, found the string "yes" | write `true`"#],
+        ),
+        (
+            at_top("log: { format: jsn }"),
+            &["3:16 log.format: `jsn` is not `auto`, `json` or `human` | did you mean `json`?"],
+        ),
+        (
+            at_top("log: { level: 3 }"),
+            &["3:15 log.level: expected a level such as `info`, or `info,wsluice::tls=debug`, found the number 3"],
+        ),
+        (
+            in_route("timeouts: { idle: 5min }"),
+            &[
+                "4:23 routes[0].timeouts.idle: `5min` has an unknown unit `min` | write a duration such as `250ms`, `30s`, `5m`, `1h30m` or `7d`, or `off`",
+            ],
+        ),
+        (
+            in_route("timeouts: { idle: false }"),
+            &[
+                "4:23 routes[0].timeouts.idle: expected a duration such as `30s`, `5m` or `1h30m`, or `off`, found `false` | write `off`",
+            ],
+        ),
+        (
+            in_route("limits: { message: 1MB }"),
+            &[
+                "4:24 routes[0].limits.message: `1MB` has an unknown unit `MB` | write a size such as `64KiB`, `1MiB` or `2GiB` (units of 1024), or a plain number of bytes, or `off`",
+            ],
+        ),
+        (
+            in_route("limits: { connections: -1 }"),
+            &["4:28 routes[0].limits.connections: expected a number from 0 to 4294967295, found the number -1"],
+        ),
+        (
+            in_route("limits: { connections: '10' }"),
+            &[
+                r#"4:28 routes[0].limits.connections: expected a number from 0 to 4294967295, found the string "10" | write digits, without quotes"#,
+            ],
+        ),
+        (in_route("http: no"), &["4:11 routes[0].http: `no` is not `proxy` or `reject`"]),
+        (in_route("validate: false"), &["4:15 routes[0].validate: `false` is not `strict` or `off` | write `off`"]),
+        (
+            in_route("match: { path: /ws }"),
+            &[
+                "4:20 routes[0].match.path: a path is one of exact, prefix or regex: write `{ prefix: /ws }` or `{ exact: /ws }`",
+            ],
+        ),
+        (
+            in_route("match: { hosts: [] , path: { regex: 'a(' } }"),
+            &["4:41 routes[0].match.path.regex: `a(` is not a valid regex: unclosed group"],
+        ),
+        (
+            in_route("match: { hosts: 'https://a' }"),
+            &[
+                r#"4:21 routes[0].match.hosts: expected a list, found the string "https://a" | make it a list: one `- ` before each element, or `[ ]` around all"#,
+            ],
+        ),
+        (
+            in_route("match: { hosts: ['https://a'] }"),
+            &["4:22 routes[0].match.hosts[0]: `https://a` is a URL: write its host alone, such as `chat.example.com`"],
+        ),
+        (
+            in_route("origins: { allow: [example.com] }"),
+            &["4:24 routes[0].origins.allow[0]: `example.com` has no scheme: write `https://example.com`"],
+        ),
+        (
+            in_route("headers: { request: { set: { 'X Y': a } } }"),
+            &[
+                r#"4:34 routes[0].headers.request.set."X Y": `X Y` is not the name of a header | write a name of letters, digits and `-`, such as `X-Tenant`, without a colon"#,
+            ],
+        ),
+        (
+            in_route("headers: { request: { set: { X-Y: 1 } } }"),
+            &["4:39 routes[0].headers.request.set.X-Y: expected a string, found the number 1 | put it in quotes"],
+        ),
+        (
+            in_route(r#"headers: { request: { set: { X-Y: "a\nb" } } }"#),
+            &[
+                "4:39 routes[0].headers.request.set.X-Y: this cannot be the value of a header | write one line without control characters or space around it",
+            ],
+        ),
+        (
+            in_route("headers: { request: { set: { X-Y: a, x-y: b } } }"),
+            &[
+                "4:32 routes[0].headers.request.set: the header `x-y` is set twice | keep one; upper and lower case do not matter in the name of a header",
+            ],
+        ),
+        (
+            in_listener("trusted_proxies: [10.0.0.0/33]"),
+            &[
+                "6:23 listeners[0].trusted_proxies[0]: `10.0.0.0/33` is not a network | write a network such as `10.0.0.0/8` or `fd00::/8`, or an address",
+            ],
+        ),
+        (
+            in_listener("tls: { certificates: [{ cert: a.crt }] }"),
+            &["6:27 listeners[0].tls.certificates[0]: `key` is missing | add `key:`, which is required"],
+        ),
+        (
+            in_listener("tls: { certificates: [], min_version: 1.1 }"),
+            &[
+                "6:26 listeners[0].tls.certificates: TLS needs at least one certificate | add `{ cert: certs/server.crt, key: certs/server.key }`",
+                "6:43 listeners[0].tls.min_version: `1.1` is not `1.2` or `1.3` | did you mean `1.2`?",
+            ],
+        ),
+        (
+            in_listener("proxy_protocol: on"),
+            &["6:21 listeners[0].proxy_protocol: `on` is not `off`, `optional` or `require`"],
+        ),
+        (
+            in_listener("redirect: { https: 70000 }"),
+            &["6:24 listeners[0].redirect.https: expected a number from 0 to 65535, found the number 70000"],
+        ),
+        (
+            in_upstream("endpoints: ws://a:1"),
+            &[
+                r#"4:16 upstreams.chat.endpoints: expected a list, found the string "ws://a:1" | make it a list: one `- ` before each element, or `[ ]` around all"#,
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['a:1']"),
+            &["4:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`"],
+        ),
+        (
+            in_upstream("endpoints: [{ url: 'ws://a:1/ws' }]"),
+            &[
+                "4:24 upstreams.chat.endpoints[0].url: an endpoint has no path or query, but `/ws` follows its host | end it after the port; the request's own path is sent, and `rewrite.add_prefix` puts one before it",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1', 7]"),
+            &[
+                "4:29 upstreams.chat.endpoints[1]: expected a URL such as `ws://10.0.0.11:9000`, `wss://chat.internal` or `unix:/run/chat.sock`, or a map with `url`, found the number 7",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn values_that_contradict_each_other_are_told() {
+    check(&[
+        (
+            format!("{}{UPSTREAMS}", "routes: []\n"),
+            &["1:9 routes: there is no route | a route names an `upstream` and says in `match` what goes there"],
+        ),
+        (
+            format!("{}{UPSTREAMS}", "routes:\n  - name: chat\n    upstream: chta\n"),
+            &["3:15 routes[0].upstream: there is no upstream `chta` | did you mean `chat`?"],
+        ),
+        (
+            format!("{}{UPSTREAMS}", "routes: [{ name: a b, upstream: chat }]\n"),
+            &[
+                "1:18 routes[0].name: `a b` is not a name | use letters, digits, `_`, `.` and `-`: it labels metrics and log lines",
+            ],
+        ),
+        (
+            format!(
+                "{}{UPSTREAMS}",
+                "routes:\n  - { name: a, upstream: chat, match: { hosts: [a] } }\n  - { name: a, upstream: chat }\n"
+            ),
+            &["3:13 routes[1].name: `a` is already the name of routes[0] | give each its own name"],
+        ),
+        (
+            in_route("rewrite: { strip_prefix: ws }"),
+            &["4:30 routes[0].rewrite.strip_prefix: `ws` does not start with `/` | write `/ws`"],
+        ),
+        (
+            in_route("rewrite: { add_prefix: '/a/../b' }"),
+            &[
+                "4:28 routes[0].rewrite.add_prefix: `/a/../b` is not a path in normal form | write a path without query, `..`, and escapes that are not needed",
+            ],
+        ),
+        (
+            in_route("headers: { request: { set: { Upgrade: x } } }"),
+            &[
+                "4:34 routes[0].headers.request.set.Upgrade: `upgrade` cannot be changed: it belongs to one connection, and the proxy answers for it | remove it here",
+            ],
+        ),
+        (
+            in_route("headers: { request: { remove: [Host] } }"),
+            &[
+                "4:36 routes[0].headers.request.remove[0]: `host` cannot be changed: every request has one (RFC 9112 §3.2) | remove it here",
+            ],
+        ),
+        (
+            in_route("headers: { response: { remove: [Sec-WebSocket-Accept] } }"),
+            &[
+                "4:37 routes[0].headers.response.remove[0]: `sec-websocket-accept` cannot be changed: the handshake depends on it | remove it here",
+            ],
+        ),
+        (
+            in_route("timeouts: { connect: 0s }"),
+            &[
+                "4:26 routes[0].timeouts.connect: zero would mean that no endpoint has the time to accept | write a duration such as `10s`",
+            ],
+        ),
+        (
+            in_route("timeouts: { idle: 0s }"),
+            &[
+                "4:23 routes[0].timeouts.idle: zero would mean that each session ends at once | write a duration such as `5m`, or `off`",
+            ],
+        ),
+        (
+            in_route("keepalive: { ping: 5s }"),
+            &[
+                "4:24 routes[0].keepalive.ping: the wait for a pong (10s) must be shorter than the time between pings (5s) | by default pings go out after `30s`, and a pong has `10s`",
+            ],
+        ),
+        (
+            in_route("keepalive: { ping: 5s, pong: 5s }"),
+            &[
+                "4:34 routes[0].keepalive.pong: the wait for a pong (5s) must be shorter than the time between pings (5s) | by default pings go out after `30s`, and a pong has `10s`",
+            ],
+        ),
+        (
+            in_route("limits: { frame: 2MiB, message: 1MiB }"),
+            &[
+                "4:22 routes[0].limits.frame: a frame (2MiB) cannot be larger than the message it is part of (1MiB) | make it at most as large as `message`",
+            ],
+        ),
+        (
+            in_route("limits: { message: 0 }"),
+            &[
+                "4:24 routes[0].limits.message: zero would refuse every message that is not empty | write a size such as `1MiB`, or `off`",
+            ],
+        ),
+        (
+            in_route("validate: off\nkeepalive: { ping: 30s }\nlimits: { message: 1MiB }"),
+            &[
+                "5:18 routes[0].keepalive.ping: this has no effect with `validate: off`, where no frames are read | remove it, or `validate: off`; `timeouts` and `limits.connections` still work",
+                "6:15 routes[0].limits.message: this has no effect with `validate: off`, where no frames are read | remove it, or `validate: off`; `timeouts` and `limits.connections` still work",
+            ],
+        ),
+        (
+            in_listener("tls: { certificates: [] }"),
+            &[
+                "6:26 listeners[0].tls.certificates: TLS needs at least one certificate | add `{ cert: certs/server.crt, key: certs/server.key }`",
+            ],
+        ),
+        (
+            in_listener("tls: { certificates: [{ cert: a, key: b }] }\nredirect: { https: 443 }"),
+            &[
+                "7:5 listeners[0].redirect: a listener with `tls` serves https itself and has nowhere to redirect to | remove `redirect`, or move it to a listener without `tls`",
+            ],
+        ),
+        (
+            in_listener("limits: { header_bytes: 512, connections: 0 }"),
+            &[
+                "6:29 listeners[0].limits.header_bytes: the head of a request may be given 1KiB to 1MiB | the default is `16KiB`",
+                "6:47 listeners[0].limits.connections: zero would refuse every connection | remove the key for no limit",
+            ],
+        ),
+        (
+            at_top("listeners:\n  - { name: a, bind: '0.0.0.0:80' }\n  - { name: b, bind: '127.0.0.1:80' }"),
+            &[
+                "5:22 listeners[1].bind: `127.0.0.1:80` cannot be bound: listeners[0].bind takes it already | use another port or address",
+            ],
+        ),
+        (
+            at_top("listeners: []"),
+            &["3:12 listeners: there is no listener | remove the key for a plain one on 127.0.0.1:8080"],
+        ),
+        (
+            at_top("admin: { bind: '0.0.0.0:9902' }"),
+            &[
+                "3:16 admin.bind: admin is only served on loopback or a Unix socket, as it asks for no password | write `127.0.0.1:9902`",
+            ],
+        ),
+        (
+            at_top("admin: { bind: '127.0.0.1:8080' }"),
+            &[
+                "3:16 admin.bind: `127.0.0.1:8080` cannot be bound: listeners[0].bind takes it already | use another port or address",
+            ],
+        ),
+        (
+            in_upstream("endpoints: []"),
+            &["4:16 upstreams.chat.endpoints: there is no endpoint | add a URL such as `ws://10.0.0.11:9000`"],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a', 'http://a:80']"),
+            &[
+                "4:27 upstreams.chat.endpoints[1]: `ws://a:80` is the same endpoint as upstreams.chat.endpoints[0] | name each endpoint once",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['wss://a']\ntls: { cert: a.crt }"),
+            &["5:12 upstreams.chat.tls.cert: `cert` needs `key` beside it | add `key:`"],
+        ),
+        (
+            in_upstream("endpoints: ['wss://a']\ntls: { server_name: 'a b' }"),
+            &["5:25 upstreams.chat.tls.server_name: `a b` is not a server name | write a DNS name or an IP address"],
+        ),
+        (
+            format!("{ROUTES}{}", "upstreams: { 'c d': { endpoints: ['ws://a'] }, chat: { endpoints: ['ws://a'] } }\n"),
+            &[
+                r#"2:14 upstreams."c d": `c d` is not a name | use letters, digits, `_`, `.` and `-`: it labels metrics and log lines"#,
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_only_doubtful_is_a_warning() {
+    check(&[
+        (
+            format!(
+                "{}{UPSTREAMS}",
+                "routes:\n  - { name: all, upstream: chat }\n  - { name: ws, upstream: chat, match: { path: { prefix: /ws } } }\n"
+            ),
+            &[
+                "3:5 routes[1]: no request ever comes to this route, since routes[0] takes all that it matches | put the narrower route first, or remove this one",
+            ],
+        ),
+        (
+            format!("{ROUTES}{}", "upstreams: { chat: { endpoints: ['ws://a'] }, spare: { endpoints: ['ws://b'] } }\n"),
+            &["2:47 upstreams.spare: no route leads to this upstream | remove it, or name it in a route"],
+        ),
+        (
+            in_listener("trusted_proxies: [0.0.0.0/0]"),
+            &[
+                "6:23 listeners[0].trusted_proxies[0]: this trusts every client to say who it is | name the networks that your proxies are in, such as `10.0.0.0/8`",
+            ],
+        ),
+        (
+            in_route("match: { path: { prefix: /ws } }\nrewrite: { strip_prefix: /api }"),
+            &[
+                "5:30 routes[0].rewrite.strip_prefix: no path that this route matches begins with this | compare it with routes[0].match.path",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a']\ntls: {}"),
+            &[
+                "5:5 upstreams.chat.tls: no endpoint of this upstream uses TLS | write `wss://` in the URLs of the endpoints, or remove it",
+            ],
+        ),
+        (
+            in_route("headers: { request: { set: { X-A: b }, remove: [x-a] } }"),
+            &[
+                "4:34 routes[0].headers.request.set.X-A: `x-a` is also removed by routes[0].headers.request.remove[0] | `set` alone replaces what was there",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn all_errors_are_told_at_once_and_none_for_what_another_caused() {
+    let text = "\
+version: 2
+routes:
+  - name: chat
+    upstream: chat
+    timeouts: { idle: 5min }
+    keepalive: { ping: soon, pong: 1h }
+  - upstream: caht
+    name: b
+  - name: c
+    upstream: ${UPSTREAM}
+upstreams:
+  chat:
+    endpoints: ['a:1']
+  b: 7
+admin: { bind: '0.0.0.0:1' }
+";
+    let expected = [
+        "1:10 version: this version of wsluice reads configurations of version 1 only | write `version: 1`",
+        "5:23 routes[0].timeouts.idle: `5min` has an unknown unit `min`",
+        "6:24 routes[0].keepalive.ping: `soon` is not a duration",
+        "7:15 routes[1].upstream: there is no upstream `caht` | did you mean `chat`?",
+        "10:15 routes[2].upstream: the environment variable `UPSTREAM` is not set",
+        "13:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`",
+        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `tls`, found the number 7",
+        "15:16 admin.bind: admin is only served on loopback or a Unix socket",
+    ];
+    let said = said(text);
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.starts_with(expected), "{said}");
+    }
+}
+
+#[test]
+fn positions_are_those_of_the_file_after_an_element_was_taken_out() {
+    let text = "\
+routes:
+  - 7
+  - { name: b, upstream: nowhere }
+upstreams: { chat: { endpoints: [x, 'ws://a', 'ws://a'] } }
+";
+    let said = said(text);
+    assert!(said[1].starts_with("3:26 routes[1].upstream: there is no upstream `nowhere`"), "{said:#?}");
+    let twice = "4:47 upstreams.chat.endpoints[2]: `ws://a:80` is the same endpoint as upstreams.chat.endpoints[1]";
+    assert!(said[3].starts_with(twice), "{said:#?}");
+}
+
+#[test]
+fn after_fifty_errors_nobody_reads_on() {
+    let text: String = (0..200).map(|index| format!("key{index}: 1\n")).collect();
+    assert_eq!(load(&text).unwrap_err().findings().len(), 50);
+}

@@ -1,0 +1,206 @@
+//! Broken files and what is said about them; the rest of the module is tested from outside in, as a user meets it.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod broken;
+mod examples;
+mod secrets;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Loads `text` without an environment.
+fn load(text: &str) -> Result<Loaded, ConfigErrors> {
+    load_str("wsluice.yaml", text, &|_| None)
+}
+
+/// The least that is right; tests add to it.
+const FRAME: &str = "\
+routes:
+  - name: chat
+    upstream: chat
+upstreams:
+  chat:
+    endpoints: [ws://a:1]
+";
+
+#[test]
+fn what_a_file_leaves_out_has_the_default_of_its_doc() {
+    let file = load(FRAME).unwrap().file;
+    assert_eq!((file.version, file.workers, file.admin.is_none()), (1, Workers::Auto, true));
+    assert_eq!(file.listeners[0].bind.to_string(), "127.0.0.1:8080");
+    assert_eq!(file.listeners[0].timeouts.headers.to_string(), "10s");
+    assert_eq!(file.listeners[0].limits.header_bytes.to_string(), "16KiB");
+    let route = &file.routes[0];
+    assert_eq!(route.keepalive.ping.to_string(), "30s");
+    assert_eq!((route.timeouts.idle, route.limits.message), (OrOff::Off, OrOff::Off));
+    assert_eq!((route.http, route.validate), (Http::Proxy, Validate::Strict));
+    assert_eq!(file.log.level.as_str(), "info");
+    assert_eq!(file.drain.time.duration().as_secs(), 30);
+}
+
+#[test]
+fn a_blind_pipe_sends_no_pings_by_default() {
+    let file = load(&FRAME.replace("name: chat", "name: chat\n    validate: off")).unwrap().file;
+    assert_eq!(file.routes[0].keepalive.ping, OrOff::Off);
+}
+
+#[test]
+fn the_environment_fills_in_strings_numbers_and_booleans() {
+    let text = "\
+workers: ${WORKERS}
+listeners: [{ name: '${NAME:-public}', bind: '127.0.0.1:${PORT}', limits: { headers: '${HEADERS}' } }]
+log: { access: '${ACCESS}', level: '${LEVEL:-debug}' }
+routes:
+  - name: chat
+    upstream: chat
+    headers: { request: { set: { X-Number: '${HEADERS}' } } }
+    limits: { message: '${SIZE}', connections: '${HEADERS}' }
+upstreams: { chat: { endpoints: ['ws://${NAME:-a}:${PORT}'] } }
+";
+    let env = |name: &str| match name {
+        "WORKERS" => Some("3".to_owned()),
+        "PORT" => Some("9000".to_owned()),
+        "HEADERS" => Some("50".to_owned()),
+        "ACCESS" => Some("false".to_owned()),
+        "SIZE" => Some("64KiB".to_owned()),
+        _ => None,
+    };
+    let file = load_str("env.yaml", text, &env).unwrap().file;
+    assert_eq!(file.workers, Workers::Count(3));
+    assert_eq!((file.listeners[0].name.as_str(), file.listeners[0].limits.headers), ("public", 50));
+    assert_eq!((file.log.access, file.log.level.as_str()), (false, "debug"));
+    assert_eq!(file.routes[0].limits.message.bytes(), Some(65_536));
+    assert_eq!(file.routes[0].limits.connections, Some(50));
+    assert_eq!(file.routes[0].headers.request.set.iter().next().unwrap().1, "50");
+    assert_eq!(file.upstreams["chat"].endpoints[0].url.to_string(), "ws://a:9000");
+}
+
+#[test]
+fn configured_header_values_are_not_in_debug_output() {
+    let text =
+        FRAME.replace("name: chat", "name: chat\n    headers: { request: { set: { Authorization: Bearer hunter2 } } }");
+    assert!(!format!("{:?}", load(&text).unwrap().file).contains("hunter2"));
+}
+
+#[test]
+fn an_alias_repeats_a_whole_value() {
+    let text = "\
+routes:
+  - { name: a, match: { path: { exact: /a } }, upstream: a, timeouts: &times { idle: 5m } }
+  - { name: b, upstream: a, timeouts: *times }
+upstreams: { a: { endpoints: [ws://a:1] } }
+";
+    let file = load(text).unwrap().file;
+    assert_eq!(file.routes[1].timeouts.idle.to_string(), "5m");
+}
+
+#[test]
+fn the_report_shows_the_line_and_what_would_be_right() {
+    let report = load(&FRAME.replace("upstream: chat", "upstream: caht")).unwrap_err().to_string();
+    let expected = "\
+error: routes[0].upstream: there is no upstream `caht`
+ --> wsluice.yaml:3:15
+  |
+3 |     upstream: caht
+  |               ^^^^
+  |
+  = help: did you mean `chat`?
+
+1 error in wsluice.yaml";
+    assert_eq!(report, expected);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("absent.yaml");
+    let message = |path: &std::path::Path| load_file(path, &|_| None).unwrap_err().findings()[0].message.clone();
+    assert!(message(&path).starts_with("the file cannot be read: "));
+    std::fs::write(&path, b"a: 1\nb: \xff\n").unwrap();
+    assert_eq!(message(&path), "the file is not UTF-8 text (line 2)");
+    std::fs::write(&path, vec![b'#'; (FILE_BYTES_MAX + 1) as usize]).unwrap();
+    assert_eq!(message(&path), "the file is larger than 1MiB");
+}
+
+#[test]
+fn files_that_would_take_forever_are_refused_at_once() {
+    for (text, problem) in [
+        ("{a: ".repeat(1 << 18), "too many brackets are open at once"),
+        ("- ".repeat(1 << 18), "the file is nested too deep"),
+        ("a: &a [*a]\n".to_owned(), "the file is nested too deep"),
+        (bomb(), "the file unfolds to too many values"),
+    ] {
+        let errors = load(&text).unwrap_err();
+        assert_eq!(errors.findings()[0].message, problem);
+    }
+}
+
+/// Nine levels of nine aliases each: 9⁹ values in half a kilobyte.
+fn bomb() -> String {
+    let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
+    for level in 1..9 {
+        let alias = format!("*a{}", level - 1);
+        text.push_str(&format!("a{level}: &a{level} [{}]\n", [alias.as_str(); 9].join(", ")));
+    }
+    text
+}
+
+/// What a user might do to a file: cut, double, replace.
+fn mutate(text: &str, edits: &[(prop::sample::Index, u8, String)]) -> String {
+    let mut chars: Vec<char> = text.chars().collect();
+    for (at, kind, with) in edits {
+        let at = at.index(chars.len() + 1);
+        let to = chars.len().min(at + usize::from(kind >> 2));
+        match kind & 3 {
+            0 => drop(chars.drain(at..to)),
+            1 => drop(chars.splice(at..at, with.chars())),
+            2 => drop(chars.splice(at..to, with.chars())),
+            _ => {
+                let copy = chars[at..to].to_vec();
+                chars.splice(at..at, copy);
+            }
+        }
+    }
+    chars.into_iter().collect()
+}
+
+fn positions_are_inside(text: &str, errors: &ConfigErrors) -> Result<(), TestCaseError> {
+    prop_assert!(!errors.findings().is_empty());
+    for finding in errors.findings() {
+        prop_assert!(!finding.message.is_empty());
+        if let (Some(line), Some(col)) = (finding.line, finding.col) {
+            let shown = report::lines(text).nth(line - 1);
+            prop_assert!(
+                shown.is_some_and(|shown| col >= 1 && col <= shown.chars().count() + 1),
+                "{line}:{col} of {text:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What a finger may leave behind.
+const SLIP: &str = "\\PC{0,4}|[\\n :\\-{}$\"'*&!0-9]{0,4}";
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_loading_panic(text in "\\PC{0,60}|[a-c:\\-\\[\\]{}&*!'\"#|>\\n\\r\\t ${}\u{85}\u{2028}]{0,60}") {
+        if let Err(errors) = load(&text) {
+            positions_are_inside(&text, &errors)?;
+        }
+    }
+
+    #[test]
+    fn no_slip_in_an_example_makes_loading_panic(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), SLIP), 1..4),
+    ) {
+        let text = mutate(include_str!("../../../config/multi-route.yaml"), &edits);
+        match load(&text) {
+            Ok(_) => {}
+            Err(errors) => positions_are_inside(&text, &errors)?,
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! File → snapshot and listeners: names resolved, certificates read, tables built, metric handles fetched.
+//!
+//! Whole or not at all: every mistake that only the world outside the file can tell (a certificate that is not there, a
+//! key that does not fit) is reported together, at its place in the file, and nothing is built then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, SystemTime};
+
+use prometheus::Registry;
+
+use crate::balance::{Balancer, RoundRobin};
+use crate::config::{
+    Bind, Certificate, ClientTls, ConfigErrors, EndpointUrl, File, Finding, Http, KeyPath, Loaded, ProxyProtocol,
+    ServerTls, Source, TlsVersion, Validate,
+};
+use crate::drain::Drain;
+use crate::net::listener::Address;
+use crate::net::proxy_protocol::Mode;
+use crate::proxy::outcome::{self, Failure};
+use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Room, Route, Snapshot};
+use crate::proxy::{self, Proxy};
+use crate::route::Table;
+use crate::server::Listener;
+use crate::server::metrics::Security;
+use crate::session::access_log::AccessLog;
+use crate::telemetry::sink::LogSink;
+use crate::tls::client::{ClientTlsOptions, client_config, server_name};
+use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
+use crate::tls::{Identity, TlsError, load_roots};
+use crate::upstream::Upstream;
+use crate::upstream::connect::{Connector, Target, Tls};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::pool::Pool;
+use crate::ws::scanner::Rsv;
+use crate::ws::tunnel::Settings;
+use crate::{config, server, session, upstream};
+
+/// All metric families of the data plane, registered once for the life of the process.
+#[derive(Clone, Debug)]
+pub struct Families {
+    server: server::metrics::Metrics,
+    proxy: proxy::metrics::Metrics,
+    session: session::metrics::Metrics,
+    upstream: upstream::metrics::Metrics,
+}
+
+impl Families {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// If a name is taken.
+    pub fn register(registry: &Registry, workers: usize) -> prometheus::Result<Families> {
+        Ok(Families {
+            server: server::metrics::Metrics::register(registry)?,
+            proxy: proxy::metrics::Metrics::register(registry)?,
+            session: session::metrics::Metrics::register(registry, workers)?,
+            upstream: upstream::metrics::Metrics::register(registry)?,
+        })
+    }
+}
+
+/// What the process has besides its configuration.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Threads that relay.
+    pub workers: usize,
+    /// Where metrics are counted.
+    pub families: Families,
+    /// Where log lines go.
+    pub log: AccessLog,
+    /// Who is still working.
+    pub drain: Arc<Drain>,
+}
+
+impl Surroundings {
+    /// Surroundings in which nothing is logged or scraped: enough to tell whether a file compiles.
+    ///
+    /// # Panics
+    /// Never: the registry is new, so no name is taken.
+    pub fn for_check() -> Surroundings {
+        let families = Families::register(&Registry::new(), 1).expect("a new registry has no names");
+        Surroundings { workers: 1, families, log: AccessLog::off(), drain: Drain::new(1) }
+    }
+}
+
+/// The access log as the file wants it.
+pub fn access_log(file: &File, sink: LogSink, format: crate::telemetry::logging::Format) -> AccessLog {
+    if file.log.access { AccessLog::new(sink, format) } else { AccessLog::off() }
+}
+
+/// A configuration ready to run.
+#[derive(Debug)]
+pub struct Compiled {
+    /// Each with the address it is to be bound to.
+    pub listeners: Vec<(Address, Arc<Listener>)>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Builds all of it.
+///
+/// # Errors
+/// Everything that is wrong, at its place in the file.
+pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, ConfigErrors> {
+    let mut compiler = Compiler { around, source: &loaded.source, errors: vec![], warnings: vec![] };
+    let file = &loaded.file;
+    let upstreams: BTreeMap<&str, Arc<Upstream>> = file
+        .upstreams
+        .iter()
+        .map(|(name, upstream)| (name.as_str(), Arc::new(compiler.upstream(file, name, upstream))))
+        .collect();
+    let routes = file.routes.iter().enumerate().filter_map(|(index, route)| {
+        // `config::check` has already complained about a name that is not there.
+        let upstream = upstreams.get(route.upstream.as_str())?;
+        Some((route.matches.clone(), Arc::new(compiler.route(file, index, route, upstream))))
+    });
+    let snapshot = Arc::new(Snapshot { table: Table::new(routes.collect()) });
+    let listeners: Vec<_> = file
+        .listeners
+        .iter()
+        .enumerate()
+        .map(|(index, listener)| compiler.listener(index, listener, &snapshot))
+        .collect();
+    let Compiler { errors, warnings, .. } = compiler;
+    if errors.is_empty() {
+        Ok(Compiled { listeners, warnings })
+    } else {
+        Err(ConfigErrors::new(&loaded.source, errors))
+    }
+}
+
+struct Compiler<'a> {
+    around: &'a Surroundings,
+    source: &'a Source,
+    errors: Vec<Finding>,
+    warnings: Vec<String>,
+}
+
+impl Compiler<'_> {
+    /// Notes a failure at `path`; `None` keeps the compilation going, to find all of them.
+    fn noted<T>(&mut self, path: &KeyPath, result: Result<T, TlsError>) -> Option<T> {
+        result.map_err(|error| self.errors.push(self.source.error(path, proxy::request::chain(&error), None))).ok()
+    }
+
+    fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> Upstream {
+        let families = &self.around.families.upstream;
+        let path = KeyPath::root().key("upstreams").key(name);
+        let tls = written
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.url.is_tls())
+            .then(|| self.client_tls(&path, written.tls.as_ref()))
+            .flatten();
+        // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
+        let connect =
+            file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
+        let connect = connect.max().unwrap_or(Duration::from_secs(5));
+        let mut endpoints = vec![];
+        for (index, endpoint) in written.endpoints.iter().enumerate() {
+            let path = path.key("endpoints").index(index);
+            let tls = if endpoint.url.is_tls() {
+                let Some(config) = &tls else { continue };
+                let name = written.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+                let host = match &endpoint.url {
+                    EndpointUrl::Tcp { host, .. } => host.as_str(),
+                    EndpointUrl::Unix(_) => "localhost",
+                };
+                let Some(server_name) = self.noted(&path, server_name(name.unwrap_or(host))) else { continue };
+                Some(Tls { config: Arc::clone(config), server_name })
+            } else {
+                None
+            };
+            let target = match &endpoint.url {
+                EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port),
+                EndpointUrl::Unix(path) => Target::Unix(path.clone()),
+            };
+            let connector = Connector { target, tls };
+            let label = endpoint.url.to_string();
+            let metrics = families.endpoint(name, &label, &proxy::upgrade::endpoint_labels());
+            let pool = Pool::new(connector.clone(), connect, self.around.workers);
+            endpoints.push(Arc::new(Endpoint { name: label.into(), connector, pool, metrics }));
+        }
+        // A random start: instances that start together must not all begin with the first endpoint.
+        let balancer = Balancer::RoundRobin(RoundRobin::new(fastrand::usize(..)));
+        Upstream::new(name.to_owned(), endpoints, balancer, families.upstream(name))
+    }
+
+    fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {
+        let path = path.key("tls");
+        let roots = match written.and_then(|tls| tls.ca.as_ref()) {
+            Some(ca) => Some(self.noted(&path.key("ca"), load_roots(ca))?),
+            None => None,
+        };
+        let identity = match written.map(|tls| (&tls.cert, &tls.key)) {
+            Some((Some(cert), Some(key))) => Some(self.identity(&path.key("cert"), cert, key)?),
+            _ => None,
+        };
+        self.noted(&path, client_config(&ClientTlsOptions { roots, identity }))
+    }
+
+    fn identity(&mut self, path: &KeyPath, cert: &std::path::Path, key: &std::path::Path) -> Option<Identity> {
+        let identity = self.noted(path, Identity::load(cert, key))?;
+        self.warnings.extend(identity.warnings(SystemTime::now()).iter().map(ToString::to_string));
+        Some(identity)
+    }
+
+    fn route(&mut self, file: &File, _index: usize, written: &config::Route, upstream: &Arc<Upstream>) -> Route {
+        let families = &self.around.families;
+        let handles = |listener: &config::Listener| ListenerHandles {
+            requests: families.proxy.route(&listener.name, &written.name, &Failure::LABELS),
+            sessions: Arc::new(families.session.route(
+                &listener.name,
+                &written.name,
+                &written.upstream,
+                &outcome::endings(),
+            )),
+        };
+        let edits = |written: &config::HeaderEdits| HeaderEdits {
+            remove: written.remove.clone(),
+            set: written.set.iter().cloned().collect(),
+        };
+        let limits = &written.limits;
+        Route {
+            name: written.name.as_str().into(),
+            upstream: Arc::clone(upstream),
+            upstream_name: written.upstream.as_str().into(),
+            origins: written.origins.clone(),
+            rewrite: Rewrite {
+                strip_prefix: written.rewrite.strip_prefix.clone(),
+                add_prefix: written.rewrite.add_prefix.clone(),
+            },
+            request_edits: edits(&written.headers.request),
+            response_edits: edits(&written.headers.response),
+            connect_timeout: written.timeouts.connect.duration(),
+            handshake_timeout: written.timeouts.handshake.duration(),
+            response_timeout: written.timeouts.response.duration(),
+            tunnel: Settings {
+                validate: written.validate == Validate::Strict,
+                idle: written.timeouts.idle.duration(),
+                lifetime: written.timeouts.lifetime.duration(),
+                ping: written.keepalive.ping.duration(),
+                pong: written.keepalive.pong.duration(),
+                frame_bytes_max: limits.frame.bytes().unwrap_or(u64::MAX),
+                message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
+                rsv: Rsv::None,
+            },
+            room: Arc::new(Room::new(limits.connections.map_or(usize::MAX, |limit| limit as usize))),
+            http: written.http == Http::Proxy,
+            listeners: file.listeners.iter().map(handles).collect(),
+        }
+    }
+
+    fn listener(
+        &mut self,
+        index: usize,
+        written: &config::Listener,
+        snapshot: &Arc<Snapshot>,
+    ) -> (Address, Arc<Listener>) {
+        let path = KeyPath::root().key("listeners").index(index);
+        let families = &self.around.families;
+        let security = if written.tls.is_some() { Security::Tls } else { Security::Plain };
+        let metrics = families.server.listener(&written.name, security);
+        let tls = written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls));
+        let name: Arc<str> = written.name.as_str().into();
+        let proxy = Proxy {
+            snapshot: Arc::clone(snapshot),
+            listener: Arc::clone(&name),
+            listener_index: index,
+            trusted: written.trusted_proxies.clone(),
+            redirect: written.redirect.as_ref().map(|redirect| redirect.https),
+            unrouted: families.proxy.unrouted(&written.name, &Failure::LABELS),
+            log: self.around.log.clone(),
+            drain: Arc::clone(&self.around.drain),
+        };
+        let listener = Listener {
+            name,
+            tls,
+            proxy_protocol: match written.proxy_protocol {
+                ProxyProtocol::Off => None,
+                ProxyProtocol::Optional => Some(Mode::Optional),
+                ProxyProtocol::Require => Some(Mode::Require),
+            },
+            timeouts: written.timeouts.clone(),
+            limits: written.limits.clone(),
+            open: AtomicUsize::new(0),
+            proxy: Arc::new(proxy),
+            metrics,
+        };
+        (address(&written.bind), Arc::new(listener))
+    }
+
+    fn server_tls(&mut self, path: &KeyPath, listener: &str, written: &ServerTls) -> Option<Arc<rustls::ServerConfig>> {
+        let mut identities = vec![];
+        for (index, Certificate { cert, key }) in written.certificates.iter().enumerate() {
+            let path = path.key("certificates").index(index).key("cert");
+            if let Some(identity) = self.identity(&path, cert, key) {
+                let expiry = identity.validity().not_after;
+                self.around.families.server.certificate(listener, identity.file(), expiry);
+                identities.push(identity);
+            }
+        }
+        let client_auth = match &written.client_auth {
+            None => None,
+            Some(auth) => Some(ClientAuth {
+                roots: self.noted(&path.key("client_auth").key("ca"), load_roots(&auth.ca))?,
+                mode: match auth.mode {
+                    config::ClientAuthMode::Require => ClientAuthMode::Require,
+                    config::ClientAuthMode::Optional => ClientAuthMode::Optional,
+                },
+            }),
+        };
+        if identities.len() < written.certificates.len() {
+            // Complained about above; a listener with the rest would answer some names with the wrong certificate.
+            return None;
+        }
+        let min_version = match written.min_version {
+            TlsVersion::Tls12 => MinVersion::Tls12,
+            TlsVersion::Tls13 => MinVersion::Tls13,
+        };
+        self.noted(path, server_config(&ServerTlsOptions { identities, min_version, client_auth }))
+    }
+}
+
+/// What is bound for an address as written.
+pub fn address(bind: &Bind) -> Address {
+    match bind {
+        Bind::Tcp(addr) => Address::Tcp(*addr),
+        Bind::Unix(path) => Address::Unix(path.clone()),
+    }
+}

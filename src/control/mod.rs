@@ -1,0 +1,3 @@
+//! From the configuration as written to the one in force.
+
+pub mod compile;

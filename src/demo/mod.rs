@@ -1,0 +1,44 @@
+//! The embedded demo: what `wsluice` alone puts behind, and in front of, a real proxy so that one can be seen working.
+//!
+//! It owns backends, a certificate, a page and a configuration, and no proxy code: `app` starts the proxy from
+//! [`demo_config`]'s text as it does from a file. Counters come in as a closure, [`Counters::gather`] over
+//! the proxy's registry, since that registry is `app`'s.
+
+mod certificate;
+mod config;
+mod counters;
+mod servers;
+mod sockets;
+mod web;
+
+pub use certificate::{Certificate, CertificateError};
+pub use config::{Addresses, demo_config};
+pub use counters::Counters;
+pub use servers::{Servers, start};
+
+/// What is printed once the proxy listens: where to look, and what to type next.
+pub fn banner(addresses: &Addresses) -> String {
+    let Addresses { plain, tls, admin } = addresses;
+    format!(
+        r#"wsluice demo: a proxy in front of three small WebSocket servers and a web server, all in this process
+
+  Open in a browser   https://{tls}/   (certificate made just now; accept it once)
+                 or   http://{plain}/
+  Sockets             /echo  /nap (echo, ends after 10 s of silence)  /clock  /heartbeat   by ws:// or wss://
+  Metrics             http://{admin}/metrics   (also /livez, /readyz)
+
+Try next, in another terminal:
+  npx wscat -c ws://{plain}/clock
+  python3 -m websockets ws://{plain}/echo          say: close 4001 bye
+  curl -i http://{plain}/echo                      no WebSocket handshake: 426
+  curl -i -H 'Origin: https://evil.example' -H 'Connection: Upgrade' -H 'Upgrade: websocket' \
+       -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' http://{plain}/echo
+                                                           a foreign page: 403
+  curl -s http://{admin}/metrics | grep wsluice_
+  wsluice proxy --listen 127.0.0.1:8082 --to http://127.0.0.1:3000      your own server, no file
+  wsluice run --config FILE                                your own configuration
+
+Ctrl-C drains: each session gets a Close with 1012 before this process ends. Twice ends at once.
+"#
+    )
+}

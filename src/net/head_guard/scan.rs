@@ -1,0 +1,238 @@
+//! Request heads, byte by byte: whether their line ends are lawful, and where the next one begins. Pure.
+
+use super::HeadRefusal;
+
+/// Where we are, between two reads.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// How much of a body is still to come.
+    body: u64,
+    after_cr: bool,
+    /// The request line is over. Empty lines before it are skipped (RFC 9112 §2.2).
+    begun: bool,
+    line: Line,
+    framing: Framing,
+}
+
+/// What follows the head that is being read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    #[default]
+    NoBody,
+    Length(u64),
+    /// Something whose end is not ours to find.
+    Opaque,
+}
+
+/// What has been found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing wrong so far.
+    More,
+    /// Nothing wrong, and from here on nothing can be told.
+    Opaque,
+    /// A bad byte.
+    Refused {
+        /// Where, in what was read last.
+        at: usize,
+        /// What is wrong with it.
+        refusal: HeadRefusal,
+    },
+}
+
+impl Scan {
+    /// Takes in what was read next.
+    pub fn scan(&mut self, bytes: &[u8]) -> Verdict {
+        let mut at = 0;
+        loop {
+            let skipped = self.body.min((bytes.len() - at) as u64);
+            self.body -= skipped;
+            at += skipped as usize;
+            if self.after_cr {
+                match bytes.get(at) {
+                    None => return Verdict::More,
+                    Some(b'\n') => at += 1,
+                    Some(_) => return Verdict::Refused { at, refusal: HeadRefusal::BareCr },
+                }
+                self.after_cr = false;
+                if self.end_line() == Framing::Opaque {
+                    return Verdict::Opaque;
+                }
+                continue;
+            }
+            let Some(length) = memchr::memchr3(b'\r', b'\n', 0, &bytes[at..]) else {
+                self.line.push(&bytes[at..]);
+                return Verdict::More;
+            };
+            self.line.push(&bytes[at..at + length]);
+            at += length;
+            match bytes[at] {
+                b'\r' => self.after_cr = true,
+                b'\n' => return Verdict::Refused { at, refusal: HeadRefusal::BareLf },
+                _ => return Verdict::Refused { at, refusal: HeadRefusal::Nul },
+            }
+            at += 1;
+        }
+    }
+
+    /// Takes a whole line in. Says how the head that ended with it is followed; in the midst of a head, `NoBody`.
+    fn end_line(&mut self) -> Framing {
+        let line = std::mem::take(&mut self.line);
+        match (line.is_empty(), self.begun) {
+            (true, false) => {}
+            (true, true) => {
+                let framing = self.framing;
+                *self = Scan::default();
+                if let Framing::Length(length) = framing {
+                    self.body = length;
+                }
+                return framing;
+            }
+            (false, false) => {
+                self.begun = true;
+                self.framing = if line.is_connect() { Framing::Opaque } else { Framing::NoBody };
+            }
+            (false, true) => {
+                if let Some(framing) = line.framing() {
+                    let same = self.framing == Framing::NoBody || self.framing == framing;
+                    self.framing = if same { framing } else { Framing::Opaque };
+                }
+            }
+        }
+        Framing::NoBody
+    }
+}
+
+/// The beginning of a line: as much as it takes to read `Content-Length: 18446744073709551615`.
+#[derive(Debug)]
+struct Line {
+    bytes: [u8; Line::KEPT],
+    /// How long the whole line is, at most one more than is kept.
+    length: usize,
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line { bytes: [0; Line::KEPT], length: 0 }
+    }
+}
+
+impl Line {
+    const KEPT: usize = 40;
+
+    fn push(&mut self, bytes: &[u8]) {
+        let room = &mut self.bytes[self.length.min(Line::KEPT)..];
+        let amount = bytes.len().min(room.len());
+        room[..amount].copy_from_slice(&bytes[..amount]);
+        self.length = (self.length + bytes.len()).min(Line::KEPT + 1);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    fn kept(&self) -> &[u8] {
+        &self.bytes[..self.length.min(Line::KEPT)]
+    }
+
+    fn is_connect(&self) -> bool {
+        self.kept().starts_with(b"CONNECT ")
+    }
+
+    /// What the field says about what follows the head, if it is one of those that do (RFC 9112 §6.3).
+    fn framing(&self) -> Option<Framing> {
+        let colon = memchr::memchr(b':', self.kept())?;
+        let (name, value) = (&self.kept()[..colon], &self.kept()[colon + 1..]);
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let value = value.trim_ascii();
+            let digits = self.length <= Line::KEPT && value.iter().all(u8::is_ascii_digit);
+            let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|value| value.parse().ok());
+            Some(length.map_or(Framing::Opaque, Framing::Length))
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") || name.eq_ignore_ascii_case(b"upgrade") {
+            Some(Framing::Opaque)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAD: &[u8] = b"\r\nGET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
+
+    fn scan_all(chunks: &[&[u8]]) -> Verdict {
+        let (mut scan, mut before) = (Scan::default(), 0);
+        for chunk in chunks {
+            match scan.scan(chunk) {
+                Verdict::More => before += chunk.len(),
+                Verdict::Opaque => return Verdict::Opaque,
+                Verdict::Refused { at, refusal } => return Verdict::Refused { at: before + at, refusal },
+            }
+        }
+        Verdict::More
+    }
+
+    #[test]
+    fn bodies_are_skipped_and_the_next_head_is_watched() {
+        let post = b"POST / HTTP/1.1\r\nCONTENT-length:  7 \r\n\r\n\n\0\rbody".as_slice();
+        for first in [HEAD, post, &HEAD[2..]] {
+            let at = first.len() + 3;
+            assert_eq!(scan_all(&[first, b"GET\n"]), Verdict::Refused { at, refusal: HeadRefusal::BareLf });
+        }
+        assert_eq!(scan_all(&[post]), Verdict::More);
+    }
+
+    #[test]
+    fn where_the_next_head_cannot_be_told_nothing_is_watched() {
+        for head in [
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+            "POST / HTTP/1.1\r\ntransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length:                                5\r\n\r\n",
+            "CONNECT a.example:443 HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(scan_all(&[head.as_bytes(), b"\n\0\r"]), Verdict::Opaque, "{head}");
+            // But the head itself is, to its end.
+            let bad = head.replace("\r\n\r\n", "\r\n\n");
+            assert!(matches!(scan_all(&[bad.as_bytes()]), Verdict::Refused { .. }), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_forbidden_byte_is_found_where_it_stands() {
+        let cases: [(&[u8], usize, HeadRefusal); 8] = [
+            (b"\nGET", 0, HeadRefusal::BareLf),
+            (b"GET / HTTP/1.1\nHost: a\n\n", 14, HeadRefusal::BareLf),
+            (b"GET / HTTP/1.1\r\nA: b\n\r\n", 20, HeadRefusal::BareLf),
+            (b"GET / HTTP/1.1\r\nA: b\r\n\n", 22, HeadRefusal::BareLf),
+            (b"GET / HTTP/1.1\r\nA: b\rc\r\n", 21, HeadRefusal::BareCr),
+            (b"GET / HTTP/1.1\r\r\n", 15, HeadRefusal::BareCr),
+            (b"GET /\0 HTTP/1.1\r\n", 5, HeadRefusal::Nul),
+            (b"GET / HTTP/1.1\r\0", 15, HeadRefusal::BareCr),
+        ];
+        for (bytes, at, refusal) in cases {
+            assert_eq!(scan_all(&[bytes]), Verdict::Refused { at, refusal }, "{:?}", bytes.escape_ascii().to_string());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_do_not_matter(
+            text in "[a\r\n\0]{0,40}|((a|Content-Length: ?[0-9]{1,2}|Upgrade: a|CONNECT )?\r\n){0,8}[\r\n\0a]{0,40}",
+            cut in 0usize..80,
+        ) {
+            let bytes = text.as_bytes();
+            let cut = cut.min(bytes.len());
+            let singles: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(scan_all(&[bytes]), scan_all(&singles));
+            prop_assert_eq!(scan_all(&[bytes]), scan_all(&[&bytes[..cut], &bytes[cut..]]));
+        }
+    }
+}

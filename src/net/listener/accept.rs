@@ -1,0 +1,209 @@
+//! Taking connections, and waiting when descriptors or memory have run out.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Instant;
+
+use crate::net::stream::{PeerAddr, Stream};
+
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_LAST: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Takes connections, on one worker.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: Listener,
+    paused_until: Option<Instant>,
+    failures: u32,
+}
+
+/// Nothing can be accepted for now. The next call of [`Acceptor::accept`] waits before it tries again, so the caller has
+/// only to count this, and to log it when it is the first in a row.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot accept connections, trying again in {} ms{}", .pause.as_millis(), .reason.hint())]
+pub struct AcceptPause {
+    /// What the system says.
+    #[source]
+    pub source: io::Error,
+    /// What has run out.
+    pub reason: AcceptPauseReason,
+    /// How long the next call waits: 10 ms, doubled each time, at most 1 s.
+    pub pause: Duration,
+    /// Which failure in a row this is, from 1 on.
+    pub in_a_row: u32,
+}
+
+/// What has run out; a label for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptPauseReason {
+    /// EMFILE, ENFILE.
+    Descriptors,
+    /// ENOBUFS, ENOMEM.
+    Memory,
+    /// Anything that should not happen.
+    Other,
+}
+
+impl AcceptPauseReason {
+    /// All of them.
+    pub const ALL: [AcceptPauseReason; 3] =
+        [AcceptPauseReason::Descriptors, AcceptPauseReason::Memory, AcceptPauseReason::Other];
+
+    /// As a label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AcceptPauseReason::Descriptors => "descriptors",
+            AcceptPauseReason::Memory => "memory",
+            AcceptPauseReason::Other => "other",
+        }
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            AcceptPauseReason::Descriptors => " (raise the limit of open files: ulimit -n, or LimitNOFILE= in systemd)",
+            AcceptPauseReason::Memory | AcceptPauseReason::Other => "",
+        }
+    }
+}
+
+impl Acceptor {
+    pub(super) fn new(listener: Listener) -> Acceptor {
+        Acceptor { listener, paused_until: None, failures: 0 }
+    }
+
+    /// Takes the next connection. TCP_NODELAY is set on it already.
+    ///
+    /// Connections that ended while they waited are passed over. Cancel-safe: no connection is lost, and a pause that
+    /// was begun is kept.
+    ///
+    /// # Errors
+    /// When descriptors or memory have run out; see [`AcceptPause`].
+    pub async fn accept(&mut self) -> Result<(Stream, PeerAddr), AcceptPause> {
+        if let Some(until) = self.paused_until {
+            tokio::time::sleep_until(until).await;
+            self.paused_until = None;
+        }
+        loop {
+            let accepted = match &self.listener {
+                Listener::Tcp(listener) => listener.accept().await.map(|(stream, addr)| (stream.into(), addr.into())),
+                Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| (stream.into(), PeerAddr::Unix)),
+            };
+            match accepted {
+                Ok(accepted) => {
+                    self.failures = 0;
+                    return Ok(accepted);
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => return Err(self.pause(error)),
+            }
+        }
+    }
+
+    fn pause(&mut self, source: io::Error) -> AcceptPause {
+        let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(16)).min(PAUSE_LAST);
+        self.failures = self.failures.saturating_add(1);
+        self.paused_until = Some(Instant::now() + pause);
+        let reason = match Errno::from_io_error(&source) {
+            Some(Errno::MFILE | Errno::NFILE) => AcceptPauseReason::Descriptors,
+            Some(Errno::NOBUFS | Errno::NOMEM) => AcceptPauseReason::Memory,
+            _ => AcceptPauseReason::Other,
+        };
+        AcceptPause { source, reason, pause, in_a_row: self.failures }
+    }
+}
+
+/// Errors that accept(2) passes on from the connection it was about to return; the queue is one shorter then, so trying
+/// again at once makes progress.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::CONNABORTED
+                | Errno::CONNRESET
+                | Errno::INTR
+                | Errno::PERM
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::TIMEDOUT
+        )
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::net::TcpStream as StdTcpStream;
+    use std::process::Command;
+
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    use super::*;
+    use crate::net::listener::{Bound, bind};
+
+    fn loopback() -> Bound {
+        bind(&"127.0.0.1:0".parse().unwrap(), 1).unwrap()
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn pauses_double_up_to_a_second_and_say_what_to_do() {
+        let bound = loopback();
+        let mut acceptor = bound.for_worker(0).unwrap();
+        let pauses: Vec<_> = (0..9)
+            .map(|_| acceptor.pause(io::Error::from(Errno::MFILE)))
+            .inspect(|pause| assert!(pause.to_string().contains("LimitNOFILE")))
+            .map(|pause| (pause.in_a_row, pause.pause.as_millis()))
+            .collect();
+        assert_eq!(pauses[..3], [(1, 10), (2, 20), (3, 40)]);
+        assert_eq!(pauses[7..], [(8, 1000), (9, 1000)]);
+        assert_eq!(acceptor.pause(Errno::NOBUFS.into()).reason.as_str(), "memory");
+        assert!(concerns_one_connection(&Errno::CONNABORTED.into()));
+        assert!(!concerns_one_connection(&Errno::BADF.into()));
+    }
+
+    /// Runs in a process of its own (see the next test): the limit of descriptors is the process's.
+    #[test]
+    #[ignore = "run by running_out_of_descriptors_pauses_and_then_goes_on"]
+    fn child_with_few_descriptors() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bound = loopback();
+            let mut acceptor = bound.for_worker(0).unwrap();
+            let _client = StdTcpStream::connect(bound.address().tcp().unwrap()).unwrap();
+            let before = getrlimit(Resource::Nofile);
+            setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: before.maximum }).unwrap();
+            let pause = acceptor.accept().await.unwrap_err();
+            assert_eq!((pause.reason, pause.in_a_row), (AcceptPauseReason::Descriptors, 1));
+            let begun = Instant::now();
+            let pause = acceptor.accept().await.unwrap_err();
+            assert_eq!((pause.in_a_row, pause.pause), (2, 2 * PAUSE_FIRST));
+            assert!(begun.elapsed() >= PAUSE_FIRST, "the second attempt waits");
+            setrlimit(Resource::Nofile, before).unwrap();
+            acceptor.accept().await.unwrap();
+            assert_eq!(acceptor.failures, 0);
+        });
+    }
+
+    #[test]
+    fn running_out_of_descriptors_pauses_and_then_goes_on() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "net::listener::accept::tests::child_with_few_descriptors"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+}

@@ -1,0 +1,138 @@
+//! A plain HTTP request: passed on with its body as it comes, answered with the response as it comes.
+//!
+//! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work as they are. Another
+//! endpoint is tried only when no connection could be made and nothing of the body was read: what may have been sent is
+//! never sent twice. The time for the response's head counts from the last byte of the request's body.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderMap, HeaderValue, TE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{sleep, timeout};
+
+use super::body::{Body, Lender};
+use super::outcome::Failure;
+use super::request::{Arrival, RequestLog, chain};
+use super::snapshot::Route;
+use crate::clock;
+use crate::header::{forwarded, hop_by_hop};
+
+/// Tells connections of an endpoint's pool apart from nobody else's; never sent.
+const POOL_AUTHORITY: &str = "endpoint";
+
+/// Passes the request on and answers with what comes back.
+///
+/// # Errors
+/// When the route takes no plain HTTP, or no endpoint gave the head of a response.
+pub async fn run(
+    route: Arc<Route>,
+    arrival: Arrival,
+    body: Incoming,
+    log: &mut RequestLog,
+) -> Result<Response<Body>, Failure> {
+    if !route.http {
+        return Err(Failure::NotWebSocket);
+    }
+    let Arrival { host, path, peer, parts } = arrival;
+    let mut headers = parts.headers;
+    let wants_trailers = hop_by_hop::te_trailers(&headers);
+    hop_by_hop::strip(&mut headers);
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    forwarded::apply(&mut headers, &peer, &host);
+    if let Ok(host) = HeaderValue::try_from(host.to_string()) {
+        headers.insert(HOST, host);
+    }
+    route.request_edits.apply(&mut headers);
+    let target = match parts.uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(Authority::from_static(POOL_AUTHORITY));
+    uri.path_and_query = Some(target.map_err(|error| Failure::Upstream(error.to_string()))?);
+    let uri = Uri::from_parts(uri).map_err(|error| Failure::Upstream(error.to_string()))?;
+
+    let lender = Lender::new(body);
+    log.received = Some(Arc::clone(lender.sent()));
+    let response = attempt(&route, &parts.method, &uri, &headers, &lender, log).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::ForeignSwitch);
+    }
+    let mut response = response.map(BodyExt::boxed_unsync);
+    *response.version_mut() = Version::HTTP_11;
+    hop_by_hop::strip(response.headers_mut());
+    route.response_edits.apply(response.headers_mut());
+    Ok(response)
+}
+
+async fn attempt(
+    route: &Route,
+    method: &http::Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    lender: &Lender,
+    log: &mut RequestLog,
+) -> Result<Response<Incoming>, Failure> {
+    let mut tried = Vec::new();
+    let mut failed = Failure::Timeout;
+    while let Some(endpoint) = route.upstream.pick(&tried) {
+        let Some(body) = lender.lend() else { break };
+        if log.attempts > 0 {
+            route.upstream.metrics.retry();
+        }
+        log.attempts += 1;
+        log.endpoint = Some(Arc::clone(&endpoint.name));
+        let mut request = Request::new(body);
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers.clone();
+        let sending = endpoint.pool.send(request);
+        match within(route.response_timeout, lender, sending).await {
+            Some(Ok(response)) => return Ok(response),
+            Some(Err(error)) if error.is_connect() => {
+                endpoint.metrics.error("connect");
+                tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
+                failed = Failure::Upstream(chain(&error));
+            }
+            Some(Err(error)) => {
+                endpoint.metrics.error("response_lost");
+                return Err(Failure::Upstream(chain(&error)));
+            }
+            None => {
+                endpoint.metrics.error("response_timeout");
+                return Err(Failure::Timeout);
+            }
+        }
+        tried.push(endpoint);
+    }
+    Err(failed)
+}
+
+/// Waits for `sending`, at most `limit` after the last byte of the body went.
+async fn within<T>(limit: Duration, lender: &Lender, sending: impl Future<Output = T>) -> Option<T> {
+    let started = clock::coarse();
+    let mut sending = Box::pin(sending);
+    let mut wait = limit;
+    loop {
+        if let Ok(sent) = timeout(wait, &mut sending).await {
+            return Some(sent);
+        }
+        let last = lender.sent().at().max(started);
+        let quiet = clock::coarse().since(last);
+        if quiet >= limit {
+            return None;
+        }
+        wait = limit - quiet;
+        // The clock's tick is coarser than a timer may be.
+        if wait < Duration::from_millis(5) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The one table of outcomes: what each failure is as a status, and each end as close codes, with the label that the
+//! client's text, the log and the metrics share.
+
+use http::StatusCode;
+
+use super::Named;
+use crate::header::authority::HostError;
+use crate::header::path::PathError;
+use crate::policy::OriginDenial;
+use crate::session::Closing;
+use crate::session::metrics::{Ending, Initiator};
+use crate::upstream::connect::ConnectError;
+use crate::upstream::handshake::HandshakeError;
+use crate::ws::Side;
+use crate::ws::close::{Close, CloseCode};
+use crate::ws::handshake::OfferError;
+use crate::ws::tunnel::End;
+
+/// Why a request does not get what it asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// CONNECT and TRACE are not for a reverse proxy.
+    #[error("this method is not supported")]
+    Method,
+    /// The Host is missing, doubled or malformed.
+    #[error("bad Host: {0}")]
+    Host(#[from] HostError),
+    /// The path cannot be read in one way only.
+    #[error("bad path: {0}")]
+    Path(#[from] PathError),
+    /// No route matches.
+    #[error("no route matches")]
+    NoRoute,
+    /// The origin is not allowed. Carries which, and what was allowed.
+    #[error("{0}")]
+    Origin(#[from] OriginDenial),
+    /// The handshake breaks a rule.
+    #[error("{0}")]
+    Offer(#[from] OfferError),
+    /// The route takes WebSockets only.
+    #[error("this route takes WebSockets only")]
+    NotWebSocket,
+    /// The route has as many sessions as it may have.
+    #[error("the route is full")]
+    RouteFull,
+    /// The process is on its way out.
+    #[error("shutting down")]
+    Draining,
+    /// No endpoint could be connected to; this is the last one's error.
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
+    /// No endpoint completed the handshake; this is the last one's error.
+    #[error("{0}")]
+    Handshake(#[from] HandshakeError),
+    /// The time for the handshake, or for a response's head, is over.
+    #[error("the upstream took too long to answer")]
+    Timeout,
+    /// Plain HTTP: the connection failed before the response's head was whole.
+    #[error("the upstream failed: {0}")]
+    Upstream(String),
+    /// Plain HTTP: the upstream switched protocols without being asked.
+    #[error("the upstream answered 101 to a plain request")]
+    ForeignSwitch,
+}
+
+impl Failure {
+    /// The table, first half: before a tunnel opens, a status.
+    pub const fn outcome(&self) -> Named {
+        match self {
+            Failure::Method => named(400, "method"),
+            Failure::Host(_) => named(400, "host"),
+            Failure::Path(_) => named(400, "path"),
+            Failure::NoRoute => named(404, "no_route"),
+            Failure::Origin(_) => named(403, "origin"),
+            Failure::Offer(OfferError::WebSocketVersion) => named(426, "websocket_version"),
+            Failure::Offer(_) => named(400, "handshake"),
+            Failure::NotWebSocket => named(426, "not_websocket"),
+            Failure::RouteFull => named(503, "route_full"),
+            Failure::Draining => named(503, "drain"),
+            Failure::Connect(ConnectError::Timeout) => named(504, "connect_timeout"),
+            Failure::Connect(_) => named(502, "connect"),
+            Failure::Handshake(_) => named(502, "upstream_handshake"),
+            Failure::Timeout => named(504, "upstream_timeout"),
+            Failure::Upstream(_) => named(502, "upstream"),
+            Failure::ForeignSwitch => named(502, "upstream_switched"),
+        }
+    }
+
+    /// All labels of the first half, for metrics that begin at 0.
+    pub const LABELS: [&'static str; 15] = [
+        "method",
+        "host",
+        "path",
+        "no_route",
+        "origin",
+        "websocket_version",
+        "handshake",
+        "not_websocket",
+        "route_full",
+        "drain",
+        "connect_timeout",
+        "connect",
+        "upstream_handshake",
+        "upstream_timeout",
+        "upstream",
+    ];
+
+    /// What the client is told, beside the label: nothing about the inside, but enough to mend its own mistake.
+    pub fn hint(&self) -> String {
+        match self {
+            Failure::Offer(error) => error.to_string(),
+            Failure::Method | Failure::Host(_) | Failure::Path(_) | Failure::NoRoute | Failure::NotWebSocket => {
+                self.to_string()
+            }
+            Failure::Origin(_) => "this origin is not allowed here".into(),
+            Failure::RouteFull => "too many connections, try again later".into(),
+            Failure::Draining => "shutting down, try again".into(),
+            Failure::Timeout | Failure::Connect(ConnectError::Timeout) => "the server took too long to answer".into(),
+            Failure::Connect(_) | Failure::Handshake(_) | Failure::Upstream(_) | Failure::ForeignSwitch => {
+                "the server could not be reached or did not answer properly".into()
+            }
+        }
+    }
+}
+
+const fn named(status: u16, reason: &'static str) -> Named {
+    let status = match status {
+        400 => StatusCode::BAD_REQUEST,
+        403 => StatusCode::FORBIDDEN,
+        404 => StatusCode::NOT_FOUND,
+        426 => StatusCode::UPGRADE_REQUIRED,
+        502 => StatusCode::BAD_GATEWAY,
+        503 => StatusCode::SERVICE_UNAVAILABLE,
+        504 => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Named { status, reason }
+}
+
+/// The table, second half: after the tunnel opened, a Close for each side.
+pub fn closing(end: &End) -> Closing {
+    use CloseCode as Code;
+    use Initiator::{Client, Proxy, Server};
+    let row = |client: Option<(Code, &'static str)>, server: Option<Code>, initiator, reason| Closing {
+        client: client.map(|(code, reason)| Close::new(code, reason)),
+        server: server.map(|code| Close::new(code, "")),
+        initiator,
+        reason,
+    };
+    let away = Some(Code::GOING_AWAY);
+    match end {
+        //                                     client                                       server  who     label
+        End::Closed { by: Side::Client, .. } => row(None, None, Client, "closed"),
+        End::Closed { by: Side::Server, .. } => row(None, None, Server, "closed"),
+        End::Finished(Side::Client) => row(None, None, Client, "finished"),
+        End::Finished(Side::Server) => row(None, None, Server, "finished"),
+        End::Lost(Side::Client) => row(None, away, Client, "client_lost"),
+        End::Lost(Side::Server) => row(Some((Code::BAD_GATEWAY, "upstream lost")), None, Server, "upstream_lost"),
+        End::Idle => row(Some((Code::GOING_AWAY, "idle timeout")), away, Proxy, "idle"),
+        End::Dead(Side::Client) => row(None, away, Proxy, "client_dead"),
+        End::Dead(Side::Server) => row(Some((Code::GOING_AWAY, "upstream dead")), None, Proxy, "upstream_dead"),
+        End::Lifetime => row(Some((Code::SERVICE_RESTART, "lifetime reached")), away, Proxy, "lifetime"),
+        End::Drained => row(Some((Code::SERVICE_RESTART, "service restart")), away, Proxy, "drain"),
+        End::FrameTooLarge(_) => row(Some((Code::MESSAGE_TOO_BIG, "frame too large")), away, Proxy, "frame_limit"),
+        End::MessageTooLarge(_) => {
+            row(Some((Code::MESSAGE_TOO_BIG, "message too large")), away, Proxy, "message_limit")
+        }
+        End::Violation { label, .. } if label == "invalid_utf8" => {
+            row(Some((Code::INVALID_PAYLOAD, "invalid UTF-8")), away, Proxy, "invalid_utf8")
+        }
+        End::Violation { .. } => row(Some((Code::PROTOCOL_ERROR, "protocol error")), away, Proxy, "protocol_error"),
+    }
+}
+
+/// The endings that can be named beforehand, for metrics that begin at 0.
+pub fn endings() -> Vec<Ending> {
+    use Initiator::{Client, Proxy, Server};
+    [
+        (Client, Some(1000), "closed"),
+        (Client, Some(1001), "closed"),
+        (Client, None, "closed"),
+        (Server, Some(1000), "closed"),
+        (Server, Some(1001), "closed"),
+        (Client, None, "client_lost"),
+        (Server, None, "upstream_lost"),
+        (Proxy, Some(1001), "idle"),
+        (Proxy, None, "client_dead"),
+        (Proxy, Some(1001), "upstream_dead"),
+        (Proxy, Some(1012), "lifetime"),
+        (Proxy, Some(1012), "drain"),
+        (Proxy, Some(1009), "frame_limit"),
+        (Proxy, Some(1009), "message_limit"),
+        (Proxy, Some(1002), "protocol_error"),
+        (Proxy, Some(1007), "invalid_utf8"),
+        (Proxy, None, "cut"),
+    ]
+    .map(|(initiator, code, reason)| Ending::new(initiator, code, reason))
+    .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_close_may_stand_on_the_wire() {
+        let lost = |side| End::Lost(side);
+        let violation = |label: &'static str| End::Violation { by: Side::Client, label: label.into() };
+        for end in [
+            lost(Side::Client),
+            lost(Side::Server),
+            End::Idle,
+            End::Dead(Side::Client),
+            End::Dead(Side::Server),
+            End::Lifetime,
+            End::Drained,
+            End::FrameTooLarge(Side::Client),
+            End::MessageTooLarge(Side::Server),
+            violation("reserved_bits"),
+            violation("invalid_utf8"),
+        ] {
+            let closing = closing(&end);
+            for close in [closing.client, closing.server].into_iter().flatten() {
+                assert!(close.code.is_some_and(CloseCode::is_sendable), "{end:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_status_is_one_of_the_documented() {
+        for failure in [Failure::Method, Failure::NoRoute, Failure::NotWebSocket, Failure::RouteFull, Failure::Timeout]
+        {
+            let outcome = failure.outcome();
+            assert_ne!(outcome.status, StatusCode::INTERNAL_SERVER_ERROR);
+            assert!(Failure::LABELS.contains(&outcome.reason));
+        }
+    }
+}

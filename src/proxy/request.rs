@@ -1,0 +1,230 @@
+//! A request on its way: what the steps hand on, and the record of it, written once however it ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use hyper::body::{Frame, SizeHint};
+
+use super::body::{Body, Sent};
+use super::metrics::RouteMetrics;
+use super::outcome::Failure;
+use super::snapshot::Route;
+use super::{Proxy, response};
+use crate::clock;
+use crate::header::{Host, forwarded};
+use crate::moment::Moment;
+use crate::session::About;
+use crate::session::access_log::{Kind, Record, Traffic};
+
+/// What nginx logs when the client went before it could be answered.
+const CLIENT_GONE: u16 = 499;
+
+/// A request that has found its route.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The authority it is for.
+    pub host: Host,
+    /// In normal form and rewritten: as the upstream sees it.
+    pub path: String,
+    /// The other end of its connection.
+    pub peer: forwarded::Peer,
+    /// Its head, as it came.
+    pub parts: http::request::Parts,
+}
+
+/// The record of one request. Dropping it writes the line and counts, unless a session took it over.
+#[derive(Debug)]
+pub struct RequestLog {
+    proxy: Arc<Proxy>,
+    method: Method,
+    started: Moment,
+    status: Option<StatusCode>,
+    reason: &'static str,
+    detail: Option<String>,
+    /// Who asked for what.
+    pub about: About,
+    /// The route found.
+    pub route: Option<Arc<Route>>,
+    /// A WebSocket is asked for.
+    pub is_handshake: bool,
+    /// The endpoint that answered, or failed last.
+    pub endpoint: Option<Arc<str>>,
+    /// Endpoints tried.
+    pub attempts: u32,
+    /// Progress of the request's body.
+    pub received: Option<Arc<Sent>>,
+    sent_bytes: u64,
+    taken: bool,
+}
+
+/// What a session needs of the record.
+#[derive(Debug)]
+pub struct Handed {
+    /// Who asked for what.
+    pub about: About,
+    /// When the request came.
+    pub requested: Moment,
+    /// Endpoints tried.
+    pub attempts: u32,
+}
+
+impl RequestLog {
+    /// The record of a request that begins now.
+    pub fn new(proxy: Arc<Proxy>, about: About, method: Method) -> RequestLog {
+        RequestLog {
+            proxy,
+            method,
+            started: clock::now(),
+            status: None,
+            reason: "client_gone",
+            detail: None,
+            about,
+            route: None,
+            is_handshake: false,
+            endpoint: None,
+            attempts: 0,
+            received: None,
+            sent_bytes: 0,
+            taken: false,
+        }
+    }
+
+    /// When the request came.
+    pub fn started(&self) -> Moment {
+        self.started
+    }
+
+    fn metrics(&self) -> &RouteMetrics {
+        match &self.route {
+            Some(route) => &route.listeners[self.proxy.listener_index].requests,
+            None => &self.proxy.unrouted,
+        }
+    }
+
+    /// The answer to a request that failed, noted.
+    pub fn fail(&mut self, failure: &Failure) -> Response<Body> {
+        let outcome = failure.outcome();
+        self.reason = outcome.reason;
+        self.detail = Some(chain(failure));
+        self.metrics().reject(outcome.reason);
+        if let Failure::Origin(denial) = failure {
+            // Worth a line of its own: the first mistake in every setup.
+            tracing::warn!(
+                route = self.route.as_ref().map(|route| &*route.name),
+                client = self.about.client.map(tracing::field::display),
+                %denial,
+                "origin refused: if it is yours, add it to the route's origins.allow"
+            );
+        }
+        let mut response = response::failure(failure);
+        if self.is_handshake {
+            // What follows a refused handshake may be frames: it must not be read as a request.
+            response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Lets the record go along with the answer: it is written when the last byte has been sent, or the client is gone.
+    pub fn attach(mut self, response: Response<Body>) -> Response<Body> {
+        self.status = Some(response.status());
+        if self.reason == "client_gone" {
+            self.reason = "ok";
+        }
+        if self.is_handshake {
+            self.metrics().handshake(response.status(), clock::now().since(self.started));
+        }
+        response.map(|body| Body::new(Logged { body, log: self }))
+    }
+
+    /// The handshake succeeded: the rest is the session's to tell.
+    pub fn into_session(mut self) -> Handed {
+        self.taken = true;
+        self.metrics().handshake(StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));
+        Handed { about: std::mem::take(&mut self.about), requested: self.started, attempts: self.attempts }
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        if self.taken {
+            return;
+        }
+        let took = clock::now().since(self.started);
+        let gone = StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST);
+        let status = self.status.unwrap_or(gone);
+        if !self.is_handshake && self.route.is_some() {
+            self.metrics().request(&self.method, status, took);
+        }
+        if !self.proxy.log.is_on() {
+            return;
+        }
+        let received = self.received.as_ref().map_or(0, |sent| sent.bytes());
+        self.proxy.log.write(&Record {
+            kind: Kind::Request,
+            ended: SystemTime::now(),
+            duration: took,
+            handshake: None,
+            route: self.route.as_ref().map(|route| &*route.name),
+            upstream: self.route.as_ref().filter(|_| self.attempts > 0).map(|route| &*route.upstream_name),
+            endpoint: self.endpoint.as_deref(),
+            method: self.method.as_str(),
+            status: status.as_u16(),
+            received: Traffic { bytes: received, ..Traffic::default() },
+            sent: Traffic { bytes: self.sent_bytes, ..Traffic::default() },
+            reason: self.reason,
+            detail: self.detail.as_deref(),
+            attempts: self.attempts,
+            ..self.about.record()
+        });
+    }
+}
+
+/// An error with its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // `#[error("{0}")]` repeats its cause; say it once.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The body of an answer, with the record of its request.
+struct Logged {
+    body: Body,
+    log: RequestLog,
+}
+
+impl hyper::body::Body for Logged {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => this.log.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(_)) => this.log.reason = "upstream_cut",
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,79 @@
+//! The answers that the proxy makes itself: refusals, redirects, and the 101.
+
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{Response, StatusCode};
+
+use super::body::{self, Body};
+use super::outcome::Failure;
+use crate::header::{Host, hop_by_hop};
+use crate::ws::handshake::{OfferError, accept_for};
+
+/// Seconds that a refused client is asked to wait: a random number in this range, so that they do not all come back at
+/// once.
+const RETRY_SECONDS: std::ops::RangeInclusive<u32> = 1..=10;
+
+/// The answer for a failure: its status, and a line of text that names the reason.
+pub fn failure(failure: &Failure) -> Response<Body> {
+    let outcome = failure.outcome();
+    let text = format!("{}: {}\n", outcome.reason, failure.hint());
+    let mut response = Response::new(body::full(text));
+    *response.status_mut() = outcome.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match failure {
+        // RFC 6455 §4.4: the versions that we speak.
+        Failure::Offer(OfferError::WebSocketVersion) => {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        // RFC 9110 §15.5.22: a 426 says what to upgrade to.
+        Failure::NotWebSocket => {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        Failure::RouteFull | Failure::Draining => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u32(RETRY_SECONDS)));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// Sends the client to the same place by https.
+///
+/// # Errors
+/// When the request names no host to send it to.
+pub fn redirect(host: &Host, port: u16, path: &str, query: Option<&str>) -> Result<Response<Body>, Failure> {
+    let host = Host { name: host.name.clone(), port: (port != 443).then_some(port) };
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let location = HeaderValue::try_from(format!("https://{host}{path}{query}")).map_err(|_| Failure::NoRoute)?;
+    if host.name.is_empty() {
+        return Err(Failure::NoRoute);
+    }
+    let mut response = Response::new(body::empty());
+    // 308: the method and the body stay as they are (RFC 9110 §15.4.9).
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+/// The 101 for a client whose key is `key`, with what the upstream's 101 said beside the upgrade itself.
+pub fn switching_protocols(mut upstream: HeaderMap, key: &str) -> Response<Body> {
+    hop_by_hop::strip(&mut upstream);
+    upstream.remove(http::header::CONTENT_LENGTH);
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = upstream;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Ok(accept) = HeaderValue::try_from(accept_for(key)) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}

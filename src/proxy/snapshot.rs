@@ -1,0 +1,176 @@
+//! Everything that a new request may see of the configuration: names resolved, tables built, metric handles fetched.
+//!
+//! Built whole by `control::compile` or not at all, and never changed: a request that holds one sees one configuration.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::metrics::RouteMetrics;
+use crate::policy::OriginPolicy;
+use crate::route::Table;
+use crate::session;
+use crate::upstream::Upstream;
+use crate::ws::tunnel::Settings;
+
+/// One configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Request head → route.
+    pub table: Table<Arc<Route>>,
+}
+
+/// One route with all that it needs.
+#[derive(Debug)]
+pub struct Route {
+    /// As in the configuration.
+    pub name: Arc<str>,
+    /// Where it leads.
+    pub upstream: Arc<Upstream>,
+    /// Name of the upstream, for the log.
+    pub upstream_name: Arc<str>,
+    /// Which origins may open a WebSocket.
+    pub origins: OriginPolicy,
+    /// What becomes of the path.
+    pub rewrite: Rewrite,
+    /// Changes to requests.
+    pub request_edits: HeaderEdits,
+    /// Changes to responses.
+    pub response_edits: HeaderEdits,
+    /// For one connection to an endpoint.
+    pub connect_timeout: Duration,
+    /// For the whole handshake, all attempts together.
+    pub handshake_timeout: Duration,
+    /// For the head of a response to plain HTTP.
+    pub response_timeout: Duration,
+    /// How sessions behave; `rsv` is what the handshake of each says.
+    pub tunnel: Settings,
+    /// Sessions at a time.
+    pub room: Arc<Room>,
+    /// Whether plain HTTP is passed on too.
+    pub http: bool,
+    /// Handles by listener.
+    pub listeners: Vec<ListenerHandles>,
+}
+
+/// What requests and sessions of a route count on, by listener.
+#[derive(Debug)]
+pub struct ListenerHandles {
+    /// Requests.
+    pub requests: RouteMetrics,
+    /// Sessions.
+    pub sessions: Arc<session::metrics::RouteMetrics>,
+}
+
+/// A bounded number of sessions.
+#[derive(Debug)]
+pub struct Room {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl Room {
+    /// Room for so many sessions.
+    pub fn new(limit: usize) -> Room {
+        Room { used: AtomicUsize::new(0), limit }
+    }
+
+    /// A place, if there is one left. Dropping it gives it back.
+    pub fn enter(self: &Arc<Room>) -> Option<Place> {
+        let entered = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < self.limit).then_some(used + 1));
+        entered.ok().map(|_| Place(Arc::clone(self)))
+    }
+}
+
+/// A place in a `Room`.
+#[derive(Debug)]
+pub struct Place(Arc<Room>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What becomes of the path on its way to the upstream.
+#[derive(Clone, Debug, Default)]
+pub struct Rewrite {
+    /// Taken off where the path has it, at a segment's border.
+    pub strip_prefix: Option<String>,
+    /// Put before what is left.
+    pub add_prefix: Option<String>,
+}
+
+impl Rewrite {
+    /// The path as the upstream sees it; always begins with `/` if the given one does.
+    pub fn apply<'a>(&self, path: &'a str) -> Cow<'a, str> {
+        let mut path = Cow::Borrowed(path);
+        if let Some(prefix) = &self.strip_prefix {
+            let prefix = prefix.trim_end_matches('/');
+            if let Some(rest) = path.strip_prefix(prefix)
+                && (rest.is_empty() || rest.starts_with('/'))
+            {
+                path = if rest.is_empty() { Cow::Borrowed("/") } else { Cow::Owned(rest.to_owned()) };
+            }
+        }
+        match &self.add_prefix {
+            Some(prefix) if path.starts_with('/') => Cow::Owned(format!("{}{path}", prefix.trim_end_matches('/'))),
+            _ => path,
+        }
+    }
+}
+
+/// Changes to headers: first removed, then set.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderEdits {
+    /// Taken out.
+    pub remove: Vec<HeaderName>,
+    /// Put in, in place of any of the same name.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderEdits {
+    /// Makes the changes.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_come_off_and_on_at_segments() {
+        let rewrite = |strip: Option<&str>, add: Option<&str>, path: &str| {
+            let rewrite = Rewrite { strip_prefix: strip.map(Into::into), add_prefix: add.map(Into::into) };
+            rewrite.apply(path).into_owned()
+        };
+        assert_eq!(rewrite(Some("/ws"), None, "/ws/a"), "/a");
+        assert_eq!(rewrite(Some("/ws"), None, "/ws"), "/");
+        assert_eq!(rewrite(Some("/ws/"), None, "/ws/a"), "/a");
+        assert_eq!(rewrite(Some("/ws"), None, "/wsx"), "/wsx");
+        assert_eq!(rewrite(Some("/ws"), Some("/api"), "/ws/a"), "/api/a");
+        assert_eq!(rewrite(None, Some("/api/"), "/a"), "/api/a");
+        assert_eq!(rewrite(None, Some("/api"), "*"), "*");
+    }
+
+    #[test]
+    fn room_is_bounded_and_comes_back() {
+        let room = Arc::new(Room::new(1));
+        let place = room.enter();
+        assert!(place.is_some() && room.enter().is_none());
+        drop(place);
+        assert!(room.enter().is_some());
+    }
+}

@@ -1,0 +1,203 @@
+//! A request for a WebSocket: judged, passed on to an endpoint, and turned into a session.
+//!
+//! Nothing is promised to the client before an endpoint's 101 is verified, so until then another endpoint can be tried:
+//! each at most once, all within the route's time for handshakes. What an endpoint answers otherwise is an answer and
+//! not a failure: it goes to the client as it is. Each attempt has a key of its own.
+
+use std::sync::Arc;
+
+use http::Response;
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, ORIGIN};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
+
+use super::body::Body;
+use super::outcome::{self, Failure};
+use super::request::{Arrival, Handed, RequestLog};
+use super::snapshot::{Place, Route};
+use super::{Proxy, response};
+use crate::clock;
+use crate::drain::Guard;
+use crate::header::{forwarded, hop_by_hop};
+use crate::session::access_log::AccessLog;
+use crate::session::metrics::RouteMetrics;
+use crate::session::{Opening, Session};
+use crate::telemetry::counters::Active;
+use crate::upstream::connect::UpstreamIo;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::handshake::{self, HandshakeError, Reply, Switched};
+use crate::ws::handshake::{Answer, Offer, key};
+use crate::ws::tunnel::Tunnel;
+
+/// What a session gives back when it ends.
+#[derive(Debug)]
+pub struct Held {
+    _place: Place,
+    _on_endpoint: Active,
+}
+
+/// A verified 101, before its request's record is joined to it.
+#[derive(Debug)]
+pub struct Opened {
+    server: UpstreamIo,
+    early: Vec<u8>,
+    answer: Answer,
+    route: Arc<Route>,
+    endpoint: Arc<Endpoint>,
+    metrics: Arc<RouteMetrics>,
+    log: AccessLog,
+    held: Held,
+}
+
+/// A session that begins when the client's 101 has been written.
+#[derive(Debug)]
+pub struct Pending {
+    opened: Opened,
+    handed: Handed,
+}
+
+impl Opened {
+    /// Joins the record of the request.
+    pub fn with(self, handed: Handed) -> Pending {
+        Pending { opened: self, handed }
+    }
+}
+
+impl Pending {
+    /// The session, over the connection on which the 101 was written.
+    pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard) -> Session<C, UpstreamIo, Held>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Pending { opened, handed } = self;
+        let now = clock::now();
+        let settings = crate::ws::tunnel::Settings { rsv: opened.answer.rsv(), ..opened.route.tunnel };
+        let tunnel = Tunnel::new(settings, fastrand::u64(..), now);
+        let opening = Opening {
+            about: handed.about,
+            route: Arc::clone(&opened.route.name),
+            upstream: Arc::clone(&opened.route.upstream_name),
+            endpoint: Arc::clone(&opened.endpoint.name),
+            subprotocol: opened.answer.subprotocol.map(String::into_boxed_str),
+            requested: handed.requested,
+            opened: now,
+            attempts: handed.attempts,
+            metrics: opened.metrics,
+            log: opened.log,
+            table: outcome::closing,
+        };
+        Session::new(Box::new(opening), tunnel, client, (opened.server, opened.early), guard, opened.held)
+    }
+}
+
+/// Judges the request and opens a WebSocket to an endpoint for it.
+///
+/// # Errors
+/// Whatever keeps it from opening. An endpoint's own refusal is no error: it comes without an `Opened`.
+pub async fn run(
+    proxy: &Proxy,
+    route: Arc<Route>,
+    arrival: Arrival,
+    log: &mut RequestLog,
+) -> Result<(Response<Body>, Option<Opened>), Failure> {
+    let Arrival { host, path, peer, parts } = arrival;
+    let offer = Offer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
+    route.origins.check(parts.headers.get_all(ORIGIN), &host, peer.tls)?;
+    let place = route.room.enter().ok_or(Failure::RouteFull)?;
+    let mut headers = parts.headers;
+    hop_by_hop::strip(&mut headers);
+    forwarded::apply(&mut headers, &peer, &host);
+    if let Ok(host) = HeaderValue::try_from(host.to_string()) {
+        headers.insert(HOST, host);
+    }
+    route.request_edits.apply(&mut headers);
+    let target = match parts.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let deadline = Instant::now() + route.handshake_timeout;
+    let (endpoint, reply) = attempt(&route, &target, &headers, &offer, deadline, log).await?;
+    match reply {
+        Reply::Switched(Switched { io, answer, headers, early }) => {
+            let mut response = response::switching_protocols(headers, &offer.key);
+            route.response_edits.apply(response.headers_mut());
+            let handles = &route.listeners[proxy.listener_index];
+            let held = Held { _place: place, _on_endpoint: endpoint.metrics.session() };
+            let metrics = Arc::clone(&handles.sessions);
+            let opened = Opened { server: io, early, answer, endpoint, metrics, log: proxy.log.clone(), held, route };
+            Ok((response, Some(opened)))
+        }
+        Reply::Refused(response) => {
+            let mut response = response.map(BodyExt::boxed_unsync);
+            hop_by_hop::strip(response.headers_mut());
+            route.response_edits.apply(response.headers_mut());
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Ok((response, None))
+        }
+    }
+}
+
+/// Tries endpoints until one answers.
+async fn attempt(
+    route: &Route,
+    target: &str,
+    headers: &HeaderMap,
+    offer: &Offer,
+    deadline: Instant,
+    log: &mut RequestLog,
+) -> Result<(Arc<Endpoint>, Reply<UpstreamIo>), Failure> {
+    let mut tried = Vec::new();
+    let mut failed = None;
+    while let Some(endpoint) = route.upstream.pick(&tried) {
+        if log.attempts > 0 {
+            route.upstream.metrics.retry();
+        }
+        log.attempts += 1;
+        log.endpoint = Some(Arc::clone(&endpoint.name));
+        let failure = match one(route, &endpoint, target, headers, offer, deadline).await {
+            Ok(reply) => return Ok((endpoint, reply)),
+            Err(failure) => failure,
+        };
+        let label = match &failure {
+            Failure::Connect(error) => error.label(),
+            Failure::Handshake(error) => error.label(),
+            _ => "handshake_timeout",
+        };
+        endpoint.metrics.error(label);
+        tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
+        let over = Instant::now() >= deadline;
+        failed = Some(failure);
+        if over {
+            break;
+        }
+        tried.push(endpoint);
+    }
+    // An upstream has at least one endpoint, so at least one was tried.
+    Err(failed.unwrap_or(Failure::Timeout))
+}
+
+/// One endpoint: connect, write, read, verify.
+async fn one(
+    route: &Route,
+    endpoint: &Endpoint,
+    target: &str,
+    headers: &HeaderMap,
+    offer: &Offer,
+    deadline: Instant,
+) -> Result<Reply<UpstreamIo>, Failure> {
+    let started = Instant::now();
+    let io = endpoint.connector.connect(deadline.min(started + route.connect_timeout)).await?;
+    route.upstream.metrics.connected(started.elapsed());
+    let key = key(fastrand::u128(..).to_ne_bytes());
+    let head = handshake::encode(target, headers, &key);
+    let reply = timeout_at(deadline, handshake::open(io, &head, &key, offer)).await;
+    Ok(reply.map_err(|_| Failure::Timeout)??)
+}
+
+/// The labels of an endpoint's failures, for metrics that begin at 0.
+pub fn endpoint_labels() -> Vec<&'static str> {
+    use crate::upstream::connect::ConnectError;
+    [&ConnectError::LABELS[..], &HandshakeError::LABELS, &["handshake_timeout", "response_timeout", "response_lost"]]
+        .concat()
+}

@@ -1,0 +1,138 @@
+//! HTTP/1.1 on one connection, by hyper, until it ends or a 101 hands it over.
+//!
+//! `poll_without_shutdown` gives the io and hyper's unread bytes back in the same task: no second task, no channel, and
+//! hyper's buffers are freed with it. The deadline for the first head is ours; hyper's own timer covers the heads of
+//! later requests and the wait for them, so it is the longer of the two times.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::metrics::ConnectionError;
+use super::{DownstreamIo, Listener, Upgraded};
+use crate::drain::Guard;
+use crate::net::head_guard::HeadGuard;
+use crate::net::stream::Prefixed;
+use crate::proxy::Downstream;
+use crate::proxy::upgrade::Pending;
+
+/// What hyper parses without an allocation; setting the same number would cost one.
+const HEADERS_DEFAULT: u32 = 100;
+/// Beyond the largest head: hyper's buffer also holds bytes of a body, or frames that came early.
+const BUFFER_BYTES_MIN: usize = 32 * 1024;
+/// How long, and how much, a client may still send after the last answer. A close with unread bytes is a reset, which
+/// can overtake that answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 256 * 1024;
+
+/// Serves requests until the connection ends (`None`) or one of them opens a session.
+pub async fn serve(
+    io: DownstreamIo,
+    early: Vec<u8>,
+    downstream: Downstream,
+    listener: &Arc<Listener>,
+    guard: &Guard,
+) -> Option<Upgraded> {
+    let slot: Arc<Mutex<Option<Box<Pending>>>> = Arc::default();
+    let requested = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (slot, requested, proxy) = (Arc::clone(&slot), Arc::clone(&requested), Arc::clone(&listener.proxy));
+        let downstream = Arc::new(downstream);
+        service_fn(move |request: Request<Incoming>| {
+            requested.store(true, Ordering::Relaxed);
+            let (slot, proxy, downstream) = (Arc::clone(&slot), Arc::clone(&proxy), Arc::clone(&downstream));
+            Box::pin(async move {
+                let reply = proxy.handle(&downstream, request).await;
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = reply.pending;
+                Ok::<_, Infallible>(reply.response)
+            })
+        })
+    };
+    let (timeouts, limits) = (&listener.timeouts, &listener.limits);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeouts.headers.duration().max(timeouts.keep_alive.duration()))
+        .max_header_size(limits.header_bytes.len())
+        .max_buf_size(limits.header_bytes.len().max(BUFFER_BYTES_MIN));
+    if limits.headers != HEADERS_DEFAULT {
+        builder.max_headers(limits.headers as usize);
+    }
+    let io = TokioIo::new(HeadGuard::new(Prefixed::new(early, io)));
+    let mut connection = builder.serve_connection(io, service);
+    let served = {
+        let mut first_head = pin!(sleep_until(Instant::now() + timeouts.headers.duration()));
+        let mut draining = false;
+        poll_fn(|cx| {
+            if !draining && guard.poll_notice(cx).is_ready() {
+                draining = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+            if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
+                return Poll::Ready(served.map_err(Ended::Http));
+            }
+            if !requested.load(Ordering::Relaxed) && first_head.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Ended::FirstHead));
+            }
+            Poll::Pending
+        })
+        .await
+    };
+    let parts = connection.into_parts();
+    let guarded = parts.io.into_inner();
+    let refusal = guarded.refusal();
+    let (unread, mut io) = guarded.into_parts();
+    let pending = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let (Ok(()), Some(pending)) = (&served, pending) {
+        let mut early = parts.read_buf.to_vec();
+        early.extend_from_slice(&unread);
+        return Some((pending, io, early));
+    }
+    let error = match &served {
+        Ok(()) => None,
+        Err(Ended::FirstHead) => Some(ConnectionError::HeaderTimeout),
+        Err(Ended::Http(error)) if error.is_timeout() => {
+            // Between two requests it is the end of keep-alive, as expected.
+            (!requested.load(Ordering::Relaxed)).then_some(ConnectionError::HeaderTimeout)
+        }
+        Err(Ended::Http(error)) if error.is_parse() || refusal.is_some() => Some(ConnectionError::BadRequest),
+        Err(Ended::Http(error)) if error.is_incomplete_message() || error.is_canceled() => None,
+        Err(Ended::Http(_)) => Some(ConnectionError::Io),
+    };
+    if let Some(error) = error {
+        listener.metrics.error(error);
+        let cause = match (&served, refusal) {
+            (_, Some(refusal)) => refusal.to_string(),
+            (Err(Ended::Http(error)), None) => crate::proxy::request::chain(error),
+            _ => String::new(),
+        };
+        tracing::debug!(listener = %listener.name, reason = error.label(), cause, "connection ended");
+    }
+    // Not while shutting down: the answers that were due have been written.
+    let _ = timeout(LINGER, async {
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await
+    })
+    .await;
+    None
+}
+
+/// Why serving ended early.
+enum Ended {
+    /// The first request did not come in time.
+    FirstHead,
+    /// hyper says.
+    Http(hyper::Error),
+}

@@ -1,0 +1,446 @@
+"""Python's websockets as client and as server, with wsluice between them, over ws and wss.
+
+    python websockets_suite.py BINARY    with WSLUICE_CERT and WSLUICE_KEY naming a PEM pair for localhost
+    WITHOUT_PROXY=1 python websockets_suite.py    client to server directly: shows that the cases themselves are right
+
+What ws.mjs cannot see is looked at here: where the fragments of a message begin and end, and each control frame.
+"""
+
+import asyncio
+import hashlib
+import http
+import itertools
+import json
+import os
+import reprlib
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import tempfile
+import traceback
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.frames import CloseCode, Opcode
+
+MIB = 1 << 20
+DIRECT = bool(os.environ.get("WITHOUT_PROXY"))
+DEADLINE = 60
+CONTROLS = {Opcode.PING: "ping", Opcode.PONG: "pong"}
+
+
+class Recording:
+    """Writes down every Ping and Pong that arrives, also those the library answers by itself."""
+
+    def process_event(self, event):
+        if not hasattr(self, "controls"):
+            self.controls = []
+        if name := CONTROLS.get(getattr(event, "opcode", None)):
+            self.controls.append((name, bytes(event.data)))
+        super().process_event(event)
+
+
+class Client(Recording, ClientConnection):
+    pass
+
+
+class Server(Recording, ServerConnection):
+    pass
+
+
+# --- the server behind the proxy
+
+
+class Backend:
+    """Hands out its side of each connection, by the id in the query."""
+
+    def __init__(self):
+        self.ids = itertools.count(1)
+        self.sides = {}
+
+    async def start(self):
+        self.server = await serve(
+            self.accept, "127.0.0.1", 0, create_connection=Server, process_request=self.plain,
+            subprotocols=["chat"], select_subprotocol=self.choose, max_size=64 * MIB, ping_interval=None,
+            compression="deflate",
+        )
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def accept(self, side):
+        query = parsed(side.request.path)
+        waiting = self.sides.get(query.get("id"))
+        if waiting is not None:
+            waiting.set_result(side)
+        if "echo" in query:
+            async for message in side:
+                await side.send(message)
+        else:
+            await side.wait_closed()
+
+    @staticmethod
+    def choose(_connection, offered):
+        return "chat" if "chat" in offered else None
+
+    @staticmethod
+    def plain(connection, request):
+        if "Upgrade" not in request.headers:
+            return connection.respond(http.HTTPStatus.OK, "plain\n")
+        if "refuse" in parsed(request.path):
+            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "no way\n")
+        return None
+
+    async def pair(self, base, path="/", query="", **options):
+        """Both ends of a fresh connection."""
+        ident = str(next(self.ids))
+        self.sides[ident] = asyncio.get_running_loop().create_future()
+        options = {"compression": None, "ping_interval": None, "max_size": 64 * MIB, "proxy": None, **options}
+        client = await connect(f"{base}{path}?id={ident}&{query}", create_connection=Client, **options)
+        return client, await self.sides.pop(ident)
+
+
+def parsed(path):
+    return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(path).query, keep_blank_values=True))
+
+
+# --- the proxy
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def config(plain, tls, admin, backend):
+    cert, key = (json.dumps(os.environ[name]) for name in ("WSLUICE_CERT", "WSLUICE_KEY"))
+    return f"""version: 1
+listeners:
+  - {{ name: plain, bind: "127.0.0.1:{plain}" }}
+  - name: tls
+    bind: "127.0.0.1:{tls}"
+    tls: {{ certificates: [{{ cert: {cert}, key: {key} }}] }}
+routes:
+  - name: limited
+    match: {{ path: {{ prefix: /limited }} }}
+    upstream: backend
+    limits: {{ message: 64KiB }}
+  - name: idle
+    match: {{ path: {{ prefix: /idle }} }}
+    upstream: backend
+    timeouts: {{ idle: 1s }}
+  - name: kept
+    match: {{ path: {{ prefix: /kept }} }}
+    upstream: backend
+    keepalive: {{ ping: 1s, pong: 500ms }}
+  - name: rest
+    match: {{ path: {{ prefix: / }} }}
+    upstream: backend
+upstreams:
+  backend: {{ endpoints: ["ws://127.0.0.1:{backend}"] }}
+admin: {{ bind: "127.0.0.1:{admin}" }}
+log: {{ level: info, format: json }}
+drain: {{ time: 3s }}
+"""
+
+
+def fetch(url, context=None):
+    """Status and body of a GET, or None where nobody answers."""
+    handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)]
+    try:
+        with urllib.request.build_opener(*handlers).open(url, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as answer:
+        return answer.code, answer.read()
+    except OSError:
+        return None
+
+
+class Proxy:
+    def __init__(self, binary, backend):
+        self.binary = binary
+        self.plain, self.tls, self.admin = free_ports(3)
+        self.directory = tempfile.TemporaryDirectory(prefix="wsluice-clients-")
+        self.log = Path(self.directory.name, "log")
+        self.config = Path(self.directory.name, "wsluice.yaml")
+        self.config.write_text(config(self.plain, self.tls, self.admin, backend.port))
+
+    async def __aenter__(self):
+        with self.log.open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                self.binary, "run", "--config", str(self.config), stdout=log, stderr=log
+            )
+        try:
+            async with asyncio.timeout(15):
+                while (await asyncio.to_thread(fetch, f"http://127.0.0.1:{self.admin}/readyz") or [0])[0] != 200:
+                    if self.process.returncode is not None:
+                        raise RuntimeError("wsluice ended at once")
+                    await asyncio.sleep(0.02)
+        except (TimeoutError, RuntimeError) as error:
+            await self.__aexit__()
+            raise RuntimeError(f"wsluice is not ready: {self.text}") from error
+        return self
+
+    async def __aexit__(self, *_):
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        self.text = self.log.read_text(errors="replace")
+        self.directory.cleanup()
+
+
+# --- cases
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def same(got, wanted, what):
+    assert got == wanted, f"{what}: {reprlib.repr(got)}, wanted {reprlib.repr(wanted)}"
+
+
+async def ended(connection):
+    """The code and reason that came from the other end; (1006, "") where no Close came."""
+    try:
+        while True:
+            await connection.recv()
+    except ConnectionClosed as closed:
+        received = closed.rcvd
+    return (received.code, received.reason) if received else (1006, "")
+
+
+class Cases:
+    """Each method is a case; `base` says over which scheme, `options` are those of the client's TLS."""
+
+    def __init__(self, backend, base, options):
+        self.backend, self.base, self.options = backend, base, options
+
+    def open(self, path="/", query="", **options):
+        return self.backend.pair(self.base, path, query, **self.options, **options)
+
+    async def text_binary_and_empty_messages_go_both_ways(self):
+        client, server = await self.open()
+        messages = ["grüße ☂", "", "x" * 125, "x" * 126, "x" * 65_536, b"", bytes([0, 255, 128]), secrets.token_bytes(70_000)]
+        for source, sink in ((client, server), (server, client)):
+            for message in messages:
+                await source.send(message)
+                same(await sink.recv(), message, "message")
+        await client.close()
+
+    async def fragments_keep_their_borders_with_a_ping_between(self):
+        client, server = await self.open()
+        parts = ["one", "", "three", "x" * 70_000, "five"]
+
+        async def source_parts(source):
+            for index, part in enumerate(parts):
+                yield part
+                await source.ping(f"after {index}")
+
+        for source, sink in ((client, server), (server, client)):
+            sending = asyncio.create_task(source.send(source_parts(source)))
+            got = [part async for part in sink.recv_streaming()]
+            await sending
+            same([part for part in got if part], [part for part in parts if part], "fragments")
+            await (await source.ping(b"last"))
+            pings = [data for name, data in sink.controls if name == "ping"]
+            same(pings, [f"after {index}".encode() for index in range(len(parts))] + [b"last"], "pings between")
+        await client.close()
+
+    async def sixteen_mebibytes_go_there_and_back(self):
+        client, _ = await self.open(query="echo=")
+        message = secrets.token_bytes(16 * MIB)
+        await client.send(message)
+        same(digest(await client.recv()), digest(message), "hash")
+        await client.close()
+
+    async def permessage_deflate_is_agreed_and_keeps_its_context(self):
+        factory = ClientPerMessageDeflateFactory(server_max_window_bits=12, client_max_window_bits=13)
+        client, server = await self.open(extensions=[factory])
+        offer = server.request.headers["Sec-WebSocket-Extensions"]
+        same(offer, "permessage-deflate; server_max_window_bits=12; client_max_window_bits=13", "offer")
+        agreed = client.response.headers["Sec-WebSocket-Extensions"]
+        same(agreed, server.response.headers["Sec-WebSocket-Extensions"], "agreed")
+        assert agreed.startswith("permessage-deflate"), agreed
+        for source, sink in ((client, server), (server, client)):
+            noise = secrets.token_hex(1_000)
+            for message in ("the same words again and again " * 100_000, noise, noise, noise):
+                await source.send(message)
+                assert await sink.recv() == message, "message differs"
+            await source.send([noise[:900], noise[900:]])
+            assert await sink.recv() == noise, "compressed fragments differ"
+        await client.close()
+        client, server = await self.open()
+        same(client.response.headers.get("Sec-WebSocket-Extensions"), None, "extension nobody offered")
+        await client.close()
+
+    async def a_subprotocol_is_negotiated_or_left_out(self):
+        client, server = await self.open(subprotocols=["mqtt", "chat"])
+        same((client.subprotocol, server.subprotocol), ("chat", "chat"), "subprotocol")
+        await client.close()
+        client, server = await self.open(subprotocols=["mqtt"])
+        same((client.subprotocol, server.subprotocol), (None, None), "subprotocol")
+        await client.close()
+
+    async def close_codes_and_reasons_arrive_from_either_side(self):
+        for code, reason in ((1000, ""), (1000, "bye"), (1001, "leaving"), (3000, "grüße"), (4999, "z" * 123)):
+            for client_first in (True, False):
+                client, server = await self.open()
+                first, second = (client, server) if client_first else (server, client)
+                waiting = asyncio.create_task(ended(second))
+                await first.close(code, reason)
+                same(await waiting, (code, reason), "close as received")
+                same((first.close_code, first.close_reason), (code, reason), "echo of it")
+
+    async def pings_go_both_ways_with_their_payloads(self):
+        client, server = await self.open()
+        payloads = [b"", b"up", bytes(range(125))]
+        for source, sink in ((client, server), (server, client)):
+            for payload in payloads:
+                await (await source.ping(payload))
+        for end in (client, server):
+            for name in ("ping", "pong"):
+                same([data for kind, data in end.controls if kind == name], payloads, name)
+        await client.close()
+
+    async def a_refusal_by_the_server_keeps_its_status_and_body(self):
+        try:
+            await self.open(query="refuse=")
+        except InvalidStatus as refused:
+            same((refused.response.status_code, bytes(refused.response.body)), (401, b"no way\n"), "answer")
+        else:
+            raise AssertionError("the connection was opened")
+
+    async def plain_http_takes_the_same_route(self):
+        url = self.base.replace("ws", "http", 1) + "/page"
+        same(await asyncio.to_thread(fetch, url, self.options.get("ssl")), (200, b"plain\n"), "answer")
+
+    async def five_hundred_sessions_at_once(self):
+        pairs = await asyncio.gather(*(self.open(query="echo=") for _ in range(500)))
+
+        async def talk(index, client):
+            await client.send(f"message {index}")
+            same(await client.recv(), f"message {index}", "echo")
+            await client.close()
+            same(client.close_code, 1000, "close")
+
+        await asyncio.gather(*(talk(index, client) for index, (client, _) in enumerate(pairs)))
+
+
+class ProxyCases(Cases):
+    """What the proxy itself does; senseless without it."""
+
+    async def a_server_that_vanishes_is_a_1014_to_the_client(self):
+        client, server = await self.open()
+        server.transport.abort()
+        same((await ended(client))[0], CloseCode.BAD_GATEWAY, "close")
+
+    async def a_client_that_vanishes_is_a_1001_to_the_server(self):
+        client, server = await self.open()
+        await client.send("last words")
+        same(await server.recv(), "last words", "message")
+        client.transport.abort()
+        same((await ended(server))[0], CloseCode.GOING_AWAY, "close")
+
+    async def a_message_over_the_limit_is_a_1009(self):
+        for message in ("x" * (64 * 1024 + 1), ["x" * 40_000, "x" * 40_000], b"x" * (8 * MIB)):
+            client, server = await self.open("/limited")
+            waiting = asyncio.create_task(ended(server))
+            try:
+                await client.send(message)
+            except ConnectionClosed:
+                pass  # the Close was quicker than the rest of the message
+            same((await ended(client))[0], CloseCode.MESSAGE_TOO_BIG, "client")
+            same((await waiting)[0], CloseCode.GOING_AWAY, "server")
+
+    async def silence_ends_a_session_with_1001(self):
+        client, server = await self.open("/idle")
+        same(await asyncio.gather(ended(client), ended(server)), [(1001, "idle timeout")] * 2, "closes")
+
+    async def the_proxys_own_pings_stay_between_it_and_each_peer(self):
+        client, server = await self.open("/kept")
+        while not (getattr(client, "controls", None) and getattr(server, "controls", None)):
+            await asyncio.sleep(0.05)  # there is no event for a Ping that the library answers by itself
+        await (await client.ping(b"mine"))
+        await (await server.ping(b"yours"))
+        for end, mine in ((client, b"mine"), (server, b"yours")):
+            same([data for name, data in end.controls if name == "pong"], [mine], "pongs that were asked for")
+        pings = [{data for name, data in end.controls if name == "ping"} - {b"mine", b"yours"} for end in (client, server)]
+        same(pings[0] & pings[1], set(), "pings seen on both sides")
+        await client.close()
+
+    async def a_foreign_origin_is_refused_with_403(self):
+        try:
+            await self.open(origin="https://evil.example")
+        except InvalidStatus as refused:
+            same(refused.response.status_code, 403, "status")
+        else:
+            raise AssertionError("the connection was opened")
+        client, _ = await self.open(origin=self.base.replace("ws", "http", 1))
+        await client.close()
+
+
+async def draining(binary, backend):
+    async with Proxy(binary, backend) as proxy:
+        pairs = await asyncio.gather(*(backend.pair(f"ws://127.0.0.1:{proxy.plain}") for _ in range(50)))
+        waiting = [(asyncio.create_task(ended(client)), asyncio.create_task(ended(server))) for client, server in pairs]
+        proxy.process.send_signal(signal.SIGTERM)
+        for client, server in waiting:
+            same(((await client)[0], (await server)[0]), (1012, 1001), "close codes")
+        same(await proxy.process.wait(), 0, "exit status")
+
+
+# --- one line a case
+
+
+class Report:
+    passed = failed = 0
+
+    async def run(self, name, case):
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await case()
+        except Exception as error:
+            self.failed += 1
+            print(f"FAILED  {name}\n{''.join(traceback.format_exception(error, limit=-4))}", flush=True)
+        else:
+            self.passed += 1
+            print(f"ok      {name}", flush=True)
+
+    async def run_all(self, scheme, cases):
+        for name in dir(cases):
+            if "_" in name and not name.startswith("_"):
+                await self.run(f"{scheme}: {name.replace('_', ' ')}", getattr(cases, name))
+
+
+async def main():
+    # A timeout from outside ends the proxy as well.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    report, backend = Report(), await Backend().start()
+    if DIRECT:
+        await report.run_all("ws", Cases(backend, f"ws://127.0.0.1:{backend.port}", {}))
+    else:
+        binary = sys.argv[1]
+        trust = ssl.create_default_context(cafile=os.environ["WSLUICE_CERT"])
+        async with Proxy(binary, backend) as proxy:
+            await report.run_all("ws", ProxyCases(backend, f"ws://127.0.0.1:{proxy.plain}", {}))
+            await report.run_all("wss", ProxyCases(backend, f"wss://localhost:{proxy.tls}", {"ssl": trust}))
+        await report.run("TERM drains: each session gets 1012, the process ends with 0", lambda: draining(binary, backend))
+    print(f"{report.passed} passed, {report.failed} failed", flush=True)
+    # Not waiting for the server's connections: a failed case may have left one that never ends.
+    os._exit(0 if report.passed and not report.failed else 1)
+
+
+asyncio.run(main())

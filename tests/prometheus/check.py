@@ -1,0 +1,309 @@
+"""Runs wsluice between peers of its own, lets Prometheus scrape it each second, and asks what grafana/ asks.
+
+usage: check.py WSLUICE SCRATCH (a directory with tls.crt and tls.key)
+
+Succeeds when /metrics passes promtool, every rule evaluates, and every panel of every dashboard shows something: a
+number other than 0, save for those in QUIET. Waits for these, at most DEADLINE seconds, and never a fixed time.
+"""
+
+import glob
+import json
+import math
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import peers
+
+DEADLINE = 90
+# Panels in which nothing happens while all is well.
+QUIET = {"Draining", "Log lines dropped"}
+
+CONFIG = """\
+version: 1
+listeners:
+  - name: plain
+    bind: "127.0.0.1:{plain}"
+  - name: secure
+    bind: "127.0.0.1:{secure}"
+    tls:
+      certificates:
+        - {{ cert: tls.crt, key: tls.key }}
+routes:
+  - name: chat
+    match: {{ path: {{ prefix: /ws }} }}
+    upstream: chat
+    keepalive: {{ ping: 1s, pong: 5s }}
+  - name: broken
+    match: {{ path: {{ prefix: /broken }} }}
+    upstream: broken
+upstreams:
+  chat:
+    endpoints: ["ws://127.0.0.1:{server}", "ws://127.0.0.1:{nobody}"]
+  broken:
+    endpoints: ["ws://127.0.0.1:{nobody}"]
+admin: {{ bind: "127.0.0.1:{admin}" }}
+log: {{ level: info, format: json, access: true }}
+"""
+
+PROMETHEUS = """\
+global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}
+rule_files: ["{rules}"]
+scrape_configs:
+  - job_name: wsluice
+    static_configs: [{{ targets: ["127.0.0.1:{admin}"] }}]
+"""
+
+
+def free_ports(count):
+    """Ports that were free a moment ago; taken all at once, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def fetch(url):
+    """Status and text of an answer, (0, "") if there is none."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def wait_for(what, condition, alive):
+    """Asks `condition` until it answers with something true; fails when the time is over or a process is."""
+    deadline = time.monotonic() + DEADLINE
+    while not (answer := condition()):
+        for process in alive:
+            if process.poll() is not None:
+                raise SystemExit(f"{process.args[0]} ended with {process.returncode} while waiting for {what}")
+        if time.monotonic() > deadline:
+            raise SystemExit(f"waited {DEADLINE} s in vain for {what}")
+        time.sleep(0.1)
+    return answer
+
+
+class Traffic(threading.Thread):
+    """One of everything, again and again; a failure ends the check."""
+
+    def __init__(self, plain, secure, tls):
+        super().__init__(daemon=True)
+        self.plain, self.secure, self.tls = plain, secure, tls
+        self.stop, self.failure, self.rounds = threading.Event(), None, 0
+
+    def run(self):
+        try:
+            for port, tls in [(self.plain, None), (self.secure, self.tls)]:
+                threading.Thread(target=self.stay, args=(self.open(port, tls),), daemon=True).start()
+            while not self.stop.wait(0.1):
+                self.round()
+                self.rounds += 1
+        except Exception as failure:  # whatever it is, the main thread reports it
+            self.failure = failure
+
+    @staticmethod
+    def stay(client):
+        """Keeps a session and answers its Pings."""
+        client.socket.settimeout(None)
+        try:
+            while client.receive():
+                pass
+        except OSError:
+            pass  # the end of the check
+
+    @staticmethod
+    def open(port, tls, *headers):
+        client = peers.Client(port, tls)
+        status = client.upgrade("/ws/room?token=secret", *headers)
+        assert status == 101, f"handshake answered with {status}"
+        return client
+
+    def round(self):
+        for port, tls in [(self.plain, None), (self.secure, self.tls)]:
+            client = self.open(port, tls)
+            for opcode, payload in [(peers.TEXT, b"hello"), (peers.BINARY, b"\x07" * 3000), (peers.PING, b"?")]:
+                client.send(opcode, payload)
+                opcode = peers.PONG if opcode == peers.PING else opcode
+                assert client.receive() == (opcode, payload), "the echo is not what was sent"
+            client.send(peers.CLOSE, struct.pack("!H", 1000) + b"bye")
+            assert client.receive()[0] == peers.CLOSE
+            client.close()
+
+        client = self.open(self.plain, None)
+        client.send(peers.TEXT, b"close")
+        assert client.receive() == (peers.CLOSE, struct.pack("!H", 4000) + b"as told")
+        client.send(peers.CLOSE, struct.pack("!H", 4000))
+        client.close()
+
+        for path, headers, expected in [
+            ("/ws/room", ["Origin: https://evil.example"], 403),
+            ("/nowhere", [], 404),
+            ("/broken", [], 502),
+        ]:
+            client = peers.Client(self.plain)
+            status = client.upgrade(path, *headers)
+            assert status == expected, f"{path} answered with {status}, not {expected}"
+            client.close()
+
+        client = peers.Client(self.plain)
+        assert client.request("/ws/page") == (200, b"hello\n")
+        client.close()
+
+        client = peers.Client(self.plain)
+        client.socket.sendall(b"this is not HTTP\r\n\r\n")
+        client.stream.read()
+        client.close()
+
+
+def queries():
+    """(title, query) of each panel and annotation, with variables as Grafana would put them for 'All'."""
+    for path in sorted(glob.glob("grafana/dashboards/*.json")):
+        with open(path, encoding="utf-8") as file:
+            dashboard = json.load(file)
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", []):
+                yield panel["title"], substitute(target["expr"])
+        for annotation in dashboard["annotations"]["list"]:
+            if "expr" in annotation:
+                yield None, substitute(annotation["expr"])
+
+
+def substitute(query):
+    for name, value in {"$__rate_interval": "15s", "$job": "wsluice", "$instance": ".*", "$route": ".*"}.items():
+        query = query.replace(name, value)
+    assert "$" not in query, f"a variable is not known here: {query}"
+    return query
+
+
+def variables():
+    """(metric selector, label) of each variable that Grafana fills from Prometheus."""
+    for path in sorted(glob.glob("grafana/dashboards/*.json")):
+        with open(path, encoding="utf-8") as file:
+            for variable in json.load(file)["templating"]["list"]:
+                if variable["type"] == "query":
+                    found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+                    yield substitute(found[1]), found[2]
+
+
+class Prometheus:
+    def __init__(self, port):
+        self.base = f"http://127.0.0.1:{port}"
+
+    def get(self, path, **parameters):
+        """The data of an API call; an error that is Prometheus's own verdict fails the check."""
+        status, text = fetch(f"{self.base}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
+        if status == 0:
+            return None
+        answer = json.loads(text)
+        if answer["status"] != "success":
+            raise SystemExit(f"Prometheus refuses {parameters}: {answer['error']}")
+        return answer["data"]
+
+    def samples(self, query):
+        data = self.get("query", query=query)
+        return [float(each["value"][1]) for each in data["result"]] if data else []
+
+
+def shows(prometheus, title, query):
+    samples = [sample for sample in prometheus.samples(query) if not math.isnan(sample)]
+    return bool(samples) if title in QUIET else any(sample != 0 for sample in samples)
+
+
+def main(binary, scratch):
+    server = peers.Server()
+    nobody = socket.socket()  # bound, never listening: a connection to it is refused for as long as we run
+    nobody.bind(("127.0.0.1", 0))
+    plain, secure, admin, scraper = free_ports(4)
+    ports = {"plain": plain, "secure": secure, "admin": admin, "server": server.port, "nobody": nobody.getsockname()[1]}
+    with open(f"{scratch}/wsluice.yaml", "w", encoding="utf-8") as file:
+        file.write(CONFIG.format(**ports))
+    with open(f"{scratch}/prometheus.yaml", "w", encoding="utf-8") as file:
+        rules = os.path.abspath("grafana/alerts/*.rules.yaml")
+        file.write(PROMETHEUS.format(rules=rules, admin=admin))
+
+    running = []
+    log = open(f"{scratch}/log", "w", encoding="utf-8")
+    traffic = Traffic(plain, secure, peers.trusting(f"{scratch}/tls.crt"))
+    try:
+        running.append(
+            subprocess.Popen([binary, "run", "--config", "wsluice.yaml"], cwd=scratch, stdout=log, stderr=log)
+        )
+        wait_for("/readyz", lambda: fetch(f"http://127.0.0.1:{admin}/readyz")[0] == 200, running)
+        running.append(
+            subprocess.Popen(
+                ["prometheus", f"--config.file={scratch}/prometheus.yaml", f"--storage.tsdb.path={scratch}/tsdb",
+                 f"--web.listen-address=127.0.0.1:{scraper}", "--log.level=warn"],
+                stdout=log, stderr=log,
+            )
+        )
+        traffic.start()
+        prometheus = Prometheus(scraper)
+
+        def check(what, condition):
+            def or_failed():
+                if traffic.failure:
+                    raise SystemExit(f"the traffic failed: {traffic.failure!r}")
+                return condition()
+
+            wait_for(what, or_failed, running)
+
+        check("three rounds of traffic", lambda: traffic.rounds >= 3)
+        _, metrics = fetch(f"http://127.0.0.1:{admin}/metrics")
+        subprocess.run(["promtool", "check", "metrics"], input=metrics, text=True, check=True)
+        assert "secret" not in metrics and "evil" not in metrics, "a client's words became a label"
+
+        check("Prometheus", lambda: fetch(f"{prometheus.base}/-/ready")[0] == 200)
+        check("a scrape", lambda: prometheus.samples('up{job="wsluice"} == 1'))
+        panels = list(queries())
+        for title, query in panels:
+            if title is None:
+                prometheus.samples(query)
+            else:
+                check(f"panel {title!r} to show something: {query}", lambda: shows(prometheus, title, query))
+        for selector, label in variables():
+            check(f"values of {label}", lambda: prometheus.get(f"label/{label}/values", **{"match[]": selector}))
+
+        def rules():
+            groups = (prometheus.get("rules") or {"groups": []})["groups"]
+            found = [rule for group in groups for rule in group["rules"]]
+            for rule in found:
+                if rule["health"] == "err":
+                    raise SystemExit(f"rule {rule['name']}: {rule['lastError']}")
+            return found if found and all(rule["health"] == "ok" for rule in found) else None
+
+        check("all rules to be evaluated", rules)
+        found = rules()
+        for rule in found:
+            prometheus.samples(rule["query"])
+        print(f"{len(panels)} queries of dashboards and {len(found)} rules answered, {traffic.rounds} rounds of traffic")
+    except BaseException:
+        log.flush()
+        with open(f"{scratch}/log", encoding="utf-8") as file:
+            print("".join(file.readlines()[-40:]), file=sys.stderr)
+        raise
+    finally:
+        traffic.stop.set()
+        for process in reversed(running):
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
