@@ -1,12 +1,13 @@
 //! From rounds to rows: medians, and ratios to the baseline within each round.
 
+mod csv;
 mod plot;
 mod table;
+mod words;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -19,6 +20,7 @@ use crate::stats::{Quartiles, median, quartiles};
 use crate::workload::{Shape, Workload};
 
 use table::Table;
+use words::{dash, figure, nanos, quartiles_text, time};
 
 /// PSS a connection says nothing when few connections share what the process has anyway.
 const CONNECTIONS_FOR_PSS: usize = 256;
@@ -250,31 +252,6 @@ impl Report {
         }
         table
     }
-
-    /// Every round by itself, for who wants to reckon anew.
-    fn csv(&self) -> String {
-        let mut out =
-            "workload,proxy,round,cost,cost_unit,units,wall_s,proxy_cpu_s,rig_cpu_s,p50_us,p99_us,pss_growth_kib\n"
-                .to_owned();
-        for Round { workload, kind, number, outcome } in &self.rounds {
-            let Ok(outcome) = outcome else { continue };
-            let cost = cost(*workload, *kind, outcome).map_or_else(String::new, |cost| format!("{cost:.4}"));
-            write!(out, "{workload},{kind},{number},{cost},{}", workload.cost_unit().0).unwrap_or_default();
-            if let Outcome::Work(work) = outcome {
-                let quantile =
-                    |share| work.latency.quantile(share).map_or(String::new(), |at| format!("{:.1}", nanos(at) / 1e3));
-                let (wall, proxy, rig) =
-                    (work.wall.as_secs_f64(), work.proxy_cpu.as_secs_f64(), work.rig_cpu.as_secs_f64());
-                let (p50, p99) = (quantile(0.5), quantile(0.99));
-                write!(out, ",{},{wall:.6},{proxy:.6},{rig:.6},{p50},{p99},{:.0}", work.units, work.pss_growth)
-                    .unwrap_or_default();
-            } else {
-                out.push_str(",,,,,,,");
-            }
-            out.push('\n');
-        }
-        out
-    }
 }
 
 /// The figure that is compared: CPU time per unit, or memory per connection.
@@ -309,33 +286,4 @@ fn machine_line() -> String {
     let model =
         cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map_or("unknown CPU", |it| it.1);
     format!("{}, Linux {}", model.trim(), read("/proc/sys/kernel/osrelease").trim())
-}
-
-fn nanos(duration: Duration) -> f64 {
-    duration.as_nanos() as f64
-}
-
-fn dash() -> String {
-    "–".to_owned()
-}
-
-/// Three digits that count.
-fn figure(value: f64) -> String {
-    match value.abs() {
-        100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        1.0.. => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
-    }
-}
-
-fn quartiles_text(Quartiles { low, median, high }: Quartiles) -> String {
-    format!("{median:.2} [{low:.2}–{high:.2}]")
-}
-
-fn time(duration: Duration) -> String {
-    match nanos(duration) / 1e3 {
-        micros @ 1000.0.. => format!("{} ms", figure(micros / 1e3)),
-        micros => format!("{micros:.0} µs"),
-    }
 }

@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Row, figure};
+use super::Row;
+use super::words::figure;
 use crate::proxies::Kind;
 use crate::workload::Workload;
 
