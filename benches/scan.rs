@@ -94,6 +94,7 @@ impl Observer for Counts {
         self.messages += 1;
     }
     fn control(&mut self, _: Side, _: Opcode) {}
+    fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, _: Side, _: Duration) {}
 }
 
@@ -131,7 +132,7 @@ fn forward(tunnel: &mut Tunnel, now: Moment, bytes: &[u8], counts: &mut Counts) 
             Step::Forward(taken) => at += taken,
             other => unreachable!("only whole data frames stand here, but {other:?}"),
         }
-        black_box(tunnel.poll_inject(now, Side::Server, MASK));
+        black_box(tunnel.poll_inject(now, Side::Server, MASK, counts));
     }
     at
 }
