@@ -41,24 +41,35 @@ impl Tree {
         self.pids.iter().map(|&pid| cpu_of(pid)).sum()
     }
 
-    /// Proportional set size in KiB: memory of its own, and its share of what it shares.
+    /// Proportional set size in KiB: memory of its own, and its share of what it shares. Without pages of files: their
+    /// shares change by megabytes whenever another process starts or ends that maps the same library.
     pub fn pss(&self) -> Result<f64> {
         self.pids.iter().map(|&pid| pss_of(pid)).sum()
     }
 
     /// How many descriptors each epoll instance watches: one instance is one worker in every proxy here.
     pub fn watched(&self) -> Vec<usize> {
-        let instances = self.pids.iter().flat_map(|&pid| {
-            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-            descriptors.filter_map(move |descriptor| {
-                let target = fs::read_link(descriptor.path()).ok()?;
-                let number = descriptor.file_name();
-                (target == Path::new("anon_inode:[eventpoll]")).then_some(())?;
-                fs::read_to_string(Path::new(&format!("/proc/{pid}/fdinfo")).join(number)).ok()
-            })
-        });
-        instances.map(|info| info.lines().filter(|line| line.starts_with("tfd:")).count()).collect()
+        self.pids.iter().flat_map(|&pid| epolls_of(pid)).map(|watched| watched.lines().count()).collect()
     }
+}
+
+/// What each epoll instance of a process watches, a line a descriptor. Descriptors of the same instance (tokio has two)
+/// say the same.
+fn epolls_of(pid: i32) -> Vec<String> {
+    let mut instances: Vec<String> = Vec::new();
+    for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        if !fs::read_link(descriptor.path()).is_ok_and(|target| target == Path::new("anon_inode:[eventpoll]")) {
+            continue;
+        }
+        let info = Path::new(&format!("/proc/{pid}/fdinfo")).join(descriptor.file_name());
+        let info = fs::read_to_string(info).unwrap_or_default();
+        let watched: String =
+            info.lines().filter(|line| line.starts_with("tfd:")).map(|line| format!("{line}\n")).collect();
+        if !instances.contains(&watched) {
+            instances.push(watched);
+        }
+    }
+    instances
 }
 
 /// CPU time of this process, the generator and the backend.
@@ -75,9 +86,13 @@ fn cpu_of(pid: i32) -> Result<Duration> {
 fn pss_of(pid: i32) -> Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    kib.with_context(|| format!("{path} has no Pss line"))
+    let kib =
+        |name| rollup.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<f64>().ok());
+    let (anonymous, shared) = (kib("Pss_Anon:"), kib("Pss_Shmem:"));
+    anonymous
+        .zip(shared)
+        .map(|(anonymous, shared)| anonymous + shared)
+        .with_context(|| format!("{path} is too old a one"))
 }
 
 fn every_process() -> impl Iterator<Item = i32> {
