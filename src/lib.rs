@@ -48,3 +48,7 @@ pub mod control;
 pub mod admin;
 
 pub mod demo;
+
+pub mod app;
+
+pub mod cli;

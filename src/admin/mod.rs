@@ -5,7 +5,6 @@
 //! connections, the time of each, and the time to send a request.
 
 use std::convert::Infallible;
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +18,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::net::listener::{AcceptPause, Acceptor};
+use crate::net::stream::Stream;
 use crate::telemetry::exposition;
 
 pub mod health;
@@ -38,21 +38,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const LIFETIME: Duration = Duration::from_secs(60);
 /// For the answer that is under way when a connection is told to end.
 const GRACE: Duration = Duration::from_secs(1);
-/// Before accepting again, when there were no descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 const INDEX: &str = "<!doctype html><title>wsluice</title><h1>wsluice</h1>\n\
     <ul>\n<li><a href=\"metrics\">metrics</a>: for Prometheus\n<li><a href=\"livez\">livez</a>: the process answers\n\
     <li><a href=\"readyz\">readyz</a>: new sessions are welcome\n</ul>\n";
-
-/// Where the door is.
-#[derive(Debug)]
-pub enum Socket {
-    /// Loopback.
-    Tcp(TcpListener),
-    /// A Unix socket.
-    Unix(UnixListener),
-}
 
 /// What it shows.
 #[derive(Clone, Debug)]
@@ -63,10 +52,10 @@ pub struct AdminState {
     pub readiness: Readiness,
 }
 
-/// Answers on `socket` until `shutdown` comes, then lets the answers under way end (a second at most).
+/// Answers on what `acceptor` accepts until `shutdown` comes, then lets the answers under way end (a second at most).
 ///
 /// Dropping it closes the connections at once.
-pub async fn serve(socket: Socket, state: AdminState, shutdown: impl Future<Output = ()>) {
+pub async fn serve(mut acceptor: Acceptor, state: AdminState, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
@@ -74,7 +63,7 @@ pub async fn serve(socket: Socket, state: AdminState, shutdown: impl Future<Outp
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&socket, &slots) => accepted,
+            accepted = accept(&mut acceptor, &slots) => accepted,
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
@@ -85,35 +74,33 @@ pub async fn serve(socket: Socket, state: AdminState, shutdown: impl Future<Outp
                     drop(slot);
                 });
             }
-            Err(error) => {
-                warn!(error = &error as &(dyn std::error::Error + 'static), "the admin listener cannot accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            // The next call waits; the same again is not worth a line.
+            Err(pause) if pause.in_a_row == 1 => warn!(error = %pause.source, "{pause}"),
+            Err(_) => {}
         }
     }
-    drop(socket);
+    drop(acceptor);
     let _ = stop.send(());
     while connections.join_next().await.is_some() {}
 }
 
-/// What a connection is read from and written to, TCP or Unix.
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
 /// Waits for a free slot, then for a connection. Cancel-safe: both waits are.
 async fn accept(
-    socket: &Socket,
+    acceptor: &mut Acceptor,
     slots: &Arc<Semaphore>,
-) -> io::Result<(Box<dyn Io>, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let io: Box<dyn Io> = match socket {
-        Socket::Tcp(listener) => Box::new(listener.accept().await?.0),
-        Socket::Unix(listener) => Box::new(listener.accept().await?.0),
-    };
-    Ok((io, slot))
+) -> Result<(Stream, Option<OwnedSemaphorePermit>), AcceptPause> {
+    // Never closed, so never an error.
+    let slot = Arc::clone(slots).acquire_owned().await.ok();
+    let (stream, _) = acceptor.accept().await?;
+    Ok((stream, slot))
 }
 
-async fn connection(io: Box<dyn Io>, state: AdminState, mut stopped: watch::Receiver<()>, for_head: Duration) {
+async fn connection(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    state: AdminState,
+    mut stopped: watch::Receiver<()>,
+    for_head: Duration,
+) {
     let service = service_fn(|request| {
         let answer = answer(&state, &request);
         async { Ok::<_, Infallible>(answer) }
@@ -196,6 +183,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::net::listener::{Address, bind};
 
     struct Running {
         addr: SocketAddr,
@@ -211,13 +199,14 @@ mod tests {
     }
 
     async fn start() -> Running {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
+        let bound = bind(&"127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let addr = bound.address().tcp().unwrap();
+        let acceptor = bound.for_worker(0).unwrap();
         let state = state();
         let readiness = state.readiness.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        Running { addr, readiness, stop, task: tokio::spawn(serve(Socket::Tcp(listener), state, shutdown)) }
+        Running { addr, readiness, stop, task: tokio::spawn(serve(acceptor, state, shutdown)) }
     }
 
     async fn ask(io: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> String {
@@ -273,8 +262,9 @@ mod tests {
     async fn a_unix_socket_serves_as_well() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("admin.sock");
-        let socket = Socket::Unix(UnixListener::bind(&path).unwrap());
-        let admin = tokio::spawn(serve(socket, state(), std::future::pending()));
+        let bound = bind(&Address::Unix(path.clone()), 1).unwrap();
+        let acceptor = bound.for_worker(0).unwrap();
+        let admin = tokio::spawn(serve(acceptor, state(), std::future::pending()));
         let answer = ask(&mut UnixStream::connect(&path).await.unwrap(), "GET /livez").await;
         assert!(answer.starts_with("HTTP/1.1 200 "));
         admin.abort();
@@ -300,7 +290,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let (_stop, stopped) = watch::channel(());
         theirs.write_all(b"GET /metrics HT").await.unwrap();
-        let served = connection(Box::new(ours), state(), stopped, Duration::from_millis(20));
+        let served = connection(ours, state(), stopped, Duration::from_millis(20));
         tokio::time::timeout(LIFETIME / 2, served).await.expect("not only at the end of its life");
     }
 

@@ -113,6 +113,6 @@ impl hyper::body::Body for Lent {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.taken.as_ref().map_or_else(|| self.hint.clone(), |body| body.size_hint())
+        self.taken.as_ref().map_or_else(|| self.hint, |body| body.size_hint())
     }
 }

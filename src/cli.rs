@@ -1,0 +1,265 @@
+//! The command line: run, check, proxy, schema and the demo; signals; exit codes.
+
+use std::io::IsTerminal as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use prometheus::Registry;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{App, StartError, log_format};
+use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_file, load_str, schema};
+use crate::control::compile::{Surroundings, compile};
+use crate::demo::{self, Addresses, Certificate, Counters};
+use crate::telemetry::logging::{self, Options};
+use crate::telemetry::sink::LogSink;
+
+/// EX_CONFIG of sysexits(3): systemd can be told not to restart on it (`RestartPreventExitStatus=78`).
+const EXIT_CONFIG: u8 = 78;
+/// How long the last log lines may take to be written.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
+
+/// A WebSocket reverse proxy and load balancer that understands frames.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Without a command, the demo starts: a proxy before four small servers, to look at."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a proxy before built-in servers, with a page to try it (the default).
+    Demo,
+    /// Run with a configuration file.
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Say whether a configuration file is right, certificates included, and all that is wrong with it.
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Run without a file: one listener before one server, for WebSockets and plain HTTP alike.
+    Proxy {
+        /// Where to listen: an address and a port, or unix:/path.
+        #[arg(long, value_name = "ADDRESS", value_parser = parse::<Bind>)]
+        listen: Bind,
+        /// The server: http://, https://, ws://, wss:// host and port, or unix:/path.
+        #[arg(long, value_name = "URL", value_parser = parse::<EndpointUrl>)]
+        to: EndpointUrl,
+    },
+    /// Print the JSON Schema of configuration files, for editors.
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", env = "WSLUICE_CONFIG")]
+    config: PathBuf,
+}
+
+fn parse<T>(text: &str) -> Result<T, String>
+where
+    T: std::str::FromStr<Err = crate::config::BadValue>,
+{
+    text.parse().map_err(|error: crate::config::BadValue| format!("{}: {}", error.problem, error.help))
+}
+
+/// Reads the command line, does what it says, and answers the exit code: 0 for success, 1 for a failure or a file that
+/// `check` finds wrong, 2 for wrong usage, 78 for a configuration that is not run.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command.unwrap_or(Command::Demo);
+    let done = match command {
+        Command::Demo => run_demo(),
+        Command::Run { config } => run_file(&config.config),
+        Command::Check { config } => return check(&config.config),
+        Command::Proxy { listen, to } => run_pair(&listen, &to),
+        Command::Schema => print(&format!("{:#}\n", schema())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A report about a file begins with its name and needs no word before it.
+            if error.is::<ConfigErrors>() {
+                eprint!("{error}");
+                return ExitCode::from(EXIT_CONFIG);
+            }
+            eprintln!("wsluice: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to stdout; a reader that has had enough (`| head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn check(path: &Path) -> ExitCode {
+    let checked = load_file(path, &environment).and_then(|loaded| {
+        for warning in &loaded.warnings {
+            eprint!("{warning}");
+        }
+        let compiled = compile(&loaded, &Surroundings::for_check())?;
+        for warning in compiled.warnings {
+            eprintln!("warning: {warning}");
+        }
+        Ok(loaded)
+    });
+    match checked {
+        Ok(Loaded { file, .. }) => {
+            let counts =
+                [(file.listeners.len(), "listener"), (file.routes.len(), "route"), (file.upstreams.len(), "upstream")];
+            let counted = counts.map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" }));
+            println!("{}: ok: {}", path.display(), counted.join(", "));
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            eprint!("{errors}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_file(path: &Path) -> anyhow::Result<()> {
+    let loaded = load_file(path, &environment)?;
+    run(&loaded, Registry::new(), |_| {})
+}
+
+fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
+    // Both have been parsed, so both print as what they are; JSON strings are YAML strings.
+    let (listen, to) = (serde_json::json!(listen.to_string()), serde_json::json!(to.to_string()));
+    let text = format!(
+        "listeners: [{{ name: default, bind: {listen} }}]\n\
+         routes: [{{ name: default, upstream: default }}]\n\
+         upstreams: {{ default: {{ endpoints: [{to}] }} }}\n"
+    );
+    run(&load_str("command line", &text, &|_| None)?, Registry::new(), |_| {})
+}
+
+fn run_demo() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let registry = Registry::new();
+    let servers = {
+        let _entered = runtime.enter();
+        let registry = registry.clone();
+        demo::start(move || Counters::gather(&registry)).context("cannot start the demo's servers")?
+    };
+    let certificate = Certificate::create().context("cannot make a certificate")?;
+    let usual = Addresses::default();
+    let addresses = Addresses { plain: free(usual.plain)?, tls: free(usual.tls)?, admin: free(usual.admin)? };
+    let text = demo::demo_config(&servers, &certificate, addresses);
+    let loaded = load_str("demo", &text, &|_| None)?;
+    // The servers have a thread of their own, as if they were somewhere else; it ends with the process.
+    std::thread::Builder::new().name("demo-servers".into()).spawn(move || {
+        runtime.block_on(std::future::pending::<()>());
+    })?;
+    let result = run(&loaded, registry, |_| {
+        let _ = print(&demo::banner(&addresses));
+    });
+    drop(servers);
+    result
+}
+
+/// The address, or one with another port where that is taken.
+fn free(usual: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let held = TcpListener::bind(usual).or_else(|_| TcpListener::bind((usual.ip(), 0)));
+    held.and_then(|listener| listener.local_addr()).context("no free port on loopback")
+}
+
+/// Runs until a signal says otherwise.
+fn run(loaded: &Loaded, registry: Registry, started: impl FnOnce(&App)) -> anyhow::Result<()> {
+    let sink = LogSink::stderr().context("cannot start the log")?;
+    let terminal = std::io::stderr().is_terminal();
+    let format = log_format(&loaded.file.log, terminal);
+    let filter = loaded.file.log.level.as_str().to_owned();
+    logging::init(&Options { filter, format, ansi: terminal }, sink.clone())?;
+    for warning in &loaded.warnings {
+        tracing::warn!(path = warning.path, line = warning.line, "{}", warning.message);
+    }
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        // Before anything listens: a signal that comes early is not lost.
+        let mut signals = Signals::new()?;
+        let mut app = match App::start(loaded, registry, sink.clone(), format) {
+            Err(StartError::Config(errors)) => return Err(errors.into()),
+            started => started?,
+        };
+        started(&app);
+        signals.stop().await;
+        tokio::select! {
+            drained = app.drain() => match drained.left {
+                0 => tracing::info!("drained"),
+                left => tracing::warn!(left, "drain time is over: the rest is cut"),
+            },
+            () = signals.stop() => tracing::warn!(left = app.active(), "second signal: ending at once"),
+        }
+        drop(app);
+        Ok(())
+    });
+    sink.flush(LOG_FLUSH);
+    result
+}
+
+/// The signals that end the process, and those that must not.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Signals> {
+        let of = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Signals {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+            hang_up: of(SignalKind::hangup())?,
+        })
+    }
+
+    /// TERM or INT.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    tracing::warn!("HUP: this version does not reload; restart to read the configuration again");
+                }
+            }
+        }
+    }
+}
+
+/// Two descriptors a session: the soft limit that shells give (1024) would end at 500 of them.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
+    limit.current = limit.maximum;
+    match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => tracing::info!(before, now = limit.current, "limit of open files raised: two are needed a session"),
+        Err(error) => tracing::warn!(limit = before, %error, "cannot raise the limit of open files"),
+    }
+}
