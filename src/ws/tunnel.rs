@@ -404,8 +404,11 @@ impl Tunnel {
     /// This peer took bytes again after `handle_blocked`: it lives. `drained` tells that none are waiting any more.
     pub fn handle_progress(&mut self, now: Moment, side: Side, drained: bool) {
         let peer = self.peer_mut(side);
-        peer.heard = now;
-        peer.liveness = Liveness::Heard;
+        // Only room that was wanting is a sign of life: what the kernel takes at once, our own Ping too, says nothing.
+        if peer.blocked {
+            peer.heard = now;
+            peer.liveness = Liveness::Heard;
+        }
         peer.blocked = !drained;
         if drained && peer.close_sent {
             self.extend_wait(now, ECHO_WAIT);
