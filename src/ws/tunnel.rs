@@ -160,7 +160,7 @@ struct Peer {
     close_received: bool,
     close_sent: bool,
     /// A Close of ours waits for the end of a frame.
-    close_wanted: Option<Close>,
+    close_wanted: Option<Box<Close>>,
     /// Nothing can be sent to it any more.
     cut: bool,
     /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
@@ -449,7 +449,7 @@ impl Tunnel {
         self.timer_moved = true;
         match close {
             Some(close) if self.settings.validate && self.peer(to).writable() => {
-                self.peer_mut(to).close_wanted = Some(close);
+                self.peer_mut(to).close_wanted = Some(Box::new(close));
             }
             // A blind pipe has no frames to put a Close between: its stream just ends, unless a peer ended its half.
             Some(_) if !self.settings.validate => self.peer_mut(to).cut = true,
@@ -628,7 +628,7 @@ impl Tunnel {
         let Some(End::Closed { body, .. }) = &self.end else { return };
         let close = Close { code: body.code, reason: Cow::Borrowed("") };
         if self.peer(asker).close_received && self.peer(asker).writable() {
-            self.peer_mut(asker).close_wanted = Some(close);
+            self.peer_mut(asker).close_wanted = Some(Box::new(close));
             self.peer_mut(gone).muted = true;
             self.cut_where_no_boundary_comes();
             self.wait_from_now(now, ECHO_WAIT);
