@@ -209,7 +209,7 @@ async fn read_response<T>(io: Prefixed<T>) -> Result<Response<Incoming>, Handsha
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let replay = TokioIo::new(Replay { io, asked: false, reader: None });
+    let replay = TokioIo::new(Replay { io, unasked: Some(None) });
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(replay).await.map_err(HandshakeError::Answer)?;
     // Ends with the response's body: `sender` is dropped below, so there is no other request to wait for.
@@ -221,19 +221,19 @@ where
     sender.send_request(Request::new(Empty::<Bytes>::new())).await.map_err(HandshakeError::Answer)
 }
 
-/// A connection on which the request was sent already: what hyper writes goes nowhere. Nothing is read before it has
-/// written, since hyper takes bytes that come before its request for a fault of the server.
+/// A connection on which the request was sent already: what hyper writes goes nowhere, and what is to be read is held
+/// back until then, since an answer to nothing would be an error.
 struct Replay<T> {
     io: Prefixed<T>,
-    asked: bool,
-    reader: Option<Waker>,
+    /// Until hyper has written its request: who waits to read.
+    unasked: Option<Option<Waker>>,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Replay<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.asked {
-            this.reader = Some(cx.waker().clone());
+        if let Some(waiting) = &mut this.unasked {
+            *waiting = Some(cx.waker().clone());
             return Poll::Pending;
         }
         Pin::new(&mut this.io).poll_read(cx, buf)
@@ -242,10 +242,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Replay<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Replay<T> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.asked = true;
-        if let Some(reader) = this.reader.take() {
-            reader.wake();
+        if let Some(Some(waiting)) = self.get_mut().unasked.take() {
+            waiting.wake();
         }
         Poll::Ready(Ok(buf.len()))
     }
