@@ -163,6 +163,8 @@ where
             if !timer.as_mut().poll_ready(cx) {
                 return Poll::Pending;
             }
+            // It will not wake us again, so it must be seen to be due, however long this poll has taken.
+            now = exact.max(due);
         }
     }
 
