@@ -452,14 +452,15 @@ impl Tunnel {
                 self.peer_mut(to).close_wanted = Some(Box::new(close));
             }
             // A blind pipe has no frames to put a Close between: its stream just ends, unless a peer ended its half.
-            Some(_) if !self.settings.validate => self.peer_mut(to).cut = true,
+            Some(_) if !self.settings.validate => {
+                self.peer_mut(to).cut = true;
+                self.wait_from_now(now, ECHO_WAIT);
+            }
             _ => {}
         }
         self.cut_where_no_boundary_comes();
         if self.settings.validate {
             self.extend_wait(now, BOUNDARY_WAIT);
-        } else {
-            self.wait_from_now(now, ECHO_WAIT);
         }
     }
 

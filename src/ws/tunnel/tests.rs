@@ -417,6 +417,16 @@ fn a_blind_pipe_passes_anything_and_half_closes() {
     assert!(driver.tunnel.is_finished() && driver.out[0].is_empty());
 }
 
+#[test]
+fn a_blind_pipe_whose_client_has_ended_its_half_has_time_for_the_answer() {
+    let mut driver = Driver::new(Settings { validate: false, ..settings() });
+    driver.eof(at(1), Side::Client);
+    driver.tick(at(20));
+    assert!(!driver.tunnel.is_finished());
+    driver.feed(at(20), Side::Server, b"late answer");
+    assert_eq!(driver.out[0], b"late answer");
+}
+
 // ---- properties
 
 #[derive(Clone, Debug)]
