@@ -647,8 +647,8 @@ impl Tunnel {
             }
         }
         self.peer_mut(from).muted = true;
-        if was_closing && self.peer(from).deaf {
-            // Its Close cannot be found any more; the other peer, if it asked to close, must not wait for it.
+        if was_closing {
+            // Its Close will not be passed on any more; the other peer, if it asked to close, must not wait for it.
             self.answer_for(now, from);
         }
     }

@@ -427,6 +427,16 @@ fn a_blind_pipe_whose_client_has_ended_its_half_has_time_for_the_answer() {
     assert_eq!(driver.out[0], b"late answer");
 }
 
+#[test]
+fn a_close_is_answered_though_the_answer_is_lost_behind_a_message_too_large() {
+    let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });
+    driver.feed(at(0), Side::Client, &close_frame(Side::Client, 3001, ""));
+    driver.feed(at(1), Side::Server, &frame(Side::Server, true, Opcode::Text, &[b'x'; 11]));
+    driver.feed(at(1), Side::Server, &close_frame(Side::Server, 3001, ""));
+    assert_eq!(driver.frames(Side::Client).len(), 1);
+    assert_eq!(driver.close_to(Side::Client), Some(3001));
+}
+
 // ---- properties
 
 #[derive(Clone, Debug)]
