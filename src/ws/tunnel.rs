@@ -748,7 +748,7 @@ impl Tunnel {
             Liveness::Heard if peer.owes_pong => peer.liveness = Liveness::Asked(now),
             Liveness::Heard => peer.liveness = Liveness::Wanted(now),
             // The Ping could not leave because the peer takes nothing at all: that is an answer too.
-            Liveness::Wanted(_) if peer.blocked => self.begin(now, End::Dead(side)),
+            Liveness::Wanted(_) if peer.blocked || peer.cut => self.begin(now, End::Dead(side)),
             // It could not leave because a long frame is on its way, which the peer takes.
             Liveness::Wanted(_) => peer.liveness = Liveness::Wanted(now),
             Liveness::Asked(_) => self.begin(now, End::Dead(side)),

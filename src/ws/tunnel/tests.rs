@@ -437,6 +437,18 @@ fn a_close_is_answered_though_the_answer_is_lost_behind_a_message_too_large() {
     assert_eq!(driver.close_to(Side::Client), Some(3001));
 }
 
+#[test]
+fn a_peer_that_cannot_be_written_to_and_says_nothing_is_dead() {
+    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    driver.tunnel.handle_broken(Side::Client);
+    for second in 1..=40 {
+        driver.feed(at(second), Side::Server, &frame(Side::Server, true, Opcode::Text, b"x"));
+        driver.tick(at(second));
+    }
+    assert_eq!(driver.tunnel.end(), Some(&End::Dead(Side::Client)));
+    assert_eq!(driver.close_to(Side::Server), Some(1001));
+}
+
 // ---- properties
 
 #[derive(Clone, Debug)]
