@@ -31,7 +31,8 @@ use crate::moment::Moment;
 
 /// How long a peer may take to answer our Close, and to end the connection after both Closes.
 pub const ECHO_WAIT: Duration = Duration::from_secs(2);
-/// How long our Close may wait for the end of the frame in progress and for a peer that reads slowly.
+/// How long our Close may wait for the end of the frame in progress, and again, once it stands behind bytes that a slow
+/// peer has still to take, for that peer.
 pub const BOUNDARY_WAIT: Duration = Duration::from_secs(10);
 /// How long a peer may go on sending before it answers the other peer's Close.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -411,7 +412,11 @@ impl Tunnel {
         }
         peer.blocked = !drained;
         if drained && peer.close_sent {
-            self.extend_wait(now, ECHO_WAIT);
+            if self.only_ends_are_due() {
+                self.await_ends(now);
+            } else {
+                self.extend_wait(now, ECHO_WAIT);
+            }
         }
     }
 
@@ -483,9 +488,8 @@ impl Tunnel {
         if let Some(close) = peer.close_wanted.take() {
             peer.close_sent = true;
             let (body, length) = close.body();
-            let settled = self.peers.iter().all(|peer| peer.close_wanted.is_none());
-            if settled {
-                self.wait_from_now(now, ECHO_WAIT);
+            if self.peers.iter().all(|peer| peer.close_wanted.is_none()) {
+                self.await_ends(now);
             }
             return Some(ControlFrame::new(Opcode::Close, &body[..length], mask));
         }
@@ -619,7 +623,7 @@ impl Tunnel {
             }
         }
         if self.peers.iter().all(|peer| peer.close_received && peer.close_sent) {
-            self.wait_from_now(now, ECHO_WAIT);
+            self.await_ends(now);
         }
     }
 
@@ -632,7 +636,7 @@ impl Tunnel {
             self.peer_mut(asker).close_wanted = Some(Box::new(close));
             self.peer_mut(gone).muted = true;
             self.cut_where_no_boundary_comes();
-            self.wait_from_now(now, ECHO_WAIT);
+            self.await_ends(now);
         }
     }
 
@@ -706,6 +710,22 @@ impl Tunnel {
             *give_up = now + wait;
             self.timer_moved = true;
         }
+    }
+
+    /// All Closes there will be have been handed out; what is left is that the peers answer and end.
+    fn only_ends_are_due(&self) -> bool {
+        let exchanged = || self.peers.iter().all(|peer| peer.close_received && peer.close_sent);
+        let answered = || self.peers.iter().any(|peer| peer.muted);
+        self.peers.iter().all(|peer| peer.close_wanted.is_none())
+            && (!matches!(self.end, Some(End::Closed { .. })) || exchanged() || answered())
+    }
+
+    /// The echo is awaited from the moment the Close has left: one that stands behind bytes which its peer does not take
+    /// at the moment is given the time to leave first.
+    fn await_ends(&mut self, now: Moment) {
+        let is_due = |peer: &Peer| peer.close_sent || peer.close_wanted.is_some();
+        let stuck = self.peers.iter().any(|peer| peer.blocked && !peer.cut && is_due(peer));
+        self.wait_from_now(now, if stuck { BOUNDARY_WAIT } else { ECHO_WAIT });
     }
 
     /// Patience is over. A peer that asked to close and got no answer gets ours; otherwise this is the end.

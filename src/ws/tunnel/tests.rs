@@ -449,6 +449,58 @@ fn a_peer_that_cannot_be_written_to_and_says_nothing_is_dead() {
     assert_eq!(driver.close_to(Side::Server), Some(1001));
 }
 
+#[test]
+fn a_close_behind_bytes_that_a_slow_peer_takes_has_time_to_leave() {
+    let blocked = || {
+        let mut driver = Driver::new(settings());
+        driver.feed(at(0), Side::Server, &frame(Side::Server, true, Opcode::Binary, &[1; 1000]));
+        driver.tunnel.handle_blocked(Side::Client);
+        driver
+    };
+    let lost = |driver: &mut Driver| driver.eof(at(0), Side::Server);
+    let drained = |driver: &mut Driver| {
+        driver.tunnel.drain(at(0));
+        driver.tick(at(0));
+    };
+    let exchanged = |driver: &mut Driver| {
+        driver.feed(at(0), Side::Client, &close_frame(Side::Client, 1000, ""));
+        driver.feed(at(0), Side::Server, &close_frame(Side::Server, 1000, ""));
+    };
+    for end in [&lost as &dyn Fn(&mut Driver), &drained, &exchanged] {
+        let mut driver = blocked();
+        end(&mut driver);
+        assert!(driver.close_to(Side::Client).is_some(), "it stands behind what waits");
+        driver.tick(at(5));
+        assert!(!driver.tunnel.gave_up(), "{:?}", driver.tunnel);
+        driver.tunnel.handle_progress(at(6), Side::Client, false);
+        driver.tick(at(7));
+        assert!(!driver.tunnel.gave_up());
+        // From here on the peer is only to answer.
+        driver.tunnel.handle_progress(at(8), Side::Client, true);
+        driver.tick(at(9));
+        assert!(!driver.tunnel.gave_up());
+        driver.tick(at(10));
+        assert!(driver.tunnel.gave_up());
+        // One that takes nothing at all is let go.
+        let mut driver = blocked();
+        end(&mut driver);
+        driver.tick(at(10));
+        assert!(driver.tunnel.gave_up());
+    }
+}
+
+#[test]
+fn a_slow_peer_that_was_asked_to_close_still_has_time_to_answer() {
+    let mut driver = Driver::new(settings());
+    driver.tunnel.handle_blocked(Side::Client);
+    driver.feed(at(0), Side::Server, &close_frame(Side::Server, 1000, ""));
+    driver.tunnel.handle_progress(at(1), Side::Client, true);
+    driver.tick(at(20));
+    assert!(!driver.tunnel.gave_up());
+    driver.feed(at(20), Side::Client, &close_frame(Side::Client, 1000, ""));
+    assert_eq!(driver.close_to(Side::Server), Some(1000));
+}
+
 // ---- properties
 
 #[derive(Clone, Debug)]
