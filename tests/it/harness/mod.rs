@@ -1,0 +1,57 @@
+//! A proxy with its log and its metrics, and peers that check every byte that reaches them.
+//!
+//! [`Proxy`] runs the whole application in this process. [`Conn`] is one end of a connection, a client's or a server's:
+//! it writes what it is told, legal or not, and reads strictly, so that any illegal byte of the proxy ends the test
+//! that saw it. [`RawServer`] hands out a `Conn` for each connection it gets; [`Echo`] is a WebSocket server by
+//! tokio-tungstenite. [`Pair`] is all of it with one session open.
+#![allow(dead_code, unused_imports, reason = "one harness for all stories")]
+
+mod conn;
+mod echo;
+mod frame;
+mod head;
+mod io;
+mod pair;
+mod proxy;
+mod server;
+mod tls;
+
+pub use conn::{Conn, Reader, Writer};
+pub use echo::Echo;
+pub use frame::{BINARY, CLOSE, CONTINUATION, Event, Frame, PING, PONG, TEXT};
+pub use head::{Handshake, Head, KEY, accept_for};
+pub use io::Io;
+pub use pair::Pair;
+pub use proxy::{Proxy, yaml};
+pub use server::RawServer;
+pub use tls::Authority;
+
+use std::time::Duration;
+
+/// What ends a test that hangs. Long, because two cores may be busy with a hundred tests.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for an event that must come.
+#[track_caller]
+pub fn within<T>(what: &str, event: impl Future<Output = T>) -> impl Future<Output = T> {
+    let at = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(DEADLINE, event).await {
+            Ok(value) => value,
+            Err(_) => panic!("{what}: nothing within {DEADLINE:?} (waited for at {at})"),
+        }
+    }
+}
+
+/// Waits until `check` gives a value, looking again and again: for books that are kept by another thread.
+pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    within(what, async {
+        loop {
+            if let Some(value) = check() {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+}

@@ -1,0 +1,155 @@
+//! The application with its log and its metrics at hand.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prometheus::Registry;
+use serde_json::Value;
+use wsluice::app::{App, Drained};
+use wsluice::config::load_str;
+use wsluice::net::listener::Address;
+use wsluice::telemetry::exposition;
+use wsluice::telemetry::logging::Format;
+use wsluice::telemetry::sink::LogSink;
+
+use super::{Conn, eventually};
+
+/// A configuration with one plain listener `plain` on a free port and one route `all` to `endpoints`; `route` are more
+/// lines of the route.
+pub fn yaml(endpoints: &[&str], route: &[&str]) -> String {
+    let endpoints: Vec<String> = endpoints.iter().map(|url| format!("{url:?}")).collect();
+    let route: String = route.iter().map(|line| format!("    {line}\n")).collect();
+    format!(
+        r#"
+version: 1
+workers: 1
+listeners:
+  - {{ name: plain, bind: "127.0.0.1:0" }}
+routes:
+  - name: all
+    upstream: app
+{route}
+upstreams:
+  app: {{ endpoints: [{}] }}
+"#,
+        endpoints.join(", ")
+    )
+}
+
+/// A running proxy. Dropping it ends what is left and waits for its threads.
+#[derive(Debug)]
+pub struct Proxy {
+    pub app: App,
+    sink: LogSink,
+    lines: Arc<Mutex<Vec<u8>>>,
+}
+
+/// The end of the log.
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Proxy {
+    /// Starts what `yaml` says.
+    #[track_caller]
+    pub fn start(yaml: &str) -> Proxy {
+        Proxy::start_as(yaml, Format::Json)
+    }
+
+    /// The same, with this look of the access log.
+    #[track_caller]
+    pub fn start_as(yaml: &str, format: Format) -> Proxy {
+        let loaded = load_str("test.yaml", yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = LogSink::new(Lines(Arc::clone(&lines))).unwrap();
+        let app = App::start(&loaded, Registry::new(), sink.clone(), format).unwrap();
+        Proxy { app, sink, lines }
+    }
+
+    /// Where the first listener is.
+    pub fn address(&self) -> &Address {
+        &self.app.listeners()[0].1
+    }
+
+    /// Where this listener is.
+    pub fn listener(&self, name: &str) -> &Address {
+        let found = self.app.listeners().iter().find(|(found, _)| &**found == name);
+        &found.unwrap_or_else(|| panic!("no listener {name}")).1
+    }
+
+    /// A client of the first listener.
+    pub async fn client(&self) -> Conn {
+        Conn::connect(self.address()).await
+    }
+
+    /// The metrics as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        exposition::encode(self.app.registry()).unwrap()
+    }
+
+    /// The value of the series with this name and all of its labels in any order; `None` if there is none.
+    pub fn series(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let mut wanted: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+        wanted.sort();
+        self.metrics().lines().find_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, found_labels) = match series.split_once('{') {
+                Some((found, labels)) => (found, labels.strip_suffix('}')?),
+                None => (series, ""),
+            };
+            // No label value in the tests has a comma or a quote in it.
+            let mut found_labels: Vec<&str> = found_labels.split(',').filter(|label| !label.is_empty()).collect();
+            found_labels.sort_unstable();
+            (found == name && found_labels == wanted).then(|| value.parse().unwrap())
+        })
+    }
+
+    /// As [`Proxy::series`]; a series that is not there yet counts 0.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.series(name, labels).unwrap_or(0.0)
+    }
+
+    /// Waits until a series has this value.
+    pub async fn metric_becomes(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let what = format!("{name}{labels:?} becoming {value}");
+        eventually(&what, || (self.metric(name, labels) == value).then_some(())).await;
+    }
+
+    /// Waits until no connection and no session is left, in the books of the drain.
+    pub async fn idle(&self) {
+        eventually("the end of all connections", || (self.app.active() == 0).then_some(())).await;
+    }
+
+    /// The access log so far, line by line.
+    pub fn log_text(&self) -> Vec<String> {
+        assert!(self.sink.flush(Duration::from_secs(10)), "the log does not get written");
+        let bytes = self.lines.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// The access log so far, as JSON.
+    pub fn log(&self) -> Vec<Value> {
+        self.log_text().iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    }
+
+    /// Waits for the first `count` lines of the access log.
+    pub async fn log_lines(&self, count: usize) -> Vec<Value> {
+        let what = format!("{count} lines in the access log");
+        eventually(&what, || Some(self.log()).filter(|log| log.len() >= count)).await
+    }
+
+    /// Drains, as after TERM.
+    pub async fn drain(&mut self) -> Drained {
+        self.app.drain().await
+    }
+}

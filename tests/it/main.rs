@@ -1,0 +1,9 @@
+//! The proxy as a whole, in this process, between peers that speak for themselves: raw sockets, which say and see every
+//! byte, and tokio-tungstenite, which nobody here wrote. Each module tells one story; `harness` has the peers.
+//!
+//! Nothing here waits for time to pass: a test waits for an event, and a deadline only turns a hang into a failure.
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod harness;
+
+mod handshake;
