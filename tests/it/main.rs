@@ -5,5 +5,17 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod harness;
+mod plain;
+mod process;
 
+mod admin;
+mod cli;
+mod drain;
+mod examples;
 mod handshake;
+mod http;
+mod listeners;
+mod logs;
+mod map;
+mod proxy_protocol;
+mod tls;
