@@ -173,15 +173,15 @@ async fn a_pair_of_addresses_is_all_that_a_proxy_needs() {
     let echo = Echo::start().await;
     for to in [echo.url(), echo.url().replace("ws://", "http://")] {
         let mut process = Process::spawn(wsluice(&["proxy", "--listen", "127.0.0.1:0", "--to", &to]));
-        let address = process.listening();
+        let address = process.listening().await;
         echoes(&address, &Handshake::new()).await;
         process.signal(Signal::INT);
-        assert_eq!(process.end().code(), Some(0));
+        assert_eq!(process.end().await.code(), Some(0));
     }
     let dir = tempfile::tempdir().unwrap();
     let socket = format!("unix:{}", dir.path().join("a b.sock").display());
     let mut process = Process::spawn(wsluice(&["proxy", "--listen", &socket, "--to", &echo.url()]));
-    let address = process.listening();
+    let address = process.listening().await;
     echoes(&address, &Handshake::new()).await;
 }
 
@@ -189,32 +189,34 @@ async fn a_pair_of_addresses_is_all_that_a_proxy_needs() {
 async fn the_demo_prints_where_to_look_and_works() {
     for arguments in [&[][..], &["demo"]] {
         let mut process = Process::spawn(wsluice(arguments));
-        let url = |process: &mut Process, before: &str| -> String {
-            process.line(before, |line| {
-                let (_, rest) = line.split_once(before)?;
+        let mut urls = vec![];
+        for scheme in ["https://", "http://", "http://"] {
+            let url = process.line(scheme, |line| {
+                let (_, rest) = line.split_once(scheme)?;
                 rest.split(['/', ' ']).next().map(str::to_owned)
-            })
-        };
-        let tls = url(&mut process, "https://");
-        let plain = url(&mut process, "http://");
-        let admin = url(&mut process, "http://");
-        process.line("the end of the banner", |line| line.starts_with("Ctrl-C").then_some(()));
+            });
+            urls.push(url.await);
+        }
+        let [tls, plain, admin] = &urls[..] else { panic!("three") };
+        process.line("the end of the banner", |line| line.starts_with("Ctrl-C").then_some(())).await;
         assert!(tls != plain && plain != admin);
         let address = |text: &str| Address::Tcp(text.parse().unwrap());
-        let mut client = echoes(&address(&plain), &Handshake::to("/echo").set("Host", &plain)).await;
-        let mut page = Conn::connect(&address(&plain)).await;
+        let mut client = echoes(&address(plain), &Handshake::to("/echo").set("Host", plain)).await;
+        let mut page = Conn::connect(&address(plain)).await;
         page.send(get("/")).await;
         let answer = page.head().await;
         assert_eq!(answer.status(), 200);
         assert!(answer.get("content-type").unwrap().starts_with("text/html"));
-        let mut metrics = Conn::connect(&address(&admin)).await;
+        let mut metrics = Conn::connect(&address(admin)).await;
         metrics.send(get("/metrics")).await;
         let answer = metrics.head().await;
         let body = String::from_utf8(metrics.body(&answer).await).unwrap();
         assert!(body.contains(r#"wsluice_sessions_active{listener="demo",route="echo",upstream="echo"} 1"#), "{body}");
         process.signal(Signal::TERM);
         client.expect_closed_with(1012).await;
-        assert_eq!(process.end().code(), Some(0));
+        client.finish().await;
+        drop((page, metrics));
+        assert_eq!(process.end().await.code(), Some(0));
     }
 }
 
@@ -237,7 +239,7 @@ async fn admin_status(admin: &Address, path: &str) -> u16 {
 async fn term_ends_every_session_properly_and_the_process_with_0() {
     let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
     let mut process = Process::start(dir.path(), &draining(&echo, "4s"));
-    let (address, admin) = (process.listening(), process.admin());
+    let (address, admin) = (process.listening().await, process.admin().await);
     assert_eq!((admin_status(&admin, "/readyz").await, admin_status(&admin, "/livez").await), (200, 200));
     let mut clients = vec![];
     for _ in 0..8 {
@@ -245,7 +247,7 @@ async fn term_ends_every_session_properly_and_the_process_with_0() {
     }
     let mut idle = Conn::connect(&address).await;
     process.signal(Signal::TERM);
-    process.message("draining");
+    process.message("draining").await;
     // Nobody gets in any more, whoever asks is told, and those inside still talk.
     assert_eq!((admin_status(&admin, "/readyz").await, admin_status(&admin, "/livez").await), (503, 200));
     let Address::Tcp(tcp) = &address else { panic!("TCP") };
@@ -269,7 +271,7 @@ async fn term_ends_every_session_properly_and_the_process_with_0() {
     times.sort();
     // Two seconds are given to eight sessions, each somewhere in its eighth of them.
     assert!(times[7] - times[0] >= Duration::from_secs(1), "all at once");
-    assert_eq!(process.end().code(), Some(0));
+    assert_eq!(process.end().await.code(), Some(0));
     let access = process.access();
     assert_eq!(access.iter().filter(|line| line["reason"] == "drain" && line["close_code"] == 1012).count(), 8);
     assert!(process.seen.iter().any(|line| line.contains("\"drained\"")), "{:#?}", process.seen);
@@ -279,12 +281,12 @@ async fn term_ends_every_session_properly_and_the_process_with_0() {
 async fn a_second_signal_ends_at_once() {
     let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
     let mut process = Process::start(dir.path(), &draining(&echo, "10m"));
-    let address = process.listening();
+    let address = process.listening().await;
     let mut client = echoes(&address, &Handshake::new()).await;
     process.signal(Signal::TERM);
-    process.message("draining");
+    process.message("draining").await;
     process.signal(Signal::INT);
-    assert_eq!(process.end().code(), Some(0));
+    assert_eq!(process.end().await.code(), Some(0));
     // A Close if it could still be said, and in any case an end.
     match client.event().await {
         Event::Frame(frame) => assert_eq!(frame.code(), Some(1012)),
@@ -300,27 +302,28 @@ async fn a_request_under_way_is_answered_before_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let text = yaml(&[upstream.url()], &[]) + "log: { format: json }\ndrain: { time: 10s }\n";
     let mut process = Process::start(dir.path(), &text);
-    let mut client = Conn::connect(&process.listening()).await;
+    let mut client = Conn::connect(&process.listening().await).await;
     client.send(get("/slow")).await;
     let mut server = upstream.accept().await;
     server.head().await;
     process.signal(Signal::TERM);
-    process.message("draining");
+    process.message("draining").await;
     server.send(crate::plain::ok("done")).await;
     let answer = client.head().await;
     assert_eq!((answer.get("connection"), client.body(&answer).await), (Some("close"), b"done".to_vec()));
     client.expect_end().await;
-    assert_eq!(process.end().code(), Some(0));
+    client.finish().await;
+    assert_eq!(process.end().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn hang_up_is_survived() {
     let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
     let mut process = Process::start(dir.path(), &draining(&echo, "1s"));
-    let address = process.listening();
+    let address = process.listening().await;
     let mut client = echoes(&address, &Handshake::new()).await;
     process.signal(Signal::HUP);
-    process.message("HUP");
+    process.message("HUP").await;
     client.put(&Frame::text("still here")).await;
     client.expect(&Frame::text("still here")).await;
     assert!(process.runs());
@@ -336,7 +339,7 @@ async fn without_descriptors_it_waits_says_so_once_and_goes_on() {
     // Soft and hard: it cannot raise it again.
     command.args(["-c", "ulimit -n 64 && exec \"$0\" run --config \"$1\"", env!("CARGO_BIN_EXE_wsluice"), &path]);
     let mut process = Process::spawn(command);
-    let (address, admin) = (process.listening(), process.admin());
+    let (address, admin) = (process.listening().await, process.admin().await);
     let mut session = echoes(&address, &Handshake::new()).await;
     let mut scrape = Conn::connect(&admin).await;
     scrape.send(get("/livez")).await;
@@ -345,7 +348,7 @@ async fn without_descriptors_it_waits_says_so_once_and_goes_on() {
     for _ in 0..100 {
         crowd.push(Conn::connect(&address).await);
     }
-    let line = process.message("cannot accept connections");
+    let line = process.message("cannot accept connections").await;
     assert_eq!((line["reason"].as_str(), line["level"].as_str()), (Some("descriptors"), Some("error")));
     assert!(line["message"].as_str().unwrap().contains("LimitNOFILE"), "{line}");
     // Whoever is inside is served, the operator too. The pauses go on meanwhile.
@@ -379,7 +382,8 @@ async fn without_descriptors_it_waits_says_so_once_and_goes_on() {
     session.expect(&Frame::text("still here")).await;
     process.signal(Signal::TERM);
     session.expect_closed_with(1012).await;
-    assert_eq!(process.end().code(), Some(0));
+    session.finish().await;
+    assert_eq!(process.end().await.code(), Some(0));
 }
 
 // ---- the log
@@ -390,11 +394,11 @@ async fn a_refused_origin_is_told_with_what_was_allowed() {
     let route = r#"origins: { allow: [same-origin, "https://*.example.org"] }"#;
     let text = yaml(&[&echo.url()], &[route]) + "log: { format: json }\n";
     let mut process = Process::start(dir.path(), &text);
-    let address = process.listening();
+    let address = process.listening().await;
     let mut client = Conn::connect(&address).await;
     let answer = client.ask(&Handshake::new().with("Origin", "https://evil.example")).await;
     assert_eq!(answer.status(), 403);
-    let line = process.message("origin refused");
+    let line = process.message("origin refused").await;
     assert_eq!(
         (line["level"].as_str(), line["route"].as_str(), line["client"].as_str()),
         (Some("warn"), Some("all"), Some("127.0.0.1"))
@@ -410,12 +414,13 @@ async fn a_refused_origin_is_told_with_what_was_allowed() {
 async fn log_lines_for_people_are_one_line_each() {
     let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
     let mut process = Process::start(dir.path(), &(yaml(&[&echo.url()], &[]) + "log: { format: human }\n"));
-    let address = process.line("the address", |line| {
+    let told = process.line("the address", |line| {
         let (_, rest) = line.split_once("listening")?;
         let text = rest.split_whitespace().find_map(|word| word.strip_prefix("address="))?;
         Some(Address::Tcp(text.parse().unwrap()))
     });
+    let address = told.await;
     drop(echoes(&address, &Handshake::to("/a?token=s3cret")).await);
-    let line = process.line("the session", |line| line.contains(" session ").then(|| line.to_owned()));
+    let line = process.line("the session", |line| line.contains(" session ").then(|| line.to_owned())).await;
     assert!(line.contains("/a?token=***") && line.contains("route=all"), "{line}");
 }

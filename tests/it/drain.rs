@@ -74,7 +74,7 @@ async fn connections_that_wait_for_a_request_are_closed_and_nobody_else_comes_in
     let upstream = RawServer::start().await;
     let mut proxy = Proxy::start(&draining(upstream.url(), "20s"));
     let address = proxy.address().clone();
-    let mut new = proxy.client().await;
+    let new = proxy.client().await;
     let mut used = proxy.client().await;
     used.send(get("/")).await;
     let mut upstream = upstream;
@@ -83,8 +83,10 @@ async fn connections_that_wait_for_a_request_are_closed_and_nobody_else_comes_in
     server.send(ok("")).await;
     assert_eq!(used.head().await.status(), 200);
     let peers = async {
-        new.expect_end().await;
-        used.expect_end().await;
+        for mut conn in [new, used] {
+            conn.expect_end().await;
+            conn.finish().await;
+        }
     };
     // Long before the time is over: nobody is left to wait for.
     let (drained, ()) = within("the drain", async { tokio::join!(proxy.drain(), peers) }).await;
@@ -112,6 +114,7 @@ async fn a_handshake_that_comes_too_late_is_sent_elsewhere() {
         let answer = client.head().await;
         assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
         client.expect_end().await;
+        client.finish().await;
     };
     let (drained, ()) = tokio::join!(proxy.drain(), peers);
     assert_eq!(drained.left, 0);

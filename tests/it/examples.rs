@@ -107,7 +107,8 @@ impl Main {
         if let Some(origin) = origin {
             request.headers_mut().insert("Origin", origin.try_into().unwrap());
         }
-        within("the handshake", tokio_tungstenite::client_async(request, stream)).await.map(|(socket, _)| socket)
+        let handshake = Box::pin(tokio_tungstenite::client_async(request, stream));
+        within("the handshake", handshake).await.map(|(socket, _)| socket)
     }
 }
 

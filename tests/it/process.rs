@@ -1,17 +1,15 @@
 //! The binary as a process: started, listened to, sent signals, and ended with the test.
 
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use wsluice::net::listener::Address;
 
-use crate::harness::DEADLINE;
+use crate::harness::{eventually, within};
 
 /// The binary, with nothing of the test's environment that it would read.
 pub fn wsluice(arguments: &[&str]) -> Command {
@@ -34,7 +32,7 @@ pub fn text(output: &Output) -> (String, String) {
 /// A running binary whose lines are read as they come. Dropping it kills it.
 pub struct Process {
     child: Child,
-    log: Receiver<String>,
+    log: UnboundedReceiver<String>,
     /// Lines of the log so far.
     pub seen: Vec<String>,
 }
@@ -49,8 +47,8 @@ impl Process {
 
     pub fn spawn(mut command: Command) -> Process {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (sender, log) = channel();
-        let lines = |output: Box<dyn Read + Send>, sender: std::sync::mpsc::Sender<String>| {
+        let (sender, log) = unbounded_channel();
+        let lines = |output: Box<dyn Read + Send>, sender: UnboundedSender<String>| {
             std::thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
                     if sender.send(line).is_err() {
@@ -65,43 +63,38 @@ impl Process {
     }
 
     /// The next line for which `check` gives something; those before it count as seen.
-    #[track_caller]
-    pub fn line<T>(&mut self, what: &str, mut check: impl FnMut(&str) -> Option<T>) -> T {
-        let until = Instant::now() + DEADLINE;
-        loop {
-            match self.log.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    let found = check(&line);
-                    self.seen.push(line);
-                    if let Some(found) = found {
-                        return found;
-                    }
+    pub async fn line<T>(&mut self, what: &str, mut check: impl FnMut(&str) -> Option<T>) -> T {
+        within(what, async {
+            loop {
+                let line = self.log.recv().await;
+                let line = line.unwrap_or_else(|| panic!("it ended without {what}: {:#?}", self.seen));
+                let found = check(&line);
+                self.seen.push(line);
+                if let Some(found) = found {
+                    return found;
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("no {what} within {DEADLINE:?}: {:#?}", self.seen),
-                Err(RecvTimeoutError::Disconnected) => panic!("it ended without {what}: {:#?}", self.seen),
             }
-        }
+        })
+        .await
     }
 
     /// The next line of JSON with this message.
-    #[track_caller]
-    pub fn message(&mut self, message: &str) -> Value {
+    pub async fn message(&mut self, message: &str) -> Value {
         self.line(message, |line| {
             let value: Value = serde_json::from_str(line).ok()?;
             value["message"].as_str().is_some_and(|found| found.starts_with(message)).then_some(value)
         })
+        .await
     }
 
     /// The address of the next listener that the log tells of.
-    #[track_caller]
-    pub fn listening(&mut self) -> Address {
-        address(&self.message("listening"))
+    pub async fn listening(&mut self) -> Address {
+        address(&self.message("listening").await)
     }
 
     /// The address of the admin listener, told after those of the others.
-    #[track_caller]
-    pub fn admin(&mut self) -> Address {
-        address(&self.message("admin: "))
+    pub async fn admin(&mut self) -> Address {
+        address(&self.message("admin: ").await)
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -114,24 +107,19 @@ impl Process {
     }
 
     /// Its end, and all lines that were not yet seen.
-    #[track_caller]
-    pub fn end(&mut self) -> ExitStatus {
-        let until = Instant::now() + DEADLINE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < until, "it does not end: {:#?}", self.seen);
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        // Both pipes are closed, so this ends.
-        self.seen.extend(self.log.iter());
+    pub async fn end(&mut self) -> ExitStatus {
+        let status = eventually("the end of the process", || self.child.try_wait().unwrap()).await;
+        while let Some(line) = within("the end of its output", self.log.recv()).await {
+            self.seen.push(line);
+        }
         status
     }
 
     /// All lines so far that are an access line.
     pub fn access(&mut self) -> Vec<Value> {
-        self.seen.extend(self.log.try_iter());
+        while let Ok(line) = self.log.try_recv() {
+            self.seen.push(line);
+        }
         let values = self.seen.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         values.filter(|value| value["target"] == "access").collect()
     }

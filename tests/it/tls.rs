@@ -238,6 +238,7 @@ async fn plain_http_on_a_tls_port_is_told_so() {
     let body = String::from_utf8(client.body(&answer).await).unwrap();
     assert!(body.contains("https://") && body.contains("wss://"), "{body}");
     client.expect_end().await;
+    client.finish().await;
     // What is neither gets no answer.
     let mut client = proxy.client().await;
     client.send("\0\x01\x02").await;
