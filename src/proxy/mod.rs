@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use crate::drain::Drain;
+use crate::header::path::PathError;
 use crate::header::{Host, forwarded, path};
 use crate::route::Head;
 use crate::session::About;
@@ -97,11 +98,16 @@ impl Proxy {
         body: Incoming,
         log: &mut RequestLog,
     ) -> Result<Walked, Failure> {
+        log.is_handshake = handshake::is_wanted(&parts.headers);
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(Failure::Method);
         }
         let host = Host::from_request(&parts)?;
         let path = path::normalise(parts.uri.path())?;
+        // RFC 9112 §3.2.4: a target for OPTIONS only.
+        if path == "*" && parts.method != Method::OPTIONS {
+            return Err(Failure::Path(PathError::Relative));
+        }
         if let Some(port) = self.redirect {
             return Ok(Walked::Http(response::redirect(&host, port, &path, parts.uri.query())?));
         }
@@ -116,8 +122,7 @@ impl Proxy {
         }
         let path = route.rewrite.apply(&path).into_owned();
         let arrival = Arrival { host, path, peer, parts };
-        if handshake::is_wanted(&arrival.parts.headers) {
-            log.is_handshake = true;
+        if log.is_handshake {
             Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {
                 (response, Some(opened)) => Walked::Switched(response, opened),
                 (response, None) => Walked::Http(response),

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Method, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
@@ -120,21 +121,18 @@ impl RequestLog {
                 "origin refused: if it is yours, add it to the route's origins.allow"
             );
         }
-        let mut response = response::failure(failure);
-        if self.is_handshake {
-            // What follows a refused handshake may be frames: it must not be read as a request.
-            response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-        }
-        response
+        response::failure(failure)
     }
 
     /// Lets the record go along with the answer: it is written when the last byte has been sent, or the client is gone.
-    pub fn attach(mut self, response: Response<Body>) -> Response<Body> {
+    pub fn attach(mut self, mut response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
         if self.reason == "client_gone" {
             self.reason = "ok";
         }
         if self.is_handshake {
+            // What follows a refused handshake may be frames: it must not be read as a request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             self.metrics().handshake(response.status(), clock::now().since(self.started));
         }
         response.map(|body| Body::new(Logged { body, log: self }))

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use http::Response;
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, ORIGIN};
+use http::header::{HOST, HeaderMap, HeaderValue, ORIGIN};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
@@ -132,7 +132,6 @@ pub async fn run(
             let mut response = response.map(BodyExt::boxed_unsync);
             hop_by_hop::strip(response.headers_mut());
             route.response_edits.apply(response.headers_mut());
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             Ok((response, None))
         }
     }

@@ -6,7 +6,7 @@
 
 use std::io::{self, Write as _};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, UPGRADE};
@@ -209,7 +209,7 @@ async fn read_response<T>(io: Prefixed<T>) -> Result<Response<Incoming>, Handsha
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let replay = TokioIo::new(Replay(io));
+    let replay = TokioIo::new(Replay { io, unasked: Some(None) });
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(replay).await.map_err(HandshakeError::Answer)?;
     // Ends with the response's body: `sender` is dropped below, so there is no other request to wait for.
@@ -221,17 +221,30 @@ where
     sender.send_request(Request::new(Empty::<Bytes>::new())).await.map_err(HandshakeError::Answer)
 }
 
-/// A connection on which the request was sent already: what hyper writes goes nowhere.
-struct Replay<T>(Prefixed<T>);
+/// A connection on which the request was sent already: what hyper writes goes nowhere, and what is to be read is held
+/// back until then, since an answer to nothing would be an error.
+struct Replay<T> {
+    io: Prefixed<T>,
+    /// Until hyper has written its request: who waits to read.
+    unasked: Option<Option<Waker>>,
+}
 
 impl<T: AsyncRead + Unpin> AsyncRead for Replay<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        let this = self.get_mut();
+        if let Some(waiting) = &mut this.unasked {
+            *waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Pin::new(&mut this.io).poll_read(cx, buf)
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Replay<T> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(Some(waiting)) = self.get_mut().unasked.take() {
+            waiting.wake();
+        }
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -240,7 +253,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Replay<T> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 

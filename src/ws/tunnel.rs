@@ -160,7 +160,7 @@ struct Peer {
     close_received: bool,
     close_sent: bool,
     /// A Close of ours waits for the end of a frame.
-    close_wanted: Option<Close>,
+    close_wanted: Option<Box<Close>>,
     /// Nothing can be sent to it any more.
     cut: bool,
     /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
@@ -404,8 +404,11 @@ impl Tunnel {
     /// This peer took bytes again after `handle_blocked`: it lives. `drained` tells that none are waiting any more.
     pub fn handle_progress(&mut self, now: Moment, side: Side, drained: bool) {
         let peer = self.peer_mut(side);
-        peer.heard = now;
-        peer.liveness = Liveness::Heard;
+        // Only room that was wanting is a sign of life: what the kernel takes at once, our own Ping too, says nothing.
+        if peer.blocked {
+            peer.heard = now;
+            peer.liveness = Liveness::Heard;
+        }
         peer.blocked = !drained;
         if drained && peer.close_sent {
             self.extend_wait(now, ECHO_WAIT);
@@ -446,7 +449,7 @@ impl Tunnel {
         self.timer_moved = true;
         match close {
             Some(close) if self.settings.validate && self.peer(to).writable() => {
-                self.peer_mut(to).close_wanted = Some(close);
+                self.peer_mut(to).close_wanted = Some(Box::new(close));
             }
             // A blind pipe has no frames to put a Close between: its stream just ends, unless a peer ended its half.
             Some(_) if !self.settings.validate => self.peer_mut(to).cut = true,
@@ -625,7 +628,7 @@ impl Tunnel {
         let Some(End::Closed { body, .. }) = &self.end else { return };
         let close = Close { code: body.code, reason: Cow::Borrowed("") };
         if self.peer(asker).close_received && self.peer(asker).writable() {
-            self.peer_mut(asker).close_wanted = Some(close);
+            self.peer_mut(asker).close_wanted = Some(Box::new(close));
             self.peer_mut(gone).muted = true;
             self.cut_where_no_boundary_comes();
             self.wait_from_now(now, ECHO_WAIT);

@@ -324,6 +324,17 @@ fn a_peer_that_takes_nothing_and_says_nothing_is_dead() {
 }
 
 #[test]
+fn bytes_that_are_taken_at_once_are_no_sign_of_life() {
+    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    driver.tick(at(30));
+    assert_eq!(driver.frames(Side::Client).len(), 1, "our Ping");
+    driver.tunnel.handle_progress(at(30), Side::Client, true);
+    driver.feed(at(35), Side::Server, &frame(Side::Server, true, Opcode::Pong, b""));
+    driver.tick(at(40));
+    assert_eq!(driver.tunnel.end(), Some(&End::Dead(Side::Client)));
+}
+
+#[test]
 fn a_message_one_byte_too_large_never_leaves_and_is_1009() {
     for (payload, ends) in [(10, false), (11, true)] {
         let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });

@@ -43,7 +43,8 @@ impl Head {
     /// The status of a response.
     #[track_caller]
     pub fn status(&self) -> u16 {
-        let code = self.line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+        let rest = self.line.strip_prefix("HTTP/1.1 ").or_else(|| self.line.strip_prefix("HTTP/1.0 "));
+        let code = rest.and_then(|rest| rest.get(..3));
         code.and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no response: {:?}", self.line))
     }
 

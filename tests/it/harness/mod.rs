@@ -16,7 +16,7 @@ mod proxy;
 mod server;
 mod tls;
 
-pub use conn::{Conn, Reader, Writer};
+pub use conn::{Conn, Reader, Writer, switching};
 pub use echo::Echo;
 pub use frame::{BINARY, CLOSE, CONTINUATION, Event, Frame, PING, PONG, TEXT};
 pub use head::{Handshake, Head, KEY, accept_for};
