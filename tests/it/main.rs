@@ -6,4 +6,6 @@
 
 mod harness;
 
+mod early_data;
 mod handshake;
+mod smuggling;
