@@ -6,6 +6,8 @@
 
 mod harness;
 
+mod close;
 mod early_data;
+mod frames;
 mod handshake;
 mod smuggling;
