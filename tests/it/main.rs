@@ -10,12 +10,16 @@ mod process;
 
 mod admin;
 mod cli;
+mod close;
 mod drain;
+mod early_data;
 mod examples;
+mod frames;
 mod handshake;
 mod http;
 mod listeners;
 mod logs;
 mod map;
 mod proxy_protocol;
+mod smuggling;
 mod tls;
