@@ -121,6 +121,29 @@ async fn a_handshake_that_comes_too_late_is_sent_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_stream_of_events_lives_as_long_as_it_may() {
+    let mut upstream = RawServer::start().await;
+    let mut proxy = Proxy::start(&draining(upstream.url(), "300ms"));
+    let mut client = proxy.client().await;
+    client.send(get("/events")).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    client.head().await;
+    let address = proxy.address().clone();
+    let events = async {
+        let wsluice::net::listener::Address::Tcp(address) = address else { panic!("TCP") };
+        crate::harness::eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
+        server.send("3\r\none\r\n").await;
+        assert_eq!(crate::plain::chunk(&mut client).await, b"one");
+    };
+    let (drained, ()) = tokio::join!(proxy.drain(), events);
+    assert_eq!(drained.left, 1);
+    drop(proxy);
+    assert_eq!(client.read_to_end().await, b"", "cut, and not as if it were whole");
+}
+
+#[tokio::test]
 async fn sessions_are_spread_over_the_time() {
     let echo = Echo::start().await;
     let mut proxy = Proxy::start(&draining(&echo.url(), "2s"));
