@@ -71,6 +71,18 @@ fn a_good_file_is_ok() {
 }
 
 #[test]
+fn values_come_from_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), &GOOD.replace("127.0.0.1:9000", "${WSLUICE_TEST_HOST}:9000"));
+    let output = run(&["check", "--config", &path]);
+    let (_, err) = text(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err.contains("WSLUICE_TEST_HOST") && err.contains(&format!("{path}:4:")), "{err}");
+    let output = wsluice(&["check", "--config", &path]).env("WSLUICE_TEST_HOST", "app.test").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
 fn a_doubtful_file_is_ok_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let routes =

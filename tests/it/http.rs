@@ -122,6 +122,39 @@ async fn an_answer_may_come_before_the_request_has_ended() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_refused_halfway_gets_its_answer() {
+    let mut site = Site::start(&[]).await;
+    let request = head(&["POST / HTTP/1.1", "Host: a", "Content-Length: 100000000"]);
+    let (client, mut server, _) = site.ask(&request).await;
+    let (mut reader, mut writer) = tokio::io::split(client.io);
+    let uploading = tokio::spawn(async move {
+        let block = vec![b'x'; 64 << 10];
+        let mut sent = 0;
+        while writer.write_all(&block).await.is_ok() {
+            sent += block.len();
+        }
+        sent
+    });
+    // The server reads some of it, says no, and reads no more.
+    server.read_exact(100_000).await;
+    server.send(head(&["HTTP/1.1 413 Content Too Large", "Connection: close", "Content-Length: 3"]) + "no!").await;
+    server.finish().await;
+    let mut answer = vec![];
+    within("the answer", async {
+        while !answer.ends_with(b"no!") {
+            let read = reader.read_buf(&mut answer).await.unwrap();
+            assert!(read > 0, "no answer but {:?}", String::from_utf8_lossy(&answer));
+        }
+    })
+    .await;
+    assert!(answer.starts_with(b"HTTP/1.1 413 "), "{:?}", String::from_utf8_lossy(&answer));
+    drop(server);
+    drop(reader);
+    let sent = within("the end of the upload", uploading).await.unwrap();
+    assert!(sent < 100_000_000);
+}
+
+#[tokio::test]
 async fn events_of_a_stream_arrive_one_by_one() {
     let mut site = Site::start(&[]).await;
     let (mut client, mut server, _) = site.ask(&get("/events")).await;
@@ -497,6 +530,25 @@ async fn options_for_the_server_as_a_whole_stay_that() {
     let mut site = Site::start(&[]).await;
     let (request, _) = site.exchange(&head(&["OPTIONS * HTTP/1.1", "Host: a"]), &ok("")).await;
     assert_eq!(request.line, "OPTIONS * HTTP/1.1");
+}
+
+#[tokio::test]
+async fn fields_that_stand_twice_and_what_the_server_says_of_itself_pass() {
+    let mut site = Site::start(&[]).await;
+    let request = head(&["GET / HTTP/1.1", "Host: a", "Cookie: a=1", "X-Two: 1", "Cookie: b=2", "X-Two: 2"]);
+    let answer = head(&[
+        "HTTP/1.1 299 Quite Fine",
+        "Date: Tue, 15 Nov 1994 08:12:31 GMT",
+        "Server: app/1",
+        "Set-Cookie: a=1; Path=/",
+        "Set-Cookie: b=2; Path=/",
+        "Content-Length: 0",
+    ]);
+    let (request, answer) = site.exchange(&request, &answer).await;
+    assert_eq!((request.all("cookie"), request.all("x-two")), (vec!["a=1", "b=2"], vec!["1", "2"]));
+    assert_eq!(answer.line, "HTTP/1.1 299 Quite Fine");
+    assert_eq!(answer.get("date"), Some("Tue, 15 Nov 1994 08:12:31 GMT"));
+    assert_eq!((answer.get("server"), answer.all("set-cookie").len()), (Some("app/1"), 2));
 }
 
 #[tokio::test]

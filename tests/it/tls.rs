@@ -317,18 +317,12 @@ async fn a_server_with_a_wrong_certificate_is_a_502() {
     let (authority, strangers) = (Authority::new(), Authority::new());
     let wrong_name = RawServer::start_tls(authority.server(&["other.test"])).await;
     let wrong_authority = RawServer::start_tls(strangers.server(&["127.0.0.1"])).await;
-    let no_tls = RawServer::start().await;
     let ca = format!("ca: {:?}", authority.ca());
-    for (upstream, hint) in [(&wrong_name, "server_name"), (&wrong_authority, "`ca`"), (&no_tls, "")] {
-        let url = upstream.url().replace("ws://", "wss://");
-        let proxy = Proxy::start(&with_upstream_tls(&yaml(&[&url], &[]), &ca));
+    for (upstream, hint) in [(&wrong_name, "server_name"), (&wrong_authority, "`ca`")] {
+        let proxy = Proxy::start(&with_upstream_tls(&yaml(&[upstream.url()], &[]), &ca));
         for (request, count) in [(Handshake::new().bytes(), 1.0), (get("/").into_bytes(), 2.0)] {
             let mut client = proxy.client().await;
             client.send(request).await;
-            if hint.is_empty() {
-                // Whoever does not speak TLS waits for us to say something: it hears a ClientHello and goes.
-                break;
-            }
             let answer = client.head().await;
             assert_eq!(answer.status(), 502);
             let body = String::from_utf8(client.body(&answer).await).unwrap();
@@ -409,4 +403,37 @@ async fn a_server_on_a_unix_socket_gets_websockets_and_http() {
     assert_eq!(server.head().await.target(), "/page");
     server.send(ok("")).await;
     assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_server_that_never_speaks_tls_is_a_504_or_passed_over() {
+    let authority = Authority::new();
+    // It takes connections and is silent.
+    let mut silent = RawServer::start().await;
+    let url = silent.url().replace("ws://", "wss://");
+    let ca = format!("ca: {:?}", authority.ca());
+    let timeouts = "timeouts: { connect: 200ms }";
+    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[&url], &[timeouts]), &ca));
+    for request in [Handshake::new().bytes(), get("/").into_bytes()] {
+        let mut client = proxy.client().await;
+        client.send(request).await;
+        let mut waiting = silent.accept().await;
+        // What comes is a ClientHello, and no request in the clear.
+        assert_eq!(waiting.read_exact(1).await, [22]);
+        let answer = client.head().await;
+        let body = client.body(&answer).await;
+        assert_eq!(answer.status(), 504);
+        assert!(body.starts_with(b"connect_timeout: "), "{}", String::from_utf8_lossy(&body));
+    }
+    let labels = [("upstream", "app"), ("endpoint", &*url), ("reason", "connect_timeout")];
+    assert_eq!(proxy.metric("wsluice_upstream_errors_total", &labels), 2.0);
+
+    let mut good = RawServer::start_tls(authority.server(&["127.0.0.1"])).await;
+    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[&url, good.url()], &[timeouts]), &ca));
+    for _ in 0..2 {
+        let mut client = proxy.client().await;
+        client.send(Handshake::new().bytes()).await;
+        good.accept().await.switch(&[]).await;
+        assert_eq!(client.head().await.status(), 101);
+    }
 }
