@@ -3,6 +3,9 @@
 //! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work as they are. Another
 //! endpoint is tried only when no connection could be made and nothing of the body was read: what may have been sent is
 //! never sent twice. The time for the response's head counts from the last byte of the request's body.
+//!
+//! Interim responses end here: hyper answers `Expect: 100-continue` itself when an endpoint reads the body, and has no way
+//! to hand on a 103.
 
 use std::error::Error as _;
 use std::sync::Arc;

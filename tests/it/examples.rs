@@ -142,6 +142,8 @@ async fn the_main_example_works_from_end_to_end() {
 
     let mut scrape = Conn::connect(main.proxy.app.admin().unwrap()).await;
     let log = main.proxy.log_lines(8).await;
+    // A session's line is written a moment before the session is gone.
+    main.proxy.idle().await;
     scrape.send(get("/metrics")).await;
     let answer = scrape.head().await;
     let metrics = String::from_utf8(scrape.body(&answer).await).unwrap();

@@ -900,3 +900,91 @@ async fn a_line_of_our_own_is_one_line() {
         (Some("text/plain; charset=utf-8"), Some("no-store"))
     );
 }
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_holds_the_server_back() {
+    let mut site = Site::start(&[]).await;
+    let (mut client, mut server, _) = site.ask(&get("/large")).await;
+    let total = 256 << 20;
+    server.send(head(&["HTTP/1.1 200 OK", &format!("Content-Length: {total}")])).await;
+    client.head().await;
+    let block = vec![b'x'; 1 << 20];
+    let mut sent = 0;
+    // Until nothing is taken any more: what the sockets and one buffer hold, not the whole answer.
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), server.io.write(&block)).await {
+        sent += written.unwrap();
+        assert!(sent < total / 2, "{sent} bytes were taken for a client that reads nothing");
+    }
+    drop(client);
+    assert!(matches!(server.event().await, Event::End | Event::Reset));
+}
+
+#[tokio::test]
+async fn a_server_that_reads_slowly_holds_the_client_back() {
+    let mut site = Site::start(&[]).await;
+    let total = 256 << 20;
+    let request = head(&["POST /large HTTP/1.1", "Host: a", &format!("Content-Length: {total}")]);
+    let (mut client, server, _) = site.ask(&request).await;
+    let block = vec![b'x'; 1 << 20];
+    let mut sent = 0;
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), client.io.write(&block)).await {
+        sent += written.unwrap();
+        assert!(sent < total / 2, "{sent} bytes were taken for a server that reads nothing");
+    }
+    drop(server);
+    // The request was not read to its end and no answer came: a 502, if it can still be read.
+    let answer = client.head().await;
+    assert_eq!(answer.status(), 502);
+}
+
+#[tokio::test]
+async fn handshakes_and_requests_share_a_connection_one_after_the_other() {
+    let mut site = Site::start(&["origins: { allow: [same-origin] }"]).await;
+    let (mut client, mut server, _) = site.ask(&get("/page")).await;
+    server.send(ok("page")).await;
+    let answer = client.head().await;
+    client.body(&answer).await;
+    client.send(crate::harness::Handshake::to("/ws").bytes()).await;
+    // Never over a pooled connection.
+    let mut socket = site.upstream.accept().await;
+    assert_eq!(socket.switch(&[]).await.target(), "/ws");
+    assert_eq!(client.head().await.status(), 101);
+    let frame = crate::harness::Frame::text("hello");
+    client.put(&frame).await;
+    socket.expect(&frame).await;
+}
+
+#[tokio::test]
+async fn each_worker_has_connections_of_its_own_and_all_are_served() {
+    let mut upstream = RawServer::start().await;
+    let proxy = Proxy::start(&yaml(&[upstream.url()], &[]).replace("workers: 1", "workers: 2"));
+    let serve = tokio::spawn(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        loop {
+            let mut server = upstream.accept().await;
+            tasks.spawn(async move {
+                while let Some(request) = server.try_head().await {
+                    server.send(ok(request.target())).await;
+                }
+            });
+        }
+    });
+    let clients = (0..20).map(|client: usize| {
+        let address = proxy.address().clone();
+        tokio::spawn(async move {
+            let mut conn = crate::harness::Conn::connect(&address).await;
+            for number in 0..10 {
+                let target = format!("/{client}/{number}");
+                conn.send(get(&target)).await;
+                let answer = conn.head().await;
+                assert_eq!(conn.body(&answer).await, target.as_bytes());
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    serve.abort();
+    let labels = [("route", "all"), ("method", "GET"), ("code", "2xx")];
+    proxy.metric_becomes("wsluice_http_requests_total", &labels, 200.0).await;
+}

@@ -164,3 +164,24 @@ async fn the_workers_share_a_listener() {
     proxy.metric_becomes("wsluice_sessions_active", &labels, 0.0).await;
     assert!(matches!(proxy.address(), Address::Tcp(address) if address.port() != 0));
 }
+
+#[tokio::test]
+async fn a_burst_of_connections_is_served() {
+    let echo = Echo::start().await;
+    let proxy = Proxy::start(&yaml(&[&echo.url()], &[]).replace("workers: 1", "workers: 2"));
+    // More at once than the 128 that a socket's queue holds by default.
+    let clients = (0..300).map(|_| {
+        let address = proxy.address().clone();
+        tokio::spawn(async move {
+            let mut client = Conn::connect(&address).await;
+            client.open(&Handshake::new()).await;
+            client
+        })
+    });
+    let mut open = vec![];
+    for client in clients.collect::<Vec<_>>() {
+        open.push(client.await.unwrap());
+    }
+    let labels = [("route", "all"), ("upstream", "app")];
+    assert_eq!(proxy.metric("wsluice_sessions_total", &labels), 300.0);
+}
