@@ -183,5 +183,5 @@ async fn a_burst_of_connections_is_served() {
         open.push(client.await.unwrap());
     }
     let labels = [("route", "all"), ("upstream", "app")];
-    assert_eq!(proxy.metric("wsluice_sessions_total", &labels), 300.0);
+    proxy.metric_becomes("wsluice_sessions_total", &labels, 300.0).await;
 }
