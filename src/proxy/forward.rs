@@ -3,6 +3,9 @@
 //! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work as they are. Another
 //! endpoint is tried only when no connection could be made and nothing of the body was read: what may have been sent is
 //! never sent twice. The time for the response's head counts from the last byte of the request's body.
+//!
+//! Interim responses end here: hyper answers `Expect: 100-continue` itself when an endpoint reads the body, and has no way
+//! to hand on a 103.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -44,8 +47,9 @@ pub async fn run(
     let wants_trailers = hop_by_hop::te_trailers(&headers);
     hop_by_hop::strip(&mut headers);
     if wants_trailers {
+        // RFC 9110 §10.1.4: TE is for one hop, and who sends it nominates it.
         headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(CONNECTION, HeaderValue::from_static("TE"));
     }
     forwarded::apply(&mut headers, &peer, &host);
     if let Ok(host) = HeaderValue::try_from(host.to_string()) {
@@ -109,7 +113,7 @@ async fn attempt(
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
                 failed = match cause {
                     Some(ConnectError::Timeout) => Failure::Connect(ConnectError::Timeout),
-                    _ => Failure::Upstream(chain(&error)),
+                    _ => Failure::Unreachable(chain(&error)),
                 };
             }
             Some(Err(error)) => {

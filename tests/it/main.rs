@@ -5,5 +5,21 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod harness;
+mod plain;
+mod process;
 
+mod admin;
+mod cli;
+mod close;
+mod drain;
+mod early_data;
+mod examples;
+mod frames;
 mod handshake;
+mod http;
+mod listeners;
+mod logs;
+mod map;
+mod proxy_protocol;
+mod smuggling;
+mod tls;
