@@ -9,5 +9,8 @@ mod harness;
 mod close;
 mod early_data;
 mod frames;
+mod half_close;
 mod handshake;
+mod keepalive;
+mod limits;
 mod smuggling;
