@@ -34,6 +34,7 @@ async fn a_clients_close_reaches_the_server_untouched_and_so_does_the_answer() {
         pair.client.expect_end().await;
         pair.server.finish().await;
         pair.server.expect_end().await;
+        drop(pair.client);
         counted(&pair.proxy, "client", code, "closed").await;
     }
 }
@@ -52,6 +53,7 @@ async fn a_servers_close_reaches_the_client_untouched_and_so_does_the_answer() {
     pair.client.expect_end().await;
     pair.server.finish().await;
     pair.server.expect_end().await;
+    drop(pair.client);
     counted(&pair.proxy, "server", "4xxx", "closed").await;
     let log = pair.proxy.log_lines(1).await;
     assert_eq!((&log[0]["close_initiator"], &log[0]["close_code"]), (&"server".into(), &4001.into()));
@@ -68,6 +70,7 @@ async fn two_closes_that_cross_are_the_answer_to_each_other() {
     pair.client.expect_end().await;
     pair.server.finish().await;
     pair.server.expect_end().await;
+    drop(pair.client);
     pair.proxy.idle().await;
 }
 
@@ -84,6 +87,7 @@ async fn a_server_lost_without_close_is_1014_to_the_client_after_all_it_sent() {
             pair.client.expect(&Frame::text("last")).await;
         }
         assert_eq!(pair.client.expect_closed_with(1014).await, "upstream lost");
+        drop(pair.client);
         counted(&pair.proxy, "server", "none", "upstream_lost").await;
     }
 }
@@ -110,6 +114,7 @@ async fn idle_is_1001_to_both() {
     let mut pair = Pair::open(&["timeouts: { idle: 100ms }"]).await;
     assert_eq!(pair.client.expect_closed_with(1001).await, "idle timeout");
     pair.server.expect_closed_with(1001).await;
+    drop(pair.client);
     counted(&pair.proxy, "proxy", "1001", "idle").await;
 }
 
@@ -118,6 +123,7 @@ async fn lifetime_is_1012_to_the_client_and_1001_to_the_server() {
     let mut pair = Pair::open(&["timeouts: { lifetime: 100ms }"]).await;
     assert_eq!(pair.client.expect_closed_with(1012).await, "lifetime reached");
     pair.server.expect_closed_with(1001).await;
+    drop(pair.client);
     counted(&pair.proxy, "proxy", "1012", "lifetime").await;
 }
 
@@ -156,6 +162,7 @@ async fn a_close_of_the_proxy_waits_for_the_end_of_the_frame_that_is_on_its_way(
     pair.server.put(&Frame::close(1001, "")).await;
     pair.server.finish().await;
     pair.server.expect_end().await;
+    drop(pair.client);
     pair.proxy.idle().await;
 }
 
@@ -188,6 +195,7 @@ async fn a_server_that_goes_while_it_owes_an_answer_is_answered_for() {
     drop(pair.server);
     assert_eq!(pair.client.expect_close().await, (Some(4002), String::new()));
     pair.client.expect_end().await;
+    drop(pair.client);
     counted(&pair.proxy, "client", "4xxx", "closed").await;
 }
 
@@ -206,6 +214,7 @@ async fn a_server_lost_inside_a_frame_ends_the_client_without_an_illegal_byte() 
             // Inside the payload there is none; the stream just ends.
             _ => assert_eq!(pair.client.event().await, Event::Cut(extra)),
         }
+        drop(pair.client);
         counted(&pair.proxy, "server", "none", "upstream_lost").await;
     }
 }

@@ -81,6 +81,7 @@ async fn an_illegal_frame_of_a_server_is_1002_and_does_not_reach_the_client() {
         assert_eq!(server.expect_close().await.0, Some(1001), "{what}");
         client.put(&Frame::close(1002, "")).await;
         client.expect_end().await;
+        drop(client);
         server.finish().await;
         server.expect_end().await;
         let log = pair.proxy.log_lines(n + 1).await;
