@@ -139,9 +139,7 @@ async fn whoever_sends_data_is_alive_without_a_pong() {
     }
     let mut texts = (0, 0);
     while texts != (15, 15) {
-        for (conn, count, text) in
-            [(&mut pair.client, &mut texts.0, "down"), (&mut pair.server, &mut texts.1, "up")]
-        {
+        for (conn, count, text) in [(&mut pair.client, &mut texts.0, "down"), (&mut pair.server, &mut texts.1, "up")] {
             if *count < 15 {
                 let frame = conn.frame().await;
                 match frame.opcode {

@@ -40,7 +40,8 @@ async fn a_frame_of_the_limit_passes_and_one_byte_more_does_not() {
 #[tokio::test]
 async fn a_message_counts_over_all_its_fragments() {
     let mut pair = Pair::open(&[SIZES]).await;
-    let whole = [Frame::binary(vec![1; 1000]).unfinished(), Frame::ping("between"), piece(400).unfinished(), piece(100)];
+    let whole =
+        [Frame::binary(vec![1; 1000]).unfinished(), Frame::ping("between"), piece(400).unfinished(), piece(100)];
     // Twice: a new message begins anew.
     for _ in 0..2 {
         for frame in &whole {
