@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod back_pressure;
 mod close;
 mod early_data;
 mod frames;
@@ -13,4 +14,5 @@ mod half_close;
 mod handshake;
 mod keepalive;
 mod limits;
+mod routes;
 mod smuggling;
