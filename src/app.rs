@@ -4,6 +4,7 @@
 //! leaves its worker. The admin listener has a thread too, so that a scrape disturbs no session and answers when they
 //! are busy. Nothing here reads the command line or signals: `cli` does, and tests do without.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,8 +12,9 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::admin::health::{Readiness, State};
 use crate::admin::{self, AdminState};
@@ -61,6 +63,8 @@ pub struct App {
     drain: Arc<Drain>,
     drain_time: Duration,
     phase: watch::Sender<Phase>,
+    /// Ends when no worker accepts any more: each holds a sender as long as it does.
+    accepting: mpsc::Receiver<Infallible>,
     threads: Vec<JoinHandle<()>>,
     bound: Vec<Bound>,
 }
@@ -114,6 +118,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         let (phase, _) = watch::channel(Phase::Running);
+        let (accepts, accepting) = mpsc::channel(1);
         let mut app = App {
             listeners: vec![],
             admin: None,
@@ -122,6 +127,7 @@ impl App {
             drain,
             drain_time: loaded.file.drain.time.duration(),
             phase,
+            accepting,
             threads: vec![],
             bound: vec![],
         };
@@ -139,8 +145,9 @@ impl App {
         }
         let listeners: Vec<Arc<Listener>> = compiled.listeners.into_iter().map(|(_, listener)| listener).collect();
         for index in 0..workers {
-            app.spawn_worker(index, &listeners)?;
+            app.spawn_worker(index, &listeners, accepts.clone())?;
         }
+        drop(accepts);
         app.readiness.advance(State::Ready);
         for ((name, address), listener) in app.listeners.iter().zip(&listeners) {
             tracing::info!(listener = %name, %address, tls = listener.tls.is_some(), "listening");
@@ -178,16 +185,23 @@ impl App {
     pub async fn drain(&mut self) -> Drained {
         self.readiness.advance(State::Draining);
         let _ = self.phase.send(Phase::Draining);
-        // The workers' duplicates go with their accept loops; these are the last.
         self.bound.clear();
+        // The workers' duplicates go with their accept loops. Nobody who was let in is overlooked below.
+        let deadline = Instant::now() + self.drain_time;
+        let _ = timeout_at(deadline, self.accepting.recv()).await;
         let span = self.drain_time - LAST_ANSWER.min(self.drain_time / 2);
         let paced = self.drain.begin(clock::now(), span, fastrand::f64);
         tracing::info!(sessions = paced, time = ?self.drain_time, "draining: no new connections, sessions get 1012");
-        let _ = tokio::time::timeout(self.drain_time, self.drain.wait_idle()).await;
+        let _ = timeout_at(deadline, self.drain.wait_idle()).await;
         Drained { left: self.drain.active() }
     }
 
-    fn spawn_worker(&mut self, index: usize, listeners: &[Arc<Listener>]) -> Result<(), StartError> {
+    fn spawn_worker(
+        &mut self,
+        index: usize,
+        listeners: &[Arc<Listener>],
+        accepts: mpsc::Sender<Infallible>,
+    ) -> Result<(), StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
         let accepting: Vec<(Arc<Listener>, Acceptor)> = listeners
@@ -200,7 +214,7 @@ impl App {
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));
         self.threads.push(thread.spawn(move || {
             worker::enter(index);
-            runtime.block_on(work(accepting, drain, phase));
+            runtime.block_on(work(accepting, accepts, drain, phase));
             end(runtime);
         })?);
         Ok(())
@@ -237,7 +251,12 @@ impl Drop for App {
 }
 
 /// What a worker does.
-async fn work(accepting: Vec<(Arc<Listener>, Acceptor)>, drain: Arc<Drain>, mut phase: watch::Receiver<Phase>) {
+async fn work(
+    accepting: Vec<(Arc<Listener>, Acceptor)>,
+    accepts: mpsc::Sender<Infallible>,
+    drain: Arc<Drain>,
+    mut phase: watch::Receiver<Phase>,
+) {
     let mut loops = JoinSet::new();
     for (listener, acceptor) in accepting {
         loops.spawn(server::run(listener, acceptor, Arc::clone(&drain)));
@@ -245,6 +264,7 @@ async fn work(accepting: Vec<(Arc<Listener>, Acceptor)>, drain: Arc<Drain>, mut 
     // An error would mean that the `App` is gone: the same as its end.
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     loops.shutdown().await;
+    drop(accepts);
     let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
 }
 

@@ -189,14 +189,13 @@ impl Compiler<'_> {
 
     fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {
         let path = path.key("tls");
-        let roots = match written.and_then(|tls| tls.ca.as_ref()) {
-            Some(ca) => Some(self.noted(&path.key("ca"), load_roots(ca))?),
-            None => None,
-        };
+        // Both before either ends it: all that is wrong is told at once.
+        let roots = written.and_then(|tls| tls.ca.as_ref()).map(|ca| self.noted(&path.key("ca"), load_roots(ca)));
         let identity = match written.map(|tls| (&tls.cert, &tls.key)) {
-            Some((Some(cert), Some(key))) => Some(self.identity(&path.key("cert"), cert, key)?),
+            Some((Some(cert), Some(key))) => Some(self.identity(&path.key("cert"), cert, key)),
             _ => None,
         };
+        let (roots, identity) = (transposed(roots)?, transposed(identity)?);
         self.noted(&path, client_config(&ClientTlsOptions { roots, identity }))
     }
 
@@ -321,6 +320,11 @@ impl Compiler<'_> {
         };
         self.noted(path, server_config(&ServerTlsOptions { identities, min_version, client_auth }))
     }
+}
+
+/// What may be left out, but not have failed.
+fn transposed<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+    read.map_or(Some(None), |read| read.map(Some))
 }
 
 /// What is bound for an address as written.

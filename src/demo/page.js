@@ -3,7 +3,7 @@
 "use strict";
 
 const LOG_ENTRIES_MAX = 200;   // a clock left running overnight must not fill the tab's memory
-const SHOWN_CHARACTERS_MAX = 400;
+const SHOWN_CHARACTERS_MAX = 160;
 const MEANINGS = {
   1000: "normal closure", 1001: "going away", 1002: "protocol error", 1003: "unsupported data", 1005: "no code was sent",
   1006: "no Close arrived", 1007: "invalid data", 1008: "policy violation", 1009: "message too big",
@@ -160,7 +160,8 @@ events.onmessage = ({ data }) => {
   for (const name of ["bytes_from_clients", "bytes_from_servers"]) {
     $(name.replaceAll("_", "-")).textContent = size(counters[name]);
   }
-  const closes = Object.entries(counters.closes).map(([code, count]) => `${code} × ${grouped.format(count)}`);
+  const closes = Object.entries(counters.closes)
+    .map(([code, count]) => `${code}\u00a0×\u00a0${grouped.format(count)}`);   // not broken across lines
   $("closes").textContent = closes.join("   ") || "none yet";
   $("counters-state").textContent = "live, by server-sent events through the proxy";
 };

@@ -3,15 +3,19 @@
 //! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work as they are. Another
 //! endpoint is tried only when no connection could be made and nothing of the body was read: what may have been sent is
 //! never sent twice. The time for the response's head counts from the last byte of the request's body.
+//!
+//! Interim responses end here: hyper answers `Expect: 100-continue` itself when an endpoint reads the body, and has no way
+//! to hand on a 103.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderMap, HeaderValue, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::{sleep, timeout};
 
 use super::body::{Body, Lender};
@@ -20,6 +24,7 @@ use super::request::{Arrival, RequestLog, chain};
 use super::snapshot::Route;
 use crate::clock;
 use crate::header::{forwarded, hop_by_hop};
+use crate::upstream::connect::ConnectError;
 
 /// Tells connections of an endpoint's pool apart from nobody else's; never sent.
 const POOL_AUTHORITY: &str = "endpoint";
@@ -42,11 +47,17 @@ pub async fn run(
     let wants_trailers = hop_by_hop::te_trailers(&headers);
     hop_by_hop::strip(&mut headers);
     if wants_trailers {
+        // RFC 9110 §10.1.4: TE is for one hop, and who sends it nominates it.
         headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("TE"));
     }
     forwarded::apply(&mut headers, &peer, &host);
     if let Ok(host) = HeaderValue::try_from(host.to_string()) {
         headers.insert(HOST, host);
+    }
+    if !body.is_end_stream() && !headers.contains_key(CONTENT_LENGTH) {
+        // hyper takes a GET without a length for one without a body, and would send nothing of it.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     route.request_edits.apply(&mut headers);
     let target = match parts.uri.query() {
@@ -97,9 +108,13 @@ async fn attempt(
         match within(route.response_timeout, lender, sending).await {
             Some(Ok(response)) => return Ok(response),
             Some(Err(error)) if error.is_connect() => {
-                endpoint.metrics.error("connect");
+                let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
+                endpoint.metrics.error(cause.map_or("connect", ConnectError::label));
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
-                failed = Failure::Upstream(chain(&error));
+                failed = match cause {
+                    Some(ConnectError::Timeout) => Failure::Connect(ConnectError::Timeout),
+                    _ => Failure::Unreachable(chain(&error)),
+                };
             }
             Some(Err(error)) => {
                 endpoint.metrics.error("response_lost");

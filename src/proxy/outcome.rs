@@ -55,6 +55,9 @@ pub enum Failure {
     /// The time for the handshake, or for a response's head, is over.
     #[error("the upstream took too long to answer")]
     Timeout,
+    /// Plain HTTP: no endpoint could be connected to; this is the last one's error, in words.
+    #[error("{0}")]
+    Unreachable(String),
     /// Plain HTTP: the connection failed before the response's head was whole.
     #[error("the upstream failed: {0}")]
     Upstream(String),
@@ -78,7 +81,7 @@ impl Failure {
             Failure::RouteFull => named(503, "route_full"),
             Failure::Draining => named(503, "drain"),
             Failure::Connect(ConnectError::Timeout) => named(504, "connect_timeout"),
-            Failure::Connect(_) => named(502, "connect"),
+            Failure::Connect(_) | Failure::Unreachable(_) => named(502, "connect"),
             Failure::Handshake(_) => named(502, "upstream_handshake"),
             Failure::Timeout => named(504, "upstream_timeout"),
             Failure::Upstream(_) => named(502, "upstream"),
@@ -87,7 +90,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "method",
         "host",
         "path",
@@ -103,6 +106,7 @@ impl Failure {
         "upstream_handshake",
         "upstream_timeout",
         "upstream",
+        "upstream_switched",
     ];
 
     /// What the client is told, beside the label: nothing about the inside, but enough to mend its own mistake.
@@ -116,9 +120,11 @@ impl Failure {
             Failure::RouteFull => "too many connections, try again later".into(),
             Failure::Draining => "shutting down, try again".into(),
             Failure::Timeout | Failure::Connect(ConnectError::Timeout) => "the server took too long to answer".into(),
-            Failure::Connect(_) | Failure::Handshake(_) | Failure::Upstream(_) | Failure::ForeignSwitch => {
-                "the server could not be reached or did not answer properly".into()
-            }
+            Failure::Connect(_)
+            | Failure::Unreachable(_)
+            | Failure::Handshake(_)
+            | Failure::Upstream(_)
+            | Failure::ForeignSwitch => "the server could not be reached or did not answer properly".into(),
         }
     }
 }

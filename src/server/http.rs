@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
-use super::{DownstreamIo, Listener, Upgraded};
+use super::{DownstreamIo, Listener};
 use crate::drain::Guard;
 use crate::net::head_guard::HeadGuard;
 use crate::net::stream::Prefixed;
@@ -44,7 +44,7 @@ pub async fn serve(
     downstream: Downstream,
     listener: &Arc<Listener>,
     guard: &Guard,
-) -> Option<Upgraded> {
+) -> Option<(Box<Pending>, DownstreamIo, Vec<u8>)> {
     let slot: Arc<Mutex<Option<Box<Pending>>>> = Arc::default();
     let requested = Arc::new(AtomicBool::new(false));
     let service = {

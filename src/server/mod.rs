@@ -20,11 +20,13 @@ use crate::net::listener::Acceptor;
 use crate::net::proxy_protocol::{self, Mode};
 use crate::net::stream::{PeerAddr, Prefixed, Stream};
 use crate::net::transport::Transport;
-use crate::proxy::upgrade::Pending;
+use crate::proxy::upgrade::{Held, Pending};
 use crate::proxy::{Downstream, Proxy};
+use crate::session::Session;
 use crate::telemetry::counters::Active;
 use crate::tls::server::TlsAcceptError;
 use crate::tls::{self, ServerStream};
+use crate::upstream::connect::UpstreamIo;
 use metrics::{ConnectionError, ListenerMetrics, TlsVersion};
 
 /// A client's connection, with or without TLS.
@@ -61,7 +63,8 @@ pub async fn run(listener: Arc<Listener>, mut acceptor: Acceptor, drain: Arc<Dra
                     continue;
                 };
                 let guard = drain.enter();
-                tokio::spawn(connection(stream, peer, slot, guard));
+                let before = Box::pin(until_session(stream, peer, Arc::clone(&listener), guard));
+                tokio::spawn(connection(before, slot));
             }
             Err(pause) => {
                 listener.metrics.error(ConnectionError::AcceptPaused);
@@ -98,19 +101,24 @@ impl Drop for Slot {
 }
 
 /// One connection from accept to its end.
-async fn connection(stream: Stream, peer: PeerAddr, slot: Slot, guard: Guard) {
-    let opened = Box::pin(until_session(stream, peer, &slot.listener, &guard)).await;
-    if let Some((pending, io, early)) = opened {
-        // Boxed as well: the future of this task is as large as its largest state, and most of its life is this one.
-        let mut session = pending.begin((io, early), guard);
+///
+/// What this future names it keeps for life, so it names little: what comes before the session is one box, freed when it
+/// is done, and the session another.
+async fn connection(before: impl Future<Output = Option<Upgraded>> + Unpin, slot: Slot) {
+    if let Some(mut session) = before.await.map(begin) {
         session.run().await;
     }
+    drop(slot);
 }
 
-type Upgraded = (Box<Pending>, DownstreamIo, Vec<u8>);
+type Upgraded = (Box<Pending>, DownstreamIo, Vec<u8>, Guard);
+
+fn begin((pending, io, early, guard): Upgraded) -> Box<Session<DownstreamIo, UpstreamIo, Held>> {
+    Box::new(pending.begin((io, early), guard))
+}
 
 /// Everything before the session; `None` when there is none to come.
-async fn until_session(stream: Stream, peer: PeerAddr, listener: &Arc<Listener>, guard: &Guard) -> Option<Upgraded> {
+async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, guard: Guard) -> Option<Upgraded> {
     let deadline = Instant::now() + listener.timeouts.tls.duration();
     let mut peer = match peer {
         PeerAddr::Inet(addr) => Some(addr),
@@ -143,7 +151,7 @@ async fn until_session(stream: Stream, peer: PeerAddr, listener: &Arc<Listener>,
             let started = Instant::now();
             match tls::server::accept(stream, Arc::clone(config), deadline).await {
                 Ok(stream) => {
-                    downstream.tls = Some(note_tls(listener, &stream, started.elapsed()));
+                    downstream.tls = Some(note_tls(&listener, &stream, started.elapsed()));
                     (Vec::new(), Transport::Tls(Box::new(stream)))
                 }
                 Err(error) => {
@@ -158,7 +166,8 @@ async fn until_session(stream: Stream, peer: PeerAddr, listener: &Arc<Listener>,
             }
         }
     };
-    Box::pin(http::serve(io, early, downstream, listener, guard)).await
+    let (pending, io, early) = Box::pin(http::serve(io, early, downstream, &listener, &guard)).await?;
+    Some((pending, io, early, guard))
 }
 
 fn note_tls(listener: &Listener, stream: &ServerStream, took: Duration) -> &'static str {

@@ -53,8 +53,8 @@ struct Lane {
     carry: Vec<u8>,
     /// `carry` has bytes that the tunnel has not seen.
     unseen: bool,
-    /// Bytes that the far connection does not take now.
-    waiting: Option<Waiting>,
+    /// Bytes that the far connection does not take now. Boxed, since most sessions never have any.
+    waiting: Option<Box<Waiting>>,
     /// Bytes may wait inside the far connection (TLS records).
     unflushed: bool,
     /// How much is read at once: grows where a connection streams.
@@ -163,6 +163,8 @@ where
             if !timer.as_mut().poll_ready(cx) {
                 return Poll::Pending;
             }
+            // It will not wake us again, so it must be seen to be due, however long this poll has taken.
+            now = exact.max(due);
         }
     }
 
@@ -321,7 +323,7 @@ impl Lane {
                     if left <= Size::Small.bytes() && buffer.len() > Size::Small.bytes() {
                         self.append(&buffer[start + written..end]);
                     } else {
-                        self.waiting = Some(Waiting { buffer, start: start + written, end });
+                        self.waiting = Some(Box::new(Waiting { buffer, start: start + written, end }));
                     }
                 }
                 Err(_) => self.broken(tunnel, to),
@@ -368,7 +370,7 @@ impl Lane {
         let mut buffer = pool::take_at_least(end);
         buffer[..before.len()].copy_from_slice(before);
         buffer[before.len()..end].copy_from_slice(bytes);
-        self.waiting = Some(Waiting { buffer, start: 0, end });
+        self.waiting = Some(Box::new(Waiting { buffer, start: 0, end }));
     }
 
     /// Writes what waits. `true` when nothing waits any more.

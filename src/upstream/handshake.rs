@@ -64,6 +64,9 @@ pub enum HandshakeError {
     /// The response's head is longer than is read.
     #[error("the head of the endpoint's answer is over {HEAD_BYTES_MAX} bytes")]
     TooLong,
+    /// It goes on sending interim responses.
+    #[error("the endpoint sent over {INTERIM_MAX} interim responses")]
+    Interims,
     /// A 101 that is not what was asked for.
     #[error("the endpoint's 101 is false")]
     False(#[from] AnswerError),
@@ -80,7 +83,10 @@ impl HandshakeError {
     pub const fn label(&self) -> &'static str {
         match self {
             HandshakeError::Io(_) | HandshakeError::Closed => "handshake_lost",
-            HandshakeError::Malformed(_) | HandshakeError::TooLong | HandshakeError::Answer(_) => "bad_response",
+            HandshakeError::Malformed(_)
+            | HandshakeError::TooLong
+            | HandshakeError::Interims
+            | HandshakeError::Answer(_) => "bad_response",
             HandshakeError::False(_) => "false_101",
         }
     }
@@ -136,7 +142,11 @@ where
     let mut interims = 0;
     loop {
         match parse(&buffer[start..end])? {
-            Some(Head { length, status, .. }) if interim(status) && interims < INTERIM_MAX => {
+            Some(Head { length, status, .. }) if interim(status) => {
+                // hyper would skip them without end, and take the 101 behind them for an answer.
+                if interims == INTERIM_MAX {
+                    return Err(HandshakeError::Interims);
+                }
                 start += length;
                 interims += 1;
             }
@@ -259,3 +269,44 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Replay<T> {
 
 /// Headers of a handshake that belong to one hop and are written anew on the next.
 pub const HOP: [HeaderName; 3] = [CONNECTION, UPGRADE, SEC_WEBSOCKET_KEY];
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+    use crate::ws::handshake::accept_for;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    /// What comes of this answer to a handshake.
+    async fn answered(answer: &str) -> Result<Reply<tokio::net::UnixStream>, HandshakeError> {
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let offer = Offer { key: KEY.into(), subprotocols: vec![], extensions: vec![] };
+        let head = encode("/", &HeaderMap::new(), KEY);
+        theirs.write_all(answer.as_bytes()).await.unwrap();
+        open(ours, &head, KEY, &offer).await
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn interim_responses_are_skipped_and_a_101_behind_too_many_is_nobodys_answer() {
+        let switched = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\nearly",
+            accept_for(KEY)
+        );
+        let after = |interims: usize| "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(interims) + &switched;
+        let Reply::Switched(switched) = answered(&after(INTERIM_MAX)).await.unwrap() else { panic!("refused") };
+        assert_eq!(switched.early, b"early");
+        let error = answered(&after(INTERIM_MAX + 1)).await.unwrap_err();
+        assert_eq!(error.label(), "bad_response");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_answer_that_is_no_101_comes_with_its_body() {
+        let answer = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+        let Reply::Refused(response) = answered(answer).await.unwrap() else { panic!("not refused") };
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+        assert_eq!(body.to_bytes(), &b"no"[..]);
+    }
+}

@@ -31,7 +31,8 @@ use crate::moment::Moment;
 
 /// How long a peer may take to answer our Close, and to end the connection after both Closes.
 pub const ECHO_WAIT: Duration = Duration::from_secs(2);
-/// How long our Close may wait for the end of the frame in progress and for a peer that reads slowly.
+/// How long our Close may wait for the end of the frame in progress, and again, once it stands behind bytes that a slow
+/// peer has still to take, for that peer.
 pub const BOUNDARY_WAIT: Duration = Duration::from_secs(10);
 /// How long a peer may go on sending before it answers the other peer's Close.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -160,7 +161,7 @@ struct Peer {
     close_received: bool,
     close_sent: bool,
     /// A Close of ours waits for the end of a frame.
-    close_wanted: Option<Close>,
+    close_wanted: Option<Box<Close>>,
     /// Nothing can be sent to it any more.
     cut: bool,
     /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
@@ -402,17 +403,20 @@ impl Tunnel {
     }
 
     /// This peer took bytes again after `handle_blocked`: it lives. `drained` tells that none are waiting any more.
-    /// Bytes that were never refused, our own Ping among them, say nothing about the peer.
     pub fn handle_progress(&mut self, now: Moment, side: Side, drained: bool) {
         let peer = self.peer_mut(side);
-        if !peer.blocked {
-            return;
+        // Only room that was wanting is a sign of life: what the kernel takes at once, our own Ping too, says nothing.
+        if peer.blocked {
+            peer.heard = now;
+            peer.liveness = Liveness::Heard;
         }
-        peer.heard = now;
-        peer.liveness = Liveness::Heard;
         peer.blocked = !drained;
         if drained && peer.close_sent {
-            self.extend_wait(now, ECHO_WAIT);
+            if self.only_ends_are_due() {
+                self.await_ends(now);
+            } else {
+                self.extend_wait(now, ECHO_WAIT);
+            }
         }
     }
 
@@ -450,17 +454,18 @@ impl Tunnel {
         self.timer_moved = true;
         match close {
             Some(close) if self.settings.validate && self.peer(to).writable() => {
-                self.peer_mut(to).close_wanted = Some(close);
+                self.peer_mut(to).close_wanted = Some(Box::new(close));
             }
             // A blind pipe has no frames to put a Close between: its stream just ends, unless a peer ended its half.
-            Some(_) if !self.settings.validate => self.peer_mut(to).cut = true,
+            Some(_) if !self.settings.validate => {
+                self.peer_mut(to).cut = true;
+                self.wait_from_now(now, ECHO_WAIT);
+            }
             _ => {}
         }
         self.cut_where_no_boundary_comes();
         if self.settings.validate {
             self.extend_wait(now, BOUNDARY_WAIT);
-        } else {
-            self.wait_from_now(now, ECHO_WAIT);
         }
     }
 
@@ -483,16 +488,15 @@ impl Tunnel {
         if let Some(close) = peer.close_wanted.take() {
             peer.close_sent = true;
             let (body, length) = close.body();
-            let settled = self.peers.iter().all(|peer| peer.close_wanted.is_none());
-            if settled {
-                self.wait_from_now(now, ECHO_WAIT);
+            if self.peers.iter().all(|peer| peer.close_wanted.is_none()) {
+                self.await_ends(now);
             }
             return Some(ControlFrame::new(Opcode::Close, &body[..length], mask));
         }
         peer.pings = peer.pings.wrapping_add(1);
         peer.pinged = now;
         peer.liveness = Liveness::Asked(now);
-        let payload = ping_payload(ping_key(key, to), peer.pings);
+        let payload = ping_payload(key, peer.pings);
         self.timer_moved = true;
         seen.pinged(to);
         Some(ControlFrame::new(Opcode::Ping, &payload, mask))
@@ -598,7 +602,7 @@ impl Tunnel {
         let (key, count) = payload.split_first_chunk::<8>()?;
         let count = u32::from_be_bytes(*count.first_chunk::<4>()?);
         let ours = payload.len() == 12
-            && u64::from_be_bytes(*key) == ping_key(self.ping_key, from)
+            && u64::from_be_bytes(*key) == self.ping_key
             && count.wrapping_sub(1) < self.peer(from).pings;
         ours.then_some(count)
     }
@@ -619,7 +623,7 @@ impl Tunnel {
             }
         }
         if self.peers.iter().all(|peer| peer.close_received && peer.close_sent) {
-            self.wait_from_now(now, ECHO_WAIT);
+            self.await_ends(now);
         }
     }
 
@@ -629,10 +633,10 @@ impl Tunnel {
         let Some(End::Closed { body, .. }) = &self.end else { return };
         let close = Close { code: body.code, reason: Cow::Borrowed("") };
         if self.peer(asker).close_received && self.peer(asker).writable() {
-            self.peer_mut(asker).close_wanted = Some(close);
+            self.peer_mut(asker).close_wanted = Some(Box::new(close));
             self.peer_mut(gone).muted = true;
             self.cut_where_no_boundary_comes();
-            self.wait_from_now(now, ECHO_WAIT);
+            self.await_ends(now);
         }
     }
 
@@ -647,8 +651,8 @@ impl Tunnel {
             }
         }
         self.peer_mut(from).muted = true;
-        if was_closing && self.peer(from).deaf {
-            // Its Close cannot be found any more; the other peer, if it asked to close, must not wait for it.
+        if was_closing {
+            // Its Close will not be passed on any more; the other peer, if it asked to close, must not wait for it.
             self.answer_for(now, from);
         }
     }
@@ -708,6 +712,22 @@ impl Tunnel {
         }
     }
 
+    /// All Closes there will be have been handed out; what is left is that the peers answer and end.
+    fn only_ends_are_due(&self) -> bool {
+        let exchanged = || self.peers.iter().all(|peer| peer.close_received && peer.close_sent);
+        let answered = || self.peers.iter().any(|peer| peer.muted);
+        self.peers.iter().all(|peer| peer.close_wanted.is_none())
+            && (!matches!(self.end, Some(End::Closed { .. })) || exchanged() || answered())
+    }
+
+    /// The echo is awaited from the moment the Close has left: one that stands behind bytes which its peer does not take
+    /// at the moment is given the time to leave first.
+    fn await_ends(&mut self, now: Moment) {
+        let is_due = |peer: &Peer| peer.close_sent || peer.close_wanted.is_some();
+        let stuck = self.peers.iter().any(|peer| peer.blocked && !peer.cut && is_due(peer));
+        self.wait_from_now(now, if stuck { BOUNDARY_WAIT } else { ECHO_WAIT });
+    }
+
     /// Patience is over. A peer that asked to close and got no answer gets ours; otherwise this is the end.
     fn give_up(&mut self, now: Moment) {
         if let Some(End::Closed { by, .. }) = self.end {
@@ -748,19 +768,11 @@ impl Tunnel {
             Liveness::Heard if peer.owes_pong => peer.liveness = Liveness::Asked(now),
             Liveness::Heard => peer.liveness = Liveness::Wanted(now),
             // The Ping could not leave because the peer takes nothing at all: that is an answer too.
-            Liveness::Wanted(_) if peer.blocked => self.begin(now, End::Dead(side)),
+            Liveness::Wanted(_) if peer.blocked || peer.cut => self.begin(now, End::Dead(side)),
             // It could not leave because a long frame is on its way, which the peer takes.
             Liveness::Wanted(_) => peer.liveness = Liveness::Wanted(now),
             Liveness::Asked(_) => self.begin(now, End::Dead(side)),
         }
-    }
-}
-
-/// A peer that sends a copy of our Ping to it as its own must get the far peer's Pong: each side has another key.
-const fn ping_key(key: u64, side: Side) -> u64 {
-    match side {
-        Side::Client => key,
-        Side::Server => !key,
     }
 }
 

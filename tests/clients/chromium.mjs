@@ -126,7 +126,7 @@ if (!process.env.WITHOUT_PROXY) {
     await shows("#closed-reason", "idle timeout");
   });
   await run("the counters have counted what happened here", async () => {
-    await shows("#closes", /1000 × .*1001 × .*1009 × .*3xxx × .*4xxx ×/);
+    await shows("#closes", /1000\s×.*1001\s×.*1009\s×.*3xxx\s×.*4xxx\s×/);
     await shows("#sessions", /^[5-9]|\d\d/);
   });
 }

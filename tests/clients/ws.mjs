@@ -294,9 +294,10 @@ for (const [scheme, base] of Object.entries(bases)) {
     same(await server.message(), "done", "message");
     const pongs = (peer) => peer.controls.filter((control) => control.startsWith("pong"));
     same([pongs(client), pongs(server)], [["pong mine"], ["pong yours"]], "pongs that were asked for");
-    const pings = (peer) => peer.controls.filter((control) => control.startsWith("ping")).map((control) => control.slice(5));
-    const shared = pings(client).filter((payload) => pings(server).includes(payload));
-    same(shared, [], "pings seen on both sides");
+    for (const peer of [client, server]) { // a Ping of the proxy's that went through as well would come twice
+      const pings = peer.controls.filter((control) => control.startsWith("ping"));
+      same(new Set(pings).size, pings.length, "different pings");
+    }
     client.socket.close(1000);
     same((await server.closed()).code, 1000, "close");
   });

@@ -5,14 +5,26 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod harness;
+mod plain;
+mod process;
 
+mod admin;
 mod back_pressure;
+mod cli;
 mod close;
+mod drain;
 mod early_data;
+mod examples;
 mod frames;
 mod half_close;
 mod handshake;
+mod http;
 mod keepalive;
 mod limits;
+mod listeners;
+mod logs;
+mod map;
+mod proxy_protocol;
 mod routes;
 mod smuggling;
+mod tls;

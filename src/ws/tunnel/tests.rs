@@ -324,6 +324,17 @@ fn a_peer_that_takes_nothing_and_says_nothing_is_dead() {
 }
 
 #[test]
+fn bytes_that_are_taken_at_once_are_no_sign_of_life() {
+    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    driver.tick(at(30));
+    assert_eq!(driver.frames(Side::Client).len(), 1, "our Ping");
+    driver.tunnel.handle_progress(at(30), Side::Client, true);
+    driver.feed(at(35), Side::Server, &frame(Side::Server, true, Opcode::Pong, b""));
+    driver.tick(at(40));
+    assert_eq!(driver.tunnel.end(), Some(&End::Dead(Side::Client)));
+}
+
+#[test]
 fn a_message_one_byte_too_large_never_leaves_and_is_1009() {
     for (payload, ends) in [(10, false), (11, true)] {
         let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });
@@ -404,6 +415,90 @@ fn a_blind_pipe_passes_anything_and_half_closes() {
     assert!(driver.tunnel.poll_shutdown(Side::Client) && driver.tunnel.poll_shutdown(Side::Server));
     driver.tick(at(63));
     assert!(driver.tunnel.is_finished() && driver.out[0].is_empty());
+}
+
+#[test]
+fn a_blind_pipe_whose_client_has_ended_its_half_has_time_for_the_answer() {
+    let mut driver = Driver::new(Settings { validate: false, ..settings() });
+    driver.eof(at(1), Side::Client);
+    driver.tick(at(20));
+    assert!(!driver.tunnel.is_finished());
+    driver.feed(at(20), Side::Server, b"late answer");
+    assert_eq!(driver.out[0], b"late answer");
+}
+
+#[test]
+fn a_close_is_answered_though_the_answer_is_lost_behind_a_message_too_large() {
+    let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });
+    driver.feed(at(0), Side::Client, &close_frame(Side::Client, 3001, ""));
+    driver.feed(at(1), Side::Server, &frame(Side::Server, true, Opcode::Text, &[b'x'; 11]));
+    driver.feed(at(1), Side::Server, &close_frame(Side::Server, 3001, ""));
+    assert_eq!(driver.frames(Side::Client).len(), 1);
+    assert_eq!(driver.close_to(Side::Client), Some(3001));
+}
+
+#[test]
+fn a_peer_that_cannot_be_written_to_and_says_nothing_is_dead() {
+    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    driver.tunnel.handle_broken(Side::Client);
+    for second in 1..=40 {
+        driver.feed(at(second), Side::Server, &frame(Side::Server, true, Opcode::Text, b"x"));
+        driver.tick(at(second));
+    }
+    assert_eq!(driver.tunnel.end(), Some(&End::Dead(Side::Client)));
+    assert_eq!(driver.close_to(Side::Server), Some(1001));
+}
+
+#[test]
+fn a_close_behind_bytes_that_a_slow_peer_takes_has_time_to_leave() {
+    let blocked = || {
+        let mut driver = Driver::new(settings());
+        driver.feed(at(0), Side::Server, &frame(Side::Server, true, Opcode::Binary, &[1; 1000]));
+        driver.tunnel.handle_blocked(Side::Client);
+        driver
+    };
+    let lost = |driver: &mut Driver| driver.eof(at(0), Side::Server);
+    let drained = |driver: &mut Driver| {
+        driver.tunnel.drain(at(0));
+        driver.tick(at(0));
+    };
+    let exchanged = |driver: &mut Driver| {
+        driver.feed(at(0), Side::Client, &close_frame(Side::Client, 1000, ""));
+        driver.feed(at(0), Side::Server, &close_frame(Side::Server, 1000, ""));
+    };
+    for end in [&lost as &dyn Fn(&mut Driver), &drained, &exchanged] {
+        let mut driver = blocked();
+        end(&mut driver);
+        assert!(driver.close_to(Side::Client).is_some(), "it stands behind what waits");
+        driver.tick(at(5));
+        assert!(!driver.tunnel.gave_up(), "{:?}", driver.tunnel);
+        driver.tunnel.handle_progress(at(6), Side::Client, false);
+        driver.tick(at(7));
+        assert!(!driver.tunnel.gave_up());
+        // From here on the peer is only to answer.
+        driver.tunnel.handle_progress(at(8), Side::Client, true);
+        driver.tick(at(9));
+        assert!(!driver.tunnel.gave_up());
+        driver.tick(at(10));
+        assert!(driver.tunnel.gave_up());
+        // One that takes nothing at all is let go.
+        let mut driver = blocked();
+        end(&mut driver);
+        driver.tick(at(10));
+        assert!(driver.tunnel.gave_up());
+    }
+}
+
+#[test]
+fn a_slow_peer_that_was_asked_to_close_still_has_time_to_answer() {
+    let mut driver = Driver::new(settings());
+    driver.tunnel.handle_blocked(Side::Client);
+    driver.feed(at(0), Side::Server, &close_frame(Side::Server, 1000, ""));
+    driver.tunnel.handle_progress(at(1), Side::Client, true);
+    driver.tick(at(20));
+    assert!(!driver.tunnel.gave_up());
+    driver.feed(at(20), Side::Client, &close_frame(Side::Client, 1000, ""));
+    assert_eq!(driver.close_to(Side::Server), Some(1000));
 }
 
 // ---- properties

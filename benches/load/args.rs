@@ -1,0 +1,129 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::proxies::Kind;
+
+/// Measures wsluice beside nginx and HAProxy: what each message, byte and connection costs them.
+#[derive(Parser, Debug)]
+#[command(name = "load", bin_name = "cargo bench --bench load --", after_help = crate::help_of_workloads())]
+pub struct Args {
+    /// Workloads (`echo-ws`), shapes (`echo`) or transports (`wss`); all but `spread` if none is named
+    pub workloads: Vec<String>,
+
+    /// Who is measured; those that are not installed are left out
+    #[arg(long, value_delimiter = ',', default_value = "wsluice,nginx,haproxy,direct")]
+    pub proxies: Vec<Kind>,
+
+    /// Whom the ratios compare with
+    #[arg(long, default_value = "nginx")]
+    pub baseline: Kind,
+
+    /// Interleaved rounds: A B C A B C …
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+
+    /// The wsluice to measure [default: the one cargo has just built]
+    #[arg(long)]
+    pub wsluice: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub load: Load,
+
+    /// Core of the proxy (with one worker)
+    #[arg(long, default_value_t = 1)]
+    pub proxy_core: usize,
+
+    /// Core of the generator and the backend
+    #[arg(long, default_value_t = 0)]
+    pub rig_core: usize,
+
+    /// Leave placing to the scheduler
+    #[arg(long)]
+    pub no_pin: bool,
+
+    /// Where report.txt, report.md, rounds.csv and load.svg go
+    #[arg(long, default_value = "target/load")]
+    pub out: PathBuf,
+
+    /// A smoke test in less than half a minute: one short round with few connections; the figures mean nothing
+    #[arg(long)]
+    pub quick: bool,
+
+    /// What cargo adds when it runs a bench
+    #[arg(long, hide = true)]
+    pub bench: bool,
+}
+
+/// How much load, of whatever shape.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Load {
+    /// Measured time of a round
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+
+    /// Worker threads (or processes) of each proxy
+    #[arg(long, default_value_t = 1)]
+    pub workers: usize,
+
+    /// Connections of push, memory and spread
+    #[arg(long)]
+    pub connections: Option<usize>,
+
+    /// Connections of echo and rate
+    #[arg(long, default_value_t = 64)]
+    pub busy_connections: usize,
+
+    /// Connections of up and down
+    #[arg(long, default_value_t = 4)]
+    pub bulk_connections: usize,
+
+    /// Connections that are made at the same time in connect and resume
+    #[arg(long, default_value_t = 16)]
+    pub connecting: usize,
+
+    /// Messages a second of rate
+    #[arg(long, default_value_t = 10_000)]
+    pub rate: u32,
+}
+
+impl Load {
+    pub fn measured(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// Caches, allocators and clocks get used to it.
+    pub fn warm_up(&self) -> Duration {
+        Duration::from_secs_f64((self.seconds / 5.0).min(0.5))
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.unwrap_or(4_000)
+    }
+
+    /// A round that takes longer hangs.
+    pub fn deadline(&self) -> Duration {
+        self.measured() * 3 + Duration::from_secs(60)
+    }
+}
+
+impl Args {
+    /// Puts `--quick` into effect.
+    pub fn settled(mut self) -> Args {
+        if self.quick {
+            self.rounds = 1;
+            self.load.seconds = 0.15;
+            self.load.connections.get_or_insert(100);
+            self.load.busy_connections = 8;
+            self.load.rate = self.load.rate.min(1_000);
+        }
+        self
+    }
+
+    pub fn cores(&self) -> Option<(usize, usize)> {
+        (!self.no_pin).then_some((self.proxy_core, self.rig_core))
+    }
+}

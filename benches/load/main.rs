@@ -1,0 +1,168 @@
+//! The load bench: wsluice, nginx and HAProxy under the same load, in interleaved rounds, with one command.
+//!
+//! ```sh
+//! cargo bench --bench load                      # everything, about a quarter of an hour
+//! cargo bench --bench load -- echo memory-wss   # some of it
+//! cargo bench --bench load -- --quick           # does the rig work?
+//! ```
+//!
+//! How it measures and what the figures mean stands in `benches/README.md`.
+
+mod args;
+mod backend;
+mod client;
+mod drive;
+mod frame;
+mod handshake;
+mod histogram;
+mod machine;
+mod process;
+mod proxies;
+mod report;
+mod stats;
+mod tls;
+mod workload;
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+
+use crate::args::Args;
+use crate::backend::Backend;
+use crate::client::Target;
+use crate::drive::Outcome;
+use crate::machine::Cores;
+use crate::proxies::{Kind, Program};
+use crate::report::Report;
+use crate::tls::Identity;
+use crate::workload::{Shape, Transport, Workload};
+
+fn main() -> ExitCode {
+    // Without `--bench`, cargo is testing: the rig's own parts are held to what they promise, and nothing is measured.
+    let benching = std::env::args().any(|arg| arg == "--bench" || arg == "--quick" || arg == "--help");
+    let result = if benching { measure(Args::parse().settled()) } else { check_itself() };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(args: Args) -> Result<()> {
+    let workloads = Workload::named(&args.workloads)?;
+    let found: Vec<_> = args.proxies.iter().map(|&kind| (kind, Program::find(kind, args.wsluice.as_deref()))).collect();
+    for (kind, _) in found.iter().filter(|(_, program)| program.is_none()) {
+        eprintln!("load: {kind} is not installed and left out");
+    }
+    let programs: Vec<Program> = found.into_iter().filter_map(|(_, program)| program).collect();
+    ensure!(!programs.is_empty(), "none of the proxies is here");
+    fs::create_dir_all(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
+    let rig = Rig::start(&args)?;
+    let mut report = Report::new(&args, &programs, &rig.cores);
+    for workload in workloads {
+        for round in 1..=args.rounds {
+            for program in &programs {
+                if let Some(why) = rig.pointless(workload, program.kind) {
+                    if round == 1 {
+                        eprintln!("load: {workload} {}: left out: {why}", program.kind);
+                    }
+                    continue;
+                }
+                let outcome = rig.round(workload, program);
+                eprintln!(
+                    "load: {workload} round {round}/{} {}",
+                    args.rounds,
+                    report::in_short(workload, program.kind, &outcome)
+                );
+                report.add(workload, program.kind, round, outcome);
+            }
+        }
+    }
+    print!("{}", report.text());
+    report.write(&args.out)?;
+    eprintln!("load: report.txt, report.md, rounds.csv and load.svg are in {}", args.out.display());
+    match report.failures() {
+        0 => Ok(()),
+        failures => bail!("{failures} rounds have failed"),
+    }
+}
+
+/// What is there all the time.
+struct Rig<'a> {
+    args: &'a Args,
+    cores: Cores,
+    identity: Identity,
+    backend: Backend,
+    descriptors: u64,
+}
+
+impl Rig<'_> {
+    fn start(args: &Args) -> Result<Rig<'_>> {
+        let cores = Cores::new(args.cores())?;
+        let descriptors = machine::raise_descriptors()?;
+        proxies::end_with_us()?;
+        let (identity, backend) = (Identity::generate()?, Backend::start(cores)?);
+        Ok(Rig { args, cores, identity, backend, descriptors })
+    }
+
+    /// Why a round of this proxy would say nothing.
+    fn pointless(&self, workload: Workload, kind: Kind) -> Option<String> {
+        let many = matches!(workload.shape, Shape::Push | Shape::Memory | Shape::Spread);
+        let connections = if many { self.args.load.connections() } else { 0 };
+        match kind {
+            Kind::Direct if workload.transport == Transport::Wss => Some("the backend speaks no TLS".to_owned()),
+            Kind::Direct if matches!(workload.shape, Shape::Memory | Shape::Spread) => Some("no proxy".to_owned()),
+            Kind::Haproxy if connections > proxies::HAPROXY_CONNECTIONS_MAX => Some("more than its maxconn".to_owned()),
+            // Both ends of the rig, and both sides of a proxy, are in one process.
+            _ if connections as u64 * 2 + 200 > self.descriptors => {
+                Some(format!("{connections} connections need more than {} descriptors", self.descriptors))
+            }
+            _ => None,
+        }
+    }
+
+    fn round(&self, workload: Workload, program: &Program) -> Result<Outcome> {
+        let running = program.start(self.backend.addr(), self.args.load.workers, &self.identity, self.cores)?;
+        let tls = if workload.transport == Transport::Wss { Some(self.identity.client()?) } else { None };
+        let addr = match &running {
+            None => self.backend.addr(),
+            Some(running) if tls.is_some() => running.tls(),
+            Some(running) => running.plain(),
+        };
+        let pid = running.as_ref().map(proxies::Running::pid);
+        let target = Target { addr, tls };
+        let outcome = drive::run(workload, &self.args.load, &target, &self.backend, pid, self.cores);
+        let said = running.as_ref().map(proxies::Running::output).unwrap_or_default();
+        match outcome {
+            Err(error) if !said.is_empty() => Err(error.context(format!("{} said {said:?}", program.kind))),
+            outcome => outcome,
+        }
+    }
+}
+
+/// `--help` ends with what there is to measure.
+fn help_of_workloads() -> String {
+    let lines =
+        Workload::all().into_iter().map(|workload| format!("  {:<12}{}", workload.to_string(), workload.about()));
+    format!("Workloads:\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// What `cargo test --benches` runs: each part by itself, and every workload once without a proxy.
+fn check_itself() -> Result<()> {
+    histogram::check_itself();
+    stats::check_itself();
+    frame::check_itself();
+    process::check_itself()?;
+    let args = Args::parse_from(["load", "--quick", "--no-pin", "--proxies", "direct"]).settled();
+    let direct = Program::find(Kind::Direct, None).context("there is always no proxy")?;
+    let rig = Rig::start(&args)?;
+    proxies::check_itself(&rig.identity)?;
+    for workload in Workload::all().into_iter().filter(|workload| rig.pointless(*workload, Kind::Direct).is_none()) {
+        rig.round(workload, &direct).with_context(|| format!("{workload} without a proxy"))?;
+    }
+    Ok(())
+}

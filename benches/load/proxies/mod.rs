@@ -1,0 +1,234 @@
+//! The proxies under test: how each is configured, started, found ready and stopped.
+//!
+//! All get one worker (or `--workers`), the same certificate, a backlog of 4096, no access log, and an hour's patience
+//! with idle tunnels; the rest is as each comes. A proxy is a fresh process in each round.
+
+mod haproxy;
+mod nginx;
+mod wsluice;
+
+pub use haproxy::CONNECTIONS_MAX as HAPROXY_CONNECTIONS_MAX;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::machine::{Cores, free_port};
+use crate::process::Tree;
+use crate::tls::Identity;
+
+/// Who is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Kind {
+    Wsluice,
+    Nginx,
+    Haproxy,
+    /// No proxy: what the rig itself can do.
+    Direct,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Wsluice => "wsluice",
+            Kind::Nginx => "nginx",
+            Kind::Haproxy => "haproxy",
+            Kind::Direct => "direct",
+        })
+    }
+}
+
+/// A proxy that is installed here.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub kind: Kind,
+    /// Empty for [`Kind::Direct`].
+    path: PathBuf,
+    /// The program's own words.
+    pub version: String,
+}
+
+/// What a configuration is made of.
+struct Plan<'a> {
+    plain_port: u16,
+    tls_port: u16,
+    backend: SocketAddr,
+    workers: usize,
+    identity: &'a Identity,
+    directory: &'a Path,
+}
+
+impl Program {
+    /// Looks a proxy up; `None` when it is not installed.
+    pub fn find(kind: Kind, wsluice: Option<&Path>) -> Option<Program> {
+        let path = match kind {
+            Kind::Direct => return Some(Program { kind, path: PathBuf::new(), version: "no proxy".to_owned() }),
+            Kind::Wsluice => wsluice.map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_wsluice")), Path::to_owned),
+            Kind::Nginx => in_path("nginx")?,
+            Kind::Haproxy => in_path("haproxy")?,
+        };
+        let flag = if kind == Kind::Wsluice { "--version" } else { "-v" };
+        let said = Command::new(&path).arg(flag).output().ok()?;
+        let said = [said.stdout, said.stderr].concat();
+        let version = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().trim().to_owned();
+        let version = version.trim_start_matches("nginx version: ").to_owned();
+        Some(Program { kind, path, version })
+    }
+
+    /// Starts the proxy on the proxy's core and waits until it accepts; `None` for [`Kind::Direct`].
+    pub fn start(
+        &self,
+        backend: SocketAddr,
+        workers: usize,
+        identity: &Identity,
+        cores: Cores,
+    ) -> Result<Option<Running>> {
+        if self.kind == Kind::Direct {
+            return Ok(None);
+        }
+        let directory = TempDir::new()?;
+        let (plain_port, tls_port) = (free_port()?, free_port()?);
+        let plan = Plan { plain_port, tls_port, backend, workers, identity, directory: directory.path() };
+        let mut command = Command::new(&self.path);
+        match self.kind {
+            Kind::Wsluice => wsluice::prepare(&mut command, &plan)?,
+            Kind::Nginx => nginx::prepare(&mut command, &plan)?,
+            Kind::Haproxy | Kind::Direct => haproxy::prepare(&mut command, &plan)?,
+        }
+        let log = directory.path().join("output.log");
+        let output = File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        // A child runs where the thread that starts it runs.
+        cores.become_proxy(workers)?;
+        let child = command.spawn().with_context(|| format!("starting {}", self.path.display()))?;
+        let mut running = Running { child, plain_port, tls_port, log, _directory: directory };
+        if let Ok(mut started) = STARTED.lock() {
+            started.push(running.pid());
+        }
+        running.wait().with_context(|| format!("{} does not come up", self.kind))?;
+        Ok(Some(running))
+    }
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    let mut directories: Vec<_> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
+    // Where servers live, which the PATH of an ordinary user may leave out.
+    directories.extend(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    directories.into_iter().map(|directory| directory.join(name)).find(|path| path.is_file())
+}
+
+/// A proxy at work; stopped when dropped.
+pub struct Running {
+    child: Child,
+    plain_port: u16,
+    tls_port: u16,
+    log: PathBuf,
+    _directory: TempDir,
+}
+
+impl Running {
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn plain(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.plain_port).into()
+    }
+
+    pub fn tls(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.tls_port).into()
+    }
+
+    /// What it has printed, for a round that failed.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while [self.plain(), self.tls()].iter().any(|addr| TcpStream::connect(addr).is_err()) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{status}: {}", self.output());
+            }
+            if start.elapsed() > Duration::from_secs(10) {
+                bail!("not listening after 10 s: {}", self.output());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let family = Tree::of(self.pid());
+        // The second one is for those that drain first.
+        for _ in 0..2 {
+            signal(self.pid(), Signal::TERM);
+            let asked = Instant::now();
+            while asked.elapsed() < Duration::from_secs(2) {
+                if matches!(self.child.try_wait(), Ok(Some(_))) {
+                    forget(self.pid());
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        family.pids().iter().for_each(|&pid| signal(pid, Signal::KILL));
+        let _reaped = self.child.wait();
+        forget(self.pid());
+    }
+}
+
+/// What has been started and not yet stopped: interrupting the rig must not leave proxies behind.
+static STARTED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+fn forget(pid: i32) {
+    if let Ok(mut started) = STARTED.lock() {
+        started.retain(|other| *other != pid);
+    }
+}
+
+fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // It may have ended by itself.
+        let _gone = kill_process(pid, signal);
+    }
+}
+
+/// On INT or TERM, ends the proxies and then this process.
+pub fn end_with_us() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+            let started = STARTED.lock().map(|started| started.clone()).unwrap_or_default();
+            for pid in started.into_iter().flat_map(|root| Tree::of(root).pids().to_vec()) {
+                self::signal(pid, Signal::KILL);
+            }
+            std::process::exit(130);
+        });
+    })?;
+    Ok(())
+}
+
+/// What `cargo test --benches` holds this directory to.
+pub fn check_itself(identity: &Identity) -> Result<()> {
+    let (directory, backend) = (TempDir::new()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+    let (plain_port, tls_port) = (free_port()?, free_port()?);
+    wsluice::check_itself(&Plan { plain_port, tls_port, backend, workers: 1, identity, directory: directory.path() })
+}

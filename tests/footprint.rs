@@ -1,0 +1,187 @@
+//! What a session costs in heap, so that it cannot creep: bytes that a worker keeps for each idle session.
+//!
+//! An allocator counts what each thread has taken and not given back; only the worker's thread is looked at. The
+//! figures are those of `benches/load`'s memory workloads without the kernel's part and without the allocator's rounding.
+#![allow(unsafe_code, reason = "a counting allocator cannot be written without")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prometheus::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use wsluice::app::App;
+use wsluice::net::listener::Address;
+use wsluice::telemetry::logging::Format;
+use wsluice::telemetry::sink::LogSink;
+use wsluice::ws::handshake::accept_for;
+
+/// Bytes that threads named `worker-*` hold.
+static HELD: AtomicI64 = AtomicI64::new(0);
+
+thread_local! {
+    /// 0: not known yet, 1: a worker, 2: another thread.
+    static KIND: std::cell::Cell<u8> = const { std::cell::Cell::new(0) };
+}
+
+struct Counting;
+
+fn count(bytes: i64) {
+    let _ = KIND.try_with(|kind| {
+        if kind.get() == 0 {
+            // Looking at the name may allocate; not again.
+            kind.set(2);
+            let is_worker = std::thread::current().name().is_some_and(|name| name.starts_with("worker-"));
+            kind.set(if is_worker { 1 } else { 2 });
+        }
+        if kind.get() == 1 {
+            HELD.fetch_add(bytes, Ordering::Relaxed);
+        }
+    });
+}
+
+// SAFETY: everything is passed on to the system's allocator as it came; counting touches no memory of it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as i64);
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as i64));
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as i64 - layout.size() as i64);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A server that answers each handshake and echoes frames of up to 125 bytes.
+async fn echo(listener: TcpListener) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut head = vec![];
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Accept: {}\r\n\r\n",
+                accept_for(key)
+            );
+            stream.write_all(answer.as_bytes()).await?;
+            loop {
+                let mut header = [0; 6];
+                stream.read_exact(&mut header).await?;
+                let mut frame = vec![header[0], header[1] & 0x7f];
+                let mut payload = vec![0; usize::from(header[1] & 0x7f)];
+                stream.read_exact(&mut payload).await?;
+                frame.extend(payload.iter().zip(header[2..].iter().cycle()).map(|(byte, key)| byte ^ key));
+                stream.write_all(&frame).await?;
+            }
+            #[allow(unreachable_code, reason = "names the type of the errors above")]
+            Ok::<(), std::io::Error>(())
+        });
+    }
+}
+
+async fn client(address: std::net::SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(
+            b"GET /chat/room?id=7 HTTP/1.1\r\nHost: chat.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
+              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let mut head = vec![];
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    // One echo: what a session has grown by its first message belongs to it.
+    stream.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).await.unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, [0x81, 2, b'h', b'i']);
+    stream
+}
+
+/// Opens `count` sessions and returns the heap that each keeps.
+async fn per_session(access_log: bool) -> i64 {
+    const SESSIONS: usize = 200;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    tokio::spawn(echo(listener));
+    let yaml = format!(
+        "workers: 1\nlisteners: [{{ name: l, bind: '127.0.0.1:0' }}]\n\
+         routes: [{{ name: r, upstream: u, timeouts: {{ idle: 1h }} }}]\n\
+         upstreams: {{ u: {{ endpoints: ['ws://{server}'] }} }}\nlog: {{ access: {access_log} }}\n"
+    );
+    let loaded = wsluice::config::load_str("test", &yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = LogSink::new(Written(Arc::clone(&lines))).unwrap();
+    let app = App::start(&loaded, Registry::new(), sink, Format::Json).unwrap();
+    let Address::Tcp(address) = app.listeners()[0].1 else { panic!("TCP") };
+    // The first ones fill pools and tables that all share.
+    let mut open = vec![];
+    for _ in 0..50 {
+        open.push(client(address).await);
+    }
+    let before = settled().await;
+    for _ in 0..SESSIONS {
+        open.push(client(address).await);
+    }
+    let after = settled().await;
+    drop(open);
+    drop(app);
+    (after - before) / SESSIONS as i64
+}
+
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What the worker holds once it has held the same for a while: it is asleep.
+async fn settled() -> i64 {
+    let (mut last, mut same) = (HELD.load(Ordering::Relaxed), 0);
+    while same < 20 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let now = HELD.load(Ordering::Relaxed);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
+#[tokio::test]
+async fn an_idle_session_keeps_little() {
+    let bare = per_session(false).await;
+    let logged = per_session(true).await;
+    println!("heap of an idle session: {bare} bytes, {logged} with what its log line will say");
+    assert!(bare <= 2000, "{bare} bytes");
+    assert!(logged <= bare + 200, "{logged} bytes");
+}

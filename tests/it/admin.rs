@@ -1,0 +1,109 @@
+//! What an operator and a scraper see on the admin listener.
+
+use wsluice::net::listener::Address;
+
+use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, yaml};
+use crate::plain::{get, head};
+
+async fn start(bind: &str) -> (Echo, Proxy) {
+    let echo = Echo::start().await;
+    let proxy =
+        Proxy::start(&(yaml(&[&echo.url()], &[]) + &format!("admin: {{ bind: {bind:?} }}\ndrain: {{ time: 1s }}\n")));
+    (echo, proxy)
+}
+
+async fn ask(admin: &Address, request: &str) -> (crate::harness::Head, String) {
+    let mut conn = Conn::connect(admin).await;
+    conn.send(request).await;
+    let answer = conn.head().await;
+    let body = conn.body(&answer).await;
+    (answer, String::from_utf8(body).unwrap())
+}
+
+#[tokio::test]
+async fn metrics_are_in_the_format_that_prometheus_reads() {
+    let (_echo, proxy) = start("127.0.0.1:0").await;
+    let admin = proxy.app.admin().unwrap().clone();
+    let mut client = proxy.client().await;
+    client.open(&Handshake::new()).await;
+    client.put(&Frame::text("hello")).await;
+    client.expect(&Frame::text("hello")).await;
+    let (answer, body) = ask(&admin, &get("/metrics")).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.get("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let value = |series: &str| -> f64 {
+        let line = body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in\n{body}")).parse().unwrap()
+    };
+    assert_eq!(value(r#"wsluice_sessions_active{listener="plain",route="all",upstream="app"}"#), 1.0);
+    assert_eq!(value(r#"wsluice_messages_total{direction="in",opcode="text",route="all"}"#), 1.0);
+    assert_eq!(value(r#"wsluice_messages_total{direction="out",opcode="text",route="all"}"#), 1.0);
+    assert_eq!(value(r#"wsluice_handshakes_total{code="101",listener="plain",route="all"}"#), 1.0);
+    // Every refusal and every end has its zero before it happens.
+    assert_eq!(value(r#"wsluice_rejections_total{listener="plain",reason="origin",route="all"}"#), 0.0);
+    assert_eq!(value(r#"wsluice_rejections_total{listener="plain",reason="upstream_switched",route="all"}"#), 0.0);
+    let closes = r#"wsluice_session_closes_total{code="1012",initiator="proxy",reason="drain",route="all"}"#;
+    assert_eq!((value(closes), value("wsluice_draining")), (0.0, 0.0));
+    for series in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"]
+    {
+        assert!(value(series) > 0.0, "{series}");
+    }
+    assert!(value("process_start_time_seconds") > 1.7e9);
+    // Nothing that a stranger chose is a label.
+    assert!(!body.contains("example.com") && !body.contains("client=\""));
+    // Each family says what it is, once, before its series.
+    for line in body.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
+        let types = |family: &str| body.matches(&format!("# TYPE {family} ")).count();
+        assert!(types(family) == 1 || types(name) == 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn health_is_told_and_nothing_else_is_served() {
+    let (_echo, proxy) = start("127.0.0.1:0").await;
+    let admin = proxy.app.admin().unwrap().clone();
+    for path in ["/livez", "/readyz"] {
+        let (answer, body) = ask(&admin, &get(path)).await;
+        assert_eq!((answer.status(), body.as_str(), answer.get("cache-control")), (200, "ok\n", Some("no-store")));
+    }
+    assert_eq!(ask(&admin, &get("/")).await.0.status(), 200);
+    assert_eq!(ask(&admin, &get("/debug")).await.0.status(), 404);
+    let (answer, _) = ask(&admin, &head(&["POST /metrics HTTP/1.1", "Host: a", "Content-Length: 0"])).await;
+    assert_eq!((answer.status(), answer.get("allow")), (405, Some("GET, HEAD")));
+    // What is for operators is not on the public listener.
+    let mut client = proxy.client().await;
+    client.send(get("/metrics")).await;
+    assert_ne!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_unix_socket_will_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_echo, proxy) = start(&format!("unix:{}", dir.path().join("admin.sock").display())).await;
+    let admin = proxy.app.admin().unwrap().clone();
+    assert_eq!(ask(&admin, &get("/readyz")).await.0.status(), 200);
+}
+
+#[tokio::test]
+async fn a_drain_is_not_ready_but_alive_and_goes_on_counting() {
+    let (_echo, mut proxy) = start("127.0.0.1:0").await;
+    let admin = proxy.app.admin().unwrap().clone();
+    let mut client = proxy.client().await;
+    client.open(&Handshake::new()).await;
+    let asking = async {
+        let reason = client.expect_close().await;
+        assert_eq!(reason, (Some(1012), "service restart".to_owned()));
+        let (answer, body) = ask(&admin, &get("/readyz")).await;
+        assert_eq!((answer.status(), body.as_str()), (503, "draining\n"));
+        assert_eq!(ask(&admin, &get("/livez")).await.0.status(), 200);
+        let (_, metrics) = ask(&admin, &get("/metrics")).await;
+        assert!(metrics.contains("\nwsluice_draining 1\n"), "{metrics}");
+        client.put(&Frame::close(1012, "")).await;
+        client.expect_end().await;
+        client.finish().await;
+    };
+    let (drained, ()) = tokio::join!(proxy.drain(), asking);
+    assert_eq!(drained.left, 0);
+}

@@ -1,0 +1,438 @@
+//! The command line as a person or a service manager meets it: words, exit codes, signals, and too few descriptors.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use wsluice::net::listener::Address;
+
+use crate::harness::{Conn, Echo, Event, Frame, Handshake, eventually, yaml};
+use crate::plain::get;
+use crate::process::{Process, run, text, wsluice};
+
+fn file(dir: &Path, yaml: &str) -> String {
+    let path = dir.join("wsluice.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const GOOD: &str = r#"
+listeners: [{ name: plain, bind: "127.0.0.1:0" }]
+routes: [{ name: all, upstream: app }]
+upstreams: { app: { endpoints: ["ws://127.0.0.1:9000"] } }
+"#;
+
+// ---- words and exit codes
+
+#[test]
+fn it_tells_its_version_and_its_commands() {
+    let output = run(&["--version"]);
+    assert_eq!(text(&output).0, concat!("wsluice ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(output.status.code(), Some(0));
+    let output = run(&["--help"]);
+    let (help, _) = text(&output);
+    for command in ["demo", "run", "check", "proxy", "schema"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is missing in\n{help}");
+    }
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for arguments in [
+        &["frobnicate"][..],
+        &["run"],
+        &["check"],
+        &["proxy", "--listen", "127.0.0.1:0"],
+        &["proxy", "--listen", "8080", "--to", "http://127.0.0.1:1"],
+        &["proxy", "--listen", "127.0.0.1:0", "--to", "ftp://127.0.0.1:1"],
+        &["proxy", "--listen", "127.0.0.1:0", "--to", "http://127.0.0.1:1/path"],
+        &["--frobnicate"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let (out, err) = text(&output);
+        assert!(out.is_empty() && err.starts_with("error: "), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn a_good_file_is_ok() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), GOOD);
+    let output = run(&["check", "--config", &path]);
+    let (out, err) = text(&output);
+    assert_eq!((out.as_str(), err.as_str()), (&*format!("{path}: ok: 1 listener, 1 route, 1 upstream\n"), ""));
+    assert_eq!(output.status.code(), Some(0));
+    // The environment may name the file.
+    let output = wsluice(&["check"]).env("WSLUICE_CONFIG", &path).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn values_come_from_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), &GOOD.replace("127.0.0.1:9000", "${WSLUICE_TEST_HOST}:9000"));
+    let output = run(&["check", "--config", &path]);
+    let (_, err) = text(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err.contains("WSLUICE_TEST_HOST") && err.contains(&format!("{path}:4:")), "{err}");
+    let output = wsluice(&["check", "--config", &path]).env("WSLUICE_TEST_HOST", "app.test").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_doubtful_file_is_ok_with_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes =
+        "routes: [{ name: all, upstream: app }, { name: never, match: { path: { prefix: /ws } }, upstream: app }]";
+    let path = file(dir.path(), &GOOD.replace("routes: [{ name: all, upstream: app }]", routes));
+    let output = run(&["check", "--config", &path]);
+    let (out, err) = text(&output);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(out.contains(": ok: "), "{out}");
+    assert!(err.contains("warning") && err.contains("never") && err.contains(&format!("{path}:3:")), "{err}");
+}
+
+#[test]
+fn all_errors_of_a_file_are_told_at_once_with_place_and_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = r#"
+listeners: [{ name: plain, bind: "127.0.0.1:0", tsl: {} }]
+routes:
+  - { name: all, upstream: ap }
+  - { name: two, upstream: app, timeouts: { idle: 5 minutes } }
+upstreams: { app: { endpoints: ["ws://127.0.0.1:9000"] } }
+"#;
+    let path = file(dir.path(), bad);
+    for (command, code) in [("check", 1), ("run", 78)] {
+        let output = run(&[command, "--config", &path]);
+        let (out, err) = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{err}");
+        assert_eq!(out, "");
+        for (line, words) in [(2, &["tsl", "tls"][..]), (4, &["ap", "app"]), (5, &["idle", "minutes", "5m"])] {
+            assert!(err.contains(&format!("{path}:{line}:")), "line {line} is missing in\n{err}");
+            for word in words {
+                assert!(err.contains(word), "{word} is missing in\n{err}");
+            }
+        }
+    }
+}
+
+#[test]
+fn certificates_are_checked_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = "tls: { certificates: [{ cert: /nowhere/a.crt, key: /nowhere/a.key }] }";
+    let path = file(dir.path(), &GOOD.replace("0\" }", &format!("0\", {tls} }}")));
+    for (command, code) in [("check", 1), ("run", 78)] {
+        let output = run(&[command, "--config", &path]);
+        let (_, err) = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{err}");
+        assert!(err.contains("/nowhere/a.crt") && err.contains(&format!("{path}:2:")), "{err}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    for (command, code) in [("check", 1), ("run", 78)] {
+        let output = run(&[command, "--config", "/nowhere/wsluice.yaml"]);
+        let (_, err) = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{err}");
+        assert!(err.contains("/nowhere/wsluice.yaml"), "{err}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_a_failure_that_names_it() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["run", "--config", &file(dir.path(), &GOOD.replace("127.0.0.1:0", &address))]);
+    let (_, err) = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    let last = err.lines().last().unwrap();
+    assert_eq!(last, format!("wsluice: listener plain: {address} is in use by another process"));
+}
+
+#[test]
+fn the_schema_is_json_about_every_section() {
+    let output = run(&["schema"]);
+    assert_eq!(output.status.code(), Some(0));
+    let schema: Value = serde_json::from_str(&text(&output).0).unwrap();
+    for section in ["listeners", "routes", "upstreams", "admin", "log", "drain"] {
+        assert!(schema["properties"][section]["description"].is_string(), "{section}");
+    }
+    // A reader that has had enough is no failure.
+    let mut child = wsluice(&["schema"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+// ---- running
+
+/// One message to an echo server and back.
+async fn echoes(address: &Address, handshake: &Handshake) -> Conn {
+    let mut client = Conn::connect(address).await;
+    client.open(handshake).await;
+    client.put(&Frame::text("hello")).await;
+    client.expect(&Frame::text("hello")).await;
+    client
+}
+
+#[tokio::test]
+async fn a_pair_of_addresses_is_all_that_a_proxy_needs() {
+    let echo = Echo::start().await;
+    for to in [echo.url(), echo.url().replace("ws://", "http://")] {
+        let mut process = Process::spawn(wsluice(&["proxy", "--listen", "127.0.0.1:0", "--to", &to]));
+        let address = process.listening().await;
+        echoes(&address, &Handshake::new()).await;
+        process.signal(Signal::INT);
+        assert_eq!(process.end().await.code(), Some(0));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}", dir.path().join("a b.sock").display());
+    let mut process = Process::spawn(wsluice(&["proxy", "--listen", &socket, "--to", &echo.url()]));
+    let address = process.listening().await;
+    echoes(&address, &Handshake::new()).await;
+}
+
+#[tokio::test]
+async fn the_demo_prints_where_to_look_and_works() {
+    for arguments in [&[][..], &["demo"]] {
+        let mut process = Process::spawn(wsluice(arguments));
+        let mut urls = vec![];
+        for scheme in ["https://", "http://", "http://"] {
+            let url = process.line(scheme, |line| {
+                let (_, rest) = line.split_once(scheme)?;
+                rest.split(['/', ' ']).next().map(str::to_owned)
+            });
+            urls.push(url.await);
+        }
+        let [tls, plain, admin] = &urls[..] else { panic!("three") };
+        process.line("the end of the banner", |line| line.starts_with("Ctrl-C").then_some(())).await;
+        assert!(tls != plain && plain != admin);
+        let address = |text: &str| Address::Tcp(text.parse().unwrap());
+        let mut client = echoes(&address(plain), &Handshake::to("/echo").set("Host", plain)).await;
+        let mut page = Conn::connect(&address(plain)).await;
+        page.send(get("/")).await;
+        let answer = page.head().await;
+        assert_eq!(answer.status(), 200);
+        assert!(answer.get("content-type").unwrap().starts_with("text/html"));
+        let mut metrics = Conn::connect(&address(admin)).await;
+        metrics.send(get("/metrics")).await;
+        let answer = metrics.head().await;
+        let body = String::from_utf8(metrics.body(&answer).await).unwrap();
+        assert!(body.contains(r#"wsluice_sessions_active{listener="demo",route="echo",upstream="echo"} 1"#), "{body}");
+        process.signal(Signal::TERM);
+        client.expect_closed_with(1012).await;
+        client.finish().await;
+        drop((page, metrics));
+        assert_eq!(process.end().await.code(), Some(0));
+    }
+}
+
+// ---- signals
+
+/// A configuration with an admin listener and this time to drain.
+fn draining(echo: &Echo, time: &str) -> String {
+    let more = format!("admin: {{ bind: \"127.0.0.1:0\" }}\nlog: {{ format: json }}\ndrain: {{ time: {time} }}\n");
+    yaml(&[&echo.url()], &[]) + &more
+}
+
+/// The status of the admin listener's answer.
+async fn admin_status(admin: &Address, path: &str) -> u16 {
+    let mut conn = Conn::connect(admin).await;
+    conn.send(get(path)).await;
+    conn.head().await.status()
+}
+
+#[tokio::test]
+async fn term_ends_every_session_properly_and_the_process_with_0() {
+    let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
+    let mut process = Process::start(dir.path(), &draining(&echo, "4s"));
+    let (address, admin) = (process.listening().await, process.admin().await);
+    assert_eq!((admin_status(&admin, "/readyz").await, admin_status(&admin, "/livez").await), (200, 200));
+    let mut clients = vec![];
+    for _ in 0..8 {
+        clients.push(echoes(&address, &Handshake::new()).await);
+    }
+    let mut idle = Conn::connect(&address).await;
+    process.signal(Signal::TERM);
+    process.message("draining").await;
+    // Nobody gets in any more, whoever asks is told, and those inside still talk.
+    assert_eq!((admin_status(&admin, "/readyz").await, admin_status(&admin, "/livez").await), (503, 200));
+    let Address::Tcp(tcp) = &address else { panic!("TCP") };
+    assert!(tokio::net::TcpStream::connect(tcp).await.is_err());
+    idle.expect_end().await;
+    let ends: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            tokio::spawn(async move {
+                let reason = client.expect_closed_with(1012).await;
+                (std::time::Instant::now(), reason)
+            })
+        })
+        .collect();
+    let mut times = vec![];
+    for end in ends {
+        let (at, reason) = end.await.unwrap();
+        assert_eq!(reason, "service restart");
+        times.push(at);
+    }
+    times.sort();
+    // Two seconds are given to eight sessions, each somewhere in its eighth of them.
+    assert!(times[7] - times[0] >= Duration::from_secs(1), "all at once");
+    assert_eq!(process.end().await.code(), Some(0));
+    let access = process.access();
+    assert_eq!(access.iter().filter(|line| line["reason"] == "drain" && line["close_code"] == 1012).count(), 8);
+    assert!(process.seen.iter().any(|line| line.contains("\"drained\"")), "{:#?}", process.seen);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
+    let mut process = Process::start(dir.path(), &draining(&echo, "10m"));
+    let address = process.listening().await;
+    let mut client = echoes(&address, &Handshake::new()).await;
+    process.signal(Signal::TERM);
+    process.message("draining").await;
+    process.signal(Signal::INT);
+    assert_eq!(process.end().await.code(), Some(0));
+    // A Close if it could still be said, and in any case an end.
+    match client.event().await {
+        Event::Frame(frame) => assert_eq!(frame.code(), Some(1012)),
+        event => assert!(matches!(event, Event::End | Event::Reset), "{event:?}"),
+    }
+    let access = process.access();
+    assert_eq!(access.len(), 1, "every session has its line: {:#?}", process.seen);
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_before_the_end() {
+    let mut upstream = crate::harness::RawServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let text = yaml(&[upstream.url()], &[]) + "log: { format: json }\ndrain: { time: 10s }\n";
+    let mut process = Process::start(dir.path(), &text);
+    let mut client = Conn::connect(&process.listening().await).await;
+    client.send(get("/slow")).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    process.signal(Signal::TERM);
+    process.message("draining").await;
+    server.send(crate::plain::ok("done")).await;
+    let answer = client.head().await;
+    assert_eq!((answer.get("connection"), client.body(&answer).await), (Some("close"), b"done".to_vec()));
+    client.expect_end().await;
+    client.finish().await;
+    assert_eq!(process.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn hang_up_is_survived() {
+    let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
+    let mut process = Process::start(dir.path(), &draining(&echo, "1s"));
+    let address = process.listening().await;
+    let mut client = echoes(&address, &Handshake::new()).await;
+    process.signal(Signal::HUP);
+    process.message("HUP").await;
+    client.put(&Frame::text("still here")).await;
+    client.expect(&Frame::text("still here")).await;
+    assert!(process.runs());
+}
+
+// ---- descriptors
+
+#[tokio::test]
+async fn without_descriptors_it_waits_says_so_once_and_goes_on() {
+    let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
+    let path = file(dir.path(), &draining(&echo, "1s"));
+    let mut command = std::process::Command::new("sh");
+    // Soft and hard: it cannot raise it again.
+    command.args(["-c", "ulimit -n 64 && exec \"$0\" run --config \"$1\"", env!("CARGO_BIN_EXE_wsluice"), &path]);
+    let mut process = Process::spawn(command);
+    let (address, admin) = (process.listening().await, process.admin().await);
+    let mut session = echoes(&address, &Handshake::new()).await;
+    let mut scrape = Conn::connect(&admin).await;
+    scrape.send(get("/livez")).await;
+    assert_eq!(scrape.head().await.status(), 200);
+    let mut crowd = vec![];
+    for _ in 0..100 {
+        crowd.push(Conn::connect(&address).await);
+    }
+    let line = process.message("cannot accept connections").await;
+    assert_eq!((line["reason"].as_str(), line["level"].as_str()), (Some("descriptors"), Some("error")));
+    assert!(line["message"].as_str().unwrap().contains("LimitNOFILE"), "{line}");
+    // Whoever is inside is served, the operator too. The pauses go on meanwhile.
+    let mut failures = 0;
+    while failures < 4 {
+        session.put(&Frame::text("still here")).await;
+        session.expect(&Frame::text("still here")).await;
+        scrape.send(get("/metrics")).await;
+        let text = loop {
+            let head = scrape.head().await;
+            let body = String::from_utf8(scrape.body(&head).await).unwrap();
+            if body.contains("wsluice_") {
+                break body;
+            }
+        };
+        let series = r#"wsluice_connection_errors_total{listener="plain",reason="accept_paused"} "#;
+        failures = text.lines().find_map(|line| line.strip_prefix(series)).unwrap().parse().unwrap();
+    }
+    process.access();
+    let told = process.seen.iter().filter(|line| line.contains("cannot accept connections") && line.contains("plain"));
+    assert_eq!(told.count(), 1, "{:#?}", process.seen);
+    // When they have gone, new ones are served.
+    drop(crowd);
+    let served = eventually("service after the crowd", || {
+        let Address::Tcp(address) = &address else { panic!("TCP") };
+        std::net::TcpStream::connect(address).ok()
+    });
+    drop(served.await);
+    echoes(&address, &Handshake::new()).await;
+    session.put(&Frame::text("still here")).await;
+    session.expect(&Frame::text("still here")).await;
+    process.signal(Signal::TERM);
+    session.expect_closed_with(1012).await;
+    session.finish().await;
+    assert_eq!(process.end().await.code(), Some(0));
+}
+
+// ---- the log
+
+#[tokio::test]
+async fn a_refused_origin_is_told_with_what_was_allowed() {
+    let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
+    let route = r#"origins: { allow: [same-origin, "https://*.example.org"] }"#;
+    let text = yaml(&[&echo.url()], &[route]) + "log: { format: json }\n";
+    let mut process = Process::start(dir.path(), &text);
+    let address = process.listening().await;
+    let mut client = Conn::connect(&address).await;
+    let answer = client.ask(&Handshake::new().with("Origin", "https://evil.example")).await;
+    assert_eq!(answer.status(), 403);
+    let line = process.message("origin refused").await;
+    assert_eq!(
+        (line["level"].as_str(), line["route"].as_str(), line["client"].as_str()),
+        (Some("warn"), Some("all"), Some("127.0.0.1"))
+    );
+    let denial = line["denial"].as_str().unwrap();
+    for word in ["https://evil.example", "same-origin", "https://*.example.org"] {
+        assert!(denial.contains(word), "{denial}");
+    }
+    assert!(line["message"].as_str().unwrap().contains("origins.allow"));
+}
+
+#[tokio::test]
+async fn log_lines_for_people_are_one_line_each() {
+    let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
+    let mut process = Process::start(dir.path(), &(yaml(&[&echo.url()], &[]) + "log: { format: human }\n"));
+    let told = process.line("the address", |line| {
+        let (_, rest) = line.split_once("listening")?;
+        let text = rest.split_whitespace().find_map(|word| word.strip_prefix("address="))?;
+        Some(Address::Tcp(text.parse().unwrap()))
+    });
+    let address = told.await;
+    drop(echoes(&address, &Handshake::to("/a?token=s3cret")).await);
+    let line = process.line("the session", |line| line.contains(" session ").then(|| line.to_owned())).await;
+    assert!(line.contains("/a?token=***") && line.contains("route=all"), "{line}");
+}

@@ -1,0 +1,222 @@
+//! Every file in config/ does what it says: each compiles with certificates in place, and the main one is driven.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message};
+use wsluice::config::{Loaded, load_str};
+use wsluice::control::compile::{Surroundings, compile};
+use wsluice::net::listener::Address;
+
+use crate::harness::{Authority, Conn, Echo, Proxy, within};
+use crate::plain::{Site, get};
+
+fn examples() -> Vec<(PathBuf, String)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let yaml = files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    let mut all: Vec<_> = yaml.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
+    all.sort();
+    all
+}
+
+fn example(name: &str) -> String {
+    let found = examples().into_iter().find(|(path, _)| path.file_name().unwrap() == name);
+    found.unwrap_or_else(|| panic!("no {name}")).1
+}
+
+/// The same text with its certificates made and found: `certs/NAME.crt` becomes one of `authority`.
+fn certified(text: &str, authority: &Authority) -> String {
+    let mut names: Vec<&str> = text.split("certs/").skip(1).filter_map(|rest| rest.split(".crt").next()).collect();
+    names.retain(|name| !name.contains(['/', ' ', '\n']));
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        authority.issue(name, &["chat.example.com", "localhost"]);
+    }
+    text.replace("certs/", &format!("{}/", authority.dir.path().display()))
+}
+
+fn load(path: &Path, text: &str) -> Loaded {
+    load_str(path.to_str().unwrap(), text, &|_| None).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+#[test]
+fn every_example_compiles() {
+    let authority = Authority::new();
+    let all = examples();
+    assert!(all.len() >= 6);
+    for (path, text) in all {
+        let loaded = load(&path, &certified(&text, &authority));
+        assert!(loaded.warnings.is_empty(), "{}", loaded.warnings[0]);
+        let compiled = compile(&loaded, &Surroundings::for_check()).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(compiled.listeners.len(), loaded.file.listeners.len());
+        assert_eq!(compiled.warnings, [""; 0], "{}", path.display());
+    }
+}
+
+#[test]
+fn an_example_without_its_certificates_says_which_are_missing() {
+    let text = example("tls.yaml").replace("certs/", "/nowhere/");
+    let loaded = load(Path::new("tls.yaml"), &text);
+    let errors = compile(&loaded, &Surroundings::for_check()).unwrap_err().to_string();
+    for file in ["server.crt", "example.org.crt", "clients.crt", "internal.crt", "wsluice.crt"] {
+        assert!(errors.contains(&format!("/nowhere/{file}")), "{file} is missing in\n{errors}");
+    }
+}
+
+/// The main example on free ports, before an echo server.
+struct Main {
+    proxy: Proxy,
+    authority: Authority,
+    _echo: Echo,
+}
+
+impl Main {
+    async fn start() -> Main {
+        let (authority, echo) = (Authority::new(), Echo::start().await);
+        let mut text = certified(&example("wsluice.yaml"), &authority);
+        for (written, here) in [
+            ("\"0.0.0.0:8443\"", "\"127.0.0.1:0\""),
+            ("\"0.0.0.0:8080\"", "\"127.0.0.1:0\""),
+            ("\"127.0.0.1:9902\"", "\"127.0.0.1:0\""),
+            ("- ws://127.0.0.1:9000", &format!("- {}", echo.url())),
+        ] {
+            assert!(text.contains(written), "{written}");
+            text = text.replace(written, here);
+        }
+        Main { proxy: Proxy::start(&text), authority, _echo: echo }
+    }
+
+    /// A WebSocket by tokio-tungstenite, over TLS, of a page with this origin.
+    async fn connect(
+        &self,
+        origin: Option<&str>,
+    ) -> Result<tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<TcpStream>>, tungstenite::Error>
+    {
+        let Address::Tcp(address) = self.proxy.listener("public") else { panic!("TCP") };
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(Arc::clone(&self.authority.client()));
+        let stream = connector.connect("chat.example.com".try_into().unwrap(), stream).await.unwrap();
+        let mut request = "wss://chat.example.com:8443/ws/room".into_client_request().unwrap();
+        if let Some(origin) = origin {
+            request.headers_mut().insert("Origin", origin.try_into().unwrap());
+        }
+        let handshake = Box::pin(tokio_tungstenite::client_async(request, stream));
+        within("the handshake", handshake).await.map(|(socket, _)| socket)
+    }
+}
+
+#[tokio::test]
+async fn the_main_example_works_from_end_to_end() {
+    let main = Main::start().await;
+    // No browser, the page itself, and a page of a subdomain.
+    for origin in [None, Some("https://chat.example.com:8443"), Some("https://app.example.com")] {
+        let mut socket = main.connect(origin).await.unwrap_or_else(|error| panic!("{origin:?}: {error}"));
+        for message in [Message::text("hello"), Message::binary(vec![7; 100_000])] {
+            socket.send(message.clone()).await.unwrap();
+            assert_eq!(within("the echo", socket.next()).await.unwrap().unwrap(), message);
+        }
+        socket.close(None).await.unwrap();
+        while let Some(Ok(_)) = within("the end", socket.next()).await {}
+    }
+    for origin in ["https://evil.example", "https://example.com.evil.example", "http://app.example.com", "null"] {
+        match main.connect(Some(origin)).await {
+            Err(tungstenite::Error::Http(answer)) => assert_eq!(answer.status(), 403, "{origin}"),
+            other => panic!("{origin}: {:?}", other.err()),
+        }
+    }
+    // A message over the limit ends its session.
+    let mut socket = main.connect(None).await.unwrap();
+    let _ = socket.send(Message::binary(vec![0; (1 << 20) + 1])).await;
+    match within("the Close", socket.next()).await {
+        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1009),
+        other => panic!("{other:?}"),
+    }
+    drop(socket);
+
+    let mut scrape = Conn::connect(main.proxy.app.admin().unwrap()).await;
+    let log = main.proxy.log_lines(8).await;
+    // A session's line is written a moment before the session is gone.
+    main.proxy.idle().await;
+    scrape.send(get("/metrics")).await;
+    let answer = scrape.head().await;
+    let metrics = String::from_utf8(scrape.body(&answer).await).unwrap();
+    for series in [
+        r#"wsluice_sessions_total{route="chat",upstream="chat"} 4"#,
+        r#"wsluice_sessions_active{listener="public",route="chat",upstream="chat"} 0"#,
+        r#"wsluice_handshakes_total{code="403",listener="public",route="chat"} 4"#,
+        r#"wsluice_rejections_total{listener="public",reason="origin",route="chat"} 4"#,
+        r#"wsluice_session_closes_total{code="1009",initiator="proxy",reason="message_limit",route="chat"} 1"#,
+        r#"wsluice_messages_total{direction="out",opcode="binary",route="chat"} 3"#,
+    ] {
+        assert!(metrics.lines().any(|line| line == series), "no {series} in\n{metrics}");
+    }
+    let reasons = |reason: &str| log.iter().filter(|line| line["reason"] == reason).count();
+    assert_eq!((reasons("closed"), reasons("origin"), reasons("message_limit")), (3, 4, 1), "{log:#?}");
+    assert!(log.iter().all(|line| line["listener"] == "public" && line["tls"] == "1.3"));
+
+    // Whoever types http:// is sent on.
+    let mut client = Conn::connect(main.proxy.listener("redirect")).await;
+    client.send(get("/ws")).await;
+    let answer = client.head().await;
+    assert_eq!((answer.status(), answer.get("location")), (308, Some("https://example.com:8443/ws")));
+}
+
+#[tokio::test]
+async fn the_example_of_routes_routes() {
+    let mut sites = vec![];
+    for _ in 0..3 {
+        sites.push(Site::start(&[]).await.upstream);
+    }
+    let [broker, chat, next] = &mut sites[..] else { panic!("three") };
+    let mut text = example("multi-route.yaml").replace("0.0.0.0:8080", "127.0.0.1:0");
+    for (written, here) in [
+        ("ws://10.0.0.31:9001", broker.url()),
+        ("ws://10.0.0.11:9000", chat.url()),
+        ("      - ws://10.0.0.12:9000\n", ""),
+        ("ws://10.0.0.21:9000", next.url()),
+    ] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    let ask = |request: String| {
+        let proxy = &proxy;
+        async move {
+            let mut client = proxy.client().await;
+            client.send(request).await;
+            client
+        }
+    };
+    let lines = |target: &str, more: &str| format!("GET {target} HTTP/1.1\r\nHost: chat.example.com\r\n{more}\r\n");
+    let _one = ask(lines("/chat/room/7?x", "X-Debug: 1\r\n")).await;
+    let request = chat.accept().await.head().await;
+    assert_eq!(
+        (request.target(), request.get("x-tenant"), request.get("x-debug")),
+        ("/v2/room/7?x", Some("acme"), None)
+    );
+    let _two = ask(lines("/chat/room/7?beta", "X-Canary: 1\r\n")).await;
+    assert_eq!(next.accept().await.head().await.target(), "/chat/room/7?beta");
+    let _three = ask(lines("/rooms/17/socket", "")).await;
+    assert_eq!(chat.accept().await.head().await.target(), "/rooms/17/socket");
+    let mut four = ask(lines("/rooms/a/socket", "")).await;
+    assert_eq!(four.head().await.status(), 404);
+    let mqtt = crate::harness::Handshake::to("/mqtt")
+        .with("Origin", "https://anywhere.example")
+        .with("Sec-WebSocket-Protocol", "mqtt");
+    let mut five = ask(String::from_utf8(mqtt.bytes()).unwrap()).await;
+    broker.accept().await.switch(&[("Sec-WebSocket-Protocol", "mqtt")]).await;
+    assert_eq!(five.head().await.status(), 101);
+    let foreign = crate::harness::Handshake::to("/chat").set("Host", "chat.example.com");
+    for (origin, status) in [(Some("https://evil.example"), 403), (None, 403)] {
+        let handshake = origin.iter().fold(foreign.clone(), |handshake, origin| handshake.with("Origin", origin));
+        let mut client = ask(String::from_utf8(handshake.bytes()).unwrap()).await;
+        assert_eq!(client.head().await.status(), status, "{origin:?}");
+    }
+}

@@ -1,0 +1,439 @@
+//! TLS towards clients and towards servers, by certificates of an authority that the test makes itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion};
+
+use crate::harness::{Authority, Conn, Frame, Handshake, Io, Proxy, RawServer, yaml};
+use crate::plain::{get, ok};
+
+const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn roots(ca: &Path) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    roots
+}
+
+fn certificate(file: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(file).unwrap()
+}
+
+/// A client that speaks these versions and shows this certificate.
+fn client(
+    authority: &Authority,
+    versions: &[&'static SupportedProtocolVersion],
+    shown: Option<&(std::path::PathBuf, std::path::PathBuf)>,
+) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+    let builder = builder.with_root_certificates(roots(&authority.ca()));
+    match shown {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let key = PrivateKeyDer::from_pem_file(key).unwrap();
+            builder.with_client_auth_cert(vec![certificate(cert)], key).unwrap()
+        }
+    }
+}
+
+fn tls(conn: &Conn) -> &rustls::ClientConnection {
+    match &conn.io {
+        Io::TlsClient(stream) => stream.get_ref().1,
+        other => panic!("no TLS: {other:?}"),
+    }
+}
+
+/// The listener's `tls:` with these certificates and more lines.
+fn listener(certificates: &[&(std::path::PathBuf, std::path::PathBuf)], more: &str) -> String {
+    let certificates: Vec<String> =
+        certificates.iter().map(|(cert, key)| format!("{{ cert: {cert:?}, key: {key:?} }}")).collect();
+    format!("tls: {{ certificates: [{}]{more} }}", certificates.join(", "))
+}
+
+fn start(upstream: &str, listener: &[&str]) -> Proxy {
+    Proxy::start(&crate::plain::with_listener(&yaml(&[upstream], &[]), listener))
+}
+
+/// Opens a session over TLS and says something both ways: by then every ticket has come.
+async fn converse(proxy: &Proxy, upstream: &mut RawServer, name: &str, config: &Arc<ClientConfig>) -> Conn {
+    let mut client = Conn::connect_tls(proxy.address(), name, Arc::clone(config)).await.unwrap();
+    client.send(Handshake::new().bytes()).await;
+    let mut server = upstream.accept().await;
+    server.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+    client.put(&Frame::text("there")).await;
+    server.expect(&Frame::text("there")).await;
+    server.put(&Frame::text("and back")).await;
+    client.expect(&Frame::text("and back")).await;
+    client
+}
+
+// ---- towards clients
+
+#[tokio::test]
+async fn both_versions_are_spoken_and_the_log_says_which() {
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let mut upstream = RawServer::start().await;
+    let proxy = start(upstream.url(), &[&listener(&[&own], "")]);
+    for (version, number, label) in
+        [(&TLS12, ProtocolVersion::TLSv1_2, "1.2"), (&TLS13, ProtocolVersion::TLSv1_3, "1.3")]
+    {
+        let config = Arc::new(client(&authority, &[version], None));
+        let client = converse(&proxy, &mut upstream, "chat.test", &config).await;
+        assert_eq!(tls(&client).protocol_version(), Some(number));
+        let labels = [("listener", "plain"), ("version", label), ("resumed", "false")];
+        assert_eq!(proxy.metric("wsluice_tls_handshakes_total", &labels), 1.0);
+        drop(client);
+        let log = proxy.log_lines(if label == "1.2" { 1 } else { 2 }).await;
+        assert_eq!(log.last().unwrap()["tls"], label);
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_told_that_the_client_came_by_https() {
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let mut upstream = RawServer::start().await;
+    let proxy = start(upstream.url(), &[&listener(&[&own], "")]);
+    let mut client = Conn::connect_tls(proxy.address(), "chat.test", authority.client()).await.unwrap();
+    client.send(get("/")).await;
+    let mut server = upstream.accept().await;
+    let request = server.head().await;
+    assert_eq!(request.get("x-forwarded-proto"), Some("https"));
+    assert!(request.get("forwarded").unwrap().ends_with("proto=https"));
+    server.send(ok("")).await;
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_version_below_the_least_is_refused() {
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let mut upstream = RawServer::start().await;
+    let proxy = start(upstream.url(), &[&listener(&[&own], ", min_version: \"1.3\"")]);
+    let old = Arc::new(client(&authority, &[&TLS12], None));
+    let error = Conn::connect_tls(proxy.address(), "chat.test", old).await.unwrap_err();
+    assert!(error.to_string().contains("ProtocolVersion"), "{error}");
+    let labels = [("listener", "plain"), ("reason", "tls_failed")];
+    proxy.metric_becomes("wsluice_connection_errors_total", &labels, 1.0).await;
+    let new = Arc::new(client(&authority, BOTH, None));
+    let client = converse(&proxy, &mut upstream, "chat.test", &new).await;
+    assert_eq!(tls(&client).protocol_version(), Some(ProtocolVersion::TLSv1_3));
+}
+
+#[tokio::test]
+async fn the_certificate_is_chosen_by_the_name_asked_for() {
+    let authority = Authority::new();
+    let first = authority.issue("first", &["first.test", "other.wild.test"]);
+    let exact = authority.issue("exact", &["exact.wild.test"]);
+    let wild = authority.issue("wild", &["*.wild.test"]);
+    let upstream = RawServer::start().await;
+    let proxy = start(upstream.url(), &[&listener(&[&first, &exact, &wild], "")]);
+    for (name, expected) in [
+        ("first.test", &first),
+        ("exact.wild.test", &exact),
+        ("EXACT.wild.test", &exact),
+        ("any.wild.test", &wild),
+        ("other.wild.test", &first),
+    ] {
+        let conn = Conn::connect_tls(proxy.address(), name, authority.client()).await.unwrap();
+        assert_eq!(tls(&conn).peer_certificates().unwrap()[0], certificate(&expected.0), "{name}");
+    }
+    // Everybody else gets the first, and finds that it is not his.
+    for name in ["unknown.test", "a.any.wild.test", "127.0.0.1"] {
+        let error = Conn::connect_tls(proxy.address(), name, authority.client()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("not valid for name") && text.contains("first.test"), "{name}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_good_certificate_stays_outside_where_one_is_required() {
+    let (authority, strangers) = (Authority::new(), Authority::new());
+    let own = authority.issue("own", &["chat.test"]);
+    let (good, bad) = (authority.issue("device", &["device-1"]), strangers.issue("device", &["device-1"]));
+    let mut upstream = RawServer::start().await;
+    for (mode, without_is_served) in [("require", false), ("optional", true)] {
+        let auth = format!(", client_auth: {{ ca: {:?}, mode: {mode} }}", authority.ca());
+        let proxy = start(upstream.url(), &[&listener(&[&own], &auth)]);
+        for (shown, served) in [(None, without_is_served), (Some(&bad), false), (Some(&good), true)] {
+            let config = Arc::new(client(&authority, BOTH, shown));
+            if served {
+                converse(&proxy, &mut upstream, "chat.test", &config).await;
+                continue;
+            }
+            // By TLS 1.3 the client is done before the listener has judged its certificate: the alert comes when it reads.
+            let refused = match Conn::connect_tls(proxy.address(), "chat.test", config).await {
+                Err(_) => true,
+                Ok(mut conn) => {
+                    let _ = conn.try_send(get("/")).await;
+                    conn.read_to_end().await.is_empty()
+                }
+            };
+            assert!(refused, "{mode} {shown:?}");
+        }
+        let failed = if without_is_served { 1.0 } else { 2.0 };
+        let labels = [("listener", "plain"), ("reason", "tls_failed")];
+        proxy.metric_becomes("wsluice_connection_errors_total", &labels, failed).await;
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_of_one_worker_is_good_at_all() {
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let mut upstream = RawServer::start().await;
+    let text = crate::plain::with_listener(&yaml(&[upstream.url()], &[]), &[&listener(&[&own], "")]);
+    let proxy = Proxy::start(&text.replace("workers: 1", "workers: 2"));
+    for (version, label) in [(&TLS12, "1.2"), (&TLS13, "1.3")] {
+        let config = Arc::new(client(&authority, &[version], None));
+        // The kernel deals connections out to the workers by port: sixteen do not all come to one.
+        for number in 0..16 {
+            let client = converse(&proxy, &mut upstream, "chat.test", &config).await;
+            let expected = if number == 0 { HandshakeKind::Full } else { HandshakeKind::Resumed };
+            let kind = tls(&client).handshake_kind().unwrap();
+            // The very first may need another round trip for the key exchange.
+            let full = matches!(kind, HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest);
+            assert_eq!(if full { HandshakeKind::Full } else { kind }, expected, "TLS {label}, connection {number}");
+        }
+        let labels = [("listener", "plain"), ("version", label), ("resumed", "true")];
+        assert_eq!(proxy.metric("wsluice_tls_handshakes_total", &labels), 15.0);
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_takes_too_long_ends() {
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let upstream = RawServer::start().await;
+    let proxy = start(upstream.url(), &[&listener(&[&own], ""), "timeouts: { tls: 200ms }"]);
+    let labels = [("listener", "plain"), ("reason", "tls_timeout")];
+    for (number, bytes) in [&b""[..], &[22, 3, 1, 2, 0, 1]].into_iter().enumerate() {
+        let mut client = proxy.client().await;
+        client.send(bytes).await;
+        assert_eq!(client.read_to_end().await, b"");
+        proxy.metric_becomes("wsluice_connection_errors_total", &labels, (number + 1) as f64).await;
+    }
+}
+
+#[tokio::test]
+async fn plain_http_on_a_tls_port_is_told_so() {
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let upstream = RawServer::start().await;
+    let proxy = start(upstream.url(), &[&listener(&[&own], "")]);
+    let mut client = proxy.client().await;
+    client.send(get("/")).await;
+    let answer = client.head().await;
+    assert_eq!(answer.status(), 400);
+    let body = String::from_utf8(client.body(&answer).await).unwrap();
+    assert!(body.contains("https://") && body.contains("wss://"), "{body}");
+    client.expect_end().await;
+    client.finish().await;
+    // What is neither gets no answer.
+    let mut client = proxy.client().await;
+    client.send("\0\x01\x02").await;
+    assert_eq!(client.read_to_end().await, b"");
+    let labels = [("listener", "plain"), ("reason", "tls_failed")];
+    proxy.metric_becomes("wsluice_connection_errors_total", &labels, 2.0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_offers_http_2_is_answered_by_http_1() {
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let mut upstream = RawServer::start().await;
+    let proxy = start(upstream.url(), &[&listener(&[&own], "")]);
+    let mut config = client(&authority, BOTH, None);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let conn = converse(&proxy, &mut upstream, "chat.test", &Arc::new(config.clone())).await;
+    assert_eq!(tls(&conn).alpn_protocol(), Some(&b"http/1.1"[..]));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    assert!(Conn::connect_tls(proxy.address(), "chat.test", Arc::new(config)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_large_message_passes_through_tls_on_both_sides() {
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let mut upstream = RawServer::start_tls(authority.server(&["127.0.0.1"])).await;
+    let text = crate::plain::with_listener(&yaml(&[upstream.url()], &[]), &[&listener(&[&own], "")]);
+    let proxy = Proxy::start(&with_upstream_tls(&text, &format!("ca: {:?}", authority.ca())));
+    let mut client = Conn::connect_tls(proxy.address(), "chat.test", authority.client()).await.unwrap();
+    client.send(Handshake::new().bytes()).await;
+    let mut server = upstream.accept().await;
+    server.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+    let message = Frame::binary((0..3_000_000_u32).map(|i| (i % 253) as u8).collect::<Vec<u8>>());
+    let (_, ()) = tokio::join!(client.put(&message), server.expect(&message));
+    let (_, ()) = tokio::join!(server.put(&message), client.expect(&message));
+}
+
+// ---- towards servers
+
+/// The same configuration with `tls: { .. }` at its upstream.
+fn with_upstream_tls(yaml: &str, tls: &str) -> String {
+    let (before, after) = yaml.split_once("app: { ").unwrap();
+    format!("{before}app: {{ tls: {{ {tls} }}, {after}")
+}
+
+fn errors(proxy: &Proxy, upstream: &RawServer, reason: &str) -> f64 {
+    let labels = [("upstream", "app"), ("endpoint", upstream.url()), ("reason", reason)];
+    proxy.metric("wsluice_upstream_errors_total", &labels)
+}
+
+#[tokio::test]
+async fn a_server_is_verified_against_an_authority_of_ones_own() {
+    let authority = Authority::new();
+    let mut upstream = RawServer::start_tls(authority.server(&["127.0.0.1"])).await;
+    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[upstream.url()], &[]), &format!("ca: {:?}", authority.ca())));
+    let mut client = proxy.client().await;
+    client.send(Handshake::new().bytes()).await;
+    let mut server = upstream.accept().await;
+    server.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+    client.put(&Frame::text("secret")).await;
+    server.expect(&Frame::text("secret")).await;
+    // Plain HTTP goes the same way.
+    let mut client = proxy.client().await;
+    client.send(get("/page")).await;
+    let mut server = upstream.accept().await;
+    assert_eq!(server.head().await.target(), "/page");
+    server.send(ok("")).await;
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_server_with_a_wrong_certificate_is_a_502() {
+    let (authority, strangers) = (Authority::new(), Authority::new());
+    let wrong_name = RawServer::start_tls(authority.server(&["other.test"])).await;
+    let wrong_authority = RawServer::start_tls(strangers.server(&["127.0.0.1"])).await;
+    let ca = format!("ca: {:?}", authority.ca());
+    for (upstream, hint) in [(&wrong_name, "server_name"), (&wrong_authority, "`ca`")] {
+        let proxy = Proxy::start(&with_upstream_tls(&yaml(&[upstream.url()], &[]), &ca));
+        for (request, count) in [(Handshake::new().bytes(), 1.0), (get("/").into_bytes(), 2.0)] {
+            let mut client = proxy.client().await;
+            client.send(request).await;
+            let answer = client.head().await;
+            assert_eq!(answer.status(), 502);
+            let body = String::from_utf8(client.body(&answer).await).unwrap();
+            assert!(body.starts_with("connect: ") && !body.contains("certificate"), "{body}");
+            assert_eq!(errors(&proxy, upstream, "tls"), count);
+            let log = proxy.log_lines(count as usize).await;
+            let detail = log.last().unwrap()["detail"].as_str().unwrap();
+            assert!(detail.contains("certificate was refused") && detail.contains(hint), "{detail}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_name_to_verify_may_be_another_than_the_address() {
+    let authority = Authority::new();
+    let mut upstream = RawServer::start_tls(authority.server(&["app.internal.test"])).await;
+    let tls = format!("ca: {:?}, server_name: app.internal.test", authority.ca());
+    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[upstream.url()], &[]), &tls));
+    let mut client = proxy.client().await;
+    client.send(Handshake::new().bytes()).await;
+    let mut server = upstream.accept().await;
+    let request = server.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+    let Io::TlsServer(stream) = &server.io else { panic!("TLS") };
+    assert_eq!(stream.get_ref().1.server_name(), Some("app.internal.test"));
+    // The Host is the client's all the same.
+    assert_eq!(request.get("host"), Some("example.com"));
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_gets_ours_and_http_1() {
+    let authority = Authority::new();
+    let ours = authority.issue("wsluice", &["wsluice.test"]);
+    let (cert, key) = authority.issue("app", &["127.0.0.1"]);
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&authority.ca())), provider());
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(vec![certificate(&cert)], PrivateKeyDer::from_pem_file(&key).unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut upstream = RawServer::start_tls(Arc::new(config)).await;
+    let tls = format!("ca: {:?}, cert: {:?}, key: {:?}", authority.ca(), ours.0, ours.1);
+    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[upstream.url()], &[]), &tls));
+    let mut client = proxy.client().await;
+    client.send(Handshake::new().bytes()).await;
+    let mut server = upstream.accept().await;
+    server.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+    let Io::TlsServer(stream) = &server.io else { panic!("TLS") };
+    let connection = stream.get_ref().1;
+    assert_eq!(connection.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(connection.peer_certificates().unwrap()[0], certificate(&ours.0));
+
+    // Without ours it does not let us in.
+    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[upstream.url()], &[]), &format!("ca: {:?}", authority.ca())));
+    let mut client = proxy.client().await;
+    assert_eq!(client.ask(&Handshake::new()).await.status(), 502);
+}
+
+#[tokio::test]
+async fn a_server_on_a_unix_socket_gets_websockets_and_http() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut upstream = RawServer::start_unix(&dir.path().join("app.sock"));
+    let proxy = Proxy::start(&yaml(&[upstream.url()], &[]));
+    let mut client = proxy.client().await;
+    client.send(Handshake::to("/ws").bytes()).await;
+    let mut server = upstream.accept().await;
+    assert_eq!(server.switch(&[]).await.target(), "/ws");
+    assert_eq!(client.head().await.status(), 101);
+    client.put(&Frame::text("hello")).await;
+    server.expect(&Frame::text("hello")).await;
+    let mut client = proxy.client().await;
+    client.send(get("/page")).await;
+    let mut server = upstream.accept().await;
+    assert_eq!(server.head().await.target(), "/page");
+    server.send(ok("")).await;
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_server_that_never_speaks_tls_is_a_504_or_passed_over() {
+    let authority = Authority::new();
+    // It takes connections and is silent.
+    let mut silent = RawServer::start().await;
+    let url = silent.url().replace("ws://", "wss://");
+    let ca = format!("ca: {:?}", authority.ca());
+    let timeouts = "timeouts: { connect: 200ms }";
+    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[&url], &[timeouts]), &ca));
+    for request in [Handshake::new().bytes(), get("/").into_bytes()] {
+        let mut client = proxy.client().await;
+        client.send(request).await;
+        let mut waiting = silent.accept().await;
+        // What comes is a ClientHello, and no request in the clear.
+        assert_eq!(waiting.read_exact(1).await, [22]);
+        let answer = client.head().await;
+        let body = client.body(&answer).await;
+        assert_eq!(answer.status(), 504);
+        assert!(body.starts_with(b"connect_timeout: "), "{}", String::from_utf8_lossy(&body));
+    }
+    let labels = [("upstream", "app"), ("endpoint", &*url), ("reason", "connect_timeout")];
+    assert_eq!(proxy.metric("wsluice_upstream_errors_total", &labels), 2.0);
+
+    let mut good = RawServer::start_tls(authority.server(&["127.0.0.1"])).await;
+    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[&url, good.url()], &[timeouts]), &ca));
+    for _ in 0..2 {
+        let mut client = proxy.client().await;
+        client.send(Handshake::new().bytes()).await;
+        good.accept().await.switch(&[]).await;
+        assert_eq!(client.head().await.status(), 101);
+    }
+}

@@ -1,0 +1,85 @@
+//! The README stays true: its configuration reference is the schema's own words, and its examples load.
+//!
+//! The reference between the markers is generated from the field docs, where each option is documented once. After a
+//! change there: `UPDATE_README=1 cargo test --test readme`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+const README: &str = include_str!("../README.md");
+const BEGIN: &str = "<!-- reference: begin -->\n";
+const END: &str = "<!-- reference: end -->";
+
+/// What a `$ref` (plain, or inside `allOf`/`anyOf`) refers to, by name.
+fn referred(schema: &Value) -> Option<&str> {
+    let direct = schema["$ref"].as_str();
+    let inside = ["allOf", "anyOf"].into_iter().find_map(|key| schema[key][0]["$ref"].as_str());
+    direct.or(inside)?.strip_prefix("#/definitions/")
+}
+
+fn first_line(text: &Value) -> String {
+    text.as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// One line a key, in the order of the schema, walking into maps and lists.
+fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
+    let Some(properties) = object["properties"].as_object() else { return };
+    for (key, schema) in properties {
+        let is_list = schema["type"] == "array";
+        let is_map = schema["additionalProperties"].is_object() && schema["properties"].is_null();
+        let inner = if is_list {
+            &schema["items"]
+        } else if is_map {
+            &schema["additionalProperties"]
+        } else {
+            schema
+        };
+        let here = match (is_list, is_map) {
+            (true, _) => format!("{path}{key}[]"),
+            (_, true) => format!("{path}{key}.NAME"),
+            _ => format!("{path}{key}"),
+        };
+        writeln!(out, "| `{here}` | {} |", first_line(&schema["description"]).replace('|', "\\|")).unwrap();
+        if let Some(name) = referred(inner) {
+            let mut definition = &root["definitions"][name];
+            // One server: a URL, or a map.
+            if name == "Endpoint" {
+                definition = &root["definitions"]["EndpointMap"];
+            }
+            describe(root, definition, &format!("{here}."), out);
+        }
+    }
+}
+
+#[test]
+fn the_reference_is_what_the_fields_say() {
+    let schema = wsluice::config::schema();
+    let mut reference = String::from("\n| key | meaning |\n| --- | --- |\n");
+    describe(&schema, &schema, "", &mut reference);
+    reference.push('\n');
+    let (before, rest) = README.split_once(BEGIN).expect("the README has the marker of the reference's beginning");
+    let (written, after) = rest.split_once(END).expect("the README has the marker of the reference's end");
+    if written != reference {
+        if std::env::var_os("UPDATE_README").is_some() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+            std::fs::write(path, format!("{before}{BEGIN}{reference}{END}{after}")).unwrap();
+            return;
+        }
+        panic!("README's reference differs from the field docs: run `UPDATE_README=1 cargo test --test readme`");
+    }
+}
+
+#[test]
+fn every_yaml_block_is_a_configuration() {
+    let mut blocks = 0;
+    for block in README.split("```yaml\n").skip(1) {
+        let text = block.split("```").next().unwrap();
+        let loaded = wsluice::config::load_str("README", text, &|_| None);
+        let loaded = loaded.unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(loaded.warnings.is_empty(), "{}", loaded.warnings[0]);
+        blocks += 1;
+    }
+    assert!(blocks > 0, "the README shows a configuration");
+}
