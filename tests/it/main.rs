@@ -9,6 +9,7 @@ mod plain;
 mod process;
 
 mod admin;
+mod back_pressure;
 mod cli;
 mod close;
 mod drain;
@@ -24,5 +25,6 @@ mod listeners;
 mod logs;
 mod map;
 mod proxy_protocol;
+mod routes;
 mod smuggling;
 mod tls;
