@@ -180,7 +180,7 @@ impl Compiler<'_> {
             let label = endpoint.url.to_string();
             let metrics = families.endpoint(name, &label, &proxy::upgrade::endpoint_labels());
             let pool = Pool::new(connector.clone(), connect, self.around.workers);
-            endpoints.push(Arc::new(Endpoint { name: label.into(), connector, pool, metrics }));
+            endpoints.push(Arc::new(Endpoint::new(label.into(), connector, pool, metrics)));
         }
         // A random start: instances that start together must not all begin with the first endpoint.
         let balancer = Balancer::RoundRobin(RoundRobin::new(fastrand::usize(..)));

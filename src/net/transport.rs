@@ -20,6 +20,19 @@ pub enum Transport<T> {
     Tls(Box<T>),
 }
 
+/// What dropping a connection says to the peer.
+pub trait EndsOnDrop {
+    /// Whether the peer sees an orderly end when the connection is dropped with all bytes written and read: a FIN is the
+    /// kernel's to send, TLS's close_notify is not. Saves the `shutdown` call.
+    fn ends_on_drop(&self) -> bool;
+}
+
+impl<T> EndsOnDrop for Transport<T> {
+    fn ends_on_drop(&self) -> bool {
+        matches!(self, Transport::Plain(_))
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Transport<T> {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

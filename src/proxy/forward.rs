@@ -93,7 +93,7 @@ async fn attempt(
 ) -> Result<Response<Incoming>, Failure> {
     let mut tried = Vec::new();
     let mut failed = Failure::Timeout;
-    while let Some(endpoint) = route.upstream.pick(&tried) {
+    while let Some(endpoint) = route.upstream.pick(&tried, clock::coarse()) {
         let Some(body) = lender.lend() else { break };
         if log.attempts > 0 {
             route.upstream.metrics.retry();
@@ -106,10 +106,14 @@ async fn attempt(
         *request.headers_mut() = headers.clone();
         let sending = endpoint.pool.send(request);
         match within(route.response_timeout, lender, sending).await {
-            Some(Ok(response)) => return Ok(response),
+            Some(Ok(response)) => {
+                endpoint.answered();
+                return Ok(response);
+            }
             Some(Err(error)) if error.is_connect() => {
                 let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
                 endpoint.metrics.error(cause.map_or("connect", ConnectError::label));
+                endpoint.failed(clock::coarse());
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
                 failed = match cause {
                     Some(ConnectError::Timeout) => Failure::Connect(ConnectError::Timeout),

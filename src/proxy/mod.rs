@@ -81,7 +81,7 @@ impl Proxy {
         match self.walk(downstream, parts, body, &mut log).await {
             Ok(Walked::Http(response)) => Reply { response: log.attach(response), pending: None },
             Ok(Walked::Switched(response, opening)) => {
-                let pending = opening.with(log.into_session());
+                let pending = opening.with(log);
                 Reply { response, pending: Some(Box::new(pending)) }
             }
             Err(failure) => {

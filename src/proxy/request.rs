@@ -154,7 +154,9 @@ impl Drop for RequestLog {
         let took = clock::now().since(self.started);
         let gone = StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST);
         let status = self.status.unwrap_or(gone);
-        if !self.is_handshake && self.route.is_some() {
+        if self.is_handshake && self.status.is_none() {
+            self.metrics().handshake(gone, took);
+        } else if !self.is_handshake && self.route.is_some() {
             self.metrics().request(&self.method, status, took);
         }
         if !self.proxy.log.is_on() {

@@ -14,12 +14,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::Body;
 use super::outcome::{self, Failure};
-use super::request::{Arrival, Handed, RequestLog};
+use super::request::{Arrival, RequestLog};
 use super::snapshot::{Place, Route};
 use super::{Proxy, response};
 use crate::clock;
 use crate::drain::Guard;
 use crate::header::{forwarded, hop_by_hop};
+use crate::net::transport::EndsOnDrop;
 use crate::session::access_log::AccessLog;
 use crate::session::metrics::RouteMetrics;
 use crate::session::{Opening, Session};
@@ -50,17 +51,18 @@ pub struct Opened {
     held: Held,
 }
 
-/// A session that begins when the client's 101 has been written.
+/// A session that begins when the client's 101 has been written. Dropped before that, it leaves the request's own line:
+/// the client was gone.
 #[derive(Debug)]
 pub struct Pending {
     opened: Opened,
-    handed: Handed,
+    log: RequestLog,
 }
 
 impl Opened {
     /// Joins the record of the request.
-    pub fn with(self, handed: Handed) -> Pending {
-        Pending { opened: self, handed }
+    pub fn with(self, log: RequestLog) -> Pending {
+        Pending { opened: self, log }
     }
 }
 
@@ -68,9 +70,10 @@ impl Pending {
     /// The session, over the connection on which the 101 was written.
     pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard) -> Session<C, UpstreamIo, Held>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
+        C: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
     {
-        let Pending { opened, handed } = self;
+        let Pending { opened, log } = self;
+        let handed = log.into_session();
         let now = clock::now();
         let settings = crate::ws::tunnel::Settings { rsv: opened.answer.rsv(), ..opened.route.tunnel };
         let tunnel = Tunnel::new(settings, [fastrand::u64(..), fastrand::u64(..)], now);
@@ -148,14 +151,17 @@ async fn attempt(
 ) -> Result<(Arc<Endpoint>, Reply<UpstreamIo>), Failure> {
     let mut tried = Vec::new();
     let mut failed = None;
-    while let Some(endpoint) = route.upstream.pick(&tried) {
+    while let Some(endpoint) = route.upstream.pick(&tried, clock::coarse()) {
         if log.attempts > 0 {
             route.upstream.metrics.retry();
         }
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
         let failure = match one(route, &endpoint, target, headers, offer, deadline).await {
-            Ok(reply) => return Ok((endpoint, reply)),
+            Ok(reply) => {
+                endpoint.answered();
+                return Ok((endpoint, reply));
+            }
             Err(failure) => failure,
         };
         let label = match &failure {
@@ -164,6 +170,7 @@ async fn attempt(
             _ => "handshake_timeout",
         };
         endpoint.metrics.error(label);
+        endpoint.failed(clock::coarse());
         tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
         let over = Instant::now() >= deadline;
         failed = Some(failure);

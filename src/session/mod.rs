@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::clock;
 use crate::drain::Guard;
 use crate::moment::Moment;
+use crate::net::transport::EndsOnDrop;
 use crate::ws::Side;
 use crate::ws::close::Close;
 use crate::ws::frame::Opcode;
@@ -112,8 +113,8 @@ pub struct Session<C, S, H> {
 
 impl<C, S, H> Session<C, S, H>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
+    S: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
 {
     /// Joins the two connections, each with the bytes that were read too early from it.
     pub fn new(

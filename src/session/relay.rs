@@ -23,6 +23,7 @@ use crate::clock;
 use crate::drain::Guard;
 use crate::moment::Moment;
 use crate::net::pool::{self, Buffer, Size};
+use crate::net::transport::EndsOnDrop;
 use crate::ws::Side;
 use crate::ws::tunnel::{Observer, Step, Tunnel};
 
@@ -93,8 +94,8 @@ impl<C, S, O> Relay<C, S, O> {
 
 impl<C, S, O> Relay<C, S, O>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
+    S: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
     O: Observer,
 {
     /// Joins two connections. `early_client` and `early_server` were read behind the handshake and come first.
@@ -200,9 +201,10 @@ where
             self.tunnel.close(now, Side::Server, closing.server);
         }
         let (tunnel, observer) = (&mut self.tunnel, &mut self.observer);
-        let server = self.to_server.finish(cx, now, tunnel, observer, &mut self.server, Side::Server);
-        let client = self.to_client.finish(cx, now, tunnel, observer, &mut self.client, Side::Client);
-        self.tunnel.gave_up() || (self.tunnel.is_finished() && server && client)
+        let over = tunnel.is_finished() || (self.client.ends_on_drop() && tunnel.is_agreed());
+        let server = self.to_server.finish(cx, now, tunnel, observer, &mut self.server, Side::Server, over);
+        let client = self.to_client.finish(cx, now, tunnel, observer, &mut self.client, Side::Client, over);
+        self.tunnel.gave_up() || (over && server && client)
     }
 }
 
@@ -437,21 +439,25 @@ impl Lane {
         }
     }
 
-    /// Everything that is due towards one peer after the reading. `true` when its stream has been ended or has broken.
+    /// Everything that is due towards one peer after the reading; `over` tells that nothing more is awaited from either. `true` when its stream has been ended or has broken.
+    #[expect(clippy::too_many_arguments, reason = "as write_last")]
     fn finish(
         &mut self,
         cx: &mut Context<'_>,
         now: Moment,
         tunnel: &mut Tunnel,
         observer: &mut impl Observer,
-        target: &mut (impl AsyncWrite + Unpin),
+        target: &mut (impl AsyncWrite + EndsOnDrop + Unpin),
         to: Side,
+        over: bool,
     ) -> bool {
         self.inject(cx, now, tunnel, observer, target, to);
         if self.is_blocked() && !self.drain(cx, now, tunnel, target, to) {
             return false;
         }
-        if self.shut != Shut::Ended && (tunnel.poll_shutdown(to) || tunnel.is_finished()) {
+        if over && target.ends_on_drop() {
+            self.shut = Shut::Ended;
+        } else if self.shut != Shut::Ended && (over || tunnel.poll_shutdown(to)) {
             self.shut = match Pin::new(target).poll_shutdown(cx) {
                 Poll::Ready(_) => Shut::Ended,
                 Poll::Pending => Shut::Ending,

@@ -14,6 +14,7 @@ pub mod pool;
 use std::sync::Arc;
 
 use crate::balance::Balancer;
+use crate::moment::Moment;
 use endpoint::Endpoint;
 use metrics::UpstreamMetrics;
 
@@ -34,10 +35,16 @@ impl Upstream {
         Upstream { name, endpoints: endpoints.into(), balancer, metrics }
     }
 
-    /// The endpoint whose turn it is, without those already `tried`; `None` when all were.
-    pub fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+    /// The endpoint whose turn it is, without those already `tried`; `None` when all were. One that failed lately comes
+    /// after all that did not.
+    pub fn pick(&self, tried: &[Arc<Endpoint>], now: Moment) -> Option<Arc<Endpoint>> {
         let is_tried = |index: usize| tried.iter().any(|endpoint| Arc::ptr_eq(endpoint, &self.endpoints[index]));
-        let index = self.balancer.pick(self.endpoints.len(), is_tried)?;
+        let is_suspect = |index: usize| self.endpoints[index].is_suspect(now);
+        let count = self.endpoints.len();
+        let index = self
+            .balancer
+            .pick(count, |index| is_tried(index) || is_suspect(index))
+            .or_else(|| self.balancer.pick(count, is_tried))?;
         let endpoint = Arc::clone(&self.endpoints[index]);
         endpoint.metrics.pick();
         Some(endpoint)

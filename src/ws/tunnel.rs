@@ -547,6 +547,13 @@ impl Tunnel {
         self.phase == Phase::Finished || (client.eof && server.eof && !client.wants_inject() && !server.wants_inject())
     }
 
+    /// Whether everything has been said: the closing handshake with the client is complete and the server has ended its
+    /// stream. A connection whose end needs no words of its own may then be let go without awaiting the client's FIN.
+    pub fn is_agreed(&self) -> bool {
+        let [client, server] = &self.peers;
+        client.close_sent && client.close_received && server.eof && self.settings.validate
+    }
+
     /// Whether patience is over: the connections are let go whatever is left.
     pub fn gave_up(&self) -> bool {
         self.phase == Phase::Finished
