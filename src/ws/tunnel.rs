@@ -496,7 +496,7 @@ impl Tunnel {
         peer.pings = peer.pings.wrapping_add(1);
         peer.pinged = now;
         peer.liveness = Liveness::Asked(now);
-        let payload = ping_payload(key, peer.pings);
+        let payload = ping_payload(ping_key(key, to), peer.pings);
         self.timer_moved = true;
         seen.pinged(to);
         Some(ControlFrame::new(Opcode::Ping, &payload, mask))
@@ -602,7 +602,7 @@ impl Tunnel {
         let (key, count) = payload.split_first_chunk::<8>()?;
         let count = u32::from_be_bytes(*count.first_chunk::<4>()?);
         let ours = payload.len() == 12
-            && u64::from_be_bytes(*key) == self.ping_key
+            && u64::from_be_bytes(*key) == ping_key(self.ping_key, from)
             && count.wrapping_sub(1) < self.peer(from).pings;
         ours.then_some(count)
     }
@@ -773,6 +773,14 @@ impl Tunnel {
             Liveness::Wanted(_) => peer.liveness = Liveness::Wanted(now),
             Liveness::Asked(_) => self.begin(now, End::Dead(side)),
         }
+    }
+}
+
+/// A peer that sends a copy of our Ping as its own must get the far peer's Pong: each side's Pings have another key.
+const fn ping_key(key: u64, side: Side) -> u64 {
+    match side {
+        Side::Client => key,
+        Side::Server => !key,
     }
 }
 
