@@ -115,7 +115,7 @@ fn tunnel(c: &mut Criterion) {
     for (name, (bytes, count)) in [("one message", (frame(128), 1)), ("messages of 16 KiB", chunk(128))] {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_with_input(BenchmarkId::new(name, 128), &bytes, |b, bytes| {
-            let mut tunnel = Tunnel::new(settings, 42, start);
+            let mut tunnel = Tunnel::new(settings, [42, 43], start);
             let mut counts = Counts::default();
             b.iter(|| forward(&mut tunnel, start, black_box(bytes), &mut counts));
             black_box((counts.bytes, counts.messages));

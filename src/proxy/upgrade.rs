@@ -73,7 +73,7 @@ impl Pending {
         let Pending { opened, handed } = self;
         let now = clock::now();
         let settings = crate::ws::tunnel::Settings { rsv: opened.answer.rsv(), ..opened.route.tunnel };
-        let tunnel = Tunnel::new(settings, fastrand::u64(..), now);
+        let tunnel = Tunnel::new(settings, [fastrand::u64(..), fastrand::u64(..)], now);
         let opening = Opening {
             about: handed.about,
             route: Arc::clone(&opened.route.name),

@@ -214,8 +214,9 @@ enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     settings: Settings,
-    /// Makes our Pings ours: no peer knows another session's key, and a peer's own payloads do not hit it by chance.
-    ping_key: u64,
+    /// Makes our Pings to a side ours, one key a side: what one peer has seen of ours tells it nothing of the other's.
+    /// So no peer knows another session's key, and a peer's own payloads do not hit it by chance.
+    ping_keys: [u64; 2],
     opened: Moment,
     /// When a data frame, or a part of one, last passed.
     data_at: Moment,
@@ -229,11 +230,11 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A session that opened at `now`. `ping_key` should be random.
-    pub fn new(settings: Settings, ping_key: u64, now: Moment) -> Tunnel {
+    /// A session that opened at `now`. `ping_keys`, for the client and for the server, should be random.
+    pub fn new(settings: Settings, ping_keys: [u64; 2], now: Moment) -> Tunnel {
         Tunnel {
             settings,
-            ping_key,
+            ping_keys,
             opened: now,
             data_at: now,
             drain_at: None,
@@ -483,7 +484,7 @@ impl Tunnel {
             return None;
         }
         let mask = (to == Side::Server).then_some(mask);
-        let key = self.ping_key;
+        let key = self.ping_keys[to as usize];
         let peer = self.peer_mut(to);
         if let Some(close) = peer.close_wanted.take() {
             peer.close_sent = true;
@@ -496,7 +497,7 @@ impl Tunnel {
         peer.pings = peer.pings.wrapping_add(1);
         peer.pinged = now;
         peer.liveness = Liveness::Asked(now);
-        let payload = ping_payload(ping_key(key, to), peer.pings);
+        let payload = ping_payload(key, peer.pings);
         self.timer_moved = true;
         seen.pinged(to);
         Some(ControlFrame::new(Opcode::Ping, &payload, mask))
@@ -602,7 +603,7 @@ impl Tunnel {
         let (key, count) = payload.split_first_chunk::<8>()?;
         let count = u32::from_be_bytes(*count.first_chunk::<4>()?);
         let ours = payload.len() == 12
-            && u64::from_be_bytes(*key) == ping_key(self.ping_key, from)
+            && u64::from_be_bytes(*key) == self.ping_keys[from as usize]
             && count.wrapping_sub(1) < self.peer(from).pings;
         ours.then_some(count)
     }
@@ -773,14 +774,6 @@ impl Tunnel {
             Liveness::Wanted(_) => peer.liveness = Liveness::Wanted(now),
             Liveness::Asked(_) => self.begin(now, End::Dead(side)),
         }
-    }
-}
-
-/// A peer that sends a copy of our Ping as its own must get the far peer's Pong: each side's Pings have another key.
-const fn ping_key(key: u64, side: Side) -> u64 {
-    match side {
-        Side::Client => key,
-        Side::Server => !key,
     }
 }
 

@@ -253,11 +253,12 @@ async fn term_ends_every_session_properly_and_the_process_with_0() {
     let mut process = Process::start(dir.path(), &draining(&echo, "4s"));
     let (address, admin) = (process.listening().await, process.admin().await);
     assert_eq!((admin_status(&admin, "/readyz").await, admin_status(&admin, "/livez").await), (200, 200));
+    // Before the others, so that it has been accepted when they have: the kernel resets what still waits in the queue.
+    let mut idle = Conn::connect(&address).await;
     let mut clients = vec![];
     for _ in 0..8 {
         clients.push(echoes(&address, &Handshake::new()).await);
     }
-    let mut idle = Conn::connect(&address).await;
     process.signal(Signal::TERM);
     process.message("draining").await;
     // Nobody gets in any more, whoever asks is told, and those inside still talk.

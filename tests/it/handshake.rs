@@ -329,16 +329,15 @@ async fn a_false_101_never_reaches_the_client() {
     assert_eq!(proxy.metric(REJECTIONS, &refused), table.len() as f64);
 }
 
-/// Status line, headers, body on the wire, body as meant; `true`: the body ends with the stream.
-type Refusal<'a> = (&'a str, Vec<(&'a str, &'a str)>, String, &'a str, bool);
-
 #[tokio::test]
 async fn what_a_server_answers_instead_of_101_goes_to_the_client_as_it_is() {
     let mut server = RawServer::start().await;
     let proxy = Proxy::start(&yaml(&[server.url()], &[]));
     let large = "x".repeat(300_000);
+    // Status line, headers, body on the wire, body as meant; `true`: the body ends with the stream.
+    type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, String, &'a str, bool);
     #[rustfmt::skip]
-    let table: Vec<Refusal> = vec![
+    let table: Vec<Row> = vec![
         ("200 OK", vec![("Content-Length", "5")], "hello".into(), "hello", false),
         ("200 OK", vec![], "until the end".into(), "until the end", true),
         ("200 OK", vec![("Content-Length", "300000")], large.clone(), &large, false),

@@ -7,7 +7,7 @@ use super::*;
 use crate::ws::close::CloseCode;
 use crate::ws::frame::{HEADER_BYTES_MAX, Header};
 
-const KEY: u64 = 0x0123_4567_89ab_cdef;
+const KEYS: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 const MASK: [u8; 4] = [9, 8, 7, 6];
 
 fn settings() -> Settings {
@@ -81,7 +81,7 @@ struct Driver {
 
 impl Driver {
     fn new(settings: Settings) -> Driver {
-        let tunnel = Tunnel::new(settings, KEY, at(0));
+        let tunnel = Tunnel::new(settings, KEYS, at(0));
         Driver { tunnel, carry: Default::default(), out: Default::default(), log: Log::default() }
     }
 
@@ -527,7 +527,7 @@ fn legal_piece() -> impl Strategy<Value = Piece> {
         1 => prop::collection::vec(any::<u8>(), 0..=125).prop_map(Piece::Ping),
         1 => prop::collection::vec(any::<u8>(), 0..=125).prop_map(Piece::Pong),
         // A Pong as ours would be, answering a Ping we may or may not have sent.
-        1 => (1u32..4).prop_map(|count| Piece::Pong(ping_payload(KEY, count).to_vec())),
+        1 => (side(), 1u32..4).prop_map(|(of, count)| Piece::Pong(ping_payload(KEYS[of as usize], count).to_vec())),
     ]
 }
 
