@@ -201,3 +201,53 @@ async fn a_session_that_is_lost_is_not_opened_again() {
     client.expect_closed_with(1014).await;
     assert_eq!(one.connections().await + two.connections().await, 1);
 }
+
+/// An address where connecting hangs: the queue of its listener is full and nobody accepts.
+struct Hanging {
+    url: String,
+    _listener: socket2::Socket,
+    _queue: Vec<tokio::net::TcpStream>,
+}
+
+impl Hanging {
+    async fn new() -> Hanging {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queue = vec![];
+        let patience = std::time::Duration::from_millis(200);
+        while let Ok(stream) = tokio::time::timeout(patience, tokio::net::TcpStream::connect(address)).await {
+            queue.push(stream.unwrap());
+            assert!(queue.len() < 100, "connecting does not hang");
+        }
+        Hanging { url: format!("ws://{address}"), _listener: listener, _queue: queue }
+    }
+}
+
+#[tokio::test]
+async fn the_next_endpoint_is_tried_when_connecting_to_one_hangs() {
+    let (dead, mut alive) = (Hanging::new().await, RawServer::start().await);
+    let proxy = Proxy::start(&yaml(&[&dead.url, alive.url()], &["timeouts: { connect: 100ms, handshake: 10s }"]));
+    for _ in 0..2 {
+        let mut client = proxy.client().await;
+        client.send(Handshake::new().bytes()).await;
+        alive.accept().await.switch(&[]).await;
+        assert_eq!(client.head().await.status(), 101);
+    }
+    assert!(errors(&proxy, &dead.url, "connect_timeout") >= 1.0);
+}
+
+#[tokio::test]
+async fn all_hanging_is_504() {
+    let dead = [Hanging::new().await, Hanging::new().await];
+    let urls = [&*dead[0].url, &*dead[1].url];
+    let proxy = Proxy::start(&yaml(&urls, &["timeouts: { connect: 100ms, handshake: 10s }"]));
+    let mut client = proxy.client().await;
+    let head = client.ask(&Handshake::new()).await;
+    assert_eq!(head.status(), 504);
+    assert!(client.body(&head).await.starts_with(b"connect_timeout: "));
+    for url in urls {
+        assert_eq!(errors(&proxy, url, "connect_timeout"), 1.0);
+    }
+}
