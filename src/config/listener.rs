@@ -133,8 +133,9 @@ pub struct ListenerTimeouts {
     /// network.
     pub tls: Span,
 
-    /// For the head of a request, once its first byte could have come. Default: 10s, as a head is a few packets, and
-    /// who sends one byte at a time wants to hold connections (slowloris).
+    /// For the head of a connection's first request, once its first byte could have come; later ones have the longer of this
+    /// and `keep_alive`. Default: 10s, as a head is a few packets, and who sends one byte at a time wants to hold
+    /// connections (slowloris).
     pub headers: Span,
 
     /// For the next request on a connection that has answered one. Default: 60s, as browsers and nginx (75s) are used

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Method, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
@@ -132,7 +132,10 @@ impl RequestLog {
         }
         if self.is_handshake {
             // What follows a refused handshake may be frames: it must not be read as a request.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            // A 426 still says what to upgrade to, and nominates it (RFC 9110 §7.8, §15.5.22).
+            let upgrade = response.headers().contains_key(UPGRADE);
+            let connection = HeaderValue::from_static(if upgrade { "close, upgrade" } else { "close" });
+            response.headers_mut().insert(CONNECTION, connection);
             self.metrics().handshake(response.status(), clock::now().since(self.started));
         }
         response.map(|body| Body::new(Logged { body, log: self }))
