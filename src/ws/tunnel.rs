@@ -106,7 +106,7 @@ pub enum End {
 
 /// Hears what passes, for counting. All methods are called once for each thing, whatever the slices.
 pub trait Observer {
-    /// So many bytes, headers included, were taken from this peer.
+    /// So many bytes of this peer, headers included, went on.
     fn bytes(&mut self, from: Side, bytes: usize);
     /// A whole message of this peer went on.
     fn message(&mut self, from: Side, message: Message);
@@ -277,12 +277,10 @@ impl Tunnel {
             self.wait_from_now(now, ANSWER_WAIT);
             Step::Forward(bytes.len())
         };
-        if let Step::Forward(_) = step {
+        if let Step::Forward(taken) = step {
+            seen.bytes(from, taken);
             let in_frame = !self.peer(from).scanner.at_boundary();
             self.peer_mut(from.other()).in_frame = in_frame;
-        }
-        if let Step::Forward(taken) | Step::Drop(taken) = step {
-            seen.bytes(from, taken);
         }
         step
     }

@@ -41,7 +41,7 @@ routes:
   - name: chat
     match: {{ path: {{ prefix: /ws }} }}
     upstream: chat
-    keepalive: {{ ping: 1s, pong: 5s }}
+    keepalive: {{ ping: 1s, pong: 900ms }}
   - name: broken
     match: {{ path: {{ prefix: /broken }} }}
     upstream: broken
