@@ -34,6 +34,8 @@ pub const ECHO_WAIT: Duration = Duration::from_secs(2);
 /// How long our Close may wait for the end of the frame in progress, and again, once it stands behind bytes that a slow
 /// peer has still to take, for that peer.
 pub const BOUNDARY_WAIT: Duration = Duration::from_secs(10);
+/// How long a peer that goes on taking what waits for it, however slowly, may put off the end.
+pub const SLOW_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a peer may go on sending before it answers the other peer's Close.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
@@ -410,7 +412,12 @@ impl Tunnel {
             peer.liveness = Liveness::Heard;
         }
         peer.blocked = !drained;
-        if drained && peer.close_sent {
+        if !drained && let Phase::Closing { begun, give_up } = &mut self.phase {
+            *give_up = (*give_up).max((now + BOUNDARY_WAIT).min(*begun + SLOW_WAIT_MAX));
+            self.timer_moved = true;
+            return;
+        }
+        if self.peer(side).close_sent && drained {
             if self.only_ends_are_due() {
                 self.await_ends(now);
             } else {

@@ -335,6 +335,19 @@ fn bytes_that_are_taken_at_once_are_no_sign_of_life() {
 }
 
 #[test]
+fn a_slow_peer_that_goes_on_taking_bytes_is_waited_for_but_not_for_ever() {
+    let mut driver = Driver::new(settings());
+    driver.tunnel.handle_blocked(Side::Client);
+    driver.feed(at(0), Side::Server, &frame(Side::Server, true, Opcode::Binary, &[1; 1000]));
+    driver.eof(at(0), Side::Server);
+    for second in (5..=70).step_by(5) {
+        driver.tunnel.handle_progress(at(second), Side::Client, false);
+        driver.tick(at(second));
+        assert_eq!(driver.tunnel.is_finished(), second >= 60, "{second}");
+    }
+}
+
+#[test]
 fn a_message_one_byte_too_large_never_leaves_and_is_1009() {
     for (payload, ends) in [(10, false), (11, true)] {
         let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });
