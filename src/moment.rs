@@ -2,7 +2,7 @@
 //!
 //! Not `std::time::Instant`, for three reasons: it is half the size and sits in every session; it can be written down
 //! and read back (a session may move to another process of the same machine, where CLOCK_MONOTONIC is the same); and
-//! tests make one from a number. Who reads the clock is `crate::clock`, nobody else.
+//! tests make one from a number. Who reads the clock is the `clock` module, nobody else.
 
 use std::ops::Add;
 use std::time::Duration;

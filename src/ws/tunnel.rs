@@ -18,6 +18,9 @@
 //!
 //! The whole state is this one plain struct. It can be written down and restored (serde), in the middle of anything.
 
+mod end;
+mod peer;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -26,8 +29,10 @@ use serde::{Deserialize, Serialize};
 use super::Side;
 use super::close::{Close, CloseBody};
 use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, Opcode, apply_mask};
-use super::scanner::{Control, Item, Message, Refusal, Rsv, Rules, Scanner, Violation};
+use super::scanner::{Control, Item, Message, Refusal, Rsv, Rules, Violation};
 use crate::moment::Moment;
+pub use end::{End, Observer};
+use peer::{Liveness, Peer};
 
 /// How long a peer may take to answer our Close, and to end the connection after both Closes.
 pub const ECHO_WAIT: Duration = Duration::from_secs(2);
@@ -69,136 +74,6 @@ pub enum Step {
     Drop(usize),
     /// Keep the slice (at most `CONTROL_BYTES_MAX` bytes) and show it again with more behind it.
     NeedMore,
-}
-
-/// Why a session ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End {
-    /// A peer began the closing handshake.
-    Closed {
-        /// Who.
-        by: Side,
-        /// What its frame says.
-        body: CloseBody,
-    },
-    /// A peer's connection ended without a Close.
-    Lost(Side),
-    /// A blind pipe: a peer ended its stream, as is its right.
-    Finished(Side),
-    /// No data frame for too long.
-    Idle,
-    /// Nothing was heard of this peer, not even a Pong.
-    Dead(Side),
-    /// The session is as old as it may become.
-    Lifetime,
-    /// The proxy is shutting down.
-    Drained,
-    /// This peer began a frame larger than allowed.
-    FrameTooLarge(Side),
-    /// This peer's message became larger than allowed.
-    MessageTooLarge(Side),
-    /// This peer broke the protocol.
-    Violation {
-        /// Who.
-        by: Side,
-        /// Which rule.
-        label: Cow<'static, str>,
-    },
-}
-
-/// Hears what passes, for counting. All methods are called once for each thing, whatever the slices.
-pub trait Observer {
-    /// So many bytes of this peer, headers included, went on.
-    fn bytes(&mut self, from: Side, bytes: usize);
-    /// A whole message of this peer went on.
-    fn message(&mut self, from: Side, message: Message);
-    /// A control frame of this peer, not an answer to us, went on.
-    fn control(&mut self, from: Side, opcode: Opcode);
-    /// This peer was sent a Ping of ours.
-    fn pinged(&mut self, peer: Side);
-    /// This peer answered our Ping.
-    fn round_trip(&mut self, peer: Side, time: Duration);
-}
-
-/// Counts nothing.
-impl Observer for () {
-    fn bytes(&mut self, _: Side, _: usize) {}
-    fn message(&mut self, _: Side, _: Message) {}
-    fn control(&mut self, _: Side, _: Opcode) {}
-    fn pinged(&mut self, _: Side) {}
-    fn round_trip(&mut self, _: Side, _: Duration) {}
-}
-
-/// Whether a peer is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Liveness {
-    /// It was heard of lately enough.
-    Heard,
-    /// A Ping to it waits, since then, for the end of a frame.
-    Wanted(Moment),
-    /// It was asked then and has not answered.
-    Asked(Moment),
-}
-
-/// One peer: what comes from it, and what became of what goes to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Peer {
-    scanner: Scanner,
-    /// When bytes last came from it, or went to it after it had refused them for a while.
-    heard: Moment,
-    liveness: Liveness,
-    /// How many Pings of ours it was sent, and when the last.
-    pings: u32,
-    pinged: Moment,
-    /// It has a Ping of the other peer to answer.
-    owes_pong: bool,
-    /// It takes no bytes at the moment (back-pressure).
-    blocked: bool,
-    /// Its stream ended.
-    eof: bool,
-    /// Its bytes have no meaning any more: it sent a Close, broke the framing, or is gone.
-    deaf: bool,
-    /// Its frames go nowhere, but are still followed, to find its Close.
-    muted: bool,
-    close_received: bool,
-    close_sent: bool,
-    /// A Close of ours waits for the end of a frame.
-    close_wanted: Option<Box<Close>>,
-    /// Nothing can be sent to it any more.
-    cut: bool,
-    /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
-    /// frames that are refused.
-    in_frame: bool,
-}
-
-impl Peer {
-    fn new(now: Moment) -> Peer {
-        Peer {
-            scanner: Scanner::default(),
-            heard: now,
-            liveness: Liveness::Heard,
-            pings: 0,
-            pinged: now,
-            owes_pong: false,
-            blocked: false,
-            eof: false,
-            deaf: false,
-            muted: false,
-            close_received: false,
-            close_sent: false,
-            close_wanted: None,
-            cut: false,
-            in_frame: false,
-        }
-    }
-
-    fn writable(&self) -> bool {
-        !self.close_sent && !self.cut
-    }
-
-    fn wants_inject(&self) -> bool {
-        self.writable() && (self.close_wanted.is_some() || matches!(self.liveness, Liveness::Wanted(_)))
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

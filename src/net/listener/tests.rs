@@ -1,3 +1,5 @@
+//! Listening sockets by what a client and the kernel see of them.
+
 use std::collections::HashSet;
 use std::net::TcpStream as StdTcpStream;
 use std::os::unix::net::UnixStream as StdUnixStream;

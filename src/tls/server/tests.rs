@@ -1,3 +1,5 @@
+//! Server-side TLS against rustls and raw clients, over real sockets.
+
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 use tokio::net::{TcpListener, TcpStream};

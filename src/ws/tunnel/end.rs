@@ -1,0 +1,69 @@
+//! What a tunnel tells: why a session ends, and what passes while it lasts.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ws::Side;
+use crate::ws::close::CloseBody;
+use crate::ws::frame::Opcode;
+use crate::ws::scanner::Message;
+
+/// Why a session ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// A peer began the closing handshake.
+    Closed {
+        /// Who.
+        by: Side,
+        /// What its frame says.
+        body: CloseBody,
+    },
+    /// A peer's connection ended without a Close.
+    Lost(Side),
+    /// A blind pipe: a peer ended its stream, as is its right.
+    Finished(Side),
+    /// No data frame for too long.
+    Idle,
+    /// Nothing was heard of this peer, not even a Pong.
+    Dead(Side),
+    /// The session is as old as it may become.
+    Lifetime,
+    /// The proxy is shutting down.
+    Drained,
+    /// This peer began a frame larger than allowed.
+    FrameTooLarge(Side),
+    /// This peer's message became larger than allowed.
+    MessageTooLarge(Side),
+    /// This peer broke the protocol.
+    Violation {
+        /// Who.
+        by: Side,
+        /// Which rule.
+        label: Cow<'static, str>,
+    },
+}
+
+/// Hears what passes, for counting. All methods are called once for each thing, whatever the slices.
+pub trait Observer {
+    /// So many bytes of this peer, headers included, went on.
+    fn bytes(&mut self, from: Side, bytes: usize);
+    /// A whole message of this peer went on.
+    fn message(&mut self, from: Side, message: Message);
+    /// A control frame of this peer, not an answer to us, went on.
+    fn control(&mut self, from: Side, opcode: Opcode);
+    /// This peer was sent a Ping of ours.
+    fn pinged(&mut self, peer: Side);
+    /// This peer answered our Ping.
+    fn round_trip(&mut self, peer: Side, time: Duration);
+}
+
+/// Counts nothing.
+impl Observer for () {
+    fn bytes(&mut self, _: Side, _: usize) {}
+    fn message(&mut self, _: Side, _: Message) {}
+    fn control(&mut self, _: Side, _: Opcode) {}
+    fn pinged(&mut self, _: Side) {}
+    fn round_trip(&mut self, _: Side, _: Duration) {}
+}

@@ -1,0 +1,79 @@
+//! One side of a tunnel: what comes from a peer, and what became of what goes to it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::moment::Moment;
+use crate::ws::close::Close;
+use crate::ws::scanner::Scanner;
+
+/// Whether a peer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Liveness {
+    /// It was heard of lately enough.
+    Heard,
+    /// A Ping to it waits, since then, for the end of a frame.
+    Wanted(Moment),
+    /// It was asked then and has not answered.
+    Asked(Moment),
+}
+
+/// One peer: what comes from it, and what became of what goes to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Peer {
+    pub(super) scanner: Scanner,
+    /// When bytes last came from it, or went to it after it had refused them for a while.
+    pub(super) heard: Moment,
+    pub(super) liveness: Liveness,
+    /// How many Pings of ours it was sent, and when the last.
+    pub(super) pings: u32,
+    pub(super) pinged: Moment,
+    /// It has a Ping of the other peer to answer.
+    pub(super) owes_pong: bool,
+    /// It takes no bytes at the moment (back-pressure).
+    pub(super) blocked: bool,
+    /// Its stream ended.
+    pub(super) eof: bool,
+    /// Its bytes have no meaning any more: it sent a Close, broke the framing, or is gone.
+    pub(super) deaf: bool,
+    /// Its frames go nowhere, but are still followed, to find its Close.
+    pub(super) muted: bool,
+    pub(super) close_received: bool,
+    pub(super) close_sent: bool,
+    /// A Close of ours waits for the end of a frame.
+    pub(super) close_wanted: Option<Box<Close>>,
+    /// Nothing can be sent to it any more.
+    pub(super) cut: bool,
+    /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
+    /// frames that are refused.
+    pub(super) in_frame: bool,
+}
+
+impl Peer {
+    pub(super) fn new(now: Moment) -> Peer {
+        Peer {
+            scanner: Scanner::default(),
+            heard: now,
+            liveness: Liveness::Heard,
+            pings: 0,
+            pinged: now,
+            owes_pong: false,
+            blocked: false,
+            eof: false,
+            deaf: false,
+            muted: false,
+            close_received: false,
+            close_sent: false,
+            close_wanted: None,
+            cut: false,
+            in_frame: false,
+        }
+    }
+
+    pub(super) fn writable(&self) -> bool {
+        !self.close_sent && !self.cut
+    }
+
+    pub(super) fn wants_inject(&self) -> bool {
+        self.writable() && (self.close_wanted.is_some() || matches!(self.liveness, Liveness::Wanted(_)))
+    }
+}
