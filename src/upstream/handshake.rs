@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -266,9 +266,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Replay<T> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
-
-/// Headers of a handshake that belong to one hop and are written anew on the next.
-pub const HOP: [HeaderName; 3] = [CONNECTION, UPGRADE, SEC_WEBSOCKET_KEY];
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test ends where it fails")]

@@ -472,11 +472,6 @@ impl Tunnel {
         }
     }
 
-    /// How long ago a data frame last passed.
-    pub fn idle_for(&self, now: Moment) -> Duration {
-        now.since(self.data_at)
-    }
-
     // ---- inside
 
     fn data_passed(&mut self, now: Moment, from: Side, ends: Option<Message>, seen: &mut impl Observer) {
