@@ -11,19 +11,19 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
-use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{sleep, timeout};
 
 use super::body::{Body, Lender};
 use super::outcome::Failure;
 use super::request::{Arrival, RequestLog, chain};
+use super::response;
 use super::snapshot::Route;
 use crate::clock;
-use crate::header::{forwarded, hop_by_hop};
+use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
 
 /// Tells connections of an endpoint's pool apart from nobody else's; never sent.
@@ -35,35 +35,25 @@ const POOL_AUTHORITY: &str = "endpoint";
 /// When the route takes no plain HTTP, or no endpoint gave the head of a response.
 pub async fn run(
     route: Arc<Route>,
-    arrival: Arrival,
+    mut arrival: Arrival,
     body: Incoming,
     log: &mut RequestLog,
 ) -> Result<Response<Body>, Failure> {
     if !route.http {
         return Err(Failure::NotWebSocket);
     }
-    let Arrival { host, path, peer, parts } = arrival;
-    let mut headers = parts.headers;
-    let wants_trailers = hop_by_hop::te_trailers(&headers);
-    hop_by_hop::strip(&mut headers);
+    let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
+    let target = PathAndQuery::try_from(arrival.upstream_target());
+    let mut headers = arrival.upstream_headers(&route);
     if wants_trailers {
         // RFC 9110 §10.1.4: TE is for one hop, and who sends it nominates it.
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("TE"));
     }
-    forwarded::apply(&mut headers, &peer, &host);
-    if let Ok(host) = HeaderValue::try_from(host.to_string()) {
-        headers.insert(HOST, host);
-    }
     if !body.is_end_stream() && !headers.contains_key(CONTENT_LENGTH) {
         // hyper takes a GET without a length for one without a body, and would send nothing of it.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    route.request_edits.apply(&mut headers);
-    let target = match parts.uri.query() {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(path),
-    };
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(Authority::from_static(POOL_AUTHORITY));
@@ -72,14 +62,12 @@ pub async fn run(
 
     let lender = Lender::new(body);
     log.received = Some(Arc::clone(lender.sent()));
-    let response = attempt(&route, &parts.method, &uri, &headers, &lender, log).await?;
+    let response = attempt(&route, &arrival.parts.method, &uri, &headers, &lender, log).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::ForeignSwitch);
     }
-    let mut response = response.map(BodyExt::boxed_unsync);
+    let mut response = response::from_upstream(response, &route);
     *response.version_mut() = Version::HTTP_11;
-    hop_by_hop::strip(response.headers_mut());
-    route.response_edits.apply(response.headers_mut());
     Ok(response)
 }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
@@ -16,7 +16,7 @@ use super::outcome::Failure;
 use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::clock;
-use crate::header::{Host, forwarded};
+use crate::header::{Host, forwarded, hop_by_hop};
 use crate::moment::Moment;
 use crate::session::About;
 use crate::session::access_log::{Kind, Record, Traffic};
@@ -35,6 +35,29 @@ pub struct Arrival {
     pub peer: forwarded::Peer,
     /// Its head, as it came.
     pub parts: http::request::Parts,
+}
+
+impl Arrival {
+    /// The head as the upstream gets it, without what either kind of request adds: the fields of this hop taken off, the
+    /// forwarding fields and the Host written, the route's edits made.
+    pub fn upstream_headers(&mut self, route: &Route) -> HeaderMap {
+        let mut headers = std::mem::take(&mut self.parts.headers);
+        hop_by_hop::strip(&mut headers);
+        forwarded::apply(&mut headers, &self.peer, &self.host);
+        if let Ok(host) = HeaderValue::try_from(self.host.to_string()) {
+            headers.insert(HOST, host);
+        }
+        route.request_edits.apply(&mut headers);
+        headers
+    }
+
+    /// The target in origin form, as the upstream gets it.
+    pub fn upstream_target(&self) -> String {
+        match self.parts.uri.query() {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.clone(),
+        }
+    }
 }
 
 /// The record of one request. Dropping it writes the line and counts, unless a session took it over.

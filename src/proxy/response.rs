@@ -1,13 +1,16 @@
-//! The answers that the proxy makes itself: refusals, redirects, and the 101.
+//! The answers that the proxy makes itself (refusals, redirects, the 101), and what becomes of a server's.
 
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 use super::body::{self, Body};
 use super::outcome::Failure;
+use super::snapshot::Route;
 use crate::header::{Host, hop_by_hop};
 use crate::ws::handshake::{OfferError, accept_for};
 
@@ -60,6 +63,14 @@ pub fn redirect(host: &Host, port: u16, path: &str, query: Option<&str>) -> Resu
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
+}
+
+/// A server's answer as the client gets it: without the fields of the hop behind us, with the route's edits.
+pub fn from_upstream(response: Response<Incoming>, route: &Route) -> Response<Body> {
+    let mut response = response.map(BodyExt::boxed_unsync);
+    hop_by_hop::strip(response.headers_mut());
+    route.response_edits.apply(response.headers_mut());
+    response
 }
 
 /// The 101 for a client whose key is `key`, with what the upstream's 101 said beside the upgrade itself.

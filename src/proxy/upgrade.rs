@@ -7,8 +7,7 @@
 use std::sync::Arc;
 
 use http::Response;
-use http::header::{HOST, HeaderMap, HeaderValue, ORIGIN};
-use http_body_util::BodyExt;
+use http::header::{HeaderMap, ORIGIN};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
@@ -19,7 +18,6 @@ use super::snapshot::{Place, Route};
 use super::{Proxy, response};
 use crate::clock;
 use crate::drain::Guard;
-use crate::header::{forwarded, hop_by_hop};
 use crate::net::transport::EndsOnDrop;
 use crate::session::access_log::AccessLog;
 use crate::session::metrics::RouteMetrics;
@@ -101,24 +99,15 @@ impl Pending {
 pub async fn run(
     proxy: &Proxy,
     route: Arc<Route>,
-    arrival: Arrival,
+    mut arrival: Arrival,
     log: &mut RequestLog,
 ) -> Result<(Response<Body>, Option<Opened>), Failure> {
-    let Arrival { host, path, peer, parts } = arrival;
+    let parts = &arrival.parts;
     let offer = Offer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
-    route.origins.check(parts.headers.get_all(ORIGIN), &host, peer.tls)?;
+    route.origins.check(parts.headers.get_all(ORIGIN), &arrival.host, arrival.peer.tls)?;
     let place = route.room.enter().ok_or(Failure::RouteFull)?;
-    let mut headers = parts.headers;
-    hop_by_hop::strip(&mut headers);
-    forwarded::apply(&mut headers, &peer, &host);
-    if let Ok(host) = HeaderValue::try_from(host.to_string()) {
-        headers.insert(HOST, host);
-    }
-    route.request_edits.apply(&mut headers);
-    let target = match parts.uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path,
-    };
+    let target = arrival.upstream_target();
+    let headers = arrival.upstream_headers(&route);
     let deadline = Instant::now() + route.handshake_timeout;
     let (endpoint, reply) = attempt(&route, &target, &headers, &offer, deadline, log).await?;
     match reply {
@@ -132,9 +121,7 @@ pub async fn run(
             Ok((response, Some(opened)))
         }
         Reply::Refused(response) => {
-            let mut response = response.map(BodyExt::boxed_unsync);
-            hop_by_hop::strip(response.headers_mut());
-            route.response_edits.apply(response.headers_mut());
+            let response = response::from_upstream(response, &route);
             Ok((response, None))
         }
     }
