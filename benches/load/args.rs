@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
@@ -18,9 +19,9 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "wsluice,nginx,haproxy,direct")]
     pub proxies: Vec<Kind>,
 
-    /// Whom the ratios compare with
+    /// Whom the ratios compare with: a proxy, or a label of `--versus`
     #[arg(long, default_value = "nginx")]
-    pub baseline: Kind,
+    pub baseline: String,
 
     /// Interleaved rounds: A B C A B C …
     #[arg(long, default_value_t = 5)]
@@ -29,6 +30,10 @@ pub struct Args {
     /// The wsluice to measure [default: the one cargo has just built]
     #[arg(long)]
     pub wsluice: Option<PathBuf>,
+
+    /// A further wsluice in the same rounds, say the one before a change (may be repeated)
+    #[arg(long, value_name = "LABEL=PATH")]
+    pub versus: Vec<Versus>,
 
     #[command(flatten)]
     pub load: Load,
@@ -56,6 +61,26 @@ pub struct Args {
     /// What cargo adds when it runs a bench
     #[arg(long, hide = true)]
     pub bench: bool,
+}
+
+/// A wsluice to compare with, and what to call it.
+#[derive(Debug, Clone)]
+pub struct Versus {
+    pub label: String,
+    pub path: PathBuf,
+}
+
+impl FromStr for Versus {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Versus, Self::Err> {
+        match text.split_once('=') {
+            Some((label, path)) if !label.is_empty() && !path.is_empty() => {
+                Ok(Versus { label: label.to_owned(), path: PathBuf::from(path) })
+            }
+            _ => Err("expected LABEL=PATH"),
+        }
+    }
 }
 
 /// How much load, of whatever shape.

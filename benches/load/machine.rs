@@ -1,5 +1,6 @@
 //! What the rig asks of the machine: one core for the proxy, one for itself, descriptors, and timers that are on time.
 
+use std::io;
 use std::net::TcpListener;
 use std::num::NonZeroU64;
 
@@ -71,7 +72,13 @@ pub fn sleep_exactly() -> Result<()> {
     set_current_timer_slack(NonZeroU64::new(1)).context("setting the timer slack")
 }
 
-/// A loopback port that nobody listens on now.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").context("looking for a free port")?.local_addr()?.port())
+/// Loopback ports that nobody listens on now. All are held until the last is found, or the kernel may give one twice.
+pub fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
+    let held = (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<Vec<_>>>();
+    let held = held.context("looking for free ports")?;
+    let mut ports = [0; COUNT];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
 }

@@ -58,8 +58,14 @@ fn measure(args: Args) -> Result<()> {
     for (kind, _) in found.iter().filter(|(_, program)| program.is_none()) {
         eprintln!("load: {kind} is not installed and left out");
     }
-    let programs: Vec<Program> = found.into_iter().filter_map(|(_, program)| program).collect();
+    let mut programs: Vec<Program> = found.into_iter().filter_map(|(_, program)| program).collect();
+    for versus in &args.versus {
+        programs.push(Program::versus(versus)?);
+    }
     ensure!(!programs.is_empty(), "none of the proxies is here");
+    for (at, program) in programs.iter().enumerate() {
+        ensure!(programs[..at].iter().all(|other| other.label != program.label), "two are called {}", program.label);
+    }
     fs::create_dir_all(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
     let rig = Rig::start(&args)?;
     let mut report = Report::new(&args, &programs, &rig.cores);
@@ -68,7 +74,7 @@ fn measure(args: Args) -> Result<()> {
             for program in &programs {
                 if let Some(why) = rig.pointless(workload, program.kind) {
                     if round == 1 {
-                        eprintln!("load: {workload} {}: left out: {why}", program.kind);
+                        eprintln!("load: {workload} {}: left out: {why}", program.label);
                     }
                     continue;
                 }
@@ -76,9 +82,9 @@ fn measure(args: Args) -> Result<()> {
                 eprintln!(
                     "load: {workload} round {round}/{} {}",
                     args.rounds,
-                    report::in_short(workload, program.kind, &outcome)
+                    report::in_short(workload, program, &outcome)
                 );
-                report.add(workload, program.kind, round, outcome);
+                report.add(workload, program, round, outcome);
             }
         }
     }
@@ -138,7 +144,7 @@ impl Rig<'_> {
         let outcome = drive::run(workload, &self.args.load, &target, &self.backend, pid, self.cores);
         let said = running.as_ref().map(proxies::Running::output).unwrap_or_default();
         match outcome {
-            Err(error) if !said.is_empty() => Err(error.context(format!("{} said {said:?}", program.kind))),
+            Err(error) if !said.is_empty() => Err(error.context(format!("{} said {said:?}", program.label))),
             outcome => outcome,
         }
     }

@@ -11,7 +11,7 @@ use super::Plan;
 pub const CONNECTIONS_MAX: usize = 8_000;
 
 pub(super) fn prepare(command: &mut Command, plan: &Plan<'_>) -> Result<()> {
-    let Plan { plain_port, tls_port, backend, workers, identity, directory } = plan;
+    let Plan { plain_port, tls_port, backend, workers, identity, directory, .. } = plan;
     let config = directory.join("haproxy.cfg");
     let text = format!(
         r#"global

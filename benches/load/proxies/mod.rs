@@ -21,7 +21,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::machine::{Cores, free_port};
+use crate::args::Versus;
+use crate::machine::{Cores, free_ports};
 use crate::process::Tree;
 use crate::tls::Identity;
 
@@ -50,6 +51,8 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug)]
 pub struct Program {
     pub kind: Kind,
+    /// What the report calls it: the kind's name, or that of a further wsluice (`--versus`).
+    pub label: String,
     /// Empty for [`Kind::Direct`].
     path: PathBuf,
     /// The program's own words.
@@ -60,6 +63,7 @@ pub struct Program {
 struct Plan<'a> {
     plain_port: u16,
     tls_port: u16,
+    admin_port: u16,
     backend: SocketAddr,
     workers: usize,
     identity: &'a Identity,
@@ -70,7 +74,14 @@ impl Program {
     /// Looks a proxy up; `None` when it is not installed.
     pub fn find(kind: Kind, wsluice: Option<&Path>) -> Option<Program> {
         let path = match kind {
-            Kind::Direct => return Some(Program { kind, path: PathBuf::new(), version: "no proxy".to_owned() }),
+            Kind::Direct => {
+                return Some(Program {
+                    kind,
+                    label: kind.to_string(),
+                    path: PathBuf::new(),
+                    version: "no proxy".to_owned(),
+                });
+            }
             Kind::Wsluice => wsluice.map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_wsluice")), Path::to_owned),
             Kind::Nginx => in_path("nginx")?,
             Kind::Haproxy => in_path("haproxy")?,
@@ -80,7 +91,14 @@ impl Program {
         let said = [said.stdout, said.stderr].concat();
         let version = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().trim().to_owned();
         let version = version.trim_start_matches("nginx version: ").to_owned();
-        Some(Program { kind, path, version })
+        Some(Program { kind, label: kind.to_string(), path, version })
+    }
+
+    /// A further wsluice under a name of its own, for a comparison of before and after.
+    pub fn versus(versus: &Versus) -> Result<Program> {
+        let program = Program::find(Kind::Wsluice, Some(&versus.path));
+        let program = program.with_context(|| format!("{} cannot be run", versus.path.display()))?;
+        Ok(Program { label: versus.label.clone(), ..program })
     }
 
     /// Starts the proxy on the proxy's core and waits until it accepts; `None` for [`Kind::Direct`].
@@ -95,8 +113,8 @@ impl Program {
             return Ok(None);
         }
         let directory = TempDir::new()?;
-        let (plain_port, tls_port) = (free_port()?, free_port()?);
-        let plan = Plan { plain_port, tls_port, backend, workers, identity, directory: directory.path() };
+        let [plain_port, tls_port, admin_port] = free_ports()?;
+        let plan = Plan { plain_port, tls_port, admin_port, backend, workers, identity, directory: directory.path() };
         let mut command = Command::new(&self.path);
         match self.kind {
             Kind::Wsluice => wsluice::prepare(&mut command, &plan)?,
@@ -113,7 +131,7 @@ impl Program {
         if let Ok(mut started) = STARTED.lock() {
             started.push(running.pid());
         }
-        running.wait().with_context(|| format!("{} does not come up", self.kind))?;
+        running.wait().with_context(|| format!("{} does not come up", self.label))?;
         Ok(Some(running))
     }
 }
@@ -229,6 +247,7 @@ pub fn end_with_us() -> Result<()> {
 /// What `cargo test --benches` holds this directory to.
 pub fn check_itself(identity: &Identity) -> Result<()> {
     let (directory, backend) = (TempDir::new()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
-    let (plain_port, tls_port) = (free_port()?, free_port()?);
-    wsluice::check_itself(&Plan { plain_port, tls_port, backend, workers: 1, identity, directory: directory.path() })
+    let [plain_port, tls_port, admin_port] = free_ports()?;
+    let directory = directory.path();
+    wsluice::check_itself(&Plan { plain_port, tls_port, admin_port, backend, workers: 1, identity, directory })
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::Plan;
 
 pub(super) fn prepare(command: &mut Command, plan: &Plan<'_>) -> Result<()> {
-    let Plan { plain_port, tls_port, backend, workers, identity, directory } = plan;
+    let Plan { plain_port, tls_port, backend, workers, identity, directory, .. } = plan;
     let config = directory.join("nginx.conf");
     let (cert, key, dir) = (identity.cert_file(), identity.key_file(), directory.display());
     // worker_connections counts both sides of a tunnel; when fewer than a sixteenth are free, nginx closes clients that

@@ -7,18 +7,17 @@ use std::process::Command;
 use anyhow::{Result, bail, ensure};
 
 use super::Plan;
-use crate::machine::free_port;
 
 pub(super) fn prepare(command: &mut Command, plan: &Plan<'_>) -> Result<()> {
     let config = plan.directory.join("wsluice.yaml");
-    fs::write(&config, text(plan)?)?;
+    fs::write(&config, text(plan))?;
     command.arg("run").arg("--config").arg(config);
     Ok(())
 }
 
-fn text(plan: &Plan<'_>) -> Result<String> {
-    let Plan { plain_port, tls_port, backend, workers, identity, .. } = plan;
-    Ok(format!(
+fn text(plan: &Plan<'_>) -> String {
+    let Plan { plain_port, tls_port, backend, workers, admin_port, identity, .. } = plan;
+    format!(
         r#"version: 1
 workers: {workers}
 listeners:
@@ -47,13 +46,12 @@ drain: {{ time: 1s }}
 "#,
         cert = identity.cert_file().display(),
         key = identity.key_file().display(),
-        admin_port = free_port()?,
-    ))
+    )
 }
 
 /// What `cargo test --benches` holds this file to: wsluice understands it, and has nothing to remark.
 pub(super) fn check_itself(plan: &Plan<'_>) -> Result<()> {
-    match wsluice::config::load_str("wsluice.yaml", &text(plan)?, &|_| None) {
+    match wsluice::config::load_str("wsluice.yaml", &text(plan), &|_| None) {
         Ok(loaded) => ensure!(loaded.warnings.is_empty(), "warnings of wsluice's configuration: {:?}", loaded.warnings),
         Err(errors) => bail!("{errors}"),
     }

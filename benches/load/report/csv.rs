@@ -12,10 +12,10 @@ impl Report {
         let mut out =
             "workload,proxy,round,cost,cost_unit,units,wall_s,proxy_cpu_s,rig_cpu_s,p50_us,p99_us,pss_growth_kib\n"
                 .to_owned();
-        for Round { workload, kind, number, outcome } in &self.rounds {
+        for Round { workload, proxy, number, outcome } in &self.rounds {
             let Ok(outcome) = outcome else { continue };
-            let cost = cost(*workload, *kind, outcome).map_or_else(String::new, |cost| format!("{cost:.4}"));
-            write!(out, "{workload},{kind},{number},{cost},{}", workload.cost_unit().0).unwrap_or_default();
+            let cost = cost(*workload, proxy.kind, outcome).map_or_else(String::new, |cost| format!("{cost:.4}"));
+            write!(out, "{workload},{},{number},{cost},{}", proxy.label, workload.cost_unit().0).unwrap_or_default();
             if let Outcome::Work(work) = outcome {
                 let quantile =
                     |share| work.latency.quantile(share).map_or(String::new(), |at| format!("{:.1}", nanos(at) / 1e3));

@@ -27,15 +27,28 @@ const CONNECTIONS_FOR_PSS: usize = 256;
 
 pub struct Report {
     head: Vec<String>,
-    kinds: Vec<Kind>,
-    baseline: Kind,
+    proxies: Vec<Proxy>,
+    baseline: String,
     rate: f64,
     rounds: Vec<Round>,
 }
 
+/// Who was measured.
+#[derive(Clone, PartialEq)]
+struct Proxy {
+    kind: Kind,
+    label: String,
+}
+
+impl Proxy {
+    fn of(program: &Program) -> Proxy {
+        Proxy { kind: program.kind, label: program.label.clone() }
+    }
+}
+
 struct Round {
     workload: Workload,
-    kind: Kind,
+    proxy: Proxy,
     number: usize,
     outcome: Result<Outcome>,
 }
@@ -43,7 +56,7 @@ struct Round {
 /// One proxy under one workload.
 struct Row {
     workload: Workload,
-    kind: Kind,
+    proxy: Proxy,
     cost: Option<f64>,
     ratio: Option<Quartiles>,
 }
@@ -58,16 +71,16 @@ impl Report {
             cores.describe(),
             machine_line()
         )];
-        head.extend(programs.iter().map(|program| format!("{}: {}", program.kind, program.version)));
+        head.extend(programs.iter().map(|program| format!("{}: {}", program.label, program.version)));
         if args.quick {
             head.push("quick: a smoke test, the figures mean nothing".to_owned());
         }
-        let kinds = programs.iter().map(|program| program.kind).collect();
-        Report { head, kinds, baseline: args.baseline, rate: f64::from(args.load.rate), rounds: Vec::new() }
+        let proxies = programs.iter().map(Proxy::of).collect();
+        Report { head, proxies, baseline: args.baseline.clone(), rate: f64::from(args.load.rate), rounds: Vec::new() }
     }
 
-    pub fn add(&mut self, workload: Workload, kind: Kind, number: usize, outcome: Result<Outcome>) {
-        self.rounds.push(Round { workload, kind, number, outcome });
+    pub fn add(&mut self, workload: Workload, program: &Program, number: usize, outcome: Result<Outcome>) {
+        self.rounds.push(Round { workload, proxy: Proxy::of(program), number, outcome });
     }
 
     pub fn failures(&self) -> usize {
@@ -85,7 +98,7 @@ impl Report {
             ("report.txt", self.text()),
             ("report.md", self.render(Table::markdown, "  ")),
             ("rounds.csv", self.csv()),
-            ("load.svg", plot::svg(&self.rows(), self.baseline, &self.head)),
+            ("load.svg", plot::svg(&self.rows(), &self.baseline, &self.head)),
         ];
         for (name, content) in files {
             let path = directory.join(name);
@@ -103,8 +116,8 @@ impl Report {
         }
         for round in &self.rounds {
             if let Err(error) = &round.outcome {
-                let Round { workload, kind, number, .. } = round;
-                write!(out, "\nFAILED: {workload} {kind} round {number}: {error:#}{line_end}\n").unwrap_or_default();
+                let Round { workload, proxy: Proxy { label, .. }, number, .. } = round;
+                write!(out, "\nFAILED: {workload} {label} round {number}: {error:#}{line_end}\n").unwrap_or_default();
             }
         }
         out
@@ -122,35 +135,38 @@ impl Report {
 
     fn rows(&self) -> Vec<Row> {
         let pairs =
-            self.workloads().into_iter().flat_map(|workload| self.kinds.iter().map(move |&kind| (workload, kind)));
-        pairs.map(|(workload, kind)| self.row(workload, kind)).collect()
+            self.workloads().into_iter().flat_map(|workload| self.proxies.iter().map(move |proxy| (workload, proxy)));
+        pairs.map(|(workload, proxy)| self.row(workload, proxy)).collect()
     }
 
-    fn row(&self, workload: Workload, kind: Kind) -> Row {
-        let costs = self.costs(workload, kind);
-        let base = self.costs(workload, self.baseline);
+    fn row(&self, workload: Workload, proxy: &Proxy) -> Row {
+        let costs = self.costs(workload, &proxy.label);
+        let base = self.costs(workload, &self.baseline);
         let ratio_in = |&(number, cost): &(usize, f64)| {
             let (_, base) = base.iter().find(|(other, _)| *other == number)?;
             (*base > 0.0).then(|| cost / base)
         };
         let ratios: Vec<f64> = costs.iter().filter_map(ratio_in).collect();
         let costs: Vec<f64> = costs.into_iter().map(|(_, cost)| cost).collect();
-        Row { workload, kind, cost: median(&costs), ratio: quartiles(&ratios) }
+        Row { workload, proxy: proxy.clone(), cost: median(&costs), ratio: quartiles(&ratios) }
     }
 
     /// Round number and cost, of the rounds that count.
-    fn costs(&self, workload: Workload, kind: Kind) -> Vec<(usize, f64)> {
-        let rounds = self.rounds.iter().filter(|round| (round.workload, round.kind) == (workload, kind));
-        rounds.filter_map(|round| Some((round.number, cost(workload, kind, round.outcome.as_ref().ok()?)?))).collect()
+    fn costs(&self, workload: Workload, label: &str) -> Vec<(usize, f64)> {
+        let cost_of = |round: &Round| cost(workload, round.proxy.kind, round.outcome.as_ref().ok()?);
+        self.rounds_of(workload, label).filter_map(|round| Some((round.number, cost_of(round)?))).collect()
     }
 
-    fn works(&self, workload: Workload, kind: Kind) -> Vec<&Work> {
-        let rounds = self.rounds.iter().filter(|round| (round.workload, round.kind) == (workload, kind));
+    fn rounds_of(&self, workload: Workload, label: &str) -> impl Iterator<Item = &Round> {
+        self.rounds.iter().filter(move |round| round.workload == workload && round.proxy.label == label)
+    }
+
+    fn works(&self, workload: Workload, label: &str) -> Vec<&Work> {
         let work = |round| match round {
             &Round { outcome: Ok(Outcome::Work(ref work)), .. } => Some(work),
             _ => None,
         };
-        rounds.filter_map(work).collect()
+        self.rounds_of(workload, label).filter_map(work).collect()
     }
 
     fn work_table(&self) -> Table {
@@ -170,7 +186,7 @@ impl Report {
         ];
         let mut table = Table::new(&columns);
         for row in self.rows() {
-            let works = self.works(row.workload, row.kind);
+            let works = self.works(row.workload, &row.proxy.label);
             if works.is_empty() {
                 continue;
             }
@@ -180,12 +196,13 @@ impl Report {
             let (unit, scale) = row.workload.cost_unit();
             let of = |figure: &dyn Fn(&Work) -> f64| median(&works.iter().map(|work| figure(work)).collect::<Vec<_>>());
             let rig = of(&|work| nanos(work.rig_cpu) / work.units / scale);
-            let many = works.iter().all(|work| work.connections >= CONNECTIONS_FOR_PSS) && row.kind != Kind::Direct;
+            let many =
+                works.iter().all(|work| work.connections >= CONNECTIONS_FOR_PSS) && row.proxy.kind != Kind::Direct;
             let pss = of(&|work| work.pss_growth / work.connections as f64).filter(|_| many);
-            let busy = of(&|work| nanos(work.proxy_cpu) / nanos(work.wall)).filter(|_| row.kind != Kind::Direct);
+            let busy = of(&|work| nanos(work.proxy_cpu) / nanos(work.wall)).filter(|_| row.proxy.kind != Kind::Direct);
             table.add(vec![
                 row.workload.to_string(),
-                row.kind.to_string(),
+                row.proxy.label,
                 row.cost.map_or_else(dash, figure),
                 unit.to_owned(),
                 row.ratio.map_or_else(dash, quartiles_text),
@@ -213,12 +230,11 @@ impl Report {
         let mut table =
             Table::new(&["workload", "proxy", "idle KiB/conn", &ratio, "after 16-KiB echo", "kept after close, KiB"]);
         for row in self.rows() {
-            let rounds = self.rounds.iter().filter(|round| (round.workload, round.kind) == (row.workload, row.kind));
             let memory = |round| match round {
                 &Round { outcome: Ok(Outcome::Memory(ref memory)), .. } => Some(memory),
                 _ => None,
             };
-            let memories: Vec<&Memory> = rounds.filter_map(memory).collect();
+            let memories: Vec<&Memory> = self.rounds_of(row.workload, &row.proxy.label).filter_map(memory).collect();
             let of =
                 |figure: fn(&Memory) -> f64| median(&memories.iter().map(|memory| figure(memory)).collect::<Vec<_>>());
             if memories.is_empty() {
@@ -226,7 +242,7 @@ impl Report {
             }
             table.add(vec![
                 row.workload.to_string(),
-                row.kind.to_string(),
+                row.proxy.label,
                 row.cost.map_or_else(dash, figure),
                 row.ratio.map_or_else(dash, quartiles_text),
                 of(|memory| memory.after_burst).map_or_else(dash, figure),
@@ -244,7 +260,7 @@ impl Report {
             let most = sessions.iter().max().copied().unwrap_or(0) as f64;
             table.add(vec![
                 round.workload.to_string(),
-                round.kind.to_string(),
+                round.proxy.label.clone(),
                 round.number.to_string(),
                 format!("{sessions:?}"),
                 format!("{:.2}", most / mean.max(1.0)),
@@ -266,16 +282,17 @@ fn cost(workload: Workload, kind: Kind, outcome: &Outcome) -> Option<f64> {
 }
 
 /// One line for who watches.
-pub fn in_short(workload: Workload, kind: Kind, outcome: &Result<Outcome>) -> String {
+pub fn in_short(workload: Workload, program: &Program, outcome: &Result<Outcome>) -> String {
+    let label = &program.label;
     match outcome {
-        Err(error) => format!("{kind}: FAILED: {error:#}"),
-        Ok(Outcome::Spread(sessions)) => format!("{kind}: {sessions:?}"),
+        Err(error) => format!("{label}: FAILED: {error:#}"),
+        Ok(Outcome::Spread(sessions)) => format!("{label}: {sessions:?}"),
         Ok(Outcome::Memory(Memory { idle, after_burst, .. })) => {
-            format!("{kind}: {} KiB idle, {} after a burst", figure(*idle), figure(*after_burst))
+            format!("{label}: {} KiB idle, {} after a burst", figure(*idle), figure(*after_burst))
         }
         Ok(outcome) => {
-            let cost = cost(workload, kind, outcome).map_or_else(dash, figure);
-            format!("{kind}: {cost} {}", workload.cost_unit().0)
+            let cost = cost(workload, program.kind, outcome).map_or_else(dash, figure);
+            format!("{label}: {cost} {}", workload.cost_unit().0)
         }
     }
 }

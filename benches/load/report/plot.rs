@@ -15,7 +15,7 @@ const BAR: f64 = 13.0;
 const GAP: f64 = 14.0;
 const LINE: f64 = 16.0;
 
-pub fn svg(rows: &[Row], baseline: Kind, head: &[String]) -> String {
+pub fn svg(rows: &[Row], baseline: &str, head: &[String]) -> String {
     let bars: Vec<&Row> = rows.iter().filter(|row| row.ratio.is_some()).collect();
     let most = bars.iter().filter_map(|row| Some(row.ratio?.high)).fold(1.2, f64::max);
     let x = |ratio: f64| LEFT + ratio / most * (WIDTH - LEFT - RIGHT);
@@ -59,13 +59,13 @@ fn bar(out: &mut String, row: &Row, y: f64, x: impl Fn(f64) -> f64) {
         "<rect x=\"{start:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{}\"/>\n\
          <path d=\"M{low:.1} {middle:.1}H{high:.1}M{low:.1} {:.1}v6M{high:.1} {:.1}v6\" stroke=\"#222\"/>",
         end - start,
-        colour(row.kind),
+        colour(row.proxy.kind),
         middle - 3.0,
         middle - 3.0,
     )
     .unwrap_or_default();
     let (unit, _) = Workload::cost_unit(row.workload);
-    let label = format!("{} {:.2} ({} {unit})", row.kind, ratio.median, figure(cost));
+    let label = format!("{} {:.2} ({} {unit})", row.proxy.label, ratio.median, figure(cost));
     text(out, end.max(high) + 6.0, y + BAR - 3.0, "start", "normal", &label);
 }
 
