@@ -81,7 +81,7 @@ async fn echo(listener: TcpListener) {
             let answer = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Accept: {}\r\n\r\n",
-                accept_for(key)
+                std::str::from_utf8(&accept_for(key.as_bytes())).unwrap()
             );
             stream.write_all(answer.as_bytes()).await?;
             loop {

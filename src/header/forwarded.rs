@@ -7,13 +7,12 @@
 
 mod chain;
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::Host;
 use chain::{Chain, Client};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -64,96 +63,121 @@ pub fn client_addr(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Optio
 
 /// Writes the forwarding fields of a request for the upstream, for a request to `host` (as it was sent to us).
 ///
-/// An untrusted peer's fields are removed, in all the names that servers read them by, and ours take their place. A
-/// trusted peer's are kept and its address appended, so that the upstream can go on counting from the right; if it sent
-/// one kind of list only, the other is begun with the same entries.
-pub fn apply(headers: &mut HeaderMap, peer: &Peer, host: &Host) {
-    remove_spoofs(headers, peer.trusted);
-    let standard = Chain::forwarded(headers);
-    let legacy = Chain::x_forwarded_for(headers);
-
-    let addr = peer.addr.map(|addr| addr.to_canonical());
-    let mut entry = match (&standard, &legacy) {
-        (None, Some(legacy)) => legacy.to_forwarded(),
-        _ => String::new(),
-    };
-    push_element(&mut entry, addr, host, peer.tls);
-    append(headers, FORWARDED, &entry);
-
-    let mut entry = match (&standard, &legacy) {
-        (Some(standard), None) => standard.to_x_forwarded_for(),
-        _ => String::new(),
-    };
-    // A peer on a Unix socket has no address, and a placeholder would stop those who count from the right.
-    if let Some(addr) = addr {
-        push_item(&mut entry, &addr.to_string());
-    }
-    if !entry.is_empty() {
-        append(headers, X_FORWARDED_FOR, &entry);
-    }
-
-    if !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(peer.tls)));
-    }
-    if !headers.contains_key(&X_FORWARDED_HOST)
-        && !host.name.is_empty()
-        && let Ok(value) = HeaderValue::try_from(host.to_string())
-    {
-        headers.insert(X_FORWARDED_HOST, value);
-    }
-}
-
-/// Also removes spellings with `_`, from anyone: CGI and its heirs read `X_Forwarded_For` as X-Forwarded-For.
-fn remove_spoofs(headers: &mut HeaderMap, trusted: bool) {
-    let is_ours = |name: &str| {
-        let name = name.replace('_', "-");
-        name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
-    };
-    let spoofs: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_ours(name.as_str()) && (!trusted || name.as_str().contains('_')))
-        .cloned()
-        .collect();
-    for name in spoofs {
+/// The fields that [`is_replaced`] names are removed and those of [`fields`] take their place.
+pub fn apply(headers: &mut HeaderMap, peer: &Peer, host: &str) {
+    let mut written = Vec::new();
+    fields(headers, peer, host, |name, value| {
+        // Made of valid values and ASCII, so it is valid.
+        written.extend(HeaderValue::from_bytes(value).ok().map(|value| (name, value)));
+    });
+    let replaced: Vec<HeaderName> =
+        headers.keys().filter(|name| is_replaced(name.as_str(), peer.trusted)).cloned().collect();
+    for name in replaced {
         headers.remove(name);
     }
-}
-
-/// Joins to the field's last line, or begins it. One line, because some servers read only the first or the last.
-fn append(headers: &mut HeaderMap, name: HeaderName, entry: &str) {
-    let mut joined = Vec::new();
-    for line in headers.get_all(&name) {
-        if !line.as_bytes().trim_ascii().is_empty() {
-            joined.extend_from_slice(line.as_bytes());
-            joined.extend_from_slice(b", ");
-        }
-    }
-    joined.extend_from_slice(entry.as_bytes());
-    // Made of valid values and ASCII, so it is valid.
-    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+    for (name, value) in written {
         headers.insert(name, value);
     }
 }
 
-fn push_item(list: &mut String, item: &str) {
-    if !list.is_empty() {
-        list.push_str(", ");
+/// Whether a request's field `name`, in lower case, is left out of what the upstream gets: what [`fields`] writes anew,
+/// all the names that servers read a client's address by where the peer is not trusted, and from anyone the spellings
+/// with `_`, since CGI and its heirs read `X_Forwarded_For` as X-Forwarded-For.
+pub fn is_replaced(name: &str, trusted: bool) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let starts_with =
+        |ours: &str| name.len() >= ours.len() && name.bytes().zip(ours.bytes()).all(|(a, b)| dashed(a) == b);
+    let is_ours = match name.as_bytes().first() {
+        Some(b'f') => name == "forwarded",
+        Some(b'x') => starts_with("x-forwarded-") || (name.len() == "x-real-ip".len() && starts_with("x-real-ip")),
+        _ => false,
+    };
+    is_ours && (!trusted || matches!(name, "forwarded" | "x-forwarded-for") || name.contains('_'))
+}
+
+/// Calls `write` with the forwarding fields for the upstream, each of which is one line, because some servers read only
+/// the first or the last. `host` is as it was sent to us, or empty.
+///
+/// An untrusted peer's fields count for nothing. A trusted peer's are kept and its address appended, so that the upstream
+/// can go on counting from the right; if it sent one kind of list only, the other is begun with the same entries.
+pub fn fields(headers: &HeaderMap, peer: &Peer, host: &str, mut write: impl FnMut(HeaderName, &[u8])) {
+    let (standard, legacy) = match peer.trusted {
+        true => (Chain::forwarded(headers), Chain::x_forwarded_for(headers)),
+        false => (None, None),
+    };
+    let addr = peer.addr.map(|addr| addr.to_canonical());
+    let mut line = Vec::with_capacity(128);
+
+    if peer.trusted {
+        push_lines(&mut line, headers, &FORWARDED);
     }
-    list.push_str(item);
+    if let (None, Some(legacy)) = (&standard, &legacy) {
+        push_item(&mut line, legacy.to_forwarded().as_bytes());
+    }
+    push_element(&mut line, addr, host, peer.tls);
+    write(FORWARDED, &line);
+
+    line.clear();
+    if peer.trusted {
+        push_lines(&mut line, headers, &X_FORWARDED_FOR);
+    }
+    if let (Some(standard), None) = (&standard, &legacy) {
+        push_item(&mut line, standard.to_x_forwarded_for().as_bytes());
+    }
+    // A peer on a Unix socket has no address, and a placeholder would stop those who count from the right.
+    if let Some(addr) = addr {
+        separate(&mut line);
+        // Writing to a Vec cannot fail; so below.
+        let _ = write!(line, "{addr}");
+    }
+    if !line.is_empty() {
+        write(X_FORWARDED_FOR, &line);
+    }
+
+    let is_kept = |name: &HeaderName| peer.trusted && headers.contains_key(name);
+    if !is_kept(&X_FORWARDED_PROTO) {
+        write(X_FORWARDED_PROTO, proto(peer.tls).as_bytes());
+    }
+    if !host.is_empty() && !is_kept(&X_FORWARDED_HOST) {
+        write(X_FORWARDED_HOST, host.as_bytes());
+    }
+}
+
+/// The lines of a field that have something in them, as one list.
+fn push_lines(list: &mut Vec<u8>, headers: &HeaderMap, name: &HeaderName) {
+    for line in headers.get_all(name) {
+        if !line.as_bytes().trim_ascii().is_empty() {
+            push_item(list, line.as_bytes());
+        }
+    }
+}
+
+fn push_item(list: &mut Vec<u8>, item: &[u8]) {
+    separate(list);
+    list.extend_from_slice(item);
+}
+
+fn separate(list: &mut Vec<u8>) {
+    if !list.is_empty() {
+        list.extend_from_slice(b", ");
+    }
 }
 
 /// RFC 7239 §4: what is no token stands in quotes, which a port or an IPv6 address makes necessary.
-fn push_element(list: &mut String, addr: Option<IpAddr>, host: &Host, tls: bool) {
-    push_item(list, &format!("for={}", node(addr)));
-    if !host.name.is_empty() {
-        let host = host.to_string();
-        // Writing to a String cannot fail.
-        let _ = match host.contains([':', '[']) {
-            true => write!(list, ";host=\"{host}\""),
-            false => write!(list, ";host={host}"),
-        };
+fn push_element(list: &mut Vec<u8>, addr: Option<IpAddr>, host: &str, tls: bool) {
+    push_item(list, b"for=");
+    let _ = match addr {
+        Some(IpAddr::V4(addr)) => write!(list, "{addr}"),
+        addr => list.write_all(node(addr).as_bytes()),
+    };
+    if !host.is_empty() {
+        let quote: &[u8] = if host.contains([':', '[']) { b"\"" } else { b"" };
+        for part in [b";host=", quote, host.as_bytes(), quote] {
+            list.extend_from_slice(part);
+        }
     }
-    let _ = write!(list, ";proto={}", proto(tls));
+    list.extend_from_slice(b";proto=");
+    list.extend_from_slice(proto(tls).as_bytes());
 }
 
 /// RFC 7239 §6: a node's name, quoted where it must be.
@@ -198,7 +222,7 @@ mod tests {
 
     fn applied(peer: Peer, host: &str, fields: &[(&str, &str)]) -> Vec<String> {
         let mut map = headers(fields);
-        apply(&mut map, &peer, &host.parse().unwrap());
+        apply(&mut map, &peer, host);
         let mut lines: Vec<_> =
             map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();
@@ -305,7 +329,7 @@ mod tests {
         let expected = ["forwarded: for=unknown;host=a;proto=http", "x-forwarded-host: a", "x-forwarded-proto: http"];
         assert_eq!(applied(unix, "a", &[("x-forwarded-for", "1.1.1.1")]), expected);
         let mut map = HeaderMap::new();
-        apply(&mut map, &unix, &Host { name: String::new(), port: None });
+        apply(&mut map, &unix, "");
         assert_eq!(map.len(), 2);
         assert_eq!(map["forwarded"], "for=unknown;proto=http");
     }
@@ -353,8 +377,8 @@ mod tests {
         fn what_is_written_is_read_back(addr in any::<[u16; 8]>(), v4 in any::<[u8; 4]>(), six in any::<bool>(), port in any::<bool>()) {
             let addr = if six { IpAddr::from(addr) } else { IpAddr::from(v4) }.to_canonical();
             let mut map = HeaderMap::new();
-            let host: Host = if port { "a:1" } else { "[::2]" }.parse().unwrap();
-            apply(&mut map, &Peer { addr: Some(addr), tls: true, trusted: false }, &host);
+            let host = if port { "a:1" } else { "[::2]" };
+            apply(&mut map, &Peer { addr: Some(addr), tls: true, trusted: false }, host);
             prop_assert_eq!(client_addr(&peer("10.0.0.1", true), &map, &[]), Some(addr));
         }
     }

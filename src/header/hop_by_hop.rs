@@ -3,39 +3,65 @@
 //! Both ways: a request's before it goes upstream, an answer's before it goes downstream. What hyper needs for framing it
 //! writes itself. The upgrade fields of a tunnel are written anew by the handshake, not passed on.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Removed whether nominated or not (RFC 9110 §7.6.1; Proxy-Authenticate and -Authorization were listed by RFC 2616
 /// §13.5.1 and are for the proxy that they reach; HTTP2-Settings by RFC 7540 §3.2.1, the `h2c` of request smuggling).
-const ALWAYS: [HeaderName; 10] = [
-    header::CONNECTION,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-authentication-info"),
-    HeaderName::from_static("http2-settings"),
+const ALWAYS: [&str; 10] = [
+    "connection",
+    "proxy-connection",
+    "keep-alive",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-authentication-info",
+    "http2-settings",
 ];
 
-/// Removes the fields that end at this hop, and those that Connection nominates.
+/// Which fields of one message end at this hop.
 ///
-/// Not by nomination: fields without which the message means something else, or by which the upstream knows whom it
-/// serves. RFC 9110 §7.6.1 forbids to nominate those; one who does wants the upstream to miss them.
+/// Those that always do, and those that its Connection field nominates. Not by nomination: fields without which the
+/// message means something else, or by which the upstream knows whom it serves. RFC 9110 §7.6.1 forbids to nominate
+/// those; one who does wants the upstream to miss them.
 ///
 /// A message that has Transfer-Encoding loses Content-Length too: RFC 9112 §6.3 has an intermediary remove it, for two
 /// lengths in one message are how requests are smuggled.
-pub fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
+#[derive(Debug)]
+pub struct Ending<'a> {
+    /// What Connection lists beside what always ends; nearly always nothing.
+    nominated: Vec<&'a [u8]>,
+    two_lengths: bool,
+}
+
+impl<'a> Ending<'a> {
+    /// `connection`: all lines of the message's Connection field; `chunked`: it has a Transfer-Encoding.
+    pub fn new(connection: impl IntoIterator<Item = &'a [u8]>, chunked: bool) -> Ending<'a> {
+        let is_always = |item: &&[u8]| ALWAYS.iter().any(|name| item.eq_ignore_ascii_case(name.as_bytes()));
+        let nominated = connection.into_iter().flat_map(items).filter(|item| !is_always(item)).collect();
+        Ending { nominated, two_lengths: chunked }
     }
-    let nominated: Vec<HeaderName> = list(headers, &header::CONNECTION)
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .filter(|name| !is_essential(name))
-        .collect();
-    for name in ALWAYS.iter().chain(&nominated) {
+
+    /// Of a message with these fields.
+    pub fn of(headers: &'a HeaderMap) -> Ending<'a> {
+        let connection = headers.get_all(header::CONNECTION).into_iter().map(HeaderValue::as_bytes);
+        Ending::new(connection, headers.contains_key(header::TRANSFER_ENCODING))
+    }
+
+    /// Whether the field `name`, written in lower case, is one of them.
+    pub fn has(&self, name: &str) -> bool {
+        ALWAYS.contains(&name)
+            || (self.two_lengths && name == "content-length")
+            || (self.nominated.iter().any(|item| item.eq_ignore_ascii_case(name.as_bytes())) && !is_essential(name))
+    }
+}
+
+/// Removes the fields that end at this hop.
+pub fn strip(headers: &mut HeaderMap) {
+    let ending = Ending::of(headers);
+    let names: Vec<HeaderName> = headers.keys().filter(|name| ending.has(name.as_str())).cloned().collect();
+    for name in &names {
         headers.remove(name);
     }
 }
@@ -51,22 +77,22 @@ pub fn te_trailers(headers: &HeaderMap) -> bool {
     list(headers, &header::TE).any(|item| item.eq_ignore_ascii_case(b"trailers"))
 }
 
-fn is_essential(name: &HeaderName) -> bool {
+fn is_essential(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
         "host" | "content-length" | "content-type" | "content-encoding" | "cache-control" | "origin" | "forwarded"
-    ) || name.as_str().starts_with("x-forwarded-")
-        || name.as_str().starts_with("sec-")
+    ) || name.starts_with("x-forwarded-")
+        || name.starts_with("sec-")
 }
 
-/// The items of a comma-separated list over all lines of a field (RFC 9110 §5.6.1), without those that are empty.
+/// All items of a field over all its lines.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .flat_map(|line| line.as_bytes().split(|&b| b == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|item| !item.is_empty())
+    headers.get_all(name).into_iter().flat_map(|line| items(line.as_bytes()))
+}
+
+/// The items of a comma-separated list (RFC 9110 §5.6.1), without those that are empty.
+fn items(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
 #[cfg(test)]

@@ -120,7 +120,8 @@ impl Proxy {
         if self.drain.is_draining() {
             return Err(Failure::Draining);
         }
-        let path = route.rewrite.apply(&path).into_owned();
+        let rewritten = route.rewrite.apply(&path);
+        let path = (rewritten != parts.uri.path()).then(|| rewritten.into_owned());
         let arrival = Arrival { host, path, peer, parts };
         if log.is_handshake {
             Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
@@ -16,10 +16,12 @@ use super::outcome::Failure;
 use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::clock;
-use crate::header::{Host, forwarded, hop_by_hop};
+use crate::header::hop_by_hop::{self, Ending};
+use crate::header::{Host, forwarded};
 use crate::moment::Moment;
 use crate::session::About;
 use crate::session::access_log::{Kind, Record, Traffic};
+use crate::upstream::handshake::RequestHead;
 
 /// What nginx logs when the client went before it could be answered.
 const CLIENT_GONE: u16 = 499;
@@ -29,8 +31,8 @@ const CLIENT_GONE: u16 = 499;
 pub struct Arrival {
     /// The authority it is for.
     pub host: Host,
-    /// In normal form and rewritten: as the upstream sees it.
-    pub path: String,
+    /// In normal form and rewritten: as the upstream sees it. `None`: as it came.
+    pub path: Option<String>,
     /// The other end of its connection.
     pub peer: forwarded::Peer,
     /// Its head, as it came.
@@ -38,25 +40,56 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// The head as the upstream gets it, without what either kind of request adds: the fields of this hop taken off, the
-    /// forwarding fields and the Host written, the route's edits made.
+    /// The fields of a plain request as the upstream gets them, without what the request adds itself: the fields of this
+    /// hop taken off, the forwarding fields and the Host written, the route's edits made.
     pub fn upstream_headers(&mut self, route: &Route) -> HeaderMap {
         let mut headers = std::mem::take(&mut self.parts.headers);
+        let host = self.host.to_string();
         hop_by_hop::strip(&mut headers);
-        forwarded::apply(&mut headers, &self.peer, &self.host);
-        if let Ok(host) = HeaderValue::try_from(self.host.to_string()) {
+        forwarded::apply(&mut headers, &self.peer, &host);
+        if let Ok(host) = HeaderValue::try_from(host) {
             headers.insert(HOST, host);
         }
         route.request_edits.apply(&mut headers);
         headers
     }
 
+    /// The head of a handshake as the upstream gets it: by the same rules as [`Arrival::upstream_headers`], but written as
+    /// it goes out, with no map in between.
+    pub fn upstream_handshake(&self, route: &Route) -> RequestHead {
+        let (headers, edits) = (&self.parts.headers, &route.request_edits);
+        let host = self.host.to_string();
+        let edited = |name: &HeaderName| edits.concerns(name);
+        let host_sent = if edited(&HOST) { edits.value(&HOST) } else { Some(host.as_bytes()) };
+        let mut head = RequestHead::new(self.path(), self.parts.uri.query(), host_sent);
+        let ending = Ending::of(headers);
+        for (name, value) in headers {
+            let text = name.as_str();
+            if !ending.has(text) && !forwarded::is_replaced(text, self.peer.trusted) && !edited(name) {
+                head.field(text, value.as_bytes());
+            }
+        }
+        forwarded::fields(headers, &self.peer, &host, |name, value| {
+            if !edited(&name) {
+                head.field(name.as_str(), value);
+            }
+        });
+        for (name, value) in &edits.set {
+            head.field(name.as_str(), value.as_bytes());
+        }
+        head.end()
+    }
+
     /// The target in origin form, as the upstream gets it.
     pub fn upstream_target(&self) -> String {
         match self.parts.uri.query() {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.clone(),
+            Some(query) => format!("{}?{query}", self.path()),
+            None => self.path().to_owned(),
         }
+    }
+
+    fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or(self.parts.uri.path())
     }
 }
 

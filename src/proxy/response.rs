@@ -12,7 +12,7 @@ use super::body::{self, Body};
 use super::outcome::Failure;
 use super::snapshot::Route;
 use crate::header::{Host, hop_by_hop};
-use crate::ws::handshake::{OfferError, accept_for};
+use crate::ws::handshake::{Key, OfferError, accept_for};
 
 /// Seconds that a refused client is asked to wait: a random number in this range, so that they do not all come back at
 /// once.
@@ -73,18 +73,16 @@ pub fn from_upstream(response: Response<Incoming>, route: &Route) -> Response<Bo
     response
 }
 
-/// The 101 for a client whose key is `key`, with what the upstream's 101 said beside the upgrade itself.
-pub fn switching_protocols(mut upstream: HeaderMap, key: &str) -> Response<Body> {
-    hop_by_hop::strip(&mut upstream);
-    upstream.remove(http::header::CONTENT_LENGTH);
-    let mut response = Response::new(body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = upstream;
-    let headers = response.headers_mut();
+/// The 101 for a client whose key is `key`, with the `headers` of the upstream's 101 that pass on.
+pub fn switching_protocols(mut headers: HeaderMap, key: &Key) -> Response<Body> {
+    headers.reserve(3);
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    if let Ok(accept) = HeaderValue::try_from(accept_for(key)) {
+    if let Ok(accept) = HeaderValue::from_bytes(&accept_for(key)) {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
     response
 }

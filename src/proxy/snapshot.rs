@@ -135,6 +135,16 @@ pub struct HeaderEdits {
 }
 
 impl HeaderEdits {
+    /// Whether the field `name` is removed or set.
+    pub fn concerns(&self, name: &HeaderName) -> bool {
+        self.remove.contains(name) || self.set.iter().any(|(set, _)| set == name)
+    }
+
+    /// What the field `name` is set to.
+    pub fn value(&self, name: &HeaderName) -> Option<&[u8]> {
+        self.set.iter().rfind(|(set, _)| set == name).map(|(_, value)| value.as_bytes())
+    }
+
     /// Makes the changes.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {

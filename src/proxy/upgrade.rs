@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use http::Response;
-use http::header::{HeaderMap, ORIGIN};
+use http::header::ORIGIN;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
@@ -25,7 +25,7 @@ use crate::session::{Opening, Session};
 use crate::telemetry::counters::Active;
 use crate::upstream::connect::UpstreamIo;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::handshake::{self, HandshakeError, Reply, Switched};
+use crate::upstream::handshake::{self, HandshakeError, Reply, RequestHead, Switched};
 use crate::ws::handshake::{Answer, Offer, key};
 use crate::ws::tunnel::Tunnel;
 
@@ -99,17 +99,17 @@ impl Pending {
 pub async fn run(
     proxy: &Proxy,
     route: Arc<Route>,
-    mut arrival: Arrival,
+    arrival: Arrival,
     log: &mut RequestLog,
 ) -> Result<(Response<Body>, Option<Opened>), Failure> {
     let parts = &arrival.parts;
     let offer = Offer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
     route.origins.check(parts.headers.get_all(ORIGIN), &arrival.host, arrival.peer.tls)?;
     let place = route.room.enter().ok_or(Failure::RouteFull)?;
-    let target = arrival.upstream_target();
-    let headers = arrival.upstream_headers(&route);
+    let mut head = arrival.upstream_handshake(&route);
+    drop(arrival);
     let deadline = Instant::now() + route.handshake_timeout;
-    let (endpoint, reply) = attempt(&route, &target, &headers, &offer, deadline, log).await?;
+    let (endpoint, reply) = attempt(&route, &mut head, &offer, deadline, log).await?;
     match reply {
         Reply::Switched(Switched { io, answer, headers, early }) => {
             let mut response = response::switching_protocols(headers, &offer.key);
@@ -130,8 +130,7 @@ pub async fn run(
 /// Tries endpoints until one answers.
 async fn attempt(
     route: &Route,
-    target: &str,
-    headers: &HeaderMap,
+    head: &mut RequestHead,
     offer: &Offer,
     deadline: Instant,
     log: &mut RequestLog,
@@ -144,7 +143,7 @@ async fn attempt(
         }
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
-        let failure = match one(route, &endpoint, target, headers, offer, deadline).await {
+        let failure = match one(route, &endpoint, head, offer, deadline).await {
             Ok(reply) => {
                 endpoint.answered();
                 return Ok((endpoint, reply));
@@ -174,8 +173,7 @@ async fn attempt(
 async fn one(
     route: &Route,
     endpoint: &Endpoint,
-    target: &str,
-    headers: &HeaderMap,
+    head: &mut RequestHead,
     offer: &Offer,
     deadline: Instant,
 ) -> Result<Reply<UpstreamIo>, Failure> {
@@ -183,8 +181,7 @@ async fn one(
     let io = endpoint.connector.connect(deadline.min(started + route.connect_timeout)).await?;
     route.upstream.metrics.connected(started.elapsed());
     let key = key(fastrand::u128(..).to_ne_bytes());
-    let head = handshake::encode(target, headers, &key);
-    let reply = timeout_at(deadline, handshake::open(io, &head, &key, offer)).await;
+    let reply = timeout_at(deadline, handshake::open(io, head, &key, offer)).await;
     Ok(reply.map_err(|_| Failure::Timeout)??)
 }
 

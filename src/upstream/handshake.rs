@@ -4,26 +4,31 @@
 //! the client as one; its body is then read by hyper, which is shown the same bytes again (`Replay`), so that there is
 //! one body parser in the house and it is not ours. A false 101 ends the connection.
 
-use std::io::{self, Write as _};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::header::hop_by_hop::Ending;
 use crate::net::pool::{self, Size};
 use crate::net::stream::Prefixed;
-use crate::ws::handshake::{Answer, AnswerError, Offer};
+use crate::ws::handshake::{Answer, AnswerError, Fields, Key, Offer};
 
 /// The longest response head that is read; nginx reads 8 KiB by default, cookies of some applications need more.
 const HEAD_BYTES_MAX: usize = Size::Medium.bytes();
 /// Headers of a response that are read, as hyper's default.
 const HEADERS_MAX: usize = 100;
+/// Room for a request head: a browser's, with cookies of ordinary length.
+const HEAD_BYTES_USUAL: usize = 1024;
 /// Interim responses before the real one.
 const INTERIM_MAX: usize = 8;
 
@@ -43,7 +48,7 @@ pub struct Switched<T> {
     pub io: T,
     /// What was agreed on.
     pub answer: Answer,
-    /// The response's headers, hop-by-hop ones included.
+    /// The fields that pass on to the client.
     pub headers: HeaderMap,
     /// Bytes that came behind the head.
     pub early: Vec<u8>,
@@ -92,57 +97,85 @@ impl HandshakeError {
     }
 }
 
-/// Writes a request head: what the handshake needs, and `headers` without what it brings itself.
-///
-/// `target` is in origin form, `headers` are free of hop-by-hop fields.
-pub fn encode(target: &str, headers: &HeaderMap, key: &str) -> Vec<u8> {
-    let mut head = Vec::with_capacity(512);
-    // Writing to a Vec cannot fail. The names are spelled as in RFC 6455: some servers compare them letter by letter.
-    let _ = write!(head, "GET {target} HTTP/1.1\r\n");
-    let mut line = |name: &str, value: &[u8]| {
-        head.extend_from_slice(name.as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value);
-        head.extend_from_slice(b"\r\n");
-    };
-    // RFC 9110 §7.2: Host comes first.
-    if let Some(host) = headers.get(HOST) {
-        line("Host", host.as_bytes());
-    }
-    line("Upgrade", b"websocket");
-    line("Connection", b"Upgrade");
-    line("Sec-WebSocket-Key", key.as_bytes());
-    for (name, value) in headers {
-        match name.as_str() {
-            "host" | "upgrade" | "connection" | "sec-websocket-key" | "content-length" => {}
-            "sec-websocket-version" => line("Sec-WebSocket-Version", value.as_bytes()),
-            "sec-websocket-protocol" => line("Sec-WebSocket-Protocol", value.as_bytes()),
-            "sec-websocket-extensions" => line("Sec-WebSocket-Extensions", value.as_bytes()),
-            other => line(other, value.as_bytes()),
-        }
-    }
-    head.extend_from_slice(b"\r\n");
-    head
+/// A request head as it is written: what the handshake needs comes first, then field by field what passes on.
+#[derive(Debug)]
+pub struct RequestHead {
+    bytes: Vec<u8>,
+    key: Range<usize>,
 }
 
-/// Writes `head` (made by [`encode`] with `key`) and reads the answer to it. The caller sets the deadline.
+impl RequestHead {
+    /// The head of a request for `target`, in origin form, at `host`, if it names one.
+    pub fn new(path: &str, query: Option<&str>, host: Option<&[u8]>) -> RequestHead {
+        let mut head = RequestHead { bytes: Vec::with_capacity(HEAD_BYTES_USUAL), key: 0..0 };
+        head.push(&[b"GET ", path.as_bytes()]);
+        if let Some(query) = query {
+            head.push(&[b"?", query.as_bytes()]);
+        }
+        head.push(&[b" HTTP/1.1\r\n"]);
+        // RFC 9110 §7.2: Host comes first.
+        if let Some(host) = host {
+            head.line("Host", host);
+        }
+        // The names are spelled as in RFC 6455: some servers compare them letter by letter.
+        head.push(&[b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: "]);
+        head.key = head.bytes.len()..head.bytes.len() + size_of::<Key>();
+        head.push(&[&Key::default(), b"\r\n"]);
+        head
+    }
+
+    /// Adds a field, unless it is one that the handshake brings itself. `name` is in lower case.
+    pub fn field(&mut self, name: &str, value: &[u8]) {
+        match name {
+            "host" | "upgrade" | "connection" | "sec-websocket-key" | "content-length" => {}
+            "sec-websocket-version" => self.line("Sec-WebSocket-Version", value),
+            "sec-websocket-protocol" => self.line("Sec-WebSocket-Protocol", value),
+            "sec-websocket-extensions" => self.line("Sec-WebSocket-Extensions", value),
+            other => self.line(other, value),
+        }
+    }
+
+    /// The head is whole.
+    pub fn end(mut self) -> RequestHead {
+        self.push(&[b"\r\n"]);
+        self
+    }
+
+    /// The head with `key` in it.
+    fn keyed(&mut self, key: &Key) -> &[u8] {
+        self.bytes[self.key.clone()].copy_from_slice(key);
+        &self.bytes
+    }
+
+    fn line(&mut self, name: &str, value: &[u8]) {
+        self.push(&[name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+
+    fn push(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+    }
+}
+
+/// Writes `head` with `key` and reads the answer to it. The caller sets the deadline.
 ///
 /// Not cancel-safe: a connection whose handshake was abandoned is of no use.
 ///
 /// # Errors
 /// See [`HandshakeError`]; nothing was promised to anybody yet.
-pub async fn open<T>(mut io: T, head: &[u8], key: &str, offer: &Offer) -> Result<Reply<T>, HandshakeError>
+pub async fn open<T>(mut io: T, head: &mut RequestHead, key: &Key, offer: &Offer) -> Result<Reply<T>, HandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    io.write_all(head).await.map_err(HandshakeError::Io)?;
+    io.write_all(head.keyed(key)).await.map_err(HandshakeError::Io)?;
     io.flush().await.map_err(HandshakeError::Io)?;
     let mut buffer = pool::take(Size::Small);
     let (mut start, mut end) = (0, 0);
     let mut interims = 0;
     loop {
-        match parse(&buffer[start..end])? {
-            Some(Head { length, status, .. }) if interim(status) => {
+        match parse(&buffer[start..end], key, offer)? {
+            Head::Interim { length } => {
                 // hyper would skip them without end, and take the 101 behind them for an answer.
                 if interims == INTERIM_MAX {
                     return Err(HandshakeError::Interims);
@@ -150,16 +183,16 @@ where
                 start += length;
                 interims += 1;
             }
-            Some(Head { length, status: StatusCode::SWITCHING_PROTOCOLS, headers }) => {
-                let answer = Answer::from_switching_protocols(&headers, key, offer)?;
+            Head::Switched { length, answer, headers } => {
                 let early = buffer[start + length..end].to_vec();
                 return Ok(Reply::Switched(Switched { io, answer, headers, early }));
             }
-            Some(_) => {
-                let response = read_response(Prefixed::new(buffer[start..end].to_vec(), io)).await?;
+            Head::Other => {
+                let prefixed = Prefixed::new(buffer[start..end].to_vec(), io);
+                let response = Box::pin(read_response(prefixed)).await?;
                 return Ok(Reply::Refused(response));
             }
-            None => {
+            Head::Partial => {
                 if end == buffer.len() {
                     if end == HEAD_BYTES_MAX {
                         return Err(HandshakeError::TooLong);
@@ -178,40 +211,77 @@ where
     }
 }
 
-fn interim(status: StatusCode) -> bool {
-    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+/// What stands at the start of what was read.
+enum Head {
+    /// A head that is not whole.
+    Partial,
+    /// A 1xx, so many bytes long.
+    Interim { length: usize },
+    /// A 101 that keeps all the rules, and of its fields those that pass on.
+    Switched { length: usize, answer: Answer, headers: HeaderMap },
+    /// Another response.
+    Other,
 }
 
-struct Head {
-    length: usize,
-    status: StatusCode,
-    headers: HeaderMap,
-}
-
-/// The response head at the start of `bytes`, once it is whole.
-fn parse(bytes: &[u8]) -> Result<Option<Head>, HandshakeError> {
-    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut fields);
-    let length = match response.parse(bytes).map_err(HandshakeError::Malformed)? {
+/// Reads a response head and judges it, if it is a 101.
+fn parse(bytes: &[u8], key: &Key, offer: &Offer) -> Result<Head, HandshakeError> {
+    if bytes.is_empty() {
+        return Ok(Head::Partial);
+    }
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
+    let length = match parsed.map_err(HandshakeError::Malformed)? {
         httparse::Status::Complete(length) => length,
-        httparse::Status::Partial => return Ok(None),
+        httparse::Status::Partial => return Ok(Head::Partial),
     };
-    // httparse has checked both; only the types do not know.
+    // httparse has checked it; only the types do not know.
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(HandshakeError::Malformed(httparse::Error::Status))?;
-    if response.version != Some(1) && status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(HandshakeError::Malformed(httparse::Error::Version));
+    match status.ok_or(HandshakeError::Malformed(httparse::Error::Status))? {
+        StatusCode::SWITCHING_PROTOCOLS if response.version != Some(1) => {
+            Err(HandshakeError::Malformed(httparse::Error::Version))
+        }
+        StatusCode::SWITCHING_PROTOCOLS => {
+            let fields = Lines(response.headers);
+            let answer = Answer::from_switching_protocols(&fields, key, offer)?;
+            Ok(Head::Switched { length, answer, headers: fields.passed_on()? })
+        }
+        status if status.is_informational() => Ok(Head::Interim { length }),
+        _ => Ok(Head::Other),
     }
-    let mut headers = HeaderMap::with_capacity(response.headers.len());
-    for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes());
-        let value = HeaderValue::from_bytes(field.value);
-        let (Ok(name), Ok(value)) = (name, value) else {
-            return Err(HandshakeError::Malformed(httparse::Error::HeaderValue));
-        };
-        headers.append(name, value);
+}
+
+/// Fields as httparse gives them.
+struct Lines<'b>(&'b [httparse::Header<'b>]);
+
+impl Fields for Lines<'_> {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(|field| field.name.eq_ignore_ascii_case(name.as_str())).map(|field| field.value)
     }
-    Ok(Some(Head { length, status, headers }))
+}
+
+impl Lines<'_> {
+    /// The fields of a 101 that are meant for the client: neither those of this hop nor what we answer ourselves.
+    fn passed_on(&self) -> Result<HeaderMap, HandshakeError> {
+        let ending = Ending::new(self.lines(&CONNECTION), self.lines(&TRANSFER_ENCODING).next().is_some());
+        let mut headers = HeaderMap::new();
+        for field in self.0 {
+            if ["upgrade", "connection", "sec-websocket-accept"].iter().any(|own| field.name.eq_ignore_ascii_case(own))
+            {
+                continue;
+            }
+            // httparse has checked both; only the types do not know.
+            let name = HeaderName::from_bytes(field.name.as_bytes());
+            let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(field.value)) else {
+                return Err(HandshakeError::Malformed(httparse::Error::HeaderValue));
+            };
+            if !ending.has(name.as_str()) && name != CONTENT_LENGTH {
+                headers.append(name, value);
+            }
+        }
+        Ok(headers)
+    }
 }
 
 /// Lets hyper read the response of which `io` gives the first bytes again.
@@ -273,15 +343,15 @@ mod tests {
     use super::*;
     use crate::ws::handshake::accept_for;
 
-    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    const KEY: &Key = b"dGhlIHNhbXBsZSBub25jZQ==";
 
     /// What comes of this answer to a handshake.
     async fn answered(answer: &str) -> Result<Reply<tokio::net::UnixStream>, HandshakeError> {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let offer = Offer { key: KEY.into(), subprotocols: vec![], extensions: vec![] };
-        let head = encode("/", &HeaderMap::new(), KEY);
+        let offer = Offer { key: *KEY, subprotocols: vec![], extensions: vec![] };
+        let mut head = RequestHead::new("/", None, None).end();
         theirs.write_all(answer.as_bytes()).await.unwrap();
-        open(ours, &head, KEY, &offer).await
+        open(ours, &mut head, KEY, &offer).await
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -289,7 +359,7 @@ mod tests {
         let switched = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {}\r\n\r\nearly",
-            accept_for(KEY)
+            std::str::from_utf8(&accept_for(KEY)).unwrap()
         );
         let after = |interims: usize| "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(interims) + &switched;
         let Reply::Switched(switched) = answered(&after(INTERIM_MAX)).await.unwrap() else { panic!("refused") };

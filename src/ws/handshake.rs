@@ -7,7 +7,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Version};
@@ -19,11 +19,17 @@ const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Subprotocols and extensions a request may offer; far above what any client does.
 const OFFERS_MAX: usize = 64;
 
+/// A `Sec-WebSocket-Key`: 16 bytes in base64.
+pub type Key = [u8; 24];
+
+/// A `Sec-WebSocket-Accept`: 20 bytes in base64.
+pub type Accept = [u8; 28];
+
 /// A client's wish for a WebSocket that keeps all the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// The client's `Sec-WebSocket-Key`, for the accept value it will verify.
-    pub key: String,
+    pub key: Key,
     /// In the client's order of preference.
     pub subprotocols: Vec<String>,
     /// In the client's order of preference.
@@ -68,9 +74,21 @@ pub enum OfferError {
     Extensions,
 }
 
+/// The fields of a head, in whatever form it was read.
+pub trait Fields {
+    /// The values of a field, line by line.
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
+}
+
+impl Fields for HeaderMap {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    }
+}
+
 /// Whether a request wants a WebSocket at all: the `websocket` token stands in `Upgrade` (RFC 9110 §7.8).
-pub fn is_wanted(headers: &HeaderMap) -> bool {
-    has_token(headers, &UPGRADE, "websocket")
+pub fn is_wanted(fields: &impl Fields) -> bool {
+    has_token(fields, &UPGRADE, "websocket")
 }
 
 impl Offer {
@@ -95,12 +113,12 @@ impl Offer {
         if single(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
             return Err(OfferError::WebSocketVersion);
         }
-        let key = single(headers, &SEC_WEBSOCKET_KEY)
-            .filter(|key| BASE64.decode(key).is_ok_and(|bytes| bytes.len() == 16))
-            .ok_or(OfferError::Key)?;
+        let key = single(headers, &SEC_WEBSOCKET_KEY).and_then(|key| Key::try_from(key.as_bytes()).ok());
+        // The decoder asks for room for the padding, too.
+        let key = key.filter(|key| BASE64.decode_slice(key, &mut [0; 18]) == Ok(16)).ok_or(OfferError::Key)?;
         let subprotocols = subprotocols(headers).ok_or(OfferError::Subprotocols)?;
         let extensions = extensions(headers).ok_or(OfferError::Extensions)?;
-        Ok(Offer { key: key.to_owned(), subprotocols, extensions })
+        Ok(Offer { key, subprotocols, extensions })
     }
 }
 
@@ -134,30 +152,31 @@ pub enum AnswerError {
 }
 
 impl Answer {
-    /// Judges the headers of a 101 that answers `offer` and was sent `key` (RFC 6455 §4.1, end).
+    /// Judges the fields of a 101 that answers `offer` and was sent `key` (RFC 6455 §4.1, end).
     ///
     /// # Errors
     /// The first rule that it breaks. The connection must then not be used any more.
-    pub fn from_switching_protocols(headers: &HeaderMap, key: &str, offer: &Offer) -> Result<Answer, AnswerError> {
-        if !is_wanted(headers) || headers.get_all(UPGRADE).iter().count() != 1 {
+    pub fn from_switching_protocols(fields: &impl Fields, key: &Key, offer: &Offer) -> Result<Answer, AnswerError> {
+        if !is_wanted(fields) || fields.lines(&UPGRADE).count() != 1 {
             return Err(AnswerError::Upgrade);
         }
-        if !has_token(headers, &CONNECTION, "upgrade") {
+        if !has_token(fields, &CONNECTION, "upgrade") {
             return Err(AnswerError::Upgrade);
         }
-        if headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+        let announces_body = fields.lines(&CONTENT_LENGTH).next().is_some_and(|length| length != b"0");
+        if announces_body || fields.lines(&TRANSFER_ENCODING).next().is_some() {
             return Err(AnswerError::Body);
         }
-        if single(headers, &SEC_WEBSOCKET_ACCEPT) != Some(accept_for(key).as_str()) {
+        if single(fields, &SEC_WEBSOCKET_ACCEPT).map(str::as_bytes) != Some(&accept_for(key)) {
             return Err(AnswerError::Accept);
         }
-        let subprotocol = match joined(headers, &SEC_WEBSOCKET_PROTOCOL) {
+        let subprotocol = match joined(fields, &SEC_WEBSOCKET_PROTOCOL) {
             None => None,
             Some(chosen) if offer.subprotocols.contains(&chosen) => Some(chosen),
             Some(foreign) => return Err(AnswerError::Subprotocol(foreign)),
         };
-        let refused = || AnswerError::Extension(joined(headers, &SEC_WEBSOCKET_EXTENSIONS).unwrap_or_default());
-        let extensions = extensions(headers).ok_or_else(refused)?;
+        let refused = || AnswerError::Extension(joined(fields, &SEC_WEBSOCKET_EXTENSIONS).unwrap_or_default());
+        let extensions = extensions(fields).ok_or_else(refused)?;
         for (i, extension) in extensions.iter().enumerate() {
             let twice = extensions[..i].iter().any(|before| before.name == extension.name);
             if twice || !offer.extensions.iter().any(|offered| within(extension, offered)) {
@@ -202,24 +221,30 @@ fn is_window(bits: &str) -> bool {
 }
 
 /// A `Sec-WebSocket-Key` of these 16 random bytes.
-pub fn key(random: [u8; 16]) -> String {
-    BASE64.encode(random)
+pub fn key(random: [u8; 16]) -> Key {
+    let mut key = Key::default();
+    // Cannot fail: 16 bytes are 24 characters.
+    let _ = BASE64.encode_slice(random, &mut key);
+    key
 }
 
 /// The accept value that answers `key` (RFC 6455 §4.2.2).
-pub fn accept_for(key: &str) -> String {
+pub fn accept_for(key: &[u8]) -> Accept {
     let mut hash = sha1_smol::Sha1::new();
-    hash.update(key.as_bytes());
+    hash.update(key);
     hash.update(GUID.as_bytes());
-    BASE64.encode(hash.digest().bytes())
+    let mut accept = Accept::default();
+    // Cannot fail: 20 bytes are 28 characters.
+    let _ = BASE64.encode_slice(hash.digest().bytes(), &mut accept);
+    accept
 }
 
 /// The subprotocols a request offers: `None` if one is no token, stands twice, or there are too many.
-pub fn subprotocols(headers: &HeaderMap) -> Option<Vec<String>> {
+pub fn subprotocols(fields: &impl Fields) -> Option<Vec<String>> {
     let mut all: Vec<String> = vec![];
-    for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+    for line in fields.lines(&SEC_WEBSOCKET_PROTOCOL) {
         // Empty elements of a list count for nothing (RFC 9110 §5.6.1.2).
-        for token in value.to_str().ok()?.split(',').map(str::trim).filter(|token| !token.is_empty()) {
+        for token in text(line)?.split(',').map(str::trim).filter(|token| !token.is_empty()) {
             if !is_token(token) || all.iter().any(|before| before == token) || all.len() == OFFERS_MAX {
                 return None;
             }
@@ -230,10 +255,10 @@ pub fn subprotocols(headers: &HeaderMap) -> Option<Vec<String>> {
 }
 
 /// All extensions of the header lines: `None` if malformed or too many.
-fn extensions(headers: &HeaderMap) -> Option<Vec<Extension>> {
+fn extensions(fields: &impl Fields) -> Option<Vec<Extension>> {
     let mut all = vec![];
-    for value in headers.get_all(SEC_WEBSOCKET_EXTENSIONS) {
-        for element in split_outside_quotes(value.to_str().ok()?, ',')?.into_iter().filter(|text| !text.is_empty()) {
+    for line in fields.lines(&SEC_WEBSOCKET_EXTENSIONS) {
+        for element in split_outside_quotes(text(line)?, ',')?.into_iter().filter(|text| !text.is_empty()) {
             if all.len() == OFFERS_MAX {
                 return None;
             }
@@ -278,26 +303,30 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+/// A value, if it is text: visible ASCII, spaces and tabs.
+fn text(line: &[u8]) -> Option<&str> {
+    let is_text = line.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+    std::str::from_utf8(line).ok().filter(|_| is_text)
+}
+
+fn has_token(fields: &impl Fields, name: &HeaderName, token: &str) -> bool {
+    fields
+        .lines(name)
+        .filter_map(text)
+        .flat_map(|line| line.split(','))
         .any(|found| found.trim().eq_ignore_ascii_case(token))
 }
 
 /// The value of a header that must stand exactly once.
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(first.trim())
+fn single<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> Option<&'a str> {
+    let mut lines = fields.lines(name);
+    let first = text(lines.next()?)?;
+    lines.next().is_none().then_some(first.trim())
 }
 
 /// All lines of a header in one, if there are any.
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let lines: Vec<_> =
-        headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
+fn joined(fields: &impl Fields, name: &HeaderName) -> Option<String> {
+    let lines: Vec<_> = fields.lines(name).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
     (!lines.is_empty()).then(|| lines.join(", "))
 }
 
@@ -341,8 +370,8 @@ mod tests {
 
     #[test]
     fn the_example_of_section_1_3() {
-        assert_eq!(accept_for(SAMPLE_KEY), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(offer(&[]).unwrap().key, SAMPLE_KEY);
+        assert_eq!(&accept_for(SAMPLE_KEY.as_bytes()), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(offer(&[]).unwrap().key, SAMPLE_KEY.as_bytes());
     }
 
     #[test]
@@ -400,7 +429,7 @@ mod tests {
         let mut map = headers(&[
             ("connection", "Upgrade"),
             ("upgrade", "websocket"),
-            ("sec-websocket-accept", &accept_for(SAMPLE_KEY)),
+            ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
         ]);
         for (name, value) in change {
             map.remove(*name);
@@ -408,7 +437,7 @@ mod tests {
                 map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
             }
         }
-        Answer::from_switching_protocols(&map, SAMPLE_KEY, offer)
+        Answer::from_switching_protocols(&map, &SAMPLE_KEY.as_bytes().try_into().unwrap(), offer)
     }
 
     #[test]
