@@ -26,6 +26,7 @@ use crate::server::Listener;
 use crate::telemetry::logging::Format;
 use crate::telemetry::process;
 use crate::telemetry::sink::LogSink;
+use crate::upstream::live::Lives;
 use crate::{clock, server, worker};
 
 /// What is kept back of the drain time, so that the last sessions told to end still have time to answer.
@@ -112,7 +113,7 @@ impl App {
         readiness.register(&registry)?;
         process::register(&registry, &sink)?;
         let log = compile::access_log(&loaded.file, sink, format);
-        let around = Surroundings { workers, families, log, drain: Arc::clone(&drain) };
+        let around = Surroundings { workers, families, log, drain: Arc::clone(&drain), lives: Lives::default() };
         let compiled = compile(loaded, &around)?;
         for warning in &compiled.warnings {
             tracing::warn!("{warning}");

@@ -120,7 +120,9 @@ impl<T> Decoded<T> {
                 self.removed.contains(&path.key(field)) || self.faults.iter().any(meant)
             }
             // A map that had something taken out and now says too little.
-            Kind::Other { .. } => self.removed.iter().any(|gone| gone.parent().as_ref() == Some(path)),
+            Kind::Other { .. } | Kind::WrongType { .. } => {
+                self.removed.iter().any(|gone| gone.parent().as_ref() == Some(path))
+            }
             _ => false,
         }
     }
@@ -145,6 +147,23 @@ impl Fault {
 
     fn under(mut self, step: Step) -> Fault {
         self.steps.push(step);
+        self
+    }
+
+    /// Serde's word for a variant without what belongs to it, or with what does not.
+    fn about_settings(mut self, word: &str) -> Fault {
+        let (problem, help) = match &self.kind {
+            Kind::WrongType { expected, .. } if expected == "newtype variant" => {
+                (format!("`{word}` needs settings"), format!("write `{word}: {{ … }}`"))
+            }
+            Kind::WrongType { expected, .. } if expected == "unit" => {
+                (format!("`{word}` has no settings"), format!("write `{word}` alone"))
+            }
+            _ => return self,
+        };
+        // The whole of it is wrong, and not one key in it.
+        self.steps.clear();
+        self.kind = Kind::Other { problem, help: Some(help) };
         self
     }
 
@@ -363,8 +382,10 @@ impl<'de> Deserializer<'de> for De<'_> {
         let word = match self.node {
             Node::Text { text, .. } => text.clone(),
             Node::Map(entries) if entries.len() == 1 => {
+                let word = &entries[0].0;
                 let entries = Entries { de: self, entries: entries.iter(), current: None };
-                return visitor.visit_enum(MapAccessDeserializer::new(entries));
+                let chosen = visitor.visit_enum(MapAccessDeserializer::new(entries));
+                return chosen.map_err(|fault| fault.about_settings(word));
             }
             // `min_version: 1.2` is a number to YAML; what is meant is plain.
             Node::Float(value) => value.to_string(),
@@ -373,7 +394,7 @@ impl<'de> Deserializer<'de> for De<'_> {
             node => return Err(Fault::wrong_type(node, format!("one of {}", one_of(words)))),
         };
         let from: StrDeserializer<Fault> = word.as_str().into_deserializer();
-        visitor.visit_enum(from)
+        visitor.visit_enum(from).map_err(|fault| fault.about_settings(&word))
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {

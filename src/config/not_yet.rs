@@ -6,11 +6,7 @@
 use super::key::{KeyPath, Step};
 
 /// Where (a `*` is any key or index), and what.
-const NOT_YET: &[(&[&str], &[&str])] = &[
-    (&["upstreams", "*"], &["health"]),
-    (&["upstreams", "*", "balance"], &["least_connections", "random_two", "hash"]),
-    (&["upstreams", "*", "endpoints", "*"], &["weight", "max_connections"]),
-];
+const NOT_YET: &[(&[&str], &[&str])] = &[(&["upstreams", "*"], &["health"])];
 
 /// Whether `word` at `path` (a key in that map, or the value there) belongs to a later version.
 pub(super) fn is_not_yet(path: &KeyPath, word: &str) -> bool {

@@ -8,13 +8,17 @@ use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserial
 use serde::{Deserialize, Serialize};
 
 use super::address::EndpointUrl;
-use super::value::{BadValue, Scalar};
+use super::value::{BadValue, OrOff, Percent, Scalar};
+use crate::policy::balance_key::BalanceKey;
 
 /// Servers that can stand in for one another.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// How an endpoint is chosen for a new session. Default: `round_robin`, which needs to know nothing about them.
+    /// How an endpoint is chosen for a new session: `least_connections` (fewest sessions for its weight), `round_robin`
+    /// (in turn, as often as its weight says), `random_two` (the less loaded of two by chance), or `{ hash: … }` (the
+    /// same endpoint for the same client, user or room). Default: `least_connections`, since sessions last for hours and
+    /// taking turns says nothing of how many are still there.
     #[serde(default)]
     pub balance: Balance,
 
@@ -28,12 +32,37 @@ pub struct Upstream {
 }
 
 /// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
-    /// Each in turn.
+    /// The one with the fewest sessions for its weight.
     #[default]
+    LeastConnections,
+    /// Each in turn, as often as its weight says.
     RoundRobin,
+    /// The less loaded of two taken by chance.
+    RandomTwo,
+    /// The same one for the same part of the request.
+    Hash(HashBy),
+}
+
+/// By what the hash goes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HashBy {
+    /// The part of the request that decides: `client_address`, `path`, `header:NAME`, `cookie:NAME` or `query:NAME`.
+    /// Equal parts go to the same endpoint, on every instance and after every restart; requests without it spread. IPv6
+    /// addresses count by their /64. Required.
+    pub on: BalanceKey,
+
+    /// How much more than its share of the sessions an endpoint may hold before it is passed over: `125%` lets it have a
+    /// quarter more. Default: `off`, since passing over breaks the rule that equal parts meet.
+    #[serde(default = "off")]
+    pub load_max: OrOff<Percent>,
+}
+
+fn off() -> OrOff<Percent> {
+    OrOff::Off
 }
 
 /// One server of an upstream: its URL, or a map with `url`.
@@ -41,6 +70,10 @@ pub enum Balance {
 pub struct Endpoint {
     /// Where it is.
     pub url: EndpointUrl,
+    /// Its share of new sessions.
+    pub weight: u16,
+    /// Sessions at a time.
+    pub max_connections: Option<u32>,
 }
 
 /// TLS towards the servers.
@@ -66,6 +99,20 @@ pub struct ClientTls {
 struct EndpointMap {
     /// Where the server is. Required.
     url: EndpointUrl,
+
+    /// Its share of new sessions beside the others', 0 to 65535. With 0 it takes no new ones and keeps those it has.
+    /// Default: 1.
+    #[serde(default = "one")]
+    weight: u16,
+
+    /// Sessions at a time, those being opened included; a client for whom no endpoint has room gets a 503. Default: no
+    /// limit.
+    #[serde(default)]
+    max_connections: Option<u32>,
+}
+
+const fn one() -> u16 {
+    1
 }
 
 impl<'de> Deserialize<'de> for Endpoint {
@@ -81,12 +128,13 @@ impl<'de> Deserialize<'de> for Endpoint {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
                 let url = text.parse().map_err(BadValue::into_serde)?;
-                Ok(Endpoint { url })
+                Ok(Endpoint { url, weight: one(), max_connections: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                let EndpointMap { url } = EndpointMap::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Endpoint { url })
+                let map = EndpointMap::deserialize(MapAccessDeserializer::new(map))?;
+                let EndpointMap { url, weight, max_connections } = map;
+                Ok(Endpoint { url, weight, max_connections })
             }
         }
 

@@ -246,6 +246,37 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A share in percent, 101% or more: how far above the mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Percent(u32);
+
+/// Ten times the mean is no bound any more.
+const PERCENT_MAX: u32 = 1000;
+
+impl Scalar for Percent {
+    const EXPECTED: &'static str = "a percentage such as `125%`";
+}
+
+impl FromStr for Percent {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Percent, BadValue> {
+        let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        percent.filter(|percent| (101..=PERCENT_MAX).contains(percent)).map(Percent).ok_or_else(|| {
+            BadValue::new(
+                format!("`{text}` is not a percentage above 100"),
+                format!("write one from 101% to {PERCENT_MAX}%, such as `125%`"),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        write!(out, "{}%", self.0)
+    }
+}
+
 /// A value, or `off`: the thing it bounds is then not bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OrOff<T> {
@@ -276,6 +307,13 @@ impl OrOff<ByteSize> {
     /// The number of bytes, unless it is off.
     pub fn bytes(self) -> Option<u64> {
         self.value().map(ByteSize::bytes)
+    }
+}
+
+impl OrOff<Percent> {
+    /// The percentage, unless it is off.
+    pub fn percent(self) -> Option<u32> {
+        self.value().map(|percent| percent.0)
     }
 }
 
@@ -376,6 +414,21 @@ impl JsonSchema for ByteSize {
             "pattern": r"^[0-9]+ ?(B|KiB|MiB|GiB)?$|\$\{",
             "minimum": 0,
             "examples": ["64KiB", "1MiB", 1500],
+        })
+    }
+}
+
+impl JsonSchema for Percent {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A percentage above 100.",
+            "type": "string",
+            "pattern": r"^[0-9]+%$|\$\{",
+            "examples": ["125%"],
         })
     }
 }

@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
-use crate::balance::{Balancer, RoundRobin};
+use crate::balance::{Balancer, Hash, RoundRobin};
 use crate::config::{
-    Bind, Certificate, ClientTls, ConfigErrors, EndpointUrl, File, Finding, Http, KeyPath, Loaded, ProxyProtocol,
-    ServerTls, Source, TlsVersion, Validate,
+    Balance, Bind, Certificate, ClientTls, ConfigErrors, EndpointUrl, File, Finding, Http, KeyPath, Loaded,
+    ProxyProtocol, ServerTls, Source, TlsVersion, Validate,
 };
 use crate::drain::Drain;
 use crate::net::listener::Address;
@@ -31,7 +31,8 @@ use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOption
 use crate::tls::{Identity, TlsError, load_roots};
 use crate::upstream::Upstream;
 use crate::upstream::connect::{Connector, Target, Tls};
-use crate::upstream::endpoint::Endpoint;
+use crate::upstream::endpoint::{Endpoint, Share};
+use crate::upstream::live::Lives;
 use crate::upstream::pool::Pool;
 use crate::ws::scanner::Rsv;
 use crate::ws::tunnel::Settings;
@@ -72,6 +73,8 @@ pub struct Surroundings {
     pub log: AccessLog,
     /// Who is still working.
     pub drain: Arc<Drain>,
+    /// What is known of endpoints.
+    pub lives: Lives,
 }
 
 impl Surroundings {
@@ -81,7 +84,7 @@ impl Surroundings {
     /// Never: the registry is new, so no name is taken.
     pub fn for_check() -> Surroundings {
         let families = Families::register(&Registry::new(), 1).expect("a new registry has no names");
-        Surroundings { workers: 1, families, log: AccessLog::off(), drain: Drain::new(1) }
+        Surroundings { workers: 1, families, log: AccessLog::off(), drain: Drain::new(1), lives: Lives::default() }
     }
 }
 
@@ -180,11 +183,24 @@ impl Compiler<'_> {
             let label = endpoint.url.to_string();
             let metrics = families.endpoint(name, &label, &proxy::upgrade::endpoint_labels());
             let pool = Pool::new(connector.clone(), connect, self.around.workers);
-            endpoints.push(Arc::new(Endpoint::new(label.into(), connector, pool, metrics)));
+            let live = self.around.lives.of(name, &label);
+            let share = Share {
+                weight: u32::from(endpoint.weight),
+                sessions_max: endpoint.max_connections.unwrap_or(u32::MAX),
+            };
+            endpoints.push(Arc::new(Endpoint::new(label.into(), share, connector, pool, metrics, live)));
         }
-        // A random start: instances that start together must not all begin with the first endpoint.
-        let balancer = Balancer::RoundRobin(RoundRobin::new(fastrand::usize(..)));
-        Upstream::new(name.to_owned(), endpoints, balancer, families.upstream(name))
+        let (balancer, balance_key) = match &written.balance {
+            Balance::LeastConnections => (Balancer::LeastConnections, None),
+            // A random start: instances that start together must not all begin with the first endpoint.
+            Balance::RoundRobin => (Balancer::RoundRobin(RoundRobin::new(fastrand::usize(..))), None),
+            Balance::RandomTwo => (Balancer::RandomTwo, None),
+            Balance::Hash(written) => {
+                let load_max_percent = written.load_max.percent();
+                (Balancer::Hash(Hash { load_max_percent }), Some(written.on.clone()))
+            }
+        };
+        Upstream::new(name.to_owned(), endpoints, balancer, balance_key, families.upstream(name))
     }
 
     fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {

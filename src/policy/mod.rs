@@ -1,5 +1,7 @@
-//! Who may open a tunnel, decided from the request alone. Each policy answers allow or a typed denial.
+//! Who may open a tunnel and what decides where it goes, from the request alone. A policy that may refuse answers allow
+//! or a typed denial.
 
+pub mod balance_key;
 pub mod origin;
 
 pub use origin::{Missing, OriginDenial, OriginPattern, OriginPolicy};

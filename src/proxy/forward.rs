@@ -22,6 +22,7 @@ use super::outcome::Failure;
 use super::request::{Arrival, RequestLog, chain};
 use super::response;
 use super::snapshot::Route;
+use crate::balance::Draw;
 use crate::clock;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
@@ -43,6 +44,7 @@ pub async fn run(
         return Err(Failure::NotWebSocket);
     }
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
+    let draw = arrival.draw(&route, log.about.client);
     let target = PathAndQuery::try_from(arrival.upstream_target());
     let mut headers = arrival.upstream_headers(&route);
     if wants_trailers {
@@ -62,7 +64,7 @@ pub async fn run(
 
     let lender = Lender::new(body);
     log.received = Some(Arc::clone(lender.sent()));
-    let response = attempt(&route, &arrival.parts.method, &uri, &headers, &lender, log).await?;
+    let response = attempt(&route, draw, &arrival.parts.method, &uri, &headers, &lender, log).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::ForeignSwitch);
     }
@@ -73,6 +75,7 @@ pub async fn run(
 
 async fn attempt(
     route: &Route,
+    draw: Draw,
     method: &http::Method,
     uri: &Uri,
     headers: &HeaderMap,
@@ -80,9 +83,14 @@ async fn attempt(
     log: &mut RequestLog,
 ) -> Result<Response<Incoming>, Failure> {
     let mut tried = Vec::new();
-    let mut failed = Failure::Timeout;
-    while let Some(endpoint) = route.upstream.pick(&tried, clock::coarse()) {
-        let Some(body) = lender.lend() else { break };
+    let mut failed = None;
+    loop {
+        // The seat is held until the answer begins: sessions are what endpoints are counted by.
+        let (endpoint, _seat) = match route.upstream.pick(&tried, draw, clock::coarse()) {
+            Ok(picked) => picked,
+            Err(none) => return Err(failed.unwrap_or(none.into())),
+        };
+        let Some(body) = lender.lend() else { return Err(failed.unwrap_or(Failure::Timeout)) };
         if log.attempts > 0 {
             route.upstream.metrics.retry();
         }
@@ -95,18 +103,18 @@ async fn attempt(
         let sending = endpoint.pool.send(request);
         match within(route.response_timeout, lender, sending).await {
             Some(Ok(response)) => {
-                endpoint.answered();
+                endpoint.live.answered();
                 return Ok(response);
             }
             Some(Err(error)) if error.is_connect() => {
                 let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
                 endpoint.metrics.error(cause.map_or("connect", ConnectError::label));
-                endpoint.failed(clock::coarse());
+                endpoint.live.failed(clock::coarse());
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
-                failed = match cause {
+                failed = Some(match cause {
                     Some(ConnectError::Timeout) => Failure::Connect(ConnectError::Timeout),
                     _ => Failure::Unreachable(chain(&error)),
-                };
+                });
             }
             Some(Err(error)) => {
                 endpoint.metrics.error("response_lost");
@@ -119,7 +127,6 @@ async fn attempt(
         }
         tried.push(endpoint);
     }
-    Err(failed)
 }
 
 /// Waits for `sending`, at most `limit` after the last byte of the body went.

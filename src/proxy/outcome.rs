@@ -9,6 +9,7 @@ use crate::header::path::PathError;
 use crate::policy::OriginDenial;
 use crate::session::Closing;
 use crate::session::metrics::{Ending, Initiator};
+use crate::upstream::NoEndpoint;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::handshake::HandshakeError;
 use crate::ws::Side;
@@ -43,6 +44,12 @@ pub enum Failure {
     /// The route has as many sessions as it may have.
     #[error("the route is full")]
     RouteFull,
+    /// Every endpoint has as many sessions as it may have.
+    #[error("all endpoints are full")]
+    EndpointsFull,
+    /// Every endpoint has the weight 0.
+    #[error("no endpoint takes new sessions")]
+    NoEndpoint,
     /// The process is on its way out.
     #[error("shutting down")]
     Draining,
@@ -79,6 +86,8 @@ impl Failure {
             Failure::Offer(_) => named(400, "handshake"),
             Failure::NotWebSocket => named(426, "not_websocket"),
             Failure::RouteFull => named(503, "route_full"),
+            Failure::EndpointsFull => named(503, "endpoints_full"),
+            Failure::NoEndpoint => named(503, "no_endpoint"),
             Failure::Draining => named(503, "drain"),
             Failure::Connect(ConnectError::Timeout) => named(504, "connect_timeout"),
             Failure::Connect(_) | Failure::Unreachable(_) => named(502, "connect"),
@@ -90,7 +99,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 16] = [
+    pub const LABELS: [&'static str; 18] = [
         "method",
         "host",
         "path",
@@ -100,6 +109,8 @@ impl Failure {
         "handshake",
         "not_websocket",
         "route_full",
+        "endpoints_full",
+        "no_endpoint",
         "drain",
         "connect_timeout",
         "connect",
@@ -117,7 +128,8 @@ impl Failure {
                 self.to_string()
             }
             Failure::Origin(_) => "this origin is not allowed here".into(),
-            Failure::RouteFull => "too many connections, try again later".into(),
+            Failure::RouteFull | Failure::EndpointsFull => "too many connections, try again later".into(),
+            Failure::NoEndpoint => "no server takes connections now, try again later".into(),
             Failure::Draining => "shutting down, try again".into(),
             Failure::Timeout | Failure::Connect(ConnectError::Timeout) => "the server took too long to answer".into(),
             Failure::Connect(_)
@@ -141,6 +153,15 @@ const fn named(status: u16, reason: &'static str) -> Named {
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Named { status, reason }
+}
+
+impl From<NoEndpoint> for Failure {
+    fn from(none: NoEndpoint) -> Failure {
+        match none {
+            NoEndpoint::Full => Failure::EndpointsFull,
+            NoEndpoint::Closed | NoEndpoint::AllTried => Failure::NoEndpoint,
+        }
+    }
 }
 
 /// The table, second half: after the tunnel opened, a Close for each side.

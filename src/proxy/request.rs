@@ -1,5 +1,6 @@
 //! A request on its way: what the steps hand on, and the record of it, written once however it ends.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,10 +16,12 @@ use super::metrics::RouteMetrics;
 use super::outcome::Failure;
 use super::snapshot::Route;
 use super::{Proxy, response};
+use crate::balance::Draw;
 use crate::clock;
 use crate::header::hop_by_hop::{self, Ending};
 use crate::header::{Host, forwarded};
 use crate::moment::Moment;
+use crate::policy::balance_key::{self, Keyed};
 use crate::session::About;
 use crate::session::access_log::{Kind, Record, Traffic};
 use crate::upstream::handshake::RequestHead;
@@ -78,6 +81,12 @@ impl Arrival {
             head.field(name.as_str(), value.as_bytes());
         }
         head.end()
+    }
+
+    /// By what an endpoint is chosen for it; ask before the headers are taken.
+    pub fn draw(&self, route: &Route, client: Option<IpAddr>) -> Draw {
+        let keyed = Keyed { client, path: self.path(), query: self.parts.uri.query(), headers: &self.parts.headers };
+        balance_key::draw(route.upstream.balance_key.as_ref(), keyed, fastrand::u64(..))
     }
 
     /// The target in origin form, as the upstream gets it.

@@ -16,6 +16,7 @@ use super::outcome::{self, Failure};
 use super::request::{Arrival, RequestLog};
 use super::snapshot::{Place, Route};
 use super::{Proxy, response};
+use crate::balance::Draw;
 use crate::clock;
 use crate::drain::Guard;
 use crate::net::transport::EndsOnDrop;
@@ -26,6 +27,7 @@ use crate::telemetry::counters::Active;
 use crate::upstream::connect::UpstreamIo;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::handshake::{self, HandshakeError, Reply, RequestHead, Switched};
+use crate::upstream::live::Seat;
 use crate::ws::handshake::{Answer, Offer, key};
 use crate::ws::tunnel::Tunnel;
 
@@ -34,6 +36,7 @@ use crate::ws::tunnel::Tunnel;
 pub struct Held {
     _place: Place,
     _on_endpoint: Active,
+    _seat: Seat,
 }
 
 /// A verified 101, before its request's record is joined to it.
@@ -106,16 +109,17 @@ pub async fn run(
     let offer = Offer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
     route.origins.check(parts.headers.get_all(ORIGIN), &arrival.host, arrival.peer.tls)?;
     let place = route.room.enter().ok_or(Failure::RouteFull)?;
+    let draw = arrival.draw(&route, log.about.client);
     let mut head = arrival.upstream_handshake(&route);
     drop(arrival);
     let deadline = Instant::now() + route.handshake_timeout;
-    let (endpoint, reply) = attempt(&route, &mut head, &offer, deadline, log).await?;
+    let (endpoint, seat, reply) = attempt(&route, draw, &mut head, &offer, deadline, log).await?;
     match reply {
         Reply::Switched(Switched { io, answer, headers, early }) => {
             let mut response = response::switching_protocols(headers, &offer.key);
             route.response_edits.apply(response.headers_mut());
             let handles = &route.listeners[proxy.listener_index];
-            let held = Held { _place: place, _on_endpoint: endpoint.metrics.session() };
+            let held = Held { _place: place, _on_endpoint: endpoint.metrics.session(), _seat: seat };
             let metrics = Arc::clone(&handles.sessions);
             let opened = Opened { server: io, early, answer, endpoint, metrics, log: proxy.log.clone(), held, route };
             Ok((response, Some(opened)))
@@ -130,14 +134,20 @@ pub async fn run(
 /// Tries endpoints until one answers.
 async fn attempt(
     route: &Route,
+    draw: Draw,
     head: &mut RequestHead,
     offer: &Offer,
     deadline: Instant,
     log: &mut RequestLog,
-) -> Result<(Arc<Endpoint>, Reply<UpstreamIo>), Failure> {
+) -> Result<(Arc<Endpoint>, Seat, Reply<UpstreamIo>), Failure> {
     let mut tried = Vec::new();
     let mut failed = None;
-    while let Some(endpoint) = route.upstream.pick(&tried, clock::coarse()) {
+    loop {
+        let (endpoint, seat) = match route.upstream.pick(&tried, draw, clock::coarse()) {
+            Ok(picked) => picked,
+            // What an endpoint said, or did not say, tells more than that there was no other.
+            Err(none) => return Err(failed.unwrap_or(none.into())),
+        };
         if log.attempts > 0 {
             route.upstream.metrics.retry();
         }
@@ -145,8 +155,8 @@ async fn attempt(
         log.endpoint = Some(Arc::clone(&endpoint.name));
         let failure = match one(route, &endpoint, head, offer, deadline).await {
             Ok(reply) => {
-                endpoint.answered();
-                return Ok((endpoint, reply));
+                endpoint.live.answered();
+                return Ok((endpoint, seat, reply));
             }
             Err(failure) => failure,
         };
@@ -156,17 +166,14 @@ async fn attempt(
             _ => "handshake_timeout",
         };
         endpoint.metrics.error(label);
-        endpoint.failed(clock::coarse());
+        endpoint.live.failed(clock::coarse());
         tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
-        let over = Instant::now() >= deadline;
-        failed = Some(failure);
-        if over {
-            break;
+        if Instant::now() >= deadline {
+            return Err(failure);
         }
+        failed = Some(failure);
         tried.push(endpoint);
     }
-    // An upstream has at least one endpoint, so at least one was tried.
-    Err(failed.unwrap_or(Failure::Timeout))
 }
 
 /// One endpoint: connect, write, read, verify.

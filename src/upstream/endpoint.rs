@@ -1,59 +1,66 @@
-//! One server of an upstream: where it is, how it is reached, and what is known of it while the proxy runs.
-//!
-//! What is known is when it last failed to be connected to or to answer a handshake: for a while it is then tried after
-//! the others, so that not every client waits for a server that is down.
+//! One server of an upstream: where it is, how it is reached, and what share of the sessions it gets.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::connect::Connector;
+use super::live::{Live, Seat};
 use super::metrics::EndpointMetrics;
 use super::pool::Pool;
-use crate::moment::Moment;
+use crate::balance::hash;
 
-/// How long an endpoint that failed is tried after the others; nginx's `fail_timeout` is as long.
-pub const AFTER_FAILURE: Duration = Duration::from_secs(10);
-
-/// One address of an upstream. It lives as long as anybody uses it, also when the configuration names it no more.
+/// One address of an upstream, as one configuration has it. It lives as long as anybody uses it, also when the
+/// configuration names it no more.
 #[derive(Debug)]
 pub struct Endpoint {
     /// As in logs and metrics: the URL in its shortest form.
     pub name: Arc<str>,
+    /// A number made of the name, the same in every process.
+    pub identity: u64,
+    /// Its share of new sessions, compared with the others'; 0 takes none.
+    pub weight: u32,
+    /// Sessions that it takes at a time.
+    pub sessions_max: u32,
     /// How connections to it are made.
     pub connector: Connector,
     /// Connections for plain HTTP.
     pub pool: Pool,
     /// What it counts on.
     pub metrics: EndpointMetrics,
-    /// When it last failed, in microseconds; 0 if it has answered since.
-    failed_at: AtomicU64,
+    /// What is known of it.
+    pub live: Arc<Live>,
+}
+
+/// How much an endpoint is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// See [`Endpoint::weight`].
+    pub weight: u32,
+    /// See [`Endpoint::sessions_max`].
+    pub sessions_max: u32,
 }
 
 impl Endpoint {
-    /// An endpoint of which nothing is known yet.
-    pub fn new(name: Arc<str>, connector: Connector, pool: Pool, metrics: EndpointMetrics) -> Endpoint {
-        Endpoint { name, connector, pool, metrics, failed_at: AtomicU64::new(0) }
+    /// Puts one together.
+    pub fn new(
+        name: Arc<str>,
+        share: Share,
+        connector: Connector,
+        pool: Pool,
+        metrics: EndpointMetrics,
+        live: Arc<Live>,
+    ) -> Endpoint {
+        let Share { weight, sessions_max } = share;
+        let identity = hash::of(name.as_bytes());
+        Endpoint { name, identity, weight, sessions_max, connector, pool, metrics, live }
     }
 
-    /// It could not be connected to, or did not answer as it should.
-    pub fn failed(&self, now: Moment) {
-        self.failed_at.store(now.as_micros().max(1), Ordering::Relaxed);
+    /// Whether it has as many sessions as it may have.
+    pub fn is_full(&self) -> bool {
+        self.live.load() >= self.sessions_max
     }
 
-    /// It answered.
-    pub fn answered(&self) {
-        // Nearly always 0 already: workers then only read the cache line.
-        if self.failed_at.load(Ordering::Relaxed) != 0 {
-            self.failed_at.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether it failed so lately that others should be tried first.
-    pub fn is_suspect(&self, now: Moment) -> bool {
-        match self.failed_at.load(Ordering::Relaxed) {
-            0 => false,
-            at => now.since(Moment::from_micros(at)) < AFTER_FAILURE,
-        }
+    /// A seat on it, if one is left.
+    pub fn enter(&self) -> Option<Seat> {
+        self.live.enter(self.sessions_max)
     }
 }

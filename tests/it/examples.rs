@@ -179,7 +179,7 @@ async fn the_example_of_routes_routes() {
     for (written, here) in [
         ("ws://10.0.0.31:9001", broker.url()),
         ("ws://10.0.0.11:9000", chat.url()),
-        ("      - ws://10.0.0.12:9000\n", ""),
+        ("      - { url: \"ws://10.0.0.12:9000\", weight: 2, max_connections: 20000 }\n", ""),
         ("ws://10.0.0.21:9000", next.url()),
     ] {
         assert!(text.contains(written), "{written}");

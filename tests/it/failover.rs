@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::harness::{Frame, Handshake, Proxy, RawServer, yaml};
+use super::harness::{Frame, Handshake, Proxy, RawServer, in_turn, yaml};
 
 /// An address of this machine where nobody listens, and, while the listener is held, nobody will.
 struct Refusing {
@@ -29,7 +29,7 @@ fn errors(proxy: &Proxy, endpoint: &str, reason: &str) -> f64 {
 async fn endpoints_are_taken_in_turn() {
     let mut servers = [RawServer::start().await, RawServer::start().await, RawServer::start().await];
     let urls: Vec<String> = servers.iter().map(|server| server.url().to_owned()).collect();
-    let proxy = Proxy::start(&yaml(&urls.iter().map(|url| &**url).collect::<Vec<_>>(), &[]));
+    let proxy = Proxy::start(&in_turn(&urls.iter().map(|url| &**url).collect::<Vec<_>>(), &[]));
     let mut open = vec![];
     for round in 0..9 {
         let mut client = proxy.client().await;
@@ -61,7 +61,7 @@ async fn endpoints_are_taken_in_turn() {
 #[tokio::test]
 async fn the_next_endpoint_is_tried_when_one_refuses_the_connection() {
     let (dead, mut alive) = (Refusing::new(), RawServer::start().await);
-    let proxy = Proxy::start(&yaml(&[&dead.url, alive.url()], &[]));
+    let proxy = Proxy::start(&in_turn(&[&dead.url, alive.url()], &[]));
     for _ in 0..6 {
         let mut client = proxy.client().await;
         client.send([Handshake::new().bytes(), Frame::text("early").masked()].concat()).await;
@@ -87,7 +87,7 @@ async fn the_next_endpoint_is_tried_when_a_handshake_fails_with_a_key_of_its_own
         "",
     ] {
         let (mut bad, mut good) = (RawServer::start().await, RawServer::start().await);
-        let proxy = Proxy::start(&yaml(&[bad.url(), good.url()], &[]));
+        let proxy = Proxy::start(&in_turn(&[bad.url(), good.url()], &[]));
         let mut failed = 0;
         // In one of two turns at least the bad one comes first.
         for _ in 0..2 {
@@ -228,7 +228,7 @@ impl Hanging {
 #[tokio::test]
 async fn the_next_endpoint_is_tried_when_connecting_to_one_hangs() {
     let (dead, mut alive) = (Hanging::new().await, RawServer::start().await);
-    let proxy = Proxy::start(&yaml(&[&dead.url, alive.url()], &["timeouts: { connect: 100ms, handshake: 10s }"]));
+    let proxy = Proxy::start(&in_turn(&[&dead.url, alive.url()], &["timeouts: { connect: 100ms, handshake: 10s }"]));
     for _ in 0..2 {
         let mut client = proxy.client().await;
         client.send(Handshake::new().bytes()).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::harness::{Event, Proxy, RawServer, within, yaml};
+use crate::harness::{Event, Proxy, RawServer, in_turn, within, yaml};
 use crate::plain::{Site, chunk, chunked, get, head, ok};
 
 // ---- bodies
@@ -637,7 +637,7 @@ async fn nobody() -> String {
 #[tokio::test]
 async fn a_server_that_refuses_is_passed_over() {
     let (dead, mut upstream) = (nobody().await, RawServer::start().await);
-    let proxy = Proxy::start(&yaml(&[&dead, upstream.url()], &[]));
+    let proxy = Proxy::start(&in_turn(&[&dead, upstream.url()], &[]));
     let mut client = proxy.client().await;
     client.send(get("/0")).await;
     let mut server = upstream.accept().await;
@@ -664,7 +664,7 @@ async fn a_server_that_refuses_is_passed_over() {
 #[tokio::test]
 async fn a_request_with_a_body_is_passed_over_to_the_next_server_too() {
     let (dead, mut upstream) = (nobody().await, RawServer::start().await);
-    let proxy = Proxy::start(&yaml(&[&dead, upstream.url()], &[]));
+    let proxy = Proxy::start(&in_turn(&[&dead, upstream.url()], &[]));
     for _ in 0..2 {
         let mut client = proxy.client().await;
         client.send(head(&["POST / HTTP/1.1", "Host: a", "Content-Length: 4"]) + "body").await;

@@ -10,6 +10,7 @@ mod process;
 
 mod admin;
 mod back_pressure;
+mod balance;
 mod cli;
 mod close;
 mod counts;

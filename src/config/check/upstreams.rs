@@ -32,6 +32,10 @@ impl Checker<'_> {
         if upstream.endpoints.is_empty() {
             self.error(&list, "there is no endpoint").help("add a URL such as `ws://10.0.0.11:9000`");
         }
+        if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+            let help = "give one of them a weight above 0; with 0 they only keep the sessions they have";
+            self.warn(&list, "every endpoint has the weight 0: no new session will be let in").help(help);
+        }
         let mut first: BTreeMap<&EndpointUrl, usize> = BTreeMap::new();
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
             if let Some(before) = first.get(&endpoint.url) {
@@ -42,6 +46,10 @@ impl Checker<'_> {
                 self.error(&at, format!("`{shown}` is the same endpoint as {before}")).help("name each endpoint once");
             }
             first.entry(&endpoint.url).or_insert(index);
+            if endpoint.max_connections == Some(0) {
+                let help = "leave it out for no limit, or write `weight: 0` for no new sessions";
+                self.error(&list.index(index).key("max_connections"), "no session would ever fit").help(help);
+            }
         }
         let Some(tls) = &upstream.tls else { return };
         let tls_path = path.key("tls");

@@ -162,16 +162,35 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
             &["4:5 upstreams.chat.health: `health` is not supported yet in this version"],
         ),
         (
-            in_upstream("endpoints: [{ url: 'ws://a:1', weight: 2 }]"),
-            &["4:36 upstreams.chat.endpoints[0].weight: `weight` is not supported yet in this version"],
+            in_upstream("endpoints: [{ url: 'ws://a:1', weight: -1 }]"),
+            &["4:44 upstreams.chat.endpoints[0].weight: expected a number from 0 to 65535, found the number -1"],
         ),
         (
-            in_upstream("balance: least_connections\nendpoints: ['ws://a:1']"),
-            &["4:14 upstreams.chat.balance: `least_connections` is not supported yet in this version"],
+            in_upstream("endpoints: [{ url: 'ws://a:1', max_connections: 0 }]"),
+            &[
+                "4:53 upstreams.chat.endpoints[0].max_connections: no session would ever fit | leave it out for no limit, or write `weight: 0` for no new sessions",
+            ],
+        ),
+        (
+            in_upstream("balance: hash\nendpoints: ['ws://a:1']"),
+            &["4:14 upstreams.chat.balance: `hash` needs settings | write `hash: { … }`"],
+        ),
+        (
+            in_upstream("balance: { random_two: { among: 3 } }\nendpoints: ['ws://a:1']"),
+            &["4:14 upstreams.chat.balance: `random_two` has no settings | write `random_two` alone"],
+        ),
+        (
+            in_upstream("balance: { hash: { on: cookies, load_max: 90% } }\nendpoints: ['ws://a:1']"),
+            &[
+                "4:28 upstreams.chat.balance.hash.on: `cookies` is no part of a request: write client_address, path, header:NAME, cookie:NAME or query:NAME",
+                "4:47 upstreams.chat.balance.hash.load_max: `90%` is not a percentage above 100 | write one from 101% to 1000%, such as `125%`, or `off`",
+            ],
         ),
         (
             in_upstream("balance: roundrobin\nendpoints: ['ws://a:1']"),
-            &["4:14 upstreams.chat.balance: `roundrobin` is not `round_robin` | did you mean `round_robin`?"],
+            &[
+                "4:14 upstreams.chat.balance: `roundrobin` is not `least_connections`, `round_robin`, `random_two` or `hash` | did you mean `round_robin`?",
+            ],
         ),
     ]);
 }

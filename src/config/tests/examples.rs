@@ -37,7 +37,7 @@ fn the_schema_accepts_every_example_and_refuses_what_is_wrong() {
         "{ routes: [{ name: a, upstream: a, http: maybe }], upstreams: {} }",
         "{ routes: [], upstreams: {}, admin: null }",
         "{ routes: [], upstreams: {}, version: x }",
-        "{ routes: [], upstreams: { a: { endpoints: [{ url: 'ws://a', weight: 1 }] } } }",
+        "{ routes: [], upstreams: { a: { endpoints: [{ url: 'ws://a', wieght: 1 }] } } }",
     ] {
         let value: Value = serde_yaml::from_str(wrong).unwrap();
         assert!(accepts(&schema, &schema, &value).is_err(), "{wrong}");

@@ -22,7 +22,7 @@ pub use frame::{BINARY, CLOSE, CONTINUATION, Event, Frame, PING, PONG, TEXT};
 pub use head::{Handshake, Head, KEY, accept_for};
 pub use io::Io;
 pub use pair::Pair;
-pub use proxy::{Proxy, yaml};
+pub use proxy::{Proxy, in_turn, yaml};
 pub use server::RawServer;
 pub use tls::Authority;
 

@@ -37,6 +37,11 @@ upstreams:
     )
 }
 
+/// Two that take turns: one of any two sessions begins with the first.
+pub fn in_turn(endpoints: &[&str], route: &[&str]) -> String {
+    yaml(endpoints, route).replace("{ endpoints:", "{ balance: round_robin, endpoints:")
+}
+
 /// A running proxy. Dropping it ends what is left and waits for its threads.
 #[derive(Debug)]
 pub struct Proxy {

@@ -1,0 +1,236 @@
+//! What holds for each algorithm: the contract, fairness, and what moves when an endpoint goes.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Candidates that are what they are told to be.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    weights: Vec<u32>,
+    excluded: Vec<bool>,
+    loads: Vec<Cell<u32>>,
+    names: Vec<u64>,
+}
+
+impl Group {
+    fn new(weights: &[u32]) -> Group {
+        Group {
+            weights: weights.to_vec(),
+            excluded: vec![false; weights.len()],
+            loads: vec![Cell::new(0); weights.len()],
+            names: (0..weights.len()).map(|index| hash::of(format!("ws://10.0.0.{index}:9000").as_bytes())).collect(),
+        }
+    }
+
+    fn add(&self, index: usize) {
+        self.loads[index].set(self.loads[index].get() + 1);
+    }
+}
+
+impl Candidates for Group {
+    fn count(&self) -> usize {
+        self.weights.len()
+    }
+    fn is_excluded(&self, index: usize) -> bool {
+        self.excluded[index]
+    }
+    fn weight(&self, index: usize) -> u32 {
+        self.weights[index]
+    }
+    fn load(&self, index: usize) -> u32 {
+        self.loads[index].get()
+    }
+    fn identity(&self, index: usize) -> u64 {
+        self.names[index]
+    }
+}
+
+fn draw(random: &mut fastrand::Rng) -> Draw {
+    Draw { key: random.u64(..), random: random.u64(..) }
+}
+
+fn all() -> [Balancer; 5] {
+    [
+        Balancer::LeastConnections,
+        Balancer::RoundRobin(RoundRobin::new(7)),
+        Balancer::RandomTwo,
+        Balancer::Hash(Hash::default()),
+        Balancer::Hash(Hash { load_max_percent: Some(125) }),
+    ]
+}
+
+/// How often each is picked when nothing ends.
+fn counts(balancer: &Balancer, group: &Group, picks: u32) -> Vec<u32> {
+    let mut random = fastrand::Rng::with_seed(11);
+    for _ in 0..picks {
+        let index = balancer.pick(group, draw(&mut random)).expect("some are open");
+        group.add(index);
+    }
+    group.loads.iter().map(Cell::get).collect()
+}
+
+#[test]
+fn round_robin_spreads_the_turns_of_the_heavy_one() {
+    let (group, turn) = (Group::new(&[5, 1, 1]), RoundRobin::new(0));
+    let picks: Vec<_> = (0..14).filter_map(|_| turn.pick(&group)).collect();
+    assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0]);
+}
+
+#[test]
+fn one_that_was_away_does_not_come_back_to_a_row_of_picks() {
+    let (mut group, turn) = (Group::new(&[1, 1, 1]), RoundRobin::new(0));
+    group.excluded[1] = true;
+    for _ in 0..1000 {
+        turn.pick(&group);
+    }
+    group.excluded[1] = false;
+    let picks: Vec<_> = (0..9).filter_map(|_| turn.pick(&group)).collect();
+    assert!(picks.iter().filter(|&&index| index == 1).count() <= 4, "{picks:?}");
+}
+
+#[test]
+fn an_empty_endpoint_takes_all_until_it_holds_its_share_by_least_connections() {
+    let group = Group::new(&[1, 1, 1]);
+    group.loads[0].set(500);
+    group.loads[1].set(500);
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..500 {
+        assert_eq!(Balancer::LeastConnections.pick(&group, draw(&mut random)), Some(2));
+        group.add(2);
+    }
+}
+
+#[test]
+fn two_choices_are_nearly_even() {
+    let loads = counts(&Balancer::RandomTwo, &Group::new(&[1; 10]), 10_000);
+    assert!(loads.iter().all(|load| load.abs_diff(1000) < 20), "{loads:?}");
+}
+
+#[test]
+fn a_popular_key_does_not_drown_its_endpoint() {
+    let group = Group::new(&[1; 4]);
+    let bounded = Balancer::Hash(Hash { load_max_percent: Some(125) });
+    for random in 0..1000 {
+        group.add(bounded.pick(&group, Draw { key: 42, random }).expect("open"));
+    }
+    assert!(group.loads.iter().all(|load| load.get() <= 314), "{:?}", group.loads);
+}
+
+#[test]
+fn the_order_in_the_file_means_nothing_to_the_hash() {
+    let group = Group::new(&[1, 2, 3, 4]);
+    let mut turned = group.clone();
+    turned.weights.rotate_left(1);
+    turned.names.rotate_left(1);
+    let hash = Balancer::Hash(Hash::default());
+    for key in 0..1000 {
+        let draw = Draw { key: hash::of(&u64::to_le_bytes(key)), random: 0 };
+        let (one, other) = (hash.pick(&group, draw).expect("open"), hash.pick(&turned, draw).expect("open"));
+        assert_eq!(group.names[one], turned.names[other]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn only_open_ones_are_picked_and_none_only_when_there_is_none(
+        weights in proptest::collection::vec(0u32..4, 0..9),
+        mask in any::<u16>(),
+        loads in proptest::collection::vec(0u32..50, 9),
+        seed in any::<u64>(),
+    ) {
+        let mut group = Group::new(&weights);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for (index, load) in loads.into_iter().enumerate().take(weights.len()) {
+            group.excluded[index] = mask & (1 << index) != 0;
+            group.loads[index].set(load);
+        }
+        let any_open = (0..group.count()).any(|index| group.is_open(index));
+        for balancer in all() {
+            for _ in 0..20 {
+                let pick = balancer.pick(&group, draw(&mut random));
+                prop_assert_eq!(pick.is_some(), any_open);
+                prop_assert!(pick.is_none_or(|index| group.is_open(index)), "{:?} {:?}", balancer, pick);
+            }
+        }
+    }
+
+    #[test]
+    fn round_robin_gives_each_its_weight_in_a_round(
+        weights in proptest::collection::vec(1u32..20, 1..8), start in any::<usize>(), rounds in 1u32..4,
+    ) {
+        let (group, turn) = (Group::new(&weights), RoundRobin::new(start));
+        for _ in 0..rounds * weights.iter().sum::<u32>() {
+            group.add(turn.pick(&group).expect("open"));
+        }
+        for (index, weight) in weights.iter().enumerate() {
+            prop_assert_eq!(group.load(index), rounds * weight);
+        }
+    }
+
+    #[test]
+    fn least_connections_never_departs_from_the_weights_by_more_than_one(
+        weights in proptest::collection::vec(1u32..20, 1..8), picks in 1u32..2000,
+    ) {
+        let group = Group::new(&weights);
+        let loads = counts(&Balancer::LeastConnections, &group, picks);
+        let total: u32 = weights.iter().sum();
+        for (load, weight) in loads.iter().zip(&weights) {
+            let share = f64::from(picks) * f64::from(*weight) / f64::from(total);
+            // The others can be up to one ahead each.
+            prop_assert!(f64::from(*load) <= share + weights.len() as f64, "{loads:?} {weights:?}");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_fair_by_weight(weights in proptest::collection::vec(1u32..6, 2..8)) {
+        let loads = counts(&Balancer::Hash(Hash::default()), &Group::new(&weights), 20_000);
+        let total: u32 = weights.iter().sum();
+        for (load, weight) in loads.iter().zip(&weights) {
+            let share = 20_000.0 * f64::from(*weight) / f64::from(total);
+            // Six standard deviations of a binomial.
+            prop_assert!((f64::from(*load) - share).abs() < 6.0 * share.sqrt(), "{loads:?} {weights:?}");
+        }
+    }
+
+    #[test]
+    fn who_goes_moves_its_own_keys_only_and_they_spread(
+        weights in proptest::collection::vec(1u32..6, 3..9), gone in any::<prop::sample::Index>(), for_good in any::<bool>(),
+    ) {
+        let group = Group::new(&weights);
+        let gone = gone.index(weights.len());
+        let mut left = group.clone();
+        if for_good {
+            left.weights.remove(gone);
+            left.excluded.remove(gone);
+            left.loads.remove(gone);
+            left.names.remove(gone);
+        } else {
+            left.excluded[gone] = true;
+        }
+        let hash = Balancer::Hash(Hash::default());
+        let mut moved: HashMap<u64, u32> = HashMap::new();
+        for key in 0..4000_u64 {
+            let draw = Draw { key: hash::of(&key.to_le_bytes()), random: 0 };
+            let before = group.names[hash.pick(&group, draw).expect("open")];
+            let after = left.names[hash.pick(&left, draw).expect("open")];
+            if before == group.names[gone] {
+                *moved.entry(after).or_default() += 1;
+            } else {
+                prop_assert_eq!(before, after);
+            }
+        }
+        let all: u32 = moved.values().sum();
+        let others: u32 = weights.iter().sum::<u32>() - weights[gone];
+        for (index, weight) in weights.iter().enumerate().filter(|(index, _)| *index != gone) {
+            let share = f64::from(all) * f64::from(*weight) / f64::from(others);
+            let got = f64::from(*moved.get(&group.names[index]).unwrap_or(&0));
+            prop_assert!((got - share).abs() < 6.0 * share.sqrt() + 6.0, "{moved:?} {weights:?}");
+        }
+    }
+}
