@@ -5,7 +5,7 @@ use std::io;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sha1_smol::Sha1;
+use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The key of RFC 6455 §1.3's example: a rig needs no nonce. A proxy may send another one upstream.
@@ -33,9 +33,7 @@ pub fn answer(key: &str) -> String {
 }
 
 fn accept(key: &str) -> String {
-    let mut hash = Sha1::from(key.as_bytes());
-    hash.update(GUID);
-    STANDARD.encode(hash.digest().bytes())
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
 /// A request or response head, and the bytes that followed it in the same read.

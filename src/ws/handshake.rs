@@ -11,6 +11,7 @@ use http::header::{
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Version};
+use sha1::{Digest, Sha1};
 
 use super::scanner::Rsv;
 
@@ -230,12 +231,10 @@ pub fn key(random: [u8; 16]) -> Key {
 
 /// The accept value that answers `key` (RFC 6455 §4.2.2).
 pub fn accept_for(key: &[u8]) -> Accept {
-    let mut hash = sha1_smol::Sha1::new();
-    hash.update(key);
-    hash.update(GUID.as_bytes());
+    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     let mut accept = Accept::default();
     // Cannot fail: 20 bytes are 28 characters.
-    let _ = BASE64.encode_slice(hash.digest().bytes(), &mut accept);
+    let _ = BASE64.encode_slice(digest, &mut accept);
     accept
 }
 
