@@ -7,7 +7,7 @@
 
 mod chain;
 
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
@@ -95,6 +95,9 @@ pub fn is_replaced(name: &str, trusted: bool) -> bool {
     is_ours && (!trusted || matches!(name, "forwarded" | "x-forwarded-for") || name.contains('_'))
 }
 
+/// The longest address in text, an IPv6 one without any zeros.
+const ADDRESS_CHARS_MAX: usize = 39;
+
 /// Calls `write` with the forwarding fields for the upstream, each of which is one line, because some servers read only
 /// the first or the last. `host` is as it was sent to us, or empty.
 ///
@@ -106,6 +109,12 @@ pub fn fields(headers: &HeaderMap, peer: &Peer, host: &str, mut write: impl FnMu
         false => (None, None),
     };
     let addr = peer.addr.map(|addr| addr.to_canonical());
+    let addr = addr.map(|addr| {
+        let mut text = String::with_capacity(ADDRESS_CHARS_MAX);
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{addr}");
+        (text, addr.is_ipv6())
+    });
     let mut line = Vec::with_capacity(128);
 
     if peer.trusted {
@@ -114,7 +123,7 @@ pub fn fields(headers: &HeaderMap, peer: &Peer, host: &str, mut write: impl FnMu
     if let (None, Some(legacy)) = (&standard, &legacy) {
         push_item(&mut line, legacy.to_forwarded().as_bytes());
     }
-    push_element(&mut line, addr, host, peer.tls);
+    push_element(&mut line, addr.as_ref(), host, peer.tls);
     write(FORWARDED, &line);
 
     line.clear();
@@ -125,10 +134,8 @@ pub fn fields(headers: &HeaderMap, peer: &Peer, host: &str, mut write: impl FnMu
         push_item(&mut line, standard.to_x_forwarded_for().as_bytes());
     }
     // A peer on a Unix socket has no address, and a placeholder would stop those who count from the right.
-    if let Some(addr) = addr {
-        separate(&mut line);
-        // Writing to a Vec cannot fail; so below.
-        let _ = write!(line, "{addr}");
+    if let Some((addr, _)) = &addr {
+        push_item(&mut line, addr.as_bytes());
     }
     if !line.is_empty() {
         write(X_FORWARDED_FOR, &line);
@@ -153,23 +160,24 @@ fn push_lines(list: &mut Vec<u8>, headers: &HeaderMap, name: &HeaderName) {
 }
 
 fn push_item(list: &mut Vec<u8>, item: &[u8]) {
-    separate(list);
-    list.extend_from_slice(item);
-}
-
-fn separate(list: &mut Vec<u8>) {
     if !list.is_empty() {
         list.extend_from_slice(b", ");
     }
+    list.extend_from_slice(item);
 }
 
-/// RFC 7239 §4: what is no token stands in quotes, which a port or an IPv6 address makes necessary.
-fn push_element(list: &mut Vec<u8>, addr: Option<IpAddr>, host: &str, tls: bool) {
+/// RFC 7239 §4: what is no token stands in quotes, which a port or an IPv6 address makes necessary. `addr` is an address
+/// as text, and whether it is IPv6.
+fn push_element(list: &mut Vec<u8>, addr: Option<&(String, bool)>, host: &str, tls: bool) {
     push_item(list, b"for=");
-    let _ = match addr {
-        Some(IpAddr::V4(addr)) => write!(list, "{addr}"),
-        addr => list.write_all(node(addr).as_bytes()),
+    let (open, addr, close) = match addr {
+        None => ("", "unknown", ""),
+        Some((addr, false)) => ("", addr.as_str(), ""),
+        Some((addr, true)) => ("\"[", addr.as_str(), "]\""),
     };
+    for part in [open, addr, close] {
+        list.extend_from_slice(part.as_bytes());
+    }
     if !host.is_empty() {
         let quote: &[u8] = if host.contains([':', '[']) { b"\"" } else { b"" };
         for part in [b";host=", quote, host.as_bytes(), quote] {

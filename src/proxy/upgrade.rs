@@ -112,8 +112,7 @@ pub async fn run(
     let draw = arrival.draw(&route, log.about.client);
     let mut head = arrival.upstream_handshake(&route);
     drop(arrival);
-    let deadline = Instant::now() + route.handshake_timeout;
-    let (endpoint, seat, reply) = attempt(&route, draw, &mut head, &offer, deadline, log).await?;
+    let (endpoint, seat, reply) = attempt(&route, draw, &mut head, &offer, log).await?;
     match reply {
         Reply::Switched(Switched { io, answer, headers, early }) => {
             let mut response = response::switching_protocols(headers, &offer.key);
@@ -137,9 +136,10 @@ async fn attempt(
     draw: Draw,
     head: &mut RequestHead,
     offer: &Offer,
-    deadline: Instant,
     log: &mut RequestLog,
 ) -> Result<(Arc<Endpoint>, Seat, Reply<UpstreamIo>), Failure> {
+    let mut started = Instant::now();
+    let deadline = started + route.handshake_timeout;
     let mut tried = Vec::new();
     let mut failed = None;
     loop {
@@ -153,7 +153,7 @@ async fn attempt(
         }
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
-        let failure = match one(route, &endpoint, head, offer, deadline).await {
+        let failure = match one(route, &endpoint, head, offer, started, deadline).await {
             Ok(reply) => {
                 endpoint.live.answered();
                 return Ok((endpoint, seat, reply));
@@ -168,7 +168,8 @@ async fn attempt(
         endpoint.metrics.error(label);
         endpoint.live.failed(clock::coarse());
         tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
-        if Instant::now() >= deadline {
+        started = Instant::now();
+        if started >= deadline {
             return Err(failure);
         }
         failed = Some(failure);
@@ -182,9 +183,9 @@ async fn one(
     endpoint: &Endpoint,
     head: &mut RequestHead,
     offer: &Offer,
+    started: Instant,
     deadline: Instant,
 ) -> Result<Reply<UpstreamIo>, Failure> {
-    let started = Instant::now();
     let io = endpoint.connector.connect(deadline.min(started + route.connect_timeout)).await?;
     route.upstream.metrics.connected(started.elapsed());
     let key = key(fastrand::u128(..).to_ne_bytes());

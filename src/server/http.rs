@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -45,17 +45,15 @@ pub async fn serve(
     listener: &Arc<Listener>,
     guard: &Guard,
 ) -> Option<(Box<Pending>, DownstreamIo, Vec<u8>)> {
-    let slot: Arc<Mutex<Option<Box<Pending>>>> = Arc::default();
-    let requested = Arc::new(AtomicBool::new(false));
+    let exchange = Arc::new(Exchange { downstream, requested: AtomicBool::new(false), pending: Mutex::default() });
     let service = {
-        let (slot, requested, proxy) = (Arc::clone(&slot), Arc::clone(&requested), Arc::clone(&listener.proxy));
-        let downstream = Arc::new(downstream);
+        let (exchange, proxy) = (Arc::clone(&exchange), Arc::clone(&listener.proxy));
         service_fn(move |request: Request<Incoming>| {
-            requested.store(true, Ordering::Relaxed);
-            let (slot, proxy, downstream) = (Arc::clone(&slot), Arc::clone(&proxy), Arc::clone(&downstream));
+            exchange.requested.store(true, Ordering::Relaxed);
+            let (exchange, proxy) = (Arc::clone(&exchange), Arc::clone(&proxy));
             Box::pin(async move {
-                let reply = proxy.handle(&downstream, request).await;
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = reply.pending;
+                let reply = proxy.handle(&exchange.downstream, request).await;
+                *exchange.pending() = reply.pending;
                 Ok::<_, Infallible>(reply.response)
             })
         })
@@ -83,7 +81,7 @@ pub async fn serve(
             if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
                 return Poll::Ready(served.map_err(Ended::Http));
             }
-            if !requested.load(Ordering::Relaxed) && first_head.as_mut().poll(cx).is_ready() {
+            if !exchange.requested.load(Ordering::Relaxed) && first_head.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Ended::FirstHead));
             }
             Poll::Pending
@@ -94,7 +92,7 @@ pub async fn serve(
     let guarded = parts.io.into_inner();
     let refusal = guarded.refusal();
     let (unread, mut io) = guarded.into_parts();
-    let pending = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let pending = exchange.pending().take();
     if let (Ok(()), Some(pending)) = (&served, pending) {
         let mut early = parts.read_buf.to_vec();
         early.extend_from_slice(&unread);
@@ -105,7 +103,7 @@ pub async fn serve(
         Err(Ended::FirstHead) => Some(ConnectionError::HeaderTimeout),
         Err(Ended::Http(error)) if error.is_timeout() => {
             // Between two requests it is the end of keep-alive, as expected.
-            (!requested.load(Ordering::Relaxed)).then_some(ConnectionError::HeaderTimeout)
+            (!exchange.requested.load(Ordering::Relaxed)).then_some(ConnectionError::HeaderTimeout)
         }
         Err(Ended::Http(error)) if error.is_parse() || refusal.is_some() => Some(ConnectionError::BadRequest),
         Err(Ended::Http(error)) if error.is_incomplete_message() || error.is_canceled() => None,
@@ -127,6 +125,21 @@ pub async fn serve(
     })
     .await;
     None
+}
+
+/// What the requests of a connection and its loop know together.
+struct Exchange {
+    downstream: Downstream,
+    /// A request has come.
+    requested: AtomicBool,
+    /// The session that begins when the 101 is written.
+    pending: Mutex<Option<Box<Pending>>>,
+}
+
+impl Exchange {
+    fn pending(&self) -> MutexGuard<'_, Option<Box<Pending>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why serving ended early.

@@ -119,7 +119,9 @@ fn begin((pending, io, early, guard): Upgraded) -> Box<Session<DownstreamIo, Ups
 
 /// Everything before the session; `None` when there is none to come.
 async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, guard: Guard) -> Option<Upgraded> {
-    let deadline = Instant::now() + listener.timeouts.tls.duration();
+    // Read once, and by none of those that need no deadline.
+    let mut accepted = None;
+    let mut deadline = || *accepted.get_or_insert_with(Instant::now) + listener.timeouts.tls.duration();
     let mut peer = match peer {
         PeerAddr::Inet(addr) => Some(addr),
         PeerAddr::Unix => None,
@@ -127,7 +129,7 @@ async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, 
     let mut stream = Prefixed::from(stream);
     if let Some(mode) = listener.proxy_protocol {
         let (_, inner) = stream.into_parts();
-        match proxy_protocol::read(inner, mode, deadline).await {
+        match proxy_protocol::read(inner, mode, deadline()).await {
             Ok((prefixed, announced)) => {
                 stream = prefixed;
                 if let Some(announced) = announced {
@@ -149,7 +151,7 @@ async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, 
         }
         Some(config) => {
             let started = Instant::now();
-            match tls::server::accept(stream, Arc::clone(config), deadline).await {
+            match tls::server::accept(stream, Arc::clone(config), deadline()).await {
                 Ok(stream) => {
                     downstream.tls = Some(note_tls(&listener, &stream, started.elapsed()));
                     (Vec::new(), Transport::Tls(Box::new(stream)))

@@ -312,8 +312,8 @@ fn has_token(fields: &impl Fields, name: &HeaderName, token: &str) -> bool {
     fields
         .lines(name)
         .filter_map(text)
-        .flat_map(|line| line.split(','))
-        .any(|found| found.trim().eq_ignore_ascii_case(token))
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The value of a header that must stand exactly once.
