@@ -1,6 +1,7 @@
 //! Named groups of interchangeable servers.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -24,6 +25,14 @@ pub struct Upstream {
 
     /// The servers: URLs, or maps with a `url`. Required.
     pub endpoints: Vec<Endpoint>,
+
+    /// Addresses of this machine to connect from, each worker taking them in turn. One address has about 28,000 ports
+    /// towards one endpoint (`net.ipv4.ip_local_port_range`), so one is needed for each 28,000 sessions that an endpoint is
+    /// to hold. An endpoint is reached only from addresses of its own family, IPv4 or IPv6. Default: none, the system
+    /// chooses by its routes.
+    #[serde(default, deserialize_with = "addresses")]
+    #[schemars(with = "Vec<String>")]
+    pub source_addresses: Vec<IpAddr>,
 
     /// TLS towards `wss://` and `https://` endpoints. Default: their certificate is verified for the host of their URL
     /// against the system's authorities.
@@ -91,6 +100,24 @@ pub struct ClientTls {
 
     /// The name to ask for (SNI) and to verify. Default: the host of the endpoint's URL.
     pub server_name: Option<String>,
+}
+
+/// IP addresses without a port.
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    struct Address(IpAddr);
+
+    impl<'de> Deserialize<'de> for Address {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(from)?;
+            let address = text.parse::<IpAddr>().map(|address| Address(address.to_canonical()));
+            address.map_err(|_| {
+                let help = "write an address such as `10.0.0.5` or `fd00::5`, without a port";
+                BadValue::new(format!("`{text}` is not an IP address"), help).into_serde()
+            })
+        }
+    }
+
+    Ok(Vec::<Address>::deserialize(from)?.into_iter().map(|address| address.0).collect())
 }
 
 /// An endpoint written as a map.

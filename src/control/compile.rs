@@ -30,7 +30,7 @@ use crate::tls::client::{ClientTlsOptions, client_config, server_name};
 use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
 use crate::tls::{Identity, TlsError, load_roots};
 use crate::upstream::Upstream;
-use crate::upstream::connect::{Connector, Target, Tls};
+use crate::upstream::connect::{Connector, Sources, Target, Tls};
 use crate::upstream::endpoint::{Endpoint, Share};
 use crate::upstream::live::Lives;
 use crate::upstream::pool::Pool;
@@ -160,6 +160,7 @@ impl Compiler<'_> {
         let connect =
             file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
         let connect = connect.max().unwrap_or(Duration::from_secs(5));
+        let sources = Sources::new(&written.source_addresses, self.around.workers).map(Arc::new);
         let mut endpoints = vec![];
         for (index, endpoint) in written.endpoints.iter().enumerate() {
             let path = path.key("endpoints").index(index);
@@ -179,7 +180,7 @@ impl Compiler<'_> {
                 EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port),
                 EndpointUrl::Unix(path) => Target::Unix(path.clone()),
             };
-            let connector = Connector { target, tls };
+            let connector = Connector { target, tls, sources: sources.clone() };
             let label = endpoint.url.to_string();
             let metrics = families.endpoint(name, &label, &proxy::upgrade::endpoint_labels());
             let pool = Pool::new(connector.clone(), connect, self.around.workers);

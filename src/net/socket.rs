@@ -5,7 +5,7 @@
 //! accepts (Linux copies them), so there each is set once; see [`listener`](super::listener).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -46,20 +46,42 @@ pub struct ConnectOptions {
     /// How long sent bytes may stay unacknowledged before the connection is given up (TCP_USER_TIMEOUT). Linux only;
     /// nothing elsewhere.
     pub user_timeout: Option<Duration>,
+    /// The address of ours to connect from; it must be of the family of the address to connect to.
+    pub source: Option<IpAddr>,
+}
+
+/// Why there is no connected socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The address to connect from cannot be taken.
+    #[error("cannot connect from {0}: is it an address of this machine?")]
+    Source(IpAddr, #[source] io::Error),
+    /// Each port that connections are made from leads to the same place already.
+    #[error(
+        "every local port towards {to} is taken: give the upstream more `source_addresses`, or widen \
+         net.ipv4.ip_local_port_range"
+    )]
+    NoPort {
+        /// Where.
+        to: SocketAddr,
+    },
+    /// Whatever else the system says: refused, unreachable, no descriptors left.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 /// Connects to `address`. Has no deadline of its own; dropping the future closes the socket.
 ///
 /// # Errors
-/// What the system says: refused, unreachable, no descriptors left.
-pub async fn connect(address: &Address, options: &ConnectOptions) -> io::Result<Stream> {
+/// See [`SocketError`].
+pub async fn connect(address: &Address, options: &ConnectOptions) -> Result<Stream, SocketError> {
     match address {
         Address::Tcp(addr) => connect_tcp(*addr, options).await,
         Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
     }
 }
 
-async fn connect_tcp(addr: SocketAddr, options: &ConnectOptions) -> io::Result<Stream> {
+async fn connect_tcp(addr: SocketAddr, options: &ConnectOptions) -> Result<Stream, SocketError> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
     if let Some(keepalive) = options.keepalive {
@@ -69,7 +91,22 @@ async fn connect_tcp(addr: SocketAddr, options: &ConnectOptions) -> io::Result<S
     if options.user_timeout.is_some() {
         SockRef::from(&socket).set_tcp_user_timeout(options.user_timeout)?;
     }
-    Ok(Stream::Tcp(socket.connect(addr).await?))
+    if let Some(source) = options.source {
+        bind_address(&socket, source).map_err(|error| SocketError::Source(source, error))?;
+    }
+    match socket.connect(addr).await {
+        Ok(stream) => Ok(Stream::Tcp(stream)),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(SocketError::NoPort { to: addr }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Chooses the address and leaves the port to `connect`: so the kernel looks for one that is free towards that place, and
+/// not for one that nobody uses at all.
+fn bind_address(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(SocketAddr::new(source, 0))
 }
 
 #[cfg(test)]
@@ -89,6 +126,7 @@ mod tests {
         let options = ConnectOptions {
             keepalive: Some(Keepalive { idle: Duration::from_secs(7), ..Keepalive::ACCEPTED }),
             user_timeout: Some(Duration::from_secs(9)),
+            source: None,
         };
         let Stream::Tcp(tuned) = connect(&address, &options).await.unwrap() else { panic!("TCP again") };
         let socket = SockRef::from(&tuned);
@@ -102,6 +140,25 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let address = Address::Unix(directory.path().join("nobody.sock"));
         let error = connect(&address, &ConnectOptions::default()).await.unwrap_err();
+        let SocketError::Io(error) = error else { panic!("{error}") };
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_address_of_somebody_else_is_named() {
+        let address = Address::Tcp(([127, 0, 0, 1], 9).into());
+        // TEST-NET-1 (RFC 5737).
+        let options = ConnectOptions { source: Some([192, 0, 2, 1].into()), ..ConnectOptions::default() };
+        let error = connect(&address, &options).await.unwrap_err();
+        assert!(matches!(error, SocketError::Source(..)), "{error:?}");
+        assert!(error.to_string().contains("192.0.2.1"), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_port_is_chosen_by_connect() {
+        let socket = TcpSocket::new_v4().unwrap();
+        bind_address(&socket, [127, 0, 0, 2].into()).unwrap();
+        assert_eq!(socket.local_addr().unwrap(), ([127, 0, 0, 2], 0).into());
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -14,11 +15,12 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout_at};
 
 use crate::net::listener::Address;
-use crate::net::socket::{self, ConnectOptions};
+use crate::net::socket::{self, ConnectOptions, SocketError};
 use crate::net::stream::Stream;
 use crate::net::transport::Transport;
 use crate::tls::ClientStream;
 use crate::tls::client::{self, TlsConnectError};
+use crate::worker::Local;
 
 /// A connection to an endpoint.
 pub type UpstreamIo = Transport<ClientStream>;
@@ -33,6 +35,32 @@ pub struct Connector {
     pub target: Target,
     /// TLS, where the URL says `wss` or `https`.
     pub tls: Option<Tls>,
+    /// Which addresses of ours connections come from, if the system is not to choose; shared by the upstream.
+    pub sources: Option<Arc<Sources>>,
+}
+
+/// Addresses of ours to connect from, by family, each worker taking them in turn.
+#[derive(Debug)]
+pub struct Sources {
+    v4: Vec<IpAddr>,
+    v6: Vec<IpAddr>,
+    turn: Local<AtomicUsize>,
+}
+
+impl Sources {
+    /// Those addresses, for so many workers; `None` if there are none.
+    pub fn new(addresses: &[IpAddr], workers: usize) -> Option<Sources> {
+        let (v4, v6) = addresses.iter().copied().partition(IpAddr::is_ipv4);
+        (!addresses.is_empty()).then(|| Sources { v4, v6, turn: Local::new(workers, AtomicUsize::default) })
+    }
+
+    /// Whose turn it is towards `to`; `None` if no address is of its family.
+    fn next(&self, to: IpAddr) -> Option<IpAddr> {
+        let fitting = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        // Relaxed: the turn orders nothing but itself.
+        let turn = self.turn.get().fetch_add(1, Ordering::Relaxed);
+        fitting.get(turn.checked_rem(fitting.len())?).copied()
+    }
 }
 
 /// Where an endpoint is.
@@ -74,9 +102,12 @@ pub enum ConnectError {
     /// The name has no address.
     #[error("{0} has no address")]
     NoAddress(String),
+    /// No source address is of the address's family.
+    #[error("none of the upstream's `source_addresses` can reach {0}: they are of the other family")]
+    NoSource(IpAddr),
     /// The socket could not be connected.
     #[error("cannot connect")]
-    Connect(#[source] io::Error),
+    Connect(#[source] SocketError),
     /// TLS failed, verification included.
     #[error("TLS failed")]
     Tls(#[source] TlsConnectError),
@@ -93,7 +124,7 @@ impl ConnectError {
     pub const fn label(&self) -> &'static str {
         match self {
             ConnectError::Resolve(..) | ConnectError::NoAddress(_) => "resolve",
-            ConnectError::Connect(_) => "connect",
+            ConnectError::NoSource(_) | ConnectError::Connect(_) => "connect",
             ConnectError::Timeout => "connect_timeout",
             ConnectError::Tls(_) => "tls",
         }
@@ -118,8 +149,8 @@ impl Connector {
 
     async fn socket(&self, deadline: Instant) -> Result<Stream, ConnectError> {
         match &self.target {
-            Target::Address(address) => one(&Address::Tcp(*address), deadline).await,
-            Target::Unix(path) => one(&Address::Unix(path.clone()), deadline).await,
+            Target::Address(address) => self.tcp(*address, deadline).await,
+            Target::Unix(path) => one(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await,
             Target::Name(host, port) => {
                 // getaddrinfo on a thread of the runtime's own.
                 let resolved = Box::pin(timeout_at(deadline, lookup_host((host.as_str(), *port))));
@@ -133,7 +164,7 @@ impl Connector {
                 for (tried, address) in addresses.iter().enumerate() {
                     let left = deadline.saturating_duration_since(Instant::now());
                     let share = left / u32::try_from(addresses.len() - tried).unwrap_or(1);
-                    match one(&Address::Tcp(*address), Instant::now() + share).await {
+                    match self.tcp(*address, Instant::now() + share).await {
                         Ok(stream) => return Ok(stream),
                         Err(error) => failed = error,
                     }
@@ -142,11 +173,38 @@ impl Connector {
             }
         }
     }
+
+    async fn tcp(&self, address: SocketAddr, deadline: Instant) -> Result<Stream, ConnectError> {
+        let mut options = ConnectOptions::default();
+        if let Some(sources) = &self.sources {
+            let to = address.ip();
+            options.source = Some(sources.next(to).ok_or(ConnectError::NoSource(to))?);
+        }
+        one(&Address::Tcp(address), &options, deadline).await
+    }
 }
 
-async fn one(address: &Address, deadline: Instant) -> Result<Stream, ConnectError> {
-    timeout_at(deadline, socket::connect(address, &ConnectOptions::default()))
+async fn one(address: &Address, options: &ConnectOptions, deadline: Instant) -> Result<Stream, ConnectError> {
+    timeout_at(deadline, socket::connect(address, options))
         .await
         .map_err(|_| ConnectError::Timeout)?
         .map_err(ConnectError::Connect)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_take_turns_within_their_family() {
+        let parsed = |text: &str| text.parse::<IpAddr>().ok();
+        let addresses: Vec<_> = ["10.0.0.1", "fd00::1", "10.0.0.2"].into_iter().filter_map(parsed).collect();
+        let next = |sources: &Option<Sources>, to: &str| sources.as_ref()?.next(parsed(to)?).map(|ip| ip.to_string());
+        let both = Sources::new(&addresses, 1);
+        let turns: Vec<_> = (0..3).filter_map(|_| next(&both, "10.9.9.9")).collect();
+        assert_eq!(turns, ["10.0.0.1", "10.0.0.2", "10.0.0.1"]);
+        assert_eq!(next(&both, "fd00::9").as_deref(), Some("fd00::1"));
+        assert_eq!(next(&Sources::new(&addresses[..1], 1), "fd00::9"), None);
+        assert!(Sources::new(&[], 1).is_none());
+    }
 }

@@ -31,4 +31,5 @@ mod origins;
 mod proxy_protocol;
 mod routes;
 mod smuggling;
+mod sources;
 mod tls;

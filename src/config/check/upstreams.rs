@@ -1,13 +1,15 @@
-//! Upstreams: without endpoints, with the same one twice, with half a certificate, or without a route.
+//! Upstreams: without endpoints, with the same one twice, with half a certificate, with source addresses that reach none
+//! of them, or without a route.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use rustls::pki_types::ServerName;
 
 use super::super::address::EndpointUrl;
 use super::super::key::KeyPath;
 use super::super::locate::Aim;
-use super::super::upstream::Upstream;
+use super::super::upstream::{Endpoint, Upstream};
 use super::Checker;
 
 impl Checker<'_> {
@@ -51,6 +53,7 @@ impl Checker<'_> {
                 self.error(&list.index(index).key("max_connections"), "no session would ever fit").help(help);
             }
         }
+        self.source_addresses(path, upstream);
         let Some(tls) = &upstream.tls else { return };
         let tls_path = path.key("tls");
         let plain = !upstream.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
@@ -75,6 +78,41 @@ impl Checker<'_> {
             let at = tls_path.key("server_name");
             let shown = self.written.show(&at, name);
             self.error(&at, format!("`{shown}` is not a server name")).help("write a DNS name or an IP address");
+        }
+    }
+
+    fn source_addresses(&mut self, path: &KeyPath, upstream: &Upstream) {
+        let (list, sources) = (path.key("source_addresses"), &upstream.source_addresses);
+        for (index, source) in sources.iter().enumerate() {
+            if source.is_unspecified() || source.is_multicast() {
+                let at = list.index(index);
+                let shown = self.written.show(&at, source);
+                self.error(&at, format!("`{shown}` is not an address to connect from"))
+                    .help("name an address of this machine");
+            }
+        }
+        if sources.is_empty() {
+            return;
+        }
+        for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+            // Of a name only the resolver knows, and its answers change.
+            let EndpointUrl::Tcp { host, .. } = &endpoint.url else { continue };
+            let Ok(to) = host.parse::<IpAddr>() else { continue };
+            if !sources.iter().any(|source| source.is_ipv4() == to.is_ipv4()) {
+                let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
+                let involved = self.written.original(&list);
+                self.error(
+                    &path.key("endpoints").index(index),
+                    format!("no source address is {family}, as this endpoint is"),
+                )
+                .help(format!("add an {family} address to `source_addresses`"))
+                .involving(involved);
+            }
+        }
+        let local = |endpoint: &Endpoint| matches!(endpoint.url, EndpointUrl::Unix(_));
+        if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(local) {
+            let help = "remove it: a Unix socket is not connected to from an address";
+            self.warn(&list, "no endpoint of this upstream is reached by IP").at_key().help(help);
         }
     }
 }

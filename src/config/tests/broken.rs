@@ -497,6 +497,19 @@ fn values_that_contradict_each_other_are_told() {
             ],
         ),
         (
+            in_upstream("endpoints: ['ws://a']\nsource_addresses: ['10.0.0.5:0', '0.0.0.0', '10.0.0.5']"),
+            &[
+                "5:24 upstreams.chat.source_addresses[0]: `10.0.0.5:0` is not an IP address | write an address such as `10.0.0.5` or `fd00::5`, without a port",
+                "5:38 upstreams.chat.source_addresses[1]: `0.0.0.0` is not an address to connect from | name an address of this machine",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a', 'ws://[::1]:1']\nsource_addresses: [10.0.0.5]"),
+            &[
+                "4:27 upstreams.chat.endpoints[1]: no source address is IPv6, as this endpoint is | add an IPv6 address to `source_addresses`",
+            ],
+        ),
+        (
             in_upstream("endpoints: ['wss://a']\ntls: { cert: a.crt }"),
             &["5:12 upstreams.chat.tls.cert: `cert` needs `key` beside it | add `key:`"],
         ),
@@ -548,6 +561,12 @@ fn what_is_only_doubtful_is_a_warning() {
             ],
         ),
         (
+            in_upstream("endpoints: ['unix:/run/a.sock']\nsource_addresses: [10.0.0.5]"),
+            &[
+                "5:5 upstreams.chat.source_addresses: no endpoint of this upstream is reached by IP | remove it: a Unix socket is not connected to from an address",
+            ],
+        ),
+        (
             in_route("headers: { request: { set: { X-A: b }, remove: [x-a] } }"),
             &[
                 "4:34 routes[0].headers.request.set.X-A: `x-a` is also removed by routes[0].headers.request.remove[0] | `set` alone replaces what was there",
@@ -582,7 +601,7 @@ admin: { bind: '0.0.0.0:1' }
         "7:15 routes[1].upstream: there is no upstream `caht` | did you mean `chat`?",
         "10:15 routes[2].upstream: the environment variable `UPSTREAM` is not set",
         "13:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`",
-        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `tls`, found the number 7",
+        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `source_addresses`, `tls`, found the number 7",
         "15:16 admin.bind: admin is only served on loopback or a Unix socket",
     ];
     let said = said(text);
