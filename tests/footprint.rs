@@ -11,8 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus::Registry;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 use wsluice::app::App;
 use wsluice::net::listener::Address;
 use wsluice::telemetry::logging::Format;
@@ -67,7 +71,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// A server that answers each handshake and echoes frames of up to 125 bytes.
+/// A server that answers each handshake and echoes frames of up to 64 KiB.
 async fn echo(listener: TcpListener) {
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -85,12 +89,16 @@ async fn echo(listener: TcpListener) {
             );
             stream.write_all(answer.as_bytes()).await?;
             loop {
-                let mut header = [0; 6];
-                stream.read_exact(&mut header).await?;
-                let mut frame = vec![header[0], header[1] & 0x7f];
-                let mut payload = vec![0; usize::from(header[1] & 0x7f)];
+                let mut frame = vec![stream.read_u8().await?, stream.read_u8().await? & 0x7f];
+                let mut length = usize::from(frame[1]);
+                if length == 126 {
+                    length = usize::from(stream.read_u16().await?);
+                    frame.extend((length as u16).to_be_bytes());
+                }
+                let mut payload = vec![0; 4 + length];
                 stream.read_exact(&mut payload).await?;
-                frame.extend(payload.iter().zip(header[2..].iter().cycle()).map(|(byte, key)| byte ^ key));
+                let (key, payload) = payload.split_at(4);
+                frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
                 stream.write_all(&frame).await?;
             }
             #[allow(unreachable_code, reason = "names the type of the errors above")]
@@ -99,8 +107,19 @@ async fn echo(listener: TcpListener) {
     }
 }
 
-async fn client(address: std::net::SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+/// A client's connection, with or without TLS.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+async fn client(address: std::net::SocketAddr, tls: Option<&TlsConnector>) -> Box<dyn Io> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut stream: Box<dyn Io> = match tls {
+        None => Box::new(stream),
+        Some(connector) => {
+            Box::new(connector.connect(ServerName::try_from("chat.example.com").unwrap(), stream).await.unwrap())
+        }
+    };
     stream
         .write_all(
             b"GET /chat/room?id=7 HTTP/1.1\r\nHost: chat.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -114,22 +133,71 @@ async fn client(address: std::net::SocketAddr) -> TcpStream {
         head.push(stream.read_u8().await.unwrap());
     }
     assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-    // One echo: what a session has grown by its first message belongs to it.
-    stream.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).await.unwrap();
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer, [0x81, 2, b'h', b'i']);
+    // What a session has grown by its first message belongs to it.
+    say(&mut stream, 2).await;
     stream
 }
 
-/// Opens `count` sessions and returns the heap that each keeps.
-async fn per_session(access_log: bool) -> i64 {
+/// Sends a message of `length` bytes, fewer than 64 KiB, and reads its echo.
+async fn say(stream: &mut Box<dyn Io>, length: u16) {
+    let payload = vec![b'x'; usize::from(length)];
+    let mut header = vec![0x81];
+    match length {
+        0..126 => header.push(length as u8),
+        _ => {
+            header.push(126);
+            header.extend(length.to_be_bytes());
+        }
+    }
+    let mut masked = header.clone();
+    masked[1] |= 0x80;
+    masked.extend([0; 4]);
+    stream.write_all(&[masked, payload.clone()].concat()).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = vec![0; header.len() + payload.len()];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert!(answer == [header, payload].concat());
+}
+
+/// A certificate and its key in files, and a client that trusts it.
+fn certificate(folder: &std::path::Path) -> (String, TlsConnector) {
+    let made = rcgen::generate_simple_self_signed(vec!["chat.example.com".to_owned()]).unwrap();
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls::pki_types::CertificateDer::from_pem_file(&cert).unwrap()).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (format!("tls: {{ certificates: [{{ cert: {cert:?}, key: {key:?} }}] }}"), Arc::new(config).into())
+}
+
+/// The heap that a session keeps when it is idle: after a message of two bytes, and after one of 16 KiB.
+struct PerSession {
+    idle: i64,
+    after_a_burst: i64,
+}
+
+/// Opens sessions and looks at what they keep.
+async fn per_session(access_log: bool, tls: bool) -> PerSession {
     const SESSIONS: usize = 200;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
     tokio::spawn(echo(listener));
+    let folder = tempfile::tempdir().unwrap();
+    let (tls, connector) = match tls {
+        true => {
+            let (written, connector) = certificate(folder.path());
+            (format!(", {written}"), Some(connector))
+        }
+        false => (String::new(), None),
+    };
     let yaml = format!(
-        "workers: 1\nlisteners: [{{ name: l, bind: '127.0.0.1:0' }}]\n\
+        "workers: 1\nlisteners: [{{ name: l, bind: '127.0.0.1:0'{tls} }}]\n\
          routes: [{{ name: r, upstream: u, timeouts: {{ idle: 1h }} }}]\n\
          upstreams: {{ u: {{ endpoints: ['ws://{server}'] }} }}\nlog: {{ access: {access_log} }}\n"
     );
@@ -141,16 +209,23 @@ async fn per_session(access_log: bool) -> i64 {
     // The first ones fill pools and tables that all share.
     let mut open = vec![];
     for _ in 0..50 {
-        open.push(client(address).await);
+        let mut stream = client(address, connector.as_ref()).await;
+        say(&mut stream, 16 * 1024).await;
+        open.push(stream);
     }
     let before = settled().await;
     for _ in 0..SESSIONS {
-        open.push(client(address).await);
+        open.push(client(address, connector.as_ref()).await);
     }
-    let after = settled().await;
+    let idle = settled().await;
+    for stream in &mut open[50..] {
+        say(stream, 16 * 1024).await;
+    }
+    let after_a_burst = settled().await;
     drop(open);
     drop(app);
-    (after - before) / SESSIONS as i64
+    let each = |held: i64| (held - before) / SESSIONS as i64;
+    PerSession { idle: each(idle), after_a_burst: each(after_a_burst) }
 }
 
 struct Written(Arc<Mutex<Vec<u8>>>);
@@ -179,9 +254,14 @@ async fn settled() -> i64 {
 
 #[tokio::test]
 async fn an_idle_session_keeps_little() {
-    let bare = per_session(false).await;
-    let logged = per_session(true).await;
-    println!("heap of an idle session: {bare} bytes, {logged} with what its log line will say");
-    assert!(bare <= 2000, "{bare} bytes");
-    assert!(logged <= bare + 200, "{logged} bytes");
+    let bare = per_session(false, false).await;
+    let logged = per_session(true, false).await.idle;
+    let tls = per_session(false, true).await;
+    println!("heap of an idle session: {} bytes, {logged} with what its log line will say", bare.idle);
+    println!("the same with TLS: {} bytes, {} after a message of 16 KiB", tls.idle, tls.after_a_burst);
+    assert!(bare.idle <= 2000, "{} bytes", bare.idle);
+    assert!(logged <= bare.idle + 200, "{logged} bytes");
+    assert!(bare.after_a_burst <= bare.idle + 16, "{} bytes", bare.after_a_burst);
+    assert!(tls.idle <= 4500, "{} bytes", tls.idle);
+    assert!(tls.after_a_burst <= tls.idle + 16, "{} bytes", tls.after_a_burst);
 }

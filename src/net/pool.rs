@@ -88,6 +88,11 @@ pub fn take_at_least(bytes: usize) -> Buffer {
     }
 }
 
+/// A copy of `bytes` in memory of just their length: for what may wait for long. Freed after use, not kept.
+pub fn copy_of(bytes: &[u8]) -> Buffer {
+    Buffer { bytes: bytes.into() }
+}
+
 /// How many free buffers of `size` the calling thread keeps now.
 pub fn free(size: Size) -> usize {
     FREE.with(|free| free.borrow()[size as usize].len())
@@ -149,5 +154,13 @@ mod tests {
             assert_eq!(take_at_least(bytes).len(), expected);
         }
         assert_eq!(free(Size::Large), 0);
+    }
+
+    #[test]
+    fn a_copy_takes_no_more_than_its_bytes() {
+        let copy = copy_of(b"abc");
+        assert_eq!(&copy[..], b"abc");
+        drop(copy);
+        assert!(Size::ALL.into_iter().all(|size| free(size) == 0));
     }
 }

@@ -173,12 +173,11 @@ async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, 
 }
 
 fn note_tls(listener: &Listener, stream: &ServerStream, took: Duration) -> &'static str {
-    let (_, connection) = stream.get_ref();
-    let version = match connection.protocol_version() {
+    let version = match stream.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
         _ => TlsVersion::Tls13,
     };
-    let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    let resumed = stream.handshake_kind() == Some(HandshakeKind::Resumed);
     listener.metrics.tls_handshake(version, resumed, took);
     version.label()
 }

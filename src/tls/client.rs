@@ -8,13 +8,13 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, RootCertStore};
-use tokio_rustls::TlsConnector;
 
 use super::identity::{Identity, TlsError};
-use super::read_ahead::ReadAhead;
-use super::{ALPN_HTTP_1_1, ClientStream, UNSENT_BYTES_MAX, provider};
+use super::stream::{Incoming, TlsStream};
+use super::{ALPN_HTTP_1_1, ClientStream, provider};
 use crate::net::stream::Stream;
 
 /// What is needed to speak TLS to an upstream.
@@ -165,8 +165,8 @@ pub async fn connect(
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
 ) -> Result<ClientStream, TlsConnectError> {
-    let limit = |connection: &mut rustls::ClientConnection| connection.set_buffer_limit(Some(UNSENT_BYTES_MAX));
-    Ok(TlsConnector::from(config).connect_with(name, ReadAhead::new(&[], stream), limit).await?)
+    let connection = UnbufferedClientConnection::new(config, name).map_err(TlsConnectError::Protocol)?;
+    Ok(TlsStream::handshake(connection, Incoming::new(&[]), stream).await?)
 }
 
 #[cfg(test)]
@@ -244,7 +244,7 @@ mod tests {
         for min_version in [MinVersion::Tls12, MinVersion::Tls13] {
             let server = server::server_config(&ServerTlsOptions { min_version, ..serving(&ca, &["a.example"]) });
             let (server, config) = (server.unwrap(), trusting(&ca));
-            let kind = |stream: ClientStream| stream.get_ref().1.handshake_kind().unwrap();
+            let kind = |stream: ClientStream| stream.handshake_kind().unwrap();
             let first = shake_with(&server, &config, "a.example").await.unwrap();
             assert_ne!(kind(first), HandshakeKind::Resumed);
             let second = shake_with(&server, &config, "a.example").await.unwrap();

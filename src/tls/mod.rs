@@ -1,4 +1,4 @@
-//! TLS, on both sides: certificates and keys from PEM files, configurations, handshakes, and the reading beneath them.
+//! TLS, on both sides: certificates and keys from PEM files, configurations, handshakes, and the streams behind them.
 //!
 //! rustls with aws-lc-rs, always passed explicitly: what a dependency installs as the process's default is none of our
 //! business. Nothing outside of this module names rustls' types but through the aliases here.
@@ -11,23 +11,19 @@ use crate::net::stream::Stream;
 
 pub mod client;
 pub mod identity;
-pub mod read_ahead;
 pub mod resolver;
 pub mod server;
+pub mod stream;
 mod validity;
 
 pub use identity::{CertificateWarning, Identity, TlsError, load_roots};
-pub use read_ahead::ReadAhead;
+pub use stream::TlsStream;
 pub use validity::Validity;
 
 /// A client's connection after its handshake.
-pub type ServerStream = tokio_rustls::server::TlsStream<ReadAhead<Stream>>;
+pub type ServerStream = TlsStream<rustls::server::UnbufferedServerConnection, Stream>;
 /// A connection to an upstream after its handshake.
-pub type ClientStream = tokio_rustls::client::TlsStream<ReadAhead<Stream>>;
-
-/// How many bytes of TLS may wait to be sent on one connection before writing stops: four whole records leave in one
-/// call when bulk is written, and a peer that does not read costs no more than this.
-const UNSENT_BYTES_MAX: usize = 64 * 1024;
+pub type ClientStream = TlsStream<rustls::client::UnbufferedClientConnection, Stream>;
 
 /// The one protocol that we speak on both sides, as ALPN names it (RFC 7301).
 const ALPN_HTTP_1_1: &[u8] = b"http/1.1";

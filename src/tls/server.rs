@@ -12,16 +12,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::{AlertDescription, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 use super::identity::{Identity, TlsError};
-use super::read_ahead::ReadAhead;
 use super::resolver::Resolver;
-use super::{ALPN_HTTP_1_1, ServerStream, UNSENT_BYTES_MAX, provider};
+use super::stream::{Incoming, TlsStream};
+use super::{ALPN_HTTP_1_1, ServerStream, provider};
 use crate::net::stream::{Prefixed, Stream};
 
 /// What a TLS listener needs.
@@ -204,11 +203,13 @@ pub async fn accept(
 }
 
 async fn handshake(stream: Prefixed<Stream>, config: Arc<ServerConfig>) -> Result<ServerStream, TlsAcceptError> {
-    let (early, stream) = stream.into_parts();
-    let mut stream = ReadAhead::new(&early, stream);
+    let (early, mut stream) = stream.into_parts();
+    let mut incoming = Incoming::new(&early);
     drop(early);
-    let first = poll_fn(|cx| stream.poll_peek(cx).map_ok(|bytes| bytes.first().copied())).await?;
-    match first {
+    if incoming.bytes().is_empty() {
+        poll_fn(|cx| incoming.poll_fill(cx, &mut stream)).await?;
+    }
+    match incoming.bytes().first().copied() {
         None => return Err(TlsAcceptError::Closed),
         Some(HANDSHAKE_RECORD) => {}
         // Methods are written in capitals (RFC 9110 §9.1).
@@ -218,19 +219,11 @@ async fn handshake(stream: Prefixed<Stream>, config: Arc<ServerConfig>) -> Resul
         }
         Some(_) => return Err(TlsAcceptError::NotTls),
     }
-    let acceptor = TlsAcceptor::from(config);
-    let accept = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(UNSENT_BYTES_MAX)));
-    match accept.into_fallible().await {
-        Ok(stream) => Ok(stream),
-        Err((error, mut stream)) => {
-            // The alert is on its way; FIN rather than reset behind it.
-            let _ = stream.shutdown().await;
-            Err(error.into())
-        }
-    }
+    let connection = UnbufferedServerConnection::new(config).map_err(TlsAcceptError::Protocol)?;
+    Ok(TlsStream::handshake(connection, incoming, stream).await?)
 }
 
-async fn answer_plain_http(mut stream: ReadAhead<Stream>) -> io::Result<()> {
+async fn answer_plain_http(mut stream: Stream) -> io::Result<()> {
     stream.write_all(PLAIN_HTTP_ANSWER).await?;
     stream.shutdown().await?;
     tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await?;

@@ -1,0 +1,208 @@
+//! TLS over a socket, on rustls' unbuffered interface: one read of the socket for all records that wait there, one send
+//! for all records of a write, and no memory of its own while it waits.
+//!
+//! rustls' usual interface keeps 4 KiB for reading on each connection, 18 KiB once a large record has come, and copies
+//! each byte that comes three times. Here the socket is read into a buffer of the worker's pool, records are decrypted
+//! in that buffer, and what was in them goes to the reader. What is written is encrypted into a buffer of the pool and
+//! leaves in one call; only what the socket does not take stays.
+//!
+//! * `engine`: rustls, fed with whole records; no socket.
+//! * `incoming`, `outgoing`: what waits on both sides of it.
+//!
+//! The end of the stream is a close_notify; a socket that ends without one is [`UnexpectedEof`](io::ErrorKind). A peer
+//! that breaks the protocol gets its alert before the error is told, as an [`io::Error`] with the [`rustls::Error`]
+//! within; that error stays.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustls::{HandshakeKind, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+mod engine;
+mod incoming;
+mod outgoing;
+mod span;
+
+pub use engine::Connection;
+pub use incoming::Incoming;
+
+use crate::net::pool::{self, Size};
+use engine::Engine;
+
+/// A connection with TLS: `C` is rustls' connection of our side. One task reads and writes it: reading may send, too, and
+/// a socket wakes no more than one task that waits to write.
+pub struct TlsStream<C, S> {
+    engine: Engine<C>,
+    io: S,
+}
+
+fn tls_error(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl<C: Connection, S> TlsStream<C, S> {
+    /// The version of TLS that was agreed on.
+    pub fn protocol_version(&self) -> Option<ProtocolVersion> {
+        self.engine.common().protocol_version()
+    }
+
+    /// Whether the handshake resumed a session.
+    pub fn handshake_kind(&self) -> Option<HandshakeKind> {
+        self.engine.common().handshake_kind()
+    }
+}
+
+impl<C, S> TlsStream<C, S>
+where
+    C: Connection,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Does the handshake of `connection` over `io`, of which `incoming` was read already. With the server's side and
+    /// TLS 1.3, the ticket leaves together with what is written first: no client waits for it.
+    ///
+    /// # Errors
+    /// Those of the socket, [`UnexpectedEof`](io::ErrorKind) if it ends, and those of TLS. The alert has been sent then.
+    pub async fn handshake(connection: C, incoming: Incoming, io: S) -> io::Result<Self> {
+        let mut stream = TlsStream { engine: Engine::new(connection, incoming), io };
+        loop {
+            match stream.engine.shake() {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => {
+                    // The alert is on its way; FIN rather than reset behind it.
+                    let _ = poll_fn(|cx| stream.poll_close(cx)).await;
+                    return Err(tls_error(error));
+                }
+            }
+            poll_fn(|cx| stream.poll_send(cx)).await?;
+            if poll_fn(|cx| stream.engine.incoming.poll_fill(cx, &mut stream.io)).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        if C::LAST_FLIGHT_MAY_WAIT && stream.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+            stream.engine.outgoing.wait();
+        } else {
+            poll_fn(|cx| stream.poll_send(cx)).await?;
+        }
+        Ok(stream)
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.engine.outgoing.poll_send(cx, &mut self.io)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl<C, S> AsyncRead for TlsStream<C, S>
+where
+    C: Connection + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        loop {
+            let opened = this.engine.open(buf);
+            if this.engine.outgoing.is_due() {
+                // What does not leave now leaves later; if the socket has failed, the read says so.
+                let _ = this.poll_send(cx);
+            }
+            if buf.filled().len() > before || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            opened.map_err(tls_error)?;
+            if this.engine.is_at_end() {
+                return Poll::Ready(Ok(()));
+            }
+            if ready!(this.engine.incoming.poll_fill(cx, &mut this.io))? == 0 {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "ended without close_notify")));
+            }
+        }
+    }
+}
+
+impl<C, S> AsyncWrite for TlsStream<C, S>
+where
+    C: Connection + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Takes nothing as long as something waits for the socket.
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.engine.outgoing.is_due() {
+            ready!(this.poll_send(cx))?;
+        }
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        if this.engine.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let sealed = this.engine.seal(buf);
+        // What the socket does not take waits: for a flush, or for the next write.
+        match this.poll_send(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(sealed.map_err(tls_error)),
+        }
+    }
+
+    /// Small slices become one record.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut bufs = bufs.iter().filter(|slice| !slice.is_empty());
+        let (first, second) = (bufs.next(), bufs.next());
+        let first = first.map_or(&[][..], |slice| &**slice);
+        let Some(second) = second.filter(|_| first.len() < Size::Small.bytes()) else {
+            return self.poll_write(cx, first);
+        };
+        let mut gathered = pool::take(Size::Small);
+        gathered[..first.len()].copy_from_slice(first);
+        let mut end = first.len();
+        for slice in [second].into_iter().chain(bufs) {
+            let amount = slice.len().min(gathered.len() - end);
+            gathered[end..end + amount].copy_from_slice(&slice[..amount]);
+            end += amount;
+        }
+        self.poll_write(cx, &gathered[..end])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.engine.outgoing.is_due() {
+            ready!(this.poll_send(cx))?;
+        }
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    /// Sends a close_notify, then ends the socket's writing side.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.engine.close().map_err(tls_error)?;
+        this.poll_close(cx)
+    }
+}
+
+impl<C, S: fmt::Debug> fmt::Debug for TlsStream<C, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream").field("io", &self.io).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

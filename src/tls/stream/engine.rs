@@ -1,0 +1,312 @@
+//! rustls and the bytes around it, without a socket.
+//!
+//! rustls is given one whole record at a time. So it is known at any time what it has seen; a record that the reader
+//! has no room for stays encrypted; and nothing of what follows a handshake is lost in it.
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::{CommonState, Error};
+use tokio::io::ReadBuf;
+
+use super::incoming::Incoming;
+use super::outgoing::Outgoing;
+use crate::net::pool::Size;
+
+/// The most plaintext of one record (RFC 8446 §5.1).
+const RECORD: usize = 16 * 1024;
+/// What a record of application data has beyond its plaintext, at most: header, explicit nonce and tag of TLS 1.2
+/// (RFC 5288 §3), which are more than those of TLS 1.3.
+const OVERHEAD: usize = 5 + 8 + 16;
+/// Room for what rustls puts before application data: a KeyUpdate of its own, and the answer to one.
+const KEY_UPDATES: usize = 128;
+/// What is encrypted at once: whole records, as many as the largest buffer holds.
+const BULK: usize = (Size::Large.bytes() - KEY_UPDATES) / (RECORD + OVERHEAD) * RECORD;
+
+/// One side's connection of rustls.
+pub trait Connection {
+    /// What rustls keeps for this side.
+    type Data;
+    /// Whether with TLS 1.3 nobody waits for what this side sends last in a handshake: the server's tickets.
+    const LAST_FLIGHT_MAY_WAIT: bool;
+
+    /// See [`rustls::unbuffered`].
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// What is the same on both sides.
+    fn common(&self) -> &CommonState;
+}
+
+impl Connection for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+    const LAST_FLIGHT_MAY_WAIT: bool = true;
+
+    #[inline]
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+impl Connection for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+    const LAST_FLIGHT_MAY_WAIT: bool = false;
+
+    #[inline]
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+/// The state of one TLS connection.
+pub struct Engine<C> {
+    connection: C,
+    /// From the socket.
+    pub incoming: Incoming,
+    /// To the socket.
+    pub outgoing: Outgoing,
+    /// What the reader had no room for: less than a record.
+    pub(super) rest: Vec<u8>,
+    /// How much of `rest` was read.
+    rest_read: usize,
+    /// What ended it. It does not come back from that.
+    failed: Option<Error>,
+    peer_closed: bool,
+    closed: bool,
+}
+
+impl<C: Connection> Engine<C> {
+    /// Starts with what has come already.
+    pub fn new(connection: C, incoming: Incoming) -> Engine<C> {
+        Engine {
+            connection,
+            incoming,
+            outgoing: Outgoing::default(),
+            rest: Vec::new(),
+            rest_read: 0,
+            failed: None,
+            peer_closed: false,
+            closed: false,
+        }
+    }
+
+    /// What rustls knows of it.
+    pub fn common(&self) -> &CommonState {
+        self.connection.common()
+    }
+
+    /// The peer has sent its close_notify, and all before it was read.
+    pub fn is_at_end(&self) -> bool {
+        self.peer_closed && self.rest.is_empty()
+    }
+
+    /// We have sent our close_notify, or failed: nothing more can be written.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Goes on with the handshake as far as the records that are there allow. `true`: it is over, and nothing behind it
+    /// was touched.
+    ///
+    /// # Errors
+    /// If the peer breaks the protocol or is refused; the alert is in `outgoing`.
+    pub fn shake(&mut self) -> Result<bool, Error> {
+        while self.common().is_handshaking() {
+            let whole = self.next_record(|_| debug_assert!(false, "application data in a handshake"))?;
+            if !whole {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Decrypts records into `buf` until it is full or there are no more.
+    ///
+    /// # Errors
+    /// If the peer breaks the protocol; the alert is in `outgoing`. What came before the error is in `buf`, and the
+    /// error comes again when that has been read.
+    #[inline]
+    pub fn open(&mut self, buf: &mut ReadBuf<'_>) -> Result<(), Error> {
+        if !self.rest.is_empty() {
+            let amount = buf.remaining().min(self.rest.len() - self.rest_read);
+            buf.put_slice(&self.rest[self.rest_read..self.rest_read + amount]);
+            self.rest_read += amount;
+            if self.rest_read == self.rest.len() {
+                (self.rest, self.rest_read) = (Vec::new(), 0);
+            }
+        }
+        while buf.remaining() > 0 && !self.peer_closed && !self.incoming.bytes().is_empty() {
+            let mut rest = Vec::new();
+            let whole = self.next_record(|plain| {
+                let (now, later) = plain.split_at(plain.len().min(buf.remaining()));
+                buf.put_slice(now);
+                if !later.is_empty() {
+                    rest.extend_from_slice(later);
+                }
+            });
+            if !rest.is_empty() {
+                self.rest = rest;
+            }
+            if !whole? {
+                break;
+            }
+        }
+        self.failed.as_ref().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Gives rustls the next record, and `plain` what was in it. `false`: it is not whole. rustls has seen its start then
+    /// and refuses at once what is no TLS.
+    fn next_record(&mut self, mut plain: impl FnMut(&[u8])) -> Result<bool, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let whole = self.incoming.record_end();
+        let mut seen = whole.unwrap_or(self.incoming.bytes().len());
+        loop {
+            let UnbufferedStatus { discard, state, .. } = self.connection.process(self.incoming.front_mut(seen));
+            let more = match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        plain(record?.payload);
+                    }
+                    self.connection.common().wants_write()
+                }
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, &mut self.outgoing)?;
+                    true
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    // It is in `outgoing`, and nothing overtakes it there.
+                    data.done();
+                    true
+                }
+                Ok(ConnectionState::PeerClosed) => {
+                    self.peer_closed = true;
+                    true
+                }
+                // Early data is not offered and not accepted; what else there may be some day is waited for.
+                Ok(_) => false,
+                Err(error) => return Err(self.fail(error)),
+            };
+            if whole.is_some() {
+                self.incoming.consume(seen, discard);
+                seen -= discard;
+            }
+            if !more {
+                break;
+            }
+        }
+        if self.peer_closed {
+            // What follows a close_notify is ignored (RFC 8446 §6.1).
+            self.incoming.clear();
+        }
+        Ok(whole.is_some())
+    }
+
+    /// It ends here, with the alert that rustls has for it.
+    #[cold]
+    fn fail(&mut self, error: Error) -> Error {
+        while self.connection.common().wants_write() {
+            // Alerts go out before anything that came is looked at.
+            let Ok(ConnectionState::EncodeTlsData(data)) = self.connection.process(&mut []).state else { break };
+            if encode(data, &mut self.outgoing).is_err() {
+                break;
+            }
+        }
+        self.incoming.clear();
+        self.closed = true;
+        self.failed = Some(error.clone());
+        error
+    }
+
+    /// Encrypts `plain`, or as many whole records of it as the largest buffer holds, behind what is in `outgoing`.
+    /// Returns how much.
+    ///
+    /// # Errors
+    /// If it has failed before, or the keys are used up (TLS 1.2 cannot change them).
+    #[inline]
+    pub fn seal(&mut self, plain: &[u8]) -> Result<usize, Error> {
+        let plain = &plain[..plain.len().min(BULK)];
+        let mut size = plain.len() + plain.len().div_ceil(RECORD) * OVERHEAD + KEY_UPDATES;
+        self.write(|traffic, outgoing| {
+            loop {
+                match traffic.encrypt(plain, outgoing.room(size)) {
+                    Ok(count) => {
+                        outgoing.add(count);
+                        return Ok(plain.len());
+                    }
+                    Err(EncryptError::InsufficientSize(error)) if error.required_size > size => {
+                        size = error.required_size;
+                    }
+                    Err(_) => return Err(Error::EncryptError),
+                }
+            }
+        })
+    }
+
+    /// Puts a close_notify behind what is in `outgoing`, once.
+    ///
+    /// # Errors
+    /// If rustls has none to give.
+    pub fn close(&mut self) -> Result<(), Error> {
+        if self.closed {
+            return Ok(());
+        }
+        let result = self.write(|traffic, outgoing| {
+            let count = traffic.queue_close_notify(outgoing.room(KEY_UPDATES)).map_err(|_| Error::EncryptError)?;
+            outgoing.add(count);
+            Ok(())
+        });
+        self.closed = true;
+        result
+    }
+
+    /// Lets `put` write behind what rustls has to send itself.
+    fn write<R>(
+        &mut self,
+        put: impl FnOnce(&mut WriteTraffic<'_, C::Data>, &mut Outgoing) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = loop {
+            match self.connection.process(self.incoming.joined_mut()).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => break put(&mut traffic, &mut self.outgoing),
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    if let Err(error) = encode(data, &mut self.outgoing) {
+                        break Err(error);
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
+                Ok(_) => break Err(Error::HandshakeNotComplete),
+                Err(error) => break Err(error),
+            }
+        };
+        result.map_err(|error| self.fail(error))
+    }
+}
+
+/// Puts a record of rustls's own behind what is in `outgoing`.
+fn encode<D>(mut data: EncodeTlsData<'_, D>, outgoing: &mut Outgoing) -> Result<(), Error> {
+    // It says how much room it wants only when it has too little.
+    let mut size = 0;
+    loop {
+        let room = if size == 0 { &mut [][..] } else { outgoing.room(size) };
+        match data.encode(room) {
+            Ok(count) => {
+                outgoing.add(count);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(error)) if error.required_size > size => size = error.required_size,
+            Err(error) => return Err(Error::General(error.to_string())),
+        }
+    }
+}

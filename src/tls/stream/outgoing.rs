@@ -1,0 +1,96 @@
+//! What is encrypted and not sent.
+//!
+//! Nothing, as long as the socket takes what it is given. Otherwise the rest waits here, and nothing more is encrypted
+//! until it is gone: a peer that does not read costs one buffer.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::AsyncWrite;
+
+use super::span::Span;
+use crate::net::pool;
+
+/// Records on their way to the socket.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    span: Option<Span>,
+    /// It is in no hurry: it leaves together with what is written next.
+    patient: bool,
+}
+
+impl Outgoing {
+    /// Whether something waits that should be sent now.
+    pub fn is_due(&self) -> bool {
+        self.span.is_some() && !self.patient
+    }
+
+    /// What is there now may wait for the next write.
+    pub fn wait(&mut self) {
+        self.patient = true;
+        if let Some(span) = &mut self.span {
+            span.shrink();
+        }
+    }
+
+    /// Room for at least `count` bytes behind those that wait.
+    pub fn room(&mut self, count: usize) -> &mut [u8] {
+        let fits = |span: &Span| span.capacity() - span.bytes().len() >= count;
+        let span = match self.span.take() {
+            Some(mut span) if fits(&span) => {
+                if span.room().len() < count {
+                    span.compact();
+                }
+                span
+            }
+            before => {
+                let before = before.as_ref().map_or(&[][..], Span::bytes);
+                let mut buffer = pool::take_at_least(before.len() + count);
+                buffer[..before.len()].copy_from_slice(before);
+                Span::new(buffer, before.len())
+            }
+        };
+        self.span.insert(span).room()
+    }
+
+    /// Takes in `count` bytes that were put into the [`room`](Self::room); they are to be sent now, and all before them.
+    pub fn add(&mut self, count: usize) {
+        self.patient = false;
+        if let Some(span) = &mut self.span {
+            span.add(count);
+        }
+    }
+
+    /// Sends what waits: in one call, if the socket takes it.
+    ///
+    /// # Errors
+    /// Those of the socket; what waited is gone then.
+    pub fn poll_send<S>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<io::Result<()>>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        while let Some(span) = &mut self.span {
+            let sent = match span.bytes() {
+                [] => Ok(0),
+                bytes => match Pin::new(&mut *io).poll_write(cx, bytes) {
+                    Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(result) => result,
+                    Poll::Pending => {
+                        span.shrink();
+                        return Poll::Pending;
+                    }
+                },
+            };
+            match sent {
+                Ok(count) if count < span.len() => span.advance(count),
+                Ok(_) => self.span = None,
+                Err(error) => {
+                    self.span = None;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,510 @@
+//! Our TLS against the other implementation: rustls' usual interface, driven by tokio-rustls.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
+use std::time::Duration;
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client};
+
+use super::super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
+use super::super::test_certificates::Ca;
+use super::super::{client::ClientTlsOptions, client::client_config, provider};
+use super::*;
+use rustls::version::{TLS12, TLS13};
+
+/// A stream that gives and takes at random how much, and sometimes nothing at first.
+struct Cut {
+    io: DuplexStream,
+    random: fastrand::Rng,
+    most: usize,
+}
+
+impl Cut {
+    fn pauses(&mut self, cx: &mut Context<'_>) -> bool {
+        let pause = self.random.u8(..4) == 0;
+        if pause {
+            cx.waker().wake_by_ref();
+        }
+        pause
+    }
+
+    fn at_random(&mut self) -> usize {
+        let most = self.most;
+        self.random.usize(1..=most)
+    }
+}
+
+impl AsyncRead for Cut {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.pauses(cx) {
+            return Poll::Pending;
+        }
+        let most = self.at_random();
+        let mut some = buf.take(most);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut some))?;
+        let count = some.filled().len();
+        buf.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Cut {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.pauses(cx) {
+            return Poll::Pending;
+        }
+        let most = self.at_random().min(buf.len());
+        Pin::new(&mut self.io).poll_write(cx, &buf[..most])
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A stream that counts the reads and writes that moved something.
+struct Counting {
+    io: DuplexStream,
+    reads: Arc<AtomicUsize>,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counting {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.reads.fetch_add(1, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.writes.fetch_add(1, Relaxed);
+        Poll::Ready(Ok(count))
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+type OurServer<S> = TlsStream<UnbufferedServerConnection, S>;
+type OurClient<S> = TlsStream<UnbufferedClientConnection, S>;
+
+const NAME: &str = "a.example";
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from(NAME).unwrap()
+}
+
+/// The configurations of both sides; both show certificates.
+fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, ClientConfig) {
+    let ca = Ca::new();
+    let server = server_config(&ServerTlsOptions {
+        identities: vec![ca.identity(&[NAME])],
+        min_version: MinVersion::Tls12,
+        client_auth: Some(ClientAuth { roots: ca.roots(), mode: ClientAuthMode::Require }),
+    });
+    let identity = ca.identity(&["client.example"]);
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(ca.roots())
+        .with_no_client_auth();
+    client.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&identity.key)));
+    (ServerConfig::clone(&server.unwrap()), client)
+}
+
+async fn accept<S: AsyncRead + AsyncWrite + Unpin>(config: ServerConfig, io: S) -> io::Result<OurServer<S>> {
+    let connection = UnbufferedServerConnection::new(Arc::new(config)).unwrap();
+    TlsStream::handshake(connection, Incoming::new(&[]), io).await
+}
+
+async fn connect<S: AsyncRead + AsyncWrite + Unpin>(config: ClientConfig, io: S) -> io::Result<OurClient<S>> {
+    let connection = UnbufferedClientConnection::new(Arc::new(config), name()).unwrap();
+    TlsStream::handshake(connection, Incoming::new(&[]), io).await
+}
+
+/// Our server and the other implementation's client, after the handshake.
+async fn served<S>(version: &'static SupportedProtocolVersion, ours: S, theirs: DuplexStream) -> Served<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (server, client) = configs(version);
+    let (server, client) =
+        tokio::join!(accept(server, ours), TlsConnector::from(Arc::new(client)).connect(name(), theirs));
+    (server.unwrap(), client.unwrap())
+}
+
+type Served<S> = (OurServer<S>, client::TlsStream<DuplexStream>);
+
+fn bytes(random: &mut fastrand::Rng, count: usize) -> Vec<u8> {
+    (0..count).map(|_| random.u8(..)).collect()
+}
+
+/// Writes all in pieces at random.
+async fn write_in_pieces(mut to: impl AsyncWrite + Unpin, all: &[u8], mut random: fastrand::Rng, largest: usize) {
+    let mut rest = all;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(random.usize(1..=largest).min(rest.len()));
+        to.write_all(now).await.unwrap();
+        to.flush().await.unwrap();
+        rest = later;
+    }
+    to.shutdown().await.unwrap();
+}
+
+/// Reads to the end, in pieces at random.
+async fn read_in_pieces(mut from: impl AsyncRead + Unpin, mut random: fastrand::Rng, largest: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let mut piece = vec![0; random.usize(1..=largest)];
+        match from.read(&mut piece).await.unwrap() {
+            0 => return all,
+            count => all.extend_from_slice(&piece[..count]),
+        }
+    }
+}
+
+/// Both sides talk at once, to the end.
+async fn converse<A, B>(one: A, other: B, random: &mut fastrand::Rng, amount: usize)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let largest = [1 + amount / 50, 16 * 1024, 70_000, 300_000][random.usize(..4)];
+    let (there, back) = (bytes(random, amount), bytes(random, amount));
+    let ((one_reads, one_writes), (other_reads, other_writes)) = (split(one), split(other));
+    let ((), got_there, (), got_back) = tokio::join!(
+        write_in_pieces(one_writes, &there, random.fork(), largest),
+        read_in_pieces(other_reads, random.fork(), largest),
+        write_in_pieces(other_writes, &back, random.fork(), largest),
+        read_in_pieces(one_reads, random.fork(), largest),
+    );
+    assert!(got_there == there && got_back == back);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_bytes_do_not_depend_on_how_the_stream_is_cut() {
+    let start = fastrand::u64(..);
+    for seed in (0..4).chain(start..start.saturating_add(20)) {
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let version = [&TLS12, &TLS13][random.usize(..2)];
+        let (mut server, mut client) = configs(version);
+        // Messages of a handshake, and tickets, in many records.
+        let fragment = [None, None, Some(32), Some(100)][random.usize(..4)];
+        // One byte at a time is a cut at every place.
+        let most = [1, 10, 1_000, 100_000][random.usize(..4)];
+        let amount = if most < 1_000 { 5_000 } else { 600_000 };
+        // At least a ticket: it is sent while the other side, being done with the handshake, does not read.
+        let (ours, theirs) = duplex([3_000, 70_000][random.usize(..2)]);
+        let ours = Cut { io: ours, random: random.fork(), most };
+        let talk = async {
+            if random.bool() {
+                client.max_fragment_size = fragment;
+                let connector = TlsConnector::from(Arc::new(client));
+                let (ours, theirs) = tokio::join!(accept(server, ours), connector.connect(name(), theirs));
+                converse(ours.unwrap(), theirs.unwrap(), &mut random, amount).await;
+            } else {
+                server.max_fragment_size = fragment;
+                let acceptor = TlsAcceptor::from(Arc::new(server));
+                let (ours, theirs) = tokio::join!(connect(client, ours), acceptor.accept(theirs));
+                converse(ours.unwrap(), theirs.unwrap(), &mut random, amount).await;
+            }
+        };
+        timeout(Duration::from_secs(60), talk).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn records_of_every_size_arrive_whole() {
+    for version in [&TLS12, &TLS13] {
+        let (ours, theirs) = duplex(1 << 20);
+        let (mut ours, mut theirs) = served(version, ours, theirs).await;
+        for size in [1, 2, 125, 126, 4_095, 4_096, 16_383, 16_384, 16_385, 65_536, 245_760, 245_761, 300_000] {
+            let sent: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let mut got = vec![0; size];
+            ours.write_all(&sent).await.unwrap();
+            theirs.read_exact(&mut got).await.unwrap();
+            assert!(got == sent, "{size} from us");
+            got.fill(0);
+            theirs.write_all(&sent).await.unwrap();
+            theirs.flush().await.unwrap();
+            ours.read_exact(&mut got).await.unwrap();
+            assert!(got == sent, "{size} to us");
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn slices_are_gathered_into_one_record() {
+    let (ours, theirs) = duplex(1 << 20);
+    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    for lengths in [&[0, 0][..], &[0, 5], &[5], &[100, 0, 200, 3], &[16_383, 2], &[16_384, 7], &[10, 70_000]] {
+        let slices: Vec<Vec<u8>> = lengths.iter().map(|&length| vec![length as u8; length]).collect();
+        let all = slices.concat();
+        let mut bufs: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        let mut bufs = &mut bufs[..];
+        while bufs.iter().any(|slice| !slice.is_empty()) {
+            let count = ours.write_vectored(bufs).await.unwrap();
+            assert!(count > 0);
+            IoSlice::advance_slices(&mut bufs, count);
+        }
+        let mut got = vec![0; all.len()];
+        theirs.read_exact(&mut got).await.unwrap();
+        assert!(got == all, "{lengths:?}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_waits_together_is_one_read_and_what_is_written_is_one_send() {
+    let (ours, theirs) = duplex(1 << 20);
+    let (reads, writes) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let ours = Counting { io: ours, reads: Arc::clone(&reads), writes: Arc::clone(&writes) };
+    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    // The ticket is not there yet: it comes with the first write.
+    assert_eq!(writes.load(Relaxed), 1);
+    ours.flush().await.unwrap();
+    assert_eq!(writes.load(Relaxed), 1);
+    ours.write_all(b"x").await.unwrap();
+    assert_eq!(writes.load(Relaxed), 2);
+    theirs.read_u8().await.unwrap();
+    assert_eq!(theirs.get_ref().1.tls13_tickets_received(), 1);
+
+    for (message, times) in [(16 * 1024, 1), (100, 50), (16 * 1024, 3)] {
+        for _ in 0..times {
+            theirs.write_all(&vec![7; message]).await.unwrap();
+            theirs.flush().await.unwrap();
+        }
+        reads.store(0, Relaxed);
+        let mut all = vec![0; message * times];
+        // One read of the reader's, too.
+        assert_eq!(ours.read(&mut all).await.unwrap(), all.len());
+        assert_eq!(reads.load(Relaxed), 1, "{times} of {message}");
+    }
+    for size in [1, 16 * 1024, 64 * 1024, 15 * 16 * 1024] {
+        writes.store(0, Relaxed);
+        assert_eq!(ours.write(&vec![7; size]).await.unwrap(), size);
+        assert_eq!(writes.load(Relaxed), 1, "{size}");
+        theirs.read_exact(&mut vec![0; size]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn nothing_is_held_but_what_must_be() {
+    let (ours, theirs) = duplex(1 << 20);
+    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let mut cx = Context::from_waker(Waker::noop());
+    // A reader with little room: the rest of the record, and nothing else.
+    theirs.write_all(&[7; 1000]).await.unwrap();
+    theirs.flush().await.unwrap();
+    ours.read_exact(&mut [0; 10]).await.unwrap();
+    assert_eq!(ours.engine.rest.capacity(), 990);
+    ours.read_exact(&mut [0; 990]).await.unwrap();
+    let mut byte = [0];
+    assert!(Pin::new(&mut ours).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending());
+    assert_eq!(ours.engine.rest.capacity(), 0);
+    assert!(ours.engine.incoming.bytes().is_empty());
+    assert!(!ours.engine.outgoing.is_due());
+    // Every buffer is back.
+    let (small, medium) = (pool::free(Size::Small), pool::free(Size::Medium));
+    ours.write_all(&[7; 100]).await.unwrap();
+    assert_eq!((pool::free(Size::Small), pool::free(Size::Medium)), (small.max(1), medium));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_peer_that_does_not_read_is_written_no_more_than_a_buffer() {
+    let (ours, theirs) = duplex(1000);
+    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let mut cx = Context::from_waker(Waker::noop());
+    let all: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+    let Poll::Ready(Ok(taken)) = Pin::new(&mut ours).poll_write(&mut cx, &all) else { panic!("one write is taken") };
+    assert!(taken <= Size::Large.bytes());
+    assert!(Pin::new(&mut ours).poll_write(&mut cx, &all[taken..]).is_pending());
+    assert!(Pin::new(&mut ours).poll_flush(&mut cx).is_pending());
+    // What the peer sends can be read meanwhile.
+    theirs.write_all(b"hello").await.unwrap();
+    theirs.flush().await.unwrap();
+    let mut hello = [0; 5];
+    ours.read_exact(&mut hello).await.unwrap();
+    assert_eq!(&hello, b"hello");
+
+    let mut got = vec![0; all.len()];
+    let rest = async {
+        ours.write_all(&all[taken..]).await.unwrap();
+        ours.flush().await.unwrap();
+    };
+    let (_, ()) = tokio::join!(theirs.read_exact(&mut got), rest);
+    assert!(got == all);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn keys_change_in_mid_stream() {
+    let (ours, theirs) = duplex(1 << 16);
+    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    for round in 0..5u8 {
+        theirs.get_mut().1.refresh_traffic_keys().unwrap();
+        theirs.write_all(&[round; 100]).await.unwrap();
+        theirs.flush().await.unwrap();
+        let mut got = [0; 100];
+        ours.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, [round; 100]);
+        // Behind the answer to it (RFC 8446 §4.6.3).
+        ours.write_all(&[round; 20_000]).await.unwrap();
+        let mut got = vec![0; 20_000];
+        theirs.read_exact(&mut got).await.unwrap();
+        assert!(got == [round; 20_000]);
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_close_notify_is_the_end_and_a_cut_is_an_error() {
+    for version in [&TLS12, &TLS13] {
+        let (ours, theirs) = duplex(1 << 16);
+        let (mut ours, mut theirs) = served(version, ours, theirs).await;
+        theirs.write_all(b"last").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let mut last = Vec::new();
+        ours.read_to_end(&mut last).await.unwrap();
+        assert_eq!(last, b"last");
+        // The other direction is still open.
+        ours.write_all(b"answer").await.unwrap();
+        ours.shutdown().await.unwrap();
+        ours.shutdown().await.unwrap();
+        assert_eq!(ours.write(b"more").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let mut answer = Vec::new();
+        theirs.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answer");
+        assert_eq!(ours.read(&mut [0]).await.unwrap(), 0);
+
+        let (ours, theirs) = duplex(1 << 16);
+        let (mut ours, mut theirs) = served(version, ours, theirs).await;
+        theirs.write_all(b"last").await.unwrap();
+        theirs.flush().await.unwrap();
+        drop(theirs);
+        ours.read_exact(&mut [0; 4]).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(ours.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_bad_record_ends_it_with_an_alert() {
+    for (bad, expected) in [
+        (&b"\x17\x03\x03\0\x20................................"[..], rustls::AlertDescription::BadRecordMac),
+        (b"HTTP/1.1 400 Bad Request", rustls::AlertDescription::DecodeError),
+    ] {
+        let (ours, theirs) = duplex(1 << 16);
+        let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+        theirs.write_all(b"good").await.unwrap();
+        theirs.flush().await.unwrap();
+        theirs.get_mut().0.write_all(bad).await.unwrap();
+        // What came before it is read first.
+        let mut good = [0; 100];
+        assert_eq!(ours.read(&mut good).await.unwrap(), 4);
+        for _ in 0..2 {
+            let error = ours.read(&mut good).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.get_ref().unwrap().is::<rustls::Error>());
+        }
+        assert!(ours.write(b"more").await.is_err());
+        let error = theirs.read(&mut [0]).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("{expected:?}")), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_handshake_message_that_never_ends_is_refused() {
+    let (ours, mut theirs) = duplex(1 << 20);
+    // A ClientHello of 65,535 bytes, ten in a record.
+    let mut hello = vec![1, 0, 0xff, 0xff];
+    hello.resize(65_000, 0);
+    for part in hello.chunks(10) {
+        theirs.write_all(&[22, 3, 1, 0, part.len() as u8]).await.unwrap();
+        theirs.write_all(part).await.unwrap();
+    }
+    let (server, _) = configs(&TLS13);
+    let error = timeout(Duration::from_secs(20), accept(server, ours)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+/// A client may bring early data on a ticket of the server that stood here before (RFC 8446 §4.2.10).
+#[tokio::test(flavor = "current_thread")]
+async fn early_data_is_passed_over() {
+    let ca = Ca::new();
+    let before = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth();
+    let identity = ca.identity(&[NAME]);
+    let mut before =
+        before.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&identity.key))));
+    before.max_early_data_size = 16 * 1024;
+    let options = ServerTlsOptions { identities: vec![identity], min_version: MinVersion::Tls12, client_auth: None };
+    let ours = server_config(&options).unwrap();
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_root_certificates(ca.roots())
+        .with_no_client_auth();
+    client.enable_early_data = true;
+    let connector = TlsConnector::from(Arc::new(client)).early_data(true);
+
+    let (one, other) = duplex(1 << 16);
+    let first = async {
+        let mut client = connector.connect(name(), one).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        client.read_u8().await.unwrap();
+    };
+    let serve = async {
+        let mut server = TlsAcceptor::from(Arc::new(before)).accept(other).await.unwrap();
+        server.write_all(b"x").await.unwrap();
+        server.flush().await.unwrap();
+    };
+    tokio::join!(first, serve);
+
+    let (one, other) = duplex(1 << 16);
+    let again = async {
+        let mut client = connector.connect(name(), one).await.unwrap();
+        assert!(client.get_mut().1.early_data().is_some());
+        client.write_all(&[7; 3_000]).await.unwrap();
+        client.flush().await.unwrap();
+        assert!(!client.get_ref().1.is_early_data_accepted());
+    };
+    let serve = async {
+        let mut server = accept(ServerConfig::clone(&ours), other).await.unwrap();
+        let mut got = [0; 3_000];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, [7; 3_000]);
+    };
+    tokio::join!(again, serve);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn we_understand_ourselves() {
+    let ca = Ca::new();
+    let options =
+        ServerTlsOptions { identities: vec![ca.identity(&[NAME])], min_version: MinVersion::Tls13, client_auth: None };
+    let server = server_config(&options).unwrap();
+    let client = client_config(&ClientTlsOptions { roots: Some(ca.roots()), identity: None }).unwrap();
+    let (one, other) = duplex(30_000);
+    let (server, client) =
+        tokio::join!(accept(ServerConfig::clone(&server), one), connect(ClientConfig::clone(&client), other));
+    let mut random = fastrand::Rng::with_seed(7);
+    converse(server.unwrap(), client.unwrap(), &mut random, 300_000).await;
+}
