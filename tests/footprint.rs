@@ -182,6 +182,6 @@ async fn an_idle_session_keeps_little() {
     let bare = per_session(false).await;
     let logged = per_session(true).await;
     println!("heap of an idle session: {bare} bytes, {logged} with what its log line will say");
-    assert!(bare <= 2000, "{bare} bytes");
-    assert!(logged <= bare + 200, "{logged} bytes");
+    assert!(bare <= 1220, "{bare} bytes");
+    assert!(logged <= bare + 300, "{logged} bytes");
 }
