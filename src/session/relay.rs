@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::has_budget_remaining;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep};
 
@@ -70,6 +71,8 @@ struct Lane {
     waiting: Option<Box<Waiting>>,
     /// Bytes may wait inside the far connection (TLS records).
     unflushed: bool,
+    /// The source had nothing to read, and wakes the task when it has.
+    awaited: bool,
     /// How much is read at once: grows where a connection streams.
     size: Size,
     shut: Shut,
@@ -226,7 +229,7 @@ struct Direction<'a, F, T, O> {
 
 impl<F, T, O> Direction<'_, F, T, O>
 where
-    F: AsyncRead + Unpin,
+    F: AsyncRead + Connection + Unpin,
     T: AsyncWrite + Unpin,
     O: Observer,
 {
@@ -247,6 +250,10 @@ where
             if !self.tunnel.wants_bytes(self.from) {
                 return false;
             }
+            // Most wake-ups are for the other direction: this one then costs a look and no lock.
+            if self.lane.awaited && !self.source.may_read() {
+                return false;
+            }
             let size = self.lane.size;
             allowed = allowed.saturating_sub(size.bytes());
             let mut buffer = pool::take(size);
@@ -256,8 +263,13 @@ where
             }
             let mut read = ReadBuf::new(&mut buffer[held..]);
             match Pin::new(&mut *self.source).poll_read(cx, &mut read) {
-                Poll::Pending => return false,
+                Poll::Pending => {
+                    // Without budget it did not come as far as leaving its waker with the source.
+                    self.lane.awaited = has_budget_remaining();
+                    return false;
+                }
                 Poll::Ready(Ok(())) => {
+                    self.lane.awaited = false;
                     let count = read.filled().len();
                     if count == 0 {
                         self.tunnel.handle_eof(now, self.from);
@@ -318,6 +330,7 @@ impl Lane {
             carry: (!early.is_empty()).then(|| Box::new(early)),
             waiting: None,
             unflushed: false,
+            awaited: false,
             size: Size::Small,
             shut: Shut::Open,
         }
@@ -577,6 +590,9 @@ mod tests {
 
     impl Connection for Endless {
         fn ends_on_drop(&self) -> bool {
+            true
+        }
+        fn may_read(&self) -> bool {
             true
         }
     }
