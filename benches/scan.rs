@@ -4,6 +4,7 @@
 //! Chunks hold whole frames only, so each iteration ends where it began and the next one sees the same state.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -109,13 +110,13 @@ fn tunnel(c: &mut Criterion) {
         pong: Duration::from_secs(10),
         frame_bytes_max: u64::MAX,
         message_bytes_max: u64::MAX,
-        rsv: Rsv::None,
     };
+    let settings = Arc::new(settings);
     // One frame a read, as in a conversation, and as many as a read brings when the proxy is behind.
     for (name, (bytes, count)) in [("one message", (frame(128), 1)), ("messages of 16 KiB", chunk(128))] {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_with_input(BenchmarkId::new(name, 128), &bytes, |b, bytes| {
-            let mut tunnel = Tunnel::new(settings, [42, 43], start);
+            let mut tunnel = Tunnel::new(Arc::clone(&settings), Rsv::None, [42, 43], start);
             let mut counts = Counts::default();
             b.iter(|| forward(&mut tunnel, start, black_box(bytes), &mut counts));
             black_box((counts.bytes, counts.messages));

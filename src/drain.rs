@@ -5,15 +5,16 @@
 //! span with jitter inside their slot, so that clients do not reconnect all at once; all others at once. The owner of
 //! `Drain` then waits for the last guard to go.
 //!
-//! Entering and leaving cost a lock of the worker's own slab, hearing of the drain one atomic load.
+//! Entering and leaving cost a lock of the worker's own slab. Whoever has left a waker hears of the drain by being woken,
+//! and until then asks no more than `Guard::is_draining`: a load of a line that all share and nobody writes.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
+use crossbeam_utils::CachePadded;
 use slab::Slab;
 use tokio::sync::Notify;
 
@@ -23,27 +24,29 @@ use crate::worker::{self, Local};
 /// All work of the process that is waited for at the end.
 #[derive(Debug)]
 pub struct Drain {
-    working: Local<Mutex<Slab<Arc<Notice>>>>,
+    working: Local<Mutex<Slab<Notice>>>,
     active: AtomicUsize,
-    /// When the drain began, in microseconds; 0 before.
-    begun: AtomicU64,
+    /// When the drain began, in microseconds; 0 before. On a line of its own: each session reads it whenever it is woken,
+    /// while `active` is written for each connection.
+    begun: CachePadded<AtomicU64>,
     idle: Notify,
 }
 
 /// What one guard is told.
 #[derive(Debug, Default)]
 struct Notice {
-    /// When to stop, in microseconds; 0 while nothing is said.
-    at: AtomicU64,
-    paced: AtomicBool,
-    waker: AtomicWaker,
+    /// When to stop, once that has been said.
+    at: Option<Moment>,
+    /// Who is to hear of it.
+    waker: Option<Waker>,
+    paced: bool,
 }
 
-impl Notice {
-    fn tell(&self, at: Moment) {
-        self.at.store(at.as_micros().max(1), Ordering::Release);
-        self.waker.wake();
-    }
+/// Where a notice is: slab and key, counted in 32 bits, as each session holds them.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    slab: u32,
+    key: u32,
 }
 
 impl Drain {
@@ -52,7 +55,7 @@ impl Drain {
         Arc::new(Drain {
             working: Local::new(workers, Mutex::default),
             active: AtomicUsize::new(0),
-            begun: AtomicU64::new(0),
+            begun: CachePadded::new(AtomicU64::new(0)),
             idle: Notify::new(),
         })
     }
@@ -60,45 +63,67 @@ impl Drain {
     /// Counts the caller as working until the guard is dropped. After the drain has begun the guard is told at once.
     pub fn enter(self: &Arc<Drain>) -> Guard {
         self.active.fetch_add(1, Ordering::Relaxed);
-        let notice = Arc::new(Notice::default());
         let slab = worker::index();
-        let key = lock(self.working.get()).insert(Arc::clone(&notice));
-        // Read after the insertion: either `begin` sees the notice or we see that it began.
-        let begun = self.begun.load(Ordering::SeqCst);
-        if begun != 0 {
-            notice.tell(Moment::from_micros(begun));
-        }
-        Guard { drain: Arc::clone(self), notice, slab, key }
+        let mut notices = lock(self.working.get());
+        // Read with the slab locked: either `begin` comes to the notice later, or we see that it began; so nobody gets the
+        // notice of another who was here before.
+        let at = match self.begun.load(Ordering::SeqCst) {
+            0 => None,
+            begun => Some(Moment::from_micros(begun)),
+        };
+        let key = notices.insert(Notice { at, ..Notice::default() });
+        drop(notices);
+        let place = Place { slab: slab as u32, key: key as u32 };
+        Guard { drain: Arc::clone(self), place }
     }
 
     /// Tells all that work to stop: paced ones spread over `span` from `now`, the others at once. Only the first call
     /// counts. `random` gives numbers in 0..1 for the jitter. Returns how many were paced.
     pub fn begin(&self, now: Moment, span: Duration, mut random: impl FnMut() -> f64) -> usize {
-        if self.begun.compare_exchange(0, now.as_micros().max(1), Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if self.begun.compare_exchange(0, now.as_micros(), Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return 0;
         }
-        let notices: Vec<Arc<Notice>> = self
-            .working
-            .iter()
-            .flat_map(|slab| lock(slab).iter().map(|(_, notice)| Arc::clone(notice)).collect::<Vec<_>>())
-            .collect();
-        let (mut paced, prompt): (Vec<_>, Vec<_>) =
-            notices.into_iter().partition(|notice| notice.paced.load(Ordering::Relaxed));
-        for notice in prompt {
-            notice.tell(now);
+        let (mut paced, mut prompt) = (Vec::new(), Vec::new());
+        for (slab, notices) in self.working.iter().enumerate() {
+            for (key, notice) in lock(notices).iter() {
+                let told = if notice.paced { &mut paced } else { &mut prompt };
+                told.push(Place { slab: slab as u32, key: key as u32 });
+            }
+        }
+        for place in prompt {
+            self.tell(place, now);
         }
         // Slabs hold the oldest first; without a shuffle all of one worker would go before the next one's.
         for i in (1..paced.len()).rev() {
             paced.swap(i, ((i + 1) as f64 * random()) as usize % (i + 1));
         }
         let slot = span.as_secs_f64() / paced.len().max(1) as f64;
-        for (i, notice) in paced.iter().enumerate() {
-            notice.tell(now + Duration::from_secs_f64(slot * (i as f64 + random())));
+        for (i, place) in paced.iter().enumerate() {
+            self.tell(*place, now + Duration::from_secs_f64(slot * (i as f64 + random())));
         }
         paced.len()
     }
 
+    /// Says when to stop, unless that has been said: who entered since the drain began took it from there.
+    fn tell(&self, place: Place, at: Moment) {
+        let told = self.notice(place, |notice| {
+            notice.at.get_or_insert(at);
+            notice.waker.take()
+        });
+        // Woken, or dropped, without the lock.
+        if let Some(waker) = told.flatten() {
+            waker.wake();
+        }
+    }
+
+    /// What is noted at a place, if anybody is there any more.
+    fn notice<T>(&self, place: Place, look: impl FnOnce(&mut Notice) -> T) -> Option<T> {
+        let slab = self.working.at(place.slab as usize)?;
+        lock(slab).get_mut(place.key as usize).map(look)
+    }
+
     /// Whether the drain has begun.
+    #[inline]
     pub fn is_draining(&self) -> bool {
         self.begun.load(Ordering::Relaxed) != 0
     }
@@ -129,32 +154,39 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct Guard {
     drain: Arc<Drain>,
-    notice: Arc<Notice>,
-    slab: usize,
-    key: usize,
+    place: Place,
 }
 
 impl Guard {
     /// From now on this work is to stop at its own moment of the drain, not at its beginning.
     pub fn pace(&self) {
-        self.notice.paced.store(true, Ordering::Relaxed);
+        self.drain.notice(self.place, |notice| notice.paced = true);
     }
 
-    /// When to stop; `Pending` while nothing is said. The last caller's waker is woken.
+    /// Whether the drain has begun: before, there can be no notice.
+    #[inline]
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_draining()
+    }
+
+    /// When to stop; `Pending` while nothing is said. The last caller's waker is woken once something is: a task that has
+    /// called this need not call again before.
     pub fn poll_notice(&self, cx: &Context<'_>) -> Poll<Moment> {
-        if let Some(at) = self.noticed() {
-            return Poll::Ready(at);
-        }
-        self.notice.waker.register(cx.waker());
-        self.noticed().map_or(Poll::Pending, Poll::Ready)
+        let mut last = None;
+        let at = self.drain.notice(self.place, |notice| {
+            if notice.at.is_none() && !notice.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                last = notice.waker.replace(cx.waker().clone());
+            }
+            notice.at
+        });
+        // Dropped without the lock.
+        drop(last);
+        at.flatten().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// When to stop, if that has been said.
     pub fn noticed(&self) -> Option<Moment> {
-        match self.notice.at.load(Ordering::Acquire) {
-            0 => None,
-            at => Some(Moment::from_micros(at)),
-        }
+        self.drain.notice(self.place, |notice| notice.at).flatten()
     }
 
     /// Waits for the notice. Cancel-safe.
@@ -166,9 +198,13 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // A guard may be dropped elsewhere than where it was taken.
-        if let Some(slab) = self.drain.working.at(self.slab) {
-            lock(slab).try_remove(self.key);
-        }
+        let notice = self
+            .drain
+            .working
+            .at(self.place.slab as usize)
+            .and_then(|slab| lock(slab).try_remove(self.place.key as usize));
+        // Its waker is dropped without the lock.
+        drop(notice);
         if self.drain.active.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.drain.idle.notify_waiters();
         }

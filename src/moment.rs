@@ -3,30 +3,36 @@
 //! Not `std::time::Instant`, for three reasons: it is half the size and sits in every session; it can be written down
 //! and read back (a session may move to another process of the same machine, where CLOCK_MONOTONIC is the same); and
 //! tests make one from a number. Who reads the clock is the `clock` module, nobody else.
+//!
+//! Never 0, so that an `Option` of it is not larger: nothing happens in the first microsecond after boot.
 
+use std::num::NonZeroU64;
 use std::ops::Add;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since an arbitrary start (on Linux: boot), never going back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Moment(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Moment(NonZeroU64);
 
 impl Moment {
-    /// The moment `micros` microseconds after the clock's start.
+    /// The moment `micros` microseconds after the clock's start, at least 1.
     pub const fn from_micros(micros: u64) -> Moment {
-        Moment(micros)
+        match NonZeroU64::new(micros) {
+            Some(micros) => Moment(micros),
+            None => Moment(NonZeroU64::MIN),
+        }
     }
 
     /// Microseconds since the clock's start.
     pub const fn as_micros(self) -> u64 {
-        self.0
+        self.0.get()
     }
 
     /// How long after `earlier` this is; zero if it is not after it (coarse and precise readings may cross by a tick).
     pub const fn since(self, earlier: Moment) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.as_micros().saturating_sub(earlier.as_micros()))
     }
 }
 
@@ -50,5 +56,6 @@ mod tests {
         assert_eq!(late.since(early), Duration::from_millis(2));
         assert_eq!(early.since(late), Duration::ZERO);
         assert_eq!(early + Duration::MAX, Moment::from_micros(u64::MAX));
+        assert_eq!(size_of::<Option<Moment>>(), 8);
     }
 }

@@ -24,6 +24,7 @@ use crate::proxy::{self, Proxy};
 use crate::route::Table;
 use crate::server::Listener;
 use crate::server::metrics::Security;
+use crate::session::RouteSessions;
 use crate::session::access_log::AccessLog;
 use crate::telemetry::sink::LogSink;
 use crate::tls::client::{ClientTlsOptions, client_config, server_name};
@@ -34,7 +35,6 @@ use crate::upstream::connect::{Connector, Sources, Target, Tls};
 use crate::upstream::endpoint::{Endpoint, Share};
 use crate::upstream::live::Lives;
 use crate::upstream::pool::Pool;
-use crate::ws::scanner::Rsv;
 use crate::ws::tunnel::Settings;
 use crate::{config, server, session, upstream};
 
@@ -224,14 +224,18 @@ impl Compiler<'_> {
 
     fn route(&mut self, file: &File, _index: usize, written: &config::Route, upstream: &Arc<Upstream>) -> Route {
         let families = &self.around.families;
+        let (name, upstream_name): (Arc<str>, Arc<str>) =
+            (written.name.as_str().into(), written.upstream.as_str().into());
         let handles = |listener: &config::Listener| ListenerHandles {
             requests: families.proxy.route(&listener.name, &written.name, &Failure::LABELS),
-            sessions: Arc::new(families.session.route(
-                &listener.name,
-                &written.name,
-                &written.upstream,
-                &outcome::endings(),
-            )),
+            sessions: Arc::new(RouteSessions {
+                listener: listener.name.as_str().into(),
+                route: Arc::clone(&name),
+                upstream: Arc::clone(&upstream_name),
+                metrics: families.session.route(&listener.name, &written.name, &written.upstream, &outcome::endings()),
+                log: self.around.log.clone(),
+                table: outcome::closing,
+            }),
         };
         let edits = |written: &config::HeaderEdits| HeaderEdits {
             remove: written.remove.clone(),
@@ -239,9 +243,9 @@ impl Compiler<'_> {
         };
         let limits = &written.limits;
         Route {
-            name: written.name.as_str().into(),
+            name: Arc::clone(&name),
             upstream: Arc::clone(upstream),
-            upstream_name: written.upstream.as_str().into(),
+            upstream_name: Arc::clone(&upstream_name),
             origins: written.origins.clone(),
             rewrite: Rewrite {
                 strip_prefix: written.rewrite.strip_prefix.clone(),
@@ -252,7 +256,7 @@ impl Compiler<'_> {
             connect_timeout: written.timeouts.connect.duration(),
             handshake_timeout: written.timeouts.handshake.duration(),
             response_timeout: written.timeouts.response.duration(),
-            tunnel: Settings {
+            tunnel: Arc::new(Settings {
                 validate: written.validate == Validate::Strict,
                 idle: written.timeouts.idle.duration(),
                 lifetime: written.timeouts.lifetime.duration(),
@@ -260,8 +264,7 @@ impl Compiler<'_> {
                 pong: written.keepalive.pong.duration(),
                 frame_bytes_max: limits.frame.bytes().unwrap_or(u64::MAX),
                 message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
-                rsv: Rsv::None,
-            },
+            }),
             room: Arc::new(Room::new(limits.connections.map_or(usize::MAX, |limit| limit as usize))),
             http: written.http == Http::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),

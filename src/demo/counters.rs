@@ -80,8 +80,10 @@ mod tests {
         let closed = |code| Ending::new(Initiator::Client, Some(code), "closed");
         let chat = metrics.route("demo", "chat", "chat", &[closed(1000)]);
         let echo = metrics.route("demo-tls", "echo", "echo", &[closed(1000), closed(1001)]);
-        let _open = chat.begin();
-        drop(echo.begin());
+        chat.begin();
+        chat.begin();
+        echo.begin();
+        echo.begin();
         for route in [&chat, &echo] {
             route.frames().message(Direction::In, Data::Text, 5);
             route.frames().message(Direction::Out, Data::Binary, 5);
@@ -94,7 +96,7 @@ mod tests {
         echo.end(closed(4321), Duration::ZERO);
         let expected = Counters {
             sessions_active: 1,
-            sessions: 2,
+            sessions: 4,
             messages_from_clients: 2,
             messages_from_servers: 4,
             bytes_from_clients: 22,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket. An enum, not a boxed trait: two kinds are all there are, and no call on the data path is dynamic.
@@ -85,6 +85,19 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.set_nodelay(nodelay),
             Stream::Unix(_) => Ok(()),
+        }
+    }
+}
+
+impl Stream {
+    /// Whether the socket was seen to be readable since a read last found it empty: one load, neither a call nor a lock.
+    /// The event that makes it so is what takes the reader's waker, so while this says `false` the waker stays: on the
+    /// thread whose runtime waits for the socket, where no task runs between the two.
+    #[inline]
+    pub fn may_read(&self) -> bool {
+        match self {
+            Stream::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Stream::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
         }
     }
 }

@@ -20,16 +20,29 @@ pub enum Transport<T> {
     Tls(Box<T>),
 }
 
-/// What dropping a connection says to the peer.
-pub trait EndsOnDrop {
+/// What the relay asks of a connection besides its bytes.
+pub trait Connection {
     /// Whether the peer sees an orderly end when the connection is dropped with all bytes written and read: a FIN is the
     /// kernel's to send, TLS's close_notify is not. Saves the `shutdown` call.
     fn ends_on_drop(&self) -> bool;
+
+    /// Whether a read may find something. `false` only where one would answer `Pending` again, and the waker that the
+    /// last one left is still there: then it can be left out.
+    fn may_read(&self) -> bool;
 }
 
-impl<T> EndsOnDrop for Transport<T> {
+impl<T> Connection for Transport<T> {
     fn ends_on_drop(&self) -> bool {
         matches!(self, Transport::Plain(_))
+    }
+
+    #[inline]
+    fn may_read(&self) -> bool {
+        match self {
+            Transport::Plain(stream) => stream.may_read(),
+            // It may hold bytes of its own.
+            Transport::Tls(_) => true,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod upgrade;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::header::{HOST, HeaderName, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -24,8 +25,8 @@ use crate::drain::Drain;
 use crate::header::path::PathError;
 use crate::header::{Host, forwarded, path};
 use crate::route::Head;
-use crate::session::About;
 use crate::session::access_log::AccessLog;
+use crate::session::{About, Quoted, Texts};
 use crate::ws::handshake;
 use body::Body;
 use metrics::RouteMetrics;
@@ -33,6 +34,8 @@ use outcome::Failure;
 use request::{Arrival, RequestLog};
 use snapshot::Snapshot;
 use upgrade::Pending;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What one listener does with requests.
 #[derive(Debug)]
@@ -142,18 +145,19 @@ impl Proxy {
 
     /// What the log will say of the request, copied out: nothing of hyper's buffer is kept.
     fn about(&self, downstream: &Downstream, parts: &http::request::Parts) -> About {
-        let text = |name: &str| {
-            let value = parts.headers.get(name)?;
-            Some(String::from_utf8_lossy(value.as_bytes()).into_owned().into_boxed_str())
-        };
-        let mut about = About { listener: Arc::clone(&self.listener), tls: downstream.tls, ..About::default() };
+        let mut about = About { tls: downstream.tls, ..About::default() };
         about.set_client(downstream.peer.map(|peer| peer.ip()), downstream.peer);
         if self.log.is_on() {
-            about.host = parts.uri.authority().map(|a| a.as_str().into()).or_else(|| text("host")).unwrap_or_default();
-            about.path = parts.uri.path().into();
-            about.query = parts.uri.query().map(Into::into);
-            about.request_id = text("x-request-id");
-            about.user_agent = text("user-agent");
+            let text =
+                |name: HeaderName| parts.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let (host, request_id, user_agent) = (text(HOST), text(X_REQUEST_ID), text(USER_AGENT));
+            about.texts = Texts::new(&Quoted {
+                host: parts.uri.authority().map(|authority| authority.as_str()).or(host.as_deref()).unwrap_or(""),
+                path: parts.uri.path(),
+                query: parts.uri.query(),
+                request_id: request_id.as_deref(),
+                user_agent: user_agent.as_deref(),
+            });
         }
         about
     }

@@ -246,7 +246,7 @@ impl Drop for RequestLog {
             reason: self.reason,
             detail: self.detail.as_deref(),
             attempts: self.attempts,
-            ..self.about.record()
+            ..self.about.record(&self.proxy.listener)
         });
     }
 }

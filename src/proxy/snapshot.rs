@@ -12,7 +12,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use super::metrics::RouteMetrics;
 use crate::policy::OriginPolicy;
 use crate::route::Table;
-use crate::session;
+use crate::session::RouteSessions;
 use crate::upstream::Upstream;
 use crate::ws::tunnel::Settings;
 
@@ -46,8 +46,8 @@ pub struct Route {
     pub handshake_timeout: Duration,
     /// For the head of a response to plain HTTP.
     pub response_timeout: Duration,
-    /// How sessions behave; `rsv` is what the handshake of each says.
-    pub tunnel: Settings,
+    /// How sessions behave.
+    pub tunnel: Arc<Settings>,
     /// Sessions at a time.
     pub room: Arc<Room>,
     /// Whether plain HTTP is passed on too.
@@ -62,7 +62,7 @@ pub struct ListenerHandles {
     /// Requests.
     pub requests: RouteMetrics,
     /// Sessions.
-    pub sessions: Arc<session::metrics::RouteMetrics>,
+    pub sessions: Arc<RouteSessions>,
 }
 
 /// A bounded number of sessions.

@@ -12,17 +12,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Body;
-use super::outcome::{self, Failure};
+use super::outcome::Failure;
 use super::request::{Arrival, RequestLog};
 use super::snapshot::{Place, Route};
 use super::{Proxy, response};
 use crate::balance::Draw;
 use crate::clock;
 use crate::drain::Guard;
-use crate::net::transport::EndsOnDrop;
-use crate::session::access_log::AccessLog;
-use crate::session::metrics::RouteMetrics;
-use crate::session::{Opening, Session};
+use crate::net::transport::Connection;
+use crate::session::{Opening, RouteSessions, Session};
 use crate::telemetry::counters::Active;
 use crate::upstream::connect::UpstreamIo;
 use crate::upstream::endpoint::Endpoint;
@@ -47,8 +45,7 @@ pub struct Opened {
     answer: Answer,
     route: Arc<Route>,
     endpoint: Arc<Endpoint>,
-    metrics: Arc<RouteMetrics>,
-    log: AccessLog,
+    sessions: Arc<RouteSessions>,
     held: Held,
 }
 
@@ -71,27 +68,25 @@ impl Pending {
     /// The session, over the connection on which the 101 was written.
     pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard) -> Session<C, UpstreamIo, Held>
     where
-        C: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
+        C: AsyncRead + AsyncWrite + Connection + Unpin,
     {
         let Pending { opened, log } = self;
         let handed = log.into_session();
         let now = clock::now();
-        let settings = crate::ws::tunnel::Settings { rsv: opened.answer.rsv(), ..opened.route.tunnel };
-        let tunnel = Tunnel::new(settings, [fastrand::u64(..), fastrand::u64(..)], now);
-        let opening = Opening {
-            about: handed.about,
-            route: Arc::clone(&opened.route.name),
-            upstream: Arc::clone(&opened.route.upstream_name),
-            endpoint: Arc::clone(&opened.endpoint.name),
-            subprotocol: opened.answer.subprotocol.map(String::into_boxed_str),
-            requested: handed.requested,
-            opened: now,
-            attempts: handed.attempts,
-            metrics: opened.metrics,
-            log: opened.log,
-            table: outcome::closing,
-        };
-        Session::new(Box::new(opening), tunnel, client, (opened.server, opened.early), guard, opened.held)
+        let settings = Arc::clone(&opened.route.tunnel);
+        let tunnel = Tunnel::new(settings, opened.answer.rsv(), [fastrand::u64(..), fastrand::u64(..)], now);
+        let opening = opened.sessions.log.is_on().then(|| {
+            Box::new(Opening {
+                traffic: Default::default(),
+                about: handed.about,
+                endpoint: Arc::clone(&opened.endpoint.name),
+                subprotocol: opened.answer.subprotocol.map(String::into_boxed_str),
+                requested: handed.requested,
+                attempts: handed.attempts,
+            })
+        });
+        let server = (opened.server, opened.early);
+        Session::new(opened.sessions, opening, tunnel, client, server, (guard, opened.held))
     }
 }
 
@@ -119,8 +114,8 @@ pub async fn run(
             route.response_edits.apply(response.headers_mut());
             let handles = &route.listeners[proxy.listener_index];
             let held = Held { _place: place, _on_endpoint: endpoint.metrics.session(), _seat: seat };
-            let metrics = Arc::clone(&handles.sessions);
-            let opened = Opened { server: io, early, answer, endpoint, metrics, log: proxy.log.clone(), held, route };
+            let sessions = Arc::clone(&handles.sessions);
+            let opened = Opened { server: io, early, answer, endpoint, sessions, held, route };
             Ok((response, Some(opened)))
         }
         Reply::Refused(response) => {

@@ -47,10 +47,10 @@ pub struct Traffic {
     pub text: u64,
     /// Whole binary messages.
     pub binary: u64,
-    /// Ping frames relayed.
-    pub pings: u64,
-    /// Pong frames relayed.
-    pub pongs: u64,
+    /// Ping frames relayed; a count that stops at its largest.
+    pub pings: u32,
+    /// Pong frames relayed, likewise.
+    pub pongs: u32,
 }
 
 /// How a session was closed.

@@ -8,16 +8,20 @@ pub mod access_log;
 pub mod metrics;
 pub mod relay;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Sleep;
 
 use crate::clock;
 use crate::drain::Guard;
 use crate::moment::Moment;
-use crate::net::transport::EndsOnDrop;
+use crate::net::transport::Connection;
 use crate::ws::Side;
 use crate::ws::close::Close;
 use crate::ws::frame::Opcode;
@@ -43,111 +47,164 @@ pub struct Closing {
 /// The table, as a function, so that it can stand above.
 pub type Table = fn(&End) -> Closing;
 
-/// What the log says of a request, in strings of its own.
+/// Says what an end means.
+pub trait Judge {
+    /// The row of the table for `end`.
+    fn closing(&self, end: &End) -> Closing;
+}
+
+/// What all sessions of a route on one listener have in common: one for all of them, so that a session holds only what
+/// is its own.
+#[derive(Debug)]
+pub struct RouteSessions {
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// Name of the route.
+    pub route: Arc<str>,
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// What they count on.
+    pub metrics: RouteMetrics,
+    /// Where their lines go.
+    pub log: AccessLog,
+    /// What their ends mean.
+    pub table: Table,
+}
+
+/// What the log says of a request, in text of its own.
 #[derive(Clone, Debug, Default)]
 pub struct About {
     /// The client's address, if it can be told.
-    pub client: Option<std::net::IpAddr>,
+    pub client: Option<IpAddr>,
     /// Its port, where it is connected to us itself.
     pub client_port: Option<u16>,
-    /// The authority asked for.
-    pub host: Box<str>,
-    /// The path, as it came.
-    pub path: Box<str>,
-    /// The query, as it came.
-    pub query: Option<Box<str>>,
-    /// X-Request-Id.
-    pub request_id: Option<Box<str>>,
-    /// User-Agent.
-    pub user_agent: Option<Box<str>>,
     /// The version of TLS.
     pub tls: Option<&'static str>,
-    /// Name of the listener.
-    pub listener: Arc<str>,
+    /// What the request says.
+    pub texts: Texts,
+}
+
+/// The texts of a request that the log quotes, behind one another in one allocation; none at all where nothing is logged.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    all: Box<str>,
+    /// Where each ends that is there.
+    ends: [Option<NonZeroU32>; 5],
+}
+
+/// The texts in their order.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a> {
+    /// The authority asked for.
+    pub host: &'a str,
+    /// The path, as it came.
+    pub path: &'a str,
+    /// The query, as it came.
+    pub query: Option<&'a str>,
+    /// X-Request-Id.
+    pub request_id: Option<&'a str>,
+    /// User-Agent.
+    pub user_agent: Option<&'a str>,
+}
+
+impl Texts {
+    /// Copies them.
+    pub fn new(quoted: &Quoted<'_>) -> Texts {
+        let texts = [Some(quoted.host), Some(quoted.path), quoted.query, quoted.request_id, quoted.user_agent];
+        let mut all = String::with_capacity(texts.iter().flatten().map(|text| text.len()).sum());
+        // One more than the end, since an empty text at the start has its end at 0.
+        let ends = texts.map(|text| {
+            all.push_str(text?);
+            NonZeroU32::new(u32::try_from(all.len()).ok()? + 1)
+        });
+        Texts { all: all.into_boxed_str(), ends }
+    }
+
+    /// Tells them.
+    pub fn quoted(&self) -> Quoted<'_> {
+        let mut start = 0;
+        let [host, path, query, request_id, user_agent] = self.ends.map(|end| {
+            let end = end?.get() as usize - 1;
+            let text = &self.all[start..end];
+            start = end;
+            Some(text)
+        });
+        Quoted { host: host.unwrap_or(""), path: path.unwrap_or(""), query, request_id, user_agent }
+    }
 }
 
 impl About {
     /// The client's port, if `peer` is the client itself and not a proxy that speaks for it.
-    pub fn set_client(&mut self, client: Option<std::net::IpAddr>, peer: Option<SocketAddr>) {
+    pub fn set_client(&mut self, client: Option<IpAddr>, peer: Option<SocketAddr>) {
         self.client = client;
         self.client_port = peer.filter(|peer| Some(peer.ip()) == client).map(|peer| peer.port());
     }
 }
 
-/// What is known of a session when its handshake is done.
+/// What a session's line will say, as far as it is known before the end.
 #[derive(Debug)]
 pub struct Opening {
+    /// What was relayed from the client and from the server.
+    pub traffic: [Traffic; 2],
     /// The request.
     pub about: About,
-    /// Name of the route.
-    pub route: Arc<str>,
-    /// Name of the upstream.
-    pub upstream: Arc<str>,
     /// Name of the endpoint.
     pub endpoint: Arc<str>,
     /// The subprotocol agreed on.
     pub subprotocol: Option<Box<str>>,
     /// When the request came.
     pub requested: Moment,
-    /// When it was answered.
-    pub opened: Moment,
     /// Endpoints tried.
     pub attempts: u32,
-    /// What sessions of this route count on.
-    pub metrics: Arc<RouteMetrics>,
-    /// Where the line goes.
-    pub log: AccessLog,
-    /// The table of outcomes.
-    pub table: Table,
 }
 
 /// A session at work. `H` is whatever else must be given back when it ends.
+///
+/// Its task holds it as it is, with no box between, and each message of it wakes another task than the last: what it is
+/// made of is kept small and together.
 #[derive(Debug)]
 pub struct Session<C, S, H> {
     relay: Relay<C, S, Counts>,
-    opening: Box<Opening>,
     guard: Guard,
-    _active: crate::telemetry::counters::Active,
     _held: H,
 }
 
 impl<C, S, H> Session<C, S, H>
 where
-    C: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
-    S: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
+    C: AsyncRead + AsyncWrite + Connection + Unpin,
+    S: AsyncRead + AsyncWrite + Connection + Unpin,
 {
-    /// Joins the two connections, each with the bytes that were read too early from it.
+    /// Joins the two connections, each with the bytes that were read too early from it. `opening` where there will be a line.
     pub fn new(
-        opening: Box<Opening>,
+        route: Arc<RouteSessions>,
+        opening: Option<Box<Opening>>,
         tunnel: Tunnel,
         client: (C, Vec<u8>),
         server: (S, Vec<u8>),
-        guard: Guard,
-        held: H,
+        (guard, held): (Guard, H),
     ) -> Self {
         guard.pace();
-        let counts = Counts { metrics: Arc::clone(&opening.metrics), traffic: [Traffic::default(); 2] };
-        let active = opening.metrics.begin();
-        let relay = Relay::new(tunnel, client, server, counts, opening.table);
-        Session { relay, opening, guard, _active: active, _held: held }
+        route.metrics.begin();
+        let relay = Relay::new(tunnel, client, server, Counts { route, opening });
+        Session { relay, guard, _held: held }
     }
 
-    /// Relays until it is over.
-    pub async fn run(&mut self) {
-        self.relay.run(&self.guard).await;
+    /// See [`Relay::poll`].
+    #[inline]
+    pub fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
+        self.relay.poll(cx, timer, &self.guard)
     }
 }
 
 impl<C, S, H> Drop for Session<C, S, H> {
     fn drop(&mut self) {
-        let opening = &self.opening;
+        let (tunnel, Counts { route, opening }) = (self.relay.tunnel(), self.relay.observer());
+        let table = route.table;
         // Without an end the task itself was dropped: the process is going, or something panicked.
-        let (closing, code, reason) = match self.relay.tunnel().end() {
-            Some(end @ End::Closed { body, .. }) => {
-                ((opening.table)(end), body.code.map(|code| code.0), body.reason.clone())
-            }
+        let (closing, code, reason) = match tunnel.end() {
+            Some(end @ End::Closed { body, .. }) => (table(end), body.code.map(|code| code.0), body.reason.clone()),
             Some(end) => {
-                let closing = (opening.table)(end);
+                let closing = table(end);
                 let sent = if closing.initiator == Initiator::Proxy { &closing.client } else { &None };
                 let code = sent.as_ref().and_then(|close| close.code).map(|code| code.0);
                 let reason = sent.as_ref().map_or("", |close| &close.reason).into();
@@ -158,24 +215,22 @@ impl<C, S, H> Drop for Session<C, S, H> {
                 (cut, None, "".into())
             }
         };
-        let detail = match self.relay.tunnel().end() {
+        let (now, opened) = (clock::now(), tunnel.opened());
+        route.metrics.end(Ending::new(closing.initiator, code, closing.reason), now.since(opened));
+        let Some(opening) = opening else { return };
+        let detail = match tunnel.end() {
             Some(End::Violation { by, label }) => Some(format!("{} sent {label}", by.as_str())),
             Some(End::FrameTooLarge(by) | End::MessageTooLarge(by)) => Some(format!("sent by the {}", by.as_str())),
             _ => None,
         };
-        let now = clock::now();
-        opening.metrics.end(Ending::new(closing.initiator, code, closing.reason), now.since(opening.opened));
-        if !opening.log.is_on() {
-            return;
-        }
-        let [received, sent] = self.relay.observer().traffic;
-        opening.log.write(&Record {
+        let [received, sent] = opening.traffic;
+        route.log.write(&Record {
             kind: Kind::Session,
             ended: SystemTime::now(),
             duration: now.since(opening.requested),
-            handshake: Some(opening.opened.since(opening.requested)),
-            route: Some(&opening.route),
-            upstream: Some(&opening.upstream),
+            handshake: Some(opened.since(opening.requested)),
+            route: Some(&route.route),
+            upstream: Some(&route.upstream),
             endpoint: Some(&opening.endpoint),
             method: "GET",
             status: 101,
@@ -186,14 +241,15 @@ impl<C, S, H> Drop for Session<C, S, H> {
             reason: closing.reason,
             detail: detail.as_deref(),
             attempts: opening.attempts,
-            ..opening.about.record()
+            ..opening.about.record(&route.listener)
         });
     }
 }
 
 impl About {
     /// A record with what is known of the request; the rest is the caller's to fill in.
-    pub fn record(&self) -> Record<'_> {
+    pub fn record<'a>(&'a self, listener: &'a str) -> Record<'a> {
+        let Quoted { host, path, query, request_id, user_agent } = self.texts.quoted();
         Record {
             kind: Kind::Request,
             ended: SystemTime::UNIX_EPOCH,
@@ -201,19 +257,19 @@ impl About {
             handshake: None,
             client: self.client,
             client_port: self.client_port,
-            listener: &self.listener,
+            listener,
             route: None,
             upstream: None,
             endpoint: None,
-            host: &self.host,
+            host,
             method: "",
-            path: &self.path,
-            query: self.query.as_deref(),
+            path,
+            query,
             status: 0,
             subprotocol: None,
             tls: self.tls,
-            request_id: self.request_id.as_deref(),
-            user_agent: self.user_agent.as_deref(),
+            request_id,
+            user_agent,
             received: Traffic::default(),
             sent: Traffic::default(),
             close: None,
@@ -227,9 +283,25 @@ impl About {
 /// Counts for the route and for the session's own line.
 #[derive(Debug)]
 struct Counts {
-    metrics: Arc<RouteMetrics>,
-    /// From the client, from the server.
-    traffic: [Traffic; 2],
+    route: Arc<RouteSessions>,
+    /// Where there will be a line.
+    opening: Option<Box<Opening>>,
+}
+
+impl Counts {
+    /// What goes into the line. Without one, nothing is counted that nobody would see.
+    #[inline]
+    fn traffic(&mut self, from: Side, count: impl FnOnce(&mut Traffic)) {
+        if let Some(opening) = &mut self.opening {
+            count(&mut opening.traffic[from as usize]);
+        }
+    }
+}
+
+impl Judge for Counts {
+    fn closing(&self, end: &End) -> Closing {
+        (self.route.table)(end)
+    }
 }
 
 const fn direction(from: Side) -> Direction {
@@ -249,47 +321,55 @@ const fn peer(side: Side) -> Peer {
 impl Observer for Counts {
     #[inline]
     fn bytes(&mut self, from: Side, bytes: usize) {
-        self.traffic[from as usize].bytes += bytes as u64;
-        self.metrics.frames().bytes(direction(from), bytes as u64);
+        self.traffic(from, |traffic| traffic.bytes += bytes as u64);
+        self.route.metrics.frames().bytes(direction(from), bytes as u64);
     }
 
     #[inline]
     fn message(&mut self, from: Side, message: Message) {
-        let traffic = &mut self.traffic[from as usize];
-        let data = match message.opcode {
-            Opcode::Text => {
-                traffic.text += 1;
-                Data::Text
-            }
-            _ => {
-                traffic.binary += 1;
-                Data::Binary
-            }
-        };
-        self.metrics.frames().message(direction(from), data, message.bytes);
+        let is_text = message.opcode == Opcode::Text;
+        self.traffic(from, |traffic| *(if is_text { &mut traffic.text } else { &mut traffic.binary }) += 1);
+        let data = if is_text { Data::Text } else { Data::Binary };
+        self.route.metrics.frames().message(direction(from), data, message.bytes);
     }
 
     fn control(&mut self, from: Side, opcode: Opcode) {
-        let traffic = &mut self.traffic[from as usize];
+        self.traffic(from, |traffic| match opcode {
+            Opcode::Ping => traffic.pings = traffic.pings.saturating_add(1),
+            Opcode::Pong => traffic.pongs = traffic.pongs.saturating_add(1),
+            _ => {}
+        });
         let control = match opcode {
-            Opcode::Ping => {
-                traffic.pings += 1;
-                Control::Ping
-            }
-            Opcode::Pong => {
-                traffic.pongs += 1;
-                Control::Pong
-            }
+            Opcode::Ping => Control::Ping,
+            Opcode::Pong => Control::Pong,
             _ => Control::Close,
         };
-        self.metrics.frames().control(direction(from), control);
+        self.route.metrics.frames().control(direction(from), control);
     }
 
     fn pinged(&mut self, side: Side) {
-        self.metrics.ping(peer(side));
+        self.route.metrics.ping(peer(side));
     }
 
     fn round_trip(&mut self, side: Side, time: Duration) {
-        self.metrics.pong(peer(side), time);
+        self.route.metrics.pong(peer(side), time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_come_out_as_they_went_in() {
+        for query in [None, Some(""), Some("id=7")] {
+            let went = Quoted { host: "", path: "/ä", query, request_id: None, user_agent: Some("x") };
+            let texts = Texts::new(&went);
+            let came = texts.quoted();
+            assert_eq!((came.host, came.path, came.query), (went.host, went.path, went.query));
+            assert_eq!((came.request_id, came.user_agent), (went.request_id, went.user_agent));
+        }
+        let nothing = Texts::default();
+        assert_eq!((nothing.quoted().host, nothing.quoted().user_agent), ("", None));
     }
 }

@@ -9,26 +9,28 @@
 //!
 //! The timer is lazy: data moves deadlines away without touching it; when it fires, it is set to what is due by then.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::task::coop::has_budget_remaining;
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep};
 
-use super::Table;
+use super::Judge;
 use crate::clock;
 use crate::drain::Guard;
 use crate::moment::Moment;
 use crate::net::pool::{self, Buffer, Size};
-use crate::net::transport::EndsOnDrop;
+use crate::net::transport::Connection;
 use crate::ws::Side;
 use crate::ws::tunnel::{Observer, Step, Tunnel};
 
-/// Reads of one direction in one poll; then the task yields, so that one busy session does not starve the others.
-const READS_PER_POLL: usize = 8;
+/// What one direction may read in one poll; then the task yields to all others and to what comes meanwhile, so that one
+/// busy session does not starve the rest. Counted by the buffers it takes: 2 reads of bulk, 32 of small messages.
+const BYTES_PER_POLL: usize = 512 * 1024;
 /// How far behind the coarse clock may be.
 const COARSE_TICK: Duration = Duration::from_millis(20);
 
@@ -41,32 +43,44 @@ pub struct Relay<C, S, O> {
     to_server: Lane,
     to_client: Lane,
     observer: O,
-    table: Table,
     /// When the timer is set to fire.
     armed: Option<Moment>,
-    draining: bool,
+    notice: Notice,
 }
 
-/// One direction, without its two connections.
-#[derive(Debug, Default)]
+/// Whether the process wants the session to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Notice {
+    /// The guard has not been asked.
+    Unasked,
+    /// It was, and will wake the task.
+    Awaited,
+    /// It has told.
+    Heard,
+}
+
+/// One direction, without its two connections. What most sessions have never or for a moment is boxed.
+#[derive(Debug)]
+#[expect(clippy::box_collection, reason = "8 bytes in each session instead of 24")]
 struct Lane {
     /// What was read and not passed on: the start of a header or control frame, or bytes that came with the handshake.
-    carry: Vec<u8>,
+    carry: Option<Box<Vec<u8>>>,
     /// `carry` has bytes that the tunnel has not seen.
     unseen: bool,
-    /// Bytes that the far connection does not take now. Boxed, since most sessions never have any.
+    /// Bytes that the far connection does not take now.
     waiting: Option<Box<Waiting>>,
     /// Bytes may wait inside the far connection (TLS records).
     unflushed: bool,
+    /// The source had nothing to read, and wakes the task when it has.
+    awaited: bool,
     /// How much is read at once: grows where a connection streams.
-    size: Option<Size>,
+    size: Size,
     shut: Shut,
 }
 
 /// How far the end of a stream has got.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shut {
-    #[default]
     Open,
     /// The end was begun and not all of it could be written.
     Ending,
@@ -94,9 +108,9 @@ impl<C, S, O> Relay<C, S, O> {
 
 impl<C, S, O> Relay<C, S, O>
 where
-    C: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
-    S: AsyncRead + AsyncWrite + EndsOnDrop + Unpin,
-    O: Observer,
+    C: AsyncRead + AsyncWrite + Connection + Unpin,
+    S: AsyncRead + AsyncWrite + Connection + Unpin,
+    O: Observer + Judge,
 {
     /// Joins two connections. `early_client` and `early_server` were read behind the handshake and come first.
     pub fn new(
@@ -104,7 +118,6 @@ where
         (client, early_client): (C, Vec<u8>),
         (server, early_server): (S, Vec<u8>),
         observer: O,
-        table: Table,
     ) -> Self {
         Relay {
             tunnel,
@@ -113,28 +126,21 @@ where
             to_server: Lane::starting_with(early_client),
             to_client: Lane::starting_with(early_server),
             observer,
-            table,
             armed: None,
-            draining: false,
+            notice: Notice::Unasked,
         }
     }
 
-    /// Relays until the session is over. `guard` tells when the process wants it to end.
-    ///
-    /// Not cancel-safe in the sense of going on later; dropping it drops both connections.
-    pub async fn run(&mut self, guard: &Guard) {
-        let timer = pin!(sleep_until(Instant::now()));
-        let mut timer = timer;
-        poll_fn(|cx| self.poll(cx, timer.as_mut(), guard)).await;
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard) -> Poll<()> {
+    /// Relays what there is; `Ready` when the session is over. `guard` tells when the process wants it to end; `timer` is
+    /// this session's, from one poll to the next. To be polled by one task only. Dropping it drops both connections.
+    pub fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard) -> Poll<()> {
         let mut now = if self.tunnel.awaits_pong() { clock::now() } else { clock::coarse() };
-        if !self.draining
-            && let Poll::Ready(at) = guard.poll_notice(cx)
-        {
-            self.draining = true;
-            self.tunnel.drain(at);
+        if self.notice == Notice::Unasked || (self.notice == Notice::Awaited && guard.is_draining()) {
+            self.notice = Notice::Awaited;
+            if let Poll::Ready(at) = guard.poll_notice(cx) {
+                self.notice = Notice::Heard;
+                self.tunnel.drain(at);
+            }
         }
         // Bounded: each further round follows a timer that fired.
         loop {
@@ -148,7 +154,7 @@ where
                 return Poll::Ready(());
             }
             if busy {
-                cx.waker().wake_by_ref();
+                yield_to_all(cx);
             }
             if !self.tunnel.timer_moved() {
                 return Poll::Pending;
@@ -196,9 +202,12 @@ where
     /// Does what follows from what has happened: codes for an end, frames of our own, ends of streams. `true`: over.
     fn settle(&mut self, cx: &mut Context<'_>, now: Moment) -> bool {
         if let Some(end) = self.tunnel.poll_end() {
-            let closing = (self.table)(end);
+            let closing = self.observer.closing(end);
             self.tunnel.close(now, Side::Client, closing.client);
             self.tunnel.close(now, Side::Server, closing.server);
+        }
+        if self.tunnel.only_relays() && !self.to_server.is_blocked() && !self.to_client.is_blocked() {
+            return false;
         }
         let (tunnel, observer) = (&mut self.tunnel, &mut self.observer);
         let over = tunnel.is_finished() || (self.client.ends_on_drop() && tunnel.is_agreed());
@@ -218,14 +227,20 @@ struct Direction<'a, F, T, O> {
     from: Side,
 }
 
-impl<F: AsyncRead + Unpin, T: AsyncWrite + Unpin, O: Observer> Direction<'_, F, T, O> {
+impl<F, T, O> Direction<'_, F, T, O>
+where
+    F: AsyncRead + Connection + Unpin,
+    T: AsyncWrite + Unpin,
+    O: Observer,
+{
     fn pump(&mut self, cx: &mut Context<'_>, now: Moment) -> bool {
-        for _ in 0..READS_PER_POLL {
+        let mut allowed = BYTES_PER_POLL;
+        while allowed > 0 {
             if self.lane.is_blocked() && !self.lane.drain(cx, now, self.tunnel, self.target, self.from.other()) {
                 return false;
             }
             if self.lane.unseen {
-                let carry = std::mem::take(&mut self.lane.carry);
+                let carry = self.lane.carry.take().unwrap_or_default();
                 self.lane.unseen = false;
                 let mut buffer = pool::take_at_least(carry.len());
                 buffer[..carry.len()].copy_from_slice(&carry);
@@ -235,25 +250,37 @@ impl<F: AsyncRead + Unpin, T: AsyncWrite + Unpin, O: Observer> Direction<'_, F, 
             if !self.tunnel.wants_bytes(self.from) {
                 return false;
             }
-            let size = self.lane.size.unwrap_or(Size::Small);
+            // Most wake-ups are for the other direction: this one then costs a look and no lock.
+            if self.lane.awaited && !self.source.may_read() {
+                return false;
+            }
+            let size = self.lane.size;
+            allowed = allowed.saturating_sub(size.bytes());
             let mut buffer = pool::take(size);
-            let held = self.lane.carry.len();
-            buffer[..held].copy_from_slice(&self.lane.carry);
+            let held = self.lane.carry.as_ref().map_or(0, |carry| carry.len());
+            if let Some(carry) = &self.lane.carry {
+                buffer[..held].copy_from_slice(carry);
+            }
             let mut read = ReadBuf::new(&mut buffer[held..]);
             match Pin::new(&mut *self.source).poll_read(cx, &mut read) {
-                Poll::Pending => return false,
+                Poll::Pending => {
+                    // Without budget it did not come as far as leaving its waker with the source.
+                    self.lane.awaited = has_budget_remaining();
+                    return false;
+                }
                 Poll::Ready(Ok(())) => {
+                    self.lane.awaited = false;
                     let count = read.filled().len();
                     if count == 0 {
                         self.tunnel.handle_eof(now, self.from);
                         return false;
                     }
-                    self.lane.size = Some(match count {
+                    self.lane.size = match count {
                         _ if held + count == size.bytes() => size.grown(),
                         _ if count < size.bytes() / 4 => size.shrunk(),
                         _ => size,
-                    });
-                    self.lane.carry.clear();
+                    };
+                    self.lane.carry = None;
                     self.pass(cx, now, buffer, held + count);
                 }
                 Poll::Ready(Err(error)) => {
@@ -286,7 +313,8 @@ impl<F: AsyncRead + Unpin, T: AsyncWrite + Unpin, O: Observer> Direction<'_, F, 
                 }
                 Step::Drop(count) => at += count,
                 Step::NeedMore => {
-                    self.lane.carry.extend_from_slice(&buffer[at..end]);
+                    debug_assert!(self.lane.carry.is_none());
+                    self.lane.carry = Some(Box::new(buffer[at..end].to_vec()));
                     break;
                 }
             }
@@ -297,7 +325,15 @@ impl<F: AsyncRead + Unpin, T: AsyncWrite + Unpin, O: Observer> Direction<'_, F, 
 
 impl Lane {
     fn starting_with(early: Vec<u8>) -> Lane {
-        Lane { unseen: !early.is_empty(), carry: early, ..Lane::default() }
+        Lane {
+            unseen: !early.is_empty(),
+            carry: (!early.is_empty()).then(|| Box::new(early)),
+            waiting: None,
+            unflushed: false,
+            awaited: false,
+            size: Size::Small,
+            shut: Shut::Open,
+        }
     }
 
     fn is_blocked(&self) -> bool {
@@ -434,7 +470,9 @@ impl Lane {
         to: Side,
     ) {
         // The key need not be secret: no peer chooses what we mask with it (RFC 6455 §10.3).
-        while let Some(frame) = tunnel.poll_inject(now, to, fastrand::u32(..).to_ne_bytes(), observer) {
+        while tunnel.wants_inject(to)
+            && let Some(frame) = tunnel.poll_inject(now, to, fastrand::u32(..).to_ne_bytes(), observer)
+        {
             self.write(cx, tunnel, target, to, frame.as_bytes());
         }
     }
@@ -447,7 +485,7 @@ impl Lane {
         now: Moment,
         tunnel: &mut Tunnel,
         observer: &mut impl Observer,
-        target: &mut (impl AsyncWrite + EndsOnDrop + Unpin),
+        target: &mut (impl AsyncWrite + Connection + Unpin),
         to: Side,
         over: bool,
     ) -> bool {
@@ -473,6 +511,12 @@ impl Lane {
     }
 }
 
+/// Has the task polled again after all that can run now and all that the sockets tell meanwhile: a waker alone would put
+/// it behind what can run, and the runtime looks at its sockets only once in 61 polls then.
+fn yield_to_all(cx: &mut Context<'_>) {
+    let _ = pin!(yield_now()).poll(cx);
+}
+
 /// Writes as much as goes at once.
 fn write_some(cx: &mut Context<'_>, target: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
@@ -495,5 +539,147 @@ trait PollReady {
 impl PollReady for Pin<&mut Sleep> {
     fn poll_ready(self, cx: &mut Context<'_>) -> bool {
         self.poll(cx).is_ready()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::time::sleep_until;
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::net::stream::Stream;
+    use crate::net::transport::Transport;
+    use crate::session::Closing;
+    use crate::session::metrics::Initiator;
+    use crate::ws::close::{Close, CloseCode};
+    use crate::ws::frame::Opcode;
+    use crate::ws::scanner::{Message, Rsv};
+    use crate::ws::tunnel::{End, Settings};
+
+    /// A peer that always has bytes to give and takes all it gets.
+    #[derive(Debug)]
+    struct Endless;
+
+    impl AsyncRead for Endless {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let count = buf.initialize_unfilled().len();
+            buf.advance(count);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Endless {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Connection for Endless {
+        fn ends_on_drop(&self) -> bool {
+            true
+        }
+        fn may_read(&self) -> bool {
+            true
+        }
+    }
+
+    /// Counts bytes, for others to see.
+    #[derive(Clone, Debug, Default)]
+    struct Passed(Arc<AtomicUsize>);
+
+    impl Observer for Passed {
+        fn bytes(&mut self, _: Side, bytes: usize) {
+            self.0.fetch_add(bytes, Ordering::Relaxed);
+        }
+        fn message(&mut self, _: Side, _: Message) {}
+        fn control(&mut self, _: Side, _: Opcode) {}
+        fn pinged(&mut self, _: Side) {}
+        fn round_trip(&mut self, _: Side, _: Duration) {}
+    }
+
+    impl Judge for Passed {
+        fn closing(&self, _: &End) -> Closing {
+            let close = || Some(Close::new(CloseCode::GOING_AWAY, ""));
+            Closing { client: close(), server: close(), initiator: Initiator::Proxy, reason: "" }
+        }
+    }
+
+    /// Relays between two connections in a task of its own. The bytes are no frames.
+    fn start<C, S>(client: C, server: S, drain: &Arc<Drain>) -> Passed
+    where
+        C: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
+    {
+        let settings = Settings {
+            validate: false,
+            idle: None,
+            lifetime: None,
+            ping: None,
+            pong: Duration::ZERO,
+            frame_bytes_max: u64::MAX,
+            message_bytes_max: u64::MAX,
+        };
+        let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
+        let passed = Passed::default();
+        let mut relay = Relay::new(tunnel, (client, vec![]), (server, vec![]), passed.clone());
+        let guard = drain.enter();
+        tokio::spawn(async move {
+            let mut timer = pin!(sleep_until(Instant::now()));
+            poll_fn(|cx| relay.poll(cx, timer.as_mut(), &guard)).await;
+        });
+        passed
+    }
+
+    /// All on one thread. The sockets are Unix ones: what is written to them can be read at once, so the figures are of
+    /// turns and not of times.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_session_that_streams_leaves_a_small_one_its_turns() {
+        let drain = Drain::new(1);
+        let streamed = start(Endless, Endless, &drain);
+        let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
+        let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        start(plain(near), plain(far), &drain);
+        for _ in 0..50 {
+            let before = streamed.0.load(Ordering::Relaxed);
+            client.write_all(b"small").await.unwrap();
+            server.read_exact(&mut [0; 5]).await.unwrap();
+            let meanwhile = streamed.0.load(Ordering::Relaxed) - before;
+            // Both ways, until the relay sees the message and until the server does, and as much again for good measure.
+            assert!(meanwhile <= 4 * 2 * (BYTES_PER_POLL + Size::Large.bytes()), "{meanwhile} bytes");
+        }
+        assert!(streamed.0.load(Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_drain_reaches_a_session_that_sleeps() {
+        let drain = Drain::new(1);
+        let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
+        let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        start(plain(near), plain(far), &drain);
+        // It has been polled more than once, and each side has been left alone for a while.
+        for _ in 0..3 {
+            client.write_all(b"x").await.unwrap();
+            server.read_exact(&mut [0]).await.unwrap();
+            server.write_all(b"y").await.unwrap();
+            client.read_exact(&mut [0]).await.unwrap();
+        }
+        drain.begin(clock::now(), Duration::ZERO, || 0.0);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        drop((client, server));
+        drain.wait_idle().await;
     }
 }

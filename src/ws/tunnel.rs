@@ -22,6 +22,7 @@ mod end;
 mod peer;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ pub const SLOW_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a peer may go on sending before it answers the other peer's Close.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
-/// What a session may do and for how long. Fixed when the session opens.
+/// What a session may do and for how long. Fixed when the session opens, and the same for many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// `false` makes the tunnel a blind pipe: bytes are neither judged nor counted as frames, nothing is injected.
@@ -61,8 +62,23 @@ pub struct Settings {
     pub frame_bytes_max: u64,
     /// See [`Rules::message_bytes_max`].
     pub message_bytes_max: u64,
-    /// Which reserved bits the negotiated extensions use.
-    pub rsv: Rsv,
+}
+
+/// Settings are written down with each session and read back as its own.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Settings;
+
+    pub(super) fn serialize<S: Serializer>(settings: &Arc<Settings>, serializer: S) -> Result<S::Ok, S::Error> {
+        settings.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Settings>, D::Error> {
+        Settings::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// What to do with the start of the slice.
@@ -76,21 +92,29 @@ pub enum Step {
     NeedMore,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Phase {
-    Open,
-    /// Something ended the session; at `give_up` patience ends too. `begun` bounds how far that may be put off.
-    Closing {
-        begun: Moment,
-        give_up: Moment,
-    },
-    Finished,
+/// How a session ends, once something has begun that. Boxed: most of a session's life there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Closing {
+    end: End,
+    /// `poll_end` has told it.
+    told: bool,
+    /// Bounds how far `give_up` may be put off.
+    begun: Moment,
+    /// When patience ends.
+    give_up: Moment,
+    /// It has ended.
+    gave_up: bool,
+    /// What each peer that is `close_wanted` is to get.
+    closes: [Option<Close>; 2],
 }
 
 /// The state of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
-    settings: Settings,
+    #[serde(with = "shared")]
+    settings: Arc<Settings>,
+    /// Which reserved bits the negotiated extensions use.
+    rsv: Rsv,
     /// Makes our Pings to a side ours, one key a side: what one peer has seen of ours tells it nothing of the other's.
     /// So no peer knows another session's key, and a peer's own payloads do not hit it by chance.
     ping_keys: [u64; 2],
@@ -99,26 +123,24 @@ pub struct Tunnel {
     data_at: Moment,
     drain_at: Option<Moment>,
     peers: [Peer; 2],
-    phase: Phase,
-    end: Option<End>,
-    end_told: bool,
+    closing: Option<Box<Closing>>,
     /// A deadline may have come nearer since `poll_timeout` was last asked.
     timer_moved: bool,
 }
 
 impl Tunnel {
-    /// A session that opened at `now`. `ping_keys`, for the client and for the server, should be random.
-    pub fn new(settings: Settings, ping_keys: [u64; 2], now: Moment) -> Tunnel {
+    /// A session that opened at `now`, with extensions that use `rsv`. `ping_keys`, for the client and for the server,
+    /// should be random.
+    pub fn new(settings: Arc<Settings>, rsv: Rsv, ping_keys: [u64; 2], now: Moment) -> Tunnel {
         Tunnel {
             settings,
+            rsv,
             ping_keys,
             opened: now,
             data_at: now,
             drain_at: None,
             peers: [Peer::new(now), Peer::new(now)],
-            phase: Phase::Open,
-            end: None,
-            end_told: false,
+            closing: None,
             timer_moved: true,
         }
     }
@@ -166,7 +188,7 @@ impl Tunnel {
         let to = from.other();
         let mut rules = Rules {
             from,
-            rsv: self.settings.rsv,
+            rsv: self.rsv,
             frame_bytes_max: self.settings.frame_bytes_max,
             message_bytes_max: self.settings.message_bytes_max,
         };
@@ -256,7 +278,7 @@ impl Tunnel {
         peer.deaf = true;
         peer.owes_pong = false;
         self.timer_moved = true;
-        match &self.end {
+        match self.end() {
             None if self.settings.validate => self.begin(now, End::Lost(side)),
             None => self.begin(now, End::Finished(side)),
             // The other peer asked to close and can get no answer from this one: it gets one from us.
@@ -270,7 +292,7 @@ impl Tunnel {
     pub fn handle_broken(&mut self, side: Side) {
         let peer = self.peer_mut(side);
         peer.cut = true;
-        peer.close_wanted = None;
+        peer.close_wanted = false;
     }
 
     /// This peer takes no more bytes for now.
@@ -287,8 +309,8 @@ impl Tunnel {
             peer.liveness = Liveness::Heard;
         }
         peer.blocked = !drained;
-        if !drained && let Phase::Closing { begun, give_up } = &mut self.phase {
-            *give_up = (*give_up).max((now + BOUNDARY_WAIT).min(*begun + SLOW_WAIT_MAX));
+        if !drained && let Some(closing) = &mut self.closing {
+            closing.give_up = closing.give_up.max((now + BOUNDARY_WAIT).min(closing.begun + SLOW_WAIT_MAX));
             self.timer_moved = true;
             return;
         }
@@ -304,11 +326,10 @@ impl Tunnel {
     /// The time of `poll_timeout` has come.
     pub fn handle_timeout(&mut self, now: Moment) {
         self.timer_moved = true;
-        match self.phase {
-            Phase::Finished => {}
-            Phase::Closing { give_up, .. } if give_up <= now => self.give_up(now),
-            Phase::Closing { .. } => {}
-            Phase::Open => {
+        match &self.closing {
+            Some(closing) if !closing.gave_up && closing.give_up <= now => self.give_up(now),
+            Some(_) => {}
+            None => {
                 if self.drain_at.is_some_and(|at| at <= now) {
                     self.begin(now, End::Drained);
                 } else if self.lifetime_due().is_some_and(|at| at <= now) {
@@ -335,7 +356,7 @@ impl Tunnel {
         self.timer_moved = true;
         match close {
             Some(close) if self.settings.validate && self.peer(to).writable() => {
-                self.peer_mut(to).close_wanted = Some(Box::new(close));
+                self.want_close(to, close);
             }
             // A blind pipe has no frames to put a Close between: its stream just ends, unless a peer ended its half.
             Some(_) if !self.settings.validate => {
@@ -352,6 +373,12 @@ impl Tunnel {
 
     // ---- work out
 
+    /// Whether a frame of ours is due towards `to`, now or at the end of the frame in progress.
+    #[inline]
+    pub fn wants_inject(&self, to: Side) -> bool {
+        self.peer(to).wants_inject()
+    }
+
     /// A frame to write to `to` now, behind all bytes forwarded so far. Ask until `None`.
     pub fn poll_inject(
         &mut self,
@@ -365,18 +392,18 @@ impl Tunnel {
         }
         let mask = (to == Side::Server).then_some(mask);
         let key = self.ping_keys[to as usize];
-        let peer = self.peer_mut(to);
-        if let Some(close) = peer.close_wanted.take() {
-            peer.close_sent = true;
+        if let Some(close) = self.take_close(to) {
+            self.peer_mut(to).close_sent = true;
             let (body, length) = close.body();
-            if self.peers.iter().all(|peer| peer.close_wanted.is_none()) {
+            if self.peers.iter().all(|peer| !peer.close_wanted) {
                 self.await_ends(now);
             }
             return Some(ControlFrame::new(Opcode::Close, &body[..length], mask));
         }
+        let peer = self.peer_mut(to);
         peer.pings = peer.pings.wrapping_add(1);
         peer.pinged = now;
-        peer.liveness = Liveness::Asked(now);
+        peer.doubt(now, Liveness::Asked);
         let payload = ping_payload(key, peer.pings);
         self.timer_moved = true;
         seen.pinged(to);
@@ -385,16 +412,25 @@ impl Tunnel {
 
     /// Why the session ends, once. The driver answers with `close` for each side.
     pub fn poll_end(&mut self) -> Option<&End> {
-        if self.end_told || self.end.is_none() {
-            return None;
-        }
-        self.end_told = true;
-        self.end.as_ref()
+        let closing = self.closing.as_mut().filter(|closing| !closing.told)?;
+        closing.told = true;
+        Some(&closing.end)
     }
 
     /// Why the session ends, if it does.
     pub fn end(&self) -> Option<&End> {
-        self.end.as_ref()
+        self.closing.as_ref().map(|closing| &closing.end)
+    }
+
+    /// When it opened.
+    pub fn opened(&self) -> Moment {
+        self.opened
+    }
+
+    /// Whether nothing is due but to pass on what comes: no end has begun, no frame of ours waits for its place.
+    #[inline]
+    pub fn only_relays(&self) -> bool {
+        self.closing.is_none() && !self.peers.iter().any(Peer::wants_inject)
     }
 
     /// Whether the stream to this peer should end (FIN) as soon as all bytes to it are written.
@@ -402,15 +438,15 @@ impl Tunnel {
     /// To a client once the closing handshake is complete (RFC 6455 §7.1.1: the server closes first); to a server when
     /// it has ended its own, so that the TIME_WAIT is not ours.
     pub fn poll_shutdown(&self, to: Side) -> bool {
-        if self.phase == Phase::Open {
+        if !self.is_closing() {
             return false;
         }
         let peer = self.peer(to);
         let far = self.peer(to.other());
-        if peer.cut || self.phase == Phase::Finished {
+        if peer.cut || self.gave_up() {
             return true;
         }
-        if peer.close_wanted.is_some() {
+        if peer.close_wanted {
             return false;
         }
         let nothing_more = peer.close_sent || far.eof;
@@ -424,7 +460,7 @@ impl Tunnel {
     /// Whether all is done: write what is left, and let both connections go.
     pub fn is_finished(&self) -> bool {
         let [client, server] = &self.peers;
-        self.phase == Phase::Finished || (client.eof && server.eof && !client.wants_inject() && !server.wants_inject())
+        self.gave_up() || (client.eof && server.eof && !client.wants_inject() && !server.wants_inject())
     }
 
     /// Whether everything has been said: the closing handshake with the client is complete and the server has ended its
@@ -436,12 +472,12 @@ impl Tunnel {
 
     /// Whether patience is over: the connections are let go whatever is left.
     pub fn gave_up(&self) -> bool {
-        self.phase == Phase::Finished
+        self.closing.as_ref().is_some_and(|closing| closing.gave_up)
     }
 
     /// Whether the closing has begun.
     pub fn is_closing(&self) -> bool {
-        self.phase != Phase::Open
+        self.closing.is_some()
     }
 
     /// Whether `from` should be read: bytes of a peer that is gone or of no interest to anybody need no reading.
@@ -451,7 +487,7 @@ impl Tunnel {
 
     /// Whether a Pong is awaited: then `now` should be exact, for the round trip.
     pub fn awaits_pong(&self) -> bool {
-        self.peers.iter().any(|peer| matches!(peer.liveness, Liveness::Asked(_)))
+        self.peers.iter().any(|peer| peer.liveness == Liveness::Asked)
     }
 
     /// Tells once that `poll_timeout` should be asked again, because a deadline may have come nearer.
@@ -461,10 +497,9 @@ impl Tunnel {
 
     /// When `handle_timeout` is next due. It may be late in coming: deadlines that move away are not reported.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        match self.phase {
-            Phase::Finished => None,
-            Phase::Closing { give_up, .. } => Some(give_up),
-            Phase::Open => {
+        match &self.closing {
+            Some(closing) => (!closing.gave_up).then_some(closing.give_up),
+            None => {
                 let liveness = Side::BOTH.map(|side| self.liveness_due(side));
                 let all = [self.drain_at, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
                 all.into_iter().flatten().min()
@@ -496,10 +531,10 @@ impl Tunnel {
         peer.deaf = true;
         if forwarded {
             self.peer_mut(from.other()).close_sent = true;
-            self.peer_mut(from.other()).close_wanted = None;
+            self.peer_mut(from.other()).close_wanted = false;
         }
         let far_is_gone = self.peer(from.other()).eof;
-        if self.end.is_none() {
+        if !self.is_closing() {
             self.begin(now, End::Closed { by: from, body });
             if far_is_gone {
                 self.answer_for(now, from.other());
@@ -510,13 +545,28 @@ impl Tunnel {
         }
     }
 
+    /// There is a Close for `to` only where an end has begun.
+    fn want_close(&mut self, to: Side, close: Close) {
+        if let Some(closing) = &mut self.closing {
+            closing.closes[to as usize] = Some(close);
+            self.peer_mut(to).close_wanted = true;
+        }
+    }
+
+    fn take_close(&mut self, to: Side) -> Option<Close> {
+        if !std::mem::take(&mut self.peer_mut(to).close_wanted) {
+            return None;
+        }
+        self.closing.as_mut()?.closes[to as usize].take()
+    }
+
     /// The other peer of `gone` asked to close and gets its own code back (RFC 6455 §5.5.1), from us.
     fn answer_for(&mut self, now: Moment, gone: Side) {
         let asker = gone.other();
-        let Some(End::Closed { body, .. }) = &self.end else { return };
+        let Some(End::Closed { body, .. }) = self.end() else { return };
         let close = Close { code: body.code, reason: Cow::Borrowed("") };
         if self.peer(asker).close_received && self.peer(asker).writable() {
-            self.peer_mut(asker).close_wanted = Some(Box::new(close));
+            self.want_close(asker, close);
             self.peer_mut(gone).muted = true;
             self.cut_where_no_boundary_comes();
             self.await_ends(now);
@@ -524,7 +574,7 @@ impl Tunnel {
     }
 
     fn refuse(&mut self, now: Moment, from: Side, refusal: Refusal) {
-        let was_closing = self.end.is_some();
+        let was_closing = self.is_closing();
         match refusal {
             Refusal::FrameTooLarge => self.begin(now, End::FrameTooLarge(from)),
             Refusal::MessageTooLarge => self.begin(now, End::MessageTooLarge(from)),
@@ -541,7 +591,7 @@ impl Tunnel {
     }
 
     fn begin(&mut self, now: Moment, end: End) {
-        if self.end.is_some() {
+        if self.is_closing() {
             return;
         }
         match &end {
@@ -562,8 +612,14 @@ impl Tunnel {
             End::Closed { .. } | End::Finished(_) => ANSWER_WAIT,
             _ => BOUNDARY_WAIT,
         };
-        self.phase = Phase::Closing { begun: now, give_up: now + wait };
-        self.end = Some(end);
+        self.closing = Some(Box::new(Closing {
+            end,
+            told: false,
+            begun: now,
+            give_up: now + wait,
+            gave_up: false,
+            closes: [None, None],
+        }));
         self.timer_moved = true;
     }
 
@@ -574,23 +630,23 @@ impl Tunnel {
             if (far.eof || far.deaf) && self.peer(to).in_frame && self.settings.validate {
                 let peer = self.peer_mut(to);
                 peer.cut = true;
-                peer.close_wanted = None;
+                peer.close_wanted = false;
             }
         }
     }
 
     /// Waits until `wait` from now, if that is later than planned, but not for ever.
     fn extend_wait(&mut self, now: Moment, wait: Duration) {
-        if let Phase::Closing { begun, give_up } = &mut self.phase {
-            *give_up = (*give_up).max((now + wait).min(*begun + BOUNDARY_WAIT));
+        if let Some(closing) = &mut self.closing {
+            closing.give_up = closing.give_up.max((now + wait).min(closing.begun + BOUNDARY_WAIT));
             self.timer_moved = true;
         }
     }
 
     /// Waits `wait` from now, whatever was planned.
     fn wait_from_now(&mut self, now: Moment, wait: Duration) {
-        if let Phase::Closing { give_up, .. } = &mut self.phase {
-            *give_up = now + wait;
+        if let Some(closing) = &mut self.closing {
+            closing.give_up = now + wait;
             self.timer_moved = true;
         }
     }
@@ -599,21 +655,22 @@ impl Tunnel {
     fn only_ends_are_due(&self) -> bool {
         let exchanged = || self.peers.iter().all(|peer| peer.close_received && peer.close_sent);
         let answered = || self.peers.iter().any(|peer| peer.muted);
-        self.peers.iter().all(|peer| peer.close_wanted.is_none())
-            && (!matches!(self.end, Some(End::Closed { .. })) || exchanged() || answered())
+        self.peers.iter().all(|peer| !peer.close_wanted)
+            && (!matches!(self.end(), Some(End::Closed { .. })) || exchanged() || answered())
     }
 
     /// The echo is awaited from the moment the Close has left: one that stands behind bytes which its peer does not take
     /// at the moment is given the time to leave first.
     fn await_ends(&mut self, now: Moment) {
-        let is_due = |peer: &Peer| peer.close_sent || peer.close_wanted.is_some();
+        let is_due = |peer: &Peer| peer.close_sent || peer.close_wanted;
         let stuck = self.peers.iter().any(|peer| peer.blocked && !peer.cut && is_due(peer));
         self.wait_from_now(now, if stuck { BOUNDARY_WAIT } else { ECHO_WAIT });
     }
 
     /// Patience is over. A peer that asked to close and got no answer gets ours; otherwise this is the end.
     fn give_up(&mut self, now: Moment) {
-        if let Some(End::Closed { by, .. }) = self.end {
+        if let Some(End::Closed { by, .. }) = self.end() {
+            let by = *by;
             let far = by.other();
             if !self.peer(far).muted && !self.peer(far).close_received && self.settings.validate {
                 self.answer_for(now, far);
@@ -622,7 +679,9 @@ impl Tunnel {
                 }
             }
         }
-        self.phase = Phase::Finished;
+        if let Some(closing) = &mut self.closing {
+            closing.gave_up = true;
+        }
     }
 
     fn lifetime_due(&self) -> Option<Moment> {
@@ -638,23 +697,23 @@ impl Tunnel {
         let peer = self.peer(side);
         Some(match peer.liveness {
             Liveness::Heard => peer.heard + ping,
-            Liveness::Wanted(at) | Liveness::Asked(at) => at + self.settings.pong,
+            Liveness::Wanted | Liveness::Asked => peer.since + self.settings.pong,
         })
     }
 
     fn check_liveness(&mut self, now: Moment, side: Side) {
-        if self.phase != Phase::Open || self.liveness_due(side).is_none_or(|due| due > now) {
+        if self.is_closing() || self.liveness_due(side).is_none_or(|due| due > now) {
             return;
         }
         let peer = self.peer_mut(side);
         match peer.liveness {
-            Liveness::Heard if peer.owes_pong => peer.liveness = Liveness::Asked(now),
-            Liveness::Heard => peer.liveness = Liveness::Wanted(now),
+            Liveness::Heard if peer.owes_pong => peer.doubt(now, Liveness::Asked),
+            Liveness::Heard => peer.doubt(now, Liveness::Wanted),
             // The Ping could not leave because the peer takes nothing at all: that is an answer too.
-            Liveness::Wanted(_) if peer.blocked || peer.cut => self.begin(now, End::Dead(side)),
+            Liveness::Wanted if peer.blocked || peer.cut => self.begin(now, End::Dead(side)),
             // It could not leave because a long frame is on its way, which the peer takes.
-            Liveness::Wanted(_) => peer.liveness = Liveness::Wanted(now),
-            Liveness::Asked(_) => self.begin(now, End::Dead(side)),
+            Liveness::Wanted => peer.doubt(now, Liveness::Wanted),
+            Liveness::Asked => self.begin(now, End::Dead(side)),
         }
     }
 }

@@ -10,7 +10,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use crate::telemetry::counters::{Active, Counters, seconds};
+use crate::telemetry::counters::{Counters, seconds};
 
 mod frames;
 
@@ -196,14 +196,15 @@ struct Keepalive {
 }
 
 impl RouteMetrics {
-    /// Counts a session that begins; it is active until the answer is dropped.
-    pub fn begin(&self) -> Active {
+    /// Counts a session that begins; it is active until its `end`, which a session owes on whatever way it goes.
+    pub fn begin(&self) {
         self.total.inc();
-        Active::new(&self.active)
+        self.active.inc();
     }
 
     /// Counts a session that ended after `lasted`.
     pub fn end(&self, ending: Ending, lasted: Duration) {
+        self.active.dec();
         self.closes.inc(ending);
         self.duration.observe(seconds(lasted));
     }
@@ -269,17 +270,17 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_active_until_it_is_dropped_and_its_end_is_counted() {
+    fn a_session_is_active_until_its_end_which_is_counted() {
         let registry = Registry::new();
         let route = Metrics::register(&registry, 1).unwrap().route("public", "chat", "backend", &[closed()]);
-        let active = route.begin();
-        assert_eq!((route.active.get(), route.total.get()), (1, 1));
-        drop(active);
+        route.begin();
+        route.begin();
+        assert_eq!((route.active.get(), route.total.get()), (2, 2));
         route.end(closed(), Duration::from_secs(61));
         route.end(Ending::new(Initiator::Proxy, Some(4321), "rate"), Duration::from_secs(1));
         route.ping(Peer::Server);
         route.pong(Peer::Server, Duration::from_millis(2));
-        assert_eq!((route.active.get(), route.total.get()), (0, 1));
+        assert_eq!((route.active.get(), route.total.get()), (0, 2));
         let text = encode(&registry).unwrap();
         for line in [
             r#"wsluice_session_closes_total{code="1000",initiator="client",reason="closed",route="chat"} 1"#,

@@ -3,18 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::moment::Moment;
-use crate::ws::close::Close;
 use crate::ws::scanner::Scanner;
 
-/// Whether a peer is there.
+/// Whether a peer is there. Since when it is `Wanted` or `Asked` is `Peer::since`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Liveness {
     /// It was heard of lately enough.
     Heard,
-    /// A Ping to it waits, since then, for the end of a frame.
-    Wanted(Moment),
-    /// It was asked then and has not answered.
-    Asked(Moment),
+    /// A Ping to it waits for the end of a frame.
+    Wanted,
+    /// It was asked and has not answered.
+    Asked,
 }
 
 /// One peer: what comes from it, and what became of what goes to it.
@@ -24,6 +23,8 @@ pub(super) struct Peer {
     /// When bytes last came from it, or went to it after it had refused them for a while.
     pub(super) heard: Moment,
     pub(super) liveness: Liveness,
+    /// See `Liveness`.
+    pub(super) since: Moment,
     /// How many Pings of ours it was sent, and when the last.
     pub(super) pings: u32,
     pub(super) pinged: Moment,
@@ -39,8 +40,8 @@ pub(super) struct Peer {
     pub(super) muted: bool,
     pub(super) close_received: bool,
     pub(super) close_sent: bool,
-    /// A Close of ours waits for the end of a frame.
-    pub(super) close_wanted: Option<Box<Close>>,
+    /// A Close of ours waits for the end of a frame: the one in `Closing`.
+    pub(super) close_wanted: bool,
     /// Nothing can be sent to it any more.
     pub(super) cut: bool,
     /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
@@ -54,6 +55,7 @@ impl Peer {
             scanner: Scanner::default(),
             heard: now,
             liveness: Liveness::Heard,
+            since: now,
             pings: 0,
             pinged: now,
             owes_pong: false,
@@ -63,10 +65,16 @@ impl Peer {
             muted: false,
             close_received: false,
             close_sent: false,
-            close_wanted: None,
+            close_wanted: false,
             cut: false,
             in_frame: false,
         }
+    }
+
+    /// Notes at `now` that an answer is wanted of it, or that it was asked for one.
+    pub(super) fn doubt(&mut self, now: Moment, liveness: Liveness) {
+        self.liveness = liveness;
+        self.since = now;
     }
 
     pub(super) fn writable(&self) -> bool {
@@ -74,6 +82,6 @@ impl Peer {
     }
 
     pub(super) fn wants_inject(&self) -> bool {
-        self.writable() && (self.close_wanted.is_some() || matches!(self.liveness, Liveness::Wanted(_)))
+        self.writable() && (self.close_wanted || self.liveness == Liveness::Wanted)
     }
 }

@@ -19,7 +19,6 @@ fn settings() -> Settings {
         pong: Duration::from_secs(10),
         frame_bytes_max: u64::MAX,
         message_bytes_max: u64::MAX,
-        rsv: Rsv::None,
     }
 }
 
@@ -81,7 +80,7 @@ struct Driver {
 
 impl Driver {
     fn new(settings: Settings) -> Driver {
-        let tunnel = Tunnel::new(settings, KEYS, at(0));
+        let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, KEYS, at(0));
         Driver { tunnel, carry: Default::default(), out: Default::default(), log: Log::default() }
     }
 
