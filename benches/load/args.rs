@@ -7,16 +7,17 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::proxies::Kind;
+use crate::workload::{Shape, Transport, Workload};
 
 /// Measures wsluice beside nginx and HAProxy: what each message, byte and connection costs them.
 #[derive(Parser, Debug)]
 #[command(name = "load", bin_name = "cargo bench --bench load --", after_help = crate::help_of_workloads())]
 pub struct Args {
-    /// Workloads (`echo-ws`), shapes (`echo`) or transports (`wss`); all but `spread` if none is named
+    /// Workloads (`echo-ws`), shapes (`echo`) or transports (`wss`); all but `scale` and `spread` if none is named
     pub workloads: Vec<String>,
 
     /// Who is measured; those that are not installed are left out
-    #[arg(long, value_delimiter = ',', default_value = "wsluice,nginx,haproxy,direct")]
+    #[arg(long, value_delimiter = ',', default_value = "wsluice,nginx,haproxy,floor")]
     pub proxies: Vec<Kind>,
 
     /// Whom the ratios compare with: a proxy, or a label of `--versus`
@@ -53,6 +54,10 @@ pub struct Args {
     /// Where report.txt, report.md, rounds.csv and load.svg go
     #[arg(long, default_value = "target/load")]
     pub out: PathBuf,
+
+    /// The report goes into benches/results, which the README quotes; every workload if none is named
+    #[arg(long, conflicts_with = "quick")]
+    pub publish: bool,
 
     /// A smoke test in less than half a minute: one short round with few connections; the figures mean nothing
     #[arg(long)]
@@ -94,7 +99,7 @@ pub struct Load {
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
 
-    /// Connections of push, memory and spread
+    /// Connections of push, memory, scale and spread [default: 5,000 (push-wss 4,000), scale 1,000 to 9,500, spread 9,500]
     #[arg(long)]
     pub connections: Option<usize>,
 
@@ -125,8 +130,21 @@ impl Load {
         Duration::from_secs_f64((self.seconds / 5.0).min(0.5))
     }
 
-    pub fn connections(&self) -> usize {
-        self.connections.unwrap_or(4_000)
+    /// How many connections a workload of many has; 0 for one of few.
+    pub fn connections(&self, workload: Workload) -> usize {
+        let default = match (workload.shape, workload.transport) {
+            (Shape::Push, Transport::Wss) => 4_000,
+            (Shape::Push | Shape::Memory, _) => 5_000,
+            (Shape::Scale(connections), _) => connections,
+            (Shape::Spread, _) => 9_500,
+            _ => return 0,
+        };
+        self.connections.unwrap_or(default)
+    }
+
+    /// How many workers each proxy has: one says nothing of how connections spread.
+    pub fn workers(&self, workload: Workload) -> usize {
+        if workload.shape == Shape::Spread { self.workers.max(2) } else { self.workers }
     }
 
     /// A round that takes longer hangs.
@@ -144,6 +162,9 @@ impl Args {
             self.load.connections.get_or_insert(100);
             self.load.busy_connections = 8;
             self.load.rate = self.load.rate.min(1_000);
+        }
+        if self.publish {
+            self.out = PathBuf::from("benches/results");
         }
         self
     }
