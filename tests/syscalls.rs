@@ -309,7 +309,8 @@ fn echo_server() -> SocketAddr {
 fn serve(mut stream: TcpStream) -> Option<()> {
     let head = head(&mut stream)?;
     let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))?;
-    let accept = accept_for(key);
+    let accept = accept_for(key.as_bytes());
+    let accept = std::str::from_utf8(&accept).ok()?;
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     );
