@@ -55,7 +55,8 @@ pub struct Args {
     #[arg(long, default_value = "target/load")]
     pub out: PathBuf,
 
-    /// The report goes into benches/results, which the README quotes; every workload if none is named
+    /// The report goes into benches/results, which the README quotes; every workload if none is named. So that it takes ten
+    /// minutes, those that do not end in a ratio have three rounds, and `scale` is for wsluice alone
     #[arg(long, conflicts_with = "quick")]
     pub publish: bool,
 
@@ -92,7 +93,7 @@ impl FromStr for Versus {
 #[derive(clap::Args, Debug, Clone)]
 pub struct Load {
     /// Measured time of a round
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     pub seconds: f64,
 
     /// Worker threads (or processes) of each proxy
@@ -167,6 +168,15 @@ impl Args {
             self.out = PathBuf::from("benches/results");
         }
         self
+    }
+
+    /// How often a workload is run.
+    pub fn rounds(&self, workload: Workload) -> usize {
+        match workload.shape {
+            // What they tell is a growth, a delay, a share, or bytes that differ by a hundredth.
+            Shape::Memory | Shape::Fair | Shape::Scale(_) | Shape::Spread if self.publish => self.rounds.min(3),
+            _ => self.rounds,
+        }
     }
 
     pub fn cores(&self) -> Option<(usize, usize)> {

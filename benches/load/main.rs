@@ -1,7 +1,7 @@
 //! The load bench: wsluice, nginx and HAProxy under the same load, in interleaved rounds, with one command.
 //!
 //! ```sh
-//! cargo bench --bench load                      # everything, about a quarter of an hour
+//! cargo bench --bench load                      # everything but `scale` and `spread`, about ten minutes
 //! cargo bench --bench load -- echo memory-wss   # some of it
 //! cargo bench --bench load -- --quick           # does the rig work?
 //! ```
@@ -78,7 +78,8 @@ fn measure(args: Args) -> Result<()> {
     let rig = Rig::start(&args)?;
     let mut report = Report::new(&args, &programs, &rig.cores);
     for together in workloads.chunk_by(|one, other| one.goes_with(*other)) {
-        for round in 1..=args.rounds {
+        let rounds = together.first().map_or(0, |&workload| args.rounds(workload));
+        for round in 1..=rounds {
             for &workload in together {
                 for program in in_turn(&programs, round) {
                     if let Some(why) = rig.pointless(workload, program.kind) {
@@ -89,15 +90,15 @@ fn measure(args: Args) -> Result<()> {
                     }
                     let outcome = rig.round(workload, program);
                     let said = report::in_short(workload, program, &outcome);
-                    eprintln!("load: {workload} round {round}/{} {said}", args.rounds);
+                    eprintln!("load: {workload} round {round}/{rounds} {said}");
                     report.add(workload, program, round, outcome);
                 }
             }
         }
     }
     print!("{}", report.text());
-    report.write(&args.out)?;
-    eprintln!("load: report.txt, report.md, rounds.csv and load.svg are in {}", args.out.display());
+    let written = report.write(&args.out)?;
+    eprintln!("load: {} are in {}", written.join(", "), args.out.display());
     match report.failures() {
         0 => Ok(()),
         failures => bail!("{failures} rounds have failed"),
@@ -134,6 +135,11 @@ impl Rig<'_> {
             Kind::Direct if workload.transport == Transport::Wss => Some("the backend speaks no TLS".to_owned()),
             Kind::Direct if matches!(workload.shape, Shape::Memory | Shape::Scale(_) | Shape::Spread) => {
                 Some("no proxy".to_owned())
+            }
+            Kind::Nginx | Kind::Haproxy | Kind::Floor
+                if self.args.publish && matches!(workload.shape, Shape::Scale(_)) =>
+            {
+                Some("published for wsluice alone".to_owned())
             }
             Kind::Floor if self.args.load.workers(workload) > 1 => Some("it has one thread".to_owned()),
             Kind::Haproxy if connections > proxies::HAPROXY_CONNECTIONS_MAX => Some("more than its maxconn".to_owned()),

@@ -69,8 +69,8 @@ impl Heavy {
     /// Lets what is under way come back.
     async fn end(self) -> Result<()> {
         self.stopping.set(true);
-        let sent = self.sender.await??;
-        self.receiver.await??;
+        // If either fails, the other may wait for ever.
+        let (sent, ()) = tokio::try_join!(async { self.sender.await? }, async { self.receiver.await? })?;
         ensure!(self.received.get() == sent, "sent {sent} bulk messages, {} came back", self.received.get());
         Ok(())
     }

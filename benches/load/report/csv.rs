@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::words::nanos;
 use super::{Report, Round};
 use crate::drive::{Fair, Memory, Outcome, Scale, Work};
-use crate::workload::Workload;
+use crate::workload::{Shape, Workload};
 
 const HEAD: &str =
     "workload,proxy,round,cost,cost_unit,units,wall_s,proxy_cpu_s,rig_cpu_s,p50_us,p99_us,pss_growth_kib\n";
@@ -32,9 +32,13 @@ impl Report {
                     line("/heavy", figure(heavy / 1e6, "MB/s"));
                 }
                 Outcome::Scale(Scale { echo, push, connect, memory }) => {
-                    line("/echo", measured(*workload, echo));
-                    line("/push", measured(*workload, push));
-                    line("/connect", measured(*workload, connect));
+                    for (part, shape, work) in [
+                        ("/echo", Shape::Echo, echo),
+                        ("/push", Shape::Push, push),
+                        ("/connect", Shape::Connect, connect),
+                    ] {
+                        line(part, measured(Workload { shape, ..*workload }, work));
+                    }
                     line("/memory", figure(*memory, "KiB/connection"));
                 }
                 Outcome::Spread(sessions) => {

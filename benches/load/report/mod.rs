@@ -69,16 +69,20 @@ struct Row {
 
 impl Report {
     pub fn new(args: &Args, programs: &[Program], cores: &Cores) -> Report {
+        let (rounds, seconds) = (args.rounds, args.load.seconds);
+        let fewer = Workload::all().into_iter().map(|workload| args.rounds(workload)).min().filter(|few| *few < rounds);
+        let fewer = fewer.map_or_else(String::new, |few| format!(" ({few} of memory, fair, scale and spread)"));
         let mut head = vec![
             format!("{}: {}", today(), machine_line()),
             format!(
-                "{} interleaved rounds of {} s, {} worker(s), {}",
-                args.rounds,
-                args.load.seconds,
+                "{rounds} interleaved rounds{fewer} of {seconds} s, {} worker(s), {}",
                 args.load.workers,
                 cores.describe(),
             ),
         ];
+        if args.publish {
+            head.push("made with `cargo bench --bench load -- --publish`".to_owned());
+        }
         head.extend(programs.iter().map(|program| format!("{}: {}", program.label, program.version)));
         if args.quick {
             head.push("quick: a smoke test, the figures mean nothing".to_owned());
@@ -113,19 +117,19 @@ impl Report {
         self.render(Table::markdown, "  ", EVERY_FIGURE)
     }
 
-    /// Writes the report in all its forms.
-    pub fn write(&self, directory: &Path) -> Result<()> {
+    /// Writes the report in all its forms, and says which files these are.
+    pub fn write(&self, directory: &Path) -> Result<Vec<&'static str>> {
         let svg = ("load.svg", plot::svg(&self.rows(), &self.baseline, &self.head));
         let files = if self.publish {
             vec![("load.md", self.markdown()), ("load.csv", self.csv()), svg]
         } else {
             vec![("report.txt", self.text()), ("report.md", self.markdown()), ("rounds.csv", self.csv()), svg]
         };
-        for (name, content) in files {
+        for (name, content) in &files {
             let path = directory.join(name);
             fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
         }
-        Ok(())
+        Ok(files.into_iter().map(|(name, _)| name).collect())
     }
 
     fn render(&self, form: fn(&Table) -> String, line_end: &str, every_figure: &str) -> String {
