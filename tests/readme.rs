@@ -1,16 +1,22 @@
-//! The README stays true: its configuration reference is the schema's own words, and its examples load.
+//! The README stays true: its configuration reference is the schema's own words, its figures are those of the last
+//! published run, and its examples load.
 //!
 //! The reference between the markers is generated from the field docs, where each option is documented once. After a
-//! change there: `UPDATE_README=1 cargo test --test readme`.
+//! change there, or after a run: `UPDATE_README=1 cargo test --test readme`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write as _;
+use std::sync::Mutex;
 
 use serde_json::Value;
 
 const README: &str = include_str!("../README.md");
-const BEGIN: &str = "<!-- reference: begin -->\n";
-const END: &str = "<!-- reference: end -->";
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+/// What `cargo bench --bench load -- --publish` writes.
+const FIGURES: &str = include_str!("../benches/results/load.md");
+
+/// Two tests may write the README.
+static WRITING: Mutex<()> = Mutex::new(());
 
 /// What a `$ref` (plain, or inside `allOf`/`anyOf`) refers to, by name.
 fn referred(schema: &Value) -> Option<&str> {
@@ -53,22 +59,43 @@ fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
     }
 }
 
+/// Compares what stands between two markers with what should; writes it there if it is asked to.
+fn check_section(begin: &str, end: &str, right: &str, how: &str) {
+    let readme = std::fs::read_to_string(PATH).unwrap();
+    let (before, rest) = readme.split_once(begin).unwrap_or_else(|| panic!("the README has the marker {begin}"));
+    let (written, after) = rest.split_once(end).unwrap_or_else(|| panic!("the README has the marker {end}"));
+    if written == right {
+        return;
+    }
+    assert!(std::env::var_os("UPDATE_README").is_some(), "{how}: run `UPDATE_README=1 cargo test --test readme`");
+    std::fs::write(PATH, format!("{before}{begin}{right}{end}{after}")).unwrap();
+}
+
 #[test]
 fn the_reference_is_what_the_fields_say() {
     let schema = wsluice::config::schema();
     let mut reference = String::from("\n| key | meaning |\n| --- | --- |\n");
     describe(&schema, &schema, "", &mut reference);
     reference.push('\n');
-    let (before, rest) = README.split_once(BEGIN).expect("the README has the marker of the reference's beginning");
-    let (written, after) = rest.split_once(END).expect("the README has the marker of the reference's end");
-    if written != reference {
-        if std::env::var_os("UPDATE_README").is_some() {
-            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-            std::fs::write(path, format!("{before}{BEGIN}{reference}{END}{after}")).unwrap();
-            return;
-        }
-        panic!("README's reference differs from the field docs: run `UPDATE_README=1 cargo test --test readme`");
-    }
+    let _one_at_a_time = WRITING.lock().unwrap();
+    check_section(
+        "<!-- reference: begin -->\n",
+        "<!-- reference: end -->",
+        &reference,
+        "README's reference differs from the field docs",
+    );
+}
+
+#[test]
+fn the_figures_are_those_of_the_last_published_run() {
+    let (table, _) = FIGURES.split_once("\n## Every figure\n").expect("the report begins with what compares");
+    let _one_at_a_time = WRITING.lock().unwrap();
+    check_section(
+        "<!-- performance: begin -->\n",
+        "<!-- performance: end -->",
+        &format!("\n{table}\n"),
+        "README's figures differ from benches/results/load.md",
+    );
 }
 
 #[test]

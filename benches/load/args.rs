@@ -7,16 +7,17 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::proxies::Kind;
+use crate::workload::{Shape, Transport, Workload};
 
 /// Measures wsluice beside nginx and HAProxy: what each message, byte and connection costs them.
 #[derive(Parser, Debug)]
 #[command(name = "load", bin_name = "cargo bench --bench load --", after_help = crate::help_of_workloads())]
 pub struct Args {
-    /// Workloads (`echo-ws`), shapes (`echo`) or transports (`wss`); all but `spread` if none is named
+    /// Workloads (`echo-ws`), shapes (`echo`) or transports (`wss`); all but `scale` and `spread` if none is named
     pub workloads: Vec<String>,
 
     /// Who is measured; those that are not installed are left out
-    #[arg(long, value_delimiter = ',', default_value = "wsluice,nginx,haproxy,direct")]
+    #[arg(long, value_delimiter = ',', default_value = "wsluice,nginx,haproxy,floor")]
     pub proxies: Vec<Kind>,
 
     /// Whom the ratios compare with: a proxy, or a label of `--versus`
@@ -54,6 +55,11 @@ pub struct Args {
     #[arg(long, default_value = "target/load")]
     pub out: PathBuf,
 
+    /// The report goes into benches/results, which the README quotes; every workload if none is named. So that it takes ten
+    /// minutes, those that do not end in a ratio have three rounds, and `scale` is for wsluice alone
+    #[arg(long, conflicts_with = "quick")]
+    pub publish: bool,
+
     /// A smoke test in less than half a minute: one short round with few connections; the figures mean nothing
     #[arg(long)]
     pub quick: bool,
@@ -87,14 +93,14 @@ impl FromStr for Versus {
 #[derive(clap::Args, Debug, Clone)]
 pub struct Load {
     /// Measured time of a round
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     pub seconds: f64,
 
     /// Worker threads (or processes) of each proxy
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
 
-    /// Connections of push, memory and spread
+    /// Connections of push, memory, scale and spread [default: 5,000 (push-wss 4,000), scale 1,000 to 9,500, spread 9,500]
     #[arg(long)]
     pub connections: Option<usize>,
 
@@ -125,8 +131,21 @@ impl Load {
         Duration::from_secs_f64((self.seconds / 5.0).min(0.5))
     }
 
-    pub fn connections(&self) -> usize {
-        self.connections.unwrap_or(4_000)
+    /// How many connections a workload of many has; 0 for one of few.
+    pub fn connections(&self, workload: Workload) -> usize {
+        let default = match (workload.shape, workload.transport) {
+            (Shape::Push, Transport::Wss) => 4_000,
+            (Shape::Push | Shape::Memory, _) => 5_000,
+            (Shape::Scale(connections), _) => connections,
+            (Shape::Spread, _) => 9_500,
+            _ => return 0,
+        };
+        self.connections.unwrap_or(default)
+    }
+
+    /// How many workers each proxy has: one says nothing of how connections spread.
+    pub fn workers(&self, workload: Workload) -> usize {
+        if workload.shape == Shape::Spread { self.workers.max(2) } else { self.workers }
     }
 
     /// A round that takes longer hangs.
@@ -145,7 +164,19 @@ impl Args {
             self.load.busy_connections = 8;
             self.load.rate = self.load.rate.min(1_000);
         }
+        if self.publish {
+            self.out = PathBuf::from("benches/results");
+        }
         self
+    }
+
+    /// How often a workload is run.
+    pub fn rounds(&self, workload: Workload) -> usize {
+        match workload.shape {
+            // What they tell is a growth, a delay, a share, or bytes that differ by a hundredth.
+            Shape::Memory | Shape::Fair | Shape::Scale(_) | Shape::Spread if self.publish => self.rounds.min(3),
+            _ => self.rounds,
+        }
     }
 
     pub fn cores(&self) -> Option<(usize, usize)> {

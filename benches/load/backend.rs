@@ -166,6 +166,10 @@ impl Peer<'_> {
             if echo.closing || self.read(|bytes| echo.feed(bytes)).await?.is_none() {
                 return Ok(());
             }
+            if echo.answer.len() > BULK_LEN {
+                // One that streams is not to delay the others here.
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The load bench: wsluice, nginx and HAProxy under the same load, in interleaved rounds, with one command.
 //!
 //! ```sh
-//! cargo bench --bench load                      # everything, about a quarter of an hour
+//! cargo bench --bench load                      # everything but `scale` and `spread`, about ten minutes
 //! cargo bench --bench load -- echo memory-wss   # some of it
 //! cargo bench --bench load -- --quick           # does the rig work?
 //! ```
@@ -12,6 +12,7 @@ mod args;
 mod backend;
 mod client;
 mod drive;
+mod floor;
 mod frame;
 mod handshake;
 mod histogram;
@@ -40,9 +41,15 @@ use crate::tls::Identity;
 use crate::workload::{Shape, Transport, Workload};
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(floor::COMMAND) {
+        return exit_code(floor::run(std::env::args().skip(1)));
+    }
     // Without `--bench`, cargo is testing: the rig's own parts are held to what they promise, and nothing is measured.
     let benching = std::env::args().any(|arg| arg == "--bench" || arg == "--quick" || arg == "--help");
-    let result = if benching { measure(Args::parse().settled()) } else { check_itself() };
+    exit_code(if benching { measure(Args::parse().settled()) } else { check_itself() })
+}
+
+fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -53,7 +60,8 @@ fn main() -> ExitCode {
 }
 
 fn measure(args: Args) -> Result<()> {
-    let workloads = Workload::named(&args.workloads)?;
+    let everything = args.publish && args.workloads.is_empty();
+    let workloads = if everything { Workload::all() } else { Workload::named(&args.workloads)? };
     let found: Vec<_> = args.proxies.iter().map(|&kind| (kind, Program::find(kind, args.wsluice.as_deref()))).collect();
     for (kind, _) in found.iter().filter(|(_, program)| program.is_none()) {
         eprintln!("load: {kind} is not installed and left out");
@@ -69,32 +77,37 @@ fn measure(args: Args) -> Result<()> {
     fs::create_dir_all(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
     let rig = Rig::start(&args)?;
     let mut report = Report::new(&args, &programs, &rig.cores);
-    for workload in workloads {
-        for round in 1..=args.rounds {
-            for program in &programs {
-                if let Some(why) = rig.pointless(workload, program.kind) {
-                    if round == 1 {
-                        eprintln!("load: {workload} {}: left out: {why}", program.label);
+    for together in workloads.chunk_by(|one, other| one.goes_with(*other)) {
+        let rounds = together.first().map_or(0, |&workload| args.rounds(workload));
+        for round in 1..=rounds {
+            for &workload in together {
+                for program in in_turn(&programs, round) {
+                    if let Some(why) = rig.pointless(workload, program.kind) {
+                        if round == 1 {
+                            eprintln!("load: {workload} {}: left out: {why}", program.label);
+                        }
+                        continue;
                     }
-                    continue;
+                    let outcome = rig.round(workload, program);
+                    let said = report::in_short(workload, program, &outcome);
+                    eprintln!("load: {workload} round {round}/{rounds} {said}");
+                    report.add(workload, program, round, outcome);
                 }
-                let outcome = rig.round(workload, program);
-                eprintln!(
-                    "load: {workload} round {round}/{} {}",
-                    args.rounds,
-                    report::in_short(workload, program, &outcome)
-                );
-                report.add(workload, program, round, outcome);
             }
         }
     }
     print!("{}", report.text());
-    report.write(&args.out)?;
-    eprintln!("load: report.txt, report.md, rounds.csv and load.svg are in {}", args.out.display());
+    let written = report.write(&args.out)?;
+    eprintln!("load: {} are in {}", written.join(", "), args.out.display());
     match report.failures() {
         0 => Ok(()),
         failures => bail!("{failures} rounds have failed"),
     }
+}
+
+/// Each round begins with another proxy: whatever a place in the order brings, everybody has it.
+fn in_turn(programs: &[Program], round: usize) -> impl Iterator<Item = &Program> {
+    programs.iter().cycle().skip(round % programs.len()).take(programs.len())
 }
 
 /// What is there all the time.
@@ -117,11 +130,18 @@ impl Rig<'_> {
 
     /// Why a round of this proxy would say nothing.
     fn pointless(&self, workload: Workload, kind: Kind) -> Option<String> {
-        let many = matches!(workload.shape, Shape::Push | Shape::Memory | Shape::Spread);
-        let connections = if many { self.args.load.connections() } else { 0 };
+        let connections = self.args.load.connections(workload);
         match kind {
             Kind::Direct if workload.transport == Transport::Wss => Some("the backend speaks no TLS".to_owned()),
-            Kind::Direct if matches!(workload.shape, Shape::Memory | Shape::Spread) => Some("no proxy".to_owned()),
+            Kind::Direct if matches!(workload.shape, Shape::Memory | Shape::Scale(_) | Shape::Spread) => {
+                Some("no proxy".to_owned())
+            }
+            Kind::Nginx | Kind::Haproxy | Kind::Floor
+                if self.args.publish && matches!(workload.shape, Shape::Scale(_)) =>
+            {
+                Some("published for wsluice alone".to_owned())
+            }
+            Kind::Floor if self.args.load.workers(workload) > 1 => Some("it has one thread".to_owned()),
             Kind::Haproxy if connections > proxies::HAPROXY_CONNECTIONS_MAX => Some("more than its maxconn".to_owned()),
             // Both ends of the rig, and both sides of a proxy, are in one process.
             _ if connections as u64 * 2 + 200 > self.descriptors => {
@@ -132,7 +152,8 @@ impl Rig<'_> {
     }
 
     fn round(&self, workload: Workload, program: &Program) -> Result<Outcome> {
-        let running = program.start(self.backend.addr(), self.args.load.workers, &self.identity, self.cores)?;
+        let running =
+            program.start(self.backend.addr(), self.args.load.workers(workload), &self.identity, self.cores)?;
         let tls = if workload.transport == Transport::Wss { Some(self.identity.client()?) } else { None };
         let addr = match &running {
             None => self.backend.addr(),
@@ -153,7 +174,7 @@ impl Rig<'_> {
 /// `--help` ends with what there is to measure.
 fn help_of_workloads() -> String {
     let lines =
-        Workload::all().into_iter().map(|workload| format!("  {:<12}{}", workload.to_string(), workload.about()));
+        Workload::all().into_iter().map(|workload| format!("  {:<16}{}", workload.to_string(), workload.about()));
     format!("Workloads:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
@@ -167,8 +188,13 @@ fn check_itself() -> Result<()> {
     let direct = Program::find(Kind::Direct, None).context("there is always no proxy")?;
     let rig = Rig::start(&args)?;
     proxies::check_itself(&rig.identity)?;
-    for workload in Workload::all().into_iter().filter(|workload| rig.pointless(*workload, Kind::Direct).is_none()) {
-        rig.round(workload, &direct).with_context(|| format!("{workload} without a proxy"))?;
+    let floor = Program::find(Kind::Floor, None).context("this executable is gone")?;
+    for (workload, program) in
+        Workload::all().into_iter().flat_map(|workload| [(workload, &direct), (workload, &floor)])
+    {
+        if rig.pointless(workload, program.kind).is_none() {
+            rig.round(workload, program).with_context(|| format!("{workload} {}", program.label))?;
+        }
     }
     Ok(())
 }

@@ -29,9 +29,16 @@ pub enum Shape {
     Resume,
     /// Memory of idle connections: after one echo, after a burst, after all have closed.
     Memory,
+    /// Echoes beside one connection that streams flat out in both directions.
+    Fair,
+    /// Costs and memory while so many connections are open, most of them idle.
+    Scale(usize),
     /// How connections spread over several workers.
     Spread,
 }
+
+/// The steps of [`Shape::Scale`]: 9,500 sessions are what 20,000 descriptors allow.
+pub const SCALE: [usize; 3] = [1_000, 4_000, 9_500];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
@@ -56,6 +63,8 @@ impl fmt::Display for Shape {
             Shape::Connect => "connect",
             Shape::Resume => "resume",
             Shape::Memory => "memory",
+            Shape::Fair => "fair",
+            Shape::Scale(connections) => return write!(f, "scale-{connections}"),
             Shape::Spread => "spread",
         })
     }
@@ -76,8 +85,9 @@ impl fmt::Display for Workload {
 impl Workload {
     /// All of them, in the order of the table.
     pub fn all() -> Vec<Workload> {
-        use Shape::{Connect, Down, Echo, Memory, Push, Rate, Resume, Spread, Up};
-        let shapes = [Echo, Rate, Up, Down, Push, Connect, Resume, Memory, Spread];
+        use Shape::{Connect, Down, Echo, Fair, Memory, Push, Rate, Resume, Scale, Spread, Up};
+        let [small, middle, large] = SCALE.map(Scale);
+        let shapes = [Echo, Rate, Up, Down, Push, Connect, Resume, Memory, Fair, small, middle, large, Spread];
         let each = shapes
             .into_iter()
             .flat_map(|shape| [Transport::Ws, Transport::Wss].map(|transport| Workload { shape, transport }));
@@ -89,18 +99,25 @@ impl Workload {
         !matches!((self.shape, self.transport), (Shape::Resume, Transport::Ws) | (Shape::Spread, Transport::Wss))
     }
 
-    /// Those that `words` name: `echo-ws`, or `echo`, or `ws`. No words: all but `spread`, which wants `--workers`.
+    /// Whether rounds of the two are interleaved, since they are compared with each other.
+    pub fn goes_with(self, other: Workload) -> bool {
+        self == other || matches!((self.shape, other.shape), (Shape::Scale(_), Shape::Scale(_)))
+    }
+
+    /// Those that `words` name: `echo-ws`, or `echo`, or `ws`. No words: all but `scale` and `spread`, which take long.
     pub fn named(words: &[String]) -> Result<Vec<Workload>> {
         let all = Workload::all();
         let fits = |workload: &Workload, word: &str| {
-            word == workload.to_string() || word == workload.shape.to_string() || word == workload.transport.to_string()
+            let scale = matches!(workload.shape, Shape::Scale(_)) && word == "scale";
+            let names = [workload.to_string(), workload.shape.to_string(), workload.transport.to_string()];
+            scale || names.iter().any(|name| name == word)
         };
         if let Some(word) = words.iter().find(|word| !all.iter().any(|workload| fits(workload, word))) {
             let names: Vec<_> = all.iter().map(Workload::to_string).collect();
             bail!("no workload is called {word:?}; there are {}", names.join(", "));
         }
         let wanted = |workload: &Workload| match words {
-            [] => workload.shape != Shape::Spread,
+            [] => !matches!(workload.shape, Shape::Scale(_) | Shape::Spread),
             words => words.iter().any(|word| fits(workload, word)),
         };
         Ok(all.into_iter().filter(wanted).collect())
@@ -109,7 +126,7 @@ impl Workload {
     /// What the CPU time is divided by, with the unit it is then given in and the nanoseconds of that unit.
     pub fn cost_unit(self) -> (&'static str, f64) {
         match self.shape {
-            Shape::Echo | Shape::Rate => ("µs/round trip", 1e3),
+            Shape::Echo | Shape::Rate | Shape::Fair | Shape::Scale(_) => ("µs/round trip", 1e3),
             Shape::Up | Shape::Down => ("ns/byte", 1.0),
             Shape::Push => ("µs/message", 1e3),
             Shape::Connect | Shape::Resume => ("µs/connection", 1e3),
@@ -139,6 +156,8 @@ impl Workload {
             Shape::Connect => "TCP, upgrade, one echo, close handshake",
             Shape::Resume => "TCP, resumed TLS session, upgrade, one echo, close handshake",
             Shape::Memory => "growth of PSS, each connection idle after one echo; after a 16-KiB echo; after closing",
+            Shape::Fair => "echoes alone, and beside one connection that streams flat out both ways",
+            Shape::Scale(_) => "echo, push, connect and memory while so many connections are open, most of them idle",
             Shape::Spread => "how many connections each worker holds",
         }
     }

@@ -7,17 +7,24 @@ use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
 use super::{Round, Tally, Work, finish};
+use crate::client::Conn;
 use crate::frame::{Frame, Sender};
 use crate::workload::MESSAGE_LEN;
 
 pub async fn drive(round: &Round<'_>) -> Result<Work> {
     let conns = round.open(round.load.busy_connections, "/echo", MESSAGE_LEN).await?;
+    on(round, &conns, 0).await
+}
+
+/// Echoes on these connections, from message `first`.
+pub async fn on(round: &Round<'_>, conns: &[Rc<Conn>], first: u64) -> Result<Work> {
     let (tally, mut tasks, count) = (Rc::new(Tally::default()), JoinSet::new(), conns.len());
     for conn in conns {
-        let tally = Rc::clone(&tally);
+        conn.expect(MESSAGE_LEN, first);
+        let (conn, tally) = (Rc::clone(conn), Rc::clone(&tally));
         tasks.spawn_local(async move {
             let mut frame = Frame::new(Sender::Client, MESSAGE_LEN);
-            for sequence in 0.. {
+            for sequence in first.. {
                 frame.stamp(sequence);
                 let sent = Instant::now();
                 conn.send(frame.bytes()).await.context("sending")?;

@@ -24,7 +24,7 @@ const PAUSES_MAX: usize = 12;
 pub async fn drive(round: &Round<'_>) -> Result<Memory> {
     let proxy = round.proxy.as_ref().context("without a proxy there is no memory to read")?;
     let watched_before: usize = proxy.watched().iter().sum();
-    let conns = round.open(round.load.connections(), "/echo", MESSAGE_LEN).await?;
+    let conns = round.open(round.connections(), "/echo", MESSAGE_LEN).await?;
     let count = conns.len() as f64;
     echo_once(&conns, MESSAGE_LEN).await?;
     let idle = settled(round).await? / count;
@@ -44,7 +44,7 @@ pub async fn drive(round: &Round<'_>) -> Result<Memory> {
     Ok(Memory { idle, after_burst, total_after_close })
 }
 
-async fn echo_once(conns: &[Rc<Conn>], len: usize) -> Result<()> {
+pub async fn echo_once(conns: &[Rc<Conn>], len: usize) -> Result<()> {
     for some in conns.chunks(AT_A_TIME) {
         let mut tasks = JoinSet::new();
         for conn in some.iter().map(Rc::clone) {
@@ -76,7 +76,7 @@ async fn close_all(conns: Vec<Rc<Conn>>) -> Result<()> {
 }
 
 /// Growth of PSS, once it is still.
-async fn settled(round: &Round<'_>) -> Result<f64> {
+pub async fn settled(round: &Round<'_>) -> Result<f64> {
     let mut last = round.pss()?;
     for _ in 0..PAUSES_MAX {
         tokio::time::sleep(PAUSE).await;

@@ -6,9 +6,11 @@
 mod bulk;
 mod connect;
 mod echo;
+mod fair;
 mod memory;
 mod push;
 mod rate;
+mod scale;
 mod spread;
 
 use std::cell::{Cell, RefCell};
@@ -36,7 +38,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Outcome {
     Work(Work),
     Memory(Memory),
+    Fair(Fair),
+    Scale(Scale),
+    /// Sessions of each worker.
     Spread(Vec<usize>),
+}
+
+/// Echoes by themselves and beside one heavy connection.
+pub struct Fair {
+    pub alone: Work,
+    pub beside: Work,
+    /// What the heavy one brought back in a second, bytes.
+    pub heavy: f64,
+}
+
+/// Costs while many connections are open.
+pub struct Scale {
+    pub echo: Work,
+    pub push: Work,
+    pub connect: Work,
+    /// KiB a connection.
+    pub memory: f64,
 }
 
 /// A measured stretch of work.
@@ -114,8 +136,15 @@ impl Round<'_> {
             Shape::Connect => connect::drive(self, connect::Session::Full).await.map(Outcome::Work),
             Shape::Resume => connect::drive(self, connect::Session::Resumed).await.map(Outcome::Work),
             Shape::Memory => memory::drive(self).await.map(Outcome::Memory),
+            Shape::Fair => fair::drive(self).await.map(Outcome::Fair),
+            Shape::Scale(_) => scale::drive(self).await.map(Outcome::Scale),
             Shape::Spread => spread::drive(self).await.map(Outcome::Spread),
         }
+    }
+
+    /// How many connections this workload of many has.
+    fn connections(&self) -> usize {
+        self.load.connections(self.workload)
     }
 
     /// Opens connections to one path of the backend.

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::{Round, Tally, Work};
+use crate::client::Conn;
 use crate::workload::MESSAGE_LEN;
 
 /// The wave that is under way.
@@ -19,11 +20,16 @@ struct Wave {
 }
 
 pub async fn drive(round: &Round<'_>) -> Result<Work> {
-    let conns = round.open(round.load.connections(), "/push", MESSAGE_LEN).await?;
+    let conns = round.open(round.connections(), "/push", MESSAGE_LEN).await?;
+    on(round, &conns).await
+}
+
+/// Sends to these connections, which nothing has been pushed to yet.
+pub async fn on(round: &Round<'_>, conns: &[Rc<Conn>]) -> Result<Work> {
     let (tally, mut tasks, count) = (Rc::new(Tally::default()), JoinSet::new(), conns.len());
     let wave = Rc::new(Wave { begun: Cell::new(Instant::now()), missing: Cell::new(0), arrived: Notify::new() });
     for conn in conns {
-        let (tally, wave) = (Rc::clone(&tally), Rc::clone(&wave));
+        let (conn, tally, wave) = (Rc::clone(conn), Rc::clone(&tally), Rc::clone(&wave));
         tasks.spawn_local(async move {
             loop {
                 for _ in 0..conn.receive().await?.messages {

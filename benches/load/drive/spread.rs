@@ -8,7 +8,7 @@ use crate::workload::MESSAGE_LEN;
 pub async fn drive(round: &Round<'_>) -> Result<Vec<usize>> {
     let proxy = round.proxy.as_ref().context("without a proxy there are no workers")?;
     let before = proxy.watched();
-    let conns = round.open(round.load.connections(), "/echo", MESSAGE_LEN).await?;
+    let conns = round.open(round.connections(), "/echo", MESSAGE_LEN).await?;
     let after = proxy.watched();
     drop(conns);
     // An instance that watches no session (a master's, a control thread's) is no worker.

@@ -22,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::args::Versus;
+use crate::floor;
 use crate::machine::{Cores, free_ports};
 use crate::process::Tree;
 use crate::tls::Identity;
@@ -32,6 +33,8 @@ pub enum Kind {
     Wsluice,
     Nginx,
     Haproxy,
+    /// A bare forwarder: what the kernel alone costs.
+    Floor,
     /// No proxy: what the rig itself can do.
     Direct,
 }
@@ -42,6 +45,7 @@ impl fmt::Display for Kind {
             Kind::Wsluice => "wsluice",
             Kind::Nginx => "nginx",
             Kind::Haproxy => "haproxy",
+            Kind::Floor => "floor",
             Kind::Direct => "direct",
         })
     }
@@ -74,23 +78,19 @@ impl Program {
     /// Looks a proxy up; `None` when it is not installed.
     pub fn find(kind: Kind, wsluice: Option<&Path>) -> Option<Program> {
         let path = match kind {
-            Kind::Direct => {
-                return Some(Program {
-                    kind,
-                    label: kind.to_string(),
-                    path: PathBuf::new(),
-                    version: "no proxy".to_owned(),
-                });
-            }
+            Kind::Floor => std::env::current_exe().ok()?,
+            Kind::Direct => PathBuf::new(),
             Kind::Wsluice => wsluice.map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_wsluice")), Path::to_owned),
             Kind::Nginx => in_path("nginx")?,
             Kind::Haproxy => in_path("haproxy")?,
         };
-        let flag = if kind == Kind::Wsluice { "--version" } else { "-v" };
-        let said = Command::new(&path).arg(flag).output().ok()?;
-        let said = [said.stdout, said.stderr].concat();
-        let version = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().trim().to_owned();
-        let version = version.trim_start_matches("nginx version: ").to_owned();
+        let version = match kind {
+            Kind::Wsluice => version_of(&path, "--version")?,
+            Kind::Nginx => version_of(&path, "-V")?,
+            Kind::Haproxy => version_of(&path, "-vv")?,
+            Kind::Floor => "bytes from one socket to the other by epoll, no HTTP; rustls for wss".to_owned(),
+            Kind::Direct => "no proxy".to_owned(),
+        };
         Some(Program { kind, label: kind.to_string(), path, version })
     }
 
@@ -109,9 +109,6 @@ impl Program {
         identity: &Identity,
         cores: Cores,
     ) -> Result<Option<Running>> {
-        if self.kind == Kind::Direct {
-            return Ok(None);
-        }
         let directory = TempDir::new()?;
         let [plain_port, tls_port, admin_port] = free_ports()?;
         let plan = Plan { plain_port, tls_port, admin_port, backend, workers, identity, directory: directory.path() };
@@ -119,7 +116,11 @@ impl Program {
         match self.kind {
             Kind::Wsluice => wsluice::prepare(&mut command, &plan)?,
             Kind::Nginx => nginx::prepare(&mut command, &plan)?,
-            Kind::Haproxy | Kind::Direct => haproxy::prepare(&mut command, &plan)?,
+            Kind::Haproxy => haproxy::prepare(&mut command, &plan)?,
+            Kind::Floor => {
+                floor::prepare(&mut command, plain_port, tls_port, backend, identity.cert_file(), identity.key_file());
+            }
+            Kind::Direct => return Ok(None),
         }
         let log = directory.path().join("output.log");
         let output = File::create(&log)?;
@@ -134,6 +135,20 @@ impl Program {
         running.wait().with_context(|| format!("{} does not come up", self.label))?;
         Ok(Some(running))
     }
+}
+
+/// The first line of what a program says of itself, and its OpenSSL: handshakes differ by a quarter between versions.
+fn version_of(path: &Path, flag: &str) -> Option<String> {
+    let said = Command::new(path).arg(flag).output().ok()?;
+    let said = [said.stdout, said.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let version = said.lines().next().unwrap_or_default().trim().trim_start_matches("nginx version: ").to_owned();
+    let library = said.lines().find_map(|line| {
+        let line =
+            line.strip_prefix("built with ").or_else(|| Some(line.strip_prefix("Running on ")?.split_once(": ")?.1));
+        line.filter(|line| line.contains("OpenSSL ") && !line.contains("gcc"))
+    });
+    Some(library.map_or(version.clone(), |library| format!("{version}, {library}")))
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {

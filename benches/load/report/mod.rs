@@ -3,6 +3,7 @@
 mod csv;
 mod plot;
 mod table;
+mod tables;
 mod words;
 
 use std::fmt::Write as _;
@@ -12,15 +13,17 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::args::Args;
-use crate::drive::{Memory, Outcome, Work};
-use crate::histogram::Histogram;
+use crate::drive::{Fair, Memory, Outcome, Scale, Work};
 use crate::machine::Cores;
 use crate::proxies::{Kind, Program};
 use crate::stats::{Quartiles, median, quartiles};
-use crate::workload::{Shape, Workload};
+use crate::workload::Workload;
 
 use table::Table;
-use words::{dash, figure, nanos, quartiles_text, time};
+use words::{dash, figure, nanos, time};
+
+/// Where in the Markdown the tables of all figures begin.
+const EVERY_FIGURE: &str = "\n## Every figure\n";
 
 /// PSS a connection says nothing when few connections share what the process has anyway.
 const CONNECTIONS_FOR_PSS: usize = 256;
@@ -30,6 +33,9 @@ pub struct Report {
     proxies: Vec<Proxy>,
     baseline: String,
     rate: f64,
+    /// `--connections`, if given.
+    connections: Option<usize>,
+    publish: bool,
     rounds: Vec<Round>,
 }
 
@@ -63,20 +69,34 @@ struct Row {
 
 impl Report {
     pub fn new(args: &Args, programs: &[Program], cores: &Cores) -> Report {
-        let mut head = vec![format!(
-            "{} rounds of {} s, {} worker(s), {}; {}",
-            args.rounds,
-            args.load.seconds,
-            args.load.workers,
-            cores.describe(),
-            machine_line()
-        )];
+        let (rounds, seconds) = (args.rounds, args.load.seconds);
+        let fewer = Workload::all().into_iter().map(|workload| args.rounds(workload)).min().filter(|few| *few < rounds);
+        let fewer = fewer.map_or_else(String::new, |few| format!(" ({few} of memory, fair, scale and spread)"));
+        let mut head = vec![
+            format!("{}: {}", today(), machine_line()),
+            format!(
+                "{rounds} interleaved rounds{fewer} of {seconds} s, {} worker(s), {}",
+                args.load.workers,
+                cores.describe(),
+            ),
+        ];
+        if args.publish {
+            head.push("made with `cargo bench --bench load -- --publish`".to_owned());
+        }
         head.extend(programs.iter().map(|program| format!("{}: {}", program.label, program.version)));
         if args.quick {
             head.push("quick: a smoke test, the figures mean nothing".to_owned());
         }
         let proxies = programs.iter().map(Proxy::of).collect();
-        Report { head, proxies, baseline: args.baseline.clone(), rate: f64::from(args.load.rate), rounds: Vec::new() }
+        Report {
+            head,
+            proxies,
+            baseline: args.baseline.clone(),
+            rate: f64::from(args.load.rate),
+            connections: args.load.connections,
+            publish: args.publish,
+            rounds: Vec::new(),
+        }
     }
 
     pub fn add(&mut self, workload: Workload, program: &Program, number: usize, outcome: Result<Outcome>) {
@@ -89,30 +109,42 @@ impl Report {
 
     /// The report for a terminal.
     pub fn text(&self) -> String {
-        self.render(Table::text, "")
+        self.render(Table::text, "", "")
     }
 
-    /// Writes the report in all its forms.
-    pub fn write(&self, directory: &Path) -> Result<()> {
-        let files = [
-            ("report.txt", self.text()),
-            ("report.md", self.render(Table::markdown, "  ")),
-            ("rounds.csv", self.csv()),
-            ("load.svg", plot::svg(&self.rows(), &self.baseline, &self.head)),
-        ];
-        for (name, content) in files {
+    /// The report for a repository: what compares first, up to [`EVERY_FIGURE`], for a README to quote.
+    fn markdown(&self) -> String {
+        self.render(Table::markdown, "  ", EVERY_FIGURE)
+    }
+
+    /// Writes the report in all its forms, and says which files these are.
+    pub fn write(&self, directory: &Path) -> Result<Vec<&'static str>> {
+        let svg = ("load.svg", plot::svg(&self.rows(), &self.baseline, &self.head));
+        let files = if self.publish {
+            vec![("load.md", self.markdown()), ("load.csv", self.csv()), svg]
+        } else {
+            vec![("report.txt", self.text()), ("report.md", self.markdown()), ("rounds.csv", self.csv()), svg]
+        };
+        for (name, content) in &files {
             let path = directory.join(name);
             fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
         }
-        Ok(())
+        Ok(files.into_iter().map(|(name, _)| name).collect())
     }
 
-    fn render(&self, form: fn(&Table) -> String, line_end: &str) -> String {
+    fn render(&self, form: fn(&Table) -> String, line_end: &str, every_figure: &str) -> String {
         let mut out: String = self.head.iter().map(|line| format!("{line}{line_end}\n")).collect();
-        for table in [self.work_table(), self.memory_table(), self.spread_table()] {
-            if !table.is_empty() {
-                write!(out, "\n{}", form(&table)).unwrap_or_default();
-            }
+        let summary = self.summary();
+        if !summary.is_empty() {
+            let baseline = &self.baseline;
+            write!(out, "\nCost, in brackets its ratio to {baseline}'s in the same round:\n\n{}", form(&summary))
+                .unwrap_or_default();
+        }
+        write!(out, "{every_figure}").unwrap_or_default();
+        let tables =
+            [self.work_table(), self.memory_table(), self.fair_table(), self.scale_table(), self.spread_table()];
+        for table in tables.iter().filter(|table| !table.is_empty()) {
+            write!(out, "\n{}", form(table)).unwrap_or_default();
         }
         for round in &self.rounds {
             if let Err(error) = &round.outcome {
@@ -160,114 +192,6 @@ impl Report {
     fn rounds_of(&self, workload: Workload, label: &str) -> impl Iterator<Item = &Round> {
         self.rounds.iter().filter(move |round| round.workload == workload && round.proxy.label == label)
     }
-
-    fn works(&self, workload: Workload, label: &str) -> Vec<&Work> {
-        let work = |round| match round {
-            &Round { outcome: Ok(Outcome::Work(ref work)), .. } => Some(work),
-            _ => None,
-        };
-        self.rounds_of(workload, label).filter_map(work).collect()
-    }
-
-    fn work_table(&self) -> Table {
-        let ratio = format!("× {} [quartiles]", self.baseline);
-        let columns = [
-            "workload",
-            "proxy",
-            "CPU/unit",
-            "unit",
-            &ratio,
-            "busy",
-            "throughput",
-            "p50",
-            "p99",
-            "PSS/conn",
-            "rig CPU/unit",
-        ];
-        let mut table = Table::new(&columns);
-        for row in self.rows() {
-            let works = self.works(row.workload, &row.proxy.label);
-            if works.is_empty() {
-                continue;
-            }
-            let mut latency = Histogram::default();
-            works.iter().for_each(|work| latency.add(&work.latency));
-            let quantile = |share| latency.quantile(share).map_or_else(dash, time);
-            let (unit, scale) = row.workload.cost_unit();
-            let of = |figure: &dyn Fn(&Work) -> f64| median(&works.iter().map(|work| figure(work)).collect::<Vec<_>>());
-            let rig = of(&|work| nanos(work.rig_cpu) / work.units / scale);
-            let many =
-                works.iter().all(|work| work.connections >= CONNECTIONS_FOR_PSS) && row.proxy.kind != Kind::Direct;
-            let pss = of(&|work| work.pss_growth / work.connections as f64).filter(|_| many);
-            let busy = of(&|work| nanos(work.proxy_cpu) / nanos(work.wall)).filter(|_| row.proxy.kind != Kind::Direct);
-            table.add(vec![
-                row.workload.to_string(),
-                row.proxy.label,
-                row.cost.map_or_else(dash, figure),
-                unit.to_owned(),
-                row.ratio.map_or_else(dash, quartiles_text),
-                busy.map_or_else(dash, |share| format!("{:.0} %", share * 100.0)),
-                of(&|work| work.units / work.wall.as_secs_f64())
-                    .map_or_else(dash, |per| self.throughput(row.workload, per)),
-                quantile(0.5),
-                quantile(0.99),
-                pss.map_or_else(dash, |kib| format!("{} KiB", figure(kib))),
-                rig.map_or_else(dash, figure),
-            ]);
-        }
-        table
-    }
-
-    /// An open loop that was not kept up with says so: its other figures are not comparable.
-    fn throughput(&self, workload: Workload, per_second: f64) -> String {
-        let (unit, scale) = workload.throughput_unit();
-        let late = workload.shape == Shape::Rate && per_second < 0.98 * self.rate;
-        format!("{:.0} {unit}{}", per_second / scale, if late { " (behind)" } else { "" })
-    }
-
-    fn memory_table(&self) -> Table {
-        let ratio = format!("× {} [quartiles]", self.baseline);
-        let mut table =
-            Table::new(&["workload", "proxy", "idle KiB/conn", &ratio, "after 16-KiB echo", "kept after close, KiB"]);
-        for row in self.rows() {
-            let memory = |round| match round {
-                &Round { outcome: Ok(Outcome::Memory(ref memory)), .. } => Some(memory),
-                _ => None,
-            };
-            let memories: Vec<&Memory> = self.rounds_of(row.workload, &row.proxy.label).filter_map(memory).collect();
-            let of =
-                |figure: fn(&Memory) -> f64| median(&memories.iter().map(|memory| figure(memory)).collect::<Vec<_>>());
-            if memories.is_empty() {
-                continue;
-            }
-            table.add(vec![
-                row.workload.to_string(),
-                row.proxy.label,
-                row.cost.map_or_else(dash, figure),
-                row.ratio.map_or_else(dash, quartiles_text),
-                of(|memory| memory.after_burst).map_or_else(dash, figure),
-                of(|memory| memory.total_after_close).map_or_else(dash, |kib| format!("{kib:.0}")),
-            ]);
-        }
-        table
-    }
-
-    fn spread_table(&self) -> Table {
-        let mut table = Table::new(&["workload", "proxy", "round", "sessions of each worker", "most / mean"]);
-        for round in &self.rounds {
-            let Ok(Outcome::Spread(sessions)) = &round.outcome else { continue };
-            let mean = sessions.iter().sum::<usize>() as f64 / sessions.len().max(1) as f64;
-            let most = sessions.iter().max().copied().unwrap_or(0) as f64;
-            table.add(vec![
-                round.workload.to_string(),
-                round.proxy.label.clone(),
-                round.number.to_string(),
-                format!("{sessions:?}"),
-                format!("{:.2}", most / mean.max(1.0)),
-            ]);
-        }
-        table
-    }
 }
 
 /// The figure that is compared: CPU time per unit, or memory per connection.
@@ -277,7 +201,7 @@ fn cost(workload: Workload, kind: Kind, outcome: &Outcome) -> Option<f64> {
             Some(nanos(work.proxy_cpu) / work.units / workload.cost_unit().1)
         }
         Outcome::Memory(memory) => Some(memory.idle),
-        Outcome::Work(_) | Outcome::Spread(_) => None,
+        Outcome::Work(_) | Outcome::Fair(_) | Outcome::Scale(_) | Outcome::Spread(_) => None,
     }
 }
 
@@ -290,11 +214,25 @@ pub fn in_short(workload: Workload, program: &Program, outcome: &Result<Outcome>
         Ok(Outcome::Memory(Memory { idle, after_burst, .. })) => {
             format!("{label}: {} KiB idle, {} after a burst", figure(*idle), figure(*after_burst))
         }
+        Ok(Outcome::Fair(Fair { alone, beside, .. })) => {
+            let p99 = |work: &Work| work.latency.quantile(0.99).map_or_else(dash, time);
+            format!("{label}: p99 {} alone, {} beside a heavy one", p99(alone), p99(beside))
+        }
+        Ok(Outcome::Scale(Scale { echo, memory, .. })) => {
+            let echo = figure(nanos(echo.proxy_cpu) / echo.units / 1e3);
+            format!("{label}: {echo} µs/echo, {} KiB/connection", figure(*memory))
+        }
         Ok(outcome) => {
             let cost = cost(workload, program.kind, outcome).map_or_else(dash, figure);
             format!("{label}: {cost} {}", workload.cost_unit().0)
         }
     }
+}
+
+/// The day, in UTC.
+fn today() -> String {
+    let now = wsluice::telemetry::utc::Utc::now().to_string();
+    now.split('T').next().unwrap_or_default().to_owned()
 }
 
 fn machine_line() -> String {

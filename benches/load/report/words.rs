@@ -32,3 +32,9 @@ pub(super) fn time(duration: Duration) -> String {
         micros => format!("{micros:.0} µs"),
     }
 }
+
+/// A cost, and in brackets how it compares.
+pub(super) fn cell(cost: f64, ratio: Option<Quartiles>) -> String {
+    let ratio = ratio.map_or_else(String::new, |ratio| format!(" ({:.2})", ratio.median));
+    figure(cost) + &ratio
+}
