@@ -68,6 +68,11 @@ pub struct File {
     #[serde(default)]
     pub workers: Workers,
 
+    /// Where this process stands (rack, data centre, availability zone): endpoints of the same `zone` are preferred. Often
+    /// `${ZONE}`. Default: none, and zones play no part.
+    #[serde(default)]
+    pub zone: Option<String>,
+
     /// Where clients connect. Default: one listener named `default` on `127.0.0.1:8080` without TLS, which nobody
     /// outside this machine can reach.
     #[serde(default = "Listener::defaults")]

@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserial
 use serde::{Deserialize, Serialize};
 
 use super::address::EndpointUrl;
-use super::value::{BadValue, OrOff, Percent, Scalar};
+use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
 /// Servers that can stand in for one another.
@@ -25,6 +25,11 @@ pub struct Upstream {
 
     /// The servers: URLs, or maps with a `url`. Required.
     pub endpoints: Vec<Endpoint>,
+
+    /// How long an endpoint that joins the others or comes back takes to grow from a twentieth of its weight to all of it:
+    /// an empty endpoint would otherwise get all new sessions at once. Default: `off`.
+    #[serde(default = "at_once")]
+    pub slow_start: OrOff<Span>,
 
     /// Addresses of this machine to connect from, each worker taking them in turn. One address has about 28,000 ports
     /// towards one endpoint (`net.ipv4.ip_local_port_range`), so one is needed for each 28,000 sessions that an endpoint is
@@ -66,11 +71,15 @@ pub struct HashBy {
 
     /// How much more than its share of the sessions an endpoint may hold before it is passed over: `125%` lets it have a
     /// quarter more. Default: `off`, since passing over breaks the rule that equal parts meet.
-    #[serde(default = "off")]
+    #[serde(default = "unbounded")]
     pub load_max: OrOff<Percent>,
 }
 
-fn off() -> OrOff<Percent> {
+fn unbounded() -> OrOff<Percent> {
+    OrOff::Off
+}
+
+fn at_once() -> OrOff<Span> {
     OrOff::Off
 }
 
@@ -83,6 +92,10 @@ pub struct Endpoint {
     pub weight: u16,
     /// Sessions at a time.
     pub max_connections: Option<u32>,
+    /// Higher ones are used when lower ones cannot be.
+    pub priority: u8,
+    /// Where it stands.
+    pub zone: Option<String>,
 }
 
 /// TLS towards the servers.
@@ -136,6 +149,16 @@ struct EndpointMap {
     /// limit.
     #[serde(default)]
     max_connections: Option<u32>,
+
+    /// Endpoints with a higher number get sessions only while none with a lower one can: those with 1 are backups of those
+    /// with 0. 0 to 255. Default: 0.
+    #[serde(default)]
+    priority: u8,
+
+    /// The zone (rack, data centre, availability zone) it stands in, compared with the `zone` of this process: those of the
+    /// same zone come first, the others when these are full or down. Default: none, which no zone prefers.
+    #[serde(default)]
+    zone: Option<String>,
 }
 
 const fn one() -> u16 {
@@ -155,13 +178,13 @@ impl<'de> Deserialize<'de> for Endpoint {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
                 let url = text.parse().map_err(BadValue::into_serde)?;
-                Ok(Endpoint { url, weight: one(), max_connections: None })
+                Ok(Endpoint { url, weight: one(), max_connections: None, priority: 0, zone: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
                 let map = EndpointMap::deserialize(MapAccessDeserializer::new(map))?;
-                let EndpointMap { url, weight, max_connections } = map;
-                Ok(Endpoint { url, weight, max_connections })
+                let EndpointMap { url, weight, max_connections, priority, zone } = map;
+                Ok(Endpoint { url, weight, max_connections, priority, zone })
             }
         }
 

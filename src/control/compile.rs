@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
-use crate::balance::{Balancer, Hash, RoundRobin};
+use crate::clock;
 use crate::config::{
-    Balance, Bind, Certificate, ClientTls, ConfigErrors, EndpointUrl, File, Finding, Http, KeyPath, Loaded,
-    ProxyProtocol, ServerTls, Source, TlsVersion, Validate,
+    Bind, Certificate, ClientTls, ConfigErrors, File, Finding, Http, KeyPath, Loaded, ProxyProtocol, ServerTls, Source,
+    TlsVersion, Validate,
 };
 use crate::drain::Drain;
 use crate::net::listener::Address;
@@ -27,14 +27,13 @@ use crate::server::metrics::Security;
 use crate::session::RouteSessions;
 use crate::session::access_log::AccessLog;
 use crate::telemetry::sink::LogSink;
-use crate::tls::client::{ClientTlsOptions, client_config, server_name};
+use crate::tls::client::{ClientTlsOptions, client_config};
 use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
 use crate::tls::{Identity, TlsError, load_roots};
-use crate::upstream::Upstream;
-use crate::upstream::connect::{Connector, Sources, Target, Tls};
-use crate::upstream::endpoint::{Endpoint, Share};
+use crate::upstream::connect::Sources;
 use crate::upstream::live::Lives;
-use crate::upstream::pool::Pool;
+use crate::upstream::maker::{MakeError, Maker};
+use crate::upstream::{Policy, Upstream};
 use crate::ws::tunnel::Settings;
 use crate::{config, server, session, upstream};
 
@@ -148,7 +147,6 @@ impl Compiler<'_> {
     }
 
     fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> Upstream {
-        let families = &self.around.families.upstream;
         let path = KeyPath::root().key("upstreams").key(name);
         let tls = written
             .endpoints
@@ -160,48 +158,31 @@ impl Compiler<'_> {
         let connect =
             file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
         let connect = connect.max().unwrap_or(Duration::from_secs(5));
-        let sources = Sources::new(&written.source_addresses, self.around.workers).map(Arc::new);
-        let mut endpoints = vec![];
-        for (index, endpoint) in written.endpoints.iter().enumerate() {
-            let path = path.key("endpoints").index(index);
-            let tls = if endpoint.url.is_tls() {
-                let Some(config) = &tls else { continue };
-                let name = written.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
-                let host = match &endpoint.url {
-                    EndpointUrl::Tcp { host, .. } => host.as_str(),
-                    EndpointUrl::Unix(_) => "localhost",
-                };
-                let Some(server_name) = self.noted(&path, server_name(name.unwrap_or(host))) else { continue };
-                Some(Tls { config: Arc::clone(config), server_name })
-            } else {
-                None
-            };
-            let target = match &endpoint.url {
-                EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port),
-                EndpointUrl::Unix(path) => Target::Unix(path.clone()),
-            };
-            let connector = Connector { target, tls, sources: sources.clone() };
-            let label = endpoint.url.to_string();
-            let metrics = families.endpoint(name, &label, &proxy::upgrade::endpoint_labels());
-            let pool = Pool::new(connector.clone(), connect, self.around.workers);
-            let live = self.around.lives.of(name, &label);
-            let share = Share {
-                weight: u32::from(endpoint.weight),
-                sessions_max: endpoint.max_connections.unwrap_or(u32::MAX),
-            };
-            endpoints.push(Arc::new(Endpoint::new(label.into(), share, connector, pool, metrics, live)));
-        }
-        let (balancer, balance_key) = match &written.balance {
-            Balance::LeastConnections => (Balancer::LeastConnections, None),
-            // A random start: instances that start together must not all begin with the first endpoint.
-            Balance::RoundRobin => (Balancer::RoundRobin(RoundRobin::new(fastrand::usize(..))), None),
-            Balance::RandomTwo => (Balancer::RandomTwo, None),
-            Balance::Hash(written) => {
-                let load_max_percent = written.load_max.percent();
-                (Balancer::Hash(Hash { load_max_percent }), Some(written.on.clone()))
-            }
+        let maker = Maker {
+            upstream: name.to_owned(),
+            tls,
+            server_name: written.tls.as_ref().and_then(|tls| tls.server_name.clone()),
+            connect_timeout: connect,
+            workers: self.around.workers,
+            families: self.around.families.upstream.clone(),
+            reasons: proxy::upgrade::endpoint_labels().into(),
+            lives: self.around.lives.clone(),
+            sources: Sources::new(&written.source_addresses, self.around.workers).map(Arc::new),
         };
-        Upstream::new(name.to_owned(), endpoints, balancer, balance_key, families.upstream(name))
+        // What is wrong is told at its place. Without TLS settings that has been done.
+        for (index, endpoint) in written.endpoints.iter().enumerate() {
+            if let Err(MakeError::Tls(error)) = maker.endpoint(endpoint) {
+                self.noted::<()>(&path.key("endpoints").index(index), Err(error));
+            }
+        }
+        let policy = Policy {
+            balance: written.balance.clone(),
+            slow_start: written.slow_start.duration(),
+            zone: file.zone.clone(),
+        };
+        let upstream = Upstream::new(policy, maker);
+        upstream.replace(&written.endpoints, clock::now());
+        upstream
     }
 
     fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {

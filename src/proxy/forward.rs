@@ -108,7 +108,7 @@ async fn attempt(
             }
             Some(Err(error)) if error.is_connect() => {
                 let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
-                endpoint.metrics.error(cause.map_or("connect", ConnectError::label));
+                endpoint.live.metrics.error(cause.map_or("connect", ConnectError::label));
                 endpoint.live.failed(clock::coarse());
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
                 failed = Some(match cause {
@@ -117,11 +117,11 @@ async fn attempt(
                 });
             }
             Some(Err(error)) => {
-                endpoint.metrics.error("response_lost");
+                endpoint.live.metrics.error("response_lost");
                 return Err(Failure::Upstream(chain(&error)));
             }
             None => {
-                endpoint.metrics.error("response_timeout");
+                endpoint.live.metrics.error("response_timeout");
                 return Err(Failure::Timeout);
             }
         }

@@ -86,7 +86,7 @@ impl Arrival {
     /// By what an endpoint is chosen for it; ask before the headers are taken.
     pub fn draw(&self, route: &Route, client: Option<IpAddr>) -> Draw {
         let keyed = Keyed { client, path: self.path(), query: self.parts.uri.query(), headers: &self.parts.headers };
-        balance_key::draw(route.upstream.balance_key.as_ref(), keyed, fastrand::u64(..))
+        balance_key::draw(route.upstream.balance_key(), keyed, fastrand::u64(..))
     }
 
     /// The target in origin form, as the upstream gets it.

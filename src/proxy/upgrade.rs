@@ -21,11 +21,10 @@ use crate::clock;
 use crate::drain::Guard;
 use crate::net::transport::Connection;
 use crate::session::{Opening, RouteSessions, Session};
-use crate::telemetry::counters::Active;
 use crate::upstream::connect::UpstreamIo;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::handshake::{self, HandshakeError, Reply, RequestHead, Switched};
-use crate::upstream::live::Seat;
+use crate::upstream::live::{Seat, SessionSeat};
 use crate::ws::handshake::{Answer, Offer, key};
 use crate::ws::tunnel::Tunnel;
 
@@ -33,8 +32,7 @@ use crate::ws::tunnel::Tunnel;
 #[derive(Debug)]
 pub struct Held {
     _place: Place,
-    _on_endpoint: Active,
-    _seat: Seat,
+    _seat: SessionSeat,
 }
 
 /// A verified 101, before its request's record is joined to it.
@@ -113,7 +111,7 @@ pub async fn run(
             let mut response = response::switching_protocols(headers, &offer.key);
             route.response_edits.apply(response.headers_mut());
             let handles = &route.listeners[proxy.listener_index];
-            let held = Held { _place: place, _on_endpoint: endpoint.metrics.session(), _seat: seat };
+            let held = Held { _place: place, _seat: seat.into_session() };
             let sessions = Arc::clone(&handles.sessions);
             let opened = Opened { server: io, early, answer, endpoint, sessions, held, route };
             Ok((response, Some(opened)))
@@ -160,7 +158,7 @@ async fn attempt(
             Failure::Handshake(error) => error.label(),
             _ => "handshake_timeout",
         };
-        endpoint.metrics.error(label);
+        endpoint.live.metrics.error(label);
         endpoint.live.failed(clock::coarse());
         tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
         started = Instant::now();

@@ -5,21 +5,37 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::metrics::EndpointMetrics;
 use crate::moment::Moment;
 
 /// How long an endpoint that failed is tried after the others; nginx's `fail_timeout` is as long.
 pub const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
+/// How well an endpoint stands; the better ones are picked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing speaks against it.
+    Good,
+    /// It failed lately.
+    Suspect,
+}
+
 /// The live state of one endpoint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Live {
+    name: Name,
+    /// What it counts on. The series go with the state.
+    pub metrics: EndpointMetrics,
     /// Sessions on it, those being opened included.
     load: AtomicU32,
     /// When it last failed, in microseconds; 0 if it has answered since.
     failed_at: AtomicU64,
+    /// When it joined others or came back, in microseconds; 0 if it was there from the start.
+    joined_at: AtomicU64,
+    lives: Lives,
 }
 
 impl Live {
@@ -48,18 +64,62 @@ impl Live {
         }
     }
 
-    /// Whether it failed so lately that others should be tried first.
-    pub fn is_suspect(&self, now: Moment) -> bool {
+    /// How well it stands.
+    pub fn standing(&self, now: Moment) -> Standing {
         match self.failed_at.load(Ordering::Relaxed) {
-            0 => false,
-            at => now.since(Moment::from_micros(at)) < AFTER_FAILURE,
+            0 => Standing::Good,
+            at if now.since(Moment::from_micros(at)) < AFTER_FAILURE => Standing::Suspect,
+            _ => Standing::Good,
+        }
+    }
+
+    /// It joined others that have sessions already, or came back to them.
+    pub fn joined(&self, now: Moment) {
+        self.joined_at.store(now.as_micros().max(1), Ordering::Relaxed);
+    }
+
+    /// How far it has come in the `span` since it joined, from 0 to 1.
+    pub fn warmth(&self, span: Duration, now: Moment) -> f64 {
+        match self.joined_at.load(Ordering::Relaxed) {
+            0 => 1.0,
+            at => (now.since(Moment::from_micros(at)).as_secs_f64() / span.as_secs_f64().max(1e-6)).min(1.0),
         }
     }
 }
 
-/// One session's place on an endpoint; dropping it gives it back.
+impl Drop for Live {
+    /// Takes its series away, unless another state of the same name has begun to count on them.
+    fn drop(&mut self) {
+        let mut lives = self.lives.lock();
+        // Ours is the one that nobody can upgrade any more.
+        if lives.get(&self.name).is_some_and(|live| live.strong_count() == 0) {
+            lives.remove(&self.name);
+            self.metrics.remove();
+        }
+    }
+}
+
+/// A place on an endpoint for a session that is being opened; dropping it gives it back.
 #[derive(Debug)]
 pub struct Seat(Arc<Live>);
+
+impl Seat {
+    /// The session is open.
+    pub fn into_session(self) -> SessionSeat {
+        self.0.metrics.session_begins();
+        SessionSeat(self)
+    }
+}
+
+/// The place of a session that is open: one in the gauge until it is dropped.
+#[derive(Debug)]
+pub struct SessionSeat(Seat);
+
+impl Drop for SessionSeat {
+    fn drop(&mut self) {
+        self.0.0.metrics.session_ends();
+    }
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
@@ -76,17 +136,28 @@ type Name = (String, String);
 
 impl Lives {
     /// The state of this endpoint, which is the same as long as anybody holds it: a configuration that names it, or a
-    /// session on it. Those that nobody holds are forgotten on the way.
-    pub fn of(&self, upstream: &str, endpoint: &str) -> Arc<Live> {
-        let mut lives = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lives.retain(|_, live| live.strong_count() > 0);
+    /// session on it. `metrics` gives what a new one counts on.
+    pub fn of(&self, upstream: &str, endpoint: &str, metrics: impl FnOnce() -> EndpointMetrics) -> Arc<Live> {
         let name = (upstream.to_owned(), endpoint.to_owned());
+        let mut lives = self.lock();
         if let Some(live) = lives.get(&name).and_then(Weak::upgrade) {
             return live;
         }
-        let live = Arc::<Live>::default();
+        let live = Arc::new(Live {
+            name: name.clone(),
+            metrics: metrics(),
+            load: AtomicU32::new(0),
+            failed_at: AtomicU64::new(0),
+            joined_at: AtomicU64::new(0),
+            lives: self.clone(),
+        });
         lives.insert(name, Arc::downgrade(&live));
         live
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Weak<Live>>> {
+        // Nothing inside can be left half done by a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,10 +165,18 @@ impl Lives {
 #[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 mod tests {
     use super::*;
+    use crate::telemetry::exposition::encode;
+    use crate::upstream::metrics::Metrics;
+    use prometheus::Registry;
+
+    fn live() -> Arc<Live> {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        Lives::default().of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]))
+    }
 
     #[test]
     fn seats_are_bounded_and_come_back() {
-        let live = Arc::<Live>::default();
+        let live = live();
         let seats: Vec<_> = (0..2).map(|_| live.enter(2).unwrap()).collect();
         assert!(live.enter(2).is_none());
         assert_eq!(live.load(), 2);
@@ -107,7 +186,7 @@ mod tests {
 
     #[test]
     fn workers_that_take_and_leave_at_once_neither_lose_a_seat_nor_exceed_the_limit() {
-        let live = Arc::<Live>::default();
+        let live = live();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -124,13 +203,42 @@ mod tests {
 
     #[test]
     fn a_state_outlives_who_named_it_first_as_long_as_a_session_holds_it() {
-        let lives = Lives::default();
-        let seat = lives.of("chat", "ws://a:1").enter(u32::MAX).unwrap();
-        assert_eq!(lives.of("chat", "ws://a:1").load(), 1);
-        assert_eq!(lives.of("other", "ws://a:1").load(), 0);
+        let (registry, lives) = (Registry::new(), Lives::default());
+        let metrics = Metrics::register(&registry).unwrap();
+        let of =
+            |upstream, endpoint| lives.of(upstream, endpoint, || metrics.endpoint(upstream, endpoint, &["connect"]));
+        let seat = of("chat", "ws://a:1").enter(u32::MAX).unwrap();
+        assert_eq!(of("chat", "ws://a:1").load(), 1);
+        assert_eq!(of("other", "ws://a:1").load(), 0);
+        assert!(encode(&registry).unwrap().contains("ws://a:1"));
         drop(seat);
-        assert_eq!(lives.of("chat", "ws://a:1").load(), 0);
-        drop(lives.of("chat", "ws://b:1"));
-        assert_eq!(lives.0.lock().unwrap().len(), 1, "what nobody held was forgotten when the next was made");
+        assert!(lives.lock().is_empty());
+        assert!(!encode(&registry).unwrap().contains("ws://a:1"), "its series went with it");
+    }
+
+    #[test]
+    fn a_state_that_begins_while_the_last_one_ends_keeps_its_series() {
+        let (registry, lives) = (Registry::new(), Lives::default());
+        let metrics = Metrics::register(&registry).unwrap();
+        let of = || lives.of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..500).for_each(|_| of().metrics.pick()));
+            }
+        });
+        let last = of();
+        last.metrics.pick();
+        assert!(encode(&registry).unwrap().contains("wsluice_endpoint_picks_total{"));
+        drop(last);
+        assert!(lives.lock().is_empty());
+    }
+
+    #[test]
+    fn one_that_joins_warms_up() {
+        let (live, span) = (live(), Duration::from_secs(10));
+        let at = |seconds: u64| Moment::from_micros(seconds * 1_000_000);
+        assert_eq!(live.warmth(span, at(5)), 1.0);
+        live.joined(at(5));
+        assert_eq!([5, 10, 15, 90].map(|now| live.warmth(span, at(now))), [0.0, 0.5, 1.0, 1.0]);
     }
 }

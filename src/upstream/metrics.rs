@@ -6,7 +6,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use crate::telemetry::counters::{Active, Counters, seconds};
+use crate::telemetry::counters::{Counters, seconds};
 
 /// From a server in the same rack to the 5 s that connecting may take by default; 1 s and 3 s are where a connection
 /// arrives whose first packet was lost once or twice.
@@ -75,6 +75,9 @@ impl Metrics {
     pub fn endpoint(&self, upstream: &str, endpoint: &str, reasons: &[&'static str]) -> EndpointMetrics {
         let (errors, of_upstream, of_endpoint) = (self.errors.clone(), upstream.to_owned(), endpoint.to_owned());
         EndpointMetrics {
+            families: self.clone(),
+            names: [upstream.to_owned(), endpoint.to_owned()],
+            reasons: reasons.into(),
             sessions: self.endpoint_sessions.with_label_values(&[upstream, endpoint]),
             picks: self.picks.with_label_values(&[upstream, endpoint]),
             errors: Counters::new(reasons, move |reason| {
@@ -106,6 +109,9 @@ impl UpstreamMetrics {
 /// What one endpoint counts on.
 #[derive(Debug)]
 pub struct EndpointMetrics {
+    families: Metrics,
+    names: [String; 2],
+    reasons: Box<[&'static str]>,
     sessions: IntGauge,
     picks: IntCounter,
     errors: Counters<&'static str>,
@@ -117,9 +123,25 @@ impl EndpointMetrics {
         self.picks.inc();
     }
 
-    /// Counts a session on it, until the answer is dropped.
-    pub fn session(&self) -> Active {
-        Active::new(&self.sessions)
+    /// One session more is on it.
+    pub fn session_begins(&self) {
+        self.sessions.inc();
+    }
+
+    /// One session less is on it.
+    pub fn session_ends(&self) {
+        self.sessions.dec();
+    }
+
+    /// Takes its series out of the families. What is counted later is lost.
+    pub fn remove(&self) {
+        let names @ [upstream, endpoint] = self.names.each_ref().map(String::as_str);
+        // An error says that there is no such series, which is what is wanted.
+        let _ = self.families.endpoint_sessions.remove_label_values(&names);
+        let _ = self.families.picks.remove_label_values(&names);
+        for reason in &self.reasons {
+            let _ = self.families.errors.remove_label_values(&[upstream, endpoint, reason]);
+        }
     }
 
     /// Counts a failure it is to blame for.
@@ -144,9 +166,8 @@ mod tests {
         endpoint.error("refused");
         upstream.retry();
         upstream.connected(Duration::from_millis(1));
-        let session = endpoint.session();
+        endpoint.session_begins();
         let text = encode(&registry).unwrap();
-        drop(session);
         for line in [
             r#"wsluice_endpoint_picks_total{endpoint="ws://10.0.0.11:9000",upstream="chat"} 1"#,
             r#"wsluice_endpoint_sessions_active{endpoint="ws://10.0.0.11:9000",upstream="chat"} 1"#,

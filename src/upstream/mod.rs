@@ -1,49 +1,128 @@
 //! A named group of interchangeable servers, and the way to them.
 //!
-//! `Upstream` is what a route refers to: endpoints, the balancer that picks among them, and how they are connected to.
-//! `live` is what is known of an endpoint and outlives every change. `connect` makes one connection, `handshake` opens a WebSocket over it with a small client of our own (hyper's costs a
-//! task and 18 KB for each), `pool` carries plain HTTP, where connections are used again. Which endpoint is tried next,
-//! and what a client is told when all fail, is for `proxy` to say.
+//! `Upstream` is what a route refers to: the endpoints of the moment (`set`), which may be replaced while sessions run, the
+//! balancer that picks among them, and how they are connected to. `live` is what is known of an endpoint and outlives every
+//! change; `maker` makes endpoints of what is written. `connect` makes one connection, `handshake` opens a WebSocket over it
+//! with a small client of our own (hyper's costs a task and 18 KB for each), `pool` carries plain HTTP, where connections are
+//! used again. Which endpoint is tried next, and what a client is told when all fail, is for `proxy` to say.
 
 pub mod connect;
 pub mod endpoint;
 pub mod handshake;
 pub mod live;
+pub mod maker;
 pub mod metrics;
 pub mod pool;
+pub mod set;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::balance::{Balancer, Candidates, Draw};
+use arc_swap::ArcSwap;
+
+use crate::balance::{Balancer, Draw, Hash, RoundRobin};
+use crate::config;
 use crate::moment::Moment;
 use crate::policy::balance_key::BalanceKey;
 use endpoint::Endpoint;
 use live::Seat;
+use maker::{MakeError, Maker};
 use metrics::UpstreamMetrics;
+use set::{Set, is_among};
 
 /// A group of endpoints under one name.
 #[derive(Debug)]
 pub struct Upstream {
     /// As written under `upstreams:`.
     pub name: String,
-    endpoints: Box<[Arc<Endpoint>]>,
-    balancer: Balancer,
-    /// What of a request decides, where the balancer goes by it.
-    pub balance_key: Option<BalanceKey>,
+    set: ArcSwap<Set>,
+    policy: Policy,
+    maker: Maker,
     /// What the group counts on.
     pub metrics: UpstreamMetrics,
 }
 
+/// How an upstream's endpoints are chosen among.
+#[derive(Debug)]
+pub struct Policy {
+    /// The algorithm.
+    pub balance: config::Balance,
+    /// How long an endpoint that joins takes to its full weight.
+    pub slow_start: Option<Duration>,
+    /// Where this process stands; endpoints of the same zone come first.
+    pub zone: Option<String>,
+}
+
+impl Policy {
+    /// A balancer with a state of its own.
+    fn balancer(&self) -> Balancer {
+        match &self.balance {
+            config::Balance::LeastConnections => Balancer::LeastConnections,
+            // A random start: instances that start together must not all begin with the first endpoint.
+            config::Balance::RoundRobin => Balancer::RoundRobin(RoundRobin::new(fastrand::usize(..))),
+            config::Balance::RandomTwo => Balancer::RandomTwo,
+            config::Balance::Hash(written) => Balancer::Hash(Hash { load_max_percent: written.load_max.percent() }),
+        }
+    }
+}
+
+/// What a change of membership did.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Those that were not there before.
+    pub joined: Vec<Arc<Endpoint>>,
+    /// Those that are not there any more; sessions on them go on.
+    pub left: Vec<Arc<Endpoint>>,
+    /// Those that cannot be used as written, and why.
+    pub refused: Vec<MakeError>,
+}
+
 impl Upstream {
-    /// A group of at least one endpoint.
-    pub fn new(
-        name: String,
-        endpoints: Vec<Arc<Endpoint>>,
-        balancer: Balancer,
-        balance_key: Option<BalanceKey>,
-        metrics: UpstreamMetrics,
-    ) -> Upstream {
-        Upstream { name, endpoints: endpoints.into(), balancer, balance_key, metrics }
+    /// A group without endpoints yet; see [`Upstream::replace`].
+    pub fn new(policy: Policy, maker: Maker) -> Upstream {
+        let metrics = maker.families.upstream(&maker.upstream);
+        let set = ArcSwap::from_pointee(Set::new(vec![], None, policy.balancer()));
+        Upstream { name: maker.upstream.clone(), set, policy, maker, metrics }
+    }
+
+    /// Makes these the endpoints. One that stays as it was is not touched; one with another weight keeps what is known of
+    /// it. Those that join others start slowly, if the upstream wants that. Of two with the same name the first counts.
+    ///
+    /// Calls must not overlap: membership has one writer.
+    pub fn replace(&self, written: &[config::Endpoint], now: Moment) -> Change {
+        let before = self.set.load();
+        let mut change = Change::default();
+        let mut seen = HashSet::new();
+        let mut endpoints = vec![];
+        for written in written {
+            if !seen.insert(&written.url) {
+                continue;
+            }
+            let same = |endpoint: &&Arc<Endpoint>| endpoint.written.url == written.url;
+            let was = before.endpoints().iter().find(same);
+            if let Some(was) = was.filter(|was| was.written == *written) {
+                endpoints.push(Arc::clone(was));
+                continue;
+            }
+            match self.maker.endpoint(written) {
+                Ok(endpoint) => {
+                    let endpoint = Arc::new(endpoint);
+                    if was.is_none() {
+                        change.joined.push(Arc::clone(&endpoint));
+                    }
+                    endpoints.push(endpoint);
+                }
+                Err(error) => change.refused.push(error),
+            }
+        }
+        if !before.endpoints().is_empty() {
+            change.joined.iter().for_each(|endpoint| endpoint.live.joined(now));
+        }
+        let gone = |endpoint: &&Arc<Endpoint>| !is_among(&endpoints, endpoint);
+        change.left = before.endpoints().iter().filter(gone).cloned().collect();
+        self.set.store(Arc::new(Set::new(endpoints, self.policy.zone.as_deref(), self.policy.balancer())));
+        change
     }
 
     /// The endpoint for the next session, with a seat on it, without those already `tried`. One that failed lately comes
@@ -52,17 +131,16 @@ impl Upstream {
     /// # Errors
     /// When there is none, and why.
     pub fn pick(&self, tried: &[Arc<Endpoint>], draw: Draw, now: Moment) -> Result<(Arc<Endpoint>, Seat), NoEndpoint> {
+        let set = self.set.load();
         // Bounded: between the choice and the seat another worker may take the last one; then the next choice sees it full.
-        for _ in 0..=self.endpoints.len() {
-            let choice = |suspects| self.balancer.pick(&Choice { upstream: self, tried, now, suspects }, draw);
-            let Some(index) = choice(false).or_else(|| choice(true)) else { break };
-            let endpoint = &self.endpoints[index];
+        for _ in 0..=set.endpoints().len() {
+            let Some(endpoint) = set.pick(tried, self.policy.slow_start, draw, now) else { break };
             if let Some(seat) = endpoint.enter() {
-                endpoint.metrics.pick();
+                endpoint.live.metrics.pick();
                 return Ok((Arc::clone(endpoint), seat));
             }
         }
-        let mut left = self.endpoints.iter().filter(|endpoint| !is_among(tried, endpoint));
+        let mut left = set.endpoints().iter().filter(|endpoint| !is_among(tried, endpoint));
         match left.any(|endpoint| endpoint.weight > 0) {
             true => Err(NoEndpoint::Full),
             false if tried.is_empty() => Err(NoEndpoint::Closed),
@@ -70,9 +148,17 @@ impl Upstream {
         }
     }
 
-    /// All endpoints.
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
+    /// What of a request decides, where the balancer goes by it.
+    pub fn balance_key(&self) -> Option<&BalanceKey> {
+        match &self.policy.balance {
+            config::Balance::Hash(written) => Some(&written.on),
+            _ => None,
+        }
+    }
+
+    /// The endpoints of the moment.
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.set.load().endpoints().to_vec()
     }
 }
 
@@ -83,42 +169,9 @@ pub enum NoEndpoint {
     AllTried,
     /// Those that are left have as many sessions as they may have.
     Full,
-    /// All have the weight 0.
+    /// There is none, or all have the weight 0.
     Closed,
 }
 
-fn is_among(tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>) -> bool {
-    tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
-}
-
-/// What the balancer sees.
-struct Choice<'a> {
-    upstream: &'a Upstream,
-    tried: &'a [Arc<Endpoint>],
-    now: Moment,
-    /// Those that failed lately may be chosen too.
-    suspects: bool,
-}
-
-impl Candidates for Choice<'_> {
-    fn count(&self) -> usize {
-        self.upstream.endpoints.len()
-    }
-
-    fn is_excluded(&self, index: usize) -> bool {
-        let endpoint = &self.upstream.endpoints[index];
-        is_among(self.tried, endpoint) || endpoint.is_full() || (!self.suspects && endpoint.live.is_suspect(self.now))
-    }
-
-    fn weight(&self, index: usize) -> u32 {
-        self.upstream.endpoints[index].weight
-    }
-
-    fn load(&self, index: usize) -> u32 {
-        self.upstream.endpoints[index].live.load()
-    }
-
-    fn identity(&self, index: usize) -> u64 {
-        self.upstream.endpoints[index].identity
-    }
-}
+#[cfg(test)]
+mod tests;

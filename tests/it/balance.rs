@@ -166,3 +166,24 @@ async fn the_key_goes_elsewhere_while_its_endpoint_is_down_and_comes_back() {
     elsewhere.switch(&[]).await;
     assert_eq!(client.head().await.status(), 101);
 }
+
+#[tokio::test]
+async fn a_backup_takes_over_when_the_first_choice_is_full_and_the_own_zone_comes_first() {
+    let mut servers = servers::<2>().await;
+    for (first, second) in [("zone: east, max_connections: 2", "zone: west"), ("max_connections: 2", "priority: 1")] {
+        let endpoints = [
+            format!("{{ url: {:?}, {second} }}", servers[1].url()),
+            format!("{{ url: {:?}, {first} }}", servers[0].url()),
+        ];
+        let text = with("", &[&endpoints[0], &endpoints[1]]);
+        let proxy = Proxy::start(&format!("zone: east\n{text}"));
+        let mut used = vec![];
+        let mut sessions = vec![];
+        for _ in 0..4 {
+            let session = open(&proxy, &mut servers, &Handshake::new()).await;
+            used.push(session.0);
+            sessions.push(session);
+        }
+        assert_eq!(used, [0, 0, 1, 1], "{first}, {second}");
+    }
+}

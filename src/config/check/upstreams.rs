@@ -38,6 +38,13 @@ impl Checker<'_> {
             let help = "give one of them a weight above 0; with 0 they only keep the sessions they have";
             self.warn(&list, "every endpoint has the weight 0: no new session will be let in").help(help);
         }
+        if self.file.zone.is_none()
+            && let Some(index) = upstream.endpoints.iter().position(|endpoint| endpoint.zone.is_some())
+        {
+            let help = "add `zone:` at the top of the file, or remove it here";
+            let message = "this process has no zone, so that of an endpoint plays no part";
+            self.warn(&list.index(index).key("zone"), message).help(help);
+        }
         let mut first: BTreeMap<&EndpointUrl, usize> = BTreeMap::new();
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
             if let Some(before) = first.get(&endpoint.url) {

@@ -601,7 +601,7 @@ admin: { bind: '0.0.0.0:1' }
         "7:15 routes[1].upstream: there is no upstream `caht` | did you mean `chat`?",
         "10:15 routes[2].upstream: the environment variable `UPSTREAM` is not set",
         "13:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`",
-        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `source_addresses`, `tls`, found the number 7",
+        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `slow_start`, `source_addresses`, `tls`, found the number 7",
         "15:16 admin.bind: admin is only served on loopback or a Unix socket",
     ];
     let said = said(text);

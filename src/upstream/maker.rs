@@ -1,0 +1,90 @@
+//! From an endpoint as written, in the configuration or by a discovery, to one that sessions can use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+
+use super::connect::{Connector, Sources, Target, Tls};
+use super::endpoint::Endpoint;
+use super::live::Lives;
+use super::metrics::Metrics;
+use super::pool::Pool;
+use crate::balance::hash;
+use crate::config::{self, EndpointUrl};
+use crate::tls::TlsError;
+use crate::tls::client::server_name;
+
+/// What all endpoints of an upstream have in common.
+#[derive(Debug)]
+pub struct Maker {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// TLS towards `wss` and `https`.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// The name their certificates must be for; `None` for the host of each.
+    pub server_name: Option<String>,
+    /// For one connection of the pool.
+    pub connect_timeout: Duration,
+    /// Threads that relay.
+    pub workers: usize,
+    /// Where they count.
+    pub families: Metrics,
+    /// The labels of all their failures.
+    pub reasons: Arc<[&'static str]>,
+    /// Where connections to them come from.
+    pub sources: Option<Arc<Sources>>,
+    /// What is known of them.
+    pub lives: Lives,
+}
+
+/// Why an endpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The name for TLS is none.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// There is nothing to speak TLS with.
+    #[error("the upstream has no TLS settings for {0}")]
+    NoTls(String),
+}
+
+impl Maker {
+    /// Makes one. What is known of an endpoint of this name is kept.
+    ///
+    /// # Errors
+    /// When it cannot be used as written.
+    pub fn endpoint(&self, written: &config::Endpoint) -> Result<Endpoint, MakeError> {
+        let label = written.url.to_string();
+        let tls = match &written.url {
+            url if !url.is_tls() => None,
+            url => {
+                let host = match url {
+                    EndpointUrl::Tcp { host, .. } => host.as_str(),
+                    EndpointUrl::Unix(_) => "localhost",
+                };
+                let server_name = server_name(self.server_name.as_deref().unwrap_or(host))?;
+                let config = self.tls.as_ref().ok_or_else(|| MakeError::NoTls(label.clone()))?;
+                Some(Tls { config: Arc::clone(config), server_name })
+            }
+        };
+        let target = match &written.url {
+            EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port),
+            EndpointUrl::Unix(path) => Target::Unix(path.clone()),
+        };
+        let connector = Connector { target, tls, sources: self.sources.clone() };
+        let metrics = || self.families.endpoint(&self.upstream, &label, &self.reasons);
+        Ok(Endpoint {
+            identity: hash::of(label.as_bytes()),
+            weight: u32::from(written.weight),
+            priority: written.priority,
+            zone: written.zone.clone(),
+            sessions_max: written.max_connections.unwrap_or(u32::MAX),
+            pool: Pool::new(connector.clone(), self.connect_timeout, self.workers),
+            connector,
+            live: self.lives.of(&self.upstream, &label, metrics),
+            name: label.into(),
+            written: written.clone(),
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! The endpoints of an upstream at one time, in the order in which they are preferred, with the balancer over them.
+//!
+//! Never changed: a change of membership makes another set, and a pick sees one of them whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::endpoint::Endpoint;
+use super::live::Standing;
+use crate::balance::{Balancer, Candidates, Draw};
+use crate::moment::Moment;
+
+/// What a weight is multiplied with, so that a part of 1 is still a weight.
+const WHOLE: u32 = 1000;
+/// What slow start begins with, in parts of [`WHOLE`]: less, and the first session would never come.
+const SLOW_START_LEAST: u32 = 50;
+
+/// The endpoints of an upstream.
+#[derive(Debug)]
+pub struct Set {
+    endpoints: Box<[Arc<Endpoint>]>,
+    /// For each endpoint, how far it is from being the first choice.
+    ranks: Box<[usize]>,
+    /// One more than the highest rank.
+    rank_count: usize,
+    balancer: Balancer,
+}
+
+impl Set {
+    /// A set as seen from `zone`: a lower priority number before a higher one, and among equals those of the same zone
+    /// before the others.
+    pub fn new(endpoints: Vec<Arc<Endpoint>>, zone: Option<&str>, balancer: Balancer) -> Set {
+        let preference =
+            |endpoint: &Arc<Endpoint>| (endpoint.priority, zone.is_some() && endpoint.zone.as_deref() != zone);
+        let mut preferences: Vec<_> = endpoints.iter().map(preference).collect();
+        preferences.sort_unstable();
+        preferences.dedup();
+        let rank = |endpoint| preferences.binary_search(&preference(endpoint)).unwrap_or(0);
+        Set {
+            ranks: endpoints.iter().map(rank).collect(),
+            rank_count: preferences.len(),
+            endpoints: endpoints.into(),
+            balancer,
+        }
+    }
+
+    /// All of them.
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+
+    /// The best of those that are open: standing before rank, so that a backup that is well comes before a first choice
+    /// that failed; within one rank the algorithm decides.
+    pub fn pick(
+        &self,
+        tried: &[Arc<Endpoint>],
+        slow_start: Option<Duration>,
+        draw: Draw,
+        now: Moment,
+    ) -> Option<&Arc<Endpoint>> {
+        for standing in [Standing::Good, Standing::Suspect] {
+            for rank in 0..self.rank_count {
+                let choice = Choice { set: self, tried, slow_start, now, standing, rank };
+                if let Some(index) = self.balancer.pick(&choice, draw) {
+                    return Some(&self.endpoints[index]);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// What the balancer sees: the endpoints of one standing and rank.
+struct Choice<'a> {
+    set: &'a Set,
+    tried: &'a [Arc<Endpoint>],
+    slow_start: Option<Duration>,
+    now: Moment,
+    standing: Standing,
+    rank: usize,
+}
+
+impl Candidates for Choice<'_> {
+    fn count(&self) -> usize {
+        self.set.endpoints.len()
+    }
+
+    fn is_excluded(&self, index: usize) -> bool {
+        let endpoint = &self.set.endpoints[index];
+        self.set.ranks[index] != self.rank
+            || endpoint.is_full()
+            || endpoint.live.standing(self.now) != self.standing
+            || is_among(self.tried, endpoint)
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        let endpoint = &self.set.endpoints[index];
+        let Some(span) = self.slow_start else { return endpoint.weight };
+        let part = endpoint.live.warmth(span, self.now) * f64::from(WHOLE);
+        endpoint.weight * (part as u32).clamp(SLOW_START_LEAST, WHOLE)
+    }
+
+    fn load(&self, index: usize) -> u32 {
+        self.set.endpoints[index].live.load()
+    }
+
+    fn identity(&self, index: usize) -> u64 {
+        self.set.endpoints[index].identity
+    }
+}
+
+/// Whether an endpoint has been tried, be it as an earlier configuration had it.
+pub fn is_among(tried: &[Arc<Endpoint>], endpoint: &Endpoint) -> bool {
+    tried.iter().any(|tried| Arc::ptr_eq(&tried.live, &endpoint.live))
+}

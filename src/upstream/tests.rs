@@ -1,0 +1,159 @@
+//! Membership that changes under sessions, and the order of preference.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use prometheus::Registry;
+
+use super::live::Lives;
+use super::metrics::Metrics;
+use super::*;
+use crate::telemetry::exposition::encode;
+
+const START: Moment = Moment::from_micros(1_000_000);
+
+struct Group {
+    registry: Registry,
+    upstream: Upstream,
+}
+
+impl Group {
+    fn new(policy: Policy) -> Group {
+        let registry = Registry::new();
+        let maker = Maker {
+            upstream: "chat".into(),
+            tls: None,
+            server_name: None,
+            connect_timeout: Duration::from_secs(1),
+            workers: 1,
+            families: Metrics::register(&registry).unwrap(),
+            reasons: ["connect"].into(),
+            sources: None,
+            lives: Lives::default(),
+        };
+        Group { registry, upstream: Upstream::new(policy, maker) }
+    }
+
+    /// Endpoints as a list in YAML.
+    fn become_(&self, written: &str) -> Change {
+        let written: Vec<config::Endpoint> = serde_yaml::from_str(written).unwrap();
+        self.upstream.replace(&written, START)
+    }
+
+    fn pick(&self) -> (String, Seat) {
+        let draw = Draw { key: 0, random: fastrand::u64(..) };
+        let (endpoint, seat) = self.upstream.pick(&[], draw, START).unwrap();
+        (endpoint.name.to_string(), seat)
+    }
+
+    /// Sessions on each, by port, of those that are members.
+    fn loads(&self) -> Vec<u32> {
+        self.upstream.endpoints().iter().map(|endpoint| endpoint.live.load()).collect()
+    }
+}
+
+fn policy(zone: Option<&str>) -> Policy {
+    Policy { balance: config::Balance::LeastConnections, slow_start: None, zone: zone.map(str::to_owned) }
+}
+
+fn names(endpoints: &[Arc<Endpoint>]) -> Vec<&str> {
+    endpoints.iter().map(|endpoint| &*endpoint.name).collect()
+}
+
+#[test]
+fn counts_survive_every_change_of_membership_and_weight() {
+    let group = Group::new(policy(None));
+    let change = group.become_("['ws://a:1', 'ws://b:1']");
+    assert_eq!(names(&change.joined), ["ws://a:1", "ws://b:1"]);
+    drop(change);
+    let mut seats: Vec<_> = (0..8).map(|_| group.pick()).collect();
+    assert_eq!(group.loads(), [4, 4]);
+    let before = group.upstream.endpoints();
+    // Another order, another weight, another neighbour, one twice.
+    let change = group.become_("['ws://c:1', { url: 'ws://b:1', weight: 2 }, 'ws://a:1', 'ws://a:1']");
+    assert_eq!((names(&change.joined), names(&change.left)), (vec!["ws://c:1"], vec![]));
+    drop(change);
+    assert_eq!(group.loads(), [0, 4, 4]);
+    assert!(Arc::ptr_eq(&before[0], &group.upstream.endpoints()[2]), "what stays as it was is not touched");
+    // One goes and comes back while its sessions live.
+    let change = group.become_("['ws://c:1']");
+    assert_eq!(names(&change.left), ["ws://b:1", "ws://a:1"]);
+    drop((change, before));
+    assert_eq!(seats.iter().filter(|(name, _)| name == "ws://a:1").count(), 4);
+    group.become_("['ws://a:1', 'ws://b:1', 'ws://c:1']");
+    assert_eq!(group.loads(), [4, 4, 0]);
+    seats.retain(|(name, _)| name == "ws://b:1");
+    assert_eq!(group.loads(), [0, 4, 0]);
+    // One that is gone for good, with the last of its sessions, leaves no series behind.
+    group.become_("['ws://a:1']");
+    let series = |name: &str| encode(&group.registry).unwrap().contains(&format!("endpoint=\"{name}\""));
+    assert!(series("ws://b:1") && !series("ws://c:1"));
+    seats.clear();
+    assert!(!series("ws://b:1") && series("ws://a:1"));
+}
+
+#[test]
+fn an_endpoint_that_failed_is_remembered_by_its_name() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', 'ws://b:1']");
+    group.upstream.endpoints()[0].live.failed(START);
+    group.become_("[{ url: 'ws://a:1', weight: 9 }, 'ws://b:1']");
+    assert!((0..20).all(|_| group.pick().0 == "ws://b:1"));
+}
+
+#[test]
+fn what_was_tried_is_not_tried_again_when_its_weight_changes_meanwhile() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1']");
+    let tried = group.upstream.endpoints();
+    group.become_("[{ url: 'ws://a:1', weight: 9 }]");
+    let draw = Draw { key: 0, random: 0 };
+    assert_eq!(group.upstream.pick(&tried, draw, START).err(), Some(NoEndpoint::AllTried));
+}
+
+#[test]
+fn backups_stand_in_while_no_first_choice_can() {
+    let group = Group::new(policy(None));
+    group.become_(
+        "[{ url: 'ws://a:1', max_connections: 2 }, { url: 'ws://b:1', priority: 1 }, { url: 'ws://c:1', priority: 7 }]",
+    );
+    let seats: Vec<_> = (0..4).map(|_| group.pick()).collect();
+    assert_eq!(group.loads(), [2, 2, 0]);
+    drop(seats);
+    group.upstream.endpoints()[0].live.failed(START);
+    assert_eq!(group.pick().0, "ws://b:1", "a backup that is well comes before a first choice that failed");
+    group.upstream.endpoints().iter().for_each(|endpoint| endpoint.live.failed(START));
+    assert_eq!(group.pick().0, "ws://a:1", "when all have failed, the first choice is tried first");
+}
+
+#[test]
+fn the_own_zone_comes_first_and_spills_over() {
+    let group = Group::new(policy(Some("east")));
+    group.become_(
+        "[{ url: 'ws://a:1', zone: east, max_connections: 2 }, { url: 'ws://b:1', zone: west }, 'ws://c:1',
+          { url: 'ws://d:1', zone: east, priority: 1 }]",
+    );
+    let _seats: Vec<_> = (0..8).map(|_| group.pick()).collect();
+    assert_eq!(group.loads(), [2, 3, 3, 0], "another zone of the same priority comes before a backup in the own zone");
+    let nowhere = Group::new(policy(None));
+    nowhere.become_("[{ url: 'ws://a:1', zone: east }, { url: 'ws://b:1', zone: west }]");
+    let _seats: Vec<_> = (0..4).map(|_| nowhere.pick()).collect();
+    assert_eq!(nowhere.loads(), [2, 2]);
+}
+
+#[test]
+fn one_that_joins_does_not_get_all_that_come() {
+    let slow = Policy { slow_start: Some(Duration::from_secs(100)), ..policy(None) };
+    let group = Group::new(slow);
+    group.become_("['ws://a:1', 'ws://b:1']");
+    let draw = |_| Draw { key: 0, random: fastrand::u64(..) };
+    let mut seats: Vec<_> = (0..200).map(|_| group.pick()).collect();
+    group.become_("['ws://a:1', 'ws://b:1', 'ws://c:1']");
+    seats.extend((0..10).map(|_| group.pick()));
+    let joined = group.loads()[2];
+    assert!((4..=6).contains(&joined), "a twentieth of the others' hundred, not all ten: {joined}");
+    // When it is warm it is filled up to its share.
+    let warm = START + Duration::from_secs(100);
+    let late: Vec<_> = (0..60).map(draw).map(|draw| group.upstream.pick(&[], draw, warm).unwrap()).collect();
+    assert_eq!(group.loads()[2], joined + 60);
+    drop((late, seats));
+}
