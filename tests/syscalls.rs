@@ -57,7 +57,9 @@ fn a_message_over_tls_is_the_same() {
     assert_eq!(calls.of(&["recvfrom"]), 2 * MESSAGES + 1, "{calls:?}");
     assert_eq!(calls.of(&["sendto"]), 2 * MESSAGES + 1, "{calls:?}");
     calls.assert_few_waits();
-    assert_eq!(calls.all(), calls.of(&["recvfrom", "sendto", "epoll_wait", TICK]), "{calls:?}");
+    // rustls allocates for each record, and every so many allocations jemalloc wakes its own thread.
+    assert!(calls.of(&["futex"]) <= MESSAGES / 100, "{calls:?}");
+    assert_eq!(calls.all(), calls.of(&["recvfrom", "sendto", "epoll_wait", "futex", TICK]), "{calls:?}");
 }
 
 #[test]
