@@ -8,6 +8,7 @@ pub mod hash;
 pub mod least_connections;
 pub mod random_two;
 pub mod round_robin;
+pub mod sticky;
 
 pub use hash::Hash;
 pub use round_robin::RoundRobin;
