@@ -15,6 +15,7 @@
 //! is not understood is never ignored.
 
 mod address;
+mod admission;
 mod check;
 mod decode;
 mod edits;
@@ -27,6 +28,7 @@ mod not_yet;
 mod process;
 mod report;
 mod route;
+mod sticky;
 mod suggest;
 mod syntax;
 mod tree;
@@ -41,6 +43,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
+pub use admission::{Admission, Queue, Rate};
 pub use edits::{HeaderEdits, HeaderSet};
 pub use key::KeyPath;
 pub use listener::{
@@ -51,6 +54,7 @@ pub use load::{FILE_BYTES_MAX, Loaded, load_file, load_str};
 pub use process::{Admin, Drain, Log, LogFormat, LogLevel, Workers};
 pub use report::{ConfigErrors, Finding, Severity, Source};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
+pub use sticky::{SameSite, Secret, Secure, Sticky};
 pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
 pub use value::{BadValue, ByteSize, OrOff, Span};
 

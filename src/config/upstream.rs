@@ -9,6 +9,8 @@ use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserial
 use serde::{Deserialize, Serialize};
 
 use super::address::EndpointUrl;
+use super::admission::{Admission, Queue};
+use super::sticky::Sticky;
 use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
@@ -38,6 +40,22 @@ pub struct Upstream {
     #[serde(default, deserialize_with = "addresses")]
     #[schemars(with = "Vec<String>")]
     pub source_addresses: Vec<IpAddr>,
+
+    /// Brings a client back to the endpoint it had, by a signed cookie, while that endpoint takes sessions; otherwise
+    /// `balance` decides, and the cookie names the new one. The cookie is not passed on. Default: none.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
+
+    /// Lets those wait for whom every endpoint is full (`max_connections`): first come, first served, each as soon as a
+    /// place is given back. `{}` is enough. Default: none and a 503 at once, since sessions last for hours and places
+    /// are seldom given back; it is of use where they are short, or where deploys move many at a time.
+    #[serde(default)]
+    pub queue: Option<Queue>,
+
+    /// Bounds how many WebSocket handshakes reach the endpoints in a second, so that a crowd that comes back at once does not
+    /// bring them down. Default: none.
+    #[serde(default)]
+    pub admission: Option<Admission>,
 
     /// TLS towards `wss://` and `https://` endpoints. Default: their certificate is verified for the host of their URL
     /// against the system's authorities.

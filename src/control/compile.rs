@@ -10,14 +10,16 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
+use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
-    Bind, Certificate, ClientTls, ConfigErrors, File, Finding, Http, KeyPath, Loaded, ProxyProtocol, ServerTls, Source,
-    TlsVersion, Validate,
+    Bind, Certificate, ClientTls, ConfigErrors, File, Finding, Http, KeyPath, Loaded, ProxyProtocol, Secret, ServerTls,
+    Source, TlsVersion, Validate,
 };
 use crate::drain::Drain;
 use crate::net::listener::Address;
 use crate::net::proxy_protocol::Mode;
+use crate::policy::bucket::Pace;
 use crate::proxy::outcome::{self, Failure};
 use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Room, Route, Snapshot};
 use crate::proxy::{self, Proxy};
@@ -31,6 +33,7 @@ use crate::tls::client::{ClientTlsOptions, client_config};
 use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
 use crate::tls::{Identity, TlsError, load_roots};
 use crate::upstream::connect::Sources;
+use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
 use crate::upstream::maker::{MakeError, Maker};
 use crate::upstream::{Policy, Upstream};
@@ -180,9 +183,49 @@ impl Compiler<'_> {
             slow_start: written.slow_start.duration(),
             zone: file.zone.clone(),
         };
-        let upstream = Upstream::new(policy, maker);
+        let mut upstream = Upstream::new(policy, maker);
+        upstream.entry = self.entry(&path, name, written);
         upstream.replace(&written.endpoints, clock::now());
         upstream
+    }
+
+    fn entry(&mut self, path: &KeyPath, name: &str, written: &config::Upstream) -> Entry {
+        let admission = written.admission;
+        let queue = written.queue;
+        Entry {
+            admission: admission.map(|it| Pace::new(it.rate.per_second(), it.burst(), it.wait.duration())),
+            queue: queue.map(|it| QueueLimits { length: it.length as usize, wait: it.wait.duration() }),
+            sticky: written.sticky.as_ref().and_then(|sticky| self.sticky(&path.key("sticky"), name, sticky)),
+        }
+    }
+
+    fn sticky(&mut self, path: &KeyPath, upstream: &str, written: &config::Sticky) -> Option<Sticky> {
+        let secrets = match &written.secrets_file {
+            None => written.secrets.clone(),
+            Some(file) => match Secret::read_file(file) {
+                Ok(secrets) => secrets,
+                Err(problem) => {
+                    self.errors.push(self.source.error(&path.key("secrets_file"), problem, None));
+                    return None;
+                }
+            },
+        };
+        let attributes = Attributes {
+            max_age: written.max_age.map(|age| age.duration().as_secs()),
+            secure: match written.secure {
+                config::Secure::Auto => Secure::Auto,
+                config::Secure::Always => Secure::Always,
+                config::Secure::Never => Secure::Never,
+            },
+            http_only: written.http_only,
+            same_site: match written.same_site {
+                config::SameSite::Strict => SameSite::Strict,
+                config::SameSite::Lax => SameSite::Lax,
+                config::SameSite::None => SameSite::None,
+            },
+        };
+        let secrets = secrets.iter().map(Secret::as_bytes);
+        Some(Sticky::new(written.cookie.clone(), upstream.to_owned(), secrets, written.path.clone(), attributes))
     }
 
     fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {

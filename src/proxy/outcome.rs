@@ -1,6 +1,8 @@
 //! The one table of outcomes: what each failure is as a status, and each end as close codes, with the label that the
 //! client's text, the log and the metrics share.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::Named;
@@ -47,6 +49,15 @@ pub enum Failure {
     /// Every endpoint has as many sessions as it may have.
     #[error("all endpoints are full")]
     EndpointsFull,
+    /// Every endpoint is full, and so is the line of those who wait for one.
+    #[error("all endpoints are full, and so is the queue")]
+    QueueFull,
+    /// Every endpoint was full for as long as a request may wait.
+    #[error("no endpoint had room in time")]
+    QueueTimeout,
+    /// Too many handshakes at once. Carries how long it will be until there is room.
+    #[error("too many handshakes at once: there is room in {0:?}")]
+    Admission(Duration),
     /// Every endpoint has the weight 0.
     #[error("no endpoint takes new sessions")]
     NoEndpoint,
@@ -87,6 +98,9 @@ impl Failure {
             Failure::NotWebSocket => named(426, "not_websocket"),
             Failure::RouteFull => named(503, "route_full"),
             Failure::EndpointsFull => named(503, "endpoints_full"),
+            Failure::QueueFull => named(503, "queue_full"),
+            Failure::QueueTimeout => named(503, "queue_timeout"),
+            Failure::Admission(_) => named(503, "admission"),
             Failure::NoEndpoint => named(503, "no_endpoint"),
             Failure::Draining => named(503, "drain"),
             Failure::Connect(ConnectError::Timeout) => named(504, "connect_timeout"),
@@ -99,7 +113,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 18] = [
+    pub const LABELS: [&'static str; 21] = [
         "method",
         "host",
         "path",
@@ -110,6 +124,9 @@ impl Failure {
         "not_websocket",
         "route_full",
         "endpoints_full",
+        "queue_full",
+        "queue_timeout",
+        "admission",
         "no_endpoint",
         "drain",
         "connect_timeout",
@@ -128,7 +145,11 @@ impl Failure {
                 self.to_string()
             }
             Failure::Origin(_) => "this origin is not allowed here".into(),
-            Failure::RouteFull | Failure::EndpointsFull => "too many connections, try again later".into(),
+            Failure::RouteFull
+            | Failure::EndpointsFull
+            | Failure::QueueFull
+            | Failure::QueueTimeout
+            | Failure::Admission(_) => "too many connections, try again later".into(),
             Failure::NoEndpoint => "no server takes connections now, try again later".into(),
             Failure::Draining => "shutting down, try again".into(),
             Failure::Timeout | Failure::Connect(ConnectError::Timeout) => "the server took too long to answer".into(),

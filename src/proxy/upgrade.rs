@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use http::Response;
-use http::header::ORIGIN;
+use http::header::{ORIGIN, SET_COOKIE};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Body;
+use super::entry::{self, Bond};
 use super::outcome::Failure;
 use super::request::{Arrival, RequestLog};
 use super::snapshot::{Place, Route};
@@ -81,6 +82,8 @@ impl Pending {
                 subprotocol: opened.answer.subprotocol.map(String::into_boxed_str),
                 requested: handed.requested,
                 attempts: handed.attempts,
+                waited_micros: u32::try_from(handed.waited.as_micros()).unwrap_or(u32::MAX),
+                returned: handed.returned,
             })
         });
         let server = (opened.server, opened.early);
@@ -103,13 +106,16 @@ pub async fn run(
     route.origins.check(parts.headers.get_all(ORIGIN), &arrival.host, arrival.peer.tls)?;
     let place = route.room.enter().ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.about.client);
+    let bond = arrival.bond(&route);
     let mut head = arrival.upstream_handshake(&route);
     drop(arrival);
-    let (endpoint, seat, reply) = attempt(&route, draw, &mut head, &offer, log).await?;
+    let (endpoint, seat, reply) = attempt(&route, draw, bond.as_ref(), &mut head, &offer, log).await?;
+    let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
     match reply {
         Reply::Switched(Switched { io, answer, headers, early }) => {
             let mut response = response::switching_protocols(headers, &offer.key);
             route.response_edits.apply(response.headers_mut());
+            response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
             let handles = &route.listeners[proxy.listener_index];
             let held = Held { _place: place, _seat: seat.into_session() };
             let sessions = Arc::clone(&handles.sessions);
@@ -117,7 +123,7 @@ pub async fn run(
             Ok((response, Some(opened)))
         }
         Reply::Refused(response) => {
-            let response = response::from_upstream(response, &route);
+            let response = response::from_upstream(response, &route, cookie);
             Ok((response, None))
         }
     }
@@ -127,20 +133,22 @@ pub async fn run(
 async fn attempt(
     route: &Route,
     draw: Draw,
+    bond: Option<&Bond<'_>>,
     head: &mut RequestHead,
     offer: &Offer,
     log: &mut RequestLog,
 ) -> Result<(Arc<Endpoint>, Seat, Reply<UpstreamIo>), Failure> {
-    let mut started = Instant::now();
-    let deadline = started + route.handshake_timeout;
+    let deadline = Instant::now() + route.handshake_timeout;
+    entry::admit(&route.upstream, deadline, log).await?;
     let mut tried = Vec::new();
     let mut failed = None;
     loop {
-        let (endpoint, seat) = match route.upstream.pick(&tried, draw, clock::coarse()) {
-            Ok(picked) => picked,
+        let (endpoint, seat) = match failed {
+            None => entry::seat(&route.upstream, bond, draw, Some(deadline), log).await?,
             // What an endpoint said, or did not say, tells more than that there was no other.
-            Err(none) => return Err(failed.unwrap_or(none.into())),
+            Some(failed) => route.upstream.pick(&tried, draw, clock::coarse()).map_err(|_| failed)?,
         };
+        let started = Instant::now();
         if log.attempts > 0 {
             route.upstream.metrics.retry();
         }
@@ -161,8 +169,7 @@ async fn attempt(
         endpoint.live.metrics.error(label);
         endpoint.live.failed(clock::coarse());
         tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
-        started = Instant::now();
-        if started >= deadline {
+        if Instant::now() >= deadline {
             return Err(failure);
         }
         failed = Some(failure);

@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
+use crate::balance::sticky::Returned;
 use crate::clock;
 use crate::drain::Guard;
 use crate::moment::Moment;
@@ -156,6 +157,10 @@ pub struct Opening {
     pub requested: Moment,
     /// Endpoints tried.
     pub attempts: u32,
+    /// How long the request waited before the first was tried, in microseconds (an hour and more).
+    pub waited_micros: u32,
+    /// What its affinity cookie led to.
+    pub returned: Option<Returned>,
 }
 
 /// A session at work. `H` is whatever else must be given back when it ends.
@@ -241,6 +246,8 @@ impl<C, S, H> Drop for Session<C, S, H> {
             reason: closing.reason,
             detail: detail.as_deref(),
             attempts: opening.attempts,
+            waited: Duration::from_micros(opening.waited_micros.into()),
+            sticky: opening.returned.map(Returned::label),
             ..opening.about.record(&route.listener)
         });
     }
@@ -276,6 +283,8 @@ impl About {
             reason: "",
             detail: None,
             attempts: 0,
+            waited: Duration::ZERO,
+            sticky: None,
         }
     }
 }

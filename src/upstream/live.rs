@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::entry::Gate;
 use super::metrics::EndpointMetrics;
 use crate::moment::Moment;
 
@@ -35,6 +36,7 @@ pub struct Live {
     failed_at: AtomicU64,
     /// When it joined others or came back, in microseconds; 0 if it was there from the start.
     joined_at: AtomicU64,
+    gate: Arc<Gate>,
     lives: Lives,
 }
 
@@ -90,10 +92,10 @@ impl Live {
 impl Drop for Live {
     /// Takes its series away, unless another state of the same name has begun to count on them.
     fn drop(&mut self) {
-        let mut lives = self.lives.lock();
+        let endpoints = &mut self.lives.lock().endpoints;
         // Ours is the one that nobody can upgrade any more.
-        if lives.get(&self.name).is_some_and(|live| live.strong_count() == 0) {
-            lives.remove(&self.name);
+        if endpoints.get(&self.name).is_some_and(|live| live.strong_count() == 0) {
+            endpoints.remove(&self.name);
             self.metrics.remove();
         }
     }
@@ -123,13 +125,21 @@ impl Drop for SessionSeat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.load.fetch_sub(1, Ordering::Relaxed);
+        // The order that `Queue` asks for. On x86 it costs no more than any other.
+        self.0.load.fetch_sub(1, Ordering::SeqCst);
+        self.0.gate.queue.seat_free();
     }
 }
 
-/// The live states of all endpoints, by the names of upstream and endpoint.
+/// The live states of all endpoints, by the names of upstream and endpoint, and of the ways to them, by that of the upstream.
 #[derive(Clone, Debug, Default)]
-pub struct Lives(Arc<Mutex<HashMap<Name, Weak<Live>>>>);
+pub struct Lives(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    endpoints: HashMap<Name, Weak<Live>>,
+    gates: HashMap<String, Weak<Gate>>,
+}
 
 /// Of the upstream, and of the endpoint in it.
 type Name = (String, String);
@@ -139,8 +149,9 @@ impl Lives {
     /// session on it. `metrics` gives what a new one counts on.
     pub fn of(&self, upstream: &str, endpoint: &str, metrics: impl FnOnce() -> EndpointMetrics) -> Arc<Live> {
         let name = (upstream.to_owned(), endpoint.to_owned());
-        let mut lives = self.lock();
-        if let Some(live) = lives.get(&name).and_then(Weak::upgrade) {
+        let gate = self.gate(upstream);
+        let mut books = self.lock();
+        if let Some(live) = books.endpoints.get(&name).and_then(Weak::upgrade) {
             return live;
         }
         let live = Arc::new(Live {
@@ -149,13 +160,27 @@ impl Lives {
             load: AtomicU32::new(0),
             failed_at: AtomicU64::new(0),
             joined_at: AtomicU64::new(0),
+            gate,
             lives: self.clone(),
         });
-        lives.insert(name, Arc::downgrade(&live));
+        books.endpoints.insert(name, Arc::downgrade(&live));
         live
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Weak<Live>>> {
+    /// The way to this upstream, which is the same as long as anybody holds it: a configuration that names it, or a session
+    /// on one of its endpoints.
+    pub fn gate(&self, upstream: &str) -> Arc<Gate> {
+        let gates = &mut self.lock().gates;
+        if let Some(gate) = gates.get(upstream).and_then(Weak::upgrade) {
+            return gate;
+        }
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::<Gate>::default();
+        gates.insert(upstream.to_owned(), Arc::downgrade(&gate));
+        gate
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
         // Nothing inside can be left half done by a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,7 +237,7 @@ mod tests {
         assert_eq!(of("other", "ws://a:1").load(), 0);
         assert!(encode(&registry).unwrap().contains("ws://a:1"));
         drop(seat);
-        assert!(lives.lock().is_empty());
+        assert!(lives.lock().endpoints.is_empty());
         assert!(!encode(&registry).unwrap().contains("ws://a:1"), "its series went with it");
     }
 
@@ -230,7 +255,7 @@ mod tests {
         last.metrics.pick();
         assert!(encode(&registry).unwrap().contains("wsluice_endpoint_picks_total{"));
         drop(last);
-        assert!(lives.lock().is_empty());
+        assert!(lives.lock().endpoints.is_empty());
     }
 
     #[test]

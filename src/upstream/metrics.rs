@@ -3,15 +3,43 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
-use crate::telemetry::counters::{Counters, seconds};
+use crate::balance::sticky::Returned;
+use crate::telemetry::counters::{Active, Counters, seconds};
 
 /// From a server in the same rack to the 5 s that connecting may take by default; 1 s and 3 s are where a connection
 /// arrives whose first packet was lost once or twice.
 const CONNECT_SECONDS: [f64; 13] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 3.0, 5.0];
+
+/// From a seat that is given back at once to the longest that a handshake may take by default.
+const QUEUE_SECONDS: [f64; 9] = [0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// What became of a handshake at the gate of an upstream that has a pace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// It went on at once.
+    AtOnce,
+    /// It waited for its turn.
+    Delayed,
+    /// Its turn was too far away.
+    Refused,
+}
+
+impl Admitted {
+    const ALL: [Admitted; 3] = [Admitted::AtOnce, Admitted::Delayed, Admitted::Refused];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Admitted::AtOnce => "at_once",
+            Admitted::Delayed => "delayed",
+            Admitted::Refused => "refused",
+        }
+    }
+}
 
 /// The families, before they have upstreams.
 #[derive(Clone, Debug)]
@@ -21,6 +49,10 @@ pub struct Metrics {
     endpoint_sessions: IntGaugeVec,
     picks: IntCounterVec,
     errors: IntCounterVec,
+    queue_length: IntGaugeVec,
+    queue_wait: HistogramVec,
+    admissions: IntCounterVec,
+    sticky: IntCounterVec,
 }
 
 impl Metrics {
@@ -54,12 +86,45 @@ impl Metrics {
                 Opts::new("wsluice_upstream_errors_total", "Failures that an endpoint is to blame for, by reason."),
                 &["upstream", "endpoint", "reason"],
             )?,
+            queue_length: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_upstream_queue_length",
+                    "Requests that wait at this moment for an endpoint with room.",
+                ),
+                &["upstream"],
+            )?,
+            queue_wait: HistogramVec::new(
+                HistogramOpts::new(
+                    "wsluice_upstream_queue_wait_seconds",
+                    "Time that requests waited for an endpoint with room, those that gave up included.",
+                )
+                .buckets(QUEUE_SECONDS.into()),
+                &["upstream"],
+            )?,
+            admissions: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_upstream_admissions_total",
+                    "Handshakes judged by the upstream's admission rate, by what became of them.",
+                ),
+                &["upstream", "result"],
+            )?,
+            sticky: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_upstream_sticky_total",
+                    "Requests answered by an upstream with an affinity cookie, by what their cookie led to.",
+                ),
+                &["upstream", "result"],
+            )?,
         };
         registry.register(Box::new(metrics.connect_duration.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
         registry.register(Box::new(metrics.endpoint_sessions.clone()))?;
         registry.register(Box::new(metrics.picks.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.queue_length.clone()))?;
+        registry.register(Box::new(metrics.queue_wait.clone()))?;
+        registry.register(Box::new(metrics.admissions.clone()))?;
+        registry.register(Box::new(metrics.sticky.clone()))?;
         Ok(metrics)
     }
 
@@ -68,6 +133,16 @@ impl Metrics {
         UpstreamMetrics {
             connect_duration: self.connect_duration.with_label_values(&[upstream]),
             retries: self.retries.with_label_values(&[upstream]),
+            queue_length: self.queue_length.with_label_values(&[upstream]),
+            queue_wait: self.queue_wait.with_label_values(&[upstream]),
+            admissions: Counters::new(&Admitted::ALL, {
+                let (family, upstream) = (self.admissions.clone(), upstream.to_owned());
+                move |result| family.with_label_values(&[&*upstream, result.label()])
+            }),
+            sticky: Counters::new(&Returned::ALL, {
+                let (family, upstream) = (self.sticky.clone(), upstream.to_owned());
+                move |result| family.with_label_values(&[&*upstream, result.label()])
+            }),
         }
     }
 
@@ -92,6 +167,10 @@ impl Metrics {
 pub struct UpstreamMetrics {
     connect_duration: Histogram,
     retries: IntCounter,
+    queue_length: IntGauge,
+    queue_wait: Histogram,
+    admissions: Counters<Admitted>,
+    sticky: Counters<Returned>,
 }
 
 impl UpstreamMetrics {
@@ -103,6 +182,21 @@ impl UpstreamMetrics {
     /// Counts that another endpoint is tried.
     pub fn retry(&self) {
         self.retries.inc();
+    }
+
+    /// Counts one that waits for an endpoint with room, until the answer is dropped, and how long it was.
+    pub fn waiting(&self) -> (Active, HistogramTimer) {
+        (Active::new(&self.queue_length), self.queue_wait.start_timer())
+    }
+
+    /// Counts what became of a handshake at the gate.
+    pub fn admission(&self, admitted: Admitted) {
+        self.admissions.inc(admitted);
+    }
+
+    /// Counts where a client came to by its cookie.
+    pub fn sticky(&self, returned: Returned) {
+        self.sticky.inc(returned);
     }
 }
 

@@ -8,11 +8,13 @@
 
 pub mod connect;
 pub mod endpoint;
+pub mod entry;
 pub mod handshake;
 pub mod live;
 pub mod maker;
 pub mod metrics;
 pub mod pool;
+pub mod queue;
 pub mod set;
 
 use std::collections::HashSet;
@@ -26,7 +28,8 @@ use crate::config;
 use crate::moment::Moment;
 use crate::policy::balance_key::BalanceKey;
 use endpoint::Endpoint;
-use live::Seat;
+use entry::{Entry, Gate};
+use live::{Seat, Standing};
 use maker::{MakeError, Maker};
 use metrics::UpstreamMetrics;
 use set::{Set, is_among};
@@ -39,6 +42,10 @@ pub struct Upstream {
     set: ArcSwap<Set>,
     policy: Policy,
     maker: Maker,
+    /// How requests get in.
+    pub entry: Entry,
+    /// Who is let in, and who waits.
+    pub gate: Arc<Gate>,
     /// What the group counts on.
     pub metrics: UpstreamMetrics,
 }
@@ -83,7 +90,8 @@ impl Upstream {
     pub fn new(policy: Policy, maker: Maker) -> Upstream {
         let metrics = maker.families.upstream(&maker.upstream);
         let set = ArcSwap::from_pointee(Set::new(vec![], None, policy.balancer()));
-        Upstream { name: maker.upstream.clone(), set, policy, maker, metrics }
+        let (name, gate) = (maker.upstream.clone(), maker.lives.gate(&maker.upstream));
+        Upstream { name, set, policy, maker, entry: Entry::default(), gate, metrics }
     }
 
     /// Makes these the endpoints. One that stays as it was is not touched; one with another weight keeps what is known of
@@ -122,6 +130,7 @@ impl Upstream {
         let gone = |endpoint: &&Arc<Endpoint>| !is_among(&endpoints, endpoint);
         change.left = before.endpoints().iter().filter(gone).cloned().collect();
         self.set.store(Arc::new(Set::new(endpoints, self.policy.zone.as_deref(), self.policy.balancer())));
+        self.gate.queue.look_again();
         change
     }
 
@@ -146,6 +155,19 @@ impl Upstream {
             false if tried.is_empty() => Err(NoEndpoint::Closed),
             false => Err(NoEndpoint::AllTried),
         }
+    }
+
+    /// The endpoint of this identity, with a seat on it, if it takes sessions and has not failed lately. With the weight 0 it
+    /// takes none, also of those who had it: it would never be empty otherwise.
+    pub fn pick_named(&self, identity: u64, now: Moment) -> Option<(Arc<Endpoint>, Seat)> {
+        let set = self.set.load();
+        let endpoint = set.endpoints().iter().find(|endpoint| endpoint.identity == identity)?;
+        if endpoint.weight == 0 || endpoint.live.standing(now) != Standing::Good {
+            return None;
+        }
+        let seat = endpoint.enter()?;
+        endpoint.live.metrics.pick();
+        Some((Arc::clone(endpoint), seat))
     }
 
     /// What of a request decides, where the balancer goes by it.

@@ -157,3 +157,42 @@ fn one_that_joins_does_not_get_all_that_come() {
     assert_eq!(group.loads()[2], joined + 60);
     drop((late, seats));
 }
+
+#[test]
+fn a_client_has_its_endpoint_back_while_that_one_takes_sessions() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', { url: 'ws://b:1', max_connections: 1 }]");
+    let endpoints = group.upstream.endpoints();
+    let again = |index: usize| group.upstream.pick_named(endpoints[index].identity, START);
+    let seats: Vec<_> = (0..3).map(|_| again(0).unwrap()).collect();
+    assert!(seats.iter().all(|(endpoint, _)| &*endpoint.name == "ws://a:1"), "whatever its load");
+    let (_, seat) = again(1).unwrap();
+    assert!(again(1).is_none(), "full");
+    drop(seat);
+    endpoints[1].live.failed(START);
+    assert!(again(1).is_none(), "failed lately");
+    group.become_("[{ url: 'ws://a:1', weight: 0 }, 'ws://b:1']");
+    assert!(again(0).is_none(), "it is to become empty");
+    group.become_("['ws://b:1']");
+    assert!(again(0).is_none(), "gone");
+}
+
+#[test]
+fn who_waits_for_a_seat_is_woken_by_one_that_is_given_back_and_by_a_new_endpoint() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let group = Group::new(policy(None));
+        group.become_("[{ url: 'ws://a:1', max_connections: 1 }]");
+        let (_, seat) = group.pick();
+        let mut ticket = group.upstream.gate.queue.join(1).unwrap();
+        let pick = || group.upstream.pick(&[], Draw { key: 0, random: 0 }, START);
+        ticket.turn().await;
+        assert_eq!(pick().unwrap_err(), NoEndpoint::Full);
+        drop(seat);
+        ticket.turn().await;
+        let _seat = pick().unwrap();
+        group.become_("[{ url: 'ws://a:1', max_connections: 1 }, 'ws://b:1']");
+        ticket.turn().await;
+        assert_eq!(&*pick().unwrap().0.name, "ws://b:1");
+    });
+}

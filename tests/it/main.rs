@@ -16,6 +16,7 @@ mod close;
 mod counts;
 mod drain;
 mod early_data;
+mod entry;
 mod examples;
 mod failover;
 mod frames;

@@ -21,6 +21,7 @@ impl Checker<'_> {
             self.name(&path, name);
             self.issues[before..].iter_mut().for_each(|issue| issue.aim = Aim::Key);
             self.upstream(&path, upstream);
+            self.entry(&path, name, upstream);
             if !self.file.routes.iter().any(|route| route.upstream == *name) {
                 let routes = KeyPath::root().key("routes");
                 let message = "no route leads to this upstream";

@@ -576,6 +576,68 @@ fn what_is_only_doubtful_is_a_warning() {
 }
 
 #[test]
+fn the_way_to_an_upstream_is_told_where_it_leads_nowhere() {
+    check(&[
+        (
+            in_upstream("endpoints: [{ url: 'ws://a:1', max_connections: 9 }]\nqueue: { length: 0, wait: 0s }"),
+            &[
+                "5:22 upstreams.chat.queue.length: nobody could wait | remove `queue` for no waiting",
+                "5:31 upstreams.chat.queue.wait: zero would mean that nobody waits | write a duration such as `10s`",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nqueue: {}"),
+            &[
+                "5:5 upstreams.chat.queue: no endpoint has `max_connections`, so nobody ever waits for one | add it to the endpoints, or remove this",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nadmission: { rate: 5/s, burst: 0, wait: 10s }"),
+            &["5:36 upstreams.chat.admission.burst: nobody would be let in | write at least 1"],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nadmission: { rate: 5/s, wait: 10s }"),
+            &[
+                "5:35 upstreams.chat.admission.wait: a handshake that waits so long has no time left: the route's `timeouts.handshake` counts the wait | write less than 10s",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nadmission: { rate: 300/m }"),
+            &[
+                "5:24 upstreams.chat.admission.rate: `300/m` is not a rate | write a whole number per second from `1/s` to `1000000/s`",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nsticky: { cookie: 'a b' }"),
+            &[
+                "5:5 upstreams.chat.sticky: there is no secret to sign the cookie with | add `secrets: [\"${NAME}\"]`, with what `openssl rand -hex 32` gives in the environment",
+                "5:23 upstreams.chat.sticky.cookie: `a b` is not the name of a cookie | use letters, digits, `_` and `-`",
+            ],
+        ),
+        (
+            in_upstream(
+                "endpoints: ['ws://a:1']\nsticky:\n  cookie: __Host-a\n  secrets: [0123456789abcdef0123456789abcdef]\n  \
+                 secrets_file: s\n  path: /x\n  same_site: none\n  max_age: 10ms",
+            ),
+            &[
+                "5:5 upstreams.chat.sticky: browsers refuse `same_site: none` without `secure: always` | write `secure: always`",
+                "5:5 upstreams.chat.sticky: browsers refuse a cookie `__Host-…` without `secure: always` | write `secure: always`",
+                "8:7 upstreams.chat.sticky.secrets_file: the secrets are written here and in a file | keep one of both",
+                "9:13 upstreams.chat.sticky.path: browsers refuse a cookie `__Host-…` with another path than `/` | remove it",
+                "11:16 upstreams.chat.sticky.max_age: browsers would drop the cookie at once | write a duration of at least `1s`, or remove it",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nsticky: { cookie: a, secrets: [short], path: 'x;' }"),
+            &[
+                "5:36 upstreams.chat.sticky.secrets[0]: a secret has at least 32 characters | write `${NAME}`, with what `openssl rand -hex 32` gives in the environment",
+                "5:50 upstreams.chat.sticky.path: `x;` is not the path of a cookie | write `/`, or `/` and a path",
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn all_errors_are_told_at_once_and_none_for_what_another_caused() {
     let text = "\
 version: 2
@@ -601,7 +663,7 @@ admin: { bind: '0.0.0.0:1' }
         "7:15 routes[1].upstream: there is no upstream `caht` | did you mean `chat`?",
         "10:15 routes[2].upstream: the environment variable `UPSTREAM` is not set",
         "13:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`",
-        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `slow_start`, `source_addresses`, `tls`, found the number 7",
+        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `slow_start`, `source_addresses`, `sticky`, `queue`, `admission`, `tls`, found the number 7",
         "15:16 admin.bind: admin is only served on loopback or a Unix socket",
     ];
     let said = said(text);

@@ -38,7 +38,17 @@ routes:
 upstreams:
   chat:
     balance: round_robin
-    endpoints: [\"wss://a:1\", { url: \"ws://b:2\" }]
+    endpoints: [\"wss://a:1\", { url: \"ws://b:2\", max_connections: 9 }]
+    sticky:
+      cookie: srv
+      secrets: [0123456789abcdef0123456789abcdef]
+      max_age: 1h
+      path: /ws
+      secure: always
+      http_only: true
+      same_site: none
+    queue: { length: 10, wait: 1s }
+    admission: { rate: 5/s, burst: 5, wait: 1s }
     tls: { ca: d.crt, cert: e.crt, key: e.key, server_name: chat.example.com }
 admin: { bind: \"127.0.0.1:9902\" }
 log: { level: info, format: json, access: true }
