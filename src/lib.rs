@@ -17,6 +17,8 @@ pub mod balance;
 
 pub mod policy;
 
+pub mod health;
+
 // First floor: machines that know no domain.
 pub mod config;
 
