@@ -37,6 +37,8 @@ pub mod telemetry;
 // Second floor: the upstream side.
 pub mod upstream;
 
+pub mod probe;
+
 // Third floor: the data plane.
 pub mod session;
 
