@@ -2,7 +2,7 @@
 //!
 //! Workers are threads, each with a current-thread runtime of its own and its own listening sockets; a connection never
 //! leaves its worker. The admin listener has a thread too, so that a scrape disturbs no session and answers when they
-//! are busy. Nothing here reads the command line or signals: `cli` does, and tests do without.
+//! are busy; and health checks have one (`control`), since each worker checking for itself would multiply them. Nothing here reads the command line or signals: `cli` does, and tests do without.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,10 +22,12 @@ use crate::config::{ConfigErrors, Loaded, Log, LogFormat, Workers};
 use crate::control::compile::{self, Families, Surroundings, compile};
 use crate::drain::Drain;
 use crate::net::listener::{Acceptor, Address, BindError, Bound, bind};
+use crate::probe::{self, Check};
 use crate::server::Listener;
 use crate::telemetry::logging::Format;
 use crate::telemetry::process;
 use crate::telemetry::sink::LogSink;
+use crate::upstream::Upstream;
 use crate::upstream::live::Lives;
 use crate::{clock, server, worker};
 
@@ -113,6 +115,7 @@ impl App {
         readiness.register(&registry)?;
         process::register(&registry, &sink)?;
         let log = compile::access_log(&loaded.file, sink, format);
+        let probes = families.probe.clone();
         let around = Surroundings { workers, families, log, drain: Arc::clone(&drain), lives: Lives::default() };
         let compiled = compile(loaded, &around)?;
         for warning in &compiled.warnings {
@@ -143,6 +146,9 @@ impl App {
                 .map_err(|error| StartError::Bind { listener: "admin".into(), error })?;
             app.admin = Some(bound.address().clone());
             app.serve_admin(bound)?;
+        }
+        if !compiled.checks.is_empty() {
+            app.spawn_control(compiled.checks, probes)?;
         }
         let listeners: Vec<Arc<Listener>> = compiled.listeners.into_iter().map(|(_, listener)| listener).collect();
         for index in 0..workers {
@@ -216,6 +222,27 @@ impl App {
         self.threads.push(thread.spawn(move || {
             worker::enter(index);
             runtime.block_on(work(accepting, accepts, drain, phase));
+            end(runtime);
+        })?);
+        Ok(())
+    }
+
+    /// The thread of what is done apart from any client: health checks.
+    fn spawn_control(
+        &mut self,
+        checks: Vec<(Arc<Upstream>, Check)>,
+        metrics: probe::metrics::Metrics,
+    ) -> Result<(), StartError> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let mut phase = self.phase.subscribe();
+        self.threads.push(std::thread::Builder::new().name("control".into()).spawn(move || {
+            runtime.block_on(async {
+                let mut tasks = JoinSet::new();
+                for (upstream, check) in checks {
+                    tasks.spawn(probe::watch::run(upstream, check, metrics.clone()));
+                }
+                let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
+            });
             end(runtime);
         })?);
         Ok(())

@@ -19,6 +19,7 @@ mod check;
 mod decode;
 mod edits;
 mod environment;
+mod health;
 mod key;
 mod listener;
 mod load;
@@ -42,6 +43,9 @@ use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
 pub use edits::{HeaderEdits, HeaderSet};
+pub use health::{
+    Ejection, Expectation, Health, HttpCheck, MapOrOff, Pace, RetryBudget, TcpCheck, WebSocketCheck, WhenAllDown,
+};
 pub use key::KeyPath;
 pub use listener::{
     Certificate, ClientAuth, ClientAuthMode, Listener, ListenerLimits, ListenerTimeouts, ProxyProtocol, Redirect,

@@ -6,7 +6,7 @@
 use super::key::{KeyPath, Step};
 
 /// Where (a `*` is any key or index), and what.
-const NOT_YET: &[(&[&str], &[&str])] = &[(&["upstreams", "*"], &["health"])];
+const NOT_YET: &[(&[&str], &[&str])] = &[(&["upstreams", "*"], &["on_down"])];
 
 /// Whether `word` at `path` (a key in that map, or the value there) belongs to a later version.
 pub(super) fn is_not_yet(path: &KeyPath, word: &str) -> bool {

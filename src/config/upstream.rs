@@ -9,6 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserial
 use serde::{Deserialize, Serialize};
 
 use super::address::EndpointUrl;
+use super::health::{Ejection, Health, MapOrOff, RetryBudget, WhenAllDown};
 use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
@@ -43,6 +44,27 @@ pub struct Upstream {
     /// against the system's authorities.
     #[serde(default)]
     pub tls: Option<ClientTls>,
+
+    /// A check made of each endpoint again and again, apart from live traffic: `{ websocket: … }`, `{ http: … }` or
+    /// `{ tcp: … }`. Who fails it gets no new sessions and keeps those it has. Default: none, since only the application
+    /// knows a path to ask; `ejection` goes by live traffic alone.
+    #[serde(default)]
+    pub health: Option<Health>,
+
+    /// What becomes of requests when every endpoint's check fails: `try` the endpoints all the same, or `refuse` with 503.
+    /// Default: `try`, since it may be the check that is wrong, and the client sees 502 if it is not.
+    #[serde(default)]
+    pub when_all_down: WhenAllDown,
+
+    /// Leaving out for a while an endpoint that fails live traffic; it is used when nobody else is left. `off` tries them
+    /// all each time. Default: on.
+    #[serde(default)]
+    pub ejection: MapOrOff<Ejection>,
+
+    /// How often requests whose endpoint failed are tried on another one, so that an outage is not multiplied; a request
+    /// without a second try is answered with its first failure. `off` tries always. Default: on.
+    #[serde(default)]
+    pub retry_budget: MapOrOff<RetryBudget>,
 }
 
 /// How an endpoint is chosen.

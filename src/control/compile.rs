@@ -10,14 +10,16 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
+use super::checks;
 use crate::clock;
 use crate::config::{
     Bind, Certificate, ClientTls, ConfigErrors, File, Finding, Http, KeyPath, Loaded, ProxyProtocol, ServerTls, Source,
-    TlsVersion, Validate,
+    TlsVersion, Validate, WhenAllDown,
 };
 use crate::drain::Drain;
 use crate::net::listener::Address;
 use crate::net::proxy_protocol::Mode;
+use crate::probe::Check;
 use crate::proxy::outcome::{self, Failure};
 use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Room, Route, Snapshot};
 use crate::proxy::{self, Proxy};
@@ -35,7 +37,7 @@ use crate::upstream::live::Lives;
 use crate::upstream::maker::{MakeError, Maker};
 use crate::upstream::{Policy, Upstream};
 use crate::ws::tunnel::Settings;
-use crate::{config, server, session, upstream};
+use crate::{config, probe, server, session, upstream};
 
 /// All metric families of the data plane, registered once for the life of the process.
 #[derive(Clone, Debug)]
@@ -44,6 +46,8 @@ pub struct Families {
     proxy: proxy::metrics::Metrics,
     session: session::metrics::Metrics,
     upstream: upstream::metrics::Metrics,
+    /// Those of health checks.
+    pub probe: probe::metrics::Metrics,
 }
 
 impl Families {
@@ -57,6 +61,7 @@ impl Families {
             proxy: proxy::metrics::Metrics::register(registry)?,
             session: session::metrics::Metrics::register(registry, workers)?,
             upstream: upstream::metrics::Metrics::register(registry)?,
+            probe: probe::metrics::Metrics::register(registry)?,
         })
     }
 }
@@ -97,6 +102,8 @@ pub fn access_log(file: &File, sink: LogSink, format: crate::telemetry::logging:
 pub struct Compiled {
     /// Each with the address it is to be bound to.
     pub listeners: Vec<(Address, Arc<Listener>)>,
+    /// The upstreams whose endpoints are to be checked, and how.
+    pub checks: Vec<(Arc<Upstream>, Check)>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -125,9 +132,13 @@ pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, Confi
         .enumerate()
         .map(|(index, listener)| compiler.listener(index, listener, &snapshot))
         .collect();
+    let checked = |(name, written): (&String, &config::Upstream)| {
+        Some((Arc::clone(&upstreams[name.as_str()]), checks::check(written.health.as_ref()?)))
+    };
+    let checks = file.upstreams.iter().filter_map(checked).collect();
     let Compiler { errors, warnings, .. } = compiler;
     if errors.is_empty() {
-        Ok(Compiled { listeners, warnings })
+        Ok(Compiled { listeners, checks, warnings })
     } else {
         Err(ConfigErrors::new(&loaded.source, errors))
     }
@@ -179,6 +190,9 @@ impl Compiler<'_> {
             balance: written.balance.clone(),
             slow_start: written.slow_start.duration(),
             zone: file.zone.clone(),
+            ejection: written.ejection.map().map(checks::ejection),
+            refuse_down: written.when_all_down == WhenAllDown::Refuse,
+            retry_budget: written.retry_budget.map().map(checks::retry_budget),
         };
         let upstream = Upstream::new(policy, maker);
         upstream.replace(&written.endpoints, clock::now());
@@ -212,7 +226,7 @@ impl Compiler<'_> {
             sessions: Arc::new(RouteSessions {
                 listener: listener.name.as_str().into(),
                 route: Arc::clone(&name),
-                upstream: Arc::clone(&upstream_name),
+                upstream: Arc::clone(upstream),
                 metrics: families.session.route(&listener.name, &written.name, &written.upstream, &outcome::endings()),
                 log: self.around.log.clone(),
                 table: outcome::closing,

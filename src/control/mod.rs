@@ -1,3 +1,4 @@
 //! From the configuration as written to the one in force.
 
+pub mod checks;
 pub mod compile;

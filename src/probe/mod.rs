@@ -4,11 +4,13 @@
 //! healthy what no session can use. It takes no seat: it is not load. All probes of the process run on one thread that
 //! relays nothing, since every worker probing for itself would multiply them.
 //!
-//! Here is only the asking, once and then again and again (`watch`). What results add up to is `health::threshold`, and what that means for a pick is `upstream`.
+//! Here is only the asking, once and then again and again (`watch`). What results add up to is `health::threshold`, and
+//! what that means for a pick is `upstream`.
 
 pub mod http;
 pub mod metrics;
 pub mod tcp;
+pub mod watch;
 
 pub mod websocket;
 

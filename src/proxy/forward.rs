@@ -82,17 +82,19 @@ async fn attempt(
     lender: &Lender,
     log: &mut RequestLog,
 ) -> Result<Response<Incoming>, Failure> {
+    let (upstream, mut now) = (&route.upstream, clock::coarse());
+    upstream.request(now);
     let mut tried = Vec::new();
     let mut failed = None;
     loop {
         // The seat is held until the answer begins: sessions are what endpoints are counted by.
-        let (endpoint, _seat) = match route.upstream.pick(&tried, draw, clock::coarse()) {
+        let (endpoint, _seat) = match upstream.pick(&tried, draw, now) {
             Ok(picked) => picked,
             Err(none) => return Err(failed.unwrap_or(none.into())),
         };
         let Some(body) = lender.lend() else { return Err(failed.unwrap_or(Failure::Timeout)) };
-        if log.attempts > 0 {
-            route.upstream.metrics.retry();
+        if let Some(failure) = failed.take_if(|_| !upstream.may_retry(now)) {
+            return Err(failure);
         }
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
@@ -103,13 +105,13 @@ async fn attempt(
         let sending = endpoint.pool.send(request);
         match within(route.response_timeout, lender, sending).await {
             Some(Ok(response)) => {
-                endpoint.live.answered();
+                upstream.answered(&endpoint.live, clock::coarse());
                 return Ok(response);
             }
             Some(Err(error)) if error.is_connect() => {
                 let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
-                endpoint.live.metrics.error(cause.map_or("connect", ConnectError::label));
-                endpoint.live.failed(clock::coarse());
+                now = clock::coarse();
+                upstream.failed(&endpoint.live, cause.map_or("connect", ConnectError::label), now);
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
                 failed = Some(match cause {
                     Some(ConnectError::Timeout) => Failure::Connect(ConnectError::Timeout),

@@ -50,6 +50,9 @@ pub enum Failure {
     /// Every endpoint has the weight 0.
     #[error("no endpoint takes new sessions")]
     NoEndpoint,
+    /// Every endpoint fails its health check.
+    #[error("all endpoints are down")]
+    AllDown,
     /// The process is on its way out.
     #[error("shutting down")]
     Draining,
@@ -88,6 +91,7 @@ impl Failure {
             Failure::RouteFull => named(503, "route_full"),
             Failure::EndpointsFull => named(503, "endpoints_full"),
             Failure::NoEndpoint => named(503, "no_endpoint"),
+            Failure::AllDown => named(503, "all_down"),
             Failure::Draining => named(503, "drain"),
             Failure::Connect(ConnectError::Timeout) => named(504, "connect_timeout"),
             Failure::Connect(_) | Failure::Unreachable(_) => named(502, "connect"),
@@ -99,7 +103,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 18] = [
+    pub const LABELS: [&'static str; 19] = [
         "method",
         "host",
         "path",
@@ -111,6 +115,7 @@ impl Failure {
         "route_full",
         "endpoints_full",
         "no_endpoint",
+        "all_down",
         "drain",
         "connect_timeout",
         "connect",
@@ -129,7 +134,7 @@ impl Failure {
             }
             Failure::Origin(_) => "this origin is not allowed here".into(),
             Failure::RouteFull | Failure::EndpointsFull => "too many connections, try again later".into(),
-            Failure::NoEndpoint => "no server takes connections now, try again later".into(),
+            Failure::NoEndpoint | Failure::AllDown => "no server takes connections now, try again later".into(),
             Failure::Draining => "shutting down, try again".into(),
             Failure::Timeout | Failure::Connect(ConnectError::Timeout) => "the server took too long to answer".into(),
             Failure::Connect(_)
@@ -159,6 +164,7 @@ impl From<NoEndpoint> for Failure {
     fn from(none: NoEndpoint) -> Failure {
         match none {
             NoEndpoint::Full => Failure::EndpointsFull,
+            NoEndpoint::AllDown => Failure::AllDown,
             NoEndpoint::Closed | NoEndpoint::AllTried => Failure::NoEndpoint,
         }
     }

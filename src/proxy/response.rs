@@ -39,7 +39,7 @@ pub fn failure(failure: &Failure) -> Response<Body> {
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        Failure::RouteFull | Failure::EndpointsFull | Failure::NoEndpoint | Failure::Draining => {
+        Failure::RouteFull | Failure::EndpointsFull | Failure::NoEndpoint | Failure::AllDown | Failure::Draining => {
             headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u32(RETRY_SECONDS)));
         }
         _ => {}

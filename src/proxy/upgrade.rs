@@ -1,7 +1,7 @@
 //! A request for a WebSocket: judged, passed on to an endpoint, and turned into a session.
 //!
 //! Nothing is promised to the client before an endpoint's 101 is verified, so until then another endpoint can be tried:
-//! each at most once, all within the route's time for handshakes. What an endpoint answers otherwise is an answer and
+//! each at most once, all within the route's time for handshakes and what the upstream's retry budget pays. What an endpoint answers otherwise is an answer and
 //! not a failure: it goes to the client as it is. Each attempt has a key of its own.
 
 use std::sync::Arc;
@@ -20,19 +20,25 @@ use crate::balance::Draw;
 use crate::clock;
 use crate::drain::Guard;
 use crate::net::transport::Connection;
-use crate::session::{Opening, RouteSessions, Session};
+use crate::session::{self, Opening, RouteSessions, Session};
 use crate::upstream::connect::UpstreamIo;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::handshake::{self, HandshakeError, Reply, RequestHead, Switched};
-use crate::upstream::live::{Seat, SessionSeat};
+use crate::upstream::live::{Live, Seat, SessionSeat};
 use crate::ws::handshake::{Answer, Offer, key};
 use crate::ws::tunnel::Tunnel;
 
 /// What a session gives back when it ends.
 #[derive(Debug)]
 pub struct Held {
+    seat: SessionSeat,
     _place: Place,
-    _seat: SessionSeat,
+}
+
+impl session::Held for Held {
+    fn live(&self) -> &Live {
+        self.seat.live()
+    }
 }
 
 /// A verified 101, before its request's record is joined to it.
@@ -111,7 +117,8 @@ pub async fn run(
             let mut response = response::switching_protocols(headers, &offer.key);
             route.response_edits.apply(response.headers_mut());
             let handles = &route.listeners[proxy.listener_index];
-            let held = Held { _place: place, _seat: seat.into_session() };
+            route.upstream.opened(&endpoint.live, clock::coarse());
+            let held = Held { seat: seat.into_session(), _place: place };
             let sessions = Arc::clone(&handles.sessions);
             let opened = Opened { server: io, early, answer, endpoint, sessions, held, route };
             Ok((response, Some(opened)))
@@ -133,22 +140,27 @@ async fn attempt(
 ) -> Result<(Arc<Endpoint>, Seat, Reply<UpstreamIo>), Failure> {
     let mut started = Instant::now();
     let deadline = started + route.handshake_timeout;
+    let (upstream, mut now) = (&route.upstream, clock::coarse());
+    upstream.request(now);
     let mut tried = Vec::new();
     let mut failed = None;
     loop {
-        let (endpoint, seat) = match route.upstream.pick(&tried, draw, clock::coarse()) {
+        let (endpoint, seat) = match upstream.pick(&tried, draw, now) {
             Ok(picked) => picked,
             // What an endpoint said, or did not say, tells more than that there was no other.
             Err(none) => return Err(failed.unwrap_or(none.into())),
         };
-        if log.attempts > 0 {
-            route.upstream.metrics.retry();
+        if let Some(failure) = failed.take_if(|_| !upstream.may_retry(now)) {
+            return Err(failure);
         }
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
-        let failure = match one(route, &endpoint, head, offer, started, deadline).await {
+        // With a good one left, who accepts and never answers costs the client half of its time and not all of it.
+        let has_another = upstream.has_another(&tried, &endpoint, now);
+        let until = if has_another { started + (deadline - started) / 2 } else { deadline };
+        let failure = match one(route, &endpoint, head, offer, started, until).await {
             Ok(reply) => {
-                endpoint.live.answered();
+                upstream.answered(&endpoint.live, clock::coarse());
                 return Ok((endpoint, seat, reply));
             }
             Err(failure) => failure,
@@ -158,8 +170,8 @@ async fn attempt(
             Failure::Handshake(error) => error.label(),
             _ => "handshake_timeout",
         };
-        endpoint.live.metrics.error(label);
-        endpoint.live.failed(clock::coarse());
+        now = clock::coarse();
+        upstream.failed(&endpoint.live, label, now);
         tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
         started = Instant::now();
         if started >= deadline {

@@ -4,23 +4,24 @@
 //! file forgets none of it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::metrics::EndpointMetrics;
+use crate::health::outlier::Outlier;
+use crate::health::threshold::{self, Health, Threshold};
 use crate::moment::Moment;
-
-/// How long an endpoint that failed is tried after the others; nginx's `fail_timeout` is as long.
-pub const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 /// How well an endpoint stands; the better ones are picked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Nothing speaks against it.
     Good,
-    /// It failed lately.
-    Suspect,
+    /// It failed live traffic.
+    Ejected,
+    /// It fails its health check.
+    Down,
 }
 
 /// The live state of one endpoint.
@@ -31,14 +32,23 @@ pub struct Live {
     pub metrics: EndpointMetrics,
     /// Sessions on it, those being opened included.
     load: AtomicU32,
-    /// When it last failed, in microseconds; 0 if it has answered since.
-    failed_at: AtomicU64,
+    /// What live traffic says of it.
+    pub outlier: Outlier,
+    /// What its health check says of it.
+    threshold: Mutex<Threshold>,
+    /// The same, for picks.
+    down: AtomicBool,
     /// When it joined others or came back, in microseconds; 0 if it was there from the start.
     joined_at: AtomicU64,
     lives: Lives,
 }
 
 impl Live {
+    /// The endpoint's name.
+    pub fn endpoint(&self) -> &str {
+        &self.name.1
+    }
+
     /// Sessions on it, those being opened included.
     pub fn load(&self) -> u32 {
         self.load.load(Ordering::Relaxed)
@@ -51,26 +61,37 @@ impl Live {
         Some(Seat(Arc::clone(self)))
     }
 
-    /// It could not be connected to, or did not answer as it should.
-    pub fn failed(&self, now: Moment) {
-        self.failed_at.store(now.as_micros().max(1), Ordering::Relaxed);
-    }
-
-    /// It answered.
-    pub fn answered(&self) {
-        // Nearly always 0 already: workers then only read the cache line.
-        if self.failed_at.load(Ordering::Relaxed) != 0 {
-            self.failed_at.store(0, Ordering::Relaxed);
-        }
-    }
-
     /// How well it stands.
     pub fn standing(&self, now: Moment) -> Standing {
-        match self.failed_at.load(Ordering::Relaxed) {
-            0 => Standing::Good,
-            at if now.since(Moment::from_micros(at)) < AFTER_FAILURE => Standing::Suspect,
-            _ => Standing::Good,
+        if self.down.load(Ordering::Relaxed) {
+            Standing::Down
+        } else if self.outlier.is_out(now) {
+            Standing::Ejected
+        } else {
+            Standing::Good
         }
+    }
+
+    /// What its health check says.
+    pub fn health(&self) -> Health {
+        self.lock_threshold().health()
+    }
+
+    /// Hears of a probe's result; tells what its health was and is. One that comes back joins the others anew.
+    pub fn probed(&self, rule: threshold::Rule, passed: bool, now: Moment) -> (Health, Health) {
+        let mut threshold = self.lock_threshold();
+        let before = threshold.health();
+        threshold.observe(rule, passed);
+        let after = threshold.health();
+        if (before, after) == (Health::Down, Health::Up) {
+            self.joined(now);
+        }
+        self.down.store(after == Health::Down, Ordering::Relaxed);
+        (before, after)
+    }
+
+    fn lock_threshold(&self) -> MutexGuard<'_, Threshold> {
+        self.threshold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It joined others that have sessions already, or came back to them.
@@ -115,6 +136,13 @@ impl Seat {
 #[derive(Debug)]
 pub struct SessionSeat(Seat);
 
+impl SessionSeat {
+    /// What is known of the endpoint.
+    pub fn live(&self) -> &Live {
+        &self.0.0
+    }
+}
+
 impl Drop for SessionSeat {
     fn drop(&mut self) {
         self.0.0.metrics.session_ends();
@@ -147,7 +175,9 @@ impl Lives {
             name: name.clone(),
             metrics: metrics(),
             load: AtomicU32::new(0),
-            failed_at: AtomicU64::new(0),
+            outlier: Outlier::default(),
+            threshold: Mutex::default(),
+            down: AtomicBool::new(false),
             joined_at: AtomicU64::new(0),
             lives: self.clone(),
         });

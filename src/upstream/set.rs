@@ -49,20 +49,21 @@ impl Set {
         &self.endpoints
     }
 
-    /// The best of those that are open: standing before rank, so that a backup that is well comes before a first choice
+    /// The best of those that are open and of one of the `standings`, with that: standing before rank, so that a backup that is well comes before a first choice
     /// that failed; within one rank the algorithm decides.
     pub fn pick(
         &self,
         tried: &[Arc<Endpoint>],
         slow_start: Option<Duration>,
+        standings: &[Standing],
         draw: Draw,
         now: Moment,
-    ) -> Option<&Arc<Endpoint>> {
-        for standing in [Standing::Good, Standing::Suspect] {
+    ) -> Option<(&Arc<Endpoint>, Standing)> {
+        for &standing in standings {
             for rank in 0..self.rank_count {
                 let choice = Choice { set: self, tried, slow_start, now, standing, rank };
                 if let Some(index) = self.balancer.pick(&choice, draw) {
-                    return Some(&self.endpoints[index]);
+                    return Some((&self.endpoints[index], standing));
                 }
             }
         }

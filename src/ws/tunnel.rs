@@ -422,6 +422,11 @@ impl Tunnel {
         self.closing.as_ref().map(|closing| &closing.end)
     }
 
+    /// When that began; what follows is only the closing handshake.
+    pub fn end_began(&self) -> Option<Moment> {
+        self.closing.as_ref().map(|closing| closing.begun)
+    }
+
     /// When it opened.
     pub fn opened(&self) -> Moment {
         self.opened

@@ -21,6 +21,7 @@ mod failover;
 mod frames;
 mod half_close;
 mod handshake;
+mod health;
 mod http;
 mod keepalive;
 mod limits;

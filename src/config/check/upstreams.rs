@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use rustls::pki_types::ServerName;
 
 use super::super::address::EndpointUrl;
+use super::super::health::{Health, WhenAllDown};
 use super::super::key::KeyPath;
 use super::super::locate::Aim;
 use super::super::upstream::{Endpoint, Upstream};
@@ -61,6 +62,7 @@ impl Checker<'_> {
             }
         }
         self.source_addresses(path, upstream);
+        self.health(path, upstream);
         let Some(tls) = &upstream.tls else { return };
         let tls_path = path.key("tls");
         let plain = !upstream.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
@@ -120,6 +122,66 @@ impl Checker<'_> {
         if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(local) {
             let help = "remove it: a Unix socket is not connected to from an address";
             self.warn(&list, "no endpoint of this upstream is reached by IP").at_key().help(help);
+        }
+    }
+    /// Checks that could not be made, and rules without sense.
+    fn health(&mut self, path: &KeyPath, upstream: &Upstream) {
+        match &upstream.health {
+            Some(health) => self.check_of_health(&path.key("health").key(health.kind()), health),
+            None if upstream.when_all_down == WhenAllDown::Refuse => {
+                let help = "add a `health:`, or remove it";
+                let message = "without `health` no endpoint is ever found to be down";
+                self.warn(&path.key("when_all_down"), message).help(help).involving(path.key("health"));
+            }
+            None => {}
+        }
+        if let Some(ejection) = upstream.ejection.map() {
+            let path = path.key("ejection");
+            if ejection.failures == 0 {
+                let help = "write 1 or more, or `ejection: off`";
+                self.error(&path.key("failures"), "zero failures would eject every endpoint").help(help);
+            }
+            self.not_zero(&path.key("time"), ejection.time, "nobody is left out; write `ejection: off`");
+            if ejection.time_max < ejection.time {
+                let at = if self.written.has(&path.key("time_max")) { "time_max" } else { "time" };
+                let message = format!("`time_max` is {}, and the first ejection is longer", ejection.time_max);
+                let help = "make `time_max` at least as long as `time`";
+                self.error(&path.key(at), message).help(help).involving(path.key("time"));
+            }
+        }
+    }
+
+    fn check_of_health(&mut self, path: &KeyPath, health: &Health) {
+        let pace = health.pace();
+        self.not_zero(&path.key("every"), pace.every, "checks are made without a pause");
+        self.not_zero(&path.key("timeout"), pace.timeout, "every check fails");
+        if pace.timeout > pace.every {
+            let at = if self.written.has(&path.key("timeout")) { "timeout" } else { "every" };
+            let message = format!("a check may take {}, and the next one begins after {}", pace.timeout, pace.every);
+            let (other, help) = (path.key("every"), "make `timeout` at most as long as `every`");
+            self.error(&path.key(at), message).help(help).involving(other);
+        }
+        for (key, count) in [("rise", pace.rise), ("fall", pace.fall)] {
+            if count == 0 {
+                let message = "no check at all cannot tell anything";
+                self.error(&path.key(key), message).help("write 1 or more");
+            }
+        }
+        let headers = match health {
+            Health::Tcp(_) => return,
+            Health::Http(check) => &check.headers,
+            Health::Websocket(check) => &check.headers,
+        };
+        for (name, _) in headers.iter() {
+            let help = match name.as_str() {
+                "host" => "write `host:` beside `headers`",
+                "sec-websocket-protocol" => "write `subprotocol:` beside `headers`",
+                "upgrade" | "connection" | "content-length" | "transfer-encoding" => "remove it",
+                name if name.starts_with("sec-websocket-") => "remove it",
+                _ => continue,
+            };
+            let message = format!("the check itself says what `{name}` is");
+            self.error(&path.key("headers"), message).help(help);
         }
     }
 }

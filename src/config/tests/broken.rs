@@ -158,8 +158,12 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
             &["2:5 routes[0]: `upstream` is missing | add `upstream:`, which is required"],
         ),
         (
+            in_upstream("on_down: close\nendpoints: ['ws://a:1']"),
+            &["4:5 upstreams.chat.on_down: `on_down` is not supported yet in this version"],
+        ),
+        (
             in_upstream("health: { websocket: {} }\nendpoints: ['ws://a:1']"),
-            &["4:5 upstreams.chat.health: `health` is not supported yet in this version"],
+            &["4:15 upstreams.chat.health.websocket: `path` is missing | add `path:`, which is required"],
         ),
         (
             in_upstream("endpoints: [{ url: 'ws://a:1', weight: -1 }]"),
@@ -527,8 +531,66 @@ fn values_that_contradict_each_other_are_told() {
 }
 
 #[test]
+fn health_checks_that_could_not_be_made_are_told() {
+    let endpoints = "endpoints: ['ws://a:1']";
+    let with = |keys: &str| in_upstream(&format!("{keys}\n{endpoints}"));
+    check(&[
+        (
+            with("health: { http: { path: healthz } }"),
+            &[
+                "4:29 upstreams.chat.health.http.path: `healthz` does not begin with `/` | write a path such as `/healthz`",
+            ],
+        ),
+        (
+            with("health: { tcp: { every: 1s } }"),
+            &[
+                "4:29 upstreams.chat.health.tcp.every: a check may take 2s, and the next one begins after 1s | make `timeout` at most as long as `every`",
+            ],
+        ),
+        (
+            with("health: { tcp: { rise: 0 } }"),
+            &["4:28 upstreams.chat.health.tcp.rise: no check at all cannot tell anything | write 1 or more"],
+        ),
+        (
+            with("health: { websocket: { path: /, headers: { Host: a } } }"),
+            &[
+                "4:46 upstreams.chat.health.websocket.headers: the check itself says what `host` is | write `host:` beside `headers`",
+            ],
+        ),
+        (
+            with("ejection: { failures: 0 }"),
+            &[
+                "4:27 upstreams.chat.ejection.failures: zero failures would eject every endpoint | write 1 or more, or `ejection: off`",
+            ],
+        ),
+        (
+            with("ejection: { time: 10m }"),
+            &[
+                "4:23 upstreams.chat.ejection.time: `time_max` is 5m, and the first ejection is longer | make `time_max` at least as long as `time`",
+            ],
+        ),
+        (
+            with("ejection: false"),
+            &["4:15 upstreams.chat.ejection: expected a map, or `off`, found `false` | write `off`"],
+        ),
+        (
+            with("retry_budget: { ratio: 120% }"),
+            &[
+                "4:28 upstreams.chat.retry_budget.ratio: `120%` is not a percentage | write one from 0% to 100%, such as `20%`",
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn what_is_only_doubtful_is_a_warning() {
     check(&[
+        (
+            in_upstream("when_all_down: refuse\nendpoints: ['ws://a:1']"),
+            &[
+                "4:20 upstreams.chat.when_all_down: without `health` no endpoint is ever found to be down | add a `health:`, or remove it",
+            ],
+        ),
         (
             format!(
                 "{}{UPSTREAMS}",
@@ -601,7 +663,7 @@ admin: { bind: '0.0.0.0:1' }
         "7:15 routes[1].upstream: there is no upstream `caht` | did you mean `chat`?",
         "10:15 routes[2].upstream: the environment variable `UPSTREAM` is not set",
         "13:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`",
-        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `slow_start`, `source_addresses`, `tls`, found the number 7",
+        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `slow_start`, `source_addresses`, `tls`, `health`, `when_all_down`, `ejection`, `retry_budget`, found the number 7",
         "15:16 admin.bind: admin is only served on loopback or a Unix socket",
     ];
     let said = said(text);
