@@ -14,12 +14,13 @@ use prometheus::Registry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::admin::health::{Readiness, State};
 use crate::admin::{self, AdminState};
 use crate::config::{ConfigErrors, Loaded, Log, LogFormat, Workers};
 use crate::control::compile::{self, Families, Surroundings, compile};
+use crate::discovery::Discovery;
 use crate::drain::Drain;
 use crate::net::listener::{Acceptor, Address, BindError, Bound, bind};
 use crate::server::Listener;
@@ -31,6 +32,9 @@ use crate::{clock, server, worker};
 
 /// What is kept back of the drain time, so that the last sessions told to end still have time to answer.
 const LAST_ANSWER: Duration = Duration::from_secs(3);
+
+/// How long the first endpoints of a discovery are waited for at the start.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +148,7 @@ impl App {
             app.admin = Some(bound.address().clone());
             app.serve_admin(bound)?;
         }
+        app.discover(compiled.discoveries)?;
         let listeners: Vec<Arc<Listener>> = compiled.listeners.into_iter().map(|(_, listener)| listener).collect();
         for index in 0..workers {
             app.spawn_worker(index, &listeners, accepts.clone())?;
@@ -218,6 +223,38 @@ impl App {
             runtime.block_on(work(accepting, accepts, drain, phase));
             end(runtime);
         })?);
+        Ok(())
+    }
+
+    /// Starts discovery, and waits a while for the first endpoints of all upstreams: a proxy without them would only have
+    /// 503 to give. Clients that come meanwhile wait in the listeners' backlog.
+    fn discover(&mut self, discoveries: Vec<Discovery>) -> Result<(), StartError> {
+        if discoveries.is_empty() {
+            return Ok(());
+        }
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let mut phase = self.phase.subscribe();
+        let (told, all_told) = std::sync::mpsc::channel::<Infallible>();
+        self.threads.push(std::thread::Builder::new().name("discovery".into()).spawn(move || {
+            runtime.block_on(async move {
+                let mut tasks = JoinSet::new();
+                for Discovery { upstream, task, first } in discoveries {
+                    tasks.spawn(task);
+                    let told = told.clone();
+                    tasks.spawn(async move {
+                        if timeout(FIRST_ENDPOINTS, first).await.is_err() {
+                            tracing::warn!(%upstream, "starting without endpoints: discovery has told none yet");
+                        }
+                        drop(told);
+                    });
+                }
+                drop(told);
+                let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
+            });
+            end(runtime);
+        })?);
+        // Ends when all have their first list or have waited for it long enough.
+        let _ = all_told.recv();
         Ok(())
     }
 

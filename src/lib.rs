@@ -35,6 +35,8 @@ pub mod telemetry;
 // Second floor: the upstream side.
 pub mod upstream;
 
+pub mod discovery;
+
 // Third floor: the data plane.
 pub mod session;
 

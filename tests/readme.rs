@@ -29,8 +29,11 @@ fn first_line(text: &Value) -> String {
     text.as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// One line a key, in the order of the schema, walking into maps and lists.
+/// One line a key, in the order of the schema, walking into maps, lists and choices (`discover: { dns: … }`).
 fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
+    for choice in object["oneOf"].as_array().into_iter().flatten() {
+        describe(root, choice, path, out);
+    }
     let Some(properties) = object["properties"].as_object() else { return };
     for (key, schema) in properties {
         let is_list = schema["type"] == "array";
@@ -47,7 +50,9 @@ fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
             (_, true) => format!("{path}{key}.NAME"),
             _ => format!("{path}{key}"),
         };
-        writeln!(out, "| `{here}` | {} |", first_line(&schema["description"]).replace('|', "\\|")).unwrap();
+        // A choice is described as a whole.
+        let described = if schema["description"].is_string() { schema } else { object };
+        writeln!(out, "| `{here}` | {} |", first_line(&described["description"]).replace('|', "\\|")).unwrap();
         if let Some(name) = referred(inner) {
             let mut definition = &root["definitions"][name];
             // One server: a URL, or a map.

@@ -18,7 +18,7 @@ use super::tree::{self, Node};
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// After so many mistakes the file is of another kind, and nobody reads on.
-const FINDINGS_MAX: usize = 50;
+pub(super) const FINDINGS_MAX: usize = 50;
 
 /// A configuration that can be used.
 #[derive(Clone, Debug)]
@@ -113,7 +113,7 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
     }
 }
 
-fn whole_file(name: &str, message: String, help: Option<String>) -> ConfigErrors {
+pub(super) fn whole_file(name: &str, message: String, help: Option<String>) -> ConfigErrors {
     let source = Source::new(name, "");
     let finding = source.finding_at(Severity::Error, &KeyPath::root(), None, message, help);
     ConfigErrors::new(&source, vec![finding])
@@ -146,7 +146,7 @@ fn stand_in(key: &str) -> Option<Node> {
 }
 
 /// Where to point, what to say, and what to advise.
-fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
+pub(super) fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
     let path = fault.path();
     let map = path.parent().unwrap_or_default();
     match fault.kind {

@@ -17,7 +17,9 @@
 mod address;
 mod check;
 mod decode;
+mod discover;
 mod edits;
+mod endpoints;
 mod environment;
 mod key;
 mod listener;
@@ -41,7 +43,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
+pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret};
 pub use edits::{HeaderEdits, HeaderSet};
+pub use endpoints::{ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
 pub use key::KeyPath;
 pub use listener::{
     Certificate, ClientAuth, ClientAuthMode, Listener, ListenerLimits, ListenerTimeouts, ProxyProtocol, Redirect,

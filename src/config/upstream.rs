@@ -9,6 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserial
 use serde::{Deserialize, Serialize};
 
 use super::address::EndpointUrl;
+use super::discover::Discover;
 use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
@@ -23,8 +24,15 @@ pub struct Upstream {
     #[serde(default)]
     pub balance: Balance,
 
-    /// The servers: URLs, or maps with a `url`. Required.
+    /// The servers: URLs, or maps with a `url`. Required, unless `discover` tells them.
+    #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+
+    /// Who tells the servers, in place of `endpoints`: a `file` that other tools write, `dns`, or `etcd`. What was told last
+    /// holds until something else is told, whatever fails in between; while nobody has told anything yet, clients get a
+    /// 503. Default: none.
+    #[serde(default)]
+    pub discover: Option<Discover>,
 
     /// How long an endpoint that joins the others or comes back takes to grow from a twentieth of its weight to all of it:
     /// an empty endpoint would otherwise get all new sessions at once. Default: `off`.
@@ -96,6 +104,13 @@ pub struct Endpoint {
     pub priority: u8,
     /// Where it stands.
     pub zone: Option<String>,
+}
+
+impl Endpoint {
+    /// The server at `url`, the rest as when nothing else is written.
+    pub fn at(url: EndpointUrl) -> Endpoint {
+        Endpoint { url, weight: one(), max_connections: None, priority: 0, zone: None }
+    }
 }
 
 /// TLS towards the servers.
@@ -178,7 +193,7 @@ impl<'de> Deserialize<'de> for Endpoint {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
                 let url = text.parse().map_err(BadValue::into_serde)?;
-                Ok(Endpoint { url, weight: one(), max_connections: None, priority: 0, zone: None })
+                Ok(Endpoint::at(url))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {

@@ -14,6 +14,7 @@ mod balance;
 mod cli;
 mod close;
 mod counts;
+mod discovery;
 mod drain;
 mod early_data;
 mod examples;

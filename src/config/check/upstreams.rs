@@ -7,10 +7,15 @@ use std::net::IpAddr;
 use rustls::pki_types::ServerName;
 
 use super::super::address::EndpointUrl;
+use super::super::discover::{Discover, DnsSource, EtcdSource};
 use super::super::key::KeyPath;
 use super::super::locate::Aim;
-use super::super::upstream::{Endpoint, Upstream};
+use super::super::upstream::{ClientTls, Endpoint, Upstream};
+use super::super::value::Span;
 use super::Checker;
+
+/// The longest time between two questions to DNS: the default. An alert on the age of an answer needs to know one.
+const EVERY_MAX: Span = Span::from_secs(300);
 
 impl Checker<'_> {
     pub(super) fn upstreams(&mut self) {
@@ -31,7 +36,8 @@ impl Checker<'_> {
 
     fn upstream(&mut self, path: &KeyPath, upstream: &Upstream) {
         let list = path.key("endpoints");
-        if upstream.endpoints.is_empty() {
+        self.source(path, upstream);
+        if upstream.endpoints.is_empty() && self.written.has(&list) {
             self.error(&list, "there is no endpoint").help("add a URL such as `ws://10.0.0.11:9000`");
         }
         if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
@@ -63,12 +69,16 @@ impl Checker<'_> {
         self.source_addresses(path, upstream);
         let Some(tls) = &upstream.tls else { return };
         let tls_path = path.key("tls");
-        let plain = !upstream.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
+        let plain = upstream.discover.is_none() && !upstream.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
         if plain && !upstream.endpoints.is_empty() {
             let involved = self.written.original(&list);
             let help = "write `wss://` in the URLs of the endpoints, or remove it";
             self.warn(&tls_path, "no endpoint of this upstream uses TLS").at_key().help(help).involving(involved);
         }
+        self.client_tls(&tls_path, tls);
+    }
+
+    fn client_tls(&mut self, tls_path: &KeyPath, tls: &ClientTls) {
         for (file, key) in [(&tls.ca, "ca"), (&tls.cert, "cert"), (&tls.key, "key")] {
             file.iter().for_each(|name| self.file_name(&tls_path.key(key), name));
         }
@@ -86,6 +96,86 @@ impl Checker<'_> {
             let shown = self.written.show(&at, name);
             self.error(&at, format!("`{shown}` is not a server name")).help("write a DNS name or an IP address");
         }
+    }
+
+    /// Endpoints are written, or told by somebody: one of both.
+    fn source(&mut self, path: &KeyPath, upstream: &Upstream) {
+        let (list, discover) = (path.key("endpoints"), path.key("discover"));
+        match &upstream.discover {
+            None if !self.written.has(&list) => {
+                let help = "add `endpoints:` with a list of URLs, or `discover:` with who tells them";
+                self.error(path, "`endpoints` is missing").at_key().help(help);
+            }
+            Some(_) if self.written.has(&list) => {
+                let involved = self.written.original(&list);
+                let message = "endpoints are written or discovered, not both";
+                let help = "remove `endpoints:` or `discover:`";
+                self.error(&discover, message).at_key().help(help).involving(involved);
+            }
+            None => {}
+            Some(Discover::File(source)) => self.file_name(&discover.key("file").key("path"), &source.path),
+            Some(Discover::Dns(source)) => self.dns(&discover.key("dns"), source),
+            Some(Discover::Etcd(source)) => self.etcd(&discover.key("etcd"), source),
+        }
+    }
+
+    fn dns(&mut self, path: &KeyPath, source: &DnsSource) {
+        let at = path.key("name");
+        let shown = self.written.show(&at, &source.name);
+        let bare = source.name.strip_suffix('.').unwrap_or(&source.name);
+        let label = |label: &str| {
+            let inside = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+            (1..=63).contains(&label.len()) && label.bytes().all(inside)
+        };
+        if bare.parse::<IpAddr>().is_ok() {
+            self.error(&at, format!("`{shown}` is an address")).help("write it under `endpoints:`, with its port");
+        } else if bare.len() > 253 || !bare.split('.').all(label) {
+            self.error(&at, format!("`{shown}` is not a DNS name")).help("write a name such as `chat.internal`");
+        } else if source.port.is_none() && !source.name.starts_with('_') {
+            let help = "add `port:`, or name a service such as `_ws._tcp.chat.internal`";
+            let involved = self.written.original(&path.key("port"));
+            self.error(&at, "a name of hosts needs a port").help(help).involving(involved);
+        }
+        if source.port == Some(0) {
+            self.error(&path.key("port"), "`0` is not a port").help("a port is a number from 1 to 65535");
+        }
+        if source.server.is_some_and(|server| server.port() == 0) {
+            self.error(&path.key("server"), "`0` is not a port").help("DNS servers listen on port 53, most of them");
+        }
+        let every = path.key("every");
+        self.not_zero(&every, source.every, "it is asked all the time");
+        if source.every > EVERY_MAX {
+            self.error(&every, format!("nobody waits longer than {EVERY_MAX} for an answer to be asked for again"))
+                .help(format!("write `{EVERY_MAX}` or less"));
+        }
+    }
+
+    fn etcd(&mut self, path: &KeyPath, source: &EtcdSource) {
+        let servers = path.key("servers");
+        if source.servers.is_empty() {
+            self.error(&servers, "there is no server").help("add a URL such as `http://10.0.0.5:2379`");
+        }
+        if source.prefix.is_empty() {
+            let help = "write a prefix such as `/wsluice/chat/`";
+            self.error(&path.key("prefix"), "every key of the etcd would be an endpoint").help(help);
+        }
+        for (this, other, here, there) in [
+            ("user", "password", source.user.is_some(), source.password.is_some()),
+            ("password", "user", source.password.is_some(), source.user.is_some()),
+        ] {
+            if here && !there {
+                let involved = self.written.original(&path.key(other));
+                let message = format!("`{this}` needs `{other}` beside it");
+                self.error(&path.key(this), message).at_key().help(format!("add `{other}:`")).involving(involved);
+            }
+        }
+        let Some(tls) = &source.tls else { return };
+        if !source.servers.iter().any(EndpointUrl::is_tls) {
+            let involved = self.written.original(&servers);
+            let help = "write `https://` in the URLs of the servers, or remove it";
+            self.warn(&path.key("tls"), "no server of this etcd uses TLS").at_key().help(help).involving(involved);
+        }
+        self.client_tls(&path.key("tls"), tls);
     }
 
     fn source_addresses(&mut self, path: &KeyPath, upstream: &Upstream) {

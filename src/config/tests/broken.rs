@@ -162,6 +162,45 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
             &["4:5 upstreams.chat.health: `health` is not supported yet in this version"],
         ),
         (
+            in_upstream("balance: random_two"),
+            &[
+                "3:3 upstreams.chat: `endpoints` is missing | add `endpoints:` with a list of URLs, or `discover:` with who tells them",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\ndiscover: { file: { path: a.yaml } }"),
+            &[
+                "5:5 upstreams.chat.discover: endpoints are written or discovered, not both | remove `endpoints:` or `discover:`",
+            ],
+        ),
+        (
+            in_upstream("discover: { consul: {} }"),
+            &["4:25 upstreams.chat.discover.consul: `consul` is not `file`, `dns` or `etcd`"],
+        ),
+        (
+            in_upstream("discover: { dns: { name: chat.internal } }"),
+            &[
+                "4:30 upstreams.chat.discover.dns.name: a name of hosts needs a port | add `port:`, or name a service such as `_ws._tcp.chat.internal`",
+            ],
+        ),
+        (
+            in_upstream("discover: { dns: { name: 10.0.0.1, port: 0, every: 1h, server: here } }"),
+            &[
+                "4:30 upstreams.chat.discover.dns.name: `10.0.0.1` is an address | write it under `endpoints:`, with its port",
+                "4:46 upstreams.chat.discover.dns.port: `0` is not a port | a port is a number from 1 to 65535",
+                "4:56 upstreams.chat.discover.dns.every: nobody waits longer than 5m for an answer to be asked for again | write `5m` or less",
+                "4:68 upstreams.chat.discover.dns.server: `here` is not an IP address | write an address such as `127.0.0.1:8600` or `10.0.0.2`",
+            ],
+        ),
+        (
+            in_upstream("discover: { etcd: { servers: [], prefix: '', user: me } }"),
+            &[
+                "4:34 upstreams.chat.discover.etcd.servers: there is no server | add a URL such as `http://10.0.0.5:2379`",
+                "4:46 upstreams.chat.discover.etcd.prefix: every key of the etcd would be an endpoint | write a prefix such as `/wsluice/chat/`",
+                "4:50 upstreams.chat.discover.etcd.user: `user` needs `password` beside it | add `password:`",
+            ],
+        ),
+        (
             in_upstream("endpoints: [{ url: 'ws://a:1', weight: -1 }]"),
             &["4:44 upstreams.chat.endpoints[0].weight: expected a number from 0 to 65535, found the number -1"],
         ),
@@ -601,7 +640,7 @@ admin: { bind: '0.0.0.0:1' }
         "7:15 routes[1].upstream: there is no upstream `caht` | did you mean `chat`?",
         "10:15 routes[2].upstream: the environment variable `UPSTREAM` is not set",
         "13:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`",
-        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `slow_start`, `source_addresses`, `tls`, found the number 7",
+        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `discover`, `slow_start`, `source_addresses`, `tls`, found the number 7",
         "15:16 admin.bind: admin is only served on loopback or a Unix socket",
     ];
     let said = said(text);
