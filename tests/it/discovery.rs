@@ -1,5 +1,6 @@
 //! Endpoints from files, from dnsmasq and from etcd, through failures of each.
 
+#[cfg(feature = "dns")]
 mod dns;
 mod etcd;
 mod file;

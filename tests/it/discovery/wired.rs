@@ -66,6 +66,7 @@ async fn a_proxy_that_was_told_nothing_says_503_until_it_is() {
     open(&proxy, &mut server).await;
 }
 
+#[cfg(feature = "dns")]
 #[tokio::test]
 async fn sessions_go_where_dns_says() {
     if !is_here("dnsmasq") {
