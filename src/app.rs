@@ -2,7 +2,8 @@
 //!
 //! Workers are threads, each with a current-thread runtime of its own and its own listening sockets; a connection never
 //! leaves its worker. The admin listener has a thread too, so that a scrape disturbs no session and answers when they
-//! are busy. Nothing here reads the command line or signals: `cli` does, and tests do without.
+//! are busy; and what is done apart from any client has one (`control`): health checks, discovery, moving sessions. Nothing
+//! here reads the command line or signals: `cli` does, and tests do without.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,23 +15,30 @@ use prometheus::Registry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::admin::health::{Readiness, State};
 use crate::admin::{self, AdminState};
 use crate::config::{ConfigErrors, Loaded, Log, LogFormat, Workers};
 use crate::control::compile::{self, Families, Surroundings, compile};
+use crate::control::shed::{self, Shedding};
+use crate::discovery::Discovery;
 use crate::drain::Drain;
 use crate::net::listener::{Acceptor, Address, BindError, Bound, bind};
+use crate::probe::{self, Check};
 use crate::server::Listener;
 use crate::telemetry::logging::Format;
 use crate::telemetry::process;
 use crate::telemetry::sink::LogSink;
+use crate::upstream::Upstream;
 use crate::upstream::live::Lives;
 use crate::{clock, server, worker};
 
 /// What is kept back of the drain time, so that the last sessions told to end still have time to answer.
 const LAST_ANSWER: Duration = Duration::from_secs(3);
+
+/// How long the first endpoints of a discovery are waited for at the start.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +76,16 @@ pub struct App {
     accepting: mpsc::Receiver<Infallible>,
     threads: Vec<JoinHandle<()>>,
     bound: Vec<Bound>,
+}
+
+/// What is done apart from any client.
+struct Background {
+    /// Health checks.
+    checks: Vec<(Arc<Upstream>, Check)>,
+    /// Upstreams whose endpoints somebody else tells.
+    discoveries: Vec<Discovery>,
+    /// Upstreams whose sessions are moved or closed for the sake of their endpoints.
+    sheddings: Vec<(Arc<Upstream>, Shedding)>,
 }
 
 /// What all threads are told.
@@ -113,6 +131,7 @@ impl App {
         readiness.register(&registry)?;
         process::register(&registry, &sink)?;
         let log = compile::access_log(&loaded.file, sink, format);
+        let probes = families.probe.clone();
         let around = Surroundings { workers, families, log, drain: Arc::clone(&drain), lives: Lives::default() };
         let compiled = compile(loaded, &around)?;
         for warning in &compiled.warnings {
@@ -144,6 +163,9 @@ impl App {
             app.admin = Some(bound.address().clone());
             app.serve_admin(bound)?;
         }
+        let background =
+            Background { checks: compiled.checks, discoveries: compiled.discoveries, sheddings: compiled.sheddings };
+        app.spawn_control(background, probes)?;
         let listeners: Vec<Arc<Listener>> = compiled.listeners.into_iter().map(|(_, listener)| listener).collect();
         for index in 0..workers {
             app.spawn_worker(index, &listeners, accepts.clone())?;
@@ -218,6 +240,46 @@ impl App {
             runtime.block_on(work(accepting, accepts, drain, phase));
             end(runtime);
         })?);
+        Ok(())
+    }
+
+    /// The thread of what is done apart from any client. Waits a while for the first endpoints of all upstreams that are
+    /// told theirs: a proxy without them would only have 503 to give. Clients that come meanwhile wait in the listeners'
+    /// backlog.
+    fn spawn_control(&mut self, background: Background, probes: probe::metrics::Metrics) -> Result<(), StartError> {
+        let Background { checks, discoveries, sheddings } = background;
+        if checks.is_empty() && discoveries.is_empty() && sheddings.is_empty() {
+            return Ok(());
+        }
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (mut phase, drain) = (self.phase.subscribe(), Arc::clone(&self.drain));
+        let (told, all_told) = std::sync::mpsc::channel::<Infallible>();
+        self.threads.push(std::thread::Builder::new().name("control".into()).spawn(move || {
+            runtime.block_on(async move {
+                let mut tasks = JoinSet::new();
+                for Discovery { upstream, task, first } in discoveries {
+                    tasks.spawn(task);
+                    let told = told.clone();
+                    tasks.spawn(async move {
+                        if timeout(FIRST_ENDPOINTS, first).await.is_err() {
+                            tracing::warn!(%upstream, "starting without endpoints: discovery has told none yet");
+                        }
+                        drop(told);
+                    });
+                }
+                drop(told);
+                for (upstream, check) in checks {
+                    tasks.spawn(probe::watch::run(upstream, check, probes.clone()));
+                }
+                for (upstream, wanted) in sheddings {
+                    tasks.spawn(shed::run(upstream, Arc::clone(&drain), wanted));
+                }
+                let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
+            });
+            end(runtime);
+        })?);
+        // Ends when all have their first list or have waited for it long enough.
+        let _ = all_told.recv();
         Ok(())
     }
 

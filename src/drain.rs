@@ -5,8 +5,12 @@
 //! span with jitter inside their slot, so that clients do not reconnect all at once; all others at once. The owner of
 //! `Drain` then waits for the last guard to go.
 //!
-//! Entering and leaving cost a lock of the worker's own slab. Whoever has left a waker hears of the drain by being woken,
-//! and until then asks no more than `Guard::is_draining`: a load of a line that all share and nobody writes.
+//! Guards that belong to a group (the sessions of one endpoint) can be told apart from the others: which of them has been
+//! quiet for longest, and to stop.
+//!
+//! Entering and leaving cost a lock of the worker's own slab. Whoever has left a waker hears of what is said by being
+//! woken, and until then asks no more than `Guard::said`: a load of a line that all share and that is written only when
+//! something is said.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,31 +24,38 @@ use tokio::sync::Notify;
 
 use crate::moment::Moment;
 use crate::worker::{self, Local};
+use crate::ws::tunnel::Stopping;
 
 /// All work of the process that is waited for at the end.
 #[derive(Debug)]
 pub struct Drain {
     working: Local<Mutex<Slab<Notice>>>,
     active: AtomicUsize,
-    /// When the drain began, in microseconds; 0 before. On a line of its own: each session reads it whenever it is woken,
-    /// while `active` is written for each connection.
-    begun: CachePadded<AtomicU64>,
+    /// When the drain began, in microseconds; 0 before.
+    begun: AtomicU64,
+    /// How often something was said to guards. On a line of its own: each session reads it whenever it is woken, while
+    /// `active` is written for each connection.
+    said: CachePadded<AtomicU64>,
     idle: Notify,
 }
 
 /// What one guard is told.
 #[derive(Debug, Default)]
 struct Notice {
-    /// When to stop, once that has been said.
-    at: Option<Moment>,
+    /// When to stop and why, once that has been said.
+    stop: Option<(Moment, Stopping)>,
     /// Who is to hear of it.
     waker: Option<Waker>,
-    paced: bool,
+    /// To which group it belongs; 0: to none. Those of a group are paced.
+    group: u64,
+    /// When data last passed, as told when last asked.
+    data_at: Option<Moment>,
 }
 
-/// Where a notice is: slab and key, counted in 32 bits, as each session holds them.
-#[derive(Clone, Copy, Debug)]
-struct Place {
+/// Where a guard's notice is: slab and key, counted in 32 bits, as each session holds them. The place of a guard that has
+/// gone may become another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
     slab: u32,
     key: u32,
 }
@@ -55,7 +66,8 @@ impl Drain {
         Arc::new(Drain {
             working: Local::new(workers, Mutex::default),
             active: AtomicUsize::new(0),
-            begun: CachePadded::new(AtomicU64::new(0)),
+            begun: AtomicU64::new(0),
+            said: CachePadded::new(AtomicU64::new(1)),
             idle: Notify::new(),
         })
     }
@@ -67,53 +79,104 @@ impl Drain {
         let mut notices = lock(self.working.get());
         // Read with the slab locked: either `begin` comes to the notice later, or we see that it began; so nobody gets the
         // notice of another who was here before.
-        let at = match self.begun.load(Ordering::SeqCst) {
+        let stop = match self.begun.load(Ordering::SeqCst) {
             0 => None,
-            begun => Some(Moment::from_micros(begun)),
+            begun => Some((Moment::from_micros(begun), Stopping::Drain)),
         };
-        let key = notices.insert(Notice { at, ..Notice::default() });
+        let key = notices.insert(Notice { stop, ..Notice::default() });
         drop(notices);
         let place = Place { slab: slab as u32, key: key as u32 };
         Guard { drain: Arc::clone(self), place }
     }
 
-    /// Tells all that work to stop: paced ones spread over `span` from `now`, the others at once. Only the first call
-    /// counts. `random` gives numbers in 0..1 for the jitter. Returns how many were paced.
+    /// Tells all that work to stop: those of a group spread over `span` from `now`, the others at once. Only the first call
+    /// counts. `random` gives numbers in 0..1 for the jitter. Returns how many are paced.
     pub fn begin(&self, now: Moment, span: Duration, mut random: impl FnMut() -> f64) -> usize {
         if self.begun.compare_exchange(0, now.as_micros(), Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return 0;
         }
         let (mut paced, mut prompt) = (Vec::new(), Vec::new());
-        for (slab, notices) in self.working.iter().enumerate() {
-            for (key, notice) in lock(notices).iter() {
-                let told = if notice.paced { &mut paced } else { &mut prompt };
-                told.push(Place { slab: slab as u32, key: key as u32 });
-            }
+        for (place, group) in self.places(|notice| Some(notice.group)) {
+            let told = if group != 0 { &mut paced } else { &mut prompt };
+            told.push(place);
         }
-        for place in prompt {
-            self.tell(place, now);
-        }
+        self.tell(prompt.into_iter().map(|place| (place, now)), |_| true, Stopping::Drain);
         // Slabs hold the oldest first; without a shuffle all of one worker would go before the next one's.
         for i in (1..paced.len()).rev() {
             paced.swap(i, ((i + 1) as f64 * random()) as usize % (i + 1));
         }
-        let slot = span.as_secs_f64() / paced.len().max(1) as f64;
-        for (i, place) in paced.iter().enumerate() {
-            self.tell(*place, now + Duration::from_secs_f64(slot * (i as f64 + random())));
-        }
-        paced.len()
+        let (count, slot) = (paced.len(), span.as_secs_f64() / paced.len().max(1) as f64);
+        let slots = paced.into_iter().enumerate();
+        let told = slots.map(|(i, place)| (place, now + Duration::from_secs_f64(slot * (i as f64 + random()))));
+        self.tell(told, |_| true, Stopping::Drain);
+        count
     }
 
-    /// Says when to stop, unless that has been said: who entered since the drain began took it from there.
-    fn tell(&self, place: Place, at: Moment) {
-        let told = self.notice(place, |notice| {
-            notice.at.get_or_insert(at);
-            notice.waker.take()
-        });
-        // Woken, or dropped, without the lock.
-        if let Some(waker) = told.flatten() {
-            waker.wake();
+    /// Has the guards of a group say when data last passed; [`Drain::by_silence`] knows it a moment later. Wakes each.
+    pub fn ask(&self, group: u64) {
+        let mut wakers = vec![];
+        for slab in self.working.iter() {
+            let mut notices = lock(slab);
+            let members = notices.iter_mut().filter(|(_, notice)| notice.group == group);
+            wakers.extend(members.filter_map(|(_, notice)| notice.waker.take()));
         }
+        self.wake(wakers);
+    }
+
+    /// The guards of a group that have not been told to stop, the one that was quiet for longest first.
+    pub fn by_silence(&self, group: u64) -> Vec<Place> {
+        let is_left = |notice: &Notice| (notice.group == group && notice.stop.is_none()).then_some(notice.data_at);
+        let mut members = self.places(is_left);
+        members.sort_unstable_by_key(|(place, data_at)| (*data_at, *place));
+        members.into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// Tells some of a group to stop now. Those that have gone meanwhile, or were told before, are passed over. Returns how
+    /// many were told.
+    pub fn stop(&self, group: u64, places: impl IntoIterator<Item = Place>, now: Moment, why: Stopping) -> usize {
+        self.tell(places.into_iter().map(|place| (place, now)), |notice| notice.group == group, why)
+    }
+
+    /// What `look` finds in all notices, with their places.
+    fn places<T>(&self, look: impl Fn(&Notice) -> Option<T>) -> Vec<(Place, T)> {
+        let mut found = vec![];
+        for (slab, notices) in self.working.iter().enumerate() {
+            let notices = lock(notices);
+            let place = |key| Place { slab: slab as u32, key: key as u32 };
+            found.extend(notices.iter().filter_map(|(key, notice)| Some((place(key), look(notice)?))));
+        }
+        found
+    }
+
+    /// Says when to stop and why, unless that has been said, to those that `concerns`. Returns to how many.
+    fn tell(
+        &self,
+        places: impl Iterator<Item = (Place, Moment)>,
+        concerns: impl Fn(&Notice) -> bool,
+        why: Stopping,
+    ) -> usize {
+        let (mut count, mut wakers) = (0, vec![]);
+        for (place, at) in places {
+            let told = self.notice(place, |notice| {
+                if notice.stop.is_some() || !concerns(notice) {
+                    return None;
+                }
+                notice.stop = Some((at, why));
+                Some(notice.waker.take())
+            });
+            if let Some(waker) = told.flatten() {
+                count += 1;
+                wakers.extend(waker);
+            }
+        }
+        self.wake(wakers);
+        count
+    }
+
+    /// Wakes without any lock, when all has been noted: who is woken looks.
+    fn wake(&self, wakers: Vec<Waker>) {
+        self.said.fetch_add(1, Ordering::Release);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// What is noted at a place, if anybody is there any more.
@@ -158,35 +221,43 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// From now on this work is to stop at its own moment of the drain, not at its beginning.
-    pub fn pace(&self) {
-        self.drain.notice(self.place, |notice| notice.paced = true);
+    /// Makes it one of a `group`, which is not 0: from now on it is told to stop at its own moment of the drain, not at its
+    /// beginning, and may be told apart from the others.
+    pub fn join(&self, group: u64, now: Moment) {
+        self.drain.notice(self.place, |notice| (notice.group, notice.data_at) = (group, Some(now)));
     }
 
-    /// Whether the drain has begun: before, there can be no notice.
+    /// Changes whenever something is said to anybody; never 0. Who is told is woken after it has changed.
     #[inline]
-    pub fn is_draining(&self) -> bool {
-        self.drain.is_draining()
+    pub fn said(&self) -> u64 {
+        self.drain.said.load(Ordering::Relaxed)
     }
 
-    /// When to stop; `Pending` while nothing is said. The last caller's waker is woken once something is: a task that has
-    /// called this need not call again before.
-    pub fn poll_notice(&self, cx: &Context<'_>) -> Poll<Moment> {
+    /// When to stop, and why; `None` while nothing is said. The last caller's waker is woken once something is, or when it
+    /// is asked for `data_at`, the time at which data last passed: a task that has called this need not call again before
+    /// [`Guard::said`] changes.
+    pub fn look(&self, cx: &Context<'_>, data_at: Option<Moment>) -> Option<(Moment, Stopping)> {
         let mut last = None;
-        let at = self.drain.notice(self.place, |notice| {
-            if notice.at.is_none() && !notice.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        let stop = self.drain.notice(self.place, |notice| {
+            notice.data_at = data_at;
+            if notice.stop.is_none() && !notice.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 last = notice.waker.replace(cx.waker().clone());
             }
-            notice.at
+            notice.stop
         });
         // Dropped without the lock.
         drop(last);
-        at.flatten().map_or(Poll::Pending, Poll::Ready)
+        stop.flatten()
+    }
+
+    /// When to stop, as a poll.
+    pub fn poll_notice(&self, cx: &Context<'_>) -> Poll<Moment> {
+        self.look(cx, None).map_or(Poll::Pending, |(at, _)| Poll::Ready(at))
     }
 
     /// When to stop, if that has been said.
     pub fn noticed(&self) -> Option<Moment> {
-        self.drain.notice(self.place, |notice| notice.at).flatten()
+        self.drain.notice(self.place, |notice| notice.stop).flatten().map(|(at, _)| at)
     }
 
     /// Waits for the notice. Cancel-safe.
@@ -220,7 +291,7 @@ mod tests {
     async fn each_gets_its_own_moment_evenly_over_the_span() {
         let drain = Drain::new(2);
         let paced: Vec<_> = (0..100).map(|_| drain.enter()).collect();
-        paced.iter().for_each(Guard::pace);
+        paced.iter().for_each(|guard| guard.join(7, clock::now()));
         let prompt = drain.enter();
         let now = clock::now();
         let span = Duration::from_secs(100);
@@ -252,5 +323,34 @@ mod tests {
         drop(late);
         assert!(waiting.await.is_ok());
         assert_eq!(drain.active(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_group_is_told_apart_and_the_quietest_is_known() {
+        let drain = Drain::new(2);
+        let at = |seconds: u64| Moment::from_micros(seconds * 1_000_000);
+        let cx = Context::from_waker(Waker::noop());
+        let ours: Vec<_> = (0..4).map(|_| drain.enter()).collect();
+        let other = drain.enter();
+        for (guard, group) in ours.iter().map(|guard| (guard, 1)).chain([(&other, 2)]) {
+            guard.join(group, at(1));
+        }
+        let before = other.said();
+        drain.ask(1);
+        assert_ne!(other.said(), before);
+        for (guard, data_at) in ours.iter().zip([5, 3, 9, 4]) {
+            assert_eq!(guard.look(&cx, Some(at(data_at))), None);
+        }
+        let order = drain.by_silence(1);
+        assert_eq!(order, [1, 3, 0, 2].map(|i| ours[i].place));
+        drop(ours.into_iter().nth(3));
+        // One of the four has gone with the others of the iterator: places may be another's now.
+        let newcomer = drain.enter();
+        assert!(order.contains(&newcomer.place));
+        assert_eq!(drain.stop(1, order, at(10), Stopping::Rebalance), 0, "nobody of the group is left");
+        assert_eq!((newcomer.noticed(), other.noticed()), (None, None));
+        assert_eq!(drain.stop(2, drain.by_silence(2), at(10), Stopping::EndpointDrain), 1);
+        assert_eq!(other.look(&cx, Some(at(1))), Some((at(10), Stopping::EndpointDrain)));
+        assert_eq!(drain.by_silence(2), [], "who was told is not told again");
     }
 }

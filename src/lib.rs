@@ -17,6 +17,8 @@ pub mod balance;
 
 pub mod policy;
 
+pub mod health;
+
 // First floor: machines that know no domain.
 pub mod config;
 
@@ -34,6 +36,9 @@ pub mod telemetry;
 
 // Second floor: the upstream side.
 pub mod upstream;
+
+pub mod discovery;
+pub mod probe;
 
 // Third floor: the data plane.
 pub mod session;

@@ -13,7 +13,7 @@ use regex::Regex;
 use wsluice::admin::health::Readiness;
 use wsluice::session::metrics::{Ending, Initiator};
 use wsluice::telemetry::sink::LogSink;
-use wsluice::{proxy, server, session, telemetry, upstream};
+use wsluice::{discovery, probe, proxy, server, session, telemetry, upstream};
 
 /// Labels that Prometheus adds.
 const SCRAPED: [&str; 3] = ["job", "instance", "le"];
@@ -30,6 +30,12 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     requests.request(&http::Method::GET, http::StatusCode::OK, Duration::ZERO);
     let upstreams = upstream::metrics::Metrics::register(&registry).unwrap();
     let _upstream = (upstreams.upstream("chat"), upstreams.endpoint("chat", "ws://127.0.0.1:9000", &["refused"]));
+    let mut probed =
+        probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
+    probed.probed(Duration::ZERO, Some("connect"));
+    probed.stands(false);
+    probed.changed("connect");
+    let _discovery = discovery::metrics::Metrics::register(&registry).unwrap().upstream("chat", "dns");
     let ending = Ending::new(Initiator::Client, Some(1000), "closed");
     let _session =
         session::metrics::Metrics::register(&registry, 1).unwrap().route("public", "chat", "chat", &[ending]);

@@ -18,19 +18,23 @@ const FIGURES: &str = include_str!("../benches/results/load.md");
 /// Two tests may write the README.
 static WRITING: Mutex<()> = Mutex::new(());
 
-/// What a `$ref` (plain, or inside `allOf`/`anyOf`) refers to, by name.
+/// What a `$ref` (plain, or the first inside `allOf`/`anyOf`, where `off` may stand before it) refers to, by name.
 fn referred(schema: &Value) -> Option<&str> {
     let direct = schema["$ref"].as_str();
-    let inside = ["allOf", "anyOf"].into_iter().find_map(|key| schema[key][0]["$ref"].as_str());
-    direct.or(inside)?.strip_prefix("#/definitions/")
+    let mut inside = ["allOf", "anyOf"].into_iter().flat_map(|key| schema[key].as_array().into_iter().flatten());
+    direct.or_else(|| inside.find_map(|schema| schema["$ref"].as_str()))?.strip_prefix("#/definitions/")
 }
 
 fn first_line(text: &Value) -> String {
     text.as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// One line a key, in the order of the schema, walking into maps and lists.
+/// One line a key, in the order of the schema, walking into maps, lists and alternatives.
 fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
+    if let Some(name) = referred(object) {
+        describe(root, &root["definitions"][name], path, out);
+    }
+    object["oneOf"].as_array().into_iter().flatten().for_each(|object| describe(root, object, path, out));
     let Some(properties) = object["properties"].as_object() else { return };
     for (key, schema) in properties {
         let is_list = schema["type"] == "array";
@@ -47,7 +51,11 @@ fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
             (_, true) => format!("{path}{key}.NAME"),
             _ => format!("{path}{key}"),
         };
-        writeln!(out, "| `{here}` | {} |", first_line(&schema["description"]).replace('|', "\\|")).unwrap();
+        // What one of several alternatives means stands beside its only key.
+        let described = if schema["description"].is_null() { &object["description"] } else { &schema["description"] };
+        if !described.is_null() {
+            writeln!(out, "| `{here}` | {} |", first_line(described).replace('|', "\\|")).unwrap();
+        }
         if let Some(name) = referred(inner) {
             let mut definition = &root["definitions"][name];
             // One server: a URL, or a map.

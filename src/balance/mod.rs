@@ -7,7 +7,9 @@
 pub mod hash;
 pub mod least_connections;
 pub mod random_two;
+pub mod rebalance;
 pub mod round_robin;
+pub mod sticky;
 
 pub use hash::Hash;
 pub use round_robin::RoundRobin;

@@ -9,7 +9,6 @@ use super::decode::{self, Fault, Kind};
 use super::environment;
 use super::key::KeyPath;
 use super::locate::Aim;
-use super::not_yet::is_not_yet;
 use super::report::{ConfigErrors, Finding, Severity, Source};
 use super::suggest::did_you_mean;
 use super::tree::{self, Node};
@@ -18,7 +17,7 @@ use super::tree::{self, Node};
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// After so many mistakes the file is of another kind, and nobody reads on.
-const FINDINGS_MAX: usize = 50;
+pub(super) const FINDINGS_MAX: usize = 50;
 
 /// A configuration that can be used.
 #[derive(Clone, Debug)]
@@ -113,7 +112,7 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
     }
 }
 
-fn whole_file(name: &str, message: String, help: Option<String>) -> ConfigErrors {
+pub(super) fn whole_file(name: &str, message: String, help: Option<String>) -> ConfigErrors {
     let source = Source::new(name, "");
     let finding = source.finding_at(Severity::Error, &KeyPath::root(), None, message, help);
     ConfigErrors::new(&source, vec![finding])
@@ -146,11 +145,9 @@ fn stand_in(key: &str) -> Option<Node> {
 }
 
 /// Where to point, what to say, and what to advise.
-fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
+pub(super) fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
     let path = fault.path();
-    let map = path.parent().unwrap_or_default();
     match fault.kind {
-        Kind::UnknownKey { key, .. } if is_not_yet(&map, &key) => (path, Aim::Key, not_yet(&key), None),
         Kind::UnknownKey { key, .. } if key == "<<" => {
             let help = "write the keys out, or let a whole value be an alias (`key: *name`)";
             (path, Aim::Key, "merge keys (`<<`) are not supported".to_owned(), Some(help.to_owned()))
@@ -162,7 +159,6 @@ fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) 
             });
             (path, Aim::Key, "unknown key".to_owned(), Some(help))
         }
-        Kind::UnknownWord { word, .. } if is_not_yet(&path, &word) => (path, Aim::Value, not_yet(&word), None),
         Kind::UnknownWord { word, expected } => {
             let help = match word.as_str() {
                 "false" | "no" if expected.contains(&"off") => Some("write `off`".to_owned()),
@@ -216,10 +212,6 @@ fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) 
             (path, aim, problem, help)
         }
     }
-}
-
-fn not_yet(word: &str) -> String {
-    format!("`{word}` is not supported yet in this version")
 }
 
 fn list(words: &[&str]) -> String {

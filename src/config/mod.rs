@@ -15,18 +15,23 @@
 //! is not understood is never ignored.
 
 mod address;
+mod admission;
 mod check;
 mod decode;
+mod discover;
 mod edits;
+mod endpoints;
 mod environment;
+mod health;
 mod key;
 mod listener;
 mod load;
 mod locate;
-mod not_yet;
 mod process;
+mod rebalance;
 mod report;
 mod route;
+mod sticky;
 mod suggest;
 mod syntax;
 mod tree;
@@ -41,7 +46,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
+pub use admission::{Admission, Queue, Rate};
+pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret};
 pub use edits::{HeaderEdits, HeaderSet};
+pub use endpoints::{ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
+pub use health::{
+    Ejection, Expectation, Health, HttpCheck, MapOrOff, Pace, RetryBudget, TcpCheck, WebSocketCheck, WhenAllDown,
+};
 pub use key::KeyPath;
 pub use listener::{
     Certificate, ClientAuth, ClientAuthMode, Listener, ListenerLimits, ListenerTimeouts, ProxyProtocol, Redirect,
@@ -49,8 +60,10 @@ pub use listener::{
 };
 pub use load::{FILE_BYTES_MAX, Loaded, load_file, load_str};
 pub use process::{Admin, Drain, Log, LogFormat, LogLevel, Workers};
+pub use rebalance::{OnDown, Rebalance};
 pub use report::{ConfigErrors, Finding, Severity, Source};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
+pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
 pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
 pub use value::{BadValue, ByteSize, OrOff, Span};
 

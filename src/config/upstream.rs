@@ -9,6 +9,11 @@ use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserial
 use serde::{Deserialize, Serialize};
 
 use super::address::EndpointUrl;
+use super::admission::{Admission, Queue};
+use super::discover::Discover;
+use super::health::{Ejection, Health, MapOrOff, RetryBudget, WhenAllDown};
+use super::rebalance::{OnDown, Rebalance};
+use super::sticky::Sticky;
 use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
@@ -23,13 +28,36 @@ pub struct Upstream {
     #[serde(default)]
     pub balance: Balance,
 
-    /// The servers: URLs, or maps with a `url`. Required.
+    /// The servers: URLs, or maps with a `url`. Required, unless `discover` tells them.
+    #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+
+    /// Who tells the servers, in place of `endpoints`: a `file` that other tools write, `dns`, or `etcd`. What was told last
+    /// holds until something else is told, whatever fails in between; while nobody has told anything yet, clients get a
+    /// 503. Default: none.
+    #[serde(default)]
+    pub discover: Option<Discover>,
 
     /// How long an endpoint that joins the others or comes back takes to grow from a twentieth of its weight to all of it:
     /// an empty endpoint would otherwise get all new sessions at once. Default: `off`.
     #[serde(default = "at_once")]
     pub slow_start: OrOff<Span>,
+
+    /// Moves sessions when endpoints have joined or come back: `{ rate: 10/s, tolerance: 10% }`. Only with `balance:
+    /// least_connections`, which sends them where there are few. Default: none, sessions stay where they are.
+    #[serde(default)]
+    pub rebalance: Option<Rebalance>,
+
+    /// What becomes of the sessions of an endpoint whose `health` check fails: `keep` them, since the check may be wrong and
+    /// a dead server ends them anyway, or `close` them (code 1012, over 5 seconds), where an endpoint may be cut off and
+    /// still hold its connections. Default: `keep`.
+    #[serde(default)]
+    pub on_down: OnDown,
+
+    /// What becomes of the sessions of an endpoint that is not in the list any more: `off` lets them live, a time such as
+    /// `5m` closes them over it (code 1012), evenly, the quietest first. Default: `off`.
+    #[serde(default = "kept")]
+    pub drain_removed: OrOff<Span>,
 
     /// Addresses of this machine to connect from, each worker taking them in turn. One address has about 28,000 ports
     /// towards one endpoint (`net.ipv4.ip_local_port_range`), so one is needed for each 28,000 sessions that an endpoint is
@@ -39,10 +67,47 @@ pub struct Upstream {
     #[schemars(with = "Vec<String>")]
     pub source_addresses: Vec<IpAddr>,
 
+    /// Brings a client back to the endpoint it had, by a signed cookie, while that endpoint takes sessions; otherwise
+    /// `balance` decides, and the cookie names the new one. The cookie is not passed on. Default: none.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
+
+    /// Lets those wait for whom every endpoint is full (`max_connections`): first come, first served, each as soon as a
+    /// place is given back. `{}` is enough. Default: none and a 503 at once, since sessions last for hours and places
+    /// are seldom given back; it is of use where they are short, or where deploys move many at a time.
+    #[serde(default)]
+    pub queue: Option<Queue>,
+
+    /// Bounds how many WebSocket handshakes reach the endpoints in a second, so that a crowd that comes back at once does not
+    /// bring them down. Default: none.
+    #[serde(default)]
+    pub admission: Option<Admission>,
+
     /// TLS towards `wss://` and `https://` endpoints. Default: their certificate is verified for the host of their URL
     /// against the system's authorities.
     #[serde(default)]
     pub tls: Option<ClientTls>,
+
+    /// A check made of each endpoint again and again, apart from live traffic: `{ websocket: … }`, `{ http: … }` or
+    /// `{ tcp: … }`. Who fails it gets no new sessions and keeps those it has. Default: none, since only the application
+    /// knows a path to ask; `ejection` goes by live traffic alone.
+    #[serde(default)]
+    pub health: Option<Health>,
+
+    /// What becomes of requests when every endpoint's check fails: `try` the endpoints all the same, or `refuse` with 503.
+    /// Default: `try`, since it may be the check that is wrong, and the client sees 502 if it is not.
+    #[serde(default)]
+    pub when_all_down: WhenAllDown,
+
+    /// Leaving out for a while an endpoint that fails live traffic; it is used when nobody else is left. `off` tries them
+    /// all each time. Default: on.
+    #[serde(default)]
+    pub ejection: MapOrOff<Ejection>,
+
+    /// How often requests whose endpoint failed are tried on another one, so that an outage is not multiplied; a request
+    /// without a second try is answered with its first failure. `off` tries always. Default: on.
+    #[serde(default)]
+    pub retry_budget: MapOrOff<RetryBudget>,
 }
 
 /// How an endpoint is chosen.
@@ -79,6 +144,10 @@ fn unbounded() -> OrOff<Percent> {
     OrOff::Off
 }
 
+fn kept() -> OrOff<Span> {
+    OrOff::Off
+}
+
 fn at_once() -> OrOff<Span> {
     OrOff::Off
 }
@@ -96,6 +165,15 @@ pub struct Endpoint {
     pub priority: u8,
     /// Where it stands.
     pub zone: Option<String>,
+    /// In which time it is emptied.
+    pub drain: Option<Span>,
+}
+
+impl Endpoint {
+    /// The server at `url`, the rest as when nothing else is written.
+    pub fn at(url: EndpointUrl) -> Endpoint {
+        Endpoint { url, weight: one(), max_connections: None, priority: 0, zone: None, drain: None }
+    }
 }
 
 /// TLS towards the servers.
@@ -159,6 +237,11 @@ struct EndpointMap {
     /// same zone come first, the others when these are full or down. Default: none, which no zone prefers.
     #[serde(default)]
     zone: Option<String>,
+
+    /// Empties it: it takes no new sessions, and those it has are closed (code 1012) over this time, evenly, the quietest
+    /// first. For no new sessions and no closing write `weight: 0`. Default: none, it is not emptied.
+    #[serde(default)]
+    drain: Option<Span>,
 }
 
 const fn one() -> u16 {
@@ -178,13 +261,13 @@ impl<'de> Deserialize<'de> for Endpoint {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
                 let url = text.parse().map_err(BadValue::into_serde)?;
-                Ok(Endpoint { url, weight: one(), max_connections: None, priority: 0, zone: None })
+                Ok(Endpoint::at(url))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
                 let map = EndpointMap::deserialize(MapAccessDeserializer::new(map))?;
-                let EndpointMap { url, weight, max_connections, priority, zone } = map;
-                Ok(Endpoint { url, weight, max_connections, priority, zone })
+                let EndpointMap { url, weight, max_connections, priority, zone, drain } = map;
+                Ok(Endpoint { url, weight, max_connections, priority, zone, drain })
             }
         }
 

@@ -4,20 +4,27 @@
 //! key that does not fit) is reported together, at its place in the file, and nothing is built then.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
+use super::checks;
+use super::shed::{Rebalance, Shedding};
+use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
-    Bind, Certificate, ClientTls, ConfigErrors, File, Finding, Http, KeyPath, Loaded, ProxyProtocol, ServerTls, Source,
-    TlsVersion, Validate,
+    Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File, Finding, Http,
+    KeyPath, Loaded, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion, Validate, WhenAllDown,
 };
+use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
 use crate::net::listener::Address;
 use crate::net::proxy_protocol::Mode;
+use crate::policy::bucket::Pace;
+use crate::probe::Check;
 use crate::proxy::outcome::{self, Failure};
 use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Room, Route, Snapshot};
 use crate::proxy::{self, Proxy};
@@ -27,15 +34,16 @@ use crate::server::metrics::Security;
 use crate::session::RouteSessions;
 use crate::session::access_log::AccessLog;
 use crate::telemetry::sink::LogSink;
-use crate::tls::client::{ClientTlsOptions, client_config};
+use crate::tls::client::{ClientTlsOptions, client_config, server_name};
 use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
 use crate::tls::{Identity, TlsError, load_roots};
-use crate::upstream::connect::Sources;
+use crate::upstream::connect::{Connector, Sources, Target, Tls};
+use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
 use crate::upstream::maker::{MakeError, Maker};
 use crate::upstream::{Policy, Upstream};
 use crate::ws::tunnel::Settings;
-use crate::{config, server, session, upstream};
+use crate::{config, discovery, probe, server, session, upstream};
 
 /// All metric families of the data plane, registered once for the life of the process.
 #[derive(Clone, Debug)]
@@ -44,6 +52,9 @@ pub struct Families {
     proxy: proxy::metrics::Metrics,
     session: session::metrics::Metrics,
     upstream: upstream::metrics::Metrics,
+    /// Those of health checks.
+    pub probe: probe::metrics::Metrics,
+    discovery: discovery::metrics::Metrics,
 }
 
 impl Families {
@@ -57,6 +68,8 @@ impl Families {
             proxy: proxy::metrics::Metrics::register(registry)?,
             session: session::metrics::Metrics::register(registry, workers)?,
             upstream: upstream::metrics::Metrics::register(registry)?,
+            probe: probe::metrics::Metrics::register(registry)?,
+            discovery: discovery::metrics::Metrics::register(registry)?,
         })
     }
 }
@@ -97,6 +110,12 @@ pub fn access_log(file: &File, sink: LogSink, format: crate::telemetry::logging:
 pub struct Compiled {
     /// Each with the address it is to be bound to.
     pub listeners: Vec<(Address, Arc<Listener>)>,
+    /// The upstreams whose endpoints are to be checked, and how.
+    pub checks: Vec<(Arc<Upstream>, Check)>,
+    /// For upstreams whose endpoints somebody else tells.
+    pub discoveries: Vec<Discovery>,
+    /// Upstreams whose sessions are moved or closed for the sake of their endpoints.
+    pub sheddings: Vec<(Arc<Upstream>, Shedding)>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -106,12 +125,13 @@ pub struct Compiled {
 /// # Errors
 /// Everything that is wrong, at its place in the file.
 pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, ConfigErrors> {
-    let mut compiler = Compiler { around, source: &loaded.source, errors: vec![], warnings: vec![] };
+    let mut compiler =
+        Compiler { around, source: &loaded.source, errors: vec![], warnings: vec![], discoveries: vec![] };
     let file = &loaded.file;
     let upstreams: BTreeMap<&str, Arc<Upstream>> = file
         .upstreams
         .iter()
-        .map(|(name, upstream)| (name.as_str(), Arc::new(compiler.upstream(file, name, upstream))))
+        .map(|(name, upstream)| (name.as_str(), compiler.upstream(file, name, upstream)))
         .collect();
     let routes = file.routes.iter().enumerate().filter_map(|(index, route)| {
         // `config::check` has already complained about a name that is not there.
@@ -125,9 +145,17 @@ pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, Confi
         .enumerate()
         .map(|(index, listener)| compiler.listener(index, listener, &snapshot))
         .collect();
-    let Compiler { errors, warnings, .. } = compiler;
+    let checked = |(name, written): (&String, &config::Upstream)| {
+        Some((Arc::clone(&upstreams[name.as_str()]), checks::check(written.health.as_ref()?)))
+    };
+    let checks = file.upstreams.iter().filter_map(checked).collect();
+    let shed = |(name, written): (&String, &config::Upstream)| {
+        Some((Arc::clone(&upstreams[name.as_str()]), shedding(written)?))
+    };
+    let sheddings = file.upstreams.iter().filter_map(shed).collect();
+    let Compiler { errors, warnings, discoveries, .. } = compiler;
     if errors.is_empty() {
-        Ok(Compiled { listeners, warnings })
+        Ok(Compiled { listeners, checks, discoveries, sheddings, warnings })
     } else {
         Err(ConfigErrors::new(&loaded.source, errors))
     }
@@ -138,6 +166,7 @@ struct Compiler<'a> {
     source: &'a Source,
     errors: Vec<Finding>,
     warnings: Vec<String>,
+    discoveries: Vec<Discovery>,
 }
 
 impl Compiler<'_> {
@@ -146,14 +175,22 @@ impl Compiler<'_> {
         result.map_err(|error| self.errors.push(self.source.error(path, proxy::request::chain(&error), None))).ok()
     }
 
-    fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> Upstream {
+    fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> Arc<Upstream> {
         let path = KeyPath::root().key("upstreams").key(name);
-        let tls = written
-            .endpoints
-            .iter()
-            .any(|endpoint| endpoint.url.is_tls())
-            .then(|| self.client_tls(&path, written.tls.as_ref()))
-            .flatten();
+        let told_tls = match &written.discover {
+            None => false,
+            Some(Discover::File(source)) => source.scheme == Scheme::Wss,
+            Some(Discover::Dns(source)) => source.scheme == Scheme::Wss,
+            Some(Discover::Etcd(_)) => false,
+        };
+        let needs_tls = told_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
+        let tls = match &written.discover {
+            _ if needs_tls => self.client_tls(&path, written.tls.as_ref()),
+            Some(_) if written.tls.is_some() => self.client_tls(&path, written.tls.as_ref()),
+            // Somebody may tell a `wss://` one day. A system without authorities is no mistake of the file until then.
+            Some(_) => client_config(&ClientTlsOptions::default()).ok(),
+            None => None,
+        };
         // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
         let connect =
             file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
@@ -161,7 +198,7 @@ impl Compiler<'_> {
         let maker = Maker {
             upstream: name.to_owned(),
             tls,
-            server_name: written.tls.as_ref().and_then(|tls| tls.server_name.clone()),
+            server_name: server_name_of(written),
             connect_timeout: connect,
             workers: self.around.workers,
             families: self.around.families.upstream.clone(),
@@ -179,10 +216,125 @@ impl Compiler<'_> {
             balance: written.balance.clone(),
             slow_start: written.slow_start.duration(),
             zone: file.zone.clone(),
+            ejection: written.ejection.map().map(checks::ejection),
+            refuse_down: written.when_all_down == WhenAllDown::Refuse,
+            retry_budget: written.retry_budget.map().map(checks::retry_budget),
         };
-        let upstream = Upstream::new(policy, maker);
-        upstream.replace(&written.endpoints, clock::now());
+        let has_tls = maker.tls.is_some();
+        let mut upstream = Upstream::new(policy, maker);
+        upstream.entry = self.entry(&path, name, written);
+        let upstream = Arc::new(upstream);
+        match &written.discover {
+            None => drop(upstream.replace(&written.endpoints, clock::now())),
+            Some(discover) => self.discovery(&path.key("discover"), name, discover, &upstream, has_tls),
+        }
         upstream
+    }
+
+    fn entry(&mut self, path: &KeyPath, name: &str, written: &config::Upstream) -> Entry {
+        let admission = written.admission;
+        let queue = written.queue;
+        Entry {
+            admission: admission.map(|it| Pace::new(it.rate.per_second(), it.burst(), it.wait.duration())),
+            queue: queue.map(|it| QueueLimits { length: it.length as usize, wait: it.wait.duration() }),
+            sticky: written.sticky.as_ref().and_then(|sticky| self.sticky(&path.key("sticky"), name, sticky)),
+        }
+    }
+
+    fn sticky(&mut self, path: &KeyPath, upstream: &str, written: &config::Sticky) -> Option<Sticky> {
+        let secrets = match &written.secrets_file {
+            None => written.secrets.clone(),
+            Some(file) => match CookieSecret::read_file(file) {
+                Ok(secrets) => secrets,
+                Err(problem) => {
+                    self.errors.push(self.source.error(&path.key("secrets_file"), problem, None));
+                    return None;
+                }
+            },
+        };
+        let attributes = Attributes {
+            max_age: written.max_age.map(|age| age.duration().as_secs()),
+            secure: match written.secure {
+                config::Secure::Auto => Secure::Auto,
+                config::Secure::Always => Secure::Always,
+                config::Secure::Never => Secure::Never,
+            },
+            http_only: written.http_only,
+            same_site: match written.same_site {
+                config::SameSite::Strict => SameSite::Strict,
+                config::SameSite::Lax => SameSite::Lax,
+                config::SameSite::None => SameSite::None,
+            },
+        };
+        let secrets = secrets.iter().map(CookieSecret::as_bytes);
+        Some(Sticky::new(written.cookie.clone(), upstream.to_owned(), secrets, written.path.clone(), attributes))
+    }
+
+    fn discovery(&mut self, path: &KeyPath, name: &str, discover: &Discover, upstream: &Arc<Upstream>, has_tls: bool) {
+        let (provider, allow_empty) = match discover {
+            Discover::File(source) => ("file", source.allow_empty),
+            Discover::Dns(source) => ("dns", source.allow_empty),
+            Discover::Etcd(source) => ("etcd", source.allow_empty),
+        };
+        let metrics = self.around.families.discovery.upstream(name, provider);
+        let upstream = Arc::clone(upstream);
+        let apply = move |endpoints: &[config::Endpoint]| replace(&upstream, endpoints, has_tls);
+        let (outlet, first) = Outlet::new(name, allow_empty, metrics, Box::new(apply));
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = match discover {
+            Discover::File(source) => {
+                Box::pin(file::File { path: source.path.clone(), scheme: source.scheme }.run(outlet))
+            }
+            #[cfg(feature = "dns")]
+            Discover::Dns(source) => Box::pin(
+                discovery::dns::Dns {
+                    name: source.name.clone(),
+                    port: source.port,
+                    scheme: source.scheme,
+                    family: source.family,
+                    server: source.server,
+                    every: source.every.duration(),
+                }
+                .run(outlet),
+            ),
+            #[cfg(not(feature = "dns"))]
+            Discover::Dns(_) => {
+                let message = "this wsluice was built without DNS (cargo feature `dns`)";
+                self.errors.push(self.source.error(&path.key("dns"), message, None));
+                return;
+            }
+            Discover::Etcd(source) => match self.etcd(&path.key("etcd"), source) {
+                Some(etcd) => Box::pin(etcd.run(outlet)),
+                None => return,
+            },
+        };
+        self.discoveries.push(Discovery { upstream: name.to_owned(), task, first });
+    }
+
+    fn etcd(&mut self, path: &KeyPath, written: &EtcdSource) -> Option<etcd::Etcd> {
+        let tls = written.servers.iter().any(EndpointUrl::is_tls);
+        let tls = if tls { Some(self.client_tls(path, written.tls.as_ref())?) } else { None };
+        let mut servers = vec![];
+        for (index, url) in written.servers.iter().enumerate() {
+            let (target, host, authority) = match url {
+                EndpointUrl::Tcp { host, port, .. } => {
+                    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                    (Target::new(host, *port), host.as_str(), format!("{bracketed}:{port}"))
+                }
+                EndpointUrl::Unix(path) => (Target::Unix(path.clone()), "localhost", "localhost".to_owned()),
+            };
+            let tls = match tls.as_ref().filter(|_| url.is_tls()) {
+                None => None,
+                Some(config) => {
+                    let name = written.tls.as_ref().and_then(|tls| tls.server_name.as_deref()).unwrap_or(host);
+                    let server_name = self.noted(&path.key("servers").index(index), server_name(name))?;
+                    Some(Tls { config: Arc::clone(config), server_name })
+                }
+            };
+            servers.push(etcd::Server { authority, connector: Connector { target, tls, sources: None } });
+        }
+        let login = written.user.clone().zip(written.password.as_ref());
+        let login = login.map(|(user, password)| etcd::Login { user, password: password.reveal().to_owned() });
+        Some(etcd::Etcd { servers, prefix: written.prefix.clone(), login })
     }
 
     fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {
@@ -212,7 +364,7 @@ impl Compiler<'_> {
             sessions: Arc::new(RouteSessions {
                 listener: listener.name.as_str().into(),
                 route: Arc::clone(&name),
-                upstream: Arc::clone(&upstream_name),
+                upstream: Arc::clone(upstream),
                 metrics: families.session.route(&listener.name, &written.name, &written.upstream, &outcome::endings()),
                 log: self.around.log.clone(),
                 table: outcome::closing,
@@ -321,6 +473,50 @@ impl Compiler<'_> {
         };
         self.noted(path, server_config(&ServerTlsOptions { identities, min_version, client_auth }))
     }
+}
+
+/// What is wanted of an upstream's sessions, if anything ever is.
+fn shedding(written: &config::Upstream) -> Option<Shedding> {
+    let shedding = Shedding {
+        rebalance: written.rebalance.as_ref().map(|it| Rebalance {
+            rate: it.rate.per_second(),
+            tolerance_percent: it.tolerance.percent(),
+            settle: it.settle.duration(),
+        }),
+        removed: written.drain_removed.duration(),
+        down: written.on_down == OnDown::Close,
+    };
+    let emptied = written.endpoints.iter().any(|endpoint| endpoint.drain.is_some());
+    // What is discovered may say `drain` one day.
+    let wanted = shedding.rebalance.is_some() || shedding.removed.is_some() || shedding.down;
+    (wanted || emptied || written.discover.is_some()).then_some(shedding)
+}
+
+/// The name that certificates of `wss` endpoints must be for, if it is one for all. Of endpoints that DNS tells it is the
+/// name that was asked for: they are addresses, and whom to believe is not for the answer to say. Of an SRV name it is the
+/// domain (RFC 6125 §6.2.1 has it as the source domain).
+fn server_name_of(written: &config::Upstream) -> Option<String> {
+    let settled = written.tls.as_ref().and_then(|tls| tls.server_name.clone());
+    settled.or_else(|| match &written.discover {
+        Some(Discover::Dns(source)) => {
+            let labels = source.name.trim_end_matches('.').split('.');
+            Some(labels.skip_while(|label| label.starts_with('_')).collect::<Vec<_>>().join("."))
+        }
+        _ => None,
+    })
+}
+
+/// Puts a list that was told in force. Those that cannot be used are left out and told back.
+fn replace(upstream: &Upstream, endpoints: &[config::Endpoint], has_tls: bool) -> Result<Vec<String>, String> {
+    let (usable, unusable): (Vec<_>, Vec<_>) =
+        endpoints.iter().cloned().partition(|endpoint| has_tls || !endpoint.url.is_tls());
+    if usable.is_empty() && !unusable.is_empty() {
+        return Err("all endpoints need TLS, and there is no authority to trust (see `tls` of the upstream)".to_owned());
+    }
+    let change = upstream.replace(&usable, clock::now());
+    let no_tls =
+        unusable.iter().map(|endpoint| format!("{} needs TLS, and there is no authority to trust", endpoint.url));
+    Ok(no_tls.chain(change.refused.iter().map(ToString::to_string)).collect())
 }
 
 /// What may be left out, but not have failed.

@@ -1,3 +1,5 @@
 //! From the configuration as written to the one in force.
 
+pub mod checks;
 pub mod compile;
+pub mod shed;

@@ -61,6 +61,15 @@ pub fn client_addr(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Optio
     }
 }
 
+/// Whether the client came by TLS, as this proxy saw it, or a trusted one that says so in X-Forwarded-Proto.
+pub fn is_https(peer: &Peer, headers: &HeaderMap) -> bool {
+    let first = |list: &HeaderValue| {
+        let first = list.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        first.eq_ignore_ascii_case(b"https") || first.eq_ignore_ascii_case(b"wss")
+    };
+    peer.tls || (peer.trusted && headers.get(X_FORWARDED_PROTO).is_some_and(first))
+}
+
 /// Writes the forwarding fields of a request for the upstream, for a request to `host` (as it was sent to us).
 ///
 /// The fields that [`is_replaced`] names are removed and those of [`fields`] take their place.
@@ -206,6 +215,24 @@ fn proto(tls: bool) -> &'static str {
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_came_by_tls_if_we_saw_it_or_a_trusted_proxy_says_so() {
+        for (tls, trusted, said, https) in [
+            (true, false, None, true),
+            (false, false, None, false),
+            (false, true, None, false),
+            (false, false, Some("https"), false),
+            (false, true, Some("https"), true),
+            (false, true, Some("HTTPS, http"), true),
+            (false, true, Some("wss"), true),
+            (false, true, Some("http, https"), false),
+        ] {
+            let headers: HeaderMap = said.map(|said| (X_FORWARDED_PROTO, said.parse().unwrap())).into_iter().collect();
+            let peer = Peer { addr: None, tls, trusted };
+            assert_eq!(is_https(&peer, &headers), https, "{tls} {trusted} {said:?}");
+        }
+    }
     use proptest::prelude::*;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {

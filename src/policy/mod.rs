@@ -1,7 +1,9 @@
-//! Who may open a tunnel and what decides where it goes, from the request alone. A policy that may refuse answers allow
-//! or a typed denial.
+//! Who may open a tunnel, when, what decides where it goes, and how often that may be tried: no sockets, no clock. A policy
+//! that may refuse answers allow or a typed denial.
 
 pub mod balance_key;
+pub mod bucket;
 pub mod origin;
+pub mod retry_budget;
 
 pub use origin::{Missing, OriginDenial, OriginPattern, OriginPolicy};

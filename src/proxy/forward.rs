@@ -18,6 +18,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::{sleep, timeout};
 
 use super::body::{Body, Lender};
+use super::entry::{self, Bond};
 use super::outcome::Failure;
 use super::request::{Arrival, RequestLog, chain};
 use super::response;
@@ -26,6 +27,7 @@ use crate::balance::Draw;
 use crate::clock;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::endpoint::Endpoint;
 
 /// Tells connections of an endpoint's pool apart from nobody else's; never sent.
 const POOL_AUTHORITY: &str = "endpoint";
@@ -45,6 +47,7 @@ pub async fn run(
     }
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
     let draw = arrival.draw(&route, log.about.client);
+    let bond = arrival.bond(&route);
     let target = PathAndQuery::try_from(arrival.upstream_target());
     let mut headers = arrival.upstream_headers(&route);
     if wants_trailers {
@@ -64,52 +67,65 @@ pub async fn run(
 
     let lender = Lender::new(body);
     log.received = Some(Arc::clone(lender.sent()));
-    let response = attempt(&route, draw, &arrival.parts.method, &uri, &headers, &lender, log).await?;
+    let ask = Ask { method: &arrival.parts.method, uri: &uri, headers: &headers };
+    let (endpoint, response) = attempt(&route, draw, bond.as_ref(), &ask, &lender, log).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::ForeignSwitch);
     }
-    let mut response = response::from_upstream(response, &route);
+    let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
+    let mut response = response::from_upstream(response, &route, cookie);
     *response.version_mut() = Version::HTTP_11;
     Ok(response)
+}
+
+/// The head of the request, as each endpoint that is tried gets it.
+struct Ask<'a> {
+    method: &'a http::Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
 }
 
 async fn attempt(
     route: &Route,
     draw: Draw,
-    method: &http::Method,
-    uri: &Uri,
-    headers: &HeaderMap,
+    bond: Option<&Bond<'_>>,
+    ask: &Ask<'_>,
     lender: &Lender,
     log: &mut RequestLog,
-) -> Result<Response<Incoming>, Failure> {
+) -> Result<(Arc<Endpoint>, Response<Incoming>), Failure> {
+    let (upstream, mut now) = (&route.upstream, clock::coarse());
+    upstream.request(now);
     let mut tried = Vec::new();
     let mut failed = None;
     loop {
         // The seat is held until the answer begins: sessions are what endpoints are counted by.
-        let (endpoint, _seat) = match route.upstream.pick(&tried, draw, clock::coarse()) {
-            Ok(picked) => picked,
-            Err(none) => return Err(failed.unwrap_or(none.into())),
+        let (endpoint, _seat) = match tried.is_empty() {
+            true => entry::seat(upstream, bond, draw, None, log).await?,
+            false => match upstream.pick(&tried, draw, now) {
+                Ok(picked) => picked,
+                Err(none) => return Err(failed.unwrap_or(none.into())),
+            },
         };
         let Some(body) = lender.lend() else { return Err(failed.unwrap_or(Failure::Timeout)) };
-        if log.attempts > 0 {
-            route.upstream.metrics.retry();
+        if let Some(failure) = failed.take_if(|_| !upstream.may_retry(now)) {
+            return Err(failure);
         }
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
         let mut request = Request::new(body);
-        *request.method_mut() = method.clone();
-        *request.uri_mut() = uri.clone();
-        *request.headers_mut() = headers.clone();
+        *request.method_mut() = ask.method.clone();
+        *request.uri_mut() = ask.uri.clone();
+        *request.headers_mut() = ask.headers.clone();
         let sending = endpoint.pool.send(request);
         match within(route.response_timeout, lender, sending).await {
             Some(Ok(response)) => {
-                endpoint.live.answered();
-                return Ok(response);
+                upstream.answered(&endpoint.live, clock::coarse());
+                return Ok((endpoint, response));
             }
             Some(Err(error)) if error.is_connect() => {
                 let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
-                endpoint.live.metrics.error(cause.map_or("connect", ConnectError::label));
-                endpoint.live.failed(clock::coarse());
+                now = clock::coarse();
+                upstream.failed(&endpoint.live, cause.map_or("connect", ConnectError::label), now);
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
                 failed = Some(match cause {
                     Some(ConnectError::Timeout) => Failure::Connect(ConnectError::Timeout),

@@ -5,6 +5,7 @@
 //! request loads the snapshot once and keeps what it found there to the end.
 
 pub mod body;
+pub mod entry;
 pub mod forward;
 pub mod metrics;
 pub mod outcome;

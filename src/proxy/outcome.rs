@@ -1,6 +1,8 @@
 //! The one table of outcomes: what each failure is as a status, and each end as close codes, with the label that the
 //! client's text, the log and the metrics share.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::Named;
@@ -15,7 +17,7 @@ use crate::upstream::handshake::HandshakeError;
 use crate::ws::Side;
 use crate::ws::close::{Close, CloseCode};
 use crate::ws::handshake::OfferError;
-use crate::ws::tunnel::End;
+use crate::ws::tunnel::{End, Stopping};
 
 /// Why a request does not get what it asks for.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +49,21 @@ pub enum Failure {
     /// Every endpoint has as many sessions as it may have.
     #[error("all endpoints are full")]
     EndpointsFull,
+    /// Every endpoint is full, and so is the line of those who wait for one.
+    #[error("all endpoints are full, and so is the queue")]
+    QueueFull,
+    /// Every endpoint was full for as long as a request may wait.
+    #[error("no endpoint had room in time")]
+    QueueTimeout,
+    /// Too many handshakes at once. Carries how long it will be until there is room.
+    #[error("too many handshakes at once: there is room in {0:?}")]
+    Admission(Duration),
     /// Every endpoint has the weight 0.
     #[error("no endpoint takes new sessions")]
     NoEndpoint,
+    /// Every endpoint fails its health check.
+    #[error("all endpoints are down")]
+    AllDown,
     /// The process is on its way out.
     #[error("shutting down")]
     Draining,
@@ -87,7 +101,11 @@ impl Failure {
             Failure::NotWebSocket => named(426, "not_websocket"),
             Failure::RouteFull => named(503, "route_full"),
             Failure::EndpointsFull => named(503, "endpoints_full"),
+            Failure::QueueFull => named(503, "queue_full"),
+            Failure::QueueTimeout => named(503, "queue_timeout"),
+            Failure::Admission(_) => named(503, "admission"),
             Failure::NoEndpoint => named(503, "no_endpoint"),
+            Failure::AllDown => named(503, "all_down"),
             Failure::Draining => named(503, "drain"),
             Failure::Connect(ConnectError::Timeout) => named(504, "connect_timeout"),
             Failure::Connect(_) | Failure::Unreachable(_) => named(502, "connect"),
@@ -99,7 +117,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 18] = [
+    pub const LABELS: [&'static str; 22] = [
         "method",
         "host",
         "path",
@@ -110,7 +128,11 @@ impl Failure {
         "not_websocket",
         "route_full",
         "endpoints_full",
+        "queue_full",
+        "queue_timeout",
+        "admission",
         "no_endpoint",
+        "all_down",
         "drain",
         "connect_timeout",
         "connect",
@@ -128,8 +150,12 @@ impl Failure {
                 self.to_string()
             }
             Failure::Origin(_) => "this origin is not allowed here".into(),
-            Failure::RouteFull | Failure::EndpointsFull => "too many connections, try again later".into(),
-            Failure::NoEndpoint => "no server takes connections now, try again later".into(),
+            Failure::RouteFull
+            | Failure::EndpointsFull
+            | Failure::QueueFull
+            | Failure::QueueTimeout
+            | Failure::Admission(_) => "too many connections, try again later".into(),
+            Failure::NoEndpoint | Failure::AllDown => "no server takes connections now, try again later".into(),
             Failure::Draining => "shutting down, try again".into(),
             Failure::Timeout | Failure::Connect(ConnectError::Timeout) => "the server took too long to answer".into(),
             Failure::Connect(_)
@@ -159,6 +185,7 @@ impl From<NoEndpoint> for Failure {
     fn from(none: NoEndpoint) -> Failure {
         match none {
             NoEndpoint::Full => Failure::EndpointsFull,
+            NoEndpoint::AllDown => Failure::AllDown,
             NoEndpoint::Closed | NoEndpoint::AllTried => Failure::NoEndpoint,
         }
     }
@@ -187,7 +214,7 @@ pub fn closing(end: &End) -> Closing {
         End::Dead(Side::Client) => row(None, away, Proxy, "client_dead"),
         End::Dead(Side::Server) => row(Some((Code::GOING_AWAY, "upstream dead")), None, Proxy, "upstream_dead"),
         End::Lifetime => row(Some((Code::SERVICE_RESTART, "lifetime reached")), away, Proxy, "lifetime"),
-        End::Drained => row(Some((Code::SERVICE_RESTART, "service restart")), away, Proxy, "drain"),
+        End::Stopped(why) => row(Some((Code::SERVICE_RESTART, "service restart")), away, Proxy, stopping(*why)),
         End::FrameTooLarge(_) => row(Some((Code::MESSAGE_TOO_BIG, "frame too large")), away, Proxy, "frame_limit"),
         End::MessageTooLarge(_) => {
             row(Some((Code::MESSAGE_TOO_BIG, "message too large")), away, Proxy, "message_limit")
@@ -196,6 +223,15 @@ pub fn closing(end: &End) -> Closing {
             row(Some((Code::INVALID_PAYLOAD, "invalid UTF-8")), away, Proxy, "invalid_utf8")
         }
         End::Violation { .. } => row(Some((Code::PROTOCOL_ERROR, "protocol error")), away, Proxy, "protocol_error"),
+    }
+}
+
+const fn stopping(why: Stopping) -> &'static str {
+    match why {
+        Stopping::Drain => "drain",
+        Stopping::Rebalance => "rebalance",
+        Stopping::EndpointDrain => "endpoint_drain",
+        Stopping::EndpointDown => "endpoint_down",
     }
 }
 
@@ -215,6 +251,9 @@ pub fn endings() -> Vec<Ending> {
         (Proxy, Some(1001), "upstream_dead"),
         (Proxy, Some(1012), "lifetime"),
         (Proxy, Some(1012), "drain"),
+        (Proxy, Some(1012), "rebalance"),
+        (Proxy, Some(1012), "endpoint_drain"),
+        (Proxy, Some(1012), "endpoint_down"),
         (Proxy, Some(1009), "frame_limit"),
         (Proxy, Some(1009), "message_limit"),
         (Proxy, Some(1002), "protocol_error"),
@@ -240,7 +279,7 @@ mod tests {
             End::Dead(Side::Client),
             End::Dead(Side::Server),
             End::Lifetime,
-            End::Drained,
+            End::Stopped(Stopping::Drain),
             End::FrameTooLarge(Side::Client),
             End::MessageTooLarge(Side::Server),
             violation("reserved_bits"),

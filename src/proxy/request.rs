@@ -4,19 +4,21 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
 use super::body::{Body, Sent};
+use super::entry::Bond;
 use super::metrics::RouteMetrics;
 use super::outcome::Failure;
 use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::balance::Draw;
+use crate::balance::sticky::{self, Returned, Sticky};
 use crate::clock;
 use crate::header::hop_by_hop::{self, Ending};
 use crate::header::{Host, forwarded};
@@ -53,6 +55,9 @@ impl Arrival {
         if let Ok(host) = HeaderValue::try_from(host) {
             headers.insert(HOST, host);
         }
+        if let Some(sticky) = &route.upstream.entry.sticky {
+            without_cookie(&mut headers, sticky.name());
+        }
         route.request_edits.apply(&mut headers);
         headers
     }
@@ -66,10 +71,16 @@ impl Arrival {
         let host_sent = if edited(&HOST) { edits.value(&HOST) } else { Some(host.as_bytes()) };
         let mut head = RequestHead::new(self.path(), self.parts.uri.query(), host_sent);
         let ending = Ending::of(headers);
+        let cookie = route.upstream.entry.sticky.as_ref().map(Sticky::name);
         for (name, value) in headers {
             let text = name.as_str();
-            if !ending.has(text) && !forwarded::is_replaced(text, self.peer.trusted) && !edited(name) {
-                head.field(text, value.as_bytes());
+            if ending.has(text) || forwarded::is_replaced(text, self.peer.trusted) || edited(name) {
+                continue;
+            }
+            match cookie.filter(|_| *name == COOKIE).and_then(|cookie| sticky::without(value.as_bytes(), cookie)) {
+                None => head.field(text, value.as_bytes()),
+                Some(rest) if rest.is_empty() => {}
+                Some(rest) => head.field(text, &rest),
             }
         }
         forwarded::fields(headers, &self.peer, &host, |name, value| {
@@ -81,6 +92,14 @@ impl Arrival {
             head.field(name.as_str(), value.as_bytes());
         }
         head.end()
+    }
+
+    /// What ties its client to an endpoint, where the upstream has such a tie; ask before the headers are taken.
+    pub fn bond<'r>(&self, route: &'r Route) -> Option<Bond<'r>> {
+        let headers = &self.parts.headers;
+        let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+        let sticky = route.upstream.entry.sticky.as_ref()?;
+        Some(Bond::new(sticky, cookies, forwarded::is_https(&self.peer, headers)))
     }
 
     /// By what an endpoint is chosen for it; ask before the headers are taken.
@@ -99,6 +118,27 @@ impl Arrival {
 
     fn path(&self) -> &str {
         self.path.as_deref().unwrap_or(self.parts.uri.path())
+    }
+}
+
+/// Takes our cookie out of all lines of `Cookie`; it is nothing to the upstream.
+fn without_cookie(headers: &mut HeaderMap, name: &str) {
+    let lines = headers.get_all(COOKIE);
+    if !lines.iter().any(|line| sticky::without(line.as_bytes(), name).is_some()) {
+        return;
+    }
+    let rest: Vec<HeaderValue> = lines
+        .iter()
+        .filter_map(|line| match sticky::without(line.as_bytes(), name) {
+            None => Some(line.clone()),
+            Some(rest) if rest.is_empty() => None,
+            // A part of a value is one.
+            Some(rest) => HeaderValue::from_bytes(&rest).ok(),
+        })
+        .collect();
+    headers.remove(COOKIE);
+    for line in rest {
+        headers.append(COOKIE, line);
     }
 }
 
@@ -121,6 +161,10 @@ pub struct RequestLog {
     pub endpoint: Option<Arc<str>>,
     /// Endpoints tried.
     pub attempts: u32,
+    /// What its affinity cookie led to.
+    pub returned: Option<Returned>,
+    waited: Duration,
+    waits_since: Option<Moment>,
     /// Progress of the request's body.
     pub received: Option<Arc<Sent>>,
     sent_bytes: u64,
@@ -136,6 +180,10 @@ pub struct Handed {
     pub requested: Moment,
     /// Endpoints tried.
     pub attempts: u32,
+    /// How long it waited before the first was tried.
+    pub waited: Duration,
+    /// What its affinity cookie led to.
+    pub returned: Option<Returned>,
 }
 
 impl RequestLog {
@@ -153,6 +201,9 @@ impl RequestLog {
             is_handshake: false,
             endpoint: None,
             attempts: 0,
+            returned: None,
+            waited: Duration::ZERO,
+            waits_since: None,
             received: None,
             sent_bytes: 0,
             taken: false,
@@ -162,6 +213,22 @@ impl RequestLog {
     /// When the request came.
     pub fn started(&self) -> Moment {
         self.started
+    }
+
+    /// It has to wait from now on.
+    pub fn wait_begins(&mut self) {
+        self.waits_since = Some(clock::now());
+    }
+
+    /// It waits no longer.
+    pub fn wait_ends(&mut self) {
+        self.waited = self.waited();
+        self.waits_since = None;
+    }
+
+    /// How long it waited, also if it still does: the client may go meanwhile.
+    fn waited(&self) -> Duration {
+        self.waited + self.waits_since.map_or(Duration::ZERO, |since| clock::now().since(since))
     }
 
     fn metrics(&self) -> &RouteMetrics {
@@ -210,7 +277,9 @@ impl RequestLog {
     pub fn into_session(mut self) -> Handed {
         self.taken = true;
         self.metrics().handshake(StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));
-        Handed { about: std::mem::take(&mut self.about), requested: self.started, attempts: self.attempts }
+        let (waited, returned) = (self.waited, self.returned);
+        let about = std::mem::take(&mut self.about);
+        Handed { about, requested: self.started, attempts: self.attempts, waited, returned }
     }
 }
 
@@ -246,6 +315,8 @@ impl Drop for RequestLog {
             reason: self.reason,
             detail: self.detail.as_deref(),
             attempts: self.attempts,
+            waited: self.waited(),
+            sticky: self.returned.map(Returned::label),
             ..self.about.record(&self.proxy.listener)
         });
     }

@@ -2,7 +2,7 @@
 
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE,
 };
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
@@ -39,7 +39,18 @@ pub fn failure(failure: &Failure) -> Response<Body> {
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        Failure::RouteFull | Failure::EndpointsFull | Failure::NoEndpoint | Failure::Draining => {
+        // When there will be room, and a quarter more by chance: other instances promise the same seconds.
+        Failure::Admission(after) => {
+            let seconds = u32::try_from(after.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.saturating_add(fastrand::u32(0..=seconds / 4 + 1))));
+        }
+        Failure::RouteFull
+        | Failure::EndpointsFull
+        | Failure::QueueFull
+        | Failure::QueueTimeout
+        | Failure::NoEndpoint
+        | Failure::AllDown
+        | Failure::Draining => {
             headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u32(RETRY_SECONDS)));
         }
         _ => {}
@@ -65,11 +76,17 @@ pub fn redirect(host: &Host, port: u16, path: &str, query: Option<&str>) -> Resu
     Ok(response)
 }
 
-/// A server's answer as the client gets it: without the fields of the hop behind us, with the route's edits.
-pub fn from_upstream(response: Response<Incoming>, route: &Route) -> Response<Body> {
+/// A server's answer as the client gets it: without the fields of the hop behind us, with the route's edits and our own
+/// `cookie`, if it is to have one.
+pub fn from_upstream(response: Response<Incoming>, route: &Route, cookie: Option<HeaderValue>) -> Response<Body> {
     let mut response = response.map(BodyExt::boxed_unsync);
     hop_by_hop::strip(response.headers_mut());
     route.response_edits.apply(response.headers_mut());
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(SET_COOKIE, cookie);
+        // RFC 9111 §7.3: a shared cache would hand it to everybody, and so send all of them to one endpoint.
+        response.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
     response
 }
 

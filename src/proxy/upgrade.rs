@@ -1,17 +1,18 @@
 //! A request for a WebSocket: judged, passed on to an endpoint, and turned into a session.
 //!
 //! Nothing is promised to the client before an endpoint's 101 is verified, so until then another endpoint can be tried:
-//! each at most once, all within the route's time for handshakes. What an endpoint answers otherwise is an answer and
+//! each at most once, all within the route's time for handshakes and what the upstream's retry budget pays. What an endpoint answers otherwise is an answer and
 //! not a failure: it goes to the client as it is. Each attempt has a key of its own.
 
 use std::sync::Arc;
 
 use http::Response;
-use http::header::ORIGIN;
+use http::header::{ORIGIN, SET_COOKIE};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Body;
+use super::entry::{self, Bond};
 use super::outcome::Failure;
 use super::request::{Arrival, RequestLog};
 use super::snapshot::{Place, Route};
@@ -20,19 +21,25 @@ use crate::balance::Draw;
 use crate::clock;
 use crate::drain::Guard;
 use crate::net::transport::Connection;
-use crate::session::{Opening, RouteSessions, Session};
+use crate::session::{self, Opening, RouteSessions, Session};
 use crate::upstream::connect::UpstreamIo;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::handshake::{self, HandshakeError, Reply, RequestHead, Switched};
-use crate::upstream::live::{Seat, SessionSeat};
+use crate::upstream::live::{Live, Seat, SessionSeat};
 use crate::ws::handshake::{Answer, Offer, key};
 use crate::ws::tunnel::Tunnel;
 
 /// What a session gives back when it ends.
 #[derive(Debug)]
 pub struct Held {
+    seat: SessionSeat,
     _place: Place,
-    _seat: SessionSeat,
+}
+
+impl session::Held for Held {
+    fn live(&self) -> &Live {
+        self.seat.live()
+    }
 }
 
 /// A verified 101, before its request's record is joined to it.
@@ -81,9 +88,12 @@ impl Pending {
                 subprotocol: opened.answer.subprotocol.map(String::into_boxed_str),
                 requested: handed.requested,
                 attempts: handed.attempts,
+                waited_micros: u32::try_from(handed.waited.as_micros()).unwrap_or(u32::MAX),
+                returned: handed.returned,
             })
         });
         let server = (opened.server, opened.early);
+        guard.join(opened.endpoint.live.id(), now);
         Session::new(opened.sessions, opening, tunnel, client, server, (guard, opened.held))
     }
 }
@@ -103,21 +113,25 @@ pub async fn run(
     route.origins.check(parts.headers.get_all(ORIGIN), &arrival.host, arrival.peer.tls)?;
     let place = route.room.enter().ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.about.client);
+    let bond = arrival.bond(&route);
     let mut head = arrival.upstream_handshake(&route);
     drop(arrival);
-    let (endpoint, seat, reply) = attempt(&route, draw, &mut head, &offer, log).await?;
+    let (endpoint, seat, reply) = attempt(&route, draw, bond.as_ref(), &mut head, &offer, log).await?;
+    let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
     match reply {
         Reply::Switched(Switched { io, answer, headers, early }) => {
             let mut response = response::switching_protocols(headers, &offer.key);
             route.response_edits.apply(response.headers_mut());
+            response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
             let handles = &route.listeners[proxy.listener_index];
-            let held = Held { _place: place, _seat: seat.into_session() };
+            route.upstream.opened(&endpoint.live, clock::coarse());
+            let held = Held { seat: seat.into_session(), _place: place };
             let sessions = Arc::clone(&handles.sessions);
             let opened = Opened { server: io, early, answer, endpoint, sessions, held, route };
             Ok((response, Some(opened)))
         }
         Reply::Refused(response) => {
-            let response = response::from_upstream(response, &route);
+            let response = response::from_upstream(response, &route, cookie);
             Ok((response, None))
         }
     }
@@ -127,28 +141,36 @@ pub async fn run(
 async fn attempt(
     route: &Route,
     draw: Draw,
+    bond: Option<&Bond<'_>>,
     head: &mut RequestHead,
     offer: &Offer,
     log: &mut RequestLog,
 ) -> Result<(Arc<Endpoint>, Seat, Reply<UpstreamIo>), Failure> {
-    let mut started = Instant::now();
-    let deadline = started + route.handshake_timeout;
+    let (upstream, mut now) = (&route.upstream, clock::coarse());
+    let deadline = Instant::now() + route.handshake_timeout;
+    entry::admit(upstream, deadline, log).await?;
+    upstream.request(now);
     let mut tried = Vec::new();
-    let mut failed = None;
+    let mut failed: Option<Failure> = None;
     loop {
-        let (endpoint, seat) = match route.upstream.pick(&tried, draw, clock::coarse()) {
-            Ok(picked) => picked,
-            // What an endpoint said, or did not say, tells more than that there was no other.
-            Err(none) => return Err(failed.unwrap_or(none.into())),
+        let (endpoint, seat) = match failed.take() {
+            None => entry::seat(upstream, bond, draw, Some(deadline), log).await?,
+            // What an endpoint said, or did not say, tells more than that there was no other, or no other may be tried.
+            Some(failed) => match upstream.pick(&tried, draw, now) {
+                Ok(picked) if upstream.may_retry(now) => picked,
+                _ => return Err(failed),
+            },
         };
-        if log.attempts > 0 {
-            route.upstream.metrics.retry();
-        }
+        now = clock::coarse();
+        let started = Instant::now();
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
-        let failure = match one(route, &endpoint, head, offer, started, deadline).await {
+        // With a good one left, who accepts and never answers costs the client half of its time and not all of it.
+        let has_another = upstream.has_another(&tried, &endpoint, now);
+        let until = if has_another { started + (deadline - started) / 2 } else { deadline };
+        let failure = match one(route, &endpoint, head, offer, started, until).await {
             Ok(reply) => {
-                endpoint.live.answered();
+                upstream.answered(&endpoint.live, clock::coarse());
                 return Ok((endpoint, seat, reply));
             }
             Err(failure) => failure,
@@ -158,11 +180,10 @@ async fn attempt(
             Failure::Handshake(error) => error.label(),
             _ => "handshake_timeout",
         };
-        endpoint.live.metrics.error(label);
-        endpoint.live.failed(clock::coarse());
+        now = clock::coarse();
+        upstream.failed(&endpoint.live, label, now);
         tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
-        started = Instant::now();
-        if started >= deadline {
+        if Instant::now() >= deadline {
             return Err(failure);
         }
         failed = Some(failure);

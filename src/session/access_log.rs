@@ -117,6 +117,10 @@ pub struct Record<'a> {
     pub detail: Option<&'a str>,
     /// Endpoints tried.
     pub attempts: u32,
+    /// How long the request waited before the first was tried: for its turn, and for an endpoint with room.
+    pub waited: Duration,
+    /// What its affinity cookie led to, where the upstream has one.
+    pub sticky: Option<&'static str>,
 }
 
 impl Record<'_> {
@@ -176,6 +180,10 @@ impl Record<'_> {
         keys.text("reason", self.reason);
         keys.optional("detail", self.detail.map(|detail| escape::cut(detail, DETAIL_BYTES_MAX)));
         keys.plain("attempts", self.attempts);
+        if !self.waited.is_zero() {
+            keys.plain("waited_ms", Millis(self.waited));
+        }
+        keys.optional("sticky", self.sticky);
         out.push(b'}');
     }
 
@@ -207,6 +215,10 @@ impl Record<'_> {
         if self.attempts > 1 {
             words.plain("attempts", self.attempts);
         }
+        if !self.waited.is_zero() {
+            words.plain("waited", format_args!("{}ms", Millis(self.waited)));
+        }
+        words.optional("sticky", self.sticky);
         words.optional("tls", self.tls);
         words.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
         words.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
@@ -375,6 +387,8 @@ mod tests {
             reason: "closed",
             detail: None,
             attempts: 2,
+            waited: Duration::from_micros(12_500),
+            sticky: Some("hit"),
         }
     }
 
@@ -399,6 +413,8 @@ mod tests {
             reason: "origin",
             detail: Some("origin https://evil.example is not among: same-origin"),
             attempts: 0,
+            waited: Duration::ZERO,
+            sticky: None,
             ..session()
         }
     }
@@ -429,7 +445,7 @@ mod tests {
                 r#""text_in":10,"binary_in":2,"pings_in":0,"pongs_in":1,"#,
                 r#""text_out":300,"binary_out":0,"pings_out":1,"pongs_out":0,"#,
                 r#""close_initiator":"client","close_code":1000,"close_reason":"bye now","#,
-                r#""reason":"closed","attempts":2}"#
+                r#""reason":"closed","attempts":2,"waited_ms":12.500,"sticky":"hit"}"#
             )
         );
     }
@@ -455,8 +471,8 @@ mod tests {
             concat!(
                 "2026-11-21T08:55:03.120Z session [2001:db8::7]:50123 GET ",
                 "chat.example.com/ws/room?id=7&access_token=*** 101 closed 61234.567ms ",
-                "listener=public route=chat upstream=backend endpoint=ws://10.0.0.11:9000 attempts=2 tls=1.3 ",
-                "subprotocol=chat.v2 request_id=r-1 in=12msg/5000B out=300msg/70000B close=client:1000 said=\"bye now\""
+                "listener=public route=chat upstream=backend endpoint=ws://10.0.0.11:9000 attempts=2 waited=12.500ms ",
+                "sticky=hit tls=1.3 subprotocol=chat.v2 request_id=r-1 in=12msg/5000B out=300msg/70000B close=client:1000 said=\"bye now\""
             )
         );
         assert_eq!(

@@ -18,10 +18,13 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
+use crate::balance::sticky::Returned;
 use crate::clock;
 use crate::drain::Guard;
 use crate::moment::Moment;
 use crate::net::transport::Connection;
+use crate::upstream::Upstream;
+use crate::upstream::live::Live;
 use crate::ws::Side;
 use crate::ws::close::Close;
 use crate::ws::frame::Opcode;
@@ -61,8 +64,8 @@ pub struct RouteSessions {
     pub listener: Arc<str>,
     /// Name of the route.
     pub route: Arc<str>,
-    /// Name of the upstream.
-    pub upstream: Arc<str>,
+    /// Whose endpoints they are on.
+    pub upstream: Arc<Upstream>,
     /// What they count on.
     pub metrics: RouteMetrics,
     /// Where their lines go.
@@ -156,6 +159,16 @@ pub struct Opening {
     pub requested: Moment,
     /// Endpoints tried.
     pub attempts: u32,
+    /// How long the request waited before the first was tried, in microseconds (an hour and more).
+    pub waited_micros: u32,
+    /// What its affinity cookie led to.
+    pub returned: Option<Returned>,
+}
+
+/// What a session holds besides, to be given back when it ends.
+pub trait Held {
+    /// What is known of the endpoint that it is on.
+    fn live(&self) -> &Live;
 }
 
 /// A session at work. `H` is whatever else must be given back when it ends.
@@ -163,18 +176,18 @@ pub struct Opening {
 /// Its task holds it as it is, with no box between, and each message of it wakes another task than the last: what it is
 /// made of is kept small and together.
 #[derive(Debug)]
-pub struct Session<C, S, H> {
+pub struct Session<C, S, H: Held> {
     relay: Relay<C, S, Counts>,
     guard: Guard,
-    _held: H,
+    held: H,
 }
 
-impl<C, S, H> Session<C, S, H>
+impl<C, S, H: Held> Session<C, S, H>
 where
     C: AsyncRead + AsyncWrite + Connection + Unpin,
     S: AsyncRead + AsyncWrite + Connection + Unpin,
 {
-    /// Joins the two connections, each with the bytes that were read too early from it. `opening` where there will be a line.
+    /// Joins the two connections, whose `guard` has joined a group, each with the bytes that were read too early from it. `opening` where there will be a line.
     pub fn new(
         route: Arc<RouteSessions>,
         opening: Option<Box<Opening>>,
@@ -183,10 +196,9 @@ where
         server: (S, Vec<u8>),
         (guard, held): (Guard, H),
     ) -> Self {
-        guard.pace();
         route.metrics.begin();
         let relay = Relay::new(tunnel, client, server, Counts { route, opening });
-        Session { relay, guard, _held: held }
+        Session { relay, guard, held }
     }
 
     /// See [`Relay::poll`].
@@ -196,7 +208,7 @@ where
     }
 }
 
-impl<C, S, H> Drop for Session<C, S, H> {
+impl<C, S, H: Held> Drop for Session<C, S, H> {
     fn drop(&mut self) {
         let (tunnel, Counts { route, opening }) = (self.relay.tunnel(), self.relay.observer());
         let table = route.table;
@@ -216,6 +228,10 @@ impl<C, S, H> Drop for Session<C, S, H> {
             }
         };
         let (now, opened) = (clock::now(), tunnel.opened());
+        if let Some(End::Lost(Side::Server)) = tunnel.end() {
+            let lasted = tunnel.end_began().unwrap_or(now).since(opened);
+            route.upstream.broke_off(self.held.live(), lasted, now);
+        }
         route.metrics.end(Ending::new(closing.initiator, code, closing.reason), now.since(opened));
         let Some(opening) = opening else { return };
         let detail = match tunnel.end() {
@@ -230,7 +246,7 @@ impl<C, S, H> Drop for Session<C, S, H> {
             duration: now.since(opening.requested),
             handshake: Some(opened.since(opening.requested)),
             route: Some(&route.route),
-            upstream: Some(&route.upstream),
+            upstream: Some(&route.upstream.name),
             endpoint: Some(&opening.endpoint),
             method: "GET",
             status: 101,
@@ -241,6 +257,8 @@ impl<C, S, H> Drop for Session<C, S, H> {
             reason: closing.reason,
             detail: detail.as_deref(),
             attempts: opening.attempts,
+            waited: Duration::from_micros(opening.waited_micros.into()),
+            sticky: opening.returned.map(Returned::label),
             ..opening.about.record(&route.listener)
         });
     }
@@ -276,6 +294,8 @@ impl About {
             reason: "",
             detail: None,
             attempts: 0,
+            waited: Duration::ZERO,
+            sticky: None,
         }
     }
 }

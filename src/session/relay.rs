@@ -45,18 +45,8 @@ pub struct Relay<C, S, O> {
     observer: O,
     /// When the timer is set to fire.
     armed: Option<Moment>,
-    notice: Notice,
-}
-
-/// Whether the process wants the session to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Notice {
-    /// The guard has not been asked.
-    Unasked,
-    /// It was, and will wake the task.
-    Awaited,
-    /// It has told.
-    Heard,
+    /// [`Guard::said`] when the guard was last looked at; 0: it was not yet.
+    said: u64,
 }
 
 /// One direction, without its two connections. What most sessions have never or for a moment is boxed.
@@ -127,7 +117,7 @@ where
             to_client: Lane::starting_with(early_server),
             observer,
             armed: None,
-            notice: Notice::Unasked,
+            said: 0,
         }
     }
 
@@ -135,11 +125,11 @@ where
     /// this session's, from one poll to the next. To be polled by one task only. Dropping it drops both connections.
     pub fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard) -> Poll<()> {
         let mut now = if self.tunnel.awaits_pong() { clock::now() } else { clock::coarse() };
-        if self.notice == Notice::Unasked || (self.notice == Notice::Awaited && guard.is_draining()) {
-            self.notice = Notice::Awaited;
-            if let Poll::Ready(at) = guard.poll_notice(cx) {
-                self.notice = Notice::Heard;
-                self.tunnel.drain(at);
+        let said = guard.said();
+        if self.said != said {
+            self.said = said;
+            if let Some((at, why)) = guard.look(cx, Some(self.tunnel.data_at())) {
+                self.tunnel.stop(at, why);
             }
         }
         // Bounded: each further round follows a timer that fired.

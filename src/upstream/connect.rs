@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::lookup_host;
@@ -132,6 +133,22 @@ impl ConnectError {
 }
 
 impl Connector {
+    /// The endpoint's own Host: as in its URL, without the port that goes without saying. A Unix socket is `localhost`.
+    pub fn authority(&self) -> HeaderValue {
+        let usual = if self.tls.is_some() { 443 } else { 80 };
+        let authority = match &self.target {
+            Target::Address(address) if address.port() == usual => match address.ip() {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("[{ip}]"),
+            },
+            Target::Address(address) => address.to_string(),
+            Target::Name(host, port) if *port == usual => host.clone(),
+            Target::Name(host, port) => format!("{host}:{port}"),
+            Target::Unix(_) => "localhost".to_owned(),
+        };
+        HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static("localhost"))
+    }
+
     /// Connects by `deadline`.
     ///
     /// # Errors

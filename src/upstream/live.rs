@@ -4,41 +4,59 @@
 //! file forgets none of it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::entry::Gate;
 use super::metrics::EndpointMetrics;
+use crate::health::outlier::Outlier;
+use crate::health::threshold::{self, Health, Threshold};
 use crate::moment::Moment;
-
-/// How long an endpoint that failed is tried after the others; nginx's `fail_timeout` is as long.
-pub const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 /// How well an endpoint stands; the better ones are picked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Nothing speaks against it.
     Good,
-    /// It failed lately.
-    Suspect,
+    /// It failed live traffic.
+    Ejected,
+    /// It fails its health check.
+    Down,
 }
 
 /// The live state of one endpoint.
 #[derive(Debug)]
 pub struct Live {
     name: Name,
+    id: u64,
     /// What it counts on. The series go with the state.
     pub metrics: EndpointMetrics,
     /// Sessions on it, those being opened included.
     load: AtomicU32,
-    /// When it last failed, in microseconds; 0 if it has answered since.
-    failed_at: AtomicU64,
+    /// What live traffic says of it.
+    pub outlier: Outlier,
+    /// What its health check says of it.
+    threshold: Mutex<Threshold>,
+    /// The same, for picks.
+    down: AtomicBool,
     /// When it joined others or came back, in microseconds; 0 if it was there from the start.
     joined_at: AtomicU64,
+    gate: Arc<Gate>,
     lives: Lives,
 }
 
 impl Live {
+    /// The endpoint's name.
+    pub fn endpoint(&self) -> &str {
+        &self.name.1
+    }
+
+    /// Its number in this process, which no other state has, and which is not 0.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Sessions on it, those being opened included.
     pub fn load(&self) -> u32 {
         self.load.load(Ordering::Relaxed)
@@ -51,31 +69,50 @@ impl Live {
         Some(Seat(Arc::clone(self)))
     }
 
-    /// It could not be connected to, or did not answer as it should.
-    pub fn failed(&self, now: Moment) {
-        self.failed_at.store(now.as_micros().max(1), Ordering::Relaxed);
-    }
-
-    /// It answered.
-    pub fn answered(&self) {
-        // Nearly always 0 already: workers then only read the cache line.
-        if self.failed_at.load(Ordering::Relaxed) != 0 {
-            self.failed_at.store(0, Ordering::Relaxed);
-        }
-    }
-
     /// How well it stands.
     pub fn standing(&self, now: Moment) -> Standing {
-        match self.failed_at.load(Ordering::Relaxed) {
-            0 => Standing::Good,
-            at if now.since(Moment::from_micros(at)) < AFTER_FAILURE => Standing::Suspect,
-            _ => Standing::Good,
+        if self.down.load(Ordering::Relaxed) {
+            Standing::Down
+        } else if self.outlier.is_out(now) {
+            Standing::Ejected
+        } else {
+            Standing::Good
         }
+    }
+
+    /// What its health check says.
+    pub fn health(&self) -> Health {
+        self.lock_threshold().health()
+    }
+
+    /// Hears of a probe's result; tells what its health was and is. One that comes back joins the others anew.
+    pub fn probed(&self, rule: threshold::Rule, passed: bool, now: Moment) -> (Health, Health) {
+        let mut threshold = self.lock_threshold();
+        let before = threshold.health();
+        threshold.observe(rule, passed);
+        let after = threshold.health();
+        if (before, after) == (Health::Down, Health::Up) {
+            self.joined(now);
+        }
+        self.down.store(after == Health::Down, Ordering::Relaxed);
+        (before, after)
+    }
+
+    fn lock_threshold(&self) -> MutexGuard<'_, Threshold> {
+        self.threshold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It joined others that have sessions already, or came back to them.
     pub fn joined(&self, now: Moment) {
         self.joined_at.store(now.as_micros().max(1), Ordering::Relaxed);
+    }
+
+    /// How long ago it joined; for ever if it was there from the start.
+    pub fn joined_for(&self, now: Moment) -> Duration {
+        match self.joined_at.load(Ordering::Relaxed) {
+            0 => Duration::MAX,
+            at => now.since(Moment::from_micros(at)),
+        }
     }
 
     /// How far it has come in the `span` since it joined, from 0 to 1.
@@ -90,10 +127,10 @@ impl Live {
 impl Drop for Live {
     /// Takes its series away, unless another state of the same name has begun to count on them.
     fn drop(&mut self) {
-        let mut lives = self.lives.lock();
+        let endpoints = &mut self.lives.lock().endpoints;
         // Ours is the one that nobody can upgrade any more.
-        if lives.get(&self.name).is_some_and(|live| live.strong_count() == 0) {
-            lives.remove(&self.name);
+        if endpoints.get(&self.name).is_some_and(|live| live.strong_count() == 0) {
+            endpoints.remove(&self.name);
             self.metrics.remove();
         }
     }
@@ -115,6 +152,13 @@ impl Seat {
 #[derive(Debug)]
 pub struct SessionSeat(Seat);
 
+impl SessionSeat {
+    /// What is known of the endpoint.
+    pub fn live(&self) -> &Live {
+        &self.0.0
+    }
+}
+
 impl Drop for SessionSeat {
     fn drop(&mut self) {
         self.0.0.metrics.session_ends();
@@ -123,13 +167,23 @@ impl Drop for SessionSeat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.load.fetch_sub(1, Ordering::Relaxed);
+        // The order that `Queue` asks for. On x86 it costs no more than any other.
+        self.0.load.fetch_sub(1, Ordering::SeqCst);
+        self.0.gate.queue.seat_free();
     }
 }
 
-/// The live states of all endpoints, by the names of upstream and endpoint.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// The live states of all endpoints, by the names of upstream and endpoint, and of the ways to them, by that of the upstream.
 #[derive(Clone, Debug, Default)]
-pub struct Lives(Arc<Mutex<HashMap<Name, Weak<Live>>>>);
+pub struct Lives(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    endpoints: HashMap<Name, Weak<Live>>,
+    gates: HashMap<String, Weak<Gate>>,
+}
 
 /// Of the upstream, and of the endpoint in it.
 type Name = (String, String);
@@ -139,23 +193,41 @@ impl Lives {
     /// session on it. `metrics` gives what a new one counts on.
     pub fn of(&self, upstream: &str, endpoint: &str, metrics: impl FnOnce() -> EndpointMetrics) -> Arc<Live> {
         let name = (upstream.to_owned(), endpoint.to_owned());
-        let mut lives = self.lock();
-        if let Some(live) = lives.get(&name).and_then(Weak::upgrade) {
+        let gate = self.gate(upstream);
+        let mut books = self.lock();
+        if let Some(live) = books.endpoints.get(&name).and_then(Weak::upgrade) {
             return live;
         }
         let live = Arc::new(Live {
             name: name.clone(),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             metrics: metrics(),
             load: AtomicU32::new(0),
-            failed_at: AtomicU64::new(0),
+            outlier: Outlier::default(),
+            threshold: Mutex::default(),
+            down: AtomicBool::new(false),
             joined_at: AtomicU64::new(0),
+            gate,
             lives: self.clone(),
         });
-        lives.insert(name, Arc::downgrade(&live));
+        books.endpoints.insert(name, Arc::downgrade(&live));
         live
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Weak<Live>>> {
+    /// The way to this upstream, which is the same as long as anybody holds it: a configuration that names it, or a session
+    /// on one of its endpoints.
+    pub fn gate(&self, upstream: &str) -> Arc<Gate> {
+        let gates = &mut self.lock().gates;
+        if let Some(gate) = gates.get(upstream).and_then(Weak::upgrade) {
+            return gate;
+        }
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::<Gate>::default();
+        gates.insert(upstream.to_owned(), Arc::downgrade(&gate));
+        gate
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
         // Nothing inside can be left half done by a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,7 +284,7 @@ mod tests {
         assert_eq!(of("other", "ws://a:1").load(), 0);
         assert!(encode(&registry).unwrap().contains("ws://a:1"));
         drop(seat);
-        assert!(lives.lock().is_empty());
+        assert!(lives.lock().endpoints.is_empty());
         assert!(!encode(&registry).unwrap().contains("ws://a:1"), "its series went with it");
     }
 
@@ -230,7 +302,7 @@ mod tests {
         last.metrics.pick();
         assert!(encode(&registry).unwrap().contains("wsluice_endpoint_picks_total{"));
         drop(last);
-        assert!(lives.lock().is_empty());
+        assert!(lives.lock().endpoints.is_empty());
     }
 
     #[test]

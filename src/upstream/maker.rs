@@ -76,7 +76,7 @@ impl Maker {
         let metrics = || self.families.endpoint(&self.upstream, &label, &self.reasons);
         Ok(Endpoint {
             identity: hash::of(label.as_bytes()),
-            weight: u32::from(written.weight),
+            weight: if written.drain.is_some() { 0 } else { u32::from(written.weight) },
             priority: written.priority,
             zone: written.zone.clone(),
             sessions_max: written.max_connections.unwrap_or(u32::MAX),

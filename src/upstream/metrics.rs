@@ -3,24 +3,60 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
-use crate::telemetry::counters::{Counters, seconds};
+use crate::balance::sticky::Returned;
+use crate::health::outlier::Why;
+use crate::telemetry::counters::{Active, Counters, seconds};
 
 /// From a server in the same rack to the 5 s that connecting may take by default; 1 s and 3 s are where a connection
 /// arrives whose first packet was lost once or twice.
 const CONNECT_SECONDS: [f64; 13] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 3.0, 5.0];
 
+/// From a seat that is given back at once to the longest that a handshake may take by default.
+const QUEUE_SECONDS: [f64; 9] = [0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// What became of a handshake at the gate of an upstream that has a pace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// It went on at once.
+    AtOnce,
+    /// It waited for its turn.
+    Delayed,
+    /// Its turn was too far away.
+    Refused,
+}
+
+impl Admitted {
+    const ALL: [Admitted; 3] = [Admitted::AtOnce, Admitted::Delayed, Admitted::Refused];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Admitted::AtOnce => "at_once",
+            Admitted::Delayed => "delayed",
+            Admitted::Refused => "refused",
+        }
+    }
+}
+
 /// The families, before they have upstreams.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     connect_duration: HistogramVec,
     retries: IntCounterVec,
+    retries_denied: IntCounterVec,
+    ejected: IntGaugeVec,
+    ejections: IntCounterVec,
     endpoint_sessions: IntGaugeVec,
     picks: IntCounterVec,
     errors: IntCounterVec,
+    queue_length: IntGaugeVec,
+    queue_wait: HistogramVec,
+    admissions: IntCounterVec,
+    sticky: IntCounterVec,
 }
 
 impl Metrics {
@@ -42,6 +78,24 @@ impl Metrics {
                 Opts::new("wsluice_upstream_retries_total", "Times the next endpoint was tried after one had failed."),
                 &["upstream"],
             )?,
+            retries_denied: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_upstream_retries_denied_total",
+                    "Times no other endpoint was tried since the retry budget was spent.",
+                ),
+                &["upstream"],
+            )?,
+            ejected: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_endpoint_ejected",
+                    "Whether an endpoint is left out since live traffic failed on it: 1 until it answers again.",
+                ),
+                &["upstream", "endpoint"],
+            )?,
+            ejections: IntCounterVec::new(
+                Opts::new("wsluice_endpoint_ejections_total", "Times an endpoint was ejected, by reason."),
+                &["upstream", "endpoint", "reason"],
+            )?,
             endpoint_sessions: IntGaugeVec::new(
                 Opts::new("wsluice_endpoint_sessions_active", "Sessions on an endpoint at this moment."),
                 &["upstream", "endpoint"],
@@ -54,12 +108,48 @@ impl Metrics {
                 Opts::new("wsluice_upstream_errors_total", "Failures that an endpoint is to blame for, by reason."),
                 &["upstream", "endpoint", "reason"],
             )?,
+            queue_length: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_upstream_queue_length",
+                    "Requests that wait at this moment for an endpoint with room.",
+                ),
+                &["upstream"],
+            )?,
+            queue_wait: HistogramVec::new(
+                HistogramOpts::new(
+                    "wsluice_upstream_queue_wait_seconds",
+                    "Time that requests waited for an endpoint with room, those that gave up included.",
+                )
+                .buckets(QUEUE_SECONDS.into()),
+                &["upstream"],
+            )?,
+            admissions: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_upstream_admissions_total",
+                    "Handshakes judged by the upstream's admission rate, by what became of them.",
+                ),
+                &["upstream", "result"],
+            )?,
+            sticky: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_upstream_sticky_total",
+                    "Requests answered by an upstream with an affinity cookie, by what their cookie led to.",
+                ),
+                &["upstream", "result"],
+            )?,
         };
         registry.register(Box::new(metrics.connect_duration.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
+        registry.register(Box::new(metrics.retries_denied.clone()))?;
+        registry.register(Box::new(metrics.ejected.clone()))?;
+        registry.register(Box::new(metrics.ejections.clone()))?;
         registry.register(Box::new(metrics.endpoint_sessions.clone()))?;
         registry.register(Box::new(metrics.picks.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.queue_length.clone()))?;
+        registry.register(Box::new(metrics.queue_wait.clone()))?;
+        registry.register(Box::new(metrics.admissions.clone()))?;
+        registry.register(Box::new(metrics.sticky.clone()))?;
         Ok(metrics)
     }
 
@@ -68,18 +158,32 @@ impl Metrics {
         UpstreamMetrics {
             connect_duration: self.connect_duration.with_label_values(&[upstream]),
             retries: self.retries.with_label_values(&[upstream]),
+            queue_length: self.queue_length.with_label_values(&[upstream]),
+            queue_wait: self.queue_wait.with_label_values(&[upstream]),
+            admissions: Counters::new(&Admitted::ALL, {
+                let (family, upstream) = (self.admissions.clone(), upstream.to_owned());
+                move |result| family.with_label_values(&[&*upstream, result.label()])
+            }),
+            sticky: Counters::new(&Returned::ALL, {
+                let (family, upstream) = (self.sticky.clone(), upstream.to_owned());
+                move |result| family.with_label_values(&[&*upstream, result.label()])
+            }),
+            retries_denied: self.retries_denied.with_label_values(&[upstream]),
         }
     }
 
     /// The handles of one endpoint, named as in the configuration. `reasons` are the labels of all its failures.
     pub fn endpoint(&self, upstream: &str, endpoint: &str, reasons: &[&'static str]) -> EndpointMetrics {
         let (errors, of_upstream, of_endpoint) = (self.errors.clone(), upstream.to_owned(), endpoint.to_owned());
+        let ejections = Why::ALL.map(|why| self.ejections.with_label_values(&[upstream, endpoint, why.label()]));
         EndpointMetrics {
             families: self.clone(),
             names: [upstream.to_owned(), endpoint.to_owned()],
             reasons: reasons.into(),
             sessions: self.endpoint_sessions.with_label_values(&[upstream, endpoint]),
             picks: self.picks.with_label_values(&[upstream, endpoint]),
+            ejected: self.ejected.with_label_values(&[upstream, endpoint]),
+            ejections,
             errors: Counters::new(reasons, move |reason| {
                 errors.with_label_values(&[&*of_upstream, &*of_endpoint, *reason])
             }),
@@ -92,6 +196,11 @@ impl Metrics {
 pub struct UpstreamMetrics {
     connect_duration: Histogram,
     retries: IntCounter,
+    queue_length: IntGauge,
+    queue_wait: Histogram,
+    admissions: Counters<Admitted>,
+    sticky: Counters<Returned>,
+    retries_denied: IntCounter,
 }
 
 impl UpstreamMetrics {
@@ -104,6 +213,26 @@ impl UpstreamMetrics {
     pub fn retry(&self) {
         self.retries.inc();
     }
+
+    /// Counts one that waits for an endpoint with room, until the answer is dropped, and how long it was.
+    pub fn waiting(&self) -> (Active, HistogramTimer) {
+        (Active::new(&self.queue_length), self.queue_wait.start_timer())
+    }
+
+    /// Counts what became of a handshake at the gate.
+    pub fn admission(&self, admitted: Admitted) {
+        self.admissions.inc(admitted);
+    }
+
+    /// Counts where a client came to by its cookie.
+    pub fn sticky(&self, returned: Returned) {
+        self.sticky.inc(returned);
+    }
+
+    /// Counts that none is, since there were too many already.
+    pub fn retry_denied(&self) {
+        self.retries_denied.inc();
+    }
 }
 
 /// What one endpoint counts on.
@@ -114,6 +243,8 @@ pub struct EndpointMetrics {
     reasons: Box<[&'static str]>,
     sessions: IntGauge,
     picks: IntCounter,
+    ejected: IntGauge,
+    ejections: [IntCounter; Why::ALL.len()],
     errors: Counters<&'static str>,
 }
 
@@ -139,9 +270,23 @@ impl EndpointMetrics {
         // An error says that there is no such series, which is what is wanted.
         let _ = self.families.endpoint_sessions.remove_label_values(&names);
         let _ = self.families.picks.remove_label_values(&names);
+        let _ = self.families.ejected.remove_label_values(&names);
+        for why in Why::ALL {
+            let _ = self.families.ejections.remove_label_values(&[upstream, endpoint, why.label()]);
+        }
         for reason in &self.reasons {
             let _ = self.families.errors.remove_label_values(&[upstream, endpoint, reason]);
         }
+    }
+
+    /// Counts that it is ejected.
+    pub fn ejection(&self, why: Why) {
+        self.ejections[why as usize].inc();
+    }
+
+    /// Shows whether it is.
+    pub fn show_ejected(&self, ejected: bool) {
+        self.ejected.set(i64::from(ejected));
     }
 
     /// Counts a failure it is to blame for.
@@ -164,6 +309,8 @@ mod tests {
         let endpoint = metrics.endpoint("chat", "ws://10.0.0.11:9000", &["refused", "timeout"]);
         endpoint.pick();
         endpoint.error("refused");
+        endpoint.ejection(Why::EarlyEnds);
+        endpoint.show_ejected(true);
         upstream.retry();
         upstream.connected(Duration::from_millis(1));
         endpoint.session_begins();
@@ -173,7 +320,11 @@ mod tests {
             r#"wsluice_endpoint_sessions_active{endpoint="ws://10.0.0.11:9000",upstream="chat"} 1"#,
             r#"wsluice_upstream_errors_total{endpoint="ws://10.0.0.11:9000",reason="refused",upstream="chat"} 1"#,
             r#"wsluice_upstream_errors_total{endpoint="ws://10.0.0.11:9000",reason="timeout",upstream="chat"} 0"#,
+            r#"wsluice_endpoint_ejected{endpoint="ws://10.0.0.11:9000",upstream="chat"} 1"#,
+            r#"wsluice_endpoint_ejections_total{endpoint="ws://10.0.0.11:9000",reason="early_ends",upstream="chat"} 1"#,
+            r#"wsluice_endpoint_ejections_total{endpoint="ws://10.0.0.11:9000",reason="failures",upstream="chat"} 0"#,
             r#"wsluice_upstream_retries_total{upstream="chat"} 1"#,
+            r#"wsluice_upstream_retries_denied_total{upstream="chat"} 0"#,
             r#"wsluice_upstream_connect_duration_seconds_bucket{upstream="chat",le="0.001"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");

@@ -8,11 +8,13 @@
 
 pub mod connect;
 pub mod endpoint;
+pub mod entry;
 pub mod handshake;
 pub mod live;
 pub mod maker;
 pub mod metrics;
 pub mod pool;
+pub mod queue;
 pub mod set;
 
 use std::collections::HashSet;
@@ -20,13 +22,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::balance::{Balancer, Draw, Hash, RoundRobin};
 use crate::config;
+use crate::health::outlier::{self, Ejection};
 use crate::moment::Moment;
 use crate::policy::balance_key::BalanceKey;
+use crate::policy::retry_budget::{self, RetryBudget};
 use endpoint::Endpoint;
-use live::Seat;
+use entry::{Entry, Gate};
+use live::{Live, Seat, Standing};
 use maker::{MakeError, Maker};
 use metrics::UpstreamMetrics;
 use set::{Set, is_among};
@@ -37,8 +43,15 @@ pub struct Upstream {
     /// As written under `upstreams:`.
     pub name: String,
     set: ArcSwap<Set>,
+    /// Sees each change of membership.
+    changed: watch::Sender<()>,
     policy: Policy,
+    retry_budget: Option<RetryBudget>,
     maker: Maker,
+    /// How requests get in.
+    pub entry: Entry,
+    /// Who is let in, and who waits.
+    pub gate: Arc<Gate>,
     /// What the group counts on.
     pub metrics: UpstreamMetrics,
 }
@@ -52,6 +65,12 @@ pub struct Policy {
     pub slow_start: Option<Duration>,
     /// Where this process stands; endpoints of the same zone come first.
     pub zone: Option<String>,
+    /// When an endpoint is ejected, if ever.
+    pub ejection: Option<outlier::Rule>,
+    /// Endpoints that fail their health check are not tried even if nobody else is left.
+    pub refuse_down: bool,
+    /// How many second tries there are, if there is a bound.
+    pub retry_budget: Option<retry_budget::Rule>,
 }
 
 impl Policy {
@@ -83,7 +102,9 @@ impl Upstream {
     pub fn new(policy: Policy, maker: Maker) -> Upstream {
         let metrics = maker.families.upstream(&maker.upstream);
         let set = ArcSwap::from_pointee(Set::new(vec![], None, policy.balancer()));
-        Upstream { name: maker.upstream.clone(), set, policy, maker, metrics }
+        let (name, gate) = (maker.upstream.clone(), maker.lives.gate(&maker.upstream));
+        let (changed, retry_budget) = (watch::Sender::new(()), policy.retry_budget.map(RetryBudget::new));
+        Upstream { name, set, changed, policy, retry_budget, maker, entry: Entry::default(), gate, metrics }
     }
 
     /// Makes these the endpoints. One that stays as it was is not touched; one with another weight keeps what is known of
@@ -122,11 +143,13 @@ impl Upstream {
         let gone = |endpoint: &&Arc<Endpoint>| !is_among(&endpoints, endpoint);
         change.left = before.endpoints().iter().filter(gone).cloned().collect();
         self.set.store(Arc::new(Set::new(endpoints, self.policy.zone.as_deref(), self.policy.balancer())));
+        self.gate.queue.look_again();
+        self.changed.send_replace(());
         change
     }
 
-    /// The endpoint for the next session, with a seat on it, without those already `tried`. One that failed lately comes
-    /// after all that did not.
+    /// The endpoint for the next session, with a seat on it, without those already `tried`. One that is ejected comes
+    /// after all that are well, and one that is down after those.
     ///
     /// # Errors
     /// When there is none, and why.
@@ -134,18 +157,153 @@ impl Upstream {
         let set = self.set.load();
         // Bounded: between the choice and the seat another worker may take the last one; then the next choice sees it full.
         for _ in 0..=set.endpoints().len() {
-            let Some(endpoint) = set.pick(tried, self.policy.slow_start, draw, now) else { break };
+            let standings = self.standings();
+            let Some((endpoint, standing)) = set.pick(tried, self.policy.slow_start, standings, draw, now) else {
+                break;
+            };
+            // One whose ejection is over gets one session at a time, until it has answered; for the others it is out again.
+            if standing == Standing::Good && !endpoint.live.outlier.admits(now) {
+                continue;
+            }
             if let Some(seat) = endpoint.enter() {
                 endpoint.live.metrics.pick();
                 return Ok((Arc::clone(endpoint), seat));
             }
         }
-        let mut left = set.endpoints().iter().filter(|endpoint| !is_among(tried, endpoint));
-        match left.any(|endpoint| endpoint.weight > 0) {
-            true => Err(NoEndpoint::Full),
-            false if tried.is_empty() => Err(NoEndpoint::Closed),
-            false => Err(NoEndpoint::AllTried),
+        let left = set.endpoints().iter().filter(|endpoint| endpoint.weight > 0 && !is_among(tried, endpoint));
+        let (mut left, mut usable) = (left.clone(), left.filter(|endpoint| self.is_usable(endpoint, now)));
+        match (left.next(), usable.next()) {
+            (Some(_), Some(_)) => Err(NoEndpoint::Full),
+            (Some(_), None) => Err(NoEndpoint::AllDown),
+            (None, _) if tried.is_empty() => Err(NoEndpoint::Closed),
+            (None, _) => Err(NoEndpoint::AllTried),
         }
+    }
+
+    /// An endpoint's share of new sessions now, compared with the others'.
+    pub fn weight(&self, endpoint: &Endpoint, now: Moment) -> u32 {
+        set::weight(endpoint, self.policy.slow_start, now)
+    }
+
+    /// The endpoint of this identity, with a seat on it, if it takes sessions and has not failed lately. With the weight 0 it
+    /// takes none, also of those who had it: it would never be empty otherwise.
+    pub fn pick_named(&self, identity: u64, now: Moment) -> Option<(Arc<Endpoint>, Seat)> {
+        let set = self.set.load();
+        let endpoint = set.endpoints().iter().find(|endpoint| endpoint.identity == identity)?;
+        if endpoint.weight == 0 || endpoint.live.standing(now) != Standing::Good {
+            return None;
+        }
+        if !endpoint.live.outlier.admits(now) {
+            return None;
+        }
+        let seat = endpoint.enter()?;
+        endpoint.live.metrics.pick();
+        Some((Arc::clone(endpoint), seat))
+    }
+
+    /// Which endpoints may be picked, the best first. With nobody better left, those that are ejected or down are tried all
+    /// the same: what was seen of them may be over or wrong, and otherwise the client is no worse off.
+    fn standings(&self) -> &'static [Standing] {
+        let all = &[Standing::Good, Standing::Ejected, Standing::Down];
+        if self.policy.refuse_down { &all[..2] } else { all }
+    }
+
+    fn is_usable(&self, endpoint: &Endpoint, now: Moment) -> bool {
+        self.standings().contains(&endpoint.live.standing(now))
+    }
+
+    /// Whether, besides those `tried` and this one, there is an endpoint that nothing speaks against.
+    pub fn has_another(&self, tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>, now: Moment) -> bool {
+        let is_good =
+            |other: &&Arc<Endpoint>| other.weight > 0 && !other.is_full() && other.live.standing(now) == Standing::Good;
+        let is_other =
+            |other: &&Arc<Endpoint>| !is_among(tried, other) && !is_among(std::slice::from_ref(endpoint), other);
+        self.set.load().endpoints().iter().filter(is_good).any(|other| is_other(&other))
+    }
+
+    /// Counts a request, for the retries that it pays for.
+    pub fn request(&self, now: Moment) {
+        if let Some(budget) = &self.retry_budget {
+            budget.request(now);
+        }
+    }
+
+    /// Whether a request whose endpoint failed may be tried on another one.
+    pub fn may_retry(&self, now: Moment) -> bool {
+        let may = self.retry_budget.as_ref().is_none_or(|budget| budget.retry(now));
+        if may {
+            self.metrics.retry();
+        } else {
+            self.metrics.retry_denied();
+        }
+        may
+    }
+
+    /// An endpoint could not be connected to, or did not answer as it should: `reason`.
+    pub fn failed(&self, live: &Live, reason: &'static str, now: Moment) {
+        live.metrics.error(reason);
+        if let Some(rule) = self.policy.ejection {
+            let ejection = live.outlier.failed(rule, now, || self.has_room(rule, live));
+            self.ejected(live, ejection, reason);
+        }
+    }
+
+    /// An endpoint answered.
+    pub fn answered(&self, live: &Live, now: Moment) {
+        if live.outlier.answered(now) {
+            self.show_ejected(live);
+            live.joined(now);
+            tracing::info!(upstream = %self.name, endpoint = live.endpoint(), "endpoint answers again");
+        }
+    }
+
+    /// A session on an endpoint opened.
+    pub fn opened(&self, live: &Live, now: Moment) {
+        if self.policy.ejection.is_some_and(|rule| rule.early_end.is_some()) {
+            live.outlier.opened(now);
+        }
+    }
+
+    /// An endpoint broke a session off that lasted so long.
+    pub fn broke_off(&self, live: &Live, lasted: Duration, now: Moment) {
+        if let Some(rule) = self.policy.ejection
+            && rule.early_end.is_some_and(|early| lasted < early)
+        {
+            let ejection = live.outlier.ended_early(rule, now, || self.has_room(rule, live));
+            self.ejected(live, ejection, "upstream_lost");
+        }
+    }
+
+    fn ejected(&self, live: &Live, ejection: Option<Ejection>, reason: &'static str) {
+        let Some(Ejection { why, span }) = ejection else { return };
+        live.metrics.ejection(why);
+        self.show_ejected(live);
+        let why = why.label();
+        tracing::warn!(upstream = %self.name, endpoint = live.endpoint(), why, reason, ?span, "endpoint is ejected");
+    }
+
+    /// Of several workers the last one to write has seen what is true.
+    fn show_ejected(&self, live: &Live) {
+        loop {
+            let ejected = live.outlier.is_ejected();
+            live.metrics.show_ejected(ejected);
+            if live.outlier.is_ejected() == ejected {
+                return;
+            }
+        }
+    }
+
+    /// Whether one more endpoint may be ejected besides the others that are.
+    fn has_room(&self, rule: outlier::Rule, live: &Live) -> bool {
+        let set = self.set.load();
+        let is_other = |other: &&Arc<Endpoint>| !std::ptr::eq(&*other.live, live);
+        let out = set.endpoints().iter().filter(is_other).filter(|other| other.live.outlier.is_ejected()).count();
+        rule.has_room(out, set.endpoints().len())
+    }
+
+    /// Tells of changes of membership from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// What of a request decides, where the balancer goes by it.
@@ -169,6 +327,8 @@ pub enum NoEndpoint {
     AllTried,
     /// Those that are left have as many sessions as they may have.
     Full,
+    /// Those that are left fail their health check, and are not to be tried then.
+    AllDown,
     /// There is none, or all have the weight 0.
     Closed,
 }

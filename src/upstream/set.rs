@@ -49,20 +49,21 @@ impl Set {
         &self.endpoints
     }
 
-    /// The best of those that are open: standing before rank, so that a backup that is well comes before a first choice
+    /// The best of those that are open and of one of the `standings`, with that: standing before rank, so that a backup that is well comes before a first choice
     /// that failed; within one rank the algorithm decides.
     pub fn pick(
         &self,
         tried: &[Arc<Endpoint>],
         slow_start: Option<Duration>,
+        standings: &[Standing],
         draw: Draw,
         now: Moment,
-    ) -> Option<&Arc<Endpoint>> {
-        for standing in [Standing::Good, Standing::Suspect] {
+    ) -> Option<(&Arc<Endpoint>, Standing)> {
+        for &standing in standings {
             for rank in 0..self.rank_count {
                 let choice = Choice { set: self, tried, slow_start, now, standing, rank };
                 if let Some(index) = self.balancer.pick(&choice, draw) {
-                    return Some(&self.endpoints[index]);
+                    return Some((&self.endpoints[index], standing));
                 }
             }
         }
@@ -94,10 +95,7 @@ impl Candidates for Choice<'_> {
     }
 
     fn weight(&self, index: usize) -> u32 {
-        let endpoint = &self.set.endpoints[index];
-        let Some(span) = self.slow_start else { return endpoint.weight };
-        let part = endpoint.live.warmth(span, self.now) * f64::from(WHOLE);
-        endpoint.weight * (part as u32).clamp(SLOW_START_LEAST, WHOLE)
+        weight(&self.set.endpoints[index], self.slow_start, self.now)
     }
 
     fn load(&self, index: usize) -> u32 {
@@ -107,6 +105,13 @@ impl Candidates for Choice<'_> {
     fn identity(&self, index: usize) -> u64 {
         self.set.endpoints[index].identity
     }
+}
+
+/// An endpoint's weight beside the others', which grows after it has joined them.
+pub fn weight(endpoint: &Endpoint, slow_start: Option<Duration>, now: Moment) -> u32 {
+    let Some(span) = slow_start else { return endpoint.weight };
+    let part = endpoint.live.warmth(span, now) * f64::from(WHOLE);
+    endpoint.weight * (part as u32).clamp(SLOW_START_LEAST, WHOLE)
 }
 
 /// Whether an endpoint has been tried, be it as an earlier configuration had it.

@@ -7,9 +7,18 @@ use prometheus::Registry;
 use super::live::Lives;
 use super::metrics::Metrics;
 use super::*;
+use crate::health::threshold;
 use crate::telemetry::exposition::encode;
 
 const START: Moment = Moment::from_micros(1_000_000);
+
+const EJECTION: outlier::Rule = outlier::Rule {
+    failures: 1,
+    span: Duration::from_secs(10),
+    span_max: Duration::from_secs(300),
+    early_end: Some(Duration::from_secs(1)),
+    percent_max: 50,
+};
 
 struct Group {
     registry: Registry,
@@ -40,9 +49,27 @@ impl Group {
     }
 
     fn pick(&self) -> (String, Seat) {
+        self.pick_at(START).unwrap()
+    }
+
+    fn pick_at(&self, now: Moment) -> Result<(String, Seat), NoEndpoint> {
         let draw = Draw { key: 0, random: fastrand::u64(..) };
-        let (endpoint, seat) = self.upstream.pick(&[], draw, START).unwrap();
-        (endpoint.name.to_string(), seat)
+        let (endpoint, seat) = self.upstream.pick(&[], draw, now)?;
+        Ok((endpoint.name.to_string(), seat))
+    }
+
+    /// A handshake with the endpoint at this index fails.
+    fn fail(&self, index: usize, now: Moment) {
+        self.upstream.failed(&self.upstream.endpoints()[index].live, "connect", now);
+    }
+
+    /// Its health check passes or fails, and is believed at once.
+    fn probe(&self, index: usize, passed: bool) {
+        self.upstream.endpoints()[index].live.probed(threshold::Rule { rise: 1, fall: 1 }, passed, START);
+    }
+
+    fn ejected(&self) -> Vec<bool> {
+        self.upstream.endpoints().iter().map(|endpoint| endpoint.live.outlier.is_ejected()).collect()
     }
 
     /// Sessions on each, by port, of those that are members.
@@ -52,7 +79,14 @@ impl Group {
 }
 
 fn policy(zone: Option<&str>) -> Policy {
-    Policy { balance: config::Balance::LeastConnections, slow_start: None, zone: zone.map(str::to_owned) }
+    Policy {
+        balance: config::Balance::LeastConnections,
+        slow_start: None,
+        zone: zone.map(str::to_owned),
+        ejection: Some(EJECTION),
+        refuse_down: false,
+        retry_budget: None,
+    }
 }
 
 fn names(endpoints: &[Arc<Endpoint>]) -> Vec<&str> {
@@ -95,7 +129,7 @@ fn counts_survive_every_change_of_membership_and_weight() {
 fn an_endpoint_that_failed_is_remembered_by_its_name() {
     let group = Group::new(policy(None));
     group.become_("['ws://a:1', 'ws://b:1']");
-    group.upstream.endpoints()[0].live.failed(START);
+    group.fail(0, START);
     group.become_("[{ url: 'ws://a:1', weight: 9 }, 'ws://b:1']");
     assert!((0..20).all(|_| group.pick().0 == "ws://b:1"));
 }
@@ -119,9 +153,9 @@ fn backups_stand_in_while_no_first_choice_can() {
     let seats: Vec<_> = (0..4).map(|_| group.pick()).collect();
     assert_eq!(group.loads(), [2, 2, 0]);
     drop(seats);
-    group.upstream.endpoints()[0].live.failed(START);
+    group.fail(0, START);
     assert_eq!(group.pick().0, "ws://b:1", "a backup that is well comes before a first choice that failed");
-    group.upstream.endpoints().iter().for_each(|endpoint| endpoint.live.failed(START));
+    (0..3).for_each(|index| group.fail(index, START));
     assert_eq!(group.pick().0, "ws://a:1", "when all have failed, the first choice is tried first");
 }
 
@@ -156,4 +190,119 @@ fn one_that_joins_does_not_get_all_that_come() {
     let late: Vec<_> = (0..60).map(draw).map(|draw| group.upstream.pick(&[], draw, warm).unwrap()).collect();
     assert_eq!(group.loads()[2], joined + 60);
     drop((late, seats));
+}
+
+#[test]
+fn a_client_has_its_endpoint_back_while_that_one_takes_sessions() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', { url: 'ws://b:1', max_connections: 1 }]");
+    let endpoints = group.upstream.endpoints();
+    let again = |index: usize| group.upstream.pick_named(endpoints[index].identity, START);
+    let seats: Vec<_> = (0..3).map(|_| again(0).unwrap()).collect();
+    assert!(seats.iter().all(|(endpoint, _)| &*endpoint.name == "ws://a:1"), "whatever its load");
+    let (_, seat) = again(1).unwrap();
+    assert!(again(1).is_none(), "full");
+    drop(seat);
+    group.fail(1, START);
+    assert!(again(1).is_none(), "failed lately");
+    group.become_("[{ url: 'ws://a:1', weight: 0 }, 'ws://b:1']");
+    assert!(again(0).is_none(), "it is to become empty");
+    group.become_("['ws://b:1']");
+    assert!(again(0).is_none(), "gone");
+}
+
+#[test]
+fn who_waits_for_a_seat_is_woken_by_one_that_is_given_back_and_by_a_new_endpoint() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let group = Group::new(policy(None));
+        group.become_("[{ url: 'ws://a:1', max_connections: 1 }]");
+        let (_, seat) = group.pick();
+        let mut ticket = group.upstream.gate.queue.join(1).unwrap();
+        let pick = || group.upstream.pick(&[], Draw { key: 0, random: 0 }, START);
+        ticket.turn().await;
+        assert_eq!(pick().unwrap_err(), NoEndpoint::Full);
+        drop(seat);
+        ticket.turn().await;
+        let _seat = pick().unwrap();
+        group.become_("[{ url: 'ws://a:1', max_connections: 1 }, 'ws://b:1']");
+        ticket.turn().await;
+        assert_eq!(&*pick().unwrap().0.name, "ws://b:1");
+    });
+}
+
+fn at(seconds: u64) -> Moment {
+    START + Duration::from_secs(seconds)
+}
+
+#[test]
+fn who_is_well_comes_before_who_failed_and_that_before_who_is_down() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', 'ws://b:1', 'ws://c:1']");
+    group.probe(0, false);
+    group.fail(1, START);
+    let one_after_another: Vec<_> = {
+        let mut tried = vec![];
+        std::iter::from_fn(|| {
+            let picked = group.upstream.pick(&tried, Draw { key: 0, random: 0 }, START).ok()?.0;
+            tried.push(Arc::clone(&picked));
+            Some(picked.name.to_string())
+        })
+        .collect()
+    };
+    assert_eq!(one_after_another, ["ws://c:1", "ws://b:1", "ws://a:1"]);
+}
+
+#[test]
+fn who_is_down_is_tried_when_nobody_is_left_unless_that_is_refused() {
+    for refuse_down in [false, true] {
+        let group = Group::new(Policy { refuse_down, ..policy(None) });
+        group.become_("['ws://a:1', 'ws://b:1']");
+        (0..2).for_each(|index| group.probe(index, false));
+        assert_eq!(group.pick_at(START).err(), refuse_down.then_some(NoEndpoint::AllDown));
+        group.probe(1, true);
+        assert_eq!(group.pick().0, "ws://b:1");
+    }
+}
+
+#[test]
+fn an_ejection_whose_time_is_over_is_tried_by_one_session_until_it_is_answered() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', 'ws://b:1']");
+    group.fail(0, START);
+    // It has the fewest sessions, and each of these stays open.
+    let _seats: Vec<_> = (0..10).map(|_| group.pick_at(at(9)).unwrap()).collect();
+    assert_eq!(group.loads(), [0, 10]);
+    let trials: Vec<_> = (0..10).map(|_| group.pick_at(at(10)).unwrap()).collect();
+    assert_eq!(group.loads(), [1, 19], "one of ten");
+    drop(trials);
+    group.upstream.answered(&group.upstream.endpoints()[0].live, at(10));
+    let _seats: Vec<_> = (0..10).map(|_| group.pick_at(at(10)).unwrap()).collect();
+    assert_eq!(group.loads(), [10, 10]);
+}
+
+#[test]
+fn a_share_is_ejected_at_most_and_the_next_is_passed_over_for_a_moment() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', 'ws://b:1', 'ws://c:1', 'ws://d:1']");
+    (0..3).for_each(|index| group.fail(index, START));
+    assert_eq!(group.ejected(), [true, true, false, false]);
+    let _seats: Vec<_> = (0..9).map(|_| group.pick()).collect();
+    assert_eq!(group.loads(), [0, 0, 0, 9]);
+    assert_eq!(group.pick_at(at(1)).unwrap().0, "ws://c:1");
+    // Who has gone does not count.
+    group.become_("['ws://b:1', 'ws://c:1', 'ws://d:1', 'ws://e:1']");
+    group.fail(1, at(3));
+    assert_eq!(group.ejected(), [true, true, false, false]);
+}
+
+#[test]
+fn with_another_good_one_left_an_attempt_is_not_the_last() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', 'ws://b:1', { url: 'ws://c:1', weight: 0 }]");
+    let [a, b, _] = &*group.upstream.endpoints() else { panic!() };
+    assert!(group.upstream.has_another(&[], a, START));
+    assert!(!group.upstream.has_another(std::slice::from_ref(b), a, START));
+    group.fail(1, START);
+    assert!(!group.upstream.has_another(&[], a, START));
 }

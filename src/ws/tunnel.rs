@@ -32,7 +32,7 @@ use super::close::{Close, CloseBody};
 use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, Opcode, apply_mask};
 use super::scanner::{Control, Item, Message, Refusal, Rsv, Rules, Violation};
 use crate::moment::Moment;
-pub use end::{End, Observer};
+pub use end::{End, Observer, Stopping};
 use peer::{Liveness, Peer};
 
 /// How long a peer may take to answer our Close, and to end the connection after both Closes.
@@ -121,7 +121,9 @@ pub struct Tunnel {
     opened: Moment,
     /// When a data frame, or a part of one, last passed.
     data_at: Moment,
-    drain_at: Option<Moment>,
+    /// From when on the session is to end.
+    stop_at: Option<Moment>,
+    stop_why: Stopping,
     peers: [Peer; 2],
     closing: Option<Box<Closing>>,
     /// A deadline may have come nearer since `poll_timeout` was last asked.
@@ -138,7 +140,8 @@ impl Tunnel {
             ping_keys,
             opened: now,
             data_at: now,
-            drain_at: None,
+            stop_at: None,
+            stop_why: Stopping::Drain,
             peers: [Peer::new(now), Peer::new(now)],
             closing: None,
             timer_moved: true,
@@ -151,6 +154,11 @@ impl Tunnel {
 
     fn peer_mut(&mut self, side: Side) -> &mut Peer {
         &mut self.peers[side as usize]
+    }
+
+    /// When a data frame, or a part of one, last passed.
+    pub fn data_at(&self) -> Moment {
+        self.data_at
     }
 
     // ---- events in
@@ -330,8 +338,8 @@ impl Tunnel {
             Some(closing) if !closing.gave_up && closing.give_up <= now => self.give_up(now),
             Some(_) => {}
             None => {
-                if self.drain_at.is_some_and(|at| at <= now) {
-                    self.begin(now, End::Drained);
+                if self.stop_at.is_some_and(|at| at <= now) {
+                    self.begin(now, End::Stopped(self.stop_why));
                 } else if self.lifetime_due().is_some_and(|at| at <= now) {
                     self.begin(now, End::Lifetime);
                 } else if self.idle_due().is_some_and(|at| at <= now) {
@@ -345,10 +353,12 @@ impl Tunnel {
         }
     }
 
-    /// From `at` on the session ends as `End::Drained`. An earlier time wins.
-    pub fn drain(&mut self, at: Moment) {
-        self.drain_at = Some(self.drain_at.map_or(at, |before| before.min(at)));
-        self.timer_moved = true;
+    /// From `at` on the session ends as `End::Stopped`. An earlier time wins.
+    pub fn stop(&mut self, at: Moment, why: Stopping) {
+        if self.stop_at.is_none_or(|before| at < before) {
+            (self.stop_at, self.stop_why) = (Some(at), why);
+            self.timer_moved = true;
+        }
     }
 
     /// Answers an `End`: this peer is to get this Close, at the end of the frame that goes to it now; `None`: no Close.
@@ -420,6 +430,11 @@ impl Tunnel {
     /// Why the session ends, if it does.
     pub fn end(&self) -> Option<&End> {
         self.closing.as_ref().map(|closing| &closing.end)
+    }
+
+    /// When that began; what follows is only the closing handshake.
+    pub fn end_began(&self) -> Option<Moment> {
+        self.closing.as_ref().map(|closing| closing.begun)
     }
 
     /// When it opened.
@@ -501,7 +516,7 @@ impl Tunnel {
             Some(closing) => (!closing.gave_up).then_some(closing.give_up),
             None => {
                 let liveness = Side::BOTH.map(|side| self.liveness_due(side));
-                let all = [self.drain_at, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
+                let all = [self.stop_at, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
                 all.into_iter().flatten().min()
             }
         }

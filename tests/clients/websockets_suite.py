@@ -9,6 +9,7 @@ What ws.mjs cannot see is looked at here: where the fragments of a message begin
 import asyncio
 import hashlib
 import http
+import http.cookies
 import itertools
 import json
 import os
@@ -124,7 +125,7 @@ def free_ports(count):
             each.close()
 
 
-def config(plain, tls, admin, backend):
+def config(plain, tls, admin, ports, more):
     cert, key = (json.dumps(os.environ[name]) for name in ("WSLUICE_CERT", "WSLUICE_KEY"))
     return f"""version: 1
 listeners:
@@ -149,7 +150,7 @@ routes:
     match: {{ path: {{ prefix: / }} }}
     upstream: backend
 upstreams:
-  backend: {{ endpoints: ["ws://127.0.0.1:{backend}"] }}
+  backend: {{ {more}endpoints: {json.dumps([f"ws://127.0.0.1:{port}" for port in ports])} }}
 admin: {{ bind: "127.0.0.1:{admin}" }}
 log: {{ level: info, format: json }}
 drain: {{ time: 3s }}
@@ -169,13 +170,13 @@ def fetch(url, context=None):
 
 
 class Proxy:
-    def __init__(self, binary, backend):
+    def __init__(self, binary, *ports, more=""):
         self.binary = binary
         self.plain, self.tls, self.admin = free_ports(3)
         self.directory = tempfile.TemporaryDirectory(prefix="wsluice-clients-")
         self.log = Path(self.directory.name, "log")
         self.config = Path(self.directory.name, "wsluice.yaml")
-        self.config.write_text(config(self.plain, self.tls, self.admin, backend.port))
+        self.config.write_text(config(self.plain, self.tls, self.admin, ports, more))
 
     async def __aenter__(self):
         with self.log.open("wb") as log:
@@ -395,13 +396,61 @@ class ProxyCases(Cases):
 
 
 async def draining(binary, backend):
-    async with Proxy(binary, backend) as proxy:
+    async with Proxy(binary, backend.port) as proxy:
         pairs = await asyncio.gather(*(backend.pair(f"ws://127.0.0.1:{proxy.plain}") for _ in range(50)))
         waiting = [(asyncio.create_task(ended(client)), asyncio.create_task(ended(server))) for client, server in pairs]
         proxy.process.send_signal(signal.SIGTERM)
         for client, server in waiting:
             same(((await client)[0], (await server)[0]), (1012, 1001), "close codes")
         same(await proxy.process.wait(), 0, "exit status")
+
+
+async def returning(binary):
+    """Python reads the cookie of the 101 and sends it back, through two proxies that have only the secret in common."""
+
+    async def start(name):
+        async def accept(side):
+            await side.send(json.dumps([name, side.request.headers.get("Cookie")]))
+            await side.wait_closed()
+
+        return await serve(accept, "127.0.0.1", 0, ping_interval=None)
+
+    servers = [await start(name) for name in range(3)]
+    ports = [server.sockets[0].getsockname()[1] for server in servers]
+    sticky = f"sticky: {{ cookie: srv, secrets: [{'s3cret' * 6}], max_age: 1h }}, "
+
+    async def visit(proxy, jar, scheme="ws", **more):
+        """The server it came to, and whether a cookie was set; what `jar` has is sent, what is set goes into it."""
+        port, host = (proxy.tls, "localhost") if scheme == "wss" else (proxy.plain, "127.0.0.1")
+        cookie = jar.output(attrs=[], header="", sep=";").strip()
+        headers = {"Cookie": f"theme=dark;{cookie}"} if cookie else {}
+        async with connect(f"{scheme}://{host}:{port}/", additional_headers=headers, ping_interval=None, **more) as client:
+            name, cookies = json.loads(await client.recv())
+            same(cookies, "theme=dark" if cookie else None, "cookies at the server")
+            fields = client.response.headers.get_all("Set-Cookie")
+            for field in fields:
+                jar.load(field)
+            return name, len(fields)
+
+    async with Proxy(binary, *ports, more=sticky) as one, Proxy(binary, *reversed(ports), more=sticky) as two:
+        jar = http.cookies.SimpleCookie()
+        home, cookies = await visit(one, jar)
+        same(cookies, 1, "cookies set")
+        attributes = {name: value for name, value in jar["srv"].items() if value}
+        same(attributes, {"path": "/", "max-age": "3600", "httponly": True, "samesite": "Lax"}, "attributes")
+        for proxy in [one, two] * 6:
+            same(await visit(proxy, jar), (home, 0), "the way back")
+        same({(await visit(one, http.cookies.SimpleCookie()))[0] for _ in range(30)} > {home}, True, "others go elsewhere")
+        # Its server goes: another one, a new cookie, and the same again.
+        servers[home].close()
+        await servers[home].wait_closed()
+        elsewhere, cookies = await visit(two, jar)
+        same((elsewhere != home, cookies), (True, 1), "after the server has gone")
+        same(await visit(one, jar), (elsewhere, 0), "the way back to the new one")
+        # By TLS the cookie is for TLS only.
+        jar = http.cookies.SimpleCookie()
+        await visit(one, jar, "wss", ssl=ssl.create_default_context(cafile=os.environ["WSLUICE_CERT"]))
+        same(jar["srv"]["secure"], True, "Secure")
 
 
 # --- one line a case
@@ -436,10 +485,11 @@ async def main():
     else:
         binary = sys.argv[1]
         trust = ssl.create_default_context(cafile=os.environ["WSLUICE_CERT"])
-        async with Proxy(binary, backend) as proxy:
+        async with Proxy(binary, backend.port) as proxy:
             await report.run_all("ws", ProxyCases(backend, f"ws://127.0.0.1:{proxy.plain}", {}))
             await report.run_all("wss", ProxyCases(backend, f"wss://localhost:{proxy.tls}", {"ssl": trust}))
         await report.run("TERM drains: each session gets 1012, the process ends with 0", lambda: draining(binary, backend))
+        await report.run("a cookie leads back to the same server", lambda: returning(binary))
     print(f"{report.passed} passed, {report.failed} failed", flush=True)
     # Not waiting for the server's connections: a failed case may have left one that never ends.
     os._exit(0 if report.passed and not report.failed else 1)

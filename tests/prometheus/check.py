@@ -25,7 +25,7 @@ import peers
 
 DEADLINE = 90
 # Panels in which nothing happens while all is well.
-QUIET = {"Draining", "Log lines dropped"}
+QUIET = {"Draining", "Log lines dropped", "Changes and errors"}
 
 CONFIG = """\
 version: 1
@@ -45,7 +45,12 @@ routes:
   - name: broken
     match: {{ path: {{ prefix: /broken }} }}
     upstream: broken
+  - name: found
+    match: {{ path: {{ prefix: /found }} }}
+    upstream: found
 upstreams:
+  found:
+    discover: {{ file: {{ path: endpoints.json }} }}
   chat:
     endpoints: ["ws://127.0.0.1:{server}", "ws://127.0.0.1:{nobody}"]
   broken:
@@ -230,6 +235,8 @@ def main(binary, scratch):
     ports = {"plain": plain, "secure": secure, "admin": admin, "server": server.port, "nobody": nobody.getsockname()[1]}
     with open(f"{scratch}/wsluice.yaml", "w", encoding="utf-8") as file:
         file.write(CONFIG.format(**ports))
+    with open(f"{scratch}/endpoints.json", "w", encoding="utf-8") as file:
+        json.dump([{"targets": [f"127.0.0.1:{server.port}"]}], file)
     with open(f"{scratch}/prometheus.yaml", "w", encoding="utf-8") as file:
         rules = os.path.abspath("grafana/alerts/*.rules.yaml")
         file.write(PROMETHEUS.format(rules=rules, admin=admin))

@@ -4,6 +4,7 @@
 //! Each rule is one function. A rule says which parts of the file it looked at, so that it is kept quiet when one of
 //! them was unreadable and has been told about already.
 
+mod entry;
 mod listeners;
 mod routes;
 mod upstreams;

@@ -7,10 +7,17 @@ use std::net::IpAddr;
 use rustls::pki_types::ServerName;
 
 use super::super::address::EndpointUrl;
+use super::super::discover::{Discover, DnsSource, EtcdSource};
+use super::super::health::{Health, WhenAllDown};
 use super::super::key::KeyPath;
 use super::super::locate::Aim;
-use super::super::upstream::{Endpoint, Upstream};
+use super::super::rebalance::OnDown;
+use super::super::upstream::{Balance, ClientTls, Endpoint, Upstream};
+use super::super::value::Span;
 use super::Checker;
+
+/// The longest time between two questions to DNS: the default. An alert on the age of an answer needs to know one.
+const EVERY_MAX: Span = Span::from_secs(300);
 
 impl Checker<'_> {
     pub(super) fn upstreams(&mut self) {
@@ -21,6 +28,7 @@ impl Checker<'_> {
             self.name(&path, name);
             self.issues[before..].iter_mut().for_each(|issue| issue.aim = Aim::Key);
             self.upstream(&path, upstream);
+            self.entry(&path, name, upstream);
             if !self.file.routes.iter().any(|route| route.upstream == *name) {
                 let routes = KeyPath::root().key("routes");
                 let message = "no route leads to this upstream";
@@ -31,7 +39,8 @@ impl Checker<'_> {
 
     fn upstream(&mut self, path: &KeyPath, upstream: &Upstream) {
         let list = path.key("endpoints");
-        if upstream.endpoints.is_empty() {
+        self.source(path, upstream);
+        if upstream.endpoints.is_empty() && self.written.has(&list) {
             self.error(&list, "there is no endpoint").help("add a URL such as `ws://10.0.0.11:9000`");
         }
         if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
@@ -61,14 +70,20 @@ impl Checker<'_> {
             }
         }
         self.source_addresses(path, upstream);
+        self.health(path, upstream);
+        self.shedding(path, upstream);
         let Some(tls) = &upstream.tls else { return };
         let tls_path = path.key("tls");
-        let plain = !upstream.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
+        let plain = upstream.discover.is_none() && !upstream.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
         if plain && !upstream.endpoints.is_empty() {
             let involved = self.written.original(&list);
             let help = "write `wss://` in the URLs of the endpoints, or remove it";
             self.warn(&tls_path, "no endpoint of this upstream uses TLS").at_key().help(help).involving(involved);
         }
+        self.client_tls(&tls_path, tls);
+    }
+
+    fn client_tls(&mut self, tls_path: &KeyPath, tls: &ClientTls) {
         for (file, key) in [(&tls.ca, "ca"), (&tls.cert, "cert"), (&tls.key, "key")] {
             file.iter().for_each(|name| self.file_name(&tls_path.key(key), name));
         }
@@ -86,6 +101,86 @@ impl Checker<'_> {
             let shown = self.written.show(&at, name);
             self.error(&at, format!("`{shown}` is not a server name")).help("write a DNS name or an IP address");
         }
+    }
+
+    /// Endpoints are written, or told by somebody: one of both.
+    fn source(&mut self, path: &KeyPath, upstream: &Upstream) {
+        let (list, discover) = (path.key("endpoints"), path.key("discover"));
+        match &upstream.discover {
+            None if !self.written.has(&list) => {
+                let help = "add `endpoints:` with a list of URLs, or `discover:` with who tells them";
+                self.error(path, "`endpoints` is missing").at_key().help(help);
+            }
+            Some(_) if self.written.has(&list) => {
+                let involved = self.written.original(&list);
+                let message = "endpoints are written or discovered, not both";
+                let help = "remove `endpoints:` or `discover:`";
+                self.error(&discover, message).at_key().help(help).involving(involved);
+            }
+            None => {}
+            Some(Discover::File(source)) => self.file_name(&discover.key("file").key("path"), &source.path),
+            Some(Discover::Dns(source)) => self.dns(&discover.key("dns"), source),
+            Some(Discover::Etcd(source)) => self.etcd(&discover.key("etcd"), source),
+        }
+    }
+
+    fn dns(&mut self, path: &KeyPath, source: &DnsSource) {
+        let at = path.key("name");
+        let shown = self.written.show(&at, &source.name);
+        let bare = source.name.strip_suffix('.').unwrap_or(&source.name);
+        let label = |label: &str| {
+            let inside = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+            (1..=63).contains(&label.len()) && label.bytes().all(inside)
+        };
+        if bare.parse::<IpAddr>().is_ok() {
+            self.error(&at, format!("`{shown}` is an address")).help("write it under `endpoints:`, with its port");
+        } else if bare.len() > 253 || !bare.split('.').all(label) {
+            self.error(&at, format!("`{shown}` is not a DNS name")).help("write a name such as `chat.internal`");
+        } else if source.port.is_none() && !source.name.starts_with('_') {
+            let help = "add `port:`, or name a service such as `_ws._tcp.chat.internal`";
+            let involved = self.written.original(&path.key("port"));
+            self.error(&at, "a name of hosts needs a port").help(help).involving(involved);
+        }
+        if source.port == Some(0) {
+            self.error(&path.key("port"), "`0` is not a port").help("a port is a number from 1 to 65535");
+        }
+        if source.server.is_some_and(|server| server.port() == 0) {
+            self.error(&path.key("server"), "`0` is not a port").help("DNS servers listen on port 53, most of them");
+        }
+        let every = path.key("every");
+        self.not_zero(&every, source.every, "it is asked all the time");
+        if source.every > EVERY_MAX {
+            self.error(&every, format!("nobody waits longer than {EVERY_MAX} for an answer to be asked for again"))
+                .help(format!("write `{EVERY_MAX}` or less"));
+        }
+    }
+
+    fn etcd(&mut self, path: &KeyPath, source: &EtcdSource) {
+        let servers = path.key("servers");
+        if source.servers.is_empty() {
+            self.error(&servers, "there is no server").help("add a URL such as `http://10.0.0.5:2379`");
+        }
+        if source.prefix.is_empty() {
+            let help = "write a prefix such as `/wsluice/chat/`";
+            self.error(&path.key("prefix"), "every key of the etcd would be an endpoint").help(help);
+        }
+        for (this, other, here, there) in [
+            ("user", "password", source.user.is_some(), source.password.is_some()),
+            ("password", "user", source.password.is_some(), source.user.is_some()),
+        ] {
+            if here && !there {
+                let involved = self.written.original(&path.key(other));
+                let message = format!("`{this}` needs `{other}` beside it");
+                self.error(&path.key(this), message).at_key().help(format!("add `{other}:`")).involving(involved);
+            }
+        }
+        let Some(tls) = &source.tls else { return };
+        if !source.servers.iter().any(EndpointUrl::is_tls) {
+            let involved = self.written.original(&servers);
+            let help = "write `https://` in the URLs of the servers, or remove it";
+            self.warn(&path.key("tls"), "no server of this etcd uses TLS").at_key().help(help).involving(involved);
+        }
+        self.client_tls(&path.key("tls"), tls);
     }
 
     fn source_addresses(&mut self, path: &KeyPath, upstream: &Upstream) {
@@ -120,6 +215,87 @@ impl Checker<'_> {
         if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(local) {
             let help = "remove it: a Unix socket is not connected to from an address";
             self.warn(&list, "no endpoint of this upstream is reached by IP").at_key().help(help);
+        }
+    }
+
+    /// When sessions leave their endpoint.
+    fn shedding(&mut self, path: &KeyPath, upstream: &Upstream) {
+        if upstream.on_down == OnDown::Close && upstream.health.is_none() {
+            let help = "add `health:`, or remove it";
+            self.error(&path.key("on_down"), "no check tells that an endpoint is down").help(help);
+        }
+        if upstream.rebalance.is_some() && upstream.balance != Balance::LeastConnections {
+            let balance = self.written.original(&path.key("balance"));
+            let help = "write `balance: least_connections`, or remove it";
+            let message = "sessions that are moved would not come back where there are few";
+            self.error(&path.key("rebalance"), message).help(help).involving(balance);
+        }
+        if upstream.rebalance.is_some() && upstream.sticky.is_some() {
+            let sticky = self.written.original(&path.key("sticky"));
+            let help = "remove one of them";
+            let message = "clients with a cookie would come back to the endpoint they were moved away from";
+            self.error(&path.key("rebalance"), message).help(help).involving(sticky);
+        }
+    }
+
+    /// Checks that could not be made, and rules without sense.
+    fn health(&mut self, path: &KeyPath, upstream: &Upstream) {
+        match &upstream.health {
+            Some(health) => self.check_of_health(&path.key("health").key(health.kind()), health),
+            None if upstream.when_all_down == WhenAllDown::Refuse => {
+                let help = "add a `health:`, or remove it";
+                let message = "without `health` no endpoint is ever found to be down";
+                self.warn(&path.key("when_all_down"), message).help(help).involving(path.key("health"));
+            }
+            None => {}
+        }
+        if let Some(ejection) = upstream.ejection.map() {
+            let path = path.key("ejection");
+            if ejection.failures == 0 {
+                let help = "write 1 or more, or `ejection: off`";
+                self.error(&path.key("failures"), "zero failures would eject every endpoint").help(help);
+            }
+            self.not_zero(&path.key("time"), ejection.time, "nobody is left out; write `ejection: off`");
+            if ejection.time_max < ejection.time {
+                let at = if self.written.has(&path.key("time_max")) { "time_max" } else { "time" };
+                let message = format!("`time_max` is {}, and the first ejection is longer", ejection.time_max);
+                let help = "make `time_max` at least as long as `time`";
+                self.error(&path.key(at), message).help(help).involving(path.key("time"));
+            }
+        }
+    }
+
+    fn check_of_health(&mut self, path: &KeyPath, health: &Health) {
+        let pace = health.pace();
+        self.not_zero(&path.key("every"), pace.every, "checks are made without a pause");
+        self.not_zero(&path.key("timeout"), pace.timeout, "every check fails");
+        if pace.timeout > pace.every {
+            let at = if self.written.has(&path.key("timeout")) { "timeout" } else { "every" };
+            let message = format!("a check may take {}, and the next one begins after {}", pace.timeout, pace.every);
+            let (other, help) = (path.key("every"), "make `timeout` at most as long as `every`");
+            self.error(&path.key(at), message).help(help).involving(other);
+        }
+        for (key, count) in [("rise", pace.rise), ("fall", pace.fall)] {
+            if count == 0 {
+                let message = "no check at all cannot tell anything";
+                self.error(&path.key(key), message).help("write 1 or more");
+            }
+        }
+        let headers = match health {
+            Health::Tcp(_) => return,
+            Health::Http(check) => &check.headers,
+            Health::Websocket(check) => &check.headers,
+        };
+        for (name, _) in headers.iter() {
+            let help = match name.as_str() {
+                "host" => "write `host:` beside `headers`",
+                "sec-websocket-protocol" => "write `subprotocol:` beside `headers`",
+                "upgrade" | "connection" | "content-length" | "transfer-encoding" => "remove it",
+                name if name.starts_with("sec-websocket-") => "remove it",
+                _ => continue,
+            };
+            let message = format!("the check itself says what `{name}` is");
+            self.error(&path.key("headers"), message).help(help);
         }
     }
 }

@@ -158,8 +158,61 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
             &["2:5 routes[0]: `upstream` is missing | add `upstream:`, which is required"],
         ),
         (
+            in_upstream("on_down: close\nendpoints: ['ws://a:1']"),
+            &["4:14 upstreams.chat.on_down: no check tells that an endpoint is down | add `health:`, or remove it"],
+        ),
+        (
+            in_upstream("balance: random_two\nrebalance: { rate: 10 }\nendpoints: ['ws://a:1']"),
+            &["5:24 upstreams.chat.rebalance.rate: expected a rate such as `500/s`, found the number 10"],
+        ),
+        (
+            in_upstream("rebalance: { rate: 10/s }\nbalance: round_robin\nendpoints: ['ws://a:1']"),
+            &[
+                "4:16 upstreams.chat.rebalance: sessions that are moved would not come back where there are few | write `balance: least_connections`, or remove it",
+            ],
+        ),
+        (
             in_upstream("health: { websocket: {} }\nendpoints: ['ws://a:1']"),
-            &["4:5 upstreams.chat.health: `health` is not supported yet in this version"],
+            &["4:15 upstreams.chat.health.websocket: `path` is missing | add `path:`, which is required"],
+        ),
+        (
+            in_upstream("balance: random_two"),
+            &[
+                "3:3 upstreams.chat: `endpoints` is missing | add `endpoints:` with a list of URLs, or `discover:` with who tells them",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\ndiscover: { file: { path: a.yaml } }"),
+            &[
+                "5:5 upstreams.chat.discover: endpoints are written or discovered, not both | remove `endpoints:` or `discover:`",
+            ],
+        ),
+        (
+            in_upstream("discover: { consul: {} }"),
+            &["4:25 upstreams.chat.discover.consul: `consul` is not `file`, `dns` or `etcd`"],
+        ),
+        (
+            in_upstream("discover: { dns: { name: chat.internal } }"),
+            &[
+                "4:30 upstreams.chat.discover.dns.name: a name of hosts needs a port | add `port:`, or name a service such as `_ws._tcp.chat.internal`",
+            ],
+        ),
+        (
+            in_upstream("discover: { dns: { name: 10.0.0.1, port: 0, every: 1h, server: here } }"),
+            &[
+                "4:30 upstreams.chat.discover.dns.name: `10.0.0.1` is an address | write it under `endpoints:`, with its port",
+                "4:46 upstreams.chat.discover.dns.port: `0` is not a port | a port is a number from 1 to 65535",
+                "4:56 upstreams.chat.discover.dns.every: nobody waits longer than 5m for an answer to be asked for again | write `5m` or less",
+                "4:68 upstreams.chat.discover.dns.server: `here` is not an IP address | write an address such as `127.0.0.1:8600` or `10.0.0.2`",
+            ],
+        ),
+        (
+            in_upstream("discover: { etcd: { servers: [], prefix: '', user: me } }"),
+            &[
+                "4:34 upstreams.chat.discover.etcd.servers: there is no server | add a URL such as `http://10.0.0.5:2379`",
+                "4:46 upstreams.chat.discover.etcd.prefix: every key of the etcd would be an endpoint | write a prefix such as `/wsluice/chat/`",
+                "4:50 upstreams.chat.discover.etcd.user: `user` needs `password` beside it | add `password:`",
+            ],
         ),
         (
             in_upstream("endpoints: [{ url: 'ws://a:1', weight: -1 }]"),
@@ -527,8 +580,66 @@ fn values_that_contradict_each_other_are_told() {
 }
 
 #[test]
+fn health_checks_that_could_not_be_made_are_told() {
+    let endpoints = "endpoints: ['ws://a:1']";
+    let with = |keys: &str| in_upstream(&format!("{keys}\n{endpoints}"));
+    check(&[
+        (
+            with("health: { http: { path: healthz } }"),
+            &[
+                "4:29 upstreams.chat.health.http.path: `healthz` does not begin with `/` | write a path such as `/healthz`",
+            ],
+        ),
+        (
+            with("health: { tcp: { every: 1s } }"),
+            &[
+                "4:29 upstreams.chat.health.tcp.every: a check may take 2s, and the next one begins after 1s | make `timeout` at most as long as `every`",
+            ],
+        ),
+        (
+            with("health: { tcp: { rise: 0 } }"),
+            &["4:28 upstreams.chat.health.tcp.rise: no check at all cannot tell anything | write 1 or more"],
+        ),
+        (
+            with("health: { websocket: { path: /, headers: { Host: a } } }"),
+            &[
+                "4:46 upstreams.chat.health.websocket.headers: the check itself says what `host` is | write `host:` beside `headers`",
+            ],
+        ),
+        (
+            with("ejection: { failures: 0 }"),
+            &[
+                "4:27 upstreams.chat.ejection.failures: zero failures would eject every endpoint | write 1 or more, or `ejection: off`",
+            ],
+        ),
+        (
+            with("ejection: { time: 10m }"),
+            &[
+                "4:23 upstreams.chat.ejection.time: `time_max` is 5m, and the first ejection is longer | make `time_max` at least as long as `time`",
+            ],
+        ),
+        (
+            with("ejection: false"),
+            &["4:15 upstreams.chat.ejection: expected a map, or `off`, found `false` | write `off`"],
+        ),
+        (
+            with("retry_budget: { ratio: 120% }"),
+            &[
+                "4:28 upstreams.chat.retry_budget.ratio: `120%` is not a percentage | write one from 0% to 100%, such as `20%`",
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn what_is_only_doubtful_is_a_warning() {
     check(&[
+        (
+            in_upstream("when_all_down: refuse\nendpoints: ['ws://a:1']"),
+            &[
+                "4:20 upstreams.chat.when_all_down: without `health` no endpoint is ever found to be down | add a `health:`, or remove it",
+            ],
+        ),
         (
             format!(
                 "{}{UPSTREAMS}",
@@ -576,6 +687,68 @@ fn what_is_only_doubtful_is_a_warning() {
 }
 
 #[test]
+fn the_way_to_an_upstream_is_told_where_it_leads_nowhere() {
+    check(&[
+        (
+            in_upstream("endpoints: [{ url: 'ws://a:1', max_connections: 9 }]\nqueue: { length: 0, wait: 0s }"),
+            &[
+                "5:22 upstreams.chat.queue.length: nobody could wait | remove `queue` for no waiting",
+                "5:31 upstreams.chat.queue.wait: zero would mean that nobody waits | write a duration such as `10s`",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nqueue: {}"),
+            &[
+                "5:5 upstreams.chat.queue: no endpoint has `max_connections`, so nobody ever waits for one | add it to the endpoints, or remove this",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nadmission: { rate: 5/s, burst: 0, wait: 10s }"),
+            &["5:36 upstreams.chat.admission.burst: nobody would be let in | write at least 1"],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nadmission: { rate: 5/s, wait: 10s }"),
+            &[
+                "5:35 upstreams.chat.admission.wait: a handshake that waits so long has no time left: the route's `timeouts.handshake` counts the wait | write less than 10s",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nadmission: { rate: 300/m }"),
+            &[
+                "5:24 upstreams.chat.admission.rate: `300/m` is not a rate | write a whole number per second from `1/s` to `1000000/s`",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nsticky: { cookie: 'a b' }"),
+            &[
+                "5:5 upstreams.chat.sticky: there is no secret to sign the cookie with | add `secrets: [\"${NAME}\"]`, with what `openssl rand -hex 32` gives in the environment",
+                "5:23 upstreams.chat.sticky.cookie: `a b` is not the name of a cookie | use letters, digits, `_` and `-`",
+            ],
+        ),
+        (
+            in_upstream(
+                "endpoints: ['ws://a:1']\nsticky:\n  cookie: __Host-a\n  secrets: [0123456789abcdef0123456789abcdef]\n  \
+                 secrets_file: s\n  path: /x\n  same_site: none\n  max_age: 10ms",
+            ),
+            &[
+                "5:5 upstreams.chat.sticky: browsers refuse `same_site: none` without `secure: always` | write `secure: always`",
+                "5:5 upstreams.chat.sticky: browsers refuse a cookie `__Host-…` without `secure: always` | write `secure: always`",
+                "8:7 upstreams.chat.sticky.secrets_file: the secrets are written here and in a file | keep one of both",
+                "9:13 upstreams.chat.sticky.path: browsers refuse a cookie `__Host-…` with another path than `/` | remove it",
+                "11:16 upstreams.chat.sticky.max_age: browsers would drop the cookie at once | write a duration of at least `1s`, or remove it",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['ws://a:1']\nsticky: { cookie: a, secrets: [short], path: 'x;' }"),
+            &[
+                "5:36 upstreams.chat.sticky.secrets[0]: a secret has at least 32 characters | write `${NAME}`, with what `openssl rand -hex 32` gives in the environment",
+                "5:50 upstreams.chat.sticky.path: `x;` is not the path of a cookie | write `/`, or `/` and a path",
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn all_errors_are_told_at_once_and_none_for_what_another_caused() {
     let text = "\
 version: 2
@@ -601,7 +774,7 @@ admin: { bind: '0.0.0.0:1' }
         "7:15 routes[1].upstream: there is no upstream `caht` | did you mean `chat`?",
         "10:15 routes[2].upstream: the environment variable `UPSTREAM` is not set",
         "13:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`",
-        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, `slow_start`, `source_addresses`, `tls`, found the number 7",
+        "14:6 upstreams.b: expected a map with `balance`, `endpoints`, ",
         "15:16 admin.bind: admin is only served on loopback or a Unix socket",
     ];
     let said = said(text);

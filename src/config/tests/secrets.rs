@@ -35,11 +35,29 @@ routes:
     limits: { message: 1MiB, frame: 1MiB, connections: 10 }
     http: proxy
     validate: strict
+  - { name: filed, match: { path: { exact: /filed } }, upstream: filed }
+  - { name: named, match: { path: { exact: /named } }, upstream: named }
+  - { name: kept, match: { path: { exact: /kept } }, upstream: kept }
 upstreams:
   chat:
     balance: round_robin
-    endpoints: [\"wss://a:1\", { url: \"ws://b:2\" }]
+    endpoints: [\"wss://a:1\", { url: \"ws://b:2\", max_connections: 9 }]
+    sticky:
+      cookie: srv
+      secrets: [0123456789abcdef0123456789abcdef]
+      max_age: 1h
+      path: /ws
+      secure: always
+      http_only: true
+      same_site: none
+    queue: { length: 10, wait: 1s }
+    admission: { rate: 5/s, burst: 5, wait: 1s }
     tls: { ca: d.crt, cert: e.crt, key: e.key, server_name: chat.example.com }
+  filed: { discover: { file: { path: a.yaml, scheme: ws, allow_empty: true } } }
+  named: { discover: { dns: { name: a.b, port: 1, scheme: ws, family: ipv4, server: \"127.0.0.1:53\", every: 10s } } }
+  kept:
+    discover:
+      etcd: { servers: [\"https://a:1\"], prefix: /a/, user: me, password: me, tls: { ca: d.crt, server_name: a.b } }
 admin: { bind: \"127.0.0.1:9902\" }
 log: { level: info, format: json, access: true }
 drain: { time: 30s }

@@ -30,8 +30,8 @@ pub enum End {
     Dead(Side),
     /// The session is as old as it may become.
     Lifetime,
-    /// The proxy is shutting down.
-    Drained,
+    /// The proxy wants it to go on elsewhere.
+    Stopped(Stopping),
     /// This peer began a frame larger than allowed.
     FrameTooLarge(Side),
     /// This peer's message became larger than allowed.
@@ -43,6 +43,19 @@ pub enum End {
         /// Which rule.
         label: Cow<'static, str>,
     },
+}
+
+/// Why a session that is well is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stopping {
+    /// The proxy is shutting down.
+    Drain,
+    /// Its endpoint has more than its share of the sessions, another has less.
+    Rebalance,
+    /// Its endpoint is to be emptied.
+    EndpointDrain,
+    /// Its endpoint does not pass its health check.
+    EndpointDown,
 }
 
 /// Hears what passes, for counting. All methods are called once for each thing, whatever the slices.

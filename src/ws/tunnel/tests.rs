@@ -173,7 +173,7 @@ fn codes(end: &End) -> (Option<Close>, Option<Close>) {
         End::Lost(Side::Client) | End::Dead(Side::Client) => (None, away()),
         End::Lost(Side::Server) => (Some(Close::new(CloseCode::BAD_GATEWAY, "upstream lost")), None),
         End::Dead(Side::Server) => (away(), None),
-        End::Drained | End::Lifetime => (Some(Close::new(CloseCode::SERVICE_RESTART, "")), away()),
+        End::Stopped(_) | End::Lifetime => (Some(Close::new(CloseCode::SERVICE_RESTART, "")), away()),
         End::Idle => (away(), away()),
         End::FrameTooLarge(_) | End::MessageTooLarge(_) => (Some(Close::new(CloseCode::MESSAGE_TOO_BIG, "")), away()),
         End::Violation { .. } => (Some(Close::new(CloseCode::PROTOCOL_ERROR, "")), away()),
@@ -400,11 +400,11 @@ fn a_server_that_never_answers_a_close_is_given_up() {
 #[test]
 fn drain_and_lifetime_close_both_sides() {
     let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(100)), ..settings() });
-    driver.tunnel.drain(at(50));
+    driver.tunnel.stop(at(50), Stopping::Drain);
     driver.tick(at(49));
     assert_eq!(driver.tunnel.end(), None);
     driver.tick(at(50));
-    assert_eq!(driver.tunnel.end(), Some(&End::Drained));
+    assert_eq!(driver.tunnel.end(), Some(&End::Stopped(Stopping::Drain)));
     assert_eq!((driver.close_to(Side::Client), driver.close_to(Side::Server)), (Some(1012), Some(1001)));
     let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(100)), ..settings() });
     driver.tick(at(100));
@@ -471,7 +471,7 @@ fn a_close_behind_bytes_that_a_slow_peer_takes_has_time_to_leave() {
     };
     let lost = |driver: &mut Driver| driver.eof(at(0), Side::Server);
     let drained = |driver: &mut Driver| {
-        driver.tunnel.drain(at(0));
+        driver.tunnel.stop(at(0), Stopping::Drain);
         driver.tick(at(0));
     };
     let exchanged = |driver: &mut Driver| {
@@ -715,7 +715,7 @@ proptest! {
                     Op::Broken(side) => driver.tunnel.handle_broken(*side),
                     Op::Blocked(side) => driver.tunnel.handle_blocked(*side),
                     Op::Progress(side, drained) => driver.tunnel.handle_progress(now, *side, *drained),
-                    Op::Drain(seconds) => driver.tunnel.drain(now + Duration::from_secs(*seconds)),
+                    Op::Drain(seconds) => driver.tunnel.stop(now + Duration::from_secs(*seconds), Stopping::Drain),
                     Op::Restore if which == 1 => driver.tunnel = restored(&driver.tunnel),
                     Op::Restore => {}
                 }

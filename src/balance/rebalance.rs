@@ -1,0 +1,91 @@
+//! How many sessions to move when some endpoints hold more than their share and others less.
+//!
+//! A session cannot be moved as it is: it is closed, and its client comes back to a lighter endpoint, if the algorithm
+//! sends it there. Between the two it is nowhere, so whoever has been sent away lately still counts: otherwise the share
+//! of each would seem to shrink while clients are on their way, and more would be sent after them.
+
+/// What one endpoint that takes sessions holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Sessions on it.
+    pub load: u32,
+    /// Its share, compared with the others'.
+    pub weight: u32,
+}
+
+/// How many sessions each of `held` should give away, in their order. None gives away what it is allowed to hold, which is
+/// its share and `tolerance_percent` of that more; together they give no more than the others lack, of which `returning`
+/// sessions are on their way already.
+pub fn surplus(held: &[Held], returning: u32, tolerance_percent: u32) -> Vec<u32> {
+    let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum();
+    let total = held.iter().map(|held| u64::from(held.load)).sum::<u64>() + u64::from(returning);
+    if weights == 0 {
+        return vec![0; held.len()];
+    }
+    let share = |held: &Held| total * u64::from(held.weight);
+    let over = |held: &Held| {
+        let most =
+            (share(held) * u64::from(100 + tolerance_percent) / (weights * 100)).max(share(held).div_ceil(weights));
+        u64::from(held.load).saturating_sub(most)
+    };
+    let lacking: u64 = held.iter().map(|held| (share(held) / weights).saturating_sub(u64::from(held.load))).sum();
+    let room = lacking.saturating_sub(u64::from(returning));
+    let all: u64 = held.iter().map(over).sum();
+    // Rounded down, so that together they never give more than there is room for.
+    let part = |over: u64| if all <= room { over } else { over * room / all };
+    held.iter().map(|held| u32::try_from(part(over(held))).unwrap_or(u32::MAX)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(loads: &[u32], returning: u32, tolerance: u32) -> Vec<u32> {
+        let held: Vec<_> = loads.iter().map(|&load| Held { load, weight: 1 }).collect();
+        surplus(&held, returning, tolerance)
+    }
+
+    #[test]
+    fn what_is_over_the_share_goes_where_there_is_too_little() {
+        assert_eq!(of(&[500, 500, 0], 0, 10), [134, 134, 0]);
+        assert_eq!(of(&[500, 500, 0], 0, 0), [166, 166, 0]);
+        assert_eq!(of(&[366, 366, 268], 0, 10), [0, 0, 0], "that is within the tolerance");
+        assert_eq!(of(&[366, 366, 0], 268, 10), [0, 0, 0], "those that were sent away are on their way");
+        assert_eq!(of(&[10, 10, 10], 0, 10), [0, 0, 0]);
+        assert_eq!(of(&[1, 0], 0, 10), [0, 0], "one session has to be somewhere");
+        assert_eq!(of(&[], 0, 10), [0_u32; 0]);
+        let weighted = [Held { load: 300, weight: 1 }, Held { load: 300, weight: 3 }];
+        assert_eq!(surplus(&weighted, 0, 10), [135, 0]);
+        assert_eq!(surplus(&[Held { load: 9, weight: 0 }], 0, 10), [0]);
+    }
+
+    proptest! {
+        #[test]
+        fn none_falls_below_its_share_none_is_sent_without_need_and_once_is_enough(
+            held in proptest::collection::vec((0u32..2000, 0u32..5), 0..12),
+            returning in 0u32..500,
+            tolerance in 0u32..60,
+        ) {
+            let held: Vec<_> = held.into_iter().map(|(load, weight)| Held { load, weight }).collect();
+            let given = surplus(&held, returning, tolerance);
+            let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum();
+            prop_assume!(weights > 0);
+            let total: u64 = held.iter().map(|held| u64::from(held.load)).sum::<u64>() + u64::from(returning);
+            let mut lacking = 0;
+            for (held, &given) in held.iter().zip(&given) {
+                let share = total * u64::from(held.weight) / weights;
+                prop_assert!(given == 0 || u64::from(held.load - given) >= share);
+                lacking += share.saturating_sub(u64::from(held.load));
+            }
+            let sent: u64 = given.iter().map(|&given| u64::from(given)).sum();
+            prop_assert!(sent <= lacking);
+            // While they are on their way nobody else is sent after them, unless there was more to send than there was room.
+            let after: Vec<_> =
+                held.iter().zip(&given).map(|(held, given)| Held { load: held.load - given, ..*held }).collect();
+            let again: u64 = surplus(&after, returning + sent as u32, tolerance).into_iter().map(u64::from).sum();
+            prop_assert!(sent + again <= lacking.max(sent), "{sent} and then {again} of {lacking}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Who is let through to an upstream at once, and who waits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Deserializer;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::value::{BadValue, Scalar, Span, scalar};
+
+/// More in a second is no limit for any machine.
+const RATE_MAX: u32 = 1_000_000;
+
+/// A pace for handshakes, against crowds that come back at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admission {
+    /// WebSocket handshakes that may reach the upstream in a second, over all its endpoints, such as `500/s`. Those that
+    /// come faster wait for their turn; plain HTTP does not count. Required.
+    pub rate: Rate,
+
+    /// How many may go at once after a pause. Default: what the rate lets through in a tenth of a second, at least 1.
+    #[serde(default)]
+    pub burst: Option<u32>,
+
+    /// How long a handshake may wait for its turn, as part of the route's `timeouts.handshake`; `0s` for not at all. Who
+    /// would wait longer gets a 503 at once, with a `Retry-After` that says when there will be room. At most `rate` ×
+    /// `wait` handshakes wait. Default: 5s, half of the time that a handshake may take by default.
+    #[serde(default = "five_seconds")]
+    pub wait: Span,
+}
+
+impl Admission {
+    /// The burst, as written or by default.
+    pub fn burst(&self) -> u32 {
+        self.burst.unwrap_or((self.rate.per_second() / 10).max(1))
+    }
+}
+
+/// A line for those for whom every endpoint is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// How many may wait at a time; one more gets a 503 at once. Default: 1000, as each holds its connection meanwhile.
+    pub length: u32,
+
+    /// How long each may wait for a seat, of a handshake as part of the route's `timeouts.handshake`; then it gets a 503.
+    /// Default: 5s, half of the time that a handshake may take by default.
+    pub wait: Span,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue { length: 1000, wait: five_seconds() }
+    }
+}
+
+const fn five_seconds() -> Span {
+    Span::from_secs(5)
+}
+
+/// So many in a second: `500/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rate(u32);
+
+impl Rate {
+    /// How many in a second.
+    pub const fn per_second(self) -> u32 {
+        self.0
+    }
+}
+
+impl Scalar for Rate {
+    const EXPECTED: &'static str = "a rate such as `500/s`";
+}
+
+impl FromStr for Rate {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Rate, BadValue> {
+        let help = format!("write a whole number per second from `1/s` to `{RATE_MAX}/s`");
+        let number = text.strip_suffix("/s").and_then(|number| number.parse().ok());
+        let number = number.filter(|number| (1..=RATE_MAX).contains(number));
+        number.map(Rate).ok_or_else(|| BadValue::new(format!("`{text}` is not a rate"), help))
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        write!(out, "{}/s", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        scalar(from)
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl JsonSchema for Rate {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Rate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number per second.",
+            "type": "string",
+            "pattern": r"^[0-9]+/s$|\$\{",
+            "examples": ["500/s"],
+        })
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_whole_numbers_per_second() {
+        for text in ["1/s", "500/s", "1000000/s"] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+        }
+        for text in ["0/s", "1000001/s", "500", "500/m", "5.5/s", "-1/s", "/s", "500 /s", ""] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_burst_is_a_tenth_of_a_second_unless_it_is_written() {
+        let burst = |rate, burst| Admission { rate: Rate(rate), burst, wait: five_seconds() }.burst();
+        assert_eq!([burst(500, None), burst(3, None), burst(500, Some(7))], [50, 1, 7]);
+    }
+}

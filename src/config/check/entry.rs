@@ -1,0 +1,112 @@
+//! The way to an upstream: queue, admission and affinity cookie, each where it could not work or would do nothing.
+
+use super::super::admission::{Admission, Queue};
+use super::super::key::KeyPath;
+use super::super::locate::Aim;
+use super::super::sticky::{SameSite, Secure, Sticky};
+use super::super::upstream::Upstream;
+use super::super::value::Span;
+use super::Checker;
+
+impl Checker<'_> {
+    pub(super) fn entry(&mut self, path: &KeyPath, name: &str, upstream: &Upstream) {
+        if let Some(queue) = &upstream.queue {
+            self.queue(&path.key("queue"), name, queue, upstream);
+        }
+        if let Some(admission) = &upstream.admission {
+            self.admission(&path.key("admission"), name, admission);
+        }
+        if let Some(sticky) = &upstream.sticky {
+            self.sticky(&path.key("sticky"), sticky);
+        }
+    }
+
+    fn queue(&mut self, path: &KeyPath, name: &str, queue: &Queue, upstream: &Upstream) {
+        if queue.length == 0 {
+            self.error(&path.key("length"), "nobody could wait").help("remove `queue` for no waiting");
+        }
+        self.not_zero(&path.key("wait"), queue.wait, "nobody waits");
+        self.leaves_time(&path.key("wait"), name, queue.wait);
+        let unbounded = upstream.endpoints.iter().all(|endpoint| endpoint.max_connections.is_none());
+        if unbounded && !upstream.endpoints.is_empty() {
+            let message = "no endpoint has `max_connections`, so nobody ever waits for one";
+            self.warn(path, message).at_key().help("add it to the endpoints, or remove this");
+        }
+    }
+
+    fn admission(&mut self, path: &KeyPath, name: &str, admission: &Admission) {
+        if admission.burst == Some(0) {
+            self.error(&path.key("burst"), "nobody would be let in").help("write at least 1");
+        }
+        self.leaves_time(&path.key("wait"), name, admission.wait);
+    }
+
+    /// Who has waited must have time left for the handshake itself.
+    fn leaves_time(&mut self, path: &KeyPath, upstream: &str, wait: Span) {
+        let routes = &self.file.routes;
+        let short = |index: &usize| routes[*index].upstream == upstream && routes[*index].timeouts.handshake <= wait;
+        let Some(index) = (0..routes.len()).find(short) else { return };
+        let handshake = KeyPath::root().key("routes").index(index).key("timeouts").key("handshake");
+        let message =
+            "a handshake that waits so long has no time left: the route's `timeouts.handshake` counts the wait";
+        let help = format!("write less than {}", routes[index].timeouts.handshake);
+        self.warn(path, message).help(help).involving(handshake);
+    }
+
+    fn sticky(&mut self, path: &KeyPath, sticky: &Sticky) {
+        let name = path.key("cookie");
+        // RFC 6265 §4.1.1: a token.
+        let good = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if sticky.cookie.is_empty() || !sticky.cookie.chars().all(good) {
+            let shown = self.written.show(&name, &sticky.cookie);
+            let help = "use letters, digits, `_` and `-`";
+            self.error(&name, format!("`{shown}` is not the name of a cookie")).help(help);
+        }
+        match (sticky.secrets.is_empty(), &sticky.secrets_file) {
+            (true, None) => {
+                let help = "add `secrets: [\"${NAME}\"]`, with what `openssl rand -hex 32` gives in the environment";
+                self.error(path, "there is no secret to sign the cookie with").at_key().help(help);
+            }
+            (false, Some(_)) => {
+                let message = "the secrets are written here and in a file";
+                let secrets = path.key("secrets");
+                self.error(&path.key("secrets_file"), message).at_key().help("keep one of both").involving(secrets);
+            }
+            (true, Some(file)) => self.file_name(&path.key("secrets_file"), file),
+            (false, None) => {}
+        }
+        if !sticky.path.starts_with('/') || sticky.path.contains(|c: char| c == ';' || !(' '..='~').contains(&c)) {
+            let at = path.key("path");
+            let shown = self.written.show(&at, &sticky.path);
+            self.error(&at, format!("`{shown}` is not the path of a cookie")).help("write `/`, or `/` and a path");
+        }
+        if let Some(max_age) = sticky.max_age
+            && max_age < Span::from_secs(1)
+        {
+            let help = "write a duration of at least `1s`, or remove it";
+            self.error(&path.key("max_age"), "browsers would drop the cookie at once").help(help);
+        }
+        let secure = path.key("secure");
+        let secure_only = [("__Secure-", false), ("__Host-", true)];
+        let prefix = secure_only.into_iter().find(|(prefix, _)| sticky.cookie.starts_with(prefix));
+        let mut insecure = |message: String, involved: KeyPath| {
+            // The key is often not written: then the section is shown.
+            let has = self.written.has(&secure);
+            let issue = self.error(if has { &secure } else { path }, message);
+            issue.aim = if has { Aim::Value } else { Aim::Key };
+            issue.help("write `secure: always`").involving(involved);
+        };
+        if sticky.secure != Secure::Always {
+            if sticky.same_site == SameSite::None {
+                insecure("browsers refuse `same_site: none` without `secure: always`".into(), path.key("same_site"));
+            }
+            if let Some((prefix, _)) = prefix {
+                insecure(format!("browsers refuse a cookie `{prefix}…` without `secure: always`"), name.clone());
+            }
+        }
+        if sticky.path != "/" && prefix.is_some_and(|(_, whole_host)| whole_host) {
+            let message = "browsers refuse a cookie `__Host-…` with another path than `/`";
+            self.error(&path.key("path"), message).help("remove it").involving(name);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Where the endpoints of an upstream come from when they are not written in the configuration.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::address::EndpointUrl;
+use super::endpoints::Scheme;
+use super::upstream::ClientTls;
+use super::value::{BadValue, Span};
+
+/// Who tells the endpoints.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Discover {
+    /// A file that other tools write.
+    File(FileSource),
+    /// DNS: addresses, or SRV records.
+    Dns(DnsSource),
+    /// The keys below a prefix of an etcd.
+    Etcd(EtcdSource),
+}
+
+/// Endpoints out of a file.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileSource {
+    /// The file, in YAML or JSON: a list as under `endpoints:`, or the `file_sd` format of Prometheus, a list of
+    /// `{ targets: ["host:port"], labels: {…} }`; of the labels `__wsluice_weight__`, `__wsluice_max_connections__`,
+    /// `__wsluice_priority__` and `__wsluice_zone__` (numbers in quotes) count, others mean nothing here. It is read again within a second or so when it changes; put
+    /// it in place by rename, since half a list may be a list too. A file with a mistake changes nothing. Required.
+    pub path: PathBuf,
+
+    /// How targets of `file_sd` are spoken to: `ws` or `wss`. Default: `ws`.
+    #[serde(default)]
+    pub scheme: Scheme,
+
+    /// Whether to believe a file that names nobody. Default: false; the last endpoints stay, since an empty list is
+    /// more often a slip than meant.
+    #[serde(default)]
+    pub allow_empty: bool,
+}
+
+/// Endpoints out of DNS.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DnsSource {
+    /// The name to ask for: of the servers, or of an SRV record (`_ws._tcp.chat.internal`). For `wss` the certificates
+    /// must be for it (without `_ws._tcp.`), unless the upstream's `tls.server_name` says otherwise. Required.
+    pub name: String,
+
+    /// The port of every address of `name`. Default: SRV records are asked for, which tell ports, weights and
+    /// priorities.
+    #[serde(default)]
+    pub port: Option<u16>,
+
+    /// How the servers are spoken to: `ws` or `wss`. Default: `ws`.
+    #[serde(default)]
+    pub scheme: Scheme,
+
+    /// Which addresses count: `ipv4`, `ipv6`, or `any`. Default: `any`, IPv4 addresses and, where a name has none, IPv6:
+    /// a server with both is still one server.
+    #[serde(default)]
+    pub family: IpFamily,
+
+    /// The DNS server to ask, as `127.0.0.1:8600`; without a port, 53. Default: the system's, with its search domains.
+    #[serde(default, deserialize_with = "dns_server")]
+    #[schemars(with = "Option<String>")]
+    pub server: Option<SocketAddr>,
+
+    /// The longest time between two questions; an answer with a shorter TTL is asked for again earlier, but not within
+    /// a second. At most 5m. Default: 5m.
+    #[serde(default = "DnsSource::every")]
+    pub every: Span,
+
+    /// Whether to believe an answer without an address, and that the name does not exist. Default: false; the last
+    /// endpoints stay.
+    #[serde(default)]
+    pub allow_empty: bool,
+}
+
+impl DnsSource {
+    const fn every() -> Span {
+        Span::from_secs(300)
+    }
+}
+
+/// An IP address, perhaps with a port.
+fn dns_server<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    let server = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
+    server.map(Some).map_err(|_| {
+        let help = "write an address such as `127.0.0.1:8600` or `10.0.0.2`";
+        BadValue::new(format!("`{text}` is not an IP address"), help).into_serde()
+    })
+}
+
+/// Which addresses of a host count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IpFamily {
+    /// IPv4, and IPv6 where there is none.
+    #[default]
+    Any,
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Endpoints out of etcd.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdSource {
+    /// The members of the cluster (etcd 3.4 or later), as `http://10.0.0.5:2379` or `https://…`; one is used at a time,
+    /// the next when it fails. Required.
+    pub servers: Vec<EndpointUrl>,
+
+    /// What the keys begin with, as `/wsluice/chat/`. The value of each key is an endpoint as under `endpoints:`: a URL,
+    /// or a map with `url`, in YAML or JSON. A server that registers itself with a lease is gone when that ends.
+    /// Required.
+    pub prefix: String,
+
+    /// The user to log in as; needs `password`. Default: none.
+    #[serde(default)]
+    pub user: Option<String>,
+
+    /// The password of `user`, best as `${NAME}`. Default: none.
+    #[serde(default)]
+    pub password: Option<Secret>,
+
+    /// TLS towards `https://` servers. Default: their certificate is verified for the host of their URL against the
+    /// system's authorities.
+    #[serde(default)]
+    pub tls: Option<ClientTls>,
+
+    /// Whether to believe that there are no keys. Default: false; the last endpoints stay.
+    #[serde(default)]
+    pub allow_empty: bool,
+}

@@ -1,0 +1,69 @@
+//! From what is written about an upstream's health to what probes, judges and bounds.
+
+use crate::config::{Ejection, Expectation, Health, HttpCheck, RetryBudget, WebSocketCheck};
+use crate::health::expect::Expect;
+use crate::health::{outlier, threshold};
+use crate::policy::retry_budget;
+use crate::probe::http::Http;
+use crate::probe::websocket::WebSocket;
+use crate::probe::{Check, Probe};
+
+/// The check that an upstream's endpoints are put to.
+pub fn check(written: &Health) -> Check {
+    let pace = written.pace();
+    let probe = match written {
+        Health::Tcp(_) => Probe::Tcp,
+        Health::Http(written) => Probe::Http(http(written)),
+        Health::Websocket(written) => Probe::WebSocket(websocket(written)),
+    };
+    Check {
+        probe,
+        every: pace.every.duration(),
+        timeout: pace.timeout.duration(),
+        rule: threshold::Rule { rise: pace.rise, fall: pace.fall },
+    }
+}
+
+fn http(written: &HttpCheck) -> Http {
+    Http {
+        target: written.path.0.clone().into(),
+        host: written.host.as_ref().map(|host| host.value()),
+        headers: written.headers.iter().cloned().collect(),
+        statuses: written.status.ranges().to_vec(),
+        expect: written.body.as_ref().map(expect),
+    }
+}
+
+fn websocket(written: &WebSocketCheck) -> WebSocket {
+    WebSocket {
+        target: written.path.to_string(),
+        host: written.host.as_ref().map(ToString::to_string),
+        headers: written.headers.iter().cloned().collect(),
+        subprotocol: written.subprotocol.as_ref().map(ToString::to_string),
+        send: written.send.clone(),
+        expect: written.expect.as_ref().map(expect),
+    }
+}
+
+fn expect(written: &Expectation) -> Expect {
+    match written {
+        Expectation::Contains(text) => Expect::Contains(text.clone()),
+        Expectation::Matches(pattern) => Expect::Matches(pattern.0.clone()),
+    }
+}
+
+/// When its endpoints are ejected.
+pub fn ejection(written: &Ejection) -> outlier::Rule {
+    outlier::Rule {
+        failures: written.failures,
+        early_end: written.early_end.duration(),
+        span: written.time.duration(),
+        span_max: written.time_max.duration(),
+        percent_max: written.share_max.percent(),
+    }
+}
+
+/// How many second tries there are.
+pub fn retry_budget(written: &RetryBudget) -> retry_budget::Rule {
+    retry_budget::Rule { percent: written.ratio.percent(), min_per_second: written.min_per_second }
+}

@@ -1,0 +1,261 @@
+//! Sessions that are to leave their endpoint: those of one that is emptied or down, and the surplus of one that holds more
+//! than its share after others have joined.
+//!
+//! One task for each upstream that wants any of this. It looks at the endpoints a few times a second and, where there is
+//! something to do, asks the sessions concerned once how long each has been quiet; the quietest go first, at the pace that
+//! is set. What it costs without anything to do is a look at each endpoint.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::balance::rebalance::{Held, surplus};
+use crate::clock;
+use crate::drain::{Drain, Place};
+use crate::moment::Moment;
+use crate::upstream::Upstream;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::live::{Live, Standing};
+use crate::ws::tunnel::Stopping;
+
+/// How often there is a look.
+const TICK: Duration = Duration::from_millis(200);
+/// How long a session that was sent away counts as on its way: clients wait before they come back.
+const ON_ITS_WAY: Duration = Duration::from_secs(60);
+/// Over how long the sessions of an endpoint that is down are closed.
+const DOWN: Duration = Duration::from_secs(5);
+
+/// What is wanted of one upstream's sessions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shedding {
+    /// Move what is more than a share.
+    pub rebalance: Option<Rebalance>,
+    /// An endpoint that is a member no more is emptied in this time; `None`: its sessions stay.
+    pub removed: Option<Duration>,
+    /// An endpoint that fails its health check is emptied.
+    pub down: bool,
+}
+
+/// How surplus is moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Rebalance {
+    /// Sessions a second.
+    pub rate: u32,
+    /// How much more than its share an endpoint may hold, in percent of that.
+    pub tolerance_percent: u32,
+    /// How long the endpoints must have been the same, and well, before: one that bounces moves nothing.
+    pub settle: Duration,
+}
+
+/// Does it until it is dropped.
+pub async fn run(upstream: Arc<Upstream>, drain: Arc<Drain>, wanted: Shedding) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shed =
+        Shed { upstream, drain, wanted, members: HashMap::new(), emptied: HashMap::new(), moving: Moving::default() };
+    loop {
+        tick.tick().await;
+        shed.look(clock::now());
+    }
+}
+
+struct Shed {
+    upstream: Arc<Upstream>,
+    drain: Arc<Drain>,
+    wanted: Shedding,
+    /// Who was a member when last looked.
+    members: HashMap<u64, Arc<Live>>,
+    /// Who is being emptied.
+    emptied: HashMap<u64, Emptying>,
+    moving: Moving,
+}
+
+/// An endpoint whose sessions are to go by some time.
+struct Emptying {
+    live: Arc<Live>,
+    why: Stopping,
+    begun: Moment,
+    span: Duration,
+    sessions: Quietest,
+    /// How many there were to go, and how many have been told.
+    count: usize,
+    told: usize,
+}
+
+/// Sessions of one endpoint, the quietest first: asked at some time, and a look later known.
+struct Quietest {
+    asked: Moment,
+    known: Option<VecDeque<Place>>,
+}
+
+/// Surplus on its way to other endpoints.
+#[derive(Default)]
+struct Moving {
+    /// Who stood well when last looked, and since when it has been these.
+    well: Option<(Vec<u64>, Moment)>,
+    /// Who those are that are moved now, and how many are left to move.
+    from: HashMap<u64, (usize, Quietest)>,
+    /// What the pace allows and was not used.
+    allowance: f64,
+    /// When how many were sent away.
+    sent: VecDeque<(Moment, u32)>,
+}
+
+impl Shed {
+    fn look(&mut self, now: Moment) {
+        let endpoints = self.upstream.endpoints();
+        self.note_emptied(&endpoints, now);
+        self.empty(now);
+        if let Some(rebalance) = self.wanted.rebalance {
+            self.moving.look(rebalance, &self.upstream, &endpoints, &self.drain, now);
+        }
+    }
+
+    /// Who is to be emptied, and who is not any more.
+    fn note_emptied(&mut self, endpoints: &[Arc<Endpoint>], now: Moment) {
+        let mut wanted: HashMap<u64, (Arc<Live>, Stopping, Duration)> = HashMap::new();
+        for endpoint in endpoints {
+            let live = &endpoint.live;
+            let why = match endpoint.written.drain {
+                Some(span) => (Stopping::EndpointDrain, span.duration()),
+                None if self.wanted.down && live.standing(now) == Standing::Down => (Stopping::EndpointDown, DOWN),
+                None => continue,
+            };
+            wanted.insert(live.id(), (Arc::clone(live), why.0, why.1));
+        }
+        let members: HashMap<u64, Arc<Live>> =
+            endpoints.iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
+        let was_member = self.members.iter().chain(self.emptied.iter().map(|(id, emptying)| (id, &emptying.live)));
+        for (id, live) in was_member.filter(|(id, _)| !members.contains_key(id)) {
+            if let Some(span) = self.wanted.removed {
+                wanted.insert(*id, (Arc::clone(live), Stopping::EndpointDrain, span));
+            }
+        }
+        self.members = members;
+        self.emptied.retain(|id, emptying| {
+            let is_member = self.members.contains_key(id);
+            wanted.contains_key(id) && (is_member || emptying.live.load() > 0)
+        });
+        for (id, (live, why, span)) in wanted {
+            if live.load() == 0 || self.emptied.contains_key(&id) {
+                continue;
+            }
+            tracing::info!(
+                upstream = %self.upstream.name, endpoint = %live.endpoint(), sessions = live.load(), ?span,
+                reason = ?why, "closing the sessions of an endpoint"
+            );
+            let sessions = Quietest::ask(&self.drain, id, now);
+            self.emptied.insert(id, Emptying { live, why, begun: now, span, sessions, count: 0, told: 0 });
+        }
+    }
+
+    fn empty(&mut self, now: Moment) {
+        for (id, emptying) in &mut self.emptied {
+            let Some(known) = emptying.sessions.known(&self.drain, *id, now) else { continue };
+            emptying.count = emptying.count.max(emptying.told + known.len());
+            let passed = now.since(emptying.begun).as_secs_f64() / emptying.span.as_secs_f64().max(1e-3);
+            // One slot for each.
+            let due = (emptying.count as f64 * passed.min(1.0)).ceil() as usize;
+            let told = due.saturating_sub(emptying.told).min(known.len());
+            self.drain.stop(*id, known.drain(..told), now, emptying.why);
+            emptying.told += told;
+            if known.is_empty() && emptying.live.load() > 0 {
+                // Some may have been about to open when it began.
+                emptying.sessions = Quietest::ask(&self.drain, *id, now);
+            }
+        }
+    }
+}
+
+impl Quietest {
+    fn ask(drain: &Drain, id: u64, now: Moment) -> Quietest {
+        drain.ask(id);
+        Quietest { asked: now, known: None }
+    }
+
+    /// Those who are left; `None` as long as they can not have answered.
+    fn known(&mut self, drain: &Drain, id: u64, now: Moment) -> Option<&mut VecDeque<Place>> {
+        if self.known.is_none() && now.since(self.asked) >= TICK / 2 {
+            self.known = Some(drain.by_silence(id).into());
+        }
+        self.known.as_mut()
+    }
+}
+
+impl Moving {
+    fn look(&mut self, rule: Rebalance, upstream: &Upstream, endpoints: &[Arc<Endpoint>], drain: &Drain, now: Moment) {
+        while self.sent.front().is_some_and(|(at, _)| now.since(*at) >= ON_ITS_WAY) {
+            self.sent.pop_front();
+        }
+        // Those that take sessions now, of the best priority that any has: backups are not for evening out.
+        let takes = |endpoint: &&Arc<Endpoint>| endpoint.weight > 0 && endpoint.live.standing(now) == Standing::Good;
+        let best = endpoints.iter().filter(takes).map(|endpoint| endpoint.priority).min();
+        let open: Vec<&Arc<Endpoint>> =
+            endpoints.iter().filter(takes).filter(|endpoint| Some(endpoint.priority) == best).collect();
+        let well: Vec<u64> = open.iter().map(|endpoint| endpoint.live.id()).collect();
+        let since = match &self.well {
+            Some((before, since)) if *before == well => *since,
+            _ => now,
+        };
+        self.well = Some((well, since));
+        let is_settled = |endpoint: &&Arc<Endpoint>| endpoint.live.joined_for(now) >= rule.settle;
+        if now.since(since) < rule.settle || !open.iter().all(is_settled) {
+            self.from.clear();
+            return;
+        }
+        let held: Vec<Held> = open
+            .iter()
+            .map(|endpoint| Held { load: endpoint.live.load(), weight: upstream.weight(endpoint, now) })
+            .collect();
+        let on_their_way = self.sent.iter().map(|(_, count)| *count).sum();
+        let surplus = |held: &[Held]| surplus(held, on_their_way, rule.tolerance_percent);
+        if self.from.is_empty() {
+            if surplus(&held).iter().all(|given| *given == 0) {
+                return;
+            }
+            // Those who have been told and are still closing are on their way, and not on their endpoint as well.
+            let left = |(endpoint, held): (&&Arc<Endpoint>, &Held)| {
+                let left = drain.by_silence(endpoint.live.id()).len();
+                Held { load: held.load.min(u32::try_from(left).unwrap_or(u32::MAX)), ..*held }
+            };
+            let held: Vec<Held> = open.iter().zip(&held).map(left).collect();
+            for (endpoint, given) in open.iter().zip(surplus(&held)) {
+                if given > 0 {
+                    let id = endpoint.live.id();
+                    self.from.insert(id, (given as usize, Quietest::ask(drain, id, now)));
+                }
+            }
+            if !self.from.is_empty() {
+                let sessions: usize = self.from.values().map(|(left, _)| left).sum();
+                tracing::info!(upstream = %upstream.name, sessions, rate = rule.rate, "moving sessions to lighter endpoints");
+            }
+            return;
+        }
+        self.allowance = (self.allowance + f64::from(rule.rate) * TICK.as_secs_f64()).min(f64::from(rule.rate));
+        let mut told_now = 0;
+        while self.allowance >= 1.0 {
+            // In turn from the one with the most to give.
+            let Some((id, (left, sessions))) = self.from.iter_mut().max_by_key(|(id, (left, _))| (*left, **id)) else {
+                break;
+            };
+            let id = *id;
+            let Some(known) = sessions.known(drain, id, now) else { break };
+            let Some(place) = known.pop_front().filter(|_| *left > 0) else {
+                self.from.remove(&id);
+                continue;
+            };
+            let told = drain.stop(id, [place], now, Stopping::Rebalance);
+            *left -= told;
+            self.allowance -= told as f64;
+            told_now += told as u32;
+        }
+        if told_now > 0 {
+            self.sent.push_back((now, told_now));
+        }
+        if self.from.is_empty() {
+            self.allowance = 0.0;
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Endpoints out of DNS: the addresses of a name with one port for all, or SRV records, which tell ports, weights and
+//! priorities (RFC 2782).
+//!
+//! Asked again when the answer's TTL is over, since that is how long its author promised it; between a second (some
+//! servers answer with a TTL of 0) and a bound of one's own. The resolver is made anew for each question: it keeps no
+//! cache that could outlive a TTL, no opinion about servers that were down, and follows /etc/resolv.conf. What names an
+//! SRV record leads to are resolved here, by the same server, and not when a session is connected: a server for
+//! discovery (Consul's, say) is often not the system's.
+//!
+//! Endpoints are addresses, thus. A certificate is verified for the name that was asked for, which `control::compile`
+//! sees to: nobody but who wrote the configuration decides that, least of all an answer of DNS.
+
+mod runtime;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt};
+use hickory_resolver::Resolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use tokio::time::{sleep, timeout};
+
+use super::{Backoff, Outlet, Reason, Trouble};
+use crate::config::{ENDPOINTS_MAX, Endpoint, EndpointUrl, IpFamily, Scheme};
+use runtime::Tokio;
+
+/// The shortest time between two questions, whatever the TTL.
+const EVERY_MIN: Duration = Duration::from_secs(1);
+
+/// How long one packet's answer is waited for, and how often it is sent again: glibc's are 5 s and twice; who balances
+/// wants to know earlier.
+const ANSWER: Duration = Duration::from_secs(2);
+const ATTEMPTS: usize = 2;
+
+/// All the questions of one round together.
+const ROUND: Duration = Duration::from_secs(15);
+
+/// Targets of an SRV answer that are resolved at a time; hickory refuses more than 32 questions at once.
+const TARGETS_AT_ONCE: usize = 16;
+
+/// Asks DNS for endpoints.
+#[derive(Clone, Debug)]
+pub struct Dns {
+    /// The name: of hosts, or of an SRV record.
+    pub name: String,
+    /// The port of every address; none asks for SRV records.
+    pub port: Option<u16>,
+    /// How endpoints are spoken to.
+    pub scheme: Scheme,
+    /// Which addresses of a host.
+    pub family: IpFamily,
+    /// Whom to ask; none asks whom the system asks.
+    pub server: Option<SocketAddr>,
+    /// The longest time between two questions.
+    pub every: Duration,
+}
+
+/// A good answer, and until when.
+struct Answer<T> {
+    found: T,
+    until: Instant,
+}
+
+/// One SRV record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Service {
+    priority: u16,
+    weight: u16,
+    port: u16,
+    target: Name,
+}
+
+impl Dns {
+    /// Runs until it is dropped, which it may be at any time.
+    pub async fn run(self, mut outlet: Outlet) {
+        let mut backoff = Backoff::default();
+        let mut known = HashMap::new();
+        loop {
+            let late = |_| Err(Trouble::new(Reason::Timeout, format!("no answer about {} in {ROUND:?}", self.name)));
+            let good = match timeout(ROUND, Box::pin(self.endpoints(&mut known))).await.unwrap_or_else(late) {
+                Ok(answer) => outlet.list(answer.found).then_some(answer.until),
+                Err(trouble) if matches!(trouble.reason, Reason::NotFound | Reason::Empty) => {
+                    outlet.nobody(&trouble).then(Instant::now)
+                }
+                Err(trouble) => {
+                    outlet.failed(&trouble);
+                    None
+                }
+            };
+            match good {
+                Some(until) => {
+                    backoff.reset();
+                    sleep(self.wait(until.saturating_duration_since(Instant::now()))).await;
+                }
+                None => sleep(backoff.after_failure(fastrand::f64()).min(self.every.max(EVERY_MIN))).await,
+            }
+        }
+    }
+
+    fn wait(&self, ttl: Duration) -> Duration {
+        ttl.min(self.every).max(EVERY_MIN)
+    }
+
+    /// One round of questions. `known` are the last addresses of targets.
+    async fn endpoints(&self, known: &mut HashMap<Name, Vec<IpAddr>>) -> Result<Answer<Vec<Endpoint>>, Trouble> {
+        let resolver = self.resolver()?;
+        let name = Name::from_ascii(&self.name).map_err(|error| Trouble::new(Reason::NotFound, error.to_string()))?;
+        let Some(port) = self.port else { return self.services(&resolver, name, known).await };
+        let Answer { found, until } = self.addresses(&resolver, &name).await?;
+        let found = found.into_iter().map(|ip| Endpoint::at(self.url(ip, port))).collect();
+        Ok(Answer { found, until })
+    }
+
+    async fn services(
+        &self,
+        resolver: &Resolver<Tokio>,
+        name: Name,
+        known: &mut HashMap<Name, Vec<IpAddr>>,
+    ) -> Result<Answer<Vec<Endpoint>>, Trouble> {
+        let answer = resolver.lookup(name.clone(), RecordType::SRV).await.map_err(|error| trouble(&name, &error))?;
+        let mut until = answer.valid_until();
+        let services: Vec<Service> = answer.answers().iter().filter_map(|record| service(&record.data)).collect();
+        if services.len() > ENDPOINTS_MAX {
+            return Err(Trouble::new(Reason::TooLarge, format!("{name} has {} SRV records", services.len())));
+        }
+        let mut targets: Vec<Name> = services.iter().map(|service| service.target.clone()).collect();
+        targets.sort();
+        targets.dedup();
+        let ask = |target: Name| async move { (self.addresses(resolver, &target).await, target) };
+        let asked: Vec<_> = targets.into_iter().map(ask).collect();
+        let answers: Vec<_> = stream::iter(asked).buffered(TARGETS_AT_ONCE).collect().await;
+        let mut resolved = HashMap::new();
+        for (answer, target) in answers {
+            match answer {
+                Ok(answer) => {
+                    until = until.min(answer.until);
+                    resolved.insert(target, answer.found);
+                }
+                // It is gone for good: the others do not wait for it.
+                Err(trouble) if matches!(trouble.reason, Reason::NotFound | Reason::Empty) => {}
+                // It was not told: what it was last time holds, and without that the whole answer is worth nothing.
+                Err(trouble) => match known.get(&target) {
+                    Some(last) => drop(resolved.insert(target, last.clone())),
+                    None => return Err(trouble),
+                },
+            }
+        }
+        let found = endpoints(&services, &resolved, |ip, port| self.url(ip, port));
+        *known = resolved;
+        match found.is_empty() {
+            true => Err(Trouble::new(Reason::Empty, format!("no target of {name} has an address"))),
+            false => Ok(Answer { found, until }),
+        }
+    }
+
+    async fn addresses(&self, resolver: &Resolver<Tokio>, name: &Name) -> Result<Answer<Vec<IpAddr>>, Trouble> {
+        let kinds: &[RecordType] = match self.family {
+            IpFamily::Any => &[RecordType::A, RecordType::AAAA],
+            IpFamily::Ipv4 => &[RecordType::A],
+            IpFamily::Ipv6 => &[RecordType::AAAA],
+        };
+        let mut none = Trouble::new(Reason::Empty, format!("{name} has no address"));
+        for kind in kinds {
+            match resolver.lookup(name.clone(), *kind).await {
+                Ok(answer) => {
+                    let found: Vec<IpAddr> =
+                        answer.answers().iter().filter_map(|record| address(&record.data)).collect();
+                    if !found.is_empty() {
+                        return Ok(Answer { found, until: answer.valid_until() });
+                    }
+                }
+                // Only "there is none" leads on to the other family.
+                Err(error) => match trouble(name, &error) {
+                    nothing if matches!(nothing.reason, Reason::NotFound | Reason::Empty) => none = nothing,
+                    failed => return Err(failed),
+                },
+            }
+        }
+        Err(none)
+    }
+
+    fn url(&self, ip: IpAddr, port: u16) -> EndpointUrl {
+        EndpointUrl::Tcp { tls: self.scheme == Scheme::Wss, host: ip.to_string(), port }
+    }
+
+    fn resolver(&self) -> Result<Resolver<Tokio>, Trouble> {
+        let failed = |error: &dyn fmt::Display| Trouble::new(Reason::Unreachable, format!("no resolver: {error}"));
+        let mut builder = match self.server {
+            Some(server) => {
+                let connection = |mut connection: ConnectionConfig| {
+                    connection.port = server.port();
+                    connection
+                };
+                let connections = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
+                let server = NameServerConfig::new(server.ip(), true, connections);
+                let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+                let mut builder = Resolver::builder_with_config(config, Tokio::default());
+                builder.options_mut().use_hosts_file = ResolveHosts::Never;
+                builder
+            }
+            None => Resolver::builder(Tokio::default()).map_err(|error| failed(&error))?,
+        };
+        let options = builder.options_mut();
+        options.timeout = ANSWER;
+        options.attempts = ATTEMPTS;
+        // More than one address a datagram of 512 bytes has room for.
+        options.edns0 = true;
+        builder.build().map_err(|error| failed(&error))
+    }
+}
+
+fn address(data: &RData) -> Option<IpAddr> {
+    match data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+        _ => None,
+    }
+}
+
+/// A target of `.` says that the service is not there (RFC 2782).
+fn service(data: &RData) -> Option<Service> {
+    match data {
+        RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => {
+            Some(Service { priority: srv.priority, weight: srv.weight, port: srv.port, target: srv.target.clone() })
+        }
+        _ => None,
+    }
+}
+
+/// Each address of each target, with the weight of its record.
+fn endpoints(
+    services: &[Service],
+    resolved: &HashMap<Name, Vec<IpAddr>>,
+    url: impl Fn(IpAddr, u16) -> EndpointUrl,
+) -> Vec<Endpoint> {
+    let of = |service: &Service| resolved.get(&service.target).cloned().unwrap_or_default();
+    // Ours are numbers up to 255; only their order has a meaning.
+    let mut priorities: Vec<u16> = services.iter().map(|service| service.priority).collect();
+    priorities.sort_unstable();
+    priorities.dedup();
+    let rank = |priority| priorities.binary_search(&priority).unwrap_or(0);
+    let endpoint = |service: &Service, ip| {
+        // RFC 2782: 0 is "a very small chance", or nothing to choose; here it would be "none".
+        let weight = service.weight.max(1);
+        let priority = u8::try_from(rank(service.priority)).unwrap_or(u8::MAX);
+        Endpoint { weight, priority, ..Endpoint::at(url(ip, service.port)) }
+    };
+    let each = |service| of(service).into_iter().map(move |ip| (service, ip));
+    services.iter().flat_map(each).map(|(service, ip)| endpoint(service, ip)).collect()
+}
+
+fn trouble(name: &Name, error: &NetError) -> Trouble {
+    let reason = match error {
+        NetError::Timeout => Reason::Timeout,
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => Reason::NotFound,
+            ResponseCode::NoError => Reason::Empty,
+            ResponseCode::Refused => Reason::Denied,
+            _ => Reason::Server,
+        },
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::NXDomain)) => Reason::NotFound,
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)) => Reason::Denied,
+        NetError::Dns(_) => Reason::Server,
+        NetError::Proto(_) => Reason::Malformed,
+        _ => Reason::Unreachable,
+    };
+    Trouble::new(reason, format!("{name}: {error}"))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+
+    fn srv(priority: u16, target: &str, weight: u16, port: u16) -> Service {
+        Service { priority, weight, port, target: Name::from_ascii(target).unwrap() }
+    }
+
+    #[test]
+    fn each_address_of_a_target_is_an_endpoint_with_its_weight() {
+        let resolved = HashMap::from([
+            (Name::from_ascii("a.").unwrap(), vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()]),
+            (Name::from_ascii("b.").unwrap(), vec!["::1".parse().unwrap()]),
+        ]);
+        let services = [srv(10, "a.", 5, 9000), srv(20, "b.", 0, 9001), srv(10, "gone.", 9, 9002)];
+        let dns = Dns {
+            name: "x".into(),
+            port: None,
+            scheme: Scheme::Wss,
+            family: IpFamily::Any,
+            server: None,
+            every: Duration::from_secs(60),
+        };
+        let found = endpoints(&services, &resolved, |ip, port| dns.url(ip, port));
+        let shown: Vec<String> =
+            found.iter().map(|found| format!("{} {} {}", found.url, found.weight, found.priority)).collect();
+        assert_eq!(shown, ["wss://10.0.0.1:9000 5 0", "wss://10.0.0.2:9000 5 0", "wss://[::1]:9001 1 1"]);
+    }
+
+    #[test]
+    fn the_next_question_is_asked_by_ttl_within_bounds() {
+        let dns = Dns {
+            name: "x".into(),
+            port: Some(1),
+            scheme: Scheme::Ws,
+            family: IpFamily::Any,
+            server: None,
+            every: Duration::from_secs(60),
+        };
+        for (ttl, wait) in [(0, 1), (7, 7), (3600, 60)] {
+            assert_eq!(dns.wait(Duration::from_secs(ttl)), Duration::from_secs(wait));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Sockets, tasks and timers for hickory, by tokio.
+//!
+//! hickory has the same under its feature `tokio`. That turns tokio's multi-threaded scheduler on for the whole program,
+//! which nobody here uses and everybody pays for: each socket and each timer then holds a scheduler's handle that may be
+//! of either kind, 8 bytes more, and a connection's task grows into the next size of allocation, 768 bytes for 640.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_io::{AsyncRead, AsyncWrite};
+use hickory_resolver::net::runtime::{DnsTcpStream, DnsUdpSocket, RuntimeProvider, Spawn, Time};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+
+/// How long connecting may take when hickory does not say; a question as a whole has less.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// The way to tokio. Tasks end with the last of its clones.
+#[derive(Clone, Default)]
+pub(super) struct Tokio(Arc<Mutex<JoinSet<()>>>);
+
+/// tokio's clock.
+#[derive(Clone, Copy)]
+pub(super) struct Clock;
+
+pub(super) struct Udp(UdpSocket);
+
+pub(super) struct Tcp(TcpStream);
+
+impl Spawn for Tokio {
+    fn spawn_bg(&mut self, future: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(future);
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+impl RuntimeProvider for Tokio {
+    type Handle = Tokio;
+    type Timer = Clock;
+    type Udp = Udp;
+    type Tcp = Tcp;
+
+    fn create_handle(&self) -> Tokio {
+        self.clone()
+    }
+
+    fn connect_tcp(
+        &self,
+        server: SocketAddr,
+        local: Option<SocketAddr>,
+        wait: Option<Duration>,
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Tcp>>>> {
+        Box::pin(async move {
+            let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            if let Some(local) = local {
+                socket.bind(local)?;
+            }
+            socket.set_nodelay(true)?;
+            Ok(Tcp(tokio::time::timeout(wait.unwrap_or(CONNECT), socket.connect(server)).await??))
+        })
+    }
+
+    fn bind_udp(
+        &self,
+        local: SocketAddr,
+        _server: SocketAddr,
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Udp>>>> {
+        Box::pin(async move { UdpSocket::bind(local).await.map(Udp) })
+    }
+}
+
+#[async_trait]
+impl Time for Clock {
+    async fn delay_for(duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    async fn timeout<F: 'static + Future + Send>(duration: Duration, future: F) -> io::Result<F::Output> {
+        Ok(tokio::time::timeout(duration, future).await?)
+    }
+}
+
+impl DnsUdpSocket for Udp {
+    type Time = Clock;
+
+    fn poll_recv_from(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<(usize, SocketAddr)>> {
+        let mut buf = ReadBuf::new(buf);
+        let polled = self.0.poll_recv_from(cx, &mut buf);
+        polled.map_ok(|from| (buf.filled().len(), from))
+    }
+
+    fn poll_send_to(&self, cx: &mut Context<'_>, buf: &[u8], target: SocketAddr) -> Poll<io::Result<usize>> {
+        self.0.poll_send_to(cx, buf, target)
+    }
+}
+
+impl DnsTcpStream for Tcp {
+    type Time = Clock;
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(buf);
+        let polled = Pin::new(&mut self.0).poll_read(cx, &mut buf);
+        polled.map_ok(|()| buf.filled().len())
+    }
+}
+
+impl AsyncWrite for Tcp {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

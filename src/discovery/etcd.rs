@@ -1,0 +1,555 @@
+//! Endpoints out of etcd v3: each key below a prefix has one as its value.
+//!
+//! Spoken to by the JSON gateway that every etcd since 3.4 serves on its client port: plain HTTP/1.1, no gRPC, no
+//! protobuf compiler. A round is: log in, if there is a user; load the prefix, at one revision; watch it from the next
+//! revision on. When anything fails the next round begins, with the next server, and begins again with a load: it is
+//! one request, it cannot miss what happened in between, and it is right as well after a compaction and when the
+//! cluster was restored from a backup and its revisions are smaller than before, where resuming a watch is not.
+//!
+//! A watch that says nothing may be a watch that is dead. A progress notification would tell, but comes every ten
+//! minutes, and by HTTP/1.1 cannot be asked for. So the prefix is checked now and then over a connection of its own:
+//! whether it has as many keys as we know and none that is newer. That also tells how fresh our view is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+
+use super::{Backoff, Outlet, Reason, Trouble};
+use crate::config::{ENDPOINTS_MAX, Endpoint, load_endpoint};
+use crate::upstream::connect::{ConnectError, Connector};
+
+/// One request with its answer, the connection included.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// Between two checks of a watch.
+const CHECK: Duration = Duration::from_secs(10);
+
+/// A burst of events (a deployment, a lost lease) becomes one list: after this much quiet, ...
+const QUIET: Duration = Duration::from_millis(50);
+
+/// ... or, if it does not end, after this long.
+const BURST: Duration = Duration::from_millis(500);
+
+/// The largest answer. 10,000 endpoints with long keys, in base64, are some 5 MB.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// A login's token, which is seldom more than a signed JWT.
+const TOKEN_BYTES_MAX: usize = 8 << 10;
+
+/// Loads and watches a prefix.
+#[derive(Debug)]
+pub struct Etcd {
+    /// The members of the cluster, at least one.
+    pub servers: Vec<Server>,
+    /// What the keys begin with.
+    pub prefix: String,
+    /// User and password.
+    pub login: Option<Login>,
+}
+
+/// One member.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Host and port, for the `Host` header and for messages.
+    pub authority: String,
+    /// How connections to it are made.
+    pub connector: Connector,
+}
+
+/// Who we are.
+#[derive(Clone)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// The keys as we know them.
+#[derive(Debug, Default)]
+struct View {
+    keys: BTreeMap<Vec<u8>, Known>,
+    /// All of what happened until then is in it.
+    revision: i64,
+}
+
+/// One key as we know it.
+#[derive(Debug)]
+struct Known {
+    value: Vec<u8>,
+    /// What the value tells, or what it told when it last told an endpoint.
+    endpoint: Option<Endpoint>,
+}
+
+/// A connection to one server with one request under way; dropping it closes the connection.
+struct Exchange {
+    body: Incoming,
+    _connection: JoinSet<()>,
+}
+
+/// What the gateway answers; its numbers are strings, as protobuf's JSON has them.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(deserialize_with = "number", default)]
+    revision: i64,
+}
+
+#[derive(Deserialize)]
+struct Range {
+    header: Header,
+    #[serde(default)]
+    kvs: Vec<KeyValue>,
+    #[serde(deserialize_with = "number", default)]
+    count: i64,
+}
+
+#[derive(Deserialize)]
+struct KeyValue {
+    #[serde(deserialize_with = "base64_bytes")]
+    key: Vec<u8>,
+    #[serde(deserialize_with = "number", default)]
+    mod_revision: i64,
+    #[serde(deserialize_with = "base64_bytes", default)]
+    value: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct Watched {
+    result: Option<WatchResponse>,
+    error: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct WatchResponse {
+    #[serde(default)]
+    canceled: bool,
+    #[serde(default)]
+    cancel_reason: String,
+    #[serde(default)]
+    events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "type", default)]
+    kind: EventKind,
+    kv: KeyValue,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum EventKind {
+    #[default]
+    Put,
+    Delete,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+}
+
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    let text = std::borrow::Cow::<str>::deserialize(from)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+fn base64_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    let text = std::borrow::Cow::<str>::deserialize(from)?;
+    BASE64_STANDARD.decode(text.as_bytes()).map_err(serde::de::Error::custom)
+}
+
+impl Etcd {
+    /// Runs until it is dropped, which it may be at any time.
+    pub async fn run(self, mut outlet: Outlet) {
+        let mut backoff = Backoff::default();
+        let mut view = View::default();
+        // Not all proxies on one member.
+        let first = fastrand::usize(..self.servers.len().max(1));
+        for server in self.servers.iter().cycle().skip(first) {
+            let mut loaded = false;
+            let trouble = Box::pin(self.round(server, &mut view, &mut outlet, &mut loaded)).await;
+            if loaded {
+                backoff.reset();
+            }
+            match trouble {
+                // Not worth a word: the next round is right.
+                None => continue,
+                Some(trouble) => outlet.failed(&trouble),
+            }
+            sleep(backoff.after_failure(fastrand::f64())).await;
+        }
+    }
+
+    /// Loads and watches by one server, until that fails: for a reason, or because the watch missed something.
+    async fn round(&self, server: &Server, view: &mut View, outlet: &mut Outlet, loaded: &mut bool) -> Option<Trouble> {
+        let mut client = Client { server, token: None };
+        if let Some(login) = &self.login
+            && let Err(trouble) = client.log_in(login).await
+        {
+            return Some(trouble);
+        }
+        if let Err(trouble) = self.load(&client, view, outlet).await {
+            return Some(trouble);
+        }
+        *loaded = true;
+        view.tell(outlet);
+        self.watch(&client, view, outlet).await.err()
+    }
+
+    /// The keys' range: from the prefix to the first key that is greater than all that begin with it.
+    fn range(&self) -> Value {
+        let key = self.prefix.as_bytes();
+        json!({ "key": BASE64_STANDARD.encode(key), "range_end": BASE64_STANDARD.encode(range_end(key)) })
+    }
+
+    async fn load(&self, client: &Client<'_>, view: &mut View, outlet: &mut Outlet) -> Result<(), Trouble> {
+        let mut request = self.range();
+        request["limit"] = json!(ENDPOINTS_MAX + 1);
+        let range: Range = client.call("/v3/kv/range", &request).await?;
+        if range.kvs.len() > ENDPOINTS_MAX {
+            return Err(too_many(range.kvs.len()));
+        }
+        let mut old = std::mem::take(&mut view.keys);
+        for kv in range.kvs {
+            let last = old.remove(&kv.key);
+            let (key, known) = read(kv, last, outlet);
+            view.keys.insert(key, known);
+        }
+        view.revision = range.header.revision;
+        Ok(())
+    }
+
+    /// Follows the prefix from the view on. `Ok` when the view has to be loaded anew.
+    async fn watch(&self, client: &Client<'_>, view: &mut View, outlet: &mut Outlet) -> Result<(), Trouble> {
+        let mut create = self.range();
+        create["start_revision"] = json!((view.revision + 1).to_string());
+        let mut watch = client.open("/v3/watch", &json!({ "create_request": create }), None).await?;
+        let mut lines = Lines::default();
+        let mut check = Instant::now() + CHECK.mul_f64(0.5 + 0.5 * fastrand::f64());
+        // When the first and the last event came that the outlet does not know of.
+        let mut burst: Option<(Instant, Instant)> = None;
+        loop {
+            let tell = burst.map(|(first, last)| (first + BURST).min(last + QUIET));
+            tokio::select! {
+                frame = watch.body.frame() => {
+                    let bytes = match frame {
+                        None => return Err(server_gone(client, "ended the watch")),
+                        Some(Err(error)) => return Err(server_gone(client, &format!("broke the watch off: {error}"))),
+                        Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                    };
+                    for line in lines.push(&bytes)? {
+                        let watched: Watched = understand(&line)?;
+                        let Some(result) = watched.result.filter(|_| watched.error.is_none()) else {
+                            let detail = format!("{}: {}", client.server.authority, shown(&line));
+                            return Err(Trouble::new(Reason::Server, detail));
+                        };
+                        if result.canceled {
+                            // Compacted, most likely. What was lost is in the next load; a wait, so as not to go in circles.
+                            let why = if result.cancel_reason.is_empty() { "compacted" } else { &*result.cancel_reason };
+                            return Err(Trouble::new(Reason::Server, format!("the watch was cancelled: {why}")));
+                        }
+                        if !result.events.is_empty() {
+                            view.apply(result.events, outlet)?;
+                            let now = Instant::now();
+                            burst = Some((burst.map_or(now, |(first, _)| first), now));
+                        }
+                    }
+                }
+                () = sleep_until(tell.unwrap_or(check)), if tell.is_some_and(|tell| tell < check) => {
+                    burst = None;
+                    view.tell(outlet);
+                }
+                () = sleep_until(check) => {
+                    // Not raced with the watch: events wait in the socket for the moment this takes.
+                    match self.is_current(client, view).await {
+                        Ok(true) => {}
+                        Ok(false) => return Ok(()),
+                        // A token does not hold for ever: the next round begins with a login.
+                        Err(trouble) if trouble.reason == Reason::Denied && client.token.is_some() => return Ok(()),
+                        Err(trouble) => return Err(trouble),
+                    }
+                    burst = None;
+                    view.tell(outlet);
+                    check = Instant::now() + CHECK;
+                }
+            }
+        }
+    }
+
+    /// Whether the view has all keys, and none of them newer. An event that is on its way makes that false too; then the
+    /// prefix is loaded once more than needed.
+    async fn is_current(&self, client: &Client<'_>, view: &View) -> Result<bool, Trouble> {
+        let mut request = self.range();
+        request["keys_only"] = json!(true);
+        request["limit"] = json!(1);
+        request["min_mod_revision"] = json!((view.revision + 1).to_string());
+        let range: Range = client.call("/v3/kv/range", &request).await?;
+        let same = usize::try_from(range.count) == Ok(view.keys.len()) && range.kvs.is_empty();
+        Ok(same && range.header.revision >= view.revision)
+    }
+}
+
+impl View {
+    fn apply(&mut self, events: Vec<Event>, outlet: &mut Outlet) -> Result<(), Trouble> {
+        for Event { kind, kv } in events {
+            self.revision = self.revision.max(kv.mod_revision);
+            let last = self.keys.remove(&kv.key);
+            if kind == EventKind::Put {
+                let (key, known) = read(kv, last, outlet);
+                self.keys.insert(key, known);
+            }
+        }
+        match self.keys.len() {
+            len if len > ENDPOINTS_MAX => Err(too_many(len)),
+            _ => Ok(()),
+        }
+    }
+
+    fn tell(&self, outlet: &mut Outlet) {
+        outlet.list(self.keys.values().filter_map(|known| known.endpoint.clone()).collect());
+    }
+}
+
+/// A key with what its value tells. A value that is no endpoint is told once, and what was there before it stays.
+fn read(kv: KeyValue, last: Option<Known>, outlet: &mut Outlet) -> (Vec<u8>, Known) {
+    let KeyValue { key, value, .. } = kv;
+    if let Some(known) = last.as_ref().filter(|known| known.value == value) {
+        return (key, Known { value, endpoint: known.endpoint.clone() });
+    }
+    let name = String::from_utf8_lossy(&key);
+    let endpoint = match std::str::from_utf8(&value) {
+        Ok(text) => load_endpoint(&name, text).map_err(|errors| errors.to_string()),
+        Err(_) => Err(format!("{name} is not UTF-8 text")),
+    };
+    let endpoint = match endpoint {
+        Ok(endpoint) => Some(endpoint),
+        Err(problem) => {
+            outlet.flawed(&Trouble::new(Reason::Malformed, problem));
+            last.and_then(|known| known.endpoint)
+        }
+    };
+    (key, Known { value, endpoint })
+}
+
+fn too_many(keys: usize) -> Trouble {
+    Trouble::new(Reason::TooLarge, format!("{keys} keys, more than {ENDPOINTS_MAX}"))
+}
+
+/// The first key behind all that begin with `prefix`; `\0` is "to the end" (etcd's `range_end`).
+fn range_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+/// One server, and the token it gave us.
+struct Client<'a> {
+    server: &'a Server,
+    token: Option<String>,
+}
+
+impl Client<'_> {
+    async fn log_in(&mut self, login: &Login) -> Result<(), Trouble> {
+        let request = json!({ "name": login.user, "password": login.password });
+        let Token { token } = self.call("/v3/auth/authenticate", &request).await?;
+        if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+            return Err(Trouble::new(Reason::Malformed, format!("{}: no usable token", self.server.authority)));
+        }
+        self.token = Some(token);
+        Ok(())
+    }
+
+    /// One request with its whole answer.
+    async fn call<T: DeserializeOwned>(&self, path: &str, request: &Value) -> Result<T, Trouble> {
+        let deadline = Instant::now() + REQUEST;
+        let mut exchange = self.open(path, request, Some(deadline)).await?;
+        let collected = timeout_at(deadline, collect(&mut exchange.body, ANSWER_BYTES_MAX));
+        let answer = collected.await.map_err(|_| self.late(path))?.map_err(|trouble| self.of_server(trouble))?;
+        understand(&answer).map_err(|trouble| self.of_server(trouble))
+    }
+
+    /// Sends a request on a connection of its own and waits for a good answer to begin.
+    async fn open(&self, path: &str, request: &Value, deadline: Option<Instant>) -> Result<Exchange, Trouble> {
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + REQUEST);
+        let authority = &self.server.authority;
+        let mut builder = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, authority)
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.token {
+            builder = builder.header(header::AUTHORIZATION, token);
+        }
+        let body = Full::new(Bytes::from(request.to_string()));
+        let request = builder.body(body).map_err(|error| Trouble::new(Reason::Malformed, error.to_string()))?;
+        let stream = self.server.connector.connect(deadline).await.map_err(|error| {
+            let reason = if matches!(error, ConnectError::Timeout) { Reason::Timeout } else { Reason::Unreachable };
+            Trouble::new(reason, format!("{authority}: {}", chain(&error)))
+        })?;
+        let broken = |error: hyper::Error| Trouble::new(Reason::Unreachable, format!("{authority}: {}", chain(&error)));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            // Its error reaches whoever reads the answer.
+            let _ = connection.await;
+        });
+        let answered = timeout_at(deadline, sender.send_request(request));
+        let response = answered.await.map_err(|_| self.late(path))?.map_err(broken)?;
+        let (head, mut body) = response.into_parts();
+        if head.status == StatusCode::OK {
+            return Ok(Exchange { body, _connection: task });
+        }
+        let told = timeout(REQUEST, collect(&mut body, 64 << 10)).await.ok().and_then(Result::ok).unwrap_or_default();
+        let reason = match head.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Reason::Denied,
+            // With 400 too: "authentication failed", and "user name is empty" where there should be a login.
+            StatusCode::BAD_REQUEST if ["auth", "user name"].iter().any(|words| shown(&told).contains(words)) => {
+                Reason::Denied
+            }
+            StatusCode::NOT_FOUND => Reason::NotFound,
+            _ => Reason::Server,
+        };
+        Err(Trouble::new(reason, format!("{authority}{path}: {}: {}", head.status, shown(&told))))
+    }
+
+    fn late(&self, path: &str) -> Trouble {
+        Trouble::new(Reason::Timeout, format!("{}{path}: no answer in {REQUEST:?}", self.server.authority))
+    }
+
+    fn of_server(&self, trouble: Trouble) -> Trouble {
+        Trouble { detail: format!("{}: {}", self.server.authority, trouble.detail), ..trouble }
+    }
+}
+
+fn server_gone(client: &Client<'_>, what: &str) -> Trouble {
+    Trouble::new(Reason::Unreachable, format!("{} {what}", client.server.authority))
+}
+
+async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, Trouble> {
+    let mut collected = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Trouble::new(Reason::Unreachable, chain(&error)))?;
+        collected.extend_from_slice(&frame.into_data().unwrap_or_default());
+        if collected.len() > bytes_max {
+            return Err(Trouble::new(Reason::TooLarge, format!("an answer of more than {bytes_max} bytes")));
+        }
+    }
+    Ok(collected.freeze())
+}
+
+fn understand<T: DeserializeOwned>(json: &[u8]) -> Result<T, Trouble> {
+    serde_json::from_slice(json).map_err(|error| Trouble::new(Reason::Malformed, format!("{error} in {}", shown(json))))
+}
+
+/// As much of an answer as fits a line of the log.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().chars().take(200).collect()
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A stream cut into lines: the gateway writes one JSON object a line.
+#[derive(Default)]
+struct Lines {
+    rest: BytesMut,
+}
+
+impl Lines {
+    /// The lines that `bytes` end.
+    fn push(&mut self, bytes: &[u8]) -> Result<Vec<Bytes>, Trouble> {
+        let mut lines = vec![];
+        let mut start = self.rest.len();
+        self.rest.extend_from_slice(bytes);
+        while let Some(end) = memchr::memchr(b'\n', &self.rest[start..]) {
+            let line = self.rest.split_to(start + end + 1).freeze();
+            if !line.trim_ascii().is_empty() {
+                lines.push(line);
+            }
+            start = 0;
+        }
+        match self.rest.len() > ANSWER_BYTES_MAX {
+            true => Err(Trouble::new(Reason::TooLarge, format!("an event of more than {ANSWER_BYTES_MAX} bytes"))),
+            false => Ok(lines),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_greater_key() {
+        assert_eq!(range_end(b"/a/"), b"/a0");
+        assert_eq!(range_end(b"a\xff\xff"), b"b");
+        assert_eq!(range_end(b"\xff"), b"\0");
+        assert_eq!(range_end(b""), b"\0");
+    }
+
+    #[test]
+    fn the_gateways_answers_are_understood() {
+        let range: Range = understand(
+            br#"{"header":{"cluster_id":"1","revision":"7","raft_term":"2"},"kvs":[{"key":"L2Ev","create_revision":"2",
+            "mod_revision":"5","version":"1","value":"d3M6Ly9h"}],"count":"1"}"#,
+        )
+        .unwrap();
+        assert_eq!((range.header.revision, range.count), (7, 1));
+        assert_eq!((&*range.kvs[0].key, &*range.kvs[0].value), (&b"/a/"[..], &b"ws://a"[..]));
+        // Nothing is left out that is zero or empty.
+        let none: Range = understand(br#"{"header":{"revision":"1"}}"#).unwrap();
+        assert_eq!((none.kvs.len(), none.count), (0, 0));
+        let event: Watched = understand(
+            br#"{"result":{"header":{"revision":"9"},"events":[{"kv":{"key":"L2Ev","value":"YQ=="}},
+            {"type":"DELETE","kv":{"key":"L2Ev","mod_revision":"9"}}]}}"#,
+        )
+        .unwrap();
+        let kinds: Vec<_> = event.result.unwrap().events.iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [EventKind::Put, EventKind::Delete]);
+        let compacted: Watched = understand(br#"{"result":{"canceled":true,"compact_revision":"5"}}"#).unwrap();
+        assert!(compacted.result.unwrap().canceled);
+    }
+
+    proptest! {
+        #[test]
+        fn lines_do_not_depend_on_how_they_arrive(text in "[ab\n]{0,40}", cut in 0_usize..40) {
+            let whole = Lines::default().push(text.as_bytes()).unwrap();
+            let (one, two) = text.as_bytes().split_at(cut.min(text.len()));
+            let mut lines = Lines::default();
+            let mut parts = lines.push(one).unwrap();
+            parts.extend(lines.push(two).unwrap());
+            prop_assert_eq!(whole, parts);
+        }
+    }
+}

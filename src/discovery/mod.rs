@@ -1,0 +1,344 @@
+//! Endpoints that somebody else keeps the list of: a file, DNS, or etcd.
+//!
+//! A provider (`file`, `dns`, `etcd`) asks or watches its source for as long as it is polled, and tells its [`Outlet`]
+//! whole lists, or why there is none. What is the same for all of them is done there, once: the last good list stays in
+//! force through every failure; a source that suddenly names nobody is not believed, unless that is expected; a list
+//! that says nothing new goes no further; failure and recovery are each logged once.
+//!
+//! All of it runs on a thread of its own, never on one that relays.
+
+#[cfg(feature = "dns")]
+pub mod dns;
+pub mod etcd;
+pub mod file;
+pub mod metrics;
+
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::config::{ENDPOINTS_MAX, Endpoint};
+use metrics::UpstreamMetrics;
+
+/// Why a source gave no list. The closed set is a label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The server could not be connected to, or the file not be read.
+    Unreachable,
+    /// There was no answer in time.
+    Timeout,
+    /// The server does not let us.
+    Denied,
+    /// There is no such file or name.
+    NotFound,
+    /// The answer cannot be understood.
+    Malformed,
+    /// The answer names nobody, or only endpoints that cannot be used.
+    Empty,
+    /// The answer is larger than any list.
+    TooLarge,
+    /// The server says that it failed.
+    Server,
+    /// The endpoints are none that this upstream can have.
+    Unusable,
+}
+
+impl Reason {
+    /// All labels that [`label`](Self::label) gives.
+    pub const LABELS: [&'static str; 9] =
+        ["unreachable", "timeout", "denied", "not_found", "malformed", "empty", "too_large", "server", "unusable"];
+
+    /// The name used in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Reason::Unreachable => "unreachable",
+            Reason::Timeout => "timeout",
+            Reason::Denied => "denied",
+            Reason::NotFound => "not_found",
+            Reason::Malformed => "malformed",
+            Reason::Empty => "empty",
+            Reason::TooLarge => "too_large",
+            Reason::Server => "server",
+            Reason::Unusable => "unusable",
+        }
+    }
+}
+
+/// Why there is no list this time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct Trouble {
+    /// Of which kind.
+    pub reason: Reason,
+    /// In words.
+    pub detail: String,
+}
+
+impl Trouble {
+    /// A reason with its words.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Trouble {
+        Trouble { reason, detail: detail.into() }
+    }
+}
+
+/// What is done with a new list: it is taken, without those that are told back; or it is refused as a whole.
+pub type Apply = Box<dyn FnMut(&[Endpoint]) -> Result<Vec<String>, String> + Send>;
+
+/// Discovery for one upstream, not running yet.
+pub struct Discovery {
+    /// The name of the upstream.
+    pub upstream: String,
+    /// Runs until it is dropped, which it may be at any time.
+    pub task: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Is sent to when the first list is in force.
+    pub first: oneshot::Receiver<()>,
+}
+
+impl fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Discovery").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+/// Where a provider tells what it found: the way from any source to its upstream.
+pub struct Outlet {
+    upstream: String,
+    /// A source may say that there is nobody.
+    allow_empty: bool,
+    /// In force, sorted by URL.
+    current: Option<Vec<Endpoint>>,
+    /// What was logged, until it is over.
+    failing: Option<Reason>,
+    metrics: UpstreamMetrics,
+    apply: Apply,
+    first: Option<oneshot::Sender<()>>,
+}
+
+impl Outlet {
+    /// An outlet to the upstream of this name, and what is sent to when its first list is in force.
+    pub fn new(
+        upstream: &str,
+        allow_empty: bool,
+        metrics: UpstreamMetrics,
+        apply: Apply,
+    ) -> (Outlet, oneshot::Receiver<()>) {
+        let (first, is_first) = oneshot::channel();
+        let (upstream, first) = (upstream.to_owned(), Some(first));
+        (Outlet { upstream, allow_empty, current: None, failing: None, metrics, apply, first }, is_first)
+    }
+
+    /// The source's whole list, in any order. Of endpoints with the same URL the first counts.
+    ///
+    /// Returns whether it is in force now.
+    pub fn list(&mut self, mut endpoints: Vec<Endpoint>) -> bool {
+        // Sorted, so that an answer in another order is no new one; a stable sort keeps the first of equals.
+        endpoints.sort_by(|a, b| a.url.cmp(&b.url));
+        endpoints.dedup_by(|later, first| later.url == first.url);
+        let refusal = match endpoints.len() {
+            0 if !self.allow_empty => Some(Trouble::new(Reason::Empty, "the source names no endpoint")),
+            len if len > ENDPOINTS_MAX => {
+                Some(Trouble::new(Reason::TooLarge, format!("{len} endpoints, more than {ENDPOINTS_MAX}")))
+            }
+            _ if self.current.as_ref() == Some(&endpoints) => None,
+            len => match (self.apply)(&endpoints) {
+                Ok(refused) => {
+                    let len = len - refused.len();
+                    tracing::info!(upstream = %self.upstream, endpoints = len, "endpoints discovered");
+                    self.metrics.updated(len);
+                    self.current = Some(endpoints);
+                    if let Some(first) = self.first.take() {
+                        // Nobody waits for it any more, perhaps.
+                        let _ = first.send(());
+                    }
+                    for why in refused {
+                        self.flawed(&Trouble::new(Reason::Unusable, why));
+                    }
+                    None
+                }
+                Err(why) => Some(Trouble::new(Reason::Unusable, why)),
+            },
+        };
+        if let Some(trouble) = refusal {
+            self.failed(&trouble);
+            return false;
+        }
+        self.confirm();
+        true
+    }
+
+    /// The source was heard of, and its last list still holds.
+    pub fn confirm(&mut self) {
+        self.metrics.answered();
+        if self.failing.take().is_some() {
+            tracing::info!(upstream = %self.upstream, "discovery works again");
+        }
+    }
+
+    /// There is no list this time: the last good one stays.
+    pub fn failed(&mut self, trouble: &Trouble) {
+        self.metrics.failed(trouble.reason);
+        if self.failing.replace(trouble.reason) != Some(trouble.reason) {
+            let kept = self.current.as_ref().map_or(0, Vec::len);
+            let (upstream, reason) = (&self.upstream, trouble.reason.label());
+            tracing::warn!(%upstream, reason, error = %trouble, kept, "discovery fails, the last good endpoints stay");
+        }
+    }
+
+    /// The source was heard of, and says that there is nobody, in these words. Returns whether that is in force now.
+    pub fn nobody(&mut self, trouble: &Trouble) -> bool {
+        if self.allow_empty {
+            return self.list(vec![]);
+        }
+        self.failed(trouble);
+        false
+    }
+
+    /// Something is wrong with a part of the list; the rest is used.
+    pub fn flawed(&mut self, trouble: &Trouble) {
+        self.metrics.failed(trouble.reason);
+        tracing::warn!(upstream = %self.upstream, reason = trouble.reason.label(), error = %trouble, "left out");
+    }
+}
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outlet").field("upstream", &self.upstream).field("failing", &self.failing).finish()
+    }
+}
+
+/// The first wait after a failure. A restart of a server on the same machine is over by then.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+
+/// The longest wait after a failure: who repairs a source does not like to wait longer for the effect.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Waits between attempts that fail: twice as long each time, up to a bound, and shortened by chance so that the proxies
+/// of a site do not come all at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// How long to wait now; `chance` is from 0 to 1.
+    pub fn after_failure(&mut self, chance: f64) -> Duration {
+        let wait = BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        wait.mul_f64(1.0 - 0.5 * chance)
+    }
+
+    /// It worked: the next failure is the first again.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use prometheus::Registry;
+
+    use super::*;
+
+    type Lists = Arc<Mutex<Vec<Vec<String>>>>;
+
+    /// An outlet, the lists that came through, and the families it counts in. Lists with an endpoint `bad` are refused.
+    fn outlet(allow_empty: bool) -> (Outlet, Lists, Registry) {
+        let registry = Registry::new();
+        let metrics = metrics::Metrics::register(&registry).unwrap().upstream("app", "file");
+        let lists = Lists::default();
+        let out = Arc::clone(&lists);
+        let apply = move |endpoints: &[Endpoint]| {
+            let urls: Vec<String> = endpoints.iter().map(|endpoint| endpoint.url.to_string()).collect();
+            if urls.iter().any(|url| url.contains("bad")) {
+                return Err("bad".to_owned());
+            }
+            out.lock().unwrap().push(urls);
+            Ok(vec![])
+        };
+        (Outlet::new("app", allow_empty, metrics, Box::new(apply)).0, lists, registry)
+    }
+
+    fn endpoints(urls: &[&str]) -> Vec<Endpoint> {
+        urls.iter().map(|url| Endpoint::at(url.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn only_what_is_new_goes_further() {
+        let (mut outlet, lists, _registry) = outlet(false);
+        assert!(outlet.list(endpoints(&["ws://b:1", "ws://a:1", "ws://b:1"])));
+        assert!(outlet.list(endpoints(&["ws://a:1", "ws://b:1"])));
+        assert!(outlet.list(endpoints(&["ws://a:1"])));
+        assert_eq!(*lists.lock().unwrap(), [vec!["ws://a:1", "ws://b:1"], vec!["ws://a:1"]]);
+    }
+
+    #[test]
+    fn another_weight_is_new() {
+        let (mut outlet, lists, _registry) = outlet(false);
+        outlet.list(endpoints(&["ws://a:1"]));
+        outlet.list(vec![Endpoint { weight: 2, ..endpoints(&["ws://a:1"])[0].clone() }]);
+        assert_eq!(lists.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_source_that_names_nobody_is_believed_only_where_that_is_expected() {
+        for (allow_empty, lists_expected) in [(false, 1), (true, 2)] {
+            let (mut outlet, lists, _registry) = outlet(allow_empty);
+            outlet.list(endpoints(&["ws://a:1"]));
+            assert_eq!(outlet.list(vec![]), allow_empty);
+            assert_eq!(lists.lock().unwrap().len(), lists_expected);
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_refused_leaves_the_last_good_one() {
+        let (mut outlet, lists, registry) = outlet(false);
+        outlet.list(endpoints(&["ws://a:1"]));
+        assert!(!outlet.list(endpoints(&["ws://bad:1"])));
+        outlet.failed(&Trouble::new(Reason::Timeout, "late"));
+        assert_eq!(outlet.failing, Some(Reason::Timeout));
+        assert!(outlet.list(endpoints(&["ws://a:1"])), "the same is still in force");
+        assert_eq!(outlet.failing, None);
+        assert_eq!(lists.lock().unwrap().len(), 1);
+        let text = crate::telemetry::exposition::encode(&registry).unwrap();
+        for line in [
+            r#"wsluice_discovery_errors_total{provider="file",reason="unusable",upstream="app"} 1"#,
+            r#"wsluice_discovery_errors_total{provider="file",reason="timeout",upstream="app"} 1"#,
+            r#"wsluice_discovery_updates_total{provider="file",upstream="app"} 1"#,
+            r#"wsluice_discovery_endpoints{provider="file",upstream="app"} 1"#,
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn waits_grow_up_to_a_bound_and_vary() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..40).map(|_| backoff.after_failure(0.0).as_millis()).collect();
+        assert_eq!(waits[..8], [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
+        assert_eq!(waits[39], 30000);
+        assert_eq!(backoff.after_failure(1.0).as_millis(), 15000);
+        backoff.reset();
+        assert_eq!(backoff.after_failure(0.0).as_millis(), 500);
+    }
+
+    #[test]
+    fn every_reason_has_its_label() {
+        let all = [
+            Reason::Unreachable,
+            Reason::Timeout,
+            Reason::Denied,
+            Reason::NotFound,
+            Reason::Malformed,
+            Reason::Empty,
+            Reason::TooLarge,
+            Reason::Server,
+            Reason::Unusable,
+        ];
+        assert_eq!(all.map(Reason::label), Reason::LABELS);
+    }
+}

@@ -1,0 +1,412 @@
+//! Ejection: an endpoint that fails live sessions is left out for a while, longer each time.
+//!
+//! Two things count against it. A connection or handshake that fails: the endpoint gave no answer, whatever the client
+//! wanted. And, more carefully, a session that breaks off right after its 101, as behind a server that takes connections
+//! and crashes on them: a client may have provoked that one, so it takes several, and half of all that were opened.
+//!
+//! What ends an ejection is not the clock but an answer. When the time is over one session is let through as a trial, and
+//! the next only `TRIAL` later, so that not everybody finds out together that the endpoint still hangs: it has the fewest
+//! sessions of all and would get every new one.
+//!
+//! A pick only loads one number. Failures, and the first good answer after them, take a lock.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::moment::Moment;
+
+/// Between two sessions that try an endpoint which has not answered again, and how long one is passed over that failed
+/// while as many are ejected as may be. Longer than a good handshake takes, and short beside any ejection.
+pub const TRIAL: Duration = Duration::from_secs(1);
+/// Sessions that broke off early within `WINDOW` until it is taken for the endpoint's fault. Fewer are chance.
+pub const EARLY_ENDS: u32 = 5;
+/// How long openings and early ends are counted together.
+pub const WINDOW: Duration = Duration::from_secs(10);
+
+/// What leads to an ejection, and how long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Failed connections and handshakes in a row.
+    pub failures: u32,
+    /// The first ejection; the second in a row is twice as long, and so on.
+    pub span: Duration,
+    /// The longest.
+    pub span_max: Duration,
+    /// How soon after its 101 a session must break off to count; `None` if none does.
+    pub early_end: Option<Duration>,
+    /// How many of a hundred endpoints may be ejected at a time; one always may.
+    pub percent_max: u32,
+}
+
+/// Why an endpoint is ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Connections or handshakes failed.
+    Failures,
+    /// Sessions broke off right after their 101.
+    EarlyEnds,
+}
+
+impl Why {
+    /// All, in order.
+    pub const ALL: [Why; 2] = [Why::Failures, Why::EarlyEnds];
+
+    /// The name used in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Why::Failures => "failures",
+            Why::EarlyEnds => "early_ends",
+        }
+    }
+}
+
+/// An ejection that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// Why.
+    pub why: Why,
+    /// How long no session tries it, unless there is nobody else.
+    pub span: Duration,
+}
+
+impl Rule {
+    /// Whether one more of `of` endpoints may be ejected, when `out` are.
+    pub fn has_room(&self, out: usize, of: usize) -> bool {
+        out < (of * self.percent_max as usize / 100).max(1)
+    }
+}
+
+/// What live traffic says of an endpoint.
+#[derive(Debug, Default)]
+pub struct Outlier {
+    /// Until when sessions stay away, in microseconds; once it is over one may try. 0: in favour.
+    until: AtomicU64,
+    /// There is something that a good answer would forget. Workers that only read it keep its cache line.
+    blemished: AtomicBool,
+    ejected: AtomicBool,
+    record: Mutex<Record>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    /// In a row.
+    failures: u32,
+    /// Ejections, less those forgiven since.
+    times: u32,
+    /// The last one: why, how long, and when its time was over.
+    last: Option<(Ejection, Moment)>,
+    /// When the count of `opened` and `early` began.
+    window: Option<Moment>,
+    opened: u32,
+    early: u32,
+}
+
+impl Outlier {
+    /// Whether sessions should stay away, if they can.
+    pub fn is_out(&self, now: Moment) -> bool {
+        // 0 is never ahead.
+        now.as_micros() < self.until.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has not answered since it was ejected, be its time over or not.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected.load(Ordering::Relaxed)
+    }
+
+    /// Whether the session for which it was chosen while not out may go there: always if it is in favour; else for one
+    /// session in each `TRIAL`.
+    pub fn admits(&self, now: Moment) -> bool {
+        let until = self.until.load(Ordering::Relaxed);
+        let next = (now + TRIAL).as_micros();
+        until == 0
+            || now.as_micros() >= until
+                && self.until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// A connection or handshake failed. `has_room` says whether one more may be ejected; without room the endpoint is only
+    /// passed over for `TRIAL`. What fails while it is ejected is not counted: those were under way, or had no choice.
+    pub fn failed(&self, rule: Rule, now: Moment, has_room: impl FnOnce() -> bool) -> Option<Ejection> {
+        let mut record = self.record();
+        if record.is_serving(now) {
+            return None;
+        }
+        self.blemished.store(true, Ordering::Relaxed);
+        record.failures = record.failures.saturating_add(1);
+        // One that was let through for a trial decides alone.
+        if record.failures < rule.failures && self.until.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        if !has_room() {
+            self.until.store((now + TRIAL).as_micros(), Ordering::Relaxed);
+            return None;
+        }
+        Some(self.eject(&mut record, rule, Why::Failures, now))
+    }
+
+    /// It answered. True if that ends its ejection.
+    pub fn answered(&self, now: Moment) -> bool {
+        if !self.blemished.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut record = self.record();
+        record.failures = 0;
+        // A server whose sessions die young answers well: only time, and then a trial, tells whether it still does that.
+        if record.last.is_some_and(|(last, _)| last.why == Why::EarlyEnds) && record.is_serving(now) {
+            return false;
+        }
+        self.blemished.store(false, Ordering::Relaxed);
+        self.until.store(0, Ordering::Relaxed);
+        self.ejected.swap(false, Ordering::Relaxed)
+    }
+
+    /// A session opened.
+    pub fn opened(&self, now: Moment) {
+        self.record().count(now).opened += 1;
+    }
+
+    /// A session broke off so early that the endpoint may be to blame.
+    pub fn ended_early(&self, rule: Rule, now: Moment, has_room: impl FnOnce() -> bool) -> Option<Ejection> {
+        let mut record = self.record();
+        let counted = record.count(now);
+        counted.early += 1;
+        let fault = counted.early >= EARLY_ENDS && counted.early * 2 >= counted.opened;
+        if !fault || record.is_serving(now) || !has_room() {
+            return None;
+        }
+        (record.opened, record.early) = (0, 0);
+        self.blemished.store(true, Ordering::Relaxed);
+        Some(self.eject(&mut record, rule, Why::EarlyEnds, now))
+    }
+
+    fn eject(&self, record: &mut Record, rule: Rule, why: Why, now: Moment) -> Ejection {
+        let span = record.next_span(rule, now);
+        let ejection = Ejection { why, span };
+        record.failures = 0;
+        record.last = Some((ejection, now + span));
+        self.until.store((now + span).as_micros(), Ordering::Relaxed);
+        self.ejected.store(true, Ordering::Relaxed);
+        ejection
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    /// Whether the time of an ejection is not over.
+    fn is_serving(&self, now: Moment) -> bool {
+        self.last.is_some_and(|(_, until)| now < until)
+    }
+
+    /// The counts of the window that `now` falls in.
+    fn count(&mut self, now: Moment) -> &mut Record {
+        if self.window.is_none_or(|began| now.since(began) >= WINDOW) {
+            (self.window, self.opened, self.early) = (Some(now), 0, 0);
+        }
+        self
+    }
+
+    /// How long the next ejection is: `span` times how many there were. Each is forgiven by as long a good time as the last
+    /// one took, so who flaps faster than that stays out longer and longer, and who recovers is soon like new.
+    fn next_span(&mut self, rule: Rule, now: Moment) -> Duration {
+        if let Some((last, until)) = self.last {
+            let forgiven = now.since(until).as_micros() / last.span.as_micros().max(1);
+            self.times = self.times.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+        }
+        if rule.span.saturating_mul(self.times) < rule.span_max {
+            self.times += 1;
+        }
+        rule.span.saturating_mul(self.times).min(rule.span_max)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SPAN: Duration = Duration::from_secs(10);
+    const RULE: Rule = Rule {
+        failures: 1,
+        span: SPAN,
+        span_max: Duration::from_secs(35),
+        early_end: Some(Duration::from_secs(1)),
+        percent_max: 50,
+    };
+
+    fn at(secs: f64) -> Moment {
+        Moment::from_micros(1_000_000) + Duration::from_secs_f64(secs)
+    }
+
+    fn fail(outlier: &Outlier, now: Moment) -> Option<u64> {
+        outlier.failed(RULE, now, || true).map(|ejection| ejection.span.as_secs())
+    }
+
+    #[test]
+    fn one_failure_is_enough_for_the_very_next_pick_to_stay_away() {
+        let outlier = Outlier::default();
+        assert!(!outlier.is_out(at(0.0)) && outlier.admits(at(0.0)));
+        assert_eq!(fail(&outlier, at(0.0)), Some(10));
+        assert!(outlier.is_out(at(0.0)) && outlier.is_out(at(9.9)) && !outlier.is_out(at(10.0)));
+        assert!(outlier.is_ejected(), "until it answers");
+    }
+
+    #[test]
+    fn a_rule_of_three_wants_three_in_a_row() {
+        let (outlier, rule) = (Outlier::default(), Rule { failures: 3, ..RULE });
+        let fail = |secs| outlier.failed(rule, at(secs), || true).is_some();
+        assert!(!fail(0.0) && !fail(1.0));
+        assert!(!outlier.answered(at(2.0)), "it was not ejected");
+        assert!(!fail(3.0) && !fail(4.0) && fail(5.0));
+        // Its trial decides alone.
+        assert!(outlier.admits(at(15.0)) && fail(15.1));
+    }
+
+    #[test]
+    fn who_is_under_way_when_it_is_ejected_does_not_make_it_longer() {
+        let outlier = Outlier::default();
+        assert_eq!(fail(&outlier, at(0.0)), Some(10));
+        assert_eq!(fail(&outlier, at(5.0)), None);
+        assert!(!outlier.is_out(at(10.0)));
+    }
+
+    #[test]
+    fn it_grows_up_to_its_bound_and_is_forgiven_in_time() {
+        let outlier = Outlier::default();
+        assert_eq!(fail(&outlier, at(0.0)), Some(10));
+        assert_eq!(fail(&outlier, at(11.0)), Some(20));
+        assert_eq!(fail(&outlier, at(32.0)), Some(30));
+        assert_eq!(fail(&outlier, at(63.0)), Some(35));
+        assert_eq!(fail(&outlier, at(99.0)), Some(35));
+        assert!(outlier.answered(at(140.0)));
+        // 99 + 35 + 2 × 35: two of four are forgiven.
+        assert_eq!(fail(&outlier, at(205.0)), Some(30));
+        assert!(outlier.answered(at(236.0)));
+        assert_eq!(fail(&outlier, at(1000.0)), Some(10));
+    }
+
+    #[test]
+    fn after_its_time_one_tries_and_the_rest_wait_for_what_it_finds() {
+        let outlier = Outlier::default();
+        fail(&outlier, at(0.0));
+        assert!(outlier.admits(at(10.0)));
+        assert!(outlier.is_out(at(10.5)) && !outlier.admits(at(10.5)));
+        assert!(!outlier.is_out(at(11.0)) && outlier.admits(at(11.0)), "the first one was not heard of again");
+        assert!(outlier.answered(at(11.1)));
+        assert!(!outlier.is_ejected() && outlier.admits(at(11.1)) && outlier.admits(at(11.1)));
+    }
+
+    #[test]
+    fn without_room_it_is_only_passed_over_for_a_moment() {
+        let outlier = Outlier::default();
+        assert_eq!(outlier.failed(RULE, at(0.0), || false), None);
+        assert!(outlier.is_out(at(0.9)) && !outlier.is_out(at(1.0)) && !outlier.is_ejected());
+        assert_eq!(fail(&outlier, at(1.0)), Some(10), "and not remembered as an ejection");
+    }
+
+    #[test]
+    fn sessions_that_break_off_early_count_when_they_are_many_and_not_chance() {
+        let outlier = Outlier::default();
+        let early = |secs| outlier.ended_early(RULE, at(secs), || true);
+        for _ in 0..11 {
+            outlier.opened(at(20.0));
+        }
+        assert_eq!([(); 5].map(|()| early(20.5)), [None; 5], "5 of 11");
+        assert_eq!(early(20.5).unwrap().why, Why::EarlyEnds);
+        // It goes on answering with 101; that proves nothing before its time is over.
+        assert!(!outlier.answered(at(21.0)) && outlier.is_out(at(30.0)));
+        assert!(outlier.admits(at(30.5)) && outlier.answered(at(30.6)));
+        // Long ago and few.
+        for round in 0..8 {
+            outlier.opened(at(40.0 + 11.0 * f64::from(round)));
+            assert_eq!(early(40.0 + 11.0 * f64::from(round)), None);
+        }
+    }
+
+    #[test]
+    fn one_of_any_number_may_be_ejected_and_then_its_share() {
+        let has_room = |out, of| RULE.has_room(out, of);
+        assert!(has_room(0, 1) && !has_room(1, 1));
+        assert!(has_room(0, 3) && !has_room(1, 3));
+        assert!(has_room(1, 4) && !has_room(2, 4));
+        assert!(Rule { percent_max: 100, ..RULE }.has_room(2, 3));
+        assert!(!Rule { percent_max: 0, ..RULE }.has_room(1, 100));
+    }
+
+    #[test]
+    fn of_many_workers_one_gets_the_trial() {
+        let outlier = Outlier::default();
+        fail(&outlier, at(0.0));
+        let admitted: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| usize::from(outlier.admits(at(10.0))))).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert_eq!(admitted, 1);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        Fail { has_room: bool },
+        Answer,
+        Open,
+        Break,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u64..20_000).prop_map(Step::Wait),
+            any::<bool>().prop_map(|has_room| Step::Fail { has_room }),
+            Just(Step::Answer),
+            Just(Step::Open),
+            Just(Step::Break),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_an_ejection_is_bounded_and_ends_with_an_answer(
+            steps in prop::collection::vec(step(), 1..200),
+            failures in 1u32..4,
+        ) {
+            let (outlier, rule) = (Outlier::default(), Rule { failures, ..RULE });
+            let mut now = at(0.0);
+            let mut over = now;
+            for step in steps {
+                let ejection = match step {
+                    Step::Wait(millis) => {
+                        now = now + Duration::from_millis(millis);
+                        None
+                    }
+                    Step::Fail { has_room } => outlier.failed(rule, now, || has_room),
+                    Step::Answer => {
+                        outlier.answered(now);
+                        None
+                    }
+                    Step::Open => {
+                        outlier.opened(now);
+                        None
+                    }
+                    Step::Break => outlier.ended_early(rule, now, || true),
+                };
+                if let Some(ejection) = ejection {
+                    prop_assert!(now >= over, "one at a time");
+                    prop_assert!(ejection.span >= rule.span && ejection.span <= rule.span_max);
+                    prop_assert!(ejection.span.as_secs().is_multiple_of(10) || ejection.span == rule.span_max);
+                    over = now + ejection.span;
+                }
+                if outlier.is_out(now) {
+                    prop_assert!(!outlier.is_out(now + rule.span_max));
+                }
+            }
+            let later = now + rule.span_max;
+            prop_assert!(outlier.admits(later));
+            outlier.answered(later);
+            prop_assert!(!outlier.is_ejected() && outlier.admits(later));
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! How many may begin in a second: a token bucket that tells each when its turn is.
+//!
+//! The generic cell rate algorithm (ITU-T I.371), which is a token bucket kept as one number: the time until which the
+//! rate is spoken for. It gives each that asks its slot at once, in the order of asking. So waiting is one sleep and there
+//! is no queue to keep; how many wait is bounded by how long they may (`rate` × `wait`).
+//!
+//! What always holds: of the slots given, no more than `burst + rate · t` lie in any span of length `t`. A slot that is
+//! not used (the client left) is lost: those behind it have their times already.
+//!
+//! Who is refused is told when there is room for it, each a slot later than the one before, as if the line went on
+//! behind the bound. A crowd that obeys comes back at the rate and not as a crowd.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::moment::Moment;
+
+/// A promise further ahead than this is none: who does not obey, and asks again and again, must not put the others off
+/// for hours.
+const PROMISE_MAX: Duration = Duration::from_secs(60);
+
+/// How fast a bucket lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Nanoseconds between two, rounded up: rather a little less than the rate than more.
+    interval: u64,
+    /// Nanoseconds that the rate may be ahead of itself.
+    slack: u64,
+    /// Nanoseconds that a turn may be away.
+    wait: u64,
+}
+
+impl Pace {
+    /// So many in a second, of which `burst` at once after a pause; a turn that is further away than `wait` is refused.
+    /// 0 counts as 1 in both.
+    pub fn new(per_second: u32, burst: u32, wait: Duration) -> Pace {
+        let interval = 1_000_000_000_u64.div_ceil(u64::from(per_second.max(1)));
+        Pace { interval, slack: interval * u64::from(burst.max(1)), wait: nanos(wait) }
+    }
+
+    /// The same for one that has no more time to wait than `left`.
+    pub fn within(self, left: Duration) -> Pace {
+        Pace { wait: self.wait.min(nanos(left)), ..self }
+    }
+}
+
+/// What was let through so far. Threads share it.
+#[derive(Debug, Default)]
+pub struct Bucket {
+    /// Until when the rate is spoken for by slots given, in nanoseconds.
+    given: AtomicU64,
+    /// The same with those who were refused and told to come back.
+    promised: AtomicU64,
+}
+
+/// A turn that is too far away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When there is room, from now on.
+    pub after: Duration,
+}
+
+impl Bucket {
+    /// How long to wait for one's turn, which is taken with the answer.
+    ///
+    /// # Errors
+    /// If it were longer than the pace allows, and when to come back. No turn is taken then.
+    pub fn take(&self, pace: Pace, now: Moment) -> Result<Duration, Refused> {
+        let now = now.as_micros().saturating_mul(1000);
+        // Relaxed: the number itself is all there is to agree on.
+        let taken = self.given.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |given| {
+            let next = given.max(now).saturating_add(pace.interval);
+            (next - now <= pace.slack.saturating_add(pace.wait)).then_some(next)
+        });
+        match taken {
+            Ok(given) => {
+                let next = given.max(now).saturating_add(pace.interval);
+                Ok(Duration::from_nanos((next - now).saturating_sub(pace.slack)))
+            }
+            Err(given) => Err(Refused { after: self.promise(pace, given, now) }),
+        }
+    }
+
+    /// A place behind all that were given or promised.
+    fn promise(&self, pace: Pace, given: u64, now: u64) -> Duration {
+        let next = |promised: u64| {
+            let next = promised.max(given).saturating_add(pace.interval);
+            next.min(now.saturating_add(nanos(PROMISE_MAX)))
+        };
+        let (Ok(before) | Err(before)) =
+            self.promised.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |promised| Some(next(promised)));
+        Duration::from_nanos(next(before).saturating_sub(now).saturating_sub(pace.slack))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use std::sync::Mutex;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: Moment = Moment::from_micros(1_000_000_000);
+
+    fn secs(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn a_burst_goes_at_once_the_next_at_the_rate_and_the_rest_not_at_all() {
+        let (bucket, pace) = (Bucket::default(), Pace::new(10, 3, secs(0.5)));
+        let taken: Vec<_> = (0..10).map(|_| bucket.take(pace, START)).collect();
+        let waits: Vec<_> = taken.iter().filter_map(|taken| taken.ok()).map(|wait| wait.as_millis()).collect();
+        assert_eq!(waits, [0, 0, 0, 100, 200, 300, 400, 500]);
+        // They may come back where the line would have gone on.
+        assert_eq!(taken[8..], [Err(Refused { after: secs(0.6) }), Err(Refused { after: secs(0.7) })]);
+        // After a pause it is full again, and not fuller.
+        let later = START + secs(100.0);
+        let waits: Vec<_> = (0..4).map(|_| bucket.take(pace, later).unwrap().as_millis()).collect();
+        assert_eq!(waits, [0, 0, 0, 100]);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_back_when_it_was_told_to_is_let_in() {
+        let (bucket, pace) = (Bucket::default(), Pace::new(100, 10, secs(1.0)));
+        let refused: Vec<_> = (0..1000).filter_map(|_| bucket.take(pace, START).err()).collect();
+        assert_eq!(refused.len(), 1000 - 110);
+        for Refused { after } in refused {
+            assert!(bucket.take(pace, START + after).unwrap() <= secs(0.02), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn those_who_never_listen_put_nobody_off_for_long() {
+        let (bucket, pace) = (Bucket::default(), Pace::new(1, 1, secs(0.0)));
+        let furthest = (0..10_000).filter_map(|_| bucket.take(pace, START).err()).map(|refused| refused.after).max();
+        assert!(furthest.unwrap() <= PROMISE_MAX);
+    }
+
+    /// The most slots of any span, as the difference to what may be in it; `slots` are sorted, in nanoseconds.
+    fn excess(slots: &[u64], per_second: u32, burst: u32) -> f64 {
+        // For a span from slot i to slot j: j - i + 1 <= burst + rate * (slot j - slot i). So the largest value of
+        // (j - rate * slot j) - (i - rate * slot i) over i <= j must be below burst.
+        let (mut least, mut excess) = (f64::INFINITY, f64::NEG_INFINITY);
+        for (index, slot) in slots.iter().enumerate() {
+            let ahead = index as f64 - f64::from(per_second) * (slot - slots[0]) as f64 / 1e9;
+            least = least.min(ahead);
+            excess = excess.max(ahead - least + 1.0 - f64::from(burst));
+        }
+        excess
+    }
+
+    proptest! {
+        #[test]
+        fn no_span_has_more_than_the_burst_and_its_share(
+            per_second in 1_u32..5000,
+            burst in 1_u32..50,
+            wait in 0_u64..3_000_000,
+            gaps in prop::collection::vec((0_u64..5000, 1_usize..20), 1..100),
+        ) {
+            let (bucket, pace) = (Bucket::default(), Pace::new(per_second, burst, Duration::from_micros(wait)));
+            let (mut now, mut slots) = (START, vec![]);
+            for (gap, crowd) in gaps {
+                now = now + Duration::from_micros(gap * gap / 100);
+                for _ in 0..crowd {
+                    match bucket.take(pace, now) {
+                        Ok(after) => {
+                            prop_assert!(after <= Duration::from_micros(wait));
+                            slots.push(now.as_micros() * 1000 + after.as_nanos() as u64);
+                        }
+                        Err(refused) => prop_assert!(refused.after > Duration::from_micros(wait)),
+                    }
+                }
+            }
+            prop_assert!(slots.is_sorted(), "first come, first served");
+            prop_assert!(excess(&slots, per_second, burst) <= 1e-6);
+        }
+    }
+
+    #[test]
+    fn threads_that_ask_at_once_get_slots_of_their_own() {
+        let (bucket, pace) = (Bucket::default(), Pace::new(1000, 5, secs(100.0)));
+        let slots = Mutex::new(vec![]);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        let slot = bucket.take(pace, START).unwrap().as_nanos() as u64;
+                        slots.lock().unwrap().push(slot);
+                    }
+                });
+            }
+        });
+        let mut slots = slots.into_inner().unwrap();
+        slots.sort_unstable();
+        assert!(excess(&slots, 1000, 5) <= 1e-6);
+        assert_eq!(slots.last(), Some(&(3995 * 1_000_000)));
+    }
+}

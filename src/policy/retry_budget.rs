@@ -1,0 +1,138 @@
+//! How many second attempts an upstream is given: a share of its requests, so that an outage is not multiplied.
+//!
+//! With three endpoints down of four and no bound, each request becomes up to four, just when the rest can bear least. A
+//! budget lets single failures be mended and stops paying when failing is the rule; it is what Finagle, linkerd and Envoy
+//! do. Requests and retries are counted over the last `WINDOW`, and a few are allowed at any time, for those who have so
+//! few requests that a share of them would be none.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::moment::Moment;
+
+/// How far back is counted, as in Finagle and linkerd.
+pub const WINDOW: Duration = Duration::from_secs(10);
+/// Parts of the window: it moves on by a second at a time.
+const SLOTS: usize = 10;
+
+/// How large the budget is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Retries for a hundred requests.
+    pub percent: u32,
+    /// Retries that are allowed each second besides.
+    pub min_per_second: u32,
+}
+
+/// What one upstream has spent.
+#[derive(Debug)]
+pub struct RetryBudget {
+    rule: Rule,
+    slots: Mutex<[Slot; SLOTS]>,
+}
+
+/// What happened in one second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    second: u64,
+    requests: u64,
+    retries: u64,
+}
+
+impl RetryBudget {
+    /// A budget of which nothing is spent.
+    pub fn new(rule: Rule) -> RetryBudget {
+        RetryBudget { rule, slots: Mutex::default() }
+    }
+
+    /// A request came; it adds to the budget.
+    pub fn request(&self, now: Moment) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slot(&mut slots, now).requests += 1;
+    }
+
+    /// Whether one of the requests may be tried again; it is counted if so.
+    pub fn retry(&self, now: Moment) -> bool {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let spent = slot(&mut slots, now).second;
+        let counted = slots.iter().filter(|slot| slot.second + SLOTS as u64 > spent);
+        let (requests, retries) =
+            counted.fold((0, 0), |(requests, retries), slot| (requests + slot.requests, retries + slot.retries));
+        let allowed =
+            requests * u64::from(self.rule.percent) / 100 + u64::from(self.rule.min_per_second) * WINDOW.as_secs();
+        if retries >= allowed {
+            return false;
+        }
+        slot(&mut slots, now).retries += 1;
+        true
+    }
+}
+
+/// The slot of this second, emptied if it was an earlier one's. A clock a tick behind another worker's counts for the
+/// later second.
+fn slot(slots: &mut [Slot; SLOTS], now: Moment) -> &mut Slot {
+    let second = now.as_micros() / 1_000_000;
+    let slot = &mut slots[second as usize % SLOTS];
+    if slot.second < second {
+        *slot = Slot { second, ..Slot::default() };
+    }
+    slot
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULE: Rule = Rule { percent: 20, min_per_second: 2 };
+
+    fn at(secs: u64) -> Moment {
+        Moment::from_micros(secs * 1_000_000)
+    }
+
+    fn spend(budget: &RetryBudget, now: Moment) -> usize {
+        (0..100_000).take_while(|_| budget.retry(now)).count()
+    }
+
+    #[test]
+    fn a_share_of_the_requests_and_a_little_besides() {
+        let budget = RetryBudget::new(RULE);
+        for _ in 0..100 {
+            budget.request(at(50));
+        }
+        assert_eq!(spend(&budget, at(50)), 20 + 20);
+        assert_eq!(spend(&budget, at(59)), 0, "it was spent within the window");
+        assert_eq!(spend(&budget, at(60)), 20, "neither requests nor retries count any more");
+    }
+
+    #[test]
+    fn nothing_at_all_is_allowed_where_both_are_zero() {
+        let budget = RetryBudget::new(Rule { percent: 0, min_per_second: 0 });
+        budget.request(at(1));
+        assert!(!budget.retry(at(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_retry_is_paid_for_by_the_window_it_falls_in(
+            seconds in prop::collection::vec((0u64..4, 0u64..40, 0u64..40), 1..60),
+        ) {
+            let budget = RetryBudget::new(RULE);
+            let mut now = 1_000;
+            let mut history: Vec<(u64, u64, u64)> = vec![];
+            for (pause, requests, retries) in seconds {
+                now += pause;
+                (0..requests).for_each(|_| budget.request(at(now)));
+                let allowed = (0..retries).filter(|_| budget.retry(at(now))).count() as u64;
+                history.push((now, requests, allowed));
+                let window = history.iter().filter(|(second, ..)| second + 10 > now);
+                let (earned, spent) = window.fold((0, 0), |sum, (_, requests, retries)| (sum.0 + requests, sum.1 + retries));
+                prop_assert!(allowed == 0 || spent <= earned * 20 / 100 + 20);
+                if 0 < allowed && allowed < retries {
+                    prop_assert_eq!(spent, earned * 20 / 100 + 20, "refused only when all is spent");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What probes count: how long they take, why they fail, and what is thought of an endpoint since.
+
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use crate::telemetry::counters::seconds;
+
+/// From a server in the same rack to the 2 s that a probe may take by default, and somewhat beyond.
+const DURATION_SECONDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+/// The families, before they have endpoints.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    duration: HistogramVec,
+    failures: IntCounterVec,
+    up: IntGaugeVec,
+    transitions: IntCounterVec,
+}
+
+impl Metrics {
+    /// Makes and registers the families.
+    ///
+    /// # Errors
+    /// If one of the names is taken.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let of_endpoint = ["upstream", "endpoint", "reason"];
+        let metrics = Metrics {
+            duration: HistogramVec::new(
+                HistogramOpts::new("wsluice_probe_duration_seconds", "Time of a health check, passed or failed.")
+                    .buckets(DURATION_SECONDS.into()),
+                &["upstream", "kind"],
+            )?,
+            failures: IntCounterVec::new(
+                Opts::new("wsluice_probe_failures_total", "Health checks that an endpoint failed, by reason."),
+                &of_endpoint,
+            )?,
+            up: IntGaugeVec::new(
+                Opts::new("wsluice_endpoint_up", "What health checks say of an endpoint: 1 up, 0 down."),
+                &of_endpoint[..2],
+            )?,
+            transitions: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_endpoint_transitions_total",
+                    "Times an endpoint went up (reason `passed`) or down (why its last check failed).",
+                ),
+                &of_endpoint,
+            )?,
+        };
+        registry.register(Box::new(metrics.duration.clone()))?;
+        registry.register(Box::new(metrics.failures.clone()))?;
+        registry.register(Box::new(metrics.up.clone()))?;
+        registry.register(Box::new(metrics.transitions.clone()))?;
+        Ok(metrics)
+    }
+
+    /// What one endpoint counts on while it is probed by this kind of probe.
+    pub fn endpoint(&self, upstream: &str, endpoint: &str, kind: &'static str) -> EndpointMetrics {
+        let names = [upstream.to_owned(), endpoint.to_owned()];
+        EndpointMetrics { families: self.clone(), names, kind, reasons: vec![] }
+    }
+}
+
+/// What one endpoint counts on. Its series begin when there is something to tell (a dozen reasons for each endpoint would
+/// nearly all stay 0) and go when this is dropped.
+#[derive(Debug)]
+pub struct EndpointMetrics {
+    families: Metrics,
+    names: [String; 2],
+    kind: &'static str,
+    /// That were counted.
+    reasons: Vec<&'static str>,
+}
+
+impl EndpointMetrics {
+    /// Counts a probe that took so long, and why it failed if it did.
+    pub fn probed(&mut self, took: Duration, failed: Option<&'static str>) {
+        let [upstream, endpoint] = self.names();
+        self.families.duration.with_label_values(&[upstream, self.kind]).observe(seconds(took));
+        if let Some(reason) = failed {
+            self.families.failures.with_label_values(&[upstream, endpoint, reason]).inc();
+            self.keep(reason);
+        }
+    }
+
+    /// Says what is thought of it now.
+    pub fn stands(&self, up: bool) {
+        self.families.up.with_label_values(&self.names()).set(i64::from(up));
+    }
+
+    /// Counts that it went up or down, and why.
+    pub fn changed(&mut self, reason: &'static str) {
+        let [upstream, endpoint] = self.names();
+        self.families.transitions.with_label_values(&[upstream, endpoint, reason]).inc();
+        self.keep(reason);
+    }
+
+    fn names(&self) -> [&str; 2] {
+        self.names.each_ref().map(String::as_str)
+    }
+
+    fn keep(&mut self, reason: &'static str) {
+        if !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
+    }
+}
+
+impl Drop for EndpointMetrics {
+    fn drop(&mut self) {
+        let names @ [upstream, endpoint] = self.names();
+        // An error says that there is no such series, which is what is wanted.
+        let _ = self.families.up.remove_label_values(&names);
+        for reason in &self.reasons {
+            let _ = self.families.failures.remove_label_values(&[upstream, endpoint, reason]);
+            let _ = self.families.transitions.remove_label_values(&[upstream, endpoint, reason]);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+    use crate::telemetry::exposition::encode;
+
+    #[test]
+    fn an_endpoint_has_series_as_long_as_it_is_probed() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let mut endpoint = metrics.endpoint("chat", "ws://a:1", "websocket");
+        endpoint.probed(Duration::from_millis(1), None);
+        endpoint.probed(Duration::from_secs(2), Some("pong_timeout"));
+        endpoint.stands(false);
+        endpoint.changed("pong_timeout");
+        let text = encode(&registry).unwrap();
+        for line in [
+            r#"wsluice_endpoint_up{endpoint="ws://a:1",upstream="chat"} 0"#,
+            r#"wsluice_endpoint_transitions_total{endpoint="ws://a:1",reason="pong_timeout",upstream="chat"} 1"#,
+            r#"wsluice_probe_failures_total{endpoint="ws://a:1",reason="pong_timeout",upstream="chat"} 1"#,
+            r#"wsluice_probe_duration_seconds_count{kind="websocket",upstream="chat"} 2"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+        drop(endpoint);
+        assert!(!encode(&registry).unwrap().contains("ws://a:1"));
+    }
+}

@@ -1,0 +1,178 @@
+//! Active health checks: each endpoint is asked again and again whether it is fit, apart from any client.
+//!
+//! A probe goes the way a session goes (`upstream::connect`, TLS included, and our own handshake), or it would find
+//! healthy what no session can use. It takes no seat: it is not load. All probes of the process run on one thread that
+//! relays nothing, since every worker probing for itself would multiply them.
+//!
+//! Here is only the asking, once and then again and again (`watch`). What results add up to is `health::threshold`, and
+//! what that means for a pick is `upstream`.
+
+pub mod http;
+pub mod metrics;
+pub mod tcp;
+pub mod watch;
+
+pub mod websocket;
+
+use std::io;
+use std::time::Duration;
+
+use ::http::StatusCode;
+use tokio::time::{Instant, timeout_at};
+
+use crate::health::threshold::Rule;
+use crate::upstream::connect::{ConnectError, Connector};
+use crate::upstream::handshake::HandshakeError;
+use crate::ws::close::CloseCode;
+
+/// How a probe names itself to an endpoint, for who reads its log.
+const AGENT: &str = "wsluice-probe";
+/// How much of a body or message is looked at; a health answer has a line.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// A health check as an upstream has it.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What is done.
+    pub probe: Probe,
+    /// From the beginning of one probe to that of the next.
+    pub every: Duration,
+    /// For one probe as a whole.
+    pub timeout: Duration,
+    /// What its results add up to.
+    pub rule: Rule,
+}
+
+/// What a probe does.
+#[derive(Clone, Debug)]
+pub enum Probe {
+    /// Connects.
+    Tcp,
+    /// Asks by HTTP.
+    Http(http::Http),
+    /// Opens a WebSocket.
+    WebSocket(websocket::WebSocket),
+}
+
+/// What a probe waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// A connection.
+    Connect,
+    /// An answer to the request.
+    Answer,
+    /// The Pong.
+    Pong,
+    /// The expected message.
+    Message,
+}
+
+/// Why a probe failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// No connection.
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
+    /// No WebSocket.
+    #[error("{0}")]
+    Handshake(#[from] HandshakeError),
+    /// No HTTP response, or half of one.
+    #[error("no whole HTTP response")]
+    Http(#[source] hyper::Error),
+    /// A status that is not a good one.
+    #[error("it answered with status {0}")]
+    Status(StatusCode),
+    /// The body is not as expected.
+    #[error("the body is not as expected")]
+    Body,
+    /// The 101 chose no subprotocol.
+    #[error("it did not choose the subprotocol")]
+    Subprotocol,
+    /// The server closed the WebSocket.
+    #[error("it closed the WebSocket{}", .0.map_or_else(String::new, |code| format!(" with code {code}")))]
+    Closed(Option<CloseCode>),
+    /// The connection broke after the 101.
+    #[error("the connection failed after the 101")]
+    Lost(#[source] io::Error),
+    /// The server broke the protocol.
+    #[error("it sent {0}")]
+    Protocol(&'static str),
+    /// Time was over.
+    #[error("{}", match .0 {
+        Stage::Connect => "connecting took too long",
+        Stage::Answer => "it did not answer in time",
+        Stage::Pong => "it did not answer the Ping in time",
+        Stage::Message => "the expected message did not come in time",
+    })]
+    Timeout(Stage),
+}
+
+impl ProbeError {
+    /// All names used in metrics and logs.
+    pub const LABELS: [&'static str; 15] = [
+        "resolve",
+        "connect",
+        "connect_timeout",
+        "tls",
+        "handshake_lost",
+        "bad_response",
+        "false_101",
+        "status",
+        "body",
+        "subprotocol",
+        "closed",
+        "protocol",
+        "answer_timeout",
+        "pong_timeout",
+        "message_timeout",
+    ];
+
+    /// The name used in metrics and logs.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            ProbeError::Connect(error) => error.label(),
+            ProbeError::Handshake(error) => error.label(),
+            ProbeError::Http(_) => "bad_response",
+            ProbeError::Status(_) => "status",
+            ProbeError::Body => "body",
+            ProbeError::Subprotocol => "subprotocol",
+            ProbeError::Closed(_) | ProbeError::Lost(_) => "closed",
+            ProbeError::Protocol(_) => "protocol",
+            ProbeError::Timeout(Stage::Connect) => "connect_timeout",
+            ProbeError::Timeout(Stage::Answer) => "answer_timeout",
+            ProbeError::Timeout(Stage::Pong) => "pong_timeout",
+            ProbeError::Timeout(Stage::Message) => "message_timeout",
+        }
+    }
+}
+
+impl Probe {
+    /// The name used in metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Probe::Tcp => "tcp",
+            Probe::Http(_) => "http",
+            Probe::WebSocket(_) => "websocket",
+        }
+    }
+}
+
+impl Check {
+    /// Probes once.
+    ///
+    /// # Errors
+    /// What is wrong with the endpoint.
+    pub async fn once(&self, connector: &Connector) -> Result<(), ProbeError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut stage = Stage::Connect;
+        let steps = async {
+            match &self.probe {
+                Probe::Tcp => tcp::run(connector, deadline).await,
+                Probe::Http(http) => http.run(connector, deadline, &mut stage).await,
+                Probe::WebSocket(websocket) => websocket.run(connector, deadline, &mut stage).await,
+            }
+        };
+        let ended = timeout_at(deadline, Box::pin(steps)).await;
+        ended.unwrap_or(Err(ProbeError::Timeout(stage)))
+    }
+}

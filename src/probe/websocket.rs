@@ -1,0 +1,212 @@
+//! Whether an endpoint opens a WebSocket and is alive in it: a verified handshake, a Ping answered by its Pong, and, where
+//! wanted, a message answered by another.
+//!
+//! A server whose event loop hangs still has a kernel that accepts and often a front that upgrades; only the Pong tells.
+//! What the server sends of its own accord is read past, however long it is: memory is bounded, and time is the caller's.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use http::header::{HeaderMap, HeaderName, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, USER_AGENT};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout};
+
+use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, Stage};
+use crate::health::expect::Expect;
+use crate::upstream::connect::Connector;
+use crate::upstream::handshake::{self, Reply, RequestHead, Switched};
+use crate::ws::close::{Close, CloseBody, CloseCode};
+use crate::ws::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, HEADER_BYTES_MAX, Header, Opcode, apply_mask};
+use crate::ws::handshake::{Offer, key};
+
+/// For the server's answer to our Close, which no verdict waits for.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What is asked, and what must come back.
+#[derive(Clone, Debug)]
+pub struct WebSocket {
+    /// The target in origin form, query included.
+    pub target: String,
+    /// The Host; without one, the endpoint's own.
+    pub host: Option<String>,
+    /// Further fields.
+    pub headers: HeaderMap,
+    /// Offered, and then to be chosen.
+    pub subprotocol: Option<String>,
+    /// The text of a message.
+    pub send: Option<String>,
+    /// What must be in some text message of the server, within its first `ANSWER_BYTES_MAX`.
+    pub expect: Option<Expect>,
+}
+
+impl WebSocket {
+    /// Opens one, asks, and leaves with a Close.
+    ///
+    /// # Errors
+    /// When something is not as expected. Waiting is ended by the caller; `stage` then says for what.
+    pub async fn run(&self, connector: &Connector, deadline: Instant, stage: &mut Stage) -> Result<(), ProbeError> {
+        let io = connector.connect(deadline).await?;
+        *stage = Stage::Answer;
+        let mut head = self.head(connector);
+        let key = key(fastrand::u128(..).to_ne_bytes());
+        let subprotocols = self.subprotocol.iter().cloned().collect();
+        let offer = Offer { key, subprotocols, extensions: vec![] };
+        let Switched { io, answer, early, .. } = match handshake::open(io, &mut head, &key, &offer).await? {
+            Reply::Switched(switched) => switched,
+            Reply::Refused(response) => return Err(ProbeError::Status(response.status())),
+        };
+        if answer.subprotocol != self.subprotocol {
+            return Err(ProbeError::Subprotocol);
+        }
+        let mut server = Server { io, unread: BytesMut::from(&*early) };
+        self.ask(&mut server, stage).await?;
+        // The verdict need not wait for it, and a server that is told nothing would log an error.
+        tokio::spawn(timeout(GOODBYE, async move { server.leave().await }));
+        Ok(())
+    }
+
+    fn head(&self, connector: &Connector) -> RequestHead {
+        let own = connector.authority();
+        let host = self.host.as_deref().map_or(own.as_bytes(), str::as_bytes);
+        let mut head = RequestHead::new(&self.target, None, Some(host));
+        head.field(SEC_WEBSOCKET_VERSION.as_str(), b"13");
+        if let Some(subprotocol) = &self.subprotocol {
+            head.field(SEC_WEBSOCKET_PROTOCOL.as_str(), subprotocol.as_bytes());
+        }
+        if !self.headers.contains_key(USER_AGENT) {
+            head.field(USER_AGENT.as_str(), AGENT.as_bytes());
+        }
+        // What belongs to the handshake is not to be set by hand.
+        let own = |name: &HeaderName| name == SEC_WEBSOCKET_VERSION || name == SEC_WEBSOCKET_PROTOCOL;
+        for (name, value) in self.headers.iter().filter(|(name, _)| !own(name)) {
+            head.field(name.as_str(), value.as_bytes());
+        }
+        head.end()
+    }
+
+    /// From the 101 to the last thing expected.
+    async fn ask<T: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        server: &mut Server<T>,
+        stage: &mut Stage,
+    ) -> Result<(), ProbeError> {
+        let nonce = fastrand::u64(..).to_ne_bytes();
+        server.send(Opcode::Ping, &nonce).await?;
+        if let Some(text) = &self.send {
+            server.send(Opcode::Text, text.as_bytes()).await?;
+        }
+        let (mut ponged, mut answered) = (false, self.expect.is_none());
+        // The message in progress: whether it is text, and what is kept of it.
+        let mut message: Option<(bool, Vec<u8>)> = None;
+        while !(ponged && answered) {
+            *stage = if ponged { Stage::Message } else { Stage::Pong };
+            let room = ANSWER_BYTES_MAX - message.as_ref().map_or(0, |(_, kept)| kept.len());
+            let (header, payload) = server.frame(room).await?;
+            match header.opcode {
+                Opcode::Ping => server.send(Opcode::Pong, &payload).await?,
+                Opcode::Pong => ponged |= payload == nonce,
+                Opcode::Close => {
+                    let body = CloseBody::parse(&payload).map_err(|_| ProbeError::Protocol("a malformed Close"))?;
+                    return Err(ProbeError::Closed(body.code));
+                }
+                Opcode::Text | Opcode::Binary if message.is_some() => {
+                    return Err(ProbeError::Protocol("a message within a message"));
+                }
+                Opcode::Text | Opcode::Binary => message = Some((header.opcode == Opcode::Text, payload)),
+                Opcode::Continuation => {
+                    let Some((_, kept)) = &mut message else {
+                        return Err(ProbeError::Protocol("a continuation of nothing"));
+                    };
+                    kept.extend_from_slice(&payload);
+                }
+            }
+            if !header.opcode.is_control() && header.fin {
+                let text = message.take().filter(|(is_text, _)| *is_text);
+                answered |= text.zip(self.expect.as_ref()).is_some_and(|((_, text), expect)| expect.is_met(&text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The server's side of an open WebSocket.
+struct Server<T> {
+    io: T,
+    unread: BytesMut,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
+    /// Sends a frame, masked as a client must.
+    async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), ProbeError> {
+        let mask = fastrand::u32(..).to_ne_bytes();
+        let bytes = if opcode.is_control() {
+            ControlFrame::new(opcode, payload, Some(mask)).as_bytes().to_vec()
+        } else {
+            let mut out = [0; HEADER_BYTES_MAX];
+            let header = Header { fin: true, rsv: 0, opcode, mask: Some(mask), payload: payload.len() as u64 };
+            let start = header.encode(&mut out);
+            let mut bytes = out[..start].to_vec();
+            bytes.extend_from_slice(payload);
+            apply_mask(mask, &mut bytes[start..]);
+            bytes
+        };
+        self.io.write_all(&bytes).await.map_err(ProbeError::Lost)?;
+        self.io.flush().await.map_err(ProbeError::Lost)
+    }
+
+    /// The next frame, and the first `room` bytes of its payload; of a control frame all.
+    async fn frame(&mut self, room: usize) -> Result<(Header, Vec<u8>), ProbeError> {
+        let (header, length) = loop {
+            match Header::parse(&self.unread).map_err(|_| ProbeError::Protocol("an illegal frame header"))? {
+                Some(found) => break found,
+                None => self.fill().await?,
+            }
+        };
+        self.unread.advance(length);
+        // RFC 6455 §5.1: a server does not mask; §5.2: no extension was agreed on; §5.5: control frames are short and whole.
+        let misfit = header.opcode.is_control() && (!header.fin || header.payload > CONTROL_PAYLOAD_MAX as u64);
+        if header.mask.is_some() || header.rsv != 0 || misfit {
+            return Err(ProbeError::Protocol("a frame that breaks the protocol"));
+        }
+        let room = if header.opcode.is_control() { CONTROL_PAYLOAD_MAX } else { room };
+        let (mut kept, mut left) = (Vec::new(), header.payload);
+        while left > 0 {
+            if self.unread.is_empty() {
+                self.fill().await?;
+            }
+            let taken = usize::try_from(left).unwrap_or(usize::MAX).min(self.unread.len());
+            kept.extend_from_slice(&self.unread[..taken.min(room - kept.len())]);
+            self.unread.advance(taken);
+            left -= taken as u64;
+        }
+        Ok((header, kept))
+    }
+
+    async fn fill(&mut self) -> Result<(), ProbeError> {
+        self.unread.reserve(4096);
+        match self.io.read_buf(&mut self.unread).await {
+            Ok(0) => Err(ProbeError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Ok(()),
+            Err(error) => Err(ProbeError::Lost(error)),
+        }
+    }
+
+    /// Says goodbye, and reads until the server does or hangs up: what was left unread would turn our end of the connection
+    /// into a reset.
+    async fn leave(mut self) {
+        let (body, length) = Close::new(CloseCode::NORMAL, "").body();
+        if self.send(Opcode::Close, &body[..length]).await.is_err() {
+            return;
+        }
+        while let Ok((header, _)) = self.frame(0).await {
+            if header.opcode == Opcode::Close {
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests;

@@ -1,0 +1,122 @@
+//! How a request gets to an endpoint: its turn by the pace of the upstream, a seat, the wait for either, and the cookie by
+//! which its client comes back.
+//!
+//! Only the first choice may wait for a seat. Who has tried an endpoint already and finds the others full is told what
+//! that endpoint said: in the line it could hold up those behind it, who may still try that one.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::HeaderValue;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::outcome::Failure;
+use super::request::RequestLog;
+use crate::balance::Draw;
+use crate::balance::sticky::{Affinity, Sticky};
+use crate::clock;
+use crate::policy::bucket::Refused;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::live::Seat;
+use crate::upstream::metrics::Admitted;
+use crate::upstream::{NoEndpoint, Upstream};
+
+/// Waits for the request's turn, where the upstream has a pace.
+///
+/// # Errors
+/// If it is too far away, or not before `deadline`.
+pub async fn admit(upstream: &Upstream, deadline: Instant, log: &mut RequestLog) -> Result<(), Failure> {
+    let Some(pace) = upstream.entry.admission else { return Ok(()) };
+    let left = deadline.saturating_duration_since(Instant::now());
+    match upstream.gate.bucket.take(pace.within(left), clock::now()) {
+        Ok(wait) if wait.is_zero() => upstream.metrics.admission(Admitted::AtOnce),
+        Ok(wait) => {
+            upstream.metrics.admission(Admitted::Delayed);
+            log.wait_begins();
+            sleep(wait).await;
+            log.wait_ends();
+        }
+        Err(Refused { after }) => {
+            upstream.metrics.admission(Admitted::Refused);
+            return Err(Failure::Admission(after));
+        }
+    }
+    Ok(())
+}
+
+/// The endpoint that a request tries first, with a seat on it: the one its client had, or else the balancer's choice. Waits
+/// while all are full, where the upstream lets it, and not beyond `deadline`. Cancel-safe: who goes leaves the line.
+///
+/// # Errors
+/// When there is none, and why.
+pub async fn seat(
+    upstream: &Upstream,
+    bond: Option<&Bond<'_>>,
+    draw: Draw,
+    deadline: Option<Instant>,
+    log: &mut RequestLog,
+) -> Result<(Arc<Endpoint>, Seat), Failure> {
+    let pick = || {
+        let now = clock::coarse();
+        let had = bond.and_then(|bond| bond.affinity.identity());
+        had.and_then(|identity| upstream.pick_named(identity, now)).map_or_else(|| upstream.pick(&[], draw, now), Ok)
+    };
+    let Some(limits) = upstream.entry.queue else { return Ok(pick()?) };
+    let queue = &upstream.gate.queue;
+    if queue.is_empty() {
+        match pick() {
+            Err(NoEndpoint::Full) => {}
+            picked => return Ok(picked?),
+        }
+    }
+    let mut ticket = queue.join(limits.length).ok_or(Failure::QueueFull)?;
+    let until = Instant::now() + limits.wait;
+    let until = deadline.map_or(until, |deadline| until.min(deadline));
+    let waiting = upstream.metrics.waiting();
+    log.wait_begins();
+    let picked = timeout_at(until, async {
+        loop {
+            ticket.turn().await;
+            match pick() {
+                Err(NoEndpoint::Full) => {}
+                picked => break picked,
+            }
+        }
+    });
+    let picked = picked.await;
+    log.wait_ends();
+    drop(waiting);
+    Ok(picked.map_err(|_| Failure::QueueTimeout)??)
+}
+
+/// What ties a client to an endpoint.
+#[derive(Debug)]
+pub struct Bond<'a> {
+    sticky: &'a Sticky,
+    affinity: Affinity,
+    /// The client came by TLS.
+    tls: bool,
+}
+
+impl<'a> Bond<'a> {
+    /// That of a request with these lines of `Cookie`.
+    pub fn new<'c>(sticky: &'a Sticky, cookies: impl IntoIterator<Item = &'c [u8]>, tls: bool) -> Bond<'a> {
+        Bond { sticky, affinity: sticky.read(cookies, unix_seconds()), tls }
+    }
+
+    /// The cookie for a client that `endpoint` has answered, unless it has a good one. Counts what became of the old one.
+    pub fn renewed(&self, upstream: &Upstream, endpoint: &Endpoint, log: &mut RequestLog) -> Option<HeaderValue> {
+        let returned = self.affinity.returned(endpoint.identity);
+        upstream.metrics.sticky(returned);
+        log.returned = Some(returned);
+        if self.affinity == (Affinity::Endpoint { identity: endpoint.identity, is_fresh: true }) {
+            return None;
+        }
+        // Made of a token, a checked path and fixed words.
+        HeaderValue::try_from(self.sticky.set(endpoint.identity, unix_seconds(), self.tls)).ok()
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,39 @@
+//! What a request passes on its way to an endpoint: the pace of the upstream, the line for a seat, and the cookie that leads
+//! back. `Entry` is what the configuration says of it, `Gate` is what is known while the process runs; the way itself is
+//! `proxy::entry`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::queue::Queue;
+use crate::balance::sticky::Sticky;
+use crate::policy::bucket::{Bucket, Pace};
+
+/// How requests get to the endpoints of one upstream.
+#[derive(Debug, Default)]
+pub struct Entry {
+    /// How many handshakes in a second.
+    pub admission: Option<Pace>,
+    /// Who may wait when all endpoints are full.
+    pub queue: Option<QueueLimits>,
+    /// How clients come back to the endpoint they had.
+    pub sticky: Option<Sticky>,
+}
+
+/// How many may wait, and how long each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// At a time.
+    pub length: usize,
+    /// At most.
+    pub wait: Duration,
+}
+
+/// The live state of the way in. As that of an endpoint it belongs to the upstream, by name, and not to a configuration.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// What was let through.
+    pub bucket: Bucket,
+    /// Who waits for a seat.
+    pub queue: Arc<Queue>,
+}

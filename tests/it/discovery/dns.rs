@@ -1,0 +1,78 @@
+//! dnsmasq, whose answers change, which dies and comes back.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use wsluice::config::{IpFamily, Scheme};
+use wsluice::discovery::{Reason, dns::Dns};
+
+use super::Discovery;
+use super::servers::{Dnsmasq, is_here};
+
+fn dns(server: SocketAddr, name: &str, port: Option<u16>) -> Dns {
+    let every = Duration::from_secs(1);
+    Dns { name: name.into(), port, scheme: Scheme::Ws, family: IpFamily::Any, server: Some(server), every }
+}
+
+#[tokio::test]
+async fn addresses_are_followed_and_kept_while_the_server_is_down() {
+    if !is_here("dnsmasq") {
+        return;
+    }
+    let mut server = Dnsmasq::start("10.0.0.1 chat.test\n", &[]).await;
+    let dns = dns(server.address(), "chat.test", Some(9000));
+    let discovery = Discovery::start(|outlet| dns.run(outlet));
+    discovery.becomes(&["ws://10.0.0.1:9000 1"]).await;
+    server.hosts("10.0.0.2 chat.test\n10.0.0.1 chat.test\nfd00::1 chat.test\n");
+    // A host with both kinds of addresses is still one.
+    discovery.becomes(&["ws://10.0.0.1:9000 1", "ws://10.0.0.2:9000 1"]).await;
+    server.kill();
+    eventually_fails(&discovery, &[Reason::Unreachable, Reason::Timeout]).await;
+    assert_eq!(discovery.lists().len(), 2);
+    server.restart().await;
+    discovery.answers().await;
+    // The name is taken away: the server answers, and is not believed.
+    server.hosts("");
+    eventually_fails(&discovery, &[Reason::NotFound, Reason::Empty]).await;
+    server.hosts("fd00::1 chat.test\n");
+    discovery.becomes(&["ws://[fd00::1]:9000 1"]).await;
+    assert_eq!(discovery.lists().len(), 3);
+}
+
+async fn eventually_fails(discovery: &Discovery, reasons: &[Reason]) {
+    let what = format!("one of {reasons:?}");
+    crate::harness::eventually(&what, || reasons.iter().any(|reason| discovery.errors(*reason) > 0.0).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn srv_records_tell_ports_and_weights() {
+    if !is_here("dnsmasq") {
+        return;
+    }
+    let hosts = "10.0.0.1 a.test\n10.0.0.2 b.test\n";
+    let a = "--srv-host=_ws._tcp.chat.test,a.test,9000,0,5";
+    let mut server = Dnsmasq::start(hosts, &[a, "--srv-host=_ws._tcp.chat.test,b.test,9001,10,0"]).await;
+    let dns = dns(server.address(), "_ws._tcp.chat.test", None);
+    let discovery = Discovery::start(|outlet| dns.run(outlet));
+    discovery.becomes(&["ws://10.0.0.1:9000 5", "ws://10.0.0.2:9001 1 backup"]).await;
+    server.options = vec![
+        "--srv-host=_ws._tcp.chat.test,a.test,9000,0,7".into(),
+        "--srv-host=_ws._tcp.chat.test,gone.test,9000,0,7".into(),
+    ];
+    server.restart().await;
+    discovery.becomes(&["ws://10.0.0.1:9000 7"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_named_so() {
+    if !is_here("dnsmasq") {
+        return;
+    }
+    // dnsmasq knows nothing outside `test.` and nobody to ask.
+    let server = Dnsmasq::start("", &[]).await;
+    let dns = dns(server.address(), "chat.example.", Some(1));
+    let discovery = Discovery::start(|outlet| dns.run(outlet));
+    discovery.fails(Reason::Denied).await;
+    assert!(discovery.lists().is_empty());
+}

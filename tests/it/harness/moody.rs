@@ -1,0 +1,162 @@
+//! A server on a port of its own that behaves as it is told, from one connection to the next.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::{Head, accept_for};
+
+/// What it does with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Upgrades, echoes, answers pings; other requests are answered with 200 and `well`.
+    Well,
+    /// Accepts, and says nothing.
+    Silent,
+    /// Hangs up after the request.
+    Rude,
+    /// Answers 101 with a wrong accept value.
+    False,
+    /// Upgrades, and never reads a frame.
+    Deaf,
+    /// Upgrades, and hangs up without a Close.
+    Fleeting,
+    /// Answers everything with 503 and `busy`.
+    Busy,
+}
+
+/// The server. Dropping it closes its port and resets its connections, as a kill does.
+#[derive(Debug)]
+pub struct Moody {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mood: Mutex<Mood>,
+    sessions: AtomicUsize,
+    probes: AtomicUsize,
+}
+
+impl Moody {
+    pub async fn start(mood: Mood) -> Moody {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Shared { mood: Mutex::new(mood), sessions: AtomicUsize::new(0), probes: AtomicUsize::new(0) };
+        let shared = Arc::new(shared);
+        let task = Some(tokio::spawn(serve(listener, Arc::clone(&shared))));
+        Moody { address, shared, task }
+    }
+
+    pub async fn start_many<const N: usize>(mood: Mood) -> [Moody; N] {
+        let mut all = vec![];
+        for _ in 0..N {
+            all.push(Moody::start(mood).await);
+        }
+        all.try_into().unwrap()
+    }
+
+    /// As an endpoint in a configuration.
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
+    /// From the next connection on.
+    pub fn turn(&self, mood: Mood) {
+        *self.shared.mood.lock().unwrap() = mood;
+    }
+
+    /// Requests that were no probe's.
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions.load(Ordering::SeqCst)
+    }
+
+    /// Requests of probes.
+    pub fn probes(&self) -> usize {
+        self.shared.probes.load(Ordering::SeqCst)
+    }
+
+    /// As `kill -9`: the port is closed and every connection ends.
+    pub async fn kill(&mut self) {
+        let task = self.task.take().unwrap();
+        task.abort();
+        let _ = task.await;
+    }
+
+    /// On the same port again.
+    pub async fn restart(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.task = Some(tokio::spawn(serve(listener, Arc::clone(&self.shared))));
+    }
+}
+
+impl Drop for Moody {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    // Its connections go with it.
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let shared = Arc::clone(&shared);
+        connections.spawn(async move {
+            let _ = connection(stream, &shared).await;
+        });
+    }
+}
+
+async fn connection(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = Head::parse(&head);
+    let is_probe = head.get("user-agent") == Some("wsluice-probe");
+    let count = if is_probe { &shared.probes } else { &shared.sessions };
+    count.fetch_add(1, Ordering::SeqCst);
+    let mood = *shared.mood.lock().unwrap();
+    let key = head.get("sec-websocket-key");
+    let accept = match (mood, key) {
+        (Mood::Silent, _) => return std::future::pending().await,
+        (Mood::Rude, _) => return Ok(()),
+        (Mood::Busy, _) => {
+            return stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy").await;
+        }
+        (_, None) => {
+            return stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nwell").await;
+        }
+        (Mood::False, _) => "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned(),
+        (_, Some(key)) => accept_for(key),
+    };
+    let answer =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+    stream.write_all(format!("{answer}{accept}\r\n\r\n").as_bytes()).await?;
+    match mood {
+        Mood::Fleeting => Ok(()),
+        Mood::Deaf | Mood::False => std::future::pending().await,
+        _ => {
+            let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+            while let Some(Ok(message)) = socket.next().await {
+                if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        }
+    }
+}
