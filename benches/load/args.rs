@@ -60,7 +60,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "quick")]
     pub publish: bool,
 
-    /// A smoke test in less than half a minute: one short round with few connections; the figures mean nothing
+    /// A smoke test in about a minute: one short round with few connections; the figures mean nothing
     #[arg(long)]
     pub quick: bool,
 

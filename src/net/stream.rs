@@ -100,6 +100,16 @@ impl Stream {
             Stream::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
         }
     }
+
+    /// Leaves the task's waker for when the socket is readable. `Ready`: it was seen to be, or is no longer usable, which
+    /// a read will tell.
+    #[inline]
+    pub fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Stream::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Stream::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+        }
+    }
 }
 
 impl From<TcpStream> for Stream {

@@ -29,6 +29,10 @@ pub trait Connection {
     /// Whether a read may find something. `false` only where one would answer `Pending` again, and the waker that the
     /// last one left is still there: then it can be left out.
     fn may_read(&self) -> bool;
+
+    /// Leaves the task's waker for when there is something to read, as a read that finds nothing does, but needs no buffer
+    /// for it. `Ready`: a read may find something.
+    fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 impl<T> Connection for Transport<T> {
@@ -42,6 +46,14 @@ impl<T> Connection for Transport<T> {
             Transport::Plain(stream) => stream.may_read(),
             // It may hold bytes of its own.
             Transport::Tls(_) => true,
+        }
+    }
+
+    #[inline]
+    fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Transport::Plain(stream) => stream.poll_may_read(cx),
+            Transport::Tls(_) => Poll::Ready(()),
         }
     }
 }

@@ -225,6 +225,7 @@ where
 {
     fn pump(&mut self, cx: &mut Context<'_>, now: Moment) -> bool {
         let mut allowed = BYTES_PER_POLL;
+        let mut was_short = false;
         while allowed > 0 {
             if self.lane.is_blocked() && !self.lane.drain(cx, now, self.tunnel, self.target, self.from.other()) {
                 return false;
@@ -242,6 +243,11 @@ where
             }
             // Most wake-ups are for the other direction: this one then costs a look and no lock.
             if self.lane.awaited && !self.source.may_read() {
+                return false;
+            }
+            // What did not fill the buffer was all there was, as a rule: only the waker is to be left then.
+            if was_short && self.source.poll_may_read(cx).is_pending() {
+                self.lane.awaited = has_budget_remaining();
                 return false;
             }
             let size = self.lane.size;
@@ -265,6 +271,7 @@ where
                         self.tunnel.handle_eof(now, self.from);
                         return false;
                     }
+                    was_short = held + count < size.bytes();
                     self.lane.size = match count {
                         _ if held + count == size.bytes() => size.grown(),
                         _ if count < size.bytes() / 4 => size.shrunk(),
@@ -584,6 +591,9 @@ mod tests {
         }
         fn may_read(&self) -> bool {
             true
+        }
+        fn poll_may_read(&self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
         }
     }
 
