@@ -1,7 +1,7 @@
 //! How even each algorithm keeps long sessions while endpoints join, die, come back and flap: a simulation in virtual time
 //! over the very code that picks (`wsluice::balance`), beside what proxies do that forget their counts at a reload.
 //!
-//! `cargo bench --bench balance` prints the table of benches/README.md; with `--test` a tenth of it runs, for CI.
+//! `cargo bench --bench balance` prints the table of benches/README.md.
 //!
 //! 5,000 sessions on the average, with heavy-tailed lifetimes (Pareto, α 1.5, mean eight hours, cut at two days), over 10
 //! endpoints and seven hours. Sessions whose endpoint dies or that are moved come back after 1 to 10 s.
@@ -96,7 +96,6 @@ struct Score {
 }
 
 fn main() {
-    let sessions = if std::env::args().any(|arg| arg == "--test") { SESSIONS / 10.0 } else { SESSIONS };
     let contenders = [
         Contender { name: "least_connections", make: || Balancer::LeastConnections, forgets: false, rebalances: false },
         Contender {
@@ -136,7 +135,7 @@ fn main() {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for contender in contenders {
-        let score = simulate(&contender, sessions);
+        let score = simulate(&contender);
         println!(
             "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} |",
             contender.name,
@@ -151,7 +150,7 @@ fn main() {
     }
 }
 
-fn simulate(contender: &Contender, average: f64) -> Score {
+fn simulate(contender: &Contender) -> Score {
     let mut random = fastrand::Rng::with_seed(20261121);
     let mut balancer = (contender.make)();
     let mut endpoints = Endpoints { open: vec![true; 12], sessions: vec![vec![]; 12], counted: vec![0; 12] };
@@ -168,7 +167,7 @@ fn simulate(contender: &Contender, average: f64) -> Score {
     }
     push(&mut queue, &mut events, 0.0, Event::Arrival { returning: false });
     // Those who are there when it begins.
-    for _ in 0..average as u32 {
+    for _ in 0..SESSIONS as u32 {
         push(&mut queue, &mut events, 0.0, Event::Arrival { returning: true });
     }
     push(&mut queue, &mut events, 0.5, Event::Tick);
@@ -182,7 +181,7 @@ fn simulate(contender: &Contender, average: f64) -> Score {
         let gone: Vec<u64> = match events[event as usize] {
             Event::Arrival { returning } => {
                 if !returning {
-                    let wait = -random.f64().max(1e-12).ln() * MEAN_LIFE / average;
+                    let wait = -random.f64().max(1e-12).ln() * MEAN_LIFE / SESSIONS;
                     push(&mut queue, &mut events, now + wait, Event::Arrival { returning: false });
                 }
                 let draw = Draw { key: random.u64(..), random: random.u64(..) };

@@ -97,8 +97,9 @@ struct Moving {
     well: Option<(Vec<u64>, Moment)>,
     /// Who those are that are moved now, and how many are left to move.
     from: HashMap<u64, (usize, Quietest)>,
-    /// What the pace allows and was not used.
+    /// What the pace allows and was not used, and up to when that was reckoned.
     allowance: f64,
+    reckoned: Option<Moment>,
     /// When how many were sent away.
     sent: VecDeque<(Moment, u32)>,
 }
@@ -233,7 +234,8 @@ impl Moving {
             }
             return;
         }
-        self.allowance = (self.allowance + f64::from(rule.rate) * TICK.as_secs_f64()).min(f64::from(rule.rate));
+        let passed = self.reckoned.replace(now).map_or(TICK, |before| now.since(before));
+        self.allowance = (self.allowance + f64::from(rule.rate) * passed.as_secs_f64()).min(f64::from(rule.rate));
         let mut told_now = 0;
         while self.allowance >= 1.0 {
             // In turn from the one with the most to give.
@@ -255,7 +257,7 @@ impl Moving {
             self.sent.push_back((now, told_now));
         }
         if self.from.is_empty() {
-            self.allowance = 0.0;
+            (self.allowance, self.reckoned) = (0.0, None);
         }
     }
 }

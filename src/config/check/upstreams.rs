@@ -43,9 +43,11 @@ impl Checker<'_> {
         if upstream.endpoints.is_empty() && self.written.has(&list) {
             self.error(&list, "there is no endpoint").help("add a URL such as `ws://10.0.0.11:9000`");
         }
-        if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+        if !upstream.endpoints.is_empty()
+            && upstream.endpoints.iter().all(|endpoint| endpoint.weight == 0 || endpoint.drain.is_some())
+        {
             let help = "give one of them a weight above 0; with 0 they only keep the sessions they have";
-            self.warn(&list, "every endpoint has the weight 0: no new session will be let in").help(help);
+            self.warn(&list, "every endpoint has the weight 0 or is drained: no new session will be let in").help(help);
         }
         if self.file.zone.is_none()
             && let Some(index) = upstream.endpoints.iter().position(|endpoint| endpoint.zone.is_some())
