@@ -260,8 +260,9 @@ fn move_some(endpoints: &mut Endpoints, now: f64, sent: &mut Vec<(f64, u32)>, pl
     sent.retain(|(at, _)| now - at < 60.0);
     if plan.iter().all(|&left| left == 0) {
         let load = |index: usize| if endpoints.open[index] { endpoints.sessions[index].len() as u32 } else { 0 };
-        let held: Vec<Held> =
-            (0..12).map(|index| Held { load: load(index), weight: u32::from(endpoints.open[index]) }).collect();
+        let held: Vec<Held> = (0..12)
+            .map(|index| Held { load: load(index), weight: u32::from(endpoints.open[index]), sessions_max: u32::MAX })
+            .collect();
         *plan = surplus(&held, sent.iter().map(|(_, count)| count).sum(), 10);
     }
     let mut gone = vec![];

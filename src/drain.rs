@@ -123,6 +123,19 @@ impl Drain {
         self.wake(wakers);
     }
 
+    /// How many guards of each of these groups have not been told to stop.
+    pub fn left(&self, groups: &[u64]) -> Vec<u32> {
+        let mut left = vec![0; groups.len()];
+        for slab in self.working.iter() {
+            for (_, notice) in lock(slab).iter().filter(|(_, notice)| notice.group != 0 && notice.stop.is_none()) {
+                if let Some(at) = groups.iter().position(|group| *group == notice.group) {
+                    left[at] += 1;
+                }
+            }
+        }
+        left
+    }
+
     /// The guards of a group that have not been told to stop, the one that was quiet for longest first.
     pub fn by_silence(&self, group: u64) -> Vec<Place> {
         let is_left = |notice: &Notice| (notice.group == group && notice.stop.is_none()).then_some(notice.data_at);
@@ -175,6 +188,9 @@ impl Drain {
 
     /// Wakes without any lock, when all has been noted: who is woken looks.
     fn wake(&self, wakers: Vec<Waker>) {
+        if wakers.is_empty() {
+            return;
+        }
         self.said.fetch_add(1, Ordering::Release);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -335,7 +351,11 @@ mod tests {
         for (guard, group) in ours.iter().map(|guard| (guard, 1)).chain([(&other, 2)]) {
             guard.join(group, at(1));
         }
+        assert!(ours.iter().all(|guard| guard.look(&cx, Some(at(1))).is_none()));
+        assert_eq!(drain.left(&[1, 2, 3]), [4, 1, 0]);
         let before = other.said();
+        drain.ask(3);
+        assert_eq!(other.said(), before, "nobody was there to be asked");
         drain.ask(1);
         assert_ne!(other.said(), before);
         for (guard, data_at) in ours.iter().zip([5, 3, 9, 4]) {

@@ -11,6 +11,19 @@ pub struct Held {
     pub load: u32,
     /// Its share, compared with the others'.
     pub weight: u32,
+    /// Sessions that it takes at most.
+    pub sessions_max: u32,
+}
+
+/// What each of `held` may hold before it gives anything away: its share and `tolerance_percent` of that more.
+pub fn most(held: &[Held], returning: u32, tolerance_percent: u32) -> Vec<u32> {
+    let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum::<u64>().max(1);
+    let total = held.iter().map(|held| u64::from(held.load)).sum::<u64>() + u64::from(returning);
+    let most = |held: &Held| {
+        let share = total * u64::from(held.weight);
+        (share * u64::from(100 + tolerance_percent) / (weights * 100)).max(share.div_ceil(weights))
+    };
+    held.iter().map(|held| u32::try_from(most(held)).unwrap_or(u32::MAX)).collect()
 }
 
 /// How many sessions each of `held` should give away, in their order. None gives away what it is allowed to hold, which is
@@ -23,17 +36,16 @@ pub fn surplus(held: &[Held], returning: u32, tolerance_percent: u32) -> Vec<u32
         return vec![0; held.len()];
     }
     let share = |held: &Held| total * u64::from(held.weight);
-    let over = |held: &Held| {
-        let most =
-            (share(held) * u64::from(100 + tolerance_percent) / (weights * 100)).max(share(held).div_ceil(weights));
-        u64::from(held.load).saturating_sub(most)
-    };
-    let lacking: u64 = held.iter().map(|held| (share(held) / weights).saturating_sub(u64::from(held.load))).sum();
+    let lacks =
+        |held: &Held| (share(held) / weights).min(u64::from(held.sessions_max)).saturating_sub(u64::from(held.load));
+    let lacking: u64 = held.iter().map(lacks).sum();
+    let most = most(held, returning, tolerance_percent);
+    let over: Vec<u64> = held.iter().zip(most).map(|(held, most)| u64::from(held.load.saturating_sub(most))).collect();
     let room = lacking.saturating_sub(u64::from(returning));
-    let all: u64 = held.iter().map(over).sum();
+    let all: u64 = over.iter().sum();
     // Rounded down, so that together they never give more than there is room for.
     let part = |over: u64| if all <= room { over } else { over * room / all };
-    held.iter().map(|held| u32::try_from(part(over(held))).unwrap_or(u32::MAX)).collect()
+    over.into_iter().map(|over| u32::try_from(part(over)).unwrap_or(u32::MAX)).collect()
 }
 
 #[cfg(test)]
@@ -43,7 +55,7 @@ mod tests {
     use super::*;
 
     fn of(loads: &[u32], returning: u32, tolerance: u32) -> Vec<u32> {
-        let held: Vec<_> = loads.iter().map(|&load| Held { load, weight: 1 }).collect();
+        let held: Vec<_> = loads.iter().map(|&load| Held { load, weight: 1, sessions_max: u32::MAX }).collect();
         surplus(&held, returning, tolerance)
     }
 
@@ -56,9 +68,19 @@ mod tests {
         assert_eq!(of(&[10, 10, 10], 0, 10), [0, 0, 0]);
         assert_eq!(of(&[1, 0], 0, 10), [0, 0], "one session has to be somewhere");
         assert_eq!(of(&[], 0, 10), [0_u32; 0]);
-        let weighted = [Held { load: 300, weight: 1 }, Held { load: 300, weight: 3 }];
+        let weighted = [
+            Held { load: 300, weight: 1, sessions_max: u32::MAX },
+            Held { load: 300, weight: 3, sessions_max: u32::MAX },
+        ];
         assert_eq!(surplus(&weighted, 0, 10), [135, 0]);
-        assert_eq!(surplus(&[Held { load: 9, weight: 0 }], 0, 10), [0]);
+        assert_eq!(surplus(&[Held { load: 9, weight: 0, sessions_max: u32::MAX }], 0, 10), [0]);
+    }
+
+    #[test]
+    fn nothing_is_moved_for_one_that_is_full() {
+        let held = |load, sessions_max| Held { load, weight: 1, sessions_max };
+        assert_eq!(surplus(&[held(100, u32::MAX), held(100, u32::MAX), held(10, 10)], 0, 10), [0, 0, 0]);
+        assert_eq!(surplus(&[held(100, u32::MAX), held(100, u32::MAX), held(10, 14)], 0, 10), [2, 2, 0]);
     }
 
     proptest! {
@@ -68,7 +90,7 @@ mod tests {
             returning in 0u32..500,
             tolerance in 0u32..60,
         ) {
-            let held: Vec<_> = held.into_iter().map(|(load, weight)| Held { load, weight }).collect();
+            let held: Vec<_> = held.into_iter().map(|(load, weight)| Held { load, weight, sessions_max: u32::MAX }).collect();
             let given = surplus(&held, returning, tolerance);
             let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum();
             prop_assume!(weights > 0);

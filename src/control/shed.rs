@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::balance::rebalance::{Held, surplus};
+use crate::balance::rebalance::{Held, most, surplus};
 use crate::clock;
 use crate::drain::{Drain, Place};
 use crate::moment::Moment;
@@ -24,6 +24,8 @@ use crate::ws::tunnel::Stopping;
 const TICK: Duration = Duration::from_millis(200);
 /// How long a session that was sent away counts as on its way: clients wait before they come back.
 const ON_ITS_WAY: Duration = Duration::from_secs(60);
+/// How long it is believed how quiet sessions have been.
+const STALE: Duration = Duration::from_secs(5);
 /// Over how long the sessions of an endpoint that is down are closed.
 const DOWN: Duration = Duration::from_secs(5);
 
@@ -110,18 +112,23 @@ impl Shed {
         self.note_emptied(&endpoints, now);
         self.empty(now);
         if let Some(rebalance) = self.wanted.rebalance {
-            self.moving.look(rebalance, &self.upstream, &endpoints, &self.drain, now);
+            self.moving.look(rebalance, &self.upstream, &self.drain, now);
         }
     }
 
     /// Who is to be emptied, and who is not any more.
     fn note_emptied(&mut self, endpoints: &[Arc<Endpoint>], now: Moment) {
         let mut wanted: HashMap<u64, (Arc<Live>, Stopping, Duration)> = HashMap::new();
+        // With nobody who is well the clients would come back to those that are down, and be closed again.
+        let others =
+            endpoints.iter().any(|endpoint| endpoint.weight > 0 && endpoint.live.standing(now) != Standing::Down);
         for endpoint in endpoints {
             let live = &endpoint.live;
             let why = match endpoint.written.drain {
                 Some(span) => (Stopping::EndpointDrain, span.duration()),
-                None if self.wanted.down && live.standing(now) == Standing::Down => (Stopping::EndpointDown, DOWN),
+                None if self.wanted.down && others && live.standing(now) == Standing::Down => {
+                    (Stopping::EndpointDown, DOWN)
+                }
                 None => continue,
             };
             wanted.insert(live.id(), (Arc::clone(live), why.0, why.1));
@@ -130,14 +137,18 @@ impl Shed {
             endpoints.iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
         let was_member = self.members.iter().chain(self.emptied.iter().map(|(id, emptying)| (id, &emptying.live)));
         for (id, live) in was_member.filter(|(id, _)| !members.contains_key(id)) {
-            if let Some(span) = self.wanted.removed {
+            // One that was drained and is taken out then goes on as it was to.
+            let drained = self.emptied.get(id).filter(|emptying| emptying.why == Stopping::EndpointDrain);
+            if let Some(span) = drained.map(|emptying| emptying.span).or(self.wanted.removed) {
                 wanted.insert(*id, (Arc::clone(live), Stopping::EndpointDrain, span));
             }
         }
         self.members = members;
         self.emptied.retain(|id, emptying| {
             let is_member = self.members.contains_key(id);
-            wanted.contains_key(id) && (is_member || emptying.live.load() > 0)
+            let as_before =
+                |(_, why, span): &(Arc<Live>, Stopping, Duration)| (*why, *span) == (emptying.why, emptying.span);
+            wanted.get(id).is_some_and(as_before) && (is_member || emptying.live.load() > 0)
         });
         for (id, (live, why, span)) in wanted {
             if live.load() == 0 || self.emptied.contains_key(&id) {
@@ -162,8 +173,9 @@ impl Shed {
             let told = due.saturating_sub(emptying.told).min(known.len());
             self.drain.stop(*id, known.drain(..told), now, emptying.why);
             emptying.told += told;
-            if known.is_empty() && emptying.live.load() > 0 {
-                // Some may have been about to open when it began.
+            let is_stale = now.since(emptying.sessions.asked) >= STALE;
+            if is_stale && emptying.live.load() > 0 {
+                // Some may have been about to open when it began, and who was quiet then need not be so now.
                 emptying.sessions = Quietest::ask(&self.drain, *id, now);
             }
         }
@@ -186,30 +198,29 @@ impl Quietest {
 }
 
 impl Moving {
-    fn look(&mut self, rule: Rebalance, upstream: &Upstream, endpoints: &[Arc<Endpoint>], drain: &Drain, now: Moment) {
+    fn look(&mut self, rule: Rebalance, upstream: &Upstream, drain: &Drain, now: Moment) {
         while self.sent.front().is_some_and(|(at, _)| now.since(*at) >= ON_ITS_WAY) {
             self.sent.pop_front();
         }
-        // Those that take sessions now, of the best priority that any has: backups are not for evening out.
-        let takes = |endpoint: &&Arc<Endpoint>| endpoint.weight > 0 && endpoint.live.standing(now) == Standing::Good;
-        let best = endpoints.iter().filter(takes).map(|endpoint| endpoint.priority).min();
-        let open: Vec<&Arc<Endpoint>> =
-            endpoints.iter().filter(takes).filter(|endpoint| Some(endpoint.priority) == best).collect();
+        // Those that take sessions now: backups and other zones are not for evening out.
+        let open = upstream.first_choices(now);
         let well: Vec<u64> = open.iter().map(|endpoint| endpoint.live.id()).collect();
         let since = match &self.well {
             Some((before, since)) if *before == well => *since,
             _ => now,
         };
         self.well = Some((well, since));
-        let is_settled = |endpoint: &&Arc<Endpoint>| endpoint.live.joined_for(now) >= rule.settle;
+        let is_settled = |endpoint: &Arc<Endpoint>| endpoint.live.joined_for(now) >= rule.settle;
         if now.since(since) < rule.settle || !open.iter().all(is_settled) {
-            self.from.clear();
+            self.rest();
             return;
         }
-        let held: Vec<Held> = open
-            .iter()
-            .map(|endpoint| Held { load: endpoint.live.load(), weight: upstream.weight(endpoint, now) })
-            .collect();
+        let hold = |endpoint: &Arc<Endpoint>| Held {
+            load: endpoint.live.load(),
+            weight: upstream.weight(endpoint, now),
+            sessions_max: endpoint.sessions_max,
+        };
+        let held: Vec<Held> = open.iter().map(hold).collect();
         let on_their_way = self.sent.iter().map(|(_, count)| *count).sum();
         let surplus = |held: &[Held]| surplus(held, on_their_way, rule.tolerance_percent);
         if self.from.is_empty() {
@@ -217,11 +228,9 @@ impl Moving {
                 return;
             }
             // Those who have been told and are still closing are on their way, and not on their endpoint as well.
-            let left = |(endpoint, held): (&&Arc<Endpoint>, &Held)| {
-                let left = drain.by_silence(endpoint.live.id()).len();
-                Held { load: held.load.min(u32::try_from(left).unwrap_or(u32::MAX)), ..*held }
-            };
-            let held: Vec<Held> = open.iter().zip(&held).map(left).collect();
+            let ids: Vec<u64> = open.iter().map(|endpoint| endpoint.live.id()).collect();
+            let left = held.iter().zip(drain.left(&ids));
+            let held: Vec<Held> = left.map(|(held, left)| Held { load: held.load.min(left), ..*held }).collect();
             for (endpoint, given) in open.iter().zip(surplus(&held)) {
                 if given > 0 {
                     let id = endpoint.live.id();
@@ -234,6 +243,16 @@ impl Moving {
             }
             return;
         }
+        // Others leave and come by themselves meanwhile: nobody gives more than is over now.
+        for ((endpoint, held), most) in open.iter().zip(&held).zip(most(&held, on_their_way, rule.tolerance_percent)) {
+            let id = endpoint.live.id();
+            let Some((left, sessions)) = self.from.get_mut(&id) else { continue };
+            *left = (*left).min(held.load.saturating_sub(most) as usize);
+            if *left > 0 && now.since(sessions.asked) >= STALE {
+                *sessions = Quietest::ask(drain, id, now);
+            }
+        }
+        self.from.retain(|_, (left, _)| *left > 0);
         let passed = self.reckoned.replace(now).map_or(TICK, |before| now.since(before));
         self.allowance = (self.allowance + f64::from(rule.rate) * passed.as_secs_f64()).min(f64::from(rule.rate));
         let mut told_now = 0;
@@ -257,7 +276,13 @@ impl Moving {
             self.sent.push_back((now, told_now));
         }
         if self.from.is_empty() {
-            (self.allowance, self.reckoned) = (0.0, None);
+            self.rest();
         }
+    }
+
+    /// Nothing is moved now.
+    fn rest(&mut self) {
+        self.from.clear();
+        (self.allowance, self.reckoned) = (0.0, None);
     }
 }

@@ -54,17 +54,25 @@ impl RetryBudget {
     /// Whether one of the requests may be tried again; it is counted if so.
     pub fn retry(&self, now: Moment) -> bool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let spent = slot(&mut slots, now).second;
+        let may = self.has_left(&mut slots, now);
+        slot(&mut slots, now).retries += u64::from(may);
+        may
+    }
+
+    /// Whether none may be tried again now. Nothing is counted.
+    pub fn is_spent(&self, now: Moment) -> bool {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.has_left(&mut slots, now)
+    }
+
+    fn has_left(&self, slots: &mut [Slot; SLOTS], now: Moment) -> bool {
+        let spent = slot(slots, now).second;
         let counted = slots.iter().filter(|slot| slot.second + SLOTS as u64 > spent);
         let (requests, retries) =
             counted.fold((0, 0), |(requests, retries), slot| (requests + slot.requests, retries + slot.retries));
         let allowed =
             requests * u64::from(self.rule.percent) / 100 + u64::from(self.rule.min_per_second) * WINDOW.as_secs();
-        if retries >= allowed {
-            return false;
-        }
-        slot(&mut slots, now).retries += 1;
-        true
+        retries < allowed
     }
 }
 

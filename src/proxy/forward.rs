@@ -101,6 +101,10 @@ async fn attempt(
         // The seat is held until the answer begins: sessions are what endpoints are counted by.
         let (endpoint, _seat) = match tried.is_empty() {
             true => entry::seat(upstream, bond, draw, None, log).await?,
+            false if upstream.is_budget_spent(now) => {
+                upstream.metrics.retry_denied();
+                return Err(failed.unwrap_or(Failure::Timeout));
+            }
             false => match upstream.pick(&tried, draw, now) {
                 Ok(picked) => picked,
                 Err(none) => return Err(failed.unwrap_or(none.into())),

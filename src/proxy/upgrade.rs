@@ -5,6 +5,7 @@
 //! not a failure: it goes to the client as it is. Each attempt has a key of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Response;
 use http::header::{ORIGIN, SET_COOKIE};
@@ -22,7 +23,7 @@ use crate::clock;
 use crate::drain::Guard;
 use crate::net::transport::Connection;
 use crate::session::{self, Opening, RouteSessions, Session};
-use crate::upstream::connect::UpstreamIo;
+use crate::upstream::connect::{ConnectError, UpstreamIo};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::handshake::{self, HandshakeError, Reply, RequestHead, Switched};
 use crate::upstream::live::{Live, Seat, SessionSeat};
@@ -137,6 +138,9 @@ pub async fn run(
     }
 }
 
+/// An endpoint that had less and did not answer has not failed.
+const LEAST_TIME: Duration = Duration::from_secs(1);
+
 /// Tries endpoints until one answers.
 async fn attempt(
     route: &Route,
@@ -156,6 +160,10 @@ async fn attempt(
         let (endpoint, seat) = match failed.take() {
             None => entry::seat(upstream, bond, draw, Some(deadline), log).await?,
             // What an endpoint said, or did not say, tells more than that there was no other, or no other may be tried.
+            Some(failed) if upstream.is_budget_spent(now) => {
+                upstream.metrics.retry_denied();
+                return Err(failed);
+            }
             Some(failed) => match upstream.pick(&tried, draw, now) {
                 Ok(picked) if upstream.may_retry(now) => picked,
                 _ => return Err(failed),
@@ -166,8 +174,9 @@ async fn attempt(
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
         // With a good one left, who accepts and never answers costs the client half of its time and not all of it.
-        let has_another = upstream.has_another(&tried, &endpoint, now);
-        let until = if has_another { started + (deadline - started) / 2 } else { deadline };
+        let has_another = upstream.has_another(&tried, &endpoint, now) && !upstream.is_budget_spent(now);
+        let left = deadline.saturating_duration_since(started);
+        let until = if has_another { started + left / 2 } else { deadline };
         let failure = match one(route, &endpoint, head, offer, started, until).await {
             Ok(reply) => {
                 upstream.answered(&endpoint.live, clock::coarse());
@@ -181,7 +190,13 @@ async fn attempt(
             _ => "handshake_timeout",
         };
         now = clock::coarse();
-        upstream.failed(&endpoint.live, label, now);
+        // Who was given the rest of a time that others used up is not to blame for not answering in it.
+        let is_timeout = matches!(failure, Failure::Timeout | Failure::Connect(ConnectError::Timeout));
+        if is_timeout && until.saturating_duration_since(started) < LEAST_TIME.min(route.handshake_timeout / 4) {
+            endpoint.live.metrics.error(label);
+        } else {
+            upstream.failed(&endpoint.live, label, now);
+        }
         tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
         if Instant::now() >= deadline {
             return Err(failure);
@@ -209,7 +224,6 @@ async fn one(
 
 /// The labels of an endpoint's failures, for metrics that begin at 0.
 pub fn endpoint_labels() -> Vec<&'static str> {
-    use crate::upstream::connect::ConnectError;
     [&ConnectError::LABELS[..], &HandshakeError::LABELS, &["handshake_timeout", "response_timeout", "response_lost"]]
         .concat()
 }

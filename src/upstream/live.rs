@@ -95,6 +95,9 @@ impl Live {
             self.joined(now);
         }
         self.down.store(after == Health::Down, Ordering::Relaxed);
+        if after == Health::Up && before != after {
+            self.gate.queue.look_again();
+        }
         (before, after)
     }
 

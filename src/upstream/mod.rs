@@ -239,6 +239,21 @@ impl Upstream {
         may
     }
 
+    /// Whether no request may be tried on another endpoint now.
+    pub fn is_budget_spent(&self, now: Moment) -> bool {
+        self.retry_budget.as_ref().is_some_and(|budget| budget.is_spent(now))
+    }
+
+    /// Those that new sessions go to now, were none of them full: of the best rank that has any that nothing speaks against.
+    pub fn first_choices(&self, now: Moment) -> Vec<Arc<Endpoint>> {
+        let is_well = |endpoint: &Endpoint| {
+            let live = &endpoint.live;
+            // One whose ejection is over is out until it has answered.
+            endpoint.weight > 0 && live.standing(now) == Standing::Good && !live.outlier.is_ejected()
+        };
+        self.set.load().best(is_well)
+    }
+
     /// An endpoint could not be connected to, or did not answer as it should: `reason`.
     pub fn failed(&self, live: &Live, reason: &'static str, now: Moment) {
         live.metrics.error(reason);

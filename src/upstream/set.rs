@@ -49,6 +49,13 @@ impl Set {
         &self.endpoints
     }
 
+    /// All of the best rank that has any that `fits`, as far as they do.
+    pub fn best(&self, fits: impl Fn(&Endpoint) -> bool) -> Vec<Arc<Endpoint>> {
+        let fitting = || self.endpoints.iter().zip(&self.ranks).filter(|(endpoint, _)| fits(endpoint));
+        let best = fitting().map(|(_, rank)| *rank).min();
+        fitting().filter(|(_, rank)| Some(**rank) == best).map(|(endpoint, _)| Arc::clone(endpoint)).collect()
+    }
+
     /// The best of those that are open and of one of the `standings`, with that: standing before rank, so that a backup that is well comes before a first choice
     /// that failed; within one rank the algorithm decides.
     pub fn pick(

@@ -25,7 +25,7 @@ import peers
 
 DEADLINE = 90
 # Panels in which nothing happens while all is well.
-QUIET = {"Draining", "Log lines dropped", "Changes and errors"}
+QUIET = {"Draining", "Log lines dropped", "Changes and errors", "Transitions, ejections, retries denied", "Sessions sent elsewhere"}
 
 CONFIG = """\
 version: 1
@@ -48,9 +48,18 @@ routes:
   - name: found
     match: {{ path: {{ prefix: /found }} }}
     upstream: found
+  - name: line
+    match: {{ path: {{ prefix: /line }} }}
+    upstream: line
 upstreams:
   found:
     discover: {{ file: {{ path: endpoints.json }} }}
+    health: {{ tcp: {{ every: 500ms, timeout: 400ms }} }}
+  line:
+    endpoints: [{{ url: "ws://127.0.0.1:{server}", max_connections: 1 }}]
+    queue: {{ length: 10, wait: 5s }}
+    admission: {{ rate: 1000/s }}
+    sticky: {{ cookie: at, secrets: ["0123456789abcdef0123456789abcdef"] }}
   chat:
     endpoints: ["ws://127.0.0.1:{server}", "ws://127.0.0.1:{nobody}"]
   broken:
@@ -163,6 +172,15 @@ class Traffic(threading.Thread):
             assert status == expected, f"{path} answered with {status}, not {expected}"
             client.close()
 
+        first, second = peers.Client(self.plain), peers.Client(self.plain)
+        assert first.upgrade("/line") == 101
+        waiting = threading.Thread(target=second.upgrade, args=("/line",))
+        waiting.start()
+        time.sleep(0.3)  # long enough to be in the line at some scrape
+        first.close()
+        waiting.join()
+        second.close()
+
         client = peers.Client(self.plain)
         assert client.request("/ws/page") == (200, b"hello\n")
         client.close()
@@ -236,7 +254,7 @@ def main(binary, scratch):
     with open(f"{scratch}/wsluice.yaml", "w", encoding="utf-8") as file:
         file.write(CONFIG.format(**ports))
     with open(f"{scratch}/endpoints.json", "w", encoding="utf-8") as file:
-        json.dump([{"targets": [f"127.0.0.1:{server.port}"]}], file)
+        json.dump([{"targets": [f"127.0.0.1:{ports['server']}", f"127.0.0.1:{ports['nobody']}"]}], file)
     with open(f"{scratch}/prometheus.yaml", "w", encoding="utf-8") as file:
         rules = os.path.abspath("grafana/alerts/*.rules.yaml")
         file.write(PROMETHEUS.format(rules=rules, admin=admin))
