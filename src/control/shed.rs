@@ -243,8 +243,9 @@ impl Moving {
             }
             return;
         }
-        // Others leave and come by themselves meanwhile: nobody gives more than is over now.
-        for ((endpoint, held), most) in open.iter().zip(&held).zip(most(&held, on_their_way, rule.tolerance_percent)) {
+        // Others leave and come by themselves meanwhile: nobody gives more than is over now. Whoever has come back since is
+        // among these, so those on their way are left out: counted twice, they would end it early.
+        for ((endpoint, held), most) in open.iter().zip(&held).zip(most(&held, 0, rule.tolerance_percent)) {
             let id = endpoint.live.id();
             let Some((left, sessions)) = self.from.get_mut(&id) else { continue };
             *left = (*left).min(held.load.saturating_sub(most) as usize);

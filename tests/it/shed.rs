@@ -1,9 +1,11 @@
 //! Sessions that leave their endpoint: to even out, when it is emptied, taken out of the list, or down.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use super::harness::{Conn, Frame, Handshake, Mood, Moody, Proxy, eventually, yaml};
 
@@ -108,6 +110,28 @@ async fn a_server_that_joins_gets_its_share_of_the_sessions_there_are() {
     }
     assert_eq!(told.closed("rebalance"), 6.0, "nobody is moved twice");
     drop((came_back, stayed));
+}
+
+#[tokio::test]
+async fn clients_that_come_back_while_others_are_still_moved_do_not_end_it_early() {
+    let [one, two, three] = Moody::start_many::<3>(Mood::Well).await;
+    let told =
+        Arc::new(Told::start("rebalance: { rate: 10/s, tolerance: 10%, settle: 100ms }", &[one.url(), two.url()]));
+    let mut clients = JoinSet::new();
+    for mut client in told.open_many(40).await {
+        let told = Arc::clone(&told);
+        clients.spawn(async move {
+            loop {
+                client.event().await;
+                client = told.open().await;
+            }
+        });
+    }
+    told.becomes(&[one.url(), two.url(), three.url()]);
+    // 13.3 each are a share, 14 are within the tolerance: six of each twenty leave.
+    told.holds(&three, 12.0).await;
+    assert_eq!((told.on(&one), told.on(&two)), (Some(14.0), Some(14.0)));
+    assert_eq!(told.closed("rebalance"), 12.0);
 }
 
 #[tokio::test]
