@@ -17,6 +17,7 @@ use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_file, load_str
 use crate::control::compile::{Surroundings, compile};
 use crate::demo::{self, Addresses, Certificate, Counters};
 use crate::telemetry::logging::{self, Options};
+use crate::telemetry::panics;
 use crate::telemetry::sink::LogSink;
 
 /// EX_CONFIG of sysexits(3): systemd can be told not to restart on it (`RestartPreventExitStatus=78`).
@@ -194,6 +195,7 @@ fn run(loaded: &Loaded, registry: Registry, started: impl FnOnce(&App)) -> anyho
     let format = log_format(&loaded.file.log, terminal);
     let filter = loaded.file.log.level.as_str().to_owned();
     logging::init(&Options { filter, format, ansi: terminal }, sink.clone())?;
+    panics::install(sink.clone());
     for warning in &loaded.warnings {
         tracing::warn!(path = warning.path, line = warning.line, "{}", warning.message);
     }

@@ -33,6 +33,8 @@ pub struct Drain {
     active: AtomicUsize,
     /// When the drain began, in microseconds; 0 before.
     begun: AtomicU64,
+    /// When all that work have been told to stop, as `begun`.
+    until: AtomicU64,
     /// How often something was said to guards. On a line of its own: each session reads it whenever it is woken, while
     /// `active` is written for each connection.
     said: CachePadded<AtomicU64>,
@@ -67,6 +69,7 @@ impl Drain {
             working: Local::new(workers, Mutex::default),
             active: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
+            until: AtomicU64::new(0),
             said: CachePadded::new(AtomicU64::new(1)),
             idle: Notify::new(),
         })
@@ -95,6 +98,7 @@ impl Drain {
         if self.begun.compare_exchange(0, now.as_micros(), Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return 0;
         }
+        self.until.store((now + span).as_micros(), Ordering::SeqCst);
         let (mut paced, mut prompt) = (Vec::new(), Vec::new());
         for (place, group) in self.places(|notice| Some(notice.group)) {
             let told = if group != 0 { &mut paced } else { &mut prompt };
@@ -264,6 +268,12 @@ impl Guard {
         // Dropped without the lock.
         drop(last);
         stop.flatten()
+    }
+
+    /// Nobody who is told to stop may put it off for longer; `None` while there is no such moment.
+    pub fn until(&self) -> Option<Moment> {
+        let until = self.drain.until.load(Ordering::SeqCst);
+        (until != 0).then(|| Moment::from_micros(until))
     }
 
     /// When to stop, as a poll.

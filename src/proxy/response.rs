@@ -53,6 +53,10 @@ pub fn failure(failure: &Failure) -> Response<Body> {
         | Failure::Draining => {
             headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u32(RETRY_SECONDS)));
         }
+        // What is left of the request, and whatever it left of us, goes with its connection.
+        Failure::Panic(_) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         _ => {}
     }
     response
