@@ -112,6 +112,7 @@ impl Failure {
             Failure::AllDown => named(503, "all_down"),
             Failure::Draining => named(503, "drain"),
             Failure::Connect(ConnectError::Timeout) => named(504, "connect_timeout"),
+            Failure::Connect(ConnectError::Exhausted(_)) => named(503, "exhausted"),
             Failure::Connect(_) | Failure::Unreachable(_) => named(502, "connect"),
             Failure::Handshake(_) => named(502, "upstream_handshake"),
             Failure::Timeout => named(504, "upstream_timeout"),
@@ -122,7 +123,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 23] = [
+    pub const LABELS: [&'static str; 24] = [
         "method",
         "host",
         "path",
@@ -140,6 +141,7 @@ impl Failure {
         "all_down",
         "drain",
         "connect_timeout",
+        "exhausted",
         "connect",
         "upstream_handshake",
         "upstream_timeout",
@@ -160,6 +162,7 @@ impl Failure {
             | Failure::EndpointsFull
             | Failure::QueueFull
             | Failure::QueueTimeout
+            | Failure::Connect(ConnectError::Exhausted(_))
             | Failure::Admission(_) => "too many connections, try again later".into(),
             Failure::NoEndpoint | Failure::AllDown => "no server takes connections now, try again later".into(),
             Failure::Draining => "shutting down, try again".into(),

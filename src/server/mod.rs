@@ -71,8 +71,7 @@ pub async fn run(listener: Arc<Listener>, mut acceptor: Acceptor, drain: Arc<Dra
             }
             Err(pause) => {
                 listener.metrics.error(ConnectionError::AcceptPaused);
-                // Once for a row of failures: the next lines would say the same.
-                if pause.in_a_row == 1 {
+                if pause.is_news {
                     tracing::error!(listener = %listener.name, error = %pause.source, reason = pause.reason.as_str(), "{pause}");
                 }
             }

@@ -21,11 +21,17 @@ use std::time::Duration;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, Opts, Registry};
+use tokio::time::{Instant, sleep};
 
 use super::sink::LogSink;
 
 /// How long a thread that may be about to take the process with it waits for its line to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long work that panicked rests before it begins anew; twice as long each time in a row, up to the last. Long enough
+/// that one that panics at once does no harm by it.
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
+const AGAIN_LAST: Duration = Duration::from_secs(60);
 
 /// In what work a panic happened; a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +153,38 @@ pub fn catching<F: Future + Unpin>(place: Place, mut future: F) -> impl Future<O
     })
 }
 
+/// Does work that has no client and is to go on for as long as the process: after a panic it begins anew, with what `make`
+/// gives, a while later. `what` it is goes into the log. Ends when the work ends by itself; cancel-safe if the work is.
+pub async fn keep<F: Future>(place: Place, what: &str, make: impl FnMut() -> F) -> F::Output {
+    keep_after(AGAIN_FIRST, place, what, make).await
+}
+
+/// The same with another first wait.
+async fn keep_after<F: Future>(first: Duration, place: Place, what: &str, mut make: impl FnMut() -> F) -> F::Output {
+    let mut wait = first;
+    loop {
+        let begun = Instant::now();
+        let ended = catching(place, Box::pin(make())).await;
+        let panic = match ended {
+            Ok(output) => return output,
+            Err(panic) => panic,
+        };
+        // What went well for long has not failed in a row.
+        if begun.elapsed() > AGAIN_LAST {
+            wait = first;
+        }
+        tracing::error!(
+            r#where = place.label(),
+            location = panic.location,
+            again_in = ?wait,
+            "panic: {}: {what} begins anew",
+            panic.message
+        );
+        sleep(wait).await;
+        wait = (wait * 2).min(AGAIN_LAST);
+    }
+}
+
 /// From now on panics become lines of the log, and no text besides. `sink` is where the log goes.
 pub fn install(sink: LogSink) {
     set_hook(Box::new(move |info| hook(info, &sink)));
@@ -247,6 +285,23 @@ mod tests {
         assert!(!CATCHING.get());
         // Other tests may panic meanwhile, but not there.
         assert_eq!((count(Place::Other), count(Place::Control)), (before.0 + 1, before.1 + 1));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn work_that_panics_begins_anew_later_each_time() {
+        let mut times = vec![];
+        let work = keep_after(Duration::from_millis(10), Place::Control, "a test", || {
+            times.push(Instant::now());
+            let count = times.len();
+            async move {
+                assert!(count == 4, "a mistake");
+                count
+            }
+        });
+        assert_eq!(work.await, 4);
+        for (times, least) in times.windows(2).zip([10, 20, 40]) {
+            assert!(times[1] - times[0] >= Duration::from_millis(least), "{times:?}");
+        }
     }
 
     #[test]
