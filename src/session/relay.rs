@@ -585,7 +585,7 @@ mod tests {
     use crate::ws::close::{Close, CloseCode};
     use crate::ws::frame::Opcode;
     use crate::ws::scanner::{Message, Rsv};
-    use crate::ws::tunnel::{End, Settings};
+    use crate::ws::tunnel::{End, QUIET, Settings};
 
     /// A peer that always has bytes to give and takes all it gets.
     #[derive(Debug)]
@@ -644,22 +644,23 @@ mod tests {
         }
     }
 
+    const BLIND: Settings = Settings {
+        validate: false,
+        idle: None,
+        lifetime: None,
+        ping: None,
+        pong: Duration::ZERO,
+        frame_bytes_max: u64::MAX,
+        message_bytes_max: u64::MAX,
+    };
+
     /// Relays between two connections in a task of its own. The bytes are no frames.
     fn start<C, S>(client: C, server: S, drain: &Arc<Drain>) -> Passed
     where
         C: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
         S: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
     {
-        let settings = Settings {
-            validate: false,
-            idle: None,
-            lifetime: None,
-            ping: None,
-            pong: Duration::ZERO,
-            frame_bytes_max: u64::MAX,
-            message_bytes_max: u64::MAX,
-        };
-        let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
+        let tunnel = Tunnel::new(Arc::new(BLIND), Rsv::None, [1, 2], clock::now());
         let passed = Passed::default();
         let mut relay = Relay::new(tunnel, (client, vec![]), (server, vec![]), passed.clone());
         let guard = drain.enter();
@@ -688,6 +689,31 @@ mod tests {
             assert!(meanwhile <= 4 * 2 * (BYTES_PER_POLL + Size::Large.bytes()), "{meanwhile} bytes");
         }
         assert!(streamed.0.load(Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_stop_that_finds_a_message_under_way_lets_it_end() {
+        let drain = Drain::new(1);
+        let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
+        let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let settings = Settings { validate: true, ..BLIND };
+        let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
+        let mut relay = Relay::new(tunnel, (plain(near), vec![]), (plain(far), vec![]), Passed::default());
+        let guard = drain.enter();
+        guard.join(1, clock::now());
+        tokio::spawn(async move {
+            let mut timer = pin!(sleep_until(Instant::now()));
+            poll_fn(|cx| relay.poll(cx, timer.as_mut(), &guard)).await;
+        });
+        server.write_all(&[0x01, 2, b'a', b'b']).await.unwrap();
+        client.read_exact(&mut [0; 4]).await.unwrap();
+        drain.begin(clock::now(), Duration::from_secs(60), || 0.0);
+        // Longer than a pause between messages need be.
+        tokio::time::sleep(2 * QUIET).await;
+        server.write_all(&[0x80, 1, b'c']).await.unwrap();
+        let mut told = [0; 7];
+        client.read_exact(&mut told).await.unwrap();
+        assert_eq!(told, [0x80, 1, b'c', 0x88, 2, 3, 0xe9], "the rest of it, and then the Close");
     }
 
     /// Takes nothing, and fails on the way as it should not.
@@ -731,15 +757,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn after_a_panic_in_a_write_that_side_is_not_written_to_again_and_the_other_gets_its_close() {
         let (mut client, near) = UnixStream::pair().unwrap();
-        let settings = Settings {
-            validate: true,
-            idle: None,
-            lifetime: None,
-            ping: None,
-            pong: Duration::ZERO,
-            frame_bytes_max: u64::MAX,
-            message_bytes_max: u64::MAX,
-        };
+        let settings = Settings { validate: true, ..BLIND };
         let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
         let near = Transport::<Endless>::Plain(Stream::from(near));
         let mut relay = Relay::new(tunnel, (near, vec![]), (Fragile::default(), vec![]), Passed::default());
