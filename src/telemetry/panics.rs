@@ -8,7 +8,7 @@
 //! Counted for the process, since the hook is the process's: all registries show the same numbers.
 
 use std::any::Any;
-use std::backtrace::Backtrace;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
@@ -205,11 +205,15 @@ fn hook(info: &PanicHookInfo<'_>, sink: &LogSink) {
     let thread = std::thread::current();
     let place = Place::of_thread(thread.name());
     COUNTS[place as usize].fetch_add(1, Ordering::Relaxed);
+    // Nothing unless RUST_BACKTRACE asks for it.
+    let backtrace = Some(Backtrace::capture()).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
     tracing::error!(
-        r#where = place.label(), thread = thread.name(), location = panic.location,
-        // Empty unless RUST_BACKTRACE asks for it.
-        backtrace = %Backtrace::capture(),
-        "panic: {}", panic.message
+        r#where = place.label(),
+        thread = thread.name(),
+        location = panic.location,
+        backtrace = backtrace.map(tracing::field::display),
+        "panic: {}",
+        panic.message
     );
     // With the main thread goes the process too.
     if first.is_some() || thread.name() == Some("main") {
@@ -269,6 +273,7 @@ pub const TRAP_BODY: &str = "/trap/body";
 mod tests {
     use super::*;
     use crate::telemetry::exposition::encode;
+    use crate::telemetry::logging::{self, Format, Options};
 
     #[test]
     fn what_panics_is_told_and_counted_once_for_the_innermost() {
@@ -302,6 +307,49 @@ mod tests {
         for (times, least) in times.windows(2).zip([10, 20, 40]) {
             assert!(times[1] - times[0] >= Duration::from_millis(least), "{times:?}");
         }
+    }
+
+    /// Runs in a process of its own (see the next test): the hook is the process's.
+    #[test]
+    #[ignore = "run by what_panics_is_a_line_of_the_log_and_no_other_text"]
+    fn child_that_panics() {
+        let sink = LogSink::stderr().unwrap();
+        let options = Options { filter: "info".into(), format: Format::Json, ansi: false };
+        logging::init(&options, sink.clone()).unwrap();
+        install(sink.clone());
+        let worker = std::thread::Builder::new().name("worker-3".into()).spawn(|| panic!("alone\nand lost"));
+        assert!(worker.unwrap().join().is_err());
+        let told = catch(Place::Session, || panic!("within"));
+        tracing::info!(told = %told.unwrap_err(), "caught");
+        let registry = Registry::new();
+        register(&registry).unwrap();
+        let count =
+            |place| encode(&registry).unwrap().contains(&format!("wsluice_panics_total{{where=\"{place}\"}} 1"));
+        tracing::info!(worker = count("worker"), session = count("session"), other = count("other"), "counted");
+        assert!(sink.flush(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn what_panics_is_a_line_of_the_log_and_no_other_text() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "telemetry::panics::tests::child_that_panics"])
+            .env_remove("RUST_BACKTRACE")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        let words = |key: &str| lines[0][key].as_str().unwrap_or("").to_owned();
+        assert_eq!((words("level"), words("message")), ("error".into(), "panic: alone\nand lost".into()));
+        assert_eq!((words("where"), words("thread")), ("worker".into(), "worker-3".into()));
+        assert!(
+            words("location").contains("src/telemetry/panics.rs:") && lines[0].get("backtrace").is_none(),
+            "{text}"
+        );
+        assert!(lines[1]["told"].as_str().unwrap().starts_with("within (at src/telemetry/panics.rs:"), "{text}");
+        let counted = ["worker", "session", "other"].map(|place| lines[2][place].as_bool().unwrap());
+        assert_eq!(counted, [true, true, false], "{text}");
     }
 
     #[test]
