@@ -14,7 +14,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use super::value::BadValue;
 
 /// Changes of the headers of one direction: first `remove`, then `set`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {
     /// Headers by name; each replaces whatever was there. Default: none.
@@ -27,10 +27,17 @@ pub struct HeaderEdits {
     pub remove: Vec<HeaderName>,
 }
 
-/// Headers by name, in the order they are written, each name once. Values print as `Sensitive`, as they may hold a
-/// token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Headers by name, in the order they are written, each name once; for equality the order does not matter. Values print
+/// as `Sensitive`, as they may hold a token.
+#[derive(Clone, Debug, Default, Eq)]
 pub struct HeaderSet(Vec<(HeaderName, HeaderValue)>);
+
+impl PartialEq for HeaderSet {
+    fn eq(&self, other: &HeaderSet) -> bool {
+        // Each name stands once on either side.
+        self.0.len() == other.0.len() && self.0.iter().all(|header| other.0.contains(header))
+    }
+}
 
 impl HeaderSet {
     /// Names and values.

@@ -67,8 +67,9 @@ pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
 pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
 pub use value::{BadValue, ByteSize, OrOff, Span};
 
-/// The configuration of wsluice.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+/// The configuration of wsluice. Two are equal when they say the same, each default filled in: comments, the order of
+/// keys and the notation of values (`60s`, `1m`) do not matter; the order of lists does.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "wsluice configuration")]
 pub struct File {

@@ -24,7 +24,7 @@ pub enum Workers {
 }
 
 /// Metrics (`/metrics`) and health (`/livez`, `/readyz`) for operators.
-#[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where to serve them: a loopback address or a Unix socket, since it asks for no password. Required.
@@ -32,7 +32,7 @@ pub struct Admin {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug, serde::Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// From which level on: `error`, `warn`, `info`, `debug`, `trace`, `off`, or per module, as in
@@ -65,7 +65,7 @@ pub enum LogFormat {
 pub struct LogLevel(String);
 
 /// How connections end when the process does.
-#[derive(Clone, Debug, serde::Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     /// How long sessions have to end after TERM. They are told to go (close code 1012) a few at a time over this while,

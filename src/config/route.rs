@@ -9,7 +9,7 @@ use crate::policy::origin::OriginPolicy;
 use crate::route::Match;
 
 /// One route: what it matches, where that goes, and under which rules.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
@@ -62,7 +62,7 @@ pub struct Route {
 }
 
 /// Changes of the path before it goes upstream: first the prefix is stripped, then the other is added.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rewrite {
     /// Taken off the front of the path, at a segment's border: `/ws` makes `/` of `/ws` and `/a` of `/ws/a`. Default:
@@ -74,7 +74,7 @@ pub struct Rewrite {
 }
 
 /// Changes of headers.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Headers {
     /// On the way to the upstream. Default: none.
@@ -85,7 +85,7 @@ pub struct Headers {
 }
 
 /// How long things may take.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
     /// Until an endpoint is connected, TLS included. Default: 5s, two lost SYNs (1s and 2s apart) and a little more.
@@ -108,7 +108,7 @@ pub struct RouteTimeouts {
 }
 
 /// Pings to both sides of a quiet session.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keepalive {
     /// Ping a side that has sent nothing for this long. Default: 30s, below the minute after which common load
@@ -121,7 +121,7 @@ pub struct Keepalive {
 }
 
 /// How much a session may ask for.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteLimits {
     /// The largest message, summed over its frames; a larger one ends the session with close code 1009. Default: `off`,

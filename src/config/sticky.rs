@@ -14,7 +14,7 @@ use super::value::{BadValue, Scalar, Span, scalar};
 pub(super) const SECRET_CHARS_MIN: usize = 32;
 
 /// The affinity cookie of an upstream.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sticky {
     /// The cookie's name. Required.

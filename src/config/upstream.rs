@@ -18,7 +18,7 @@ use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
 /// Servers that can stand in for one another.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// How an endpoint is chosen for a new session: `least_connections` (fewest sessions for its weight), `round_robin`
@@ -177,7 +177,7 @@ impl Endpoint {
 }
 
 /// TLS towards the servers.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientTls {
     /// The authorities (PEM) that may have signed the servers' certificates. Default: those of the system.
