@@ -15,6 +15,7 @@
 //! is not understood is never ignored.
 
 mod address;
+mod admin;
 mod admission;
 mod check;
 mod decode;
@@ -27,6 +28,7 @@ mod key;
 mod listener;
 mod load;
 mod locate;
+mod on_change;
 mod process;
 mod rebalance;
 mod report;
@@ -46,6 +48,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
+pub use admin::{Admin, AdminToken};
 pub use admission::{Admission, Queue, Rate};
 pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret};
 pub use edits::{HeaderEdits, HeaderSet};
@@ -59,7 +62,8 @@ pub use listener::{
     ServerTls, TlsVersion,
 };
 pub use load::{FILE_BYTES_MAX, Loaded, load_file, load_str};
-pub use process::{Admin, Drain, Log, LogFormat, LogLevel, Workers};
+pub use on_change::OnChange;
+pub use process::{Drain, Log, LogFormat, LogLevel, Workers};
 pub use rebalance::{OnDown, Rebalance};
 pub use report::{ConfigErrors, Finding, Severity, Source};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
@@ -98,7 +102,7 @@ pub struct File {
     /// Named groups of interchangeable servers. Required.
     pub upstreams: BTreeMap<String, Upstream>,
 
-    /// Metrics and health for operators. Default: not served.
+    /// Metrics, health and control for operators. Default: not served.
     #[serde(default)]
     pub admin: Option<Admin>,
 
@@ -109,11 +113,31 @@ pub struct File {
     /// How connections end when the process does.
     #[serde(default)]
     pub drain: Drain,
+
+    /// Whether to reload when this file, or a certificate, key or other file that it names, changes; HUP and the admin API
+    /// reload in any case. A file with a mistake changes nothing. Default: true, since editors, certbot and Kubernetes all
+    /// write files and tell nobody.
+    #[serde(default = "File::watch")]
+    pub watch: bool,
+
+    /// What becomes of the sessions of the old process when USR2 has put a new one in its place: `keep` them until they end
+    /// by themselves, `drain 10m` closes them over that time (code 1012), evenly, `close` all at once. Default: `drain 10m`,
+    /// slow enough for clients to come back a few at a time, and no process of an old version stays for days.
+    #[serde(default = "File::on_upgrade")]
+    pub on_upgrade: OnChange,
 }
 
 impl File {
     fn version() -> u32 {
         1
+    }
+
+    fn watch() -> bool {
+        true
+    }
+
+    fn on_upgrade() -> OnChange {
+        OnChange::Drain(Span::from_secs(600))
     }
 }
 

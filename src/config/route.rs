@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::edits::HeaderEdits;
+use super::on_change::OnChange;
 use super::value::{ByteSize, OrOff, Span};
 use crate::policy::origin::OriginPolicy;
 use crate::route::Match;
@@ -59,6 +60,16 @@ pub struct Route {
     /// played against each other.
     #[serde(default)]
     pub validate: Validate,
+
+    /// What becomes of this route's sessions when a reload changes or removes it: `keep` them as they began, `drain 60s`
+    /// closes them over that time (code 1012), evenly, `close` all at once. A changed route goes by what the new file says, a
+    /// removed one by what the old one said. Default: `keep`, since new sessions go by the new file anyway.
+    #[serde(default = "kept")]
+    pub on_change: OnChange,
+}
+
+fn kept() -> OnChange {
+    OnChange::Keep
 }
 
 /// Changes of the path before it goes upstream: first the prefix is stripped, then the other is added.
