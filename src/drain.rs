@@ -174,7 +174,7 @@ impl Drain {
                 if notice.stop.is_some() || !concerns(notice) {
                     return None;
                 }
-                notice.stop = Some((at, why));
+                notice.stop = Some((at, why.clone()));
                 Some(notice.waker.take())
             });
             if let Some(waker) = told.flatten() {
@@ -259,7 +259,7 @@ impl Guard {
             if notice.stop.is_none() && !notice.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 last = notice.waker.replace(cx.waker().clone());
             }
-            notice.stop
+            notice.stop.clone()
         });
         // Dropped without the lock.
         drop(last);
@@ -273,7 +273,7 @@ impl Guard {
 
     /// When to stop, if that has been said.
     pub fn noticed(&self) -> Option<Moment> {
-        self.drain.notice(self.place, |notice| notice.stop).flatten().map(|(at, _)| at)
+        self.drain.notice(self.place, |notice| notice.stop.as_ref().map(|(at, _)| *at)).flatten()
     }
 
     /// Waits for the notice. Cancel-safe.

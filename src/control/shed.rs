@@ -147,7 +147,7 @@ impl Shed {
         self.emptied.retain(|id, emptying| {
             let is_member = self.members.contains_key(id);
             let as_before =
-                |(_, why, span): &(Arc<Live>, Stopping, Duration)| (*why, *span) == (emptying.why, emptying.span);
+                |(_, why, span): &(Arc<Live>, Stopping, Duration)| (why, *span) == (&emptying.why, emptying.span);
             wanted.get(id).is_some_and(as_before) && (is_member || emptying.live.load() > 0)
         });
         for (id, (live, why, span)) in wanted {
@@ -171,7 +171,7 @@ impl Shed {
             // One slot for each.
             let due = (emptying.count as f64 * passed.min(1.0)).ceil() as usize;
             let told = due.saturating_sub(emptying.told).min(known.len());
-            self.drain.stop(*id, known.drain(..told), now, emptying.why);
+            self.drain.stop(*id, known.drain(..told), now, emptying.why.clone());
             emptying.told += told;
             let is_stale = now.since(emptying.sessions.asked) >= STALE;
             if is_stale && emptying.live.load() > 0 {

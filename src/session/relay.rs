@@ -129,7 +129,7 @@ where
         if self.said != said {
             self.said = said;
             if let Some((at, why)) = guard.look(cx, Some(self.tunnel.data_at())) {
-                self.tunnel.stop(at, why);
+                self.tunnel.stop(at, None, why);
             }
         }
         // Bounded: each further round follows a timer that fired.
