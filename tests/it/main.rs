@@ -32,6 +32,7 @@ mod logs;
 mod map;
 mod origins;
 mod proxy_protocol;
+mod reload;
 mod routes;
 mod shed;
 mod smuggling;
