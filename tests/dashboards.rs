@@ -30,8 +30,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     requests.request(&http::Method::GET, http::StatusCode::OK, Duration::ZERO);
     let upstreams = upstream::metrics::Metrics::register(&registry).unwrap();
     let _upstream = (upstreams.upstream("chat"), upstreams.endpoint("chat", "ws://127.0.0.1:9000", &["refused"]));
-    let mut probed =
-        probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
+    let probed = probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
     probed.probed(Duration::ZERO, Some("connect"));
     probed.stands(false);
     probed.changed("connect");
