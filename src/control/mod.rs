@@ -2,4 +2,5 @@
 
 pub mod checks;
 pub mod compile;
+pub mod metrics;
 pub mod shed;
