@@ -152,7 +152,7 @@ mod tests {
         metrics.reloaded(Trigger::Watch, Reloaded::Unchanged);
         has("wsluice_config_last_reload_successful 1");
         metrics.reloaded(Trigger::Signal, Reloaded::Done);
-        metrics.in_force("bb", UNIX_EPOCH + Duration::from_millis(2000_500));
+        metrics.in_force("bb", UNIX_EPOCH + Duration::from_millis(2_000_500));
         has(r#"wsluice_config_info{hash="bb"} 1"#);
         has("wsluice_config_loaded_timestamp_seconds 2000.5");
         has(r#"wsluice_config_reloads_total{result="refused",trigger="watch"} 1"#);

@@ -20,14 +20,17 @@ use prometheus::proto::MetricFamily;
 /// Values of labels, in the order of their names.
 pub type Values<const N: usize> = [Box<str>; N];
 
+/// Names and values of the labels of one series.
+pub type Labels<'a> = [(&'a str, &'a str)];
+
 /// A family of metrics that can lose series.
 pub trait Family: Send + Sync {
-    /// Takes out every series of which `gone` says so. It is asked with the names and values of its labels.
-    fn remove_where(&self, gone: &dyn Fn(&[(&str, &str)]) -> bool);
+    /// Takes out every series of which `gone` says so.
+    fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool);
 }
 
 impl<T: MetricVecBuilder> Family for MetricVec<T> {
-    fn remove_where(&self, gone: &dyn Fn(&[(&str, &str)]) -> bool) {
+    fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool) {
         for family in self.collect() {
             for metric in family.get_metric() {
                 let labels: Vec<_> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();

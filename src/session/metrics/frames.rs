@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
-use crate::telemetry::series::Family;
+use crate::telemetry::series::{Family, Labels};
 use crate::worker::Local;
 
 /// Which way a frame travels.
@@ -145,7 +145,7 @@ impl AllFrames {
 }
 
 impl Family for AllFrames {
-    fn remove_where(&self, gone: &dyn Fn(&[(&str, &str)]) -> bool) {
+    fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool) {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         routes.retain(|route, _| !gone(&[("route", route)]));
     }
