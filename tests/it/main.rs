@@ -33,6 +33,7 @@ mod map;
 mod origins;
 mod proxy_protocol;
 mod routes;
+mod series;
 mod shed;
 mod smuggling;
 mod sources;
