@@ -240,7 +240,7 @@ mod tests {
                 .map(|holder| {
                     let (shelf, counters) = (&shelf, &counters);
                     scope.spawn(move || {
-                        for _ in 0..3000 {
+                        for _ in 0..20_000 {
                             let held = shelf.hold(["l", "r"]);
                             let mine = counters.with_label_values(&["", "l", "r"]);
                             let before = mine.get();
