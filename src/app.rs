@@ -18,17 +18,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admin::health::{Readiness, State};
 use crate::admin::{self, AdminState};
-use crate::config::{ConfigErrors, Loaded, Log, LogFormat, Workers};
-use crate::control::compile::{Families, Surroundings};
+use crate::config::{ConfigErrors, Loaded, Workers};
+use crate::control::compile::{Families, LogOutput, Surroundings};
 use crate::control::{Control, Door, Handle, Loader, Order, Refused, Started};
 use crate::drain::Drain;
 use crate::net::listener::{Address, BindError};
 use crate::proxy::room::Rooms;
 use crate::server::accepting;
 use crate::session::Sessions;
-use crate::telemetry::logging::Format;
 use crate::telemetry::process;
-use crate::telemetry::sink::LogSink;
 use crate::upstream::live::Lives;
 use crate::{clock, worker};
 
@@ -83,19 +81,9 @@ pub struct Drained {
     pub left: usize,
 }
 
-/// The look of log lines: as the file says, or by what the output is.
-pub fn log_format(log: &Log, terminal: bool) -> Format {
-    match log.format {
-        LogFormat::Json => Format::Json,
-        LogFormat::Human => Format::Human,
-        LogFormat::Auto if terminal => Format::Human,
-        LogFormat::Auto => Format::Json,
-    }
-}
-
 impl App {
     /// Builds everything and begins to accept. `loader` reads the configuration again; `registry` gets all metrics of the
-    /// process; `sink` the access log.
+    /// process; `output` all log lines.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left listening then.
@@ -103,8 +91,7 @@ impl App {
         loaded: Loaded,
         loader: Option<Loader>,
         registry: Registry,
-        sink: LogSink,
-        format: Format,
+        output: LogOutput,
     ) -> Result<App, StartError> {
         let workers = match loaded.file.workers {
             Workers::Count(count) => usize::from(count),
@@ -114,11 +101,11 @@ impl App {
         let families = Families::register(&registry, workers)?;
         let readiness = Readiness::new();
         readiness.register(&registry)?;
-        process::register(&registry, &sink)?;
+        process::register(&registry, &output.sink)?;
         let around = Surroundings {
             workers,
             families,
-            log: Some((sink, format)),
+            log: Some(output),
             sessions: Arc::clone(&sessions),
             lives: Lives::default(),
             rooms: Rooms::default(),

@@ -12,9 +12,9 @@ use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, StartError, log_format};
+use crate::app::{App, StartError};
 use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_file, load_str, schema};
-use crate::control::compile::{Surroundings, compile};
+use crate::control::compile::{LogOutput, Surroundings, compile};
 use crate::control::{Handle, Loader, Trigger, watch};
 use crate::demo::{self, Addresses, Certificate, Counters};
 use crate::telemetry::logging::{self, Options};
@@ -192,9 +192,9 @@ fn free(usual: SocketAddr) -> anyhow::Result<SocketAddr> {
 fn run(loaded: Loaded, path: Option<&Path>, registry: Registry, started: impl FnOnce(&App)) -> anyhow::Result<()> {
     let sink = LogSink::stderr().context("cannot start the log")?;
     let terminal = std::io::stderr().is_terminal();
-    let format = log_format(&loaded.file.log, terminal);
-    let filter = loaded.file.log.level.as_str().to_owned();
-    logging::init(&Options { filter, format, ansi: terminal }, sink.clone())?;
+    let mut output = LogOutput { sink: sink.clone(), terminal, switch: None };
+    let (filter, format) = (loaded.file.log.level.as_str().to_owned(), output.format(&loaded.file.log));
+    output.switch = Some(logging::init(&Options { filter, format, ansi: terminal }, sink.clone())?);
     for warning in &loaded.warnings {
         tracing::warn!(path = warning.path, line = warning.line, "{}", warning.message);
     }
@@ -207,7 +207,7 @@ fn run(loaded: Loaded, path: Option<&Path>, registry: Registry, started: impl Fn
             let path = path.to_owned();
             Box::new(move || load_file(&path, &environment)) as Loader
         });
-        let mut app = match App::start(loaded, loader, registry, sink.clone(), format) {
+        let mut app = match App::start(loaded, loader, registry, output) {
             Err(StartError::Config(errors)) => return Err(errors.into()),
             started => started?,
         };

@@ -204,7 +204,7 @@ async fn per_session(access_log: bool, tls: bool) -> PerSession {
     let loaded = wsluice::config::load_str("test", &yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = LogSink::new(Written(Arc::clone(&lines))).unwrap();
-    let app = App::start(loaded, None, Registry::new(), sink, Format::Json).unwrap();
+    let app = App::start(loaded, None, Registry::new(), LogOutput { sink, terminal: false, switch: None }).unwrap();
     let Address::Tcp(address) = app.listeners()[0].1.clone() else { panic!("TCP") };
     // The first ones fill pools and tables that all share.
     let mut open = vec![];

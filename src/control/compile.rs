@@ -17,7 +17,7 @@ use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
     Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File, Finding, Http,
-    KeyPath, Loaded, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion, Validate, WhenAllDown,
+    KeyPath, Loaded, Log, LogFormat, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion, Validate, WhenAllDown,
 };
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
@@ -34,7 +34,7 @@ use crate::server::Settings as ListenerSettings;
 use crate::server::metrics::Security;
 use crate::session::access_log::AccessLog;
 use crate::session::{RouteSessions, Sessions};
-use crate::telemetry::logging::Format;
+use crate::telemetry::logging::{Format, Switch};
 use crate::telemetry::sink::LogSink;
 use crate::tls::client::{ClientTlsOptions, client_config, server_name};
 use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
@@ -57,6 +57,8 @@ pub struct Families {
     /// Those of health checks.
     pub probe: probe::metrics::Metrics,
     discovery: discovery::metrics::Metrics,
+    /// Those of reloads.
+    pub control: super::metrics::Metrics,
 }
 
 impl Families {
@@ -72,6 +74,7 @@ impl Families {
             upstream: upstream::metrics::Metrics::register(registry)?,
             probe: probe::metrics::Metrics::register(registry)?,
             discovery: discovery::metrics::Metrics::register(registry)?,
+            control: super::metrics::Metrics::register(registry)?,
         })
     }
 }
@@ -83,8 +86,8 @@ pub struct Surroundings {
     pub workers: usize,
     /// Where metrics are counted.
     pub families: Families,
-    /// Where lines of the access log go, where there are any, and how they look.
-    pub log: Option<(LogSink, Format)>,
+    /// Where log lines go, where there are any.
+    pub log: Option<LogOutput>,
     /// Who is still working.
     pub sessions: Arc<Sessions>,
     /// What is known of endpoints.
@@ -107,8 +110,40 @@ impl Surroundings {
     /// The access log as the file wants it.
     fn access_log(&self, file: &File) -> AccessLog {
         match &self.log {
-            Some((sink, format)) if file.log.access => AccessLog::new(sink.clone(), *format),
+            Some(output) if file.log.access => AccessLog::new(output.sink.clone(), output.format(&file.log)),
             _ => AccessLog::off(),
+        }
+    }
+}
+
+/// Where log lines go, and what can be changed of them.
+#[derive(Clone, Debug)]
+pub struct LogOutput {
+    /// The output.
+    pub sink: LogSink,
+    /// Whether somebody reads it on a terminal.
+    pub terminal: bool,
+    /// Those of the process, but for the access log.
+    pub switch: Option<Switch>,
+}
+
+impl LogOutput {
+    /// The look of lines: as the file says, or by what the output is.
+    pub fn format(&self, log: &Log) -> Format {
+        match log.format {
+            LogFormat::Json => Format::Json,
+            LogFormat::Human => Format::Human,
+            LogFormat::Auto if self.terminal => Format::Human,
+            LogFormat::Auto => Format::Json,
+        }
+    }
+
+    /// Has lines be as the file says from now on.
+    pub fn set(&self, log: &Log) {
+        let Some(switch) = &self.switch else { return };
+        switch.set_format(self.format(log));
+        if let Err(error) = switch.set_level(log.level.as_str()) {
+            tracing::error!(%error, "the log level stays as it was");
         }
     }
 }
@@ -442,7 +477,7 @@ impl Compiler<'_> {
         if let Some(before) = self.previous.and_then(|previous| previous.routes.get(&written.name)) {
             let route = &before.route;
             let listeners = route.listeners.iter().map(|handles| &*handles.sessions.listener);
-            let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_on() == self.log.is_on());
+            let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_like(&self.log));
             if before.written == *written
                 && Arc::ptr_eq(&route.upstream, upstream)
                 && listeners.eq(file.listeners.iter().map(|listener| listener.name.as_str()))

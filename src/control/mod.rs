@@ -10,6 +10,7 @@ pub mod checks;
 pub mod compile;
 mod digest;
 mod drains;
+pub mod metrics;
 mod openings;
 pub mod shed;
 mod sweep;
@@ -37,6 +38,8 @@ use crate::upstream::Upstream;
 use crate::ws::tunnel::Stopping;
 use compile::{Background, Compiled, CompiledUpstream, Surroundings, compile};
 use drains::Drains;
+pub use metrics::Trigger;
+use metrics::{Metrics, Reloaded};
 pub use drains::{DrainStatus, Target};
 use openings::Openings;
 
@@ -96,31 +99,6 @@ pub struct Changed {
     pub changed: Vec<String>,
     /// Gone.
     pub removed: Vec<String>,
-}
-
-/// Who wants a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// HUP.
-    Signal,
-    /// A file has changed.
-    Watch,
-    /// The admin listener.
-    Api,
-}
-
-impl Trigger {
-    /// All of them.
-    pub const ALL: [Trigger; 3] = [Trigger::Signal, Trigger::Watch, Trigger::Api];
-
-    /// Its name in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Trigger::Signal => "signal",
-            Trigger::Watch => "watch",
-            Trigger::Api => "api",
-        }
-    }
 }
 
 impl fmt::Display for Changed {
@@ -282,6 +260,7 @@ impl Handle {
 /// The single writer.
 pub struct Control {
     around: Surroundings,
+    metrics: Metrics,
     loader: Option<Loader>,
     orders: mpsc::Receiver<Order>,
     in_force: Arc<ArcSwap<InForce>>,
@@ -337,7 +316,9 @@ impl Control {
         let (drains, drains_seen) = Drains::new(Arc::clone(&around.sessions));
         let handle = Handle { orders: sender, in_force: Arc::clone(&in_force), drains: drains_seen };
         let sweeps = JoinSet::new();
-        let control = Control { around, loader, orders, in_force, compiled, openings, tasks, door, drains, sweeps };
+        let metrics = around.families.control.clone();
+        let control = Control { around, metrics, loader, orders, in_force, compiled, openings, tasks, door, drains, sweeps };
+        control.tell_in_force();
         Ok((control, Started { handle, door: door_seen, warnings }))
     }
 
@@ -394,8 +375,13 @@ impl Control {
     }
 
     async fn reload(&mut self, trigger: Trigger) -> Result<Changes, Refused> {
-        let trigger = trigger.label();
         let done = self.reload_now().await;
+        self.metrics.reloaded(trigger, match &done {
+            Ok(changes) if changes.is_empty() => Reloaded::Unchanged,
+            Ok(_) => Reloaded::Done,
+            Err(_) => Reloaded::Refused,
+        });
+        let trigger = trigger.label();
         match &done {
             Ok(changes) if changes.is_empty() => {
                 tracing::info!(trigger, "configuration read again: it says what it said before");
@@ -453,11 +439,20 @@ impl Control {
         self.openings.close_others(&compiled).await;
         changes.sessions_closing = self.retire(&compiled);
         self.compiled = compiled;
+        if let Some(output) = &self.around.log {
+            output.set(&loaded.file.log);
+        }
         if let Some(door) = admin {
             self.door.send_replace(door);
         }
         self.in_force.store(Arc::new(in_force(loaded, &self.compiled, &self.openings)));
+        self.tell_in_force();
         Ok(changes)
+    }
+
+    fn tell_in_force(&self) {
+        let in_force = self.in_force.load();
+        self.metrics.in_force(&in_force.loaded.hash(), in_force.since);
     }
 
     /// What is not as before.
@@ -491,9 +486,6 @@ impl Control {
         let mut warnings = vec![];
         if old.workers != new.workers {
             warnings.push("a change of `workers` takes effect when the process is started again".to_owned());
-        }
-        if old.log.format != new.log.format {
-            warnings.push("a change of `log.format` takes effect when the process is started again".to_owned());
         }
         Changes {
             listeners: Changed::between(

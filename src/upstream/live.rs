@@ -30,7 +30,7 @@ pub enum Standing {
 pub struct Live {
     name: Name,
     id: u64,
-    /// What it counts on. The series go with the state.
+    /// What it counts on. The series go with the last state of the name.
     pub metrics: EndpointMetrics,
     /// Sessions on it, those being opened included.
     load: AtomicU32,
@@ -151,13 +151,12 @@ impl Live {
 }
 
 impl Drop for Live {
-    /// Takes its series away, unless another state of the same name has begun to count on them.
+    /// Takes its name out of the books, unless another state of the same name has begun.
     fn drop(&mut self) {
         let endpoints = &mut self.lives.lock().endpoints;
         // Ours is the one that nobody can upgrade any more.
         if endpoints.get(&self.name).is_some_and(|live| live.strong_count() == 0) {
             endpoints.remove(&self.name);
-            self.metrics.remove();
         }
     }
 }
@@ -323,6 +322,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..500).for_each(|_| of().metrics.pick()));
+                scope.spawn(|| (0..500).for_each(|_| assert!(encode(&registry).is_ok())));
             }
         });
         let last = of();

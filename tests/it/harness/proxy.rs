@@ -8,6 +8,7 @@ use prometheus::Registry;
 use serde_json::Value;
 use wsluice::app::{App, Drained};
 use wsluice::config::load_str;
+use wsluice::control::compile::LogOutput;
 use wsluice::control::{Changes, Refused, Trigger};
 use wsluice::net::listener::Address;
 use wsluice::telemetry::exposition;
@@ -81,12 +82,13 @@ impl Proxy {
         let loaded = load_str("test.yaml", yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = LogSink::new(Lines(Arc::clone(&lines))).unwrap();
+        let output = LogOutput { sink: sink.clone(), terminal: format == Format::Human, switch: None };
         let yaml = Arc::new(Mutex::new(yaml.to_owned()));
         let loader = {
             let yaml = Arc::clone(&yaml);
             Box::new(move || load_str("test.yaml", &yaml.lock().unwrap(), &|_| None))
         };
-        let app = App::start(loaded, Some(loader), Registry::new(), sink.clone(), format).unwrap();
+        let app = App::start(loaded, Some(loader), Registry::new(), output).unwrap();
         let listeners = app.listeners();
         Proxy { app, sink, lines, yaml, listeners }
     }
