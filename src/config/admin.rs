@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
 use serde::de::Deserializer;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::address::Bind;
+use super::shown::MASK;
 use super::value::{BadValue, Scalar, scalar};
 
 /// A token of fewer bytes could be guessed; 16 hexadecimal digits are 64 bits, and a guess takes a request.
@@ -17,7 +18,7 @@ const TOKEN_BYTES_MIN: usize = 16;
 const TOKEN_BYTES_MAX: usize = 1024;
 
 /// Metrics (`/metrics`), health (`/livez`, `/readyz`) and control (`/api/v1/`) for operators.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where to serve them: a loopback address or a Unix socket; any other address needs a token, and a network that nobody
@@ -104,6 +105,13 @@ impl FromStr for AdminToken {
 impl<'de> Deserialize<'de> for AdminToken {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         scalar(from)
+    }
+}
+
+/// Never as it is.
+impl Serialize for AdminToken {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(MASK)
     }
 }
 

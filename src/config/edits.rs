@@ -8,13 +8,13 @@ use std::fmt;
 
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
-use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::value::BadValue;
 
 /// Changes of the headers of one direction: first `remove`, then `set`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {
     /// Headers by name; each replaces whatever was there. Default: none.
@@ -22,7 +22,7 @@ pub struct HeaderEdits {
     pub set: HeaderSet,
 
     /// Names of headers that are dropped. Default: none.
-    #[serde(deserialize_with = "names")]
+    #[serde(deserialize_with = "names", serialize_with = "as_written")]
     #[schemars(with = "Vec<String>")]
     pub remove: Vec<HeaderName>,
 }
@@ -114,4 +114,17 @@ impl<'de> Deserialize<'de> for HeaderSet {
 
 fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HeaderName>, D::Error> {
     Ok(Vec::<Name>::deserialize(from)?.into_iter().map(|name| name.0).collect())
+}
+
+fn as_written<S: Serializer>(names: &[HeaderName], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(names.iter().map(HeaderName::as_str))
+}
+
+/// With the values; who shows it masks those that may be credentials. In the order of the names.
+impl Serialize for HeaderSet {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let sorted: BTreeMap<&str, String> = self.0.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+        to.collect_map(sorted)
+    }
 }

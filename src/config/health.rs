@@ -17,7 +17,7 @@ use super::edits::HeaderSet;
 use super::value::{BadValue, OrOff, Scalar, Span, scalar};
 
 /// A check made again and again of each endpoint, apart from live traffic.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// A connection is made, with TLS where the URL has it.
@@ -29,7 +29,7 @@ pub enum Health {
 }
 
 /// A check that connects.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TcpCheck {
     /// As in `websocket`. Default: 5s.
@@ -46,7 +46,7 @@ pub struct TcpCheck {
 }
 
 /// A check that asks by HTTP.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpCheck {
     /// What is asked for: a path, perhaps with a query. Required.
@@ -89,7 +89,7 @@ pub struct HttpCheck {
 }
 
 /// A check that opens a WebSocket.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebSocketCheck {
     /// Where the WebSocket is opened: a path, perhaps with a query. Required.
@@ -193,7 +193,7 @@ impl Health {
 }
 
 /// What must be in an answer.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Expectation {
     /// This text, anywhere.

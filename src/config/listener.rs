@@ -11,7 +11,7 @@ use super::address::Bind;
 use super::value::{BadValue, ByteSize, Span};
 
 /// One address that clients connect to.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
@@ -49,7 +49,7 @@ pub struct Listener {
 }
 
 /// How TLS ends here.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
     /// Certificates, chosen by the server name (SNI) that the client asks for; the first is for all others. Required.
@@ -66,7 +66,7 @@ pub struct ServerTls {
 }
 
 /// A certificate and its key, both PEM. A relative path starts at the working directory of the process.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// The certificate, followed by its intermediates. Required.
@@ -89,7 +89,7 @@ pub enum TlsVersion {
 }
 
 /// Certificates that clients show.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientAuth {
     /// The authorities (PEM) that may have signed them. Required.
@@ -159,7 +159,7 @@ pub struct ListenerLimits {
 }
 
 /// Answers that send clients to https.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
     /// The port of https in the redirect; 443 is not spelt out. Required.

@@ -33,6 +33,7 @@ mod process;
 mod rebalance;
 mod report;
 mod route;
+mod shown;
 mod sticky;
 mod suggest;
 mod syntax;
@@ -45,7 +46,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{JsonSchema, Schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
@@ -68,13 +69,14 @@ pub use process::{Drain, Log, LogFormat, LogLevel, Workers};
 pub use rebalance::{OnDown, Rebalance};
 pub use report::{ConfigErrors, Finding, Severity, Source};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
+pub use shown::files;
 pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
 pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
 pub use value::{BadValue, ByteSize, OrOff, Span};
 
 /// The configuration of wsluice. Two are equal when they say the same, each default filled in: comments, the order of
 /// keys and the notation of values (`60s`, `1m`) do not matter; the order of lists does.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "wsluice configuration")]
 pub struct File {
@@ -174,8 +176,8 @@ fn as_decoded(schema: &mut Schema) {
     }
     match object.get_mut("default") {
         Some(Value::Null) => drop(object.remove("default")),
-        Some(Value::Object(defaults)) => defaults.retain(|_, value| !value.is_null()),
-        _ => {}
+        Some(default) => leave_out_null(default),
+        None => {}
     }
     if matches!(object.get("type").and_then(Value::as_str), Some("integer" | "boolean"))
         && let Some(kind) = object.remove("type")
@@ -186,6 +188,17 @@ fn as_decoded(schema: &mut Schema) {
     // Docs are wrapped for the source; an editor wraps them for itself.
     if let Some(Value::String(description)) = object.get_mut("description") {
         *description = description.replace("\n\n", "\u{0}").replace('\n', " ").replace('\u{0}', "\n\n");
+    }
+}
+
+fn leave_out_null(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(leave_out_null),
+        Value::Object(entries) => {
+            entries.retain(|_, value| !value.is_null());
+            entries.values_mut().for_each(leave_out_null);
+        }
+        _ => {}
     }
 }
 

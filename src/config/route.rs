@@ -10,7 +10,7 @@ use crate::policy::origin::OriginPolicy;
 use crate::route::Match;
 
 /// One route: what it matches, where that goes, and under which rules.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
@@ -85,7 +85,7 @@ pub struct Rewrite {
 }
 
 /// Changes of headers.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Headers {
     /// On the way to the upstream. Default: none.

@@ -18,7 +18,7 @@ use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
 /// Servers that can stand in for one another.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// How an endpoint is chosen for a new session: `least_connections` (fewest sessions for its weight), `round_robin`
@@ -153,7 +153,7 @@ fn at_once() -> OrOff<Span> {
 }
 
 /// One server of an upstream: its URL, or a map with `url`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// Where it is.
     pub url: EndpointUrl,

@@ -1,5 +1,7 @@
 //! Two files are equal when they say the same, and are not as soon as one thing differs.
 
+use std::collections::HashSet;
+
 use super::super::tree::{self, Node};
 use super::super::*;
 use super::full::FULL;
@@ -37,6 +39,7 @@ fn otherwise() -> String {
 fn order_comments_and_notation_do_not_matter() {
     let (one, other) = (load(FULL).unwrap(), load(&otherwise()).unwrap());
     assert!(one.file == other.file);
+    assert_eq!(one.hash(), other.hash());
 }
 
 #[test]
@@ -49,6 +52,8 @@ fn a_default_is_equal_to_the_same_written_out() {
     )
     .unwrap();
     assert!(one.file == other.file);
+    assert_eq!(one.hash(), other.hash());
+    assert!(one.hash().len() == 64 && one.hash().bytes().all(|byte| b"0123456789abcdef".contains(&byte)));
 }
 
 /// What may stand in place of `node`; that of the right kind for the key is kept.
@@ -100,7 +105,7 @@ fn others(node: &Node) -> Vec<Node> {
 }
 
 /// Calls `visit` with `FULL` and each change of one of its scalars that makes another file which can be loaded.
-pub(super) fn for_each_change(mut visit: impl FnMut(&str, &Loaded)) {
+fn for_each_change(mut visit: impl FnMut(&str, &Loaded)) {
     let whole = tree::parse(FULL).unwrap().tree;
     let mut scalars = Vec::new();
     tree::tests::for_each_scalar(&mut whole.clone(), &mut |node| scalars.push(node.clone()));
@@ -132,10 +137,24 @@ pub(super) fn for_each_change(mut visit: impl FnMut(&str, &Loaded)) {
 #[test]
 fn a_change_of_any_value_is_a_change() {
     let whole = load(FULL).unwrap();
+    let mut hashes = HashSet::from([whole.hash()]);
     let mut changes = 0;
     for_each_change(|what, changed| {
         changes += 1;
         assert!(changed.file != whole.file, "{what} changes nothing");
+        assert!(hashes.insert(changed.hash()), "{what} has the hash of another file");
     });
     assert!(changes > 150, "{changes}");
+}
+
+#[test]
+fn the_files_that_a_file_names_are_known() {
+    let named = |text: &str| {
+        let paths = files(&load(text).unwrap().file).into_iter();
+        paths.map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
+    let all = ["a.crt", "a.key", "c.crt", "d.crt", "e.crt", "e.key", "secrets.txt"];
+    assert_eq!(named(FULL), all, "sorted, each once, without the file of discovery");
+    let text = FULL.replace("token: 0123456789abcdefg", "token_file: token.txt");
+    assert_eq!(named(&text), [all.as_slice(), &["token.txt"]].concat());
 }

@@ -58,3 +58,76 @@ fn a_value_from_outside_is_told_by_its_name_and_what_it_should_be() {
     assert_eq!(finding.message, "what the environment makes of `${IDLE}` cannot be used here");
     assert_eq!(finding.help.as_deref(), Some("it should be a duration such as `30s`, `5m` or `1h30m`, or `off`"));
 }
+
+#[test]
+fn what_is_shown_contains_nothing_that_the_environment_says() {
+    for secret in
+        ["s3cr3tpassword", "/sekrit", "4711", "wss://sekrit:4711", "sekrit.example.com", "s3cr3t.s3cr3t-01234"]
+    {
+        let mut accepted = 0;
+        for nth in 0.. {
+            let Some(text) = with_secret(nth) else { break };
+            let env = |name: &str| (name == "SECRET").then(|| secret.to_owned());
+            let Ok(loaded) = load_str("secret.yaml", &text, &env) else { continue };
+            accepted += 1;
+            let shown = loaded.shown().to_string();
+            assert!(!shown.contains(secret) && !shown.contains("sekrit"), "{secret} is shown:\n{shown}");
+            assert!(shown.contains("${SECRET}"), "what was written is not shown:\n{shown}");
+        }
+        assert!(accepted > 5, "{secret} is accepted in {accepted} places only");
+    }
+}
+
+#[test]
+fn secrets_in_the_file_are_not_shown_either() {
+    let text = "\
+routes:
+  - name: a
+    upstream: a
+    match: { headers: { X-Api-Key: SECRET, X-B: plain }, query: { access_token: { regex: SECRET }, q: plain } }
+    headers: { request: { set: { Authorization: Bearer SECRET, X-C: plain } }, response: { set: { Set-Cookie: SECRET } } }
+upstreams:
+  a:
+    endpoints: [ws://a:1]
+    sticky: { cookie: srv, secrets: [SECRETSECRETSECRETSECRETSECRETSECRET, '${S:-SECRETSECRETSECRETSECRETSECRETSECRET}'] }
+    health: { websocket: { path: '/ws?token=SECRET&plain=1', headers: { Cookie: SECRET } } }
+  b: { discover: { etcd: { servers: ['http://a:1'], prefix: /a, user: me, password: SECRET } } }
+admin: { bind: '127.0.0.1:9902', token: SECRETSECRETSECRET }
+";
+    let loaded = load_str("secret.yaml", text, &|_| None).unwrap();
+    let shown = loaded.shown();
+    assert!(!shown.to_string().contains("SECRET"), "{shown:#}");
+    let at = |pointer: &str| shown.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is missing in {shown:#}"));
+    for (pointer, value) in [
+        ("/routes/0/match/headers/x-api-key", "***"),
+        ("/routes/0/match/headers/x-b", "plain"),
+        ("/routes/0/match/query/access_token/regex", "***"),
+        ("/routes/0/match/query/q", "plain"),
+        ("/routes/0/headers/request/set/authorization", "***"),
+        ("/routes/0/headers/request/set/x-c", "plain"),
+        ("/routes/0/headers/response/set/set-cookie", "***"),
+        ("/upstreams/a/sticky/secrets/0", "***"),
+        ("/upstreams/a/sticky/secrets/1", "***"),
+        ("/upstreams/a/health/websocket/path", "/ws?token=***&plain=1"),
+        ("/upstreams/a/health/websocket/headers/cookie", "***"),
+        ("/upstreams/b/discover/etcd/password", "***"),
+        ("/upstreams/b/discover/etcd/user", "me"),
+        ("/admin/token", "***"),
+    ] {
+        assert_eq!(at(pointer), value, "{pointer}");
+    }
+}
+
+#[test]
+fn what_is_shown_has_the_defaults_filled_in() {
+    let loaded = load_str("a.yaml", super::FRAME, &|_| None).unwrap();
+    let shown = loaded.shown();
+    let at = |pointer: &str| shown.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is missing in {shown:#}"));
+    assert_eq!(at("/listeners/0/bind"), "127.0.0.1:8080");
+    assert_eq!(at("/routes/0/keepalive/ping"), "30s");
+    assert_eq!(at("/routes/0/on_change"), "keep");
+    assert_eq!(at("/upstreams/chat/endpoints/0/url"), "ws://a:1");
+    assert_eq!(at("/upstreams/chat/ejection/time"), "10s");
+    assert_eq!(at("/watch"), true);
+    assert!(shown.get("admin").is_none() && shown.pointer("/listeners/0/tls").is_none(), "what is not set is left out");
+}
