@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use wsluice::app::App;
 use wsluice::net::listener::Address;
-use wsluice::telemetry::logging::Format;
+use wsluice::control::compile::LogOutput;
 use wsluice::telemetry::sink::LogSink;
 use wsluice::ws::handshake::accept_for;
 

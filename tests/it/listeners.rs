@@ -4,7 +4,7 @@ use tokio::net::TcpListener;
 use wsluice::app::{App, StartError};
 use wsluice::config::load_str;
 use wsluice::net::listener::Address;
-use wsluice::telemetry::logging::Format;
+use wsluice::control::compile::LogOutput;
 use wsluice::telemetry::sink::LogSink;
 
 use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, RawServer, yaml};
