@@ -15,8 +15,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, accept_async, client_async};
 
 use crate::app::App;
+use crate::control::compile::LogOutput;
 use crate::net::listener::Address;
-use crate::telemetry::logging::Format;
 use crate::telemetry::panics::{TRAP_BODY, TRAP_MESSAGE_BYTES, TRAP_REQUEST};
 use crate::telemetry::sink::LogSink;
 use crate::ws::frame::{HEADER_BYTES_MAX, Header, Opcode};
@@ -59,7 +59,8 @@ impl Whole {
         let loaded = crate::config::load_str("test", &yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
         let lines = Lines::default();
         let sink = LogSink::new(lines.clone()).unwrap();
-        let app = App::start(&loaded, Registry::new(), sink.clone(), Format::Json).unwrap();
+        let output = LogOutput { sink: sink.clone(), terminal: false, switch: None };
+        let app = App::start(loaded, None, Registry::new(), output).unwrap();
         let Address::Tcp(address) = app.listeners()[0].1 else { panic!("TCP") };
         Whole { app, address, sink, lines, ends }
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use prometheus::Registry;
 use prometheus::proto::MetricType;
@@ -13,7 +13,7 @@ use regex::Regex;
 use wsluice::admin::health::Readiness;
 use wsluice::session::metrics::{Ending, Initiator};
 use wsluice::telemetry::sink::LogSink;
-use wsluice::{discovery, probe, proxy, server, session, telemetry, upstream};
+use wsluice::{control, discovery, probe, proxy, server, session, telemetry, upstream};
 
 /// Labels that Prometheus adds.
 const SCRAPED: [&str; 3] = ["job", "instance", "le"];
@@ -23,6 +23,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let registry = Registry::new();
     telemetry::process::register(&registry, &LogSink::new(std::io::sink()).unwrap()).unwrap();
     Readiness::new().register(&registry).unwrap();
+    control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
     let listeners = server::metrics::Metrics::register(&registry).unwrap();
     let _listener = listeners.listener("public", server::metrics::Security::Tls);
     listeners.certificate("public", "certs/chat.crt", 0);
@@ -30,8 +31,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     requests.request(&http::Method::GET, http::StatusCode::OK, Duration::ZERO);
     let upstreams = upstream::metrics::Metrics::register(&registry).unwrap();
     let _upstream = (upstreams.upstream("chat"), upstreams.endpoint("chat", "ws://127.0.0.1:9000", &["refused"]));
-    let mut probed =
-        probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
+    let probed = probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
     probed.probed(Duration::ZERO, Some("connect"));
     probed.stands(false);
     probed.changed("connect");

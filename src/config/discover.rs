@@ -5,15 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::address::EndpointUrl;
 use super::endpoints::Scheme;
+use super::shown::MASK;
 use super::upstream::ClientTls;
 use super::value::{BadValue, Span};
 
 /// Who tells the endpoints.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Discover {
     /// A file that other tools write.
@@ -25,7 +26,7 @@ pub enum Discover {
 }
 
 /// Endpoints out of a file.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileSource {
     /// The file, in YAML or JSON: a list as under `endpoints:`, or the `file_sd` format of Prometheus, a list of
@@ -45,7 +46,7 @@ pub struct FileSource {
 }
 
 /// Endpoints out of DNS.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsSource {
     /// The name to ask for: of the servers, or of an SRV record (`_ws._tcp.chat.internal`). For `wss` the certificates
@@ -129,8 +130,15 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Never as it is.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(MASK)
+    }
+}
+
 /// Endpoints out of etcd.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdSource {
     /// The members of the cluster (etcd 3.4 or later), as `http://10.0.0.5:2379` or `https://…`; one is used at a time,

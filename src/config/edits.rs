@@ -8,13 +8,13 @@ use std::fmt;
 
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
-use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::value::BadValue;
 
 /// Changes of the headers of one direction: first `remove`, then `set`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {
     /// Headers by name; each replaces whatever was there. Default: none.
@@ -22,15 +22,22 @@ pub struct HeaderEdits {
     pub set: HeaderSet,
 
     /// Names of headers that are dropped. Default: none.
-    #[serde(deserialize_with = "names")]
+    #[serde(deserialize_with = "names", serialize_with = "as_written")]
     #[schemars(with = "Vec<String>")]
     pub remove: Vec<HeaderName>,
 }
 
-/// Headers by name, in the order they are written, each name once. Values print as `Sensitive`, as they may hold a
-/// token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Headers by name, in the order they are written, each name once; for equality the order does not matter. Values print
+/// as `Sensitive`, as they may hold a token.
+#[derive(Clone, Debug, Default, Eq)]
 pub struct HeaderSet(Vec<(HeaderName, HeaderValue)>);
+
+impl PartialEq for HeaderSet {
+    fn eq(&self, other: &HeaderSet) -> bool {
+        // Each name stands once on either side.
+        self.0.len() == other.0.len() && self.0.iter().all(|header| other.0.contains(header))
+    }
+}
 
 impl HeaderSet {
     /// Names and values.
@@ -107,4 +114,17 @@ impl<'de> Deserialize<'de> for HeaderSet {
 
 fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HeaderName>, D::Error> {
     Ok(Vec::<Name>::deserialize(from)?.into_iter().map(|name| name.0).collect())
+}
+
+fn as_written<S: Serializer>(names: &[HeaderName], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(names.iter().map(HeaderName::as_str))
+}
+
+/// With the values; who shows it masks those that may be credentials. In the order of the names.
+impl Serialize for HeaderSet {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let sorted: BTreeMap<&str, String> = self.0.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+        to.collect_map(sorted)
+    }
 }

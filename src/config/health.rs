@@ -17,7 +17,7 @@ use super::edits::HeaderSet;
 use super::value::{BadValue, OrOff, Scalar, Span, scalar};
 
 /// A check made again and again of each endpoint, apart from live traffic.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// A connection is made, with TLS where the URL has it.
@@ -29,7 +29,7 @@ pub enum Health {
 }
 
 /// A check that connects.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TcpCheck {
     /// As in `websocket`. Default: 5s.
@@ -46,7 +46,7 @@ pub struct TcpCheck {
 }
 
 /// A check that asks by HTTP.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpCheck {
     /// What is asked for: a path, perhaps with a query. Required.
@@ -89,7 +89,7 @@ pub struct HttpCheck {
 }
 
 /// A check that opens a WebSocket.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebSocketCheck {
     /// Where the WebSocket is opened: a path, perhaps with a query. Required.
@@ -193,7 +193,7 @@ impl Health {
 }
 
 /// What must be in an answer.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Expectation {
     /// This text, anywhere.
@@ -214,7 +214,7 @@ pub enum WhenAllDown {
 }
 
 /// Leaving out an endpoint that fails live traffic.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ejection {
     /// Connections or handshakes in a row that must fail. An HTTP answer, also one with 500, is an answer. Default: 1, as
@@ -250,7 +250,7 @@ impl Default for Ejection {
 }
 
 /// How many second attempts there are.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryBudget {
     /// How many there may be for the requests of the last 10s. Default: 20%, as linkerd and Envoy have it.
@@ -521,9 +521,17 @@ impl fmt::Display for Statuses {
     }
 }
 
-/// A regex that matches somewhere in bytes.
+/// A regex that matches somewhere in bytes. Two are equal when their text is.
 #[derive(Clone, Debug)]
 pub struct Pattern(pub regex::bytes::Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
 
 impl Scalar for Pattern {
     const EXPECTED: &'static str = "a regex such as `^ok`";

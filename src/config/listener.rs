@@ -1,7 +1,7 @@
 //! Where clients connect: addresses, TLS, the PROXY protocol, and what a connection may cost before it is a request.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
@@ -11,7 +11,7 @@ use super::address::Bind;
 use super::value::{BadValue, ByteSize, Span};
 
 /// One address that clients connect to.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
@@ -49,7 +49,7 @@ pub struct Listener {
 }
 
 /// How TLS ends here.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
     /// Certificates, chosen by the server name (SNI) that the client asks for; the first is for all others. Required.
@@ -66,7 +66,7 @@ pub struct ServerTls {
 }
 
 /// A certificate and its key, both PEM. A relative path starts at the working directory of the process.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// The certificate, followed by its intermediates. Required.
@@ -89,7 +89,7 @@ pub enum TlsVersion {
 }
 
 /// Certificates that clients show.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientAuth {
     /// The authorities (PEM) that may have signed them. Required.
@@ -126,7 +126,7 @@ pub enum ProxyProtocol {
 }
 
 /// How long a connection may take for what comes before a request.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTimeouts {
     /// For the TLS handshake (and the PROXY protocol header). Default: 10s, several round trips over the worst mobile
@@ -144,7 +144,7 @@ pub struct ListenerTimeouts {
 }
 
 /// How much a connection may ask for.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerLimits {
     /// How many header lines a request may have. Default: 100, far above any browser's, and what hyper parses without
@@ -159,12 +159,20 @@ pub struct ListenerLimits {
 }
 
 /// Answers that send clients to https.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
     /// The port of https in the redirect; 443 is not spelt out. Required.
     #[schemars(range(min = 1))]
     pub https: u16,
+}
+
+impl ServerTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let certificates = self.certificates.iter().flat_map(|it| [it.cert.as_path(), it.key.as_path()]);
+        certificates.chain(self.client_auth.iter().map(|auth| auth.ca.as_path()))
+    }
 }
 
 impl Listener {

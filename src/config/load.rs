@@ -10,6 +10,7 @@ use super::environment;
 use super::key::KeyPath;
 use super::locate::Aim;
 use super::report::{ConfigErrors, Finding, Severity, Source};
+use super::shown;
 use super::suggest::did_you_mean;
 use super::tree::{self, Node};
 
@@ -28,6 +29,24 @@ pub struct Loaded {
     pub warnings: Vec<Finding>,
     /// Its text, for whoever finds more to say about it.
     pub source: Source,
+    shown: serde_json::Value,
+}
+
+impl Loaded {
+    /// What the file says, each default filled in, fit to be shown: secrets, passwords, tokens and the values of headers
+    /// and parameters that may be credentials are `***`, and what came from the environment is the `${NAME}` that was
+    /// written. What is not set is left out.
+    pub fn shown(&self) -> &serde_json::Value {
+        &self.shown
+    }
+
+    /// SHA-256, in lower-case hex, of all that the file says with the environment filled in: equal for files that are
+    /// equal ([`File`]), on every machine that runs the same version. What stands in files that it names is not in it.
+    ///
+    /// For operators only: who knows the rest of a file could try out what a short password in it is.
+    pub fn hash(&self) -> String {
+        shown::hash(&self.file)
+    }
 }
 
 /// Reads the file at `path`; `env` looks up what `${NAME}` stands for.
@@ -104,7 +123,10 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
     let (warnings, mut errors): (Vec<_>, Vec<_>) =
         findings.into_iter().partition(|finding| finding.severity == Severity::Warning);
     match file {
-        Some(file) if errors.is_empty() => Ok(Loaded { file, warnings, source }),
+        Some(file) if errors.is_empty() => {
+            let shown = shown::shown(&file, &tree.tree);
+            Ok(Loaded { file, warnings, source, shown })
+        }
         _ => {
             errors.sort_by_key(|finding| (finding.line.unwrap_or(usize::MAX), finding.col));
             Err(ConfigErrors::new(&source, errors))

@@ -15,6 +15,7 @@
 //! is not understood is never ignored.
 
 mod address;
+mod admin;
 mod admission;
 mod check;
 mod decode;
@@ -27,10 +28,12 @@ mod key;
 mod listener;
 mod load;
 mod locate;
+mod on_change;
 mod process;
 mod rebalance;
 mod report;
 mod route;
+mod shown;
 mod sticky;
 mod suggest;
 mod syntax;
@@ -39,13 +42,15 @@ mod upstream;
 mod value;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{JsonSchema, Schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
+pub use admin::{Admin, AdminToken};
 pub use admission::{Admission, Queue, Rate};
 pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret};
 pub use edits::{HeaderEdits, HeaderSet};
@@ -59,16 +64,19 @@ pub use listener::{
     ServerTls, TlsVersion,
 };
 pub use load::{FILE_BYTES_MAX, Loaded, load_file, load_str};
-pub use process::{Admin, Drain, Log, LogFormat, LogLevel, Workers};
+pub use on_change::OnChange;
+pub use process::{Drain, Log, LogFormat, LogLevel, Workers};
 pub use rebalance::{OnDown, Rebalance};
 pub use report::{ConfigErrors, Finding, Severity, Source};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
+pub use shown::files;
 pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
 pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
 pub use value::{BadValue, ByteSize, OrOff, Span};
 
-/// The configuration of wsluice.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+/// The configuration of wsluice. Two are equal when they say the same, each default filled in: comments, the order of
+/// keys and the notation of values (`60s`, `1m`) do not matter; the order of lists does.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "wsluice configuration")]
 pub struct File {
@@ -97,7 +105,7 @@ pub struct File {
     /// Named groups of interchangeable servers. Required.
     pub upstreams: BTreeMap<String, Upstream>,
 
-    /// Metrics and health for operators. Default: not served.
+    /// Metrics, health and control for operators. Default: not served.
     #[serde(default)]
     pub admin: Option<Admin>,
 
@@ -108,11 +116,39 @@ pub struct File {
     /// How connections end when the process does.
     #[serde(default)]
     pub drain: Drain,
+
+    /// Whether to reload when this file, or a certificate, key or other file that it names, changes; HUP and the admin API
+    /// reload in any case. A file with a mistake changes nothing. Default: true, since editors, certbot and Kubernetes all
+    /// write files and tell nobody.
+    #[serde(default = "File::watch")]
+    pub watch: bool,
+
+    /// What becomes of the sessions of the old process when USR2 has put a new one in its place: `keep` them until they end
+    /// by themselves, `drain 10m` closes them over that time (code 1012), evenly, `close` all at once. Default: `drain 10m`,
+    /// slow enough for clients to come back a few at a time, and no process of an old version stays for days.
+    #[serde(default = "File::on_upgrade")]
+    pub on_upgrade: OnChange,
 }
 
 impl File {
+    /// The files that it names, but for those that list endpoints.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(ServerTls::files);
+        let upstreams = self.upstreams.values().flat_map(Upstream::files);
+        let token = self.admin.iter().filter_map(|admin| admin.token_file.as_deref());
+        listeners.chain(upstreams).chain(token).map(Path::to_owned).collect()
+    }
+
     fn version() -> u32 {
         1
+    }
+
+    fn watch() -> bool {
+        true
+    }
+
+    fn on_upgrade() -> OnChange {
+        OnChange::Drain(Span::from_secs(600))
     }
 }
 
@@ -140,8 +176,8 @@ fn as_decoded(schema: &mut Schema) {
     }
     match object.get_mut("default") {
         Some(Value::Null) => drop(object.remove("default")),
-        Some(Value::Object(defaults)) => defaults.retain(|_, value| !value.is_null()),
-        _ => {}
+        Some(default) => leave_out_null(default),
+        None => {}
     }
     if matches!(object.get("type").and_then(Value::as_str), Some("integer" | "boolean"))
         && let Some(kind) = object.remove("type")
@@ -152,6 +188,17 @@ fn as_decoded(schema: &mut Schema) {
     // Docs are wrapped for the source; an editor wraps them for itself.
     if let Some(Value::String(description)) = object.get_mut("description") {
         *description = description.replace("\n\n", "\u{0}").replace('\n', " ").replace('\u{0}', "\n\n");
+    }
+}
+
+fn leave_out_null(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(leave_out_null),
+        Value::Object(entries) => {
+            entries.retain(|_, value| !value.is_null());
+            entries.values_mut().for_each(leave_out_null);
+        }
+        _ => {}
     }
 }
 

@@ -1,4 +1,4 @@
-//! What concerns the whole process: threads, the admin listener, logs, and the end.
+//! What concerns the whole process: threads, logs, and the end.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::address::Bind;
 use super::value::{BadValue, Scalar, Span, scalar};
 
 /// More threads than any machine this runs on has cores; a larger number is a slip (a port in the wrong place).
@@ -23,16 +22,8 @@ pub enum Workers {
     Count(u16),
 }
 
-/// Metrics (`/metrics`) and health (`/livez`, `/readyz`) for operators.
-#[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Admin {
-    /// Where to serve them: a loopback address or a Unix socket, since it asks for no password. Required.
-    pub bind: Bind,
-}
-
 /// What is logged, and how.
-#[derive(Clone, Debug, serde::Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// From which level on: `error`, `warn`, `info`, `debug`, `trace`, `off`, or per module, as in
@@ -65,9 +56,14 @@ pub enum LogFormat {
 pub struct LogLevel(String);
 
 /// How connections end when the process does.
-#[derive(Clone, Debug, serde::Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
+    /// How long `/readyz` says no before the listeners stop accepting, so that a load balancer in front notices first: a
+    /// little more than it takes between two of its checks times the failures it waits for. It comes before `time`.
+    /// Default: 0s, as not everybody has one.
+    pub delay: Span,
+
     /// How long sessions have to end after TERM. They are told to go (close code 1012) a few at a time over this while,
     /// so that their reconnects do not arrive all at once. Default: 30s, what most supervisors wait before they kill.
     pub time: Span,
@@ -81,7 +77,7 @@ impl Default for Log {
 
 impl Default for Drain {
     fn default() -> Drain {
-        Drain { time: Span::from_secs(30) }
+        Drain { delay: Span::ZERO, time: Span::from_secs(30) }
     }
 }
 

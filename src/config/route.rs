@@ -4,12 +4,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::edits::HeaderEdits;
+use super::on_change::OnChange;
 use super::value::{ByteSize, OrOff, Span};
 use crate::policy::origin::OriginPolicy;
 use crate::route::Match;
 
 /// One route: what it matches, where that goes, and under which rules.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
@@ -59,10 +60,20 @@ pub struct Route {
     /// played against each other.
     #[serde(default)]
     pub validate: Validate,
+
+    /// What becomes of this route's sessions when a reload changes or removes it: `keep` them as they began, `drain 60s`
+    /// closes them over that time (code 1012), evenly, `close` all at once. A changed route goes by what the new file says, a
+    /// removed one by what the old one said. Default: `keep`, since new sessions go by the new file anyway.
+    #[serde(default = "kept")]
+    pub on_change: OnChange,
+}
+
+fn kept() -> OnChange {
+    OnChange::Keep
 }
 
 /// Changes of the path before it goes upstream: first the prefix is stripped, then the other is added.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rewrite {
     /// Taken off the front of the path, at a segment's border: `/ws` makes `/` of `/ws` and `/a` of `/ws/a`. Default:
@@ -74,7 +85,7 @@ pub struct Rewrite {
 }
 
 /// Changes of headers.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Headers {
     /// On the way to the upstream. Default: none.
@@ -85,7 +96,7 @@ pub struct Headers {
 }
 
 /// How long things may take.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
     /// Until an endpoint is connected, TLS included. Default: 5s, two lost SYNs (1s and 2s apart) and a little more.
@@ -108,7 +119,7 @@ pub struct RouteTimeouts {
 }
 
 /// Pings to both sides of a quiet session.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keepalive {
     /// Ping a side that has sent nothing for this long. Default: 30s, below the minute after which common load
@@ -121,7 +132,7 @@ pub struct Keepalive {
 }
 
 /// How much a session may ask for.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteLimits {
     /// The largest message, summed over its frames; a larger one ends the session with close code 1009. Default: `off`,

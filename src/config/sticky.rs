@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
 use serde::de::Deserializer;
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::shown::MASK;
 use super::value::{BadValue, Scalar, Span, scalar};
 
 /// A secret of fewer characters could be guessed; 32 hexadecimal digits are 128 bits.
 pub(super) const SECRET_CHARS_MIN: usize = 32;
 
 /// The affinity cookie of an upstream.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sticky {
     /// The cookie's name. Required.
@@ -55,7 +56,7 @@ pub struct Sticky {
 }
 
 /// When browsers send a cookie by TLS only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Secure {
     /// When the client came by TLS.
@@ -68,7 +69,7 @@ pub enum Secure {
 }
 
 /// Which requests of other sites carry a cookie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SameSite {
     /// None, links included.
@@ -139,6 +140,13 @@ impl FromStr for CookieSecret {
 impl<'de> Deserialize<'de> for CookieSecret {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         scalar(from)
+    }
+}
+
+/// Never as it is.
+impl Serialize for CookieSecret {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(MASK)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
@@ -18,7 +18,7 @@ use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
 /// Servers that can stand in for one another.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// How an endpoint is chosen for a new session: `least_connections` (fewest sessions for its weight), `round_robin`
@@ -153,7 +153,7 @@ fn at_once() -> OrOff<Span> {
 }
 
 /// One server of an upstream: its URL, or a map with `url`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// Where it is.
     pub url: EndpointUrl,
@@ -177,7 +177,7 @@ impl Endpoint {
 }
 
 /// TLS towards the servers.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientTls {
     /// The authorities (PEM) that may have signed the servers' certificates. Default: those of the system.
@@ -191,6 +191,25 @@ pub struct ClientTls {
 
     /// The name to ask for (SNI) and to verify. Default: the host of the endpoint's URL.
     pub server_name: Option<String>,
+}
+
+impl ClientTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten().map(PathBuf::as_path)
+    }
+}
+
+impl Upstream {
+    /// The files that it names, but for one that lists its endpoints.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let etcd = self.discover.iter().filter_map(|discover| match discover {
+            Discover::Etcd(source) => source.tls.as_ref(),
+            Discover::File(_) | Discover::Dns(_) => None,
+        });
+        let secrets = self.sticky.iter().filter_map(|sticky| sticky.secrets_file.as_deref());
+        self.tls.iter().chain(etcd).flat_map(ClientTls::files).chain(secrets)
+    }
 }
 
 /// IP addresses without a port.

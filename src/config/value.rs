@@ -79,6 +79,9 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 const LONGEST_DAYS: u64 = 36_500;
 
 impl Span {
+    /// `0s`.
+    pub const ZERO: Span = Span(Duration::ZERO);
+
     /// `millis` milliseconds.
     pub const fn from_millis(millis: u64) -> Span {
         Span(Duration::from_millis(millis))

@@ -6,18 +6,19 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
 use super::checks;
+use super::digest::{self, Digest};
 use super::shed::{Rebalance, Shedding};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
     Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File, Finding, Http,
-    KeyPath, Loaded, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion, Validate, WhenAllDown,
+    KeyPath, Loaded, Log, LogFormat, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion, Validate,
+    WhenAllDown,
 };
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
@@ -26,13 +27,15 @@ use crate::net::proxy_protocol::Mode;
 use crate::policy::bucket::Pace;
 use crate::probe::Check;
 use crate::proxy::outcome::{self, Failure};
-use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Room, Route, Snapshot};
+use crate::proxy::room::Rooms;
+use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Route, Snapshot};
 use crate::proxy::{self, Proxy};
 use crate::route::Table;
-use crate::server::Listener;
+use crate::server::Settings as ListenerSettings;
 use crate::server::metrics::Security;
-use crate::session::RouteSessions;
 use crate::session::access_log::AccessLog;
+use crate::session::{RouteSessions, Sessions};
+use crate::telemetry::logging::{Format, Switch};
 use crate::telemetry::sink::LogSink;
 use crate::tls::client::{ClientTlsOptions, client_config, server_name};
 use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
@@ -55,6 +58,8 @@ pub struct Families {
     /// Those of health checks.
     pub probe: probe::metrics::Metrics,
     discovery: discovery::metrics::Metrics,
+    /// Those of reloads.
+    pub control: super::metrics::Metrics,
 }
 
 impl Families {
@@ -70,6 +75,7 @@ impl Families {
             upstream: upstream::metrics::Metrics::register(registry)?,
             probe: probe::metrics::Metrics::register(registry)?,
             discovery: discovery::metrics::Metrics::register(registry)?,
+            control: super::metrics::Metrics::register(registry)?,
         })
     }
 }
@@ -81,12 +87,14 @@ pub struct Surroundings {
     pub workers: usize,
     /// Where metrics are counted.
     pub families: Families,
-    /// Where log lines go.
-    pub log: AccessLog,
+    /// Where log lines go, where there are any.
+    pub log: Option<LogOutput>,
     /// Who is still working.
-    pub drain: Arc<Drain>,
+    pub sessions: Arc<Sessions>,
     /// What is known of endpoints.
     pub lives: Lives,
+    /// Who is on which route.
+    pub rooms: Rooms,
 }
 
 impl Surroundings {
@@ -96,77 +104,167 @@ impl Surroundings {
     /// Never: the registry is new, so no name is taken.
     pub fn for_check() -> Surroundings {
         let families = Families::register(&Registry::new(), 1).expect("a new registry has no names");
-        Surroundings { workers: 1, families, log: AccessLog::off(), drain: Drain::new(1), lives: Lives::default() }
+        let (lives, rooms) = (Lives::default(), Rooms::default());
+        Surroundings { workers: 1, families, log: None, sessions: Drain::new(1), lives, rooms }
+    }
+
+    /// The access log as the file wants it.
+    fn access_log(&self, file: &File) -> AccessLog {
+        match &self.log {
+            Some(output) if file.log.access => AccessLog::new(output.sink.clone(), output.format(&file.log)),
+            _ => AccessLog::off(),
+        }
     }
 }
 
-/// The access log as the file wants it.
-pub fn access_log(file: &File, sink: LogSink, format: crate::telemetry::logging::Format) -> AccessLog {
-    if file.log.access { AccessLog::new(sink, format) } else { AccessLog::off() }
+/// Where log lines go, and what can be changed of them.
+#[derive(Clone, Debug)]
+pub struct LogOutput {
+    /// The output.
+    pub sink: LogSink,
+    /// Whether somebody reads it on a terminal.
+    pub terminal: bool,
+    /// Those of the process, but for the access log.
+    pub switch: Option<Switch>,
+}
+
+impl LogOutput {
+    /// The look of lines: as the file says, or by what the output is.
+    pub fn format(&self, log: &Log) -> Format {
+        match log.format {
+            LogFormat::Json => Format::Json,
+            LogFormat::Human => Format::Human,
+            LogFormat::Auto if self.terminal => Format::Human,
+            LogFormat::Auto => Format::Json,
+        }
+    }
+
+    /// Has lines be as the file says from now on.
+    pub fn set(&self, log: &Log) {
+        let Some(switch) = &self.switch else { return };
+        switch.set_format(self.format(log));
+        if let Err(error) = switch.set_level(log.level.as_str()) {
+            tracing::error!(%error, "the log level stays as it was");
+        }
+    }
 }
 
 /// A configuration ready to run.
 #[derive(Debug)]
 pub struct Compiled {
-    /// Each with the address it is to be bound to.
-    pub listeners: Vec<(Address, Arc<Listener>)>,
-    /// The upstreams whose endpoints are to be checked, and how.
-    pub checks: Vec<(Arc<Upstream>, Check)>,
-    /// For upstreams whose endpoints somebody else tells.
-    pub discoveries: Vec<Discovery>,
-    /// Upstreams whose sessions are moved or closed for the sake of their endpoints.
-    pub sheddings: Vec<(Arc<Upstream>, Shedding)>,
+    /// In the order of the file.
+    pub listeners: Vec<CompiledListener>,
+    /// By name.
+    pub routes: BTreeMap<String, CompiledRoute>,
+    /// By name.
+    pub upstreams: BTreeMap<String, CompiledUpstream>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
 
-/// Builds all of it.
+/// A listener as one configuration has it.
+#[derive(Debug)]
+pub struct CompiledListener {
+    /// What it was made of.
+    pub written: config::Listener,
+    /// How its connections begin.
+    pub settings: Arc<ListenerSettings>,
+    /// What becomes of its requests.
+    pub proxy: Arc<Proxy>,
+    /// The contents of the files that its TLS was made of.
+    files: Vec<Digest>,
+}
+
+/// A route as one configuration has it.
+#[derive(Debug)]
+pub struct CompiledRoute {
+    /// What it was made of.
+    pub written: config::Route,
+    /// The same as in the configuration before if nothing of it has changed.
+    pub route: Arc<Route>,
+}
+
+/// An upstream as one configuration has it.
+#[derive(Debug)]
+pub struct CompiledUpstream {
+    /// The same as in the configuration before if nothing of it has changed.
+    pub upstream: Arc<Upstream>,
+    /// What is to be done for it apart from any client; `None` once that is taken, and where it is the same as before.
+    pub background: Option<Background>,
+    made_of: MadeOf,
+}
+
+/// What is done for an upstream apart from any client.
+#[derive(Debug)]
+pub struct Background {
+    /// How its endpoints are checked.
+    pub check: Option<Check>,
+    /// Who tells its endpoints.
+    pub discovery: Option<Discovery>,
+    /// When its sessions are moved or closed for the sake of its endpoints.
+    pub shedding: Option<Shedding>,
+}
+
+/// All that an upstream depends on.
+#[derive(Debug, PartialEq)]
+struct MadeOf {
+    written: config::Upstream,
+    zone: Option<String>,
+    connect_timeout: Duration,
+    files: Vec<Digest>,
+}
+
+/// Builds all of it. What is the same as in `previous`, the files that it names included, is taken from there.
 ///
 /// # Errors
 /// Everything that is wrong, at its place in the file.
-pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, ConfigErrors> {
-    let mut compiler =
-        Compiler { around, source: &loaded.source, errors: vec![], warnings: vec![], discoveries: vec![] };
+pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compiled>) -> Result<Compiled, ConfigErrors> {
     let file = &loaded.file;
-    let upstreams: BTreeMap<&str, Arc<Upstream>> = file
-        .upstreams
-        .iter()
-        .map(|(name, upstream)| (name.as_str(), compiler.upstream(file, name, upstream)))
-        .collect();
-    let routes = file.routes.iter().enumerate().filter_map(|(index, route)| {
+    let log = around.access_log(file);
+    let mut compiler = Compiler { around, source: &loaded.source, previous, log, errors: vec![], warnings: vec![] };
+    let upstreams: BTreeMap<String, CompiledUpstream> =
+        file.upstreams.iter().map(|(name, upstream)| (name.clone(), compiler.upstream(file, name, upstream))).collect();
+    let mut table = vec![];
+    let mut routes = BTreeMap::new();
+    for written in &file.routes {
         // `config::check` has already complained about a name that is not there.
-        let upstream = upstreams.get(route.upstream.as_str())?;
-        Some((route.matches.clone(), Arc::new(compiler.route(file, index, route, upstream))))
-    });
-    let snapshot = Arc::new(Snapshot { table: Table::new(routes.collect()) });
-    let listeners: Vec<_> = file
-        .listeners
-        .iter()
-        .enumerate()
-        .map(|(index, listener)| compiler.listener(index, listener, &snapshot))
-        .collect();
-    let checked = |(name, written): (&String, &config::Upstream)| {
-        Some((Arc::clone(&upstreams[name.as_str()]), checks::check(written.health.as_ref()?)))
-    };
-    let checks = file.upstreams.iter().filter_map(checked).collect();
-    let shed = |(name, written): (&String, &config::Upstream)| {
-        Some((Arc::clone(&upstreams[name.as_str()]), shedding(written)?))
-    };
-    let sheddings = file.upstreams.iter().filter_map(shed).collect();
-    let Compiler { errors, warnings, discoveries, .. } = compiler;
+        let Some(CompiledUpstream { upstream, .. }) = upstreams.get(&written.upstream) else { continue };
+        let route = compiler.route(file, written, upstream);
+        table.push((written.matches.clone(), Arc::clone(&route)));
+        routes.insert(written.name.clone(), CompiledRoute { written: written.clone(), route });
+    }
+    let snapshot = Arc::new(Snapshot { table: Table::new(table) });
+    let listeners = file.listeners.iter().enumerate();
+    let listeners = listeners.map(|(index, listener)| compiler.listener(index, listener, &snapshot)).collect();
+    let Compiler { errors, warnings, .. } = compiler;
     if errors.is_empty() {
-        Ok(Compiled { listeners, checks, discoveries, sheddings, warnings })
+        Ok(Compiled { listeners, routes, upstreams, warnings })
     } else {
         Err(ConfigErrors::new(&loaded.source, errors))
+    }
+}
+
+impl CompiledListener {
+    /// Whether this is what it was.
+    pub fn is_same(&self, before: &CompiledListener) -> bool {
+        self.written == before.written && self.files == before.files
+    }
+}
+
+impl Compiled {
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&CompiledListener> {
+        self.listeners.iter().find(|listener| listener.written.name == name)
     }
 }
 
 struct Compiler<'a> {
     around: &'a Surroundings,
     source: &'a Source,
+    previous: Option<&'a Compiled>,
+    log: AccessLog,
     errors: Vec<Finding>,
     warnings: Vec<String>,
-    discoveries: Vec<Discovery>,
 }
 
 impl Compiler<'_> {
@@ -175,8 +273,18 @@ impl Compiler<'_> {
         result.map_err(|error| self.errors.push(self.source.error(path, proxy::request::chain(&error), None))).ok()
     }
 
-    fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> Arc<Upstream> {
+    fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> CompiledUpstream {
         let path = KeyPath::root().key("upstreams").key(name);
+        // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
+        let connect =
+            file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
+        let connect_timeout = connect.max().unwrap_or(Duration::from_secs(5));
+        let files = written.files().map(digest::of).collect();
+        let made_of = MadeOf { written: written.clone(), zone: file.zone.clone(), connect_timeout, files };
+        let before = self.previous.and_then(|previous| previous.upstreams.get(name));
+        if let Some(before) = before.filter(|before| before.made_of == made_of) {
+            return CompiledUpstream { upstream: Arc::clone(&before.upstream), background: None, made_of };
+        }
         let told_tls = match &written.discover {
             None => false,
             Some(Discover::File(source)) => source.scheme == Scheme::Wss,
@@ -191,15 +299,11 @@ impl Compiler<'_> {
             Some(_) => client_config(&ClientTlsOptions::default()).ok(),
             None => None,
         };
-        // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
-        let connect =
-            file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
-        let connect = connect.max().unwrap_or(Duration::from_secs(5));
         let maker = Maker {
             upstream: name.to_owned(),
             tls,
             server_name: server_name_of(written),
-            connect_timeout: connect,
+            connect_timeout,
             workers: self.around.workers,
             families: self.around.families.upstream.clone(),
             reasons: proxy::upgrade::endpoint_labels().into(),
@@ -224,11 +328,22 @@ impl Compiler<'_> {
         let mut upstream = Upstream::new(policy, maker);
         upstream.entry = self.entry(&path, name, written);
         let upstream = Arc::new(upstream);
-        match &written.discover {
-            None => drop(upstream.replace(&written.endpoints, clock::now())),
-            Some(discover) => self.discovery(&path.key("discover"), name, discover, &upstream, has_tls),
-        }
-        upstream
+        let discovery = match &written.discover {
+            None => {
+                upstream.replace(&written.endpoints, clock::now());
+                None
+            }
+            Some(discover) => {
+                // Until the first list, those that are known from before.
+                let known = before.map_or_else(Vec::new, |before| before.upstream.endpoints());
+                let known: Vec<_> = known.iter().map(|endpoint| endpoint.written.clone()).collect();
+                upstream.replace(&known, clock::now());
+                self.discovery(&path.key("discover"), name, discover, &upstream, has_tls)
+            }
+        };
+        let check = written.health.as_ref().map(checks::check);
+        let background = Some(Background { check, discovery, shedding: shedding(written) });
+        CompiledUpstream { upstream, background, made_of }
     }
 
     fn entry(&mut self, path: &KeyPath, name: &str, written: &config::Upstream) -> Entry {
@@ -270,7 +385,14 @@ impl Compiler<'_> {
         Some(Sticky::new(written.cookie.clone(), upstream.to_owned(), secrets, written.path.clone(), attributes))
     }
 
-    fn discovery(&mut self, path: &KeyPath, name: &str, discover: &Discover, upstream: &Arc<Upstream>, has_tls: bool) {
+    fn discovery(
+        &mut self,
+        path: &KeyPath,
+        name: &str,
+        discover: &Discover,
+        upstream: &Arc<Upstream>,
+        has_tls: bool,
+    ) -> Option<Discovery> {
         let (provider, allow_empty) = match discover {
             Discover::File(source) => ("file", source.allow_empty),
             Discover::Dns(source) => ("dns", source.allow_empty),
@@ -300,14 +422,11 @@ impl Compiler<'_> {
             Discover::Dns(_) => {
                 let message = "this wsluice was built without DNS (cargo feature `dns`)";
                 self.errors.push(self.source.error(&path.key("dns"), message, None));
-                return;
+                return None;
             }
-            Discover::Etcd(source) => match self.etcd(&path.key("etcd"), source) {
-                Some(etcd) => Box::pin(etcd.run(outlet)),
-                None => return,
-            },
+            Discover::Etcd(source) => Box::pin(self.etcd(&path.key("etcd"), source)?.run(outlet)),
         };
-        self.discoveries.push(Discovery { upstream: name.to_owned(), task, first });
+        Some(Discovery { upstream: name.to_owned(), task, first })
     }
 
     fn etcd(&mut self, path: &KeyPath, written: &EtcdSource) -> Option<etcd::Etcd> {
@@ -355,7 +474,19 @@ impl Compiler<'_> {
         Some(identity)
     }
 
-    fn route(&mut self, file: &File, _index: usize, written: &config::Route, upstream: &Arc<Upstream>) -> Route {
+    fn route(&mut self, file: &File, written: &config::Route, upstream: &Arc<Upstream>) -> Arc<Route> {
+        if let Some(before) = self.previous.and_then(|previous| previous.routes.get(&written.name)) {
+            let route = &before.route;
+            let listeners = route.listeners.iter().map(|handles| &*handles.sessions.listener);
+            let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_like(&self.log));
+            if before.written == *written
+                && Arc::ptr_eq(&route.upstream, upstream)
+                && listeners.eq(file.listeners.iter().map(|listener| listener.name.as_str()))
+                && is_logged
+            {
+                return Arc::clone(route);
+            }
+        }
         let families = &self.around.families;
         let (name, upstream_name): (Arc<str>, Arc<str>) =
             (written.name.as_str().into(), written.upstream.as_str().into());
@@ -366,7 +497,7 @@ impl Compiler<'_> {
                 route: Arc::clone(&name),
                 upstream: Arc::clone(upstream),
                 metrics: families.session.route(&listener.name, &written.name, &written.upstream, &outcome::endings()),
-                log: self.around.log.clone(),
+                log: self.log.clone(),
                 table: outcome::closing,
             }),
         };
@@ -375,7 +506,7 @@ impl Compiler<'_> {
             set: written.set.iter().cloned().collect(),
         };
         let limits = &written.limits;
-        Route {
+        Arc::new(Route {
             name: Arc::clone(&name),
             upstream: Arc::clone(upstream),
             upstream_name: Arc::clone(&upstream_name),
@@ -398,23 +529,18 @@ impl Compiler<'_> {
                 frame_bytes_max: limits.frame.bytes().unwrap_or(u64::MAX),
                 message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
             }),
-            room: Arc::new(Room::new(limits.connections.map_or(usize::MAX, |limit| limit as usize))),
+            room: self.around.rooms.of(&written.name),
+            sessions_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
             http: written.http == Http::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),
-        }
+        })
     }
 
-    fn listener(
-        &mut self,
-        index: usize,
-        written: &config::Listener,
-        snapshot: &Arc<Snapshot>,
-    ) -> (Address, Arc<Listener>) {
+    fn listener(&mut self, index: usize, written: &config::Listener, snapshot: &Arc<Snapshot>) -> CompiledListener {
         let path = KeyPath::root().key("listeners").index(index);
         let families = &self.around.families;
         let security = if written.tls.is_some() { Security::Tls } else { Security::Plain };
         let metrics = families.server.listener(&written.name, security);
-        let tls = written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls));
         let name: Arc<str> = written.name.as_str().into();
         let proxy = Proxy {
             snapshot: Arc::clone(snapshot),
@@ -423,11 +549,17 @@ impl Compiler<'_> {
             trusted: written.trusted_proxies.clone(),
             redirect: written.redirect.as_ref().map(|redirect| redirect.https),
             unrouted: families.proxy.unrouted(&written.name, &Failure::LABELS),
-            log: self.around.log.clone(),
-            drain: Arc::clone(&self.around.drain),
+            log: self.log.clone(),
+            sessions: Arc::clone(&self.around.sessions),
         };
-        let listener = Listener {
-            name,
+        let files: Vec<Digest> = written.tls.iter().flat_map(ServerTls::files).map(digest::of).collect();
+        let before = self.previous.and_then(|previous| previous.listener(&written.name));
+        let tls = match before.filter(|before| before.written.tls == written.tls && before.files == files) {
+            // The keys of its tickets are kept as well.
+            Some(before) => before.settings.tls.clone(),
+            None => written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls)),
+        };
+        let settings = ListenerSettings {
             tls,
             proxy_protocol: match written.proxy_protocol {
                 ProxyProtocol::Off => None,
@@ -436,11 +568,9 @@ impl Compiler<'_> {
             },
             timeouts: written.timeouts.clone(),
             limits: written.limits.clone(),
-            open: AtomicUsize::new(0),
-            proxy: Arc::new(proxy),
             metrics,
         };
-        (address(&written.bind), Arc::new(listener))
+        CompiledListener { written: written.clone(), settings: Arc::new(settings), proxy: Arc::new(proxy), files }
     }
 
     fn server_tls(&mut self, path: &KeyPath, listener: &str, written: &ServerTls) -> Option<Arc<rustls::ServerConfig>> {

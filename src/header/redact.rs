@@ -77,7 +77,15 @@ fn is_printable(byte: u8) -> bool {
     matches!(byte, b' '..=b'~')
 }
 
-fn is_secret(key: &str) -> bool {
+/// Whether the value of a header of this name may let somebody in: credentials, cookies, and what is named like a key of a
+/// query that is secret.
+pub fn is_credential(header: &str) -> bool {
+    let header = header.to_ascii_lowercase();
+    header.contains("auth") || header.contains("cookie") || is_secret(&header)
+}
+
+/// Whether the value of this key of a query looks secret.
+pub fn is_secret(key: &str) -> bool {
     let key: String = decode(key).chars().map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect();
     // `auth[token]` is judged by its last part.
     let key = key.trim_end_matches(']');
@@ -129,6 +137,16 @@ mod tests {
             ("tokens=3&keyboard=de&decode=1&token", "tokens=3&keyboard=de&decode=1&token"),
         ] {
             assert_eq!(query(given), logged, "{given}");
+        }
+    }
+
+    #[test]
+    fn headers_that_let_in_are_known_by_their_names() {
+        for name in ["Authorization", "proxy-authorization", "Cookie", "X-Api-Key", "x-auth", "X-Amz-Security-Token"] {
+            assert!(is_credential(name), "{name}");
+        }
+        for name in ["Host", "X-Tenant", "Accept", "Sec-WebSocket-Protocol", "X-Request-Id", "Keep-Alive"] {
+            assert!(!is_credential(name), "{name}");
         }
     }
 

@@ -78,7 +78,7 @@ impl Drop for Watch {
     }
 }
 
-async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check, mut metrics: EndpointMetrics) {
+async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check, metrics: EndpointMetrics) {
     loop {
         let started = Instant::now();
         let result = check.once(&endpoint.connector).await;

@@ -400,6 +400,11 @@ impl Tunnel {
         }
     }
 
+    /// Takes back what was said to `stop`, unless its moment has come.
+    pub fn go_on(&mut self) {
+        self.stop = None;
+    }
+
     /// Answers an `End`: this peer is to get this Close, at the end of the frame that goes to it now; `None`: no Close.
     pub fn close(&mut self, now: Moment, to: Side, close: Option<Close>) {
         self.timer_moved = true;

@@ -97,7 +97,7 @@ impl Checker<'_> {
 
     pub(super) fn file_name(&mut self, path: &KeyPath, name: &std::path::Path) {
         if name.as_os_str().is_empty() {
-            self.error(path, "the name of a file is missing").help("write the path of a PEM file");
+            self.error(path, "the name of a file is missing").help("write its path");
         }
     }
 }

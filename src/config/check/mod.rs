@@ -206,17 +206,27 @@ impl Checker<'_> {
         let drain = KeyPath::root().key("drain").key("time");
         self.not_zero(&drain, self.file.drain.time, "every session is cut off");
         let Some(admin) = &self.file.admin else { return };
-        let path = KeyPath::root().key("admin").key("bind");
-        if !admin.bind.is_local() {
-            let help = match &admin.bind {
-                Bind::Tcp(addr) if addr.is_ipv6() => format!("write `[::1]:{}`", addr.port()),
-                Bind::Tcp(addr) => format!("write `127.0.0.1:{}`", addr.port()),
+        let section = KeyPath::root().key("admin");
+        let path = section.key("bind");
+        if !admin.bind.is_local() && admin.token.is_none() && admin.token_file.is_none() {
+            let here = match &admin.bind {
+                Bind::Tcp(addr) if addr.is_ipv6() => format!("`[::1]:{}`", addr.port()),
+                Bind::Tcp(addr) => format!("`127.0.0.1:{}`", addr.port()),
                 Bind::Unix(_) => String::new(),
             };
             let outside = matches!(self.written.node(&path), Some(Node::Text { raw: Some(_), .. }));
-            let help = if outside { "write `127.0.0.1` and a port".to_owned() } else { help };
-            let message = "admin is only served on loopback or a Unix socket, as it asks for no password";
-            self.error(&path, message).help(help);
+            let here = if outside { "`127.0.0.1` and a port".to_owned() } else { here };
+            let help = format!("write {here}, or add `token_file:`");
+            let message = "without a token admin is only served on loopback or a Unix socket";
+            self.error(&path, message).help(help).involving(section.key("token")).involving(section.key("token_file"));
+        }
+        if let (token, Some(file)) = (&admin.token, &admin.token_file) {
+            let at = section.key("token_file");
+            if token.is_some() {
+                let message = "the token is written here and in a file";
+                self.error(&at, message).at_key().help("keep one of both").involving(section.key("token"));
+            }
+            self.file_name(&at, file);
         }
         for (index, listener) in self.file.listeners.iter().enumerate() {
             let other = KeyPath::root().key("listeners").index(index).key("bind");

@@ -252,7 +252,7 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
 fn values_that_cannot_be_read_say_what_would_be_right() {
     check(&[
         (at_top("workers: 0"), &["3:10 workers: expected `auto` or a number of threads, found the number 0"]),
-        (at_top("drain: 30s"), &[r#"3:8 drain: expected a map with `time`, found the string "30s""#]),
+        (at_top("drain: 30s"), &[r#"3:8 drain: expected a map with `delay`, `time`, found the string "30s""#]),
         (
             at_top("drain: { time: 30 }"),
             &[
@@ -305,6 +305,13 @@ fn values_that_cannot_be_read_say_what_would_be_right() {
                 r#"4:28 routes[0].limits.connections: expected a number from 0 to 4294967295, found the string "10" | write digits, without quotes"#,
             ],
         ),
+        (
+            in_route("on_change: { drain: 60s }"),
+            &[
+                "4:16 routes[0].on_change: expected `keep`, `close`, or `drain` and a time such as `drain 60s`, found a map",
+            ],
+        ),
+        (at_top("on_upgrade: drain"), &["3:13 on_upgrade: `drain` needs a time | write one after it: `drain 60s`"]),
         (in_route("http: no"), &["4:11 routes[0].http: `no` is not `proxy` or `reject`"]),
         (in_route("validate: false"), &["4:15 routes[0].validate: `false` is not `strict` or `off` | write `off`"]),
         (
@@ -530,7 +537,17 @@ fn values_that_contradict_each_other_are_told() {
         (
             at_top("admin: { bind: '0.0.0.0:9902' }"),
             &[
-                "3:16 admin.bind: admin is only served on loopback or a Unix socket, as it asks for no password | write `127.0.0.1:9902`",
+                "3:16 admin.bind: without a token admin is only served on loopback or a Unix socket | write `127.0.0.1:9902`, or add `token_file:`",
+            ],
+        ),
+        (
+            at_top("admin: { bind: '127.0.0.1:9', token: '0123456789abcdef', token_file: t }"),
+            &["3:58 admin.token_file: the token is written here and in a file | keep one of both"],
+        ),
+        (
+            at_top("admin: { bind: '[::]:9902', token: hunter2 }"),
+            &[
+                "3:36 admin.token: a token has at least 16 characters | write `${NAME}`, with what `openssl rand -hex 32` gives in the environment",
             ],
         ),
         (
@@ -775,7 +792,7 @@ admin: { bind: '0.0.0.0:1' }
         "10:15 routes[2].upstream: the environment variable `UPSTREAM` is not set",
         "13:17 upstreams.chat.endpoints[0]: `a:1` has no scheme | write `ws://a:1`",
         "14:6 upstreams.b: expected a map with `balance`, `endpoints`, ",
-        "15:16 admin.bind: admin is only served on loopback or a Unix socket",
+        "15:16 admin.bind: without a token admin is only served on loopback or a Unix socket",
     ];
     let said = said(text);
     assert_eq!(said.len(), expected.len(), "{said:#?}");

@@ -46,6 +46,24 @@ fn the_schema_accepts_every_example_and_refuses_what_is_wrong() {
 }
 
 #[test]
+fn the_defaults_in_the_schema_are_right() {
+    fn check(root: &Value, schema: &Value, seen: &mut usize) {
+        if let Some(default) = schema.get("default") {
+            assert_eq!(accepts(root, schema, default), Ok(()), "{default}");
+            *seen += 1;
+        }
+        match schema {
+            Value::Array(values) => values.iter().for_each(|schema| check(root, schema, seen)),
+            Value::Object(entries) => entries.values().for_each(|schema| check(root, schema, seen)),
+            _ => {}
+        }
+    }
+    let (schema, mut seen) = (schema(), 0);
+    check(&schema, &schema, &mut seen);
+    assert!(seen > 50, "{seen}");
+}
+
+#[test]
 fn the_schema_explains_every_key() {
     let schema = schema();
     assert_eq!(schema["title"], "wsluice configuration");

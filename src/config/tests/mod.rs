@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod broken;
+mod equal;
 mod examples;
+mod full;
 mod secrets;
 
 use proptest::prelude::*;

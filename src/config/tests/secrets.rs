@@ -1,67 +1,7 @@
 //! What came from the environment is in no message, wherever it stands and however wrong it is there.
 
 use super::super::*;
-
-/// Every scalar of this file is put into the environment in turn.
-const FULL: &str = "\
-version: 1
-workers: auto
-listeners:
-  - name: public
-    bind: \"127.0.0.1:8443\"
-    tls:
-      certificates: [{ cert: a.crt, key: a.key }]
-      min_version: \"1.2\"
-      client_auth: { ca: c.crt, mode: require }
-    proxy_protocol: off
-    timeouts: { tls: 10s, headers: 10s, keep_alive: 60s }
-    trusted_proxies: [10.0.0.0/8]
-    limits: { headers: 100, header_bytes: 16KiB, connections: 10 }
-  - { name: plain, bind: \"127.0.0.1:8080\", redirect: { https: 443 } }
-routes:
-  - name: chat
-    match:
-      hosts: [chat.example.com]
-      path: { prefix: /ws }
-      headers: { X-A: b }
-      query: { c: { regex: d } }
-      subprotocols: [mqtt]
-    upstream: chat
-    origins: { allow: [\"https://a.example.com\"], missing: deny }
-    rewrite: { strip_prefix: /ws, add_prefix: /v }
-    headers: { request: { set: { X-B: y }, remove: [X-C] } }
-    timeouts: { connect: 5s, handshake: 5s, response: 5s, idle: 5m, lifetime: 1h }
-    keepalive: { ping: 30s, pong: 10s }
-    limits: { message: 1MiB, frame: 1MiB, connections: 10 }
-    http: proxy
-    validate: strict
-  - { name: filed, match: { path: { exact: /filed } }, upstream: filed }
-  - { name: named, match: { path: { exact: /named } }, upstream: named }
-  - { name: kept, match: { path: { exact: /kept } }, upstream: kept }
-upstreams:
-  chat:
-    balance: round_robin
-    endpoints: [\"wss://a:1\", { url: \"ws://b:2\", max_connections: 9 }]
-    sticky:
-      cookie: srv
-      secrets: [0123456789abcdef0123456789abcdef]
-      max_age: 1h
-      path: /ws
-      secure: always
-      http_only: true
-      same_site: none
-    queue: { length: 10, wait: 1s }
-    admission: { rate: 5/s, burst: 5, wait: 1s }
-    tls: { ca: d.crt, cert: e.crt, key: e.key, server_name: chat.example.com }
-  filed: { discover: { file: { path: a.yaml, scheme: ws, allow_empty: true } } }
-  named: { discover: { dns: { name: a.b, port: 1, scheme: ws, family: ipv4, server: \"127.0.0.1:53\", every: 10s } } }
-  kept:
-    discover:
-      etcd: { servers: [\"https://a:1\"], prefix: /a/, user: me, password: me, tls: { ca: d.crt, server_name: a.b } }
-admin: { bind: \"127.0.0.1:9902\" }
-log: { level: info, format: json, access: true }
-drain: { time: 30s }
-";
+use super::full::FULL;
 
 /// The file with scalar number `nth` as `${SECRET}`, or nothing if there are not so many.
 fn with_secret(nth: usize) -> Option<String> {
@@ -74,12 +14,6 @@ fn with_secret(nth: usize) -> Option<String> {
         count += 1;
     });
     (nth < count).then(|| tree::tests::to_yaml(&tree))
-}
-
-#[test]
-fn the_whole_file_is_right_before_anything_is_put_into_it() {
-    let loaded = load_str("full.yaml", FULL, &|_| None).unwrap();
-    assert!(loaded.warnings.is_empty());
 }
 
 #[test]
@@ -117,10 +51,83 @@ fn no_message_contains_what_the_environment_says() {
 #[test]
 fn a_value_from_outside_is_told_by_its_name_and_what_it_should_be() {
     let text = with_secret(2).unwrap();
-    assert!(text.contains("\"name\": \"${SECRET}\""), "{text}");
+    assert!(text.contains("\"zone\": \"${SECRET}\""), "{text}");
     let text = FULL.replace("idle: 5m", "idle: '${IDLE}'");
     let errors = load_str("a.yaml", &text, &|_| Some("soon".to_owned())).unwrap_err();
     let finding = &errors.findings()[0];
     assert_eq!(finding.message, "what the environment makes of `${IDLE}` cannot be used here");
     assert_eq!(finding.help.as_deref(), Some("it should be a duration such as `30s`, `5m` or `1h30m`, or `off`"));
+}
+
+#[test]
+fn what_is_shown_contains_nothing_that_the_environment_says() {
+    for secret in
+        ["s3cr3tpassword", "/sekrit", "4711", "wss://sekrit:4711", "sekrit.example.com", "s3cr3t.s3cr3t-01234"]
+    {
+        let mut accepted = 0;
+        for nth in 0.. {
+            let Some(text) = with_secret(nth) else { break };
+            let env = |name: &str| (name == "SECRET").then(|| secret.to_owned());
+            let Ok(loaded) = load_str("secret.yaml", &text, &env) else { continue };
+            accepted += 1;
+            let shown = loaded.shown().to_string();
+            assert!(!shown.contains(secret) && !shown.contains("sekrit"), "{secret} is shown:\n{shown}");
+            assert!(shown.contains("${SECRET}"), "what was written is not shown:\n{shown}");
+        }
+        assert!(accepted > 5, "{secret} is accepted in {accepted} places only");
+    }
+}
+
+#[test]
+fn secrets_in_the_file_are_not_shown_either() {
+    let text = "\
+routes:
+  - name: a
+    upstream: a
+    match: { headers: { X-Api-Key: SECRET, X-B: plain }, query: { access_token: { regex: SECRET }, q: plain } }
+    headers: { request: { set: { Authorization: Bearer SECRET, X-C: plain } }, response: { set: { Set-Cookie: SECRET } } }
+upstreams:
+  a:
+    endpoints: [ws://a:1]
+    sticky: { cookie: srv, secrets: [SECRETSECRETSECRETSECRETSECRETSECRET, '${S:-SECRETSECRETSECRETSECRETSECRETSECRET}'] }
+    health: { websocket: { path: '/ws?token=SECRET&plain=1', headers: { Cookie: SECRET } } }
+  b: { discover: { etcd: { servers: ['http://a:1'], prefix: /a, user: me, password: SECRET } } }
+admin: { bind: '127.0.0.1:9902', token: SECRETSECRETSECRET }
+";
+    let loaded = load_str("secret.yaml", text, &|_| None).unwrap();
+    let shown = loaded.shown();
+    assert!(!shown.to_string().contains("SECRET"), "{shown:#}");
+    let at = |pointer: &str| shown.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is missing in {shown:#}"));
+    for (pointer, value) in [
+        ("/routes/0/match/headers/x-api-key", "***"),
+        ("/routes/0/match/headers/x-b", "plain"),
+        ("/routes/0/match/query/access_token/regex", "***"),
+        ("/routes/0/match/query/q", "plain"),
+        ("/routes/0/headers/request/set/authorization", "***"),
+        ("/routes/0/headers/request/set/x-c", "plain"),
+        ("/routes/0/headers/response/set/set-cookie", "***"),
+        ("/upstreams/a/sticky/secrets/0", "***"),
+        ("/upstreams/a/sticky/secrets/1", "***"),
+        ("/upstreams/a/health/websocket/path", "/ws?token=***&plain=1"),
+        ("/upstreams/a/health/websocket/headers/cookie", "***"),
+        ("/upstreams/b/discover/etcd/password", "***"),
+        ("/upstreams/b/discover/etcd/user", "me"),
+        ("/admin/token", "***"),
+    ] {
+        assert_eq!(at(pointer), value, "{pointer}");
+    }
+}
+
+#[test]
+fn what_is_shown_has_the_defaults_filled_in() {
+    let loaded = load_str("a.yaml", super::FRAME, &|_| None).unwrap();
+    let shown = loaded.shown();
+    let at = |pointer: &str| shown.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is missing in {shown:#}"));
+    assert_eq!(at("/listeners/0/bind"), "127.0.0.1:8080");
+    assert_eq!(at("/routes/0/keepalive/ping"), "30s");
+    assert_eq!(at("/routes/0/on_change"), "keep");
+    assert_eq!(at("/upstreams/chat/endpoints/0/url"), "ws://a:1");
+    assert_eq!(at("/upstreams/chat/ejection/time"), "10s");
+    assert_eq!(at("/watch"), true);
+    assert!(shown.get("admin").is_none() && shown.pointer("/listeners/0/tls").is_none(), "what is not set is left out");
 }

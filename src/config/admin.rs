@@ -1,0 +1,166 @@
+//! The admin listener, and the token that opens it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Deserializer;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::address::Bind;
+use super::shown::MASK;
+use super::value::{BadValue, Scalar, scalar};
+
+/// A token of fewer bytes could be guessed; 16 hexadecimal digits are 64 bits, and a guess takes a request.
+const TOKEN_BYTES_MIN: usize = 16;
+/// A longer one does not fit into a request's head with the rest.
+const TOKEN_BYTES_MAX: usize = 1024;
+
+/// Metrics (`/metrics`), health (`/livez`, `/readyz`) and control (`/api/v1/`) for operators.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Where to serve them: a loopback address or a Unix socket; any other address needs a token, and a network that nobody
+    /// listens on, since there is no TLS here. Required.
+    pub bind: Bind,
+
+    /// What `/api/v1/` asks for (`Authorization: Bearer …`): at least 16 letters, digits and marks, such as
+    /// `openssl rand -hex 32` gives; best as `${NAME}`. `/metrics`, `/livez` and `/readyz` never ask. Default: none;
+    /// whoever reaches a loopback address or may open the Unix socket is then an operator.
+    #[serde(default)]
+    pub token: Option<AdminToken>,
+
+    /// A file with the token, in place of `token`; with several, one a line, each of them opens. Default: none.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Admin {
+    /// The tokens, as written or out of their file; none if neither is written.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has no good token in it, in words that tell nothing of what is in it.
+    pub fn tokens(&self) -> Result<Vec<AdminToken>, String> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(vec![token.clone()]),
+            (None, Some(file)) => AdminToken::read_file(file),
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// A token that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminToken(String);
+
+impl AdminToken {
+    /// The token itself.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn read_file(file: &Path) -> Result<Vec<AdminToken>, String> {
+        let name = file.display();
+        let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let tokens: Result<Vec<AdminToken>, BadValue> = lines.map(str::parse).collect();
+        match tokens {
+            Ok(tokens) if tokens.is_empty() => Err(format!("there is no token in {name}")),
+            Ok(tokens) => Ok(tokens),
+            Err(bad) => Err(format!("{name}: {}", bad.problem)),
+        }
+    }
+}
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str("AdminToken(…)")
+    }
+}
+
+impl Scalar for AdminToken {
+    const EXPECTED: &'static str = "a token of at least 16 letters, digits and marks";
+}
+
+impl FromStr for AdminToken {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<AdminToken, BadValue> {
+        let bad = |problem: String| {
+            BadValue::new(problem, "write `${NAME}`, with what `openssl rand -hex 32` gives in the environment")
+        };
+        // RFC 6750 §2.1 names the marks; any that is visible can be sent and compared.
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(bad("a token has letters, digits and marks only, and no spaces".to_owned()));
+        }
+        match text.len() {
+            ..TOKEN_BYTES_MIN => Err(bad(format!("a token has at least {TOKEN_BYTES_MIN} characters"))),
+            TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX => Ok(AdminToken(text.to_owned())),
+            _ => Err(bad(format!("a token has at most {TOKEN_BYTES_MAX} characters"))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AdminToken {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        scalar(from)
+    }
+}
+
+/// Never as it is.
+impl Serialize for AdminToken {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(MASK)
+    }
+}
+
+impl JsonSchema for AdminToken {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AdminToken".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A token of at least 16 letters, digits and marks.",
+            "type": "string",
+            "pattern": r"^[!-~]{16,1024}$|\$\{",
+            "examples": ["${ADMIN_TOKEN}"],
+        })
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_read_from_a_file_and_never_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let name = file.path().display().to_string();
+        let read = |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            AdminToken::read_file(file.path())
+        };
+        let tokens = read("0123456789abcdef\n\n fedcba9876543210\r\n").unwrap();
+        assert_eq!(
+            tokens.iter().map(AdminToken::as_bytes).collect::<Vec<_>>(),
+            [b"0123456789abcdef", b"fedcba9876543210"]
+        );
+        assert_eq!(format!("{tokens:?}"), "[AdminToken(…), AdminToken(…)]");
+        for (text, problem) in [
+            ("", format!("there is no token in {name}")),
+            ("hunter2", format!("{name}: a token has at least 16 characters")),
+            (
+                "correct horse battery staple",
+                format!("{name}: a token has letters, digits and marks only, and no spaces"),
+            ),
+            (&"x".repeat(1025), format!("{name}: a token has at most 1024 characters")),
+        ] {
+            assert_eq!(read(text).unwrap_err(), problem);
+        }
+        let absent = AdminToken::read_file(Path::new("/nowhere/token")).unwrap_err();
+        assert!(absent.starts_with("cannot read /nowhere/token: "), "{absent}");
+    }
+}

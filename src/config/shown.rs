@@ -1,0 +1,139 @@
+//! The configuration in force, told to operators: its files, its hash, and itself without what is secret.
+//!
+//! What is shown is the typed file, so that defaults and units are filled in, laid over the tree it was read from, which
+//! remembers what came from the environment. What does not fit together is masked.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest;
+use serde_json::Value;
+
+use super::File;
+use super::discover::Discover;
+use super::tree::Node;
+use super::upstream::ClientTls;
+use crate::header::redact;
+
+/// Stands for what is secret.
+pub(super) const MASK: &str = "***";
+
+/// All files that `file` names and that a reload reads again: certificates, keys, authorities, secrets and tokens. Sorted,
+/// each once, as written. The files of `discover` are not among them: discovery watches these itself.
+pub fn files(file: &File) -> Vec<PathBuf> {
+    let mut all: BTreeSet<&Path> = BTreeSet::new();
+    for tls in file.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+        all.extend(tls.certificates.iter().flat_map(|pair| [pair.cert.as_path(), pair.key.as_path()]));
+        all.extend(tls.client_auth.iter().map(|auth| auth.ca.as_path()));
+    }
+    for upstream in file.upstreams.values() {
+        let etcd = match &upstream.discover {
+            Some(Discover::Etcd(etcd)) => etcd.tls.as_ref(),
+            Some(Discover::File(_) | Discover::Dns(_)) | None => None,
+        };
+        for ClientTls { ca, cert, key, server_name: _ } in upstream.tls.iter().chain(etcd) {
+            all.extend([ca, cert, key].into_iter().flatten().map(PathBuf::as_path));
+        }
+        all.extend(upstream.sticky.iter().filter_map(|sticky| sticky.secrets_file.as_deref()));
+    }
+    all.extend(file.admin.iter().filter_map(|admin| admin.token_file.as_deref()));
+    all.into_iter().map(Path::to_owned).collect()
+}
+
+/// As [`super::Loaded::hash`].
+pub(super) fn hash(file: &File) -> String {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    let mut part = |bytes: &[u8]| {
+        digest.update(&(bytes.len() as u64).to_be_bytes());
+        digest.update(bytes);
+    };
+    // Keys of structs have their order, those of maps are sorted.
+    part(serde_json::to_string(file).expect("a file that was read as text has no part that is not").as_bytes());
+    // Masked above.
+    for (name, upstream) in &file.upstreams {
+        part(name.as_bytes());
+        upstream.sticky.iter().flat_map(|sticky| &sticky.secrets).for_each(|secret| part(secret.as_bytes()));
+        if let Some(Discover::Etcd(etcd)) = &upstream.discover {
+            etcd.password.iter().for_each(|password| part(password.reveal().as_bytes()));
+        }
+    }
+    file.admin.iter().filter_map(|admin| admin.token.as_ref()).for_each(|token| part(token.as_bytes()));
+    digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// As [`super::Loaded::shown`]. `written` is the tree that `file` was read from.
+pub(super) fn shown(file: &File, written: &Node) -> Value {
+    let typed = serde_json::to_value(file).expect("a file that was read as text has no part that is not");
+    lay_over(typed, Some(written), Place { key: "", secret: false })
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// The nearest key above.
+    key: &'a str,
+    /// Nothing of it is shown.
+    secret: bool,
+}
+
+impl<'a> Place<'a> {
+    /// The place of `key` in a map at this one.
+    fn at(self, key: &'a str) -> Place<'a> {
+        let credential = match self.key {
+            "headers" | "set" => redact::is_credential(key),
+            "query" => redact::is_secret(key),
+            _ => false,
+        };
+        Place { key, secret: self.secret || credential }
+    }
+
+    fn text(self, text: &str) -> Value {
+        match text.split_once('?') {
+            _ if self.secret => Value::from(MASK),
+            // What a health check asks for.
+            Some((path, query)) if self.key == "path" => Value::from(format!("{path}?{}", redact::query(query))),
+            _ => Value::from(text),
+        }
+    }
+
+    /// What is written in place of a value from outside. A default or other text around a secret may be one itself.
+    fn raw(self, raw: &str) -> Value {
+        let inside = raw.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+        let plain = inside.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
+        if plain { Value::from(raw) } else { self.text(raw) }
+    }
+}
+
+fn lay_over(typed: Value, written: Option<&Node>, place: Place<'_>) -> Value {
+    match (typed, written) {
+        (typed, Some(Node::Text { raw: Some(raw), .. })) => {
+            let secret = place.secret || typed == MASK;
+            Place { secret, ..place }.raw(raw)
+        }
+        (Value::Object(map), written @ (Some(Node::Map(_)) | None)) => {
+            let entries = match written {
+                Some(Node::Map(entries)) => entries.as_slice(),
+                _ => &[],
+            };
+            // Names of headers are lower case when they are read; those of upstreams differ by case.
+            let exact = |key: &str| entries.iter().find(|(name, _)| name == key);
+            let loose = |key: &str| entries.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
+            let values = map.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
+                let written = exact(&key).or_else(|| loose(&key)).map(|(_, node)| node);
+                let value = lay_over(value, written, place.at(&key));
+                (key, value)
+            });
+            Value::Object(values.collect())
+        }
+        (Value::Array(values), Some(Node::List(nodes))) if values.len() == nodes.len() => {
+            values.into_iter().zip(nodes).map(|(value, node)| lay_over(value, Some(node), place)).collect()
+        }
+        (Value::Array(values), None) => values.into_iter().map(|value| lay_over(value, None, place)).collect(),
+        // Not what was read from it: nobody can say what of it came from outside.
+        (_, Some(Node::Map(_) | Node::List(_))) => Value::from(MASK),
+        // An endpoint that is written as its URL alone.
+        (typed @ (Value::Object(_) | Value::Array(_)), Some(_)) => lay_over(typed, None, place),
+        (Value::String(text), _) => place.text(&text),
+        (typed, _) => typed,
+    }
+}

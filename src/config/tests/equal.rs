@@ -1,0 +1,160 @@
+//! Two files are equal when they say the same, and are not as soon as one thing differs.
+
+use std::collections::HashSet;
+
+use super::super::tree::{self, Node};
+use super::super::*;
+use super::full::FULL;
+use super::load;
+
+/// `FULL` in another order, with comments and in another notation.
+fn otherwise() -> String {
+    fn turn(node: &mut Node) {
+        match node {
+            // The order of lists counts.
+            Node::List(nodes) => nodes.iter_mut().for_each(turn),
+            Node::Map(entries) => {
+                entries.reverse();
+                entries.iter_mut().for_each(|(_, node)| turn(node));
+            }
+            Node::Text { text, .. } => {
+                for (written, same) in
+                    [("60s", "1m"), ("5m", "300s"), ("1h", "60m"), ("1MiB", "1024KiB"), ("drain 10m", "drain  600s")]
+                {
+                    if text == written {
+                        *text = same.to_owned();
+                        break;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut tree = tree::parse(FULL).unwrap().tree;
+    turn(&mut tree);
+    format!("# The same.\n\n{} # Nothing else.\n", tree::tests::to_yaml(&tree))
+}
+
+#[test]
+fn order_comments_and_notation_do_not_matter() {
+    let (one, other) = (load(FULL).unwrap(), load(&otherwise()).unwrap());
+    assert!(one.file == other.file);
+    assert_eq!(one.hash(), other.hash());
+}
+
+#[test]
+fn a_default_is_equal_to_the_same_written_out() {
+    let one = load("routes: [{ name: a, upstream: a }]\nupstreams: { a: { endpoints: [ws://a:80] } }").unwrap();
+    let other = load(
+        "watch: true\non_upgrade: drain 10m\nlisteners: [{ name: default, bind: '127.0.0.1:8080' }]\n\
+         routes: [{ name: a, upstream: a, on_change: keep, origins: {}, limits: { message: off } }]\n\
+         upstreams: { a: { balance: least_connections, endpoints: [{ url: 'http://A', weight: 1 }] } }",
+    )
+    .unwrap();
+    assert!(one.file == other.file);
+    assert_eq!(one.hash(), other.hash());
+    assert!(one.hash().len() == 64 && one.hash().bytes().all(|byte| b"0123456789abcdef".contains(&byte)));
+}
+
+/// What may stand in place of `node`; that of the right kind for the key is kept.
+fn others(node: &Node) -> Vec<Node> {
+    const WORDS: [&str; 32] = [
+        "3",
+        "moved",
+        "999ms",
+        "x",
+        "1.3",
+        "12345",
+        "debug",
+        "off",
+        "optional",
+        "human",
+        "reject",
+        "allow",
+        "kept",
+        "close",
+        "refuse",
+        "wss",
+        "ipv6",
+        "never",
+        "strict",
+        "random_two",
+        "cookie:a",
+        "127.0.0.9:9",
+        "10.0.0.6",
+        "11.0.0.0/8",
+        "300-399",
+        "7s",
+        "7%",
+        "130%",
+        "7KiB",
+        "https://z.example.com",
+        "ws://z:9",
+        "/z",
+    ];
+    match node {
+        Node::Bool(value) => vec![Node::Bool(!value)],
+        Node::Unsigned(value) => vec![Node::Unsigned(value + 1)],
+        Node::Text { text, .. } => {
+            let near = [format!("{text}z"), format!("9{text}")];
+            let words = WORDS.iter().map(|word| (*word).to_owned()).chain(near);
+            words.map(|text| Node::Text { text, raw: None }).collect()
+        }
+        other => panic!("{other:?} stands in the full file"),
+    }
+}
+
+/// Calls `visit` with `FULL` and each change of one of its scalars that makes another file which can be loaded.
+fn for_each_change(mut visit: impl FnMut(&str, &Loaded)) {
+    let whole = tree::parse(FULL).unwrap().tree;
+    let mut scalars = Vec::new();
+    tree::tests::for_each_scalar(&mut whole.clone(), &mut |node| scalars.push(node.clone()));
+    for (nth, scalar) in scalars.iter().enumerate() {
+        let mut loaded = 0;
+        for other in others(scalar) {
+            // Two changes of each are enough.
+            if other == *scalar || loaded == 2 {
+                continue;
+            }
+            let (mut tree, mut at) = (whole.clone(), 0);
+            tree::tests::for_each_scalar(&mut tree, &mut |node| {
+                if at == nth {
+                    *node = other.clone();
+                }
+                at += 1;
+            });
+            let text = tree::tests::to_yaml(&tree);
+            if let Ok(changed) = load(&text) {
+                loaded += 1;
+                visit(&format!("{scalar:?} as {other:?}"), &changed);
+            }
+        }
+        // There is only one version.
+        assert!(loaded > 0 || *scalar == Node::Unsigned(1) && nth == 0, "nothing can stand in place of {scalar:?}");
+    }
+}
+
+#[test]
+fn a_change_of_any_value_is_a_change() {
+    let whole = load(FULL).unwrap();
+    let mut hashes = HashSet::from([whole.hash()]);
+    let mut changes = 0;
+    for_each_change(|what, changed| {
+        changes += 1;
+        assert!(changed.file != whole.file, "{what} changes nothing");
+        assert!(hashes.insert(changed.hash()), "{what} has the hash of another file");
+    });
+    assert!(changes > 150, "{changes}");
+}
+
+#[test]
+fn the_files_that_a_file_names_are_known() {
+    let named = |text: &str| {
+        let paths = files(&load(text).unwrap().file).into_iter();
+        paths.map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
+    let all = ["a.crt", "a.key", "c.crt", "d.crt", "e.crt", "e.key", "secrets.txt"];
+    assert_eq!(named(FULL), all, "sorted, each once, without the file of discovery");
+    let text = FULL.replace("token: 0123456789abcdefg", "token_file: token.txt");
+    assert_eq!(named(&text), [all.as_slice(), &["token.txt"]].concat());
+}

@@ -1,0 +1,135 @@
+//! A file in which every key stands, for tests that go through all of them.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::super::*;
+use super::load;
+
+pub(super) const FULL: &str = "\
+version: 1
+workers: auto
+zone: here
+watch: true
+on_upgrade: drain 10m
+listeners:
+  - name: public
+    bind: \"127.0.0.1:8443\"
+    tls:
+      certificates: [{ cert: a.crt, key: a.key }]
+      min_version: \"1.2\"
+      client_auth: { ca: c.crt, mode: require }
+    proxy_protocol: off
+    timeouts: { tls: 10s, headers: 10s, keep_alive: 60s }
+    trusted_proxies: [10.0.0.0/8]
+    limits: { headers: 100, header_bytes: 16KiB, connections: 10 }
+  - { name: plain, bind: \"127.0.0.1:8080\", redirect: { https: 443 } }
+routes:
+  - name: chat
+    match:
+      hosts: [chat.example.com]
+      path: { prefix: /ws }
+      headers: { X-A: b, Authorization: c }
+      query: { c: { regex: d }, e: { present: true } }
+      subprotocols: [mqtt]
+    upstream: chat
+    origins: { allow: [\"https://a.example.com\"], missing: deny }
+    rewrite: { strip_prefix: /ws, add_prefix: /v }
+    headers:
+      request: { set: { X-B: y, Authorization: Bearer z }, remove: [X-C] }
+      response: { set: { X-D: y }, remove: [X-E] }
+    timeouts: { connect: 5s, handshake: 5s, response: 5s, idle: 5m, lifetime: 1h }
+    keepalive: { ping: 30s, pong: 10s }
+    limits: { message: 1MiB, frame: 1MiB, connections: 10 }
+    http: proxy
+    on_change: drain 60s
+  - { name: filed, match: { path: { exact: /filed } }, upstream: filed, validate: strict }
+  - { name: named, match: { path: { regex: /named } }, upstream: named }
+  - { name: kept, match: { path: { exact: /kept } }, upstream: kept }
+  - { name: moved, match: { path: { exact: /moved } }, upstream: moved }
+upstreams:
+  chat:
+    balance: round_robin
+    endpoints:
+      - \"wss://a:1\"
+      - { url: \"ws://b:2\", weight: 2, max_connections: 9, priority: 1, zone: there, drain: 10s }
+    slow_start: 30s
+    on_down: keep
+    drain_removed: 5m
+    source_addresses: [10.0.0.5]
+    sticky:
+      cookie: srv
+      secrets: [0123456789abcdef0123456789abcdef]
+      max_age: 1h
+      path: /ws
+      secure: always
+      http_only: true
+      same_site: lax
+    queue: { length: 10, wait: 1s }
+    admission: { rate: 5/s, burst: 5, wait: 1s }
+    tls: { ca: d.crt, cert: e.crt, key: e.key, server_name: chat.example.com }
+    health:
+      websocket:
+        path: /ws?token=s
+        host: chat.example.com
+        headers: { X-A: b, Cookie: c }
+        subprotocol: mqtt
+        send: ping
+        expect: { contains: pong }
+        every: 5s
+        timeout: 2s
+        rise: 2
+        fall: 3
+    when_all_down: try
+    ejection: { failures: 1, early_end: 1s, time: 10s, time_max: 5m, share_max: 50% }
+    retry_budget: { ratio: 20%, min_per_second: 10 }
+  filed:
+    balance: { hash: { on: path, load_max: 125% } }
+    discover: { file: { path: a.yaml, scheme: ws, allow_empty: true } }
+    sticky: { cookie: srv, secrets_file: secrets.txt }
+    health: { http: { path: /healthz, headers: { X-Api-Key: k }, status: 200, body: { matches: ok }, every: 5s } }
+  named: { discover: { dns: { name: a.b, port: 1, scheme: ws, family: ipv4, server: \"127.0.0.1:53\", every: 10s } } }
+  kept:
+    discover:
+      etcd: { servers: [\"https://a:1\"], prefix: /a/, user: me, password: me, tls: { ca: d.crt, server_name: a.b } }
+    health: { tcp: { every: 5s, timeout: 2s, rise: 2, fall: 3 } }
+  moved: { endpoints: [\"ws://c:1\"], rebalance: { rate: 10/s, tolerance: 10%, settle: 10s } }
+admin: { bind: \"127.0.0.1:9902\", token: 0123456789abcdefg }
+log: { level: info, format: json, access: true }
+drain: { delay: 1s, time: 30s }
+";
+
+#[test]
+fn the_full_file_is_right() {
+    let loaded = load(FULL).unwrap();
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings[0]);
+}
+
+#[test]
+fn every_key_stands_in_the_full_file() {
+    fn keys(value: &Value, all: &mut BTreeSet<String>) {
+        match value {
+            Value::Array(values) => values.iter().for_each(|value| keys(value, all)),
+            Value::Object(entries) => entries.iter().for_each(|(key, value)| {
+                all.insert(key.clone());
+                keys(value, all);
+            }),
+            _ => {}
+        }
+    }
+    fn properties(schema: &Value, all: &mut BTreeSet<String>) {
+        all.extend(schema["properties"].as_object().into_iter().flatten().map(|(key, _)| key.clone()));
+        let inner = schema["oneOf"].as_array().into_iter().chain(schema["anyOf"].as_array()).flatten();
+        inner.for_each(|schema| properties(schema, all));
+    }
+    let (mut written, mut known) = (BTreeSet::new(), BTreeSet::new());
+    keys(&serde_yaml::from_str(FULL).unwrap(), &mut written);
+    let schema = schema();
+    properties(&schema, &mut known);
+    schema["definitions"].as_object().unwrap().values().for_each(|schema| properties(schema, &mut known));
+    // In place of `token`, beside which it cannot stand.
+    known.remove("token_file");
+    let missing: Vec<&String> = known.difference(&written).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
