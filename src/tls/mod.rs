@@ -15,6 +15,7 @@ pub mod resolver;
 pub mod server;
 pub mod stream;
 mod validity;
+mod x509;
 
 pub use identity::{CertificateWarning, Identity, TlsError, load_roots};
 pub use stream::TlsStream;
