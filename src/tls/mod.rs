@@ -9,6 +9,7 @@ use rustls::crypto::CryptoProvider;
 
 use crate::net::stream::Stream;
 
+mod chain;
 pub mod client;
 pub mod identity;
 pub mod resolver;
@@ -17,6 +18,7 @@ pub mod stream;
 mod validity;
 mod x509;
 
+pub use chain::ChainFault;
 pub use identity::{CertificateWarning, Identity, TlsError, load_roots};
 pub use stream::TlsStream;
 pub use validity::Validity;
@@ -39,7 +41,8 @@ fn provider() -> &'static Arc<CryptoProvider> {
 mod test_certificates {
     //! Certificates for the tests of this module.
 
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+    use rustls::pki_types::CertificateDer;
 
     use super::*;
 
@@ -48,11 +51,36 @@ mod test_certificates {
 
     impl Ca {
         pub fn new() -> Ca {
+            // Two CAs of one name would be told apart by the signature only.
+            Ca::named(&format!("test CA {}", fastrand::u64(..)))
+        }
+
+        pub fn named(name: &str) -> Ca {
+            Ca(CertifiedIssuer::self_signed(Ca::params(name), KeyPair::generate().unwrap()).unwrap())
+        }
+
+        /// A CA below this one.
+        pub fn intermediate(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Ca {
+            let mut params = Ca::params(name);
+            change(&mut params);
+            Ca(CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap())
+        }
+
+        fn params(name: &str) -> CertificateParams {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            // Two CAs of one name would be told apart by the signature only.
-            params.distinguished_name.push(rcgen::DnType::CommonName, format!("test CA {}", fastrand::u64(..)));
-            Ca(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        }
+
+        pub fn der(&self) -> &CertificateDer<'static> {
+            self.0.der()
+        }
+
+        /// A certificate that nobody has the key of.
+        pub fn certify(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+            use rustls::pki_types::pem::PemObject;
+            CertificateDer::from_pem_slice(self.sign(names, change).0.as_bytes()).unwrap()
         }
 
         pub fn pem(&self) -> String {
