@@ -163,6 +163,7 @@ impl App {
             app.admin = Some(bound.address().clone());
             app.serve_admin(bound)?;
         }
+        around.families.certificates.commit(compiled.certificates);
         let background =
             Background { checks: compiled.checks, discoveries: compiled.discoveries, sheddings: compiled.sheddings };
         app.spawn_control(background, probes)?;

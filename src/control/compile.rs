@@ -34,9 +34,10 @@ use crate::server::metrics::Security;
 use crate::session::RouteSessions;
 use crate::session::access_log::AccessLog;
 use crate::telemetry::sink::LogSink;
-use crate::tls::client::{ClientTlsOptions, client_config, server_name};
-use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
-use crate::tls::{Identity, TlsError, load_roots};
+use crate::tls::certificates::{CertificateFiles, Certificates, ClientFiles, Part, Prepared, ServerFiles, Servers};
+use crate::tls::client::server_name;
+use crate::tls::server::{ClientAuthMode, MinVersion};
+use crate::tls::{self, TlsError};
 use crate::upstream::connect::{Connector, Sources, Target, Tls};
 use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
@@ -55,6 +56,8 @@ pub struct Families {
     /// Those of health checks.
     pub probe: probe::metrics::Metrics,
     discovery: discovery::metrics::Metrics,
+    /// What is in force of certificates, with its metrics.
+    pub certificates: Certificates,
 }
 
 impl Families {
@@ -70,6 +73,7 @@ impl Families {
             upstream: upstream::metrics::Metrics::register(registry)?,
             probe: probe::metrics::Metrics::register(registry)?,
             discovery: discovery::metrics::Metrics::register(registry)?,
+            certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
         })
     }
 }
@@ -116,6 +120,8 @@ pub struct Compiled {
     pub discoveries: Vec<Discovery>,
     /// Upstreams whose sessions are moved or closed for the sake of their endpoints.
     pub sheddings: Vec<(Arc<Upstream>, Shedding)>,
+    /// What was read of certificates: to be committed when the rest is in force.
+    pub certificates: Prepared,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -125,8 +131,15 @@ pub struct Compiled {
 /// # Errors
 /// Everything that is wrong, at its place in the file.
 pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, ConfigErrors> {
-    let mut compiler =
-        Compiler { around, source: &loaded.source, errors: vec![], warnings: vec![], discoveries: vec![] };
+    let certificates = around.families.certificates.prepare(SystemTime::now());
+    let mut compiler = Compiler {
+        around,
+        source: &loaded.source,
+        certificates,
+        errors: vec![],
+        warnings: vec![],
+        discoveries: vec![],
+    };
     let file = &loaded.file;
     let upstreams: BTreeMap<&str, Arc<Upstream>> = file
         .upstreams
@@ -153,9 +166,10 @@ pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, Confi
         Some((Arc::clone(&upstreams[name.as_str()]), shedding(written)?))
     };
     let sheddings = file.upstreams.iter().filter_map(shed).collect();
-    let Compiler { errors, warnings, discoveries, .. } = compiler;
+    let Compiler { certificates, errors, mut warnings, discoveries, .. } = compiler;
     if errors.is_empty() {
-        Ok(Compiled { listeners, checks, discoveries, sheddings, warnings })
+        warnings.extend_from_slice(certificates.warnings());
+        Ok(Compiled { listeners, checks, discoveries, sheddings, certificates, warnings })
     } else {
         Err(ConfigErrors::new(&loaded.source, errors))
     }
@@ -164,6 +178,7 @@ pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, Confi
 struct Compiler<'a> {
     around: &'a Surroundings,
     source: &'a Source,
+    certificates: Prepared,
     errors: Vec<Finding>,
     warnings: Vec<String>,
     discoveries: Vec<Discovery>,
@@ -173,6 +188,22 @@ impl Compiler<'_> {
     /// Notes a failure at `path`; `None` keeps the compilation going, to find all of them.
     fn noted<T>(&mut self, path: &KeyPath, result: Result<T, TlsError>) -> Option<T> {
         result.map_err(|error| self.errors.push(self.source.error(path, proxy::request::chain(&error), None))).ok()
+    }
+
+    /// The same of what has several parts, each with a place of its own.
+    fn all_noted<T>(
+        &mut self,
+        result: Result<T, tls::certificates::Errors>,
+        place: impl Fn(Part) -> KeyPath,
+    ) -> Option<T> {
+        let errors = match result {
+            Ok(built) => return Some(built),
+            Err(errors) => errors,
+        };
+        for (part, error) in errors {
+            self.noted::<()>(&place(part), Err(error));
+        }
+        None
     }
 
     fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> Arc<Upstream> {
@@ -185,10 +216,10 @@ impl Compiler<'_> {
         };
         let needs_tls = told_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
         let tls = match &written.discover {
-            _ if needs_tls => self.client_tls(&path, written.tls.as_ref()),
-            Some(_) if written.tls.is_some() => self.client_tls(&path, written.tls.as_ref()),
+            _ if needs_tls => self.client_tls(&path, name, Servers::Endpoints, written.tls.as_ref()),
+            Some(_) if written.tls.is_some() => self.client_tls(&path, name, Servers::Endpoints, written.tls.as_ref()),
             // Somebody may tell a `wss://` one day. A system without authorities is no mistake of the file until then.
-            Some(_) => client_config(&ClientTlsOptions::default()).ok(),
+            Some(_) => self.certificates.client(name, Servers::Endpoints, &ClientFiles::default()).ok(),
             None => None,
         };
         // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
@@ -302,7 +333,7 @@ impl Compiler<'_> {
                 self.errors.push(self.source.error(&path.key("dns"), message, None));
                 return;
             }
-            Discover::Etcd(source) => match self.etcd(&path.key("etcd"), source) {
+            Discover::Etcd(source) => match self.etcd(&path.key("etcd"), name, source) {
                 Some(etcd) => Box::pin(etcd.run(outlet)),
                 None => return,
             },
@@ -310,9 +341,10 @@ impl Compiler<'_> {
         self.discoveries.push(Discovery { upstream: name.to_owned(), task, first });
     }
 
-    fn etcd(&mut self, path: &KeyPath, written: &EtcdSource) -> Option<etcd::Etcd> {
+    fn etcd(&mut self, path: &KeyPath, upstream: &str, written: &EtcdSource) -> Option<etcd::Etcd> {
         let tls = written.servers.iter().any(EndpointUrl::is_tls);
-        let tls = if tls { Some(self.client_tls(path, written.tls.as_ref())?) } else { None };
+        let tls =
+            if tls { Some(self.client_tls(path, upstream, Servers::Discovery, written.tls.as_ref())?) } else { None };
         let mut servers = vec![];
         for (index, url) in written.servers.iter().enumerate() {
             let (target, host, authority) = match url {
@@ -337,22 +369,24 @@ impl Compiler<'_> {
         Some(etcd::Etcd { servers, prefix: written.prefix.clone(), login })
     }
 
-    fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {
+    fn client_tls(
+        &mut self,
+        path: &KeyPath,
+        upstream: &str,
+        servers: Servers,
+        written: Option<&ClientTls>,
+    ) -> Option<Arc<rustls::ClientConfig>> {
         let path = path.key("tls");
-        // Both before either ends it: all that is wrong is told at once.
-        let roots = written.and_then(|tls| tls.ca.as_ref()).map(|ca| self.noted(&path.key("ca"), load_roots(ca)));
-        let identity = match written.map(|tls| (&tls.cert, &tls.key)) {
-            Some((Some(cert), Some(key))) => Some(self.identity(&path.key("cert"), cert, key)),
-            _ => None,
-        };
-        let (roots, identity) = (transposed(roots)?, transposed(identity)?);
-        self.noted(&path, client_config(&ClientTlsOptions { roots, identity }))
-    }
-
-    fn identity(&mut self, path: &KeyPath, cert: &std::path::Path, key: &std::path::Path) -> Option<Identity> {
-        let identity = self.noted(path, Identity::load(cert, key))?;
-        self.warnings.extend(identity.warnings(SystemTime::now()).iter().map(ToString::to_string));
-        Some(identity)
+        let files = written.map(|tls| ClientFiles {
+            ca: tls.ca.clone(),
+            certificate: tls.cert.clone().zip(tls.key.clone()).map(|(cert, key)| CertificateFiles { cert, key }),
+        });
+        let built = self.certificates.client(upstream, servers, &files.unwrap_or_default());
+        self.all_noted(built, |part| match part {
+            Part::Certificate(_) => path.key("cert"),
+            Part::Authorities => path.key("ca"),
+            Part::Whole => path.clone(),
+        })
     }
 
     fn route(&mut self, file: &File, _index: usize, written: &config::Route, upstream: &Arc<Upstream>) -> Route {
@@ -444,34 +478,27 @@ impl Compiler<'_> {
     }
 
     fn server_tls(&mut self, path: &KeyPath, listener: &str, written: &ServerTls) -> Option<Arc<rustls::ServerConfig>> {
-        let mut identities = vec![];
-        for (index, Certificate { cert, key }) in written.certificates.iter().enumerate() {
-            let path = path.key("certificates").index(index).key("cert");
-            if let Some(identity) = self.identity(&path, cert, key) {
-                let expiry = identity.validity().not_after;
-                self.around.families.server.certificate(listener, identity.file(), expiry);
-                identities.push(identity);
-            }
-        }
-        let client_auth = match &written.client_auth {
-            None => None,
-            Some(auth) => Some(ClientAuth {
-                roots: self.noted(&path.key("client_auth").key("ca"), load_roots(&auth.ca))?,
-                mode: match auth.mode {
+        let files = |Certificate { cert, key }: &Certificate| CertificateFiles { cert: cert.clone(), key: key.clone() };
+        let wanted = ServerFiles {
+            certificates: written.certificates.iter().map(files).collect(),
+            min_version: match written.min_version {
+                TlsVersion::Tls12 => MinVersion::Tls12,
+                TlsVersion::Tls13 => MinVersion::Tls13,
+            },
+            client_auth: written.client_auth.as_ref().map(|auth| {
+                let mode = match auth.mode {
                     config::ClientAuthMode::Require => ClientAuthMode::Require,
                     config::ClientAuthMode::Optional => ClientAuthMode::Optional,
-                },
+                };
+                (auth.ca.clone(), mode)
             }),
         };
-        if identities.len() < written.certificates.len() {
-            // Complained about above; a listener with the rest would answer some names with the wrong certificate.
-            return None;
-        }
-        let min_version = match written.min_version {
-            TlsVersion::Tls12 => MinVersion::Tls12,
-            TlsVersion::Tls13 => MinVersion::Tls13,
-        };
-        self.noted(path, server_config(&ServerTlsOptions { identities, min_version, client_auth }))
+        let built = self.certificates.server(listener, &wanted);
+        self.all_noted(built, |part| match part {
+            Part::Certificate(index) => path.key("certificates").index(index).key("cert"),
+            Part::Authorities => path.key("client_auth").key("ca"),
+            Part::Whole => path.clone(),
+        })
     }
 }
 
@@ -517,11 +544,6 @@ fn replace(upstream: &Upstream, endpoints: &[config::Endpoint], has_tls: bool) -
     let no_tls =
         unusable.iter().map(|endpoint| format!("{} needs TLS, and there is no authority to trust", endpoint.url));
     Ok(no_tls.chain(change.refused.iter().map(ToString::to_string)).collect())
-}
-
-/// What may be left out, but not have failed.
-fn transposed<T>(read: Option<Option<T>>) -> Option<Option<T>> {
-    read.map_or(Some(None), |read| read.map(Some))
 }
 
 /// What is bound for an address as written.

@@ -91,7 +91,6 @@ pub struct Metrics {
     errors: IntCounterVec,
     tls_handshakes: IntCounterVec,
     tls_duration: HistogramVec,
-    certificate_expiry: IntGaugeVec,
 }
 
 impl Metrics {
@@ -125,20 +124,12 @@ impl Metrics {
                     .buckets(TLS_SECONDS.into()),
                 &["listener"],
             )?,
-            certificate_expiry: IntGaugeVec::new(
-                Opts::new(
-                    "wsluice_tls_certificate_expiry_timestamp_seconds",
-                    "When a certificate we serve expires, in seconds since the Unix epoch.",
-                ),
-                &["listener", "certificate"],
-            )?,
         };
         registry.register(Box::new(metrics.active.clone()))?;
         registry.register(Box::new(metrics.total.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.tls_handshakes.clone()))?;
         registry.register(Box::new(metrics.tls_duration.clone()))?;
-        registry.register(Box::new(metrics.certificate_expiry.clone()))?;
         Ok(metrics)
     }
 
@@ -169,11 +160,6 @@ impl Metrics {
                 Security::Tls => Some(self.tls_duration.with_label_values(&[listener])),
             },
         }
-    }
-
-    /// Tells when `certificate`, by its name in the configuration, expires: seconds since the Unix epoch.
-    pub fn certificate(&self, listener: &str, certificate: &str, expiry: i64) {
-        self.certificate_expiry.with_label_values(&[listener, certificate]).set(expiry);
     }
 }
 
@@ -228,7 +214,6 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let listener = metrics.listener("public", Security::Tls);
-        metrics.certificate("public", "certs/chat.crt", 1_800_000_000);
         let active = listener.accept();
         drop(listener.accept());
         listener.error(ConnectionError::HeaderTimeout);
@@ -243,7 +228,6 @@ mod tests {
             r#"wsluice_tls_handshakes_total{listener="public",resumed="true",version="1.3"} 1"#,
             r#"wsluice_tls_handshakes_total{listener="public",resumed="false",version="1.2"} 0"#,
             r#"wsluice_tls_handshake_duration_seconds_bucket{listener="public",le="0.001"} 1"#,
-            r#"wsluice_tls_certificate_expiry_timestamp_seconds{certificate="certs/chat.crt",listener="public"} 1800000000"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
         }

@@ -3,7 +3,6 @@
 //! Whatever is wrong with a file is found here, before anything listens, and the error names the file and what to do.
 //! An expired certificate is no error: a proxy that does not come up helps nobody, and clients that pin it still work.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::chain::{self, ChainFault, days};
-use super::provider;
 use super::validity::Validity;
+use super::{files, provider};
 
 /// What is wrong with a certificate, a key or a set of them.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +28,12 @@ pub enum TlsError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Nothing of ours is that large.
+    #[error("{file} is larger than 4 MiB: it cannot be a certificate, a key or a list of them")]
+    TooLarge {
+        /// Which.
+        file: String,
     },
     /// There is no certificate in it.
     #[error("{file} holds no certificate{hint}")]
@@ -92,6 +97,9 @@ pub enum TlsError {
         /// The key's file.
         key: String,
     },
+    /// A better one is in force.
+    #[error(transparent)]
+    Worse(CertificateWarning),
     /// A TLS listener needs at least one.
     #[error("a TLS listener needs at least one certificate")]
     NoIdentity,
@@ -167,7 +175,7 @@ impl Identity {
     /// # Errors
     /// If a file cannot be read, holds something else, or the two do not belong together.
     pub fn load(cert: &Path, key: &Path) -> Result<Identity, TlsError> {
-        let (cert_pem, key_pem) = (read(cert)?, read(key)?);
+        let (cert_pem, key_pem) = files::read_pair(cert, key)?;
         Identity::from_parts(&display(cert), &cert_pem, &display(key), &key_pem)
     }
 
@@ -179,7 +187,7 @@ impl Identity {
         Identity::from_parts(name, cert, name, key)
     }
 
-    fn from_parts(cert_file: &str, cert: &[u8], key_file: &str, key: &[u8]) -> Result<Identity, TlsError> {
+    pub(super) fn from_parts(cert_file: &str, cert: &[u8], key_file: &str, key: &[u8]) -> Result<Identity, TlsError> {
         let chain = certificates(cert_file, cert)?;
         let key = private_key(key_file, key)?;
         let bad = |reason: String| TlsError::BadCertificate { file: cert_file.to_owned(), reason };
@@ -256,27 +264,23 @@ impl Identity {
     }
 }
 
-/// Reads the certificates that shall be trusted.
+/// Reads the certificates that shall be trusted from the contents of `file`.
 ///
 /// # Errors
-/// If the file cannot be read, holds no certificate or one that cannot be parsed.
-pub fn load_roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
-    let file = display(path);
+/// If there is none, or one that cannot be parsed.
+pub(super) fn roots(file: &str, text: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&file, &read(path)?)? {
+    for certificate in certificates(file, text)? {
         roots
             .add(certificate)
-            .map_err(|error| TlsError::BadCertificate { file: file.clone(), reason: error.to_string() })?;
+            .map_err(|error| TlsError::BadCertificate { file: file.to_owned(), reason: error.to_string() })?;
     }
     Ok(Arc::new(roots))
 }
 
-fn display(path: &Path) -> String {
+/// A path as it stands in errors, warnings and labels.
+pub(super) fn display(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { file: display(path), source })
 }
 
 /// At least one certificate, in the order of the file.
@@ -324,6 +328,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::error::Error as _;
+    use std::fs;
     use std::time::UNIX_EPOCH;
 
     use super::super::test_certificates::Ca;
@@ -461,11 +466,7 @@ mod tests {
 
     #[test]
     fn roots_come_from_a_file_with_at_least_one() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ca.pem");
-        fs::write(&path, format!("{}{}", Ca::new().pem(), Ca::new().pem())).unwrap();
-        assert_eq!(load_roots(&path).unwrap().len(), 2);
-        fs::write(&path, "").unwrap();
-        assert!(matches!(load_roots(&path), Err(TlsError::NoCertificate { .. })));
+        assert_eq!(roots("x", format!("{}{}", Ca::new().pem(), Ca::new().pem()).as_bytes()).unwrap().len(), 2);
+        assert!(matches!(roots("x", b""), Err(TlsError::NoCertificate { .. })));
     }
 }

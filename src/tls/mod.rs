@@ -1,4 +1,5 @@
-//! TLS, on both sides: certificates and keys from PEM files, configurations, handshakes, and the streams behind them.
+//! TLS, on both sides: certificates and keys from PEM files and what becomes of them when the files change, configurations,
+//! handshakes, and the streams behind them.
 //!
 //! rustls with aws-lc-rs, always passed explicitly: what a dependency installs as the process's default is none of our
 //! business. Nothing outside of this module names rustls' types but through the aliases here.
@@ -9,9 +10,12 @@ use rustls::crypto::CryptoProvider;
 
 use crate::net::stream::Stream;
 
+pub mod certificates;
 mod chain;
 pub mod client;
+mod files;
 pub mod identity;
+pub mod metrics;
 pub mod resolver;
 pub mod server;
 pub mod stream;
@@ -19,7 +23,7 @@ mod validity;
 mod x509;
 
 pub use chain::ChainFault;
-pub use identity::{CertificateWarning, Identity, TlsError, load_roots};
+pub use identity::{CertificateWarning, Identity, TlsError};
 pub use stream::TlsStream;
 pub use validity::Validity;
 
