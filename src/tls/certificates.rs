@@ -14,12 +14,13 @@
 //! * **Tickets outlive certificates**, but not what is asked of clients: see [`TicketKeys`].
 //!
 //! A certificate and its key that are written one after the other do not fit for a moment, and one made on a machine
-//! whose clock is ahead is not valid yet for as long. So look again after a while as long as there is something
-//! [`stale`](Certificates::is_stale), also if no file changes.
+//! whose clock is ahead is not valid yet for as long. So look again each minute or so while there is something
+//! [`stale`](Certificates::is_stale), also if no file changes: what was found before is not counted or logged again.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::mem::{self, Discriminant};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -114,7 +115,22 @@ enum Found {
     New,
     Unchanged,
     Replaced,
-    KeptOld,
+    /// The old one stays, for this reason.
+    Refused(Reason),
+    /// The same, as the look before has found: nothing to count or to log again.
+    StillRefused(Reason),
+}
+
+/// Tells one refusal from another: by the contents, if there were any, and the kind of the error.
+type Reason = (Option<Digest>, Discriminant<TlsError>);
+
+impl Found {
+    fn reason(self) -> Option<Reason> {
+        match self {
+            Found::Refused(reason) | Found::StillRefused(reason) => Some(reason),
+            Found::New | Found::Unchanged | Found::Replaced => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -148,7 +164,7 @@ impl Certificates {
         for file in &replaced {
             tracing::info!(%file, "certificate replaced");
         }
-        for Refused { file, why } in &refused {
+        for Refused { file, why, .. } in refused.iter().filter(|refused| refused.is_new) {
             tracing::error!(%file, error = %why, "certificate refused: the one in force stays");
         }
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,6 +201,7 @@ pub struct Refused {
     pub file: String,
     /// The error with its causes.
     pub why: String,
+    is_new: bool,
 }
 
 impl fmt::Display for Refused {
@@ -331,14 +348,16 @@ impl Prepared {
         if found == Found::Replaced {
             self.replaced.push(file.to_owned());
         }
-        self.refused.extend(refusal.map(|error| Refused { file: file.to_owned(), why: told(&error) }));
+        let is_new = matches!(found, Found::Refused(_));
+        self.refused.extend(refusal.map(|error| Refused { file: file.to_owned(), why: told(&error), is_new }));
     }
 }
 
 impl Status {
     fn saw(&mut self, found: Found) {
         self.replaced |= found == Found::Replaced;
-        self.kept_old |= found == Found::KeptOld;
+        self.refused |= matches!(found, Found::Refused(_));
+        self.kept_old |= found.reason().is_some();
     }
 }
 
@@ -349,8 +368,9 @@ fn look<T: Clone>(
     read: Result<Vec<Vec<u8>>, TlsError>,
     make: impl FnOnce(&[Vec<u8>]) -> Result<T, TlsError>,
 ) -> Result<(Known<T>, Option<TlsError>), TlsError> {
+    let mut seen = None;
     let found = read.and_then(|contents| {
-        let digest = Digest::of(&contents);
+        let digest = *seen.insert(Digest::of(&contents));
         Ok(match old {
             Some(old) if old.digest == digest => Known { found: Found::Unchanged, ..old.clone() },
             Some(_) => Known { value: make(&contents)?, digest, found: Found::Replaced },
@@ -359,7 +379,12 @@ fn look<T: Clone>(
     });
     match (found, old) {
         (Ok(known), _) => Ok((known, None)),
-        (Err(error), Some(old)) => Ok((Known { found: Found::KeptOld, ..old.clone() }, Some(error))),
+        (Err(error), Some(old)) => {
+            let reason = (seen, mem::discriminant(&error));
+            let again = old.found.reason() == Some(reason);
+            let found = if again { Found::StillRefused(reason) } else { Found::Refused(reason) };
+            Ok((Known { found, ..old.clone() }, Some(error)))
+        }
         (Err(error), None) => Err(error),
     }
 }

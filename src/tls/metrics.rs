@@ -16,7 +16,11 @@ pub(super) enum Reader {
 pub(super) struct Status {
     /// Of a certificate that is served: its end in seconds since the Unix epoch.
     pub expiry: Option<i64>,
+    /// It took the place of another.
     pub replaced: bool,
+    /// It did not, for a reason that is new.
+    pub refused: bool,
+    /// Another stays in its place, whenever it was refused.
     pub kept_old: bool,
 }
 
@@ -99,7 +103,7 @@ impl Metrics {
     pub(super) fn put(&self, new: &Statuses, old: &Statuses) {
         for ((reader, file), status) in new {
             let (families, name) = self.of(reader);
-            for (result, counted) in [(REPLACED, status.replaced), (KEPT_OLD, status.kept_old)] {
+            for (result, counted) in [(REPLACED, status.replaced), (KEPT_OLD, status.refused)] {
                 // Made even where nothing is counted: a rate needs the zero before the first event.
                 families.reloads.with_label_values(&[name, file, result]).inc_by(counted.into());
             }

@@ -1,6 +1,7 @@
 //! Reloads of certificates: what changes, what stays, what clients notice.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use prometheus::{Registry, TextEncoder};
@@ -164,6 +165,66 @@ async fn a_new_certificate_is_shown_at_once_and_sessions_are_resumed_all_the_sam
     }
 }
 
+/// What nobody of us wrote: OpenSSL keeps its session in a file, and takes it up again after the renewal.
+#[tokio::test(flavor = "current_thread")]
+async fn openssl_resumes_over_a_renewal_as_well() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: openssl is not installed");
+        return;
+    }
+    for version in ["-tls1_2", "-tls1_3"] {
+        let (place, ca) = (Place::new(), Ca::new());
+        let sign = |name: &str| {
+            let subject = name.to_owned();
+            ca.sign(&["a.example"], move |params| params.distinguished_name.push(rcgen::DnType::CommonName, subject))
+        };
+        place.put("a", sign("the old one"));
+        place.write("ca.crt", ca.pem());
+        let wanted = place.wanted(&["a"]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (session, authority) = (place.path("session"), place.path("ca.crt"));
+        let visit = async |config: &Arc<ServerConfig>, option: &str| {
+            let mut client = Command::new("openssl");
+            client.args([
+                "s_client",
+                "-connect",
+                &address,
+                "-servername",
+                "a.example",
+                version,
+                "-verify_return_error",
+            ]);
+            client.arg("-CAfile").arg(&authority).args(["-alpn", "http/1.1"]);
+            if !option.is_empty() {
+                client.arg(option).arg(&session);
+            }
+            let mut client =
+                client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            // It would leave at the end of its input, and is to stay until it has its ticket.
+            let _input = client.stdin.take();
+            let stream = listener.accept().await.unwrap().0;
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let stream = crate::net::stream::Stream::from(stream);
+            let mut stream = Box::pin(server::accept(stream.into(), Arc::clone(config), deadline)).await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream.shutdown().await.unwrap();
+            drop(stream);
+            let output = tokio::task::spawn_blocking(|| client.wait_with_output()).await.unwrap().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let (before, _) = place.reload(&wanted).unwrap();
+        let text = visit(&before, "-sess_out").await;
+        assert!(text.contains("\nNew, TLSv1.") && text.contains("CN = the old one"), "{text}");
+        place.put("a", sign("the new one"));
+        let (after, _) = place.reload(&wanted).unwrap();
+        let text = visit(&after, "-sess_in").await;
+        assert!(text.contains("\nReused, TLSv1."), "{version}: {text}");
+        let text = visit(&after, "").await;
+        assert!(text.contains("\nNew, TLSv1.") && text.contains("CN = the new one"), "{text}");
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn tickets_end_when_something_else_is_asked_of_clients() {
     for version in VERSIONS {
@@ -209,6 +270,8 @@ async fn a_bad_file_keeps_the_old_certificate_and_alarms_until_it_is_good_again(
         (broken, "must be followed by the one that issued it"),
     ] {
         place.put("a", what);
+        place.reload(&wanted).unwrap();
+        // It is told each time, and counted once.
         let (kept, refused) = place.reload(&wanted).unwrap();
         refusals += 1;
         assert!(same(&before, &kept) && place.certificates.is_stale());
