@@ -259,7 +259,8 @@ async fn an_idle_session_keeps_little() {
     let tls = per_session(false, true).await;
     println!("heap of an idle session: {} bytes, {logged} with what its log line will say", bare.idle);
     println!("the same with TLS: {} bytes, {} after a message of 16 KiB", tls.idle, tls.after_a_burst);
-    assert!(bare.idle <= 1220, "{} bytes", bare.idle);
+    // 110 of them are the book in which an operator finds it, and in which it is told to stop.
+    assert!(bare.idle <= 1300, "{} bytes", bare.idle);
     assert!(logged <= bare.idle + 300, "{logged} bytes");
     assert!(bare.after_a_burst <= bare.idle + 16, "{} bytes", bare.after_a_burst);
     assert!(tls.idle <= 4500, "{} bytes", tls.idle);

@@ -37,9 +37,10 @@ use crate::session::access_log::AccessLog;
 use crate::session::{RouteSessions, Sessions};
 use crate::telemetry::logging::{Format, Switch};
 use crate::telemetry::sink::LogSink;
-use crate::tls::client::{ClientTlsOptions, client_config, server_name};
-use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
-use crate::tls::{Identity, TlsError, load_roots};
+use crate::tls::certificates::{CertificateFiles, Certificates, ClientFiles, Part, Prepared, ServerFiles, Servers};
+use crate::tls::client::server_name;
+use crate::tls::server::{ClientAuthMode, MinVersion};
+use crate::tls::{self, TlsError};
 use crate::upstream::connect::{Connector, Sources, Target, Tls};
 use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
@@ -60,6 +61,8 @@ pub struct Families {
     discovery: discovery::metrics::Metrics,
     /// Those of reloads.
     pub control: super::metrics::Metrics,
+    /// What is in force of certificates, with its metrics.
+    pub certificates: Certificates,
 }
 
 impl Families {
@@ -76,6 +79,7 @@ impl Families {
             probe: probe::metrics::Metrics::register(registry)?,
             discovery: discovery::metrics::Metrics::register(registry)?,
             control: super::metrics::Metrics::register(registry)?,
+            certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
         })
     }
 }
@@ -158,6 +162,8 @@ pub struct Compiled {
     pub routes: BTreeMap<String, CompiledRoute>,
     /// By name.
     pub upstreams: BTreeMap<String, CompiledUpstream>,
+    /// What was read of certificates, until it is committed.
+    pub certificates: Option<Prepared>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -171,8 +177,6 @@ pub struct CompiledListener {
     pub settings: Arc<ListenerSettings>,
     /// What becomes of its requests.
     pub proxy: Arc<Proxy>,
-    /// The contents of the files that its TLS was made of.
-    files: Vec<Digest>,
 }
 
 /// A route as one configuration has it.
@@ -206,12 +210,26 @@ pub struct Background {
 }
 
 /// All that an upstream depends on.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 struct MadeOf {
     written: config::Upstream,
     zone: Option<String>,
     connect_timeout: Duration,
-    files: Vec<Digest>,
+    /// Towards endpoints, and towards who tells them.
+    tls: [Option<Arc<rustls::ClientConfig>>; 2],
+    /// Of the cookie's secrets.
+    secrets: Option<Digest>,
+}
+
+impl MadeOf {
+    fn is_same(&self, other: &MadeOf) -> bool {
+        let pointer = |tls: &Option<Arc<rustls::ClientConfig>>| tls.as_ref().map(Arc::as_ptr);
+        self.written == other.written
+            && self.zone == other.zone
+            && self.connect_timeout == other.connect_timeout
+            && self.tls.each_ref().map(pointer) == other.tls.each_ref().map(pointer)
+            && self.secrets == other.secrets
+    }
 }
 
 /// Builds all of it. What is the same as in `previous`, the files that it names included, is taken from there.
@@ -221,7 +239,9 @@ struct MadeOf {
 pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compiled>) -> Result<Compiled, ConfigErrors> {
     let file = &loaded.file;
     let log = around.access_log(file);
-    let mut compiler = Compiler { around, source: &loaded.source, previous, log, errors: vec![], warnings: vec![] };
+    let certificates = around.families.certificates.prepare(SystemTime::now());
+    let source = &loaded.source;
+    let mut compiler = Compiler { around, source, previous, log, certificates, errors: vec![], warnings: vec![] };
     let upstreams: BTreeMap<String, CompiledUpstream> =
         file.upstreams.iter().map(|(name, upstream)| (name.clone(), compiler.upstream(file, name, upstream))).collect();
     let mut table = vec![];
@@ -236,9 +256,11 @@ pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compile
     let snapshot = Arc::new(Snapshot { table: Table::new(table) });
     let listeners = file.listeners.iter().enumerate();
     let listeners = listeners.map(|(index, listener)| compiler.listener(index, listener, &snapshot)).collect();
-    let Compiler { errors, warnings, .. } = compiler;
+    let Compiler { certificates, errors, mut warnings, .. } = compiler;
     if errors.is_empty() {
-        Ok(Compiled { listeners, routes, upstreams, warnings })
+        warnings.extend_from_slice(certificates.warnings());
+        warnings.extend(certificates.refused().iter().map(ToString::to_string));
+        Ok(Compiled { listeners, routes, upstreams, certificates: Some(certificates), warnings })
     } else {
         Err(ConfigErrors::new(&loaded.source, errors))
     }
@@ -247,7 +269,8 @@ pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compile
 impl CompiledListener {
     /// Whether this is what it was.
     pub fn is_same(&self, before: &CompiledListener) -> bool {
-        self.written == before.written && self.files == before.files
+        let tls = |listener: &CompiledListener| listener.settings.tls.as_ref().map(Arc::as_ptr);
+        self.written == before.written && tls(self) == tls(before)
     }
 }
 
@@ -263,6 +286,7 @@ struct Compiler<'a> {
     source: &'a Source,
     previous: Option<&'a Compiled>,
     log: AccessLog,
+    certificates: Prepared,
     errors: Vec<Finding>,
     warnings: Vec<String>,
 }
@@ -273,18 +297,28 @@ impl Compiler<'_> {
         result.map_err(|error| self.errors.push(self.source.error(path, proxy::request::chain(&error), None))).ok()
     }
 
+    /// The same of what has several parts, each with a place of its own.
+    fn all_noted<T>(
+        &mut self,
+        result: Result<T, tls::certificates::Errors>,
+        place: impl Fn(Part) -> KeyPath,
+    ) -> Option<T> {
+        let errors = match result {
+            Ok(built) => return Some(built),
+            Err(errors) => errors,
+        };
+        for (part, error) in errors {
+            self.noted::<()>(&place(part), Err(error));
+        }
+        None
+    }
+
     fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> CompiledUpstream {
         let path = KeyPath::root().key("upstreams").key(name);
         // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
         let connect =
             file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
         let connect_timeout = connect.max().unwrap_or(Duration::from_secs(5));
-        let files = written.files().map(digest::of).collect();
-        let made_of = MadeOf { written: written.clone(), zone: file.zone.clone(), connect_timeout, files };
-        let before = self.previous.and_then(|previous| previous.upstreams.get(name));
-        if let Some(before) = before.filter(|before| before.made_of == made_of) {
-            return CompiledUpstream { upstream: Arc::clone(&before.upstream), background: None, made_of };
-        }
         let told_tls = match &written.discover {
             None => false,
             Some(Discover::File(source)) => source.scheme == Scheme::Wss,
@@ -293,12 +327,29 @@ impl Compiler<'_> {
         };
         let needs_tls = told_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
         let tls = match &written.discover {
-            _ if needs_tls => self.client_tls(&path, written.tls.as_ref()),
-            Some(_) if written.tls.is_some() => self.client_tls(&path, written.tls.as_ref()),
+            _ if needs_tls => self.client_tls(&path, name, Servers::Endpoints, written.tls.as_ref()),
+            Some(_) if written.tls.is_some() => self.client_tls(&path, name, Servers::Endpoints, written.tls.as_ref()),
             // Somebody may tell a `wss://` one day. A system without authorities is no mistake of the file until then.
-            Some(_) => client_config(&ClientTlsOptions::default()).ok(),
+            Some(_) => self.certificates.client(name, Servers::Endpoints, &ClientFiles::default()).ok(),
             None => None,
         };
+        let discovery_tls = match &written.discover {
+            Some(Discover::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
+                self.client_tls(&path.key("discover").key("etcd"), name, Servers::Discovery, source.tls.as_ref())
+            }
+            _ => None,
+        };
+        let made_of = MadeOf {
+            written: written.clone(),
+            zone: file.zone.clone(),
+            connect_timeout,
+            tls: [tls.clone(), discovery_tls],
+            secrets: written.sticky.as_ref().and_then(|sticky| sticky.secrets_file.as_deref()).map(digest::of),
+        };
+        let before = self.previous.and_then(|previous| previous.upstreams.get(name));
+        if let Some(before) = before.filter(|before| before.made_of.is_same(&made_of)) {
+            return CompiledUpstream { upstream: Arc::clone(&before.upstream), background: None, made_of };
+        }
         let maker = Maker {
             upstream: name.to_owned(),
             tls,
@@ -324,7 +375,6 @@ impl Compiler<'_> {
             refuse_down: written.when_all_down == WhenAllDown::Refuse,
             retry_budget: written.retry_budget.map().map(checks::retry_budget),
         };
-        let has_tls = maker.tls.is_some();
         let mut upstream = Upstream::new(policy, maker);
         upstream.entry = self.entry(&path, name, written);
         let upstream = Arc::new(upstream);
@@ -338,7 +388,7 @@ impl Compiler<'_> {
                 let known = before.map_or_else(Vec::new, |before| before.upstream.endpoints());
                 let known: Vec<_> = known.iter().map(|endpoint| endpoint.written.clone()).collect();
                 upstream.replace(&known, clock::now());
-                self.discovery(&path.key("discover"), name, discover, &upstream, has_tls)
+                self.discovery(&path.key("discover"), discover, &upstream, &made_of)
             }
         };
         let check = written.health.as_ref().map(checks::check);
@@ -388,11 +438,12 @@ impl Compiler<'_> {
     fn discovery(
         &mut self,
         path: &KeyPath,
-        name: &str,
         discover: &Discover,
         upstream: &Arc<Upstream>,
-        has_tls: bool,
+        made_of: &MadeOf,
     ) -> Option<Discovery> {
+        let [tls, discovery_tls] = &made_of.tls;
+        let (name, has_tls) = (upstream.name.as_str(), tls.is_some());
         let (provider, allow_empty) = match discover {
             Discover::File(source) => ("file", source.allow_empty),
             Discover::Dns(source) => ("dns", source.allow_empty),
@@ -424,14 +475,19 @@ impl Compiler<'_> {
                 self.errors.push(self.source.error(&path.key("dns"), message, None));
                 return None;
             }
-            Discover::Etcd(source) => Box::pin(self.etcd(&path.key("etcd"), source)?.run(outlet)),
+            Discover::Etcd(source) => {
+                Box::pin(self.etcd(&path.key("etcd"), source, discovery_tls.as_ref())?.run(outlet))
+            }
         };
         Some(Discovery { upstream: name.to_owned(), task, first })
     }
 
-    fn etcd(&mut self, path: &KeyPath, written: &EtcdSource) -> Option<etcd::Etcd> {
-        let tls = written.servers.iter().any(EndpointUrl::is_tls);
-        let tls = if tls { Some(self.client_tls(path, written.tls.as_ref())?) } else { None };
+    fn etcd(
+        &mut self,
+        path: &KeyPath,
+        written: &EtcdSource,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+    ) -> Option<etcd::Etcd> {
         let mut servers = vec![];
         for (index, url) in written.servers.iter().enumerate() {
             let (target, host, authority) = match url {
@@ -441,7 +497,9 @@ impl Compiler<'_> {
                 }
                 EndpointUrl::Unix(path) => (Target::Unix(path.clone()), "localhost", "localhost".to_owned()),
             };
-            let tls = match tls.as_ref().filter(|_| url.is_tls()) {
+            let tls = match tls.filter(|_| url.is_tls()) {
+                // What is wrong with it has been told.
+                None if url.is_tls() => return None,
                 None => None,
                 Some(config) => {
                     let name = written.tls.as_ref().and_then(|tls| tls.server_name.as_deref()).unwrap_or(host);
@@ -456,22 +514,24 @@ impl Compiler<'_> {
         Some(etcd::Etcd { servers, prefix: written.prefix.clone(), login })
     }
 
-    fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {
+    fn client_tls(
+        &mut self,
+        path: &KeyPath,
+        upstream: &str,
+        servers: Servers,
+        written: Option<&ClientTls>,
+    ) -> Option<Arc<rustls::ClientConfig>> {
         let path = path.key("tls");
-        // Both before either ends it: all that is wrong is told at once.
-        let roots = written.and_then(|tls| tls.ca.as_ref()).map(|ca| self.noted(&path.key("ca"), load_roots(ca)));
-        let identity = match written.map(|tls| (&tls.cert, &tls.key)) {
-            Some((Some(cert), Some(key))) => Some(self.identity(&path.key("cert"), cert, key)),
-            _ => None,
-        };
-        let (roots, identity) = (transposed(roots)?, transposed(identity)?);
-        self.noted(&path, client_config(&ClientTlsOptions { roots, identity }))
-    }
-
-    fn identity(&mut self, path: &KeyPath, cert: &std::path::Path, key: &std::path::Path) -> Option<Identity> {
-        let identity = self.noted(path, Identity::load(cert, key))?;
-        self.warnings.extend(identity.warnings(SystemTime::now()).iter().map(ToString::to_string));
-        Some(identity)
+        let files = written.map(|tls| ClientFiles {
+            ca: tls.ca.clone(),
+            certificate: tls.cert.clone().zip(tls.key.clone()).map(|(cert, key)| CertificateFiles { cert, key }),
+        });
+        let built = self.certificates.client(upstream, servers, &files.unwrap_or_default());
+        self.all_noted(built, |part| match part {
+            Part::Certificate(_) => path.key("cert"),
+            Part::Authorities => path.key("ca"),
+            Part::Whole => path.clone(),
+        })
     }
 
     fn route(&mut self, file: &File, written: &config::Route, upstream: &Arc<Upstream>) -> Arc<Route> {
@@ -552,13 +612,7 @@ impl Compiler<'_> {
             log: self.log.clone(),
             sessions: Arc::clone(&self.around.sessions),
         };
-        let files: Vec<Digest> = written.tls.iter().flat_map(ServerTls::files).map(digest::of).collect();
-        let before = self.previous.and_then(|previous| previous.listener(&written.name));
-        let tls = match before.filter(|before| before.written.tls == written.tls && before.files == files) {
-            // The keys of its tickets are kept as well.
-            Some(before) => before.settings.tls.clone(),
-            None => written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls)),
-        };
+        let tls = written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls));
         let settings = ListenerSettings {
             tls,
             proxy_protocol: match written.proxy_protocol {
@@ -570,38 +624,31 @@ impl Compiler<'_> {
             limits: written.limits.clone(),
             metrics,
         };
-        CompiledListener { written: written.clone(), settings: Arc::new(settings), proxy: Arc::new(proxy), files }
+        CompiledListener { written: written.clone(), settings: Arc::new(settings), proxy: Arc::new(proxy) }
     }
 
     fn server_tls(&mut self, path: &KeyPath, listener: &str, written: &ServerTls) -> Option<Arc<rustls::ServerConfig>> {
-        let mut identities = vec![];
-        for (index, Certificate { cert, key }) in written.certificates.iter().enumerate() {
-            let path = path.key("certificates").index(index).key("cert");
-            if let Some(identity) = self.identity(&path, cert, key) {
-                let expiry = identity.validity().not_after;
-                self.around.families.server.certificate(listener, identity.file(), expiry);
-                identities.push(identity);
-            }
-        }
-        let client_auth = match &written.client_auth {
-            None => None,
-            Some(auth) => Some(ClientAuth {
-                roots: self.noted(&path.key("client_auth").key("ca"), load_roots(&auth.ca))?,
-                mode: match auth.mode {
+        let files = |Certificate { cert, key }: &Certificate| CertificateFiles { cert: cert.clone(), key: key.clone() };
+        let wanted = ServerFiles {
+            certificates: written.certificates.iter().map(files).collect(),
+            min_version: match written.min_version {
+                TlsVersion::Tls12 => MinVersion::Tls12,
+                TlsVersion::Tls13 => MinVersion::Tls13,
+            },
+            client_auth: written.client_auth.as_ref().map(|auth| {
+                let mode = match auth.mode {
                     config::ClientAuthMode::Require => ClientAuthMode::Require,
                     config::ClientAuthMode::Optional => ClientAuthMode::Optional,
-                },
+                };
+                (auth.ca.clone(), mode)
             }),
         };
-        if identities.len() < written.certificates.len() {
-            // Complained about above; a listener with the rest would answer some names with the wrong certificate.
-            return None;
-        }
-        let min_version = match written.min_version {
-            TlsVersion::Tls12 => MinVersion::Tls12,
-            TlsVersion::Tls13 => MinVersion::Tls13,
-        };
-        self.noted(path, server_config(&ServerTlsOptions { identities, min_version, client_auth }))
+        let built = self.certificates.server(listener, &wanted);
+        self.all_noted(built, |part| match part {
+            Part::Certificate(index) => path.key("certificates").index(index).key("cert"),
+            Part::Authorities => path.key("client_auth").key("ca"),
+            Part::Whole => path.clone(),
+        })
     }
 }
 
@@ -647,11 +694,6 @@ fn replace(upstream: &Upstream, endpoints: &[config::Endpoint], has_tls: bool) -
     let no_tls =
         unusable.iter().map(|endpoint| format!("{} needs TLS, and there is no authority to trust", endpoint.url));
     Ok(no_tls.chain(change.refused.iter().map(ToString::to_string)).collect())
-}
-
-/// What may be left out, but not have failed.
-fn transposed<T>(read: Option<Option<T>>) -> Option<Option<T>> {
-    read.map_or(Some(None), |read| read.map(Some))
 }
 
 /// What is bound for an address as written.

@@ -34,6 +34,7 @@ use crate::net::listener::{Address, BindError, Bound};
 use crate::probe;
 use crate::server::accepting;
 use crate::session::{Member, RouteSessions};
+use crate::tls::certificates::Certificates;
 use crate::upstream::Upstream;
 use crate::ws::tunnel::Stopping;
 use compile::{Background, Compiled, CompiledUpstream, Surroundings, compile};
@@ -227,9 +228,15 @@ pub struct Handle {
     orders: mpsc::Sender<Order>,
     in_force: Arc<ArcSwap<InForce>>,
     drains: latest::Receiver<Vec<DrainStatus>>,
+    certificates: Certificates,
 }
 
 impl Handle {
+    /// Whether a certificate is kept since its file has become bad.
+    pub fn is_stale(&self) -> bool {
+        self.certificates.is_stale()
+    }
+
     /// The configuration in force.
     pub fn in_force(&self) -> Arc<InForce> {
         self.in_force.load_full()
@@ -308,13 +315,15 @@ impl Control {
             attend(upstream, tasks.entry(name.clone()).or_default(), &around, vec![]);
         }
         openings.open(bound, &compiled).await;
+        commit(&around, &mut compiled);
         let warnings = std::mem::take(&mut compiled.warnings);
         let in_force = in_force(loaded, &compiled, &openings);
         let in_force = Arc::new(ArcSwap::from_pointee(in_force));
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
         let (door, door_seen) = latest::channel(admin);
         let (drains, drains_seen) = Drains::new(Arc::clone(&around.sessions));
-        let handle = Handle { orders: sender, in_force: Arc::clone(&in_force), drains: drains_seen };
+        let certificates = around.families.certificates.clone();
+        let handle = Handle { orders: sender, in_force: Arc::clone(&in_force), drains: drains_seen, certificates };
         let sweeps = JoinSet::new();
         let metrics = around.families.control.clone();
         let control =
@@ -413,6 +422,8 @@ impl Control {
         let mut changes = self.compare(&before.loaded.file, &loaded.file, &compiled);
         changes.warnings.extend(std::mem::take(&mut compiled.warnings));
         if changes.is_empty() {
+            // A certificate may have been refused.
+            commit(&self.around, &mut compiled);
             return Ok(changes);
         }
         let bound = self.openings.bind(&compiled)?;
@@ -438,6 +449,7 @@ impl Control {
             }
             self.tasks.insert(name, tasks);
         }
+        commit(&self.around, &mut compiled);
         self.openings.swap(&compiled);
         self.openings.open(bound, &compiled).await;
         self.openings.close_others(&compiled).await;
@@ -555,6 +567,12 @@ impl Control {
             self.sweeps.spawn(async move { drop(timeout(span + handshake, sweep.go_on()).await) });
         }
         count
+    }
+}
+
+fn commit(around: &Surroundings, compiled: &mut Compiled) {
+    if let Some(certificates) = compiled.certificates.take() {
+        around.families.certificates.commit(certificates);
     }
 }
 

@@ -92,7 +92,6 @@ pub struct Metrics {
     errors: IntCounterVec,
     tls_handshakes: IntCounterVec,
     tls_duration: HistogramVec,
-    certificate_expiry: IntGaugeVec,
     by_listener: Shelf<1>,
     by_tls_listener: Shelf<1>,
 }
@@ -128,13 +127,6 @@ impl Metrics {
                     .buckets(TLS_SECONDS.into()),
                 &["listener"],
             )?,
-            certificate_expiry: IntGaugeVec::new(
-                Opts::new(
-                    "wsluice_tls_certificate_expiry_timestamp_seconds",
-                    "When a certificate we serve expires, in seconds since the Unix epoch.",
-                ),
-                &["listener", "certificate"],
-            )?,
             by_listener: Shelf::new(["listener"]),
             by_tls_listener: Shelf::new(["listener"]),
         };
@@ -143,7 +135,6 @@ impl Metrics {
         metrics.by_listener.register(registry, &metrics.errors)?;
         metrics.by_tls_listener.register(registry, &metrics.tls_handshakes)?;
         metrics.by_tls_listener.register(registry, &metrics.tls_duration)?;
-        metrics.by_tls_listener.register(registry, &metrics.certificate_expiry)?;
         Ok(metrics)
     }
 
@@ -177,12 +168,6 @@ impl Metrics {
             },
             _held: (held, tls_held),
         }
-    }
-
-    /// Tells when `certificate`, by its name in the configuration, expires: seconds since the Unix epoch. The series goes
-    /// with those of the listener's TLS, which must be held already.
-    pub fn certificate(&self, listener: &str, certificate: &str, expiry: i64) {
-        self.certificate_expiry.with_label_values(&[listener, certificate]).set(expiry);
     }
 }
 
@@ -238,7 +223,6 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let listener = metrics.listener("public", Security::Tls);
-        metrics.certificate("public", "certs/chat.crt", 1_800_000_000);
         let active = listener.accept();
         drop(listener.accept());
         listener.error(ConnectionError::HeaderTimeout);
@@ -253,7 +237,6 @@ mod tests {
             r#"wsluice_tls_handshakes_total{listener="public",resumed="true",version="1.3"} 1"#,
             r#"wsluice_tls_handshakes_total{listener="public",resumed="false",version="1.2"} 0"#,
             r#"wsluice_tls_handshake_duration_seconds_bucket{listener="public",le="0.001"} 1"#,
-            r#"wsluice_tls_certificate_expiry_timestamp_seconds{certificate="certs/chat.crt",listener="public"} 1800000000"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
         }
@@ -264,7 +247,6 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let tls = metrics.listener("public", Security::Tls);
-        metrics.certificate("public", "certs/chat.crt", 1_800_000_000);
         let plain = metrics.listener("public", Security::Plain);
         drop(tls);
         let text = encode(&registry).unwrap();
