@@ -28,6 +28,8 @@ pub mod worker;
 
 pub mod net;
 
+pub mod systemd;
+
 pub mod tls;
 
 pub mod drain;
