@@ -52,6 +52,8 @@ pub mod server;
 
 pub mod control;
 
+pub mod handover;
+
 pub mod admin;
 
 pub mod demo;

@@ -127,8 +127,8 @@ fn what_is_not_the_listening_socket_of_the_address_is_refused() {
     assert_eq!(unfit(&address, Inherited::default()), Unfit::None);
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     assert_eq!(unfit(&address, one(&client)), Unfit::NotListening);
-    assert_eq!(unfit(&address, one(&UdpSocket::bind("127.0.0.1:0").unwrap())), Unfit::NotListening);
-    assert_eq!(unfit(&address, one(&std::fs::File::open("/dev/null").unwrap())), Unfit::NotListening);
+    assert_eq!(unfit(&address, one(UdpSocket::bind("127.0.0.1:0").unwrap())), Unfit::NotListening);
+    assert_eq!(unfit(&address, one(std::fs::File::open("/dev/null").unwrap())), Unfit::NotListening);
     let directory = tempfile::tempdir().unwrap();
     let unix = UnixListener::bind(directory.path().join("x.sock")).unwrap();
     assert!(matches!(unfit(&address, one(&unix)), Unfit::Elsewhere(_)));

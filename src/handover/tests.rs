@@ -1,0 +1,494 @@
+//! Both sides, in one process and in two: what is handed over, what is left as it was when it fails, and that nothing leaks.
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use std::future::pending;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use super::channel::Channel;
+use super::message::Message;
+use super::offer::Newborn;
+use super::steps::OldStep;
+use super::*;
+use crate::net::listener::{Address, Bound, adopt, bind};
+use crate::upstream;
+use crate::upstream::live::{Lives, Seat};
+
+/// For steps that are not to be done in time; the others get the usual time.
+const SHORT: Duration = Duration::from_millis(100);
+
+fn loopback() -> Bound {
+    bind(&"127.0.0.1:0".parse().unwrap(), 2).unwrap()
+}
+
+/// What a process knows: its sessions, and what it shows.
+struct Process {
+    lives: Lives,
+    metrics: Metrics,
+    families: upstream::metrics::Metrics,
+}
+
+impl Process {
+    fn new() -> Process {
+        let registry = Registry::new();
+        let (metrics, families) = (Metrics::register(&registry), upstream::metrics::Metrics::register(&registry));
+        Process { lives: Lives::default(), metrics: metrics.unwrap(), families: families.unwrap() }
+    }
+
+    fn live(&self, endpoint: &str) -> Arc<upstream::live::Live> {
+        self.lives.of("chat", endpoint, || self.families.endpoint("chat", endpoint, &[]))
+    }
+
+    fn session(&self, endpoint: &str) -> Seat {
+        self.live(endpoint).enter(u32::MAX).unwrap()
+    }
+
+    /// Listens to those before until the load is what it should be.
+    async fn sees(&self, before: &mut Predecessors, endpoint: &str, load: u32) {
+        let live = self.live(endpoint);
+        let look = async {
+            while live.load() != load {
+                let step = Duration::from_millis(5);
+                let _ = tokio::time::timeout(step, before.follow(&self.lives, &self.metrics)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), look).await.unwrap();
+    }
+}
+
+/// Both sides in this process: the old one's and the new one's.
+async fn hand_over(
+    offer: Offer,
+    old: &Process,
+    before: &Predecessors,
+    new: &Process,
+) -> (Reporter, Predecessors, crate::net::listener::Inheritance) {
+    let (channel, end) = Channel::pair().unwrap();
+    let deadlines = Deadlines::default();
+    let ours = async {
+        let prepared = offer.over(channel, Newborn::none(), deadlines).await.unwrap();
+        prepared.hand_over(before, &old.lives).await.unwrap()
+    };
+    let theirs = async {
+        let (heir, inheritance) = Successor::new(end, deadlines).inventory().await.unwrap();
+        let mut promoted = heir.ready().await.unwrap();
+        promoted.predecessors().show(&new.lives, &new.metrics);
+        (promoted.taken().await, inheritance)
+    };
+    let (reporter, (before, inheritance)) = tokio::join!(ours, theirs);
+    (reporter, before, inheritance)
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.sock");
+    let (tcp, mut unix) = (loopback(), bind(&Address::Unix(path.clone()), 2).unwrap());
+    let mut offer = Offer::default();
+    offer.add("plain", &tcp).unwrap();
+    offer.add("unix", &unix).unwrap();
+    let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(tcp.address().tcp().unwrap()).unwrap()).collect();
+    let (old, new) = (Process::new(), Process::new());
+    let seats = [old.session("a"), old.session("a"), old.session("b")];
+    let (mut reporter, mut before, mut inheritance) = hand_over(offer, &old, &Predecessors::default(), &new).await;
+    assert_eq!(new.live("a").load(), 2, "known before the first connection");
+
+    let (address, inherited) = inheritance.take("plain", tcp.address()).unwrap();
+    let mut heir = adopt(&address, inherited, 2).unwrap();
+    heir.take_charge().unwrap();
+    let (address, inherited) = inheritance.take("unix", unix.address()).unwrap();
+    let mut unix_heir = adopt(&address, inherited, 2).unwrap();
+    unix_heir.take_charge().unwrap();
+    unix.leave_file();
+    drop((tcp, unix));
+    let waiting = (0..2).flat_map(|worker| heir.for_worker(worker).unwrap().into_waiting());
+    assert_eq!(waiting.count(), clients.len());
+    UnixStream::connect(&path).unwrap();
+    drop(unix_heir);
+    assert!(!path.exists());
+
+    let [first, ..] = seats;
+    drop(first);
+    reporter.report(old.lives.counts()).await.unwrap();
+    new.sees(&mut before, "a", 1).await;
+    // The old one opens what it had let in before, on an endpoint that the new one hears of for the first time.
+    let _late = old.session("late");
+    reporter.report(old.lives.counts()).await.unwrap();
+    new.sees(&mut before, "late", 1).await;
+    drop(reporter);
+    new.sees(&mut before, "a", 0).await;
+    assert!(before.is_empty());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn more_sockets_than_go_with_one_message_arrive_as_one_listener() {
+    let bound = bind(&"127.0.0.1:0".parse().unwrap(), 300).unwrap();
+    let mut offer = Offer::default();
+    offer.add("wide", &bound).unwrap();
+    let (old, new) = (Process::new(), Process::new());
+    let (_, _, mut inheritance) = hand_over(offer, &old, &Predecessors::default(), &new).await;
+    assert_eq!(inheritance.left().len(), 1);
+    assert_eq!(inheritance.take("wide", bound.address()).unwrap().1.sockets.len(), 300);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn through_twenty_upgrades_no_count_is_lost_whoever_ends_first() {
+    let mut now = Process::new();
+    let mut before = Predecessors::default();
+    let mut old = vec![];
+    for generation in 0..20 {
+        let seat = now.session("a");
+        let next = Process::new();
+        let (reporter, heard, _) = hand_over(Offer::default(), &now, &before, &next).await;
+        // The ends that the one in the middle had are closed with it; the new one has its own.
+        before = heard;
+        old.push((std::mem::replace(&mut now, next), reporter, seat));
+        assert_eq!((before.len(), now.live("a").load()), (generation + 1, generation as u32 + 1));
+    }
+    // From the middle, from the first, from the last: each is heard by the one that is left.
+    for index in [10, 0, 17] {
+        let (process, mut reporter, seat) = old.remove(index);
+        let _second = process.session("a");
+        reporter.report(process.lives.counts()).await.unwrap();
+        let all = old.len() as u32 + 2;
+        now.sees(&mut before, "a", all).await;
+        drop((reporter, seat));
+        now.sees(&mut before, "a", all - 2).await;
+    }
+    assert_eq!(before.len(), 17);
+    drop(old);
+    now.sees(&mut before, "a", 0).await;
+    assert!(before.is_empty());
+}
+
+/// A socket in an offer, and the other end, which sees when the last copy of it is closed.
+fn watched_offer() -> (Offer, Bound, Address) {
+    let bound = loopback();
+    let mut offer = Offer::default();
+    offer.add("plain", &bound).unwrap();
+    let address = bound.address().clone();
+    (offer, bound, address)
+}
+
+/// How an attempt ends when the other side does this.
+async fn fails(deadlines: Deadlines, theirs: impl AsyncFnOnce(Channel)) -> UpgradeError {
+    let (offer, bound, address) = watched_offer();
+    let (old, before) = (Process::new(), Predecessors::default());
+    let (channel, end) = Channel::pair().unwrap();
+    let ours = async {
+        let prepared = offer.over(channel, Newborn::none(), deadlines).await?;
+        prepared.hand_over(&before, &old.lives).await
+    };
+    let theirs = async {
+        theirs(end).await;
+        pending::<()>().await
+    };
+    let ended = tokio::select! { ended = ours => ended.unwrap_err(), () = theirs => unreachable!() };
+    // As if nothing had happened.
+    TcpStream::connect(address.tcp().unwrap()).unwrap();
+    let waiting = (0..2).flat_map(|worker| bound.for_worker(worker).unwrap().into_waiting());
+    assert_eq!(waiting.count(), 1);
+    drop(bound);
+    let refused = TcpStream::connect(address.tcp().unwrap()).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "a copy is open somewhere");
+    ended
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn whatever_the_new_one_does_the_old_one_has_all_it_had() {
+    let long = Deadlines::default();
+    let inventory = async |end| Successor::new(end, Deadlines::default()).inventory().await.unwrap();
+    let endings = [
+        fails(long, async |end| drop(end)).await,
+        fails(long, async |end| drop(inventory(end).await)).await,
+        fails(long, async |end| inventory(end).await.0.refuse("the certificate is bad").await).await,
+        fails(Deadlines { ready: SHORT, ..long }, async |end| {
+            let _held = inventory(end).await;
+            pending().await
+        })
+        .await,
+        fails(long, async |end| drop(inventory(end).await.0.ready().await.unwrap())).await,
+        fails(Deadlines { taken: SHORT, ..long }, async |end| {
+            let _held = inventory(end).await.0.ready().await.unwrap();
+            pending().await
+        })
+        .await,
+        fails(long, async |mut end| {
+            end.send(&Message::Taken, &[]).await.unwrap();
+            pending().await
+        })
+        .await,
+        fails(long, async |end| {
+            let sent = rustix::net::send(&end, b"wsl\x09\0\0{}", rustix::net::SendFlags::empty());
+            assert_eq!(sent.unwrap(), 8);
+        })
+        .await,
+    ];
+    let labels = endings.each_ref().map(|error| error.attempt().label());
+    let expected = ["not_ready", "not_ready", "refused", "timeout", "died", "timeout", "refused", "refused"];
+    assert_eq!(labels, expected, "{endings:?}");
+    assert!(endings[2].to_string().contains("the certificate is bad"));
+    let steps = [&endings[3], &endings[5]].map(|error| match error {
+        UpgradeError::Timeout { step, after } => (*step, *after),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(steps, [(OldStep::Ready, SHORT), (OldStep::Taken, SHORT)]);
+    assert!(matches!(&endings[7], UpgradeError::Unintelligible(message::MessageError::Version(9))));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
+    let (first, second, third) = (Process::new(), Process::new(), Process::new());
+    let seat = first.session("a");
+    let (mut reporter, mut before, _) = hand_over(Offer::default(), &first, &Predecessors::default(), &second).await;
+    let (channel, end) = Channel::pair().unwrap();
+    let ours = async {
+        let prepared = Offer::default().over(channel, Newborn::none(), Deadlines::default()).await.unwrap();
+        prepared.hand_over(&before, &second.lives).await
+    };
+    let theirs = async {
+        let (heir, _) = Successor::new(end, Deadlines::default()).inventory().await.unwrap();
+        drop(heir.ready().await.unwrap());
+    };
+    let (failed, ()) = tokio::join!(ours, theirs);
+    assert_eq!(failed.unwrap_err().attempt(), Attempt::Died);
+    let more = first.session("a");
+    reporter.report(first.lives.counts()).await.unwrap();
+    second.sees(&mut before, "a", 2).await;
+    // And the next attempt takes them along.
+    let (_second, mut before, _) = hand_over(Offer::default(), &second, &before, &third).await;
+    assert_eq!(third.live("a").load(), 2);
+    drop((seat, more));
+    reporter.report(first.lives.counts()).await.unwrap();
+    third.sees(&mut before, "a", 0).await;
+    assert_eq!(before.len(), 2);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_new_one_ends_when_the_old_one_does_not_keep_to_the_order() {
+    let error = async |theirs: &dyn Fn(OwnedFd), ready: bool| {
+        let (channel, end) = Channel::pair().unwrap();
+        theirs(channel.into_descriptor());
+        match Successor::new(end, Deadlines { ready: SHORT, taken: SHORT }).inventory().await {
+            Err(error) => error,
+            Ok((heir, _)) if ready => heir.ready().await.unwrap_err(),
+            Ok(_) => panic!("there is no inventory"),
+        }
+    };
+    let say = |end: &OwnedFd, messages: &[Message]| {
+        for message in messages {
+            let packet = message::encode(message, 0).unwrap();
+            rustix::net::send(end, &packet, rustix::net::SendFlags::empty()).unwrap();
+        }
+    };
+    let offered = Message::Offered { pid: 1, version: String::new() };
+    let gone = error(&|_end| {}, false).await;
+    assert!(matches!(gone, SuccessionError::Gone(steps::NewStep::Offer)), "{gone:?}");
+    let early = error(&|end| say(&end, &[Message::Take]), false).await;
+    assert!(matches!(early, SuccessionError::OutOfTurn(steps::NewStep::Offer)), "{early:?}");
+    let held = std::cell::RefCell::new(vec![]);
+    let hangs = |messages: &[Message], end: OwnedFd| {
+        say(&end, messages);
+        held.borrow_mut().push(end);
+    };
+    let late = error(&|end| hangs(&[], end), false).await;
+    assert!(matches!(late, SuccessionError::Timeout(steps::NewStep::Offer)), "{late:?}");
+    let late = error(&|end| hangs(std::slice::from_ref(&offered), end), true).await;
+    assert!(matches!(late, SuccessionError::Timeout(steps::NewStep::Take)), "{late:?}");
+    let twice = error(&|end| hangs(&[offered.clone(), offered.clone()], end), true).await;
+    assert!(matches!(twice, SuccessionError::OutOfTurn(steps::NewStep::Take)), "{twice:?}");
+}
+
+/// What a real child is to do; its tests are run in it alone.
+const PART: &str = "WSLUICE_TEST_PART";
+
+/// Another process, which plays a part.
+fn child(part: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "handover::tests::the_other_process"]);
+    command.env(PART, part).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Sockets of this process, by what the kernel says of its descriptors.
+fn sockets() -> usize {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let links = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+}
+
+#[test]
+#[ignore = "run as a child by the tests below"]
+fn the_other_process() {
+    let sockets = sockets();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(play(&std::env::var(PART).unwrap(), sockets));
+}
+
+async fn play(part: &str, sockets: usize) {
+    let successor = match Successor::from_env(Deadlines::default()) {
+        Ok(Some(successor)) => successor,
+        Ok(None) => std::process::exit(10),
+        Err(SuccessionError::NotParent) => std::process::exit(11),
+        Err(SuccessionError::NoLine) => std::process::exit(12),
+        Err(_) => std::process::exit(13),
+    };
+    if part == "exits" {
+        std::process::exit(78);
+    }
+    let (heir, mut inheritance) = successor.inventory().await.unwrap();
+    match part {
+        "counts_sockets" => return heir.refuse(&format!("{sockets} sockets at the start")).await,
+        "hangs" => std::thread::sleep(Duration::from_secs(600)),
+        _ => {}
+    }
+    let address = inheritance.left().next().unwrap().clone();
+    let (address, inherited) = inheritance.take("plain", &address).unwrap();
+    let mut bound = adopt(&address, inherited, 1).unwrap();
+    let promoted = heir.ready().await.unwrap();
+    if part == "dies" {
+        kill_process(rustix::process::getpid(), Signal::KILL).unwrap();
+    }
+    bound.take_charge().unwrap();
+    let mut acceptor = bound.for_worker(0).unwrap();
+    let (mut before, process) = (promoted.taken().await, Process::new());
+    // Tells each client what is left of the old process, until there is nothing.
+    loop {
+        tokio::select! {
+            accepted = acceptor.accept() => {
+                let crate::net::stream::Stream::Tcp(stream) = accepted.unwrap().0 else { panic!("TCP") };
+                let mut stream = stream.into_std().unwrap();
+                stream.set_nonblocking(false).unwrap();
+                let left = process.live("a").load();
+                stream.write_all(&[u8::try_from(left).unwrap()]).unwrap();
+                if before.is_empty() {
+                    return;
+                }
+            }
+            () = before.follow(&process.lives, &process.metrics) => unreachable!(),
+        }
+    }
+}
+
+/// What the process there says is left of the old one.
+fn asks(address: &Address) -> std::io::Result<u8> {
+    let mut answer = [0];
+    let mut client = TcpStream::connect(address.tcp().unwrap())?;
+    client.set_read_timeout(Some(Duration::from_secs(10)))?;
+    client.read_exact(&mut answer)?;
+    Ok(answer[0])
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn another_process_takes_over_and_hears_what_is_left() {
+    let (offer, bound, address) = watched_offer();
+    let old = Process::new();
+    let seats = [old.session("a"), old.session("a")];
+    let prepared = offer.start(child("takes_over"), Deadlines::default()).await.unwrap();
+    let mut reporter = prepared.hand_over(&Predecessors::default(), &old.lives).await.unwrap();
+    drop(bound);
+    let ask = async |wanted| {
+        let look = async {
+            loop {
+                let address = address.clone();
+                let left = tokio::task::spawn_blocking(move || asks(&address)).await.unwrap().unwrap();
+                if left == wanted {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), look).await.unwrap();
+    };
+    ask(2).await;
+    drop(seats);
+    let _one = old.session("a");
+    reporter.report(old.lives.counts()).await.unwrap();
+    ask(1).await;
+    // With the line goes the process, as far as the other one can see; it ends by itself then.
+    let pid = Pid::from_raw(i32::try_from(reporter.successor()).unwrap()).unwrap();
+    drop(reporter);
+    ask(0).await;
+    let exited = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+    assert!(exited.is_some_and(|(_, status)| status.exit_status() == Some(0)), "{exited:?}");
+}
+
+/// Whether the process is there, be it only to be waited for.
+fn is_there(pid: u32) -> bool {
+    test_kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).is_ok()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn another_process_that_fails_is_ended_and_told_of() {
+    let deadlines = Deadlines { ready: Duration::from_secs(20), taken: Duration::from_secs(20) };
+    let fails = async |command: Command, deadlines| {
+        let (offer, _bound, _) = watched_offer();
+        let old = Process::new();
+        let prepared = offer.start(command, deadlines).await?;
+        prepared.hand_over(&Predecessors::default(), &old.lives).await
+    };
+    let missing = fails(Command::new("/nowhere/wsluice"), deadlines).await.unwrap_err();
+    assert_eq!(missing.attempt(), Attempt::StartFailed);
+    let exits = fails(child("exits"), deadlines).await.unwrap_err();
+    assert_eq!((exits.attempt(), exits.to_string().contains("exit code 78")), (Attempt::NotReady, true), "{exits}");
+    let dies = fails(child("dies"), deadlines).await.unwrap_err();
+    assert_eq!((dies.attempt(), dies.to_string().contains("signal 9")), (Attempt::Died, true), "{dies}");
+    let counted = fails(child("counts_sockets"), deadlines).await.unwrap_err();
+    // The line alone: no other descriptor of ours is in a child.
+    assert!(counted.to_string().contains("refused: 1 sockets at the start"), "{counted}");
+    let hangs = fails(child("hangs"), Deadlines { ready: Duration::from_secs(2), ..deadlines }).await.unwrap_err();
+    assert_eq!(hangs.attempt(), Attempt::Timeout);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_new_process_that_nobody_waits_for_any_more_is_killed() {
+    let (offer, _bound, _) = watched_offer();
+    let prepared = offer.start(child("takes_over"), Deadlines::default()).await.unwrap();
+    let pid = prepared.pid();
+    assert!(is_there(pid));
+    drop(prepared);
+    let ended = async {
+        while is_there(pid) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+}
+
+#[test]
+fn who_is_not_meant_does_not_take_over() {
+    let code = |mark: Option<String>| {
+        let mut command = child("nobody");
+        command.env_remove(ENVIRONMENT).stdin(Stdio::null());
+        if let Some(mark) = mark {
+            command.env(ENVIRONMENT, mark);
+        }
+        command.status().unwrap().code()
+    };
+    assert_eq!(code(None), Some(10));
+    assert_eq!(code(Some("1".into())), Some(11), "left over from another process");
+    assert_eq!(code(Some("x".into())), Some(11));
+    assert_eq!(code(Some(std::process::id().to_string())), Some(12), "no line");
+}
+
+#[test]
+fn the_results_of_upgrades_are_a_closed_set_that_is_shown_from_the_start() {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
+    metrics.attempted(Attempt::Timeout);
+    metrics.inherited(3);
+    let text = crate::telemetry::exposition::encode(&registry).unwrap();
+    for attempt in Attempt::ALL {
+        let count = u8::from(attempt == Attempt::Timeout);
+        let line = format!("wsluice_upgrades_total{{result=\"{}\"}} {count}", attempt.label());
+        assert!(text.contains(&line), "{line}");
+    }
+    assert!(text.contains("wsluice_inherited_listeners 3"));
+}
