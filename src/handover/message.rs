@@ -66,7 +66,11 @@ pub enum Message {
     /// Old to new: begin to accept.
     Take,
     /// New to old: it accepts. The old process stops.
-    Taken,
+    Taken {
+        /// Listeners that the new one does not have: whoever waits there is the old one's to serve.
+        #[serde(default)]
+        unwanted: Vec<Address>,
+    },
     /// What a later build says.
     #[serde(other)]
     Unknown,
@@ -202,7 +206,7 @@ mod tests {
             prop::collection::vec(count, 0..20).prop_map(|sessions| Message::Counts { sessions }),
             Just(Message::Ready),
             Just(Message::Take),
-            Just(Message::Taken),
+            Just(Message::Taken { unwanted: vec![Address::Unix("/x".into())] }),
         ]
     }
 

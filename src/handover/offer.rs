@@ -224,19 +224,21 @@ impl Prepared {
             }
             channel.send(&Message::Take, &[]).await
         };
-        self.within(OldStep::Taken, say).await?;
+        let Message::Taken { unwanted } = self.within(OldStep::Taken, say).await? else {
+            return Err(UpgradeError::OutOfTurn(OldStep::Taken));
+        };
         let successor = self.pid();
         // Not ours to kill any more.
         self.newborn.0 = None;
-        Ok(Reporter { successor, channel: self.channel, said: sessions })
+        Ok(Reporter { successor, unwanted, channel: self.channel, said: sessions })
     }
 
-    /// Says something and waits for the answer, by the deadline of the step.
+    /// Says something and waits for what ends the step, by its deadline.
     async fn within(
         &mut self,
         step: OldStep,
         say: impl AsyncFnOnce(&mut Channel) -> Result<(), ChannelError>,
-    ) -> Result<(), UpgradeError> {
+    ) -> Result<Message, UpgradeError> {
         let after = step.deadline(self.deadlines);
         let channel = &mut self.channel;
         let exchange = async {
@@ -248,7 +250,7 @@ impl Prepared {
             loop {
                 let (message, _closed) = channel.receive().await?;
                 match step.hear(&message) {
-                    Heard::Done => return Ok(Ok(())),
+                    Heard::Done => return Ok(Ok(message)),
                     Heard::Part | Heard::Nothing => {}
                     Heard::OutOfTurn => return Ok(Err(UpgradeError::OutOfTurn(step))),
                     Heard::No => {
@@ -279,6 +281,7 @@ impl Prepared {
 #[derive(Debug)]
 pub struct Reporter {
     successor: u32,
+    unwanted: Vec<Address>,
     channel: Channel,
     said: HashMap<Name, u32>,
 }
@@ -287,6 +290,13 @@ impl Reporter {
     /// The number of the process that has taken over.
     pub fn successor(&self) -> u32 {
         self.successor
+    }
+
+    /// Where the new process does not listen. Take what waits there ([`Acceptor::into_waiting`]) before closing it.
+    ///
+    /// [`Acceptor::into_waiting`]: crate::net::listener::Acceptor::into_waiting
+    pub fn unwanted(&self) -> &[Address] {
+        &self.unwanted
     }
 
     /// Tells every second what is left, until nobody hears it any more: the new process has ended, and whoever came after

@@ -70,7 +70,7 @@ impl OldStep {
     /// What a message means now.
     pub fn hear(self, message: &Message) -> Heard {
         match (self, message) {
-            (OldStep::Ready, Message::Ready) | (OldStep::Taken, Message::Taken) => Heard::Done,
+            (OldStep::Ready, Message::Ready) | (OldStep::Taken, Message::Taken { .. }) => Heard::Done,
             (_, Message::Refused { .. }) => Heard::No,
             (_, Message::Unknown) => Heard::Nothing,
             _ => Heard::OutOfTurn,
@@ -141,7 +141,7 @@ mod tests {
             Message::Predecessor { pid: 1 },
             Message::Counts { sessions: vec![] },
             Message::Take,
-            Message::Taken,
+            Message::Taken { unwanted: vec![] },
             Message::Unknown,
         ]
     }

@@ -18,6 +18,9 @@ use crate::net::listener::{Inheritance, Inherited};
 /// The most descriptors that are taken; more than a machine has processors, for hundreds of listeners.
 const DESCRIPTORS_MAX: usize = 1 << 14;
 
+/// The most addresses that are said; each has at most 120 bytes, or a few times that with all of them escaped.
+const UNWANTED_MAX: usize = 64;
+
 /// Why this process does not take over. It is to end: the one that started it goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum SuccessionError {
@@ -180,13 +183,16 @@ impl Promoted {
         &mut self.predecessors
     }
 
-    /// Connections are accepted: says so, which lets the old process stop. If that one is no more, all the better.
+    /// Connections are accepted: says so, which lets the old process stop. If that one is no more, all the better. `unwanted` is
+    /// what nobody has asked for; those who wait there are the old one's to serve.
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn taken(mut self) -> Predecessors {
+    pub async fn taken(mut self, unwanted: Inheritance) -> Predecessors {
+        // As many as surely fit one message; more listeners are not removed at once.
+        let unwanted = unwanted.left().take(UNWANTED_MAX).cloned().collect();
         if let Some(old) = self.predecessors.each.last_mut()
-            && let Err(error) = old.say(&Message::Taken).await
+            && let Err(error) = old.say(&Message::Taken { unwanted }).await
         {
             tracing::warn!(pid = old.pid, %error, "the old process does not hear that it is over");
         }

@@ -64,13 +64,14 @@ impl Process {
     }
 }
 
-/// Both sides in this process: the old one's and the new one's.
+/// Both sides in this process: the old one's and the new one's, which takes the listener `wanted`.
 async fn hand_over(
     offer: Offer,
     old: &Process,
     before: &Predecessors,
     new: &Process,
-) -> (Reporter, Predecessors, crate::net::listener::Inheritance) {
+    wanted: &[&Address],
+) -> (Reporter, Predecessors, Vec<Bound>) {
     let (channel, end) = Channel::pair().unwrap();
     let deadlines = Deadlines::default();
     let ours = async {
@@ -78,41 +79,44 @@ async fn hand_over(
         prepared.hand_over(before, &old.lives).await.unwrap()
     };
     let theirs = async {
-        let (heir, inheritance) = Successor::new(end, deadlines).inventory().await.unwrap();
+        let (heir, mut inheritance) = Successor::new(end, deadlines).inventory().await.unwrap();
+        let adopted = wanted.iter().map(|wanted| {
+            let (address, inherited) = inheritance.take("any", wanted).unwrap();
+            adopt(&address, inherited, 2).unwrap()
+        });
+        let mut adopted: Vec<Bound> = adopted.collect();
         let mut promoted = heir.ready().await.unwrap();
         promoted.predecessors().show(&new.lives, &new.metrics);
-        (promoted.taken().await, inheritance)
+        adopted.iter_mut().for_each(|bound| bound.take_charge().unwrap());
+        (promoted.taken(inheritance).await, adopted)
     };
-    let (reporter, (before, inheritance)) = tokio::join!(ours, theirs);
-    (reporter, before, inheritance)
+    let (reporter, (before, adopted)) = tokio::join!(ours, theirs);
+    (reporter, before, adopted)
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.sock");
+    let removed = loopback();
     let (tcp, mut unix) = (loopback(), bind(&Address::Unix(path.clone()), 2).unwrap());
     let mut offer = Offer::default();
     offer.add("plain", &tcp).unwrap();
     offer.add("unix", &unix).unwrap();
+    offer.add("removed", &removed).unwrap();
     let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(tcp.address().tcp().unwrap()).unwrap()).collect();
     let (old, new) = (Process::new(), Process::new());
     let seats = [old.session("a"), old.session("a"), old.session("b")];
-    let (mut reporter, mut before, mut inheritance) = hand_over(offer, &old, &Predecessors::default(), &new).await;
+    let wanted = [tcp.address(), unix.address()];
+    let (mut reporter, mut before, adopted) = hand_over(offer, &old, &Predecessors::default(), &new, &wanted).await;
     assert_eq!(new.live("a").load(), 2, "known before the first connection");
-
-    let (address, inherited) = inheritance.take("plain", tcp.address()).unwrap();
-    let mut heir = adopt(&address, inherited, 2).unwrap();
-    heir.take_charge().unwrap();
-    let (address, inherited) = inheritance.take("unix", unix.address()).unwrap();
-    let mut unix_heir = adopt(&address, inherited, 2).unwrap();
-    unix_heir.take_charge().unwrap();
+    assert_eq!(reporter.unwanted(), [removed.address().clone()]);
     unix.leave_file();
     drop((tcp, unix));
-    let waiting = (0..2).flat_map(|worker| heir.for_worker(worker).unwrap().into_waiting());
+    let waiting = (0..2).flat_map(|worker| adopted[0].for_worker(worker).unwrap().into_waiting());
     assert_eq!(waiting.count(), clients.len());
     UnixStream::connect(&path).unwrap();
-    drop(unix_heir);
+    drop(adopted);
     assert!(!path.exists());
 
     let [first, ..] = seats;
@@ -134,9 +138,8 @@ async fn more_sockets_than_go_with_one_message_arrive_as_one_listener() {
     let mut offer = Offer::default();
     offer.add("wide", &bound).unwrap();
     let (old, new) = (Process::new(), Process::new());
-    let (_, _, mut inheritance) = hand_over(offer, &old, &Predecessors::default(), &new).await;
-    assert_eq!(inheritance.left().len(), 1);
-    assert_eq!(inheritance.take("wide", bound.address()).unwrap().1.sockets.len(), 300);
+    let (reporter, _, adopted) = hand_over(offer, &old, &Predecessors::default(), &new, &[bound.address()]).await;
+    assert_eq!((reporter.unwanted().len(), adopted[0].descriptors().len()), (0, 300));
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -147,7 +150,7 @@ async fn through_twenty_upgrades_no_count_is_lost_whoever_ends_first() {
     for generation in 0..20 {
         let seat = now.session("a");
         let next = Process::new();
-        let (reporter, heard, _) = hand_over(Offer::default(), &now, &before, &next).await;
+        let (reporter, heard, _) = hand_over(Offer::default(), &now, &before, &next, &[]).await;
         // The ends that the one in the middle had are closed with it; the new one has its own.
         before = heard;
         old.push((std::mem::replace(&mut now, next), reporter, seat));
@@ -222,7 +225,7 @@ async fn whatever_the_new_one_does_the_old_one_has_all_it_had() {
         })
         .await,
         fails(long, async |mut end| {
-            end.send(&Message::Taken, &[]).await.unwrap();
+            end.send(&Message::Taken { unwanted: vec![] }, &[]).await.unwrap();
             pending().await
         })
         .await,
@@ -248,7 +251,8 @@ async fn whatever_the_new_one_does_the_old_one_has_all_it_had() {
 async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
     let (first, second, third) = (Process::new(), Process::new(), Process::new());
     let seat = first.session("a");
-    let (mut reporter, mut before, _) = hand_over(Offer::default(), &first, &Predecessors::default(), &second).await;
+    let (mut reporter, mut before, _) =
+        hand_over(Offer::default(), &first, &Predecessors::default(), &second, &[]).await;
     let (channel, end) = Channel::pair().unwrap();
     let ours = async {
         let prepared = Offer::default().over(channel, Newborn::none(), Deadlines::default()).await.unwrap();
@@ -264,7 +268,7 @@ async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
     reporter.report(first.lives.counts()).await.unwrap();
     second.sees(&mut before, "a", 2).await;
     // And the next attempt takes them along.
-    let (_second, mut before, _) = hand_over(Offer::default(), &second, &before, &third).await;
+    let (_second, mut before, _) = hand_over(Offer::default(), &second, &before, &third, &[]).await;
     assert_eq!(third.live("a").load(), 2);
     drop((seat, more));
     reporter.report(first.lives.counts()).await.unwrap();
@@ -359,7 +363,7 @@ async fn play(part: &str, sockets: usize) {
     }
     bound.take_charge().unwrap();
     let mut acceptor = bound.for_worker(0).unwrap();
-    let (mut before, process) = (promoted.taken().await, Process::new());
+    let (mut before, process) = (promoted.taken(inheritance).await, Process::new());
     // Tells each client what is left of the old process, until there is nothing.
     loop {
         tokio::select! {

@@ -268,8 +268,10 @@ impl Bound {
     /// If no descriptor is left.
     ///
     /// # Panics
-    /// Outside of a runtime.
+    /// Outside of a runtime, and before [`Bound::take_charge`] if that has sockets to open.
     pub fn for_worker(&self, index: usize) -> io::Result<Acceptor> {
+        // A socket that is watched before it listens looks closed to the runtime, for ever.
+        assert!(self.listening == self.sockets.len(), "who adopts takes charge first");
         let count = self.sockets.len();
         // Fewer sockets than workers: some are shared.
         let mine = (index % self.workers.min(count)..count).step_by(self.workers);
@@ -285,7 +287,7 @@ impl Bound {
 
     /// From now on it is ours alone: sockets that were opened besides the inherited ones take connections too, and the file
     /// of a Unix socket that was left to us is removed at the end. Does nothing a second time, or for what was not
-    /// inherited. An [`Acceptor`] from before must not have been asked for a connection yet.
+    /// inherited.
     ///
     /// # Errors
     /// If the system does not let a socket listen.

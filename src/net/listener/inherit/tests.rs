@@ -95,6 +95,14 @@ async fn the_missing_ones_of_a_group_are_opened_and_take_nothing_before_they_may
 }
 
 #[tokio::test(flavor = "current_thread")]
+#[should_panic(expected = "takes charge first")]
+async fn a_socket_that_does_not_listen_yet_is_given_to_no_worker() {
+    let old = bind(&loopback(), 1).unwrap();
+    let new = adopt(old.address(), left_by(&old), 2).unwrap();
+    let _ = new.for_worker(0);
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_single_socket_of_no_group_is_shared_and_gets_our_options() {
     let systemd = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = Address::Tcp(systemd.local_addr().unwrap());
