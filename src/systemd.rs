@@ -196,10 +196,8 @@ mod tests {
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
     use std::os::linux::net::SocketAddrExt;
-    use std::process::Stdio;
 
     use super::*;
-    use crate::net::listener::Address;
 
     fn heard(socket: &UnixDatagram) -> String {
         let mut buffer = [0; 1000];
@@ -292,38 +290,6 @@ mod tests {
         let ours = TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(inherited(ours.as_raw_fd()).is_none());
         assert!(inherited(RawFd::MAX).is_none());
-    }
-
-    /// Run by the next test, with descriptors as systemd gives them.
-    #[test]
-    #[ignore = "run by sockets_of_the_service_manager_are_adopted"]
-    fn child_with_sockets() {
-        let wanted: Address = std::env::var("WSLUICE_TEST_ADDRESS").unwrap().parse().unwrap();
-        let mut inheritance = sockets();
-        assert_eq!(sockets().left().len(), 0, "a second time");
-        assert_eq!(inheritance.left().collect::<Vec<_>>(), [&wanted]);
-        let (address, inherited) = inheritance.take("web", &wanted).unwrap();
-        crate::net::listener::adopt(&address, inherited, 2).unwrap();
-        assert!(fs::read_link("/proc/self/fd/4").is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
-    }
-
-    #[test]
-    fn sockets_of_the_service_manager_are_adopted() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        // As systemd does it: 3 is the listener, 4 something else. The number is the shell's, which the child keeps.
-        let script = "exec 3<&0 4</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=web:none; \
-                      export LISTEN_PID LISTEN_FDS LISTEN_FDNAMES; exec \"$@\" 0</dev/null";
-        let output = Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "systemd::tests::child_with_sockets"])
-            .env("WSLUICE_TEST_ADDRESS", &address)
-            .stdin(Stdio::from(OwnedFd::from(listener)))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 
     #[test]

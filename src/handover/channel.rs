@@ -171,8 +171,9 @@ mod tests {
         (one.into(), other)
     }
 
+    /// Waits a little: a child that another test starts just now has a copy until its exec.
     fn is_closed(other: &mut UnixStream) -> bool {
-        other.set_nonblocking(true).unwrap();
+        other.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         matches!(other.read(&mut [0]), Ok(0))
     }
 
