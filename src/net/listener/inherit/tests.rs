@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use socket2::SockRef;
@@ -32,7 +33,7 @@ fn one(socket: impl AsFd) -> Inherited {
 }
 
 async fn accept(acceptor: &mut Acceptor) -> Stream {
-    acceptor.accept().await.unwrap().0
+    tokio::time::timeout(Duration::from_secs(10), acceptor.accept()).await.unwrap().unwrap().0
 }
 
 #[tokio::test(flavor = "current_thread")]
