@@ -39,3 +39,4 @@ mod shed;
 mod smuggling;
 mod sources;
 mod tls;
+mod under_traffic;
