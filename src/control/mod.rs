@@ -525,6 +525,8 @@ impl Control {
     /// force now, or the last one of a route that is gone.
     fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
+        // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
+        let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
             let new = compiled.routes.get(name);
             let listeners = |route: &compile::CompiledRoute| -> Vec<Arc<RouteSessions>> {
@@ -549,6 +551,7 @@ impl Control {
             let route = name.clone();
             let select = move |_: Place, member: &Member| {
                 *member.route.route == *route
+                    && member.route.number < later
                     && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))
                     && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
             };
