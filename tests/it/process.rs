@@ -152,7 +152,8 @@ impl Drop for Process {
     }
 }
 
-fn address(line: &Value) -> Address {
+/// The address in a line that tells of a listener.
+pub fn address(line: &Value) -> Address {
     let text = line["address"].as_str().unwrap();
     match text.parse::<SocketAddr>() {
         Ok(address) => Address::Tcp(address),

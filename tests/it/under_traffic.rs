@@ -2,6 +2,7 @@
 //! exactly what was said.
 
 mod reload;
+mod storm;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,8 +50,7 @@ impl Site {
         let text = configuration(peers.url(), &certificate, more);
         let file = write(dir.path(), &text);
         let mut process = Process::spawn(wsluice(&["run", "--config", file.to_str().unwrap()]));
-        let (plain, secure, admin) =
-            (process.listening().await, process.listening().await, process.admin().await);
+        let (plain, secure, admin) = (process.listening().await, process.listening().await, process.admin().await);
         Site { process, peers, authority, certificate, dir, text, plain, secure, admin }
     }
 
