@@ -1,6 +1,8 @@
 //! The process while sessions talk: what an operator changes, and what their clients notice of it, which is nothing or
 //! exactly what was said.
 
+mod certificates;
+mod end;
 mod reload;
 mod storm;
 
