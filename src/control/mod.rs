@@ -351,10 +351,13 @@ impl Control {
             Order::Check { text, done } => answer(done, self.check(text)),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
+                self.tell_listeners();
                 answer(done, count);
             }
             Order::EndDrain { target, done } => {
-                answer(done, self.drains.end(&target, &mut self.openings, &self.compiled).await);
+                let ended = self.drains.end(&target, &mut self.openings, &self.compiled).await;
+                self.tell_listeners();
+                answer(done, ended);
             }
             Order::Close { select, span, why, done } => {
                 let (sessions, now) = (&self.around.sessions, clock::now());
@@ -363,9 +366,14 @@ impl Control {
             }
             Order::StopAccepting { done } => {
                 self.openings.close_all().await;
+                self.tell_listeners();
                 answer(done, ());
             }
         }
+    }
+
+    /// Says which listeners are open. Before the answer to whoever had some opened or closed, who may look at once.
+    fn tell_listeners(&self) {
         let open = self.openings.addresses(&self.compiled);
         let before = self.in_force.load();
         if before.listeners != open {
