@@ -16,6 +16,7 @@ mod close;
 mod counts;
 mod discovery;
 mod drain;
+mod drains;
 mod early_data;
 mod entry;
 mod examples;

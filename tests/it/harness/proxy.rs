@@ -101,6 +101,11 @@ impl Proxy {
         changes
     }
 
+    /// What it read last.
+    pub fn yaml(&self) -> String {
+        self.yaml.lock().unwrap().clone()
+    }
+
     /// Where the first listener is.
     pub fn address(&self) -> &Address {
         &self.listeners[0].1
