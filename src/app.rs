@@ -34,6 +34,9 @@ use crate::{clock, worker};
 /// quarter of it.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
+/// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
+const STOP_WAIT: Duration = Duration::from_secs(1);
+
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -163,8 +166,9 @@ impl App {
             tokio::time::sleep(delay).await;
         }
         let deadline = Instant::now() + time;
-        // Nobody who was let in is overlooked below.
-        let _ = timeout_at(deadline, self.control.ask(|done| Order::StopAccepting { done })).await;
+        // Nobody who is let in after that is overlooked: he is told as he comes in.
+        let stopped = (Instant::now() + STOP_WAIT).min(deadline);
+        let _ = timeout_at(stopped, self.control.ask(|done| Order::StopAccepting { done })).await;
         let span = time - LAST_ANSWER.min(time / 4);
         let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");

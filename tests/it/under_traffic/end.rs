@@ -127,3 +127,22 @@ async fn term_says_so_first_and_then_closes_evenly_between_messages_and_in_time(
     assert_eq!(closed, QUIET + 1 + STREAMS);
     site.peers.check();
 }
+
+#[tokio::test]
+async fn a_reload_that_waits_for_others_does_not_keep_the_process_from_its_end() {
+    let mut site = Site::start("watch: false\ndrain: { time: 4s }").await;
+    let session = Client::open(&site.plain(), &Talk::to("/one").pause(400, 500)).await;
+    let missing = site.dir.path().join("missing.yaml");
+    let late = format!("upstreams:\n  late: {{ discover: {{ file: {{ path: {missing:?} }} }} }}\n");
+    let route = "  - { name: late, match: { path: { exact: /late } }, upstream: late }\n";
+    let text = site.changed("upstreams:\n", &format!("{route}{late}"));
+    put(&site.config(), &text);
+    site.process.signal(Signal::HUP);
+    // It is under way, and waits for the first endpoints.
+    site.process.line("the file that is not there", |line| line.contains("missing.yaml").then_some(())).await;
+    site.process.signal(Signal::TERM);
+    site.process.message("draining: no new connections").await;
+    assert!(!site.process.seen.iter().any(|line| line.contains("has told none yet")), "{:#?}", site.process.seen);
+    session.closed_with(1012, "service restart").await;
+    assert_eq!(site.process.end().await.code(), Some(0));
+}
