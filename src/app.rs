@@ -34,6 +34,9 @@ use crate::{clock, worker};
 /// quarter of it.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
+/// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
+const STOP_WAIT: Duration = Duration::from_secs(1);
+
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -166,7 +169,8 @@ impl App {
         // First: whoever comes in from now on is answered and let go, and whoever is refused knows that it has begun.
         let span = time - LAST_ANSWER.min(time / 4);
         let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
-        let _ = timeout_at(deadline, self.control.ask(|done| Order::StopAccepting { done })).await;
+        let stopped = (Instant::now() + STOP_WAIT).min(deadline);
+        let _ = timeout_at(stopped, self.control.ask(|done| Order::StopAccepting { done })).await;
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
         let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
         Drained { left: self.sessions.active() }

@@ -189,8 +189,9 @@ impl<M> Drain<M> {
     }
 
     /// Tells sessions to stop so that all have been closed when `span` has passed: each at its own moment, evenly and with
-    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is left to chance. One that was told for the same reason is passed over, and one that was told an earlier
-    /// moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
+    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is
+    /// left to chance. One that was told for the same reason to be gone by then is passed over, and one that was told an
+    /// earlier moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
     pub fn spread(
         &self,
         select: impl Fn(Place, &M) -> bool,
@@ -199,9 +200,10 @@ impl<M> Drain<M> {
         mut random: impl FnMut() -> f64,
         why: &Stopping,
     ) -> usize {
-        let is_told = |notice: &Notice<M>| notice.stop.as_ref().is_some_and(|stop| stop.why == *why);
+        let end = now + span;
+        let is_told = |stop: &Stop| stop.why == *why && stop.by.is_none_or(|by| by <= end);
         let chosen = |place, notice: &Notice<M>| {
-            let member = notice.member.as_ref().filter(|_| !is_told(notice))?;
+            let member = notice.member.as_ref().filter(|_| !notice.stop.as_ref().is_some_and(is_told))?;
             select(place, member).then_some(())
         };
         let mut places: Vec<Place> = self.places(chosen).into_iter().map(|(place, ())| place).collect();
@@ -213,7 +215,7 @@ impl<M> Drain<M> {
         let (count, slot) = (places.len(), paced.as_secs_f64() / places.len().max(1) as f64);
         let slots = places.into_iter().enumerate();
         let slots = slots.map(|(i, place)| (place, now + Duration::from_secs_f64(slot * (i as f64 + random()))));
-        self.tell(slots, Some(now + span), why);
+        self.tell(slots, Some(end), why);
         count
     }
 
@@ -546,6 +548,22 @@ mod tests {
         assert_eq!(two.noticed(), Some(at(50)), "its moment has come");
         spread(30, Stopping::Drain);
         assert_eq!((one.noticed(), two.noticed()), (Some(at(30)), Some(at(30))));
+    }
+
+    #[test]
+    fn who_is_told_again_goes_earlier_and_never_draws_another_lot() {
+        let drain = Drain::new(1);
+        let guard = drain.enter(1);
+        guard.join((), at(0));
+        let long = Duration::from_secs(100);
+        let spread = |now, span, lot: f64| drain.spread(|_, _| true, now, span, || lot, &Stopping::Reload);
+        assert_eq!(spread(at(1), long, 0.9), 1);
+        let told = guard.noticed();
+        // Late comers of the same are looked for: what is left of the same span.
+        assert_eq!(spread(at(2), long - Duration::from_secs(1), 0.0), 0);
+        assert_eq!(guard.noticed(), told);
+        assert_eq!(spread(at(3), Duration::ZERO, 0.0), 1);
+        assert_eq!(guard.noticed(), Some(at(3)));
     }
 
     #[test]

@@ -353,10 +353,13 @@ impl Control {
             Order::Check { text, done } => answer(done, self.check(text)),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
+                self.tell_listeners();
                 answer(done, count);
             }
             Order::EndDrain { target, done } => {
-                answer(done, self.drains.end(&target, &mut self.openings, &self.compiled).await);
+                let ended = self.drains.end(&target, &mut self.openings, &self.compiled).await;
+                self.tell_listeners();
+                answer(done, ended);
             }
             Order::Close { select, span, why, done } => {
                 let (sessions, now) = (&self.around.sessions, clock::now());
@@ -365,9 +368,14 @@ impl Control {
             }
             Order::StopAccepting { done } => {
                 self.openings.close_all().await;
+                self.tell_listeners();
                 answer(done, ());
             }
         }
+    }
+
+    /// Says which listeners are open. Before the answer to whoever had some opened or closed, who may look at once.
+    fn tell_listeners(&self) {
         let open = self.openings.addresses(&self.compiled);
         let before = self.in_force.load();
         if before.listeners != open {
@@ -527,6 +535,8 @@ impl Control {
     /// force now, or the last one of a route that is gone.
     fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
+        // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
+        let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
             let new = compiled.routes.get(name);
             let listeners = |route: &compile::CompiledRoute| -> Vec<Arc<RouteSessions>> {
@@ -551,6 +561,7 @@ impl Control {
             let route = name.clone();
             let select = move |_: Place, member: &Member| {
                 *member.route.route == *route
+                    && member.route.number < later
                     && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))
                     && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
             };

@@ -2,7 +2,7 @@
 
 use wsluice::control::Refused;
 
-use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, eventually};
+use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, RawServer, eventually, switching};
 use crate::plain::get;
 
 /// Two listeners, two routes by path, two upstreams.
@@ -119,6 +119,37 @@ async fn a_route_that_changes_does_with_its_sessions_what_it_says_and_the_others
         let labels = [("route", "one"), ("initiator", "proxy"), ("code", "1012"), ("reason", "reload")];
         proxy.metric_becomes("wsluice_session_closes_total", &labels, if closed { 2.0 } else { 0.0 }).await;
     }
+}
+
+#[tokio::test]
+async fn who_comes_late_goes_with_a_route_that_changed_and_who_comes_later_stays() {
+    let (mut slow, echo) = (RawServer::start().await, Echo::start().await);
+    let text = |endpoint: &str, more: &str| {
+        two(endpoint, &echo.url(), &[("upstream: one }\n", &format!("upstream: one{more} }}\n"))])
+    };
+    let mut proxy = Proxy::start(&text(slow.url(), ""));
+    // Two handshakes are under way when the route changes.
+    let mut late = vec![];
+    for _ in 0..2 {
+        let mut client = Conn::connect(proxy.listener("first")).await;
+        client.send(Handshake::to("/one").bytes()).await;
+        let mut server = slow.accept().await;
+        let request = server.head().await;
+        late.push((client, server, request));
+    }
+    let changed = ", on_change: close, limits: { message: 1KiB }";
+    assert_eq!(proxy.reload(&text(slow.url(), changed)).await.unwrap().routes.changed, ["one"]);
+    // The next configuration has the route as it is, before another server.
+    assert!(proxy.reload(&text(&echo.url(), changed)).await.unwrap().routes.changed.is_empty());
+    let mut later = open(&proxy, "first", "/one").await;
+    echoes(&mut later, "here").await;
+    // Each is found by another look for late comers; by the second whoever the first has found is gone.
+    for (mut client, mut server, request) in late {
+        server.send(switching(&request, &[])).await;
+        assert_eq!(client.head().await.status(), 101);
+        tokio::join!(client.expect_closed_with(1012), server.expect_closed_with(1001));
+    }
+    echoes(&mut later, "still here").await;
 }
 
 #[tokio::test]
