@@ -26,6 +26,10 @@ use crate::net::listener::{AcceptPause, Acceptor};
 use crate::net::stream::Stream;
 use crate::telemetry::exposition;
 
+pub mod access;
+pub mod call;
+pub mod desk;
+pub mod filter;
 pub mod health;
 
 use health::{Readiness, State};
