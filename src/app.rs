@@ -285,7 +285,7 @@ impl App {
 
     fn serve_admin(&mut self, bound: Bound) -> Result<(), StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let state = AdminState { registry: self.registry.clone(), readiness: self.readiness.clone() };
+        let state = AdminState { registry: self.registry.clone(), readiness: self.readiness.clone(), api: None };
         let mut phase = self.phase.subscribe();
         let acceptor = {
             let _entered = runtime.enter();
