@@ -5,7 +5,6 @@
 //! are busy; and what is done apart from any client has one (`control`): health checks, discovery, moving sessions. Nothing
 //! here reads the command line or signals: `cli` does, and tests do without.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,30 +14,25 @@ use prometheus::Registry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::admin::health::{Readiness, State};
 use crate::admin::{self, AdminState};
-use crate::config::{ConfigErrors, Loaded, Log, LogFormat, Workers};
-use crate::control::compile::{self, Families, Surroundings, compile};
-use crate::control::shed::{self, Shedding};
-use crate::discovery::Discovery;
+use crate::config::{ConfigErrors, Loaded, Workers};
+use crate::control::compile::{Families, LogOutput, Surroundings};
+use crate::control::{Control, Door, Handle, Loader, Order, Refused, Started};
 use crate::drain::Drain;
-use crate::net::listener::{Acceptor, Address, BindError, Bound, bind};
-use crate::probe::{self, Check};
-use crate::server::Listener;
-use crate::telemetry::logging::Format;
+use crate::net::listener::{Address, BindError};
+use crate::proxy::room::Rooms;
+use crate::server::accepting;
+use crate::session::Sessions;
 use crate::telemetry::process;
-use crate::telemetry::sink::LogSink;
-use crate::upstream::Upstream;
 use crate::upstream::live::Lives;
-use crate::{clock, server, worker};
+use crate::{clock, worker};
 
-/// What is kept back of the drain time, so that the last sessions told to end still have time to answer.
-const LAST_ANSWER: Duration = Duration::from_secs(3);
-
-/// How long the first endpoints of a discovery are waited for at the start.
-const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
+/// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a
+/// quarter of it.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,37 +59,19 @@ pub enum StartError {
 /// A running proxy.
 #[derive(Debug)]
 pub struct App {
-    listeners: Vec<(Arc<str>, Address)>,
-    admin: Option<Address>,
+    control: Handle,
+    door: watch::Receiver<Option<Door>>,
     registry: Registry,
     readiness: Readiness,
-    drain: Arc<Drain>,
-    drain_time: Duration,
-    phase: watch::Sender<Phase>,
-    /// Ends when no worker accepts any more: each holds a sender as long as it does.
-    accepting: mpsc::Receiver<Infallible>,
+    sessions: Arc<Sessions>,
+    _threads: Threads,
+}
+
+/// All threads of the process; dropping it ends them and waits, so that every session has its line in the log.
+#[derive(Debug)]
+struct Threads {
+    over: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
-    bound: Vec<Bound>,
-}
-
-/// What is done apart from any client.
-struct Background {
-    /// Health checks.
-    checks: Vec<(Arc<Upstream>, Check)>,
-    /// Upstreams whose endpoints somebody else tells.
-    discoveries: Vec<Discovery>,
-    /// Upstreams whose sessions are moved or closed for the sake of their endpoints.
-    sheddings: Vec<(Arc<Upstream>, Shedding)>,
-}
-
-/// What all threads are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Running,
-    /// No new connections.
-    Draining,
-    /// Go.
-    Over,
 }
 
 /// How the drain ended.
@@ -105,90 +81,63 @@ pub struct Drained {
     pub left: usize,
 }
 
-/// The look of log lines: as the file says, or by what the output is.
-pub fn log_format(log: &Log, terminal: bool) -> Format {
-    match log.format {
-        LogFormat::Json => Format::Json,
-        LogFormat::Human => Format::Human,
-        LogFormat::Auto if terminal => Format::Human,
-        LogFormat::Auto => Format::Json,
-    }
-}
-
 impl App {
-    /// Builds everything and begins to accept. `registry` gets all metrics of the process; `sink` the access log.
+    /// Builds everything and begins to accept. `loader` reads the configuration again; `registry` gets all metrics of the
+    /// process; `output` all log lines.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left listening then.
-    pub fn start(loaded: &Loaded, registry: Registry, sink: LogSink, format: Format) -> Result<App, StartError> {
+    pub fn start(
+        loaded: Loaded,
+        loader: Option<Loader>,
+        registry: Registry,
+        output: LogOutput,
+    ) -> Result<App, StartError> {
         let workers = match loaded.file.workers {
             Workers::Count(count) => usize::from(count),
             Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let drain = Drain::new(workers);
+        let sessions = Drain::new(workers);
         let families = Families::register(&registry, workers)?;
         let readiness = Readiness::new();
         readiness.register(&registry)?;
-        process::register(&registry, &sink)?;
-        let log = compile::access_log(&loaded.file, sink, format);
-        let probes = families.probe.clone();
-        let around = Surroundings { workers, families, log, drain: Arc::clone(&drain), lives: Lives::default() };
-        let compiled = compile(loaded, &around)?;
-        for warning in &compiled.warnings {
+        process::register(&registry, &output.sink)?;
+        let around = Surroundings {
+            workers,
+            families,
+            log: Some(output),
+            sessions: Arc::clone(&sessions),
+            lives: Lives::default(),
+            rooms: Rooms::default(),
+        };
+        let mut threads = Threads { over: watch::Sender::new(false), threads: vec![] };
+        let mut orders = vec![];
+        for index in 0..workers {
+            orders.push(threads.spawn_worker(index, Arc::clone(&sessions))?);
+        }
+        let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, around, orders)?;
+        for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let (phase, _) = watch::channel(Phase::Running);
-        let (accepts, accepting) = mpsc::channel(1);
-        let mut app = App {
-            listeners: vec![],
-            admin: None,
-            registry,
-            readiness,
-            drain,
-            drain_time: loaded.file.drain.time.duration(),
-            phase,
-            accepting,
-            threads: vec![],
-            bound: vec![],
-        };
-        for (address, listener) in &compiled.listeners {
-            let bound = bind(address, workers)
-                .map_err(|error| StartError::Bind { listener: listener.name.to_string(), error })?;
-            app.listeners.push((Arc::clone(&listener.name), bound.address().clone()));
-            app.bound.push(bound);
-        }
-        if let Some(written) = &loaded.file.admin {
-            let bound = bind(&compile::address(&written.bind), 1)
-                .map_err(|error| StartError::Bind { listener: "admin".into(), error })?;
-            app.admin = Some(bound.address().clone());
-            app.serve_admin(bound)?;
-        }
-        let background =
-            Background { checks: compiled.checks, discoveries: compiled.discoveries, sheddings: compiled.sheddings };
-        app.spawn_control(background, probes)?;
-        let listeners: Vec<Arc<Listener>> = compiled.listeners.into_iter().map(|(_, listener)| listener).collect();
-        for index in 0..workers {
-            app.spawn_worker(index, &listeners, accepts.clone())?;
-        }
-        drop(accepts);
-        app.readiness.advance(State::Ready);
-        for ((name, address), listener) in app.listeners.iter().zip(&listeners) {
-            tracing::info!(listener = %name, %address, tls = listener.tls.is_some(), "listening");
-        }
-        if let Some(address) = &app.admin {
-            tracing::info!(%address, "admin: /metrics /livez /readyz");
-        }
-        Ok(app)
+        let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api: None };
+        threads.spawn_admin(state, door.clone())?;
+        readiness.advance(State::Ready);
+        Ok(App { control: handle, door, registry, readiness, sessions, _threads: threads })
     }
 
     /// Listeners by name, with the addresses they are bound to.
-    pub fn listeners(&self) -> &[(Arc<str>, Address)] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<(Arc<str>, Address)> {
+        self.control.in_force().listeners.clone()
     }
 
     /// Where the admin listener is, if there is one.
-    pub fn admin(&self) -> Option<&Address> {
-        self.admin.as_ref()
+    pub fn admin(&self) -> Option<Address> {
+        self.door.borrow().as_ref().map(|door| door.bound.address().clone())
+    }
+
+    /// Who changes the configuration.
+    pub fn control(&self) -> &Handle {
+        &self.control
     }
 
     /// All metrics.
@@ -198,117 +147,139 @@ impl App {
 
     /// Connections and sessions at the moment.
     pub fn active(&self) -> usize {
-        self.drain.active()
+        self.sessions.active()
     }
 
-    /// Stops accepting, tells `/readyz`, and lets sessions end with their Close, spread over the drain time. Returns when
-    /// all have ended or the time is over.
+    /// Tells `/readyz`, stops accepting after the delay that is set, and lets sessions end with their Close, spread over the
+    /// drain time. Returns when all have ended or the time is over.
     ///
     /// Cancel-safe; dropping the `App` afterwards ends what is left.
     pub async fn drain(&mut self) -> Drained {
+        let wanted = self.control.in_force().loaded.file.drain.clone();
+        let (delay, time) = (wanted.delay.duration(), wanted.time.duration());
         self.readiness.advance(State::Draining);
-        let _ = self.phase.send(Phase::Draining);
-        self.bound.clear();
-        // The workers' duplicates go with their accept loops. Nobody who was let in is overlooked below.
-        let deadline = Instant::now() + self.drain_time;
-        let _ = timeout_at(deadline, self.accepting.recv()).await;
-        let span = self.drain_time - LAST_ANSWER.min(self.drain_time / 2);
-        let paced = self.drain.begin(clock::now(), span, fastrand::f64);
-        tracing::info!(sessions = paced, time = ?self.drain_time, "draining: no new connections, sessions get 1012");
-        let _ = timeout_at(deadline, self.drain.wait_idle()).await;
-        Drained { left: self.drain.active() }
+        if !delay.is_zero() {
+            tracing::info!(?delay, "draining soon: /readyz says so, connections are still accepted");
+            tokio::time::sleep(delay).await;
+        }
+        let deadline = Instant::now() + time;
+        // Nobody who was let in is overlooked below.
+        let _ = timeout_at(deadline, self.control.ask(|done| Order::StopAccepting { done })).await;
+        let span = time - LAST_ANSWER.min(time / 4);
+        let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
+        tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
+        let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
+        Drained { left: self.sessions.active() }
     }
+}
 
+impl Threads {
+    /// A worker, and how it is told what to accept.
     fn spawn_worker(
         &mut self,
         index: usize,
-        listeners: &[Arc<Listener>],
-        accepts: mpsc::Sender<Infallible>,
-    ) -> Result<(), StartError> {
+        sessions: Arc<Sessions>,
+    ) -> Result<mpsc::UnboundedSender<accepting::Order>, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let entered = runtime.enter();
-        let accepting: Vec<(Arc<Listener>, Acceptor)> = listeners
-            .iter()
-            .zip(&self.bound)
-            .map(|(listener, bound)| Ok((Arc::clone(listener), bound.for_worker(index)?)))
-            .collect::<io::Result<_>>()?;
-        drop(entered);
-        let (phase, drain) = (self.phase.subscribe(), Arc::clone(&self.drain));
+        let (sender, orders) = mpsc::unbounded_channel();
+        let over = self.over.subscribe();
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));
         self.threads.push(thread.spawn(move || {
             worker::enter(index);
-            runtime.block_on(work(accepting, accepts, drain, phase));
+            runtime.block_on(work(index, orders, sessions, over));
             end(runtime);
         })?);
-        Ok(())
+        Ok(sender)
     }
 
-    /// The thread of what is done apart from any client. Waits a while for the first endpoints of all upstreams that are
-    /// told theirs: a proxy without them would only have 503 to give. Clients that come meanwhile wait in the listeners'
-    /// backlog.
-    fn spawn_control(&mut self, background: Background, probes: probe::metrics::Metrics) -> Result<(), StartError> {
-        let Background { checks, discoveries, sheddings } = background;
-        if checks.is_empty() && discoveries.is_empty() && sheddings.is_empty() {
-            return Ok(());
-        }
+    /// The thread of all that is done apart from any client.
+    fn spawn_control(
+        &mut self,
+        loaded: Loaded,
+        loader: Option<Loader>,
+        around: Surroundings,
+        workers: Vec<mpsc::UnboundedSender<accepting::Order>>,
+    ) -> Result<Started, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (mut phase, drain) = (self.phase.subscribe(), Arc::clone(&self.drain));
-        let (told, all_told) = std::sync::mpsc::channel::<Infallible>();
+        let over = self.over.subscribe();
+        let (tell, told) = std::sync::mpsc::channel();
         self.threads.push(std::thread::Builder::new().name("control".into()).spawn(move || {
             runtime.block_on(async move {
-                let mut tasks = JoinSet::new();
-                for Discovery { upstream, task, first } in discoveries {
-                    tasks.spawn(task);
-                    let told = told.clone();
-                    tasks.spawn(async move {
-                        if timeout(FIRST_ENDPOINTS, first).await.is_err() {
-                            tracing::warn!(%upstream, "starting without endpoints: discovery has told none yet");
-                        }
-                        drop(told);
-                    });
+                let control = match Control::start(loaded, loader, around, workers).await {
+                    Ok((control, started)) => {
+                        let _ = tell.send(Ok(started));
+                        control
+                    }
+                    Err(refused) => return drop(tell.send(Err(refused))),
+                };
+                tokio::select! {
+                    () = control.run() => {}
+                    () = until(over) => {}
                 }
-                drop(told);
-                for (upstream, check) in checks {
-                    tasks.spawn(probe::watch::run(upstream, check, probes.clone()));
-                }
-                for (upstream, wanted) in sheddings {
-                    tasks.spawn(shed::run(upstream, Arc::clone(&drain), wanted));
-                }
-                let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
             });
             end(runtime);
         })?);
-        // Ends when all have their first list or have waited for it long enough.
-        let _ = all_told.recv();
-        Ok(())
+        match told.recv() {
+            Ok(Ok(started)) => Ok(started),
+            Ok(Err(Refused::Config(errors))) => Err(StartError::Config(errors)),
+            Ok(Err(Refused::Bind { listener, error })) => Err(StartError::Bind { listener, error }),
+            Ok(Err(other)) => Err(io::Error::other(other).into()),
+            Err(_) => Err(io::Error::other("the control thread has ended").into()),
+        }
     }
 
-    fn serve_admin(&mut self, bound: Bound) -> Result<(), StartError> {
+    fn spawn_admin(&mut self, state: AdminState, door: watch::Receiver<Option<Door>>) -> Result<(), StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let state = AdminState { registry: self.registry.clone(), readiness: self.readiness.clone(), api: None };
-        let mut phase = self.phase.subscribe();
-        let acceptor = {
-            let _entered = runtime.enter();
-            bound.for_worker(0)?
-        };
+        let over = self.over.subscribe();
         self.threads.push(std::thread::Builder::new().name("admin".into()).spawn(move || {
-            let over = async move {
-                let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
-            };
-            runtime.block_on(admin::serve(acceptor, state, over));
+            runtime.block_on(attend_door(state, door, over));
             end(runtime);
-            drop(bound);
         })?);
         Ok(())
     }
 }
 
-impl Drop for App {
-    /// Ends what is still there and waits for the threads, so that every session has its line in the log.
+impl Drop for Threads {
     fn drop(&mut self) {
-        let _ = self.phase.send(Phase::Over);
+        self.over.send_replace(true);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Waits for the end of the process.
+async fn until(mut over: watch::Receiver<bool>) {
+    // An error would mean that there is nobody left to say so: the same.
+    let _ = over.wait_for(|over| *over).await;
+}
+
+/// Serves operators wherever the admin listener is at the moment.
+async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<Door>>, over: watch::Receiver<bool>) {
+    loop {
+        let at = door.borrow_and_update().clone();
+        let mut moved = door.clone();
+        let next = async {
+            tokio::select! {
+                () = until(over.clone()) => {}
+                Ok(()) = moved.changed() => {}
+            }
+        };
+        match at.as_ref().map(|at| at.bound.for_worker(0)) {
+            Some(Ok(acceptor)) => {
+                if let Some(at) = &at {
+                    tracing::info!(address = %at.bound.address(), "admin: /metrics /livez /readyz");
+                }
+                admin::serve(acceptor, state.clone(), next).await;
+            }
+            None => next.await,
+            Some(Err(error)) => {
+                tracing::error!(%error, "the admin listener cannot be opened");
+                next.await;
+            }
+        }
+        if *over.borrow() {
+            return;
         }
     }
 }
@@ -320,26 +291,20 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// What a worker does.
 async fn work(
-    accepting: Vec<(Arc<Listener>, Acceptor)>,
-    accepts: mpsc::Sender<Infallible>,
-    drain: Arc<Drain>,
-    mut phase: watch::Receiver<Phase>,
+    index: usize,
+    orders: mpsc::UnboundedReceiver<accepting::Order>,
+    sessions: Arc<Sessions>,
+    over: watch::Receiver<bool>,
 ) {
-    let _tick = tokio::spawn(async {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tick.tick().await;
         }
     });
-    let mut loops = JoinSet::new();
-    for (listener, acceptor) in accepting {
-        loops.spawn(server::run(listener, acceptor, Arc::clone(&drain)));
-    }
-    // An error would mean that the `App` is gone: the same as its end.
-    let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
-    loops.shutdown().await;
-    drop(accepts);
-    let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
+    tasks.spawn(accepting::run(index, orders, sessions));
+    until(over).await;
 }
 
 /// Drops a runtime's tasks, without waiting for a name look-up that may still be under way on a thread of its own.

@@ -12,9 +12,10 @@ use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, StartError, log_format};
+use crate::app::{App, StartError};
 use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_file, load_str, schema};
-use crate::control::compile::{Surroundings, compile};
+use crate::control::compile::{LogOutput, Surroundings, compile};
+use crate::control::{Handle, Loader, Trigger, watch};
 use crate::demo::{self, Addresses, Certificate, Counters};
 use crate::telemetry::logging::{self, Options};
 use crate::telemetry::sink::LogSink;
@@ -120,7 +121,7 @@ fn check(path: &Path) -> ExitCode {
         for warning in &loaded.warnings {
             eprint!("{warning}");
         }
-        let compiled = compile(&loaded, &Surroundings::for_check())?;
+        let compiled = compile(&loaded, &Surroundings::for_check(), None)?;
         for warning in compiled.warnings {
             eprintln!("warning: {warning}");
         }
@@ -143,7 +144,7 @@ fn check(path: &Path) -> ExitCode {
 
 fn run_file(path: &Path) -> anyhow::Result<()> {
     let loaded = load_file(path, &environment)?;
-    run(&loaded, Registry::new(), |_| {})
+    run(loaded, Some(path), Registry::new(), |_| {})
 }
 
 fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
@@ -154,7 +155,7 @@ fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
          routes: [{{ name: default, upstream: default }}]\n\
          upstreams: {{ default: {{ endpoints: [{to}] }} }}\n"
     );
-    run(&load_str("command line", &text, &|_| None)?, Registry::new(), |_| {})
+    run(load_str("command line", &text, &|_| None)?, None, Registry::new(), |_| {})
 }
 
 fn run_demo() -> anyhow::Result<()> {
@@ -174,7 +175,7 @@ fn run_demo() -> anyhow::Result<()> {
     std::thread::Builder::new().name("demo-servers".into()).spawn(move || {
         runtime.block_on(std::future::pending::<()>());
     })?;
-    let result = run(&loaded, registry, |_| {
+    let result = run(loaded, None, registry, |_| {
         let _ = print(&demo::banner(&addresses));
     });
     drop(servers);
@@ -188,12 +189,12 @@ fn free(usual: SocketAddr) -> anyhow::Result<SocketAddr> {
 }
 
 /// Runs until a signal says otherwise.
-fn run(loaded: &Loaded, registry: Registry, started: impl FnOnce(&App)) -> anyhow::Result<()> {
+fn run(loaded: Loaded, path: Option<&Path>, registry: Registry, started: impl FnOnce(&App)) -> anyhow::Result<()> {
     let sink = LogSink::stderr().context("cannot start the log")?;
     let terminal = std::io::stderr().is_terminal();
-    let format = log_format(&loaded.file.log, terminal);
-    let filter = loaded.file.log.level.as_str().to_owned();
-    logging::init(&Options { filter, format, ansi: terminal }, sink.clone())?;
+    let mut output = LogOutput { sink: sink.clone(), terminal, switch: None };
+    let (filter, format) = (loaded.file.log.level.as_str().to_owned(), output.format(&loaded.file.log));
+    output.switch = Some(logging::init(&Options { filter, format, ansi: terminal }, sink.clone())?);
     for warning in &loaded.warnings {
         tracing::warn!(path = warning.path, line = warning.line, "{}", warning.message);
     }
@@ -202,18 +203,27 @@ fn run(loaded: &Loaded, registry: Registry, started: impl FnOnce(&App)) -> anyho
     let result = runtime.block_on(async {
         // Before anything listens: a signal that comes early is not lost.
         let mut signals = Signals::new()?;
-        let mut app = match App::start(loaded, registry, sink.clone(), format) {
+        let loader = path.map(|path| {
+            let path = path.to_owned();
+            Box::new(move || load_file(&path, &environment)) as Loader
+        });
+        let mut app = match App::start(loaded, loader, registry, output) {
             Err(StartError::Config(errors)) => return Err(errors.into()),
             started => started?,
         };
         started(&app);
-        signals.stop().await;
+        let watching = path.map(|path| tokio::spawn(watch::run(path.to_owned(), app.control().clone())));
+        signals.stop(app.control()).await;
+        if let Some(watching) = watching {
+            watching.abort();
+        }
+        let control = app.control().clone();
         tokio::select! {
             drained = app.drain() => match drained.left {
                 0 => tracing::info!("drained"),
                 left => tracing::warn!(left, "drain time is over: the rest is cut"),
             },
-            () = signals.stop() => tracing::warn!(left = app.active(), "second signal: ending at once"),
+            () = signals.stop(&control) => tracing::warn!(left = app.active(), "second signal: ending at once"),
         }
         drop(app);
         Ok(())
@@ -239,15 +249,14 @@ impl Signals {
         })
     }
 
-    /// TERM or INT.
-    async fn stop(&mut self) {
+    /// TERM or INT. Reloads at HUP.
+    async fn stop(&mut self, control: &Handle) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => {
-                    tracing::warn!("HUP: this version does not reload; restart to read the configuration again");
-                }
+                // What comes of it is in the log.
+                _ = self.hang_up.recv() => drop(control.reload(Trigger::Signal).await),
             }
         }
     }

@@ -1,18 +1,20 @@
-//! Finishing politely: who is still working, and when each is to stop.
+//! Who is still working, and when each is to stop: the way in which everything here ends politely.
 //!
-//! hyper forgets a connection once it is upgraded, so sessions are counted here. Whoever works holds a `Guard`. When
-//! the drain begins, each guard is given its own moment: those that asked for pace (`Guard::pace`) evenly over the
-//! span with jitter inside their slot, so that clients do not reconnect all at once; all others at once. The owner of
-//! `Drain` then waits for the last guard to go.
+//! hyper forgets a connection once it is upgraded, so sessions are counted here. Whoever works holds a `Guard`; one that
+//! has become a session has joined with what it is a member of (`M`). By that, sessions are found again: to list them, to
+//! ask which has been quiet for longest, and to tell some of them to stop. Each is given its own moment: evenly over a
+//! span with jitter inside its slot, so that clients do not reconnect all at once. When the process ends, all sessions are
+//! told so, everybody else at once, and the owner of `Drain` waits for the last guard to go.
 //!
-//! Guards that belong to a group (the sessions of one endpoint) can be told apart from the others: which of them has been
-//! quiet for longest, and to stop.
+//! Of several moments the earliest holds. What has been said can be taken back until its moment has come.
 //!
 //! Entering and leaving cost a lock of the worker's own slab. Whoever has left a waker hears of what is said by being
 //! woken, and until then asks no more than `Guard::said`: a load of a line that all share and that is written only when
 //! something is said.
 
+use std::fmt;
 use std::future::poll_fn;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -24,12 +26,12 @@ use tokio::sync::Notify;
 
 use crate::moment::Moment;
 use crate::worker::{self, Local};
-use crate::ws::tunnel::Stopping;
+use crate::ws::tunnel::{QUIET_WAIT, Stopping};
 
 /// All work of the process that is waited for at the end.
 #[derive(Debug)]
-pub struct Drain {
-    working: Local<Mutex<Slab<Notice>>>,
+pub struct Drain<M> {
+    working: Local<Mutex<Working<M>>>,
     active: AtomicUsize,
     /// When the drain began, in microseconds; 0 before.
     begun: AtomicU64,
@@ -39,32 +41,100 @@ pub struct Drain {
     idle: Notify,
 }
 
-/// What one guard is told.
-#[derive(Debug, Default)]
-struct Notice {
-    /// When to stop and why, once that has been said.
-    stop: Option<(Moment, Stopping)>,
-    /// Who is to hear of it.
-    waker: Option<Waker>,
-    /// To which group it belongs; 0: to none. Those of a group are paced.
-    group: u64,
-    /// When data last passed, as told when last asked.
-    data_at: Option<Moment>,
+/// Those of one worker.
+#[derive(Debug)]
+struct Working<M> {
+    notices: Slab<Notice<M>>,
+    /// The generation of the next to enter.
+    generation: u32,
 }
 
-/// Where a guard's notice is: slab and key, counted in 32 bits, as each session holds them. The place of a guard that has
-/// gone may become another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What is known of one guard, and what it is told.
+#[derive(Debug)]
+struct Notice<M> {
+    /// Tells it from those that were at its place before.
+    generation: u32,
+    /// Where its connection came in.
+    listener: u32,
+    /// When to stop and why, once that has been said.
+    stop: Option<Stop>,
+    /// Who is to hear of it.
+    waker: Option<Waker>,
+    /// What it is, once it is a session.
+    member: Option<M>,
+    /// What it said when last asked.
+    told: Told,
+}
+
+/// When to stop, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// From when on: in the next pause.
+    pub at: Moment,
+    /// At the latest then, if a session has no pause before; `None`: as the tunnel has it.
+    pub by: Option<Moment>,
+    /// The reason.
+    pub why: Stopping,
+}
+
+/// What a session tells of itself when it is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// When data last passed.
+    pub data_at: Option<Moment>,
+    /// Bytes that wait for a peer to take them.
+    pub queued: u32,
+}
+
+/// Where a guard's notice is. It names this guard alone, also when another has taken its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     slab: u32,
     key: u32,
+    generation: u32,
 }
 
-impl Drain {
+/// A session as it is listed.
+#[derive(Clone, Debug)]
+pub struct Listed<M> {
+    /// Its name here.
+    pub place: Place,
+    /// What it is.
+    pub member: M,
+    /// What it said when last asked.
+    pub told: Told,
+    /// When it is to stop, and why, if it was told to.
+    pub stop: Option<Stop>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:x}-{:x}", self.slab, self.key, self.generation)
+    }
+}
+
+impl FromStr for Place {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Place, NoPlace> {
+        let mut parts = text.split('-').map(|part| u32::from_str_radix(part, 16).map_err(|_| NoPlace));
+        let mut part = || parts.next().unwrap_or(Err(NoPlace));
+        let place = Place { slab: part()?, key: part()?, generation: part()? };
+        // One text for each: neither a sign, nor zeros in front, nor anything behind.
+        if place.to_string() == text { Ok(place) } else { Err(NoPlace) }
+    }
+}
+
+/// A text that is not a [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a session: three hexadecimal numbers with hyphens between them, as in `0-1f-3a`")]
+pub struct NoPlace;
+
+impl<M> Drain<M> {
     /// Nobody works yet; the guards will be held by the tasks of so many workers.
-    pub fn new(workers: usize) -> Arc<Drain> {
+    pub fn new(workers: usize) -> Arc<Drain<M>> {
         Arc::new(Drain {
-            working: Local::new(workers, Mutex::default),
+            working: Local::new(workers, || Mutex::new(Working { notices: Slab::new(), generation: 0 })),
             active: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
             said: CachePadded::new(AtomicU64::new(1)),
@@ -72,115 +142,177 @@ impl Drain {
         })
     }
 
-    /// Counts the caller as working until the guard is dropped. After the drain has begun the guard is told at once.
-    pub fn enter(self: &Arc<Drain>) -> Guard {
+    /// Counts the caller, who came in by `listener`, as working until the guard is dropped. After the drain has begun the
+    /// guard is told at once.
+    pub fn enter(self: &Arc<Drain<M>>, listener: u32) -> Guard<M> {
         self.active.fetch_add(1, Ordering::Relaxed);
         let slab = worker::index();
-        let mut notices = lock(self.working.get());
+        let mut working = lock(self.working.get());
         // Read with the slab locked: either `begin` comes to the notice later, or we see that it began; so nobody gets the
         // notice of another who was here before.
         let stop = match self.begun.load(Ordering::SeqCst) {
             0 => None,
-            begun => Some((Moment::from_micros(begun), Stopping::Drain)),
+            begun => Some(Stop { at: Moment::from_micros(begun), by: None, why: Stopping::Drain }),
         };
-        let key = notices.insert(Notice { stop, ..Notice::default() });
-        drop(notices);
-        let place = Place { slab: slab as u32, key: key as u32 };
-        Guard { drain: Arc::clone(self), place }
+        let generation = working.generation;
+        working.generation = generation.wrapping_add(1);
+        let notice = Notice { generation, listener, stop, waker: None, member: None, told: Told::default() };
+        let key = working.notices.insert(notice);
+        drop(working);
+        Guard { drain: Arc::clone(self), slab: slab as u32, key: key as u32 }
     }
 
-    /// Tells all that work to stop: those of a group spread over `span` from `now`, the others at once. Only the first call
-    /// counts. `random` gives numbers in 0..1 for the jitter. Returns how many are paced.
-    pub fn begin(&self, now: Moment, span: Duration, mut random: impl FnMut() -> f64) -> usize {
+    /// Tells all that work to stop: sessions spread over `span` from `now`, the others at once. Only the first call
+    /// counts. `random` gives numbers in 0..1 for the jitter. Returns how many sessions there are.
+    pub fn begin(&self, now: Moment, span: Duration, random: impl FnMut() -> f64) -> usize {
         if self.begun.compare_exchange(0, now.as_micros(), Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return 0;
         }
-        let (mut paced, mut prompt) = (Vec::new(), Vec::new());
-        for (place, group) in self.places(|notice| Some(notice.group)) {
-            let told = if group != 0 { &mut paced } else { &mut prompt };
-            told.push(place);
-        }
-        self.tell(prompt.into_iter().map(|place| (place, now)), |_| true, Stopping::Drain);
+        let prompt = self.places(|_, notice| notice.member.is_none().then_some(()));
+        self.tell(prompt.into_iter().map(|(place, ())| (place, now)), None, &Stopping::Drain);
+        self.spread(|_, _| true, now, span, random, &Stopping::Drain)
+    }
+
+    /// Tells the connections of `listener` that are no sessions, or not yet, to stop now.
+    pub fn stop_requests(&self, listener: u32, now: Moment, why: &Stopping) {
+        let prompt = self.places(|_, notice| (notice.member.is_none() && notice.listener == listener).then_some(()));
+        self.tell(prompt.into_iter().map(|(place, ())| (place, now)), None, why);
+    }
+
+    /// Tells sessions to stop so that all have been closed when `span` has passed: each at its own moment, evenly and with
+    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is left to chance. One that was told for the same reason is passed over, and one that was told an earlier
+    /// moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
+    pub fn spread(
+        &self,
+        select: impl Fn(Place, &M) -> bool,
+        now: Moment,
+        span: Duration,
+        mut random: impl FnMut() -> f64,
+        why: &Stopping,
+    ) -> usize {
+        let is_told = |notice: &Notice<M>| notice.stop.as_ref().is_some_and(|stop| stop.why == *why);
+        let chosen = |place, notice: &Notice<M>| {
+            let member = notice.member.as_ref().filter(|_| !is_told(notice))?;
+            select(place, member).then_some(())
+        };
+        let mut places: Vec<Place> = self.places(chosen).into_iter().map(|(place, ())| place).collect();
         // Slabs hold the oldest first; without a shuffle all of one worker would go before the next one's.
-        for i in (1..paced.len()).rev() {
-            paced.swap(i, ((i + 1) as f64 * random()) as usize % (i + 1));
+        for i in (1..places.len()).rev() {
+            places.swap(i, ((i + 1) as f64 * random()) as usize % (i + 1));
         }
-        let (count, slot) = (paced.len(), span.as_secs_f64() / paced.len().max(1) as f64);
-        let slots = paced.into_iter().enumerate();
-        let told = slots.map(|(i, place)| (place, now + Duration::from_secs_f64(slot * (i as f64 + random()))));
-        self.tell(told, |_| true, Stopping::Drain);
+        let paced = span - QUIET_WAIT.min(span / 2);
+        let (count, slot) = (places.len(), paced.as_secs_f64() / places.len().max(1) as f64);
+        let slots = places.into_iter().enumerate();
+        let slots = slots.map(|(i, place)| (place, now + Duration::from_secs_f64(slot * (i as f64 + random()))));
+        self.tell(slots, Some(now + span), why);
         count
     }
 
-    /// Has the guards of a group say when data last passed; [`Drain::by_silence`] knows it a moment later. Wakes each.
-    pub fn ask(&self, group: u64) {
+    /// Has sessions tell of themselves; what they tell is known a moment later. Wakes each.
+    pub fn ask(&self, select: impl Fn(Place, &M) -> bool) {
         let mut wakers = vec![];
-        for slab in self.working.iter() {
-            let mut notices = lock(slab);
-            let members = notices.iter_mut().filter(|(_, notice)| notice.group == group);
-            wakers.extend(members.filter_map(|(_, notice)| notice.waker.take()));
+        for (slab, working) in self.working.iter().enumerate() {
+            for (key, notice) in &mut lock(working).notices {
+                let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
+                if notice.member.as_ref().is_some_and(|member| select(place, member)) {
+                    wakers.extend(notice.waker.take());
+                }
+            }
         }
         self.wake(wakers);
     }
 
-    /// How many guards of each of these groups have not been told to stop.
-    pub fn left(&self, groups: &[u64]) -> Vec<u32> {
-        let mut left = vec![0; groups.len()];
-        for slab in self.working.iter() {
-            for (_, notice) in lock(slab).iter().filter(|(_, notice)| notice.group != 0 && notice.stop.is_none()) {
-                if let Some(at) = groups.iter().position(|group| *group == notice.group) {
-                    left[at] += 1;
+    /// Looks at each session that has not been told to stop.
+    pub fn for_each_left(&self, mut look: impl FnMut(&M)) {
+        for working in self.working.iter() {
+            let working = lock(working);
+            let left = working.notices.iter().filter(|(_, notice)| notice.stop.is_none());
+            left.filter_map(|(_, notice)| notice.member.as_ref()).for_each(&mut look);
+        }
+    }
+
+    /// Sessions that have not been told to stop, the one that was quiet for longest first.
+    pub fn by_silence(&self, select: impl Fn(&M) -> bool) -> Vec<Place> {
+        let is_left = |notice: &Notice<M>| notice.stop.is_none() && notice.member.as_ref().is_some_and(&select);
+        let mut left = self.places(|_, notice| is_left(notice).then_some(notice.told.data_at));
+        left.sort_unstable_by_key(|(place, data_at)| (*data_at, *place));
+        left.into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// Tells sessions to stop in their next pause. Those that have gone meanwhile, or were told before, are passed over. Returns how many
+    /// were told.
+    pub fn stop(&self, places: impl IntoIterator<Item = Place>, now: Moment, why: &Stopping) -> usize {
+        self.tell(places.into_iter().map(|place| (place, now)), None, why)
+    }
+
+    /// Takes back what was said to sessions for a reason that `is_over`, and whose moment has not come.
+    pub fn relent(&self, is_over: impl Fn(&M, &Stopping) -> bool, now: Moment) {
+        let mut wakers = vec![];
+        for working in self.working.iter() {
+            for (_, notice) in &mut lock(working).notices {
+                let is_over = |stop: &Stop| {
+                    stop.at > now && notice.member.as_ref().is_some_and(|member| is_over(member, &stop.why))
+                };
+                if notice.stop.as_ref().is_some_and(is_over) {
+                    notice.stop = None;
+                    wakers.extend(notice.waker.take());
                 }
             }
         }
-        left
+        self.wake(wakers);
     }
 
-    /// The guards of a group that have not been told to stop, the one that was quiet for longest first.
-    pub fn by_silence(&self, group: u64) -> Vec<Place> {
-        let is_left = |notice: &Notice| (notice.group == group && notice.stop.is_none()).then_some(notice.data_at);
-        let mut members = self.places(is_left);
-        members.sort_unstable_by_key(|(place, data_at)| (*data_at, *place));
-        members.into_iter().map(|(place, _)| place).collect()
-    }
-
-    /// Tells some of a group to stop now. Those that have gone meanwhile, or were told before, are passed over. Returns how
-    /// many were told.
-    pub fn stop(&self, group: u64, places: impl IntoIterator<Item = Place>, now: Moment, why: Stopping) -> usize {
-        self.tell(places.into_iter().map(|place| (place, now)), |notice| notice.group == group, why)
+    /// Sessions as they are now, what they last told included, in the order of their places: those after `after`, at most
+    /// `max` of those that are selected.
+    pub fn list(&self, after: Option<Place>, max: usize, select: impl Fn(Place, &M, Told) -> bool) -> Vec<Listed<M>>
+    where
+        M: Clone,
+    {
+        let mut listed = vec![];
+        for (slab, working) in self.working.iter().enumerate() {
+            for (key, notice) in &lock(working).notices {
+                let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
+                // By slab and key: generations do not put those of one place in an order.
+                if after.is_some_and(|after| (place.slab, place.key) <= (after.slab, after.key)) {
+                    continue;
+                }
+                if listed.len() >= max {
+                    return listed;
+                }
+                let Some(member) = notice.member.as_ref().filter(|member| select(place, member, notice.told)) else {
+                    continue;
+                };
+                listed.push(Listed { place, member: member.clone(), told: notice.told, stop: notice.stop.clone() });
+            }
+        }
+        listed
     }
 
     /// What `look` finds in all notices, with their places.
-    fn places<T>(&self, look: impl Fn(&Notice) -> Option<T>) -> Vec<(Place, T)> {
+    fn places<T>(&self, look: impl Fn(Place, &Notice<M>) -> Option<T>) -> Vec<(Place, T)> {
         let mut found = vec![];
-        for (slab, notices) in self.working.iter().enumerate() {
-            let notices = lock(notices);
-            let place = |key| Place { slab: slab as u32, key: key as u32 };
-            found.extend(notices.iter().filter_map(|(key, notice)| Some((place(key), look(notice)?))));
+        for (slab, working) in self.working.iter().enumerate() {
+            found.extend(lock(working).notices.iter().filter_map(|(key, notice)| {
+                let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
+                Some((place, look(place, notice)?))
+            }));
         }
         found
     }
 
-    /// Says when to stop and why, unless that has been said, to those that `concerns`. Returns to how many.
-    fn tell(
-        &self,
-        places: impl Iterator<Item = (Place, Moment)>,
-        concerns: impl Fn(&Notice) -> bool,
-        why: Stopping,
-    ) -> usize {
+    /// Says when to stop and why, unless an earlier moment has been said. Returns to how many.
+    fn tell(&self, places: impl Iterator<Item = (Place, Moment)>, by: Option<Moment>, why: &Stopping) -> usize {
         let (mut count, mut wakers) = (0, vec![]);
         for (place, at) in places {
-            let told = self.notice(place, |notice| {
-                if notice.stop.is_some() || !concerns(notice) {
-                    return None;
-                }
-                notice.stop = Some((at, why));
-                Some(notice.waker.take())
-            });
-            if let Some(waker) = told.flatten() {
-                count += 1;
-                wakers.extend(waker);
+            let Some(working) = self.working.at(place.slab as usize) else { continue };
+            let mut working = lock(working);
+            let Some(notice) = working.notices.get_mut(place.key as usize) else { continue };
+            if notice.generation != place.generation || notice.stop.as_ref().is_some_and(|told| told.at <= at) {
+                continue;
             }
+            notice.stop = Some(Stop { at, by, why: why.clone() });
+            wakers.extend(notice.waker.take());
+            count += 1;
         }
         self.wake(wakers);
         count
@@ -193,12 +325,6 @@ impl Drain {
         }
         self.said.fetch_add(1, Ordering::Release);
         wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// What is noted at a place, if anybody is there any more.
-    fn notice<T>(&self, place: Place, look: impl FnOnce(&mut Notice) -> T) -> Option<T> {
-        let slab = self.working.at(place.slab as usize)?;
-        lock(slab).get_mut(place.key as usize).map(look)
     }
 
     /// Whether the drain has begun.
@@ -231,16 +357,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Somebody at work. Dropping it is the end of the work.
 #[derive(Debug)]
-pub struct Guard {
-    drain: Arc<Drain>,
-    place: Place,
+pub struct Guard<M> {
+    drain: Arc<Drain<M>>,
+    slab: u32,
+    key: u32,
 }
 
-impl Guard {
-    /// Makes it one of a `group`, which is not 0: from now on it is told to stop at its own moment of the drain, not at its
-    /// beginning, and may be told apart from the others.
-    pub fn join(&self, group: u64, now: Moment) {
-        self.drain.notice(self.place, |notice| (notice.group, notice.data_at) = (group, Some(now)));
+impl<M> Guard<M> {
+    /// Makes it a session: from now on it is told to stop at its own moment, and is found by what it is.
+    pub fn join(&self, member: M, now: Moment) {
+        self.notice(|notice| {
+            notice.member = Some(member);
+            notice.told.data_at = Some(now);
+        });
     }
 
     /// Changes whenever something is said to anybody; never 0. Who is told is woken after it has changed.
@@ -249,17 +378,17 @@ impl Guard {
         self.drain.said.load(Ordering::Relaxed)
     }
 
-    /// When to stop, and why; `None` while nothing is said. The last caller's waker is woken once something is, or when it
-    /// is asked for `data_at`, the time at which data last passed: a task that has called this need not call again before
-    /// [`Guard::said`] changes.
-    pub fn look(&self, cx: &Context<'_>, data_at: Option<Moment>) -> Option<(Moment, Stopping)> {
+    /// When to stop, and why; `None` while nothing is said, or when it was taken back. The last caller's waker is woken
+    /// once something else is said, or when it is asked to tell of itself: a task that has called this need not call again
+    /// before [`Guard::said`] changes.
+    pub fn look(&self, cx: &Context<'_>, told: Told) -> Option<Stop> {
         let mut last = None;
-        let stop = self.drain.notice(self.place, |notice| {
-            notice.data_at = data_at;
-            if notice.stop.is_none() && !notice.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        let stop = self.notice(|notice| {
+            notice.told = told;
+            if !notice.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 last = notice.waker.replace(cx.waker().clone());
             }
-            notice.stop
+            notice.stop.clone()
         });
         // Dropped without the lock.
         drop(last);
@@ -268,29 +397,31 @@ impl Guard {
 
     /// When to stop, as a poll.
     pub fn poll_notice(&self, cx: &Context<'_>) -> Poll<Moment> {
-        self.look(cx, None).map_or(Poll::Pending, |(at, _)| Poll::Ready(at))
+        self.look(cx, Told::default()).map_or(Poll::Pending, |stop| Poll::Ready(stop.at))
     }
 
     /// When to stop, if that has been said.
     pub fn noticed(&self) -> Option<Moment> {
-        self.drain.notice(self.place, |notice| notice.stop).flatten().map(|(at, _)| at)
+        self.notice(|notice| notice.stop.as_ref().map(|stop| stop.at)).flatten()
     }
 
     /// Waits for the notice. Cancel-safe.
-    pub async fn notice(&self) -> Moment {
+    pub async fn notice_of_end(&self) -> Moment {
         poll_fn(|cx| self.poll_notice(cx)).await
+    }
+
+    fn notice<T>(&self, look: impl FnOnce(&mut Notice<M>) -> T) -> Option<T> {
+        let working = self.drain.working.at(self.slab as usize)?;
+        lock(working).notices.get_mut(self.key as usize).map(look)
     }
 }
 
-impl Drop for Guard {
+impl<M> Drop for Guard<M> {
     fn drop(&mut self) {
         // A guard may be dropped elsewhere than where it was taken.
-        let notice = self
-            .drain
-            .working
-            .at(self.place.slab as usize)
-            .and_then(|slab| lock(slab).try_remove(self.place.key as usize));
-        // Its waker is dropped without the lock.
+        let working = self.drain.working.at(self.slab as usize);
+        let notice = working.and_then(|working| lock(working).notices.try_remove(self.key as usize));
+        // Its waker and what it was a member of are dropped without the lock.
         drop(notice);
         if self.drain.active.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.drain.idle.notify_waiters();
@@ -299,20 +430,29 @@ impl Drop for Guard {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 mod tests {
     use super::*;
     use crate::clock;
 
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    fn told(seconds: u64) -> Told {
+        Told { data_at: Some(at(seconds)), queued: 0 }
+    }
+
     #[tokio::test]
     async fn each_gets_its_own_moment_evenly_over_the_span() {
         let drain = Drain::new(2);
-        let paced: Vec<_> = (0..100).map(|_| drain.enter()).collect();
+        let paced: Vec<_> = (0..100).map(|_| drain.enter(1)).collect();
         paced.iter().for_each(|guard| guard.join(7, clock::now()));
-        let prompt = drain.enter();
+        let prompt = drain.enter(1);
         let now = clock::now();
-        let span = Duration::from_secs(100);
+        let span = Duration::from_secs(100) + QUIET_WAIT;
         assert_eq!(drain.begin(now, span, fastrand::f64), 100);
-        assert_eq!(prompt.notice().await, now);
+        assert_eq!(prompt.notice_of_end().await, now);
         let mut offsets: Vec<_> =
             paced.iter().map(|guard| guard.noticed().map(|at| at.since(now).as_secs_f64())).collect();
         offsets.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
@@ -324,11 +464,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_guard_ends_the_wait_and_late_comers_are_told() {
-        let drain = Drain::new(1);
-        let first = drain.enter();
+        let drain = Drain::<()>::new(1);
+        let first = drain.enter(1);
         drain.begin(clock::now(), Duration::ZERO, || 0.0);
-        let late = drain.enter();
-        late.notice().await;
+        let late = drain.enter(1);
+        late.notice_of_end().await;
         let waiting = tokio::spawn({
             let drain = Arc::clone(&drain);
             async move { drain.wait_idle().await }
@@ -342,35 +482,92 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_group_is_told_apart_and_the_quietest_is_known() {
+    async fn members_are_told_apart_and_the_quietest_is_known() {
         let drain = Drain::new(2);
-        let at = |seconds: u64| Moment::from_micros(seconds * 1_000_000);
         let cx = Context::from_waker(Waker::noop());
-        let ours: Vec<_> = (0..4).map(|_| drain.enter()).collect();
-        let other = drain.enter();
-        for (guard, group) in ours.iter().map(|guard| (guard, 1)).chain([(&other, 2)]) {
-            guard.join(group, at(1));
+        let mut ours: Vec<_> = (0..4).map(|_| drain.enter(1)).collect();
+        let other = drain.enter(1);
+        for (guard, member) in ours.iter().map(|guard| (guard, 1)).chain([(&other, 2)]) {
+            guard.join(member, at(1));
         }
-        assert!(ours.iter().all(|guard| guard.look(&cx, Some(at(1))).is_none()));
-        assert_eq!(drain.left(&[1, 2, 3]), [4, 1, 0]);
+        assert!(ours.iter().all(|guard| guard.look(&cx, told(1)).is_none()));
+        let mut left = [0; 2];
+        drain.for_each_left(|member| left[*member - 1] += 1);
+        assert_eq!(left, [4, 1]);
         let before = other.said();
-        drain.ask(3);
+        drain.ask(|_, member| *member == 3);
         assert_eq!(other.said(), before, "nobody was there to be asked");
-        drain.ask(1);
+        drain.ask(|_, member| *member == 1);
         assert_ne!(other.said(), before);
         for (guard, data_at) in ours.iter().zip([5, 3, 9, 4]) {
-            assert_eq!(guard.look(&cx, Some(at(data_at))), None);
+            assert_eq!(guard.look(&cx, told(data_at)), None);
         }
-        let order = drain.by_silence(1);
-        assert_eq!(order, [1, 3, 0, 2].map(|i| ours[i].place));
-        drop(ours.into_iter().nth(3));
-        // One of the four has gone with the others of the iterator: places may be another's now.
-        let newcomer = drain.enter();
-        assert!(order.contains(&newcomer.place));
-        assert_eq!(drain.stop(1, order, at(10), Stopping::Rebalance), 0, "nobody of the group is left");
+        let order = drain.by_silence(|member| *member == 1);
+        assert_eq!(order.iter().map(|place| place.key).collect::<Vec<_>>(), [1, 3, 0, 2].map(|i: usize| ours[i].key));
+        let gone = ours.remove(1).key;
+        // One of the four has gone, and another is at its place now.
+        let newcomer = drain.enter(1);
+        newcomer.join(1, at(2));
+        assert_eq!(newcomer.key, gone);
+        assert_eq!(drain.stop(order, at(10), &Stopping::Rebalance), 3);
         assert_eq!((newcomer.noticed(), other.noticed()), (None, None));
-        assert_eq!(drain.stop(2, drain.by_silence(2), at(10), Stopping::EndpointDrain), 1);
-        assert_eq!(other.look(&cx, Some(at(1))), Some((at(10), Stopping::EndpointDrain)));
-        assert_eq!(drain.by_silence(2), [], "who was told is not told again");
+        assert_eq!(drain.stop(drain.by_silence(|member| *member == 2), at(10), &Stopping::EndpointDrain), 1);
+        let stop = Stop { at: at(10), by: None, why: Stopping::EndpointDrain };
+        assert_eq!(other.look(&cx, told(1)), Some(stop));
+        assert_eq!(drain.by_silence(|member| *member == 2), [], "who was told is not told again");
+    }
+
+    #[test]
+    fn of_two_moments_the_earlier_holds_and_what_lies_ahead_can_be_taken_back() {
+        let drain = Drain::new(1);
+        let cx = Context::from_waker(Waker::noop());
+        let (one, two) = (drain.enter(1), drain.enter(1));
+        one.join(1, at(0));
+        two.join(2, at(0));
+        let spread = |seconds, why| drain.spread(|_, _| true, at(seconds), Duration::ZERO, || 0.0, &why);
+        spread(50, Stopping::EndpointDrain);
+        spread(60, Stopping::Rebalance);
+        let stop = Stop { at: at(50), by: Some(at(50)), why: Stopping::EndpointDrain };
+        assert_eq!(one.look(&cx, told(0)), Some(stop));
+        let before = one.said();
+        drain.relent(|member, why| *member == 1 && *why == Stopping::EndpointDrain, at(40));
+        assert_ne!(one.said(), before, "it hears of it");
+        assert_eq!((one.look(&cx, told(0)), two.noticed()), (None, Some(at(50))));
+        drain.relent(|_, _| true, at(50));
+        assert_eq!(two.noticed(), Some(at(50)), "its moment has come");
+        spread(30, Stopping::Drain);
+        assert_eq!((one.noticed(), two.noticed()), (Some(at(30)), Some(at(30))));
+    }
+
+    #[test]
+    fn sessions_are_listed_in_pages_that_change_does_not_disturb() {
+        let drain = Drain::new(1);
+        let mut guards: Vec<_> = (0..10).map(|_| drain.enter(1)).collect();
+        guards.iter().enumerate().filter(|(i, _)| *i != 4).for_each(|(i, guard)| guard.join(i, at(0)));
+        let page = |after, max| drain.list(after, max, |_, member, _| member % 2 == 0);
+        let first = page(None, 2);
+        assert_eq!(first.iter().map(|listed| listed.member).collect::<Vec<_>>(), [0, 2]);
+        guards.remove(2);
+        let rest = page(Some(first[1].place), 9);
+        assert_eq!(rest.iter().map(|listed| listed.member).collect::<Vec<_>>(), [6, 8], "4 is no session yet");
+    }
+
+    #[test]
+    fn a_listener_is_rid_of_its_requests_and_keeps_its_sessions() {
+        let drain = Drain::new(1);
+        let guards = [1, 1, 2].map(|listener| drain.enter(listener));
+        guards[0].join((), at(0));
+        drain.stop_requests(1, at(5), &Stopping::Drain);
+        assert_eq!(guards.each_ref().map(Guard::noticed), [None, Some(at(5)), None]);
+    }
+
+    #[test]
+    fn a_place_is_written_in_one_way() {
+        let place = Place { slab: 1, key: 31, generation: 0xabc };
+        assert_eq!(place.to_string(), "1-1f-abc");
+        assert_eq!("1-1f-abc".parse::<Place>().unwrap(), place);
+        for text in ["", "1-1f", "1-1f-abc-0", "01-1f-abc", "+1-1f-abc", "1-1F-abc", "1-1f-100000000", "x-y-z"] {
+            assert!(text.parse::<Place>().is_err(), "{text}");
+        }
     }
 }

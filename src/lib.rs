@@ -32,6 +32,8 @@ pub mod tls;
 
 pub mod drain;
 
+pub mod file_look;
+
 pub mod telemetry;
 
 // Second floor: the upstream side.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::Registry;
 use prometheus::proto::MetricType;
@@ -13,7 +13,9 @@ use regex::Regex;
 use wsluice::admin::health::Readiness;
 use wsluice::session::metrics::{Ending, Initiator};
 use wsluice::telemetry::sink::LogSink;
-use wsluice::{discovery, probe, proxy, server, session, telemetry, upstream};
+use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ServerFiles, Servers};
+use wsluice::tls::server::MinVersion;
+use wsluice::{control, discovery, probe, proxy, server, session, telemetry, tls, upstream};
 
 /// Labels that Prometheus adds.
 const SCRAPED: [&str; 3] = ["job", "instance", "le"];
@@ -23,15 +25,16 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let registry = Registry::new();
     telemetry::process::register(&registry, &LogSink::new(std::io::sink()).unwrap()).unwrap();
     Readiness::new().register(&registry).unwrap();
+    control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
     let listeners = server::metrics::Metrics::register(&registry).unwrap();
     let _listener = listeners.listener("public", server::metrics::Security::Tls);
-    listeners.certificate("public", "certs/chat.crt", 0);
+    let certificates = Certificates::new(tls::metrics::Metrics::register(&registry).unwrap());
+    serve_tls(&certificates);
     let requests = proxy::metrics::Metrics::register(&registry).unwrap().route("public", "chat", &["origin"]);
     requests.request(&http::Method::GET, http::StatusCode::OK, Duration::ZERO);
     let upstreams = upstream::metrics::Metrics::register(&registry).unwrap();
     let _upstream = (upstreams.upstream("chat"), upstreams.endpoint("chat", "ws://127.0.0.1:9000", &["refused"]));
-    let mut probed =
-        probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
+    let probed = probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
     probed.probed(Duration::ZERO, Some("connect"));
     probed.stands(false);
     probed.changed("connect");
@@ -53,6 +56,21 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     found
+}
+
+/// Has a listener and an upstream use a certificate.
+fn serve_tls(certificates: &Certificates) {
+    let dir = tempfile::tempdir().unwrap();
+    let files = CertificateFiles { cert: dir.path().join("chat.crt"), key: dir.path().join("chat.key") };
+    let made = rcgen::generate_simple_self_signed(vec!["chat.example".to_owned()]).unwrap();
+    fs::write(&files.cert, made.cert.pem()).unwrap();
+    fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let mut prepared = certificates.prepare(SystemTime::now());
+    let towards_servers = ClientFiles { ca: Some(files.cert.clone()), certificate: None };
+    let listener = ServerFiles { certificates: vec![files], min_version: MinVersion::Tls12, client_auth: None };
+    prepared.server("public", &listener).unwrap();
+    prepared.client("chat", Servers::Endpoints, &towards_servers).unwrap();
+    certificates.commit(prepared);
 }
 
 fn grafana() -> PathBuf {

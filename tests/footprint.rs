@@ -18,8 +18,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use wsluice::app::App;
+use wsluice::control::compile::LogOutput;
 use wsluice::net::listener::Address;
-use wsluice::telemetry::logging::Format;
 use wsluice::telemetry::sink::LogSink;
 use wsluice::ws::handshake::accept_for;
 
@@ -204,8 +204,8 @@ async fn per_session(access_log: bool, tls: bool) -> PerSession {
     let loaded = wsluice::config::load_str("test", &yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = LogSink::new(Written(Arc::clone(&lines))).unwrap();
-    let app = App::start(&loaded, Registry::new(), sink, Format::Json).unwrap();
-    let Address::Tcp(address) = app.listeners()[0].1 else { panic!("TCP") };
+    let app = App::start(loaded, None, Registry::new(), LogOutput { sink, terminal: false, switch: None }).unwrap();
+    let Address::Tcp(address) = app.listeners()[0].1.clone() else { panic!("TCP") };
     // The first ones fill pools and tables that all share.
     let mut open = vec![];
     for _ in 0..50 {
@@ -259,7 +259,8 @@ async fn an_idle_session_keeps_little() {
     let tls = per_session(false, true).await;
     println!("heap of an idle session: {} bytes, {logged} with what its log line will say", bare.idle);
     println!("the same with TLS: {} bytes, {} after a message of 16 KiB", tls.idle, tls.after_a_burst);
-    assert!(bare.idle <= 1220, "{} bytes", bare.idle);
+    // 110 of them are the book in which an operator finds it, and in which it is told to stop.
+    assert!(bare.idle <= 1300, "{} bytes", bare.idle);
     assert!(logged <= bare.idle + 300, "{logged} bytes");
     assert!(bare.after_a_burst <= bare.idle + 16, "{} bytes", bare.after_a_burst);
     assert!(tls.idle <= 4500, "{} bytes", tls.idle);

@@ -1,7 +1,7 @@
 //! Where clients connect: addresses, TLS, the PROXY protocol, and what a connection may cost before it is a request.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
@@ -165,6 +165,14 @@ pub struct Redirect {
     /// The port of https in the redirect; 443 is not spelt out. Required.
     #[schemars(range(min = 1))]
     pub https: u16,
+}
+
+impl ServerTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let certificates = self.certificates.iter().flat_map(|it| [it.cert.as_path(), it.key.as_path()]);
+        certificates.chain(self.client_auth.iter().map(|auth| auth.ca.as_path()))
+    }
 }
 
 impl Listener {

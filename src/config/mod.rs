@@ -42,6 +42,7 @@ mod upstream;
 mod value;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{JsonSchema, Schema};
@@ -130,6 +131,14 @@ pub struct File {
 }
 
 impl File {
+    /// The files that it names, but for those that list endpoints.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(ServerTls::files);
+        let upstreams = self.upstreams.values().flat_map(Upstream::files);
+        let token = self.admin.iter().filter_map(|admin| admin.token_file.as_deref());
+        listeners.chain(upstreams).chain(token).map(Path::to_owned).collect()
+    }
+
     fn version() -> u32 {
         1
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
@@ -191,6 +191,25 @@ pub struct ClientTls {
 
     /// The name to ask for (SNI) and to verify. Default: the host of the endpoint's URL.
     pub server_name: Option<String>,
+}
+
+impl ClientTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten().map(PathBuf::as_path)
+    }
+}
+
+impl Upstream {
+    /// The files that it names, but for one that lists its endpoints.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let etcd = self.discover.iter().filter_map(|discover| match discover {
+            Discover::Etcd(source) => source.tls.as_ref(),
+            Discover::File(_) | Discover::Dns(_) => None,
+        });
+        let secrets = self.sticky.iter().filter_map(|sticky| sticky.secrets_file.as_deref());
+        self.tls.iter().chain(etcd).flat_map(ClientTls::files).chain(secrets)
+    }
 }
 
 /// IP addresses without a port.

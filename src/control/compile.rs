@@ -6,18 +6,19 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
 use super::checks;
+use super::digest::{self, Digest};
 use super::shed::{Rebalance, Shedding};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
     Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File, Finding, Http,
-    KeyPath, Loaded, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion, Validate, WhenAllDown,
+    KeyPath, Loaded, Log, LogFormat, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion, Validate,
+    WhenAllDown,
 };
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
@@ -26,17 +27,20 @@ use crate::net::proxy_protocol::Mode;
 use crate::policy::bucket::Pace;
 use crate::probe::Check;
 use crate::proxy::outcome::{self, Failure};
-use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Room, Route, Snapshot};
+use crate::proxy::room::Rooms;
+use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Route, Snapshot};
 use crate::proxy::{self, Proxy};
 use crate::route::Table;
-use crate::server::Listener;
+use crate::server::Settings as ListenerSettings;
 use crate::server::metrics::Security;
-use crate::session::RouteSessions;
 use crate::session::access_log::AccessLog;
+use crate::session::{RouteSessions, Sessions};
+use crate::telemetry::logging::{Format, Switch};
 use crate::telemetry::sink::LogSink;
-use crate::tls::client::{ClientTlsOptions, client_config, server_name};
-use crate::tls::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
-use crate::tls::{Identity, TlsError, load_roots};
+use crate::tls::certificates::{CertificateFiles, Certificates, ClientFiles, Part, Prepared, ServerFiles, Servers};
+use crate::tls::client::server_name;
+use crate::tls::server::{ClientAuthMode, MinVersion};
+use crate::tls::{self, TlsError};
 use crate::upstream::connect::{Connector, Sources, Target, Tls};
 use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
@@ -55,6 +59,10 @@ pub struct Families {
     /// Those of health checks.
     pub probe: probe::metrics::Metrics,
     discovery: discovery::metrics::Metrics,
+    /// Those of reloads.
+    pub control: super::metrics::Metrics,
+    /// What is in force of certificates, with its metrics.
+    pub certificates: Certificates,
 }
 
 impl Families {
@@ -70,6 +78,8 @@ impl Families {
             upstream: upstream::metrics::Metrics::register(registry)?,
             probe: probe::metrics::Metrics::register(registry)?,
             discovery: discovery::metrics::Metrics::register(registry)?,
+            control: super::metrics::Metrics::register(registry)?,
+            certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
         })
     }
 }
@@ -81,12 +91,14 @@ pub struct Surroundings {
     pub workers: usize,
     /// Where metrics are counted.
     pub families: Families,
-    /// Where log lines go.
-    pub log: AccessLog,
+    /// Where log lines go, where there are any.
+    pub log: Option<LogOutput>,
     /// Who is still working.
-    pub drain: Arc<Drain>,
+    pub sessions: Arc<Sessions>,
     /// What is known of endpoints.
     pub lives: Lives,
+    /// Who is on which route.
+    pub rooms: Rooms,
 }
 
 impl Surroundings {
@@ -96,77 +108,187 @@ impl Surroundings {
     /// Never: the registry is new, so no name is taken.
     pub fn for_check() -> Surroundings {
         let families = Families::register(&Registry::new(), 1).expect("a new registry has no names");
-        Surroundings { workers: 1, families, log: AccessLog::off(), drain: Drain::new(1), lives: Lives::default() }
+        let (lives, rooms) = (Lives::default(), Rooms::default());
+        Surroundings { workers: 1, families, log: None, sessions: Drain::new(1), lives, rooms }
+    }
+
+    /// The access log as the file wants it.
+    fn access_log(&self, file: &File) -> AccessLog {
+        match &self.log {
+            Some(output) if file.log.access => AccessLog::new(output.sink.clone(), output.format(&file.log)),
+            _ => AccessLog::off(),
+        }
     }
 }
 
-/// The access log as the file wants it.
-pub fn access_log(file: &File, sink: LogSink, format: crate::telemetry::logging::Format) -> AccessLog {
-    if file.log.access { AccessLog::new(sink, format) } else { AccessLog::off() }
+/// Where log lines go, and what can be changed of them.
+#[derive(Clone, Debug)]
+pub struct LogOutput {
+    /// The output.
+    pub sink: LogSink,
+    /// Whether somebody reads it on a terminal.
+    pub terminal: bool,
+    /// Those of the process, but for the access log.
+    pub switch: Option<Switch>,
+}
+
+impl LogOutput {
+    /// The look of lines: as the file says, or by what the output is.
+    pub fn format(&self, log: &Log) -> Format {
+        match log.format {
+            LogFormat::Json => Format::Json,
+            LogFormat::Human => Format::Human,
+            LogFormat::Auto if self.terminal => Format::Human,
+            LogFormat::Auto => Format::Json,
+        }
+    }
+
+    /// Has lines be as the file says from now on.
+    pub fn set(&self, log: &Log) {
+        let Some(switch) = &self.switch else { return };
+        switch.set_format(self.format(log));
+        if let Err(error) = switch.set_level(log.level.as_str()) {
+            tracing::error!(%error, "the log level stays as it was");
+        }
+    }
 }
 
 /// A configuration ready to run.
 #[derive(Debug)]
 pub struct Compiled {
-    /// Each with the address it is to be bound to.
-    pub listeners: Vec<(Address, Arc<Listener>)>,
-    /// The upstreams whose endpoints are to be checked, and how.
-    pub checks: Vec<(Arc<Upstream>, Check)>,
-    /// For upstreams whose endpoints somebody else tells.
-    pub discoveries: Vec<Discovery>,
-    /// Upstreams whose sessions are moved or closed for the sake of their endpoints.
-    pub sheddings: Vec<(Arc<Upstream>, Shedding)>,
+    /// In the order of the file.
+    pub listeners: Vec<CompiledListener>,
+    /// By name.
+    pub routes: BTreeMap<String, CompiledRoute>,
+    /// By name.
+    pub upstreams: BTreeMap<String, CompiledUpstream>,
+    /// What was read of certificates, until it is committed.
+    pub certificates: Option<Prepared>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
 
-/// Builds all of it.
+/// A listener as one configuration has it.
+#[derive(Debug)]
+pub struct CompiledListener {
+    /// What it was made of.
+    pub written: config::Listener,
+    /// How its connections begin.
+    pub settings: Arc<ListenerSettings>,
+    /// What becomes of its requests.
+    pub proxy: Arc<Proxy>,
+}
+
+/// A route as one configuration has it.
+#[derive(Debug)]
+pub struct CompiledRoute {
+    /// What it was made of.
+    pub written: config::Route,
+    /// The same as in the configuration before if nothing of it has changed.
+    pub route: Arc<Route>,
+}
+
+/// An upstream as one configuration has it.
+#[derive(Debug)]
+pub struct CompiledUpstream {
+    /// The same as in the configuration before if nothing of it has changed.
+    pub upstream: Arc<Upstream>,
+    /// What is to be done for it apart from any client; `None` once that is taken, and where it is the same as before.
+    pub background: Option<Background>,
+    made_of: MadeOf,
+}
+
+/// What is done for an upstream apart from any client.
+#[derive(Debug)]
+pub struct Background {
+    /// How its endpoints are checked.
+    pub check: Option<Check>,
+    /// Who tells its endpoints.
+    pub discovery: Option<Discovery>,
+    /// When its sessions are moved or closed for the sake of its endpoints.
+    pub shedding: Option<Shedding>,
+}
+
+/// All that an upstream depends on.
+#[derive(Debug)]
+struct MadeOf {
+    written: config::Upstream,
+    zone: Option<String>,
+    connect_timeout: Duration,
+    /// Towards endpoints, and towards who tells them.
+    tls: [Option<Arc<rustls::ClientConfig>>; 2],
+    /// Of the cookie's secrets.
+    secrets: Option<Digest>,
+}
+
+impl MadeOf {
+    fn is_same(&self, other: &MadeOf) -> bool {
+        let pointer = |tls: &Option<Arc<rustls::ClientConfig>>| tls.as_ref().map(Arc::as_ptr);
+        self.written == other.written
+            && self.zone == other.zone
+            && self.connect_timeout == other.connect_timeout
+            && self.tls.each_ref().map(pointer) == other.tls.each_ref().map(pointer)
+            && self.secrets == other.secrets
+    }
+}
+
+/// Builds all of it. What is the same as in `previous`, the files that it names included, is taken from there.
 ///
 /// # Errors
 /// Everything that is wrong, at its place in the file.
-pub fn compile(loaded: &Loaded, around: &Surroundings) -> Result<Compiled, ConfigErrors> {
-    let mut compiler =
-        Compiler { around, source: &loaded.source, errors: vec![], warnings: vec![], discoveries: vec![] };
+pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compiled>) -> Result<Compiled, ConfigErrors> {
     let file = &loaded.file;
-    let upstreams: BTreeMap<&str, Arc<Upstream>> = file
-        .upstreams
-        .iter()
-        .map(|(name, upstream)| (name.as_str(), compiler.upstream(file, name, upstream)))
-        .collect();
-    let routes = file.routes.iter().enumerate().filter_map(|(index, route)| {
+    let log = around.access_log(file);
+    let certificates = around.families.certificates.prepare(SystemTime::now());
+    let source = &loaded.source;
+    let mut compiler = Compiler { around, source, previous, log, certificates, errors: vec![], warnings: vec![] };
+    let upstreams: BTreeMap<String, CompiledUpstream> =
+        file.upstreams.iter().map(|(name, upstream)| (name.clone(), compiler.upstream(file, name, upstream))).collect();
+    let mut table = vec![];
+    let mut routes = BTreeMap::new();
+    for written in &file.routes {
         // `config::check` has already complained about a name that is not there.
-        let upstream = upstreams.get(route.upstream.as_str())?;
-        Some((route.matches.clone(), Arc::new(compiler.route(file, index, route, upstream))))
-    });
-    let snapshot = Arc::new(Snapshot { table: Table::new(routes.collect()) });
-    let listeners: Vec<_> = file
-        .listeners
-        .iter()
-        .enumerate()
-        .map(|(index, listener)| compiler.listener(index, listener, &snapshot))
-        .collect();
-    let checked = |(name, written): (&String, &config::Upstream)| {
-        Some((Arc::clone(&upstreams[name.as_str()]), checks::check(written.health.as_ref()?)))
-    };
-    let checks = file.upstreams.iter().filter_map(checked).collect();
-    let shed = |(name, written): (&String, &config::Upstream)| {
-        Some((Arc::clone(&upstreams[name.as_str()]), shedding(written)?))
-    };
-    let sheddings = file.upstreams.iter().filter_map(shed).collect();
-    let Compiler { errors, warnings, discoveries, .. } = compiler;
+        let Some(CompiledUpstream { upstream, .. }) = upstreams.get(&written.upstream) else { continue };
+        let route = compiler.route(file, written, upstream);
+        table.push((written.matches.clone(), Arc::clone(&route)));
+        routes.insert(written.name.clone(), CompiledRoute { written: written.clone(), route });
+    }
+    let snapshot = Arc::new(Snapshot { table: Table::new(table) });
+    let listeners = file.listeners.iter().enumerate();
+    let listeners = listeners.map(|(index, listener)| compiler.listener(index, listener, &snapshot)).collect();
+    let Compiler { certificates, errors, mut warnings, .. } = compiler;
     if errors.is_empty() {
-        Ok(Compiled { listeners, checks, discoveries, sheddings, warnings })
+        warnings.extend_from_slice(certificates.warnings());
+        warnings.extend(certificates.refused().iter().map(ToString::to_string));
+        Ok(Compiled { listeners, routes, upstreams, certificates: Some(certificates), warnings })
     } else {
         Err(ConfigErrors::new(&loaded.source, errors))
+    }
+}
+
+impl CompiledListener {
+    /// Whether this is what it was.
+    pub fn is_same(&self, before: &CompiledListener) -> bool {
+        let tls = |listener: &CompiledListener| listener.settings.tls.as_ref().map(Arc::as_ptr);
+        self.written == before.written && tls(self) == tls(before)
+    }
+}
+
+impl Compiled {
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&CompiledListener> {
+        self.listeners.iter().find(|listener| listener.written.name == name)
     }
 }
 
 struct Compiler<'a> {
     around: &'a Surroundings,
     source: &'a Source,
+    previous: Option<&'a Compiled>,
+    log: AccessLog,
+    certificates: Prepared,
     errors: Vec<Finding>,
     warnings: Vec<String>,
-    discoveries: Vec<Discovery>,
 }
 
 impl Compiler<'_> {
@@ -175,8 +297,28 @@ impl Compiler<'_> {
         result.map_err(|error| self.errors.push(self.source.error(path, proxy::request::chain(&error), None))).ok()
     }
 
-    fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> Arc<Upstream> {
+    /// The same of what has several parts, each with a place of its own.
+    fn all_noted<T>(
+        &mut self,
+        result: Result<T, tls::certificates::Errors>,
+        place: impl Fn(Part) -> KeyPath,
+    ) -> Option<T> {
+        let errors = match result {
+            Ok(built) => return Some(built),
+            Err(errors) => errors,
+        };
+        for (part, error) in errors {
+            self.noted::<()>(&place(part), Err(error));
+        }
+        None
+    }
+
+    fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> CompiledUpstream {
         let path = KeyPath::root().key("upstreams").key(name);
+        // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
+        let connect =
+            file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
+        let connect_timeout = connect.max().unwrap_or(Duration::from_secs(5));
         let told_tls = match &written.discover {
             None => false,
             Some(Discover::File(source)) => source.scheme == Scheme::Wss,
@@ -185,21 +327,34 @@ impl Compiler<'_> {
         };
         let needs_tls = told_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
         let tls = match &written.discover {
-            _ if needs_tls => self.client_tls(&path, written.tls.as_ref()),
-            Some(_) if written.tls.is_some() => self.client_tls(&path, written.tls.as_ref()),
+            _ if needs_tls => self.client_tls(&path, name, Servers::Endpoints, written.tls.as_ref()),
+            Some(_) if written.tls.is_some() => self.client_tls(&path, name, Servers::Endpoints, written.tls.as_ref()),
             // Somebody may tell a `wss://` one day. A system without authorities is no mistake of the file until then.
-            Some(_) => client_config(&ClientTlsOptions::default()).ok(),
+            Some(_) => self.certificates.client(name, Servers::Endpoints, &ClientFiles::default()).ok(),
             None => None,
         };
-        // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
-        let connect =
-            file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
-        let connect = connect.max().unwrap_or(Duration::from_secs(5));
+        let discovery_tls = match &written.discover {
+            Some(Discover::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
+                self.client_tls(&path.key("discover").key("etcd"), name, Servers::Discovery, source.tls.as_ref())
+            }
+            _ => None,
+        };
+        let made_of = MadeOf {
+            written: written.clone(),
+            zone: file.zone.clone(),
+            connect_timeout,
+            tls: [tls.clone(), discovery_tls],
+            secrets: written.sticky.as_ref().and_then(|sticky| sticky.secrets_file.as_deref()).map(digest::of),
+        };
+        let before = self.previous.and_then(|previous| previous.upstreams.get(name));
+        if let Some(before) = before.filter(|before| before.made_of.is_same(&made_of)) {
+            return CompiledUpstream { upstream: Arc::clone(&before.upstream), background: None, made_of };
+        }
         let maker = Maker {
             upstream: name.to_owned(),
             tls,
             server_name: server_name_of(written),
-            connect_timeout: connect,
+            connect_timeout,
             workers: self.around.workers,
             families: self.around.families.upstream.clone(),
             reasons: proxy::upgrade::endpoint_labels().into(),
@@ -220,15 +375,25 @@ impl Compiler<'_> {
             refuse_down: written.when_all_down == WhenAllDown::Refuse,
             retry_budget: written.retry_budget.map().map(checks::retry_budget),
         };
-        let has_tls = maker.tls.is_some();
         let mut upstream = Upstream::new(policy, maker);
         upstream.entry = self.entry(&path, name, written);
         let upstream = Arc::new(upstream);
-        match &written.discover {
-            None => drop(upstream.replace(&written.endpoints, clock::now())),
-            Some(discover) => self.discovery(&path.key("discover"), name, discover, &upstream, has_tls),
-        }
-        upstream
+        let discovery = match &written.discover {
+            None => {
+                upstream.replace(&written.endpoints, clock::now());
+                None
+            }
+            Some(discover) => {
+                // Until the first list, those that are known from before.
+                let known = before.map_or_else(Vec::new, |before| before.upstream.endpoints());
+                let known: Vec<_> = known.iter().map(|endpoint| endpoint.written.clone()).collect();
+                upstream.replace(&known, clock::now());
+                self.discovery(&path.key("discover"), discover, &upstream, &made_of)
+            }
+        };
+        let check = written.health.as_ref().map(checks::check);
+        let background = Some(Background { check, discovery, shedding: shedding(written) });
+        CompiledUpstream { upstream, background, made_of }
     }
 
     fn entry(&mut self, path: &KeyPath, name: &str, written: &config::Upstream) -> Entry {
@@ -270,7 +435,15 @@ impl Compiler<'_> {
         Some(Sticky::new(written.cookie.clone(), upstream.to_owned(), secrets, written.path.clone(), attributes))
     }
 
-    fn discovery(&mut self, path: &KeyPath, name: &str, discover: &Discover, upstream: &Arc<Upstream>, has_tls: bool) {
+    fn discovery(
+        &mut self,
+        path: &KeyPath,
+        discover: &Discover,
+        upstream: &Arc<Upstream>,
+        made_of: &MadeOf,
+    ) -> Option<Discovery> {
+        let [tls, discovery_tls] = &made_of.tls;
+        let (name, has_tls) = (upstream.name.as_str(), tls.is_some());
         let (provider, allow_empty) = match discover {
             Discover::File(source) => ("file", source.allow_empty),
             Discover::Dns(source) => ("dns", source.allow_empty),
@@ -300,19 +473,21 @@ impl Compiler<'_> {
             Discover::Dns(_) => {
                 let message = "this wsluice was built without DNS (cargo feature `dns`)";
                 self.errors.push(self.source.error(&path.key("dns"), message, None));
-                return;
+                return None;
             }
-            Discover::Etcd(source) => match self.etcd(&path.key("etcd"), source) {
-                Some(etcd) => Box::pin(etcd.run(outlet)),
-                None => return,
-            },
+            Discover::Etcd(source) => {
+                Box::pin(self.etcd(&path.key("etcd"), source, discovery_tls.as_ref())?.run(outlet))
+            }
         };
-        self.discoveries.push(Discovery { upstream: name.to_owned(), task, first });
+        Some(Discovery { upstream: name.to_owned(), task, first })
     }
 
-    fn etcd(&mut self, path: &KeyPath, written: &EtcdSource) -> Option<etcd::Etcd> {
-        let tls = written.servers.iter().any(EndpointUrl::is_tls);
-        let tls = if tls { Some(self.client_tls(path, written.tls.as_ref())?) } else { None };
+    fn etcd(
+        &mut self,
+        path: &KeyPath,
+        written: &EtcdSource,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+    ) -> Option<etcd::Etcd> {
         let mut servers = vec![];
         for (index, url) in written.servers.iter().enumerate() {
             let (target, host, authority) = match url {
@@ -322,7 +497,9 @@ impl Compiler<'_> {
                 }
                 EndpointUrl::Unix(path) => (Target::Unix(path.clone()), "localhost", "localhost".to_owned()),
             };
-            let tls = match tls.as_ref().filter(|_| url.is_tls()) {
+            let tls = match tls.filter(|_| url.is_tls()) {
+                // What is wrong with it has been told.
+                None if url.is_tls() => return None,
                 None => None,
                 Some(config) => {
                     let name = written.tls.as_ref().and_then(|tls| tls.server_name.as_deref()).unwrap_or(host);
@@ -337,25 +514,39 @@ impl Compiler<'_> {
         Some(etcd::Etcd { servers, prefix: written.prefix.clone(), login })
     }
 
-    fn client_tls(&mut self, path: &KeyPath, written: Option<&ClientTls>) -> Option<Arc<rustls::ClientConfig>> {
+    fn client_tls(
+        &mut self,
+        path: &KeyPath,
+        upstream: &str,
+        servers: Servers,
+        written: Option<&ClientTls>,
+    ) -> Option<Arc<rustls::ClientConfig>> {
         let path = path.key("tls");
-        // Both before either ends it: all that is wrong is told at once.
-        let roots = written.and_then(|tls| tls.ca.as_ref()).map(|ca| self.noted(&path.key("ca"), load_roots(ca)));
-        let identity = match written.map(|tls| (&tls.cert, &tls.key)) {
-            Some((Some(cert), Some(key))) => Some(self.identity(&path.key("cert"), cert, key)),
-            _ => None,
-        };
-        let (roots, identity) = (transposed(roots)?, transposed(identity)?);
-        self.noted(&path, client_config(&ClientTlsOptions { roots, identity }))
+        let files = written.map(|tls| ClientFiles {
+            ca: tls.ca.clone(),
+            certificate: tls.cert.clone().zip(tls.key.clone()).map(|(cert, key)| CertificateFiles { cert, key }),
+        });
+        let built = self.certificates.client(upstream, servers, &files.unwrap_or_default());
+        self.all_noted(built, |part| match part {
+            Part::Certificate(_) => path.key("cert"),
+            Part::Authorities => path.key("ca"),
+            Part::Whole => path.clone(),
+        })
     }
 
-    fn identity(&mut self, path: &KeyPath, cert: &std::path::Path, key: &std::path::Path) -> Option<Identity> {
-        let identity = self.noted(path, Identity::load(cert, key))?;
-        self.warnings.extend(identity.warnings(SystemTime::now()).iter().map(ToString::to_string));
-        Some(identity)
-    }
-
-    fn route(&mut self, file: &File, _index: usize, written: &config::Route, upstream: &Arc<Upstream>) -> Route {
+    fn route(&mut self, file: &File, written: &config::Route, upstream: &Arc<Upstream>) -> Arc<Route> {
+        if let Some(before) = self.previous.and_then(|previous| previous.routes.get(&written.name)) {
+            let route = &before.route;
+            let listeners = route.listeners.iter().map(|handles| &*handles.sessions.listener);
+            let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_like(&self.log));
+            if before.written == *written
+                && Arc::ptr_eq(&route.upstream, upstream)
+                && listeners.eq(file.listeners.iter().map(|listener| listener.name.as_str()))
+                && is_logged
+            {
+                return Arc::clone(route);
+            }
+        }
         let families = &self.around.families;
         let (name, upstream_name): (Arc<str>, Arc<str>) =
             (written.name.as_str().into(), written.upstream.as_str().into());
@@ -366,7 +557,7 @@ impl Compiler<'_> {
                 route: Arc::clone(&name),
                 upstream: Arc::clone(upstream),
                 metrics: families.session.route(&listener.name, &written.name, &written.upstream, &outcome::endings()),
-                log: self.around.log.clone(),
+                log: self.log.clone(),
                 table: outcome::closing,
             }),
         };
@@ -375,7 +566,7 @@ impl Compiler<'_> {
             set: written.set.iter().cloned().collect(),
         };
         let limits = &written.limits;
-        Route {
+        Arc::new(Route {
             name: Arc::clone(&name),
             upstream: Arc::clone(upstream),
             upstream_name: Arc::clone(&upstream_name),
@@ -398,23 +589,18 @@ impl Compiler<'_> {
                 frame_bytes_max: limits.frame.bytes().unwrap_or(u64::MAX),
                 message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
             }),
-            room: Arc::new(Room::new(limits.connections.map_or(usize::MAX, |limit| limit as usize))),
+            room: self.around.rooms.of(&written.name),
+            sessions_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
             http: written.http == Http::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),
-        }
+        })
     }
 
-    fn listener(
-        &mut self,
-        index: usize,
-        written: &config::Listener,
-        snapshot: &Arc<Snapshot>,
-    ) -> (Address, Arc<Listener>) {
+    fn listener(&mut self, index: usize, written: &config::Listener, snapshot: &Arc<Snapshot>) -> CompiledListener {
         let path = KeyPath::root().key("listeners").index(index);
         let families = &self.around.families;
         let security = if written.tls.is_some() { Security::Tls } else { Security::Plain };
         let metrics = families.server.listener(&written.name, security);
-        let tls = written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls));
         let name: Arc<str> = written.name.as_str().into();
         let proxy = Proxy {
             snapshot: Arc::clone(snapshot),
@@ -423,11 +609,11 @@ impl Compiler<'_> {
             trusted: written.trusted_proxies.clone(),
             redirect: written.redirect.as_ref().map(|redirect| redirect.https),
             unrouted: families.proxy.unrouted(&written.name, &Failure::LABELS),
-            log: self.around.log.clone(),
-            drain: Arc::clone(&self.around.drain),
+            log: self.log.clone(),
+            sessions: Arc::clone(&self.around.sessions),
         };
-        let listener = Listener {
-            name,
+        let tls = written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls));
+        let settings = ListenerSettings {
             tls,
             proxy_protocol: match written.proxy_protocol {
                 ProxyProtocol::Off => None,
@@ -436,42 +622,33 @@ impl Compiler<'_> {
             },
             timeouts: written.timeouts.clone(),
             limits: written.limits.clone(),
-            open: AtomicUsize::new(0),
-            proxy: Arc::new(proxy),
             metrics,
         };
-        (address(&written.bind), Arc::new(listener))
+        CompiledListener { written: written.clone(), settings: Arc::new(settings), proxy: Arc::new(proxy) }
     }
 
     fn server_tls(&mut self, path: &KeyPath, listener: &str, written: &ServerTls) -> Option<Arc<rustls::ServerConfig>> {
-        let mut identities = vec![];
-        for (index, Certificate { cert, key }) in written.certificates.iter().enumerate() {
-            let path = path.key("certificates").index(index).key("cert");
-            if let Some(identity) = self.identity(&path, cert, key) {
-                let expiry = identity.validity().not_after;
-                self.around.families.server.certificate(listener, identity.file(), expiry);
-                identities.push(identity);
-            }
-        }
-        let client_auth = match &written.client_auth {
-            None => None,
-            Some(auth) => Some(ClientAuth {
-                roots: self.noted(&path.key("client_auth").key("ca"), load_roots(&auth.ca))?,
-                mode: match auth.mode {
+        let files = |Certificate { cert, key }: &Certificate| CertificateFiles { cert: cert.clone(), key: key.clone() };
+        let wanted = ServerFiles {
+            certificates: written.certificates.iter().map(files).collect(),
+            min_version: match written.min_version {
+                TlsVersion::Tls12 => MinVersion::Tls12,
+                TlsVersion::Tls13 => MinVersion::Tls13,
+            },
+            client_auth: written.client_auth.as_ref().map(|auth| {
+                let mode = match auth.mode {
                     config::ClientAuthMode::Require => ClientAuthMode::Require,
                     config::ClientAuthMode::Optional => ClientAuthMode::Optional,
-                },
+                };
+                (auth.ca.clone(), mode)
             }),
         };
-        if identities.len() < written.certificates.len() {
-            // Complained about above; a listener with the rest would answer some names with the wrong certificate.
-            return None;
-        }
-        let min_version = match written.min_version {
-            TlsVersion::Tls12 => MinVersion::Tls12,
-            TlsVersion::Tls13 => MinVersion::Tls13,
-        };
-        self.noted(path, server_config(&ServerTlsOptions { identities, min_version, client_auth }))
+        let built = self.certificates.server(listener, &wanted);
+        self.all_noted(built, |part| match part {
+            Part::Certificate(index) => path.key("certificates").index(index).key("cert"),
+            Part::Authorities => path.key("client_auth").key("ca"),
+            Part::Whole => path.clone(),
+        })
     }
 }
 
@@ -517,11 +694,6 @@ fn replace(upstream: &Upstream, endpoints: &[config::Endpoint], has_tls: bool) -
     let no_tls =
         unusable.iter().map(|endpoint| format!("{} needs TLS, and there is no authority to trust", endpoint.url));
     Ok(no_tls.chain(change.refused.iter().map(ToString::to_string)).collect())
-}
-
-/// What may be left out, but not have failed.
-fn transposed<T>(read: Option<Option<T>>) -> Option<Option<T>> {
-    read.map_or(Some(None), |read| read.map(Some))
 }
 
 /// What is bound for an address as written.

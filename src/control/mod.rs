@@ -1,5 +1,631 @@
-//! From the configuration as written to the one in force.
+//! From the configuration as written to the one in force, and whatever else changes while the process runs.
+//!
+//! `Control` is the only writer: reloads, drains and closes are [`Order`]s to it, whoever wants them (a signal, a file
+//! that changed, an operator), and it carries them out one after the other, on a thread of its own. A configuration is
+//! built and checked whole before anything of it is seen (`compile`, then sockets, then the first endpoints), and then
+//! put in force piece by piece, each by one swap; what is the same as before is not touched. Others only read, through
+//! [`Handle`].
 
 pub mod checks;
 pub mod compile;
+mod digest;
+mod drains;
+pub mod metrics;
+mod openings;
 pub mod shed;
+mod sweep;
+pub mod watch;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch as latest;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::clock;
+use crate::config::{ConfigErrors, File, Loaded, OnChange};
+use crate::drain::Place;
+use crate::net::listener::{Address, BindError, Bound};
+use crate::probe;
+use crate::server::accepting;
+use crate::session::{Member, RouteSessions};
+use crate::tls::certificates::Certificates;
+use crate::upstream::Upstream;
+use crate::ws::tunnel::Stopping;
+use compile::{Background, Compiled, CompiledUpstream, Surroundings, compile};
+use drains::Drains;
+pub use drains::{DrainStatus, Target};
+pub use metrics::Trigger;
+use metrics::{Metrics, Reloaded};
+use openings::Openings;
+
+/// How many orders may wait. They come from operators and from one watcher.
+const ORDERS_MAX: usize = 64;
+/// How long the first endpoints of a discovery are waited for.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
+
+/// Reads the configuration anew.
+pub type Loader = Box<dyn Fn() -> Result<Loaded, ConfigErrors> + Send>;
+
+/// Why a configuration is not put in force. The one before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is something wrong with it.
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    /// A listener cannot be opened.
+    #[error("listener {listener}: {error}")]
+    Bind {
+        /// Its name.
+        listener: String,
+        /// Why.
+        error: BindError,
+    },
+    /// It is not in a file.
+    #[error("there is no file to read again: the configuration was given on the command line")]
+    NoFile,
+    /// The process is going.
+    #[error("the process is shutting down")]
+    Ending,
+}
+
+/// What a reload has changed. All empty: the file says what it said before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Changes {
+    /// Listeners that were not there, that are not there any more, and those with other settings.
+    pub listeners: Changed,
+    /// Routes likewise.
+    pub routes: Changed,
+    /// Upstreams likewise.
+    pub upstreams: Changed,
+    /// Other sections that are not as before.
+    pub others: Vec<&'static str>,
+    /// Sessions that were told to go since their route is not as before, by its `on_change`.
+    pub sessions_closing: usize,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Names, by what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Changed {
+    /// New.
+    pub added: Vec<String>,
+    /// Not as before.
+    pub changed: Vec<String>,
+    /// Gone.
+    pub removed: Vec<String>,
+}
+
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let marked = [('+', &self.added), ('~', &self.changed), ('-', &self.removed)];
+        let words = marked.iter().flat_map(|(mark, names)| names.iter().map(move |name| format!("{mark}{name}")));
+        f.write_str(&words.collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl Changed {
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+
+    /// Compares by name; `is_same` of those that are in both.
+    fn between<'a>(
+        before: impl Iterator<Item = &'a str> + Clone,
+        after: impl Iterator<Item = &'a str> + Clone,
+        is_same: impl Fn(&str) -> bool,
+    ) -> Changed {
+        let (old, new): (HashSet<&str>, HashSet<&str>) = (before.clone().collect(), after.clone().collect());
+        let owned = |names: &mut dyn Iterator<Item = &'a str>| names.map(str::to_owned).collect();
+        Changed {
+            added: owned(&mut after.clone().filter(|name| !old.contains(name))),
+            changed: owned(&mut after.filter(|name| old.contains(name) && !is_same(name))),
+            removed: owned(&mut before.filter(|name| !new.contains(name))),
+        }
+    }
+}
+
+impl Changes {
+    /// Whether the configuration is as it was.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.routes.is_empty() && self.upstreams.is_empty() && self.others.is_empty()
+    }
+}
+
+/// The configuration in force, to be looked at.
+#[derive(Debug)]
+pub struct InForce {
+    /// As it was read.
+    pub loaded: Loaded,
+    /// Since when.
+    pub since: SystemTime,
+    /// Listeners that are open, with the addresses they are bound to.
+    pub listeners: Vec<(Arc<str>, Address)>,
+    /// The upstreams, by name.
+    pub upstreams: BTreeMap<String, Arc<Upstream>>,
+}
+
+/// Where the admin listener is, and who is let in.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Its socket.
+    pub bound: Arc<Bound>,
+    /// What was written.
+    pub written: Arc<crate::config::Admin>,
+}
+
+/// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the configuration again and put it in force.
+    Reload {
+        /// On whose account.
+        trigger: Trigger,
+        /// What it changed, or why it was refused.
+        done: oneshot::Sender<Result<Changes, Refused>>,
+    },
+    /// Say what is wrong with this configuration, or with the file as it is now.
+    Check {
+        /// Where it is from, and what it says; `None`: the file.
+        text: Option<String>,
+        /// Warnings, or what is wrong.
+        done: oneshot::Sender<Result<Vec<String>, Refused>>,
+    },
+    /// Let no new sessions in there, and close those that are there.
+    Drain {
+        /// Where.
+        target: Target,
+        /// Over how long.
+        span: Duration,
+        /// How many sessions there are; `None`: there is no such target.
+        done: oneshot::Sender<Option<usize>>,
+    },
+    /// Let them in again.
+    EndDrain {
+        /// Where.
+        target: Target,
+        /// Whether it was being drained; or why it cannot take them.
+        done: oneshot::Sender<Result<bool, Refused>>,
+    },
+    /// Close sessions.
+    Close {
+        /// Which.
+        select: Select,
+        /// Over how long.
+        span: Duration,
+        /// With which code and reason.
+        why: Stopping,
+        /// How many there are.
+        done: oneshot::Sender<usize>,
+    },
+    /// Accept no more connections, for good.
+    StopAccepting {
+        /// When none are accepted any more.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Says whether a session is meant.
+pub struct Select(pub Box<Selects>);
+
+type Selects = dyn Fn(Place, &Member) -> bool + Send;
+
+impl fmt::Debug for Select {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Select")
+    }
+}
+
+/// The way to `Control`, for all others. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    orders: mpsc::Sender<Order>,
+    in_force: Arc<ArcSwap<InForce>>,
+    drains: latest::Receiver<Vec<DrainStatus>>,
+    certificates: Certificates,
+}
+
+impl Handle {
+    /// Whether a certificate is kept since its file has become bad.
+    pub fn is_stale(&self) -> bool {
+        self.certificates.is_stale()
+    }
+
+    /// The configuration in force.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
+    }
+
+    /// What is being drained.
+    pub fn drains(&self) -> Vec<DrainStatus> {
+        self.drains.borrow().clone()
+    }
+
+    /// Gives an order, and waits for the answer. `None`: the process is going. An order once given is carried out, also if
+    /// nobody waits for the answer any more.
+    pub async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        self.orders.send(order(done)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Reads the configuration again and puts it in force.
+    ///
+    /// # Errors
+    /// If it is refused, and why.
+    pub async fn reload(&self, trigger: Trigger) -> Result<Changes, Refused> {
+        self.ask(|done| Order::Reload { trigger, done }).await.unwrap_or(Err(Refused::Ending))
+    }
+}
+
+/// The single writer.
+pub struct Control {
+    around: Surroundings,
+    metrics: Metrics,
+    loader: Option<Loader>,
+    orders: mpsc::Receiver<Order>,
+    in_force: Arc<ArcSwap<InForce>>,
+    compiled: Compiled,
+    openings: Openings,
+    /// What is done for each upstream apart from any client.
+    tasks: BTreeMap<String, JoinSet<()>>,
+    door: latest::Sender<Option<Door>>,
+    drains: Drains,
+    /// Sessions of routes that are not as they were, on their way out.
+    sweeps: JoinSet<()>,
+}
+
+/// What runs with the first configuration.
+#[derive(Debug)]
+pub struct Started {
+    /// The way to it.
+    pub handle: Handle,
+    /// Where the admin listener is to be.
+    pub door: latest::Receiver<Option<Door>>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+impl Control {
+    /// Puts the first configuration in force: binds, waits a while for the first endpoints of all upstreams that are told
+    /// theirs (a proxy without them would only have 503 to give; clients that come meanwhile wait in the listeners'
+    /// backlog), and has the workers accept. `loader` reads it again.
+    ///
+    /// # Errors
+    /// See [`Refused`]; nothing is left listening then.
+    pub async fn start(
+        loaded: Loaded,
+        loader: Option<Loader>,
+        around: Surroundings,
+        workers: Vec<mpsc::UnboundedSender<accepting::Order>>,
+    ) -> Result<(Control, Started), Refused> {
+        let mut compiled = compile(&loaded, &around, None)?;
+        let mut openings = Openings::new(workers);
+        let bound = openings.bind(&compiled)?;
+        let admin = openings.bind_admin(&loaded.file)?;
+        let mut tasks = BTreeMap::new();
+        discover(&mut compiled, &mut tasks).await;
+        for (name, upstream) in &mut compiled.upstreams {
+            attend(upstream, tasks.entry(name.clone()).or_default(), &around, vec![]);
+        }
+        openings.open(bound, &compiled).await;
+        commit(&around, &mut compiled);
+        let warnings = std::mem::take(&mut compiled.warnings);
+        let in_force = in_force(loaded, &compiled, &openings);
+        let in_force = Arc::new(ArcSwap::from_pointee(in_force));
+        let (sender, orders) = mpsc::channel(ORDERS_MAX);
+        let (door, door_seen) = latest::channel(admin);
+        let (drains, drains_seen) = Drains::new(Arc::clone(&around.sessions));
+        let certificates = around.families.certificates.clone();
+        let handle = Handle { orders: sender, in_force: Arc::clone(&in_force), drains: drains_seen, certificates };
+        let sweeps = JoinSet::new();
+        let metrics = around.families.control.clone();
+        let control =
+            Control { around, metrics, loader, orders, in_force, compiled, openings, tasks, door, drains, sweeps };
+        control.tell_in_force();
+        Ok((control, Started { handle, door: door_seen, warnings }))
+    }
+
+    /// Carries out orders until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(order) => self.carry_out(order).await,
+                    None => return std::future::pending().await,
+                },
+                Some(_) = self.sweeps.join_next() => {}
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Reload { trigger, done } => answer(done, self.reload(trigger).await),
+            Order::Check { text, done } => answer(done, self.check(text)),
+            Order::Drain { target, span, done } => {
+                let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
+                answer(done, count);
+            }
+            Order::EndDrain { target, done } => {
+                answer(done, self.drains.end(&target, &mut self.openings, &self.compiled).await);
+            }
+            Order::Close { select, span, why, done } => {
+                let (sessions, now) = (&self.around.sessions, clock::now());
+                let count = sessions.spread(|place, member| (select.0)(place, member), now, span, fastrand::f64, &why);
+                answer(done, count);
+            }
+            Order::StopAccepting { done } => {
+                self.openings.close_all().await;
+                answer(done, ());
+            }
+        }
+        let open = self.openings.addresses(&self.compiled);
+        let before = self.in_force.load();
+        if before.listeners != open {
+            let InForce { loaded, since, upstreams, .. } = &**before;
+            let (loaded, upstreams) = (loaded.clone(), upstreams.clone());
+            self.in_force.store(Arc::new(InForce { loaded, since: *since, listeners: open, upstreams }));
+        }
+    }
+
+    fn check(&self, text: Option<String>) -> Result<Vec<String>, Refused> {
+        let loaded = match text {
+            Some(text) => crate::config::load_str("request", &text, &|name| std::env::var(name).ok())?,
+            None => (self.loader.as_ref().ok_or(Refused::NoFile)?)()?,
+        };
+        let compiled = compile(&loaded, &Surroundings::for_check(), None)?;
+        Ok(loaded.warnings.iter().map(ToString::to_string).chain(compiled.warnings).collect())
+    }
+
+    async fn reload(&mut self, trigger: Trigger) -> Result<Changes, Refused> {
+        let done = self.reload_now().await;
+        self.metrics.reloaded(
+            trigger,
+            match &done {
+                Ok(changes) if changes.is_empty() => Reloaded::Unchanged,
+                Ok(_) => Reloaded::Done,
+                Err(_) => Reloaded::Refused,
+            },
+        );
+        let trigger = trigger.label();
+        match &done {
+            Ok(changes) if changes.is_empty() => {
+                tracing::info!(trigger, "configuration read again: it says what it said before");
+            }
+            Ok(changes) => {
+                tracing::info!(
+                    trigger,
+                    listeners = %changes.listeners, routes = %changes.routes, upstreams = %changes.upstreams,
+                    others = changes.others.join(", "), sessions_closing = changes.sessions_closing,
+                    "configuration reloaded"
+                );
+                changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            }
+            Err(error) => {
+                tracing::error!(trigger, %error, "the new configuration is refused, the one before stays in force");
+            }
+        }
+        done
+    }
+
+    async fn reload_now(&mut self) -> Result<Changes, Refused> {
+        let loaded = (self.loader.as_ref().ok_or(Refused::NoFile)?)()?;
+        let mut compiled = compile(&loaded, &self.around, Some(&self.compiled))?;
+        let before = self.in_force.load_full();
+        let mut changes = self.compare(&before.loaded.file, &loaded.file, &compiled);
+        changes.warnings.extend(std::mem::take(&mut compiled.warnings));
+        if changes.is_empty() {
+            // A certificate may have been refused.
+            commit(&self.around, &mut compiled);
+            return Ok(changes);
+        }
+        let bound = self.openings.bind(&compiled)?;
+        let admin = match before.loaded.file.admin == loaded.file.admin {
+            true => None,
+            false => Some(self.openings.bind_admin(&loaded.file)?),
+        };
+        // From here on nothing fails.
+        let mut tasks = BTreeMap::new();
+        discover(&mut compiled, &mut tasks).await;
+        let gone: Vec<String> =
+            self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();
+        for name in gone.iter().chain(tasks.keys()) {
+            // The old ones let go of their series before the new ones begin.
+            if let Some(mut tasks) = self.tasks.remove(name) {
+                tasks.shutdown().await;
+            }
+        }
+        for (name, mut tasks) in tasks {
+            let old = self.compiled.upstreams.get(&name).map_or_else(Vec::new, |old| old.upstream.endpoints());
+            if let Some(upstream) = compiled.upstreams.get_mut(&name) {
+                attend(upstream, &mut tasks, &self.around, old);
+            }
+            self.tasks.insert(name, tasks);
+        }
+        commit(&self.around, &mut compiled);
+        self.openings.swap(&compiled);
+        self.openings.open(bound, &compiled).await;
+        self.openings.close_others(&compiled).await;
+        changes.sessions_closing = self.retire(&compiled);
+        self.compiled = compiled;
+        if let Some(output) = &self.around.log {
+            output.set(&loaded.file.log);
+        }
+        if let Some(door) = admin {
+            self.door.send_replace(door);
+        }
+        self.in_force.store(Arc::new(in_force(loaded, &self.compiled, &self.openings)));
+        self.tell_in_force();
+        Ok(changes)
+    }
+
+    fn tell_in_force(&self) {
+        let in_force = self.in_force.load();
+        self.metrics.in_force(&in_force.loaded.hash(), in_force.since);
+    }
+
+    /// What is not as before.
+    fn compare(&self, old: &File, new: &File, compiled: &Compiled) -> Changes {
+        let before = &self.compiled;
+        let listener = |name: &str| match (before.listener(name), compiled.listener(name)) {
+            (Some(old), Some(new)) => old.is_same(new),
+            _ => false,
+        };
+        let names = |compiled: &Compiled| -> Vec<String> {
+            compiled.listeners.iter().map(|listener| listener.written.name.clone()).collect()
+        };
+        let (old_names, new_names) = (names(before), names(compiled));
+        fn keys<T>(map: &BTreeMap<String, T>) -> impl Iterator<Item = &str> + Clone {
+            map.keys().map(String::as_str)
+        }
+        let mut others = vec![];
+        let order = |file: &File| -> Vec<String> { file.routes.iter().map(|route| route.name.clone()).collect() };
+        for (name, is_same) in [
+            ("order of routes", order(old) == order(new)),
+            ("admin", old.admin == new.admin),
+            ("log", old.log == new.log),
+            ("drain", old.drain == new.drain),
+            ("watch", old.watch == new.watch),
+            ("on_upgrade", old.on_upgrade == new.on_upgrade),
+        ] {
+            if !is_same {
+                others.push(name);
+            }
+        }
+        let mut warnings = vec![];
+        if old.workers != new.workers {
+            warnings.push("a change of `workers` takes effect when the process is started again".to_owned());
+        }
+        Changes {
+            listeners: Changed::between(
+                old_names.iter().map(String::as_str),
+                new_names.iter().map(String::as_str),
+                listener,
+            ),
+            routes: Changed::between(keys(&before.routes), keys(&compiled.routes), |name| {
+                before.routes[name].written == compiled.routes[name].written
+            }),
+            upstreams: Changed::between(keys(&before.upstreams), keys(&compiled.upstreams), |name| {
+                Arc::ptr_eq(&before.upstreams[name].upstream, &compiled.upstreams[name].upstream)
+            }),
+            others,
+            sessions_closing: 0,
+            warnings,
+        }
+    }
+
+    /// Has sessions go whose route, as they know it, is in force no more, if its `on_change` says so: the one that is in
+    /// force now, or the last one of a route that is gone.
+    fn retire(&mut self, compiled: &Compiled) -> usize {
+        let mut count = 0;
+        for (name, old) in &self.compiled.routes {
+            let new = compiled.routes.get(name);
+            let listeners = |route: &compile::CompiledRoute| -> Vec<Arc<RouteSessions>> {
+                route.route.listeners.iter().map(|handles| Arc::clone(&handles.sessions)).collect()
+            };
+            let kept: Vec<Arc<RouteSessions>> = new.map_or_else(Vec::new, listeners);
+            let is_changed = new.is_none_or(|new| new.written != old.written);
+            // Where the route is as it was, its sessions of a listener that is gone are on their way out alone.
+            let gone: Option<HashSet<Arc<str>>> = (!is_changed).then(|| {
+                let there: HashSet<&str> = kept.iter().map(|sessions| &*sessions.listener).collect();
+                let old = old.route.listeners.iter().map(|handles| &handles.sessions.listener);
+                old.filter(|listener| !there.contains(&***listener)).cloned().collect()
+            });
+            if gone.as_ref().is_some_and(HashSet::is_empty) {
+                continue;
+            }
+            let span = match new.map_or(&old.written, |new| &new.written).on_change {
+                OnChange::Keep => continue,
+                OnChange::Drain(span) => span.duration(),
+                OnChange::Close => Duration::ZERO,
+            };
+            let route = name.clone();
+            let select = move |_: Place, member: &Member| {
+                *member.route.route == *route
+                    && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))
+                    && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
+            };
+            let handshake = old.written.timeouts.handshake.duration();
+            let (sweep, told) = sweep::begin(&self.around.sessions, select, span, Stopping::Reload);
+            count += told;
+            if told > 0 {
+                tracing::info!(
+                    route = name,
+                    sessions = told,
+                    ?span,
+                    "closing the sessions of a route that has changed"
+                );
+            }
+            // A handshake that was under way may still open one.
+            self.sweeps.spawn(async move { drop(timeout(span + handshake, sweep.go_on()).await) });
+        }
+        count
+    }
+}
+
+fn commit(around: &Surroundings, compiled: &mut Compiled) {
+    if let Some(certificates) = compiled.certificates.take() {
+        around.families.certificates.commit(certificates);
+    }
+}
+
+/// Whoever asked may have gone; it was carried out all the same.
+fn answer<T>(done: oneshot::Sender<T>, answer: T) {
+    let _ = done.send(answer);
+}
+
+fn in_force(loaded: Loaded, compiled: &Compiled, openings: &Openings) -> InForce {
+    InForce {
+        loaded,
+        since: SystemTime::now(),
+        listeners: openings.addresses(compiled),
+        upstreams: compiled.upstreams.iter().map(|(name, it)| (name.clone(), Arc::clone(&it.upstream))).collect(),
+    }
+}
+
+/// Begins the discoveries of upstreams that are new, and waits a while for the first endpoints of those that have none.
+async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>) {
+    let mut first = JoinSet::new();
+    for (name, CompiledUpstream { upstream, background, .. }) in &mut compiled.upstreams {
+        let Some(background) = background else { continue };
+        let tasks = tasks.entry(name.clone()).or_default();
+        if let Some(discovery) = background.discovery.take() {
+            tasks.spawn(discovery.task);
+            if upstream.endpoints().is_empty() {
+                let upstream = discovery.upstream;
+                first.spawn(async move {
+                    if timeout(FIRST_ENDPOINTS, discovery.first).await.is_err() {
+                        tracing::warn!(%upstream, "no endpoints: discovery has told none yet");
+                    }
+                });
+            }
+        }
+    }
+    while first.join_next().await.is_some() {}
+}
+
+/// Begins what is done for an upstream apart from any client. `old` are the endpoints that it had before.
+fn attend(
+    compiled: &mut CompiledUpstream,
+    tasks: &mut JoinSet<()>,
+    around: &Surroundings,
+    old: Vec<Arc<crate::upstream::endpoint::Endpoint>>,
+) {
+    let Some(Background { check, shedding, .. }) = compiled.background.take() else { return };
+    let upstream = &compiled.upstream;
+    match check {
+        Some(check) => drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, around.families.probe.clone()))),
+        // What a check has found that is no more would never be found otherwise.
+        None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked()),
+    }
+    if let Some(shedding) = shedding {
+        tasks.spawn(shed::run(Arc::clone(upstream), Arc::clone(&around.sessions), shedding, old));
+    }
+}

@@ -13,8 +13,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::balance::rebalance::{Held, most, surplus};
 use crate::clock;
-use crate::drain::{Drain, Place};
+use crate::drain::Place;
 use crate::moment::Moment;
+use crate::session::Sessions;
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::{Live, Standing};
@@ -51,12 +52,13 @@ pub struct Rebalance {
     pub settle: Duration,
 }
 
-/// Does it until it is dropped.
-pub async fn run(upstream: Arc<Upstream>, drain: Arc<Drain>, wanted: Shedding) {
+/// Does it until it is dropped. `before` are the endpoints that the upstream had in an earlier configuration: those that are
+/// members no more have been removed.
+pub async fn run(upstream: Arc<Upstream>, drain: Arc<Sessions>, wanted: Shedding, before: Vec<Arc<Endpoint>>) {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut shed =
-        Shed { upstream, drain, wanted, members: HashMap::new(), emptied: HashMap::new(), moving: Moving::default() };
+    let members = before.into_iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
+    let mut shed = Shed { upstream, drain, wanted, members, emptied: HashMap::new(), moving: Moving::default() };
     loop {
         tick.tick().await;
         shed.look(clock::now());
@@ -65,7 +67,7 @@ pub async fn run(upstream: Arc<Upstream>, drain: Arc<Drain>, wanted: Shedding) {
 
 struct Shed {
     upstream: Arc<Upstream>,
-    drain: Arc<Drain>,
+    drain: Arc<Sessions>,
     wanted: Shedding,
     /// Who was a member when last looked.
     members: HashMap<u64, Arc<Live>>,
@@ -121,7 +123,7 @@ impl Shed {
         let mut wanted: HashMap<u64, (Arc<Live>, Stopping, Duration)> = HashMap::new();
         // With nobody who is well the clients would come back to those that are down, and be closed again.
         let others =
-            endpoints.iter().any(|endpoint| endpoint.weight > 0 && endpoint.live.standing(now) != Standing::Down);
+            endpoints.iter().any(|endpoint| endpoint.takes_sessions() && endpoint.live.standing(now) != Standing::Down);
         for endpoint in endpoints {
             let live = &endpoint.live;
             let why = match endpoint.written.drain {
@@ -147,7 +149,7 @@ impl Shed {
         self.emptied.retain(|id, emptying| {
             let is_member = self.members.contains_key(id);
             let as_before =
-                |(_, why, span): &(Arc<Live>, Stopping, Duration)| (*why, *span) == (emptying.why, emptying.span);
+                |(_, why, span): &(Arc<Live>, Stopping, Duration)| (why, span) == (&emptying.why, &emptying.span);
             wanted.get(id).is_some_and(as_before) && (is_member || emptying.live.load() > 0)
         });
         for (id, (live, why, span)) in wanted {
@@ -171,7 +173,7 @@ impl Shed {
             // One slot for each.
             let due = (emptying.count as f64 * passed.min(1.0)).ceil() as usize;
             let told = due.saturating_sub(emptying.told).min(known.len());
-            self.drain.stop(*id, known.drain(..told), now, emptying.why);
+            self.drain.stop(known.drain(..told), now, &emptying.why);
             emptying.told += told;
             let is_stale = now.since(emptying.sessions.asked) >= STALE;
             if is_stale && emptying.live.load() > 0 {
@@ -183,22 +185,22 @@ impl Shed {
 }
 
 impl Quietest {
-    fn ask(drain: &Drain, id: u64, now: Moment) -> Quietest {
-        drain.ask(id);
+    fn ask(drain: &Sessions, id: u64, now: Moment) -> Quietest {
+        drain.ask(|_, member| member.live.id() == id);
         Quietest { asked: now, known: None }
     }
 
     /// Those who are left; `None` as long as they can not have answered.
-    fn known(&mut self, drain: &Drain, id: u64, now: Moment) -> Option<&mut VecDeque<Place>> {
+    fn known(&mut self, drain: &Sessions, id: u64, now: Moment) -> Option<&mut VecDeque<Place>> {
         if self.known.is_none() && now.since(self.asked) >= TICK / 2 {
-            self.known = Some(drain.by_silence(id).into());
+            self.known = Some(drain.by_silence(|member| member.live.id() == id).into());
         }
         self.known.as_mut()
     }
 }
 
 impl Moving {
-    fn look(&mut self, rule: Rebalance, upstream: &Upstream, drain: &Drain, now: Moment) {
+    fn look(&mut self, rule: Rebalance, upstream: &Upstream, drain: &Sessions, now: Moment) {
         while self.sent.front().is_some_and(|(at, _)| now.since(*at) >= ON_ITS_WAY) {
             self.sent.pop_front();
         }
@@ -229,7 +231,13 @@ impl Moving {
             }
             // Those who have been told and are still closing are on their way, and not on their endpoint as well.
             let ids: Vec<u64> = open.iter().map(|endpoint| endpoint.live.id()).collect();
-            let left = held.iter().zip(drain.left(&ids));
+            let mut left = vec![0; ids.len()];
+            drain.for_each_left(|member| {
+                if let Some(at) = ids.iter().position(|id| *id == member.live.id()) {
+                    left[at] += 1;
+                }
+            });
+            let left = held.iter().zip(left);
             let held: Vec<Held> = left.map(|(held, left)| Held { load: held.load.min(left), ..*held }).collect();
             for (endpoint, given) in open.iter().zip(surplus(&held)) {
                 if given > 0 {
@@ -268,7 +276,7 @@ impl Moving {
                 self.from.remove(&id);
                 continue;
             };
-            let told = drain.stop(id, [place], now, Stopping::Rebalance);
+            let told = drain.stop([place], now, &Stopping::Rebalance);
             *left -= told;
             self.allowance -= told as f64;
             told_now += told as u32;

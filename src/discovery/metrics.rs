@@ -6,6 +6,7 @@ use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeV
 
 use super::Reason;
 use crate::telemetry::counters::{Counters, seconds};
+use crate::telemetry::series::{Held, Shelf};
 
 /// The families, before they have upstreams.
 #[derive(Clone, Debug)]
@@ -14,6 +15,7 @@ pub struct Metrics {
     updates: IntCounterVec,
     endpoints: IntGaugeVec,
     errors: IntCounterVec,
+    by_upstream: Shelf<2>,
 }
 
 impl Metrics {
@@ -45,16 +47,18 @@ impl Metrics {
                 Opts::new("wsluice_discovery_errors_total", "Answers that discovery did not get or use, by reason."),
                 &["upstream", "provider", "reason"],
             )?,
+            by_upstream: Shelf::new(["upstream", "provider"]),
         };
-        registry.register(Box::new(metrics.answered.clone()))?;
-        registry.register(Box::new(metrics.updates.clone()))?;
-        registry.register(Box::new(metrics.endpoints.clone()))?;
-        registry.register(Box::new(metrics.errors.clone()))?;
+        metrics.by_upstream.register(registry, &metrics.answered)?;
+        metrics.by_upstream.register(registry, &metrics.updates)?;
+        metrics.by_upstream.register(registry, &metrics.endpoints)?;
+        metrics.by_upstream.register(registry, &metrics.errors)?;
         Ok(metrics)
     }
 
-    /// The handles of one upstream; `provider` is the kind of its source.
+    /// The handles of one upstream, and their series, until they are dropped; `provider` is the kind of its source.
     pub fn upstream(&self, upstream: &str, provider: &'static str) -> UpstreamMetrics {
+        let held = self.by_upstream.hold([upstream, provider]);
         let (errors, of_upstream) = (self.errors.clone(), upstream.to_owned());
         UpstreamMetrics {
             answered: self.answered.with_label_values(&[upstream, provider]),
@@ -63,6 +67,7 @@ impl Metrics {
             errors: Counters::new(&Reason::LABELS, move |reason| {
                 errors.with_label_values(&[&*of_upstream, provider, *reason])
             }),
+            _held: held,
         }
     }
 }
@@ -74,6 +79,7 @@ pub struct UpstreamMetrics {
     updates: IntCounter,
     endpoints: IntGauge,
     errors: Counters<&'static str>,
+    _held: Held,
 }
 
 impl UpstreamMetrics {
@@ -88,5 +94,26 @@ impl UpstreamMetrics {
 
     pub(super) fn failed(&self, reason: Reason) {
         self.errors.inc(reason.label());
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+    use crate::telemetry::exposition::encode;
+
+    #[test]
+    fn series_go_when_the_upstream_is_told_by_another() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let (dns, etcd) = (metrics.upstream("chat", "dns"), metrics.upstream("chat", "etcd"));
+        dns.failed(Reason::Timeout);
+        dns.updated(3);
+        drop(dns);
+        let text = encode(&registry).unwrap();
+        assert!(text.contains(r#"provider="etcd""#) && !text.contains(r#"provider="dns""#), "{text}");
+        drop(etcd);
+        assert_eq!(encode(&registry).unwrap(), "");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::telemetry::counters::seconds;
+use crate::telemetry::series::{Held, Shelf};
 
 /// From a server in the same rack to the 2 s that a probe may take by default, and somewhat beyond.
 const DURATION_SECONDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5];
@@ -16,6 +17,8 @@ pub struct Metrics {
     failures: IntCounterVec,
     up: IntGaugeVec,
     transitions: IntCounterVec,
+    by_kind: Shelf<2>,
+    by_endpoint: Shelf<2>,
 }
 
 impl Metrics {
@@ -46,40 +49,41 @@ impl Metrics {
                 ),
                 &of_endpoint,
             )?,
+            by_kind: Shelf::new(["upstream", "kind"]),
+            by_endpoint: Shelf::new(["upstream", "endpoint"]),
         };
-        registry.register(Box::new(metrics.duration.clone()))?;
-        registry.register(Box::new(metrics.failures.clone()))?;
-        registry.register(Box::new(metrics.up.clone()))?;
-        registry.register(Box::new(metrics.transitions.clone()))?;
+        metrics.by_kind.register(registry, &metrics.duration)?;
+        metrics.by_endpoint.register(registry, &metrics.failures)?;
+        metrics.by_endpoint.register(registry, &metrics.up)?;
+        metrics.by_endpoint.register(registry, &metrics.transitions)?;
         Ok(metrics)
     }
 
-    /// What one endpoint counts on while it is probed by this kind of probe.
+    /// What one endpoint counts on while it is probed by this kind of probe, and the series, until it is dropped.
     pub fn endpoint(&self, upstream: &str, endpoint: &str, kind: &'static str) -> EndpointMetrics {
+        let held = (self.by_kind.hold([upstream, kind]), self.by_endpoint.hold([upstream, endpoint]));
         let names = [upstream.to_owned(), endpoint.to_owned()];
-        EndpointMetrics { families: self.clone(), names, kind, reasons: vec![] }
+        EndpointMetrics { families: self.clone(), names, kind, _held: held }
     }
 }
 
-/// What one endpoint counts on. Its series begin when there is something to tell (a dozen reasons for each endpoint would
-/// nearly all stay 0) and go when this is dropped.
+/// What one endpoint counts on. Its series begin when there is something to tell: a dozen reasons for each endpoint would
+/// nearly all stay 0.
 #[derive(Debug)]
 pub struct EndpointMetrics {
     families: Metrics,
     names: [String; 2],
     kind: &'static str,
-    /// That were counted.
-    reasons: Vec<&'static str>,
+    _held: (Held, Held),
 }
 
 impl EndpointMetrics {
     /// Counts a probe that took so long, and why it failed if it did.
-    pub fn probed(&mut self, took: Duration, failed: Option<&'static str>) {
+    pub fn probed(&self, took: Duration, failed: Option<&'static str>) {
         let [upstream, endpoint] = self.names();
         self.families.duration.with_label_values(&[upstream, self.kind]).observe(seconds(took));
         if let Some(reason) = failed {
             self.families.failures.with_label_values(&[upstream, endpoint, reason]).inc();
-            self.keep(reason);
         }
     }
 
@@ -89,32 +93,13 @@ impl EndpointMetrics {
     }
 
     /// Counts that it went up or down, and why.
-    pub fn changed(&mut self, reason: &'static str) {
+    pub fn changed(&self, reason: &'static str) {
         let [upstream, endpoint] = self.names();
         self.families.transitions.with_label_values(&[upstream, endpoint, reason]).inc();
-        self.keep(reason);
     }
 
     fn names(&self) -> [&str; 2] {
         self.names.each_ref().map(String::as_str)
-    }
-
-    fn keep(&mut self, reason: &'static str) {
-        if !self.reasons.contains(&reason) {
-            self.reasons.push(reason);
-        }
-    }
-}
-
-impl Drop for EndpointMetrics {
-    fn drop(&mut self) {
-        let names @ [upstream, endpoint] = self.names();
-        // An error says that there is no such series, which is what is wanted.
-        let _ = self.families.up.remove_label_values(&names);
-        for reason in &self.reasons {
-            let _ = self.families.failures.remove_label_values(&[upstream, endpoint, reason]);
-            let _ = self.families.transitions.remove_label_values(&[upstream, endpoint, reason]);
-        }
     }
 }
 
@@ -128,7 +113,7 @@ mod tests {
     fn an_endpoint_has_series_as_long_as_it_is_probed() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        let mut endpoint = metrics.endpoint("chat", "ws://a:1", "websocket");
+        let endpoint = metrics.endpoint("chat", "ws://a:1", "websocket");
         endpoint.probed(Duration::from_millis(1), None);
         endpoint.probed(Duration::from_secs(2), Some("pong_timeout"));
         endpoint.stands(false);
@@ -142,7 +127,11 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
         }
+        // Another weight makes another endpoint, which is probed before the other is let go or after.
+        let next = metrics.endpoint("chat", "ws://a:1", "websocket");
         drop(endpoint);
-        assert!(!encode(&registry).unwrap().contains("ws://a:1"));
+        assert!(encode(&registry).unwrap().contains(r#"reason="pong_timeout",upstream="chat"} 1"#));
+        drop(next);
+        assert_eq!(encode(&registry).unwrap(), "");
     }
 }

@@ -68,7 +68,7 @@ async fn again_and_again(
     upstream: Arc<Upstream>,
     endpoint: Arc<Endpoint>,
     check: Arc<Check>,
-    mut metrics: EndpointMetrics,
+    metrics: EndpointMetrics,
 ) {
     loop {
         let started = Instant::now();

@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 use crate::telemetry::counters::{Counters, seconds};
+use crate::telemetry::series::{Held, Shelf};
 
 /// From a proxy and a server on one machine to the 10 s that a handshake may take by default.
 const HANDSHAKE_SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -23,6 +24,8 @@ pub struct Metrics {
     rejections: IntCounterVec,
     requests: IntCounterVec,
     request_duration: HistogramVec,
+    by_listener: Shelf<2>,
+    by_route: Shelf<1>,
 }
 
 impl Metrics {
@@ -63,16 +66,18 @@ impl Metrics {
                 .buckets(REQUEST_SECONDS.into()),
                 &["route"],
             )?,
+            by_listener: Shelf::new(["listener", "route"]),
+            by_route: Shelf::new(["route"]),
         };
-        registry.register(Box::new(metrics.handshakes.clone()))?;
-        registry.register(Box::new(metrics.handshake_duration.clone()))?;
-        registry.register(Box::new(metrics.rejections.clone()))?;
-        registry.register(Box::new(metrics.requests.clone()))?;
-        registry.register(Box::new(metrics.request_duration.clone()))?;
+        metrics.by_listener.register(registry, &metrics.handshakes)?;
+        metrics.by_route.register(registry, &metrics.handshake_duration)?;
+        metrics.by_listener.register(registry, &metrics.rejections)?;
+        metrics.by_route.register(registry, &metrics.requests)?;
+        metrics.by_route.register(registry, &metrics.request_duration)?;
         Ok(metrics)
     }
 
-    /// The handles of one route as one listener serves it. `reasons` are the labels of all refusals there can be.
+    /// The handles of one route as one listener serves it, and their series, until they are dropped. `reasons` are the labels of all refusals there can be.
     pub fn route(&self, listener: &str, route: &str, reasons: &[&'static str]) -> RouteMetrics {
         let statuses = ["101", "403", "426", "429", "502", "503", "504"];
         let requests = [("GET", "2xx"), ("GET", "3xx"), ("GET", "4xx"), ("GET", "5xx"), ("POST", "2xx")];
@@ -92,6 +97,7 @@ impl Metrics {
         reasons: &[&'static str],
         requests: &[(&'static str, &'static str)],
     ) -> RouteMetrics {
+        let held = (self.by_listener.hold([listener, route]), self.by_route.hold([route]));
         let by = |family: &IntCounterVec| {
             let (family, listener, route) = (family.clone(), listener.to_owned(), route.to_owned());
             move |label: &&'static str| family.with_label_values(&[&*listener, &*route, *label])
@@ -103,6 +109,7 @@ impl Metrics {
             rejections: Counters::new(reasons, by(&self.rejections)),
             requests: Counters::new(requests, move |&(method, class)| http.with_label_values(&[&*name, method, class])),
             request_duration: self.request_duration.with_label_values(&[route]),
+            _held: held,
         }
     }
 }
@@ -115,6 +122,7 @@ pub struct RouteMetrics {
     rejections: Counters<&'static str>,
     requests: Counters<(&'static str, &'static str)>,
     request_duration: Histogram,
+    _held: (Held, Held),
 }
 
 impl RouteMetrics {
@@ -205,7 +213,8 @@ mod tests {
         route.reject("origin");
         route.request(&Method::GET, StatusCode::OK, Duration::from_secs(2));
         route.request(&Method::from_bytes(b"BREW").unwrap(), StatusCode::IM_A_TEAPOT, Duration::from_secs(2));
-        metrics.unrouted("public", &["no_route"]).reject("no_route");
+        let unrouted = metrics.unrouted("public", &["no_route"]);
+        unrouted.reject("no_route");
         let text = encode(&registry).unwrap();
         for line in [
             r#"wsluice_handshakes_total{code="101",listener="public",route="chat"} 1"#,
@@ -222,6 +231,24 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn series_go_with_the_last_who_counts_on_them() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let old = metrics.route("public", "chat", &["origin"]);
+        let (new, unrouted) = (metrics.route("other", "chat", &["origin"]), metrics.unrouted("public", &["no_route"]));
+        old.handshake(StatusCode::IM_A_TEAPOT, Duration::ZERO);
+        old.request(&Method::HEAD, StatusCode::OK, Duration::ZERO);
+        drop(old);
+        let text = encode(&registry).unwrap();
+        assert!(!text.contains(r#"listener="public",route="chat""#), "{text}");
+        assert!(text.contains(r#"listener="other",route="chat""#), "{text}");
+        assert!(text.contains(r#"code="2xx",method="HEAD",route="chat"} 1"#), "the route goes on counting: {text}");
+        assert!(text.contains(r#"listener="public",reason="no_route",route="""#), "{text}");
+        drop((new, unrouted));
+        assert_eq!(encode(&registry).unwrap(), "");
     }
 
     #[test]

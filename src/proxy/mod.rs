@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod request;
 pub mod response;
+pub mod room;
 pub mod snapshot;
 pub mod upgrade;
 
@@ -22,12 +23,11 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
-use crate::drain::Drain;
 use crate::header::path::PathError;
 use crate::header::{Host, forwarded, path};
 use crate::route::Head;
 use crate::session::access_log::AccessLog;
-use crate::session::{About, Quoted, Texts};
+use crate::session::{About, Quoted, Sessions, Texts};
 use crate::ws::handshake;
 use body::Body;
 use metrics::RouteMetrics;
@@ -55,8 +55,8 @@ pub struct Proxy {
     pub unrouted: RouteMetrics,
     /// Where the lines go.
     pub log: AccessLog,
-    /// Whether the process is on its way out.
-    pub drain: Arc<Drain>,
+    /// Who works, and whether the process is on its way out.
+    pub sessions: Arc<Sessions>,
 }
 
 /// What is known of the connection a request came on.
@@ -121,7 +121,7 @@ impl Proxy {
         let head = Head { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
         let route = Arc::clone(self.snapshot.table.find(&head).ok_or(Failure::NoRoute)?);
         log.route = Some(Arc::clone(&route));
-        if self.drain.is_draining() {
+        if self.sessions.is_draining() || !route.room.is_open() || !route.upstream.gate.is_open() {
             return Err(Failure::Draining);
         }
         let rewritten = route.rewrite.apply(&path);

@@ -214,7 +214,13 @@ pub fn closing(end: &End) -> Closing {
         End::Dead(Side::Client) => row(None, away, Proxy, "client_dead"),
         End::Dead(Side::Server) => row(Some((Code::GOING_AWAY, "upstream dead")), None, Proxy, "upstream_dead"),
         End::Lifetime => row(Some((Code::SERVICE_RESTART, "lifetime reached")), away, Proxy, "lifetime"),
-        End::Stopped(why) => row(Some((Code::SERVICE_RESTART, "service restart")), away, Proxy, stopping(*why)),
+        End::Stopped(why) => {
+            let (client, reason) = stopping(why);
+            Closing { client: Some(client), ..row(None, away, Proxy, reason) }
+        }
+        End::Panicked => {
+            row(Some((Code::INTERNAL_ERROR, "internal error")), Some(Code::INTERNAL_ERROR), Proxy, "panic")
+        }
         End::FrameTooLarge(_) => row(Some((Code::MESSAGE_TOO_BIG, "frame too large")), away, Proxy, "frame_limit"),
         End::MessageTooLarge(_) => {
             row(Some((Code::MESSAGE_TOO_BIG, "message too large")), away, Proxy, "message_limit")
@@ -226,13 +232,22 @@ pub fn closing(end: &End) -> Closing {
     }
 }
 
-const fn stopping(why: Stopping) -> &'static str {
-    match why {
-        Stopping::Drain => "drain",
-        Stopping::Rebalance => "rebalance",
-        Stopping::EndpointDrain => "endpoint_drain",
-        Stopping::EndpointDown => "endpoint_down",
-    }
+/// What a client is told that is to come back, and the label: for a developer at the browser's console, and not about our
+/// inside.
+fn stopping(why: &Stopping) -> (Close, &'static str) {
+    let (text, label) = match why {
+        Stopping::Drain => ("service restart", "drain"),
+        Stopping::Rebalance => ("moved to another server, please reconnect", "rebalance"),
+        Stopping::EndpointDrain => ("this server is taken out of service, please reconnect", "endpoint_drain"),
+        Stopping::EndpointDown => ("this server is not well, please reconnect", "endpoint_down"),
+        Stopping::Reload => ("the service has changed, please reconnect", "reload"),
+        Stopping::ListenerDrain => ("this address is taken out of service, please reconnect", "listener_drain"),
+        Stopping::RouteDrain => ("this service is moved, please reconnect", "route_drain"),
+        Stopping::UpstreamDrain => ("the servers are taken out of service, please reconnect", "upstream_drain"),
+        Stopping::Upgrade => ("the service is upgraded, please reconnect", "upgrade"),
+        Stopping::Operator(close) => return (Close::clone(close), "operator"),
+    };
+    (Close::new(CloseCode::SERVICE_RESTART, text), label)
 }
 
 /// The endings that can be named beforehand, for metrics that begin at 0.
@@ -254,6 +269,13 @@ pub fn endings() -> Vec<Ending> {
         (Proxy, Some(1012), "rebalance"),
         (Proxy, Some(1012), "endpoint_drain"),
         (Proxy, Some(1012), "endpoint_down"),
+        (Proxy, Some(1012), "reload"),
+        (Proxy, Some(1012), "listener_drain"),
+        (Proxy, Some(1012), "route_drain"),
+        (Proxy, Some(1012), "upstream_drain"),
+        (Proxy, Some(1012), "upgrade"),
+        (Proxy, Some(1008), "operator"),
+        (Proxy, Some(1011), "panic"),
         (Proxy, Some(1009), "frame_limit"),
         (Proxy, Some(1009), "message_limit"),
         (Proxy, Some(1002), "protocol_error"),
@@ -266,6 +288,8 @@ pub fn endings() -> Vec<Ending> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -279,7 +303,8 @@ mod tests {
             End::Dead(Side::Client),
             End::Dead(Side::Server),
             End::Lifetime,
-            End::Stopped(Stopping::Drain),
+            End::Stopped(Stopping::Operator(Arc::new(Close::new(CloseCode(4321), "be good")))),
+            End::Panicked,
             End::FrameTooLarge(Side::Client),
             End::MessageTooLarge(Side::Server),
             violation("reserved_bits"),
@@ -290,6 +315,35 @@ mod tests {
                 assert!(close.code.is_some_and(CloseCode::is_sendable), "{end:?}");
             }
         }
+    }
+
+    #[test]
+    fn who_is_stopped_is_told_so_and_may_come_back() {
+        use Stopping::*;
+        let all = [
+            (Drain, "drain"),
+            (Rebalance, "rebalance"),
+            (EndpointDrain, "endpoint_drain"),
+            (EndpointDown, "endpoint_down"),
+            (Reload, "reload"),
+            (ListenerDrain, "listener_drain"),
+            (RouteDrain, "route_drain"),
+            (UpstreamDrain, "upstream_drain"),
+            (Upgrade, "upgrade"),
+        ];
+        for (why, label) in all {
+            let closing = closing(&End::Stopped(why));
+            let client = closing.client.unwrap_or(Close::new(CloseCode(0), ""));
+            assert_eq!((client.code, closing.reason), (Some(CloseCode::SERVICE_RESTART), label));
+            assert_eq!(closing.server, Some(Close::new(CloseCode::GOING_AWAY, "")));
+            // RFC 6455 §5.5: what is longer would be cut.
+            assert!((15..=123).contains(&client.reason.len()), "{}", client.reason);
+            assert!(endings().contains(&Ending::new(Initiator::Proxy, Some(1012), label)), "{label}");
+        }
+        let said = Close::new(CloseCode(4001), "be good");
+        let closing = closing(&End::Stopped(Operator(Arc::new(said.clone()))));
+        assert_eq!((closing.client, closing.reason), (Some(said), "operator"));
+        assert_eq!(closing.server, Some(Close::new(CloseCode::GOING_AWAY, "")));
     }
 
     #[test]

@@ -4,12 +4,12 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::metrics::RouteMetrics;
+use super::room::Room;
 use crate::policy::OriginPolicy;
 use crate::route::Table;
 use crate::session::RouteSessions;
@@ -48,8 +48,10 @@ pub struct Route {
     pub response_timeout: Duration,
     /// How sessions behave.
     pub tunnel: Arc<Settings>,
-    /// Sessions at a time.
+    /// Who is on it.
     pub room: Arc<Room>,
+    /// Sessions at a time.
+    pub sessions_max: usize,
     /// Whether plain HTTP is passed on too.
     pub http: bool,
     /// Handles by listener.
@@ -63,38 +65,6 @@ pub struct ListenerHandles {
     pub requests: RouteMetrics,
     /// Sessions.
     pub sessions: Arc<RouteSessions>,
-}
-
-/// A bounded number of sessions.
-#[derive(Debug)]
-pub struct Room {
-    used: AtomicUsize,
-    limit: usize,
-}
-
-impl Room {
-    /// Room for so many sessions.
-    pub fn new(limit: usize) -> Room {
-        Room { used: AtomicUsize::new(0), limit }
-    }
-
-    /// A place, if there is one left. Dropping it gives it back.
-    pub fn enter(self: &Arc<Room>) -> Option<Place> {
-        let entered = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < self.limit).then_some(used + 1));
-        entered.ok().map(|_| Place(Arc::clone(self)))
-    }
-}
-
-/// A place in a `Room`.
-#[derive(Debug)]
-pub struct Place(Arc<Room>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What becomes of the path on its way to the upstream.
@@ -173,14 +143,5 @@ mod tests {
         assert_eq!(rewrite(Some("/ws"), Some("/api"), "/ws/a"), "/api/a");
         assert_eq!(rewrite(None, Some("/api/"), "/a"), "/api/a");
         assert_eq!(rewrite(None, Some("/api"), "*"), "*");
-    }
-
-    #[test]
-    fn room_is_bounded_and_comes_back() {
-        let room = Arc::new(Room::new(1));
-        let place = room.enter();
-        assert!(place.is_some() && room.enter().is_none());
-        drop(place);
-        assert!(room.enter().is_some());
     }
 }

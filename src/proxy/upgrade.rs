@@ -16,13 +16,14 @@ use super::body::Body;
 use super::entry::{self, Bond};
 use super::outcome::Failure;
 use super::request::{Arrival, RequestLog};
-use super::snapshot::{Place, Route};
+use super::room::Place;
+use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::balance::Draw;
 use crate::clock;
 use crate::drain::Guard;
 use crate::net::transport::Connection;
-use crate::session::{self, Opening, RouteSessions, Session};
+use crate::session::{self, Member, Opening, RouteSessions, Session};
 use crate::upstream::connect::{ConnectError, UpstreamIo};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::handshake::{self, HandshakeError, Reply, RequestHead, Switched};
@@ -72,7 +73,7 @@ impl Opened {
 
 impl Pending {
     /// The session, over the connection on which the 101 was written.
-    pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard) -> Session<C, UpstreamIo, Held>
+    pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard<Member>) -> Session<C, UpstreamIo, Held>
     where
         C: AsyncRead + AsyncWrite + Connection + Unpin,
     {
@@ -81,6 +82,7 @@ impl Pending {
         let now = clock::now();
         let settings = Arc::clone(&opened.route.tunnel);
         let tunnel = Tunnel::new(settings, opened.answer.rsv(), [fastrand::u64(..), fastrand::u64(..)], now);
+        let client_address = handed.about.client;
         let opening = opened.sessions.log.is_on().then(|| {
             Box::new(Opening {
                 traffic: Default::default(),
@@ -94,7 +96,13 @@ impl Pending {
             })
         });
         let server = (opened.server, opened.early);
-        guard.join(opened.endpoint.live.id(), now);
+        let member = Member {
+            route: Arc::clone(&opened.sessions),
+            live: Arc::clone(&opened.endpoint.live),
+            client: client_address,
+            opened: now,
+        };
+        guard.join(member, now);
         Session::new(opened.sessions, opening, tunnel, client, server, (guard, opened.held))
     }
 }
@@ -112,7 +120,7 @@ pub async fn run(
     let parts = &arrival.parts;
     let offer = Offer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
     route.origins.check(parts.headers.get_all(ORIGIN), &arrival.host, arrival.peer.tls)?;
-    let place = route.room.enter().ok_or(Failure::RouteFull)?;
+    let place = route.room.enter(route.sessions_max).ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.about.client);
     let bond = arrival.bond(&route);
     let mut head = arrival.upstream_handshake(&route);

@@ -21,12 +21,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
-use super::{DownstreamIo, Listener};
+use super::{DownstreamIo, Listener, Settings};
 use crate::drain::Guard;
 use crate::net::head_guard::HeadGuard;
 use crate::net::stream::Prefixed;
 use crate::proxy::Downstream;
 use crate::proxy::upgrade::Pending;
+use crate::session::Member;
 
 /// What hyper parses without an allocation; setting the same number would cost one.
 const HEADERS_DEFAULT: u32 = 100;
@@ -43,14 +44,15 @@ pub async fn serve(
     early: Vec<u8>,
     downstream: Downstream,
     listener: &Arc<Listener>,
-    guard: &Guard,
+    settings: &Settings,
+    guard: &Guard<Member>,
 ) -> Option<(Box<Pending>, DownstreamIo, Vec<u8>)> {
     let exchange = Arc::new(Exchange { downstream, requested: AtomicBool::new(false), pending: Mutex::default() });
     let service = {
-        let (exchange, proxy) = (Arc::clone(&exchange), Arc::clone(&listener.proxy));
+        let (exchange, listener) = (Arc::clone(&exchange), Arc::clone(listener));
         service_fn(move |request: Request<Incoming>| {
             exchange.requested.store(true, Ordering::Relaxed);
-            let (exchange, proxy) = (Arc::clone(&exchange), Arc::clone(&proxy));
+            let (exchange, proxy) = (Arc::clone(&exchange), listener.proxy.load_full());
             Box::pin(async move {
                 let reply = proxy.handle(&exchange.downstream, request).await;
                 *exchange.pending() = reply.pending;
@@ -58,7 +60,7 @@ pub async fn serve(
             })
         })
     };
-    let (timeouts, limits) = (&listener.timeouts, &listener.limits);
+    let (timeouts, limits) = (&settings.timeouts, &settings.limits);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -110,7 +112,7 @@ pub async fn serve(
         Err(Ended::Http(_)) => Some(ConnectionError::Io),
     };
     if let Some(error) = error {
-        listener.metrics.error(error);
+        settings.metrics.error(error);
         let cause = match (&served, refusal) {
             (_, Some(refusal)) => refusal.to_string(),
             (Err(Ended::Http(error)), None) => crate::proxy::request::chain(error),

@@ -7,6 +7,7 @@ use prometheus::{
 };
 
 use crate::telemetry::counters::{Active, Counters, seconds};
+use crate::telemetry::series::{Held, Shelf};
 
 /// What ended, delayed or kept out a connection before it made a request that could be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,8 @@ pub struct Metrics {
     errors: IntCounterVec,
     tls_handshakes: IntCounterVec,
     tls_duration: HistogramVec,
-    certificate_expiry: IntGaugeVec,
+    by_listener: Shelf<1>,
+    by_tls_listener: Shelf<1>,
 }
 
 impl Metrics {
@@ -125,25 +127,21 @@ impl Metrics {
                     .buckets(TLS_SECONDS.into()),
                 &["listener"],
             )?,
-            certificate_expiry: IntGaugeVec::new(
-                Opts::new(
-                    "wsluice_tls_certificate_expiry_timestamp_seconds",
-                    "When a certificate we serve expires, in seconds since the Unix epoch.",
-                ),
-                &["listener", "certificate"],
-            )?,
+            by_listener: Shelf::new(["listener"]),
+            by_tls_listener: Shelf::new(["listener"]),
         };
-        registry.register(Box::new(metrics.active.clone()))?;
-        registry.register(Box::new(metrics.total.clone()))?;
-        registry.register(Box::new(metrics.errors.clone()))?;
-        registry.register(Box::new(metrics.tls_handshakes.clone()))?;
-        registry.register(Box::new(metrics.tls_duration.clone()))?;
-        registry.register(Box::new(metrics.certificate_expiry.clone()))?;
+        metrics.by_listener.register(registry, &metrics.active)?;
+        metrics.by_listener.register(registry, &metrics.total)?;
+        metrics.by_listener.register(registry, &metrics.errors)?;
+        metrics.by_tls_listener.register(registry, &metrics.tls_handshakes)?;
+        metrics.by_tls_listener.register(registry, &metrics.tls_duration)?;
         Ok(metrics)
     }
 
-    /// The handles of one listener.
+    /// The handles of one listener, and their series, until they are dropped.
     pub fn listener(&self, listener: &str, security: Security) -> ListenerMetrics {
+        let held = self.by_listener.hold([listener]);
+        let tls_held = (security == Security::Tls).then(|| self.by_tls_listener.hold([listener]));
         let (errors, tls) = (self.errors.clone(), self.tls_handshakes.clone());
         let (errors_of, tls_of) = (listener.to_owned(), listener.to_owned());
         let known: &[(TlsVersion, bool)] = match security {
@@ -168,12 +166,8 @@ impl Metrics {
                 Security::Plain => None,
                 Security::Tls => Some(self.tls_duration.with_label_values(&[listener])),
             },
+            _held: (held, tls_held),
         }
-    }
-
-    /// Tells when `certificate`, by its name in the configuration, expires: seconds since the Unix epoch.
-    pub fn certificate(&self, listener: &str, certificate: &str, expiry: i64) {
-        self.certificate_expiry.with_label_values(&[listener, certificate]).set(expiry);
     }
 }
 
@@ -194,6 +188,7 @@ pub struct ListenerMetrics {
     errors: Counters<ConnectionError>,
     tls_handshakes: Counters<(TlsVersion, bool)>,
     tls_duration: Option<Histogram>,
+    _held: (Held, Option<Held>),
 }
 
 impl ListenerMetrics {
@@ -228,7 +223,6 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let listener = metrics.listener("public", Security::Tls);
-        metrics.certificate("public", "certs/chat.crt", 1_800_000_000);
         let active = listener.accept();
         drop(listener.accept());
         listener.error(ConnectionError::HeaderTimeout);
@@ -243,10 +237,22 @@ mod tests {
             r#"wsluice_tls_handshakes_total{listener="public",resumed="true",version="1.3"} 1"#,
             r#"wsluice_tls_handshakes_total{listener="public",resumed="false",version="1.2"} 0"#,
             r#"wsluice_tls_handshake_duration_seconds_bucket{listener="public",le="0.001"} 1"#,
-            r#"wsluice_tls_certificate_expiry_timestamp_seconds{certificate="certs/chat.crt",listener="public"} 1800000000"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn series_go_with_the_listener() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let tls = metrics.listener("public", Security::Tls);
+        let plain = metrics.listener("public", Security::Plain);
+        drop(tls);
+        let text = encode(&registry).unwrap();
+        assert!(text.contains("wsluice_connections_total{") && !text.contains("wsluice_tls_"), "{text}");
+        drop(plain);
+        assert_eq!(encode(&registry).unwrap(), "");
     }
 
     #[test]

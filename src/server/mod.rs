@@ -4,27 +4,30 @@
 //! to. What comes before the session is boxed and freed when the session begins, so that a connection that lives for
 //! hours is as small as its relay.
 
+pub mod accepting;
 mod http;
 pub mod metrics;
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{ListenerLimits, ListenerTimeouts};
-use crate::drain::{Drain, Guard};
+use crate::drain::Guard;
 use crate::net::listener::Acceptor;
 use crate::net::proxy_protocol::{self, Mode};
 use crate::net::stream::{PeerAddr, Prefixed, Stream};
 use crate::net::transport::Transport;
 use crate::proxy::upgrade::{Held, Pending};
 use crate::proxy::{Downstream, Proxy};
-use crate::session::Session;
+use crate::session::{Member, Session, Sessions};
 use crate::telemetry::counters::Active;
 use crate::tls::server::TlsAcceptError;
 use crate::tls::{self, ServerStream};
@@ -34,11 +37,36 @@ use metrics::{ConnectionError, ListenerMetrics, TlsVersion};
 /// A client's connection, with or without TLS.
 pub type DownstreamIo = Transport<ServerStream>;
 
-/// One listener, shared by the workers that accept on it.
+/// One listener, shared by the workers that accept on it. It stays the same while it has its name; what the configuration
+/// says of it is swapped.
 #[derive(Debug)]
 pub struct Listener {
     /// As in the configuration.
     pub name: Arc<str>,
+    /// Its number in this process, which no other has.
+    pub id: u32,
+    /// How connections begin: each keeps to the end what it finds when it is accepted.
+    pub settings: ArcSwap<Settings>,
+    /// What becomes of requests: each keeps to the end what it finds when its head has come.
+    pub proxy: ArcSwap<Proxy>,
+    /// Connections open now.
+    open: AtomicUsize,
+}
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+impl Listener {
+    /// A listener without connections.
+    pub fn new(name: Arc<str>, settings: Arc<Settings>, proxy: Arc<Proxy>) -> Listener {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let open = AtomicUsize::new(0);
+        Listener { name, id, settings: ArcSwap::new(settings), proxy: ArcSwap::new(proxy), open }
+    }
+}
+
+/// What one configuration says of how a listener's connections begin.
+#[derive(Debug)]
+pub struct Settings {
     /// TLS, if it ends here.
     pub tls: Option<Arc<ServerConfig>>,
     /// Whether a PROXY header comes first.
@@ -47,29 +75,36 @@ pub struct Listener {
     pub timeouts: ListenerTimeouts,
     /// How much a connection may ask for.
     pub limits: ListenerLimits,
-    /// Connections open now.
-    pub open: AtomicUsize,
-    /// What becomes of requests.
-    pub proxy: Arc<Proxy>,
     /// What it counts on.
     pub metrics: ListenerMetrics,
 }
 
-/// Accepts until it is dropped. Cancel-safe: connections accepted go on by themselves.
-pub async fn run(listener: Arc<Listener>, mut acceptor: Acceptor, drain: Arc<Drain>) {
+/// Accepts until `stopped`; connections accepted go on by themselves.
+async fn run(
+    listener: Arc<Listener>,
+    mut acceptor: Acceptor,
+    sessions: Arc<Sessions>,
+    mut stopped: oneshot::Receiver<()>,
+) {
     loop {
-        match acceptor.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stopped => return,
+            accepted = acceptor.accept() => accepted,
+        };
+        let settings = listener.settings.load_full();
+        match accepted {
             Ok((stream, peer)) => {
-                let Some(slot) = Slot::take(&listener) else {
-                    listener.metrics.error(ConnectionError::Limit);
+                let Some(slot) = Slot::take(&listener, &settings) else {
+                    settings.metrics.error(ConnectionError::Limit);
                     continue;
                 };
-                let guard = drain.enter();
-                let before = Box::pin(until_session(stream, peer, Arc::clone(&listener), guard));
+                let guard = sessions.enter(listener.id);
+                let before = Box::pin(until_session(stream, peer, Arc::clone(&listener), settings, guard));
                 tokio::spawn(connection(before, slot));
             }
             Err(pause) => {
-                listener.metrics.error(ConnectionError::AcceptPaused);
+                settings.metrics.error(ConnectionError::AcceptPaused);
                 // Once for a row of failures: the next lines would say the same.
                 if pause.in_a_row == 1 {
                     tracing::error!(listener = %listener.name, error = %pause.source, reason = pause.reason.as_str(), "{pause}");
@@ -86,13 +121,13 @@ struct Slot {
 }
 
 impl Slot {
-    fn take(listener: &Arc<Listener>) -> Option<Slot> {
-        let limit = listener.limits.connections.map_or(usize::MAX, |limit| limit as usize);
+    fn take(listener: &Arc<Listener>, settings: &Settings) -> Option<Slot> {
+        let limit = settings.limits.connections.map_or(usize::MAX, |limit| limit as usize);
         if listener.open.fetch_add(1, Ordering::Relaxed) >= limit {
             listener.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Slot { listener: Arc::clone(listener), _active: listener.metrics.accept() })
+        Some(Slot { listener: Arc::clone(listener), _active: settings.metrics.accept() })
     }
 }
 
@@ -121,23 +156,29 @@ fn connection(before: impl Future<Output = Option<Upgraded>> + Unpin, slot: Slot
     }
 }
 
-type Upgraded = (Box<Pending>, DownstreamIo, Vec<u8>, Guard);
+type Upgraded = (Box<Pending>, DownstreamIo, Vec<u8>, Guard<Member>);
 
 fn begin((pending, io, early, guard): Upgraded) -> Session<DownstreamIo, UpstreamIo, Held> {
     pending.begin((io, early), guard)
 }
 
 /// Everything before the session; `None` when there is none to come.
-async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, guard: Guard) -> Option<Upgraded> {
+async fn until_session(
+    stream: Stream,
+    peer: PeerAddr,
+    listener: Arc<Listener>,
+    settings: Arc<Settings>,
+    guard: Guard<Member>,
+) -> Option<Upgraded> {
     // Read once, and by none of those that need no deadline.
     let mut accepted = None;
-    let mut deadline = || *accepted.get_or_insert_with(Instant::now) + listener.timeouts.tls.duration();
+    let mut deadline = || *accepted.get_or_insert_with(Instant::now) + settings.timeouts.tls.duration();
     let mut peer = match peer {
         PeerAddr::Inet(addr) => Some(addr),
         PeerAddr::Unix => None,
     };
     let mut stream = Prefixed::from(stream);
-    if let Some(mode) = listener.proxy_protocol {
+    if let Some(mode) = settings.proxy_protocol {
         let (_, inner) = stream.into_parts();
         match proxy_protocol::read(inner, mode, deadline()).await {
             Ok((prefixed, announced)) => {
@@ -147,14 +188,14 @@ async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, 
                 }
             }
             Err(error) => {
-                listener.metrics.error(ConnectionError::ProxyProtocol);
+                settings.metrics.error(ConnectionError::ProxyProtocol);
                 tracing::debug!(listener = %listener.name, ?peer, %error, reason = error.label(), "no PROXY header");
                 return None;
             }
         }
     }
     let mut downstream = Downstream { peer, tls: None };
-    let (early, io) = match &listener.tls {
+    let (early, io) = match &settings.tls {
         None => {
             let (early, stream) = stream.into_parts();
             (early, Transport::Plain(stream))
@@ -163,11 +204,11 @@ async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, 
             let started = Instant::now();
             match tls::server::accept(stream, Arc::clone(config), deadline()).await {
                 Ok(stream) => {
-                    downstream.tls = Some(note_tls(&listener, &stream, started.elapsed()));
+                    downstream.tls = Some(note_tls(&settings.metrics, &stream, started.elapsed()));
                     (Vec::new(), Transport::Tls(Box::new(stream)))
                 }
                 Err(error) => {
-                    listener.metrics.error(match error {
+                    settings.metrics.error(match error {
                         TlsAcceptError::Timeout => ConnectionError::TlsTimeout,
                         TlsAcceptError::Closed => ConnectionError::TlsClosed,
                         _ => ConnectionError::TlsFailed,
@@ -178,17 +219,17 @@ async fn until_session(stream: Stream, peer: PeerAddr, listener: Arc<Listener>, 
             }
         }
     };
-    let (pending, io, early) = Box::pin(http::serve(io, early, downstream, &listener, &guard)).await?;
+    let (pending, io, early) = Box::pin(http::serve(io, early, downstream, &listener, &settings, &guard)).await?;
     Some((pending, io, early, guard))
 }
 
-fn note_tls(listener: &Listener, stream: &ServerStream, took: Duration) -> &'static str {
+fn note_tls(metrics: &ListenerMetrics, stream: &ServerStream, took: Duration) -> &'static str {
     let version = match stream.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
         _ => TlsVersion::Tls13,
     };
     let resumed = stream.handshake_kind() == Some(HandshakeKind::Resumed);
-    listener.metrics.tls_handshake(version, resumed, took);
+    metrics.tls_handshake(version, resumed, took);
     version.label()
 }
 

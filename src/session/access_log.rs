@@ -340,6 +340,12 @@ impl AccessLog {
         self.output.is_some()
     }
 
+    /// Whether a record would look the same in this one.
+    pub fn is_like(&self, other: &AccessLog) -> bool {
+        let format = |log: &AccessLog| log.output.as_ref().map(|(_, format)| *format);
+        format(self) == format(other)
+    }
+
     /// Writes one line, without ever waiting for the output.
     pub fn write(&self, record: &Record<'_>) {
         let Some((sink, format)) = &self.output else { return };

@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 
 use crate::balance::sticky::Returned;
 use crate::clock;
-use crate::drain::Guard;
+use crate::drain::{Drain, Guard};
 use crate::moment::Moment;
 use crate::net::transport::Connection;
 use crate::upstream::Upstream;
@@ -73,6 +73,22 @@ pub struct RouteSessions {
     /// What their ends mean.
     pub table: Table,
 }
+
+/// What a session is, to whoever looks for it or wants it to stop.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// On which route and listener, as one configuration had them.
+    pub route: Arc<RouteSessions>,
+    /// On which endpoint.
+    pub live: Arc<Live>,
+    /// The client's address, if it can be told.
+    pub client: Option<IpAddr>,
+    /// When it opened.
+    pub opened: Moment,
+}
+
+/// All who work, sessions among them.
+pub type Sessions = Drain<Member>;
 
 /// What the log says of a request, in text of its own.
 #[derive(Clone, Debug, Default)]
@@ -178,7 +194,7 @@ pub trait Held {
 #[derive(Debug)]
 pub struct Session<C, S, H: Held> {
     relay: Relay<C, S, Counts>,
-    guard: Guard,
+    guard: Guard<Member>,
     held: H,
 }
 
@@ -187,14 +203,14 @@ where
     C: AsyncRead + AsyncWrite + Connection + Unpin,
     S: AsyncRead + AsyncWrite + Connection + Unpin,
 {
-    /// Joins the two connections, whose `guard` has joined a group, each with the bytes that were read too early from it. `opening` where there will be a line.
+    /// Joins the two connections, whose `guard` has joined, each with the bytes that were read too early from it. `opening` where there will be a line.
     pub fn new(
         route: Arc<RouteSessions>,
         opening: Option<Box<Opening>>,
         tunnel: Tunnel,
         client: (C, Vec<u8>),
         server: (S, Vec<u8>),
-        (guard, held): (Guard, H),
+        (guard, held): (Guard<Member>, H),
     ) -> Self {
         route.metrics.begin();
         let relay = Relay::new(tunnel, client, server, Counts { route, opening });

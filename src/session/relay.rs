@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Judge;
 use crate::clock;
-use crate::drain::Guard;
+use crate::drain::{Guard, Told};
 use crate::moment::Moment;
 use crate::net::pool::{self, Buffer, Size};
 use crate::net::transport::Connection;
@@ -123,13 +123,16 @@ where
 
     /// Relays what there is; `Ready` when the session is over. `guard` tells when the process wants it to end; `timer` is
     /// this session's, from one poll to the next. To be polled by one task only. Dropping it drops both connections.
-    pub fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard) -> Poll<()> {
+    pub fn poll<M>(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard<M>) -> Poll<()> {
         let mut now = if self.tunnel.awaits_pong() { clock::now() } else { clock::coarse() };
         let said = guard.said();
         if self.said != said {
             self.said = said;
-            if let Some((at, why)) = guard.look(cx, Some(self.tunnel.data_at())) {
-                self.tunnel.stop(at, why);
+            let queued = self.to_server.queued() + self.to_client.queued();
+            let told = Told { data_at: Some(self.tunnel.data_at()), queued: u32::try_from(queued).unwrap_or(u32::MAX) };
+            match guard.look(cx, told) {
+                Some(stop) => self.tunnel.stop(stop.at, stop.by, stop.why),
+                None => self.tunnel.go_on(),
             }
         }
         // Bounded: each further round follows a timer that fired.
@@ -331,6 +334,12 @@ impl Lane {
             size: Size::Small,
             shut: Shut::Open,
         }
+    }
+
+    /// Bytes held for the far connection. What waits inside it is not counted.
+    fn queued(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |waiting| waiting.end - waiting.start)
+            + self.carry.as_ref().map_or(0, |carry| carry.len())
     }
 
     fn is_blocked(&self) -> bool {
@@ -619,7 +628,7 @@ mod tests {
     }
 
     /// Relays between two connections in a task of its own. The bytes are no frames.
-    fn start<C, S>(client: C, server: S, drain: &Arc<Drain>) -> Passed
+    fn start<C, S>(client: C, server: S, drain: &Arc<Drain<()>>) -> Passed
     where
         C: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
         S: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
@@ -636,7 +645,7 @@ mod tests {
         let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
         let passed = Passed::default();
         let mut relay = Relay::new(tunnel, (client, vec![]), (server, vec![]), passed.clone());
-        let guard = drain.enter();
+        let guard = drain.enter(1);
         tokio::spawn(async move {
             let mut timer = pin!(sleep_until(Instant::now()));
             poll_fn(|cx| relay.poll(cx, timer.as_mut(), &guard)).await;

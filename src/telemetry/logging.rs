@@ -7,13 +7,15 @@
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, span};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Registry};
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::escape;
 use super::sink::LogSink;
@@ -62,36 +64,72 @@ pub enum LoggingError {
     /// Someone else already set the process's subscriber.
     #[error("the log has been started twice")]
     Twice(#[source] tracing::subscriber::SetGlobalDefaultError),
+    /// The subscriber is gone, or a panic left it unusable.
+    #[error("the log is gone")]
+    Gone(#[source] reload::Error),
+}
+
+/// Changes the log while it runs. Clones change the same one.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    filter: reload::Handle<EnvFilter, Registry>,
+    human: Arc<AtomicBool>,
+}
+
+impl Switch {
+    /// From now on logs what this filter lets through; see [`Options::filter`].
+    ///
+    /// # Errors
+    /// If it does not parse, which changes nothing.
+    pub fn set_level(&self, filter: &str) -> Result<(), LoggingError> {
+        self.filter.reload(parse(filter)?).map_err(LoggingError::Gone)
+    }
+
+    /// From now on lines look so.
+    pub fn set_format(&self, format: Format) {
+        self.human.store(format == Format::Human, Ordering::Relaxed);
+    }
 }
 
 /// Sends the events of the whole process to `sink`.
 ///
 /// # Errors
 /// If the filter does not parse or there is a global subscriber already.
-pub fn init(options: &Options, sink: LogSink) -> Result<(), LoggingError> {
-    tracing::subscriber::set_global_default(subscriber(options, sink)?).map_err(LoggingError::Twice)
+pub fn init(options: &Options, sink: LogSink) -> Result<Switch, LoggingError> {
+    let (subscriber, switch) = subscriber(options, sink)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(LoggingError::Twice)?;
+    Ok(switch)
 }
 
 /// What `init` installs; a test installs it for its own thread.
 ///
 /// # Errors
 /// If the filter does not parse.
-pub fn subscriber(options: &Options, sink: LogSink) -> Result<impl Subscriber + Send + Sync, LoggingError> {
-    let mut bare = options.filter.split(',').map(str::trim).filter(|part| !part.contains(['=', '[', ']', '{', '}']));
+pub fn subscriber(
+    options: &Options,
+    sink: LogSink,
+) -> Result<(impl Subscriber + Send + Sync + use<>, Switch), LoggingError> {
+    // Whether an event passes is asked once for each place in the code and remembered there until the filter changes:
+    // that it can change costs nothing where nothing is logged.
+    let (layer, filter) = reload::Layer::new(parse(&options.filter)?);
+    let human = Arc::new(AtomicBool::new(options.format == Format::Human));
+    let lines = Lines { sink, human: Arc::clone(&human), ansi: options.ansi };
+    Ok((Registry::default().with(layer).with(lines), Switch { filter, human }))
+}
+
+/// The filter that is written so.
+fn parse(written: &str) -> Result<EnvFilter, LoggingError> {
+    let mut bare = written.split(',').map(str::trim).filter(|part| !part.contains(['=', '[', ']', '{', '}']));
     if let Some(word) = bare.find(|word| word.parse::<LevelFilter>().is_err()) {
-        return Err(LoggingError::Level { filter: options.filter.clone(), word: word.into() });
+        return Err(LoggingError::Level { filter: written.into(), word: word.into() });
     }
-    let filter = EnvFilter::builder()
-        .parse(&options.filter)
-        .map_err(|source| LoggingError::Filter { filter: options.filter.clone(), source })?;
-    let lines = Lines { sink, format: options.format, ansi: options.ansi };
-    Ok(Registry::default().with(filter).with(lines))
+    EnvFilter::builder().parse(written).map_err(|source| LoggingError::Filter { filter: written.into(), source })
 }
 
 /// The layer that turns events into lines.
 struct Lines {
     sink: LogSink,
-    format: Format,
+    human: Arc<AtomicBool>,
     ansi: bool,
 }
 
@@ -126,9 +164,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
 
 impl Lines {
     fn write(&self, line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &Fields) {
-        match self.format {
-            Format::Json => write_json(line, now, metadata, fields),
-            Format::Human => write_human(line, now, metadata, fields, self.ansi),
+        match self.human.load(Ordering::Relaxed) {
+            false => write_json(line, now, metadata, fields),
+            true => write_human(line, now, metadata, fields, self.ansi),
         }
     }
 }
@@ -274,7 +312,7 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let sink = LogSink::new(writer).unwrap();
         let options = Options { filter: filter.into(), format, ansi: false };
-        tracing::subscriber::with_default(subscriber(&options, sink.clone()).unwrap(), events);
+        tracing::subscriber::with_default(subscriber(&options, sink.clone()).unwrap().0, events);
         assert!(sink.flush(Duration::from_secs(20)));
         drop(sink);
         let mut text = String::new();
@@ -360,5 +398,48 @@ mod tests {
         assert!(refuse("wsluice=loud").unwrap().contains("neither a level"));
         assert!(refuse("inof").unwrap().contains(r#""inof" is not a level"#));
         assert_eq!(refuse("off"), None);
+    }
+    #[test]
+    fn level_and_look_change_while_it_runs_and_a_bad_level_changes_nothing() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let sink = LogSink::new(writer).unwrap();
+        let options = Options { filter: "info".into(), format: Format::Json, ansi: false };
+        let (subscriber, switch) = subscriber(&options, sink.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            let tell = |step: u32| {
+                debug!(target: "t", step, "detail");
+                info!(target: "t", step, "news");
+            };
+            tell(0);
+            switch.set_level("debug").unwrap();
+            tell(1);
+            assert!(matches!(switch.set_level("deubg"), Err(LoggingError::Level { .. })));
+            assert!(matches!(switch.set_level("t=loud"), Err(LoggingError::Filter { .. })));
+            tell(2);
+            switch.set_level("warn,t=info").unwrap();
+            switch.set_format(Format::Human);
+            tell(3);
+            switch.set_level("off").unwrap();
+            tell(4);
+        });
+        assert!(matches!(switch.set_level("info"), Err(LoggingError::Gone(_))));
+        assert!(sink.flush(Duration::from_secs(20)));
+        drop(sink);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let stamp = Utc(UNIX_EPOCH).to_string().len();
+        let lines: Vec<&str> =
+            text.lines().map(|line| line.find("\"message\":").map_or(&line[stamp..], |at| &line[at..])).collect();
+        assert_eq!(
+            lines,
+            [
+                r#""message":"news","step":0}"#,
+                r#""message":"detail","step":1}"#,
+                r#""message":"news","step":1}"#,
+                r#""message":"detail","step":2}"#,
+                r#""message":"news","step":2}"#,
+                " INFO  news step=3",
+            ]
+        );
     }
 }

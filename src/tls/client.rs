@@ -179,7 +179,7 @@ mod tests {
     use tokio::net::UnixStream;
     use tokio::time::Instant;
 
-    use super::super::server::{self, ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions};
+    use super::super::server::{self, ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys};
     use super::super::test_certificates::Ca;
     use super::*;
 
@@ -189,7 +189,11 @@ mod tests {
         config: &Arc<ClientConfig>,
         name: &str,
     ) -> Result<ClientStream, TlsConnectError> {
-        shake_with(&server::server_config(&server).unwrap(), config, name).await
+        shake_with(&serve(&server), config, name).await
+    }
+
+    fn serve(options: &ServerTlsOptions) -> Arc<rustls::ServerConfig> {
+        server::server_config(options, &TicketKeys::new().unwrap()).unwrap()
     }
 
     async fn shake_with(
@@ -242,8 +246,8 @@ mod tests {
     async fn the_second_connection_resumes_the_first() {
         let ca = Ca::new();
         for min_version in [MinVersion::Tls12, MinVersion::Tls13] {
-            let server = server::server_config(&ServerTlsOptions { min_version, ..serving(&ca, &["a.example"]) });
-            let (server, config) = (server.unwrap(), trusting(&ca));
+            let server = serve(&ServerTlsOptions { min_version, ..serving(&ca, &["a.example"]) });
+            let config = trusting(&ca);
             let kind = |stream: ClientStream| stream.handshake_kind().unwrap();
             let first = shake_with(&server, &config, "a.example").await.unwrap();
             assert_ne!(kind(first), HandshakeKind::Resumed);

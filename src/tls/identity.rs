@@ -3,7 +3,6 @@
 //! Whatever is wrong with a file is found here, before anything listens, and the error names the file and what to do.
 //! An expired certificate is no error: a proxy that does not come up helps nobody, and clients that pin it still work.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +13,9 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::provider;
+use super::chain::{self, ChainFault, days};
 use super::validity::Validity;
+use super::{files, provider};
 
 /// What is wrong with a certificate, a key or a set of them.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,12 @@ pub enum TlsError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Nothing of ours is that large.
+    #[error("{file} is larger than 4 MiB: it cannot be a certificate, a key or a list of them")]
+    TooLarge {
+        /// Which.
+        file: String,
     },
     /// There is no certificate in it.
     #[error("{file} holds no certificate{hint}")]
@@ -91,6 +97,9 @@ pub enum TlsError {
         /// The key's file.
         key: String,
     },
+    /// A better one is in force.
+    #[error(transparent)]
+    Worse(CertificateWarning),
     /// A TLS listener needs at least one.
     #[error("a TLS listener needs at least one certificate")]
     NoIdentity,
@@ -132,6 +141,14 @@ pub enum CertificateWarning {
         /// How long from now.
         until: Duration,
     },
+    /// Some clients will find no way from it to what they trust.
+    #[error("the chain in {file} is broken: {fault}")]
+    Chain {
+        /// Its file.
+        file: String,
+        /// Where, and how.
+        fault: ChainFault,
+    },
     /// Clients look nowhere else (RFC 9525 §2).
     #[error(
         "the certificate in {file} names no host in its subjectAltName, so it can only be the default and clients will hardly accept it"
@@ -142,14 +159,6 @@ pub enum CertificateWarning {
     },
 }
 
-fn days(duration: &Duration) -> String {
-    match duration.as_secs() / 86_400 {
-        0 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
-    }
-}
-
 /// A certificate chain with its private key, both checked.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -157,6 +166,7 @@ pub struct Identity {
     file: String,
     names: Vec<String>,
     validity: Validity,
+    order: Option<ChainFault>,
 }
 
 impl Identity {
@@ -165,7 +175,7 @@ impl Identity {
     /// # Errors
     /// If a file cannot be read, holds something else, or the two do not belong together.
     pub fn load(cert: &Path, key: &Path) -> Result<Identity, TlsError> {
-        let (cert_pem, key_pem) = (read(cert)?, read(key)?);
+        let (cert_pem, key_pem) = files::read_pair(cert, key)?;
         Identity::from_parts(&display(cert), &cert_pem, &display(key), &key_pem)
     }
 
@@ -177,7 +187,7 @@ impl Identity {
         Identity::from_parts(name, cert, name, key)
     }
 
-    fn from_parts(cert_file: &str, cert: &[u8], key_file: &str, key: &[u8]) -> Result<Identity, TlsError> {
+    pub(super) fn from_parts(cert_file: &str, cert: &[u8], key_file: &str, key: &[u8]) -> Result<Identity, TlsError> {
         let chain = certificates(cert_file, cert)?;
         let key = private_key(key_file, key)?;
         let bad = |reason: String| TlsError::BadCertificate { file: cert_file.to_owned(), reason };
@@ -196,7 +206,8 @@ impl Identity {
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(Identity { key: Arc::new(key), file: cert_file.to_owned(), names, validity })
+        let order = chain::order(&key.cert, provider().signature_verification_algorithms.all);
+        Ok(Identity { key: Arc::new(key), file: cert_file.to_owned(), names, validity, order })
     }
 
     /// The file of the certificate.
@@ -217,35 +228,59 @@ impl Identity {
 
     /// What the operator should know about it at `now`.
     pub fn warnings(&self, now: SystemTime) -> Vec<CertificateWarning> {
+        let nameless = self.names.is_empty().then(|| CertificateWarning::NoNames { file: self.file.clone() });
+        self.date_fault(now).into_iter().chain(self.chain_fault(now)).chain(nameless).collect()
+    }
+
+    /// Why it must not take the place of `old` at `now`: clients would accept it less than that. Whatever is wrong with
+    /// both is no reason, so that a certificate in force that has expired itself gives way to any that has not.
+    pub fn worse_than(&self, old: &Identity, now: SystemTime) -> Option<CertificateWarning> {
+        let date_fault = self.date_fault(now);
+        if date_fault.is_some() || old.date_fault(now).is_some() {
+            return date_fault.filter(|_| old.date_fault(now).is_none());
+        }
+        if old.chain_fault(now).is_some() {
+            return None;
+        }
+        let alone = || Some(self.chain_warning(chain::alone(&self.key.cert, &old.key.cert)?));
+        self.chain_fault(now).or_else(alone)
+    }
+
+    fn date_fault(&self, now: SystemTime) -> Option<CertificateWarning> {
         let file = || self.file.clone();
         let expired = self.validity.expired_since(now).map(|since| CertificateWarning::Expired { file: file(), since });
-        let early = self.validity.begins_in(now).map(|until| CertificateWarning::NotYetValid { file: file(), until });
-        let nameless = self.names.is_empty().then(|| CertificateWarning::NoNames { file: file() });
-        expired.into_iter().chain(early).chain(nameless).collect()
+        let early =
+            || self.validity.begins_in(now).map(|until| CertificateWarning::NotYetValid { file: file(), until });
+        expired.or_else(early)
+    }
+
+    fn chain_fault(&self, now: SystemTime) -> Option<CertificateWarning> {
+        let fault = self.order.clone().or_else(|| chain::dates(&self.key.cert, now))?;
+        Some(self.chain_warning(fault))
+    }
+
+    fn chain_warning(&self, fault: ChainFault) -> CertificateWarning {
+        CertificateWarning::Chain { file: self.file.clone(), fault }
     }
 }
 
-/// Reads the certificates that shall be trusted.
+/// Reads the certificates that shall be trusted from the contents of `file`.
 ///
 /// # Errors
-/// If the file cannot be read, holds no certificate or one that cannot be parsed.
-pub fn load_roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
-    let file = display(path);
+/// If there is none, or one that cannot be parsed.
+pub(super) fn roots(file: &str, text: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&file, &read(path)?)? {
+    for certificate in certificates(file, text)? {
         roots
             .add(certificate)
-            .map_err(|error| TlsError::BadCertificate { file: file.clone(), reason: error.to_string() })?;
+            .map_err(|error| TlsError::BadCertificate { file: file.to_owned(), reason: error.to_string() })?;
     }
     Ok(Arc::new(roots))
 }
 
-fn display(path: &Path) -> String {
+/// A path as it stands in errors, warnings and labels.
+pub(super) fn display(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { file: display(path), source })
 }
 
 /// At least one certificate, in the order of the file.
@@ -293,6 +328,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::error::Error as _;
+    use std::fs;
     use std::time::UNIX_EPOCH;
 
     use super::super::test_certificates::Ca;
@@ -334,6 +370,64 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_out_of_order_is_warned_of() {
+        let middle = Ca::new().intermediate("middle", |_| {});
+        let low = middle.intermediate("low", |_| {});
+        let (cert, key) = low.sign(&["a.example"], |_| {});
+        let cert = format!("{cert}{}{}", middle.pem(), low.pem());
+        let identity = Identity::from_pem("x", cert.as_bytes(), key.as_bytes()).unwrap();
+        let [warning] = &identity.warnings(SystemTime::now())[..] else { panic!("one warning") };
+        let text = warning.to_string();
+        assert!(
+            text.starts_with("the chain in x is broken: certificate 1 (") && text.ends_with("certificate 3"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_certificate_gives_way_to_none_that_is_worse() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let middle = Ca::new().intermediate("middle", |_| {});
+        let (low, stranger) = (middle.intermediate("low", |_| {}), Ca::new());
+        let year = |year| rcgen::date_time_ymd(year, 1, 1);
+        let identity = |from, until, chain: &[&Ca]| {
+            let (cert, key) = low.sign(&["a.example"], |params| {
+                params.not_before = year(from);
+                params.not_after = year(until);
+            });
+            let cert = chain.iter().fold(cert, |cert, ca| cert + &ca.pem());
+            Identity::from_pem("x", cert.as_bytes(), key.as_bytes()).unwrap()
+        };
+        let good = || identity(2020, 2030, &[&low, &middle]);
+        let (expired, early) = (identity(2020, 2021, &[&low, &middle]), identity(2029, 2030, &[&low, &middle]));
+        let (broken, short) = (identity(2020, 2030, &[&low, &stranger]), identity(2020, 2030, &[&low]));
+        let alone = identity(2020, 2030, &[]);
+        let expired_and_broken = identity(2020, 2021, &[&stranger]);
+        for (what, new, old, refused) in [
+            ("another good one", &good(), &good(), None),
+            ("expired", &expired, &good(), Some("has expired")),
+            ("early", &early, &good(), Some("is not valid yet")),
+            ("broken", &broken, &good(), Some("certificate 2 (`low`)")),
+            ("shorter", &short, &good(), None),
+            ("alone", &alone, &good(), Some("must be followed by the intermediate `low`")),
+            ("longer", &good(), &alone, None),
+            ("alone as before", &alone, &alone, None),
+            ("good after expired", &good(), &expired, None),
+            ("broken after expired", &broken, &expired, None),
+            ("expired after broken", &expired, &broken, Some("has expired")),
+            ("early after expired", &early, &expired, None),
+            ("broken after broken", &broken, &broken, None),
+            ("all of it after expired", &expired_and_broken, &expired, None),
+        ] {
+            let found = new.worse_than(old, now).map(|warning| warning.to_string());
+            match refused {
+                None => assert_eq!(found, None, "{what}"),
+                Some(text) => assert!(found.as_ref().is_some_and(|found| found.contains(text)), "{what}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn key_and_certificate_may_share_a_file() {
         let (cert, key) = Ca::new().sign(&["a.example"], |_| {});
         let both = format!("{key}{cert}");
@@ -372,11 +466,7 @@ mod tests {
 
     #[test]
     fn roots_come_from_a_file_with_at_least_one() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ca.pem");
-        fs::write(&path, format!("{}{}", Ca::new().pem(), Ca::new().pem())).unwrap();
-        assert_eq!(load_roots(&path).unwrap().len(), 2);
-        fs::write(&path, "").unwrap();
-        assert!(matches!(load_roots(&path), Err(TlsError::NoCertificate { .. })));
+        assert_eq!(roots("x", format!("{}{}", Ca::new().pem(), Ca::new().pem()).as_bytes()).unwrap().len(), 2);
+        assert!(matches!(roots("x", b""), Err(TlsError::NoCertificate { .. })));
     }
 }

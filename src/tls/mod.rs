@@ -1,4 +1,5 @@
-//! TLS, on both sides: certificates and keys from PEM files, configurations, handshakes, and the streams behind them.
+//! TLS, on both sides: certificates and keys from PEM files and what becomes of them when the files change, configurations,
+//! handshakes, and the streams behind them.
 //!
 //! rustls with aws-lc-rs, always passed explicitly: what a dependency installs as the process's default is none of our
 //! business. Nothing outside of this module names rustls' types but through the aliases here.
@@ -9,14 +10,20 @@ use rustls::crypto::CryptoProvider;
 
 use crate::net::stream::Stream;
 
+pub mod certificates;
+mod chain;
 pub mod client;
+mod files;
 pub mod identity;
+pub mod metrics;
 pub mod resolver;
 pub mod server;
 pub mod stream;
 mod validity;
+mod x509;
 
-pub use identity::{CertificateWarning, Identity, TlsError, load_roots};
+pub use chain::ChainFault;
+pub use identity::{CertificateWarning, Identity, TlsError};
 pub use stream::TlsStream;
 pub use validity::Validity;
 
@@ -38,7 +45,8 @@ fn provider() -> &'static Arc<CryptoProvider> {
 mod test_certificates {
     //! Certificates for the tests of this module.
 
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+    use rustls::pki_types::CertificateDer;
 
     use super::*;
 
@@ -47,11 +55,36 @@ mod test_certificates {
 
     impl Ca {
         pub fn new() -> Ca {
+            // Two CAs of one name would be told apart by the signature only.
+            Ca::named(&format!("test CA {}", fastrand::u64(..)))
+        }
+
+        pub fn named(name: &str) -> Ca {
+            Ca(CertifiedIssuer::self_signed(Ca::params(name), KeyPair::generate().unwrap()).unwrap())
+        }
+
+        /// A CA below this one.
+        pub fn intermediate(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Ca {
+            let mut params = Ca::params(name);
+            change(&mut params);
+            Ca(CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap())
+        }
+
+        fn params(name: &str) -> CertificateParams {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            // Two CAs of one name would be told apart by the signature only.
-            params.distinguished_name.push(rcgen::DnType::CommonName, format!("test CA {}", fastrand::u64(..)));
-            Ca(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        }
+
+        pub fn der(&self) -> &CertificateDer<'static> {
+            self.0.der()
+        }
+
+        /// A certificate that nobody has the key of.
+        pub fn certify(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+            use rustls::pki_types::pem::PemObject;
+            CertificateDer::from_pem_slice(self.sign(names, change).0.as_bytes()).unwrap()
         }
 
         pub fn pem(&self) -> String {

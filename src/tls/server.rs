@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::{AlertDescription, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -62,12 +62,30 @@ pub enum ClientAuthMode {
     Optional,
 }
 
-/// Puts a listener's TLS together. Connections of all workers share it, and with it the keys of their tickets. Do not
-/// share it between listeners that ask different things of their clients: a ticket of one would open the other.
+/// The keys that a listener's tickets are encrypted with. They outlive its certificates: who has been here before
+/// resumes after a renewal as well.
+///
+/// Whoever comes with a ticket is asked for nothing else. So listeners that ask different things of their clients must
+/// not share them, and one that asks something else than before needs new ones: a ticket of one would open the other.
+#[derive(Debug, Clone)]
+pub struct TicketKeys(Arc<dyn ProducesTickets>);
+
+impl TicketKeys {
+    /// New keys, which change by themselves every six hours; each is good for as long again.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn new() -> Result<TicketKeys, TlsError> {
+        Ok(TicketKeys(rustls::crypto::aws_lc_rs::Ticketer::new()?))
+    }
+}
+
+/// Puts a listener's TLS together. Connections of all workers share it; those that have begun keep theirs when another
+/// takes its place.
 ///
 /// # Errors
 /// If there is no certificate, or rustls refuses what it is given.
-pub fn server_config(options: &ServerTlsOptions) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(options: &ServerTlsOptions, tickets: &TicketKeys) -> Result<Arc<ServerConfig>, TlsError> {
     let resolver = Resolver::new(&options.identities)?;
     let versions: &[&rustls::SupportedProtocolVersion] = match options.min_version {
         MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -86,7 +104,7 @@ pub fn server_config(options: &ServerTlsOptions) -> Result<Arc<ServerConfig>, Tl
     };
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.ticketer = Arc::clone(&tickets.0);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))

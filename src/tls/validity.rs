@@ -1,10 +1,10 @@
 //! From when to when a certificate is valid.
 //!
-//! webpki checks validity but does not tell it, and the operator wants to be warned before the day comes. So this walks
-//! the few bytes of DER up to it: Certificate → TBSCertificate → version (if any), serial, algorithm, issuer, *validity*
-//! (RFC 5280 §4.1). What the certificate says otherwise is left to webpki.
+//! webpki checks validity but does not tell it, and the operator wants to be warned before the day comes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::x509::{Parts, element};
 
 /// The times between which a certificate is valid, in seconds of Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,25 +15,18 @@ pub struct Validity {
     pub not_after: i64,
 }
 
-const SEQUENCE: u8 = 0x30;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-/// `[0] EXPLICIT Version`; absent in version 1.
-const VERSION: u8 = 0xa0;
 
 impl Validity {
     /// Reads it from a certificate; `None` if that is no certificate.
     pub fn of(certificate: &[u8]) -> Option<Validity> {
-        let mut certificate = contents(&mut &*certificate, SEQUENCE)?;
-        let mut tbs = contents(&mut certificate, SEQUENCE)?;
-        if tbs.first() == Some(&VERSION) {
-            element(&mut tbs)?;
-        }
-        for _serial_algorithm_issuer in 0..3 {
-            element(&mut tbs)?;
-        }
-        let mut validity = contents(&mut tbs, SEQUENCE)?;
-        Some(Validity { not_before: time(&mut validity)?, not_after: time(&mut validity)? })
+        Parts::of(certificate).map(|parts| parts.validity)
+    }
+
+    /// Reads it from the contents of a certificate's Validity (RFC 5280 §4.1.2.5).
+    pub(super) fn read(mut contents: &[u8]) -> Option<Validity> {
+        Some(Validity { not_before: time(&mut contents)?, not_after: time(&mut contents)? })
     }
 
     /// How long ago it ended at `now`, if it has.
@@ -53,31 +46,6 @@ fn unix(time: SystemTime) -> i64 {
 
 fn positive(seconds: i64) -> Option<Duration> {
     u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
-}
-
-/// Takes one element off the front: its tag and its contents.
-fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
-    let (&tag, rest) = der.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        // The long form; four bytes of length are more than any certificate has.
-        let bytes = usize::from(first & 0x7f);
-        if !(1..=4).contains(&bytes) {
-            return None;
-        }
-        let (length, rest) = rest.split_at_checked(bytes)?;
-        (length.iter().fold(0, |value, byte| value << 8 | usize::from(*byte)), rest)
-    };
-    let (contents, rest) = rest.split_at_checked(length)?;
-    *der = rest;
-    Some((tag, contents))
-}
-
-fn contents<'a>(der: &mut &'a [u8], expected: u8) -> Option<&'a [u8]> {
-    let (tag, contents) = element(der)?;
-    (tag == expected).then_some(contents)
 }
 
 /// UTCTime `YYMMDDHHMMSSZ` (years 1950 to 2049) or GeneralizedTime `YYYYMMDDHHMMSSZ` (RFC 5280 §4.1.2.5).

@@ -34,6 +34,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether new sessions may come to it at all.
+    pub fn takes_sessions(&self) -> bool {
+        self.weight > 0 && self.live.is_open()
+    }
+
     /// Whether it has as many sessions as it may have.
     pub fn is_full(&self) -> bool {
         self.live.load() >= self.sessions_max

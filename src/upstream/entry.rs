@@ -3,6 +3,7 @@
 //! `proxy::entry`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::queue::Queue;
@@ -36,4 +37,17 @@ pub struct Gate {
     pub bucket: Bucket,
     /// Who waits for a seat.
     pub queue: Arc<Queue>,
+    closed: AtomicBool,
+}
+
+impl Gate {
+    /// Whether requests are let in: not while the upstream is drained.
+    pub fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Lets requests in, or no more.
+    pub fn set_open(&self, open: bool) {
+        self.closed.store(!open, Ordering::Relaxed);
+    }
 }

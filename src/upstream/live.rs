@@ -30,7 +30,7 @@ pub enum Standing {
 pub struct Live {
     name: Name,
     id: u64,
-    /// What it counts on. The series go with the state.
+    /// What it counts on. The series go with the last state of the name.
     pub metrics: EndpointMetrics,
     /// Sessions on it, those being opened included.
     load: AtomicU32,
@@ -40,6 +40,8 @@ pub struct Live {
     threshold: Mutex<Threshold>,
     /// The same, for picks.
     down: AtomicBool,
+    /// It is being drained: it takes no sessions.
+    closed: AtomicBool,
     /// When it joined others or came back, in microseconds; 0 if it was there from the start.
     joined_at: AtomicU64,
     gate: Arc<Gate>,
@@ -101,8 +103,29 @@ impl Live {
         (before, after)
     }
 
+    /// It has no health check any more: what the last one said is forgotten.
+    pub fn unchecked(&self) {
+        *self.lock_threshold() = Threshold::default();
+        if self.down.swap(false, Ordering::Relaxed) {
+            self.gate.queue.look_again();
+        }
+    }
+
     fn lock_threshold(&self) -> MutexGuard<'_, Threshold> {
         self.threshold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it takes sessions: not while it is drained.
+    pub fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Lets sessions in, or no more. One that takes them again joins the others anew.
+    pub fn set_open(&self, open: bool, now: Moment) {
+        if self.closed.swap(!open, Ordering::Relaxed) && open {
+            self.joined(now);
+            self.gate.queue.look_again();
+        }
     }
 
     /// It joined others that have sessions already, or came back to them.
@@ -128,13 +151,12 @@ impl Live {
 }
 
 impl Drop for Live {
-    /// Takes its series away, unless another state of the same name has begun to count on them.
+    /// Takes its name out of the books, unless another state of the same name has begun.
     fn drop(&mut self) {
         let endpoints = &mut self.lives.lock().endpoints;
         // Ours is the one that nobody can upgrade any more.
         if endpoints.get(&self.name).is_some_and(|live| live.strong_count() == 0) {
             endpoints.remove(&self.name);
-            self.metrics.remove();
         }
     }
 }
@@ -209,6 +231,7 @@ impl Lives {
             outlier: Outlier::default(),
             threshold: Mutex::default(),
             down: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             joined_at: AtomicU64::new(0),
             gate,
             lives: self.clone(),
@@ -299,6 +322,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..500).for_each(|_| of().metrics.pick()));
+                scope.spawn(|| (0..500).for_each(|_| assert!(encode(&registry).is_ok())));
             }
         });
         let last = of();

@@ -10,6 +10,7 @@ use prometheus::{
 use crate::balance::sticky::Returned;
 use crate::health::outlier::Why;
 use crate::telemetry::counters::{Active, Counters, seconds};
+use crate::telemetry::series::{Held, Shelf};
 
 /// From a server in the same rack to the 5 s that connecting may take by default; 1 s and 3 s are where a connection
 /// arrives whose first packet was lost once or twice.
@@ -57,6 +58,8 @@ pub struct Metrics {
     queue_wait: HistogramVec,
     admissions: IntCounterVec,
     sticky: IntCounterVec,
+    by_upstream: Shelf<1>,
+    by_endpoint: Shelf<2>,
 }
 
 impl Metrics {
@@ -137,24 +140,27 @@ impl Metrics {
                 ),
                 &["upstream", "result"],
             )?,
+            by_upstream: Shelf::new(["upstream"]),
+            by_endpoint: Shelf::new(["upstream", "endpoint"]),
         };
-        registry.register(Box::new(metrics.connect_duration.clone()))?;
-        registry.register(Box::new(metrics.retries.clone()))?;
-        registry.register(Box::new(metrics.retries_denied.clone()))?;
-        registry.register(Box::new(metrics.ejected.clone()))?;
-        registry.register(Box::new(metrics.ejections.clone()))?;
-        registry.register(Box::new(metrics.endpoint_sessions.clone()))?;
-        registry.register(Box::new(metrics.picks.clone()))?;
-        registry.register(Box::new(metrics.errors.clone()))?;
-        registry.register(Box::new(metrics.queue_length.clone()))?;
-        registry.register(Box::new(metrics.queue_wait.clone()))?;
-        registry.register(Box::new(metrics.admissions.clone()))?;
-        registry.register(Box::new(metrics.sticky.clone()))?;
+        metrics.by_upstream.register(registry, &metrics.connect_duration)?;
+        metrics.by_upstream.register(registry, &metrics.retries)?;
+        metrics.by_upstream.register(registry, &metrics.retries_denied)?;
+        metrics.by_endpoint.register(registry, &metrics.ejected)?;
+        metrics.by_endpoint.register(registry, &metrics.ejections)?;
+        metrics.by_endpoint.register(registry, &metrics.endpoint_sessions)?;
+        metrics.by_endpoint.register(registry, &metrics.picks)?;
+        metrics.by_endpoint.register(registry, &metrics.errors)?;
+        metrics.by_upstream.register(registry, &metrics.queue_length)?;
+        metrics.by_upstream.register(registry, &metrics.queue_wait)?;
+        metrics.by_upstream.register(registry, &metrics.admissions)?;
+        metrics.by_upstream.register(registry, &metrics.sticky)?;
         Ok(metrics)
     }
 
-    /// The handles of one upstream as a whole.
+    /// The handles of one upstream as a whole, and their series, until they are dropped.
     pub fn upstream(&self, upstream: &str) -> UpstreamMetrics {
+        let held = self.by_upstream.hold([upstream]);
         UpstreamMetrics {
             connect_duration: self.connect_duration.with_label_values(&[upstream]),
             retries: self.retries.with_label_values(&[upstream]),
@@ -169,17 +175,16 @@ impl Metrics {
                 move |result| family.with_label_values(&[&*upstream, result.label()])
             }),
             retries_denied: self.retries_denied.with_label_values(&[upstream]),
+            _held: held,
         }
     }
 
-    /// The handles of one endpoint, named as in the configuration. `reasons` are the labels of all its failures.
+    /// The handles of one endpoint, named as in the configuration, and their series, until they are dropped. `reasons` are the labels of all its failures.
     pub fn endpoint(&self, upstream: &str, endpoint: &str, reasons: &[&'static str]) -> EndpointMetrics {
+        let held = self.by_endpoint.hold([upstream, endpoint]);
         let (errors, of_upstream, of_endpoint) = (self.errors.clone(), upstream.to_owned(), endpoint.to_owned());
         let ejections = Why::ALL.map(|why| self.ejections.with_label_values(&[upstream, endpoint, why.label()]));
         EndpointMetrics {
-            families: self.clone(),
-            names: [upstream.to_owned(), endpoint.to_owned()],
-            reasons: reasons.into(),
             sessions: self.endpoint_sessions.with_label_values(&[upstream, endpoint]),
             picks: self.picks.with_label_values(&[upstream, endpoint]),
             ejected: self.ejected.with_label_values(&[upstream, endpoint]),
@@ -187,6 +192,7 @@ impl Metrics {
             errors: Counters::new(reasons, move |reason| {
                 errors.with_label_values(&[&*of_upstream, &*of_endpoint, *reason])
             }),
+            _held: held,
         }
     }
 }
@@ -201,6 +207,7 @@ pub struct UpstreamMetrics {
     admissions: Counters<Admitted>,
     sticky: Counters<Returned>,
     retries_denied: IntCounter,
+    _held: Held,
 }
 
 impl UpstreamMetrics {
@@ -238,14 +245,12 @@ impl UpstreamMetrics {
 /// What one endpoint counts on.
 #[derive(Debug)]
 pub struct EndpointMetrics {
-    families: Metrics,
-    names: [String; 2],
-    reasons: Box<[&'static str]>,
     sessions: IntGauge,
     picks: IntCounter,
     ejected: IntGauge,
     ejections: [IntCounter; Why::ALL.len()],
     errors: Counters<&'static str>,
+    _held: Held,
 }
 
 impl EndpointMetrics {
@@ -262,21 +267,6 @@ impl EndpointMetrics {
     /// One session less is on it.
     pub fn session_ends(&self) {
         self.sessions.dec();
-    }
-
-    /// Takes its series out of the families. What is counted later is lost.
-    pub fn remove(&self) {
-        let names @ [upstream, endpoint] = self.names.each_ref().map(String::as_str);
-        // An error says that there is no such series, which is what is wanted.
-        let _ = self.families.endpoint_sessions.remove_label_values(&names);
-        let _ = self.families.picks.remove_label_values(&names);
-        let _ = self.families.ejected.remove_label_values(&names);
-        for why in Why::ALL {
-            let _ = self.families.ejections.remove_label_values(&[upstream, endpoint, why.label()]);
-        }
-        for reason in &self.reasons {
-            let _ = self.families.errors.remove_label_values(&[upstream, endpoint, reason]);
-        }
     }
 
     /// Counts that it is ejected.
@@ -329,5 +319,18 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
         }
+    }
+    #[test]
+    fn series_go_with_the_last_who_counts_on_them() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let (upstream, endpoint) = (metrics.upstream("chat"), metrics.endpoint("chat", "ws://a:1", &["refused"]));
+        endpoint.error("not named before");
+        drop(upstream);
+        let text = encode(&registry).unwrap();
+        assert!(!text.contains("wsluice_upstream_retries_total{"), "{text}");
+        assert!(text.contains("not named before"), "a session is on the endpoint still: {text}");
+        drop(endpoint);
+        assert_eq!(encode(&registry).unwrap(), "");
     }
 }

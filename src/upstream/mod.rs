@@ -170,7 +170,7 @@ impl Upstream {
                 return Ok((Arc::clone(endpoint), seat));
             }
         }
-        let left = set.endpoints().iter().filter(|endpoint| endpoint.weight > 0 && !is_among(tried, endpoint));
+        let left = set.endpoints().iter().filter(|endpoint| endpoint.takes_sessions() && !is_among(tried, endpoint));
         let (mut left, mut usable) = (left.clone(), left.filter(|endpoint| self.is_usable(endpoint, now)));
         match (left.next(), usable.next()) {
             (Some(_), Some(_)) => Err(NoEndpoint::Full),
@@ -190,7 +190,7 @@ impl Upstream {
     pub fn pick_named(&self, identity: u64, now: Moment) -> Option<(Arc<Endpoint>, Seat)> {
         let set = self.set.load();
         let endpoint = set.endpoints().iter().find(|endpoint| endpoint.identity == identity)?;
-        if endpoint.weight == 0 || endpoint.live.standing(now) != Standing::Good {
+        if !endpoint.takes_sessions() || endpoint.live.standing(now) != Standing::Good {
             return None;
         }
         if !endpoint.live.outlier.admits(now) {
@@ -214,8 +214,9 @@ impl Upstream {
 
     /// Whether, besides those `tried` and this one, there is an endpoint that nothing speaks against.
     pub fn has_another(&self, tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>, now: Moment) -> bool {
-        let is_good =
-            |other: &&Arc<Endpoint>| other.weight > 0 && !other.is_full() && other.live.standing(now) == Standing::Good;
+        let is_good = |other: &&Arc<Endpoint>| {
+            other.takes_sessions() && !other.is_full() && other.live.standing(now) == Standing::Good
+        };
         let is_other =
             |other: &&Arc<Endpoint>| !is_among(tried, other) && !is_among(std::slice::from_ref(endpoint), other);
         self.set.load().endpoints().iter().filter(is_good).any(|other| is_other(&other))
@@ -249,7 +250,7 @@ impl Upstream {
         let is_well = |endpoint: &Endpoint| {
             let live = &endpoint.live;
             // One whose ejection is over is out until it has answered.
-            endpoint.weight > 0 && live.standing(now) == Standing::Good && !live.outlier.is_ejected()
+            endpoint.takes_sessions() && live.standing(now) == Standing::Good && !live.outlier.is_ejected()
         };
         self.set.load().best(is_well)
     }

@@ -116,6 +116,9 @@ impl Candidates for Choice<'_> {
 
 /// An endpoint's weight beside the others', which grows after it has joined them.
 pub fn weight(endpoint: &Endpoint, slow_start: Option<Duration>, now: Moment) -> u32 {
+    if !endpoint.live.is_open() {
+        return 0;
+    }
     let Some(span) = slow_start else { return endpoint.weight };
     let part = endpoint.live.warmth(span, now) * f64::from(WHOLE);
     endpoint.weight * (part as u32).clamp(SLOW_START_LEAST, WHOLE)

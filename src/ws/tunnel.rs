@@ -9,7 +9,7 @@
 //!   and judged, a control frame only when it is whole, so at most `CONTROL_BYTES_MAX` bytes are ever held back.
 //! * A frame is injected only between two frames, and nothing is sent to a peer after a Close.
 //! * `End` says why a session ends and is told once; which codes the peers get is the driver's to say, by `close`.
-//! * Given time it finishes: each wait of the closing handshake has a deadline.
+//! * Given time it finishes: each wait of the closing handshake has a deadline, and so has a stop that waits for a pause.
 //!
 //! Two notions of silence are kept apart. *Idle* is no data frame in either direction: Pings and Pongs do not count.
 //! *Dead* is a peer of which nothing at all is heard, not even the Pong to our Ping. Our Pings carry a key and a count;
@@ -44,6 +44,12 @@ pub const BOUNDARY_WAIT: Duration = Duration::from_secs(10);
 pub const SLOW_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a peer may go on sending before it answers the other peer's Close.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(30);
+/// How long no data has passed when a session that is to stop is quiet: longer than a question takes to its answer on
+/// nearly all paths (a round trip between continents and the server's own time), so that an exchange is not cut in two.
+pub const QUIET: Duration = Duration::from_millis(200);
+/// How long a session that is to stop is waited for to be quiet. One that streams never is, and whoever waits for the last
+/// of them has no more than some seconds to spare.
+pub const QUIET_WAIT: Duration = Duration::from_secs(3);
 
 /// What a session may do and for how long. Fixed when the session opens, and the same for many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,20 +70,20 @@ pub struct Settings {
     pub message_bytes_max: u64,
 }
 
-/// Settings are written down with each session and read back as its own.
+/// What many share is written down with each session and read back as its own.
 mod shared {
     use std::sync::Arc;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use super::Settings;
-
-    pub(super) fn serialize<S: Serializer>(settings: &Arc<Settings>, serializer: S) -> Result<S::Ok, S::Error> {
-        settings.as_ref().serialize(serializer)
+    pub(super) fn serialize<T: Serialize, S: Serializer>(shared: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        shared.as_ref().serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Settings>, D::Error> {
-        Settings::deserialize(deserializer).map(Arc::new)
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
     }
 }
 
@@ -108,6 +114,16 @@ struct Closing {
     closes: [Option<Close>; 2],
 }
 
+/// That a session is to end although it is well. Boxed as `Closing` is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stop {
+    /// From when on, where it is quiet then.
+    at: Moment,
+    /// When it ends whether quiet or not.
+    latest: Moment,
+    why: Stopping,
+}
+
 /// The state of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
@@ -121,9 +137,7 @@ pub struct Tunnel {
     opened: Moment,
     /// When a data frame, or a part of one, last passed.
     data_at: Moment,
-    /// From when on the session is to end.
-    stop_at: Option<Moment>,
-    stop_why: Stopping,
+    stop: Option<Box<Stop>>,
     peers: [Peer; 2],
     closing: Option<Box<Closing>>,
     /// A deadline may have come nearer since `poll_timeout` was last asked.
@@ -140,8 +154,7 @@ impl Tunnel {
             ping_keys,
             opened: now,
             data_at: now,
-            stop_at: None,
-            stop_why: Stopping::Drain,
+            stop: None,
             peers: [Peer::new(now), Peer::new(now)],
             closing: None,
             timer_moved: true,
@@ -170,10 +183,8 @@ impl Tunnel {
         if bytes.is_empty() {
             return Step::NeedMore;
         }
-        let peer = self.peer_mut(from);
-        peer.heard = now;
-        peer.liveness = Liveness::Heard;
-        let step = if peer.deaf {
+        self.heard(now, from);
+        let step = if self.peer(from).deaf {
             Step::Drop(bytes.len())
         } else if self.settings.validate {
             self.judge(now, from, bytes, seen)
@@ -188,6 +199,10 @@ impl Tunnel {
             seen.bytes(from, taken);
             let in_frame = !self.peer(from).scanner.at_boundary();
             self.peer_mut(from.other()).in_frame = in_frame;
+        }
+        // With the end of a message the pause that a stop waits for is near.
+        if self.stop.is_some() {
+            self.timer_moved = true;
         }
         step
     }
@@ -310,13 +325,11 @@ impl Tunnel {
 
     /// This peer took bytes again after `handle_blocked`: it lives. `drained` tells that none are waiting any more.
     pub fn handle_progress(&mut self, now: Moment, side: Side, drained: bool) {
-        let peer = self.peer_mut(side);
         // Only room that was wanting is a sign of life: what the kernel takes at once, our own Ping too, says nothing.
-        if peer.blocked {
-            peer.heard = now;
-            peer.liveness = Liveness::Heard;
+        if self.peer(side).blocked {
+            self.heard(now, side);
         }
-        peer.blocked = !drained;
+        self.peer_mut(side).blocked = !drained;
         if !drained && let Some(closing) = &mut self.closing {
             closing.give_up = closing.give_up.max((now + BOUNDARY_WAIT).min(closing.begun + SLOW_WAIT_MAX));
             self.timer_moved = true;
@@ -338,8 +351,11 @@ impl Tunnel {
             Some(closing) if !closing.gave_up && closing.give_up <= now => self.give_up(now),
             Some(_) => {}
             None => {
-                if self.stop_at.is_some_and(|at| at <= now) {
-                    self.begin(now, End::Stopped(self.stop_why));
+                if let Some(stop) = &self.stop
+                    && self.stop_due(stop) <= now
+                {
+                    let end = End::Stopped(stop.why.clone());
+                    self.begin(now, end);
                 } else if self.lifetime_due().is_some_and(|at| at <= now) {
                     self.begin(now, End::Lifetime);
                 } else if self.idle_due().is_some_and(|at| at <= now) {
@@ -353,12 +369,40 @@ impl Tunnel {
         }
     }
 
-    /// From `at` on the session ends as `End::Stopped`. An earlier time wins.
-    pub fn stop(&mut self, at: Moment, why: Stopping) {
-        if self.stop_at.is_none_or(|before| at < before) {
-            (self.stop_at, self.stop_why) = (Some(at), why);
-            self.timer_moved = true;
+    /// From `at` on the session ends as `End::Stopped`, in its first pause: when no message is under way in either
+    /// direction and no data has passed for [`QUIET`]. With no pause by `at` + [`QUIET_WAIT`], or by `by` if that is earlier,
+    /// it ends then. Whoever says it again can only make it end earlier; the reason is that of the earliest `at`.
+    pub fn stop(&mut self, at: Moment, by: Option<Moment>, why: Stopping) {
+        let by = by.unwrap_or(at + QUIET_WAIT);
+        let mut stop = Stop { at: at.min(by), latest: by.min(at + QUIET_WAIT), why };
+        self.timer_moved = true;
+        if let Some(before) = &mut self.stop {
+            stop.latest = stop.latest.min(before.latest);
+            if before.at <= stop.at {
+                before.latest = stop.latest;
+                return;
+            }
         }
+        self.stop = Some(Box::new(stop));
+    }
+
+    /// The proxy itself has failed on this session, so that nothing of its state can be relied on but where frames end: what
+    /// comes is dropped unread, and as `End::Panicked` it ends. One that was ending already is over at once.
+    pub fn abort(&mut self, now: Moment) {
+        let was_closing = self.is_closing();
+        for peer in &mut self.peers {
+            peer.deaf = true;
+            peer.owes_pong = false;
+        }
+        self.begin(now, End::Panicked);
+        if let Some(closing) = self.closing.as_mut().filter(|_| was_closing) {
+            closing.gave_up = true;
+        }
+    }
+
+    /// Takes back what was said to `stop`, unless its moment has come.
+    pub fn go_on(&mut self) {
+        self.stop = None;
     }
 
     /// Answers an `End`: this peer is to get this Close, at the end of the frame that goes to it now; `None`: no Close.
@@ -516,13 +560,24 @@ impl Tunnel {
             Some(closing) => (!closing.gave_up).then_some(closing.give_up),
             None => {
                 let liveness = Side::BOTH.map(|side| self.liveness_due(side));
-                let all = [self.stop_at, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
+                let stop = self.stop.as_ref().map(|stop| self.stop_due(stop));
+                let all = [stop, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
                 all.into_iter().flatten().min()
             }
         }
     }
 
     // ---- inside
+
+    /// A sign of life. Where it was doubted, the next Ping may be nearer than the end of the doubt was.
+    #[inline]
+    fn heard(&mut self, now: Moment, side: Side) {
+        let peer = self.peer_mut(side);
+        let was_doubted = peer.liveness != Liveness::Heard;
+        peer.heard = now;
+        peer.liveness = Liveness::Heard;
+        self.timer_moved |= was_doubted;
+    }
 
     fn data_passed(&mut self, now: Moment, from: Side, ends: Option<Message>, seen: &mut impl Observer) {
         self.data_at = now;
@@ -696,6 +751,14 @@ impl Tunnel {
         }
         if let Some(closing) = &mut self.closing {
             closing.gave_up = true;
+        }
+    }
+
+    /// When it ends, as things are: later if more data passes, earlier if the message under way ends.
+    fn stop_due(&self, stop: &Stop) -> Moment {
+        match self.peers.iter().any(|peer| peer.scanner.in_message()) {
+            true => stop.latest,
+            false => stop.at.max(self.data_at + QUIET).min(stop.latest),
         }
     }
 

@@ -330,13 +330,16 @@ async fn a_request_under_way_is_answered_before_the_end() {
 }
 
 #[tokio::test]
-async fn hang_up_is_survived() {
+async fn hang_up_reads_the_file_again_and_a_bad_one_changes_nothing() {
     let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
     let mut process = Process::start(dir.path(), &draining(&echo, "1s"));
     let address = process.listening().await;
     let mut client = echoes(&address, &Handshake::new()).await;
     process.signal(Signal::HUP);
-    process.message("HUP").await;
+    process.message("configuration read again").await;
+    std::fs::write(dir.path().join("wsluice.yaml"), "version: 7").unwrap();
+    process.signal(Signal::HUP);
+    process.message("the new configuration is refused").await;
     client.put(&Frame::text("still here")).await;
     client.expect(&Frame::text("still here")).await;
     assert!(process.runs());

@@ -59,7 +59,7 @@ fn every_example_compiles() {
     for (path, text) in all {
         let loaded = load(&path, &certified(&text, &authority));
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings[0]);
-        let compiled = compile(&loaded, &Surroundings::for_check()).unwrap_or_else(|errors| panic!("{errors}"));
+        let compiled = compile(&loaded, &Surroundings::for_check(), None).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(compiled.listeners.len(), loaded.file.listeners.len());
         assert_eq!(compiled.warnings, [""; 0], "{}", path.display());
     }
@@ -69,7 +69,7 @@ fn every_example_compiles() {
 fn an_example_without_its_certificates_says_which_are_missing() {
     let text = example("tls.yaml").replace("certs/", "/nowhere/");
     let loaded = load(Path::new("tls.yaml"), &text);
-    let errors = compile(&loaded, &Surroundings::for_check()).unwrap_err().to_string();
+    let errors = compile(&loaded, &Surroundings::for_check(), None).unwrap_err().to_string();
     for file in ["server.crt", "example.org.crt", "clients.crt", "internal.crt", "wsluice.crt"] {
         assert!(errors.contains(&format!("/nowhere/{file}")), "{file} is missing in\n{errors}");
     }
@@ -145,7 +145,7 @@ async fn the_main_example_works_from_end_to_end() {
     }
     drop(socket);
 
-    let mut scrape = Conn::connect(main.proxy.app.admin().unwrap()).await;
+    let mut scrape = Conn::connect(&main.proxy.app.admin().unwrap()).await;
     let log = main.proxy.log_lines(8).await;
     // A session's line is written a moment before the session is gone.
     main.proxy.idle().await;

@@ -3,8 +3,8 @@
 use tokio::net::TcpListener;
 use wsluice::app::{App, StartError};
 use wsluice::config::load_str;
+use wsluice::control::compile::LogOutput;
 use wsluice::net::listener::Address;
-use wsluice::telemetry::logging::Format;
 use wsluice::telemetry::sink::LogSink;
 
 use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, RawServer, yaml};
@@ -138,7 +138,9 @@ async fn an_address_that_is_taken_is_an_error_that_names_it_and_nothing_is_left_
         .replace(plain, &format!("- {{ name: plain, bind: \"{first}\" }}\n  - {{ name: late, bind: \"{address}\" }}"));
     let loaded = load_str("test.yaml", &text, &|_| None).unwrap();
     let sink = LogSink::new(std::io::sink()).unwrap();
-    let error = App::start(&loaded, prometheus::Registry::new(), sink, Format::Json).unwrap_err();
+    let error =
+        App::start(loaded, None, prometheus::Registry::new(), LogOutput { sink, terminal: false, switch: None })
+            .unwrap_err();
     assert!(matches!(&error, StartError::Bind { listener, .. } if listener == "late"), "{error}");
     assert_eq!(error.to_string(), format!("listener late: {address} is in use by another process"));
     TcpListener::bind(first).await.unwrap();

@@ -25,7 +25,8 @@ import peers
 
 DEADLINE = 90
 # Panels in which nothing happens while all is well.
-QUIET = {"Draining", "Log lines dropped", "Changes and errors", "Transitions, ejections, retries denied", "Sessions sent elsewhere"}
+QUIET = {"Draining", "Log lines dropped", "Changes and errors", "Transitions, ejections, retries denied", "Sessions sent elsewhere",
+         "Reloads", "Configuration refused"}
 
 CONFIG = """\
 version: 1

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
+use crate::telemetry::series::{Family, Labels};
 use crate::worker::Local;
 
 /// Which way a frame travels.
@@ -136,10 +137,17 @@ impl AllFrames {
         })
     }
 
-    /// The counters of `route`, the same ones each time it is asked for.
+    /// The counters of `route`, the same ones each time it is asked for until they are removed.
     pub(super) fn route(&self, route: &str) -> Arc<RouteFrames> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(routes.entry(route.into()).or_insert_with(|| Arc::new(RouteFrames::new(self.workers))))
+    }
+}
+
+impl Family for AllFrames {
+    fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.retain(|route, _| !gone(&[("route", route)]));
     }
 }
 

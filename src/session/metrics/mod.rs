@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::telemetry::counters::{Counters, seconds};
+use crate::telemetry::series::{Held, Shelf};
 
 mod frames;
 
@@ -102,6 +103,9 @@ pub struct Metrics {
     pings: IntCounterVec,
     ping_rtt: HistogramVec,
     frames: AllFrames,
+    by_listener: Shelf<3>,
+    by_upstream: Shelf<2>,
+    by_route: Shelf<1>,
 }
 
 impl Metrics {
@@ -144,20 +148,29 @@ impl Metrics {
                 &["route", "peer"],
             )?,
             frames: AllFrames::new(workers)?,
+            by_listener: Shelf::new(["listener", "route", "upstream"]),
+            by_upstream: Shelf::new(["route", "upstream"]),
+            by_route: Shelf::new(["route"]),
         };
-        registry.register(Box::new(metrics.active.clone()))?;
-        registry.register(Box::new(metrics.total.clone()))?;
-        registry.register(Box::new(metrics.duration.clone()))?;
-        registry.register(Box::new(metrics.closes.clone()))?;
-        registry.register(Box::new(metrics.pings.clone()))?;
-        registry.register(Box::new(metrics.ping_rtt.clone()))?;
-        registry.register(Box::new(metrics.frames.clone()))?;
+        metrics.by_listener.register(registry, &metrics.active)?;
+        metrics.by_upstream.register(registry, &metrics.total)?;
+        metrics.by_route.register(registry, &metrics.duration)?;
+        metrics.by_route.register(registry, &metrics.closes)?;
+        metrics.by_route.register(registry, &metrics.pings)?;
+        metrics.by_route.register(registry, &metrics.ping_rtt)?;
+        metrics.by_route.register(registry, &metrics.frames)?;
         Ok(metrics)
     }
 
-    /// The handles of one route as one listener serves it; all of them count from 0 from now on. `endings` are those
-    /// that can be named beforehand.
+    /// The handles of one route as one listener serves it; all of them count from now on, from 0 or from where those
+    /// who hold the same series already are. The series stay until the last of these is dropped. `endings` are those that
+    /// can be named beforehand.
     pub fn route(&self, listener: &str, route: &str, upstream: &str, endings: &[Ending]) -> RouteMetrics {
+        let held = (
+            self.by_listener.hold([listener, route, upstream]),
+            self.by_upstream.hold([route, upstream]),
+            self.by_route.hold([route]),
+        );
         let (closes, name) = (self.closes.clone(), route.to_owned());
         let keepalive = |peer| Keepalive {
             pings: self.pings.with_label_values(&[route, peer]),
@@ -173,6 +186,7 @@ impl Metrics {
             client: keepalive("client"),
             server: keepalive("server"),
             frames: self.frames.route(route),
+            _held: held,
         }
     }
 }
@@ -187,6 +201,7 @@ pub struct RouteMetrics {
     client: Keepalive,
     server: Keepalive,
     frames: Arc<RouteFrames>,
+    _held: (Held, Held, Held),
 }
 
 #[derive(Debug)]
@@ -267,6 +282,33 @@ mod tests {
         let metrics = Metrics::register(&Registry::new(), 1).unwrap();
         let (one, two) = (metrics.route("a", "chat", "u", &[]), metrics.route("b", "chat", "u", &[]));
         assert!(Arc::ptr_eq(one.frames(), two.frames()));
+    }
+
+    #[test]
+    fn series_go_with_the_last_who_counts_on_them() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry, 1).unwrap();
+        let old = metrics.route("public", "chat", "before", &[]);
+        old.begin();
+        old.end(Ending::new(Initiator::Proxy, Some(4321), "rate"), Duration::from_secs(1));
+        old.frames().message(Direction::In, Data::Text, 5);
+        // A reload gave the route another upstream; then its last session ends.
+        let new = metrics.route("public", "chat", "after", &[]);
+        assert!(Arc::ptr_eq(old.frames(), new.frames()));
+        assert!(encode(&registry).unwrap().contains(r#"upstream="before""#), "the session still counts");
+        drop(old);
+        let text = encode(&registry).unwrap();
+        assert!(!text.contains("before"), "{text}");
+        for line in [
+            r#"wsluice_sessions_active{listener="public",route="chat",upstream="after"} 0"#,
+            r#"wsluice_session_closes_total{code="4xxx",initiator="proxy",reason="rate",route="chat"} 1"#,
+            r#"wsluice_messages_total{direction="in",opcode="text",route="chat"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+        drop(new);
+        assert!(!encode(&registry).unwrap().contains("chat"));
+        assert_eq!(metrics.route("public", "chat", "after", &[]).total.get(), 0);
     }
 
     #[test]

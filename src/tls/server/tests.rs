@@ -13,6 +13,10 @@ fn options(ca: &Ca) -> ServerTlsOptions {
     ServerTlsOptions { identities, min_version: MinVersion::Tls12, client_auth: None }
 }
 
+fn with_new_tickets(options: &ServerTlsOptions) -> Arc<ServerConfig> {
+    server_config(options, &TicketKeys::new().unwrap()).unwrap()
+}
+
 /// A client that trusts `ca` and speaks only `versions`.
 fn client(ca: &Ca, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::clone(provider()))
@@ -37,7 +41,7 @@ type Shaken = (Result<ServerStream, TlsAcceptError>, io::Result<tokio_rustls::cl
 /// One handshake; both results. With TLS 1.3 the client may succeed where the server does not.
 async fn shake(options: &ServerTlsOptions, config: ClientConfig, name: &'static str) -> Shaken {
     let (server, client) = pair().await;
-    let accept = accept(server.into(), server_config(options).unwrap(), soon());
+    let accept = accept(server.into(), with_new_tickets(options), soon());
     let connector = TlsConnector::from(Arc::new(config));
     tokio::join!(accept, connector.connect(ServerName::try_from(name).unwrap(), client))
 }
@@ -45,7 +49,7 @@ async fn shake(options: &ServerTlsOptions, config: ClientConfig, name: &'static 
 /// Sends bytes instead of a handshake: what the listener makes of it, and what it answers.
 async fn send(bytes: &[u8]) -> (TlsAcceptError, Vec<u8>) {
     let (server, mut client) = pair().await;
-    let config = server_config(&options(&Ca::new())).unwrap();
+    let config = with_new_tickets(&options(&Ca::new()));
     let peer = async {
         client.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
@@ -82,7 +86,7 @@ async fn both_versions_are_spoken_and_the_name_chooses_the_certificate() {
 async fn bytes_read_before_the_handshake_are_part_of_it() {
     let ca = Ca::new();
     let (server, client_side) = pair().await;
-    let config = server_config(&options(&ca)).unwrap();
+    let config = with_new_tickets(&options(&ca));
     let connector = TlsConnector::from(Arc::new(client(&ca, ALL)));
     let server = async {
         let mut stream = server;
@@ -169,7 +173,7 @@ async fn what_is_not_tls_is_told_apart() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn silence_and_hanging_up_have_names_of_their_own() {
-    let config = server_config(&options(&Ca::new())).unwrap();
+    let config = with_new_tickets(&options(&Ca::new()));
     let (server, mut client) = pair().await;
     client.write_all(b"\x16\x03").await.unwrap();
     let error = accept(server.into(), Arc::clone(&config), Instant::now()).await.unwrap_err();
@@ -186,7 +190,7 @@ async fn silence_and_hanging_up_have_names_of_their_own() {
 #[tokio::test(flavor = "current_thread")]
 async fn tickets_hold_on_every_worker() {
     let ca = Ca::new();
-    let (server, client) = (server_config(&options(&ca)).unwrap(), Arc::new(client(&ca, ALL)));
+    let (server, client) = (with_new_tickets(&options(&ca)), Arc::new(client(&ca, ALL)));
     let connect = |expected| {
         let (server, client) = (Arc::clone(&server), Arc::clone(&client));
         // A thread with a runtime of its own, as a worker is.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 
-use super::super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
+use super::super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys, server_config};
 use super::super::test_certificates::Ca;
 use super::super::{client::ClientTlsOptions, client::client_config, provider};
 use super::*;
@@ -113,11 +113,12 @@ fn name() -> ServerName<'static> {
 /// The configurations of both sides; both show certificates.
 fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, ClientConfig) {
     let ca = Ca::new();
-    let server = server_config(&ServerTlsOptions {
+    let options = ServerTlsOptions {
         identities: vec![ca.identity(&[NAME])],
         min_version: MinVersion::Tls12,
         client_auth: Some(ClientAuth { roots: ca.roots(), mode: ClientAuthMode::Require }),
-    });
+    };
+    let server = server_config(&options, &TicketKeys::new().unwrap());
     let identity = ca.identity(&["client.example"]);
     let mut client = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[version])
@@ -456,7 +457,7 @@ async fn early_data_is_passed_over() {
         before.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&identity.key))));
     before.max_early_data_size = 16 * 1024;
     let options = ServerTlsOptions { identities: vec![identity], min_version: MinVersion::Tls12, client_auth: None };
-    let ours = server_config(&options).unwrap();
+    let ours = server_config(&options, &TicketKeys::new().unwrap()).unwrap();
     let mut client = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -500,7 +501,7 @@ async fn we_understand_ourselves() {
     let ca = Ca::new();
     let options =
         ServerTlsOptions { identities: vec![ca.identity(&[NAME])], min_version: MinVersion::Tls13, client_auth: None };
-    let server = server_config(&options).unwrap();
+    let server = server_config(&options, &TicketKeys::new().unwrap()).unwrap();
     let client = client_config(&ClientTlsOptions { roots: Some(ca.roots()), identity: None }).unwrap();
     let (one, other) = duplex(30_000);
     let (server, client) =

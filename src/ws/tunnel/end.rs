@@ -1,12 +1,13 @@
 //! What a tunnel tells: why a session ends, and what passes while it lasts.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ws::Side;
-use crate::ws::close::CloseBody;
+use crate::ws::close::{Close, CloseBody};
 use crate::ws::frame::Opcode;
 use crate::ws::scanner::Message;
 
@@ -32,6 +33,8 @@ pub enum End {
     Lifetime,
     /// The proxy wants it to go on elsewhere.
     Stopped(Stopping),
+    /// The proxy failed on it.
+    Panicked,
     /// This peer began a frame larger than allowed.
     FrameTooLarge(Side),
     /// This peer's message became larger than allowed.
@@ -46,7 +49,7 @@ pub enum End {
 }
 
 /// Why a session that is well is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stopping {
     /// The proxy is shutting down.
     Drain,
@@ -56,6 +59,18 @@ pub enum Stopping {
     EndpointDrain,
     /// Its endpoint does not pass its health check.
     EndpointDown,
+    /// Its route was changed or taken out, and does not let sessions go on under the old one.
+    Reload,
+    /// Its listener is to be emptied.
+    ListenerDrain,
+    /// Its route is to be emptied.
+    RouteDrain,
+    /// Its upstream is to be emptied.
+    UpstreamDrain,
+    /// Another process goes on in place of this one.
+    Upgrade,
+    /// An operator closes it, with this for the client.
+    Operator(#[serde(with = "super::shared")] Arc<Close>),
 }
 
 /// Hears what passes, for counting. All methods are called once for each thing, whatever the slices.

@@ -177,6 +177,9 @@ fn codes(end: &End) -> (Option<Close>, Option<Close>) {
         End::Idle => (away(), away()),
         End::FrameTooLarge(_) | End::MessageTooLarge(_) => (Some(Close::new(CloseCode::MESSAGE_TOO_BIG, "")), away()),
         End::Violation { .. } => (Some(Close::new(CloseCode::PROTOCOL_ERROR, "")), away()),
+        End::Panicked => {
+            (Some(Close::new(CloseCode::INTERNAL_ERROR, "")), Some(Close::new(CloseCode::INTERNAL_ERROR, "")))
+        }
     }
 }
 
@@ -400,7 +403,7 @@ fn a_server_that_never_answers_a_close_is_given_up() {
 #[test]
 fn drain_and_lifetime_close_both_sides() {
     let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(100)), ..settings() });
-    driver.tunnel.stop(at(50), Stopping::Drain);
+    driver.tunnel.stop(at(50), None, Stopping::Drain);
     driver.tick(at(49));
     assert_eq!(driver.tunnel.end(), None);
     driver.tick(at(50));
@@ -409,6 +412,134 @@ fn drain_and_lifetime_close_both_sides() {
     let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(100)), ..settings() });
     driver.tick(at(100));
     assert_eq!(driver.tunnel.end(), Some(&End::Lifetime));
+}
+
+fn operator() -> Stopping {
+    Stopping::Operator(Arc::new(Close { code: Some(CloseCode(4001)), reason: Cow::Owned("be good".into()) }))
+}
+
+fn millis(after: Moment, millis: u64) -> Moment {
+    after + Duration::from_millis(millis)
+}
+
+#[test]
+fn a_stop_waits_for_a_pause_between_messages() {
+    let mut driver = Driver::new(settings());
+    driver.tunnel.stop(at(50), None, Stopping::Upgrade);
+    // A question just before the time, and its answer.
+    driver.feed(millis(at(49), 950), Side::Client, &frame(Side::Client, true, Opcode::Text, b"question"));
+    driver.tick(at(50));
+    driver.feed(millis(at(50), 100), Side::Server, &frame(Side::Server, true, Opcode::Text, b"answer"));
+    // Pings are no data.
+    driver.feed(millis(at(50), 290), Side::Client, &frame(Side::Client, true, Opcode::Ping, b""));
+    driver.tick(millis(at(50), 299));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(millis(at(50), 300));
+    assert_eq!(driver.tunnel.end(), Some(&End::Stopped(Stopping::Upgrade)));
+    assert_eq!((driver.close_to(Side::Client), driver.close_to(Side::Server)), (Some(1012), Some(1001)));
+}
+
+#[test]
+fn a_stop_lets_a_fragmented_message_end_and_the_timer_hears_of_it() {
+    for (from, half) in [(Side::Client, 1), (Side::Server, 2)] {
+        let mut driver = Driver::new(settings());
+        let first = frame(from, false, Opcode::Binary, &[7; 100]);
+        let last = frame(from, true, Opcode::Continuation, &[8; 100]);
+        let wire = [&first[..], &last].concat();
+        // Once between the two frames, once inside the second.
+        let cut = if half == 1 { first.len() } else { wire.len() - 10 };
+        driver.feed(at(1), from, &wire[..cut]);
+        driver.tunnel.stop(at(50), None, Stopping::Drain);
+        driver.tick(at(52));
+        assert_eq!(driver.tunnel.end(), None, "silent for long, but inside a message");
+        assert_eq!(driver.tunnel.poll_timeout(), Some(at(53)));
+        driver.tunnel.timer_moved();
+        driver.feed(at(52), from, &wire[cut..]);
+        assert!(driver.tunnel.timer_moved(), "the deadline is nearer now");
+        assert_eq!(driver.tunnel.poll_timeout(), Some(millis(at(52), 200)));
+        driver.tick(millis(at(52), 200));
+        let frames = driver.frames(from.other());
+        let opcodes: Vec<_> = frames.iter().map(|frame| frame.0).collect();
+        assert_eq!(opcodes, [Opcode::Binary, Opcode::Continuation, Opcode::Close]);
+    }
+}
+
+#[test]
+fn a_stop_comes_in_time_to_who_never_pauses() {
+    // (the stop, its bound, when it ends)
+    for (by, ends) in [(None, 3000), (Some(at(51)), 1000), (Some(at(60)), 3000), (Some(at(49)), 0)] {
+        let mut driver = Driver::new(settings());
+        driver.tunnel.stop(at(50), by, Stopping::Drain);
+        let long = frame(Side::Server, true, Opcode::Binary, &[0; 60_000]);
+        driver.feed(at(48), Side::Server, &long[..9]);
+        for (i, byte) in long[9..].chunks(10).enumerate() {
+            let now = millis(at(48), 10 * i as u64);
+            driver.feed(now, Side::Server, byte);
+            driver.tick(now);
+            let began = driver.tunnel.end_began().map(|began| began.since(at(50)).as_millis() as u64);
+            match by {
+                Some(by) if by < at(50) => assert_eq!(began.is_some(), now >= by),
+                _ => assert_eq!(began, (now >= millis(at(50), ends)).then_some(ends)),
+            }
+            if now > millis(at(50), ends) + BOUNDARY_WAIT / 2 {
+                break;
+            }
+            // What is between is the frame's, and so is what comes after the stop.
+            assert_eq!(driver.out[0].len(), (9 + 10 * (i + 1)).min(long.len()));
+        }
+    }
+}
+
+#[test]
+fn whoever_says_stop_again_can_only_make_it_earlier() {
+    let mut driver = Driver::new(settings());
+    driver.tunnel.stop(at(50), None, Stopping::Drain);
+    driver.tunnel.stop(at(60), None, Stopping::Rebalance);
+    assert_eq!(driver.tunnel.poll_timeout(), Some(at(50)));
+    driver.tunnel.stop(at(20), Some(at(100)), operator());
+    assert_eq!(driver.tunnel.poll_timeout(), Some(at(20)));
+    // The bound of a later one holds as well.
+    driver.feed(at(20), Side::Server, &frame(Side::Server, false, Opcode::Binary, b"x"));
+    assert_eq!(driver.tunnel.poll_timeout(), Some(at(23)));
+    driver.tunnel.stop(at(30), Some(at(22)), Stopping::Drain);
+    assert_eq!(driver.tunnel.poll_timeout(), Some(at(22)));
+    driver.tunnel = restored(&driver.tunnel);
+    driver.tick(at(22));
+    assert_eq!(driver.tunnel.end(), Some(&End::Stopped(operator())));
+}
+
+#[test]
+fn a_blind_pipe_is_stopped_in_a_pause_too() {
+    let mut driver = Driver::new(Settings { validate: false, ..settings() });
+    driver.tunnel.stop(at(50), None, Stopping::Drain);
+    driver.feed(at(50), Side::Client, b"bytes");
+    driver.tick(millis(at(50), 199));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(millis(at(50), 200));
+    assert!(driver.tunnel.poll_shutdown(Side::Client) && driver.tunnel.poll_shutdown(Side::Server));
+}
+
+#[test]
+fn a_session_that_the_proxy_failed_on_is_closed_with_1011_where_a_frame_ends() {
+    let mut driver = Driver::new(settings());
+    driver.feed(at(0), Side::Client, &frame(Side::Client, true, Opcode::Text, b"hello"));
+    let half = &frame(Side::Client, true, Opcode::Text, b"never whole")[..9];
+    driver.feed(at(0), Side::Client, half);
+    driver.tunnel.abort(at(1));
+    driver.settle(at(1));
+    assert_eq!(driver.close_to(Side::Client), Some(1011));
+    assert!(driver.out[1].ends_with(half) && driver.tunnel.poll_shutdown(Side::Server), "no Close inside the frame");
+    // Nothing of what comes is looked at any more.
+    driver.feed(at(2), Side::Client, &[0xff; 100]);
+    driver.feed(at(2), Side::Server, &[0xff; 100]);
+    assert_eq!(driver.tunnel.end(), Some(&End::Panicked));
+    driver.tick(at(3));
+    assert!(driver.tunnel.gave_up());
+
+    let mut driver = Driver::new(settings());
+    driver.feed(at(0), Side::Client, &close_frame(Side::Client, 1000, ""));
+    driver.tunnel.abort(at(1));
+    assert!(driver.tunnel.is_finished() && matches!(driver.tunnel.end(), Some(End::Closed { .. })));
 }
 
 #[test]
@@ -471,7 +602,7 @@ fn a_close_behind_bytes_that_a_slow_peer_takes_has_time_to_leave() {
     };
     let lost = |driver: &mut Driver| driver.eof(at(0), Side::Server);
     let drained = |driver: &mut Driver| {
-        driver.tunnel.stop(at(0), Stopping::Drain);
+        driver.tunnel.stop(at(0), Some(at(0)), Stopping::Drain);
         driver.tick(at(0));
     };
     let exchanged = |driver: &mut Driver| {
@@ -603,7 +734,10 @@ enum Op {
     Broken(Side),
     Blocked(Side),
     Progress(Side, bool),
-    Drain(u64),
+    /// In so many seconds, at the latest so many later.
+    Drain(u64, Option<u64>),
+    /// The proxy fails on the session, when nothing is half done.
+    Abort,
     /// Write the state down and go on with what was read back.
     Restore,
 }
@@ -616,7 +750,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => side().prop_map(Op::Broken),
         1 => side().prop_map(Op::Blocked),
         1 => (side(), any::<bool>()).prop_map(|(side, drained)| Op::Progress(side, drained)),
-        1 => (0u64..100).prop_map(Op::Drain),
+        2 => (0u64..100, prop::option::of(0u64..10)).prop_map(|(after, more)| Op::Drain(after, more)),
+        1 => prop::bool::weighted(0.2).prop_map(|abort| if abort { Op::Abort } else { Op::Restore }),
         3 => Just(Op::Restore),
     ]
 }
@@ -689,6 +824,8 @@ proptest! {
         let mut twin = driver.clone();
         let mut now = at(0);
         let mut ended = [false; 2];
+        let mut stopped_by: Option<Moment> = None;
+        let (mut ticked, mut armed) = (now, [None; 2]);
         for op in &ops {
             for (which, driver) in [&mut driver, &mut twin].into_iter().enumerate() {
                 match op {
@@ -705,6 +842,7 @@ proptest! {
                     Op::Sleep(seconds) => {
                         if which == 0 {
                             now = now + Duration::from_secs(*seconds);
+                            ticked = now;
                         }
                         driver.tick(now);
                     }
@@ -715,12 +853,30 @@ proptest! {
                     Op::Broken(side) => driver.tunnel.handle_broken(*side),
                     Op::Blocked(side) => driver.tunnel.handle_blocked(*side),
                     Op::Progress(side, drained) => driver.tunnel.handle_progress(now, *side, *drained),
-                    Op::Drain(seconds) => driver.tunnel.stop(now + Duration::from_secs(*seconds), Stopping::Drain),
+                    Op::Drain(after, more) => {
+                        let stop = now + Duration::from_secs(*after);
+                        let by = more.map(|more| stop + Duration::from_secs(more));
+                        driver.tunnel.stop(stop, by, operator());
+                        let latest = by.map_or(stop + QUIET_WAIT, |by| by.min(stop + QUIET_WAIT));
+                        if which == 0 {
+                            stopped_by = Some(stopped_by.map_or(latest, |before: Moment| before.min(latest)));
+                        }
+                    }
+                    Op::Abort => driver.tunnel.abort(now),
                     Op::Restore if which == 1 => driver.tunnel = restored(&driver.tunnel),
                     Op::Restore => {}
                 }
                 driver.settle(now);
+                // As a lazy timer: asked again only where it is said to have moved, and never set too late.
+                if driver.tunnel.timer_moved() {
+                    armed[which] = driver.tunnel.poll_timeout();
+                }
+                if let Some(due) = driver.tunnel.poll_timeout() {
+                    prop_assert!(armed[which].is_some_and(|armed| armed <= due), "{:?} for {:?}", armed[which], due);
+                }
             }
+            // A stop is kept whatever passes meanwhile.
+            prop_assert!(driver.tunnel.is_closing() || stopped_by.is_none_or(|by| by > ticked));
         }
         prop_assert_eq!(&driver.tunnel, &twin.tunnel, "a restored state goes on as the original");
         prop_assert_eq!(&driver.out, &twin.out);

@@ -8,12 +8,14 @@ use prometheus::Registry;
 use serde_json::Value;
 use wsluice::app::{App, Drained};
 use wsluice::config::load_str;
+use wsluice::control::compile::LogOutput;
+use wsluice::control::{Changes, Refused, Trigger};
 use wsluice::net::listener::Address;
 use wsluice::telemetry::exposition;
 use wsluice::telemetry::logging::Format;
 use wsluice::telemetry::sink::LogSink;
 
-use super::{Conn, eventually};
+use super::{Conn, eventually, within};
 
 /// A configuration with one plain listener `plain` on a free port and one route `all` to `endpoints`; `route` are more
 /// lines of the route.
@@ -48,6 +50,9 @@ pub struct Proxy {
     pub app: App,
     sink: LogSink,
     lines: Arc<Mutex<Vec<u8>>>,
+    /// What is read when it is reloaded.
+    yaml: Arc<Mutex<String>>,
+    listeners: Vec<(Arc<str>, Address)>,
 }
 
 /// The end of the log.
@@ -77,18 +82,33 @@ impl Proxy {
         let loaded = load_str("test.yaml", yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = LogSink::new(Lines(Arc::clone(&lines))).unwrap();
-        let app = App::start(&loaded, Registry::new(), sink.clone(), format).unwrap();
-        Proxy { app, sink, lines }
+        let output = LogOutput { sink: sink.clone(), terminal: format == Format::Human, switch: None };
+        let yaml = Arc::new(Mutex::new(yaml.to_owned()));
+        let loader = {
+            let yaml = Arc::clone(&yaml);
+            Box::new(move || load_str("test.yaml", &yaml.lock().unwrap(), &|_| None))
+        };
+        let app = App::start(loaded, Some(loader), Registry::new(), output).unwrap();
+        let listeners = app.listeners();
+        Proxy { app, sink, lines, yaml, listeners }
+    }
+
+    /// Puts another configuration in force.
+    pub async fn reload(&mut self, yaml: &str) -> Result<Changes, Refused> {
+        yaml.clone_into(&mut self.yaml.lock().unwrap());
+        let changes = within("reload", self.app.control().reload(Trigger::Api)).await;
+        self.listeners = self.app.listeners();
+        changes
     }
 
     /// Where the first listener is.
     pub fn address(&self) -> &Address {
-        &self.app.listeners()[0].1
+        &self.listeners[0].1
     }
 
     /// Where this listener is.
     pub fn listener(&self, name: &str) -> &Address {
-        let found = self.app.listeners().iter().find(|(found, _)| &**found == name);
+        let found = self.listeners.iter().find(|(found, _)| &**found == name);
         &found.unwrap_or_else(|| panic!("no listener {name}")).1
     }
 

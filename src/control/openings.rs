@@ -1,0 +1,194 @@
+//! Listeners that are open: their sockets, and the workers that accept on them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::compile::{Compiled, CompiledListener, address};
+use super::{Door, Refused};
+use crate::config::File;
+use crate::net::listener::{Address, Bound, bind};
+use crate::server::Listener;
+use crate::server::accepting::Order;
+
+/// All of them.
+#[derive(Debug)]
+pub struct Openings {
+    workers: Vec<mpsc::UnboundedSender<Order>>,
+    /// By name.
+    open: BTreeMap<String, Opening>,
+    /// Listeners that are not to be open although the configuration has them: by name, as they are.
+    shut: BTreeMap<String, Arc<Listener>>,
+    next: u64,
+    /// None are opened any more.
+    is_over: bool,
+}
+
+#[derive(Debug)]
+struct Opening {
+    number: u64,
+    /// As it is written; with port 0 the address that it is bound to is another.
+    written: Address,
+    bound: Arc<Bound>,
+    listener: Arc<Listener>,
+}
+
+/// Sockets for listeners that are not open yet, by the names of these.
+pub type Bindings = BTreeMap<String, Arc<Bound>>;
+
+impl Openings {
+    /// None yet, for these workers.
+    pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>) -> Openings {
+        Openings { workers, open: BTreeMap::new(), shut: BTreeMap::new(), next: 1, is_over: false }
+    }
+
+    /// Sockets for those listeners that are not open at their address.
+    ///
+    /// # Errors
+    /// If one cannot be bound; those that were are closed again.
+    pub fn bind(&self, compiled: &Compiled) -> Result<Bindings, Refused> {
+        let mut bindings = Bindings::new();
+        for CompiledListener { written, .. } in &compiled.listeners {
+            let wanted = address(&written.bind);
+            let is_open = self.open.get(&written.name).is_some_and(|opening| opening.written == wanted);
+            if is_open || self.shut.contains_key(&written.name) || self.is_over {
+                continue;
+            }
+            let bound = match self.bound_at(&wanted) {
+                Some(bound) => bound,
+                None => self.bind_one(&written.name, &wanted)?,
+            };
+            bindings.insert(written.name.clone(), bound);
+        }
+        Ok(bindings)
+    }
+
+    fn bind_one(&self, listener: &str, wanted: &Address) -> Result<Arc<Bound>, Refused> {
+        let bound = bind(wanted, self.workers.len());
+        bound.map(Arc::new).map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
+    }
+
+    /// The sockets at this address that another listener has now: two may change places.
+    fn bound_at(&self, wanted: &Address) -> Option<Arc<Bound>> {
+        if wanted.tcp().is_some_and(|addr| addr.port() == 0) {
+            return None;
+        }
+        self.open.values().find(|opening| opening.written == *wanted).map(|opening| Arc::clone(&opening.bound))
+    }
+
+    /// The socket for the admin listener, if there is to be one.
+    ///
+    /// # Errors
+    /// If it cannot be bound.
+    pub fn bind_admin(&self, file: &File) -> Result<Option<Door>, Refused> {
+        let Some(written) = &file.admin else { return Ok(None) };
+        let bound = bind(&address(&written.bind), 1);
+        let bound = bound.map_err(|error| Refused::Bind { listener: "admin".to_owned(), error })?;
+        Ok(Some(Door { bound: Arc::new(bound), written: Arc::new(written.clone()) }))
+    }
+
+    /// Gives those that are there what the configuration says of them.
+    pub fn swap(&mut self, compiled: &Compiled) {
+        let open = self.open.values().map(|opening| &opening.listener);
+        for listener in open.chain(self.shut.values()) {
+            if let Some(compiled) = compiled.listener(&listener.name) {
+                listener.settings.store(Arc::clone(&compiled.settings));
+                listener.proxy.store(Arc::clone(&compiled.proxy));
+            }
+        }
+        self.shut.retain(|name, _| compiled.listener(name).is_some());
+    }
+
+    /// Has the workers accept on `bindings`, and no more on what these listeners had before.
+    pub async fn open(&mut self, bindings: Bindings, compiled: &Compiled) {
+        let mut replaced = vec![];
+        let (done, mut all_done) = mpsc::channel(1);
+        for (name, bound) in bindings {
+            let Some(compiled) = compiled.listener(&name) else { continue };
+            let before = self.open.remove(&name);
+            let listener = before.as_ref().map(|opening| Arc::clone(&opening.listener)).unwrap_or_else(|| {
+                let (settings, proxy) = (Arc::clone(&compiled.settings), Arc::clone(&compiled.proxy));
+                Arc::new(Listener::new(name.as_str().into(), settings, proxy))
+            });
+            replaced.extend(before);
+            let number = self.next;
+            self.next += 1;
+            for worker in &self.workers {
+                let (listener, bound, done) = (Arc::clone(&listener), Arc::clone(&bound), done.clone());
+                // A worker that is gone is gone with the process.
+                let _ = worker.send(Order::Accept { opening: number, listener, bound, done });
+            }
+            tracing::info!(
+                listener = name, address = %bound.address(), tls = compiled.settings.tls.is_some(), "listening"
+            );
+            let written = address(&compiled.written.bind);
+            self.open.insert(name, Opening { number, written, bound, listener });
+        }
+        drop(done);
+        let _ = all_done.recv().await;
+        self.close(replaced).await;
+    }
+
+    /// Accepts no more on listeners that the configuration does not have.
+    pub async fn close_others(&mut self, compiled: &Compiled) {
+        let names: Vec<String> = self.open.keys().filter(|name| compiled.listener(name).is_none()).cloned().collect();
+        let gone = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        self.close(gone).await;
+    }
+
+    /// Accepts no more on any, for good.
+    pub async fn close_all(&mut self) {
+        self.is_over = true;
+        let gone = std::mem::take(&mut self.open).into_values().collect();
+        self.close(gone).await;
+    }
+
+    /// Accepts no more on this listener until it is let in again. Returns it.
+    pub async fn shut(&mut self, name: &str) -> Option<Arc<Listener>> {
+        if let Some(opening) = self.open.remove(name) {
+            self.shut.insert(name.to_owned(), Arc::clone(&opening.listener));
+            self.close(vec![opening]).await;
+        }
+        self.shut.get(name).cloned()
+    }
+
+    /// Accepts again on a listener that was shut.
+    ///
+    /// # Errors
+    /// If it cannot be bound; it stays shut.
+    pub async fn let_in(&mut self, name: &str, compiled: &Compiled) -> Result<(), Refused> {
+        let (Some(listener), Some(configured)) = (self.shut.get(name).cloned(), compiled.listener(name)) else {
+            return Ok(());
+        };
+        if self.is_over {
+            return Err(Refused::Ending);
+        }
+        let written = address(&configured.written.bind);
+        let bound = self.bind_one(name, &written)?;
+        self.shut.remove(name);
+        let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
+        // No worker has an opening of this number: there is nothing to stop.
+        self.open.insert(name.to_owned(), Opening { number: 0, written, bound, listener });
+        self.open(bindings, compiled).await;
+        Ok(())
+    }
+
+    async fn close(&self, gone: Vec<Opening>) {
+        let (done, mut all_done) = mpsc::channel(1);
+        for Opening { number, listener, bound, .. } in &gone {
+            for worker in &self.workers {
+                let _ = worker.send(Order::Stop { opening: *number, done: done.clone() });
+            }
+            tracing::info!(listener = %listener.name, address = %bound.address(), "not listening any more");
+        }
+        drop(done);
+        let _ = all_done.recv().await;
+    }
+
+    /// Where the open ones are, in the order of the file.
+    pub fn addresses(&self, compiled: &Compiled) -> Vec<(Arc<str>, Address)> {
+        let open = compiled.listeners.iter().filter_map(|compiled| self.open.get(&compiled.written.name));
+        open.map(|opening| (Arc::clone(&opening.listener.name), opening.bound.address().clone())).collect()
+    }
+}

@@ -1,0 +1,42 @@
+//! Noticing that the configuration, or a file that it names, has changed.
+//!
+//! The files are looked at rather than watched by the kernel: see `file_look`, which says why. What has changed is loaded
+//! when all of them have rested for one look, so that a certificate and its key, written one after the other, are read as
+//! a pair in most cases; when they are not, the next look finds the rest of the change.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::{Handle, Trigger};
+use crate::file_look::{Seen, Settling, look};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// How soon a certificate that was refused is tried again although no file has changed: one that was not valid yet may be.
+const STALE: Duration = Duration::from_secs(60);
+
+/// Reloads whenever the file at `path`, or one that the configuration in force names, has changed, as long as that
+/// configuration wants to be watched. Runs until it is dropped.
+pub async fn run(path: PathBuf, handle: Handle) {
+    let mut settling = Settling::<Vec<(PathBuf, Seen)>>::default();
+    let mut is_first = true;
+    let mut reloaded = Instant::now();
+    loop {
+        let in_force = handle.in_force();
+        let mut files = in_force.loaded.file.files();
+        files.push(path.clone());
+        // On a thread for such things: a network file system may hang.
+        let seen = spawn_blocking(move || files.into_iter().map(|file| (file.clone(), look(&file))).collect()).await;
+        let has_changed = seen.is_ok_and(|seen| settling.has_changed(&seen)) && !std::mem::take(&mut is_first);
+        let is_due = handle.is_stale() && reloaded.elapsed() >= STALE;
+        if in_force.loaded.file.watch && (has_changed || is_due) {
+            // What comes of it is in the log.
+            let _ = handle.reload(Trigger::Watch).await;
+            reloaded = Instant::now();
+        }
+        sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,116 @@
+//! Whether a file has changed, told by looking at it (stat) again and again.
+//!
+//! Rather than being told by inotify: the answer is the same for editors that rename, for Kubernetes, which swaps the
+//! symlink of a directory above, for bind mounts and for network file systems, of which inotify sees only some, and none
+//! without a watch on each directory and symlink of the path. It costs one system call a file and look.
+//!
+//! What has changed is read when two looks in a row saw it the same: what is written in place is not read half in most
+//! cases, and what is, is read again at the next change. Who writes files that others read should put them in place by
+//! rename.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// What tells one state of a file from another. The time of the last change of the inode too: it cannot be set, so a
+/// copy that keeps times is noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    file: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+/// What was seen, or what kept us from seeing it.
+pub type Seen = Result<Look, io::ErrorKind>;
+
+/// Looks at a file, through symlinks.
+///
+/// # Errors
+/// If there is none, or it cannot be looked at: which is a state like others.
+pub fn look(path: &Path) -> Seen {
+    fs::metadata(path).map(|metadata| Look::from(&metadata)).map_err(|error| error.kind())
+}
+
+impl From<&Metadata> for Look {
+    fn from(metadata: &Metadata) -> Look {
+        Look {
+            file: (metadata.dev(), metadata.ino()),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            bytes: metadata.len(),
+        }
+    }
+}
+
+/// Whether what is looked at has changed and rests.
+#[derive(Debug)]
+pub struct Settling<T> {
+    /// What it was when it was last said to have changed.
+    known: Option<T>,
+    /// What was last seen.
+    seen: Option<T>,
+}
+
+impl<T> Default for Settling<T> {
+    fn default() -> Settling<T> {
+        Settling { known: None, seen: None }
+    }
+}
+
+impl<T: Clone + PartialEq> Settling<T> {
+    /// Whether this is not what it was when it was last said to have changed, and what it was when last seen. The first
+    /// time it has.
+    pub fn has_changed(&mut self, seen: &T) -> bool {
+        let rests = self.seen.as_ref().is_none_or(|before| before == seen);
+        self.seen = Some(seen.clone());
+        let has_changed = rests && self.known.as_ref() != Some(seen);
+        if has_changed {
+            self.known = Some(seen.clone());
+        }
+        has_changed
+    }
+
+    /// The next look that finds it resting counts as a change.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(version: i64) -> Seen {
+        Ok(Look { file: (1, 1), modified: (version, 0), changed: (version, 0), bytes: 1 })
+    }
+
+    #[test]
+    fn a_file_has_changed_at_first_and_then_when_it_is_another_and_rests() {
+        let mut settling = Settling::default();
+        let missing: Seen = Err(io::ErrorKind::NotFound);
+        for (look, changed) in [
+            (seen(1), true),
+            (seen(1), false),
+            (seen(2), false),
+            (seen(3), false),
+            (seen(3), true),
+            (seen(3), false),
+            // Away for a moment, as between removing and writing it.
+            (missing.clone(), false),
+            (seen(3), false),
+            (seen(3), false),
+            (missing.clone(), false),
+            (missing.clone(), true),
+            (missing, false),
+            (seen(3), false),
+            (seen(3), true),
+        ] {
+            assert_eq!(settling.has_changed(&look), changed, "{look:?}");
+        }
+        settling.forget();
+        assert!(settling.has_changed(&seen(3)));
+    }
+}

@@ -1,0 +1,90 @@
+//! How many sessions are on a route, and whether it takes more.
+//!
+//! A room belongs to the route by name and not to a configuration: after a reload those that were there count on.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// The sessions of one route.
+#[derive(Debug, Default)]
+pub struct Room {
+    used: AtomicUsize,
+    closed: AtomicBool,
+}
+
+impl Room {
+    /// A place, if fewer than `limit` are taken. Dropping it gives it back.
+    pub fn enter(self: &Arc<Room>, limit: usize) -> Option<Place> {
+        let more = |used: usize| (used < limit).then_some(used + 1);
+        let entered = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        entered.ok().map(|_| Place(Arc::clone(self)))
+    }
+
+    /// Whether it takes requests: not while the route is drained.
+    pub fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Lets requests in, or no more.
+    pub fn set_open(&self, open: bool) {
+        self.closed.store(!open, Ordering::Relaxed);
+    }
+}
+
+/// A place in a `Room`.
+#[derive(Debug)]
+pub struct Place(Arc<Room>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The rooms of all routes, by their names.
+#[derive(Clone, Debug, Default)]
+pub struct Rooms(Arc<Mutex<HashMap<String, Weak<Room>>>>);
+
+impl Rooms {
+    /// The room of this route, which is the same as long as anybody holds it: a configuration that names it, or a session
+    /// on it.
+    pub fn of(&self, route: &str) -> Arc<Room> {
+        // Nothing inside can be left half done by a panic.
+        let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(room) = rooms.get(route).and_then(Weak::upgrade) {
+            return room;
+        }
+        rooms.retain(|_, room| room.strong_count() > 0);
+        let room = Arc::<Room>::default();
+        rooms.insert(route.to_owned(), Arc::downgrade(&room));
+        room
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_bounded_and_comes_back() {
+        let room = Arc::<Room>::default();
+        let place = room.enter(1).unwrap();
+        assert!(room.enter(1).is_none());
+        let more = room.enter(2).unwrap();
+        drop((place, more));
+        assert!(room.enter(1).is_some());
+    }
+
+    #[test]
+    fn a_room_is_the_same_as_long_as_somebody_is_in_it() {
+        let rooms = Rooms::default();
+        let place = rooms.of("chat").enter(1).unwrap();
+        assert!(rooms.of("chat").enter(1).is_none());
+        assert!(rooms.of("other").enter(1).is_some());
+        drop(place);
+        rooms.of("third");
+        assert_eq!(rooms.0.lock().unwrap().len(), 1, "who is gone is forgotten");
+    }
+}

@@ -1,0 +1,429 @@
+//! What TLS is made of in this process, over reloads: certificates with their keys, authorities, and what is built of them.
+//!
+//! A reload looks at all files first ([`Certificates::prepare`], then [`Prepared::server`] and [`Prepared::client`] for
+//! each who needs TLS) and changes nothing; [`Certificates::commit`] puts what was found in force. What is dropped
+//! instead leaves no trace.
+//!
+//! * **A file that has become bad keeps what is in force**: it cannot be read, the key does not fit, the certificate has
+//!   expired or its chain is broken where the one in force is whole. One broken renewal must neither end a service nor
+//!   stand in the way of other changes. It is told by [`Prepared::refused`], an error in the log and a metric, until the
+//!   file is good again. Only a bad file without anything in force is an error.
+//! * **What has not changed stays the same**, to the `Arc`: files are told apart by a digest of their contents. Who asks
+//!   for the same as before gets the same configuration, with its resumption, and [`Arc::ptr_eq`] tells that nothing
+//!   has happened.
+//! * **Tickets outlive certificates**, but not what is asked of clients: see [`TicketKeys`].
+//!
+//! A certificate and its key that are written one after the other do not fit for a moment, and one made on a machine
+//! whose clock is ahead is not valid yet for as long. So look again each minute or so while there is something
+//! [`stale`](Certificates::is_stale), also if no file changes: what was found before is not counted or logged again.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt;
+use std::mem::{self, Discriminant};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use super::client::{ClientTlsOptions, client_config};
+use super::files::{self, Digest};
+use super::identity::{self, Identity, TlsError, display};
+use super::metrics::{Metrics, Reader, Status, Statuses};
+use super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys, server_config};
+
+/// The files of a certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CertificateFiles {
+    /// The certificate, followed by its intermediates.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// What a listener's TLS is to be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// Chosen from by SNI; the first is the default.
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version that is spoken.
+    pub min_version: MinVersion,
+    /// Whose certificates clients show, and whether they must.
+    pub client_auth: Option<(PathBuf, ClientAuthMode)>,
+}
+
+/// What TLS towards servers is to be made of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientFiles {
+    /// Who may have signed the server's certificate; in place of the system's roots.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, for servers that ask for one.
+    pub certificate: Option<CertificateFiles>,
+}
+
+/// Which servers of an upstream: it has one configuration for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Servers {
+    /// Its endpoints.
+    Endpoints,
+    /// Those that tell its endpoints.
+    Discovery,
+}
+
+/// What of the wanted an error belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The certificate at this index; 0 for a client's own.
+    Certificate(usize),
+    /// The authorities that the other side is checked against.
+    Authorities,
+    /// All of it together.
+    Whole,
+}
+
+/// Why TLS cannot be set up: everything that is wrong, by part.
+pub type Errors = Vec<(Part, TlsError)>;
+
+/// What is in force. Clones are the same; there is one writer at a time, which prepares and commits.
+#[derive(Debug, Clone)]
+pub struct Certificates {
+    in_force: Arc<Mutex<Arc<InForce>>>,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct InForce {
+    identities: HashMap<CertificateFiles, Known<Identity>>,
+    authorities: HashMap<PathBuf, Known<Arc<RootCertStore>>>,
+    servers: HashMap<String, Server>,
+    clients: HashMap<(String, Servers), Client>,
+    statuses: Statuses,
+}
+
+/// What was read, and what the look that brought it here has found.
+#[derive(Debug, Clone)]
+struct Known<T> {
+    value: T,
+    /// Of the contents that `value` was made of, not of those that were refused.
+    digest: Digest,
+    found: Found,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    New,
+    Unchanged,
+    Replaced,
+    /// The old one stays, for this reason.
+    Refused(Reason),
+    /// The same, as the look before has found: nothing to count or to log again.
+    StillRefused(Reason),
+}
+
+/// Tells one refusal from another: by the contents, if there were any, and the kind of the error.
+type Reason = (Option<Digest>, Discriminant<TlsError>);
+
+impl Found {
+    fn reason(self) -> Option<Reason> {
+        match self {
+            Found::Refused(reason) | Found::StillRefused(reason) => Some(reason),
+            Found::New | Found::Unchanged | Found::Replaced => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Server {
+    options: ServerTlsOptions,
+    tickets: TicketKeys,
+    config: Arc<ServerConfig>,
+}
+
+#[derive(Debug, Clone)]
+struct Client {
+    options: ClientTlsOptions,
+    config: Arc<ClientConfig>,
+}
+
+impl Certificates {
+    /// With nothing in force.
+    pub fn new(metrics: Metrics) -> Certificates {
+        Certificates { in_force: Arc::default(), metrics }
+    }
+
+    /// Begins a look at all that TLS needs; `now` is what certificates are valid or not at.
+    pub fn prepare(&self, now: SystemTime) -> Prepared {
+        let (before, next) = (self.current(), InForce::default());
+        Prepared { before, next, now, warnings: vec![], refused: vec![], replaced: vec![] }
+    }
+
+    /// Puts what was prepared in force. What it was not asked for is forgotten, with its metrics.
+    pub fn commit(&self, prepared: Prepared) {
+        let Prepared { before, next, refused, replaced, .. } = prepared;
+        for file in &replaced {
+            tracing::info!(%file, "certificate replaced");
+        }
+        for Refused { file, why, .. } in refused.iter().filter(|refused| refused.is_new) {
+            tracing::error!(%file, error = %why, "certificate refused: the one in force stays");
+        }
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        debug_assert!(Arc::ptr_eq(&in_force, &before), "somebody else has written meanwhile");
+        self.metrics.put(&next.statuses, &before.statuses);
+        *in_force = Arc::new(next);
+    }
+
+    /// Whether something is kept since its file has become bad.
+    pub fn is_stale(&self) -> bool {
+        self.current().statuses.values().any(|status| status.kept_old)
+    }
+
+    fn current(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a look has found so far. Each file is read once, for all who name it.
+#[derive(Debug)]
+pub struct Prepared {
+    before: Arc<InForce>,
+    next: InForce,
+    now: SystemTime,
+    warnings: Vec<String>,
+    refused: Vec<Refused>,
+    replaced: Vec<String>,
+}
+
+/// A file that was refused, since there is something better in force, which stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The certificate, also where it is the key that is wrong.
+    pub file: String,
+    /// The error with its causes.
+    pub why: String,
+    is_new: bool,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is bad now, what is in force of it stays: {}", self.file, self.why)
+    }
+}
+
+impl Prepared {
+    /// What an operator should know about certificates that are used nevertheless.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The files that were refused, in place of which the old ones stay.
+    pub fn refused(&self) -> &[Refused] {
+        &self.refused
+    }
+
+    /// The TLS of a listener: what it has, if nothing has changed.
+    ///
+    /// # Errors
+    /// Whatever is wrong and was not in force before.
+    pub fn server(&mut self, listener: &str, wanted: &ServerFiles) -> Result<Arc<ServerConfig>, Errors> {
+        let reader = Reader::Listener(listener.to_owned());
+        let mut errors = vec![];
+        let mut identities = vec![];
+        for (index, files) in wanted.certificates.iter().enumerate() {
+            match self.identity(&reader, files) {
+                Ok(identity) => {
+                    let status = self.next.statuses.entry((reader.clone(), display(&files.cert))).or_default();
+                    let expiry = identity.validity().not_after;
+                    // The same file with two keys: the alarm is for the first to expire.
+                    status.expiry = Some(status.expiry.map_or(expiry, |other| other.min(expiry)));
+                    identities.push(identity);
+                }
+                Err(error) => errors.push((Part::Certificate(index), error)),
+            }
+        }
+        let client_auth = match &wanted.client_auth {
+            None => None,
+            Some((ca, mode)) => match self.authorities(&reader, ca) {
+                Ok(roots) => Some(ClientAuth { roots, mode: *mode }),
+                Err(error) => {
+                    errors.push((Part::Authorities, error));
+                    None
+                }
+            },
+        };
+        if !errors.is_empty() {
+            // A listener with the rest would answer some names with the wrong certificate.
+            return Err(errors);
+        }
+        let options = ServerTlsOptions { identities, min_version: wanted.min_version, client_auth };
+        let old = self.before.servers.get(listener);
+        let server = match old.filter(|old| same_server(&old.options, &options)) {
+            Some(same) => same.clone(),
+            None => {
+                let tickets = old.filter(|old| same_auth(&old.options, &options));
+                let tickets = tickets.map_or_else(TicketKeys::new, |old| Ok(old.tickets.clone()));
+                let built = tickets.and_then(|tickets| Ok((server_config(&options, &tickets)?, tickets)));
+                let (config, tickets) = built.map_err(|error| vec![(Part::Whole, error)])?;
+                Server { options, tickets, config }
+            }
+        };
+        let config = Arc::clone(&server.config);
+        self.next.servers.insert(listener.to_owned(), server);
+        Ok(config)
+    }
+
+    /// TLS towards `servers` of an upstream: what there is, if nothing has changed.
+    ///
+    /// # Errors
+    /// Whatever is wrong and was not in force before.
+    pub fn client(
+        &mut self,
+        upstream: &str,
+        servers: Servers,
+        wanted: &ClientFiles,
+    ) -> Result<Arc<ClientConfig>, Errors> {
+        let reader = Reader::Upstream(upstream.to_owned());
+        // Both before either ends it: all that is wrong is told at once.
+        let roots = wanted.ca.as_ref().map(|ca| self.authorities(&reader, ca)).transpose();
+        let identity = wanted.certificate.as_ref().map(|files| self.identity(&reader, files)).transpose();
+        let (roots, identity) = match (roots, identity) {
+            (Ok(roots), Ok(identity)) => (roots, identity),
+            (roots, identity) => {
+                let roots = roots.err().map(|error| (Part::Authorities, error));
+                let identity = identity.err().map(|error| (Part::Certificate(0), error));
+                return Err(roots.into_iter().chain(identity).collect());
+            }
+        };
+        let options = ClientTlsOptions { roots, identity };
+        let key = (upstream.to_owned(), servers);
+        let client = match self.before.clients.get(&key).filter(|old| same_client(&old.options, &options)) {
+            Some(same) => same.clone(),
+            None => {
+                // Sessions are not carried over: who vouches for the server, or for us, is another one now.
+                let config = client_config(&options).map_err(|error| vec![(Part::Whole, error)])?;
+                Client { options, config }
+            }
+        };
+        let config = Arc::clone(&client.config);
+        self.next.clients.insert(key, client);
+        Ok(config)
+    }
+
+    fn identity(&mut self, reader: &Reader, files: &CertificateFiles) -> Result<Identity, TlsError> {
+        let file = display(&files.cert);
+        if !self.next.identities.contains_key(files) {
+            let old = self.before.identities.get(files);
+            let read = files::read_pair(&files.cert, &files.key).map(|(cert, key)| vec![cert, key]);
+            let (known, refusal) = look(old, read, |contents| {
+                let identity = Identity::from_parts(&file, &contents[0], &display(&files.key), &contents[1])?;
+                match old.and_then(|old| identity.worse_than(&old.value, self.now)) {
+                    None => Ok(identity),
+                    Some(fault) => Err(TlsError::Worse(fault)),
+                }
+            })?;
+            self.warnings.extend(known.value.warnings(self.now).iter().map(ToString::to_string));
+            self.noted(&file, known.found, refusal);
+            self.next.identities.insert(files.clone(), known);
+        }
+        let known = &self.next.identities[files];
+        self.next.statuses.entry((reader.clone(), file)).or_default().saw(known.found);
+        Ok(known.value.clone())
+    }
+
+    fn authorities(&mut self, reader: &Reader, ca: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+        let file = display(ca);
+        if !self.next.authorities.contains_key(ca) {
+            let read = files::read(ca).map(|contents| vec![contents]);
+            let (known, refusal) =
+                look(self.before.authorities.get(ca), read, |contents| identity::roots(&file, &contents[0]))?;
+            self.noted(&file, known.found, refusal);
+            self.next.authorities.insert(ca.to_owned(), known);
+        }
+        let known = &self.next.authorities[ca];
+        self.next.statuses.entry((reader.clone(), file)).or_default().saw(known.found);
+        Ok(Arc::clone(&known.value))
+    }
+
+    fn noted(&mut self, file: &str, found: Found, refusal: Option<TlsError>) {
+        if found == Found::Replaced {
+            self.replaced.push(file.to_owned());
+        }
+        let is_new = matches!(found, Found::Refused(_));
+        self.refused.extend(refusal.map(|error| Refused { file: file.to_owned(), why: told(&error), is_new }));
+    }
+}
+
+impl Status {
+    fn saw(&mut self, found: Found) {
+        self.replaced |= found == Found::Replaced;
+        self.refused |= matches!(found, Found::Refused(_));
+        self.kept_old |= found.reason().is_some();
+    }
+}
+
+/// Compares what was read with what is in force, and makes something new of it only if it is. With what is in force comes
+/// why nothing else took its place, if something should have.
+fn look<T: Clone>(
+    old: Option<&Known<T>>,
+    read: Result<Vec<Vec<u8>>, TlsError>,
+    make: impl FnOnce(&[Vec<u8>]) -> Result<T, TlsError>,
+) -> Result<(Known<T>, Option<TlsError>), TlsError> {
+    let mut seen = None;
+    let found = read.and_then(|contents| {
+        let digest = *seen.insert(Digest::of(&contents));
+        Ok(match old {
+            Some(old) if old.digest == digest => Known { found: Found::Unchanged, ..old.clone() },
+            Some(_) => Known { value: make(&contents)?, digest, found: Found::Replaced },
+            None => Known { value: make(&contents)?, digest, found: Found::New },
+        })
+    });
+    match (found, old) {
+        (Ok(known), _) => Ok((known, None)),
+        (Err(error), Some(old)) => {
+            let reason = (seen, mem::discriminant(&error));
+            let again = old.found.reason() == Some(reason);
+            let found = if again { Found::StillRefused(reason) } else { Found::Refused(reason) };
+            Ok((Known { found, ..old.clone() }, Some(error)))
+        }
+        (Err(error), None) => Err(error),
+    }
+}
+
+fn same_server(a: &ServerTlsOptions, b: &ServerTlsOptions) -> bool {
+    let same_identity = |(a, b): (&Identity, &Identity)| Arc::ptr_eq(&a.key, &b.key);
+    a.identities.len() == b.identities.len()
+        && a.identities.iter().zip(&b.identities).all(same_identity)
+        && a.min_version == b.min_version
+        && same_auth(a, b)
+}
+
+/// Whether the same is asked of clients.
+fn same_auth(a: &ServerTlsOptions, b: &ServerTlsOptions) -> bool {
+    match (&a.client_auth, &b.client_auth) {
+        (Some(a), Some(b)) => a.mode == b.mode && Arc::ptr_eq(&a.roots, &b.roots),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+fn same_client(a: &ClientTlsOptions, b: &ClientTlsOptions) -> bool {
+    fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+        a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
+    }
+    let key = |options: &ClientTlsOptions| options.identity.as_ref().map(|identity| Arc::clone(&identity.key));
+    same(a.roots.as_ref(), b.roots.as_ref()) && same(key(a).as_ref(), key(b).as_ref())
+}
+
+/// An error with its causes, on one line.
+fn told(error: &TlsError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

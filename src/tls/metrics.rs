@@ -1,0 +1,136 @@
+//! What certificates count and alarm.
+
+use std::collections::BTreeMap;
+
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// For whom a file is read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reader {
+    Listener(String),
+    Upstream(String),
+}
+
+/// What a look at a file has brought to one of its readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Status {
+    /// Of a certificate that is served: its end in seconds since the Unix epoch.
+    pub expiry: Option<i64>,
+    /// It took the place of another.
+    pub replaced: bool,
+    /// It did not, for a reason that is new.
+    pub refused: bool,
+    /// Another stays in its place, whenever it was refused.
+    pub kept_old: bool,
+}
+
+/// By reader and file.
+pub(super) type Statuses = BTreeMap<(Reader, String), Status>;
+
+/// The families, before anybody reads a file.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    expiry: IntGaugeVec,
+    listener: Families,
+    upstream: Families,
+}
+
+#[derive(Debug, Clone)]
+struct Families {
+    reloads: IntCounterVec,
+    stale: IntGaugeVec,
+}
+
+const REPLACED: &str = "replaced";
+const KEPT_OLD: &str = "kept_old";
+
+impl Metrics {
+    /// Makes and registers the families.
+    ///
+    /// # Errors
+    /// If one of the names is taken.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let metrics = Metrics {
+            expiry: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_tls_certificate_expiry_timestamp_seconds",
+                    "When a certificate we serve expires, in seconds since the Unix epoch.",
+                ),
+                &["listener", "certificate"],
+            )?,
+            listener: Families {
+                reloads: IntCounterVec::new(
+                    Opts::new(
+                        "wsluice_tls_certificate_reloads_total",
+                        "Changed files of a listener's certificates: those replaced, and refusals that kept the old one.",
+                    ),
+                    &["listener", "certificate", "result"],
+                )?,
+                stale: IntGaugeVec::new(
+                    Opts::new(
+                        "wsluice_tls_certificate_stale",
+                        "1 while a listener's certificate is kept since its file has become bad.",
+                    ),
+                    &["listener", "certificate"],
+                )?,
+            },
+            upstream: Families {
+                reloads: IntCounterVec::new(
+                    Opts::new(
+                        "wsluice_upstream_tls_certificate_reloads_total",
+                        "Changed files of an upstream's certificates: those replaced, and refusals that kept the old one.",
+                    ),
+                    &["upstream", "certificate", "result"],
+                )?,
+                stale: IntGaugeVec::new(
+                    Opts::new(
+                        "wsluice_upstream_tls_certificate_stale",
+                        "1 while an upstream's certificate or authority is kept since its file has become bad.",
+                    ),
+                    &["upstream", "certificate"],
+                )?,
+            },
+        };
+        registry.register(Box::new(metrics.expiry.clone()))?;
+        for families in [&metrics.listener, &metrics.upstream] {
+            registry.register(Box::new(families.reloads.clone()))?;
+            registry.register(Box::new(families.stale.clone()))?;
+        }
+        Ok(metrics)
+    }
+
+    /// Counts what `new` says, and takes the series away that only `old` has.
+    pub(super) fn put(&self, new: &Statuses, old: &Statuses) {
+        for ((reader, file), status) in new {
+            let (families, name) = self.of(reader);
+            for (result, counted) in [(REPLACED, status.replaced), (KEPT_OLD, status.refused)] {
+                // Made even where nothing is counted: a rate needs the zero before the first event.
+                families.reloads.with_label_values(&[name, file, result]).inc_by(counted.into());
+            }
+            families.stale.with_label_values(&[name, file]).set(status.kept_old.into());
+            if let Some(expiry) = status.expiry {
+                self.expiry.with_label_values(&[name, file]).set(expiry);
+            }
+        }
+        for ((reader, file), status) in old {
+            let now = new.get(&(reader.clone(), file.clone()));
+            let (families, name) = self.of(reader);
+            // What is removed may be there or not: only that it is gone matters.
+            if status.expiry.is_some() && now.is_none_or(|now| now.expiry.is_none()) {
+                let _ = self.expiry.remove_label_values(&[name, file]);
+            }
+            if now.is_none() {
+                let _ = families.reloads.remove_label_values(&[name, file, REPLACED]);
+                let _ = families.reloads.remove_label_values(&[name, file, KEPT_OLD]);
+                let _ = families.stale.remove_label_values(&[name, file]);
+            }
+        }
+    }
+
+    fn of<'a>(&self, reader: &'a Reader) -> (&Families, &'a str) {
+        match reader {
+            Reader::Listener(name) => (&self.listener, name),
+            Reader::Upstream(name) => (&self.upstream, name),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The parts of a certificate that webpki checks but does not tell: who issued it to whom, from when to when, signed how.
+//!
+//! A walk over the outer bytes of the DER, nothing more: Certificate → TBSCertificate → version (if any), serial,
+//! algorithm, *issuer*, *validity*, *subject*, *key* (RFC 5280 §4.1). What a certificate says otherwise, extensions
+//! above all, is left to webpki; that is why this needs no parser of X.509.
+
+use rustls::pki_types::SignatureVerificationAlgorithm;
+
+use super::validity::Validity;
+
+const BIT_STRING: u8 = 0x03;
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+/// `[0] EXPLICIT Version`; absent in version 1.
+const VERSION: u8 = 0xa0;
+
+/// id-at-commonName and id-at-organizationName (RFC 5280 appendix A.1).
+const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
+
+/// The longest name that is shown; ub-common-name is 64 (RFC 5280 appendix A.1).
+const SHOWN_MAX: usize = 64;
+
+/// A certificate, taken apart. Names are compared byte by byte, as webpki does.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// What is signed.
+    signed: &'a [u8],
+    signature_algorithm: &'a [u8],
+    signature: &'a [u8],
+    /// Who issued it.
+    pub issuer: Name<'a>,
+    /// From when to when it is valid.
+    pub validity: Validity,
+    /// For whom.
+    pub subject: Name<'a>,
+    key_algorithm: &'a [u8],
+    key: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Takes a certificate apart; `None` if it is none.
+    pub fn of(certificate: &'a [u8]) -> Option<Parts<'a>> {
+        let mut outer = contents(&mut &*certificate, SEQUENCE)?;
+        let from_signed = outer;
+        let mut tbs = contents(&mut outer, SEQUENCE)?;
+        let signed = &from_signed[..from_signed.len() - outer.len()];
+        let signature_algorithm = contents(&mut outer, SEQUENCE)?;
+        let signature = bits(&mut outer)?;
+        if tbs.first() == Some(&VERSION) {
+            element(&mut tbs)?;
+        }
+        for _serial_algorithm in 0..2 {
+            element(&mut tbs)?;
+        }
+        let issuer = Name(contents(&mut tbs, SEQUENCE)?);
+        let validity = Validity::read(contents(&mut tbs, SEQUENCE)?)?;
+        let subject = Name(contents(&mut tbs, SEQUENCE)?);
+        let mut key_info = contents(&mut tbs, SEQUENCE)?;
+        let key_algorithm = contents(&mut key_info, SEQUENCE)?;
+        let key = bits(&mut key_info)?;
+        Some(Parts { signed, signature_algorithm, signature, issuer, validity, subject, key_algorithm, key })
+    }
+
+    /// Whether it names itself as its issuer, as roots do.
+    pub fn is_self_issued(&self) -> bool {
+        self.issuer == self.subject
+    }
+
+    /// Whether it was signed with the key of `issuer`. `None` if that cannot be told with these algorithms.
+    pub fn is_signed_by(
+        &self,
+        issuer: &Parts<'_>,
+        algorithms: &[&'static dyn SignatureVerificationAlgorithm],
+    ) -> Option<bool> {
+        let mut fitting = algorithms.iter().filter(|algorithm| {
+            algorithm.signature_alg_id().as_ref() == self.signature_algorithm
+                && algorithm.public_key_alg_id().as_ref() == issuer.key_algorithm
+        });
+        let first = fitting.next()?;
+        let mut fitting = std::iter::once(first).chain(fitting);
+        Some(fitting.any(|it| it.verify_signature(issuer.key, self.signed, self.signature).is_ok()))
+    }
+}
+
+/// A distinguished name. It shows itself by its common name, or else its organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name<'a>(&'a [u8]);
+
+impl std::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(text) = self.attribute(COMMON_NAME).or_else(|| self.attribute(ORGANIZATION)) else {
+            return f.write_str("a name without a common name");
+        };
+        // Whoever made the certificate chose the bytes; a log line must stay a line.
+        let shown = String::from_utf8_lossy(text);
+        let shown: String = shown.chars().filter(|it| !it.is_control()).take(SHOWN_MAX).collect();
+        write!(f, "`{shown}`")
+    }
+}
+
+impl<'a> Name<'a> {
+    /// RDNSequence → RelativeDistinguishedName → AttributeTypeAndValue.
+    fn attribute(&self, kind: &[u8]) -> Option<&'a [u8]> {
+        let mut sequence = self.0;
+        while !sequence.is_empty() {
+            let mut set = contents(&mut sequence, SET)?;
+            while !set.is_empty() {
+                let mut pair = contents(&mut set, SEQUENCE)?;
+                if contents(&mut pair, OBJECT_IDENTIFIER)? == kind {
+                    return element(&mut pair).map(|(_, value)| value);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Takes one element off the front: its tag and its contents.
+pub(super) fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        // The long form; four bytes of length are more than any certificate has.
+        let bytes = usize::from(first & 0x7f);
+        if !(1..=4).contains(&bytes) {
+            return None;
+        }
+        let (length, rest) = rest.split_at_checked(bytes)?;
+        (length.iter().fold(0, |value, byte| value << 8 | usize::from(*byte)), rest)
+    };
+    let (contents, rest) = rest.split_at_checked(length)?;
+    *der = rest;
+    Some((tag, contents))
+}
+
+fn contents<'a>(der: &mut &'a [u8], expected: u8) -> Option<&'a [u8]> {
+    let (tag, contents) = element(der)?;
+    (tag == expected).then_some(contents)
+}
+
+/// A bit string of whole bytes, as keys and signatures are.
+fn bits<'a>(der: &mut &'a [u8]) -> Option<&'a [u8]> {
+    contents(der, BIT_STRING)?.strip_prefix(&[0])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+    use super::*;
+    use crate::tls::provider;
+
+    fn authority(name: &str, algorithm: &'static rcgen::SignatureAlgorithm) -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, format!("{name} organization"));
+        params.distinguished_name.push(DnType::CommonName, name);
+        CertifiedIssuer::self_signed(params, KeyPair::generate_for(algorithm).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn names_and_signatures_of_all_common_algorithms_are_read() {
+        let algorithms = provider().signature_verification_algorithms.all;
+        for kind in [
+            &rcgen::PKCS_ECDSA_P256_SHA256,
+            &rcgen::PKCS_ECDSA_P384_SHA384,
+            &rcgen::PKCS_ED25519,
+            &rcgen::PKCS_RSA_SHA256,
+        ] {
+            let (ours, other) = (authority("ours", kind), authority("ours", kind));
+            let leaf = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+            let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &ours).unwrap();
+            let parts = Parts::of(leaf.der()).unwrap();
+            let (ours, other) = (Parts::of(ours.der()).unwrap(), Parts::of(other.der()).unwrap());
+            assert_eq!((parts.issuer.to_string(), parts.issuer), ("`ours`".to_owned(), ours.subject));
+            assert!(ours.is_self_issued() && !parts.is_self_issued());
+            assert_eq!(parts.is_signed_by(&ours, algorithms), Some(true));
+            assert_eq!(parts.is_signed_by(&other, algorithms), Some(false));
+            assert_eq!(parts.is_signed_by(&ours, &[]), None);
+        }
+    }
+
+    #[test]
+    fn a_name_is_shown_on_one_line_and_not_at_any_length() {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let certify = |params: &CertificateParams| params.clone().self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let shown = |params: &CertificateParams| Parts::of(certify(params).der()).unwrap().subject.to_string();
+        assert_eq!(shown(&params), "a name without a common name");
+        params.distinguished_name.push(DnType::OrganizationName, "Example\nInc");
+        assert_eq!(shown(&params), "`ExampleInc`");
+        params.distinguished_name.push(DnType::CommonName, "é".repeat(100));
+        assert_eq!(shown(&params), format!("`{}`", "é".repeat(SHOWN_MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>()) {
+            static GOOD: std::sync::LazyLock<Vec<u8>> =
+                std::sync::LazyLock::new(|| authority("x", &rcgen::PKCS_ECDSA_P256_SHA256).der().to_vec());
+            let all = provider().signature_verification_algorithms.all;
+            let at = at.index(GOOD.len());
+            let mut damaged = GOOD.clone();
+            damaged[at] = bytes.first().copied().unwrap_or(0xff);
+            for bytes in [&bytes, &damaged] {
+                if let Some(parts) = Parts::of(bytes) {
+                    let _ = (parts.subject.to_string(), parts.is_signed_by(&parts, all));
+                }
+            }
+            prop_assert!(Parts::of(&GOOD[..at]).is_none());
+        }
+    }
+}

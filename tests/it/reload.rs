@@ -1,0 +1,221 @@
+//! Another configuration, put in force under running sessions: who notices, and who does not.
+
+use wsluice::control::Refused;
+
+use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, eventually};
+use crate::plain::get;
+
+/// Two listeners, two routes by path, two upstreams.
+fn two(one: &str, two: &str, changes: &[(&str, &str)]) -> String {
+    let mut text = format!(
+        r#"
+version: 1
+workers: 1
+listeners:
+  - {{ name: first, bind: "127.0.0.1:0" }}
+  - {{ name: second, bind: "127.0.0.1:0" }}
+routes:
+  - {{ name: one, match: {{ path: {{ prefix: /one }} }}, upstream: one }}
+  - {{ name: two, match: {{ path: {{ prefix: /two }} }}, upstream: two }}
+upstreams:
+  one: {{ endpoints: ["{one}"] }}
+  two: {{ endpoints: ["{two}"] }}
+"#
+    );
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+async fn open(proxy: &Proxy, listener: &str, path: &str) -> Conn {
+    let mut client = Conn::connect(proxy.listener(listener)).await;
+    client.open(&Handshake::to(path)).await;
+    client
+}
+
+async fn echoes(client: &mut Conn, text: &str) {
+    client.put(&Frame::text(text)).await;
+    client.expect(&Frame::text(text)).await;
+}
+
+#[tokio::test]
+async fn an_equal_file_changes_nothing_however_it_is_written() {
+    let (one, echo) = (Echo::start().await, Echo::start().await);
+    let text = two(&one.url(), &echo.url(), &[]);
+    let mut proxy = Proxy::start(&text);
+    let mut client = open(&proxy, "first", "/one").await;
+    let changes = proxy.reload(&format!("# a comment\n{text}\n# and another")).await.unwrap();
+    assert!(changes.is_empty(), "{changes:?}");
+    let turned = text.replace("version: 1\nworkers: 1\n", "") + "workers: 1\nversion: 1\n";
+    assert!(proxy.reload(&turned).await.unwrap().is_empty());
+    echoes(&mut client, "still here").await;
+}
+
+/// Waits until so many sessions on this upstream have begun: a client hears of its session a moment before.
+async fn sessions(proxy: &Proxy, upstream: &str, count: f64) {
+    let all = || {
+        let text = proxy.metrics();
+        let of = |line: &&str| line.starts_with("wsluice_sessions_active{") && line.contains(&format!("{upstream:?}"));
+        text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    eventually("sessions", || (all() == count).then_some(())).await;
+}
+
+fn on(proxy: &Proxy, upstream: &str, url: &str) -> f64 {
+    proxy.metric("wsluice_endpoint_sessions_active", &[("upstream", upstream), ("endpoint", url)])
+}
+
+#[tokio::test]
+async fn an_upstream_that_changes_takes_new_sessions_elsewhere_and_keeps_those_it_has() {
+    let (first, other) = (Echo::start().await, Echo::start().await);
+    let mut proxy = Proxy::start(&two(&first.url(), &first.url(), &[]));
+    let mut old = open(&proxy, "first", "/one").await;
+    let changes = proxy.reload(&two(&other.url(), &first.url(), &[])).await.unwrap();
+    assert_eq!((changes.upstreams.changed, changes.routes.changed.len()), (vec!["one".to_owned()], 0));
+    let mut new = open(&proxy, "first", "/one").await;
+    assert_eq!((on(&proxy, "one", &first.url()), on(&proxy, "one", &other.url())), (1.0, 1.0));
+    echoes(&mut old, "by the first").await;
+    echoes(&mut new, "by the other").await;
+    drop(old);
+    // Nobody holds the first any more, and its series are gone with it.
+    let labels =
+        [("upstream", "one"), ("endpoint", first.url().as_str())].map(|(name, value)| (name, value.to_owned()));
+    let labels = labels.each_ref().map(|(name, value)| (*name, value.as_str()));
+    eventually("the end of its series", || {
+        proxy.series("wsluice_endpoint_sessions_active", &labels).is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_route_that_changes_does_with_its_sessions_what_it_says_and_the_others_never_notice() {
+    let echo = Echo::start().await;
+    let text = |policy: &str| {
+        let to = format!("upstream: one, limits: {{ message: 1KiB }}{policy} }}\n");
+        two(&echo.url(), &echo.url(), &[("upstream: one }\n", &to)])
+    };
+    for (policy, closed) in [("", false), (", on_change: close", true), (", on_change: drain 1s", true)] {
+        let mut proxy = Proxy::start(&two(&echo.url(), &echo.url(), &[]));
+        let mut other = open(&proxy, "first", "/two").await;
+        let mut before = [open(&proxy, "first", "/one").await, open(&proxy, "second", "/one").await];
+        sessions(&proxy, "one", 2.0).await;
+        let changes = proxy.reload(&text(policy)).await.unwrap();
+        assert_eq!(changes.routes.changed, ["one"]);
+        assert_eq!(changes.sessions_closing, if closed { 2 } else { 0 });
+        // New limits are for new sessions.
+        let mut new = open(&proxy, "first", "/one").await;
+        new.put(&Frame::text(&"x".repeat(2000))).await;
+        new.expect_closed_with(1009).await;
+        for client in &mut before {
+            if closed {
+                assert_eq!(client.expect_closed_with(1012).await, "the service has changed, please reconnect");
+            } else {
+                echoes(client, &"x".repeat(2000)).await;
+            }
+        }
+        echoes(&mut other, "undisturbed").await;
+        let labels = [("route", "one"), ("initiator", "proxy"), ("code", "1012"), ("reason", "reload")];
+        proxy.metric_becomes("wsluice_session_closes_total", &labels, if closed { 2.0 } else { 0.0 }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_route_that_is_taken_out_keeps_its_sessions_unless_it_said_otherwise() {
+    let echo = Echo::start().await;
+    let line = "  - { name: one, match: { path: { prefix: /one } }, upstream: one }\n";
+    for (policy, closed) in [("", false), (", on_change: close", true)] {
+        let with = two(&echo.url(), &echo.url(), &[("upstream: one }\n", &format!("upstream: one{policy} }}\n"))]);
+        let without = two(&echo.url(), &echo.url(), &[(line, "")]);
+        let mut proxy = Proxy::start(&with);
+        let mut client = open(&proxy, "first", "/one").await;
+        sessions(&proxy, "one", 1.0).await;
+        let changes = proxy.reload(&without).await.unwrap();
+        assert_eq!((changes.routes.removed, changes.sessions_closing), (vec!["one".to_owned()], usize::from(closed)));
+        let mut late = Conn::connect(proxy.listener("first")).await;
+        assert_eq!(late.ask(&Handshake::to("/one")).await.status(), 404);
+        match closed {
+            true => drop(client.expect_closed_with(1012).await),
+            false => echoes(&mut client, "still here").await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn listeners_come_go_and_move_without_touching_the_others() {
+    let echo = Echo::start().await;
+    let text = |changes: &[(&str, &str)]| two(&echo.url(), &echo.url(), changes);
+    let mut proxy = Proxy::start(&text(&[]));
+    let first = proxy.listener("first").clone();
+    let mut clients = [open(&proxy, "first", "/one").await, open(&proxy, "second", "/one").await];
+    let second = "  - { name: second, bind: \"127.0.0.1:0\" }\n";
+    let third = "  - { name: third, bind: \"127.0.0.1:0\" }\n";
+    let gone = proxy.listener("second").clone();
+    let changes = proxy.reload(&text(&[(second, third)])).await.unwrap();
+    assert_eq!(changes.listeners.added, ["third"]);
+    assert_eq!(changes.listeners.removed, ["second"]);
+    assert_eq!(*proxy.listener("first"), first);
+    assert!(std::net::TcpStream::connect(gone.tcp().unwrap()).is_err(), "nobody listens there");
+    let mut new = open(&proxy, "third", "/two").await;
+    for client in clients.iter_mut().chain([&mut new]) {
+        echoes(client, "still here").await;
+    }
+    // To another address, without an end of what came in by the old one.
+    let place = tempfile::tempdir().unwrap();
+    let path = format!("unix:{}", place.path().join("third.sock").display());
+    let moved = third.replace("127.0.0.1:0", &path);
+    let changes = proxy.reload(&text(&[(second, &moved)])).await.unwrap();
+    assert_eq!(changes.listeners.changed, ["third"]);
+    let mut by_socket = open(&proxy, "third", "/one").await;
+    echoes(&mut by_socket, "here").await;
+    echoes(&mut new, "still here").await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_put_in_force_changes_nothing_at_all() {
+    let echo = Echo::start().await;
+    let mut proxy = Proxy::start(&two(&echo.url(), &echo.url(), &[]));
+    let mut client = open(&proxy, "first", "/one").await;
+    let error = proxy.reload("version: 1\nroutes: 7\n").await.unwrap_err();
+    assert!(matches!(error, Refused::Config(_)), "{error}");
+    // Its port is taken: what else it says is not done either.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let third = format!("  - {{ name: third, bind: \"{}\" }}\nroutes:\n", taken.local_addr().unwrap());
+    let bad = two(&echo.url(), &echo.url(), &[("routes:\n", &third), ("prefix: /two", "prefix: /else")]);
+    let error = proxy.reload(&bad).await.unwrap_err();
+    assert!(error.to_string().starts_with("listener third: "), "{error}");
+    let mut other = open(&proxy, "first", "/two").await;
+    echoes(&mut client, "still here").await;
+    echoes(&mut other, "as before").await;
+}
+
+#[tokio::test]
+async fn what_is_counted_on_a_route_counts_on_over_a_reload() {
+    let echo = Echo::start().await;
+    let text = |limit: u32| {
+        let to = format!("upstream: one, limits: {{ connections: {limit} }} }}\n");
+        two(&echo.url(), &echo.url(), &[("upstream: one }\n", &to)])
+    };
+    let mut proxy = Proxy::start(&text(2));
+    let _clients = [open(&proxy, "first", "/one").await, open(&proxy, "second", "/one").await];
+    proxy.reload(&text(3)).await.unwrap();
+    let _third = open(&proxy, "first", "/one").await;
+    let mut fourth = Conn::connect(proxy.listener("first")).await;
+    assert_eq!(fourth.ask(&Handshake::to("/one")).await.status(), 503);
+    assert_eq!(proxy.metric("wsluice_sessions_total", &[("route", "one"), ("upstream", "one")]), 3.0);
+}
+
+#[tokio::test]
+async fn a_request_on_a_connection_from_before_finds_the_new_routes() {
+    let echo = Echo::start().await;
+    let mut proxy = Proxy::start(&two(&echo.url(), &echo.url(), &[]));
+    let mut client = Conn::connect(proxy.listener("first")).await;
+    client.send(get("/three")).await;
+    let head = client.head().await;
+    assert_eq!(head.status(), 404);
+    client.body(&head).await;
+    proxy.reload(&two(&echo.url(), &echo.url(), &[("prefix: /two", "prefix: /three")])).await.unwrap();
+    client.open(&Handshake::to("/three")).await;
+    echoes(&mut client, "found").await;
+}
