@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{Digest, SHA256, digest};
 use http::header::{AUTHORIZATION, HeaderName, ORIGIN};
 use http::request::Parts;
 
-use crate::config::{Admin, AdminToken};
+use crate::config::AdminToken;
 use crate::header::Host;
 use crate::net::stream::{PeerAddr, Stream};
 
@@ -90,13 +90,10 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// As the configuration has it; reads the file of the tokens.
-    ///
-    /// # Errors
-    /// If that cannot be read or has no good token in it.
-    pub fn new(written: &Admin) -> Result<Access, String> {
+    /// By each of these; with none, whoever can connect.
+    pub fn new(tokens: &[AdminToken]) -> Access {
         let sha256 = |token: &AdminToken| digest(&SHA256, token.as_bytes());
-        Ok(Access { digests: written.tokens()?.iter().map(sha256).collect() })
+        Access { digests: tokens.iter().map(sha256).collect() }
     }
 
     /// Lets a request in, or not. `changes`: it asks for more than to be told something. Tells which token opened, from 1.
@@ -145,8 +142,6 @@ fn comes_from_a_page(request: &Parts) -> bool {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     const TCP: fn() -> Who = || Who::Inet(PeerAddr::Inet(([127, 0, 0, 1], 5000).into()));
@@ -161,11 +156,8 @@ mod tests {
     }
 
     fn access(tokens: &[&str]) -> Access {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(tokens.join("\n").as_bytes()).unwrap();
-        let file = (!tokens.is_empty()).then(|| file.path().to_owned()).map(|path| (path, file));
-        let token_file = file.as_ref().map(|(path, _)| path.clone());
-        Access::new(&Admin { bind: "127.0.0.1:1".parse().unwrap(), token: None, token_file }).unwrap()
+        let tokens: Vec<AdminToken> = tokens.iter().map(|token| token.parse().unwrap()).collect();
+        Access::new(&tokens)
     }
 
     #[test]

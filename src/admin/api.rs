@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
@@ -58,7 +59,7 @@ impl Metrics {
 #[derive(Debug)]
 pub struct Api {
     desk: Arc<dyn Desk>,
-    access: Access,
+    access: ArcSwap<Access>,
     metrics: Metrics,
     for_body: Duration,
     audit: fn(&Action),
@@ -67,7 +68,12 @@ pub struct Api {
 impl Api {
     /// Lets in by `access`, and has done by `desk`.
     pub fn new(desk: Arc<dyn Desk>, access: Access, metrics: Metrics) -> Api {
-        Api { desk, access, metrics, for_body: BODY_TIMEOUT, audit: Action::log }
+        Api { desk, access: ArcSwap::from_pointee(access), metrics, for_body: BODY_TIMEOUT, audit: Action::log }
+    }
+
+    /// Lets in by this from now on.
+    pub fn let_in_by(&self, access: Access) {
+        self.access.store(Arc::new(access));
     }
 
     /// Answers a request below [`super::call::ROOT`] that came from `who`.
@@ -92,7 +98,7 @@ impl Api {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let token = self.access.judge(who, parts, changes(&parts.method)).map_err(|denied| {
+        let token = self.access.load().judge(who, parts, changes(&parts.method)).map_err(|denied| {
             let status = match denied {
                 Denied::Token => StatusCode::UNAUTHORIZED,
                 Denied::Host | Denied::Page => StatusCode::FORBIDDEN,
@@ -148,7 +154,7 @@ impl Api {
             Call::Close { filter, close, over } => {
                 json!({ "closing": desk.close(Which::All(&filter), close, over).await? })
             }
-            Call::Drains => json!({ "drains": json(&desk.drains())? }),
+            Call::Drains => json!({ "drains": json(&desk.drains().await)? }),
             Call::Drain { target, time } => {
                 let shown = target.to_string();
                 match desk.drain(target, time).await? {

@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::filter::Filter;
+pub use crate::control::Target;
 use crate::telemetry::utc::Utc;
 use crate::ws::close::Close;
 
@@ -27,7 +28,7 @@ pub trait Desk: fmt::Debug + Send + Sync {
     fn config(&self) -> InForce;
 
     /// Drains that an operator has begun and not ended.
-    fn drains(&self) -> Vec<DrainStatus>;
+    fn drains(&self) -> Answer<'_, Vec<DrainStatus>>;
 
     /// Reads the configuration again and puts it in force. Tells what has changed.
     fn reload(&self) -> Answer<'_, Result<Value, Refusal>>;
@@ -106,45 +107,6 @@ pub enum Which<'a> {
     All(&'a Filter),
 }
 
-/// What is drained, by its name in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Target {
-    /// No connections are accepted there.
-    Listener {
-        /// Its name.
-        name: String,
-    },
-    /// Its requests are refused.
-    Route {
-        /// Its name.
-        name: String,
-    },
-    /// Requests that it would get are refused.
-    Upstream {
-        /// Its name.
-        name: String,
-    },
-    /// Requests go to the others.
-    Endpoint {
-        /// Name of the upstream.
-        upstream: String,
-        /// Its name, as in metrics: the URL.
-        endpoint: String,
-    },
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Target::Listener { name } => write!(f, "listener {name}"),
-            Target::Route { name } => write!(f, "route {name}"),
-            Target::Upstream { name } => write!(f, "upstream {name}"),
-            Target::Endpoint { upstream, endpoint } => write!(f, "endpoint {endpoint} of upstream {upstream}"),
-        }
-    }
-}
-
 /// A drain, as it is shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct DrainStatus {
@@ -166,9 +128,8 @@ pub struct DrainStatus {
 pub struct InForce {
     /// See [`crate::config::Loaded::hash`].
     pub hash: String,
-    /// The file it was read from, if it was one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
+    /// What it was read from: the path of a file, or `command line`.
+    pub source: String,
     /// Since when.
     #[serde(serialize_with = "utc")]
     pub since: SystemTime,
@@ -212,9 +173,9 @@ pub struct Status {
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
-    /// Where it is bound.
+    /// Where it is bound; while it is drained, where it is to be.
     pub address: String,
-    /// Whether an operator drains it.
+    /// Whether an operator drains it: nobody listens there.
     pub draining: bool,
 }
 
@@ -223,7 +184,7 @@ pub struct ListenerStatus {
 pub struct UpstreamStatus {
     /// Its name.
     pub name: String,
-    /// Whether an operator drains it.
+    /// Whether an operator drains it: requests are refused.
     pub draining: bool,
     /// Its servers.
     pub endpoints: Vec<EndpointStatus>,
@@ -234,7 +195,7 @@ pub struct UpstreamStatus {
 pub struct EndpointStatus {
     /// Its name, as in metrics.
     pub name: String,
-    /// Its share of new sessions.
+    /// Its share of new sessions, as written.
     pub weight: u16,
     /// Sessions on it, those being opened and those of predecessors included.
     pub sessions: u32,
@@ -244,6 +205,8 @@ pub struct EndpointStatus {
     pub ejected: bool,
     /// Whether it is being emptied, by the configuration or an operator.
     pub draining: bool,
+    /// Whether new sessions may come to it at all: it is not drained, and its weight is not 0.
+    pub open: bool,
 }
 
 /// A process before this one, as it is shown.

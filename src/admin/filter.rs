@@ -170,6 +170,16 @@ impl Filter {
         *self == Filter::default()
     }
 
+    /// Whether it depends on what only a session itself can tell.
+    pub fn is_momentary(&self) -> bool {
+        self.idle_for.is_some() || self.queued_at_least.is_some()
+    }
+
+    /// The same without that: it names no fewer.
+    pub fn lasting(&self) -> Filter {
+        Filter { idle_for: None, queued_at_least: None, ..self.clone() }
+    }
+
     /// Whether it names this one.
     pub fn matches(&self, seen: &Seen<'_>) -> bool {
         let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);

@@ -34,6 +34,7 @@ pub mod call;
 pub mod desk;
 pub mod filter;
 pub mod health;
+pub mod process;
 
 use access::Who;
 use api::Api;

@@ -19,7 +19,7 @@ use crate::admin::desk::{
 use crate::admin::filter::{Filter, Seen};
 use crate::admin::health::Readiness;
 use crate::admin::{AdminState, serve};
-use crate::config::Admin;
+use crate::config::AdminToken;
 use crate::net::listener::{Address, bind};
 use crate::ws::close::Close;
 
@@ -101,6 +101,7 @@ impl Desk for Fake {
                     health: "up",
                     ejected: false,
                     draining: true,
+                    open: false,
                 }],
             }],
             predecessors: vec![Predecessor { pid: 6, sessions: 1 }],
@@ -110,16 +111,17 @@ impl Desk for Fake {
     fn config(&self) -> InForce {
         InForce {
             hash: "ab".repeat(32),
-            path: Some("/etc/wsluice.yaml".into()),
+            source: "/etc/wsluice.yaml".into(),
             since: SystemTime::UNIX_EPOCH,
             age: Duration::from_secs(60),
             config: json!({ "version": 1 }),
         }
     }
 
-    fn drains(&self) -> Vec<DrainStatus> {
+    fn drains(&self) -> Answer<'_, Vec<DrainStatus>> {
         let target = Target::Endpoint { upstream: "app".into(), endpoint: "ws://10.0.0.1:9000".into() };
-        vec![DrainStatus { target, time: Duration::from_secs(60), since: SystemTime::UNIX_EPOCH, sessions: 3 }]
+        let drain = DrainStatus { target, time: Duration::from_secs(60), since: SystemTime::UNIX_EPOCH, sessions: 3 };
+        Box::pin(async { vec![drain] })
     }
 
     fn reload(&self) -> Answer<'_, Result<Value, Refusal>> {
@@ -224,9 +226,8 @@ struct Answered {
 }
 
 fn api(desk: &Arc<Fake>, token: Option<&str>, registry: &Registry) -> Api {
-    let token = token.map(|token| token.parse().unwrap());
-    let access = Access::new(&Admin { bind: "127.0.0.1:0".parse().unwrap(), token, token_file: None }).unwrap();
-    Api::new(Arc::clone(desk) as Arc<dyn Desk>, access, Metrics::register(registry).unwrap())
+    let tokens: Vec<AdminToken> = token.iter().map(|token| token.parse().unwrap()).collect();
+    Api::new(Arc::clone(desk) as Arc<dyn Desk>, Access::new(&tokens), Metrics::register(registry).unwrap())
 }
 
 fn start(address: &Address, desk: Fake, token: Option<&str>) -> Running {
@@ -289,10 +290,11 @@ async fn the_state_of_things_is_told_in_json() {
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("content-type: application/json") && answer.head.contains("cache-control: no-store"));
     let config = json!({
-        "hash": "ab".repeat(32), "path": "/etc/wsluice.yaml", "since": "1970-01-01T00:00:00.000Z", "age_seconds": 60.0,
+        "hash": "ab".repeat(32), "source": "/etc/wsluice.yaml", "since": "1970-01-01T00:00:00.000Z", "age_seconds": 60.0,
     });
     let endpoint = json!({
         "name": "ws://10.0.0.1:9000", "weight": 2, "sessions": 3, "health": "up", "ejected": false, "draining": true,
+        "open": false,
     });
     let status = json!({
         "version": "0.0.0", "pid": 7, "started": "1970-01-01T00:00:00.000Z", "uptime_seconds": 61.5, "state": "ready",
