@@ -280,14 +280,16 @@ impl From<Refused> for Refusal {
 
 /// What a filter looks at.
 fn seen(member: &Member, told: Told, now: Moment) -> Seen<'_> {
+    let age = now.since(member.opened);
     Seen {
         route: &member.route.route,
         listener: &member.route.listener,
         upstream: &member.route.upstream.name,
         endpoint: member.live.endpoint(),
         client: member.client,
-        age: now.since(member.opened),
-        idle: now.since(told.data_at.unwrap_or(member.opened)),
+        age,
+        // The relay's clock may be a tick behind.
+        idle: told.data_at.map_or(age, |at| now.since(at).min(age)),
         queued: u64::from(told.queued),
     }
 }
