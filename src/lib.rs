@@ -28,6 +28,8 @@ pub mod worker;
 
 pub mod net;
 
+pub mod systemd;
+
 pub mod tls;
 
 pub mod drain;
@@ -52,6 +54,8 @@ pub mod server;
 
 pub mod control;
 
+pub mod handover;
+
 pub mod admin;
 
 pub mod demo;
@@ -59,3 +63,6 @@ pub mod demo;
 pub mod app;
 
 pub mod cli;
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use super::{Door, Refused};
 use crate::config::File;
 use crate::net::listener::{Address, Bound, bind};
 use crate::server::Listener;
-use crate::server::accepting::Order;
+use crate::server::accepting::{Order, Waiting};
 
 /// All of them.
 #[derive(Debug)]
@@ -183,8 +183,10 @@ impl Openings {
     async fn close(&self, gone: Vec<Opening>) {
         let (done, mut all_done) = mpsc::channel(1);
         for Opening { number, listener, bound, .. } in &gone {
+            let is_shared = self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, bound));
+            let waiting = if is_shared { Waiting::Leave } else { Waiting::Accept };
             for worker in &self.workers {
-                let _ = worker.send(Order::Stop { opening: *number, done: done.clone() });
+                let _ = worker.send(Order::Stop { opening: *number, waiting, done: done.clone() });
             }
             tracing::info!(listener = %listener.name, address = %bound.address(), "not listening any more");
         }

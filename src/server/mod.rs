@@ -9,7 +9,7 @@ mod http;
 pub mod metrics;
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,9 +29,11 @@ use crate::proxy::upgrade::{Held, Pending};
 use crate::proxy::{Downstream, Proxy};
 use crate::session::{Member, Session, Sessions};
 use crate::telemetry::counters::Active;
+use crate::telemetry::panics::{self, Panic, Place};
 use crate::tls::server::TlsAcceptError;
 use crate::tls::{self, ServerStream};
 use crate::upstream::connect::UpstreamIo;
+use accepting::Waiting;
 use metrics::{ConnectionError, ListenerMetrics, TlsVersion};
 
 /// A client's connection, with or without TLS.
@@ -84,34 +86,38 @@ async fn run(
     listener: Arc<Listener>,
     mut acceptor: Acceptor,
     sessions: Arc<Sessions>,
-    mut stopped: oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<Waiting>,
 ) {
-    loop {
+    let waiting = loop {
         let accepted = tokio::select! {
             biased;
-            _ = &mut stopped => return,
+            waiting = &mut stopped => break waiting,
             accepted = acceptor.accept() => accepted,
         };
-        let settings = listener.settings.load_full();
         match accepted {
-            Ok((stream, peer)) => {
-                let Some(slot) = Slot::take(&listener, &settings) else {
-                    settings.metrics.error(ConnectionError::Limit);
-                    continue;
-                };
-                let guard = sessions.enter(listener.id);
-                let before = Box::pin(until_session(stream, peer, Arc::clone(&listener), settings, guard));
-                tokio::spawn(connection(before, slot));
-            }
+            Ok(accepted) => begin_connection(&listener, &sessions, accepted),
             Err(pause) => {
-                settings.metrics.error(ConnectionError::AcceptPaused);
-                // Once for a row of failures: the next lines would say the same.
-                if pause.in_a_row == 1 {
+                listener.settings.load().metrics.error(ConnectionError::AcceptPaused);
+                if pause.is_news {
                     tracing::error!(listener = %listener.name, error = %pause.source, reason = pause.reason.as_str(), "{pause}");
                 }
             }
         }
+    };
+    if waiting == Ok(Waiting::Accept) {
+        acceptor.into_waiting().for_each(|accepted| begin_connection(&listener, &sessions, accepted));
     }
+}
+
+fn begin_connection(listener: &Arc<Listener>, sessions: &Arc<Sessions>, (stream, peer): (Stream, PeerAddr)) {
+    let settings = listener.settings.load_full();
+    let Some(slot) = Slot::take(listener, &settings) else {
+        settings.metrics.error(ConnectionError::Limit);
+        return;
+    };
+    let guard = sessions.enter(listener.id);
+    let before = Box::pin(until_session(stream, peer, Arc::clone(listener), settings, guard));
+    tokio::spawn(connection(before, slot));
 }
 
 /// A connection's place on its listener.
@@ -129,6 +135,18 @@ impl Slot {
         }
         Some(Slot { listener: Arc::clone(listener), _active: settings.metrics.accept() })
     }
+
+    /// A panic has ended what was in it.
+    #[cold]
+    fn panicked(self, panic: &Panic) {
+        tracing::error!(
+            r#where = Place::Connection.label(),
+            location = panic.location,
+            listener = %self.listener.name,
+            "panic: {}: the connection is closed",
+            panic.message
+        );
+    }
 }
 
 impl Drop for Slot {
@@ -142,17 +160,22 @@ impl Drop for Slot {
 /// What this future names it keeps for life, so it names little: what comes before the session is a box, freed when it
 /// is done; the session is in the future itself, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
-fn connection(before: impl Future<Output = Option<Upgraded>> + Unpin, slot: Slot) -> impl Future<Output = ()> {
+fn connection(mut before: impl Future<Output = Option<Upgraded>> + Unpin, slot: Slot) -> impl Future<Output = ()> {
     async move {
-        let mut session = match before.await {
-            Some(upgraded) => begin(upgraded),
-            None => return,
+        // Freed as soon as it is done. After a panic too nothing is left of it: what it had it gives back in being dropped.
+        let begun = poll_fn(move |cx| Pin::new(&mut before).poll(cx).map(|upgraded| upgraded.map(begin)));
+        let mut session = match panics::catching(Place::Connection, begun).await {
+            Ok(Some(session)) => session,
+            Ok(None) => return,
+            Err(panic) => return slot.panicked(&panic),
         };
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| session.poll(cx, timer.as_mut())).await;
         // The session first: where its connections have ended, there is room for another.
-        drop(session);
-        drop(slot);
+        match panics::catch(Place::Session, || drop(session)) {
+            Ok(()) => drop(slot),
+            Err(panic) => slot.panicked(&panic),
+        }
     }
 }
 

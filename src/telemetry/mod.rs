@@ -7,6 +7,7 @@ pub mod counters;
 pub mod escape;
 pub mod exposition;
 pub mod logging;
+pub mod panics;
 pub mod process;
 pub mod series;
 pub mod sink;

@@ -147,3 +147,25 @@ fn what_is_not_a_socket_is_left_alone() {
     let nowhere = Address::Unix(directory.path().join("missing/x.sock"));
     assert!(matches!(bind(&nowhere, 1), Err(BindError::NoDirectory { .. })));
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_waits_is_taken_before_a_socket_is_closed_for_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, path) = unix(&directory);
+    let (tcp, unix) = (bind(&loopback(), 1).unwrap(), bind(&address, 1).unwrap());
+    let clients: Vec<_> = (0..50).map(|_| connect(&tcp)).collect();
+    let acceptor = tcp.for_worker(0).unwrap();
+    let taken: HashSet<_> = acceptor.into_waiting().map(|(_, peer)| peer).collect();
+    assert!(clients.iter().all(|client| taken.contains(&client.local_addr().unwrap().into())));
+    assert_eq!(taken.len(), 50);
+    assert_eq!(tcp.for_worker(0).unwrap().into_waiting().count(), 0);
+
+    let _clients: Vec<_> = (0..3).map(|_| StdUnixStream::connect(&path).unwrap()).collect();
+    let mut waiting = unix.for_worker(0).unwrap().into_waiting();
+    let (Some((Stream::Unix(first), PeerAddr::Unix)), 2) = (waiting.next(), waiting.by_ref().count()) else {
+        panic!("three Unix connections")
+    };
+    // Ours to use: it belongs to the runtime, and is not blocking.
+    first.writable().await.unwrap();
+    assert_eq!(first.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
