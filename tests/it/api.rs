@@ -27,9 +27,9 @@ struct Site {
 
 /// What came back.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    body: Value,
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
 }
 
 impl Site {
@@ -142,7 +142,7 @@ admin: {{ {admin} }}
     }
 }
 
-async fn send(admin: &Address, request: &str, body: &str) -> Answer {
+pub async fn send(admin: &Address, request: &str, body: &str) -> Answer {
     let (line, fields) = request.split_once('\n').unwrap_or((request, ""));
     let (method, path) = line.split_once(' ').unwrap();
     let fields: String = fields.lines().map(|field| format!("{field}\r\n")).collect();
@@ -162,7 +162,7 @@ async fn echoes(client: &mut Conn, text: &str) {
     client.expect(&Frame::text(text)).await;
 }
 
-fn authorized(request: &str, token: &str) -> String {
+pub fn authorized(request: &str, token: &str) -> String {
     format!("{request}\nAuthorization: Bearer {token}")
 }
 
@@ -611,4 +611,57 @@ async fn by_a_unix_socket_the_log_tells_whose_process_it_was() {
     if !by_curl {
         assert!(by.ends_with(&format!("pid={}", std::process::id())), "{line}");
     }
+}
+
+// ---- the README
+
+#[tokio::test]
+async fn each_curl_of_the_readme_does_what_it_says() {
+    let curl = Path::new("/usr/bin/curl");
+    if !curl.exists() {
+        return eprintln!("there is no curl here");
+    }
+    let readme = include_str!("../../README.md");
+    let section = readme.split("## Operating by the API").nth(1).unwrap();
+    let block = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut site = Site::start().await;
+    let (old, url) = (site.yaml.clone(), site.echoes[0].url());
+    site.yaml = old.replace("name: one,", "name: chat,").replace("upstream: one", "upstream: chat");
+    site.yaml = site.yaml.replace("\n  one: {", "\n  chat: {");
+    site.write(&[]);
+    std::fs::write(site.dir.path().join("new.yaml"), &site.yaml).unwrap();
+    site.done("POST reload").await;
+    let mut clients = [site.open(0, "/one").await, site.open(0, "/one").await];
+    let ids = site.ids("").await;
+    let mut lines = block.lines();
+    let api = lines.next().unwrap().replace("127.0.0.1:9902", &site.admin.to_string());
+    let mut answers = vec![];
+    for line in lines.filter(|line| line.starts_with("curl ")) {
+        let line = line.replace("ws://127.0.0.1:9000", &url).replace("0-1f-3a", &ids[0]);
+        let line = line.replacen("curl ", "curl --silent --show-error --fail-with-body ", 1);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("{api}\n{line}")).current_dir(&site.dir);
+        let output = tokio::task::spawn_blocking(move || shell.output()).await.unwrap().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{line}\n{text}{}", String::from_utf8_lossy(&output.stderr));
+        answers.push(serde_json::from_str::<Value>(&text).unwrap_or_else(|_| panic!("{line}\n{text}")));
+    }
+    let [status, config, check, reload, page, next, session, closed, none, drained, drains, ended] = &answers[..]
+    else {
+        panic!("{answers:#?}")
+    };
+    assert_eq!((&status["sessions"], &config["config"]["version"]), (&json!(2), &json!(1)));
+    assert_eq!((&check["warnings"], &reload["sessions_closing"]), (&json!([]), &json!(0)));
+    let count = |page: &Value| page["sessions"].as_array().map(Vec::len);
+    assert_eq!((count(page), count(next), &session["id"]), (Some(2), Some(1), &json!(ids[0])));
+    assert_eq!((closed, none), (&json!({ "closing": 1 }), &json!({ "closing": 0 })));
+    // The one that was closed may be there still, until its client has answered.
+    assert!(drained["closing"].as_u64().is_some_and(|count| count == 1 || count == 2), "{drained}");
+    assert_eq!((&drains["drains"][0]["endpoint"], ended), (&json!(url), &json!({ "ended": true })));
+    let [one, two] = &mut clients;
+    let close = tokio::select! {
+        reason = one.expect_closed_with(4001) => reason,
+        reason = two.expect_closed_with(4001) => reason,
+    };
+    assert_eq!(close, "please log in again");
 }
