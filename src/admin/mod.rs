@@ -35,6 +35,7 @@ pub mod desk;
 pub mod filter;
 pub mod health;
 pub mod process;
+pub mod roll;
 
 use access::Who;
 use api::Api;

@@ -1,27 +1,21 @@
 //! The desk of this process: what is in force is read, what is ordered is passed on to `control`.
-//!
-//! Sessions may be many, and whoever scrapes or asks for `/livez` waits for this thread: they are looked at in short walks
-//! with a turn for everybody else between two, and one request at a time does so. How long a session has been idle and what
-//! waits in it only it knows, so those that are shown, or chosen by that, are asked first, and given a moment to answer.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use tokio::sync::Mutex;
-use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
 
 use super::desk::{
     Answer, Desk, DrainStatus, EndpointStatus, InForce, ListenerStatus, Problem, Refusal, Session, Status, Target,
     UpstreamStatus, Which,
 };
-use super::filter::{Filter, Seen};
+use super::filter::Filter;
 use super::health::{Readiness, State};
+use super::roll::{self, Roll};
 use crate::clock;
 use crate::config::Bind;
 use crate::control::{Changes, Handle, Order, Refused, Trigger};
-use crate::drain::{Listed, Place, Told};
+use crate::drain::{Listed, Place};
 use crate::health::threshold::Health;
 use crate::moment::Moment;
 use crate::net::listener::Address;
@@ -31,97 +25,23 @@ use crate::upstream::Upstream;
 use crate::ws::close::Close;
 use crate::ws::tunnel::Stopping;
 
-/// Places of a worker that are looked at under one lock: tens of microseconds.
-const STEPS: usize = 1024;
-/// For sessions that were asked to tell of themselves. Each does when its worker has a moment; one that has none is shown
-/// as it was.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// Between two looks at whether they have.
-const LOOK: Duration = Duration::from_millis(1);
-
 /// This process, for its operators.
 #[derive(Debug)]
 pub struct Process {
     control: Handle,
     sessions: Arc<Sessions>,
+    roll: Roll,
     readiness: Readiness,
     started: SystemTime,
     began: Moment,
-    /// Held by whoever looks at sessions.
-    looking: Mutex<()>,
 }
 
 impl Process {
     /// One that has just begun.
     pub fn new(control: Handle, sessions: Arc<Sessions>, readiness: Readiness) -> Process {
         let (started, began) = (SystemTime::now(), clock::now());
-        Process { control, sessions, readiness, started, began, looking: Mutex::new(()) }
-    }
-
-    /// Shows `take` the sessions that `filter` names, at most `max`, those after `after` in the order of their places; with
-    /// what they tell of themselves at the moment if `fresh` or if the filter goes by it.
-    async fn look(
-        &self,
-        filter: &Filter,
-        mut after: Option<Place>,
-        max: usize,
-        fresh: bool,
-        mut take: impl FnMut(Listed<Member>),
-    ) {
-        let _turn = self.looking.lock().await;
-        let (lasting, is_momentary) = (filter.lasting(), filter.is_momentary());
-        let mut left = max;
-        while left > 0 {
-            let (mut found, now) = (vec![], clock::now());
-            let mut rest = self.sessions.walk(after, STEPS, |place, member| {
-                if lasting.matches(&seen(member, Told::default(), now)) {
-                    found.push(place);
-                }
-            });
-            if !is_momentary && found.len() > left {
-                // Who is not shown need not be asked.
-                found.truncate(left);
-                rest = found.last().copied();
-            }
-            if fresh || is_momentary {
-                self.ask(&found).await;
-            }
-            let now = clock::now();
-            for listed in found.into_iter().filter_map(|place| self.sessions.listed(place)) {
-                if left > 0 && filter.matches(&seen(&listed.member, listed.told, now)) {
-                    left -= 1;
-                    take(listed);
-                }
-            }
-            if rest.is_none() {
-                return;
-            }
-            after = rest;
-            yield_now().await;
-        }
-    }
-
-    /// Has them tell of themselves, and waits a moment for it.
-    async fn ask(&self, places: &[Place]) {
-        self.sessions.ask_at(places.iter().copied());
-        let deadline = Instant::now() + PATIENCE;
-        let mut left = places.iter().copied().peekable();
-        while let Some(place) = left.peek() {
-            if self.sessions.has_told(*place) {
-                left.next();
-            } else if Instant::now() < deadline {
-                sleep(LOOK).await;
-            } else {
-                return;
-            }
-        }
-    }
-
-    async fn listed(&self, id: &str) -> Option<Listed<Member>> {
-        let place = id.parse().ok()?;
-        self.sessions.listed(place)?;
-        self.ask(&[place]).await;
-        self.sessions.listed(place)
+        let roll = Roll::new(Arc::clone(&sessions));
+        Process { control, sessions, roll, readiness, started, began }
     }
 
     fn in_force(&self, config: Value) -> InForce {
@@ -189,7 +109,7 @@ impl Desk for Process {
                     let of = drains.iter_mut().filter(|drain| drain.target.has(&listed.member));
                     of.for_each(|drain| drain.sessions += 1);
                 };
-                self.look(&Filter::default(), None, usize::MAX, false, count).await;
+                self.roll.look(&Filter::default(), None, usize::MAX, false, count).await;
             }
             drains
         })
@@ -219,22 +139,22 @@ impl Desk for Process {
             let after: Option<Place> =
                 after.map(str::parse).transpose().map_err(|error| Refusal::Bad(format!("`after`: {error}")))?;
             let mut found = vec![];
-            self.look(filter, after, max, true, |listed| found.push(session(listed))).await;
+            self.roll.look(filter, after, max, true, |listed| found.push(session(listed))).await;
             Ok(found)
         })
     }
 
     fn session<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Session>> {
-        Box::pin(async { Some(session(self.listed(id).await?)) })
+        Box::pin(async { Some(session(self.roll.listed(id).await?)) })
     }
 
     fn close<'a>(&'a self, which: Which<'a>, close: Close, over: Duration) -> Answer<'a, Result<usize, Refusal>> {
         Box::pin(async move {
             let mut places = vec![];
             match which {
-                Which::One(id) => places.extend(self.listed(id).await.map(|listed| listed.place)),
+                Which::One(id) => places.extend(self.roll.listed(id).await.map(|listed| listed.place)),
                 Which::All(filter) => {
-                    self.look(filter, None, usize::MAX, false, |listed| places.push(listed.place)).await;
+                    self.roll.look(filter, None, usize::MAX, false, |listed| places.push(listed.place)).await;
                 }
             }
             let count = places.len();
@@ -278,25 +198,9 @@ impl From<Refused> for Refusal {
     }
 }
 
-/// What a filter looks at.
-fn seen(member: &Member, told: Told, now: Moment) -> Seen<'_> {
-    let age = now.since(member.opened);
-    Seen {
-        route: &member.route.route,
-        listener: &member.route.listener,
-        upstream: &member.route.upstream.name,
-        endpoint: member.live.endpoint(),
-        client: member.client,
-        age,
-        // The relay's clock may be a tick behind.
-        idle: told.data_at.map_or(age, |at| now.since(at).min(age)),
-        queued: u64::from(told.queued),
-    }
-}
-
 fn session(listed: Listed<Member>) -> Session {
     let Listed { place, member, told, stop } = listed;
-    let seen = seen(&member, told, clock::now());
+    let seen = roll::seen(&member, told, clock::now());
     Session {
         id: place.to_string(),
         listener: seen.listener.to_owned(),
