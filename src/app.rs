@@ -16,7 +16,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use crate::admin::access::Access;
+use crate::admin::api::{self, Api};
 use crate::admin::health::{Readiness, State};
+use crate::admin::process::Process;
 use crate::admin::{self, AdminState};
 use crate::config::{ConfigErrors, Loaded, Workers};
 use crate::control::compile::{Families, LogOutput, Surroundings};
@@ -122,7 +125,10 @@ impl App {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let state = AdminState { registry: registry.clone(), readiness: readiness.clone() };
+        let desk = Process::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
+        let api = Api::new(Arc::new(desk), Access::default(), api::Metrics::register(&registry)?);
+        let api = Some(Arc::new(api));
+        let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api };
         threads.spawn_admin(state, door.clone())?;
         readiness.advance(State::Ready);
         Ok(App { control: handle, door, registry, readiness, sessions, _threads: threads })
@@ -262,17 +268,29 @@ async fn until(mut over: watch::Receiver<bool>) {
 async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<Door>>, over: watch::Receiver<bool>) {
     loop {
         let at = door.borrow_and_update().clone();
-        let mut moved = door.clone();
+        let let_in = |at: &Door| state.api.iter().for_each(|api| api.let_in_by(Access::new(&at.tokens)));
+        // Nobody is left who came in by the door before.
+        at.iter().for_each(let_in);
+        let mut seen = door.clone();
+        let moves = async {
+            while seen.changed().await.is_ok() {
+                match (&at, &*seen.borrow_and_update()) {
+                    (Some(at), Some(now)) if Arc::ptr_eq(&at.bound, &now.bound) => let_in(now),
+                    _ => return,
+                }
+            }
+            std::future::pending().await
+        };
         let next = async {
             tokio::select! {
                 () = until(over.clone()) => {}
-                Ok(()) = moved.changed() => {}
+                () = moves => {}
             }
         };
         match at.as_ref().map(|at| at.bound.for_worker(0)) {
             Some(Ok(acceptor)) => {
                 if let Some(at) = &at {
-                    tracing::info!(address = %at.bound.address(), "admin: /metrics /livez /readyz");
+                    tracing::info!(address = %at.bound.address(), "admin: /metrics /livez /readyz /api/v1/");
                 }
                 admin::serve(acceptor, state.clone(), next).await;
             }

@@ -25,6 +25,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let registry = Registry::new();
     telemetry::process::register(&registry, &LogSink::new(std::io::sink()).unwrap()).unwrap();
     Readiness::new().register(&registry).unwrap();
+    wsluice::admin::api::Metrics::register(&registry).unwrap();
     control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
     let listeners = server::metrics::Metrics::register(&registry).unwrap();
     let _listener = listeners.listener("public", server::metrics::Security::Tls);

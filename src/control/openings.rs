@@ -77,15 +77,21 @@ impl Openings {
         self.open.values().find(|opening| opening.written == *wanted).map(|opening| Arc::clone(&opening.bound))
     }
 
-    /// The socket for the admin listener, if there is to be one.
+    /// The admin listener, if there is to be one: where it was `before`, or anew.
     ///
     /// # Errors
     /// If it cannot be bound.
-    pub fn bind_admin(&self, file: &File) -> Result<Option<Door>, Refused> {
-        let Some(written) = &file.admin else { return Ok(None) };
-        let bound = bind(&address(&written.bind), 1);
-        let bound = bound.map_err(|error| Refused::Bind { listener: "admin".to_owned(), error })?;
-        Ok(Some(Door { bound: Arc::new(bound), written: Arc::new(written.clone()) }))
+    pub fn bind_admin(&self, file: &File, compiled: &Compiled, before: Option<&Door>) -> Result<Option<Door>, Refused> {
+        let Some(admin) = &file.admin else { return Ok(None) };
+        let (written, tokens) = (address(&admin.bind), compiled.tokens.as_slice().into());
+        let bound = match before.filter(|before| before.written == written) {
+            Some(before) => Arc::clone(&before.bound),
+            None => {
+                let bound = bind(&written, 1).map(Arc::new);
+                bound.map_err(|error| Refused::Bind { listener: "admin".to_owned(), error })?
+            }
+        };
+        Ok(Some(Door { bound, written, tokens }))
     }
 
     /// Gives those that are there what the configuration says of them.

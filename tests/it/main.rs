@@ -9,6 +9,7 @@ mod plain;
 mod process;
 
 mod admin;
+mod api;
 mod back_pressure;
 mod balance;
 mod cli;

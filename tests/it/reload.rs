@@ -153,6 +153,28 @@ async fn who_comes_late_goes_with_a_route_that_changed_and_who_comes_later_stays
 }
 
 #[tokio::test]
+async fn what_becomes_of_sessions_on_a_change_is_no_change_for_them_and_counts_from_then_on() {
+    let echo = Echo::start().await;
+    let text =
+        |more: &str| two(&echo.url(), &echo.url(), &[("upstream: one }\n", &format!("upstream: one{more} }}\n"))]);
+    let mut proxy = Proxy::start(&text(""));
+    let mut client = open(&proxy, "first", "/one").await;
+    sessions(&proxy, "one", 1.0).await;
+    let changes = proxy.reload(&text(", on_change: close")).await.unwrap();
+    assert_eq!((changes.routes.changed, changes.sessions_closing), (vec!["one".to_owned()], 0));
+    echoes(&mut client, "nothing has changed").await;
+    let listener = "  - { name: second, bind: \"127.0.0.1:0\" }\n";
+    let more = format!("{listener}  - {{ name: third, bind: \"127.0.0.1:0\" }}\n");
+    let changes = proxy.reload(&text(", on_change: close").replace(listener, &more)).await.unwrap();
+    assert_eq!((changes.listeners.added.len(), changes.sessions_closing), (1, 0));
+    echoes(&mut client, "nor now").await;
+    // It came before all of that, and goes by what is said now.
+    let limited = text(", on_change: close, limits: { message: 1KiB }").replace(listener, &more);
+    assert_eq!(proxy.reload(&limited).await.unwrap().sessions_closing, 1);
+    assert_eq!(client.expect_closed_with(1012).await, "the service has changed, please reconnect");
+}
+
+#[tokio::test]
 async fn a_route_that_is_taken_out_keeps_its_sessions_unless_it_said_otherwise() {
     let echo = Echo::start().await;
     let line = "  - { name: one, match: { path: { prefix: /one } }, upstream: one }\n";
