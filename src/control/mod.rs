@@ -307,8 +307,8 @@ impl Control {
     ) -> Result<(Control, Started), Refused> {
         let mut compiled = compile(&loaded, &around, None)?;
         let mut openings = Openings::new(workers);
-        let bound = openings.bind(&compiled)?;
-        let admin = openings.bind_admin(&loaded.file)?;
+        let bound = openings.bind(&compiled, None)?;
+        let admin = openings.bind_admin(&loaded.file, None)?;
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
         for (name, upstream) in &mut compiled.upstreams {
@@ -426,11 +426,13 @@ impl Control {
             commit(&self.around, &mut compiled);
             return Ok(changes);
         }
-        let bound = self.openings.bind(&compiled)?;
+        let door = self.door.borrow().clone();
+        // First: of what listens beside another, nothing may be closed again.
         let admin = match before.loaded.file.admin == loaded.file.admin {
             true => None,
-            false => Some(self.openings.bind_admin(&loaded.file)?),
+            false => Some(self.openings.bind_admin(&loaded.file, door.as_ref())?),
         };
+        let bound = self.openings.bind(&compiled, door.as_ref())?;
         // From here on nothing fails.
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::compile::{Compiled, CompiledListener, address};
 use super::{Door, Refused};
 use crate::config::File;
-use crate::net::listener::{Address, Bound, bind};
+use crate::net::listener::{Address, BindError, Bound, bind, bind_beside};
 use crate::server::Listener;
 use crate::server::accepting::Order;
 
@@ -43,11 +43,11 @@ impl Openings {
         Openings { workers, open: BTreeMap::new(), shut: BTreeMap::new(), next: 1, is_over: false }
     }
 
-    /// Sockets for those listeners that are not open at their address.
+    /// Sockets for those listeners that are not open at their address; `admin` is the admin listener's, as it is now.
     ///
     /// # Errors
-    /// If one cannot be bound; those that were are closed again.
-    pub fn bind(&self, compiled: &Compiled) -> Result<Bindings, Refused> {
+    /// If one cannot be bound; those that were are closed again, and have taken no connection from any that is open.
+    pub fn bind(&self, compiled: &Compiled, admin: Option<&Door>) -> Result<Bindings, Refused> {
         let mut bindings = Bindings::new();
         for CompiledListener { written, .. } in &compiled.listeners {
             let wanted = address(&written.bind);
@@ -57,35 +57,54 @@ impl Openings {
             }
             let bound = match self.bound_at(&wanted) {
                 Some(bound) => bound,
-                None => self.bind_one(&written.name, &wanted)?,
+                None => Arc::new(self.bind_one(&written.name, &wanted, self.workers.len(), admin)?),
             };
             bindings.insert(written.name.clone(), bound);
+        }
+        for (name, bound) in &bindings {
+            listen(name, bound)?;
         }
         Ok(bindings)
     }
 
-    fn bind_one(&self, listener: &str, wanted: &Address) -> Result<Arc<Bound>, Refused> {
-        let bound = bind(wanted, self.workers.len());
-        bound.map(Arc::new).map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
+    /// Sockets that may not listen yet.
+    fn bind_one(
+        &self,
+        listener: &str,
+        wanted: &Address,
+        workers: usize,
+        admin: Option<&Door>,
+    ) -> Result<Bound, Refused> {
+        let ours = self.open.values().map(|opening| &opening.bound).chain(admin.map(|admin| &admin.bound));
+        let is_ours = ours.into_iter().any(|bound| bound.address().overlaps(wanted));
+        let bound = if is_ours { bind_beside(wanted, workers) } else { bind(wanted, workers) };
+        bound.map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
     }
 
-    /// The sockets at this address that another listener has now: two may change places.
+    /// The sockets at this address that a listener has now: two may change places.
     fn bound_at(&self, wanted: &Address) -> Option<Arc<Bound>> {
-        if wanted.tcp().is_some_and(|addr| addr.port() == 0) {
-            return None;
-        }
-        self.open.values().find(|opening| opening.written == *wanted).map(|opening| Arc::clone(&opening.bound))
+        let mut open = self.open.values();
+        open.find(|opening| opening.bound.address() == wanted).map(|opening| Arc::clone(&opening.bound))
     }
 
-    /// The socket for the admin listener, if there is to be one.
+    /// The socket for the admin listener, if there is to be one; that which it has `now`, if it is where it is to be.
     ///
     /// # Errors
     /// If it cannot be bound.
-    pub fn bind_admin(&self, file: &File) -> Result<Option<Door>, Refused> {
+    pub fn bind_admin(&self, file: &File, now: Option<&Door>) -> Result<Option<Door>, Refused> {
+        const NAME: &str = "admin";
         let Some(written) = &file.admin else { return Ok(None) };
-        let bound = bind(&address(&written.bind), 1);
-        let bound = bound.map_err(|error| Refused::Bind { listener: "admin".to_owned(), error })?;
-        Ok(Some(Door { bound: Arc::new(bound), written: Arc::new(written.clone()) }))
+        let wanted = address(&written.bind);
+        let stays = now.filter(|now| now.written.bind == written.bind || *now.bound.address() == wanted);
+        let bound = match stays {
+            Some(now) => Arc::clone(&now.bound),
+            None => {
+                let bound = self.bind_one(NAME, &wanted, 1, now)?;
+                listen(NAME, &bound)?;
+                Arc::new(bound)
+            }
+        };
+        Ok(Some(Door { bound, written: Arc::new(written.clone()) }))
     }
 
     /// Gives those that are there what the configuration says of them.
@@ -165,7 +184,8 @@ impl Openings {
             return Err(Refused::Ending);
         }
         let written = address(&configured.written.bind);
-        let bound = self.bind_one(name, &written)?;
+        let bound = Arc::new(self.bind_one(name, &written, self.workers.len(), None)?);
+        listen(name, &bound)?;
         self.shut.remove(name);
         let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
         // No worker has an opening of this number: there is nothing to stop.
@@ -191,4 +211,9 @@ impl Openings {
         let open = compiled.listeners.iter().filter_map(|compiled| self.open.get(&compiled.written.name));
         open.map(|opening| (Arc::clone(&opening.listener.name), opening.bound.address().clone())).collect()
     }
+}
+
+fn listen(listener: &str, bound: &Bound) -> Result<(), Refused> {
+    let failed = |source| BindError::Io { address: bound.address().clone(), source };
+    bound.listen().map_err(failed).map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
 }
