@@ -18,6 +18,7 @@ use crate::control::compile::{LogOutput, Surroundings, compile};
 use crate::control::{Handle, Loader, Trigger, watch};
 use crate::demo::{self, Addresses, Certificate, Counters};
 use crate::telemetry::logging::{self, Options};
+use crate::telemetry::panics;
 use crate::telemetry::sink::LogSink;
 
 /// EX_CONFIG of sysexits(3): systemd can be told not to restart on it (`RestartPreventExitStatus=78`).
@@ -195,6 +196,7 @@ fn run(loaded: Loaded, path: Option<&Path>, registry: Registry, started: impl Fn
     let mut output = LogOutput { sink: sink.clone(), terminal, switch: None };
     let (filter, format) = (loaded.file.log.level.as_str().to_owned(), output.format(&loaded.file.log));
     output.switch = Some(logging::init(&Options { filter, format, ansi: terminal }, sink.clone())?);
+    panics::install(sink.clone());
     for warning in &loaded.warnings {
         tracing::warn!(path = warning.path, line = warning.line, "{}", warning.message);
     }

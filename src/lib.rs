@@ -59,3 +59,6 @@ pub mod demo;
 pub mod app;
 
 pub mod cli;
+
+#[cfg(test)]
+mod tests;

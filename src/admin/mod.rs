@@ -75,7 +75,7 @@ pub async fn serve(mut acceptor: Acceptor, state: AdminState, shutdown: impl Fut
                 });
             }
             // The next call waits; the same again is not worth a line.
-            Err(pause) if pause.in_a_row == 1 => warn!(error = %pause.source, "{pause}"),
+            Err(pause) if pause.is_news => warn!(error = %pause.source, "{pause}"),
             Err(_) => {}
         }
     }

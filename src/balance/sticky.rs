@@ -94,6 +94,9 @@ pub struct Sticky {
     attributes: Attributes,
 }
 
+/// How far apart, in seconds, the clocks of instances may be without their renewing one another's cookies.
+const SKEW: u64 = 60;
+
 /// What a request's cookie says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affinity {
@@ -181,7 +184,9 @@ impl Sticky {
                 at if at <= now => return Affinity::Invalid,
                 at => at - now,
             };
-            let is_fresh = index == 0 && self.attributes.max_age.is_none_or(|age| left > age / 2);
+            // One with more time left than any is given was given by a clock that was ahead, and would last too long.
+            let is_due = |age: u64| left > age / 2 && left <= age.saturating_add(SKEW);
+            let is_fresh = index == 0 && self.attributes.max_age.is_none_or(is_due);
             return Affinity::Endpoint { identity, is_fresh };
         }
         Affinity::Invalid
@@ -294,6 +299,21 @@ mod tests {
         // Instances of different versions must read one another's.
         let token = sticky("chat", &["secret"], Some(HOUR)).token(7, NOW);
         assert_eq!(token, "jkAulUylCeMAAAAAa0ngEB3cgMqvGXhy7wZn2R1I07E");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_costs_an_affinity_at_most_and_no_cookie_lasts_for_ever() {
+        let sticky = sticky("chat", &["secret"], Some(HOUR));
+        let token = sticky.token(7, NOW);
+        // Back: it is taken, and given anew with its proper time. Forth: it is as one that is too old.
+        assert_eq!(read(&sticky, &token, NOW - SKEW), fresh(7));
+        for now in [0, NOW - 365 * 24 * HOUR, NOW - SKEW - 1] {
+            assert_eq!(read(&sticky, &token, now), Affinity::Endpoint { identity: 7, is_fresh: false });
+            assert_eq!(read(&sticky, &sticky.token(7, now), now), fresh(7));
+        }
+        for now in [NOW + HOUR, u64::MAX] {
+            assert_eq!(read(&sticky, &token, now), Affinity::Invalid);
+        }
     }
 
     #[test]

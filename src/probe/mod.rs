@@ -109,11 +109,12 @@ pub enum ProbeError {
 
 impl ProbeError {
     /// All names used in metrics and logs.
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "resolve",
         "connect",
         "connect_timeout",
         "tls",
+        "exhausted",
         "handshake_lost",
         "bad_response",
         "false_101",
@@ -143,6 +144,11 @@ impl ProbeError {
             ProbeError::Timeout(Stage::Pong) => "pong_timeout",
             ProbeError::Timeout(Stage::Message) => "message_timeout",
         }
+    }
+
+    /// Whether it says nothing of the endpoint.
+    pub const fn is_ours(&self) -> bool {
+        matches!(self, ProbeError::Connect(error) if error.is_ours())
     }
 }
 

@@ -11,6 +11,7 @@ use super::metrics::{EndpointMetrics, Metrics};
 use super::{Check, ProbeError};
 use crate::clock;
 use crate::health::threshold::Health;
+use crate::telemetry::panics::{self, Place};
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
 
@@ -20,6 +21,11 @@ const JITTER: f64 = 0.2;
 /// Probes the endpoints of `upstream`, and follows its membership. Runs until it is dropped.
 pub async fn run(upstream: Arc<Upstream>, check: Check, metrics: Metrics) {
     let check = Arc::new(check);
+    let what = format!("checking the health of {}", upstream.name);
+    panics::keep(Place::Control, &what, || follow(&upstream, &check, &metrics)).await;
+}
+
+async fn follow(upstream: &Arc<Upstream>, check: &Arc<Check>, metrics: &Metrics) {
     let mut changes = upstream.changes();
     let mut watched: Vec<(Arc<Endpoint>, Watch)> = vec![];
     loop {
@@ -35,8 +41,16 @@ pub async fn run(upstream: Arc<Upstream>, check: Check, metrics: Metrics) {
         }
         for endpoint in endpoints {
             if !watched.iter().any(|(other, _)| Arc::ptr_eq(other, &endpoint)) {
-                let metrics = metrics.endpoint(&upstream.name, &endpoint.name, check.probe.kind());
-                let task = again_and_again(Arc::clone(&upstream), Arc::clone(&endpoint), Arc::clone(&check), metrics);
+                let (upstream, check, metrics) = (Arc::clone(upstream), Arc::clone(check), metrics.clone());
+                let probed = Arc::clone(&endpoint);
+                let task = async move {
+                    let what = format!("checking the health of {}", probed.name);
+                    let again = || {
+                        let metrics = metrics.endpoint(&upstream.name, &probed.name, check.probe.kind());
+                        again_and_again(&upstream, &probed, &check, metrics)
+                    };
+                    panics::keep(Place::Control, &what, again).await;
+                };
                 watched.push((endpoint, Watch(tokio::spawn(task))));
             }
         }
@@ -64,16 +78,16 @@ impl Drop for Watch {
     }
 }
 
-async fn again_and_again(
-    upstream: Arc<Upstream>,
-    endpoint: Arc<Endpoint>,
-    check: Arc<Check>,
-    metrics: EndpointMetrics,
-) {
+async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check, metrics: EndpointMetrics) {
     loop {
         let started = Instant::now();
         let result = check.once(&endpoint.connector).await;
         metrics.probed(started.elapsed(), result.as_ref().err().map(ProbeError::label));
+        // Counted, and nothing besides: what this machine lacks does not bring an endpoint down.
+        if result.as_ref().is_err_and(ProbeError::is_ours) {
+            sleep_until(started + jittered(check.every, fastrand::f64())).await;
+            continue;
+        }
         let (before, after) = endpoint.live.probed(check.rule, result.is_ok(), clock::now());
         metrics.stands(after != Health::Down);
         let (upstream, endpoint) = (&upstream.name, &endpoint.name);

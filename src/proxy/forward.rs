@@ -128,8 +128,16 @@ async fn attempt(
             }
             Some(Err(error)) if error.is_connect() => {
                 let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
+                if let Some(ConnectError::Exhausted(errno)) = cause {
+                    // No endpoint is to blame for it, and another would do no better.
+                    return Err(Failure::Connect(ConnectError::Exhausted(*errno)));
+                }
+                let label = cause.map_or("connect", ConnectError::label);
                 now = clock::coarse();
-                upstream.failed(&endpoint.live, cause.map_or("connect", ConnectError::label), now);
+                match cause {
+                    Some(cause) if cause.is_ours() => endpoint.live.metrics.error(label),
+                    _ => upstream.failed(&endpoint.live, label, now),
+                }
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
                 failed = Some(match cause {
                     Some(ConnectError::Timeout) => Failure::Connect(ConnectError::Timeout),

@@ -16,6 +16,7 @@ pub mod snapshot;
 pub mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{HOST, HeaderName, USER_AGENT};
@@ -28,6 +29,7 @@ use crate::header::{Host, forwarded, path};
 use crate::route::Head;
 use crate::session::access_log::AccessLog;
 use crate::session::{About, Quoted, Sessions, Texts};
+use crate::telemetry::panics::{self, Place};
 use crate::ws::handshake;
 use body::Body;
 use metrics::RouteMetrics;
@@ -82,7 +84,16 @@ impl Proxy {
     pub async fn handle(self: &Arc<Proxy>, downstream: &Downstream, request: Request<Incoming>) -> Reply {
         let (parts, body) = request.into_parts();
         let mut log = RequestLog::new(Arc::clone(self), self.about(downstream, &parts), parts.method.clone());
-        match self.walk(downstream, parts, body, &mut log).await {
+        let walked = {
+            // What it may leave half done is its own, and the record's, in which each field is set by itself.
+            let walk = pin!(self.walk(downstream, parts, body, &mut log));
+            panics::catching(Place::Request, walk).await
+        };
+        let walked = walked.unwrap_or_else(|panic| {
+            log.panicked(&panic);
+            Err(Failure::Panic(panic))
+        });
+        match walked {
             Ok(Walked::Http(response)) => Reply { response: log.attach(response), pending: None },
             Ok(Walked::Switched(response, opening)) => {
                 let pending = opening.with(log);
@@ -103,6 +114,7 @@ impl Proxy {
         log: &mut RequestLog,
     ) -> Result<Walked, Failure> {
         log.is_handshake = handshake::is_wanted(&parts.headers);
+        panics::trap(|| parts.uri.path() == panics::TRAP_REQUEST);
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(Failure::Method);
         }

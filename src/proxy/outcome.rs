@@ -11,6 +11,7 @@ use crate::header::path::PathError;
 use crate::policy::OriginDenial;
 use crate::session::Closing;
 use crate::session::metrics::{Ending, Initiator};
+use crate::telemetry::panics::Panic;
 use crate::upstream::NoEndpoint;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::handshake::HandshakeError;
@@ -85,6 +86,9 @@ pub enum Failure {
     /// Plain HTTP: the upstream switched protocols without being asked.
     #[error("the upstream answered 101 to a plain request")]
     ForeignSwitch,
+    /// A mistake of ours.
+    #[error("panic: {0}")]
+    Panic(Panic),
 }
 
 impl Failure {
@@ -108,16 +112,18 @@ impl Failure {
             Failure::AllDown => named(503, "all_down"),
             Failure::Draining => named(503, "drain"),
             Failure::Connect(ConnectError::Timeout) => named(504, "connect_timeout"),
+            Failure::Connect(ConnectError::Exhausted(_)) => named(503, "exhausted"),
             Failure::Connect(_) | Failure::Unreachable(_) => named(502, "connect"),
             Failure::Handshake(_) => named(502, "upstream_handshake"),
             Failure::Timeout => named(504, "upstream_timeout"),
             Failure::Upstream(_) => named(502, "upstream"),
             Failure::ForeignSwitch => named(502, "upstream_switched"),
+            Failure::Panic(_) => named(500, "panic"),
         }
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 22] = [
+    pub const LABELS: [&'static str; 24] = [
         "method",
         "host",
         "path",
@@ -135,11 +141,13 @@ impl Failure {
         "all_down",
         "drain",
         "connect_timeout",
+        "exhausted",
         "connect",
         "upstream_handshake",
         "upstream_timeout",
         "upstream",
         "upstream_switched",
+        "panic",
     ];
 
     /// What the client is told, beside the label: nothing about the inside, but enough to mend its own mistake.
@@ -154,9 +162,11 @@ impl Failure {
             | Failure::EndpointsFull
             | Failure::QueueFull
             | Failure::QueueTimeout
+            | Failure::Connect(ConnectError::Exhausted(_))
             | Failure::Admission(_) => "too many connections, try again later".into(),
             Failure::NoEndpoint | Failure::AllDown => "no server takes connections now, try again later".into(),
             Failure::Draining => "shutting down, try again".into(),
+            Failure::Panic(_) => "the proxy failed on this request".into(),
             Failure::Timeout | Failure::Connect(ConnectError::Timeout) => "the server took too long to answer".into(),
             Failure::Connect(_)
             | Failure::Unreachable(_)

@@ -26,6 +26,7 @@ use crate::moment::Moment;
 use crate::policy::balance_key::{self, Keyed};
 use crate::session::About;
 use crate::session::access_log::{Kind, Record, Traffic};
+use crate::telemetry::panics::{self, Panic, Place};
 use crate::upstream::handshake::RequestHead;
 
 /// What nginx logs when the client went before it could be answered.
@@ -256,6 +257,20 @@ impl RequestLog {
         response::failure(failure)
     }
 
+    /// A mistake of ours ends the request; tells the log whose it was.
+    pub fn panicked(&self, panic: &Panic) {
+        tracing::error!(
+            r#where = Place::Request.label(),
+            location = panic.location,
+            listener = %self.proxy.listener,
+            route = self.route.as_ref().map(|route| &*route.name),
+            endpoint = self.endpoint.as_deref(),
+            client = self.about.client.map(tracing::field::display),
+            "panic: {}: the request is answered with 500",
+            panic.message
+        );
+    }
+
     /// Lets the record go along with the answer: it is written when the last byte has been sent, or the client is gone.
     pub fn attach(mut self, mut response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
@@ -350,6 +365,7 @@ impl hyper::body::Body for Logged {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
+        panics::trap(|| this.log.about.texts.quoted().path == panics::TRAP_BODY);
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => this.log.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64),

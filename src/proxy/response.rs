@@ -12,6 +12,7 @@ use super::body::{self, Body};
 use super::outcome::Failure;
 use super::snapshot::Route;
 use crate::header::{Host, hop_by_hop};
+use crate::upstream::connect::ConnectError;
 use crate::ws::handshake::{Key, OfferError, accept_for};
 
 /// Seconds that a refused client is asked to wait: a random number in this range, so that they do not all come back at
@@ -50,8 +51,13 @@ pub fn failure(failure: &Failure) -> Response<Body> {
         | Failure::QueueTimeout
         | Failure::NoEndpoint
         | Failure::AllDown
+        | Failure::Connect(ConnectError::Exhausted(_))
         | Failure::Draining => {
             headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u32(RETRY_SECONDS)));
+        }
+        // What is left of the request, and whatever it left of us, goes with its connection.
+        Failure::Panic(_) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         _ => {}
     }

@@ -190,6 +190,8 @@ async fn attempt(
                 upstream.answered(&endpoint.live, clock::coarse());
                 return Ok((endpoint, seat, reply));
             }
+            // No endpoint is to blame for it, and another would do no better.
+            Err(failure @ Failure::Connect(ConnectError::Exhausted(_))) => return Err(failure),
             Err(failure) => failure,
         };
         let label = match &failure {
@@ -198,9 +200,12 @@ async fn attempt(
             _ => "handshake_timeout",
         };
         now = clock::coarse();
+        let is_ours = matches!(&failure, Failure::Connect(error) if error.is_ours());
         // Who was given the rest of a time that others used up is not to blame for not answering in it.
         let is_timeout = matches!(failure, Failure::Timeout | Failure::Connect(ConnectError::Timeout));
-        if is_timeout && until.saturating_duration_since(started) < LEAST_TIME.min(route.handshake_timeout / 4) {
+        let had_no_time =
+            is_timeout && until.saturating_duration_since(started) < LEAST_TIME.min(route.handshake_timeout / 4);
+        if is_ours || had_no_time {
             endpoint.live.metrics.error(label);
         } else {
             upstream.failed(&endpoint.live, label, now);

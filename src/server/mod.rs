@@ -9,7 +9,7 @@ mod http;
 pub mod metrics;
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,6 +29,7 @@ use crate::proxy::upgrade::{Held, Pending};
 use crate::proxy::{Downstream, Proxy};
 use crate::session::{Member, Session, Sessions};
 use crate::telemetry::counters::Active;
+use crate::telemetry::panics::{self, Panic, Place};
 use crate::tls::server::TlsAcceptError;
 use crate::tls::{self, ServerStream};
 use crate::upstream::connect::UpstreamIo;
@@ -105,8 +106,7 @@ async fn run(
             }
             Err(pause) => {
                 settings.metrics.error(ConnectionError::AcceptPaused);
-                // Once for a row of failures: the next lines would say the same.
-                if pause.in_a_row == 1 {
+                if pause.is_news {
                     tracing::error!(listener = %listener.name, error = %pause.source, reason = pause.reason.as_str(), "{pause}");
                 }
             }
@@ -129,6 +129,18 @@ impl Slot {
         }
         Some(Slot { listener: Arc::clone(listener), _active: settings.metrics.accept() })
     }
+
+    /// A panic has ended what was in it.
+    #[cold]
+    fn panicked(self, panic: &Panic) {
+        tracing::error!(
+            r#where = Place::Connection.label(),
+            location = panic.location,
+            listener = %self.listener.name,
+            "panic: {}: the connection is closed",
+            panic.message
+        );
+    }
 }
 
 impl Drop for Slot {
@@ -142,17 +154,22 @@ impl Drop for Slot {
 /// What this future names it keeps for life, so it names little: what comes before the session is a box, freed when it
 /// is done; the session is in the future itself, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
-fn connection(before: impl Future<Output = Option<Upgraded>> + Unpin, slot: Slot) -> impl Future<Output = ()> {
+fn connection(mut before: impl Future<Output = Option<Upgraded>> + Unpin, slot: Slot) -> impl Future<Output = ()> {
     async move {
-        let mut session = match before.await {
-            Some(upgraded) => begin(upgraded),
-            None => return,
+        // Freed as soon as it is done. After a panic too nothing is left of it: what it had it gives back in being dropped.
+        let begun = poll_fn(move |cx| Pin::new(&mut before).poll(cx).map(|upgraded| upgraded.map(begin)));
+        let mut session = match panics::catching(Place::Connection, begun).await {
+            Ok(Some(session)) => session,
+            Ok(None) => return,
+            Err(panic) => return slot.panicked(&panic),
         };
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| session.poll(cx, timer.as_mut())).await;
         // The session first: where its connections have ended, there is room for another.
-        drop(session);
-        drop(slot);
+        match panics::catch(Place::Session, || drop(session)) {
+            Ok(()) => drop(slot),
+            Err(panic) => slot.panicked(&panic),
+        }
     }
 }
 

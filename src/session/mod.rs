@@ -23,6 +23,7 @@ use crate::clock;
 use crate::drain::{Drain, Guard};
 use crate::moment::Moment;
 use crate::net::transport::Connection;
+use crate::telemetry::panics::{self, Panic, Place};
 use crate::upstream::Upstream;
 use crate::upstream::live::Live;
 use crate::ws::Side;
@@ -217,10 +218,41 @@ where
         Session { relay, guard, held }
     }
 
-    /// See [`Relay::poll`].
+    /// See [`Relay::poll`]. A panic in it ends the session: with 1011 to both, where that can still be said.
     #[inline]
-    pub fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
-        self.relay.poll(cx, timer, &self.guard)
+    pub fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        match panics::catch(Place::Session, || self.relay.poll(cx, timer.as_mut(), &self.guard)) {
+            Ok(poll) => poll,
+            Err(panic) => self.panicked(cx, timer, &panic),
+        }
+    }
+
+    #[cold]
+    fn panicked(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, panic: &Panic) -> Poll<()> {
+        let Counts { route, opening } = self.relay.observer();
+        let client = opening.as_ref().and_then(|opening| opening.about.client);
+        tracing::error!(
+            r#where = Place::Session.label(),
+            location = panic.location,
+            listener = %route.listener,
+            route = %route.route,
+            upstream = %route.upstream.name,
+            endpoint = self.held.live().endpoint(),
+            client = client.map(tracing::field::display),
+            "panic: {}: the session is closed with 1011",
+            panic.message
+        );
+        // What was left half done is given up with the session; what frames went where is known all the same. The second
+        // time nothing is.
+        if self.relay.tunnel().is_closing() {
+            return Poll::Ready(());
+        }
+        let relay = &mut self.relay;
+        let ending = panics::catch(Place::Session, || {
+            relay.panicked();
+            relay.poll(cx, timer.as_mut(), &self.guard)
+        });
+        ending.unwrap_or(Poll::Ready(()))
     }
 }
 
@@ -363,6 +395,7 @@ impl Observer for Counts {
 
     #[inline]
     fn message(&mut self, from: Side, message: Message) {
+        panics::trap(|| message.bytes == panics::TRAP_MESSAGE_BYTES);
         let is_text = message.opcode == Opcode::Text;
         self.traffic(from, |traffic| *(if is_text { &mut traffic.text } else { &mut traffic.binary }) += 1);
         let data = if is_text { Data::Text } else { Data::Binary };

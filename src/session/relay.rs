@@ -61,6 +61,8 @@ struct Lane {
     waiting: Option<Box<Waiting>>,
     /// Bytes may wait inside the far connection (TLS records).
     unflushed: bool,
+    /// Bytes are being written that the tunnel counts as written. Seen only where a panic came between.
+    torn: bool,
     /// The source had nothing to read, and wakes the task when it has.
     awaited: bool,
     /// How much is read at once: grows where a connection streams.
@@ -166,6 +168,20 @@ where
             // It will not wake us again, so it must be seen to be due, however long this poll has taken.
             now = exact.max(due);
         }
+    }
+
+    /// A panic came out of `poll`. What was being done is given up, and each peer gets its Close if what went to it last is
+    /// known to have ended with a frame; `poll` goes on to see to that, for as long as any end takes. A second panic is one
+    /// too many.
+    pub fn panicked(&mut self) {
+        for (lane, to) in [(&mut self.to_server, Side::Server), (&mut self.to_client, Side::Client)] {
+            // What was read and not passed on is no longer whole.
+            (lane.carry, lane.unseen) = (None, false);
+            if lane.torn {
+                lane.broken(&mut self.tunnel, to);
+            }
+        }
+        self.tunnel.abort(clock::now());
     }
 
     /// Moves what there is from one peer to the other. `true`: there is more, but others want their turn.
@@ -330,6 +346,7 @@ impl Lane {
             carry: (!early.is_empty()).then(|| Box::new(early)),
             waiting: None,
             unflushed: false,
+            torn: false,
             awaited: false,
             size: Size::Small,
             shut: Shut::Open,
@@ -358,6 +375,7 @@ impl Lane {
         start: usize,
         end: usize,
     ) {
+        self.torn = true;
         if self.waiting.is_none() {
             match write_some(cx, target, &buffer[start..end]) {
                 Ok(written) if start + written == end => self.flush(cx, tunnel, target, to),
@@ -375,6 +393,7 @@ impl Lane {
         } else {
             self.append(&buffer[start..end]);
         }
+        self.torn = false;
     }
 
     /// Writes bytes, or lets a copy of them wait.
@@ -386,19 +405,22 @@ impl Lane {
         to: Side,
         bytes: &[u8],
     ) {
+        self.torn = true;
         if self.waiting.is_some() {
-            return self.append(bytes);
-        }
-        match write_some(cx, target, bytes) {
-            Ok(written) => {
-                self.unflushed = true;
-                if written < bytes.len() {
-                    tunnel.handle_blocked(to);
-                    self.append(&bytes[written..]);
+            self.append(bytes);
+        } else {
+            match write_some(cx, target, bytes) {
+                Ok(written) => {
+                    self.unflushed = true;
+                    if written < bytes.len() {
+                        tunnel.handle_blocked(to);
+                        self.append(&bytes[written..]);
+                    }
                 }
+                Err(_) => self.broken(tunnel, to),
             }
-            Err(_) => self.broken(tunnel, to),
         }
+        self.torn = false;
     }
 
     fn append(&mut self, bytes: &[u8]) {
@@ -427,7 +449,10 @@ impl Lane {
         to: Side,
     ) -> bool {
         if let Some(waiting) = &mut self.waiting {
-            match write_some(cx, target, &waiting.buffer[waiting.start..waiting.end]) {
+            self.torn = true;
+            let written = write_some(cx, target, &waiting.buffer[waiting.start..waiting.end]);
+            self.torn = false;
+            match written {
                 Ok(0) => return false,
                 Ok(written) => {
                     waiting.start += written;
@@ -565,10 +590,11 @@ mod tests {
     use crate::net::transport::Transport;
     use crate::session::Closing;
     use crate::session::metrics::Initiator;
+    use crate::telemetry::panics::{self, Place};
     use crate::ws::close::{Close, CloseCode};
     use crate::ws::frame::Opcode;
     use crate::ws::scanner::{Message, Rsv};
-    use crate::ws::tunnel::{End, Settings};
+    use crate::ws::tunnel::{End, QUIET, Settings};
 
     /// A peer that always has bytes to give and takes all it gets.
     #[derive(Debug)]
@@ -627,22 +653,23 @@ mod tests {
         }
     }
 
+    const BLIND: Settings = Settings {
+        validate: false,
+        idle: None,
+        lifetime: None,
+        ping: None,
+        pong: Duration::ZERO,
+        frame_bytes_max: u64::MAX,
+        message_bytes_max: u64::MAX,
+    };
+
     /// Relays between two connections in a task of its own. The bytes are no frames.
     fn start<C, S>(client: C, server: S, drain: &Arc<Drain<()>>) -> Passed
     where
         C: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
         S: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
     {
-        let settings = Settings {
-            validate: false,
-            idle: None,
-            lifetime: None,
-            ping: None,
-            pong: Duration::ZERO,
-            frame_bytes_max: u64::MAX,
-            message_bytes_max: u64::MAX,
-        };
-        let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
+        let tunnel = Tunnel::new(Arc::new(BLIND), Rsv::None, [1, 2], clock::now());
         let passed = Passed::default();
         let mut relay = Relay::new(tunnel, (client, vec![]), (server, vec![]), passed.clone());
         let guard = drain.enter(1);
@@ -671,6 +698,94 @@ mod tests {
             assert!(meanwhile <= 4 * 2 * (BYTES_PER_POLL + Size::Large.bytes()), "{meanwhile} bytes");
         }
         assert!(streamed.0.load(Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_stop_that_finds_a_message_under_way_lets_it_end() {
+        let drain = Drain::new(1);
+        let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
+        let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let settings = Settings { validate: true, ..BLIND };
+        let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
+        let mut relay = Relay::new(tunnel, (plain(near), vec![]), (plain(far), vec![]), Passed::default());
+        let guard = drain.enter(1);
+        guard.join((), clock::now());
+        tokio::spawn(async move {
+            let mut timer = pin!(sleep_until(Instant::now()));
+            poll_fn(|cx| relay.poll(cx, timer.as_mut(), &guard)).await;
+        });
+        server.write_all(&[0x01, 2, b'a', b'b']).await.unwrap();
+        client.read_exact(&mut [0; 4]).await.unwrap();
+        drain.begin(clock::now(), Duration::from_secs(60), || 0.0);
+        // Longer than a pause between messages need be.
+        tokio::time::sleep(2 * QUIET).await;
+        server.write_all(&[0x80, 1, b'c']).await.unwrap();
+        let mut told = [0; 7];
+        client.read_exact(&mut told).await.unwrap();
+        assert_eq!(told, [0x80, 1, b'c', 0x88, 2, 3, 0xe9], "the rest of it, and then the Close");
+    }
+
+    /// Takes nothing, and fails on the way as it should not.
+    #[derive(Debug, Default)]
+    struct Fragile {
+        written: usize,
+    }
+
+    impl AsyncRead for Fragile {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Fragile {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.written += 1;
+            assert!(buf.is_empty(), "a mistake");
+            Poll::Pending
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Connection for Fragile {
+        fn ends_on_drop(&self) -> bool {
+            true
+        }
+        fn may_read(&self) -> bool {
+            true
+        }
+        fn poll_may_read(&self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn after_a_panic_in_a_write_that_side_is_not_written_to_again_and_the_other_gets_its_close() {
+        let (mut client, near) = UnixStream::pair().unwrap();
+        let settings = Settings { validate: true, ..BLIND };
+        let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
+        let near = Transport::<Endless>::Plain(Stream::from(near));
+        let mut relay = Relay::new(tunnel, (near, vec![]), (Fragile::default(), vec![]), Passed::default());
+        let guard = Drain::<()>::new(1).enter(1);
+        let mut timer = pin!(sleep_until(Instant::now()));
+        client.write_all(&[0x81, 0x80, 0, 0, 0, 0]).await.unwrap();
+        let panic = poll_fn(|cx| match panics::catch(Place::Session, || relay.poll(cx, timer.as_mut(), &guard)) {
+            Ok(poll) => poll.map(|()| None),
+            Err(panic) => Poll::Ready(Some(panic)),
+        });
+        assert_eq!(panic.await.unwrap().message, "a mistake");
+        relay.panicked();
+        client.write_all(b"whatever").await.unwrap();
+        poll_fn(|cx| relay.poll(cx, timer.as_mut(), &guard)).await;
+        assert_eq!((relay.tunnel.end(), relay.server.written), (Some(&End::Panicked), 1));
+        drop(relay);
+        let mut told = vec![];
+        client.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, [0x88, 2, 3, 0xe9], "the Close of `Passed`, and nothing else");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -8,6 +8,7 @@ pub mod escape;
 pub mod exposition;
 pub mod labelled;
 pub mod logging;
+pub mod panics;
 pub mod process;
 pub mod series;
 pub mod sink;

@@ -13,12 +13,13 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::labelled::IntGaugeVec;
+use super::panics;
 use super::sink::LogSink;
 
 /// Ticks a second in /proc/self/stat: USER_HZ, which is 100 wherever Linux runs Rust.
 const USER_HZ: u64 = 100;
 
-/// Registers the process's own metrics and `wsluice_build_info`.
+/// Registers the process's own metrics, `wsluice_build_info`, and what went wrong in the process as a whole.
 ///
 /// # Errors
 /// If one of the names is taken.
@@ -26,6 +27,7 @@ pub fn register(registry: &Registry, sink: &LogSink) -> prometheus::Result<()> {
     let build = IntGaugeVec::new(Opts::new("wsluice_build_info", "The version that runs; always 1."), &["version"])?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     registry.register(Box::new(build))?;
+    panics::register(registry)?;
     registry.register(Box::new(LostLines::new(sink.clone())?))?;
     registry.register(Box::new(Process::new()?))
 }

@@ -2,10 +2,11 @@
 //!
 //! A terminal that scrolls slowly, a full pipe or a stalled disk must never hold up a worker, so nobody writes to the
 //! output directly and nobody waits for it: a line is copied behind a short lock, and a line that does not fit is
-//! dropped whole and counted (`wsluice_log_lines_dropped_total`). A reader that went away (EPIPE) costs its lines, not
-//! the process. tracing-appender would do nearly the same; it is left out because it queues one allocation a line.
+//! dropped whole and counted (`wsluice_log_lines_dropped_total`). A reader that went away (EPIPE) or a full disk (ENOSPC)
+//! costs lines, not the process; how many it were is said once the output takes some again. tracing-appender would do nearly the same; it is left out because it queues one allocation a line.
 //!
-//! What always holds: lines come out whole, in the order in which they were accepted, and never mixed.
+//! What always holds: lines come out in the order in which they were accepted, and never mixed; whole, but for one that the
+//! output itself has cut, after which the next begins on a line of its own.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Write};
@@ -22,6 +23,9 @@ const KEEP_BYTES: usize = 64 << 10;
 
 /// How long the writer waits before it tries again, when someone has made the output non-blocking and it is full.
 const RETRY: Duration = Duration::from_millis(5);
+
+/// How often it is said, at most, that lines were dropped: an output may fail and work by turns.
+const SAY: Duration = Duration::from_secs(1);
 
 /// The buffer in which lines are put together is given back when one line needed more than this.
 const LINE_BYTES: usize = 16 << 10;
@@ -157,7 +161,11 @@ impl Shared {
 
     fn run(&self, mut output: impl Write) {
         let mut batch = Vec::new();
+        let mut losses = Losses::default();
+        // The output has a line that it has not taken the end of.
+        let mut is_torn = false;
         loop {
+            losses.say(&self.dropped);
             let mut state = self.lock();
             state.writing = false;
             while state.pending.is_empty() {
@@ -165,18 +173,61 @@ impl Shared {
                 if state.closed {
                     return;
                 }
-                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = match losses.due(&self.dropped) {
+                    None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    Some(wait) if wait.is_zero() => break,
+                    Some(wait) => self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
+                };
+            }
+            if state.pending.is_empty() {
+                continue;
             }
             std::mem::swap(&mut state.pending, &mut batch);
             state.writing = true;
             drop(state);
 
-            let written = write_out(&mut output, &batch);
+            if is_torn && write_out(&mut output, b"\n") == 1 {
+                is_torn = false;
+            }
+            let written = if is_torn { 0 } else { write_out(&mut output, &batch) };
+            if written > 0 {
+                is_torn = batch[written - 1] != b'\n';
+            }
             let lost = batch[written..].iter().filter(|&&byte| byte == b'\n').count();
             self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+            losses.works = written == batch.len();
             batch.clear();
             batch.shrink_to(KEEP_BYTES);
         }
+    }
+}
+
+/// What the writer knows of lines that were dropped.
+#[derive(Debug, Default)]
+struct Losses {
+    /// The output took all of the last batch.
+    works: bool,
+    /// How many have been told of, and when.
+    said: u64,
+    said_at: Option<Instant>,
+}
+
+impl Losses {
+    /// When to tell of more, if there are more and the output works.
+    fn due(&self, dropped: &AtomicU64) -> Option<Duration> {
+        let more = self.works && dropped.load(Ordering::Relaxed) > self.said;
+        more.then(|| self.said_at.map_or(Duration::ZERO, |at| SAY.saturating_sub(at.elapsed())))
+    }
+
+    /// Tells, where that is due: by a line like any other, which may itself be dropped and is told of again then.
+    fn say(&mut self, dropped: &AtomicU64) {
+        if self.due(dropped).is_none_or(|wait| !wait.is_zero()) {
+            return;
+        }
+        let lines = dropped.load(Ordering::Relaxed);
+        self.said_at = Some(Instant::now());
+        tracing::warn!(lines = lines - self.said, "log lines were dropped: the output was too slow, full or gone");
+        self.said = lines;
     }
 }
 
@@ -312,6 +363,51 @@ mod tests {
         sink.write_line(b"nor this");
         assert!(sink.flush(LONG));
         assert_eq!(sink.dropped(), 2);
+    }
+
+    #[test]
+    fn a_line_that_the_output_has_cut_stays_on_its_own() {
+        /// Has room for so many bytes, then is full until it is emptied.
+        struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
+        impl Write for Disk {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let (room, written) = &mut *self.0.lock().unwrap();
+                let taken = bytes.len().min(*room);
+                *room -= taken;
+                written.extend_from_slice(&bytes[..taken]);
+                if taken == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(taken) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let disk = Arc::new(Mutex::new((10, vec![])));
+        let sink = LogSink::new(Disk(Arc::clone(&disk))).unwrap();
+        for line in [&b"whole"[..], b"is cut", b"is lost"] {
+            sink.write_line(line);
+            assert!(sink.flush(LONG));
+        }
+        assert_eq!(sink.dropped(), 2);
+        disk.lock().unwrap().0 = 100;
+        sink.write_line(b"whole again");
+        assert!(sink.flush(LONG));
+        assert_eq!((sink.dropped(), &*disk.lock().unwrap().1), (2, &b"whole\nis c\nwhole again\n"[..]));
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_when_the_output_works_and_not_too_often() {
+        let (dropped, mut losses) = (AtomicU64::new(0), Losses::default());
+        assert_eq!(losses.due(&dropped), None);
+        dropped.store(5, Ordering::Relaxed);
+        assert_eq!(losses.due(&dropped), None, "it does not work");
+        losses.works = true;
+        assert_eq!(losses.due(&dropped), Some(Duration::ZERO));
+        losses.say(&dropped);
+        assert_eq!((losses.said, losses.due(&dropped)), (5, None));
+        dropped.store(6, Ordering::Relaxed);
+        assert!(losses.due(&dropped).is_some_and(|wait| wait > SAY / 2));
+        losses.say(&dropped);
+        assert_eq!(losses.said, 5);
     }
 
     #[test]

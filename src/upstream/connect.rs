@@ -7,14 +7,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::HeaderValue;
+use rustix::io::{Errno, dup};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock;
+use crate::moment::Moment;
 use crate::net::listener::Address;
 use crate::net::socket::{self, ConnectOptions, SocketError};
 use crate::net::stream::Stream;
@@ -109,6 +113,9 @@ pub enum ConnectError {
     /// The socket could not be connected.
     #[error("cannot connect")]
     Connect(#[source] SocketError),
+    /// No descriptors or memory are left for a socket: the fault is ours, and no endpoint's.
+    #[error("this machine has no {} left", lacking(*.0))]
+    Exhausted(#[source] Errno),
     /// TLS failed, verification included.
     #[error("TLS failed")]
     Tls(#[source] TlsConnectError),
@@ -118,7 +125,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// All names used in metrics and logs.
+    /// All names of what an endpoint can be to blame for, in metrics and logs.
     pub const LABELS: [&'static str; 4] = ["resolve", "connect", "connect_timeout", "tls"];
 
     /// The name used in metrics and logs.
@@ -128,7 +135,13 @@ impl ConnectError {
             ConnectError::NoSource(_) | ConnectError::Connect(_) => "connect",
             ConnectError::Timeout => "connect_timeout",
             ConnectError::Tls(_) => "tls",
+            ConnectError::Exhausted(_) => "exhausted",
         }
+    }
+
+    /// Whether it says nothing of the endpoint: this machine lacks what a connection to any, or one more to this one, takes.
+    pub const fn is_ours(&self) -> bool {
+        matches!(self, ConnectError::Exhausted(_) | ConnectError::Connect(SocketError::NoPort { .. }))
     }
 }
 
@@ -174,7 +187,7 @@ impl Connector {
                 let addresses: Vec<_> = resolved
                     .await
                     .map_err(|_| ConnectError::Timeout)?
-                    .map_err(|error| ConnectError::Resolve(host.clone(), error))?
+                    .map_err(|error| unresolved(host, error))?
                     .take(ADDRESSES_MAX)
                     .collect();
                 let mut failed = ConnectError::NoAddress(host.clone());
@@ -202,15 +215,62 @@ impl Connector {
 }
 
 async fn one(address: &Address, options: &ConnectOptions, deadline: Instant) -> Result<Stream, ConnectError> {
-    timeout_at(deadline, socket::connect(address, options))
-        .await
-        .map_err(|_| ConnectError::Timeout)?
-        .map_err(ConnectError::Connect)
+    timeout_at(deadline, socket::connect(address, options)).await.map_err(|_| ConnectError::Timeout)?.map_err(|error| {
+        match &error {
+            SocketError::Io(cause) => exhausted(cause).unwrap_or(ConnectError::Connect(error)),
+            _ => ConnectError::Connect(error),
+        }
+    })
+}
+
+/// The resolver reports a lack of descriptors as whatever it could not do for it, so that is looked for here.
+fn unresolved(host: &str, error: io::Error) -> ConnectError {
+    let lacking = dup(io::stderr()).err().and_then(|errno| exhausted(&errno.into()));
+    lacking.unwrap_or_else(|| ConnectError::Resolve(host.to_owned(), error))
+}
+
+const fn lacking(errno: Errno) -> &'static str {
+    match errno {
+        Errno::MFILE | Errno::NFILE => "file descriptors",
+        _ => "memory",
+    }
+}
+
+/// How long it is no news that something has run out: each request would say the same.
+const NEWS: Duration = Duration::from_secs(60);
+
+/// The error that a lack of resources is, if `error` is one. Says so, but not each time.
+fn exhausted(error: &io::Error) -> Option<ConnectError> {
+    static SAID: AtomicU64 = AtomicU64::new(0);
+    let errno = Errno::from_io_error(error)?;
+    if !matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) {
+        return None;
+    }
+    let now = clock::coarse();
+    let said = SAID.load(Ordering::Relaxed);
+    let is_news = said == 0 || now.since(Moment::from_micros(said)) >= NEWS;
+    if is_news && SAID.compare_exchange(said, now.as_micros(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        tracing::error!(
+            error = %errno,
+            "cannot connect to endpoints, clients get 503 (raise the limit of open files: ulimit -n, or LimitNOFILE= in systemd)"
+        );
+    }
+    Some(ConnectError::Exhausted(errno))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_no_fault_of_an_endpoint() {
+        let of = |errno: Errno| exhausted(&errno.into()).map(|error| (error.is_ours(), error.to_string()));
+        assert_eq!(of(Errno::MFILE), Some((true, "this machine has no file descriptors left".into())));
+        assert_eq!(of(Errno::NOBUFS), Some((true, "this machine has no memory left".into())));
+        assert_eq!(of(Errno::CONNREFUSED), None);
+        let refused = unresolved("nowhere.test", io::ErrorKind::NotFound.into());
+        assert!(!refused.is_ours() && refused.label() == "resolve");
+    }
 
     #[test]
     fn sources_take_turns_within_their_family() {

@@ -34,6 +34,7 @@ mod origins;
 mod proxy_protocol;
 mod reload;
 mod routes;
+mod scarce;
 mod series;
 mod shed;
 mod smuggling;

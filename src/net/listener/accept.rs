@@ -11,6 +11,9 @@ use crate::net::stream::{PeerAddr, Stream};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_LAST: Duration = Duration::from_secs(1);
+/// How long a failure is no news after the last one that was. At the limit each connection that ends lets one in, and the
+/// next fails again: they are all one story.
+const NEWS: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) enum Listener {
@@ -24,10 +27,12 @@ pub struct Acceptor {
     listener: Listener,
     paused_until: Option<Instant>,
     failures: u32,
+    /// When it last failed.
+    failed: Option<Instant>,
 }
 
 /// Nothing can be accepted for now. The next call of [`Acceptor::accept`] waits before it tries again, so the caller has
-/// only to count this, and to log it when it is the first in a row.
+/// only to count this, and to log it when it is news.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot accept connections, trying again in {} ms{}", .pause.as_millis(), .reason.hint())]
 pub struct AcceptPause {
@@ -40,6 +45,8 @@ pub struct AcceptPause {
     pub pause: Duration,
     /// Which failure in a row this is, from 1 on.
     pub in_a_row: u32,
+    /// For a minute before there was no other.
+    pub is_news: bool,
 }
 
 /// What has run out; a label for metrics.
@@ -77,7 +84,7 @@ impl AcceptPauseReason {
 
 impl Acceptor {
     pub(super) fn new(listener: Listener) -> Acceptor {
-        Acceptor { listener, paused_until: None, failures: 0 }
+        Acceptor { listener, paused_until: None, failures: 0, failed: None }
     }
 
     /// Takes the next connection. TCP_NODELAY is set on it already.
@@ -111,13 +118,15 @@ impl Acceptor {
     fn pause(&mut self, source: io::Error) -> AcceptPause {
         let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(16)).min(PAUSE_LAST);
         self.failures = self.failures.saturating_add(1);
-        self.paused_until = Some(Instant::now() + pause);
+        let now = Instant::now();
+        self.paused_until = Some(now + pause);
+        let is_news = self.failed.replace(now).is_none_or(|last| now - last >= NEWS);
         let reason = match Errno::from_io_error(&source) {
             Some(Errno::MFILE | Errno::NFILE) => AcceptPauseReason::Descriptors,
             Some(Errno::NOBUFS | Errno::NOMEM) => AcceptPauseReason::Memory,
             _ => AcceptPauseReason::Other,
         };
-        AcceptPause { source, reason, pause, in_a_row: self.failures }
+        AcceptPause { source, reason, pause, in_a_row: self.failures, is_news }
     }
 }
 
@@ -187,6 +196,7 @@ mod tests {
             setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: before.maximum }).unwrap();
             let pause = acceptor.accept().await.unwrap_err();
             assert_eq!((pause.reason, pause.in_a_row), (AcceptPauseReason::Descriptors, 1));
+            assert!(pause.is_news);
             let begun = Instant::now();
             let pause = acceptor.accept().await.unwrap_err();
             assert_eq!((pause.in_a_row, pause.pause), (2, 2 * PAUSE_FIRST));
@@ -194,6 +204,10 @@ mod tests {
             setrlimit(Resource::Nofile, before).unwrap();
             acceptor.accept().await.unwrap();
             assert_eq!(acceptor.failures, 0);
+            let pause = acceptor.pause(Errno::MFILE.into());
+            assert_eq!((pause.in_a_row, pause.pause, pause.is_news), (1, PAUSE_FIRST, false));
+            acceptor.failed = Some(Instant::now() - NEWS);
+            assert!(acceptor.pause(Errno::MFILE.into()).is_news);
         });
     }
 
