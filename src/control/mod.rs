@@ -10,6 +10,7 @@ pub mod checks;
 pub mod compile;
 mod digest;
 mod drains;
+pub mod leaving;
 pub mod metrics;
 mod openings;
 pub mod shed;
@@ -240,6 +241,11 @@ impl Handle {
     /// The configuration in force.
     pub fn in_force(&self) -> Arc<InForce> {
         self.in_force.load_full()
+    }
+
+    /// What is being drained, now and later.
+    pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainStatus>> {
+        self.drains.clone()
     }
 
     /// What is being drained.
