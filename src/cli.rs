@@ -214,7 +214,11 @@ fn run(loaded: Loaded, path: Option<&Path>, registry: Registry, started: impl Fn
             started => started?,
         };
         started(&app);
-        let watching = path.map(|path| tokio::spawn(watch::run(path.to_owned(), app.control().clone())));
+        let watching = path.map(|path| {
+            let (path, control) = (path.to_owned(), app.control().clone());
+            let run = move || watch::run(path.clone(), control.clone());
+            tokio::spawn(panics::keep(panics::Place::Control, "watching the configuration", run))
+        });
         signals.stop(app.control()).await;
         if let Some(watching) = watching {
             watching.abort();
@@ -257,8 +261,11 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                // What comes of it is in the log.
-                _ = self.hang_up.recv() => drop(control.reload(Trigger::Signal).await),
+                _ = self.hang_up.recv() => {
+                    let control = control.clone();
+                    // It may wait for endpoints, and the next signal need not. What comes of it is in the log.
+                    tokio::spawn(async move { control.reload(Trigger::Signal).await });
+                }
             }
         }
     }
@@ -270,6 +277,9 @@ fn raise_descriptor_limit() {
     let before = limit.current;
     limit.current = limit.maximum;
     match setrlimit(Resource::Nofile, limit) {
+        Ok(()) if before == limit.current => {
+            tracing::info!(limit = before, "limit of open files is at its highest: two are needed a session");
+        }
         Ok(()) => tracing::info!(before, now = limit.current, "limit of open files raised: two are needed a session"),
         Err(error) => tracing::warn!(limit = before, %error, "cannot raise the limit of open files"),
     }

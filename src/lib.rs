@@ -30,6 +30,8 @@ pub mod telemetry;
 
 pub mod net;
 
+pub mod systemd;
+
 pub mod tls;
 
 pub mod drain;
@@ -51,6 +53,8 @@ pub mod proxy;
 pub mod server;
 
 pub mod control;
+
+pub mod handover;
 
 pub mod admin;
 

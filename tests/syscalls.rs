@@ -142,6 +142,7 @@ routes:
 upstreams:
   app: {{ endpoints: ["ws://{server}"] }}
 log: {{ format: json, access: false }}
+watch: false
 "#,
             dir = dir.path().display(),
             server = echo_server(),

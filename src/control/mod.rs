@@ -35,6 +35,7 @@ use crate::net::listener::{Address, BindError, Bound};
 use crate::probe;
 use crate::server::accepting;
 use crate::session::{Member, RouteSessions};
+use crate::telemetry::panics;
 use crate::tls::certificates::Certificates;
 use crate::upstream::Upstream;
 use crate::ws::tunnel::Stopping;
@@ -343,7 +344,8 @@ impl Control {
         loop {
             tokio::select! {
                 order = self.orders.recv() => match order {
-                    Some(order) => self.carry_out(order).await,
+                    // What failed in the middle is done as far as it came; the next order finds what there is.
+                    Some(order) => drop(panics::catching(panics::Place::Control, Box::pin(self.carry_out(order))).await),
                     None => return std::future::pending().await,
                 },
                 Some(_) = self.sweeps.join_next() => {}
@@ -634,6 +636,10 @@ fn attend(
         None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked()),
     }
     if let Some(shedding) = shedding {
-        tasks.spawn(shed::run(Arc::clone(upstream), Arc::clone(&around.sessions), shedding, old));
+        let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&around.sessions));
+        tasks.spawn(async move {
+            let run = || shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, old.clone());
+            panics::keep(panics::Place::Control, "moving sessions", run).await;
+        });
     }
 }

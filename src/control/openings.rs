@@ -10,7 +10,7 @@ use super::{Door, Refused};
 use crate::config::File;
 use crate::net::listener::{Address, BindError, Bound, bind, bind_beside};
 use crate::server::Listener;
-use crate::server::accepting::Order;
+use crate::server::accepting::{Order, Waiting};
 
 /// All of them.
 #[derive(Debug)]
@@ -48,21 +48,20 @@ impl Openings {
     /// # Errors
     /// If one cannot be bound; those that were are closed again, and have taken no connection from any that is open.
     pub fn bind(&self, compiled: &Compiled, admin: Option<&Door>) -> Result<Bindings, Refused> {
-        let mut bindings = Bindings::new();
+        let (mut bindings, mut new) = (Bindings::new(), vec![]);
         for CompiledListener { written, .. } in &compiled.listeners {
             let wanted = address(&written.bind);
             let is_open = self.open.get(&written.name).is_some_and(|opening| opening.written == wanted);
             if is_open || self.shut.contains_key(&written.name) || self.is_over {
                 continue;
             }
-            let bound = match self.bound_at(&wanted) {
-                Some(bound) => bound,
-                None => Arc::new(self.bind_one(&written.name, &wanted, self.workers.len(), admin)?),
-            };
-            bindings.insert(written.name.clone(), bound);
+            match self.bound_at(&wanted) {
+                Some(bound) => drop(bindings.insert(written.name.clone(), bound)),
+                None => new.push((&written.name, self.bind_one(&written.name, &wanted, self.workers.len(), admin)?)),
+            }
         }
-        for (name, bound) in &bindings {
-            listen(name, bound)?;
+        for (name, bound) in new {
+            bindings.insert(name.clone(), listening(name, bound)?);
         }
         Ok(bindings)
     }
@@ -98,11 +97,7 @@ impl Openings {
         let stays = now.filter(|now| now.written.bind == written.bind || *now.bound.address() == wanted);
         let bound = match stays {
             Some(now) => Arc::clone(&now.bound),
-            None => {
-                let bound = self.bind_one(NAME, &wanted, 1, now)?;
-                listen(NAME, &bound)?;
-                Arc::new(bound)
-            }
+            None => listening(NAME, self.bind_one(NAME, &wanted, 1, now)?)?,
         };
         Ok(Some(Door { bound, written: Arc::new(written.clone()) }))
     }
@@ -184,8 +179,7 @@ impl Openings {
             return Err(Refused::Ending);
         }
         let written = address(&configured.written.bind);
-        let bound = Arc::new(self.bind_one(name, &written, self.workers.len(), None)?);
-        listen(name, &bound)?;
+        let bound = listening(name, self.bind_one(name, &written, self.workers.len(), None)?)?;
         self.shut.remove(name);
         let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
         // No worker has an opening of this number: there is nothing to stop.
@@ -197,8 +191,10 @@ impl Openings {
     async fn close(&self, gone: Vec<Opening>) {
         let (done, mut all_done) = mpsc::channel(1);
         for Opening { number, listener, bound, .. } in &gone {
+            let is_shared = self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, bound));
+            let waiting = if is_shared { Waiting::Leave } else { Waiting::Accept };
             for worker in &self.workers {
-                let _ = worker.send(Order::Stop { opening: *number, done: done.clone() });
+                let _ = worker.send(Order::Stop { opening: *number, waiting, done: done.clone() });
             }
             tracing::info!(listener = %listener.name, address = %bound.address(), "not listening any more");
         }
@@ -213,7 +209,10 @@ impl Openings {
     }
 }
 
-fn listen(listener: &str, bound: &Bound) -> Result<(), Refused> {
-    let failed = |source| BindError::Io { address: bound.address().clone(), source };
-    bound.listen().map_err(failed).map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
+fn listening(listener: &str, mut bound: Bound) -> Result<Arc<Bound>, Refused> {
+    let refused = |error| Refused::Bind { listener: listener.to_owned(), error };
+    match bound.take_charge() {
+        Ok(()) => Ok(Arc::new(bound)),
+        Err(source) => Err(refused(BindError::Io { address: bound.address().clone(), source })),
+    }
 }

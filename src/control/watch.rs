@@ -26,13 +26,19 @@ pub async fn run(path: PathBuf, handle: Handle) {
     let mut reloaded = Instant::now();
     loop {
         let in_force = handle.in_force();
+        if !in_force.loaded.file.watch {
+            // What changes meanwhile is not news when it is watched again.
+            is_first = true;
+            sleep(LOOK).await;
+            continue;
+        }
         let mut files = in_force.loaded.file.files();
         files.push(path.clone());
         // On a thread for such things: a network file system may hang.
         let seen = spawn_blocking(move || files.into_iter().map(|file| (file.clone(), look(&file))).collect()).await;
         let has_changed = seen.is_ok_and(|seen| settling.has_changed(&seen)) && !std::mem::take(&mut is_first);
         let is_due = handle.is_stale() && reloaded.elapsed() >= STALE;
-        if in_force.loaded.file.watch && (has_changed || is_due) {
+        if has_changed || is_due {
             // What comes of it is in the log.
             let _ = handle.reload(Trigger::Watch).await;
             reloaded = Instant::now();

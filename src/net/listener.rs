@@ -13,20 +13,29 @@
 //!   since they are refused where we are, that can only be one at another address that `0.0.0.0` takes in, who keeps it.
 //! * **`[::]` is IPv6 only** (as in nginx and Envoy). An address means what it says, and no peer shows up as
 //!   `::ffff:10.0.0.1`, which a list of IPv4 networks would not match. For both, write two listeners.
+//! * **Inherited sockets** ([`adopt`]) come from the process before this one or from a service manager. Nothing that an
+//!   heir does before [`Bound::take_charge`] can be noticed by anybody: it may still fail, and whoever bequeathed them goes
+//!   on. Every inherited socket is accepted from by some worker: the kernel deals connections to all of a group.
 //! * The backlog is 4096 (the kernel's own default limit, `somaxconn`); with tokio's 128 connects time out in a burst.
 
 mod accept;
+mod inherit;
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use self::accept::Listener;
-pub use self::accept::{AcceptPause, AcceptPauseReason, Acceptor};
+pub use self::accept::{AcceptPause, AcceptPauseReason, Acceptor, Waiting};
+pub use self::inherit::{Inheritance, Inherited, Unfit, adopt};
 pub use super::address::{Address, AddressError};
 use super::socket::Keepalive;
 
@@ -70,6 +79,14 @@ pub enum BindError {
         /// Where.
         address: Address,
     },
+    /// An inherited socket is not what it should be.
+    #[error("cannot listen on {address} with an inherited socket: {unfit}")]
+    Unfit {
+        /// Where.
+        address: Address,
+        /// What is wrong with it.
+        unfit: Unfit,
+    },
     /// Whatever else the system says.
     #[error("cannot listen on {address}")]
     Io {
@@ -104,12 +121,15 @@ impl BindError {
 /// An address we listen on, with all its sockets. Connections are taken from the moment it exists (they wait in the
 /// backlog), but for [`bind_beside`]; dropping it and every [`Acceptor`] ends that, and removes the file of a Unix socket.
 ///
-/// It owns plain sockets and belongs to no runtime, so that it can also be built from inherited ones.
+/// It owns plain sockets and belongs to no runtime, so that it can also be built from inherited ones ([`adopt`]).
 #[derive(Debug)]
 pub struct Bound {
     address: Address,
     sockets: Vec<Socket>,
-    _file: Option<SocketFile>,
+    /// How many of the sockets listen; those behind them are bound, and wait for [`Bound::take_charge`].
+    listening: usize,
+    workers: usize,
+    file: Option<SocketFile>,
 }
 
 /// Opens all sockets of `address` for `workers` workers.
@@ -123,15 +143,18 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
     assert!(workers > 0, "at least one worker");
     match address {
         Address::Tcp(_) => {
-            let bound = bind_tcp(address, workers, First::Alone).and_then(|bound| bound.listen().map(|()| bound));
+            let bound = bind_tcp(address, workers, First::Alone).and_then(|mut bound| {
+                bound.take_charge()?;
+                Ok(bound)
+            });
             bound.map_err(|source| BindError::new(address, source))
         }
-        Address::Unix(path) => bind_unix(address, path),
+        Address::Unix(path) => bind_unix(address, path, workers),
     }
 }
 
 /// The same where an overlapping address ([`Address::overlaps`]) is bound already, by us and nobody else. It takes no
-/// connections from the other before [`Bound::listen`]: until then it can be dropped as if nothing had been.
+/// connections from the other before [`Bound::take_charge`]: until then it can be dropped as if nothing had been.
 ///
 /// # Errors
 /// If the address is not allowed, or not there; a Unix socket cannot be at the same path twice.
@@ -142,7 +165,7 @@ pub fn bind_beside(address: &Address, workers: usize) -> Result<Bound, BindError
     assert!(workers > 0, "at least one worker");
     match address {
         Address::Tcp(_) => bind_tcp(address, workers, First::Beside).map_err(|source| BindError::new(address, source)),
-        Address::Unix(path) => bind_unix(address, path),
+        Address::Unix(path) => bind_unix(address, path, workers),
     }
 }
 
@@ -155,22 +178,29 @@ enum First {
     Beside,
 }
 
+/// A TCP socket with all that it needs before it is bound.
+fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // A restart must not wait for the TIME_WAIT of old connections.
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    for_accepted(&socket)?;
+    Ok(socket)
+}
+
+/// Sets what every accepted socket inherits.
+fn for_accepted(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    Keepalive::ACCEPTED.set(&SockRef::from(socket))
+}
+
+/// Sockets that are bound and do not listen yet.
 fn bind_tcp(address: &Address, workers: usize, first_finds: First) -> io::Result<Bound> {
     let addr = address.tcp().ok_or(io::ErrorKind::InvalidInput)?;
-    let open = || -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        // A restart must not wait for the TIME_WAIT of old connections.
-        socket.set_reuse_address(true)?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        // Inherited by every accepted socket.
-        socket.set_tcp_nodelay(true)?;
-        Keepalive::ACCEPTED.set(&SockRef::from(&socket))?;
-        Ok(socket)
-    };
-    let first = open()?;
+    let first = tcp_socket(addr)?;
     if first_finds == First::Beside {
         first.set_reuse_port(true)?;
     }
@@ -179,26 +209,27 @@ fn bind_tcp(address: &Address, workers: usize, first_finds: First) -> io::Result
     let actual = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        let socket = open()?;
+        let socket = tcp_socket(addr)?;
         socket.set_reuse_port(true)?;
         socket.bind(&actual)?;
         sockets.push(socket);
     }
     let addr = actual.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Bound { address: Address::Tcp(addr), sockets, _file: None })
+    Ok(Bound { address: Address::Tcp(addr), listening: 0, sockets, workers, file: None })
 }
 
-fn bind_unix(address: &Address, path: &Path) -> Result<Bound, BindError> {
+fn bind_unix(address: &Address, path: &Path, workers: usize) -> Result<Bound, BindError> {
     let failed = |source| BindError::new(address, source);
     remove_if_stale(address, path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
-    let file = SocketFile::of(path).map_err(failed)?;
+    let id = FileId::of(path).map_err(failed)?;
+    let file = SocketFile { path: path.to_owned(), id, ours: true };
     // Before `listen`: nobody can connect until the rights are as they should be.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_FILE_MODE)).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
-    Ok(Bound { address: address.clone(), sockets: vec![socket], _file: Some(file) })
+    Ok(Bound { address: address.clone(), sockets: vec![socket], listening: 1, workers, file: Some(file) })
 }
 
 /// Removes the file that a process left behind which did not end well. Whether it is one, only connecting tells.
@@ -223,25 +254,35 @@ fn remove_if_stale(address: &Address, path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// The file of our Unix socket, removed at the end unless somebody has put another in its place by then.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
+/// Which file it is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
     device: u64,
     inode: u64,
 }
 
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<SocketFile> {
+impl FileId {
+    /// The file that has this name now; a symbolic link itself, not what it leads to.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn of(path: &Path) -> io::Result<FileId> {
         let metadata = fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+        Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
     }
+}
+
+/// The file of a Unix socket, removed at the end if it is ours then and nobody has put another in its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    id: FileId,
+    ours: bool,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == (self.device, self.inode));
-        if ours {
+        if self.ours && FileId::of(&self.path).is_ok_and(|id| id == self.id) {
             // Nothing to be done about a failure; the next start removes it as stale.
             let _ = fs::remove_file(&self.path);
         }
@@ -249,14 +290,6 @@ impl Drop for SocketFile {
 }
 
 impl Bound {
-    /// Takes connections from now on. One that does already is left as it is.
-    ///
-    /// # Errors
-    /// If the system does not let a socket listen.
-    pub fn listen(&self) -> io::Result<()> {
-        self.sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))
-    }
-
     /// Where we listen; with the port that the system chose, if port 0 was asked for.
     pub fn address(&self) -> &Address {
         &self.address
@@ -265,18 +298,61 @@ impl Bound {
     /// Worker `index`'s end of it. Call it on that worker, within its runtime. May be called again after the worker has
     /// dropped its acceptor, which neither closes the socket nor loses a waiting connection.
     ///
+    /// Of more sockets than workers it takes each that is its own by turns, so that none is left without anybody.
+    ///
     /// # Errors
     /// If no descriptor is left.
     ///
     /// # Panics
-    /// Outside of a runtime.
+    /// Outside of a runtime, and before [`Bound::take_charge`] if that has sockets to open.
     pub fn for_worker(&self, index: usize) -> io::Result<Acceptor> {
-        let socket = self.sockets[index % self.sockets.len()].try_clone()?;
-        let listener = match self.address {
-            Address::Tcp(_) => Listener::Tcp(TcpListener::from_std(socket.into())?),
-            Address::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
-        };
-        Ok(Acceptor::new(listener))
+        // A socket that is watched before it listens looks closed to the runtime, for ever.
+        assert!(self.listening == self.sockets.len(), "who adopts takes charge first");
+        let count = self.sockets.len();
+        // Fewer sockets than workers: some are shared.
+        let mine = (index % self.workers.min(count)..count).step_by(self.workers);
+        let listeners = mine.map(|index| {
+            let socket = self.sockets[index].try_clone()?;
+            Ok(match self.address {
+                Address::Tcp(_) => Listener::Tcp(TcpListener::from_std(socket.into())?),
+                Address::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
+            })
+        });
+        Ok(Acceptor::new(listeners.collect::<io::Result<_>>()?))
+    }
+
+    /// From now on it is ours alone: sockets that were opened besides the inherited ones take connections too, and the file
+    /// of a Unix socket that was left to us is removed at the end. Does nothing a second time, or for what was not
+    /// inherited.
+    ///
+    /// # Errors
+    /// If the system does not let a socket listen.
+    pub fn take_charge(&mut self) -> io::Result<()> {
+        for socket in &self.sockets[self.listening..] {
+            socket.listen(BACKLOG)?;
+            self.listening += 1;
+        }
+        if let Some(file) = &mut self.file {
+            file.ours = true;
+        }
+        Ok(())
+    }
+
+    /// Somebody else has it now: the file of a Unix socket stays when this is dropped.
+    pub fn leave_file(&mut self) {
+        if let Some(mut file) = self.file.take() {
+            file.ours = false;
+        }
+    }
+
+    /// All its sockets that listen, to be handed to another process.
+    pub fn descriptors(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
+        self.sockets[..self.listening].iter().map(Socket::as_fd)
+    }
+
+    /// The file of a Unix socket, if it is removed at the end.
+    pub fn file(&self) -> Option<FileId> {
+        self.file.as_ref().map(|file| file.id)
     }
 }
 

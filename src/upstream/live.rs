@@ -32,8 +32,10 @@ pub struct Live {
     id: u64,
     /// What it counts on. The series go with the last state of the name.
     pub metrics: EndpointMetrics,
-    /// Sessions on it, those being opened included.
+    /// Sessions of this process on it, those being opened included.
     load: AtomicU32,
+    /// Sessions on it of earlier processes that still drain.
+    elsewhere: AtomicU32,
     /// What live traffic says of it.
     pub outlier: Outlier,
     /// What its health check says of it.
@@ -59,13 +61,24 @@ impl Live {
         self.id
     }
 
-    /// Sessions on it, those being opened included.
+    /// Sessions on it, those being opened included, and those of earlier processes that still drain.
     pub fn load(&self) -> u32 {
+        self.here().saturating_add(self.elsewhere())
+    }
+
+    /// Sessions of this process on it, those being opened included.
+    pub fn here(&self) -> u32 {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// A seat on it, unless `max` are taken. Two workers can not both get the last one.
+    /// Sessions on it of earlier processes that still drain, as they last said.
+    pub fn elsewhere(&self) -> u32 {
+        self.elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// A seat on it, unless `max` are taken, those of earlier processes included. Two workers can not both get the last one.
     pub fn enter(self: &Arc<Live>, max: u32) -> Option<Seat> {
+        let max = max.saturating_sub(self.elsewhere());
         let more = |load: u32| (load < max).then(|| load + 1);
         self.load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Seat(Arc::clone(self)))
@@ -208,10 +221,12 @@ pub struct Lives(Arc<Mutex<Books>>);
 struct Books {
     endpoints: HashMap<Name, Weak<Live>>,
     gates: HashMap<String, Weak<Gate>>,
+    /// Sessions of earlier processes, also on endpoints that this one does not know, or not yet.
+    elsewhere: HashMap<Name, u32>,
 }
 
 /// Of the upstream, and of the endpoint in it.
-type Name = (String, String);
+pub type Name = (String, String);
 
 impl Lives {
     /// The state of this endpoint, which is the same as long as anybody holds it: a configuration that names it, or a
@@ -228,6 +243,7 @@ impl Lives {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             metrics: metrics(),
             load: AtomicU32::new(0),
+            elsewhere: AtomicU32::new(books.elsewhere.get(&name).copied().unwrap_or(0)),
             outlier: Outlier::default(),
             threshold: Mutex::default(),
             down: AtomicBool::new(false),
@@ -251,6 +267,35 @@ impl Lives {
         let gate = Arc::<Gate>::default();
         gates.insert(upstream.to_owned(), Arc::downgrade(&gate));
         gate
+    }
+
+    /// Earlier processes have these sessions and no others, on the endpoints that are named; it counts as load there. Where
+    /// there are fewer now, those who wait for a seat look again.
+    pub fn set_elsewhere(&self, elsewhere: HashMap<Name, u32>) {
+        let mut books = self.lock();
+        books.elsewhere = elsewhere;
+        books.elsewhere.retain(|_, sessions| *sessions > 0);
+        // Locked while they are told, so that none begins with the numbers from before; kept beyond that, since the last
+        // holder of one takes the lock.
+        let lives: Vec<Arc<Live>> = books.endpoints.values().filter_map(Weak::upgrade).collect();
+        let mut eased: Vec<&Arc<Gate>> = vec![];
+        for live in &lives {
+            let now = books.elsewhere.get(&live.name).copied().unwrap_or(0);
+            if live.elsewhere.swap(now, Ordering::SeqCst) > now {
+                eased.push(&live.gate);
+            }
+        }
+        drop(books);
+        eased.sort_unstable_by_key(|gate| Arc::as_ptr(gate));
+        eased.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        eased.into_iter().for_each(|gate| gate.queue.look_again());
+    }
+
+    /// The sessions of this process on each endpoint that has any.
+    pub fn counts(&self) -> HashMap<Name, u32> {
+        let lives: Vec<Arc<Live>> = self.lock().endpoints.values().filter_map(Weak::upgrade).collect();
+        // Counted without the lock, which the last holder of a state takes.
+        lives.into_iter().map(|live| (live.name.clone(), live.here())).filter(|(_, here)| *here > 0).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -330,6 +375,52 @@ mod tests {
         assert!(encode(&registry).unwrap().contains("wsluice_endpoint_picks_total{"));
         drop(last);
         assert!(lives.lock().endpoints.is_empty());
+    }
+
+    #[test]
+    fn sessions_of_earlier_processes_count_as_load_and_take_seats() {
+        let (registry, lives) = (Registry::new(), Lives::default());
+        let metrics = Metrics::register(&registry).unwrap();
+        let of = |endpoint| lives.of("chat", endpoint, || metrics.endpoint("chat", endpoint, &[]));
+        let told = |sessions: &[(&str, u32)]| {
+            let name = |endpoint: &str| ("chat".to_owned(), endpoint.to_owned());
+            lives.set_elsewhere(sessions.iter().map(|(endpoint, count)| (name(endpoint), *count)).collect());
+        };
+        let known = of("ws://a:1");
+        told(&[("ws://a:1", 2), ("ws://late:1", 7), ("ws://none:1", 0)]);
+        assert_eq!((known.load(), known.here(), of("ws://none:1").load()), (2, 0, 0));
+        assert_eq!(of("ws://late:1").load(), 7, "told before anybody knew it here");
+
+        let seat = known.enter(3).unwrap();
+        assert!(known.enter(3).is_none());
+        assert_eq!(lives.counts(), HashMap::from([(("chat".to_owned(), "ws://a:1".to_owned()), 1)]));
+        told(&[("ws://a:1", u32::MAX)]);
+        assert_eq!(known.load(), u32::MAX);
+        assert!(known.enter(u32::MAX).is_none());
+        told(&[]);
+        assert_eq!((known.load(), of("ws://late:1").load()), (1, 0));
+        drop(known.enter(2).unwrap());
+        drop(seat);
+        assert_eq!(lives.counts(), HashMap::new());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_waits_for_a_seat_looks_again_when_an_earlier_process_has_left_one() {
+        let live = live();
+        let name = live.name.clone();
+        live.lives.set_elsewhere(HashMap::from([(name.clone(), 1)]));
+        let mut ticket = live.gate.queue.join(1).unwrap();
+        ticket.turn().await;
+        assert!(live.enter(1).is_none());
+        let waiting = tokio::spawn(async move { ticket.turn().await });
+        tokio::task::yield_now().await;
+        // As many as before: nobody is woken in vain.
+        live.lives.set_elsewhere(HashMap::from([(name, 1)]));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        live.lives.set_elsewhere(HashMap::new());
+        waiting.await.unwrap();
+        assert!(live.enter(1).is_some());
     }
 
     #[test]

@@ -112,7 +112,7 @@ async fn a_handshake_that_comes_too_late_is_sent_elsewhere() {
     let peers = async {
         let wsluice::net::listener::Address::Tcp(address) = address else { panic!("TCP") };
         // Nobody is accepted any more: the drain has begun.
-        crate::harness::eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
+        eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
         server.send(ok("")).await;
         let answer = client.head().await;
         assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
@@ -136,7 +136,7 @@ async fn a_stream_of_events_lives_as_long_as_it_may() {
     let address = proxy.address().clone();
     let events = async {
         let wsluice::net::listener::Address::Tcp(address) = address else { panic!("TCP") };
-        crate::harness::eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
+        eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
         server.send("3\r\none\r\n").await;
         assert_eq!(crate::plain::chunk(&mut client).await, b"one");
     };
@@ -236,4 +236,34 @@ async fn it_is_told_who_is_still_where_a_drain_was_begun() {
     };
     let (drained, ()) = tokio::join!(proxy.drain(), whole);
     assert_eq!((drained.left, left(&proxy, "process", "", "")), (0, Some(0.0)));
+}
+
+#[tokio::test]
+async fn who_has_connected_is_answered_although_nobody_accepts_any_more() {
+    let mut upstream = RawServer::start().await;
+    let mut proxy = Proxy::start(&draining(upstream.url(), "20s"));
+    // One that holds the drain up, and two that send their first request after it has begun.
+    let mut busy = proxy.client().await;
+    busy.send(get("/")).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    let (mut plain, mut late) = (proxy.client().await, proxy.client().await);
+    let address = proxy.address().tcp().unwrap();
+    let peers = async {
+        eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
+        late.send(Handshake::new().bytes()).await;
+        let answer = late.head().await;
+        assert_eq!((answer.status(), answer.get("connection")), (503, Some("close")));
+        plain.send(get("/plain")).await;
+        let mut other = upstream.accept().await;
+        other.head().await;
+        other.send(ok("")).await;
+        let answer = plain.head().await;
+        assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
+        server.send(ok("")).await;
+        assert_eq!(busy.head().await.status(), 200);
+        drop((busy, plain, late));
+    };
+    let (drained, ()) = tokio::join!(proxy.drain(), peers);
+    assert_eq!(drained.left, 0);
 }

@@ -22,6 +22,7 @@ mod examples;
 mod failover;
 mod frames;
 mod half_close;
+mod handover;
 mod handshake;
 mod health;
 mod http;

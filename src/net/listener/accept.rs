@@ -1,12 +1,16 @@
 //! Taking connections, and waiting when descriptors or memory have run out.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::net::{TcpListener, UnixListener};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
+use super::BACKLOG;
 use crate::net::stream::{PeerAddr, Stream};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -21,10 +25,39 @@ pub(super) enum Listener {
     Unix(UnixListener),
 }
 
+impl Listener {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, PeerAddr)>> {
+        match self {
+            Listener::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, addr)| (stream.into(), addr.into())),
+            Listener::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| (stream.into(), PeerAddr::Unix)),
+        }
+    }
+
+    /// Asks the kernel and not the runtime, which hears of a connection only when it looks next.
+    fn accept_now(&self) -> io::Result<(Stream, PeerAddr)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (socket, addr) = SockRef::from(listener).accept()?;
+                socket.set_nonblocking(true)?;
+                let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+                Ok((TcpStream::from_std(socket.into())?.into(), addr.into()))
+            }
+            Listener::Unix(listener) => {
+                let (socket, _) = SockRef::from(listener).accept()?;
+                socket.set_nonblocking(true)?;
+                Ok((UnixStream::from_std(socket.into())?.into(), PeerAddr::Unix))
+            }
+        }
+    }
+}
+
 /// Takes connections, on one worker.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: Listener,
+    /// At least one.
+    listeners: Vec<Listener>,
+    /// The one that is looked at first.
+    first: usize,
     paused_until: Option<Instant>,
     failures: u32,
     /// When it last failed.
@@ -83,8 +116,9 @@ impl AcceptPauseReason {
 }
 
 impl Acceptor {
-    pub(super) fn new(listener: Listener) -> Acceptor {
-        Acceptor { listener, paused_until: None, failures: 0, failed: None }
+    pub(super) fn new(listeners: Vec<Listener>) -> Acceptor {
+        debug_assert!(!listeners.is_empty());
+        Acceptor { listeners, first: 0, paused_until: None, failures: 0, failed: None }
     }
 
     /// Takes the next connection. TCP_NODELAY is set on it already.
@@ -100,10 +134,7 @@ impl Acceptor {
             self.paused_until = None;
         }
         loop {
-            let accepted = match &self.listener {
-                Listener::Tcp(listener) => listener.accept().await.map(|(stream, addr)| (stream.into(), addr.into())),
-                Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| (stream.into(), PeerAddr::Unix)),
-            };
+            let accepted = poll_fn(|cx| self.poll_accept(cx)).await;
             match accepted {
                 Ok(accepted) => {
                     self.failures = 0;
@@ -113,6 +144,27 @@ impl Acceptor {
                 Err(error) => return Err(self.pause(error)),
             }
         }
+    }
+
+    /// From any of the sockets, in turn: none of them can keep the others waiting.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, PeerAddr)>> {
+        let count = self.listeners.len();
+        for index in (self.first..count).chain(0..self.first) {
+            if let Poll::Ready(accepted) = self.listeners[index].poll_accept(cx) {
+                self.first = (index + 1) % count;
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The connections that wait already, and no more of them than can wait at a time: for a socket that is about to be
+    /// closed for good, which would reset them. Never blocks. Drop the result and the [`Bound`](super::Bound) right after
+    /// its end; what arrives in between is reset all the same.
+    pub fn into_waiting(self) -> Waiting {
+        // The kernel lets one more wait than it is told.
+        let left = self.listeners.len() * (BACKLOG as usize + 1);
+        Waiting { listeners: self.listeners, left }
     }
 
     fn pause(&mut self, source: io::Error) -> AcceptPause {
@@ -127,6 +179,30 @@ impl Acceptor {
             _ => AcceptPauseReason::Other,
         };
         AcceptPause { source, reason, pause, in_a_row: self.failures, is_news }
+    }
+}
+
+/// What [`Acceptor::into_waiting`] gives. Ends early when descriptors or memory have run out.
+#[derive(Debug)]
+pub struct Waiting {
+    listeners: Vec<Listener>,
+    left: usize,
+}
+
+impl Iterator for Waiting {
+    type Item = (Stream, PeerAddr);
+
+    fn next(&mut self) -> Option<(Stream, PeerAddr)> {
+        while let Some(listener) = self.listeners.last() {
+            self.left = self.left.checked_sub(1)?;
+            match listener.accept_now() {
+                Ok(accepted) => return Some(accepted),
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => drop(self.listeners.pop()),
+                Err(_) => return None,
+            }
+        }
+        None
     }
 }
 

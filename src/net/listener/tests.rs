@@ -153,7 +153,7 @@ async fn beside_one_of_our_own_nothing_is_refused_and_nobody_else_gets_in() {
     let wide = bind(&"0.0.0.0:0".parse().unwrap(), 2).unwrap();
     let narrow: Address = format!("127.0.0.1:{}", wide.address().tcp().unwrap().port()).parse().unwrap();
     assert!(matches!(bind(&narrow, 2), Err(BindError::InUse { .. })));
-    let beside = bind_beside(&narrow, 2).unwrap();
+    let mut beside = bind_beside(&narrow, 2).unwrap();
     let to_narrow = || StdTcpStream::connect(narrow.tcp().unwrap()).unwrap();
     let mut old = [wide.for_worker(0).unwrap(), wide.for_worker(1).unwrap()];
     let client = to_narrow();
@@ -161,7 +161,7 @@ async fn beside_one_of_our_own_nothing_is_refused_and_nobody_else_gets_in() {
     // It does not listen yet: the other has all.
     let peer = tokio::select! { it = first.accept() => it.unwrap().1, it = second.accept() => it.unwrap().1 };
     assert_eq!(peer, client.local_addr().unwrap().into());
-    beside.listen().unwrap();
+    beside.take_charge().unwrap();
     let mut new = [beside.for_worker(0).unwrap(), beside.for_worker(1).unwrap()];
     let client = to_narrow();
     let [first, second] = &mut new;
@@ -173,8 +173,8 @@ async fn beside_one_of_our_own_nothing_is_refused_and_nobody_else_gets_in() {
     for address in [&wide, &narrow] {
         assert!(matches!(bind(address, 1), Err(BindError::InUse { .. })), "{address}");
     }
-    let back = bind_beside(&wide, 2).unwrap();
-    back.listen().unwrap();
+    let mut back = bind_beside(&wide, 2).unwrap();
+    back.take_charge().unwrap();
     drop((new, beside));
     let client = to_narrow();
     let mut acceptors = [back.for_worker(0).unwrap(), back.for_worker(1).unwrap()];
@@ -185,4 +185,26 @@ async fn beside_one_of_our_own_nothing_is_refused_and_nobody_else_gets_in() {
     let other = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let taken = Address::Tcp((std::net::Ipv4Addr::LOCALHOST, other.local_addr().unwrap().port()).into());
     assert!(matches!(bind_beside(&taken, 1), Err(BindError::InUse { .. })));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_waits_is_taken_before_a_socket_is_closed_for_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, path) = unix(&directory);
+    let (tcp, unix) = (bind(&loopback(), 1).unwrap(), bind(&address, 1).unwrap());
+    let clients: Vec<_> = (0..50).map(|_| connect(&tcp)).collect();
+    let acceptor = tcp.for_worker(0).unwrap();
+    let taken: HashSet<_> = acceptor.into_waiting().map(|(_, peer)| peer).collect();
+    assert!(clients.iter().all(|client| taken.contains(&client.local_addr().unwrap().into())));
+    assert_eq!(taken.len(), 50);
+    assert_eq!(tcp.for_worker(0).unwrap().into_waiting().count(), 0);
+
+    let _clients: Vec<_> = (0..3).map(|_| StdUnixStream::connect(&path).unwrap()).collect();
+    let mut waiting = unix.for_worker(0).unwrap().into_waiting();
+    let (Some((Stream::Unix(first), PeerAddr::Unix)), 2) = (waiting.next(), waiting.by_ref().count()) else {
+        panic!("three Unix connections")
+    };
+    // Ours to use: it belongs to the runtime, and is not blocking.
+    first.writable().await.unwrap();
+    assert_eq!(first.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }

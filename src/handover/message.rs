@@ -1,0 +1,290 @@
+//! What two processes say to each other, and how it is written: one message a packet.
+//!
+//! A packet is three bytes by which both know each other, the version, how many descriptors come with it (two bytes, most
+//! significant first), and JSON. Processes of different builds meet here, so an unknown field is passed over, an unknown
+//! kind is [`Message::Unknown`], and only what can not be understood at all gets another version, which is refused whole.
+//! That is how later versions can hand over more, as live sessions: further kinds, which today's builds pass over.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::listener::{Address, FileId};
+use crate::upstream::live::Name;
+
+/// The version that is written and understood.
+pub const VERSION: u8 = 1;
+/// The longest packet: less than half of what a socket buffers by default, which a packet has to fit in whole.
+pub const BYTES_MAX: usize = 64 * 1024;
+/// The most descriptors that the kernel passes with one packet (SCM_MAX_FD).
+pub const DESCRIPTORS_MAX: usize = 253;
+
+const MARK: [u8; 3] = *b"wsl";
+const HEAD_BYTES: usize = 6;
+
+/// What is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Message {
+    /// Old to new: a listener; its sockets come with it. One with more than fit is said in several.
+    Listener {
+        /// Its name.
+        name: String,
+        /// Where it is.
+        address: Address,
+        /// The file of a Unix socket, if the new process is to remove it at its end.
+        #[serde(default)]
+        file: Option<FileId>,
+    },
+    /// Old to new: that was all. Build everything.
+    Offered {
+        /// Of the old process.
+        pid: u32,
+        /// Which build it is; for the log.
+        #[serde(default)]
+        version: String,
+    },
+    /// New to old: everything is built, nothing is accepted yet.
+    Ready,
+    /// New to old: it will not be.
+    Refused {
+        /// Why; for the log.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Old to new: a process from before the old one, which still drains. Its end of the line comes with it.
+    Predecessor {
+        /// Its own.
+        pid: u32,
+    },
+    /// The sessions of a process, on endpoints where they have changed at least: of the one that was named last by
+    /// [`Message::Predecessor`] on this line, or else of the one that says it.
+    Counts {
+        /// As many as there are now; 0 where there are none any more.
+        sessions: Vec<Count>,
+    },
+    /// Old to new: begin to accept.
+    Take,
+    /// New to old: it accepts. The old process stops.
+    Taken {
+        /// Listeners that the new one does not have: whoever waits there is the old one's to serve.
+        #[serde(default)]
+        unwanted: Vec<Address>,
+    },
+    /// What a later build says.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How many sessions there are on an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The upstream's name.
+    pub upstream: String,
+    /// The endpoint's.
+    pub endpoint: String,
+    /// Those that are being opened included.
+    pub sessions: u32,
+}
+
+/// Why a packet is no message.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// It is not of wsluice.
+    #[error("not a message of wsluice")]
+    Foreign,
+    /// A build whose words are others.
+    #[error("version {0} of the handover, this build has {VERSION}")]
+    Version(u8),
+    /// Descriptors got lost on the way, which happens when no more may be open here.
+    #[error("{announced} descriptors were sent, {came} came (raise the limit of open files)")]
+    Descriptors {
+        /// How many were sent.
+        announced: usize,
+        /// How many came.
+        came: usize,
+    },
+    /// It does not fit.
+    #[error("a message of {0} bytes, at most {BYTES_MAX} are allowed")]
+    TooLong(usize),
+    /// More than go with one packet.
+    #[error("{0} descriptors, at most {DESCRIPTORS_MAX} go with one message")]
+    TooMany(usize),
+    /// Not the JSON that it should be.
+    #[error("the message cannot be read")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The packet of a message that goes with so many descriptors.
+///
+/// # Errors
+/// If it does not fit.
+pub fn encode(message: &Message, descriptors: usize) -> Result<Vec<u8>, MessageError> {
+    let count = u16::try_from(descriptors).ok().filter(|_| descriptors <= DESCRIPTORS_MAX);
+    let [high, low] = count.ok_or(MessageError::TooMany(descriptors))?.to_be_bytes();
+    let mut packet = vec![MARK[0], MARK[1], MARK[2], VERSION, high, low];
+    serde_json::to_writer(&mut packet, message)?;
+    if packet.len() > BYTES_MAX {
+        return Err(MessageError::TooLong(packet.len()));
+    }
+    Ok(packet)
+}
+
+/// The message in a packet that so many descriptors came with.
+///
+/// # Errors
+/// See [`MessageError`].
+pub fn decode(packet: &[u8], descriptors: usize) -> Result<Message, MessageError> {
+    let Some((&[m0, m1, m2, version, high, low], json)) = packet.split_first_chunk::<HEAD_BYTES>() else {
+        return Err(MessageError::Foreign);
+    };
+    if [m0, m1, m2] != MARK {
+        return Err(MessageError::Foreign);
+    }
+    if version != VERSION {
+        return Err(MessageError::Version(version));
+    }
+    if packet.len() > BYTES_MAX {
+        return Err(MessageError::TooLong(packet.len()));
+    }
+    let announced = usize::from(u16::from_be_bytes([high, low]));
+    if announced != descriptors {
+        return Err(MessageError::Descriptors { announced, came: descriptors });
+    }
+    Ok(serde_json::from_slice(json)?)
+}
+
+/// Says how many sessions a process has `now`, and where it has none any more of those that it had `before`, in as many
+/// messages as it takes. Each is true by itself: who misses one has old numbers for some endpoints, not wrong sums.
+pub fn counts(now: &HashMap<Name, u32>, before: &HashMap<Name, u32>) -> Vec<Message> {
+    // The head and what stands around the list are far less than the eighth that is left.
+    const LIST_BYTES: usize = BYTES_MAX / 8 * 7;
+    let gone = before.keys().filter(|name| !now.contains_key(*name)).map(|name| (name, &0));
+    let (mut messages, mut sessions, mut bytes) = (vec![], vec![], 0);
+    for ((upstream, endpoint), count) in now.iter().chain(gone) {
+        let count = Count { upstream: upstream.clone(), endpoint: endpoint.clone(), sessions: *count };
+        let Ok(length) = serde_json::to_vec(&count).map(|json| json.len() + 1) else { continue };
+        if length > LIST_BYTES {
+            continue;
+        }
+        if bytes + length > LIST_BYTES {
+            messages.push(Message::Counts { sessions: std::mem::take(&mut sessions) });
+            bytes = 0;
+        }
+        bytes += length;
+        sessions.push(count);
+    }
+    if !sessions.is_empty() {
+        messages.push(Message::Counts { sessions });
+    }
+    messages
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(json: &str) -> Vec<u8> {
+        [b"wsl\x01\0\0", json.as_bytes()].concat()
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let count = (".*", ".*", any::<u32>());
+        let count = count.prop_map(|(upstream, endpoint, sessions)| Count { upstream, endpoint, sessions });
+        prop_oneof![
+            (".*", (any::<std::net::IpAddr>(), any::<u16>())).prop_map(|(name, addr)| Message::Listener {
+                name,
+                address: Address::Tcp(addr.into()),
+                file: None
+            }),
+            (any::<u32>(), ".*").prop_map(|(pid, version)| Message::Offered { pid, version }),
+            ".*".prop_map(|reason| Message::Refused { reason }),
+            any::<u32>().prop_map(|pid| Message::Predecessor { pid }),
+            prop::collection::vec(count, 0..20).prop_map(|sessions| Message::Counts { sessions }),
+            Just(Message::Ready),
+            Just(Message::Take),
+            Just(Message::Taken { unwanted: vec![Address::Unix("/x".into())] }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(message in message(), descriptors in 0..=DESCRIPTORS_MAX) {
+            let packet = encode(&message, descriptors).unwrap();
+            prop_assert_eq!(decode(&packet, descriptors).unwrap(), message);
+            prop_assert!(decode(&packet, descriptors + 1).is_err());
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_nothing_worse(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(decode(&bytes, 0).is_err());
+            // Behind a head that is right, too; what serde makes of it is its business, so long as it ends.
+            let _ = decode(&[b"wsl\x01\0\0", &bytes[..]].concat(), 0);
+        }
+
+        #[test]
+        fn a_packet_that_was_cut_or_changed_is_not_another_message(
+            message in message(), cut in any::<prop::sample::Index>(), flip in 1..=255u8,
+        ) {
+            let packet = encode(&message, 0).unwrap();
+            let at = cut.index(packet.len());
+            prop_assert!(decode(&packet[..at], 0).is_err());
+            let mut changed = packet.clone();
+            changed[at] ^= flip;
+            // A changed byte may still be a message of the same length, but never one with descriptors or of a version.
+            match decode(&changed, 0) {
+                Ok(_) => prop_assert!(at >= HEAD_BYTES),
+                Err(MessageError::Version(_)) => prop_assert_eq!(at, 3),
+                Err(MessageError::Descriptors { .. }) => prop_assert!(at == 4 || at == 5),
+                Err(_) => {}
+            }
+        }
+
+        #[test]
+        fn counts_in_parts_say_the_same_as_in_one(
+            now in prop::collection::hash_map((0..4u8, 0..10u8), 1..9u32, 0..30),
+            before in prop::collection::hash_map((0..4u8, 0..10u8), 1..9u32, 0..30),
+            width in prop_oneof![Just(1), Just(5000), Just(30_000)],
+        ) {
+            let named = |counts: HashMap<(u8, u8), u32>| -> HashMap<Name, u32> {
+                let name = |(u, e)| (format!("u{u}"), format!("ws://{e}:{}", "x".repeat(width)));
+                counts.into_iter().map(|(key, count)| (name(key), count)).collect()
+            };
+            let (now, before) = (named(now), named(before));
+            let mut known = before.clone();
+            for message in counts(&now, &before) {
+                let packet = encode(&message, 0).unwrap();
+                let Message::Counts { sessions } = decode(&packet, 0).unwrap() else { panic!("counts") };
+                for count in sessions {
+                    known.insert((count.upstream, count.endpoint), count.sessions);
+                }
+            }
+            known.retain(|_, count| *count > 0);
+            prop_assert_eq!(known, now);
+        }
+    }
+
+    #[test]
+    fn later_builds_are_understood_as_far_as_they_go() {
+        let known = decode(&packet(r#"{"kind":"offered","pid":5,"colour":"red"}"#), 0).unwrap();
+        assert_eq!(known, Message::Offered { pid: 5, version: String::new() });
+        let unknown = decode(&packet(r#"{"kind":"session","state":{"x":[1,2]}}"#), 0).unwrap();
+        assert_eq!(unknown, Message::Unknown);
+        assert!(matches!(decode(b"wsl\x02\0\0{}", 0), Err(MessageError::Version(2))));
+        assert!(matches!(decode(b"GET / HTTP/1.1", 0), Err(MessageError::Foreign)));
+        assert!(matches!(
+            decode(&packet(r#"{"kind":"ready"}"#), 1),
+            Err(MessageError::Descriptors { announced: 0, came: 1 })
+        ));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_sent() {
+        let long = Message::Refused { reason: "x".repeat(BYTES_MAX) };
+        assert!(matches!(encode(&long, 0), Err(MessageError::TooLong(_))));
+        assert!(matches!(encode(&Message::Ready, DESCRIPTORS_MAX + 1), Err(MessageError::TooMany(254))));
+    }
+}

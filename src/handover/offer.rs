@@ -1,0 +1,325 @@
+//! The old process: starts the next one, hands over, and tells what it still has.
+//!
+//! Until the new process has said that it accepts, nothing is changed here, so there is nothing to undo: whatever goes
+//! wrong, the new process is killed and this one goes on. Dropping an attempt does the same.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::channel::{Channel, ChannelError};
+use super::message::{DESCRIPTORS_MAX, Message, MessageError, counts};
+use super::metrics::Attempt;
+use super::predecessors::Predecessors;
+use super::steps::{Deadlines, Heard, OldStep};
+use super::{ENVIRONMENT, REPORT_EVERY};
+use crate::net::listener::{Address, Bound, FileId};
+use crate::upstream::live::{Lives, Name};
+
+/// How long a process that has closed its end may take to be over, before it is taken for one that lives without it.
+const EXIT_WAIT: Duration = Duration::from_millis(500);
+
+/// Why the next process has not taken over. It does not live any more, and this one goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// It could not be started.
+    #[error("the new process could not be started")]
+    Start(#[source] io::Error),
+    /// It ended before it was ready; its own log says why.
+    #[error("the new process ended before it was ready{}", how(.0))]
+    NotReady(Option<ExitStatus>),
+    /// It ended between being ready and having taken over.
+    #[error("the new process ended before it had taken over{}", how(.0))]
+    Died(Option<ExitStatus>),
+    /// It took too long.
+    #[error("the new process has not said \"{}\" within {after:?}", step.name())]
+    Timeout {
+        /// What was waited for.
+        step: OldStep,
+        /// How long.
+        after: Duration,
+    },
+    /// It said that it will not.
+    #[error("the new process refused: {0}")]
+    Refused(String),
+    /// It said something that has no place where it was said.
+    #[error("the new process said something else than \"{}\"", .0.name())]
+    OutOfTurn(OldStep),
+    /// It is another kind of wsluice, or none.
+    #[error("the new process cannot be understood")]
+    Unintelligible(#[source] MessageError),
+    /// The line to it failed.
+    #[error("the line to the new process failed")]
+    Line(#[source] io::Error),
+}
+
+fn how(status: &Option<ExitStatus>) -> String {
+    match status {
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!(" (exit code {code})"),
+            (None, Some(signal)) => format!(" (signal {signal})"),
+            (None, None) => String::new(),
+        },
+        None => String::new(),
+    }
+}
+
+impl UpgradeError {
+    /// For the metric.
+    pub fn attempt(&self) -> Attempt {
+        match self {
+            UpgradeError::Start(_) => Attempt::StartFailed,
+            UpgradeError::NotReady(_) => Attempt::NotReady,
+            UpgradeError::Died(_) | UpgradeError::Line(_) => Attempt::Died,
+            UpgradeError::Timeout { .. } => Attempt::Timeout,
+            UpgradeError::Refused(_) | UpgradeError::OutOfTurn(_) | UpgradeError::Unintelligible(_) => Attempt::Refused,
+        }
+    }
+}
+
+/// What the next process is to get.
+#[derive(Debug, Default)]
+pub struct Offer {
+    listeners: Vec<Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    name: String,
+    address: Address,
+    file: Option<FileId>,
+    sockets: Vec<OwnedFd>,
+}
+
+impl Offer {
+    /// Adds a listener with its sockets. They stay open here.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn add(&mut self, name: &str, bound: &Bound) -> io::Result<()> {
+        let sockets = bound.descriptors().map(|socket| socket.try_clone_to_owned()).collect::<io::Result<_>>()?;
+        let (name, address) = (name.to_owned(), bound.address().clone());
+        self.listeners.push(Listener { name, address, file: bound.file(), sockets });
+        Ok(())
+    }
+
+    /// Starts `command` with all that was added, and waits until it is ready. Its standard input is the line to it.
+    /// Dropping the future kills it.
+    ///
+    /// # Errors
+    /// See [`UpgradeError`].
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub async fn start(self, mut command: Command, deadlines: Deadlines) -> Result<Prepared, UpgradeError> {
+        let (channel, end) = Channel::pair().map_err(UpgradeError::Start)?;
+        command.env(ENVIRONMENT, std::process::id().to_string()).stdin(Stdio::from(end.into_descriptor()));
+        let child = command.spawn().map_err(UpgradeError::Start)?;
+        // It keeps the other end open: with it we would never hear that the new process has gone.
+        drop(command);
+        tracing::info!(pid = child.id(), listeners = self.listeners.len(), "starting the next process");
+        self.over(channel, Newborn(Some(child)), deadlines).await
+    }
+
+    /// Hands all that was added over a line that leads to a process.
+    pub(super) async fn over(
+        self,
+        channel: Channel,
+        newborn: Newborn,
+        deadlines: Deadlines,
+    ) -> Result<Prepared, UpgradeError> {
+        let mut prepared = Prepared { newborn, channel, deadlines };
+        prepared.within(OldStep::Ready, async |channel| self.tell(channel).await).await?;
+        Ok(prepared)
+    }
+
+    async fn tell(&self, channel: &mut Channel) -> Result<(), ChannelError> {
+        for Listener { name, address, file, sockets } in &self.listeners {
+            let message = Message::Listener { name: name.clone(), address: address.clone(), file: *file };
+            for sockets in sockets.chunks(DESCRIPTORS_MAX) {
+                let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                channel.send(&message, &sockets).await?;
+            }
+        }
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        channel.send(&Message::Offered { pid: std::process::id(), version }, &[]).await
+    }
+}
+
+/// A new process, which is killed unless it takes over.
+#[derive(Debug)]
+pub(super) struct Newborn(Option<Child>);
+
+impl Newborn {
+    /// No process: the other end is held here.
+    #[cfg(test)]
+    pub(super) fn none() -> Newborn {
+        Newborn(None)
+    }
+
+    /// How it ended, if it has, or does so soon.
+    async fn ended(&mut self) -> Option<ExitStatus> {
+        let child = self.0.as_mut()?;
+        let wait = async {
+            loop {
+                match child.try_wait() {
+                    Ok(None) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Ok(status) => return status,
+                    Err(_) => return None,
+                }
+            }
+        };
+        timeout(EXIT_WAIT, wait).await.ok().flatten()
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        let Some(mut child) = self.0.take() else { return };
+        // By its number, which is nobody else's until we have waited for it. Fails if it has ended.
+        let _ = child.kill();
+        // Waiting takes as long as the kernel needs to take it apart. Without a thread it stays in the table until we end.
+        let _ = std::thread::Builder::new().name("reaper".into()).spawn(move || child.wait());
+    }
+}
+
+/// The next process is ready and waits for the word. Dropping this kills it.
+#[derive(Debug)]
+pub struct Prepared {
+    newborn: Newborn,
+    channel: Channel,
+    deadlines: Deadlines,
+}
+
+impl Prepared {
+    /// The number of the new process.
+    pub fn pid(&self) -> u32 {
+        self.newborn.0.as_ref().map_or(0, Child::id)
+    }
+
+    /// Gives the word, and waits until the new process accepts: after that, stop accepting here, let the files of Unix sockets
+    /// be ([`Bound::leave_file`]), drop `predecessors`, and drain. They must not be polled meanwhile.
+    ///
+    /// # Errors
+    /// See [`UpgradeError`]; then go on as before, with the predecessors too.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub async fn hand_over(mut self, predecessors: &Predecessors, lives: &Lives) -> Result<Reporter, UpgradeError> {
+        let sessions = lives.counts();
+        let say = async |channel: &mut Channel| {
+            for message in counts(&sessions, &HashMap::new()) {
+                channel.send(&message, &[]).await?;
+            }
+            for predecessor in &predecessors.each {
+                channel.send(&Message::Predecessor { pid: predecessor.pid }, &[predecessor.end()]).await?;
+                for message in counts(&predecessor.sessions, &HashMap::new()) {
+                    channel.send(&message, &[]).await?;
+                }
+            }
+            channel.send(&Message::Take, &[]).await
+        };
+        let Message::Taken { unwanted } = self.within(OldStep::Taken, say).await? else {
+            return Err(UpgradeError::OutOfTurn(OldStep::Taken));
+        };
+        let successor = self.pid();
+        // Not ours to kill any more.
+        self.newborn.0 = None;
+        Ok(Reporter { successor, unwanted, channel: self.channel, said: sessions })
+    }
+
+    /// Says something and waits for what ends the step, by its deadline.
+    async fn within(
+        &mut self,
+        step: OldStep,
+        say: impl AsyncFnOnce(&mut Channel) -> Result<(), ChannelError>,
+    ) -> Result<Message, UpgradeError> {
+        let after = step.deadline(self.deadlines);
+        let channel = &mut self.channel;
+        let exchange = async {
+            match say(channel).await {
+                // It may have said why before it went.
+                Ok(()) | Err(ChannelError::Gone) => {}
+                Err(error) => return Err(error),
+            }
+            loop {
+                let (message, _closed) = channel.receive().await?;
+                match step.hear(&message) {
+                    Heard::Done => return Ok(Ok(message)),
+                    Heard::Part | Heard::Nothing => {}
+                    Heard::OutOfTurn => return Ok(Err(UpgradeError::OutOfTurn(step))),
+                    Heard::No => {
+                        let Message::Refused { reason } = message else { continue };
+                        return Ok(Err(UpgradeError::Refused(reason)));
+                    }
+                }
+            }
+        };
+        match timeout(after, exchange).await {
+            Err(_) => Err(UpgradeError::Timeout { step, after }),
+            Ok(Ok(done)) => done,
+            Ok(Err(ChannelError::Message(error))) => Err(UpgradeError::Unintelligible(error)),
+            Ok(Err(ChannelError::Io(error))) => Err(UpgradeError::Line(error)),
+            Ok(Err(ChannelError::Gone)) => {
+                let status = self.newborn.ended().await;
+                Err(match step {
+                    OldStep::Ready => UpgradeError::NotReady(status),
+                    OldStep::Taken => UpgradeError::Died(status),
+                })
+            }
+        }
+    }
+}
+
+/// The old process's word, after it has been taken over from. Dropping it, or the end of the process, says that nothing is
+/// left.
+#[derive(Debug)]
+pub struct Reporter {
+    successor: u32,
+    unwanted: Vec<Address>,
+    channel: Channel,
+    said: HashMap<Name, u32>,
+}
+
+impl Reporter {
+    /// The number of the process that has taken over.
+    pub fn successor(&self) -> u32 {
+        self.successor
+    }
+
+    /// Where the new process does not listen. Take what waits there ([`Acceptor::into_waiting`]) before closing it.
+    ///
+    /// [`Acceptor::into_waiting`]: crate::net::listener::Acceptor::into_waiting
+    pub fn unwanted(&self) -> &[Address] {
+        &self.unwanted
+    }
+
+    /// Tells every second what is left, until nobody hears it any more: the new process has ended, and whoever came after
+    /// it. Waits while nobody listens. Dropping the future ends it.
+    pub async fn run(mut self, lives: &Lives) {
+        loop {
+            if let Err(error) = self.report(lives.counts()).await {
+                tracing::warn!(pid = self.successor, %error, "nobody hears how many sessions are left here");
+                return;
+            }
+            tokio::time::sleep(REPORT_EVERY).await;
+        }
+    }
+
+    /// Tells what is left now. Cancel-safe: what was not said is said the next time.
+    ///
+    /// # Errors
+    /// If nobody hears it.
+    pub async fn report(&mut self, sessions: HashMap<Name, u32>) -> Result<(), ChannelError> {
+        for message in counts(&sessions, &self.said) {
+            self.channel.send(&message, &[]).await?;
+        }
+        self.said = sessions;
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! The processes before this one that still drain: what they have counts as load here, until they end.
+//!
+//! Each says every second what it has, over the line that was used to take over from it. When this process is replaced
+//! itself, the next one gets these ends too, so that no count is lost if the one in the middle ends first. An end that is
+//! closed is a process that has ended.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use futures_util::future::select_all;
+
+use super::channel::{Channel, ChannelError};
+use super::message::{Count, Message};
+use super::metrics::Metrics;
+use super::steps::{Heard, NewStep};
+use crate::upstream::live::{Lives, Name};
+
+/// The most endpoints that are kept for one process; far more than a configuration has.
+const NAMES_MAX: usize = 1 << 16;
+
+/// A process before this one.
+#[derive(Debug)]
+pub(super) struct Predecessor {
+    pub(super) pid: u32,
+    channel: Channel,
+    pub(super) sessions: HashMap<Name, u32>,
+}
+
+impl Predecessor {
+    pub(super) fn new(pid: u32, channel: Channel) -> Predecessor {
+        Predecessor { pid, channel, sessions: HashMap::new() }
+    }
+
+    /// These are the numbers now, for those endpoints.
+    pub(super) fn told(&mut self, counts: Vec<Count>) {
+        for Count { upstream, endpoint, sessions } in counts {
+            let name = (upstream, endpoint);
+            if sessions == 0 {
+                self.sessions.remove(&name);
+            } else if self.sessions.len() < NAMES_MAX || self.sessions.contains_key(&name) {
+                self.sessions.insert(name, sessions);
+            }
+        }
+    }
+
+    pub(super) fn end(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    pub(super) async fn say(&mut self, message: &Message) -> Result<(), ChannelError> {
+        self.channel.send(message, &[]).await
+    }
+
+    /// Waits for the next numbers. Cancel-safe.
+    async fn next(&mut self) -> Result<Vec<Count>, ChannelError> {
+        loop {
+            let (message, _closed) = self.channel.receive().await?;
+            match (NewStep::Counts.hear(&message), message) {
+                (Heard::Part, Message::Counts { sessions }) => return Ok(sessions),
+                (heard, _) => debug_assert!(heard != Heard::Done, "this step does not end"),
+            }
+        }
+    }
+}
+
+/// All of them. Dropping it forgets them.
+#[derive(Debug, Default)]
+pub struct Predecessors {
+    pub(super) each: Vec<Predecessor>,
+    /// What was last shown.
+    shown: HashMap<Name, u32>,
+}
+
+impl Predecessors {
+    pub(super) fn new(each: Vec<Predecessor>) -> Predecessors {
+        Predecessors { each, shown: HashMap::new() }
+    }
+
+    /// How many still drain.
+    pub fn len(&self) -> usize {
+        self.each.len()
+    }
+
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.each.is_empty()
+    }
+
+    /// Their process numbers, the one before this last.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.each.iter().map(|predecessor| predecessor.pid)
+    }
+
+    /// What all of them have.
+    pub fn total(&self) -> HashMap<Name, u32> {
+        let mut total = HashMap::new();
+        for (name, sessions) in self.each.iter().flat_map(|predecessor| &predecessor.sessions) {
+            let sum: &mut u32 = total.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*sessions);
+        }
+        total
+    }
+
+    /// Keeps `lives` and `metrics` true, from now on and for as long as it is polled. Cancel-safe: what was heard is told.
+    pub async fn follow(&mut self, lives: &Lives, metrics: &Metrics) {
+        loop {
+            self.show(lives, metrics);
+            self.next().await;
+        }
+    }
+
+    /// Tells what is known.
+    pub fn show(&mut self, lives: &Lives, metrics: &Metrics) {
+        let total = self.total();
+        metrics.predecessors(self.len(), &total, &self.shown);
+        lives.set_elsewhere(total.clone());
+        self.shown = total;
+    }
+
+    /// Waits until one of them says something or ends; for ever, if there is none. Cancel-safe.
+    async fn next(&mut self) {
+        if self.each.is_empty() {
+            return pending().await;
+        }
+        let next = self.each.iter_mut().map(|predecessor| Box::pin(predecessor.next()));
+        let (heard, index, _) = select_all(next).await;
+        match heard {
+            Ok(sessions) => self.each[index].told(sessions),
+            Err(error) => {
+                let pid = self.each.remove(index).pid;
+                match error {
+                    ChannelError::Gone => tracing::info!(pid, "the process before this one has ended"),
+                    error => tracing::warn!(pid, %error, "the process before this one can not be understood any more"),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::telemetry::exposition::encode;
+    use crate::upstream;
+
+    fn count(endpoint: &str, sessions: u32) -> Count {
+        Count { upstream: "chat".to_owned(), endpoint: endpoint.to_owned(), sessions }
+    }
+
+    #[test]
+    fn numbers_are_kept_until_others_come() {
+        let mut one = Predecessor::new(1, Channel::pair().unwrap().0);
+        one.told(vec![count("a", 3), count("b", 4)]);
+        one.told(vec![count("b", 0), count("c", 1)]);
+        let mut other = Predecessor::new(2, Channel::pair().unwrap().0);
+        other.told(vec![count("a", u32::MAX - 1), count("never", 0)]);
+        let name = |endpoint: &str| ("chat".to_owned(), endpoint.to_owned());
+        let both = Predecessors::new(vec![one, other]);
+        assert_eq!(both.total(), HashMap::from([(name("a"), u32::MAX), (name("c"), 1)]));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_they_have_is_load_here_until_they_end() {
+        let (registry, lives) = (Registry::new(), Lives::default());
+        let metrics = Metrics::register(&registry).unwrap();
+        let families = upstream::metrics::Metrics::register(&registry).unwrap();
+        let live = lives.of("chat", "a", || families.endpoint("chat", "a", &[]));
+        let ((mut first, end), (mut second, other_end)) = (Channel::pair().unwrap(), Channel::pair().unwrap());
+        let mut both = Predecessors::new(vec![Predecessor::new(1, end), Predecessor::new(2, other_end)]);
+        let says = |sessions| Message::Counts { sessions: vec![count("a", sessions)] };
+        first.send(&says(5), &[]).await.unwrap();
+        second.send(&Message::Unknown, &[]).await.unwrap();
+        second.send(&says(2), &[]).await.unwrap();
+        let shown = |text: &str| encode(&registry).unwrap().contains(text);
+
+        let sees = async |both: &mut Predecessors, load: u32| {
+            let deadline = std::time::Duration::from_secs(5);
+            let look = async {
+                while live.load() != load {
+                    both.next().await;
+                    both.show(&lives, &metrics);
+                }
+            };
+            tokio::time::timeout(deadline, look).await.unwrap();
+        };
+        sees(&mut both, 7).await;
+        assert!(shown("wsluice_predecessors 2"));
+        assert!(shown(r#"wsluice_predecessor_sessions{endpoint="a",upstream="chat"} 7"#));
+        drop(first);
+        sees(&mut both, 2).await;
+        assert_eq!(both.pids().collect::<Vec<_>>(), [2]);
+        // One that says what cannot be understood is forgotten too.
+        let raw = second.into_descriptor();
+        rustix::net::send(&raw, b"nonsense", rustix::net::SendFlags::empty()).unwrap();
+        sees(&mut both, 0).await;
+        assert!(both.is_empty() && shown("wsluice_predecessors 0"));
+        assert!(!shown("wsluice_predecessor_sessions{"));
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), both.follow(&lives, &metrics));
+        assert!(waiting.await.is_err(), "without anybody it waits, and does not spin");
+    }
+}

@@ -1,0 +1,169 @@
+//! Who says what when: the two sides as steps, each with what may be heard in it. Without IO and clocks.
+//!
+//! ```text
+//! old                                   new
+//! Listener …, Offered  ──────────────▶  builds everything, accepts nothing
+//!                      ◀──────────────  Ready (or Refused)
+//! Counts …, Predecessor, Counts …, …, Take ▶ accepts
+//!                      ◀──────────────  Taken
+//! stops accepting, drains
+//! Counts …             ──────────────▶  counts them as load
+//! ends                                  forgets them
+//! ```
+
+use std::time::Duration;
+
+use super::message::Message;
+
+/// How long a step may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// From the start of the new process until it is ready; its listeners, certificates and the first look-up of names are
+    /// in it.
+    pub ready: Duration,
+    /// From the word to take over until it is done, which is no more than to let threads go.
+    pub taken: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines { ready: Duration::from_secs(30), taken: Duration::from_secs(5) }
+    }
+}
+
+/// What the old process waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldStep {
+    /// The new one has been given everything and builds.
+    Ready,
+    /// The new one has been told to take over.
+    Taken,
+}
+
+/// What the new process waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewStep {
+    /// The old one says what there is.
+    Offer,
+    /// It is ready.
+    Take,
+    /// It has taken over, and hears what the old one still has.
+    Counts,
+}
+
+/// What a message means where it is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The step is over.
+    Done,
+    /// It belongs to this step, which goes on.
+    Part,
+    /// A later build knows what it means; the step goes on.
+    Nothing,
+    /// The other one will not.
+    No,
+    /// It has no place here: the other one does not keep to the order.
+    OutOfTurn,
+}
+
+impl OldStep {
+    /// What a message means now.
+    pub fn hear(self, message: &Message) -> Heard {
+        match (self, message) {
+            (OldStep::Ready, Message::Ready) | (OldStep::Taken, Message::Taken { .. }) => Heard::Done,
+            (_, Message::Refused { .. }) => Heard::No,
+            (_, Message::Unknown) => Heard::Nothing,
+            _ => Heard::OutOfTurn,
+        }
+    }
+
+    /// How long it may take.
+    pub fn deadline(self, deadlines: Deadlines) -> Duration {
+        match self {
+            OldStep::Ready => deadlines.ready,
+            OldStep::Taken => deadlines.taken,
+        }
+    }
+
+    /// For messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OldStep::Ready => "ready",
+            OldStep::Taken => "taken",
+        }
+    }
+}
+
+impl NewStep {
+    /// What a message means now.
+    pub fn hear(self, message: &Message) -> Heard {
+        match (self, message) {
+            (NewStep::Offer, Message::Offered { .. }) | (NewStep::Take, Message::Take) => Heard::Done,
+            (NewStep::Offer, Message::Listener { .. })
+            | (NewStep::Take, Message::Predecessor { .. } | Message::Counts { .. })
+            | (NewStep::Counts, Message::Counts { .. }) => Heard::Part,
+            (_, Message::Unknown) => Heard::Nothing,
+            _ => Heard::OutOfTurn,
+        }
+    }
+
+    /// How long it may take; `None` for as long as the old process lives.
+    pub fn deadline(self, deadlines: Deadlines) -> Option<Duration> {
+        match self {
+            NewStep::Offer => Some(deadlines.taken),
+            NewStep::Take => Some(deadlines.ready),
+            NewStep::Counts => None,
+        }
+    }
+
+    /// For messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NewStep::Offer => "offer",
+            NewStep::Take => "take",
+            NewStep::Counts => "counts",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::listener::Address;
+
+    fn all() -> Vec<Message> {
+        let address = Address::Unix("/x".into());
+        vec![
+            Message::Listener { name: "x".into(), address, file: None },
+            Message::Offered { pid: 1, version: String::new() },
+            Message::Ready,
+            Message::Refused { reason: "no".into() },
+            Message::Predecessor { pid: 1 },
+            Message::Counts { sessions: vec![] },
+            Message::Take,
+            Message::Taken { unwanted: vec![] },
+            Message::Unknown,
+        ]
+    }
+
+    #[test]
+    fn each_message_has_its_place() {
+        use Heard::{Done, No, Nothing, OutOfTurn as Out, Part};
+        let old = |step: OldStep| all().iter().map(|message| step.hear(message)).collect::<Vec<_>>();
+        let new = |step: NewStep| all().iter().map(|message| step.hear(message)).collect::<Vec<_>>();
+        assert_eq!(old(OldStep::Ready), [Out, Out, Done, No, Out, Out, Out, Out, Nothing]);
+        assert_eq!(old(OldStep::Taken), [Out, Out, Out, No, Out, Out, Out, Done, Nothing]);
+        assert_eq!(new(NewStep::Offer), [Part, Done, Out, Out, Out, Out, Out, Out, Nothing]);
+        assert_eq!(new(NewStep::Take), [Out, Out, Out, Out, Part, Part, Done, Out, Nothing]);
+        assert_eq!(new(NewStep::Counts), [Out, Out, Out, Out, Out, Part, Out, Out, Nothing]);
+    }
+
+    #[test]
+    fn every_step_but_the_last_ends() {
+        let deadlines = Deadlines::default();
+        assert_eq!(OldStep::Ready.deadline(deadlines), Duration::from_secs(30));
+        assert_eq!(OldStep::Taken.deadline(deadlines), Duration::from_secs(5));
+        assert!(NewStep::Offer.deadline(deadlines).is_some() && NewStep::Take.deadline(deadlines).is_some());
+        assert_eq!(NewStep::Counts.deadline(deadlines), None);
+    }
+}

@@ -1,0 +1,332 @@
+//! Both sides in one process: what is handed over, what is left as it was when it fails, and that nothing leaks. With two
+//! processes: `tests/it/handover.rs`.
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use std::future::pending;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+
+use super::channel::Channel;
+use super::message::Message;
+use super::offer::Newborn;
+use super::steps::OldStep;
+use super::*;
+use crate::net::listener::{Address, Bound, adopt, bind};
+use crate::upstream;
+use crate::upstream::live::{Lives, Seat};
+
+/// For steps that are not to be done in time; the others get the usual time.
+const SHORT: Duration = Duration::from_millis(100);
+
+fn loopback() -> Bound {
+    bind(&"127.0.0.1:0".parse().unwrap(), 2).unwrap()
+}
+
+/// What a process knows: its sessions, and what it shows.
+struct Process {
+    lives: Lives,
+    metrics: Metrics,
+    families: upstream::metrics::Metrics,
+}
+
+impl Process {
+    fn new() -> Process {
+        let registry = Registry::new();
+        let (metrics, families) = (Metrics::register(&registry), upstream::metrics::Metrics::register(&registry));
+        Process { lives: Lives::default(), metrics: metrics.unwrap(), families: families.unwrap() }
+    }
+
+    fn live(&self, endpoint: &str) -> Arc<upstream::live::Live> {
+        self.lives.of("chat", endpoint, || self.families.endpoint("chat", endpoint, &[]))
+    }
+
+    fn session(&self, endpoint: &str) -> Seat {
+        self.live(endpoint).enter(u32::MAX).unwrap()
+    }
+
+    /// Listens to those before until the load is what it should be.
+    async fn sees(&self, before: &mut Predecessors, endpoint: &str, load: u32) {
+        let live = self.live(endpoint);
+        let look = async {
+            while live.load() != load {
+                let step = Duration::from_millis(5);
+                let _ = tokio::time::timeout(step, before.follow(&self.lives, &self.metrics)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), look).await.unwrap();
+    }
+}
+
+/// Both sides in this process: the old one's and the new one's, which takes the listener `wanted`.
+async fn hand_over(
+    offer: Offer,
+    old: &Process,
+    before: &Predecessors,
+    new: &Process,
+    wanted: &[&Address],
+) -> (Reporter, Predecessors, Vec<Bound>) {
+    let (channel, end) = Channel::pair().unwrap();
+    let deadlines = Deadlines::default();
+    let ours = async {
+        let prepared = offer.over(channel, Newborn::none(), deadlines).await.unwrap();
+        prepared.hand_over(before, &old.lives).await.unwrap()
+    };
+    let theirs = async {
+        let (heir, mut inheritance) = Successor::new(end, deadlines).inventory().await.unwrap();
+        let adopted = wanted.iter().map(|wanted| {
+            let (address, inherited) = inheritance.take("any", wanted).unwrap();
+            adopt(&address, inherited, 2).unwrap()
+        });
+        let mut adopted: Vec<Bound> = adopted.collect();
+        let mut promoted = heir.ready().await.unwrap();
+        promoted.predecessors().show(&new.lives, &new.metrics);
+        adopted.iter_mut().for_each(|bound| bound.take_charge().unwrap());
+        (promoted.taken(inheritance).await, adopted)
+    };
+    let (reporter, (before, adopted)) = tokio::join!(ours, theirs);
+    (reporter, before, adopted)
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.sock");
+    let removed = loopback();
+    let (tcp, mut unix) = (loopback(), bind(&Address::Unix(path.clone()), 2).unwrap());
+    let mut offer = Offer::default();
+    offer.add("plain", &tcp).unwrap();
+    offer.add("unix", &unix).unwrap();
+    offer.add("removed", &removed).unwrap();
+    let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(tcp.address().tcp().unwrap()).unwrap()).collect();
+    let (old, new) = (Process::new(), Process::new());
+    let seats = [old.session("a"), old.session("a"), old.session("b")];
+    let wanted = [tcp.address(), unix.address()];
+    let (mut reporter, mut before, adopted) = hand_over(offer, &old, &Predecessors::default(), &new, &wanted).await;
+    assert_eq!(new.live("a").load(), 2, "known before the first connection");
+    assert_eq!(reporter.unwanted(), [removed.address().clone()]);
+    unix.leave_file();
+    drop((tcp, unix));
+    let waiting = (0..2).flat_map(|worker| adopted[0].for_worker(worker).unwrap().into_waiting());
+    assert_eq!(waiting.count(), clients.len());
+    UnixStream::connect(&path).unwrap();
+    drop(adopted);
+    assert!(!path.exists());
+
+    let [first, ..] = seats;
+    drop(first);
+    reporter.report(old.lives.counts()).await.unwrap();
+    new.sees(&mut before, "a", 1).await;
+    // The old one opens what it had let in before, on an endpoint that the new one hears of for the first time.
+    let _late = old.session("late");
+    reporter.report(old.lives.counts()).await.unwrap();
+    new.sees(&mut before, "late", 1).await;
+    drop(reporter);
+    new.sees(&mut before, "a", 0).await;
+    assert!(before.is_empty());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn more_sockets_than_go_with_one_message_arrive_as_one_listener() {
+    let bound = bind(&"127.0.0.1:0".parse().unwrap(), 300).unwrap();
+    let mut offer = Offer::default();
+    offer.add("wide", &bound).unwrap();
+    let (old, new) = (Process::new(), Process::new());
+    let (reporter, _, adopted) = hand_over(offer, &old, &Predecessors::default(), &new, &[bound.address()]).await;
+    assert_eq!((reporter.unwanted().len(), adopted[0].descriptors().len()), (0, 300));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn through_twenty_upgrades_no_count_is_lost_whoever_ends_first() {
+    let mut now = Process::new();
+    let mut before = Predecessors::default();
+    let mut old = vec![];
+    for generation in 0..20 {
+        let seat = now.session("a");
+        let next = Process::new();
+        let (reporter, heard, _) = hand_over(Offer::default(), &now, &before, &next, &[]).await;
+        // The ends that the one in the middle had are closed with it; the new one has its own.
+        before = heard;
+        old.push((std::mem::replace(&mut now, next), reporter, seat));
+        assert_eq!((before.len(), now.live("a").load()), (generation + 1, generation as u32 + 1));
+    }
+    // From the middle, from the first, from the last: each is heard by the one that is left.
+    for index in [10, 0, 17] {
+        let (process, mut reporter, seat) = old.remove(index);
+        let _second = process.session("a");
+        reporter.report(process.lives.counts()).await.unwrap();
+        let all = old.len() as u32 + 2;
+        now.sees(&mut before, "a", all).await;
+        drop((reporter, seat));
+        now.sees(&mut before, "a", all - 2).await;
+    }
+    assert_eq!(before.len(), 17);
+    drop(old);
+    now.sees(&mut before, "a", 0).await;
+    assert!(before.is_empty());
+}
+
+/// A socket in an offer, and the other end, which sees when the last copy of it is closed.
+fn watched_offer() -> (Offer, Bound, Address) {
+    let bound = loopback();
+    let mut offer = Offer::default();
+    offer.add("plain", &bound).unwrap();
+    let address = bound.address().clone();
+    (offer, bound, address)
+}
+
+/// How an attempt ends when the other side does this.
+async fn fails(deadlines: Deadlines, theirs: impl AsyncFnOnce(Channel)) -> UpgradeError {
+    let (offer, bound, address) = watched_offer();
+    let (old, before) = (Process::new(), Predecessors::default());
+    let (channel, end) = Channel::pair().unwrap();
+    let ours = async {
+        let prepared = offer.over(channel, Newborn::none(), deadlines).await?;
+        prepared.hand_over(&before, &old.lives).await
+    };
+    let theirs = async {
+        theirs(end).await;
+        pending::<()>().await
+    };
+    let ended = tokio::select! { ended = ours => ended.unwrap_err(), () = theirs => unreachable!() };
+    // As if nothing had happened.
+    TcpStream::connect(address.tcp().unwrap()).unwrap();
+    let waiting = (0..2).flat_map(|worker| bound.for_worker(worker).unwrap().into_waiting());
+    assert_eq!(waiting.count(), 1);
+    drop(bound);
+    // A child that another test starts just now has a copy until its exec.
+    let is_refused = || match TcpStream::connect(address.tcp().unwrap()) {
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        Ok(_) => {
+            std::thread::sleep(Duration::from_millis(5));
+            false
+        }
+    };
+    assert!((0..1000).any(|_| is_refused()), "a copy is open somewhere");
+    ended
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn whatever_the_new_one_does_the_old_one_has_all_it_had() {
+    let long = Deadlines::default();
+    let inventory = async |end| Successor::new(end, Deadlines::default()).inventory().await.unwrap();
+    let endings = [
+        fails(long, async |end| drop(end)).await,
+        fails(long, async |end| drop(inventory(end).await)).await,
+        fails(long, async |end| inventory(end).await.0.refuse("the certificate is bad").await).await,
+        fails(Deadlines { ready: SHORT, ..long }, async |end| {
+            let _held = inventory(end).await;
+            pending().await
+        })
+        .await,
+        fails(long, async |end| drop(inventory(end).await.0.ready().await.unwrap())).await,
+        fails(Deadlines { taken: SHORT, ..long }, async |end| {
+            let _held = inventory(end).await.0.ready().await.unwrap();
+            pending().await
+        })
+        .await,
+        fails(long, async |mut end| {
+            end.send(&Message::Taken { unwanted: vec![] }, &[]).await.unwrap();
+            pending().await
+        })
+        .await,
+        fails(long, async |end| {
+            let sent = rustix::net::send(&end, b"wsl\x09\0\0{}", rustix::net::SendFlags::empty());
+            assert_eq!(sent.unwrap(), 8);
+        })
+        .await,
+    ];
+    let labels = endings.each_ref().map(|error| error.attempt().label());
+    let expected = ["not_ready", "not_ready", "refused", "timeout", "died", "timeout", "refused", "refused"];
+    assert_eq!(labels, expected, "{endings:?}");
+    assert!(endings[2].to_string().contains("the certificate is bad"));
+    let steps = [&endings[3], &endings[5]].map(|error| match error {
+        UpgradeError::Timeout { step, after } => (*step, *after),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(steps, [(OldStep::Ready, SHORT), (OldStep::Taken, SHORT)]);
+    assert!(matches!(&endings[7], UpgradeError::Unintelligible(message::MessageError::Version(9))));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
+    let (first, second, third) = (Process::new(), Process::new(), Process::new());
+    let seat = first.session("a");
+    let (mut reporter, mut before, _) =
+        hand_over(Offer::default(), &first, &Predecessors::default(), &second, &[]).await;
+    let (channel, end) = Channel::pair().unwrap();
+    let ours = async {
+        let prepared = Offer::default().over(channel, Newborn::none(), Deadlines::default()).await.unwrap();
+        prepared.hand_over(&before, &second.lives).await
+    };
+    let theirs = async {
+        let (heir, _) = Successor::new(end, Deadlines::default()).inventory().await.unwrap();
+        drop(heir.ready().await.unwrap());
+    };
+    let (failed, ()) = tokio::join!(ours, theirs);
+    assert_eq!(failed.unwrap_err().attempt(), Attempt::Died);
+    let more = first.session("a");
+    reporter.report(first.lives.counts()).await.unwrap();
+    second.sees(&mut before, "a", 2).await;
+    // And the next attempt takes them along.
+    let (_second, mut before, _) = hand_over(Offer::default(), &second, &before, &third, &[]).await;
+    assert_eq!(third.live("a").load(), 2);
+    drop((seat, more));
+    reporter.report(first.lives.counts()).await.unwrap();
+    third.sees(&mut before, "a", 0).await;
+    assert_eq!(before.len(), 2);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_new_one_ends_when_the_old_one_does_not_keep_to_the_order() {
+    let error = async |theirs: &dyn Fn(OwnedFd), ready: bool| {
+        let (channel, end) = Channel::pair().unwrap();
+        theirs(channel.into_descriptor());
+        match Successor::new(end, Deadlines { ready: SHORT, taken: SHORT }).inventory().await {
+            Err(error) => error,
+            Ok((heir, _)) if ready => heir.ready().await.unwrap_err(),
+            Ok(_) => panic!("there is no inventory"),
+        }
+    };
+    let say = |end: &OwnedFd, messages: &[Message]| {
+        for message in messages {
+            let packet = message::encode(message, 0).unwrap();
+            rustix::net::send(end, &packet, rustix::net::SendFlags::empty()).unwrap();
+        }
+    };
+    let offered = Message::Offered { pid: 1, version: String::new() };
+    let gone = error(&|_end| {}, false).await;
+    assert!(matches!(gone, SuccessionError::Gone(steps::NewStep::Offer)), "{gone:?}");
+    let early = error(&|end| say(&end, &[Message::Take]), false).await;
+    assert!(matches!(early, SuccessionError::OutOfTurn(steps::NewStep::Offer)), "{early:?}");
+    let held = std::cell::RefCell::new(vec![]);
+    let hangs = |messages: &[Message], end: OwnedFd| {
+        say(&end, messages);
+        held.borrow_mut().push(end);
+    };
+    let late = error(&|end| hangs(&[], end), false).await;
+    assert!(matches!(late, SuccessionError::Timeout(steps::NewStep::Offer)), "{late:?}");
+    let late = error(&|end| hangs(std::slice::from_ref(&offered), end), true).await;
+    assert!(matches!(late, SuccessionError::Timeout(steps::NewStep::Take)), "{late:?}");
+    let twice = error(&|end| hangs(&[offered.clone(), offered.clone()], end), true).await;
+    assert!(matches!(twice, SuccessionError::OutOfTurn(steps::NewStep::Take)), "{twice:?}");
+}
+
+#[test]
+fn the_results_of_upgrades_are_a_closed_set_that_is_shown_from_the_start() {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
+    metrics.attempted(Attempt::Timeout);
+    metrics.inherited(3);
+    let text = crate::telemetry::exposition::encode(&registry).unwrap();
+    for attempt in Attempt::ALL {
+        let count = u8::from(attempt == Attempt::Timeout);
+        let line = format!("wsluice_upgrades_total{{result=\"{}\"}} {count}", attempt.label());
+        assert!(text.contains(&line), "{line}");
+    }
+    assert!(text.contains("wsluice_inherited_listeners 3"));
+}
