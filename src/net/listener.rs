@@ -321,9 +321,9 @@ impl Bound {
         Ok(Acceptor::new(listeners.collect::<io::Result<_>>()?))
     }
 
-    /// From now on it is ours alone: sockets that were opened besides the inherited ones take connections too, and the file
-    /// of a Unix socket that was left to us is removed at the end. Does nothing a second time, or for what was not
-    /// inherited.
+    /// From now on it is ours alone: sockets that were opened besides the inherited ones, or by [`bind_beside`], take
+    /// connections too, and the file of a Unix socket that was left to us is removed at the end. Does nothing a second time,
+    /// or for what [`bind`] has opened.
     ///
     /// # Errors
     /// If the system does not let a socket listen.
