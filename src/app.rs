@@ -23,6 +23,7 @@ use crate::admin::process::Process;
 use crate::admin::{self, AdminState};
 use crate::config::{ConfigErrors, Loaded, Workers};
 use crate::control::compile::{Families, LogOutput, Surroundings};
+use crate::control::leaving;
 use crate::control::{Control, Door, Handle, Loader, Order, Refused, Started};
 use crate::drain::Drain;
 use crate::net::listener::{Address, BindError};
@@ -122,6 +123,7 @@ impl App {
             orders.push(threads.spawn_worker(index, Arc::clone(&sessions))?);
         }
         let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, around, orders)?;
+        leaving::register(&registry, Arc::clone(&sessions), handle.watch_drains())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }

@@ -28,6 +28,10 @@ use crate::moment::Moment;
 use crate::worker::{self, Local};
 use crate::ws::tunnel::{QUIET_WAIT, Stopping};
 
+/// How many sessions are looked at with a worker's slab locked: some ten microseconds, in which that worker could not
+/// accept.
+const AT_ONCE: usize = 1024;
+
 /// All work of the process that is waited for at the end.
 #[derive(Debug)]
 pub struct Drain<M> {
@@ -49,6 +53,8 @@ struct Working<M> {
     notices: Slab<Notice<M>>,
     /// How many of them are sessions.
     sessions: usize,
+    /// How many of them say when to stop.
+    told: usize,
     /// The generation of the next to enter.
     generation: u32,
 }
@@ -145,7 +151,9 @@ impl<M> Drain<M> {
     /// Nobody works yet; the guards will be held by the tasks of so many workers.
     pub fn new(workers: usize) -> Arc<Drain<M>> {
         Arc::new(Drain {
-            working: Local::new(workers, || Mutex::new(Working { notices: Slab::new(), sessions: 0, generation: 0 })),
+            working: Local::new(workers, || {
+                Mutex::new(Working { notices: Slab::new(), sessions: 0, told: 0, generation: 0 })
+            }),
             active: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
             by: AtomicU64::new(0),
@@ -171,6 +179,7 @@ impl<M> Drain<M> {
         };
         let generation = working.generation;
         working.generation = generation.wrapping_add(1);
+        working.told += usize::from(stop.is_some());
         let notice = Notice { generation, listener, stop, waker: None, member: None, told: Told::default() };
         let key = working.notices.insert(notice);
         drop(working);
@@ -250,7 +259,7 @@ impl<M> Drain<M> {
         let (count, slot) = (places.len(), paced.as_secs_f64() / places.len().max(1) as f64);
         let slots = places.into_iter().enumerate();
         let slots = slots.map(|(i, place)| (place, now + Duration::from_secs_f64(slot * (i as f64 + random()))));
-        self.tell(slots, Some(end), why);
+        self.tell(slots, Some(now + span), why);
         count
     }
 
@@ -266,6 +275,32 @@ impl<M> Drain<M> {
             }
         }
         self.wake(wakers);
+    }
+
+    /// Whether anybody who is still there has been told to stop.
+    pub fn is_anybody_told(&self) -> bool {
+        self.working.iter().any(|working| lock(working).told > 0)
+    }
+
+    /// Looks at each session, and at what it was told. Those that come or go meanwhile may be missed; who waits for a lock
+    /// waits for [`AT_ONCE`] of them at most.
+    pub fn survey(&self, mut look: impl FnMut(&M, Option<&Stop>)) {
+        for working in self.working.iter() {
+            let mut next = 0;
+            loop {
+                let working = lock(working);
+                let end = working.notices.capacity().min(next + AT_ONCE);
+                for notice in (next..end).filter_map(|key| working.notices.get(key)) {
+                    if let Some(member) = &notice.member {
+                        look(member, notice.stop.as_ref());
+                    }
+                }
+                if end == working.notices.capacity() {
+                    break;
+                }
+                next = end;
+            }
+        }
     }
 
     /// Looks at each session that has not been told to stop.
@@ -295,12 +330,14 @@ impl<M> Drain<M> {
     pub fn relent(&self, is_over: impl Fn(&M, &Stopping) -> bool, now: Moment) {
         let mut wakers = vec![];
         for working in self.working.iter() {
-            for (_, notice) in &mut lock(working).notices {
+            let Working { notices, told, .. } = &mut *lock(working);
+            for (_, notice) in notices {
                 let is_over = |stop: &Stop| {
                     stop.at > now && notice.member.as_ref().is_some_and(|member| is_over(member, &stop.why))
                 };
                 if notice.stop.as_ref().is_some_and(is_over) {
                     notice.stop = None;
+                    *told -= 1;
                     wakers.extend(notice.waker.take());
                 }
             }
@@ -380,11 +417,12 @@ impl<M> Drain<M> {
         let (mut count, mut wakers) = (0, vec![]);
         for (place, at) in places {
             let Some(working) = self.working.at(place.slab as usize) else { continue };
-            let mut working = lock(working);
-            let Some(notice) = working.notices.get_mut(place.key as usize) else { continue };
+            let Working { notices, told, .. } = &mut *lock(working);
+            let Some(notice) = notices.get_mut(place.key as usize) else { continue };
             if notice.generation != place.generation || notice.stop.as_ref().is_some_and(|told| told.at <= at) {
                 continue;
             }
+            *told += usize::from(notice.stop.is_none());
             notice.stop = Some(Stop { at, by, why: why.clone() });
             wakers.extend(notice.waker.take());
             count += 1;
@@ -506,6 +544,7 @@ impl<M> Drop for Guard<M> {
             let mut working = lock(working);
             let notice = working.notices.try_remove(self.key as usize)?;
             working.sessions -= usize::from(notice.member.is_some());
+            working.told -= usize::from(notice.stop.is_some());
             Some(notice)
         });
         // Its waker and what it was a member of are dropped without the lock.
@@ -702,6 +741,41 @@ mod tests {
         guards[0].join((), at(0));
         drain.stop_requests(1, at(5), &Stopping::Drain);
         assert_eq!(guards.each_ref().map(Guard::noticed), [None, Some(at(5)), None]);
+    }
+
+    #[test]
+    fn a_survey_sees_every_session_once_and_what_it_was_told() {
+        let drain = Drain::new(1);
+        let mut guards: Vec<_> = (0..2 * AT_ONCE + 10).map(|_| drain.enter(1)).collect();
+        let survey = || {
+            let (mut seen, mut told) = (vec![], 0);
+            drain.survey(|member: &usize, stop| {
+                seen.push(*member);
+                told += usize::from(stop.is_some());
+            });
+            (seen, told)
+        };
+        assert_eq!((survey(), drain.is_anybody_told()), ((vec![], 0), false), "none is a session yet");
+        guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
+        guards.swap_remove(5);
+        let (seen, told) = survey();
+        assert_eq!((seen, told), ((0..2 * AT_ONCE + 10).filter(|i| *i != 5).collect(), 0));
+        let spread = |seconds, why| drain.spread(|_, i| i % 2 == 0, at(seconds), Duration::ZERO, || 0.0, &why);
+        let even = spread(50, Stopping::RouteDrain);
+        spread(40, Stopping::Reload);
+        assert_eq!((survey().1, drain.is_anybody_told()), (even, true));
+        drain.relent(|_, why| *why == Stopping::RouteDrain, at(0));
+        assert_eq!(survey().1, even, "the earlier moment holds");
+        guards.retain(|guard| guard.noticed().is_none());
+        assert_eq!((survey().1, drain.is_anybody_told()), (0, false));
+        spread(50, Stopping::Reload);
+        drain.begin(at(1), Duration::ZERO, || 0.0);
+        let late = drain.enter(1);
+        assert!(drain.is_anybody_told());
+        drop(guards);
+        assert!(drain.is_anybody_told());
+        drop(late);
+        assert!(!drain.is_anybody_told());
     }
 
     #[test]

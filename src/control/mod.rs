@@ -10,6 +10,7 @@ pub mod checks;
 pub mod compile;
 mod digest;
 mod drains;
+pub mod leaving;
 pub mod metrics;
 mod openings;
 pub mod shed;
@@ -237,6 +238,11 @@ impl Handle {
         self.in_force.load_full()
     }
 
+    /// What is being drained, now and later.
+    pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainStatus>> {
+        self.drains.clone()
+    }
+
     /// What is being drained.
     pub fn drains(&self) -> Vec<DrainStatus> {
         self.drains.borrow().clone()
@@ -302,7 +308,7 @@ impl Control {
     ) -> Result<(Control, Started), Refused> {
         let mut compiled = compile(&loaded, &around, None)?;
         let mut openings = Openings::new(workers);
-        let bound = openings.bind(&compiled)?;
+        let bound = openings.bind(&compiled, None)?;
         let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
@@ -438,8 +444,10 @@ impl Control {
             commit(&self.around, &mut compiled);
             return Ok(changes);
         }
-        let bound = self.openings.bind(&compiled)?;
-        let admin = self.openings.bind_admin(&loaded.file, &compiled, self.door.borrow().as_ref())?;
+        let door = self.door.borrow().clone();
+        // First: of what listens beside another, nothing may be closed again.
+        let admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
+        let bound = self.openings.bind(&compiled, door.as_ref())?;
         // From here on nothing fails.
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
