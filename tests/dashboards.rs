@@ -15,7 +15,7 @@ use wsluice::session::metrics::{Ending, Initiator};
 use wsluice::telemetry::sink::LogSink;
 use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ServerFiles, Servers};
 use wsluice::tls::server::MinVersion;
-use wsluice::{control, discovery, probe, proxy, server, session, telemetry, tls, upstream};
+use wsluice::{control, discovery, handover, probe, proxy, server, session, telemetry, tls, upstream};
 
 /// Labels that Prometheus adds.
 const SCRAPED: [&str; 3] = ["job", "instance", "le"];
@@ -26,6 +26,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     telemetry::process::register(&registry, &LogSink::new(std::io::sink()).unwrap()).unwrap();
     Readiness::new().register(&registry).unwrap();
     control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
+    handover::Metrics::register(&registry).unwrap();
     let listeners = server::metrics::Metrics::register(&registry).unwrap();
     let _listener = listeners.listener("public", server::metrics::Security::Tls);
     let certificates = Certificates::new(tls::metrics::Metrics::register(&registry).unwrap());

@@ -1,6 +1,7 @@
 //! Listeners that are open: their sockets, and the workers that accept on them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -8,9 +9,13 @@ use tokio::sync::mpsc;
 use super::compile::{Compiled, CompiledListener, address};
 use super::{Door, Refused};
 use crate::config::File;
-use crate::net::listener::{Address, Bound, bind};
+use crate::handover::Offer;
+use crate::net::listener::{Address, BindError, Bound, Inheritance, adopt, bind};
 use crate::server::Listener;
 use crate::server::accepting::Order;
+
+/// The admin listener's name, in errors and where its sockets are handed on.
+const ADMIN: &str = "admin";
 
 /// All of them.
 #[derive(Debug)]
@@ -23,6 +28,10 @@ pub struct Openings {
     next: u64,
     /// None are opened any more.
     is_over: bool,
+    /// Sockets that others have left to us, until it is known who wants them.
+    inheritance: Inheritance,
+    /// How many listeners have got theirs from there.
+    inherited: usize,
 }
 
 #[derive(Debug)]
@@ -34,20 +43,57 @@ struct Opening {
     listener: Arc<Listener>,
 }
 
+/// Sockets that were bound, and adopted maybe, are ours from now on.
+///
+/// # Errors
+/// If one of them does not listen.
+pub fn take_charge<'a>(bound: impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)>) -> Result<(), Refused> {
+    for (name, bound) in bound {
+        // Nobody else has what has just been bound; what is shared is ours already.
+        let Some(bound) = Arc::get_mut(bound) else { continue };
+        if let Err(source) = bound.take_charge() {
+            let error = BindError::Io { address: bound.address().clone(), source };
+            return Err(Refused::Bind { listener: name.to_owned(), error });
+        }
+    }
+    Ok(())
+}
+
 /// Sockets for listeners that are not open yet, by the names of these.
 pub type Bindings = BTreeMap<String, Arc<Bound>>;
 
 impl Openings {
-    /// None yet, for these workers.
-    pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>) -> Openings {
-        Openings { workers, open: BTreeMap::new(), shut: BTreeMap::new(), next: 1, is_over: false }
+    /// None yet, for these workers; with the sockets that others have left to us.
+    pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>, inheritance: Inheritance) -> Openings {
+        let (open, shut) = (BTreeMap::new(), BTreeMap::new());
+        Openings { workers, open, shut, next: 1, is_over: false, inheritance, inherited: 0 }
+    }
+
+    /// How many listeners have inherited sockets, and what nobody has asked for: who asks later gets none.
+    pub fn settle_inheritance(&mut self) -> (usize, Inheritance) {
+        (self.inherited, std::mem::take(&mut self.inheritance))
+    }
+
+    /// Adds all that listens to what the next process is to get, the admin listener among it.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn offer(&self, admin: Option<&Door>) -> io::Result<Offer> {
+        let mut offer = Offer::default();
+        for (name, opening) in &self.open {
+            offer.add(name, &opening.bound)?;
+        }
+        if let Some(door) = admin {
+            offer.add(ADMIN, &door.bound)?;
+        }
+        Ok(offer)
     }
 
     /// Sockets for those listeners that are not open at their address.
     ///
     /// # Errors
     /// If one cannot be bound; those that were are closed again.
-    pub fn bind(&self, compiled: &Compiled) -> Result<Bindings, Refused> {
+    pub fn bind(&mut self, compiled: &Compiled) -> Result<Bindings, Refused> {
         let mut bindings = Bindings::new();
         for CompiledListener { written, .. } in &compiled.listeners {
             let wanted = address(&written.bind);
@@ -57,15 +103,21 @@ impl Openings {
             }
             let bound = match self.bound_at(&wanted) {
                 Some(bound) => bound,
-                None => self.bind_one(&written.name, &wanted)?,
+                None => self.bind_one(&written.name, &wanted, self.workers.len())?,
             };
             bindings.insert(written.name.clone(), bound);
         }
         Ok(bindings)
     }
 
-    fn bind_one(&self, listener: &str, wanted: &Address) -> Result<Arc<Bound>, Refused> {
-        let bound = bind(wanted, self.workers.len());
+    fn bind_one(&mut self, listener: &str, wanted: &Address, workers: usize) -> Result<Arc<Bound>, Refused> {
+        let bound = match self.inheritance.take(listener, wanted) {
+            Some((address, inherited)) => {
+                self.inherited += 1;
+                adopt(&address, inherited, workers)
+            }
+            None => bind(wanted, workers),
+        };
         bound.map(Arc::new).map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
     }
 
@@ -81,11 +133,10 @@ impl Openings {
     ///
     /// # Errors
     /// If it cannot be bound.
-    pub fn bind_admin(&self, file: &File) -> Result<Option<Door>, Refused> {
+    pub fn bind_admin(&mut self, file: &File) -> Result<Option<Door>, Refused> {
         let Some(written) = &file.admin else { return Ok(None) };
-        let bound = bind(&address(&written.bind), 1);
-        let bound = bound.map_err(|error| Refused::Bind { listener: "admin".to_owned(), error })?;
-        Ok(Some(Door { bound: Arc::new(bound), written: Arc::new(written.clone()) }))
+        let bound = self.bind_one(ADMIN, &address(&written.bind), 1)?;
+        Ok(Some(Door { bound, written: Arc::new(written.clone()) }))
     }
 
     /// Gives those that are there what the configuration says of them.
@@ -144,6 +195,14 @@ impl Openings {
         self.close(gone).await;
     }
 
+    /// Another process accepts from now on, on all but the `unwanted` addresses.
+    pub async fn leave_to_successor(&mut self, unwanted: &[Address]) {
+        for opening in self.open.values().filter(|opening| !unwanted.contains(opening.bound.address())) {
+            opening.bound.leave_file();
+        }
+        self.close_all().await;
+    }
+
     /// Accepts no more on this listener until it is let in again. Returns it.
     pub async fn shut(&mut self, name: &str) -> Option<Arc<Listener>> {
         if let Some(opening) = self.open.remove(name) {
@@ -165,7 +224,7 @@ impl Openings {
             return Err(Refused::Ending);
         }
         let written = address(&configured.written.bind);
-        let bound = self.bind_one(name, &written)?;
+        let bound = self.bind_one(name, &written, self.workers.len())?;
         self.shut.remove(name);
         let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
         // No worker has an opening of this number: there is nothing to stop.

@@ -76,7 +76,7 @@ pub async fn serve(
         let mut first_head = pin!(sleep_until(Instant::now() + timeouts.headers.duration()));
         let mut draining = false;
         poll_fn(|cx| {
-            if !draining && guard.poll_notice(cx).is_ready() {
+            if !draining && guard.poll_last_request(cx).is_ready() {
                 draining = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
