@@ -189,10 +189,10 @@ impl App {
             tokio::time::sleep(delay).await;
         }
         let deadline = Instant::now() + time;
-        // Nobody who was let in is overlooked below.
-        let _ = timeout_at(deadline, self.control.ask(|done| Order::StopAccepting { done })).await;
+        // First: whoever comes in from now on is answered and let go, and whoever is refused knows that it has begun.
         let span = time - LAST_ANSWER.min(time / 4);
         let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
+        let _ = timeout_at(deadline, self.control.ask(|done| Order::StopAccepting { done })).await;
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
         let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
         Drained { left: self.sessions.active() }

@@ -35,6 +35,8 @@ pub struct Drain<M> {
     active: AtomicUsize,
     /// When the drain began, in microseconds; 0 before.
     begun: AtomicU64,
+    /// When all are to have stopped then.
+    by: AtomicU64,
     /// How often something was said to guards. On a line of its own: each session reads it whenever it is woken, while
     /// `active` is written for each connection.
     said: CachePadded<AtomicU64>,
@@ -139,6 +141,7 @@ impl<M> Drain<M> {
             working: Local::new(workers, || Mutex::new(Working { notices: Slab::new(), generation: 0 })),
             active: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
+            by: AtomicU64::new(0),
             said: CachePadded::new(AtomicU64::new(1)),
             idle: Notify::new(),
         })
@@ -154,7 +157,10 @@ impl<M> Drain<M> {
         // notice of another who was here before.
         let stop = match self.begun.load(Ordering::SeqCst) {
             0 => None,
-            begun => Some(Stop { at: Moment::from_micros(begun), by: None, why: Stopping::Drain }),
+            begun => {
+                let (at, by) = (Moment::from_micros(begun), Moment::from_micros(self.by.load(Ordering::SeqCst)));
+                Some(Stop { at, by: Some(by), why: Stopping::Drain })
+            }
         };
         let generation = working.generation;
         working.generation = generation.wrapping_add(1);
@@ -167,11 +173,14 @@ impl<M> Drain<M> {
     /// Tells all that work to stop: sessions spread over `span` from `now`, the others at once. Only the first call
     /// counts. `random` gives numbers in 0..1 for the jitter. Returns how many sessions there are.
     pub fn begin(&self, now: Moment, span: Duration, random: impl FnMut() -> f64) -> usize {
+        if !self.is_draining() {
+            self.by.store((now + span).as_micros(), Ordering::SeqCst);
+        }
         if self.begun.compare_exchange(0, now.as_micros(), Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return 0;
         }
         let prompt = self.places(|_, notice| notice.member.is_none().then_some(()));
-        self.tell(prompt.into_iter().map(|(place, ())| (place, now)), None, &Stopping::Drain);
+        self.tell(prompt.into_iter().map(|(place, ())| (place, now)), Some(now + span), &Stopping::Drain);
         self.spread(|_, _| true, now, span, random, &Stopping::Drain)
     }
 

@@ -12,7 +12,7 @@ use crate::config::File;
 use crate::handover::Offer;
 use crate::net::listener::{Address, BindError, Bound, Inheritance, adopt, bind};
 use crate::server::Listener;
-use crate::server::accepting::Order;
+use crate::server::accepting::{Order, Waiting};
 
 /// The admin listener's name, in errors and where its sockets are handed on.
 const ADMIN: &str = "admin";
@@ -197,10 +197,12 @@ impl Openings {
 
     /// Another process accepts from now on, on all but the `unwanted` addresses.
     pub async fn leave_to_successor(&mut self, unwanted: &[Address]) {
-        for opening in self.open.values().filter(|opening| !unwanted.contains(opening.bound.address())) {
-            opening.bound.leave_file();
-        }
-        self.close_all().await;
+        self.is_over = true;
+        let all = std::mem::take(&mut self.open).into_values();
+        let (gone, left): (Vec<_>, Vec<_>) = all.partition(|opening| unwanted.contains(opening.bound.address()));
+        left.iter().for_each(|opening| opening.bound.leave_file());
+        self.stop(left, Waiting::Leave).await;
+        self.stop(gone, Waiting::Accept).await;
     }
 
     /// Accepts no more on this listener until it is let in again. Returns it.
@@ -234,10 +236,18 @@ impl Openings {
     }
 
     async fn close(&self, gone: Vec<Opening>) {
+        let is_shared = |gone: &Opening| self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, &gone.bound));
+        let (shared, gone) = gone.into_iter().partition(is_shared);
+        self.stop(shared, Waiting::Leave).await;
+        self.stop(gone, Waiting::Accept).await;
+    }
+
+    /// Has the workers accept no more on these; the sockets are closed when nobody else has them.
+    async fn stop(&self, gone: Vec<Opening>, waiting: Waiting) {
         let (done, mut all_done) = mpsc::channel(1);
         for Opening { number, listener, bound, .. } in &gone {
             for worker in &self.workers {
-                let _ = worker.send(Order::Stop { opening: *number, done: done.clone() });
+                let _ = worker.send(Order::Stop { opening: *number, waiting, done: done.clone() });
             }
             tracing::info!(listener = %listener.name, address = %bound.address(), "not listening any more");
         }

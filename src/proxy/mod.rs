@@ -133,7 +133,9 @@ impl Proxy {
         let head = Head { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
         let route = Arc::clone(self.snapshot.table.find(&head).ok_or(Failure::NoRoute)?);
         log.route = Some(Arc::clone(&route));
-        if self.sessions.is_draining() || !route.room.is_open() || !route.upstream.gate.is_open() {
+        // Plain requests of those who are still here are answered to the end.
+        let is_ending = log.is_handshake && self.sessions.is_draining();
+        if is_ending || !route.room.is_open() || !route.upstream.gate.is_open() {
             return Err(Failure::Draining);
         }
         let rewritten = route.rewrite.apply(&path);

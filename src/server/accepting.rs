@@ -36,14 +36,25 @@ pub enum Order {
     Stop {
         /// Of which opening.
         opening: u64,
+        /// What becomes of those that have come and were not accepted yet.
+        waiting: Waiting,
         /// Dropped when none will be.
         done: mpsc::Sender<()>,
     },
 }
 
+/// What becomes of connections that wait on a socket on which nobody accepts any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// They are accepted first: the socket is about to be closed, which would reset them.
+    Accept,
+    /// They are left to others who accept on it.
+    Leave,
+}
+
 /// A loop at work. It ends when `stop` is sent to or dropped.
 struct Loop {
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Waiting>,
     task: JoinHandle<()>,
 }
 
@@ -57,9 +68,10 @@ pub async fn run(index: usize, mut orders: mpsc::UnboundedReceiver<Order>, sessi
                 let task = accept(index, listener, bound, Arc::clone(&sessions), done, stopped);
                 loops.insert(opening, Loop { stop, task: tokio::spawn(task) });
             }
-            Order::Stop { opening, done } => {
+            Order::Stop { opening, waiting, done } => {
                 let Some(Loop { stop, task }) = loops.remove(&opening) else { continue };
-                drop(stop);
+                // It may have ended by itself.
+                let _ = stop.send(waiting);
                 // An error would be a panic of the loop, which has ended it as well.
                 let _ = task.await;
                 drop(done);
@@ -75,7 +87,7 @@ async fn accept(
     bound: Arc<Bound>,
     sessions: Arc<Sessions>,
     done: mpsc::Sender<()>,
-    mut stopped: oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<Waiting>,
 ) {
     let acceptor = tokio::select! {
         acceptor = open(index, &listener, &bound) => acceptor,

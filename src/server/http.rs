@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -33,6 +33,8 @@ use crate::session::Member;
 const HEADERS_DEFAULT: u32 = 100;
 /// Beyond the largest head: hyper's buffer also holds bytes of a body, or frames that came early.
 const BUFFER_BYTES_MIN: usize = 32 * 1024;
+/// How long a connection without a request is waited for when it is to end: a round trip over any network, and more.
+const LAST_HEAD: Duration = Duration::from_secs(1);
 /// How long, and how much, a client may still send after the last answer. A close with unread bytes is a reset, which
 /// can overtake that answer.
 const LINGER: Duration = Duration::from_secs(1);
@@ -74,19 +76,32 @@ pub async fn serve(
     let mut connection = builder.serve_connection(io, service);
     let served = {
         let mut first_head = pin!(sleep_until(Instant::now() + timeouts.headers.duration()));
-        let mut draining = false;
+        let (mut told, mut ending) = (false, false);
         poll_fn(|cx| {
-            if !draining && guard.poll_last_request(cx).is_ready() {
-                draining = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            // Twice at most: once more after it was told to end.
+            loop {
+                if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
+                    return Poll::Ready(served.map_err(Ended::Http));
+                }
+                let requested = exchange.requested.load(Ordering::Relaxed);
+                if !ending && guard.poll_last_request(cx).is_ready() {
+                    if requested {
+                        ending = true;
+                        Pin::new(&mut connection).graceful_shutdown();
+                        continue;
+                    }
+                    // hyper would end it without an answer, and its first request may be on its way. There is time for it
+                    // unless the end is near.
+                    if guard.noticed().is_some() && !std::mem::replace(&mut told, true) {
+                        let soon = first_head.deadline().min(Instant::now() + LAST_HEAD);
+                        first_head.as_mut().reset(soon);
+                    }
+                }
+                if !requested && first_head.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(if told { Ok(()) } else { Err(Ended::FirstHead) });
+                }
+                return Poll::Pending;
             }
-            if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
-                return Poll::Ready(served.map_err(Ended::Http));
-            }
-            if !exchange.requested.load(Ordering::Relaxed) && first_head.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(Ended::FirstHead));
-            }
-            Poll::Pending
         })
         .await
     };

@@ -33,6 +33,7 @@ use crate::telemetry::panics::{self, Panic, Place};
 use crate::tls::server::TlsAcceptError;
 use crate::tls::{self, ServerStream};
 use crate::upstream::connect::UpstreamIo;
+use accepting::Waiting;
 use metrics::{ConnectionError, ListenerMetrics, TlsVersion};
 
 /// A client's connection, with or without TLS.
@@ -85,33 +86,38 @@ async fn run(
     listener: Arc<Listener>,
     mut acceptor: Acceptor,
     sessions: Arc<Sessions>,
-    mut stopped: oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<Waiting>,
 ) {
-    loop {
+    let waiting = loop {
         let accepted = tokio::select! {
             biased;
-            _ = &mut stopped => return,
+            waiting = &mut stopped => break waiting,
             accepted = acceptor.accept() => accepted,
         };
-        let settings = listener.settings.load_full();
         match accepted {
-            Ok((stream, peer)) => {
-                let Some(slot) = Slot::take(&listener, &settings) else {
-                    settings.metrics.error(ConnectionError::Limit);
-                    continue;
-                };
-                let guard = sessions.enter(listener.id);
-                let before = Box::pin(until_session(stream, peer, Arc::clone(&listener), settings, guard));
-                tokio::spawn(connection(before, slot));
-            }
+            Ok(accepted) => begin_connection(&listener, &sessions, accepted),
             Err(pause) => {
-                settings.metrics.error(ConnectionError::AcceptPaused);
+                listener.settings.load().metrics.error(ConnectionError::AcceptPaused);
                 if pause.is_news {
                     tracing::error!(listener = %listener.name, error = %pause.source, reason = pause.reason.as_str(), "{pause}");
                 }
             }
         }
+    };
+    if waiting == Ok(Waiting::Accept) {
+        acceptor.into_waiting().for_each(|accepted| begin_connection(&listener, &sessions, accepted));
     }
+}
+
+fn begin_connection(listener: &Arc<Listener>, sessions: &Arc<Sessions>, (stream, peer): (Stream, PeerAddr)) {
+    let settings = listener.settings.load_full();
+    let Some(slot) = Slot::take(listener, &settings) else {
+        settings.metrics.error(ConnectionError::Limit);
+        return;
+    };
+    let guard = sessions.enter(listener.id);
+    let before = Box::pin(until_session(stream, peer, Arc::clone(listener), settings, guard));
+    tokio::spawn(connection(before, slot));
 }
 
 /// A connection's place on its listener.

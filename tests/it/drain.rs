@@ -175,3 +175,33 @@ async fn sessions_are_spread_over_the_time() {
     assert!(times[9] >= Duration::from_millis(960), "{times:?}");
     assert!(times[9] - times[0] >= Duration::from_millis(500), "{times:?}");
 }
+
+#[tokio::test]
+async fn who_has_connected_is_answered_although_nobody_accepts_any_more() {
+    let mut upstream = RawServer::start().await;
+    let mut proxy = Proxy::start(&draining(upstream.url(), "20s"));
+    // One that holds the drain up, and two that send their first request after it has begun.
+    let mut busy = proxy.client().await;
+    busy.send(get("/")).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    let (mut plain, mut late) = (proxy.client().await, proxy.client().await);
+    let address = proxy.address().tcp().unwrap();
+    let peers = async {
+        crate::harness::eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
+        late.send(Handshake::new().bytes()).await;
+        let answer = late.head().await;
+        assert_eq!((answer.status(), answer.get("connection")), (503, Some("close")));
+        plain.send(get("/plain")).await;
+        let mut other = upstream.accept().await;
+        other.head().await;
+        other.send(ok("")).await;
+        let answer = plain.head().await;
+        assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
+        server.send(ok("")).await;
+        assert_eq!(busy.head().await.status(), 200);
+        drop((busy, plain, late));
+    };
+    let (drained, ()) = tokio::join!(proxy.drain(), peers);
+    assert_eq!(drained.left, 0);
+}
