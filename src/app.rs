@@ -16,7 +16,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use crate::admin::access::Access;
+use crate::admin::api::{self, Api};
 use crate::admin::health::{Readiness, State};
+use crate::admin::process::Process;
 use crate::admin::{self, AdminState};
 use crate::config::{ConfigErrors, Loaded, Workers};
 use crate::control::compile::{Families, LogOutput, Surroundings};
@@ -34,6 +37,9 @@ use crate::{clock, worker};
 /// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a
 /// quarter of it.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +127,10 @@ impl App {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let state = AdminState { registry: registry.clone(), readiness: readiness.clone() };
+        let desk = Process::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
+        let api = Api::new(Arc::new(desk), Access::default(), api::Metrics::register(&registry)?);
+        let api = Some(Arc::new(api));
+        let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api };
         threads.spawn_admin(state, door.clone())?;
         readiness.advance(State::Ready);
         Ok(App { control: handle, door, registry, readiness, sessions, _threads: threads })
@@ -168,7 +177,8 @@ impl App {
         // First: whoever comes in from now on is answered and let go, and whoever is refused knows that it has begun.
         let span = time - LAST_ANSWER.min(time / 4);
         let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
-        let _ = timeout_at(deadline, self.control.ask(|done| Order::StopAccepting { done })).await;
+        let stopped = (Instant::now() + STOP_WAIT).min(deadline);
+        let _ = timeout_at(stopped, self.control.ask(|done| Order::StopAccepting { done })).await;
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
         let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
         Drained { left: self.sessions.active() }
@@ -260,17 +270,29 @@ async fn until(mut over: watch::Receiver<bool>) {
 async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<Door>>, over: watch::Receiver<bool>) {
     loop {
         let at = door.borrow_and_update().clone();
-        let mut moved = door.clone();
+        let let_in = |at: &Door| state.api.iter().for_each(|api| api.let_in_by(Access::new(&at.tokens)));
+        // Nobody is left who came in by the door before.
+        at.iter().for_each(let_in);
+        let mut seen = door.clone();
+        let moves = async {
+            while seen.changed().await.is_ok() {
+                match (&at, &*seen.borrow_and_update()) {
+                    (Some(at), Some(now)) if Arc::ptr_eq(&at.bound, &now.bound) => let_in(now),
+                    _ => return,
+                }
+            }
+            std::future::pending().await
+        };
         let next = async {
             tokio::select! {
                 () = until(over.clone()) => {}
-                Ok(()) = moved.changed() => {}
+                () = moves => {}
             }
         };
         match at.as_ref().map(|at| at.bound.for_worker(0)) {
             Some(Ok(acceptor)) => {
                 if let Some(at) = &at {
-                    tracing::info!(address = %at.bound.address(), "admin: /metrics /livez /readyz");
+                    tracing::info!(address = %at.bound.address(), "admin: /metrics /livez /readyz /api/v1/");
                 }
                 admin::serve(acceptor, state.clone(), next).await;
             }

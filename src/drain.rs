@@ -51,6 +51,8 @@ pub struct Drain<M> {
 #[derive(Debug)]
 struct Working<M> {
     notices: Slab<Notice<M>>,
+    /// How many of them are sessions.
+    sessions: usize,
     /// How many of them say when to stop.
     told: usize,
     /// The generation of the next to enter.
@@ -115,6 +117,13 @@ pub struct Listed<M> {
     pub stop: Option<Stop>,
 }
 
+impl<M> Notice<M> {
+    /// Whether it was told to stop for this reason, and by this time.
+    fn is_told(&self, why: &Stopping, end: Moment) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}-{:x}", self.slab, self.key, self.generation)
@@ -142,7 +151,9 @@ impl<M> Drain<M> {
     /// Nobody works yet; the guards will be held by the tasks of so many workers.
     pub fn new(workers: usize) -> Arc<Drain<M>> {
         Arc::new(Drain {
-            working: Local::new(workers, || Mutex::new(Working { notices: Slab::new(), told: 0, generation: 0 })),
+            working: Local::new(workers, || {
+                Mutex::new(Working { notices: Slab::new(), sessions: 0, told: 0, generation: 0 })
+            }),
             active: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
             by: AtomicU64::new(0),
@@ -196,8 +207,9 @@ impl<M> Drain<M> {
     }
 
     /// Tells sessions to stop so that all have been closed when `span` has passed: each at its own moment, evenly and with
-    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is left to chance. One that was told for the same reason is passed over, and one that was told an earlier
-    /// moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
+    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is
+    /// left to chance. One that was told for the same reason to be gone by then is passed over, and one that was told an
+    /// earlier moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
     pub fn spread(
         &self,
         select: impl Fn(Place, &M) -> bool,
@@ -206,12 +218,39 @@ impl<M> Drain<M> {
         mut random: impl FnMut() -> f64,
         why: &Stopping,
     ) -> usize {
-        let is_told = |notice: &Notice<M>| notice.stop.as_ref().is_some_and(|stop| stop.why == *why);
+        let end = now + span;
         let chosen = |place, notice: &Notice<M>| {
-            let member = notice.member.as_ref().filter(|_| !is_told(notice))?;
+            let member = notice.member.as_ref().filter(|_| !notice.is_told(why, end))?;
             select(place, member).then_some(())
         };
-        let mut places: Vec<Place> = self.places(chosen).into_iter().map(|(place, ())| place).collect();
+        let places = self.places(chosen).into_iter().map(|(place, ())| place).collect();
+        self.pace(places, now, span, &mut random, why)
+    }
+
+    /// The same for the sessions at `places`. Those that have gone meanwhile are passed over too.
+    pub fn spread_over(
+        &self,
+        places: impl IntoIterator<Item = Place>,
+        now: Moment,
+        span: Duration,
+        mut random: impl FnMut() -> f64,
+        why: &Stopping,
+    ) -> usize {
+        let is_left = |place: &Place| {
+            self.at(*place, |notice| notice.member.is_some() && !notice.is_told(why, now + span)).unwrap_or_default()
+        };
+        let places = places.into_iter().filter(is_left).collect();
+        self.pace(places, now, span, &mut random, why)
+    }
+
+    fn pace(
+        &self,
+        mut places: Vec<Place>,
+        now: Moment,
+        span: Duration,
+        random: &mut impl FnMut() -> f64,
+        why: &Stopping,
+    ) -> usize {
         // Slabs hold the oldest first; without a shuffle all of one worker would go before the next one's.
         for i in (1..places.len()).rev() {
             places.swap(i, ((i + 1) as f64 * random()) as usize % (i + 1));
@@ -306,30 +345,59 @@ impl<M> Drain<M> {
         self.wake(wakers);
     }
 
-    /// Sessions as they are now, what they last told included, in the order of their places: those after `after`, at most
-    /// `max` of those that are selected.
-    pub fn list(&self, after: Option<Place>, max: usize, select: impl Fn(Place, &M, Told) -> bool) -> Vec<Listed<M>>
+    /// The same for the sessions at `places`.
+    pub fn ask_at(&self, places: impl IntoIterator<Item = Place>) {
+        let wakers = places.into_iter().filter_map(|place| self.at(place, |notice| notice.waker.take())?).collect();
+        self.wake(wakers);
+    }
+
+    /// Whether the session at `place` has told of itself since it was asked, or has gone.
+    pub fn has_told(&self, place: Place) -> bool {
+        self.at(place, |notice| notice.waker.is_some()).unwrap_or(true)
+    }
+
+    /// Shows the next sessions, in the order of their places, those after `after`: as many as are found within `steps`
+    /// places. Returns after which to go on; `None` when there are no more. A session that is there all along is shown once,
+    /// whatever comes and goes between two calls.
+    ///
+    /// Whoever wants to see all of them without being in the way of their workers for long takes many walks.
+    pub fn walk(&self, after: Option<Place>, mut steps: usize, mut look: impl FnMut(Place, &M)) -> Option<Place> {
+        // By slab and key: generations do not put those of one place in an order.
+        let (first, mut key) = after.map_or((0, 0), |after| (after.slab as usize, after.key as usize + 1));
+        steps = steps.max(1);
+        for (slab, working) in self.working.iter().enumerate().skip(first) {
+            let working = lock(working);
+            while key < working.notices.capacity() && steps > 0 {
+                if let Some(Notice { generation, member: Some(member), .. }) = working.notices.get(key) {
+                    look(Place { slab: slab as u32, key: key as u32, generation: *generation }, member);
+                }
+                (key, steps) = (key + 1, steps - 1);
+            }
+            if steps == 0 {
+                return Some(Place { slab: slab as u32, key: key as u32 - 1, generation: 0 });
+            }
+            key = 0;
+        }
+        None
+    }
+
+    /// The session at `place` as it is now, with what it last told; `None` if it has gone.
+    pub fn listed(&self, place: Place) -> Option<Listed<M>>
     where
         M: Clone,
     {
-        let mut listed = vec![];
-        for (slab, working) in self.working.iter().enumerate() {
-            for (key, notice) in &lock(working).notices {
-                let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
-                // By slab and key: generations do not put those of one place in an order.
-                if after.is_some_and(|after| (place.slab, place.key) <= (after.slab, after.key)) {
-                    continue;
-                }
-                if listed.len() >= max {
-                    return listed;
-                }
-                let Some(member) = notice.member.as_ref().filter(|member| select(place, member, notice.told)) else {
-                    continue;
-                };
-                listed.push(Listed { place, member: member.clone(), told: notice.told, stop: notice.stop.clone() });
-            }
-        }
-        listed
+        let listed = |notice: &mut Notice<M>| {
+            let (member, told, stop) = (notice.member.clone()?, notice.told, notice.stop.clone());
+            Some(Listed { place, member, told, stop })
+        };
+        self.at(place, listed)?
+    }
+
+    /// What `look` says of the notice at `place`, unless that has gone.
+    fn at<T>(&self, place: Place, look: impl FnOnce(&mut Notice<M>) -> T) -> Option<T> {
+        let mut working = lock(self.working.iter().nth(place.slab as usize)?);
+        let notice = working.notices.get_mut(place.key as usize)?;
+        (notice.generation == place.generation).then(|| look(notice))
     }
 
     /// What `look` finds in all notices, with their places.
@@ -378,6 +446,11 @@ impl<M> Drain<M> {
         self.begun.load(Ordering::Relaxed) != 0
     }
 
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.working.iter().map(|working| lock(working).sessions).sum()
+    }
+
     /// How many guards there are.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
@@ -411,10 +484,12 @@ pub struct Guard<M> {
 impl<M> Guard<M> {
     /// Makes it a session: from now on it is told to stop at its own moment, and is found by what it is.
     pub fn join(&self, member: M, now: Moment) {
-        self.notice(|notice| {
-            notice.member = Some(member);
-            notice.told.data_at = Some(now);
-        });
+        let Some(working) = self.drain.working.at(self.slab as usize) else { return };
+        let mut working = lock(working);
+        let Some(notice) = working.notices.get_mut(self.key as usize) else { return };
+        notice.told.data_at = Some(now);
+        let last = notice.member.replace(member);
+        working.sessions += usize::from(last.is_none());
     }
 
     /// Changes whenever something is said to anybody; never 0. Who is told is woken after it has changed.
@@ -468,6 +543,7 @@ impl<M> Drop for Guard<M> {
         let notice = working.and_then(|working| {
             let mut working = lock(working);
             let notice = working.notices.try_remove(self.key as usize)?;
+            working.sessions -= usize::from(notice.member.is_some());
             working.told -= usize::from(notice.stop.is_some());
             Some(notice)
         });
@@ -590,16 +666,72 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_listed_in_pages_that_change_does_not_disturb() {
+    fn who_is_told_again_goes_earlier_and_never_draws_another_lot() {
         let drain = Drain::new(1);
+        let guard = drain.enter(1);
+        guard.join((), at(0));
+        let long = Duration::from_secs(100);
+        let spread = |now, span, lot: f64| drain.spread(|_, _| true, now, span, || lot, &Stopping::Reload);
+        assert_eq!(spread(at(1), long, 0.9), 1);
+        let told = guard.noticed();
+        // Late comers of the same are looked for: what is left of the same span.
+        assert_eq!(spread(at(2), long - Duration::from_secs(1), 0.0), 0);
+        assert_eq!(guard.noticed(), told);
+        assert_eq!(spread(at(3), Duration::ZERO, 0.0), 1);
+        assert_eq!(guard.noticed(), Some(at(3)));
+    }
+
+    #[test]
+    fn all_sessions_are_seen_in_many_short_walks_that_change_does_not_disturb() {
+        let drain = Drain::new(2);
         let mut guards: Vec<_> = (0..10).map(|_| drain.enter(1)).collect();
         guards.iter().enumerate().filter(|(i, _)| *i != 4).for_each(|(i, guard)| guard.join(i, at(0)));
-        let page = |after, max| drain.list(after, max, |_, member, _| member % 2 == 0);
-        let first = page(None, 2);
-        assert_eq!(first.iter().map(|listed| listed.member).collect::<Vec<_>>(), [0, 2]);
-        guards.remove(2);
-        let rest = page(Some(first[1].place), 9);
-        assert_eq!(rest.iter().map(|listed| listed.member).collect::<Vec<_>>(), [6, 8], "4 is no session yet");
+        assert_eq!(drain.sessions(), 9, "one is no session yet");
+        let (mut seen, mut after, mut walks) = (vec![], None, 0);
+        loop {
+            walks += 1;
+            assert!(walks < 99, "{after:?}");
+            after = drain.walk(after, 2, |place, member| seen.push((place, *member)));
+            if walks == 2 {
+                // One that was seen, and the one that the next walk would begin after.
+                guards.retain(|guard| ![0, 3].contains(&guard.key));
+                assert_eq!(drain.sessions(), 7);
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+        assert!(walks >= 5, "{walks}");
+        assert_eq!(seen.iter().map(|(_, member)| *member).collect::<Vec<_>>(), [0, 1, 2, 3, 5, 6, 7, 8, 9]);
+        let listed = |at: usize| drain.listed(seen[at].0).map(|listed| listed.member);
+        assert_eq!((listed(0), listed(1)), (None, Some(1)));
+        // Another at the place of one that has gone.
+        let newcomer = drain.enter(1);
+        newcomer.join(77, at(1));
+        assert!([0, 3].contains(&newcomer.key) && listed(0).is_none() && listed(3).is_none());
+    }
+
+    #[test]
+    fn those_at_a_place_tell_of_themselves_and_close_alone() {
+        let drain = Drain::new(1);
+        let cx = Context::from_waker(Waker::noop());
+        let guards = [drain.enter(1), drain.enter(1)];
+        guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
+        guards.iter().for_each(|guard| drop(guard.look(&cx, told(1))));
+        let mut places = vec![];
+        drain.walk(None, 9, |place, _| places.push(place));
+        assert!(drain.has_told(places[0]));
+        drain.ask_at([places[0]]);
+        assert_eq!((drain.has_told(places[0]), drain.has_told(places[1])), (false, true));
+        guards[0].look(&cx, told(7));
+        assert!(drain.has_told(places[0]));
+        assert_eq!(drain.listed(places[0]).unwrap().told, told(7));
+        let spread = || drain.spread_over([places[1]], at(9), Duration::ZERO, || 0.0, &Stopping::Rebalance);
+        assert_eq!((spread(), spread()), (1, 0), "who was told is not told again");
+        assert_eq!(guards.each_ref().map(Guard::noticed), [None, Some(at(9))]);
+        drop(guards);
+        assert!(drain.has_told(places[0]), "nobody waits for who has gone");
+        assert_eq!(spread(), 0);
     }
 
     #[test]

@@ -26,6 +26,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let registry = Registry::new();
     telemetry::process::register(&registry, &LogSink::new(std::io::sink()).unwrap()).unwrap();
     Readiness::new().register(&registry).unwrap();
+    wsluice::admin::api::Metrics::register(&registry).unwrap();
     // A drain of one thing, as long as this is held.
     let drain = control::DrainStatus {
         target: control::Target::Endpoint { upstream: "chat".into(), endpoint: "ws://127.0.0.1:9000".into() },

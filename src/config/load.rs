@@ -40,12 +40,11 @@ impl Loaded {
         &self.shown
     }
 
-    /// SHA-256, in lower-case hex, of all that the file says with the environment filled in: equal for files that are
-    /// equal ([`File`]), on every machine that runs the same version. What stands in files that it names is not in it.
-    ///
-    /// For operators only: who knows the rest of a file could try out what a short password in it is.
+    /// SHA-256, in lower-case hex, of what is [`shown`](Self::shown): equal for files that say the same, on every machine
+    /// that runs the same version. What is masked is not in it, nor what the environment says, nor what stands in files
+    /// that are named: two that differ in a secret alone have the same hash, and nobody can try out by it what a secret is.
     pub fn hash(&self) -> String {
-        shown::hash(&self.file)
+        shown::hash(&self.shown)
     }
 }
 

@@ -17,6 +17,7 @@ pub mod shed;
 mod sweep;
 pub mod watch;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -28,8 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::clock;
-use crate::config::{ConfigErrors, File, Loaded, OnChange};
+use crate::config::{AdminToken, ConfigErrors, File, Loaded, OnChange};
 use crate::drain::Place;
 use crate::net::listener::{Address, BindError, Bound};
 use crate::probe;
@@ -39,6 +39,7 @@ use crate::telemetry::panics;
 use crate::tls::certificates::Certificates;
 use crate::upstream::Upstream;
 use crate::ws::tunnel::Stopping;
+use crate::{clock, config};
 use compile::{Background, Compiled, CompiledUpstream, Surroundings, compile};
 use drains::Drains;
 pub use drains::{DrainStatus, Target};
@@ -50,6 +51,8 @@ use openings::Openings;
 const ORDERS_MAX: usize = 64;
 /// How long the first endpoints of a discovery are waited for.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
+/// The section of the configuration.
+const ADMIN: &str = "admin";
 
 /// Reads the configuration anew.
 pub type Loader = Box<dyn Fn() -> Result<Loaded, ConfigErrors> + Send>;
@@ -158,8 +161,10 @@ pub struct InForce {
 pub struct Door {
     /// Its socket.
     pub bound: Arc<Bound>,
-    /// What was written.
-    pub written: Arc<crate::config::Admin>,
+    /// Where it was to be; with port 0 it is elsewhere.
+    pub written: Address,
+    /// What opens its API, if it is not open.
+    pub tokens: Arc<[AdminToken]>,
 }
 
 /// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
@@ -197,13 +202,13 @@ pub enum Order {
     },
     /// Close sessions.
     Close {
-        /// Which.
-        select: Select,
+        /// Where they are; those that have gone meanwhile are passed over.
+        places: Vec<Place>,
         /// Over how long.
         span: Duration,
         /// With which code and reason.
         why: Stopping,
-        /// How many there are.
+        /// How many were there, and were not told the same before.
         done: oneshot::Sender<usize>,
     },
     /// Accept no more connections, for good.
@@ -211,17 +216,6 @@ pub enum Order {
         /// When none are accepted any more.
         done: oneshot::Sender<()>,
     },
-}
-
-/// Says whether a session is meant.
-pub struct Select(pub Box<Selects>);
-
-type Selects = dyn Fn(Place, &Member) -> bool + Send;
-
-impl fmt::Debug for Select {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Select")
-    }
 }
 
 /// The way to `Control`, for all others. Clones are the same.
@@ -315,7 +309,7 @@ impl Control {
         let mut compiled = compile(&loaded, &around, None)?;
         let mut openings = Openings::new(workers);
         let bound = openings.bind(&compiled, None)?;
-        let admin = openings.bind_admin(&loaded.file, None)?;
+        let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
         for (name, upstream) in &mut compiled.upstreams {
@@ -359,21 +353,28 @@ impl Control {
             Order::Check { text, done } => answer(done, self.check(text)),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
+                self.tell_listeners();
                 answer(done, count);
             }
             Order::EndDrain { target, done } => {
-                answer(done, self.drains.end(&target, &mut self.openings, &self.compiled).await);
+                let ended = self.drains.end(&target, &mut self.openings, &self.compiled).await;
+                self.tell_listeners();
+                answer(done, ended);
             }
-            Order::Close { select, span, why, done } => {
-                let (sessions, now) = (&self.around.sessions, clock::now());
-                let count = sessions.spread(|place, member| (select.0)(place, member), now, span, fastrand::f64, &why);
+            Order::Close { places, span, why, done } => {
+                let count = self.around.sessions.spread_over(places, clock::now(), span, fastrand::f64, &why);
                 answer(done, count);
             }
             Order::StopAccepting { done } => {
                 self.openings.close_all().await;
+                self.tell_listeners();
                 answer(done, ());
             }
         }
+    }
+
+    /// Says which listeners are open. Before the answer to whoever had some opened or closed, who may look at once.
+    fn tell_listeners(&self) {
         let open = self.openings.addresses(&self.compiled);
         let before = self.in_force.load();
         if before.listeners != open {
@@ -384,12 +385,21 @@ impl Control {
     }
 
     fn check(&self, text: Option<String>) -> Result<Vec<String>, Refused> {
+        // Whoever may ask this may not therefore read the environment: a text could name a secret as a file that is missing.
+        let told = RefCell::new(vec![]);
+        let env = |name: &str| {
+            let value = std::env::var(name).ok()?;
+            told.borrow_mut().push(value.clone());
+            Some(value)
+        };
         let loaded = match text {
-            Some(text) => crate::config::load_str("request", &text, &|name| std::env::var(name).ok())?,
+            Some(text) => config::load_str("request", &text, &env)?,
             None => (self.loader.as_ref().ok_or(Refused::NoFile)?)()?,
         };
-        let compiled = compile(&loaded, &Surroundings::for_check(), None)?;
-        Ok(loaded.warnings.iter().map(ToString::to_string).chain(compiled.warnings).collect())
+        let told = told.into_inner();
+        let compiled = compile(&loaded, &Surroundings::for_check(), None).map_err(|errors| errors.without(&told))?;
+        let warnings = loaded.warnings.iter().map(ToString::to_string);
+        Ok(warnings.chain(compiled.warnings.into_iter().map(|warning| config::without(warning, &told))).collect())
     }
 
     async fn reload(&mut self, trigger: Trigger) -> Result<Changes, Refused> {
@@ -436,10 +446,7 @@ impl Control {
         }
         let door = self.door.borrow().clone();
         // First: of what listens beside another, nothing may be closed again.
-        let admin = match before.loaded.file.admin == loaded.file.admin {
-            true => None,
-            false => Some(self.openings.bind_admin(&loaded.file, door.as_ref())?),
-        };
+        let admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
         let bound = self.openings.bind(&compiled, door.as_ref())?;
         // From here on nothing fails.
         let mut tasks = BTreeMap::new();
@@ -468,8 +475,8 @@ impl Control {
         if let Some(output) = &self.around.log {
             output.set(&loaded.file.log);
         }
-        if let Some(door) = admin {
-            self.door.send_replace(door);
+        if changes.others.contains(&ADMIN) {
+            self.door.send_replace(admin);
         }
         self.in_force.store(Arc::new(in_force(loaded, &self.compiled, &self.openings)));
         self.tell_in_force();
@@ -499,7 +506,7 @@ impl Control {
         let order = |file: &File| -> Vec<String> { file.routes.iter().map(|route| route.name.clone()).collect() };
         for (name, is_same) in [
             ("order of routes", order(old) == order(new)),
-            ("admin", old.admin == new.admin),
+            (ADMIN, old.admin == new.admin && before.tokens == compiled.tokens),
             ("log", old.log == new.log),
             ("drain", old.drain == new.drain),
             ("watch", old.watch == new.watch),
@@ -535,13 +542,15 @@ impl Control {
     /// force now, or the last one of a route that is gone.
     fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
+        // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
+        let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
             let new = compiled.routes.get(name);
             let listeners = |route: &compile::CompiledRoute| -> Vec<Arc<RouteSessions>> {
                 route.route.listeners.iter().map(|handles| Arc::clone(&handles.sessions)).collect()
             };
             let kept: Vec<Arc<RouteSessions>> = new.map_or_else(Vec::new, listeners);
-            let is_changed = new.is_none_or(|new| new.written != old.written);
+            let is_changed = new.is_none_or(|new| !new.written.is_like(&old.written));
             // Where the route is as it was, its sessions of a listener that is gone are on their way out alone.
             let gone: Option<HashSet<Arc<str>>> = (!is_changed).then(|| {
                 let there: HashSet<&str> = kept.iter().map(|sessions| &*sessions.listener).collect();
@@ -559,6 +568,7 @@ impl Control {
             let route = name.clone();
             let select = move |_: Place, member: &Member| {
                 *member.route.route == *route
+                    && member.route.number < later
                     && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))
                     && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
             };

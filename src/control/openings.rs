@@ -86,20 +86,19 @@ impl Openings {
         open.find(|opening| opening.bound.address() == wanted).map(|opening| Arc::clone(&opening.bound))
     }
 
-    /// The socket for the admin listener, if there is to be one; that which it has `now`, if it is where it is to be.
+    /// The admin listener, if there is to be one: where it is `now`, or anew.
     ///
     /// # Errors
     /// If it cannot be bound.
-    pub fn bind_admin(&self, file: &File, now: Option<&Door>) -> Result<Option<Door>, Refused> {
+    pub fn bind_admin(&self, file: &File, compiled: &Compiled, now: Option<&Door>) -> Result<Option<Door>, Refused> {
         const NAME: &str = "admin";
-        let Some(written) = &file.admin else { return Ok(None) };
-        let wanted = address(&written.bind);
-        let stays = now.filter(|now| now.written.bind == written.bind || *now.bound.address() == wanted);
-        let bound = match stays {
+        let Some(admin) = &file.admin else { return Ok(None) };
+        let (written, tokens) = (address(&admin.bind), compiled.tokens.as_slice().into());
+        let bound = match now.filter(|now| now.written == written || *now.bound.address() == written) {
             Some(now) => Arc::clone(&now.bound),
-            None => listening(NAME, self.bind_one(NAME, &wanted, 1, now)?)?,
+            None => listening(NAME, self.bind_one(NAME, &written, 1, now)?)?,
         };
-        Ok(Some(Door { bound, written: Arc::new(written.clone()) }))
+        Ok(Some(Door { bound, written, tokens }))
     }
 
     /// Gives those that are there what the configuration says of them.

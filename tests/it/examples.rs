@@ -13,6 +13,7 @@ use wsluice::config::{Loaded, load_str};
 use wsluice::control::compile::{Surroundings, compile};
 use wsluice::net::listener::Address;
 
+use crate::api;
 use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, within};
 use crate::plain::{Site, get};
 
@@ -44,7 +45,7 @@ fn certified(text: &str, authority: &Authority) -> String {
 
 /// What the examples ask of the environment.
 fn env(name: &str) -> Option<String> {
-    (name == "STICKY_SECRET").then(|| "0123456789abcdef".repeat(4))
+    ["STICKY_SECRET", "ADMIN_TOKEN"].contains(&name).then(|| "0123456789abcdef".repeat(4))
 }
 
 fn load(path: &Path, text: &str) -> Loaded {
@@ -222,6 +223,39 @@ async fn the_example_of_routes_routes() {
         let mut client = ask(String::from_utf8(handshake.bytes()).unwrap()).await;
         assert_eq!(client.head().await.status(), status, "{origin:?}");
     }
+}
+
+#[tokio::test]
+async fn the_example_of_the_admin_api_asks_for_its_token_and_empties_a_server() {
+    let echoes = [Echo::start().await, Echo::start().await];
+    let token = env("ADMIN_TOKEN").unwrap();
+    let mut text = example("admin.yaml");
+    for (written, here) in [
+        ("0.0.0.0:8080", "127.0.0.1:0"),
+        ("bind: \"10.0.0.5:9902\"", "bind: \"127.0.0.1:0\""),
+        ("token: \"${ADMIN_TOKEN}\"", &*format!("token: {token}")),
+        ("- ws://10.0.0.11:9000", &*format!("- {}", echoes[0].url())),
+        ("- ws://10.0.0.12:9000", &*format!("- {}", echoes[1].url())),
+    ] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    let admin = proxy.app.admin().unwrap();
+    assert_eq!(api::send(&admin, "GET status", "").await.status, 401);
+    let drain = format!("drains/endpoint/chat/{}", echoes[0].url());
+    let ask = async |request: String| api::send(&admin, &api::authorized(&request, &token), "").await;
+    assert_eq!(ask(format!("PUT {drain}?time=5m")).await.status, 200);
+    let mut clients = vec![];
+    for _ in 0..3 {
+        let mut client = proxy.client().await;
+        client.open(&Handshake::to("/")).await;
+        clients.push(client);
+    }
+    let status = ask("GET status".to_owned()).await.body;
+    let sessions = [0, 1].map(|at| status["upstreams"][0]["endpoints"][at]["sessions"].as_u64());
+    assert_eq!(sessions, [Some(0), Some(3)], "{status:#}");
+    assert_eq!(ask(format!("DELETE {drain}")).await.status, 200);
 }
 
 #[tokio::test]

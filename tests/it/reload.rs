@@ -3,7 +3,7 @@
 use wsluice::control::Refused;
 use wsluice::net::listener::Address;
 
-use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, eventually};
+use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, RawServer, eventually, switching};
 use crate::plain::get;
 
 /// Two listeners, two routes by path, two upstreams.
@@ -120,6 +120,59 @@ async fn a_route_that_changes_does_with_its_sessions_what_it_says_and_the_others
         let labels = [("route", "one"), ("initiator", "proxy"), ("code", "1012"), ("reason", "reload")];
         proxy.metric_becomes("wsluice_session_closes_total", &labels, if closed { 2.0 } else { 0.0 }).await;
     }
+}
+
+#[tokio::test]
+async fn who_comes_late_goes_with_a_route_that_changed_and_who_comes_later_stays() {
+    let (mut slow, echo) = (RawServer::start().await, Echo::start().await);
+    let text = |endpoint: &str, more: &str| {
+        two(endpoint, &echo.url(), &[("upstream: one }\n", &format!("upstream: one{more} }}\n"))])
+    };
+    let mut proxy = Proxy::start(&text(slow.url(), ""));
+    // Two handshakes are under way when the route changes.
+    let mut late = vec![];
+    for _ in 0..2 {
+        let mut client = Conn::connect(proxy.listener("first")).await;
+        client.send(Handshake::to("/one").bytes()).await;
+        let mut server = slow.accept().await;
+        let request = server.head().await;
+        late.push((client, server, request));
+    }
+    let changed = ", on_change: close, limits: { message: 1KiB }";
+    assert_eq!(proxy.reload(&text(slow.url(), changed)).await.unwrap().routes.changed, ["one"]);
+    // The next configuration has the route as it is, before another server.
+    assert!(proxy.reload(&text(&echo.url(), changed)).await.unwrap().routes.changed.is_empty());
+    let mut later = open(&proxy, "first", "/one").await;
+    echoes(&mut later, "here").await;
+    // Each is found by another look for late comers; by the second whoever the first has found is gone.
+    for (mut client, mut server, request) in late {
+        server.send(switching(&request, &[])).await;
+        assert_eq!(client.head().await.status(), 101);
+        tokio::join!(client.expect_closed_with(1012), server.expect_closed_with(1001));
+    }
+    echoes(&mut later, "still here").await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_sessions_on_a_change_is_no_change_for_them_and_counts_from_then_on() {
+    let echo = Echo::start().await;
+    let text =
+        |more: &str| two(&echo.url(), &echo.url(), &[("upstream: one }\n", &format!("upstream: one{more} }}\n"))]);
+    let mut proxy = Proxy::start(&text(""));
+    let mut client = open(&proxy, "first", "/one").await;
+    sessions(&proxy, "one", 1.0).await;
+    let changes = proxy.reload(&text(", on_change: close")).await.unwrap();
+    assert_eq!((changes.routes.changed, changes.sessions_closing), (vec!["one".to_owned()], 0));
+    echoes(&mut client, "nothing has changed").await;
+    let listener = "  - { name: second, bind: \"127.0.0.1:0\" }\n";
+    let more = format!("{listener}  - {{ name: third, bind: \"127.0.0.1:0\" }}\n");
+    let changes = proxy.reload(&text(", on_change: close").replace(listener, &more)).await.unwrap();
+    assert_eq!((changes.listeners.added.len(), changes.sessions_closing), (1, 0));
+    echoes(&mut client, "nor now").await;
+    // It came before all of that, and goes by what is said now.
+    let limited = text(", on_change: close, limits: { message: 1KiB }").replace(listener, &more);
+    assert_eq!(proxy.reload(&limited).await.unwrap().sessions_closing, 1);
+    assert_eq!(client.expect_closed_with(1012).await, "the service has changed, please reconnect");
 }
 
 #[tokio::test]
