@@ -328,7 +328,7 @@ impl<M> Drain<M> {
     }
 
     /// Looks at each session, and at what it was told. Those that come or go meanwhile may be missed; who waits for a lock
-    /// waits for [`AT_ONCE`] of them at most.
+    /// waits for a thousand of them at most.
     pub fn survey(&self, mut look: impl FnMut(&M, Option<&Stop>)) {
         for working in self.working.iter() {
             let mut next = 0;
