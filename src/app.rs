@@ -8,6 +8,7 @@
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ pub enum StartError {
 /// A running proxy.
 #[derive(Debug)]
 pub struct App {
+    ending: Arc<AtomicBool>,
     control: Handle,
     door: watch::Receiver<Option<Door>>,
     registry: Registry,
@@ -132,6 +134,7 @@ impl App {
         let readiness = Readiness::new();
         readiness.register(&registry)?;
         process::register(&registry, &output.sink)?;
+        let ending = Arc::<AtomicBool>::default();
         let around = Surroundings {
             workers,
             families,
@@ -141,6 +144,7 @@ impl App {
             rooms: Rooms::default(),
             pulse: Pulse::new(workers, clock::now()),
             replacing: Arc::default(),
+            ending: Arc::clone(&ending),
         };
         let mut threads = Threads { over: watch::Sender::new(false), threads: vec![] };
         let mut orders = vec![];
@@ -159,7 +163,7 @@ impl App {
         // Before anybody can ask: in an upgrade someone may be waiting to.
         readiness.advance(State::Ready);
         threads.spawn_admin(state, door.clone())?;
-        Ok(App { control: handle, door, registry, readiness, sessions, _threads: threads })
+        Ok(App { ending, control: handle, door, registry, readiness, sessions, _threads: threads })
     }
 
     /// Listeners by name, with the addresses they are bound to.
@@ -195,6 +199,7 @@ impl App {
         let wanted = self.control.in_force().loaded.file.drain.clone();
         let (delay, time) = (wanted.delay.duration(), wanted.time.duration());
         self.readiness.advance(State::Draining);
+        self.ending.store(true, Ordering::Relaxed);
         // Of a next process that is on its way nothing is left when this returns, or it has taken over.
         let _ = self.control.ask(|done| Order::End { done }).await;
         if !delay.is_zero() && !self.control.is_replaced() {

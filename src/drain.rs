@@ -718,11 +718,28 @@ mod tests {
         let before = one.said();
         drain.relent(|member, why| *member == 1 && *why == Stopping::EndpointDrain, at(40));
         assert_ne!(one.said(), before, "it hears of it");
+        let next = Stop { at: at(60), by: Some(at(60)), why: Stopping::Rebalance };
+        assert_eq!((one.look(&cx, told(0)), two.noticed()), (Some(next), Some(at(50))), "what was said besides holds");
+        drain.relent(|member, _| *member == 1, at(40));
         assert_eq!((one.look(&cx, told(0)), two.noticed()), (None, Some(at(50))));
         drain.relent(|_, _| true, at(50));
         assert_eq!(two.noticed(), Some(at(50)), "its moment has come");
         spread(30, Stopping::Drain);
         assert_eq!((one.noticed(), two.noticed()), (Some(at(30)), Some(at(30))));
+    }
+
+    #[test]
+    fn the_end_of_the_process_holds_when_an_earlier_moment_is_taken_back() {
+        let drain = Drain::new(1);
+        let guard = drain.enter(1);
+        guard.join((), at(0));
+        let soon = Duration::from_secs(20);
+        drain.spread(|_, ()| true, at(10), Duration::ZERO, || 0.0, &Stopping::RouteDrain);
+        drain.begin(at(1), soon, || 0.9);
+        assert_eq!(guard.noticed(), Some(at(10)));
+        drain.relent(|(), why| *why == Stopping::RouteDrain, at(2));
+        let left = guard.noticed().unwrap();
+        assert!(at(10) < left && left < at(1) + soon, "{left:?}");
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub struct Surroundings {
     pub pulse: Pulse,
     /// Set when another process has taken over.
     pub replacing: Arc<AtomicBool>,
+    /// The end has begun: what is waited for is not waited for any longer.
+    pub ending: Arc<AtomicBool>,
 }
 
 impl Surroundings {
@@ -126,6 +128,7 @@ impl Surroundings {
             rooms: Rooms::default(),
             pulse: Pulse::new(1, clock::now()),
             replacing: Arc::default(),
+            ending: Arc::default(),
         }
     }
 

@@ -22,7 +22,7 @@ pub mod watch;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -57,6 +57,8 @@ use upgrades::Upgrades;
 
 /// How many orders may wait. They come from operators and from one watcher.
 const ORDERS_MAX: usize = 64;
+/// How often it is looked whether the process is going, while something else is waited for.
+const END_LOOK: Duration = Duration::from_millis(50);
 /// How long the first endpoints of a discovery are waited for.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 /// The section of the configuration.
@@ -395,7 +397,7 @@ impl Built {
         let bound = openings.bind(&compiled, None)?;
         let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
         let mut tasks = BTreeMap::new();
-        discover(&mut compiled, &mut tasks).await;
+        discover(&mut compiled, &mut tasks, &around.ending).await;
         Ok(Built { compiled, openings, bound, admin, tasks })
     }
 }
@@ -697,7 +699,7 @@ impl Control {
         // From here on nothing fails, and what does after all leaves things in the middle.
         self.is_suspect = true;
         let mut tasks = BTreeMap::new();
-        discover(&mut compiled, &mut tasks).await;
+        discover(&mut compiled, &mut tasks, &self.around.ending).await;
         let gone: Vec<String> =
             self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();
         gone.iter().for_each(|name| drop(self.sheds.remove(name)));
@@ -888,7 +890,7 @@ fn in_force(loaded: Loaded, compiled: &Compiled, openings: &Openings) -> InForce
 }
 
 /// Begins the discoveries of upstreams that are new, and waits a while for the first endpoints of those that have none.
-async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>) {
+async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>, ending: &AtomicBool) {
     let mut first = JoinSet::new();
     for (name, CompiledUpstream { upstream, background, .. }) in &mut compiled.upstreams {
         let Some(background) = background else { continue };
@@ -905,7 +907,12 @@ async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<
             }
         }
     }
-    while first.join_next().await.is_some() {}
+    // Whoever is going needs no endpoints, and must not wait for them.
+    while !ending.load(Ordering::Relaxed) {
+        if let Ok(None) = timeout(END_LOOK, first.join_next()).await {
+            return;
+        }
+    }
 }
 
 /// Begins what is done for an upstream apart from any client. `old` are the endpoints that it had before.

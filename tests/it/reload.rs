@@ -1,9 +1,11 @@
 //! Another configuration, put in force under running sessions: who notices, and who does not.
 
-use wsluice::control::Refused;
+use std::time::Duration;
+
+use wsluice::control::{Order, Refused, Target};
 use wsluice::net::listener::Address;
 
-use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, RawServer, eventually, switching};
+use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, RawServer, eventually, switching};
 use crate::plain::get;
 
 /// Two listeners, two routes by path, two upstreams.
@@ -324,4 +326,67 @@ async fn the_admin_listener_stays_where_it_is_when_its_token_changes() {
     let mut scrape = Conn::connect(&address).await;
     scrape.send(get("/livez")).await;
     assert_eq!(scrape.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn connections_of_a_listener_that_is_taken_out_do_not_serve_its_routes_for_ever() {
+    let echo = Echo::start().await;
+    let mut proxy = Proxy::start(&two(&echo.url(), &echo.url(), &[]));
+    let mut kept = Conn::connect(proxy.listener("second")).await;
+    kept.send(get("/nowhere")).await;
+    let head = kept.head().await;
+    assert_eq!(head.status(), 404);
+    kept.body(&head).await;
+    let second = "  - { name: second, bind: \"127.0.0.1:0\" }\n";
+    proxy.reload(&two(&echo.url(), &echo.url(), &[(second, "")])).await.unwrap();
+    kept.expect_end().await;
+}
+
+#[tokio::test]
+async fn a_listener_that_is_drained_is_so_although_it_is_taken_out_and_comes_back() {
+    let echo = Echo::start().await;
+    let text = |changes: &[(&str, &str)]| two(&echo.url(), &echo.url(), changes);
+    let mut proxy = Proxy::start(&text(&[]));
+    let target = Target::Listener { name: "second".to_owned() };
+    let (span, drained) = (Duration::from_secs(1), target.clone());
+    let count = proxy.app.control().ask(|done| Order::Drain { target: drained, span, done }).await.unwrap();
+    assert_eq!(count, Some(0));
+    let second = "  - { name: second, bind: \"127.0.0.1:0\" }\n";
+    proxy.reload(&text(&[(second, "")])).await.unwrap();
+    proxy.reload(&text(&[])).await.unwrap();
+    assert_eq!(proxy.app.listeners().len(), 1, "it is not open");
+    let ended = proxy.app.control().ask(|done| Order::EndDrain { target, done }).await.unwrap();
+    assert!(ended.unwrap());
+    let open = proxy.app.listeners();
+    let (_, address) = open.iter().find(|(name, _)| &**name == "second").unwrap();
+    let mut client = Conn::connect(address).await;
+    client.open(&Handshake::to("/one")).await;
+    echoes(&mut client, "open again").await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_being_emptied_is_so_over_further_reloads() {
+    let [left, stays] = [Echo::start().await, Echo::start().await];
+    let both = format!("{}\", \"{}", left.url(), stays.url());
+    let text = |endpoints: &str, more: &str| {
+        let upstream = format!("one: {{ balance: round_robin, drain_removed: 2s{more}, endpoints:");
+        two(endpoints, &stays.url(), &[("one: { endpoints:", &upstream)])
+    };
+    let mut proxy = Proxy::start(&text(&both, ""));
+    let mut clients = [open(&proxy, "first", "/one").await, open(&proxy, "first", "/one").await];
+    sessions(&proxy, "one", 2.0).await;
+    proxy.reload(&text(&stays.url(), "")).await.unwrap();
+    // Something else of the same upstream changes while it is emptied.
+    proxy.reload(&text(&stays.url(), ", slow_start: 1s")).await.unwrap();
+    sessions(&proxy, "one", 1.0).await;
+    assert_eq!(on(&proxy, "one", &stays.url()), 1.0);
+    let labels = [("route", "one"), ("initiator", "proxy"), ("code", "1012"), ("reason", "endpoint_drain")];
+    assert_eq!(proxy.metric("wsluice_session_closes_total", &labels), 1.0);
+    let mut alive = 0;
+    for client in &mut clients {
+        client.put(&Frame::text("who is there")).await;
+        alive +=
+            usize::from(matches!(client.event().await, Event::Frame(frame) if frame == Frame::text("who is there")));
+    }
+    assert_eq!(alive, 1);
 }

@@ -318,7 +318,7 @@ impl Storm {
         loop {
             let now = self.held().await;
             let is_back = held.is_none_or(|held| {
-                (now.descriptors, now.threads, &now.series) == (held.descriptors, held.threads, &held.series)
+                (now.descriptors, &now.series) == (held.descriptors, &held.series) && now.threads <= held.threads
             });
             if is_back {
                 return now;
