@@ -200,8 +200,9 @@ impl App {
         let (delay, time) = (wanted.delay.duration(), wanted.time.duration());
         self.readiness.advance(State::Draining);
         self.ending.store(true, Ordering::Relaxed);
-        // Of a next process that is on its way nothing is left when this returns, or it has taken over.
-        let _ = self.control.ask(|done| Order::End { done }).await;
+        // Of a next process that is on its way nothing is left when this returns, or it has taken over; unless a reload is in
+        // between that takes its time: it is ended after that, and has had no step until then.
+        let _ = timeout(STOP_WAIT, self.control.ask(|done| Order::End { done })).await;
         if !delay.is_zero() && !self.control.is_replaced() {
             tracing::info!(?delay, "draining soon: /readyz says so, connections are still accepted");
             tokio::time::sleep(delay).await;

@@ -723,7 +723,7 @@ mod tests {
         drain.relent(|member, _| *member == 1, at(40));
         assert_eq!((one.look(&cx, told(0)), two.noticed()), (None, Some(at(50))));
         drain.relent(|_, _| true, at(50));
-        assert_eq!(two.noticed(), Some(at(50)), "its moment has come");
+        assert_eq!((one.noticed(), two.noticed()), (None, Some(at(50))), "the moment of one has come");
         spread(30, Stopping::Drain);
         assert_eq!((one.noticed(), two.noticed()), (Some(at(30)), Some(at(30))));
     }
