@@ -23,6 +23,7 @@ use crate::admin::process::Process;
 use crate::admin::{self, AdminState};
 use crate::config::{ConfigErrors, Loaded, Workers};
 use crate::control::compile::{Families, LogOutput, Surroundings};
+use crate::control::leaving;
 use crate::control::{Control, Door, Handle, Loader, Order, Refused, Started};
 use crate::drain::Drain;
 use crate::net::listener::{Address, BindError};
@@ -36,6 +37,9 @@ use crate::{clock, worker};
 /// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a
 /// quarter of it.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +123,7 @@ impl App {
             orders.push(threads.spawn_worker(index, Arc::clone(&sessions))?);
         }
         let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, around, orders)?;
+        leaving::register(&registry, Arc::clone(&sessions), handle.watch_drains())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -172,7 +177,8 @@ impl App {
         // First: whoever comes in from now on is answered and let go, and whoever is refused knows that it has begun.
         let span = time - LAST_ANSWER.min(time / 4);
         let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
-        let _ = timeout_at(deadline, self.control.ask(|done| Order::StopAccepting { done })).await;
+        let stopped = (Instant::now() + STOP_WAIT).min(deadline);
+        let _ = timeout_at(stopped, self.control.ask(|done| Order::StopAccepting { done })).await;
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
         let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
         Drained { left: self.sessions.active() }

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::app::{App, StartError};
 use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_file, load_str, schema};
@@ -255,17 +256,21 @@ impl Signals {
         })
     }
 
-    /// TERM or INT. Reloads at HUP.
+    /// TERM or INT. Reloads at HUP, one reload after the other, while it goes on listening: a reload may wait for others, and
+    /// the end does not wait for it.
     async fn stop(&mut self, control: &Handle) {
+        let mut reload = JoinSet::new();
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => {
+                // Those that come during a reload are one more, behind it.
+                _ = self.hang_up.recv(), if reload.is_empty() => {
                     let control = control.clone();
-                    // It may wait for endpoints, and the next signal need not. What comes of it is in the log.
-                    tokio::spawn(async move { control.reload(Trigger::Signal).await });
+                    // What comes of it is in the log.
+                    reload.spawn(async move { drop(control.reload(Trigger::Signal).await) });
                 }
+                Some(_) = reload.join_next() => {}
             }
         }
     }

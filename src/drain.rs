@@ -28,6 +28,10 @@ use crate::moment::Moment;
 use crate::worker::{self, Local};
 use crate::ws::tunnel::{QUIET_WAIT, Stopping};
 
+/// How many sessions are looked at with a worker's slab locked: some ten microseconds, in which that worker could not
+/// accept.
+const AT_ONCE: usize = 1024;
+
 /// All work of the process that is waited for at the end.
 #[derive(Debug)]
 pub struct Drain<M> {
@@ -49,6 +53,8 @@ struct Working<M> {
     notices: Slab<Notice<M>>,
     /// How many of them are sessions.
     sessions: usize,
+    /// How many of them say when to stop.
+    told: usize,
     /// The generation of the next to enter.
     generation: u32,
 }
@@ -112,9 +118,9 @@ pub struct Listed<M> {
 }
 
 impl<M> Notice<M> {
-    /// Whether it was told to stop for this reason.
-    fn is_told(&self, why: &Stopping) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.why == *why)
+    /// Whether it was told to stop for this reason, and by this time.
+    fn is_told(&self, why: &Stopping, end: Moment) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
     }
 }
 
@@ -145,7 +151,9 @@ impl<M> Drain<M> {
     /// Nobody works yet; the guards will be held by the tasks of so many workers.
     pub fn new(workers: usize) -> Arc<Drain<M>> {
         Arc::new(Drain {
-            working: Local::new(workers, || Mutex::new(Working { notices: Slab::new(), sessions: 0, generation: 0 })),
+            working: Local::new(workers, || {
+                Mutex::new(Working { notices: Slab::new(), sessions: 0, told: 0, generation: 0 })
+            }),
             active: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
             by: AtomicU64::new(0),
@@ -171,6 +179,7 @@ impl<M> Drain<M> {
         };
         let generation = working.generation;
         working.generation = generation.wrapping_add(1);
+        working.told += usize::from(stop.is_some());
         let notice = Notice { generation, listener, stop, waker: None, member: None, told: Told::default() };
         let key = working.notices.insert(notice);
         drop(working);
@@ -198,8 +207,9 @@ impl<M> Drain<M> {
     }
 
     /// Tells sessions to stop so that all have been closed when `span` has passed: each at its own moment, evenly and with
-    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is left to chance. One that was told for the same reason is passed over, and one that was told an earlier
-    /// moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
+    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is
+    /// left to chance. One that was told for the same reason to be gone by then is passed over, and one that was told an
+    /// earlier moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
     pub fn spread(
         &self,
         select: impl Fn(Place, &M) -> bool,
@@ -208,8 +218,9 @@ impl<M> Drain<M> {
         mut random: impl FnMut() -> f64,
         why: &Stopping,
     ) -> usize {
+        let end = now + span;
         let chosen = |place, notice: &Notice<M>| {
-            let member = notice.member.as_ref().filter(|_| !notice.is_told(why))?;
+            let member = notice.member.as_ref().filter(|_| !notice.is_told(why, end))?;
             select(place, member).then_some(())
         };
         let places = self.places(chosen).into_iter().map(|(place, ())| place).collect();
@@ -226,7 +237,7 @@ impl<M> Drain<M> {
         why: &Stopping,
     ) -> usize {
         let is_left = |place: &Place| {
-            self.at(*place, |notice| notice.member.is_some() && !notice.is_told(why)).unwrap_or_default()
+            self.at(*place, |notice| notice.member.is_some() && !notice.is_told(why, now + span)).unwrap_or_default()
         };
         let places = places.into_iter().filter(is_left).collect();
         self.pace(places, now, span, &mut random, why)
@@ -266,6 +277,32 @@ impl<M> Drain<M> {
         self.wake(wakers);
     }
 
+    /// Whether anybody who is still there has been told to stop.
+    pub fn is_anybody_told(&self) -> bool {
+        self.working.iter().any(|working| lock(working).told > 0)
+    }
+
+    /// Looks at each session, and at what it was told. Those that come or go meanwhile may be missed; who waits for a lock
+    /// waits for [`AT_ONCE`] of them at most.
+    pub fn survey(&self, mut look: impl FnMut(&M, Option<&Stop>)) {
+        for working in self.working.iter() {
+            let mut next = 0;
+            loop {
+                let working = lock(working);
+                let end = working.notices.capacity().min(next + AT_ONCE);
+                for notice in (next..end).filter_map(|key| working.notices.get(key)) {
+                    if let Some(member) = &notice.member {
+                        look(member, notice.stop.as_ref());
+                    }
+                }
+                if end == working.notices.capacity() {
+                    break;
+                }
+                next = end;
+            }
+        }
+    }
+
     /// Looks at each session that has not been told to stop.
     pub fn for_each_left(&self, mut look: impl FnMut(&M)) {
         for working in self.working.iter() {
@@ -293,12 +330,14 @@ impl<M> Drain<M> {
     pub fn relent(&self, is_over: impl Fn(&M, &Stopping) -> bool, now: Moment) {
         let mut wakers = vec![];
         for working in self.working.iter() {
-            for (_, notice) in &mut lock(working).notices {
+            let Working { notices, told, .. } = &mut *lock(working);
+            for (_, notice) in notices {
                 let is_over = |stop: &Stop| {
                     stop.at > now && notice.member.as_ref().is_some_and(|member| is_over(member, &stop.why))
                 };
                 if notice.stop.as_ref().is_some_and(is_over) {
                     notice.stop = None;
+                    *told -= 1;
                     wakers.extend(notice.waker.take());
                 }
             }
@@ -378,11 +417,12 @@ impl<M> Drain<M> {
         let (mut count, mut wakers) = (0, vec![]);
         for (place, at) in places {
             let Some(working) = self.working.at(place.slab as usize) else { continue };
-            let mut working = lock(working);
-            let Some(notice) = working.notices.get_mut(place.key as usize) else { continue };
+            let Working { notices, told, .. } = &mut *lock(working);
+            let Some(notice) = notices.get_mut(place.key as usize) else { continue };
             if notice.generation != place.generation || notice.stop.as_ref().is_some_and(|told| told.at <= at) {
                 continue;
             }
+            *told += usize::from(notice.stop.is_none());
             notice.stop = Some(Stop { at, by, why: why.clone() });
             wakers.extend(notice.waker.take());
             count += 1;
@@ -504,6 +544,7 @@ impl<M> Drop for Guard<M> {
             let mut working = lock(working);
             let notice = working.notices.try_remove(self.key as usize)?;
             working.sessions -= usize::from(notice.member.is_some());
+            working.told -= usize::from(notice.stop.is_some());
             Some(notice)
         });
         // Its waker and what it was a member of are dropped without the lock.
@@ -625,6 +666,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_told_again_goes_earlier_and_never_draws_another_lot() {
+        let drain = Drain::new(1);
+        let guard = drain.enter(1);
+        guard.join((), at(0));
+        let long = Duration::from_secs(100);
+        let spread = |now, span, lot: f64| drain.spread(|_, _| true, now, span, || lot, &Stopping::Reload);
+        assert_eq!(spread(at(1), long, 0.9), 1);
+        let told = guard.noticed();
+        // Late comers of the same are looked for: what is left of the same span.
+        assert_eq!(spread(at(2), long - Duration::from_secs(1), 0.0), 0);
+        assert_eq!(guard.noticed(), told);
+        assert_eq!(spread(at(3), Duration::ZERO, 0.0), 1);
+        assert_eq!(guard.noticed(), Some(at(3)));
+    }
+
+    #[test]
     fn all_sessions_are_seen_in_many_short_walks_that_change_does_not_disturb() {
         let drain = Drain::new(2);
         let mut guards: Vec<_> = (0..10).map(|_| drain.enter(1)).collect();
@@ -684,6 +741,41 @@ mod tests {
         guards[0].join((), at(0));
         drain.stop_requests(1, at(5), &Stopping::Drain);
         assert_eq!(guards.each_ref().map(Guard::noticed), [None, Some(at(5)), None]);
+    }
+
+    #[test]
+    fn a_survey_sees_every_session_once_and_what_it_was_told() {
+        let drain = Drain::new(1);
+        let mut guards: Vec<_> = (0..2 * AT_ONCE + 10).map(|_| drain.enter(1)).collect();
+        let survey = || {
+            let (mut seen, mut told) = (vec![], 0);
+            drain.survey(|member: &usize, stop| {
+                seen.push(*member);
+                told += usize::from(stop.is_some());
+            });
+            (seen, told)
+        };
+        assert_eq!((survey(), drain.is_anybody_told()), ((vec![], 0), false), "none is a session yet");
+        guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
+        guards.swap_remove(5);
+        let (seen, told) = survey();
+        assert_eq!((seen, told), ((0..2 * AT_ONCE + 10).filter(|i| *i != 5).collect(), 0));
+        let spread = |seconds, why| drain.spread(|_, i| i % 2 == 0, at(seconds), Duration::ZERO, || 0.0, &why);
+        let even = spread(50, Stopping::RouteDrain);
+        spread(40, Stopping::Reload);
+        assert_eq!((survey().1, drain.is_anybody_told()), (even, true));
+        drain.relent(|_, why| *why == Stopping::RouteDrain, at(0));
+        assert_eq!(survey().1, even, "the earlier moment holds");
+        guards.retain(|guard| guard.noticed().is_none());
+        assert_eq!((survey().1, drain.is_anybody_told()), (0, false));
+        spread(50, Stopping::Reload);
+        drain.begin(at(1), Duration::ZERO, || 0.0);
+        let late = drain.enter(1);
+        assert!(drain.is_anybody_told());
+        drop(guards);
+        assert!(drain.is_anybody_told());
+        drop(late);
+        assert!(!drain.is_anybody_told());
     }
 
     #[test]

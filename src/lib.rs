@@ -26,6 +26,8 @@ pub mod clock;
 
 pub mod worker;
 
+pub mod telemetry;
+
 pub mod net;
 
 pub mod systemd;
@@ -35,8 +37,6 @@ pub mod tls;
 pub mod drain;
 
 pub mod file_look;
-
-pub mod telemetry;
 
 // Second floor: the upstream side.
 pub mod upstream;

@@ -11,6 +11,7 @@ use prometheus::Registry;
 use prometheus::proto::MetricType;
 use regex::Regex;
 use wsluice::admin::health::Readiness;
+use wsluice::drain::Drain;
 use wsluice::session::metrics::{Ending, Initiator};
 use wsluice::telemetry::sink::LogSink;
 use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ServerFiles, Servers};
@@ -26,6 +27,14 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     telemetry::process::register(&registry, &LogSink::new(std::io::sink()).unwrap()).unwrap();
     Readiness::new().register(&registry).unwrap();
     wsluice::admin::api::Metrics::register(&registry).unwrap();
+    // A drain of one thing, as long as this is held.
+    let drain = control::DrainStatus {
+        target: control::Target::Endpoint { upstream: "chat".into(), endpoint: "ws://127.0.0.1:9000".into() },
+        span: Duration::ZERO,
+        since: UNIX_EPOCH,
+    };
+    let (_drains, seen) = tokio::sync::watch::channel(vec![drain]);
+    control::leaving::register(&registry, Drain::new(1), seen).unwrap();
     control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
     let listeners = server::metrics::Metrics::register(&registry).unwrap();
     let _listener = listeners.listener("public", server::metrics::Security::Tls);

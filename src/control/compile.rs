@@ -564,6 +564,7 @@ impl Compiler<'_> {
         let handles = |listener: &config::Listener| ListenerHandles {
             requests: families.proxy.route(&listener.name, &written.name, &Failure::LABELS),
             sessions: Arc::new(RouteSessions {
+                number: RouteSessions::next_number(),
                 listener: listener.name.as_str().into(),
                 route: Arc::clone(&name),
                 upstream: Arc::clone(upstream),

@@ -10,6 +10,7 @@ pub mod checks;
 pub mod compile;
 mod digest;
 mod drains;
+pub mod leaving;
 pub mod metrics;
 mod openings;
 pub mod shed;
@@ -237,6 +238,11 @@ impl Handle {
         self.in_force.load_full()
     }
 
+    /// What is being drained, now and later.
+    pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainStatus>> {
+        self.drains.clone()
+    }
+
     /// What is being drained.
     pub fn drains(&self) -> Vec<DrainStatus> {
         self.drains.borrow().clone()
@@ -302,7 +308,7 @@ impl Control {
     ) -> Result<(Control, Started), Refused> {
         let mut compiled = compile(&loaded, &around, None)?;
         let mut openings = Openings::new(workers);
-        let bound = openings.bind(&compiled)?;
+        let bound = openings.bind(&compiled, None)?;
         let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
@@ -347,10 +353,13 @@ impl Control {
             Order::Check { text, done } => answer(done, self.check(text)),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
+                self.tell_listeners();
                 answer(done, count);
             }
             Order::EndDrain { target, done } => {
-                answer(done, self.drains.end(&target, &mut self.openings, &self.compiled).await);
+                let ended = self.drains.end(&target, &mut self.openings, &self.compiled).await;
+                self.tell_listeners();
+                answer(done, ended);
             }
             Order::Close { places, span, why, done } => {
                 let count = self.around.sessions.spread_over(places, clock::now(), span, fastrand::f64, &why);
@@ -358,9 +367,14 @@ impl Control {
             }
             Order::StopAccepting { done } => {
                 self.openings.close_all().await;
+                self.tell_listeners();
                 answer(done, ());
             }
         }
+    }
+
+    /// Says which listeners are open. Before the answer to whoever had some opened or closed, who may look at once.
+    fn tell_listeners(&self) {
         let open = self.openings.addresses(&self.compiled);
         let before = self.in_force.load();
         if before.listeners != open {
@@ -430,8 +444,10 @@ impl Control {
             commit(&self.around, &mut compiled);
             return Ok(changes);
         }
-        let bound = self.openings.bind(&compiled)?;
-        let admin = self.openings.bind_admin(&loaded.file, &compiled, self.door.borrow().as_ref())?;
+        let door = self.door.borrow().clone();
+        // First: of what listens beside another, nothing may be closed again.
+        let admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
+        let bound = self.openings.bind(&compiled, door.as_ref())?;
         // From here on nothing fails.
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
@@ -526,6 +542,8 @@ impl Control {
     /// force now, or the last one of a route that is gone.
     fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
+        // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
+        let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
             let new = compiled.routes.get(name);
             let listeners = |route: &compile::CompiledRoute| -> Vec<Arc<RouteSessions>> {
@@ -550,6 +568,7 @@ impl Control {
             let route = name.clone();
             let select = move |_: Place, member: &Member| {
                 *member.route.route == *route
+                    && member.route.number < later
                     && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))
                     && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
             };

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::compile::{Compiled, CompiledListener, address};
 use super::{Door, Refused};
 use crate::config::File;
-use crate::net::listener::{Address, Bound, bind};
+use crate::net::listener::{Address, BindError, Bound, bind, bind_beside};
 use crate::server::Listener;
 use crate::server::accepting::{Order, Waiting};
 
@@ -43,53 +43,60 @@ impl Openings {
         Openings { workers, open: BTreeMap::new(), shut: BTreeMap::new(), next: 1, is_over: false }
     }
 
-    /// Sockets for those listeners that are not open at their address.
+    /// Sockets for those listeners that are not open at their address; `admin` is the admin listener's, as it is now.
     ///
     /// # Errors
-    /// If one cannot be bound; those that were are closed again.
-    pub fn bind(&self, compiled: &Compiled) -> Result<Bindings, Refused> {
-        let mut bindings = Bindings::new();
+    /// If one cannot be bound; those that were are closed again, and have taken no connection from any that is open.
+    pub fn bind(&self, compiled: &Compiled, admin: Option<&Door>) -> Result<Bindings, Refused> {
+        let (mut bindings, mut new) = (Bindings::new(), vec![]);
         for CompiledListener { written, .. } in &compiled.listeners {
             let wanted = address(&written.bind);
             let is_open = self.open.get(&written.name).is_some_and(|opening| opening.written == wanted);
             if is_open || self.shut.contains_key(&written.name) || self.is_over {
                 continue;
             }
-            let bound = match self.bound_at(&wanted) {
-                Some(bound) => bound,
-                None => self.bind_one(&written.name, &wanted)?,
-            };
-            bindings.insert(written.name.clone(), bound);
+            match self.bound_at(&wanted) {
+                Some(bound) => drop(bindings.insert(written.name.clone(), bound)),
+                None => new.push((&written.name, self.bind_one(&written.name, &wanted, self.workers.len(), admin)?)),
+            }
+        }
+        for (name, bound) in new {
+            bindings.insert(name.clone(), listening(name, bound)?);
         }
         Ok(bindings)
     }
 
-    fn bind_one(&self, listener: &str, wanted: &Address) -> Result<Arc<Bound>, Refused> {
-        let bound = bind(wanted, self.workers.len());
-        bound.map(Arc::new).map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
+    /// Sockets that may not listen yet.
+    fn bind_one(
+        &self,
+        listener: &str,
+        wanted: &Address,
+        workers: usize,
+        admin: Option<&Door>,
+    ) -> Result<Bound, Refused> {
+        let ours = self.open.values().map(|opening| &opening.bound).chain(admin.map(|admin| &admin.bound));
+        let is_ours = ours.into_iter().any(|bound| bound.address().overlaps(wanted));
+        let bound = if is_ours { bind_beside(wanted, workers) } else { bind(wanted, workers) };
+        bound.map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
     }
 
-    /// The sockets at this address that another listener has now: two may change places.
+    /// The sockets at this address that a listener has now: two may change places.
     fn bound_at(&self, wanted: &Address) -> Option<Arc<Bound>> {
-        if wanted.tcp().is_some_and(|addr| addr.port() == 0) {
-            return None;
-        }
-        self.open.values().find(|opening| opening.written == *wanted).map(|opening| Arc::clone(&opening.bound))
+        let mut open = self.open.values();
+        open.find(|opening| opening.bound.address() == wanted).map(|opening| Arc::clone(&opening.bound))
     }
 
-    /// The admin listener, if there is to be one: where it was `before`, or anew.
+    /// The admin listener, if there is to be one: where it is `now`, or anew.
     ///
     /// # Errors
     /// If it cannot be bound.
-    pub fn bind_admin(&self, file: &File, compiled: &Compiled, before: Option<&Door>) -> Result<Option<Door>, Refused> {
+    pub fn bind_admin(&self, file: &File, compiled: &Compiled, now: Option<&Door>) -> Result<Option<Door>, Refused> {
+        const NAME: &str = "admin";
         let Some(admin) = &file.admin else { return Ok(None) };
         let (written, tokens) = (address(&admin.bind), compiled.tokens.as_slice().into());
-        let bound = match before.filter(|before| before.written == written) {
-            Some(before) => Arc::clone(&before.bound),
-            None => {
-                let bound = bind(&written, 1).map(Arc::new);
-                bound.map_err(|error| Refused::Bind { listener: "admin".to_owned(), error })?
-            }
+        let bound = match now.filter(|now| now.written == written || *now.bound.address() == written) {
+            Some(now) => Arc::clone(&now.bound),
+            None => listening(NAME, self.bind_one(NAME, &written, 1, now)?)?,
         };
         Ok(Some(Door { bound, written, tokens }))
     }
@@ -171,7 +178,7 @@ impl Openings {
             return Err(Refused::Ending);
         }
         let written = address(&configured.written.bind);
-        let bound = self.bind_one(name, &written)?;
+        let bound = listening(name, self.bind_one(name, &written, self.workers.len(), None)?)?;
         self.shut.remove(name);
         let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
         // No worker has an opening of this number: there is nothing to stop.
@@ -198,5 +205,13 @@ impl Openings {
     pub fn addresses(&self, compiled: &Compiled) -> Vec<(Arc<str>, Address)> {
         let open = compiled.listeners.iter().filter_map(|compiled| self.open.get(&compiled.written.name));
         open.map(|opening| (Arc::clone(&opening.listener.name), opening.bound.address().clone())).collect()
+    }
+}
+
+fn listening(listener: &str, mut bound: Bound) -> Result<Arc<Bound>, Refused> {
+    let refused = |error| Refused::Bind { listener: listener.to_owned(), error };
+    match bound.take_charge() {
+        Ok(()) => Ok(Arc::new(bound)),
+        Err(source) => Err(refused(BindError::Io { address: bound.address().clone(), source })),
     }
 }

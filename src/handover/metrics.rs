@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntGauge, Opts, Registry};
 
+use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 use crate::upstream::live::Name;
 
 /// What became of an attempt to start the next process.
