@@ -212,7 +212,7 @@ fn session(listed: Listed<Member>) -> Session {
         age: seen.age,
         idle: seen.idle,
         queued_bytes: seen.queued,
-        closing: stop.map(|stop| outcome::stopping(&stop.why).1.to_owned()),
+        closing: stop.map(|stop| outcome::stopping_label(&stop.why).to_owned()),
     }
 }
 
