@@ -66,6 +66,8 @@ struct Notice<M> {
     generation: u32,
     /// Where its connection came in.
     listener: u32,
+    /// No request may follow the one that is under way, which is nothing to a session.
+    last: bool,
     /// When to stop and why, once that has been said.
     stop: Option<Stop>,
     /// Who is to hear of it.
@@ -180,7 +182,8 @@ impl<M> Drain<M> {
         let generation = working.generation;
         working.generation = generation.wrapping_add(1);
         working.told += usize::from(stop.is_some());
-        let notice = Notice { generation, listener, stop, waker: None, member: None, told: Told::default() };
+        let (member, told) = (None, Told::default());
+        let notice = Notice { generation, listener, last: false, stop, waker: None, member, told };
         let key = working.notices.insert(notice);
         drop(working);
         Guard { drain: Arc::clone(self), slab: slab as u32, key: key as u32 }
@@ -204,6 +207,21 @@ impl<M> Drain<M> {
     pub fn stop_requests(&self, listener: u32, now: Moment, why: &Stopping) {
         let prompt = self.places(|_, notice| (notice.member.is_none() && notice.listener == listener).then_some(()));
         self.tell(prompt.into_iter().map(|(place, ())| (place, now)), None, why);
+    }
+
+    /// Has all connections that are no sessions end with the request that is under way. One that becomes a session by that
+    /// request is one like all others.
+    pub fn last_requests(&self) {
+        let mut wakers = vec![];
+        for working in self.working.iter() {
+            for (_, notice) in &mut lock(working).notices {
+                if notice.member.is_none() {
+                    notice.last = true;
+                    wakers.extend(notice.waker.take());
+                }
+            }
+        }
+        self.wake(wakers);
     }
 
     /// Tells sessions to stop so that all have been closed when `span` has passed: each at its own moment, evenly and with
@@ -520,6 +538,13 @@ impl<M> Guard<M> {
         self.look(cx, Told::default()).map_or(Poll::Pending, |stop| Poll::Ready(stop.at))
     }
 
+    /// Whether the request that is under way, or comes next, is the last: ready when it is.
+    pub fn poll_last_request(&self, cx: &Context<'_>) -> Poll<()> {
+        let is_told = self.poll_notice(cx).is_ready();
+        let is_last = is_told || self.notice(|notice| notice.last) == Some(true);
+        if is_last { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// When to stop, if that has been said.
     pub fn noticed(&self) -> Option<Moment> {
         self.notice(|notice| notice.stop.as_ref().map(|stop| stop.at)).flatten()
@@ -776,6 +801,21 @@ mod tests {
         assert!(drain.is_anybody_told());
         drop(late);
         assert!(!drain.is_anybody_told());
+    }
+
+    #[test]
+    fn a_last_request_may_open_a_session_which_is_told_nothing() {
+        let drain = Drain::new(1);
+        let cx = Context::from_waker(Waker::noop());
+        let (session, request) = (drain.enter(1), drain.enter(2));
+        session.join(1, at(0));
+        assert!(request.poll_last_request(&cx).is_pending());
+        drain.last_requests();
+        assert!(request.poll_last_request(&cx).is_ready() && session.poll_last_request(&cx).is_pending());
+        request.join(2, at(1));
+        assert_eq!((request.noticed(), session.noticed()), (None, None));
+        assert_eq!(drain.spread(|_, _| true, at(2), Duration::ZERO, || 0.0, &Stopping::Upgrade), 2);
+        assert!(drain.enter(1).poll_last_request(&cx).is_pending(), "only those that were there");
     }
 
     #[test]

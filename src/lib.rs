@@ -52,9 +52,9 @@ pub mod proxy;
 // Top: the process.
 pub mod server;
 
-pub mod control;
-
 pub mod handover;
+
+pub mod control;
 
 pub mod admin;
 

@@ -6,6 +6,7 @@
 //! put in force piece by piece, each by one swap; what is the same as before is not touched. Others only read, through
 //! [`Handle`].
 
+mod alive;
 pub mod checks;
 pub mod compile;
 mod digest;
@@ -14,13 +15,15 @@ pub mod leaving;
 pub mod metrics;
 mod openings;
 pub mod shed;
-mod sweep;
+pub mod sweep;
+mod upgrades;
 pub mod watch;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -31,10 +34,12 @@ use tokio::time::timeout;
 
 use crate::config::{AdminToken, ConfigErrors, File, Loaded, OnChange};
 use crate::drain::Place;
-use crate::net::listener::{Address, BindError, Bound};
+use crate::handover::{Heir, Predecessors, Promoted, Reporter, SuccessionError, Successor, UpgradeError};
+use crate::net::listener::{Address, BindError, Bound, Inheritance};
 use crate::probe;
 use crate::server::accepting;
 use crate::session::{Member, RouteSessions};
+use crate::systemd::{Notifier, Word};
 use crate::telemetry::panics;
 use crate::tls::certificates::Certificates;
 use crate::upstream::Upstream;
@@ -46,6 +51,8 @@ pub use drains::{DrainStatus, Target};
 pub use metrics::Trigger;
 use metrics::{Metrics, Reloaded};
 use openings::Openings;
+pub use upgrades::Succession;
+use upgrades::Upgrades;
 
 /// How many orders may wait. They come from operators and from one watcher.
 const ORDERS_MAX: usize = 64;
@@ -77,6 +84,21 @@ pub enum Refused {
     /// The process is going.
     #[error("the process is shutting down")]
     Ending,
+    /// The next process is on its way, and is to find everything as it was told.
+    #[error("an upgrade is under way")]
+    Upgrading,
+    /// The next process has taken over.
+    #[error("process {0} has taken over, and this one ends with its last session")]
+    Replaced(u32),
+    /// There is no next process to start.
+    #[error("this process cannot be upgraded: only `wsluice run` and `wsluice proxy` can")]
+    NoSuccession,
+    /// The next process has not taken over.
+    #[error("{0}")]
+    Upgrade(#[source] UpgradeError),
+    /// This process was to take over from another, and does not.
+    #[error("{0}")]
+    Succession(#[from] SuccessionError),
 }
 
 /// What a reload has changed. All empty: the file says what it said before.
@@ -211,6 +233,16 @@ pub enum Order {
         /// How many were there, and were not told the same before.
         done: oneshot::Sender<usize>,
     },
+    /// Start the next process, which takes over.
+    Upgrade {
+        /// Its number, when it has taken over, or why it has not.
+        done: upgrades::Done,
+    },
+    /// The end of the process has begun: there is no next one, unless it has taken over already.
+    End {
+        /// When that is so.
+        done: oneshot::Sender<()>,
+    },
     /// Accept no more connections, for good.
     StopAccepting {
         /// When none are accepted any more.
@@ -225,6 +257,7 @@ pub struct Handle {
     in_force: Arc<ArcSwap<InForce>>,
     drains: latest::Receiver<Vec<DrainStatus>>,
     certificates: Certificates,
+    successor: latest::Receiver<Option<u32>>,
 }
 
 impl Handle {
@@ -256,6 +289,28 @@ impl Handle {
         answer.await.ok()
     }
 
+    /// Starts the next process, which takes over: sockets and all who wait there. Returns its number. What becomes of the
+    /// sessions of this one is for its owner to say, who hears of it by [`Handle::replaced`].
+    ///
+    /// # Errors
+    /// Why it has not taken over; everything is as before then.
+    pub async fn upgrade(&self) -> Result<u32, Refused> {
+        self.ask(|done| Order::Upgrade { done }).await.unwrap_or(Err(Refused::Ending))
+    }
+
+    /// Waits until another process has taken over. Returns its number. Cancel-safe.
+    pub async fn replaced(&self) -> u32 {
+        match self.successor.clone().wait_for(Option::is_some).await.map(|pid| *pid) {
+            Ok(Some(pid)) => pid,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Whether another process has taken over.
+    pub fn is_replaced(&self) -> bool {
+        self.successor.borrow().is_some()
+    }
+
     /// Reads the configuration again and puts it in force.
     ///
     /// # Errors
@@ -280,6 +335,30 @@ pub struct Control {
     drains: Drains,
     /// Sessions of routes that are not as they were, on their way out.
     sweeps: JoinSet<()>,
+    upgrades: Upgrades,
+    successor: latest::Sender<Option<u32>>,
+    notifier: Arc<Notifier>,
+    /// What the service manager is told to see that we live.
+    watchdog: JoinSet<()>,
+    /// What the next process is told of us.
+    report: JoinSet<()>,
+}
+
+/// Where the process comes from, and what is to follow it.
+#[derive(Debug, Default)]
+pub struct Origin {
+    /// It was started to take over from another one.
+    pub successor: Option<Successor>,
+    /// Sockets that a service manager has opened for it.
+    pub sockets: Inheritance,
+    /// How the next one is started; `None`: it cannot be replaced while it runs.
+    pub succession: Option<Succession>,
+    /// Who wants to hear how it does.
+    pub notifier: Notifier,
+    /// In which time it must say that it is alive.
+    pub watchdog: Option<Duration>,
+    /// Becomes true when it is to end before it has taken over.
+    pub given_up: Option<latest::Receiver<bool>>,
 }
 
 /// What runs with the first configuration.
@@ -293,10 +372,32 @@ pub struct Started {
     pub warnings: Vec<String>,
 }
 
+/// The first configuration, with all that it needs to be put in force, and nothing that could be noticed from outside.
+struct Built {
+    compiled: Compiled,
+    openings: Openings,
+    bound: openings::Bindings,
+    admin: Option<Door>,
+    tasks: BTreeMap<String, JoinSet<()>>,
+}
+
+impl Built {
+    async fn new(loaded: &Loaded, around: &Surroundings, mut openings: Openings) -> Result<Built, Refused> {
+        let mut compiled = compile(loaded, around, None)?;
+        let bound = openings.bind(&compiled, None)?;
+        let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
+        let mut tasks = BTreeMap::new();
+        discover(&mut compiled, &mut tasks).await;
+        Ok(Built { compiled, openings, bound, admin, tasks })
+    }
+}
+
 impl Control {
     /// Puts the first configuration in force: binds, waits a while for the first endpoints of all upstreams that are told
     /// theirs (a proxy without them would only have 503 to give; clients that come meanwhile wait in the listeners'
     /// backlog), and has the workers accept. `loader` reads it again.
+    ///
+    /// A process that is to take over does all but the last, and that only when it is told to.
     ///
     /// # Errors
     /// See [`Refused`]; nothing is left listening then.
@@ -305,17 +406,47 @@ impl Control {
         loader: Option<Loader>,
         around: Surroundings,
         workers: Vec<mpsc::UnboundedSender<accepting::Order>>,
+        origin: Origin,
     ) -> Result<(Control, Started), Refused> {
-        let mut compiled = compile(&loaded, &around, None)?;
-        let mut openings = Openings::new(workers);
-        let bound = openings.bind(&compiled, None)?;
-        let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
-        let mut tasks = BTreeMap::new();
-        discover(&mut compiled, &mut tasks).await;
+        let Origin { successor, sockets, succession, notifier, watchdog, given_up } = origin;
+        let (heir, inheritance) = match successor {
+            Some(successor) => {
+                let (heir, inheritance) = successor.inventory().await?;
+                (Some(heir), inheritance)
+            }
+            None => (None, sockets),
+        };
+        let built = Built::new(&loaded, &around, Openings::new(workers, inheritance)).await;
+        let (built, mut promoted) = match (built, heir) {
+            (Ok(built), Some(heir)) => (built, Some(promotion(heir, given_up).await?)),
+            (Ok(built), None) => (built, None),
+            (Err(refused), heir) => {
+                if let Some(heir) = heir {
+                    heir.refuse(&refused.to_string()).await;
+                }
+                return Err(refused);
+            }
+        };
+        let Built { mut compiled, mut openings, mut bound, mut admin, mut tasks } = built;
+        if let Some(promoted) = &mut promoted {
+            promoted.predecessors().show(&around.lives, &around.families.handover);
+        }
+        openings::take_charge(openings::all(&mut bound, &mut admin))?;
         for (name, upstream) in &mut compiled.upstreams {
             attend(upstream, tasks.entry(name.clone()).or_default(), &around, vec![]);
         }
         openings.open(bound, &compiled).await;
+        let (inherited, unwanted) = openings.settle_inheritance();
+        around.families.handover.inherited(inherited);
+        let predecessors = match promoted {
+            Some(promoted) => promoted.taken(unwanted).await,
+            None => {
+                for address in unwanted.left() {
+                    tracing::warn!(%address, "closing a socket of the service manager: no listener is there");
+                }
+                Predecessors::default()
+            }
+        };
         commit(&around, &mut compiled);
         let warnings = std::mem::take(&mut compiled.warnings);
         let in_force = in_force(loaded, &compiled, &openings);
@@ -323,13 +454,40 @@ impl Control {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
         let (door, door_seen) = latest::channel(admin);
         let (drains, drains_seen) = Drains::new(Arc::clone(&around.sessions));
+        let (successor, successor_seen) = latest::channel(None);
         let certificates = around.families.certificates.clone();
-        let handle = Handle { orders: sender, in_force: Arc::clone(&in_force), drains: drains_seen, certificates };
-        let sweeps = JoinSet::new();
+        let handle = Handle {
+            orders: sender,
+            in_force: Arc::clone(&in_force),
+            drains: drains_seen,
+            certificates,
+            successor: successor_seen,
+        };
         let metrics = around.families.control.clone();
-        let control =
-            Control { around, metrics, loader, orders, in_force, compiled, openings, tasks, door, drains, sweeps };
+        let (lives, handovers) = (around.lives.clone(), around.families.handover.clone());
+        let upgrades = Upgrades::new(succession, predecessors, lives, handovers);
+        let notifier = Arc::new(notifier);
+        let watchdog = watchdog.map(|span| alive::run(Arc::clone(&notifier), span, around.pulse.clone()));
+        let control = Control {
+            around,
+            metrics,
+            loader,
+            orders,
+            in_force,
+            compiled,
+            openings,
+            tasks,
+            door,
+            drains,
+            sweeps: JoinSet::new(),
+            upgrades,
+            successor,
+            notifier,
+            watchdog: watchdog.into_iter().collect(),
+            report: JoinSet::new(),
+        };
         control.tell_in_force();
+        control.say_ready();
         Ok((control, Started { handle, door: door_seen, warnings }))
     }
 
@@ -342,14 +500,50 @@ impl Control {
                     Some(order) => drop(panics::catching(panics::Place::Control, Box::pin(self.carry_out(order))).await),
                     None => return std::future::pending().await,
                 },
+                (reporter, done) = self.upgrades.next() => self.retreat(reporter, done).await,
                 Some(_) = self.sweeps.join_next() => {}
             }
         }
     }
 
+    /// Another process has taken over: accepts no more, and tells it what is left here.
+    async fn retreat(&mut self, reporter: Reporter, done: upgrades::Done) {
+        let successor = reporter.successor();
+        self.watchdog.abort_all();
+        self.around.replacing.store(true, Ordering::Relaxed);
+        self.notifier.say(&[Word::MainPid(successor)]);
+        self.openings.leave_to_successor(reporter.unwanted()).await;
+        if let Some(door) =
+            self.door.send_replace(None).filter(|door| !reporter.unwanted().contains(door.bound.address()))
+        {
+            door.bound.leave_file();
+        }
+        let lives = self.around.lives.clone();
+        self.report.spawn(async move { reporter.run(&lives).await });
+        tracing::info!(pid = successor, "the next process has taken over");
+        self.tell_listeners();
+        self.successor.send_replace(Some(successor));
+        answer(done, Ok(successor));
+    }
+
+    /// Tells the service manager that everything runs.
+    fn say_ready(&self) {
+        let in_force = self.in_force.load();
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let status =
+            format!("{}, {}", count(in_force.listeners.len(), "listener"), count(in_force.upstreams.len(), "upstream"));
+        self.notifier.say(&[Word::Ready, Word::Status(&status)]);
+    }
+
     async fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Reload { trigger, done } => answer(done, self.reload(trigger).await),
+            Order::Reload { trigger, done } => match self.upgrades.allow_changes() {
+                Ok(()) => answer(done, self.reload(trigger).await),
+                Err(refused) => {
+                    tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not read again");
+                    answer(done, Err(refused));
+                }
+            },
             Order::Check { text, done } => answer(done, self.check(text)),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
@@ -364,6 +558,16 @@ impl Control {
             Order::Close { places, span, why, done } => {
                 let count = self.around.sessions.spread_over(places, clock::now(), span, fastrand::f64, &why);
                 answer(done, count);
+            }
+            Order::Upgrade { done } => {
+                let (openings, door) = (&self.openings, self.door.borrow());
+                self.upgrades.begin(|| openings.offer(door.as_ref()), done);
+            }
+            Order::End { done } => {
+                if !self.upgrades.end() {
+                    self.notifier.say(&[Word::Stopping, Word::Status("draining")]);
+                }
+                answer(done, ());
             }
             Order::StopAccepting { done } => {
                 self.openings.close_all().await;
@@ -403,6 +607,7 @@ impl Control {
     }
 
     async fn reload(&mut self, trigger: Trigger) -> Result<Changes, Refused> {
+        self.notifier.say(&[Word::Reloading]);
         let done = self.reload_now().await;
         self.metrics.reloaded(
             trigger,
@@ -430,6 +635,13 @@ impl Control {
                 tracing::error!(trigger, %error, "the new configuration is refused, the one before stays in force");
             }
         }
+        match &done {
+            Ok(_) => self.say_ready(),
+            Err(_) => {
+                let status = "the configuration as it is now is refused, the one before stays in force";
+                self.notifier.say(&[Word::Ready, Word::Status(status)]);
+            }
+        }
         done
     }
 
@@ -446,8 +658,9 @@ impl Control {
         }
         let door = self.door.borrow().clone();
         // First: of what listens beside another, nothing may be closed again.
-        let admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
-        let bound = self.openings.bind(&compiled, door.as_ref())?;
+        let mut admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
+        let mut bound = self.openings.bind(&compiled, door.as_ref())?;
+        openings::take_charge(openings::all(&mut bound, &mut admin))?;
         // From here on nothing fails.
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
@@ -590,6 +803,26 @@ impl Control {
     }
 }
 
+/// Waits for the word to take over, unless this process is told to end before.
+async fn promotion(heir: Heir, given_up: Option<latest::Receiver<bool>>) -> Result<Promoted, Refused> {
+    let is_given_up = async {
+        let is_so = match given_up {
+            Some(mut given_up) => given_up.wait_for(|is_so| *is_so).await.is_ok(),
+            None => false,
+        };
+        // Otherwise nobody can tell any more.
+        if !is_so {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        // Who has the word takes over, and ends as others do.
+        biased;
+        promoted = heir.ready() => Ok(promoted?),
+        () = is_given_up => Err(Refused::Ending),
+    }
+}
+
 fn commit(around: &Surroundings, compiled: &mut Compiled) {
     if let Some(certificates) = compiled.certificates.take() {
         around.families.certificates.commit(certificates);
@@ -647,8 +880,13 @@ fn attend(
     }
     if let Some(shedding) = shedding {
         let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&around.sessions));
+        let replacing = Arc::clone(&around.replacing);
         tasks.spawn(async move {
-            let run = || shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, old.clone());
+            let run = || {
+                let replacing = Arc::clone(&replacing);
+                let is_replacing = move || replacing.load(Ordering::Relaxed);
+                shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, old.clone(), is_replacing)
+            };
             panics::keep(panics::Place::Control, "moving sessions", run).await;
         });
     }

@@ -53,14 +53,24 @@ pub struct Rebalance {
 }
 
 /// Does it until it is dropped. `before` are the endpoints that the upstream had in an earlier configuration: those that are
-/// members no more have been removed.
-pub async fn run(upstream: Arc<Upstream>, drain: Arc<Sessions>, wanted: Shedding, before: Vec<Arc<Endpoint>>) {
+/// members no more have been removed. When another process `is_replacing` this one, no surplus is moved: this one does not
+/// see what the other has.
+pub async fn run(
+    upstream: Arc<Upstream>,
+    drain: Arc<Sessions>,
+    wanted: Shedding,
+    before: Vec<Arc<Endpoint>>,
+    is_replacing: impl Fn() -> bool,
+) {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let members = before.into_iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
     let mut shed = Shed { upstream, drain, wanted, members, emptied: HashMap::new(), moving: Moving::default() };
     loop {
         tick.tick().await;
+        if is_replacing() {
+            shed.wanted.rebalance = None;
+        }
         shed.look(clock::now());
     }
 }
@@ -150,14 +160,14 @@ impl Shed {
             let is_member = self.members.contains_key(id);
             let as_before =
                 |(_, why, span): &(Arc<Live>, Stopping, Duration)| (why, span) == (&emptying.why, &emptying.span);
-            wanted.get(id).is_some_and(as_before) && (is_member || emptying.live.load() > 0)
+            wanted.get(id).is_some_and(as_before) && (is_member || emptying.live.here() > 0)
         });
         for (id, (live, why, span)) in wanted {
-            if live.load() == 0 || self.emptied.contains_key(&id) {
+            if live.here() == 0 || self.emptied.contains_key(&id) {
                 continue;
             }
             tracing::info!(
-                upstream = %self.upstream.name, endpoint = %live.endpoint(), sessions = live.load(), ?span,
+                upstream = %self.upstream.name, endpoint = %live.endpoint(), sessions = live.here(), ?span,
                 reason = ?why, "closing the sessions of an endpoint"
             );
             let sessions = Quietest::ask(&self.drain, id, now);
@@ -176,7 +186,7 @@ impl Shed {
             self.drain.stop(known.drain(..told), now, &emptying.why);
             emptying.told += told;
             let is_stale = now.since(emptying.sessions.asked) >= STALE;
-            if is_stale && emptying.live.load() > 0 {
+            if is_stale && emptying.live.here() > 0 {
                 // Some may have been about to open when it began, and who was quiet then need not be so now.
                 emptying.sessions = Quietest::ask(&self.drain, *id, now);
             }
@@ -237,9 +247,14 @@ impl Moving {
                     left[at] += 1;
                 }
             });
-            let left = held.iter().zip(left);
-            let held: Vec<Held> = left.map(|(held, left)| Held { load: held.load.min(left), ..*held }).collect();
-            for (endpoint, given) in open.iter().zip(surplus(&held)) {
+            // Those of earlier processes are load as well, which only they can move.
+            let own = open.iter().zip(&left).map(|(endpoint, left)| endpoint.live.here().min(*left));
+            let held = held.iter().zip(&open).zip(own);
+            let held: Vec<Held> = held
+                .map(|((held, endpoint), own)| Held { load: endpoint.live.elsewhere().saturating_add(own), ..*held })
+                .collect();
+            for ((endpoint, given), left) in open.iter().zip(surplus(&held)).zip(left) {
+                let given = given.min(left);
                 if given > 0 {
                     let id = endpoint.live.id();
                     self.from.insert(id, (given as usize, Quietest::ask(drain, id, now)));

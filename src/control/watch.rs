@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::{Handle, Trigger};
+use super::{Handle, Refused, Trigger};
 use crate::file_look::{Seen, Settling, look};
 
 /// Between two looks.
@@ -24,6 +24,7 @@ pub async fn run(path: PathBuf, handle: Handle) {
     let mut settling = Settling::<Vec<(PathBuf, Seen)>>::default();
     let mut is_first = true;
     let mut reloaded = Instant::now();
+    let mut was_put_off = false;
     loop {
         let in_force = handle.in_force();
         if !in_force.loaded.file.watch {
@@ -38,9 +39,9 @@ pub async fn run(path: PathBuf, handle: Handle) {
         let seen = spawn_blocking(move || files.into_iter().map(|file| (file.clone(), look(&file))).collect()).await;
         let has_changed = seen.is_ok_and(|seen| settling.has_changed(&seen)) && !std::mem::take(&mut is_first);
         let is_due = handle.is_stale() && reloaded.elapsed() >= STALE;
-        if has_changed || is_due {
-            // What comes of it is in the log.
-            let _ = handle.reload(Trigger::Watch).await;
+        if has_changed || is_due || was_put_off {
+            // What comes of it is in the log. If the upgrade fails, this process is to have the change.
+            was_put_off = matches!(handle.reload(Trigger::Watch).await, Err(Refused::Upgrading));
             reloaded = Instant::now();
         }
         sleep(LOOK).await;
