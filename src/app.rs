@@ -43,6 +43,9 @@ const LAST_ANSWER: Duration = Duration::from_secs(2);
 /// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
+/// How long threads may take to end.
+const THREADS_END: Duration = Duration::from_secs(5);
+
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -217,7 +220,7 @@ impl App {
         let in_force = self.control.in_force();
         let (on_upgrade, grace) = (in_force.loaded.file.on_upgrade, in_force.loaded.file.drain.time.duration());
         self.readiness.advance(State::Draining);
-        self.sessions.last_requests();
+        self.sessions.last_requests(|_| true);
         let span = match on_upgrade {
             OnChange::Keep => None,
             OnChange::Drain(span) => Some(span.duration()),
@@ -310,8 +313,15 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.over.send_replace(true);
+        let deadline = std::time::Instant::now() + THREADS_END;
         for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            // One that hangs, in a file system say, is left behind: the process ends all the same.
+            while !thread.is_finished() && std::time::Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 }

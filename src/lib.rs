@@ -20,6 +20,8 @@ pub mod policy;
 pub mod health;
 
 // First floor: machines that know no domain.
+pub mod file_look;
+
 pub mod config;
 
 pub mod clock;
@@ -35,8 +37,6 @@ pub mod systemd;
 pub mod tls;
 
 pub mod drain;
-
-pub mod file_look;
 
 // Second floor: the upstream side.
 pub mod upstream;

@@ -22,14 +22,14 @@ pub mod watch;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch as latest;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::config::{AdminToken, ConfigErrors, File, Loaded, OnChange};
@@ -43,6 +43,7 @@ use crate::systemd::{Notifier, Word};
 use crate::telemetry::panics;
 use crate::tls::certificates::Certificates;
 use crate::upstream::Upstream;
+use crate::upstream::endpoint::Endpoint;
 use crate::ws::tunnel::Stopping;
 use crate::{clock, config};
 use compile::{Background, Compiled, CompiledUpstream, Surroundings, compile};
@@ -62,7 +63,7 @@ const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 const ADMIN: &str = "admin";
 
 /// Reads the configuration anew.
-pub type Loader = Box<dyn Fn() -> Result<Loaded, ConfigErrors> + Send>;
+pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
 /// Why a configuration is not put in force. The one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -326,6 +327,9 @@ impl Handle {
     }
 }
 
+/// By the names of the upstreams.
+type Sheds = BTreeMap<String, Arc<Mutex<shed::State>>>;
+
 /// The single writer.
 pub struct Control {
     around: Surroundings,
@@ -339,8 +343,12 @@ pub struct Control {
     tasks: BTreeMap<String, JoinSet<()>>,
     door: latest::Sender<Option<Door>>,
     drains: Drains,
-    /// Sessions of routes that are not as they were, on their way out.
-    sweeps: JoinSet<()>,
+    /// What is under way for the sessions of each upstream.
+    sheds: Sheds,
+    /// Sessions of routes that are not as they were, on their way out: late comers are looked for, by the route's name.
+    sweeps: BTreeMap<String, JoinSet<()>>,
+    /// A reload has ended in the middle: nothing of it is taken for what it was.
+    is_suspect: bool,
     upgrades: Upgrades,
     successor: latest::Sender<Option<u32>>,
     notifier: Arc<Notifier>,
@@ -438,8 +446,9 @@ impl Control {
             promoted.predecessors().show(&around.lives, &around.families.handover);
         }
         openings::take_charge(openings::all(&mut bound, &mut admin))?;
+        let mut sheds = Sheds::new();
         for (name, upstream) in &mut compiled.upstreams {
-            attend(upstream, tasks.entry(name.clone()).or_default(), &around, vec![]);
+            attend(upstream, tasks.entry(name.clone()).or_default(), &around, &[], &mut sheds);
         }
         openings.open(bound, &compiled).await;
         let (inherited, unwanted) = openings.settle_inheritance();
@@ -486,7 +495,9 @@ impl Control {
             tasks,
             door,
             drains,
-            sweeps: JoinSet::new(),
+            sheds,
+            sweeps: BTreeMap::new(),
+            is_suspect: false,
             upgrades,
             successor,
             notifier,
@@ -508,7 +519,6 @@ impl Control {
                     None => return std::future::pending().await,
                 },
                 (reporter, done) = self.upgrades.next() => self.retreat(reporter, done).await,
-                Some(_) = self.sweeps.join_next() => {}
             }
         }
     }
@@ -616,18 +626,18 @@ impl Control {
     async fn reload(&mut self, trigger: Trigger) -> Result<Changes, Refused> {
         self.notifier.say(&[Word::Reloading]);
         let done = self.reload_now().await;
-        self.metrics.reloaded(
-            trigger,
-            match &done {
-                Ok(changes) if changes.is_empty() => Reloaded::Unchanged,
-                Ok(_) => Reloaded::Done,
-                Err(_) => Reloaded::Refused,
-            },
-        );
+        match &done {
+            Ok(changes) if changes.is_empty() => self.metrics.reloaded(trigger, Reloaded::Unchanged),
+            Ok(_) => self.metrics.reloaded(trigger, Reloaded::Done),
+            // That is no fault of what is in a file.
+            Err(Refused::NoFile | Refused::Ending | Refused::Upgrading | Refused::Replaced(_)) => {}
+            Err(_) => self.metrics.reloaded(trigger, Reloaded::Refused),
+        }
         let trigger = trigger.label();
         match &done {
             Ok(changes) if changes.is_empty() => {
                 tracing::info!(trigger, "configuration read again: it says what it said before");
+                changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             }
             Ok(changes) => {
                 tracing::info!(
@@ -653,8 +663,31 @@ impl Control {
     }
 
     async fn reload_now(&mut self) -> Result<Changes, Refused> {
-        let loaded = (self.loader.as_ref().ok_or(Refused::NoFile)?)()?;
-        let mut compiled = compile(&loaded, &self.around, Some(&self.compiled))?;
+        let loader = Arc::clone(self.loader.as_ref().ok_or(Refused::NoFile)?);
+        // On a thread for such things: a network file system may hang.
+        let is_read = spawn_blocking(move || loader()).await.map_err(|_| Refused::Ending)?;
+        let done = match is_read {
+            Ok(loaded) => self.apply(loaded).await,
+            Err(errors) => Err(errors.into()),
+        };
+        if let Err(Refused::Config(_)) = done {
+            // Certificates are renewed meanwhile, whatever else somebody has written: by what is in force.
+            let loaded = self.in_force.load().loaded.clone();
+            match self.apply(loaded).await {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(changes) => {
+                    tracing::info!(listeners = %changes.listeners, upstreams = %changes.upstreams, "files it names are renewed");
+                }
+                Err(error) => tracing::error!(%error, "the files that the configuration names cannot be renewed"),
+            }
+        }
+        done
+    }
+
+    /// Puts a configuration in force.
+    async fn apply(&mut self, loaded: Loaded) -> Result<Changes, Refused> {
+        let previous = (!self.is_suspect).then_some(&self.compiled);
+        let mut compiled = compile(&loaded, &self.around, previous)?;
         let before = self.in_force.load_full();
         let mut changes = self.compare(&before.loaded.file, &loaded.file, &compiled);
         changes.warnings.extend(std::mem::take(&mut compiled.warnings));
@@ -668,11 +701,13 @@ impl Control {
         let mut admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
         let mut bound = self.openings.bind(&compiled, door.as_ref())?;
         openings::take_charge(openings::all(&mut bound, &mut admin))?;
-        // From here on nothing fails.
+        // From here on nothing fails, and what does after all leaves things in the middle.
+        self.is_suspect = true;
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
         let gone: Vec<String> =
             self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();
+        gone.iter().for_each(|name| drop(self.sheds.remove(name)));
         for name in gone.iter().chain(tasks.keys()) {
             // The old ones let go of their series before the new ones begin.
             if let Some(mut tasks) = self.tasks.remove(name) {
@@ -682,14 +717,17 @@ impl Control {
         for (name, mut tasks) in tasks {
             let old = self.compiled.upstreams.get(&name).map_or_else(Vec::new, |old| old.upstream.endpoints());
             if let Some(upstream) = compiled.upstreams.get_mut(&name) {
-                attend(upstream, &mut tasks, &self.around, old);
+                attend(upstream, &mut tasks, &self.around, &old, &mut self.sheds);
             }
             self.tasks.insert(name, tasks);
         }
         commit(&self.around, &mut compiled);
         self.openings.swap(&compiled);
         self.openings.open(bound, &compiled).await;
-        self.openings.close_others(&compiled).await;
+        for listener in self.openings.close_others(&compiled).await {
+            // They would find what is in force now no more.
+            self.around.sessions.last_requests(|number| number == listener.id);
+        }
         changes.sessions_closing = self.retire(&compiled);
         self.compiled = compiled;
         if let Some(output) = &self.around.log {
@@ -700,6 +738,7 @@ impl Control {
         }
         self.in_force.store(Arc::new(in_force(loaded, &self.compiled, &self.openings)));
         self.tell_in_force();
+        self.is_suspect = false;
         Ok(changes)
     }
 
@@ -762,6 +801,7 @@ impl Control {
     /// force now, or the last one of a route that is gone.
     fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
+        self.sweeps.retain(|_, sweeping| sweeping.try_join_next().is_none());
         // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
         let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
@@ -804,7 +844,11 @@ impl Control {
                 );
             }
             // A handshake that was under way may still open one.
-            self.sweeps.spawn(async move { drop(timeout(span + handshake, sweep.go_on()).await) });
+            let late = handshake + 3 * sweep::LOOK;
+            let mut sweeping = JoinSet::new();
+            sweeping.spawn(async move { drop(timeout(late, sweep.go_on()).await) });
+            // One for a route: those that an earlier one would find, this one does as well.
+            self.sweeps.insert(name.clone(), sweeping);
         }
         count
     }
@@ -876,23 +920,34 @@ fn attend(
     compiled: &mut CompiledUpstream,
     tasks: &mut JoinSet<()>,
     around: &Surroundings,
-    old: Vec<Arc<crate::upstream::endpoint::Endpoint>>,
+    old: &[Arc<Endpoint>],
+    sheds: &mut Sheds,
 ) {
     let Some(Background { check, shedding, .. }) = compiled.background.take() else { return };
     let upstream = &compiled.upstream;
+    if !old.is_empty() {
+        let endpoints = upstream.endpoints();
+        let is_new = |endpoint: &&Arc<Endpoint>| !old.iter().any(|old| Arc::ptr_eq(&old.live, &endpoint.live));
+        endpoints.iter().filter(is_new).for_each(|endpoint| endpoint.live.joined(clock::now()));
+    }
     match check {
         Some(check) => drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, around.families.probe.clone()))),
         // What a check has found that is no more would never be found otherwise.
         None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked()),
     }
+    if shedding.is_none() {
+        sheds.remove(&upstream.name);
+    }
     if let Some(shedding) = shedding {
         let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&around.sessions));
         let replacing = Arc::clone(&around.replacing);
+        let state = sheds.entry(upstream.name.clone()).or_insert_with(|| Arc::new(Mutex::new(shed::State::new(old))));
+        let state = Arc::clone(state);
         tasks.spawn(async move {
             let run = || {
                 let replacing = Arc::clone(&replacing);
                 let is_replacing = move || replacing.load(Ordering::Relaxed);
-                shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, old.clone(), is_replacing)
+                shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, Arc::clone(&state), is_replacing)
             };
             panics::keep(panics::Place::Control, "moving sessions", run).await;
         });

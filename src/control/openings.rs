@@ -174,7 +174,6 @@ impl Openings {
                 listener.proxy.store(Arc::clone(&compiled.proxy));
             }
         }
-        self.shut.retain(|name, _| compiled.listener(name).is_some());
     }
 
     /// Has the workers accept on `bindings`, and no more on what these listeners had before.
@@ -188,7 +187,8 @@ impl Openings {
                 let (settings, proxy) = (Arc::clone(&compiled.settings), Arc::clone(&compiled.proxy));
                 Arc::new(Listener::new(name.as_str().into(), settings, proxy))
             });
-            replaced.extend(before);
+            // One that was shut has nothing to be closed.
+            replaced.extend(before.filter(|before| before.number != 0));
             let number = self.next;
             self.next += 1;
             for worker in &self.workers {
@@ -207,11 +207,13 @@ impl Openings {
         self.close(replaced).await;
     }
 
-    /// Accepts no more on listeners that the configuration does not have.
-    pub async fn close_others(&mut self, compiled: &Compiled) {
+    /// Accepts no more on listeners that the configuration does not have. Returns these.
+    pub async fn close_others(&mut self, compiled: &Compiled) -> Vec<Arc<Listener>> {
         let names: Vec<String> = self.open.keys().filter(|name| compiled.listener(name).is_none()).cloned().collect();
-        let gone = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        let gone: Vec<Opening> = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        let listeners = gone.iter().map(|opening| Arc::clone(&opening.listener)).collect();
         self.close(gone).await;
+        listeners
     }
 
     /// Accepts no more on any, for good.
@@ -246,6 +248,7 @@ impl Openings {
     /// If it cannot be bound; it stays shut.
     pub async fn let_in(&mut self, name: &str, compiled: &Compiled) -> Result<(), Refused> {
         let (Some(listener), Some(configured)) = (self.shut.get(name).cloned(), compiled.listener(name)) else {
+            self.shut.remove(name);
             return Ok(());
         };
         if self.is_over {
