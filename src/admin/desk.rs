@@ -214,8 +214,8 @@ pub struct EndpointStatus {
 pub struct Predecessor {
     /// Its number.
     pub pid: u32,
-    /// Sessions that it still has.
-    pub sessions: usize,
+    /// Sessions that it still has, as it last said.
+    pub sessions: u32,
 }
 
 /// A session, as it is shown.

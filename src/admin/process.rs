@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::desk::{
-    Answer, Desk, DrainStatus, EndpointStatus, InForce, ListenerStatus, Problem, Refusal, Session, Status, Target,
-    UpstreamStatus, Which,
+    Answer, Desk, DrainStatus, EndpointStatus, InForce, ListenerStatus, Predecessor, Problem, Refusal, Session, Status,
+    Target, UpstreamStatus, Which,
 };
 use super::filter::Filter;
 use super::health::{Readiness, State};
@@ -73,6 +73,8 @@ impl Process {
 
 impl Desk for Process {
     fn status(&self) -> Status {
+        let predecessors = self.control.predecessors().into_iter();
+        let predecessors = predecessors.map(|before| Predecessor { pid: before.pid, sessions: before.sessions });
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -87,7 +89,7 @@ impl Desk for Process {
             sessions: self.sessions.sessions(),
             listeners: self.listeners(),
             upstreams: self.control.in_force().upstreams.values().map(|upstream| upstream_status(upstream)).collect(),
-            predecessors: vec![],
+            predecessors: predecessors.collect(),
         }
     }
 
@@ -212,7 +214,7 @@ fn session(listed: Listed<Member>) -> Session {
         age: seen.age,
         idle: seen.idle,
         queued_bytes: seen.queued,
-        closing: stop.map(|stop| outcome::stopping(&stop.why).1.to_owned()),
+        closing: stop.map(|stop| outcome::stopping_label(&stop.why).to_owned()),
     }
 }
 

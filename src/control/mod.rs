@@ -34,7 +34,7 @@ use tokio::time::timeout;
 
 use crate::config::{AdminToken, ConfigErrors, File, Loaded, OnChange};
 use crate::drain::Place;
-use crate::handover::{Heir, Predecessors, Promoted, Reporter, SuccessionError, Successor, UpgradeError};
+use crate::handover::{Draining, Heir, Predecessors, Promoted, Reporter, SuccessionError, Successor, UpgradeError};
 use crate::net::listener::{Address, BindError, Bound, Inheritance};
 use crate::probe;
 use crate::server::accepting;
@@ -261,9 +261,15 @@ pub struct Handle {
     drains: latest::Receiver<Vec<DrainStatus>>,
     certificates: Certificates,
     successor: latest::Receiver<Option<u32>>,
+    handovers: crate::handover::Metrics,
 }
 
 impl Handle {
+    /// The processes before this one that still have sessions.
+    pub fn predecessors(&self) -> Vec<Draining> {
+        self.handovers.each()
+    }
+
     /// Whether a certificate is kept since its file has become bad.
     pub fn is_stale(&self) -> bool {
         self.certificates.is_stale()
@@ -473,6 +479,7 @@ impl Control {
             drains: drains_seen,
             certificates,
             successor: successor_seen,
+            handovers: around.families.handover.clone(),
         };
         let metrics = around.families.control.clone();
         let (lives, handovers) = (around.lives.clone(), around.families.handover.clone());

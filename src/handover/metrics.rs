@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use prometheus::{IntGauge, Opts, Registry};
+use tokio::sync::watch;
 
 use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 use crate::upstream::live::Name;
@@ -49,6 +50,17 @@ pub struct Metrics {
     predecessors: IntGauge,
     sessions: IntGaugeVec,
     upgrades: IntCounterVec,
+    /// What is told to people.
+    each: watch::Sender<Vec<Draining>>,
+}
+
+/// A process before this one that still drains its sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draining {
+    /// Its number.
+    pub pid: u32,
+    /// Sessions that it has, as it last said.
+    pub sessions: u32,
 }
 
 impl Metrics {
@@ -77,6 +89,7 @@ impl Metrics {
                 Opts::new("wsluice_upgrades_total", "Times the next process was started, by what became of it."),
                 &["result"],
             )?,
+            each: watch::Sender::default(),
         };
         for attempt in Attempt::ALL {
             metrics.upgrades.with_label_values(&[attempt.label()]);
@@ -91,6 +104,16 @@ impl Metrics {
     /// So many listeners have inherited sockets.
     pub fn inherited(&self, listeners: usize) {
         self.inherited.set(listeners as i64);
+    }
+
+    /// The processes before this one, the one right before it last.
+    pub fn each(&self) -> Vec<Draining> {
+        self.each.borrow().clone()
+    }
+
+    /// These are all that still drain.
+    pub(super) fn draining(&self, each: Vec<Draining>) {
+        self.each.send_replace(each);
     }
 
     /// An attempt is over.

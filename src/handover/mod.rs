@@ -24,7 +24,7 @@ pub mod successor;
 use std::time::Duration;
 
 pub use self::invocation::Invocation;
-pub use self::metrics::{Attempt, Metrics};
+pub use self::metrics::{Attempt, Draining, Metrics};
 pub use self::offer::{Offer, Prepared, Reporter, UpgradeError};
 pub use self::predecessors::Predecessors;
 pub use self::steps::Deadlines;

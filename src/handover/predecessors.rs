@@ -12,7 +12,7 @@ use futures_util::future::select_all;
 
 use super::channel::{Channel, ChannelError};
 use super::message::{Count, Message};
-use super::metrics::Metrics;
+use super::metrics::{Draining, Metrics};
 use super::steps::{Heard, NewStep};
 use crate::upstream::live::{Lives, Name};
 
@@ -113,6 +113,9 @@ impl Predecessors {
     /// Tells what is known.
     pub fn show(&mut self, lives: &Lives, metrics: &Metrics) {
         let total = self.total();
+        let sum = |sessions: &HashMap<Name, u32>| sessions.values().fold(0, |sum: u32, more| sum.saturating_add(*more));
+        let each = self.each.iter().map(|each| Draining { pid: each.pid, sessions: sum(&each.sessions) });
+        metrics.draining(each.collect());
         metrics.predecessors(self.len(), &total, &self.shown);
         lives.set_elsewhere(total.clone());
         self.shown = total;
@@ -195,6 +198,7 @@ mod tests {
         };
         sees(&mut both, 7).await;
         assert!(shown("wsluice_predecessors 2"));
+        assert_eq!(metrics.each(), [(1, 5), (2, 2)].map(|(pid, sessions)| Draining { pid, sessions }));
         assert!(shown(r#"wsluice_predecessor_sessions{endpoint="a",upstream="chat"} 7"#));
         drop(first);
         sees(&mut both, 2).await;
@@ -203,7 +207,7 @@ mod tests {
         let raw = second.into_descriptor();
         rustix::net::send(&raw, b"nonsense", rustix::net::SendFlags::empty()).unwrap();
         sees(&mut both, 0).await;
-        assert!(both.is_empty() && shown("wsluice_predecessors 0"));
+        assert!(both.is_empty() && metrics.each().is_empty() && shown("wsluice_predecessors 0"));
         assert!(!shown("wsluice_predecessor_sessions{"));
         let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), both.follow(&lives, &metrics));
         assert!(waiting.await.is_err(), "without anybody it waits, and does not spin");

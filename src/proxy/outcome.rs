@@ -244,7 +244,7 @@ pub fn closing(end: &End) -> Closing {
 
 /// What a client is told that is to come back, and the label: for a developer at the browser's console, and not about our
 /// inside.
-pub fn stopping(why: &Stopping) -> (Close, &'static str) {
+fn stopping(why: &Stopping) -> (Close, &'static str) {
     let text = match why {
         Stopping::Drain => "service restart",
         Stopping::Rebalance => "moved to another server, please reconnect",

@@ -352,9 +352,16 @@ async fn what_only_a_session_knows_is_as_it_is_at_the_moment() {
     // Nobody reads what comes back: it waits in the proxy once the sockets are full.
     let (_reader, mut writer) = busy.split();
     let flood = tokio::spawn(async move { while writer.put(&Frame::binary(vec![7; 60_000])).await.is_ok() {} });
-    site.left("&queued_at_least=1000B", 1).await;
-    let page = site.done("GET sessions?queued_at_least=1000B").await;
-    assert!(page["sessions"][0]["queued_bytes"].as_u64().unwrap() >= 1000, "{page:#}");
+    let session = within("bytes that wait", async {
+        loop {
+            let page = site.done("GET sessions?queued_at_least=1000B").await;
+            if let Some(session) = page["sessions"].get(0) {
+                return session.clone();
+            }
+        }
+    })
+    .await;
+    assert!(session["route"] == "one" && session["queued_bytes"].as_u64() >= Some(1000), "{session:#}");
     flood.abort();
 }
 
