@@ -584,7 +584,7 @@ impl Control {
                 );
             }
             // A handshake that was under way may still open one.
-            self.sweeps.spawn(async move { drop(timeout(span + handshake, sweep.go_on()).await) });
+            self.sweeps.spawn(sweep.go_on_for(span + handshake));
         }
         count
     }

@@ -46,4 +46,15 @@ impl<S: Fn(Place, &Member) -> bool> Sweep<S> {
             self.tell(clock::now());
         }
     }
+
+    /// The same, until `time` after it began has passed; the last look is after that.
+    pub async fn go_on_for(self, time: Duration) {
+        let mut is_over = false;
+        while !is_over {
+            sleep(LOOK).await;
+            let now = clock::now();
+            is_over = now.since(self.begun) > time;
+            self.tell(now);
+        }
+    }
 }
