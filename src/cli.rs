@@ -18,6 +18,7 @@ use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_file, load_str
 use crate::control::compile::{LogOutput, Surroundings, compile};
 use crate::control::{Handle, Loader, Trigger, watch};
 use crate::demo::{self, Addresses, Certificate, Counters};
+use crate::file_look::look;
 use crate::telemetry::logging::{self, Options};
 use crate::telemetry::panics;
 use crate::telemetry::sink::LogSink;
@@ -145,8 +146,10 @@ fn check(path: &Path) -> ExitCode {
 }
 
 fn run_file(path: &Path) -> anyhow::Result<()> {
+    let seen = look(path);
     let loaded = load_file(path, &environment)?;
-    run(loaded, Some(path), Registry::new(), |_| {})
+    let looks = watch::looks(path, seen, &loaded.file);
+    run(loaded, Some((path, looks)), Registry::new(), |_| {})
 }
 
 fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
@@ -190,8 +193,13 @@ fn free(usual: SocketAddr) -> anyhow::Result<SocketAddr> {
     held.and_then(|listener| listener.local_addr()).context("no free port on loopback")
 }
 
-/// Runs until a signal says otherwise.
-fn run(loaded: Loaded, path: Option<&Path>, registry: Registry, started: impl FnOnce(&App)) -> anyhow::Result<()> {
+/// Runs until a signal says otherwise. `file` is where `loaded` comes from, with the looks before it was read.
+fn run(
+    loaded: Loaded,
+    file: Option<(&Path, watch::Looks)>,
+    registry: Registry,
+    started: impl FnOnce(&App),
+) -> anyhow::Result<()> {
     let sink = LogSink::stderr().context("cannot start the log")?;
     let terminal = std::io::stderr().is_terminal();
     let mut output = LogOutput { sink: sink.clone(), terminal, switch: None };
@@ -206,8 +214,8 @@ fn run(loaded: Loaded, path: Option<&Path>, registry: Registry, started: impl Fn
     let result = runtime.block_on(async {
         // Before anything listens: a signal that comes early is not lost.
         let mut signals = Signals::new()?;
-        let loader = path.map(|path| {
-            let path = path.to_owned();
+        let loader = file.as_ref().map(|(path, _)| {
+            let path = path.to_path_buf();
             Box::new(move || load_file(&path, &environment)) as Loader
         });
         let mut app = match App::start(loaded, loader, registry, output) {
@@ -215,9 +223,9 @@ fn run(loaded: Loaded, path: Option<&Path>, registry: Registry, started: impl Fn
             started => started?,
         };
         started(&app);
-        let watching = path.map(|path| {
+        let watching = file.map(|(path, looks)| {
             let (path, control) = (path.to_owned(), app.control().clone());
-            let run = move || watch::run(path.clone(), control.clone());
+            let run = move || watch::run(path.clone(), looks.clone(), control.clone());
             tokio::spawn(panics::keep(panics::Place::Control, "watching the configuration", run))
         });
         signals.stop(app.control()).await;
