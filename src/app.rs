@@ -5,6 +5,7 @@
 //! are busy; and what is done apart from any client has one (`control`): health checks, discovery, moving sessions. Nothing
 //! here reads the command line or signals: `cli` does, and tests do without.
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,17 +15,16 @@ use prometheus::Registry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::admin::access::Access;
 use crate::admin::api::{self, Api};
 use crate::admin::health::{Readiness, State};
 use crate::admin::process::Process;
 use crate::admin::{self, AdminState};
-use crate::config::{ConfigErrors, Loaded, Workers};
+use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
 use crate::control::compile::{Families, LogOutput, Surroundings};
-use crate::control::leaving;
-use crate::control::{Control, Door, Handle, Loader, Order, Refused, Started};
+use crate::control::{Control, Door, Handle, Loader, Order, Origin, Refused, Started, leaving, sweep};
 use crate::drain::Drain;
 use crate::net::listener::{Address, BindError};
 use crate::proxy::room::Rooms;
@@ -32,6 +32,8 @@ use crate::server::accepting;
 use crate::session::Sessions;
 use crate::telemetry::process;
 use crate::upstream::live::Lives;
+use crate::worker::Pulse;
+use crate::ws::tunnel::Stopping;
 use crate::{clock, worker};
 
 /// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a
@@ -40,6 +42,9 @@ const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
 const STOP_WAIT: Duration = Duration::from_secs(1);
+
+/// How long threads may take to end.
+const THREADS_END: Duration = Duration::from_secs(5);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,9 @@ pub enum StartError {
     /// A metric name was registered twice: a mistake of ours.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// It was to take over from another process, or was told to end before it had.
+    #[error("{0}")]
+    Refused(#[source] Refused),
     /// A thread or a runtime could not be made.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
@@ -100,6 +108,21 @@ impl App {
         registry: Registry,
         output: LogOutput,
     ) -> Result<App, StartError> {
+        App::start_from(Origin::default(), loaded, loader, registry, output)
+    }
+
+    /// The same for a process that was given something, or can be replaced while it runs. One that is to take over from
+    /// another accepts when that one says so.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left listening here then, and another process goes on.
+    pub fn start_from(
+        origin: Origin,
+        loaded: Loaded,
+        loader: Option<Loader>,
+        registry: Registry,
+        output: LogOutput,
+    ) -> Result<App, StartError> {
         let workers = match loaded.file.workers {
             Workers::Count(count) => usize::from(count),
             Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
@@ -116,13 +139,15 @@ impl App {
             sessions: Arc::clone(&sessions),
             lives: Lives::default(),
             rooms: Rooms::default(),
+            pulse: Pulse::new(workers, clock::now()),
+            replacing: Arc::default(),
         };
         let mut threads = Threads { over: watch::Sender::new(false), threads: vec![] };
         let mut orders = vec![];
         for index in 0..workers {
-            orders.push(threads.spawn_worker(index, Arc::clone(&sessions))?);
+            orders.push(threads.spawn_worker(index, Arc::clone(&sessions), around.pulse.clone())?);
         }
-        let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, around, orders)?;
+        let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, around, orders, origin)?;
         leaving::register(&registry, Arc::clone(&sessions), handle.watch_drains())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
@@ -131,8 +156,9 @@ impl App {
         let api = Api::new(Arc::new(desk), Access::default(), api::Metrics::register(&registry)?);
         let api = Some(Arc::new(api));
         let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api };
-        threads.spawn_admin(state, door.clone())?;
+        // Before anybody can ask: in an upgrade someone may be waiting to.
         readiness.advance(State::Ready);
+        threads.spawn_admin(state, door.clone())?;
         Ok(App { control: handle, door, registry, readiness, sessions, _threads: threads })
     }
 
@@ -169,7 +195,9 @@ impl App {
         let wanted = self.control.in_force().loaded.file.drain.clone();
         let (delay, time) = (wanted.delay.duration(), wanted.time.duration());
         self.readiness.advance(State::Draining);
-        if !delay.is_zero() {
+        // Of a next process that is on its way nothing is left when this returns, or it has taken over.
+        let _ = self.control.ask(|done| Order::End { done }).await;
+        if !delay.is_zero() && !self.control.is_replaced() {
             tracing::info!(?delay, "draining soon: /readyz says so, connections are still accepted");
             tokio::time::sleep(delay).await;
         }
@@ -183,6 +211,35 @@ impl App {
         let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
         Drained { left: self.sessions.active() }
     }
+
+    /// Another process has taken over ([`Handle::replaced`]): lets requests finish, and sessions end as `on_upgrade` says.
+    /// Returns when all have ended, or the time for it is over, which is never if they are kept.
+    ///
+    /// Cancel-safe; [`App::drain`] ends it sooner.
+    pub async fn retire(&mut self) -> Drained {
+        let in_force = self.control.in_force();
+        let (on_upgrade, grace) = (in_force.loaded.file.on_upgrade, in_force.loaded.file.drain.time.duration());
+        self.readiness.advance(State::Draining);
+        self.sessions.last_requests(|_| true);
+        let span = match on_upgrade {
+            OnChange::Keep => None,
+            OnChange::Drain(span) => Some(span.duration()),
+            OnChange::Close => Some(Duration::ZERO),
+        };
+        tracing::info!(%on_upgrade, connections = self.active(), "this process ends with its last session");
+        let sessions = Arc::clone(&self.sessions);
+        let closing = async {
+            let Some(span) = span else { return pending().await };
+            let (sweep, _) = sweep::begin(&sessions, |_, _| true, span, Stopping::Upgrade);
+            // Handshakes that were under way may still open some. Who does not go then has had his time.
+            let _ = timeout(span + grace, sweep.go_on()).await;
+        };
+        tokio::select! {
+            () = self.sessions.wait_idle() => {}
+            () = closing => {}
+        }
+        Drained { left: self.sessions.active() }
+    }
 }
 
 impl Threads {
@@ -191,6 +248,7 @@ impl Threads {
         &mut self,
         index: usize,
         sessions: Arc<Sessions>,
+        pulse: Pulse,
     ) -> Result<mpsc::UnboundedSender<accepting::Order>, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (sender, orders) = mpsc::unbounded_channel();
@@ -198,7 +256,7 @@ impl Threads {
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));
         self.threads.push(thread.spawn(move || {
             worker::enter(index);
-            runtime.block_on(work(index, orders, sessions, over));
+            runtime.block_on(work(index, orders, sessions, pulse, over));
             end(runtime);
         })?);
         Ok(sender)
@@ -211,13 +269,14 @@ impl Threads {
         loader: Option<Loader>,
         around: Surroundings,
         workers: Vec<mpsc::UnboundedSender<accepting::Order>>,
+        origin: Origin,
     ) -> Result<Started, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let over = self.over.subscribe();
         let (tell, told) = std::sync::mpsc::channel();
         self.threads.push(std::thread::Builder::new().name("control".into()).spawn(move || {
             runtime.block_on(async move {
-                let control = match Control::start(loaded, loader, around, workers).await {
+                let control = match Control::start(loaded, loader, around, workers, origin).await {
                     Ok((control, started)) => {
                         let _ = tell.send(Ok(started));
                         control
@@ -235,7 +294,7 @@ impl Threads {
             Ok(Ok(started)) => Ok(started),
             Ok(Err(Refused::Config(errors))) => Err(StartError::Config(errors)),
             Ok(Err(Refused::Bind { listener, error })) => Err(StartError::Bind { listener, error }),
-            Ok(Err(other)) => Err(io::Error::other(other).into()),
+            Ok(Err(refused)) => Err(StartError::Refused(refused)),
             Err(_) => Err(io::Error::other("the control thread has ended").into()),
         }
     }
@@ -254,8 +313,15 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.over.send_replace(true);
+        let deadline = std::time::Instant::now() + THREADS_END;
         for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            // One that hangs, in a file system say, is left behind: the process ends all the same.
+            while !thread.is_finished() && std::time::Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -318,13 +384,15 @@ async fn work(
     index: usize,
     orders: mpsc::UnboundedReceiver<accepting::Order>,
     sessions: Arc<Sessions>,
+    pulse: Pulse,
     over: watch::Receiver<bool>,
 ) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(async {
+    tasks.spawn(async move {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tick.tick().await;
+            pulse.beat(clock::now());
         }
     });
     tasks.spawn(accepting::run(index, orders, sessions));

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,20 +12,24 @@ use clap::{Parser, Subcommand};
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::sync::watch as latest;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::app::{App, StartError};
-use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_file, load_str, schema};
+use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_again, load_file, load_str, schema};
 use crate::control::compile::{LogOutput, Surroundings, compile};
-use crate::control::{Handle, Loader, Trigger, watch};
+use crate::control::{Handle, Loader, Origin, Refused, Succession, Trigger, watch};
 use crate::demo::{self, Addresses, Certificate, Counters};
-use crate::file_look::look;
+use crate::handover::{Deadlines, Invocation, Successor};
+use crate::systemd::{self, Notifier};
 use crate::telemetry::logging::{self, Options};
 use crate::telemetry::panics;
 use crate::telemetry::sink::LogSink;
 
 /// EX_CONFIG of sysexits(3): systemd can be told not to restart on it (`RestartPreventExitStatus=78`).
 const EXIT_CONFIG: u8 = 78;
+/// How long work on other threads may go on at the end.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// How long the last log lines may take to be written.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 
@@ -146,10 +151,8 @@ fn check(path: &Path) -> ExitCode {
 }
 
 fn run_file(path: &Path) -> anyhow::Result<()> {
-    let seen = look(path);
     let loaded = load_file(path, &environment)?;
-    let looks = watch::looks(path, seen, &loaded.file);
-    run(loaded, Some((path, looks)), Registry::new(), |_| {})
+    run(loaded, Some(path), Kind::Service, Registry::new(), |_| {})
 }
 
 fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
@@ -160,7 +163,7 @@ fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
          routes: [{{ name: default, upstream: default }}]\n\
          upstreams: {{ default: {{ endpoints: [{to}] }} }}\n"
     );
-    run(load_str("command line", &text, &|_| None)?, None, Registry::new(), |_| {})
+    run(load_str("command line", &text, &|_| None)?, None, Kind::Service, Registry::new(), |_| {})
 }
 
 fn run_demo() -> anyhow::Result<()> {
@@ -180,7 +183,7 @@ fn run_demo() -> anyhow::Result<()> {
     std::thread::Builder::new().name("demo-servers".into()).spawn(move || {
         runtime.block_on(std::future::pending::<()>());
     })?;
-    let result = run(loaded, None, registry, |_| {
+    let result = run(loaded, None, Kind::Demo, registry, |_| {
         let _ = print(&demo::banner(&addresses));
     });
     drop(servers);
@@ -193,10 +196,42 @@ fn free(usual: SocketAddr) -> anyhow::Result<SocketAddr> {
     held.and_then(|listener| listener.local_addr()).context("no free port on loopback")
 }
 
-/// Runs until a signal says otherwise. `file` is where `loaded` comes from, with the looks before it was read.
+/// What runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// What others may start, watch and replace.
+    Service,
+    /// It has servers of its own, which no other process could take over.
+    Demo,
+}
+
+impl Kind {
+    /// What there is besides the configuration.
+    fn origin(self) -> anyhow::Result<Origin> {
+        if self == Kind::Demo {
+            return Ok(Origin::default());
+        }
+        let deadlines = Deadlines::default();
+        let invocation = Invocation::of_this_process();
+        if let Err(error) = &invocation {
+            tracing::warn!(%error, "this process cannot be upgraded: it does not know how it was called");
+        }
+        Ok(Origin {
+            successor: Successor::from_env(deadlines)?,
+            sockets: systemd::sockets(),
+            succession: invocation.ok().map(|invocation| Succession { invocation, deadlines }),
+            notifier: Notifier::from_env().context("cannot reach the service manager (NOTIFY_SOCKET)")?,
+            watchdog: systemd::watchdog(),
+            given_up: None,
+        })
+    }
+}
+
+/// Runs until a signal says otherwise, or another process has taken over and nobody is left here.
 fn run(
     loaded: Loaded,
-    file: Option<(&Path, watch::Looks)>,
+    path: Option<&Path>,
+    kind: Kind,
     registry: Registry,
     started: impl FnOnce(&App),
 ) -> anyhow::Result<()> {
@@ -210,29 +245,65 @@ fn run(
         tracing::warn!(path = warning.path, line = warning.line, "{}", warning.message);
     }
     raise_descriptor_limit();
+    let mut origin = kind.origin()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         // Before anything listens: a signal that comes early is not lost.
         let mut signals = Signals::new()?;
-        let loader = file.as_ref().map(|(path, _)| {
-            let path = path.to_path_buf();
-            Box::new(move || load_file(&path, &environment)) as Loader
+        let loader = path.map(|path| {
+            let path = path.to_owned();
+            Arc::new(move || load_again(&path, &environment)) as Loader
         });
-        let mut app = match App::start(loaded, loader, registry, output) {
+        let (give_up, given_up) = latest::channel(false);
+        origin.given_up = Some(given_up);
+        // It may take its time, and wait for another process. Who is told to end meanwhile does not take over.
+        let mut starting = spawn_blocking(move || App::start_from(origin, loaded, loader, registry, output));
+        let mut is_told_to_end = false;
+        let start = tokio::select! {
+            start = &mut starting => start,
+            () = signals.end() => {
+                is_told_to_end = true;
+                give_up.send_replace(true);
+                starting.await
+            }
+        };
+        let mut app = match start? {
             Err(StartError::Config(errors)) => return Err(errors.into()),
-            started => started?,
+            Err(StartError::Refused(Refused::Ending)) => {
+                tracing::info!("told to end before it had taken over");
+                return Ok(());
+            }
+            start => start?,
         };
         started(&app);
-        let watching = file.map(|(path, looks)| {
+        let watching = path.map(|path| {
             let (path, control) = (path.to_owned(), app.control().clone());
-            let run = move || watch::run(path.clone(), looks.clone(), control.clone());
+            let run = move || watch::run(path.clone(), control.clone());
             tokio::spawn(panics::keep(panics::Place::Control, "watching the configuration", run))
         });
-        signals.stop(app.control()).await;
+        let control = app.control().clone();
+        if !is_told_to_end {
+            tokio::select! {
+                () = signals.stop(&control) => {}
+                _ = control.replaced() => {}
+            }
+        }
         if let Some(watching) = watching {
             watching.abort();
         }
-        let control = app.control().clone();
+        if control.is_replaced() {
+            tokio::select! {
+                retired = app.retire() => {
+                    match retired.left {
+                        0 => tracing::info!("nobody is left"),
+                        left => tracing::warn!(left, "the time to end is over: the rest is cut"),
+                    }
+                    drop(app);
+                    return Ok(());
+                }
+                () = signals.stop(&control) => {}
+            }
+        }
         tokio::select! {
             drained = app.drain() => match drained.left {
                 0 => tracing::info!("drained"),
@@ -243,6 +314,8 @@ fn run(
         drop(app);
         Ok(())
     });
+    // A look at a file that hangs is not waited for.
+    runtime.shutdown_timeout(LAST_LOOK);
     sink.flush(LOG_FLUSH);
     result
 }
@@ -252,6 +325,7 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hang_up: tokio::signal::unix::Signal,
+    upgrade: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -261,17 +335,31 @@ impl Signals {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
             hang_up: of(SignalKind::hangup())?,
+            upgrade: of(SignalKind::user_defined2())?,
         })
     }
 
-    /// TERM or INT. Reloads at HUP, one reload after the other, while it goes on listening: a reload may wait for others, and
-    /// the end does not wait for it.
+    /// TERM or INT. Cancel-safe.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// TERM or INT. Reloads at HUP, one reload after the other, and starts the next process at USR2, while it goes on
+    /// listening: a reload may wait for others, and the end does not wait for it.
     async fn stop(&mut self, control: &Handle) {
         let mut reload = JoinSet::new();
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.upgrade.recv() => {
+                    let control = control.clone();
+                    // What comes of it is in the log.
+                    tokio::spawn(async move { control.upgrade().await });
+                }
                 // Those that come during a reload are one more, behind it.
                 _ = self.hang_up.recv(), if reload.is_empty() => {
                     let control = control.clone();

@@ -66,8 +66,12 @@ struct Notice<M> {
     generation: u32,
     /// Where its connection came in.
     listener: u32,
+    /// No request may follow the one that is under way, which is nothing to a session.
+    last: bool,
     /// When to stop and why, once that has been said.
     stop: Option<Stop>,
+    /// What holds when that is taken back: the next that was said besides.
+    then: Option<Box<Stop>>,
     /// Who is to hear of it.
     waker: Option<Waker>,
     /// What it is, once it is a session.
@@ -118,6 +122,31 @@ pub struct Listed<M> {
 }
 
 impl<M> Notice<M> {
+    /// Notes what is said besides what was said before: the earlier moment holds, and of both the earlier bound. Whether the
+    /// one concerned must hear of it, and whether it is to stop earlier.
+    fn tell(&mut self, mut new: Stop) -> (bool, bool) {
+        let Some(told) = &mut self.stop else {
+            self.stop = Some(new);
+            return (true, true);
+        };
+        let (mut hears, is_earlier) = (false, new.at < told.at);
+        if is_earlier {
+            std::mem::swap(told, &mut new);
+            hears = true;
+        }
+        if let Some(by) = new.by
+            && told.by.is_none_or(|before| by < before)
+        {
+            told.by = Some(by);
+            hears = true;
+        }
+        // The same said again is no other thing to fall back on.
+        if told.why != new.why && self.then.as_ref().is_none_or(|then| new.at < then.at) {
+            self.then = Some(Box::new(new));
+        }
+        (hears, is_earlier)
+    }
+
     /// Whether it was told to stop for this reason, and by this time.
     fn is_told(&self, why: &Stopping, end: Moment) -> bool {
         self.stop.as_ref().is_some_and(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
@@ -180,7 +209,8 @@ impl<M> Drain<M> {
         let generation = working.generation;
         working.generation = generation.wrapping_add(1);
         working.told += usize::from(stop.is_some());
-        let notice = Notice { generation, listener, stop, waker: None, member: None, told: Told::default() };
+        let (member, told) = (None, Told::default());
+        let notice = Notice { generation, listener, last: false, stop, then: None, waker: None, member, told };
         let key = working.notices.insert(notice);
         drop(working);
         Guard { drain: Arc::clone(self), slab: slab as u32, key: key as u32 }
@@ -204,6 +234,21 @@ impl<M> Drain<M> {
     pub fn stop_requests(&self, listener: u32, now: Moment, why: &Stopping) {
         let prompt = self.places(|_, notice| (notice.member.is_none() && notice.listener == listener).then_some(()));
         self.tell(prompt.into_iter().map(|(place, ())| (place, now)), None, why);
+    }
+
+    /// Has connections that are no sessions, of listeners that `select` means by their numbers, end with the request that is
+    /// under way. One that becomes a session by that request is one like all others.
+    pub fn last_requests(&self, select: impl Fn(u32) -> bool) {
+        let mut wakers = vec![];
+        for working in self.working.iter() {
+            for (_, notice) in &mut lock(working).notices {
+                if notice.member.is_none() && select(notice.listener) {
+                    notice.last = true;
+                    wakers.extend(notice.waker.take());
+                }
+            }
+        }
+        self.wake(wakers);
     }
 
     /// Tells sessions to stop so that all have been closed when `span` has passed: each at its own moment, evenly and with
@@ -283,7 +328,7 @@ impl<M> Drain<M> {
     }
 
     /// Looks at each session, and at what it was told. Those that come or go meanwhile may be missed; who waits for a lock
-    /// waits for [`AT_ONCE`] of them at most.
+    /// waits for a thousand of them at most.
     pub fn survey(&self, mut look: impl FnMut(&M, Option<&Stop>)) {
         for working in self.working.iter() {
             let mut next = 0;
@@ -312,9 +357,12 @@ impl<M> Drain<M> {
         }
     }
 
-    /// Sessions that have not been told to stop, the one that was quiet for longest first.
-    pub fn by_silence(&self, select: impl Fn(&M) -> bool) -> Vec<Place> {
-        let is_left = |notice: &Notice<M>| notice.stop.is_none() && notice.member.as_ref().is_some_and(&select);
+    /// Sessions that have not been told to stop by `when`, the one that was quiet for longest first; `None`: at all.
+    pub fn by_silence(&self, when: Option<Moment>, select: impl Fn(&M) -> bool) -> Vec<Place> {
+        let is_told = |stop: &Stop| when.is_none_or(|when| stop.at <= when);
+        let is_left = |notice: &Notice<M>| {
+            !notice.stop.as_ref().is_some_and(is_told) && notice.member.as_ref().is_some_and(&select)
+        };
         let mut left = self.places(|_, notice| is_left(notice).then_some(notice.told.data_at));
         left.sort_unstable_by_key(|(place, data_at)| (*data_at, *place));
         left.into_iter().map(|(place, _)| place).collect()
@@ -335,9 +383,12 @@ impl<M> Drain<M> {
                 let is_over = |stop: &Stop| {
                     stop.at > now && notice.member.as_ref().is_some_and(|member| is_over(member, &stop.why))
                 };
+                if notice.then.as_deref().is_some_and(is_over) {
+                    notice.then = None;
+                }
                 if notice.stop.as_ref().is_some_and(is_over) {
-                    notice.stop = None;
-                    *told -= 1;
+                    notice.stop = notice.then.take().map(|then| *then);
+                    *told -= usize::from(notice.stop.is_none());
                     wakers.extend(notice.waker.take());
                 }
             }
@@ -419,13 +470,15 @@ impl<M> Drain<M> {
             let Some(working) = self.working.at(place.slab as usize) else { continue };
             let Working { notices, told, .. } = &mut *lock(working);
             let Some(notice) = notices.get_mut(place.key as usize) else { continue };
-            if notice.generation != place.generation || notice.stop.as_ref().is_some_and(|told| told.at <= at) {
+            if notice.generation != place.generation {
                 continue;
             }
             *told += usize::from(notice.stop.is_none());
-            notice.stop = Some(Stop { at, by, why: why.clone() });
-            wakers.extend(notice.waker.take());
-            count += 1;
+            let (hears, is_new) = notice.tell(Stop { at, by, why: why.clone() });
+            if hears {
+                wakers.extend(notice.waker.take());
+            }
+            count += usize::from(is_new);
         }
         self.wake(wakers);
         count
@@ -518,6 +571,13 @@ impl<M> Guard<M> {
     /// When to stop, as a poll.
     pub fn poll_notice(&self, cx: &Context<'_>) -> Poll<Moment> {
         self.look(cx, Told::default()).map_or(Poll::Pending, |stop| Poll::Ready(stop.at))
+    }
+
+    /// Whether the request that is under way, or comes next, is the last: ready when it is.
+    pub fn poll_last_request(&self, cx: &Context<'_>) -> Poll<()> {
+        let is_told = self.poll_notice(cx).is_ready();
+        let is_last = is_told || self.notice(|notice| notice.last) == Some(true);
+        if is_last { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// When to stop, if that has been said.
@@ -628,7 +688,7 @@ mod tests {
         for (guard, data_at) in ours.iter().zip([5, 3, 9, 4]) {
             assert_eq!(guard.look(&cx, told(data_at)), None);
         }
-        let order = drain.by_silence(|member| *member == 1);
+        let order = drain.by_silence(None, |member| *member == 1);
         assert_eq!(order.iter().map(|place| place.key).collect::<Vec<_>>(), [1, 3, 0, 2].map(|i: usize| ours[i].key));
         let gone = ours.remove(1).key;
         // One of the four has gone, and another is at its place now.
@@ -637,10 +697,10 @@ mod tests {
         assert_eq!(newcomer.key, gone);
         assert_eq!(drain.stop(order, at(10), &Stopping::Rebalance), 3);
         assert_eq!((newcomer.noticed(), other.noticed()), (None, None));
-        assert_eq!(drain.stop(drain.by_silence(|member| *member == 2), at(10), &Stopping::EndpointDrain), 1);
+        assert_eq!(drain.stop(drain.by_silence(None, |member| *member == 2), at(10), &Stopping::EndpointDrain), 1);
         let stop = Stop { at: at(10), by: None, why: Stopping::EndpointDrain };
         assert_eq!(other.look(&cx, told(1)), Some(stop));
-        assert_eq!(drain.by_silence(|member| *member == 2), [], "who was told is not told again");
+        assert_eq!(drain.by_silence(None, |member| *member == 2), [], "who was told is not told again");
     }
 
     #[test]
@@ -776,6 +836,21 @@ mod tests {
         assert!(drain.is_anybody_told());
         drop(late);
         assert!(!drain.is_anybody_told());
+    }
+
+    #[test]
+    fn a_last_request_may_open_a_session_which_is_told_nothing() {
+        let drain = Drain::new(1);
+        let cx = Context::from_waker(Waker::noop());
+        let (session, request) = (drain.enter(1), drain.enter(2));
+        session.join(1, at(0));
+        assert!(request.poll_last_request(&cx).is_pending());
+        drain.last_requests(|_| true);
+        assert!(request.poll_last_request(&cx).is_ready() && session.poll_last_request(&cx).is_pending());
+        request.join(2, at(1));
+        assert_eq!((request.noticed(), session.noticed()), (None, None));
+        assert_eq!(drain.spread(|_, _| true, at(2), Duration::ZERO, || 0.0, &Stopping::Upgrade), 2);
+        assert!(drain.enter(1).poll_last_request(&cx).is_pending(), "only those that were there");
     }
 
     #[test]

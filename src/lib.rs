@@ -20,6 +20,8 @@ pub mod policy;
 pub mod health;
 
 // First floor: machines that know no domain.
+pub mod file_look;
+
 pub mod config;
 
 pub mod clock;
@@ -36,8 +38,6 @@ pub mod tls;
 
 pub mod drain;
 
-pub mod file_look;
-
 // Second floor: the upstream side.
 pub mod upstream;
 
@@ -52,9 +52,9 @@ pub mod proxy;
 // Top: the process.
 pub mod server;
 
-pub mod control;
-
 pub mod handover;
+
+pub mod control;
 
 pub mod admin;
 

@@ -108,13 +108,15 @@ impl Notifier {
     }
 
     /// Says that we are alive, twice in each `span` of the watchdog, for as long as it is polled: a thread that hangs, or one
-    /// that is busy for too long, is noticed. For ever.
-    pub async fn keep_alive(&self, span: Duration) {
+    /// that is busy for too long, is noticed. Says nothing while the process is not well. For ever.
+    pub async fn keep_alive(&self, span: Duration, mut is_well: impl FnMut() -> bool) {
         let mut tick = tokio::time::interval((span / 2).max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.say(&[Word::Watchdog]);
+            if is_well() {
+                self.say(&[Word::Watchdog]);
+            }
         }
     }
 }
@@ -237,7 +239,7 @@ mod tests {
         };
         tokio::select! {
             () = beats => {}
-            () = alive.keep_alive(Duration::from_millis(40)) => unreachable!(),
+            () = alive.keep_alive(Duration::from_millis(40), || true) => unreachable!(),
         }
         assert!(begun.elapsed() >= Duration::from_millis(59), "the first at once, then one each half");
     }

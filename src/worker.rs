@@ -4,8 +4,13 @@
 //! contended cache line between workers (counters, pools of HTTP connections) is a `Local`: one padded value each.
 
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+
+use crate::moment::Moment;
 
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
@@ -53,9 +58,49 @@ impl<T> Local<T> {
     }
 }
 
+/// When each worker was last seen to go round: one that hangs, or computes for too long, is not. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<Local<AtomicU64>>);
+
+impl Pulse {
+    /// All of them go round `now`.
+    ///
+    /// # Panics
+    /// If `workers` is 0.
+    pub fn new(workers: usize, now: Moment) -> Pulse {
+        Pulse(Arc::new(Local::new(workers, || AtomicU64::new(now.as_micros()))))
+    }
+
+    /// The calling worker goes round.
+    pub fn beat(&self, now: Moment) {
+        self.0.get().store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// The worker that has not been seen for longest, and for how long.
+    pub fn weakest(&self, now: Moment) -> (usize, Duration) {
+        let silence = self.0.iter().map(|at| now.since(Moment::from_micros(at.load(Ordering::Relaxed)))).enumerate();
+        silence.max_by_key(|(_, silence)| *silence).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_that_does_not_go_round_is_found() {
+        let at = |seconds: u64| Moment::from_micros(seconds * 1_000_000);
+        let pulse = Pulse::new(2, at(1));
+        assert_eq!(pulse.weakest(at(1)).1, Duration::ZERO);
+        let beat = pulse.clone();
+        std::thread::spawn(move || {
+            enter(0);
+            beat.beat(at(8));
+        })
+        .join()
+        .expect("it ends");
+        assert_eq!(pulse.weakest(at(9)), (1, Duration::from_secs(8)));
+    }
 
     #[test]
     fn each_worker_sees_its_own_value() {

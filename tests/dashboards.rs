@@ -2,7 +2,7 @@
 //! asked for. What the queries answer is seen by `tests/prometheus/run.sh`, with a real Prometheus.
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use wsluice::session::metrics::{Ending, Initiator};
 use wsluice::telemetry::sink::LogSink;
 use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ServerFiles, Servers};
 use wsluice::tls::server::MinVersion;
-use wsluice::{control, discovery, probe, proxy, server, session, telemetry, tls, upstream};
+use wsluice::{control, discovery, handover, probe, proxy, server, session, telemetry, tls, upstream};
 
 /// Labels that Prometheus adds.
 const SCRAPED: [&str; 3] = ["job", "instance", "le"];
@@ -36,6 +36,8 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let (_drains, seen) = tokio::sync::watch::channel(vec![drain]);
     control::leaving::register(&registry, Drain::new(1), seen).unwrap();
     control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
+    let predecessors = HashMap::from([(("chat".into(), "ws://127.0.0.1:9000".into()), 1)]);
+    handover::Metrics::register(&registry).unwrap().predecessors(1, &predecessors, &HashMap::new());
     let listeners = server::metrics::Metrics::register(&registry).unwrap();
     let _listener = listeners.listener("public", server::metrics::Security::Tls);
     let certificates = Certificates::new(tls::metrics::Metrics::register(&registry).unwrap());

@@ -192,8 +192,8 @@ impl From<Refused> for Refusal {
                 };
                 Refusal::Config(errors.findings().iter().map(problem).collect())
             }
-            refused @ (Refused::Bind { .. } | Refused::NoFile) => Refusal::Conflict(request::chain(&refused)),
             Refused::Ending => Refusal::Ending,
+            refused => Refusal::Conflict(request::chain(&refused)),
         }
     }
 }

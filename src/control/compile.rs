@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
@@ -46,8 +47,9 @@ use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
 use crate::upstream::maker::{MakeError, Maker};
 use crate::upstream::{Policy, Upstream};
+use crate::worker::Pulse;
 use crate::ws::tunnel::Settings;
-use crate::{config, discovery, probe, server, session, upstream};
+use crate::{config, discovery, handover, probe, server, session, upstream};
 
 /// All metric families of the data plane, registered once for the life of the process.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct Families {
     discovery: discovery::metrics::Metrics,
     /// Those of reloads.
     pub control: super::metrics::Metrics,
+    /// Those of upgrades.
+    pub handover: handover::Metrics,
     /// What is in force of certificates, with its metrics.
     pub certificates: Certificates,
 }
@@ -79,6 +83,7 @@ impl Families {
             probe: probe::metrics::Metrics::register(registry)?,
             discovery: discovery::metrics::Metrics::register(registry)?,
             control: super::metrics::Metrics::register(registry)?,
+            handover: handover::Metrics::register(registry)?,
             certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
         })
     }
@@ -99,6 +104,10 @@ pub struct Surroundings {
     pub lives: Lives,
     /// Who is on which route.
     pub rooms: Rooms,
+    /// Whether the workers go round.
+    pub pulse: Pulse,
+    /// Set when another process has taken over.
+    pub replacing: Arc<AtomicBool>,
 }
 
 impl Surroundings {
@@ -108,8 +117,16 @@ impl Surroundings {
     /// Never: the registry is new, so no name is taken.
     pub fn for_check() -> Surroundings {
         let families = Families::register(&Registry::new(), 1).expect("a new registry has no names");
-        let (lives, rooms) = (Lives::default(), Rooms::default());
-        Surroundings { workers: 1, families, log: None, sessions: Drain::new(1), lives, rooms }
+        Surroundings {
+            workers: 1,
+            families,
+            log: None,
+            sessions: Drain::new(1),
+            lives: Lives::default(),
+            rooms: Rooms::default(),
+            pulse: Pulse::new(1, clock::now()),
+            replacing: Arc::default(),
+        }
     }
 
     /// The access log as the file wants it.

@@ -6,6 +6,7 @@
 //! put in force piece by piece, each by one swap; what is the same as before is not touched. Others only read, through
 //! [`Handle`].
 
+mod alive;
 pub mod checks;
 pub mod compile;
 mod digest;
@@ -14,30 +15,35 @@ pub mod leaving;
 pub mod metrics;
 mod openings;
 pub mod shed;
-mod sweep;
+pub mod sweep;
+mod upgrades;
 pub mod watch;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch as latest;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::config::{AdminToken, ConfigErrors, File, Loaded, OnChange};
 use crate::drain::Place;
-use crate::net::listener::{Address, BindError, Bound};
+use crate::handover::{Heir, Predecessors, Promoted, Reporter, SuccessionError, Successor, UpgradeError};
+use crate::net::listener::{Address, BindError, Bound, Inheritance};
 use crate::probe;
 use crate::server::accepting;
 use crate::session::{Member, RouteSessions};
+use crate::systemd::{Notifier, Word};
 use crate::telemetry::panics;
 use crate::tls::certificates::Certificates;
 use crate::upstream::Upstream;
+use crate::upstream::endpoint::Endpoint;
 use crate::ws::tunnel::Stopping;
 use crate::{clock, config};
 use compile::{Background, Compiled, CompiledUpstream, Surroundings, compile};
@@ -46,6 +52,8 @@ pub use drains::{DrainStatus, Target};
 pub use metrics::Trigger;
 use metrics::{Metrics, Reloaded};
 use openings::Openings;
+pub use upgrades::Succession;
+use upgrades::Upgrades;
 
 /// How many orders may wait. They come from operators and from one watcher.
 const ORDERS_MAX: usize = 64;
@@ -55,7 +63,7 @@ const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 const ADMIN: &str = "admin";
 
 /// Reads the configuration anew.
-pub type Loader = Box<dyn Fn() -> Result<Loaded, ConfigErrors> + Send>;
+pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
 /// Why a configuration is not put in force. The one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +85,21 @@ pub enum Refused {
     /// The process is going.
     #[error("the process is shutting down")]
     Ending,
+    /// The next process is on its way, and is to find everything as it was told.
+    #[error("an upgrade is under way")]
+    Upgrading,
+    /// The next process has taken over.
+    #[error("process {0} has taken over, and this one ends with its last session")]
+    Replaced(u32),
+    /// There is no next process to start.
+    #[error("this process cannot be upgraded: only `wsluice run` and `wsluice proxy` can")]
+    NoSuccession,
+    /// The next process has not taken over.
+    #[error("{0}")]
+    Upgrade(#[source] UpgradeError),
+    /// This process was to take over from another, and does not.
+    #[error("{0}")]
+    Succession(#[from] SuccessionError),
 }
 
 /// What a reload has changed. All empty: the file says what it said before.
@@ -211,6 +234,16 @@ pub enum Order {
         /// How many were there, and were not told the same before.
         done: oneshot::Sender<usize>,
     },
+    /// Start the next process, which takes over.
+    Upgrade {
+        /// Its number, when it has taken over, or why it has not.
+        done: upgrades::Done,
+    },
+    /// The end of the process has begun: there is no next one, unless it has taken over already.
+    End {
+        /// When that is so.
+        done: oneshot::Sender<()>,
+    },
     /// Accept no more connections, for good.
     StopAccepting {
         /// When none are accepted any more.
@@ -225,6 +258,7 @@ pub struct Handle {
     in_force: Arc<ArcSwap<InForce>>,
     drains: latest::Receiver<Vec<DrainStatus>>,
     certificates: Certificates,
+    successor: latest::Receiver<Option<u32>>,
 }
 
 impl Handle {
@@ -256,6 +290,28 @@ impl Handle {
         answer.await.ok()
     }
 
+    /// Starts the next process, which takes over: sockets and all who wait there. Returns its number. What becomes of the
+    /// sessions of this one is for its owner to say, who hears of it by [`Handle::replaced`].
+    ///
+    /// # Errors
+    /// Why it has not taken over; everything is as before then.
+    pub async fn upgrade(&self) -> Result<u32, Refused> {
+        self.ask(|done| Order::Upgrade { done }).await.unwrap_or(Err(Refused::Ending))
+    }
+
+    /// Waits until another process has taken over. Returns its number. Cancel-safe.
+    pub async fn replaced(&self) -> u32 {
+        match self.successor.clone().wait_for(Option::is_some).await.map(|pid| *pid) {
+            Ok(Some(pid)) => pid,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Whether another process has taken over.
+    pub fn is_replaced(&self) -> bool {
+        self.successor.borrow().is_some()
+    }
+
     /// Reads the configuration again and puts it in force.
     ///
     /// # Errors
@@ -264,6 +320,9 @@ impl Handle {
         self.ask(|done| Order::Reload { trigger, done }).await.unwrap_or(Err(Refused::Ending))
     }
 }
+
+/// By the names of the upstreams.
+type Sheds = BTreeMap<String, Arc<Mutex<shed::State>>>;
 
 /// The single writer.
 pub struct Control {
@@ -278,8 +337,36 @@ pub struct Control {
     tasks: BTreeMap<String, JoinSet<()>>,
     door: latest::Sender<Option<Door>>,
     drains: Drains,
-    /// Sessions of routes that are not as they were, on their way out.
-    sweeps: JoinSet<()>,
+    /// What is under way for the sessions of each upstream.
+    sheds: Sheds,
+    /// Sessions of routes that are not as they were, on their way out: late comers are looked for, by the route's name.
+    sweeps: BTreeMap<String, JoinSet<()>>,
+    /// A reload has ended in the middle: nothing of it is taken for what it was.
+    is_suspect: bool,
+    upgrades: Upgrades,
+    successor: latest::Sender<Option<u32>>,
+    notifier: Arc<Notifier>,
+    /// What the service manager is told to see that we live.
+    watchdog: JoinSet<()>,
+    /// What the next process is told of us.
+    report: JoinSet<()>,
+}
+
+/// Where the process comes from, and what is to follow it.
+#[derive(Debug, Default)]
+pub struct Origin {
+    /// It was started to take over from another one.
+    pub successor: Option<Successor>,
+    /// Sockets that a service manager has opened for it.
+    pub sockets: Inheritance,
+    /// How the next one is started; `None`: it cannot be replaced while it runs.
+    pub succession: Option<Succession>,
+    /// Who wants to hear how it does.
+    pub notifier: Notifier,
+    /// In which time it must say that it is alive.
+    pub watchdog: Option<Duration>,
+    /// Becomes true when it is to end before it has taken over.
+    pub given_up: Option<latest::Receiver<bool>>,
 }
 
 /// What runs with the first configuration.
@@ -293,10 +380,32 @@ pub struct Started {
     pub warnings: Vec<String>,
 }
 
+/// The first configuration, with all that it needs to be put in force, and nothing that could be noticed from outside.
+struct Built {
+    compiled: Compiled,
+    openings: Openings,
+    bound: openings::Bindings,
+    admin: Option<Door>,
+    tasks: BTreeMap<String, JoinSet<()>>,
+}
+
+impl Built {
+    async fn new(loaded: &Loaded, around: &Surroundings, mut openings: Openings) -> Result<Built, Refused> {
+        let mut compiled = compile(loaded, around, None)?;
+        let bound = openings.bind(&compiled, None)?;
+        let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
+        let mut tasks = BTreeMap::new();
+        discover(&mut compiled, &mut tasks).await;
+        Ok(Built { compiled, openings, bound, admin, tasks })
+    }
+}
+
 impl Control {
     /// Puts the first configuration in force: binds, waits a while for the first endpoints of all upstreams that are told
     /// theirs (a proxy without them would only have 503 to give; clients that come meanwhile wait in the listeners'
     /// backlog), and has the workers accept. `loader` reads it again.
+    ///
+    /// A process that is to take over does all but the last, and that only when it is told to.
     ///
     /// # Errors
     /// See [`Refused`]; nothing is left listening then.
@@ -305,17 +414,48 @@ impl Control {
         loader: Option<Loader>,
         around: Surroundings,
         workers: Vec<mpsc::UnboundedSender<accepting::Order>>,
+        origin: Origin,
     ) -> Result<(Control, Started), Refused> {
-        let mut compiled = compile(&loaded, &around, None)?;
-        let mut openings = Openings::new(workers);
-        let bound = openings.bind(&compiled, None)?;
-        let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
-        let mut tasks = BTreeMap::new();
-        discover(&mut compiled, &mut tasks).await;
+        let Origin { successor, sockets, succession, notifier, watchdog, given_up } = origin;
+        let (heir, inheritance) = match successor {
+            Some(successor) => {
+                let (heir, inheritance) = successor.inventory().await?;
+                (Some(heir), inheritance)
+            }
+            None => (None, sockets),
+        };
+        let built = Built::new(&loaded, &around, Openings::new(workers, inheritance)).await;
+        let (built, mut promoted) = match (built, heir) {
+            (Ok(built), Some(heir)) => (built, Some(promotion(heir, given_up).await?)),
+            (Ok(built), None) => (built, None),
+            (Err(refused), heir) => {
+                if let Some(heir) = heir {
+                    heir.refuse(&refused.to_string()).await;
+                }
+                return Err(refused);
+            }
+        };
+        let Built { mut compiled, mut openings, mut bound, mut admin, mut tasks } = built;
+        if let Some(promoted) = &mut promoted {
+            promoted.predecessors().show(&around.lives, &around.families.handover);
+        }
+        openings::take_charge(openings::all(&mut bound, &mut admin))?;
+        let mut sheds = Sheds::new();
         for (name, upstream) in &mut compiled.upstreams {
-            attend(upstream, tasks.entry(name.clone()).or_default(), &around, vec![]);
+            attend(upstream, tasks.entry(name.clone()).or_default(), &around, &[], &mut sheds);
         }
         openings.open(bound, &compiled).await;
+        let (inherited, unwanted) = openings.settle_inheritance();
+        around.families.handover.inherited(inherited);
+        let predecessors = match promoted {
+            Some(promoted) => promoted.taken(unwanted).await,
+            None => {
+                for address in unwanted.left() {
+                    tracing::warn!(%address, "closing a socket of the service manager: no listener is there");
+                }
+                Predecessors::default()
+            }
+        };
         commit(&around, &mut compiled);
         let warnings = std::mem::take(&mut compiled.warnings);
         let in_force = in_force(loaded, &compiled, &openings);
@@ -323,13 +463,42 @@ impl Control {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
         let (door, door_seen) = latest::channel(admin);
         let (drains, drains_seen) = Drains::new(Arc::clone(&around.sessions));
+        let (successor, successor_seen) = latest::channel(None);
         let certificates = around.families.certificates.clone();
-        let handle = Handle { orders: sender, in_force: Arc::clone(&in_force), drains: drains_seen, certificates };
-        let sweeps = JoinSet::new();
+        let handle = Handle {
+            orders: sender,
+            in_force: Arc::clone(&in_force),
+            drains: drains_seen,
+            certificates,
+            successor: successor_seen,
+        };
         let metrics = around.families.control.clone();
-        let control =
-            Control { around, metrics, loader, orders, in_force, compiled, openings, tasks, door, drains, sweeps };
+        let (lives, handovers) = (around.lives.clone(), around.families.handover.clone());
+        let upgrades = Upgrades::new(succession, predecessors, lives, handovers);
+        let notifier = Arc::new(notifier);
+        let watchdog = watchdog.map(|span| alive::run(Arc::clone(&notifier), span, around.pulse.clone()));
+        let control = Control {
+            around,
+            metrics,
+            loader,
+            orders,
+            in_force,
+            compiled,
+            openings,
+            tasks,
+            door,
+            drains,
+            sheds,
+            sweeps: BTreeMap::new(),
+            is_suspect: false,
+            upgrades,
+            successor,
+            notifier,
+            watchdog: watchdog.into_iter().collect(),
+            report: JoinSet::new(),
+        };
         control.tell_in_force();
+        control.say_ready();
         Ok((control, Started { handle, door: door_seen, warnings }))
     }
 
@@ -342,14 +511,49 @@ impl Control {
                     Some(order) => drop(panics::catching(panics::Place::Control, Box::pin(self.carry_out(order))).await),
                     None => return std::future::pending().await,
                 },
-                Some(_) = self.sweeps.join_next() => {}
+                (reporter, done) = self.upgrades.next() => self.retreat(reporter, done).await,
             }
         }
     }
 
+    /// Another process has taken over: accepts no more, and tells it what is left here.
+    async fn retreat(&mut self, reporter: Reporter, done: upgrades::Done) {
+        let successor = reporter.successor();
+        self.watchdog.abort_all();
+        self.around.replacing.store(true, Ordering::Relaxed);
+        self.notifier.say(&[Word::MainPid(successor)]);
+        self.openings.leave_to_successor(reporter.unwanted()).await;
+        if let Some(door) =
+            self.door.send_replace(None).filter(|door| !reporter.unwanted().contains(door.bound.address()))
+        {
+            door.bound.leave_file();
+        }
+        let lives = self.around.lives.clone();
+        self.report.spawn(async move { reporter.run(&lives).await });
+        tracing::info!(pid = successor, "the next process has taken over");
+        self.tell_listeners();
+        self.successor.send_replace(Some(successor));
+        answer(done, Ok(successor));
+    }
+
+    /// Tells the service manager that everything runs.
+    fn say_ready(&self) {
+        let in_force = self.in_force.load();
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let status =
+            format!("{}, {}", count(in_force.listeners.len(), "listener"), count(in_force.upstreams.len(), "upstream"));
+        self.notifier.say(&[Word::Ready, Word::Status(&status)]);
+    }
+
     async fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Reload { trigger, done } => answer(done, self.reload(trigger).await),
+            Order::Reload { trigger, done } => match self.upgrades.allow_changes() {
+                Ok(()) => answer(done, self.reload(trigger).await),
+                Err(refused) => {
+                    tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not read again");
+                    answer(done, Err(refused));
+                }
+            },
             Order::Check { text, done } => answer(done, self.check(text)),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
@@ -364,6 +568,16 @@ impl Control {
             Order::Close { places, span, why, done } => {
                 let count = self.around.sessions.spread_over(places, clock::now(), span, fastrand::f64, &why);
                 answer(done, count);
+            }
+            Order::Upgrade { done } => {
+                let (openings, door) = (&self.openings, self.door.borrow());
+                self.upgrades.begin(|| openings.offer(door.as_ref()), done);
+            }
+            Order::End { done } => {
+                if !self.upgrades.end() {
+                    self.notifier.say(&[Word::Stopping, Word::Status("draining")]);
+                }
+                answer(done, ());
             }
             Order::StopAccepting { done } => {
                 self.openings.close_all().await;
@@ -403,19 +617,20 @@ impl Control {
     }
 
     async fn reload(&mut self, trigger: Trigger) -> Result<Changes, Refused> {
+        self.notifier.say(&[Word::Reloading]);
         let done = self.reload_now().await;
-        self.metrics.reloaded(
-            trigger,
-            match &done {
-                Ok(changes) if changes.is_empty() => Reloaded::Unchanged,
-                Ok(_) => Reloaded::Done,
-                Err(_) => Reloaded::Refused,
-            },
-        );
+        match &done {
+            Ok(changes) if changes.is_empty() => self.metrics.reloaded(trigger, Reloaded::Unchanged),
+            Ok(_) => self.metrics.reloaded(trigger, Reloaded::Done),
+            // That is no fault of what is in a file.
+            Err(Refused::NoFile | Refused::Ending | Refused::Upgrading | Refused::Replaced(_)) => {}
+            Err(_) => self.metrics.reloaded(trigger, Reloaded::Refused),
+        }
         let trigger = trigger.label();
         match &done {
             Ok(changes) if changes.is_empty() => {
                 tracing::info!(trigger, "configuration read again: it says what it said before");
+                changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             }
             Ok(changes) => {
                 tracing::info!(
@@ -430,12 +645,42 @@ impl Control {
                 tracing::error!(trigger, %error, "the new configuration is refused, the one before stays in force");
             }
         }
+        match &done {
+            Ok(_) => self.say_ready(),
+            Err(_) => {
+                let status = "the configuration as it is now is refused, the one before stays in force";
+                self.notifier.say(&[Word::Ready, Word::Status(status)]);
+            }
+        }
         done
     }
 
     async fn reload_now(&mut self) -> Result<Changes, Refused> {
-        let loaded = (self.loader.as_ref().ok_or(Refused::NoFile)?)()?;
-        let mut compiled = compile(&loaded, &self.around, Some(&self.compiled))?;
+        let loader = Arc::clone(self.loader.as_ref().ok_or(Refused::NoFile)?);
+        // On a thread for such things: a network file system may hang.
+        let is_read = spawn_blocking(move || loader()).await.map_err(|_| Refused::Ending)?;
+        let done = match is_read {
+            Ok(loaded) => self.apply(loaded).await,
+            Err(errors) => Err(errors.into()),
+        };
+        if let Err(Refused::Config(_)) = done {
+            // Certificates are renewed meanwhile, whatever else somebody has written: by what is in force.
+            let loaded = self.in_force.load().loaded.clone();
+            match self.apply(loaded).await {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(changes) => {
+                    tracing::info!(listeners = %changes.listeners, upstreams = %changes.upstreams, "files it names are renewed");
+                }
+                Err(error) => tracing::error!(%error, "the files that the configuration names cannot be renewed"),
+            }
+        }
+        done
+    }
+
+    /// Puts a configuration in force.
+    async fn apply(&mut self, loaded: Loaded) -> Result<Changes, Refused> {
+        let previous = (!self.is_suspect).then_some(&self.compiled);
+        let mut compiled = compile(&loaded, &self.around, previous)?;
         let before = self.in_force.load_full();
         let mut changes = self.compare(&before.loaded.file, &loaded.file, &compiled);
         changes.warnings.extend(std::mem::take(&mut compiled.warnings));
@@ -446,13 +691,16 @@ impl Control {
         }
         let door = self.door.borrow().clone();
         // First: of what listens beside another, nothing may be closed again.
-        let admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
-        let bound = self.openings.bind(&compiled, door.as_ref())?;
-        // From here on nothing fails.
+        let mut admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
+        let mut bound = self.openings.bind(&compiled, door.as_ref())?;
+        openings::take_charge(openings::all(&mut bound, &mut admin))?;
+        // From here on nothing fails, and what does after all leaves things in the middle.
+        self.is_suspect = true;
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
         let gone: Vec<String> =
             self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();
+        gone.iter().for_each(|name| drop(self.sheds.remove(name)));
         for name in gone.iter().chain(tasks.keys()) {
             // The old ones let go of their series before the new ones begin.
             if let Some(mut tasks) = self.tasks.remove(name) {
@@ -462,14 +710,17 @@ impl Control {
         for (name, mut tasks) in tasks {
             let old = self.compiled.upstreams.get(&name).map_or_else(Vec::new, |old| old.upstream.endpoints());
             if let Some(upstream) = compiled.upstreams.get_mut(&name) {
-                attend(upstream, &mut tasks, &self.around, old);
+                attend(upstream, &mut tasks, &self.around, &old, &mut self.sheds);
             }
             self.tasks.insert(name, tasks);
         }
         commit(&self.around, &mut compiled);
         self.openings.swap(&compiled);
         self.openings.open(bound, &compiled).await;
-        self.openings.close_others(&compiled).await;
+        for listener in self.openings.close_others(&compiled).await {
+            // They would find what is in force now no more.
+            self.around.sessions.last_requests(|number| number == listener.id);
+        }
         changes.sessions_closing = self.retire(&compiled);
         self.compiled = compiled;
         if let Some(output) = &self.around.log {
@@ -480,6 +731,7 @@ impl Control {
         }
         self.in_force.store(Arc::new(in_force(loaded, &self.compiled, &self.openings)));
         self.tell_in_force();
+        self.is_suspect = false;
         Ok(changes)
     }
 
@@ -542,6 +794,10 @@ impl Control {
     /// force now, or the last one of a route that is gone.
     fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
+        self.sweeps.retain(|_, sweeping| {
+            while sweeping.try_join_next().is_some() {}
+            !sweeping.is_empty()
+        });
         // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
         let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
@@ -584,9 +840,35 @@ impl Control {
                 );
             }
             // A handshake that was under way may still open one.
-            self.sweeps.spawn(sweep.go_on_for(span + handshake));
+            let late = handshake + 3 * sweep::LOOK;
+            let sweeping = self.sweeps.entry(name.clone()).or_default();
+            if is_changed {
+                // Those that an earlier one would find, this one does as well.
+                *sweeping = JoinSet::new();
+            }
+            sweeping.spawn(async move { drop(timeout(late, sweep.go_on()).await) });
         }
         count
+    }
+}
+
+/// Waits for the word to take over, unless this process is told to end before.
+async fn promotion(heir: Heir, given_up: Option<latest::Receiver<bool>>) -> Result<Promoted, Refused> {
+    let is_given_up = async {
+        let is_so = match given_up {
+            Some(mut given_up) => given_up.wait_for(|is_so| *is_so).await.is_ok(),
+            None => false,
+        };
+        // Otherwise nobody can tell any more.
+        if !is_so {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        // Who has the word takes over, and ends as others do.
+        biased;
+        promoted = heir.ready() => Ok(promoted?),
+        () = is_given_up => Err(Refused::Ending),
     }
 }
 
@@ -636,19 +918,35 @@ fn attend(
     compiled: &mut CompiledUpstream,
     tasks: &mut JoinSet<()>,
     around: &Surroundings,
-    old: Vec<Arc<crate::upstream::endpoint::Endpoint>>,
+    old: &[Arc<Endpoint>],
+    sheds: &mut Sheds,
 ) {
     let Some(Background { check, shedding, .. }) = compiled.background.take() else { return };
     let upstream = &compiled.upstream;
+    if !old.is_empty() {
+        let endpoints = upstream.endpoints();
+        let is_new = |endpoint: &&Arc<Endpoint>| !old.iter().any(|old| Arc::ptr_eq(&old.live, &endpoint.live));
+        endpoints.iter().filter(is_new).for_each(|endpoint| endpoint.live.joined(clock::now()));
+    }
     match check {
         Some(check) => drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, around.families.probe.clone()))),
         // What a check has found that is no more would never be found otherwise.
         None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked()),
     }
+    if shedding.is_none() {
+        sheds.remove(&upstream.name);
+    }
     if let Some(shedding) = shedding {
         let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&around.sessions));
+        let replacing = Arc::clone(&around.replacing);
+        let state = sheds.entry(upstream.name.clone()).or_insert_with(|| Arc::new(Mutex::new(shed::State::new(old))));
+        let state = Arc::clone(state);
         tasks.spawn(async move {
-            let run = || shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, old.clone());
+            let run = || {
+                let replacing = Arc::clone(&replacing);
+                let is_replacing = move || replacing.load(Ordering::Relaxed);
+                shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, Arc::clone(&state), is_replacing)
+            };
             panics::keep(panics::Place::Control, "moving sessions", run).await;
         });
     }

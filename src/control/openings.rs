@@ -1,6 +1,7 @@
 //! Listeners that are open: their sockets, and the workers that accept on them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -8,9 +9,13 @@ use tokio::sync::mpsc;
 use super::compile::{Compiled, CompiledListener, address};
 use super::{Door, Refused};
 use crate::config::File;
-use crate::net::listener::{Address, BindError, Bound, bind, bind_beside};
+use crate::handover::Offer;
+use crate::net::listener::{Address, BindError, Bound, Inheritance, adopt, bind, bind_beside};
 use crate::server::Listener;
 use crate::server::accepting::{Order, Waiting};
+
+/// The admin listener's name, in errors and where its sockets are handed on.
+const ADMIN: &str = "admin";
 
 /// All of them.
 #[derive(Debug)]
@@ -23,6 +28,10 @@ pub struct Openings {
     next: u64,
     /// None are opened any more.
     is_over: bool,
+    /// Sockets that others have left to us, until it is known who wants them.
+    inheritance: Inheritance,
+    /// How many listeners have got theirs from there.
+    inherited: usize,
 }
 
 #[derive(Debug)]
@@ -34,49 +43,100 @@ struct Opening {
     listener: Arc<Listener>,
 }
 
+/// Sockets that were bound, and adopted maybe, are ours from now on.
+///
+/// # Errors
+/// If one of them does not listen.
+pub fn take_charge<'a>(bound: impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)>) -> Result<(), Refused> {
+    for (name, bound) in bound {
+        // Nobody else has what has just been bound; what is shared is ours already.
+        let Some(bound) = Arc::get_mut(bound) else { continue };
+        if let Err(source) = bound.take_charge() {
+            let error = BindError::Io { address: bound.address().clone(), source };
+            return Err(Refused::Bind { listener: name.to_owned(), error });
+        }
+    }
+    Ok(())
+}
+
 /// Sockets for listeners that are not open yet, by the names of these.
 pub type Bindings = BTreeMap<String, Arc<Bound>>;
 
+/// All of these, by the names of their listeners.
+pub fn all<'a>(
+    bindings: &'a mut Bindings,
+    admin: &'a mut Option<Door>,
+) -> impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)> {
+    let listeners = bindings.iter_mut().map(|(name, bound)| (name.as_str(), bound));
+    listeners.chain(admin.iter_mut().map(|door| (ADMIN, &mut door.bound)))
+}
+
 impl Openings {
-    /// None yet, for these workers.
-    pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>) -> Openings {
-        Openings { workers, open: BTreeMap::new(), shut: BTreeMap::new(), next: 1, is_over: false }
+    /// None yet, for these workers; with the sockets that others have left to us.
+    pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>, inheritance: Inheritance) -> Openings {
+        let (open, shut) = (BTreeMap::new(), BTreeMap::new());
+        Openings { workers, open, shut, next: 1, is_over: false, inheritance, inherited: 0 }
+    }
+
+    /// How many listeners have inherited sockets, and what nobody has asked for: who asks later gets none.
+    pub fn settle_inheritance(&mut self) -> (usize, Inheritance) {
+        (self.inherited, std::mem::take(&mut self.inheritance))
+    }
+
+    /// Adds all that listens to what the next process is to get, the admin listener among it.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn offer(&self, admin: Option<&Door>) -> io::Result<Offer> {
+        let mut offer = Offer::default();
+        for (name, opening) in &self.open {
+            offer.add(name, &opening.bound)?;
+        }
+        if let Some(door) = admin {
+            offer.add(ADMIN, &door.bound)?;
+        }
+        Ok(offer)
     }
 
     /// Sockets for those listeners that are not open at their address; `admin` is the admin listener's, as it is now.
     ///
     /// # Errors
     /// If one cannot be bound; those that were are closed again, and have taken no connection from any that is open.
-    pub fn bind(&self, compiled: &Compiled, admin: Option<&Door>) -> Result<Bindings, Refused> {
-        let (mut bindings, mut new) = (Bindings::new(), vec![]);
+    pub fn bind(&mut self, compiled: &Compiled, admin: Option<&Door>) -> Result<Bindings, Refused> {
+        let mut bindings = Bindings::new();
         for CompiledListener { written, .. } in &compiled.listeners {
             let wanted = address(&written.bind);
             let is_open = self.open.get(&written.name).is_some_and(|opening| opening.written == wanted);
             if is_open || self.shut.contains_key(&written.name) || self.is_over {
                 continue;
             }
-            match self.bound_at(&wanted) {
-                Some(bound) => drop(bindings.insert(written.name.clone(), bound)),
-                None => new.push((&written.name, self.bind_one(&written.name, &wanted, self.workers.len(), admin)?)),
-            }
-        }
-        for (name, bound) in new {
-            bindings.insert(name.clone(), listening(name, bound)?);
+            let bound = match self.bound_at(&wanted) {
+                Some(bound) => bound,
+                None => Arc::new(self.bind_one(&written.name, &wanted, self.workers.len(), admin)?),
+            };
+            bindings.insert(written.name.clone(), bound);
         }
         Ok(bindings)
     }
 
-    /// Sockets that may not listen yet.
+    /// Sockets that may not listen yet: see [`take_charge`].
     fn bind_one(
-        &self,
+        &mut self,
         listener: &str,
         wanted: &Address,
         workers: usize,
         admin: Option<&Door>,
     ) -> Result<Bound, Refused> {
-        let ours = self.open.values().map(|opening| &opening.bound).chain(admin.map(|admin| &admin.bound));
-        let is_ours = ours.into_iter().any(|bound| bound.address().overlaps(wanted));
-        let bound = if is_ours { bind_beside(wanted, workers) } else { bind(wanted, workers) };
+        let mut ours = self.open.values().map(|opening| &opening.bound).chain(admin.map(|admin| &admin.bound));
+        let is_ours = ours.any(|bound| bound.address().overlaps(wanted));
+        let bound = match self.inheritance.take(listener, wanted) {
+            Some((address, inherited)) => {
+                self.inherited += 1;
+                adopt(&address, inherited, workers)
+            }
+            None if is_ours => bind_beside(wanted, workers),
+            None => bind(wanted, workers),
+        };
         bound.map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
     }
 
@@ -90,13 +150,17 @@ impl Openings {
     ///
     /// # Errors
     /// If it cannot be bound.
-    pub fn bind_admin(&self, file: &File, compiled: &Compiled, now: Option<&Door>) -> Result<Option<Door>, Refused> {
-        const NAME: &str = "admin";
+    pub fn bind_admin(
+        &mut self,
+        file: &File,
+        compiled: &Compiled,
+        now: Option<&Door>,
+    ) -> Result<Option<Door>, Refused> {
         let Some(admin) = &file.admin else { return Ok(None) };
         let (written, tokens) = (address(&admin.bind), compiled.tokens.as_slice().into());
         let bound = match now.filter(|now| now.written == written || *now.bound.address() == written) {
             Some(now) => Arc::clone(&now.bound),
-            None => listening(NAME, self.bind_one(NAME, &written, 1, now)?)?,
+            None => Arc::new(self.bind_one(ADMIN, &written, 1, now)?),
         };
         Ok(Some(Door { bound, written, tokens }))
     }
@@ -110,7 +174,6 @@ impl Openings {
                 listener.proxy.store(Arc::clone(&compiled.proxy));
             }
         }
-        self.shut.retain(|name, _| compiled.listener(name).is_some());
     }
 
     /// Has the workers accept on `bindings`, and no more on what these listeners had before.
@@ -124,7 +187,8 @@ impl Openings {
                 let (settings, proxy) = (Arc::clone(&compiled.settings), Arc::clone(&compiled.proxy));
                 Arc::new(Listener::new(name.as_str().into(), settings, proxy))
             });
-            replaced.extend(before);
+            // One that was shut has nothing to be closed.
+            replaced.extend(before.filter(|before| before.number != 0));
             let number = self.next;
             self.next += 1;
             for worker in &self.workers {
@@ -143,11 +207,13 @@ impl Openings {
         self.close(replaced).await;
     }
 
-    /// Accepts no more on listeners that the configuration does not have.
-    pub async fn close_others(&mut self, compiled: &Compiled) {
+    /// Accepts no more on listeners that the configuration does not have. Returns these.
+    pub async fn close_others(&mut self, compiled: &Compiled) -> Vec<Arc<Listener>> {
         let names: Vec<String> = self.open.keys().filter(|name| compiled.listener(name).is_none()).cloned().collect();
-        let gone = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        let gone: Vec<Opening> = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        let listeners = gone.iter().map(|opening| Arc::clone(&opening.listener)).collect();
         self.close(gone).await;
+        listeners
     }
 
     /// Accepts no more on any, for good.
@@ -155,6 +221,16 @@ impl Openings {
         self.is_over = true;
         let gone = std::mem::take(&mut self.open).into_values().collect();
         self.close(gone).await;
+    }
+
+    /// Another process accepts from now on, on all but the `unwanted` addresses.
+    pub async fn leave_to_successor(&mut self, unwanted: &[Address]) {
+        self.is_over = true;
+        let all = std::mem::take(&mut self.open).into_values();
+        let (gone, left): (Vec<_>, Vec<_>) = all.partition(|opening| unwanted.contains(opening.bound.address()));
+        left.iter().for_each(|opening| opening.bound.leave_file());
+        self.stop(left, Waiting::Leave).await;
+        self.stop(gone, Waiting::Accept).await;
     }
 
     /// Accepts no more on this listener until it is let in again. Returns it.
@@ -172,13 +248,15 @@ impl Openings {
     /// If it cannot be bound; it stays shut.
     pub async fn let_in(&mut self, name: &str, compiled: &Compiled) -> Result<(), Refused> {
         let (Some(listener), Some(configured)) = (self.shut.get(name).cloned(), compiled.listener(name)) else {
+            self.shut.remove(name);
             return Ok(());
         };
         if self.is_over {
             return Err(Refused::Ending);
         }
         let written = address(&configured.written.bind);
-        let bound = listening(name, self.bind_one(name, &written, self.workers.len(), None)?)?;
+        let mut bound = Arc::new(self.bind_one(name, &written, self.workers.len(), None)?);
+        take_charge([(name, &mut bound)].into_iter())?;
         self.shut.remove(name);
         let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
         // No worker has an opening of this number: there is nothing to stop.
@@ -188,10 +266,16 @@ impl Openings {
     }
 
     async fn close(&self, gone: Vec<Opening>) {
+        let is_shared = |gone: &Opening| self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, &gone.bound));
+        let (shared, gone) = gone.into_iter().partition(is_shared);
+        self.stop(shared, Waiting::Leave).await;
+        self.stop(gone, Waiting::Accept).await;
+    }
+
+    /// Has the workers accept no more on these; the sockets are closed when nobody else has them.
+    async fn stop(&self, gone: Vec<Opening>, waiting: Waiting) {
         let (done, mut all_done) = mpsc::channel(1);
         for Opening { number, listener, bound, .. } in &gone {
-            let is_shared = self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, bound));
-            let waiting = if is_shared { Waiting::Leave } else { Waiting::Accept };
             for worker in &self.workers {
                 let _ = worker.send(Order::Stop { opening: *number, waiting, done: done.clone() });
             }
@@ -205,13 +289,5 @@ impl Openings {
     pub fn addresses(&self, compiled: &Compiled) -> Vec<(Arc<str>, Address)> {
         let open = compiled.listeners.iter().filter_map(|compiled| self.open.get(&compiled.written.name));
         open.map(|opening| (Arc::clone(&opening.listener.name), opening.bound.address().clone())).collect()
-    }
-}
-
-fn listening(listener: &str, mut bound: Bound) -> Result<Arc<Bound>, Refused> {
-    let refused = |error| Refused::Bind { listener: listener.to_owned(), error };
-    match bound.take_charge() {
-        Ok(()) => Ok(Arc::new(bound)),
-        Err(source) => Err(refused(BindError::Io { address: bound.address().clone(), source })),
     }
 }

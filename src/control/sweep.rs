@@ -12,7 +12,7 @@ use crate::session::{Member, Sessions};
 use crate::ws::tunnel::Stopping;
 
 /// How often late comers are looked for: a handshake that was under way when it began may open a session after it.
-const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_secs(1);
 
 /// Sessions on their way out.
 pub struct Sweep<S> {
@@ -44,17 +44,6 @@ impl<S: Fn(Place, &Member) -> bool> Sweep<S> {
         loop {
             sleep(LOOK).await;
             self.tell(clock::now());
-        }
-    }
-
-    /// The same, until `time` after it began has passed; the last look is after that.
-    pub async fn go_on_for(self, time: Duration) {
-        let mut is_over = false;
-        while !is_over {
-            sleep(LOOK).await;
-            let now = clock::now();
-            is_over = now.since(self.begun) > time;
-            self.tell(now);
         }
     }
 }

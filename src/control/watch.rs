@@ -4,14 +4,13 @@
 //! when all of them have rested for one look, so that a certificate and its key, written one after the other, are read as
 //! a pair in most cases; when they are not, the next look finds the rest of the change.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::{Handle, Trigger};
-use crate::config::File;
+use super::{Handle, Refused, Trigger};
 use crate::file_look::{Seen, Settling, look};
 
 /// Between two looks.
@@ -19,40 +18,32 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How soon a certificate that was refused is tried again although no file has changed: one that was not valid yet may be.
 const STALE: Duration = Duration::from_secs(60);
 
-/// Files, and what was seen of each.
-pub type Looks = Vec<(PathBuf, Seen)>;
-
-/// Looks at the files that `file` names, and at `path`, of which this was `seen`. To be called before any of the others is
-/// read: what is written after a look is found by the next one, whoever reads it when.
-pub fn looks(path: &Path, seen: Seen, file: &File) -> Looks {
-    let named = file.files().into_iter().map(|file| (file.clone(), look(&file)));
-    named.chain([(path.to_owned(), seen)]).collect()
-}
-
 /// Reloads whenever the file at `path`, or one that the configuration in force names, has changed, as long as that
-/// configuration wants to be watched. `before` are the looks before the first configuration was read. Runs until it is
-/// dropped.
-pub async fn run(path: PathBuf, before: Looks, handle: Handle) {
-    let mut settling = Settling::<Looks>::default();
-    settling.has_changed(&before);
-    let mut is_first = false;
+/// configuration wants to be watched. Runs until it is dropped.
+pub async fn run(path: PathBuf, handle: Handle) {
+    let mut settling = Settling::<Vec<(PathBuf, Seen)>>::default();
+    let mut first = true;
     let mut reloaded = Instant::now();
+    let mut was_put_off = false;
     loop {
         let in_force = handle.in_force();
         if !in_force.loaded.file.watch {
-            // What changes meanwhile is not news when it is watched again.
-            (settling, is_first) = (Settling::default(), true);
             sleep(LOOK).await;
             continue;
         }
+        let read_at = in_force.loaded.read_at;
+        let mut files = in_force.loaded.file.files();
+        files.push(path.clone());
         // On a thread for such things: a network file system may hang.
-        let path = path.clone();
-        let seen = spawn_blocking(move || looks(&path, look(&path), &in_force.loaded.file)).await;
-        let has_changed = seen.is_ok_and(|seen| settling.has_changed(&seen)) && !std::mem::take(&mut is_first);
+        let look = || files.into_iter().map(|file| (file.clone(), look(&file))).collect();
+        let Ok(seen) = spawn_blocking(look).await else { return };
+        // The first look counts as well if something has changed since it was read.
+        let is_news = |(_, seen): &(PathBuf, Seen)| seen.as_ref().is_ok_and(|seen| seen.has_changed_since(read_at));
+        let has_changed = settling.has_changed(&seen) && (!std::mem::take(&mut first) || seen.iter().any(is_news));
         let is_due = handle.is_stale() && reloaded.elapsed() >= STALE;
-        if has_changed || is_due {
-            // What comes of it is in the log.
-            let _ = handle.reload(Trigger::Watch).await;
+        if has_changed || is_due || was_put_off {
+            // What comes of it is in the log. If the upgrade fails, this process is to have the change.
+            was_put_off = matches!(handle.reload(Trigger::Watch).await, Err(Refused::Upgrading));
             reloaded = Instant::now();
         }
         sleep(LOOK).await;

@@ -118,6 +118,12 @@ impl Predecessors {
         self.shown = total;
     }
 
+    /// Lets go of them: another process hears them now, and what they have is nothing to this one any more.
+    pub fn forget(mut self, lives: &Lives, metrics: &Metrics) {
+        self.each.clear();
+        self.show(lives, metrics);
+    }
+
     /// Waits until one of them says something or ends; for ever, if there is none. Cancel-safe.
     async fn next(&mut self) {
         if self.each.is_empty() {

@@ -97,7 +97,7 @@ async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.sock");
     let removed = loopback();
-    let (tcp, mut unix) = (loopback(), bind(&Address::Unix(path.clone()), 2).unwrap());
+    let (tcp, unix) = (loopback(), bind(&Address::Unix(path.clone()), 2).unwrap());
     let mut offer = Offer::default();
     offer.add("plain", &tcp).unwrap();
     offer.add("unix", &unix).unwrap();

@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -225,7 +226,7 @@ fn bind_unix(address: &Address, path: &Path, workers: usize) -> Result<Bound, Bi
     socket.set_nonblocking(true).map_err(failed)?;
     socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
     let id = FileId::of(path).map_err(failed)?;
-    let file = SocketFile { path: path.to_owned(), id, ours: true };
+    let file = SocketFile { path: path.to_owned(), id, ours: AtomicBool::new(true) };
     // Before `listen`: nobody can connect until the rights are as they should be.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_FILE_MODE)).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
@@ -277,12 +278,12 @@ impl FileId {
 struct SocketFile {
     path: PathBuf,
     id: FileId,
-    ours: bool,
+    ours: AtomicBool,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.ours && FileId::of(&self.path).is_ok_and(|id| id == self.id) {
+        if self.ours.load(Ordering::Relaxed) && FileId::of(&self.path).is_ok_and(|id| id == self.id) {
             // Nothing to be done about a failure; the next start removes it as stale.
             let _ = fs::remove_file(&self.path);
         }
@@ -332,16 +333,16 @@ impl Bound {
             socket.listen(BACKLOG)?;
             self.listening += 1;
         }
-        if let Some(file) = &mut self.file {
-            file.ours = true;
+        if let Some(file) = &self.file {
+            file.ours.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
     /// Somebody else has it now: the file of a Unix socket stays when this is dropped.
-    pub fn leave_file(&mut self) {
-        if let Some(mut file) = self.file.take() {
-            file.ours = false;
+    pub fn leave_file(&self) {
+        if let Some(file) = &self.file {
+            file.ours.store(false, Ordering::Relaxed);
         }
     }
 

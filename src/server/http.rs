@@ -84,14 +84,15 @@ pub async fn serve(
                     return Poll::Ready(served.map_err(Ended::Http));
                 }
                 let requested = exchange.requested.load(Ordering::Relaxed);
-                if !ending && guard.poll_notice(cx).is_ready() {
+                if !ending && guard.poll_last_request(cx).is_ready() {
                     if requested {
                         ending = true;
                         Pin::new(&mut connection).graceful_shutdown();
                         continue;
                     }
-                    // hyper would end it without an answer, and its first request may be on its way.
-                    if !std::mem::replace(&mut told, true) {
+                    // hyper would end it without an answer, and its first request may be on its way. There is time for it
+                    // unless the end is near.
+                    if guard.noticed().is_some() && !std::mem::replace(&mut told, true) {
                         let soon = first_head.deadline().min(Instant::now() + LAST_HEAD);
                         first_head.as_mut().reset(soon);
                     }

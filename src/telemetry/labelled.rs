@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use prometheus::core::{Atomic, Collector, Desc, Describer, GenericCounter, GenericGauge};
 use prometheus::proto::{MetricFamily, MetricType};
@@ -108,6 +108,12 @@ struct Shared<M: Kind> {
     series: RwLock<HashMap<Box<[Box<str>]>, M>>,
 }
 
+impl<M: Kind> Shared<M> {
+    fn labels<'a>(&'a self, values: &'a [Box<str>]) -> Vec<(&'a str, &'a str)> {
+        self.names.iter().zip(values).map(|(name, value)| (&**name, &**value)).collect()
+    }
+}
+
 impl<M: Kind> Labelled<M> {
     /// A family without any series yet.
     ///
@@ -132,11 +138,11 @@ impl<M: Kind> Labelled<M> {
             return found.clone();
         }
         let mut series = self.0.series.write().unwrap_or_else(PoisonError::into_inner);
-        let make = |values: &Box<[Box<str>]>| {
-            let labels: Vec<_> = self.0.names.iter().zip(values).map(|(name, value)| (&**name, &**value)).collect();
+        let make = |values: &[Box<str>]| {
+            let labels = self.0.labels(values);
             M::make(self.0.opts.clone(), &labels).expect("one was made by `new`, and values may be anything")
         };
-        series.entry(values).or_insert_with_key(make).clone()
+        series.entry(values).or_insert_with_key(|values| make(values)).clone()
     }
 
     /// Takes a series out. Whoever has its handle counts on something that is not shown any more.
@@ -149,7 +155,7 @@ impl<M: Kind> Labelled<M> {
         gone.map(drop).ok_or_else(|| Error::Msg("there is no such series".to_owned()))
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Box<[Box<str>]>, M>> {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Box<[Box<str>]>, M>> {
         // Nothing inside can be left half done by a panic.
         self.0.series.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,10 +183,7 @@ impl<M: Kind> Collector for Labelled<M> {
 impl<M: Kind> Family for Labelled<M> {
     fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool) {
         let mut series = self.0.series.write().unwrap_or_else(PoisonError::into_inner);
-        series.retain(|values, _| {
-            let labels: Vec<_> = self.0.names.iter().zip(values).map(|(name, value)| (&**name, &**value)).collect();
-            !gone(&labels)
-        });
+        series.retain(|values, _| !gone(&self.0.labels(values)));
     }
 }
 
@@ -201,6 +204,7 @@ impl<M: Kind> fmt::Debug for Labelled<M> {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+#[expect(clippy::disallowed_types, reason = "ours are compared with theirs")]
 mod tests {
     use prometheus::Registry;
 

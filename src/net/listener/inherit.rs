@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 
 use socket2::{SockAddr, Socket, Type};
 
@@ -88,7 +89,7 @@ pub fn adopt(address: &Address, inherited: Inherited, workers: usize) -> Result<
         }
     }
     let file = match (address, inherited.file) {
-        (Address::Unix(path), Some(id)) => Some(SocketFile { path: path.clone(), id, ours: false }),
+        (Address::Unix(path), Some(id)) => Some(SocketFile { path: path.clone(), id, ours: AtomicBool::new(false) }),
         _ => None,
     };
     Ok(Bound { address: address.clone(), sockets, listening, workers, file })

@@ -86,7 +86,7 @@ impl Proxy {
         let yaml = Arc::new(Mutex::new(yaml.to_owned()));
         let loader = {
             let yaml = Arc::clone(&yaml);
-            Box::new(move || load_str("test.yaml", &yaml.lock().unwrap(), &|_| None))
+            Arc::new(move || load_str("test.yaml", &yaml.lock().unwrap(), &|_| None))
         };
         let app = App::start(loaded, Some(loader), Registry::new(), output).unwrap();
         let listeners = app.listeners();

@@ -159,7 +159,7 @@ fn the_file_of_a_unix_socket_belongs_to_one_process_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.sock");
     let address = Address::Unix(path.clone());
-    let mut old = bind(&address, 1).unwrap();
+    let old = bind(&address, 1).unwrap();
     // An heir that fails leaves the file where it is.
     drop(adopt(&address, left_by(&old), 2).unwrap());
     assert!(path.exists());
