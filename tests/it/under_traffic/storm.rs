@@ -393,7 +393,7 @@ async fn five_hundred_reloads_lose_nothing_and_leave_nothing_behind() {
     let others = vec![Peers::start().await, Peers::start().await, Peers::start().await];
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let site = Site::start("").await;
+    let site = Site::start("watch: false").await;
     let config = Config::first(&Storm::endpoints(&others));
     let (read, listeners) = (site.process.seen.len(), BTreeMap::new());
     let (open, counts) = (vec![], BTreeMap::new());
