@@ -40,7 +40,7 @@ use crate::{clock, worker};
 /// quarter of it.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
-/// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
+/// How long sessions are not told of the end for the sake of what comes before: a reload under way may wait for others.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
 /// How long threads may take to end.
@@ -195,8 +195,9 @@ impl App {
         let wanted = self.control.in_force().loaded.file.drain.clone();
         let (delay, time) = (wanted.delay.duration(), wanted.time.duration());
         self.readiness.advance(State::Draining);
-        // Of a next process that is on its way nothing is left when this returns, or it has taken over.
-        let _ = self.control.ask(|done| Order::End { done }).await;
+        // Of a next process that is on its way nothing is left when this returns, or it has taken over. While a reload is
+        // under way, which may take its time, there is none.
+        let _ = timeout(STOP_WAIT, self.control.ask(|done| Order::End { done })).await;
         if !delay.is_zero() && !self.control.is_replaced() {
             tracing::info!(?delay, "draining soon: /readyz says so, connections are still accepted");
             tokio::time::sleep(delay).await;
