@@ -41,7 +41,7 @@ use crate::{clock, worker};
 /// quarter of it.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
-/// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
+/// How long sessions are not told of the end for the sake of what comes before: a reload under way may wait for others.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
 /// How long threads may take to end.

@@ -803,7 +803,10 @@ impl Control {
     /// force now, or the last one of a route that is gone.
     fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
-        self.sweeps.retain(|_, sweeping| sweeping.try_join_next().is_none());
+        self.sweeps.retain(|_, sweeping| {
+            while sweeping.try_join_next().is_some() {}
+            !sweeping.is_empty()
+        });
         // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
         let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
@@ -847,10 +850,12 @@ impl Control {
             }
             // A handshake that was under way may still open one.
             let late = handshake + 3 * sweep::LOOK;
-            let mut sweeping = JoinSet::new();
+            let sweeping = self.sweeps.entry(name.clone()).or_default();
+            if is_changed {
+                // Those that an earlier one would find, this one does as well.
+                *sweeping = JoinSet::new();
+            }
             sweeping.spawn(async move { drop(timeout(late, sweep.go_on()).await) });
-            // One for a route: those that an earlier one would find, this one does as well.
-            self.sweeps.insert(name.clone(), sweeping);
         }
         count
     }

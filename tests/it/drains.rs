@@ -217,7 +217,8 @@ async fn sessions_that_were_not_due_stay_when_a_drain_is_ended() {
             }
         }
         assert_eq!(gone + stayed, 20);
-        assert!((1..=3).contains(&gone), "{target}: {gone} have gone");
+        // The first is gone when its client has not answered for two seconds, in which others were due.
+        assert!((1..=6).contains(&gone), "{target}: {gone} have gone");
         // Those of the other drain have the same label.
         if label != "route_drain" {
             assert_eq!(parts.closed(label) - before, f64::from(gone), "{target}");

@@ -178,6 +178,25 @@ async fn what_becomes_of_sessions_on_a_change_is_no_change_for_them_and_counts_f
 }
 
 #[tokio::test]
+async fn who_comes_late_goes_however_short_a_handshake_may_be() {
+    let (mut slow, echo) = (RawServer::start().await, Echo::start().await);
+    let text = |more: &str| {
+        let to = format!("upstream: one, timeouts: {{ handshake: 900ms }}{more} }}\n");
+        two(slow.url(), &echo.url(), &[("upstream: one }\n", &to)])
+    };
+    let (before, after) = (text(", on_change: close"), text(", on_change: close, limits: { message: 1KiB }"));
+    let mut proxy = Proxy::start(&before);
+    let mut client = Conn::connect(proxy.listener("first")).await;
+    client.send(Handshake::to("/one").bytes()).await;
+    let mut server = slow.accept().await;
+    let request = server.head().await;
+    assert_eq!(proxy.reload(&after).await.unwrap().sessions_closing, 0);
+    server.send(switching(&request, &[])).await;
+    assert_eq!(client.head().await.status(), 101);
+    tokio::join!(client.expect_closed_with(1012), server.expect_closed_with(1001));
+}
+
+#[tokio::test]
 async fn a_route_that_is_taken_out_keeps_its_sessions_unless_it_said_otherwise() {
     let echo = Echo::start().await;
     let line = "  - { name: one, match: { path: { prefix: /one } }, upstream: one }\n";

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use super::{NAME, Site, all_hear, finish};
-use crate::harness::traffic::{Client, Talk};
-use crate::process::put;
+use super::{NAME, Site, all_hear, configuration, finish};
+use crate::harness::Authority;
+use crate::harness::traffic::{Client, Peers, Talk, To};
+use crate::process::{Process, put};
 
 const ROUTES: &str = "upstream: app }\n";
 const ONE_MORE: &str = "upstream: app }\n  - { name: two, match: { path: { prefix: /two } }, upstream: app }\n";
@@ -123,4 +124,23 @@ async fn a_certificate_that_is_replaced_is_served_and_nobody_notices() {
     all_hear(&clients).await;
     finish(clients, &site.peers).await;
     finish(new, &site.peers).await;
+}
+
+#[tokio::test]
+async fn what_is_written_while_the_process_starts_is_not_overlooked() {
+    let (dir, peers) = (tempfile::tempdir().unwrap(), Peers::start().await);
+    let authority = Authority::new();
+    let certificate = authority.issue("own", &[NAME]);
+    let text = configuration(peers.url(), &certificate, "");
+    let missing = dir.path().join("missing.yaml");
+    let waits = format!("upstreams:\n  late: {{ discover: {{ file: {{ path: {missing:?} }} }} }}\n");
+    let route = "  - { name: late, match: { path: { exact: /late } }, upstream: late }\n";
+    let mut process = Process::start(dir.path(), &text.replace("upstreams:\n", &format!("{route}{waits}")));
+    // It has been read, and the first endpoints are waited for.
+    process.line("the file that is not there", |line| line.contains("missing.yaml").then_some(())).await;
+    put(&dir.path().join("wsluice.yaml"), &text.replace(ROUTES, ONE_MORE));
+    let to = To::plain(&process.listening().await);
+    let line = process.message("configuration reloaded").await;
+    assert_eq!((line["trigger"].as_str(), line["routes"].as_str()), (Some("watch"), Some("+two -late")), "{line}");
+    Client::open(&to, &Talk::to("/two")).await.finish().await;
 }
