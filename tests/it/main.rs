@@ -41,3 +41,4 @@ mod shed;
 mod smuggling;
 mod sources;
 mod tls;
+mod upgrade;
