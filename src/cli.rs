@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // A report about a file begins with its name and needs no word before it.
             if error.is::<ConfigErrors>() {
-                eprint!("{error}");
+                eprintln!("{error}");
                 return ExitCode::from(EXIT_CONFIG);
             }
             eprintln!("wsluice: {error:#}");
@@ -141,7 +141,7 @@ fn check(path: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(errors) => {
-            eprint!("{errors}");
+            eprintln!("{errors}");
             ExitCode::FAILURE
         }
     }

@@ -164,7 +164,8 @@ impl<M> Drain<M> {
         };
         let generation = working.generation;
         working.generation = generation.wrapping_add(1);
-        let notice = Notice { generation, listener, last: false, stop, waker: None, member: None, told: Told::default() };
+        let notice =
+            Notice { generation, listener, last: false, stop, waker: None, member: None, told: Told::default() };
         let key = working.notices.insert(notice);
         drop(working);
         Guard { drain: Arc::clone(self), slab: slab as u32, key: key as u32 }

@@ -47,8 +47,8 @@ use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
 use crate::upstream::maker::{MakeError, Maker};
 use crate::upstream::{Policy, Upstream};
-use crate::ws::tunnel::Settings;
 use crate::worker::Pulse;
+use crate::ws::tunnel::Settings;
 use crate::{config, discovery, handover, probe, server, session, upstream};
 
 /// All metric families of the data plane, registered once for the life of the process.

@@ -57,6 +57,9 @@ const ORDERS_MAX: usize = 64;
 /// How long the first endpoints of a discovery are waited for.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 
+/// How long workers may take to leave connections to the next process.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
+
 /// Reads the configuration anew.
 pub type Loader = Box<dyn Fn() -> Result<Loaded, ConfigErrors> + Send>;
 
@@ -513,8 +516,13 @@ impl Control {
         self.watchdog.abort_all();
         self.around.replacing.store(true, Ordering::Relaxed);
         self.notifier.say(&[Word::MainPid(successor)]);
-        self.openings.leave_to_successor(reporter.unwanted()).await;
-        if let Some(door) = self.door.send_replace(None).filter(|door| !reporter.unwanted().contains(door.bound.address())) {
+        // A worker that hangs is waited for no longer: it takes nobody from the others, who have the same sockets.
+        if timeout(LEAVE_WAIT, self.openings.leave_to_successor(reporter.unwanted())).await.is_err() {
+            tracing::error!("a worker hangs and may accept connections still");
+        }
+        if let Some(door) =
+            self.door.send_replace(None).filter(|door| !reporter.unwanted().contains(door.bound.address()))
+        {
             door.bound.leave_file();
         }
         let lives = self.around.lives.clone();
@@ -529,11 +537,8 @@ impl Control {
     fn say_ready(&self) {
         let in_force = self.in_force.load();
         let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-        let status = format!(
-            "{}, {}",
-            count(in_force.listeners.len(), "listener"),
-            count(in_force.upstreams.len(), "upstream")
-        );
+        let status =
+            format!("{}, {}", count(in_force.listeners.len(), "listener"), count(in_force.upstreams.len(), "upstream"));
         self.notifier.say(&[Word::Ready, Word::Status(&status)]);
     }
 

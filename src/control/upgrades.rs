@@ -10,9 +10,7 @@ use std::pin::Pin;
 use tokio::sync::oneshot;
 
 use super::{Refused, answer};
-use crate::handover::{
-    Attempt, Deadlines, Invocation, Metrics, Offer, Predecessors, Prepared, Reporter, UpgradeError,
-};
+use crate::handover::{Attempt, Deadlines, Invocation, Metrics, Offer, Predecessors, Prepared, Reporter, UpgradeError};
 use crate::systemd;
 use crate::upstream::live::Lives;
 
@@ -64,12 +62,7 @@ impl fmt::Debug for Upgrades {
 
 impl Upgrades {
     /// None under way. Without `succession` there never is one.
-    pub fn new(
-        succession: Option<Succession>,
-        predecessors: Predecessors,
-        lives: Lives,
-        metrics: Metrics,
-    ) -> Upgrades {
+    pub fn new(succession: Option<Succession>, predecessors: Predecessors, lives: Lives, metrics: Metrics) -> Upgrades {
         Upgrades { succession, stage: Stage::None, predecessors, lives, metrics }
     }
 
@@ -107,7 +100,9 @@ impl Upgrades {
     pub async fn next(&mut self) -> (Reporter, Done) {
         loop {
             match &mut self.stage {
-                Stage::None | Stage::Replaced(_) | Stage::Ended => self.predecessors.follow(&self.lives, &self.metrics).await,
+                Stage::None | Stage::Replaced(_) | Stage::Ended => {
+                    self.predecessors.follow(&self.lives, &self.metrics).await
+                }
                 Stage::Preparing(preparing, _) => {
                     let prepared = tokio::select! {
                         prepared = preparing => prepared,
