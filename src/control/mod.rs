@@ -443,7 +443,10 @@ impl Control {
         let (inherited, unwanted) = openings.settle_inheritance();
         around.families.handover.inherited(inherited);
         let predecessors = match promoted {
-            Some(promoted) => promoted.taken(unwanted).await,
+            Some(promoted) => {
+                around.families.handover.upgraded(promoted.upgrades());
+                promoted.taken(unwanted).await
+            }
             None => {
                 for address in unwanted.left() {
                     tracing::warn!(%address, "closing a socket of the service manager: no listener is there");
@@ -566,7 +569,8 @@ impl Control {
             }
             Order::Upgrade { done } => {
                 let (openings, door) = (&self.openings, self.door.borrow());
-                self.upgrades.begin(|| openings.offer(door.as_ref()), done);
+                let upgrades = self.around.families.handover.upgrades();
+                self.upgrades.begin(|| openings.offer(door.as_ref(), upgrades), done);
             }
             Order::End { done } => {
                 if !self.upgrades.end() {
