@@ -17,11 +17,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::admin::access::Access;
+use crate::admin::api::{self, Api};
 use crate::admin::health::{Readiness, State};
+use crate::admin::process::Process;
 use crate::admin::{self, AdminState};
 use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
 use crate::control::compile::{Families, LogOutput, Surroundings};
-use crate::control::{Control, Door, Handle, Loader, Order, Origin, Refused, Started, sweep};
+use crate::control::{Control, Door, Handle, Loader, Order, Origin, Refused, Started, leaving, sweep};
 use crate::drain::Drain;
 use crate::net::listener::{Address, BindError};
 use crate::proxy::room::Rooms;
@@ -36,6 +39,12 @@ use crate::{clock, worker};
 /// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a
 /// quarter of it.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long sessions are not told of the end since connections are still accepted: a reload under way may wait for others.
+const STOP_WAIT: Duration = Duration::from_secs(1);
+
+/// How long threads may take to end.
+const THREADS_END: Duration = Duration::from_secs(5);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
@@ -139,10 +148,14 @@ impl App {
             orders.push(threads.spawn_worker(index, Arc::clone(&sessions), around.pulse.clone())?);
         }
         let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, around, orders, origin)?;
+        leaving::register(&registry, Arc::clone(&sessions), handle.watch_drains())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let state = AdminState { registry: registry.clone(), readiness: readiness.clone() };
+        let desk = Process::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
+        let api = Api::new(Arc::new(desk), Access::default(), api::Metrics::register(&registry)?);
+        let api = Some(Arc::new(api));
+        let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api };
         // Before anybody can ask: in an upgrade someone may be waiting to.
         readiness.advance(State::Ready);
         threads.spawn_admin(state, door.clone())?;
@@ -182,8 +195,8 @@ impl App {
         let wanted = self.control.in_force().loaded.file.drain.clone();
         let (delay, time) = (wanted.delay.duration(), wanted.time.duration());
         self.readiness.advance(State::Draining);
-        // Of a next process that is on its way nothing is left when this returns, or it has taken over.
-        let _ = self.control.ask(|done| Order::End { done }).await;
+        // Of a next process that is on its way nothing is left then, or it has taken over. An order is carried out later, too.
+        let _ = timeout(STOP_WAIT, self.control.ask(|done| Order::End { done })).await;
         if !delay.is_zero() && !self.control.is_replaced() {
             tracing::info!(?delay, "draining soon: /readyz says so, connections are still accepted");
             tokio::time::sleep(delay).await;
@@ -192,7 +205,8 @@ impl App {
         // First: whoever comes in from now on is answered and let go, and whoever is refused knows that it has begun.
         let span = time - LAST_ANSWER.min(time / 4);
         let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
-        let _ = timeout_at(deadline, self.control.ask(|done| Order::StopAccepting { done })).await;
+        let stopped = (Instant::now() + STOP_WAIT).min(deadline);
+        let _ = timeout_at(stopped, self.control.ask(|done| Order::StopAccepting { done })).await;
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
         let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
         Drained { left: self.sessions.active() }
@@ -206,7 +220,7 @@ impl App {
         let in_force = self.control.in_force();
         let (on_upgrade, grace) = (in_force.loaded.file.on_upgrade, in_force.loaded.file.drain.time.duration());
         self.readiness.advance(State::Draining);
-        self.sessions.last_requests();
+        self.sessions.last_requests(|_| true);
         let span = match on_upgrade {
             OnChange::Keep => None,
             OnChange::Drain(span) => Some(span.duration()),
@@ -299,8 +313,15 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.over.send_replace(true);
+        let deadline = std::time::Instant::now() + THREADS_END;
         for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            // One that hangs, in a file system say, is left behind: the process ends all the same.
+            while !thread.is_finished() && std::time::Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -315,17 +336,29 @@ async fn until(mut over: watch::Receiver<bool>) {
 async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<Door>>, over: watch::Receiver<bool>) {
     loop {
         let at = door.borrow_and_update().clone();
-        let mut moved = door.clone();
+        let let_in = |at: &Door| state.api.iter().for_each(|api| api.let_in_by(Access::new(&at.tokens)));
+        // Nobody is left who came in by the door before.
+        at.iter().for_each(let_in);
+        let mut seen = door.clone();
+        let moves = async {
+            while seen.changed().await.is_ok() {
+                match (&at, &*seen.borrow_and_update()) {
+                    (Some(at), Some(now)) if Arc::ptr_eq(&at.bound, &now.bound) => let_in(now),
+                    _ => return,
+                }
+            }
+            std::future::pending().await
+        };
         let next = async {
             tokio::select! {
                 () = until(over.clone()) => {}
-                Ok(()) = moved.changed() => {}
+                () = moves => {}
             }
         };
         match at.as_ref().map(|at| at.bound.for_worker(0)) {
             Some(Ok(acceptor)) => {
                 if let Some(at) = &at {
-                    tracing::info!(address = %at.bound.address(), "admin: /metrics /livez /readyz");
+                    tracing::info!(address = %at.bound.address(), "admin: /metrics /livez /readyz /api/v1/");
                 }
                 admin::serve(acceptor, state.clone(), next).await;
             }

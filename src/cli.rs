@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,10 +13,10 @@ use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as latest;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::app::{App, StartError};
-use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_file, load_str, schema};
+use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_again, load_file, load_str, schema};
 use crate::control::compile::{LogOutput, Surroundings, compile};
 use crate::control::{Handle, Loader, Origin, Refused, Succession, Trigger, watch};
 use crate::demo::{self, Addresses, Certificate, Counters};
@@ -27,6 +28,8 @@ use crate::telemetry::sink::LogSink;
 
 /// EX_CONFIG of sysexits(3): systemd can be told not to restart on it (`RestartPreventExitStatus=78`).
 const EXIT_CONFIG: u8 = 78;
+/// How long work on other threads may go on at the end.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// How long the last log lines may take to be written.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 
@@ -249,7 +252,7 @@ fn run(
         let mut signals = Signals::new()?;
         let loader = path.map(|path| {
             let path = path.to_owned();
-            Box::new(move || load_file(&path, &environment)) as Loader
+            Arc::new(move || load_again(&path, &environment)) as Loader
         });
         let (give_up, given_up) = latest::channel(false);
         origin.given_up = Some(given_up);
@@ -311,6 +314,8 @@ fn run(
         drop(app);
         Ok(())
     });
+    // A look at a file that hangs is not waited for.
+    runtime.shutdown_timeout(LAST_LOOK);
     sink.flush(LOG_FLUSH);
     result
 }
@@ -342,22 +347,26 @@ impl Signals {
         }
     }
 
-    /// TERM or INT. Reloads at HUP, and starts the next process at USR2.
+    /// TERM or INT. Reloads at HUP, one reload after the other, and starts the next process at USR2, while it goes on
+    /// listening: a reload may wait for others, and the end does not wait for it.
     async fn stop(&mut self, control: &Handle) {
+        let mut reload = JoinSet::new();
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.upgrade.recv() => {
                     let control = control.clone();
-                    // As below.
+                    // What comes of it is in the log.
                     tokio::spawn(async move { control.upgrade().await });
                 }
-                _ = self.hang_up.recv() => {
+                // Those that come during a reload are one more, behind it.
+                _ = self.hang_up.recv(), if reload.is_empty() => {
                     let control = control.clone();
-                    // It may wait for endpoints, and the next signal need not. What comes of it is in the log.
-                    tokio::spawn(async move { control.reload(Trigger::Signal).await });
+                    // What comes of it is in the log.
+                    reload.spawn(async move { drop(control.reload(Trigger::Signal).await) });
                 }
+                Some(_) = reload.join_next() => {}
             }
         }
     }

@@ -28,6 +28,10 @@ use crate::moment::Moment;
 use crate::worker::{self, Local};
 use crate::ws::tunnel::{QUIET_WAIT, Stopping};
 
+/// How many sessions are looked at with a worker's slab locked: some ten microseconds, in which that worker could not
+/// accept.
+const AT_ONCE: usize = 1024;
+
 /// All work of the process that is waited for at the end.
 #[derive(Debug)]
 pub struct Drain<M> {
@@ -47,6 +51,10 @@ pub struct Drain<M> {
 #[derive(Debug)]
 struct Working<M> {
     notices: Slab<Notice<M>>,
+    /// How many of them are sessions.
+    sessions: usize,
+    /// How many of them say when to stop.
+    told: usize,
     /// The generation of the next to enter.
     generation: u32,
 }
@@ -62,6 +70,8 @@ struct Notice<M> {
     last: bool,
     /// When to stop and why, once that has been said.
     stop: Option<Stop>,
+    /// What holds when that is taken back: the next that was said besides.
+    then: Option<Box<Stop>>,
     /// Who is to hear of it.
     waker: Option<Waker>,
     /// What it is, once it is a session.
@@ -111,6 +121,38 @@ pub struct Listed<M> {
     pub stop: Option<Stop>,
 }
 
+impl<M> Notice<M> {
+    /// Notes what is said besides what was said before: the earlier moment holds, and of both the earlier bound. Whether the
+    /// one concerned must hear of it, and whether it is to stop earlier.
+    fn tell(&mut self, mut new: Stop) -> (bool, bool) {
+        let Some(told) = &mut self.stop else {
+            self.stop = Some(new);
+            return (true, true);
+        };
+        let (mut hears, is_earlier) = (false, new.at < told.at);
+        if is_earlier {
+            std::mem::swap(told, &mut new);
+            hears = true;
+        }
+        if let Some(by) = new.by
+            && told.by.is_none_or(|before| by < before)
+        {
+            told.by = Some(by);
+            hears = true;
+        }
+        // The same said again is no other thing to fall back on.
+        if told.why != new.why && self.then.as_ref().is_none_or(|then| new.at < then.at) {
+            self.then = Some(Box::new(new));
+        }
+        (hears, is_earlier)
+    }
+
+    /// Whether it was told to stop for this reason, and by this time.
+    fn is_told(&self, why: &Stopping, end: Moment) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}-{:x}", self.slab, self.key, self.generation)
@@ -138,7 +180,9 @@ impl<M> Drain<M> {
     /// Nobody works yet; the guards will be held by the tasks of so many workers.
     pub fn new(workers: usize) -> Arc<Drain<M>> {
         Arc::new(Drain {
-            working: Local::new(workers, || Mutex::new(Working { notices: Slab::new(), generation: 0 })),
+            working: Local::new(workers, || {
+                Mutex::new(Working { notices: Slab::new(), sessions: 0, told: 0, generation: 0 })
+            }),
             active: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
             by: AtomicU64::new(0),
@@ -164,8 +208,9 @@ impl<M> Drain<M> {
         };
         let generation = working.generation;
         working.generation = generation.wrapping_add(1);
-        let notice =
-            Notice { generation, listener, last: false, stop, waker: None, member: None, told: Told::default() };
+        working.told += usize::from(stop.is_some());
+        let (member, told) = (None, Told::default());
+        let notice = Notice { generation, listener, last: false, stop, then: None, waker: None, member, told };
         let key = working.notices.insert(notice);
         drop(working);
         Guard { drain: Arc::clone(self), slab: slab as u32, key: key as u32 }
@@ -191,13 +236,13 @@ impl<M> Drain<M> {
         self.tell(prompt.into_iter().map(|(place, ())| (place, now)), None, why);
     }
 
-    /// Has all connections that are no sessions end with the request that is under way. One that becomes a session by that
-    /// request is one like all others.
-    pub fn last_requests(&self) {
+    /// Has connections that are no sessions, of listeners that `select` means by their numbers, end with the request that is
+    /// under way. One that becomes a session by that request is one like all others.
+    pub fn last_requests(&self, select: impl Fn(u32) -> bool) {
         let mut wakers = vec![];
         for working in self.working.iter() {
             for (_, notice) in &mut lock(working).notices {
-                if notice.member.is_none() {
+                if notice.member.is_none() && select(notice.listener) {
                     notice.last = true;
                     wakers.extend(notice.waker.take());
                 }
@@ -207,8 +252,9 @@ impl<M> Drain<M> {
     }
 
     /// Tells sessions to stop so that all have been closed when `span` has passed: each at its own moment, evenly and with
-    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is left to chance. One that was told for the same reason is passed over, and one that was told an earlier
-    /// moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
+    /// jitter inside its slot, but for the end of the span, in which the last ones may wait for a pause; in an order that is
+    /// left to chance. One that was told for the same reason to be gone by then is passed over, and one that was told an
+    /// earlier moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
     pub fn spread(
         &self,
         select: impl Fn(Place, &M) -> bool,
@@ -217,12 +263,39 @@ impl<M> Drain<M> {
         mut random: impl FnMut() -> f64,
         why: &Stopping,
     ) -> usize {
-        let is_told = |notice: &Notice<M>| notice.stop.as_ref().is_some_and(|stop| stop.why == *why);
+        let end = now + span;
         let chosen = |place, notice: &Notice<M>| {
-            let member = notice.member.as_ref().filter(|_| !is_told(notice))?;
+            let member = notice.member.as_ref().filter(|_| !notice.is_told(why, end))?;
             select(place, member).then_some(())
         };
-        let mut places: Vec<Place> = self.places(chosen).into_iter().map(|(place, ())| place).collect();
+        let places = self.places(chosen).into_iter().map(|(place, ())| place).collect();
+        self.pace(places, now, span, &mut random, why)
+    }
+
+    /// The same for the sessions at `places`. Those that have gone meanwhile are passed over too.
+    pub fn spread_over(
+        &self,
+        places: impl IntoIterator<Item = Place>,
+        now: Moment,
+        span: Duration,
+        mut random: impl FnMut() -> f64,
+        why: &Stopping,
+    ) -> usize {
+        let is_left = |place: &Place| {
+            self.at(*place, |notice| notice.member.is_some() && !notice.is_told(why, now + span)).unwrap_or_default()
+        };
+        let places = places.into_iter().filter(is_left).collect();
+        self.pace(places, now, span, &mut random, why)
+    }
+
+    fn pace(
+        &self,
+        mut places: Vec<Place>,
+        now: Moment,
+        span: Duration,
+        random: &mut impl FnMut() -> f64,
+        why: &Stopping,
+    ) -> usize {
         // Slabs hold the oldest first; without a shuffle all of one worker would go before the next one's.
         for i in (1..places.len()).rev() {
             places.swap(i, ((i + 1) as f64 * random()) as usize % (i + 1));
@@ -249,6 +322,32 @@ impl<M> Drain<M> {
         self.wake(wakers);
     }
 
+    /// Whether anybody who is still there has been told to stop.
+    pub fn is_anybody_told(&self) -> bool {
+        self.working.iter().any(|working| lock(working).told > 0)
+    }
+
+    /// Looks at each session, and at what it was told. Those that come or go meanwhile may be missed; who waits for a lock
+    /// waits for a thousand of them at most.
+    pub fn survey(&self, mut look: impl FnMut(&M, Option<&Stop>)) {
+        for working in self.working.iter() {
+            let mut next = 0;
+            loop {
+                let working = lock(working);
+                let end = working.notices.capacity().min(next + AT_ONCE);
+                for notice in (next..end).filter_map(|key| working.notices.get(key)) {
+                    if let Some(member) = &notice.member {
+                        look(member, notice.stop.as_ref());
+                    }
+                }
+                if end == working.notices.capacity() {
+                    break;
+                }
+                next = end;
+            }
+        }
+    }
+
     /// Looks at each session that has not been told to stop.
     pub fn for_each_left(&self, mut look: impl FnMut(&M)) {
         for working in self.working.iter() {
@@ -258,9 +357,12 @@ impl<M> Drain<M> {
         }
     }
 
-    /// Sessions that have not been told to stop, the one that was quiet for longest first.
-    pub fn by_silence(&self, select: impl Fn(&M) -> bool) -> Vec<Place> {
-        let is_left = |notice: &Notice<M>| notice.stop.is_none() && notice.member.as_ref().is_some_and(&select);
+    /// Sessions that have not been told to stop by `when`, the one that was quiet for longest first; `None`: at all.
+    pub fn by_silence(&self, when: Option<Moment>, select: impl Fn(&M) -> bool) -> Vec<Place> {
+        let is_told = |stop: &Stop| when.is_none_or(|when| stop.at <= when);
+        let is_left = |notice: &Notice<M>| {
+            !notice.stop.as_ref().is_some_and(is_told) && notice.member.as_ref().is_some_and(&select)
+        };
         let mut left = self.places(|_, notice| is_left(notice).then_some(notice.told.data_at));
         left.sort_unstable_by_key(|(place, data_at)| (*data_at, *place));
         left.into_iter().map(|(place, _)| place).collect()
@@ -276,12 +378,17 @@ impl<M> Drain<M> {
     pub fn relent(&self, is_over: impl Fn(&M, &Stopping) -> bool, now: Moment) {
         let mut wakers = vec![];
         for working in self.working.iter() {
-            for (_, notice) in &mut lock(working).notices {
+            let Working { notices, told, .. } = &mut *lock(working);
+            for (_, notice) in notices {
                 let is_over = |stop: &Stop| {
                     stop.at > now && notice.member.as_ref().is_some_and(|member| is_over(member, &stop.why))
                 };
+                if notice.then.as_deref().is_some_and(is_over) {
+                    notice.then = None;
+                }
                 if notice.stop.as_ref().is_some_and(is_over) {
-                    notice.stop = None;
+                    notice.stop = notice.then.take().map(|then| *then);
+                    *told -= usize::from(notice.stop.is_none());
                     wakers.extend(notice.waker.take());
                 }
             }
@@ -289,30 +396,59 @@ impl<M> Drain<M> {
         self.wake(wakers);
     }
 
-    /// Sessions as they are now, what they last told included, in the order of their places: those after `after`, at most
-    /// `max` of those that are selected.
-    pub fn list(&self, after: Option<Place>, max: usize, select: impl Fn(Place, &M, Told) -> bool) -> Vec<Listed<M>>
+    /// The same for the sessions at `places`.
+    pub fn ask_at(&self, places: impl IntoIterator<Item = Place>) {
+        let wakers = places.into_iter().filter_map(|place| self.at(place, |notice| notice.waker.take())?).collect();
+        self.wake(wakers);
+    }
+
+    /// Whether the session at `place` has told of itself since it was asked, or has gone.
+    pub fn has_told(&self, place: Place) -> bool {
+        self.at(place, |notice| notice.waker.is_some()).unwrap_or(true)
+    }
+
+    /// Shows the next sessions, in the order of their places, those after `after`: as many as are found within `steps`
+    /// places. Returns after which to go on; `None` when there are no more. A session that is there all along is shown once,
+    /// whatever comes and goes between two calls.
+    ///
+    /// Whoever wants to see all of them without being in the way of their workers for long takes many walks.
+    pub fn walk(&self, after: Option<Place>, mut steps: usize, mut look: impl FnMut(Place, &M)) -> Option<Place> {
+        // By slab and key: generations do not put those of one place in an order.
+        let (first, mut key) = after.map_or((0, 0), |after| (after.slab as usize, after.key as usize + 1));
+        steps = steps.max(1);
+        for (slab, working) in self.working.iter().enumerate().skip(first) {
+            let working = lock(working);
+            while key < working.notices.capacity() && steps > 0 {
+                if let Some(Notice { generation, member: Some(member), .. }) = working.notices.get(key) {
+                    look(Place { slab: slab as u32, key: key as u32, generation: *generation }, member);
+                }
+                (key, steps) = (key + 1, steps - 1);
+            }
+            if steps == 0 {
+                return Some(Place { slab: slab as u32, key: key as u32 - 1, generation: 0 });
+            }
+            key = 0;
+        }
+        None
+    }
+
+    /// The session at `place` as it is now, with what it last told; `None` if it has gone.
+    pub fn listed(&self, place: Place) -> Option<Listed<M>>
     where
         M: Clone,
     {
-        let mut listed = vec![];
-        for (slab, working) in self.working.iter().enumerate() {
-            for (key, notice) in &lock(working).notices {
-                let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
-                // By slab and key: generations do not put those of one place in an order.
-                if after.is_some_and(|after| (place.slab, place.key) <= (after.slab, after.key)) {
-                    continue;
-                }
-                if listed.len() >= max {
-                    return listed;
-                }
-                let Some(member) = notice.member.as_ref().filter(|member| select(place, member, notice.told)) else {
-                    continue;
-                };
-                listed.push(Listed { place, member: member.clone(), told: notice.told, stop: notice.stop.clone() });
-            }
-        }
-        listed
+        let listed = |notice: &mut Notice<M>| {
+            let (member, told, stop) = (notice.member.clone()?, notice.told, notice.stop.clone());
+            Some(Listed { place, member, told, stop })
+        };
+        self.at(place, listed)?
+    }
+
+    /// What `look` says of the notice at `place`, unless that has gone.
+    fn at<T>(&self, place: Place, look: impl FnOnce(&mut Notice<M>) -> T) -> Option<T> {
+        let mut working = lock(self.working.iter().nth(place.slab as usize)?);
+        let notice = working.notices.get_mut(place.key as usize)?;
+        (notice.generation == place.generation).then(|| look(notice))
     }
 
     /// What `look` finds in all notices, with their places.
@@ -332,14 +468,17 @@ impl<M> Drain<M> {
         let (mut count, mut wakers) = (0, vec![]);
         for (place, at) in places {
             let Some(working) = self.working.at(place.slab as usize) else { continue };
-            let mut working = lock(working);
-            let Some(notice) = working.notices.get_mut(place.key as usize) else { continue };
-            if notice.generation != place.generation || notice.stop.as_ref().is_some_and(|told| told.at <= at) {
+            let Working { notices, told, .. } = &mut *lock(working);
+            let Some(notice) = notices.get_mut(place.key as usize) else { continue };
+            if notice.generation != place.generation {
                 continue;
             }
-            notice.stop = Some(Stop { at, by, why: why.clone() });
-            wakers.extend(notice.waker.take());
-            count += 1;
+            *told += usize::from(notice.stop.is_none());
+            let (hears, is_new) = notice.tell(Stop { at, by, why: why.clone() });
+            if hears {
+                wakers.extend(notice.waker.take());
+            }
+            count += usize::from(is_new);
         }
         self.wake(wakers);
         count
@@ -358,6 +497,11 @@ impl<M> Drain<M> {
     #[inline]
     pub fn is_draining(&self) -> bool {
         self.begun.load(Ordering::Relaxed) != 0
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.working.iter().map(|working| lock(working).sessions).sum()
     }
 
     /// How many guards there are.
@@ -393,10 +537,12 @@ pub struct Guard<M> {
 impl<M> Guard<M> {
     /// Makes it a session: from now on it is told to stop at its own moment, and is found by what it is.
     pub fn join(&self, member: M, now: Moment) {
-        self.notice(|notice| {
-            notice.member = Some(member);
-            notice.told.data_at = Some(now);
-        });
+        let Some(working) = self.drain.working.at(self.slab as usize) else { return };
+        let mut working = lock(working);
+        let Some(notice) = working.notices.get_mut(self.key as usize) else { return };
+        notice.told.data_at = Some(now);
+        let last = notice.member.replace(member);
+        working.sessions += usize::from(last.is_none());
     }
 
     /// Changes whenever something is said to anybody; never 0. Who is told is woken after it has changed.
@@ -454,7 +600,13 @@ impl<M> Drop for Guard<M> {
     fn drop(&mut self) {
         // A guard may be dropped elsewhere than where it was taken.
         let working = self.drain.working.at(self.slab as usize);
-        let notice = working.and_then(|working| lock(working).notices.try_remove(self.key as usize));
+        let notice = working.and_then(|working| {
+            let mut working = lock(working);
+            let notice = working.notices.try_remove(self.key as usize)?;
+            working.sessions -= usize::from(notice.member.is_some());
+            working.told -= usize::from(notice.stop.is_some());
+            Some(notice)
+        });
         // Its waker and what it was a member of are dropped without the lock.
         drop(notice);
         if self.drain.active.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -536,7 +688,7 @@ mod tests {
         for (guard, data_at) in ours.iter().zip([5, 3, 9, 4]) {
             assert_eq!(guard.look(&cx, told(data_at)), None);
         }
-        let order = drain.by_silence(|member| *member == 1);
+        let order = drain.by_silence(None, |member| *member == 1);
         assert_eq!(order.iter().map(|place| place.key).collect::<Vec<_>>(), [1, 3, 0, 2].map(|i: usize| ours[i].key));
         let gone = ours.remove(1).key;
         // One of the four has gone, and another is at its place now.
@@ -545,10 +697,10 @@ mod tests {
         assert_eq!(newcomer.key, gone);
         assert_eq!(drain.stop(order, at(10), &Stopping::Rebalance), 3);
         assert_eq!((newcomer.noticed(), other.noticed()), (None, None));
-        assert_eq!(drain.stop(drain.by_silence(|member| *member == 2), at(10), &Stopping::EndpointDrain), 1);
+        assert_eq!(drain.stop(drain.by_silence(None, |member| *member == 2), at(10), &Stopping::EndpointDrain), 1);
         let stop = Stop { at: at(10), by: None, why: Stopping::EndpointDrain };
         assert_eq!(other.look(&cx, told(1)), Some(stop));
-        assert_eq!(drain.by_silence(|member| *member == 2), [], "who was told is not told again");
+        assert_eq!(drain.by_silence(None, |member| *member == 2), [], "who was told is not told again");
     }
 
     #[test]
@@ -574,16 +726,72 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_listed_in_pages_that_change_does_not_disturb() {
+    fn who_is_told_again_goes_earlier_and_never_draws_another_lot() {
         let drain = Drain::new(1);
+        let guard = drain.enter(1);
+        guard.join((), at(0));
+        let long = Duration::from_secs(100);
+        let spread = |now, span, lot: f64| drain.spread(|_, _| true, now, span, || lot, &Stopping::Reload);
+        assert_eq!(spread(at(1), long, 0.9), 1);
+        let told = guard.noticed();
+        // Late comers of the same are looked for: what is left of the same span.
+        assert_eq!(spread(at(2), long - Duration::from_secs(1), 0.0), 0);
+        assert_eq!(guard.noticed(), told);
+        assert_eq!(spread(at(3), Duration::ZERO, 0.0), 1);
+        assert_eq!(guard.noticed(), Some(at(3)));
+    }
+
+    #[test]
+    fn all_sessions_are_seen_in_many_short_walks_that_change_does_not_disturb() {
+        let drain = Drain::new(2);
         let mut guards: Vec<_> = (0..10).map(|_| drain.enter(1)).collect();
         guards.iter().enumerate().filter(|(i, _)| *i != 4).for_each(|(i, guard)| guard.join(i, at(0)));
-        let page = |after, max| drain.list(after, max, |_, member, _| member % 2 == 0);
-        let first = page(None, 2);
-        assert_eq!(first.iter().map(|listed| listed.member).collect::<Vec<_>>(), [0, 2]);
-        guards.remove(2);
-        let rest = page(Some(first[1].place), 9);
-        assert_eq!(rest.iter().map(|listed| listed.member).collect::<Vec<_>>(), [6, 8], "4 is no session yet");
+        assert_eq!(drain.sessions(), 9, "one is no session yet");
+        let (mut seen, mut after, mut walks) = (vec![], None, 0);
+        loop {
+            walks += 1;
+            assert!(walks < 99, "{after:?}");
+            after = drain.walk(after, 2, |place, member| seen.push((place, *member)));
+            if walks == 2 {
+                // One that was seen, and the one that the next walk would begin after.
+                guards.retain(|guard| ![0, 3].contains(&guard.key));
+                assert_eq!(drain.sessions(), 7);
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+        assert!(walks >= 5, "{walks}");
+        assert_eq!(seen.iter().map(|(_, member)| *member).collect::<Vec<_>>(), [0, 1, 2, 3, 5, 6, 7, 8, 9]);
+        let listed = |at: usize| drain.listed(seen[at].0).map(|listed| listed.member);
+        assert_eq!((listed(0), listed(1)), (None, Some(1)));
+        // Another at the place of one that has gone.
+        let newcomer = drain.enter(1);
+        newcomer.join(77, at(1));
+        assert!([0, 3].contains(&newcomer.key) && listed(0).is_none() && listed(3).is_none());
+    }
+
+    #[test]
+    fn those_at_a_place_tell_of_themselves_and_close_alone() {
+        let drain = Drain::new(1);
+        let cx = Context::from_waker(Waker::noop());
+        let guards = [drain.enter(1), drain.enter(1)];
+        guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
+        guards.iter().for_each(|guard| drop(guard.look(&cx, told(1))));
+        let mut places = vec![];
+        drain.walk(None, 9, |place, _| places.push(place));
+        assert!(drain.has_told(places[0]));
+        drain.ask_at([places[0]]);
+        assert_eq!((drain.has_told(places[0]), drain.has_told(places[1])), (false, true));
+        guards[0].look(&cx, told(7));
+        assert!(drain.has_told(places[0]));
+        assert_eq!(drain.listed(places[0]).unwrap().told, told(7));
+        let spread = || drain.spread_over([places[1]], at(9), Duration::ZERO, || 0.0, &Stopping::Rebalance);
+        assert_eq!((spread(), spread()), (1, 0), "who was told is not told again");
+        assert_eq!(guards.each_ref().map(Guard::noticed), [None, Some(at(9))]);
+        drop(guards);
+        assert!(drain.has_told(places[0]), "nobody waits for who has gone");
+        assert_eq!(spread(), 0);
     }
 
     #[test]
@@ -596,13 +804,48 @@ mod tests {
     }
 
     #[test]
+    fn a_survey_sees_every_session_once_and_what_it_was_told() {
+        let drain = Drain::new(1);
+        let mut guards: Vec<_> = (0..2 * AT_ONCE + 10).map(|_| drain.enter(1)).collect();
+        let survey = || {
+            let (mut seen, mut told) = (vec![], 0);
+            drain.survey(|member: &usize, stop| {
+                seen.push(*member);
+                told += usize::from(stop.is_some());
+            });
+            (seen, told)
+        };
+        assert_eq!((survey(), drain.is_anybody_told()), ((vec![], 0), false), "none is a session yet");
+        guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
+        guards.swap_remove(5);
+        let (seen, told) = survey();
+        assert_eq!((seen, told), ((0..2 * AT_ONCE + 10).filter(|i| *i != 5).collect(), 0));
+        let spread = |seconds, why| drain.spread(|_, i| i % 2 == 0, at(seconds), Duration::ZERO, || 0.0, &why);
+        let even = spread(50, Stopping::RouteDrain);
+        spread(40, Stopping::Reload);
+        assert_eq!((survey().1, drain.is_anybody_told()), (even, true));
+        drain.relent(|_, why| *why == Stopping::RouteDrain, at(0));
+        assert_eq!(survey().1, even, "the earlier moment holds");
+        guards.retain(|guard| guard.noticed().is_none());
+        assert_eq!((survey().1, drain.is_anybody_told()), (0, false));
+        spread(50, Stopping::Reload);
+        drain.begin(at(1), Duration::ZERO, || 0.0);
+        let late = drain.enter(1);
+        assert!(drain.is_anybody_told());
+        drop(guards);
+        assert!(drain.is_anybody_told());
+        drop(late);
+        assert!(!drain.is_anybody_told());
+    }
+
+    #[test]
     fn a_last_request_may_open_a_session_which_is_told_nothing() {
         let drain = Drain::new(1);
         let cx = Context::from_waker(Waker::noop());
         let (session, request) = (drain.enter(1), drain.enter(2));
         session.join(1, at(0));
         assert!(request.poll_last_request(&cx).is_pending());
-        drain.last_requests();
+        drain.last_requests(|_| true);
         assert!(request.poll_last_request(&cx).is_ready() && session.poll_last_request(&cx).is_pending());
         request.join(2, at(1));
         assert_eq!((request.noticed(), session.noticed()), (None, None));

@@ -1,4 +1,4 @@
-//! Whether a file has changed, told by looking at it (stat) again and again.
+//! Whether a file has changed, told by looking at it (stat) again and again; and reading it when it has.
 //!
 //! Rather than being told by inotify: the answer is the same for editors that rename, for Kubernetes, which swaps the
 //! symlink of a directory above, for bind mounts and for network file systems, of which inotify sees only some, and none
@@ -9,9 +9,13 @@
 //! rename.
 
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How far the time that files are stamped with is behind the clock.
+const COARSE: Duration = Duration::from_millis(20);
 
 /// What tells one state of a file from another. The time of the last change of the inode too: it cannot be set, so a
 /// copy that keeps times is noticed.
@@ -32,6 +36,32 @@ pub type Seen = Result<Look, io::ErrorKind>;
 /// If there is none, or it cannot be looked at: which is a state like others.
 pub fn look(path: &Path) -> Seen {
     fs::metadata(path).map(|metadata| Look::from(&metadata)).map_err(|error| error.kind())
+}
+
+/// Reads a file of at most `bytes_max`. Pipes and devices are none: they could be read once, or for ever.
+///
+/// # Errors
+/// If it is no regular file, or larger, or cannot be read.
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    // Before it is opened: to open a pipe is to wait for who writes into it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = vec![];
+    fs::File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+impl Look {
+    /// Whether the file has changed after `when`, or so little before it that a clock may have been behind.
+    pub fn has_changed_since(&self, when: SystemTime) -> bool {
+        let since_epoch = when.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(COARSE);
+        let changed = (i128::from(self.changed.0), i128::from(self.changed.1));
+        changed >= (i128::from(since_epoch.as_secs()), i128::from(since_epoch.subsec_nanos()))
+    }
 }
 
 impl From<&Metadata> for Look {
@@ -82,6 +112,16 @@ impl<T: Clone + PartialEq> Settling<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let error = |path: &str, max| read(Path::new(path), max).map(drop).map_err(|error| error.kind());
+        assert_eq!(error("/dev/zero", 1), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(error("/dev", 1), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(error("/nowhere", 1), Err(io::ErrorKind::NotFound));
+        assert_eq!(error(file!(), 1), Err(io::ErrorKind::FileTooLarge));
+        assert_eq!(error(file!(), 1 << 20), Ok(()));
+    }
 
     fn seen(version: i64) -> Seen {
         Ok(Look { file: (1, 1), modified: (version, 0), changed: (version, 0), bytes: 1 })

@@ -20,11 +20,15 @@ pub mod policy;
 pub mod health;
 
 // First floor: machines that know no domain.
+pub mod file_look;
+
 pub mod config;
 
 pub mod clock;
 
 pub mod worker;
+
+pub mod telemetry;
 
 pub mod net;
 
@@ -33,10 +37,6 @@ pub mod systemd;
 pub mod tls;
 
 pub mod drain;
-
-pub mod file_look;
-
-pub mod telemetry;
 
 // Second floor: the upstream side.
 pub mod upstream;

@@ -2,7 +2,7 @@
 //! asked for. What the queries answer is seen by `tests/prometheus/run.sh`, with a real Prometheus.
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +11,7 @@ use prometheus::Registry;
 use prometheus::proto::MetricType;
 use regex::Regex;
 use wsluice::admin::health::Readiness;
+use wsluice::drain::Drain;
 use wsluice::session::metrics::{Ending, Initiator};
 use wsluice::telemetry::sink::LogSink;
 use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ServerFiles, Servers};
@@ -25,8 +26,18 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let registry = Registry::new();
     telemetry::process::register(&registry, &LogSink::new(std::io::sink()).unwrap()).unwrap();
     Readiness::new().register(&registry).unwrap();
+    wsluice::admin::api::Metrics::register(&registry).unwrap();
+    // A drain of one thing, as long as this is held.
+    let drain = control::DrainStatus {
+        target: control::Target::Endpoint { upstream: "chat".into(), endpoint: "ws://127.0.0.1:9000".into() },
+        span: Duration::ZERO,
+        since: UNIX_EPOCH,
+    };
+    let (_drains, seen) = tokio::sync::watch::channel(vec![drain]);
+    control::leaving::register(&registry, Drain::new(1), seen).unwrap();
     control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
-    handover::Metrics::register(&registry).unwrap();
+    let predecessors = HashMap::from([(("chat".into(), "ws://127.0.0.1:9000".into()), 1)]);
+    handover::Metrics::register(&registry).unwrap().predecessors(1, &predecessors, &HashMap::new());
     let listeners = server::metrics::Metrics::register(&registry).unwrap();
     let _listener = listeners.listener("public", server::metrics::Security::Tls);
     let certificates = Certificates::new(tls::metrics::Metrics::register(&registry).unwrap());

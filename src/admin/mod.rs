@@ -1,8 +1,9 @@
-//! The operator's door: `/metrics`, `/livez`, `/readyz`, on a listener of its own (loopback or a Unix socket).
+//! The operator's door: `/metrics`, `/livez`, `/readyz`, and the API below `/api/v1/`, on a listener of its own.
 //!
 //! Apart from the data plane so that it answers when that is busy; the caller gives it a thread of its own, since a
-//! scrape of many routes takes milliseconds that no session should wait for. It only reads. What it costs is bounded:
-//! connections, the time of each, and the time to send a request.
+//! scrape of many routes takes milliseconds that no session should wait for. It only reads, and passes orders on (`desk`).
+//! Metrics and health are for whoever can connect, the API is for those whom `access` lets in. What it costs is bounded:
+//! connections, the time of each, and the time and size of a request.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,8 +28,17 @@ use crate::net::listener::{AcceptPause, Acceptor};
 use crate::net::stream::Stream;
 use crate::telemetry::exposition;
 
+pub mod access;
+pub mod api;
+pub mod call;
+pub mod desk;
+pub mod filter;
 pub mod health;
+pub mod process;
+pub mod roll;
 
+use access::Who;
+use api::Api;
 use health::{Readiness, State};
 
 /// Connections at a time; further ones wait in the backlog. A scraper or two, a probe, a person.
@@ -41,7 +52,8 @@ const GRACE: Duration = Duration::from_secs(1);
 
 const INDEX: &str = "<!doctype html><title>wsluice</title><h1>wsluice</h1>\n\
     <ul>\n<li><a href=\"metrics\">metrics</a>: for Prometheus\n<li><a href=\"livez\">livez</a>: the process answers\n\
-    <li><a href=\"readyz\">readyz</a>: new sessions are welcome\n</ul>\n";
+    <li><a href=\"readyz\">readyz</a>: new sessions are welcome\n<li><a href=\"api/v1/status\">api/v1</a>: for operators\n\
+    </ul>\n";
 
 /// What it shows.
 #[derive(Clone, Debug)]
@@ -50,6 +62,8 @@ pub struct AdminState {
     pub registry: Registry,
     /// Whether new sessions are welcome.
     pub readiness: Readiness,
+    /// What can be asked and ordered besides.
+    pub api: Option<Arc<Api>>,
 }
 
 /// Answers on what `acceptor` accepts until `shutdown` comes, then lets the answers under way end (a second at most).
@@ -67,10 +81,10 @@ pub async fn serve(mut acceptor: Acceptor, state: AdminState, shutdown: impl Fut
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
-            Ok((io, slot)) => {
+            Ok((io, who, slot)) => {
                 let (state, stopped) = (state.clone(), stopped.clone());
                 connections.spawn(async move {
-                    connection(io, state, stopped, HEADER_TIMEOUT).await;
+                    connection(io, who, state, stopped, HEADER_TIMEOUT).await;
                     drop(slot);
                 });
             }
@@ -88,22 +102,29 @@ pub async fn serve(mut acceptor: Acceptor, state: AdminState, shutdown: impl Fut
 async fn accept(
     acceptor: &mut Acceptor,
     slots: &Arc<Semaphore>,
-) -> Result<(Stream, Option<OwnedSemaphorePermit>), AcceptPause> {
+) -> Result<(Stream, Who, Option<OwnedSemaphorePermit>), AcceptPause> {
     // Never closed, so never an error.
     let slot = Arc::clone(slots).acquire_owned().await.ok();
-    let (stream, _) = acceptor.accept().await?;
-    Ok((stream, slot))
+    let (stream, peer) = acceptor.accept().await?;
+    let who = Who::of(&stream, peer);
+    Ok((stream, who, slot))
 }
 
 async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin,
+    who: Who,
     state: AdminState,
     mut stopped: watch::Receiver<()>,
     for_head: Duration,
 ) {
-    let service = service_fn(|request| {
-        let answer = answer(&state, &request);
-        async { Ok::<_, Infallible>(answer) }
+    let service = service_fn(|request: Request<Incoming>| {
+        let state = &state;
+        async move {
+            Ok::<_, Infallible>(match &state.api {
+                Some(api) if request.uri().path().starts_with(call::ROOT) => api.answer(who, request).await,
+                _ => answer(state, &request),
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -133,7 +154,7 @@ async fn until_told_to_end(stopped: &mut watch::Receiver<()>) {
 fn answer<B>(state: &AdminState, request: &Request<B>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !matches!(path, "/" | "/metrics" | "/livez" | "/readyz") {
-        return text(StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n");
+        return text(StatusCode::NOT_FOUND, "not found; there are /metrics, /livez, /readyz and /api/v1/status\n");
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -193,7 +214,7 @@ mod tests {
     }
 
     fn state() -> AdminState {
-        let state = AdminState { registry: Registry::new(), readiness: Readiness::new() };
+        let state = AdminState { registry: Registry::new(), readiness: Readiness::new(), api: None };
         state.registry.register(Box::new(IntCounter::new("seen_total", "Seen.").unwrap())).unwrap();
         state
     }
@@ -290,7 +311,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let (_stop, stopped) = watch::channel(());
         theirs.write_all(b"GET /metrics HT").await.unwrap();
-        let served = connection(ours, state(), stopped, Duration::from_millis(20));
+        let served = connection(ours, Who::Unix { uid: None, pid: None }, state(), stopped, Duration::from_millis(20));
         tokio::time::timeout(LIFETIME / 2, served).await.expect("not only at the end of its life");
     }
 

@@ -62,7 +62,7 @@ impl AdminToken {
 
     fn read_file(file: &Path) -> Result<Vec<AdminToken>, String> {
         let name = file.display();
-        let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let text = super::load::read_text(file)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let tokens: Result<Vec<AdminToken>, BadValue> = lines.map(str::parse).collect();
         match tokens {

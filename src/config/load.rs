@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::File;
 use super::check::{self, Issue, Written};
@@ -13,6 +14,7 @@ use super::report::{ConfigErrors, Finding, Severity, Source};
 use super::shown;
 use super::suggest::did_you_mean;
 use super::tree::{self, Node};
+use crate::file_look;
 
 /// No configuration is larger; a file that is was named by mistake, and is not read into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -29,6 +31,8 @@ pub struct Loaded {
     pub warnings: Vec<Finding>,
     /// Its text, for whoever finds more to say about it.
     pub source: Source,
+    /// When it was read.
+    pub read_at: SystemTime,
     shown: serde_json::Value,
 }
 
@@ -40,12 +44,33 @@ impl Loaded {
         &self.shown
     }
 
-    /// SHA-256, in lower-case hex, of all that the file says with the environment filled in: equal for files that are
-    /// equal ([`File`]), on every machine that runs the same version. What stands in files that it names is not in it.
-    ///
-    /// For operators only: who knows the rest of a file could try out what a short password in it is.
+    /// SHA-256, in lower-case hex, of what is [`shown`](Self::shown): equal for files that say the same, on every machine
+    /// that runs the same version. What is masked is not in it, nor what the environment says, nor what stands in files
+    /// that are named: two that differ in a secret alone have the same hash, and nobody can try out by it what a secret is.
     pub fn hash(&self) -> String {
-        shown::hash(&self.file)
+        shown::hash(&self.shown)
+    }
+}
+
+/// A file of secrets, as text.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    let bytes =
+        file_look::read(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8 text", path.display()))
+}
+
+/// Reads the file at `path` once more, as [`load_file`] does. What could be read only once, as a pipe, is refused.
+///
+/// # Errors
+///
+/// Everything that is wrong, or why the file cannot be read.
+pub fn load_again(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            let help = "reload works with a regular file".to_owned();
+            Err(whole_file(&path.display().to_string(), "the file can be read only once".to_owned(), Some(help)))
+        }
+        _ => load_file(path, env),
     }
 }
 
@@ -55,6 +80,7 @@ impl Loaded {
 ///
 /// Everything that is wrong, or why the file cannot be read.
 pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    let read_at = SystemTime::now();
     let name = path.display().to_string();
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
@@ -62,7 +88,7 @@ pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Lo
         return Err(whole_file(&name, format!("the file cannot be read: {error}"), None));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => load_str(&name, &text, env),
+        Ok(text) => load_str(&name, &text, env).map(|loaded| Loaded { read_at, ..loaded }),
         Err(error) => {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
@@ -125,7 +151,7 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
     match file {
         Some(file) if errors.is_empty() => {
             let shown = shown::shown(&file, &tree.tree);
-            Ok(Loaded { file, warnings, source, shown })
+            Ok(Loaded { file, warnings, source, read_at: SystemTime::now(), shown })
         }
         _ => {
             errors.sort_by_key(|finding| (finding.line.unwrap_or(usize::MAX), finding.col));

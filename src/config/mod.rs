@@ -63,11 +63,11 @@ pub use listener::{
     Certificate, ClientAuth, ClientAuthMode, Listener, ListenerLimits, ListenerTimeouts, ProxyProtocol, Redirect,
     ServerTls, TlsVersion,
 };
-pub use load::{FILE_BYTES_MAX, Loaded, load_file, load_str};
+pub use load::{FILE_BYTES_MAX, Loaded, load_again, load_file, load_str};
 pub use on_change::OnChange;
 pub use process::{Drain, Log, LogFormat, LogLevel, Workers};
 pub use rebalance::{OnDown, Rebalance};
-pub use report::{ConfigErrors, Finding, Severity, Source};
+pub use report::{ConfigErrors, Finding, Severity, Source, without};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
 pub use shown::files;
 pub use sticky::{CookieSecret, SameSite, Secure, Sticky};

@@ -7,6 +7,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use super::key::KeyPath;
 use super::locate::{Aim, locate};
+use super::shown::MASK;
 
 /// A longer word is not underlined to its end, nor is more than this shown behind it: the snippet is one line of a
 /// terminal.
@@ -134,6 +135,17 @@ impl ConfigErrors {
         ConfigErrors { name: source.name.clone(), findings }
     }
 
+    /// The same with none of these texts in it, where they are of several characters: values that whoever reads this must
+    /// not hear.
+    pub fn without(mut self, secrets: &[String]) -> ConfigErrors {
+        for finding in &mut self.findings {
+            for text in [&mut finding.message, &mut finding.drawn].into_iter().chain(&mut finding.help) {
+                *text = without(std::mem::take(text), secrets);
+            }
+        }
+        self
+    }
+
     /// What is wrong, in the order of the file.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
@@ -159,6 +171,12 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
+
+/// `text` with a mask in place of each of these, but for single characters, which nobody could find.
+pub fn without(text: String, secrets: &[String]) -> String {
+    let secrets = secrets.iter().filter(|secret| secret.chars().nth(1).is_some());
+    secrets.fold(text, |text, secret| text.replace(secret.as_str(), MASK))
+}
 
 /// The lines of `text` as YAML 1.1 counts them, which knows more line breaks than `str::lines`.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {

@@ -68,6 +68,14 @@ pub struct Route {
     pub on_change: OnChange,
 }
 
+impl Route {
+    /// Whether all is the same that a session depends on while it runs. What becomes of it on a change is not: that counts
+    /// when the time has come.
+    pub fn is_like(&self, other: &Route) -> bool {
+        *self == Route { on_change: self.on_change, ..other.clone() }
+    }
+}
+
 fn kept() -> OnChange {
     OnChange::Keep
 }

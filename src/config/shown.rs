@@ -40,25 +40,10 @@ pub fn files(file: &File) -> Vec<PathBuf> {
     all.into_iter().map(Path::to_owned).collect()
 }
 
-/// As [`super::Loaded::hash`].
-pub(super) fn hash(file: &File) -> String {
-    let mut digest = digest::Context::new(&digest::SHA256);
-    let mut part = |bytes: &[u8]| {
-        digest.update(&(bytes.len() as u64).to_be_bytes());
-        digest.update(bytes);
-    };
-    // Keys of structs have their order, those of maps are sorted.
-    part(serde_json::to_string(file).expect("a file that was read as text has no part that is not").as_bytes());
-    // Masked above.
-    for (name, upstream) in &file.upstreams {
-        part(name.as_bytes());
-        upstream.sticky.iter().flat_map(|sticky| &sticky.secrets).for_each(|secret| part(secret.as_bytes()));
-        if let Some(Discover::Etcd(etcd)) = &upstream.discover {
-            etcd.password.iter().for_each(|password| part(password.reveal().as_bytes()));
-        }
-    }
-    file.admin.iter().filter_map(|admin| admin.token.as_ref()).for_each(|token| part(token.as_bytes()));
-    digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+/// As [`super::Loaded::hash`]. Keys of structs have their order in what is `shown`, those of maps are sorted.
+pub(super) fn hash(shown: &Value) -> String {
+    let digest = digest::digest(&digest::SHA256, shown.to_string().as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// As [`super::Loaded::shown`]. `written` is the tree that `file` was read from.

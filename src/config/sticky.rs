@@ -104,7 +104,7 @@ impl CookieSecret {
     /// # Errors
     /// In words that tell nothing of what is in it.
     pub fn read_file(file: &Path) -> Result<Vec<CookieSecret>, String> {
-        let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+        let text = super::load::read_text(file)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let secrets: Result<Vec<CookieSecret>, BadValue> = lines.map(str::parse).collect();
         match secrets {

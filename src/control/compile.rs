@@ -17,9 +17,9 @@ use super::shed::{Rebalance, Shedding};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
-    Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File, Finding, Http,
-    KeyPath, Loaded, Log, LogFormat, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion, Validate,
-    WhenAllDown,
+    AdminToken, Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File,
+    Finding, Http, KeyPath, Loaded, Log, LogFormat, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion,
+    Validate, WhenAllDown,
 };
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
@@ -179,6 +179,8 @@ pub struct Compiled {
     pub routes: BTreeMap<String, CompiledRoute>,
     /// By name.
     pub upstreams: BTreeMap<String, CompiledUpstream>,
+    /// What opens the API of the admin listener, if it is not open.
+    pub tokens: Vec<AdminToken>,
     /// What was read of certificates, until it is committed.
     pub certificates: Option<Prepared>,
     /// What an operator should know.
@@ -273,11 +275,12 @@ pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compile
     let snapshot = Arc::new(Snapshot { table: Table::new(table) });
     let listeners = file.listeners.iter().enumerate();
     let listeners = listeners.map(|(index, listener)| compiler.listener(index, listener, &snapshot)).collect();
+    let tokens = file.admin.as_ref().map_or_else(Vec::new, |admin| compiler.tokens(admin));
     let Compiler { certificates, errors, mut warnings, .. } = compiler;
     if errors.is_empty() {
         warnings.extend_from_slice(certificates.warnings());
         warnings.extend(certificates.refused().iter().map(ToString::to_string));
-        Ok(Compiled { listeners, routes, upstreams, certificates: Some(certificates), warnings })
+        Ok(Compiled { listeners, routes, upstreams, tokens, certificates: Some(certificates), warnings })
     } else {
         Err(ConfigErrors::new(&loaded.source, errors))
     }
@@ -328,6 +331,14 @@ impl Compiler<'_> {
             self.noted::<()>(&place(part), Err(error));
         }
         None
+    }
+
+    fn tokens(&mut self, admin: &config::Admin) -> Vec<AdminToken> {
+        admin.tokens().unwrap_or_else(|problem| {
+            let path = KeyPath::root().key("admin").key("token_file");
+            self.errors.push(self.source.error(&path, problem, None));
+            vec![]
+        })
     }
 
     fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> CompiledUpstream {
@@ -556,7 +567,7 @@ impl Compiler<'_> {
             let route = &before.route;
             let listeners = route.listeners.iter().map(|handles| &*handles.sessions.listener);
             let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_like(&self.log));
-            if before.written == *written
+            if before.written.is_like(written)
                 && Arc::ptr_eq(&route.upstream, upstream)
                 && listeners.eq(file.listeners.iter().map(|listener| listener.name.as_str()))
                 && is_logged
@@ -570,6 +581,7 @@ impl Compiler<'_> {
         let handles = |listener: &config::Listener| ListenerHandles {
             requests: families.proxy.route(&listener.name, &written.name, &Failure::LABELS),
             sessions: Arc::new(RouteSessions {
+                number: RouteSessions::next_number(),
                 listener: listener.name.as_str().into(),
                 route: Arc::clone(&name),
                 upstream: Arc::clone(upstream),

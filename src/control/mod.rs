@@ -11,6 +11,7 @@ pub mod checks;
 pub mod compile;
 mod digest;
 mod drains;
+pub mod leaving;
 pub mod metrics;
 mod openings;
 pub mod shed;
@@ -18,20 +19,20 @@ pub mod sweep;
 mod upgrades;
 pub mod watch;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch as latest;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use crate::clock;
-use crate::config::{ConfigErrors, File, Loaded, OnChange};
+use crate::config::{AdminToken, ConfigErrors, File, Loaded, OnChange};
 use crate::drain::Place;
 use crate::handover::{Heir, Predecessors, Promoted, Reporter, SuccessionError, Successor, UpgradeError};
 use crate::net::listener::{Address, BindError, Bound, Inheritance};
@@ -42,7 +43,9 @@ use crate::systemd::{Notifier, Word};
 use crate::telemetry::panics;
 use crate::tls::certificates::Certificates;
 use crate::upstream::Upstream;
+use crate::upstream::endpoint::Endpoint;
 use crate::ws::tunnel::Stopping;
+use crate::{clock, config};
 use compile::{Background, Compiled, CompiledUpstream, Surroundings, compile};
 use drains::Drains;
 pub use drains::{DrainStatus, Target};
@@ -56,12 +59,14 @@ use upgrades::Upgrades;
 const ORDERS_MAX: usize = 64;
 /// How long the first endpoints of a discovery are waited for.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
+/// The section of the configuration.
+const ADMIN: &str = "admin";
 
 /// How long workers may take to leave connections to the next process.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
 /// Reads the configuration anew.
-pub type Loader = Box<dyn Fn() -> Result<Loaded, ConfigErrors> + Send>;
+pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
 /// Why a configuration is not put in force. The one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -182,8 +187,10 @@ pub struct InForce {
 pub struct Door {
     /// Its socket.
     pub bound: Arc<Bound>,
-    /// What was written.
-    pub written: Arc<crate::config::Admin>,
+    /// Where it was to be; with port 0 it is elsewhere.
+    pub written: Address,
+    /// What opens its API, if it is not open.
+    pub tokens: Arc<[AdminToken]>,
 }
 
 /// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
@@ -221,13 +228,13 @@ pub enum Order {
     },
     /// Close sessions.
     Close {
-        /// Which.
-        select: Select,
+        /// Where they are; those that have gone meanwhile are passed over.
+        places: Vec<Place>,
         /// Over how long.
         span: Duration,
         /// With which code and reason.
         why: Stopping,
-        /// How many there are.
+        /// How many were there, and were not told the same before.
         done: oneshot::Sender<usize>,
     },
     /// Start the next process, which takes over.
@@ -245,17 +252,6 @@ pub enum Order {
         /// When none are accepted any more.
         done: oneshot::Sender<()>,
     },
-}
-
-/// Says whether a session is meant.
-pub struct Select(pub Box<Selects>);
-
-type Selects = dyn Fn(Place, &Member) -> bool + Send;
-
-impl fmt::Debug for Select {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Select")
-    }
 }
 
 /// The way to `Control`, for all others. Clones are the same.
@@ -277,6 +273,11 @@ impl Handle {
     /// The configuration in force.
     pub fn in_force(&self) -> Arc<InForce> {
         self.in_force.load_full()
+    }
+
+    /// What is being drained, now and later.
+    pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainStatus>> {
+        self.drains.clone()
     }
 
     /// What is being drained.
@@ -323,6 +324,9 @@ impl Handle {
     }
 }
 
+/// By the names of the upstreams.
+type Sheds = BTreeMap<String, Arc<Mutex<shed::State>>>;
+
 /// The single writer.
 pub struct Control {
     around: Surroundings,
@@ -336,8 +340,12 @@ pub struct Control {
     tasks: BTreeMap<String, JoinSet<()>>,
     door: latest::Sender<Option<Door>>,
     drains: Drains,
-    /// Sessions of routes that are not as they were, on their way out.
-    sweeps: JoinSet<()>,
+    /// What is under way for the sessions of each upstream.
+    sheds: Sheds,
+    /// Sessions of routes that are not as they were, on their way out: late comers are looked for, by the route's name.
+    sweeps: BTreeMap<String, JoinSet<()>>,
+    /// A reload has ended in the middle: nothing of it is taken for what it was.
+    is_suspect: bool,
     upgrades: Upgrades,
     successor: latest::Sender<Option<u32>>,
     notifier: Arc<Notifier>,
@@ -387,8 +395,8 @@ struct Built {
 impl Built {
     async fn new(loaded: &Loaded, around: &Surroundings, mut openings: Openings) -> Result<Built, Refused> {
         let mut compiled = compile(loaded, around, None)?;
-        let bound = openings.bind(&compiled)?;
-        let admin = openings.bind_admin(&loaded.file)?;
+        let bound = openings.bind(&compiled, None)?;
+        let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
         Ok(Built { compiled, openings, bound, admin, tasks })
@@ -434,10 +442,10 @@ impl Control {
         if let Some(promoted) = &mut promoted {
             promoted.predecessors().show(&around.lives, &around.families.handover);
         }
-        let to_listeners = bound.iter_mut().map(|(name, bound)| (name.as_str(), bound));
-        openings::take_charge(to_listeners.chain(admin.iter_mut().map(|door| ("admin", &mut door.bound))))?;
+        openings::take_charge(openings::all(&mut bound, &mut admin))?;
+        let mut sheds = Sheds::new();
         for (name, upstream) in &mut compiled.upstreams {
-            attend(upstream, tasks.entry(name.clone()).or_default(), &around, vec![]);
+            attend(upstream, tasks.entry(name.clone()).or_default(), &around, &[], &mut sheds);
         }
         openings.open(bound, &compiled).await;
         let (inherited, unwanted) = openings.settle_inheritance();
@@ -486,7 +494,9 @@ impl Control {
             tasks,
             door,
             drains,
-            sweeps: JoinSet::new(),
+            sheds,
+            sweeps: BTreeMap::new(),
+            is_suspect: false,
             upgrades,
             successor,
             notifier,
@@ -508,7 +518,6 @@ impl Control {
                     None => return std::future::pending().await,
                 },
                 (reporter, done) = self.upgrades.next() => self.retreat(reporter, done).await,
-                Some(_) = self.sweeps.join_next() => {}
             }
         }
     }
@@ -531,7 +540,7 @@ impl Control {
         let lives = self.around.lives.clone();
         self.report.spawn(async move { reporter.run(&lives).await });
         tracing::info!(pid = successor, "the next process has taken over");
-        self.show_open();
+        self.tell_listeners();
         self.successor.send_replace(Some(successor));
         answer(done, Ok(successor));
     }
@@ -557,14 +566,16 @@ impl Control {
             Order::Check { text, done } => answer(done, self.check(text)),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
+                self.tell_listeners();
                 answer(done, count);
             }
             Order::EndDrain { target, done } => {
-                answer(done, self.drains.end(&target, &mut self.openings, &self.compiled).await);
+                let ended = self.drains.end(&target, &mut self.openings, &self.compiled).await;
+                self.tell_listeners();
+                answer(done, ended);
             }
-            Order::Close { select, span, why, done } => {
-                let (sessions, now) = (&self.around.sessions, clock::now());
-                let count = sessions.spread(|place, member| (select.0)(place, member), now, span, fastrand::f64, &why);
+            Order::Close { places, span, why, done } => {
+                let count = self.around.sessions.spread_over(places, clock::now(), span, fastrand::f64, &why);
                 answer(done, count);
             }
             Order::Upgrade { done } => {
@@ -580,14 +591,14 @@ impl Control {
             }
             Order::StopAccepting { done } => {
                 self.openings.close_all().await;
+                self.tell_listeners();
                 answer(done, ());
             }
         }
-        self.show_open();
     }
 
-    /// Says which listeners are open now.
-    fn show_open(&self) {
+    /// Says which listeners are open. Before the answer to whoever had some opened or closed, who may look at once.
+    fn tell_listeners(&self) {
         let open = self.openings.addresses(&self.compiled);
         let before = self.in_force.load();
         if before.listeners != open {
@@ -598,29 +609,38 @@ impl Control {
     }
 
     fn check(&self, text: Option<String>) -> Result<Vec<String>, Refused> {
+        // Whoever may ask this may not therefore read the environment: a text could name a secret as a file that is missing.
+        let told = RefCell::new(vec![]);
+        let env = |name: &str| {
+            let value = std::env::var(name).ok()?;
+            told.borrow_mut().push(value.clone());
+            Some(value)
+        };
         let loaded = match text {
-            Some(text) => crate::config::load_str("request", &text, &|name| std::env::var(name).ok())?,
+            Some(text) => config::load_str("request", &text, &env)?,
             None => (self.loader.as_ref().ok_or(Refused::NoFile)?)()?,
         };
-        let compiled = compile(&loaded, &Surroundings::for_check(), None)?;
-        Ok(loaded.warnings.iter().map(ToString::to_string).chain(compiled.warnings).collect())
+        let told = told.into_inner();
+        let compiled = compile(&loaded, &Surroundings::for_check(), None).map_err(|errors| errors.without(&told))?;
+        let warnings = loaded.warnings.iter().map(ToString::to_string);
+        Ok(warnings.chain(compiled.warnings.into_iter().map(|warning| config::without(warning, &told))).collect())
     }
 
     async fn reload(&mut self, trigger: Trigger) -> Result<Changes, Refused> {
         self.notifier.say(&[Word::Reloading]);
         let done = self.reload_now().await;
-        self.metrics.reloaded(
-            trigger,
-            match &done {
-                Ok(changes) if changes.is_empty() => Reloaded::Unchanged,
-                Ok(_) => Reloaded::Done,
-                Err(_) => Reloaded::Refused,
-            },
-        );
+        match &done {
+            Ok(changes) if changes.is_empty() => self.metrics.reloaded(trigger, Reloaded::Unchanged),
+            Ok(_) => self.metrics.reloaded(trigger, Reloaded::Done),
+            // That is no fault of what is in a file.
+            Err(Refused::NoFile | Refused::Ending | Refused::Upgrading | Refused::Replaced(_)) => {}
+            Err(_) => self.metrics.reloaded(trigger, Reloaded::Refused),
+        }
         let trigger = trigger.label();
         match &done {
             Ok(changes) if changes.is_empty() => {
                 tracing::info!(trigger, "configuration read again: it says what it said before");
+                changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             }
             Ok(changes) => {
                 tracing::info!(
@@ -646,8 +666,31 @@ impl Control {
     }
 
     async fn reload_now(&mut self) -> Result<Changes, Refused> {
-        let loaded = (self.loader.as_ref().ok_or(Refused::NoFile)?)()?;
-        let mut compiled = compile(&loaded, &self.around, Some(&self.compiled))?;
+        let loader = Arc::clone(self.loader.as_ref().ok_or(Refused::NoFile)?);
+        // On a thread for such things: a network file system may hang.
+        let is_read = spawn_blocking(move || loader()).await.map_err(|_| Refused::Ending)?;
+        let done = match is_read {
+            Ok(loaded) => self.apply(loaded).await,
+            Err(errors) => Err(errors.into()),
+        };
+        if let Err(Refused::Config(_)) = done {
+            // Certificates are renewed meanwhile, whatever else somebody has written: by what is in force.
+            let loaded = self.in_force.load().loaded.clone();
+            match self.apply(loaded).await {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(changes) => {
+                    tracing::info!(listeners = %changes.listeners, upstreams = %changes.upstreams, "files it names are renewed");
+                }
+                Err(error) => tracing::error!(%error, "the files that the configuration names cannot be renewed"),
+            }
+        }
+        done
+    }
+
+    /// Puts a configuration in force.
+    async fn apply(&mut self, loaded: Loaded) -> Result<Changes, Refused> {
+        let previous = (!self.is_suspect).then_some(&self.compiled);
+        let mut compiled = compile(&loaded, &self.around, previous)?;
         let before = self.in_force.load_full();
         let mut changes = self.compare(&before.loaded.file, &loaded.file, &compiled);
         changes.warnings.extend(std::mem::take(&mut compiled.warnings));
@@ -656,16 +699,18 @@ impl Control {
             commit(&self.around, &mut compiled);
             return Ok(changes);
         }
-        let bound = self.openings.bind(&compiled)?;
-        let admin = match before.loaded.file.admin == loaded.file.admin {
-            true => None,
-            false => Some(self.openings.bind_admin(&loaded.file)?),
-        };
-        // From here on nothing fails.
+        let door = self.door.borrow().clone();
+        // First: of what listens beside another, nothing may be closed again.
+        let mut admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
+        let mut bound = self.openings.bind(&compiled, door.as_ref())?;
+        openings::take_charge(openings::all(&mut bound, &mut admin))?;
+        // From here on nothing fails, and what does after all leaves things in the middle.
+        self.is_suspect = true;
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks).await;
         let gone: Vec<String> =
             self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();
+        gone.iter().for_each(|name| drop(self.sheds.remove(name)));
         for name in gone.iter().chain(tasks.keys()) {
             // The old ones let go of their series before the new ones begin.
             if let Some(mut tasks) = self.tasks.remove(name) {
@@ -675,24 +720,28 @@ impl Control {
         for (name, mut tasks) in tasks {
             let old = self.compiled.upstreams.get(&name).map_or_else(Vec::new, |old| old.upstream.endpoints());
             if let Some(upstream) = compiled.upstreams.get_mut(&name) {
-                attend(upstream, &mut tasks, &self.around, old);
+                attend(upstream, &mut tasks, &self.around, &old, &mut self.sheds);
             }
             self.tasks.insert(name, tasks);
         }
         commit(&self.around, &mut compiled);
         self.openings.swap(&compiled);
         self.openings.open(bound, &compiled).await;
-        self.openings.close_others(&compiled).await;
+        for listener in self.openings.close_others(&compiled).await {
+            // They would find what is in force now no more.
+            self.around.sessions.last_requests(|number| number == listener.id);
+        }
         changes.sessions_closing = self.retire(&compiled);
         self.compiled = compiled;
         if let Some(output) = &self.around.log {
             output.set(&loaded.file.log);
         }
-        if let Some(door) = admin {
-            self.door.send_replace(door);
+        if changes.others.contains(&ADMIN) {
+            self.door.send_replace(admin);
         }
         self.in_force.store(Arc::new(in_force(loaded, &self.compiled, &self.openings)));
         self.tell_in_force();
+        self.is_suspect = false;
         Ok(changes)
     }
 
@@ -719,7 +768,7 @@ impl Control {
         let order = |file: &File| -> Vec<String> { file.routes.iter().map(|route| route.name.clone()).collect() };
         for (name, is_same) in [
             ("order of routes", order(old) == order(new)),
-            ("admin", old.admin == new.admin),
+            (ADMIN, old.admin == new.admin && before.tokens == compiled.tokens),
             ("log", old.log == new.log),
             ("drain", old.drain == new.drain),
             ("watch", old.watch == new.watch),
@@ -755,13 +804,16 @@ impl Control {
     /// force now, or the last one of a route that is gone.
     fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
+        self.sweeps.retain(|_, sweeping| sweeping.try_join_next().is_none());
+        // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
+        let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
             let new = compiled.routes.get(name);
             let listeners = |route: &compile::CompiledRoute| -> Vec<Arc<RouteSessions>> {
                 route.route.listeners.iter().map(|handles| Arc::clone(&handles.sessions)).collect()
             };
             let kept: Vec<Arc<RouteSessions>> = new.map_or_else(Vec::new, listeners);
-            let is_changed = new.is_none_or(|new| new.written != old.written);
+            let is_changed = new.is_none_or(|new| !new.written.is_like(&old.written));
             // Where the route is as it was, its sessions of a listener that is gone are on their way out alone.
             let gone: Option<HashSet<Arc<str>>> = (!is_changed).then(|| {
                 let there: HashSet<&str> = kept.iter().map(|sessions| &*sessions.listener).collect();
@@ -779,6 +831,7 @@ impl Control {
             let route = name.clone();
             let select = move |_: Place, member: &Member| {
                 *member.route.route == *route
+                    && member.route.number < later
                     && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))
                     && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
             };
@@ -794,7 +847,11 @@ impl Control {
                 );
             }
             // A handshake that was under way may still open one.
-            self.sweeps.spawn(async move { drop(timeout(span + handshake, sweep.go_on()).await) });
+            let late = handshake + 3 * sweep::LOOK;
+            let mut sweeping = JoinSet::new();
+            sweeping.spawn(async move { drop(timeout(late, sweep.go_on()).await) });
+            // One for a route: those that an earlier one would find, this one does as well.
+            self.sweeps.insert(name.clone(), sweeping);
         }
         count
     }
@@ -866,23 +923,34 @@ fn attend(
     compiled: &mut CompiledUpstream,
     tasks: &mut JoinSet<()>,
     around: &Surroundings,
-    old: Vec<Arc<crate::upstream::endpoint::Endpoint>>,
+    old: &[Arc<Endpoint>],
+    sheds: &mut Sheds,
 ) {
     let Some(Background { check, shedding, .. }) = compiled.background.take() else { return };
     let upstream = &compiled.upstream;
+    if !old.is_empty() {
+        let endpoints = upstream.endpoints();
+        let is_new = |endpoint: &&Arc<Endpoint>| !old.iter().any(|old| Arc::ptr_eq(&old.live, &endpoint.live));
+        endpoints.iter().filter(is_new).for_each(|endpoint| endpoint.live.joined(clock::now()));
+    }
     match check {
         Some(check) => drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, around.families.probe.clone()))),
         // What a check has found that is no more would never be found otherwise.
         None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked()),
     }
+    if shedding.is_none() {
+        sheds.remove(&upstream.name);
+    }
     if let Some(shedding) = shedding {
         let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&around.sessions));
         let replacing = Arc::clone(&around.replacing);
+        let state = sheds.entry(upstream.name.clone()).or_insert_with(|| Arc::new(Mutex::new(shed::State::new(old))));
+        let state = Arc::clone(state);
         tasks.spawn(async move {
             let run = || {
                 let replacing = Arc::clone(&replacing);
                 let is_replacing = move || replacing.load(Ordering::Relaxed);
-                shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, old.clone(), is_replacing)
+                shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, Arc::clone(&state), is_replacing)
             };
             panics::keep(panics::Place::Control, "moving sessions", run).await;
         });

@@ -10,7 +10,7 @@ use super::compile::{Compiled, CompiledListener, address};
 use super::{Door, Refused};
 use crate::config::File;
 use crate::handover::Offer;
-use crate::net::listener::{Address, BindError, Bound, Inheritance, adopt, bind};
+use crate::net::listener::{Address, BindError, Bound, Inheritance, adopt, bind, bind_beside};
 use crate::server::Listener;
 use crate::server::accepting::{Order, Waiting};
 
@@ -62,6 +62,15 @@ pub fn take_charge<'a>(bound: impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)
 /// Sockets for listeners that are not open yet, by the names of these.
 pub type Bindings = BTreeMap<String, Arc<Bound>>;
 
+/// All of these, by the names of their listeners.
+pub fn all<'a>(
+    bindings: &'a mut Bindings,
+    admin: &'a mut Option<Door>,
+) -> impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)> {
+    let listeners = bindings.iter_mut().map(|(name, bound)| (name.as_str(), bound));
+    listeners.chain(admin.iter_mut().map(|door| (ADMIN, &mut door.bound)))
+}
+
 impl Openings {
     /// None yet, for these workers; with the sockets that others have left to us.
     pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>, inheritance: Inheritance) -> Openings {
@@ -89,11 +98,11 @@ impl Openings {
         Ok(offer)
     }
 
-    /// Sockets for those listeners that are not open at their address.
+    /// Sockets for those listeners that are not open at their address; `admin` is the admin listener's, as it is now.
     ///
     /// # Errors
-    /// If one cannot be bound; those that were are closed again.
-    pub fn bind(&mut self, compiled: &Compiled) -> Result<Bindings, Refused> {
+    /// If one cannot be bound; those that were are closed again, and have taken no connection from any that is open.
+    pub fn bind(&mut self, compiled: &Compiled, admin: Option<&Door>) -> Result<Bindings, Refused> {
         let mut bindings = Bindings::new();
         for CompiledListener { written, .. } in &compiled.listeners {
             let wanted = address(&written.bind);
@@ -103,40 +112,57 @@ impl Openings {
             }
             let bound = match self.bound_at(&wanted) {
                 Some(bound) => bound,
-                None => self.bind_one(&written.name, &wanted, self.workers.len())?,
+                None => Arc::new(self.bind_one(&written.name, &wanted, self.workers.len(), admin)?),
             };
             bindings.insert(written.name.clone(), bound);
         }
         Ok(bindings)
     }
 
-    fn bind_one(&mut self, listener: &str, wanted: &Address, workers: usize) -> Result<Arc<Bound>, Refused> {
+    /// Sockets that may not listen yet: see [`take_charge`].
+    fn bind_one(
+        &mut self,
+        listener: &str,
+        wanted: &Address,
+        workers: usize,
+        admin: Option<&Door>,
+    ) -> Result<Bound, Refused> {
+        let mut ours = self.open.values().map(|opening| &opening.bound).chain(admin.map(|admin| &admin.bound));
+        let is_ours = ours.any(|bound| bound.address().overlaps(wanted));
         let bound = match self.inheritance.take(listener, wanted) {
             Some((address, inherited)) => {
                 self.inherited += 1;
                 adopt(&address, inherited, workers)
             }
+            None if is_ours => bind_beside(wanted, workers),
             None => bind(wanted, workers),
         };
-        bound.map(Arc::new).map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
+        bound.map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
     }
 
-    /// The sockets at this address that another listener has now: two may change places.
+    /// The sockets at this address that a listener has now: two may change places.
     fn bound_at(&self, wanted: &Address) -> Option<Arc<Bound>> {
-        if wanted.tcp().is_some_and(|addr| addr.port() == 0) {
-            return None;
-        }
-        self.open.values().find(|opening| opening.written == *wanted).map(|opening| Arc::clone(&opening.bound))
+        let mut open = self.open.values();
+        open.find(|opening| opening.bound.address() == wanted).map(|opening| Arc::clone(&opening.bound))
     }
 
-    /// The socket for the admin listener, if there is to be one.
+    /// The admin listener, if there is to be one: where it is `now`, or anew.
     ///
     /// # Errors
     /// If it cannot be bound.
-    pub fn bind_admin(&mut self, file: &File) -> Result<Option<Door>, Refused> {
-        let Some(written) = &file.admin else { return Ok(None) };
-        let bound = self.bind_one(ADMIN, &address(&written.bind), 1)?;
-        Ok(Some(Door { bound, written: Arc::new(written.clone()) }))
+    pub fn bind_admin(
+        &mut self,
+        file: &File,
+        compiled: &Compiled,
+        now: Option<&Door>,
+    ) -> Result<Option<Door>, Refused> {
+        let Some(admin) = &file.admin else { return Ok(None) };
+        let (written, tokens) = (address(&admin.bind), compiled.tokens.as_slice().into());
+        let bound = match now.filter(|now| now.written == written || *now.bound.address() == written) {
+            Some(now) => Arc::clone(&now.bound),
+            None => Arc::new(self.bind_one(ADMIN, &written, 1, now)?),
+        };
+        Ok(Some(Door { bound, written, tokens }))
     }
 
     /// Gives those that are there what the configuration says of them.
@@ -148,7 +174,6 @@ impl Openings {
                 listener.proxy.store(Arc::clone(&compiled.proxy));
             }
         }
-        self.shut.retain(|name, _| compiled.listener(name).is_some());
     }
 
     /// Has the workers accept on `bindings`, and no more on what these listeners had before.
@@ -162,7 +187,8 @@ impl Openings {
                 let (settings, proxy) = (Arc::clone(&compiled.settings), Arc::clone(&compiled.proxy));
                 Arc::new(Listener::new(name.as_str().into(), settings, proxy))
             });
-            replaced.extend(before);
+            // One that was shut has nothing to be closed.
+            replaced.extend(before.filter(|before| before.number != 0));
             let number = self.next;
             self.next += 1;
             for worker in &self.workers {
@@ -181,11 +207,13 @@ impl Openings {
         self.close(replaced).await;
     }
 
-    /// Accepts no more on listeners that the configuration does not have.
-    pub async fn close_others(&mut self, compiled: &Compiled) {
+    /// Accepts no more on listeners that the configuration does not have. Returns these.
+    pub async fn close_others(&mut self, compiled: &Compiled) -> Vec<Arc<Listener>> {
         let names: Vec<String> = self.open.keys().filter(|name| compiled.listener(name).is_none()).cloned().collect();
-        let gone = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        let gone: Vec<Opening> = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        let listeners = gone.iter().map(|opening| Arc::clone(&opening.listener)).collect();
         self.close(gone).await;
+        listeners
     }
 
     /// Accepts no more on any, for good.
@@ -220,13 +248,15 @@ impl Openings {
     /// If it cannot be bound; it stays shut.
     pub async fn let_in(&mut self, name: &str, compiled: &Compiled) -> Result<(), Refused> {
         let (Some(listener), Some(configured)) = (self.shut.get(name).cloned(), compiled.listener(name)) else {
+            self.shut.remove(name);
             return Ok(());
         };
         if self.is_over {
             return Err(Refused::Ending);
         }
         let written = address(&configured.written.bind);
-        let bound = self.bind_one(name, &written, self.workers.len())?;
+        let mut bound = Arc::new(self.bind_one(name, &written, self.workers.len(), None)?);
+        take_charge([(name, &mut bound)].into_iter())?;
         self.shut.remove(name);
         let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
         // No worker has an opening of this number: there is nothing to stop.

@@ -6,7 +6,7 @@
 //! is set. What it costs without anything to do is a look at each endpoint.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -52,38 +52,53 @@ pub struct Rebalance {
     pub settle: Duration,
 }
 
-/// Does it until it is dropped. `before` are the endpoints that the upstream had in an earlier configuration: those that are
-/// members no more have been removed. When another process `is_replacing` this one, no surplus is moved: this one does not
-/// see what the other has.
-pub async fn run(
-    upstream: Arc<Upstream>,
-    drain: Arc<Sessions>,
-    wanted: Shedding,
-    before: Vec<Arc<Endpoint>>,
-    is_replacing: impl Fn() -> bool,
-) {
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let members = before.into_iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
-    let mut shed = Shed { upstream, drain, wanted, members, emptied: HashMap::new(), moving: Moving::default() };
-    loop {
-        tick.tick().await;
-        if is_replacing() {
-            shed.wanted.rebalance = None;
-        }
-        shed.look(clock::now());
-    }
-}
-
-struct Shed {
-    upstream: Arc<Upstream>,
-    drain: Arc<Sessions>,
-    wanted: Shedding,
+/// What is under way for one upstream. It goes over from one configuration to the next, and outlives a panic.
+#[derive(Default)]
+pub struct State {
     /// Who was a member when last looked.
     members: HashMap<u64, Arc<Live>>,
     /// Who is being emptied.
     emptied: HashMap<u64, Emptying>,
     moving: Moving,
+}
+
+impl State {
+    /// Nothing is under way. `members` are the endpoints that the upstream has had so far.
+    pub fn new(members: &[Arc<Endpoint>]) -> State {
+        let members = members.iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
+        State { members, ..State::default() }
+    }
+}
+
+/// Does it until it is dropped. Of endpoints that were members in `state` and are no more it is noticed that they were removed. When another process `is_replacing` this one, no surplus is moved: this one does not
+/// see what the other has.
+pub async fn run(
+    upstream: Arc<Upstream>,
+    drain: Arc<Sessions>,
+    wanted: Shedding,
+    state: Arc<Mutex<State>>,
+    is_replacing: impl Fn() -> bool,
+) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut wanted = wanted;
+    loop {
+        tick.tick().await;
+        if is_replacing() {
+            wanted.rebalance = None;
+        }
+        // Nobody else holds it but for a moment; what a panic left half done is looked at anew.
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        Shed { upstream: &upstream, drain: &drain, wanted, state: &mut state }.look(clock::now());
+    }
+}
+
+/// One look.
+struct Shed<'a> {
+    upstream: &'a Upstream,
+    drain: &'a Sessions,
+    wanted: Shedding,
+    state: &'a mut State,
 }
 
 /// An endpoint whose sessions are to go by some time.
@@ -118,13 +133,13 @@ struct Moving {
     sent: VecDeque<(Moment, u32)>,
 }
 
-impl Shed {
+impl Shed<'_> {
     fn look(&mut self, now: Moment) {
         let endpoints = self.upstream.endpoints();
         self.note_emptied(&endpoints, now);
         self.empty(now);
         if let Some(rebalance) = self.wanted.rebalance {
-            self.moving.look(rebalance, &self.upstream, &self.drain, now);
+            self.state.moving.look(rebalance, self.upstream, self.drain, now);
         }
     }
 
@@ -147,37 +162,38 @@ impl Shed {
         }
         let members: HashMap<u64, Arc<Live>> =
             endpoints.iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
-        let was_member = self.members.iter().chain(self.emptied.iter().map(|(id, emptying)| (id, &emptying.live)));
+        let was_member =
+            self.state.members.iter().chain(self.state.emptied.iter().map(|(id, emptying)| (id, &emptying.live)));
         for (id, live) in was_member.filter(|(id, _)| !members.contains_key(id)) {
             // One that was drained and is taken out then goes on as it was to.
-            let drained = self.emptied.get(id).filter(|emptying| emptying.why == Stopping::EndpointDrain);
+            let drained = self.state.emptied.get(id).filter(|emptying| emptying.why == Stopping::EndpointDrain);
             if let Some(span) = drained.map(|emptying| emptying.span).or(self.wanted.removed) {
                 wanted.insert(*id, (Arc::clone(live), Stopping::EndpointDrain, span));
             }
         }
-        self.members = members;
-        self.emptied.retain(|id, emptying| {
-            let is_member = self.members.contains_key(id);
+        self.state.members = members;
+        self.state.emptied.retain(|id, emptying| {
+            let is_member = self.state.members.contains_key(id);
             let as_before =
                 |(_, why, span): &(Arc<Live>, Stopping, Duration)| (why, span) == (&emptying.why, &emptying.span);
             wanted.get(id).is_some_and(as_before) && (is_member || emptying.live.here() > 0)
         });
         for (id, (live, why, span)) in wanted {
-            if live.here() == 0 || self.emptied.contains_key(&id) {
+            if live.here() == 0 || self.state.emptied.contains_key(&id) {
                 continue;
             }
             tracing::info!(
                 upstream = %self.upstream.name, endpoint = %live.endpoint(), sessions = live.here(), ?span,
                 reason = ?why, "closing the sessions of an endpoint"
             );
-            let sessions = Quietest::ask(&self.drain, id, now);
-            self.emptied.insert(id, Emptying { live, why, begun: now, span, sessions, count: 0, told: 0 });
+            let sessions = Quietest::ask(self.drain, id, now);
+            self.state.emptied.insert(id, Emptying { live, why, begun: now, span, sessions, count: 0, told: 0 });
         }
     }
 
     fn empty(&mut self, now: Moment) {
-        for (id, emptying) in &mut self.emptied {
-            let Some(known) = emptying.sessions.known(&self.drain, *id, now) else { continue };
+        for (id, emptying) in &mut self.state.emptied {
+            let Some(known) = emptying.sessions.known(self.drain, *id, now, true) else { continue };
             emptying.count = emptying.count.max(emptying.told + known.len());
             let passed = now.since(emptying.begun).as_secs_f64() / emptying.span.as_secs_f64().max(1e-3);
             // One slot for each.
@@ -188,7 +204,7 @@ impl Shed {
             let is_stale = now.since(emptying.sessions.asked) >= STALE;
             if is_stale && emptying.live.here() > 0 {
                 // Some may have been about to open when it began, and who was quiet then need not be so now.
-                emptying.sessions = Quietest::ask(&self.drain, *id, now);
+                emptying.sessions = Quietest::ask(self.drain, *id, now);
             }
         }
     }
@@ -201,9 +217,9 @@ impl Quietest {
     }
 
     /// Those who are left; `None` as long as they can not have answered.
-    fn known(&mut self, drain: &Sessions, id: u64, now: Moment) -> Option<&mut VecDeque<Place>> {
+    fn known(&mut self, drain: &Sessions, id: u64, now: Moment, even_told: bool) -> Option<&mut VecDeque<Place>> {
         if self.known.is_none() && now.since(self.asked) >= TICK / 2 {
-            self.known = Some(drain.by_silence(|member| member.live.id() == id).into());
+            self.known = Some(drain.by_silence(even_told.then_some(now), |member| member.live.id() == id).into());
         }
         self.known.as_mut()
     }
@@ -286,7 +302,7 @@ impl Moving {
                 break;
             };
             let id = *id;
-            let Some(known) = sessions.known(drain, id, now) else { break };
+            let Some(known) = sessions.known(drain, id, now, false) else { break };
             let Some(place) = known.pop_front().filter(|_| *left > 0) else {
                 self.from.remove(&id);
                 continue;

@@ -12,7 +12,7 @@ use crate::session::{Member, Sessions};
 use crate::ws::tunnel::Stopping;
 
 /// How often late comers are looked for: a handshake that was under way when it began may open a session after it.
-const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_secs(1);
 
 /// Sessions on their way out.
 pub struct Sweep<S> {

@@ -22,22 +22,24 @@ const STALE: Duration = Duration::from_secs(60);
 /// configuration wants to be watched. Runs until it is dropped.
 pub async fn run(path: PathBuf, handle: Handle) {
     let mut settling = Settling::<Vec<(PathBuf, Seen)>>::default();
-    let mut is_first = true;
+    let mut first = true;
     let mut reloaded = Instant::now();
     let mut was_put_off = false;
     loop {
         let in_force = handle.in_force();
         if !in_force.loaded.file.watch {
-            // What changes meanwhile is not news when it is watched again.
-            is_first = true;
             sleep(LOOK).await;
             continue;
         }
+        let read_at = in_force.loaded.read_at;
         let mut files = in_force.loaded.file.files();
         files.push(path.clone());
         // On a thread for such things: a network file system may hang.
-        let seen = spawn_blocking(move || files.into_iter().map(|file| (file.clone(), look(&file))).collect()).await;
-        let has_changed = seen.is_ok_and(|seen| settling.has_changed(&seen)) && !std::mem::take(&mut is_first);
+        let look = || files.into_iter().map(|file| (file.clone(), look(&file))).collect();
+        let Ok(seen) = spawn_blocking(look).await else { return };
+        // The first look counts as well if something has changed since it was read.
+        let is_news = |(_, seen): &(PathBuf, Seen)| seen.as_ref().is_ok_and(|seen| seen.has_changed_since(read_at));
+        let has_changed = settling.has_changed(&seen) && (!std::mem::take(&mut first) || seen.iter().any(is_news));
         let is_due = handle.is_stale() && reloaded.elapsed() >= STALE;
         if has_changed || is_due || was_put_off {
             // What comes of it is in the log. If the upgrade fails, this process is to have the change.

@@ -2,10 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntGauge, Opts, Registry};
 
 use super::Reason;
 use crate::telemetry::counters::{Counters, seconds};
+use crate::telemetry::labelled::{GaugeVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{Held, Shelf};
 
 /// The families, before they have upstreams.

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntGauge, Opts, Registry};
 
+use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 use crate::upstream::live::Name;
 
 /// What became of an attempt to start the next process.
@@ -108,7 +109,7 @@ impl Metrics {
     }
 
     /// So many processes still drain, with these sessions now and those `before`.
-    pub(super) fn predecessors(&self, count: usize, now: &HashMap<Name, u32>, before: &HashMap<Name, u32>) {
+    pub fn predecessors(&self, count: usize, now: &HashMap<Name, u32>, before: &HashMap<Name, u32>) {
         self.predecessors.set(count as i64);
         for (upstream, endpoint) in before.keys().filter(|name| !now.contains_key(*name)) {
             // It is not there if it was never shown.

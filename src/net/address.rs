@@ -87,6 +87,19 @@ impl Address {
         }
     }
 
+    /// Whether both cannot be bound at once: the same path, or the same port with one address or a wildcard in common.
+    /// `[::]` is IPv6 only here, and has nothing in common with IPv4.
+    pub fn overlaps(&self, other: &Address) -> bool {
+        match (self, other) {
+            (Address::Unix(a), Address::Unix(b)) => a == b,
+            (Address::Tcp(a), Address::Tcp(b)) => {
+                let is_shared = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+                a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && is_shared
+            }
+            _ => false,
+        }
+    }
+
     /// The socket address, unless it is a Unix socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {

@@ -7,6 +7,10 @@
 //! * **Unix: one socket for all**, since SO_REUSEPORT does not exist there.
 //! * **A port that is held by somebody is an error**, also when the holder is another wsluice: the first socket is bound
 //!   without SO_REUSEPORT and gets it only then, so there is no moment in which two processes could share a port.
+//! * **Beside a listener of our own** ([`bind_beside`]) is the exception: when one moves from `0.0.0.0:80` to
+//!   `127.0.0.1:80` the new sockets are there before the old ones go, or clients between the two would be refused. The
+//!   kernel takes the narrower one of two; the wider gets what is left. It would now share with others of our user as well;
+//!   since they are refused where we are, that can only be one at another address that `0.0.0.0` takes in, who keeps it.
 //! * **`[::]` is IPv6 only** (as in nginx and Envoy). An address means what it says, and no peer shows up as
 //!   `::ffff:10.0.0.1`, which a list of IPv4 networks would not match. For both, write two listeners.
 //! * **Inherited sockets** ([`adopt`]) come from the process before this one or from a service manager. Nothing that an
@@ -116,7 +120,7 @@ impl BindError {
 }
 
 /// An address we listen on, with all its sockets. Connections are taken from the moment it exists (they wait in the
-/// backlog); dropping it and every [`Acceptor`] ends that, and removes the file of a Unix socket.
+/// backlog), but for [`bind_beside`]; dropping it and every [`Acceptor`] ends that, and removes the file of a Unix socket.
 ///
 /// It owns plain sockets and belongs to no runtime, so that it can also be built from inherited ones ([`adopt`]).
 #[derive(Debug)]
@@ -139,9 +143,40 @@ pub struct Bound {
 pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
     assert!(workers > 0, "at least one worker");
     match address {
-        Address::Tcp(_) => bind_tcp(address, workers).map_err(|source| BindError::new(address, source)),
+        Address::Tcp(_) => {
+            let bound = bind_tcp(address, workers, First::Alone).and_then(|mut bound| {
+                bound.take_charge()?;
+                Ok(bound)
+            });
+            bound.map_err(|source| BindError::new(address, source))
+        }
         Address::Unix(path) => bind_unix(address, path, workers),
     }
+}
+
+/// The same where an overlapping address ([`Address::overlaps`]) is bound already, by us and nobody else. It takes no
+/// connections from the other before [`Bound::take_charge`]: until then it can be dropped as if nothing had been.
+///
+/// # Errors
+/// If the address is not allowed, or not there; a Unix socket cannot be at the same path twice.
+///
+/// # Panics
+/// If `workers` is 0.
+pub fn bind_beside(address: &Address, workers: usize) -> Result<Bound, BindError> {
+    assert!(workers > 0, "at least one worker");
+    match address {
+        Address::Tcp(_) => bind_tcp(address, workers, First::Beside).map_err(|source| BindError::new(address, source)),
+        Address::Unix(path) => bind_unix(address, path, workers),
+    }
+}
+
+/// What the first socket of an address finds there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// It wants to be the only one.
+    Alone,
+    /// There are others, and they are ours.
+    Beside,
 }
 
 /// A TCP socket with all that it needs before it is bound.
@@ -163,9 +198,13 @@ fn for_accepted(socket: &Socket) -> io::Result<()> {
     Keepalive::ACCEPTED.set(&SockRef::from(socket))
 }
 
-fn bind_tcp(address: &Address, workers: usize) -> io::Result<Bound> {
+/// Sockets that are bound and do not listen yet.
+fn bind_tcp(address: &Address, workers: usize, first_finds: First) -> io::Result<Bound> {
     let addr = address.tcp().ok_or(io::ErrorKind::InvalidInput)?;
     let first = tcp_socket(addr)?;
+    if first_finds == First::Beside {
+        first.set_reuse_port(true)?;
+    }
     first.bind(&SockAddr::from(addr))?;
     first.set_reuse_port(true)?;
     let actual = first.local_addr()?;
@@ -176,11 +215,8 @@ fn bind_tcp(address: &Address, workers: usize) -> io::Result<Bound> {
         socket.bind(&actual)?;
         sockets.push(socket);
     }
-    for socket in &sockets {
-        socket.listen(BACKLOG)?;
-    }
     let addr = actual.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Bound { address: Address::Tcp(addr), listening: sockets.len(), sockets, workers, file: None })
+    Ok(Bound { address: Address::Tcp(addr), listening: 0, sockets, workers, file: None })
 }
 
 fn bind_unix(address: &Address, path: &Path, workers: usize) -> Result<Bound, BindError> {
@@ -286,9 +322,9 @@ impl Bound {
         Ok(Acceptor::new(listeners.collect::<io::Result<_>>()?))
     }
 
-    /// From now on it is ours alone: sockets that were opened besides the inherited ones take connections too, and the file
-    /// of a Unix socket that was left to us is removed at the end. Does nothing a second time, or for what was not
-    /// inherited.
+    /// From now on it is ours alone: sockets that were opened besides the inherited ones, or by [`bind_beside`], take
+    /// connections too, and the file of a Unix socket that was left to us is removed at the end. Does nothing a second time,
+    /// or for what [`bind`] has opened.
     ///
     /// # Errors
     /// If the system does not let a socket listen.

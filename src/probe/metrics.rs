@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, Opts, Registry};
 
 use crate::telemetry::counters::seconds;
+use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{Held, Shelf};
 
 /// From a server in the same rack to the 2 s that a probe may take by default, and somewhat beyond.

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, Opts, Registry};
 
 use crate::telemetry::counters::{Counters, seconds};
+use crate::telemetry::labelled::{HistogramVec, IntCounterVec};
 use crate::telemetry::series::{Held, Shelf};
 
 /// From a proxy and a server on one machine to the 10 s that a handshake may take by default.

@@ -244,20 +244,50 @@ pub fn closing(end: &End) -> Closing {
 
 /// What a client is told that is to come back, and the label: for a developer at the browser's console, and not about our
 /// inside.
-fn stopping(why: &Stopping) -> (Close, &'static str) {
-    let (text, label) = match why {
-        Stopping::Drain => ("service restart", "drain"),
-        Stopping::Rebalance => ("moved to another server, please reconnect", "rebalance"),
-        Stopping::EndpointDrain => ("this server is taken out of service, please reconnect", "endpoint_drain"),
-        Stopping::EndpointDown => ("this server is not well, please reconnect", "endpoint_down"),
-        Stopping::Reload => ("the service has changed, please reconnect", "reload"),
-        Stopping::ListenerDrain => ("this address is taken out of service, please reconnect", "listener_drain"),
-        Stopping::RouteDrain => ("this service is moved, please reconnect", "route_drain"),
-        Stopping::UpstreamDrain => ("the servers are taken out of service, please reconnect", "upstream_drain"),
-        Stopping::Upgrade => ("the service is upgraded, please reconnect", "upgrade"),
-        Stopping::Operator(close) => return (Close::clone(close), "operator"),
+pub fn stopping(why: &Stopping) -> (Close, &'static str) {
+    let text = match why {
+        Stopping::Drain => "service restart",
+        Stopping::Rebalance => "moved to another server, please reconnect",
+        Stopping::EndpointDrain => "this server is taken out of service, please reconnect",
+        Stopping::EndpointDown => "this server is not well, please reconnect",
+        Stopping::Reload => "the service has changed, please reconnect",
+        Stopping::ListenerDrain => "this address is taken out of service, please reconnect",
+        Stopping::RouteDrain => "this service is moved, please reconnect",
+        Stopping::UpstreamDrain => "the servers are taken out of service, please reconnect",
+        Stopping::Upgrade => "the service is upgraded, please reconnect",
+        Stopping::Operator(close) => return (Close::clone(close), stopping_label(why)),
     };
-    (Close::new(CloseCode::SERVICE_RESTART, text), label)
+    (Close::new(CloseCode::SERVICE_RESTART, text), stopping_label(why))
+}
+
+/// Every value of [`stopping_label`].
+pub const STOPPING_LABELS: [&str; 10] = [
+    "drain",
+    "rebalance",
+    "endpoint_drain",
+    "endpoint_down",
+    "reload",
+    "listener_drain",
+    "route_drain",
+    "upstream_drain",
+    "upgrade",
+    "operator",
+];
+
+/// Why a session is told to stop, as its `reason` will be in logs and metrics.
+pub const fn stopping_label(why: &Stopping) -> &'static str {
+    match why {
+        Stopping::Drain => "drain",
+        Stopping::Rebalance => "rebalance",
+        Stopping::EndpointDrain => "endpoint_drain",
+        Stopping::EndpointDown => "endpoint_down",
+        Stopping::Reload => "reload",
+        Stopping::ListenerDrain => "listener_drain",
+        Stopping::RouteDrain => "route_drain",
+        Stopping::UpstreamDrain => "upstream_drain",
+        Stopping::Upgrade => "upgrade",
+        Stopping::Operator(_) => "operator",
+    }
 }
 
 /// The endings that can be named beforehand, for metrics that begin at 0.
@@ -349,6 +379,7 @@ mod tests {
             // RFC 6455 §5.5: what is longer would be cut.
             assert!((15..=123).contains(&client.reason.len()), "{}", client.reason);
             assert!(endings().contains(&Ending::new(Initiator::Proxy, Some(1012), label)), "{label}");
+            assert!(STOPPING_LABELS.contains(&label), "{label}");
         }
         let said = Close::new(CloseCode(4001), "be good");
         let closing = closing(&End::Stopped(Operator(Arc::new(said.clone()))));

@@ -90,15 +90,17 @@ async fn accept(
     mut stopped: oneshot::Receiver<Waiting>,
 ) {
     let acceptor = tokio::select! {
-        acceptor = open(index, &listener, &bound) => acceptor,
+        acceptor = open(index, &listener, &bound, done) => acceptor,
         _ = &mut stopped => return,
     };
-    drop((done, bound));
+    drop(bound);
     super::run(listener, acceptor, sessions, stopped).await;
 }
 
-async fn open(index: usize, listener: &Listener, bound: &Bound) -> Acceptor {
+/// A worker's end of a listener. When no descriptor is left it is waited for one, but not by who gave the order.
+async fn open(index: usize, listener: &Listener, bound: &Bound, done: mpsc::Sender<()>) -> Acceptor {
     let mut is_first = true;
+    let mut done = Some(done);
     loop {
         match bound.for_worker(index) {
             Ok(acceptor) => return acceptor,
@@ -108,6 +110,7 @@ async fn open(index: usize, listener: &Listener, bound: &Bound) -> Acceptor {
             }
             Err(_) => {}
         }
+        drop(done.take());
         sleep(OPEN_AGAIN).await;
     }
 }

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -61,6 +62,8 @@ pub trait Judge {
 /// is its own.
 #[derive(Debug)]
 pub struct RouteSessions {
+    /// See [`RouteSessions::number`].
+    pub number: u64,
     /// Name of the listener.
     pub listener: Arc<str>,
     /// Name of the route.
@@ -73,6 +76,15 @@ pub struct RouteSessions {
     pub log: AccessLog,
     /// What their ends mean.
     pub table: Table,
+}
+
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
+
+impl RouteSessions {
+    /// A number greater than all before: it tells those of an earlier configuration from those of a later one.
+    pub fn next_number() -> u64 {
+        NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// What a session is, to whoever looks for it or wants it to stop.

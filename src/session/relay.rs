@@ -133,7 +133,11 @@ where
             let queued = self.to_server.queued() + self.to_client.queued();
             let told = Told { data_at: Some(self.tunnel.data_at()), queued: u32::try_from(queued).unwrap_or(u32::MAX) };
             match guard.look(cx, told) {
-                Some(stop) => self.tunnel.stop(stop.at, stop.by, stop.why),
+                Some(stop) => {
+                    // It may be later than what was said before, and taken back.
+                    self.tunnel.go_on();
+                    self.tunnel.stop(stop.at, stop.by, stop.why);
+                }
                 None => self.tunnel.go_on(),
             }
         }

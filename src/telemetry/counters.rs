@@ -63,9 +63,10 @@ pub fn seconds(span: Duration) -> f64 {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 mod tests {
-    use prometheus::{IntCounterVec, Opts};
+    use prometheus::Opts;
 
     use super::*;
+    use crate::telemetry::labelled::IntCounterVec;
 
     #[test]
     fn known_keys_start_at_zero_and_unknown_ones_are_counted_too() {

@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{Opts, Registry};
 use tokio::time::{Instant, sleep};
 
+use super::labelled::IntCounterVec;
 use super::sink::LogSink;
 
 /// How long a thread that may be about to take the process with it waits for its line to be written.

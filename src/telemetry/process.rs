@@ -8,10 +8,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Counter, Gauge, IntCounter, IntGaugeVec, Opts, Registry};
+use prometheus::{Counter, Gauge, IntCounter, Opts, Registry};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::labelled::IntGaugeVec;
 use super::panics;
 use super::sink::LogSink;
 

@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use prometheus::Registry;
-use prometheus::core::{Collector, Desc, MetricVec, MetricVecBuilder};
+use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
 /// Values of labels, in the order of their names.
@@ -27,20 +27,6 @@ pub type Labels<'a> = [(&'a str, &'a str)];
 pub trait Family: Send + Sync {
     /// Takes out every series of which `gone` says so.
     fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool);
-}
-
-impl<T: MetricVecBuilder> Family for MetricVec<T> {
-    fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool) {
-        for family in self.collect() {
-            for metric in family.get_metric() {
-                let labels: Vec<_> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
-                if gone(&labels) {
-                    // An error says that there is no such series, which is what is wanted.
-                    let _ = self.remove(&labels.into_iter().collect::<HashMap<_, _>>());
-                }
-            }
-        }
-    }
 }
 
 /// The families whose series are about the same things, those that some of their labels name, and who holds which.
@@ -157,10 +143,11 @@ impl<const N: usize> fmt::Debug for Shelf<N> {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
+    use prometheus::{HistogramOpts, Opts};
 
     use super::*;
     use crate::telemetry::exposition::encode;
+    use crate::telemetry::labelled::{HistogramVec, IntCounterVec};
 
     /// Two families of one registry, on one shelf.
     fn families() -> (Registry, IntCounterVec, HistogramVec, Shelf<2>) {

@@ -1,12 +1,12 @@
 //! Reading the files that TLS is made of: bounded, and whole even while somebody replaces them.
 
-use std::fs::File;
-use std::io::Read;
+use std::io;
 use std::path::Path;
 
 use aws_lc_rs::digest;
 
 use super::identity::TlsError;
+use crate::file_look;
 
 /// More than any chain or key, and ten times the bundle of authorities of a Linux distribution.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -38,13 +38,10 @@ impl Digest {
 /// # Errors
 /// If that is not possible, or it is larger than 4 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let failed = |source| TlsError::Read { file: path.display().to_string(), source };
-    let mut contents = Vec::new();
-    File::open(path).map_err(failed)?.take(BYTES_MAX + 1).read_to_end(&mut contents).map_err(failed)?;
-    if contents.len() as u64 > BYTES_MAX {
-        return Err(TlsError::TooLarge { file: path.display().to_string() });
-    }
-    Ok(contents)
+    file_look::read(path, BYTES_MAX).map_err(|source| match source.kind() {
+        io::ErrorKind::FileTooLarge => TlsError::TooLarge { file: path.display().to_string() },
+        _ => TlsError::Read { file: path.display().to_string(), source },
+    })
 }
 
 /// Reads a certificate and its key as they are at one moment: if the first has changed while the second was read, both
@@ -83,10 +80,14 @@ mod tests {
 
     #[test]
     fn a_file_without_end_is_not_read_to_it() {
-        let error = read(Path::new("/dev/zero")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/dev/zero is larger than 4 MiB: it cannot be a certificate, a key or a list of them"
+        assert!(matches!(read(Path::new("/dev/zero")), Err(TlsError::Read { .. })));
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("large.crt");
+        std::fs::File::create(&path).unwrap().set_len(BYTES_MAX + 1).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("is larger than 4 MiB: it cannot be a certificate, a key or a list of them"),
+            "{error}"
         );
     }
 

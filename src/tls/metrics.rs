@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Opts, Registry};
+
+use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 
 /// For whom a file is read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounter, IntGauge, Opts, Registry};
 
 use crate::balance::sticky::Returned;
 use crate::health::outlier::Why;
 use crate::telemetry::counters::{Active, Counters, seconds};
+use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{Held, Shelf};
 
 /// From a server in the same rack to the 5 s that connecting may take by default; 1 s and 3 s are where a connection

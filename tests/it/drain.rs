@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::harness::{Conn, Echo, Event, Frame, Handshake, Pair, Proxy, RawServer, within, yaml};
+use wsluice::control::{Order, Target};
+use wsluice::telemetry::exposition;
+
+use crate::harness::{Conn, Echo, Event, Frame, Handshake, Pair, Proxy, RawServer, eventually, in_turn, within, yaml};
 use crate::plain::{get, ok};
 
 fn draining(endpoint: &str, time: &str) -> String {
@@ -99,17 +102,17 @@ async fn connections_that_wait_for_a_request_are_closed_and_nobody_else_comes_in
 async fn a_handshake_that_comes_too_late_is_sent_elsewhere() {
     let upstream = RawServer::start().await;
     let mut proxy = Proxy::start(&draining(upstream.url(), "20s"));
+    let mut idle = proxy.client().await;
     let mut client = proxy.client().await;
     // A request is under way on this connection, and the handshake behind it is read after the drain has begun.
     client.send(get("/")).await;
     let mut upstream = upstream;
     let mut server = upstream.accept().await;
     server.head().await;
-    let address = proxy.address().clone();
     let peers = async {
-        let wsluice::net::listener::Address::Tcp(address) = address else { panic!("TCP") };
-        // Nobody is accepted any more: the drain has begun.
-        crate::harness::eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
+        // The end of another is the sign that connections have been told. That nobody is accepted any more is none: that
+        // comes first.
+        idle.expect_end().await;
         server.send(ok("")).await;
         let answer = client.head().await;
         assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
@@ -133,7 +136,7 @@ async fn a_stream_of_events_lives_as_long_as_it_may() {
     let address = proxy.address().clone();
     let events = async {
         let wsluice::net::listener::Address::Tcp(address) = address else { panic!("TCP") };
-        crate::harness::eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
+        eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
         server.send("3\r\none\r\n").await;
         assert_eq!(crate::plain::chunk(&mut client).await, b"one");
     };
@@ -177,6 +180,65 @@ async fn sessions_are_spread_over_the_time() {
 }
 
 #[tokio::test]
+async fn it_is_told_who_is_still_where_a_drain_was_begun() {
+    let (one, two) = (Echo::start().await, Echo::start().await);
+    let text = in_turn(&[&one.url(), &two.url()], &[]) + "drain: { time: 1s }\n";
+    let mut proxy = Proxy::start(&text);
+    let mut clients = vec![];
+    for _ in 0..4 {
+        let mut client = proxy.client().await;
+        client.open(&Handshake::new()).await;
+        clients.push(client);
+    }
+    let kinds = |proxy: &Proxy| {
+        let active = |kind| proxy.series("wsluice_drains_active", &[("kind", kind)]).unwrap();
+        ["listener", "route", "upstream", "endpoint", "process"].map(active)
+    };
+    let stopping = |proxy: &Proxy, reason| proxy.series("wsluice_sessions_stopping", &[("reason", reason)]).unwrap();
+    let left = |proxy: &Proxy, kind: &str, name: &str, endpoint: &str| {
+        proxy.series("wsluice_drain_sessions_left", &[("kind", kind), ("name", name), ("endpoint", endpoint)])
+    };
+    assert_eq!((kinds(&proxy), stopping(&proxy, "route_drain")), ([0.0; 5], 0.0));
+    assert!(!proxy.metrics().contains("wsluice_drain_sessions_left"));
+    let route = Target::Route { name: "all".into() };
+    let endpoint = Target::Endpoint { upstream: "app".into(), endpoint: one.url() };
+    for target in [&endpoint, &route] {
+        let (target, span) = (target.clone(), Duration::from_secs(600));
+        proxy.app.control().ask(|done| Order::Drain { target, span, done }).await.unwrap().unwrap();
+    }
+    assert_eq!(kinds(&proxy), [0.0, 1.0, 0.0, 1.0, 0.0]);
+    assert_eq!(left(&proxy, "endpoint", "app", &one.url()), Some(2.0));
+    assert_eq!(left(&proxy, "route", "all", ""), Some(4.0));
+    // Each is told once: the earlier moment holds.
+    let told = |proxy: &Proxy| stopping(proxy, "endpoint_drain") + stopping(proxy, "route_drain");
+    assert_eq!((told(&proxy), stopping(&proxy, "drain")), (4.0, 0.0));
+    drop(clients.pop());
+    eventually("one less", || (left(&proxy, "route", "all", "") == Some(3.0)).then_some(())).await;
+    for target in [endpoint, route] {
+        assert!(proxy.app.control().ask(|done| Order::EndDrain { target, done }).await.unwrap().unwrap());
+    }
+    assert_eq!((kinds(&proxy), told(&proxy)), ([0.0; 5], 0.0));
+    assert!(!proxy.metrics().contains("wsluice_drain_sessions_left"));
+    let registry = proxy.app.registry().clone();
+    let whole = async {
+        let has = |line: &str| {
+            let text = exposition::encode(&registry).unwrap();
+            text.lines().any(|found| found == line).then_some(())
+        };
+        let left = r#"wsluice_drain_sessions_left{endpoint="",kind="process",name=""} 3"#;
+        eventually("the drain of the process", || has(left)).await;
+        has(r#"wsluice_drains_active{kind="process"} 1"#).unwrap();
+        has(r#"wsluice_sessions_stopping{reason="drain"} 3"#).unwrap();
+        for client in &mut clients {
+            client.expect_closed_with(1012).await;
+        }
+        drop(clients);
+    };
+    let (drained, ()) = tokio::join!(proxy.drain(), whole);
+    assert_eq!((drained.left, left(&proxy, "process", "", "")), (0, Some(0.0)));
+}
+
+#[tokio::test]
 async fn who_has_connected_is_answered_although_nobody_accepts_any_more() {
     let mut upstream = RawServer::start().await;
     let mut proxy = Proxy::start(&draining(upstream.url(), "20s"));
@@ -188,7 +250,7 @@ async fn who_has_connected_is_answered_although_nobody_accepts_any_more() {
     let (mut plain, mut late) = (proxy.client().await, proxy.client().await);
     let address = proxy.address().tcp().unwrap();
     let peers = async {
-        crate::harness::eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
+        eventually("the drain", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
         late.send(Handshake::new().bytes()).await;
         let answer = late.head().await;
         assert_eq!((answer.status(), answer.get("connection")), (503, Some("close")));

@@ -13,7 +13,8 @@ use wsluice::config::{Loaded, load_str};
 use wsluice::control::compile::{Surroundings, compile};
 use wsluice::net::listener::Address;
 
-use crate::harness::{Authority, Conn, Echo, Proxy, within};
+use crate::api;
+use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, within};
 use crate::plain::{Site, get};
 
 fn examples() -> Vec<(PathBuf, String)> {
@@ -44,7 +45,7 @@ fn certified(text: &str, authority: &Authority) -> String {
 
 /// What the examples ask of the environment.
 fn env(name: &str) -> Option<String> {
-    (name == "STICKY_SECRET").then(|| "0123456789abcdef".repeat(4))
+    ["STICKY_SECRET", "ADMIN_TOKEN"].contains(&name).then(|| "0123456789abcdef".repeat(4))
 }
 
 fn load(path: &Path, text: &str) -> Loaded {
@@ -212,16 +213,160 @@ async fn the_example_of_routes_routes() {
     assert_eq!(chat.accept().await.head().await.target(), "/rooms/17/socket");
     let mut four = ask(lines("/rooms/a/socket", "")).await;
     assert_eq!(four.head().await.status(), 404);
-    let mqtt = crate::harness::Handshake::to("/mqtt")
-        .with("Origin", "https://anywhere.example")
-        .with("Sec-WebSocket-Protocol", "mqtt");
+    let mqtt = Handshake::to("/mqtt").with("Origin", "https://anywhere.example").with("Sec-WebSocket-Protocol", "mqtt");
     let mut five = ask(String::from_utf8(mqtt.bytes()).unwrap()).await;
     broker.accept().await.switch(&[("Sec-WebSocket-Protocol", "mqtt")]).await;
     assert_eq!(five.head().await.status(), 101);
-    let foreign = crate::harness::Handshake::to("/chat").set("Host", "chat.example.com");
+    let foreign = Handshake::to("/chat").set("Host", "chat.example.com");
     for (origin, status) in [(Some("https://evil.example"), 403), (None, 403)] {
         let handshake = origin.iter().fold(foreign.clone(), |handshake, origin| handshake.with("Origin", origin));
         let mut client = ask(String::from_utf8(handshake.bytes()).unwrap()).await;
         assert_eq!(client.head().await.status(), status, "{origin:?}");
     }
+}
+
+#[tokio::test]
+async fn the_example_of_the_admin_api_asks_for_its_token_and_empties_a_server() {
+    let echoes = [Echo::start().await, Echo::start().await];
+    let token = env("ADMIN_TOKEN").unwrap();
+    let mut text = example("admin.yaml");
+    for (written, here) in [
+        ("0.0.0.0:8080", "127.0.0.1:0"),
+        ("bind: \"10.0.0.5:9902\"", "bind: \"127.0.0.1:0\""),
+        ("token: \"${ADMIN_TOKEN}\"", &*format!("token: {token}")),
+        ("- ws://10.0.0.11:9000", &*format!("- {}", echoes[0].url())),
+        ("- ws://10.0.0.12:9000", &*format!("- {}", echoes[1].url())),
+    ] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    let admin = proxy.app.admin().unwrap();
+    assert_eq!(api::send(&admin, "GET status", "").await.status, 401);
+    let drain = format!("drains/endpoint/chat/{}", echoes[0].url());
+    let ask = async |request: String| api::send(&admin, &api::authorized(&request, &token), "").await;
+    assert_eq!(ask(format!("PUT {drain}?time=5m")).await.status, 200);
+    let mut clients = vec![];
+    for _ in 0..3 {
+        let mut client = proxy.client().await;
+        client.open(&Handshake::to("/")).await;
+        clients.push(client);
+    }
+    let status = ask("GET status".to_owned()).await.body;
+    let sessions = [0, 1].map(|at| status["upstreams"][0]["endpoints"][at]["sessions"].as_u64());
+    assert_eq!(sessions, [Some(0), Some(3)], "{status:#}");
+    assert_eq!(ask(format!("DELETE {drain}")).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_example_of_reloading_does_with_each_route_what_it_says() {
+    let echo = Echo::start().await;
+    let text = |message: &str| {
+        let mut text = example("reload.yaml").replace("16KiB", message);
+        for (written, here) in [
+            ("\"0.0.0.0:8080\"", "\"127.0.0.1:0\"".to_owned()),
+            ("\"127.0.0.1:9902\"", "\"127.0.0.1:0\"".to_owned()),
+            ("ws://10.0.0.11:9000", echo.url()),
+            ("ws://10.0.0.21:9000", echo.url()),
+            ("drain 60s", "drain 1s".to_owned()),
+            ("delay: 5s, time: 25s", "delay: 100ms, time: 1s".to_owned()),
+        ] {
+            assert!(text.contains(written), "{written}");
+            text = text.replace(written, &here);
+        }
+        text
+    };
+    let mut proxy = Proxy::start(&text("16KiB"));
+    let mut open = vec![];
+    for path in ["/games", "/chat", "/console"] {
+        let mut client = proxy.client().await;
+        let mut handshake = Handshake::to(path);
+        if path == "/console" {
+            let mut stranger = proxy.client().await;
+            assert_eq!(stranger.ask(&handshake).await.status(), 403);
+            handshake = handshake.with("Origin", "https://ops.example.com");
+        }
+        client.open(&handshake).await;
+        // Its session has begun when it answers.
+        client.put(&Frame::text("hello")).await;
+        client.expect(&Frame::text("hello")).await;
+        open.push(client);
+    }
+    let changes = proxy.reload(&text("32KiB")).await.unwrap();
+    let mut changed = changes.routes.changed.clone();
+    changed.sort();
+    assert_eq!((changed, changes.sessions_closing), (["chat", "console", "games"].map(str::to_owned).to_vec(), 2));
+    let [games, chat, console] = &mut open[..] else { panic!("three") };
+    console.expect_closed_with(1012).await;
+    chat.expect_closed_with(1012).await;
+    games.put(&Frame::text("still here")).await;
+    games.expect(&Frame::text("still here")).await;
+    let end = games.expect_closed_with(1012);
+    let (drained, _) = tokio::join!(proxy.drain(), end);
+    assert_eq!(drained.left, 0);
+}
+
+/// `key=value` lines of a unit, by section.
+fn unit(name: &str) -> Vec<(String, String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/systemd").join(name);
+    let (text, mut section, mut found) = (fs::read_to_string(path).unwrap(), String::new(), vec![]);
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            Some(name) => name.clone_into(&mut section),
+            None => {
+                let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("{name}: {line}"));
+                found.push((section.clone(), key.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+/// The values of a key of a unit.
+fn values<'a>(unit: &'a [(String, String, String)], section: &str, key: &str) -> Vec<&'a str> {
+    unit.iter().filter(|line| line.0 == section && line.1 == key).map(|line| line.2.as_str()).collect()
+}
+
+/// Seconds, as the units write them.
+fn seconds(text: &str) -> u64 {
+    text.strip_suffix('s').unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+}
+
+#[test]
+fn the_systemd_units_start_reload_and_stop_what_there_is() {
+    let (service, socket) = (unit("wsluice.service"), unit("wsluice.socket"));
+    let one = |section: &str, key: &str| {
+        let found = values(&service, section, key);
+        assert_eq!(found.len(), 1, "{section} {key}");
+        found[0]
+    };
+    // systemd.service(5), systemd.exec(5), systemd.kill(5), systemd.socket(5): a word that it does not know it passes over.
+    let known = "Description After Wants Requires Type NotifyAccess WatchdogSec WorkingDirectory ExecStart ExecReload \
+        TimeoutStopSec Restart RestartPreventExitStatus LimitNOFILE User Group AmbientCapabilities CapabilityBoundingSet \
+        RuntimeDirectory NoNewPrivileges ProtectSystem ProtectHome PrivateTmp PrivateDevices RestrictAddressFamilies \
+        WantedBy ListenStream BindIPv6Only Backlog Service";
+    for (section, key, _) in service.iter().chain(&socket) {
+        assert!(known.split_whitespace().any(|known| known == key), "[{section}] {key}");
+    }
+    assert_eq!((one("Service", "Type"), one("Unit", "Requires")), ("notify", "wsluice.socket"));
+    assert_eq!(values(&socket, "Socket", "Service"), ["wsluice.service"]);
+    assert!(one("Service", "ExecReload").ends_with("kill -HUP $MAINPID"));
+
+    // Its command line is understood; what it is given is not, and it ends as the unit expects.
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("wsluice.yaml");
+    fs::write(&bad, "routes: 7\n").unwrap();
+    let start = one("Service", "ExecStart").replace("/etc/wsluice/wsluice.yaml", bad.to_str().unwrap());
+    let words: Vec<&str> = start.split_whitespace().collect();
+    assert!(words[0].ends_with("/wsluice") && words.contains(&bad.to_str().unwrap()), "{start}");
+    let output = crate::process::run(&words[1..]);
+    let code = output.status.code().unwrap();
+    assert_eq!(one("Service", "RestartPreventExitStatus"), code.to_string(), "{output:?}");
+
+    // It is killed only after its drain, and has the sockets of the main example.
+    let main = load(Path::new("wsluice.yaml"), &example("wsluice.yaml")).file;
+    let drain = (main.drain.delay.duration() + main.drain.time.duration()).as_secs();
+    assert!(seconds(one("Service", "TimeoutStopSec")) > drain);
+    let binds: Vec<String> = main.listeners.iter().map(|listener| listener.bind.to_string()).collect();
+    assert_eq!(values(&socket, "Socket", "ListenStream"), binds);
 }

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use wsluice::net::listener::Address;
 
-use crate::harness::{eventually, within};
+use crate::harness::{Conn, eventually, within};
 
 /// The binary, with nothing of the test's environment that it would read.
 pub fn wsluice(arguments: &[&str]) -> Command {
@@ -97,9 +97,9 @@ impl Process {
         address(&self.message("admin: ").await)
     }
 
-    /// Its number.
-    pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+    /// Its number, for /proc.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -109,6 +109,11 @@ impl Process {
     /// How it has ended, if it has.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Whether it still runs.
@@ -135,6 +140,21 @@ impl Process {
     }
 }
 
+/// Replaces a file as editors do: whoever reads it sees the old one or the new one.
+pub fn put(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, file).unwrap();
+}
+
+/// What the admin listener answers to a GET: status and body.
+pub async fn ask(admin: &Address, path: &str) -> (u16, String) {
+    let mut conn = Conn::connect(admin).await;
+    conn.send(crate::plain::get(path)).await;
+    let head = conn.head().await;
+    (head.status(), String::from_utf8(conn.body(&head).await).unwrap())
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -142,7 +162,8 @@ impl Drop for Process {
     }
 }
 
-fn address(line: &Value) -> Address {
+/// The address in a line that tells of a listener.
+pub fn address(line: &Value) -> Address {
     let text = line["address"].as_str().unwrap();
     match text.parse::<SocketAddr>() {
         Ok(address) => Address::Tcp(address),

@@ -1,8 +1,9 @@
 //! Another configuration, put in force under running sessions: who notices, and who does not.
 
 use wsluice::control::Refused;
+use wsluice::net::listener::Address;
 
-use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, eventually};
+use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, RawServer, eventually, switching};
 use crate::plain::get;
 
 /// Two listeners, two routes by path, two upstreams.
@@ -122,6 +123,59 @@ async fn a_route_that_changes_does_with_its_sessions_what_it_says_and_the_others
 }
 
 #[tokio::test]
+async fn who_comes_late_goes_with_a_route_that_changed_and_who_comes_later_stays() {
+    let (mut slow, echo) = (RawServer::start().await, Echo::start().await);
+    let text = |endpoint: &str, more: &str| {
+        two(endpoint, &echo.url(), &[("upstream: one }\n", &format!("upstream: one{more} }}\n"))])
+    };
+    let mut proxy = Proxy::start(&text(slow.url(), ""));
+    // Two handshakes are under way when the route changes.
+    let mut late = vec![];
+    for _ in 0..2 {
+        let mut client = Conn::connect(proxy.listener("first")).await;
+        client.send(Handshake::to("/one").bytes()).await;
+        let mut server = slow.accept().await;
+        let request = server.head().await;
+        late.push((client, server, request));
+    }
+    let changed = ", on_change: close, limits: { message: 1KiB }";
+    assert_eq!(proxy.reload(&text(slow.url(), changed)).await.unwrap().routes.changed, ["one"]);
+    // The next configuration has the route as it is, before another server.
+    assert!(proxy.reload(&text(&echo.url(), changed)).await.unwrap().routes.changed.is_empty());
+    let mut later = open(&proxy, "first", "/one").await;
+    echoes(&mut later, "here").await;
+    // Each is found by another look for late comers; by the second whoever the first has found is gone.
+    for (mut client, mut server, request) in late {
+        server.send(switching(&request, &[])).await;
+        assert_eq!(client.head().await.status(), 101);
+        tokio::join!(client.expect_closed_with(1012), server.expect_closed_with(1001));
+    }
+    echoes(&mut later, "still here").await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_sessions_on_a_change_is_no_change_for_them_and_counts_from_then_on() {
+    let echo = Echo::start().await;
+    let text =
+        |more: &str| two(&echo.url(), &echo.url(), &[("upstream: one }\n", &format!("upstream: one{more} }}\n"))]);
+    let mut proxy = Proxy::start(&text(""));
+    let mut client = open(&proxy, "first", "/one").await;
+    sessions(&proxy, "one", 1.0).await;
+    let changes = proxy.reload(&text(", on_change: close")).await.unwrap();
+    assert_eq!((changes.routes.changed, changes.sessions_closing), (vec!["one".to_owned()], 0));
+    echoes(&mut client, "nothing has changed").await;
+    let listener = "  - { name: second, bind: \"127.0.0.1:0\" }\n";
+    let more = format!("{listener}  - {{ name: third, bind: \"127.0.0.1:0\" }}\n");
+    let changes = proxy.reload(&text(", on_change: close").replace(listener, &more)).await.unwrap();
+    assert_eq!((changes.listeners.added.len(), changes.sessions_closing), (1, 0));
+    echoes(&mut client, "nor now").await;
+    // It came before all of that, and goes by what is said now.
+    let limited = text(", on_change: close, limits: { message: 1KiB }").replace(listener, &more);
+    assert_eq!(proxy.reload(&limited).await.unwrap().sessions_closing, 1);
+    assert_eq!(client.expect_closed_with(1012).await, "the service has changed, please reconnect");
+}
+
+#[tokio::test]
 async fn a_route_that_is_taken_out_keeps_its_sessions_unless_it_said_otherwise() {
     let echo = Echo::start().await;
     let line = "  - { name: one, match: { path: { prefix: /one } }, upstream: one }\n";
@@ -218,4 +272,56 @@ async fn a_request_on_a_connection_from_before_finds_the_new_routes() {
     proxy.reload(&two(&echo.url(), &echo.url(), &[("prefix: /two", "prefix: /three")])).await.unwrap();
     client.open(&Handshake::to("/three")).await;
     echoes(&mut client, "found").await;
+}
+
+#[tokio::test]
+async fn a_listener_moves_between_an_address_and_the_wildcard_around_it() {
+    let echo = Echo::start().await;
+    let text = |bind: &str, more: &[(&str, &str)]| {
+        let to = format!("first, bind: {bind:?}");
+        let mut changes = vec![("first, bind: \"127.0.0.1:0\"", to.as_str())];
+        changes.extend(more);
+        two(&echo.url(), &echo.url(), &changes)
+    };
+    let mut proxy = Proxy::start(&text("0.0.0.0:0", &[]));
+    let port = proxy.listener("first").tcp().unwrap().port();
+    let at = |host: &str| Address::Tcp(format!("{host}:{port}").parse().unwrap());
+    let mut clients = vec![];
+    for (host, bind) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.2", "0.0.0.0"), ("127.0.0.2", "127.0.0.2")] {
+        let mut before = Conn::connect(&at(if bind == "0.0.0.0" { "127.0.0.1" } else { host })).await;
+        // What cannot be had whole changes nothing.
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let second = format!("second, bind: \"{}\"", taken.local_addr().unwrap());
+        let bad = text(&at(bind).to_string(), &[("second, bind: \"127.0.0.1:0\"", &second)]);
+        assert!(proxy.reload(&bad).await.unwrap_err().to_string().starts_with("listener second: "));
+        before.open(&Handshake::to("/one")).await;
+        let changes = proxy.reload(&text(&at(bind).to_string(), &[])).await.unwrap();
+        assert_eq!((changes.listeners.changed, proxy.listener("first")), (vec!["first".to_owned()], &at(bind)));
+        let mut after = Conn::connect(&at(host)).await;
+        after.open(&Handshake::to("/one")).await;
+        let is_there = |host: &str| std::net::TcpStream::connect(at(host).tcp().unwrap()).is_ok();
+        assert_eq!((is_there("127.0.0.1"), is_there("127.0.0.2")), (bind != "127.0.0.2", bind != "127.0.0.1"));
+        clients.extend([before, after]);
+        for client in &mut clients {
+            echoes(client, bind).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_admin_listener_stays_where_it_is_when_its_token_changes() {
+    let echo = Echo::start().await;
+    let text = |token: &str, bind: &str| {
+        two(&echo.url(), &echo.url(), &[]) + &format!("admin: {{ bind: {bind:?}, token: {token:?} }}\n")
+    };
+    let mut proxy = Proxy::start(&text("0123456789abcdef", "127.0.0.1:0"));
+    let address = proxy.app.admin().unwrap();
+    let changes = proxy.reload(&text("fedcba9876543210", "127.0.0.1:0")).await.unwrap();
+    assert_eq!((changes.others, proxy.app.admin().unwrap()), (vec!["admin"], address.clone()));
+    let wide = format!("0.0.0.0:{}", address.tcp().unwrap().port());
+    proxy.reload(&text("fedcba9876543210", &wide)).await.unwrap();
+    assert_eq!(proxy.app.admin().unwrap().to_string(), wide);
+    let mut scrape = Conn::connect(&address).await;
+    scrape.send(get("/livez")).await;
+    assert_eq!(scrape.head().await.status(), 200);
 }

@@ -33,11 +33,15 @@ struct Family {
     pids: Vec<Pid>,
 }
 
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
+}
+
 impl Family {
     fn new(process: Process) -> Family {
         // Whoever has lost its parent is ours to wait for, and to ask how it ended.
         set_child_subreaper(Some(getpid())).unwrap();
-        let pids = vec![process.pid()];
+        let pids = vec![pid(process.pid())];
         Family { process, pids }
     }
 
@@ -57,7 +61,7 @@ impl Family {
     async fn begin(&mut self) -> Pid {
         self.signal(Signal::USR2);
         let line = self.process.message("starting the next process").await;
-        Pid::from_raw(i32::try_from(line["pid"].as_i64().unwrap()).unwrap()).unwrap()
+        pid(u32::try_from(line["pid"].as_u64().unwrap()).unwrap())
     }
 
     /// The same, and it takes over. Returns the old one.
@@ -70,13 +74,13 @@ impl Family {
     }
 
     /// How this one has ended, when it has.
-    async fn end(&mut self, pid: Pid) -> Option<i32> {
-        if pid == self.process.pid() {
+    async fn end(&mut self, number: Pid) -> Option<i32> {
+        if number == pid(self.process.pid()) {
             return eventually("the end of the first process", || self.process.exited()).await.code();
         }
         let waited = eventually("the end of a process", || {
             // As long as its parent lives it is not ours to wait for.
-            waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten()
+            waitpid(Some(number), WaitOptions::NOHANG).ok().flatten()
         });
         waited.await.1.exit_status()
     }
@@ -433,7 +437,7 @@ async fn a_next_process_that_is_told_to_end_does_not_take_over() {
     offer.add("plain", &bound).unwrap();
     let command = wsluice(&["run", "--config", file.to_str().unwrap()]);
     let prepared = within("readiness", offer.start(command, Deadlines::default())).await.unwrap();
-    let pid = Pid::from_raw(i32::try_from(prepared.pid()).unwrap()).unwrap();
+    let pid = pid(prepared.pid());
     kill_process(pid, Signal::TERM).unwrap();
     let ended = eventually("its end", || {
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT).unwrap()

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -25,8 +26,12 @@ import peers
 
 DEADLINE = 90
 # Panels in which nothing happens while all is well.
-QUIET = {"Draining", "Log lines dropped", "Changes and errors", "Transitions, ejections, retries denied", "Sessions sent elsewhere",
-         "Reloads", "Configuration refused"}
+QUIET = {"Log lines dropped", "Changes and errors", "Transitions, ejections, retries denied", "Sessions sent elsewhere", "Panics",
+         "Upgrades", "Processes before this one"}
+# Panels without a series while there is no older process.
+ABSENT = {"Sessions of older processes"}
+# Panels in which something happens when the process ends.
+LAST = {"Draining"}
 
 CONFIG = """\
 version: 1
@@ -52,6 +57,14 @@ routes:
   - name: line
     match: {{ path: {{ prefix: /line }} }}
     upstream: line
+  - name: changing
+    match: {{ path: {{ prefix: /changing }} }}
+    upstream: chat
+    limits: {{ message: {message} }}
+    on_change: drain 3s
+  - name: drained
+    match: {{ path: {{ prefix: /drained }} }}
+    upstream: chat
 upstreams:
   found:
     discover: {{ file: {{ path: endpoints.json }} }}
@@ -67,6 +80,7 @@ upstreams:
     endpoints: ["ws://127.0.0.1:{nobody}"]
 admin: {{ bind: "127.0.0.1:{admin}" }}
 log: {{ level: info, format: json, access: true }}
+drain: {{ time: 20s }}
 """
 
 PROMETHEUS = """\
@@ -111,6 +125,52 @@ def wait_for(what, condition, alive):
     return answer
 
 
+class Changes(threading.Thread):
+    """Puts another configuration in force, then a file that is refused, then a bad certificate, again and again.
+
+    Before that it begins a drain of a route, which has a session then, and it asks the API now and then.
+    """
+
+    def __init__(self, process, scratch, text, api):
+        super().__init__(daemon=True)
+        self.process, self.scratch, self.text, self.api = process, scratch, text, api
+        self.stop, self.failure, self.rounds = threading.Event(), None, 0
+
+    def run(self):
+        try:
+            self.ask("PUT", "drains/route/drained?time=10m")
+            self.change()
+        except Exception as failure:  # whatever it is, the main thread reports it
+            self.failure = failure
+
+    def ask(self, method, path):
+        request = urllib.request.Request(f"{self.api}/{path}", method=method)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            json.load(answer)
+
+    def change(self):
+        with open(f"{self.scratch}/tls.crt", encoding="utf-8") as file:
+            certificate = file.read()
+        while True:
+            message = f"{self.rounds % 2 + 1}MiB"
+            for name, text in [
+                ("wsluice.yaml", self.text(message)),
+                ("wsluice.yaml", self.text("as large as you like")),
+                ("wsluice.yaml", self.text(message)),
+                ("tls.crt", "no certificate"),
+                ("tls.crt", certificate),
+            ]:
+                with open(f"{self.scratch}/new", "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.replace(f"{self.scratch}/new", f"{self.scratch}/{name}")
+                self.process.send_signal(signal.SIGHUP)
+                self.ask("GET", "drains")
+                # Long enough to be seen by some scrape.
+                if self.stop.wait(2.5):
+                    return
+            self.rounds += 1
+
+
 class Traffic(threading.Thread):
     """One of everything, again and again; a failure ends the check."""
 
@@ -123,6 +183,9 @@ class Traffic(threading.Thread):
         try:
             for port, tls in [(self.plain, None), (self.secure, self.tls)]:
                 threading.Thread(target=self.stay, args=(self.open(port, tls),), daemon=True).start()
+            drained = self.open(self.plain, None, path="/drained")
+            threading.Thread(target=self.stay, args=(drained,), daemon=True).start()
+            threading.Thread(target=self.come_back, daemon=True).start()
             while not self.stop.wait(0.1):
                 self.round()
                 self.rounds += 1
@@ -139,10 +202,23 @@ class Traffic(threading.Thread):
         except OSError:
             pass  # the end of the check
 
+    def come_back(self):
+        """Keeps a session on the route that changes, and opens another whenever it is told to."""
+        while not self.stop.is_set():
+            client = self.open(self.plain, None, path="/changing")
+            client.socket.settimeout(None)
+            try:
+                while received := client.receive():
+                    if received[0] == peers.CLOSE:
+                        client.send(peers.CLOSE, received[1][:2])
+            except OSError:
+                pass  # a process that ends
+            client.close()
+
     @staticmethod
-    def open(port, tls, *headers):
+    def open(port, tls, *headers, path="/ws/room?token=secret"):
         client = peers.Client(port, tls)
-        status = client.upgrade("/ws/room?token=secret", *headers)
+        status = client.upgrade(path, *headers)
         assert status == 101, f"handshake answered with {status}"
         return client
 
@@ -253,7 +329,7 @@ def main(binary, scratch):
     plain, secure, admin, scraper = free_ports(4)
     ports = {"plain": plain, "secure": secure, "admin": admin, "server": server.port, "nobody": nobody.getsockname()[1]}
     with open(f"{scratch}/wsluice.yaml", "w", encoding="utf-8") as file:
-        file.write(CONFIG.format(**ports))
+        file.write(CONFIG.format(**ports, message="1MiB"))
     with open(f"{scratch}/endpoints.json", "w", encoding="utf-8") as file:
         json.dump([{"targets": [f"127.0.0.1:{ports['server']}", f"127.0.0.1:{ports['nobody']}"]}], file)
     with open(f"{scratch}/prometheus.yaml", "w", encoding="utf-8") as file:
@@ -263,6 +339,7 @@ def main(binary, scratch):
     running = []
     log = open(f"{scratch}/log", "w", encoding="utf-8")
     traffic = Traffic(plain, secure, peers.trusting(f"{scratch}/tls.crt"))
+    changes = None
     try:
         running.append(
             subprocess.Popen([binary, "run", "--config", "wsluice.yaml"], cwd=scratch, stdout=log, stderr=log)
@@ -280,13 +357,16 @@ def main(binary, scratch):
 
         def check(what, condition):
             def or_failed():
-                if traffic.failure:
-                    raise SystemExit(f"the traffic failed: {traffic.failure!r}")
+                if failure := traffic.failure or (changes and changes.failure):
+                    raise SystemExit(f"the traffic failed: {failure!r}")
                 return condition()
 
             wait_for(what, or_failed, running)
 
         check("three rounds of traffic", lambda: traffic.rounds >= 3)
+        api = f"http://127.0.0.1:{admin}/api/v1"
+        changes = Changes(running[0], scratch, lambda message: CONFIG.format(**ports, message=message), api)
+        changes.start()
         _, metrics = fetch(f"http://127.0.0.1:{admin}/metrics")
         subprocess.run(["promtool", "check", "metrics"], input=metrics, text=True, check=True)
         assert "secret" not in metrics and "evil" not in metrics, "a client's words became a label"
@@ -295,9 +375,9 @@ def main(binary, scratch):
         check("a scrape", lambda: prometheus.samples('up{job="wsluice"} == 1'))
         panels = list(queries())
         for title, query in panels:
-            if title is None:
+            if title is None or title in ABSENT:
                 prometheus.samples(query)
-            else:
+            elif title not in LAST:
                 check(f"panel {title!r} to show something: {query}", lambda: shows(prometheus, title, query))
         for selector, label in variables():
             check(f"values of {label}", lambda: prometheus.get(f"label/{label}/values", **{"match[]": selector}))
@@ -314,6 +394,15 @@ def main(binary, scratch):
         found = rules()
         for rule in found:
             prometheus.samples(rule["query"])
+        traffic.stop.set()
+        changes.stop.set()
+        traffic.join()
+        changes.join()
+        # The sessions that stay are told to go over the drain's time.
+        running[0].send_signal(signal.SIGTERM)
+        for title, query in panels:
+            if title in LAST:
+                check(f"panel {title!r} to show something: {query}", lambda: shows(prometheus, title, query))
         print(f"{len(panels)} queries of dashboards and {len(found)} rules answered, {traffic.rounds} rounds of traffic")
     except BaseException:
         log.flush()
@@ -322,6 +411,8 @@ def main(binary, scratch):
         raise
     finally:
         traffic.stop.set()
+        if changes:
+            changes.stop.set()
         for process in reversed(running):
             process.terminate()
             try:

@@ -149,6 +149,45 @@ fn what_is_not_a_socket_is_left_alone() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn beside_one_of_our_own_nothing_is_refused_and_nobody_else_gets_in() {
+    let wide = bind(&"0.0.0.0:0".parse().unwrap(), 2).unwrap();
+    let narrow: Address = format!("127.0.0.1:{}", wide.address().tcp().unwrap().port()).parse().unwrap();
+    assert!(matches!(bind(&narrow, 2), Err(BindError::InUse { .. })));
+    let mut beside = bind_beside(&narrow, 2).unwrap();
+    let to_narrow = || StdTcpStream::connect(narrow.tcp().unwrap()).unwrap();
+    let mut old = [wide.for_worker(0).unwrap(), wide.for_worker(1).unwrap()];
+    let client = to_narrow();
+    let [first, second] = &mut old;
+    // It does not listen yet: the other has all.
+    let peer = tokio::select! { it = first.accept() => it.unwrap().1, it = second.accept() => it.unwrap().1 };
+    assert_eq!(peer, client.local_addr().unwrap().into());
+    beside.take_charge().unwrap();
+    let mut new = [beside.for_worker(0).unwrap(), beside.for_worker(1).unwrap()];
+    let client = to_narrow();
+    let [first, second] = &mut new;
+    let peer = tokio::select! { it = first.accept() => it.unwrap().1, it = second.accept() => it.unwrap().1 };
+    assert_eq!(peer, client.local_addr().unwrap().into());
+    drop((old, wide));
+    // And back, with the narrow one in place.
+    let wide: Address = format!("0.0.0.0:{}", narrow.tcp().unwrap().port()).parse().unwrap();
+    for address in [&wide, &narrow] {
+        assert!(matches!(bind(address, 1), Err(BindError::InUse { .. })), "{address}");
+    }
+    let mut back = bind_beside(&wide, 2).unwrap();
+    back.take_charge().unwrap();
+    drop((new, beside));
+    let client = to_narrow();
+    let mut acceptors = [back.for_worker(0).unwrap(), back.for_worker(1).unwrap()];
+    let [first, second] = &mut acceptors;
+    let peer = tokio::select! { it = first.accept() => it.unwrap().1, it = second.accept() => it.unwrap().1 };
+    assert_eq!(peer, client.local_addr().unwrap().into());
+    // Another program, that asks for a share of its own accord or not.
+    let other = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let taken = Address::Tcp((std::net::Ipv4Addr::LOCALHOST, other.local_addr().unwrap().port()).into());
+    assert!(matches!(bind_beside(&taken, 1), Err(BindError::InUse { .. })));
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn what_waits_is_taken_before_a_socket_is_closed_for_good() {
     let directory = tempfile::tempdir().unwrap();
     let (address, path) = unix(&directory);

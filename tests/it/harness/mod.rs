@@ -3,7 +3,7 @@
 //! [`Proxy`] runs the whole application in this process. [`Conn`] is one end of a connection, a client's or a server's:
 //! it writes what it is told, legal or not, and reads strictly, so that any illegal byte of the proxy ends the test
 //! that saw it. [`RawServer`] hands out a `Conn` for each connection it gets; [`Echo`] is a WebSocket server by
-//! tokio-tungstenite. [`Pair`] is all of it with one session open.
+//! tokio-tungstenite. [`Pair`] is all of it with one session open; [`traffic`] is many sessions that talk all the time.
 #![allow(dead_code, unused_imports, reason = "one harness for all stories")]
 
 mod conn;
@@ -14,8 +14,10 @@ mod io;
 mod moody;
 mod pair;
 mod proxy;
+mod series;
 mod server;
 mod tls;
+pub mod traffic;
 
 pub use conn::{Conn, Reader, Writer, switching};
 pub use echo::Echo;
@@ -25,6 +27,7 @@ pub use io::Io;
 pub use moody::{Mood, Moody};
 pub use pair::Pair;
 pub use proxy::{Proxy, in_turn, yaml};
+pub use series::{series, value};
 pub use server::RawServer;
 pub use tls::Authority;
 

@@ -15,7 +15,7 @@ use wsluice::telemetry::exposition;
 use wsluice::telemetry::logging::Format;
 use wsluice::telemetry::sink::LogSink;
 
-use super::{Conn, eventually, within};
+use super::{Conn, eventually, series, within};
 
 /// A configuration with one plain listener `plain` on a free port and one route `all` to `endpoints`; `route` are more
 /// lines of the route.
@@ -92,7 +92,7 @@ impl Proxy {
         let yaml = Arc::new(Mutex::new(yaml.to_owned()));
         let loader = {
             let yaml = Arc::clone(&yaml);
-            Box::new(move || load_str("test.yaml", &yaml.lock().unwrap(), &|_| None))
+            Arc::new(move || load_str("test.yaml", &yaml.lock().unwrap(), &|_| None))
         };
         let app = App::start_from(origin, loaded, Some(loader), Registry::new(), output).unwrap();
         let listeners = app.listeners();
@@ -105,6 +105,11 @@ impl Proxy {
         let changes = within("reload", self.app.control().reload(Trigger::Api)).await;
         self.listeners = self.app.listeners();
         changes
+    }
+
+    /// What it read last.
+    pub fn yaml(&self) -> String {
+        self.yaml.lock().unwrap().clone()
     }
 
     /// Where the first listener is.
@@ -130,19 +135,7 @@ impl Proxy {
 
     /// The value of the series with this name and all of its labels in any order; `None` if there is none.
     pub fn series(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let mut wanted: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
-        wanted.sort();
-        self.metrics().lines().find_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (found, found_labels) = match series.split_once('{') {
-                Some((found, labels)) => (found, labels.strip_suffix('}')?),
-                None => (series, ""),
-            };
-            // No label value in the tests has a comma or a quote in it.
-            let mut found_labels: Vec<&str> = found_labels.split(',').filter(|label| !label.is_empty()).collect();
-            found_labels.sort_unstable();
-            (found == name && found_labels == wanted).then(|| value.parse().unwrap())
-        })
+        series(&self.metrics(), name, labels)
     }
 
     /// As [`Proxy::series`]; a series that is not there yet counts 0.

@@ -90,6 +90,11 @@ impl RawServer {
         within("a connection to the server", async { self.conns.recv().await.unwrap() })
     }
 
+    /// The next connection, however long it takes.
+    pub async fn next(&mut self) -> Option<Conn> {
+        self.conns.recv().await
+    }
+
     /// How many connections were made so far, none of them overlooked: our own, made now, comes in last.
     pub async fn connections(&mut self) -> usize {
         let own = TcpStream::connect(self.address()).await.unwrap();

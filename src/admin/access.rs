@@ -1,0 +1,229 @@
+//! Who may use the API, and who did.
+//!
+//! Where a token is set, it is asked for. Where none is, only this machine can connect (a loopback address or a Unix
+//! socket), and what remains to be kept out are the pages that a browser on this machine shows: they can send requests to
+//! loopback addresses, though they may read the answers only of hosts that are theirs. So a name in `Host` that is not
+//! this machine's is refused (DNS rebinding makes such a host theirs), and so is everything that changes something and
+//! comes from a page, which its browser says in `Origin` or `Sec-Fetch-Site`.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{Digest, SHA256, digest};
+use http::header::{AUTHORIZATION, HeaderName, ORIGIN};
+use http::request::Parts;
+
+use crate::config::AdminToken;
+use crate::header::Host;
+use crate::net::stream::{PeerAddr, Stream};
+
+/// What browsers say of where a request comes from (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// At the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// An address.
+    Inet(PeerAddr),
+    /// A process on this machine, as the system told it when it connected.
+    Unix {
+        /// Its user.
+        uid: Option<u32>,
+        /// Its number.
+        pid: Option<i32>,
+    },
+}
+
+impl Who {
+    /// Whoever is at the other end of `stream`, which came from `peer`.
+    pub fn of(stream: &Stream, peer: PeerAddr) -> Who {
+        match stream {
+            Stream::Tcp(_) => Who::Inet(peer),
+            Stream::Unix(stream) => {
+                let told = stream.peer_cred().ok();
+                Who::Unix { uid: told.map(|told| told.uid()), pid: told.and_then(|told| told.pid()) }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Inet(peer) => peer.fmt(f),
+            Who::Unix { uid, pid } => {
+                f.write_str("unix")?;
+                uid.map_or(Ok(()), |uid| write!(f, " uid={uid}"))?;
+                pid.map_or(Ok(()), |pid| write!(f, " pid={pid}"))
+            }
+        }
+    }
+}
+
+/// Why a request to the API is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No token, or another.
+    #[error("this needs the token of `admin`: send `Authorization: Bearer …`")]
+    Token,
+    /// A name that is not this machine's.
+    #[error("without a token, ask for an IP address or `localhost`: any other host may be a web page's")]
+    Host,
+    /// It changes something, and a web page sent it.
+    #[error("web pages may not change anything here")]
+    Page,
+}
+
+/// The tokens that open, if any.
+#[derive(Default)]
+pub struct Access {
+    /// Of a fixed length, so that comparing tells nothing of that of a token either.
+    digests: Vec<Digest>,
+}
+
+/// Not even their digests.
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Access({} tokens)", self.digests.len())
+    }
+}
+
+impl Access {
+    /// By each of these; with none, whoever can connect.
+    pub fn new(tokens: &[AdminToken]) -> Access {
+        let sha256 = |token: &AdminToken| digest(&SHA256, token.as_bytes());
+        Access { digests: tokens.iter().map(sha256).collect() }
+    }
+
+    /// Lets a request in, or not. `changes`: it asks for more than to be told something. Tells which token opened, from 1.
+    ///
+    /// # Errors
+    /// If it is not let in.
+    pub fn judge(&self, who: Who, request: &Parts, changes: bool) -> Result<Option<usize>, Denied> {
+        let token = if self.digests.is_empty() { None } else { Some(self.token(request).ok_or(Denied::Token)?) };
+        // A browser does not speak to Unix sockets.
+        if token.is_none() && matches!(who, Who::Inet(_)) && !is_asked_for_by_address(request) {
+            return Err(Denied::Host);
+        }
+        if changes && comes_from_a_page(request) {
+            return Err(Denied::Page);
+        }
+        Ok(token)
+    }
+
+    fn token(&self, request: &Parts) -> Option<usize> {
+        let mut fields = request.headers.get_all(AUTHORIZATION).iter();
+        let (Some(field), None) = (fields.next(), fields.next()) else { return None };
+        let (scheme, given) = field.as_bytes().split_at_checked("bearer ".len())?;
+        if !scheme.eq_ignore_ascii_case(b"bearer ") {
+            return None;
+        }
+        let given = digest(&SHA256, given.trim_ascii());
+        // All of them, whichever it is.
+        let fits = |of: &Digest| verify_slices_are_equal(of.as_ref(), given.as_ref()).is_ok();
+        let found = self.digests.iter().enumerate().map(|(at, of)| if fits(of) { at + 1 } else { 0 });
+        found.max().filter(|at| *at > 0)
+    }
+}
+
+/// No page can have an address for its host that is ours and whose server is another's.
+fn is_asked_for_by_address(request: &Parts) -> bool {
+    Host::from_request(request).is_ok_and(|host| {
+        host.name.parse::<IpAddr>().is_ok() || host.name == "localhost" || host.name.ends_with(".localhost")
+    })
+}
+
+fn comes_from_a_page(request: &Parts) -> bool {
+    let site = request.headers.get(SEC_FETCH_SITE);
+    request.headers.contains_key(ORIGIN) || site.is_some_and(|site| site != "none")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+
+    const TCP: fn() -> Who = || Who::Inet(PeerAddr::Inet(([127, 0, 0, 1], 5000).into()));
+    const UNIX: Who = Who::Unix { uid: Some(1000), pid: Some(7) };
+
+    fn request(headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::builder().uri("/api/v1/status");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn access(tokens: &[&str]) -> Access {
+        let tokens: Vec<AdminToken> = tokens.iter().map(|token| token.parse().unwrap()).collect();
+        Access::new(&tokens)
+    }
+
+    #[test]
+    fn a_token_opens_and_nothing_else_does() {
+        let access = access(&["0123456789abcdef", "fedcba9876543210"]);
+        let judge = |authorization: &str| {
+            access.judge(TCP(), &request(&[("host", "any.example.com"), ("authorization", authorization)]), true)
+        };
+        assert_eq!(judge("Bearer 0123456789abcdef"), Ok(Some(1)));
+        assert_eq!(judge("bearer  fedcba9876543210"), Ok(Some(2)));
+        for wrong in [
+            "Bearer 0123456789abcdeg",
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdeff",
+            "Bearer ",
+            "Bearer",
+            "0123456789abcdef",
+            "Basic 0123456789abcdef",
+            "",
+        ] {
+            assert_eq!(judge(wrong), Err(Denied::Token), "{wrong}");
+        }
+        assert_eq!(access.judge(UNIX, &request(&[]), false), Err(Denied::Token), "no token at all");
+        let twice =
+            request(&[("authorization", "Bearer 0123456789abcdef"), ("authorization", "Bearer 0123456789abcdef")]);
+        assert_eq!(access.judge(TCP(), &twice, false), Err(Denied::Token));
+        assert_eq!(format!("{access:?}"), "Access(2 tokens)");
+    }
+
+    #[test]
+    fn without_a_token_a_name_that_may_be_a_pages_is_refused() {
+        let access = access(&[]);
+        for host in
+            ["127.0.0.1:9902", "localhost", "localhost:9902", "LOCALHOST.", "[::1]:9902", "10.0.0.1", "a.localhost"]
+        {
+            assert_eq!(access.judge(TCP(), &request(&[("host", host)]), true), Ok(None), "{host}");
+        }
+        for host in ["evil.example.com", "localhost.example.com", "127.0.0.1.nip.io", "notlocalhost", "", "a b"] {
+            assert_eq!(access.judge(TCP(), &request(&[("host", host)]), false), Err(Denied::Host), "{host}");
+        }
+        assert_eq!(access.judge(TCP(), &request(&[]), false), Err(Denied::Host), "no Host");
+        assert_eq!(access.judge(UNIX, &request(&[("host", "wsluice")]), true), Ok(None));
+    }
+
+    #[test]
+    fn a_page_may_not_change_anything() {
+        let access = access(&[]);
+        let from = |name, value| request(&[("host", "127.0.0.1"), (name, value)]);
+        for (name, value) in [
+            ("origin", "https://evil.example.com"),
+            ("origin", "null"),
+            ("origin", "http://127.0.0.1"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-origin"),
+        ] {
+            let page = from(name, value);
+            assert_eq!(access.judge(TCP(), &page, true), Err(Denied::Page), "{name}: {value}");
+            assert_eq!(access.judge(TCP(), &page, false), Ok(None), "it can not read the answer");
+        }
+        assert_eq!(access.judge(TCP(), &from("sec-fetch-site", "none"), true), Ok(None), "typed into the address bar");
+    }
+
+    #[test]
+    fn who_it_was_is_told_as_far_as_it_is_known() {
+        assert_eq!(TCP().to_string(), "127.0.0.1:5000");
+        assert_eq!(UNIX.to_string(), "unix uid=1000 pid=7");
+        assert_eq!(Who::Unix { uid: None, pid: None }.to_string(), "unix");
+    }
+}

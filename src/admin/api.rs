@@ -1,0 +1,282 @@
+//! `/api/v1/`: what an operator may ask and order, in JSON.
+//!
+//! A request is let in (`access`), understood (`call`), and handed to the [`Desk`]; nothing is done here. Whatever changes
+//! something is one line in the log of the target `wsluice::audit`: who, what, and how it went. It is done and written also
+//! when the operator has gone meanwhile, so it is a task of its own.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use prometheus::{IntCounterVec, Opts, Registry};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::access::{Access, Denied, Who};
+use super::call::{Call, Failure, Place, changes};
+use super::desk::{Desk, Refusal, Which};
+
+/// For the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the API counts.
+#[derive(Clone, Debug)]
+pub struct Metrics(IntCounterVec);
+
+impl Metrics {
+    /// Makes and registers `wsluice_api_requests_total`.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let about =
+            "Requests to the admin API: done, not understood or possible (refused), not let in (denied), failed.";
+        let requests = IntCounterVec::new(Opts::new("wsluice_api_requests_total", about), &["result"])?;
+        ["done", "refused", "denied", "failed"].iter().for_each(|result| drop(requests.with_label_values(&[result])));
+        registry.register(Box::new(requests.clone()))?;
+        Ok(Metrics(requests))
+    }
+
+    fn answered(&self, status: StatusCode) {
+        let result = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "denied",
+            status if status.is_success() => "done",
+            status if status.is_client_error() => "refused",
+            _ => "failed",
+        };
+        self.0.with_label_values(&[result]).inc();
+    }
+}
+
+/// The API at one door.
+#[derive(Debug)]
+pub struct Api {
+    desk: Arc<dyn Desk>,
+    access: ArcSwap<Access>,
+    metrics: Metrics,
+    for_body: Duration,
+    audit: fn(&Action),
+}
+
+impl Api {
+    /// Lets in by `access`, and has done by `desk`.
+    pub fn new(desk: Arc<dyn Desk>, access: Access, metrics: Metrics) -> Api {
+        Api { desk, access: ArcSwap::from_pointee(access), metrics, for_body: BODY_TIMEOUT, audit: Action::log }
+    }
+
+    /// Lets in by this from now on.
+    pub fn let_in_by(&self, access: Access) {
+        self.access.store(Arc::new(access));
+    }
+
+    /// Answers a request below [`super::call::ROOT`] that came from `who`.
+    ///
+    /// Cancel-safe: what it has begun to change is done and written down all the same.
+    pub async fn answer<B>(self: &Arc<Api>, who: Who, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_parts();
+        let answer = match self.hear(who, &parts, body).await {
+            Ok(answer) => json_answer(StatusCode::OK, &answer),
+            Err(failure) => refusal(&failure),
+        };
+        self.metrics.answered(answer.status());
+        answer
+    }
+
+    async fn hear<B>(self: &Arc<Api>, who: Who, parts: &Parts, body: B) -> Result<Value, Failure>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let token = self.access.load().judge(who, parts, changes(&parts.method)).map_err(|denied| {
+            let status = match denied {
+                Denied::Token => StatusCode::UNAUTHORIZED,
+                Denied::Host | Denied::Page => StatusCode::FORBIDDEN,
+            };
+            Failure::new(status, denied.to_string())
+        })?;
+        let place = Place::of(parts.uri.path())?;
+        place.allows(&parts.method)?;
+        let body = read(body, place.body_bytes_max(), self.for_body).await?;
+        let call = Call::read(place, parts, &body)?;
+        let Some((action, on)) = order(&call) else { return self.carry_out(call).await };
+        let api = Arc::clone(self);
+        let done = tokio::spawn(async move {
+            let done = api.carry_out(call).await;
+            (api.audit)(&Action { by: who, token, action, on, done: done.clone() });
+            done
+        });
+        done.await.unwrap_or_else(|_| {
+            Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "this failed half-way; see the log"))
+        })
+    }
+
+    async fn carry_out(&self, call: Call) -> Result<Value, Failure> {
+        let desk = &self.desk;
+        Ok(match call {
+            Call::Status => json(&desk.status())?,
+            Call::Config => json(&desk.config())?,
+            Call::Reload => desk.reload().await?,
+            Call::Check(text) => match desk.check(text).await {
+                Ok(warnings) => json!({ "warnings": warnings }),
+                Err(refusal @ Refusal::Config(_)) => {
+                    return Err(Failure { error: "the configuration is wrong".into(), ..refusal.into() });
+                }
+                Err(refusal) => return Err(refusal.into()),
+            },
+            Call::Sessions { filter, after, limit } => {
+                // One more tells whether there is a page after this one.
+                let mut sessions = desk.sessions(&filter, after.as_deref(), limit + 1).await?;
+                let more = sessions.len() > limit;
+                sessions.truncate(limit);
+                let next = sessions.last().filter(|_| more).map(|last| last.id.clone());
+                let mut page = json!({ "sessions": json(&sessions)? });
+                if let Some(next) = next {
+                    page["next"] = Value::from(next);
+                }
+                page
+            }
+            Call::Session(id) => json(&desk.session(&id).await.ok_or_else(no_session)?)?,
+            Call::CloseOne { id, close } => match desk.close(Which::One(&id), close, Duration::ZERO).await? {
+                0 => return Err(no_session()),
+                closing => json!({ "closing": closing }),
+            },
+            Call::Close { filter, close, over } => {
+                json!({ "closing": desk.close(Which::All(&filter), close, over).await? })
+            }
+            Call::Drains => json!({ "drains": json(&desk.drains().await)? }),
+            Call::Drain { target, time } => {
+                let shown = target.to_string();
+                match desk.drain(target, time).await? {
+                    Some(closing) => json!({ "closing": closing }),
+                    None => return Err(Failure::new(StatusCode::NOT_FOUND, format!("there is no {shown}"))),
+                }
+            }
+            Call::EndDrain(target) => {
+                let shown = target.to_string();
+                match desk.end_drain(target).await? {
+                    true => json!({ "ended": true }),
+                    false => return Err(Failure::new(StatusCode::NOT_FOUND, format!("{shown} is not drained"))),
+                }
+            }
+        })
+    }
+}
+
+fn no_session() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "there is no such session; it may have ended")
+}
+
+/// What is ordered and on what, if it changes anything.
+fn order(call: &Call) -> Option<(&'static str, String)> {
+    match call {
+        Call::Status | Call::Config | Call::Check(_) | Call::Sessions { .. } | Call::Session(_) | Call::Drains => None,
+        Call::Reload => Some(("reload", String::new())),
+        Call::CloseOne { id, close } => Some(("close", format!("session {id} with {}", shown(close)))),
+        Call::Close { filter, close, over } => {
+            Some(("close", format!("sessions {filter} with {} over {over:?}", shown(close))))
+        }
+        Call::Drain { target, time } => Some(("drain", format!("{target} over {time:?}"))),
+        Call::EndDrain(target) => Some(("end_drain", target.to_string())),
+    }
+}
+
+fn shown(close: &crate::ws::close::Close) -> String {
+    let code = close.code.map_or_else(String::new, |code| code.to_string());
+    format!("{code} {:?}", close.reason)
+}
+
+/// Something that was ordered, and how it went.
+#[derive(Clone, Debug)]
+struct Action {
+    /// Who asked.
+    by: Who,
+    /// Which token he had, from 1.
+    token: Option<usize>,
+    /// What for.
+    action: &'static str,
+    /// On what.
+    on: String,
+    /// What he is answered.
+    done: Result<Value, Failure>,
+}
+
+impl Action {
+    /// Writes its line.
+    fn log(&self) {
+        let Action { by, token, action, on, done } = self;
+        let on = (!on.is_empty()).then_some(on);
+        match done {
+            Ok(answer) => {
+                tracing::info!(target: "wsluice::audit", %by, token, action, on, result = %answer, "done for an operator");
+            }
+            Err(Failure { status, error, .. }) => {
+                let status = status.as_u16();
+                tracing::info!(target: "wsluice::audit", %by, token, action, on, status, %error, "not done for an operator");
+            }
+        }
+    }
+}
+
+/// The whole body, within bounds of size and time.
+async fn read<B>(body: B, bytes_max: u64, time: Duration) -> Result<Bytes, Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let limited = pin!(Limited::new(body, usize::try_from(bytes_max).unwrap_or(usize::MAX)));
+    match timeout(time, limited.collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let error = format!("the body is larger than {bytes_max} bytes");
+            Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error))
+        }
+        Ok(Err(_)) => Err(Failure::new(StatusCode::BAD_REQUEST, "the body cannot be read")),
+        Err(_) => Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(|error| {
+        tracing::warn!(%error, "an answer of the API cannot be written");
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written; see the log")
+    })
+}
+
+fn refusal(failure: &Failure) -> Response<Full<Bytes>> {
+    let Failure { status, error, problems, allow } = failure;
+    let mut answer = json!({ "error": error });
+    if let (false, Ok(problems)) = (problems.is_empty(), serde_json::to_value(problems)) {
+        answer["problems"] = problems;
+    }
+    let mut response = json_answer(*status, &answer);
+    if let Some(allow) = allow {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if *status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"wsluice\""));
+    }
+    response
+}
+
+/// For people as well as for programs: indented, with a last line break.
+fn json_answer(status: StatusCode, answer: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(format!("{answer:#}\n").into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

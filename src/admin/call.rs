@@ -1,0 +1,495 @@
+//! A request to the API as what it asks for: pure, so that what is refused before anything is done can be seen at a glance.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
+use serde_json::Value;
+
+use super::desk::{Problem, Refusal, Target};
+use super::filter::{Filter, Parameters, Wrong};
+use crate::config::{FILE_BYTES_MAX, Span};
+use crate::header::redact::decode;
+use crate::ws::close::{Close, CloseCode};
+
+/// Where it begins.
+pub const ROOT: &str = "/api/v1/";
+
+/// Sessions on a page, unless `limit` says otherwise, and at most.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1000;
+/// What a Close can carry (RFC 6455 §5.5: 125 bytes with the code).
+const REASON_BYTES_MAX: usize = 123;
+/// Over how long a drain closes sessions, unless `time` says otherwise: as the drain at the end of the process.
+const DRAIN_TIME: Duration = Duration::from_secs(30);
+/// Nobody waits longer for a drain to end; a longer one is a slip.
+const TIME_MAX: Span = Span::from_secs(24 * 60 * 60);
+/// Of all bodies but that of `check`.
+const FORM_BYTES_MAX: u64 = 16 << 10;
+
+/// What can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// How the process stands.
+    Status,
+    /// The configuration in force.
+    Config,
+    /// To read the configuration again.
+    Reload,
+    /// What is wrong with this configuration, or with the file.
+    Check(Option<String>),
+    /// A page of sessions.
+    Sessions {
+        /// Of which.
+        filter: Filter,
+        /// After which id.
+        after: Option<String>,
+        /// How many at most.
+        limit: usize,
+    },
+    /// One session.
+    Session(String),
+    /// To close one.
+    CloseOne {
+        /// Its id.
+        id: String,
+        /// What its client is told.
+        close: Close,
+    },
+    /// To close some.
+    Close {
+        /// Which.
+        filter: Filter,
+        /// What their clients are told.
+        close: Close,
+        /// Over how long.
+        over: Duration,
+    },
+    /// What is drained.
+    Drains,
+    /// To drain something.
+    Drain {
+        /// What.
+        target: Target,
+        /// Over how long.
+        time: Duration,
+    },
+    /// To end that.
+    EndDrain(Target),
+}
+
+/// An answer that is an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its status.
+    pub status: StatusCode,
+    /// In words.
+    pub error: Cow<'static, str>,
+    /// What is wrong with a configuration.
+    pub problems: Vec<Problem>,
+    /// The methods there are, where it is about them.
+    pub allow: Option<&'static str>,
+}
+
+impl Failure {
+    /// An error without more to say.
+    pub fn new(status: StatusCode, error: impl Into<Cow<'static, str>>) -> Failure {
+        Failure { status, error: error.into(), problems: Vec::new(), allow: None }
+    }
+}
+
+impl From<Wrong> for Failure {
+    fn from(wrong: Wrong) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, wrong.0)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let error = refusal.to_string();
+        match refusal {
+            Refusal::Config(problems) => Failure { problems, ..Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error) },
+            Refusal::Bad(_) => Failure::new(StatusCode::BAD_REQUEST, error),
+            Refusal::Conflict(_) => Failure::new(StatusCode::CONFLICT, error),
+            Refusal::Ending => Failure::new(StatusCode::SERVICE_UNAVAILABLE, error),
+        }
+    }
+}
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `status`
+    Status,
+    /// `config`
+    Config,
+    /// `reload`
+    Reload,
+    /// `check`
+    Check,
+    /// `sessions`
+    Sessions,
+    /// `sessions/close`
+    Close,
+    /// `sessions/ID`
+    Session(String),
+    /// `drains`
+    Drains,
+    /// `drains/KIND/NAME`
+    Drain(Target),
+}
+
+impl Place {
+    /// What stands at `path`, which begins with [`ROOT`].
+    ///
+    /// # Errors
+    /// If there is nothing.
+    pub fn of(path: &str) -> Result<Place, Failure> {
+        let nothing = || {
+            let there = "status, config, reload, check, sessions, sessions/close, sessions/ID, drains, drains/listener/NAME, \
+                         drains/route/NAME, drains/upstream/NAME and drains/endpoint/UPSTREAM/ENDPOINT";
+            Failure::new(StatusCode::NOT_FOUND, format!("not found; below {ROOT} there are {there}"))
+        };
+        let rest = path.strip_prefix(ROOT).ok_or_else(nothing)?;
+        // The name of an endpoint is a URL, with its slashes as they are or encoded.
+        let name = |text: &str| match text {
+            "" => Err(nothing()),
+            // In a path a plus is a plus.
+            text => Ok(decode(&text.replace('+', "%2B")).into_owned()),
+        };
+        let whole = |text: &str| if text.contains('/') { Err(nothing()) } else { name(text) };
+        let place = match rest.split_once('/').unwrap_or((rest, "")) {
+            _ if rest.ends_with('/') => return Err(nothing()),
+            ("status", "") => Place::Status,
+            ("config", "") => Place::Config,
+            ("reload", "") => Place::Reload,
+            ("check", "") => Place::Check,
+            ("sessions", "") => Place::Sessions,
+            ("sessions", "close") => Place::Close,
+            ("sessions", id) => Place::Session(whole(id)?),
+            ("drains", "") => Place::Drains,
+            ("drains", target) => {
+                let (kind, target) = target.split_once('/').ok_or_else(nothing)?;
+                Place::Drain(match kind {
+                    "listener" => Target::Listener { name: whole(target)? },
+                    "route" => Target::Route { name: whole(target)? },
+                    "upstream" => Target::Upstream { name: whole(target)? },
+                    "endpoint" => {
+                        let (upstream, endpoint) = target.split_once('/').ok_or_else(nothing)?;
+                        Target::Endpoint { upstream: name(upstream)?, endpoint: name(endpoint)? }
+                    }
+                    _ => return Err(nothing()),
+                })
+            }
+            _ => return Err(nothing()),
+        };
+        Ok(place)
+    }
+
+    /// The methods it has.
+    fn methods(&self) -> &'static str {
+        match self {
+            Place::Status | Place::Config | Place::Sessions | Place::Drains => "GET, HEAD",
+            Place::Reload | Place::Check | Place::Close => "POST",
+            Place::Session(_) => "GET, HEAD, DELETE",
+            Place::Drain(_) => "PUT, DELETE",
+        }
+    }
+
+    /// Whether it has this one.
+    ///
+    /// # Errors
+    /// If not, with those that it has.
+    pub fn allows(&self, method: &Method) -> Result<(), Failure> {
+        let methods = self.methods();
+        if methods.split(", ").any(|one| one == method.as_str()) {
+            return Ok(());
+        }
+        let failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("here only {methods}"));
+        Err(Failure { allow: Some(methods), ..failure })
+    }
+
+    /// How large a body may be.
+    pub fn body_bytes_max(&self) -> u64 {
+        match self {
+            Place::Check => FILE_BYTES_MAX,
+            _ => FORM_BYTES_MAX,
+        }
+    }
+}
+
+/// Whether a method is for more than being told something.
+pub fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD)
+}
+
+impl Call {
+    /// What is asked for at `place`, which allows the method, with this body.
+    ///
+    /// # Errors
+    /// If it cannot be understood.
+    pub fn read(place: Place, request: &Parts, body: &[u8]) -> Result<Call, Failure> {
+        let query = request.uri.query().unwrap_or_default();
+        let mut parameters = match place {
+            // Its body is a configuration.
+            Place::Check => Parameters::parse(query, "")?,
+            _ => Parameters::parse(query, &form(request.headers.get(CONTENT_TYPE), body)?)?,
+        };
+        let parameters_of = &mut parameters;
+        let call = match (place, &request.method) {
+            (Place::Status, _) => Call::Status,
+            (Place::Config, _) => Call::Config,
+            (Place::Reload, _) => Call::Reload,
+            (Place::Check, _) => Call::Check(configuration(body)?),
+            (Place::Sessions, _) => {
+                let filter = Filter::take(parameters_of)?;
+                let after = parameters_of.word("after")?;
+                let such_as = format!("a number from 1 to {PAGE_MAX}");
+                let read = |text: &str| text.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
+                let limit = parameters_of.read("limit", &such_as, read)?.unwrap_or(PAGE);
+                Call::Sessions { filter, after, limit }
+            }
+            (Place::Session(id), &Method::DELETE) => Call::CloseOne { id, close: close(parameters_of)? },
+            (Place::Session(id), _) => Call::Session(id),
+            (Place::Close, _) => {
+                let filter = Filter::take(parameters_of)?;
+                let close = close(parameters_of)?;
+                let over = time(parameters_of, "over")?.unwrap_or_default();
+                let all = parameters_of.read("all", "`true`", |text| (text == "true").then_some(()))?.is_some();
+                match (filter.is_all(), all) {
+                    (true, false) => {
+                        return Err(Wrong("say which sessions, or `all=true`".to_owned()).into());
+                    }
+                    (false, true) => {
+                        return Err(Wrong("`all=true` and a filter contradict each other".to_owned()).into());
+                    }
+                    _ => Call::Close { filter, close, over },
+                }
+            }
+            (Place::Drains, _) => Call::Drains,
+            (Place::Drain(target), &Method::DELETE) => Call::EndDrain(target),
+            (Place::Drain(target), _) => {
+                Call::Drain { target, time: time(parameters_of, "time")?.unwrap_or(DRAIN_TIME) }
+            }
+        };
+        parameters.finish()?;
+        Ok(call)
+    }
+}
+
+/// The parameters in a body, as in a query.
+fn form(kind: Option<&HeaderValue>, body: &[u8]) -> Result<String, Failure> {
+    if body.is_empty() {
+        return Ok(String::new());
+    }
+    let bad = |error: &'static str| Failure::new(StatusCode::BAD_REQUEST, error);
+    let text = std::str::from_utf8(body).map_err(|_| bad("the body is not text"))?;
+    let kind = kind.map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if kind.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
+        return Ok(text.to_owned());
+    }
+    if kind.eq_ignore_ascii_case(b"application/json") {
+        let wrong = || bad("the body is not a JSON object of strings, numbers and booleans");
+        let Ok(Value::Object(entries)) = serde_json::from_str(text) else { return Err(wrong()) };
+        let pairs: Result<Vec<String>, Failure> = entries
+            .into_iter()
+            .map(|(name, value)| match value {
+                Value::String(text) => Ok(format!("{}={}", encode(&name), encode(&text))),
+                Value::Number(number) => Ok(format!("{}={number}", encode(&name))),
+                Value::Bool(value) => Ok(format!("{}={value}", encode(&name))),
+                Value::Null | Value::Array(_) | Value::Object(_) => Err(wrong()),
+            })
+            .collect();
+        return Ok(pairs?.join("&"));
+    }
+    let error = "send parameters in the query, as application/x-www-form-urlencoded or as application/json";
+    Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error))
+}
+
+/// So that it is decoded to what it was.
+fn encode(text: &str) -> String {
+    let mark = |c: char| match c {
+        '%' | '&' | '=' | '+' | ' ' | '\n' => format!("%{:02X}", c as u32),
+        c => c.to_string(),
+    };
+    text.chars().map(mark).collect()
+}
+
+fn configuration(body: &[u8]) -> Result<Option<String>, Failure> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(body).map_err(|_| Wrong("the configuration is not UTF-8 text".to_owned()))?;
+    Ok(Some(text.to_owned()))
+}
+
+fn close(from: &mut Parameters) -> Result<Close, Wrong> {
+    let sendable = |text: &str| text.parse().ok().map(CloseCode).filter(|code| code.is_sendable());
+    let such_as = "a close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999";
+    let code = from.read("code", such_as, sendable)?.unwrap_or(CloseCode::POLICY_VIOLATION);
+    let reason = match from.text("reason") {
+        None => Cow::Borrowed("closed by operator"),
+        Some(reason) if reason.len() > REASON_BYTES_MAX => {
+            let bytes = reason.len();
+            return Err(Wrong(format!("`reason` has at most {REASON_BYTES_MAX} bytes, this one {bytes}")));
+        }
+        Some(reason) if reason.contains(char::is_control) => {
+            return Err(Wrong("`reason` has control characters".to_owned()));
+        }
+        Some(reason) => Cow::Owned(reason),
+    };
+    Ok(Close { code: Some(code), reason })
+}
+
+fn time(from: &mut Parameters, name: &'static str) -> Result<Option<Duration>, Wrong> {
+    match from.value::<Span>(name)? {
+        Some(time) if time > TIME_MAX => Err(Wrong(format!("`{name}` is at most {TIME_MAX}"))),
+        time => Ok(time.map(Span::duration)),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+
+    fn read(method: &str, path: &str, kind: &str, body: &str) -> Result<Call, (u16, String)> {
+        let request = http::Request::builder().method(method).uri(path).header(CONTENT_TYPE, kind).body(()).unwrap();
+        let request = request.into_parts().0;
+        let place = Place::of(request.uri.path()).and_then(|place| place.allows(&request.method).map(|()| place));
+        let call = place.and_then(|place| Call::read(place, &request, body.as_bytes()));
+        call.map_err(|failure| (failure.status.as_u16(), failure.error.into_owned()))
+    }
+
+    fn ask(method: &str, path: &str) -> Result<Call, (u16, String)> {
+        read(method, path, "", "")
+    }
+
+    #[test]
+    fn each_call_has_its_path_and_method() {
+        let operator = Close::new(CloseCode::POLICY_VIOLATION, "closed by operator");
+        let endpoint = Target::Endpoint { upstream: "app".into(), endpoint: "ws://10.0.0.1:9000".into() };
+        let chat = Filter { route: Some("chat".into()), ..Filter::default() };
+        for (method, path, call) in [
+            ("GET", "/api/v1/status", Call::Status),
+            ("HEAD", "/api/v1/config", Call::Config),
+            ("POST", "/api/v1/reload", Call::Reload),
+            ("POST", "/api/v1/check", Call::Check(None)),
+            ("GET", "/api/v1/sessions", Call::Sessions { filter: Filter::default(), after: None, limit: 100 }),
+            (
+                "GET",
+                "/api/v1/sessions?limit=1000&route=chat&after=0-1-2",
+                Call::Sessions { filter: chat.clone(), after: Some("0-1-2".into()), limit: 1000 },
+            ),
+            ("GET", "/api/v1/sessions/0-1-2", Call::Session("0-1-2".into())),
+            ("DELETE", "/api/v1/sessions/0-1-2", Call::CloseOne { id: "0-1-2".into(), close: operator.clone() }),
+            (
+                "DELETE",
+                "/api/v1/sessions/0-1-2?code=4001&reason=go+away%21",
+                Call::CloseOne { id: "0-1-2".into(), close: Close::new(CloseCode(4001), "go away!") },
+            ),
+            (
+                "POST",
+                "/api/v1/sessions/close?route=chat&over=1m&reason=",
+                Call::Close {
+                    filter: chat,
+                    close: Close::new(CloseCode::POLICY_VIOLATION, ""),
+                    over: Duration::from_secs(60),
+                },
+            ),
+            (
+                "POST",
+                "/api/v1/sessions/close?all=true",
+                Call::Close { filter: Filter::default(), close: operator, over: Duration::ZERO },
+            ),
+            ("GET", "/api/v1/drains", Call::Drains),
+            (
+                "PUT",
+                "/api/v1/drains/listener/public?time=1h",
+                Call::Drain { target: Target::Listener { name: "public".into() }, time: Duration::from_secs(3600) },
+            ),
+            (
+                "PUT",
+                "/api/v1/drains/route/chat",
+                Call::Drain { target: Target::Route { name: "chat".into() }, time: Duration::from_secs(30) },
+            ),
+            ("DELETE", "/api/v1/drains/upstream/app", Call::EndDrain(Target::Upstream { name: "app".into() })),
+            ("DELETE", "/api/v1/drains/endpoint/app/ws://10.0.0.1:9000", Call::EndDrain(endpoint.clone())),
+            ("DELETE", "/api/v1/drains/endpoint/app/ws%3A%2F%2F10.0.0.1%3A9000", Call::EndDrain(endpoint)),
+            (
+                "DELETE",
+                "/api/v1/drains/endpoint/app/unix:/run/a+b.sock",
+                Call::EndDrain(Target::Endpoint { upstream: "app".into(), endpoint: "unix:/run/a+b.sock".into() }),
+            ),
+        ] {
+            assert_eq!(ask(method, path), Ok(call), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn parameters_may_stand_in_a_form_or_an_object() {
+        let path = "/api/v1/sessions/close?route=a%26b";
+        let filter = Filter { route: Some("a&b".into()), ..Filter::default() };
+        let close = Close::new(CloseCode(4001), "50% + ü = x&y");
+        let wanted = Call::Close { filter, close, over: Duration::from_secs(5) };
+        let form = "code=4001&reason=50%25+%2B+%C3%BC+%3D+x%26y&over=5s\n";
+        assert_eq!(read("POST", path, "application/x-www-form-urlencoded", form), Ok(wanted.clone()));
+        let json = r#"{"code": 4001, "reason": "50% + ü = x&y", "over": "5s"}"#;
+        assert_eq!(read("POST", path, "application/json; charset=utf-8", json), Ok(wanted));
+        for (kind, body, status) in [
+            ("application/json", "[1]", 400),
+            ("application/json", "{", 400),
+            ("application/json", r#"{"code": null}"#, 400),
+            ("text/plain", "code=4001", 415),
+            ("", "code=4001", 415),
+            ("application/x-www-form-urlencoded", "route=b", 400),
+        ] {
+            assert_eq!(read("POST", path, kind, body).unwrap_err().0, status, "{kind} {body}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_taken_as_it_is() {
+        let yaml = "routes: [] # a&b=c\n";
+        assert_eq!(read("POST", "/api/v1/check", "text/yaml", yaml), Ok(Call::Check(Some(yaml.into()))));
+        assert_eq!(Place::Check.body_bytes_max(), FILE_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_in_the_proper_words() {
+        let long = format!("/api/v1/sessions/1?reason={}", "x".repeat(124));
+        for (method, path, status, error) in [
+            ("GET", "/api/v1/", 404, "not found; below /api/v1/ there are status, "),
+            ("GET", "/api/v1/sessions/", 404, "not found"),
+            ("GET", "/api/v1/sessions/a/b", 404, "not found"),
+            ("PUT", "/api/v1/drains/route", 404, "not found"),
+            ("PUT", "/api/v1/drains/route/", 404, "not found"),
+            ("PUT", "/api/v1/drains/router/a", 404, "not found"),
+            ("PUT", "/api/v1/drains/endpoint/app", 404, "not found"),
+            ("GET", "/api/v1/status/", 404, "not found"),
+            ("POST", "/api/v1/status", 405, "here only GET, HEAD"),
+            ("GET", "/api/v1/reload", 405, "here only POST"),
+            ("GET", "/api/v1/sessions/close", 405, "here only POST"),
+            ("POST", "/api/v1/sessions/1", 405, "here only GET, HEAD, DELETE"),
+            ("GET", "/api/v1/status?a=b", 400, "`a` is no parameter; there are none here"),
+            ("GET", "/api/v1/sessions?limit=0", 400, "`limit` is not a number from 1 to 1000"),
+            ("GET", "/api/v1/sessions?limit=1001", 400, "`limit` is not a number from 1 to 1000"),
+            ("POST", "/api/v1/sessions/close", 400, "say which sessions, or `all=true`"),
+            ("POST", "/api/v1/sessions/close?all=false", 400, "`all` is not `true`"),
+            ("POST", "/api/v1/sessions/close?all=true&route=a", 400, "`all=true` and a filter contradict each other"),
+            ("POST", "/api/v1/sessions/close?rout=a", 400, "say which sessions, or `all=true`"),
+            ("POST", "/api/v1/sessions/close?route=a&over=25h", 400, "`over` is at most 1d"),
+            ("DELETE", "/api/v1/sessions/1?code=1006", 400, "`code` is not a close code: 1000 to 1003, "),
+            ("DELETE", "/api/v1/sessions/1?code=70000", 400, "`code` is not a close code: 1000 to 1003, "),
+            ("DELETE", &long, 400, "`reason` has at most 123 bytes, this one 124"),
+            ("DELETE", "/api/v1/sessions/1?reason=a%0Ab", 400, "`reason` has control characters"),
+            ("PUT", "/api/v1/drains/route/a?time=5", 400, "`time`: `5` has no unit"),
+        ] {
+            let (is, said) = ask(method, path).unwrap_err();
+            assert!(is == status && said.starts_with(error), "{method} {path}: {is} {said}");
+        }
+    }
+}

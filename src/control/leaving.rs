@@ -1,0 +1,135 @@
+//! Who is still where he is to go from: how far drains have come.
+//!
+//! Nothing is counted while sessions come and go. Whoever scrapes has the sessions looked at, once for all that is asked
+//! of them, and only while there is a drain or somebody has been told to stop: 100,000 sessions and one drain take some
+//! milliseconds of the admin thread.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Opts, Registry};
+use tokio::sync::watch;
+
+use super::drains::{DrainStatus, Target};
+use crate::proxy::outcome::{STOPPING_LABELS, stopping_label};
+use crate::session::Sessions;
+use crate::telemetry::labelled::IntGaugeVec;
+
+/// What can be drained, as a label: the process besides what an operator names.
+const PROCESS: &str = "process";
+const KINDS: [&str; 5] = ["listener", "route", "upstream", "endpoint", PROCESS];
+
+/// What is looked at when it is asked.
+struct Leaving {
+    sessions: Arc<Sessions>,
+    drains: watch::Receiver<Vec<DrainStatus>>,
+    desc: Vec<Desc>,
+}
+
+/// The families, with the values of one moment.
+struct Families {
+    active: IntGaugeVec,
+    left: IntGaugeVec,
+    stopping: IntGaugeVec,
+}
+
+/// Registers what is told of the sessions that are to go; `drains` are the operator's.
+///
+/// # Errors
+/// If one of the names is taken.
+pub fn register(
+    registry: &Registry,
+    sessions: Arc<Sessions>,
+    drains: watch::Receiver<Vec<DrainStatus>>,
+) -> prometheus::Result<()> {
+    let families = Families::new()?;
+    let desc = families.all().into_iter().flat_map(Collector::desc).cloned().collect();
+    registry.register(Box::new(Leaving { sessions, drains, desc }))
+}
+
+impl Families {
+    fn new() -> prometheus::Result<Families> {
+        Ok(Families {
+            active: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_drains_active",
+                    "Drains that were begun and not ended, by what is drained; its sessions may all have gone.",
+                ),
+                &["kind"],
+            )?,
+            left: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_drain_sessions_left",
+                    "Sessions that are still there where a drain was begun and not ended.",
+                ),
+                &["kind", "name", "endpoint"],
+            )?,
+            stopping: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_sessions_stopping",
+                    "Sessions that have been told to stop, now or at their moment, and are still there, by reason.",
+                ),
+                &["reason"],
+            )?,
+        })
+    }
+
+    fn all(&self) -> [&IntGaugeVec; 3] {
+        [&self.active, &self.left, &self.stopping]
+    }
+}
+
+impl Target {
+    /// Its kind and its names, as labels.
+    fn labels(&self) -> [&str; 3] {
+        match self {
+            Target::Listener { name } => ["listener", name, ""],
+            Target::Route { name } => ["route", name, ""],
+            Target::Upstream { name } => ["upstream", name, ""],
+            Target::Endpoint { upstream, endpoint } => ["endpoint", upstream, endpoint],
+        }
+    }
+}
+
+impl Collector for Leaving {
+    fn desc(&self) -> Vec<&Desc> {
+        self.desc.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Ok(families) = Families::new() else { return vec![] };
+        let drains = self.drains.borrow().clone();
+        let is_ending = self.sessions.is_draining();
+        let mut left = vec![0; drains.len()];
+        let mut stopping: HashMap<&str, i64> = STOPPING_LABELS.map(|reason| (reason, 0)).into();
+        let mut all = 0;
+        if is_ending || !drains.is_empty() || self.sessions.is_anybody_told() {
+            self.sessions.survey(|member, stop| {
+                all += 1;
+                if let Some(stop) = stop {
+                    *stopping.entry(stopping_label(&stop.why)).or_default() += 1;
+                }
+                for (drain, left) in drains.iter().zip(&mut left) {
+                    *left += i64::from(drain.target.has(member));
+                }
+            });
+        }
+        for kind in KINDS {
+            let drains = drains.iter().filter(|drain| drain.target.labels()[0] == kind).count();
+            families.active.with_label_values(&[kind]).set(drains as i64);
+        }
+        for (drain, left) in drains.iter().zip(left) {
+            families.left.with_label_values(&drain.target.labels()).set(left);
+        }
+        if is_ending {
+            families.active.with_label_values(&[PROCESS]).set(1);
+            families.left.with_label_values(&[PROCESS, "", ""]).set(all);
+        }
+        for (reason, count) in stopping {
+            families.stopping.with_label_values(&[reason]).set(count);
+        }
+        families.all().into_iter().flat_map(Collector::collect).collect()
+    }
+}
