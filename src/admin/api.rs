@@ -15,13 +15,14 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{Opts, Registry};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::access::{Access, Denied, Who};
 use super::call::{Call, Failure, Place, changes};
 use super::desk::{Desk, Refusal, Which};
+use crate::telemetry::labelled::IntCounterVec;
 
 /// For the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
