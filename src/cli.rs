@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand};
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch as latest;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::sync::{oneshot, watch as latest};
+use tokio::task::JoinSet;
 
 use crate::app::{App, StartError};
 use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_again, load_file, load_str, schema};
@@ -102,7 +102,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // A report about a file begins with its name and needs no word before it.
             if error.is::<ConfigErrors>() {
-                eprint!("{error}");
+                eprintln!("{error}");
                 return ExitCode::from(EXIT_CONFIG);
             }
             eprintln!("wsluice: {error:#}");
@@ -144,7 +144,7 @@ fn check(path: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(errors) => {
-            eprint!("{errors}");
+            eprintln!("{errors}");
             ExitCode::FAILURE
         }
     }
@@ -257,7 +257,11 @@ fn run(
         let (give_up, given_up) = latest::channel(false);
         origin.given_up = Some(given_up);
         // It may take its time, and wait for another process. Who is told to end meanwhile does not take over.
-        let mut starting = spawn_blocking(move || App::start_from(origin, loaded, loader, registry, output));
+        let (tell, mut starting) = oneshot::channel();
+        std::thread::Builder::new().name("start".into()).spawn(move || {
+            // Nobody waits for it any more if we have failed meanwhile.
+            let _ = tell.send(App::start_from(origin, loaded, loader, registry, output));
+        })?;
         let mut is_told_to_end = false;
         let start = tokio::select! {
             start = &mut starting => start,
@@ -267,7 +271,7 @@ fn run(
                 starting.await
             }
         };
-        let mut app = match start? {
+        let mut app = match start.context("the start has failed")? {
             Err(StartError::Config(errors)) => return Err(errors.into()),
             Err(StartError::Refused(Refused::Ending)) => {
                 tracing::info!("told to end before it had taken over");

@@ -74,7 +74,7 @@ impl Notifier {
     }
 
     /// To a socket by its name: a path, or `@` and a name in the abstract namespace.
-    fn to(name: &str) -> io::Result<Notifier> {
+    pub(crate) fn to(name: &str) -> io::Result<Notifier> {
         let socket = UnixDatagram::unbound()?;
         match name.strip_prefix('@') {
             #[cfg(target_os = "linux")]

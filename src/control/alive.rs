@@ -29,3 +29,39 @@ pub async fn run(notifier: Arc<Notifier>, span: Duration, pulse: Pulse) {
     };
     notifier.keep_alive(span, is_well).await;
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::moment::Moment;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn nothing_is_said_while_a_worker_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let notifier = Arc::new(Notifier::to(path.to_str().unwrap()).unwrap());
+        // Not seen since the machine was started.
+        let pulse = Pulse::new(1, Moment::from_micros(1));
+        let alive = tokio::spawn(run(notifier, Duration::from_millis(20), pulse.clone()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(manager.recv(&mut [0; 100]).is_err());
+        pulse.beat(clock::now());
+        let mut word = [0; 100];
+        let said = async {
+            loop {
+                match manager.recv(&mut word) {
+                    Ok(length) => return length,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+                }
+            }
+        };
+        let length = tokio::time::timeout(Duration::from_secs(10), said).await.unwrap();
+        assert_eq!(word[..length], *b"WATCHDOG=1");
+        alive.abort();
+    }
+}

@@ -64,6 +64,9 @@ const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 /// The section of the configuration.
 const ADMIN: &str = "admin";
 
+/// How long workers may take to leave connections to the next process.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
+
 /// Reads the configuration anew.
 pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
@@ -456,7 +459,10 @@ impl Control {
         let (inherited, unwanted) = openings.settle_inheritance();
         around.families.handover.inherited(inherited);
         let predecessors = match promoted {
-            Some(promoted) => promoted.taken(unwanted).await,
+            Some(promoted) => {
+                around.families.handover.upgraded(promoted.upgrades());
+                promoted.taken(unwanted).await
+            }
             None => {
                 for address in unwanted.left() {
                     tracing::warn!(%address, "closing a socket of the service manager: no listener is there");
@@ -531,7 +537,10 @@ impl Control {
         self.watchdog.abort_all();
         self.around.replacing.store(true, Ordering::Relaxed);
         self.notifier.say(&[Word::MainPid(successor)]);
-        self.openings.leave_to_successor(reporter.unwanted()).await;
+        // A worker that hangs is waited for no longer: it takes nobody from the others, who have the same sockets.
+        if timeout(LEAVE_WAIT, self.openings.leave_to_successor(reporter.unwanted())).await.is_err() {
+            tracing::error!("a worker hangs and may accept connections still");
+        }
         if let Some(door) =
             self.door.send_replace(None).filter(|door| !reporter.unwanted().contains(door.bound.address()))
         {
@@ -580,7 +589,8 @@ impl Control {
             }
             Order::Upgrade { done } => {
                 let (openings, door) = (&self.openings, self.door.borrow());
-                self.upgrades.begin(|| openings.offer(door.as_ref()), done);
+                let upgrades = self.around.families.handover.upgrades();
+                self.upgrades.begin(|| openings.offer(door.as_ref(), upgrades), done);
             }
             Order::End { done } => {
                 if !self.upgrades.end() {

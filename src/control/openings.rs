@@ -83,12 +83,12 @@ impl Openings {
         (self.inherited, std::mem::take(&mut self.inheritance))
     }
 
-    /// Adds all that listens to what the next process is to get, the admin listener among it.
+    /// What the next process is to get after so many upgrades: all that listens, the admin listener among it.
     ///
     /// # Errors
     /// If no descriptor is left.
-    pub fn offer(&self, admin: Option<&Door>) -> io::Result<Offer> {
-        let mut offer = Offer::default();
+    pub fn offer(&self, admin: Option<&Door>, upgrades: u64) -> io::Result<Offer> {
+        let mut offer = Offer::after(upgrades);
         for (name, opening) in &self.open {
             offer.add(name, &opening.bound)?;
         }

@@ -32,6 +32,11 @@ impl Invocation {
         Ok(Invocation { program, arguments: arguments.collect() })
     }
 
+    /// Another program, which is called by its absolute path.
+    pub fn of(program: PathBuf, arguments: Vec<OsString>) -> Invocation {
+        Invocation { program, arguments }
+    }
+
     /// The same call again. It inherits environment, standard output and standard error.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);

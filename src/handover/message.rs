@@ -43,6 +43,9 @@ pub enum Message {
         /// Which build it is; for the log.
         #[serde(default)]
         version: String,
+        /// How often the service has been upgraded, this time included.
+        #[serde(default)]
+        upgrades: u64,
     },
     /// New to old: everything is built, nothing is accepted yet.
     Ready,
@@ -200,7 +203,11 @@ mod tests {
                 address: Address::Tcp(addr.into()),
                 file: None
             }),
-            (any::<u32>(), ".*").prop_map(|(pid, version)| Message::Offered { pid, version }),
+            (any::<u32>(), ".*", any::<u64>()).prop_map(|(pid, version, upgrades)| Message::Offered {
+                pid,
+                version,
+                upgrades
+            }),
             ".*".prop_map(|reason| Message::Refused { reason }),
             any::<u32>().prop_map(|pid| Message::Predecessor { pid }),
             prop::collection::vec(count, 0..20).prop_map(|sessions| Message::Counts { sessions }),
@@ -270,7 +277,7 @@ mod tests {
     #[test]
     fn later_builds_are_understood_as_far_as_they_go() {
         let known = decode(&packet(r#"{"kind":"offered","pid":5,"colour":"red"}"#), 0).unwrap();
-        assert_eq!(known, Message::Offered { pid: 5, version: String::new() });
+        assert_eq!(known, Message::Offered { pid: 5, version: String::new(), upgrades: 0 });
         let unknown = decode(&packet(r#"{"kind":"session","state":{"x":[1,2]}}"#), 0).unwrap();
         assert_eq!(unknown, Message::Unknown);
         assert!(matches!(decode(b"wsl\x02\0\0{}", 0), Err(MessageError::Version(2))));

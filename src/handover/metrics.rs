@@ -116,6 +116,16 @@ impl Metrics {
         self.each.send_replace(each);
     }
 
+    /// The service has been upgraded so often, up to this process; each counts on from there, or a scrape would never see one.
+    pub fn upgraded(&self, upgrades: u64) {
+        self.upgrades.with_label_values(&[Attempt::Done.label()]).inc_by(upgrades);
+    }
+
+    /// How often the service has been upgraded.
+    pub fn upgrades(&self) -> u64 {
+        self.upgrades.with_label_values(&[Attempt::Done.label()]).get()
+    }
+
     /// An attempt is over.
     pub fn attempted(&self, attempt: Attempt) {
         self.upgrades.with_label_values(&[attempt.label()]).inc();

@@ -86,6 +86,7 @@ impl UpgradeError {
 #[derive(Debug, Default)]
 pub struct Offer {
     listeners: Vec<Listener>,
+    upgrades: u64,
 }
 
 #[derive(Debug)]
@@ -97,6 +98,11 @@ struct Listener {
 }
 
 impl Offer {
+    /// Nothing yet, after so many upgrades of the service.
+    pub fn after(upgrades: u64) -> Offer {
+        Offer { listeners: vec![], upgrades }
+    }
+
     /// Adds a listener with its sockets. They stay open here.
     ///
     /// # Errors
@@ -147,7 +153,8 @@ impl Offer {
             }
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        channel.send(&Message::Offered { pid: std::process::id(), version }, &[]).await
+        let upgrades = self.upgrades.saturating_add(1);
+        channel.send(&Message::Offered { pid: std::process::id(), version, upgrades }, &[]).await
     }
 }
 

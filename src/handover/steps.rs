@@ -135,7 +135,7 @@ mod tests {
         let address = Address::Unix("/x".into());
         vec![
             Message::Listener { name: "x".into(), address, file: None },
-            Message::Offered { pid: 1, version: String::new() },
+            Message::Offered { pid: 1, version: String::new(), upgrades: 1 },
             Message::Ready,
             Message::Refused { reason: "no".into() },
             Message::Predecessor { pid: 1 },

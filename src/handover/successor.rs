@@ -103,11 +103,11 @@ impl Successor {
             }
             Ok(())
         });
-        let Message::Offered { pid, version } = last.await? else {
+        let Message::Offered { pid, version, upgrades } = last.await? else {
             return Err(SuccessionError::OutOfTurn(NewStep::Offer));
         };
         tracing::info!(pid, version, listeners = inheritance.left().len(), "taking over from another process");
-        Ok((Heir { channel, deadlines, old: pid }, inheritance))
+        Ok((Heir { channel, deadlines, old: pid, upgrades }, inheritance))
     }
 }
 
@@ -117,6 +117,7 @@ pub struct Heir {
     channel: Channel,
     deadlines: Deadlines,
     old: u32,
+    upgrades: u64,
 }
 
 impl Heir {
@@ -157,7 +158,7 @@ impl Heir {
         let mut old = Predecessor::new(self.old, self.channel);
         old.told(own);
         let each = named.into_iter().flatten().chain([old]).collect();
-        Ok(Promoted { predecessors: Predecessors::new(each) })
+        Ok(Promoted { predecessors: Predecessors::new(each), upgrades: self.upgrades })
     }
 
     /// It will not be. The old process goes on, and says why in its log.
@@ -174,9 +175,15 @@ impl Heir {
 pub struct Promoted {
     /// The old one is the last.
     predecessors: Predecessors,
+    upgrades: u64,
 }
 
 impl Promoted {
+    /// How often the service has been upgraded, this time included.
+    pub fn upgrades(&self) -> u64 {
+        self.upgrades
+    }
+
     /// The processes before this one, with what they have: to be shown ([`Predecessors::show`]) before the first connection
     /// is taken.
     pub fn predecessors(&mut self) -> &mut Predecessors {

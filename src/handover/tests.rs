@@ -298,7 +298,7 @@ async fn the_new_one_ends_when_the_old_one_does_not_keep_to_the_order() {
             rustix::net::send(end, &packet, rustix::net::SendFlags::empty()).unwrap();
         }
     };
-    let offered = Message::Offered { pid: 1, version: String::new() };
+    let offered = Message::Offered { pid: 1, version: String::new(), upgrades: 1 };
     let gone = error(&|_end| {}, false).await;
     assert!(matches!(gone, SuccessionError::Gone(steps::NewStep::Offer)), "{gone:?}");
     let early = error(&|end| say(&end, &[Message::Take]), false).await;

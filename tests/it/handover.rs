@@ -52,7 +52,7 @@ fn offer() -> (Offer, Bound, Address) {
 const PART: &str = "WSLUICE_TEST_PART";
 
 /// Another process, which plays a part.
-fn child(part: &str) -> Command {
+pub fn child(part: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "handover::the_other_process"]);
     command.env(PART, part).stdout(Stdio::null()).stderr(Stdio::null());
@@ -95,6 +95,9 @@ async fn play(part: &str, sockets: usize) {
     let (address, inherited) = inheritance.take("plain", &address).unwrap();
     let mut bound = adopt(&address, inherited, 1).unwrap();
     let promoted = heir.ready().await.unwrap();
+    if part == "hangs_with_the_word" {
+        std::thread::sleep(Duration::from_secs(600));
+    }
     if part == "dies" {
         kill_process(rustix::process::getpid(), Signal::KILL).unwrap();
     }

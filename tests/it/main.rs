@@ -44,3 +44,4 @@ mod smuggling;
 mod sources;
 mod tls;
 mod under_traffic;
+mod upgrade;

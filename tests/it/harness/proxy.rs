@@ -9,7 +9,7 @@ use serde_json::Value;
 use wsluice::app::{App, Drained};
 use wsluice::config::load_str;
 use wsluice::control::compile::LogOutput;
-use wsluice::control::{Changes, Refused, Trigger};
+use wsluice::control::{Changes, Origin, Refused, Trigger};
 use wsluice::net::listener::Address;
 use wsluice::telemetry::exposition;
 use wsluice::telemetry::logging::Format;
@@ -79,6 +79,12 @@ impl Proxy {
     /// The same, with this look of the access log.
     #[track_caller]
     pub fn start_as(yaml: &str, format: Format) -> Proxy {
+        Proxy::start_from(Origin::default(), yaml, format)
+    }
+
+    /// The same, with what else the process has.
+    #[track_caller]
+    pub fn start_from(origin: Origin, yaml: &str, format: Format) -> Proxy {
         let loaded = load_str("test.yaml", yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = LogSink::new(Lines(Arc::clone(&lines))).unwrap();
@@ -88,7 +94,7 @@ impl Proxy {
             let yaml = Arc::clone(&yaml);
             Arc::new(move || load_str("test.yaml", &yaml.lock().unwrap(), &|_| None))
         };
-        let app = App::start(loaded, Some(loader), Registry::new(), output).unwrap();
+        let app = App::start_from(origin, loaded, Some(loader), Registry::new(), output).unwrap();
         let listeners = app.listeners();
         Proxy { app, sink, lines, yaml, listeners }
     }
