@@ -181,14 +181,18 @@ watch: false
         })
     }
 
-    /// Waits until the trace has what is looked for; counts the calls of that stretch, of all threads.
+    /// Waits until the trace has what is looked for; counts the calls of that stretch, of the thread that made the one
+    /// after it: the worker. What else the process does meanwhile (giving back what the start took, looking at endpoints)
+    /// does not depend on messages.
     fn calls_when(&self, what: &str, find: impl Fn(&[Call]) -> Option<std::ops::Range<usize>>) -> Calls {
         let begun = Instant::now();
         loop {
             let calls = self.calls();
             if let Some(range) = find(&calls) {
                 let mut counts = BTreeMap::new();
-                calls[range].iter().for_each(|call| *counts.entry(call.name.clone()).or_default() += 1);
+                let worker = &calls[range.end].thread;
+                let own = calls[range].iter().filter(|call| call.thread == *worker);
+                own.for_each(|call| *counts.entry(call.name.clone()).or_default() += 1);
                 return Calls(counts);
             }
             assert!(begun.elapsed() < DEADLINE, "no {what} in the trace");
