@@ -7,10 +7,13 @@
 //! [`Handle`].
 
 mod alive;
+mod background;
+mod changes;
 pub mod checks;
 pub mod compile;
 mod digest;
 mod drains;
+mod handle;
 pub mod leaving;
 pub mod metrics;
 mod openings;
@@ -21,9 +24,8 @@ pub mod watch;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -32,23 +34,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use crate::config::{AdminToken, ConfigErrors, File, Loaded, OnChange};
+use crate::config::{ConfigErrors, File, Loaded, OnChange};
 use crate::drain::Place;
-use crate::handover::{Draining, Heir, Predecessors, Promoted, Reporter, SuccessionError, Successor, UpgradeError};
-use crate::net::listener::{Address, BindError, Bound, Inheritance};
-use crate::probe;
+use crate::handover::{Heir, Predecessors, Promoted, Reporter, Successor};
+use crate::net::listener::Inheritance;
 use crate::server::accepting;
 use crate::session::{Member, RouteSessions};
 use crate::systemd::{Notifier, Word};
 use crate::telemetry::panics;
-use crate::tls::certificates::Certificates;
-use crate::upstream::Upstream;
-use crate::upstream::endpoint::Endpoint;
 use crate::ws::tunnel::Stopping;
 use crate::{clock, config};
-use compile::{Background, Compiled, CompiledUpstream, Surroundings, compile};
+use background::{Sheds, attend, discover};
+pub use changes::{Changed, Changes, Refused};
+use compile::{Compiled, Surroundings, compile};
 use drains::Drains;
 pub use drains::{DrainStatus, Target};
+pub use handle::{Door, Handle, InForce, Order};
 pub use metrics::Trigger;
 use metrics::{Metrics, Reloaded};
 use openings::Openings;
@@ -57,10 +58,6 @@ use upgrades::Upgrades;
 
 /// How many orders may wait. They come from operators and from one watcher.
 const ORDERS_MAX: usize = 64;
-/// How often it is looked whether the process is going, while something else is waited for.
-const END_LOOK: Duration = Duration::from_millis(50);
-/// How long the first endpoints of a discovery are waited for.
-const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 /// The section of the configuration.
 const ADMIN: &str = "admin";
 
@@ -69,271 +66,6 @@ const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
 /// Reads the configuration anew.
 pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
-
-/// Why a configuration is not put in force. The one before stays.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    /// There is something wrong with it.
-    #[error("{0}")]
-    Config(#[from] ConfigErrors),
-    /// A listener cannot be opened.
-    #[error("listener {listener}: {error}")]
-    Bind {
-        /// Its name.
-        listener: String,
-        /// Why.
-        error: BindError,
-    },
-    /// It is not in a file.
-    #[error("there is no file to read again: the configuration was given on the command line")]
-    NoFile,
-    /// The process is going.
-    #[error("the process is shutting down")]
-    Ending,
-    /// The next process is on its way, and is to find everything as it was told.
-    #[error("an upgrade is under way")]
-    Upgrading,
-    /// The next process has taken over.
-    #[error("process {0} has taken over, and this one ends with its last session")]
-    Replaced(u32),
-    /// There is no next process to start.
-    #[error("this process cannot be upgraded: only `wsluice run` and `wsluice proxy` can")]
-    NoSuccession,
-    /// The next process has not taken over.
-    #[error("{0}")]
-    Upgrade(#[source] UpgradeError),
-    /// This process was to take over from another, and does not.
-    #[error("{0}")]
-    Succession(#[from] SuccessionError),
-}
-
-/// What a reload has changed. All empty: the file says what it said before.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Changes {
-    /// Listeners that were not there, that are not there any more, and those with other settings.
-    pub listeners: Changed,
-    /// Routes likewise.
-    pub routes: Changed,
-    /// Upstreams likewise.
-    pub upstreams: Changed,
-    /// Other sections that are not as before.
-    pub others: Vec<&'static str>,
-    /// Sessions that were told to go since their route is not as before, by its `on_change`.
-    pub sessions_closing: usize,
-    /// What an operator should know.
-    pub warnings: Vec<String>,
-}
-
-/// Names, by what became of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Changed {
-    /// New.
-    pub added: Vec<String>,
-    /// Not as before.
-    pub changed: Vec<String>,
-    /// Gone.
-    pub removed: Vec<String>,
-}
-
-impl fmt::Display for Changed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let marked = [('+', &self.added), ('~', &self.changed), ('-', &self.removed)];
-        let words = marked.iter().flat_map(|(mark, names)| names.iter().map(move |name| format!("{mark}{name}")));
-        f.write_str(&words.collect::<Vec<_>>().join(" "))
-    }
-}
-
-impl Changed {
-    fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
-    }
-
-    /// Compares by name; `is_same` of those that are in both.
-    fn between<'a>(
-        before: impl Iterator<Item = &'a str> + Clone,
-        after: impl Iterator<Item = &'a str> + Clone,
-        is_same: impl Fn(&str) -> bool,
-    ) -> Changed {
-        let (old, new): (HashSet<&str>, HashSet<&str>) = (before.clone().collect(), after.clone().collect());
-        let owned = |names: &mut dyn Iterator<Item = &'a str>| names.map(str::to_owned).collect();
-        Changed {
-            added: owned(&mut after.clone().filter(|name| !old.contains(name))),
-            changed: owned(&mut after.filter(|name| old.contains(name) && !is_same(name))),
-            removed: owned(&mut before.filter(|name| !new.contains(name))),
-        }
-    }
-}
-
-impl Changes {
-    /// Whether the configuration is as it was.
-    pub fn is_empty(&self) -> bool {
-        self.listeners.is_empty() && self.routes.is_empty() && self.upstreams.is_empty() && self.others.is_empty()
-    }
-}
-
-/// The configuration in force, to be looked at.
-#[derive(Debug)]
-pub struct InForce {
-    /// As it was read.
-    pub loaded: Loaded,
-    /// Since when.
-    pub since: SystemTime,
-    /// Listeners that are open, with the addresses they are bound to.
-    pub listeners: Vec<(Arc<str>, Address)>,
-    /// The upstreams, by name.
-    pub upstreams: BTreeMap<String, Arc<Upstream>>,
-}
-
-/// Where the admin listener is, and who is let in.
-#[derive(Clone, Debug)]
-pub struct Door {
-    /// Its socket.
-    pub bound: Arc<Bound>,
-    /// Where it was to be; with port 0 it is elsewhere.
-    pub written: Address,
-    /// What opens its API, if it is not open.
-    pub tokens: Arc<[AdminToken]>,
-}
-
-/// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
-#[derive(Debug)]
-pub enum Order {
-    /// Read the configuration again and put it in force.
-    Reload {
-        /// On whose account.
-        trigger: Trigger,
-        /// What it changed, or why it was refused.
-        done: oneshot::Sender<Result<Changes, Refused>>,
-    },
-    /// Say what is wrong with this configuration, or with the file as it is now.
-    Check {
-        /// Where it is from, and what it says; `None`: the file.
-        text: Option<String>,
-        /// Warnings, or what is wrong.
-        done: oneshot::Sender<Result<Vec<String>, Refused>>,
-    },
-    /// Let no new sessions in there, and close those that are there.
-    Drain {
-        /// Where.
-        target: Target,
-        /// Over how long.
-        span: Duration,
-        /// How many sessions there are; `None`: there is no such target.
-        done: oneshot::Sender<Option<usize>>,
-    },
-    /// Let them in again.
-    EndDrain {
-        /// Where.
-        target: Target,
-        /// Whether it was being drained; or why it cannot take them.
-        done: oneshot::Sender<Result<bool, Refused>>,
-    },
-    /// Close sessions.
-    Close {
-        /// Where they are; those that have gone meanwhile are passed over.
-        places: Vec<Place>,
-        /// Over how long.
-        span: Duration,
-        /// With which code and reason.
-        why: Stopping,
-        /// How many were there, and were not told the same before.
-        done: oneshot::Sender<usize>,
-    },
-    /// Start the next process, which takes over.
-    Upgrade {
-        /// Its number, when it has taken over, or why it has not.
-        done: upgrades::Done,
-    },
-    /// The end of the process has begun: there is no next one, unless it has taken over already.
-    End {
-        /// When that is so.
-        done: oneshot::Sender<()>,
-    },
-    /// Accept no more connections, for good.
-    StopAccepting {
-        /// When none are accepted any more.
-        done: oneshot::Sender<()>,
-    },
-}
-
-/// The way to `Control`, for all others. Clones are the same.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    orders: mpsc::Sender<Order>,
-    in_force: Arc<ArcSwap<InForce>>,
-    drains: latest::Receiver<Vec<DrainStatus>>,
-    certificates: Certificates,
-    successor: latest::Receiver<Option<u32>>,
-    handovers: crate::handover::Metrics,
-}
-
-impl Handle {
-    /// The processes before this one that still have sessions.
-    pub fn predecessors(&self) -> Vec<Draining> {
-        self.handovers.each()
-    }
-
-    /// Whether a certificate is kept since its file has become bad.
-    pub fn is_stale(&self) -> bool {
-        self.certificates.is_stale()
-    }
-
-    /// The configuration in force.
-    pub fn in_force(&self) -> Arc<InForce> {
-        self.in_force.load_full()
-    }
-
-    /// What is being drained, now and later.
-    pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainStatus>> {
-        self.drains.clone()
-    }
-
-    /// What is being drained.
-    pub fn drains(&self) -> Vec<DrainStatus> {
-        self.drains.borrow().clone()
-    }
-
-    /// Gives an order, and waits for the answer. `None`: the process is going. An order once given is carried out, also if
-    /// nobody waits for the answer any more.
-    pub async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
-        let (done, answer) = oneshot::channel();
-        self.orders.send(order(done)).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Starts the next process, which takes over: sockets and all who wait there. Returns its number. What becomes of the
-    /// sessions of this one is for its owner to say, who hears of it by [`Handle::replaced`].
-    ///
-    /// # Errors
-    /// Why it has not taken over; everything is as before then.
-    pub async fn upgrade(&self) -> Result<u32, Refused> {
-        self.ask(|done| Order::Upgrade { done }).await.unwrap_or(Err(Refused::Ending))
-    }
-
-    /// Waits until another process has taken over. Returns its number. Cancel-safe.
-    pub async fn replaced(&self) -> u32 {
-        match self.successor.clone().wait_for(Option::is_some).await.map(|pid| *pid) {
-            Ok(Some(pid)) => pid,
-            _ => std::future::pending().await,
-        }
-    }
-
-    /// Whether another process has taken over.
-    pub fn is_replaced(&self) -> bool {
-        self.successor.borrow().is_some()
-    }
-
-    /// Reads the configuration again and puts it in force.
-    ///
-    /// # Errors
-    /// If it is refused, and why.
-    pub async fn reload(&self, trigger: Trigger) -> Result<Changes, Refused> {
-        self.ask(|done| Order::Reload { trigger, done }).await.unwrap_or(Err(Refused::Ending))
-    }
-}
-
-/// By the names of the upstreams.
-type Sheds = BTreeMap<String, Arc<Mutex<shed::State>>>;
 
 /// The single writer.
 pub struct Control {
@@ -908,70 +640,5 @@ fn in_force(loaded: Loaded, compiled: &Compiled, openings: &Openings) -> InForce
         since: SystemTime::now(),
         listeners: openings.addresses(compiled),
         upstreams: compiled.upstreams.iter().map(|(name, it)| (name.clone(), Arc::clone(&it.upstream))).collect(),
-    }
-}
-
-/// Begins the discoveries of upstreams that are new, and waits a while for the first endpoints of those that have none.
-async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>, ending: &AtomicBool) {
-    let mut first = JoinSet::new();
-    for (name, CompiledUpstream { upstream, background, .. }) in &mut compiled.upstreams {
-        let Some(background) = background else { continue };
-        let tasks = tasks.entry(name.clone()).or_default();
-        if let Some(discovery) = background.discovery.take() {
-            tasks.spawn(discovery.task);
-            if upstream.endpoints().is_empty() {
-                let upstream = discovery.upstream;
-                first.spawn(async move {
-                    if timeout(FIRST_ENDPOINTS, discovery.first).await.is_err() {
-                        tracing::warn!(%upstream, "no endpoints: discovery has told none yet");
-                    }
-                });
-            }
-        }
-    }
-    // Whoever is going needs no endpoints, and must not wait for them.
-    while !ending.load(Ordering::Relaxed) {
-        if let Ok(None) = timeout(END_LOOK, first.join_next()).await {
-            return;
-        }
-    }
-}
-
-/// Begins what is done for an upstream apart from any client. `old` are the endpoints that it had before.
-fn attend(
-    compiled: &mut CompiledUpstream,
-    tasks: &mut JoinSet<()>,
-    around: &Surroundings,
-    old: &[Arc<Endpoint>],
-    sheds: &mut Sheds,
-) {
-    let Some(Background { check, shedding, .. }) = compiled.background.take() else { return };
-    let upstream = &compiled.upstream;
-    if !old.is_empty() {
-        let endpoints = upstream.endpoints();
-        let is_new = |endpoint: &&Arc<Endpoint>| !old.iter().any(|old| Arc::ptr_eq(&old.live, &endpoint.live));
-        endpoints.iter().filter(is_new).for_each(|endpoint| endpoint.live.joined(clock::now()));
-    }
-    match check {
-        Some(check) => drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, around.families.probe.clone()))),
-        // What a check has found that is no more would never be found otherwise.
-        None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked()),
-    }
-    if shedding.is_none() {
-        sheds.remove(&upstream.name);
-    }
-    if let Some(shedding) = shedding {
-        let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&around.sessions));
-        let replacing = Arc::clone(&around.replacing);
-        let state = sheds.entry(upstream.name.clone()).or_insert_with(|| Arc::new(Mutex::new(shed::State::new(old))));
-        let state = Arc::clone(state);
-        tasks.spawn(async move {
-            let run = || {
-                let replacing = Arc::clone(&replacing);
-                let is_replacing = move || replacing.load(Ordering::Relaxed);
-                shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, Arc::clone(&state), is_replacing)
-            };
-            panics::keep(panics::Place::Control, "moving sessions", run).await;
-        });
     }
 }

@@ -1,0 +1,109 @@
+//! What a reload has changed, or why it was refused: for the log, and for whoever asked for it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use crate::config::ConfigErrors;
+use crate::handover::{SuccessionError, UpgradeError};
+use crate::net::listener::BindError;
+
+/// Why a configuration is not put in force. The one before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is something wrong with it.
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    /// A listener cannot be opened.
+    #[error("listener {listener}: {error}")]
+    Bind {
+        /// Its name.
+        listener: String,
+        /// Why.
+        error: BindError,
+    },
+    /// It is not in a file.
+    #[error("there is no file to read again: the configuration was given on the command line")]
+    NoFile,
+    /// The process is going.
+    #[error("the process is shutting down")]
+    Ending,
+    /// The next process is on its way, and is to find everything as it was told.
+    #[error("an upgrade is under way")]
+    Upgrading,
+    /// The next process has taken over.
+    #[error("process {0} has taken over, and this one ends with its last session")]
+    Replaced(u32),
+    /// There is no next process to start.
+    #[error("this process cannot be upgraded: only `wsluice run` and `wsluice proxy` can")]
+    NoSuccession,
+    /// The next process has not taken over.
+    #[error("{0}")]
+    Upgrade(#[source] UpgradeError),
+    /// This process was to take over from another, and does not.
+    #[error("{0}")]
+    Succession(#[from] SuccessionError),
+}
+
+/// What a reload has changed. All empty: the file says what it said before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Changes {
+    /// Listeners that were not there, that are not there any more, and those with other settings.
+    pub listeners: Changed,
+    /// Routes likewise.
+    pub routes: Changed,
+    /// Upstreams likewise.
+    pub upstreams: Changed,
+    /// Other sections that are not as before.
+    pub others: Vec<&'static str>,
+    /// Sessions that were told to go since their route is not as before, by its `on_change`.
+    pub sessions_closing: usize,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Names, by what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Changed {
+    /// New.
+    pub added: Vec<String>,
+    /// Not as before.
+    pub changed: Vec<String>,
+    /// Gone.
+    pub removed: Vec<String>,
+}
+
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let marked = [('+', &self.added), ('~', &self.changed), ('-', &self.removed)];
+        let words = marked.iter().flat_map(|(mark, names)| names.iter().map(move |name| format!("{mark}{name}")));
+        f.write_str(&words.collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl Changed {
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+
+    /// Compares by name; `is_same` of those that are in both.
+    pub(super) fn between<'a>(
+        before: impl Iterator<Item = &'a str> + Clone,
+        after: impl Iterator<Item = &'a str> + Clone,
+        is_same: impl Fn(&str) -> bool,
+    ) -> Changed {
+        let (old, new): (HashSet<&str>, HashSet<&str>) = (before.clone().collect(), after.clone().collect());
+        let owned = |names: &mut dyn Iterator<Item = &'a str>| names.map(str::to_owned).collect();
+        Changed {
+            added: owned(&mut after.clone().filter(|name| !old.contains(name))),
+            changed: owned(&mut after.filter(|name| old.contains(name) && !is_same(name))),
+            removed: owned(&mut before.filter(|name| !new.contains(name))),
+        }
+    }
+}
+
+impl Changes {
+    /// Whether the configuration is as it was.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.routes.is_empty() && self.upstreams.is_empty() && self.others.is_empty()
+    }
+}

@@ -1,0 +1,182 @@
+//! What others see of `Control`: the configuration in force, and the way in which orders are given.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch as latest;
+use tokio::sync::{mpsc, oneshot};
+
+use super::changes::{Changes, Refused};
+use super::drains::{DrainStatus, Target};
+use super::metrics::Trigger;
+use super::upgrades;
+use crate::config::{AdminToken, Loaded};
+use crate::drain::Place;
+use crate::handover::Draining;
+use crate::net::listener::{Address, Bound};
+use crate::tls::certificates::Certificates;
+use crate::upstream::Upstream;
+use crate::ws::tunnel::Stopping;
+
+/// The configuration in force, to be looked at.
+#[derive(Debug)]
+pub struct InForce {
+    /// As it was read.
+    pub loaded: Loaded,
+    /// Since when.
+    pub since: SystemTime,
+    /// Listeners that are open, with the addresses they are bound to.
+    pub listeners: Vec<(Arc<str>, Address)>,
+    /// The upstreams, by name.
+    pub upstreams: BTreeMap<String, Arc<Upstream>>,
+}
+
+/// Where the admin listener is, and who is let in.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Its socket.
+    pub bound: Arc<Bound>,
+    /// Where it was to be; with port 0 it is elsewhere.
+    pub written: Address,
+    /// What opens its API, if it is not open.
+    pub tokens: Arc<[AdminToken]>,
+}
+
+/// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the configuration again and put it in force.
+    Reload {
+        /// On whose account.
+        trigger: Trigger,
+        /// What it changed, or why it was refused.
+        done: oneshot::Sender<Result<Changes, Refused>>,
+    },
+    /// Say what is wrong with this configuration, or with the file as it is now.
+    Check {
+        /// Where it is from, and what it says; `None`: the file.
+        text: Option<String>,
+        /// Warnings, or what is wrong.
+        done: oneshot::Sender<Result<Vec<String>, Refused>>,
+    },
+    /// Let no new sessions in there, and close those that are there.
+    Drain {
+        /// Where.
+        target: Target,
+        /// Over how long.
+        span: Duration,
+        /// How many sessions there are; `None`: there is no such target.
+        done: oneshot::Sender<Option<usize>>,
+    },
+    /// Let them in again.
+    EndDrain {
+        /// Where.
+        target: Target,
+        /// Whether it was being drained; or why it cannot take them.
+        done: oneshot::Sender<Result<bool, Refused>>,
+    },
+    /// Close sessions.
+    Close {
+        /// Where they are; those that have gone meanwhile are passed over.
+        places: Vec<Place>,
+        /// Over how long.
+        span: Duration,
+        /// With which code and reason.
+        why: Stopping,
+        /// How many were there, and were not told the same before.
+        done: oneshot::Sender<usize>,
+    },
+    /// Start the next process, which takes over.
+    Upgrade {
+        /// Its number, when it has taken over, or why it has not.
+        done: upgrades::Done,
+    },
+    /// The end of the process has begun: there is no next one, unless it has taken over already.
+    End {
+        /// When that is so.
+        done: oneshot::Sender<()>,
+    },
+    /// Accept no more connections, for good.
+    StopAccepting {
+        /// When none are accepted any more.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// The way to `Control`, for all others. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) in_force: Arc<ArcSwap<InForce>>,
+    pub(super) drains: latest::Receiver<Vec<DrainStatus>>,
+    pub(super) certificates: Certificates,
+    pub(super) successor: latest::Receiver<Option<u32>>,
+    pub(super) handovers: crate::handover::Metrics,
+}
+
+impl Handle {
+    /// The processes before this one that still have sessions.
+    pub fn predecessors(&self) -> Vec<Draining> {
+        self.handovers.each()
+    }
+
+    /// Whether a certificate is kept since its file has become bad.
+    pub fn is_stale(&self) -> bool {
+        self.certificates.is_stale()
+    }
+
+    /// The configuration in force.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
+    }
+
+    /// What is being drained, now and later.
+    pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainStatus>> {
+        self.drains.clone()
+    }
+
+    /// What is being drained.
+    pub fn drains(&self) -> Vec<DrainStatus> {
+        self.drains.borrow().clone()
+    }
+
+    /// Gives an order, and waits for the answer. `None`: the process is going. An order once given is carried out, also if
+    /// nobody waits for the answer any more.
+    pub async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        self.orders.send(order(done)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Starts the next process, which takes over: sockets and all who wait there. Returns its number. What becomes of the
+    /// sessions of this one is for its owner to say, who hears of it by [`Handle::replaced`].
+    ///
+    /// # Errors
+    /// Why it has not taken over; everything is as before then.
+    pub async fn upgrade(&self) -> Result<u32, Refused> {
+        self.ask(|done| Order::Upgrade { done }).await.unwrap_or(Err(Refused::Ending))
+    }
+
+    /// Waits until another process has taken over. Returns its number. Cancel-safe.
+    pub async fn replaced(&self) -> u32 {
+        match self.successor.clone().wait_for(Option::is_some).await.map(|pid| *pid) {
+            Ok(Some(pid)) => pid,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Whether another process has taken over.
+    pub fn is_replaced(&self) -> bool {
+        self.successor.borrow().is_some()
+    }
+
+    /// Reads the configuration again and puts it in force.
+    ///
+    /// # Errors
+    /// If it is refused, and why.
+    pub async fn reload(&self, trigger: Trigger) -> Result<Changes, Refused> {
+        self.ask(|done| Order::Reload { trigger, done }).await.unwrap_or(Err(Refused::Ending))
+    }
+}
