@@ -6,8 +6,11 @@
 //! connections, the time of each, and the time and size of a request.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -74,6 +77,13 @@ pub async fn serve(mut acceptor: Acceptor, state: AdminState, shutdown: impl Fut
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let begin = |connections: &mut JoinSet<()>, io: Stream, who, slot| {
+        let (state, stopped) = (state.clone(), stopped.clone());
+        connections.spawn(async move {
+            connection(io, who, state, stopped, HEADER_TIMEOUT).await;
+            drop(slot);
+        });
+    };
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
@@ -81,19 +91,17 @@ pub async fn serve(mut acceptor: Acceptor, state: AdminState, shutdown: impl Fut
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
-            Ok((io, who, slot)) => {
-                let (state, stopped) = (state.clone(), stopped.clone());
-                connections.spawn(async move {
-                    connection(io, who, state, stopped, HEADER_TIMEOUT).await;
-                    drop(slot);
-                });
-            }
+            Ok((io, who, slot)) => begin(&mut connections, io, who, slot),
             // The next call waits; the same again is not worth a line.
             Err(pause) if pause.is_news => warn!(error = %pause.source, "{pause}"),
             Err(_) => {}
         }
     }
-    drop(acceptor);
+    // Those that wait would be reset with the socket.
+    for (io, peer) in acceptor.into_waiting().take(CONNECTIONS_MAX) {
+        let who = Who::of(&io, peer);
+        begin(&mut connections, io, who, None);
+    }
     let _ = stop.send(());
     while connections.join_next().await.is_some() {}
 }
@@ -117,8 +125,10 @@ async fn connection(
     mut stopped: watch::Receiver<()>,
     for_head: Duration,
 ) {
+    let requested = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         let state = &state;
+        requested.store(true, Ordering::Relaxed);
         async move {
             Ok::<_, Infallible>(match &state.api {
                 Some(api) if request.uri().path().starts_with(call::ROOT) => api.answer(who, request).await,
@@ -135,10 +145,20 @@ async fn connection(
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = until_told_to_end(&mut stopped) => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(GRACE, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return debug!("an admin client did not read its answer in time"),
+            // hyper would end one without a request at once, and its first may be on its way.
+            let first = poll_fn(|cx| match connection.as_mut().poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                Poll::Pending if requested.load(Ordering::Relaxed) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            if let Ok(Some(ended)) = tokio::time::timeout(GRACE, first).await {
+                ended
+            } else {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(GRACE, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return debug!("an admin client did not read its answer in time"),
+                }
             }
         }
     };
