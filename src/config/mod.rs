@@ -41,7 +41,7 @@ mod tree;
 mod upstream;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use schemars::transform::{RecursiveTransform, Transform};
@@ -69,7 +69,6 @@ pub use process::{Drain, Log, LogFormat, LogLevel, Workers};
 pub use rebalance::{OnDown, Rebalance};
 pub use report::{ConfigErrors, Finding, Severity, Source, without};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
-pub use shown::files;
 pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
 pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
 pub use value::{BadValue, ByteSize, OrOff, Span};
@@ -131,12 +130,14 @@ pub struct File {
 }
 
 impl File {
-    /// The files that it names, but for those that list endpoints.
+    /// All files that it names and that a reload reads again: certificates, keys, authorities, secrets and tokens. Sorted,
+    /// each once, as written. Those that list endpoints are not among them: discovery looks at these itself.
     pub fn files(&self) -> Vec<PathBuf> {
         let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(ServerTls::files);
         let upstreams = self.upstreams.values().flat_map(Upstream::files);
         let token = self.admin.iter().filter_map(|admin| admin.token_file.as_deref());
-        listeners.chain(upstreams).chain(token).map(Path::to_owned).collect()
+        let all: BTreeSet<&Path> = listeners.chain(upstreams).chain(token).collect();
+        all.into_iter().map(Path::to_owned).collect()
     }
 
     fn version() -> u32 {

@@ -1,44 +1,17 @@
-//! The configuration in force, told to operators: its files, its hash, and itself without what is secret.
+//! The configuration in force, told to operators: its hash, and itself without what is secret.
 //!
 //! What is shown is the typed file, so that defaults and units are filled in, laid over the tree it was read from, which
 //! remembers what came from the environment. What does not fit together is masked.
-
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use serde_json::Value;
 
 use super::File;
-use super::discover::Discover;
 use super::tree::Node;
-use super::upstream::ClientTls;
 use crate::header::redact;
 
 /// Stands for what is secret.
 pub(super) const MASK: &str = "***";
-
-/// All files that `file` names and that a reload reads again: certificates, keys, authorities, secrets and tokens. Sorted,
-/// each once, as written. The files of `discover` are not among them: discovery watches these itself.
-pub fn files(file: &File) -> Vec<PathBuf> {
-    let mut all: BTreeSet<&Path> = BTreeSet::new();
-    for tls in file.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
-        all.extend(tls.certificates.iter().flat_map(|pair| [pair.cert.as_path(), pair.key.as_path()]));
-        all.extend(tls.client_auth.iter().map(|auth| auth.ca.as_path()));
-    }
-    for upstream in file.upstreams.values() {
-        let etcd = match &upstream.discover {
-            Some(Discover::Etcd(etcd)) => etcd.tls.as_ref(),
-            Some(Discover::File(_) | Discover::Dns(_)) | None => None,
-        };
-        for ClientTls { ca, cert, key, server_name: _ } in upstream.tls.iter().chain(etcd) {
-            all.extend([ca, cert, key].into_iter().flatten().map(PathBuf::as_path));
-        }
-        all.extend(upstream.sticky.iter().filter_map(|sticky| sticky.secrets_file.as_deref()));
-    }
-    all.extend(file.admin.iter().filter_map(|admin| admin.token_file.as_deref()));
-    all.into_iter().map(Path::to_owned).collect()
-}
 
 /// As [`super::Loaded::hash`]. Keys of structs have their order in what is `shown`, those of maps are sorted.
 pub(super) fn hash(shown: &Value) -> String {

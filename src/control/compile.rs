@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use prometheus::Registry;
 
 use super::checks;
-use super::digest::{self, Digest};
 use super::shed::{Rebalance, Shedding};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
@@ -239,8 +238,8 @@ struct MadeOf {
     connect_timeout: Duration,
     /// Towards endpoints, and towards who tells them.
     tls: [Option<Arc<rustls::ClientConfig>>; 2],
-    /// Of the cookie's secrets.
-    secrets: Option<Digest>,
+    /// Of the cookie, as written or out of their file.
+    secrets: Vec<CookieSecret>,
 }
 
 impl MadeOf {
@@ -375,7 +374,7 @@ impl Compiler<'_> {
             zone: file.zone.clone(),
             connect_timeout,
             tls: [tls.clone(), discovery_tls],
-            secrets: written.sticky.as_ref().and_then(|sticky| sticky.secrets_file.as_deref()).map(digest::of),
+            secrets: written.sticky.as_ref().map_or_else(Vec::new, |sticky| self.secrets(&path.key("sticky"), sticky)),
         };
         let before = self.previous.and_then(|previous| previous.upstreams.get(name));
         if let Some(before) = before.filter(|before| before.made_of.is_same(&made_of)) {
@@ -407,7 +406,7 @@ impl Compiler<'_> {
             retry_budget: written.retry_budget.map().map(checks::retry_budget),
         };
         let mut upstream = Upstream::new(policy, maker);
-        upstream.entry = self.entry(&path, name, written);
+        upstream.entry = Self::entry(name, written, &made_of.secrets);
         let upstream = Arc::new(upstream);
         let discovery = match &written.discover {
             None => {
@@ -427,27 +426,31 @@ impl Compiler<'_> {
         CompiledUpstream { upstream, background, made_of }
     }
 
-    fn entry(&mut self, path: &KeyPath, name: &str, written: &config::Upstream) -> Entry {
+    fn entry(name: &str, written: &config::Upstream, secrets: &[CookieSecret]) -> Entry {
         let admission = written.admission;
         let queue = written.queue;
         Entry {
             admission: admission.map(|it| Pace::new(it.rate.per_second(), it.burst(), it.wait.duration())),
             queue: queue.map(|it| QueueLimits { length: it.length as usize, wait: it.wait.duration() }),
-            sticky: written.sticky.as_ref().and_then(|sticky| self.sticky(&path.key("sticky"), name, sticky)),
+            // Without secrets, what is wrong with them has been noted.
+            sticky: written
+                .sticky
+                .as_ref()
+                .filter(|_| !secrets.is_empty())
+                .map(|sticky| Self::sticky(name, sticky, secrets)),
         }
     }
 
-    fn sticky(&mut self, path: &KeyPath, upstream: &str, written: &config::Sticky) -> Option<Sticky> {
-        let secrets = match &written.secrets_file {
-            None => written.secrets.clone(),
-            Some(file) => match CookieSecret::read_file(file) {
-                Ok(secrets) => secrets,
-                Err(problem) => {
-                    self.errors.push(self.source.error(&path.key("secrets_file"), problem, None));
-                    return None;
-                }
-            },
-        };
+    /// Those of a cookie; none where they cannot be read, which is noted.
+    fn secrets(&mut self, path: &KeyPath, written: &config::Sticky) -> Vec<CookieSecret> {
+        let Some(file) = &written.secrets_file else { return written.secrets.clone() };
+        CookieSecret::read_file(file).unwrap_or_else(|problem| {
+            self.errors.push(self.source.error(&path.key("secrets_file"), problem, None));
+            vec![]
+        })
+    }
+
+    fn sticky(upstream: &str, written: &config::Sticky, secrets: &[CookieSecret]) -> Sticky {
         let attributes = Attributes {
             max_age: written.max_age.map(|age| age.duration().as_secs()),
             secure: match written.secure {
@@ -463,7 +466,7 @@ impl Compiler<'_> {
             },
         };
         let secrets = secrets.iter().map(CookieSecret::as_bytes);
-        Some(Sticky::new(written.cookie.clone(), upstream.to_owned(), secrets, written.path.clone(), attributes))
+        Sticky::new(written.cookie.clone(), upstream.to_owned(), secrets, written.path.clone(), attributes)
     }
 
     fn discovery(

@@ -11,7 +11,6 @@ mod background;
 mod changes;
 pub mod checks;
 pub mod compile;
-mod digest;
 mod drains;
 mod handle;
 pub mod leaving;

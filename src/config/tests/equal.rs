@@ -159,7 +159,7 @@ fn a_change_of_any_value_is_a_change() {
 #[test]
 fn the_files_that_a_file_names_are_known() {
     let named = |text: &str| {
-        let paths = files(&load(text).unwrap().file).into_iter();
+        let paths = load(text).unwrap().file.files().into_iter();
         paths.map(|path| path.display().to_string()).collect::<Vec<_>>()
     };
     let all = ["a.crt", "a.key", "c.crt", "d.crt", "e.crt", "e.key", "secrets.txt"];
