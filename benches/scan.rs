@@ -12,15 +12,16 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use wsluice::moment::Moment;
 use wsluice::ws::Side;
 use wsluice::ws::frame::{HEADER_BYTES_MAX, Header, Opcode};
-use wsluice::ws::scanner::{Item, Message, Rsv, Rules, Scanner};
-use wsluice::ws::tunnel::{Observer, Settings, Step, Tunnel};
+use wsluice::ws::scanner::{Item, Message, Rsv, Rules, Scanner, Violation};
+use wsluice::ws::tunnel::{Observer, Settings, Step, Tunnel, Validation};
 
 const CHUNK: usize = 16 * 1024;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// One binary frame of a client.
 fn frame(payload: usize) -> Vec<u8> {
-    let header = Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: Some(MASK), payload: payload as u64 };
+    let header =
+        Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: Some(MASK), payload: payload as u64, shortest: true };
     let mut bytes = [0; HEADER_BYTES_MAX];
     let length = header.encode(&mut bytes);
     let mut frame = bytes[..length].to_vec();
@@ -49,7 +50,13 @@ fn headers(c: &mut Criterion) {
 
 fn scanner(c: &mut Criterion) {
     let mut group = c.benchmark_group("scanner");
-    let rules = Rules { from: Side::Client, rsv: Rsv::None, frame_bytes_max: u64::MAX, message_bytes_max: u64::MAX };
+    let rules = Rules {
+        from: Side::Client,
+        rsv: Rsv::None,
+        frame_bytes_max: u64::MAX,
+        message_bytes_max: u64::MAX,
+        tolerant: false,
+    };
     for payload in [16, 128, 1024, 65_536] {
         let (bytes, count) = chunk(payload);
         group.throughput(Throughput::Elements(count as u64));
@@ -95,6 +102,7 @@ impl Observer for Counts {
         self.messages += 1;
     }
     fn control(&mut self, _: Side, _: Opcode) {}
+    fn tolerated(&mut self, _: Side, _: Violation) {}
     fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, _: Side, _: Duration) {}
 }
@@ -103,7 +111,7 @@ fn tunnel(c: &mut Criterion) {
     let mut group = c.benchmark_group("tunnel");
     let start = Moment::from_micros(1_000_000);
     let settings = Settings {
-        validate: true,
+        validation: Validation::Lenient,
         idle: Some(Duration::from_secs(300)),
         lifetime: None,
         ping: Some(Duration::from_secs(30)),

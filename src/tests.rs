@@ -189,7 +189,14 @@ async fn a_panic_inside_a_frame_leaves_the_peer_that_has_half_of_it_without_a_cl
     let mut client = whole.client().await;
     echoes(&mut client).await;
     let mut header = [0; HEADER_BYTES_MAX];
-    let frame = Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: Some([0; 4]), payload: TRAP_MESSAGE_BYTES };
+    let frame = Header {
+        fin: true,
+        rsv: 0,
+        opcode: Opcode::Binary,
+        mask: Some([0; 4]),
+        payload: TRAP_MESSAGE_BYTES,
+        shortest: true,
+    };
     let length = frame.encode(&mut header);
     let received = "wsluice_bytes_total{direction=\"in\",route=\"r\"}";
     let before = whole.metric(received);

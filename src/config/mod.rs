@@ -39,6 +39,7 @@ mod suggest;
 mod syntax;
 mod tree;
 mod upstream;
+mod upstream_lost;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +72,7 @@ pub use report::{ConfigErrors, Finding, Severity, Source, without};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
 pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
 pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
+pub use upstream_lost::{OnUpstreamLost, SentCode};
 pub use value::{BadValue, ByteSize, OrOff, Span};
 
 /// The configuration of wsluice. Two are equal when they say the same, each default filled in: comments, the order of

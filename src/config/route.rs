@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::edits::HeaderEdits;
 use super::on_change::OnChange;
+use super::upstream_lost::OnUpstreamLost;
 use super::value::{ByteSize, OrOff, Span};
 use crate::policy::origin::OriginPolicy;
 use crate::route::Match;
@@ -54,12 +55,21 @@ pub struct Route {
     #[serde(default)]
     pub http: Http,
 
-    /// Whether frames are judged by RFC 6455: `strict` ends a session at the first illegal frame (close code 1002),
-    /// `off` relays bytes blindly, for servers that break the protocol; there are then no pings, limits or message
-    /// counts, and `keepalive` is off. Default: `strict`, since two peers that disagree on where a frame ends can be
-    /// played against each other.
+    /// How frames are judged by RFC 6455. `lenient` ends a session (close code 1002) at the first frame that two peers could
+    /// read in two ways, and lets pass and counts (`wsluice_frames_tolerated_total`) what only breaks a rule: a length in more
+    /// bytes than it needs, and a Ping, Pong or Close that is masked where it must not be, or not where it must (it goes on
+    /// masked as it must be). `strict` ends it there too. `off` relays bytes blindly, for servers that break the protocol;
+    /// there are then no pings, limits or message counts, and `keepalive` is off. Default: `lenient`, since clients in use do
+    /// such things (paho-mqtt) and refusing protects nobody.
     #[serde(default)]
     pub validate: Validate,
+
+    /// What a client gets when its server is lost without a Close: `cut`, the end of its stream, so that its library reports
+    /// 1006 as it would without a proxy, or `{ close: CODE }`, a Close that says so (`{ close: 1012 }` is the one that most
+    /// clients take for "come back"). Default: `cut`, since it is the only end after which every client that was tried comes
+    /// back by itself: Vite up to 5 and rxjs take any Close for the wish of the server.
+    #[serde(default)]
+    pub on_upstream_lost: OnUpstreamLost,
 
     /// What becomes of this route's sessions when a reload changes or removes it: `keep` them as they began, `drain 60s`
     /// closes them over that time (code 1012), evenly, `close` all at once. A changed route goes by what the new file says, a
@@ -169,8 +179,10 @@ pub enum Http {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Validate {
-    /// The first illegal frame ends the session.
+    /// The first frame that leaves a doubt ends the session.
     #[default]
+    Lenient,
+    /// The first frame that breaks a rule ends the session.
     Strict,
     /// Bytes are relayed blindly.
     Off,

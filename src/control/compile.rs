@@ -17,8 +17,8 @@ use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
     AdminToken, Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File,
-    Finding, Http, KeyPath, Loaded, Log, LogFormat, OnDown, ProxyProtocol, Scheme, ServerTls, Source, TlsVersion,
-    Validate, WhenAllDown,
+    Finding, Http, KeyPath, Loaded, Log, LogFormat, OnDown, OnUpstreamLost, ProxyProtocol, Scheme, ServerTls, Source,
+    TlsVersion, Validate, WhenAllDown,
 };
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
@@ -47,7 +47,8 @@ use crate::upstream::live::Lives;
 use crate::upstream::maker::{MakeError, Maker};
 use crate::upstream::{Policy, Upstream};
 use crate::worker::Pulse;
-use crate::ws::tunnel::Settings;
+use crate::ws::close::Close;
+use crate::ws::tunnel::{Farewell, Settings, Validation};
 use crate::{config, discovery, handover, probe, server, session, upstream};
 
 /// All metric families of the data plane, registered once for the life of the process.
@@ -594,6 +595,10 @@ impl Compiler<'_> {
                 metrics: families.session.route(&listener.name, &written.name, &written.upstream, &outcome::endings()),
                 log: self.log.clone(),
                 table: outcome::closing,
+                upstream_lost: match written.on_upstream_lost {
+                    OnUpstreamLost::Close(code) => Farewell::Close(Close::new(code.0, "upstream lost")),
+                    OnUpstreamLost::Cut => Farewell::Cut,
+                },
             }),
         };
         let edits = |written: &config::HeaderEdits| HeaderEdits {
@@ -616,7 +621,11 @@ impl Compiler<'_> {
             handshake_timeout: written.timeouts.handshake.duration(),
             response_timeout: written.timeouts.response.duration(),
             tunnel: Arc::new(Settings {
-                validate: written.validate == Validate::Strict,
+                validation: match written.validate {
+                    Validate::Off => Validation::Off,
+                    Validate::Lenient => Validation::Lenient,
+                    Validate::Strict => Validation::Strict,
+                },
                 idle: written.timeouts.idle.duration(),
                 lifetime: written.timeouts.lifetime.duration(),
                 ping: written.keepalive.ping.duration(),

@@ -144,7 +144,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             ControlFrame::new(opcode, payload, Some(mask)).as_bytes().to_vec()
         } else {
             let mut out = [0; HEADER_BYTES_MAX];
-            let header = Header { fin: true, rsv: 0, opcode, mask: Some(mask), payload: payload.len() as u64 };
+            let header =
+                Header { fin: true, rsv: 0, opcode, mask: Some(mask), payload: payload.len() as u64, shortest: true };
             let start = header.encode(&mut out);
             let mut bytes = out[..start].to_vec();
             bytes.extend_from_slice(payload);

@@ -18,7 +18,7 @@ use crate::upstream::handshake::HandshakeError;
 use crate::ws::Side;
 use crate::ws::close::{Close, CloseCode};
 use crate::ws::handshake::OfferError;
-use crate::ws::tunnel::{End, Stopping};
+use crate::ws::tunnel::{End, Farewell, Stopping};
 
 /// Why a request does not get what it asks for.
 #[derive(Debug, thiserror::Error)]
@@ -201,13 +201,14 @@ impl From<NoEndpoint> for Failure {
     }
 }
 
-/// The table, second half: after the tunnel opened, a Close for each side.
-pub fn closing(end: &End) -> Closing {
+/// The table, second half: after the tunnel opened, a Close for each side. `upstream_lost` is what the route wants its
+/// clients to get when their server is lost.
+pub fn closing(end: &End, upstream_lost: &Farewell) -> Closing {
     use CloseCode as Code;
     use Initiator::{Client, Proxy, Server};
     let row = |client: Option<(Code, &'static str)>, server: Option<Code>, initiator, reason| Closing {
-        client: client.map(|(code, reason)| Close::new(code, reason)),
-        server: server.map(|code| Close::new(code, "")),
+        client: client.map_or(Farewell::Nothing, |(code, reason)| Farewell::Close(Close::new(code, reason))),
+        server: server.map_or(Farewell::Nothing, |code| Farewell::Close(Close::new(code, ""))),
         initiator,
         reason,
     };
@@ -219,14 +220,16 @@ pub fn closing(end: &End) -> Closing {
         End::Finished(Side::Client) => row(None, None, Client, "finished"),
         End::Finished(Side::Server) => row(None, None, Server, "finished"),
         End::Lost(Side::Client) => row(None, away, Client, "client_lost"),
-        End::Lost(Side::Server) => row(Some((Code::BAD_GATEWAY, "upstream lost")), None, Server, "upstream_lost"),
+        End::Lost(Side::Server) => {
+            Closing { client: upstream_lost.clone(), ..row(None, None, Server, "upstream_lost") }
+        }
         End::Idle => row(Some((Code::GOING_AWAY, "idle timeout")), away, Proxy, "idle"),
         End::Dead(Side::Client) => row(None, away, Proxy, "client_dead"),
         End::Dead(Side::Server) => row(Some((Code::GOING_AWAY, "upstream dead")), None, Proxy, "upstream_dead"),
         End::Lifetime => row(Some((Code::SERVICE_RESTART, "lifetime reached")), away, Proxy, "lifetime"),
         End::Stopped(why) => {
             let (client, reason) = stopping(why);
-            Closing { client: Some(client), ..row(None, away, Proxy, reason) }
+            Closing { client: Farewell::Close(client), ..row(None, away, Proxy, reason) }
         }
         End::Panicked => {
             row(Some((Code::INTERNAL_ERROR, "internal error")), Some(Code::INTERNAL_ERROR), Proxy, "panic")
@@ -350,9 +353,11 @@ mod tests {
             violation("reserved_bits"),
             violation("invalid_utf8"),
         ] {
-            let closing = closing(&end);
-            for close in [closing.client, closing.server].into_iter().flatten() {
-                assert!(close.code.is_some_and(CloseCode::is_sendable), "{end:?}");
+            let closing = closing(&end, &Farewell::Cut);
+            for farewell in [closing.client, closing.server] {
+                if let Farewell::Close(close) = farewell {
+                    assert!(close.code.is_some_and(CloseCode::is_sendable), "{end:?}");
+                }
             }
         }
     }
@@ -372,19 +377,28 @@ mod tests {
             (Upgrade, "upgrade"),
         ];
         for (why, label) in all {
-            let closing = closing(&End::Stopped(why));
-            let client = closing.client.unwrap_or(Close::new(CloseCode(0), ""));
+            let closing = closing(&End::Stopped(why), &Farewell::Cut);
+            let Farewell::Close(client) = closing.client else { panic!("{label}: no Close") };
             assert_eq!((client.code, closing.reason), (Some(CloseCode::SERVICE_RESTART), label));
-            assert_eq!(closing.server, Some(Close::new(CloseCode::GOING_AWAY, "")));
+            assert_eq!(closing.server, Farewell::Close(Close::new(CloseCode::GOING_AWAY, "")));
             // RFC 6455 §5.5: what is longer would be cut.
             assert!((15..=123).contains(&client.reason.len()), "{}", client.reason);
             assert!(endings().contains(&Ending::new(Initiator::Proxy, Some(1012), label)), "{label}");
             assert!(STOPPING_LABELS.contains(&label), "{label}");
         }
         let said = Close::new(CloseCode(4001), "be good");
-        let closing = closing(&End::Stopped(Operator(Arc::new(said.clone()))));
-        assert_eq!((closing.client, closing.reason), (Some(said), "operator"));
-        assert_eq!(closing.server, Some(Close::new(CloseCode::GOING_AWAY, "")));
+        let closing = closing(&End::Stopped(Operator(Arc::new(said.clone()))), &Farewell::Cut);
+        assert_eq!((closing.client, closing.reason), (Farewell::Close(said), "operator"));
+        assert_eq!(closing.server, Farewell::Close(Close::new(CloseCode::GOING_AWAY, "")));
+    }
+
+    #[test]
+    fn what_a_client_gets_whose_server_is_lost_is_for_its_route_to_say() {
+        let close = Farewell::Close(Close::new(CloseCode(4321), "come back"));
+        for wanted in [close, Farewell::Cut] {
+            let closing = closing(&End::Lost(Side::Server), &wanted);
+            assert_eq!((closing.client, closing.server), (wanted, Farewell::Nothing));
+        }
     }
 
     #[test]

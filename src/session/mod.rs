@@ -28,10 +28,9 @@ use crate::telemetry::panics::{self, Panic, Place};
 use crate::upstream::Upstream;
 use crate::upstream::live::Live;
 use crate::ws::Side;
-use crate::ws::close::Close;
 use crate::ws::frame::Opcode;
-use crate::ws::scanner::Message;
-use crate::ws::tunnel::{End, Observer, Tunnel};
+use crate::ws::scanner::{Message, Violation};
+use crate::ws::tunnel::{End, Farewell, Observer, Tunnel};
 use access_log::{AccessLog, Kind, Record, Traffic};
 use metrics::{Control, Data, Direction, Ending, Initiator, Peer, RouteMetrics};
 use relay::Relay;
@@ -39,18 +38,18 @@ use relay::Relay;
 /// What an end means: which Close goes where, and what it is called. One row of `proxy::outcome`'s table.
 #[derive(Clone, Debug)]
 pub struct Closing {
-    /// The Close for the client.
-    pub client: Option<Close>,
-    /// The Close for the server.
-    pub server: Option<Close>,
+    /// What the client gets.
+    pub client: Farewell,
+    /// What the server gets.
+    pub server: Farewell,
     /// Who began it.
     pub initiator: Initiator,
     /// The label in logs and metrics.
     pub reason: &'static str,
 }
 
-/// The table, as a function, so that it can stand above.
-pub type Table = fn(&End) -> Closing;
+/// The table, as a function, so that it can stand above. What a client gets whose server is lost is for its route to say.
+pub type Table = fn(&End, upstream_lost: &Farewell) -> Closing;
 
 /// Says what an end means.
 pub trait Judge {
@@ -76,6 +75,8 @@ pub struct RouteSessions {
     pub log: AccessLog,
     /// What their ends mean.
     pub table: Table,
+    /// What a client gets whose server is lost without a Close.
+    pub upstream_lost: Farewell,
 }
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -271,19 +272,24 @@ where
 impl<C, S, H: Held> Drop for Session<C, S, H> {
     fn drop(&mut self) {
         let (tunnel, Counts { route, opening }) = (self.relay.tunnel(), self.relay.observer());
-        let table = route.table;
+        let table = |end| (route.table)(end, &route.upstream_lost);
         // Without an end the task itself was dropped: the process is going, or something panicked.
         let (closing, code, reason) = match tunnel.end() {
             Some(end @ End::Closed { body, .. }) => (table(end), body.code.map(|code| code.0), body.reason.clone()),
             Some(end) => {
                 let closing = table(end);
-                let sent = if closing.initiator == Initiator::Proxy { &closing.client } else { &None };
-                let code = sent.as_ref().and_then(|close| close.code).map(|code| code.0);
-                let reason = sent.as_ref().map_or("", |close| &close.reason).into();
+                let sent = match &closing.client {
+                    Farewell::Close(close) if closing.initiator == Initiator::Proxy => Some(close),
+                    _ => None,
+                };
+                let code = sent.and_then(|close| close.code).map(|code| code.0);
+                let reason = sent.map_or("", |close| &close.reason).into();
                 (closing, code, reason)
             }
             None => {
-                let cut = Closing { client: None, server: None, initiator: Initiator::Proxy, reason: "cut" };
+                let nothing = Farewell::Nothing;
+                let cut =
+                    Closing { client: nothing.clone(), server: nothing, initiator: Initiator::Proxy, reason: "cut" };
                 (cut, None, "".into())
             }
         };
@@ -380,7 +386,7 @@ impl Counts {
 
 impl Judge for Counts {
     fn closing(&self, end: &End) -> Closing {
-        (self.route.table)(end)
+        (self.route.table)(end, &self.route.upstream_lost)
     }
 }
 
@@ -426,6 +432,10 @@ impl Observer for Counts {
             _ => Control::Close,
         };
         self.route.metrics.frames().control(direction(from), control);
+    }
+
+    fn tolerated(&mut self, from: Side, violation: Violation) {
+        self.route.metrics.tolerated(peer(from), violation.label());
     }
 
     fn pinged(&mut self, side: Side) {

@@ -3,7 +3,7 @@
 //! The relay moves bytes and knows nothing of frames; the tunnel knows frames and nothing of sockets. What it costs: a
 //! message that arrives when nothing waits is one read, one judgement in place and one write, out of a buffer of the
 //! worker's pool that is given back before the task sleeps. A connection holds bytes of its own in two cases only: the
-//! start of a header that is not whole (at most 131 bytes), and what the other peer does not take at the moment. While
+//! start of a header that is not whole (at most 139 bytes), and what the other peer does not take at the moment. While
 //! something waits for a peer, the other one is not read: back-pressure goes from end to end, and a session never
 //! holds more than one read each way.
 //!
@@ -26,6 +26,7 @@ use crate::moment::Moment;
 use crate::net::pool::{self, Buffer, Size};
 use crate::net::transport::Connection;
 use crate::ws::Side;
+use crate::ws::frame::ControlFrame;
 use crate::ws::tunnel::{Observer, Step, Tunnel};
 
 /// What one direction may read in one poll; then the task yields to all others and to what comes meanwhile, so that one
@@ -143,12 +144,16 @@ where
         }
         // Bounded: each further round follows a timer that fired.
         loop {
-            if self.armed.is_some_and(|at| at <= now + COARSE_TICK) && timer.as_mut().poll_ready(cx) {
+            let fired = self.armed.is_some_and(|at| at <= now + COARSE_TICK) && timer.as_mut().poll_ready(cx);
+            if fired {
                 self.armed = None;
                 now = clock::now();
-                self.tunnel.handle_timeout(now);
             }
             let busy = self.pump(cx, now, Side::Client) | self.pump(cx, now, Side::Server);
+            // Nobody is judged by the clock before what has come of him is read.
+            if fired {
+                self.tunnel.handle_timeout(now);
+            }
             if self.settle(cx, now) {
                 return Poll::Ready(());
             }
@@ -250,7 +255,10 @@ where
         let mut allowed = BYTES_PER_POLL;
         let mut was_short = false;
         while allowed > 0 {
-            if self.lane.is_blocked() && !self.lane.drain(cx, now, self.tunnel, self.target, self.from.other()) {
+            if self.lane.is_blocked()
+                && !self.lane.drain(cx, now, self.tunnel, self.target, self.from.other())
+                && self.tunnel.forwards(self.from)
+            {
                 return false;
             }
             if self.lane.unseen {
@@ -306,7 +314,7 @@ where
                 Poll::Ready(Err(error)) => {
                     // A TLS stream that ends without close_notify is an end like a FIN; anything else ends both ways.
                     if error.kind() != io::ErrorKind::UnexpectedEof {
-                        self.tunnel.handle_broken(self.from);
+                        self.tunnel.handle_broken(now, self.from);
                     }
                     self.tunnel.handle_eof(now, self.from);
                     return false;
@@ -329,6 +337,12 @@ where
                 Step::Forward(count) => {
                     self.lane.write(cx, self.tunnel, self.target, to, &buffer[at..at + count]);
                     self.lane.inject(cx, now, self.tunnel, self.observer, self.target, to);
+                    at += count;
+                }
+                Step::Remask(count) => {
+                    let mask = (to == Side::Server).then(|| fastrand::u32(..).to_ne_bytes());
+                    let frame = ControlFrame::masked_anew(&buffer[at..at + count], mask);
+                    self.lane.write(cx, self.tunnel, self.target, to, frame.as_bytes());
                     at += count;
                 }
                 Step::Drop(count) => at += count,
@@ -452,6 +466,10 @@ impl Lane {
         target: &mut (impl AsyncWrite + Unpin),
         to: Side,
     ) -> bool {
+        if tunnel.is_gone(to) {
+            self.give_up();
+            return true;
+        }
         if let Some(waiting) = &mut self.waiting {
             self.torn = true;
             let written = write_some(cx, target, &waiting.buffer[waiting.start..waiting.end]);
@@ -528,7 +546,7 @@ impl Lane {
         if self.is_blocked() && !self.drain(cx, now, tunnel, target, to) {
             return false;
         }
-        if over && target.ends_on_drop() {
+        if over && (target.ends_on_drop() || tunnel.is_gone(to)) {
             self.shut = Shut::Ended;
         } else if self.shut != Shut::Ended && (over || tunnel.poll_shutdown(to)) {
             self.shut = match Pin::new(target).poll_shutdown(cx) {
@@ -540,7 +558,12 @@ impl Lane {
     }
 
     fn broken(&mut self, tunnel: &mut Tunnel, to: Side) {
-        tunnel.handle_broken(to);
+        tunnel.handle_broken(clock::coarse(), to);
+        self.give_up();
+    }
+
+    /// What waits goes nowhere any more.
+    fn give_up(&mut self) {
         self.waiting = None;
         self.unflushed = false;
     }
@@ -597,8 +620,8 @@ mod tests {
     use crate::telemetry::panics::{self, Place};
     use crate::ws::close::{Close, CloseCode};
     use crate::ws::frame::Opcode;
-    use crate::ws::scanner::{Message, Rsv};
-    use crate::ws::tunnel::{End, QUIET, Settings};
+    use crate::ws::scanner::{Message, Rsv, Violation};
+    use crate::ws::tunnel::{End, Farewell, QUIET, Settings, Validation};
 
     /// A peer that always has bytes to give and takes all it gets.
     #[derive(Debug)]
@@ -646,19 +669,20 @@ mod tests {
         }
         fn message(&mut self, _: Side, _: Message) {}
         fn control(&mut self, _: Side, _: Opcode) {}
+        fn tolerated(&mut self, _: Side, _: Violation) {}
         fn pinged(&mut self, _: Side) {}
         fn round_trip(&mut self, _: Side, _: Duration) {}
     }
 
     impl Judge for Passed {
         fn closing(&self, _: &End) -> Closing {
-            let close = || Some(Close::new(CloseCode::GOING_AWAY, ""));
+            let close = || Farewell::Close(Close::new(CloseCode::GOING_AWAY, ""));
             Closing { client: close(), server: close(), initiator: Initiator::Proxy, reason: "" }
         }
     }
 
     const BLIND: Settings = Settings {
-        validate: false,
+        validation: Validation::Off,
         idle: None,
         lifetime: None,
         ping: None,
@@ -709,7 +733,7 @@ mod tests {
         let drain = Drain::new(1);
         let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
         let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
-        let settings = Settings { validate: true, ..BLIND };
+        let settings = Settings { validation: Validation::Strict, ..BLIND };
         let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
         let mut relay = Relay::new(tunnel, (plain(near), vec![]), (plain(far), vec![]), Passed::default());
         let guard = drain.enter(1);
@@ -770,7 +794,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn after_a_panic_in_a_write_that_side_is_not_written_to_again_and_the_other_gets_its_close() {
         let (mut client, near) = UnixStream::pair().unwrap();
-        let settings = Settings { validate: true, ..BLIND };
+        let settings = Settings { validation: Validation::Strict, ..BLIND };
         let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
         let near = Transport::<Endless>::Plain(Stream::from(near));
         let mut relay = Relay::new(tunnel, (near, vec![]), (Fragile::default(), vec![]), Passed::default());

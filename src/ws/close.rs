@@ -152,6 +152,21 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_that_is_too_long_is_cut_between_two_characters() {
+        for before in 0..4 {
+            // RFC 6455 §5.5: 125 bytes in all, two of them the code.
+            for (character, width) in [('é', 2), ('€', 3), ('🦀', 4)] {
+                let reason = "x".repeat(before) + &character.to_string().repeat(100);
+                let close = Close { code: Some(CloseCode::NORMAL), reason: Cow::Owned(reason.clone()) };
+                let (body, length) = close.body();
+                let read = CloseBody::parse(&body[..length]).unwrap();
+                assert!(reason.starts_with(&*read.reason));
+                assert_eq!(read.reason.len(), before + (123 - before) / width * width, "{before} and {character}");
+            }
+        }
+    }
+
+    #[test]
     fn our_own_body_reads_back() {
         let close = Close::new(CloseCode::SERVICE_RESTART, "draining");
         let (body, length) = close.body();

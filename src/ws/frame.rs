@@ -11,6 +11,8 @@ pub const HEADER_BYTES_MAX: usize = 14;
 pub const CONTROL_PAYLOAD_MAX: usize = 125;
 /// The longest control frame on the wire: its length always fits the second byte.
 pub const CONTROL_BYTES_MAX: usize = 2 + 4 + CONTROL_PAYLOAD_MAX;
+/// The longest control frame that a peer may send: one that writes its length in more bytes than it needs.
+pub const FOREIGN_CONTROL_BYTES_MAX: usize = HEADER_BYTES_MAX + CONTROL_PAYLOAD_MAX;
 
 /// What a frame is (RFC 6455 §11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,6 +76,8 @@ pub struct Header {
     pub mask: Option<[u8; 4]>,
     /// Bytes of payload that follow the header, at most 2^63 - 1.
     pub payload: u64,
+    /// The length is written in the fewest bytes, as it must be (RFC 6455 §5.2). Where it is not, it is no less clear.
+    pub shortest: bool,
 }
 
 /// RSV1, which permessage-deflate sets on the first frame of a compressed message (RFC 7692 §6).
@@ -85,9 +89,6 @@ pub enum HeaderError {
     /// Opcodes 3-7 and 11-15 are reserved (RFC 6455 §5.2).
     #[error("reserved opcode {0:#x}")]
     ReservedOpcode(u8),
-    /// The length must be written in the fewest bytes (RFC 6455 §5.2).
-    #[error("payload length not in its shortest form")]
-    LengthNotMinimal,
     /// The most significant bit of a 64-bit length must be 0 (RFC 6455 §5.2).
     #[error("payload length over 2^63 - 1")]
     LengthOverflow,
@@ -104,14 +105,11 @@ impl Header {
             return Ok(None);
         };
         let opcode = Opcode::from_bits(first & 0x0F).ok_or(HeaderError::ReservedOpcode(first & 0x0F))?;
-        let (payload, extended) = match second & 0x7F {
+        let (payload, extended, shortest) = match second & 0x7F {
             126 => {
                 let Some(length) = rest.first_chunk::<2>() else { return Ok(None) };
                 let length = u64::from(u16::from_be_bytes(*length));
-                if length < 126 {
-                    return Err(HeaderError::LengthNotMinimal);
-                }
-                (length, 2)
+                (length, 2, length >= 126)
             }
             127 => {
                 let Some(length) = rest.first_chunk::<8>() else { return Ok(None) };
@@ -119,12 +117,9 @@ impl Header {
                 if length > i64::MAX as u64 {
                     return Err(HeaderError::LengthOverflow);
                 }
-                if length <= u64::from(u16::MAX) {
-                    return Err(HeaderError::LengthNotMinimal);
-                }
-                (length, 8)
+                (length, 8, length > u64::from(u16::MAX))
             }
-            short => (u64::from(short), 0),
+            short => (u64::from(short), 0, true),
         };
         let (mask, masked) = if second & 0x80 == 0 {
             (None, 0)
@@ -132,7 +127,7 @@ impl Header {
             let Some(key) = rest[extended..].first_chunk::<4>() else { return Ok(None) };
             (Some(*key), 4)
         };
-        let header = Header { fin: first & 0x80 != 0, rsv: (first >> 4) & 0x7, opcode, mask, payload };
+        let header = Header { fin: first & 0x80 != 0, rsv: (first >> 4) & 0x7, opcode, mask, payload, shortest };
         Ok(Some((header, 2 + extended + masked)))
     }
 
@@ -186,7 +181,8 @@ impl ControlFrame {
         debug_assert!(payload.len() <= CONTROL_PAYLOAD_MAX);
         let payload = &payload[..payload.len().min(CONTROL_PAYLOAD_MAX)];
         let mut header = [0; HEADER_BYTES_MAX];
-        let start = Header { fin: true, rsv: 0, opcode, mask, payload: payload.len() as u64 }.encode(&mut header);
+        let length = payload.len() as u64;
+        let start = Header { fin: true, rsv: 0, opcode, mask, payload: length, shortest: true }.encode(&mut header);
         let mut bytes = [0; CONTROL_BYTES_MAX];
         bytes[..start].copy_from_slice(&header[..start]);
         let end = start + payload.len();
@@ -195,6 +191,24 @@ impl ControlFrame {
             apply_mask(key, &mut bytes[start..end]);
         }
         ControlFrame { bytes, length: end as u8 }
+    }
+
+    /// The whole control frame that `frame` is, with `mask` in place of the masking that it has or lacks.
+    ///
+    /// # Panics
+    /// In debug builds, if it is none.
+    pub fn masked_anew(frame: &[u8], mask: Option<[u8; 4]>) -> ControlFrame {
+        let Ok(Some((header, start))) = Header::parse(frame) else {
+            debug_assert!(false, "not a whole frame");
+            return ControlFrame::new(Opcode::Pong, &[], mask);
+        };
+        let mut payload = [0; CONTROL_PAYLOAD_MAX];
+        let (payload, _) = payload.split_at_mut((frame.len() - start).min(CONTROL_PAYLOAD_MAX));
+        payload.copy_from_slice(&frame[start..start + payload.len()]);
+        if let Some(key) = header.mask {
+            apply_mask(key, payload);
+        }
+        ControlFrame::new(header.opcode, payload, mask)
     }
 
     /// The frame as it goes on the wire.
@@ -213,22 +227,41 @@ mod tests {
     #[test]
     fn examples_of_rfc_6455_section_5_7() {
         let cases: [(&[u8], Header, usize); 6] = [
-            (&[0x81, 0x05, 0x48, 0x65], Header { fin: true, rsv: 0, opcode: Opcode::Text, mask: None, payload: 5 }, 2),
+            (
+                &[0x81, 0x05, 0x48, 0x65],
+                Header { fin: true, rsv: 0, opcode: Opcode::Text, mask: None, payload: 5, shortest: true },
+                2,
+            ),
             (
                 &[0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f],
-                Header { fin: true, rsv: 0, opcode: Opcode::Text, mask: Some([0x37, 0xfa, 0x21, 0x3d]), payload: 5 },
+                Header {
+                    fin: true,
+                    rsv: 0,
+                    opcode: Opcode::Text,
+                    mask: Some([0x37, 0xfa, 0x21, 0x3d]),
+                    payload: 5,
+                    shortest: true,
+                },
                 6,
             ),
-            (&[0x01, 0x03], Header { fin: false, rsv: 0, opcode: Opcode::Text, mask: None, payload: 3 }, 2),
-            (&[0x80, 0x02], Header { fin: true, rsv: 0, opcode: Opcode::Continuation, mask: None, payload: 2 }, 2),
+            (
+                &[0x01, 0x03],
+                Header { fin: false, rsv: 0, opcode: Opcode::Text, mask: None, payload: 3, shortest: true },
+                2,
+            ),
+            (
+                &[0x80, 0x02],
+                Header { fin: true, rsv: 0, opcode: Opcode::Continuation, mask: None, payload: 2, shortest: true },
+                2,
+            ),
             (
                 &[0x82, 0x7E, 0x01, 0x00],
-                Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload: 256 },
+                Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload: 256, shortest: true },
                 4,
             ),
             (
                 &[0x82, 0x7F, 0, 0, 0, 0, 0, 1, 0, 0],
-                Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload: 65536 },
+                Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload: 65536, shortest: true },
                 10,
             ),
         ];
@@ -242,9 +275,40 @@ mod tests {
         for reserved in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
             assert_eq!(Header::parse(&[0x80 | reserved, 0]), Err(HeaderError::ReservedOpcode(reserved)));
         }
-        assert_eq!(Header::parse(&[0x82, 126, 0, 125]), Err(HeaderError::LengthNotMinimal));
-        assert_eq!(Header::parse(&[0x82, 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff]), Err(HeaderError::LengthNotMinimal));
         assert_eq!(Header::parse(&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]), Err(HeaderError::LengthOverflow));
+    }
+
+    #[test]
+    fn a_length_in_more_bytes_than_it_needs_is_clear_and_told() {
+        let cases: [(&[u8], u64, bool); 6] = [
+            (&[0x82, 126, 0, 125], 125, false),
+            (&[0x82, 126, 0, 126], 126, true),
+            (&[0x82, 126, 0, 0], 0, false),
+            (&[0x82, 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff], 0xffff, false),
+            (&[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0], 0x1_0000, true),
+            (&[0x82, 127, 0, 0, 0, 0, 0, 0, 0, 5], 5, false),
+        ];
+        for (bytes, payload, shortest) in cases {
+            let (header, length) = Header::parse(bytes).unwrap().unwrap();
+            assert_eq!((header.payload, header.shortest, length), (payload, shortest, bytes.len()), "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_control_frame_is_masked_anew_whatever_it_had() {
+        let payload: Vec<u8> = (0..CONTROL_PAYLOAD_MAX as u8).collect();
+        for length in [0, 1, 12, 125] {
+            for before in [None, Some([1, 2, 3, 4])] {
+                for after in [None, Some([9, 8, 7, 6])] {
+                    let frame = ControlFrame::new(Opcode::Pong, &payload[..length], before);
+                    let anew = ControlFrame::masked_anew(frame.as_bytes(), after);
+                    assert_eq!(anew, ControlFrame::new(Opcode::Pong, &payload[..length], after));
+                }
+            }
+        }
+        // A length in eight bytes becomes one in its place.
+        let long = [&[0x89, 127, 0, 0, 0, 0, 0, 0, 0, 2][..], b"ab"].concat();
+        assert_eq!(ControlFrame::masked_anew(&long, None), ControlFrame::new(Opcode::Ping, b"ab", None));
     }
 
     #[test]
@@ -267,7 +331,8 @@ mod tests {
             mask: Option<[u8; 4]>,
             payload in prop_oneof![0u64..126, 126u64..65536, 65536u64..=i64::MAX as u64],
         ) {
-            let header = Header { fin, rsv, opcode: Opcode::from_bits(opcode).unwrap(), mask, payload };
+            let opcode = Opcode::from_bits(opcode).unwrap();
+            let header = Header { fin, rsv, opcode, mask, payload, shortest: true };
             let mut out = [0; HEADER_BYTES_MAX];
             let length = header.encode(&mut out);
             prop_assert_eq!(Header::parse(&out[..length]), Ok(Some((header, length))));
@@ -278,7 +343,9 @@ mod tests {
 
         #[test]
         fn any_bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
-            if let Ok(Some((header, length))) = Header::parse(&bytes) {
+            if let Ok(Some((header, length))) = Header::parse(&bytes)
+                && header.shortest
+            {
                 let mut out = [0; HEADER_BYTES_MAX];
                 prop_assert_eq!(header.encode(&mut out), length);
                 prop_assert_eq!(&out[..length], &bytes[..length]);

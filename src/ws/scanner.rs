@@ -21,6 +21,9 @@ pub struct Rules {
     pub frame_bytes_max: u64,
     /// The longest message summed over its fragments, in bytes on the wire.
     pub message_bytes_max: u64,
+    /// Lets pass what breaks a rule and leaves no doubt about what is meant: a length in more bytes than it needs, and
+    /// control frames that are masked where they must not be or not where they must.
+    pub tolerant: bool,
 }
 
 /// Which reserved bits may be set (RFC 6455 §5.2).
@@ -40,6 +43,9 @@ pub enum Violation {
     /// Illegal in itself.
     #[error(transparent)]
     Header(#[from] HeaderError),
+    /// The length must be written in the fewest bytes (RFC 6455 §5.2).
+    #[error("payload length not in its shortest form")]
+    LengthNotMinimal,
     /// A client must mask every frame (RFC 6455 §5.1).
     #[error("an unmasked frame from the client")]
     UnmaskedFrame,
@@ -71,7 +77,7 @@ impl Violation {
     pub const fn label(self) -> &'static str {
         match self {
             Violation::Header(HeaderError::ReservedOpcode(_)) => "reserved_opcode",
-            Violation::Header(HeaderError::LengthNotMinimal | HeaderError::LengthOverflow) => "bad_length",
+            Violation::Header(HeaderError::LengthOverflow) | Violation::LengthNotMinimal => "bad_length",
             Violation::UnmaskedFrame => "unmasked_frame",
             Violation::MaskedFrame => "masked_frame",
             Violation::ReservedBits(_) => "reserved_bits",
@@ -219,10 +225,14 @@ impl Scanner {
     }
 
     fn judge(&self, rules: &Rules, header: &Header) -> Result<(), Refusal> {
+        let any_mask = rules.tolerant && header.opcode.is_control();
         match (rules.from, header.mask) {
-            (Side::Client, None) => return Err(Violation::UnmaskedFrame.into()),
-            (Side::Server, Some(_)) => return Err(Violation::MaskedFrame.into()),
+            (Side::Client, None) if !any_mask => return Err(Violation::UnmaskedFrame.into()),
+            (Side::Server, Some(_)) if !any_mask => return Err(Violation::MaskedFrame.into()),
             _ => {}
+        }
+        if !header.shortest && !rules.tolerant {
+            return Err(Violation::LengthNotMinimal.into());
         }
         if header.rsv != 0 && !rsv_allowed(rules.rsv, header) {
             return Err(Violation::ReservedBits(header.rsv).into());
@@ -267,7 +277,7 @@ mod tests {
     use super::*;
 
     fn rules(from: Side) -> Rules {
-        Rules { from, rsv: Rsv::None, frame_bytes_max: u64::MAX, message_bytes_max: u64::MAX }
+        Rules { from, rsv: Rsv::None, frame_bytes_max: u64::MAX, message_bytes_max: u64::MAX, tolerant: false }
     }
 
     fn violation(rules: &Rules, bytes: &[u8]) -> Violation {
@@ -288,7 +298,7 @@ mod tests {
     #[test]
     fn each_rule_of_section_5_has_its_violation() {
         let server = rules(Side::Server);
-        let cases: [(&Rules, &[u8], Violation); 12] = [
+        let cases: [(&Rules, &[u8], Violation); 14] = [
             (&rules(Side::Client), &[0x81, 0], Violation::UnmaskedFrame),
             (&server, &[0x81, 0x80, 0, 0, 0, 0], Violation::MaskedFrame),
             (&server, &[0xC1, 0], Violation::ReservedBits(4)),
@@ -301,9 +311,37 @@ mod tests {
             (&server, &[0x01, 1, 7, 0x80, 0, 0x80, 0], Violation::StrayContinuation),
             (&server, &[0x83, 0], Violation::Header(HeaderError::ReservedOpcode(3))),
             (&server, &[0x8B, 0], Violation::Header(HeaderError::ReservedOpcode(11))),
+            (&server, &[0x82, 126, 0, 125], Violation::LengthNotMinimal),
+            (&server, &[0x82, 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff], Violation::LengthNotMinimal),
         ];
         for (rules, bytes, expected) in cases {
             assert_eq!(violation(rules, bytes), expected, "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn the_tolerant_let_pass_what_leaves_no_doubt_and_nothing_else() {
+        let tolerant = |from| Rules { tolerant: true, ..rules(from) };
+        let mut scanner = Scanner::default();
+        for (from, bytes) in [
+            (Side::Client, &[0x8A, 0][..]),
+            (Side::Client, &[0x88, 2, 3, 0xe8]),
+            (Side::Server, &[0x89, 0x80, 1, 2, 3, 4]),
+            (Side::Server, &[0x8A, 126, 0, 0]),
+        ] {
+            assert!(
+                matches!(scanner.next(&tolerant(from), bytes), Ok(Item::Control(control)) if control.bytes == bytes.len())
+            );
+        }
+        let long = [0x82, 126, 0, 1];
+        assert_eq!(scanner.next(&tolerant(Side::Server), &long), Ok(Item::Data { header: 4, ends: None }));
+        for (from, bytes, expected) in [
+            (Side::Client, &[0x81, 0][..], Violation::UnmaskedFrame),
+            (Side::Server, &[0x81, 0x80, 1, 2, 3, 4], Violation::MaskedFrame),
+            (Side::Client, &[0x8A, 126, 0, 126], Violation::ControlTooLong(126)),
+            (Side::Client, &[0x9A, 0], Violation::ReservedBits(1)),
+        ] {
+            assert_eq!(violation(&tolerant(from), bytes), expected, "{bytes:02x?}");
         }
     }
 

@@ -5,8 +5,9 @@
 //! other peer and how many are dropped. What always holds:
 //!
 //! * The result does not depend on how the bytes were cut into slices.
-//! * What leaves is what came, less swallowed control frames, plus injected ones; a header leaves only when it is whole
-//!   and judged, a control frame only when it is whole, so at most `CONTROL_BYTES_MAX` bytes are ever held back.
+//! * What leaves is what came, less swallowed control frames, plus injected ones, and wrongly masked control frames as they
+//!   should be; a header leaves only when it is whole
+//!   and judged, a control frame only when it is whole, so at most `FOREIGN_CONTROL_BYTES_MAX` bytes are ever held back.
 //! * A frame is injected only between two frames, and nothing is sent to a peer after a Close.
 //! * `End` says why a session ends and is told once; which codes the peers get is the driver's to say, by `close`.
 //! * Given time it finishes: each wait of the closing handshake has a deadline, and so has a stop that waits for a pause.
@@ -29,10 +30,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Side;
 use super::close::{Close, CloseBody};
-use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, Opcode, apply_mask};
+use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, Header, Opcode, apply_mask};
 use super::scanner::{Control, Item, Message, Refusal, Rsv, Rules, Violation};
 use crate::moment::Moment;
-pub use end::{End, Observer, Stopping};
+pub use end::{End, Farewell, Observer, Stopping};
 use peer::{Liveness, Peer};
 
 /// How long a peer may take to answer our Close, and to end the connection after both Closes.
@@ -42,8 +43,13 @@ pub const ECHO_WAIT: Duration = Duration::from_secs(2);
 pub const BOUNDARY_WAIT: Duration = Duration::from_secs(10);
 /// How long a peer that goes on taking what waits for it, however slowly, may put off the end.
 pub const SLOW_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a peer may be silent before it answers the other peer's Close: then it is answered in its place. Browsers give
+/// up after 10 s and report 1006.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How long a peer may go on sending before it answers the other peer's Close.
-pub const ANSWER_WAIT: Duration = Duration::from_secs(30);
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long nothing passes in the open half of a blind pipe, one half of which has ended, before it is let go.
+pub const HALF_CLOSED_WAIT: Duration = Duration::from_secs(30);
 /// How long no data has passed when a session that is to stop is quiet: longer than a question takes to its answer on
 /// nearly all paths (a round trip between continents and the server's own time), so that an exchange is not cut in two.
 pub const QUIET: Duration = Duration::from_millis(200);
@@ -51,11 +57,14 @@ pub const QUIET: Duration = Duration::from_millis(200);
 /// of them has no more than some seconds to spare.
 pub const QUIET_WAIT: Duration = Duration::from_secs(3);
 
+/// How late a timer is that tells of a stall of ours, in which nobody was read: far above what a busy worker is late by.
+pub const STALL: Duration = Duration::from_secs(1);
+
 /// What a session may do and for how long. Fixed when the session opens, and the same for many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// `false` makes the tunnel a blind pipe: bytes are neither judged nor counted as frames, nothing is injected.
-    pub validate: bool,
+    /// How strictly frames are judged.
+    pub validation: Validation,
     /// The longest time without a data frame in either direction.
     pub idle: Option<Duration>,
     /// The longest time a session may last.
@@ -68,6 +77,17 @@ pub struct Settings {
     pub frame_bytes_max: u64,
     /// See [`Rules::message_bytes_max`].
     pub message_bytes_max: u64,
+}
+
+/// How strictly frames are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Validation {
+    /// Not at all. The tunnel is a blind pipe: bytes are neither judged nor counted as frames, nothing is injected.
+    Off,
+    /// Whatever leaves a doubt about what is meant ends the session; what only breaks a rule passes, see [`Rules::tolerant`].
+    Lenient,
+    /// By the letter of RFC 6455. Only a Pong to a Ping of our own is taken however it is masked.
+    Strict,
 }
 
 /// What many share is written down with each session and read back as its own.
@@ -92,9 +112,11 @@ mod shared {
 pub enum Step {
     /// So many bytes go on to the other peer; then `poll_inject`, then the rest.
     Forward(usize),
+    /// So many bytes, a whole control frame, go on masked as they must be: see [`ControlFrame::masked_anew`].
+    Remask(usize),
     /// So many bytes go nowhere.
     Drop(usize),
-    /// Keep the slice (at most `CONTROL_BYTES_MAX` bytes) and show it again with more behind it.
+    /// Keep the slice (at most `FOREIGN_CONTROL_BYTES_MAX` bytes) and show it again with more behind it.
     NeedMore,
 }
 
@@ -161,6 +183,11 @@ impl Tunnel {
         }
     }
 
+    /// Whether it is no blind pipe.
+    fn reads_frames(&self) -> bool {
+        self.settings.validation != Validation::Off
+    }
+
     fn peer(&self, side: Side) -> &Peer {
         &self.peers[side as usize]
     }
@@ -186,19 +213,20 @@ impl Tunnel {
         self.heard(now, from);
         let step = if self.peer(from).deaf {
             Step::Drop(bytes.len())
-        } else if self.settings.validate {
+        } else if self.reads_frames() {
             self.judge(now, from, bytes, seen)
         } else if self.peer(from.other()).cut {
             Step::Drop(bytes.len())
         } else {
             self.data_at = now;
-            self.wait_from_now(now, ANSWER_WAIT);
+            self.wait_from_now(now, HALF_CLOSED_WAIT);
             Step::Forward(bytes.len())
         };
-        if let Step::Forward(taken) = step {
+        if let Step::Forward(taken) | Step::Remask(taken) = step {
             seen.bytes(from, taken);
             let in_frame = !self.peer(from).scanner.at_boundary();
             self.peer_mut(from.other()).in_frame = in_frame;
+            self.answer_is_on_its_way(now, from);
         }
         // With the end of a message the pause that a stop waits for is near.
         if self.stop.is_some() {
@@ -214,6 +242,7 @@ impl Tunnel {
             rsv: self.rsv,
             frame_bytes_max: self.settings.frame_bytes_max,
             message_bytes_max: self.settings.message_bytes_max,
+            tolerant: false,
         };
         let mut at = 0;
         loop {
@@ -229,7 +258,17 @@ impl Tunnel {
             if at > 0 && (rest.is_empty() || (scanner.at_boundary() && self.peer(to).wants_inject())) {
                 return taken(at);
             }
-            match self.peers[from as usize].scanner.next(&rules, rest) {
+            let mut item = self.peers[from as usize].scanner.next(&rules, rest);
+            if let Err(Refusal::Violation(violation)) = item
+                && at == 0
+                && let Some(tolerated) = self.tolerated(&rules, violation, rest)
+            {
+                if matches!(tolerated, Ok(item) if item != Item::Incomplete) {
+                    seen.tolerated(from, violation);
+                }
+                item = tolerated;
+            }
+            match item {
                 Ok(Item::Data { header, ends }) => {
                     at += header;
                     self.data_passed(now, from, ends.filter(|_| !muted), seen);
@@ -243,6 +282,7 @@ impl Tunnel {
                 Ok(Item::Control(control)) => {
                     let (payload, length) = unmasked(&control, rest);
                     let payload = &payload[..length];
+                    let is_masked_well = control.mask.is_some() == (from == Side::Client);
                     match control.opcode {
                         Opcode::Pong if self.is_ours(from, payload).is_some() => {
                             if at > 0 {
@@ -260,7 +300,11 @@ impl Tunnel {
                                     seen.control(from, Opcode::Close);
                                 }
                                 self.close_received(now, from, body, !muted);
-                                return taken(control.bytes);
+                                return if is_masked_well || muted {
+                                    taken(control.bytes)
+                                } else {
+                                    Step::Remask(control.bytes)
+                                };
                             }
                             Err(_) if at > 0 => return taken(at),
                             Err(error) => {
@@ -275,6 +319,9 @@ impl Tunnel {
                                 match opcode {
                                     Opcode::Ping => self.peer_mut(to).owes_pong = true,
                                     _ => self.peer_mut(from).owes_pong = false,
+                                }
+                                if !is_masked_well {
+                                    return Step::Remask(control.bytes);
                                 }
                             }
                         }
@@ -291,6 +338,34 @@ impl Tunnel {
         }
     }
 
+    /// What stands at the start of `bytes` for whoever does not mind that it breaks this rule, where that does no harm.
+    #[cold]
+    fn tolerated(&mut self, rules: &Rules, violation: Violation, bytes: &[u8]) -> Option<Result<Item, Refusal>> {
+        let is_lenient = self.settings.validation == Validation::Lenient;
+        let (header, _) = Header::parse(bytes).ok().flatten()?;
+        let passes = match violation {
+            Violation::LengthNotMinimal => is_lenient,
+            // Masking is there for what is between us and the peer; we mask anew. Payload of data is not ours to touch.
+            Violation::UnmaskedFrame | Violation::MaskedFrame => {
+                let may_be_ours = header.opcode == Opcode::Pong && header.payload == PING_BYTES as u64;
+                header.opcode.is_control() && header.rsv == 0 && (is_lenient || may_be_ours)
+            }
+            _ => false,
+        };
+        if !passes {
+            return None;
+        }
+        let rules = Rules { tolerant: true, ..*rules };
+        let item = self.peers[rules.from as usize].scanner.next(&rules, bytes);
+        if let Ok(Item::Control(control)) = item
+            && !is_lenient
+        {
+            let (payload, length) = unmasked(&control, bytes);
+            self.is_ours(rules.from, &payload[..length])?;
+        }
+        Some(item)
+    }
+
     /// This peer's stream ended (FIN, or an error that ends it).
     pub fn handle_eof(&mut self, now: Moment, side: Side) {
         let peer = self.peer_mut(side);
@@ -302,20 +377,23 @@ impl Tunnel {
         peer.owes_pong = false;
         self.timer_moved = true;
         match self.end() {
-            None if self.settings.validate => self.begin(now, End::Lost(side)),
+            None if self.reads_frames() => self.begin(now, End::Lost(side)),
             None => self.begin(now, End::Finished(side)),
             // The other peer asked to close and can get no answer from this one: it gets one from us.
             Some(End::Closed { by, .. }) if *by == side.other() => self.answer_for(now, side),
             Some(_) => {}
         }
+        // A server that has ended its stream and takes nothing: what waits for it would only be in the way of what the
+        // client still says. A client that has may be slow to read what it asked for.
+        if side == Side::Server && self.reads_frames() && self.peer(side).blocked {
+            self.abandon(now, side);
+        }
         self.cut_where_no_boundary_comes();
     }
 
     /// Bytes to this peer could not be written: nothing more will be. What it sent before may still be read.
-    pub fn handle_broken(&mut self, side: Side) {
-        let peer = self.peer_mut(side);
-        peer.cut = true;
-        peer.close_wanted = false;
+    pub fn handle_broken(&mut self, now: Moment, side: Side) {
+        self.abandon(now, side);
     }
 
     /// This peer takes no more bytes for now.
@@ -329,7 +407,11 @@ impl Tunnel {
         if self.peer(side).blocked {
             self.heard(now, side);
         }
-        self.peer_mut(side).blocked = !drained;
+        if drained {
+            self.unblocked(now, side);
+        } else {
+            self.peer_mut(side).blocked = true;
+        }
         if !drained && let Some(closing) = &mut self.closing {
             closing.give_up = closing.give_up.max((now + BOUNDARY_WAIT).min(closing.begun + SLOW_WAIT_MAX));
             self.timer_moved = true;
@@ -338,8 +420,11 @@ impl Tunnel {
         if self.peer(side).close_sent && drained {
             if self.only_ends_are_due() {
                 self.await_ends(now);
+            } else if matches!(self.end(), Some(End::Closed { .. })) {
+                // It has the Close only now.
+                self.extend_wait(now, ANSWER_WAIT, SLOW_WAIT_MAX);
             } else {
-                self.extend_wait(now, ECHO_WAIT);
+                self.extend_wait(now, ECHO_WAIT, BOUNDARY_WAIT);
             }
         }
     }
@@ -349,8 +434,8 @@ impl Tunnel {
         self.timer_moved = true;
         match &self.closing {
             Some(closing) if !closing.gave_up && closing.give_up <= now => self.give_up(now),
-            Some(_) => {}
-            None => {
+            Some(_) if !self.is_half_closed() => {}
+            _ => {
                 if let Some(stop) = &self.stop
                     && self.stop_due(stop) <= now
                 {
@@ -405,23 +490,28 @@ impl Tunnel {
         self.stop = None;
     }
 
-    /// Answers an `End`: this peer is to get this Close, at the end of the frame that goes to it now; `None`: no Close.
-    pub fn close(&mut self, now: Moment, to: Side, close: Option<Close>) {
+    /// Answers an `End`: the last that this peer gets.
+    pub fn close(&mut self, now: Moment, to: Side, farewell: Farewell) {
         self.timer_moved = true;
-        match close {
-            Some(close) if self.settings.validate && self.peer(to).writable() => {
-                self.want_close(to, close);
+        match farewell {
+            Farewell::Nothing => {}
+            Farewell::Close(close) if self.reads_frames() => {
+                if self.peer(to).writable() {
+                    self.want_close(to, close);
+                }
+                self.cut_where_no_boundary_comes();
+                self.extend_wait(now, BOUNDARY_WAIT, BOUNDARY_WAIT);
             }
-            // A blind pipe has no frames to put a Close between: its stream just ends, unless a peer ended its half.
-            Some(_) if !self.settings.validate => {
-                self.peer_mut(to).cut = true;
-                self.wait_from_now(now, ECHO_WAIT);
+            // A blind pipe has no frames to put a Close between: its stream just ends.
+            Farewell::Close(_) | Farewell::Cut => {
+                let peer = self.peer_mut(to);
+                peer.cut = true;
+                peer.close_wanted = false;
+                // What waits for it is to leave first.
+                if !peer.blocked || !self.reads_frames() {
+                    self.wait_from_now(now, ECHO_WAIT);
+                }
             }
-            _ => {}
-        }
-        self.cut_where_no_boundary_comes();
-        if self.settings.validate {
-            self.extend_wait(now, BOUNDARY_WAIT);
         }
     }
 
@@ -494,8 +584,9 @@ impl Tunnel {
 
     /// Whether the stream to this peer should end (FIN) as soon as all bytes to it are written.
     ///
-    /// To a client once the closing handshake is complete (RFC 6455 §7.1.1: the server closes first); to a server when
-    /// it has ended its own, so that the TIME_WAIT is not ours.
+    /// To a client once the closing handshake is complete (RFC 6455 §7.1.1: the server closes first), or at once behind our
+    /// Close where nothing that it says counts any more, its answer included (§7.1.7); to a server when it has ended its
+    /// own, so that the TIME_WAIT is not ours.
     pub fn poll_shutdown(&self, to: Side) -> bool {
         if !self.is_closing() {
             return false;
@@ -510,8 +601,8 @@ impl Tunnel {
         }
         let nothing_more = peer.close_sent || far.eof;
         match to {
-            _ if !self.settings.validate => far.eof,
-            Side::Client => nothing_more && (peer.close_received || peer.eof),
+            _ if !self.reads_frames() => far.eof,
+            Side::Client => nothing_more && peer.deaf,
             Side::Server => nothing_more && peer.eof,
         }
     }
@@ -526,7 +617,7 @@ impl Tunnel {
     /// stream. A connection whose end needs no words of its own may then be let go without awaiting the client's FIN.
     pub fn is_agreed(&self) -> bool {
         let [client, server] = &self.peers;
-        client.close_sent && client.close_received && server.eof && self.settings.validate
+        client.close_sent && client.close_received && server.eof && self.reads_frames()
     }
 
     /// Whether patience is over: the connections are let go whatever is left.
@@ -537,6 +628,22 @@ impl Tunnel {
     /// Whether the closing has begun.
     pub fn is_closing(&self) -> bool {
         self.closing.is_some()
+    }
+
+    /// A blind pipe of which one half has ended: the other half goes on, and the session may still be ended.
+    fn is_half_closed(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| matches!(closing.end, End::Finished(_)) && !closing.gave_up)
+    }
+
+    /// Whether bytes from this peer may go on to the other. Where not, it is read even while the other takes nothing: its
+    /// Close may come.
+    pub fn forwards(&self, from: Side) -> bool {
+        !self.peer(from).deaf && !self.peer(from).muted && self.peer(from.other()).writable()
+    }
+
+    /// Whether nobody reads what is sent to this peer, what waits for it included.
+    pub fn is_gone(&self, side: Side) -> bool {
+        self.peer(side).gone
     }
 
     /// Whether `from` should be read: bytes of a peer that is gone or of no interest to anybody need no reading.
@@ -556,15 +663,14 @@ impl Tunnel {
 
     /// When `handle_timeout` is next due. It may be late in coming: deadlines that move away are not reported.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        match &self.closing {
-            Some(closing) => (!closing.gave_up).then_some(closing.give_up),
-            None => {
-                let liveness = Side::BOTH.map(|side| self.liveness_due(side));
-                let stop = self.stop.as_ref().map(|stop| self.stop_due(stop));
-                let all = [stop, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
-                all.into_iter().flatten().min()
-            }
+        let give_up = self.closing.as_ref().filter(|closing| !closing.gave_up).map(|closing| closing.give_up);
+        if self.is_closing() && !self.is_half_closed() {
+            return give_up;
         }
+        let liveness = Side::BOTH.map(|side| self.liveness_due(side));
+        let stop = self.stop.as_ref().map(|stop| self.stop_due(stop));
+        let all = [give_up, stop, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
+        all.into_iter().flatten().min()
     }
 
     // ---- inside
@@ -579,6 +685,29 @@ impl Tunnel {
         self.timer_moved |= was_doubted;
     }
 
+    /// Nobody reads any more what is sent to this peer.
+    fn abandon(&mut self, now: Moment, side: Side) {
+        let peer = self.peer_mut(side);
+        peer.cut = true;
+        peer.gone = true;
+        peer.close_wanted = false;
+        self.unblocked(now, side);
+    }
+
+    /// Nothing waits for this peer any more, so the other one is read again. Whatever that one has said meanwhile is still
+    /// to be read: its waits begin anew.
+    fn unblocked(&mut self, now: Moment, side: Side) {
+        if !std::mem::take(&mut self.peer_mut(side).blocked) {
+            return;
+        }
+        let unread = self.peer_mut(side.other());
+        match unread.liveness {
+            Liveness::Heard => unread.heard = now,
+            Liveness::Wanted | Liveness::Asked => unread.since = now,
+        }
+        self.timer_moved = true;
+    }
+
     fn data_passed(&mut self, now: Moment, from: Side, ends: Option<Message>, seen: &mut impl Observer) {
         self.data_at = now;
         if let Some(message) = ends {
@@ -589,7 +718,7 @@ impl Tunnel {
     fn is_ours(&self, from: Side, payload: &[u8]) -> Option<u32> {
         let (key, count) = payload.split_first_chunk::<8>()?;
         let count = u32::from_be_bytes(*count.first_chunk::<4>()?);
-        let ours = payload.len() == 12
+        let ours = payload.len() == PING_BYTES
             && u64::from_be_bytes(*key) == self.ping_keys[from as usize]
             && count.wrapping_sub(1) < self.peer(from).pings;
         ours.then_some(count)
@@ -661,15 +790,15 @@ impl Tunnel {
     }
 
     fn begin(&mut self, now: Moment, end: End) {
-        if self.is_closing() {
+        if self.is_closing() && !self.is_half_closed() {
             return;
         }
         match &end {
             // The server that went will read nothing; the client that went may still read the answer to its last frame.
-            End::Lost(Side::Server) => self.peer_mut(Side::Server).cut = true,
+            End::Lost(Side::Server) => self.abandon(now, Side::Server),
             End::Dead(side) => {
+                self.abandon(now, *side);
                 let peer = self.peer_mut(*side);
-                peer.cut = true;
                 peer.eof = true;
                 peer.deaf = true;
             }
@@ -679,7 +808,8 @@ impl Tunnel {
             peer.liveness = Liveness::Heard;
         }
         let wait = match &end {
-            End::Closed { .. } | End::Finished(_) => ANSWER_WAIT,
+            End::Closed { by, .. } if !self.peer(by.other()).blocked => ANSWER_WAIT,
+            End::Finished(_) => HALF_CLOSED_WAIT,
             _ => BOUNDARY_WAIT,
         };
         self.closing = Some(Box::new(Closing {
@@ -697,7 +827,7 @@ impl Tunnel {
     fn cut_where_no_boundary_comes(&mut self) {
         for to in Side::BOTH {
             let far = self.peer(to.other());
-            if (far.eof || far.deaf) && self.peer(to).in_frame && self.settings.validate {
+            if (far.eof || far.deaf) && self.peer(to).in_frame && self.reads_frames() {
                 let peer = self.peer_mut(to);
                 peer.cut = true;
                 peer.close_wanted = false;
@@ -705,10 +835,19 @@ impl Tunnel {
         }
     }
 
-    /// Waits until `wait` from now, if that is later than planned, but not for ever.
-    fn extend_wait(&mut self, now: Moment, wait: Duration) {
+    /// A peer that was asked to close may first send what it has to say.
+    #[inline]
+    fn answer_is_on_its_way(&mut self, now: Moment, from: Side) {
+        let is_asked = |closing: &Closing| matches!(closing.end, End::Closed { by, .. } if by == from.other());
+        if self.closing.as_deref().is_some_and(is_asked) && !self.peer(from).close_received {
+            self.extend_wait(now, ANSWER_WAIT, ANSWER_WAIT_MAX);
+        }
+    }
+
+    /// Waits until `wait` from now, if that is later than planned, but no longer than `longest` in all.
+    fn extend_wait(&mut self, now: Moment, wait: Duration, longest: Duration) {
         if let Some(closing) = &mut self.closing {
-            closing.give_up = closing.give_up.max((now + wait).min(closing.begun + BOUNDARY_WAIT));
+            closing.give_up = closing.give_up.max((now + wait).min(closing.begun + longest));
             self.timer_moved = true;
         }
     }
@@ -742,7 +881,7 @@ impl Tunnel {
         if let Some(End::Closed { by, .. }) = self.end() {
             let by = *by;
             let far = by.other();
-            if !self.peer(far).muted && !self.peer(far).close_received && self.settings.validate {
+            if !self.peer(far).muted && !self.peer(far).close_received && self.reads_frames() {
                 self.answer_for(now, far);
                 if self.peer(by).wants_inject() && !self.peer(by).in_frame {
                     return;
@@ -770,8 +909,12 @@ impl Tunnel {
         self.settings.idle.map(|idle| self.data_at + idle)
     }
 
+    /// A peer is not judged while it is not read, because what it sends has nowhere to go: its Pong may be among that.
     fn liveness_due(&self, side: Side) -> Option<Moment> {
-        let ping = self.settings.ping.filter(|_| self.settings.validate)?;
+        if self.peer(side.other()).blocked {
+            return None;
+        }
+        let ping = self.settings.ping.filter(|_| self.reads_frames())?;
         let peer = self.peer(side);
         Some(match peer.liveness {
             Liveness::Heard => peer.heard + ping,
@@ -780,11 +923,11 @@ impl Tunnel {
     }
 
     fn check_liveness(&mut self, now: Moment, side: Side) {
-        if self.is_closing() || self.liveness_due(side).is_none_or(|due| due > now) {
-            return;
-        }
+        let Some(due) = self.liveness_due(side).filter(|&due| due <= now && !self.is_closing()) else { return };
         let peer = self.peer_mut(side);
         match peer.liveness {
+            // Who comes so late was not there to read either (a suspended process, a machine that moved): it asks again.
+            Liveness::Wanted | Liveness::Asked if now.since(due) >= STALL => peer.since = now,
             Liveness::Heard if peer.owes_pong => peer.doubt(now, Liveness::Asked),
             Liveness::Heard => peer.doubt(now, Liveness::Wanted),
             // The Ping could not leave because the peer takes nothing at all: that is an answer too.
@@ -796,8 +939,11 @@ impl Tunnel {
     }
 }
 
-fn ping_payload(key: u64, count: u32) -> [u8; 12] {
-    let mut payload = [0; 12];
+/// A Ping of ours carries its key and its count.
+const PING_BYTES: usize = 12;
+
+fn ping_payload(key: u64, count: u32) -> [u8; PING_BYTES] {
+    let mut payload = [0; PING_BYTES];
     payload[..8].copy_from_slice(&key.to_be_bytes());
     payload[8..].copy_from_slice(&count.to_be_bytes());
     payload

@@ -343,10 +343,10 @@ class Cases:
 class ProxyCases(Cases):
     """What the proxy itself does; senseless without it."""
 
-    async def a_server_that_vanishes_is_a_1014_to_the_client(self):
+    async def a_server_that_vanishes_is_a_lost_connection_to_the_client(self):
         client, server = await self.open()
         server.transport.abort()
-        same((await ended(client))[0], CloseCode.BAD_GATEWAY, "close")
+        same((await ended(client))[0], CloseCode.ABNORMAL_CLOSURE, "close")
 
     async def a_client_that_vanishes_is_a_1001_to_the_server(self):
         client, server = await self.open()

@@ -76,6 +76,39 @@ async fn the_other_direction_goes_on_while_one_is_stuck() {
     stuck.abort();
 }
 
+/// Fills everything between the peers, from one that goes on talking and answering nothing to one that does not read.
+#[tokio::test]
+async fn a_peer_whose_pongs_wait_behind_back_pressure_is_not_dead() {
+    for client_floods in [true, false] {
+        let pair = Pair::open(&["keepalive: { ping: 400ms, pong: 390ms }"]).await;
+        let (flooder, mut taker) = if client_floods { (pair.client, pair.server) } else { (pair.server, pair.client) };
+        let (mut reader, mut writer) = flooder.split();
+        let frame = Frame::binary(vec![1; 60_000]);
+        let bytes = if client_floods { frame.masked() } else { frame.plain() };
+        // It would answer Pings if its bytes went anywhere: each waits behind the flood.
+        let stuck = tokio::spawn(async move { while writer.send(&bytes).await.is_ok() {} });
+        // Some six times as long as it takes for a peer to count as dead.
+        let mut ticks = tokio::time::interval(Duration::from_millis(100));
+        for n in 0..45 {
+            ticks.tick().await;
+            let text = Frame::text(&format!("tick {n}"));
+            taker.put(&text).await;
+            within("a tick", async {
+                loop {
+                    match reader.event().await {
+                        Event::Frame(ping) if ping.opcode == PING => {}
+                        event => return assert_eq!(event, Event::Frame(text)),
+                    }
+                }
+            })
+            .await;
+        }
+        let peer = if client_floods { "client" } else { "server" };
+        assert!(pair.proxy.metric("wsluice_keepalive_pings_total", &[("route", "all"), ("peer", peer)]) <= 2.0);
+        stuck.abort();
+    }
+}
+
 #[tokio::test]
 async fn messages_of_16_mib_arrive_whole_in_both_directions_at_once() {
     let pair = Pair::open(&[]).await;

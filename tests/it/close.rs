@@ -1,7 +1,9 @@
 //! The table of close codes (`proxy::outcome`), row by row, as both peers see it.
 
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
 
 use super::harness::{BINARY, Conn, Event, Frame, Handshake, Pair, Proxy, RawServer, Writer, yaml};
 
@@ -75,9 +77,16 @@ async fn two_closes_that_cross_are_the_answer_to_each_other() {
 }
 
 #[tokio::test]
-async fn a_server_lost_without_close_is_1014_to_the_client_after_all_it_sent() {
-    for reset in [false, true] {
-        let mut pair = Pair::open(&[]).await;
+async fn a_server_lost_without_close_is_what_the_route_says_after_all_it_sent() {
+    for (reset, on_lost, code) in [
+        (false, "on_upstream_lost: cut", None),
+        (true, "on_upstream_lost: cut", None),
+        (false, "http: proxy", None),
+        (false, "on_upstream_lost: { close: 1012 }", Some(1012)),
+        (true, "on_upstream_lost: { close: 1014 }", Some(1014)),
+        (true, "on_upstream_lost: { close: 4321 }", Some(4321)),
+    ] {
+        let mut pair = Pair::open(&[on_lost]).await;
         pair.server.put(&Frame::text("last")).await;
         if reset {
             pair.client.expect(&Frame::text("last")).await;
@@ -86,7 +95,11 @@ async fn a_server_lost_without_close_is_1014_to_the_client_after_all_it_sent() {
             drop(pair.server);
             pair.client.expect(&Frame::text("last")).await;
         }
-        assert_eq!(pair.client.expect_closed_with(1014).await, "upstream lost");
+        match code {
+            Some(code) => assert_eq!(pair.client.expect_closed_with(code).await, "upstream lost"),
+            // A FIN and no reset, which would take what came before along.
+            None => pair.client.expect_end().await,
+        }
         drop(pair.client);
         counted(&pair.proxy, "server", "none", "upstream_lost").await;
     }
@@ -188,6 +201,60 @@ async fn a_peer_that_never_answers_is_let_go_after_a_while() {
 }
 
 #[tokio::test]
+async fn the_clients_stream_ends_right_behind_the_close_for_a_broken_rule() {
+    let mut pair = Pair::open(&[]).await;
+    pair.client.send([0xff; 20]).await;
+    assert_eq!(pair.client.expect_close().await, (Some(1002), "protocol error".into()));
+    // It has answered nothing and the server has not either.
+    pair.client.expect_end().await;
+    // What is still under way is read: nobody resets the connection.
+    pair.client.send(vec![0xff; 100_000]).await;
+    pair.client.put(&Frame::close(1002, "")).await;
+    pair.client.finish().await;
+    pair.server.expect_closed_with(1001).await;
+    drop(pair.client);
+    counted(&pair.proxy, "proxy", "1002", "protocol_error").await;
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_a_close_is_answered_for() {
+    let mut pair = Pair::open(&[]).await;
+    pair.client.put(&Frame::close(4002, "going")).await;
+    pair.server.expect(&Frame::close(4002, "going")).await;
+    let asked = Instant::now();
+    // Browsers would report 1006 after 10 s.
+    assert_eq!(pair.client.expect_close().await, (Some(4002), String::new()));
+    pair.client.expect_end().await;
+    assert!(asked.elapsed().as_millis() >= 4500, "it had no time to answer: {:?}", asked.elapsed());
+    drop(pair.client);
+    counted(&pair.proxy, "client", "4xxx", "closed").await;
+}
+
+#[tokio::test]
+async fn bytes_that_wait_for_a_server_that_is_gone_keep_no_close_from_being_read() {
+    let mut pair = Pair::open(&["on_upstream_lost: { close: 1012 }"]).await;
+    // The server reads nothing; what the client sends fills everything up to it.
+    let (mut reader, mut writer) = pair.client.split();
+    let bytes = Frame::binary(vec![1; 60_000]).masked();
+    let mut rest = &bytes[..];
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), writer.io.write(rest)).await {
+        rest = &rest[written.unwrap()..];
+        if rest.is_empty() {
+            rest = &bytes;
+        }
+    }
+    // It ends its stream and takes nothing: no reset tells that it is gone.
+    pair.server.finish().await;
+    assert!(matches!(reader.event().await, Event::Frame(close) if close.code() == Some(1012)));
+    writer.send(rest).await.unwrap();
+    writer.put(&Frame::close(1012, "")).await.unwrap();
+    // Its answer was read: an orderly end, and no reset by a proxy that has lost patience.
+    assert_eq!(reader.event().await, Event::End);
+    drop((reader, writer));
+    counted(&pair.proxy, "server", "none", "upstream_lost").await;
+}
+
+#[tokio::test]
 async fn a_server_that_goes_while_it_owes_an_answer_is_answered_for() {
     let mut pair = Pair::open(&[]).await;
     pair.client.put(&Frame::close(4002, "going")).await;
@@ -202,7 +269,7 @@ async fn a_server_that_goes_while_it_owes_an_answer_is_answered_for() {
 #[tokio::test]
 async fn a_server_lost_inside_a_frame_ends_the_client_without_an_illegal_byte() {
     for extra in [0, 1, 2, 3, 4, 100] {
-        let mut pair = Pair::open(&[]).await;
+        let mut pair = Pair::open(&["on_upstream_lost: { close: 1012 }"]).await;
         let bytes = Frame::binary(vec![7; 1000]).plain();
         pair.server.put(&Frame::text("whole")).await;
         pair.server.send(&bytes[..extra]).await;
@@ -210,7 +277,7 @@ async fn a_server_lost_inside_a_frame_ends_the_client_without_an_illegal_byte() 
         pair.client.expect(&Frame::text("whole")).await;
         match extra {
             // A header that was not whole was not passed on: there is a boundary, and so a Close.
-            0..=3 => drop(pair.client.expect_closed_with(1014).await),
+            0..=3 => drop(pair.client.expect_closed_with(1012).await),
             // Inside the payload there is none; the stream just ends.
             _ => assert_eq!(pair.client.event().await, Event::Cut(extra)),
         }
@@ -268,7 +335,6 @@ fn frame(sequence: u32, length: usize) -> Frame {
 
 /// Streams frames in pieces until it is stopped or the connection breaks. `true`: it died as planned.
 async fn write(mut writer: Writer, mut rng: fastrand::Rng, plan: Plan, stop: &OnceLock<u16>, server: bool) -> bool {
-    use tokio::io::AsyncWriteExt;
     let mut sent = 0;
     for sequence in 0.. {
         if let Plan::Oversize(at) = plan
@@ -366,7 +432,8 @@ fn check(what: &str, seed: u64, seen: Option<Seen>, code: u16, died: bool) {
 #[tokio::test]
 async fn wherever_the_stream_is_cut_both_peers_see_whole_frames_and_one_right_close() {
     let mut server = RawServer::start().await;
-    let proxy = Proxy::start(&yaml(&[server.url()], &[&format!("limits: {{ frame: {FRAME_MAX}B }}")]));
+    let route = [&*format!("limits: {{ frame: {FRAME_MAX}B }}"), "on_upstream_lost: { close: 1012 }"];
+    let proxy = Proxy::start(&yaml(&[server.url()], &route));
     for seed in 0..250 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let scale = rng.usize(1..17);
@@ -381,7 +448,7 @@ async fn wherever_the_stream_is_cut_both_peers_see_whole_frames_and_one_right_cl
         match seed % 6 {
             0 => {
                 let (client, _) = trial(pair, seed, Stream, Die(at)).await;
-                check("server dies", seed, client, 1014, true);
+                check("server dies", seed, client, 1012, true);
             }
             1 => {
                 let (_, server) = trial(pair, seed, Die(at), Stream).await;

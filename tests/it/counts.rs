@@ -188,7 +188,7 @@ async fn every_gauge_returns_to_zero_and_every_session_is_counted_once() {
             }
             "upstream_lost" => {
                 upstream.reset();
-                client.expect_closed_with(1014).await;
+                client.expect_end().await;
             }
             _ => {
                 client.send(Frame::text("unmasked").plain()).await;

@@ -6,8 +6,8 @@ fn bytes(frame: Frame, masked: bool) -> Vec<u8> {
     if masked { frame.masked() } else { frame.plain() }
 }
 
-/// What is illegal from either side, and its name in the log.
-fn table(masked: bool) -> Vec<(&'static str, Vec<u8>, &'static str)> {
+/// What is illegal from either side, and its name in the log; with `validate: strict` also what leaves no doubt.
+fn table(masked: bool, strict: bool) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let of = |frame: Frame| bytes(frame, masked);
     let bit = if masked { 0x80 } else { 0 };
     let key: &[u8] = if masked { &[1, 2, 3, 4] } else { &[] };
@@ -30,8 +30,6 @@ fn table(masked: bool) -> Vec<(&'static str, Vec<u8>, &'static str)> {
             [of(Frame::text("a").unfinished()), of(Frame::text("b"))].concat(),
             "bad_fragment",
         ),
-        ("a length of 125 in two bytes", raw(&[0x82, bit | 126, 0, 125]), "bad_length"),
-        ("a length of 65535 in eight bytes", raw(&[0x82, bit | 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]), "bad_length"),
         ("a length over 2^63", raw(&[0x82, bit | 127, 0x80, 0, 0, 0, 0, 0, 0, 0]), "bad_length"),
         ("a Close of one byte", of(Frame::new(CLOSE, [3])), "bad_close"),
     ];
@@ -41,13 +39,27 @@ fn table(masked: bool) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535] {
         table.push(("a code that must not be sent", of(Frame::close(code, "")), "bad_close"));
     }
+    if strict {
+        table.extend([
+            ("a length of 125 in two bytes", raw(&[0x82, bit | 126, 0, 125]), "bad_length"),
+            ("a length of 65535 in eight bytes", raw(&[0x82, bit | 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]), "bad_length"),
+            ("a Ping masked as the other side", bytes(Frame::ping("x"), !masked), wrong),
+            ("a Pong masked as the other side", bytes(Frame::pong("twelve bytes"), !masked), wrong),
+            ("a Close masked as the other side", bytes(Frame::close(1000, ""), !masked), wrong),
+        ]);
+    }
     table
 }
 
 #[tokio::test]
 async fn an_illegal_frame_of_a_client_is_1002_and_does_not_reach_the_server() {
-    let mut pair = Pair::open(&[]).await;
-    for (n, (what, bytes, label)) in table(true).iter().enumerate() {
+    client_frames_are_refused("strict").await;
+    client_frames_are_refused("lenient").await;
+}
+
+async fn client_frames_are_refused(validate: &str) {
+    let mut pair = Pair::open(&[&format!("validate: {validate}")]).await;
+    for (n, (what, bytes, label)) in table(true, validate == "strict").iter().enumerate() {
         let (mut client, mut server) = pair.another().await;
         client.send([&Frame::text("before").masked()[..], bytes].concat()).await;
         server.expect(&Frame::text("before")).await;
@@ -59,8 +71,9 @@ async fn an_illegal_frame_of_a_client_is_1002_and_does_not_reach_the_server() {
         server.put(&Frame::close(1001, "")).await;
         server.finish().await;
         server.expect_end().await;
-        client.finish().await;
+        // Nothing that it may still say counts.
         client.expect_end().await;
+        client.finish().await;
         let log = pair.proxy.log_lines(n + 1).await;
         assert_eq!(log[n]["detail"], format!("client sent {label}"), "{what}");
         assert_eq!(log[n]["reason"], "protocol_error", "{what}");
@@ -69,8 +82,13 @@ async fn an_illegal_frame_of_a_client_is_1002_and_does_not_reach_the_server() {
 
 #[tokio::test]
 async fn an_illegal_frame_of_a_server_is_1002_and_does_not_reach_the_client() {
-    let mut pair = Pair::open(&[]).await;
-    for (n, (what, bytes, label)) in table(false).iter().enumerate() {
+    server_frames_are_refused("strict").await;
+    server_frames_are_refused("lenient").await;
+}
+
+async fn server_frames_are_refused(validate: &str) {
+    let mut pair = Pair::open(&[&format!("validate: {validate}")]).await;
+    for (n, (what, bytes, label)) in table(false, validate == "strict").iter().enumerate() {
         let (mut client, mut server) = pair.another().await;
         server.send([&Frame::text("before").plain()[..], bytes].concat()).await;
         client.expect(&Frame::text("before")).await;
@@ -145,6 +163,55 @@ async fn with_validation_off_a_session_is_a_blind_pipe() {
     assert_eq!(pair.client.read_to_end().await, b"");
     let log = pair.proxy.log_lines(1).await;
     assert_eq!((&log[0]["reason"], &log[0]["bytes_in"]), (&"finished".into(), &100_000.into()));
+}
+
+#[tokio::test]
+async fn a_half_closed_blind_pipe_is_ended_while_bytes_flow() {
+    for (route, reason) in [("timeouts: { lifetime: 500ms }", "lifetime"), ("timeouts: { idle: 300ms }", "idle")] {
+        let mut pair = Pair::open(&["validate: off", route]).await;
+        pair.client.finish().await;
+        assert_eq!(pair.server.read_to_end().await, b"");
+        let (_reader, mut writer) = pair.server.split();
+        if reason == "lifetime" {
+            // Until the proxy lets go.
+            let writing = tokio::spawn(async move {
+                while writer.send(b"bytes").await.is_ok() {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+            });
+            super::harness::within("the end of a writer", writing).await.unwrap();
+        }
+        drop(pair.client);
+        let log = pair.proxy.log_lines(1).await;
+        assert_eq!(log[0]["reason"], reason);
+    }
+}
+
+#[tokio::test]
+async fn what_only_breaks_a_rule_passes_and_is_counted() {
+    let mut pair = Pair::open(&[]).await;
+    let tolerated = |peer, rule| [("route", "all"), ("peer", peer), ("rule", rule)];
+    // As old clients of MQTT write a length, and as present ones answer a Ping.
+    let text = Frame::text(&"x".repeat(300));
+    let short = text.masked();
+    let long = [&[short[0], 0x80 | 127, 0, 0, 0, 0, 0, 0, 1, 44][..], &short[4..]].concat();
+    pair.client.send(&long).await;
+    assert_eq!(pair.server.read_exact(long.len()).await, long);
+    for frame in [Frame::pong("unmasked"), Frame::ping("unmasked")] {
+        pair.client.send(frame.plain()).await;
+        // The reader of the server's end takes masked frames only.
+        pair.server.expect(&frame).await;
+        pair.server.send(frame.masked()).await;
+        pair.client.expect(&frame).await;
+    }
+    pair.client.send(Frame::close(1000, "bye").plain()).await;
+    pair.server.expect_closed_with(1000).await;
+    for (peer, rule, count) in
+        [("client", "bad_length", 1.0), ("client", "unmasked_frame", 3.0), ("server", "masked_frame", 2.0)]
+    {
+        pair.proxy.metric_becomes("wsluice_frames_tolerated_total", &tolerated(peer, rule), count).await;
+    }
+    assert_eq!(pair.proxy.log_lines(1).await[0]["reason"], "closed");
 }
 
 #[tokio::test]

@@ -19,8 +19,8 @@ async fn a_clients_fin_behind_its_last_frame_still_delivers_the_reply() {
 }
 
 #[tokio::test]
-async fn a_servers_fin_without_close_is_1014_behind_all_its_frames() {
-    let mut pair = Pair::open(&[]).await;
+async fn a_servers_fin_without_close_is_told_behind_all_its_frames() {
+    let mut pair = Pair::open(&["on_upstream_lost: { close: 1012 }"]).await;
     let large = Frame::binary(vec![4; 300_000]);
     let (_reader, mut writer) = pair.server.split();
     let sent = large.clone();
@@ -32,7 +32,7 @@ async fn a_servers_fin_without_close_is_1014_behind_all_its_frames() {
     });
     assert!(pair.client.frame().await == large);
     pair.client.expect(&Frame::text("last")).await;
-    assert_eq!(pair.client.expect_closed_with(1014).await, "upstream lost");
+    assert_eq!(pair.client.expect_closed_with(1012).await, "upstream lost");
     drop(sending.await.unwrap());
     drop(pair.client);
     pair.proxy.idle().await;

@@ -202,6 +202,7 @@ impl Checker<'_> {
             (path.key("keepalive").key("pong"), self.written.has(&path.key("keepalive").key("pong"))),
             (path.key("limits").key("message"), route.limits.message != OrOff::Off),
             (path.key("limits").key("frame"), route.limits.frame != OrOff::Off),
+            (path.key("on_upstream_lost"), self.written.has(&path.key("on_upstream_lost"))),
         ];
         for (at, _) in set.iter().filter(|(_, set)| *set) {
             let involved = self.written.original(&path.key("validate"));

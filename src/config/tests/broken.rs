@@ -313,7 +313,10 @@ fn values_that_cannot_be_read_say_what_would_be_right() {
         ),
         (at_top("on_upgrade: drain"), &["3:13 on_upgrade: `drain` needs a time | write one after it: `drain 60s`"]),
         (in_route("http: no"), &["4:11 routes[0].http: `no` is not `proxy` or `reject`"]),
-        (in_route("validate: false"), &["4:15 routes[0].validate: `false` is not `strict` or `off` | write `off`"]),
+        (
+            in_route("validate: false"),
+            &["4:15 routes[0].validate: `false` is not `lenient`, `strict` or `off` | write `off`"],
+        ),
         (
             in_route("match: { path: /ws }"),
             &[

@@ -78,7 +78,8 @@ fn frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 
 fn fragment(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut out = [0; HEADER_BYTES_MAX];
-    let length = Header { fin, rsv: 0, opcode, mask: None, payload: payload.len() as u64 }.encode(&mut out);
+    let length =
+        Header { fin, rsv: 0, opcode, mask: None, payload: payload.len() as u64, shortest: true }.encode(&mut out);
     [&out[..length], payload].concat()
 }
 

@@ -18,13 +18,30 @@ use frames::AllFrames;
 pub use frames::{Control, Data, Direction, RouteFrames};
 
 /// One of the two we relay between.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
     /// Who opened the session.
     Client,
     /// The endpoint that answers it.
     Server,
 }
+
+impl Peer {
+    const fn label(self) -> &'static str {
+        match self {
+            Peer::Client => "client",
+            Peer::Server => "server",
+        }
+    }
+}
+
+/// The rules that a peer may break with `validate: lenient`, for series that begin at 0.
+const TOLERATED: [(Peer, &str); 4] = [
+    (Peer::Client, "bad_length"),
+    (Peer::Client, "unmasked_frame"),
+    (Peer::Server, "bad_length"),
+    (Peer::Server, "masked_frame"),
+];
 
 /// Who ended a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +116,7 @@ pub struct Metrics {
     total: IntCounterVec,
     duration: HistogramVec,
     closes: IntCounterVec,
+    tolerated: IntCounterVec,
     pings: IntCounterVec,
     ping_rtt: HistogramVec,
     frames: AllFrames,
@@ -137,6 +155,13 @@ impl Metrics {
                 ),
                 &["route", "initiator", "code", "reason"],
             )?,
+            tolerated: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_frames_tolerated_total",
+                    "Frames that broke a rule of RFC 6455 and were taken all the same, by who sent them and the rule.",
+                ),
+                &["route", "peer", "rule"],
+            )?,
             pings: IntCounterVec::new(
                 Opts::new("wsluice_keepalive_pings_total", "Pings of our own, sent to see whether a peer is alive."),
                 &["route", "peer"],
@@ -155,6 +180,7 @@ impl Metrics {
         metrics.by_upstream.register(registry, &metrics.total)?;
         metrics.by_route.register(registry, &metrics.duration)?;
         metrics.by_route.register(registry, &metrics.closes)?;
+        metrics.by_route.register(registry, &metrics.tolerated)?;
         metrics.by_route.register(registry, &metrics.pings)?;
         metrics.by_route.register(registry, &metrics.ping_rtt)?;
         metrics.by_route.register(registry, &metrics.frames)?;
@@ -171,9 +197,10 @@ impl Metrics {
             self.by_route.hold([route]),
         );
         let (closes, name) = (self.closes.clone(), route.to_owned());
-        let keepalive = |peer| Keepalive {
-            pings: self.pings.with_label_values(&[route, peer]),
-            rtt: self.ping_rtt.with_label_values(&[route, peer]),
+        let (tolerated, of) = (self.tolerated.clone(), route.to_owned());
+        let keepalive = |peer: Peer| Keepalive {
+            pings: self.pings.with_label_values(&[route, peer.label()]),
+            rtt: self.ping_rtt.with_label_values(&[route, peer.label()]),
         };
         RouteMetrics {
             active: self.active.with_label_values(&[listener, route, upstream]),
@@ -182,8 +209,11 @@ impl Metrics {
             closes: Counters::new(endings, move |end| {
                 closes.with_label_values(&[&*name, end.initiator.label(), end.code, end.reason])
             }),
-            client: keepalive("client"),
-            server: keepalive("server"),
+            tolerated: Counters::new(&TOLERATED, move |&(peer, rule): &(Peer, &'static str)| {
+                tolerated.with_label_values(&[&*of, peer.label(), rule])
+            }),
+            client: keepalive(Peer::Client),
+            server: keepalive(Peer::Server),
             frames: self.frames.route(route),
             _held: held,
         }
@@ -197,6 +227,7 @@ pub struct RouteMetrics {
     total: IntCounter,
     duration: Histogram,
     closes: Counters<Ending>,
+    tolerated: Counters<(Peer, &'static str)>,
     client: Keepalive,
     server: Keepalive,
     frames: Arc<RouteFrames>,
@@ -221,6 +252,11 @@ impl RouteMetrics {
         self.active.dec();
         self.closes.inc(ending);
         self.duration.observe(seconds(lasted));
+    }
+
+    /// Counts a frame of `peer` that broke this rule and was taken all the same.
+    pub fn tolerated(&self, peer: Peer, rule: &'static str) {
+        self.tolerated.inc((peer, rule));
     }
 
     /// Counts a Ping of our own to `peer`.
@@ -271,6 +307,7 @@ mod tests {
             r#"wsluice_message_size_bytes_bucket{direction="in",route="chat",le="+Inf"} 0"#,
             r#"wsluice_ping_rtt_seconds_count{peer="server",route="chat"} 0"#,
             r#"wsluice_keepalive_pings_total{peer="client",route="chat"} 0"#,
+            r#"wsluice_frames_tolerated_total{peer="client",route="chat",rule="unmasked_frame"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
         }

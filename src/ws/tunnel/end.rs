@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ws::Side;
 use crate::ws::close::{Close, CloseBody};
 use crate::ws::frame::Opcode;
-use crate::ws::scanner::Message;
+use crate::ws::scanner::{Message, Violation};
 
 /// Why a session ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,17 @@ pub enum End {
     },
 }
 
+/// The last that a peer gets when a session ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Nothing of ours: it has had the other peer's Close, or asked to close itself, or has ended its own stream.
+    Nothing,
+    /// This Close, at the end of the frame that goes to it now.
+    Close(Close),
+    /// The end of its stream behind what waits for it, and no Close.
+    Cut,
+}
+
 /// Why a session that is well is ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stopping {
@@ -81,6 +92,8 @@ pub trait Observer {
     fn message(&mut self, from: Side, message: Message);
     /// A control frame of this peer, not an answer to us, went on.
     fn control(&mut self, from: Side, opcode: Opcode);
+    /// A frame of this peer broke a rule and was taken all the same.
+    fn tolerated(&mut self, from: Side, violation: Violation);
     /// This peer was sent a Ping of ours.
     fn pinged(&mut self, peer: Side);
     /// This peer answered our Ping.
@@ -92,6 +105,7 @@ impl Observer for () {
     fn bytes(&mut self, _: Side, _: usize) {}
     fn message(&mut self, _: Side, _: Message) {}
     fn control(&mut self, _: Side, _: Opcode) {}
+    fn tolerated(&mut self, _: Side, _: Violation) {}
     fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, _: Side, _: Duration) {}
 }

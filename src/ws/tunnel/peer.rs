@@ -42,8 +42,10 @@ pub(super) struct Peer {
     pub(super) close_sent: bool,
     /// A Close of ours waits for the end of a frame: the one in `Closing`.
     pub(super) close_wanted: bool,
-    /// Nothing can be sent to it any more.
+    /// Nothing more is sent to it; what waits for it may still leave.
     pub(super) cut: bool,
+    /// Nobody reads what is sent to it: what waits for it is given up.
+    pub(super) gone: bool,
     /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
     /// frames that are refused.
     pub(super) in_frame: bool,
@@ -67,6 +69,7 @@ impl Peer {
             close_sent: false,
             close_wanted: false,
             cut: false,
+            gone: false,
             in_frame: false,
         }
     }
