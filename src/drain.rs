@@ -6,11 +6,16 @@
 //! span with jitter inside its slot, so that clients do not reconnect all at once. When the process ends, all sessions are
 //! told so, everybody else at once, and the owner of `Drain` waits for the last guard to go.
 //!
-//! Of several moments the earliest holds. What has been said can be taken back until its moment has come.
+//! Of several moments the earliest holds. What has been said can be taken back until its moment has come (`stops`).
+//!
+//! Whoever looks at all of them takes a worker's slab in slices, and the lock goes in between: a worker that wants to accept
+//! waits for a thousand notices, and not for a hundred thousand. Who is there all along is seen once for all that.
 //!
 //! Entering and leaving cost a lock of the worker's own slab. Whoever has left a waker hears of what is said by being
 //! woken, and until then asks no more than `Guard::said`: a load of a line that all share and that is written only when
 //! something is said.
+
+mod stops;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -27,10 +32,15 @@ use tokio::sync::Notify;
 use crate::moment::Moment;
 use crate::worker::{self, Local};
 use crate::ws::tunnel::{QUIET_WAIT, Stopping};
+use stops::Stops;
 
 /// How many sessions are looked at with a worker's slab locked: some ten microseconds, in which that worker could not
 /// accept.
 const AT_ONCE: usize = 1024;
+
+/// Between two such looks, for whoever waits for the lock: without it, who has just let go of it would have it again before
+/// the other is awake.
+const BREATH: Duration = Duration::from_micros(20);
 
 /// All work of the process that is waited for at the end.
 #[derive(Debug)]
@@ -68,10 +78,8 @@ struct Notice<M> {
     listener: u32,
     /// No request may follow the one that is under way, which is nothing to a session.
     last: bool,
-    /// When to stop and why, once that has been said.
-    stop: Option<Stop>,
-    /// What holds when that is taken back: the next that was said besides.
-    then: Option<Box<Stop>>,
+    /// When to stop and why, by all who have said so.
+    stops: Stops,
     /// Who is to hear of it.
     waker: Option<Waker>,
     /// What it is, once it is a session.
@@ -119,38 +127,6 @@ pub struct Listed<M> {
     pub told: Told,
     /// When it is to stop, and why, if it was told to.
     pub stop: Option<Stop>,
-}
-
-impl<M> Notice<M> {
-    /// Notes what is said besides what was said before: the earlier moment holds, and of both the earlier bound. Whether the
-    /// one concerned must hear of it, and whether it is to stop earlier.
-    fn tell(&mut self, mut new: Stop) -> (bool, bool) {
-        let Some(told) = &mut self.stop else {
-            self.stop = Some(new);
-            return (true, true);
-        };
-        let (mut hears, is_earlier) = (false, new.at < told.at);
-        if is_earlier {
-            std::mem::swap(told, &mut new);
-            hears = true;
-        }
-        if let Some(by) = new.by
-            && told.by.is_none_or(|before| by < before)
-        {
-            told.by = Some(by);
-            hears = true;
-        }
-        // The same said again is no other thing to fall back on.
-        if told.why != new.why && self.then.as_ref().is_none_or(|then| new.at < then.at) {
-            self.then = Some(Box::new(new));
-        }
-        (hears, is_earlier)
-    }
-
-    /// Whether it was told to stop for this reason, and by this time.
-    fn is_told(&self, why: &Stopping, end: Moment) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
-    }
 }
 
 impl fmt::Display for Place {
@@ -210,7 +186,7 @@ impl<M> Drain<M> {
         working.generation = generation.wrapping_add(1);
         working.told += usize::from(stop.is_some());
         let (member, told) = (None, Told::default());
-        let notice = Notice { generation, listener, last: false, stop, then: None, waker: None, member, told };
+        let notice = Notice { generation, listener, last: false, stops: Stops::new(stop), waker: None, member, told };
         let key = working.notices.insert(notice);
         drop(working);
         Guard { drain: Arc::clone(self), slab: slab as u32, key: key as u32 }
@@ -239,16 +215,11 @@ impl<M> Drain<M> {
     /// Has connections that are no sessions, of listeners that `select` means by their numbers, end with the request that is
     /// under way. One that becomes a session by that request is one like all others.
     pub fn last_requests(&self, select: impl Fn(u32) -> bool) {
-        let mut wakers = vec![];
-        for working in self.working.iter() {
-            for (_, notice) in &mut lock(working).notices {
-                if notice.member.is_none() && select(notice.listener) {
-                    notice.last = true;
-                    wakers.extend(notice.waker.take());
-                }
-            }
-        }
-        self.wake(wakers);
+        self.each(|_, notice| {
+            let is_meant = notice.member.is_none() && select(notice.listener);
+            notice.last |= is_meant;
+            is_meant
+        });
     }
 
     /// Tells sessions to stop so that all have been closed when `span` has passed: each at its own moment, evenly and with
@@ -265,7 +236,7 @@ impl<M> Drain<M> {
     ) -> usize {
         let end = now + span;
         let chosen = |place, notice: &Notice<M>| {
-            let member = notice.member.as_ref().filter(|_| !notice.is_told(why, end))?;
+            let member = notice.member.as_ref().filter(|_| !notice.stops.has(why, end))?;
             select(place, member).then_some(())
         };
         let places = self.places(chosen).into_iter().map(|(place, ())| place).collect();
@@ -282,7 +253,7 @@ impl<M> Drain<M> {
         why: &Stopping,
     ) -> usize {
         let is_left = |place: &Place| {
-            self.at(*place, |notice| notice.member.is_some() && !notice.is_told(why, now + span)).unwrap_or_default()
+            self.at(*place, |notice| notice.member.is_some() && !notice.stops.has(why, now + span)).unwrap_or_default()
         };
         let places = places.into_iter().filter(is_left).collect();
         self.pace(places, now, span, &mut random, why)
@@ -310,16 +281,7 @@ impl<M> Drain<M> {
 
     /// Has sessions tell of themselves; what they tell is known a moment later. Wakes each.
     pub fn ask(&self, select: impl Fn(Place, &M) -> bool) {
-        let mut wakers = vec![];
-        for (slab, working) in self.working.iter().enumerate() {
-            for (key, notice) in &mut lock(working).notices {
-                let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
-                if notice.member.as_ref().is_some_and(|member| select(place, member)) {
-                    wakers.extend(notice.waker.take());
-                }
-            }
-        }
-        self.wake(wakers);
+        self.each(|place, notice| notice.member.as_ref().is_some_and(|member| select(place, member)));
     }
 
     /// Whether anybody who is still there has been told to stop.
@@ -327,41 +289,30 @@ impl<M> Drain<M> {
         self.working.iter().any(|working| lock(working).told > 0)
     }
 
-    /// Looks at each session, and at what it was told. Those that come or go meanwhile may be missed; who waits for a lock
-    /// waits for a thousand of them at most.
+    /// Looks at each session, and at what it was told. Those that come or go meanwhile may be missed.
     pub fn survey(&self, mut look: impl FnMut(&M, Option<&Stop>)) {
-        for working in self.working.iter() {
-            let mut next = 0;
-            loop {
-                let working = lock(working);
-                let end = working.notices.capacity().min(next + AT_ONCE);
-                for notice in (next..end).filter_map(|key| working.notices.get(key)) {
-                    if let Some(member) = &notice.member {
-                        look(member, notice.stop.as_ref());
-                    }
-                }
-                if end == working.notices.capacity() {
-                    break;
-                }
-                next = end;
+        self.each(|_, notice| {
+            if let Some(member) = &notice.member {
+                look(member, notice.stops.first());
             }
-        }
+            false
+        });
     }
 
     /// Looks at each session that has not been told to stop.
     pub fn for_each_left(&self, mut look: impl FnMut(&M)) {
-        for working in self.working.iter() {
-            let working = lock(working);
-            let left = working.notices.iter().filter(|(_, notice)| notice.stop.is_none());
-            left.filter_map(|(_, notice)| notice.member.as_ref()).for_each(&mut look);
-        }
+        self.survey(|member, stop| {
+            if stop.is_none() {
+                look(member);
+            }
+        });
     }
 
     /// Sessions that have not been told to stop by `when`, the one that was quiet for longest first; `None`: at all.
     pub fn by_silence(&self, when: Option<Moment>, select: impl Fn(&M) -> bool) -> Vec<Place> {
         let is_told = |stop: &Stop| when.is_none_or(|when| stop.at <= when);
         let is_left = |notice: &Notice<M>| {
-            !notice.stop.as_ref().is_some_and(is_told) && notice.member.as_ref().is_some_and(&select)
+            !notice.stops.first().is_some_and(is_told) && notice.member.as_ref().is_some_and(&select)
         };
         let mut left = self.places(|_, notice| is_left(notice).then_some(notice.told.data_at));
         left.sort_unstable_by_key(|(place, data_at)| (*data_at, *place));
@@ -376,24 +327,10 @@ impl<M> Drain<M> {
 
     /// Takes back what was said to sessions for a reason that `is_over`, and whose moment has not come.
     pub fn relent(&self, is_over: impl Fn(&M, &Stopping) -> bool, now: Moment) {
-        let mut wakers = vec![];
-        for working in self.working.iter() {
-            let Working { notices, told, .. } = &mut *lock(working);
-            for (_, notice) in notices {
-                let is_over = |stop: &Stop| {
-                    stop.at > now && notice.member.as_ref().is_some_and(|member| is_over(member, &stop.why))
-                };
-                if notice.then.as_deref().is_some_and(is_over) {
-                    notice.then = None;
-                }
-                if notice.stop.as_ref().is_some_and(is_over) {
-                    notice.stop = notice.then.take().map(|then| *then);
-                    *told -= usize::from(notice.stop.is_none());
-                    wakers.extend(notice.waker.take());
-                }
-            }
-        }
-        self.wake(wakers);
+        self.each(|_, notice| {
+            let Some(member) = &notice.member else { return false };
+            notice.stops.take_back(|why| is_over(member, why), now)
+        });
     }
 
     /// The same for the sessions at `places`.
@@ -438,7 +375,7 @@ impl<M> Drain<M> {
         M: Clone,
     {
         let listed = |notice: &mut Notice<M>| {
-            let (member, told, stop) = (notice.member.clone()?, notice.told, notice.stop.clone());
+            let (member, told, stop) = (notice.member.clone()?, notice.told, notice.stops.in_force());
             Some(Listed { place, member, told, stop })
         };
         self.at(place, listed)?
@@ -454,13 +391,31 @@ impl<M> Drain<M> {
     /// What `look` finds in all notices, with their places.
     fn places<T>(&self, look: impl Fn(Place, &Notice<M>) -> Option<T>) -> Vec<(Place, T)> {
         let mut found = vec![];
-        for (slab, working) in self.working.iter().enumerate() {
-            found.extend(lock(working).notices.iter().filter_map(|(key, notice)| {
-                let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
-                Some((place, look(place, notice)?))
-            }));
-        }
+        self.each(|place, notice| {
+            found.extend(look(place, notice).map(|it| (place, it)));
+            false
+        });
         found
+    }
+
+    /// Looks at all notices, a slice of them at a time; has those hear of it of which `look` says so.
+    fn each(&self, mut look: impl FnMut(Place, &mut Notice<M>) -> bool) {
+        for (slab, working) in self.working.iter().enumerate() {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let mut wakers = vec![];
+                next = lock(working).slice(from, |key, notice| {
+                    let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
+                    if look(place, notice) {
+                        wakers.extend(notice.waker.take());
+                    }
+                });
+                self.wake(wakers);
+                if next.is_some() {
+                    std::thread::sleep(BREATH);
+                }
+            }
+        }
     }
 
     /// Says when to stop and why, unless an earlier moment has been said. Returns to how many.
@@ -473,12 +428,12 @@ impl<M> Drain<M> {
             if notice.generation != place.generation {
                 continue;
             }
-            *told += usize::from(notice.stop.is_none());
-            let (hears, is_new) = notice.tell(Stop { at, by, why: why.clone() });
-            if hears {
+            *told += usize::from(notice.stops.is_empty());
+            let heard = notice.stops.say(Stop { at, by, why: why.clone() });
+            if heard.is_news {
                 wakers.extend(notice.waker.take());
             }
-            count += usize::from(is_new);
+            count += usize::from(heard.is_earlier);
         }
         self.wake(wakers);
         count
@@ -518,6 +473,21 @@ impl<M> Drain<M> {
             }
             idle.await;
         }
+    }
+}
+
+impl<M> Working<M> {
+    /// Looks at the notices that are at the next places from this one on. Returns where to go on; `None`: that was all.
+    fn slice(&mut self, from: usize, mut look: impl FnMut(usize, &mut Notice<M>)) -> Option<usize> {
+        let end = self.notices.capacity().min(from + AT_ONCE);
+        for key in from..end {
+            let Some(notice) = self.notices.get_mut(key) else { continue };
+            let was_told = !notice.stops.is_empty();
+            look(key, notice);
+            let is_told = !notice.stops.is_empty();
+            self.told = self.told + usize::from(is_told) - usize::from(was_told);
+        }
+        (end < self.notices.capacity()).then_some(end)
     }
 }
 
@@ -561,7 +531,7 @@ impl<M> Guard<M> {
             if !notice.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 last = notice.waker.replace(cx.waker().clone());
             }
-            notice.stop.clone()
+            notice.stops.in_force()
         });
         // Dropped without the lock.
         drop(last);
@@ -582,7 +552,7 @@ impl<M> Guard<M> {
 
     /// When to stop, if that has been said.
     pub fn noticed(&self) -> Option<Moment> {
-        self.notice(|notice| notice.stop.as_ref().map(|stop| stop.at)).flatten()
+        self.notice(|notice| notice.stops.first().map(|stop| stop.at)).flatten()
     }
 
     /// Waits for the notice. Cancel-safe.
@@ -604,7 +574,7 @@ impl<M> Drop for Guard<M> {
             let mut working = lock(working);
             let notice = working.notices.try_remove(self.key as usize)?;
             working.sessions -= usize::from(notice.member.is_some());
-            working.told -= usize::from(notice.stop.is_some());
+            working.told -= usize::from(!notice.stops.is_empty());
             Some(notice)
         });
         // Its waker and what it was a member of are dropped without the lock.
@@ -726,6 +696,110 @@ mod tests {
         assert_eq!((one.noticed(), two.noticed()), (None, Some(at(50))), "the moment of one has come");
         spread(30, Stopping::Drain);
         assert_eq!((one.noticed(), two.noticed()), (Some(at(30)), Some(at(30))));
+    }
+
+    #[test]
+    fn one_that_is_told_a_further_reason_is_not_told_the_first_one_again() {
+        let drain = Drain::new(1);
+        let guard = drain.enter(1);
+        guard.join((), at(0));
+        let hour = Duration::from_secs(3600);
+        let spread = |now, lot: f64, why| drain.spread(|_, ()| true, now, hour, || lot, &why);
+        spread(at(1), 0.9, Stopping::RouteDrain);
+        let told = guard.noticed().unwrap();
+        drain.spread(|_, ()| true, at(1), Duration::from_secs(100), || 0.5, &Stopping::ListenerDrain);
+        let sooner = guard.noticed().unwrap();
+        assert!(sooner < told);
+        // The late comers of the route drain are looked for again and again: who has its lot draws no other.
+        assert_eq!(drain.spread(|_, ()| true, at(2), hour - Duration::from_secs(1), || 0.0, &Stopping::RouteDrain), 0);
+        drain.relent(|(), why| *why == Stopping::ListenerDrain, at(3));
+        let left = guard.look(&Context::from_waker(Waker::noop()), Told::default());
+        assert_eq!(left, Some(Stop { at: told, by: Some(at(1) + hour), why: Stopping::RouteDrain }));
+    }
+
+    #[test]
+    fn who_hears_of_a_bound_alone_is_woken_and_again_when_it_is_taken_back() {
+        let drain = Drain::new(1);
+        let cx = Context::from_waker(Waker::noop());
+        let guard = drain.enter(1);
+        guard.join((), at(0));
+        let say = |seconds, by, why| {
+            let mut places = vec![];
+            drain.walk(None, 9, |place, ()| places.push((place, at(seconds))));
+            drain.tell(places.into_iter(), Some(at(by)), &why);
+        };
+        let hears = |what: &dyn Fn()| {
+            guard.look(&cx, Told::default());
+            let before = guard.said();
+            what();
+            guard.said() != before
+        };
+        assert!(hears(&|| say(10, 100, Stopping::Reload)));
+        assert!(hears(&|| say(20, 50, Stopping::RouteDrain)), "the bound is nearer");
+        assert!(!hears(&|| say(30, 60, Stopping::UpstreamDrain)), "nothing of that holds");
+        let relent = |why: Stopping| drain.relent(|(), told| *told == why, at(1));
+        assert!(!hears(&|| relent(Stopping::UpstreamDrain)));
+        assert!(hears(&|| relent(Stopping::RouteDrain)));
+        assert_eq!(guard.look(&cx, Told::default()).map(|stop| stop.by), Some(Some(at(100))));
+        assert!(!hears(&|| relent(Stopping::RouteDrain)), "it is no more");
+    }
+
+    #[test]
+    fn the_lock_goes_in_between_and_nobody_is_missed_or_seen_twice() {
+        let drain = Drain::new(1);
+        let mut guards: Vec<_> = (0..3 * AT_ONCE).map(|_| drain.enter(1)).collect();
+        guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
+        let (mut seen, mut next, mut slices) = (vec![], Some(0), 0);
+        while let Some(from) = next {
+            let mut count = 0;
+            next = lock(&drain.working.iter().next().unwrap()).slice(from, |_, notice| {
+                count += 1;
+                seen.extend(notice.member);
+            });
+            assert!(count <= AT_ONCE, "{count} under one lock");
+            slices += 1;
+            // Meanwhile one that was seen goes, and one that was not, and others come at their places.
+            let gone = [1, 2 * AT_ONCE + slices].map(|i| guards[i].key);
+            guards.retain(|guard| !gone.contains(&guard.key));
+            guards.extend((0..2).map(|_| drain.enter(1)));
+        }
+        assert!(slices >= 3, "{slices}");
+        let there: Vec<_> = guards.iter().filter_map(|guard| guard.notice(|notice| notice.member).flatten()).collect();
+        assert!(there.iter().all(|member| seen.contains(member)), "who was there all along was seen");
+        let before = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), before, "once");
+    }
+
+    /// Wakes by entering: whoever holds the lock of the slab would wait for itself.
+    struct Enters(Arc<Drain<usize>>, AtomicUsize);
+
+    impl std::task::Wake for Enters {
+        fn wake(self: Arc<Enters>) {
+            drop(self.0.enter(1));
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_is_woken_may_take_the_lock_at_once() {
+        let drain = Drain::new(1);
+        let enters = Arc::new(Enters(Arc::clone(&drain), AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&enters));
+        let guards: Vec<_> = (0..2 * AT_ONCE + 7).map(|_| drain.enter(1)).collect();
+        let look = || guards.iter().for_each(|guard| drop(guard.look(&Context::from_waker(&waker), Told::default())));
+        let woken = || enters.1.swap(0, Ordering::Relaxed);
+        look();
+        drain.last_requests(|listener| listener == 1);
+        assert_eq!(woken(), guards.len());
+        look();
+        drain.stop_requests(1, at(1), &Stopping::ListenerDrain);
+        assert_eq!(woken(), guards.len());
+        guards.iter().for_each(|guard| guard.join(1, at(1)));
+        look();
+        drain.ask(|_, _| true);
+        assert_eq!(woken(), guards.len());
     }
 
     #[test]

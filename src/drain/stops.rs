@@ -1,0 +1,269 @@
+//! What one guard has been told, by all who told it: of several moments to stop the earliest holds, with the earliest bound
+//! of all.
+//!
+//! Each reason is kept with its own moment and its own bound, so that one that is taken back leaves nothing of itself, and
+//! of those that are left the right one holds. One entry a kind of reason, whatever is said how often: there are as many
+//! as [`Stopping`] has variants at most.
+
+use std::mem::{discriminant, take};
+
+use super::Stop;
+use crate::moment::Moment;
+use crate::ws::tunnel::Stopping;
+
+/// All that has been said and not taken back.
+#[derive(Debug, Default)]
+pub(super) struct Stops {
+    /// The one that holds: the earliest, and of equals the one that was said first.
+    first: Option<Stop>,
+    /// The others, in the same order. Boxed twice over since every session has this and hardly any needs it.
+    #[expect(clippy::box_collection, reason = "8 bytes in every session in place of 24")]
+    rest: Option<Box<Vec<Stop>>>,
+}
+
+/// What became of something that was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// What holds is not what held before.
+    pub is_news: bool,
+    /// It is to stop earlier than before, or at all.
+    pub is_earlier: bool,
+}
+
+impl Stops {
+    /// Nothing but this has been said; or nothing at all.
+    pub(super) fn new(first: Option<Stop>) -> Stops {
+        Stops { first, rest: None }
+    }
+
+    /// Whether nothing has been said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// When to stop, and why, as far as that is one reason's.
+    pub(super) fn first(&self) -> Option<&Stop> {
+        self.first.as_ref()
+    }
+
+    /// What holds: the earliest, by the earliest bound that anybody has set.
+    pub(super) fn in_force(&self) -> Option<Stop> {
+        let first = self.first.as_ref()?;
+        Some(Stop { by: self.all().filter_map(|stop| stop.by).min(), ..first.clone() })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Stop> {
+        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
+    }
+
+    /// Notes what is said besides what was said before. Of the same kind of reason the earlier moment and the earlier bound
+    /// are kept.
+    pub(super) fn say(&mut self, mut new: Stop) -> Heard {
+        if self.is_empty() {
+            self.first = Some(new);
+            return Heard { is_news: true, is_earlier: true };
+        }
+        let before = self.in_force();
+        let mut all = self.take_all();
+        match all.iter().position(|stop| discriminant(&stop.why) == discriminant(&new.why)) {
+            Some(at) => {
+                let by = all[at].by.into_iter().chain(new.by).min();
+                if new.at < all[at].at {
+                    all.remove(at);
+                    new.by = by;
+                    insert(&mut all, new);
+                } else {
+                    all[at].by = by;
+                }
+            }
+            None => insert(&mut all, new),
+        }
+        self.put_all(all);
+        let now = self.in_force();
+        let moment = |stop: &Option<Stop>| stop.as_ref().map(|stop| stop.at);
+        Heard { is_earlier: moment(&now) < moment(&before), is_news: now != before }
+    }
+
+    /// Takes back what `is_over`, unless its moment has come. Whether what holds is not what held before.
+    pub(super) fn take_back(&mut self, is_over: impl Fn(&Stopping) -> bool, now: Moment) -> bool {
+        let is_over = |stop: &Stop| stop.at > now && is_over(&stop.why);
+        if !self.all().any(is_over) {
+            return false;
+        }
+        let before = self.in_force();
+        let mut all = self.take_all();
+        all.retain(|stop| !is_over(stop));
+        self.put_all(all);
+        self.in_force() != before
+    }
+
+    /// Whether it was told to stop for this very reason, and by this time.
+    pub(super) fn has(&self, why: &Stopping, end: Moment) -> bool {
+        self.all().any(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
+    }
+
+    fn take_all(&mut self) -> Vec<Stop> {
+        let rest = take(&mut self.rest).map_or_else(Vec::new, |rest| *rest);
+        self.first.take().into_iter().chain(rest).collect()
+    }
+
+    fn put_all(&mut self, all: Vec<Stop>) {
+        let mut all = all.into_iter();
+        self.first = all.next();
+        let rest: Vec<Stop> = all.collect();
+        self.rest = (!rest.is_empty()).then(|| Box::new(rest));
+    }
+}
+
+/// Where its moment has it; after those with the same.
+fn insert(all: &mut Vec<Stop>, new: Stop) {
+    let at = all.partition_point(|stop| stop.at <= new.at);
+    all.insert(at, new);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ws::close::{Close, CloseCode};
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    /// All reasons; two that are of one kind.
+    fn reasons() -> [Stopping; 11] {
+        let operator = |text| Stopping::Operator(Arc::new(Close::new(CloseCode::SERVICE_RESTART, text)));
+        [
+            Stopping::Drain,
+            Stopping::Rebalance,
+            Stopping::EndpointDrain,
+            Stopping::EndpointDown,
+            Stopping::Reload,
+            Stopping::ListenerDrain,
+            Stopping::RouteDrain,
+            Stopping::UpstreamDrain,
+            Stopping::Upgrade,
+            operator("one"),
+            operator("another"),
+        ]
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Say { why: usize, at: u64, by: Option<u64> },
+        TakeBack { why: Vec<usize>, now: u64 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let why = || 0..reasons().len();
+        let say = (why(), 1u64..12, proptest::option::of(0u64..8)).prop_map(|(why, at, more)| Step::Say {
+            why,
+            at,
+            by: more.map(|more| at + more),
+        });
+        let back =
+            (proptest::collection::vec(why(), 1..4), 0u64..12).prop_map(|(why, now)| Step::TakeBack { why, now });
+        proptest::collection::vec(prop_oneof![3 => say, 1 => back], 1..40)
+    }
+
+    /// All that was said, as it was said: what holds is found by looking at everything anew.
+    #[derive(Default)]
+    struct Naive(Vec<(Stopping, Moment, Option<Moment>)>);
+
+    impl Naive {
+        fn of_kind(&self, why: &Stopping) -> impl Iterator<Item = &(Stopping, Moment, Option<Moment>)> + use<'_> {
+            let kind = discriminant(why);
+            self.0.iter().filter(move |(other, ..)| discriminant(other) == kind)
+        }
+
+        /// The one of this kind that is earliest, and was said first as such.
+        fn earliest(&self, why: &Stopping) -> Option<&(Stopping, Moment, Option<Moment>)> {
+            self.of_kind(why).min_by_key(|(_, at, _)| *at)
+        }
+
+        fn in_force(&self) -> Option<Stop> {
+            let (why, at, _) = self.0.iter().min_by_key(|(_, at, _)| *at)?;
+            let by = self.0.iter().filter_map(|(.., by)| *by).min();
+            Some(Stop { at: *at, by, why: why.clone() })
+        }
+
+        fn take_back(&mut self, whys: &[Stopping], now: Moment) {
+            let gone: Vec<Stopping> = whys
+                .iter()
+                .filter(|why| self.earliest(why).is_some_and(|(is, at, _)| is == *why && *at > now))
+                .cloned()
+                .collect();
+            self.0.retain(|(other, ..)| !gone.iter().any(|why| discriminant(other) == discriminant(why)));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn whatever_is_said_and_taken_back_the_right_one_holds_with_its_own_time(steps in steps()) {
+            let (mut stops, mut naive) = (Stops::default(), Naive::default());
+            for step in steps {
+                let before = naive.in_force();
+                let is_news = match step {
+                    Step::Say { why, at: seconds, by } => {
+                        let stop = Stop { at: at(seconds), by: by.map(at), why: reasons()[why].clone() };
+                        naive.0.push((stop.why.clone(), stop.at, stop.by));
+                        let heard = stops.say(stop);
+                        let is_earlier = naive.in_force().map(|stop| stop.at) != before.as_ref().map(|stop| stop.at);
+                        prop_assert_eq!(heard.is_earlier, is_earlier);
+                        heard.is_news
+                    }
+                    Step::TakeBack { why, now } => {
+                        let why: Vec<Stopping> = why.into_iter().map(|why| reasons()[why].clone()).collect();
+                        naive.take_back(&why, at(now));
+                        stops.take_back(|other| why.contains(other), at(now))
+                    }
+                };
+                prop_assert_eq!(stops.in_force(), naive.in_force());
+                prop_assert_eq!(is_news, naive.in_force() != before);
+                prop_assert_eq!(stops.is_empty(), naive.0.is_empty());
+                prop_assert!(stops.all().count() <= reasons().len() - 1);
+                for why in reasons() {
+                    let told = naive.earliest(&why).filter(|(is, ..)| *is == why);
+                    let by = naive.of_kind(&why).filter_map(|(.., by)| *by).min();
+                    let has = told.is_some() && by.is_none_or(|by| by <= at(9));
+                    prop_assert_eq!(stops.has(&why, at(9)), has);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_reason_that_is_taken_back_leaves_no_bound_behind() {
+        let mut stops = Stops::default();
+        stops.say(Stop { at: at(50), by: Some(at(90)), why: Stopping::Reload });
+        let heard = stops.say(Stop { at: at(60), by: Some(at(60)), why: Stopping::RouteDrain });
+        assert_eq!(heard, Heard { is_news: true, is_earlier: false }, "the bound is another");
+        assert_eq!(stops.in_force(), Some(Stop { at: at(50), by: Some(at(60)), why: Stopping::Reload }));
+        assert!(stops.take_back(|why| *why == Stopping::RouteDrain, at(1)));
+        assert_eq!(stops.in_force(), Some(Stop { at: at(50), by: Some(at(90)), why: Stopping::Reload }));
+    }
+
+    #[test]
+    fn of_three_the_second_holds_when_the_first_is_taken_back_and_then_the_third() {
+        let mut stops = Stops::default();
+        let said = |seconds, why| Stop { at: at(seconds), by: Some(at(seconds + 1)), why };
+        for stop in [said(30, Stopping::Drain), said(10, Stopping::RouteDrain), said(20, Stopping::ListenerDrain)] {
+            stops.say(stop);
+        }
+        assert!(stops.take_back(|why| *why == Stopping::RouteDrain, at(1)));
+        assert_eq!(stops.in_force(), Some(said(20, Stopping::ListenerDrain)));
+        assert!(stops.take_back(|why| *why == Stopping::ListenerDrain, at(1)));
+        assert_eq!(stops.in_force(), Some(said(30, Stopping::Drain)));
+    }
+
+    #[test]
+    fn a_session_that_is_told_nothing_pays_little() {
+        assert_eq!(size_of::<Stops>(), size_of::<Stop>() + 8);
+    }
+}
