@@ -24,7 +24,7 @@ use crate::admin::health::{Readiness, State};
 use crate::admin::process::Process;
 use crate::admin::{self, AdminState};
 use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
-use crate::control::compile::{Families, LogOutput, Surroundings};
+use crate::control::compile::{Families, LogOutput, Patience, Surroundings};
 use crate::control::{Control, Door, Handle, Loader, Order, Origin, Refused, Started, leaving, sweep};
 use crate::drain::Drain;
 use crate::net::listener::{Address, BindError};
@@ -145,6 +145,7 @@ impl App {
             pulse: Pulse::new(workers, clock::now()),
             replacing: Arc::default(),
             ending: Arc::clone(&ending),
+            patience: Patience::default(),
         };
         let mut threads = Threads { over: watch::Sender::new(false), threads: vec![] };
         let mut orders = vec![];

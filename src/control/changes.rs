@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 use crate::config::ConfigErrors;
 use crate::handover::{SuccessionError, UpgradeError};
@@ -24,6 +25,9 @@ pub enum Refused {
     /// It is not in a file.
     #[error("there is no file to read again: the configuration was given on the command line")]
     NoFile,
+    /// It has not been read.
+    #[error("the file, or one that it names, could not be read in {0:?}: its file system hangs")]
+    Unread(Duration),
     /// The process is going.
     #[error("the process is shutting down")]
     Ending,
@@ -57,6 +61,9 @@ pub struct Changes {
     pub others: Vec<&'static str>,
     /// Sessions that were told to go since their route is not as before, by its `on_change`.
     pub sessions_closing: usize,
+    /// Workers that hang, by their numbers, and have not done yet what listeners need of them: the configuration is in force
+    /// for all others, and for them when they go on.
+    pub workers_late: Vec<usize>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }

@@ -110,6 +110,23 @@ pub struct Surroundings {
     pub replacing: Arc<AtomicBool>,
     /// The end has begun: what is waited for is not waited for any longer.
     pub ending: Arc<AtomicBool>,
+    /// How long others are waited for.
+    pub patience: Patience,
+}
+
+/// How long whoever changes the configuration waits for others.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For workers to accept on other sockets. One that is busy answers in milliseconds.
+    pub workers: Duration,
+    /// For files to be read: a network file system may hang.
+    pub files: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { workers: Duration::from_secs(5), files: Duration::from_secs(10) }
+    }
 }
 
 impl Surroundings {
@@ -129,6 +146,7 @@ impl Surroundings {
             pulse: Pulse::new(1, clock::now()),
             replacing: Arc::default(),
             ending: Arc::default(),
+            patience: Patience::default(),
         }
     }
 

@@ -37,6 +37,8 @@ impl Trigger {
 pub enum Reloaded {
     /// Another configuration is in force.
     Done,
+    /// The same, but a worker hangs and has it later.
+    Late,
     /// The file says what is in force already.
     Unchanged,
     /// Something is wrong with it: the old one stays.
@@ -44,12 +46,13 @@ pub enum Reloaded {
 }
 
 impl Reloaded {
-    const ALL: [Reloaded; 3] = [Reloaded::Done, Reloaded::Unchanged, Reloaded::Refused];
+    const ALL: [Reloaded; 4] = [Reloaded::Done, Reloaded::Late, Reloaded::Unchanged, Reloaded::Refused];
 
     /// Its name in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Reloaded::Done => "done",
+            Reloaded::Late => "late",
             Reloaded::Unchanged => "unchanged",
             Reloaded::Refused => "refused",
         }

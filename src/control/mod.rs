@@ -30,11 +30,12 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::watch as latest;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::config::{ConfigErrors, File, Loaded, OnChange};
 use crate::drain::Place;
+use crate::file_look::look;
 use crate::handover::{Heir, Predecessors, Promoted, Reporter, Successor};
 use crate::net::listener::Inheritance;
 use crate::server::accepting;
@@ -60,17 +61,18 @@ const ORDERS_MAX: usize = 64;
 /// The section of the configuration.
 const ADMIN: &str = "admin";
 
-/// How long workers may take to leave connections to the next process.
-const LEAVE_WAIT: Duration = Duration::from_secs(5);
-
 /// Reads the configuration anew.
 pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
+
+type Read = Result<Loaded, ConfigErrors>;
 
 /// The single writer.
 pub struct Control {
     around: Surroundings,
     metrics: Metrics,
     loader: Option<Loader>,
+    /// The files are being read, and have not been for longer than they are waited for.
+    reading: Option<JoinHandle<Read>>,
     orders: mpsc::Receiver<Order>,
     in_force: Arc<ArcSwap<InForce>>,
     compiled: Compiled,
@@ -166,7 +168,7 @@ impl Control {
             }
             None => (None, sockets),
         };
-        let built = Built::new(&loaded, &around, Openings::new(workers, inheritance)).await;
+        let built = Built::new(&loaded, &around, Openings::new(workers, inheritance, around.patience.workers)).await;
         let (built, mut promoted) = match (built, heir) {
             (Ok(built), Some(heir)) => (built, Some(promotion(heir, given_up).await?)),
             (Ok(built), None) => (built, None),
@@ -227,6 +229,7 @@ impl Control {
             around,
             metrics,
             loader,
+            reading: None,
             orders,
             in_force,
             compiled,
@@ -268,10 +271,8 @@ impl Control {
         self.watchdog.abort_all();
         self.around.replacing.store(true, Ordering::Relaxed);
         self.notifier.say(&[Word::MainPid(successor)]);
-        // A worker that hangs is waited for no longer: it takes nobody from the others, who have the same sockets.
-        if timeout(LEAVE_WAIT, self.openings.leave_to_successor(reporter.unwanted())).await.is_err() {
-            tracing::error!("a worker hangs and may accept connections still");
-        }
+        // A worker that hangs takes nobody from the others, who have the same sockets.
+        self.openings.leave_to_successor(reporter.unwanted()).await;
         if let Some(door) =
             self.door.send_replace(None).filter(|door| !reporter.unwanted().contains(door.bound.address()))
         {
@@ -303,7 +304,7 @@ impl Control {
                     answer(done, Err(refused));
                 }
             },
-            Order::Check { text, done } => answer(done, self.check(text)),
+            Order::Check { text, done } => answer(done, self.check(text).await),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
                 self.tell_listeners();
@@ -348,19 +349,22 @@ impl Control {
         }
     }
 
-    fn check(&self, text: Option<String>) -> Result<Vec<String>, Refused> {
-        // Whoever may ask this may not therefore read the environment: a text could name a secret as a file that is missing.
-        let told = RefCell::new(vec![]);
-        let env = |name: &str| {
-            let value = std::env::var(name).ok()?;
-            told.borrow_mut().push(value.clone());
-            Some(value)
+    async fn check(&mut self, text: Option<String>) -> Result<Vec<String>, Refused> {
+        let (loaded, told) = match text {
+            Some(text) => {
+                // Whoever may ask this may not therefore read the environment: a text could name a secret as a file that
+                // is missing.
+                let told = RefCell::new(vec![]);
+                let env = |name: &str| {
+                    let value = std::env::var(name).ok()?;
+                    told.borrow_mut().push(value.clone());
+                    Some(value)
+                };
+                let loaded = config::load_str("request", &text, &env)?;
+                (loaded, told.into_inner())
+            }
+            None => (self.read().await??, vec![]),
         };
-        let loaded = match text {
-            Some(text) => config::load_str("request", &text, &env)?,
-            None => (self.loader.as_ref().ok_or(Refused::NoFile)?)()?,
-        };
-        let told = told.into_inner();
         let compiled = compile(&loaded, &Surroundings::for_check(), None).map_err(|errors| errors.without(&told))?;
         let warnings = loaded.warnings.iter().map(ToString::to_string);
         Ok(warnings.chain(compiled.warnings.into_iter().map(|warning| config::without(warning, &told))).collect())
@@ -370,6 +374,7 @@ impl Control {
         self.notifier.say(&[Word::Reloading]);
         let done = self.reload_now().await;
         match &done {
+            Ok(changes) if !changes.workers_late.is_empty() => self.metrics.reloaded(trigger, Reloaded::Late),
             Ok(changes) if changes.is_empty() => self.metrics.reloaded(trigger, Reloaded::Unchanged),
             Ok(_) => self.metrics.reloaded(trigger, Reloaded::Done),
             // That is no fault of what is in a file.
@@ -387,6 +392,7 @@ impl Control {
                     trigger,
                     listeners = %changes.listeners, routes = %changes.routes, upstreams = %changes.upstreams,
                     others = changes.others.join(", "), sessions_closing = changes.sessions_closing,
+                    workers_late = changes.workers_late.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
                     "configuration reloaded"
                 );
                 changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -406,10 +412,7 @@ impl Control {
     }
 
     async fn reload_now(&mut self) -> Result<Changes, Refused> {
-        let loader = Arc::clone(self.loader.as_ref().ok_or(Refused::NoFile)?);
-        // On a thread for such things: a network file system may hang.
-        let is_read = spawn_blocking(move || loader()).await.map_err(|_| Refused::Ending)?;
-        let done = match is_read {
+        let done = match self.read().await? {
             Ok(loaded) => self.apply(loaded).await,
             Err(errors) => Err(errors.into()),
         };
@@ -427,6 +430,32 @@ impl Control {
         done
     }
 
+    /// The configuration as its files have it now.
+    async fn read(&mut self) -> Result<Read, Refused> {
+        let loader = Arc::clone(self.loader.as_ref().ok_or(Refused::NoFile)?);
+        let patience = self.around.patience.files;
+        let late = |_| Refused::Unread(patience);
+        // Who hangs there is waited for, and not joined by another: an operator who tries again and again has one thread.
+        if let Some(before) = &mut self.reading {
+            let _ = timeout(patience, before).await.map_err(late)?;
+            self.reading = None;
+        }
+        // On a thread for such things: a network file system may hang.
+        let mut reading = spawn_blocking(move || {
+            let read = loader()?;
+            // Certificates and what else it names are read when it is compiled, which must not be what hangs.
+            read.file.files().iter().for_each(|file| drop(look(file)));
+            Ok(read)
+        });
+        match timeout(patience, &mut reading).await {
+            Ok(read) => read.map_err(|_| Refused::Ending),
+            Err(elapsed) => {
+                self.reading = Some(reading);
+                Err(late(elapsed))
+            }
+        }
+    }
+
     /// Puts a configuration in force.
     async fn apply(&mut self, loaded: Loaded) -> Result<Changes, Refused> {
         let previous = (!self.is_suspect).then_some(&self.compiled);
@@ -437,6 +466,7 @@ impl Control {
         if changes.is_empty() {
             // A certificate may have been refused.
             commit(&self.around, &mut compiled);
+            changes.workers_late = self.openings.late();
             return Ok(changes);
         }
         let door = self.door.borrow().clone();
@@ -482,6 +512,7 @@ impl Control {
         self.in_force.store(Arc::new(in_force(loaded, &self.compiled, &self.openings)));
         self.tell_in_force();
         self.is_suspect = false;
+        changes.workers_late = self.openings.late();
         Ok(changes)
     }
 
@@ -536,6 +567,7 @@ impl Control {
             }),
             others,
             sessions_closing: 0,
+            workers_late: vec![],
             warnings,
         }
     }
@@ -641,3 +673,6 @@ fn in_force(loaded: Loaded, compiled: &Compiled, openings: &Openings) -> InForce
         upstreams: compiled.upstreams.iter().map(|(name, it)| (name.clone(), Arc::clone(&it.upstream))).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

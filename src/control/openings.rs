@@ -1,10 +1,17 @@
 //! Listeners that are open: their sockets, and the workers that accept on them.
+//!
+//! A worker that hangs is waited for a while and no longer. It has been told what to do, and does it, in order, when it goes
+//! on: nothing is taken back for its sake, since all other workers have done it by then. Until it goes on it accepts nobody,
+//! and who is dealt to its sockets waits there.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use super::compile::{Compiled, CompiledListener, address};
 use super::{Door, Refused};
@@ -32,6 +39,17 @@ pub struct Openings {
     inheritance: Inheritance,
     /// How many listeners have got theirs from there.
     inherited: usize,
+    /// How long workers are waited for.
+    patience: Duration,
+    /// Workers that have not done what they were told: each order that they owe holds one of these.
+    late: BTreeMap<usize, mpsc::WeakSender<()>>,
+    /// Say when they have.
+    watches: JoinSet<()>,
+}
+
+/// What workers are told, and whether each has done it.
+struct Told {
+    done: Vec<(mpsc::Sender<()>, Option<mpsc::Receiver<()>>)>,
 }
 
 #[derive(Debug)]
@@ -72,10 +90,59 @@ pub fn all<'a>(
 }
 
 impl Openings {
-    /// None yet, for these workers; with the sockets that others have left to us.
-    pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>, inheritance: Inheritance) -> Openings {
-        let (open, shut) = (BTreeMap::new(), BTreeMap::new());
-        Openings { workers, open, shut, next: 1, is_over: false, inheritance, inherited: 0 }
+    /// None yet, for these workers, who are waited for with this `patience`; with the sockets that others have left to us.
+    pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>, inheritance: Inheritance, patience: Duration) -> Openings {
+        Openings {
+            workers,
+            open: BTreeMap::new(),
+            shut: BTreeMap::new(),
+            next: 1,
+            is_over: false,
+            inheritance,
+            inherited: 0,
+            patience,
+            late: BTreeMap::new(),
+            watches: JoinSet::new(),
+        }
+    }
+
+    /// Workers that have not done yet what they were told.
+    pub fn late(&mut self) -> Vec<usize> {
+        self.late.retain(|_, owed| owed.strong_count() > 0);
+        self.late.keys().copied().collect()
+    }
+
+    /// What each worker is to be told about now.
+    fn begin(&mut self) -> Told {
+        let late = &self.late;
+        let done = |worker| match late.get(&worker).and_then(mpsc::WeakSender::upgrade) {
+            // One that hangs already: nobody waits for it again.
+            Some(owed) => (owed, None),
+            None => {
+                let (done, is_done) = mpsc::channel(1);
+                (done, Some(is_done))
+            }
+        };
+        Told { done: (0..self.workers.len()).map(done).collect() }
+    }
+
+    /// Waits until all workers have done it, or those that hang have been waited for long enough.
+    async fn finish(&mut self, Told { done }: Told) {
+        let deadline = Instant::now() + self.patience;
+        let awaited: Vec<_> = done.into_iter().map(|(done, is_done)| (done.downgrade(), is_done)).collect();
+        while self.watches.try_join_next().is_some() {}
+        for (worker, (owed, is_done)) in awaited.into_iter().enumerate() {
+            let Some(mut is_done) = is_done else { continue };
+            if timeout_at(deadline, is_done.recv()).await.is_ok() {
+                continue;
+            }
+            tracing::error!(worker, waited = ?self.patience, "a worker hangs: it does what it was told when it goes on");
+            self.late.insert(worker, owed);
+            self.watches.spawn(async move {
+                let _ = is_done.recv().await;
+                tracing::info!(worker, "a worker goes on, and has done what it was told");
+            });
+        }
     }
 
     /// How many listeners have inherited sockets, and what nobody has asked for: who asks later gets none.
@@ -179,7 +246,7 @@ impl Openings {
     /// Has the workers accept on `bindings`, and no more on what these listeners had before.
     pub async fn open(&mut self, bindings: Bindings, compiled: &Compiled) {
         let mut replaced = vec![];
-        let (done, mut all_done) = mpsc::channel(1);
+        let told = self.begin();
         for (name, bound) in bindings {
             let Some(compiled) = compiled.listener(&name) else { continue };
             let before = self.open.remove(&name);
@@ -191,7 +258,7 @@ impl Openings {
             replaced.extend(before.filter(|before| before.number != 0));
             let number = self.next;
             self.next += 1;
-            for worker in &self.workers {
+            for (worker, (done, _)) in self.workers.iter().zip(&told.done) {
                 let (listener, bound, done) = (Arc::clone(&listener), Arc::clone(&bound), done.clone());
                 // A worker that is gone is gone with the process.
                 let _ = worker.send(Order::Accept { opening: number, listener, bound, done });
@@ -202,8 +269,7 @@ impl Openings {
             let written = address(&compiled.written.bind);
             self.open.insert(name, Opening { number, written, bound, listener });
         }
-        drop(done);
-        let _ = all_done.recv().await;
+        self.finish(told).await;
         self.close(replaced).await;
     }
 
@@ -265,7 +331,7 @@ impl Openings {
         Ok(())
     }
 
-    async fn close(&self, gone: Vec<Opening>) {
+    async fn close(&mut self, gone: Vec<Opening>) {
         let is_shared = |gone: &Opening| self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, &gone.bound));
         let (shared, gone) = gone.into_iter().partition(is_shared);
         self.stop(shared, Waiting::Leave).await;
@@ -273,16 +339,15 @@ impl Openings {
     }
 
     /// Has the workers accept no more on these; the sockets are closed when nobody else has them.
-    async fn stop(&self, gone: Vec<Opening>, waiting: Waiting) {
-        let (done, mut all_done) = mpsc::channel(1);
+    async fn stop(&mut self, gone: Vec<Opening>, waiting: Waiting) {
+        let told = self.begin();
         for Opening { number, listener, bound, .. } in &gone {
-            for worker in &self.workers {
+            for (worker, (done, _)) in self.workers.iter().zip(&told.done) {
                 let _ = worker.send(Order::Stop { opening: *number, waiting, done: done.clone() });
             }
             tracing::info!(listener = %listener.name, address = %bound.address(), "not listening any more");
         }
-        drop(done);
-        let _ = all_done.recv().await;
+        self.finish(told).await;
     }
 
     /// Where the open ones are, in the order of the file.

@@ -1,0 +1,193 @@
+//! Who waits for others, and how long.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use std::sync::{Condvar, Mutex};
+
+use prometheus::Registry;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::compile::{Families, Patience};
+use super::*;
+use crate::config::load_str;
+use crate::net::listener::Address;
+use crate::server::accepting::Order as ToWorker;
+use crate::session::Sessions;
+use crate::telemetry::exposition::encode;
+
+/// A control with two workers, of which nobody knows but the test what they do.
+struct House {
+    handle: Handle,
+    text: Arc<Mutex<String>>,
+    file: Arc<Hanging>,
+    registry: Registry,
+    sessions: Arc<Sessions>,
+    workers: Vec<Option<UnboundedReceiver<ToWorker>>>,
+    running: JoinSet<()>,
+    /// Control runs as long as this is there.
+    _over: oneshot::Sender<()>,
+}
+
+/// What a file system does at times.
+#[derive(Default)]
+struct Hanging(Mutex<bool>, Condvar);
+
+impl Hanging {
+    fn set(&self, hangs: bool) {
+        *self.0.lock().unwrap() = hangs;
+        self.1.notify_all();
+    }
+
+    fn wait(&self) {
+        drop(self.1.wait_while(self.0.lock().unwrap(), |hangs| *hangs).unwrap());
+    }
+}
+
+fn text(listeners: &[&str], more: &str) -> String {
+    let listeners: Vec<String> =
+        listeners.iter().map(|name| format!("{{ name: {name}, bind: '127.0.0.1:0' }}")).collect();
+    format!(
+        "listeners: [{}]\nroutes: [{{ name: r, upstream: u }}]\nupstreams: {{ u: {{ endpoints: ['ws://127.0.0.1:1'] }} }}\n{more}",
+        listeners.join(", ")
+    )
+}
+
+impl House {
+    async fn start(listeners: &[&str], working: &[usize], patience: Patience) -> House {
+        let text = Arc::new(Mutex::new(text(listeners, "")));
+        let file = Arc::<Hanging>::default();
+        let loader: Loader = {
+            let (text, file) = (Arc::clone(&text), Arc::clone(&file));
+            Arc::new(move || {
+                file.wait();
+                load_str("test", &text.lock().unwrap(), &|_| None)
+            })
+        };
+        let registry = Registry::new();
+        let families = Families::register(&registry, 2).unwrap();
+        let around = Surroundings { workers: 2, families, patience, ..Surroundings::for_check() };
+        let sessions = Arc::clone(&around.sessions);
+        let (orders, mut workers): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| mpsc::unbounded_channel()).map(|(order, orders)| (order, Some(orders))).unzip();
+        let mut running = JoinSet::new();
+        for &index in working {
+            running.spawn(accepting::run(index, workers[index].take().unwrap(), Arc::clone(&sessions)));
+        }
+        let ((tell, told), (over, is_over)) = (oneshot::channel(), oneshot::channel());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let starting =
+                    Control::start(loader().unwrap(), Some(Arc::clone(&loader)), around, orders, Origin::default());
+                let (control, started) = starting.await.unwrap();
+                tell.send(started.handle).unwrap();
+                tokio::select! {
+                    () = control.run() => {}
+                    _ = is_over => {}
+                }
+            });
+            runtime.shutdown_background();
+        });
+        House { handle: told.await.unwrap(), text, file, registry, sessions, workers, running, _over: over }
+    }
+
+    /// The worker of this index goes on.
+    fn goes_on(&mut self, index: usize) {
+        let orders = self.workers[index].take().unwrap();
+        self.running.spawn(accepting::run(index, orders, Arc::clone(&self.sessions)));
+    }
+
+    async fn becomes(&self, text: String) -> Result<Changes, Refused> {
+        *self.text.lock().unwrap() = text;
+        self.handle.reload(Trigger::Signal).await
+    }
+
+    fn reloads(&self, result: &str) -> bool {
+        let line = format!("wsluice_config_reloads_total{{result=\"{result}\",trigger=\"signal\"}} 1");
+        encode(&self.registry).unwrap().lines().any(|found| found == line)
+    }
+
+    fn address(&self, name: &str) -> Option<std::net::SocketAddr> {
+        let in_force = self.handle.in_force();
+        let (_, address) = in_force.listeners.iter().find(|(found, _)| &**found == name)?;
+        let Address::Tcp(address) = address else { panic!("{address}") };
+        Some(*address)
+    }
+}
+
+/// So that a busy machine is not taken for a worker that hangs: whoever hangs is waited for this long.
+const SHORT: Patience = Patience { workers: Duration::from_millis(1500), files: Duration::from_secs(60) };
+
+#[tokio::test]
+async fn a_reload_is_in_force_for_all_but_a_worker_that_hangs_which_has_it_when_it_goes_on() {
+    // The second one is not heard of from the start on.
+    let mut house = House::start(&["one"], &[0], SHORT).await;
+    let changes = house.becomes(text(&["one", "two"], "")).await.unwrap();
+    assert_eq!((&changes.listeners.added[..], &changes.workers_late[..]), (&["two".to_owned()][..], &[1][..]));
+    assert!(house.reloads("late") && !house.reloads("done"));
+    assert!(house.address("two").is_some(), "it is in force");
+    // Taken out again: nothing of it is left, and what hangs is not waited for once more.
+    let changes = house.becomes(text(&["two"], "")).await.unwrap();
+    assert_eq!((&changes.listeners.removed[..], &changes.workers_late[..]), (&["one".to_owned()][..], &[1][..]));
+    assert_eq!(house.address("one"), None);
+    let there = house.address("two").unwrap();
+    // What it was told while it hung was kept, in order.
+    house.goes_on(1);
+    let changes = loop {
+        let changes = house.becomes(text(&["two"], "")).await.unwrap();
+        if changes.workers_late.is_empty() {
+            break changes;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(changes.is_empty());
+    // Both accept: whichever of the two sockets a connection is dealt to, it is let in.
+    let before = house.sessions.active();
+    let mut clients = vec![];
+    for _ in 0..32 {
+        clients.push(TcpStream::connect(there).await.unwrap());
+    }
+    timeout(Duration::from_secs(20), async {
+        while house.sessions.active() < before + 32 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let changes = house.becomes(text(&["two", "three"], "")).await.unwrap();
+    assert!(changes.workers_late.is_empty(), "it is waited for as all others again: {changes:?}");
+    assert!(house.reloads("done"));
+}
+
+#[tokio::test]
+async fn drains_and_the_end_do_not_wait_for_a_worker_that_hangs_either() {
+    let house = House::start(&["one", "two"], &[0], SHORT).await;
+    let target = Target::Listener { name: "one".to_owned() };
+    let span = Duration::ZERO;
+    let begun = house.handle.ask(|done| Order::Drain { target: target.clone(), span, done }).await;
+    assert_eq!((begun, house.address("one")), (Some(Some(0)), None));
+    let ended = house.handle.ask(|done| Order::EndDrain { target, done }).await.unwrap();
+    assert!(ended.unwrap() && house.address("one").is_some());
+    house.handle.ask(|done| Order::StopAccepting { done }).await.unwrap();
+    assert_eq!((house.address("one"), house.address("two")), (None, None));
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_read_leave_everything_as_it_was_until_they_can() {
+    let patience = Patience { files: Duration::from_millis(50), ..Patience::default() };
+    let house = House::start(&["one"], &[0, 1], patience).await;
+    house.file.set(true);
+    for _ in 0..3 {
+        *house.text.lock().unwrap() = text(&["one", "two"], "");
+        let refused = house.handle.reload(Trigger::Signal).await.unwrap_err();
+        assert!(refused.to_string().contains("could not be read in 50ms"), "{refused}");
+    }
+    let checked = house.handle.ask(|done| Order::Check { text: None, done }).await.unwrap();
+    assert!(matches!(checked, Err(Refused::Unread(_))), "{checked:?}");
+    assert_eq!(house.address("two"), None);
+    house.file.set(false);
+    // On a busy machine reading may take longer than it may here.
+    while house.becomes(text(&["one", "three"], "")).await.is_err() {}
+    assert!(house.address("three").is_some() && house.address("two").is_none(), "what is in the files now");
+}
