@@ -752,7 +752,7 @@ mod tests {
         let (mut seen, mut next, mut slices) = (vec![], Some(0), 0);
         while let Some(from) = next {
             let mut count = 0;
-            next = lock(&drain.working.iter().next().unwrap()).slice(from, |_, notice| {
+            next = lock(drain.working.iter().next().unwrap()).slice(from, |_, notice| {
                 count += 1;
                 seen.extend(notice.member);
             });

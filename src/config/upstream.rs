@@ -234,7 +234,9 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EndpointMap {
-    /// Where the server is. Required.
+    /// Where the server is. A name is looked up when somebody connects and its last answer is older than its TTL (one second
+    /// to one minute; five seconds where the answer is the system's own, which tells none); all of its addresses are tried,
+    /// and the last good answer holds for up to an hour while nobody answers. Required.
     url: EndpointUrl,
 
     /// Its share of new sessions beside the others', 0 to 65535. With 0 it takes no new ones and keeps those it has.

@@ -23,6 +23,7 @@ use crate::config::{
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
 use crate::net::listener::Address;
+use crate::net::names::Names;
 use crate::net::proxy_protocol::Mode;
 use crate::policy::bucket::Pace;
 use crate::probe::Check;
@@ -67,6 +68,8 @@ pub struct Families {
     pub handover: handover::Metrics,
     /// What is in force of certificates, with its metrics.
     pub certificates: Certificates,
+    /// Names of servers, with their metric.
+    pub names: Names,
 }
 
 impl Families {
@@ -85,6 +88,7 @@ impl Families {
             control: super::metrics::Metrics::register(registry)?,
             handover: handover::Metrics::register(registry)?,
             certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
+            names: Names::register(registry)?,
         })
     }
 }
@@ -408,6 +412,7 @@ impl Compiler<'_> {
             families: self.around.families.upstream.clone(),
             reasons: proxy::upgrade::endpoint_labels().into(),
             lives: self.around.lives.clone(),
+            names: self.around.families.names.clone(),
             sources: Sources::new(&written.source_addresses, self.around.workers).map(Arc::new),
         };
         // What is wrong is told at its place. Without TLS settings that has been done.
@@ -546,7 +551,11 @@ impl Compiler<'_> {
             let (target, host, authority) = match url {
                 EndpointUrl::Tcp { host, port, .. } => {
                     let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                    (Target::new(host, *port), host.as_str(), format!("{bracketed}:{port}"))
+                    (
+                        Target::new(host, *port, &self.around.families.names),
+                        host.as_str(),
+                        format!("{bracketed}:{port}"),
+                    )
                 }
                 EndpointUrl::Unix(path) => (Target::Unix(path.clone()), "localhost", "localhost".to_owned()),
             };

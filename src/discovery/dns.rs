@@ -2,24 +2,18 @@
 //! priorities (RFC 2782).
 //!
 //! Asked again when the answer's TTL is over, since that is how long its author promised it; between a second (some
-//! servers answer with a TTL of 0) and a bound of one's own. The resolver is made anew for each question: it keeps no
-//! cache that could outlive a TTL, no opinion about servers that were down, and follows /etc/resolv.conf. What names an
-//! SRV record leads to are resolved here, by the same server, and not when a session is connected: a server for
-//! discovery (Consul's, say) is often not the system's.
+//! servers answer with a TTL of 0) and a bound of one's own. What names an SRV record leads to are resolved here, by the
+//! same server, and not when a session is connected: a server for discovery (Consul's, say) is often not the system's.
 //!
 //! Endpoints are addresses, thus. A certificate is verified for the name that was asked for, which `control::compile`
 //! sees to: nobody but who wrote the configuration decides that, least of all an answer of DNS.
 
-mod runtime;
-
 use std::collections::HashMap;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
 use hickory_resolver::Resolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
@@ -27,15 +21,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{Backoff, Outlet, Reason, Trouble};
 use crate::config::{ENDPOINTS_MAX, Endpoint, EndpointUrl, IpFamily, Scheme};
-use runtime::Tokio;
+use crate::net::dns::{self, Tokio};
 
 /// The shortest time between two questions, whatever the TTL.
 const EVERY_MIN: Duration = Duration::from_secs(1);
-
-/// How long one packet's answer is waited for, and how often it is sent again: glibc's are 5 s and twice; who balances
-/// wants to know earlier.
-const ANSWER: Duration = Duration::from_secs(2);
-const ATTEMPTS: usize = 2;
 
 /// All the questions of one round together.
 const ROUND: Duration = Duration::from_secs(15);
@@ -108,7 +97,8 @@ impl Dns {
 
     /// One round of questions. `known` are the last addresses of targets.
     async fn endpoints(&self, known: &mut HashMap<Name, Vec<IpAddr>>) -> Result<Answer<Vec<Endpoint>>, Trouble> {
-        let resolver = self.resolver()?;
+        let unmade = |error: NetError| Trouble::new(Reason::Unreachable, format!("no resolver: {error}"));
+        let resolver = dns::resolver(self.server).map_err(unmade)?;
         let name = Name::from_ascii(&self.name).map_err(|error| Trouble::new(Reason::NotFound, error.to_string()))?;
         let Some(port) = self.port else { return self.services(&resolver, name, known).await };
         let Answer { found, until } = self.addresses(&resolver, &name).await?;
@@ -186,31 +176,6 @@ impl Dns {
 
     fn url(&self, ip: IpAddr, port: u16) -> EndpointUrl {
         EndpointUrl::Tcp { tls: self.scheme == Scheme::Wss, host: ip.to_string(), port }
-    }
-
-    fn resolver(&self) -> Result<Resolver<Tokio>, Trouble> {
-        let failed = |error: &dyn fmt::Display| Trouble::new(Reason::Unreachable, format!("no resolver: {error}"));
-        let mut builder = match self.server {
-            Some(server) => {
-                let connection = |mut connection: ConnectionConfig| {
-                    connection.port = server.port();
-                    connection
-                };
-                let connections = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
-                let server = NameServerConfig::new(server.ip(), true, connections);
-                let config = ResolverConfig::from_parts(None, vec![], vec![server]);
-                let mut builder = Resolver::builder_with_config(config, Tokio::default());
-                builder.options_mut().use_hosts_file = ResolveHosts::Never;
-                builder
-            }
-            None => Resolver::builder(Tokio::default()).map_err(|error| failed(&error))?,
-        };
-        let options = builder.options_mut();
-        options.timeout = ANSWER;
-        options.attempts = ATTEMPTS;
-        // More than one address a datagram of 512 bytes has room for.
-        options.edns0 = true;
-        builder.build().map_err(|error| failed(&error))
     }
 }
 

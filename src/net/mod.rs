@@ -3,8 +3,11 @@
 //! Knows bytes and addresses only; TLS stands above it, HTTP above that.
 
 mod address;
+#[cfg(feature = "dns")]
+pub mod dns;
 pub mod head_guard;
 pub mod listener;
+pub mod names;
 pub mod pool;
 pub mod proxy_protocol;
 pub mod socket;

@@ -125,6 +125,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::health::threshold::Rule;
+    use crate::net::names::Names;
     use crate::probe::Probe;
     use crate::telemetry::exposition::encode;
     use crate::upstream::live::Lives;
@@ -151,6 +152,7 @@ mod tests {
             reasons: [].into(),
             sources: None,
             lives: Lives::default(),
+            names: Names::register(&registry).unwrap(),
         };
         let policy = Policy {
             balance: config::Balance::LeastConnections,

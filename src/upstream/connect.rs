@@ -1,7 +1,7 @@
 //! One connection to an endpoint: name, socket, TLS, all under one deadline.
 //!
-//! A name is resolved for each connection by the system's resolver, so that `/etc/hosts` and short-lived DNS answers are
-//! honoured; its addresses are tried in the order given, each with a fair share of the time that is left.
+//! A name is looked up in the book of names (`net::names`), which all connections share; its addresses are tried in the
+//! order given, each with a fair share of the time that is left.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
-use rustix::io::{Errno, dup};
+use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
 use crate::moment::Moment;
 use crate::net::listener::Address;
+use crate::net::names::{Name, Names, Trouble};
 use crate::net::socket::{self, ConnectOptions, SocketError};
 use crate::net::stream::Stream;
 use crate::net::transport::Transport;
@@ -73,18 +73,18 @@ impl Sources {
 pub enum Target {
     /// A known address.
     Address(SocketAddr),
-    /// A name to resolve.
-    Name(String, u16),
+    /// A name to look up.
+    Name(Name, u16),
     /// A Unix socket.
     Unix(PathBuf),
 }
 
 impl Target {
-    /// A host as written in a URL, which may be an address.
-    pub fn new(host: &str, port: u16) -> Target {
+    /// A host as written in a URL, which may be an address, or one of these names.
+    pub fn new(host: &str, port: u16, names: &Names) -> Target {
         match host.parse::<IpAddr>() {
             Ok(ip) => Target::Address(SocketAddr::new(ip, port)),
-            Err(_) => Target::Name(host.to_owned(), port),
+            Err(_) => Target::Name(names.of(host), port),
         }
     }
 }
@@ -103,10 +103,7 @@ pub struct Tls {
 pub enum ConnectError {
     /// The name could not be resolved.
     #[error("cannot resolve {0}")]
-    Resolve(String, #[source] io::Error),
-    /// The name has no address.
-    #[error("{0} has no address")]
-    NoAddress(String),
+    Resolve(String, #[source] Trouble),
     /// No source address is of the address's family.
     #[error("none of the upstream's `source_addresses` can reach {0}: they are of the other family")]
     NoSource(IpAddr),
@@ -131,7 +128,7 @@ impl ConnectError {
     /// The name used in metrics and logs.
     pub const fn label(&self) -> &'static str {
         match self {
-            ConnectError::Resolve(..) | ConnectError::NoAddress(_) => "resolve",
+            ConnectError::Resolve(..) => "resolve",
             ConnectError::NoSource(_) | ConnectError::Connect(_) => "connect",
             ConnectError::Timeout => "connect_timeout",
             ConnectError::Tls(_) => "tls",
@@ -155,8 +152,8 @@ impl Connector {
                 IpAddr::V6(ip) => format!("[{ip}]"),
             },
             Target::Address(address) => address.to_string(),
-            Target::Name(host, port) if *port == usual => host.clone(),
-            Target::Name(host, port) => format!("{host}:{port}"),
+            Target::Name(name, port) if *port == usual => name.host().to_owned(),
+            Target::Name(name, port) => format!("{}:{port}", name.host()),
             Target::Unix(_) => "localhost".to_owned(),
         };
         HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static("localhost"))
@@ -181,20 +178,18 @@ impl Connector {
         match &self.target {
             Target::Address(address) => self.tcp(*address, deadline).await,
             Target::Unix(path) => one(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await,
-            Target::Name(host, port) => {
-                // getaddrinfo on a thread of the runtime's own.
-                let resolved = Box::pin(timeout_at(deadline, lookup_host((host.as_str(), *port))));
-                let addresses: Vec<_> = resolved
-                    .await
-                    .map_err(|_| ConnectError::Timeout)?
-                    .map_err(|error| unresolved(host, error))?
-                    .take(ADDRESSES_MAX)
-                    .collect();
-                let mut failed = ConnectError::NoAddress(host.clone());
-                for (tried, address) in addresses.iter().enumerate() {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    let share = left / u32::try_from(addresses.len() - tried).unwrap_or(1);
-                    match self.tcp(*address, Instant::now() + share).await {
+            Target::Name(name, port) => {
+                let found = name.addresses(deadline).await.ok_or(ConnectError::Timeout)?;
+                let (addresses, turn) = found.map_err(|trouble| unresolved(name.host(), trouble))?;
+                let addresses = addresses.in_turn(turn).take(ADDRESSES_MAX);
+                let mut left = addresses.len();
+                let mut failed = ConnectError::Timeout;
+                for mut address in addresses {
+                    address.set_port(*port);
+                    let time = deadline.saturating_duration_since(Instant::now());
+                    let share = time / u32::try_from(left).unwrap_or(1);
+                    left -= 1;
+                    match self.tcp(address, Instant::now() + share).await {
                         Ok(stream) => return Ok(stream),
                         Err(error) => failed = error,
                     }
@@ -223,10 +218,12 @@ async fn one(address: &Address, options: &ConnectOptions, deadline: Instant) -> 
     })
 }
 
-/// The resolver reports a lack of descriptors as whatever it could not do for it, so that is looked for here.
-fn unresolved(host: &str, error: io::Error) -> ConnectError {
-    let lacking = dup(io::stderr()).err().and_then(|errno| exhausted(&errno.into()));
-    lacking.unwrap_or_else(|| ConnectError::Resolve(host.to_owned(), error))
+fn unresolved(host: &str, trouble: Trouble) -> ConnectError {
+    let lacking = match trouble {
+        Trouble::Exhausted(errno) => exhausted(&io::Error::from_raw_os_error(errno)),
+        _ => None,
+    };
+    lacking.unwrap_or_else(|| ConnectError::Resolve(host.to_owned(), trouble))
 }
 
 const fn lacking(errno: Errno) -> &'static str {
@@ -259,8 +256,14 @@ fn exhausted(error: &io::Error) -> Option<ConnectError> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 mod tests {
+    use std::pin::Pin;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::net::names::Answer;
 
     #[test]
     fn what_this_machine_lacks_is_no_fault_of_an_endpoint() {
@@ -268,8 +271,50 @@ mod tests {
         assert_eq!(of(Errno::MFILE), Some((true, "this machine has no file descriptors left".into())));
         assert_eq!(of(Errno::NOBUFS), Some((true, "this machine has no memory left".into())));
         assert_eq!(of(Errno::CONNREFUSED), None);
-        let refused = unresolved("nowhere.test", io::ErrorKind::NotFound.into());
+        assert!(unresolved("a.test", Trouble::Exhausted(Errno::MFILE.raw_os_error())).is_ours());
+        let refused = unresolved("nowhere.test", Trouble::NotFound("nobody knows it".into()));
         assert!(!refused.is_ours() && refused.label() == "resolve");
+    }
+
+    #[tokio::test]
+    async fn the_next_address_of_a_name_is_tried_when_one_does_not_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Nobody listens there, of either family; and where somebody does.
+        let all = ["[::1]:0", "127.0.0.2:0", "127.0.0.1:0"].map(|address| address.parse().unwrap());
+        let told = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
+            Box::pin(async move { Ok(Answer { addresses: all.into(), alike: 2, ttl: Duration::from_secs(60) }) })
+        };
+        let names = Names::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
+        let connector = Connector { target: Target::new("chat.test", port, &names), tls: None, sources: None };
+        assert_eq!(connector.authority(), format!("chat.test:{port}"));
+        for _ in 0..3 {
+            let connected = connector.connect(Instant::now() + Duration::from_secs(20));
+            let (connected, accepted) = tokio::join!(connected, listener.accept());
+            assert!(connected.is_ok() && accepted.is_ok());
+        }
+        drop(listener);
+        let refused = connector.connect(Instant::now() + Duration::from_secs(20)).await;
+        assert_eq!(refused.map_err(|error| error.label()).err(), Some("connect"));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nobody_knows_and_one_of_which_nobody_hears_are_told_apart() {
+        let told = |name: String| -> Pin<Box<dyn Future<Output = _> + Send>> {
+            Box::pin(async move {
+                match name == "gone.test" {
+                    true => Err(Trouble::NotFound("gone".into())),
+                    false => std::future::pending().await,
+                }
+            })
+        };
+        let names = Names::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
+        let connect = async |host: &str, millis| {
+            let connector = Connector { target: Target::new(host, 1, &names), tls: None, sources: None };
+            connector.connect(Instant::now() + Duration::from_millis(millis)).await.map_err(|error| error.label()).err()
+        };
+        assert_eq!(connect("gone.test", 20_000).await, Some("resolve"));
+        assert_eq!(connect("slow.test", 10).await, Some("connect_timeout"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::metrics::Metrics;
 use super::pool::Pool;
 use crate::balance::hash;
 use crate::config::{self, EndpointUrl};
+use crate::net::names::Names;
 use crate::tls::TlsError;
 use crate::tls::client::server_name;
 
@@ -36,6 +37,8 @@ pub struct Maker {
     pub sources: Option<Arc<Sources>>,
     /// What is known of them.
     pub lives: Lives,
+    /// What is known of their names.
+    pub names: Names,
 }
 
 /// Why an endpoint cannot be used.
@@ -69,7 +72,7 @@ impl Maker {
             }
         };
         let target = match &written.url {
-            EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port),
+            EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port, &self.names),
             EndpointUrl::Unix(path) => Target::Unix(path.clone()),
         };
         let connector = Connector { target, tls, sources: self.sources.clone() };

@@ -8,6 +8,7 @@ use super::live::Lives;
 use super::metrics::Metrics;
 use super::*;
 use crate::health::threshold;
+use crate::net::names::Names;
 use crate::telemetry::exposition::encode;
 
 const START: Moment = Moment::from_micros(1_000_000);
@@ -38,6 +39,7 @@ impl Group {
             reasons: ["connect"].into(),
             sources: None,
             lives: Lives::default(),
+            names: Names::register(&registry).unwrap(),
         };
         Group { registry, upstream: Upstream::new(policy, maker) }
     }

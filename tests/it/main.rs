@@ -33,6 +33,7 @@ mod limits;
 mod listeners;
 mod logs;
 mod map;
+mod names;
 mod origins;
 mod proxy_protocol;
 mod reload;

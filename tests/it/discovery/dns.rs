@@ -3,11 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
 use wsluice::config::{IpFamily, Scheme};
 use wsluice::discovery::{Reason, dns::Dns};
+use wsluice::net::names::{Name, Names, Trouble};
+use wsluice::upstream::connect::{Connector, Target};
 
 use super::Discovery;
 use super::servers::{Dnsmasq, is_here};
+use crate::harness::{DEADLINE, value, within};
 
 fn dns(server: SocketAddr, name: &str, port: Option<u16>) -> Dns {
     let every = Duration::from_secs(1);
@@ -75,4 +81,65 @@ async fn a_server_that_refuses_is_named_so() {
     let discovery = Discovery::start(|outlet| dns.run(outlet));
     discovery.fails(Reason::Denied).await;
     assert!(discovery.lists().is_empty());
+}
+
+/// Where a name leads to, the best address first.
+async fn leads_to(name: &Name) -> Result<Vec<String>, Trouble> {
+    let (found, _) = within("addresses", name.addresses(Instant::now() + DEADLINE)).await.unwrap()?;
+    Ok(found.in_turn(0).map(|address| address.ip().to_string()).collect())
+}
+
+async fn becomes(name: &Name, wanted: impl Fn(&Result<Vec<String>, Trouble>) -> bool) {
+    within("the name leads elsewhere", async {
+        while !wanted(&leads_to(name).await) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_name_of_an_endpoint_is_followed_by_its_ttl_and_kept_while_the_server_is_down() {
+    if !is_here("dnsmasq") {
+        return;
+    }
+    let mut server = Dnsmasq::start("127.0.0.2 chat_app.test\n", &["--local-ttl=1"]).await;
+    let registry = Registry::new();
+    let names = Names::asking(Some(server.address()), &registry).unwrap();
+    let name = names.of("chat_app.test");
+    let is =
+        |wanted: &'static str| move |found: &Result<Vec<String>, Trouble>| found.as_deref() == Ok(&[wanted.to_owned()]);
+    becomes(&name, is("127.0.0.2")).await;
+    server.hosts("127.0.0.1 chat_app.test\n");
+    becomes(&name, is("127.0.0.1")).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::new("chat_app.test", listener.local_addr().unwrap().port(), &names);
+    let connector = Connector { target, tls: None, sources: None };
+    let connects = async || {
+        let connected = connector.connect(Instant::now() + DEADLINE);
+        let (connected, accepted) = tokio::join!(connected, listener.accept());
+        connected.unwrap();
+        accepted.unwrap();
+    };
+    connects().await;
+    server.kill();
+    let failures = || {
+        let text = wsluice::telemetry::exposition::encode(&registry).unwrap();
+        ["failed", "timeout"]
+            .iter()
+            .map(|result| value(&text, "wsluice_name_lookups_total", &[("result", result)]))
+            .sum::<f64>()
+    };
+    while failures() == 0.0 {
+        connects().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    connects().await;
+    server.restart().await;
+    server.hosts("127.0.0.3 chat_app.test\nfd00::7 chat_app.test\n");
+    let both =
+        |found: &Result<Vec<String>, Trouble>| found.as_deref() == Ok(&["127.0.0.3".to_owned(), "fd00::7".to_owned()]);
+    becomes(&name, both).await;
+    server.hosts("");
+    becomes(&name, |found| matches!(found, Err(Trouble::NotFound(_)))).await;
 }

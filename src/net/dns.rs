@@ -1,4 +1,4 @@
-//! Sockets, tasks and timers for hickory, by tokio.
+//! hickory's resolver as all here use it: with sockets, tasks and timers by tokio.
 //!
 //! hickory has the same under its feature `tokio`. That turns tokio's multi-threaded scheduler on for the whole program,
 //! which nobody here uses and everybody pays for: each socket and each timer then holds a scheduler's handle that may be
@@ -14,6 +14,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_io::{AsyncRead, AsyncWrite};
+use hickory_resolver::Resolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::{DnsTcpStream, DnsUdpSocket, RuntimeProvider, Spawn, Time};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
@@ -22,17 +25,54 @@ use tokio::task::JoinSet;
 /// How long connecting may take when hickory does not say; a question as a whole has less.
 const CONNECT: Duration = Duration::from_secs(2);
 
+/// How long one packet's answer is waited for, and how often it is sent again: glibc's are 5 s and twice; who balances
+/// wants to know earlier.
+const ANSWER: Duration = Duration::from_secs(2);
+const ATTEMPTS: usize = 2;
+
+/// A resolver that asks `server`; without one, whom the system asks, by /etc/resolv.conf, and with /etc/hosts. To be made
+/// anew for each question: it keeps no cache that could outlive a TTL, no opinion about servers that were down, and follows
+/// these files.
+///
+/// # Errors
+/// If the system's configuration cannot be read.
+pub fn resolver(server: Option<SocketAddr>) -> Result<Resolver<Tokio>, NetError> {
+    let mut builder = match server {
+        Some(server) => {
+            let connection = |mut connection: ConnectionConfig| {
+                connection.port = server.port();
+                connection
+            };
+            let connections = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
+            let server = NameServerConfig::new(server.ip(), true, connections);
+            let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+            let mut builder = Resolver::builder_with_config(config, Tokio::default());
+            builder.options_mut().use_hosts_file = ResolveHosts::Never;
+            builder
+        }
+        None => Resolver::builder(Tokio::default())?,
+    };
+    let options = builder.options_mut();
+    options.timeout = ANSWER;
+    options.attempts = ATTEMPTS;
+    // More than one address a datagram of 512 bytes has room for.
+    options.edns0 = true;
+    builder.build()
+}
+
 /// The way to tokio. Tasks end with the last of its clones.
 #[derive(Clone, Default)]
-pub(super) struct Tokio(Arc<Mutex<JoinSet<()>>>);
+pub struct Tokio(Arc<Mutex<JoinSet<()>>>);
 
 /// tokio's clock.
 #[derive(Clone, Copy)]
-pub(super) struct Clock;
+pub struct Clock;
 
-pub(super) struct Udp(UdpSocket);
+/// A socket for questions.
+pub struct Udp(UdpSocket);
 
-pub(super) struct Tcp(TcpStream);
+/// A connection for answers that are larger than a packet.
+pub struct Tcp(TcpStream);
 
 impl Spawn for Tokio {
     fn spawn_bg(&mut self, future: impl Future<Output = ()> + Send + 'static) {

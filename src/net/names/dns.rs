@@ -1,0 +1,63 @@
+//! What DNS says of a name, with the TTL that it has: asked as the system asks (/etc/hosts, search domains, servers), or
+//! one server.
+//!
+//! What the system knows by other ways (/etc/nsswitch.conf: mDNS, containers of this machine, LDAP) it is asked for when
+//! DNS does not know the name.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Instant;
+
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::Name;
+
+use super::known::{Answer, Trouble, by_preference};
+use super::system;
+use crate::net::dns::resolver;
+
+/// Asks `server`; without one, whom and what the system asks.
+pub(super) async fn ask(name: &str, server: Option<SocketAddr>) -> Result<Answer, Trouble> {
+    let known = dns(name, server).await;
+    match (known, server) {
+        // Nobody is to be asked: there is no /etc/resolv.conf. Or nobody knows it.
+        (None | Some(Err(Trouble::NotFound(_))), None) => system::ask(name).await,
+        (None, Some(_)) => Err(Trouble::Failed(format!("{name} is no name for DNS").into())),
+        (Some(answer), _) => answer,
+    }
+}
+
+async fn dns(name: &str, server: Option<SocketAddr>) -> Option<Result<Answer, Trouble>> {
+    // As it is written: other ways to read a name refuse an underscore.
+    let asked = Name::from_ascii(name).ok()?;
+    let resolver = resolver(server).ok()?;
+    let found = match resolver.lookup_ip(asked).await {
+        Ok(found) => found,
+        Err(error) => return Some(Err(trouble(name, &error))),
+    };
+    let ttl = found.valid_until().saturating_duration_since(Instant::now());
+    let addresses: Vec<IpAddr> = found.iter().collect();
+    Some(match addresses.is_empty() {
+        true => Err(Trouble::NotFound(format!("{name} has no address").into())),
+        false => Ok(by_preference(addresses, has_way, ttl)),
+    })
+}
+
+/// Whether this machine has a route and an address for it: asking sends nothing.
+fn has_way(to: SocketAddr) -> bool {
+    let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() };
+    // A port, since 0 is none.
+    UdpSocket::bind(any).is_ok_and(|socket| socket.connect((to.ip(), 9)).is_ok())
+}
+
+fn trouble(name: &str, error: &NetError) -> Trouble {
+    let text = format!("{name}: {error}").into();
+    match error {
+        NetError::Timeout => Trouble::Timeout(text),
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain | ResponseCode::NoError => Trouble::NotFound(text),
+            _ => Trouble::Failed(text),
+        },
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::NXDomain)) => Trouble::NotFound(text),
+        _ => Trouble::Failed(text),
+    }
+}

@@ -1,0 +1,60 @@
+//! What the system says of a name: getaddrinfo, with all that /etc/nsswitch.conf has it look at. It tells no TTL.
+
+use std::io;
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+use super::known::{Answer, Trouble};
+
+/// How long its answers are believed.
+const TTL: Duration = Duration::from_secs(5);
+
+/// What glibc and musl say of a name that does not exist, or has no address; there is no code to go by. All else is a
+/// failure to find out.
+const NOT_FOUND: [&str; 3] =
+    ["Name or service not known", "No address associated with hostname", "Name does not resolve"];
+
+/// Asks, on a thread of the runtime's own for such things: there are few, and whoever finds none free waits.
+pub(super) async fn ask(name: &str) -> Result<Answer, Trouble> {
+    let host = name.to_owned();
+    // Its order is one of preference, and by that of DNS.
+    let found = spawn_blocking(move || (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>)).await;
+    match found {
+        Ok(Ok(addresses)) if addresses.is_empty() => Err(Trouble::NotFound(format!("{name} has no address").into())),
+        Ok(Ok(addresses)) => Ok(Answer { addresses, alike: 1, ttl: TTL }),
+        Ok(Err(error)) => Err(trouble(&error)),
+        Err(_) => Err(Trouble::Failed("the process is shutting down".into())),
+    }
+}
+
+fn trouble(error: &io::Error) -> Trouble {
+    let text = error.to_string();
+    match NOT_FOUND.iter().any(|not_found| text.contains(not_found)) {
+        true => Trouble::NotFound(text.into()),
+        false => Trouble::Failed(text.into()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_machine_knows_itself_and_no_name_that_cannot_be() {
+        let answer = ask("localhost").await.unwrap();
+        assert!(answer.addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 0));
+        assert!(ask("nowhere.invalid").await.is_err());
+        assert!(ask("").await.is_err());
+    }
+
+    #[test]
+    fn only_whoever_says_that_there_is_no_such_name_is_believed_so() {
+        let of = |text: &str| trouble(&io::Error::other(format!("failed to lookup address information: {text}")));
+        assert!(matches!(of("Name or service not known"), Trouble::NotFound(_)));
+        assert!(matches!(of("Name does not resolve"), Trouble::NotFound(_)));
+        assert!(matches!(of("Temporary failure in name resolution"), Trouble::Failed(_)));
+    }
+}

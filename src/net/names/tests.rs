@@ -1,0 +1,171 @@
+//! The book of names, told by one who says what he is told to say.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use std::net::SocketAddr;
+
+use prometheus::Registry;
+use tokio::sync::Barrier;
+
+use super::*;
+use crate::telemetry::exposition::encode;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Answers with what it has, once it has something; counts who asked.
+#[derive(Default)]
+struct Oracle {
+    asked: AtomicUsize,
+    says: Mutex<Option<Result<Answer, Trouble>>>,
+    changed: Notify,
+}
+
+impl Oracle {
+    fn book(self: &Arc<Oracle>) -> (Names, Registry) {
+        let (oracle, registry) = (Arc::clone(self), Registry::new());
+        let ask = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
+            let oracle = Arc::clone(&oracle);
+            Box::pin(async move {
+                oracle.asked.fetch_add(1, Ordering::SeqCst);
+                loop {
+                    let changed = oracle.changed.notified();
+                    if let Some(answer) = lock(&oracle.says).clone() {
+                        return answer;
+                    }
+                    changed.await;
+                }
+            })
+        };
+        (Names::told_by(Arc::new(ask), &registry).unwrap(), registry)
+    }
+
+    fn says(&self, answer: Option<Result<&[&str], Trouble>>, ttl: Duration) {
+        let at = |ip: &&str| SocketAddr::new(ip.parse().unwrap(), 0);
+        let of = |ips: &[&str]| Answer { addresses: ips.iter().map(at).collect(), alike: ips.len(), ttl };
+        *lock(&self.says) = answer.map(|answer| answer.map(of));
+        self.changed.notify_waiters();
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+async fn addresses(name: &Name, wait: Duration) -> Option<Result<Vec<String>, Trouble>> {
+    let found = name.addresses(Instant::now() + wait).await?;
+    Some(found.map(|(found, turn)| found.in_turn(turn).map(|address| address.ip().to_string()).collect()))
+}
+
+#[tokio::test]
+async fn many_who_want_a_name_at_once_share_one_look_up_and_its_answer() {
+    let oracle = Arc::<Oracle>::default();
+    let (names, registry) = oracle.book();
+    let comers = Arc::new(Barrier::new(51));
+    let mut tasks = vec![];
+    for _ in 0..50 {
+        // Each by itself, as another connection has it.
+        let (name, comers) = (names.of("chat.test"), Arc::clone(&comers));
+        tasks.push(tokio::spawn(async move {
+            comers.wait().await;
+            addresses(&name, LONG).await
+        }));
+    }
+    let kept = names.of("chat.test");
+    comers.wait().await;
+    while oracle.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    oracle.says(Some(Ok(&["10.0.0.1", "10.0.0.2"])), Duration::from_secs(60));
+    let mut firsts = [0; 2];
+    for task in tasks {
+        let found = task.await.unwrap().unwrap().unwrap();
+        assert_eq!(found.len(), 2);
+        firsts[usize::from(found[0] == "10.0.0.2")] += 1;
+    }
+    assert_eq!((firsts, oracle.asked()), ([25, 25], 1), "equals take turns");
+    assert!(encode(&registry).unwrap().contains("wsluice_name_lookups_total{result=\"found\"} 1"));
+    // Another name is another question.
+    addresses(&names.of("other.test"), LONG).await.unwrap().unwrap();
+    assert_eq!(oracle.asked(), 2);
+    drop(kept);
+    assert_eq!(names.0.entries.lock().unwrap().get("chat.test").map(Weak::strong_count), Some(0));
+    names.of("third.test");
+    assert!(!names.0.entries.lock().unwrap().contains_key("chat.test"), "nobody holds it");
+}
+
+#[tokio::test]
+async fn a_name_that_is_gone_fails_for_all_who_wait_and_is_not_asked_for_each() {
+    let oracle = Arc::<Oracle>::default();
+    let (names, registry) = oracle.book();
+    oracle.says(Some(Err(Trouble::NotFound("gone".into()))), Duration::ZERO);
+    let name = names.of("gone.test");
+    for _ in 0..2 {
+        assert_eq!(addresses(&name, LONG).await, Some(Err(Trouble::NotFound("gone".into()))));
+    }
+    assert!(oracle.asked() <= 2, "a busy machine may be a second late");
+    assert!(encode(&registry).unwrap().contains("wsluice_name_lookups_total{result=\"not_found\"}"));
+}
+
+#[tokio::test]
+async fn what_was_good_is_used_while_nobody_answers() {
+    let oracle = Arc::<Oracle>::default();
+    let (names, _registry) = oracle.book();
+    let name = names.of("chat.test");
+    oracle.says(Some(Ok(&["10.0.0.1"])), Duration::ZERO);
+    addresses(&name, LONG).await.unwrap().unwrap();
+    oracle.says(None, Duration::ZERO);
+    // Its TTL, of a second at least, is over, and the question that follows is not answered.
+    while oracle.asked() < 2 {
+        assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
+    }
+    oracle.says(Some(Err(Trouble::Failed("no server".into()))), Duration::ZERO);
+    assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
+    oracle.says(Some(Ok(&["10.0.0.2"])), Duration::from_secs(60));
+    timeout(LONG, async { while addresses(&name, LONG).await.unwrap().unwrap() != ["10.0.0.2"] {} }).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_no_time_left_does_not_wait_and_the_answer_comes_for_the_next() {
+    let oracle = Arc::<Oracle>::default();
+    let (names, _registry) = oracle.book();
+    let name = names.of("chat.test");
+    assert_eq!(addresses(&name, Duration::from_millis(5)).await, None);
+    oracle.says(Some(Ok(&["10.0.0.1"])), Duration::from_secs(60));
+    assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
+    assert_eq!(oracle.asked(), 1, "the question was not given up with who asked it");
+}
+
+#[tokio::test]
+async fn a_look_up_that_panics_is_asked_again_and_the_thread_ends_with_the_last_name() {
+    let (ended, asked) = (Arc::new(()), Arc::<AtomicUsize>::default());
+    let ask = {
+        let (ended, asked) = (Arc::clone(&ended), Arc::clone(&asked));
+        move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
+            let (_ended, asked) = (Arc::clone(&ended), Arc::clone(&asked));
+            Box::pin(async move {
+                assert!(asked.fetch_add(1, Ordering::SeqCst) > 0, "a mistake of ours");
+                Err(Trouble::Failed("no".into()))
+            })
+        }
+    };
+    let names = Names::told_by(Arc::new(ask), &Registry::new()).unwrap();
+    let name = names.of("chat.test");
+    assert_eq!(addresses(&name, LONG).await, Some(Err(Trouble::Failed("no".into()))));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    drop((name, names));
+    timeout(LONG, async {
+        while Arc::strong_count(&ended) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn this_machine_is_found_by_whatever_the_build_asks() {
+    let names = Names::register(&Registry::new()).unwrap();
+    let found = addresses(&names.of("localhost"), LONG).await.unwrap().unwrap();
+    assert!(found.iter().any(|ip| ip == "127.0.0.1" || ip == "::1"), "{found:?}");
+    assert!(addresses(&names.of("nowhere.invalid"), LONG).await.unwrap().is_err());
+}
