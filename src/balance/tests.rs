@@ -93,6 +93,99 @@ fn one_that_was_away_does_not_come_back_to_a_row_of_picks() {
 }
 
 #[test]
+fn what_was_saved_beside_a_heavy_one_is_not_spent_in_a_row_when_it_goes() {
+    for before in (0..1002).step_by(7) {
+        let (mut group, turn) = (Group::new(&[1000, 1, 1]), RoundRobin::new(0));
+        for _ in 0..before {
+            turn.pick(&group);
+        }
+        group.excluded[0] = true;
+        let picks: Vec<_> = (0..20).filter_map(|_| turn.pick(&group)).collect();
+        let ones = picks.iter().filter(|&&index| index == 1).count();
+        assert!((8..=12).contains(&ones), "after {before}: {picks:?}");
+    }
+}
+
+#[test]
+fn proxies_that_start_together_begin_with_different_endpoints() {
+    let group = Group::new(&[1; 4]);
+    let firsts = |pick: &dyn Fn(usize) -> Option<usize>| (0..4).filter_map(pick).collect::<Vec<_>>();
+    assert_eq!(firsts(&|start| RoundRobin::new(start).pick(&group)), [0, 1, 2, 3]);
+    let least = |start: usize| Balancer::LeastConnections.pick(&group, Draw { key: 0, random: start as u64 });
+    assert_eq!(firsts(&least), [0, 1, 2, 3]);
+}
+
+#[test]
+fn of_two_by_chance_the_lighter_is_taken_and_they_are_two() {
+    let group = Group::new(&[1, 1]);
+    group.loads[0].set(100);
+    let mut random = fastrand::Rng::with_seed(5);
+    for _ in 0..1000 {
+        assert_eq!(Balancer::RandomTwo.pick(&group, draw(&mut random)), Some(1));
+    }
+}
+
+#[test]
+fn each_pair_is_drawn_as_often_as_any_other() {
+    let group = Group::new(&[1; 4]);
+    (0..4).for_each(|index| group.loads[index].set(index as u32));
+    let mut random = fastrand::Rng::with_seed(17);
+    let mut picked = [0_u32; 4];
+    for _ in 0..6000 {
+        picked[Balancer::RandomTwo.pick(&group, draw(&mut random)).expect("open")] += 1;
+    }
+    // Of six pairs the lightest is in three, the next one is the lighter of two, the third of one.
+    for (picked, expected) in picked.into_iter().zip([3000_u32, 2000, 1000, 0]) {
+        assert!(picked.abs_diff(expected) < 250, "{picked} for {expected}");
+    }
+}
+
+#[test]
+fn two_by_chance_are_drawn_by_their_weights() {
+    // The heavy one is in nearly each pair, and twice as loaded as it is heavy it is still the lighter for its size.
+    let group = Group::new(&[8, 1, 1]);
+    group.loads[0].set(3);
+    let mut random = fastrand::Rng::with_seed(23);
+    let mut heavy = 0;
+    for _ in 0..2000 {
+        heavy += u32::from(Balancer::RandomTwo.pick(&group, draw(&mut random)) == Some(0));
+    }
+    // All pairs but the one of the light ones: 1 - 2 * (1/10 * 1/9).
+    assert!(heavy.abs_diff(1956) < 40, "{heavy}");
+}
+
+/// Weights that shrink while they are looked at, as those of endpoints that are being closed.
+struct Shrinking(Cell<u32>);
+
+impl Candidates for Shrinking {
+    fn count(&self) -> usize {
+        3
+    }
+    fn is_excluded(&self, _: usize) -> bool {
+        false
+    }
+    fn weight(&self, _: usize) -> u32 {
+        let asked = self.0.get() + 1;
+        self.0.set(asked);
+        if asked <= 6 { 1000 } else { 1 }
+    }
+    fn load(&self, _: usize) -> u32 {
+        0
+    }
+    fn identity(&self, index: usize) -> u64 {
+        index as u64
+    }
+}
+
+#[test]
+fn weights_that_shrink_during_a_draw_leave_nobody_without_an_endpoint() {
+    for random in [0, 1 << 62, u64::MAX] {
+        let pick = Balancer::RandomTwo.pick(&Shrinking(Cell::new(0)), Draw { key: 0, random });
+        assert!(pick.is_some_and(|index| index < 3), "{random}: {pick:?}");
+    }
+}
+
+#[test]
 fn an_empty_endpoint_takes_all_until_it_holds_its_share_by_least_connections() {
     let group = Group::new(&[1, 1, 1]);
     group.loads[0].set(500);

@@ -66,7 +66,7 @@ pub fn attend(
     match check {
         Some(check) => drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, around.families.probe.clone()))),
         // What a check has found that is no more would never be found otherwise.
-        None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked()),
+        None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked(clock::now())),
     }
     if shedding.is_none() {
         sheds.remove(&upstream.name);

@@ -26,7 +26,7 @@ pub enum Health {
 }
 
 /// The memory that a verdict needs.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Threshold {
     health: Health,
     /// Results in a row that speak against `health`.

@@ -116,11 +116,20 @@ impl Live {
         (before, after)
     }
 
-    /// It has no health check any more: what the last one said is forgotten.
-    pub fn unchecked(&self) {
-        *self.lock_threshold() = Threshold::default();
-        if self.down.swap(false, Ordering::Relaxed) {
-            self.gate.queue.look_again();
+    /// It has no health check any more: what the last one said is forgotten. One that was down joins the others anew.
+    pub fn unchecked(&self, now: Moment) {
+        let mut threshold = self.lock_threshold();
+        if *threshold != Threshold::default() {
+            let was_down = threshold.health() == Health::Down;
+            *threshold = Threshold::default();
+            if was_down {
+                self.joined(now);
+            }
+            self.down.store(false, Ordering::Relaxed);
+            drop(threshold);
+            if was_down {
+                self.gate.queue.look_again();
+            }
         }
     }
 
@@ -421,6 +430,99 @@ mod tests {
         live.lives.set_elsewhere(HashMap::new());
         waiting.await.unwrap();
         assert!(live.enter(1).is_some());
+    }
+
+    /// Somebody waits in line, has tried in vain, and hears of it when `what` happens to the endpoint.
+    async fn looks_again_when(live: &Arc<Live>, what: impl FnOnce()) {
+        let mut ticket = live.gate.queue.join(1).unwrap();
+        ticket.turn().await;
+        let waiting = tokio::spawn(async move { ticket.turn().await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "nothing has happened yet");
+        what();
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("it is woken").unwrap();
+    }
+
+    async fn stays_when(live: &Arc<Live>, what: impl FnOnce()) {
+        let mut ticket = live.gate.queue.join(1).unwrap();
+        ticket.turn().await;
+        let waiting = tokio::spawn(async move { ticket.turn().await });
+        tokio::task::yield_now().await;
+        what();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "nobody is woken in vain");
+        waiting.abort();
+        let _ = waiting.await;
+    }
+
+    const RULE: threshold::Rule = threshold::Rule { rise: 1, fall: 1 };
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_waits_looks_again_when_an_endpoint_takes_sessions_again_for_whatever_reason() {
+        let live = live();
+        live.set_open(false, at(1));
+        looks_again_when(&live, || live.set_open(true, at(2))).await;
+        live.probed(RULE, false, at(3));
+        looks_again_when(&live, || drop(live.probed(RULE, true, at(4)))).await;
+        live.probed(RULE, false, at(5));
+        looks_again_when(&live, || live.unchecked(at(6))).await;
+        // What changes nothing for anybody.
+        stays_when(&live, || live.set_open(true, at(7))).await;
+        stays_when(&live, || live.set_open(false, at(7))).await;
+        live.probed(RULE, true, at(8));
+        stays_when(&live, || drop(live.probed(RULE, true, at(8)))).await;
+        stays_when(&live, || drop(live.probed(RULE, false, at(8)))).await;
+        live.probed(RULE, true, at(9));
+        stays_when(&live, || live.unchecked(at(9))).await;
+    }
+
+    #[test]
+    fn one_that_comes_back_joins_the_others_anew_and_one_that_was_there_does_not() {
+        let live = live();
+        let joined = |now| live.joined_for(at(now));
+        // The first verdict of all is no return.
+        live.probed(RULE, true, at(1));
+        live.set_open(true, at(1));
+        assert_eq!(joined(2), Duration::MAX);
+        live.probed(RULE, false, at(3));
+        assert_eq!((joined(3), live.standing(at(3)), live.health()), (Duration::MAX, Standing::Down, Health::Down));
+        live.probed(RULE, true, at(10));
+        assert_eq!((joined(15), live.standing(at(15))), (Duration::from_secs(5), Standing::Good));
+        live.probed(RULE, true, at(16));
+        assert_eq!(joined(20), Duration::from_secs(10), "it is up as before");
+        live.set_open(false, at(20));
+        assert_eq!((joined(21), live.is_open()), (Duration::from_secs(11), false));
+        live.set_open(true, at(30));
+        assert_eq!((joined(31), live.is_open()), (Duration::from_secs(1), true));
+        live.probed(RULE, false, at(40));
+        live.unchecked(at(50));
+        assert_eq!(
+            (joined(53), live.standing(at(53)), live.health()),
+            (Duration::from_secs(3), Standing::Good, Health::Unknown)
+        );
+        live.probed(RULE, true, at(60));
+        live.unchecked(at(61));
+        assert_eq!((joined(63), live.health()), (Duration::from_secs(13), Health::Unknown), "it was up");
+    }
+
+    #[test]
+    fn a_check_that_fails_says_more_than_an_ejection() {
+        let live = live();
+        let rule = crate::health::outlier::Rule {
+            failures: 1,
+            span: Duration::from_secs(10),
+            span_max: Duration::from_secs(10),
+            early_end: None,
+            percent_max: 100,
+        };
+        live.outlier.failed(rule, at(1), || true);
+        assert_eq!(live.standing(at(2)), Standing::Ejected);
+        live.probed(RULE, false, at(2));
+        assert_eq!(live.standing(at(2)), Standing::Down);
     }
 
     #[test]
