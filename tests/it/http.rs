@@ -882,8 +882,8 @@ async fn a_request_is_logged_once_and_counted_once() {
     assert_eq!((log.len(), line["message"].as_str(), line["method"].as_str()), (1, Some("request"), Some("POST")));
     assert_eq!((line["bytes_in"].as_u64(), line["bytes_out"].as_u64()), (Some(3), Some(4)));
     let labels = [("route", "all"), ("method", "POST"), ("code", "2xx")];
-    assert_eq!(site.proxy.metric("wsluice_http_requests_total", &labels), 1.0);
-    assert_eq!(site.proxy.metric("wsluice_http_request_duration_seconds_count", &[("route", "all")]), 1.0);
+    site.proxy.metric_becomes("wsluice_http_requests_total", &labels, 1.0).await;
+    site.proxy.metric_becomes("wsluice_http_request_duration_seconds_count", &[("route", "all")], 1.0).await;
 }
 
 #[tokio::test]

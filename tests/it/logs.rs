@@ -125,9 +125,9 @@ async fn a_refused_handshake_is_a_request_with_a_reason() {
     let detail = line["detail"].as_str().unwrap();
     assert!(detail.contains("https://evil.example") && detail.contains("https://*.example.org"), "{detail}");
     let labels = [("listener", "plain"), ("route", "all"), ("reason", "origin")];
-    assert_eq!(proxy.metric("wsluice_rejections_total", &labels), 1.0);
+    proxy.metric_becomes("wsluice_rejections_total", &labels, 1.0).await;
     let labels = [("listener", "plain"), ("route", "all"), ("code", "403")];
-    assert_eq!(proxy.metric("wsluice_handshakes_total", &labels), 1.0);
+    proxy.metric_becomes("wsluice_handshakes_total", &labels, 1.0).await;
 }
 
 #[tokio::test]

@@ -82,9 +82,9 @@ async fn a_refusal_is_counted_and_logged_with_what_was_allowed_and_the_client_le
         assert!(detail.contains(word), "{detail}");
     }
     let refused = [("listener", "plain"), ("route", "all"), ("reason", "origin")];
-    assert_eq!(proxy.metric("wsluice_rejections_total", &refused), 1.0);
+    proxy.metric_becomes("wsluice_rejections_total", &refused, 1.0).await;
     let answered = [("listener", "plain"), ("route", "all"), ("code", "403")];
-    assert_eq!(proxy.metric("wsluice_handshakes_total", &answered), 1.0);
+    proxy.metric_becomes("wsluice_handshakes_total", &answered, 1.0).await;
     assert_eq!(server.connections().await, 0);
 }
 

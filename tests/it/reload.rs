@@ -278,7 +278,7 @@ async fn what_is_counted_on_a_route_counts_on_over_a_reload() {
     let _third = open(&proxy, "first", "/one").await;
     let mut fourth = Conn::connect(proxy.listener("first")).await;
     assert_eq!(fourth.ask(&Handshake::to("/one")).await.status(), 503);
-    assert_eq!(proxy.metric("wsluice_sessions_total", &[("route", "one"), ("upstream", "one")]), 3.0);
+    proxy.metric_becomes("wsluice_sessions_total", &[("route", "one"), ("upstream", "one")], 3.0).await;
 }
 
 #[tokio::test]
@@ -400,7 +400,7 @@ async fn an_endpoint_that_is_being_emptied_is_so_over_further_reloads() {
     sessions(&proxy, "one", 1.0).await;
     assert_eq!(on(&proxy, "one", &stays.url()), 1.0);
     let labels = [("route", "one"), ("initiator", "proxy"), ("code", "1012"), ("reason", "endpoint_drain")];
-    assert_eq!(proxy.metric("wsluice_session_closes_total", &labels), 1.0);
+    proxy.metric_becomes("wsluice_session_closes_total", &labels, 1.0).await;
     let mut alive = 0;
     for client in &mut clients {
         client.put(&Frame::text("who is there")).await;
