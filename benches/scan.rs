@@ -98,10 +98,10 @@ impl Observer for Counts {
     fn bytes(&mut self, _: Side, bytes: usize) {
         self.bytes += bytes as u64;
     }
-    fn message(&mut self, _: Side, _: Message) {
-        self.messages += 1;
+    fn message(&mut self, _: Side, _: Message, count: u32) {
+        self.messages += u64::from(count);
     }
-    fn control(&mut self, _: Side, _: Opcode) {}
+    fn control(&mut self, _: Side, _: Opcode, _: u32) {}
     fn tolerated(&mut self, _: Side, _: Violation) {}
     fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, _: Side, _: Duration) {}

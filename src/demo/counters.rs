@@ -85,10 +85,10 @@ mod tests {
         echo.begin();
         echo.begin();
         for route in [&chat, &echo] {
-            route.frames().message(Direction::In, Data::Text, 5);
-            route.frames().message(Direction::Out, Data::Binary, 5);
-            route.frames().message(Direction::Out, Data::Text, 0);
-            route.frames().control(Direction::In, Control::Ping);
+            route.frames().message(Direction::In, Data::Text, 5, 1);
+            route.frames().message(Direction::Out, Data::Binary, 5, 1);
+            route.frames().message(Direction::Out, Data::Text, 0, 1);
+            route.frames().control(Direction::In, Control::Ping, 1);
             route.frames().bytes(Direction::In, 11);
             route.frames().bytes(Direction::Out, 9);
             route.end(closed(1000), Duration::ZERO);

@@ -412,18 +412,20 @@ impl Observer for Counts {
     }
 
     #[inline]
-    fn message(&mut self, from: Side, message: Message) {
+    fn message(&mut self, from: Side, message: Message, count: u32) {
         panics::trap(|| message.bytes == panics::TRAP_MESSAGE_BYTES);
         let is_text = message.opcode == Opcode::Text;
-        self.traffic(from, |traffic| *(if is_text { &mut traffic.text } else { &mut traffic.binary }) += 1);
+        self.traffic(from, |traffic| {
+            *(if is_text { &mut traffic.text } else { &mut traffic.binary }) += u64::from(count);
+        });
         let data = if is_text { Data::Text } else { Data::Binary };
-        self.route.metrics.frames().message(direction(from), data, message.bytes);
+        self.route.metrics.frames().message(direction(from), data, message.bytes, count);
     }
 
-    fn control(&mut self, from: Side, opcode: Opcode) {
+    fn control(&mut self, from: Side, opcode: Opcode, count: u32) {
         self.traffic(from, |traffic| match opcode {
-            Opcode::Ping => traffic.pings = traffic.pings.saturating_add(1),
-            Opcode::Pong => traffic.pongs = traffic.pongs.saturating_add(1),
+            Opcode::Ping => traffic.pings = traffic.pings.saturating_add(count),
+            Opcode::Pong => traffic.pongs = traffic.pongs.saturating_add(count),
             _ => {}
         });
         let control = match opcode {
@@ -431,7 +433,7 @@ impl Observer for Counts {
             Opcode::Pong => Control::Pong,
             _ => Control::Close,
         };
-        self.route.metrics.frames().control(direction(from), control);
+        self.route.metrics.frames().control(direction(from), control, count);
     }
 
     fn tolerated(&mut self, from: Side, violation: Violation) {

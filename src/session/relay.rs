@@ -667,8 +667,8 @@ mod tests {
         fn bytes(&mut self, _: Side, bytes: usize) {
             self.0.fetch_add(bytes, Ordering::Relaxed);
         }
-        fn message(&mut self, _: Side, _: Message) {}
-        fn control(&mut self, _: Side, _: Opcode) {}
+        fn message(&mut self, _: Side, _: Message, _: u32) {}
+        fn control(&mut self, _: Side, _: Opcode, _: u32) {}
         fn tolerated(&mut self, _: Side, _: Violation) {}
         fn pinged(&mut self, _: Side) {}
         fn round_trip(&mut self, _: Side, _: Duration) {}

@@ -138,6 +138,19 @@ pub struct Message {
     pub bytes: u64,
 }
 
+/// Short frames alike that stand one behind the other, each of them whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What each of them is: a whole message, a Ping, a Pong, or a fragment with more to come.
+    pub opcode: Opcode,
+    /// Payload bytes of each.
+    pub payload: u64,
+    /// How many, at least 1.
+    pub count: u32,
+    /// Bytes of all of them together.
+    pub bytes: usize,
+}
+
 /// Where in the bytes a control frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
@@ -213,6 +226,45 @@ impl Scanner {
         self.fin = header.fin;
         self.message_bytes = self.message_bytes.saturating_add(header.payload);
         Ok(Item::Data { header: length, ends: self.ended() })
+    }
+
+    /// The short frames alike at the start of `bytes`, taken in one go: what floods of tiny frames are made of costs no more
+    /// than a look at two bytes for each. `None` where there is none, or one that [`Scanner::next`] has to judge.
+    #[inline]
+    pub fn run(&mut self, rules: &Rules, bytes: &[u8]) -> Option<Run> {
+        let &[first, second, ..] = bytes else { return None };
+        let payload = u64::from(second & 0x7F);
+        let is_masked = second & 0x80 != 0;
+        let frame = 2 + if is_masked { 4 } else { 0 } + payload as usize;
+        if payload > CONTROL_PAYLOAD_MAX as u64
+            || is_masked != (rules.from == Side::Client)
+            || self.left > 0
+            || bytes.len() < frame
+            || payload > rules.frame_bytes_max
+        {
+            return None;
+        }
+        let room = rules.message_bytes_max;
+        let (opcode, most) = match (first, self.message) {
+            (0x81, None) if payload <= room => (Opcode::Text, u64::MAX),
+            (0x82, None) if payload <= room => (Opcode::Binary, u64::MAX),
+            (0x89, _) => (Opcode::Ping, u64::MAX),
+            (0x8A, _) => (Opcode::Pong, u64::MAX),
+            (0x00, Some(_)) => {
+                let room = room.saturating_sub(self.message_bytes);
+                (Opcode::Continuation, room.checked_div(payload).unwrap_or(u64::MAX))
+            }
+            _ => return None,
+        };
+        let alike = bytes.chunks_exact(frame).take_while(|next| next[0] == first && next[1] == second);
+        let count = (alike.count() as u64).min(most);
+        if count == 0 {
+            return None;
+        }
+        if opcode == Opcode::Continuation {
+            self.message_bytes = self.message_bytes.saturating_add(count * payload);
+        }
+        Some(Run { opcode, payload, count: count as u32, bytes: count as usize * frame })
     }
 
     /// The message that ends here, if one does.
@@ -367,6 +419,52 @@ mod tests {
         assert!(matches!(scanner.next(&rules, &[0x80, 5]), Ok(Item::Data { .. })));
         let ends = Some(Message { opcode: Opcode::Binary, bytes: 15 });
         assert_eq!(scanner.next(&rules, &[0; 99]), Ok(Item::Payload { bytes: 5, ends }));
+    }
+
+    #[test]
+    fn a_run_is_what_the_frames_are_one_by_one() {
+        let server = rules(Side::Server);
+        let client = rules(Side::Client);
+        let masked = |first, length: u8| [&[first, 0x80 | length, 1, 2, 3, 4][..], &vec![9; length.into()]].concat();
+        for (first, opcode, length) in
+            [(0x81, Opcode::Text, 0), (0x82, Opcode::Binary, 125), (0x89, Opcode::Ping, 1), (0x8A, Opcode::Pong, 0)]
+        {
+            let one = masked(first, length);
+            // Two and a half, and then another.
+            let bytes = [&one.repeat(2)[..], &masked(0x82, length + 1)].concat();
+            let run = Scanner::default().run(&client, &bytes).unwrap();
+            let expected = Run { opcode, payload: length.into(), count: 2, bytes: 2 * one.len() };
+            assert_eq!(run, expected);
+            assert_eq!(Scanner::default().run(&client, &one[..one.len() - 1]), None);
+            assert_eq!(Scanner::default().run(&server, &one), None, "masked as the other side");
+        }
+        for not_short in [&[0x82, 126, 0, 0][..], &[0x82, 127], &[0x82]] {
+            assert_eq!(Scanner::default().run(&server, not_short), None);
+        }
+        // What is judged: reserved bits and opcodes, fragments outside a message, messages in pieces, Closes.
+        for first in (0..=255).filter(|first| ![0x81, 0x82, 0x89, 0x8A].contains(first)) {
+            assert_eq!(Scanner::default().run(&server, &[first, 0]), None, "{first:#x}");
+        }
+        let small = Rules { frame_bytes_max: 3, message_bytes_max: 2, ..server };
+        assert_eq!(Scanner::default().run(&small, &[0x82, 3, 0, 0, 0]), None);
+        assert!(Scanner::default().run(&small, &[0x82, 2, 0, 0]).is_some());
+    }
+
+    #[test]
+    fn a_run_of_fragments_ends_where_the_message_is_too_large() {
+        let rules = Rules { message_bytes_max: 10, ..rules(Side::Server) };
+        let mut scanner = Scanner::default();
+        scanner.next(&rules, &[0x01, 1]).unwrap();
+        scanner.next(&rules, b"x").unwrap();
+        assert_eq!(scanner.run(&rules, &[0x81, 0]), None, "a message inside a message");
+        let pieces = [0x00, 2, b'a', b'b'].repeat(100);
+        let run = scanner.run(&rules, &pieces).unwrap();
+        assert_eq!((run.count, run.bytes), (4, 16));
+        assert_eq!(scanner.run(&rules, &pieces), None);
+        assert_eq!(scanner.next(&rules, &pieces), Err(Refusal::MessageTooLarge));
+        assert_eq!(scanner.run(&rules, &[0x00, 0].repeat(1000)).unwrap().count, 1000);
+        let ends = Some(Message { opcode: Opcode::Text, bytes: 9 });
+        assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { header: 2, ends }));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::Side;
 use super::close::{Close, CloseBody};
 use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, Header, Opcode, apply_mask};
-use super::scanner::{Control, Item, Message, Refusal, Rsv, Rules, Violation};
+use super::scanner::{Control, Item, Message, Refusal, Rsv, Rules, Run, Violation};
 use crate::moment::Moment;
 pub use end::{End, Farewell, Observer, Stopping};
 use peer::{Liveness, Peer};
@@ -258,6 +258,15 @@ impl Tunnel {
             if at > 0 && (rest.is_empty() || (scanner.at_boundary() && self.peer(to).wants_inject())) {
                 return taken(at);
             }
+            if !muted
+                && let Some(run) = self.peers[from as usize].scanner.run(&rules, rest)
+                // It may be the answer to a Ping of ours.
+                && (run.opcode != Opcode::Pong || run.payload != PING_BYTES as u64)
+            {
+                at += run.bytes;
+                self.run_passed(now, from, run, seen);
+                continue;
+            }
             let mut item = self.peers[from as usize].scanner.next(&rules, rest);
             if let Err(Refusal::Violation(violation)) = item
                 && at == 0
@@ -297,7 +306,7 @@ impl Tunnel {
                             Ok(_) if at > 0 => return taken(at),
                             Ok(body) => {
                                 if !muted {
-                                    seen.control(from, Opcode::Close);
+                                    seen.control(from, Opcode::Close, 1);
                                 }
                                 self.close_received(now, from, body, !muted);
                                 return if is_masked_well || muted {
@@ -315,11 +324,7 @@ impl Tunnel {
                         opcode => {
                             at += control.bytes;
                             if !muted {
-                                seen.control(from, opcode);
-                                match opcode {
-                                    Opcode::Ping => self.peer_mut(to).owes_pong = true,
-                                    _ => self.peer_mut(from).owes_pong = false,
-                                }
+                                self.control_passed(from, opcode, 1, seen);
                                 if !is_masked_well {
                                     return Step::Remask(control.bytes);
                                 }
@@ -711,7 +716,28 @@ impl Tunnel {
     fn data_passed(&mut self, now: Moment, from: Side, ends: Option<Message>, seen: &mut impl Observer) {
         self.data_at = now;
         if let Some(message) = ends {
-            seen.message(from, message);
+            seen.message(from, message, 1);
+        }
+    }
+
+    #[inline]
+    fn run_passed(&mut self, now: Moment, from: Side, run: Run, seen: &mut impl Observer) {
+        match run.opcode {
+            Opcode::Text | Opcode::Binary => {
+                self.data_at = now;
+                seen.message(from, Message { opcode: run.opcode, bytes: run.payload }, run.count);
+            }
+            Opcode::Continuation => self.data_at = now,
+            control => self.control_passed(from, control, run.count, seen),
+        }
+    }
+
+    /// Pings or Pongs of this peer went on.
+    fn control_passed(&mut self, from: Side, opcode: Opcode, count: u32, seen: &mut impl Observer) {
+        seen.control(from, opcode, count);
+        match opcode {
+            Opcode::Ping => self.peer_mut(from.other()).owes_pong = true,
+            _ => self.peer_mut(from).owes_pong = false,
         }
     }
 

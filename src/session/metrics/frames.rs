@@ -84,18 +84,18 @@ impl RouteFrames {
         RouteFrames { shards: Local::new(workers, Default::default) }
     }
 
-    /// Counts a whole message with `bytes` of payload, all its fragments together.
+    /// Counts so many whole messages with `bytes` of payload each, all fragments of one together.
     #[inline]
-    pub fn message(&self, direction: Direction, data: Data, bytes: u64) {
+    pub fn message(&self, direction: Direction, data: Data, bytes: u64, count: u32) {
         let shard = &self.shards.get()[direction as usize];
-        shard.sizes[data as usize][size_bucket(bytes)].fetch_add(1, Relaxed);
-        shard.payload.fetch_add(bytes, Relaxed);
+        shard.sizes[data as usize][size_bucket(bytes)].fetch_add(count.into(), Relaxed);
+        shard.payload.fetch_add(bytes * u64::from(count), Relaxed);
     }
 
-    /// Counts a control frame that was relayed.
+    /// Counts so many control frames that were relayed.
     #[inline]
-    pub fn control(&self, direction: Direction, control: Control) {
-        self.shards.get()[direction as usize].control[control as usize].fetch_add(1, Relaxed);
+    pub fn control(&self, direction: Direction, control: Control, count: u32) {
+        self.shards.get()[direction as usize].control[control as usize].fetch_add(count.into(), Relaxed);
     }
 
     /// Counts bytes relayed, headers included.
@@ -254,10 +254,10 @@ mod tests {
                 let frames = Arc::clone(&route);
                 scope.spawn(move || {
                     worker::enter(index);
-                    frames.message(Direction::In, Data::Text, 64);
-                    frames.message(Direction::In, Data::Binary, 65);
-                    frames.message(Direction::In, Data::Text, 1 << 30);
-                    frames.control(Direction::Out, Control::Pong);
+                    frames.message(Direction::In, Data::Text, 64, 1);
+                    frames.message(Direction::In, Data::Binary, 65, 1);
+                    frames.message(Direction::In, Data::Text, 1 << 30, 1);
+                    frames.control(Direction::Out, Control::Pong, 1);
                     frames.bytes(Direction::In, 143);
                 });
             }

@@ -327,7 +327,7 @@ mod tests {
         let old = metrics.route("public", "chat", "before", &[]);
         old.begin();
         old.end(Ending::new(Initiator::Proxy, Some(4321), "rate"), Duration::from_secs(1));
-        old.frames().message(Direction::In, Data::Text, 5);
+        old.frames().message(Direction::In, Data::Text, 5, 1);
         // A reload gave the route another upstream; then its last session ends.
         let new = metrics.route("public", "chat", "after", &[]);
         assert!(Arc::ptr_eq(old.frames(), new.frames()));

@@ -84,14 +84,14 @@ pub enum Stopping {
     Operator(#[serde(with = "super::shared")] Arc<Close>),
 }
 
-/// Hears what passes, for counting. All methods are called once for each thing, whatever the slices.
+/// Hears what passes, for counting. Each thing is told once, whatever the slices; things alike may be told together.
 pub trait Observer {
     /// So many bytes of this peer, headers included, went on.
     fn bytes(&mut self, from: Side, bytes: usize);
-    /// A whole message of this peer went on.
-    fn message(&mut self, from: Side, message: Message);
-    /// A control frame of this peer, not an answer to us, went on.
-    fn control(&mut self, from: Side, opcode: Opcode);
+    /// So many whole messages of this peer, each of them this, went on.
+    fn message(&mut self, from: Side, message: Message, count: u32);
+    /// So many of these control frames of this peer, no answers to us, went on.
+    fn control(&mut self, from: Side, opcode: Opcode, count: u32);
     /// A frame of this peer broke a rule and was taken all the same.
     fn tolerated(&mut self, from: Side, violation: Violation);
     /// This peer was sent a Ping of ours.
@@ -103,8 +103,8 @@ pub trait Observer {
 /// Counts nothing.
 impl Observer for () {
     fn bytes(&mut self, _: Side, _: usize) {}
-    fn message(&mut self, _: Side, _: Message) {}
-    fn control(&mut self, _: Side, _: Opcode) {}
+    fn message(&mut self, _: Side, _: Message, _: u32) {}
+    fn control(&mut self, _: Side, _: Opcode, _: u32) {}
     fn tolerated(&mut self, _: Side, _: Violation) {}
     fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, _: Side, _: Duration) {}

@@ -76,11 +76,11 @@ impl Observer for Log {
     fn bytes(&mut self, from: Side, bytes: usize) {
         self.bytes[from as usize] += bytes;
     }
-    fn message(&mut self, from: Side, message: Message) {
-        self.messages.push((from, message.opcode, message.bytes));
+    fn message(&mut self, from: Side, message: Message, count: u32) {
+        self.messages.extend((0..count).map(|_| (from, message.opcode, message.bytes)));
     }
-    fn control(&mut self, from: Side, opcode: Opcode) {
-        self.controls.push((from, opcode));
+    fn control(&mut self, from: Side, opcode: Opcode, count: u32) {
+        self.controls.extend((0..count).map(|_| (from, opcode)));
     }
     fn tolerated(&mut self, from: Side, violation: Violation) {
         self.tolerated.push((from, violation));
@@ -698,6 +698,12 @@ enum Piece {
     Foreign(Opcode, Vec<u8>),
     /// A message whose length is written in eight bytes.
     Long(Vec<u8>),
+    /// Many short frames alike: inside a message as well as fragments of it.
+    Flood {
+        opcode: Opcode,
+        payload: Vec<u8>,
+        count: usize,
+    },
     Garbage(Vec<u8>),
 }
 
@@ -713,6 +719,12 @@ fn legal_piece() -> impl Strategy<Value = Piece> {
     prop_oneof![
         6 => (any::<bool>(), prop::collection::vec(payload(), 1..4), any::<bool>())
             .prop_map(|(text, fragments, ping_between)| Piece::Message { text, fragments, ping_between }),
+        2 => (
+            prop::sample::select(vec![Opcode::Text, Opcode::Binary, Opcode::Ping, Opcode::Pong, Opcode::Continuation]),
+            prop_oneof![Just(vec![]), prop::collection::vec(any::<u8>(), 0..=125)],
+            1usize..40,
+        )
+            .prop_map(|(opcode, payload, count)| Piece::Flood { opcode, payload, count }),
         1 => prop::collection::vec(any::<u8>(), 0..=125).prop_map(Piece::Ping),
         1 => prop::collection::vec(any::<u8>(), 0..=125).prop_map(Piece::Pong),
         // A Pong as ours would be, answering a Ping we may or may not have sent.
@@ -756,6 +768,12 @@ fn encode(from: Side, pieces: &[Piece]) -> Vec<u8> {
             Piece::Close(code) => wire.extend(close_frame(from, *code, "r")),
             Piece::Foreign(opcode, payload) => wire.extend(foreign(from, *opcode, payload)),
             Piece::Long(payload) => wire.extend(long(from, Opcode::Binary, payload)),
+            Piece::Flood { opcode: Opcode::Continuation, payload, count } => {
+                wire.extend(frame(from, false, Opcode::Text, b"begins"));
+                wire.extend(frame(from, false, Opcode::Continuation, payload).repeat(*count));
+                wire.extend(frame(from, true, Opcode::Continuation, b"ends"));
+            }
+            Piece::Flood { opcode, payload, count } => wire.extend(frame(from, true, *opcode, payload).repeat(*count)),
             Piece::Garbage(bytes) => wire.extend_from_slice(bytes),
         }
     }
@@ -851,8 +869,13 @@ proptest! {
         }
         prop_assert_eq!(&driver.out[from.other() as usize], &wire);
         prop_assert_eq!(driver.log.bytes[from as usize], wire.len());
-        let messages = pieces.iter().filter(|piece| matches!(piece, Piece::Message { .. })).count();
-        prop_assert_eq!(driver.log.messages.len(), messages);
+        let messages = pieces.iter().map(|piece| match piece {
+            Piece::Message { .. } => 1,
+            Piece::Flood { opcode: Opcode::Continuation, .. } => 1,
+            Piece::Flood { opcode: Opcode::Text | Opcode::Binary, count, .. } => *count,
+            _ => 0,
+        });
+        prop_assert_eq!(driver.log.messages.len(), messages.sum::<usize>());
         prop_assert_eq!(driver.tunnel.end(), None);
     }
 
