@@ -411,6 +411,11 @@ mod tests {
         drop(known.enter(2).unwrap());
         drop(seat);
         assert_eq!(lives.counts(), HashMap::new());
+        told(&[("ws://gone:1", 0)]);
+        assert!(lives.lock().elsewhere.is_empty(), "nothing is kept of nobody");
+        drop(lives.gate("another"));
+        lives.gate("a third");
+        assert!(!lives.lock().gates.contains_key("another"), "nor of a way that nobody has");
     }
 
     #[tokio::test(flavor = "current_thread")]

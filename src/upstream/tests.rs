@@ -171,9 +171,9 @@ fn the_own_zone_comes_first_and_spills_over() {
     let _seats: Vec<_> = (0..8).map(|_| group.pick()).collect();
     assert_eq!(group.loads(), [2, 3, 3, 0], "another zone of the same priority comes before a backup in the own zone");
     let nowhere = Group::new(policy(None));
-    nowhere.become_("[{ url: 'ws://a:1', zone: east }, { url: 'ws://b:1', zone: west }]");
-    let _seats: Vec<_> = (0..4).map(|_| nowhere.pick()).collect();
-    assert_eq!(nowhere.loads(), [2, 2]);
+    nowhere.become_("[{ url: 'ws://a:1', zone: east }, { url: 'ws://b:1', zone: west }, 'ws://c:1']");
+    let _seats: Vec<_> = (0..6).map(|_| nowhere.pick()).collect();
+    assert_eq!(nowhere.loads(), [2, 2, 2], "who stands nowhere prefers nobody");
 }
 
 #[test]
@@ -307,4 +307,119 @@ fn with_another_good_one_left_an_attempt_is_not_the_last() {
     assert!(!group.upstream.has_another(std::slice::from_ref(b), a, START));
     group.fail(1, START);
     assert!(!group.upstream.has_another(&[], a, START));
+}
+
+#[test]
+fn one_that_is_closed_takes_nobody_until_it_is_opened() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', 'ws://b:1']");
+    let endpoints = group.upstream.endpoints();
+    endpoints[0].live.set_open(false, START);
+    let seats: Vec<_> = (0..4).map(|_| group.pick()).collect();
+    assert_eq!((group.loads(), group.upstream.weight(&endpoints[0], START)), (vec![0, 4], 0));
+    assert!(group.upstream.pick_named(endpoints[0].identity, START).is_none());
+    assert!(!group.upstream.has_another(&[], &endpoints[1], START));
+    endpoints[1].live.set_open(false, START);
+    assert_eq!(group.pick_at(START).err(), Some(NoEndpoint::Closed));
+    endpoints[0].live.set_open(true, START);
+    assert_eq!(group.pick().0, "ws://a:1");
+    drop(seats);
+}
+
+#[test]
+fn first_choices_are_those_of_the_best_rank_that_take_sessions_and_are_well() {
+    let group = Group::new(policy(None));
+    group.become_(
+        "['ws://a:1', { url: 'ws://b:1', max_connections: 1 }, { url: 'ws://c:1', weight: 0 }, { url: 'ws://d:1', priority: 1 }]",
+    );
+    let at_that_time = |now| names(&group.upstream.first_choices(now)).join(" ");
+    let _seats = [group.pick(), group.pick()];
+    assert_eq!(at_that_time(START), "ws://a:1 ws://b:1", "be they full or not");
+    group.fail(0, START);
+    assert_eq!(at_that_time(START), "ws://b:1");
+    assert_eq!(at_that_time(at(100)), "ws://b:1", "its time is over, and it has not answered");
+    group.upstream.answered(&group.upstream.endpoints()[0].live, at(100));
+    assert_eq!(at_that_time(at(100)), "ws://a:1 ws://b:1");
+    group.probe(0, false);
+    group.upstream.endpoints()[1].live.set_open(false, START);
+    assert_eq!(at_that_time(at(100)), "ws://d:1");
+}
+
+#[test]
+fn a_client_that_comes_back_to_one_whose_ejection_is_over_is_its_trial_as_well() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', 'ws://b:1']");
+    let identity = group.upstream.endpoints()[0].identity;
+    group.fail(0, START);
+    assert!(group.upstream.pick_named(identity, at(9)).is_none());
+    let trial = group.upstream.pick_named(identity, at(10));
+    assert!(trial.is_some() && group.upstream.pick_named(identity, at(10)).is_none(), "one at a time");
+}
+
+#[test]
+fn one_that_answers_again_joins_anew_and_one_whose_trial_fails_is_out_for_longer() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', 'ws://b:1']");
+    let live = Arc::clone(&group.upstream.endpoints()[0].live);
+    group.fail(0, START);
+    // As many as may be are ejected, and this one is among them.
+    group.fail(0, at(10));
+    assert!(live.outlier.is_out(at(29)) && !live.outlier.is_out(at(30)));
+    assert_eq!(live.joined_for(at(30)), Duration::MAX);
+    group.upstream.answered(&live, at(31));
+    assert_eq!(live.joined_for(at(33)), Duration::from_secs(2));
+    group.upstream.answered(&live, at(40));
+    assert_eq!(live.joined_for(at(41)), Duration::from_secs(10), "it answered before");
+}
+
+#[test]
+fn sessions_that_break_off_early_count_beside_those_that_open_and_only_if_early() {
+    let (short, long) = (Duration::from_millis(999), Duration::from_secs(1));
+    let ejected_by = |opened: usize, lasted, rule: Option<Duration>| {
+        let ejection = Some(outlier::Rule { early_end: rule, ..EJECTION });
+        let group = Group::new(Policy { ejection, ..policy(None) });
+        group.become_("['ws://a:1', 'ws://b:1']");
+        let live = Arc::clone(&group.upstream.endpoints()[0].live);
+        (0..opened).for_each(|_| group.upstream.opened(&live, START));
+        (0..5).for_each(|_| group.upstream.broke_off(&live, lasted, START));
+        live.outlier.is_ejected()
+    };
+    let early = EJECTION.early_end;
+    assert!(ejected_by(5, short, early) && ejected_by(10, short, early));
+    assert!(!ejected_by(11, short, early), "most of them stay");
+    assert!(!ejected_by(5, long, early), "they had their time");
+    assert!(!ejected_by(5, short, None), "nobody looks");
+}
+
+#[test]
+fn a_full_one_is_no_other_to_try() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', { url: 'ws://b:1', max_connections: 1 }]");
+    let endpoints = group.upstream.endpoints();
+    assert!(group.upstream.has_another(&[], &endpoints[0], START));
+    let _seat = endpoints[1].enter().unwrap();
+    assert!(!group.upstream.has_another(&[], &endpoints[0], START));
+}
+
+#[test]
+fn workers_that_choose_the_same_at_once_all_find_a_seat_while_there_are_some() {
+    let group = Group::new(policy(None));
+    let one = |name: char| format!("{{ url: 'ws://{name}:1', max_connections: 1 }}");
+    group.become_(&format!("[{}]", ['a', 'b', 'c', 'd'].map(one).join(", ")));
+    let barrier = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for round in 0..500 {
+                    barrier.wait();
+                    // All begin their look with the same one.
+                    let picked = group.upstream.pick(&[], Draw { key: 0, random: round }, START);
+                    assert!(picked.is_ok(), "{:?}", picked.err());
+                    barrier.wait();
+                    drop(picked);
+                    barrier.wait();
+                }
+            });
+        }
+    });
 }
