@@ -81,6 +81,15 @@ mod tests {
         let held = |load, sessions_max| Held { load, weight: 1, sessions_max };
         assert_eq!(surplus(&[held(100, u32::MAX), held(100, u32::MAX), held(10, 10)], 0, 10), [0, 0, 0]);
         assert_eq!(surplus(&[held(100, u32::MAX), held(100, u32::MAX), held(10, 14)], 0, 10), [2, 2, 0]);
+        let returning = surplus(&[held(500, u32::MAX), held(500, u32::MAX), held(0, 100)], 80, 0);
+        assert_eq!(returning, [10, 10, 0], "eighty are on their way to its hundred places");
+    }
+
+    #[test]
+    fn nobody_is_allowed_less_than_its_share_rounded_up() {
+        let held = |load| Held { load, weight: 1, sessions_max: u32::MAX };
+        assert_eq!(most(&[held(1), held(0)], 0, 10), [1, 1], "one session has to be somewhere");
+        assert_eq!(most(&[held(100), held(50)], 50, 10), [110, 110]);
     }
 
     proptest! {

@@ -214,6 +214,46 @@ fn a_popular_key_does_not_drown_its_endpoint() {
 }
 
 #[test]
+fn the_bound_is_that_of_the_loads_with_the_new_session() {
+    let hash = Balancer::Hash(Hash { load_max_percent: Some(125) });
+    let group = Group::new(&[1, 1]);
+    let key = (0..).find(|&key| hash.pick(&group, Draw { key, random: 0 }) == Some(0)).expect("one of them");
+    for (loads, pick) in [([5, 3], 0), ([7, 3], 1), ([5, 2], 1), ([1000, 999], 0)] {
+        group.loads.iter().zip(loads).for_each(|(load, now)| load.set(now));
+        // A quarter more than half of all, the new one among them: 5 of 9 (5.6) is within it, 7 of 11 (6.9) and 5 of 8 are not.
+        assert_eq!(hash.pick(&group, Draw { key, random: 0 }), Some(pick), "{loads:?}");
+    }
+}
+
+/// Loads that grow while they are looked at, as those of endpoints that everybody chooses at once.
+struct Growing(Cell<u32>);
+
+impl Candidates for Growing {
+    fn count(&self) -> usize {
+        2
+    }
+    fn is_excluded(&self, _: usize) -> bool {
+        false
+    }
+    fn weight(&self, _: usize) -> u32 {
+        1
+    }
+    fn load(&self, _: usize) -> u32 {
+        self.0.set(self.0.get() + 100);
+        self.0.get()
+    }
+    fn identity(&self, index: usize) -> u64 {
+        index as u64
+    }
+}
+
+#[test]
+fn loads_that_grow_during_a_pick_leave_nobody_without_an_endpoint() {
+    let hash = Hash { load_max_percent: Some(101) };
+    assert!((0..20).all(|key| hash.pick(&Growing(Cell::new(0)), Draw { key, random: 0 }).is_some()));
+}
+
+#[test]
 fn the_order_in_the_file_means_nothing_to_the_hash() {
     let group = Group::new(&[1, 2, 3, 4]);
     let mut turned = group.clone();

@@ -328,6 +328,24 @@ mod tests {
     }
 
     #[test]
+    fn a_good_answer_ends_an_ejection_for_failures_before_its_time() {
+        let outlier = Outlier::default();
+        fail(&outlier, at(0.0));
+        assert!(outlier.answered(at(5.0)), "of a session that had no other choice");
+        assert!(!outlier.is_out(at(5.0)) && !outlier.is_ejected());
+    }
+
+    #[test]
+    fn what_led_to_an_ejection_is_not_counted_for_the_next() {
+        let (outlier, rule) = (Outlier::default(), Rule { span: Duration::from_secs(2), ..RULE });
+        let early = |secs| outlier.ended_early(rule, at(secs), || true).is_some();
+        assert_eq!([(); 5].map(|()| early(20.0)), [false, false, false, false, true]);
+        assert!(outlier.admits(at(22.0)) && outlier.answered(at(22.1)));
+        // In the same ten seconds.
+        assert_eq!([(); 5].map(|()| early(23.0)), [false, false, false, false, true]);
+    }
+
+    #[test]
     fn one_of_any_number_may_be_ejected_and_then_its_share() {
         let has_room = |out, of| RULE.has_room(out, of);
         assert!(has_room(0, 1) && !has_room(1, 1));

@@ -203,6 +203,17 @@ mod tests {
         assert_eq!(queue.len(), 2);
     }
 
+    #[test]
+    fn who_waits_elsewhere_now_is_woken_there() {
+        let queue = Arc::<Queue>::default();
+        let flags: [Arc<Flag>; 2] = Default::default();
+        let ticket = queue.join(1).unwrap();
+        assert!(is_turn(&ticket, &flags[0]));
+        flags.iter().for_each(|flag| assert!(!is_turn(&ticket, flag)));
+        queue.look_again();
+        assert_eq!(flags.each_ref().map(|flag| flag.taken()), [false, true], "by whoever asked last");
+    }
+
     /// Seats as an upstream has them: the same atomics in the same order.
     struct Seats {
         taken: AtomicUsize,
