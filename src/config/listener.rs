@@ -33,8 +33,9 @@ pub struct Listener {
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
 
-    /// Networks of proxies in front of this one; what they say in `Forwarded` and `X-Forwarded-*` is believed. Single
-    /// addresses are fine too. Default: none, since everybody can send these headers.
+    /// Networks of proxies in front of this one; what they say in `Forwarded` and `X-Forwarded-*` of the client, of its
+    /// scheme and of the host that its Origin is compared with is believed. Single addresses are fine too. Default: none,
+    /// since everybody can send these headers.
     #[serde(default, deserialize_with = "networks")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,

@@ -106,7 +106,7 @@ pub struct Rewrite {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Headers {
-    /// On the way to the upstream. Default: none.
+    /// On the way to the upstream, after the request was judged (`match`, `origins`). Default: none.
     pub request: HeaderEdits,
 
     /// On the way to the client, the answer to a handshake included. Default: none.

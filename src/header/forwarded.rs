@@ -6,6 +6,7 @@
 //! on as a stranger sent it: where both are there and name different clients, the client is unknown, not a guess.
 
 mod chain;
+mod told;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -13,11 +14,15 @@ use std::net::IpAddr;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::authority::Host;
 use chain::{Chain, Client};
+
+pub use told::{Doubt, Told};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// The other end of the connection a request came on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,21 +66,13 @@ pub fn client_addr(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Optio
     }
 }
 
-/// Whether the client came by TLS, as this proxy saw it, or a trusted one that says so in X-Forwarded-Proto.
-pub fn is_https(peer: &Peer, headers: &HeaderMap) -> bool {
-    let first = |list: &HeaderValue| {
-        let first = list.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
-        first.eq_ignore_ascii_case(b"https") || first.eq_ignore_ascii_case(b"wss")
-    };
-    peer.tls || (peer.trusted && headers.get(X_FORWARDED_PROTO).is_some_and(first))
-}
-
-/// Writes the forwarding fields of a request for the upstream, for a request to `host` (as it was sent to us).
+/// Writes the forwarding fields of a request for the upstream, for a request to `host` (as it was sent to us), of which
+/// trusted proxies have `told`.
 ///
 /// The fields that [`is_replaced`] names are removed and those of [`fields`] take their place.
-pub fn apply(headers: &mut HeaderMap, peer: &Peer, host: &str) {
+pub fn apply(headers: &mut HeaderMap, peer: &Peer, told: &Told, host: &str) {
     let mut written = Vec::new();
-    fields(headers, peer, host, |name, value| {
+    fields(headers, peer, told, host, |name, value| {
         // Made of valid values and ASCII, so it is valid.
         written.extend(HeaderValue::from_bytes(value).ok().map(|value| (name, value)));
     });
@@ -101,7 +98,8 @@ pub fn is_replaced(name: &str, trusted: bool) -> bool {
         Some(b'x') => starts_with("x-forwarded-") || (name.len() == "x-real-ip".len() && starts_with("x-real-ip")),
         _ => false,
     };
-    is_ours && (!trusted || matches!(name, "forwarded" | "x-forwarded-for") || name.contains('_'))
+    let written = matches!(name, "forwarded" | "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host");
+    is_ours && (!trusted || written || name.contains('_'))
 }
 
 /// The longest address in text, an IPv6 one without any zeros.
@@ -111,8 +109,9 @@ const ADDRESS_CHARS_MAX: usize = 39;
 /// the first or the last. `host` is as it was sent to us, or empty.
 ///
 /// An untrusted peer's fields count for nothing. A trusted peer's are kept and its address appended, so that the upstream
-/// can go on counting from the right; if it sent one kind of list only, the other is begun with the same entries.
-pub fn fields(headers: &HeaderMap, peer: &Peer, host: &str, mut write: impl FnMut(HeaderName, &[u8])) {
+/// can go on counting from the right; if it sent one kind of list only, the other is begun with the same entries. Scheme and
+/// host are the same in both kinds, those the client asked for as far as it was told: a server may read either kind.
+pub fn fields(headers: &HeaderMap, peer: &Peer, told: &Told, host: &str, mut write: impl FnMut(HeaderName, &[u8])) {
     let (standard, legacy) = match peer.trusted {
         true => (Chain::forwarded(headers), Chain::x_forwarded_for(headers)),
         false => (None, None),
@@ -124,15 +123,22 @@ pub fn fields(headers: &HeaderMap, peer: &Peer, host: &str, mut write: impl FnMu
         let _ = write!(text, "{addr}");
         (text, addr.is_ipv6())
     });
+    let asked = told.host.as_ref().map(Host::to_string);
+    let (host, https) = (asked.as_deref().unwrap_or(host), told.is_https(peer));
     let mut line = Vec::with_capacity(128);
 
-    if peer.trusted {
-        push_lines(&mut line, headers, &FORWARDED);
+    match &standard {
+        // A quote without its end would take in what follows.
+        Some(chain) if *chain == Chain::unknown() => push_item(&mut line, b"for=unknown"),
+        Some(_) => push_lines(&mut line, headers, &FORWARDED),
+        None => {}
     }
     if let (None, Some(legacy)) = (&standard, &legacy) {
-        push_item(&mut line, legacy.to_forwarded().as_bytes());
+        let mut made = Vec::new();
+        push_made(&mut made, told.host.as_ref().map_or("", |_| host), told.https);
+        push_item(&mut line, legacy.to_forwarded(&String::from_utf8_lossy(&made)).as_bytes());
     }
-    push_element(&mut line, addr.as_ref(), host, peer.tls);
+    push_element(&mut line, addr.as_ref(), host, https);
     write(FORWARDED, &line);
 
     line.clear();
@@ -150,11 +156,15 @@ pub fn fields(headers: &HeaderMap, peer: &Peer, host: &str, mut write: impl FnMu
         write(X_FORWARDED_FOR, &line);
     }
 
-    let is_kept = |name: &HeaderName| peer.trusted && headers.contains_key(name);
-    if !is_kept(&X_FORWARDED_PROTO) {
-        write(X_FORWARDED_PROTO, proto(peer.tls).as_bytes());
+    line.clear();
+    // As it came, if that is what counts: some write `wss`.
+    if peer.trusted && told::x_forwarded_proto(headers) == Some(https) {
+        push_lines(&mut line, headers, &X_FORWARDED_PROTO);
+    } else {
+        line.extend_from_slice(proto(https).as_bytes());
     }
-    if !host.is_empty() && !is_kept(&X_FORWARDED_HOST) {
+    write(X_FORWARDED_PROTO, &line);
+    if !host.is_empty() {
         write(X_FORWARDED_HOST, host.as_bytes());
     }
 }
@@ -175,9 +185,8 @@ fn push_item(list: &mut Vec<u8>, item: &[u8]) {
     list.extend_from_slice(item);
 }
 
-/// RFC 7239 §4: what is no token stands in quotes, which a port or an IPv6 address makes necessary. `addr` is an address
-/// as text, and whether it is IPv6.
-fn push_element(list: &mut Vec<u8>, addr: Option<&(String, bool)>, host: &str, tls: bool) {
+/// `addr` is an address as text, and whether it is IPv6.
+fn push_element(list: &mut Vec<u8>, addr: Option<&(String, bool)>, host: &str, https: bool) {
     push_item(list, b"for=");
     let (open, addr, close) = match addr {
         None => ("", "unknown", ""),
@@ -187,14 +196,22 @@ fn push_element(list: &mut Vec<u8>, addr: Option<&(String, bool)>, host: &str, t
     for part in [open, addr, close] {
         list.extend_from_slice(part.as_bytes());
     }
+    push_made(list, host, Some(https));
+}
+
+/// How the request was made: for which host, if that is known, and by which scheme. RFC 7239 §4: what is no token stands in
+/// quotes, which a port or an IPv6 address makes necessary.
+fn push_made(list: &mut Vec<u8>, host: &str, https: Option<bool>) {
     if !host.is_empty() {
         let quote: &[u8] = if host.contains([':', '[']) { b"\"" } else { b"" };
         for part in [b";host=", quote, host.as_bytes(), quote] {
             list.extend_from_slice(part);
         }
     }
-    list.extend_from_slice(b";proto=");
-    list.extend_from_slice(proto(tls).as_bytes());
+    if let Some(https) = https {
+        list.extend_from_slice(b";proto=");
+        list.extend_from_slice(proto(https).as_bytes());
+    }
 }
 
 /// RFC 7239 §6: a node's name, quoted where it must be.
@@ -216,23 +233,6 @@ fn proto(tls: bool) -> &'static str {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_client_came_by_tls_if_we_saw_it_or_a_trusted_proxy_says_so() {
-        for (tls, trusted, said, https) in [
-            (true, false, None, true),
-            (false, false, None, false),
-            (false, true, None, false),
-            (false, false, Some("https"), false),
-            (false, true, Some("https"), true),
-            (false, true, Some("HTTPS, http"), true),
-            (false, true, Some("wss"), true),
-            (false, true, Some("http, https"), false),
-        ] {
-            let headers: HeaderMap = said.map(|said| (X_FORWARDED_PROTO, said.parse().unwrap())).into_iter().collect();
-            let peer = Peer { addr: None, tls, trusted };
-            assert_eq!(is_https(&peer, &headers), https, "{tls} {trusted} {said:?}");
-        }
-    }
     use proptest::prelude::*;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
@@ -257,7 +257,8 @@ mod tests {
 
     fn applied(peer: Peer, host: &str, fields: &[(&str, &str)]) -> Vec<String> {
         let mut map = headers(fields);
-        apply(&mut map, &peer, host);
+        let told = Told::by(&peer, &map, &trusted());
+        apply(&mut map, &peer, &told, host);
         let mut lines: Vec<_> =
             map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();
@@ -364,7 +365,7 @@ mod tests {
         let expected = ["forwarded: for=unknown;host=a;proto=http", "x-forwarded-host: a", "x-forwarded-proto: http"];
         assert_eq!(applied(unix, "a", &[("x-forwarded-for", "1.1.1.1")]), expected);
         let mut map = HeaderMap::new();
-        apply(&mut map, &unix, "");
+        apply(&mut map, &unix, &Told::default(), "");
         assert_eq!(map.len(), 2);
         assert_eq!(map["forwarded"], "for=unknown;proto=http");
     }
@@ -380,7 +381,8 @@ mod tests {
             ("x_forwarded_for", "6.6.6.6"),
         ];
         let expected = [
-            "forwarded: for=203.0.113.9, for=10.2.2.2, for=10.0.0.1;host=a;proto=https",
+            "forwarded: for=203.0.113.9;host=public.example;proto=http, for=10.2.2.2, \
+             for=10.0.0.1;host=public.example;proto=http",
             "x-forwarded-for: 203.0.113.9, 10.2.2.2, 10.0.0.1",
             "x-forwarded-host: public.example",
             "x-forwarded-port: 80",
@@ -389,8 +391,56 @@ mod tests {
         assert_eq!(applied(peer("10.0.0.1", true), "a", &fields), expected);
 
         let lines = applied(peer("10.0.0.1", true), "a", &[("forwarded", "for=\"[2001:db8::1]:1\";proto=http")]);
-        assert_eq!(lines[0], "forwarded: for=\"[2001:db8::1]:1\";proto=http, for=10.0.0.1;host=a;proto=https");
+        assert_eq!(lines[0], "forwarded: for=\"[2001:db8::1]:1\";proto=http, for=10.0.0.1;host=a;proto=http");
         assert_eq!(lines[1], "x-forwarded-for: 2001:db8::1, 10.0.0.1");
+    }
+
+    #[test]
+    fn scheme_and_host_are_the_same_in_both_kinds_of_fields() {
+        let plain = Peer { tls: false, ..peer("10.0.0.1", true) };
+        for (fields, forwarded, host, proto) in [
+            (&[("x-forwarded-proto", "https")][..], "for=10.0.0.1;host=a;proto=https", "a", "https"),
+            (
+                &[("forwarded", "for=203.0.113.9;host=\"p.example:8443\";proto=https")],
+                "for=203.0.113.9;host=\"p.example:8443\";proto=https, for=10.0.0.1;host=\"p.example:8443\";proto=https",
+                "p.example:8443",
+                "https",
+            ),
+            (
+                &[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-proto", "wss"), ("x-forwarded-host", "P.example")],
+                "for=203.0.113.9;host=p.example;proto=https, for=10.0.0.1;host=p.example;proto=https",
+                "p.example",
+                "wss",
+            ),
+            // What contradicts itself, or cannot be read, is not passed on.
+            (
+                &[("forwarded", "for=203.0.113.9;proto=http"), ("x-forwarded-proto", "https")],
+                "for=203.0.113.9;proto=http, for=10.0.0.1;host=a;proto=http",
+                "a",
+                "http",
+            ),
+            (
+                &[("x-forwarded-host", "a b"), ("x-forwarded-proto", "gopher")],
+                "for=10.0.0.1;host=a;proto=http",
+                "a",
+                "http",
+            ),
+            (
+                &[("forwarded", "for=\"203.0.113.9;host=evil")],
+                "for=unknown, for=10.0.0.1;host=a;proto=http",
+                "a",
+                "http",
+            ),
+        ] {
+            let lines = applied(plain, "a", fields);
+            for line in [
+                format!("forwarded: {forwarded}"),
+                format!("x-forwarded-host: {host}"),
+                format!("x-forwarded-proto: {proto}"),
+            ] {
+                assert!(lines.contains(&line), "{fields:?}: {lines:?} has no {line}");
+            }
+        }
     }
 
     proptest! {
@@ -413,7 +463,7 @@ mod tests {
             let addr = if six { IpAddr::from(addr) } else { IpAddr::from(v4) }.to_canonical();
             let mut map = HeaderMap::new();
             let host = if port { "a:1" } else { "[::2]" };
-            apply(&mut map, &Peer { addr: Some(addr), tls: true, trusted: false }, host);
+            apply(&mut map, &Peer { addr: Some(addr), tls: true, trusted: false }, &Told::default(), host);
             prop_assert_eq!(client_addr(&peer("10.0.0.1", true), &map, &[]), Some(addr));
         }
     }

@@ -6,4 +6,4 @@ pub mod bucket;
 pub mod origin;
 pub mod retry_budget;
 
-pub use origin::{Missing, OriginDenial, OriginPattern, OriginPolicy};
+pub use origin::{Asked, Insecure, Missing, OriginDenial, OriginPattern, OriginPolicy};

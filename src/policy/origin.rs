@@ -1,8 +1,10 @@
 //! Which web pages may open a WebSocket here: RFC 6455 §10.2 against cross-site hijacking.
 //!
 //! A browser sends cookies with a WebSocket handshake to any host and asks no CORS question; the Origin field is all that
-//! tells a page of ours from a stranger's. So the default is the same origin, and what cannot be read is denied. Clients
-//! that are no browsers send no Origin, or any: this is no authentication, and `missing: allow` costs nothing.
+//! tells a page of ours from a stranger's. So the default is the same origin, and what cannot be read is denied unless it is
+//! named. Clients that are no browsers send no Origin, or any: this is no authentication, and `missing: allow` costs
+//! nothing. Many of them send what no page has (`file://`, a URL with a path, a `wss` scheme): `"*"` lets all of it in, for
+//! where any is allowed nothing is protected.
 
 mod pattern;
 
@@ -11,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::header::forwarded::{Doubt, Told};
 use crate::header::{Host, redact};
 use pattern::Origin;
 
@@ -27,19 +30,72 @@ pub enum Missing {
     Deny,
 }
 
+/// What to do with a page that was loaded without TLS, when the client came by TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Insecure {
+    /// It is another origin.
+    #[default]
+    Deny,
+    /// It is the same origin if its host and port are.
+    Allow,
+}
+
 /// Which pages may open a WebSocket on a route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OriginPolicy {
-    /// One of these origins. Default: `same-origin`, because a page of another site would act with the user's cookies.
+    /// One of these origins: `same-origin`, `scheme://host[:port]` with `*.` in front of the host or `*` as port, such as
+    /// `https://*.example.com`, `capacitor://localhost` or `file://`; `"null"`, `"*"` for any value at all, or `{ exact: … }`.
+    /// A client's `ws://` and `wss://` count as `http://` and `https://`. Judged before `headers.request` removes or sets
+    /// anything. Default: `same-origin`, because a page of another site would act with the user's cookies.
     pub allow: Vec<OriginPattern>,
     /// Requests without an Origin. Default: `allow`, because only browsers send one, and only they need the protection.
     pub missing: Missing,
+    /// Whether `http://` and the same host is `same-origin` also for a client that came by TLS: some libraries say `http`
+    /// always (websocket-client before 1.3, python-socketio). Default: `deny`, because a page that was loaded without TLS
+    /// may have been written by anyone on its way.
+    pub insecure: Insecure,
 }
 
 impl Default for OriginPolicy {
     fn default() -> OriginPolicy {
-        OriginPolicy { allow: vec![OriginPattern::SameOrigin], missing: Missing::Allow }
+        OriginPolicy { allow: vec![OriginPattern::SameOrigin], missing: Missing::Allow, insecure: Insecure::Deny }
+    }
+}
+
+/// What a request is for, as the page that makes it knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The authority.
+    pub host: &'a Host,
+    /// The port, where it may be left out of that.
+    pub port: Option<u16>,
+    /// TLS ended at this listener.
+    pub tls: bool,
+    /// Whether a trusted proxy names the authority, and not the Host field.
+    pub by_proxy: bool,
+    /// Why the authority that somebody else names does not count.
+    pub doubt: Option<Doubt>,
+}
+
+impl<'a> Asked<'a> {
+    /// By a request to `host` that came by TLS or not, of which trusted proxies have `told`.
+    pub fn new(host: &'a Host, tls: bool, told: &'a Told) -> Asked<'a> {
+        Asked {
+            host: told.host.as_ref().unwrap_or(host),
+            port: told.port,
+            // One who passes plain requests on by TLS has plain pages.
+            tls: tls && told.https != Some(false),
+            by_proxy: told.host.is_some(),
+            doubt: told.doubt,
+        }
+    }
+
+    /// The ports it may be: that of the authority, or the one that stands beside it.
+    fn ports(&self) -> impl Iterator<Item = Option<u16>> {
+        let beside = self.port.filter(|_| self.host.port.is_none());
+        [Some(self.host.port), beside.map(Some)].into_iter().flatten()
     }
 }
 
@@ -52,9 +108,6 @@ pub enum OriginDenial {
     /// RFC 6454 §7.3: a request has no more than one.
     #[error("more than one Origin field")]
     Several,
-    /// Not `null` nor `scheme://host[:port]`.
-    #[error("origin {0} is not an origin")]
-    Unreadable(String),
     /// None of the allowed.
     #[error("origin {origin} is not among the allowed: {allowed}")]
     Refused {
@@ -62,11 +115,24 @@ pub enum OriginDenial {
         origin: String,
         /// The route's, as written.
         allowed: String,
+        /// What to do about it.
+        hint: String,
     },
 }
 
+impl OriginDenial {
+    /// What to do if it should be let in, with the keys of the route.
+    pub fn hint(&self) -> &str {
+        match self {
+            OriginDenial::Missing => "to let it in, write `missing: allow` in the route's `origins`",
+            OriginDenial::Several => "to let it in, write `allow: [\"*\"]` in the route's `origins`: any then",
+            OriginDenial::Refused { hint, .. } => hint,
+        }
+    }
+}
+
 impl OriginPolicy {
-    /// Judges all Origin fields of a request for `host`. `tls` says that TLS ended at this listener.
+    /// Judges all Origin fields of a request.
     ///
     /// Same origin means same host and port (by default the port of the Origin's scheme, on both sides). Schemes are not
     /// compared when the request came in plain, for TLS may have ended before us; but when it ended here, a page loaded
@@ -77,38 +143,68 @@ impl OriginPolicy {
     pub fn check<'a>(
         &self,
         origins: impl IntoIterator<Item = &'a HeaderValue>,
-        host: &Host,
-        tls: bool,
+        asked: &Asked<'_>,
     ) -> Result<(), OriginDenial> {
         let mut origins = origins.into_iter();
         let value = match (origins.next(), origins.next(), self.missing) {
+            (Some(_), _, _) if self.allow.contains(&OriginPattern::Any) => return Ok(()),
             (Some(value), None, _) => value,
             (Some(_), Some(_), _) => return Err(OriginDenial::Several),
             (None, _, Missing::Allow) => return Ok(()),
             (None, _, Missing::Deny) => return Err(OriginDenial::Missing),
         };
-        let Some(origin) = Origin::parse(value.as_bytes()) else {
-            return Err(OriginDenial::Unreadable(redact::printable(value.as_bytes()).into_owned()));
-        };
-        if self.allow.iter().any(|pattern| pattern.matches(&origin, host, tls)) {
+        let origin = Origin::of(value.as_bytes());
+        let has_same_origin = self.allow.contains(&OriginPattern::SameOrigin);
+        let is_insecure = has_same_origin && origin.is_insecure(asked);
+        if self.allow.iter().any(|pattern| pattern.matches(&origin, asked))
+            || is_insecure && self.insecure == Insecure::Allow
+        {
             return Ok(());
         }
         Err(OriginDenial::Refused {
-            origin: redact::printable(value.as_bytes()).into_owned(),
-            allowed: self.allowed_for(host, tls),
+            origin: match redact::printable(value.as_bytes()) {
+                text if text.is_empty() => "\"\"".to_owned(),
+                text => text.into_owned(),
+            },
+            allowed: self.allowed_for(asked),
+            hint: self.hint(&origin, asked, is_insecure),
         })
     }
 
-    fn allowed_for(&self, host: &Host, tls: bool) -> String {
+    fn allowed_for(&self, asked: &Asked<'_>) -> String {
+        let by = if asked.by_proxy { "as the proxy in front says" } else { "as Host says" };
+        let (scheme, host) = (if asked.tls { "https://" } else { "" }, asked.host);
         let name = |pattern: &OriginPattern| match pattern {
-            OriginPattern::SameOrigin if tls => format!("same-origin (https://{host})"),
-            OriginPattern::SameOrigin => format!("same-origin ({host})"),
+            OriginPattern::SameOrigin if host.name.is_empty() => "same-origin (there is no Host)".to_owned(),
+            OriginPattern::SameOrigin => format!("same-origin ({scheme}{host}, {by})"),
             other => other.to_string(),
         };
         match self.allow.as_slice() {
             [] => "none".to_owned(),
             allow => allow.iter().map(name).collect::<Vec<_>>().join(", "),
         }
+    }
+
+    fn hint(&self, origin: &Origin<'_>, asked: &Asked<'_>, is_insecure: bool) -> String {
+        if is_insecure {
+            return "to let in clients that say http although they come by TLS, write `insecure: allow` in the route's \
+                    `origins`"
+                .to_owned();
+        }
+        let mut hint = match origin.item() {
+            Some(item) => format!("to let it in, add {item} to the route's `origins.allow`"),
+            None => "to let it in, write `allow: [\"*\"]` in the route's `origins`: any then".to_owned(),
+        };
+        let is_page = origin.is_origin() && self.allow.contains(&OriginPattern::SameOrigin);
+        match asked.doubt {
+            Some(doubt) if is_page => hint.push_str(&format!("; {doubt}")),
+            None if is_page && !asked.by_proxy => hint.push_str(
+                "; if a proxy in front has changed the Host field, have it pass that on (nginx: `proxy_set_header Host \
+                 $http_host;`), or send X-Forwarded-Host and be one of the listener's `trusted_proxies`",
+            ),
+            _ => {}
+        }
+        hint
     }
 }
 
@@ -119,11 +215,27 @@ mod tests {
     use proptest::prelude::*;
 
     fn policy(allow: &[&str]) -> OriginPolicy {
-        OriginPolicy { allow: allow.iter().map(|text| text.parse().unwrap()).collect(), missing: Missing::Allow }
+        OriginPolicy { allow: allow.iter().map(|text| text.parse().unwrap()).collect(), ..OriginPolicy::default() }
+    }
+
+    fn read(yaml: &str) -> Result<OriginPolicy, String> {
+        let value: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
+        serde_yaml::from_value::<OriginPolicy>(value).map_err(|error| error.to_string())
     }
 
     fn check(policy: &OriginPolicy, origin: &[u8], host: &str, tls: bool) -> Result<(), OriginDenial> {
-        policy.check([&HeaderValue::from_bytes(origin).unwrap()], &host.parse().unwrap(), tls)
+        check_told(policy, origin, host, tls, &Told::default())
+    }
+
+    fn check_told(
+        policy: &OriginPolicy,
+        origin: &[u8],
+        host: &str,
+        tls: bool,
+        told: &Told,
+    ) -> Result<(), OriginDenial> {
+        let host = host.parse().unwrap();
+        policy.check([&HeaderValue::from_bytes(origin).unwrap()], &Asked::new(&host, tls, told))
     }
 
     #[test]
@@ -144,6 +256,22 @@ mod tests {
             ("https://a.example.evil", "a.example", true, false),
             ("http://[::1]:1", "[0::1]:1", false, true),
             ("app://a.example", "a.example", false, false),
+            ("wss://a.example", "a.example", true, true), // clients that send the scheme of the WebSocket
+            ("WSS://a.example:8443", "a.example:8443", true, true),
+            ("wss://a.example", "a.example:443", false, true),
+            ("ws://a.example", "a.example", false, true),
+            ("ws://a.example", "a.example:80", false, true),
+            ("ws://a.example", "a.example", true, false),
+            ("wss://b.example", "a.example", true, false),
+            ("wss://a.example", "a.example:8443", true, false),
+            ("wss://a.example/", "a.example", true, false),
+            ("https://a.example.", "A.example", true, true),
+            ("", "a.example", true, false),
+            ("file://", "a.example", false, false),
+            ("a.example", "a.example", false, false),
+            ("https://a.example/", "a.example", true, false),
+            ("https://a.example https://b.example", "a.example", true, false),
+            ("https://user@a.example", "a.example", true, false),
             ("null", "a.example", true, false),
             ("null", "null", true, false),
         ] {
@@ -159,7 +287,85 @@ mod tests {
     fn a_request_that_names_no_host_has_no_same_origin() {
         let nobody = Host { name: String::new(), port: None };
         let value = HeaderValue::from_static("https://");
-        assert!(OriginPolicy::default().check([&value], &nobody, true).is_err());
+        let told = Told::default();
+        assert!(OriginPolicy::default().check([&value], &Asked::new(&nobody, true, &told)).is_err());
+    }
+
+    #[test]
+    fn a_page_without_tls_is_the_same_origin_where_that_is_allowed() {
+        let policy = OriginPolicy { insecure: Insecure::Allow, ..OriginPolicy::default() };
+        for (origin, host, allowed) in [
+            ("http://a.example", "a.example", true),
+            ("http://a.example", "a.example:443", true),
+            ("http://a.example:443", "a.example", true),
+            ("http://a.example:8443", "a.example:8443", true),
+            ("ws://a.example", "a.example", true),
+            ("https://a.example", "a.example", true),
+            ("http://a.example", "a.example:8443", false),
+            ("http://a.example:8080", "a.example", false),
+            ("http://b.example", "a.example", false),
+            ("http://x.a.example", "a.example", false),
+            ("null", "a.example", false),
+        ] {
+            assert_eq!(check(&policy, origin.as_bytes(), host, true).is_ok(), allowed, "{origin} {host}");
+        }
+        // It says what `same-origin` is, and allows nobody where that is not allowed.
+        let others = OriginPolicy { allow: vec!["https://b.example".parse().unwrap()], ..policy };
+        assert!(check(&others, b"http://a.example", "a.example", true).is_err());
+        let denial = check(&OriginPolicy::default(), b"http://a.example", "a.example", true).unwrap_err();
+        assert!(denial.hint().contains("`insecure: allow` in the route's `origins`"), "{}", denial.hint());
+    }
+
+    #[test]
+    fn behind_a_trusted_proxy_the_host_is_what_it_says() {
+        let told = |host: &str, port, https| Told {
+            host: (!host.is_empty()).then(|| host.parse().unwrap()),
+            port,
+            https,
+            doubt: None,
+        };
+        for (origin, told, tls, allowed) in [
+            ("https://public.example", told("public.example", None, Some(true)), false, true),
+            ("https://public.example", told("public.example:443", None, None), false, true),
+            ("https://inner", told("public.example", None, None), false, false),
+            ("https://public.example:8443", told("public.example:8443", None, None), false, true),
+            ("https://public.example:8443", told("public.example", None, None), false, false),
+            // A proxy that leaves the port out of the host, and one whose own port is not the public one.
+            ("https://public.example:8443", told("public.example", Some(8443), None), false, true),
+            ("https://public.example", told("public.example", Some(80), None), false, true),
+            ("https://public.example:8443", told("public.example:9", Some(8443), None), false, false),
+            ("https://inner:8443", told("", Some(8443), None), false, true),
+            // TLS between the two proxies says nothing of the page.
+            ("http://public.example", told("public.example", None, Some(false)), true, true),
+            ("http://public.example", told("public.example", None, Some(true)), true, false),
+        ] {
+            let judged = check_told(&OriginPolicy::default(), origin.as_bytes(), "inner", tls, &told);
+            assert_eq!(judged.is_ok(), allowed, "{origin} {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_page_is_told_of_the_host_and_the_proxy_in_front() {
+        let denial = |told: &Told| {
+            let denial = check_told(&OriginPolicy::default(), b"https://a.example", "inner:8080", false, told);
+            let denial = denial.unwrap_err();
+            format!("{denial}: {}", denial.hint())
+        };
+        let by_host = denial(&Told::default());
+        for word in ["(inner:8080, as Host says)", "\"https://a.example\"", "proxy_set_header Host", "trusted_proxies"]
+        {
+            assert!(by_host.contains(word), "{by_host}");
+        }
+        let told = Told { host: Some("b.example".parse().unwrap()), ..Told::default() };
+        let by_proxy = denial(&told);
+        assert!(by_proxy.contains("(b.example, as the proxy in front says)"), "{by_proxy}");
+        assert!(!by_proxy.contains("proxy_set_header"), "{by_proxy}");
+        for (doubt, word) in
+            [(Doubt::Untrusted, "trusted_proxies"), (Doubt::Unreadable, "cannot be read"), (Doubt::Disagree, "several")]
+        {
+            let doubted = denial(&Told { doubt: Some(doubt), ..Told::default() });
+            assert!(doubted.contains("as Host says") && doubted.contains(word), "{doubted}");
+        }
     }
 
     #[test]
@@ -182,7 +388,15 @@ mod tests {
                 &["https://localhost:3000", "http://localhost.evil"],
             ),
             ("https://a.b:443", &["https://a.b", "https://a.b:443"], &["https://a.b:444"]),
-            ("https://a.b", &["https://a.b", "https://a.b:443"], &["https://a.b:80"]),
+            ("https://a.b", &["https://a.b", "https://a.b:443", "wss://a.b"], &["https://a.b:80", "ws://a.b"]),
+            ("file://", &["file://", "FILE://"], &["file:///", "file://x", "null", ""]),
+            ("app://.", &["app://."], &["app://", "app://x", "https://."]),
+            ("capacitor://localhost", &["capacitor://localhost"], &["capacitor://localhost:1", "http://localhost"]),
+            ("tauri://localhost", &["tauri://localhost"], &["https://tauri.localhost"]),
+            ("ionic://localhost", &["ionic://localhost"], &["ionic://x"]),
+            ("moz-extension://*", &["moz-extension://1b2c-3d"], &["chrome-extension://1b2c-3d"]),
+            ("vscode-webview://0a1b2c", &["vscode-webview://0A1B2C"], &["vscode-webview://x"]),
+            ("http://[::1]", &["http://[::1]:80", "http://[0:0::1]"], &["http://[::1]:81"]),
             ("https://*", &["https://x"], &["http://x", "null"]),
             ("http://[::1]:*", &["http://[::1]:3"], &["http://[::2]:3"]),
             (
@@ -191,7 +405,7 @@ mod tests {
                 &["chrome-extension://abcde", "https://abcdef"],
             ),
             ("null", &["null"], &["https://null", "Null"]),
-            ("*", &["null", "https://x", "http://y:1"], &[]),
+            ("*", &["null", "https://x", "http://y:1", "file://", "", "localhost:12345", "https://x/y", "?"], &[]),
         ] {
             let policy = policy(&[pattern]);
             assert_eq!(policy.allow[0].to_string(), pattern);
@@ -205,12 +419,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_denied_even_where_any_is_allowed() {
+    fn what_is_no_origin_is_let_in_where_any_is_or_where_it_is_named() {
         for origin in [
             &b""[..],
             b"https://",
             b"a.example",
+            b"localhost:12345",
             b"https://a.example/",
+            b"https://a.example/path?q",
             b"https://a.example https://b.example",
             b"https://a.example, https://b.example",
             b"https://user@a.example",
@@ -219,23 +435,35 @@ mod tests {
             b"1a://a",
             b"https://a\xff",
             b"file://",
+            b"file:///android_asset",
         ] {
-            assert!(
-                matches!(check(&policy(&["*"]), origin, "h", false), Err(OriginDenial::Unreadable(_))),
-                "{origin:?}"
-            );
+            assert_eq!(check(&policy(&["*"]), origin, "h", false), Ok(()), "{origin:?}");
+            for pattern in ["same-origin", "https://*", "https://a.example", "null"] {
+                assert!(check(&policy(&[pattern]), origin, "a.example", false).is_err(), "{pattern} {origin:?}");
+            }
+            let Ok(text) = str::from_utf8(origin) else { continue };
+            let named = read(&format!("{{ allow: [{{ exact: {text:?} }}] }}")).unwrap();
+            assert_eq!(check(&named, origin, "h", false), Ok(()), "{named:?}");
+            assert!(check(&named, b"https://a.example", "a.example", false).is_err(), "{named:?}");
+            assert_eq!(read(&serde_yaml::to_string(&named).unwrap()).unwrap(), named);
         }
-        let value = HeaderValue::from_static("https://a");
-        let twice = policy(&["*"]).check([&value, &value], &"a".parse().unwrap(), false);
-        assert_eq!(twice, Err(OriginDenial::Several));
+        let (value, other) = (HeaderValue::from_static("https://a"), HeaderValue::from_static("x"));
+        let (host, told) = ("a".parse().unwrap(), Told::default());
+        let asked = Asked::new(&host, false, &told);
+        assert_eq!(policy(&["*"]).check([&value, &other], &asked), Ok(()));
+        assert_eq!(policy(&["same-origin"]).check([&value, &value], &asked), Err(OriginDenial::Several));
+        let strict = OriginPolicy { missing: Missing::Deny, ..policy(&["*"]) };
+        assert_eq!(strict.check([], &asked), Err(OriginDenial::Missing));
     }
 
     #[test]
     fn a_missing_origin_is_judged_as_configured() {
         let host: Host = "a".parse().unwrap();
-        assert_eq!(OriginPolicy::default().check([], &host, true), Ok(()));
+        let told = Told::default();
+        let asked = Asked::new(&host, true, &told);
+        assert_eq!(OriginPolicy::default().check([], &asked), Ok(()));
         let strict = OriginPolicy { missing: Missing::Deny, ..OriginPolicy::default() };
-        assert_eq!(strict.check([], &host, true), Err(OriginDenial::Missing));
+        assert_eq!(strict.check([], &asked), Err(OriginDenial::Missing));
     }
 
     #[test]
@@ -245,25 +473,26 @@ mod tests {
         assert_eq!(
             denial.to_string(),
             "origin https://evil.example is not among the allowed: \
-             same-origin (https://chat.example.com:8443), https://*.example.com"
+             same-origin (https://chat.example.com:8443, as Host says), https://*.example.com"
         );
         let denial = check(&policy, b"https://\xe2\x80\xae\t", "a", true).unwrap_err();
-        assert_eq!(denial.to_string(), "origin https://%E2%80%AE%09 is not an origin");
+        assert!(denial.to_string().starts_with("origin https://%E2%80%AE%09 is not among the allowed"), "{denial}");
+        assert!(denial.hint().contains("`allow: [\"*\"]`"), "{}", denial.hint());
     }
 
     #[test]
     fn the_policy_is_read_as_the_configuration_writes_it() {
-        let read = |yaml: &str| {
-            let value: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
-            serde_yaml::from_value::<OriginPolicy>(value).map_err(|error| error.to_string())
-        };
-        let policy = read("{ allow: [same-origin, 'https://*.example.com', '*'], missing: deny }").unwrap();
-        assert_eq!(policy.missing, Missing::Deny);
-        assert_eq!(policy.allow.len(), 3);
+        let policy =
+            read("{ allow: [same-origin, 'https://*.example.com', '*', file://], missing: deny, insecure: allow }");
+        let policy = policy.unwrap();
+        assert_eq!((policy.missing, policy.insecure), (Missing::Deny, Insecure::Allow));
+        assert_eq!(policy.allow.len(), 4);
         assert_eq!(read(&serde_yaml::to_string(&policy).unwrap()).unwrap(), policy);
         assert_eq!(read("{}").unwrap(), OriginPolicy::default());
         assert!(
-            read("{ allowed: [] }").unwrap_err().contains("unknown field `allowed`, expected `allow` or `missing`")
+            read("{ allowed: [] }")
+                .unwrap_err()
+                .contains("unknown field `allowed`, expected one of `allow`, `missing`, `insecure`")
         );
         assert!(
             read("{ missing: refuse }").unwrap_err().contains("unknown variant `refuse`, expected `allow` or `deny`")
@@ -273,12 +502,35 @@ mod tests {
         assert!(read("{ allow: [a.b] }").unwrap_err().contains("`a.b` has no scheme: write `https://a.b`"));
     }
 
+    #[test]
+    fn what_no_field_says_cannot_be_named() {
+        for (exact, message) in [
+            ("' a'", "` a` never matches, because the value of a field is read without the spaces around it"),
+            ("\"a\\tb\"", "`a\\tb` never matches, because the value of a field has no control characters"),
+        ] {
+            let error = read(&format!("{{ allow: [{{ exact: {exact} }}] }}")).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_the_hint_says_to_add_is_an_item_that_lets_it_in(origin in "(https?://|wss?://|file://|app://|)[a-c.:/1 ]{0,6}") {
+            let origin = origin.trim();
+            if let Err(denial) = check(&OriginPolicy::default(), origin.as_bytes(), "a", false) {
+                let item = denial.hint().strip_prefix("to let it in, add ").unwrap();
+                let (item, _) = item.split_once(" to the route's `origins.allow`").unwrap();
+                let policy = read(&format!("{{ allow: [{item}] }}")).unwrap();
+                prop_assert_eq!(check(&policy, origin.as_bytes(), "z", false), Ok(()), "{}", item);
+            }
+        }
+
         #[test]
         fn the_default_lets_only_the_named_host_in(origin in "(https|http)://[a-c.]{1,4}(:[1-9])?", host in "[a-c]{1,2}(:[1-9])?") {
             let host: Host = host.parse().unwrap();
             let value = HeaderValue::from_str(&origin).unwrap();
-            let allowed = OriginPolicy::default().check([&value], &host, false).is_ok();
+            let told = Told::default();
+            let allowed = OriginPolicy::default().check([&value], &Asked::new(&host, false, &told)).is_ok();
             let (scheme, rest) = origin.split_once("://").unwrap();
             let same = rest.parse::<Host>().is_ok_and(|o| {
                 o.name == host.name && o.port_or_default(scheme) == host.port_or_default(scheme)

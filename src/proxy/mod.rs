@@ -24,6 +24,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
+use crate::header::forwarded::Told;
 use crate::header::path::PathError;
 use crate::header::{Host, forwarded, path};
 use crate::route::Head;
@@ -129,6 +130,7 @@ impl Proxy {
         }
         let peer = self.peer(downstream);
         let client = forwarded::client_addr(&peer, &parts.headers, &self.trusted);
+        let told = Told::by(&peer, &parts.headers, &self.trusted);
         log.about.set_client(client, downstream.peer);
         let head = Head { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
         let route = Arc::clone(self.snapshot.table.find(&head).ok_or(Failure::NoRoute)?);
@@ -140,7 +142,7 @@ impl Proxy {
         }
         let rewritten = route.rewrite.apply(&path);
         let path = (rewritten != parts.uri.path()).then(|| rewritten.into_owned());
-        let arrival = Arrival { host, path, peer, parts };
+        let arrival = Arrival { host, path, peer, told, parts };
         if log.is_handshake {
             Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {
                 (response, Some(opened)) => Walked::Switched(response, opened),

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE};
 use http::{Method, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
@@ -20,6 +20,7 @@ use super::{Proxy, response};
 use crate::balance::Draw;
 use crate::balance::sticky::{self, Returned, Sticky};
 use crate::clock;
+use crate::header::forwarded::Told;
 use crate::header::hop_by_hop::{self, Ending};
 use crate::header::{Host, forwarded};
 use crate::moment::Moment;
@@ -41,6 +42,8 @@ pub struct Arrival {
     pub path: Option<String>,
     /// The other end of its connection.
     pub peer: forwarded::Peer,
+    /// What trusted proxies tell of it.
+    pub told: Told,
     /// Its head, as it came.
     pub parts: http::request::Parts,
 }
@@ -52,7 +55,7 @@ impl Arrival {
         let mut headers = std::mem::take(&mut self.parts.headers);
         let host = self.host.to_string();
         hop_by_hop::strip(&mut headers);
-        forwarded::apply(&mut headers, &self.peer, &host);
+        forwarded::apply(&mut headers, &self.peer, &self.told, &host);
         if let Ok(host) = HeaderValue::try_from(host) {
             headers.insert(HOST, host);
         }
@@ -84,7 +87,7 @@ impl Arrival {
                 Some(rest) => head.field(text, &rest),
             }
         }
-        forwarded::fields(headers, &self.peer, &host, |name, value| {
+        forwarded::fields(headers, &self.peer, &self.told, &host, |name, value| {
             if !edited(&name) {
                 head.field(name.as_str(), value);
             }
@@ -100,7 +103,7 @@ impl Arrival {
         let headers = &self.parts.headers;
         let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
         let sticky = route.upstream.entry.sticky.as_ref()?;
-        Some(Bond::new(sticky, cookies, forwarded::is_https(&self.peer, headers)))
+        Some(Bond::new(sticky, cookies, self.told.is_https(&self.peer)))
     }
 
     /// By what an endpoint is chosen for it; ask before the headers are taken.
@@ -246,11 +249,18 @@ impl RequestLog {
         self.detail = Some(chain(failure));
         self.metrics().reject(outcome.reason);
         if let Failure::Origin(denial) = failure {
+            let edited = self.route.as_ref().is_some_and(|route| route.request_edits.concerns(&ORIGIN));
+            let order = if edited {
+                "; `headers.request` comes after `origins`, which judges what the client sent"
+            } else {
+                ""
+            };
             // Worth a line of its own: the first mistake in every setup.
             tracing::warn!(
                 route = self.route.as_ref().map(|route| &*route.name),
                 client = self.about.client.map(tracing::field::display),
                 %denial,
+                hint = format_args!("{}{order}", denial.hint()),
                 "origin refused: if it is yours, add it to the route's origins.allow"
             );
         }

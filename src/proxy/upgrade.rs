@@ -23,6 +23,7 @@ use crate::balance::Draw;
 use crate::clock;
 use crate::drain::Guard;
 use crate::net::transport::Connection;
+use crate::policy::Asked;
 use crate::session::{self, Member, Opening, RouteSessions, Session};
 use crate::upstream::connect::{ConnectError, UpstreamIo};
 use crate::upstream::endpoint::Endpoint;
@@ -119,7 +120,8 @@ pub async fn run(
 ) -> Result<(Response<Body>, Option<Opened>), Failure> {
     let parts = &arrival.parts;
     let offer = Offer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
-    route.origins.check(parts.headers.get_all(ORIGIN), &arrival.host, arrival.peer.tls)?;
+    let asked = Asked::new(&arrival.host, arrival.peer.tls, &arrival.told);
+    route.origins.check(parts.headers.get_all(ORIGIN), &asked)?;
     let place = route.room.enter(route.sessions_max).ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.about.client);
     let bond = arrival.bond(&route);

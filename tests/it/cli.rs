@@ -424,6 +424,24 @@ async fn a_refused_origin_is_told_with_what_was_allowed() {
         assert!(denial.contains(word), "{denial}");
     }
     assert!(line["message"].as_str().unwrap().contains("origins.allow"));
+    let hint = line["hint"].as_str().unwrap();
+    for word in ["add \"https://evil.example\" to", "origins.allow", "trusted_proxies"] {
+        assert!(hint.contains(word), "{hint}");
+    }
+}
+
+#[tokio::test]
+async fn who_removes_the_origin_from_the_request_is_told_that_it_is_judged_before() {
+    let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
+    let text = yaml(&[&echo.url()], &["headers: { request: { remove: [origin] } }"]) + "log: { format: json }\n";
+    let mut process = Process::start(dir.path(), &text);
+    let mut client = Conn::connect(&process.listening().await).await;
+    assert_eq!(client.ask(&Handshake::new().with("Origin", "file://")).await.status(), 403);
+    let line = process.message("origin refused").await;
+    let hint = line["hint"].as_str().unwrap();
+    for word in ["add \"file://\" to", "`headers.request` comes after `origins`"] {
+        assert!(hint.contains(word), "{hint}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use super::super::suggest::did_you_mean;
 use super::super::tree::Node;
 use super::super::value::{OrOff, Span};
 use super::Checker;
+use crate::policy::{Insecure, OriginPattern};
 use crate::route::pattern::{PathPattern, PlainPath};
 
 /// Fields that end at each hop (RFC 9110 §7.6.1) or frame the message (RFC 9112 §6): the proxy answers for them.
@@ -37,6 +38,7 @@ impl Checker<'_> {
             let path = section.index(index);
             self.upstream_of(&path, route);
             self.rewrite(&path, route);
+            self.origins(&path, route);
             self.edits(&path.key("headers").key("request"), &route.headers.request, Direction::Request);
             self.edits(&path.key("headers").key("response"), &route.headers.response, Direction::Response);
             self.route_times(&path, route);
@@ -66,6 +68,19 @@ impl Checker<'_> {
         };
         let definition = KeyPath::root().key("upstreams").key(&route.upstream);
         self.error(&path, format!("there is no upstream `{shown}`")).help(help).involving(definition);
+    }
+
+    fn origins(&mut self, route_path: &KeyPath, route: &Route) {
+        let path = route_path.key("origins");
+        let (allow, insecure) = (path.key("allow"), path.key("insecure"));
+        if route.origins.insecure == Insecure::Allow && !route.origins.allow.contains(&OriginPattern::SameOrigin) {
+            let allow = self.written.original(&allow);
+            let message = "this is about `same-origin`, which is not allowed here";
+            self.warn(&insecure, message)
+                .at_key()
+                .help(format!("remove it, or add `same-origin` to {allow}"))
+                .involving(allow);
+        }
     }
 
     fn rewrite(&mut self, route_path: &KeyPath, route: &Route) {

@@ -338,6 +338,16 @@ fn values_that_cannot_be_read_say_what_would_be_right() {
             &["4:22 routes[0].match.hosts[0]: `https://a` is a URL: write its host alone, such as `chat.example.com`"],
         ),
         (
+            in_route("origins: { allow: ['file://*', { exact: 'a ' }, { exact: a, host: b }, 7], insecure: yes }"),
+            &[
+                "4:24 routes[0].origins.allow[0]: `file://*` never matches, because the origin of each page in a file is the same: write `file://`, or `\"null\"`",
+                "4:36 routes[0].origins.allow[1]: `a ` never matches, because the value of a field is read without the spaces around it",
+                "4:65 routes[0].origins.allow[2].host: unknown key | known here: `exact`",
+                "4:76 routes[0].origins.allow[3]: expected a string such as same-origin or https://*.example.com, or `{ exact: ... }`, found the number 7",
+                "4:90 routes[0].origins.insecure: `yes` is not `deny` or `allow`",
+            ],
+        ),
+        (
             in_route("origins: { allow: [example.com] }"),
             &["4:24 routes[0].origins.allow[0]: `example.com` has no scheme: write `https://example.com`"],
         ),
@@ -677,6 +687,12 @@ fn what_is_only_doubtful_is_a_warning() {
             in_listener("trusted_proxies: [0.0.0.0/0]"),
             &[
                 "6:23 listeners[0].trusted_proxies[0]: this trusts every client to say who it is | name the networks that your proxies are in, such as `10.0.0.0/8`",
+            ],
+        ),
+        (
+            in_route("origins: { allow: ['https://a'], insecure: allow }"),
+            &[
+                "4:38 routes[0].origins.insecure: this is about `same-origin`, which is not allowed here | remove it, or add `same-origin` to routes[0].origins.allow",
             ],
         ),
         (

@@ -58,7 +58,7 @@ fn a_default_is_equal_to_the_same_written_out() {
 
 /// What may stand in place of `node`; that of the right kind for the key is kept.
 fn others(node: &Node) -> Vec<Node> {
-    const WORDS: [&str; 32] = [
+    const WORDS: [&str; 33] = [
         "3",
         "moved",
         "999ms",
@@ -82,6 +82,7 @@ fn others(node: &Node) -> Vec<Node> {
         "cookie:a",
         "127.0.0.9:9",
         "10.0.0.6",
+        "deny",
         "11.0.0.0/8",
         "300-399",
         "7s",

@@ -34,7 +34,7 @@ routes:
       query: { c: { regex: d }, e: { present: true } }
       subprotocols: [mqtt]
     upstream: chat
-    origins: { allow: [\"https://a.example.com\"], missing: deny }
+    origins: { allow: [same-origin, \"https://a.example.com\", { exact: x }], missing: deny, insecure: allow }
     rewrite: { strip_prefix: /ws, add_prefix: /v }
     headers:
       request: { set: { X-B: y, Authorization: Bearer z }, remove: [X-C] }

@@ -42,14 +42,16 @@ impl Chain {
     /// None if the field is absent or empty. One that is malformed is a single unknown: where its elements end is
     /// anyone's guess.
     pub(super) fn forwarded(headers: &HeaderMap) -> Option<Chain> {
-        let mut entries = Vec::new();
-        for line in headers.get_all(FORWARDED) {
-            match line.to_str().ok().and_then(parse_forwarded) {
-                Some(nodes) => entries.extend(nodes),
-                None => return Some(Chain(vec![None])),
-            }
-        }
+        let entries: Vec<_> = match elements(headers) {
+            Some(elements) => elements.iter().map(|element| element.node).collect(),
+            None => return Some(Chain::unknown()),
+        };
         (!entries.is_empty()).then_some(Chain(entries))
+    }
+
+    /// As [`Chain::forwarded`] reads what is malformed.
+    pub(super) fn unknown() -> Chain {
+        Chain(vec![None])
     }
 
     pub(super) fn client(&self, trusted: &[IpNet]) -> Client {
@@ -64,9 +66,11 @@ impl Chain {
         leftmost
     }
 
-    pub(super) fn to_forwarded(&self) -> String {
-        let elements: Vec<_> = self.0.iter().map(|entry| format!("for={}", node(*entry))).collect();
-        elements.join(", ")
+    /// As elements of Forwarded; `made` is what the first says besides.
+    pub(super) fn to_forwarded(&self, made: &str) -> String {
+        let mut made = Some(made);
+        let element = |entry: &Option<IpAddr>| format!("for={}{}", node(*entry), made.take().unwrap_or_default());
+        self.0.iter().map(element).collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn to_x_forwarded_for(&self) -> String {
@@ -91,18 +95,43 @@ fn parse_node(text: &str) -> Option<IpAddr> {
     Some(addr.to_canonical())
 }
 
-/// RFC 7239 §4: the `for` of each element; none if any of the line is malformed.
-fn parse_forwarded(line: &str) -> Option<Vec<Option<IpAddr>>> {
-    let mut nodes = Vec::new();
+/// One element of Forwarded: what one proxy says of the request that it got.
+#[derive(Debug, Default)]
+pub(super) struct Element {
+    /// Whom it got it from, if that is an address.
+    pub(super) node: Option<IpAddr>,
+    /// The Host it was asked for.
+    pub(super) host: Option<String>,
+    /// By which scheme.
+    pub(super) proto: Option<String>,
+}
+
+/// All elements, oldest first; none if any is malformed.
+pub(super) fn elements(headers: &HeaderMap) -> Option<Vec<Element>> {
+    let mut elements = Vec::new();
+    for line in headers.get_all(FORWARDED) {
+        elements.extend(parse_forwarded(line.to_str().ok()?)?);
+    }
+    Some(elements)
+}
+
+/// RFC 7239 §4: the elements of a line; none if any of it is malformed.
+fn parse_forwarded(line: &str) -> Option<Vec<Element>> {
+    let mut elements = Vec::new();
     let mut rest = line.trim_matches([' ', '\t']);
     while !rest.is_empty() {
-        let mut node: Option<String> = None;
+        let (mut node, mut host, mut proto) = (None, None, None);
         let mut pairs = 0;
         // One element: pairs between `;`, up to `,` or the end.
         loop {
             if !rest.is_empty() && !rest.starts_with([';', ',']) {
                 let (name, value, tail) = parse_pair(rest)?;
-                if name.eq_ignore_ascii_case("for") && node.replace(value).is_some() {
+                let place = [("for", &mut node), ("host", &mut host), ("proto", &mut proto)]
+                    .into_iter()
+                    .find(|(ours, _)| name.eq_ignore_ascii_case(ours));
+                if let Some((_, place)) = place
+                    && place.replace(value).is_some()
+                {
                     return None; // RFC 7239 §4: each parameter once
                 }
                 pairs += 1;
@@ -114,7 +143,8 @@ fn parse_forwarded(line: &str) -> Option<Vec<Option<IpAddr>>> {
             }
         }
         if pairs > 0 {
-            nodes.push(node.and_then(|node| parse_node(&node)));
+            let node = node.and_then(|node: String| parse_node(&node));
+            elements.push(Element { node, host, proto });
         }
         rest = match rest.strip_prefix(',') {
             Some(tail) => tail.trim_start_matches([' ', '\t']),
@@ -122,7 +152,7 @@ fn parse_forwarded(line: &str) -> Option<Vec<Option<IpAddr>>> {
             None => return None,
         };
     }
-    Some(nodes)
+    Some(elements)
 }
 
 /// `token "=" ( token / quoted-string )`, and what follows.

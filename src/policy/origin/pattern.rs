@@ -5,19 +5,21 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
+use super::Asked;
 use crate::header::Host;
 use crate::header::authority::default_port;
-use crate::route::pattern::{HostPattern, PatternError, as_string, chain};
+use crate::route::pattern::{HostPattern, PatternError, chain};
 
 /// Origins that a route allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginPattern {
     /// `same-origin`: the host and port that the request itself is for.
     SameOrigin,
-    /// `*`: any, `null` included.
+    /// `*`: any, what is no origin included.
     Any,
     /// `null`: what sandboxed frames and local files send. Any page can bring itself to send it.
     Null,
@@ -30,6 +32,8 @@ pub enum OriginPattern {
         /// The port.
         port: PortPattern,
     },
+    /// `{ exact: … }`, or a URL such as `file://` whose host is none: this text, in any case.
+    Exact(String),
 }
 
 /// The port of an allowed origin.
@@ -55,8 +59,23 @@ pub enum OriginPatternError {
     #[error("`{0}` has no scheme: write `https://{0}`")]
     NoScheme(String),
     /// Something after the host.
-    #[error("`{0}` has a path, which origins never have: write `{1}`")]
+    #[error(
+        "`{0}` has a path, which origins never have: write `{1}`, or `{{ exact: \"{0}\" }}` for a client that sends it"
+    )]
     Path(String, String),
+    /// `file://*`
+    #[error(
+        "`{0}` never matches, because the origin of each page in a file is the same: write `file://`, or `\"null\"`"
+    )]
+    File(String),
+    /// What no field can have, or not as it is read.
+    #[error("`{}` never matches, because the value of a field {why}", .text.escape_default())]
+    NoValue {
+        /// As written.
+        text: String,
+        /// What fields are like.
+        why: &'static str,
+    },
     /// `wss://`
     #[error("`{0}` never matches, because an origin has the scheme of the page: write `{1}`")]
     WebSocketScheme(String, String),
@@ -97,12 +116,11 @@ impl FromStr for OriginPattern {
         if let Some(end) = authority.find(['/', '?', '#']) {
             return Err(OriginPatternError::Path(shown(), format!("{scheme}://{}", &authority[..end])));
         }
-        if let Some(page) = match scheme.as_str() {
-            "ws" => Some("http"),
-            "wss" => Some("https"),
-            _ => None,
-        } {
+        if let Some(page) = page_scheme(&scheme) {
             return Err(OriginPatternError::WebSocketScheme(shown(), format!("{page}://{authority}")));
+        }
+        if scheme == "file" && authority.contains('*') {
+            return Err(OriginPatternError::File(shown()));
         }
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, "*")) => (host, PortPattern::Any),
@@ -115,8 +133,27 @@ impl FromStr for OriginPattern {
             }
             _ => (authority, PortPattern::Default),
         };
-        let host = host.parse().map_err(|source| OriginPatternError::Host { text: shown(), source })?;
-        Ok(OriginPattern::Url { scheme, host, port })
+        match host.parse() {
+            Ok(host) => Ok(OriginPattern::Url { scheme, host, port }),
+            // Files have no host, and apps name theirs as they like: `file://`, `app://.`
+            Err(_)
+                if default_port(&scheme).is_none()
+                    && !host.contains('*')
+                    && text.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
+                Ok(OriginPattern::Exact(text.to_owned()))
+            }
+            Err(source) => Err(OriginPatternError::Host { text: shown(), source }),
+        }
+    }
+}
+
+/// The scheme of the page, of clients that send the one of the WebSocket (ws4py, Starscream). No browser does.
+fn page_scheme(scheme: &str) -> Option<&'static str> {
+    match scheme {
+        "ws" => Some("http"),
+        "wss" => Some("https"),
+        _ => None,
     }
 }
 
@@ -131,67 +168,184 @@ impl fmt::Display for OriginPattern {
                 PortPattern::Exact(port) => write!(f, "{scheme}://{host}:{port}"),
                 PortPattern::Any => write!(f, "{scheme}://{host}:*"),
             },
+            OriginPattern::Exact(text) if self.is_plain() => f.write_str(text),
+            OriginPattern::Exact(text) => write!(f, "{{ exact: {text:?} }}"),
         }
-    }
-}
-
-as_string!(OriginPattern, "Origin", string_not_null, {
-    "type": "string",
-    "description": "An origin: same-origin, \"*\" for any, null, or scheme://host[:port]; `*.` in front of the host and `*` as port are wildcards.",
-    "examples": ["same-origin", "https://*.example.com", "http://localhost:*", "*"]
-});
-
-/// A YAML `null` is also an empty item; it must not let sandboxed pages in by mistake.
-fn string_not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    struct Text;
-
-    impl de::Visitor<'_> for Text {
-        type Value = String;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string such as same-origin or https://*.example.com")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
-            Ok(text.to_owned())
-        }
-
-        fn visit_unit<E: de::Error>(self) -> Result<String, E> {
-            Err(E::custom("an empty origin: write \"null\" in quotes for the null origin, or remove it"))
-        }
-    }
-
-    deserializer.deserialize_any(Text)
-}
-
-/// An Origin field's value (RFC 6454 §7.1, a single one).
-pub(super) enum Origin {
-    Null,
-    Url { scheme: String, host: Host },
-}
-
-impl Origin {
-    pub(super) fn parse(value: &[u8]) -> Option<Origin> {
-        let text = std::str::from_utf8(value).ok()?;
-        if text == "null" {
-            return Some(Origin::Null);
-        }
-        let (scheme, authority) = text.split_once("://")?;
-        Some(Origin::Url { scheme: parse_scheme(scheme)?, host: authority.parse().ok()? })
     }
 }
 
 impl OriginPattern {
-    pub(super) fn matches(&self, origin: &Origin, request: &Host, tls: bool) -> bool {
-        match (self, origin) {
-            (OriginPattern::Any, _) | (OriginPattern::Null, Origin::Null) => true,
-            (OriginPattern::SameOrigin, Origin::Url { scheme, host }) => {
-                // Pages of other schemes (extensions, apps) have hosts of their own making.
-                (scheme == "https" || scheme == "http" && !tls)
-                    && host.name == request.name
-                    && host.port_or_default(scheme) == request.port_or_default(scheme)
+    /// Exactly `text`.
+    ///
+    /// # Errors
+    /// If no field has this value.
+    fn exact(text: String) -> Result<OriginPattern, OriginPatternError> {
+        let why = match text.as_bytes() {
+            bytes if bytes.iter().any(|byte| byte.is_ascii_control()) => "has no control characters",
+            [b' ', ..] | [.., b' '] => "is read without the spaces around it",
+            _ => return Ok(OriginPattern::Exact(text)),
+        };
+        Err(OriginPatternError::NoValue { text, why })
+    }
+
+    /// Whether it is written as a string.
+    fn is_plain(&self) -> bool {
+        match self {
+            OriginPattern::Exact(text) => text.parse().is_ok_and(|plain: OriginPattern| plain == *self),
+            _ => true,
+        }
+    }
+}
+
+impl Serialize for OriginPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            OriginPattern::Exact(text) if !self.is_plain() => serializer.collect_map([("exact", text)]),
+            _ => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OriginPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OriginPattern, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            exact: String,
+        }
+
+        struct TextOrMap;
+
+        impl<'de> Visitor<'de> for TextOrMap {
+            type Value = OriginPattern;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string such as same-origin or https://*.example.com, or `{ exact: ... }`")
             }
-            (OriginPattern::Url { scheme, host: pattern, port }, Origin::Url { scheme: origin_scheme, host }) => {
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OriginPattern, E> {
+                text.parse().map_err(|error| E::custom(chain(&error)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginPattern, A::Error> {
+                let Written { exact } = Written::deserialize(MapAccessDeserializer::new(map))?;
+                OriginPattern::exact(exact).map_err(de::Error::custom)
+            }
+
+            /// A YAML `null` is also an empty item; it must not let sandboxed pages in by mistake.
+            fn visit_unit<E: de::Error>(self) -> Result<OriginPattern, E> {
+                Err(E::custom("an empty origin: write \"null\" in quotes for the null origin, or remove it"))
+            }
+        }
+
+        deserializer.deserialize_any(TextOrMap)
+    }
+}
+
+impl JsonSchema for OriginPattern {
+    fn schema_name() -> Cow<'static, str> {
+        "Origin".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "An origin: same-origin, \"*\" for any, null, or scheme://host[:port]; `*.` in front of the host and `*` as port are wildcards.",
+            "examples": ["same-origin", "https://*.example.com", "http://localhost:*", "file://", "*"],
+            "oneOf": [
+                { "type": "string" },
+                {
+                    "type": "object",
+                    "properties": { "exact": {
+                        "type": "string",
+                        "description": "A value that is no origin, as devices and old apps send: `{ exact: \"https://device/ws\" }`. Upper and lower case are the same.",
+                    } },
+                    "required": ["exact"],
+                    "additionalProperties": false,
+                },
+            ]
+        })
+    }
+}
+
+/// An Origin field's value (RFC 6454 §7.1, a single one).
+pub(super) struct Origin<'a> {
+    /// As it came.
+    raw: &'a [u8],
+    form: Form,
+}
+
+enum Form {
+    Null,
+    Url {
+        scheme: String,
+        host: Host,
+    },
+    /// None of a web page: `file://`, an URL with a path, a host alone.
+    Opaque,
+}
+
+impl Origin<'_> {
+    pub(super) fn of(raw: &[u8]) -> Origin<'_> {
+        let url = || {
+            let (scheme, authority) = std::str::from_utf8(raw).ok()?.split_once("://")?;
+            let scheme = parse_scheme(scheme)?;
+            let scheme = page_scheme(&scheme).map_or(scheme, str::to_owned);
+            Some(Form::Url { scheme, host: authority.parse().ok()? })
+        };
+        let form = if raw == b"null" { Form::Null } else { url().unwrap_or(Form::Opaque) };
+        Origin { raw, form }
+    }
+
+    /// Whether it is one by RFC 6454.
+    pub(super) fn is_origin(&self) -> bool {
+        !matches!(self.form, Form::Opaque)
+    }
+
+    /// Whether it is the one that was asked, but for a page without TLS.
+    pub(super) fn is_insecure(&self, asked: &Asked<'_>) -> bool {
+        let Form::Url { scheme, host } = &self.form else { return false };
+        // Those who say `http` of https leave out the usual port of either.
+        let unusual = |port: Option<u16>| port.filter(|port| ![80, 443].contains(port));
+        scheme == "http"
+            && asked.tls
+            && host.name == asked.host.name
+            && asked.ports().any(|port| unusual(host.port) == unusual(port))
+    }
+
+    /// The item of `allow` that lets it in, as YAML.
+    pub(super) fn item(&self) -> Option<String> {
+        let quoted = |pattern: OriginPattern| match pattern.is_plain() {
+            true => format!("\"{pattern}\""),
+            false => pattern.to_string(),
+        };
+        let pattern = match &self.form {
+            Form::Null => OriginPattern::Null,
+            Form::Url { scheme, host } => format!("{scheme}://{host}").parse().ok()?,
+            Form::Opaque => {
+                let text = std::str::from_utf8(self.raw).ok()?;
+                // What must be escaped in YAML, or is filled in from the environment, nobody copies by hand.
+                let is_simple = text.len() <= 200
+                    && text.bytes().all(|b| matches!(b, b' '..=b'~'))
+                    && !text.contains(['"', '\\', '$']);
+                OriginPattern::exact(text.to_owned()).ok().filter(|_| is_simple)?
+            }
+        };
+        Some(quoted(pattern))
+    }
+}
+
+impl OriginPattern {
+    pub(super) fn matches(&self, origin: &Origin<'_>, asked: &Asked<'_>) -> bool {
+        match (self, &origin.form) {
+            (OriginPattern::Any, _) | (OriginPattern::Null, Form::Null) => true,
+            (OriginPattern::Exact(text), _) => text.as_bytes().eq_ignore_ascii_case(origin.raw),
+            (OriginPattern::SameOrigin, Form::Url { scheme, host }) => {
+                // Pages of other schemes (extensions, apps) have hosts of their own making.
+                (scheme == "https" || scheme == "http" && !asked.tls)
+                    && host.name == asked.host.name
+                    && asked.ports().any(|port| host.port_or_default(scheme) == port.or(default_port(scheme)))
+            }
+            (OriginPattern::Url { scheme, host: pattern, port }, Form::Url { scheme: origin_scheme, host }) => {
                 scheme == origin_scheme
                     && pattern.matches(&host.name)
                     && match port {
@@ -226,7 +380,23 @@ mod tests {
             ),
             ("a.example:8443", "`a.example:8443` has no scheme: write `https://a.example:8443`"),
             ("localhost:3000", "`localhost:3000` has no scheme: write `https://localhost:3000`"),
-            ("https://a.b/", "`https://a.b/` has a path, which origins never have: write `https://a.b`"),
+            (
+                "https://a.b/",
+                "`https://a.b/` has a path, which origins never have: write `https://a.b`, or `{ exact: \"https://a.b/\" }` for a client that sends it",
+            ),
+            (
+                "file:///",
+                "`file:///` has a path, which origins never have: write `file://`, or `{ exact: \"file:///\" }` for a client that sends it",
+            ),
+            (
+                "file://*",
+                "`file://*` never matches, because the origin of each page in a file is the same: write `file://`, or `\"null\"`",
+            ),
+            (
+                "https://",
+                "`https://` is not an origin: a host is empty: write a name such as `chat.example.com`, `*.example.com`, or `*` for any",
+            ),
+            ("app://a b", "`app://a b` is not an origin: `a b` is not a host: a host must not contain ` `"),
             (
                 "wss://a.b:1",
                 "`wss://a.b:1` never matches, because an origin has the scheme of the page: write `https://a.b:1`",

@@ -1,0 +1,261 @@
+//! What the client asked for, as trusted proxies tell it: the host, the port and the scheme of its request.
+//!
+//! A proxy that sends its own idea of a Host on (nginx does, unless it is told otherwise) leaves these as the only trace
+//! of the authority that the page in the browser knows. Which request goes where does not depend on them: a proxy that does
+//! not write X-Forwarded-Host itself hands on what a stranger wrote, and who may choose a Host may not be meant to choose
+//! another one behind it. No page can have its browser send them with a handshake, so judging an Origin by them lets
+//! nobody in.
+
+use std::fmt;
+
+use http::header::HeaderMap;
+use ipnet::IpNet;
+
+use super::{FORWARDED, Peer, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, chain, is_trusted};
+use crate::header::authority::Host;
+
+/// The request of the client, as trusted proxies tell it. Nothing where nobody who is trusted says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Whom it was for.
+    pub host: Option<Host>,
+    /// The port it came to, by X-Forwarded-Port: some proxies leave it out of the host.
+    pub port: Option<u16>,
+    /// Whether it came by TLS.
+    pub https: Option<bool>,
+    /// Why there is no host, although somebody names one.
+    pub doubt: Option<Doubt>,
+}
+
+/// Why a host that somebody names does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Who says it is no trusted proxy.
+    Untrusted,
+    /// It cannot be read.
+    Unreadable,
+    /// It is said in different ways.
+    Disagree,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Doubt::Untrusted => {
+                "X-Forwarded-Host or Forwarded does not count, since its sender is not among the listener's `trusted_proxies`"
+            }
+            Doubt::Unreadable => "X-Forwarded-Host or Forwarded does not count, since it cannot be read",
+            Doubt::Disagree => "X-Forwarded-Host or Forwarded does not count, since it names several hosts",
+        })
+    }
+}
+
+impl Told {
+    /// What `peer` tells in `headers`. Ask before [`apply`](super::apply), which writes the fields.
+    pub fn by(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Told {
+        if !peer.trusted {
+            let is_named = headers.contains_key(&X_FORWARDED_HOST) || headers.contains_key(FORWARDED);
+            return Told { doubt: is_named.then_some(Doubt::Untrusted), ..Told::default() };
+        }
+        let standard = match chain::elements(headers) {
+            Some(elements) => Standard::of(&elements, trusted),
+            None => Standard { host: Err(Doubt::Unreadable), https: None },
+        };
+        let https = match (standard.https, x_forwarded_proto(headers)) {
+            (Some(one), Some(other)) if one != other => None,
+            (one, other) => one.or(other),
+        };
+        let scheme = if https.unwrap_or(peer.tls) { "https" } else { "http" };
+        let same = |one: &Host, other: &Host| {
+            one.name == other.name && one.port_or_default(scheme) == other.port_or_default(scheme)
+        };
+        let host = match (standard.host, x_forwarded_host(headers)) {
+            (Err(doubt), _) | (_, Err(doubt)) => Err(doubt),
+            (Ok(Some(one)), Ok(Some(other))) if !same(&one, &other) => Err(Doubt::Disagree),
+            (Ok(one), Ok(other)) => Ok(one.or(other)),
+        };
+        let port = x_forwarded_port(headers);
+        match host {
+            Ok(host) => Told { host, port, https, doubt: None },
+            Err(doubt) => Told { host: None, port, https, doubt: Some(doubt) },
+        }
+    }
+
+    /// Whether the client came by TLS: as it was told, or else as this proxy saw it.
+    pub fn is_https(&self, peer: &Peer) -> bool {
+        self.https.unwrap_or(peer.tls)
+    }
+}
+
+/// What Forwarded says.
+struct Standard {
+    host: Result<Option<Host>, Doubt>,
+    https: Option<bool>,
+}
+
+impl Standard {
+    /// The last element is the peer's own, and each that the address before which is trusted is a trusted proxy's: the
+    /// oldest of those saw the client.
+    fn of(elements: &[chain::Element], trusted: &[IpNet]) -> Standard {
+        let (mut host, mut proto) = (None, None);
+        for element in elements.iter().rev() {
+            host = element.host.as_deref().or(host);
+            proto = element.proto.as_deref().or(proto);
+            if !element.node.is_some_and(|addr| is_trusted(addr, trusted)) {
+                break;
+            }
+        }
+        let host = host.map(|host| host.parse::<Host>().map_err(|_| Doubt::Unreadable)).transpose();
+        Standard { host, https: proto.and_then(|proto| is_secure(proto.as_bytes())) }
+    }
+}
+
+/// Of several hosts the right one cannot be told: there is no list of who wrote which.
+fn x_forwarded_host(headers: &HeaderMap) -> Result<Option<Host>, Doubt> {
+    let mut found: Option<Host> = None;
+    for line in headers.get_all(&X_FORWARDED_HOST) {
+        for item in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+        {
+            let host = Host::parse(item).map_err(|_| Doubt::Unreadable)?;
+            if found.as_ref().is_some_and(|found| *found != host) {
+                return Err(Doubt::Disagree);
+            }
+            found = Some(host);
+        }
+    }
+    Ok(found)
+}
+
+/// The first of a list is what the first proxy saw.
+pub(super) fn x_forwarded_proto(headers: &HeaderMap) -> Option<bool> {
+    let line = headers.get(&X_FORWARDED_PROTO)?.as_bytes();
+    is_secure(line.split(|&byte| byte == b',').next()?.trim_ascii())
+}
+
+fn x_forwarded_port(headers: &HeaderMap) -> Option<u16> {
+    let mut lines = headers.get_all(&X_FORWARDED_PORT).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    let text = line.to_str().ok()?.trim();
+    // `u16::from_str` alone would take `+80`.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok().filter(|port| *port > 0))?
+}
+
+/// Traefik says `wss` of a WebSocket.
+fn is_secure(scheme: &[u8]) -> Option<bool> {
+    let is = |name: &[u8]| scheme.eq_ignore_ascii_case(name);
+    match () {
+        () if is(b"https") || is(b"wss") => Some(true),
+        () if is(b"http") || is(b"ws") => Some(false),
+        () => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use http::header::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn told(trusted: bool, fields: &[(&str, &str)]) -> Told {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        let peer = Peer { addr: "10.0.0.1".parse().ok(), tls: false, trusted };
+        Told::by(&peer, &headers, &["10.0.0.0/8".parse().unwrap()])
+    }
+
+    #[test]
+    fn the_host_is_what_trusted_proxies_were_asked_for() {
+        use Doubt::*;
+        for (fields, host) in [
+            (&[][..], Ok("")),
+            (&[("x-forwarded-host", "Public.Example.:8443")], Ok("public.example:8443")),
+            (&[("x-forwarded-host", "a.example, A.example")], Ok("a.example")),
+            (&[("x-forwarded-host", "a.example"), ("x-forwarded-host", "a.example")], Ok("a.example")),
+            (&[("x-forwarded-host", " , ")], Ok("")),
+            (&[("x-forwarded-host", "a.example, b.example")], Err(Disagree)),
+            (&[("x-forwarded-host", "a.example"), ("x-forwarded-host", "b.example")], Err(Disagree)),
+            (&[("x-forwarded-host", "user@a.example")], Err(Unreadable)),
+            (&[("x-forwarded-host", "https://a.example")], Err(Unreadable)),
+            (&[("forwarded", "for=203.0.113.9;Host=\"A.example:8443\"")], Ok("a.example:8443")),
+            (&[("forwarded", "for=203.0.113.9")], Ok("")),
+            (&[("forwarded", "for=203.0.113.9;host=\"a b\"")], Err(Unreadable)),
+            (&[("forwarded", "host=a.example;host=a.example")], Err(Unreadable)),
+            (&[("forwarded", "host=\"a.example")], Err(Unreadable)),
+            // The client claims what it likes; the proxy that it came to says what it saw.
+            (&[("forwarded", "host=evil.example, for=203.0.113.9;host=a.example")], Ok("a.example")),
+            (&[("forwarded", "for=10.9.9.9;host=evil.example, for=203.0.113.9;host=a.example")], Ok("a.example")),
+            (&[("forwarded", "for=203.0.113.9;host=a.example, for=10.0.0.2;host=inner")], Ok("a.example")),
+            (&[("forwarded", "for=203.0.113.9, for=10.0.0.2;host=inner")], Ok("inner")),
+            (&[("forwarded", "host=a.example"), ("x-forwarded-host", "a.example:80")], Ok("a.example")),
+            (&[("forwarded", "host=a.example"), ("x-forwarded-host", "b.example")], Err(Disagree)),
+            (&[("forwarded", "host=\""), ("x-forwarded-host", "b.example")], Err(Unreadable)),
+        ] {
+            let told = told(true, fields);
+            let found = told.doubt.map_or(Ok(told.host.map(|host| host.to_string()).unwrap_or_default()), Err);
+            assert_eq!(found, host.map(str::to_owned), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_tells_nothing() {
+        let fields = [
+            ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "1"),
+            ("forwarded", "host=evil.example;proto=https"),
+        ];
+        assert_eq!(told(false, &fields), Told { doubt: Some(Doubt::Untrusted), ..Told::default() });
+        assert_eq!(told(false, &[]), Told::default());
+    }
+
+    #[test]
+    fn a_client_came_by_tls_if_we_saw_it_or_a_trusted_proxy_says_so() {
+        for (fields, https) in [
+            (&[][..], None),
+            (&[("x-forwarded-proto", "https")], Some(true)),
+            (&[("x-forwarded-proto", "HTTPS, http")], Some(true)),
+            (&[("x-forwarded-proto", "wss")], Some(true)),
+            (&[("x-forwarded-proto", "http, https")], Some(false)),
+            (&[("x-forwarded-proto", "ftp")], None),
+            (&[("x-forwarded-proto", "")], None),
+            (&[("forwarded", "for=1.1.1.1;proto=HTTPS")], Some(true)),
+            (&[("forwarded", "for=1.1.1.1;proto=http")], Some(false)),
+            (&[("forwarded", "proto=https, for=1.1.1.1;proto=http")], Some(false)),
+            (&[("forwarded", "for=1.1.1.1;proto=https, for=10.0.0.2;proto=http")], Some(true)),
+            (&[("forwarded", "proto=https"), ("x-forwarded-proto", "https")], Some(true)),
+            (&[("forwarded", "proto=https"), ("x-forwarded-proto", "http")], None),
+        ] {
+            assert_eq!(told(true, fields).https, https, "{fields:?}");
+        }
+        for (https, tls, is_https) in
+            [(None, true, true), (None, false, false), (Some(true), false, true), (Some(false), true, false)]
+        {
+            let peer = Peer { addr: None, tls, trusted: true };
+            assert_eq!(Told { https, ..Told::default() }.is_https(&peer), is_https);
+        }
+    }
+
+    #[test]
+    fn a_port_is_one_number() {
+        for (value, port) in
+            [("8443", Some(8443)), ("0", None), ("65536", None), ("+80", None), ("80, 81", None), ("", None)]
+        {
+            assert_eq!(told(true, &[("x-forwarded-port", value)]).port, port, "{value}");
+        }
+        assert_eq!(told(true, &[("x-forwarded-port", "80"), ("x-forwarded-port", "80")]).port, None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_claim_of_the_client_is_at_worst_believed_by_nobody(claim in "[ -~]{0,40}") {
+            let forwarded = format!("{claim}, for=203.0.113.9;host=a.example");
+            let told = told(true, &[("forwarded", &forwarded)]);
+            let host = told.host.map(|host| host.to_string());
+            prop_assert!(host.is_none() || host.as_deref() == Some("a.example"), "{:?}", host);
+        }
+    }
+}
