@@ -11,7 +11,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+    TRANSFER_ENCODING,
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -21,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::header::hop_by_hop::Ending;
 use crate::net::pool::{self, Size};
 use crate::net::stream::Prefixed;
-use crate::ws::handshake::{Answer, AnswerError, Fields, Key, Offer};
+use crate::ws::handshake::{self, Answer, AnswerError, Fields, Key, Offer};
 
 /// The longest response head that is read; nginx reads 8 KiB by default, cookies of some applications need more.
 const HEAD_BYTES_MAX: usize = Size::Medium.bytes();
@@ -245,7 +248,8 @@ fn parse(bytes: &[u8], key: &Key, offer: &Offer) -> Result<Head, HandshakeError>
         StatusCode::SWITCHING_PROTOCOLS => {
             let fields = Lines(response.headers);
             let answer = Answer::from_switching_protocols(&fields, key, offer)?;
-            Ok(Head::Switched { length, answer, headers: fields.passed_on()? })
+            let headers = fields.passed_on(&answer)?;
+            Ok(Head::Switched { length, answer, headers })
         }
         status if status.is_informational() => Ok(Head::Interim { length }),
         _ => Ok(Head::Other),
@@ -262,23 +266,30 @@ impl Fields for Lines<'_> {
 }
 
 impl Lines<'_> {
-    /// The fields of a 101 that are meant for the client: neither those of this hop nor what we answer ourselves.
-    fn passed_on(&self) -> Result<HeaderMap, HandshakeError> {
+    /// The fields of a 101 that are meant for the client: neither those of this hop nor what we answer ourselves. What was
+    /// agreed on is said once, however the server said it: clients are stricter than we are.
+    fn passed_on(&self, answer: &Answer) -> Result<HeaderMap, HandshakeError> {
+        // httparse has checked them; only the types do not know.
+        let malformed = || HandshakeError::Malformed(httparse::Error::HeaderValue);
         let ending = Ending::new(self.lines(&CONNECTION), self.lines(&TRANSFER_ENCODING).next().is_some());
         let mut headers = HeaderMap::new();
         for field in self.0 {
-            if ["upgrade", "connection", "sec-websocket-accept"].iter().any(|own| field.name.eq_ignore_ascii_case(own))
-            {
+            let own =
+                ["upgrade", "connection", "sec-websocket-accept", "sec-websocket-protocol", "sec-websocket-extensions"];
+            if own.iter().any(|own| field.name.eq_ignore_ascii_case(own)) {
                 continue;
             }
-            // httparse has checked both; only the types do not know.
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(field.value)) else {
-                return Err(HandshakeError::Malformed(httparse::Error::HeaderValue));
-            };
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| malformed())?;
+            let value = HeaderValue::from_bytes(field.value).map_err(|_| malformed())?;
             if !ending.has(name.as_str()) && name != CONTENT_LENGTH {
                 headers.append(name, value);
             }
+        }
+        for line in handshake::once(self, &SEC_WEBSOCKET_EXTENSIONS) {
+            headers.append(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_bytes(line).map_err(|_| malformed())?);
+        }
+        if let Some(chosen) = &answer.subprotocol {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::try_from(chosen).map_err(|_| malformed())?);
         }
         Ok(headers)
     }

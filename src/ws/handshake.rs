@@ -5,7 +5,8 @@
 //! accept value) is all there is now; the extended CONNECT of RFC 8441 has the same offer without key and accept.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD as BASE64};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
@@ -15,6 +16,10 @@ use sha1::{Digest, Sha1};
 
 use super::scanner::Rsv;
 
+/// Reads a key. The last character before the padding says four bits more than 16 bytes have; RFC 6455 §4.1 has an example
+/// where they are not zero, and clients that send just that one. The accept value is made of the text, so nobody can read
+/// the key in two ways.
+const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
 /// What is appended to a key before it is hashed (RFC 6455 §1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Subprotocols and extensions a request may offer; far above what any client does.
@@ -42,8 +47,14 @@ pub struct Offer {
 pub struct Extension {
     /// As `permessage-deflate`, lower case.
     pub name: String,
-    /// Names, lower case, with values where there are.
+    /// Names, lower case, with values where there are; a quoted value is without its quotes.
     pub params: Vec<(String, Option<String>)>,
+}
+
+impl Extension {
+    fn param(&self, name: &str) -> Option<Option<&str>> {
+        self.params.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_deref())
+    }
 }
 
 /// A request that asks for a WebSocket and may not have one.
@@ -116,7 +127,7 @@ impl Offer {
         }
         let key = single(headers, &SEC_WEBSOCKET_KEY).and_then(|key| Key::try_from(key.as_bytes()).ok());
         // The decoder asks for room for the padding, too.
-        let key = key.filter(|key| BASE64.decode_slice(key, &mut [0; 18]) == Ok(16)).ok_or(OfferError::Key)?;
+        let key = key.filter(|key| KEY_BASE64.decode_slice(key, &mut [0; 18]) == Ok(16)).ok_or(OfferError::Key)?;
         let subprotocols = subprotocols(headers).ok_or(OfferError::Subprotocols)?;
         let extensions = extensions(headers).ok_or(OfferError::Extensions)?;
         Ok(Offer { key, subprotocols, extensions })
@@ -135,7 +146,7 @@ pub struct Answer {
 /// A 101 that is not what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// RFC 6455 §4.1: `Upgrade: websocket` and `Connection: Upgrade` must be there.
+    /// RFC 6455 §4.1: `Upgrade: websocket`, with nothing else beside it, and `Connection: Upgrade` must be there.
     #[error("the 101 does not upgrade to websocket")]
     Upgrade,
     /// The accept value does not belong to our key: not a WebSocket server, or somebody else's answer.
@@ -147,36 +158,40 @@ pub enum AnswerError {
     /// An extension that was not offered, or offered otherwise.
     #[error("the 101 chose an extension that was not offered: {0:?}")]
     Extension(String),
-    /// A 101 has no body (RFC 9110 §15.2).
-    #[error("the 101 announces a body")]
-    Body,
 }
 
 impl Answer {
     /// Judges the fields of a 101 that answers `offer` and was sent `key` (RFC 6455 §4.1, end).
     ///
+    /// What can be read in one way only is forgiven: a Content-Length or Transfer-Encoding, for a 1xx ends at its empty
+    /// line whatever it says (RFC 9112 §6.3); fields without a value; a line, a token or a subprotocol that is said twice.
+    ///
     /// # Errors
     /// The first rule that it breaks. The connection must then not be used any more.
     pub fn from_switching_protocols(fields: &impl Fields, key: &Key, offer: &Offer) -> Result<Answer, AnswerError> {
-        if !is_wanted(fields) || fields.lines(&UPGRADE).count() != 1 {
+        // A 101 says what it has switched to (RFC 9110 §7.8): a second protocol would be spoken inside, or instead.
+        let is_websocket = |token: &[u8]| token.eq_ignore_ascii_case(b"websocket");
+        if !is_wanted(fields) || !tokens(fields, &UPGRADE).all(is_websocket) {
             return Err(AnswerError::Upgrade);
         }
         if !has_token(fields, &CONNECTION, "upgrade") {
             return Err(AnswerError::Upgrade);
         }
-        let announces_body = fields.lines(&CONTENT_LENGTH).next().is_some_and(|length| length != b"0");
-        if announces_body || fields.lines(&TRANSFER_ENCODING).next().is_some() {
-            return Err(AnswerError::Body);
-        }
         if single(fields, &SEC_WEBSOCKET_ACCEPT).map(str::as_bytes) != Some(&accept_for(key)) {
             return Err(AnswerError::Accept);
         }
-        let subprotocol = match joined(fields, &SEC_WEBSOCKET_PROTOCOL) {
+        let mut chosen = tokens(fields, &SEC_WEBSOCKET_PROTOCOL);
+        let subprotocol = match chosen.next() {
             None => None,
-            Some(chosen) if offer.subprotocols.contains(&chosen) => Some(chosen),
-            Some(foreign) => return Err(AnswerError::Subprotocol(foreign)),
+            Some(first) => {
+                let offered = offer.subprotocols.iter().find(|offered| offered.as_bytes() == first);
+                match offered.filter(|_| chosen.all(|again| again == first)) {
+                    Some(offered) => Some(offered.clone()),
+                    None => return Err(AnswerError::Subprotocol(joined(fields, &SEC_WEBSOCKET_PROTOCOL))),
+                }
+            }
         };
-        let refused = || AnswerError::Extension(joined(fields, &SEC_WEBSOCKET_EXTENSIONS).unwrap_or_default());
+        let refused = || AnswerError::Extension(joined(fields, &SEC_WEBSOCKET_EXTENSIONS));
         let extensions = extensions(fields).ok_or_else(refused)?;
         for (i, extension) in extensions.iter().enumerate() {
             let twice = extensions[..i].iter().any(|before| before.name == extension.name);
@@ -200,25 +215,43 @@ impl Answer {
 /// permessage-deflate (RFC 7692).
 const DEFLATE: &str = "permessage-deflate";
 
-/// Whether a server may answer `offered` with `accepted`. Of permessage-deflate the parameters are known (RFC 7692
-/// §7.1): the client's window may only be limited if the client said that it can.
+/// Whether a server may answer `offered` with `accepted`. Of permessage-deflate the parameters are known (RFC 7692 §7.1);
+/// those of others are between the peers.
 fn within(accepted: &Extension, offered: &Extension) -> bool {
-    if accepted.name != offered.name {
-        return false;
-    }
-    accepted.name != DEFLATE
-        || accepted.params.iter().all(|(name, value)| match (name.as_str(), value) {
-            ("server_no_context_takeover" | "client_no_context_takeover", None) => true,
-            ("server_max_window_bits", Some(bits)) => is_window(bits),
-            ("client_max_window_bits", Some(bits)) => {
-                is_window(bits) && offered.params.iter().any(|(name, _)| name == "client_max_window_bits")
+    accepted.name == offered.name && (accepted.name != DEFLATE || deflate_within(accepted, offered))
+}
+
+/// The parameters of an offer bound its answer: who said that it keeps no context, or a small window, would not
+/// understand what comes from more. Beyond what was offered, the server may limit itself, and the client where the client
+/// said that it can be.
+fn deflate_within(accepted: &Extension, offered: &Extension) -> bool {
+    let is_known = |(i, (name, value)): (usize, &(String, Option<String>))| {
+        let is_first = !accepted.params[..i].iter().any(|(before, _)| before == name);
+        is_first
+            && match (name.as_str(), value.as_deref()) {
+                ("server_no_context_takeover" | "client_no_context_takeover", None) => true,
+                ("server_max_window_bits" | "client_max_window_bits", Some(bits)) => window(bits).is_some(),
+                _ => false,
             }
-            _ => false,
+    };
+    // An offer that cannot be read bounds nothing.
+    let bound = |name| offered.param(name).flatten().and_then(window);
+    let answered = |name| accepted.param(name).flatten().and_then(window);
+    let keeps_context = accepted.param("server_no_context_takeover").is_none();
+    accepted.params.iter().enumerate().all(is_known)
+        && !(keeps_context && offered.param("server_no_context_takeover").is_some())
+        && bound("server_max_window_bits")
+            .is_none_or(|most| answered("server_max_window_bits").is_some_and(|bits| bits <= most))
+        && answered("client_max_window_bits").is_none_or(|bits| {
+            offered.param("client_max_window_bits").is_some()
+                && bound("client_max_window_bits").is_none_or(|most| bits <= most)
         })
 }
 
-fn is_window(bits: &str) -> bool {
-    matches!(bits, "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15")
+/// A window in bits, from 8 to 15 and without leading zeros (RFC 7692 §7.1.2).
+fn window(bits: &str) -> Option<u8> {
+    // `parse` alone would take `+8` and `08`.
+    bits.parse().ok().filter(|_| !bits.starts_with(['+', '0'])).filter(|bits| (8..=15).contains(bits))
 }
 
 /// A `Sec-WebSocket-Key` of these 16 random bytes.
@@ -256,7 +289,7 @@ pub fn subprotocols(fields: &impl Fields) -> Option<Vec<String>> {
 /// All extensions of the header lines: `None` if malformed or too many.
 fn extensions(fields: &impl Fields) -> Option<Vec<Extension>> {
     let mut all = vec![];
-    for line in fields.lines(&SEC_WEBSOCKET_EXTENSIONS) {
+    for line in once(fields, &SEC_WEBSOCKET_EXTENSIONS) {
         for element in split_outside_quotes(text(line)?, ',')?.into_iter().filter(|text| !text.is_empty()) {
             if all.len() == OFFERS_MAX {
                 return None;
@@ -267,31 +300,57 @@ fn extensions(fields: &impl Fields) -> Option<Vec<Extension>> {
     Some(all)
 }
 
+/// The lines of a field without those that are empty, and each that is said twice once.
+pub fn once<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = move || fields.lines(name).map(<[u8]>::trim_ascii);
+    lines()
+        .enumerate()
+        .filter(move |(i, line)| !line.is_empty() && !lines().take(*i).any(|before| before == *line))
+        .map(|(_, line)| line)
+}
+
 fn extension(text: &str) -> Option<Extension> {
     let mut parts = split_outside_quotes(text, ';')?.into_iter();
     let name = parts.next().filter(|name| is_token(name))?.to_ascii_lowercase();
-    let params = parts.map(|part| {
+    let params = parts.filter(|part| !part.is_empty()).map(|part| {
         let (name, value) = match part.split_once('=') {
             None => (part, None),
-            Some((name, value)) => {
-                let value = value.trim();
-                let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
-                // A quoted value must be a token when unquoted (RFC 6455 §9.1).
-                (name.trim(), Some(bare).filter(|bare| is_token(bare)).map(str::to_owned).map(Some)?)
-            }
+            Some((name, value)) => (name.trim_end(), Some(unquoted(value.trim_start())?)),
         };
         is_token(name).then(|| (name.to_ascii_lowercase(), value))
     });
     Some(Extension { name, params: params.collect::<Option<_>>()? })
 }
 
+/// A parameter's value. RFC 6455 §9.1 wants a token, in quotes or not; but what an extension that we do not know says is
+/// for the other end to read, and it is enough to see where it ends.
+fn unquoted(value: &str) -> Option<String> {
+    let Some(rest) = value.strip_prefix('"') else {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
+        return (!value.is_empty() && value.bytes().all(is_plain)).then(|| value.to_owned());
+    };
+    let (mut text, mut chars) = (String::with_capacity(rest.len()), rest.chars());
+    loop {
+        match chars.next()? {
+            '"' => return chars.as_str().is_empty().then_some(text),
+            '\\' => text.push(chars.next()?),
+            other => text.push(other),
+        }
+    }
+}
+
 /// Splits a list; `None` if a quote is not closed.
 fn split_outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
-    let mut quoted = false;
+    let (mut quoted, mut escaped) = (false, false);
     let parts = text
         .split(|c: char| {
-            quoted ^= c == '"';
-            c == separator && !quoted
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = quoted,
+                '"' => quoted = !quoted,
+                _ => return c == separator && !quoted,
+            }
+            false
         })
         .map(str::trim)
         .collect();
@@ -309,11 +368,13 @@ fn text(line: &[u8]) -> Option<&str> {
 }
 
 fn has_token(fields: &impl Fields, name: &HeaderName, token: &str) -> bool {
-    fields
-        .lines(name)
-        .filter_map(text)
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    tokens(fields, name).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The items of a list over all its lines, without those that are empty (RFC 9110 §5.6.1.2).
+fn tokens<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let items = fields.lines(name).flat_map(|line| line.split(|byte| *byte == b','));
+    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
 /// The value of a header that must stand exactly once.
@@ -323,10 +384,10 @@ fn single<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> Option<&'a str> 
     lines.next().is_none().then_some(first.trim())
 }
 
-/// All lines of a header in one, if there are any.
-fn joined(fields: &impl Fields, name: &HeaderName) -> Option<String> {
-    let lines: Vec<_> = fields.lines(name).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    (!lines.is_empty()).then(|| lines.join(", "))
+/// All lines of a header in one.
+fn joined(fields: &impl Fields, name: &HeaderName) -> String {
+    let lines: Vec<_> = fields.lines(name).map(String::from_utf8_lossy).collect();
+    lines.join(", ")
 }
 
 #[cfg(test)]
@@ -404,6 +465,43 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_sixteen_bytes_whatever_its_last_bits_say() {
+        for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEA==", "dGhlIHNhbXBsZSBub25jZf=="] {
+            assert_eq!(offer(&[("sec-websocket-key", Some(key))]).unwrap().key, key.as_bytes(), "{key}");
+        }
+        for key in
+            ["AQIDBAUGBwgJCgsMDQ4P", "AQIDBAUGBwgJCgsMDQ4PEBE=", "AQIDBAUGBwgJCgsMDQ4PEC=", "AQIDBAUGBwgJCgsMDQ4PEC"]
+        {
+            assert_eq!(offer(&[("sec-websocket-key", Some(key))]), Err(OfferError::Key), "{key}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_unknown_extensions_are_theirs() {
+        for (text, name, value) in [
+            (r#"bbf-usp-protocol; b="os::012345-ABC""#, "bbf-usp-protocol", Some("os::012345-ABC")),
+            (r#"a; b="c d, e; f""#, "a", Some("c d, e; f")),
+            (r#"a; b="c\"d\\""#, "a", Some("c\"d\\")),
+            (r#"a; b="""#, "a", Some("")),
+            ("a; b=os::1", "a", Some("os::1")),
+            ("a; b = c", "a", Some("c")),
+            ("a; b;", "a", None),
+        ] {
+            let offer = offer(&[("sec-websocket-extensions", Some(text))]).unwrap();
+            assert_eq!(offer.extensions.len(), 1, "{text}");
+            assert_eq!(offer.extensions[0].name, name, "{text}");
+            assert_eq!(offer.extensions[0].params, [("b".to_owned(), value.map(str::to_owned))], "{text}");
+            let agreed = answer(&offer, &[("sec-websocket-extensions", Some(r#"A; x="y::z""#))]);
+            assert_eq!(agreed.is_ok(), name == "a", "{text}");
+        }
+        for text in [r#"a; b="c"#, r#"a; b="c\""#, r#"a; b=c"d""#, r#"a; b="c"d"#, "a; b=", "a; b=c d", "a b", "; a=1"]
+        {
+            let refused = offer(&[("sec-websocket-extensions", Some(text))]);
+            assert_eq!(refused, Err(OfferError::Extensions), "{text}");
+        }
+    }
+
+    #[test]
     fn a_header_that_must_be_single_is_refused_twice() {
         for (name, expected) in
             [("sec-websocket-key", OfferError::Key), ("sec-websocket-version", OfferError::WebSocketVersion)]
@@ -430,8 +528,10 @@ mod tests {
             ("upgrade", "websocket"),
             ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
         ]);
-        for (name, value) in change {
+        for (name, _) in change {
             map.remove(*name);
+        }
+        for (name, value) in change {
             if let Some(value) = value {
                 map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
             }
@@ -468,8 +568,8 @@ mod tests {
         assert_eq!(answer(&offer, &[("upgrade", Some("h2c"))]), Err(AnswerError::Upgrade));
         assert_eq!(answer(&offer, &[("upgrade", Some("h2c, foo"))]), Err(AnswerError::Upgrade));
         assert_eq!(answer(&offer, &[("connection", Some("close"))]), Err(AnswerError::Upgrade));
-        assert_eq!(answer(&offer, &[("content-length", Some("3"))]), Err(AnswerError::Body));
-        for foreign in ["other", "chat, superchat", "Chat", ""] {
+        assert_eq!(answer(&offer, &[("upgrade", Some("websocket, h2c"))]), Err(AnswerError::Upgrade));
+        for foreign in ["other", "chat, superchat", "Chat", "chat, chat, other"] {
             let refused = answer(&offer, &[("sec-websocket-protocol", Some(foreign))]);
             assert_eq!(refused, Err(AnswerError::Subprotocol(foreign.into())));
         }
@@ -482,6 +582,71 @@ mod tests {
         ] {
             let refused = answer(&offer, &[("sec-websocket-extensions", Some(foreign))]);
             assert_eq!(refused, Err(AnswerError::Extension(foreign.into())), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_one_way_only_is_forgiven() {
+        let offer = offer(&[
+            ("sec-websocket-protocol", Some("chat, superchat")),
+            ("sec-websocket-extensions", Some("permessage-deflate")),
+        ])
+        .unwrap();
+        let (plain, chat) = (answer(&offer, &[]).unwrap(), Some("chat"));
+        for odd in [
+            &[("transfer-encoding", Some("chunked"))][..],
+            &[("content-length", Some("3"))],
+            &[("content-length", Some("3")), ("transfer-encoding", Some("chunked"))],
+            &[("sec-websocket-protocol", Some(""))],
+            &[("sec-websocket-protocol", Some(" , "))],
+            &[("sec-websocket-extensions", Some(""))],
+            &[("upgrade", Some("WebSocket")), ("upgrade", Some("websocket"))],
+            &[("upgrade", Some("websocket, websocket"))],
+            &[("connection", Some("keep-alive, UPGRADE"))],
+            &[("connection", Some("Upgrade")), ("connection", Some("Upgrade"))],
+        ] {
+            assert_eq!(answer(&offer, odd), Ok(plain.clone()), "{odd:?}");
+        }
+        for said in [&["chat", "chat"][..], &["chat, chat"], &["", "chat"], &[" chat ,", ""]] {
+            let lines: Vec<_> = said.iter().map(|value| ("sec-websocket-protocol", Some(*value))).collect();
+            assert_eq!(answer(&offer, &lines).unwrap().subprotocol.as_deref(), chat, "{said:?}");
+        }
+        let line = ("sec-websocket-extensions", Some("permessage-deflate"));
+        assert_eq!(answer(&offer, &[line, line]).unwrap().extensions.len(), 1);
+        let chosen =
+            answer(&offer, &[("sec-websocket-protocol", Some("chat")), ("sec-websocket-protocol", Some("superchat"))]);
+        assert_eq!(chosen, Err(AnswerError::Subprotocol("chat, superchat".into())));
+    }
+
+    #[test]
+    fn an_offer_of_deflate_bounds_its_answer() {
+        for (offered, accepted, is_within) in [
+            ("permessage-deflate; server_max_window_bits=10", "permessage-deflate; server_max_window_bits=10", true),
+            ("permessage-deflate; server_max_window_bits=10", "permessage-deflate; server_max_window_bits=9", true),
+            ("permessage-deflate; server_max_window_bits=10", "permessage-deflate; server_max_window_bits=11", false),
+            ("permessage-deflate; server_max_window_bits=10", "permessage-deflate", false),
+            (
+                "permessage-deflate; server_max_window_bits=10, permessage-deflate",
+                "permessage-deflate; server_max_window_bits=11",
+                true,
+            ),
+            ("permessage-deflate; server_no_context_takeover", "permessage-deflate", false),
+            ("permessage-deflate; server_no_context_takeover", "permessage-deflate; server_no_context_takeover", true),
+            ("permessage-deflate; client_no_context_takeover", "permessage-deflate", true),
+            ("permessage-deflate", "permessage-deflate; client_no_context_takeover; server_no_context_takeover", true),
+            ("permessage-deflate", "permessage-deflate; server_max_window_bits=9", true),
+            ("permessage-deflate; client_max_window_bits=10", "permessage-deflate; client_max_window_bits=10", true),
+            ("permessage-deflate; client_max_window_bits=10", "permessage-deflate; client_max_window_bits=11", false),
+            ("permessage-deflate; client_max_window_bits=10", "permessage-deflate", true),
+            ("permessage-deflate; client_max_window_bits", "permessage-deflate; client_max_window_bits=15", true),
+            ("permessage-deflate", "permessage-deflate; server_max_window_bits=08", false),
+            ("permessage-deflate", "permessage-deflate; server_max_window_bits=+9", false),
+            ("permessage-deflate", "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9", false),
+            ("permessage-deflate", "permessage-deflate; server_no_context_takeover=1", false),
+        ] {
+            let offer = offer(&[("sec-websocket-extensions", Some(offered))]).unwrap();
+            let answered = answer(&offer, &[("sec-websocket-extensions", Some(accepted))]);
+            assert_eq!(answered.is_ok(), is_within, "{accepted} for {offered}");
         }
     }
 

@@ -143,7 +143,7 @@ async fn a_client_that_breaks_a_rule_never_reaches_the_server() {
         ("an extension with a space", good().with("Sec-WebSocket-Extensions", "a b"), 400, handshake),
         ("a parameter without a name", good().with("Sec-WebSocket-Extensions", "a; =1"), 400, handshake),
         ("a parameter without a value", good().with("Sec-WebSocket-Extensions", "a; b="), 400, handshake),
-        ("a value that is no token", good().with("Sec-WebSocket-Extensions", "a; b=\"c d\""), 400, handshake),
+        ("a value with a space", good().with("Sec-WebSocket-Extensions", "a; b=c d"), 400, handshake),
         ("an open quote", good().with("Sec-WebSocket-Extensions", "a; b=\"c"), 400, handshake),
         ("65 extensions", good().with("Sec-WebSocket-Extensions", &many("x")), 400, handshake),
 
@@ -196,6 +196,7 @@ async fn an_unusual_handshake_that_keeps_the_rules_is_accepted() {
         ("with empty items", good().set("Connection", ", upgrade,, ")),
         ("one of two protocols", good().set("Upgrade", "websocket, h2c")),
         ("an empty body", good().with("Content-Length", "0")),
+        ("a key with bits of padding, as RFC 6455 has one", good().set("Sec-WebSocket-Key", "AQIDBAUGBwgJCgsMDQ4PEC==")),
         ("absolute form", Handshake::to("http://example.com/")),
         ("a Host with a port", good().set("Host", "example.com:8080")),
         ("an IPv6 Host", good().set("Host", "[::1]:8080")),
@@ -274,8 +275,11 @@ async fn a_false_101_never_reaches_the_client() {
         ("a window that does not exist",
             |r| switching(r, &[("Sec-WebSocket-Extensions", "permessage-deflate; server_max_window_bits=7")]), "false_101"),
         ("an extension that cannot be read", |r| switching(r, &[("Sec-WebSocket-Extensions", "=")]), "false_101"),
-        ("a body by length", |r| switching(r, &[("Content-Length", "5")]), "false_101"),
-        ("a body in chunks", |r| switching(r, &[("Transfer-Encoding", "chunked")]), "false_101"),
+        ("a second protocol", |r| changed(r, "Upgrade", Some("Upgrade: websocket, h2c")), "false_101"),
+        ("a window beyond the one offered",
+            |r| switching(r, &[("Sec-WebSocket-Extensions", "permessage-deflate; server_max_window_bits=12")]), "false_101"),
+        ("no bound where one was offered",
+            |r| switching(r, &[("Sec-WebSocket-Extensions", "permessage-deflate; server_no_context_takeover")]), "false_101"),
         ("HTTP/1.0",
             |r| String::from_utf8(switching(r, &[])).unwrap().replacen("1.1", "1.0", 1).into_bytes(), "bad_response"),
         ("HTTP/2.0",
@@ -297,7 +301,7 @@ async fn a_false_101_never_reaches_the_client() {
     ];
     let offer = Handshake::new()
         .with("Sec-WebSocket-Protocol", "chat, superchat")
-        .with("Sec-WebSocket-Extensions", "permessage-deflate");
+        .with("Sec-WebSocket-Extensions", "permessage-deflate; server_max_window_bits=10");
     for (what, answer, label) in table {
         let labels = [("upstream", "app"), ("endpoint", &*url), ("reason", *label)];
         let before = proxy.metric(UPSTREAM_ERRORS, &labels);
@@ -327,6 +331,62 @@ async fn a_false_101_never_reaches_the_client() {
     assert_eq!(proxy.metric("wsluice_sessions_total", &[("route", "all"), ("upstream", "app")]), 0.0);
     let refused = [("listener", "plain"), ("route", "all"), ("reason", "upstream_handshake")];
     assert_eq!(proxy.metric(REJECTIONS, &refused), table.len() as f64);
+}
+
+#[tokio::test]
+async fn a_101_that_is_odd_but_clear_opens_the_session() {
+    let mut server = RawServer::start().await;
+    let proxy = Proxy::start(&yaml(&[server.url()], &[]));
+    #[rustfmt::skip]
+    let table: &[(&str, Answer, Option<&str>)] = &[
+        ("a body in chunks", |r| switching(r, &[("Transfer-Encoding", "chunked")]), None),
+        ("a body by length", |r| switching(r, &[("Content-Length", "5")]), None),
+        ("both", |r| switching(r, &[("Content-Length", "5"), ("Transfer-Encoding", "chunked")]), None),
+        ("an empty subprotocol", |r| switching(r, &[("Sec-WebSocket-Protocol", "")]), None),
+        ("empty extensions", |r| switching(r, &[("Sec-WebSocket-Extensions", "")]), None),
+        ("the subprotocol on two lines",
+            |r| switching(r, &[("Sec-WebSocket-Protocol", "chat"), ("Sec-WebSocket-Protocol", "chat")]), Some("chat")),
+        ("the subprotocol twice on one line", |r| switching(r, &[("Sec-WebSocket-Protocol", "chat, chat")]), Some("chat")),
+        ("a subprotocol and an empty line",
+            |r| switching(r, &[("Sec-WebSocket-Protocol", "chat"), ("Sec-WebSocket-Protocol", "")]), Some("chat")),
+        ("Upgrade twice", |r| switching(r, &[("Upgrade", "WebSocket")]), None),
+        ("Connection twice", |r| switching(r, &[("Connection", "upgrade, keep-alive")]), None),
+        ("interim answers that say they have a body", |r| {
+            let interim = b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+            [&interim[..], &switching(r, &[])].concat()
+        }, None),
+    ];
+    let offer = Handshake::new().with("Sec-WebSocket-Protocol", "chat, superchat");
+    for (what, answer, subprotocol) in table {
+        let mut client = proxy.client().await;
+        client.send(offer.bytes()).await;
+        let mut upstream = server.accept().await;
+        let request = upstream.head().await;
+        upstream.send([answer(&request), Frame::text("first").plain()].concat()).await;
+        let head = client.head().await;
+        assert_eq!(head.status(), 101, "{what}: {head:#?}");
+        let subprotocols: Vec<&str> = subprotocol.iter().copied().collect();
+        assert_eq!(head.all("sec-websocket-protocol"), subprotocols, "{what}");
+        for (name, values) in [("upgrade", vec!["websocket"]), ("connection", vec!["Upgrade"])] {
+            assert_eq!(head.all(name), values, "{what}");
+        }
+        for gone in ["content-length", "transfer-encoding", "sec-websocket-extensions"] {
+            assert_eq!(head.all(gone), [""; 0], "{what}: {gone}");
+        }
+        client.expect(&Frame::text("first")).await;
+        client.put(&Frame::text("back")).await;
+        upstream.expect(&Frame::text("back")).await;
+    }
+}
+
+#[tokio::test]
+async fn parameters_of_an_extension_that_we_do_not_know_pass_as_they_came() {
+    let offered = r#"bbf-usp-protocol; eid="os::012345-ABC""#;
+    let agreed = r#"bbf-usp-protocol; eid="proto::a, b; \"c\"""#;
+    let offer = Handshake::new().with("Sec-WebSocket-Extensions", offered);
+    let pair = Pair::open_with(&[], &offer, &[("Sec-WebSocket-Extensions", agreed)]).await;
+    assert_eq!(pair.request.all("sec-websocket-extensions"), [offered]);
+    assert_eq!(pair.response.all("sec-websocket-extensions"), [agreed]);
 }
 
 #[tokio::test]
