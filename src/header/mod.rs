@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod forwarded;
 pub mod hop_by_hop;
+pub mod length;
 pub mod path;
 pub mod redact;
 

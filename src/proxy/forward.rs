@@ -73,7 +73,7 @@ pub async fn run(
         return Err(Failure::ForeignSwitch);
     }
     let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
-    let mut response = response::from_upstream(response, &route, cookie);
+    let mut response = response::from_upstream(response, &route, cookie)?;
     *response.version_mut() = Version::HTTP_11;
     Ok(response)
 }

@@ -95,7 +95,7 @@ impl Failure {
     /// The table, first half: before a tunnel opens, a status.
     pub const fn outcome(&self) -> Named {
         match self {
-            Failure::Method => named(400, "method"),
+            Failure::Method => named(405, "method"),
             Failure::Host(_) => named(400, "host"),
             Failure::Path(_) => named(400, "path"),
             Failure::NoRoute => named(404, "no_route"),
@@ -182,6 +182,7 @@ const fn named(status: u16, reason: &'static str) -> Named {
         400 => StatusCode::BAD_REQUEST,
         403 => StatusCode::FORBIDDEN,
         404 => StatusCode::NOT_FOUND,
+        405 => StatusCode::METHOD_NOT_ALLOWED,
         426 => StatusCode::UPGRADE_REQUIRED,
         502 => StatusCode::BAD_GATEWAY,
         503 => StatusCode::SERVICE_UNAVAILABLE,

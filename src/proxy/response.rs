@@ -1,8 +1,8 @@
 //! The answers that the proxy makes itself (refusals, redirects, the 101), and what becomes of a server's.
 
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE,
 };
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::body::{self, Body};
 use super::outcome::Failure;
 use super::snapshot::Route;
-use crate::header::{Host, hop_by_hop};
+use crate::header::{Host, hop_by_hop, length};
 use crate::upstream::connect::ConnectError;
 use crate::ws::handshake::{Key, OfferError, accept_for};
 
@@ -29,6 +29,10 @@ pub fn failure(failure: &Failure) -> Response<Body> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match failure {
+        // RFC 9110 §15.5.6: what is allowed instead. Others than these pass, too; a server knows of itself which.
+        Failure::Method => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"));
+        }
         // RFC 6455 §4.4: the versions that we speak.
         Failure::Offer(OfferError::WebSocketVersion) => {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -84,16 +88,39 @@ pub fn redirect(host: &Host, port: u16, path: &str, query: Option<&str>) -> Resu
 
 /// A server's answer as the client gets it: without the fields of the hop behind us, with the route's edits and our own
 /// `cookie`, if it is to have one.
-pub fn from_upstream(response: Response<Incoming>, route: &Route, cookie: Option<HeaderValue>) -> Response<Body> {
+///
+/// # Errors
+/// When it does not say how long it is in one way only.
+pub fn from_upstream(
+    response: Response<Incoming>,
+    route: &Route,
+    cookie: Option<HeaderValue>,
+) -> Result<Response<Body>, Failure> {
     let mut response = response.map(BodyExt::boxed_unsync);
+    let upgrades = upgrades(&response);
     hop_by_hop::strip(response.headers_mut());
+    if !upgrades.is_empty() {
+        response.headers_mut().extend(upgrades.into_iter().map(|upgrade| (UPGRADE, upgrade)));
+        // RFC 9110 §7.8: who sends Upgrade nominates it.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    length::settle(response.headers_mut()).map_err(|error| Failure::Upstream(error.to_string()))?;
     route.response_edits.apply(response.headers_mut());
     if let Some(cookie) = cookie {
         response.headers_mut().append(SET_COOKIE, cookie);
         // RFC 9111 §7.3: a shared cache would hand it to everybody, and so send all of them to one endpoint.
         response.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("private"));
     }
-    response
+    Ok(response)
+}
+
+/// What a server says that one could upgrade to, where that is for the client to know: in a 426, which is nothing without
+/// it (RFC 9110 §15.5.22), and wherever it is `websocket`, which we take, too. The `h2` and `h2c` that some servers name
+/// in every answer are for the hop behind us, and clients that believe them from us fail.
+fn upgrades(response: &Response<Body>) -> Vec<HeaderValue> {
+    let is_asked_for = response.status() == StatusCode::UPGRADE_REQUIRED;
+    let is_for_client = |upgrade: &&HeaderValue| is_asked_for || upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
+    response.headers().get_all(UPGRADE).iter().filter(is_for_client).cloned().collect()
 }
 
 /// The 101 for a client whose key is `key`, with the `headers` of the upstream's 101 that pass on.

@@ -142,7 +142,7 @@ pub async fn run(
             Ok((response, Some(opened)))
         }
         Reply::Refused(response) => {
-            let response = response::from_upstream(response, &route, cookie);
+            let response = response::from_upstream(response, &route, cookie)?;
             Ok((response, None))
         }
     }

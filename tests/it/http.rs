@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::harness::{Event, Proxy, RawServer, in_turn, within, yaml};
+use crate::harness::{Event, Handshake, Proxy, RawServer, in_turn, within, yaml};
 use crate::plain::{Site, chunk, chunked, get, head, ok};
 
 // ---- bodies
@@ -442,11 +442,89 @@ async fn a_message_with_two_lengths_is_passed_on_with_one() {
 }
 
 #[tokio::test]
+async fn a_length_that_a_server_says_twice_is_said_once_and_two_lengths_are_a_502() {
+    let mut site = Site::start(&[]).await;
+    for method in ["GET", "HEAD"] {
+        for (lines, status) in [
+            (&["Content-Length: 5, 5"][..], 200),
+            (&["Content-Length: 5", "Content-Length: 5"], 200),
+            (&["Content-Length: 5,5", "Content-Length: 5"], 200),
+            (&["Content-Length: 5, 6"], 502),
+            (&["Content-Length: 5", "Content-Length: 6"], 502),
+            (&["Content-Length: +5"], 502),
+            (&["Content-Length: "], 502),
+        ] {
+            let (mut client, mut server, _) =
+                site.ask(&head(&[&format!("{method} / HTTP/1.1"), "Host: a", "Connection: close"])).await;
+            let body = if method == "GET" { "hello" } else { "" };
+            server.send(head(&[&["HTTP/1.1 200 OK"], lines].concat()) + body).await;
+            let answer = client.head().await;
+            assert_eq!(answer.status(), status, "{method} {lines:?}");
+            if status == 200 {
+                assert_eq!(answer.all("content-length"), ["5"], "{method} {lines:?}");
+                assert_eq!(client.read_to_end().await, body.as_bytes(), "{method} {lines:?}");
+            }
+            // The next one is on a connection of its own.
+            server.finish().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_a_client_says_twice_is_passed_on_once() {
+    let mut site = Site::start(&[]).await;
+    let lines = ["POST / HTTP/1.1", "Host: a", "Content-Length: 5", "Content-Length: 5"];
+    let (_client, mut server, request) = site.ask(&(head(&lines) + "hello")).await;
+    assert_eq!(request.all("content-length"), ["5"]);
+    assert_eq!(server.read_exact(5).await, b"hello");
+}
+
+#[tokio::test]
+async fn a_server_may_say_that_it_wants_an_upgrade() {
+    let mut site = Site::start(&[]).await;
+    for (status, upgrade, passed) in [
+        ("426 Upgrade Required", "websocket", Some("websocket")),
+        ("426 Upgrade Required", "TLS/1.2, HTTP/1.1", Some("TLS/1.2, HTTP/1.1")),
+        ("400 Bad Request", "WebSocket", Some("WebSocket")),
+        ("200 OK", "websocket", Some("websocket")),
+        ("200 OK", "h2, h2c", None),
+        ("404 Not Found", "h2c, websocket", None),
+    ] {
+        let lines = [&format!("HTTP/1.1 {status}"), "Connection: Upgrade", &format!("Upgrade: {upgrade}")];
+        let answer = head(&[&lines[..], &["Sec-WebSocket-Version: 13", "Content-Length: 0"]].concat());
+        for plain in [true, false] {
+            let request = match plain {
+                true => get("/"),
+                false => String::from_utf8(Handshake::new().bytes()).unwrap(),
+            };
+            let (mut client, mut server, _) = site.ask(&request).await;
+            server.send(&answer).await;
+            server.finish().await;
+            let head = client.head().await;
+            assert_eq!(head.line, format!("HTTP/1.1 {status}"));
+            assert_eq!(head.get("upgrade"), passed, "{status} {upgrade}");
+            assert_eq!(head.get("sec-websocket-version"), Some("13"), "{status} {upgrade}");
+            let nominated = head.all("connection").join(", ").contains("upgrade");
+            assert_eq!(nominated, passed.is_some(), "{status} {upgrade}");
+            // It opens nothing: what follows is a request, or the end.
+            if plain {
+                client.send(get("/again")).await;
+                let mut server = site.upstream.accept().await;
+                assert_eq!(server.head().await.target(), "/again");
+            } else {
+                assert_eq!(client.read_to_end().await, b"");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn requests_whose_length_is_not_clear_are_refused() {
     let mut site = Site::start(&[]).await;
     for lines in [
         &["Content-Length: 3", "Content-Length: 4"][..],
         &["Content-Length: 3, 4"],
+        &["Content-Length: 3, 3"],
         &["Content-Length: +3"],
         &["Transfer-Encoding: gzip"],
         &["Transfer-Encoding: chunked, gzip"],
@@ -597,7 +675,8 @@ async fn methods_that_are_not_for_a_reverse_proxy_are_refused() {
     let mut site = Site::start(&[]).await;
     for line in ["CONNECT example.com:443 HTTP/1.1", "TRACE / HTTP/1.1"] {
         let (answer, body) = site.refused(&head(&[line, "Host: example.com"])).await;
-        assert_eq!(answer.status(), 400, "{line}");
+        assert_eq!(answer.status(), 405, "{line}");
+        assert_eq!(answer.get("allow"), Some("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"), "{line}");
         assert!(body.starts_with("method: "), "{body}");
     }
     assert_eq!(site.upstream.connections().await, 0);
