@@ -1,4 +1,4 @@
-//! One spelling for each path, so that the route that is matched, the log and the upstream mean the same.
+//! One spelling for each path, so that all spellings of it match the same route; and which spelling goes to the server.
 //!
 //! This is RFC 3986 §6.2.2 (case of escapes, escapes that need not be, dot segments), and errors where a server behind us
 //! might go on to find a dot segment that we did not: `..%2f`, `..;x`, backslashes, a way out above the root. `//` stays
@@ -55,6 +55,32 @@ pub fn normalise(raw_path: &str) -> Result<Cow<'_, str>, PathError> {
         path if path.len() == raw_path.len() && path == raw_path => Ok(Cow::Borrowed(raw_path)),
         path => Ok(Cow::Owned(path)),
     }
+}
+
+/// `raw`, whose normal form is `normal`, as it may go to a server: as it came, for `%7E` and `~`, `%2f` and `%2F` are the
+/// same to whoever decodes once, and servers that compare or sign what they get want it untouched. What may not stand in a
+/// path bare is escaped. `None`: only the normal form may go, because it has less in it: dot segments were taken out, which
+/// a server might not find or might take out otherwise.
+pub fn as_it_came<'a>(raw: &'a str, normal: &str) -> Option<Cow<'a, str>> {
+    if !is_same(raw, normal) {
+        return None;
+    }
+    if raw.bytes().all(|byte| is_pchar_or_slash(byte) || byte == b'%') {
+        return Some(Cow::Borrowed(raw));
+    }
+    let mut out = String::with_capacity(raw.len() + 8);
+    for byte in raw.bytes() {
+        match is_pchar_or_slash(byte) || byte == b'%' {
+            true => out.push(char::from(byte)),
+            false => push_escape(&mut out, byte),
+        }
+    }
+    Some(Cow::Owned(out))
+}
+
+/// Whether `path` says what `normal` says in normal form, escape by escape: without a dot segment more.
+pub fn is_same(path: &str, normal: &str) -> bool {
+    path == normal || respell(path).is_ok_and(|spelled| spelled == normal)
 }
 
 /// RFC 3986 §6.2.2.1 and §6.2.2.2; also writes as escapes what may not stand in a path bare (RFC 3986 §3.3).
@@ -183,6 +209,24 @@ mod tests {
     }
 
     #[test]
+    fn what_came_is_sent_unless_it_has_dot_segments() {
+        for (raw, sent) in [
+            ("/%7Euser/%61", Some("/%7Euser/%61")),
+            ("/a%2fb", Some("/a%2fb")),
+            ("/a/{b}|%e2", Some("/a/%7Bb%7D%7C%e2")),
+            ("/€", Some("/%E2%82%AC")),
+            ("//a", Some("//a")),
+            ("*", Some("*")),
+            ("/a/../b", None),
+            ("/a/%2e/b", None),
+            ("/a/b/.", None),
+        ] {
+            assert_eq!(as_it_came(raw, &normalise(raw).unwrap()).as_deref(), sent, "{raw}");
+        }
+        assert!(is_same("/%61%2f", "/a%2F") && !is_same("/b", "/a") && !is_same("/%", "/a"));
+    }
+
+    #[test]
     fn a_path_in_normal_form_is_not_copied() {
         for path in ["/", "/ws/chat", "/a%2Fb", "/.well-known/x", "/%E2%82%AC"] {
             assert!(matches!(normalise(path), Ok(Cow::Borrowed(_))), "{path}");
@@ -254,6 +298,22 @@ mod tests {
         proptest::collection::vec(piece, 0..14).prop_map(|pieces| format!("/{}", pieces.concat()))
     }
 
+    /// As a server decodes, once.
+    fn decode(path: &str) -> Vec<u8> {
+        let (mut out, mut rest) = (vec![], path.as_bytes());
+        while let [byte, tail @ ..] = rest {
+            rest = tail;
+            match (byte, tail) {
+                (b'%', [high, low, tail @ ..]) => {
+                    out.push(hex(*high) << 4 | hex(*low));
+                    rest = tail;
+                }
+                (byte, _) => out.push(*byte),
+            }
+        }
+        out
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -265,6 +325,14 @@ mod tests {
                 prop_assert!(normal.bytes().all(|b| b.is_ascii_graphic() && b != b'\\'));
                 for decoded in [normal.to_string(), normal.replace("%2F", "/")] {
                     prop_assert!(!decoded.split('/').any(|s| s == "." || s == ".."), "{} -> {}", raw, normal);
+                }
+                // What is sent is a path, and reads as what was matched, with nothing to take out.
+                if let Some(sent) = as_it_came(&raw, &normal) {
+                    prop_assert_eq!(normalise(&sent).unwrap(), normal.as_ref());
+                    prop_assert!(sent.bytes().all(|b| is_pchar_or_slash(b) || b == b'%') || raw == "*");
+                    let decoded = decode(&sent);
+                    prop_assert_eq!(&decoded, &decode(&normal));
+                    prop_assert!(!decoded.split(|b| *b == b'/').any(|s| s == b"." || s == b".."), "{} -> {}", raw, sent);
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Refuses line ends that HTTP forbids, in the request heads of a connection.
+//! Refuses line ends that HTTP forbids, in the request heads of a connection, and escapes what hyper would refuse in a
+//! target although it can be read in one way only.
 //!
 //! hyper's parser takes a bare LF for a line end. RFC 9112 §2.2 allows that, but a proxy that reads a line end where the
 //! next one reads a character is how requests are smuggled; so we take CR LF and nothing else, and refuse a bare CR, a
@@ -10,6 +11,10 @@
 //! returned an I/O error, hyper would have closed without an answer. [`HeadGuard::refusal`] tells afterwards what it was:
 //! drive the connection by `poll_without_shutdown` (the service's future is boxed for it, as the handshake phase should be
 //! anyway), and on an error look into `into_parts().io`.
+//!
+//! Native clients send quotes, angle brackets and letters beyond ASCII in targets as they are; browsers write them as
+//! percent-escapes, which say the same (RFC 3986 §2.1). The guard writes them so, too: hyper would answer 400 to some.
+//! A space it leaves to hyper, which refuses it: it might be where the target ends (RFC 9112 §3.2).
 //!
 //! It watches head after head for as long as it can tell where the next one begins: requests without a body, and with a
 //! Content-Length. From a chunked body, an `Upgrade` or a CONNECT on it is transparent, one branch per read: what follows
@@ -46,6 +51,10 @@ pub enum HeadRefusal {
 pub struct HeadGuard<S> {
     io: Prefixed<S>,
     state: State,
+    /// What was read and has grown by escapes, as far as it did not fit.
+    grown: Vec<u8>,
+    is_head_request: bool,
+    has_space_in_target: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +67,8 @@ enum State {
 impl<S> HeadGuard<S> {
     /// Watches the heads that come on `io`, early bytes included.
     pub fn new(io: Prefixed<S>) -> HeadGuard<S> {
-        HeadGuard { io, state: State::Watching(Scan::default()) }
+        let state = State::Watching(Scan::default());
+        HeadGuard { io, state, grown: Vec::new(), is_head_request: false, has_space_in_target: false }
     }
 
     /// What was found to be wrong, if anything was.
@@ -69,6 +79,16 @@ impl<S> HeadGuard<S> {
         }
     }
 
+    /// Whether the request that was read last, or is being read, is a HEAD, whose answer has no body; as far as is known.
+    pub fn is_head_request(&self) -> bool {
+        self.is_head_request
+    }
+
+    /// Whether the request that was read last, or is being read, has a space in its target; as far as is known.
+    pub fn has_space_in_target(&self) -> bool {
+        self.has_space_in_target
+    }
+
     /// The stream beneath.
     pub fn io(&self) -> &S {
         self.io.io()
@@ -76,13 +96,44 @@ impl<S> HeadGuard<S> {
 
     /// Takes it apart: early bytes that nobody has read (rare: hyper's first read takes them all), and the stream.
     pub fn into_parts(self) -> (Vec<u8>, S) {
-        self.io.into_parts()
+        let (mut unread, io) = self.io.into_parts();
+        unread.splice(..0, self.grown);
+        (unread, io)
     }
+
+    /// Hands on what has grown, as much as `buf` takes.
+    fn give_grown(&mut self, buf: &mut ReadBuf<'_>) {
+        let amount = self.grown.len().min(buf.remaining());
+        buf.put_slice(&self.grown[..amount]);
+        if amount == self.grown.len() {
+            self.grown = Vec::new();
+        } else {
+            self.grown.drain(..amount);
+        }
+    }
+}
+
+/// `bytes` with percent-escapes in place of those that stand `at` these places.
+fn escaped(bytes: &[u8], at: &[usize]) -> Vec<u8> {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let (mut out, mut done) = (Vec::with_capacity(bytes.len() + 2 * at.len()), 0);
+    for &at in at {
+        let byte = bytes[at];
+        out.extend_from_slice(&bytes[done..at]);
+        out.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        done = at + 1;
+    }
+    out.extend_from_slice(&bytes[done..]);
+    out
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.grown.is_empty() {
+            this.give_grown(buf);
+            return Poll::Ready(Ok(()));
+        }
         let scan = match &mut this.state {
             State::Transparent => return Pin::new(&mut this.io).poll_read(cx, buf),
             State::Refused(_) => return Poll::Ready(Ok(())),
@@ -90,7 +141,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
         };
         let before = buf.filled().len();
         std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        match scan.scan(&buf.filled()[before..]) {
+        let verdict = scan.scan(&buf.filled()[before..]);
+        let escapes = scan.take_escapes();
+        (this.is_head_request, this.has_space_in_target) = (scan.is_head_request(), scan.has_space_in_target());
+        match verdict {
             Verdict::More => {}
             Verdict::Opaque => this.state = State::Transparent,
             Verdict::Refused { at, refusal } => {
@@ -98,6 +152,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
                 buf.set_filled(before + at + 1);
                 this.state = State::Refused(refusal);
             }
+        }
+        if !escapes.is_empty() {
+            this.grown = escaped(&buf.filled()[before..], &escapes);
+            buf.set_filled(before);
+            this.give_grown(buf);
         }
         Poll::Ready(Ok(()))
     }
@@ -172,6 +231,26 @@ mod tests {
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1, "{answer}");
         assert_eq!(answer.matches("HTTP/1.1 400 Bad Request").count(), 1, "{answer}");
         assert_eq!(refusal, Some(HeadRefusal::BareLf));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_grows_by_escapes_arrives_whole_however_little_is_read() {
+        let request = "GET /\"\u{e9}\"?q=<\">` HTTP/1.1\r\nHost: \"a\"\r\n\r\n";
+        let expected = "GET /%22%C3%A9%22?q=%3C%22%3E` HTTP/1.1\r\nHost: \"a\"\r\n\r\n";
+        for (size, cut) in [(1, 0), (2, 7), (3, 20), (64, 12), (1024, 0)] {
+            let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+            theirs.write_all(&request.as_bytes()[cut..]).await.unwrap();
+            drop(theirs);
+            let mut guard = HeadGuard::new(Prefixed::new(request.as_bytes()[..cut].to_vec(), ours));
+            let (mut all, mut buffer) = (vec![], vec![0; size]);
+            loop {
+                match guard.read(&mut buffer).await.unwrap() {
+                    0 => break,
+                    read => all.extend_from_slice(&buffer[..read]),
+                }
+            }
+            assert_eq!(String::from_utf8(all).unwrap(), expected, "{size} {cut}");
+        }
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -71,6 +71,15 @@ pub struct Downstream {
     pub tls: Option<&'static str>,
 }
 
+impl Downstream {
+    /// What the log says of its requests before one is read.
+    fn about(&self) -> About {
+        let mut about = About { tls: self.tls, ..About::default() };
+        about.set_client(self.peer.map(|peer| peer.ip()), self.peer);
+        about
+    }
+}
+
 /// The answer to a request.
 #[derive(Debug)]
 pub struct Reply {
@@ -107,6 +116,15 @@ impl Proxy {
         }
     }
 
+    /// The answer to what was refused before there was a request; counted and logged like one.
+    pub fn refuse(self: &Arc<Proxy>, downstream: &Downstream, failure: &Failure) -> Response<Body> {
+        // A token, so that it is a method; what the client sent as one is not known here, or was none.
+        let method = Method::from_bytes(b"-").unwrap_or_default();
+        let mut log = RequestLog::new(Arc::clone(self), downstream.about(), method);
+        let response = log.fail(failure);
+        log.attach(response)
+    }
+
     async fn walk(
         &self,
         downstream: &Downstream,
@@ -140,9 +158,8 @@ impl Proxy {
         if is_ending || !route.room.is_open() || !route.upstream.gate.is_open() {
             return Err(Failure::Draining);
         }
-        let rewritten = route.rewrite.apply(&path);
-        let path = (rewritten != parts.uri.path()).then(|| rewritten.into_owned());
-        let arrival = Arrival { host, path, peer, told, parts };
+        let (path, sent) = route.rewrite.spellings(parts.uri.path(), &path);
+        let arrival = Arrival { host, path, sent, peer, told, parts };
         if log.is_handshake {
             Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {
                 (response, Some(opened)) => Walked::Switched(response, opened),
@@ -162,8 +179,7 @@ impl Proxy {
 
     /// What the log will say of the request, copied out: nothing of hyper's buffer is kept.
     fn about(&self, downstream: &Downstream, parts: &http::request::Parts) -> About {
-        let mut about = About { tls: downstream.tls, ..About::default() };
-        about.set_client(downstream.peer.map(|peer| peer.ip()), downstream.peer);
+        let mut about = downstream.about();
         if self.log.is_on() {
             let text =
                 |name: HeaderName| parts.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));

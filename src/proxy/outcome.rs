@@ -26,6 +26,15 @@ pub enum Failure {
     /// CONNECT and TRACE are not for a reverse proxy.
     #[error("this method is not supported")]
     Method,
+    /// What came is no HTTP/1.1 request. Carries what is wrong.
+    #[error("no valid HTTP/1.1 request: {0}")]
+    Malformed(String),
+    /// The request line is longer than any URI may be.
+    #[error("the request's target is over 64 KiB")]
+    TargetTooLong,
+    /// The head is larger than the listener takes.
+    #[error("the request's head is over the listener's limits.header_bytes, or has more fields than limits.headers")]
+    HeadTooLarge,
     /// The Host is missing, doubled or malformed.
     #[error("bad Host: {0}")]
     Host(#[from] HostError),
@@ -96,6 +105,9 @@ impl Failure {
     pub const fn outcome(&self) -> Named {
         match self {
             Failure::Method => named(405, "method"),
+            Failure::Malformed(_) => named(400, "malformed"),
+            Failure::TargetTooLong => named(414, "target_too_long"),
+            Failure::HeadTooLarge => named(431, "head_too_large"),
             Failure::Host(_) => named(400, "host"),
             Failure::Path(_) => named(400, "path"),
             Failure::NoRoute => named(404, "no_route"),
@@ -123,8 +135,11 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 24] = [
+    pub const LABELS: [&'static str; 27] = [
         "method",
+        "malformed",
+        "target_too_long",
+        "head_too_large",
         "host",
         "path",
         "no_route",
@@ -154,9 +169,14 @@ impl Failure {
     pub fn hint(&self) -> String {
         match self {
             Failure::Offer(error) => error.to_string(),
-            Failure::Method | Failure::Host(_) | Failure::Path(_) | Failure::NoRoute | Failure::NotWebSocket => {
-                self.to_string()
-            }
+            Failure::HeadTooLarge => "the request's head is too large, or has too many fields".into(),
+            Failure::Method
+            | Failure::Malformed(_)
+            | Failure::TargetTooLong
+            | Failure::Host(_)
+            | Failure::Path(_)
+            | Failure::NoRoute
+            | Failure::NotWebSocket => self.to_string(),
             Failure::Origin(_) => "this origin is not allowed here".into(),
             Failure::RouteFull
             | Failure::EndpointsFull
@@ -183,7 +203,9 @@ const fn named(status: u16, reason: &'static str) -> Named {
         403 => StatusCode::FORBIDDEN,
         404 => StatusCode::NOT_FOUND,
         405 => StatusCode::METHOD_NOT_ALLOWED,
+        414 => StatusCode::URI_TOO_LONG,
         426 => StatusCode::UPGRADE_REQUIRED,
+        431 => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         502 => StatusCode::BAD_GATEWAY,
         503 => StatusCode::SERVICE_UNAVAILABLE,
         504 => StatusCode::GATEWAY_TIMEOUT,

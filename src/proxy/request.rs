@@ -38,8 +38,10 @@ const CLIENT_GONE: u16 = 499;
 pub struct Arrival {
     /// The authority it is for.
     pub host: Host,
-    /// In normal form and rewritten: as the upstream sees it. `None`: as it came.
+    /// In normal form and rewritten. `None`: as it came.
     pub path: Option<String>,
+    /// As the upstream sees it, where that is not `path`: another spelling of the same.
+    pub sent: Option<String>,
     /// The other end of its connection.
     pub peer: forwarded::Peer,
     /// What trusted proxies tell of it.
@@ -73,7 +75,7 @@ impl Arrival {
         let host = self.host.to_string();
         let edited = |name: &HeaderName| edits.concerns(name);
         let host_sent = if edited(&HOST) { edits.value(&HOST) } else { Some(host.as_bytes()) };
-        let mut head = RequestHead::new(self.path(), self.parts.uri.query(), host_sent);
+        let mut head = RequestHead::new(self.path_sent(), self.parts.uri.query(), host_sent);
         let ending = Ending::of(headers);
         let cookie = route.upstream.entry.sticky.as_ref().map(Sticky::name);
         for (name, value) in headers {
@@ -115,13 +117,17 @@ impl Arrival {
     /// The target in origin form, as the upstream gets it.
     pub fn upstream_target(&self) -> String {
         match self.parts.uri.query() {
-            Some(query) => format!("{}?{query}", self.path()),
-            None => self.path().to_owned(),
+            Some(query) => format!("{}?{query}", self.path_sent()),
+            None => self.path_sent().to_owned(),
         }
     }
 
     fn path(&self) -> &str {
         self.path.as_deref().unwrap_or(self.parts.uri.path())
+    }
+
+    fn path_sent(&self) -> &str {
+        self.sent.as_deref().unwrap_or(self.path())
     }
 }
 

@@ -10,6 +10,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::metrics::RouteMetrics;
 use super::room::Room;
+use crate::header::path;
 use crate::policy::OriginPolicy;
 use crate::route::Table;
 use crate::session::RouteSessions;
@@ -77,6 +78,19 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
+    /// The path of a request rewritten, and the spelling of it that goes to the server, where that is another: `raw` as it
+    /// came, rewritten likewise, if that is the same path. `None` for what is as it came.
+    pub fn spellings(&self, raw: &str, normal: &str) -> (Option<String>, Option<String>) {
+        let rewritten = self.apply(normal);
+        let sent = match path::as_it_came(raw, normal) {
+            Some(came) if raw != normal => Some(self.apply(&came).into_owned()),
+            _ => None,
+        };
+        // A prefix that is spelled otherwise was not taken off.
+        let sent = sent.filter(|sent| *sent != rewritten && path::is_same(sent, &rewritten));
+        ((rewritten != raw).then(|| rewritten.into_owned()), sent)
+    }
+
     /// The path as the upstream sees it; always begins with `/` if the given one does.
     pub fn apply<'a>(&self, path: &'a str) -> Cow<'a, str> {
         let mut path = Cow::Borrowed(path);
@@ -129,6 +143,26 @@ impl HeaderEdits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sent_is_what_came_where_that_is_the_same() {
+        let sent = |strip: Option<&str>, add: Option<&str>, raw: &str| {
+            let rewrite = Rewrite { strip_prefix: strip.map(Into::into), add_prefix: add.map(Into::into) };
+            let normal = path::normalise(raw).unwrap_or_default();
+            let (path, sent) = rewrite.spellings(raw, &normal);
+            sent.or(path).unwrap_or_else(|| raw.to_owned())
+        };
+        assert_eq!(sent(None, None, "/ws/a"), "/ws/a");
+        assert_eq!(sent(None, None, "/%77s/a%2fb%7E"), "/%77s/a%2fb%7E");
+        assert_eq!(sent(None, None, "/ws/./a%2fb%7E"), "/ws/a%2Fb~");
+        assert_eq!(sent(Some("/ws"), None, "/ws/a%2fb%7E"), "/a%2fb%7E");
+        assert_eq!(sent(Some("/ws"), None, "/%77s/a%2fb%7E"), "/a%2Fb~");
+        assert_eq!(sent(Some("/ws"), Some("/api"), "/ws/%7E"), "/api/%7E");
+        assert_eq!(sent(None, Some("/api"), "/%7E"), "/api/%7E");
+        assert_eq!(sent(Some("/%7Ea"), None, "/%7Ea/b"), "/~a/b");
+        assert_eq!(sent(None, None, "/a{b}"), "/a%7Bb%7D");
+        assert_eq!(sent(None, Some("/api"), "*"), "*");
+    }
 
     #[test]
     fn prefixes_come_off_and_on_at_segments() {

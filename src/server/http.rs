@@ -3,6 +3,8 @@
 //! `poll_without_shutdown` gives the io and hyper's unread bytes back in the same task: no second task, no channel, and
 //! hyper's buffers are freed with it. The deadline for the first head is ours; hyper's own timer covers the heads of
 //! later requests and the wait for them, so it is the longer of the two times.
+//!
+//! What hyper refuses by itself, before there is a request, is answered, counted and logged like any other refusal.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -12,6 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use http::header::DATE;
+use http::{HeaderValue, Response};
+use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,11 +26,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
+use super::turn::{Answer, Turn, Unasked};
 use super::{DownstreamIo, Listener, Settings};
 use crate::drain::Guard;
 use crate::net::head_guard::HeadGuard;
 use crate::net::stream::Prefixed;
 use crate::proxy::Downstream;
+use crate::proxy::body::Body;
+use crate::proxy::outcome::Failure;
 use crate::proxy::upgrade::Pending;
 use crate::session::Member;
 
@@ -50,15 +58,17 @@ pub async fn serve(
     guard: &Guard<Member>,
 ) -> Option<(Box<Pending>, DownstreamIo, Vec<u8>)> {
     let exchange = Arc::new(Exchange { downstream, requested: AtomicBool::new(false), pending: Mutex::default() });
+    let turn = Arc::new(Turn::default());
     let service = {
-        let (exchange, listener) = (Arc::clone(&exchange), Arc::clone(listener));
+        let (exchange, listener, turn) = (Arc::clone(&exchange), Arc::clone(listener), Arc::clone(&turn));
         service_fn(move |request: Request<Incoming>| {
             exchange.requested.store(true, Ordering::Relaxed);
-            let (exchange, proxy) = (Arc::clone(&exchange), listener.proxy.load_full());
+            turn.begin();
+            let (exchange, proxy, turn) = (Arc::clone(&exchange), listener.proxy.load_full(), Arc::clone(&turn));
             Box::pin(async move {
                 let reply = proxy.handle(&exchange.downstream, request).await;
                 *exchange.pending() = reply.pending;
-                Ok::<_, Infallible>(reply.response)
+                Ok::<_, Infallible>(reply.response.map(|body| Answer::new(body, turn)))
             })
         })
     };
@@ -72,7 +82,8 @@ pub async fn serve(
     if limits.headers != HEADERS_DEFAULT {
         builder.max_headers(limits.headers as usize);
     }
-    let io = TokioIo::new(HeadGuard::new(Prefixed::new(early, io)));
+    let guard_io = HeadGuard::new(Prefixed::new(early, io));
+    let io = TokioIo::new(Unasked::new(guard_io, Arc::clone(&turn)));
     let mut connection = builder.serve_connection(io, service);
     let served = {
         let mut first_head = pin!(sleep_until(Instant::now() + timeouts.headers.duration()));
@@ -106,8 +117,9 @@ pub async fn serve(
         .await
     };
     let parts = connection.into_parts();
-    let guarded = parts.io.into_inner();
+    let (unasked, guarded) = parts.io.into_inner().into_parts();
     let refusal = guarded.refusal();
+    let (is_head_request, has_space) = (guarded.is_head_request(), guarded.has_space_in_target());
     let (unread, mut io) = guarded.into_parts();
     let pending = exchange.pending().take();
     if let (Ok(()), Some(pending)) = (&served, pending) {
@@ -126,6 +138,7 @@ pub async fn serve(
         Err(Ended::Http(error)) if error.is_incomplete_message() || error.is_canceled() => None,
         Err(Ended::Http(_)) => Some(ConnectionError::Io),
     };
+    let mut answer = None;
     if let Some(error) = error {
         settings.metrics.error(error);
         let cause = match (&served, refusal) {
@@ -134,14 +147,63 @@ pub async fn serve(
             _ => String::new(),
         };
         tracing::debug!(listener = %listener.name, reason = error.label(), cause, "connection ended");
+        if error == ConnectionError::BadRequest {
+            let cause = if has_space && refusal.is_none() { SPACE.to_owned() } else { cause };
+            let is_too_large = matches!(&served, Err(Ended::Http(error)) if error.is_parse_too_large());
+            let failure = match (is_too_large, unasked.starts_with(TARGET_TOO_LONG)) {
+                (_, true) => Failure::TargetTooLong,
+                (true, false) => Failure::HeadTooLarge,
+                (false, false) => Failure::Malformed(cause),
+            };
+            // The log and the counters hear of it also where the answer has gone out by itself, or cannot any more.
+            let mut response = listener.proxy.load_full().refuse(&exchange.downstream, &failure);
+            if let Some(date) = date_in(&unasked) {
+                response.headers_mut().insert(DATE, date);
+            }
+            if turn.is_quiet() {
+                answer = Some((response, is_head_request));
+            }
+        }
     }
     // Not while shutting down: the answers that were due have been written.
     let _ = timeout(LINGER, async {
+        if let Some((response, is_head_request)) = answer {
+            write(&mut io, response, is_head_request).await?;
+        }
         io.shutdown().await?;
         tokio::io::copy(&mut io.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await
     })
     .await;
     None
+}
+
+/// How hyper's own answer to a target of 64 KiB begins; its error does not say which of the two was too long.
+const TARGET_TOO_LONG: &[u8] = b"HTTP/1.1 414 ";
+
+/// hyper takes what follows the space for a version.
+const SPACE: &str = "the target has a space in it, which is to be written %20";
+
+/// The Date of the answer that hyper would have given.
+fn date_in(unasked: &[u8]) -> Option<HeaderValue> {
+    let mut lines = unasked.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.find_map(|line| HeaderValue::from_bytes(line.strip_prefix(b"date: ")?).ok())
+}
+
+/// Writes a short answer, which is the last.
+async fn write(io: &mut DownstreamIo, response: Response<Body>, is_head_request: bool) -> std::io::Result<()> {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let reason = parts.status.canonical_reason().unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", parts.status.as_str()).into_bytes();
+    for (name, value) in &parts.headers {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).into_bytes());
+    if !is_head_request {
+        bytes.extend_from_slice(&body);
+    }
+    io.write_all(&bytes).await?;
+    io.flush().await
 }
 
 /// What the requests of a connection and its loop know together.

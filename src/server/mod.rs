@@ -7,6 +7,7 @@
 pub mod accepting;
 mod http;
 pub mod metrics;
+mod turn;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

@@ -28,7 +28,8 @@ async fn a_message_goes_there_and_back() {
 enum By {
     Route(&'static str),
     NoRoute(&'static str),
-    Listener,
+    /// By the HTTP library, and by the listener as well.
+    Listener(&'static str),
 }
 
 impl By {
@@ -37,10 +38,15 @@ impl By {
             By::Route(reason) => {
                 proxy.metric(REJECTIONS, &[("listener", "plain"), ("route", "all"), ("reason", reason)])
             }
-            By::NoRoute(reason) => {
+            By::NoRoute(reason) | By::Listener(reason) => {
                 proxy.metric(REJECTIONS, &[("listener", "plain"), ("route", ""), ("reason", reason)])
             }
-            By::Listener => proxy.metric(CONNECTION_ERRORS, &[("listener", "plain"), ("reason", "bad_request")]),
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            By::Route(reason) | By::NoRoute(reason) | By::Listener(reason) => reason,
         }
     }
 }
@@ -49,13 +55,14 @@ impl By {
 /// the connection.
 async fn refused(proxy: &Proxy, what: &str, bytes: &[u8], status: u16, by: By) {
     let before = by.count(proxy);
+    let bad_requests = || proxy.metric(CONNECTION_ERRORS, &[("listener", "plain"), ("reason", "bad_request")]);
+    let (bad_before, lines_before) = (bad_requests(), proxy.log().len());
     let mut client = proxy.client().await;
     client.send(bytes).await;
     let head = client.head().await;
     assert_eq!(head.status(), status, "{what}: {head:#?}");
-    if let By::Route(reason) | By::NoRoute(reason) = by
-        && !bytes.starts_with(b"HEAD")
-    {
+    let reason = by.reason();
+    if !bytes.starts_with(b"HEAD") {
         let body = String::from_utf8(client.body(&head).await).unwrap();
         assert!(body.starts_with(&format!("{reason}: ")) && body.ends_with('\n'), "{what}: {body:?}");
     }
@@ -72,17 +79,27 @@ async fn refused(proxy: &Proxy, what: &str, bytes: &[u8], status: u16, by: By) {
     drop(client);
     proxy.idle().await;
     assert_eq!(by.count(proxy), before + 1.0, "{what}: counted as {by:?}");
+    let is_bad = matches!(by, By::Listener(_));
+    assert_eq!(bad_requests() - bad_before, f64::from(u8::from(is_bad)), "{what}");
+    let line = &proxy.log_lines(lines_before + 1).await[lines_before];
+    assert_eq!(
+        (line["status"].as_u64(), line["reason"].as_str()),
+        (Some(status.into()), Some(reason)),
+        "{what}: {line}"
+    );
+    assert!(line["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{what}: {line}");
 }
 
 #[tokio::test]
 async fn a_client_that_breaks_a_rule_never_reaches_the_server() {
-    use By::{Listener, NoRoute, Route};
+    use By::{NoRoute, Route};
     let mut server = RawServer::start().await;
     let proxy = Proxy::start(&yaml(&[server.url()], &[]));
     let good = Handshake::new;
     let line = |line: &str| good().line(line);
     let many = |prefix: &str| (0..65).map(|i| format!("{prefix}{i}")).collect::<Vec<_>>().join(", ");
     let handshake = Route("handshake");
+    let (malformed, too_large) = (By::Listener("malformed"), By::Listener("head_too_large"));
     let (host, path, version) = (NoRoute("host"), NoRoute("path"), Route("websocket_version"));
     #[rustfmt::skip]
     let table: Vec<(&str, Handshake, u16, By)> = vec![
@@ -96,9 +113,9 @@ async fn a_client_that_breaks_a_rule_never_reaches_the_server() {
         ("TRACE", line("TRACE / HTTP/1.1"), 405, NoRoute("method")),
         ("CONNECT", line("CONNECT example.com:80 HTTP/1.1"), 405, NoRoute("method")),
         ("HTTP/1.0", line("GET / HTTP/1.0"), 400, handshake),
-        ("HTTP/2.0", line("GET / HTTP/2.0"), 400, Listener),
-        ("HTTP/0.9", line("GET /"), 400, Listener),
-        ("no version", line("GET / HTTP"), 400, Listener),
+        ("HTTP/2.0", line("GET / HTTP/2.0"), 400, malformed),
+        ("HTTP/0.9", line("GET /"), 400, malformed),
+        ("no version", line("GET / HTTP"), 400, malformed),
         ("GET *", line("GET * HTTP/1.1"), 400, path),
 
         ("no Connection", good().without("Connection"), 400, handshake),
@@ -125,11 +142,11 @@ async fn a_client_that_breaks_a_rule_never_reaches_the_server() {
         ("two keys", good().with("Sec-WebSocket-Key", KEY), 400, handshake),
 
         ("Content-Length", good().with("Content-Length", "5"), 400, handshake),
-        ("two lengths", good().with("Content-Length", "0").with("Content-Length", "5"), 400, Listener),
-        ("a length with a sign", good().with("Content-Length", "+5"), 400, Listener),
+        ("two lengths", good().with("Content-Length", "0").with("Content-Length", "5"), 400, malformed),
+        ("a length with a sign", good().with("Content-Length", "+5"), 400, malformed),
         ("chunked", good().with("Transfer-Encoding", "chunked"), 400, handshake),
         ("chunked and a length", good().with("Transfer-Encoding", "chunked").with("Content-Length", "0"), 400, handshake),
-        ("an unknown coding", good().with("Transfer-Encoding", "x"), 400, Listener),
+        ("an unknown coding", good().with("Transfer-Encoding", "x"), 400, malformed),
 
         ("a subprotocol twice", good().with("Sec-WebSocket-Protocol", "a, b, a"), 400, handshake),
         ("a subprotocol twice over lines",
@@ -163,16 +180,18 @@ async fn a_client_that_breaks_a_rule_never_reaches_the_server() {
         ("an escaped NUL", line("GET /%00 HTTP/1.1"), 400, path),
         ("an escaped line end", line("GET /a%0d%0aX:%20y HTTP/1.1"), 400, path),
         ("no path", line("GET x HTTP/1.1"), 400, path),
-        ("a space in the path", line("GET /a b HTTP/1.1"), 400, Listener),
+        ("a space in the path", line("GET /a b HTTP/1.1"), 400, malformed),
 
-        ("a space before the colon", good().with("X ", "y"), 400, Listener),
-        ("a header without a name", good().with("", "y"), 400, Listener),
-        ("a folded line", good().with("X", "y\r\n z"), 400, Listener),
-        ("a bare LF", good().with("X", "y\nA: b"), 400, Listener),
-        ("a bare CR", good().with("X", "y\rA: b"), 400, Listener),
-        ("a NUL", good().with("X", "y\0"), 400, Listener),
-        ("a long head", good().with("X", &"y".repeat(17 << 10)), 431, Listener),
-        ("101 headers", (0..101).fold(good(), |h, i| h.with(&format!("X-{i}"), "y")), 431, Listener),
+        ("a space before the colon", good().with("X ", "y"), 400, malformed),
+        ("a header without a name", good().with("", "y"), 400, malformed),
+        ("a folded line", good().with("X", "y\r\n z"), 400, malformed),
+        ("a bare LF", good().with("X", "y\nA: b"), 400, malformed),
+        ("a bare CR", good().with("X", "y\rA: b"), 400, malformed),
+        ("a NUL", good().with("X", "y\0"), 400, malformed),
+        ("HEAD, and a header without a name", line("HEAD / HTTP/1.1").with("", "y"), 400, malformed),
+        ("a target over 64 KiB", line(&format!("GET /{} HTTP/1.1", "y".repeat(70 << 10))), 431, too_large),
+        ("a long head", good().with("X", &"y".repeat(17 << 10)), 431, too_large),
+        ("101 headers", (0..101).fold(good(), |h, i| h.with(&format!("X-{i}"), "y")), 431, too_large),
     ];
     assert!(table.len() >= 60, "{}", table.len());
     for (what, handshake, status, by) in &table {

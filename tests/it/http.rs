@@ -519,6 +519,77 @@ async fn a_server_may_say_that_it_wants_an_upgrade() {
 }
 
 #[tokio::test]
+async fn what_a_target_may_not_have_is_escaped_and_all_else_goes_as_it_came() {
+    let mut site = Site::start(&[]).await;
+    for (target, sent) in [
+        ("/a?q=\"x\"", "/a?q=%22x%22"),
+        ("/a?q=<b>", "/a?q=%3Cb%3E"),
+        ("/<a>`\"", "/%3Ca%3E%60%22"),
+        ("/{a}|^?{b}|^`\\", "/%7Ba%7D%7C%5E?{b}|^`\\"),
+        ("/\u{e9}?\u{20ac}", "/%C3%A9?%E2%82%AC"),
+        ("/%7Ea/%e2%82%ac%2f?%7e", "/%7Ea/%e2%82%ac%2f?%7e"),
+        ("/a/./%7Eb", "/a/~b"),
+        ("//a//", "//a//"),
+    ] {
+        let (mut client, mut server, request) = site.ask(&get(target)).await;
+        assert_eq!(request.target(), sent, "{target}");
+        server.send(ok("")).await;
+        assert_eq!(client.head().await.status(), 200, "{target}");
+        server.finish().await;
+        let mut client = site.proxy.client().await;
+        client.send(Handshake::to(target).bytes()).await;
+        assert_eq!(site.upstream.accept().await.switch(&[]).await.target(), sent, "{target}");
+        assert_eq!(client.head().await.status(), 101, "{target}");
+    }
+    // Latin-1, as clients send it that never heard of UTF-8.
+    let mut client = site.proxy.client().await;
+    client.send(b"GET /\xe9?\xe9 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(site.upstream.accept().await.head().await.target(), "/%E9?%E9");
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_told_so_counted_and_logged() {
+    let site = Site::start(&[]).await;
+    let mut lines = 0;
+    for (request, status, said) in [
+        ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: the target has a space"),
+        ("GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: a line"),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: "),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: "),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: "),
+        ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: "),
+    ] {
+        let (head, body) = site.refused(request).await;
+        assert_eq!(head.status(), status, "{request:?}");
+        assert!(body.starts_with(said) && body.ends_with('\n'), "{request:?}: {body:?}");
+        assert_eq!((head.get("connection"), head.all("content-length").len()), (Some("close"), 1), "{request:?}");
+        assert_eq!(head.get("content-type"), Some("text/plain; charset=utf-8"), "{request:?}");
+        lines += 1;
+        let line = &site.proxy.log_lines(lines).await[lines - 1];
+        assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(400), Some("malformed")), "{line}");
+        assert_eq!((line["client"].as_str(), line["listener"].as_str()), (Some("127.0.0.1"), Some("plain")), "{line}");
+    }
+    let labels = [("listener", "plain"), ("route", ""), ("reason", "malformed")];
+    assert_eq!(site.proxy.metric("wsluice_rejections_total", &labels), lines as f64);
+}
+
+#[tokio::test]
+async fn a_bad_request_behind_a_good_one_is_told_so_after_the_good_ones_answer() {
+    let mut site = Site::start(&[]).await;
+    // What a server says in hyper's very words is the server's.
+    let like_hypers = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let (mut client, mut server, _) = site.ask(&(get("/good") + "GET /bad one HTTP/1.1\r\n\r\n")).await;
+    server.send(ok(like_hypers)).await;
+    let answer = client.head().await;
+    assert_eq!(client.body(&answer).await, like_hypers.as_bytes());
+    let answer = client.head().await;
+    assert_eq!(answer.status(), 400);
+    let body = String::from_utf8(client.body(&answer).await).unwrap();
+    assert!(body.starts_with("malformed: ") && body.contains("space"), "{body}");
+    assert_eq!(client.read_to_end().await, b"");
+}
+
+#[tokio::test]
 async fn requests_whose_length_is_not_clear_are_refused() {
     let mut site = Site::start(&[]).await;
     for lines in [
@@ -694,8 +765,9 @@ async fn a_head_with_too_many_or_too_large_fields_is_refused() {
         (&["GET / HTTP/1.1", "Host: a", &large], &[431]),
         (&[&target, "Host: a"], &[414, 431]),
     ] {
-        let (answer, _) = site.refused(&head(lines)).await;
+        let (answer, body) = site.refused(&head(lines)).await;
         assert!(allowed.contains(&answer.status()), "{}", answer.line);
+        assert!(body.starts_with("head_too_large: ") || body.starts_with("target_too_long: "), "{body}");
         assert_eq!(answer.get("connection"), Some("close"));
     }
     // What is within the bounds passes.

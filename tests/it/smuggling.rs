@@ -187,9 +187,11 @@ async fn a_path_cannot_be_read_in_two_ways() {
     assert_eq!(server.connections().await, 0);
     for (target, seen) in [
         ("/admin/../public", "/public"),
-        ("/%70ublic/x", "/public/x"),
+        ("/%70ublic/x", "/%70ublic/x"),
         ("/admin/%2e%2e/public/a?../..", "/public/a?../.."),
-        ("/public/%7ea/%e2%82%ac", "/public/~a/%E2%82%AC"),
+        ("/admin/%2e%2e/public/%7ea", "/public/~a"),
+        ("/public/%7ea/%e2%82%ac", "/public/%7ea/%e2%82%ac"),
+        ("/public/a%2fb", "/public/a%2fb"),
         ("/public/a;b=c", "/public/a;b=c"),
     ] {
         let mut client = proxy.client().await;
@@ -218,7 +220,9 @@ async fn line_ends_are_cr_lf_in_the_second_request_too() {
         upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         assert_eq!(client.head().await.status(), 200);
         client.send(bad).await;
-        assert_eq!(client.head().await.status(), 400, "{bad:?}");
+        let head = client.head().await;
+        assert_eq!(head.status(), 400, "{bad:?}");
+        client.body(&head).await;
         assert!(client.read_to_end().await.is_empty(), "{bad:?}");
         drop(proxy);
         assert_eq!(upstream.read_to_end().await, b"", "{bad:?}");

@@ -1,4 +1,5 @@
-//! Request heads, byte by byte: whether their line ends are lawful, and where the next one begins. Pure.
+//! Request heads, byte by byte: whether their line ends are lawful, what of their targets is to be escaped, and where the
+//! next one begins. Pure.
 
 use super::HeadRefusal;
 
@@ -11,7 +12,24 @@ pub struct Scan {
     /// The request line is over. Empty lines before it are skipped (RFC 9112 §2.2).
     begun: bool,
     line: Line,
+    target: Target,
     framing: Framing,
+    /// The request line has more spaces than two.
+    has_space: bool,
+    /// The method of the last request line is HEAD.
+    is_head_request: bool,
+    /// Where, in what was read last, a byte of a target stands that is to be escaped; none, nearly always.
+    escapes: Vec<usize>,
+}
+
+/// Where in the request line we are.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    #[default]
+    Before,
+    Path,
+    Query,
+    Behind,
 }
 
 /// What follows the head that is being read.
@@ -61,10 +79,10 @@ impl Scan {
                 continue;
             }
             let Some(length) = memchr::memchr3(b'\r', b'\n', 0, &bytes[at..]) else {
-                self.line.push(&bytes[at..]);
+                self.push(at, &bytes[at..]);
                 return Verdict::More;
             };
-            self.line.push(&bytes[at..at + length]);
+            self.push(at, &bytes[at..at + length]);
             at += length;
             match bytes[at] {
                 b'\r' => self.after_cr = true,
@@ -75,6 +93,51 @@ impl Scan {
         }
     }
 
+    /// Where bytes are to be escaped in what was scanned last; asked once.
+    pub fn take_escapes(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.escapes)
+    }
+
+    /// Whether the request line that is being read, or was read last, has a space in its target.
+    pub fn has_space_in_target(&self) -> bool {
+        self.has_space
+    }
+
+    /// Whether the method of the request that is being read, or was read last, is HEAD.
+    pub fn is_head_request(&self) -> bool {
+        self.is_head_request || !self.begun && self.line.kept().starts_with(b"HEAD ")
+    }
+
+    /// Takes a part of a line in, which stands `at` there.
+    fn push(&mut self, at: usize, part: &[u8]) {
+        if !self.begun && self.line.is_empty() && !part.is_empty() {
+            (self.has_space, self.is_head_request) = (false, false);
+        }
+        self.line.push(part);
+        if !self.begun {
+            self.walk_target(at, part);
+        }
+    }
+
+    fn walk_target(&mut self, at: usize, part: &[u8]) {
+        for (offset, byte) in part.iter().enumerate() {
+            match (self.target, byte) {
+                (Target::Before, b' ') => self.target = Target::Path,
+                (Target::Before, _) => {}
+                (Target::Path | Target::Query, b' ') => self.target = Target::Behind,
+                (Target::Path, b'?') => self.target = Target::Query,
+                // None of them may stand in a target (RFC 3986 §2), some of them hyper refuses, and none is a delimiter to
+                // anybody: escaped they say the same. Others that may not stand there pass hyper; what of them is in a
+                // path is escaped where it is read, and a query is passed on as it came.
+                (Target::Path | Target::Query, b'"' | b'<' | b'>' | 0x80..) | (Target::Path, b'`') => {
+                    self.escapes.push(at + offset);
+                }
+                (Target::Path | Target::Query, _) => {}
+                (Target::Behind, byte) => self.has_space |= *byte == b' ',
+            }
+        }
+    }
+
     /// Takes a whole line in. Says how the head that ended with it is followed; in the midst of a head, `NoBody`.
     fn end_line(&mut self) -> Framing {
         let line = std::mem::take(&mut self.line);
@@ -82,7 +145,12 @@ impl Scan {
             (true, false) => {}
             (true, true) => {
                 let framing = self.framing;
-                *self = Scan::default();
+                *self = Scan {
+                    has_space: self.has_space,
+                    is_head_request: self.is_head_request,
+                    escapes: std::mem::take(&mut self.escapes),
+                    ..Scan::default()
+                };
                 if let Framing::Length(length) = framing {
                     self.body = length;
                 }
@@ -90,6 +158,7 @@ impl Scan {
             }
             (false, false) => {
                 self.begun = true;
+                self.is_head_request = line.kept().starts_with(b"HEAD ");
                 self.framing = if line.is_connect() { Framing::Opaque } else { Framing::NoBody };
             }
             (false, true) => {
@@ -205,6 +274,59 @@ mod tests {
         }
     }
 
+    /// The bytes of `chunks` that are to be escaped, with their places in the whole.
+    fn escapes(chunks: &[&[u8]]) -> Vec<usize> {
+        let (mut scan, mut before, mut all) = (Scan::default(), 0, vec![]);
+        for chunk in chunks {
+            let verdict = scan.scan(chunk);
+            all.extend(scan.take_escapes().iter().map(|at| before + at));
+            if verdict != Verdict::More {
+                break;
+            }
+            before += chunk.len();
+        }
+        all
+    }
+
+    #[test]
+    fn only_what_a_target_may_not_have_is_escaped() {
+        for (head, escaped) in [
+            ("GET /a?b=\"c\"<d> HTTP/1.1\r\nHost: \"a\"\r\n\r\n", "\"\"<>"),
+            ("GET /\"<>`{|}^?`{|}^ HTTP/1.1\r\n\r\n", "\"<>`"),
+            ("\r\nGET /\u{e9}?\u{20ac} HTTP/1.1\r\n\r\n", "\u{e9}\u{20ac}"),
+            ("GET http://a\"/ HTTP/1.1\r\n\r\n", "\""),
+            ("\"GET\" / HTTP/1.1\"\r\n\r\n", ""),
+            ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n\"<>GET /\" HTTP/1.1\r\n\r\n", "\""),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nGET /\" HTTP/1.1\r\n\r\n", ""),
+            ("GET / HTTP/1.1\r\n\r\nGET /< HTTP/1.1\r\n\r\n", "<"),
+        ] {
+            let bytes = head.as_bytes();
+            let found: Vec<u8> = escapes(&[bytes]).into_iter().map(|at| bytes[at]).collect();
+            assert_eq!(found, escaped.as_bytes(), "{head}");
+        }
+    }
+
+    #[test]
+    fn of_a_bad_request_line_it_is_known_what_is_wrong() {
+        let scanned = |bytes: &[u8]| {
+            let mut scan = Scan::default();
+            scan.scan(bytes);
+            scan
+        };
+        assert!(scanned(b"GET /a b HTTP/1.1\r\n\r\n").has_space_in_target());
+        assert!(!scanned(b"GET /a b HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n").has_space_in_target());
+        assert!(!scanned(b"GET /a HTTP/1.1\r\nX: a b c d\r\n\r\n").has_space_in_target());
+        for (head, is_head_request) in [
+            ("HEAD / HTTP/1.1\r\n\r\n", true),
+            ("HEAD /a", true),
+            ("HEADS / HTTP/1.1\r\n", false),
+            ("HEAD / HTTP/1.1\r\n\r\nGET /", false),
+            ("GET / HTTP/1.1\r\nX: HEAD / \r\n\r\n", false),
+        ] {
+            assert_eq!(scanned(head.as_bytes()).is_head_request(), is_head_request, "{head}");
+        }
+    }
+
     #[test]
     fn each_forbidden_byte_is_found_where_it_stands() {
         let cases: [(&[u8], usize, HeadRefusal); 8] = [
@@ -225,7 +347,7 @@ mod tests {
     proptest! {
         #[test]
         fn chunks_do_not_matter(
-            text in "[a\r\n\0]{0,40}|((a|Content-Length: ?[0-9]{1,2}|Upgrade: a|CONNECT )?\r\n){0,8}[\r\n\0a]{0,40}",
+            text in "[a\r\n\0]{0,40}|([a ?\"]{0,9}\r\n){0,5}|((a|Content-Length: ?[0-9]{1,2}|Upgrade: a|CONNECT )?\r\n){0,8}[\r\n\0a]{0,40}",
             cut in 0usize..80,
         ) {
             let bytes = text.as_bytes();
@@ -233,6 +355,8 @@ mod tests {
             let singles: Vec<&[u8]> = bytes.chunks(1).collect();
             prop_assert_eq!(scan_all(&[bytes]), scan_all(&singles));
             prop_assert_eq!(scan_all(&[bytes]), scan_all(&[&bytes[..cut], &bytes[cut..]]));
+            prop_assert_eq!(escapes(&[bytes]), escapes(&singles));
+            prop_assert_eq!(escapes(&[bytes]), escapes(&[&bytes[..cut], &bytes[cut..]]));
         }
     }
 }
