@@ -2,7 +2,8 @@
 //!
 //! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work as they are. Another
 //! endpoint is tried only when no connection could be made and nothing of the body was read: what may have been sent is
-//! never sent twice. The time for the response's head counts from the last byte of the request's body.
+//! never sent twice. With one exception: where a server has closed a connection of the pool just when it was used again, a
+//! request without a body whose method is idempotent goes once more to the same endpoint, on a new connection. The time for the response's head counts from the last byte of the request's body.
 //!
 //! Interim responses end here: hyper answers `Expect: 100-continue` itself when an endpoint reads the body, and has no way
 //! to hand on a 103.
@@ -15,7 +16,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TE, TRANS
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::body::{Body, Lender};
 use super::entry::{self, Bond};
@@ -28,6 +29,7 @@ use crate::clock;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::pool;
 
 /// Tells connections of an endpoint's pool apart from nobody else's; never sent.
 const POOL_AUTHORITY: &str = "endpoint";
@@ -65,9 +67,10 @@ pub async fn run(
     uri.path_and_query = Some(target.map_err(|error| Failure::Upstream(error.to_string()))?);
     let uri = Uri::from_parts(uri).map_err(|error| Failure::Upstream(error.to_string()))?;
 
+    let is_repeatable = arrival.parts.method.is_idempotent() && body.is_end_stream();
     let lender = Lender::new(body);
     log.received = Some(Arc::clone(lender.sent()));
-    let ask = Ask { method: &arrival.parts.method, uri: &uri, headers: &headers };
+    let ask = Ask { method: &arrival.parts.method, uri: &uri, headers: &headers, is_repeatable };
     let (endpoint, response) = attempt(&route, draw, bond.as_ref(), &ask, &lender, log).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::ForeignSwitch);
@@ -83,6 +86,18 @@ struct Ask<'a> {
     method: &'a http::Method,
     uri: &'a Uri,
     headers: &'a HeaderMap,
+    /// It may be sent again although it may have been read (RFC 9110 §9.2.2).
+    is_repeatable: bool,
+}
+
+impl Ask<'_> {
+    fn request(&self, body: Body) -> Request<Body> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
 }
 
 async fn attempt(
@@ -116,12 +131,20 @@ async fn attempt(
         }
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
-        let mut request = Request::new(body);
-        *request.method_mut() = ask.method.clone();
-        *request.uri_mut() = ask.uri.clone();
-        *request.headers_mut() = ask.headers.clone();
-        let sending = endpoint.pool.send(request);
-        match within(route.response_timeout, lender, sending).await {
+        let started = Instant::now();
+        let mut sent = within(route.response_timeout, lender, endpoint.pool.send(ask.request(body))).await;
+        // Without the retry budget: each used connection of the pool can cost one request more, and no endpoint has failed.
+        if let Some(Err(error)) = &sent
+            && ask.is_repeatable
+            && pool::was_stale(error)
+            && let Some(body) = lender.lend()
+        {
+            upstream.metrics.stale_connection();
+            tracing::debug!(endpoint = %endpoint.name, error = %chain(error), "a used connection was closed: sent again");
+            let left = route.response_timeout.saturating_sub(started.elapsed());
+            sent = within(left, lender, endpoint.pool.send_anew(ask.request(body))).await;
+        }
+        match sent {
             Some(Ok(response)) => {
                 upstream.answered(&endpoint.live, clock::coarse());
                 return Ok((endpoint, response));

@@ -47,6 +47,7 @@ pub struct Metrics {
     connect_duration: HistogramVec,
     retries: IntCounterVec,
     retries_denied: IntCounterVec,
+    stale_connections: IntCounterVec,
     ejected: IntGaugeVec,
     ejections: IntCounterVec,
     endpoint_sessions: IntGaugeVec,
@@ -83,6 +84,13 @@ impl Metrics {
                 Opts::new(
                     "wsluice_upstream_retries_denied_total",
                     "Times no other endpoint was tried since the retry budget was spent.",
+                ),
+                &["upstream"],
+            )?,
+            stale_connections: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_upstream_stale_connections_total",
+                    "Plain requests sent again since the server had closed the used connection that they went on.",
                 ),
                 &["upstream"],
             )?,
@@ -144,6 +152,7 @@ impl Metrics {
         metrics.by_upstream.register(registry, &metrics.connect_duration)?;
         metrics.by_upstream.register(registry, &metrics.retries)?;
         metrics.by_upstream.register(registry, &metrics.retries_denied)?;
+        metrics.by_upstream.register(registry, &metrics.stale_connections)?;
         metrics.by_endpoint.register(registry, &metrics.ejected)?;
         metrics.by_endpoint.register(registry, &metrics.ejections)?;
         metrics.by_endpoint.register(registry, &metrics.endpoint_sessions)?;
@@ -173,6 +182,7 @@ impl Metrics {
                 move |result| family.with_label_values(&[&*upstream, result.label()])
             }),
             retries_denied: self.retries_denied.with_label_values(&[upstream]),
+            stale_connections: self.stale_connections.with_label_values(&[upstream]),
             _held: held,
         }
     }
@@ -205,6 +215,7 @@ pub struct UpstreamMetrics {
     admissions: Counters<Admitted>,
     sticky: Counters<Returned>,
     retries_denied: IntCounter,
+    stale_connections: IntCounter,
     _held: Held,
 }
 
@@ -237,6 +248,11 @@ impl UpstreamMetrics {
     /// Counts that none is, since there were too many already.
     pub fn retry_denied(&self) {
         self.retries_denied.inc();
+    }
+
+    /// Counts a request that is sent again to the same endpoint, on a connection of its own.
+    pub fn stale_connection(&self) {
+        self.stale_connections.inc();
     }
 }
 

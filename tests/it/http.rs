@@ -326,6 +326,76 @@ async fn a_request_that_may_have_been_read_is_never_sent_twice() {
     assert_eq!(site.proxy.metric("wsluice_upstream_errors_total", &labels), 1.0);
 }
 
+/// A server that answers the first request of each connection, and closes it at the second, without an answer.
+async fn answers_once(mut upstream: RawServer) {
+    let mut number = 0;
+    while let Some(mut conn) = upstream.next().await {
+        number += 1;
+        let resets = number % 2 == 0;
+        tokio::spawn(async move {
+            if conn.try_head().await.is_some() && conn.try_send(ok("once")).await.is_ok() {
+                conn.try_head().await;
+            }
+            if resets {
+                conn.reset();
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closes_when_it_is_used_again_costs_no_request() {
+    let Site { proxy, upstream } = Site::start(&[]).await;
+    let server = tokio::spawn(answers_once(upstream));
+    let clients = (0..6).map(async |n| {
+        let mut client = proxy.client().await;
+        for (i, method) in (0..30).zip(["GET", "HEAD", "OPTIONS", "PUT", "DELETE"].into_iter().cycle()) {
+            client.send(head(&[&format!("{method} /{n}/{i} HTTP/1.1"), "Host: a"])).await;
+            let answer = client.head().await;
+            assert_eq!(answer.status(), 200, "{method} /{n}/{i}");
+            if method != "HEAD" {
+                assert_eq!(client.body(&answer).await, b"once");
+            }
+        }
+    });
+    futures_util::future::join_all(clients).await;
+    assert!(proxy.metric("wsluice_upstream_stale_connections_total", &[("upstream", "app")]) > 0.0);
+    server.abort();
+}
+
+#[tokio::test]
+async fn only_what_may_be_done_twice_is_sent_twice_and_only_once_more() {
+    let body = ["Content-Length: 4", "\r\nbody"];
+    for (lines, connections) in [
+        (vec!["POST / HTTP/1.1", "Host: a", "Content-Length: 0"], 1),
+        (vec!["PATCH / HTTP/1.1", "Host: a", "Content-Length: 0"], 1),
+        (vec!["GET / HTTP/1.1", "Host: a", body[0]], 1),
+        (vec!["GET / HTTP/1.1", "Host: a"], 2),
+    ] {
+        let mut site = Site::start(&[]).await;
+        let (mut client, mut server, _) = site.ask(&get("/first")).await;
+        server.send(ok("")).await;
+        assert_eq!(client.head().await.status(), 200);
+        let body = if lines.contains(&body[0]) { "body" } else { "" };
+        client.send(head(&lines) + body).await;
+        server.head().await;
+        server.read_exact(body.len()).await;
+        drop(server);
+        if connections == 2 {
+            let mut again = site.upstream.accept().await;
+            assert_eq!(again.head().await.target(), "/");
+        }
+        let answer = client.head().await;
+        assert_eq!(answer.status(), 502, "{lines:?}");
+        client.body(&answer).await;
+        assert_eq!(site.upstream.connections().await, connections, "{lines:?}");
+        // On a connection that is new to begin with, nothing says that it was closed as unused.
+        client.send(get("/new")).await;
+        site.upstream.accept().await.head().await;
+        assert_eq!(client.head().await.status(), 502, "{lines:?}");
+    }
+}
+
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let mut site = Site::start(&[]).await;
