@@ -21,6 +21,8 @@ pub enum ConnectionError {
     TlsTimeout,
     /// The TLS handshake failed: no common version or cipher, no certificate, an alert.
     TlsFailed,
+    /// The name that the client asks for in TLS (SNI) is no name of DNS.
+    TlsServerName,
     /// The client left during the TLS handshake.
     TlsClosed,
     /// The request head took too long.
@@ -32,12 +34,13 @@ pub enum ConnectionError {
 }
 
 impl ConnectionError {
-    const ALL: [ConnectionError; 9] = [
+    const ALL: [ConnectionError; 10] = [
         ConnectionError::AcceptPaused,
         ConnectionError::Limit,
         ConnectionError::ProxyProtocol,
         ConnectionError::TlsTimeout,
         ConnectionError::TlsFailed,
+        ConnectionError::TlsServerName,
         ConnectionError::TlsClosed,
         ConnectionError::HeaderTimeout,
         ConnectionError::BadRequest,
@@ -52,6 +55,7 @@ impl ConnectionError {
             ConnectionError::ProxyProtocol => "proxy_protocol",
             ConnectionError::TlsTimeout => "tls_timeout",
             ConnectionError::TlsFailed => "tls_failed",
+            ConnectionError::TlsServerName => "tls_server_name",
             ConnectionError::TlsClosed => "tls_closed",
             ConnectionError::HeaderTimeout => "header_timeout",
             ConnectionError::BadRequest => "bad_request",

@@ -10,9 +10,10 @@ pub mod metrics;
 mod turn;
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,6 +21,7 @@ use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock;
 use crate::config::{ListenerLimits, ListenerTimeouts};
 use crate::drain::Guard;
 use crate::net::listener::Acceptor;
@@ -54,7 +56,12 @@ pub struct Listener {
     pub proxy: ArcSwap<Proxy>,
     /// Connections open now.
     open: AtomicUsize,
+    /// Until when, on the clock, the log has heard enough of bad server names.
+    quiet_until: AtomicU64,
 }
+
+/// Whoever connects can cause such lines; the counter has them all.
+const BETWEEN_LINES: Duration = Duration::from_secs(60);
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
@@ -62,8 +69,26 @@ impl Listener {
     /// A listener without connections.
     pub fn new(name: Arc<str>, settings: Arc<Settings>, proxy: Arc<Proxy>) -> Listener {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let open = AtomicUsize::new(0);
-        Listener { name, id, settings: ArcSwap::new(settings), proxy: ArcSwap::new(proxy), open }
+        let (open, quiet_until) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Listener { name, id, settings: ArcSwap::new(settings), proxy: ArcSwap::new(proxy), open, quiet_until }
+    }
+
+    /// A client asked for a name that rustls refuses. Clients see an alert that says nothing, and nobody else sees any of
+    /// it; so the operator is told, at most once a minute.
+    #[cold]
+    fn bad_server_name(&self, peer: Option<SocketAddr>, error: &TlsAcceptError) {
+        let (now, before) = (clock::coarse(), self.quiet_until.load(Ordering::Relaxed));
+        let until = (now + BETWEEN_LINES).as_micros();
+        let is_first =
+            || self.quiet_until.compare_exchange(before, until, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if now.as_micros() >= before && is_first() {
+            tracing::warn!(
+                listener = %self.name,
+                client = peer.map(|peer| tracing::field::display(peer.ip())),
+                reason = ConnectionError::TlsServerName.label(),
+                "TLS refused: {error}; no certificate can be chosen for it, the client has to ask for a valid name or for none"
+            );
+        }
     }
 }
 
@@ -232,7 +257,11 @@ async fn until_session(
                     (Vec::new(), Transport::Tls(Box::new(stream)))
                 }
                 Err(error) => {
+                    if matches!(error, TlsAcceptError::ServerName(_)) {
+                        listener.bad_server_name(peer, &error);
+                    }
                     settings.metrics.error(match error {
+                        TlsAcceptError::ServerName(_) => ConnectionError::TlsServerName,
                         TlsAcceptError::Timeout => ConnectionError::TlsTimeout,
                         TlsAcceptError::Closed => ConnectionError::TlsClosed,
                         _ => ConnectionError::TlsFailed,

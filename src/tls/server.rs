@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::server::{NoServerSessionStorage, ProducesTickets, UnbufferedServerConnection, WebPkiClientVerifier};
-use rustls::{AlertDescription, RootCertStore, ServerConfig};
+use rustls::{AlertDescription, InvalidMessage, PeerMisbehaved, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -128,6 +128,9 @@ pub enum TlsAcceptError {
     /// No version, cipher, group, signature or application protocol that both know.
     #[error("client and listener have no version, cipher or protocol in common")]
     NothingShared(#[source] rustls::Error),
+    /// The name that the client asks for is no name of DNS, so rustls ends the handshake (alert `illegal_parameter`).
+    #[error("the server name (SNI) that the client asks for is no DNS name")]
+    ServerName(#[source] rustls::Error),
     /// The client broke it off by an alert: mostly, it does not trust our certificate.
     #[error("the client refused the handshake: {0:?}")]
     ClientRefused(AlertDescription),
@@ -144,12 +147,13 @@ pub enum TlsAcceptError {
 
 impl TlsAcceptError {
     /// All labels that [`label`](Self::label) gives.
-    pub const LABELS: [&'static str; 9] = [
+    pub const LABELS: [&'static str; 10] = [
         "timeout",
         "plain_http",
         "not_tls",
         "client_certificate",
         "nothing_shared",
+        "server_name",
         "client_refused",
         "protocol",
         "closed",
@@ -164,6 +168,7 @@ impl TlsAcceptError {
             TlsAcceptError::NotTls => "not_tls",
             TlsAcceptError::ClientCertificate(_) => "client_certificate",
             TlsAcceptError::NothingShared(_) => "nothing_shared",
+            TlsAcceptError::ServerName(_) => "server_name",
             TlsAcceptError::ClientRefused(_) => "client_refused",
             TlsAcceptError::Protocol(_) => "protocol",
             TlsAcceptError::Closed => "closed",
@@ -187,6 +192,9 @@ impl From<io::Error> for TlsAcceptError {
         match tls {
             Error::InvalidCertificate(_) | Error::NoCertificatesPresented => TlsAcceptError::ClientCertificate(tls),
             Error::PeerIncompatible(_) | Error::NoApplicationProtocol => TlsAcceptError::NothingShared(tls),
+            // RFC 6066 §3: one name of DNS. An IP address, which has no business there either, counts as no name.
+            Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName)
+            | Error::InvalidMessage(InvalidMessage::InvalidServerName) => TlsAcceptError::ServerName(tls),
             Error::AlertReceived(alert) => TlsAcceptError::ClientRefused(alert),
             _ => TlsAcceptError::Protocol(tls),
         }

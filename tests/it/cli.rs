@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use wsluice::net::listener::Address;
 
-use crate::harness::{Conn, Echo, Event, Frame, Handshake, eventually, yaml};
+use crate::harness::{Authority, Conn, Echo, Event, Frame, Handshake, eventually, yaml};
 use crate::plain::get;
 use crate::process::{Process, run, text, wsluice};
 
@@ -442,6 +442,30 @@ async fn who_removes_the_origin_from_the_request_is_told_that_it_is_judged_befor
     for word in ["add \"file://\" to", "`headers.request` comes after `origins`"] {
         assert!(hint.contains(word), "{hint}");
     }
+}
+
+#[tokio::test]
+async fn a_server_name_that_is_none_is_told_once_and_not_again_at_once() {
+    let (echo, dir, authority) = (Echo::start().await, tempfile::tempdir().unwrap(), Authority::new());
+    let (cert, key) = authority.issue("own", &["chat.test"]);
+    let tls = format!("tls: {{ certificates: [{{ cert: {cert:?}, key: {key:?} }}] }}");
+    let text = crate::plain::with_listener(&yaml(&[&echo.url()], &[]), &[&tls]) + "log: { format: json }\n";
+    let mut process = Process::start(dir.path(), &text);
+    let address = process.listening().await;
+    for name in ["chat..test", "chat-.test"] {
+        let mut client = Conn::connect(&address).await;
+        client.send(crate::tls::hello(&authority, name)).await;
+        assert_ne!(client.read_to_end().await, b"");
+    }
+    let line = process.message("TLS refused").await;
+    assert_eq!(
+        (line["level"].as_str(), line["listener"].as_str(), line["client"].as_str(), line["reason"].as_str()),
+        (Some("warn"), Some("plain"), Some("127.0.0.1"), Some("tls_server_name"))
+    );
+    assert!(line["message"].as_str().unwrap().contains("SNI"), "{line}");
+    process.signal(Signal::TERM);
+    assert_eq!(process.end().await.code(), Some(0));
+    assert_eq!(process.seen.iter().filter(|line| line.contains("TLS refused")).count(), 1);
 }
 
 #[tokio::test]

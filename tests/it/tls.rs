@@ -247,6 +247,55 @@ async fn plain_http_on_a_tls_port_is_told_so() {
     proxy.metric_becomes("wsluice_connection_errors_total", &labels, 2.0).await;
 }
 
+/// The first flight of a client that asks for this name, whatever it is.
+pub fn hello(authority: &Authority, name: &str) -> Vec<u8> {
+    let stand_in: String = (0..name.len()).map(|at| if at % 10 == 4 { '.' } else { 'a' }).collect();
+    let server_name = rustls::pki_types::ServerName::try_from(stand_in.clone()).unwrap();
+    let mut connection = rustls::ClientConnection::new(Arc::new(client(authority, BOTH, None)), server_name).unwrap();
+    let mut bytes = vec![];
+    connection.write_tls(&mut bytes).unwrap();
+    let at = bytes.windows(name.len()).position(|window| window == stand_in.as_bytes()).unwrap();
+    bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
+    bytes
+}
+
+#[tokio::test]
+async fn a_server_name_that_is_none_is_refused_and_counted() {
+    const HANDSHAKE: u8 = 22;
+    const ALERT: u8 = 21;
+    let authority = Authority::new();
+    let own = authority.issue("own", &["chat.test"]);
+    let upstream = RawServer::start().await;
+    let proxy = start(upstream.url(), &[&listener(&[&own], "")]);
+    // An address counts as no name; what DNS can carry is one, if no certificate has it.
+    for good in ["10.0.0.1", "chat_1.test", "chat.test.", "CHAT.test", "elsewhere.test"] {
+        let mut client = proxy.client().await;
+        client.send(hello(&authority, good)).await;
+        assert_eq!(client.read_exact(1).await, [HANDSHAKE], "{good}");
+    }
+    let long = format!("{}.test", "a".repeat(64));
+    let bad = [
+        "chat-.test",
+        "-chat.test",
+        "chat..test",
+        "chat test",
+        "chat.test:443",
+        "b\u{fc}cher.test",
+        "chat.1",
+        "*.test",
+        &long,
+    ];
+    for name in bad {
+        let mut client = proxy.client().await;
+        client.send(hello(&authority, name)).await;
+        // Fatal, illegal_parameter (RFC 8446 §6.2).
+        let alert = client.read_to_end().await;
+        assert_eq!((alert[0], &alert[5..7]), (ALERT, &[2, 47][..]), "{name}");
+    }
+    let labels = [("listener", "plain"), ("reason", "tls_server_name")];
+    proxy.metric_becomes("wsluice_connection_errors_total", &labels, bad.len() as f64).await;
+}
+
 #[tokio::test]
 async fn a_client_that_offers_http_2_is_answered_by_http_1() {
     let authority = Authority::new();
