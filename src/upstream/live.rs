@@ -469,18 +469,21 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn who_waits_looks_again_when_an_endpoint_takes_sessions_again_for_whatever_reason() {
         let live = live();
+        let probed = |passed, now| {
+            live.probed(RULE, passed, now);
+        };
         live.set_open(false, at(1));
         looks_again_when(&live, || live.set_open(true, at(2))).await;
         live.probed(RULE, false, at(3));
-        looks_again_when(&live, || drop(live.probed(RULE, true, at(4)))).await;
+        looks_again_when(&live, || probed(true, at(4))).await;
         live.probed(RULE, false, at(5));
         looks_again_when(&live, || live.unchecked(at(6))).await;
         // What changes nothing for anybody.
         stays_when(&live, || live.set_open(true, at(7))).await;
         stays_when(&live, || live.set_open(false, at(7))).await;
         live.probed(RULE, true, at(8));
-        stays_when(&live, || drop(live.probed(RULE, true, at(8)))).await;
-        stays_when(&live, || drop(live.probed(RULE, false, at(8)))).await;
+        stays_when(&live, || probed(true, at(8))).await;
+        stays_when(&live, || probed(false, at(8))).await;
         live.probed(RULE, true, at(9));
         stays_when(&live, || live.unchecked(at(9))).await;
     }
