@@ -55,6 +55,50 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What some editors put before a text, and what no text begins with otherwise.
+pub const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// Why bytes are no text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotText {
+    /// Two bytes a character.
+    #[error("is UTF-16 text, as some programs on Windows write it: save it as UTF-8")]
+    Utf16,
+    /// Something else, from this line on.
+    #[error("is not UTF-8 text (line {line})")]
+    NotUtf8 {
+        /// The first is 1.
+        line: usize,
+    },
+}
+
+/// The text of a file, without a byte order mark.
+///
+/// # Errors
+/// If it is none.
+pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
+    if is_utf16(&bytes) {
+        return Err(NotText::Utf16);
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        NotText::NotUtf8 { line: 1 + good.iter().filter(|byte| **byte == b'\n').count() }
+    })?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok(text)
+}
+
+/// Whether it looks like UTF-16: a byte order mark of that, or two characters of ASCII so.
+pub fn is_utf16(bytes: &[u8]) -> bool {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [a, 0, b, 0, ..] | [0, a, 0, b, ..] => *a != 0 && *b != 0,
+        _ => false,
+    }
+}
+
 impl Look {
     /// Whether the file has changed after `when`, or so little before it that a clock may have been behind.
     pub fn has_changed_since(&self, when: SystemTime) -> bool {
@@ -121,6 +165,25 @@ mod tests {
         assert_eq!(error("/nowhere", 1), Err(io::ErrorKind::NotFound));
         assert_eq!(error(file!(), 1), Err(io::ErrorKind::FileTooLarge));
         assert_eq!(error(file!(), 1 << 20), Ok(()));
+    }
+
+    #[test]
+    fn text_is_read_without_its_mark_and_other_kinds_are_named() {
+        let long = [0xff, 0xfe, b'a', 0];
+        for (bytes, expected) in [
+            (&b"\xef\xbb\xbfa: 1\r\n"[..], Ok("a: 1\r\n")),
+            (b"\xef\xbb\xbf", Ok("")),
+            (b"a", Ok("a")),
+            (b"", Ok("")),
+            ("ü".as_bytes(), Ok("ü")),
+            (&long, Err(NotText::Utf16)),
+            (b"\xfe\xff\0a", Err(NotText::Utf16)),
+            (b"a\0:\0", Err(NotText::Utf16)),
+            (b"\0a\0:", Err(NotText::Utf16)),
+            (b"a\n\xff", Err(NotText::NotUtf8 { line: 2 })),
+        ] {
+            assert_eq!(text(bytes.to_vec()), expected.map(str::to_owned), "{bytes:?}");
+        }
     }
 
     fn seen(version: i64) -> Seen {

@@ -78,7 +78,7 @@ fn serve_tls(certificates: &Certificates) {
     fs::write(&files.cert, made.cert.pem()).unwrap();
     fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     let mut prepared = certificates.prepare(SystemTime::now());
-    let towards_servers = ClientFiles { ca: Some(files.cert.clone()), certificate: None };
+    let towards_servers = ClientFiles { ca: Some(files.cert.clone()), ..ClientFiles::default() };
     let listener = ServerFiles { certificates: vec![files], min_version: MinVersion::Tls12, client_auth: None };
     prepared.server("public", &listener).unwrap();
     prepared.client("chat", Servers::Endpoints, &towards_servers).unwrap();

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::desk::{Problem, Refusal, Target};
 use super::filter::{Filter, Parameters, Wrong};
 use crate::config::{FILE_BYTES_MAX, Span};
+use crate::file_look;
 use crate::header::redact::decode;
 use crate::ws::close::{Close, CloseCode};
 
@@ -322,8 +323,8 @@ fn configuration(body: &[u8]) -> Result<Option<String>, Failure> {
     if body.is_empty() {
         return Ok(None);
     }
-    let text = std::str::from_utf8(body).map_err(|_| Wrong("the configuration is not UTF-8 text".to_owned()))?;
-    Ok(Some(text.to_owned()))
+    let text = file_look::text(body.to_vec()).map_err(|error| Wrong(format!("the configuration {error}")))?;
+    Ok(Some(text))
 }
 
 fn close(from: &mut Parameters) -> Result<Close, Wrong> {

@@ -19,6 +19,7 @@ use super::report::{ConfigErrors, Finding, Severity, Source};
 use super::suggest::did_you_mean;
 use super::tree::{self, Node};
 use super::upstream::Endpoint;
+use crate::file_look::BYTE_ORDER_MARK;
 
 /// No upstream has more; a longer list is of another kind.
 pub const ENDPOINTS_MAX: usize = 10_000;
@@ -113,6 +114,7 @@ fn parse(name: &str, text: &str) -> Result<(Source, (Node, Vec<Finding>)), Confi
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(whole_file(name, "it is larger than 1MiB".to_owned(), None));
     }
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(name, text);
     let parsed = tree::parse(text).map_err(|unparsed| {
         let root = KeyPath::root();

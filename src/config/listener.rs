@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::address::Bind;
+use super::tcp::Tcp;
 use super::value::{BadValue, ByteSize, Span};
 
 /// One address that clients connect to.
@@ -43,6 +44,10 @@ pub struct Listener {
     /// How much a connection may ask for.
     #[serde(default)]
     pub limits: ListenerLimits,
+
+    /// When TCP notices that a client has vanished.
+    #[serde(default)]
+    pub tcp: Tcp,
 
     /// Answer every request with a redirect to https instead of serving routes. Default: routes are served.
     #[serde(default)]
@@ -187,6 +192,7 @@ impl Listener {
             timeouts: ListenerTimeouts::default(),
             trusted_proxies: Vec::new(),
             limits: ListenerLimits::default(),
+            tcp: Tcp::default(),
             redirect: None,
         }]
     }

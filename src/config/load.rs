@@ -14,7 +14,7 @@ use super::report::{ConfigErrors, Finding, Severity, Source};
 use super::shown;
 use super::suggest::did_you_mean;
 use super::tree::{self, Node};
-use crate::file_look;
+use crate::file_look::{self, BYTE_ORDER_MARK};
 
 /// No configuration is larger; a file that is was named by mistake, and is not read into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -56,7 +56,7 @@ impl Loaded {
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let bytes =
         file_look::read(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8 text", path.display()))
+    file_look::text(bytes).map_err(|error| format!("{} {error}", path.display()))
 }
 
 /// Reads the file at `path` once more, as [`load_file`] does. What could be read only once, as a pipe, is refused.
@@ -87,13 +87,9 @@ pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Lo
     if let Err(error) = read {
         return Err(whole_file(&name, format!("the file cannot be read: {error}"), None));
     }
-    match String::from_utf8(bytes) {
+    match file_look::text(bytes) {
         Ok(text) => load_str(&name, &text, env).map(|loaded| Loaded { read_at, ..loaded }),
-        Err(error) => {
-            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
-            Err(whole_file(&name, format!("the file is not UTF-8 text (line {line})"), None))
-        }
+        Err(error) => Err(whole_file(&name, format!("the file {error}"), None)),
     }
 }
 
@@ -110,6 +106,7 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
             Some("is it a configuration?".to_owned()),
         ));
     }
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(name, text);
     let mut tree = read_tree(&source, text)?;
     let mut findings: Vec<Finding> = Vec::new();

@@ -37,6 +37,7 @@ mod shown;
 mod sticky;
 mod suggest;
 mod syntax;
+mod tcp;
 mod tree;
 mod upstream;
 mod upstream_lost;
@@ -71,7 +72,8 @@ pub use rebalance::{OnDown, Rebalance};
 pub use report::{ConfigErrors, Finding, Severity, Source, without};
 pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
 pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
-pub use upstream::{Balance, ClientTls, Endpoint, Upstream};
+pub use tcp::Tcp;
+pub use upstream::{Balance, ClientTls, Endpoint, Upstream, Verify};
 pub use upstream_lost::{OnUpstreamLost, SentCode};
 pub use value::{BadValue, ByteSize, OrOff, Span};
 

@@ -1,5 +1,7 @@
 //! What is not YAML, in words that help: libyaml says what it met, seldom what its author did.
 
+use crate::file_look::BYTE_ORDER_MARK;
+
 /// How many brackets may be open at once. libyaml takes time with the square of it (a megabyte of `{a: {a: ` takes
 /// minutes), before anybody asks how deep it went. Brackets in strings count too, hence far more than a configuration
 /// nests.
@@ -37,6 +39,10 @@ pub(super) fn explain(message: &str, at: Option<(usize, usize)>, text: &str) -> 
     let after = at.map(|(_, column)| line.chars().skip(column - 1).collect::<String>()).unwrap_or_default();
     let says = |words: &str| without_position.contains(words);
     let quote = "put a value that begins with a special character in quotes";
+    if line.contains(BYTE_ORDER_MARK) {
+        let help = Some("remove it: it belongs before a text only, and two were put together here".to_owned());
+        return Unparsed { problem: "a byte order mark (U+FEFF) stands in this line".to_owned(), help, at };
+    }
     // Of the parser's own limits and of what is YAML but nothing for us, in our words.
     let ours = [
         ("more than one document", "the file has more than one YAML document", "remove the lines `---`"),

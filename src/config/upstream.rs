@@ -14,6 +14,7 @@ use super::discover::Discover;
 use super::health::{Ejection, Health, MapOrOff, RetryBudget, WhenAllDown};
 use super::rebalance::{OnDown, Rebalance};
 use super::sticky::Sticky;
+use super::tcp::Tcp;
 use super::value::{BadValue, OrOff, Percent, Scalar, Span};
 use crate::policy::balance_key::BalanceKey;
 
@@ -87,6 +88,10 @@ pub struct Upstream {
     /// against the system's authorities.
     #[serde(default)]
     pub tls: Option<ClientTls>,
+
+    /// When TCP notices that a server has vanished, on connections of sessions and of plain HTTP alike.
+    #[serde(default)]
+    pub tcp: Tcp,
 
     /// A check made of each endpoint again and again, apart from live traffic: `{ websocket: … }`, `{ http: … }` or
     /// `{ tcp: … }`. Who fails it gets no new sessions and keeps those it has. Default: none, since only the application
@@ -180,7 +185,8 @@ impl Endpoint {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientTls {
-    /// The authorities (PEM) that may have signed the servers' certificates. Default: those of the system.
+    /// The authorities (PEM) that may have signed the servers' certificates, or those certificates themselves. Default: the
+    /// authorities of the system.
     pub ca: Option<PathBuf>,
 
     /// A certificate (PEM) to show to the servers; needs `key`. Default: none.
@@ -191,6 +197,21 @@ pub struct ClientTls {
 
     /// The name to ask for (SNI) and to verify. Default: the host of the endpoint's URL.
     pub server_name: Option<String>,
+
+    /// Whether the servers' certificates are verified. `off` takes any, so that whoever is between here and a server can read
+    /// and change everything, and is warned of; `ca` with the server's own certificate does better. Default: `on`.
+    pub verify: Verify,
+}
+
+/// Whether certificates are verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    /// They are.
+    #[default]
+    On,
+    /// Any is good.
+    Off,
 }
 
 impl ClientTls {

@@ -18,13 +18,14 @@ use crate::clock;
 use crate::config::{
     AdminToken, Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File,
     Finding, Http, KeyPath, Loaded, Log, LogFormat, OnDown, OnUpstreamLost, ProxyProtocol, Scheme, ServerTls, Source,
-    TlsVersion, Validate, WhenAllDown,
+    TlsVersion, Validate, Verify, WhenAllDown,
 };
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
 use crate::net::listener::Address;
 use crate::net::names::Names;
 use crate::net::proxy_protocol::Mode;
+use crate::net::socket::TcpOptions;
 use crate::policy::bucket::Pace;
 use crate::probe::Check;
 use crate::proxy::outcome::{self, Failure};
@@ -413,6 +414,7 @@ impl Compiler<'_> {
             reasons: proxy::upgrade::endpoint_labels().into(),
             lives: self.around.lives.clone(),
             names: self.around.families.names.clone(),
+            tcp: (&written.tcp).into(),
             sources: Sources::new(&written.source_addresses, self.around.workers).map(Arc::new),
         };
         // What is wrong is told at its place. Without TLS settings that has been done.
@@ -569,7 +571,10 @@ impl Compiler<'_> {
                     Some(Tls { config: Arc::clone(config), server_name })
                 }
             };
-            servers.push(etcd::Server { authority, connector: Connector { target, tls, sources: None } });
+            servers.push(etcd::Server {
+                authority,
+                connector: Connector { target, tls, tcp: TcpOptions::default(), sources: None },
+            });
         }
         let login = written.user.clone().zip(written.password.as_ref());
         let login = login.map(|(user, password)| etcd::Login { user, password: password.reveal().to_owned() });
@@ -584,7 +589,14 @@ impl Compiler<'_> {
         written: Option<&ClientTls>,
     ) -> Option<Arc<rustls::ClientConfig>> {
         let path = path.key("tls");
+        if written.is_some_and(|tls| tls.verify == Verify::Off) {
+            self.warnings.push(format!(
+                "{path}.verify is off: the certificates of these servers are not verified, and whoever is between here and \
+                 them can read and change everything; set `ca` to their certificate instead"
+            ));
+        }
         let files = written.map(|tls| ClientFiles {
+            unverified: tls.verify == Verify::Off,
             ca: tls.ca.clone(),
             certificate: tls.cert.clone().zip(tls.key.clone()).map(|(cert, key)| CertificateFiles { cert, key }),
         });

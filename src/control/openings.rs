@@ -77,6 +77,13 @@ pub fn take_charge<'a>(bound: impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)
     Ok(())
 }
 
+/// What is accepted from now on gets the options that the listener says.
+fn tune(bound: &Bound, compiled: &CompiledListener) {
+    if let Err(error) = bound.set_tcp((&compiled.written.tcp).into()) {
+        tracing::warn!(listener = compiled.written.name, %error, "the options of `tcp` cannot be set");
+    }
+}
+
 /// Sockets for listeners that are not open yet, by the names of these.
 pub type Bindings = BTreeMap<String, Arc<Bound>>;
 
@@ -241,6 +248,9 @@ impl Openings {
                 listener.proxy.store(Arc::clone(&compiled.proxy));
             }
         }
+        for (name, opening) in &self.open {
+            compiled.listener(name).into_iter().for_each(|compiled| tune(&opening.bound, compiled));
+        }
     }
 
     /// Has the workers accept on `bindings`, and no more on what these listeners had before.
@@ -249,6 +259,7 @@ impl Openings {
         let told = self.begin();
         for (name, bound) in bindings {
             let Some(compiled) = compiled.listener(&name) else { continue };
+            tune(&bound, compiled);
             let before = self.open.remove(&name);
             let listener = before.as_ref().map(|opening| Arc::clone(&opening.listener)).unwrap_or_else(|| {
                 let (settings, proxy) = (Arc::clone(&compiled.settings), Arc::clone(&compiled.proxy));

@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{Backoff, Outlet, Reason, Trouble};
 use crate::config::{ENDPOINTS_MAX, Endpoint, load_endpoint};
+use crate::file_look;
 use crate::upstream::connect::{ConnectError, Connector};
 
 /// One request with its answer, the connection included.
@@ -337,9 +338,9 @@ fn read(kv: KeyValue, last: Option<Known>, outlet: &mut Outlet) -> (Vec<u8>, Kno
         return (key, Known { value, endpoint: known.endpoint.clone() });
     }
     let name = String::from_utf8_lossy(&key);
-    let endpoint = match std::str::from_utf8(&value) {
-        Ok(text) => load_endpoint(&name, text).map_err(|errors| errors.to_string()),
-        Err(_) => Err(format!("{name} is not UTF-8 text")),
+    let endpoint = match file_look::text(value.clone()) {
+        Ok(text) => load_endpoint(&name, &text).map_err(|errors| errors.to_string()),
+        Err(error) => Err(format!("{name} {error}")),
     };
     let endpoint = match endpoint {
         Ok(endpoint) => Some(endpoint),

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::{Outlet, Reason, Trouble};
 use crate::config::{Endpoint, FILE_BYTES_MAX, Scheme, load_endpoints};
-use crate::file_look::{Settling, look};
+use crate::file_look::{Settling, look, text};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -76,8 +76,7 @@ impl File {
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(Trouble::new(Reason::TooLarge, format!("{name} is larger than 1MiB")));
         }
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Trouble::new(Reason::Malformed, format!("{name} is not UTF-8 text")))?;
+        let text = text(bytes).map_err(|error| Trouble::new(Reason::Malformed, format!("{name} {error}")))?;
         load_endpoints(&name, &text, self.scheme).map_err(|errors| {
             let report: String = errors.to_string().chars().take(REPORT_CHARS_MAX).collect();
             Trouble::new(Reason::Malformed, report)

@@ -38,7 +38,7 @@ use self::accept::Listener;
 pub use self::accept::{AcceptPause, AcceptPauseReason, Acceptor, Waiting};
 pub use self::inherit::{Inheritance, Inherited, Unfit, adopt};
 pub use super::address::{Address, AddressError};
-use super::socket::Keepalive;
+use super::socket::TcpOptions;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -192,10 +192,10 @@ fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets what every accepted socket inherits.
+/// Sets what every accepted socket inherits; see [`Bound::set_tcp`].
 fn for_accepted(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    Keepalive::ACCEPTED.set(&SockRef::from(socket))
+    TcpOptions::default().replace(&SockRef::from(socket))
 }
 
 /// Sockets that are bound and do not listen yet.
@@ -320,6 +320,18 @@ impl Bound {
             })
         });
         Ok(Acceptor::new(listeners.collect::<io::Result<_>>()?))
+    }
+
+    /// Gives these options to all that is accepted from now on; Linux copies them from here. Those of a Unix socket are
+    /// none of its own.
+    ///
+    /// # Errors
+    /// If the system refuses one.
+    pub fn set_tcp(&self, options: TcpOptions) -> io::Result<()> {
+        match self.address {
+            Address::Tcp(_) => self.sockets.iter().try_for_each(|socket| options.replace(&SockRef::from(socket))),
+            Address::Unix(_) => Ok(()),
+        }
     }
 
     /// From now on it is ours alone: sockets that were opened besides the inherited ones, or by [`bind_beside`], take

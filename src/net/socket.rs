@@ -13,6 +13,7 @@ use tokio::net::{TcpSocket, UnixStream};
 
 use super::address::Address;
 use super::stream::Stream;
+use crate::config::Tcp;
 
 /// How the kernel shall notice that a silent peer has vanished: after `idle` it asks `probes` times, `interval` apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,26 +27,72 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// For what we accept: a client that vanished without a FIN is let go after three minutes, even on a route without
-    /// pings of our own, and a sleeping phone is not woken more often than every two.
-    pub const ACCEPTED: Keepalive =
-        Keepalive { idle: Duration::from_secs(120), interval: Duration::from_secs(15), probes: 4 };
+    /// Four questions after `idle`, which is whole seconds, and half of it again for all answers at most: one that is lost
+    /// is no end.
+    pub fn after(idle: Duration) -> Keepalive {
+        let interval = Duration::from_secs((idle.as_secs() / 8).clamp(1, 15));
+        Keepalive { idle: Duration::from_secs(idle.as_secs().max(1)), interval, probes: 4 }
+    }
 
-    pub(super) fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
+    fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
         let params = TcpKeepalive::new().with_time(self.idle).with_interval(self.interval).with_retries(self.probes);
         socket.set_tcp_keepalive(&params)
     }
 }
 
-/// What a socket to an upstream gets besides TCP_NODELAY. By default nothing: WebSocket pings find a dead peer, and idle
-/// HTTP connections are closed by their pool.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ConnectOptions {
+/// How the kernel notices by itself that a peer is gone; the same on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpOptions {
     /// TCP keep-alive.
     pub keepalive: Option<Keepalive>,
-    /// How long sent bytes may stay unacknowledged before the connection is given up (TCP_USER_TIMEOUT). Linux only;
-    /// nothing elsewhere.
+    /// How long sent bytes may wait to be taken before the connection is given up (TCP_USER_TIMEOUT); it takes the place of
+    /// the number of keep-alive's probes. A peer that answers and takes nothing is given up, too: the kernel sees no
+    /// difference (tcp_probe_timer). Linux only; nothing elsewhere.
     pub user_timeout: Option<Duration>,
+}
+
+impl Default for TcpOptions {
+    fn default() -> TcpOptions {
+        TcpOptions::from(&Tcp::default())
+    }
+}
+
+impl From<&Tcp> for TcpOptions {
+    fn from(written: &Tcp) -> TcpOptions {
+        TcpOptions {
+            keepalive: written.keepalive.duration().map(Keepalive::after),
+            user_timeout: written.user_timeout.duration(),
+        }
+    }
+}
+
+impl TcpOptions {
+    /// Sets them on a socket that has none.
+    fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
+        self.keepalive.map_or(Ok(()), |keepalive| keepalive.set(socket))?;
+        #[cfg(target_os = "linux")]
+        if self.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.user_timeout)?;
+        }
+        Ok(())
+    }
+
+    /// Sets them in place of others.
+    pub(super) fn replace(self, socket: &SockRef<'_>) -> io::Result<()> {
+        if self.keepalive.is_none() {
+            socket.set_keepalive(false)?;
+        }
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(None)?;
+        self.set(socket)
+    }
+}
+
+/// What a socket to an upstream gets besides TCP_NODELAY.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// When the kernel gives a peer up.
+    pub tcp: TcpOptions,
     /// The address of ours to connect from; it must be of the family of the address to connect to.
     pub source: Option<IpAddr>,
 }
@@ -84,13 +131,7 @@ pub async fn connect(address: &Address, options: &ConnectOptions) -> Result<Stre
 async fn connect_tcp(addr: SocketAddr, options: &ConnectOptions) -> Result<Stream, SocketError> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
-    if let Some(keepalive) = options.keepalive {
-        keepalive.set(&SockRef::from(&socket))?;
-    }
-    #[cfg(target_os = "linux")]
-    if options.user_timeout.is_some() {
-        SockRef::from(&socket).set_tcp_user_timeout(options.user_timeout)?;
-    }
+    options.tcp.set(&SockRef::from(&socket))?;
     if let Some(source) = options.source {
         bind_address(&socket, source).map_err(|error| SocketError::Source(source, error))?;
     }
@@ -121,18 +162,68 @@ mod tests {
         let plain = connect(&address, &ConnectOptions::default()).await.unwrap();
         let Stream::Tcp(plain) = plain else { panic!("a TCP address gives a TCP socket") };
         assert!(plain.nodelay().unwrap());
-        assert!(!SockRef::from(&plain).keepalive().unwrap());
+        let socket = SockRef::from(&plain);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(120));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
 
-        let options = ConnectOptions {
-            keepalive: Some(Keepalive { idle: Duration::from_secs(7), ..Keepalive::ACCEPTED }),
-            user_timeout: Some(Duration::from_secs(9)),
-            source: None,
-        };
+        let none = TcpOptions { keepalive: None, user_timeout: None };
+        let options = ConnectOptions { tcp: none, source: None };
+        let Stream::Tcp(bare) = connect(&address, &options).await.unwrap() else { panic!("TCP again") };
+        assert!(!SockRef::from(&bare).keepalive().unwrap());
+
+        let keepalive = Some(Keepalive::after(Duration::from_secs(7)));
+        let tcp = TcpOptions { keepalive, user_timeout: Some(Duration::from_secs(9)) };
+        let options = ConnectOptions { tcp, source: None };
         let Stream::Tcp(tuned) = connect(&address, &options).await.unwrap() else { panic!("TCP again") };
         let socket = SockRef::from(&tuned);
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(7));
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(9)));
+        none.replace(&socket).unwrap();
+        assert!(!socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+    }
+
+    #[test]
+    fn questions_are_asked_in_whole_seconds_and_not_too_seldom() {
+        for (idle, interval) in [(1, 1), (7, 1), (60, 7), (120, 15), (7200, 15)] {
+            let keepalive = Keepalive::after(Duration::from_secs(idle));
+            assert_eq!((keepalive.idle.as_secs(), keepalive.interval.as_secs(), keepalive.probes), (idle, interval, 4));
+        }
+        assert_eq!(Keepalive::after(Duration::from_millis(1)).idle, Duration::from_secs(1));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test(flavor = "current_thread")]
+    async fn one_who_takes_nothing_is_given_up_after_the_user_timeout() {
+        use tokio::io::AsyncReadExt;
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let tcp = TcpOptions { keepalive: None, user_timeout: Some(Duration::from_secs(1)) };
+        let options = ConnectOptions { tcp, source: None };
+        let Stream::Tcp(mut stream) = connect(&address, &options).await.unwrap() else { panic!("TCP") };
+        let (_deaf, _) = listener.accept().unwrap();
+        // Until both buffers are full.
+        let chunk = [0; 1 << 16];
+        loop {
+            stream.writable().await.unwrap();
+            match stream.try_write(&chunk) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let full = tokio::time::timeout(Duration::from_millis(200), stream.writable()).await.is_err();
+                    if full {
+                        break;
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut [0; 1])).await.unwrap();
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -126,6 +126,7 @@ mod tests {
     use crate::config;
     use crate::health::threshold::Rule;
     use crate::net::names::Names;
+    use crate::net::socket::TcpOptions;
     use crate::probe::Probe;
     use crate::telemetry::exposition::encode;
     use crate::upstream::live::Lives;
@@ -150,6 +151,7 @@ mod tests {
             workers: 1,
             families: metrics::Metrics::register(&registry).unwrap(),
             reasons: [].into(),
+            tcp: TcpOptions::default(),
             sources: None,
             lives: Lives::default(),
             names: Names::register(&registry).unwrap(),

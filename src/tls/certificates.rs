@@ -25,13 +25,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 
 use super::client::{ClientTlsOptions, client_config};
 use super::files::{self, Digest};
 use super::identity::{self, Identity, TlsError, display};
 use super::metrics::{Metrics, Reader, Status, Statuses};
 use super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys, server_config};
+use super::verifier::Authorities;
 
 /// The files of a certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,6 +61,8 @@ pub struct ClientFiles {
     pub ca: Option<PathBuf>,
     /// Our own certificate, for servers that ask for one.
     pub certificate: Option<CertificateFiles>,
+    /// Any certificate of the server is good.
+    pub unverified: bool,
 }
 
 /// Which servers of an upstream: it has one configuration for each.
@@ -95,7 +98,7 @@ pub struct Certificates {
 #[derive(Debug, Default)]
 struct InForce {
     identities: HashMap<CertificateFiles, Known<Identity>>,
-    authorities: HashMap<PathBuf, Known<Arc<RootCertStore>>>,
+    authorities: HashMap<PathBuf, Known<Arc<Authorities>>>,
     servers: HashMap<String, Server>,
     clients: HashMap<(String, Servers), Client>,
     statuses: Statuses,
@@ -294,7 +297,7 @@ impl Prepared {
                 return Err(roots.into_iter().chain(identity).collect());
             }
         };
-        let options = ClientTlsOptions { roots, identity };
+        let options = ClientTlsOptions { roots, identity, unverified: wanted.unverified };
         let key = (upstream.to_owned(), servers);
         let client = match self.before.clients.get(&key).filter(|old| same_client(&old.options, &options)) {
             Some(same) => same.clone(),
@@ -330,14 +333,19 @@ impl Prepared {
         Ok(known.value.clone())
     }
 
-    fn authorities(&mut self, reader: &Reader, ca: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    fn authorities(&mut self, reader: &Reader, ca: &Path) -> Result<Arc<Authorities>, TlsError> {
         let file = display(ca);
         if !self.next.authorities.contains_key(ca) {
             let read = files::read(ca).map(|contents| vec![contents]);
             let (known, refusal) =
-                look(self.before.authorities.get(ca), read, |contents| identity::roots(&file, &contents[0]))?;
+                look(self.before.authorities.get(ca), read, |contents| identity::authorities(&file, &contents[0]))?;
             self.noted(&file, known.found, refusal);
             self.next.authorities.insert(ca.to_owned(), known);
+        }
+        if let Reader::Upstream(_) = reader {
+            let warnings = identity::warnings_of_servers(&file, &self.next.authorities[ca].value, self.now);
+            let news = warnings.iter().map(ToString::to_string).filter(|warning| !self.warnings.contains(warning));
+            self.warnings.extend(news.collect::<Vec<_>>());
         }
         let known = &self.next.authorities[ca];
         self.next.statuses.entry((reader.clone(), file)).or_default().saw(known.found);
@@ -410,7 +418,7 @@ fn same_client(a: &ClientTlsOptions, b: &ClientTlsOptions) -> bool {
         a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
     }
     let key = |options: &ClientTlsOptions| options.identity.as_ref().map(|identity| Arc::clone(&identity.key));
-    same(a.roots.as_ref(), b.roots.as_ref()) && same(key(a).as_ref(), key(b).as_ref())
+    a.unverified == b.unverified && same(a.roots.as_ref(), b.roots.as_ref()) && same(key(a).as_ref(), key(b).as_ref())
 }
 
 /// An error with its causes, on one line.

@@ -1,7 +1,8 @@
-//! TLS towards upstreams: always verified, against the system's roots or a CA of one's own.
+//! TLS towards upstreams: verified, against the system's roots or a CA of one's own.
 //!
-//! There is no switch to skip verification. Who runs a CA of his own names it (`ca`), who calls a server by another
-//! name than its certificate says names that (`server_name`).
+//! Who runs a CA of his own, or has servers that sign for themselves, names it (`ca`), who calls a server by another name
+//! than its certificate says names that (`server_name`). `verify: off` is for what nobody can mend any more: a device whose
+//! certificate has expired, or names nobody.
 //!
 //! Sessions are resumed: a configuration keeps the tickets of the last 256 servers (rustls's default), for all workers.
 
@@ -14,6 +15,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, R
 
 use super::identity::{Identity, TlsError};
 use super::stream::{Incoming, TlsStream};
+use super::verifier::{self, Authorities, Unverified};
 use super::{ALPN_HTTP_1_1, ClientStream, provider};
 use crate::net::stream::Stream;
 
@@ -21,9 +23,11 @@ use crate::net::stream::Stream;
 #[derive(Debug, Clone, Default)]
 pub struct ClientTlsOptions {
     /// Who may have signed the server's certificate; in place of the system's roots.
-    pub roots: Option<Arc<RootCertStore>>,
+    pub roots: Option<Arc<Authorities>>,
     /// Our own certificate, for servers that ask for one.
     pub identity: Option<Identity>,
+    /// Any certificate is good.
+    pub unverified: bool,
 }
 
 /// Puts the TLS for an upstream together.
@@ -31,13 +35,15 @@ pub struct ClientTlsOptions {
 /// # Errors
 /// If there is nobody to trust, or rustls refuses our certificate.
 pub fn client_config(options: &ClientTlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match &options.roots {
-        Some(roots) => Arc::clone(roots),
-        None => native_roots()?,
+    let verifier = match &options.roots {
+        _ if options.unverified => Arc::new(Unverified),
+        Some(ours) => verifier::of_servers(Arc::clone(&ours.roots), Some(Arc::clone(ours)))?,
+        None => verifier::of_servers(native_roots()?, None)?,
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let mut config = match &options.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
@@ -101,16 +107,46 @@ pub enum TlsConnectError {
     Io(#[source] io::Error),
 }
 
+/// What to do about it. `verify: off` is the way out of all of it, and no hint: who is told of it first stays there.
 fn hint(error: &rustls::Error) -> &'static str {
     let rustls::Error::InvalidCertificate(error) = error else { return "" };
     match error {
         // A CA that was made anew under its old name shows as a bad signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            " (for a CA of your own set `ca` in the upstream's `tls`)"
+            " (for a CA of your own, or a server that signs for itself, set `ca` in the upstream's `tls` to that \
+             certificate; of a public CA the server must send the intermediates too)"
+        }
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            " (it names no host in its subjectAltName, and a common name does not count: make it anew with `openssl req \
+             -x509 … -addext subjectAltName=DNS:NAME`)"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             " (set `server_name` in the upstream's `tls` to a name the certificate holds for)"
         }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            " (it has expired: renew it at the server, or set the clock of this machine if that is wrong)"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            " (it is not valid yet: is the clock of this machine right?)"
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            " (it is not for servers: its extendedKeyUsage must have serverAuth)"
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            " (it is signed in a way that is not safe any more, such as SHA-1: make it anew)"
+        }
+        CertificateError::Other(other) => match other.0.downcast_ref() {
+            Some(webpki::Error::CaUsedAsEndEntity) => {
+                " (it is an authority's own, as `openssl req -x509` makes them: set `ca` in the upstream's `tls` to this \
+                 very certificate, or make one with `-addext basicConstraints=CA:FALSE`)"
+            }
+            Some(webpki::Error::UnsupportedCertVersion) => {
+                " (it is of X.509 version 1, which has no names of hosts: make it anew with `openssl req -x509 … -addext \
+                 subjectAltName=DNS:NAME`)"
+            }
+            _ => "",
+        },
         _ => "",
     }
 }
@@ -224,7 +260,7 @@ mod tests {
     }
 
     fn trusting(ca: &Ca) -> Arc<ClientConfig> {
-        client_config(&ClientTlsOptions { roots: Some(ca.roots()), identity: None }).unwrap()
+        client_config(&ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() }).unwrap()
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -240,6 +276,133 @@ mod tests {
 
         let error = shake(serving(&ca, &["a.example"]), &trusting(&ca), "b.example").await.unwrap_err();
         assert!(error.to_string().contains("set `server_name`"), "{error}");
+    }
+
+    /// What `openssl req -x509 -addext subjectAltName=…` makes, but for what is changed: authority and server at once.
+    fn self_signed(names: &[&str], change: impl FnOnce(&mut rcgen::CertificateParams)) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "self");
+        change(&mut params);
+        let key = rcgen::KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn showing((cert, key): &(String, String)) -> ServerTlsOptions {
+        let identity = Identity::from_pem("server", cert.as_bytes(), key.as_bytes()).unwrap();
+        ServerTlsOptions { identities: vec![identity], min_version: MinVersion::Tls12, client_auth: None }
+    }
+
+    fn trusting_file(pem: &str) -> Arc<ClientConfig> {
+        let roots = Some(super::super::identity::authorities("ca", pem.as_bytes()).unwrap());
+        client_config(&ClientTlsOptions { roots, ..ClientTlsOptions::default() }).unwrap()
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_certificate_that_stands_in_ca_itself_is_trusted_for_its_names() {
+        let ours = self_signed(&["a.example", "127.0.0.1"], |_| {});
+        let config = trusting_file(&ours.0);
+        shake(showing(&ours), &config, "a.example").await.unwrap();
+        shake(showing(&ours), &config, "127.0.0.1").await.unwrap();
+        let error = shake(showing(&ours), &config, "b.example").await.unwrap_err();
+        assert!(error.to_string().contains("set `server_name`"), "{error}");
+        // Among others, and one that an authority signed which stands nowhere.
+        let ca = Ca::new();
+        let signed = ca.sign(&["a.example"], |_| {});
+        let both = trusting_file(&format!("{}{}", ours.0, signed.0));
+        shake(showing(&ours), &both, "a.example").await.unwrap();
+        shake(showing(&signed), &both, "a.example").await.unwrap();
+        // One that only looks like it is not it.
+        let other = self_signed(&["a.example"], |_| {});
+        shake(showing(&other), &config, "a.example").await.unwrap_err();
+        shake(showing(&ca.sign(&["a.example"], |_| {})), &both, "a.example").await.unwrap_err();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn each_refusal_of_a_certificate_says_what_to_do() {
+        let ca = Ca::new();
+        let past = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let future = |params: &mut rcgen::CertificateParams| params.not_before = rcgen::date_time_ymd(4000, 1, 1);
+        let expired = self_signed(&["a.example"], past);
+        let early = self_signed(&["a.example"], future);
+        let nameless = self_signed(&[], |_| {});
+        for (shown, trusted, words) in [
+            (&expired, expired.0.clone(), "it has expired: renew it"),
+            (&early, early.0.clone(), "is the clock of this machine right"),
+            (&nameless, nameless.0.clone(), "-addext subjectAltName=DNS:NAME"),
+            (&ca.sign(&["a.example"], past), ca.pem(), "it has expired: renew it"),
+            (&ca.sign(&["a.example"], future), ca.pem(), "is the clock of this machine right"),
+            (&ca.sign(&[], |_| {}), ca.pem(), "-addext subjectAltName=DNS:NAME"),
+            (&ca.sign(&["b.example"], |_| {}), ca.pem(), "set `server_name`"),
+            (
+                &self_signed(&["a.example"], |_| {}),
+                ca.pem(),
+                "set `ca` in the upstream's `tls` to this very certificate",
+            ),
+            (&Ca::new().sign(&["a.example"], |_| {}), ca.pem(), "set `ca` in the upstream's `tls`"),
+            (
+                &ca.sign(&["a.example"], |it| {
+                    it.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth]
+                }),
+                ca.pem(),
+                "must have serverAuth",
+            ),
+        ] {
+            let error = shake(showing(shown), &trusting_file(&trusted), "a.example").await.unwrap_err();
+            assert!(error.to_string().contains(words), "{words}: {error}: {error:?}");
+            assert_eq!(error.label(), "untrusted");
+        }
+        // What no server of rustls can show.
+        let version_1 =
+            rustls::CertificateError::Other(rustls::OtherError(Arc::new(webpki::Error::UnsupportedCertVersion)));
+        assert!(hint(&version_1.into()).contains("X.509 version 1"));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn without_verification_any_certificate_is_good() {
+        let config = client_config(&ClientTlsOptions { unverified: true, ..ClientTlsOptions::default() }).unwrap();
+        let expired = self_signed(&[], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+        for min_version in [MinVersion::Tls12, MinVersion::Tls13] {
+            shake(ServerTlsOptions { min_version, ..showing(&expired) }, &config, "a.example").await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_client_whose_certificate_stands_in_ca_itself_is_trusted() {
+        let ca = Ca::new();
+        let ours = self_signed(&["client.example"], |_| {});
+        let expired = self_signed(&["client.example"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+        let trusted = super::super::identity::authorities("ca", format!("{}{}", ours.0, expired.0).as_bytes()).unwrap();
+        let auth = ClientAuth { roots: trusted, mode: ClientAuthMode::Require };
+        let server = ServerTlsOptions { client_auth: Some(auth), ..serving(&ca, &["a.example"]) };
+        let showing = |(cert, key): &(String, String)| {
+            let identity = Some(Identity::from_pem("client", cert.as_bytes(), key.as_bytes()).unwrap());
+            client_config(&ClientTlsOptions { roots: Some(ca.authorities()), identity, unverified: false }).unwrap()
+        };
+        shake(server.clone(), &showing(&ours), "a.example").await.unwrap();
+        for refused in [&expired, &self_signed(&["client.example"], |_| {}), &ca.sign(&["client.example"], |_| {})] {
+            shake(server.clone(), &showing(refused), "a.example").await.unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_no_server_could_be_accepted_by_is_warned_of() {
+        let warned = |pem: &str| {
+            let trusted = super::super::identity::authorities("x", pem.as_bytes()).unwrap();
+            let warnings = super::super::identity::warnings_of_servers("x", &trusted, std::time::SystemTime::now());
+            warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let past = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let ca = Ca::new();
+        let none: [String; 0] = [];
+        for good in [ca.pem(), self_signed(&["a"], |_| {}).0, self_signed(&[], past).0, ca.sign(&["a"], |_| {}).0] {
+            assert_eq!(warned(&good), none);
+        }
+        let [warning] = &warned(&ca.sign(&[], |_| {}).0)[..] else { panic!("one warning") };
+        assert!(warning.contains("names no host in its subjectAltName"), "{warning}");
+        let [warning] = &warned(&self_signed(&["a"], past).0)[..] else { panic!("one warning") };
+        assert!(warning.contains("has expired"), "{warning}");
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -261,10 +424,11 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn our_own_certificate_is_shown_to_a_server_that_asks() {
         let ca = Ca::new();
-        let auth = ClientAuth { roots: ca.roots(), mode: ClientAuthMode::Require };
+        let auth = ClientAuth { roots: ca.authorities(), mode: ClientAuthMode::Require };
         let server = ServerTlsOptions { client_auth: Some(auth), ..serving(&ca, &["a.example"]) };
         let identity = Some(ca.identity(&["client.example"]));
-        let config = client_config(&ClientTlsOptions { roots: Some(ca.roots()), identity }).unwrap();
+        let config =
+            client_config(&ClientTlsOptions { roots: Some(ca.authorities()), identity, unverified: false }).unwrap();
         shake(server.clone(), &config, "a.example").await.unwrap();
         let error = shake(server, &trusting(&ca), "a.example").await.unwrap_err();
         assert!(matches!(error, TlsConnectError::ServerRefused(AlertDescription::CertificateRequired)), "{error:?}");

@@ -3,19 +3,24 @@
 //! Whatever is wrong with a file is found here, before anything listens, and the error names the file and what to do.
 //! An expired certificate is no error: a proxy that does not come up helps nobody, and clients that pin it still work.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::{Error, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::chain::{self, ChainFault, days};
+use super::pem::{self, Wanted};
 use super::validity::Validity;
+use super::verifier::Authorities;
+use super::x509::Parts;
 use super::{files, provider};
+use crate::file_look::NotText;
 
 /// What is wrong with a certificate, a key or a set of them.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,14 @@ pub enum TlsError {
     TooLarge {
         /// Which.
         file: String,
+    },
+    /// It is text of another kind than PEM ever is.
+    #[error("{file} {source}")]
+    NotText {
+        /// Which.
+        file: String,
+        /// Of which.
+        source: NotText,
     },
     /// There is no certificate in it.
     #[error("{file} holds no certificate{hint}")]
@@ -66,7 +79,7 @@ pub enum TlsError {
         file: String,
         /// What the parser says.
         #[source]
-        source: pem::Error,
+        source: Error,
     },
     /// The certificate is none.
     #[error("{file} holds a certificate that cannot be parsed: {reason}")]
@@ -118,7 +131,7 @@ pub enum TlsError {
     #[error("TLS cannot be set up this way")]
     Rustls(#[from] rustls::Error),
     /// rustls refuses the roots.
-    #[error("the certificates that clients are checked against cannot be used")]
+    #[error("the certificates that others are checked against cannot be used")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
@@ -156,6 +169,26 @@ pub enum CertificateWarning {
     NoNames {
         /// Its file.
         file: String,
+    },
+    /// It is no authority's, so that it can only be a server's own, and no server will be accepted by it.
+    #[error(
+        "the certificate {subject} in {file} is no authority's and names no host in its subjectAltName: a server that shows it will be refused (make it anew with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
+    )]
+    Nameless {
+        /// Its file.
+        file: String,
+        /// For whom it is.
+        subject: String,
+    },
+    /// It can vouch for others, and no more.
+    #[error(
+        "the certificate {subject} in {file} is of X.509 version 1: a server that shows it will be refused (make it anew with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
+    )]
+    Version1 {
+        /// Its file.
+        file: String,
+        /// For whom it is.
+        subject: String,
     },
 }
 
@@ -247,11 +280,7 @@ impl Identity {
     }
 
     fn date_fault(&self, now: SystemTime) -> Option<CertificateWarning> {
-        let file = || self.file.clone();
-        let expired = self.validity.expired_since(now).map(|since| CertificateWarning::Expired { file: file(), since });
-        let early =
-            || self.validity.begins_in(now).map(|until| CertificateWarning::NotYetValid { file: file(), until });
-        expired.or_else(early)
+        date_fault(self.file.clone(), self.validity, now)
     }
 
     fn chain_fault(&self, now: SystemTime) -> Option<CertificateWarning> {
@@ -268,14 +297,41 @@ impl Identity {
 ///
 /// # Errors
 /// If there is none, or one that cannot be parsed.
-pub(super) fn roots(file: &str, text: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
+pub(super) fn authorities(file: &str, text: &[u8]) -> Result<Arc<Authorities>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(file, text)? {
+    let certificates = certificates(file, text)?;
+    for certificate in &certificates {
         roots
-            .add(certificate)
+            .add(certificate.clone())
             .map_err(|error| TlsError::BadCertificate { file: file.to_owned(), reason: error.to_string() })?;
     }
-    Ok(Arc::new(roots))
+    Ok(Arc::new(Authorities { roots: Arc::new(roots), certificates }))
+}
+
+/// What an operator should know of certificates that servers may show themselves: those of authorities are not judged by
+/// their dates or names.
+pub(super) fn warnings_of_servers(file: &str, trusted: &Authorities, now: SystemTime) -> Vec<CertificateWarning> {
+    let mut warnings = vec![];
+    for parts in trusted.certificates.iter().filter_map(|certificate| Parts::of(certificate)) {
+        let file = || file.to_owned();
+        let subject = || parts.subject.to_string();
+        if parts.is_version_1 {
+            warnings.push(CertificateWarning::Version1 { file: file(), subject: subject() });
+        } else if !parts.is_authority() && !parts.has_names() {
+            warnings.push(CertificateWarning::Nameless { file: file(), subject: subject() });
+        }
+        if parts.has_names() || !parts.is_authority() {
+            warnings.extend(date_fault(file(), parts.validity, now));
+        }
+    }
+    warnings
+}
+
+fn date_fault(file: String, validity: Validity, now: SystemTime) -> Option<CertificateWarning> {
+    if let Some(since) = validity.expired_since(now) {
+        return Some(CertificateWarning::Expired { file, since });
+    }
+    validity.begins_in(now).map(|until| CertificateWarning::NotYetValid { file, until })
 }
 
 /// A path as it stands in errors, warnings and labels.
@@ -285,43 +341,33 @@ pub(super) fn display(path: &Path) -> String {
 
 /// At least one certificate, in the order of the file.
 fn certificates(file: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(text)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| TlsError::Pem { file: file.to_owned(), source })?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate { file: file.to_owned(), hint: instead(text) });
+    let text = &*normal(file, text)?;
+    let none = || TlsError::NoCertificate { file: file.to_owned(), hint: pem::instead(text, Wanted::Certificate) };
+    let chain = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(none()),
+        Ok(chain) => Ok(chain),
+        Err(_) if pem::has_escaped_ends(text) => Err(none()),
+        Err(source) => Err(TlsError::Pem { file: file.to_owned(), source }),
     }
-    Ok(chain)
 }
 
 fn private_key(file: &str, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = &*normal(file, text)?;
     // PKCS #8 says it in the label (RFC 5958), the older form in a header (RFC 1421 §4.6.1.1).
-    if contains(text, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(text, b"Proc-Type: 4,ENCRYPTED") {
+    if pem::contains(text, b"BEGIN ENCRYPTED PRIVATE KEY") || pem::contains(text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::EncryptedKey { file: file.to_owned() });
     }
     PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::NoKey { file: file.to_owned(), hint: instead(text) },
+        error if matches!(error, Error::NoItemsFound) || pem::has_escaped_ends(text) => {
+            TlsError::NoKey { file: file.to_owned(), hint: pem::instead(text, Wanted::Key) }
+        }
         source => TlsError::Pem { file: file.to_owned(), source },
     })
 }
 
-/// What a file seems to be that is not what it should be.
-fn instead(text: &[u8]) -> &'static str {
-    if text.is_empty() {
-        ": it is empty"
-    } else if contains(text, b"PRIVATE KEY-----") {
-        ", only a private key: are `cert` and `key` swapped?"
-    } else if contains(text, b"BEGIN CERTIFICATE-----") {
-        ", only certificates: are `cert` and `key` swapped?"
-    } else if text[0] == 0x30 {
-        ": it looks like DER; convert it to PEM (openssl x509 or openssl pkey, -inform der -in IN -out OUT)"
-    } else {
-        ": a PEM file has lines such as -----BEGIN CERTIFICATE----- or -----BEGIN PRIVATE KEY-----"
-    }
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    memchr::memmem::find(text, part).is_some()
+fn normal<'t>(file: &str, text: &'t [u8]) -> Result<Cow<'t, [u8]>, TlsError> {
+    pem::normal(text).map_err(|source| TlsError::NotText { file: file.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -466,7 +512,8 @@ mod tests {
 
     #[test]
     fn roots_come_from_a_file_with_at_least_one() {
-        assert_eq!(roots("x", format!("{}{}", Ca::new().pem(), Ca::new().pem()).as_bytes()).unwrap().len(), 2);
-        assert!(matches!(roots("x", b""), Err(TlsError::NoCertificate { .. })));
+        let two = authorities("x", format!("{}{}", Ca::new().pem(), Ca::new().pem()).as_bytes()).unwrap();
+        assert_eq!((two.roots.len(), two.certificates.len()), (2, 2));
+        assert!(matches!(authorities("x", b""), Err(TlsError::NoCertificate { .. })));
     }
 }

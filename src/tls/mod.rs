@@ -16,16 +16,19 @@ pub mod client;
 mod files;
 pub mod identity;
 pub mod metrics;
+mod pem;
 pub mod resolver;
 pub mod server;
 pub mod stream;
 mod validity;
+mod verifier;
 mod x509;
 
 pub use chain::ChainFault;
 pub use identity::{CertificateWarning, Identity, TlsError};
 pub use stream::TlsStream;
 pub use validity::Validity;
+pub use verifier::Authorities;
 
 /// A client's connection after its handshake.
 pub type ServerStream = TlsStream<rustls::server::UnbufferedServerConnection, Stream>;
@@ -95,6 +98,10 @@ mod test_certificates {
             let mut roots = rustls::RootCertStore::empty();
             roots.add(self.0.der().clone()).unwrap();
             Arc::new(roots)
+        }
+
+        pub fn authorities(&self) -> Arc<Authorities> {
+            Arc::new(Authorities { roots: self.roots(), certificates: vec![self.der().clone()] })
         }
 
         /// Certificate and key as PEM.

@@ -12,14 +12,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{NoServerSessionStorage, ProducesTickets, UnbufferedServerConnection, WebPkiClientVerifier};
-use rustls::{AlertDescription, InvalidMessage, PeerMisbehaved, RootCertStore, ServerConfig};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, UnbufferedServerConnection};
+use rustls::{AlertDescription, InvalidMessage, PeerMisbehaved, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::identity::{Identity, TlsError};
 use super::resolver::Resolver;
 use super::stream::{Incoming, TlsStream};
+use super::verifier::{self, Authorities};
 use super::{ALPN_HTTP_1_1, ServerStream, provider};
 use crate::net::stream::{Prefixed, Stream};
 
@@ -48,7 +49,7 @@ pub enum MinVersion {
 #[derive(Debug, Clone)]
 pub struct ClientAuth {
     /// Who may have signed them.
-    pub roots: Arc<RootCertStore>,
+    pub roots: Arc<Authorities>,
     /// Whether one may do without.
     pub mode: ClientAuthMode,
 }
@@ -95,11 +96,8 @@ pub fn server_config(options: &ServerTlsOptions, tickets: &TicketKeys) -> Result
     let builder = match &options.client_auth {
         None => builder.with_no_client_auth(),
         Some(auth) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&auth.roots), Arc::clone(provider()));
-            builder.with_client_cert_verifier(match auth.mode {
-                ClientAuthMode::Require => verifier.build()?,
-                ClientAuthMode::Optional => verifier.allow_unauthenticated().build()?,
-            })
+            let optional = auth.mode == ClientAuthMode::Optional;
+            builder.with_client_cert_verifier(verifier::of_clients(Arc::clone(&auth.roots), optional)?)
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(resolver));

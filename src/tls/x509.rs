@@ -1,8 +1,9 @@
 //! The parts of a certificate that webpki checks but does not tell: who issued it to whom, from when to when, signed how.
 //!
 //! A walk over the outer bytes of the DER, nothing more: Certificate → TBSCertificate → version (if any), serial,
-//! algorithm, *issuer*, *validity*, *subject*, *key* (RFC 5280 §4.1). What a certificate says otherwise, extensions
-//! above all, is left to webpki; that is why this needs no parser of X.509.
+//! algorithm, *issuer*, *validity*, *subject*, *key* (RFC 5280 §4.1), and of the extensions what an operator is warned by:
+//! whether it is an authority's and whether it names a host. What a certificate says otherwise, and what holds, is left to
+//! webpki; that is why this needs no parser of X.509.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
@@ -11,13 +12,21 @@ use super::validity::Validity;
 const BIT_STRING: u8 = 0x03;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
+const BOOLEAN: u8 = 0x01;
+const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
+/// `[3] EXPLICIT Extensions`
+const EXTENSIONS: u8 = 0xa3;
 /// `[0] EXPLICIT Version`; absent in version 1.
 const VERSION: u8 = 0xa0;
 
 /// id-at-commonName and id-at-organizationName (RFC 5280 appendix A.1).
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
+
+/// id-ce-basicConstraints and id-ce-subjectAltName (RFC 5280 §4.2.1.9, §4.2.1.6).
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
 /// The longest name that is shown; ub-common-name is 64 (RFC 5280 appendix A.1).
 const SHOWN_MAX: usize = 64;
@@ -37,6 +46,9 @@ pub struct Parts<'a> {
     pub subject: Name<'a>,
     key_algorithm: &'a [u8],
     key: &'a [u8],
+    /// Of X.509 version 1, which has no extensions.
+    pub is_version_1: bool,
+    extensions: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
@@ -48,7 +60,8 @@ impl<'a> Parts<'a> {
         let signed = &from_signed[..from_signed.len() - outer.len()];
         let signature_algorithm = contents(&mut outer, SEQUENCE)?;
         let signature = bits(&mut outer)?;
-        if tbs.first() == Some(&VERSION) {
+        let is_version_1 = tbs.first() != Some(&VERSION);
+        if !is_version_1 {
             element(&mut tbs)?;
         }
         for _serial_algorithm in 0..2 {
@@ -60,7 +73,51 @@ impl<'a> Parts<'a> {
         let mut key_info = contents(&mut tbs, SEQUENCE)?;
         let key_algorithm = contents(&mut key_info, SEQUENCE)?;
         let key = bits(&mut key_info)?;
-        Some(Parts { signed, signature_algorithm, signature, issuer, validity, subject, key_algorithm, key })
+        let mut extensions: &[u8] = &[];
+        while let Some((tag, mut explicit)) = element(&mut tbs) {
+            if tag == EXTENSIONS {
+                extensions = contents(&mut explicit, SEQUENCE)?;
+            }
+        }
+        Some(Parts {
+            signed,
+            signature_algorithm,
+            signature,
+            issuer,
+            validity,
+            subject,
+            key_algorithm,
+            key,
+            is_version_1,
+            extensions,
+        })
+    }
+
+    /// Whether it says that it is an authority's.
+    pub fn is_authority(&self) -> bool {
+        let constraints = self.extension(BASIC_CONSTRAINTS);
+        let constraints = constraints.and_then(|mut value| contents(&mut value, SEQUENCE));
+        constraints.and_then(|mut it| contents(&mut it, BOOLEAN)).is_some_and(|ca| ca != [0])
+    }
+
+    /// Whether it says for whom it is where clients look for that.
+    pub fn has_names(&self) -> bool {
+        self.extension(SUBJECT_ALT_NAME).is_some()
+    }
+
+    /// Extension: an identifier, perhaps whether it is critical, and the value.
+    fn extension(&self, kind: &[u8]) -> Option<&'a [u8]> {
+        let mut extensions = self.extensions;
+        while !extensions.is_empty() {
+            let mut extension = contents(&mut extensions, SEQUENCE)?;
+            if contents(&mut extension, OBJECT_IDENTIFIER)? == kind {
+                if extension.first() == Some(&BOOLEAN) {
+                    element(&mut extension)?;
+                }
+                return contents(&mut extension, OCTET_STRING);
+            }
+        }
+        None
     }
 
     /// Whether it names itself as its issuer, as roots do.
@@ -180,6 +237,8 @@ mod tests {
             let parts = Parts::of(leaf.der()).unwrap();
             let (ours, other) = (Parts::of(ours.der()).unwrap(), Parts::of(other.der()).unwrap());
             assert_eq!((parts.issuer.to_string(), parts.issuer), ("`ours`".to_owned(), ours.subject));
+            assert_eq!((ours.is_authority(), ours.has_names(), ours.is_version_1), (true, false, false));
+            assert_eq!((parts.is_authority(), parts.has_names(), parts.is_version_1), (false, true, false));
             assert!(ours.is_self_issued() && !parts.is_self_issued());
             assert_eq!(parts.is_signed_by(&ours, algorithms), Some(true));
             assert_eq!(parts.is_signed_by(&other, algorithms), Some(false));
@@ -212,6 +271,7 @@ mod tests {
             for bytes in [&bytes, &damaged] {
                 if let Some(parts) = Parts::of(bytes) {
                     let _ = (parts.subject.to_string(), parts.is_signed_by(&parts, all));
+                    let _ = (parts.is_authority(), parts.has_names());
                 }
             }
             prop_assert!(Parts::of(&GOOD[..at]).is_none());

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::moment::Moment;
 use crate::net::listener::Address;
 use crate::net::names::{Name, Names, Trouble};
-use crate::net::socket::{self, ConnectOptions, SocketError};
+use crate::net::socket::{self, ConnectOptions, SocketError, TcpOptions};
 use crate::net::stream::Stream;
 use crate::net::transport::Transport;
 use crate::tls::ClientStream;
@@ -40,6 +40,8 @@ pub struct Connector {
     pub target: Target,
     /// TLS, where the URL says `wss` or `https`.
     pub tls: Option<Tls>,
+    /// When the kernel gives a peer up.
+    pub tcp: TcpOptions,
     /// Which addresses of ours connections come from, if the system is not to choose; shared by the upstream.
     pub sources: Option<Arc<Sources>>,
 }
@@ -200,7 +202,7 @@ impl Connector {
     }
 
     async fn tcp(&self, address: SocketAddr, deadline: Instant) -> Result<Stream, ConnectError> {
-        let mut options = ConnectOptions::default();
+        let mut options = ConnectOptions { tcp: self.tcp, source: None };
         if let Some(sources) = &self.sources {
             let to = address.ip();
             options.source = Some(sources.next(to).ok_or(ConnectError::NoSource(to))?);
@@ -286,7 +288,12 @@ mod tests {
             Box::pin(async move { Ok(Answer { addresses: all.into(), alike: 2, ttl: Duration::from_secs(60) }) })
         };
         let names = Names::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
-        let connector = Connector { target: Target::new("chat.test", port, &names), tls: None, sources: None };
+        let connector = Connector {
+            target: Target::new("chat.test", port, &names),
+            tls: None,
+            tcp: TcpOptions::default(),
+            sources: None,
+        };
         assert_eq!(connector.authority(), format!("chat.test:{port}"));
         for _ in 0..3 {
             let connected = connector.connect(Instant::now() + Duration::from_secs(20));
@@ -310,7 +317,12 @@ mod tests {
         };
         let names = Names::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
         let connect = async |host: &str, millis| {
-            let connector = Connector { target: Target::new(host, 1, &names), tls: None, sources: None };
+            let connector = Connector {
+                target: Target::new(host, 1, &names),
+                tls: None,
+                tcp: TcpOptions::default(),
+                sources: None,
+            };
             connector.connect(Instant::now() + Duration::from_millis(millis)).await.map_err(|error| error.label()).err()
         };
         assert_eq!(connect("gone.test", 20_000).await, Some("resolve"));

@@ -13,6 +13,7 @@ use super::pool::Pool;
 use crate::balance::hash;
 use crate::config::{self, EndpointUrl};
 use crate::net::names::Names;
+use crate::net::socket::TcpOptions;
 use crate::tls::TlsError;
 use crate::tls::client::server_name;
 
@@ -33,6 +34,8 @@ pub struct Maker {
     pub families: Metrics,
     /// The labels of all their failures.
     pub reasons: Arc<[&'static str]>,
+    /// When the kernel gives one of them up.
+    pub tcp: TcpOptions,
     /// Where connections to them come from.
     pub sources: Option<Arc<Sources>>,
     /// What is known of them.
@@ -75,7 +78,7 @@ impl Maker {
             EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port, &self.names),
             EndpointUrl::Unix(path) => Target::Unix(path.clone()),
         };
-        let connector = Connector { target, tls, sources: self.sources.clone() };
+        let connector = Connector { target, tls, tcp: self.tcp, sources: self.sources.clone() };
         let metrics = || self.families.endpoint(&self.upstream, &label, &self.reasons);
         Ok(Endpoint {
             identity: hash::of(label.as_bytes()),

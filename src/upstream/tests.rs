@@ -9,6 +9,7 @@ use super::metrics::Metrics;
 use super::*;
 use crate::health::threshold;
 use crate::net::names::Names;
+use crate::net::socket::TcpOptions;
 use crate::telemetry::exposition::encode;
 
 const START: Moment = Moment::from_micros(1_000_000);
@@ -37,6 +38,7 @@ impl Group {
             workers: 1,
             families: Metrics::register(&registry).unwrap(),
             reasons: ["connect"].into(),
+            tcp: TcpOptions::default(),
             sources: None,
             lives: Lives::default(),
             names: Names::register(&registry).unwrap(),

@@ -46,3 +46,4 @@ mod sources;
 mod tls;
 mod under_traffic;
 mod upgrade;
+mod vanish;

@@ -361,6 +361,69 @@ async fn a_server_is_verified_against_an_authority_of_ones_own() {
     assert_eq!(client.head().await.status(), 200);
 }
 
+/// What `openssl req -x509` makes for this name: a certificate of an authority and of a server at once.
+fn self_signed(name: &str) -> (String, Arc<ServerConfig>) {
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(BOTH).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    (certificate.pem(), Arc::new(config))
+}
+
+#[tokio::test]
+async fn a_server_whose_own_certificate_is_the_authority_is_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("server.crt");
+    let (pem, config) = self_signed("127.0.0.1");
+    // As an editor on Windows keeps it.
+    std::fs::write(&ca, format!("\u{feff}{}", pem.replace('\n', "\r\n"))).unwrap();
+    let mut upstream = RawServer::start_tls(config).await;
+    let health = "health: { websocket: { path: /, every: 1s, timeout: 500ms } }, ";
+    let text = with_upstream_tls(&yaml(&[upstream.url()], &[]), &format!("ca: {ca:?}"))
+        .replace("app: { ", &format!("app: {{ {health}"));
+    let proxy = Proxy::start(&text);
+    // The check comes the same way.
+    let mut probe = upstream.accept().await;
+    assert!(probe.head().await.get("sec-websocket-key").is_some());
+    let mut client = proxy.client().await;
+    client.send(Handshake::to("/session").bytes()).await;
+    let mut server = loop {
+        let mut server = upstream.accept().await;
+        if server.switch(&[]).await.target() == "/session" {
+            break server;
+        }
+    };
+    assert_eq!(client.head().await.status(), 101);
+    client.put(&Frame::text("secret")).await;
+    server.expect(&Frame::text("secret")).await;
+}
+
+#[tokio::test]
+async fn a_refused_certificate_is_told_with_what_to_do_and_verify_off_takes_it() {
+    let authority = Authority::new();
+    let (_, config) = self_signed("127.0.0.1");
+    let mut upstream = RawServer::start_tls(config).await;
+    let text = |tls: &str| with_upstream_tls(&yaml(&[upstream.url()], &[]), tls);
+    let (strict, lax) = (text(&format!("ca: {:?}", authority.ca())), text("verify: off"));
+    let proxy = Proxy::start(&strict);
+    assert_eq!(proxy.client().await.ask(&Handshake::new()).await.status(), 502);
+    let detail = proxy.log_lines(1).await[0]["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("set `ca` in the upstream's `tls` to this very certificate"), "{detail}");
+    let loaded = wsluice::config::load_str("it", &lax, &|_| None).unwrap();
+    let around = wsluice::control::compile::Surroundings::for_check();
+    let warnings = wsluice::control::compile::compile(&loaded, &around, None).unwrap().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("upstreams.app.tls.verify is off")), "{warnings:?}");
+    let proxy = Proxy::start(&lax);
+    let mut client = proxy.client().await;
+    client.send(Handshake::new().bytes()).await;
+    let mut server = upstream.accept().await;
+    server.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+}
+
 #[tokio::test]
 async fn a_server_with_a_wrong_certificate_is_a_502() {
     let (authority, strangers) = (Authority::new(), Authority::new());

@@ -46,6 +46,7 @@ impl Checker<'_> {
             "each connection ends after one answer",
         );
 
+        self.tcp(&path.key("tcp"), &listener.tcp);
         let limits = path.key("limits");
         if listener.limits.headers == 0 {
             self.error(&limits.key("headers"), "zero would refuse every request").help("the default is 100");

@@ -18,6 +18,7 @@ use super::key::{KeyPath, Step};
 use super::locate::Aim;
 use super::report::Severity;
 use super::route::Validate;
+use super::tcp::Tcp;
 use super::tree::Node;
 use super::value::{OrOff, Span};
 
@@ -190,6 +191,25 @@ impl Checker<'_> {
     fn not_zero(&mut self, path: &KeyPath, span: Span, why: &str) {
         if span.is_zero() {
             self.error(path, format!("zero would mean that {why}")).help("write a duration such as `10s`");
+        }
+    }
+
+    /// What the kernel can count: whole seconds, in 16 bits with a sign.
+    fn tcp(&mut self, path: &KeyPath, tcp: &Tcp) {
+        let (least, most) = (Span::from_secs(1), Span::from_secs(9 * 3600));
+        for (key, span) in [("keepalive", tcp.keepalive), ("user_timeout", tcp.user_timeout)] {
+            if span.value().is_some_and(|span| !(least..=most).contains(&span)) {
+                let message = format!("it may be {least} to {most}");
+                self.error(&path.key(key), message).help("write a duration such as `2m`, or `off`");
+            }
+        }
+        if let (Some(keepalive), Some(user_timeout)) = (tcp.keepalive.value(), tcp.user_timeout.value())
+            && user_timeout <= keepalive
+        {
+            let (at, involved) = (path.key("user_timeout"), self.written.original(&path.key("keepalive")));
+            let message = "a silent peer is given up at the first question that it does not answer";
+            let help = format!("make it longer than `keepalive` ({keepalive}), or `off`");
+            self.warn(&at, message).help(help).involving(involved);
         }
     }
 

@@ -12,7 +12,7 @@ use super::super::health::{Health, WhenAllDown};
 use super::super::key::KeyPath;
 use super::super::locate::Aim;
 use super::super::rebalance::OnDown;
-use super::super::upstream::{Balance, ClientTls, Endpoint, Upstream};
+use super::super::upstream::{Balance, ClientTls, Endpoint, Upstream, Verify};
 use super::super::value::Span;
 use super::Checker;
 
@@ -72,6 +72,7 @@ impl Checker<'_> {
             }
         }
         self.source_addresses(path, upstream);
+        self.tcp(&path.key("tcp"), &upstream.tcp);
         self.health(path, upstream);
         self.shedding(path, upstream);
         let Some(tls) = &upstream.tls else { return };
@@ -86,6 +87,12 @@ impl Checker<'_> {
     }
 
     fn client_tls(&mut self, tls_path: &KeyPath, tls: &ClientTls) {
+        if tls.verify == Verify::Off && tls.ca.is_some() {
+            let involved = self.written.original(&tls_path.key("verify"));
+            let message = "nothing is verified by it with `verify: off`";
+            let help = "remove `verify: off`: a server's own certificate may stand in this file";
+            self.warn(&tls_path.key("ca"), message).at_key().help(help).involving(involved);
+        }
         for (file, key) in [(&tls.ca, "ca"), (&tls.cert, "cert"), (&tls.key, "key")] {
             file.iter().for_each(|name| self.file_name(&tls_path.key(key), name));
         }

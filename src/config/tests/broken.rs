@@ -696,6 +696,18 @@ fn what_is_only_doubtful_is_a_warning() {
             ],
         ),
         (
+            in_upstream("endpoints: ['ws://a:1']\ntcp: { user_timeout: 2m }"),
+            &[
+                "5:26 upstreams.chat.tcp.user_timeout: a silent peer is given up at the first question that it does not answer | make it longer than `keepalive` (2m), or `off`",
+            ],
+        ),
+        (
+            in_upstream("endpoints: ['wss://a:1']\ntls: { ca: a.crt, verify: off }"),
+            &[
+                "5:12 upstreams.chat.tls.ca: nothing is verified by it with `verify: off` | remove `verify: off`: a server's own certificate may stand in this file",
+            ],
+        ),
+        (
             in_route("match: { path: { prefix: /ws } }\nrewrite: { strip_prefix: /api }"),
             &[
                 "5:30 routes[0].rewrite.strip_prefix: no path that this route matches begins with this | compare it with routes[0].match.path",

@@ -24,6 +24,7 @@ listeners:
     timeouts: { tls: 10s, headers: 10s, keep_alive: 60s }
     trusted_proxies: [10.0.0.0/8]
     limits: { headers: 100, header_bytes: 16KiB, connections: 10 }
+    tcp: { keepalive: 1m, user_timeout: 5m }
   - { name: plain, bind: \"127.0.0.1:8080\", redirect: { https: 443 } }
 routes:
   - name: chat
@@ -59,6 +60,7 @@ upstreams:
     on_down: keep
     drain_removed: 5m
     source_addresses: [10.0.0.5]
+    tcp: { keepalive: 1m, user_timeout: 5m }
     sticky:
       cookie: srv
       secrets: [0123456789abcdef0123456789abcdef]
@@ -69,7 +71,7 @@ upstreams:
       same_site: lax
     queue: { length: 10, wait: 1s }
     admission: { rate: 5/s, burst: 5, wait: 1s }
-    tls: { ca: d.crt, cert: e.crt, key: e.key, server_name: chat.example.com }
+    tls: { ca: d.crt, cert: e.crt, key: e.key, server_name: chat.example.com, verify: on }
     health:
       websocket:
         path: /ws?token=s

@@ -121,8 +121,28 @@ fn a_file_that_cannot_be_read_says_why() {
     assert!(message(&path).starts_with("the file cannot be read: "));
     std::fs::write(&path, b"a: 1\nb: \xff\n").unwrap();
     assert_eq!(message(&path), "the file is not UTF-8 text (line 2)");
+    std::fs::write(&path, b"\xff\xfea\0:\0").unwrap();
+    assert_eq!(message(&path), "the file is UTF-16 text, as some programs on Windows write it: save it as UTF-8");
     std::fs::write(&path, vec![b'#'; (FILE_BYTES_MAX + 1) as usize]).unwrap();
     assert_eq!(message(&path), "the file is larger than 1MiB");
+}
+
+#[test]
+fn a_file_is_read_as_editors_on_windows_write_it() {
+    let plain = load(FRAME).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("it.yaml");
+    for text in [format!("\u{feff}{FRAME}"), FRAME.replace('\n', "\r\n"), format!("\u{feff}---\r\n{FRAME}")] {
+        assert_eq!(load(&text).unwrap().file, plain.file);
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(load_file(&path, &|_| None).unwrap().file, plain.file);
+    }
+    // Positions are those that an editor shows.
+    let error = load(&format!("\u{feff}{}", FRAME.replace("upstream: chat", "upstream: caht"))).unwrap_err();
+    assert_eq!(error.findings()[0].line, Some(3));
+    let twice = load(&format!("\u{feff}a: 1\n\u{feff}b: 2\n")).unwrap_err();
+    let finding = &twice.findings()[0];
+    assert_eq!((finding.message.as_str(), finding.line), ("a byte order mark (U+FEFF) stands in this line", Some(2)));
 }
 
 #[test]

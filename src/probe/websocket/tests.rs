@@ -4,6 +4,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::health::threshold::Rule;
+use crate::net::socket::TcpOptions;
 use crate::probe::{Check, Probe};
 use crate::upstream::connect::Target;
 use crate::ws::handshake::{Key, accept_for};
@@ -86,7 +87,12 @@ fn fragment(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 /// What `probe` says of a server that does `serve` with its one connection.
 async fn verdict<F: Future<Output = ()>>(probe: WebSocket, serve: impl FnOnce(Accepted) -> F) -> &'static str {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let connector = Connector { target: Target::Address(listener.local_addr().unwrap()), tls: None, sources: None };
+    let connector = Connector {
+        target: Target::Address(listener.local_addr().unwrap()),
+        tls: None,
+        tcp: TcpOptions::default(),
+        sources: None,
+    };
     let second = Duration::from_secs(1);
     let check = Check {
         probe: Probe::WebSocket(probe),

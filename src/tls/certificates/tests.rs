@@ -397,7 +397,7 @@ fn series_go_with_what_they_tell_of() {
     let auth = Some((place.path("ca.crt"), ClientAuthMode::Require));
     prepared.server("l", &ServerFiles { client_auth: auth, ..place.wanted(&["a", "b"]) }).unwrap();
     prepared.server("m", &a_alone).unwrap();
-    let ours = ClientFiles { ca: Some(place.path("ca.crt")), certificate: Some(place.files("a")) };
+    let ours = ClientFiles { ca: Some(place.path("ca.crt")), certificate: Some(place.files("a")), unverified: false };
     prepared.client("u", Servers::Endpoints, &ours).unwrap();
     place.certificates.commit(prepared);
     assert_eq!(text().matches("wsluice_tls_certificate_stale{").count(), 4);
@@ -412,7 +412,8 @@ fn towards_servers_it_is_the_same() {
     let (place, ca) = (Place::new(), Ca::new());
     place.put("us", ca.sign(&["us.example"], |_| {}));
     place.write("ca.crt", ca.pem());
-    let wanted = ClientFiles { ca: Some(place.path("ca.crt")), certificate: Some(place.files("us")) };
+    let wanted =
+        ClientFiles { ca: Some(place.path("ca.crt")), certificate: Some(place.files("us")), unverified: false };
     let reload = || {
         let mut prepared = place.certificates.prepare(SystemTime::now());
         let config = prepared.client("u", Servers::Endpoints, &wanted).unwrap();
@@ -437,7 +438,7 @@ fn towards_servers_it_is_the_same() {
     let errors = place.certificates.prepare(SystemTime::now()).client(
         "u",
         Servers::Endpoints,
-        &ClientFiles { ca: Some(place.path("no")), certificate: Some(place.files("no")) },
+        &ClientFiles { ca: Some(place.path("no")), certificate: Some(place.files("no")), unverified: false },
     );
     let parts: Vec<Part> = errors.unwrap_err().iter().map(|(part, _)| *part).collect();
     assert_eq!(parts, [Part::Authorities, Part::Certificate(0)]);

@@ -128,7 +128,8 @@ async fn a_client_that_does_not_trust_us_says_so() {
 #[tokio::test(flavor = "current_thread")]
 async fn clients_show_the_certificate_that_is_asked_for() {
     let (ca, stranger) = (Ca::new(), Ca::new());
-    let asking = |mode| ServerTlsOptions { client_auth: Some(ClientAuth { roots: ca.roots(), mode }), ..options(&ca) };
+    let asking =
+        |mode| ServerTlsOptions { client_auth: Some(ClientAuth { roots: ca.authorities(), mode }), ..options(&ca) };
     let with = |identity: &Identity| {
         let mut config = client(&ca, ALL);
         config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&identity.key)));

@@ -116,7 +116,7 @@ fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, ClientC
     let options = ServerTlsOptions {
         identities: vec![ca.identity(&[NAME])],
         min_version: MinVersion::Tls12,
-        client_auth: Some(ClientAuth { roots: ca.roots(), mode: ClientAuthMode::Require }),
+        client_auth: Some(ClientAuth { roots: ca.authorities(), mode: ClientAuthMode::Require }),
     };
     let server = server_config(&options, &TicketKeys::new().unwrap());
     let identity = ca.identity(&["client.example"]);
@@ -502,7 +502,8 @@ async fn we_understand_ourselves() {
     let options =
         ServerTlsOptions { identities: vec![ca.identity(&[NAME])], min_version: MinVersion::Tls13, client_auth: None };
     let server = server_config(&options, &TicketKeys::new().unwrap()).unwrap();
-    let client = client_config(&ClientTlsOptions { roots: Some(ca.roots()), identity: None }).unwrap();
+    let client =
+        client_config(&ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() }).unwrap();
     let (one, other) = duplex(30_000);
     let (server, client) =
         tokio::join!(accept(ServerConfig::clone(&server), one), connect(ClientConfig::clone(&client), other));

@@ -5,6 +5,7 @@ use wsluice::discovery::{
     Reason,
     etcd::{Etcd, Login, Server},
 };
+use wsluice::net::socket::TcpOptions;
 use wsluice::upstream::connect::{Connector, Target};
 
 use super::Discovery;
@@ -16,7 +17,7 @@ fn server(server: &EtcdServer) -> Server {
     let address = server.address();
     Server {
         authority: address.to_string(),
-        connector: Connector { target: Target::Address(address), tls: None, sources: None },
+        connector: Connector { target: Target::Address(address), tls: None, tcp: TcpOptions::default(), sources: None },
     }
 }
 

@@ -1,0 +1,219 @@
+//! Who judges the certificates that the other side shows.
+//!
+//! As rustls does it, by webpki, and one thing more: a certificate that stands in `ca` itself is trusted, a server's for the
+//! names that it is for. webpki takes those in `ca` for authorities alone and refuses who shows one (`CaUsedAsEndEntity`),
+//! yet what `openssl req -x509` makes is both at once. Its dates are checked, as of any other. Who shows the certificate of
+//! an authority has its key, and could have signed himself another.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+
+use super::identity::TlsError;
+use super::provider;
+use super::validity::Validity;
+
+/// Certificates that are trusted.
+#[derive(Debug, Clone)]
+pub struct Authorities {
+    /// To vouch for others.
+    pub roots: Arc<RootCertStore>,
+    /// As they are.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Authorities {
+    /// Whether `certificate` is one of them, in force now.
+    fn include(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<bool, Error> {
+        if !self.certificates.contains(certificate) {
+            return Ok(false);
+        }
+        valid_at(Validity::of(certificate).ok_or(CertificateError::BadEncoding)?, now)?;
+        Ok(true)
+    }
+}
+
+/// Judges servers by `ours`, or by `roots` alone.
+///
+/// # Errors
+/// If there is nobody to trust.
+pub(super) fn of_servers(
+    roots: Arc<RootCertStore>,
+    ours: Option<Arc<Authorities>>,
+) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    let webpki = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider())).build()?;
+    Ok(match ours {
+        None => webpki,
+        Some(ours) => Arc::new(OfServers { webpki, ours }),
+    })
+}
+
+/// Judges clients by `ours`; `optional` lets those in that show nothing.
+///
+/// # Errors
+/// If there is nobody to trust.
+pub(super) fn of_clients(ours: Arc<Authorities>, optional: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&ours.roots), Arc::clone(provider()));
+    let webpki = if optional { builder.allow_unauthenticated().build()? } else { builder.build()? };
+    Ok(Arc::new(OfClients { webpki, ours }))
+}
+
+#[derive(Debug)]
+struct OfServers {
+    webpki: Arc<WebPkiServerVerifier>,
+    ours: Arc<Authorities>,
+}
+
+impl ServerCertVerifier for OfServers {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let judged = self.webpki.verify_server_cert(certificate, intermediates, name, ocsp_response, now);
+        if judged.is_ok() || !self.ours.include(certificate, now)? {
+            return judged;
+        }
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+#[derive(Debug)]
+struct OfClients {
+    webpki: Arc<dyn ClientCertVerifier>,
+    ours: Arc<Authorities>,
+}
+
+impl ClientCertVerifier for OfClients {
+    fn offer_client_auth(&self) -> bool {
+        self.webpki.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.webpki.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.webpki.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let judged = self.webpki.verify_client_cert(certificate, intermediates, now);
+        if judged.is_ok() || !self.ours.include(certificate, now)? {
+            return judged;
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+fn valid_at(validity: Validity, time: UnixTime) -> Result<(), CertificateError> {
+    let now = UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    let unix = |seconds: i64| UnixTime::since_unix_epoch(Duration::from_secs(seconds.try_into().unwrap_or(0)));
+    if validity.expired_since(now).is_some() {
+        return Err(CertificateError::ExpiredContext { time, not_after: unix(validity.not_after) });
+    }
+    if validity.begins_in(now).is_some() {
+        return Err(CertificateError::NotValidYetContext { time, not_before: unix(validity.not_before) });
+    }
+    Ok(())
+}
+
+/// Takes every certificate, for `verify: off`.
+#[derive(Debug)]
+pub(super) struct Unverified;
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    // Who takes every certificate learns nothing from a signature by its key; and one of X.509 version 1, which servers
+    // of that kind have, cannot be parsed for it.
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
