@@ -94,7 +94,7 @@ impl Desk for Process {
     }
 
     fn config(&self) -> InForce {
-        self.in_force(self.control.in_force().loaded.shown().clone())
+        self.in_force(self.control.in_force().loaded.shown())
     }
 
     fn drains(&self) -> Answer<'_, Vec<DrainStatus>> {

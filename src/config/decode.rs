@@ -2,7 +2,8 @@
 //!
 //! [`De`] reads a [`Node`] and fails with a [`Fault`]: the path, and what kind of mistake it is, as data (serde's own
 //! deserialisers only give prose). [`decode`] notes the fault, takes the faulty node out of the tree, and tries again,
-//! until what is left can be read. A "missing" that only such a removal caused is not told.
+//! until what is left can be read. A "missing" that only such a removal caused is not told. Lists and maps of things that
+//! are long are gone through by [`Mending::each`] first, so that a mistake costs another try at one of them and not at all.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -66,46 +67,98 @@ pub(super) struct Decoded<T> {
     pub(super) removed: Vec<KeyPath>,
 }
 
-/// Reads `tree`, taking out whatever is wrong; stops after `faults_max` mistakes. `removed` says what was taken out
-/// before; `stand_in` may give a node in place of a missing key of the top.
-pub(super) fn decode<T: DeserializeOwned>(
-    tree: &mut Node,
+/// What was wrong so far with what is being read.
+pub(super) struct Mending {
     faults_max: usize,
+    faults: Vec<Fault>,
     removed: Vec<KeyPath>,
-    stand_in: fn(&str) -> Option<Node>,
-) -> Decoded<T> {
-    let mut decoded = Decoded { value: None, faults: Vec::new(), removed };
-    while decoded.faults.len() < faults_max {
-        let fault = match T::deserialize(De { node: tree, expected: &RefCell::default() }) {
-            Ok(value) => {
-                decoded.value = Some(value);
-                return decoded;
-            }
-            Err(fault) => fault,
-        };
-        let path = fault.path();
-        let missing = match &fault.kind {
-            Kind::Missing(field) => Some(*field),
-            _ => None,
-        };
-        if !decoded.follows(&fault, &path) {
-            decoded.faults.push(fault);
-        }
-        if let (Some(field), Node::Map(entries)) = (missing, &mut *tree)
-            && let (Some(node), true) = (stand_in(field), path == KeyPath::root())
-        {
-            entries.push((field.to_owned(), node));
-            decoded.removed.push(path.key(field));
-        } else if tree.remove(&path) {
-            decoded.removed.push(path);
-        } else {
-            return decoded;
-        }
-    }
-    decoded
 }
 
-impl<T> Decoded<T> {
+impl Mending {
+    /// Stops after `faults_max` mistakes. `removed` says what was taken out before.
+    pub(super) fn new(faults_max: usize, removed: Vec<KeyPath>) -> Mending {
+        Mending { faults_max, faults: Vec::new(), removed }
+    }
+
+    /// Reads `tree`, taking out whatever is wrong. `stand_in` may give a node in place of a missing key of the top.
+    pub(super) fn decode<T: DeserializeOwned>(
+        mut self,
+        tree: &mut Node,
+        stand_in: fn(&str) -> Option<Node>,
+    ) -> Decoded<T> {
+        let mut value = None;
+        while self.faults.len() < self.faults_max {
+            let fault = match T::deserialize(De { node: tree, expected: &RefCell::default() }) {
+                Ok(decoded) => {
+                    value = Some(decoded);
+                    break;
+                }
+                Err(fault) => fault,
+            };
+            let path = fault.path();
+            let missing = match &fault.kind {
+                Kind::Missing(field) => Some(*field),
+                _ => None,
+            };
+            self.note(fault, &path);
+            if let (Some(field), Node::Map(entries)) = (missing, &mut *tree)
+                && let (Some(node), true) = (stand_in(field), path == KeyPath::root())
+            {
+                entries.push((field.to_owned(), node));
+                self.removed.push(path.key(field));
+            } else if tree.remove(&path) {
+                self.removed.push(path);
+            } else {
+                break;
+            }
+        }
+        Decoded { value, faults: self.faults, removed: self.removed }
+    }
+
+    /// Tries each element of the list or map at `at` in `tree` as a `T`, taking out whatever is wrong in it, or all of it.
+    pub(super) fn each<T: DeserializeOwned>(&mut self, tree: &mut Node, at: &KeyPath) {
+        match tree.at_mut(at.steps()) {
+            Some(Node::List(nodes)) => {
+                for (index, node) in nodes.iter_mut().enumerate() {
+                    if *node != Node::Removed && !self.element::<T>(node, at, Step::Index(index)) {
+                        *node = Node::Removed;
+                    }
+                }
+            }
+            Some(Node::Map(entries)) => {
+                entries.retain_mut(|(key, node)| self.element::<T>(node, at, Step::Key(key.clone())));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the element can stay, mended perhaps.
+    fn element<T: DeserializeOwned>(&mut self, node: &mut Node, list: &KeyPath, step: Step) -> bool {
+        while self.faults.len() < self.faults_max {
+            let expected = RefCell::default();
+            let fault = match T::deserialize(De { node, expected: &expected }) {
+                Ok(_) => return true,
+                Err(fault) => fault.redact(node, expected.take()),
+            };
+            let inside = fault.path();
+            let fault =
+                list.steps().iter().rev().fold(fault.under(step.clone()), |fault, step| fault.under(step.clone()));
+            let path = fault.path();
+            self.note(fault, &path);
+            self.removed.push(path);
+            if !node.remove(&inside) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn note(&mut self, fault: Fault, path: &KeyPath) {
+        if !self.follows(&fault, path) {
+            self.faults.push(fault);
+        }
+    }
+
     /// Whether a fault is only there because something was taken out, or says again what was said.
     fn follows(&self, fault: &Fault, path: &KeyPath) -> bool {
         match &fault.kind {

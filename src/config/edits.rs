@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::value::BadValue;
 
+/// How many headers a route may set, or remove, in one direction: a message has about a hundred.
+const EDITS_MAX: usize = 200;
+
 /// Changes of the headers of one direction: first `remove`, then `set`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -102,6 +105,9 @@ impl<'de> Deserialize<'de> for HeaderSet {
                         let help = "keep one; upper and lower case do not matter in the name of a header";
                         return Err(de::Error::custom(format_args!("{problem}\n{help}")));
                     }
+                    if set.len() == EDITS_MAX {
+                        return Err(too_many());
+                    }
                     set.push((name, value));
                 }
                 Ok(HeaderSet(set))
@@ -113,7 +119,15 @@ impl<'de> Deserialize<'de> for HeaderSet {
 }
 
 fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HeaderName>, D::Error> {
-    Ok(Vec::<Name>::deserialize(from)?.into_iter().map(|name| name.0).collect())
+    let names = Vec::<Name>::deserialize(from)?;
+    if names.len() > EDITS_MAX {
+        return Err(too_many());
+    }
+    Ok(names.into_iter().map(|name| name.0).collect())
+}
+
+fn too_many<E: de::Error>() -> E {
+    E::custom(format_args!("there are more than {EDITS_MAX} headers\nkeep those that are needed"))
 }
 
 fn as_written<S: Serializer>(names: &[HeaderName], to: S) -> Result<S::Ok, S::Error> {

@@ -1,6 +1,7 @@
 //! Lists of endpoints that stand outside the configuration: a file that discovery reads, a value in etcd.
 //!
-//! They are read with the same care as the configuration, mistakes told the same way. Two forms: our own, a list as
+//! They are read with the same care as the configuration, mistakes told the same way, but without aliases (`*name`): programs
+//! write them, and who may write one must not make it larger than it is. Two forms: our own, a list as
 //! under `endpoints:`; and Prometheus's `file_sd`, a list of groups with `targets` and `labels`, which many deployment
 //! tools write already. `${NAME}` is not filled in: what writes such a list knows its values.
 
@@ -11,18 +12,22 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::address::EndpointUrl;
-use super::decode;
+use super::decode::Mending;
 use super::key::KeyPath;
 use super::load::{FILE_BYTES_MAX, FINDINGS_MAX, explain, whole_file};
 use super::locate::Aim;
-use super::report::{ConfigErrors, Finding, Severity, Source};
+use super::report::{ConfigErrors, Severity, Source, Told};
 use super::suggest::did_you_mean;
+use super::survey::Aliases;
 use super::tree::{self, Node};
 use super::upstream::Endpoint;
 use crate::file_look::BYTE_ORDER_MARK;
 
 /// No upstream has more; a longer list is of another kind.
 pub const ENDPOINTS_MAX: usize = 10_000;
+
+/// How long the text of one endpoint may be.
+pub const ENDPOINT_BYTES_MAX: usize = 16 << 10;
 
 /// How the servers of a list are spoken to that tells hosts and ports only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -64,15 +69,20 @@ const LABELS: &[&str] =
 /// Everything that is wrong. A list with a mistake in it is not used at all.
 pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<Endpoint>, ConfigErrors> {
     let (source, mut tree) = parse(name, text)?;
+    let written = count(&tree.0);
+    if written > ENDPOINTS_MAX {
+        let message = format!("the list has {written} endpoints, more than {ENDPOINTS_MAX}");
+        return Err(whole_file(name, message, None));
+    }
     let mut findings = Findings { source: &source, found: tree.1 };
     let endpoints: Vec<(KeyPath, Endpoint)> = match &mut tree.0 {
         Node::List(nodes) if nodes.is_empty() => vec![],
         Node::List(nodes) if nodes.iter().any(is_group) => {
-            let groups: Vec<TargetGroup> = findings.decode(&mut tree.0).unwrap_or_default();
+            let groups: Vec<TargetGroup> = findings.decode_list(&mut tree.0);
             groups.iter().enumerate().flat_map(|(index, group)| findings.group(index, group, scheme)).collect()
         }
         Node::List(_) => {
-            let endpoints: Vec<Endpoint> = findings.decode(&mut tree.0).unwrap_or_default();
+            let endpoints: Vec<Endpoint> = findings.decode_list(&mut tree.0);
             let at = |index| KeyPath::root().index(index);
             endpoints.into_iter().enumerate().map(|(index, endpoint)| (at(index), endpoint)).collect()
         }
@@ -83,10 +93,6 @@ pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<Endp
             return Err(whole_file(name, message, Some(help)));
         }
     };
-    if endpoints.len() > ENDPOINTS_MAX {
-        let message = format!("the list has {} endpoints, more than {ENDPOINTS_MAX}", endpoints.len());
-        return Err(whole_file(name, message, None));
-    }
     // What is missing in the middle of a list has moved the rest: positions are only right when nothing is wrong yet.
     if findings.found.is_empty() {
         findings.judge(&endpoints);
@@ -100,6 +106,9 @@ pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<Endp
 /// # Errors
 /// Everything that is wrong.
 pub fn load_endpoint(name: &str, text: &str) -> Result<Endpoint, ConfigErrors> {
+    if text.len() > ENDPOINT_BYTES_MAX {
+        return Err(whole_file(name, format!("one endpoint has at most {ENDPOINT_BYTES_MAX} bytes"), None));
+    }
     let (source, mut tree) = parse(name, text)?;
     let mut findings = Findings { source: &source, found: tree.1 };
     let endpoint = findings.decode::<Endpoint>(&mut tree.0);
@@ -110,20 +119,35 @@ pub fn load_endpoint(name: &str, text: &str) -> Result<Endpoint, ConfigErrors> {
     endpoint.ok_or_else(|| whole_file(name, "there is no endpoint".into(), None))
 }
 
-fn parse(name: &str, text: &str) -> Result<(Source, (Node, Vec<Finding>)), ConfigErrors> {
+/// How many endpoints a list names, whatever they are.
+fn count(list: &Node) -> usize {
+    let Node::List(nodes) = list else { return 0 };
+    let targets = KeyPath::root().key("targets");
+    let each = nodes.iter().map(|node| match node.at(&targets) {
+        Some(Node::List(targets)) => targets.len(),
+        _ => 1,
+    });
+    // Groups without targets are long lists, too.
+    each.sum::<usize>().max(nodes.len())
+}
+
+fn parse(name: &str, text: &str) -> Result<(Source, (Node, Vec<Told>)), ConfigErrors> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(whole_file(name, "it is larger than 1MiB".to_owned(), None));
     }
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(name, text);
-    let parsed = tree::parse(text).map_err(|unparsed| {
+    let parsed = tree::parse(text, Aliases::Refused).map_err(|unparsed| {
         let root = KeyPath::root();
         let finding = source.finding_at(Severity::Error, &root, unparsed.at, unparsed.problem, unparsed.help);
         ConfigErrors::new(&source, vec![finding])
     })?;
-    let twice = |path: &KeyPath| {
-        let message = "the key stands here for the second time".to_owned();
-        source.finding(Severity::Error, path, Some(Aim::SecondKey), message, Some("keep one of the two".to_owned()))
+    let twice = |path: &KeyPath| Told {
+        severity: Severity::Error,
+        path: path.clone(),
+        aim: Some(Aim::SecondKey),
+        message: "the key stands here for the second time".to_owned(),
+        help: Some("keep one of the two".to_owned()),
     };
     let found = parsed.duplicates.iter().take(FINDINGS_MAX).map(twice).collect();
     Ok((source, (parsed.tree, found)))
@@ -135,18 +159,29 @@ fn is_group(node: &Node) -> bool {
 
 struct Findings<'a> {
     source: &'a Source,
-    found: Vec<Finding>,
+    found: Vec<Told>,
 }
 
 impl Findings<'_> {
     fn error(&mut self, path: &KeyPath, aim: Aim, message: impl Into<String>, help: Option<String>) {
         if self.found.len() < FINDINGS_MAX {
-            self.found.push(self.source.finding(Severity::Error, path, Some(aim), message.into(), help));
+            let (path, message) = (path.clone(), message.into());
+            self.found.push(Told { severity: Severity::Error, path, aim: Some(aim), message, help });
         }
     }
 
     fn decode<T: DeserializeOwned>(&mut self, tree: &mut Node) -> Option<T> {
-        let decoded = decode::decode::<T>(tree, FINDINGS_MAX, vec![], |_| None);
+        self.finish(Mending::new(FINDINGS_MAX, vec![]), tree)
+    }
+
+    fn decode_list<T: DeserializeOwned>(&mut self, tree: &mut Node) -> Vec<T> {
+        let mut mending = Mending::new(FINDINGS_MAX, vec![]);
+        mending.each::<T>(tree, &KeyPath::root());
+        self.finish(mending, tree).unwrap_or_default()
+    }
+
+    fn finish<T: DeserializeOwned>(&mut self, mending: Mending, tree: &mut Node) -> Option<T> {
+        let decoded = mending.decode::<T>(tree, |_| None);
         for fault in decoded.faults {
             let (path, aim, message, help) = explain(tree, fault);
             self.error(&path, aim, message, help);
@@ -222,10 +257,10 @@ impl Findings<'_> {
     }
 
     fn end(self) -> Result<(), ConfigErrors> {
-        let mut found = self.found;
-        if found.is_empty() {
+        if self.found.is_empty() {
             return Ok(());
         }
+        let mut found = self.source.findings(self.found);
         found.sort_by_key(|finding| (finding.line.unwrap_or(usize::MAX), finding.col));
         Err(ConfigErrors::new(self.source, found))
     }
@@ -285,6 +320,7 @@ mod tests {
             ("- ws://a:1\n- }", "list.yaml:2"),
             ("- ws://a:1\n- ", "there is no value"),
             ("- { url: ws://a, max_connections: 0 }", "no session would ever fit"),
+            ("- &a ws://a:1\n- *a", "aliases (`*name`) are not followed here"),
         ] {
             assert!(refused(text).contains(problem), "{text:?}: {}", refused(text));
         }
@@ -297,7 +333,8 @@ mod tests {
         let load = |text| load_endpoint("chat/1", text);
         assert_eq!(load("ws://a:1").unwrap(), load(r#"{"url": "ws://a:1"}"#).unwrap());
         assert_eq!(load("{ url: ws://a, weight: 9 }").unwrap().weight, 9);
-        for text in ["", "a", "[ws://a]", "{ url: ws://a, url: ws://b }", "{"] {
+        let long = format!("{{ url: ws://a, zone: {} }}", "x".repeat(ENDPOINT_BYTES_MAX));
+        for text in [&*long, "", "a", "[ws://a]", "{ url: ws://a, url: ws://b }", "{"] {
             load(text).unwrap_err();
         }
     }

@@ -5,10 +5,11 @@
 //! anything else is itself, as regular expressions end with one.
 
 use super::key::KeyPath;
+use super::load::FINDINGS_MAX;
 use super::tree::Node;
 
 /// What all values may grow to together: variables may be large and may be used often.
-const FILLED_BYTES_MAX: usize = 4 << 20;
+const FILLED_BYTES_MAX: usize = 2 << 20;
 
 /// Something that cannot be filled in.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,12 +19,12 @@ pub(super) struct Unfilled {
     pub(super) help: String,
 }
 
-/// Fills in every string of `tree`; one that cannot be is reported, and is left as it was.
+/// Fills in every string of `tree`; one that cannot be is reported, unless enough have been, and is left as it was.
 pub(super) fn fill(tree: &mut Node, env: &dyn Fn(&str) -> Option<String>) -> Vec<Unfilled> {
     let mut unfilled = Vec::new();
     let mut room = FILLED_BYTES_MAX;
-    tree.for_each_text(&mut |path, text, raw| {
-        if !text.contains("${") {
+    tree.for_each_text(&mut |trail, text, raw| {
+        if !text.contains("${") || unfilled.len() == FINDINGS_MAX {
             return;
         }
         match expand(text, env, room) {
@@ -32,7 +33,7 @@ pub(super) fn fill(tree: &mut Node, env: &dyn Fn(&str) -> Option<String>) -> Vec
                 let written = std::mem::replace(text, filled);
                 *raw = from_outside.then_some(written);
             }
-            Err((problem, help)) => unfilled.push(Unfilled { path: path.clone(), problem, help }),
+            Err((problem, help)) => unfilled.push(Unfilled { path: trail.path(), problem, help }),
         }
     });
     unfilled

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use http::header::HeaderName;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::edits::HeaderSet;
 use super::value::{BadValue, OrOff, Scalar, Span, scalar};
+use crate::route::pattern::{SOURCE_BYTES_MAX, within};
 
 /// A check made again and again of each endpoint, apart from live traffic.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -523,11 +525,27 @@ impl fmt::Display for Statuses {
 
 /// A regex that matches somewhere in bytes. Two are equal when their text is.
 #[derive(Clone, Debug)]
-pub struct Pattern(pub regex::bytes::Regex);
+pub struct Pattern {
+    source: String,
+    compiled: Arc<OnceLock<Option<regex::bytes::Regex>>>,
+}
+
+impl Pattern {
+    /// Compiles it, in at most `room` bytes, of which it takes what it needs. Says whether there is enough.
+    pub(super) fn compile(&self, room: &mut usize) -> bool {
+        let build = |bytes| regex::bytes::RegexBuilder::new(&self.source).size_limit(bytes).build();
+        self.compiled.get_or_init(|| within(room, build)).is_some()
+    }
+
+    /// Compiled; `None` for one that is too large.
+    pub fn regex(&self) -> Option<regex::bytes::Regex> {
+        self.compiled.get_or_init(|| regex::bytes::Regex::new(&self.source).ok()).clone()
+    }
+}
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Pattern) -> bool {
-        self.0.as_str() == other.0.as_str()
+        self.source == other.source
     }
 }
 
@@ -541,18 +559,28 @@ impl FromStr for Pattern {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Pattern, BadValue> {
-        text.parse().map(Pattern).map_err(|error: regex::Error| {
-            let error = error.to_string();
-            let last = error.lines().last().unwrap_or_default();
-            let help = format!("mend it: {}", last.strip_prefix("error: ").unwrap_or(last));
-            BadValue::new(format!("`{text}` is not a regex"), help)
-        })
+        if text.len() > SOURCE_BYTES_MAX {
+            let problem = format!("a regex has at most {SOURCE_BYTES_MAX} characters, this one {}", text.len());
+            return Err(BadValue::new(problem, "look for less"));
+        }
+        // Without room for anything it is read and not compiled.
+        match regex::bytes::RegexBuilder::new(text).size_limit(0).build() {
+            Ok(_) | Err(regex::Error::CompiledTooBig(_)) => {
+                Ok(Pattern { source: text.to_owned(), compiled: Arc::default() })
+            }
+            Err(error) => {
+                let error = error.to_string();
+                let last = error.lines().last().unwrap_or_default();
+                let help = format!("mend it: {}", last.strip_prefix("error: ").unwrap_or(last));
+                Err(BadValue::new(format!("`{text}` is not a regex"), help))
+            }
+        }
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        out.write_str(self.0.as_str())
+        out.write_str(&self.source)
     }
 }
 

@@ -6,21 +6,32 @@ use std::time::SystemTime;
 
 use super::File;
 use super::check::{self, Issue, Written};
-use super::decode::{self, Fault, Kind};
+use super::decode::{self, Fault, Kind, Mending};
 use super::environment;
 use super::key::KeyPath;
 use super::locate::Aim;
-use super::report::{ConfigErrors, Finding, Severity, Source};
+use super::report::{ConfigErrors, Finding, Severity, Source, Told};
 use super::shown;
 use super::suggest::did_you_mean;
+use super::survey::Aliases;
 use super::tree::{self, Node};
+use super::{Listener, Route, Upstream};
 use crate::file_look::{self, BYTE_ORDER_MARK};
 
 /// No configuration is larger; a file that is was named by mistake, and is not read into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// After so many mistakes the file is of another kind, and nobody reads on.
+/// After so many mistakes the file is of another kind, and nobody reads on. Of warnings there are as many more.
 pub(super) const FINDINGS_MAX: usize = 50;
+
+/// How many routes there may be: each has its counters, and a megabyte of the shortest is twice as many.
+const ROUTES_MAX: usize = 20_000;
+
+/// How many listeners: each has a socket for each worker.
+const LISTENERS_MAX: usize = 1000;
+
+/// How many routes times listeners: each pair has its counters.
+const PAIRS_MAX: usize = 100_000;
 
 /// A configuration that can be used.
 #[derive(Clone, Debug)]
@@ -33,22 +44,24 @@ pub struct Loaded {
     pub source: Source,
     /// When it was read.
     pub read_at: SystemTime,
-    shown: serde_json::Value,
+    /// What came from outside, where it is written.
+    written: Option<Node>,
+    hash: String,
 }
 
 impl Loaded {
     /// What the file says, each default filled in, fit to be shown: secrets, passwords, tokens and the values of headers
     /// and parameters that may be credentials are `***`, and what came from the environment is the `${NAME}` that was
     /// written. What is not set is left out.
-    pub fn shown(&self) -> &serde_json::Value {
-        &self.shown
+    pub fn shown(&self) -> serde_json::Value {
+        shown::shown(&self.file, self.written.as_ref())
     }
 
     /// SHA-256, in lower-case hex, of what is [`shown`](Self::shown): equal for files that say the same, on every machine
     /// that runs the same version. What is masked is not in it, nor what the environment says, nor what stands in files
     /// that are named: two that differ in a secret alone have the same hash, and nobody can try out by it what a secret is.
     pub fn hash(&self) -> String {
-        shown::hash(&self.shown)
+        self.hash.clone()
     }
 }
 
@@ -99,6 +112,24 @@ pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Lo
 ///
 /// Everything that is wrong.
 pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    load_text(name, text, env, Aliases::Allowed)
+}
+
+/// The same for a text that somebody sends. Aliases (`*name`) are refused in it.
+///
+/// # Errors
+///
+/// Everything that is wrong.
+pub fn load_sent(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    load_text(name, text, env, Aliases::Refused)
+}
+
+fn load_text(
+    name: &str,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    aliases: Aliases,
+) -> Result<Loaded, ConfigErrors> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(whole_file(
             name,
@@ -108,15 +139,20 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
     }
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(name, text);
-    let mut tree = read_tree(&source, text)?;
-    let mut findings: Vec<Finding> = Vec::new();
+    let mut tree = read_tree(&source, text, aliases)?;
+    let (mut errors, mut warnings): (Vec<Told>, Vec<Told>) = Default::default();
     let mut say = |severity, path: &KeyPath, aim, message, help| {
-        // What is missing from the file as a whole is missing nowhere in particular.
-        let at = if *path == KeyPath::root() { None } else { Some(aim) };
-        if findings.len() < FINDINGS_MAX {
-            findings.push(source.finding(severity, path, at, message, help));
+        let told = match severity {
+            Severity::Error => &mut errors,
+            Severity::Warning => &mut warnings,
+        };
+        if told.len() < FINDINGS_MAX {
+            // What is missing from the file as a whole is missing nowhere in particular.
+            let aim = (*path != KeyPath::root()).then_some(aim);
+            told.push(Told { severity, path: path.clone(), aim, message, help });
         }
     };
+    too_many(&source, &tree.tree)?;
 
     for path in tree.duplicates.iter().take(FINDINGS_MAX) {
         let message = "the key stands here for the second time".to_owned();
@@ -128,7 +164,12 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
         tree.tree.remove(&unfilled.path);
         removed.push(unfilled.path);
     }
-    let decoded = decode::decode::<File>(&mut tree.tree, FINDINGS_MAX, removed, stand_in);
+    let mut mending = Mending::new(FINDINGS_MAX, removed);
+    let section = |key| KeyPath::root().key(key);
+    mending.each::<Listener>(&mut tree.tree, &section("listeners"));
+    mending.each::<Route>(&mut tree.tree, &section("routes"));
+    mending.each::<Upstream>(&mut tree.tree, &section("upstreams"));
+    let decoded = mending.decode::<File>(&mut tree.tree, stand_in);
     for fault in decoded.faults {
         let (path, aim, message, help) = explain(&tree.tree, fault);
         say(Severity::Error, &path, aim, message, help);
@@ -143,14 +184,15 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
         }
     }
 
-    let (warnings, mut errors): (Vec<_>, Vec<_>) =
-        findings.into_iter().partition(|finding| finding.severity == Severity::Warning);
     match file {
         Some(file) if errors.is_empty() => {
-            let shown = shown::shown(&file, &tree.tree);
-            Ok(Loaded { file, warnings, source, read_at: SystemTime::now(), shown })
+            let written = shown::keep(tree.tree);
+            let hash = shown::hash(&file, written.as_ref());
+            let warnings = source.findings(warnings);
+            Ok(Loaded { file, warnings, source, read_at: SystemTime::now(), written, hash })
         }
         _ => {
+            let mut errors = source.findings(errors);
             errors.sort_by_key(|finding| (finding.line.unwrap_or(usize::MAX), finding.col));
             Err(ConfigErrors::new(&source, errors))
         }
@@ -163,12 +205,35 @@ pub(super) fn whole_file(name: &str, message: String, help: Option<String>) -> C
     ConfigErrors::new(&source, vec![finding])
 }
 
-fn read_tree(source: &Source, text: &str) -> Result<tree::Parsed, ConfigErrors> {
+/// Refuses a file of which so much would be made that nobody can want it.
+fn too_many(source: &Source, tree: &Node) -> Result<(), ConfigErrors> {
+    let count = |key: &str| match tree.at(&KeyPath::root().key(key)) {
+        Some(Node::List(nodes)) => nodes.len(),
+        _ => 0,
+    };
+    let (routes, listeners) = (count("routes"), count("listeners"));
+    let (key, message) = if routes > ROUTES_MAX {
+        ("routes", format!("there are {routes} routes, more than {ROUTES_MAX}"))
+    } else if listeners > LISTENERS_MAX {
+        ("listeners", format!("there are {listeners} listeners, more than {LISTENERS_MAX}"))
+    } else if routes * listeners > PAIRS_MAX {
+        let pairs = routes * listeners;
+        ("listeners", format!("{routes} routes for each of {listeners} listeners are {pairs}, more than {PAIRS_MAX}"))
+    } else {
+        return Ok(());
+    };
+    let help = "let one route or listener do for several, or share them between processes";
+    let path = KeyPath::root().key(key);
+    let finding = source.finding(Severity::Error, &path, Some(Aim::Key), message, Some(help.to_owned()));
+    Err(ConfigErrors::new(source, vec![finding]))
+}
+
+fn read_tree(source: &Source, text: &str, aliases: Aliases) -> Result<tree::Parsed, ConfigErrors> {
     let fail = |at, message: &str, help: Option<String>| {
         let finding = source.finding_at(Severity::Error, &KeyPath::root(), at, message.to_owned(), help);
         Err(ConfigErrors::new(source, vec![finding]))
     };
-    let parsed = match tree::parse(text) {
+    let parsed = match tree::parse(text, aliases) {
         Ok(parsed) => parsed,
         Err(unparsed) => return fail(unparsed.at, &unparsed.problem, unparsed.help),
     };

@@ -1,15 +1,13 @@
-//! From a key path back to line and column.
+//! From key paths back to lines and columns.
 //!
 //! Positions are not kept while the file is read (serde has no place for them); they are looked up when something is
-//! wrong: the text is parsed once more by a seed that walks down the path and fails on purpose when it arrives, and
-//! YAML's parser then says where that was. It costs a parse for each message, and nothing when all is well.
+//! wrong: the text is walked through once more (`survey::walk`), for all paths at once. It costs nothing when all is well.
 
-use std::cell::Cell;
-use std::fmt;
-
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use super::key::{KeyPath, Step};
+use super::survey::{Event, walk};
 
 /// What at the end of a path is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,126 +20,163 @@ pub(super) enum Aim {
     Value,
 }
 
-/// Line and column (from 1, in characters) of what is at `path`, or of the nearest thing above it that can be found.
-pub(super) fn locate(text: &str, path: &KeyPath, aim: Aim) -> Option<(usize, usize)> {
-    let mut aim = aim;
-    let mut path = path.clone();
-    loop {
-        // An element has no key to point at; the top has nothing at all.
-        if !matches!(path.steps().last(), Some(Step::Key(_))) {
-            aim = Aim::Value;
-        }
-        let arrived = Cell::new(false);
-        let probe = Probe { steps: path.steps(), aim, arrived: &arrived };
-        let result = probe.deserialize(serde_yaml::Deserializer::from_str(text));
-        if let Err(error) = result
-            && arrived.get()
-            && let Some(at) = error.location()
-        {
-            return Some((at.line(), at.column()));
-        }
-        aim = Aim::Key;
-        path = path.parent()?;
+/// Line and column, from 1 and in characters.
+type Place = (usize, usize);
+
+/// Where that is which is at the end of each path, or the nearest thing above it that can be found: what an alias stands
+/// for is at its anchor, and so a path that leads through one ends at the alias.
+pub(super) fn locate(text: &str, wanted: &[Option<(&KeyPath, Aim)>]) -> Vec<Option<Place>> {
+    let mut search = Search { points: vec![Point::default()], open: vec![] };
+    let ends: Vec<Option<usize>> = wanted.iter().map(|one| one.map(|(path, _)| search.want(path))).collect();
+    if ends.iter().all(Option::is_none) {
+        return vec![None; wanted.len()];
     }
+    let mut is_top = true;
+    walk(text, |event, at| {
+        search.take(event, at, std::mem::take(&mut is_top));
+        // One document is all there is.
+        if search.open.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let ends = wanted.iter().zip(&ends);
+    ends.map(|(one, end)| one.zip(*end).and_then(|((_, aim), end)| search.place(end, aim))).collect()
 }
 
-#[derive(Clone, Copy)]
-struct Probe<'a> {
-    steps: &'a [Step],
-    aim: Aim,
-    arrived: &'a Cell<bool>,
+/// A path that is wanted, or the beginning of one.
+#[derive(Default)]
+struct Point {
+    above: usize,
+    is_key: bool,
+    below: HashMap<Step, usize>,
+    key: Option<Place>,
+    second: Option<Place>,
+    value: Option<Place>,
 }
 
-impl<'de> DeserializeSeed<'de> for Probe<'_> {
-    type Value = ();
+/// A map or list that is not over yet.
+struct Open {
+    /// The point that it is the value of, if more is wanted of it.
+    point: Option<usize>,
+    /// Elements of a list so far.
+    count: usize,
+    is_map: bool,
+    /// Of a map: the value of a key is next, and this is the key's point.
+    value_of: Option<Option<usize>>,
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        match self.steps.first() {
+struct Search {
+    /// The first is the top.
+    points: Vec<Point>,
+    open: Vec<Open>,
+}
+
+impl Search {
+    /// The point at the end of `path`.
+    fn want(&mut self, path: &KeyPath) -> usize {
+        path.steps().iter().fold(0, |above, step| match self.points[above].below.get(step) {
+            Some(point) => *point,
             None => {
-                self.arrived.set(true);
-                from.deserialize_any(Stop)
+                let point = self.points.len();
+                self.points.push(Point { above, is_key: matches!(step, Step::Key(_)), ..Point::default() });
+                self.points[above].below.insert(step.clone(), point);
+                point
             }
-            Some(Step::Key(_)) => from.deserialize_map(self),
-            Some(Step::Index(_)) => from.deserialize_seq(self),
+        })
+    }
+
+    fn take(&mut self, event: Event<'_>, at: Place, is_top: bool) {
+        if matches!(event, Event::End) {
+            self.open.pop();
+            return;
         }
-    }
-}
-
-impl<'de> Visitor<'de> for Probe<'_> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        out.write_str("the way down")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((Step::Key(key), rest)) = self.steps.split_first() else { return Ok(()) };
-        let mut skip = match self.aim {
-            Aim::SecondKey if rest.is_empty() => 1,
-            _ => 0,
+        let point = match self.open.last_mut() {
+            None => is_top.then_some(0),
+            Some(Open { is_map: true, value_of: value_of @ None, point, .. }) => {
+                // A key. One that is no scalar is the parser's to refuse.
+                let below = point.and_then(|point| match event {
+                    Event::Scalar { value, .. } => {
+                        let key = Step::Key(String::from_utf8_lossy(value).into_owned());
+                        self.points[point].below.get(&key).copied()
+                    }
+                    _ => None,
+                });
+                if let Some(key) = below.map(|key| &mut self.points[key]) {
+                    match key.key {
+                        None => key.key = Some(at),
+                        Some(_) => key.second = key.second.or(Some(at)),
+                    }
+                }
+                *value_of = Some(below);
+                if matches!(event, Event::StartMap { .. } | Event::StartList { .. }) {
+                    self.open(event, None);
+                }
+                return;
+            }
+            Some(Open { is_map: true, value_of, .. }) => value_of.take().flatten(),
+            Some(Open { count, point, .. }) => {
+                *count += 1;
+                point.and_then(|point| self.points[point].below.get(&Step::Index(*count - 1)).copied())
+            }
         };
+        let is_first = point.is_some_and(|point| self.points[point].value.is_none());
+        if let Some(point) = point.filter(|_| is_first) {
+            self.points[point].value = Some(at);
+        }
+        // The second value of a key is none.
+        self.open(event, point.filter(|_| is_first));
+    }
+
+    fn open(&mut self, event: Event<'_>, point: Option<usize>) {
+        let is_map = match event {
+            Event::StartMap { .. } => true,
+            Event::StartList { .. } => false,
+            _ => return,
+        };
+        self.open.push(Open { point, count: 0, is_map, value_of: None });
+    }
+
+    fn place(&self, end: usize, aim: Aim) -> Option<Place> {
+        let (mut end, mut aim) = (end, aim);
         loop {
-            let stop = rest.is_empty() && self.aim != Aim::Value && skip == 0;
-            let probe = KeyProbe { wanted: key, arrived: stop.then_some(self.arrived) };
-            match map.next_key_seed(probe)? {
-                None => return Ok(()),
-                Some(true) if skip > 0 => skip -= 1,
-                Some(true) => return map.next_value_seed(Probe { steps: rest, ..self }),
-                Some(false) => {}
+            let point = &self.points[end];
+            let found = match aim {
+                // An element has no key to point at; the top has nothing at all.
+                _ if !point.is_key => point.value,
+                Aim::Key => point.key,
+                Aim::SecondKey => point.second,
+                Aim::Value => point.value,
+            };
+            if found.is_some() || end == 0 {
+                return found;
             }
-            map.next_value::<IgnoredAny>()?;
-        }
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Some((Step::Index(index), rest)) = self.steps.split_first() else { return Ok(()) };
-        for _ in 0..*index {
-            list.next_element::<IgnoredAny>()?;
-        }
-        list.next_element_seed(Probe { steps: rest, ..self })?;
-        Ok(())
-    }
-}
-
-/// Compares a key; fails on purpose if it is the wanted one and the way ends there.
-struct KeyProbe<'a> {
-    wanted: &'a str,
-    arrived: Option<&'a Cell<bool>>,
-}
-
-impl<'de> DeserializeSeed<'de> for KeyProbe<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<bool, D::Error> {
-        from.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeyProbe<'_> {
-    type Value = bool;
-
-    fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        out.write_str("a key")
-    }
-
-    fn visit_str<E: de::Error>(self, key: &str) -> Result<bool, E> {
-        match self.arrived {
-            Some(arrived) if key == self.wanted => {
-                arrived.set(true);
-                Err(E::custom("here"))
-            }
-            _ => Ok(key == self.wanted),
+            (end, aim) = (point.above, Aim::Key);
         }
     }
 }
 
-/// Refuses everything, by serde's defaults.
-struct Stop;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Visitor<'_> for Stop {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        out.write_str("to fail here")
+    #[test]
+    fn many_paths_are_found_on_one_walk() {
+        let text = "a: 1\nb: &b { c: [x, { d: 2 }], c: 3 }\né: { f: *b }\n";
+        let path = |steps: &[Step]| KeyPath::from_steps(steps.to_vec());
+        let key = |key: &str| Step::Key(key.to_owned());
+        let cases = [
+            (path(&[key("a")]), Aim::Key, Some((1, 1))),
+            (path(&[key("a")]), Aim::Value, Some((1, 4))),
+            (path(&[key("b"), key("c")]), Aim::Key, Some((2, 9))),
+            (path(&[key("b"), key("c")]), Aim::SecondKey, Some((2, 27))),
+            (path(&[key("b"), key("c"), Step::Index(1), key("d")]), Aim::Value, Some((2, 21))),
+            // What is not there is at what is around it.
+            (path(&[key("b"), key("c"), Step::Index(7), key("d")]), Aim::Value, Some((2, 9))),
+            (path(&[key("b"), key("z")]), Aim::Value, Some((2, 1))),
+            (path(&[key("z")]), Aim::Value, Some((1, 1))),
+            (path(&[key("é"), key("f"), key("c")]), Aim::Value, Some((3, 6))),
+            (path(&[key("é"), key("f")]), Aim::Value, Some((3, 9))),
+        ];
+        let wanted: Vec<_> = cases.iter().map(|(path, aim, _)| Some((path, *aim))).chain([None]).collect();
+        let expected: Vec<_> = cases.iter().map(|(_, _, place)| *place).chain([None]).collect();
+        assert_eq!(locate(text, &wanted), expected);
     }
 }

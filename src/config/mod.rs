@@ -5,7 +5,7 @@
 //! `control::compile` whatever needs the world outside the file: whether certificates exist and match, whether a regex
 //! is too large, whether an address can be bound.
 //!
-//! The way from text to [`File`], one module a step: `tree` parses YAML, `environment` fills in `${NAME}`,
+//! The way from text to [`File`], one module a step: `survey` measures it, `tree` parses YAML, `environment` fills in `${NAME}`,
 //! `decode` turns nodes into types by serde and mends the tree at each mistake so that it can go on to the next,
 //! `check` judges what is only wrong in company, `locate` finds lines and columns again, `report` draws them;
 //! `load` joins them. Why a tree of our own between YAML and serde: YAML's deserialiser stops at the first error,
@@ -36,6 +36,7 @@ mod route;
 mod shown;
 mod sticky;
 mod suggest;
+mod survey;
 mod syntax;
 mod tcp;
 mod tree;
@@ -56,7 +57,7 @@ pub use admin::{Admin, AdminToken};
 pub use admission::{Admission, Queue, Rate};
 pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret};
 pub use edits::{HeaderEdits, HeaderSet};
-pub use endpoints::{ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
+pub use endpoints::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
 pub use health::{
     Ejection, Expectation, Health, HttpCheck, MapOrOff, Pace, RetryBudget, TcpCheck, WebSocketCheck, WhenAllDown,
 };
@@ -65,7 +66,7 @@ pub use listener::{
     Certificate, ClientAuth, ClientAuthMode, Listener, ListenerLimits, ListenerTimeouts, ProxyProtocol, Redirect,
     ServerTls, TlsVersion,
 };
-pub use load::{FILE_BYTES_MAX, Loaded, load_again, load_file, load_str};
+pub use load::{FILE_BYTES_MAX, Loaded, load_again, load_file, load_sent, load_str};
 pub use on_change::OnChange;
 pub use process::{Drain, Log, LogFormat, LogLevel, Workers};
 pub use rebalance::{OnDown, Rebalance};

@@ -8,6 +8,13 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use super::key::KeyPath;
 use super::locate::{Aim, locate};
 use super::shown::MASK;
+use crate::header::visible::is_hidden;
+
+/// A longer text is told by its beginning: what a mistake quotes may be as long as the file.
+const TOLD_CHARS_MAX: usize = 1000;
+
+/// A longer path is told by its beginning.
+const PATH_CHARS_MAX: usize = 300;
 
 /// A longer word is not underlined to its end, nor is more than this shown behind it: the snippet is one line of a
 /// terminal.
@@ -47,6 +54,17 @@ pub struct Finding {
     drawn: String,
 }
 
+/// Something to tell of a value, whose place is not known yet.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) severity: Severity,
+    pub(super) path: KeyPath,
+    /// What of it is pointed at; `None`: nothing in particular.
+    pub(super) aim: Option<Aim>,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
 /// Everything that is wrong with a configuration. Displays as the whole report.
 #[derive(Clone, Debug)]
 pub struct ConfigErrors {
@@ -70,6 +88,18 @@ impl Source {
         self.finding(Severity::Error, path, Some(Aim::Value), message.into(), help)
     }
 
+    /// The same for many at once, which is one walk through the text and not one for each.
+    pub(super) fn findings(&self, told: Vec<Told>) -> Vec<Finding> {
+        let wanted: Vec<Option<(&KeyPath, Aim)>> =
+            told.iter().map(|told| told.aim.map(|aim| (&told.path, aim))).collect();
+        let places = locate(&self.text, &wanted);
+        let drawn = told
+            .iter()
+            .zip(places)
+            .map(|(told, at)| self.finding_at(told.severity, &told.path, at, told.message.clone(), told.help.clone()));
+        drawn.collect()
+    }
+
     pub(super) fn finding(
         &self,
         severity: Severity,
@@ -78,7 +108,8 @@ impl Source {
         message: String,
         help: Option<String>,
     ) -> Finding {
-        self.finding_at(severity, path, aim.and_then(|aim| locate(&self.text, path, aim)), message, help)
+        let at = locate(&self.text, &[aim.map(|aim| (path, aim))]).pop().flatten();
+        self.finding_at(severity, path, at, message, help)
     }
 
     pub(super) fn finding_at(
@@ -92,7 +123,8 @@ impl Source {
         // The parser may point behind the last line (at the end of the file): there is nothing to show there.
         let line = at.and_then(|(line, _)| lines(&self.text).nth(line - 1));
         let at = at.filter(|_| line.is_some());
-        let path = path.to_string();
+        let (path, message) = (clip(path.to_string(), PATH_CHARS_MAX), clip(message, TOLD_CHARS_MAX));
+        let help = help.map(|help| clip(help, TOLD_CHARS_MAX));
         let drawn = self.draw(severity, &path, at.zip(line), &message, help.as_deref());
         let (line, col) = at.unzip();
         Finding { severity, path, line, col, message, help, drawn }
@@ -194,9 +226,18 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The beginning of a text that is too long to be told.
+pub(super) fn clip(mut text: String, chars_max: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(chars_max) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// `line` without controls and what is far behind the word that begins at `column`, and where in it that word is.
 fn show_line(line: &str, column: usize) -> (String, Range<usize>) {
-    let chars: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let chars: Vec<char> = line.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
     let start = (column - 1).min(chars.len());
     let end = (start + word(&chars[start..])).min(start + WORD_CHARS_MAX);
     let to = chars.len().min(end + WORD_CHARS_MAX);
@@ -233,7 +274,7 @@ fn word(chars: &[char]) -> usize {
     chars[..end].iter().rposition(|c| *c != ' ').map_or(usize::from(!chars.is_empty()), |last| last + 1)
 }
 
-/// Without control characters, which could move a terminal's cursor.
+/// Without what could move a terminal's cursor, or would not be seen.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }

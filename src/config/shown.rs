@@ -1,10 +1,16 @@
 //! The configuration in force, told to operators: its hash, and itself without what is secret.
 //!
-//! What is shown is the typed file, so that defaults and units are filled in, laid over the tree it was read from, which
-//! remembers what came from the environment. What does not fit together is masked.
+//! What is shown is the typed file, so that defaults and units are filled in, laid over what is kept of the tree it was read
+//! from: where something came from the environment. What does not fit together is masked.
+//!
+//! With its defaults filled in a route is a hundred times as long as it is written: nothing of that is kept, and the hash is
+//! made of one piece after the other.
+
+use std::collections::HashMap;
 
 use aws_lc_rs::digest;
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::File;
 use super::tree::Node;
@@ -13,16 +19,117 @@ use crate::header::redact;
 /// Stands for what is secret.
 pub(super) const MASK: &str = "***";
 
-/// As [`super::Loaded::hash`]. Keys of structs have their order in what is `shown`, those of maps are sorted.
-pub(super) fn hash(shown: &Value) -> String {
-    let digest = digest::digest(&digest::SHA256, shown.to_string().as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+/// As [`super::Loaded::hash`]. Keys are sorted, elements of lists are not.
+pub(super) fn hash(file: &File, written: Option<&Node>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for_each_piece(file, written, |section, piece, value| {
+        let place = match piece {
+            Piece::Whole => String::new(),
+            Piece::Element => "[]".to_owned(),
+            Piece::Entry(key) => Value::from(key).to_string(),
+        };
+        context.update(format!("{section}{place}: {value}\n").as_bytes());
+    });
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// As [`super::Loaded::shown`]. `written` is the tree that `file` was read from.
-pub(super) fn shown(file: &File, written: &Node) -> Value {
-    let typed = serde_json::to_value(file).expect("a file that was read as text has no part that is not");
-    lay_over(typed, Some(written), Place { key: "", secret: false })
+/// As [`super::Loaded::shown`]. `written` is what was kept of the tree that `file` was read from.
+pub(super) fn shown(file: &File, written: Option<&Node>) -> Value {
+    let mut whole = Map::new();
+    // Lists are there also where they are empty.
+    for (key, empty) in [("listeners", Value::Array(vec![])), ("routes", Value::Array(vec![]))] {
+        whole.insert(key.to_owned(), empty);
+    }
+    whole.insert("upstreams".to_owned(), Value::Object(Map::new()));
+    for_each_piece(file, written, |section, piece, value| match (piece, whole.get_mut(section)) {
+        (Piece::Element, Some(Value::Array(list))) => list.push(value),
+        (Piece::Entry(key), Some(Value::Object(map))) => drop(map.insert(key.to_owned(), value)),
+        _ => drop(whole.insert(section.to_owned(), value)),
+    });
+    Value::Object(whole)
+}
+
+/// What of a tree says where something came from the environment; what stands beside it is nothing there.
+pub(super) fn keep(node: Node) -> Option<Node> {
+    let or_nothing = |node: Option<Node>| node.unwrap_or(Node::Null);
+    match node {
+        Node::Text { raw: Some(_), .. } => Some(node),
+        Node::List(nodes) => {
+            let kept: Vec<Option<Node>> = nodes.into_iter().map(keep).collect();
+            let some = kept.iter().any(Option::is_some);
+            some.then(|| Node::List(kept.into_iter().map(or_nothing).collect()))
+        }
+        Node::Map(entries) => {
+            let kept: Vec<(String, Option<Node>)> = entries.into_iter().map(|(key, node)| (key, keep(node))).collect();
+            let some = kept.iter().any(|(_, node)| node.is_some());
+            some.then(|| Node::Map(kept.into_iter().map(|(key, node)| (key, or_nothing(node))).collect()))
+        }
+        _ => None,
+    }
+}
+
+/// What a piece of a section is.
+enum Piece<'a> {
+    Whole,
+    Element,
+    Entry(&'a str),
+}
+
+/// Calls `visit` with each section, or each part of those that may be long, as it is shown.
+fn for_each_piece(file: &File, written: Option<&Node>, mut visit: impl FnMut(&'static str, Piece<'_>, Value)) {
+    // All of them: one that is added is missed here by the compiler.
+    let File { version, workers, zone, listeners, routes, upstreams, admin, log, drain, watch, on_upgrade } = file;
+    let section = |key: &str| match written {
+        Some(Node::Map(entries)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+        _ => None,
+    };
+    let shown =
+        |value: Value, key: &str, node: Option<&Node>| lay_over(value, node, Place { key: "", secret: false }.at(key));
+    for (key, value) in [
+        ("admin", value(admin)),
+        ("drain", value(drain)),
+        ("log", value(log)),
+        ("on_upgrade", value(on_upgrade)),
+        ("version", value(version)),
+        ("watch", value(watch)),
+        ("workers", value(workers)),
+        ("zone", value(zone)),
+    ] {
+        if !value.is_null() {
+            visit(key, Piece::Whole, shown(value, key, section(key)));
+        }
+    }
+    list("listeners", listeners, section("listeners"), &mut visit);
+    list("routes", routes, section("routes"), &mut visit);
+    let nodes = match section("upstreams") {
+        Some(Node::Map(entries)) => entries.as_slice(),
+        _ => &[],
+    };
+    let nodes: HashMap<&str, &Node> = nodes.iter().map(|(key, node)| (key.as_str(), node)).collect();
+    for (name, upstream) in upstreams {
+        let value = shown(value(upstream), name, nodes.get(name.as_str()).copied());
+        visit("upstreams", Piece::Entry(name), value);
+    }
+}
+
+fn list<T: Serialize>(
+    key: &'static str,
+    elements: &[T],
+    written: Option<&Node>,
+    visit: &mut impl FnMut(&'static str, Piece<'_>, Value),
+) {
+    let nodes = match written {
+        Some(Node::List(nodes)) if nodes.len() == elements.len() => Some(nodes),
+        _ => None,
+    };
+    for (index, element) in elements.iter().enumerate() {
+        let node = nodes.map(|nodes| &nodes[index]);
+        visit(key, Piece::Element, lay_over(value(element), node, Place { key, secret: false }));
+    }
+}
+
+fn value<T: Serialize>(part: &T) -> Value {
+    serde_json::to_value(part).expect("a file that was read as text has no part that is not")
 }
 
 /// Where a value stands.

@@ -6,16 +6,22 @@
 //! only serves to blow up (a YAML bomb: a small file whose aliases unfold without end).
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::key::{KeyPath, Step};
+use super::load::FINDINGS_MAX;
+use super::survey::{Aliases, survey};
 use super::syntax::{self, Unparsed};
 
-/// How many values a file may unfold to. A generous route takes about 50, a file of 1 MiB holds at most some 200,000
-/// one-letter values; aliases could make billions of these (yaml_serde itself stops at 100 jumps per event).
-const NODES_MAX: usize = 250_000;
+/// How many values a file may unfold to, aliases followed. `survey` has counted them before; here is where they would be
+/// made (yaml_serde itself stops at 100 jumps per event).
+const NODES_MAX: usize = 500_000;
+
+/// In a map of more keys than this, those that were seen are looked up by their hash.
+const FEW_KEYS: usize = 16;
 
 /// One value of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +43,7 @@ pub(super) enum Node {
     Removed,
 }
 
-/// A tree, and the keys that stand in one map twice (the first is kept).
+/// A tree, and the keys that stand in one map twice (the first is kept): as many of them as are told.
 #[derive(Debug)]
 pub(super) struct Parsed {
     pub(super) tree: Node,
@@ -45,10 +51,11 @@ pub(super) struct Parsed {
 }
 
 /// Reads YAML.
-pub(super) fn parse(text: &str) -> Result<Parsed, Unparsed> {
+pub(super) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, Unparsed> {
     syntax::refuse_brackets(text)?;
+    survey(text, aliases)?;
     let state = RefCell::new(State::default());
-    let top = Seed { state: &state, path: &KeyPath::root() };
+    let top = Seed { state: &state, trail: &Trail::Top };
     match top.deserialize(serde_yaml::Deserializer::from_str(text)) {
         Ok(tree) => Ok(Parsed { tree, duplicates: state.into_inner().duplicates }),
         Err(error) => {
@@ -87,7 +94,7 @@ impl Node {
         })
     }
 
-    fn at_mut(&mut self, path: &[Step]) -> Option<&mut Node> {
+    pub(super) fn at_mut(&mut self, path: &[Step]) -> Option<&mut Node> {
         path.iter().try_fold(self, |node, step| match (node, step) {
             (Node::Map(entries), Step::Key(key)) => {
                 entries.iter_mut().find(|(name, _)| name == key).map(|(_, node)| node)
@@ -117,19 +124,45 @@ impl Node {
         }
     }
 
-    /// Calls `visit` with each scalar string and its path.
-    pub(super) fn for_each_text(&mut self, visit: &mut impl FnMut(&KeyPath, &mut String, &mut Option<String>)) {
-        fn walk(node: &mut Node, path: &KeyPath, visit: &mut impl FnMut(&KeyPath, &mut String, &mut Option<String>)) {
+    /// Calls `visit` with each scalar string and the way to it.
+    pub(super) fn for_each_text(&mut self, visit: &mut impl FnMut(&Trail<'_>, &mut String, &mut Option<String>)) {
+        fn walk(
+            node: &mut Node,
+            trail: &Trail<'_>,
+            visit: &mut impl FnMut(&Trail<'_>, &mut String, &mut Option<String>),
+        ) {
             match node {
-                Node::Text { text, raw } => visit(path, text, raw),
+                Node::Text { text, raw } => visit(trail, text, raw),
                 Node::List(nodes) => {
-                    nodes.iter_mut().enumerate().for_each(|(index, node)| walk(node, &path.index(index), visit));
+                    nodes.iter_mut().enumerate().for_each(|(at, node)| walk(node, &Trail::Index(trail, at), visit));
                 }
-                Node::Map(entries) => entries.iter_mut().for_each(|(key, node)| walk(node, &path.key(key), visit)),
+                Node::Map(entries) => {
+                    entries.iter_mut().for_each(|(key, node)| walk(node, &Trail::Key(trail, key), visit));
+                }
                 _ => {}
             }
         }
-        walk(self, &KeyPath::root(), visit);
+        walk(self, &Trail::Top, visit);
+    }
+}
+
+/// The way to a node while one is on it: a path is made of it only where something is told.
+pub(super) enum Trail<'a> {
+    /// Of the whole.
+    Top,
+    /// Into a map.
+    Key(&'a Trail<'a>, &'a str),
+    /// Into a list.
+    Index(&'a Trail<'a>, usize),
+}
+
+impl Trail<'_> {
+    pub(super) fn path(&self) -> KeyPath {
+        match self {
+            Trail::Top => KeyPath::root(),
+            Trail::Key(above, key) => above.path().then(Step::Key((*key).to_owned())),
+            Trail::Index(above, index) => above.path().then(Step::Index(*index)),
+        }
     }
 }
 
@@ -141,11 +174,11 @@ struct State {
     refusal: Option<(&'static str, &'static str)>,
 }
 
-/// Builds the node at `path`.
+/// Builds the node at the end of `trail`.
 #[derive(Clone, Copy)]
 struct Seed<'a> {
     state: &'a RefCell<State>,
-    path: &'a KeyPath,
+    trail: &'a Trail<'a>,
 }
 
 impl Seed<'_> {
@@ -211,8 +244,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut nodes = Vec::new();
         loop {
             self.count()?;
-            let path = self.path.index(nodes.len());
-            match list.next_element_seed(Seed { path: &path, ..self })? {
+            let trail = Trail::Index(self.trail, nodes.len());
+            match list.next_element_seed(Seed { trail: &trail, ..self })? {
                 Some(node) => nodes.push(node),
                 None => return Ok(Node::List(nodes)),
             }
@@ -221,16 +254,26 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let mut entries: Vec<(String, Node)> = Vec::new();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         while let Some(Key(key)) = map.next_key()? {
             self.count()?;
-            let path = self.path.key(&key);
-            if !seen.insert(key.clone()) {
+            let trail = Trail::Key(self.trail, &key);
+            if entries.len() == FEW_KEYS && seen.is_empty() {
+                seen.extend(entries.iter().map(|(known, _)| known.clone()));
+            }
+            let is_new = match entries.len() {
+                ..FEW_KEYS => entries.iter().all(|(known, _)| *known != key),
+                _ => seen.insert(key.clone()),
+            };
+            if !is_new {
                 map.next_value::<IgnoredAny>()?;
-                self.state.borrow_mut().duplicates.push(path);
+                let duplicates = &mut self.state.borrow_mut().duplicates;
+                if duplicates.len() < FINDINGS_MAX {
+                    duplicates.push(trail.path());
+                }
                 continue;
             }
-            let node = map.next_value_seed(Seed { path: &path, ..self })?;
+            let node = map.next_value_seed(Seed { trail: &trail, ..self })?;
             entries.push((key, node));
         }
         Ok(Node::Map(entries))
@@ -308,7 +351,9 @@ pub(super) mod tests {
 
     #[test]
     fn duplicate_keys_are_noted_and_the_first_is_kept() {
-        let Ok(parsed) = parse("a: 1\nb: { c: 2, c: [3, { d: 4 }] }\na: 5\n") else { panic!("this is YAML") };
+        let Ok(parsed) = parse("a: 1\nb: { c: 2, c: [3, { d: 4 }] }\na: 5\n", Aliases::Allowed) else {
+            panic!("this is YAML")
+        };
         assert_eq!(to_yaml(&parsed.tree), r#"{"a": 1, "b": {"c": 2}}"#);
         let duplicates: Vec<String> = parsed.duplicates.iter().map(KeyPath::to_string).collect();
         assert_eq!(duplicates, ["b.c", "a"]);
@@ -316,7 +361,7 @@ pub(super) mod tests {
 
     #[test]
     fn removing_an_element_moves_no_other() {
-        let Ok(mut parsed) = parse("[a, b, c]") else { panic!("this is YAML") };
+        let Ok(mut parsed) = parse("[a, b, c]", Aliases::Allowed) else { panic!("this is YAML") };
         assert!(parsed.tree.remove(&KeyPath::root().index(1)));
         assert!(!parsed.tree.remove(&KeyPath::root().index(1)), "it is gone already");
         assert_eq!(parsed.tree.at(&KeyPath::root().index(2)).map(to_yaml).as_deref(), Some("\"c\""));

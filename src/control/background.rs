@@ -1,6 +1,6 @@
 //! What is done for an upstream apart from any client: telling its endpoints, checking them, moving sessions off them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,7 +60,8 @@ pub fn attend(
     let upstream = &compiled.upstream;
     if !old.is_empty() {
         let endpoints = upstream.endpoints();
-        let is_new = |endpoint: &&Arc<Endpoint>| !old.iter().any(|old| Arc::ptr_eq(&old.live, &endpoint.live));
+        let known: HashSet<_> = old.iter().map(|old| Arc::as_ptr(&old.live)).collect();
+        let is_new = |endpoint: &&Arc<Endpoint>| !known.contains(&Arc::as_ptr(&endpoint.live));
         endpoints.iter().filter(is_new).for_each(|endpoint| endpoint.live.joined(clock::now()));
     }
     match check {

@@ -28,6 +28,9 @@ pub enum Refused {
     /// It has not been read.
     #[error("the file, or one that it names, could not be read in {0:?}: its file system hangs")]
     Unread(Duration),
+    /// Others wait already.
+    #[error("too many wait for this already; try again")]
+    Busy,
     /// The process is going.
     #[error("the process is shutting down")]
     Ending,
@@ -68,6 +71,9 @@ pub struct Changes {
     pub warnings: Vec<String>,
 }
 
+/// How many names of a kind are written in a line of the log.
+const NAMES_SHOWN_MAX: usize = 20;
+
 /// Names, by what became of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Changed {
@@ -82,8 +88,13 @@ pub struct Changed {
 impl fmt::Display for Changed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let marked = [('+', &self.added), ('~', &self.changed), ('-', &self.removed)];
-        let words = marked.iter().flat_map(|(mark, names)| names.iter().map(move |name| format!("{mark}{name}")));
-        f.write_str(&words.collect::<Vec<_>>().join(" "))
+        // One line of the log.
+        let shown = |(mark, names): &(char, &Vec<String>)| {
+            let words = names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("{mark}{name}"));
+            let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
+            words.chain((more > 0).then(|| format!("{mark}{more} more"))).collect::<Vec<_>>()
+        };
+        f.write_str(&marked.iter().flat_map(shown).collect::<Vec<_>>().join(" "))
     }
 }
 

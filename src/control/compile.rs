@@ -3,7 +3,7 @@
 //! Whole or not at all: every mistake that only the world outside the file can tell (a certificate that is not there, a
 //! key that does not fit) is reported together, at its place in the file, and nothing is built then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -46,7 +46,7 @@ use crate::tls::{self, TlsError};
 use crate::upstream::connect::{Connector, Sources, Target, Tls};
 use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
-use crate::upstream::maker::{MakeError, Maker};
+use crate::upstream::maker::{Maker, server_name_of};
 use crate::upstream::{Policy, Upstream};
 use crate::worker::Pulse;
 use crate::ws::close::Close;
@@ -286,7 +286,9 @@ pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compile
     let log = around.access_log(file);
     let certificates = around.families.certificates.prepare(SystemTime::now());
     let source = &loaded.source;
-    let mut compiler = Compiler { around, source, previous, log, certificates, errors: vec![], warnings: vec![] };
+    let connect_times = connect_times(file);
+    let mut compiler =
+        Compiler { around, source, previous, log, certificates, connect_times, errors: vec![], warnings: vec![] };
     let upstreams: BTreeMap<String, CompiledUpstream> =
         file.upstreams.iter().map(|(name, upstream)| (name.clone(), compiler.upstream(file, name, upstream))).collect();
     let mut table = vec![];
@@ -312,6 +314,73 @@ pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compile
     }
 }
 
+/// How many mistakes are told, as in a file.
+const FINDINGS_MAX: usize = 50;
+
+/// Whether files that a configuration names are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// They are read as they would be to run it.
+    Inside,
+    /// Not even whether they exist: whoever sent the text may not ask that of this machine.
+    Nowhere,
+}
+
+/// Says whether it can be built, as [`compile`] does, and builds nothing: routes, listeners and endpoints with their counters
+/// take far more room than the file.
+///
+/// # Errors
+/// Everything that is wrong, at its place in the file.
+pub fn examine(loaded: &Loaded, look: Look) -> Result<Vec<String>, ConfigErrors> {
+    let file = &loaded.file;
+    let around = Surroundings::for_check();
+    let certificates = around.families.certificates.prepare(SystemTime::now());
+    let mut compiler = Compiler {
+        around: &around,
+        source: &loaded.source,
+        previous: None,
+        log: AccessLog::off(),
+        certificates,
+        connect_times: HashMap::new(),
+        errors: vec![],
+        warnings: vec![],
+    };
+    for (name, upstream) in &file.upstreams {
+        compiler.examine(name, upstream, look);
+    }
+    if look == Look::Inside {
+        for (index, listener) in file.listeners.iter().enumerate() {
+            if let Some(tls) = &listener.tls {
+                let path = KeyPath::root().key("listeners").index(index).key("tls");
+                compiler.server_tls(&path, &listener.name, tls);
+            }
+        }
+        file.admin.iter().for_each(|admin| drop(compiler.tokens(admin)));
+    } else if !file.files().is_empty() {
+        let message = "the files that this names were not looked at: who sends a text is not told which files there are \
+                       (`wsluice check` looks)";
+        compiler.warnings.push(message.to_owned());
+    }
+    let Compiler { certificates, errors, mut warnings, .. } = compiler;
+    if !errors.is_empty() {
+        return Err(ConfigErrors::new(&loaded.source, errors));
+    }
+    warnings.extend_from_slice(certificates.warnings());
+    warnings.extend(certificates.refused().iter().map(ToString::to_string));
+    Ok(warnings)
+}
+
+/// How long it may take to connect to each upstream. Each route has its own time; connections of the pool are shared by
+/// routes and take the longest.
+fn connect_times(file: &File) -> HashMap<&str, Duration> {
+    let mut times: HashMap<&str, Duration> = HashMap::new();
+    for route in &file.routes {
+        let longest = times.entry(&route.upstream).or_default();
+        *longest = route.timeouts.connect.duration().max(*longest);
+    }
+    times
+}
+
 impl CompiledListener {
     /// Whether this is what it was.
     pub fn is_same(&self, before: &CompiledListener) -> bool {
@@ -333,6 +402,7 @@ struct Compiler<'a> {
     previous: Option<&'a Compiled>,
     log: AccessLog,
     certificates: Prepared,
+    connect_times: HashMap<&'a str, Duration>,
     errors: Vec<Finding>,
     warnings: Vec<String>,
 }
@@ -340,7 +410,14 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     /// Notes a failure at `path`; `None` keeps the compilation going, to find all of them.
     fn noted<T>(&mut self, path: &KeyPath, result: Result<T, TlsError>) -> Option<T> {
-        result.map_err(|error| self.errors.push(self.source.error(path, proxy::request::chain(&error), None))).ok()
+        result.map_err(|error| self.tell(path, proxy::request::chain(&error))).ok()
+    }
+
+    /// Notes what is wrong at `path`, while somebody reads on.
+    fn tell(&mut self, path: &KeyPath, message: impl Into<String>) {
+        if self.errors.len() < FINDINGS_MAX {
+            self.errors.push(self.source.error(path, message, None));
+        }
     }
 
     /// The same of what has several parts, each with a place of its own.
@@ -362,37 +439,15 @@ impl Compiler<'_> {
     fn tokens(&mut self, admin: &config::Admin) -> Vec<AdminToken> {
         admin.tokens().unwrap_or_else(|problem| {
             let path = KeyPath::root().key("admin").key("token_file");
-            self.errors.push(self.source.error(&path, problem, None));
+            self.tell(&path, problem);
             vec![]
         })
     }
 
     fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> CompiledUpstream {
         let path = KeyPath::root().key("upstreams").key(name);
-        // Each route has its own time to connect; connections of the pool are shared by routes and take the longest.
-        let connect =
-            file.routes.iter().filter(|route| route.upstream == name).map(|route| route.timeouts.connect.duration());
-        let connect_timeout = connect.max().unwrap_or(Duration::from_secs(5));
-        let told_tls = match &written.discover {
-            None => false,
-            Some(Discover::File(source)) => source.scheme == Scheme::Wss,
-            Some(Discover::Dns(source)) => source.scheme == Scheme::Wss,
-            Some(Discover::Etcd(_)) => false,
-        };
-        let needs_tls = told_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
-        let tls = match &written.discover {
-            _ if needs_tls => self.client_tls(&path, name, Servers::Endpoints, written.tls.as_ref()),
-            Some(_) if written.tls.is_some() => self.client_tls(&path, name, Servers::Endpoints, written.tls.as_ref()),
-            // Somebody may tell a `wss://` one day. A system without authorities is no mistake of the file until then.
-            Some(_) => self.certificates.client(name, Servers::Endpoints, &ClientFiles::default()).ok(),
-            None => None,
-        };
-        let discovery_tls = match &written.discover {
-            Some(Discover::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
-                self.client_tls(&path.key("discover").key("etcd"), name, Servers::Discovery, source.tls.as_ref())
-            }
-            _ => None,
-        };
+        let connect_timeout = self.connect_times.get(name).copied().unwrap_or(Duration::from_secs(5));
+        let [tls, discovery_tls] = self.tls_of(&path, name, written);
         let made_of = MadeOf {
             written: written.clone(),
             zone: file.zone.clone(),
@@ -407,7 +462,7 @@ impl Compiler<'_> {
         let maker = Maker {
             upstream: name.to_owned(),
             tls,
-            server_name: server_name_of(written),
+            server_name: server_name_of_all(written),
             connect_timeout,
             workers: self.around.workers,
             families: self.around.families.upstream.clone(),
@@ -417,12 +472,7 @@ impl Compiler<'_> {
             tcp: (&written.tcp).into(),
             sources: Sources::new(&written.source_addresses, self.around.workers).map(Arc::new),
         };
-        // What is wrong is told at its place. Without TLS settings that has been done.
-        for (index, endpoint) in written.endpoints.iter().enumerate() {
-            if let Err(MakeError::Tls(error)) = maker.endpoint(endpoint) {
-                self.noted::<()>(&path.key("endpoints").index(index), Err(error));
-            }
-        }
+        self.server_names(&path, written);
         let policy = Policy {
             balance: written.balance.clone(),
             slow_start: written.slow_start.duration(),
@@ -452,6 +502,74 @@ impl Compiler<'_> {
         CompiledUpstream { upstream, background, made_of }
     }
 
+    /// What is wrong with it that its file does not show.
+    fn examine(&mut self, name: &str, written: &config::Upstream, look: Look) {
+        let path = KeyPath::root().key("upstreams").key(name);
+        self.server_names(&path, written);
+        let discovery_tls = match look {
+            Look::Nowhere => None,
+            Look::Inside => {
+                let [_, discovery_tls] = self.tls_of(&path, name, written);
+                written.sticky.iter().for_each(|sticky| drop(self.secrets(&path.key("sticky"), sticky)));
+                discovery_tls
+            }
+        };
+        match &written.discover {
+            #[cfg(not(feature = "dns"))]
+            Some(Discover::Dns(_)) => self.no_dns(&path.key("discover")),
+            Some(Discover::Etcd(source)) => {
+                drop(self.etcd(&path.key("discover").key("etcd"), source, discovery_tls.as_ref()));
+            }
+            _ => {}
+        }
+    }
+
+    /// TLS towards endpoints, and towards who tells them.
+    fn tls_of(
+        &mut self,
+        path: &KeyPath,
+        name: &str,
+        written: &config::Upstream,
+    ) -> [Option<Arc<rustls::ClientConfig>>; 2] {
+        let told_tls = match &written.discover {
+            None => false,
+            Some(Discover::File(source)) => source.scheme == Scheme::Wss,
+            Some(Discover::Dns(source)) => source.scheme == Scheme::Wss,
+            Some(Discover::Etcd(_)) => false,
+        };
+        let needs_tls = told_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
+        let tls = match &written.discover {
+            _ if needs_tls => self.client_tls(path, name, Servers::Endpoints, written.tls.as_ref()),
+            Some(_) if written.tls.is_some() => self.client_tls(path, name, Servers::Endpoints, written.tls.as_ref()),
+            // Somebody may tell a `wss://` one day. A system without authorities is no mistake of the file until then.
+            Some(_) => self.certificates.client(name, Servers::Endpoints, &ClientFiles::default()).ok(),
+            None => None,
+        };
+        let discovery_tls = match &written.discover {
+            Some(Discover::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
+                self.client_tls(&path.key("discover").key("etcd"), name, Servers::Discovery, source.tls.as_ref())
+            }
+            _ => None,
+        };
+        [tls, discovery_tls]
+    }
+
+    /// Names of endpoints that no certificate can be for, each told at its place.
+    fn server_names(&mut self, path: &KeyPath, written: &config::Upstream) {
+        let settled = server_name_of_all(written);
+        for (index, endpoint) in written.endpoints.iter().enumerate() {
+            if let Err(error) = server_name_of(&endpoint.url, settled.as_deref()) {
+                self.noted::<()>(&path.key("endpoints").index(index), Err(error));
+            }
+        }
+    }
+
+    #[cfg(not(feature = "dns"))]
+    fn no_dns(&mut self, path: &KeyPath) {
+        let message = "this wsluice was built without DNS (cargo feature `dns`)";
+        self.tell(&path.key("dns"), message);
+    }
+
     fn entry(name: &str, written: &config::Upstream, secrets: &[CookieSecret]) -> Entry {
         let admission = written.admission;
         let queue = written.queue;
@@ -471,7 +589,7 @@ impl Compiler<'_> {
     fn secrets(&mut self, path: &KeyPath, written: &config::Sticky) -> Vec<CookieSecret> {
         let Some(file) = &written.secrets_file else { return written.secrets.clone() };
         CookieSecret::read_file(file).unwrap_or_else(|problem| {
-            self.errors.push(self.source.error(&path.key("secrets_file"), problem, None));
+            self.tell(&path.key("secrets_file"), problem);
             vec![]
         })
     }
@@ -531,8 +649,7 @@ impl Compiler<'_> {
             ),
             #[cfg(not(feature = "dns"))]
             Discover::Dns(_) => {
-                let message = "this wsluice was built without DNS (cargo feature `dns`)";
-                self.errors.push(self.source.error(&path.key("dns"), message, None));
+                self.no_dns(path);
                 return None;
             }
             Discover::Etcd(source) => {
@@ -755,7 +872,7 @@ fn shedding(written: &config::Upstream) -> Option<Shedding> {
 /// The name that certificates of `wss` endpoints must be for, if it is one for all. Of endpoints that DNS tells it is the
 /// name that was asked for: they are addresses, and whom to believe is not for the answer to say. Of an SRV name it is the
 /// domain (RFC 6125 §6.2.1 has it as the source domain).
-fn server_name_of(written: &config::Upstream) -> Option<String> {
+fn server_name_of_all(written: &config::Upstream) -> Option<String> {
     let settled = written.tls.as_ref().and_then(|tls| tls.server_name.clone());
     settled.or_else(|| match &written.discover {
         Some(Discover::Dns(source)) => {

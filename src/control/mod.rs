@@ -22,14 +22,14 @@ mod upgrades;
 pub mod watch;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch as latest;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
@@ -46,7 +46,7 @@ use crate::ws::tunnel::Stopping;
 use crate::{clock, config};
 use background::{Sheds, attend, discover};
 pub use changes::{Changed, Changes, Refused};
-use compile::{Compiled, Surroundings, compile};
+use compile::{Compiled, Look, Surroundings, compile, examine};
 use drains::Drains;
 pub use drains::{DrainStatus, Target};
 pub use handle::{Door, Handle, InForce, Order};
@@ -58,6 +58,8 @@ use upgrades::Upgrades;
 
 /// How many orders may wait. They come from operators and from one watcher.
 const ORDERS_MAX: usize = 64;
+/// How many checks may be under way or wait. One at a time has a thread.
+const CHECKS_MAX: usize = 8;
 /// The section of the configuration.
 const ADMIN: &str = "admin";
 
@@ -71,8 +73,15 @@ pub struct Control {
     around: Surroundings,
     metrics: Metrics,
     loader: Option<Loader>,
-    /// The files are being read, and have not been for longer than they are waited for.
-    reading: Option<JoinHandle<Read>>,
+    /// The files are being read for a reload; meanwhile whatever does not touch the configuration is carried out.
+    reading: Option<Reading>,
+    /// The files are still being read for somebody who waits no longer.
+    hanging: Arc<Mutex<Option<JoinHandle<Read>>>>,
+    /// Orders that go one after the other, behind the reload that is under way.
+    behind: VecDeque<Order>,
+    checks: JoinSet<()>,
+    /// Who checks now.
+    checking: Arc<Semaphore>,
     orders: mpsc::Receiver<Order>,
     in_force: Arc<ArcSwap<InForce>>,
     compiled: Compiled,
@@ -122,6 +131,13 @@ pub struct Started {
     pub door: latest::Receiver<Option<Door>>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+/// A reload whose files are being read.
+struct Reading {
+    trigger: Trigger,
+    done: oneshot::Sender<Result<Changes, Refused>>,
+    read: JoinHandle<Result<Read, Refused>>,
 }
 
 /// The first configuration, with all that it needs to be put in force, and nothing that could be noticed from outside.
@@ -230,6 +246,10 @@ impl Control {
             metrics,
             loader,
             reading: None,
+            hanging: Arc::default(),
+            behind: VecDeque::new(),
+            checks: JoinSet::new(),
+            checking: Arc::new(Semaphore::new(1)),
             orders,
             in_force,
             compiled,
@@ -260,6 +280,15 @@ impl Control {
                     Some(order) => drop(panics::catching(panics::Place::Control, Box::pin(self.carry_out(order))).await),
                     None => return std::future::pending().await,
                 },
+                read = is_read(&mut self.reading) => {
+                    if let Some(Reading { trigger, done, .. }) = self.reading.take() {
+                        let reload = Box::pin(self.go_on(trigger, done, read));
+                        drop(panics::catching(panics::Place::Control, reload).await);
+                    }
+                    while self.reading.is_none() && let Some(order) = self.behind.pop_front() {
+                        drop(panics::catching(panics::Place::Control, Box::pin(self.carry_out(order))).await);
+                    }
+                }
                 (reporter, done) = self.upgrades.next() => self.retreat(reporter, done).await,
             }
         }
@@ -297,14 +326,23 @@ impl Control {
 
     async fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Reload { trigger, done } => match self.upgrades.allow_changes() {
-                Ok(()) => answer(done, self.reload(trigger).await),
+            Order::Reload { done, .. } if self.reading.is_some() && self.behind.len() >= ORDERS_MAX => {
+                answer(done, Err(Refused::Busy));
+            }
+            order @ (Order::Reload { .. } | Order::Upgrade { .. }) if self.reading.is_some() => {
+                self.behind.push_back(order);
+            }
+            Order::Reload { trigger, done } => match self.upgrades.allow_changes().and_then(|()| self.read()) {
+                Ok(read) => {
+                    self.notifier.say(&[Word::Reloading]);
+                    self.reading = Some(Reading { trigger, done, read });
+                }
                 Err(refused) => {
                     tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not read again");
                     answer(done, Err(refused));
                 }
             },
-            Order::Check { text, done } => answer(done, self.check(text).await),
+            Order::Check { text, done } => self.check(text, done),
             Order::Drain { target, span, done } => {
                 let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
                 self.tell_listeners();
@@ -349,30 +387,45 @@ impl Control {
         }
     }
 
-    async fn check(&mut self, text: Option<String>) -> Result<Vec<String>, Refused> {
-        let (loaded, told) = match text {
-            Some(text) => {
-                // Whoever may ask this may not therefore read the environment: a text could name a secret as a file that
-                // is missing.
-                let told = RefCell::new(vec![]);
-                let env = |name: &str| {
-                    let value = std::env::var(name).ok()?;
-                    told.borrow_mut().push(value.clone());
-                    Some(value)
+    /// Has a text checked, or the file, on a thread of its own: what takes a while keeps nobody else waiting.
+    fn check(&mut self, text: Option<String>, done: oneshot::Sender<Result<Vec<String>, Refused>>) {
+        while self.checks.try_join_next().is_some() {}
+        if self.checks.len() >= CHECKS_MAX {
+            return answer(done, Err(Refused::Busy));
+        }
+        let (loader, checking) = (self.loader.clone(), Arc::clone(&self.checking));
+        let patience = self.around.patience.files;
+        let late = if text.is_some() { Refused::Busy } else { Refused::Unread(patience) };
+        self.checks.spawn(async move {
+            let checked = timeout(patience, async {
+                // Its thread has it until it is through, whether or not somebody still waits.
+                let mine = checking.acquire_owned().await.map_err(|_| Refused::Ending)?;
+                let check = move || {
+                    let _mine = mine;
+                    match text {
+                        Some(text) => check_text(&text),
+                        None => check_file(loader.as_ref()),
+                    }
                 };
-                let loaded = config::load_str("request", &text, &env)?;
-                (loaded, told.into_inner())
-            }
-            None => (self.read().await??, vec![]),
-        };
-        let compiled = compile(&loaded, &Surroundings::for_check(), None).map_err(|errors| errors.without(&told))?;
-        let warnings = loaded.warnings.iter().map(ToString::to_string);
-        Ok(warnings.chain(compiled.warnings.into_iter().map(|warning| config::without(warning, &told))).collect())
+                spawn_blocking(check).await.unwrap_or(Err(Refused::Ending))
+            });
+            answer(done, checked.await.unwrap_or(Err(late)));
+        });
     }
 
-    async fn reload(&mut self, trigger: Trigger) -> Result<Changes, Refused> {
-        self.notifier.say(&[Word::Reloading]);
-        let done = self.reload_now().await;
+    /// Its files have been read: puts the configuration in force, if that may still be.
+    async fn go_on(
+        &mut self,
+        trigger: Trigger,
+        done: oneshot::Sender<Result<Changes, Refused>>,
+        read: Result<Read, Refused>,
+    ) {
+        let read = self.upgrades.allow_changes().and(read);
+        answer(done, self.reload(trigger, read).await);
+    }
+
+    async fn reload(&mut self, trigger: Trigger, read: Result<Read, Refused>) -> Result<Changes, Refused> {
+        let done = self.reload_now(read).await;
         match &done {
             Ok(changes) if !changes.workers_late.is_empty() => self.metrics.reloaded(trigger, Reloaded::Late),
             Ok(changes) if changes.is_empty() => self.metrics.reloaded(trigger, Reloaded::Unchanged),
@@ -411,8 +464,8 @@ impl Control {
         done
     }
 
-    async fn reload_now(&mut self) -> Result<Changes, Refused> {
-        let done = match self.read().await? {
+    async fn reload_now(&mut self, read: Result<Read, Refused>) -> Result<Changes, Refused> {
+        let done = match read? {
             Ok(loaded) => self.apply(loaded).await,
             Err(errors) => Err(errors.into()),
         };
@@ -430,30 +483,33 @@ impl Control {
         done
     }
 
-    /// The configuration as its files have it now.
-    async fn read(&mut self) -> Result<Read, Refused> {
+    /// Begins to read the configuration as its files have it now.
+    fn read(&self) -> Result<JoinHandle<Result<Read, Refused>>, Refused> {
         let loader = Arc::clone(self.loader.as_ref().ok_or(Refused::NoFile)?);
-        let patience = self.around.patience.files;
-        let late = |_| Refused::Unread(patience);
-        // Who hangs there is waited for, and not joined by another: an operator who tries again and again has one thread.
-        if let Some(before) = &mut self.reading {
-            let _ = timeout(patience, before).await.map_err(late)?;
-            self.reading = None;
-        }
-        // On a thread for such things: a network file system may hang.
-        let mut reading = spawn_blocking(move || {
-            let read = loader()?;
-            // Certificates and what else it names are read when it is compiled, which must not be what hangs.
-            read.file.files().iter().for_each(|file| drop(look(file)));
-            Ok(read)
-        });
-        match timeout(patience, &mut reading).await {
-            Ok(read) => read.map_err(|_| Refused::Ending),
-            Err(elapsed) => {
-                self.reading = Some(reading);
-                Err(late(elapsed))
+        let (hanging, patience) = (Arc::clone(&self.hanging), self.around.patience.files);
+        Ok(tokio::spawn(async move {
+            let late = |_| Refused::Unread(patience);
+            let mut hanging = hanging.lock().await;
+            // Who hangs there is waited for, and not joined by another: an operator who tries again and again has one thread.
+            if let Some(before) = &mut *hanging {
+                let _ = timeout(patience, before).await.map_err(late)?;
+                *hanging = None;
             }
-        }
+            // On a thread for such things: a network file system may hang, and a large file takes a while.
+            let mut reading = spawn_blocking(move || {
+                let read = loader()?;
+                // Certificates and what else it names are read when it is compiled, which must not be what hangs.
+                read.file.files().iter().for_each(|file| drop(look(file)));
+                Ok(read)
+            });
+            match timeout(patience, &mut reading).await {
+                Ok(read) => read.map_err(|_| Refused::Ending),
+                Err(elapsed) => {
+                    *hanging = Some(reading);
+                    Err(late(elapsed))
+                }
+            }
+        }))
     }
 
     /// Puts a configuration in force.
@@ -632,6 +688,38 @@ impl Control {
         }
         count
     }
+}
+
+/// Waits for the files of the reload that is under way. Cancel-safe.
+async fn is_read(reading: &mut Option<Reading>) -> Result<Read, Refused> {
+    match reading {
+        Some(reading) => (&mut reading.read).await.unwrap_or(Err(Refused::Ending)),
+        None => std::future::pending().await,
+    }
+}
+
+/// What is wrong with a text that somebody has sent.
+fn check_text(text: &str) -> Result<Vec<String>, Refused> {
+    // Whoever may ask this may not therefore read the environment: a text could name a secret as what is wrong.
+    let told = RefCell::new(BTreeSet::new());
+    let env = |name: &str| {
+        let value = std::env::var(name).ok()?;
+        told.borrow_mut().insert(value.clone());
+        Some(value)
+    };
+    let checked = config::load_sent("request", text, &env)
+        .and_then(|loaded| Ok((examine(&loaded, Look::Nowhere)?, loaded.warnings)));
+    let told: Vec<String> = told.into_inner().into_iter().collect();
+    let (more, warnings) = checked.map_err(|errors| errors.without(&told))?;
+    let warnings = warnings.iter().map(ToString::to_string).chain(more);
+    Ok(warnings.map(|warning| config::without(warning, &told)).collect())
+}
+
+/// What is wrong with the file as it is now.
+fn check_file(loader: Option<&Loader>) -> Result<Vec<String>, Refused> {
+    let loaded = (loader.ok_or(Refused::NoFile)?)()?;
+    let warnings = examine(&loaded, Look::Inside)?;
+    Ok(loaded.warnings.iter().map(ToString::to_string).chain(warnings).collect())
 }
 
 /// Waits for the word to take over, unless this process is told to end before.

@@ -191,3 +191,58 @@ async fn files_that_cannot_be_read_leave_everything_as_it_was_until_they_can() {
     while house.becomes(text(&["one", "three"], "")).await.is_err() {}
     assert!(house.address("three").is_some() && house.address("two").is_none(), "what is in the files now");
 }
+
+#[tokio::test]
+async fn orders_that_need_no_file_do_not_wait_for_one_that_hangs() {
+    let patience = Patience { files: Duration::from_secs(600), ..Patience::default() };
+    let house = House::start(&["one", "two"], &[0, 1], patience).await;
+    house.file.set(true);
+    let others = async {
+        let target = Target::Listener { name: "one".to_owned() };
+        let (to_drain, span) = (target.clone(), Duration::ZERO);
+        let begun = house.handle.ask(|done| Order::Drain { target: to_drain, span, done }).await;
+        assert_eq!((begun, house.address("one")), (Some(Some(0)), None));
+        let ended = house.handle.ask(|done| Order::EndDrain { target, done }).await.unwrap();
+        assert!(ended.unwrap() && house.address("one").is_some());
+        // Of checks only so many wait, and each is answered.
+        let check = || house.handle.ask(|done| Order::Check { text: None, done });
+        let mut first =
+            Box::pin(async { tokio::join!(check(), check(), check(), check(), check(), check(), check(), check()) });
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("the file hangs"),
+            ninth = check() => assert!(matches!(ninth, Some(Err(Refused::Busy))), "{ninth:?}"),
+        }
+        house.handle.ask(|done| Order::End { done }).await.unwrap();
+        house.handle.ask(|done| Order::StopAccepting { done }).await.unwrap();
+        assert_eq!((house.address("one"), house.address("two")), (None, None));
+        house.file.set(false);
+        let checked = first.await;
+        assert!(matches!((checked.0, checked.7), (Some(Ok(_)), Some(Ok(_)))));
+    };
+    // Asked for first, and in this order.
+    let (one, other, ()) =
+        tokio::join!(house.handle.reload(Trigger::Signal), house.handle.reload(Trigger::Api), others);
+    assert!(matches!((one, other), (Err(Refused::Ending), Err(Refused::Ending))));
+}
+
+#[tokio::test]
+async fn a_text_that_is_sent_is_not_told_which_files_there_are() {
+    let house = House::start(&["one"], &[0, 1], Patience::default()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let there = directory.path().join("there.pem");
+    std::fs::write(&there, "no certificate").unwrap();
+    let mut answers = vec![];
+    for file in ["/nowhere/a.pem", "/etc/passwd", "/dev/zero", there.to_str().unwrap()] {
+        let named = text(&["one"], "").replace(
+            "name: one,",
+            &format!("name: one, tls: {{ certificates: [{{ cert: '{file}', key: '{file}' }}], client_auth: {{ ca: '{file}' }} }},"),
+        );
+        let named = named.replace("endpoints:", &format!("tls: {{ ca: '{file}' }}, endpoints:"))
+            + &format!("admin: {{ bind: '127.0.0.1:0', token_file: '{file}' }}\n");
+        let checked = house.handle.ask(|done| Order::Check { text: Some(named), done }).await.unwrap();
+        answers.push(checked.unwrap().join("\n"));
+    }
+    assert!(answers[0].contains("were not looked at"), "{}", answers[0]);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+}

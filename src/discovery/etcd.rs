@@ -11,8 +11,11 @@
 //! whether it has as many keys as we know and none that is newer. That also tells how fresh our view is.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
@@ -21,7 +24,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -45,7 +48,16 @@ const QUIET: Duration = Duration::from_millis(50);
 const BURST: Duration = Duration::from_millis(500);
 
 /// The largest answer. 10,000 endpoints with long keys, in base64, are some 5 MB.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// How many keys or events one answer may have. A load is refused above `ENDPOINTS_MAX` in words of its own.
+const ITEMS_MAX: usize = 2 * ENDPOINTS_MAX;
+
+/// What all keys may take.
+const KEYS_BYTES_MAX: usize = 4 << 20;
+
+/// How much of a key is told.
+const KEY_CHARS_SHOWN: usize = 200;
 
 /// A login's token, which is seldom more than a signed JWT.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
@@ -96,7 +108,8 @@ struct View {
 /// One key as we know it.
 #[derive(Debug)]
 struct Known {
-    value: Vec<u8>,
+    /// What the value was, as a hash: ten thousand values could be as long as somebody likes.
+    value: [u8; 32],
     /// What the value tells, or what it told when it last told an endpoint.
     endpoint: Option<Endpoint>,
 }
@@ -117,7 +130,7 @@ struct Header {
 #[derive(Deserialize)]
 struct Range {
     header: Header,
-    #[serde(default)]
+    #[serde(deserialize_with = "bounded", default)]
     kvs: Vec<KeyValue>,
     #[serde(deserialize_with = "number", default)]
     count: i64,
@@ -145,7 +158,7 @@ struct WatchResponse {
     canceled: bool,
     #[serde(default)]
     cancel_reason: String,
-    #[serde(default)]
+    #[serde(deserialize_with = "bounded", default)]
     events: Vec<Event>,
 }
 
@@ -172,6 +185,32 @@ struct Token {
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     let text = std::borrow::Cow::<str>::deserialize(from)?;
     text.parse().map_err(serde::de::Error::custom)
+}
+
+/// A list that ends where no answer should be: in memory it takes several times what it takes as text.
+fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct Bounded<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {ITEMS_MAX}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut items = vec![];
+            while let Some(item) = list.next_element()? {
+                if items.len() == ITEMS_MAX {
+                    return Err(serde::de::Error::invalid_length(items.len() + 1, &self));
+                }
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+
+    from.deserialize_seq(Bounded(PhantomData))
 }
 
 fn base64_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
@@ -322,6 +361,9 @@ impl View {
         }
         match self.keys.len() {
             len if len > ENDPOINTS_MAX => Err(too_many(len)),
+            _ if self.keys.keys().map(Vec::len).sum::<usize>() > KEYS_BYTES_MAX => {
+                Err(Trouble::new(Reason::TooLarge, format!("the keys take more than {KEYS_BYTES_MAX} bytes")))
+            }
             _ => Ok(()),
         }
     }
@@ -333,12 +375,13 @@ impl View {
 
 /// A key with what its value tells. A value that is no endpoint is told once, and what was there before it stays.
 fn read(kv: KeyValue, last: Option<Known>, outlet: &mut Outlet) -> (Vec<u8>, Known) {
-    let KeyValue { key, value, .. } = kv;
+    let KeyValue { key, value: text, .. } = kv;
+    let value = hash(&text);
     if let Some(known) = last.as_ref().filter(|known| known.value == value) {
         return (key, Known { value, endpoint: known.endpoint.clone() });
     }
-    let name = String::from_utf8_lossy(&key);
-    let endpoint = match file_look::text(value.clone()) {
+    let name: String = String::from_utf8_lossy(&key).chars().take(KEY_CHARS_SHOWN).collect();
+    let endpoint = match file_look::text(text) {
         Ok(text) => load_endpoint(&name, &text).map_err(|errors| errors.to_string()),
         Err(error) => Err(format!("{name} {error}")),
     };
@@ -350,6 +393,12 @@ fn read(kv: KeyValue, last: Option<Known>, outlet: &mut Outlet) -> (Vec<u8>, Kno
         }
     };
     (key, Known { value, endpoint })
+}
+
+fn hash(value: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, value).as_ref());
+    hash
 }
 
 fn too_many(keys: usize) -> Trouble {

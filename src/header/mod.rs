@@ -7,7 +7,9 @@ pub mod authority;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod length;
+pub mod network;
 pub mod path;
 pub mod redact;
+pub mod visible;
 
 pub use authority::{Host, HostError};

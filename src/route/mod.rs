@@ -3,4 +3,6 @@
 pub mod pattern;
 pub mod table;
 
+pub mod shadow;
+
 pub use table::{Head, Match, Table};

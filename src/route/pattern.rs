@@ -17,7 +17,7 @@ use crate::header::path::PathError;
 pub use host::HostPattern;
 pub use name::{FieldName, Subprotocol};
 pub use path::{PathPattern, PlainPath};
-pub use value::{ValuePattern, WholeRegex};
+pub use value::{SOURCE_BYTES_MAX, ValuePattern, WholeRegex, within};
 
 /// Why text is not the pattern it should be. The message says what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -67,6 +67,12 @@ pub enum PatternError {
     /// No valid regex.
     #[error("`{0}` is not a valid regex: {1}")]
     Regex(String, String),
+    /// A regex that is longer than any that somebody can read.
+    #[error("a regex has at most {1} characters, this one {0}")]
+    RegexLong(usize, usize),
+    /// A regex for which there is no room.
+    #[error("the regexes up to this one are too large when they are compiled")]
+    RegexLarge,
     /// No field name.
     #[error("`{0}` is not a header name: it has letters, digits and `-`, without a colon")]
     FieldName(String),

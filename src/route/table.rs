@@ -81,19 +81,23 @@ impl Match {
     /// Whether every request that `other` matches is surely matched by this too. May say no where a proof would take
     /// more than comparing pattern by pattern.
     pub fn covers(&self, other: &Match) -> bool {
-        fn all<K: Ord>(asked: &BTreeMap<K, ValuePattern>, given: &BTreeMap<K, ValuePattern>) -> bool {
-            asked.iter().all(|(name, pattern)| given.get(name).is_some_and(|other| pattern.covers(other)))
-        }
         let any_host = [HostPattern::Any];
         let hosts = |hosts: &'_ [HostPattern]| if hosts.is_empty() { any_host.to_vec() } else { hosts.to_vec() };
         let ours = hosts(&self.hosts);
         hosts(&other.hosts).iter().all(|theirs| ours.iter().any(|host| host.covers(theirs)))
-            && match (&self.path, &other.path) {
-                (None, _) => true,
-                (Some(_), None) => false,
-                (Some(ours), Some(theirs)) => ours.covers(theirs),
-            }
-            && all(&self.headers, &other.headers)
+            && self.covers_apart_from_hosts(other)
+    }
+
+    /// The same, whatever the hosts are.
+    pub(super) fn covers_apart_from_hosts(&self, other: &Match) -> bool {
+        fn all<K: Ord>(asked: &BTreeMap<K, ValuePattern>, given: &BTreeMap<K, ValuePattern>) -> bool {
+            asked.iter().all(|(name, pattern)| given.get(name).is_some_and(|other| pattern.covers(other)))
+        }
+        (match (&self.path, &other.path) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(ours), Some(theirs)) => ours.covers(theirs),
+        }) && all(&self.headers, &other.headers)
             && all(&self.query, &other.query)
             && (self.subprotocols.is_empty()
                 || !other.subprotocols.is_empty()
@@ -125,21 +129,12 @@ impl<T> Table<T> {
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.routes.iter().map(|(_, route)| route)
     }
-
-    /// Routes that are never reached, each with the earlier one that takes all its requests (as indices). Those that only
-    /// several earlier ones together shadow are not found.
-    pub fn unreachable(&self) -> Vec<(usize, usize)> {
-        let shadow = |index: usize| {
-            let (asked, _) = &self.routes[index];
-            self.routes[..index].iter().position(|(earlier, _)| earlier.covers(asked))
-        };
-        (0..self.routes.len()).filter_map(|index| Some((index, shadow(index)?))).collect()
-    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
+    use super::super::shadow::shadowed;
     use super::*;
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
@@ -150,6 +145,11 @@ mod tests {
 
     fn table(routes: &[&str]) -> Table<usize> {
         Table::new(routes.iter().enumerate().map(|(index, yaml)| (asked(yaml), index)).collect())
+    }
+
+    fn unreachable(table: &Table<usize>) -> Vec<(usize, usize)> {
+        let asked: Vec<&Match> = table.routes.iter().map(|(asked, _)| asked).collect();
+        shadowed(&asked).pairs
     }
 
     fn matches(yaml: &str, target: &str, fields: &[(&str, &str)]) -> bool {
@@ -268,16 +268,23 @@ mod tests {
             ("{ subprotocols: [a] }", "{}", false),
         ] {
             let expected = if shadowed { vec![(1, 0)] } else { vec![] };
-            assert_eq!(table(&[first, second]).unreachable(), expected, "{first} {second}");
+            assert_eq!(unreachable(&table(&[first, second])), expected, "{first} {second}");
         }
         assert_eq!(
-            table(&["{ hosts: [a] }", "{}", "{ hosts: [a] }", "{ hosts: [b] }"]).unreachable(),
+            unreachable(&table(&["{ hosts: [a] }", "{}", "{ hosts: [a] }", "{ hosts: [b] }"])),
             [(2, 0), (3, 1)]
         );
     }
 
     fn a_match() -> impl Strategy<Value = String> {
-        let host = prop_oneof![Just(""), Just("hosts: [a.b]"), Just("hosts: ['*.b']"), Just("hosts: ['*', a.b]")];
+        let host = prop_oneof![
+            Just(""),
+            Just("hosts: [a.b]"),
+            Just("hosts: ['*.b']"),
+            Just("hosts: ['*', a.b]"),
+            Just("hosts: [x.a.b, '*.a.b', b]"),
+            Just("hosts: ['*.a.b', x.a.b]"),
+        ];
         let path = prop_oneof![
             Just(""),
             Just("path: { prefix: / }"),
@@ -285,6 +292,8 @@ mod tests {
             Just("path: { prefix: /a/ }"),
             Just("path: { exact: /a }"),
             Just("path: { exact: /a/b }"),
+            Just("path: { exact: / }"),
+            Just("path: { prefix: /a/b }"),
             Just("path: { regex: '/a(/b)?' }"),
         ];
         let query = prop_oneof![
@@ -293,18 +302,27 @@ mod tests {
             Just("query: { v: { present: true } }"),
             Just("query: { v: { present: false } }"),
             Just("query: { v: { regex: '[0-9]' } }"),
+            Just("query: { v: x, w: '1' }"),
+            Just("headers: { x: '1' }, query: { v: { present: true } }"),
         ];
-        (host, path, query).prop_map(|parts| {
-            let parts: Vec<_> = [parts.0, parts.1, parts.2].into_iter().filter(|part| !part.is_empty()).collect();
+        let subprotocols = prop_oneof![Just(""), Just("subprotocols: [a]"), Just("subprotocols: [a, b]")];
+        (host, path, query, subprotocols).prop_map(|parts| {
+            let parts: Vec<_> =
+                [parts.0, parts.1, parts.2, parts.3].into_iter().filter(|part| !part.is_empty()).collect();
             format!("{{ {} }}", parts.join(", "))
         })
     }
 
     proptest! {
         #[test]
-        fn a_route_called_unreachable_is_never_found(routes in proptest::collection::vec(a_match(), 1..6)) {
+        fn a_route_called_unreachable_is_never_found(routes in proptest::collection::vec(a_match(), 1..9)) {
             let table = table(&routes.iter().map(String::as_str).collect::<Vec<_>>());
-            let shadowed: Vec<usize> = table.unreachable().into_iter().map(|(index, _)| index).collect();
+            let shadowed: Vec<usize> = unreachable(&table).into_iter().map(|(index, _)| index).collect();
+            // As one finds them who asks each about each.
+            let asked: Vec<&Match> = table.routes.iter().map(|(asked, _)| asked).collect();
+            let first = |index: usize| (0..index).find(|earlier| asked[*earlier].covers(asked[index]));
+            let one_by_one: Vec<(usize, usize)> = (0..asked.len()).filter_map(|index| Some((index, first(index)?))).collect();
+            prop_assert_eq!(unreachable(&table), one_by_one);
             let headers = HeaderMap::new();
             for host in ["a.b", "x.b", "b", "x.a.b", ""] {
                 for path in ["/", "/a", "/a/", "/a/b", "/ab", "*"] {

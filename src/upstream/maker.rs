@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use super::connect::{Connector, Sources, Target, Tls};
 use super::endpoint::Endpoint;
@@ -62,14 +63,9 @@ impl Maker {
     /// When it cannot be used as written.
     pub fn endpoint(&self, written: &config::Endpoint) -> Result<Endpoint, MakeError> {
         let label = written.url.to_string();
-        let tls = match &written.url {
-            url if !url.is_tls() => None,
-            url => {
-                let host = match url {
-                    EndpointUrl::Tcp { host, .. } => host.as_str(),
-                    EndpointUrl::Unix(_) => "localhost",
-                };
-                let server_name = server_name(self.server_name.as_deref().unwrap_or(host))?;
+        let tls = match server_name_of(&written.url, self.server_name.as_deref())? {
+            None => None,
+            Some(server_name) => {
                 let config = self.tls.as_ref().ok_or_else(|| MakeError::NoTls(label.clone()))?;
                 Some(Tls { config: Arc::clone(config), server_name })
             }
@@ -93,4 +89,17 @@ impl Maker {
             written: written.clone(),
         })
     }
+}
+
+/// The name that the certificate of an endpoint must be for, if it has TLS: `settled` for all, or its own host.
+///
+/// # Errors
+/// If that is none.
+pub fn server_name_of(url: &EndpointUrl, settled: Option<&str>) -> Result<Option<ServerName<'static>>, TlsError> {
+    let host = match url {
+        url if !url.is_tls() => return Ok(None),
+        EndpointUrl::Tcp { host, .. } => host.as_str(),
+        EndpointUrl::Unix(_) => "localhost",
+    };
+    server_name(settled.unwrap_or(host)).map(Some)
 }

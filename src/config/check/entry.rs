@@ -8,7 +8,7 @@ use super::super::upstream::Upstream;
 use super::super::value::Span;
 use super::Checker;
 
-impl Checker<'_> {
+impl Checker<'_, '_> {
     pub(super) fn entry(&mut self, path: &KeyPath, name: &str, upstream: &Upstream) {
         if let Some(queue) = &upstream.queue {
             self.queue(&path.key("queue"), name, queue, upstream);
@@ -44,8 +44,8 @@ impl Checker<'_> {
     /// Who has waited must have time left for the handshake itself.
     fn leaves_time(&mut self, path: &KeyPath, upstream: &str, wait: Span) {
         let routes = &self.file.routes;
-        let short = |index: &usize| routes[*index].upstream == upstream && routes[*index].timeouts.handshake <= wait;
-        let Some(index) = (0..routes.len()).find(short) else { return };
+        let there = self.routes_to.get(upstream).map_or(&[][..], Vec::as_slice);
+        let Some(&index) = there.iter().find(|index| routes[**index].timeouts.handshake <= wait) else { return };
         let handshake = KeyPath::root().key("routes").index(index).key("timeouts").key("handshake");
         let message =
             "a handshake that waits so long has no time left: the route's `timeouts.handshake` counts the wait";

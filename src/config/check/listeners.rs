@@ -10,7 +10,7 @@ use super::Checker;
 /// handshake fits.
 const HEADER_BYTES: (ByteSize, ByteSize) = (ByteSize::from_kib(1), ByteSize::from_kib(1024));
 
-impl Checker<'_> {
+impl Checker<'_, '_> {
     pub(super) fn listeners(&mut self) {
         let section = KeyPath::root().key("listeners");
         let listeners = &self.file.listeners;

@@ -9,6 +9,7 @@ mod listeners;
 mod routes;
 mod upstreams;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -16,11 +17,23 @@ use super::File;
 use super::address::Bind;
 use super::key::{KeyPath, Step};
 use super::locate::Aim;
-use super::report::Severity;
+use super::report::{Severity, clip};
 use super::route::Validate;
 use super::tcp::Tcp;
 use super::tree::Node;
-use super::value::{OrOff, Span};
+use super::value::{ByteSize, OrOff, Span};
+
+/// What all regexes of a file may take compiled.
+const REGEXES_BYTES_MAX: usize = 16 << 20;
+
+/// How many issues of a severity are collected: some are not told, since they follow from what could not be read.
+const ISSUES_MAX: usize = 1000;
+
+/// A longer value is told by its beginning.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// In a list or map of more than this, what is looked for is remembered.
+const FEW: usize = 16;
 
 /// A name becomes a label of metrics and a field of each log line.
 const NAME_CHARS_MAX: usize = 64;
@@ -40,13 +53,25 @@ pub(super) struct Issue {
 /// The file as written, for those who hold what was read of it.
 pub(super) struct Written<'a> {
     tree: &'a Node,
+    /// Where elements of long lists are that were not taken out, and values of long maps, by the node: rules ask for each
+    /// in turn, and to count up to each would take the square of how many there are.
+    kept: RefCell<HashMap<*const Node, Vec<usize>>>,
+    values: RefCell<HashMap<*const Node, HashMap<&'a str, &'a Node>>>,
 }
 
 /// Collects issues.
-struct Checker<'a> {
+struct Checker<'a, 'w> {
     file: &'a File,
-    written: &'a Written<'a>,
+    written: &'a Written<'w>,
     issues: Vec<Issue>,
+    errors: usize,
+    warnings: usize,
+    /// What is one too many.
+    spare: Option<Issue>,
+    /// For regexes, in bytes.
+    room: usize,
+    /// Which routes lead to an upstream.
+    routes_to: HashMap<&'a str, Vec<usize>>,
 }
 
 /// Defaults that depend on other keys: a blind pipe (`validate: off`) sends no pings unless someone asks for the
@@ -62,7 +87,20 @@ pub(super) fn settle(file: &mut File, written: &Written) {
 
 /// Everything that is wrong with a file whose every value is right.
 pub(super) fn check(file: &File, written: &Written) -> Vec<Issue> {
-    let mut checker = Checker { file, written, issues: Vec::new() };
+    let mut routes_to: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, route) in file.routes.iter().enumerate() {
+        routes_to.entry(&route.upstream).or_default().push(index);
+    }
+    let mut checker = Checker {
+        file,
+        written,
+        issues: Vec::new(),
+        errors: 0,
+        warnings: 0,
+        spare: None,
+        room: REGEXES_BYTES_MAX,
+        routes_to,
+    };
     checker.version();
     checker.listeners();
     checker.routes();
@@ -96,30 +134,54 @@ impl Issue {
 
 impl<'a> Written<'a> {
     pub(super) fn new(tree: &'a Node) -> Written<'a> {
-        Written { tree }
+        Written { tree, kept: RefCell::default(), values: RefCell::default() }
     }
 
     /// A path among what was read, as a path in the file: elements that were taken out count there.
     fn original(&self, path: &KeyPath) -> KeyPath {
         let mut node = Some(self.tree);
-        let mut original = KeyPath::root();
+        let mut original = Vec::with_capacity(path.steps().len());
         for step in path.steps() {
-            let step = match (node, step) {
-                (Some(Node::List(nodes)), Step::Index(index)) => {
-                    let kept = nodes.iter().enumerate().filter(|(_, node)| **node != Node::Removed);
-                    Step::Index(kept.map(|(at, _)| at).nth(*index).unwrap_or(*index))
-                }
-                _ => step.clone(),
-            };
-            let next = KeyPath::from_steps(vec![step.clone()]);
-            node = node.and_then(|node| node.at(&next));
-            original = original.then(step);
+            let (step, next) = self.down(node, step);
+            original.push(step);
+            node = next;
         }
-        original
+        KeyPath::from_steps(original)
     }
 
-    fn node(&self, path: &KeyPath) -> Option<&Node> {
-        self.tree.at(&self.original(path))
+    fn node(&self, path: &KeyPath) -> Option<&'a Node> {
+        path.steps().iter().try_fold(self.tree, |node, step| self.down(Some(node), step).1)
+    }
+
+    /// One step down from `node`, as it is in the file, and what is there.
+    fn down(&self, node: Option<&'a Node>, step: &Step) -> (Step, Option<&'a Node>) {
+        match (node, step) {
+            (Some(node @ Node::List(nodes)), Step::Index(index)) => {
+                let at = self.kept(node, nodes, *index).unwrap_or(*index);
+                (Step::Index(at), nodes.get(at))
+            }
+            (Some(node @ Node::Map(entries)), Step::Key(key)) if entries.len() > FEW => {
+                let mut values = self.values.borrow_mut();
+                let values = values.entry(node).or_insert_with(|| {
+                    // The first of a name is the one that counts.
+                    entries.iter().rev().map(|(key, node)| (key.as_str(), node)).collect()
+                });
+                (step.clone(), values.get(key.as_str()).copied())
+            }
+            (Some(Node::Map(entries)), Step::Key(key)) => {
+                (step.clone(), entries.iter().find(|(name, _)| name == key).map(|(_, node)| node))
+            }
+            _ => (step.clone(), None),
+        }
+    }
+
+    /// Where the element of this index is among all that were written.
+    fn kept(&self, list: &'a Node, nodes: &'a [Node], index: usize) -> Option<usize> {
+        let kept = || nodes.iter().enumerate().filter(|(_, node)| **node != Node::Removed).map(|(at, _)| at);
+        if nodes.len() <= FEW {
+            return kept().nth(index);
+        }
+        self.kept.borrow_mut().entry(list).or_insert_with(|| kept().collect()).get(index).copied()
     }
 
     fn has(&self, path: &KeyPath) -> bool {
@@ -129,17 +191,27 @@ impl<'a> Written<'a> {
     /// `value`, or what stands for it in the file if the environment had a part in it.
     fn show(&self, path: &KeyPath, value: &dyn fmt::Display) -> String {
         match self.node(path) {
-            Some(Node::Text { raw: Some(raw), .. }) => raw.clone(),
-            _ => value.to_string(),
+            Some(Node::Text { raw: Some(raw), .. }) => clip(raw.clone(), SHOWN_CHARS_MAX),
+            _ => clip(value.to_string(), SHOWN_CHARS_MAX),
         }
     }
 }
 
-impl Checker<'_> {
+impl Checker<'_, '_> {
     fn issue(&mut self, severity: Severity, path: &KeyPath, message: impl Into<String>) -> &mut Issue {
-        let path = self.written.original(path);
-        let message = message.into();
-        self.issues.push(Issue { severity, path, aim: Aim::Value, message, help: None, involved: Vec::new() });
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        let is_told = *count <= ISSUES_MAX;
+        let path = if is_told { self.written.original(path) } else { KeyPath::root() };
+        let issue =
+            Issue { severity, path, aim: Aim::Value, message: message.into(), help: None, involved: Vec::new() };
+        if !is_told {
+            return self.spare.insert(issue);
+        }
+        self.issues.push(issue);
         let last = self.issues.len() - 1;
         &mut self.issues[last]
     }
@@ -171,6 +243,22 @@ impl Checker<'_> {
             let message = format!("a name has at most {NAME_CHARS_MAX} characters, this one {}", name.len());
             self.error(path, message).help("it labels metrics and log lines");
         }
+    }
+
+    /// Compiles a regex while there is room.
+    fn regex(&mut self, path: &KeyPath, compile: impl FnOnce(&mut usize) -> bool) {
+        if self.room == 0 || compile(&mut self.room) {
+            return;
+        }
+        // One is enough: for those behind it there is no room either.
+        self.room = 0;
+        let message = format!(
+            "the regexes up to this one take more than {} compiled",
+            ByteSize::from_kib(REGEXES_BYTES_MAX as u64 / 1024)
+        );
+        let help = "write smaller ones, or fewer: `[0-9]` for `\\d` and `[0-9A-Za-z_]` for `\\w`, which have the digits \
+                    and letters of all scripts, and short repetitions";
+        self.error(path, message).help(help);
     }
 
     fn unique_names<'n>(&mut self, section: &str, names: impl Iterator<Item = &'n str>) {
@@ -221,7 +309,7 @@ impl Checker<'_> {
 }
 
 /// The process.
-impl Checker<'_> {
+impl Checker<'_, '_> {
     fn process(&mut self) {
         let drain = KeyPath::root().key("drain").key("time");
         self.not_zero(&drain, self.file.drain.time, "every session is cut off");

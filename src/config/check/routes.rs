@@ -2,13 +2,21 @@
 
 use super::super::edits::HeaderEdits;
 use super::super::key::KeyPath;
+use super::super::load::FINDINGS_MAX;
 use super::super::route::{Route, Validate};
 use super::super::suggest::did_you_mean;
 use super::super::tree::Node;
 use super::super::value::{OrOff, Span};
 use super::Checker;
 use crate::policy::{Insecure, OriginPattern};
-use crate::route::pattern::{PathPattern, PlainPath};
+use crate::route::pattern::{PathPattern, PlainPath, ValuePattern, WholeRegex};
+use crate::route::shadow::shadowed;
+
+/// Among how many upstreams the nearest is looked for.
+const NAMES_MAX: usize = 1000;
+
+/// How many are listed where none is near.
+const NAMES_SHOWN_MAX: usize = 20;
 
 /// Fields that end at each hop (RFC 9110 §7.6.1) or frame the message (RFC 9112 §6): the proxy answers for them.
 const OWN_HEADERS: [&str; 11] = [
@@ -25,7 +33,7 @@ const OWN_HEADERS: [&str; 11] = [
     "http2-settings",
 ];
 
-impl Checker<'_> {
+impl Checker<'_, '_> {
     pub(super) fn routes(&mut self) {
         let section = KeyPath::root().key("routes");
         let routes = &self.file.routes;
@@ -46,11 +54,46 @@ impl Checker<'_> {
             if route.validate == Validate::Off {
                 self.blind(&path, route);
             }
-            if let Some(before) = routes[..index].iter().position(|before| before.matches.covers(&route.matches)) {
-                let before = self.written.original(&section.index(before));
-                let message = format!("no request ever comes to this route, since {before} takes all that it matches");
-                self.warn(&path, message).help("put the narrower route first, or remove this one").involving(before);
+            self.regexes(&path.key("match"), route);
+        }
+        // With a regex that matches nothing it would say what is not so.
+        if self.room > 0 {
+            self.never_reached(&section);
+        }
+    }
+
+    fn never_reached(&mut self, section: &KeyPath) {
+        let routes = &self.file.routes;
+        let asked: Vec<_> = routes.iter().map(|route| &route.matches).collect();
+        let shadowed = shadowed(&asked);
+        for (index, before) in shadowed.pairs {
+            let before = self.written.original(&section.index(before));
+            let message = format!("no request ever comes to this route, since {before} takes all that it matches");
+            let help = "put the narrower route first, or remove this one";
+            self.warn(&section.index(index), message).help(help).involving(before);
+        }
+        if shadowed.looked_at < routes.len() {
+            let message =
+                "whether this route and those behind it are ever reached was not looked at: it would take long";
+            self.warn(&section.index(shadowed.looked_at), message).help("give routes fewer hosts and conditions");
+        }
+    }
+
+    /// Compiles those of a route.
+    fn regexes(&mut self, path: &KeyPath, route: &Route) {
+        let mut all: Vec<(KeyPath, &WholeRegex)> = vec![];
+        if let Some(PathPattern::Regex(regex)) = &route.matches.path {
+            all.push((path.key("path").key("regex"), regex));
+        }
+        let headers = route.matches.headers.iter().map(|(name, value)| ("headers", name.to_string(), value));
+        let query = route.matches.query.iter().map(|(name, value)| ("query", name.clone(), value));
+        for (key, name, value) in headers.chain(query) {
+            if let ValuePattern::Regex(regex) = value {
+                all.push((path.key(key).key(&name).key("regex"), regex));
             }
+        }
+        for (at, regex) in all {
+            self.regex(&at, |room| regex.compile(room).is_ok());
         }
     }
 
@@ -60,11 +103,21 @@ impl Checker<'_> {
         }
         let path = route_path.key("upstream");
         let shown = self.written.show(&path, &route.upstream);
-        let names: Vec<&str> = self.file.upstreams.keys().map(String::as_str).collect();
+        if self.errors > FINDINGS_MAX {
+            // To look for the nearest of many names for each of many routes takes long, and nobody is told.
+            self.error(&path, "there is no such upstream");
+            return;
+        }
+        let names: Vec<&str> = self.file.upstreams.keys().map(String::as_str).take(NAMES_MAX).collect();
         let help = match did_you_mean(&route.upstream, &names) {
             Some(question) if shown == route.upstream => question,
             _ if names.is_empty() => "define it under `upstreams`".to_owned(),
-            _ => format!("there are {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+            _ => {
+                let shown = names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{name}`"));
+                let more = self.file.upstreams.len().saturating_sub(NAMES_SHOWN_MAX);
+                let more = (more > 0).then(|| format!("{more} more"));
+                format!("there are {}", shown.chain(more).collect::<Vec<_>>().join(", "))
+            }
         };
         let definition = KeyPath::root().key("upstreams").key(&route.upstream);
         self.error(&path, format!("there is no upstream `{shown}`")).help(help).involving(definition);

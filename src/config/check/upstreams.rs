@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 
 use super::super::address::EndpointUrl;
 use super::super::discover::{Discover, DnsSource, EtcdSource};
-use super::super::health::{Health, WhenAllDown};
+use super::super::health::{Expectation, Health, WhenAllDown};
 use super::super::key::KeyPath;
 use super::super::locate::Aim;
 use super::super::rebalance::OnDown;
@@ -19,7 +19,7 @@ use super::Checker;
 /// The longest time between two questions to DNS: the default. An alert on the age of an answer needs to know one.
 const EVERY_MAX: Span = Span::from_secs(300);
 
-impl Checker<'_> {
+impl Checker<'_, '_> {
     pub(super) fn upstreams(&mut self) {
         let section = KeyPath::root().key("upstreams");
         for (name, upstream) in &self.file.upstreams {
@@ -29,7 +29,7 @@ impl Checker<'_> {
             self.issues[before..].iter_mut().for_each(|issue| issue.aim = Aim::Key);
             self.upstream(&path, upstream);
             self.entry(&path, name, upstream);
-            if !self.file.routes.iter().any(|route| route.upstream == *name) {
+            if !self.routes_to.contains_key(name.as_str()) {
                 let routes = KeyPath::root().key("routes");
                 let message = "no route leads to this upstream";
                 self.warn(&path, message).at_key().help("remove it, or name it in a route").involving(routes);
@@ -205,11 +205,12 @@ impl Checker<'_> {
         if sources.is_empty() {
             return;
         }
+        let families = [true, false].map(|v4| sources.iter().any(|source| source.is_ipv4() == v4));
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
             // Of a name only the resolver knows, and its answers change.
             let EndpointUrl::Tcp { host, .. } = &endpoint.url else { continue };
             let Ok(to) = host.parse::<IpAddr>() else { continue };
-            if !sources.iter().any(|source| source.is_ipv4() == to.is_ipv4()) {
+            if !families[usize::from(!to.is_ipv4())] {
                 let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
                 let involved = self.written.original(&list);
                 self.error(
@@ -289,6 +290,14 @@ impl Checker<'_> {
                 let message = "no check at all cannot tell anything";
                 self.error(&path.key(key), message).help("write 1 or more");
             }
+        }
+        let (key, expected) = match health {
+            Health::Tcp(_) => ("", None),
+            Health::Http(check) => ("body", check.body.as_ref()),
+            Health::Websocket(check) => ("expect", check.expect.as_ref()),
+        };
+        if let Some(Expectation::Matches(pattern)) = expected {
+            self.regex(&path.key(key).key("matches"), |room| pattern.compile(room));
         }
         let headers = match health {
             Health::Tcp(_) => return,

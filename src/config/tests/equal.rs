@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::super::survey::Aliases;
 use super::super::tree::{self, Node};
 use super::super::*;
 use super::full::FULL;
@@ -30,7 +31,7 @@ fn otherwise() -> String {
             _ => {}
         }
     }
-    let mut tree = tree::parse(FULL).unwrap().tree;
+    let mut tree = tree::parse(FULL, Aliases::Allowed).unwrap().tree;
     turn(&mut tree);
     format!("# The same.\n\n{} # Nothing else.\n", tree::tests::to_yaml(&tree))
 }
@@ -107,7 +108,7 @@ fn others(node: &Node) -> Vec<Node> {
 
 /// Calls `visit` with `FULL` and each change of one of its scalars that makes another file which can be loaded.
 fn for_each_change(mut visit: impl FnMut(&str, &Loaded)) {
-    let whole = tree::parse(FULL).unwrap().tree;
+    let whole = tree::parse(FULL, Aliases::Allowed).unwrap().tree;
     let mut scalars = Vec::new();
     tree::tests::for_each_scalar(&mut whole.clone(), &mut |node| scalars.push(node.clone()));
     for (nth, scalar) in scalars.iter().enumerate() {

@@ -1,11 +1,12 @@
 //! What came from the environment is in no message, wherever it stands and however wrong it is there.
 
+use super::super::survey::Aliases;
 use super::super::*;
 use super::full::FULL;
 
 /// The file with scalar number `nth` as `${SECRET}`, or nothing if there are not so many.
 fn with_secret(nth: usize) -> Option<String> {
-    let mut tree = tree::parse(FULL).unwrap().tree;
+    let mut tree = tree::parse(FULL, Aliases::Allowed).unwrap().tree;
     let mut count = 0;
     tree::tests::for_each_scalar(&mut tree, &mut |node| {
         if count == nth {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
@@ -11,33 +12,94 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{PatternError, as_string, chain};
 
+/// How long a regex may be: what it takes to read one is some thousand times its length.
+pub const SOURCE_BYTES_MAX: usize = 1000;
+
+/// How large one may be compiled; the regex crate's own bound.
+const COMPILED_BYTES_MAX: usize = 10 << 20;
+
+/// What the smallest takes, with all that belongs to it.
+const COMPILED_BYTES_MIN: usize = 8 << 10;
+
 /// A regex that must match the whole text, as if it stood between `^` and `$`.
+///
+/// Reading it says whether it is one; it is compiled by [`WholeRegex::compile`], once for all clones, or when it is first
+/// asked. A line of a file can make a regex of ten megabytes, so that whoever reads many has to say how much they may take.
 #[derive(Clone, Debug)]
 pub struct WholeRegex {
     source: String,
-    compiled: regex::Regex,
+    compiled: Arc<OnceLock<Option<regex::Regex>>>,
 }
 
 impl WholeRegex {
-    /// Whether all of `text` matches.
-    pub fn matches(&self, text: &str) -> bool {
-        self.compiled.is_match(text)
+    /// As it is written.
+    pub fn source(&self) -> &str {
+        &self.source
     }
+
+    /// Whether all of `text` matches. Nothing matches one that is too large.
+    pub fn matches(&self, text: &str) -> bool {
+        let compiled = self.compiled.get_or_init(|| build(&self.source, COMPILED_BYTES_MAX).ok());
+        compiled.as_ref().is_some_and(|regex| regex.is_match(text))
+    }
+
+    /// Compiles it, in at most `room` bytes, of which it takes what it needs.
+    ///
+    /// # Errors
+    /// If it is larger. It matches nothing then.
+    pub fn compile(&self, room: &mut usize) -> Result<(), PatternError> {
+        if self.compiled.get().is_some() {
+            return Ok(());
+        }
+        let compiled = within(room, |bytes_max| build(&self.source, bytes_max));
+        let is_compiled = compiled.is_some();
+        let _ = self.compiled.set(compiled);
+        if is_compiled { Ok(()) } else { Err(PatternError::RegexLarge) }
+    }
+}
+
+/// A regex that is no larger than `room`, of which it takes what it needs, or a little more.
+pub fn within<R>(room: &mut usize, build: impl Fn(usize) -> Result<R, regex::Error>) -> Option<R> {
+    let mut bytes = COMPILED_BYTES_MIN;
+    loop {
+        let bound = bytes.min(COMPILED_BYTES_MAX);
+        if bound > *room {
+            return None;
+        }
+        match build(bound) {
+            Ok(regex) => {
+                *room -= bound;
+                return Some(regex);
+            }
+            Err(regex::Error::CompiledTooBig(_)) if bound < COMPILED_BYTES_MAX => bytes *= 4,
+            Err(_) => return None,
+        }
+    }
+}
+
+fn build(source: &str, bytes_max: usize) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(&format!(r"\A(?:{source})\z")).size_limit(bytes_max).build()
 }
 
 impl FromStr for WholeRegex {
     type Err = PatternError;
 
     fn from_str(source: &str) -> Result<WholeRegex, PatternError> {
-        // The bare source first: the error is about what the user wrote, and `a)|(b` cannot climb out of the group.
-        regex::Regex::new(source)
-            .and_then(|_| regex::Regex::new(&format!(r"\A(?:{source})\z")))
-            .map(|compiled| WholeRegex { source: source.to_owned(), compiled })
-            .map_err(|error| {
+        if source.len() > SOURCE_BYTES_MAX {
+            return Err(PatternError::RegexLong(source.len(), SOURCE_BYTES_MAX));
+        }
+        // The bare source: the error is about what the user wrote, and `a)|(b` cannot climb out of the group. Without room
+        // for anything it is read and not compiled.
+        match regex::RegexBuilder::new(source).size_limit(0).build() {
+            Ok(_) | Err(regex::Error::CompiledTooBig(_)) => {
+                Ok(WholeRegex { source: source.to_owned(), compiled: Arc::default() })
+            }
+            Err(error) => {
                 let text = error.to_string();
                 let last = text.lines().last().unwrap_or_default();
-                PatternError::Regex(source.to_owned(), last.strip_prefix("error: ").unwrap_or(last).to_owned())
-            })
+                Err(PatternError::Regex(source.to_owned(), last.strip_prefix("error: ").unwrap_or(last).to_owned()))
+            }
+        }
     }
 }
 
@@ -162,6 +224,23 @@ impl JsonSchema for ValuePattern {
 mod tests {
     use super::super::tests::from_yaml;
     use super::*;
+
+    #[test]
+    fn a_regex_takes_no_more_room_than_there_is() {
+        let regex = |source: &str| source.parse::<WholeRegex>();
+        let mut room = 64 << 10;
+        let small = regex("/room/[0-9]+").unwrap();
+        small.compile(&mut room).unwrap();
+        assert_eq!(room, (64 << 10) - COMPILED_BYTES_MIN);
+        // Once is enough, for its clones too.
+        small.clone().compile(&mut room).unwrap();
+        assert_eq!(room, (64 << 10) - COMPILED_BYTES_MIN);
+        let large = regex(r"\w{1000}").unwrap();
+        assert_eq!(large.compile(&mut room), Err(PatternError::RegexLarge));
+        assert!(!large.matches(&"a".repeat(1000)) && small.matches("/room/7"));
+        assert_eq!(room, (64 << 10) - COMPILED_BYTES_MIN);
+        assert_eq!(regex(&"a".repeat(1001)), Err(PatternError::RegexLong(1001, 1000)));
+    }
 
     #[test]
     fn values_are_text_a_regex_or_presence() {

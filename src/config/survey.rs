@@ -1,0 +1,249 @@
+//! What a text is made of, before any of it is kept.
+//!
+//! yaml_serde reads all of a text into memory first, 96 bytes for each comma, and follows aliases and tags as it goes: a
+//! small text becomes a large tree. Here the same parser (libyaml, which yaml_serde uses too) is asked for one event after
+//! the other and nothing is kept but sums: how many values, how deep, how many bytes when each alias is followed. A text
+//! that is too much ends here, with the place where it is.
+//!
+//! `locate` finds its positions on the same walk.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+
+use libyaml_rs as sys;
+
+use super::syntax::Unparsed;
+
+/// How many events the parser may give. A generous route has about 70, and the largest file some 200,000; each takes 96
+/// bytes until the tree stands.
+const EVENTS_MAX: usize = 250_000;
+
+/// How many values a text may have when its aliases are followed. Some 50 bytes each, twice.
+const UNFOLDED_VALUES_MAX: u64 = 250_000;
+
+/// How many bytes its keys and values may have then: five times the largest file.
+const UNFOLDED_BYTES_MAX: u64 = 5 << 20;
+
+/// How deep maps and lists may stand in each other: the parser's own bound, found before it takes time.
+const DEPTH_MAX: usize = 127;
+
+/// Whether a value may be repeated by `*name`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Aliases {
+    /// Up to a bound.
+    #[default]
+    Allowed,
+    /// Whoever writes the text is a program, or a stranger.
+    Refused,
+}
+
+/// What a node unfolds to.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    values: u64,
+    bytes: u64,
+}
+
+impl Size {
+    fn add(&mut self, other: Size) {
+        self.values = self.values.saturating_add(other.values);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// A list or a map that is not over yet.
+struct Open {
+    anchor: Option<Box<[u8]>>,
+    size: Size,
+}
+
+/// Refuses a text that would take more memory than any configuration needs, and says whether it has aliases. What is not
+/// YAML passes as far as it is: the parser proper explains it better.
+pub(super) fn survey(text: &str, aliases: Aliases) -> Result<bool, Unparsed> {
+    let mut survey = Survey { aliases, ..Survey::default() };
+    let mut refused = None;
+    walk(text, |event, at| match survey.take(event) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err((problem, help)) => {
+            refused = Some(Unparsed { problem: problem.to_owned(), help: Some(help.to_owned()), at: Some(at) });
+            ControlFlow::Break(())
+        }
+    });
+    refused.map_or(Ok(survey.has_aliases), Err)
+}
+
+/// What has been seen so far.
+#[derive(Default)]
+struct Survey {
+    aliases: Aliases,
+    has_aliases: bool,
+    events: usize,
+    /// Of all there is.
+    whole: Size,
+    open: Vec<Open>,
+    anchors: HashMap<Box<[u8]>, Size>,
+}
+
+/// What is wrong, and what would be right.
+type Refusal = (&'static str, &'static str);
+
+impl Survey {
+    fn take(&mut self, event: Event<'_>) -> Result<(), Refusal> {
+        self.events += 1;
+        if self.events > EVENTS_MAX {
+            return Err(("the file has too many values", "nothing here needs so many: is it the right file?"));
+        }
+        let (anchor, size) = match event {
+            Event::TagDirective => {
+                return Err(("directives (`%TAG`) have no meaning here", "remove the line that begins with `%`"));
+            }
+            Event::StartMap { anchor } | Event::StartList { anchor } => {
+                if self.open.len() == DEPTH_MAX {
+                    return Err(("the file is nested too deep", "nothing here is nested that deep"));
+                }
+                let size = Size { values: 1, bytes: 0 };
+                self.open.push(Open { anchor: anchor.map(Box::from), size });
+                return self.count(size);
+            }
+            Event::End => {
+                // What is in it has been counted in the whole as it came.
+                let Some(Open { anchor, size }) = self.open.pop() else { return Ok(()) };
+                self.close(anchor, size);
+                return Ok(());
+            }
+            Event::Scalar { anchor, value } => (anchor.map(Box::from), Size { values: 1, bytes: value.len() as u64 }),
+            Event::Alias(name) => {
+                self.has_aliases = true;
+                if self.aliases == Aliases::Refused {
+                    let help = "write out what it stands for, or put a value that begins with `*` in quotes";
+                    return Err(("aliases (`*name`) are not followed here", help));
+                }
+                if self.open.iter().any(|open| open.anchor.as_deref() == Some(name)) {
+                    let help = "does an alias (`*name`) stand inside its own anchor?";
+                    return Err(("the file is nested too deep", help));
+                }
+                // One without an anchor is the parser's to explain.
+                (None, self.anchors.get(name).copied().unwrap_or_default())
+            }
+        };
+        self.close(anchor, size);
+        self.count(size)
+    }
+
+    fn close(&mut self, anchor: Option<Box<[u8]>>, size: Size) {
+        if let Some(anchor) = anchor {
+            self.anchors.insert(anchor, size);
+        }
+        if let Some(around) = self.open.last_mut() {
+            around.size.add(size);
+        }
+    }
+
+    fn count(&mut self, size: Size) -> Result<(), Refusal> {
+        self.whole.add(size);
+        if self.whole.values > UNFOLDED_VALUES_MAX || self.whole.bytes > UNFOLDED_BYTES_MAX {
+            return Err(("the file unfolds to too many values", "write out what its aliases (`*name`) repeat"));
+        }
+        Ok(())
+    }
+}
+
+/// What the parser met.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event<'a> {
+    /// A document for which `%TAG` says what tags stand for.
+    TagDirective,
+    /// Of a map.
+    StartMap { anchor: Option<&'a [u8]> },
+    /// Of a list.
+    StartList { anchor: Option<&'a [u8]> },
+    /// Of a map or list.
+    End,
+    /// A key or a value.
+    Scalar { anchor: Option<&'a [u8]>, value: &'a [u8] },
+    /// `*name`
+    Alias(&'a [u8]),
+}
+
+/// Calls `visit` with each event of `text` and where it begins (line and column, from 1), until that says to stop, the text
+/// is over, or it is not YAML.
+#[expect(unsafe_code, reason = "yaml_serde shows events to nobody; libyaml has no other interface")]
+pub(super) fn walk(text: &str, mut visit: impl FnMut(Event<'_>, (usize, usize)) -> ControlFlow<()>) {
+    /// Frees what the parser holds, in whatever way this ends.
+    struct Parser(Box<MaybeUninit<sys::yaml_parser_t>>);
+
+    impl Drop for Parser {
+        fn drop(&mut self) {
+            // SAFETY: it has been initialised, or zeroed by the attempt, and nobody has it any more.
+            unsafe { sys::yaml_parser_delete(self.0.as_mut_ptr()) }
+        }
+    }
+
+    struct Given(sys::yaml_event_t);
+
+    impl Drop for Given {
+        fn drop(&mut self) {
+            // SAFETY: the parser has filled it in.
+            unsafe { sys::yaml_event_delete(&raw mut self.0) }
+        }
+    }
+
+    /// # Safety
+    /// It is null, or a C string that lives for `'a`.
+    unsafe fn name<'a>(anchor: *const u8) -> Option<&'a [u8]> {
+        // SAFETY: as promised by the caller.
+        (!anchor.is_null()).then(|| unsafe { CStr::from_ptr(anchor.cast()) }.to_bytes())
+    }
+
+    // On the heap: the parser points into itself and must not move.
+    let mut memory = Box::new(MaybeUninit::<sys::yaml_parser_t>::zeroed());
+    // SAFETY: initialising writes all of it and reads nothing.
+    if unsafe { sys::yaml_parser_initialize(memory.as_mut_ptr()) }.fail {
+        return;
+    }
+    let mut parser = Parser(memory);
+    let pointer = parser.0.as_mut_ptr();
+    // SAFETY: it is initialised; `text` lives longer than it, and is UTF-8.
+    unsafe {
+        sys::yaml_parser_set_encoding(pointer, sys::YAML_UTF8_ENCODING);
+        sys::yaml_parser_set_input_string(pointer, text.as_ptr(), text.len() as u64);
+    }
+    loop {
+        let mut memory = MaybeUninit::<sys::yaml_event_t>::zeroed();
+        // SAFETY: the parser is initialised and has not failed yet; a failed call leaves nothing in the event to free.
+        if unsafe { sys::yaml_parser_parse(pointer, memory.as_mut_ptr()) }.fail {
+            return;
+        }
+        // SAFETY: the call has filled it in.
+        let given = Given(unsafe { memory.assume_init() });
+        let at = (given.0.start_mark.line as usize + 1, given.0.start_mark.column as usize + 1);
+        let data = &given.0.data;
+        // SAFETY: `type_` says which part of the union is there; its pointers live as long as `given`.
+        let event = unsafe {
+            match given.0.type_ {
+                sys::YAML_STREAM_END_EVENT => return,
+                sys::YAML_DOCUMENT_START_EVENT => {
+                    let directives = data.document_start.tag_directives;
+                    if directives.start == directives.end {
+                        continue;
+                    }
+                    Event::TagDirective
+                }
+                sys::YAML_ALIAS_EVENT => Event::Alias(name(data.alias.anchor).unwrap_or_default()),
+                sys::YAML_SCALAR_EVENT => {
+                    let value = std::slice::from_raw_parts(data.scalar.value, data.scalar.length as usize);
+                    Event::Scalar { anchor: name(data.scalar.anchor), value }
+                }
+                sys::YAML_SEQUENCE_START_EVENT => Event::StartList { anchor: name(data.sequence_start.anchor) },
+                sys::YAML_MAPPING_START_EVENT => Event::StartMap { anchor: name(data.mapping_start.anchor) },
+                sys::YAML_SEQUENCE_END_EVENT | sys::YAML_MAPPING_END_EVENT => Event::End,
+                _ => continue,
+            }
+        };
+        if visit(event, at).is_break() {
+            return;
+        }
+    }
+}

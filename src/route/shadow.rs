@@ -1,0 +1,333 @@
+//! Which routes are never reached, since an earlier one takes all their requests.
+//!
+//! To ask each route about each earlier one takes the square of how many there are, and of hosts in them: minutes for a
+//! file that is read in a moment. So earlier routes are kept by what a later one must have for them to cover it: a host
+//! (by its labels from the right), a path (by its segments from the left), one condition. Only those that are found so are
+//! compared. What is left of squares, where somebody wants it, ends with a number of steps.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+
+use super::pattern::{HostPattern, PathPattern, ValuePattern};
+use super::table::Match;
+
+/// How many look-ups and comparisons are made. Ten thousand routes take some hundred thousand.
+const STEPS_MAX: usize = 4_000_000;
+
+/// What a match of a regex costs beside a comparison.
+const REGEX_STEPS: usize = 100;
+
+/// Routes that are never reached.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Shadowed {
+    /// Each with the first earlier one that takes all its requests, as indices. Those that only several earlier ones
+    /// together shadow are not among them.
+    pub pairs: Vec<(usize, usize)>,
+    /// How many routes were looked at: the first ones, all of them if it did not take too long.
+    pub looked_at: usize,
+}
+
+/// Looks at routes in their order.
+pub fn shadowed(routes: &[&Match]) -> Shadowed {
+    let mut search = Search { steps: STEPS_MAX, ..Search::default() };
+    let mut pairs = vec![];
+    for (index, asked) in routes.iter().enumerate() {
+        match search.cover(asked) {
+            Err(Spent) => return Shadowed { pairs, looked_at: index },
+            // Whoever it would cover is covered by the same one.
+            Ok(Some(earlier)) => pairs.push((index, earlier)),
+            Ok(None) => search.add(index, asked),
+        }
+    }
+    Shadowed { pairs, looked_at: routes.len() }
+}
+
+/// All steps have been made.
+struct Spent;
+
+/// A node of a tree of names.
+type Node = u32;
+
+/// Names by their parts, as a tree.
+#[derive(Default)]
+struct Names<'a> {
+    children: HashMap<(Node, &'a str), Node>,
+    last: Node,
+}
+
+impl<'a> Names<'a> {
+    fn add(&mut self, parts: impl Iterator<Item = &'a str>) -> Node {
+        parts.fold(0, |above, part| {
+            *self.children.entry((above, part)).or_insert_with(|| {
+                self.last += 1;
+                self.last
+            })
+        })
+    }
+
+    /// The nodes on the way down, the top first; and whether all parts are known.
+    fn way(&self, parts: impl Iterator<Item = &'a str>) -> (Vec<Node>, bool) {
+        let mut way = vec![0];
+        let mut at = 0;
+        for part in parts {
+            match self.children.get(&(at, part)) {
+                Some(node) => at = *node,
+                None => return (way, false),
+            }
+            way.push(at);
+        }
+        (way, true)
+    }
+}
+
+/// What of a host an earlier route may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum HostKey {
+    Any,
+    Exact(Node),
+    Below(Node),
+}
+
+/// What of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum PathKey<'a> {
+    Any,
+    Exact(Node),
+    /// This and what is below it.
+    From(Node),
+    /// What is below it.
+    Below(Node),
+    AnyRegex,
+    Regex(&'a str),
+}
+
+/// One condition of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum ConditionKey<'a> {
+    None,
+    Exact(Field<'a>, &'a str),
+    Present(Field<'a>, bool),
+    AnyRegex(Field<'a>),
+    Regex(Field<'a>, &'a str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Field<'a> {
+    Header(&'a str),
+    Parameter(&'a str),
+}
+
+/// A route that may cover later ones.
+struct Earlier<'a> {
+    index: usize,
+    asked: &'a Match,
+    hosts: HashSet<HostKey>,
+}
+
+#[derive(Default)]
+struct Search<'a> {
+    labels: Names<'a>,
+    segments: Names<'a>,
+    earlier: Vec<Earlier<'a>>,
+    /// Which of the earlier ones, in their order.
+    keys: HashMap<(HostKey, PathKey<'a>, ConditionKey<'a>), Vec<u32>>,
+    steps: usize,
+}
+
+impl<'a> Search<'a> {
+    fn spend(&mut self, steps: usize) -> Result<(), Spent> {
+        self.steps = self.steps.checked_sub(steps).ok_or(Spent)?;
+        Ok(())
+    }
+
+    fn add(&mut self, index: usize, asked: &'a Match) {
+        let hosts: HashSet<HostKey> = match asked.hosts.as_slice() {
+            [] => [HostKey::Any].into(),
+            hosts => hosts.iter().map(|host| self.host(host)).collect(),
+        };
+        let paths = match &asked.path {
+            None => vec![PathKey::Any],
+            Some(PathPattern::Exact(path)) => vec![PathKey::Exact(self.segments.add(segments(path.as_str())))],
+            Some(PathPattern::Prefix(path)) => {
+                let path = path.as_str();
+                vec![match path.strip_suffix('/') {
+                    Some("") => PathKey::Below(0),
+                    Some(above) => PathKey::Below(self.segments.add(segments(above))),
+                    None => PathKey::From(self.segments.add(segments(path))),
+                }]
+            }
+            Some(PathPattern::Regex(regex)) => vec![PathKey::AnyRegex, PathKey::Regex(regex.source())],
+        };
+        let all: Vec<(Field<'a>, &'a ValuePattern)> = conditions(asked).collect();
+        // The one that fewest others have.
+        let telling = all.iter().find(|(_, value)| matches!(value, ValuePattern::Exact(_))).or(all.first());
+        let conditions = match telling {
+            None => vec![ConditionKey::None],
+            Some((field, ValuePattern::Exact(text))) => vec![ConditionKey::Exact(*field, text)],
+            Some((field, ValuePattern::Present(is_there))) => vec![ConditionKey::Present(*field, *is_there)],
+            Some((field, ValuePattern::Regex(regex))) => {
+                vec![ConditionKey::AnyRegex(*field), ConditionKey::Regex(*field, regex.source())]
+            }
+        };
+        let number = u32::try_from(self.earlier.len()).unwrap_or(u32::MAX);
+        for host in &hosts {
+            for path in &paths {
+                for condition in &conditions {
+                    self.keys.entry((*host, *path, *condition)).or_default().push(number);
+                }
+            }
+        }
+        self.earlier.push(Earlier { index, asked, hosts });
+    }
+
+    fn host(&mut self, host: &'a HostPattern) -> HostKey {
+        match host {
+            HostPattern::Any => HostKey::Any,
+            HostPattern::Exact(name) => HostKey::Exact(self.labels.add(labels(name))),
+            HostPattern::Below(suffix) => HostKey::Below(self.labels.add(labels(&suffix[1..]))),
+        }
+    }
+
+    /// The first earlier route that covers this one.
+    fn cover(&mut self, asked: &'a Match) -> Result<Option<usize>, Spent> {
+        let any = [HostPattern::Any];
+        let hosts = if asked.hosts.is_empty() { &any[..] } else { &asked.hosts };
+        // What covers one of its hosts must be there in whatever covers all.
+        let (paths, conditions) = (self.above_path(asked), above_conditions(asked));
+        let hosts_above = self.above_host(&hosts[0]);
+        self.spend(hosts_above.len().saturating_mul(paths.len()).saturating_mul(conditions.len()))?;
+        let mut lists: Vec<&[u32]> = vec![];
+        for host in &hosts_above {
+            for path in &paths {
+                lists.extend(
+                    conditions.iter().filter_map(|one| self.keys.get(&(*host, *path, *one))).map(Vec::as_slice),
+                );
+            }
+        }
+        // In order: one may be in several lists.
+        let mut next: BinaryHeap<Reverse<(u32, usize)>> =
+            lists.iter().enumerate().map(|(list, numbers)| Reverse((numbers[0], list))).collect();
+        let mut at = vec![0; lists.len()];
+        let mut rest_of_hosts: Option<Vec<Vec<HostKey>>> = None;
+        let mut steps = self.steps;
+        let mut last = None;
+        let found = loop {
+            let Some(Reverse((number, list))) = next.pop() else { break None };
+            at[list] += 1;
+            if let Some(following) = lists[list].get(at[list]) {
+                next.push(Reverse((*following, list)));
+            }
+            steps = steps.checked_sub(1).ok_or(Spent)?;
+            if last.replace(number) == Some(number) {
+                continue;
+            }
+            let earlier = &self.earlier[number as usize];
+            let rest =
+                rest_of_hosts.get_or_insert_with(|| hosts[1..].iter().map(|host| self.above_host(host)).collect());
+            let mut has_all = true;
+            for above in rest.iter() {
+                steps = steps.checked_sub(above.len()).ok_or(Spent)?;
+                has_all = above.iter().any(|key| earlier.hosts.contains(key));
+                if !has_all {
+                    break;
+                }
+            }
+            let regexes = conditions_and_path(earlier.asked);
+            steps = steps.checked_sub(regexes).ok_or(Spent)?;
+            if has_all && earlier.asked.covers_apart_from_hosts(asked) {
+                break Some(earlier.index);
+            }
+        };
+        self.steps = steps;
+        Ok(found)
+    }
+
+    /// All that covers this host.
+    fn above_host(&self, host: &HostPattern) -> Vec<HostKey> {
+        let (name, is_exact) = match host {
+            HostPattern::Any => return vec![HostKey::Any],
+            HostPattern::Exact(name) => (name.as_str(), true),
+            HostPattern::Below(suffix) => (&suffix[1..], false),
+        };
+        let mut above = vec![HostKey::Any];
+        let mut at = 0;
+        let mut labels = labels(name).peekable();
+        while let Some(label) = labels.next() {
+            let Some(node) = self.labels.children.get(&(at, label)) else { return above };
+            at = *node;
+            if labels.peek().is_some() || !is_exact {
+                above.push(HostKey::Below(at));
+            }
+        }
+        if is_exact {
+            above.push(HostKey::Exact(at));
+        }
+        above
+    }
+
+    fn above_path(&self, asked: &'a Match) -> Vec<PathKey<'a>> {
+        let (path, is_exact) = match &asked.path {
+            None => return vec![PathKey::Any],
+            Some(PathPattern::Regex(regex)) => return vec![PathKey::Any, PathKey::Regex(regex.source())],
+            Some(PathPattern::Exact(path)) => (path.as_str(), true),
+            Some(PathPattern::Prefix(path)) => (path.as_str(), false),
+        };
+        let (way, is_whole) = self.segments.way(segments(path));
+        let mut above = vec![PathKey::Any];
+        for (depth, node) in way.iter().enumerate() {
+            if depth > 0 {
+                above.push(PathKey::From(*node));
+            }
+            if !is_whole || depth + 1 < way.len() {
+                above.push(PathKey::Below(*node));
+            }
+        }
+        if let (true, true, Some(node)) = (is_exact, is_whole, way.last()) {
+            above.push(PathKey::Exact(*node));
+        }
+        if is_exact {
+            above.push(PathKey::AnyRegex);
+        }
+        above
+    }
+}
+
+fn labels(name: &str) -> impl Iterator<Item = &str> {
+    name.rsplit('.')
+}
+
+/// `/a/b/` has the segments `a`, `b` and an empty one.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.strip_prefix('/').unwrap_or(path).split('/')
+}
+
+fn conditions(asked: &Match) -> impl Iterator<Item = (Field<'_>, &ValuePattern)> {
+    let headers = asked.headers.iter().map(|(name, value)| (Field::Header(name.name().as_str()), value));
+    headers.chain(asked.query.iter().map(|(name, value)| (Field::Parameter(name), value)))
+}
+
+/// What of one condition may be asked by whoever covers this.
+fn above_conditions(asked: &Match) -> Vec<ConditionKey<'_>> {
+    let mut above = vec![ConditionKey::None];
+    for (field, value) in conditions(asked) {
+        match value {
+            ValuePattern::Present(is_there) => above.push(ConditionKey::Present(field, *is_there)),
+            ValuePattern::Exact(text) => above.extend([
+                ConditionKey::Exact(field, text),
+                ConditionKey::Present(field, true),
+                ConditionKey::AnyRegex(field),
+            ]),
+            ValuePattern::Regex(regex) => {
+                above.extend([ConditionKey::Regex(field, regex.source()), ConditionKey::Present(field, true)]);
+            }
+        }
+    }
+    above
+}
+
+/// What it costs to compare with this one.
+fn conditions_and_path(asked: &Match) -> usize {
+    let regexes = conditions(asked).filter(|(_, value)| matches!(value, ValuePattern::Regex(_))).count()
+        + usize::from(matches!(asked.path, Some(PathPattern::Regex(_))));
+    1 + asked.headers.len() + asked.query.len() + asked.subprotocols.len() + regexes * REGEX_STEPS
+}
