@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::app::{App, StartError};
 use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_again, load_file, load_str, schema};
-use crate::control::compile::{LogOutput, Surroundings, compile};
+use crate::control::compile::{LogOutput, Look, examine};
 use crate::control::{Handle, Loader, Origin, Refused, Succession, Trigger, watch};
 use crate::demo::{self, Addresses, Certificate, Counters};
 use crate::handover::{Deadlines, Invocation, Successor};
@@ -129,8 +129,7 @@ fn check(path: &Path) -> ExitCode {
         for warning in &loaded.warnings {
             eprint!("{warning}");
         }
-        let compiled = compile(&loaded, &Surroundings::for_check(), None)?;
-        for warning in compiled.warnings {
+        for warning in examine(&loaded, Look::Inside)? {
             eprintln!("warning: {warning}");
         }
         Ok(loaded)
@@ -328,7 +327,9 @@ fn run(
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
     hang_up: tokio::signal::unix::Signal,
+    reopen: tokio::signal::unix::Signal,
     upgrade: tokio::signal::unix::Signal,
 }
 
@@ -338,20 +339,23 @@ impl Signals {
         Ok(Signals {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
+            quit: of(SignalKind::quit())?,
             hang_up: of(SignalKind::hangup())?,
+            reopen: of(SignalKind::user_defined1())?,
             upgrade: of(SignalKind::user_defined2())?,
         })
     }
 
-    /// TERM or INT. Cancel-safe.
+    /// TERM, INT or QUIT. Cancel-safe.
     async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 
-    /// TERM or INT. Reloads at HUP, one reload after the other, and starts the next process at USR2, while it goes on
+    /// TERM, INT or QUIT. Reloads at HUP, one reload after the other, and starts the next process at USR2, while it goes on
     /// listening: a reload may wait for others, and the end does not wait for it.
     async fn stop(&mut self, control: &Handle) {
         let mut reload = JoinSet::new();
@@ -359,6 +363,11 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.quit.recv() => return,
+                // Habits of log rotation: nginx opens its logs anew then, and whoever does not take the signal is ended by it.
+                _ = self.reopen.recv() => {
+                    tracing::info!("USR1: the log goes to standard error, there is nothing to open anew");
+                }
                 _ = self.upgrade.recv() => {
                     let control = control.clone();
                     // What comes of it is in the log.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::{BadValue, ByteSize, Span};
+use crate::header::network;
 use crate::header::redact::decode;
 
 /// Why a request's parameters cannot be understood, and what would be right.
@@ -151,13 +152,12 @@ impl Filter {
     /// # Errors
     /// If one cannot be understood.
     pub fn take(from: &mut Parameters) -> Result<Filter, Wrong> {
-        let network = |text: &str| text.parse::<IpNet>().ok().or_else(|| text.parse().ok().map(canonical));
         Ok(Filter {
             route: from.word("route")?,
             listener: from.word("listener")?,
             upstream: from.word("upstream")?,
             endpoint: from.word("endpoint")?,
-            client: from.read("client", "an address or a network such as `10.0.0.0/8`", network)?,
+            client: from.read("client", "an address or a network such as `10.0.0.0/8`", network::parse)?,
             older_than: from.value("older_than")?,
             younger_than: from.value("younger_than")?,
             idle_for: from.value("idle_for")?,
@@ -194,10 +194,6 @@ impl Filter {
             && reached(self.idle_for, seen.idle)
             && self.queued_at_least.is_none_or(|bytes| seen.queued >= bytes.bytes())
     }
-}
-
-fn canonical(address: IpAddr) -> IpNet {
-    IpNet::from(address.to_canonical())
 }
 
 /// As its parameters, for the log; `all` if it names every session.
@@ -261,6 +257,7 @@ mod tests {
             ("client=192.0.2.7", true),
             ("client=192.0.2.0/24", true),
             ("client=::ffff:192.0.2.7", true),
+            ("client=::ffff:192.0.2.0/120", true),
             ("client=192.0.3.0/24", false),
             ("client=2001:db8::/32", false),
             ("older_than=1h", true),

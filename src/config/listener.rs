@@ -1,6 +1,5 @@
 //! Where clients connect: addresses, TLS, the PROXY protocol, and what a connection may cost before it is a request.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -10,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::address::Bind;
 use super::tcp::Tcp;
 use super::value::{BadValue, ByteSize, Span};
+use crate::header::network;
 
 /// One address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -217,8 +217,7 @@ fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> 
     impl<'de> Deserialize<'de> for Network {
         fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
             let text = String::deserialize(from)?;
-            let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            net.map(Network).map_err(|_| {
+            network::parse(&text).map(Network).ok_or_else(|| {
                 let help = "write a network such as `10.0.0.0/8` or `fd00::/8`, or an address";
                 BadValue::new(format!("`{text}` is not a network"), help).into_serde()
             })

@@ -3,7 +3,8 @@
 //! A provider (`file`, `dns`, `etcd`) asks or watches its source for as long as it is polled, and tells its [`Outlet`]
 //! whole lists, or why there is none. What is the same for all of them is done there, once: the last good list stays in
 //! force through every failure; a source that suddenly names nobody is not believed, unless that is expected; a list
-//! that says nothing new goes no further; failure and recovery are each logged once.
+//! that says nothing new goes no further; failure and recovery are each logged once, and seldom if they go on
+//! and on.
 //!
 //! All of it runs on a thread of its own, never on one that relays.
 
@@ -19,7 +20,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::clock;
 use crate::config::{ENDPOINTS_MAX, Endpoint};
+use crate::telemetry::sparing::{Line, Sparing};
 use metrics::UpstreamMetrics;
 
 /// Why a source gave no list. The closed set is a label of metrics.
@@ -111,6 +114,8 @@ pub struct Outlet {
     current: Option<Vec<Endpoint>>,
     /// What was logged, until it is over.
     failing: Option<Reason>,
+    /// A source may fail and work by turns, or say another thing each time.
+    lines: Sparing,
     metrics: UpstreamMetrics,
     apply: Apply,
     first: Option<oneshot::Sender<()>>,
@@ -126,7 +131,8 @@ impl Outlet {
     ) -> (Outlet, oneshot::Receiver<()>) {
         let (first, is_first) = oneshot::channel();
         let (upstream, first) = (upstream.to_owned(), Some(first));
-        (Outlet { upstream, allow_empty, current: None, failing: None, metrics, apply, first }, is_first)
+        let lines = Sparing::default();
+        (Outlet { upstream, allow_empty, current: None, failing: None, lines, metrics, apply, first }, is_first)
     }
 
     /// The source's whole list, in any order. Of endpoints with the same URL the first counts.
@@ -145,7 +151,9 @@ impl Outlet {
             len => match (self.apply)(&endpoints) {
                 Ok(refused) => {
                     let len = len - refused.len();
-                    tracing::info!(upstream = %self.upstream, endpoints = len, "endpoints discovered");
+                    if let Some(Line { suppressed }) = self.lines.line(clock::now()) {
+                        tracing::info!(upstream = %self.upstream, endpoints = len, suppressed, "endpoints discovered");
+                    }
                     self.metrics.updated(len);
                     self.current = Some(endpoints);
                     if let Some(first) = self.first.take() {
@@ -171,18 +179,26 @@ impl Outlet {
     /// The source was heard of, and its last list still holds.
     pub fn confirm(&mut self) {
         self.metrics.answered();
-        if self.failing.take().is_some() {
-            tracing::info!(upstream = %self.upstream, "discovery works again");
+        let now = clock::now();
+        if self.failing.take().is_some()
+            && let Some(Line { suppressed }) = self.lines.line(now)
+        {
+            tracing::info!(upstream = %self.upstream, suppressed, "discovery works again");
+        }
+        if let Some(suppressed) = self.lines.unwritten(now) {
+            tracing::info!(upstream = %self.upstream, suppressed, "more was to be said of this discovery");
         }
     }
 
     /// There is no list this time: the last good one stays.
     pub fn failed(&mut self, trouble: &Trouble) {
         self.metrics.failed(trouble.reason);
-        if self.failing.replace(trouble.reason) != Some(trouble.reason) {
+        if self.failing.replace(trouble.reason) != Some(trouble.reason)
+            && let Some(Line { suppressed }) = self.lines.line(clock::now())
+        {
             let kept = self.current.as_ref().map_or(0, Vec::len);
             let (upstream, reason) = (&self.upstream, trouble.reason.label());
-            tracing::warn!(%upstream, reason, error = %trouble, kept, "discovery fails, the last good endpoints stay");
+            tracing::warn!(%upstream, reason, error = %trouble, kept, suppressed, "discovery fails, the last good endpoints stay");
         }
     }
 
@@ -198,7 +214,9 @@ impl Outlet {
     /// Something is wrong with a part of the list; the rest is used.
     pub fn flawed(&mut self, trouble: &Trouble) {
         self.metrics.failed(trouble.reason);
-        tracing::warn!(upstream = %self.upstream, reason = trouble.reason.label(), error = %trouble, "left out");
+        if let Some(Line { suppressed }) = self.lines.line(clock::now()) {
+            tracing::warn!(upstream = %self.upstream, reason = trouble.reason.label(), error = %trouble, suppressed, "left out");
+        }
     }
 }
 

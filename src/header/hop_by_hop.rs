@@ -3,6 +3,9 @@
 //! Both ways: a request's before it goes upstream, an answer's before it goes downstream. What hyper needs for framing it
 //! writes itself. The upgrade fields of a tunnel are written anew by the handshake, not passed on.
 
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Removed whether nominated or not (RFC 9110 §7.6.1; Proxy-Authenticate and -Authorization were listed by RFC 2616
@@ -31,15 +34,63 @@ const ALWAYS: [&str; 10] = [
 #[derive(Debug)]
 pub struct Ending<'a> {
     /// What Connection lists beside what always ends; nearly always nothing.
-    nominated: Vec<&'a [u8]>,
+    nominated: Nominated<'a>,
     two_lengths: bool,
+}
+
+/// More names than this are looked up by their hash: each field of a message is compared with them, and a stranger may
+/// list thousands.
+const FEW: usize = 8;
+
+/// Names that Connection lists.
+#[derive(Debug)]
+enum Nominated<'a> {
+    Few(Vec<&'a [u8]>),
+    Many(HashSet<Name<'a>>),
+}
+
+impl Nominated<'_> {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Nominated::Few(names) => names.iter().any(|item| item.eq_ignore_ascii_case(name.as_bytes())),
+            Nominated::Many(names) => names.contains(&Name(name.as_bytes())),
+        }
+    }
+}
+
+/// Equal whatever the case is.
+#[derive(Debug)]
+struct Name<'a>(&'a [u8]);
+
+impl PartialEq for Name<'_> {
+    fn eq(&self, other: &Name<'_>) -> bool {
+        self.0.eq_ignore_ascii_case(other.0)
+    }
+}
+
+impl Eq for Name<'_> {}
+
+impl Hash for Name<'_> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        for part in self.0.chunks(16) {
+            let mut lower = [0; 16];
+            lower[..part.len()].copy_from_slice(part);
+            lower.make_ascii_lowercase();
+            hasher.write(&lower);
+        }
+    }
 }
 
 impl<'a> Ending<'a> {
     /// `connection`: all lines of the message's Connection field; `chunked`: it has a Transfer-Encoding.
     pub fn new(connection: impl IntoIterator<Item = &'a [u8]>, chunked: bool) -> Ending<'a> {
         let is_always = |item: &&[u8]| ALWAYS.iter().any(|name| item.eq_ignore_ascii_case(name.as_bytes()));
-        let nominated = connection.into_iter().flat_map(items).filter(|item| !is_always(item)).collect();
+        let mut names = connection.into_iter().flat_map(items).filter(|item| !is_always(item));
+        let few: Vec<&[u8]> = names.by_ref().take(FEW).collect();
+        let nominated = match names.next() {
+            None => Nominated::Few(few),
+            Some(next) => Nominated::Many(few.into_iter().chain([next]).chain(names).map(Name).collect()),
+        };
         Ending { nominated, two_lengths: chunked }
     }
 
@@ -53,7 +104,7 @@ impl<'a> Ending<'a> {
     pub fn has(&self, name: &str) -> bool {
         ALWAYS.contains(&name)
             || (self.two_lengths && name == "content-length")
-            || (self.nominated.iter().any(|item| item.eq_ignore_ascii_case(name.as_bytes())) && !is_essential(name))
+            || (self.nominated.has(name) && !is_essential(name))
     }
 }
 
@@ -149,6 +200,20 @@ mod tests {
             ("X-Two", "stays"),
         ];
         assert_eq!(left(&fields), ["x-quoted", "x-two"]);
+    }
+
+    #[test]
+    fn among_many_names_each_counts_as_it_does_alone() {
+        let many: Vec<String> = (0..3000).map(|number| format!("X-Field-With-A-Longer-Name-{number}")).collect();
+        let connection = many.join(", ");
+        let fields = [
+            ("Connection", &*connection),
+            ("x-field-with-a-longer-name-0", "goes"),
+            ("x-field-with-a-longer-name-2999", "goes"),
+            ("x-field-with-a-longer-name-3000", "stays"),
+            ("x-field-with-a-longer-name-29990", "stays"),
+        ];
+        assert_eq!(left(&fields), ["x-field-with-a-longer-name-29990", "x-field-with-a-longer-name-3000"]);
     }
 
     #[test]

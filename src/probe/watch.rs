@@ -12,6 +12,7 @@ use super::{Check, ProbeError};
 use crate::clock;
 use crate::health::threshold::Health;
 use crate::telemetry::panics::{self, Place};
+use crate::telemetry::sparing::{Line, Sparing};
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
 
@@ -79,6 +80,8 @@ impl Drop for Watch {
 }
 
 async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check, metrics: EndpointMetrics) {
+    // An endpoint may go up and down for ever.
+    let lines = Sparing::default();
     loop {
         let started = Instant::now();
         let result = check.once(&endpoint.connector).await;
@@ -95,11 +98,15 @@ async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check
             (Health::Unknown | Health::Up, Health::Down, Err(error)) => {
                 metrics.changed(error.label());
                 let (reason, error) = (error.label(), &error as &(dyn Error + 'static));
-                tracing::warn!(%upstream, %endpoint, reason, error, "endpoint is down");
+                if let Some(Line { suppressed }) = lines.line(clock::now()) {
+                    tracing::warn!(%upstream, %endpoint, reason, error, suppressed, "endpoint is down");
+                }
             }
             (Health::Down, Health::Up, _) => {
                 metrics.changed("passed");
-                tracing::info!(%upstream, %endpoint, "endpoint is up again");
+                if let Some(Line { suppressed }) = lines.line(clock::now()) {
+                    tracing::info!(%upstream, %endpoint, suppressed, "endpoint is up again");
+                }
             }
             (_, _, Err(error)) => {
                 let (reason, error) = (error.label(), &error as &(dyn Error + 'static));

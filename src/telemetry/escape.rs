@@ -1,12 +1,14 @@
 //! Text of strangers in our log: whatever a peer sends, one event stays one line and no terminal obeys it.
 //!
 //! JSON alone asks for less than that (RFC 8259 §7 escapes U+0000 to U+001F), so DEL, the C1 controls (U+009B starts a
-//! terminal sequence), line separators and the marks that turn the direction of writing are escaped as well.
+//! terminal sequence), line separators, and what turns the direction of writing or hides text are escaped as well.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
+
+use crate::header::visible::is_hidden;
 
 /// Appends `text` as a JSON string, quotes included.
 pub fn json_string(out: &mut Vec<u8>, text: &str) {
@@ -23,16 +25,16 @@ pub fn human_word(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Appends `text` quoted; `Debug` escapes quotes, controls and all that is not printable.
+/// Appends `text` quoted; `Debug` escapes quotes, controls and most of what is not printable.
 pub fn human_quoted(out: &mut Vec<u8>, text: &str) {
-    let _ = write!(out, "{text:?}");
+    human_text(out, &format!("{text:?}"));
 }
 
 /// Appends `text` as it is, spaces and quotes included, only with what is not printable escaped.
 pub fn human_text(out: &mut Vec<u8>, text: &str) {
-    for piece in text.split_inclusive(|c: char| c.is_control() || is_deceptive(c)) {
+    for piece in text.split_inclusive(is_hidden) {
         match piece.chars().next_back() {
-            Some(last) if last.is_control() || is_deceptive(last) => {
+            Some(last) if is_hidden(last) => {
                 out.extend_from_slice(&piece.as_bytes()[..piece.len() - last.len_utf8()]);
                 let _ = write!(out, "{}", last.escape_default());
             }
@@ -46,20 +48,18 @@ pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
-/// Printable by the letter, but able to break a line or to show text in another order than it has.
-fn is_deceptive(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
-/// serde_json's compact form, except for the characters above.
+/// serde_json's compact form, except for characters that are not seen.
 struct Plain;
 
 impl Formatter for Plain {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| c.is_control() || is_deceptive(c)) {
+        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_hidden(c)) {
             out.write_all(&rest.as_bytes()[..at])?;
-            write!(out, "\\u{:04x}", u32::from(c))?; // all of them lie in the basic plane: four digits do
+            // Two of them beyond the basic plane (RFC 8259 §7).
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(out, "\\u{unit:04x}")?;
+            }
             rest = &rest[at + c.len_utf8()..];
         }
         out.write_all(rest.as_bytes())
@@ -82,6 +82,7 @@ mod tests {
     #[test]
     fn json_escapes_more_than_json_must() {
         assert_eq!(with(json_string, "a\"b\\c\n\u{1b}[2J"), r#""a\"b\\c\n\u001b[2J""#);
+        assert_eq!(with(json_string, "\u{61c}\u{200b}\u{feff}\u{e0041}"), r#""\u061c\u200b\ufeff\udb40\udc41""#);
         assert_eq!(with(json_string, "\u{7f}\u{9b}31m\u{2028}\u{202e}é"), r#""\u007f\u009b31m\u2028\u202eé""#);
     }
 
@@ -107,9 +108,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_leaves_one_line_and_json_reads_back_as_it_was(text in any::<String>()) {
+        fn nothing_leaves_one_line_and_json_reads_back_as_it_was(
+            text in "(.|[\u{61c}\u{ad}\u{180e}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2060}-\u{206f}\u{feff}\u{e0001}\u{e0041}])*"
+        ) {
             for write in [json_string, human_word, human_quoted, human_text] {
-                prop_assert!(!with(write, &text).chars().any(|c| c.is_control() || is_deceptive(c)));
+                prop_assert!(!with(write, &text).chars().any(is_hidden));
             }
             prop_assert_eq!(serde_json::from_str::<String>(&with(json_string, &text)).unwrap(), text);
         }

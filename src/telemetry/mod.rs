@@ -12,4 +12,5 @@ pub mod panics;
 pub mod process;
 pub mod series;
 pub mod sink;
+pub mod sparing;
 pub mod utc;

@@ -1,0 +1,98 @@
+//! Lines of the log about one thing that may come again and again: a source that fails and works by turns, an endpoint that
+//! goes up and down. The first ones are written, then one now and then, which tells how many were not: a log that is full
+//! of one thing hides the others.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::moment::Moment;
+
+/// How many lines are written as they come. More changes than that in a row are no news.
+const BURST: u32 = 10;
+
+/// After those, one in this time.
+const PACE: Duration = Duration::from_secs(10);
+
+/// The lines about one thing.
+#[derive(Debug, Default)]
+pub struct Sparing(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Lines that were written and are not forgotten yet.
+    written: u32,
+    /// Since when one is being forgotten.
+    since: Option<Moment>,
+    unwritten: u64,
+}
+
+/// A line may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// How many were not since the last one; to be a field of it, `suppressed`.
+    pub suppressed: Option<u64>,
+}
+
+impl Sparing {
+    /// Whether a line is written that there is now; one that is not is counted.
+    pub fn line(&self, now: Moment) -> Option<Line> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.forget(now);
+        if state.written == BURST {
+            state.unwritten += 1;
+            return None;
+        }
+        state.written += 1;
+        let suppressed = std::mem::take(&mut state.unwritten);
+        Some(Line { suppressed: (suppressed > 0).then_some(suppressed) })
+    }
+
+    /// How many lines were not written, if it is time to say so: for whoever looks now and then.
+    pub fn unwritten(&self, now: Moment) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.forget(now);
+        if state.unwritten == 0 || state.written == BURST {
+            return None;
+        }
+        state.written += 1;
+        Some(std::mem::take(&mut state.unwritten))
+    }
+}
+
+impl State {
+    fn forget(&mut self, now: Moment) {
+        let since = *self.since.get_or_insert(now);
+        let forgotten = u32::try_from(now.since(since).as_nanos() / PACE.as_nanos()).unwrap_or(u32::MAX);
+        if forgotten >= self.written {
+            (self.written, self.since) = (0, Some(now));
+        } else if forgotten > 0 {
+            self.written -= forgotten;
+            self.since = Some(since + PACE * forgotten);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn the_first_lines_are_written_and_then_one_now_and_then_that_tells_of_the_others() {
+        let lines = Sparing::default();
+        let start = clock::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        for _ in 0..BURST {
+            assert_eq!(lines.line(at(0)), Some(Line { suppressed: None }));
+        }
+        assert_eq!((lines.line(at(0)), lines.line(at(9)), lines.unwritten(at(9))), (None, None, None));
+        assert_eq!(lines.line(at(10)), Some(Line { suppressed: Some(2) }));
+        assert_eq!((lines.line(at(11)), lines.unwritten(at(19))), (None, None));
+        assert_eq!((lines.unwritten(at(20)), lines.unwritten(at(30))), (Some(1), None));
+        // A thing that was quiet for long is news again.
+        for _ in 0..BURST {
+            assert_eq!(lines.line(at(10_000)), Some(Line { suppressed: None }));
+        }
+        assert_eq!(lines.line(at(10_000)), None);
+    }
+}
