@@ -18,11 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::admin::access::Access;
+use crate::admin::access::{Access, Names};
 use crate::admin::api::{self, Api};
 use crate::admin::health::{Readiness, State};
 use crate::admin::process::Process;
-use crate::admin::{self, AdminState};
+use crate::admin::{self, AdminState, visitor};
 use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
 use crate::control::compile::{Families, LogOutput, Patience, Surroundings};
 use crate::control::{Control, Door, Handle, Loader, Order, Origin, Refused, Started, leaving, sweep};
@@ -160,7 +160,8 @@ impl App {
         let desk = Process::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
         let api = Api::new(Arc::new(desk), Access::default(), api::Metrics::register(&registry)?);
         let api = Some(Arc::new(api));
-        let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api };
+        let metrics = visitor::Metrics::register(&registry)?;
+        let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api, metrics };
         // Before anybody can ask: in an upgrade someone may be waiting to.
         readiness.advance(State::Ready);
         threads.spawn_admin(state, door.clone())?;
@@ -343,7 +344,10 @@ async fn until(mut over: watch::Receiver<bool>) {
 async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<Door>>, over: watch::Receiver<bool>) {
     loop {
         let at = door.borrow_and_update().clone();
-        let let_in = |at: &Door| state.api.iter().for_each(|api| api.let_in_by(Access::new(&at.tokens)));
+        let let_in = |at: &Door| {
+            let names = Names::new(&at.hosts, at.bound.address().is_local());
+            state.api.iter().for_each(|api| api.let_in_by(Access::new(&at.tokens, names.clone())));
+        };
         // Nobody is left who came in by the door before.
         at.iter().for_each(let_in);
         let mut seen = door.clone();

@@ -21,6 +21,7 @@ use crate::control::compile::{LogOutput, Look, examine};
 use crate::control::{Handle, Loader, Origin, Refused, Succession, Trigger, watch};
 use crate::demo::{self, Addresses, Certificate, Counters};
 use crate::handover::{Deadlines, Invocation, Successor};
+use crate::net::descriptors;
 use crate::systemd::{self, Notifier};
 use crate::telemetry::logging::{self, Options};
 use crate::telemetry::panics;
@@ -392,9 +393,18 @@ fn raise_descriptor_limit() {
     limit.current = limit.maximum;
     match setrlimit(Resource::Nofile, limit) {
         Ok(()) if before == limit.current => {
-            tracing::info!(limit = before, "limit of open files is at its highest: two are needed a session");
+            tracing::info!(
+                limit = before,
+                kept_back = descriptors::reserve(),
+                "limit of open files is at its highest: two are needed a session"
+            );
         }
-        Ok(()) => tracing::info!(before, now = limit.current, "limit of open files raised: two are needed a session"),
+        Ok(()) => tracing::info!(
+            before,
+            now = limit.current,
+            kept_back = descriptors::reserve(),
+            "limit of open files raised: two are needed a session"
+        ),
         Err(error) => tracing::warn!(limit = before, %error, "cannot raise the limit of open files"),
     }
 }

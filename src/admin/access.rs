@@ -5,6 +5,9 @@
 //! loopback addresses, though they may read the answers only of hosts that are theirs. So a name in `Host` that is not
 //! this machine's is refused (DNS rebinding makes such a host theirs), and so is everything that changes something and
 //! comes from a page, which its browser says in `Origin` or `Sec-Fetch-Site`.
+//!
+//! Metrics ask for no token, and tell names. So they look at `Host` in the same way; but on an address that others reach, any
+//! name will do, unless `admin.hosts` says which: scrapers ask by whatever name their configuration has.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,6 +20,7 @@ use http::request::Parts;
 use crate::config::AdminToken;
 use crate::header::Host;
 use crate::net::stream::{PeerAddr, Stream};
+use crate::route::pattern::HostPattern;
 
 /// What browsers say of where a request comes from (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -68,18 +72,50 @@ pub enum Denied {
     #[error("this needs the token of `admin`: send `Authorization: Bearer …`")]
     Token,
     /// A name that is not this machine's.
-    #[error("without a token, ask for an IP address or `localhost`: any other host may be a web page's")]
+    #[error(
+        "ask for an IP address or `localhost`, or add the name to `admin.hosts`: any other host may be a web page's"
+    )]
     Host,
     /// It changes something, and a web page sent it.
     #[error("web pages may not change anything here")]
     Page,
 }
 
-/// The tokens that open, if any.
+/// The tokens that open, if any, and the names that are ours.
 #[derive(Default)]
 pub struct Access {
     /// Of a fixed length, so that comparing tells nothing of that of a token either.
     digests: Vec<Digest>,
+    names: Names,
+}
+
+/// By which names the admin listener may be asked for, beside addresses and `localhost`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Any.
+    Any,
+    /// These.
+    Only(Vec<HostPattern>),
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names::Only(Vec::new())
+    }
+}
+
+impl Names {
+    /// Those that are written; without any, none where only this machine can connect, and any elsewhere.
+    pub fn new(written: &[HostPattern], is_local: bool) -> Names {
+        if written.is_empty() && !is_local { Names::Any } else { Names::Only(written.to_vec()) }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Names::Any => true,
+            Names::Only(names) => names.iter().any(|pattern| pattern.matches(name)),
+        }
+    }
 }
 
 /// Not even their digests.
@@ -90,10 +126,24 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// By each of these; with none, whoever can connect.
-    pub fn new(tokens: &[AdminToken]) -> Access {
+    /// By each of these tokens; with none, whoever can connect and asks by one of these names.
+    pub fn new(tokens: &[AdminToken], names: Names) -> Access {
         let sha256 = |token: &AdminToken| digest(&SHA256, token.as_bytes());
-        Access { digests: tokens.iter().map(sha256).collect() }
+        Access { digests: tokens.iter().map(sha256).collect(), names }
+    }
+
+    /// Whether a request asks for us, and not for a host that a web page has made ours (DNS rebinding).
+    pub fn knows(&self, who: Who, request: &Parts) -> bool {
+        // A browser does not speak to Unix sockets.
+        if matches!(who, Who::Unix { .. }) {
+            return true;
+        }
+        let Ok(host) = Host::from_request(request) else { return self.names == Names::Any };
+        // No page can have an address for its host that is ours and whose server is another's.
+        host.name.parse::<IpAddr>().is_ok()
+            || host.name == "localhost"
+            || host.name.ends_with(".localhost")
+            || self.names.has(&host.name)
     }
 
     /// Lets a request in, or not. `changes`: it asks for more than to be told something. Tells which token opened, from 1.
@@ -102,8 +152,7 @@ impl Access {
     /// If it is not let in.
     pub fn judge(&self, who: Who, request: &Parts, changes: bool) -> Result<Option<usize>, Denied> {
         let token = if self.digests.is_empty() { None } else { Some(self.token(request).ok_or(Denied::Token)?) };
-        // A browser does not speak to Unix sockets.
-        if token.is_none() && matches!(who, Who::Inet(_)) && !is_asked_for_by_address(request) {
+        if token.is_none() && !self.knows(who, request) {
             return Err(Denied::Host);
         }
         if changes && comes_from_a_page(request) {
@@ -127,16 +176,10 @@ impl Access {
     }
 }
 
-/// No page can have an address for its host that is ours and whose server is another's.
-fn is_asked_for_by_address(request: &Parts) -> bool {
-    Host::from_request(request).is_ok_and(|host| {
-        host.name.parse::<IpAddr>().is_ok() || host.name == "localhost" || host.name.ends_with(".localhost")
-    })
-}
-
+/// Every line counts: one more, before or behind, makes no other request of it.
 fn comes_from_a_page(request: &Parts) -> bool {
-    let site = request.headers.get(SEC_FETCH_SITE);
-    request.headers.contains_key(ORIGIN) || site.is_some_and(|site| site != "none")
+    let mut sites = request.headers.get_all(SEC_FETCH_SITE).iter();
+    request.headers.contains_key(ORIGIN) || sites.any(|site| site != "none")
 }
 
 #[cfg(test)]
@@ -157,7 +200,7 @@ mod tests {
 
     fn access(tokens: &[&str]) -> Access {
         let tokens: Vec<AdminToken> = tokens.iter().map(|token| token.parse().unwrap()).collect();
-        Access::new(&tokens)
+        Access::new(&tokens, Names::default())
     }
 
     #[test]
@@ -203,6 +246,24 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_written_are_ours_and_elsewhere_any_is() {
+        let knows = |written: &[&str], is_local: bool, host: &str| {
+            let written: Vec<HostPattern> = written.iter().map(|name| name.parse().unwrap()).collect();
+            let asked = http::Request::builder().uri("/metrics").header("host", host).body(()).unwrap();
+            Access::new(&[], Names::new(&written, is_local)).knows(TCP(), &asked.into_parts().0)
+        };
+        let service = "wsluice.default.svc:9902";
+        for host in ["10.1.2.3:9902", "[fd00::1]:9902", "localhost:9902"] {
+            assert!(knows(&[], true, host) && knows(&[], false, host) && knows(&["a.b"], false, host), "{host}");
+        }
+        assert!(!knows(&[], true, service), "on loopback");
+        assert!(knows(&[], false, service), "scrapers ask by the name that they know");
+        assert!(knows(&["*.svc"], false, service) && knows(&["*.svc"], true, service));
+        assert!(!knows(&["*.svc"], false, "evil.example.com"));
+        assert!(knows(&[], false, ""), "none at all is no page's");
+    }
+
+    #[test]
     fn a_page_may_not_change_anything() {
         let access = access(&[]);
         let from = |name, value| request(&[("host", "127.0.0.1"), (name, value)]);
@@ -218,6 +279,12 @@ mod tests {
             assert_eq!(access.judge(TCP(), &page, false), Ok(None), "it can not read the answer");
         }
         assert_eq!(access.judge(TCP(), &from("sec-fetch-site", "none"), true), Ok(None), "typed into the address bar");
+        for lines in [["none", "cross-site"], ["cross-site", "none"], ["none", ""], ["none", "none, cross-site"]] {
+            let page = request(&[("host", "127.0.0.1"), ("sec-fetch-site", lines[0]), ("sec-fetch-site", lines[1])]);
+            assert_eq!(access.judge(TCP(), &page, true), Err(Denied::Page), "{lines:?}");
+        }
+        let twice = request(&[("host", "127.0.0.1"), ("origin", ""), ("origin", "http://127.0.0.1")]);
+        assert_eq!(access.judge(TCP(), &twice, true), Err(Denied::Page));
     }
 
     #[test]

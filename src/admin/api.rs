@@ -72,6 +72,11 @@ impl Api {
         Api { desk, access: ArcSwap::from_pointee(access), metrics, for_body: BODY_TIMEOUT, audit: Action::log }
     }
 
+    /// Who is let in, and by which names.
+    pub fn access(&self) -> arc_swap::Guard<Arc<Access>> {
+        self.access.load()
+    }
+
     /// Lets in by this from now on.
     pub fn let_in_by(&self, access: Access) {
         self.access.store(Arc::new(access));

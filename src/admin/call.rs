@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
 use super::desk::{Problem, Refusal, Target};
@@ -236,7 +236,7 @@ impl Call {
         let mut parameters = match place {
             // Its body is a configuration.
             Place::Check => Parameters::parse(query, "")?,
-            _ => Parameters::parse(query, &form(request.headers.get(CONTENT_TYPE), body)?)?,
+            _ => Parameters::parse(query, &form(kind(&request.headers)?, body)?)?,
         };
         let parameters_of = &mut parameters;
         let call = match (place, &request.method) {
@@ -277,6 +277,15 @@ impl Call {
         };
         parameters.finish()?;
         Ok(call)
+    }
+}
+
+/// Of a body: which of several is meant nobody can tell.
+fn kind(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Failure> {
+    let mut kinds = headers.get_all(CONTENT_TYPE).iter();
+    match (kinds.next(), kinds.next()) {
+        (kind, None) => Ok(kind),
+        (_, Some(_)) => Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "there are several Content-Type fields")),
     }
 }
 
@@ -450,6 +459,14 @@ mod tests {
         ] {
             assert_eq!(read("POST", path, kind, body).unwrap_err().0, status, "{kind} {body}");
         }
+    }
+
+    #[test]
+    fn of_two_kinds_of_a_body_none_is_guessed() {
+        let request = http::Request::builder().method("POST").uri("/api/v1/sessions/close");
+        let request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_TYPE, "text/plain").body(());
+        let failure = Call::read(Place::Close, &request.unwrap().into_parts().0, b"{}").unwrap_err();
+        assert_eq!(failure.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
 
     #[test]

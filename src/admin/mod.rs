@@ -2,8 +2,12 @@
 //!
 //! Apart from the data plane so that it answers when that is busy; the caller gives it a thread of its own, since a
 //! scrape of many routes takes milliseconds that no session should wait for. It only reads, and passes orders on (`desk`).
-//! Metrics and health are for whoever can connect, the API is for those whom `access` lets in. What it costs is bounded:
-//! connections, the time of each, and the time and size of a request.
+//! Health is for whoever can connect, metrics for whoever asks by a name of ours, the API for those whom `access` lets in.
+//! What it costs is bounded: connections, the time of each, and the time and size of a request.
+//!
+//! Whether we live is answered whoever else is there: a connection that only waits gives way to a new one (`visitor`),
+//! metrics are written elsewhere (`scrape`), the API has a part of the room and not all of it, and descriptors are kept back
+//! that clients of the proxy cannot take (`net::descriptors`).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -14,21 +18,21 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
-use crate::net::listener::{AcceptPause, Acceptor};
-use crate::net::stream::Stream;
+use crate::clock;
+use crate::net::listener::{AcceptPauseReason, Acceptor};
+use crate::net::stream::{PeerAddr, Stream};
 use crate::telemetry::exposition;
 
 pub mod access;
@@ -39,16 +43,25 @@ pub mod filter;
 pub mod health;
 pub mod process;
 pub mod roll;
+pub mod scrape;
+pub mod visitor;
 
-use access::Who;
+use access::{Access, Denied, Who};
 use api::Api;
 use health::{Readiness, State};
+use scrape::{NoText, Scrapes};
+use visitor::{Asked, Visitor, Visitors, Watched};
 
-/// Connections at a time; further ones wait in the backlog. A scraper or two, a probe, a person.
+/// Connections at a time; for further ones others give way. A scraper or two, a probe, a person.
 const CONNECTIONS_MAX: usize = 64;
+/// Requests to the API at a time. With those that wait for metrics less than all connections: there is always one that can
+/// give way.
+const API_MAX: usize = 32;
 /// For sending a request, and for the next one on a kept connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection's whole life; who wants more opens another. Bounds the time of a client that does not read.
+/// How long it may take nothing of its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection's whole life; who wants more opens another.
 const LIFETIME: Duration = Duration::from_secs(60);
 /// For the answer that is under way when a connection is told to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -67,83 +80,99 @@ pub struct AdminState {
     pub readiness: Readiness,
     /// What can be asked and ordered besides.
     pub api: Option<Arc<Api>>,
+    /// What it counts itself.
+    pub metrics: visitor::Metrics,
+}
+
+/// What it shows, and how many may look.
+#[derive(Debug)]
+struct House {
+    state: AdminState,
+    scrapes: Scrapes,
+    api_turns: Semaphore,
+    for_head: Duration,
+    for_answer: Duration,
+}
+
+impl House {
+    fn new(state: AdminState) -> House {
+        let (scrapes, api_turns) = (Scrapes::new(state.registry.clone()), Semaphore::new(API_MAX));
+        House { state, scrapes, api_turns, for_head: HEADER_TIMEOUT, for_answer: ANSWER_TIMEOUT }
+    }
 }
 
 /// Answers on what `acceptor` accepts until `shutdown` comes, then lets the answers under way end (a second at most).
 ///
 /// Dropping it closes the connections at once.
-pub async fn serve(mut acceptor: Acceptor, state: AdminState, shutdown: impl Future<Output = ()>) {
+pub async fn serve(acceptor: Acceptor, state: AdminState, shutdown: impl Future<Output = ()>) {
+    let mut acceptor = acceptor.for_admin();
     let (stop, stopped) = watch::channel(());
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
+    let mut visitors = Visitors::new(CONNECTIONS_MAX, state.metrics.clone());
+    let house = Arc::new(House::new(state));
     let mut shutdown = pin!(shutdown);
-    let begin = |connections: &mut JoinSet<()>, io: Stream, who, slot| {
-        let (state, stopped) = (state.clone(), stopped.clone());
-        connections.spawn(async move {
-            connection(io, who, state, stopped, HEADER_TIMEOUT).await;
-            drop(slot);
-        });
+    let begin = |visitors: &mut Visitors, (io, peer): (Stream, PeerAddr)| {
+        let who = Who::of(&io, peer);
+        let visitor = Arc::new(Visitor::new(clock::now()));
+        visitors.enter(Arc::clone(&visitor), connection(io, who, visitor, Arc::clone(&house), stopped.clone()));
     };
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&mut acceptor, &slots) => accepted,
-            Some(_) = connections.join_next() => continue,
+            accepted = acceptor.accept() => accepted,
+            Some(_) = visitors.gone() => continue,
         };
         match accepted {
-            Ok((io, who, slot)) => begin(&mut connections, io, who, slot),
+            Ok(accepted) => {
+                visitors.make_room().await;
+                begin(&mut visitors, accepted);
+            }
+            // Those that are kept back are taken too: by ourselves.
+            Err(pause) if pause.reason == AcceptPauseReason::Descriptors && visitors.give_way().await => {
+                acceptor.try_again();
+            }
             // The next call waits; the same again is not worth a line.
             Err(pause) if pause.is_news => warn!(error = %pause.source, "{pause}"),
             Err(_) => {}
         }
     }
     // Those that wait would be reset with the socket.
-    for (io, peer) in acceptor.into_waiting().take(CONNECTIONS_MAX) {
-        let who = Who::of(&io, peer);
-        begin(&mut connections, io, who, None);
+    for accepted in acceptor.into_waiting().take(CONNECTIONS_MAX) {
+        begin(&mut visitors, accepted);
     }
     let _ = stop.send(());
-    while connections.join_next().await.is_some() {}
-}
-
-/// Waits for a free slot, then for a connection. Cancel-safe: both waits are.
-async fn accept(
-    acceptor: &mut Acceptor,
-    slots: &Arc<Semaphore>,
-) -> Result<(Stream, Who, Option<OwnedSemaphorePermit>), AcceptPause> {
-    // Never closed, so never an error.
-    let slot = Arc::clone(slots).acquire_owned().await.ok();
-    let (stream, peer) = acceptor.accept().await?;
-    let who = Who::of(&stream, peer);
-    Ok((stream, who, slot))
+    while visitors.gone().await.is_some() {}
 }
 
 async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin,
     who: Who,
-    state: AdminState,
+    visitor: Arc<Visitor>,
+    house: Arc<House>,
     mut stopped: watch::Receiver<()>,
-    for_head: Duration,
 ) {
     let requested = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
-        let state = &state;
+        let (house, visitor) = (&house, &visitor);
         requested.store(true, Ordering::Relaxed);
         async move {
-            Ok::<_, Infallible>(match &state.api {
-                Some(api) if request.uri().path().starts_with(call::ROOT) => api.answer(who, request).await,
-                _ => answer(state, &request),
-            })
+            let request = request.map(|body| Asked::new(body, Arc::clone(visitor)));
+            let answer = answer(house, who, request).await;
+            visitor.is_answered(clock::now());
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(for_head)
+        .header_read_timeout(house.for_head)
         .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Watched::new(io, Arc::clone(&visitor))), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = visitor.stalls(house.for_answer) => {
+            house.state.metrics.unread();
+            return debug!("an admin client did not read its answer");
+        }
         () = until_told_to_end(&mut stopped) => {
             // hyper would end one without a request at once, and its first may be on its way.
             let first = poll_fn(|cx| match connection.as_mut().poll(cx) {
@@ -171,12 +200,27 @@ async fn until_told_to_end(stopped: &mut watch::Receiver<()>) {
     let _ = tokio::time::timeout(LIFETIME, stopped.changed()).await;
 }
 
-fn answer<B>(state: &AdminState, request: &Request<B>) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
+/// The answer to a request. Only the API reads its body.
+async fn answer<B>(house: &House, who: Who, request: Request<B>) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let state = &house.state;
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    if path.starts_with(call::ROOT)
+        && let Some(api) = &state.api
+    {
+        return match house.api_turns.try_acquire() {
+            Ok(_turn) => api.answer(who, Request::from_parts(parts, body)).await,
+            Err(_) => busy("too many requests at once, try again\n"),
+        };
+    }
     if !matches!(path, "/" | "/metrics" | "/livez" | "/readyz") {
         return text(StatusCode::NOT_FOUND, "not found; there are /metrics, /livez, /readyz and /api/v1/status\n");
     }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
@@ -188,15 +232,31 @@ fn answer<B>(state: &AdminState, request: &Request<B>) -> Response<Full<Bytes>> 
             State::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             State::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         },
-        "/metrics" => match exposition::encode(&state.registry) {
-            Ok(metrics) => respond(StatusCode::OK, exposition::CONTENT_TYPE, metrics),
-            Err(error) => {
-                warn!(error = &error as &(dyn std::error::Error + 'static), "the metrics cannot be written");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; see the log\n")
+        "/metrics" => {
+            let is_known = match &state.api {
+                Some(api) => api.access().knows(who, &parts),
+                None => Access::default().knows(who, &parts),
+            };
+            if !is_known {
+                return respond(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", format!("{}\n", Denied::Host));
             }
-        },
+            match house.scrapes.text().await {
+                Ok(metrics) => respond(StatusCode::OK, exposition::CONTENT_TYPE, metrics),
+                Err(NoText::Crowded) => busy("too many scrapes at once, try again\n"),
+                Err(error) => {
+                    warn!(error = &error as &(dyn std::error::Error + 'static), "no metrics");
+                    text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; see the log\n")
+                }
+            }
+        }
         _ => respond(StatusCode::OK, "text/html; charset=utf-8", INDEX),
     }
+}
+
+fn busy(why: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, why);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
@@ -234,7 +294,9 @@ mod tests {
     }
 
     fn state() -> AdminState {
-        let state = AdminState { registry: Registry::new(), readiness: Readiness::new(), api: None };
+        let registry = Registry::new();
+        let metrics = visitor::Metrics::register(&registry).unwrap();
+        let state = AdminState { registry, readiness: Readiness::new(), api: None, metrics };
         state.registry.register(Box::new(IntCounter::new("seen_total", "Seen.").unwrap())).unwrap();
         state
     }
@@ -270,7 +332,7 @@ mod tests {
         let answer = admin.ask("GET /metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{answer}");
-        assert!(answer.ends_with("# HELP seen_total Seen.\n# TYPE seen_total counter\nseen_total 0\n"), "{answer}");
+        assert!(answer.contains("# HELP seen_total Seen.\n# TYPE seen_total counter\nseen_total 0\n"), "{answer}");
         let head = admin.ask("HEAD /metrics?anything").await;
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     }
@@ -326,30 +388,94 @@ mod tests {
         assert!(TcpStream::connect(admin.addr).await.is_err());
     }
 
-    #[tokio::test]
-    async fn a_client_that_sends_no_request_is_sent_away() {
-        let (ours, mut theirs) = tokio::io::duplex(64);
+    /// A connection that is served with short times, until it ends.
+    async fn served(io: impl AsyncRead + AsyncWrite + Unpin, state: AdminState) {
+        let times = Duration::from_millis(20);
+        let house = House { for_head: times, for_answer: times, ..House::new(state) };
         let (_stop, stopped) = watch::channel(());
-        theirs.write_all(b"GET /metrics HT").await.unwrap();
-        let served = connection(ours, Who::Unix { uid: None, pid: None }, state(), stopped, Duration::from_millis(20));
+        let visitor = Arc::new(Visitor::new(clock::now()));
+        let served = connection(io, Who::Unix { uid: None, pid: None }, visitor, Arc::new(house), stopped);
         tokio::time::timeout(LIFETIME / 2, served).await.expect("not only at the end of its life");
     }
 
     #[tokio::test]
-    async fn more_clients_than_there_are_slots_wait_for_their_turn() {
-        let admin = start().await;
-        let mut idle = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
-            let mut client = TcpStream::connect(admin.addr).await.unwrap();
-            client.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-            client.read_exact(&mut [0; 1]).await.unwrap();
-            idle.push(client);
+    async fn a_client_that_sends_no_request_is_sent_away() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        theirs.write_all(b"GET /metrics HT").await.unwrap();
+        served(ours, state()).await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_its_answer_is_sent_away() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        theirs.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let state = state();
+        let registry = state.registry.clone();
+        served(ours, state).await;
+        let metrics = exposition::encode(&registry).unwrap();
+        let dropped = r#"wsluice_admin_connections_dropped_total{reason="unread"} 1"#;
+        assert!(metrics.contains(dropped), "{metrics}");
+        drop(theirs);
+    }
+
+    /// So many more than there is room for, each of which sends this and then nothing.
+    async fn crowd(addr: SocketAddr, sent: &str) -> Vec<TcpStream> {
+        let mut crowd = vec![];
+        for _ in 0..CONNECTIONS_MAX + 36 {
+            let mut client = TcpStream::connect(addr).await.unwrap();
+            // One that had to give way already.
+            let _ = client.write_all(sent.as_bytes()).await;
+            crowd.push(client);
         }
-        let mut late = TcpStream::connect(admin.addr).await.unwrap();
-        late.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-        let early = tokio::time::timeout(Duration::from_millis(50), late.read_exact(&mut [0; 1])).await;
-        assert!(early.is_err(), "all slots are taken");
-        idle.pop();
-        late.read_exact(&mut [0; 1]).await.unwrap();
+        crowd
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_is_answered_however_many_are_waited_for() {
+        let admin = start().await;
+        for sent in [
+            "",
+            "GET /metrics HTTP/1.1\r\nHost: loc",
+            "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "POST /api/v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+        ] {
+            let _crowd = crowd(admin.addr, sent).await;
+            for path in ["/livez", "/readyz"] {
+                let answer = admin.ask(&format!("GET {path}")).await;
+                assert!(answer.starts_with("HTTP/1.1 "), "{sent:?} {path}: {answer}");
+            }
+        }
+        let metrics = admin.ask("GET /metrics").await;
+        assert!(!metrics.contains(r#"{reason="crowded"} 0"#), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn metrics_are_for_those_who_ask_by_an_address_or_a_name_of_this_machine() {
+        let admin = start().await;
+        for (fields, status) in [
+            ("Host: 127.0.0.1:9902", "200"),
+            ("Host: localhost", "200"),
+            ("Host: evil.example.com", "403"),
+            ("Host: evil.example.com:9902", "403"),
+            ("Host: localhost\r\nHost: evil.example.com", "400"),
+            ("X-Host: localhost", "403"),
+        ] {
+            let mut io = TcpStream::connect(admin.addr).await.unwrap();
+            let head = format!("GET /metrics HTTP/1.1\r\n{fields}\r\nConnection: close\r\n\r\n");
+            io.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            io.read_to_string(&mut answer).await.unwrap();
+            let is = answer.split(' ').nth(1).unwrap_or_default();
+            // Which error two Hosts are is not the point.
+            assert!(is == status || (status == "400" && is == "403"), "{fields}: {answer}");
+            assert_eq!(answer.contains("seen_total"), status == "200");
+        }
+        let evil = "GET /livez HTTP/1.1\r\nHost: evil.example.com\r\nConnection: close\r\n\r\n";
+        let mut io = TcpStream::connect(admin.addr).await.unwrap();
+        io.write_all(evil.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "health is for whoever can connect: {answer}");
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::address::Bind;
 use super::shown::MASK;
 use super::value::{BadValue, Scalar, scalar};
+use crate::route::pattern::HostPattern;
 
 /// A token of fewer bytes could be guessed; 16 hexadecimal digits are 64 bits, and a guess takes a request.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -24,6 +25,13 @@ pub struct Admin {
     /// Where to serve them: a loopback address or a Unix socket; any other address needs a token, and a network that nobody
     /// listens on, since there is no TLS here. Required.
     pub bind: Bind,
+
+    /// Names by which others may ask for `/metrics`, as `wsluice.default.svc` or `*.example.internal`; an IP address and
+    /// `localhost` always do, for `/livez` and `/readyz` any name does. Where there is no token they count for `/api/v1/` too.
+    /// Default: on a loopback address none, since a web page that is shown on this machine could read what is there under a
+    /// name of its own (DNS rebinding); on other addresses any, so that scrapers may ask by whatever name they know.
+    #[serde(default)]
+    pub hosts: Vec<HostPattern>,
 
     /// What `/api/v1/` asks for (`Authorization: Bearer …`): at least 16 letters, digits and marks, such as
     /// `openssl rand -hex 32` gives; best as `${NAME}`. `/metrics`, `/livez` and `/readyz` never ask. Default: none;

@@ -16,6 +16,7 @@ use crate::config::{AdminToken, Loaded};
 use crate::drain::Place;
 use crate::handover::Draining;
 use crate::net::listener::{Address, Bound};
+use crate::route::pattern::HostPattern;
 use crate::tls::certificates::Certificates;
 use crate::upstream::Upstream;
 use crate::ws::tunnel::Stopping;
@@ -42,6 +43,8 @@ pub struct Door {
     pub written: Address,
     /// What opens its API, if it is not open.
     pub tokens: Arc<[AdminToken]>,
+    /// Names by which it may be asked for.
+    pub hosts: Arc<[HostPattern]>,
 }
 
 /// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.

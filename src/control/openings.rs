@@ -236,7 +236,8 @@ impl Openings {
             Some(now) => Arc::clone(&now.bound),
             None => Arc::new(self.bind_one(ADMIN, &written, 1, now)?),
         };
-        Ok(Some(Door { bound, written, tokens }))
+        let hosts = admin.hosts.as_slice().into();
+        Ok(Some(Door { bound, written, tokens, hosts }))
     }
 
     /// Gives those that are there what the configuration says of them.

@@ -3,6 +3,7 @@
 //! Knows bytes and addresses only; TLS stands above it, HTTP above that.
 
 mod address;
+pub mod descriptors;
 #[cfg(feature = "dns")]
 pub mod dns;
 pub mod head_guard;

@@ -12,6 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, UnixStream};
 
 use super::address::Address;
+use super::descriptors::for_traffic;
 use super::stream::Stream;
 use crate::config::Tcp;
 
@@ -124,12 +125,12 @@ pub enum SocketError {
 pub async fn connect(address: &Address, options: &ConnectOptions) -> Result<Stream, SocketError> {
     match address {
         Address::Tcp(addr) => connect_tcp(*addr, options).await,
-        Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        Address::Unix(path) => Ok(Stream::Unix(for_traffic(UnixStream::connect(path).await?)?)),
     }
 }
 
 async fn connect_tcp(addr: SocketAddr, options: &ConnectOptions) -> Result<Stream, SocketError> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = for_traffic(if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? })?;
     socket.set_nodelay(true)?;
     options.tcp.set(&SockRef::from(&socket))?;
     if let Some(source) = options.source {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -53,7 +54,30 @@ impl fmt::Display for PeerAddr {
     }
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl Stream {
+    /// The same connection behind another descriptor of it.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch it.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn behind(self, fd: OwnedFd) -> io::Result<Stream> {
+        Ok(match self {
+            Stream::Tcp(_) => Stream::Tcp(TcpStream::from_std(fd.into())?),
+            Stream::Unix(_) => Stream::Unix(UnixStream::from_std(fd.into())?),
+        })
+    }
+
     /// The other end.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use wsluice::net::listener::Address;
 
 use crate::harness::{Conn, Echo, Frame, Handshake, Proxy, yaml};
-use crate::plain::{get, head};
+use crate::plain::{at_home, get, head};
 
 async fn start(bind: &str) -> (Echo, Proxy) {
     let echo = Echo::start().await;
@@ -28,7 +28,7 @@ async fn metrics_are_in_the_format_that_prometheus_reads() {
     client.open(&Handshake::new()).await;
     client.put(&Frame::text("hello")).await;
     client.expect(&Frame::text("hello")).await;
-    let (answer, body) = ask(&admin, &get("/metrics")).await;
+    let (answer, body) = ask(&admin, &at_home("/metrics")).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.get("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let value = |series: &str| -> f64 {
@@ -78,6 +78,71 @@ async fn health_is_told_and_nothing_else_is_served() {
     assert_ne!(client.head().await.status(), 200);
 }
 
+/// So many connections to the admin listener, each of which sends this and then nothing, and reads nothing.
+async fn crowd(admin: &Address, count: usize, sent: &str) -> Vec<Conn> {
+    let mut crowd = vec![];
+    for _ in 0..count {
+        let mut conn = Conn::connect(admin).await;
+        // One that had to give way already takes nothing more.
+        let _ = conn.try_send(sent).await;
+        crowd.push(conn);
+    }
+    crowd
+}
+
+#[tokio::test]
+async fn the_door_is_not_shut_by_those_who_say_nothing_or_do_not_read() {
+    let (_echo, proxy) = start("127.0.0.1:0").await;
+    let admin = proxy.app.admin().unwrap().clone();
+    let scrape = at_home("/metrics");
+    for (count, sent) in
+        [(64, ""), (400, "GET /metrics HTTP/1.1\r\nHo"), (64, scrape.repeat(20).as_str()), (200, &scrape)]
+    {
+        let crowd = crowd(&admin, count, sent).await;
+        for path in ["/livez", "/readyz"] {
+            assert_eq!(ask(&admin, &get(path)).await.0.status(), 200, "{path} beside {count} of {sent:?}");
+        }
+        drop(crowd);
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_may_be_a_pages_reads_no_metrics() {
+    let (_echo, proxy) = start("127.0.0.1:0").await;
+    let admin = proxy.app.admin().unwrap().clone();
+    let of = |path: &str, host: &str| head(&[&format!("GET {path} HTTP/1.1"), &format!("Host: {host}")]);
+    for host in ["evil.example.com", "evil.example.com:9902", "127.0.0.1.nip.io", "localhost.evil.example.com"] {
+        let (answer, body) = ask(&admin, &of("/metrics", host)).await;
+        assert!(answer.status() == 403 && body.contains("`admin.hosts`"), "{host}: {body}");
+        // A probe asks by whatever name it likes.
+        assert_eq!(ask(&admin, &of("/livez", host)).await.0.status(), 200);
+    }
+    for host in ["127.0.0.1", "localhost:9902", "[::1]:9902", "10.1.2.3:9902"] {
+        assert_eq!(ask(&admin, &of("/metrics", host)).await.0.status(), 200, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn scrapers_ask_by_the_name_that_they_know() {
+    let echo = Echo::start().await;
+    let of = |host: &str| head(&["GET /metrics HTTP/1.1", &format!("Host: {host}")]);
+    for (admin, by_service, by_another) in [
+        ("bind: \"0.0.0.0:0\", token: 0123456789abcdef", 200, 200),
+        ("bind: \"0.0.0.0:0\", token: 0123456789abcdef, hosts: [\"*.svc\"]", 200, 403),
+        ("bind: \"127.0.0.1:0\", hosts: [\"*.svc\"]", 200, 403),
+    ] {
+        let proxy =
+            Proxy::start(&(yaml(&[&echo.url()], &[]) + &format!("admin: {{ {admin} }}\ndrain: {{ time: 1s }}\n")));
+        let port = proxy.app.admin().unwrap().tcp().unwrap().port();
+        let admin: Address = format!("127.0.0.1:{port}").parse().unwrap();
+        for (host, status) in
+            [("wsluice.default.svc:9902", by_service), ("proxy.example.com", by_another), ("10.1.2.3", 200)]
+        {
+            assert_eq!(ask(&admin, &of(host)).await.0.status(), status, "{host}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_unix_socket_will_do() {
     let dir = tempfile::tempdir().unwrap();
@@ -98,7 +163,7 @@ async fn a_drain_is_not_ready_but_alive_and_goes_on_counting() {
         let (answer, body) = ask(&admin, &get("/readyz")).await;
         assert_eq!((answer.status(), body.as_str()), (503, "draining\n"));
         assert_eq!(ask(&admin, &get("/livez")).await.0.status(), 200);
-        let (_, metrics) = ask(&admin, &get("/metrics")).await;
+        let (_, metrics) = ask(&admin, &at_home("/metrics")).await;
         assert!(metrics.contains("\nwsluice_draining 1\n"), "{metrics}");
         client.put(&Frame::close(1012, "")).await;
         client.expect_end().await;

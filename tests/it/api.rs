@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use wsluice::net::listener::Address;
 
 use crate::harness::{Conn, Echo, Frame, Handshake, within};
-use crate::plain::get;
+use crate::plain::{at_home, get};
 use crate::process::Process;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -195,7 +195,7 @@ async fn the_status_tells_of_everything_that_runs() {
     assert_eq!(status["upstreams"], json!([upstream("one", endpoint(0, 2)), upstream("two", endpoint(1, 0))]));
     // The metrics tell the same hash.
     let mut scrape = Conn::connect(&site.admin).await;
-    scrape.send(get("/metrics")).await;
+    scrape.send(at_home("/metrics")).await;
     let head = scrape.head().await;
     let metrics = String::from_utf8(scrape.body(&head).await).unwrap();
     assert!(metrics.contains(&format!("wsluice_config_info{{hash={}}} 1\n", config["hash"])), "{metrics}");
@@ -553,7 +553,7 @@ async fn a_token_is_needed_where_one_is_set_and_a_reload_takes_another() {
     // Metrics and health are for everybody.
     for path in ["/metrics", "/livez", "/readyz"] {
         let mut conn = Conn::connect(&site.admin).await;
-        conn.send(get(path)).await;
+        conn.send(at_home(path)).await;
         assert_eq!(conn.head().await.status(), 200);
     }
     // The file says what is new; the address stays, and so does a kept connection.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use wsluice::net::listener::Address;
 
 use crate::harness::{Authority, Conn, Echo, Event, Frame, Handshake, eventually, yaml};
-use crate::plain::get;
+use crate::plain::{at_home, get};
 use crate::process::{Process, run, text, wsluice};
 
 fn file(dir: &Path, yaml: &str) -> String {
@@ -220,7 +220,7 @@ async fn the_demo_prints_where_to_look_and_works() {
         assert_eq!(answer.status(), 200);
         assert!(answer.get("content-type").unwrap().starts_with("text/html"));
         let mut metrics = Conn::connect(&address(admin)).await;
-        metrics.send(get("/metrics")).await;
+        metrics.send(at_home("/metrics")).await;
         let answer = metrics.head().await;
         let body = String::from_utf8(metrics.body(&answer).await).unwrap();
         assert!(body.contains(r#"wsluice_sessions_active{listener="demo",route="echo",upstream="echo"} 1"#), "{body}");
@@ -372,7 +372,7 @@ async fn without_descriptors_it_waits_says_so_once_and_goes_on() {
     while failures < 4 {
         session.put(&Frame::text("still here")).await;
         session.expect(&Frame::text("still here")).await;
-        scrape.send(get("/metrics")).await;
+        scrape.send(at_home("/metrics")).await;
         let text = loop {
             let head = scrape.head().await;
             let body = String::from_utf8(scrape.body(&head).await).unwrap();

@@ -15,7 +15,7 @@ use wsluice::net::listener::Address;
 
 use crate::api;
 use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, within};
-use crate::plain::{Site, get};
+use crate::plain::{Site, at_home, get};
 
 fn examples() -> Vec<(PathBuf, String)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
@@ -150,7 +150,7 @@ async fn the_main_example_works_from_end_to_end() {
     let log = main.proxy.log_lines(8).await;
     // A session's line is written a moment before the session is gone.
     main.proxy.idle().await;
-    scrape.send(get("/metrics")).await;
+    scrape.send(at_home("/metrics")).await;
     let answer = scrape.head().await;
     let metrics = String::from_utf8(scrape.body(&answer).await).unwrap();
     for series in [

@@ -12,6 +12,11 @@ pub fn get(target: &str) -> String {
     head(&[&format!("GET {target} HTTP/1.1"), "Host: example.com"])
 }
 
+/// The same by a name of this machine.
+pub fn at_home(target: &str) -> String {
+    head(&[&format!("GET {target} HTTP/1.1"), "Host: localhost"])
+}
+
 /// A 200 with this body.
 pub fn ok(body: &str) -> String {
     head(&["HTTP/1.1 200 OK", &format!("Content-Length: {}", body.len())]) + body

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use wsluice::net::listener::Address;
 
 use crate::harness::{Conn, Echo, Frame, Handshake, eventually, yaml};
-use crate::plain::get;
+use crate::plain::{at_home, get};
 use crate::process::{Process, wsluice};
 
 async fn opened(address: &Address) -> Conn {
@@ -27,7 +27,7 @@ async fn echoes(client: &mut Conn) {
 
 /// The metrics, over a connection that is kept.
 async fn scrape(admin: &mut Conn) -> String {
-    admin.send(get("/metrics")).await;
+    admin.send(at_home("/metrics")).await;
     let head = admin.head().await;
     String::from_utf8(admin.body(&head).await).unwrap()
 }
@@ -53,8 +53,8 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
     let mut process = Process::spawn(command);
     let raised = process.message("limit of open files raised").await;
     assert_eq!((raised["before"].as_u64(), raised["now"].as_u64()), (Some(60), Some(80)));
-    let (address, admin) = (process.listening().await, process.admin().await);
-    let mut admin = Conn::connect(&admin).await;
+    let (address, address_of_admin) = (process.listening().await, process.admin().await);
+    let mut admin = Conn::connect(&address_of_admin).await;
     scrape(&mut admin).await;
 
     let mut sessions = vec![opened(&address).await];
@@ -120,6 +120,31 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
     for session in &mut sessions[..3] {
         echoes(session).await;
     }
+
+    // Nothing is left for clients, and something for those who ask how we are, or change what we are.
+    for request in [
+        get("/livez"),
+        get("/readyz"),
+        at_home("/metrics"),
+        "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".to_owned(),
+    ] {
+        let mut operator = Conn::connect(&address_of_admin).await;
+        operator.send(&request).await;
+        assert_eq!(operator.head().await.status(), 200, "{request}");
+    }
+    // Not even those who say nothing there take what is left.
+    let silent: Vec<Conn> = {
+        let mut silent = vec![];
+        for _ in 0..20 {
+            silent.push(Conn::connect(&address_of_admin).await);
+        }
+        silent
+    };
+    let mut operator = Conn::connect(&address_of_admin).await;
+    operator.send(get("/livez")).await;
+    assert_eq!(operator.head().await.status(), 200);
+    drop((silent, operator));
+    let mut admin = Conn::connect(&address_of_admin).await;
 
     // At the limit people come and go: each that leaves lets another in, and each time it fails again.
     for _ in 0..10 {

@@ -23,7 +23,7 @@ use wsluice::telemetry::logging::Format;
 use wsluice::upstream::live::Lives;
 
 use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, eventually, within, yaml};
-use crate::plain::get;
+use crate::plain::{at_home, get};
 use crate::process::{Process, wsluice};
 
 /// A process and all that have followed it. Dropping it kills those that are left.
@@ -108,7 +108,7 @@ fn is_there(pid: Pid) -> bool {
 /// What `/metrics` of the youngest process says.
 async fn metrics(admin: &Address) -> String {
     let mut conn = Conn::connect(admin).await;
-    conn.send(get("/metrics")).await;
+    conn.send(at_home("/metrics")).await;
     let head = conn.head().await;
     assert_eq!(head.status(), 200);
     String::from_utf8(conn.body(&head).await).unwrap()

@@ -12,13 +12,15 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::admin::access::Names;
 use crate::admin::desk::{
     Answer, DrainStatus, EndpointStatus, InForce, ListenerStatus, Predecessor, Problem, Session, Status, Target,
     UpstreamStatus,
 };
 use crate::admin::filter::{Filter, Seen};
 use crate::admin::health::Readiness;
-use crate::admin::{AdminState, serve};
+use crate::admin::visitor::{self, Visitor};
+use crate::admin::{AdminState, House, serve};
 use crate::config::AdminToken;
 use crate::net::listener::{Address, bind};
 use crate::ws::close::Close;
@@ -227,7 +229,11 @@ struct Answered {
 
 fn api(desk: &Arc<Fake>, token: Option<&str>, registry: &Registry) -> Api {
     let tokens: Vec<AdminToken> = token.iter().map(|token| token.parse().unwrap()).collect();
-    Api::new(Arc::clone(desk) as Arc<dyn Desk>, Access::new(&tokens), Metrics::register(registry).unwrap())
+    Api::new(
+        Arc::clone(desk) as Arc<dyn Desk>,
+        Access::new(&tokens, Names::default()),
+        Metrics::register(registry).unwrap(),
+    )
 }
 
 fn start(address: &Address, desk: Fake, token: Option<&str>) -> Running {
@@ -237,7 +243,8 @@ fn start(address: &Address, desk: Fake, token: Option<&str>) -> Running {
     let acceptor = bound.for_worker(0).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let api = Some(Arc::new(api(&desk, token, &registry)));
-    let state = AdminState { registry: registry.clone(), readiness: Readiness::new(), api };
+    let metrics = visitor::Metrics::register(&registry).unwrap();
+    let state = AdminState { registry: registry.clone(), readiness: Readiness::new(), api, metrics };
     let task = tokio::spawn(async move {
         serve(acceptor, state, async move { drop(stopped.await) }).await;
         drop(bound);
@@ -435,10 +442,12 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let (ours, mut theirs) = tokio::io::duplex(1024);
     let (desk, registry) = (Arc::new(Fake::with(0)), Registry::new());
     let api = Some(Arc::new(Api { for_body: Duration::from_millis(20), ..api(&desk, None, &registry) }));
-    let state = AdminState { registry, readiness: Readiness::new(), api };
+    let metrics = visitor::Metrics::register(&registry).unwrap();
+    let house = House::new(AdminState { registry, readiness: Readiness::new(), api, metrics });
     let (_stop, stopped) = tokio::sync::watch::channel(());
     let who = Who::Unix { uid: None, pid: None };
-    tokio::spawn(crate::admin::connection(ours, who, state, stopped, Duration::from_secs(5)));
+    let visitor = Arc::new(Visitor::new(crate::clock::now()));
+    tokio::spawn(crate::admin::connection(ours, who, visitor, Arc::new(house), stopped));
     let head = "POST /api/v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf";
     let answer = exchange(&mut theirs, head).await;
     assert_eq!((answer.status, &answer.body["error"]), (408, &json!("the body did not come in time")));
@@ -467,7 +476,9 @@ async fn only_the_token_opens_where_there_is_one() {
     // Probes and scrapers have no token.
     for path in ["/livez", "/metrics"] {
         let mut io = TcpStream::connect(admin.addr).await.unwrap();
-        io.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        io.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let mut answer = String::new();
         io.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

@@ -98,7 +98,7 @@ upstreams:
       etcd: { servers: [\"https://a:1\"], prefix: /a/, user: me, password: me, tls: { ca: d.crt, server_name: a.b } }
     health: { tcp: { every: 5s, timeout: 2s, rise: 2, fall: 3 } }
   moved: { endpoints: [\"ws://c:1\"], rebalance: { rate: 10/s, tolerance: 10%, settle: 10s } }
-admin: { bind: \"127.0.0.1:9902\", token: 0123456789abcdefg }
+admin: { bind: \"127.0.0.1:9902\", hosts: [\"*.svc\"], token: 0123456789abcdefg }
 log: { level: info, format: json, access: true }
 drain: { delay: 1s, time: 30s }
 ";

@@ -1,4 +1,7 @@
 //! Taking connections, and waiting when descriptors or memory have run out.
+//!
+//! The last descriptors are not for everybody (`net::descriptors`). Whether one is left shows only when a connection has
+//! been taken: it is held then, not served, until there is room. For its client that is as if it still stood in the backlog.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use super::BACKLOG;
+use crate::net::descriptors::{self, Taker};
 use crate::net::stream::{PeerAddr, Stream};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -62,6 +66,10 @@ pub struct Acceptor {
     failures: u32,
     /// When it last failed.
     failed: Option<Instant>,
+    /// Whose descriptors it takes.
+    taker: Taker,
+    /// Taken when there was no room for it.
+    held: Option<(Stream, PeerAddr)>,
 }
 
 /// Nothing can be accepted for now. The next call of [`Acceptor::accept`] waits before it tries again, so the caller has
@@ -118,7 +126,19 @@ impl AcceptPauseReason {
 impl Acceptor {
     pub(super) fn new(listeners: Vec<Listener>) -> Acceptor {
         debug_assert!(!listeners.is_empty());
-        Acceptor { listeners, first: 0, paused_until: None, failures: 0, failed: None }
+        let (paused_until, failed, taker, held) = (None, None, Taker::Traffic, None);
+        Acceptor { listeners, first: 0, paused_until, failures: 0, failed, taker, held }
+    }
+
+    /// Has it take what is kept back for the admin listener.
+    #[must_use]
+    pub fn for_admin(self) -> Acceptor {
+        Acceptor { taker: Taker::Admin, ..self }
+    }
+
+    /// Has the next call of [`Acceptor::accept`] not wait: the caller has made room.
+    pub fn try_again(&mut self) {
+        self.paused_until = None;
     }
 
     /// Takes the next connection. TCP_NODELAY is set on it already.
@@ -134,7 +154,10 @@ impl Acceptor {
             self.paused_until = None;
         }
         loop {
-            let accepted = poll_fn(|cx| self.poll_accept(cx)).await;
+            let accepted = match self.held.take() {
+                Some(held) => self.let_in(held),
+                None => poll_fn(|cx| self.poll_accept(cx)).await.and_then(|accepted| self.judge(accepted)),
+            };
             match accepted {
                 Ok(accepted) => {
                     self.failures = 0;
@@ -142,6 +165,34 @@ impl Acceptor {
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => return Err(self.pause(error)),
+            }
+        }
+    }
+
+    /// Whether there is room for a connection. If not, it is held, or let go where even for that there is none: of many
+    /// acceptors each holds one.
+    fn judge(&mut self, accepted: (Stream, PeerAddr)) -> io::Result<(Stream, PeerAddr)> {
+        if descriptors::is_within(&accepted.0, self.taker) {
+            return Ok(accepted);
+        }
+        // There is one admin listener.
+        let may_be_held =
+            |stream: &Stream| self.taker == Taker::Admin || descriptors::is_within(stream, Taker::Waiting);
+        self.held = Some(accepted).filter(|(stream, _)| may_be_held(stream));
+        Err(Errno::MFILE.into())
+    }
+
+    /// The same for one that was held. It is given a number among those of its kind: with the one it has it would be
+    /// counted as nobody's.
+    fn let_in(&mut self, (stream, peer): (Stream, PeerAddr)) -> io::Result<(Stream, PeerAddr)> {
+        if descriptors::is_within(&stream, self.taker) {
+            return Ok((stream, peer));
+        }
+        match descriptors::lowest(&stream, self.taker) {
+            Ok(fd) => Ok((stream.behind(fd)?, peer)),
+            Err(error) => {
+                self.held = Some((stream, peer));
+                Err(error)
             }
         }
     }
@@ -164,7 +215,7 @@ impl Acceptor {
     pub fn into_waiting(self) -> Waiting {
         // The kernel lets one more wait than it is told.
         let left = self.listeners.len() * (BACKLOG as usize + 1);
-        Waiting { listeners: self.listeners, left }
+        Waiting { held: self.held, listeners: self.listeners, taker: self.taker, left }
     }
 
     fn pause(&mut self, source: io::Error) -> AcceptPause {
@@ -185,7 +236,9 @@ impl Acceptor {
 /// What [`Acceptor::into_waiting`] gives. Ends early when descriptors or memory have run out.
 #[derive(Debug)]
 pub struct Waiting {
+    held: Option<(Stream, PeerAddr)>,
     listeners: Vec<Listener>,
+    taker: Taker,
     left: usize,
 }
 
@@ -193,10 +246,13 @@ impl Iterator for Waiting {
     type Item = (Stream, PeerAddr);
 
     fn next(&mut self) -> Option<(Stream, PeerAddr)> {
+        if let Some(held) = self.held.take() {
+            return Some(held);
+        }
         while let Some(listener) = self.listeners.last() {
             self.left = self.left.checked_sub(1)?;
             match listener.accept_now() {
-                Ok(accepted) => return Some(accepted),
+                Ok(accepted) => return Some(accepted).filter(|(stream, _)| descriptors::is_within(stream, self.taker)),
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => drop(self.listeners.pop()),
                 Err(_) => return None,
@@ -287,13 +343,59 @@ mod tests {
         });
     }
 
+    /// See above. An eighth of 64 is 8: traffic has the numbers below 56, and what is held those below 60.
     #[test]
-    fn running_out_of_descriptors_pauses_and_then_goes_on() {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "net::listener::accept::tests::child_with_few_descriptors"])
-            .output()
-            .unwrap();
+    #[ignore = "run by the_last_descriptors_are_the_admin_listeners"]
+    fn child_with_an_eighth_kept_back() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (public, door) = (loopback(), loopback());
+            let (mut acceptor, mut admin) = (public.for_worker(0).unwrap(), door.for_worker(0).unwrap().for_admin());
+            let clients: Vec<_> =
+                (0..2).map(|_| StdTcpStream::connect(public.address().tcp().unwrap()).unwrap()).collect();
+            let _operator = StdTcpStream::connect(door.address().tcp().unwrap()).unwrap();
+            let maximum = getrlimit(Resource::Nofile).maximum;
+            setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum }).unwrap();
+            descriptors::look_again();
+            let mut taken = vec![];
+            while let Ok(fd) = descriptors::lowest(&clients[0], Taker::Traffic) {
+                taken.push(fd);
+            }
+            let pause = acceptor.accept().await.unwrap_err();
+            assert_eq!((pause.reason, acceptor.held.is_some()), (AcceptPauseReason::Descriptors, true));
+            let pause = acceptor.accept().await.unwrap_err();
+            assert_eq!((pause.in_a_row, acceptor.held.is_some()), (2, true), "one is held, and no second one taken");
+            assert!(crate::net::socket::connect(public.address(), &Default::default()).await.is_err());
+            admin.accept().await.expect("the admin listener has its own");
+
+            // One that is given back lets the client in, with a number of its kind.
+            taken.pop();
+            acceptor.try_again();
+            let (stream, _) = acceptor.accept().await.unwrap();
+            assert!(descriptors::is_within(&stream, Taker::Traffic));
+            // Where the held ones have no room either, who comes is let go.
+            while let Ok(fd) = descriptors::lowest(&clients[0], Taker::Waiting) {
+                taken.push(fd);
+            }
+            acceptor.accept().await.unwrap_err();
+            assert!(acceptor.held.is_none());
+        });
+    }
+
+    #[test]
+    fn the_last_descriptors_are_the_admin_listeners() {
+        in_a_process("net::listener::accept::tests::child_with_an_eighth_kept_back");
+    }
+
+    fn in_a_process(test: &str) {
+        let output =
+            Command::new(std::env::current_exe().unwrap()).args(["--ignored", "--exact", test]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    #[test]
+    fn running_out_of_descriptors_pauses_and_then_goes_on() {
+        in_a_process("net::listener::accept::tests::child_with_few_descriptors");
     }
 }

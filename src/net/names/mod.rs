@@ -20,12 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use prometheus::{Opts, Registry};
-use rustix::io::{Errno, dup};
+use rustix::io::Errno;
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
+use crate::net::descriptors::{Taker, lowest};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::labelled::IntCounterVec;
 pub use known::{Addresses, Answer, Trouble};
@@ -219,12 +220,14 @@ impl Question {
     async fn ask(mut self) {
         let Some(entry) = &self.0 else { return };
         let late = |_| Err(Trouble::Timeout(format!("nothing about {} in {LOOKUP:?}", entry.host).into()));
-        let answer = timeout(LOOKUP, (entry.desk.ask)(entry.host.clone())).await.unwrap_or_else(late);
+        // Whom we ask does not know which descriptors are kept back.
+        let answer = match lacking() {
+            Some(errno) => Err(Trouble::Exhausted(errno)),
+            None => timeout(LOOKUP, (entry.desk.ask)(entry.host.clone())).await.unwrap_or_else(late),
+        };
         // Whatever is asked, a lack of descriptors is told as something else.
-        let lacking = answer.as_ref().err().and_then(|_| dup(io::stderr()).err());
-        let lacks = |errno: &Errno| matches!(*errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM);
-        let answer = match lacking.filter(lacks) {
-            Some(errno) => Err(Trouble::Exhausted(errno.raw_os_error())),
+        let answer = match answer.as_ref().err().and_then(|_| lacking()) {
+            Some(errno) => Err(Trouble::Exhausted(errno)),
             None if answer.as_ref().is_ok_and(|answer| answer.addresses.is_empty()) => {
                 Err(Trouble::NotFound(format!("{} has no address", entry.host).into()))
             }
@@ -234,6 +237,13 @@ impl Question {
         entry.answered.notify_waiters();
         self.0 = None;
     }
+}
+
+/// What this machine lacks that a look-up takes: an error number of the system.
+fn lacking() -> Option<i32> {
+    let error = lowest(io::stderr(), Taker::Traffic).err()?.raw_os_error()?;
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    lacks.iter().any(|errno| errno.raw_os_error() == error).then_some(error)
 }
 
 impl Drop for Question {

@@ -1,0 +1,125 @@
+//! The text of all metrics, for however many ask at once.
+//!
+//! Of many routes it takes milliseconds to write and megabytes to hold, so it is written on a thread apart, one at a time,
+//! and all who asked before it was begun share it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prometheus::Registry;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::spawn_blocking;
+
+use crate::clock;
+use crate::moment::Moment;
+use crate::telemetry::exposition;
+
+/// How many may wait for a text at a time. A scraper or two, each with a spare.
+const WAITING_MAX: usize = 16;
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum NoText {
+    /// So many wait already.
+    #[error("too many scrapes at once")]
+    Crowded,
+    /// A family breaks the format: a mistake of ours.
+    #[error("the metrics cannot be written")]
+    Broken(#[source] prometheus::Error),
+    /// Writing it failed half-way.
+    #[error("the metrics could not be written to their end")]
+    Failed,
+}
+
+/// Writes them.
+#[derive(Debug)]
+pub struct Scrapes {
+    registry: Registry,
+    turns: Semaphore,
+    /// When it was begun, as long as somebody may share it.
+    last: Arc<Mutex<Option<(Moment, Bytes)>>>,
+}
+
+impl Scrapes {
+    /// Those of `registry`.
+    pub fn new(registry: Registry) -> Scrapes {
+        Scrapes { registry, turns: Semaphore::new(WAITING_MAX), last: Arc::default() }
+    }
+
+    /// All metrics, not older than this call.
+    ///
+    /// # Errors
+    /// See [`NoText`].
+    pub async fn text(&self) -> Result<Bytes, NoText> {
+        let _turn = self.turns.try_acquire().map_err(|_| NoText::Crowded)?;
+        let asked = clock::now();
+        let mut last = Arc::clone(&self.last).lock_owned().await;
+        let is_shared = self.turns.available_permits() + 1 < WAITING_MAX;
+        if let Some((begun, text)) = &*last
+            && *begun > asked
+        {
+            let text = text.clone();
+            if !is_shared {
+                *last = None;
+            }
+            return Ok(text);
+        }
+        let registry = self.registry.clone();
+        // Whoever asked may be gone meanwhile: nobody else begins before this one is done.
+        let written = spawn_blocking(move || {
+            let begun = clock::now();
+            let text = Bytes::from(exposition::encode(&registry).map_err(NoText::Broken)?);
+            *last = is_shared.then(|| (begun, text.clone()));
+            Ok(text)
+        });
+        written.await.unwrap_or(Err(NoText::Failed))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use prometheus::IntCounter;
+    use prometheus::core::{Collector, Desc};
+    use prometheus::proto::MetricFamily;
+
+    use super::*;
+
+    /// Counts how often it is asked, and takes its time.
+    struct Slow(Arc<AtomicUsize>, IntCounter);
+
+    impl Collector for Slow {
+        fn desc(&self) -> Vec<&Desc> {
+            self.1.desc()
+        }
+
+        fn collect(&self) -> Vec<MetricFamily> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            self.1.collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_at_once_shares_a_text_that_is_not_older_than_his_question() {
+        let (registry, asked) = (Registry::new(), Arc::new(AtomicUsize::new(0)));
+        registry.register(Box::new(Slow(Arc::clone(&asked), IntCounter::new("a", "A.").unwrap()))).unwrap();
+        let scrapes = Arc::new(Scrapes::new(registry));
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..WAITING_MAX + 4 {
+            let scrapes = Arc::clone(&scrapes);
+            all.spawn(async move { scrapes.text().await });
+        }
+        let answers = all.join_all().await;
+        let crowded = answers.iter().filter(|answer| matches!(answer, Err(NoText::Crowded))).count();
+        assert_eq!((crowded, answers.len()), (4, WAITING_MAX + 4));
+        let before = asked.load(Ordering::Relaxed);
+        assert!((1..=2).contains(&before), "{before}");
+        scrapes.text().await.unwrap();
+        scrapes.text().await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), before + 2, "each later one asks anew");
+        assert!(scrapes.last.lock().await.is_none(), "nothing is kept that nobody waits for");
+    }
+}

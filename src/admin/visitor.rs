@@ -1,0 +1,330 @@
+//! Those who are connected to the admin listener: what each is waited for, since when, and who gives way to others.
+//!
+//! There is room for so many. Whoever connects when it is taken gets the room of one that only waits: an orchestrator that
+//! asks whether we live must not find the door shut by those who say nothing. What is done for a visitor is always done to
+//! its end.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use prometheus::{Opts, Registry};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::{AbortHandle, Id, JoinSet};
+
+use crate::clock;
+use crate::moment::Moment;
+use crate::telemetry::labelled::IntCounterVec;
+
+/// How long it is no news that visitors have to give way.
+const NEWS: Duration = Duration::from_secs(60);
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A request, whole: the visitor's turn, since then.
+    Request(Moment),
+    /// That it takes its answer: its turn, and then it took something last.
+    Reading(Moment),
+    /// Us.
+    Ours,
+}
+
+/// Which of them gives way first, if any does; `room`: for how many there is room. Of those that owe a request the one that
+/// owes it for the longest, unless they are the smaller half: then it is the answer that nothing was taken of for the
+/// longest. So neither kind can crowd out the other.
+pub fn first_to_give_way<K: Copy>(room: usize, turns: impl Iterator<Item = (K, Turn)> + Clone) -> Option<K> {
+    let silent = turns.clone().filter_map(|(key, turn)| match turn {
+        Turn::Request(since) => Some((key, since)),
+        Turn::Reading(_) | Turn::Ours => None,
+    });
+    let reading = turns.filter_map(|(key, turn)| match turn {
+        Turn::Reading(since) => Some((key, since)),
+        Turn::Request(_) | Turn::Ours => None,
+    });
+    let is_half = silent.clone().count() >= room / 2;
+    let (silent, reading) = (silent.min_by_key(|(_, since)| *since), reading.min_by_key(|(_, since)| *since));
+    let first = if is_half { silent.or(reading) } else { reading.or(silent) };
+    first.map(|(key, _)| key)
+}
+
+/// One that is connected, as its connection and the door know it together.
+#[derive(Debug)]
+pub struct Visitor {
+    /// In microseconds; 0: the turn is ours.
+    since: AtomicU64,
+    /// It is answered.
+    reads: AtomicBool,
+}
+
+impl Visitor {
+    /// One that has just come.
+    pub fn new(now: Moment) -> Visitor {
+        Visitor { since: AtomicU64::new(now.as_micros()), reads: AtomicBool::new(false) }
+    }
+
+    /// Whose turn it is.
+    pub fn turn(&self) -> Turn {
+        match (self.since.load(Ordering::Relaxed), self.reads.load(Ordering::Relaxed)) {
+            (0, _) => Turn::Ours,
+            (since, false) => Turn::Request(Moment::from_micros(since)),
+            (since, true) => Turn::Reading(Moment::from_micros(since)),
+        }
+    }
+
+    /// Its request is whole.
+    pub fn has_asked(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// There is an answer.
+    pub fn is_answered(&self, now: Moment) {
+        self.since.store(now.as_micros(), Ordering::Relaxed);
+        self.reads.store(true, Ordering::Relaxed);
+    }
+
+    fn takes(&self) {
+        if self.reads.load(Ordering::Relaxed) {
+            self.since.store(clock::now().as_micros(), Ordering::Relaxed);
+        }
+    }
+
+    fn has_taken_all(&self) {
+        if self.reads.swap(false, Ordering::Relaxed) {
+            self.since.store(clock::now().as_micros(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns when it has taken nothing of its answer for so long.
+    pub async fn stalls(&self, limit: Duration) {
+        loop {
+            let now = clock::now();
+            let quiet = match self.turn() {
+                Turn::Reading(since) => now.since(since),
+                Turn::Request(_) | Turn::Ours => Duration::ZERO,
+            };
+            if quiet >= limit {
+                return;
+            }
+            // One that is answered meanwhile is looked at again in time.
+            tokio::time::sleep(limit - quiet).await;
+        }
+    }
+}
+
+/// A connection that tells its visitor what is taken.
+#[derive(Debug)]
+pub struct Watched<T> {
+    io: T,
+    visitor: Arc<Visitor>,
+}
+
+impl<T> Watched<T> {
+    /// That of `visitor`.
+    pub fn new(io: T, visitor: Arc<Visitor>) -> Watched<T> {
+        Watched { io, visitor }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.visitor.takes();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bytes))?;
+        self.visitor.takes();
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    /// hyper flushes when all that there is has been written.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.visitor.has_taken_all();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// The body of a request, which tells its visitor when it is whole.
+#[derive(Debug)]
+pub struct Asked<B> {
+    body: B,
+    visitor: Arc<Visitor>,
+}
+
+impl<B: Body> Asked<B> {
+    /// That of a request of `visitor`.
+    pub fn new(body: B, visitor: Arc<Visitor>) -> Asked<B> {
+        if body.is_end_stream() {
+            visitor.has_asked();
+        }
+        Asked { body, visitor }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Asked<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.visitor.has_asked();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What the door counts.
+#[derive(Clone, Debug)]
+pub struct Metrics(IntCounterVec);
+
+impl Metrics {
+    /// Makes and registers `wsluice_admin_connections_dropped_total`.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let about = "Connections to the admin listener that were dropped: for others (crowded), or since they did not read (unread).";
+        let dropped = IntCounterVec::new(Opts::new("wsluice_admin_connections_dropped_total", about), &["reason"])?;
+        ["crowded", "unread"].iter().for_each(|reason| drop(dropped.with_label_values(&[reason])));
+        registry.register(Box::new(dropped.clone()))?;
+        Ok(Metrics(dropped))
+    }
+
+    /// One did not read its answer.
+    pub fn unread(&self) {
+        self.0.with_label_values(&["unread"]).inc();
+    }
+}
+
+/// All who are there.
+#[derive(Debug)]
+pub struct Visitors {
+    room: usize,
+    tasks: JoinSet<()>,
+    here: HashMap<Id, (Arc<Visitor>, AbortHandle)>,
+    metrics: Metrics,
+    crowded: Option<Moment>,
+}
+
+impl Visitors {
+    /// None yet, and room for so many.
+    pub fn new(room: usize, metrics: Metrics) -> Visitors {
+        Visitors { room, tasks: JoinSet::new(), here: HashMap::new(), metrics, crowded: None }
+    }
+
+    /// Lets one in, whose connection is `task`.
+    pub fn enter(&mut self, visitor: Arc<Visitor>, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.tasks.spawn(task);
+        self.here.insert(handle.id(), (visitor, handle));
+    }
+
+    /// Waits until one has gone. `None`: there is none. Cancel-safe.
+    pub async fn gone(&mut self) -> Option<Id> {
+        let id = match self.tasks.join_next_with_id().await? {
+            Ok((id, ())) => id,
+            Err(error) => error.id(),
+        };
+        self.here.remove(&id);
+        Some(id)
+    }
+
+    /// Makes room for one more, if somebody can give way. It has gone when this returns.
+    pub async fn make_room(&mut self) {
+        while self.here.len() >= self.room && self.give_way().await {}
+    }
+
+    /// Has one go, so that its descriptor is free. False: all that are there have asked for something that is being done.
+    pub async fn give_way(&mut self) -> bool {
+        let turns = self.here.iter().map(|(id, (visitor, _))| (*id, visitor.turn()));
+        let Some(first) = first_to_give_way(self.room, turns) else { return false };
+        let now = clock::now();
+        self.metrics.0.with_label_values(&["crowded"]).inc();
+        if self.crowded.replace(now).is_none_or(|last| now.since(last) >= NEWS) {
+            let connections = self.here.len();
+            tracing::warn!(connections, "a crowd at the admin listener: those that are waited for longest are dropped");
+        }
+        if let Some((_, task)) = self.here.get(&first) {
+            task.abort();
+        }
+        // It ends where it waits.
+        while let Some(gone) = self.gone().await {
+            if gone == first {
+                break;
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(room: usize, turns: &[Turn]) -> Option<usize> {
+        first_to_give_way(room, turns.iter().copied().enumerate())
+    }
+
+    #[test]
+    fn who_owes_a_request_for_the_longest_gives_way_unless_few_do() {
+        let (asks, reads) = (|at| Turn::Request(Moment::from_micros(at)), |at| Turn::Reading(Moment::from_micros(at)));
+        assert_eq!(first(4, &[Turn::Ours, Turn::Ours]), None);
+        assert_eq!(first(4, &[]), None);
+        assert_eq!(first(4, &[asks(3), asks(2), reads(1), Turn::Ours]), Some(1));
+        assert_eq!(first(4, &[asks(1), reads(9), reads(8), reads(10)]), Some(2), "answers are the crowd");
+        assert_eq!(first(4, &[asks(1), Turn::Ours, Turn::Ours, Turn::Ours]), Some(0), "there is nobody else");
+        assert_eq!(first(1, &[reads(5)]), Some(0));
+    }
+
+    #[test]
+    fn a_visitor_is_waited_for_but_while_it_is_our_turn() {
+        let at = Moment::from_micros;
+        let visitor = Visitor::new(at(5));
+        assert_eq!(visitor.turn(), Turn::Request(at(5)));
+        visitor.takes();
+        assert_eq!(visitor.turn(), Turn::Request(at(5)), "half a request is none");
+        visitor.has_asked();
+        assert_eq!(visitor.turn(), Turn::Ours);
+        visitor.is_answered(at(9));
+        assert_eq!(visitor.turn(), Turn::Reading(at(9)));
+        visitor.takes();
+        assert!(matches!(visitor.turn(), Turn::Reading(since) if since > at(9)));
+        visitor.has_taken_all();
+        assert!(matches!(visitor.turn(), Turn::Request(since) if since > at(9)));
+    }
+}
