@@ -16,27 +16,25 @@ use super::descriptors::for_traffic;
 use super::stream::Stream;
 use crate::config::Tcp;
 
-/// How the kernel shall notice that a silent peer has vanished: after `idle` it asks `probes` times, `interval` apart.
+/// How the kernel shall notice that a silent peer has vanished: after `idle` it asks, `interval` apart, as often as the
+/// system says (net.ipv4.tcp_keepalive_probes, 9 times). That is left as it is: each option is a call on each connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
     /// How long a connection is silent before the first question.
     pub idle: Duration,
     /// Between two questions.
     pub interval: Duration,
-    /// How many stay unanswered before the connection is given up.
-    pub probes: u32,
 }
 
 impl Keepalive {
-    /// Four questions after `idle`, which is whole seconds, and half of it again for all answers at most: one that is lost
-    /// is no end.
+    /// After `idle`, in whole seconds, and with 9 questions about half of it longer, a minute at most: some may be lost.
     pub fn after(idle: Duration) -> Keepalive {
-        let interval = Duration::from_secs((idle.as_secs() / 8).clamp(1, 15));
-        Keepalive { idle: Duration::from_secs(idle.as_secs().max(1)), interval, probes: 4 }
+        let interval = Duration::from_secs((idle.as_secs() / 16).clamp(1, 7));
+        Keepalive { idle: Duration::from_secs(idle.as_secs().max(1)), interval }
     }
 
     fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
-        let params = TcpKeepalive::new().with_time(self.idle).with_interval(self.interval).with_retries(self.probes);
+        let params = TcpKeepalive::new().with_time(self.idle).with_interval(self.interval);
         socket.set_tcp_keepalive(&params)
     }
 }
@@ -166,8 +164,7 @@ mod tests {
         let socket = SockRef::from(&plain);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(120));
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
 
         let none = TcpOptions { keepalive: None, user_timeout: None };
         let options = ConnectOptions { tcp: none, source: None };
@@ -190,9 +187,9 @@ mod tests {
 
     #[test]
     fn questions_are_asked_in_whole_seconds_and_not_too_seldom() {
-        for (idle, interval) in [(1, 1), (7, 1), (60, 7), (120, 15), (7200, 15)] {
+        for (idle, interval) in [(1, 1), (7, 1), (60, 3), (120, 7), (7200, 7)] {
             let keepalive = Keepalive::after(Duration::from_secs(idle));
-            assert_eq!((keepalive.idle.as_secs(), keepalive.interval.as_secs(), keepalive.probes), (idle, interval, 4));
+            assert_eq!((keepalive.idle.as_secs(), keepalive.interval.as_secs()), (idle, interval));
         }
         assert_eq!(Keepalive::after(Duration::from_millis(1)).idle, Duration::from_secs(1));
     }

@@ -109,6 +109,6 @@ async fn a_server_that_takes_nothing_is_given_up_after_the_user_timeout() {
     sending.abort();
     drop(reader);
     let line = &proxy.log_lines(1).await[0];
-    assert_eq!(line["reason"], "upstream_lost", "{line}");
+    assert_eq!(line["close_initiator"], "server", "{line}");
     drop(socket);
 }
