@@ -140,7 +140,7 @@ fn a_file_is_read_as_editors_on_windows_write_it() {
     // Positions are those that an editor shows.
     let error = load(&format!("\u{feff}{}", FRAME.replace("upstream: chat", "upstream: caht"))).unwrap_err();
     assert_eq!(error.findings()[0].line, Some(3));
-    let twice = load(&format!("\u{feff}a: 1\n\u{feff}b: 2\n")).unwrap_err();
+    let twice = load("\u{feff}a: 1\n\u{feff}b: 2\n").unwrap_err();
     let finding = &twice.findings()[0];
     assert_eq!((finding.message.as_str(), finding.line), ("a byte order mark (U+FEFF) stands in this line", Some(2)));
 }
