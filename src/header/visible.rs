@@ -5,7 +5,7 @@
 
 /// Whether `c` is a control (C0, DEL, C1), a separator of lines, or a format character (Unicode's category Cf, with which
 /// the direction of writing is turned and text is hidden; the tags of U+E0000 and the byte order mark are among them).
-pub const fn is_hidden(c: char) -> bool {
+pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}'

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use wsluice::config::{IpFamily, Scheme};
 use wsluice::discovery::{Reason, dns::Dns};
 use wsluice::net::names::{Name, Names, Trouble};
+use wsluice::net::socket::TcpOptions;
 use wsluice::upstream::connect::{Connector, Target};
 
 use super::Discovery;
@@ -114,7 +115,7 @@ async fn the_name_of_an_endpoint_is_followed_by_its_ttl_and_kept_while_the_serve
     becomes(&name, is("127.0.0.1")).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = Target::new("chat_app.test", listener.local_addr().unwrap().port(), &names);
-    let connector = Connector { target, tls: None, sources: None };
+    let connector = Connector { target, tls: None, tcp: TcpOptions::default(), sources: None };
     let connects = async || {
         let connected = connector.connect(Instant::now() + DEADLINE);
         let (connected, accepted) = tokio::join!(connected, listener.accept());
