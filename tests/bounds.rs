@@ -140,7 +140,7 @@ fn configurations() -> Vec<(&'static str, String)> {
                 "routes: [{name: r, upstream: u0}]\nupstreams:\n",
                 |number| {
                     format!(
-                        "  u{number}: {{endpoints: ['ws://a'], health: {{http: {{body: {{matches: '\\w{{99}}'}}}}}}}}\n"
+                        "  u{number}: {{endpoints: ['ws://a'], health: {{http: {{path: /, body: {{matches: '\\w{{99}}'}}}}}}}}\n"
                     )
                 },
                 "",
@@ -221,7 +221,9 @@ fn no_text_takes_more_than_64_mib() {
             }
         };
         judge(what, peak(what, || told(false)));
-        judge(what, peak("  as it is sent", || told(true)));
+        if what.contains("alias") {
+            judge(what, peak("  as it is sent", || told(true)));
+        }
     }
     for (what, text) in lists() {
         let told = || match load_endpoints("list", &text, Scheme::Ws) {

@@ -27,6 +27,9 @@ pub(super) const FINDINGS_MAX: usize = 50;
 /// How many routes there may be: each has its counters, and a megabyte of the shortest is twice as many.
 const ROUTES_MAX: usize = 20_000;
 
+/// How many upstreams: with its defaults each takes some kilobytes.
+const UPSTREAMS_MAX: usize = 10_000;
+
 /// How many listeners: each has a socket for each worker.
 const LISTENERS_MAX: usize = 1000;
 
@@ -209,20 +212,23 @@ pub(super) fn whole_file(name: &str, message: String, help: Option<String>) -> C
 fn too_many(source: &Source, tree: &Node) -> Result<(), ConfigErrors> {
     let count = |key: &str| match tree.at(&KeyPath::root().key(key)) {
         Some(Node::List(nodes)) => nodes.len(),
+        Some(Node::Map(entries)) => entries.len(),
         _ => 0,
     };
-    let (routes, listeners) = (count("routes"), count("listeners"));
+    let (routes, listeners, upstreams) = (count("routes"), count("listeners"), count("upstreams"));
     let (key, message) = if routes > ROUTES_MAX {
         ("routes", format!("there are {routes} routes, more than {ROUTES_MAX}"))
     } else if listeners > LISTENERS_MAX {
         ("listeners", format!("there are {listeners} listeners, more than {LISTENERS_MAX}"))
+    } else if upstreams > UPSTREAMS_MAX {
+        ("upstreams", format!("there are {upstreams} upstreams, more than {UPSTREAMS_MAX}"))
     } else if routes * listeners > PAIRS_MAX {
         let pairs = routes * listeners;
         ("listeners", format!("{routes} routes for each of {listeners} listeners are {pairs}, more than {PAIRS_MAX}"))
     } else {
         return Ok(());
     };
-    let help = "let one route or listener do for several, or share them between processes";
+    let help = "let one do for several, or share them between processes";
     let path = KeyPath::root().key(key);
     let finding = source.finding(Severity::Error, &path, Some(Aim::Key), message, Some(help.to_owned()));
     Err(ConfigErrors::new(source, vec![finding]))

@@ -10,6 +10,9 @@ use super::locate::{Aim, locate};
 use super::shown::MASK;
 use crate::header::visible::is_hidden;
 
+/// Further to the right than this, only what is around a mistake is shown of its line.
+const COLUMN_MAX: usize = 500;
+
 /// A longer text is told by its beginning: what a mistake quotes may be as long as the file.
 const TOLD_CHARS_MAX: usize = 1000;
 
@@ -152,11 +155,37 @@ impl Source {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
+        if column > COLUMN_MAX {
+            return self.draw_far(severity, &title, (line, column), text, help.as_deref());
+        }
         let (shown, span) = show_line(text, column);
         let snippet = Snippet::source(&shown).path(&self.name).line_start(line);
         let group = level.primary_title(&title).element(snippet.annotation(AnnotationKind::Primary.span(span)));
         let group = group.elements(help.as_deref().map(|help| Level::HELP.message(help)));
         Renderer::plain().render(&[group])
+    }
+
+    /// The same for a place far to the right, in a line that is too long for what draws the others.
+    fn draw_far(
+        &self,
+        severity: Severity,
+        title: &str,
+        (line, column): (usize, usize),
+        text: &str,
+        help: Option<&str>,
+    ) -> String {
+        let level = match severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let left = WORD_CHARS_MAX / 2;
+        let around: String = text.chars().skip(column - 1 - left).take(left + 2 * WORD_CHARS_MAX).collect();
+        let (shown, span) = show_line(&around, left + 1);
+        let (indent, caret) = (shown[..span.start].chars().count() + "...".len(), shown[span].chars().count().max(1));
+        let (pad, marks) = (" ".repeat(line.to_string().len()), format!("{:indent$}{}", "", "^".repeat(caret)));
+        let help = help.map(|help| format!("\n{pad} |\n{pad} = help: {help}")).unwrap_or_default();
+        let place = format!("{pad}--> {}:{line}:{column}", self.name);
+        format!("{level}: {title}\n{place}\n{pad} |\n{line} | ...{shown}\n{pad} | {marks}{help}")
     }
 }
 
@@ -237,7 +266,8 @@ pub(super) fn clip(mut text: String, chars_max: usize) -> String {
 
 /// `line` without controls and what is far behind the word that begins at `column`, and where in it that word is.
 fn show_line(line: &str, column: usize) -> (String, Range<usize>) {
-    let chars: Vec<char> = line.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
+    let near = line.chars().take(column + 3 * WORD_CHARS_MAX);
+    let chars: Vec<char> = near.map(|c| if is_hidden(c) { ' ' } else { c }).collect();
     let start = (column - 1).min(chars.len());
     let end = (start + word(&chars[start..])).min(start + WORD_CHARS_MAX);
     let to = chars.len().min(end + WORD_CHARS_MAX);

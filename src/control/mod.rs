@@ -420,8 +420,14 @@ impl Control {
         done: oneshot::Sender<Result<Changes, Refused>>,
         read: Result<Read, Refused>,
     ) {
-        let read = self.upgrades.allow_changes().and(read);
-        answer(done, self.reload(trigger, read).await);
+        match self.upgrades.allow_changes() {
+            Ok(()) => answer(done, self.reload(trigger, read).await),
+            // The service manager has been told of that, and hears of no reload any more.
+            Err(refused) => {
+                tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not put in force");
+                answer(done, Err(refused));
+            }
+        }
     }
 
     async fn reload(&mut self, trigger: Trigger, read: Result<Read, Refused>) -> Result<Changes, Refused> {

@@ -306,6 +306,20 @@ mod tests {
     }
 
     #[test]
+    fn of_a_list_that_is_longer_than_any_way_only_the_end_is_read() {
+        let many = |one: &str| vec![one; 5000].join(",");
+        let long = format!("{},203.0.113.9, 10.1.1.1", many("6.6.6.6"));
+        let far = [("x-forwarded-for", long.as_str())];
+        assert_eq!(client(&far).as_deref(), Some("203.0.113.9"));
+        assert_eq!(client(&[("x-forwarded-for", &format!("203.0.113.9,{}", many("10.1.1.1")))]), None);
+        assert_eq!(client(&[("forwarded", &format!("{}, for=203.0.113.9", many("for=6.6.6.6")))]), None);
+        // What goes on has no more of it than was read; the field itself goes on as it is.
+        let lines = applied(peer("10.0.0.1", true), "a", &far);
+        assert!(lines[0].starts_with("forwarded: for=unknown") && lines[0].len() < 2500, "{}", lines[0]);
+        assert!(lines[1].starts_with("x-forwarded-for: 6.6.6.6,6.6.6.6,"), "{}", lines[1]);
+    }
+
+    #[test]
     fn a_malformed_forwarded_names_nobody() {
         for value in [
             "for=\"192.0.2.1", // the quote of a stranger swallows what the proxy wrote

@@ -124,13 +124,22 @@ struct Earlier<'a> {
     hosts: HashSet<HostKey>,
 }
 
+/// One earlier route in a list.
+struct Link {
+    earlier: u32,
+    next: Option<u32>,
+}
+
 #[derive(Default)]
 struct Search<'a> {
     labels: Names<'a>,
     segments: Names<'a>,
     earlier: Vec<Earlier<'a>>,
-    /// Which of the earlier ones, in their order.
-    keys: HashMap<(HostKey, PathKey<'a>, ConditionKey<'a>), Vec<u32>>,
+    /// Paths with conditions, by number: a route of a thousand hosts has one of them.
+    rests: HashMap<(PathKey<'a>, ConditionKey<'a>), u32>,
+    /// The first and the last link of each list of earlier ones, in their order.
+    lists: HashMap<(HostKey, u32), (u32, u32)>,
+    links: Vec<Link>,
     steps: usize,
 }
 
@@ -169,15 +178,27 @@ impl<'a> Search<'a> {
                 vec![ConditionKey::AnyRegex(*field), ConditionKey::Regex(*field, regex.source())]
             }
         };
-        let number = u32::try_from(self.earlier.len()).unwrap_or(u32::MAX);
-        for host in &hosts {
-            for path in &paths {
-                for condition in &conditions {
-                    self.keys.entry((*host, *path, *condition)).or_default().push(number);
-                }
+        // A megabyte of text has fewer than four billion routes and hosts.
+        let number = self.earlier.len() as u32;
+        for path in &paths {
+            for condition in &conditions {
+                let rests = self.rests.len() as u32;
+                let rest = *self.rests.entry((*path, *condition)).or_insert(rests);
+                hosts.iter().for_each(|host| self.link((*host, rest), number));
             }
         }
         self.earlier.push(Earlier { index, asked, hosts });
+    }
+
+    /// Puts an earlier route at the end of a list.
+    fn link(&mut self, list: (HostKey, u32), earlier: u32) {
+        let new = self.links.len() as u32;
+        self.links.push(Link { earlier, next: None });
+        let (_, last) = self.lists.entry(list).or_insert((new, new));
+        if *last != new {
+            self.links[*last as usize].next = Some(new);
+            *last = new;
+        }
     }
 
     fn host(&mut self, host: &'a HostPattern) -> HostKey {
@@ -196,27 +217,21 @@ impl<'a> Search<'a> {
         let (paths, conditions) = (self.above_path(asked), above_conditions(asked));
         let hosts_above = self.above_host(&hosts[0]);
         self.spend(hosts_above.len().saturating_mul(paths.len()).saturating_mul(conditions.len()))?;
-        let mut lists: Vec<&[u32]> = vec![];
-        for host in &hosts_above {
-            for path in &paths {
-                lists.extend(
-                    conditions.iter().filter_map(|one| self.keys.get(&(*host, *path, *one))).map(Vec::as_slice),
-                );
+        // In order: one may be in several lists.
+        let mut next: BinaryHeap<Reverse<(u32, u32)>> = BinaryHeap::new();
+        let entry = |link: u32| Reverse((self.links[link as usize].earlier, link));
+        for path in &paths {
+            for rest in conditions.iter().filter_map(|condition| self.rests.get(&(*path, *condition))) {
+                let lists = hosts_above.iter().filter_map(|host| self.lists.get(&(*host, *rest)));
+                next.extend(lists.map(|(first, _)| entry(*first)));
             }
         }
-        // In order: one may be in several lists.
-        let mut next: BinaryHeap<Reverse<(u32, usize)>> =
-            lists.iter().enumerate().map(|(list, numbers)| Reverse((numbers[0], list))).collect();
-        let mut at = vec![0; lists.len()];
         let mut rest_of_hosts: Option<Vec<Vec<HostKey>>> = None;
         let mut steps = self.steps;
         let mut last = None;
         let found = loop {
-            let Some(Reverse((number, list))) = next.pop() else { break None };
-            at[list] += 1;
-            if let Some(following) = lists[list].get(at[list]) {
-                next.push(Reverse((*following, list)));
-            }
+            let Some(Reverse((number, link))) = next.pop() else { break None };
+            next.extend(self.links[link as usize].next.map(entry));
             steps = steps.checked_sub(1).ok_or(Spent)?;
             if last.replace(number) == Some(number) {
                 continue;

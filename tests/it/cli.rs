@@ -248,6 +248,20 @@ async fn admin_status(admin: &Address, path: &str) -> u16 {
 }
 
 #[tokio::test]
+async fn usr1_ends_nothing_and_quit_drains_as_term_does() {
+    let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
+    let mut process = Process::start(dir.path(), &draining(&echo, "8s"));
+    let address = process.listening().await;
+    let mut client = echoes(&address, &Handshake::new()).await;
+    process.signal(Signal::USR1);
+    process.message("USR1: the log goes to standard error, there is nothing to open anew").await;
+    drop(echoes(&address, &Handshake::new()).await);
+    process.signal(Signal::QUIT);
+    process.message("draining").await;
+    client.expect_closed_with(1012).await;
+}
+
+#[tokio::test]
 async fn term_ends_every_session_properly_and_the_process_with_0() {
     let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
     let mut process = Process::start(dir.path(), &draining(&echo, "8s"));

@@ -68,8 +68,8 @@ struct Checker<'a, 'w> {
     warnings: usize,
     /// What is one too many.
     spare: Option<Issue>,
-    /// For regexes, in bytes.
-    room: usize,
+    /// For regexes, in bytes; `None` once there was not enough.
+    room: Option<usize>,
     /// Which routes lead to an upstream.
     routes_to: HashMap<&'a str, Vec<usize>>,
 }
@@ -98,7 +98,7 @@ pub(super) fn check(file: &File, written: &Written) -> Vec<Issue> {
         errors: 0,
         warnings: 0,
         spare: None,
-        room: REGEXES_BYTES_MAX,
+        room: Some(REGEXES_BYTES_MAX),
         routes_to,
     };
     checker.version();
@@ -247,11 +247,11 @@ impl Checker<'_, '_> {
 
     /// Compiles a regex while there is room.
     fn regex(&mut self, path: &KeyPath, compile: impl FnOnce(&mut usize) -> bool) {
-        if self.room == 0 || compile(&mut self.room) {
+        // Told once: for those behind it there is no room either.
+        if self.room.as_mut().is_none_or(compile) {
             return;
         }
-        // One is enough: for those behind it there is no room either.
-        self.room = 0;
+        self.room = None;
         let message = format!(
             "the regexes up to this one take more than {} compiled",
             ByteSize::from_kib(REGEXES_BYTES_MAX as u64 / 1024)

@@ -57,7 +57,7 @@ impl Checker<'_, '_> {
             self.regexes(&path.key("match"), route);
         }
         // With a regex that matches nothing it would say what is not so.
-        if self.room > 0 {
+        if self.room.is_some() {
             self.never_reached(&section);
         }
     }

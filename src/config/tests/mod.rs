@@ -158,6 +158,79 @@ fn files_that_would_take_forever_are_refused_at_once() {
     }
 }
 
+#[test]
+fn what_would_become_too_large_is_refused_at_its_place() {
+    let upstreams = "upstreams: { a: { endpoints: [ws://a:1] } }\n";
+    let routes = |count: usize, more: &str| {
+        let route = |number: usize| format!("- {{ name: r{number}, upstream: a{more} }}\n");
+        format!("{upstreams}routes:\n{}", (0..count).map(route).collect::<String>())
+    };
+    let listeners = |count: usize| -> String {
+        (0..count).map(|number| format!("- {{ name: l{number}, bind: '127.0.0.1:{}' }}\n", number + 1)).collect()
+    };
+    let regex = ", match: { path: { regex: '/\\w{900}' } }";
+    for (text, at, problem) in [
+        (routes(20_001, ""), Some((2, 1)), "there are 20001 routes, more than 20000"),
+        (
+            format!("{}listeners:\n{}", routes(1, ""), listeners(1001)),
+            Some((4, 1)),
+            "there are 1001 listeners, more than 1000",
+        ),
+        (
+            format!("{}listeners:\n{}", routes(1001, ""), listeners(100)),
+            Some((1004, 1)),
+            "1001 routes for each of 100 listeners are 100100, more than 100000",
+        ),
+        (routes(9, regex), None, "the regexes up to this one take more than 16MiB compiled"),
+        (
+            format!("x: &x {}\ny: [{}]", "y".repeat(1 << 18), "*x,".repeat(30)),
+            Some((2, 61)),
+            "the file unfolds to too many values",
+        ),
+        (format!("x: [{}]", "a,".repeat(250_000)), Some((1, 499_999)), "the file has too many values"),
+        ("%TAG !e! tag:e:\n---\nx: !e!x y".to_owned(), Some((1, 1)), "directives (`%TAG`) have no meaning here"),
+    ] {
+        let errors = load(&text).unwrap_err();
+        let first = &errors.findings()[0];
+        assert_eq!(first.message, problem);
+        if at.is_some() {
+            assert_eq!(first.line.zip(first.col), at, "{problem}");
+        }
+    }
+    let sent = load_sent("request", "x: &x y\ny: [a, *x]\n", &|_| None).unwrap_err();
+    let first = &sent.findings()[0];
+    assert_eq!(
+        (first.message.as_str(), first.line, first.col),
+        ("aliases (`*name`) are not followed here", Some(2), Some(8))
+    );
+}
+
+#[test]
+fn warnings_hide_no_error_behind_them() {
+    let routes: String = (0..100).map(|number| format!("- {{ name: r{number}, upstream: a }}\n")).collect();
+    let text = format!("routes:\n{routes}upstreams: {{ a: {{ endpoints: [ws://a:1, ws://a:1] }} }}\n");
+    let errors = load(&text).unwrap_err();
+    assert_eq!(errors.findings().len(), 1);
+    assert!(errors.findings()[0].message.contains("the same endpoint"), "{errors}");
+    // All warnings are about the first routes; nobody reads more of them.
+    let right = load(&text.replace(", ws://a:1]", "]")).unwrap();
+    assert_eq!(right.warnings.len(), 50);
+}
+
+#[test]
+fn what_a_mistake_quotes_is_told_by_its_beginning() {
+    let long = "x y".repeat(100_000);
+    for text in [
+        FRAME.replace("name: chat", &format!("name: '{long}'")),
+        FRAME.replace("upstream: chat", &format!("upstream: '{long}'")),
+        FRAME.replace("name: chat", &format!("'{long}': chat")),
+        FRAME.replace("ws://a:1", &format!("'{long}'")),
+    ] {
+        let report = load(&text).unwrap_err().to_string();
+        assert!(report.len() < 10_000, "{}", &report[..2000]);
+    }
+}
+
 /// Nine levels of nine aliases each: 9⁹ values in half a kilobyte.
 fn bomb() -> String {
     let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();

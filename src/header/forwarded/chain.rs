@@ -7,6 +7,10 @@ use ipnet::IpNet;
 
 use super::{X_FORWARDED_FOR, is_trusted, node};
 
+/// How many entries of a list are read, from the right: a request does not come through more proxies, and what stands left
+/// of them a stranger may have written, as much of it as fits.
+pub(super) const HOPS_MAX: usize = 100;
+
 /// The client, as far as one field tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Client {
@@ -31,11 +35,16 @@ pub(super) struct Chain(Vec<Option<IpAddr>>);
 impl Chain {
     /// None if the field is absent or empty.
     pub(super) fn x_forwarded_for(headers: &HeaderMap) -> Option<Chain> {
-        let mut entries = Vec::new();
-        for line in headers.get_all(&X_FORWARDED_FOR) {
-            let items = line.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty());
-            entries.extend(items.map(|item| parse_node(std::str::from_utf8(item).ok()?)));
+        let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
+        let items = lines.flat_map(|line| line.as_bytes().rsplit(|&b| b == b',')).map(<[u8]>::trim_ascii);
+        let mut items = items.filter(|item| !item.is_empty());
+        let last = items.by_ref().take(HOPS_MAX).map(|item| parse_node(std::str::from_utf8(item).ok()?));
+        let mut entries: Vec<Option<IpAddr>> = last.collect();
+        if items.next().is_some() {
+            // Whoever stands there is not looked for.
+            entries.push(None);
         }
+        entries.reverse();
         (!entries.is_empty()).then_some(Chain(entries))
     }
 
@@ -106,17 +115,18 @@ pub(super) struct Element {
     pub(super) proto: Option<String>,
 }
 
-/// All elements, oldest first; none if any is malformed.
+/// All elements, oldest first; none if any is malformed, or there are more than anybody writes: where quotes end is only
+/// known from the left.
 pub(super) fn elements(headers: &HeaderMap) -> Option<Vec<Element>> {
     let mut elements = Vec::new();
     for line in headers.get_all(FORWARDED) {
-        elements.extend(parse_forwarded(line.to_str().ok()?)?);
+        elements.extend(parse_forwarded(line.to_str().ok()?, HOPS_MAX - elements.len())?);
     }
     Some(elements)
 }
 
-/// RFC 7239 §4: the elements of a line; none if any of it is malformed.
-fn parse_forwarded(line: &str) -> Option<Vec<Element>> {
+/// RFC 7239 §4: the elements of a line, `most` of them; none if any of it is malformed.
+fn parse_forwarded(line: &str, most: usize) -> Option<Vec<Element>> {
     let mut elements = Vec::new();
     let mut rest = line.trim_matches([' ', '\t']);
     while !rest.is_empty() {
@@ -143,6 +153,9 @@ fn parse_forwarded(line: &str) -> Option<Vec<Element>> {
             }
         }
         if pairs > 0 {
+            if elements.len() == most {
+                return None;
+            }
             let node = node.and_then(|node: String| parse_node(&node));
             elements.push(Element { node, host, proto });
         }

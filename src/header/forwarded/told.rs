@@ -113,9 +113,14 @@ impl Standard {
 /// Of several hosts the right one cannot be told: there is no list of who wrote which.
 fn x_forwarded_host(headers: &HeaderMap) -> Result<Option<Host>, Doubt> {
     let mut found: Option<Host> = None;
+    let mut items = 0;
     for line in headers.get_all(&X_FORWARDED_HOST) {
         for item in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
         {
+            items += 1;
+            if items > chain::HOPS_MAX {
+                return Err(Doubt::Unreadable);
+            }
             let host = Host::parse(item).map_err(|_| Doubt::Unreadable)?;
             if found.as_ref().is_some_and(|found| *found != host) {
                 return Err(Doubt::Disagree);
