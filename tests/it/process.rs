@@ -150,7 +150,7 @@ pub fn put(file: &Path, text: &str) {
 /// What the admin listener answers to a GET: status and body.
 pub async fn ask(admin: &Address, path: &str) -> (u16, String) {
     let mut conn = Conn::connect(admin).await;
-    conn.send(crate::plain::get(path)).await;
+    conn.send(crate::plain::at_home(path)).await;
     let head = conn.head().await;
     (head.status(), String::from_utf8(conn.body(&head).await).unwrap())
 }
