@@ -33,6 +33,7 @@ use crate::server::accepting;
 use crate::session::Sessions;
 use crate::telemetry::process;
 use crate::upstream::live::Lives;
+use crate::upstream::reach::Own;
 use crate::worker::Pulse;
 use crate::ws::tunnel::Stopping;
 use crate::{clock, worker};
@@ -142,6 +143,7 @@ impl App {
             sessions: Arc::clone(&sessions),
             lives: Lives::default(),
             rooms: Rooms::default(),
+            own: Own::default(),
             pulse: Pulse::new(workers, clock::now()),
             replacing: Arc::default(),
             ending: Arc::clone(&ending),

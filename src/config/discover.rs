@@ -12,17 +12,54 @@ use super::endpoints::Scheme;
 use super::shown::MASK;
 use super::upstream::ClientTls;
 use super::value::{BadValue, Span};
+use crate::policy::reach::{Allowed, Places};
+
+/// Who tells the endpoints, and where they may be.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Discover {
+    /// A file that other tools write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSource>,
+
+    /// DNS: addresses, or SRV records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsSource>,
+
+    /// The keys below a prefix of an etcd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdSource>,
+
+    /// Where the endpoints may be that it tells: networks (`10.0.0.0/8`) and Unix sockets (`unix`, or `unix:/run/apps` for
+    /// those below a directory), and nowhere else. Names count by what they lead to. Default: every address that servers
+    /// have, so none that is link-local (there are the metadata services of clouds), and no Unix socket. Never allowed are the
+    /// admin listener and the listeners of this proxy.
+    #[serde(default)]
+    pub allow: Option<Vec<Allowed>>,
+}
 
 /// Who tells the endpoints.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Discover {
-    /// A file that other tools write.
-    File(FileSource),
-    /// DNS: addresses, or SRV records.
-    Dns(DnsSource),
-    /// The keys below a prefix of an etcd.
-    Etcd(EtcdSource),
+#[derive(Clone, Copy, Debug)]
+pub enum Teller<'a> {
+    /// A file.
+    File(&'a FileSource),
+    /// DNS.
+    Dns(&'a DnsSource),
+    /// An etcd.
+    Etcd(&'a EtcdSource),
+}
+
+impl Discover {
+    /// Who tells them. That there is one, and not two, `check` sees to.
+    pub fn teller(&self) -> Option<Teller<'_>> {
+        let file = self.file.as_ref().map(Teller::File);
+        file.or(self.dns.as_ref().map(Teller::Dns)).or(self.etcd.as_ref().map(Teller::Etcd))
+    }
+
+    /// Where they may be.
+    pub fn places(&self) -> Places {
+        self.allow.as_ref().map_or(Places::Usual, |allowed| Places::Only(allowed.clone()))
+    }
 }
 
 /// Endpoints out of a file.

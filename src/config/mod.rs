@@ -55,7 +55,7 @@ use serde_json::{Value, json};
 pub use address::{Bind, EndpointUrl};
 pub use admin::{Admin, AdminToken};
 pub use admission::{Admission, Queue, Rate};
-pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret};
+pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, Teller};
 pub use edits::{HeaderEdits, HeaderSet};
 pub use endpoints::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
 pub use health::{

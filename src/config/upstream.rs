@@ -224,10 +224,7 @@ impl ClientTls {
 impl Upstream {
     /// The files that it names, but for one that lists its endpoints.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        let etcd = self.discover.iter().filter_map(|discover| match discover {
-            Discover::Etcd(source) => source.tls.as_ref(),
-            Discover::File(_) | Discover::Dns(_) => None,
-        });
+        let etcd = self.discover.iter().filter_map(|discover| discover.etcd.as_ref()?.tls.as_ref());
         let secrets = self.sticky.iter().filter_map(|sticky| sticky.secrets_file.as_deref());
         self.tls.iter().chain(etcd).flat_map(ClientTls::files).chain(secrets)
     }

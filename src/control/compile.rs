@@ -4,6 +4,7 @@
 //! key that does not fit) is reported together, at its place in the file, and nothing is built then.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,7 +19,7 @@ use crate::clock;
 use crate::config::{
     AdminToken, Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File,
     Finding, Http, KeyPath, Loaded, Log, LogFormat, OnDown, OnUpstreamLost, ProxyProtocol, Scheme, ServerTls, Source,
-    TlsVersion, Validate, Verify, WhenAllDown,
+    Teller, TlsVersion, Validate, Verify, WhenAllDown,
 };
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
@@ -47,6 +48,7 @@ use crate::upstream::connect::{Connector, Sources, Target, Tls};
 use crate::upstream::entry::{Entry, QueueLimits};
 use crate::upstream::live::Lives;
 use crate::upstream::maker::{Maker, server_name_of};
+use crate::upstream::reach::{Own, Reach};
 use crate::upstream::{Policy, Upstream};
 use crate::worker::Pulse;
 use crate::ws::close::Close;
@@ -111,6 +113,8 @@ pub struct Surroundings {
     pub rooms: Rooms,
     /// Whether the workers go round.
     pub pulse: Pulse,
+    /// Where we listen, the admin listener included.
+    pub own: Own,
     /// Set when another process has taken over.
     pub replacing: Arc<AtomicBool>,
     /// The end has begun: what is waited for is not waited for any longer.
@@ -148,6 +152,7 @@ impl Surroundings {
             sessions: Drain::new(1),
             lives: Lives::default(),
             rooms: Rooms::default(),
+            own: Own::default(),
             pulse: Pulse::new(1, clock::now()),
             replacing: Arc::default(),
             ending: Arc::default(),
@@ -459,8 +464,13 @@ impl Compiler<'_> {
         if let Some(before) = before.filter(|before| before.made_of.is_same(&made_of)) {
             return CompiledUpstream { upstream: Arc::clone(&before.upstream), background: None, made_of };
         }
+        let reach = written
+            .discover
+            .as_ref()
+            .map(|discover| Arc::new(Reach { places: discover.places(), own: self.around.own.clone() }));
         let maker = Maker {
             upstream: name.to_owned(),
+            reach: reach.clone(),
             tls,
             server_name: server_name_of_all(written),
             connect_timeout,
@@ -494,7 +504,7 @@ impl Compiler<'_> {
                 let known = before.map_or_else(Vec::new, |before| before.upstream.endpoints());
                 let known: Vec<_> = known.iter().map(|endpoint| endpoint.written.clone()).collect();
                 upstream.replace(&known, clock::now());
-                self.discovery(&path.key("discover"), discover, &upstream, &made_of)
+                self.discovery(&path.key("discover"), discover, &upstream, &made_of, reach)
             }
         };
         let check = written.health.as_ref().map(checks::check);
@@ -514,10 +524,10 @@ impl Compiler<'_> {
                 discovery_tls
             }
         };
-        match &written.discover {
+        match written.discover.as_ref().and_then(Discover::teller) {
             #[cfg(not(feature = "dns"))]
-            Some(Discover::Dns(_)) => self.no_dns(&path.key("discover")),
-            Some(Discover::Etcd(source)) => {
+            Some(Teller::Dns(_)) => self.no_dns(&path.key("discover")),
+            Some(Teller::Etcd(source)) => {
                 drop(self.etcd(&path.key("discover").key("etcd"), source, discovery_tls.as_ref()));
             }
             _ => {}
@@ -531,11 +541,11 @@ impl Compiler<'_> {
         name: &str,
         written: &config::Upstream,
     ) -> [Option<Arc<rustls::ClientConfig>>; 2] {
-        let told_tls = match &written.discover {
-            None => false,
-            Some(Discover::File(source)) => source.scheme == Scheme::Wss,
-            Some(Discover::Dns(source)) => source.scheme == Scheme::Wss,
-            Some(Discover::Etcd(_)) => false,
+        let teller = written.discover.as_ref().and_then(Discover::teller);
+        let told_tls = match teller {
+            Some(Teller::File(source)) => source.scheme == Scheme::Wss,
+            Some(Teller::Dns(source)) => source.scheme == Scheme::Wss,
+            Some(Teller::Etcd(_)) | None => false,
         };
         let needs_tls = told_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
         let tls = match &written.discover {
@@ -545,8 +555,8 @@ impl Compiler<'_> {
             Some(_) => self.certificates.client(name, Servers::Endpoints, &ClientFiles::default()).ok(),
             None => None,
         };
-        let discovery_tls = match &written.discover {
-            Some(Discover::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
+        let discovery_tls = match teller {
+            Some(Teller::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
                 self.client_tls(&path.key("discover").key("etcd"), name, Servers::Discovery, source.tls.as_ref())
             }
             _ => None,
@@ -619,24 +629,26 @@ impl Compiler<'_> {
         discover: &Discover,
         upstream: &Arc<Upstream>,
         made_of: &MadeOf,
+        reach: Option<Arc<Reach>>,
     ) -> Option<Discovery> {
         let [tls, discovery_tls] = &made_of.tls;
         let (name, has_tls) = (upstream.name.as_str(), tls.is_some());
-        let (provider, allow_empty) = match discover {
-            Discover::File(source) => ("file", source.allow_empty),
-            Discover::Dns(source) => ("dns", source.allow_empty),
-            Discover::Etcd(source) => ("etcd", source.allow_empty),
+        let teller = discover.teller()?;
+        let (provider, allow_empty) = match teller {
+            Teller::File(source) => ("file", source.allow_empty),
+            Teller::Dns(source) => ("dns", source.allow_empty),
+            Teller::Etcd(source) => ("etcd", source.allow_empty),
         };
         let metrics = self.around.families.discovery.upstream(name, provider);
         let upstream = Arc::clone(upstream);
-        let apply = move |endpoints: &[config::Endpoint]| replace(&upstream, endpoints, has_tls);
+        let apply = move |endpoints: &[config::Endpoint]| replace(&upstream, endpoints, has_tls, reach.as_deref());
         let (outlet, first) = Outlet::new(name, allow_empty, metrics, Box::new(apply));
-        let task: Pin<Box<dyn Future<Output = ()> + Send>> = match discover {
-            Discover::File(source) => {
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = match teller {
+            Teller::File(source) => {
                 Box::pin(file::File { path: source.path.clone(), scheme: source.scheme }.run(outlet))
             }
             #[cfg(feature = "dns")]
-            Discover::Dns(source) => Box::pin(
+            Teller::Dns(source) => Box::pin(
                 discovery::dns::Dns {
                     name: source.name.clone(),
                     port: source.port,
@@ -648,13 +660,11 @@ impl Compiler<'_> {
                 .run(outlet),
             ),
             #[cfg(not(feature = "dns"))]
-            Discover::Dns(_) => {
+            Teller::Dns(_) => {
                 self.no_dns(path);
                 return None;
             }
-            Discover::Etcd(source) => {
-                Box::pin(self.etcd(&path.key("etcd"), source, discovery_tls.as_ref())?.run(outlet))
-            }
+            Teller::Etcd(source) => Box::pin(self.etcd(&path.key("etcd"), source, discovery_tls.as_ref())?.run(outlet)),
         };
         Some(Discovery { upstream: name.to_owned(), task, first })
     }
@@ -690,7 +700,7 @@ impl Compiler<'_> {
             };
             servers.push(etcd::Server {
                 authority,
-                connector: Connector { target, tls, tcp: TcpOptions::default(), sources: None },
+                connector: Connector { target, tls, tcp: TcpOptions::default(), sources: None, reach: None },
             });
         }
         let login = written.user.clone().zip(written.password.as_ref());
@@ -766,6 +776,7 @@ impl Compiler<'_> {
             name: Arc::clone(&name),
             upstream: Arc::clone(upstream),
             upstream_name: Arc::clone(&upstream_name),
+            hop: proxy::hops::of_route(&written.name),
             origins: written.origins.clone(),
             rewrite: Rewrite {
                 strip_prefix: written.rewrite.strip_prefix.clone(),
@@ -874,8 +885,8 @@ fn shedding(written: &config::Upstream) -> Option<Shedding> {
 /// domain (RFC 6125 §6.2.1 has it as the source domain).
 fn server_name_of_all(written: &config::Upstream) -> Option<String> {
     let settled = written.tls.as_ref().and_then(|tls| tls.server_name.clone());
-    settled.or_else(|| match &written.discover {
-        Some(Discover::Dns(source)) => {
+    settled.or_else(|| match written.discover.as_ref().and_then(Discover::teller) {
+        Some(Teller::Dns(source)) => {
             let labels = source.name.trim_end_matches('.').split('.');
             Some(labels.skip_while(|label| label.starts_with('_')).collect::<Vec<_>>().join("."))
         }
@@ -884,16 +895,39 @@ fn server_name_of_all(written: &config::Upstream) -> Option<String> {
 }
 
 /// Puts a list that was told in force. Those that cannot be used are left out and told back.
-fn replace(upstream: &Upstream, endpoints: &[config::Endpoint], has_tls: bool) -> Result<Vec<String>, String> {
+fn replace(
+    upstream: &Upstream,
+    endpoints: &[config::Endpoint],
+    has_tls: bool,
+    reach: Option<&Reach>,
+) -> Result<Vec<String>, String> {
+    let mut reachable = Vec::with_capacity(endpoints.len());
+    let mut refused = vec![];
+    for endpoint in endpoints {
+        let place = match &endpoint.url {
+            // A name is judged when it is known where it leads.
+            EndpointUrl::Tcp { host, port, .. } => {
+                host.parse::<IpAddr>().ok().map(|ip| Address::Tcp(SocketAddr::new(ip, *port)))
+            }
+            EndpointUrl::Unix(path) => Some(Address::Unix(path.clone())),
+        };
+        match reach.zip(place).map_or(Ok(()), |(reach, place)| reach.judge(&place)) {
+            Ok(()) => reachable.push(endpoint.clone()),
+            Err(why) => refused.push(format!("{}: {why}", endpoint.url)),
+        }
+    }
+    if let (true, Some(first)) = (reachable.is_empty(), refused.first()) {
+        return Err(format!("none of the endpoints may be used, the first one since {first}"));
+    }
     let (usable, unusable): (Vec<_>, Vec<_>) =
-        endpoints.iter().cloned().partition(|endpoint| has_tls || !endpoint.url.is_tls());
+        reachable.into_iter().partition(|endpoint| has_tls || !endpoint.url.is_tls());
     if usable.is_empty() && !unusable.is_empty() {
         return Err("all endpoints need TLS, and there is no authority to trust (see `tls` of the upstream)".to_owned());
     }
     let change = upstream.replace(&usable, clock::now());
     let no_tls =
         unusable.iter().map(|endpoint| format!("{} needs TLS, and there is no authority to trust", endpoint.url));
-    Ok(no_tls.chain(change.refused.iter().map(ToString::to_string)).collect())
+    Ok(refused.into_iter().chain(no_tls).chain(change.refused.iter().map(ToString::to_string)).collect())
 }
 
 /// What is bound for an address as written.

@@ -52,7 +52,7 @@ pub use drains::{DrainStatus, Target};
 pub use handle::{Door, Handle, InForce, Order};
 pub use metrics::Trigger;
 use metrics::{Metrics, Reloaded};
-use openings::Openings;
+use openings::{Bindings, Openings};
 pub use upgrades::Succession;
 use upgrades::Upgrades;
 
@@ -154,6 +154,7 @@ impl Built {
         let mut compiled = compile(loaded, around, None)?;
         let bound = openings.bind(&compiled, None)?;
         let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
+        around.own.set(openings.where_we_are(&bound, [admin.as_ref()]));
         let mut tasks = BTreeMap::new();
         discover(&mut compiled, &mut tasks, &around.ending).await;
         Ok(Built { compiled, openings, bound, admin, tasks })
@@ -536,6 +537,8 @@ impl Control {
         let mut admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
         let mut bound = self.openings.bind(&compiled, door.as_ref())?;
         openings::take_charge(openings::all(&mut bound, &mut admin))?;
+        // What is given up below is ours until then.
+        self.around.own.set(self.openings.where_we_are(&bound, [admin.as_ref(), door.as_ref()]));
         // From here on nothing fails, and what does after all leaves things in the middle.
         self.is_suspect = true;
         let mut tasks = BTreeMap::new();
@@ -575,6 +578,8 @@ impl Control {
         self.tell_in_force();
         self.is_suspect = false;
         changes.workers_late = self.openings.late();
+        let door = self.door.borrow();
+        self.around.own.set(self.openings.where_we_are(&Bindings::new(), [door.as_ref()]));
         Ok(changes)
     }
 

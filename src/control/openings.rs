@@ -362,6 +362,13 @@ impl Openings {
         self.finish(told).await;
     }
 
+    /// Everything that we listen on, or are about to: what is open, `bindings`, and the admin listeners.
+    pub fn where_we_are<const N: usize>(&self, bindings: &Bindings, admin: [Option<&Door>; N]) -> Vec<Address> {
+        let open = self.open.values().map(|opening| &opening.bound);
+        let all = open.chain(bindings.values()).chain(admin.into_iter().flatten().map(|door| &door.bound));
+        all.map(|bound| bound.address().clone()).collect()
+    }
+
     /// Where the open ones are, in the order of the file.
     pub fn addresses(&self, compiled: &Compiled) -> Vec<(Arc<str>, Address)> {
         let open = compiled.listeners.iter().filter_map(|compiled| self.open.get(&compiled.written.name));

@@ -131,7 +131,14 @@ pub fn te_trailers(headers: &HeaderMap) -> bool {
 fn is_essential(name: &str) -> bool {
     matches!(
         name,
-        "host" | "content-length" | "content-type" | "content-encoding" | "cache-control" | "origin" | "forwarded"
+        "host"
+            | "content-length"
+            | "content-type"
+            | "content-encoding"
+            | "cache-control"
+            | "origin"
+            | "forwarded"
+            | "cdn-loop"
     ) || name.starts_with("x-forwarded-")
         || name.starts_with("sec-")
 }

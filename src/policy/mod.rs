@@ -4,6 +4,7 @@
 pub mod balance_key;
 pub mod bucket;
 pub mod origin;
+pub mod reach;
 pub mod retry_budget;
 
 pub use origin::{Asked, Insecure, Missing, OriginDenial, OriginPattern, OriginPolicy};

@@ -159,6 +159,7 @@ mod tests {
             families: metrics::Metrics::register(&registry).unwrap(),
             reasons: [].into(),
             tcp: TcpOptions::default(),
+            reach: None,
             sources: None,
             lives: Lives::default(),
             names: Names::register(&registry).unwrap(),

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod entry;
 pub mod forward;
+pub mod hops;
 pub mod metrics;
 pub mod outcome;
 pub mod request;
@@ -153,6 +154,7 @@ impl Proxy {
         let head = Head { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
         let route = Arc::clone(self.snapshot.table.find(&head).ok_or(Failure::NoRoute)?);
         log.route = Some(Arc::clone(&route));
+        hops::judge(&parts.headers, &route.hop)?;
         // Plain requests of those who are still here are answered to the end.
         let is_ending = log.is_handshake && self.sessions.is_draining();
         if is_ending || !route.room.is_open() || !route.upstream.gate.is_open() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::Named;
+use super::hops::Loop;
 use crate::header::authority::HostError;
 use crate::header::path::PathError;
 use crate::policy::OriginDenial;
@@ -44,6 +45,9 @@ pub enum Failure {
     /// No route matches.
     #[error("no route matches")]
     NoRoute,
+    /// It has been here before.
+    #[error("{0}")]
+    Loop(#[from] Loop),
     /// The origin is not allowed. Carries which, and what was allowed.
     #[error("{0}")]
     Origin(#[from] OriginDenial),
@@ -111,6 +115,7 @@ impl Failure {
             Failure::Host(_) => named(400, "host"),
             Failure::Path(_) => named(400, "path"),
             Failure::NoRoute => named(404, "no_route"),
+            Failure::Loop(_) => named(508, "loop"),
             Failure::Origin(_) => named(403, "origin"),
             Failure::Offer(OfferError::WebSocketVersion) => named(426, "websocket_version"),
             Failure::Offer(_) => named(400, "handshake"),
@@ -135,7 +140,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 27] = [
+    pub const LABELS: [&'static str; 28] = [
         "method",
         "malformed",
         "target_too_long",
@@ -143,6 +148,7 @@ impl Failure {
         "host",
         "path",
         "no_route",
+        "loop",
         "origin",
         "websocket_version",
         "handshake",
@@ -178,6 +184,7 @@ impl Failure {
             | Failure::NoRoute
             | Failure::NotWebSocket => self.to_string(),
             Failure::Origin(_) => "this origin is not allowed here".into(),
+            Failure::Loop(_) => "the request has been here before".into(),
             Failure::RouteFull
             | Failure::EndpointsFull
             | Failure::QueueFull
@@ -209,6 +216,7 @@ const fn named(status: u16, reason: &'static str) -> Named {
         502 => StatusCode::BAD_GATEWAY,
         503 => StatusCode::SERVICE_UNAVAILABLE,
         504 => StatusCode::GATEWAY_TIMEOUT,
+        508 => StatusCode::LOOP_DETECTED,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Named { status, reason }

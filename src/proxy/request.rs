@@ -13,6 +13,7 @@ use hyper::body::{Frame, SizeHint};
 
 use super::body::{Body, Sent};
 use super::entry::Bond;
+use super::hops::{self, CDN_LOOP};
 use super::metrics::RouteMetrics;
 use super::outcome::Failure;
 use super::snapshot::Route;
@@ -65,6 +66,7 @@ impl Arrival {
             without_cookie(&mut headers, sticky.name());
         }
         route.request_edits.apply(&mut headers);
+        headers.append(CDN_LOOP, route.hop.clone());
         headers
     }
 
@@ -97,6 +99,7 @@ impl Arrival {
         for (name, value) in &edits.set {
             head.field(name.as_str(), value.as_bytes());
         }
+        head.field(CDN_LOOP.as_str(), route.hop.as_bytes());
         head.end()
     }
 
@@ -254,6 +257,9 @@ impl RequestLog {
         self.reason = outcome.reason;
         self.detail = Some(chain(failure));
         self.metrics().reject(outcome.reason);
+        if let (Failure::Loop(found), Some(route)) = (failure, &self.route) {
+            hops::say(route, *found);
+        }
         if let Failure::Origin(denial) = failure {
             let edited = self.route.as_ref().is_some_and(|route| route.request_edits.concerns(&ORIGIN));
             let order = if edited {

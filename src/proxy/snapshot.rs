@@ -31,6 +31,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// Where it leads.
     pub upstream: Arc<Upstream>,
+    /// How requests that were on it are known again.
+    pub hop: HeaderValue,
     /// Name of the upstream, for the log.
     pub upstream_name: Arc<str>,
     /// Which origins may open a WebSocket.

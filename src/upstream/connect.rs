@@ -25,6 +25,7 @@ use crate::net::stream::Stream;
 use crate::net::transport::Transport;
 use crate::tls::ClientStream;
 use crate::tls::client::{self, TlsConnectError};
+use crate::upstream::reach::{OutOfReach, Reach};
 use crate::worker::Local;
 
 /// A connection to an endpoint.
@@ -44,6 +45,8 @@ pub struct Connector {
     pub tcp: TcpOptions,
     /// Which addresses of ours connections come from, if the system is not to choose; shared by the upstream.
     pub sources: Option<Arc<Sources>>,
+    /// Where it may lead, if it was not the operator who named it.
+    pub reach: Option<Arc<Reach>>,
 }
 
 /// Addresses of ours to connect from, by family, each worker taking them in turn.
@@ -109,6 +112,9 @@ pub enum ConnectError {
     /// No source address is of the address's family.
     #[error("none of the upstream's `source_addresses` can reach {0}: they are of the other family")]
     NoSource(IpAddr),
+    /// It was told to us, and leads where such endpoints may not be.
+    #[error("it is out of reach")]
+    OutOfReach(#[source] OutOfReach),
     /// The socket could not be connected.
     #[error("cannot connect")]
     Connect(#[source] SocketError),
@@ -125,12 +131,13 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// All names of what an endpoint can be to blame for, in metrics and logs.
-    pub const LABELS: [&'static str; 4] = ["resolve", "connect", "connect_timeout", "tls"];
+    pub const LABELS: [&'static str; 5] = ["resolve", "out_of_reach", "connect", "connect_timeout", "tls"];
 
     /// The name used in metrics and logs.
     pub const fn label(&self) -> &'static str {
         match self {
             ConnectError::Resolve(..) => "resolve",
+            ConnectError::OutOfReach(_) => "out_of_reach",
             ConnectError::NoSource(_) | ConnectError::Connect(_) => "connect",
             ConnectError::Timeout => "connect_timeout",
             ConnectError::Tls(_) => "tls",
@@ -179,7 +186,7 @@ impl Connector {
     async fn socket(&self, deadline: Instant) -> Result<Stream, ConnectError> {
         match &self.target {
             Target::Address(address) => self.tcp(*address, deadline).await,
-            Target::Unix(path) => one(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await,
+            Target::Unix(path) => self.one(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await,
             Target::Name(name, port) => {
                 let found = name.addresses(deadline).await.ok_or(ConnectError::Timeout)?;
                 let (addresses, turn) = found.map_err(|trouble| unresolved(name.host(), trouble))?;
@@ -207,7 +214,17 @@ impl Connector {
             let to = address.ip();
             options.source = Some(sources.next(to).ok_or(ConnectError::NoSource(to))?);
         }
-        one(&Address::Tcp(address), &options, deadline).await
+        self.one(&Address::Tcp(address), &options, deadline).await
+    }
+
+    async fn one(
+        &self,
+        address: &Address,
+        options: &ConnectOptions,
+        deadline: Instant,
+    ) -> Result<Stream, ConnectError> {
+        self.reach.as_ref().map_or(Ok(()), |reach| reach.judge(address)).map_err(ConnectError::OutOfReach)?;
+        one(address, options, deadline).await
     }
 }
 
@@ -293,6 +310,7 @@ mod tests {
             tls: None,
             tcp: TcpOptions::default(),
             sources: None,
+            reach: None,
         };
         assert_eq!(connector.authority(), format!("chat.test:{port}"));
         for _ in 0..3 {
@@ -322,6 +340,7 @@ mod tests {
                 tls: None,
                 tcp: TcpOptions::default(),
                 sources: None,
+                reach: None,
             };
             connector.connect(Instant::now() + Duration::from_millis(millis)).await.map_err(|error| error.label()).err()
         };

@@ -11,6 +11,7 @@ use super::endpoint::Endpoint;
 use super::live::Lives;
 use super::metrics::Metrics;
 use super::pool::Pool;
+use super::reach::Reach;
 use crate::balance::hash;
 use crate::config::{self, EndpointUrl};
 use crate::net::names::Names;
@@ -39,6 +40,8 @@ pub struct Maker {
     pub tcp: TcpOptions,
     /// Where connections to them come from.
     pub sources: Option<Arc<Sources>>,
+    /// Where they may be, if they are discovered.
+    pub reach: Option<Arc<Reach>>,
     /// What is known of them.
     pub lives: Lives,
     /// What is known of their names.
@@ -74,7 +77,8 @@ impl Maker {
             EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port, &self.names),
             EndpointUrl::Unix(path) => Target::Unix(path.clone()),
         };
-        let connector = Connector { target, tls, tcp: self.tcp, sources: self.sources.clone() };
+        let connector =
+            Connector { target, tls, tcp: self.tcp, sources: self.sources.clone(), reach: self.reach.clone() };
         let metrics = || self.families.endpoint(&self.upstream, &label, &self.reasons);
         Ok(Endpoint {
             identity: hash::of(label.as_bytes()),

@@ -39,6 +39,7 @@ impl Group {
             families: Metrics::register(&registry).unwrap(),
             reasons: ["connect"].into(),
             tcp: TcpOptions::default(),
+            reach: None,
             sources: None,
             lives: Lives::default(),
             names: Names::register(&registry).unwrap(),

@@ -15,6 +15,7 @@ use wsluice::config::Endpoint;
 use wsluice::discovery::{Outlet, Reason, metrics::Metrics};
 use wsluice::telemetry::exposition;
 
+pub use self::servers::put_in_place;
 use super::harness::eventually;
 
 /// A provider that runs, and what it found.

@@ -593,11 +593,13 @@ async fn the_server_gets_these_headers_and_no_others() {
     let request = upstream.switch(&[("Set-Cookie", "s=1"), ("Keep-Alive", "timeout=5"), ("Server", "raw")]).await;
     assert_eq!(request.line, "GET /chat/room?a=1&b=%20 HTTP/1.1");
     let key = request.get("sec-websocket-key").unwrap().to_owned();
+    let hop = request.get("cdn-loop").unwrap().to_owned();
     let mut found = request.headers.clone();
     assert_eq!(found[0].0, "host", "RFC 9110 §7.2: Host comes first");
     found.sort();
     let mut expected: Vec<(String, String)> = [
         ("authorization", "Bearer t"),
+        ("cdn-loop", &hop),
         ("connection", "Upgrade"),
         ("cookie", "a=b; c=d"),
         ("forwarded", "for=127.0.0.1;host=\"example.com:8080\";proto=http"),

@@ -32,6 +32,7 @@ mod keepalive;
 mod limits;
 mod listeners;
 mod logs;
+mod loops;
 mod map;
 mod names;
 mod origins;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use rustls::pki_types::ServerName;
 
-use super::super::address::EndpointUrl;
+use super::super::address::{Bind, EndpointUrl};
 use super::super::discover::{Discover, DnsSource, EtcdSource};
 use super::super::health::{Expectation, Health, WhenAllDown};
 use super::super::key::KeyPath;
@@ -66,6 +66,7 @@ impl Checker<'_, '_> {
                 self.error(&at, format!("`{shown}` is the same endpoint as {before}")).help("name each endpoint once");
             }
             first.entry(&endpoint.url).or_insert(index);
+            self.ourselves(&list.index(index), &endpoint.url);
             if endpoint.max_connections == Some(0) {
                 let help = "leave it out for no limit, or write `weight: 0` for no new sessions";
                 self.error(&list.index(index).key("max_connections"), "no session would ever fit").help(help);
@@ -127,9 +128,72 @@ impl Checker<'_, '_> {
                 self.error(&discover, message).at_key().help(help).involving(involved);
             }
             None => {}
-            Some(Discover::File(source)) => self.file_name(&discover.key("file").key("path"), &source.path),
-            Some(Discover::Dns(source)) => self.dns(&discover.key("dns"), source),
-            Some(Discover::Etcd(source)) => self.etcd(&discover.key("etcd"), source),
+            Some(written) => self.discover(&discover, written),
+        }
+    }
+
+    fn discover(&mut self, path: &KeyPath, written: &Discover) {
+        let Discover { file, dns, etcd, allow } = written;
+        let there: Vec<&str> = [("file", file.is_some()), ("dns", dns.is_some()), ("etcd", etcd.is_some())]
+            .into_iter()
+            .filter_map(|(key, is_there)| is_there.then_some(key))
+            .collect();
+        match there[..] {
+            [] => {
+                let [file, dns, etcd] = ["file", "dns", "etcd"].map(|key| self.written.original(&path.key(key)));
+                let issue = self.error(path, "nobody is named who tells the endpoints").at_key();
+                issue.help("add `file:`, `dns:` or `etcd:`").involving(file).involving(dns).involving(etcd);
+            }
+            [first, second, ..] => {
+                let message = format!("endpoints are told by one, and `{first}` is there already");
+                self.error(&path.key(second), message).at_key().help("keep one of both");
+            }
+            [_] => {}
+        }
+        if let Some(source) = file {
+            self.file_name(&path.key("file").key("path"), &source.path);
+        }
+        if let Some(source) = dns {
+            self.dns(&path.key("dns"), source);
+        }
+        if let Some(source) = etcd {
+            self.etcd(&path.key("etcd"), source);
+        }
+        if allow.as_ref().is_some_and(Vec::is_empty) {
+            let help = "name a network such as `10.0.0.0/8`, or remove it";
+            self.error(&path.key("allow"), "no endpoint may be anywhere").help(help);
+        }
+    }
+
+    /// An endpoint that is a listener of ours, as far as the file tells.
+    fn ourselves(&mut self, at: &KeyPath, url: &EndpointUrl) {
+        let is_at = |bind: &Bind| match (bind, url) {
+            (Bind::Unix(bind), EndpointUrl::Unix(path)) => bind == path,
+            (Bind::Tcp(bind), EndpointUrl::Tcp { host, port, .. }) if bind.port() == *port => {
+                match (host.as_str(), host.parse::<IpAddr>()) {
+                    ("localhost", _) => bind.ip().is_loopback() || bind.ip().is_unspecified(),
+                    (_, Ok(ip)) if ip.is_ipv4() == bind.is_ipv4() => {
+                        bind.ip() == ip
+                            || bind.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified())
+                            || ip.is_unspecified() && bind.ip().is_loopback()
+                    }
+                    _ => false,
+                }
+            }
+            _ => false,
+        };
+        let section = KeyPath::root();
+        if let Some(index) = self.file.listeners.iter().position(|listener| is_at(&listener.bind)) {
+            let name = &self.file.listeners[index].name;
+            let message = format!("this is the listener `{name}` of this proxy");
+            let involved = self.written.original(&section.key("listeners").index(index).key("bind"));
+            let help = "a request that comes back to the route it was sent on by is answered with 508";
+            self.warn(at, message).help(help).involving(involved);
+        }
+        if self.file.admin.as_ref().is_some_and(|admin| is_at(&admin.bind)) {
+            let involved = self.written.original(&section.key("admin").key("bind"));
+            let message = "this is the admin listener: clients would come to it as if from this machine";
+            self.warn(at, message).help("name a server that is meant for clients").involving(involved);
         }
     }
 

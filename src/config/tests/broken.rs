@@ -189,7 +189,24 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
         ),
         (
             in_upstream("discover: { consul: {} }"),
-            &["4:25 upstreams.chat.discover.consul: `consul` is not `file`, `dns` or `etcd`"],
+            &["4:17 upstreams.chat.discover.consul: unknown key | known here: `file`, `dns`, `etcd`, `allow`"],
+        ),
+        (
+            in_upstream("discover: { allow: [10.0.0.0/8] }"),
+            &["4:5 upstreams.chat.discover: nobody is named who tells the endpoints | add `file:`, `dns:` or `etcd:`"],
+        ),
+        (
+            in_upstream("discover: { file: { path: a.yaml }, dns: { name: a, port: 1 }, allow: [] }"),
+            &[
+                "4:41 upstreams.chat.discover.dns: endpoints are told by one, and `file` is there already | keep one of both",
+                "4:75 upstreams.chat.discover.allow: no endpoint may be anywhere | name a network such as `10.0.0.0/8`, or remove it",
+            ],
+        ),
+        (
+            in_upstream("discover: { file: { path: a.yaml }, allow: [10.0.0.0/33] }"),
+            &[
+                "4:49 upstreams.chat.discover.allow[0]: `10.0.0.0/33` is neither a network such as `10.0.0.0/8` nor `unix`, nor `unix:` with the path of a directory",
+            ],
         ),
         (
             in_upstream("discover: { dns: { name: chat.internal } }"),
@@ -711,6 +728,19 @@ fn what_is_only_doubtful_is_a_warning() {
             in_route("match: { path: { prefix: /ws } }\nrewrite: { strip_prefix: /api }"),
             &[
                 "5:30 routes[0].rewrite.strip_prefix: no path that this route matches begins with this | compare it with routes[0].match.path",
+            ],
+        ),
+        (
+            // Not those that are elsewhere.
+            format!(
+                "{ROUTES}upstreams:\n  chat:\n    endpoints:\n      - ws://127.0.0.1:80\n      - ws://localhost\n      - ws://10.0.0.1:80\n      \
+                 - ws://127.0.0.1:81\n      - ws://[::1]:80\n      - ws://0.0.0.0:9902\nlisteners: [{{ name: all, bind: '0.0.0.0:80' }}]\n\
+                 admin: {{ bind: '127.0.0.1:9902' }}\n"
+            ),
+            &[
+                "5:9 upstreams.chat.endpoints[0]: this is the listener `all` of this proxy | a request that comes back to the route it was sent on by is answered with 508",
+                "6:9 upstreams.chat.endpoints[1]: this is the listener `all` of this proxy | a request that comes back to the route it was sent on by is answered with 508",
+                "10:9 upstreams.chat.endpoints[5]: this is the admin listener: clients would come to it as if from this machine | name a server that is meant for clients",
             ],
         ),
         (

@@ -89,7 +89,7 @@ upstreams:
     retry_budget: { ratio: 20%, min_per_second: 10 }
   filed:
     balance: { hash: { on: path, load_max: 125% } }
-    discover: { file: { path: a.yaml, scheme: ws, allow_empty: true } }
+    discover: { file: { path: a.yaml, scheme: ws, allow_empty: true }, allow: [10.0.0.0/8, \"unix:/run\"] }
     sticky: { cookie: srv, secrets_file: secrets.txt }
     health: { http: { path: /healthz, headers: { X-Api-Key: k }, status: 200, body: { matches: ok }, every: 5s } }
   named: { discover: { dns: { name: a.b, port: 1, scheme: ws, family: ipv4, server: \"127.0.0.1:53\", every: 10s } } }

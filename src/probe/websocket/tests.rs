@@ -92,6 +92,7 @@ async fn verdict<F: Future<Output = ()>>(probe: WebSocket, serve: impl FnOnce(Ac
         tls: None,
         tcp: TcpOptions::default(),
         sources: None,
+        reach: None,
     };
     let second = Duration::from_secs(1);
     let check = Check {

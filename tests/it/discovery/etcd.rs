@@ -17,7 +17,13 @@ fn server(server: &EtcdServer) -> Server {
     let address = server.address();
     Server {
         authority: address.to_string(),
-        connector: Connector { target: Target::Address(address), tls: None, tcp: TcpOptions::default(), sources: None },
+        connector: Connector {
+            target: Target::Address(address),
+            tls: None,
+            tcp: TcpOptions::default(),
+            sources: None,
+            reach: None,
+        },
     }
 }
 
