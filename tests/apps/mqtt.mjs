@@ -26,7 +26,8 @@ const proxy = await Proxy.start(process.argv[2], {
   // So that some Pings pass during the run, as they do in a minute of a real session.
   route: "    keepalive: { ping: 4s, pong: 3900ms }",
 });
-const SIZES = [1, 100, 126, 20_000, 32_768, 40_000, 65_500, 65_536, 300_000];
+// In all three forms of a length; not larger, as mosquitto takes large frames at some 40 kB a second, also with nothing between.
+const SIZES = [1, 100, 126, 20_000, 40_000, 70_000];
 
 /** paho-mqtt in a Python of its own. `path` is where its package lies, where it is not the installed one. */
 function paho(scheme, name, path) {
@@ -93,7 +94,7 @@ for (const scheme of ["ws", "wss"]) {
   await run(`MQTT over ${scheme}: a reload disturbs nobody`, async () => {
     const before = all.map(([, one]) => one.lost);
     await proxy.reload();
-    for (const [, one] of all) await works(one, [10, 70_000]);
+    for (const [, one] of all) await works(one, [10, 40_000]);
     check(all.every(([, one], at) => one.lost === before[at]), "somebody was disconnected");
   });
   await run(`MQTT over ${scheme}: clients come back to a broker that was lost`, async () => {

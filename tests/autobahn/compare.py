@@ -258,7 +258,7 @@ def main():
             stop(child)
     failures += more
     for stale in sorted(set(allowed()) - excused - also):
-        print(f"note    differences.txt allows {stale[0]} {stale[1]}, which was not seen")
+        print(f"note    differences.txt allows {stale[0]} {stale[1]}, which was not seen this time")
     for line in failures:
         print(f"FAILED  {line}")
     print(f"{seen_server + seen_client} cases compared, {len(failures)} failed, in {time.monotonic() - STARTED:.0f} s")
