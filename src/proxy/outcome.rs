@@ -244,6 +244,8 @@ pub fn closing(end: &End, upstream_lost: &Farewell) -> Closing {
         reason,
     };
     let away = Some(Code::GOING_AWAY);
+    // RFC 6455 §7.1.7: who broke a rule is told which, also where it is the server. A client, which may have done nothing, is told why it ends.
+    let to_server = |by: Side, code| if by == Side::Server { Some(code) } else { away };
     match end {
         //                                     client                                       server  who     label
         End::Closed { by: Side::Client, .. } => row(None, None, Client, "closed"),
@@ -265,14 +267,22 @@ pub fn closing(end: &End, upstream_lost: &Farewell) -> Closing {
         End::Panicked => {
             row(Some((Code::INTERNAL_ERROR, "internal error")), Some(Code::INTERNAL_ERROR), Proxy, "panic")
         }
-        End::FrameTooLarge(_) => row(Some((Code::MESSAGE_TOO_BIG, "frame too large")), away, Proxy, "frame_limit"),
-        End::MessageTooLarge(_) => {
-            row(Some((Code::MESSAGE_TOO_BIG, "message too large")), away, Proxy, "message_limit")
+        End::FrameTooLarge(by) => {
+            let code = Code::MESSAGE_TOO_BIG;
+            row(Some((code, "frame too large")), to_server(*by, code), Proxy, "frame_limit")
         }
-        End::Violation { label, .. } if label == "invalid_utf8" => {
-            row(Some((Code::INVALID_PAYLOAD, "invalid UTF-8")), away, Proxy, "invalid_utf8")
+        End::MessageTooLarge(by) => {
+            let code = Code::MESSAGE_TOO_BIG;
+            row(Some((code, "message too large")), to_server(*by, code), Proxy, "message_limit")
         }
-        End::Violation { .. } => row(Some((Code::PROTOCOL_ERROR, "protocol error")), away, Proxy, "protocol_error"),
+        End::Violation { by, label } if label == "invalid_utf8" => {
+            let code = Code::INVALID_PAYLOAD;
+            row(Some((code, "invalid UTF-8")), to_server(*by, code), Proxy, "invalid_utf8")
+        }
+        End::Violation { by, .. } => {
+            let code = Code::PROTOCOL_ERROR;
+            row(Some((code, "protocol error")), to_server(*by, code), Proxy, "protocol_error")
+        }
     }
 }
 
@@ -389,6 +399,25 @@ mod tests {
                 if let Farewell::Close(close) = farewell {
                     assert!(close.code.is_some_and(CloseCode::is_sendable), "{end:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn who_broke_a_rule_is_told_which_and_a_server_that_did_not_is_told_that_its_client_goes() {
+        type Broken = fn(Side) -> End;
+        let table: [(Broken, CloseCode); 4] = [
+            (End::FrameTooLarge, CloseCode::MESSAGE_TOO_BIG),
+            (End::MessageTooLarge, CloseCode::MESSAGE_TOO_BIG),
+            (|by| End::Violation { by, label: "reserved_bits".into() }, CloseCode::PROTOCOL_ERROR),
+            (|by| End::Violation { by, label: "invalid_utf8".into() }, CloseCode::INVALID_PAYLOAD),
+        ];
+        for (broken, code) in table {
+            for (by, server) in [(Side::Client, CloseCode::GOING_AWAY), (Side::Server, code)] {
+                let closing = closing(&broken(by), &Farewell::Cut);
+                let Farewell::Close(client) = closing.client else { panic!("no Close") };
+                assert_eq!(client.code, Some(code));
+                assert_eq!(closing.server, Farewell::Close(Close::new(server, "")));
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Frames that RFC 6455 forbids: 1002 for the client, 1001 for the server, nothing of them passed on.
+//! Frames that RFC 6455 forbids: 1002 for who sent it and for the client, 1001 for a server that did not, nothing of them
+//! passed on.
 
 use super::harness::{CLOSE, CONTINUATION, Frame, PING, PONG, Pair, TEXT};
 
@@ -96,7 +97,7 @@ async fn server_frames_are_refused(validate: &str) {
             client.expect(&Frame::text("a").unfinished()).await;
         }
         assert_eq!(client.expect_close().await, (Some(1002), "protocol error".into()), "{what}");
-        assert_eq!(server.expect_close().await.0, Some(1001), "{what}");
+        assert_eq!(server.expect_close().await.0, Some(1002), "{what}");
         client.put(&Frame::close(1002, "")).await;
         client.expect_end().await;
         drop(client);
@@ -114,6 +115,11 @@ async fn a_close_reason_that_is_no_utf8_is_1007() {
     pair.client.put(&Frame::new(CLOSE, *b"\x03\xe8\xff\xfe")).await;
     assert_eq!(pair.client.expect_close().await.0, Some(1007));
     pair.server.expect_closed_with(1001).await;
+
+    let (mut client, mut server) = pair.another().await;
+    server.put(&Frame::new(CLOSE, *b"\x03\xe8\xff\xfe")).await;
+    assert_eq!(client.expect_close().await.0, Some(1007));
+    assert_eq!(server.expect_close().await.0, Some(1007));
 }
 
 #[tokio::test]
