@@ -228,10 +228,11 @@ impl Scanner {
         Ok(Item::Data { header: length, ends: self.ended() })
     }
 
-    /// The short frames alike at the start of `bytes`, taken in one go: what floods of tiny frames are made of costs no more
-    /// than a look at two bytes for each. `None` where there is none, or one that [`Scanner::next`] has to judge.
+    /// The short frames alike at the start of `bytes`, `most` of them at most, taken in one go: what floods of tiny frames are
+    /// made of costs no more than a look at two bytes for each. `None` where there is none, or one that
+    /// [`Scanner::next`] has to judge.
     #[inline]
-    pub fn run(&mut self, rules: &Rules, bytes: &[u8]) -> Option<Run> {
+    pub fn run(&mut self, rules: &Rules, bytes: &[u8], most: usize) -> Option<Run> {
         let &[first, second, ..] = bytes else { return None };
         let payload = u64::from(second & 0x7F);
         let is_masked = second & 0x80 != 0;
@@ -246,25 +247,25 @@ impl Scanner {
         }
         let room = rules.message_bytes_max;
         let (opcode, most) = match (first, self.message) {
-            (0x81, None) if payload <= room => (Opcode::Text, u64::MAX),
-            (0x82, None) if payload <= room => (Opcode::Binary, u64::MAX),
-            (0x89, _) => (Opcode::Ping, u64::MAX),
-            (0x8A, _) => (Opcode::Pong, u64::MAX),
+            (0x81, None) if payload <= room => (Opcode::Text, most),
+            (0x82, None) if payload <= room => (Opcode::Binary, most),
+            (0x89, _) => (Opcode::Ping, most),
+            (0x8A, _) => (Opcode::Pong, most),
             (0x00, Some(_)) => {
                 let room = room.saturating_sub(self.message_bytes);
-                (Opcode::Continuation, room.checked_div(payload).unwrap_or(u64::MAX))
+                (Opcode::Continuation, room.checked_div(payload).map_or(most, |room| most.min(room as usize)))
             }
             _ => return None,
         };
-        let alike = bytes.chunks_exact(frame).take_while(|next| next[0] == first && next[1] == second);
-        let count = (alike.count() as u64).min(most);
+        let alike = bytes.chunks_exact(frame).take(most).take_while(|next| next[0] == first && next[1] == second);
+        let count = alike.count();
         if count == 0 {
             return None;
         }
         if opcode == Opcode::Continuation {
-            self.message_bytes = self.message_bytes.saturating_add(count * payload);
+            self.message_bytes = self.message_bytes.saturating_add(count as u64 * payload);
         }
-        Some(Run { opcode, payload, count: count as u32, bytes: count as usize * frame })
+        Some(Run { opcode, payload, count: count as u32, bytes: count * frame })
     }
 
     /// The message that ends here, if one does.
@@ -432,22 +433,22 @@ mod tests {
             let one = masked(first, length);
             // Two and a half, and then another.
             let bytes = [&one.repeat(2)[..], &masked(0x82, length + 1)].concat();
-            let run = Scanner::default().run(&client, &bytes).unwrap();
+            let run = Scanner::default().run(&client, &bytes, usize::MAX).unwrap();
             let expected = Run { opcode, payload: length.into(), count: 2, bytes: 2 * one.len() };
             assert_eq!(run, expected);
-            assert_eq!(Scanner::default().run(&client, &one[..one.len() - 1]), None);
-            assert_eq!(Scanner::default().run(&server, &one), None, "masked as the other side");
+            assert_eq!(Scanner::default().run(&client, &one[..one.len() - 1], 1), None);
+            assert_eq!(Scanner::default().run(&server, &one, 1), None, "masked as the other side");
         }
         for not_short in [&[0x82, 126, 0, 0][..], &[0x82, 127], &[0x82]] {
-            assert_eq!(Scanner::default().run(&server, not_short), None);
+            assert_eq!(Scanner::default().run(&server, not_short, 1), None);
         }
         // What is judged: reserved bits and opcodes, fragments outside a message, messages in pieces, Closes.
         for first in (0..=255).filter(|first| ![0x81, 0x82, 0x89, 0x8A].contains(first)) {
-            assert_eq!(Scanner::default().run(&server, &[first, 0]), None, "{first:#x}");
+            assert_eq!(Scanner::default().run(&server, &[first, 0], 1), None, "{first:#x}");
         }
         let small = Rules { frame_bytes_max: 3, message_bytes_max: 2, ..server };
-        assert_eq!(Scanner::default().run(&small, &[0x82, 3, 0, 0, 0]), None);
-        assert!(Scanner::default().run(&small, &[0x82, 2, 0, 0]).is_some());
+        assert_eq!(Scanner::default().run(&small, &[0x82, 3, 0, 0, 0], 1), None);
+        assert!(Scanner::default().run(&small, &[0x82, 2, 0, 0], 1).is_some());
     }
 
     #[test]
@@ -456,13 +457,13 @@ mod tests {
         let mut scanner = Scanner::default();
         scanner.next(&rules, &[0x01, 1]).unwrap();
         scanner.next(&rules, b"x").unwrap();
-        assert_eq!(scanner.run(&rules, &[0x81, 0]), None, "a message inside a message");
+        assert_eq!(scanner.run(&rules, &[0x81, 0], 1), None, "a message inside a message");
         let pieces = [0x00, 2, b'a', b'b'].repeat(100);
-        let run = scanner.run(&rules, &pieces).unwrap();
+        let run = scanner.run(&rules, &pieces, usize::MAX).unwrap();
         assert_eq!((run.count, run.bytes), (4, 16));
-        assert_eq!(scanner.run(&rules, &pieces), None);
+        assert_eq!(scanner.run(&rules, &pieces, usize::MAX), None);
         assert_eq!(scanner.next(&rules, &pieces), Err(Refusal::MessageTooLarge));
-        assert_eq!(scanner.run(&rules, &[0x00, 0].repeat(1000)).unwrap().count, 1000);
+        assert_eq!(scanner.run(&rules, &[0x00, 0].repeat(1000), usize::MAX).unwrap().count, 1000);
         let ends = Some(Message { opcode: Opcode::Text, bytes: 9 });
         assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { header: 2, ends }));
     }

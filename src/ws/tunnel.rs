@@ -258,10 +258,9 @@ impl Tunnel {
             if at > 0 && (rest.is_empty() || (scanner.at_boundary() && self.peer(to).wants_inject())) {
                 return taken(at);
             }
-            if !muted
-                && let Some(run) = self.peers[from as usize].scanner.run(&rules, rest)
-                // It may be the answer to a Ping of ours.
-                && (run.opcode != Opcode::Pong || run.payload != PING_BYTES as u64)
+            let most = if muted { 0 } else { self.alike_max(from, rest) };
+            if most > 0
+                && let Some(run) = self.peers[from as usize].scanner.run(&rules, rest, most)
             {
                 at += run.bytes;
                 self.run_passed(now, from, run, seen);
@@ -739,6 +738,26 @@ impl Tunnel {
             Opcode::Ping => self.peer_mut(from.other()).owes_pong = true,
             _ => self.peer_mut(from).owes_pong = false,
         }
+    }
+
+    /// How many of the frames at the start of `bytes` may be taken in one go if they are alike: a Pong that has the length of
+    /// ours is looked at, and left alone if it has our key.
+    #[inline]
+    fn alike_max(&self, from: Side, bytes: &[u8]) -> usize {
+        let &[0x8A, second, ..] = bytes else { return usize::MAX };
+        if usize::from(second & 0x7F) != PING_BYTES {
+            return usize::MAX;
+        }
+        let (mask, payload) = match second & 0x80 {
+            0 => (0, &bytes[2..]),
+            _ => match bytes[2..].split_first_chunk::<4>() {
+                Some((mask, payload)) => (u64::from(u32::from_be_bytes(*mask)), payload),
+                None => return 0,
+            },
+        };
+        let Some(key) = payload.first_chunk::<8>() else { return 0 };
+        let key = u64::from_be_bytes(*key) ^ (mask << 32 | mask);
+        usize::from(key != self.ping_keys[from as usize])
     }
 
     fn is_ours(&self, from: Side, payload: &[u8]) -> Option<u32> {

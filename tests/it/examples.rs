@@ -14,7 +14,7 @@ use wsluice::control::compile::{Surroundings, compile};
 use wsluice::net::listener::Address;
 
 use crate::api;
-use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, within};
+use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, RawServer, within};
 use crate::plain::{Site, at_home, get};
 
 fn examples() -> Vec<(PathBuf, String)> {
@@ -369,4 +369,39 @@ fn the_systemd_units_start_reload_and_stop_what_there_is() {
     assert!(seconds(one("Service", "TimeoutStopSec")) > drain);
     let binds: Vec<String> = main.listeners.iter().map(|listener| listener.bind.to_string()).collect();
     assert_eq!(values(&socket, "Socket", "ListenStream"), binds);
+}
+
+#[tokio::test]
+async fn the_example_for_clients_as_they_are_takes_them_as_they_are() {
+    let mut server = RawServer::start().await;
+    let mut text = example("real-clients.yaml").replace("0.0.0.0:8080", "127.0.0.1:0");
+    for port in ["9001", "9002", "5173"] {
+        let written = format!("ws://127.0.0.1:{port}");
+        assert!(text.contains(&written), "{written}");
+        text = text.replace(&written, server.url());
+    }
+    let proxy = Proxy::start(&text);
+    let open = async |server: &mut RawServer, path: &str, origin: Option<&str>| {
+        let mut handshake = Handshake::to(path);
+        if let Some(origin) = origin {
+            handshake = handshake.with("Origin", origin);
+        }
+        let mut client = proxy.client().await;
+        client.send(handshake.bytes()).await;
+        let mut upstream = server.accept().await;
+        upstream.switch(&[]).await;
+        assert_eq!(client.head().await.status(), 101, "{path} {origin:?}");
+        (client, upstream)
+    };
+    for origin in [None, Some("file://"), Some("https://device.example/ws")] {
+        let (mut client, mut upstream) = open(&mut server, "/devices", origin).await;
+        client.send(Frame::pong("as paho-mqtt does").plain()).await;
+        upstream.expect(&Frame::pong("as paho-mqtt does")).await;
+    }
+    let (mut client, upstream) = open(&mut server, "/chat", None).await;
+    drop(upstream);
+    assert_eq!(client.expect_closed_with(1012).await, "upstream lost");
+    let (mut client, upstream) = open(&mut server, "/", None).await;
+    drop(upstream);
+    client.expect_end().await;
 }

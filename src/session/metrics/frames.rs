@@ -1,7 +1,7 @@
 //! Frames on the data path: counted by each worker for itself, summed when Prometheus asks.
 //!
-//! A counter that two workers share costs each of them a cache miss a message. Here a count is one relaxed addition
-//! (2.5 ns) on a line that no other worker writes; the sum is made by a collector, once a scrape.
+//! A counter that two workers share costs each of them a cache miss a message. Here a count is an addition on a line that
+//! no other worker writes, without a lock; the sum is made by a collector, once a scrape.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -63,7 +63,7 @@ fn size_bucket(bytes: u64) -> usize {
     (log2.div_ceil(2).saturating_sub(SIZE_SMALLEST_LOG4) as usize).min(SIZES)
 }
 
-/// Frames relayed on one route: one relaxed addition a count, on a cache line that only this worker writes.
+/// Frames relayed on one route, counted on cache lines that only this worker writes: to be counted on workers only.
 #[derive(Debug)]
 pub struct RouteFrames {
     shards: Local<[Frames; 2]>,
@@ -88,25 +88,32 @@ impl RouteFrames {
     #[inline]
     pub fn message(&self, direction: Direction, data: Data, bytes: u64, count: u32) {
         let shard = &self.shards.get()[direction as usize];
-        shard.sizes[data as usize][size_bucket(bytes)].fetch_add(count.into(), Relaxed);
-        shard.payload.fetch_add(bytes * u64::from(count), Relaxed);
+        add(&shard.sizes[data as usize][size_bucket(bytes)], count.into());
+        add(&shard.payload, bytes * u64::from(count));
     }
 
     /// Counts so many control frames that were relayed.
     #[inline]
     pub fn control(&self, direction: Direction, control: Control, count: u32) {
-        self.shards.get()[direction as usize].control[control as usize].fetch_add(count.into(), Relaxed);
+        add(&self.shards.get()[direction as usize].control[control as usize], count.into());
     }
 
     /// Counts bytes relayed, headers included.
     #[inline]
     pub fn bytes(&self, direction: Direction, bytes: u64) {
-        self.shards.get()[direction as usize].bytes.fetch_add(bytes, Relaxed);
+        add(&self.shards.get()[direction as usize].bytes, bytes);
     }
 
     fn sum(&self, direction: Direction, of: impl Fn(&Frames) -> &AtomicU64) -> u64 {
         self.shards.iter().map(|shard| of(&shard[direction as usize]).load(Relaxed)).sum()
     }
+}
+
+/// Adds to a counter of this worker's own. Nobody else writes to it, so nothing is lost between the load and the store, and
+/// the processor need not lock anything, which costs more than all else that is done for a small frame.
+#[inline]
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 
 /// All routes' frames, as a collector that sums the shards when it is asked.

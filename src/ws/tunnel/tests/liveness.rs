@@ -95,3 +95,19 @@ fn after_a_stall_of_our_own_peers_are_asked_again() {
     driver.tick(at(3600 + PONG));
     assert!(matches!(driver.tunnel.end(), Some(End::Dead(_))));
 }
+
+#[test]
+fn our_pong_is_found_among_others_of_its_length() {
+    for from in Side::BOTH {
+        let mut driver = pinged();
+        driver.tick(at(PING));
+        let ours = driver.frames(from).pop().unwrap().1;
+        let other = frame(from, true, Opcode::Pong, b"twelve bytes");
+        let bytes = [&other.repeat(3)[..], &frame(from, true, Opcode::Pong, &ours), &other.repeat(2)].concat();
+        driver.out = Default::default();
+        driver.feed(at(PING + 1), from, &bytes);
+        assert_eq!(driver.log.round_trips, [(from, Duration::from_secs(1))]);
+        assert_eq!(driver.out[from.other() as usize], other.repeat(5), "all others go on");
+        assert_eq!(driver.log.controls.len(), 5);
+    }
+}
