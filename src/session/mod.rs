@@ -301,7 +301,7 @@ impl<C, S, H: Held> Drop for Session<C, S, H> {
         route.metrics.end(Ending::new(closing.initiator, code, closing.reason), now.since(opened));
         let Some(opening) = opening else { return };
         let detail = match tunnel.end() {
-            Some(End::Violation { by, label }) => Some(format!("{} sent {label}", by.as_str())),
+            Some(End::Violation { by, label }) => Some(format!("{} sent {label} (see `validate`)", by.as_str())),
             Some(End::FrameTooLarge(by) | End::MessageTooLarge(by)) => Some(format!("sent by the {}", by.as_str())),
             _ => None,
         };

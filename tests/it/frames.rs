@@ -76,7 +76,7 @@ async fn client_frames_are_refused(validate: &str) {
         client.expect_end().await;
         client.finish().await;
         let log = pair.proxy.log_lines(n + 1).await;
-        assert_eq!(log[n]["detail"], format!("client sent {label}"), "{what}");
+        assert_eq!(log[n]["detail"], format!("client sent {label} (see `validate`)"), "{what}");
         assert_eq!(log[n]["reason"], "protocol_error", "{what}");
     }
 }
@@ -104,7 +104,7 @@ async fn server_frames_are_refused(validate: &str) {
         server.finish().await;
         server.expect_end().await;
         let log = pair.proxy.log_lines(n + 1).await;
-        assert_eq!(log[n]["detail"], format!("server sent {label}"), "{what}");
+        assert_eq!(log[n]["detail"], format!("server sent {label} (see `validate`)"), "{what}");
         assert_eq!(log[n]["reason"], "protocol_error", "{what}");
     }
 }
