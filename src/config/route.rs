@@ -8,7 +8,7 @@ use super::on_change::OnChange;
 use super::upstream_lost::OnUpstreamLost;
 use super::value::{ByteSize, OrOff, Span};
 use crate::policy::origin::OriginPolicy;
-use crate::route::Match;
+use crate::route::{Match, Paths};
 
 /// One route: what it matches, where that goes, and under which rules.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -20,6 +20,12 @@ pub struct Route {
     /// Which requests it is for; all that is written must hold. Default: every request.
     #[serde(default, rename = "match")]
     pub matches: Match,
+
+    /// What `//`, `%2F` and `;` in a path are to the servers of this route, so that no spelling of a path goes past its route.
+    /// Where another reading of a path would have found another route, the server gets the path that was matched; else what
+    /// came. Default: what most servers read.
+    #[serde(default)]
+    pub paths: Paths,
 
     /// The name of the upstream, one of `upstreams`. Required.
     pub upstream: String,

@@ -302,7 +302,7 @@ pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compile
         // `config::check` has already complained about a name that is not there.
         let Some(CompiledUpstream { upstream, .. }) = upstreams.get(&written.upstream) else { continue };
         let route = compiler.route(file, written, upstream);
-        table.push((written.matches.clone(), Arc::clone(&route)));
+        table.push((written.matches.clone(), written.paths, Arc::clone(&route)));
         routes.insert(written.name.clone(), CompiledRoute { written: written.clone(), route });
     }
     let snapshot = Arc::new(Snapshot { table: Table::new(table) });

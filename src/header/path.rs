@@ -1,8 +1,9 @@
 //! One spelling for each path, so that all spellings of it match the same route; and which spelling goes to the server.
 //!
 //! This is RFC 3986 §6.2.2 (case of escapes, escapes that need not be, dot segments), and errors where a server behind us
-//! might go on to find a dot segment that we did not: `..%2f`, `..;x`, backslashes, a way out above the root. `//` stays
-//! as it is; servers differ on whether it is one slash, and it does not lead anywhere else.
+//! might go on to find a dot segment that we did not: `..%2f`, `..;x`, `..%20`, dots of other widths, backslashes, a way
+//! out above the root. `//`, `;x` and `%2F` stay as they are: servers differ on what they say, and `route::reading` sees
+//! to it that it makes no difference.
 
 use std::borrow::Cow;
 
@@ -29,9 +30,19 @@ pub enum PathError {
     /// `\` or `%5C`: a slash to some servers.
     #[error("the path contains a backslash")]
     Backslash,
-    /// `..%2f` or `..;x`: a dot segment to servers that decode, or drop parameters, before they look.
+    /// `..%2f`, `..;x`, `..%20` or `%EF%BC%8E.`: a dot segment to servers that decode, drop parameters or blanks, or fold
+    /// characters before they look.
     #[error("the path contains a disguised dot segment")]
     DisguisedDot,
+    /// `%C0%AF`: a character in more bytes than it needs, which RFC 3629 §3 forbids and some decoders take for `/`.
+    #[error("the path contains UTF-8 in more bytes than it needs")]
+    Overlong,
+    /// `%2F` where the route wants none.
+    #[error("the path contains an encoded slash, which this route refuses (`paths.encoded_slash`)")]
+    EncodedSlash,
+    /// One route's by one reading and another's by another, and no form of it that both read alike.
+    #[error("the path can be read as that of two routes: write it without `//`, `;` and `%2F` (`paths` of a route)")]
+    Ambiguous,
 }
 
 /// Brings a path (without its query) to normal form; borrowed if it was. `*`, the target of `OPTIONS *`, passes.
@@ -48,7 +59,12 @@ pub fn normalise(raw_path: &str) -> Result<Cow<'_, str>, PathError> {
         return Err(PathError::Relative);
     }
     let spelled = respell(raw_path)?;
-    if !spelled.split('/').any(|segment| segment.starts_with('.') || segment.contains("%2F")) {
+    let has_escapes = spelled.contains('%');
+    if has_escapes && has_overlong(&spelled) {
+        return Err(PathError::Overlong);
+    }
+    let may_be_dots = |segment: &str| segment.starts_with('.') || (has_escapes && hides_dots(segment));
+    if !spelled.split('/').any(may_be_dots) {
         return Ok(spelled);
     }
     match remove_dot_segments(&spelled)? {
@@ -137,10 +153,71 @@ fn remove_dot_segments(path: &str) -> Result<String, PathError> {
     Ok(format!("/{}", kept.join("/")))
 }
 
-/// Whether a segment has a dot segment in it for one who takes `%2F` for a slash, or cuts off `;parameters` (as Java
-/// servlet containers do).
+/// Whether a segment has a dot segment in it for one who takes `%2F` for a slash, cuts off `;parameters` (as Java servlet
+/// containers do) or what follows an encoded `?`, drops blanks and what cannot be seen (as Windows does at the end of a
+/// name), or folds characters to those of ASCII that look alike (NFKC, and the best fit of Windows).
 fn hides_dots(segment: &str) -> bool {
-    segment.split("%2F").any(|part| matches!(part.split(';').next(), Some("." | "..")))
+    if !segment.starts_with('.') && !segment.contains('%') {
+        return false;
+    }
+    let bytes = decoded(segment);
+    let text = String::from_utf8_lossy(&bytes);
+    let is_slash = |char: char| {
+        matches!(
+            char,
+            '/' | '\\' | '\u{ff0f}' | '\u{ff3c}' | '\u{fe68}' | '\u{2044}' | '\u{2215}' | '\u{2216}' | '\u{29f5}'
+        )
+    };
+    let ends_name =
+        |char: char| matches!(char, ';' | '?' | '#' | '\u{ff1b}' | '\u{fe54}' | '\u{ff1f}' | '\u{ff03}' | '\u{37e}');
+    text.split(is_slash).any(|part| {
+        let mut dots = 0;
+        for char in part.chars().take_while(|char| !ends_name(*char)) {
+            dots += match char {
+                '.' | '\u{ff0e}' | '\u{2024}' | '\u{fe52}' => 1,
+                '\u{2025}' => 2,
+                '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' => 0,
+                char if char.is_whitespace() || char.is_control() => 0,
+                _ => return false,
+            };
+        }
+        matches!(dots, 1 | 2)
+    })
+}
+
+/// The bytes that a segment with escapes in capitals says.
+fn decoded(segment: &str) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(segment.len()), segment.as_bytes());
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        match (byte, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                out.push(hex(*high) << 4 | hex(*low));
+                rest = tail;
+            }
+            (byte, _) => out.push(*byte),
+        }
+    }
+    out
+}
+
+/// Whether there is UTF-8 in more bytes than it needs (RFC 3629 §3): a lead of two bytes for what fits in one, or a second
+/// byte that says that the first had nothing to say.
+fn has_overlong(path: &str) -> bool {
+    let bytes = decoded(path);
+    let goes_on = |byte: Option<&u8>| byte.is_some_and(|byte| (0x80..=0xbf).contains(byte));
+    bytes.iter().enumerate().any(|(at, lead)| {
+        let second = bytes.get(at + 1);
+        let at_most = |last: u8| second.is_some_and(|byte| (0x80..=last).contains(byte)) && goes_on(bytes.get(at + 2));
+        match lead {
+            0xc0 | 0xc1 => goes_on(second),
+            0xe0 => at_most(0x9f),
+            0xf0 => at_most(0x8f),
+            0xf8 => at_most(0x87),
+            0xfc => at_most(0x83),
+            _ => false,
+        }
+    })
 }
 
 fn push_escape(out: &mut String, byte: u8) {
@@ -203,6 +280,13 @@ mod tests {
             ("/%252e%252e/x", "/%252e%252e/x"), // decoded once, not twice
             ("/a;v=1/b", "/a;v=1/b"),
             ("/group%2Fproject", "/group%2Fproject"),
+            ("/a%20b/c%20", "/a%20b/c%20"),
+            ("/%20", "/%20"),
+            ("/..a%20", "/..a%20"),
+            ("/v1.2%2Fx.y;z", "/v1.2%2Fx.y;z"),
+            ("/\u{2026}", "/%E2%80%A6"),
+            ("/%e0%a4%b9/%f0%9f%98%80/%c3%a9", "/%E0%A4%B9/%F0%9F%98%80/%C3%A9"),
+            ("/%e9t%e9/%c0", "/%E9t%E9/%C0"), // Latin-1
         ] {
             assert_eq!(normalise(raw).unwrap(), normal, "{raw}");
         }
@@ -268,6 +352,29 @@ mod tests {
             ("/ws/%2e%2e;a=b/admin", DisguisedDot),
             ("/ws/.;/admin", DisguisedDot),
             ("/ws/x%2F..;y", DisguisedDot),
+            ("/ws/..%20/admin", DisguisedDot),
+            ("/ws/%20../admin", DisguisedDot),
+            ("/ws/.%09./admin", DisguisedDot),
+            ("/ws/..%c2%a0/admin", DisguisedDot),
+            ("/ws/..%e2%80%8b/admin", DisguisedDot),
+            ("/ws/..%3b/admin", DisguisedDot),
+            ("/ws/..%3Bx=y/admin", DisguisedDot),
+            ("/ws/..%3f/admin", DisguisedDot),
+            ("/ws/..%23/admin", DisguisedDot),
+            ("/ws/\u{ff0e}\u{ff0e}/admin", DisguisedDot),
+            ("/ws/%ef%bc%8e%ef%bc%8e/admin", DisguisedDot),
+            ("/ws/.%ef%bc%8e/admin", DisguisedDot),
+            ("/ws/%ef%bc%8e/admin", DisguisedDot),
+            ("/ws/%e2%80%a5/admin", DisguisedDot),
+            ("/ws/..%ef%bc%8fadmin", DisguisedDot),
+            ("/ws/..\u{ff3c}admin", DisguisedDot),
+            ("/ws/%c0%ae%c0%ae/admin", Overlong),
+            ("/ws/..%c0%afadmin", Overlong),
+            ("/%c1%a1dmin", Overlong),
+            ("/a%e0%80%af", Overlong),
+            ("/a%f0%80%80%af", Overlong),
+            ("/a%f8%80%80%80%af", Overlong),
+            ("/a%c1%9cb", Overlong),
         ] {
             assert_eq!(normalise(raw).unwrap_err(), error, "{raw:?}");
         }

@@ -152,7 +152,8 @@ impl Proxy {
         let told = Told::by(&peer, &parts.headers, &self.trusted);
         log.about.set_client(client, downstream.peer);
         let head = Head { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
-        let route = Arc::clone(self.snapshot.table.find(&head).ok_or(Failure::NoRoute)?);
+        let found = self.snapshot.table.find(&head)?.ok_or(Failure::NoRoute)?;
+        let route = Arc::clone(found.route);
         log.route = Some(Arc::clone(&route));
         hops::judge(&parts.headers, &route.hop)?;
         // Plain requests of those who are still here are answered to the end.
@@ -160,7 +161,11 @@ impl Proxy {
         if is_ending || !route.room.is_open() || !route.upstream.gate.is_open() {
             return Err(Failure::Draining);
         }
-        let (path, sent) = route.rewrite.spellings(parts.uri.path(), &path);
+        let (path, sent) = match found.path {
+            // By itself: any other spelling may be another route's path.
+            Some(read) => (Some(route.rewrite.apply(&read).into_owned()), None),
+            None => route.rewrite.spellings(parts.uri.path(), &path),
+        };
         let arrival = Arrival { host, path, sent, peer, told, parts };
         if log.is_handshake {
             Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {

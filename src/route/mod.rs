@@ -1,8 +1,10 @@
 //! From the head of a request to its route: the patterns a user writes, and the table that is walked.
 
 pub mod pattern;
+pub mod reading;
 pub mod table;
 
 pub mod shadow;
 
-pub use table::{Head, Match, Table};
+pub use reading::Paths;
+pub use table::{Found, Head, Match, Table};

@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::pattern::{HostPattern, PathPattern, ValuePattern};
+use super::reading::Paths;
 use super::table::Match;
 
 /// How many look-ups and comparisons are made. Ten thousand routes take some hundred thousand.
@@ -27,16 +28,16 @@ pub struct Shadowed {
     pub looked_at: usize,
 }
 
-/// Looks at routes in their order.
-pub fn shadowed(routes: &[&Match]) -> Shadowed {
+/// Looks at routes in their order, each with how it reads paths.
+pub fn shadowed(routes: &[(&Match, Paths)]) -> Shadowed {
     let mut search = Search { steps: STEPS_MAX, ..Search::default() };
     let mut pairs = vec![];
-    for (index, asked) in routes.iter().enumerate() {
-        match search.cover(asked) {
+    for (index, (asked, paths)) in routes.iter().enumerate() {
+        match search.cover(asked, *paths) {
             Err(Spent) => return Shadowed { pairs, looked_at: index },
             // Whoever it would cover is covered by the same one.
             Ok(Some(earlier)) => pairs.push((index, earlier)),
-            Ok(None) => search.add(index, asked),
+            Ok(None) => search.add(index, asked, *paths),
         }
     }
     Shadowed { pairs, looked_at: routes.len() }
@@ -121,6 +122,7 @@ enum Field<'a> {
 struct Earlier<'a> {
     index: usize,
     asked: &'a Match,
+    paths: Paths,
     hosts: HashSet<HostKey>,
 }
 
@@ -149,7 +151,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    fn add(&mut self, index: usize, asked: &'a Match) {
+    fn add(&mut self, index: usize, asked: &'a Match, paths_read: Paths) {
         let hosts: HashSet<HostKey> = match asked.hosts.as_slice() {
             [] => [HostKey::Any].into(),
             hosts => hosts.iter().map(|host| self.host(host)).collect(),
@@ -187,7 +189,7 @@ impl<'a> Search<'a> {
                 hosts.iter().for_each(|host| self.link((*host, rest), number));
             }
         }
-        self.earlier.push(Earlier { index, asked, hosts });
+        self.earlier.push(Earlier { index, asked, paths: paths_read, hosts });
     }
 
     /// Puts an earlier route at the end of a list.
@@ -210,7 +212,7 @@ impl<'a> Search<'a> {
     }
 
     /// The first earlier route that covers this one.
-    fn cover(&mut self, asked: &'a Match) -> Result<Option<usize>, Spent> {
+    fn cover(&mut self, asked: &'a Match, paths_read: Paths) -> Result<Option<usize>, Spent> {
         let any = [HostPattern::Any];
         let hosts = if asked.hosts.is_empty() { &any[..] } else { &asked.hosts };
         // What covers one of its hosts must be there in whatever covers all.
@@ -249,7 +251,9 @@ impl<'a> Search<'a> {
             }
             let regexes = conditions_and_path(earlier.asked);
             steps = steps.checked_sub(regexes).ok_or(Spent)?;
-            if has_all && earlier.asked.covers_apart_from_hosts(asked) {
+            // Of one path, two that read it otherwise see two.
+            let reads_alike = earlier.asked.path.is_none() || earlier.paths == paths_read;
+            if has_all && reads_alike && earlier.asked.covers_apart_from_hosts(asked) {
                 break Some(earlier.index);
             }
         };

@@ -8,9 +8,11 @@ use http::header::SEC_WEBSOCKET_PROTOCOL;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::header::path::PathError;
 use crate::header::redact::decode;
 
 use super::pattern::{FieldName, HostPattern, PathPattern, Subprotocol, ValuePattern};
+use super::reading::{self, EncodedSlash, Paths, Reading, Readings};
 
 /// Which requests a route is for. All that is given must hold; what is left out is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -111,23 +113,66 @@ impl Match {
 /// which an index by host would have to reproduce.
 #[derive(Debug)]
 pub struct Table<T> {
-    routes: Vec<(Match, T)>,
+    routes: Vec<(Match, Paths, T)>,
+}
+
+/// The route of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found<'t, T> {
+    /// The route.
+    pub route: &'t T,
+    /// The path that its server may get, where another reading of what came is the path of another route. `None`: what
+    /// came may go on.
+    pub path: Option<String>,
 }
 
 impl<T> Table<T> {
-    /// A table of routes, the first of which wins.
-    pub fn new(routes: Vec<(Match, T)>) -> Table<T> {
+    /// A table of routes, each with how it reads paths; the first that matches wins.
+    pub fn new(routes: Vec<(Match, Paths, T)>) -> Table<T> {
         Table { routes }
     }
 
     /// The first route that matches.
-    pub fn find(&self, head: &Head<'_>) -> Option<&T> {
-        self.routes.iter().find(|(asked, _)| asked.matches(head)).map(|(_, route)| route)
+    ///
+    /// # Errors
+    /// When the path is not for a server: the route refuses it, or no form of it is the path of one route only.
+    pub fn find(&self, head: &Head<'_>) -> Result<Option<Found<'_, T>>, PathError> {
+        if reading::is_plain(head.path) {
+            let found = self.routes.iter().find(|(asked, ..)| asked.matches(head));
+            return Ok(found.map(|(.., route)| Found { route, path: None }));
+        }
+        let readings = Readings::of(head.path);
+        let Some(index) = self.index(head, &readings, Reading::MOST_BORDERS) else { return Ok(None) };
+        let (_, paths, route) = &self.routes[index];
+        if paths.encoded_slash == EncodedSlash::Refuse && head.path.contains("%2F") {
+            return Err(PathError::EncodedSlash);
+        }
+        if self.is_always(index, head, &readings) {
+            return Ok(Some(Found { route, path: None }));
+        }
+        let read = readings.get(Reading::MOST_BORDERS.within(*paths));
+        let head = Head { path: read, ..*head };
+        if !self.is_always(index, &head, &Readings::of(read)) {
+            return Err(PathError::Ambiguous);
+        }
+        Ok(Some(Found { route, path: Some(read.to_owned()) }))
+    }
+
+    /// The first route that matches by one reading.
+    fn index(&self, head: &Head<'_>, readings: &Readings, reading: Reading) -> Option<usize> {
+        self.routes
+            .iter()
+            .position(|(asked, paths, _)| asked.matches(&Head { path: readings.get(reading.within(*paths)), ..*head }))
+    }
+
+    /// Whether the first route is this one by all readings.
+    fn is_always(&self, index: usize, head: &Head<'_>, readings: &Readings) -> bool {
+        readings.distinct().into_iter().all(|reading| self.index(head, readings, reading) == Some(index))
     }
 
     /// All routes, in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.routes.iter().map(|(_, route)| route)
+        self.routes.iter().map(|(.., route)| route)
     }
 }
 
@@ -144,11 +189,11 @@ mod tests {
     }
 
     fn table(routes: &[&str]) -> Table<usize> {
-        Table::new(routes.iter().enumerate().map(|(index, yaml)| (asked(yaml), index)).collect())
+        Table::new(routes.iter().enumerate().map(|(index, yaml)| (asked(yaml), Paths::default(), index)).collect())
     }
 
     fn unreachable(table: &Table<usize>) -> Vec<(usize, usize)> {
-        let asked: Vec<&Match> = table.routes.iter().map(|(asked, _)| asked).collect();
+        let asked: Vec<(&Match, Paths)> = table.routes.iter().map(|(asked, paths, _)| (asked, *paths)).collect();
         shadowed(&asked).pairs
     }
 
@@ -234,11 +279,90 @@ mod tests {
     fn the_first_match_wins() {
         let table = table(&["{ hosts: [a], path: { prefix: /x } }", "{ hosts: [a] }", "{ hosts: ['*.b'] }"]);
         let headers = HeaderMap::new();
-        let find = |host, path| table.find(&Head { host, path, query: None, headers: &headers }).copied();
+        let find = |host, path| {
+            let found = table.find(&Head { host, path, query: None, headers: &headers }).unwrap();
+            found.map(|found| *found.route)
+        };
         assert_eq!(find("a", "/x/y"), Some(0));
         assert_eq!(find("a", "/y"), Some(1));
         assert_eq!(find("c.b", "/x"), Some(2));
         assert_eq!(find("b", "/x"), None);
+    }
+
+    /// Routes of a path and how it is read.
+    fn reading(routes: &[(&str, &str)]) -> Table<usize> {
+        let paths = |yaml: &str| serde_yaml::from_str::<Paths>(yaml).unwrap();
+        let routes = routes.iter().enumerate();
+        Table::new(routes.map(|(index, (yaml, read))| (asked(yaml), paths(read), index)).collect())
+    }
+
+    /// The route of a path, and what is sent.
+    fn taken(table: &Table<usize>, path: &str) -> Result<Option<(usize, String)>, PathError> {
+        let headers = HeaderMap::new();
+        let found = table.find(&Head { host: "h", path, query: None, headers: &headers })?;
+        Ok(found.map(|found| (*found.route, found.path.unwrap_or_else(|| path.to_owned()))))
+    }
+
+    #[test]
+    fn a_spelling_that_could_be_another_routes_is_taken_and_sent_as_what_was_matched() {
+        let strict_first = reading(&[("{ path: { prefix: /admin } }", "{}"), ("{}", "{}")]);
+        let open_first = reading(&[("{ path: { exact: /health } }", "{}"), ("{}", "{}")]);
+        for (table, path, index, sent) in [
+            (&strict_first, "/admin/ws", 0, "/admin/ws"),
+            (&strict_first, "/admin%2Fws", 0, "/admin/ws"),
+            (&strict_first, "//admin/ws", 0, "/admin/ws"),
+            (&strict_first, "/admin;x/ws;y", 0, "/admin/ws"),
+            (&strict_first, "/admin/a%2Fb;c//d", 0, "/admin/a%2Fb;c//d"),
+            (&strict_first, "/files/a%2Fb;c//d", 1, "/files/a%2Fb;c//d"),
+            // The other way round: what is let in without questions is not what a server might take for something else.
+            (&open_first, "//health", 0, "/health"),
+            (&open_first, "/health;x", 0, "/health"),
+            (&open_first, "/health%2F", 1, "/health%2F"),
+            (&open_first, "/health;%2Fx", 0, "/health"),
+        ] {
+            assert_eq!(taken(table, path), Ok(Some((index, sent.to_owned()))), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_route_may_take_borders_for_what_they_are_or_refuse_them() {
+        let table = reading(&[
+            ("{ path: { exact: '/git/a%2Fb' } }", "{ encoded_slash: keep }"),
+            ("{ path: { prefix: /api } }", "{ encoded_slash: refuse }"),
+            ("{ path: { exact: '/proxy/http://x' } }", "{ slashes: keep }"),
+            ("{ path: { exact: '/m;v=1' } }", "{ parameters: keep }"),
+            ("{ path: { prefix: /rest } }", "{}"),
+        ]);
+        for (path, index) in [
+            ("/git/a%2Fb", Some(0)),
+            ("/git/a/b", None),
+            ("/api/a", Some(1)),
+            ("/proxy/http://x", Some(2)),
+            ("/proxy/http:/x", None),
+            ("//proxy/http://x", None),
+            ("/m;v=1", Some(3)),
+            ("/m", None),
+            ("/m;v=2", None),
+            ("/rest/a%2Fb", Some(4)),
+        ] {
+            assert_eq!(taken(&table, path), Ok(index.map(|index| (index, path.to_owned()))), "{path}");
+        }
+        for path in ["/api%2Fa", "/api/a%2Fb", "//api/a%2Fb"] {
+            assert_eq!(taken(&table, path), Err(PathError::EncodedSlash), "{path}");
+        }
+        // One who keeps what would have to be merged cannot be sent another form.
+        let table = reading(&[
+            ("{ path: { exact: /a/b } }", "{}"),
+            ("{ path: { prefix: /a } }", "{ slashes: keep, encoded_slash: keep, parameters: keep }"),
+        ]);
+        assert_eq!(taken(&table, "/a/b%3Bx%2F;y"), Ok(Some((0, "/a/b".to_owned()))));
+        assert_eq!(taken(&table, "/a//c"), Ok(Some((1, "/a//c".to_owned()))));
+        let table = reading(&[
+            ("{ path: { exact: /a/b } }", "{ slashes: keep }"),
+            ("{ path: { regex: '//a/.*' } }", "{}"),
+            ("{}", "{}"),
+        ]);
+        assert_eq!(taken(&table, "//a/b"), Err(PathError::Ambiguous));
     }
 
     #[test]
@@ -319,18 +443,39 @@ mod tests {
             let table = table(&routes.iter().map(String::as_str).collect::<Vec<_>>());
             let shadowed: Vec<usize> = unreachable(&table).into_iter().map(|(index, _)| index).collect();
             // As one finds them who asks each about each.
-            let asked: Vec<&Match> = table.routes.iter().map(|(asked, _)| asked).collect();
+            let asked: Vec<&Match> = table.routes.iter().map(|(asked, ..)| asked).collect();
             let first = |index: usize| (0..index).find(|earlier| asked[*earlier].covers(asked[index]));
             let one_by_one: Vec<(usize, usize)> = (0..asked.len()).filter_map(|index| Some((index, first(index)?))).collect();
             prop_assert_eq!(unreachable(&table), one_by_one);
             let headers = HeaderMap::new();
             for host in ["a.b", "x.b", "b", "x.a.b", ""] {
-                for path in ["/", "/a", "/a/", "/a/b", "/ab", "*"] {
+                for path in ["/", "/a", "/a/", "/a/b", "/ab", "*", "//a", "/a;x", "/a%2Fb", "/a//b"] {
                     for query in [None, Some("v=1"), Some("v=x"), Some("v=x&v=1")] {
                         let found = table.find(&Head { host, path, query, headers: &headers });
-                        prop_assert!(found.is_none_or(|index| !shadowed.contains(index)));
+                        prop_assert!(found.unwrap().is_none_or(|found| !shadowed.contains(found.route)));
                     }
                 }
+            }
+        }
+
+        #[test]
+        fn whatever_a_server_reads_in_what_it_gets_is_a_path_of_the_route_that_was_judged(
+            routes in proptest::collection::vec(
+                (
+                    prop::sample::select(vec!["exact: /a", "prefix: /a", "exact: /a/b", "prefix: /a/b", "exact: /b", "regex: '/[^/]+'"]),
+                    prop::sample::select(vec!["{}", "{}", "{ slashes: keep }", "{ encoded_slash: keep }", "{ parameters: keep }"]),
+                ), 1..6,
+            ),
+            pieces in proptest::collection::vec(prop::sample::select(vec!["/", "%2F", ";", "%3B", "a", "b"]), 0..8),
+        ) {
+            let routes: Vec<_> = routes.into_iter().map(|(path, read)| (format!("{{ path: {{ {path} }} }}"), read)).collect();
+            let table = reading(&routes.iter().map(|(path, read)| (path.as_str(), *read)).collect::<Vec<_>>());
+            let path = format!("/{}", pieces.concat());
+            let Ok(Some((index, sent))) = taken(&table, &path) else { return Ok(()) };
+            let (headers, readings) = (HeaderMap::new(), Readings::of(&sent));
+            for reading in readings.distinct() {
+                let head = Head { host: "h", path: &sent, query: None, headers: &headers };
+                prop_assert_eq!(table.index(&head, &readings, reading), Some(index), "{} sent as {}", path, sent);
             }
         }
     }

@@ -175,3 +175,72 @@ async fn routes_count_apart() {
     // A session counts a moment after its 101.
     eventually("three sessions", || ((total("a", "one"), total("b", "two")) == (2.0, 1.0)).then_some(())).await;
 }
+
+#[tokio::test]
+async fn no_spelling_of_a_path_goes_past_its_route() {
+    let routes = r#"
+  - { name: admin, upstream: one, match: { path: { prefix: /admin } }, origins: { allow: ["https://admin.example"] } }
+  - { name: open, upstream: one, match: { path: { exact: /health } }, origins: { allow: ["*"] } }
+  - { name: api, upstream: one, match: { path: { prefix: /api } }, origins: { allow: ["*"] }, paths: { encoded_slash: refuse } }
+  - { name: git, upstream: one, match: { path: { regex: "/git/[^/]+" } }, origins: { allow: ["*"] }, paths: { encoded_slash: keep } }
+  - { name: files, upstream: one, match: { path: { prefix: /files } }, origins: { allow: ["*"] } }
+  - { name: rest, upstream: one, match: { path: { prefix: /rest } }, origins: { allow: ["*"] } }
+  - { name: others, upstream: one, origins: { allow: ["https://others.example"] } }
+"#;
+    let (proxy, mut servers) = start(routes, &["one"]).await;
+    let refused = [
+        "/admin/ws",
+        "/admin%2Fws",
+        "/%2fadmin/ws",
+        "//admin/ws",
+        "/.//admin/ws",
+        "/x/..//admin/ws",
+        "/admin//ws",
+        "/admin;x/ws",
+        "/;x/admin/ws",
+        "/admin;/",
+        "/admin%3bx/ws",
+        "/ad%6Din;x=%2f/ws",
+        "/%61dmin%2fws",
+        "//admin%2fws;x",
+        // An exact path has no other name that nobody asks about.
+        "/health/x",
+        "/xhealth",
+    ];
+    for target in refused {
+        let mut client = proxy.client().await;
+        let head = client.ask(&Handshake::to(target).with("Origin", "https://evil.example")).await;
+        assert_eq!(head.status(), 403, "{target}");
+        // A plain request has no origin to be judged by; it is the same route.
+        let mut client = proxy.client().await;
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: example.com\r\n\r\n")).await;
+        let mut upstream = servers[0].accept().await;
+        upstream.head().await;
+        upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 200, "{target}");
+    }
+    for target in ["/api/a%2Fb", "/api%2Fa", "//api/a%2fb"] {
+        let mut client = proxy.client().await;
+        let head = client.ask(&Handshake::to(target).with("Origin", "https://evil.example")).await;
+        assert_eq!(head.status(), 400, "{target}");
+        let body = client.body(&head).await;
+        let told = String::from_utf8_lossy(&body).into_owned();
+        assert!(told.contains("paths.encoded_slash"), "{told}");
+    }
+    for (target, seen) in [
+        ("//health", "/health"),
+        ("/health;jsessionid=1?x=;//%2F", "/health?x=;//%2F"),
+        ("/api;x//a", "/api/a"),
+        ("/git/group%2fproject", "/git/group%2fproject"),
+        ("/files/group%2fproject%2Fa", "/files/group%2fproject%2Fa"),
+        ("/files//a;v=1/", "/files//a;v=1/"),
+        ("/files/http://x/", "/files/http://x/"),
+        ("//files/group%2fproject", "/files/group/project"),
+    ] {
+        let mut client = proxy.client().await;
+        client.send(Handshake::to(target).with("Origin", "https://evil.example").bytes()).await;
+        let mut upstream = servers[0].accept().await;
+        assert_eq!(upstream.switch(&[]).await.target(), seen, "{target}");
+        assert_eq!(client.head().await.status(), 101, "{target}");
+    }
+}

@@ -177,9 +177,13 @@ async fn a_path_cannot_be_read_in_two_ways() {
         ("/public/..\\admin", 400),
         ("/public/%00/../admin", 400),
         ("/publicity", 404),
-        ("//public", 404),
         ("/Public", 404),
         ("/evil/../../public", 400),
+        ("/public/..%20/admin", 400),
+        ("/public/..%3b/admin", 400),
+        ("/public/%c0%ae%c0%ae/admin", 400),
+        ("/public/..%c0%afadmin", 400),
+        ("/public/%ef%bc%8e%ef%bc%8e/admin", 400),
     ] {
         let mut client = proxy.client().await;
         assert_eq!(client.ask(&Handshake::to(target)).await.status(), status, "{target}");
@@ -193,6 +197,11 @@ async fn a_path_cannot_be_read_in_two_ways() {
         ("/public/%7ea/%e2%82%ac", "/public/%7ea/%e2%82%ac"),
         ("/public/a%2fb", "/public/a%2fb"),
         ("/public/a;b=c", "/public/a;b=c"),
+        ("/public//a", "/public//a"),
+        // To a server that reads it as it stands this is no path of the route; so it gets one that is.
+        ("//public/%7ea", "/public/~a"),
+        ("/public;x/a?b=//;%2f", "/public/a?b=//;%2f"),
+        ("/public%2Fa", "/public/a"),
     ] {
         let mut client = proxy.client().await;
         client.send(Handshake::to(target).bytes()).await;

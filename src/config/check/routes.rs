@@ -45,6 +45,7 @@ impl Checker<'_, '_> {
         for (index, route) in routes.iter().enumerate() {
             let path = section.index(index);
             self.upstream_of(&path, route);
+            self.path_read(&path, route);
             self.rewrite(&path, route);
             self.origins(&path, route);
             self.edits(&path.key("headers").key("request"), &route.headers.request, Direction::Request);
@@ -62,9 +63,30 @@ impl Checker<'_, '_> {
         }
     }
 
+    /// A path that no request has as it is read here.
+    fn path_read(&mut self, route_path: &KeyPath, route: &Route) {
+        let path = route_path.key("match").key("path");
+        let (at, written) = match &route.matches.path {
+            Some(PathPattern::Exact(plain)) => (path.key("exact"), plain.as_str()),
+            Some(PathPattern::Prefix(plain)) => (path.key("prefix"), plain.as_str()),
+            Some(PathPattern::Regex(_)) | None => return,
+        };
+        let read = route.paths.read(written);
+        if read != written {
+            let shown = self.written.show(&at, &written);
+            let way_out = match &written {
+                path if path.contains("%2F") => "encoded_slash: keep",
+                path if path.contains("//") => "slashes: keep",
+                _ => "parameters: keep",
+            };
+            let message = format!("`{shown}` never matches, because `//`, `%2F` and `;` are read as borders first");
+            self.error(&at, message).help(format!("write `{read}`, or `paths: {{ {way_out} }}` in this route"));
+        }
+    }
+
     fn never_reached(&mut self, section: &KeyPath) {
         let routes = &self.file.routes;
-        let asked: Vec<_> = routes.iter().map(|route| &route.matches).collect();
+        let asked: Vec<_> = routes.iter().map(|route| (&route.matches, route.paths)).collect();
         let shadowed = shadowed(&asked);
         for (index, before) in shadowed.pairs {
             let before = self.written.original(&section.index(before));

@@ -465,6 +465,22 @@ fn values_that_contradict_each_other_are_told() {
             &["3:13 routes[1].name: `a` is already the name of routes[0] | give each its own name"],
         ),
         (
+            in_route("match: { path: { prefix: '/a;b' } }"),
+            &[
+                "4:30 routes[0].match.path.prefix: `/a;b` never matches, because `//`, `%2F` and `;` are read as borders first | write `/a`, or `paths: { parameters: keep }` in this route",
+            ],
+        ),
+        (
+            in_route("match: { path: { exact: '//a%2Fb' } }\npaths: { slashes: keep }"),
+            &[
+                "4:29 routes[0].match.path.exact: `//a%2Fb` never matches, because `//`, `%2F` and `;` are read as borders first | write `//a/b`, or `paths: { encoded_slash: keep }` in this route",
+            ],
+        ),
+        (
+            in_route("paths: { slashes: merged }"),
+            &["4:23 routes[0].paths.slashes: `merged` is not `merge` or `keep` | did you mean `merge`?"],
+        ),
+        (
             in_route("rewrite: { strip_prefix: ws }"),
             &["4:30 routes[0].rewrite.strip_prefix: `ws` does not start with `/` | write `/ws`"],
         ),

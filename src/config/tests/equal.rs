@@ -59,7 +59,7 @@ fn a_default_is_equal_to_the_same_written_out() {
 
 /// What may stand in place of `node`; that of the right kind for the key is kept.
 fn others(node: &Node) -> Vec<Node> {
-    const WORDS: [&str; 33] = [
+    const WORDS: [&str; 36] = [
         "3",
         "moved",
         "999ms",
@@ -93,6 +93,9 @@ fn others(node: &Node) -> Vec<Node> {
         "https://z.example.com",
         "ws://z:9",
         "/z",
+        "merge",
+        "border",
+        "ignore",
     ];
     match node {
         Node::Bool(value) => vec![Node::Bool(!value)],

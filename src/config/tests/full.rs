@@ -36,6 +36,7 @@ routes:
       subprotocols: [mqtt]
     upstream: chat
     origins: { allow: [same-origin, \"https://a.example.com\", { exact: x }], missing: deny, insecure: allow }
+    paths: { slashes: keep, encoded_slash: refuse, parameters: keep }
     rewrite: { strip_prefix: /ws, add_prefix: /v }
     headers:
       request: { set: { X-B: y, Authorization: Bearer z }, remove: [X-C] }

@@ -1,0 +1,294 @@
+//! What servers make of `//`, `;x` and `%2F` in a path, and how a route's rules hold whichever it is.
+//!
+//! `/admin%2Fws`, `//admin/ws` and `/admin;x/ws` are `/admin/ws` to some servers and something else to others. A route that
+//! is judged by one reading and served by another is a rule walked around, in either direction. So a route is chosen by the
+//! reading that finds most borders; and where another reading would have chosen another route, the server does not get what
+//! came, but the path that was matched, which can be read in one way only. Where all readings choose the same route,
+//! nothing depends on them, and the server gets what came: an id with `%2F` in it stays one.
+
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the path of a request is read when it is compared with `match.path`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Paths {
+    /// Several slashes in a row: `merge` takes them for one, `keep` for empty segments between them. Default: `merge`, as
+    /// nginx does, since most servers do.
+    pub slashes: Slashes,
+
+    /// `%2F`: `border` takes it for a slash, `refuse` answers 400, `keep` takes it for a character of a name. Default:
+    /// `border`, since servers that decode first do; an id with `%2F` below a `prefix` goes on as it came.
+    pub encoded_slash: EncodedSlash,
+
+    /// Parameters of a segment (`;jsessionid=1`): `ignore` compares without them, `keep` takes them for a part of the name.
+    /// Default: `ignore`, as Tomcat, Jetty and Spring do.
+    pub parameters: Parameters,
+}
+
+/// What several slashes in a row are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Slashes {
+    /// One.
+    #[default]
+    Merge,
+    /// As many as there are.
+    Keep,
+}
+
+/// What `%2F` is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EncodedSlash {
+    /// The border of a segment.
+    #[default]
+    Border,
+    /// An error.
+    Refuse,
+    /// A character of a segment.
+    Keep,
+}
+
+/// What `;x` at the end of a segment is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Parameters {
+    /// Nothing to the name.
+    #[default]
+    Ignore,
+    /// A part of the name.
+    Keep,
+}
+
+impl Paths {
+    /// What `path`, in normal form, is compared as; in normal form, too.
+    pub fn read(self, path: &str) -> Cow<'_, str> {
+        match is_plain(path) {
+            true => Cow::Borrowed(path),
+            false => Cow::Owned(Reading::MOST_BORDERS.within(self).of(path)),
+        }
+    }
+}
+
+/// Whether all readings of a path in normal form are the same.
+pub(super) fn is_plain(path: &str) -> bool {
+    let mut last = 0;
+    !path.bytes().any(|byte| {
+        let slashes = byte == b'/' && last == b'/';
+        last = byte;
+        slashes || byte == b';' || byte == b'%'
+    }) || !(path.contains("//") || path.contains(';') || path.contains("%2F") || path.contains("%3B"))
+}
+
+/// One way to read a path: a set of what is done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading(u8);
+
+const MERGE: u8 = 1;
+const DECODE: u8 = 2;
+const CUT: u8 = 4;
+/// At `%3B`, too.
+const CUT_ENCODED: u8 = 8;
+/// Before parameters are cut.
+const DECODE_FIRST: u8 = 16;
+const SETS: u8 = 32;
+
+impl Reading {
+    /// By which a route is chosen: parameters cut, `%2F` decoded, slashes merged, in that order.
+    pub(super) const MOST_BORDERS: Reading = Reading(MERGE | DECODE | CUT | CUT_ENCODED);
+
+    /// Every reading that some server has.
+    fn all() -> impl Iterator<Item = Reading> {
+        (0..SETS).map(Reading).filter(|reading| *reading == reading.tidy())
+    }
+
+    /// Without what means nothing by itself.
+    fn tidy(self) -> Reading {
+        let mut set = self.0;
+        if set & CUT == 0 {
+            set &= !CUT_ENCODED;
+        }
+        if set & (CUT | DECODE) != CUT | DECODE {
+            set &= !DECODE_FIRST;
+        }
+        Reading(set)
+    }
+
+    /// As far as a route's servers read so.
+    pub(super) fn within(self, paths: Paths) -> Reading {
+        let mut set = self.0;
+        if paths.slashes == Slashes::Keep {
+            set &= !MERGE;
+        }
+        if paths.encoded_slash == EncodedSlash::Keep {
+            set &= !DECODE;
+        }
+        if paths.parameters == Parameters::Keep {
+            set &= !CUT;
+        }
+        Reading(set).tidy()
+    }
+
+    fn has(self, what: u8) -> bool {
+        self.0 & what != 0
+    }
+
+    /// A path in normal form, read so.
+    fn of(self, path: &str) -> String {
+        let mut out = path.to_owned();
+        if self.has(DECODE_FIRST) {
+            out = out.replace("%2F", "/");
+        }
+        if self.has(CUT) {
+            let name = |segment| {
+                let end = |mark: &str| str::find(segment, mark);
+                let encoded = end("%3B").filter(|_| self.has(CUT_ENCODED));
+                &segment[..end(";").into_iter().chain(encoded).min().unwrap_or(segment.len())]
+            };
+            out = out.split('/').map(name).collect::<Vec<&str>>().join("/");
+        }
+        if self.has(DECODE) {
+            out = out.replace("%2F", "/");
+        }
+        if self.has(MERGE) {
+            let mut last = ' ';
+            out.retain(|char| std::mem::replace(&mut last, char) != '/' || char != '/');
+        }
+        out
+    }
+}
+
+/// A path in all its readings.
+#[derive(Debug)]
+pub(super) struct Readings {
+    forms: Vec<String>,
+}
+
+impl Readings {
+    /// Those of a path in normal form.
+    pub(super) fn of(path: &str) -> Readings {
+        Readings { forms: (0..SETS).map(|set| Reading(set).tidy().of(path)).collect() }
+    }
+
+    /// The path in one.
+    pub(super) fn get(&self, reading: Reading) -> &str {
+        &self.forms[usize::from(reading.0)]
+    }
+
+    /// Those that differ for somebody, the one with most borders first.
+    pub(super) fn distinct(&self) -> Vec<Reading> {
+        // For a route that keeps something, two may be the same that are not for another.
+        const KINDS: [Paths; 8] = kinds();
+        let mut seen: Vec<(Reading, [&str; 8])> = vec![];
+        for reading in std::iter::once(Reading::MOST_BORDERS).chain(Reading::all()) {
+            let forms = KINDS.map(|paths| self.get(reading.within(paths)));
+            if !seen.iter().any(|(_, others)| *others == forms) {
+                seen.push((reading, forms));
+            }
+        }
+        seen.into_iter().map(|(reading, _)| reading).collect()
+    }
+}
+
+/// Every way in which a route may read.
+const fn kinds() -> [Paths; 8] {
+    let mut kinds =
+        [Paths { slashes: Slashes::Merge, encoded_slash: EncodedSlash::Border, parameters: Parameters::Ignore }; 8];
+    let mut index = 0;
+    while index < 8 {
+        if index & 1 != 0 {
+            kinds[index].slashes = Slashes::Keep;
+        }
+        if index & 2 != 0 {
+            kinds[index].encoded_slash = EncodedSlash::Keep;
+        }
+        if index & 4 != 0 {
+            kinds[index].parameters = Parameters::Keep;
+        }
+        index += 1;
+    }
+    kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::header::path::normalise;
+    use proptest::prelude::*;
+
+    const KEEP_ALL: Paths =
+        Paths { slashes: Slashes::Keep, encoded_slash: EncodedSlash::Keep, parameters: Parameters::Keep };
+
+    #[test]
+    fn borders_are_found_in_every_spelling() {
+        for path in [
+            "/admin/ws",
+            "/admin%2Fws",
+            "//admin/ws",
+            "/admin//ws",
+            "/%2Fadmin/ws",
+            "/admin;x/ws",
+            "/admin;x=1;y/ws;z",
+            "/admin%3Bx/ws",
+            "/;x/admin/ws",
+            "/admin/;/ws",
+            "/admin;%2F/ws",
+            "///admin%2F%2Fws",
+        ] {
+            assert_eq!(Paths::default().read(path), "/admin/ws", "{path}");
+            assert_eq!(KEEP_ALL.read(path), path);
+        }
+        assert_eq!(Paths::default().read("/a/%2F"), "/a/");
+        assert_eq!(Paths::default().read("//"), "/");
+        assert_eq!(Paths::default().read("*"), "*");
+        let paths = Paths { encoded_slash: EncodedSlash::Keep, ..Paths::default() };
+        assert_eq!(paths.read("//a%2Fb;x/c"), "/a%2Fb/c");
+        let paths = Paths { parameters: Parameters::Keep, ..Paths::default() };
+        assert_eq!(paths.read("//a%2Fb;x/c"), "/a/b;x/c");
+        let paths = Paths { slashes: Slashes::Keep, ..Paths::default() };
+        assert_eq!(paths.read("//a%2Fb;x/c"), "//a/b/c");
+    }
+
+    #[test]
+    fn what_is_cut_depends_on_what_is_decoded_first() {
+        let readings = Readings::of("/a;%2Fb/c");
+        let forms: Vec<&str> = readings.distinct().into_iter().map(|reading| readings.get(reading)).collect();
+        assert_eq!(forms[0], "/a/c");
+        assert!(forms.contains(&"/a/b/c") && forms.contains(&"/a;%2Fb/c"), "{forms:?}");
+    }
+
+    #[test]
+    fn a_path_that_all_read_alike_has_one_reading() {
+        for path in ["/", "/a/b", "/a%20b", "/%E2%82%AC", "/a:b@c"] {
+            assert!(is_plain(path), "{path}");
+            assert!(matches!(Paths::default().read(path), Cow::Borrowed(_)));
+            assert_eq!(Readings::of(path).distinct(), [Reading::MOST_BORDERS]);
+        }
+        for path in ["//", "/a;", "/%2F", "/%3B"] {
+            assert!(!is_plain(path), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_read_with_most_borders_is_a_path_that_all_read_alike(
+            pieces in proptest::collection::vec(
+                prop::sample::select(vec!["/", "%2F", ";", "%3B", "a", ".", "%20", "..", "%2e"]), 0..12,
+            ),
+        ) {
+            let raw = format!("/{}", pieces.concat());
+            let Ok(normal) = normalise(&raw) else { return Ok(()) };
+            let read = Paths::default().read(&normal).into_owned();
+            prop_assert!(is_plain(&read), "{} -> {}", normal, read);
+            prop_assert!(normalise(&read).is_ok_and(|again| again == read));
+            // No server finds a dot segment in what another has read.
+            let readings = Readings::of(&normal);
+            for reading in readings.distinct() {
+                prop_assert!(!readings.get(reading).split('/').any(|segment| matches!(segment, "." | "..")), "{}", normal);
+            }
+        }
+    }
+}
