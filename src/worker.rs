@@ -43,8 +43,11 @@ impl<T> Local<T> {
     }
 
     /// The calling worker's value.
+    #[inline]
     pub fn get(&self) -> &T {
-        &self.values[index() % self.values.len()]
+        let index = index();
+        // A division would cost more than the rest.
+        self.values.get(index).unwrap_or_else(|| &self.values[index % self.values.len()])
     }
 
     /// The value of worker `index`, if there is such a worker.

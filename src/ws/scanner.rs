@@ -141,9 +141,10 @@ pub struct Message {
 /// Short frames alike that stand one behind the other, each of them whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// What each of them is: a whole message, a Ping, a Pong, or a fragment with more to come.
+    /// What each of them is: a Ping, a Pong, a whole message or the end of one, or (`Continuation`) a fragment with more to
+    /// come.
     pub opcode: Opcode,
-    /// Payload bytes of each.
+    /// Payload bytes of each; of a message all of them.
     pub payload: u64,
     /// How many, at least 1.
     pub count: u32,
@@ -246,7 +247,17 @@ impl Scanner {
             return None;
         }
         let room = rules.message_bytes_max;
+        let one = |opcode, payload| Some(Run { opcode, payload, count: 1, bytes: frame });
         let (opcode, most) = match (first, self.message) {
+            (0x01 | 0x02, None) if payload <= room => {
+                self.message = Opcode::from_bits(first);
+                self.message_bytes = payload;
+                return one(Opcode::Continuation, payload);
+            }
+            (0x80, Some(opcode)) if payload <= room.saturating_sub(self.message_bytes) => {
+                self.message = None;
+                return one(opcode, self.message_bytes + payload);
+            }
             (0x81, None) if payload <= room => (Opcode::Text, most),
             (0x82, None) if payload <= room => (Opcode::Binary, most),
             (0x89, _) => (Opcode::Ping, most),
@@ -443,12 +454,29 @@ mod tests {
             assert_eq!(Scanner::default().run(&server, not_short, 1), None);
         }
         // What is judged: reserved bits and opcodes, fragments outside a message, messages in pieces, Closes.
-        for first in (0..=255).filter(|first| ![0x81, 0x82, 0x89, 0x8A].contains(first)) {
+        for first in (0..=255).filter(|first| ![0x01, 0x02, 0x81, 0x82, 0x89, 0x8A].contains(first)) {
             assert_eq!(Scanner::default().run(&server, &[first, 0], 1), None, "{first:#x}");
         }
         let small = Rules { frame_bytes_max: 3, message_bytes_max: 2, ..server };
         assert_eq!(Scanner::default().run(&small, &[0x82, 3, 0, 0, 0], 1), None);
         assert!(Scanner::default().run(&small, &[0x82, 2, 0, 0], 1).is_some());
+    }
+
+    #[test]
+    fn a_message_in_short_pieces_is_a_run_at_each_end() {
+        let rules = Rules { message_bytes_max: 10, ..rules(Side::Server) };
+        let mut scanner = Scanner::default();
+        let piece = |opcode, payload, bytes| Some(Run { opcode, payload, count: 1, bytes });
+        assert_eq!(scanner.run(&rules, &[0x80, 0], 1), None, "the end of nothing");
+        assert_eq!(scanner.run(&rules, &[0x02, 3, 1, 2, 3], 9), piece(Opcode::Continuation, 3, 5));
+        assert!(scanner.in_message() && scanner.at_boundary());
+        assert_eq!(scanner.run(&rules, &[0x01, 0], 1), None, "a message inside a message");
+        assert_eq!(scanner.run(&rules, &[[0x80, 8].as_slice(), &[0; 8]].concat(), 1), None, "11 bytes in all");
+        assert_eq!(scanner.run(&rules, &[[0x80, 7].as_slice(), &[0; 7]].concat(), 1), piece(Opcode::Binary, 10, 9));
+        assert!(!scanner.in_message());
+        let large = [[0x01, 11].as_slice(), &[0; 11]].concat();
+        assert_eq!(scanner.run(&rules, &large, 1), None);
+        assert_eq!(scanner.next(&rules, &large), Err(Refusal::MessageTooLarge));
     }
 
     #[test]

@@ -236,6 +236,21 @@ impl Tunnel {
     }
 
     fn judge(&mut self, now: Moment, from: Side, bytes: &[u8], seen: &mut impl Observer) -> Step {
+        let mut passed = Passed::default();
+        let step = self.judge_each(now, from, bytes, &mut passed, seen);
+        passed.tell(from, seen);
+        step
+    }
+
+    #[inline]
+    fn judge_each(
+        &mut self,
+        now: Moment,
+        from: Side,
+        bytes: &[u8],
+        passed: &mut Passed,
+        seen: &mut impl Observer,
+    ) -> Step {
         let to = from.other();
         let mut rules = Rules {
             from,
@@ -263,7 +278,7 @@ impl Tunnel {
                 && let Some(run) = self.peers[from as usize].scanner.run(&rules, rest, most)
             {
                 at += run.bytes;
-                self.run_passed(now, from, run, seen);
+                self.run_passed(now, from, run, passed, seen);
                 continue;
             }
             let mut item = self.peers[from as usize].scanner.next(&rules, rest);
@@ -279,11 +294,11 @@ impl Tunnel {
             match item {
                 Ok(Item::Data { header, ends }) => {
                     at += header;
-                    self.data_passed(now, from, ends.filter(|_| !muted), seen);
+                    self.data_passed(now, from, ends.filter(|_| !muted), passed, seen);
                 }
                 Ok(Item::Payload { bytes, ends }) => {
                     at += bytes;
-                    self.data_passed(now, from, ends.filter(|_| !muted), seen);
+                    self.data_passed(now, from, ends.filter(|_| !muted), passed, seen);
                 }
                 Ok(Item::Incomplete) if at > 0 => return taken(at),
                 Ok(Item::Incomplete) => return Step::NeedMore,
@@ -323,7 +338,7 @@ impl Tunnel {
                         opcode => {
                             at += control.bytes;
                             if !muted {
-                                self.control_passed(from, opcode, 1, seen);
+                                self.control_passed(from, opcode, 1, passed);
                                 if !is_masked_well {
                                     return Step::Remask(control.bytes);
                                 }
@@ -712,31 +727,44 @@ impl Tunnel {
         self.timer_moved = true;
     }
 
-    fn data_passed(&mut self, now: Moment, from: Side, ends: Option<Message>, seen: &mut impl Observer) {
+    fn data_passed(
+        &mut self,
+        now: Moment,
+        from: Side,
+        ends: Option<Message>,
+        passed: &mut Passed,
+        seen: &mut impl Observer,
+    ) {
         self.data_at = now;
         if let Some(message) = ends {
-            seen.message(from, message, 1);
+            passed.message(from, message, 1, seen);
         }
     }
 
     #[inline]
-    fn run_passed(&mut self, now: Moment, from: Side, run: Run, seen: &mut impl Observer) {
+    fn run_passed(&mut self, now: Moment, from: Side, run: Run, passed: &mut Passed, seen: &mut impl Observer) {
         match run.opcode {
             Opcode::Text | Opcode::Binary => {
                 self.data_at = now;
-                seen.message(from, Message { opcode: run.opcode, bytes: run.payload }, run.count);
+                passed.message(from, Message { opcode: run.opcode, bytes: run.payload }, run.count, seen);
             }
             Opcode::Continuation => self.data_at = now,
-            control => self.control_passed(from, control, run.count, seen),
+            control => self.control_passed(from, control, run.count, passed),
         }
     }
 
     /// Pings or Pongs of this peer went on.
-    fn control_passed(&mut self, from: Side, opcode: Opcode, count: u32, seen: &mut impl Observer) {
-        seen.control(from, opcode, count);
+    #[inline]
+    fn control_passed(&mut self, from: Side, opcode: Opcode, count: u32, passed: &mut Passed) {
         match opcode {
-            Opcode::Ping => self.peer_mut(from.other()).owes_pong = true,
-            _ => self.peer_mut(from).owes_pong = false,
+            Opcode::Ping => {
+                passed.pings += count;
+                self.peer_mut(from.other()).owes_pong = true;
+            }
+            _ => {
+                passed.pongs += count;
+                self.peer_mut(from).owes_pong = false;
+            }
         }
     }
 
@@ -986,6 +1014,41 @@ impl Tunnel {
 
 /// A Ping of ours carries its key and its count.
 const PING_BYTES: usize = 12;
+
+/// What has passed in one go and has not been told: a flood of small frames is told in few words.
+#[derive(Default)]
+struct Passed {
+    /// The last messages, if they are alike.
+    messages: Option<(Message, u32)>,
+    pings: u32,
+    pongs: u32,
+}
+
+impl Passed {
+    #[inline]
+    fn message(&mut self, from: Side, message: Message, count: u32, seen: &mut impl Observer) {
+        match &mut self.messages {
+            Some((last, so_far)) if *last == message => *so_far += count,
+            other => {
+                if let Some((last, so_far)) = other.replace((message, count)) {
+                    seen.message(from, last, so_far);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn tell(self, from: Side, seen: &mut impl Observer) {
+        if let Some((message, count)) = self.messages {
+            seen.message(from, message, count);
+        }
+        for (opcode, count) in [(Opcode::Ping, self.pings), (Opcode::Pong, self.pongs)] {
+            if count > 0 {
+                seen.control(from, opcode, count);
+            }
+        }
+    }
+}
 
 fn ping_payload(key: u64, count: u32) -> [u8; PING_BYTES] {
     let mut payload = [0; PING_BYTES];
