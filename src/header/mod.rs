@@ -4,6 +4,7 @@
 //! a guess that differs from the upstream's is how requests are smuggled and checks are walked around.
 
 pub mod authority;
+pub mod coding;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod length;

@@ -27,7 +27,7 @@ use ipnet::IpNet;
 
 use crate::header::forwarded::Told;
 use crate::header::path::PathError;
-use crate::header::{Host, forwarded, path};
+use crate::header::{Host, coding, forwarded, path};
 use crate::route::Head;
 use crate::session::access_log::AccessLog;
 use crate::session::{About, Quoted, Sessions, Texts};
@@ -138,6 +138,7 @@ impl Proxy {
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(Failure::Method);
         }
+        coding::of_request(&parts.headers)?;
         let host = Host::from_request(&parts)?;
         let path = path::normalise(parts.uri.path())?;
         // RFC 9112 §3.2.4: a target for OPTIONS only.

@@ -8,6 +8,7 @@ use http::StatusCode;
 use super::Named;
 use super::hops::Loop;
 use crate::header::authority::HostError;
+use crate::header::coding::CodingError;
 use crate::header::path::PathError;
 use crate::policy::OriginDenial;
 use crate::session::Closing;
@@ -42,6 +43,9 @@ pub enum Failure {
     /// The path cannot be read in one way only.
     #[error("bad path: {0}")]
     Path(#[from] PathError),
+    /// The body is coded otherwise than we can undo, or nobody can tell how.
+    #[error("{0}")]
+    Coding(#[from] CodingError),
     /// No route matches.
     #[error("no route matches")]
     NoRoute,
@@ -114,6 +118,8 @@ impl Failure {
             Failure::HeadTooLarge => named(431, "head_too_large"),
             Failure::Host(_) => named(400, "host"),
             Failure::Path(_) => named(400, "path"),
+            Failure::Coding(CodingError::Unknown) => named(501, "transfer_encoding"),
+            Failure::Coding(CodingError::Malformed) => named(400, "transfer_encoding"),
             Failure::NoRoute => named(404, "no_route"),
             Failure::Loop(_) => named(508, "loop"),
             Failure::Origin(_) => named(403, "origin"),
@@ -140,13 +146,14 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 28] = [
+    pub const LABELS: [&'static str; 29] = [
         "method",
         "malformed",
         "target_too_long",
         "head_too_large",
         "host",
         "path",
+        "transfer_encoding",
         "no_route",
         "loop",
         "origin",
@@ -181,6 +188,7 @@ impl Failure {
             | Failure::TargetTooLong
             | Failure::Host(_)
             | Failure::Path(_)
+            | Failure::Coding(_)
             | Failure::NoRoute
             | Failure::NotWebSocket => self.to_string(),
             Failure::Origin(_) => "this origin is not allowed here".into(),
@@ -213,6 +221,7 @@ const fn named(status: u16, reason: &'static str) -> Named {
         414 => StatusCode::URI_TOO_LONG,
         426 => StatusCode::UPGRADE_REQUIRED,
         431 => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        501 => StatusCode::NOT_IMPLEMENTED,
         502 => StatusCode::BAD_GATEWAY,
         503 => StatusCode::SERVICE_UNAVAILABLE,
         504 => StatusCode::GATEWAY_TIMEOUT,

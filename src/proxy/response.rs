@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::body::{self, Body};
 use super::outcome::Failure;
 use super::snapshot::Route;
-use crate::header::{Host, hop_by_hop, length};
+use crate::header::{Host, coding, hop_by_hop, length};
 use crate::upstream::connect::ConnectError;
 use crate::ws::handshake::{Key, OfferError, accept_for};
 
@@ -59,8 +59,9 @@ pub fn failure(failure: &Failure) -> Response<Body> {
         | Failure::Draining => {
             headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u32(RETRY_SECONDS)));
         }
-        // What is left of the request, and whatever it left of us, goes with its connection.
-        Failure::Panic(_) => {
+        // What is left of the request, and whatever it left of us, goes with its connection. So does a body whose end others
+        // may see elsewhere.
+        Failure::Panic(_) | Failure::Coding(_) => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         _ => {}
@@ -90,7 +91,7 @@ pub fn redirect(host: &Host, port: u16, path: &str, query: Option<&str>) -> Resu
 /// `cookie`, if it is to have one.
 ///
 /// # Errors
-/// When it does not say how long it is in one way only.
+/// When it does not say how long it is in one way only, or is coded otherwise than `chunked`.
 pub fn from_upstream(
     response: Response<Incoming>,
     route: &Route,
@@ -98,6 +99,7 @@ pub fn from_upstream(
 ) -> Result<Response<Body>, Failure> {
     let mut response = response.map(BodyExt::boxed_unsync);
     let upgrades = upgrades(&response);
+    coding::of_response(response.headers()).map_err(|error| Failure::Upstream(error.to_string()))?;
     hop_by_hop::strip(response.headers_mut());
     if !upgrades.is_empty() {
         response.headers_mut().extend(upgrades.into_iter().map(|upgrade| (UPGRADE, upgrade)));

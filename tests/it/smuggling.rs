@@ -212,6 +212,70 @@ async fn a_path_cannot_be_read_in_two_ways() {
 }
 
 #[tokio::test]
+async fn a_body_is_chunked_or_not_and_nothing_of_how_it_is_coded_is_lost() {
+    let mut server = RawServer::start().await;
+    let proxy = Proxy::start(&yaml(&[server.url()], &[]));
+    for (lines, status) in [
+        (&["gzip, chunked"][..], 501),
+        (&["cow, chunked"], 501),
+        (&["identity, chunked"], 501),
+        (&["gzip", "chunked"], 501),
+        (&["chunked, gzip, chunked"], 501),
+        (&["chunked, chunked"], 400),
+        (&["chunked", "chunked"], 400),
+        (&[", chunked"], 400),
+        (&["\"x, chunked"], 400),
+        // RFC 9112 §6.3: without `chunked` at the end nobody can tell where the body ends, whatever the coding is.
+        (&["identity"], 400),
+        (&["gzip"], 400),
+        (&["chunked, identity"], 400),
+        (&["chunked", "gzip"], 400),
+        (&["chunked;x"], 400),
+        (&["\u{b}chunked"], 400),
+    ] {
+        let lines: String = lines.iter().map(|line| format!("Transfer-Encoding: {line}\r\n")).collect();
+        let mut client = proxy.client().await;
+        let request = format!("POST / HTTP/1.1\r\nHost: example.com\r\n{lines}\r\n3\r\nabc\r\n0\r\n\r\n");
+        client.send([request.as_bytes(), SECOND].concat()).await;
+        let head = client.head().await;
+        assert_eq!(head.status(), status, "{lines:?}");
+        client.body(&head).await;
+        assert!(client.read_to_end().await.is_empty(), "{lines:?}: a second answer");
+    }
+    assert_eq!(server.connections().await, 0);
+    let refused = [("listener", "plain"), ("route", ""), ("reason", "transfer_encoding")];
+    assert_eq!(proxy.metric("wsluice_rejections_total", &refused), 9.0);
+    for line in ["chunked", "Chunked", "chunked "] {
+        let mut client = proxy.client().await;
+        client
+            .send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {line}\r\n\r\n3\r\nabc\r\n0\r\n\r\n"))
+            .await;
+        let mut upstream = server.accept().await;
+        assert_eq!(upstream.head().await.all("transfer-encoding"), ["chunked"], "{line}");
+        upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 200, "{line}");
+    }
+    // An answer, likewise: but what was not done to a body need not be undone.
+    for (coding, body, status) in [
+        ("gzip, chunked", "3\r\nabc\r\n0\r\n\r\n", 502),
+        ("gzip", "abc", 502),
+        ("identity", "abc", 200),
+        ("identity, chunked", "3\r\nabc\r\n0\r\n\r\n", 200),
+    ] {
+        for request in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n".into(), Handshake::new().bytes()] {
+            let mut client = proxy.client().await;
+            client.send(request).await;
+            let mut upstream = server.accept().await;
+            upstream.head().await;
+            let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\nConnection: close\r\n\r\n{body}");
+            upstream.send(answer).await;
+            drop(upstream);
+            assert_eq!(client.head().await.status(), status, "{coding}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn line_ends_are_cr_lf_in_the_second_request_too() {
     for bad in [
         "GET / HTTP/1.1\nHost: example.com\r\n\r\n",
