@@ -100,9 +100,14 @@ impl<'a> Ending<'a> {
         Ending::new(connection, headers.contains_key(header::TRANSFER_ENCODING))
     }
 
+    /// Whether the field `name`, in lower case, ends at each hop, nominated or not.
+    pub fn always(name: &str) -> bool {
+        ALWAYS.contains(&name)
+    }
+
     /// Whether the field `name`, written in lower case, is one of them.
     pub fn has(&self, name: &str) -> bool {
-        ALWAYS.contains(&name)
+        Ending::always(name)
             || (self.two_lengths && name == "content-length")
             || (self.nominated.has(name) && !is_essential(name))
     }

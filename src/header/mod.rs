@@ -8,9 +8,11 @@ pub mod coding;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod length;
+pub mod lookalike;
 pub mod network;
 pub mod path;
 pub mod redact;
+pub mod trailers;
 pub mod visible;
 
 pub use authority::{Host, HostError};

@@ -23,7 +23,7 @@ use crate::balance::sticky::{self, Returned, Sticky};
 use crate::clock;
 use crate::header::forwarded::Told;
 use crate::header::hop_by_hop::{self, Ending};
-use crate::header::{Host, forwarded};
+use crate::header::{Host, forwarded, trailers};
 use crate::moment::Moment;
 use crate::policy::balance_key::{self, Keyed};
 use crate::session::About;
@@ -57,6 +57,7 @@ impl Arrival {
     pub fn upstream_headers(&mut self, route: &Route) -> HeaderMap {
         let mut headers = std::mem::take(&mut self.parts.headers);
         let host = self.host.to_string();
+        trailers::settle(&mut headers, |name| !route.request_edits.concerns(name));
         hop_by_hop::strip(&mut headers);
         forwarded::apply(&mut headers, &self.peer, &self.told, &host);
         if let Ok(host) = HeaderValue::try_from(host) {

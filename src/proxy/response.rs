@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::body::{self, Body};
 use super::outcome::Failure;
 use super::snapshot::Route;
-use crate::header::{Host, coding, hop_by_hop, length};
+use crate::header::{Host, coding, hop_by_hop, length, trailers};
 use crate::upstream::connect::ConnectError;
 use crate::ws::handshake::{Key, OfferError, accept_for};
 
@@ -100,6 +100,7 @@ pub fn from_upstream(
     let mut response = response.map(BodyExt::boxed_unsync);
     let upgrades = upgrades(&response);
     coding::of_response(response.headers()).map_err(|error| Failure::Upstream(error.to_string()))?;
+    trailers::settle(response.headers_mut(), |name| !route.response_edits.concerns(name));
     hop_by_hop::strip(response.headers_mut());
     if !upgrades.is_empty() {
         response.headers_mut().extend(upgrades.into_iter().map(|upgrade| (UPGRADE, upgrade)));

@@ -235,6 +235,60 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn trailers_carry_nothing_that_is_judged_or_written_in_a_head() {
+    const FORBIDDEN: [&str; 20] = [
+        "X-Forwarded-For",
+        "X_Forwarded_For",
+        "X-Forwarded-Proto",
+        "Forwarded",
+        "X-Real-IP",
+        "X_Real_IP",
+        "Cookie",
+        "Set-Cookie",
+        "Authorization",
+        "Host",
+        "Content-Length",
+        "Content-Type",
+        "Transfer-Encoding",
+        "Connection",
+        "CDN-Loop",
+        "Origin",
+        "X-Set",
+        "X_Set",
+        "X-Removed",
+        "X-Nominated",
+    ];
+    let edits = "{ set: { X-Set: ours }, remove: [x-removed] }";
+    let mut site = Site::start(&[&format!("headers: {{ request: {edits}, response: {edits} }}")]).await;
+    let announced = format!("Trailer: {}, Grpc-Status, X-Sum", FORBIDDEN.join(", "));
+    let fields: String = FORBIDDEN.iter().map(|name| format!("{name}: 203.0.113.7\r\n")).collect();
+    let fields = format!("3\r\nabc\r\n0\r\n{fields}Grpc-Status: 0\r\nX-Unsaid: 1\r\nX-Sum: 6\r\n\r\n");
+    let lines = [announced.as_str(), "Transfer-Encoding: chunked"];
+    let request =
+        head(&[&["POST / HTTP/1.1", "Host: a", "TE: trailers", "Connection: TE, X-Nominated"], &lines[..]].concat());
+    let (mut client, mut server, request) = site.ask(&(request + &fields)).await;
+    assert_eq!(request.all("trailer"), ["Grpc-Status, X-Sum"]);
+    let sorted = |(body, mut trailer): (Vec<u8>, Vec<String>)| {
+        assert_eq!(body, b"abc");
+        trailer.iter_mut().for_each(|line| line.make_ascii_lowercase());
+        trailer.sort();
+        trailer
+    };
+    assert_eq!(sorted(chunked(&mut server).await), ["grpc-status: 0", "x-sum: 6"]);
+    let answer = head(&[&["HTTP/1.1 200 OK", "Connection: X-Nominated"], &lines[..]].concat());
+    server.send(answer + &fields).await;
+    let answer = client.head().await;
+    assert_eq!((answer.get("trailer"), answer.get("x-set")), (Some("Grpc-Status, X-Sum"), Some("ours")));
+    assert_eq!(sorted(chunked(&mut client).await), ["grpc-status: 0", "x-sum: 6"]);
+    // Without any that may pass there is no trailer.
+    let mut site = Site::start(&[]).await;
+    let request = head(&["POST / HTTP/1.1", "Host: a", "Trailer: Cookie", "Transfer-Encoding: chunked"]);
+    let (_client, mut server, request) = site.ask(&(request + "1\r\na\r\n0\r\nCookie: a=b\r\n\r\n")).await;
+    assert_eq!(request.get("trailer"), None);
+    assert_eq!(chunked(&mut server).await, (b"a".to_vec(), vec![]));
+}
+
+#[tokio::test]
 async fn a_client_that_expects_100_is_told_to_go_on() {
     let mut site = Site::start(&[]).await;
     let request = head(&["POST / HTTP/1.1", "Host: a", "Content-Length: 4", "Expect: 100-continue"]);

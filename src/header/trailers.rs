@@ -1,0 +1,160 @@
+//! Which fields may come behind a body.
+//!
+//! A field that is judged, written or taken out in a head would be none of that in a trailer, and servers that put trailers
+//! among the fields of the head would believe it. So those that mean something before the body is read stay out, as RFC 9110
+//! §6.5.1 wants it; checksums, signatures and the status of gRPC pass.
+//!
+//! Only what the Trailer field announces is passed on at all, which hyper sees to. So a name that is taken out there is
+//! taken out of the trailer.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue, TRAILER};
+
+use super::hop_by_hop::Ending;
+use super::lookalike::folded;
+
+/// Fields that decide how a message is framed, routed, judged, stored or read.
+const HEAD_ONLY: [&str; 34] = [
+    // Framing, and what ends at this hop beside what always does.
+    "content-length",
+    "trailer",
+    // Routing, and who the client is.
+    "host",
+    "forwarded",
+    "x-real-ip",
+    "via",
+    "cdn-loop",
+    "origin",
+    "referer",
+    // Modifiers of requests.
+    "cache-control",
+    "expect",
+    "max-forwards",
+    "pragma",
+    "range",
+    "upgrade-insecure-requests",
+    "x-http-method-override",
+    "x-method-override",
+    "x-http-method",
+    // Authentication.
+    "authorization",
+    "authentication-info",
+    "www-authenticate",
+    "cookie",
+    "cookie2",
+    "set-cookie",
+    "set-cookie2",
+    // Control data of responses.
+    "age",
+    "date",
+    "expires",
+    "location",
+    "retry-after",
+    "vary",
+    "warning",
+    "alt-svc",
+    "strict-transport-security",
+];
+
+/// Kinds of such fields.
+const HEAD_ONLY_PREFIXES: [&str; 6] =
+    ["x-forwarded-", "sec-", "if-", "access-control-", "content-security-policy", "proxy-"];
+
+/// Of the fields of a body only these: they can be known at its end (RFC 9530, RFC 1864).
+const CONTENT_LAST: [&str; 2] = ["content-digest", "content-md5"];
+
+/// Whether a field may stand in a trailer, by its name in lower case.
+pub fn may_pass(name: &str) -> bool {
+    let name = folded(name);
+    let is_content = name.starts_with("content-") && !CONTENT_LAST.contains(&&*name);
+    !is_content
+        && !HEAD_ONLY.contains(&&*name)
+        && !HEAD_ONLY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        && !Ending::always(&name)
+}
+
+/// Takes out of a message's Trailer all that may not pass, that ends at this hop, or that is not `wanted`. Ask before
+/// [`super::hop_by_hop::strip`].
+pub fn settle(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> bool) {
+    if !headers.contains_key(TRAILER) {
+        return;
+    }
+    let ending = Ending::of(headers);
+    let items = headers.get_all(TRAILER).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let mut left: Vec<&[u8]> = vec![];
+    for item in items.map(<[u8]>::trim_ascii) {
+        // What is no name announces nothing.
+        let Ok(name) = HeaderName::from_bytes(item) else { continue };
+        let fold = HeaderName::from_bytes(folded(name.as_str()).as_bytes());
+        let is_wanted = wanted(&name) && fold.is_ok_and(|fold| wanted(&fold));
+        if may_pass(name.as_str()) && !ending.has(name.as_str()) && is_wanted {
+            left.push(item);
+        }
+    }
+    // Names joined by commas are a value.
+    let left = HeaderValue::from_bytes(&left.join(&b", "[..])).ok().filter(|left| !left.is_empty());
+    match left {
+        Some(left) => drop(headers.insert(TRAILER, left)),
+        None => drop(headers.remove(TRAILER)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_before_the_body_is_read_does_not_come_behind_it() {
+        for name in [
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x.forwarded.proto",
+            "forwarded",
+            "x-real-ip",
+            "x_real_ip",
+            "cookie",
+            "set-cookie",
+            "host",
+            "authorization",
+            "proxy-authorization",
+            "transfer-encoding",
+            "transfer_encoding",
+            "content-length",
+            "content-type",
+            "content-encoding",
+            "connection",
+            "te",
+            "trailer",
+            "upgrade",
+            "cache-control",
+            "if-none-match",
+            "range",
+            "expect",
+            "origin",
+            "sec-websocket-key",
+            "location",
+        ] {
+            assert!(!may_pass(name), "{name}");
+        }
+        for name in
+            ["grpc-status", "grpc-message", "x-sum", "etag", "digest", "content-digest", "server-timing", "x_sum"]
+        {
+            assert!(may_pass(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_stays_announced() {
+        let mut headers = HeaderMap::new();
+        for line in ["X-Sum, Cookie,, bad name", "x-set, x_set, X-Hop, x-sum, Grpc-Status"] {
+            headers.append(TRAILER, HeaderValue::from_static(line));
+        }
+        headers.insert("connection", HeaderValue::from_static("x-hop"));
+        settle(&mut headers, |name| name != "x-set");
+        let left: Vec<&[u8]> = headers.get_all(TRAILER).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(left, [b"X-Sum, x-sum, Grpc-Status"]);
+        headers.insert(TRAILER, HeaderValue::from_static("Cookie"));
+        settle(&mut headers, |_| true);
+        assert!(!headers.contains_key(TRAILER));
+    }
+}
