@@ -71,7 +71,7 @@ pub use on_change::OnChange;
 pub use process::{Drain, Log, LogFormat, LogLevel, Workers};
 pub use rebalance::{OnDown, Rebalance};
 pub use report::{ConfigErrors, Finding, Severity, Source, without};
-pub use route::{Headers, Http, Keepalive, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
+pub use route::{Headers, Http, Keepalive, Lookalikes, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
 pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
 pub use tcp::Tcp;
 pub use upstream::{Balance, ClientTls, Endpoint, Upstream, Verify};

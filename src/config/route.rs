@@ -117,6 +117,22 @@ pub struct Headers {
 
     /// On the way to the client, the answer to a handshake included. Default: none.
     pub response: HeaderEdits,
+
+    /// Fields of requests whose names differ from those of fields that the proxy writes or `request` sets or removes only in
+    /// what some servers (CGI, PHP, WSGI) take for the same: `Transfer_Encoding`, `Sec.WebSocket.Key`, `X_User` beside `X-User`.
+    /// `drop` or `keep`; look-alikes of `X-Forwarded-*` and `X-Real-IP` never pass. Default: `drop`.
+    pub lookalikes: Lookalikes,
+}
+
+/// What becomes of fields whose names some servers take for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Lookalikes {
+    /// They end here.
+    #[default]
+    Drop,
+    /// They go upstream.
+    Keep,
 }
 
 /// How long things may take.

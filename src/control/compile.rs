@@ -18,8 +18,8 @@ use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
     AdminToken, Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File,
-    Finding, Http, KeyPath, Loaded, Log, LogFormat, OnDown, OnUpstreamLost, ProxyProtocol, Scheme, ServerTls, Source,
-    Teller, TlsVersion, Validate, Verify, WhenAllDown,
+    Finding, Http, KeyPath, Loaded, Log, LogFormat, Lookalikes, OnDown, OnUpstreamLost, ProxyProtocol, Scheme,
+    ServerTls, Source, Teller, TlsVersion, Validate, Verify, WhenAllDown,
 };
 use crate::discovery::{Discovery, Outlet, etcd, file};
 use crate::drain::Drain;
@@ -783,6 +783,7 @@ impl Compiler<'_> {
                 add_prefix: written.rewrite.add_prefix.clone(),
             },
             request_edits: edits(&written.headers.request),
+            keeps_lookalikes: written.headers.lookalikes == Lookalikes::Keep,
             response_edits: edits(&written.headers.response),
             connect_timeout: written.timeouts.connect.duration(),
             handshake_timeout: written.timeouts.handshake.duration(),

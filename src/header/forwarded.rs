@@ -15,6 +15,7 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::authority::Host;
+use super::lookalike;
 use chain::{Chain, Client};
 
 pub use told::{Doubt, Told};
@@ -88,18 +89,18 @@ pub fn apply(headers: &mut HeaderMap, peer: &Peer, told: &Told, host: &str) {
 
 /// Whether a request's field `name`, in lower case, is left out of what the upstream gets: what [`fields`] writes anew,
 /// all the names that servers read a client's address by where the peer is not trusted, and from anyone the spellings
-/// with `_`, since CGI and its heirs read `X_Forwarded_For` as X-Forwarded-For.
+/// that some servers take for them, such as `X_Forwarded_For`.
 pub fn is_replaced(name: &str, trusted: bool) -> bool {
-    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let starts_with =
-        |ours: &str| name.len() >= ours.len() && name.bytes().zip(ours.bytes()).all(|(a, b)| dashed(a) == b);
     let is_ours = match name.as_bytes().first() {
         Some(b'f') => name == "forwarded",
-        Some(b'x') => starts_with("x-forwarded-") || (name.len() == "x-real-ip".len() && starts_with("x-real-ip")),
+        Some(b'x') => {
+            let name = lookalike::folded(name);
+            name.starts_with("x-forwarded-") || name == "x-real-ip"
+        }
         _ => false,
     };
     let written = matches!(name, "forwarded" | "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host");
-    is_ours && (!trusted || written || name.contains('_'))
+    is_ours && (!trusted || written || !lookalike::is_plain(name))
 }
 
 /// The longest address in text, an IPv6 one without any zeros.
@@ -355,6 +356,9 @@ mod tests {
             ("X-Forwarded-For", "1.1.1.1"),
             ("X_Forwarded_For", "1.1.1.1"),
             ("x-forwarded_for", "1.1.1.1"),
+            ("X.Forwarded.For", "1.1.1.1"),
+            ("X~Forwarded-Proto", "https"),
+            ("X.Real_IP", "1.1.1.1"),
             ("X-Forwarded-Proto", "https"),
             ("X-Forwarded-Host", "evil"),
             ("X-Forwarded-Port", "1"),
@@ -393,6 +397,8 @@ mod tests {
             ("x-forwarded-host", "public.example"),
             ("x-forwarded-port", "80"),
             ("x_forwarded_for", "6.6.6.6"),
+            ("x.forwarded.for", "6.6.6.6"),
+            ("x_real_ip", "6.6.6.6"),
         ];
         let expected = [
             "forwarded: for=203.0.113.9;host=public.example;proto=http, for=10.2.2.2, \

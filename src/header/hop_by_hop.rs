@@ -143,6 +143,7 @@ fn is_essential(name: &str) -> bool {
             | "cache-control"
             | "origin"
             | "forwarded"
+            | "x-real-ip"
             | "cdn-loop"
     ) || name.starts_with("x-forwarded-")
         || name.starts_with("sec-")
@@ -240,6 +241,8 @@ mod tests {
             "forwarded",
             "x-forwarded-for",
             "x-forwarded-proto",
+            "x-real-ip",
+            "cdn-loop",
             "sec-websocket-key",
             "sec-websocket-protocol",
         ];

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::hop_by_hop::Ending;
+
 /// What `name`, in lower case, is to such a server; borrowed if that is itself.
 pub fn folded(name: &str) -> Cow<'_, str> {
     match is_plain(name) {
@@ -18,6 +20,24 @@ pub fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
+/// Whether a field's name, in lower case, is not, but may be taken for, that of one that is the proxy's to write: of the
+/// forwarding fields, of those that frame a message or end at this hop, and of those of a handshake.
+pub fn is_of_ours(name: &str) -> bool {
+    if is_plain(name) {
+        return false;
+    }
+    let name = folded(name);
+    matches!(&*name, "content-length" | "x-real-ip" | "cdn-loop")
+        || ["x-forwarded-", "sec-"].iter().any(|ours| name.starts_with(ours))
+        || Ending::always(&name)
+}
+
+/// Whether a server may take one of two names, in lower case, for the other.
+pub fn are_alike(one: &str, other: &str) -> bool {
+    // A name is as long as what it is folded to.
+    one.len() == other.len() && one != other && folded(one) == folded(other)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,6 +48,15 @@ mod tests {
             assert_eq!(folded(name), "x-forwarded-for", "{name}");
             assert_eq!(is_plain(name), name == "x-forwarded-for");
         }
+        for name in
+            ["transfer_encoding", "content.length", "x_real_ip", "sec_websocket-key", "keep_alive", "proxy~connection"]
+        {
+            assert!(is_of_ours(name), "{name}");
+        }
+        for name in ["transfer-encoding", "x-real-ip", "x_request_id", "api_key", "grpc.timeout"] {
+            assert!(!is_of_ours(name), "{name}");
+        }
+        assert!(are_alike("x-user", "x_user") && !are_alike("x-user", "x-user") && !are_alike("x-user", "x_users"));
         assert!(matches!(folded("x-real-ip"), Cow::Borrowed(_)));
     }
 }

@@ -60,6 +60,10 @@ impl Arrival {
         trailers::settle(&mut headers, |name| !route.request_edits.concerns(name));
         hop_by_hop::strip(&mut headers);
         forwarded::apply(&mut headers, &self.peer, &self.told, &host);
+        let lookalikes: Vec<HeaderName> = headers.keys().filter(|name| route.is_lookalike(name)).cloned().collect();
+        for name in lookalikes {
+            headers.remove(name);
+        }
         if let Ok(host) = HeaderValue::try_from(host) {
             headers.insert(HOST, host);
         }
@@ -83,7 +87,8 @@ impl Arrival {
         let cookie = route.upstream.entry.sticky.as_ref().map(Sticky::name);
         for (name, value) in headers {
             let text = name.as_str();
-            if ending.has(text) || forwarded::is_replaced(text, self.peer.trusted) || edited(name) {
+            let is_replaced = forwarded::is_replaced(text, self.peer.trusted) || edited(name);
+            if ending.has(text) || is_replaced || route.is_lookalike(name) {
                 continue;
             }
             match cookie.filter(|_| *name == COOKIE).and_then(|cookie| sticky::without(value.as_bytes(), cookie)) {

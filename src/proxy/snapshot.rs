@@ -10,7 +10,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::metrics::RouteMetrics;
 use super::room::Room;
-use crate::header::path;
+use crate::header::{lookalike, path};
 use crate::policy::OriginPolicy;
 use crate::route::Table;
 use crate::session::RouteSessions;
@@ -41,6 +41,8 @@ pub struct Route {
     pub rewrite: Rewrite,
     /// Changes to requests.
     pub request_edits: HeaderEdits,
+    /// Fields pass whose names some servers take for those of fields that are set here.
+    pub keeps_lookalikes: bool,
     /// Changes to responses.
     pub response_edits: HeaderEdits,
     /// For one connection to an endpoint.
@@ -59,6 +61,16 @@ pub struct Route {
     pub http: bool,
     /// Handles by listener.
     pub listeners: Vec<ListenerHandles>,
+}
+
+impl Route {
+    /// Whether a field of a request is left out since a server may take it for one that the proxy or this route answers for.
+    pub fn is_lookalike(&self, name: &HeaderName) -> bool {
+        let name = name.as_str();
+        !self.keeps_lookalikes
+            && (lookalike::is_of_ours(name)
+                || self.request_edits.names().any(|ours| lookalike::are_alike(ours.as_str(), name)))
+    }
 }
 
 /// What requests and sessions of a route count on, by listener.
@@ -121,6 +133,11 @@ pub struct HeaderEdits {
 }
 
 impl HeaderEdits {
+    /// The fields that are removed or set.
+    fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.remove.iter().chain(self.set.iter().map(|(name, _)| name))
+    }
+
     /// Whether the field `name` is removed or set.
     pub fn concerns(&self, name: &HeaderName) -> bool {
         self.remove.contains(name) || self.set.iter().any(|(set, _)| set == name)

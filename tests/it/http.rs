@@ -289,6 +289,74 @@ async fn trailers_carry_nothing_that_is_judged_or_written_in_a_head() {
 }
 
 #[tokio::test]
+async fn no_field_that_a_server_takes_for_one_of_ours_passes_and_connection_takes_none_out() {
+    let edits = "request: { set: { X-User: ours, X_Role: ours }, remove: [X-Secret] }";
+    let names = |list: &[&'static str]| list.to_vec();
+    let client_names = names(&["X_Forwarded_For", "X.Forwarded.Proto", "X_Real_IP", "x-real.ip"]);
+    let ours = names(&[
+        "Transfer_Encoding",
+        "Content_Length",
+        "Content.Length",
+        "Proxy_Authorization",
+        "Sec_WebSocket_Key",
+        "Keep~Alive",
+        "X_User",
+        "X.User",
+        "X-Role",
+        "X_Secret",
+    ]);
+    let others = names(&["api_key", "X_Request_ID", "grpc.timeout", "X_Users"]);
+    let lines: Vec<String> =
+        [&client_names, &ours, &others].into_iter().flatten().map(|name| format!("{name}: evil")).collect();
+    for lookalikes in ["drop", "keep"] {
+        let mut site = Site::start(&[&format!("headers: {{ {edits}, lookalikes: {lookalikes} }}")]).await;
+        let fields = format!("{}\r\n", lines.join("\r\n"));
+        let plain = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let handshake = Handshake::new().bytes();
+        let handshake = [&handshake[..handshake.len() - 2], fields.as_bytes(), b"\r\n"].concat();
+        for request in [plain.into_bytes(), handshake] {
+            let mut client = site.proxy.client().await;
+            client.send(request).await;
+            let request = site.upstream.accept().await.head().await;
+            let has = |name: &str| request.all(name).contains(&"evil");
+            assert!(!client_names.iter().any(|name| has(name)), "{lookalikes}: {request:#?}");
+            for name in &ours {
+                assert_eq!(has(name), lookalikes == "keep", "{lookalikes} {name}: {request:#?}");
+            }
+            assert!(others.iter().all(|name| has(name)), "{lookalikes}: {request:#?}");
+            assert_eq!((request.get("x-user"), request.get("x_role")), (Some("ours"), Some("ours")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn connection_takes_out_nothing_that_says_who_the_client_is_or_that_a_route_sets() {
+    let yaml = |server: &str| {
+        format!(
+            "workers: 1\nlisteners:\n  - {{ name: plain, bind: \"127.0.0.1:0\", trusted_proxies: [127.0.0.0/8] }}\n\
+             routes:\n  - {{ name: all, upstream: all, headers: {{ request: {{ set: {{ X-User: ours }} }} }} }}\n\
+             upstreams:\n  all: {{ endpoints: [{server:?}] }}\n"
+        )
+    };
+    let mut server = RawServer::start().await;
+    let proxy = Proxy::start(&yaml(server.url()));
+    let fields = "X-Real-IP: 203.0.113.7\r\nX-Forwarded-For: 203.0.113.7\r\nX-Other: 1\r\n";
+    let nominated = "X-Real-IP, X-Forwarded-For, Forwarded, X-User, CDN-Loop, X-Other";
+    let plain = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {nominated}\r\n{fields}\r\n");
+    let handshake = Handshake::new().set("Connection", &format!("Upgrade, {nominated}")).bytes();
+    let handshake = [&handshake[..handshake.len() - 2], fields.as_bytes(), b"\r\n"].concat();
+    for request in [plain.into_bytes(), handshake] {
+        let mut client = proxy.client().await;
+        client.send(request).await;
+        let request = server.accept().await.head().await;
+        assert_eq!(request.get("x-real-ip"), Some("203.0.113.7"));
+        assert_eq!(request.get("x-forwarded-for"), Some("203.0.113.7, 127.0.0.1"));
+        assert_eq!((request.get("x-user"), request.get("x-other")), (Some("ours"), None));
+        assert!(request.get("forwarded").is_some() && request.get("cdn-loop").is_some());
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_expects_100_is_told_to_go_on() {
     let mut site = Site::start(&[]).await;
     let request = head(&["POST / HTTP/1.1", "Host: a", "Content-Length: 4", "Expect: 100-continue"]);

@@ -59,7 +59,7 @@ fn a_default_is_equal_to_the_same_written_out() {
 
 /// What may stand in place of `node`; that of the right kind for the key is kept.
 fn others(node: &Node) -> Vec<Node> {
-    const WORDS: [&str; 36] = [
+    const WORDS: [&str; 37] = [
         "3",
         "moved",
         "999ms",
@@ -96,6 +96,7 @@ fn others(node: &Node) -> Vec<Node> {
         "merge",
         "border",
         "ignore",
+        "drop",
     ];
     match node {
         Node::Bool(value) => vec![Node::Bool(!value)],

@@ -41,6 +41,7 @@ routes:
     headers:
       request: { set: { X-B: y, Authorization: Bearer z }, remove: [X-C] }
       response: { set: { X-D: y }, remove: [X-E] }
+      lookalikes: keep
     timeouts: { connect: 5s, handshake: 5s, response: 5s, idle: 5m, lifetime: 1h }
     keepalive: { ping: 30s, pong: 10s }
     limits: { message: 1MiB, frame: 1MiB, connections: 10 }
