@@ -10,6 +10,7 @@ use super::super::value::{OrOff, Span};
 use super::Checker;
 use crate::policy::{Insecure, OriginPattern};
 use crate::route::pattern::{PathPattern, PlainPath, ValuePattern, WholeRegex};
+use crate::route::reading::EncodedSlash;
 use crate::route::shadow::shadowed;
 
 /// Among how many upstreams the nearest is looked for.
@@ -69,7 +70,17 @@ impl Checker<'_, '_> {
         let (at, written) = match &route.matches.path {
             Some(PathPattern::Exact(plain)) => (path.key("exact"), plain.as_str()),
             Some(PathPattern::Prefix(plain)) => (path.key("prefix"), plain.as_str()),
-            Some(PathPattern::Regex(_)) | None => return,
+            Some(PathPattern::Regex(regex)) => {
+                if route.paths.encoded_slash != EncodedSlash::Keep
+                    && regex.source().to_ascii_uppercase().contains("%2F")
+                {
+                    let message = "`%2F` matches nothing here, because it is read as `/` first";
+                    let help = "write `/`, or `paths: { encoded_slash: keep }` in this route";
+                    self.warn(&path.key("regex"), message).help(help);
+                }
+                return;
+            }
+            None => return,
         };
         let read = route.paths.read(written);
         if read != written {

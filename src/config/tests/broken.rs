@@ -741,6 +741,12 @@ fn what_is_only_doubtful_is_a_warning() {
             ],
         ),
         (
+            in_route("match: { path: { regex: '/git/[^/]+%2f[^/]+' } }"),
+            &[
+                "4:29 routes[0].match.path.regex: `%2F` matches nothing here, because it is read as `/` first | write `/`, or `paths: { encoded_slash: keep }` in this route",
+            ],
+        ),
+        (
             in_route("match: { path: { prefix: /ws } }\nrewrite: { strip_prefix: /api }"),
             &[
                 "5:30 routes[0].rewrite.strip_prefix: no path that this route matches begins with this | compare it with routes[0].match.path",
