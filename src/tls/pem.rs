@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use rustls::pki_types::pem::Error;
+
 use crate::file_look::{self, BYTE_ORDER_MARK};
 
 /// What each old label is called now (RFC 7468 §5.1), as it stands in its lines.
@@ -71,6 +73,19 @@ pub(super) fn instead(text: &[u8], wanted: Wanted) -> &'static str {
             " that can be read: lines such as -----BEGIN CERTIFICATE----- or -----BEGIN PRIVATE KEY----- stand alone"
         }
         _ => ": a PEM file has lines such as -----BEGIN CERTIFICATE----- or -----BEGIN PRIVATE KEY-----",
+    }
+}
+
+/// What a parser says, without what it quotes.
+pub(super) const fn fault(error: &Error) -> &'static str {
+    match error {
+        Error::MissingSectionEnd { .. } => {
+            "a section has no line -----END …-----, or its lines stand on one: each line stands by itself"
+        }
+        Error::IllegalSectionStart { .. } => "a line -----BEGIN …----- does not stand alone",
+        Error::Base64Decode(_) => "what is between BEGIN and END is not Base64",
+        Error::SectionTooLarge => "a section is too large",
+        _ => "it cannot be read",
     }
 }
 
@@ -161,6 +176,38 @@ mod tests {
         }
         let cut = &cert[..cert.len() - 10];
         assert!(matches!(Identity::from_pem("x", cut.as_bytes(), key.as_bytes()), Err(TlsError::Pem { .. })));
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_in_an_error_however_it_is_spoilt() {
+        let (cert, key) = Ca::new().sign(&["a.example"], |_| {});
+        let line = key.lines().nth(1).unwrap();
+        for spoilt in [
+            key.replace('\n', " "),
+            key.replace('\n', ""),
+            key.replacen("-----\n", "-----", 1),
+            key.replace("-----END", "-----FIN"),
+            key.replace(line, &format!("{line}!")),
+            key.replace(line, &format!("-----{line}")),
+            key.replace("-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY"),
+        ] {
+            for error in [
+                Identity::from_pem("x", cert.as_bytes(), spoilt.as_bytes()).unwrap_err(),
+                Identity::from_pem("x", spoilt.as_bytes(), key.as_bytes()).unwrap_err(),
+            ] {
+                let mut texts = vec![error.to_string(), format!("{error:?}")];
+                let mut cause = std::error::Error::source(&error);
+                while let Some(error) = cause {
+                    texts.push(error.to_string());
+                    cause = error.source();
+                }
+                for text in texts {
+                    // As it stands, and as the numbers of its bytes.
+                    let numbers = line.bytes().take(3).map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
+                    assert!(!text.contains(&line[..8]) && !text.contains(&numbers), "{text}");
+                }
+            }
+        }
     }
 
     proptest! {

@@ -362,11 +362,11 @@ impl Tunnel {
     fn tolerated(&mut self, rules: &Rules, violation: Violation, bytes: &[u8]) -> Option<Result<Item, Refusal>> {
         let is_lenient = self.settings.validation == Validation::Lenient;
         let (header, _) = Header::parse(bytes).ok().flatten()?;
+        let may_be_ours = header.opcode == Opcode::Pong && header.payload == PING_BYTES as u64;
         let passes = match violation {
-            Violation::LengthNotMinimal => is_lenient,
+            Violation::LengthNotMinimal => is_lenient || may_be_ours,
             // Masking is there for what is between us and the peer; we mask anew. Payload of data is not ours to touch.
             Violation::UnmaskedFrame | Violation::MaskedFrame => {
-                let may_be_ours = header.opcode == Opcode::Pong && header.payload == PING_BYTES as u64;
                 header.opcode.is_control() && header.rsv == 0 && (is_lenient || may_be_ours)
             }
             _ => false,
@@ -462,8 +462,13 @@ impl Tunnel {
                     self.begin(now, end);
                 } else if self.lifetime_due().is_some_and(|at| at <= now) {
                     self.begin(now, End::Lifetime);
-                } else if self.idle_due().is_some_and(|at| at <= now) {
-                    self.begin(now, End::Idle);
+                } else if let Some(due) = self.idle_due().filter(|due| *due <= now) {
+                    // As with Pongs: data may wait in the sockets since before we stood still.
+                    if now.since(due) >= STALL {
+                        self.data_at = now;
+                    } else {
+                        self.begin(now, End::Idle);
+                    }
                 } else {
                     for side in Side::BOTH {
                         self.check_liveness(now, side);

@@ -99,6 +99,10 @@ impl Checker<'_, '_> {
     pub(super) fn file_name(&mut self, path: &KeyPath, name: &std::path::Path) {
         if name.as_os_str().is_empty() {
             self.error(path, "the name of a file is missing").help("write its path");
+        } else if name.as_os_str().as_encoded_bytes().windows(10).any(|part| part == b"-----BEGIN") {
+            // Not shown: it may be a key.
+            self.error(path, "PEM text stands here in the place of a file's name")
+                .help("put it into a file that only this process may read, and write that file's path");
         }
     }
 }

@@ -27,6 +27,10 @@ fn a_pong_that_we_provoked_ends_no_session_however_it_is_masked() {
     for validation in [Validation::Lenient, Validation::Strict] {
         for from in Side::BOTH {
             let (mut driver, payloads) = asked(validation);
+            let strict_length = long(from, Opcode::Pong, &payloads[from as usize]);
+            let mut other = driver.clone();
+            other.feed(at(31), from, &strict_length);
+            assert_eq!((other.tunnel.end(), other.out[from.other() as usize].len()), (None, 0), "nor by its length");
             let pong = foreign(from, Opcode::Pong, &payloads[from as usize]);
             for byte in pong {
                 driver.feed(at(33), from, &[byte]);

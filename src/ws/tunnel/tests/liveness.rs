@@ -97,6 +97,17 @@ fn after_a_stall_of_our_own_peers_are_asked_again() {
 }
 
 #[test]
+fn after_a_stall_of_our_own_nobody_is_idle_before_he_is_read() {
+    let mut driver = Driver::new(Settings { idle: Some(Duration::from_secs(60)), ..settings() });
+    driver.tunnel.handle_timeout(at(600));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(at(659));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(at(660));
+    assert_eq!(driver.tunnel.end(), Some(&End::Idle));
+}
+
+#[test]
 fn our_pong_is_found_among_others_of_its_length() {
     for from in Side::BOTH {
         let mut driver = pinged();
