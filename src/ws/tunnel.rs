@@ -1023,8 +1023,9 @@ const PING_BYTES: usize = 12;
 /// What has passed in one go and has not been told: a flood of small frames is told in few words.
 #[derive(Default)]
 struct Passed {
-    /// The last messages, if they are alike.
-    messages: Option<(Message, u32)>,
+    /// The last texts and the last binary messages, if they are alike.
+    texts: Option<(Message, u32)>,
+    binaries: Option<(Message, u32)>,
     pings: u32,
     pongs: u32,
 }
@@ -1032,7 +1033,8 @@ struct Passed {
 impl Passed {
     #[inline]
     fn message(&mut self, from: Side, message: Message, count: u32, seen: &mut impl Observer) {
-        match &mut self.messages {
+        let alike = if message.opcode == Opcode::Text { &mut self.texts } else { &mut self.binaries };
+        match alike {
             Some((last, so_far)) if *last == message => *so_far += count,
             other => {
                 if let Some((last, so_far)) = other.replace((message, count)) {
@@ -1044,7 +1046,7 @@ impl Passed {
 
     #[inline]
     fn tell(self, from: Side, seen: &mut impl Observer) {
-        if let Some((message, count)) = self.messages {
+        for (message, count) in [self.texts, self.binaries].into_iter().flatten() {
             seen.message(from, message, count);
         }
         for (opcode, count) in [(Opcode::Ping, self.pings), (Opcode::Pong, self.pongs)] {
