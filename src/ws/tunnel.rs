@@ -6,8 +6,8 @@
 //!
 //! * The result does not depend on how the bytes were cut into slices.
 //! * What leaves is what came, less swallowed control frames, plus injected ones, and wrongly masked control frames as they
-//!   should be; a header leaves only when it is whole
-//!   and judged, a control frame only when it is whole, so at most `FOREIGN_CONTROL_BYTES_MAX` bytes are ever held back.
+//!   should be; a header leaves only when it is whole and judged, a control frame only when it is whole, so at most
+//!   `FOREIGN_CONTROL_BYTES_MAX` bytes are ever held back.
 //! * A frame is injected only between two frames, and nothing is sent to a peer after a Close.
 //! * `End` says why a session ends and is told once; which codes the peers get is the driver's to say, by `close`.
 //! * Given time it finishes: each wait of the closing handshake has a deadline, and so has a stop that waits for a pause.
