@@ -199,6 +199,8 @@ pub struct EndpointStatus {
     pub weight: u16,
     /// Sessions on it, those being opened and those of predecessors included.
     pub sessions: u32,
+    /// Plain HTTP requests under way on it.
+    pub requests: u32,
     /// What its health check says: `up`, `down`, or `unknown`.
     pub health: &'static str,
     /// Whether it is left out for failing live traffic.

@@ -223,7 +223,8 @@ fn upstream_status(upstream: &Upstream) -> UpstreamStatus {
     let endpoints = upstream.endpoints().into_iter().map(|endpoint| EndpointStatus {
         name: endpoint.name.to_string(),
         weight: endpoint.written.weight,
-        sessions: endpoint.live.load(),
+        sessions: endpoint.live.sessions(),
+        requests: endpoint.live.requests(),
         health: match endpoint.live.health() {
             Health::Unknown => "unknown",
             Health::Up => "up",

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::address::Bind;
 use super::tcp::Tcp;
-use super::value::{BadValue, ByteSize, Span};
+use super::value::{BadValue, ByteSize, OrOff, Span};
 use crate::header::network;
 
 /// One address that clients connect to.
@@ -30,7 +30,7 @@ pub struct Listener {
     #[serde(default)]
     pub proxy_protocol: ProxyProtocol,
 
-    /// How long a connection may take for what comes before a request.
+    /// How long a connection may take for what comes before a session.
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
 
@@ -131,7 +131,7 @@ pub enum ProxyProtocol {
     Require,
 }
 
-/// How long a connection may take for what comes before a request.
+/// How long a connection may take for what comes before a session.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTimeouts {
@@ -147,6 +147,10 @@ pub struct ListenerTimeouts {
     /// For the next request on a connection that has answered one. Default: 60s, as browsers and nginx (75s) are used
     /// to; such a connection costs 18 KB.
     pub keep_alive: Span,
+
+    /// For a client that takes nothing of an answer to plain HTTP. Default: 60s, as nginx's `send_timeout`: who does not read
+    /// holds its own connection and one to the server.
+    pub send: OrOff<Span>,
 }
 
 /// How much a connection may ask for.
@@ -200,7 +204,12 @@ impl Listener {
 
 impl Default for ListenerTimeouts {
     fn default() -> ListenerTimeouts {
-        ListenerTimeouts { tls: Span::from_secs(10), headers: Span::from_secs(10), keep_alive: Span::from_secs(60) }
+        ListenerTimeouts {
+            tls: Span::from_secs(10),
+            headers: Span::from_secs(10),
+            keep_alive: Span::from_secs(60),
+            send: OrOff::Set(Span::from_secs(60)),
+        }
     }
 }
 

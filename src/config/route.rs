@@ -150,6 +150,15 @@ pub struct RouteTimeouts {
     /// polling needs most of it.
     pub response: Span,
 
+    /// How long the bodies of a plain HTTP request and of its answer may stand still: the client sends nothing (408), or the
+    /// server takes or sends nothing. Default: 60s, as nginx's `client_body_timeout` and `proxy_read_timeout`: whoever stops
+    /// in the middle of a body holds two connections.
+    pub body: OrOff<Span>,
+
+    /// The same for a server that sends nothing of a `text/event-stream`. Default: `off`, since events come when they come;
+    /// `tcp.keepalive` notices a dead server.
+    pub event_stream: OrOff<Span>,
+
     /// Ends a session in which no data frame came from either side for this long; pings and pongs do not count.
     /// Default: `off`, since a quiet chat is not a dead one; `keepalive` notices the dead ones.
     pub idle: OrOff<Span>,
@@ -182,7 +191,8 @@ pub struct RouteLimits {
     /// The largest frame, otherwise as `message`. Default: `off`.
     pub frame: OrOff<ByteSize>,
 
-    /// How many sessions this route may have at once; more are answered with 503. Default: no limit.
+    /// How many sessions and plain HTTP requests this route may have at once; more are answered with 503. A request counts from
+    /// its head until its answer is whole, an event stream or a long poll as long as it lasts. Default: no limit.
     pub connections: Option<u32>,
 }
 
@@ -216,6 +226,8 @@ impl Default for RouteTimeouts {
             connect: Span::from_secs(5),
             handshake: Span::from_secs(10),
             response: Span::from_secs(60),
+            body: OrOff::Set(Span::from_secs(60)),
+            event_stream: OrOff::Off,
             idle: OrOff::Off,
             lifetime: OrOff::Off,
         }

@@ -262,8 +262,8 @@ struct EndpointMap {
     #[serde(default = "one")]
     weight: u16,
 
-    /// Sessions at a time, those being opened included; a client for whom no endpoint has room gets a 503. Default: no
-    /// limit.
+    /// Sessions and plain HTTP requests at a time, those being opened included, each request until its answer is whole; a client
+    /// for whom no endpoint has room gets a 503. Default: no limit.
     #[serde(default)]
     max_connections: Option<u32>,
 

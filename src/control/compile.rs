@@ -29,6 +29,7 @@ use crate::net::proxy_protocol::Mode;
 use crate::net::socket::TcpOptions;
 use crate::policy::bucket::Pace;
 use crate::probe::Check;
+use crate::proxy::exchange::BodyTimeouts;
 use crate::proxy::outcome::{self, Failure};
 use crate::proxy::room::Rooms;
 use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Route, Snapshot};
@@ -788,6 +789,10 @@ impl Compiler<'_> {
             connect_timeout: written.timeouts.connect.duration(),
             handshake_timeout: written.timeouts.handshake.duration(),
             response_timeout: written.timeouts.response.duration(),
+            body_timeouts: BodyTimeouts {
+                body: written.timeouts.body.duration(),
+                event_stream: written.timeouts.event_stream.duration(),
+            },
             tunnel: Arc::new(Settings {
                 validation: match written.validate {
                     Validate::Off => Validation::Off,
@@ -802,7 +807,7 @@ impl Compiler<'_> {
                 message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
             }),
             room: self.around.rooms.of(&written.name),
-            sessions_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
+            connections_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
             http: written.http == Http::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),
         })

@@ -244,7 +244,7 @@ impl Moving {
             return;
         }
         let hold = |endpoint: &Arc<Endpoint>| Held {
-            load: endpoint.live.load(),
+            load: endpoint.live.sessions(),
             weight: upstream.weight(endpoint, now),
             sessions_max: endpoint.sessions_max,
         };

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -13,9 +13,35 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 
 use crate::clock;
 use crate::moment::Moment;
+use crate::upstream::pool::RequestBody;
 
 /// The body of an answer.
-pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Why an answer that has begun does not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// Reading it from the endpoint failed.
+    #[error("the endpoint's answer ended early")]
+    Cut(#[source] hyper::Error),
+    /// The endpoint sent nothing of it, or took nothing of the request's body, for too long.
+    #[error("the server made no progress for as long as the route's timeouts.body allows")]
+    UpstreamTimeout,
+    /// The client sent nothing of the request's body for too long.
+    #[error("the client sent nothing of its request's body for as long as the route's timeouts.body allows")]
+    ClientTimeout,
+}
+
+impl BodyError {
+    /// The name used in metrics and logs.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            BodyError::Cut(_) => "upstream_cut",
+            BodyError::UpstreamTimeout => "upstream_timeout",
+            BodyError::ClientTimeout => "client_timeout",
+        }
+    }
+}
 
 fn never<T>(error: Infallible) -> T {
     match error {}
@@ -35,49 +61,83 @@ pub fn full(text: impl Into<Bytes>) -> Body {
 #[derive(Clone, Debug)]
 pub struct Lender {
     body: Arc<Mutex<Option<Incoming>>>,
-    sent: Arc<Sent>,
+    upload: Arc<Upload>,
 }
 
-/// How much of a request's body has been passed on, and when last.
-#[derive(Debug, Default)]
-pub struct Sent {
+/// Who is to do the next step in passing on a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The endpoint: it has not asked for more, or not taken what it was sent.
+    Server,
+    /// The client: the endpoint would take more.
+    Client,
+    /// Nobody: all of it has been passed on, or the rest never will be.
+    Nobody,
+}
+
+/// How far the passing on of a request's body has come.
+#[derive(Debug)]
+pub struct Upload {
     bytes: AtomicU64,
-    at: AtomicU64,
+    moved_at: AtomicU64,
+    awaited: AtomicU8,
 }
 
-impl Sent {
+impl Upload {
+    fn new(is_empty: bool) -> Upload {
+        let awaited = if is_empty { Awaited::Nobody } else { Awaited::Server };
+        Upload { bytes: AtomicU64::new(0), moved_at: AtomicU64::new(0), awaited: AtomicU8::new(awaited as u8) }
+    }
+
     /// When a byte of the body was last passed on; the clock's start if none was.
-    pub fn at(&self) -> Moment {
-        Moment::from_micros(self.at.load(Ordering::Relaxed))
+    pub fn moved_at(&self) -> Moment {
+        Moment::from_micros(self.moved_at.load(Ordering::Relaxed))
     }
 
     /// Bytes passed on.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
+
+    /// Who is waited for.
+    pub fn awaited(&self) -> Awaited {
+        let state = self.awaited.load(Ordering::Relaxed);
+        [Awaited::Server, Awaited::Client].into_iter().find(|it| *it as u8 == state).unwrap_or(Awaited::Nobody)
+    }
+
+    fn awaits(&self, awaited: Awaited) {
+        self.awaited.store(awaited as u8, Ordering::Relaxed);
+    }
+
+    fn moved(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved_at.store(clock::coarse().as_micros(), Ordering::Relaxed);
+    }
 }
 
 impl Lender {
     /// Takes the body in.
     pub fn new(body: Incoming) -> Lender {
-        Lender { body: Arc::new(Mutex::new(Some(body))), sent: Arc::default() }
+        let upload = Arc::new(Upload::new(body.is_end_stream()));
+        Lender { body: Arc::new(Mutex::new(Some(body))), upload }
     }
 
     /// Lends the body; `None` when it was read of before.
-    pub fn lend(&self) -> Option<Body> {
+    pub fn lend(&self) -> Option<RequestBody> {
         let slot = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         let body = slot.as_ref()?;
         if body.is_end_stream() {
-            return Some(empty());
+            return Some(Empty::new().map_err(never).boxed_unsync());
         }
+        self.upload.awaits(Awaited::Server);
         let hint = body.size_hint();
-        let lent = Lent { body: Arc::clone(&self.body), taken: None, sent: Arc::clone(&self.sent), hint };
-        Some(lent.boxed_unsync())
+        let lent = Lent { body: Arc::clone(&self.body), taken: None, upload: Arc::clone(&self.upload), hint };
+        Some(lent.map_err(Into::into).boxed_unsync())
     }
 
-    /// The progress of the sending.
-    pub fn sent(&self) -> &Arc<Sent> {
-        &self.sent
+    /// How far the passing on has come.
+    pub fn upload(&self) -> &Arc<Upload> {
+        &self.upload
     }
 }
 
@@ -85,8 +145,14 @@ impl Lender {
 struct Lent {
     body: Arc<Mutex<Option<Incoming>>>,
     taken: Option<Incoming>,
-    sent: Arc<Sent>,
+    upload: Arc<Upload>,
     hint: SizeHint,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.upload.awaits(Awaited::Nobody);
+    }
 }
 
 impl hyper::body::Body for Lent {
@@ -99,12 +165,14 @@ impl hyper::body::Body for Lent {
             this.taken = this.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
         let Some(body) = &mut this.taken else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            this.upload.awaits(Awaited::Client);
+            return Poll::Pending;
+        };
         if let Some(Ok(frame)) = &frame {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            this.sent.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-            this.sent.at.store(clock::coarse().as_micros(), Ordering::Relaxed);
+            this.upload.moved(frame.data_ref().map_or(0, Bytes::len));
         }
+        this.upload.awaits(if frame.is_none() || body.is_end_stream() { Awaited::Nobody } else { Awaited::Server });
         Poll::Ready(frame)
     }
 

@@ -3,7 +3,9 @@
 //! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work as they are. Another
 //! endpoint is tried only when no connection could be made and nothing of the body was read: what may have been sent is
 //! never sent twice. With one exception: where a server has closed a connection of the pool just when it was used again, a
-//! request without a body whose method is idempotent goes once more to the same endpoint, on a new connection. The time for the response's head counts from the last byte of the request's body.
+//! request without a body whose method is idempotent goes once more to the same endpoint, on a new connection. The time for
+//! the response's head counts from the last byte of the request's body, and that body may not stand still for too long.
+//! How an exchange ends whose answer has begun is for `exchange` to say.
 //!
 //! Interim responses end here: hyper answers `Expect: 100-continue` itself when an endpoint reads the body, and has no way
 //! to hand on a 103.
@@ -15,11 +17,13 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-use super::body::{Body, Lender};
+use super::body::{Awaited, Body, Lender};
 use super::entry::{self, Bond};
+use super::exchange::{Relayed, Sending, Taken};
 use super::outcome::Failure;
 use super::request::{Arrival, RequestLog, chain};
 use super::response;
@@ -29,7 +33,9 @@ use crate::clock;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::pool;
+use crate::upstream::live::Seat;
+use crate::upstream::pool::{self, RequestBody};
+use crate::upstream::pooled::{PooledConnection, Uploading};
 
 /// Tells connections of an endpoint's pool apart from nobody else's; never sent.
 const POOL_AUTHORITY: &str = "endpoint";
@@ -47,6 +53,7 @@ pub async fn run(
     if !route.http {
         return Err(Failure::NotWebSocket);
     }
+    let place = route.room.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
     let draw = arrival.draw(&route, log.about.client);
     let bond = arrival.bond(&route);
@@ -69,13 +76,18 @@ pub async fn run(
 
     let is_repeatable = arrival.parts.method.is_idempotent() && body.is_end_stream();
     let lender = Lender::new(body);
-    log.received = Some(Arc::clone(lender.sent()));
+    log.upload = Some(Arc::clone(lender.upload()));
     let ask = Ask { method: &arrival.parts.method, uri: &uri, headers: &headers, is_repeatable };
-    let (endpoint, response) = attempt(&route, draw, bond.as_ref(), &ask, &lender, log).await?;
+    let (endpoint, seat, mut response) = attempt(&route, draw, bond.as_ref(), &ask, &lender, log).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::ForeignSwitch);
     }
     let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
+    let connection = PooledConnection::of_response(&mut response);
+    let sending = Sending { upload: Arc::clone(lender.upload()), connection };
+    let (parts, body) = response.into_parts();
+    let body = Relayed::new(body, &parts.headers, Some(sending), &route, Taken::new(seat, place));
+    let response = Response::from_parts(parts, body.boxed_unsync());
     let mut response = response::from_upstream(response, &route, cookie)?;
     *response.version_mut() = Version::HTTP_11;
     Ok(response)
@@ -91,7 +103,7 @@ struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    fn request(&self, body: Body) -> Request<Body> {
+    fn request(&self, body: RequestBody) -> Request<RequestBody> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
@@ -107,14 +119,13 @@ async fn attempt(
     ask: &Ask<'_>,
     lender: &Lender,
     log: &mut RequestLog,
-) -> Result<(Arc<Endpoint>, Response<Incoming>), Failure> {
+) -> Result<(Arc<Endpoint>, Seat, Response<Incoming>), Failure> {
     let (upstream, mut now) = (&route.upstream, clock::coarse());
     upstream.request(now);
     let mut tried = Vec::new();
     let mut failed = None;
     loop {
-        // The seat is held until the answer begins: sessions are what endpoints are counted by.
-        let (endpoint, _seat) = match tried.is_empty() {
+        let (endpoint, seat) = match tried.is_empty() {
             true => entry::seat(upstream, bond, draw, None, log).await?,
             false if upstream.is_budget_spent(now) => {
                 upstream.metrics.retry_denied();
@@ -132,7 +143,11 @@ async fn attempt(
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
         let started = Instant::now();
-        let mut sent = within(route.response_timeout, lender, endpoint.pool.send(ask.request(body))).await;
+        let mut request = ask.request(body);
+        // Only a body that takes time is watched on its way.
+        let uploading = (lender.upload().awaited() != Awaited::Nobody).then(|| Uploading::of(&mut request));
+        let connection = || uploading.as_ref().and_then(Uploading::connection);
+        let mut sent = within(route, route.response_timeout, lender, connection, endpoint.pool.send(request)).await?;
         // Without the retry budget: each used connection of the pool can cost one request more, and no endpoint has failed.
         if let Some(Err(error)) = &sent
             && ask.is_repeatable
@@ -142,12 +157,15 @@ async fn attempt(
             upstream.metrics.stale_connection();
             tracing::debug!(endpoint = %endpoint.name, error = %chain(error), "a used connection was closed: sent again");
             let left = route.response_timeout.saturating_sub(started.elapsed());
-            sent = within(left, lender, endpoint.pool.send_anew(ask.request(body))).await;
+            sent = within(route, left, lender, || None, endpoint.pool.send_anew(ask.request(body))).await?;
         }
         match sent {
             Some(Ok(response)) => {
+                if let Some(uploading) = uploading {
+                    uploading.answered();
+                }
                 upstream.answered(&endpoint.live, clock::coarse());
-                return Ok((endpoint, response));
+                return Ok((endpoint, seat, response));
             }
             Some(Err(error)) if error.is_connect() => {
                 let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
@@ -180,24 +198,50 @@ async fn attempt(
     }
 }
 
-/// Waits for `sending`, at most `limit` after the last byte of the body went.
-async fn within<T>(limit: Duration, lender: &Lender, sending: impl Future<Output = T>) -> Option<T> {
+/// Waits for the response's head, at most `limit` after the last byte of the request's body went, and no longer than the
+/// route lets that body stand still. `None`: the endpoint did not answer in time.
+///
+/// # Errors
+/// If the client has sent nothing of the body for too long.
+async fn within<T>(
+    route: &Route,
+    limit: Duration,
+    lender: &Lender,
+    connection: impl Fn() -> Option<PooledConnection>,
+    answering: impl Future<Output = T>,
+) -> Result<Option<T>, Failure> {
     let started = clock::coarse();
-    let mut sending = Box::pin(sending);
-    let mut wait = limit;
+    let mut answering = Box::pin(answering);
+    // The body may stand still before that.
+    let mut wait = route
+        .body_timeouts
+        .body
+        .filter(|_| lender.upload().awaited() != Awaited::Nobody)
+        .map_or(limit, |body| body.min(limit));
     loop {
-        if let Ok(sent) = timeout(wait, &mut sending).await {
-            return Some(sent);
+        if let Ok(answer) = timeout(wait, &mut answering).await {
+            return Ok(Some(answer));
         }
-        let last = lender.sent().at().max(started);
-        let quiet = clock::coarse().since(last);
-        if quiet >= limit {
-            return None;
-        }
-        wait = limit - quiet;
-        // The clock's tick is coarser than a timer may be.
-        if wait < Duration::from_millis(5) {
-            sleep(Duration::from_millis(5)).await;
+        let sending = Sending { upload: Arc::clone(lender.upload()), connection: connection() };
+        let awaited = sending.upload.awaited();
+        let limit = match (awaited, route.body_timeouts.body) {
+            (Awaited::Nobody, _) => limit,
+            (_, Some(limit)) => limit,
+            (_, None) => {
+                // It may be whole by then.
+                wait = limit.max(TICK);
+                continue;
+            }
+        };
+        let quiet = clock::coarse().since(sending.moved_at().max(started));
+        match awaited {
+            Awaited::Client if quiet >= limit => return Err(Failure::RequestTimeout),
+            _ if quiet >= limit => return Ok(None),
+            // The clock's tick is coarser than a timer may be.
+            _ => wait = (limit - quiet).max(TICK),
         }
     }
 }
+
+/// The shortest wait.
+const TICK: Duration = Duration::from_millis(5);

@@ -17,6 +17,9 @@ const HANDSHAKE_SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 /// As above, and on to the 60 s that a server may take to answer by default. Streams (SSE, long polls) lie above.
 const REQUEST_SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 60.0];
 
+/// Why an answer to a plain request that had begun did not come to its end.
+pub const CUT_REASONS: [&str; 4] = ["client_gone", "client_timeout", "upstream_cut", "upstream_timeout"];
+
 /// The families, before they have routes.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -25,6 +28,7 @@ pub struct Metrics {
     rejections: IntCounterVec,
     requests: IntCounterVec,
     request_duration: HistogramVec,
+    cut: IntCounterVec,
     by_listener: Shelf<2>,
     by_route: Shelf<1>,
 }
@@ -67,6 +71,13 @@ impl Metrics {
                 .buckets(REQUEST_SECONDS.into()),
                 &["route"],
             )?,
+            cut: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_http_responses_cut_total",
+                    "Answers to plain HTTP requests that had begun and did not come to their end, by reason.",
+                ),
+                &["route", "reason"],
+            )?,
             by_listener: Shelf::new(["listener", "route"]),
             by_route: Shelf::new(["route"]),
         };
@@ -75,6 +86,7 @@ impl Metrics {
         metrics.by_listener.register(registry, &metrics.rejections)?;
         metrics.by_route.register(registry, &metrics.requests)?;
         metrics.by_route.register(registry, &metrics.request_duration)?;
+        metrics.by_route.register(registry, &metrics.cut)?;
         Ok(metrics)
     }
 
@@ -104,12 +116,15 @@ impl Metrics {
             move |label: &&'static str| family.with_label_values(&[&*listener, &*route, *label])
         };
         let (http, name) = (self.requests.clone(), route.to_owned());
+        let (cut, cut_on) = (self.cut.clone(), route.to_owned());
+        let cut_reasons: &[&'static str] = if route.is_empty() { &[] } else { &CUT_REASONS };
         RouteMetrics {
             handshakes: Counters::new(statuses, by(&self.handshakes)),
             handshake_duration: self.handshake_duration.with_label_values(&[route]),
             rejections: Counters::new(reasons, by(&self.rejections)),
             requests: Counters::new(requests, move |&(method, class)| http.with_label_values(&[&*name, method, class])),
             request_duration: self.request_duration.with_label_values(&[route]),
+            cut: Counters::new(cut_reasons, move |reason| cut.with_label_values(&[&*cut_on, *reason])),
             _held: held,
         }
     }
@@ -123,6 +138,7 @@ pub struct RouteMetrics {
     rejections: Counters<&'static str>,
     requests: Counters<(&'static str, &'static str)>,
     request_duration: Histogram,
+    cut: Counters<&'static str>,
     _held: (Held, Held),
 }
 
@@ -136,6 +152,11 @@ impl RouteMetrics {
     /// Counts a refusal, by the label that the log has too.
     pub fn reject(&self, reason: &'static str) {
         self.rejections.inc(reason);
+    }
+
+    /// Counts an answer that had begun and did not come to its end, by the label that the log has too.
+    pub fn cut(&self, reason: &'static str) {
+        self.cut.inc(reason);
     }
 
     /// Counts a plain HTTP request whose answer has ended.

@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod entry;
+pub mod exchange;
 pub mod forward;
 pub mod hops;
 pub mod metrics;

@@ -91,6 +91,9 @@ pub enum Failure {
     /// No endpoint completed the handshake; this is the last one's error.
     #[error("{0}")]
     Handshake(#[from] HandshakeError),
+    /// Plain HTTP: the client stopped sending the request's body.
+    #[error("the client sent nothing of its request's body for as long as the route's timeouts.body allows")]
+    RequestTimeout,
     /// The time for the handshake, or for a response's head, is over.
     #[error("the upstream took too long to answer")]
     Timeout,
@@ -138,6 +141,7 @@ impl Failure {
             Failure::Connect(ConnectError::Exhausted(_)) => named(503, "exhausted"),
             Failure::Connect(_) | Failure::Unreachable(_) => named(502, "connect"),
             Failure::Handshake(_) => named(502, "upstream_handshake"),
+            Failure::RequestTimeout => named(408, "request_timeout"),
             Failure::Timeout => named(504, "upstream_timeout"),
             Failure::Upstream(_) => named(502, "upstream"),
             Failure::ForeignSwitch => named(502, "upstream_switched"),
@@ -146,7 +150,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 29] = [
+    pub const LABELS: [&'static str; 30] = [
         "method",
         "malformed",
         "target_too_long",
@@ -172,6 +176,7 @@ impl Failure {
         "exhausted",
         "connect",
         "upstream_handshake",
+        "request_timeout",
         "upstream_timeout",
         "upstream",
         "upstream_switched",
@@ -191,6 +196,7 @@ impl Failure {
             | Failure::Coding(_)
             | Failure::NoRoute
             | Failure::NotWebSocket => self.to_string(),
+            Failure::RequestTimeout => "the request's body took too long to come".into(),
             Failure::Origin(_) => "this origin is not allowed here".into(),
             Failure::Loop(_) => "the request has been here before".into(),
             Failure::RouteFull
@@ -218,6 +224,7 @@ const fn named(status: u16, reason: &'static str) -> Named {
         403 => StatusCode::FORBIDDEN,
         404 => StatusCode::NOT_FOUND,
         405 => StatusCode::METHOD_NOT_ALLOWED,
+        408 => StatusCode::REQUEST_TIMEOUT,
         414 => StatusCode::URI_TOO_LONG,
         426 => StatusCode::UPGRADE_REQUIRED,
         431 => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE};
 use http::{Method, Response, StatusCode};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 
-use super::body::{Body, Sent};
+use super::body::{Body, BodyError, Upload};
 use super::entry::Bond;
+use super::exchange;
 use super::hops::{self, CDN_LOOP};
-use super::metrics::RouteMetrics;
+use super::metrics::{self, RouteMetrics};
 use super::outcome::Failure;
 use super::snapshot::Route;
 use super::{Proxy, response};
@@ -184,8 +185,8 @@ pub struct RequestLog {
     pub returned: Option<Returned>,
     waited: Duration,
     waits_since: Option<Moment>,
-    /// Progress of the request's body.
-    pub received: Option<Arc<Sent>>,
+    /// How far the request's body has come.
+    pub upload: Option<Arc<Upload>>,
     sent_bytes: u64,
     taken: bool,
 }
@@ -223,7 +224,7 @@ impl RequestLog {
             returned: None,
             waited: Duration::ZERO,
             waits_since: None,
-            received: None,
+            upload: None,
             sent_bytes: 0,
             taken: false,
         }
@@ -302,8 +303,10 @@ impl RequestLog {
     /// Lets the record go along with the answer: it is written when the last byte has been sent, or the client is gone.
     pub fn attach(mut self, mut response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
-        if self.reason == "client_gone" {
-            self.reason = "ok";
+        // HEAD has no body to wait for, whatever the response says, and it is the client that ends a stream of events.
+        let is_endless = exchange::is_event_stream(response.headers());
+        if response.body().is_end_stream() || self.method == Method::HEAD || is_endless {
+            self.answer_ends();
         }
         if self.is_handshake {
             // What follows a refused handshake may be frames: it must not be read as a request.
@@ -314,6 +317,19 @@ impl RequestLog {
             self.metrics().handshake(response.status(), clock::now().since(self.started));
         }
         response.map(|body| Body::new(Logged { body, log: self }))
+    }
+
+    /// The answer is whole.
+    fn answer_ends(&mut self) {
+        if self.reason == "client_gone" {
+            self.reason = "ok";
+        }
+    }
+
+    /// The answer has begun and does not come to its end.
+    fn answer_breaks(&mut self, error: &BodyError) {
+        self.reason = error.label();
+        self.detail = Some(chain(error));
     }
 
     /// The handshake succeeded: the rest is the session's to tell.
@@ -338,11 +354,14 @@ impl Drop for RequestLog {
             self.metrics().handshake(gone, took);
         } else if !self.is_handshake && self.route.is_some() {
             self.metrics().request(&self.method, status, took);
+            if self.status.is_some() && metrics::CUT_REASONS.contains(&self.reason) {
+                self.metrics().cut(self.reason);
+            }
         }
         if !self.proxy.log.is_on() {
             return;
         }
-        let received = self.received.as_ref().map_or(0, |sent| sent.bytes());
+        let received = self.upload.as_ref().map_or(0, |upload| upload.bytes());
         self.proxy.log.write(&Record {
             kind: Kind::Request,
             ended: SystemTime::now(),
@@ -389,16 +408,21 @@ struct Logged {
 
 impl hyper::body::Body for Logged {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         panics::trap(|| this.log.about.texts.quoted().path == panics::TRAP_BODY);
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) => this.log.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
-            Some(Err(_)) => this.log.reason = "upstream_cut",
-            None => {}
+            Some(Ok(frame)) => {
+                this.log.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if this.body.is_end_stream() {
+                    this.log.answer_ends();
+                }
+            }
+            Some(Err(error)) => this.log.answer_breaks(error),
+            None => this.log.answer_ends(),
         }
         Poll::Ready(frame)
     }

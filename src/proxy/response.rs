@@ -5,8 +5,6 @@ use http::header::{
     SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE,
 };
 use http::{Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use super::body::{self, Body};
 use super::outcome::Failure;
@@ -61,7 +59,8 @@ pub fn failure(failure: &Failure) -> Response<Body> {
         }
         // What is left of the request, and whatever it left of us, goes with its connection. So does a body whose end others
         // may see elsewhere.
-        Failure::Panic(_) | Failure::Coding(_) => {
+        // RFC 9110 §15.5.9: who gave up on a request closes the connection.
+        Failure::Panic(_) | Failure::Coding(_) | Failure::RequestTimeout => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         _ => {}
@@ -93,11 +92,10 @@ pub fn redirect(host: &Host, port: u16, path: &str, query: Option<&str>) -> Resu
 /// # Errors
 /// When it does not say how long it is in one way only, or is coded otherwise than `chunked`.
 pub fn from_upstream(
-    response: Response<Incoming>,
+    mut response: Response<Body>,
     route: &Route,
     cookie: Option<HeaderValue>,
 ) -> Result<Response<Body>, Failure> {
-    let mut response = response.map(BodyExt::boxed_unsync);
     let upgrades = upgrades(&response);
     coding::of_response(response.headers()).map_err(|error| Failure::Upstream(error.to_string()))?;
     trailers::settle(response.headers_mut(), |name| !route.response_edits.concerns(name));

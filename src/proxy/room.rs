@@ -1,4 +1,4 @@
-//! How many sessions are on a route, and whether it takes more.
+//! How many sessions and plain requests are on a route, and whether it takes more.
 //!
 //! A room belongs to the route by name and not to a configuration: after a reload those that were there count on.
 
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// The sessions of one route.
+/// The sessions and plain requests of one route.
 #[derive(Debug, Default)]
 pub struct Room {
     used: AtomicUsize,

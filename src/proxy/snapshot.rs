@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use super::exchange::BodyTimeouts;
 use super::metrics::RouteMetrics;
 use super::room::Room;
 use crate::header::{lookalike, path};
@@ -51,12 +52,14 @@ pub struct Route {
     pub handshake_timeout: Duration,
     /// For the head of a response to plain HTTP.
     pub response_timeout: Duration,
+    /// For the bodies of plain HTTP.
+    pub body_timeouts: BodyTimeouts,
     /// How sessions behave.
     pub tunnel: Arc<Settings>,
     /// Who is on it.
     pub room: Arc<Room>,
-    /// Sessions at a time.
-    pub sessions_max: usize,
+    /// Sessions and plain requests at a time.
+    pub connections_max: usize,
     /// Whether plain HTTP is passed on too.
     pub http: bool,
     /// Handles by listener.

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use http::Response;
 use http::header::{ORIGIN, SET_COOKIE};
+use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Body;
 use super::entry::{self, Bond};
+use super::exchange::{Relayed, Taken};
 use super::outcome::Failure;
 use super::request::{Arrival, RequestLog};
 use super::room::Place;
@@ -122,7 +124,7 @@ pub async fn run(
     let offer = Offer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
     let asked = Asked::new(&arrival.host, arrival.peer.tls, &arrival.told);
     route.origins.check(parts.headers.get_all(ORIGIN), &asked)?;
-    let place = route.room.enter(route.sessions_max).ok_or(Failure::RouteFull)?;
+    let place = route.room.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.about.client);
     let bond = arrival.bond(&route);
     let mut head = arrival.upstream_handshake(&route);
@@ -142,6 +144,9 @@ pub async fn run(
             Ok((response, Some(opened)))
         }
         Reply::Refused(response) => {
+            let (parts, body) = response.into_parts();
+            let body = Relayed::new(body, &parts.headers, None, &route, Taken::new(seat, place));
+            let response = Response::from_parts(parts, body.boxed_unsync());
             let response = response::from_upstream(response, &route, cookie)?;
             Ok((response, None))
         }

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
 use super::turn::{Answer, Turn, Unasked};
+use super::write_timeout::WriteTimeout;
 use super::{DownstreamIo, Listener, Settings};
 use crate::drain::Guard;
 use crate::net::head_guard::HeadGuard;
@@ -82,8 +83,9 @@ pub async fn serve(
     if limits.headers != HEADERS_DEFAULT {
         builder.max_headers(limits.headers as usize);
     }
-    let guard_io = HeadGuard::new(Prefixed::new(early, io));
-    let io = TokioIo::new(Unasked::new(guard_io, Arc::clone(&turn)));
+    let guarded = HeadGuard::new(Prefixed::new(early, io));
+    let timed = WriteTimeout::new(guarded, timeouts.send.duration());
+    let io = TokioIo::new(Unasked::new(timed, Arc::clone(&turn)));
     let mut connection = builder.serve_connection(io, service);
     let served = {
         let mut first_head = pin!(sleep_until(Instant::now() + timeouts.headers.duration()));
@@ -117,7 +119,8 @@ pub async fn serve(
         .await
     };
     let parts = connection.into_parts();
-    let (unasked, guarded) = parts.io.into_inner().into_parts();
+    let (unasked, timed) = parts.io.into_inner().into_parts();
+    let (is_send_timeout, guarded) = timed.into_parts();
     let refusal = guarded.refusal();
     let (is_head_request, has_space) = (guarded.is_head_request(), guarded.has_space_in_target());
     let (unread, mut io) = guarded.into_parts();
@@ -128,6 +131,7 @@ pub async fn serve(
         return Some((pending, io, early));
     }
     let error = match &served {
+        _ if is_send_timeout => Some(ConnectionError::SendTimeout),
         Ok(()) => None,
         Err(Ended::FirstHead) => Some(ConnectionError::HeaderTimeout),
         Err(Ended::Http(error)) if error.is_timeout() => {

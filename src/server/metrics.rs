@@ -29,12 +29,14 @@ pub enum ConnectionError {
     HeaderTimeout,
     /// The request head is not HTTP, or larger than allowed.
     BadRequest,
+    /// The client took nothing of an answer to plain HTTP for too long.
+    SendTimeout,
     /// Reading or writing failed otherwise.
     Io,
 }
 
 impl ConnectionError {
-    const ALL: [ConnectionError; 10] = [
+    const ALL: [ConnectionError; 11] = [
         ConnectionError::AcceptPaused,
         ConnectionError::Limit,
         ConnectionError::ProxyProtocol,
@@ -44,6 +46,7 @@ impl ConnectionError {
         ConnectionError::TlsClosed,
         ConnectionError::HeaderTimeout,
         ConnectionError::BadRequest,
+        ConnectionError::SendTimeout,
         ConnectionError::Io,
     ];
 
@@ -59,6 +62,7 @@ impl ConnectionError {
             ConnectionError::TlsClosed => "tls_closed",
             ConnectionError::HeaderTimeout => "header_timeout",
             ConnectionError::BadRequest => "bad_request",
+            ConnectionError::SendTimeout => "send_timeout",
             ConnectionError::Io => "io",
         }
     }

@@ -8,6 +8,7 @@ pub mod accepting;
 mod http;
 pub mod metrics;
 mod turn;
+mod write_timeout;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

@@ -32,8 +32,8 @@ pub struct Live {
     id: u64,
     /// What it counts on. The series go with the last state of the name.
     pub metrics: EndpointMetrics,
-    /// Sessions of this process on it, those being opened included.
-    load: AtomicU32,
+    /// What this process has on it.
+    here: Here,
     /// Sessions on it of earlier processes that still drain.
     elsewhere: AtomicU32,
     /// What live traffic says of it.
@@ -61,14 +61,26 @@ impl Live {
         self.id
     }
 
-    /// Sessions on it, those being opened included, and those of earlier processes that still drain.
+    /// What `max_connections` is compared with: sessions, those being opened included, those of earlier processes that still
+    /// drain, and plain requests under way.
     pub fn load(&self) -> u32 {
+        let (sessions, requests) = self.here.counts();
+        sessions.saturating_add(requests).saturating_add(self.elsewhere())
+    }
+
+    /// Sessions on it, those being opened included, and those of earlier processes that still drain.
+    pub fn sessions(&self) -> u32 {
         self.here().saturating_add(self.elsewhere())
     }
 
     /// Sessions of this process on it, those being opened included.
     pub fn here(&self) -> u32 {
-        self.load.load(Ordering::Relaxed)
+        self.here.counts().0
+    }
+
+    /// Plain requests of this process under way on it.
+    pub fn requests(&self) -> u32 {
+        self.here.counts().1
     }
 
     /// Sessions on it of earlier processes that still drain, as they last said.
@@ -76,12 +88,10 @@ impl Live {
         self.elsewhere.load(Ordering::Relaxed)
     }
 
-    /// A seat on it, unless `max` are taken, those of earlier processes included. Two workers can not both get the last one.
+    /// A seat on it, unless `max` are taken, those of earlier processes included.
     pub fn enter(self: &Arc<Live>, max: u32) -> Option<Seat> {
         let max = max.saturating_sub(self.elsewhere());
-        let more = |load: u32| (load < max).then(|| load + 1);
-        self.load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Seat(Arc::clone(self)))
+        self.here.enter(max).then(|| Seat(Arc::clone(self)))
     }
 
     /// How well it stands.
@@ -183,7 +193,42 @@ impl Drop for Live {
     }
 }
 
-/// A place on an endpoint for a session that is being opened; dropping it gives it back.
+/// Seats taken on an endpoint, and how many of them are plain requests'. One number, so that both are of the same moment.
+#[derive(Debug, Default)]
+struct Here(AtomicU64);
+
+impl Here {
+    const SEAT: u64 = 1;
+    const REQUEST: u64 = 1 << 32;
+
+    /// How many sessions there are, and how many requests.
+    fn counts(&self) -> (u32, u32) {
+        let here = self.0.load(Ordering::Relaxed);
+        let (seats, requests) = (here as u32, (here >> 32) as u32);
+        (seats - requests, requests)
+    }
+
+    /// One seat more, if fewer than `max` are taken. Two workers can not both get the last one.
+    fn enter(&self, max: u32) -> bool {
+        let more = |here: u64| ((here as u32) < max).then(|| here + Here::SEAT);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn leave(&self) {
+        // The order that `Queue` asks for. On x86 it costs no more than any other.
+        self.0.fetch_sub(Here::SEAT, Ordering::SeqCst);
+    }
+
+    fn request_begins(&self) {
+        self.0.fetch_add(Here::REQUEST, Ordering::Relaxed);
+    }
+
+    fn request_ends(&self) {
+        self.0.fetch_sub(Here::REQUEST, Ordering::Relaxed);
+    }
+}
+
+/// A place on an endpoint for a session that is being opened, or for a request; dropping it gives it back.
 #[derive(Debug)]
 pub struct Seat(Arc<Live>);
 
@@ -192,6 +237,25 @@ impl Seat {
     pub fn into_session(self) -> SessionSeat {
         self.0.metrics.session_begins();
         SessionSeat(self)
+    }
+
+    /// It is a plain request's, until its answer is whole.
+    pub fn into_request(self) -> RequestSeat {
+        self.0.here.request_begins();
+        self.0.metrics.request_begins();
+        RequestSeat(self)
+    }
+}
+
+/// The place of a plain request that is under way: one in the gauge until it is dropped.
+#[derive(Debug)]
+pub struct RequestSeat(Seat);
+
+impl Drop for RequestSeat {
+    fn drop(&mut self) {
+        // The seat itself goes after it: there are never more requests than seats.
+        self.0.0.here.request_ends();
+        self.0.0.metrics.request_ends();
     }
 }
 
@@ -214,8 +278,7 @@ impl Drop for SessionSeat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        // The order that `Queue` asks for. On x86 it costs no more than any other.
-        self.0.load.fetch_sub(1, Ordering::SeqCst);
+        self.0.here.leave();
         self.0.gate.queue.seat_free();
     }
 }
@@ -251,7 +314,7 @@ impl Lives {
             name: name.clone(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             metrics: metrics(),
-            load: AtomicU32::new(0),
+            here: Here::default(),
             elsewhere: AtomicU32::new(books.elsewhere.get(&name).copied().unwrap_or(0)),
             outlier: Outlier::default(),
             threshold: Mutex::default(),
@@ -334,6 +397,19 @@ mod tests {
         assert_eq!(live.load(), 2);
         drop(seats);
         assert_eq!(live.load(), 0);
+    }
+
+    #[test]
+    fn a_request_takes_a_seat_and_is_no_session() {
+        let live = live();
+        let request = live.enter(2).unwrap().into_request();
+        let session = live.enter(2).unwrap();
+        assert!(live.enter(2).is_none());
+        assert_eq!((live.load(), live.sessions(), live.here(), live.requests()), (2, 1, 1, 1));
+        drop(request);
+        assert_eq!((live.load(), live.sessions(), live.requests()), (1, 1, 0));
+        drop(session);
+        assert_eq!((live.load(), live.requests()), (0, 0));
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub struct Metrics {
     ejected: IntGaugeVec,
     ejections: IntCounterVec,
     endpoint_sessions: IntGaugeVec,
+    endpoint_requests: IntGaugeVec,
     picks: IntCounterVec,
     errors: IntCounterVec,
     queue_length: IntGaugeVec,
@@ -109,6 +110,13 @@ impl Metrics {
                 Opts::new("wsluice_endpoint_sessions_active", "Sessions on an endpoint at this moment."),
                 &["upstream", "endpoint"],
             )?,
+            endpoint_requests: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_endpoint_requests_active",
+                    "Plain HTTP requests under way on an endpoint at this moment.",
+                ),
+                &["upstream", "endpoint"],
+            )?,
             picks: IntCounterVec::new(
                 Opts::new("wsluice_endpoint_picks_total", "Times the balancer chose an endpoint."),
                 &["upstream", "endpoint"],
@@ -156,6 +164,7 @@ impl Metrics {
         metrics.by_endpoint.register(registry, &metrics.ejected)?;
         metrics.by_endpoint.register(registry, &metrics.ejections)?;
         metrics.by_endpoint.register(registry, &metrics.endpoint_sessions)?;
+        metrics.by_endpoint.register(registry, &metrics.endpoint_requests)?;
         metrics.by_endpoint.register(registry, &metrics.picks)?;
         metrics.by_endpoint.register(registry, &metrics.errors)?;
         metrics.by_upstream.register(registry, &metrics.queue_length)?;
@@ -194,6 +203,7 @@ impl Metrics {
         let ejections = Why::ALL.map(|why| self.ejections.with_label_values(&[upstream, endpoint, why.label()]));
         EndpointMetrics {
             sessions: self.endpoint_sessions.with_label_values(&[upstream, endpoint]),
+            requests: self.endpoint_requests.with_label_values(&[upstream, endpoint]),
             picks: self.picks.with_label_values(&[upstream, endpoint]),
             ejected: self.ejected.with_label_values(&[upstream, endpoint]),
             ejections,
@@ -260,6 +270,7 @@ impl UpstreamMetrics {
 #[derive(Debug)]
 pub struct EndpointMetrics {
     sessions: IntGauge,
+    requests: IntGauge,
     picks: IntCounter,
     ejected: IntGauge,
     ejections: [IntCounter; Why::ALL.len()],
@@ -281,6 +292,16 @@ impl EndpointMetrics {
     /// One session less is on it.
     pub fn session_ends(&self) {
         self.sessions.dec();
+    }
+
+    /// One plain request more is under way on it.
+    pub fn request_begins(&self) {
+        self.requests.inc();
+    }
+
+    /// One plain request less is under way on it.
+    pub fn request_ends(&self) {
+        self.requests.dec();
     }
 
     /// Counts that it is ejected.

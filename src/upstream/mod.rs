@@ -14,6 +14,7 @@ pub mod live;
 pub mod maker;
 pub mod metrics;
 pub mod pool;
+pub mod pooled;
 pub mod reach;
 pub mod queue;
 pub mod set;

@@ -7,22 +7,18 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::connect::{ConnectError, Connector, UpstreamIo};
+use super::connect::{ConnectError, Connector};
+use super::pooled::{PooledConnection, PooledIo};
 use crate::worker::Local;
 
 /// How long an unused connection is kept: less than servers keep theirs, so that we close first. By default gunicorn
@@ -35,7 +31,8 @@ const IDLE_MAX: usize = 32;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of a request to an endpoint.
-pub type RequestBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, hyper::Error>;
+pub type RequestBody =
+    http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Connections to one endpoint.
 #[derive(Debug)]
@@ -89,79 +86,7 @@ fn client(dial: &Dial, idle_max: usize) -> Client<Dial, RequestBody> {
 /// has closed it as unused while the request was on its way. Whether it has read the request nobody knows, so only what may
 /// be done twice may be sent again (RFC 9110 §9.2.2).
 pub fn was_stale(error: &Error) -> bool {
-    let mut extras = http::Extensions::new();
-    if let Some(connection) = error.connect_info().filter(|_| !error.is_connect()) {
-        connection.get_extras(&mut extras);
-    }
-    extras.get::<Use>().is_some_and(|connection| connection.0.load(Ordering::Relaxed) == ASKED_AGAIN)
-}
-
-/// What was last done on a connection.
-#[derive(Clone, Debug, Default)]
-struct Use(Arc<AtomicU8>);
-
-/// Nothing has been read.
-const NEW: u8 = 0;
-/// Bytes of an answer were read.
-const ANSWERED: u8 = 1;
-/// Something was written after an answer.
-const ASKED_AGAIN: u8 = 2;
-
-impl Use {
-    fn written(&self) {
-        if self.0.load(Ordering::Relaxed) != NEW {
-            self.0.store(ASKED_AGAIN, Ordering::Relaxed);
-        }
-    }
-}
-
-/// A connection of which is known what was last done on it.
-#[derive(Debug)]
-struct Used {
-    io: UpstreamIo,
-    last: Use,
-}
-
-impl AsyncRead for Used {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.last.0.store(ANSWERED, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Used {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        let this = self.get_mut();
-        this.last.written();
-        Pin::new(&mut this.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        let this = self.get_mut();
-        this.last.written();
-        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
+    error.connect_info().filter(|_| !error.is_connect()).and_then(PooledConnection::of).is_some_and(|it| it.was_stale())
 }
 
 /// `Connector` as the service that hyper-util asks for.
@@ -184,49 +109,7 @@ impl Service<Uri> for Dial {
         let Dial { connector, timeout } = self.clone();
         Box::pin(async move {
             let io = connector.connect(Instant::now() + timeout).await?;
-            Ok(PooledIo(TokioIo::new(Used { io, last: Use::default() })))
+            Ok(PooledIo::new(io))
         })
-    }
-}
-
-/// A connection in the shape that hyper-util's pool wants.
-#[derive(Debug)]
-struct PooledIo(TokioIo<Used>);
-
-impl Connection for PooledIo {
-    fn connected(&self) -> Connected {
-        Connected::new().extra(self.0.inner().last.clone())
-    }
-}
-
-impl Read for PooledIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
-    }
-}
-
-impl Write for PooledIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
     }
 }

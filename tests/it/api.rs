@@ -187,7 +187,7 @@ async fn the_status_tells_of_everything_that_runs() {
     assert_eq!(status["listeners"], json!([listener("first", &addresses[0]), listener("second", &addresses[1])]));
     let endpoint = |at: usize, sessions: usize| {
         json!({
-            "name": site.echoes[at].url(), "weight": 1, "sessions": sessions, "health": "unknown",
+            "name": site.echoes[at].url(), "weight": 1, "sessions": sessions, "requests": 0, "health": "unknown",
             "ejected": false, "draining": false, "open": true,
         })
     };

@@ -44,6 +44,7 @@ mod series;
 mod shed;
 mod smuggling;
 mod sources;
+mod stalls;
 mod tls;
 mod under_traffic;
 mod upgrade;

@@ -100,6 +100,7 @@ impl Desk for Fake {
                     name: "ws://10.0.0.1:9000".into(),
                     weight: 2,
                     sessions: 3,
+                    requests: 2,
                     health: "up",
                     ejected: false,
                     draining: true,
@@ -300,7 +301,7 @@ async fn the_state_of_things_is_told_in_json() {
         "hash": "ab".repeat(32), "source": "/etc/wsluice.yaml", "since": "1970-01-01T00:00:00.000Z", "age_seconds": 60.0,
     });
     let endpoint = json!({
-        "name": "ws://10.0.0.1:9000", "weight": 2, "sessions": 3, "health": "up", "ejected": false, "draining": true,
+        "name": "ws://10.0.0.1:9000", "weight": 2, "sessions": 3, "requests": 2, "health": "up", "ejected": false, "draining": true,
         "open": false,
     });
     let status = json!({

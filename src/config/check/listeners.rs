@@ -45,6 +45,7 @@ impl Checker<'_, '_> {
             listener.timeouts.keep_alive,
             "each connection ends after one answer",
         );
+        self.off_not_zero(&timeouts.key("send"), listener.timeouts.send, "no client has the time to read an answer");
 
         self.tcp(&path.key("tcp"), &listener.tcp);
         let limits = path.key("limits");

@@ -282,6 +282,12 @@ impl Checker<'_, '_> {
         }
     }
 
+    fn off_not_zero(&mut self, path: &KeyPath, span: OrOff<Span>, why: &str) {
+        if span.value().is_some_and(Span::is_zero) {
+            self.error(path, format!("zero would mean that {why}")).help("write a duration such as `5m`, or `off`");
+        }
+    }
+
     /// What the kernel can count: whole seconds, in 16 bits with a sign.
     fn tcp(&mut self, path: &KeyPath, tcp: &Tcp) {
         let (least, most) = (Span::from_secs(1), Span::from_secs(9 * 3600));

@@ -6,7 +6,7 @@ use super::super::load::FINDINGS_MAX;
 use super::super::route::{Route, Validate};
 use super::super::suggest::did_you_mean;
 use super::super::tree::Node;
-use super::super::value::{OrOff, Span};
+use super::super::value::OrOff;
 use super::Checker;
 use crate::policy::{Insecure, OriginPattern};
 use crate::route::pattern::{PathPattern, PlainPath, ValuePattern, WholeRegex};
@@ -246,6 +246,9 @@ impl Checker<'_, '_> {
         for (key, span) in [("idle", times.idle), ("lifetime", times.lifetime)] {
             self.off_not_zero(&timeouts.key(key), span, "each session ends at once");
         }
+        for (key, span) in [("body", times.body), ("event_stream", times.event_stream)] {
+            self.off_not_zero(&timeouts.key(key), span, "no body has the time to come");
+        }
         let keepalive = path.key("keepalive");
         self.off_not_zero(&keepalive.key("ping"), route.keepalive.ping, "pings follow one another without pause");
         self.not_zero(&keepalive.key("pong"), route.keepalive.pong, "nobody has the time to answer");
@@ -266,12 +269,6 @@ impl Checker<'_, '_> {
             self.error(at, message)
                 .help("by default pings go out after `30s`, and a pong has `10s`")
                 .involving(involved);
-        }
-    }
-
-    fn off_not_zero(&mut self, path: &KeyPath, span: OrOff<Span>, why: &str) {
-        if span.value().is_some_and(Span::is_zero) {
-            self.error(path, format!("zero would mean that {why}")).help("write a duration such as `5m`, or `off`");
         }
     }
 

@@ -21,7 +21,7 @@ listeners:
       min_version: \"1.2\"
       client_auth: { ca: c.crt, mode: require }
     proxy_protocol: off
-    timeouts: { tls: 10s, headers: 10s, keep_alive: 60s }
+    timeouts: { tls: 10s, headers: 10s, keep_alive: 60s, send: 30s }
     trusted_proxies: [10.0.0.0/8]
     limits: { headers: 100, header_bytes: 16KiB, connections: 10 }
     tcp: { keepalive: 1m, user_timeout: 5m }
@@ -42,7 +42,7 @@ routes:
       request: { set: { X-B: y, Authorization: Bearer z }, remove: [X-C] }
       response: { set: { X-D: y }, remove: [X-E] }
       lookalikes: keep
-    timeouts: { connect: 5s, handshake: 5s, response: 5s, idle: 5m, lifetime: 1h }
+    timeouts: { connect: 5s, handshake: 5s, response: 5s, body: 30s, event_stream: 1h, idle: 5m, lifetime: 1h }
     keepalive: { ping: 30s, pong: 10s }
     limits: { message: 1MiB, frame: 1MiB, connections: 10 }
     http: proxy

@@ -1,0 +1,236 @@
+//! A plain request under way: the answer's body as the client gets it, watched so that neither side holds the connections
+//! for ever.
+//!
+//! Three ways of standing still end an exchange: the server sends nothing of its answer, the server takes nothing of the
+//! request's body, the client sends nothing of it. That a client takes nothing of the answer the listener sees, which
+//! writes it. An exchange has a place on its route and a seat on its endpoint until the answer is whole, and the request's
+//! body too, if that still comes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::body::{Awaited, BodyError, Upload};
+use super::room::Place;
+use super::snapshot::Route;
+use crate::clock;
+use crate::moment::Moment;
+use crate::upstream::live::{RequestSeat, Seat};
+use crate::upstream::pooled::PooledConnection;
+
+/// How long a request's body may stand still when its answer is whole.
+const LATE_BODY: Duration = Duration::from_secs(1);
+
+/// How long the bodies of an exchange may stand still.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyTimeouts {
+    /// For bodies in general.
+    pub body: Option<Duration>,
+    /// For the server's silence in a `text/event-stream`.
+    pub event_stream: Option<Duration>,
+}
+
+impl BodyTimeouts {
+    /// How long the server may be silent in an answer with these fields.
+    fn of_answer(&self, headers: &HeaderMap) -> Option<Duration> {
+        if is_event_stream(headers) { self.event_stream } else { self.body }
+    }
+}
+
+/// Whether an answer with these fields is a stream of server-sent events, which has no end of its own.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().split(|byte| *byte == b';').next());
+    media_type.is_some_and(|it| it.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// What a plain request has taken of its route's limits, and of its endpoint's.
+#[derive(Debug)]
+pub struct Taken {
+    _seat: RequestSeat,
+    _place: Place,
+}
+
+impl Taken {
+    /// A seat that was taken for a session is a request's from now on.
+    pub fn new(seat: Seat, place: Place) -> Taken {
+        Taken { _seat: seat.into_request(), _place: place }
+    }
+}
+
+/// The way of the request's body beside the answer.
+#[derive(Debug)]
+pub struct Sending {
+    /// How far it has come.
+    pub upload: Arc<Upload>,
+    /// The connection on which it goes.
+    pub connection: Option<PooledConnection>,
+}
+
+impl Sending {
+    /// When it last moved.
+    pub fn moved_at(&self) -> Moment {
+        let moved = self.upload.moved_at();
+        self.connection.as_ref().map_or(moved, |connection| moved.max(connection.written_at()))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.upload.awaited() == Awaited::Nobody
+    }
+
+    fn close(&self) {
+        if let Some(connection) = &self.connection {
+            connection.close();
+        }
+    }
+
+    /// The answer came before the request was whole. Some servers want the rest nevertheless: it may come as long as it
+    /// moves, and counts as long as it comes.
+    async fn finish(self, _taken: Taken) {
+        while !self.is_whole() {
+            let before = (self.upload.bytes(), self.moved_at());
+            sleep(LATE_BODY).await;
+            if before == (self.upload.bytes(), self.moved_at()) {
+                return self.close();
+            }
+        }
+    }
+}
+
+/// The body of an endpoint's answer.
+pub struct Relayed {
+    body: Incoming,
+    sending: Option<Sending>,
+    begun: Moment,
+    /// How long the request's body may stand still.
+    body_timeout: Option<Duration>,
+    /// How long the server may be silent.
+    answer_timeout: Option<Duration>,
+    /// Since when more of the answer is waited for.
+    waits_since: Option<Moment>,
+    /// Only where something was waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// `None` when the exchange is over.
+    taken: Option<Taken>,
+}
+
+impl Relayed {
+    /// The `body` of an answer with these `headers`; `sending` is the request's, unless that was a handshake.
+    pub fn new(body: Incoming, headers: &HeaderMap, sending: Option<Sending>, route: &Route, taken: Taken) -> Relayed {
+        let timeouts = &route.body_timeouts;
+        Relayed {
+            body,
+            sending,
+            begun: clock::coarse(),
+            body_timeout: timeouts.body,
+            answer_timeout: timeouts.of_answer(headers),
+            waits_since: None,
+            timer: None,
+            taken: Some(taken),
+        }
+    }
+
+    /// When the request's body has stood still for too long, and whose fault it is then.
+    fn sending_due(&self) -> Option<(Moment, BodyError)> {
+        let (sending, limit) = (self.sending.as_ref()?, self.body_timeout?);
+        let error = match sending.upload.awaited() {
+            Awaited::Nobody => return None,
+            Awaited::Client => BodyError::ClientTimeout,
+            Awaited::Server => BodyError::UpstreamTimeout,
+        };
+        Some((sending.moved_at().max(self.begun) + limit, error))
+    }
+
+    fn due(&self) -> Option<(Moment, BodyError)> {
+        let silence = self.waits_since.zip(self.answer_timeout);
+        let silence = silence.map(|(since, limit)| (since + limit, BodyError::UpstreamTimeout));
+        [silence, self.sending_due()].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// The answer is over, whole or not.
+    fn end(&mut self, is_whole: bool) {
+        self.timer = None;
+        let (Some(taken), Some(sending)) = (self.taken.take(), self.sending.take()) else { return };
+        if is_whole && !sending.is_whole() {
+            tokio::spawn(sending.finish(taken));
+        } else if !is_whole {
+            sending.close();
+        }
+    }
+
+    /// Ready when something has stood still for too long.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        // Twice at most: a timer that has fired is set for a time to come.
+        loop {
+            let Some((at, error)) = self.due() else { return Poll::Pending };
+            let left = at.since(clock::now());
+            if left.is_zero() {
+                return Poll::Ready(error);
+            }
+            let until = Instant::now() + left;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+            // One that fires too early only looks again; so a frame costs no timer.
+            if timer.is_elapsed() || timer.deadline() > until {
+                timer.as_mut().reset(until);
+            }
+            std::task::ready!(timer.as_mut().poll(cx));
+        }
+    }
+}
+
+impl hyper::body::Body for Relayed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if this.taken.is_none() {
+            return Poll::Ready(None);
+        }
+        let failed = match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.waits_since = None;
+                match this.sending_due().filter(|(at, _)| *at <= clock::coarse()) {
+                    None => {
+                        if this.body.is_end_stream() {
+                            this.end(true);
+                        }
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    Some((_, error)) => error,
+                }
+            }
+            Poll::Ready(None) => {
+                this.end(true);
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => BodyError::Cut(error),
+            Poll::Pending => {
+                this.waits_since.get_or_insert_with(clock::coarse);
+                std::task::ready!(this.poll_due(cx))
+            }
+        };
+        this.end(false);
+        Poll::Ready(Some(Err(failed)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        self.end(self.body.is_end_stream());
+    }
+}
