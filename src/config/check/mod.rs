@@ -7,6 +7,7 @@
 mod entry;
 mod listeners;
 mod routes;
+mod spellings;
 mod upstreams;
 
 use std::cell::RefCell;

@@ -61,6 +61,7 @@ impl Checker<'_, '_> {
         // With a regex that matches nothing it would say what is not so.
         if self.room.is_some() {
             self.never_reached(&section);
+            self.spellings(&section);
         }
     }
 

@@ -747,6 +747,27 @@ fn what_is_only_doubtful_is_a_warning() {
             ],
         ),
         (
+            format!(
+                "routes:\n  - name: admin\n    upstream: chat\n    match: {{ path: {{ prefix: /admin }} }}\n    paths: {{ encoded_slash: keep, \
+                 parameters: keep }}\n  - name: same\n    upstream: chat\n    match: {{ path: {{ prefix: /other }} }}\n    paths: {{ slashes: keep }}\n  \
+                 - {{ name: rest, upstream: chat, origins: {{ allow: ['*'] }} }}\n{UPSTREAMS}"
+            ),
+            &[
+                "5:14 routes[0].paths.encoded_slash: a request for `/admin%2F` goes to routes[2], which lets in others than this route: if a server reads it as this route's path, it is let in by the wrong rules | leave out `encoded_slash: keep`, or give both routes the same `origins` and `http`",
+                "5:35 routes[0].paths.parameters: a request for `/admin;x` goes to routes[2], which lets in others than this route: if a server reads it as this route's path, it is let in by the wrong rules | leave out `parameters: keep`, or give both routes the same `origins` and `http`",
+                "9:14 routes[1].paths.slashes: a request for `//other` goes to routes[2], which lets in others than this route: if a server reads it as this route's path, it is let in by the wrong rules | leave out `slashes: keep`, or give both routes the same `origins` and `http`",
+            ],
+        ),
+        (
+            // The same rules, another host, and what is not this route's path in any reading.
+            format!(
+                "routes:\n  - name: admin\n    upstream: chat\n    match: {{ path: {{ prefix: /admin }}, hosts: [a.example] }}\n    paths: {{ slashes: keep \
+                 }}\n  - {{ name: more, upstream: chat, match: {{ path: {{ prefix: /more }} }}, http: reject }}\n  - {{ name: b, upstream: chat, \
+                 match: {{ hosts: [b.example] }}, origins: {{ allow: ['*'] }} }}\n  - {{ name: rest, upstream: chat }}\n{UPSTREAMS}"
+            ),
+            &[],
+        ),
+        (
             in_route("match: { path: { prefix: /ws } }\nrewrite: { strip_prefix: /api }"),
             &[
                 "5:30 routes[0].rewrite.strip_prefix: no path that this route matches begins with this | compare it with routes[0].match.path",

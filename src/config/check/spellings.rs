@@ -1,0 +1,90 @@
+//! Routes that keep a spelling of a path apart (`paths`), where that leads past their rules.
+//!
+//! By default no spelling does. With `paths: { encoded_slash: keep }` a request for `/admin%2Fws` is none for
+//! `prefix: /admin`, by the word of whoever wrote it; but if the server of the route that gets it reads it otherwise, it was
+//! let in by the wrong rules.
+
+use super::super::key::KeyPath;
+use super::super::route::Route;
+use super::Checker;
+use crate::route::pattern::{HostPattern, PathPattern};
+use crate::route::reading::{EncodedSlash, Parameters, Paths, Slashes};
+
+/// How many pairs of routes are compared.
+const STEPS_MAX: usize = 1_000_000;
+
+impl Checker<'_, '_> {
+    pub(super) fn spellings(&mut self, section: &KeyPath) {
+        let routes = &self.file.routes;
+        let mut steps = STEPS_MAX;
+        for (index, route) in routes.iter().enumerate().filter(|(_, route)| route.paths != Paths::default()) {
+            for (key, value, spelling) in spellings(route) {
+                let Some(left) = steps.checked_sub(routes.len()) else { return };
+                steps = left;
+                let found = routes.iter().position(|other| takes(other, route, &spelling));
+                let Some(other) = found.filter(|other| has_other_rules(&routes[*other], route)) else { continue };
+                let involved = self.written.original(&section.index(other));
+                let at = section.index(index).key("paths").key(key);
+                let message = format!(
+                    "a request for `{spelling}` goes to {involved}, which lets in others than this route: if a server reads it \
+                     as this route's path, it is let in by the wrong rules"
+                );
+                let help = format!("leave out `{value}`, or give both routes the same `origins` and `http`");
+                self.warn(&at, message).at_key().help(help).involving(involved);
+            }
+        }
+    }
+}
+
+/// Spellings of a path of this route that are none to it, each with the key and the value by which they are not.
+fn spellings(route: &Route) -> Vec<(&'static str, String, String)> {
+    let path = match &route.matches.path {
+        Some(PathPattern::Exact(path) | PathPattern::Prefix(path)) => path.as_str(),
+        Some(PathPattern::Regex(_)) | None => return vec![],
+    };
+    let (name, paths) = (path.trim_matches('/'), route.paths);
+    let mut all = vec![];
+    if paths.slashes == Slashes::Keep {
+        all.push(("slashes", "slashes: keep", format!("/{path}")));
+    }
+    if paths.encoded_slash == EncodedSlash::Keep {
+        all.push(("encoded_slash", "encoded_slash: keep", format!("/{name}%2F")));
+        all.push(("encoded_slash", "encoded_slash: keep", format!("/%2F{name}")));
+    }
+    if paths.parameters == Parameters::Keep {
+        all.push(("parameters", "parameters: keep", format!("/{name};x")));
+    }
+    let is_missed = |spelling: &str| !is_path_of(route, spelling);
+    let mut seen = vec![];
+    all.retain(|(key, _, spelling)| {
+        let is_new = !name.is_empty() && is_missed(spelling) && !seen.contains(key);
+        if is_new {
+            seen.push(*key);
+        }
+        is_new
+    });
+    all.into_iter().map(|(key, value, spelling)| (key, value.to_owned(), spelling)).collect()
+}
+
+fn is_path_of(route: &Route, path: &str) -> bool {
+    match &route.matches.path {
+        None => true,
+        Some(PathPattern::Regex(_)) => false,
+        Some(pattern) => pattern.matches(&route.paths.read(path)),
+    }
+}
+
+/// Whether `other` gets a request for this path that has all that `route` asks for beside its path.
+fn takes(other: &Route, route: &Route, path: &str) -> bool {
+    let any = [HostPattern::Any];
+    let hosts = |route: &Route| if route.matches.hosts.is_empty() { any.to_vec() } else { route.matches.hosts.clone() };
+    is_path_of(other, path)
+        && other.matches.headers.iter().all(|(name, value)| route.matches.headers.get(name) == Some(value))
+        && other.matches.query.iter().all(|(name, value)| route.matches.query.get(name) == Some(value))
+        && (other.matches.subprotocols.is_empty() || other.matches.subprotocols == route.matches.subprotocols)
+        && hosts(other).iter().any(|theirs| hosts(route).iter().any(|ours| theirs.covers(ours) || ours.covers(theirs)))
+}
+
+fn has_other_rules(other: &Route, route: &Route) -> bool {
+    other.origins != route.origins || other.http != route.http
+}
