@@ -130,7 +130,7 @@ pub fn fields(headers: &HeaderMap, peer: &Peer, told: &Told, host: &str, mut wri
 
     match &standard {
         // A quote without its end would take in what follows.
-        Some(chain) if *chain == Chain::unknown() => push_item(&mut line, b"for=unknown"),
+        Some(chain) if !chain.is_whole => push_item(&mut line, chain.to_forwarded("").as_bytes()),
         Some(_) => push_lines(&mut line, headers, &FORWARDED),
         None => {}
     }
@@ -313,7 +313,9 @@ mod tests {
         let far = [("x-forwarded-for", long.as_str())];
         assert_eq!(client(&far).as_deref(), Some("203.0.113.9"));
         assert_eq!(client(&[("x-forwarded-for", &format!("203.0.113.9,{}", many("10.1.1.1")))]), None);
-        assert_eq!(client(&[("forwarded", &format!("{}, for=203.0.113.9", many("for=6.6.6.6")))]), None);
+        let end = client(&[("forwarded", &format!("{}, for=203.0.113.9", many("for=6.6.6.6")))]);
+        assert_eq!(end.as_deref(), Some("203.0.113.9"));
+        assert_eq!(client(&[("forwarded", &format!("for=203.0.113.9,{}", many("for=10.1.1.1")))]), None);
         // What goes on has no more of it than was read; the field itself goes on as it is.
         let lines = applied(peer("10.0.0.1", true), "a", &far);
         assert!(lines[0].starts_with("forwarded: for=unknown") && lines[0].len() < 2500, "{}", lines[0]);
@@ -324,7 +326,6 @@ mod tests {
     fn a_malformed_forwarded_names_nobody() {
         for value in [
             "for=\"192.0.2.1", // the quote of a stranger swallows what the proxy wrote
-            "for=\", for=192.0.2.1",
             "for=\"x\\",
             "for=192.0.2.1;for=192.0.2.2",
             "for 192.0.2.1",
@@ -338,6 +339,36 @@ mod tests {
         ] {
             assert_eq!(client(&[("forwarded", value)]), None, "{value}");
         }
+    }
+
+    #[test]
+    fn what_a_stranger_left_malformed_hides_nobody() {
+        for claim in [
+            "for=\"",
+            "for=\"x\\",
+            "for=1.2.3.4;for=1.2.3.4",
+            "x=\"a\"b",
+            "\u{e9}",
+            "for=\"[::1]\"x, for=\"6.6.6.6",
+            "=,=",
+            ",;,\"",
+        ] {
+            for written in ["for=203.0.113.9", "for=203.0.113.9;host=a;proto=https", "for=\"203.0.113.9:80\";by=\"_x\""]
+            {
+                for more in ["", ", for=10.1.1.1"] {
+                    let value = format!("{claim}, {written}{more}");
+                    assert_eq!(client(&[("forwarded", &value)]).as_deref(), Some("203.0.113.9"), "{value}");
+                    let lines = [("forwarded", claim), ("forwarded", &format!("{written}{more}"))];
+                    assert_eq!(client(&lines).as_deref(), Some("203.0.113.9"), "{value}");
+                }
+            }
+        }
+        // What goes on is what was read.
+        let lines = applied(peer("10.0.0.1", true), "a", &[("forwarded", "for=\"6.6.6.6, for=203.0.113.9")]);
+        assert!(
+            lines.contains(&"forwarded: for=unknown, for=203.0.113.9, for=10.0.0.1;host=a;proto=https".to_owned()),
+            "{lines:?}"
+        );
     }
 
     #[test]
@@ -472,10 +503,13 @@ mod tests {
         }
 
         #[test]
-        fn a_claim_in_forwarded_is_at_worst_believed_by_nobody(claim in "[ -~]{0,40}") {
-            let value = format!("{claim}, for=203.0.113.9");
+        fn a_claim_in_forwarded_changes_nothing(
+            claim in "[ -~]{0,40}",
+            written in prop::sample::select(vec!["for=203.0.113.9", "for=\"203.0.113.9:80\";proto=https", "proto=http;for=203.0.113.9"]),
+        ) {
+            let value = format!("{claim}, {written}");
             let found = client(&[("forwarded", &value)]);
-            prop_assert!(found.is_none() || found.as_deref() == Some("203.0.113.9"), "{:?}", found);
+            prop_assert_eq!(found.as_deref(), Some("203.0.113.9"));
         }
 
         #[test]

@@ -30,7 +30,11 @@ impl Client {
 
 /// The entries of a list, oldest first; none where one names no address.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Chain(Vec<Option<IpAddr>>);
+pub(super) struct Chain {
+    entries: Vec<Option<IpAddr>>,
+    /// All of it could be read: others read the same.
+    pub(super) is_whole: bool,
+}
 
 impl Chain {
     /// None if the field is absent or empty.
@@ -45,27 +49,20 @@ impl Chain {
             entries.push(None);
         }
         entries.reverse();
-        (!entries.is_empty()).then_some(Chain(entries))
+        (!entries.is_empty()).then_some(Chain { entries, is_whole: true })
     }
 
-    /// None if the field is absent or empty. One that is malformed is a single unknown: where its elements end is
-    /// anyone's guess.
+    /// None if the field is absent or empty.
     pub(super) fn forwarded(headers: &HeaderMap) -> Option<Chain> {
-        let entries: Vec<_> = match elements(headers) {
-            Some(elements) => elements.iter().map(|element| element.node).collect(),
-            None => return Some(Chain::unknown()),
-        };
-        (!entries.is_empty()).then_some(Chain(entries))
-    }
-
-    /// As [`Chain::forwarded`] reads what is malformed.
-    pub(super) fn unknown() -> Chain {
-        Chain(vec![None])
+        let elements = elements(headers);
+        let is_whole = elements.iter().all(|element| !element.is_unreadable);
+        let entries: Vec<_> = elements.iter().map(|element| element.node).collect();
+        (!entries.is_empty()).then_some(Chain { entries, is_whole })
     }
 
     pub(super) fn client(&self, trusted: &[IpNet]) -> Client {
         let mut leftmost = Client::Unknown;
-        for entry in self.0.iter().rev() {
+        for entry in self.entries.iter().rev() {
             match *entry {
                 Some(addr) if is_trusted(addr, trusted) => leftmost = Client::AllTrusted(addr),
                 Some(addr) => return Client::Found(addr),
@@ -79,12 +76,12 @@ impl Chain {
     pub(super) fn to_forwarded(&self, made: &str) -> String {
         let mut made = Some(made);
         let element = |entry: &Option<IpAddr>| format!("for={}{}", node(*entry), made.take().unwrap_or_default());
-        self.0.iter().map(element).collect::<Vec<_>>().join(", ")
+        self.entries.iter().map(element).collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn to_x_forwarded_for(&self) -> String {
         let items: Vec<_> =
-            self.0.iter().map(|entry| entry.map_or("unknown".to_owned(), |addr| addr.to_string())).collect();
+            self.entries.iter().map(|entry| entry.map_or("unknown".to_owned(), |addr| addr.to_string())).collect();
         items.join(", ")
     }
 }
@@ -113,16 +110,41 @@ pub(super) struct Element {
     pub(super) host: Option<String>,
     /// By which scheme.
     pub(super) proto: Option<String>,
+    /// This and all before it, or what there is beyond [`HOPS_MAX`], cannot be read.
+    pub(super) is_unreadable: bool,
 }
 
-/// All elements, oldest first; none if any is malformed, or there are more than anybody writes: where quotes end is only
-/// known from the left.
-pub(super) fn elements(headers: &HeaderMap) -> Option<Vec<Element>> {
-    let mut elements = Vec::new();
-    for line in headers.get_all(FORWARDED) {
-        elements.extend(parse_forwarded(line.to_str().ok()?, HOPS_MAX - elements.len())?);
+/// All elements, oldest first. Where one is malformed, or there are more than anybody writes, those on the right are read:
+/// a proxy appends its element, whatever stood there before, and a stranger must not be able to hide by what it sent.
+pub(super) fn elements(headers: &HeaderMap) -> Vec<Element> {
+    let mut elements: Vec<Element> = Vec::new();
+    // The newest first. RFC 9110 §5.3: a line is a whole list, so no quotes go on into the next.
+    for line in headers.get_all(FORWARDED).into_iter().rev() {
+        let most = HOPS_MAX - elements.len();
+        let whole = line.to_str().ok().and_then(|line| parse_forwarded(line, most));
+        let is_whole = whole.is_some();
+        elements.extend(whole.unwrap_or_else(|| parse_end(line.as_bytes(), most)).into_iter().rev());
+        if !is_whole {
+            break;
+        }
     }
-    Some(elements)
+    elements.reverse();
+    elements
+}
+
+/// The elements at the end of a line that is malformed or too long, `most` of them, behind one that is unreadable. No proxy
+/// writes a comma into an element, so the last commas are borders, whatever quotes a stranger has left open before them.
+fn parse_end(line: &[u8], most: usize) -> Vec<Element> {
+    let mut elements = Vec::new();
+    for piece in line.rsplit(|&byte| byte == b',').take(most) {
+        match std::str::from_utf8(piece).ok().and_then(|piece| parse_forwarded(piece, 1)) {
+            Some(read) => elements.extend(read),
+            None => break,
+        }
+    }
+    elements.push(Element { is_unreadable: true, ..Element::default() });
+    elements.reverse();
+    elements
 }
 
 /// RFC 7239 §4: the elements of a line, `most` of them; none if any of it is malformed.
@@ -157,7 +179,7 @@ fn parse_forwarded(line: &str, most: usize) -> Option<Vec<Element>> {
                 return None;
             }
             let node = node.and_then(|node: String| parse_node(&node));
-            elements.push(Element { node, host, proto });
+            elements.push(Element { node, host, proto, is_unreadable: false });
         }
         rest = match rest.strip_prefix(',') {
             Some(tail) => tail.trim_start_matches([' ', '\t']),
