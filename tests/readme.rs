@@ -118,3 +118,38 @@ fn every_yaml_block_is_a_configuration() {
     }
     assert!(blocks > 0, "the README shows a configuration");
 }
+
+/// The text of all Rust files below `folder`.
+fn sources(folder: &std::path::Path, out: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            out.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn each_promise_of_the_security_policy_names_tests_that_there_are() {
+    let mut all = String::new();
+    for folder in ["src", "tests"] {
+        sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut all);
+    }
+    let policy = include_str!("../SECURITY.md");
+    let (_, promises) = policy.split_once("## What is promised").unwrap();
+    let (promises, _) = promises.split_once("## What is not promised").unwrap();
+    let is_name = |word: &&str| {
+        word.matches('_').count() > 2 && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric())
+    };
+    let mut named = 0;
+    for name in promises.split('`').skip(1).step_by(2).filter(is_name) {
+        named += 1;
+        assert!(all.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+    assert!(named > 40, "{named}");
+    for promise in promises.split("\n\n**").skip(1) {
+        assert!(promise.split('`').any(|word| is_name(&word)), "no test is named: {promise}");
+    }
+}
