@@ -9,6 +9,10 @@
 //! * `engine`: rustls, fed with whole records; no socket.
 //! * `incoming`, `outgoing`: what waits on both sides of it.
 //!
+//! A peer may send records without end in which nothing is: tickets, new keys, padding, a byte each. The socket's reads do
+//! not bound what they cost, since thousands come with one read. So work is taken off the task's budget, as reads and
+//! writes of sockets are (`tokio::task::coop`), and such a peer has no more than its turn.
+//!
 //! The end of the stream is a close_notify; a socket that ends without one is [`UnexpectedEof`](io::ErrorKind). A peer
 //! that breaks the protocol gets its alert before the error is told, as an [`io::Error`] with the [`rustls::Error`]
 //! within; that error stays.
@@ -21,6 +25,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 
 mod engine;
 mod incoming;
@@ -95,6 +100,16 @@ where
         self.engine.outgoing.poll_send(cx, &mut self.io)
     }
 
+    /// Waits for the task's next turn, if what was done for the peer has used this one up.
+    #[inline]
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.engine.owes() {
+            ready!(coop::poll_proceed(cx)).made_progress();
+            self.engine.pay();
+        }
+        Poll::Ready(())
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
@@ -110,6 +125,7 @@ where
         let this = self.get_mut();
         let before = buf.filled().len();
         loop {
+            ready!(this.poll_turn(cx));
             let opened = this.engine.open(buf);
             if this.engine.outgoing.is_due() {
                 // What does not leave now leaves later; if the socket has failed, the read says so.
@@ -121,6 +137,10 @@ where
             opened.map_err(tls_error)?;
             if this.engine.is_at_end() {
                 return Poll::Ready(Ok(()));
+            }
+            if this.engine.owes() {
+                // There may be more records.
+                continue;
             }
             if ready!(this.engine.incoming.poll_fill(cx, &mut this.io))? == 0 {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "ended without close_notify")));

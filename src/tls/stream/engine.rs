@@ -23,6 +23,13 @@ const KEY_UPDATES: usize = 128;
 /// What is encrypted at once: whole records, as many as the largest buffer holds.
 const BULK: usize = (Size::Large.bytes() - KEY_UPDATES) / (RECORD + OVERHEAD) * RECORD;
 
+/// What a record costs beside its bytes, in bytes.
+const RECORD_WORK: u32 = 64;
+/// What is done for one unit of a task's budget (tokio's `coop`), of which it has 128 a turn.
+pub const WORK_PER_UNIT: u32 = 1024;
+/// What is done at once: 256 records, or 16 KiB of records in which the reader finds nothing.
+const WORK_AT_ONCE: u32 = 16 * WORK_PER_UNIT;
+
 /// One side's connection of rustls.
 pub trait Connection {
     /// What rustls keeps for this side.
@@ -80,6 +87,8 @@ pub struct Engine<C> {
     failed: Option<Error>,
     peer_closed: bool,
     closed: bool,
+    /// What was done for the peer and not yet taken off the task's budget.
+    work: u32,
 }
 
 impl<C: Connection> Engine<C> {
@@ -94,6 +103,7 @@ impl<C: Connection> Engine<C> {
             failed: None,
             peer_closed: false,
             closed: false,
+            work: 0,
         }
     }
 
@@ -112,6 +122,16 @@ impl<C: Connection> Engine<C> {
         self.closed
     }
 
+    /// Whether a unit of the task's budget has been used up.
+    pub fn owes(&self) -> bool {
+        self.work >= WORK_PER_UNIT
+    }
+
+    /// A unit was taken off the task's budget.
+    pub fn pay(&mut self) {
+        self.work -= WORK_PER_UNIT.min(self.work);
+    }
+
     /// Goes on with the handshake as far as the records that are there allow. `true`: it is over, and nothing behind it
     /// was touched.
     ///
@@ -127,7 +147,7 @@ impl<C: Connection> Engine<C> {
         Ok(true)
     }
 
-    /// Decrypts records into `buf` until it is full or there are no more.
+    /// Decrypts records into `buf` until it is full, there are no more, or enough is done at once.
     ///
     /// # Errors
     /// If the peer breaks the protocol; the alert is in `outgoing`. What came before the error is in `buf`, and the
@@ -142,7 +162,8 @@ impl<C: Connection> Engine<C> {
                 (self.rest, self.rest_read) = (Vec::new(), 0);
             }
         }
-        while buf.remaining() > 0 && !self.peer_closed && !self.incoming.bytes().is_empty() {
+        while buf.remaining() > 0 && !self.peer_closed && !self.incoming.bytes().is_empty() && self.work < WORK_AT_ONCE
+        {
             let mut rest = Vec::new();
             let whole = self.next_record(|plain| {
                 let (now, later) = plain.split_at(plain.len().min(buf.remaining()));
@@ -168,13 +189,17 @@ impl<C: Connection> Engine<C> {
             return Err(error.clone());
         }
         let whole = self.incoming.record_end();
+        let length = whole.map_or(0, |end| end - self.incoming.joined());
+        let mut is_empty = true;
         let mut seen = whole.unwrap_or(self.incoming.bytes().len());
         loop {
             let UnbufferedStatus { discard, state, .. } = self.connection.process(self.incoming.front_mut(seen));
             let more = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
-                        plain(record?.payload);
+                        let payload = record?.payload;
+                        is_empty &= payload.is_empty();
+                        plain(payload);
                     }
                     self.connection.common().wants_write()
                 }
@@ -203,6 +228,8 @@ impl<C: Connection> Engine<C> {
                 break;
             }
         }
+        // What is in it makes the reader work, and is counted by him; what is not, as tickets and new keys, costs here.
+        self.work = self.work.saturating_add(RECORD_WORK + if is_empty { length as u32 } else { 0 });
         if self.peer_closed {
             // What follows a close_notify is ignored (RFC 8446 §6.1).
             self.incoming.clear();

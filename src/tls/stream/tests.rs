@@ -372,6 +372,82 @@ async fn keys_change_in_mid_stream() {
     }
 }
 
+/// How often all others had their turn until `reading` was over.
+async fn turns_of_others(reading: impl Future<Output = ()> + Send + 'static) -> usize {
+    let reading = tokio::spawn(reading);
+    let mut turns = 0;
+    while !reading.is_finished() {
+        turns += 1;
+        tokio::task::yield_now().await;
+    }
+    reading.await.unwrap();
+    turns
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn others_have_their_turn_while_a_peer_sends_a_byte_a_record() {
+    const RECORDS: usize = 10_000;
+    let (ours, theirs) = duplex(1 << 20);
+    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    for _ in 0..RECORDS {
+        theirs.write_all(b"x").await.unwrap();
+    }
+    theirs.flush().await.unwrap();
+    let turns = turns_of_others(async move {
+        ours.read_exact(&mut [0; RECORDS]).await.unwrap();
+        drop(theirs);
+    });
+    assert!(turns.await >= RECORDS / 2_048);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn others_have_their_turn_while_a_peer_changes_its_keys() {
+    const ROUNDS: usize = 200;
+    let (ours, theirs) = duplex(1 << 20);
+    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    for _ in 0..ROUNDS {
+        for _ in 0..30 {
+            theirs.get_mut().1.refresh_traffic_keys().unwrap();
+        }
+        theirs.write_all(b"x").await.unwrap();
+    }
+    theirs.flush().await.unwrap();
+    let turns = turns_of_others(async move {
+        ours.read_exact(&mut [0; ROUNDS]).await.unwrap();
+        // Of all that it was asked for there is one answer (RFC 8446 §4.6.3), and it takes no room before it leaves.
+        assert!(!ours.engine.outgoing.is_due());
+        ours.write_all(b"y").await.unwrap();
+        assert_eq!(theirs.read_u8().await.unwrap(), b'y');
+    });
+    assert!(turns.await >= ROUNDS * 31 / 2_048);
+}
+
+/// A few are taken. Thousands that run over the ends of records never leave what rustls keeps in place, which has a bound.
+#[tokio::test(flavor = "current_thread")]
+async fn tickets_without_end_are_refused() {
+    for (tickets, is_taken) in [(100, true), (5_000, false)] {
+        let ca = Ca::new();
+        let identity = ca.identity(&[NAME]);
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(provider()))
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&identity.key))));
+        server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
+        server.send_tls13_tickets = tickets;
+        let client = client_config(&ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() });
+        let (one, other) = duplex(8 << 20);
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let (ours, theirs) = tokio::join!(connect(ClientConfig::clone(&client.unwrap()), one), acceptor.accept(other));
+        let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
+        theirs.write_all(b"x").await.unwrap();
+        theirs.flush().await.unwrap();
+        let read = ours.read_u8().await;
+        assert_eq!(read.is_ok(), is_taken, "{read:?}");
+        assert!(ours.engine.incoming.bytes().len() <= Size::Large.bytes());
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_close_notify_is_the_end_and_a_cut_is_an_error() {
     for version in [&TLS12, &TLS13] {
