@@ -24,6 +24,9 @@ use crate::upstream::live::{Lives, Name};
 /// How long a process that has closed its end may take to be over, before it is taken for one that lives without it.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 
+/// As much as is passed on of why the new process refuses: [`Heir::refuse`](super::Heir::refuse) says no more.
+pub(super) const REASON_CHARS_MAX: usize = 2000;
+
 /// Why the next process has not taken over. It does not live any more, and this one goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
@@ -262,6 +265,7 @@ impl Prepared {
                     Heard::OutOfTurn => return Ok(Err(UpgradeError::OutOfTurn(step))),
                     Heard::No => {
                         let Message::Refused { reason } = message else { continue };
+                        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
                         return Ok(Err(UpgradeError::Refused(reason)));
                     }
                 }

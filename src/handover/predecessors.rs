@@ -18,6 +18,8 @@ use crate::upstream::live::{Lives, Name};
 
 /// The most endpoints that are kept for one process; far more than a configuration has.
 const NAMES_MAX: usize = 1 << 16;
+/// The most bytes of their names together: 64 for each of as many.
+const NAME_BYTES_MAX: usize = 64 * NAMES_MAX;
 
 /// A process before this one.
 #[derive(Debug)]
@@ -25,20 +27,26 @@ pub(super) struct Predecessor {
     pub(super) pid: u32,
     channel: Channel,
     pub(super) sessions: HashMap<Name, u32>,
+    /// Of all names in `sessions`.
+    name_bytes: usize,
 }
 
 impl Predecessor {
     pub(super) fn new(pid: u32, channel: Channel) -> Predecessor {
-        Predecessor { pid, channel, sessions: HashMap::new() }
+        Predecessor { pid, channel, sessions: HashMap::new(), name_bytes: 0 }
     }
 
     /// These are the numbers now, for those endpoints.
     pub(super) fn told(&mut self, counts: Vec<Count>) {
         for Count { upstream, endpoint, sessions } in counts {
+            let bytes = upstream.len() + endpoint.len();
             let name = (upstream, endpoint);
             if sessions == 0 {
-                self.sessions.remove(&name);
-            } else if self.sessions.len() < NAMES_MAX || self.sessions.contains_key(&name) {
+                self.name_bytes -= self.sessions.remove(&name).map_or(0, |_| bytes);
+            } else if let Some(known) = self.sessions.get_mut(&name) {
+                *known = sessions;
+            } else if self.sessions.len() < NAMES_MAX && self.name_bytes + bytes <= NAME_BYTES_MAX {
+                self.name_bytes += bytes;
                 self.sessions.insert(name, sessions);
             }
         }
@@ -170,6 +178,29 @@ mod tests {
         let name = |endpoint: &str| ("chat".to_owned(), endpoint.to_owned());
         let both = Predecessors::new(vec![one, other]);
         assert_eq!(both.total(), HashMap::from([(name("a"), u32::MAX), (name("c"), 1)]));
+    }
+
+    #[test]
+    fn names_without_end_are_not_kept() {
+        let mut one = Predecessor::new(1, Channel::pair().unwrap().0);
+        one.told(vec![count("a", 1)]);
+        let long = |i: usize, sessions| count(&format!("{i}{}", "x".repeat(50_000)), sessions);
+        let kept = NAME_BYTES_MAX / 50_000;
+        for i in 0..2 * kept {
+            one.told(vec![long(i, 1)]);
+        }
+        assert!(one.sessions.len() <= kept + 1 && one.name_bytes <= NAME_BYTES_MAX);
+        // Those that are known go on, and leave their room to others.
+        one.told(vec![count("a", 2)]);
+        assert_eq!(one.sessions[&("chat".to_owned(), "a".to_owned())], 2);
+        for i in 0..2 * kept {
+            one.told(vec![long(i, 0)]);
+        }
+        assert_eq!((one.sessions.len(), one.name_bytes), (1, "chata".len()));
+        for i in 0..2 * NAMES_MAX {
+            one.told(vec![count(&i.to_string(), 1)]);
+        }
+        assert_eq!(one.sessions.len(), NAMES_MAX);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::ENVIRONMENT;
 use super::channel::{Channel, ChannelError};
 use super::message::Message;
+use super::offer::REASON_CHARS_MAX;
 use super::predecessors::{Predecessor, Predecessors};
 use super::steps::{Deadlines, Heard, NewStep};
 use crate::net::listener::{Inheritance, Inherited};
@@ -164,7 +165,7 @@ impl Heir {
     /// It will not be. The old process goes on, and says why in its log.
     pub async fn refuse(mut self, reason: &str) {
         // More would not fit a message, and is in our own log.
-        let reason = reason.chars().take(2000).collect();
+        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
         // If nobody hears it, nobody waits for it.
         let _ = timeout(self.deadlines.taken, self.channel.send(&Message::Refused { reason }, &[])).await;
     }
