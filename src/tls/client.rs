@@ -4,16 +4,20 @@
 //! than its certificate says names that (`server_name`). `verify: off` is for what nobody can mend any more: a device whose
 //! certificate has expired, or names nobody.
 //!
-//! Sessions are resumed: a configuration keeps the tickets of the last 256 servers (rustls's default), for all workers.
+//! Sessions are resumed while the certificate is in force that the server was judged by: a configuration keeps eight tickets
+//! for each of the last 32 servers (rustls's default), for all workers.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::UnbufferedClientConnection;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, RootCertStore};
 
 use super::identity::{Identity, TlsError};
+use super::sessions::{Sessions, Telling};
 use super::stream::{Incoming, TlsStream};
 use super::verifier::{self, Authorities, Unverified};
 use super::{ALPN_HTTP_1_1, ClientStream, provider};
@@ -35,12 +39,25 @@ pub struct ClientTlsOptions {
 /// # Errors
 /// If there is nobody to trust, or rustls refuses our certificate.
 pub fn client_config(options: &ClientTlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = match &options.roots {
-        _ if options.unverified => Arc::new(Unverified),
-        Some(ours) => verifier::of_servers(Arc::clone(&ours.roots), Some(Arc::clone(ours)))?,
-        None => verifier::of_servers(native_roots()?, None)?,
+    client_config_by(options, Arc::new(DefaultTimeProvider))
+}
+
+fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, TlsError> {
+    let judge = match &options.roots {
+        _ if options.unverified => None,
+        Some(ours) => Some(verifier::of_servers(Arc::clone(&ours.roots), Some(Arc::clone(ours)))?),
+        None => Some(verifier::of_servers(native_roots()?, None)?),
     };
-    let builder = ClientConfig::builder_with_provider(Arc::clone(provider()))
+    let sessions = Arc::new(Sessions::new(Arc::clone(&clock)));
+    let (verifier, resumption): (Arc<dyn ServerCertVerifier>, _) = match judge {
+        Some(judge) => {
+            let telling = Telling { judge, sessions: Arc::clone(&sessions) };
+            (Arc::new(telling), Resumption::store(sessions))
+        }
+        // No certificate was judged, so none can have come to its end.
+        None => (Arc::new(Unverified), Resumption::default()),
+    };
+    let builder = ClientConfig::builder_with_details(Arc::clone(provider()), clock)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -51,6 +68,7 @@ pub fn client_config(options: &ClientTlsOptions) -> Result<Arc<ClientConfig>, Tl
         }
     };
     config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
+    config.resumption = resumption;
     Ok(Arc::new(config))
 }
 
@@ -216,7 +234,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::server::{self, ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys};
-    use super::super::test_certificates::Ca;
+    use super::super::test_certificates::{Ca, Clock};
     use super::*;
 
     /// A server on one end of a socket pair, `options` on the other; it echoes one byte.
@@ -418,6 +436,35 @@ mod tests {
             assert_eq!(kind(second), HandshakeKind::Resumed);
             let third = shake_with(&server, &config, "a.example").await.unwrap();
             assert_eq!(kind(third), HandshakeKind::Resumed);
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn no_session_outlives_the_certificate_that_was_judged() {
+        let (ca, clock) = (Ca::new(), Arc::new(Clock::at(2030, 1, 31)));
+        let of = |from: (i32, u8, u8), to: (i32, u8, u8)| {
+            showing(&ca.sign(&["a.example"], |params| {
+                params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+                params.not_after = rcgen::date_time_ymd(to.0, to.1, to.2);
+            }))
+        };
+        for min_version in [MinVersion::Tls12, MinVersion::Tls13] {
+            clock.set(2030, 1, 31);
+            let options = ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() };
+            let config = client_config_by(&options, Arc::clone(&clock) as Arc<dyn TimeProvider>).unwrap();
+            let server = serve(&ServerTlsOptions { min_version, ..of((2030, 1, 1), (2030, 2, 1)) });
+            let kind = |stream: ClientStream| stream.handshake_kind().unwrap();
+            assert_ne!(kind(shake_with(&server, &config, "a.example").await.unwrap()), HandshakeKind::Resumed);
+            assert_eq!(kind(shake_with(&server, &config, "a.example").await.unwrap()), HandshakeKind::Resumed);
+            // The tickets are good for a week, the certificate for a day.
+            clock.set(2030, 2, 2);
+            for _ in 0..2 {
+                let error = shake_with(&server, &config, "a.example").await.unwrap_err();
+                assert!(error.to_string().contains("it has expired"), "{error}");
+            }
+            let renewed = serve(&ServerTlsOptions { min_version, ..of((2030, 2, 1), (2030, 3, 1)) });
+            assert_ne!(kind(shake_with(&renewed, &config, "a.example").await.unwrap()), HandshakeKind::Resumed);
+            assert_eq!(kind(shake_with(&renewed, &config, "a.example").await.unwrap()), HandshakeKind::Resumed);
         }
     }
 

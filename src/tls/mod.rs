@@ -19,6 +19,7 @@ pub mod metrics;
 mod pem;
 pub mod resolver;
 pub mod server;
+mod sessions;
 pub mod stream;
 mod validity;
 mod verifier;
@@ -52,6 +53,28 @@ mod test_certificates {
     use rustls::pki_types::CertificateDer;
 
     use super::*;
+
+    /// A clock that stands still.
+    #[derive(Debug)]
+    pub struct Clock(std::sync::atomic::AtomicI64);
+
+    impl Clock {
+        pub fn at(year: i32, month: u8, day: u8) -> Clock {
+            Clock(rcgen::date_time_ymd(year, month, day).unix_timestamp().into())
+        }
+
+        pub fn set(&self, year: i32, month: u8, day: u8) {
+            let Clock(at) = Clock::at(year, month, day);
+            self.0.store(at.into_inner(), std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    impl rustls::time_provider::TimeProvider for Clock {
+        fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+            let at = self.0.load(std::sync::atomic::Ordering::Relaxed).unsigned_abs();
+            Some(rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(at)))
+        }
+    }
 
     /// A CA that signs what a test needs.
     pub struct Ca(CertifiedIssuer<'static, KeyPair>);

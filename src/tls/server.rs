@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::server::{NoServerSessionStorage, ProducesTickets, UnbufferedServerConnection};
-use rustls::{AlertDescription, InvalidMessage, PeerMisbehaved, ServerConfig};
+use rustls::{AlertDescription, HandshakeKind, InvalidMessage, PeerMisbehaved, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -243,8 +243,19 @@ async fn handshake(stream: Prefixed<Stream>, config: Arc<ServerConfig>) -> Resul
         }
         Some(_) => return Err(TlsAcceptError::NotTls),
     }
+    let clock = Arc::clone(&config.time_provider);
     let connection = UnbufferedServerConnection::new(config).map_err(TlsAcceptError::Protocol)?;
-    Ok(TlsStream::handshake(connection, incoming, stream).await?)
+    let mut stream = TlsStream::handshake(connection, incoming, stream).await?;
+    if stream.handshake_kind() == Some(HandshakeKind::Resumed)
+        && let Some(certificate) = stream.peer_certificate()
+        // It was judged when it was shown, which may be long ago: each ticket brings the next.
+        && let now = clock.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)
+        && let Err(error) = now.and_then(|now| verifier::in_force(certificate, now))
+    {
+        let _ = stream.shutdown().await;
+        return Err(TlsAcceptError::ClientCertificate(error));
+    }
+    Ok(stream)
 }
 
 async fn answer_plain_http(mut stream: Stream) -> io::Result<()> {

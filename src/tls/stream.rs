@@ -23,6 +23,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
@@ -53,6 +54,11 @@ impl<C: Connection, S> TlsStream<C, S> {
     /// The version of TLS that was agreed on.
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.engine.common().protocol_version()
+    }
+
+    /// What the peer has shown of itself, in this handshake or in the one that it resumes.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.engine.common().peer_certificates()?.first()
     }
 
     /// Whether the handshake resumed a session.

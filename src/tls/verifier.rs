@@ -34,7 +34,7 @@ impl Authorities {
         if !self.certificates.contains(certificate) {
             return Ok(false);
         }
-        valid_at(Validity::of(certificate).ok_or(CertificateError::BadEncoding)?, now)?;
+        in_force(certificate, now)?;
         Ok(true)
     }
 }
@@ -163,6 +163,15 @@ impl ClientCertVerifier for OfClients {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.webpki.supported_verify_schemes()
     }
+}
+
+/// Whether a certificate that was judged before is in force now.
+///
+/// # Errors
+/// If it is not.
+pub(super) fn in_force(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let validity = Validity::of(certificate).ok_or(CertificateError::BadEncoding)?;
+    Ok(valid_at(validity, now)?)
 }
 
 fn valid_at(validity: Validity, time: UnixTime) -> Result<(), CertificateError> {

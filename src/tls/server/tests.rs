@@ -5,7 +5,7 @@ use rustls::{ClientConfig, HandshakeKind};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use super::super::test_certificates::Ca;
+use super::super::test_certificates::{Ca, Clock};
 use super::*;
 
 fn options(ca: &Ca) -> ServerTlsOptions {
@@ -214,6 +214,46 @@ async fn tickets_hold_on_every_worker() {
     connect(false);
     connect(true);
     connect(true);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn no_ticket_outlives_the_certificate_of_the_client() {
+    let (ca, clock) = (Ca::new(), Arc::new(Clock::at(2030, 1, 31)));
+    let (cert, key) = ca.sign(&["client.example"], |params| params.not_after = rcgen::date_time_ymd(2030, 2, 1));
+    let identity = Identity::from_pem("client", cert.as_bytes(), key.as_bytes()).unwrap();
+    let auth = ClientAuth { roots: ca.authorities(), mode: ClientAuthMode::Require };
+    let mut server =
+        ServerConfig::clone(&with_new_tickets(&ServerTlsOptions { client_auth: Some(auth), ..options(&ca) }));
+    server.time_provider = Arc::clone(&clock) as _;
+    let server = Arc::new(server);
+    for version in ALL {
+        clock.set(2030, 1, 31);
+        let mut client = client(&ca, &[version]);
+        client.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&identity.key)));
+        let client = Arc::new(client);
+        let connect = async || {
+            let (ours, theirs) = pair().await;
+            let name = ServerName::try_from("a.example").unwrap();
+            let connecting = async {
+                let mut client = TlsConnector::from(Arc::clone(&client)).connect(name, theirs).await?;
+                client.read_exact(&mut [0]).await.map(drop)
+            };
+            let accepting = async {
+                let mut server = accept(ours.into(), Arc::clone(&server), soon()).await?;
+                server.write_all(b"x").await?;
+                server.flush().await?;
+                Ok::<_, TlsAcceptError>(server.handshake_kind() == Some(HandshakeKind::Resumed))
+            };
+            tokio::join!(accepting, connecting)
+        };
+        assert!(matches!(connect().await, (Ok(false), Ok(()))));
+        assert!(matches!(connect().await, (Ok(true), Ok(()))));
+        clock.set(2030, 2, 2);
+        for _ in 0..2 {
+            let (server, client) = connect().await;
+            assert_eq!((server.unwrap_err().label(), client.is_err()), ("client_certificate", true));
+        }
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

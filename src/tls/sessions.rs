@@ -1,0 +1,148 @@
+//! Sessions with servers that may be resumed: for as long as the certificate is in force that the server was judged by.
+//!
+//! Who resumes shows no certificate, and gets new tickets whenever it does. So a server that was good once would be good
+//! for ever, however long ago its certificate has expired, as long as somebody connects once a week.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::NamedGroup;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+use super::validity::Validity;
+
+/// Tickets that are kept, eight a server: rustls's default.
+const TICKETS_MAX: usize = 256;
+/// Names whose ends are kept; more than there are tickets for.
+const NAMES_MAX: usize = 256;
+
+/// What is kept of servers, by their names. A name of which no end is known has no sessions.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    cache: ClientSessionMemoryCache,
+    /// The last second, of Unix time, in which a server's sessions are good: of all certificates that it was judged by since
+    /// it had none, the one that ends first.
+    ends: Mutex<HashMap<ServerName<'static>, i64>>,
+    clock: Arc<dyn TimeProvider>,
+}
+
+impl Sessions {
+    pub(super) fn new(clock: Arc<dyn TimeProvider>) -> Sessions {
+        Sessions { cache: ClientSessionMemoryCache::new(TICKETS_MAX), ends: Mutex::default(), clock }
+    }
+
+    /// A server has shown a good certificate.
+    fn judged(&self, name: &ServerName<'_>, certificate: &CertificateDer<'_>) {
+        let Some(Validity { not_after, .. }) = Validity::of(certificate) else { return };
+        let name = name.to_owned();
+        let mut ends = self.ends();
+        if ends.len() >= NAMES_MAX && !ends.contains_key(&name) {
+            // Costs each of them a whole handshake.
+            ends.clear();
+        }
+        ends.entry(name).and_modify(|end| *end = not_after.min(*end)).or_insert(not_after);
+    }
+
+    /// Whether sessions of this server are good now. If not, none are kept.
+    fn are_good(&self, name: &ServerName<'_>) -> bool {
+        let Some(now) = self.clock.current_time().and_then(|now| i64::try_from(now.as_secs()).ok()) else {
+            return false;
+        };
+        let name = name.to_owned();
+        let mut ends = self.ends();
+        if ends.get(&name).is_some_and(|end| now <= *end) {
+            return true;
+        }
+        ends.remove(&name);
+        drop(ends);
+        self.cache.remove_tls12_session(&name);
+        while self.cache.take_tls13_ticket(&name).is_some() {}
+        false
+    }
+
+    fn ends(&self) -> MutexGuard<'_, HashMap<ServerName<'static>, i64>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
+        self.cache.set_kx_hint(name, group);
+    }
+
+    fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
+        self.cache.kx_hint(name)
+    }
+
+    fn set_tls12_session(&self, name: ServerName<'static>, value: Tls12ClientSessionValue) {
+        if self.are_good(&name) {
+            self.cache.set_tls12_session(name, value);
+        }
+    }
+
+    fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.are_good(name).then(|| self.cache.tls12_session(name)).flatten()
+    }
+
+    fn remove_tls12_session(&self, name: &ServerName<'static>) {
+        self.cache.remove_tls12_session(name);
+    }
+
+    fn insert_tls13_ticket(&self, name: ServerName<'static>, value: Tls13ClientSessionValue) {
+        if self.are_good(&name) {
+            self.cache.insert_tls13_ticket(name, value);
+        }
+    }
+
+    fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.are_good(name).then(|| self.cache.take_tls13_ticket(name)).flatten()
+    }
+}
+
+/// Judges as another does, and tells `sessions` of it.
+#[derive(Debug)]
+pub(super) struct Telling {
+    pub(super) judge: Arc<dyn ServerCertVerifier>,
+    pub(super) sessions: Arc<Sessions>,
+}
+
+impl ServerCertVerifier for Telling {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let judged = self.judge.verify_server_cert(certificate, intermediates, name, ocsp_response, now)?;
+        self.sessions.judged(name, certificate);
+        Ok(judged)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.judge.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.judge.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.judge.supported_verify_schemes()
+    }
+}
