@@ -4,7 +4,7 @@
 
 use std::future::pending;
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,6 +250,38 @@ async fn whatever_the_new_one_does_the_old_one_has_all_it_had() {
     });
     assert_eq!(steps, [(OldStep::Ready, SHORT), (OldStep::Taken, SHORT)]);
     assert!(matches!(&endings[7], UpgradeError::Unintelligible(message::MessageError::Version(9))));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn noise_of_the_new_one_is_refused_and_nothing_of_it_is_kept() {
+    let long = Deadlines::default();
+    let noise = async |bytes: &[u8]| {
+        fails(long, async |end| {
+            assert_eq!(rustix::net::send(&end, bytes, rustix::net::SendFlags::empty()).unwrap(), bytes.len());
+            pending().await
+        })
+        .await
+    };
+    let deep = [b"wsl\x01\0\0".as_slice(), &[b'['; 60_000]].concat();
+    for (bytes, expected) in [(b"garbage".as_slice(), "refused"), (&deep, "refused"), (b"", "not_ready")] {
+        assert_eq!(noise(bytes).await.attempt().label(), expected);
+    }
+    let chatty = Message::Refused { reason: "x".repeat(60_000) };
+    let UpgradeError::Refused(reason) = noise(&message::encode(&chatty, 0).unwrap()).await else { panic!("refused") };
+    assert_eq!(reason.len(), offer::REASON_CHARS_MAX);
+
+    let (mut kept, given) = UnixStream::pair().unwrap();
+    let descriptors = fails(Deadlines { ready: SHORT, ..long }, async |mut end| {
+        for _ in 0..100 {
+            end.send(&Message::Unknown, &[given.as_fd(); message::DESCRIPTORS_MAX]).await.unwrap();
+        }
+        drop(given);
+        pending().await
+    });
+    assert!(matches!(descriptors.await, UpgradeError::Timeout { step: OldStep::Ready, .. }));
+    // A child that another test starts just now has a copy until its exec.
+    kept.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(std::io::Read::read(&mut kept, &mut [0]).unwrap(), 0, "a copy is open somewhere");
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -27,6 +27,7 @@ mod half_close;
 mod handover;
 mod handshake;
 mod health;
+mod hostile_tls;
 mod http;
 mod keepalive;
 mod limits;
