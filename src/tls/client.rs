@@ -449,15 +449,16 @@ mod tests {
             }))
         };
         for min_version in [MinVersion::Tls12, MinVersion::Tls13] {
-            clock.set(2030, 1, 31);
+            clock.set(2030, 2, 1);
+            clock.turn(-1);
             let options = ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() };
             let config = client_config_by(&options, Arc::clone(&clock) as Arc<dyn TimeProvider>).unwrap();
             let server = serve(&ServerTlsOptions { min_version, ..of((2030, 1, 1), (2030, 2, 1)) });
             let kind = |stream: ClientStream| stream.handshake_kind().unwrap();
             assert_ne!(kind(shake_with(&server, &config, "a.example").await.unwrap()), HandshakeKind::Resumed);
             assert_eq!(kind(shake_with(&server, &config, "a.example").await.unwrap()), HandshakeKind::Resumed);
-            // The tickets are good for a week, the certificate for a day.
-            clock.set(2030, 2, 2);
+            // The tickets are good for twelve hours, the certificate for one.
+            clock.turn(2);
             for _ in 0..2 {
                 let error = shake_with(&server, &config, "a.example").await.unwrap_err();
                 assert!(error.to_string().contains("it has expired"), "{error}");

@@ -67,6 +67,11 @@ mod test_certificates {
             let Clock(at) = Clock::at(year, month, day);
             self.0.store(at.into_inner(), std::sync::atomic::Ordering::Relaxed);
         }
+
+        /// Moves it by so many hours.
+        pub fn turn(&self, hours: i64) {
+            self.0.fetch_add(hours * 3600, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     impl rustls::time_provider::TimeProvider for Clock {
