@@ -149,6 +149,7 @@ fn examine(buffer: &[u8]) -> Result<Finding, ProxyProtocolError> {
     };
     let config = ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
     match ProxyHeader::parse(header, config) {
+        Ok((_, bytes)) if !has_plain_ports(&buffer[..bytes]) => Err(ProxyProtocolError::Malformed),
         Ok((header, bytes)) => {
             let announced = header.proxied_address().map(|address| Announced {
                 client: canonical(address.source),
@@ -159,6 +160,16 @@ fn examine(buffer: &[u8]) -> Result<Finding, ProxyProtocolError> {
         Err(ParseError::BufferTooShort) => Ok(Finding::Incomplete),
         Err(_) => Err(ProxyProtocolError::Malformed),
     }
+}
+
+/// Whether the ports of version 1 are digits (specification §2.1): the parser takes `+80`, too. What else is in the line of
+/// `UNKNOWN` is to be ignored.
+fn has_plain_ports(header: &[u8]) -> bool {
+    let Some(line) = header.strip_prefix(V1_SIGNATURE).filter(|line| !line.starts_with(b"UNKNOWN")) else {
+        return true;
+    };
+    let mut ports = line.trim_ascii_end().split(|byte| *byte == b' ').skip(3);
+    ports.all(|port| port.iter().all(u8::is_ascii_digit))
 }
 
 /// Judges the fixed part of version 2 as soon as it is there, rather than to wait for bytes that it announces wrongly.
@@ -300,6 +311,8 @@ mod tests {
         for bytes in [
             b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 99999\r\n".as_slice(),
             b"PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n",
+            b"PROXY TCP4 192.0.2.1 198.51.100.2 +1 2\r\n",
+            b"PROXY TCP6 2001:db8::1 2001:db8::2 1 +2\r\n",
             b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2\rx",
             b"PROXY / HTTP/1.1\r\n\r\n",
             &long_v1,
