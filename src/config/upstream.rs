@@ -30,7 +30,7 @@ pub struct Upstream {
     pub balance: Balance,
 
     /// The servers: URLs, or maps with a `url`. Required, unless `discover` tells them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
 
     /// Who tells the servers, in place of `endpoints`: a `file` that other tools write, `dns`, or `etcd`. What was told last
