@@ -91,6 +91,15 @@ impl Dns {
         }
     }
 
+    /// One round, without what is remembered between two: for whoever tries hostile answers (`tests/fuzz`).
+    ///
+    /// # Errors
+    /// Why there is no list.
+    #[doc(hidden)]
+    pub async fn once(&self) -> Result<Vec<Endpoint>, Trouble> {
+        self.endpoints(&mut HashMap::new()).await.map(|answer| answer.found)
+    }
+
     fn wait(&self, ttl: Duration) -> Duration {
         ttl.min(self.every).max(EVERY_MIN)
     }

@@ -266,17 +266,7 @@ impl Etcd {
         let mut request = self.range();
         request["limit"] = json!(ENDPOINTS_MAX + 1);
         let range: Range = client.call("/v3/kv/range", &request).await?;
-        if range.kvs.len() > ENDPOINTS_MAX {
-            return Err(too_many(range.kvs.len()));
-        }
-        let mut old = std::mem::take(&mut view.keys);
-        for kv in range.kvs {
-            let last = old.remove(&kv.key);
-            let (key, known) = read(kv, last, outlet);
-            view.keys.insert(key, known);
-        }
-        view.revision = range.header.revision;
-        Ok(())
+        view.load(range, outlet)
     }
 
     /// Follows the prefix from the view on. `Ok` when the view has to be loaded anew.
@@ -298,18 +288,7 @@ impl Etcd {
                         Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
                     };
                     for line in lines.push(&bytes)? {
-                        let watched: Watched = understand(&line)?;
-                        let Some(result) = watched.result.filter(|_| watched.error.is_none()) else {
-                            let detail = format!("{}: {}", client.server.authority, shown(&line));
-                            return Err(Trouble::new(Reason::Server, detail));
-                        };
-                        if result.canceled {
-                            // Compacted, most likely. What was lost is in the next load; a wait, so as not to go in circles.
-                            let why = if result.cancel_reason.is_empty() { "compacted" } else { &*result.cancel_reason };
-                            return Err(Trouble::new(Reason::Server, format!("the watch was cancelled: {why}")));
-                        }
-                        if !result.events.is_empty() {
-                            view.apply(result.events, outlet)?;
+                        if view.hear(&line, &client.server.authority, outlet)? {
                             let now = Instant::now();
                             burst = Some((burst.map_or(now, |(first, _)| first), now));
                         }
@@ -350,6 +329,39 @@ impl Etcd {
 }
 
 impl View {
+    /// Takes the answer to a load in: all keys there are.
+    fn load(&mut self, range: Range, outlet: &mut Outlet) -> Result<(), Trouble> {
+        if range.kvs.len() > ENDPOINTS_MAX {
+            return Err(too_many(range.kvs.len()));
+        }
+        let mut old = std::mem::take(&mut self.keys);
+        for kv in range.kvs {
+            let last = old.remove(&kv.key);
+            let (key, known) = read(kv, last, outlet);
+            self.keys.insert(key, known);
+        }
+        self.revision = range.header.revision;
+        Ok(())
+    }
+
+    /// Takes a line of the watch in, which `server` wrote. Says whether something happened.
+    fn hear(&mut self, line: &[u8], server: &str, outlet: &mut Outlet) -> Result<bool, Trouble> {
+        let watched: Watched = understand(line)?;
+        let Some(result) = watched.result.filter(|_| watched.error.is_none()) else {
+            return Err(Trouble::new(Reason::Server, format!("{server}: {}", shown(line))));
+        };
+        if result.canceled {
+            // Compacted, most likely. What was lost is in the next load; a wait, so as not to go in circles.
+            let why = if result.cancel_reason.is_empty() { "compacted" } else { &*result.cancel_reason };
+            return Err(Trouble::new(Reason::Server, format!("the watch was cancelled: {why}")));
+        }
+        if result.events.is_empty() {
+            return Ok(false);
+        }
+        self.apply(result.events, outlet)?;
+        Ok(true)
+    }
+
     fn apply(&mut self, events: Vec<Event>, outlet: &mut Outlet) -> Result<(), Trouble> {
         for Event { kind, kv } in events {
             self.revision = self.revision.max(kv.mod_revision);
@@ -368,8 +380,47 @@ impl View {
         }
     }
 
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.keys.values().filter_map(|known| known.endpoint.clone()).collect()
+    }
+
     fn tell(&self, outlet: &mut Outlet) {
-        outlet.list(self.keys.values().filter_map(|known| known.endpoint.clone()).collect());
+        outlet.list(self.endpoints());
+    }
+}
+
+/// What a server's answers make of a prefix, without the server: for whoever tries hostile ones (`tests/fuzz`).
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct Replay {
+    view: View,
+    lines: Lines,
+}
+
+#[doc(hidden)]
+impl Replay {
+    /// The answer to a load.
+    ///
+    /// # Errors
+    /// As a round ends then.
+    pub fn load(&mut self, answer: &[u8], outlet: &mut Outlet) -> Result<(), Trouble> {
+        self.view.load(understand(answer)?, outlet)
+    }
+
+    /// What the watch says next.
+    ///
+    /// # Errors
+    /// As a round ends then.
+    pub fn watch(&mut self, bytes: &[u8], outlet: &mut Outlet) -> Result<(), Trouble> {
+        for line in self.lines.push(bytes)? {
+            self.view.hear(&line, "server", outlet)?;
+        }
+        Ok(())
+    }
+
+    /// What is known now.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.view.endpoints()
     }
 }
 
@@ -528,7 +579,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// A stream cut into lines: the gateway writes one JSON object a line.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Lines {
     rest: BytesMut,
 }
