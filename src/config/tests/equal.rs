@@ -57,6 +57,15 @@ fn a_default_is_equal_to_the_same_written_out() {
     assert!(one.hash().len() == 64 && one.hash().bytes().all(|byte| b"0123456789abcdef".contains(&byte)));
 }
 
+#[test]
+fn what_is_shown_of_discovered_endpoints_is_read_as_the_same() {
+    let one =
+        load("routes: [{ name: a, upstream: a }]\nupstreams: { a: { discover: { file: { path: a.yaml } } } }").unwrap();
+    let other = load(&one.shown().to_string()).unwrap();
+    assert!(one.file == other.file);
+    assert_eq!(one.hash(), other.hash());
+}
+
 /// What may stand in place of `node`; that of the right kind for the key is kept.
 fn others(node: &Node) -> Vec<Node> {
     const WORDS: [&str; 37] = [
