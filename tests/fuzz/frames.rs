@@ -9,11 +9,11 @@ use tokio::sync::Notify;
 use wsluice::ws::Side;
 use wsluice::ws::tunnel::Validation;
 
-use super::harness::{DEADLINE, Frame, Handshake, Io, Proxy, RawServer, within, yaml};
+use super::harness::{DEADLINE, Frame, Handshake, Io, Proxy, RawServer, within};
 use super::targets::model::{self, Law, Wrong};
 use super::targets::tunnel::{Ended, expected};
 use super::targets::{mutate, named};
-use super::{Plan, never_panicked, variable};
+use super::{Plan, never_panicked, proxy, variable};
 
 /// What a message and a frame may have: some have more.
 const LIMIT: u64 = 100_000;
@@ -367,7 +367,7 @@ fn frames() {
                 route.push(format!("limits: {{ message: {LIMIT}B, frame: {LIMIT}B }}"));
             }
             let route: Vec<&str> = route.iter().map(String::as_str).collect();
-            let proxy = Proxy::start(&yaml(&[server.url()], &route));
+            let proxy = proxy(&server, &route);
             kinds.push((server, proxy, validation));
         }
         let mut sessions = 0;

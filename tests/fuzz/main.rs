@@ -41,10 +41,11 @@ impl Plan {
         let seed = variable("WSLUICE_FUZZ_SEED").or(random).unwrap_or(12);
         // As libtest chooses: by parts of names.
         let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-        let names = || targets::ALL.iter().map(|target| target.name).chain(["frames", "pool"]);
-        let chosen = names().filter(|name| words.is_empty() || words.iter().any(|word| name.contains(&**word))).count();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(chosen.max(1));
-        let share = seconds.unwrap_or(SECONDS) * threads as f64 / chosen.max(1) as f64;
+        let names: Vec<&str> = targets::ALL.iter().map(|target| target.name).chain(["frames", "pool"]).collect();
+        let chosen = names.iter().filter(|name| words.iter().any(|word| name.contains(&**word))).count();
+        let chosen = if chosen == 0 { names.len() } else { chosen };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(chosen);
+        let share = seconds.unwrap_or(SECONDS) * threads as f64 / chosen as f64;
         Plan { seed, until: Instant::now() + Duration::from_secs_f64(share) }
     }
 
@@ -57,6 +58,11 @@ impl Plan {
         let name = name.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
         fastrand::Rng::with_seed(self.seed ^ name.rotate_left(32) ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
+}
+
+/// A proxy on a route with these lines, to this server. It keeps no lines of its log, of which there would be many.
+fn proxy(server: &harness::RawServer, route: &[&str]) -> harness::Proxy {
+    harness::Proxy::start(&(harness::yaml(&[server.url()], route) + "log: { access: false }\n"))
 }
 
 /// No connection, session or request of this proxy ended by a mistake of ours.

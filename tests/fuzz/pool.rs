@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use super::harness::{Conn, Proxy, RawServer, within, yaml};
-use super::{Plan, never_panicked, variable};
+use super::harness::{Conn, Proxy, RawServer, within};
+use super::{Plan, never_panicked, proxy, variable};
 
 /// What happens to a body or an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,8 +327,7 @@ fn pool() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let requests = runtime.block_on(async {
         let mut server = RawServer::start().await;
-        let url = server.url().to_owned();
-        let proxy = Proxy::start(&yaml(&[&url], &["timeouts: { handshake: 10s }"]));
+        let proxy = proxy(&server, &[]);
         let (book, seen): (Book, _) = (Book::default(), Arc::new(Mutex::new(HashSet::new())));
         let failed = Arc::new(tokio::sync::Notify::new());
         let serving = {
