@@ -16,6 +16,7 @@ pub const TARGET: Target = Target {
         b"\x01Forwarded: for=203.0.113.7;proto=https;host=a, for=\"[2001:db8::1]:4711\"\n",
         b"\x03Forwarded: for=unknown, for=_hidden\nX-Forwarded-For: 10.0.0.1\nX-Forwarded-Host: a:443\nX-Forwarded-Proto: wss\nX-Forwarded-Port: 443\n",
         b"\x02X-Forwarded-For: ::ffff:203.0.113.7, [2001:db8::1]:80, 1.2.3.4:_x\nX-Real-IP: 1.1.1.1\nX_Forwarded_For: 2.2.2.2\n",
+        b"\x01Forwarded: for=203.0.113.7\nX-Forwarded-For: 203.0.113.8\n",
         b"\x05Forwarded: for=\"203.0.113.7\" ; By=x ,, For=10.0.0.9\nForwarded: for=10.0.0.1\n",
     ],
     tokens: &[
@@ -42,6 +43,23 @@ fn run(data: &[u8]) {
         assert_eq!((&told.host, told.port, told.https), (&None, None, None), "a stranger's word counts");
     }
     assert!(client.is_none_or(|client| client == client.to_canonical()));
+
+    // Two lists that name different clients name nobody.
+    if peer.trusted {
+        let without = |name: &str| {
+            let mut some = headers.clone();
+            some.remove(name);
+            some
+        };
+        let has = |name: &str| headers.get_all(name).iter().any(|line| !line.as_bytes().trim_ascii().is_empty());
+        let standard = client_addr(&peer, &without("x-forwarded-for"), &trusted);
+        let legacy = client_addr(&peer, &without("forwarded"), &trusted);
+        let is_named = |found: Option<IpAddr>| found.is_some_and(|addr| !is_trusted(addr, &trusted));
+        if has("forwarded") && has("x-forwarded-for") && is_named(standard) && is_named(legacy) && standard != legacy {
+            assert_eq!(client, None, "{standard:?} and {legacy:?}");
+        }
+        assert!(client.is_none() || client == standard || client == legacy, "somebody else: {client:?}");
+    }
 
     let mut sent = headers.clone();
     apply(&mut sent, &peer, &told, "asked.example:8080");
