@@ -1,5 +1,5 @@
 //! Hostile inputs, as an ordinary test: the fuzz targets with a mutator of our own, and the whole proxy between a client
-//! and a server that say anything (`frames`, `pool`).
+//! and a server that say anything (`frames`, `pool`, `requests`).
 //!
 //! `WSLUICE_FUZZ_SECONDS` says how long the tests that are chosen take together, about: some seconds without it, a minute in
 //! CI, as long as one likes by hand (`WSLUICE_FUZZ_SECONDS=600 cargo test --test fuzz scanner`). Without it the inputs are
@@ -12,6 +12,7 @@ mod harness;
 
 mod frames;
 mod pool;
+mod requests;
 mod targets;
 
 use std::fmt::Write as _;
@@ -41,7 +42,8 @@ impl Plan {
         let seed = variable("WSLUICE_FUZZ_SEED").or(random).unwrap_or(12);
         // As libtest chooses: by parts of names.
         let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-        let names: Vec<&str> = targets::ALL.iter().map(|target| target.name).chain(["frames", "pool"]).collect();
+        let names: Vec<&str> =
+            targets::ALL.iter().map(|target| target.name).chain(["frames", "pool", "requests"]).collect();
         let chosen = names.iter().filter(|name| words.iter().any(|word| name.contains(&**word))).count();
         let chosen = if chosen == 0 { names.len() } else { chosen };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(chosen);

@@ -157,7 +157,7 @@ fn run(data: &[u8]) {
     let Some(([cut], bytes)) = choices(data) else { return };
     let whole = served(&[bytes]);
     assert_eq!(served(&pieces(bytes, cut)), whole, "cut into pieces");
-    let mut reader = Reader { rest: bytes, is_strict: true, is_last: false };
+    let mut reader = Reader::new(bytes);
     for one in whole {
         let read = reader.request().unwrap_or_else(|why| panic!("{one:?} comes out of what is none: {why}"));
         assert_eq!(one.method, read.method);
@@ -194,7 +194,7 @@ fn escaped(target: &[u8]) -> String {
 }
 
 /// Reads requests off bytes, by the letter.
-struct Reader<'a> {
+pub struct Reader<'a> {
     rest: &'a [u8],
     /// LF alone ends no line. Behind a body whose end the guard leaves to hyper it does.
     is_strict: bool,
@@ -202,15 +202,21 @@ struct Reader<'a> {
     is_last: bool,
 }
 
+/// A request that stands there.
 #[derive(Debug, Default)]
-struct Read {
-    method: String,
-    target: Vec<u8>,
-    body: Vec<u8>,
-    whole: bool,
+pub struct Read {
+    pub method: String,
+    pub target: Vec<u8>,
+    pub body: Vec<u8>,
+    /// All of its body is there.
+    pub whole: bool,
 }
 
 impl<'a> Reader<'a> {
+    pub fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { rest: bytes, is_strict: true, is_last: false }
+    }
+
     fn line(&mut self) -> Result<&'a [u8], &'static str> {
         let end = self.rest.iter().position(|byte| *byte == b'\n').ok_or("a line without its end")?;
         let line = &self.rest[..end];
@@ -222,7 +228,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn request(&mut self) -> Result<Read, &'static str> {
+    /// The next request, or why there is none.
+    pub fn request(&mut self) -> Result<Read, &'static str> {
         let is_token = |text: &[u8]| {
             !text.is_empty()
                 && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
