@@ -107,9 +107,9 @@ fn requests() {
                     }
                 }
             }
-            // What comes late of an earlier round has its name.
-            let is_late = |got: &Got| got.head.get("host").is_some_and(|name| name.starts_with("round") && name != host);
-            let seen: Vec<Got> = seen.lock().unwrap().drain(..).filter(|got| !is_late(got)).collect();
+            // What has another name may come late of an earlier round.
+            let is_ours = |got: &Got| got.head.get("host") == Some(&*host);
+            let seen: Vec<Got> = seen.lock().unwrap().drain(..).filter(is_ours).collect();
             let judged = std::panic::catch_unwind(|| judge(&bytes, &seen));
             if let Err(panic) = judged {
                 eprintln!("WSLUICE_FUZZ_SEED={} WSLUICE_FUZZ_ROUND={number}: {}", plan.seed, bytes.escape_ascii());
