@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use wsluice::balance::rebalance::{Held, surplus};
+use wsluice::balance::rebalance::{EndpointLoad, surplus};
 use wsluice::balance::{Balancer, Candidates, Draw, Hash, RoundRobin};
 
 const SESSIONS: f64 = 5000.0;
@@ -260,8 +260,12 @@ fn move_some(endpoints: &mut Endpoints, now: f64, sent: &mut Vec<(f64, u32)>, pl
     sent.retain(|(at, _)| now - at < 60.0);
     if plan.iter().all(|&left| left == 0) {
         let load = |index: usize| if endpoints.open[index] { endpoints.sessions[index].len() as u32 } else { 0 };
-        let held: Vec<Held> = (0..12)
-            .map(|index| Held { load: load(index), weight: u32::from(endpoints.open[index]), sessions_max: u32::MAX })
+        let held: Vec<EndpointLoad> = (0..12)
+            .map(|index| EndpointLoad {
+                load: load(index),
+                weight: u32::from(endpoints.open[index]),
+                sessions_max: u32::MAX,
+            })
             .collect();
         *plan = surplus(&held, sent.iter().map(|(_, count)| count).sum(), 10);
     }

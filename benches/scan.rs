@@ -9,19 +9,25 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use wsluice::moment::Moment;
+use wsluice::moment::MonotonicTime;
 use wsluice::ws::Side;
-use wsluice::ws::frame::{HEADER_BYTES_MAX, Header, Opcode};
-use wsluice::ws::scanner::{Item, Message, Rsv, Rules, Scanner, Violation};
-use wsluice::ws::tunnel::{Observer, Settings, Step, Tunnel, Validation};
+use wsluice::ws::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
+use wsluice::ws::scanner::{EndedMessage, Item, Rsv, Rules, Scanner, Violation};
+use wsluice::ws::tunnel::{Observer, Tunnel, TunnelSettings, TunnelStep, Validation};
 
 const CHUNK: usize = 16 * 1024;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// One binary frame of a client.
 fn frame(payload: usize) -> Vec<u8> {
-    let header =
-        Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: Some(MASK), payload: payload as u64, shortest: true };
+    let header = FrameHeader {
+        fin: true,
+        rsv: 0,
+        opcode: Opcode::Binary,
+        mask: Some(MASK),
+        payload: payload as u64,
+        shortest: true,
+    };
     let mut bytes = [0; HEADER_BYTES_MAX];
     let length = header.encode(&mut bytes);
     let mut frame = bytes[..length].to_vec();
@@ -42,7 +48,7 @@ fn headers(c: &mut Criterion) {
     for payload in [125, 128, 65_536] {
         let bytes = frame(payload);
         group.bench_with_input(BenchmarkId::new("parse", payload), &bytes, |b, bytes| {
-            b.iter(|| Header::parse(black_box(bytes)));
+            b.iter(|| FrameHeader::parse(black_box(bytes)));
         });
     }
     group.finish();
@@ -98,7 +104,7 @@ impl Observer for Counts {
     fn bytes(&mut self, _: Side, bytes: usize) {
         self.bytes += bytes as u64;
     }
-    fn message(&mut self, _: Side, _: Message, count: u32) {
+    fn message(&mut self, _: Side, _: EndedMessage, count: u32) {
         self.messages += u64::from(count);
     }
     fn control(&mut self, _: Side, _: Opcode, _: u32) {}
@@ -109,8 +115,8 @@ impl Observer for Counts {
 
 fn tunnel(c: &mut Criterion) {
     let mut group = c.benchmark_group("tunnel");
-    let start = Moment::from_micros(1_000_000);
-    let settings = Settings {
+    let start = MonotonicTime::from_micros(1_000_000);
+    let settings = TunnelSettings {
         validation: Validation::Lenient,
         idle: Some(Duration::from_secs(300)),
         lifetime: None,
@@ -134,11 +140,11 @@ fn tunnel(c: &mut Criterion) {
 }
 
 /// What the relay asks of the tunnel for each read: judge all of it, and look whether a frame of ours is due.
-fn forward(tunnel: &mut Tunnel, now: Moment, bytes: &[u8], counts: &mut Counts) -> usize {
+fn forward(tunnel: &mut Tunnel, now: MonotonicTime, bytes: &[u8], counts: &mut Counts) -> usize {
     let mut at = 0;
     while at < bytes.len() {
         match tunnel.handle_bytes(now, Side::Client, &bytes[at..], counts) {
-            Step::Forward(taken) => at += taken,
+            TunnelStep::Forward(taken) => at += taken,
             other => unreachable!("only whole data frames stand here, but {other:?}"),
         }
         black_box(tunnel.poll_inject(now, Side::Server, MASK, counts));

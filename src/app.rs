@@ -18,21 +18,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::admin::access::{Access, Names};
+use crate::admin::access::{Access, AdminHosts};
 use crate::admin::api::{self, Api};
-use crate::admin::health::{Readiness, State};
-use crate::admin::process::Process;
+use crate::admin::health::{Lifecycle, Readiness};
+use crate::admin::process::ProcessBackend;
 use crate::admin::{self, AdminState, visitor};
 use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
-use crate::control::compile::{Families, LogOutput, Patience, Surroundings};
-use crate::control::{Control, Door, Handle, Loader, Order, Origin, Refused, Started, leaving, sweep};
-use crate::drain::Drain;
+use crate::control::compile::{CompileContext, LogOutput, MetricFamilies, Patience};
+use crate::control::{
+    AdminEndpoint, ControlHandle, ControlRequest, Controller, Loader, ProcessOrigin, ReloadError, Started, leaving,
+    sweep,
+};
+use crate::drain::SessionRegistry;
 use crate::net::listener::{Address, BindError};
-use crate::proxy::room::Rooms;
+use crate::proxy::room::RouteQuotas;
 use crate::server::accepting;
 use crate::session::Sessions;
 use crate::telemetry::process;
-use crate::upstream::live::Lives;
+use crate::upstream::live::EndpointStates;
 use crate::upstream::reach::Own;
 use crate::worker::Pulse;
 use crate::ws::tunnel::Stopping;
@@ -67,7 +70,7 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
     /// It was to take over from another process, or was told to end before it had.
     #[error("{0}")]
-    Refused(#[source] Refused),
+    Refused(#[source] ReloadError),
     /// A thread or a runtime could not be made.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
@@ -77,8 +80,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct App {
     ending: Arc<AtomicBool>,
-    control: Handle,
-    door: watch::Receiver<Option<Door>>,
+    control: ControlHandle,
+    door: watch::Receiver<Option<AdminEndpoint>>,
     registry: Registry,
     readiness: Readiness,
     sessions: Arc<Sessions>,
@@ -111,7 +114,7 @@ impl App {
         registry: Registry,
         output: LogOutput,
     ) -> Result<App, StartError> {
-        App::start_from(Origin::default(), loaded, loader, registry, output)
+        App::start_from(ProcessOrigin::default(), loaded, loader, registry, output)
     }
 
     /// The same for a process that was given something, or can be replaced while it runs. One that is to take over from
@@ -120,7 +123,7 @@ impl App {
     /// # Errors
     /// See [`StartError`]; nothing is left listening here then, and another process goes on.
     pub fn start_from(
-        origin: Origin,
+        origin: ProcessOrigin,
         loaded: Loaded,
         loader: Option<Loader>,
         registry: Registry,
@@ -130,19 +133,19 @@ impl App {
             Workers::Count(count) => usize::from(count),
             Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let sessions = Drain::new(workers);
-        let families = Families::register(&registry, workers)?;
+        let sessions = SessionRegistry::new(workers);
+        let families = MetricFamilies::register(&registry, workers)?;
         let readiness = Readiness::new();
         readiness.register(&registry)?;
         process::register(&registry, &output.sink)?;
         let ending = Arc::<AtomicBool>::default();
-        let around = Surroundings {
+        let context = CompileContext {
             workers,
             families,
             log: Some(output),
             sessions: Arc::clone(&sessions),
-            lives: Lives::default(),
-            rooms: Rooms::default(),
+            lives: EndpointStates::default(),
+            rooms: RouteQuotas::default(),
             own: Own::default(),
             pulse: Pulse::new(workers, clock::now()),
             replacing: Arc::default(),
@@ -152,20 +155,20 @@ impl App {
         let mut threads = Threads { over: watch::Sender::new(false), threads: vec![] };
         let mut orders = vec![];
         for index in 0..workers {
-            orders.push(threads.spawn_worker(index, Arc::clone(&sessions), around.pulse.clone())?);
+            orders.push(threads.spawn_worker(index, Arc::clone(&sessions), context.pulse.clone())?);
         }
-        let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, around, orders, origin)?;
+        let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, context, orders, origin)?;
         leaving::register(&registry, Arc::clone(&sessions), handle.watch_drains())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let desk = Process::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
+        let desk = ProcessBackend::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
         let api = Api::new(Arc::new(desk), Access::default(), api::Metrics::register(&registry)?);
         let api = Some(Arc::new(api));
         let metrics = visitor::Metrics::register(&registry)?;
         let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api, metrics };
         // Before anybody can ask: in an upgrade someone may be waiting to.
-        readiness.advance(State::Ready);
+        readiness.advance(Lifecycle::Ready);
         threads.spawn_admin(state, door.clone())?;
         Ok(App { ending, control: handle, door, registry, readiness, sessions, _threads: threads })
     }
@@ -181,7 +184,7 @@ impl App {
     }
 
     /// Who changes the configuration.
-    pub fn control(&self) -> &Handle {
+    pub fn control(&self) -> &ControlHandle {
         &self.control
     }
 
@@ -202,11 +205,11 @@ impl App {
     pub async fn drain(&mut self) -> Drained {
         let wanted = self.control.in_force().loaded.file.drain.clone();
         let (delay, time) = (wanted.delay.duration(), wanted.time.duration());
-        self.readiness.advance(State::Draining);
+        self.readiness.advance(Lifecycle::Draining);
         self.ending.store(true, Ordering::Relaxed);
         // Of a next process that is on its way nothing is left when this returns, or it has taken over; unless a reload is in
         // between that takes its time: it is ended after that, and has had no step until then.
-        let _ = timeout(STOP_WAIT, self.control.ask(|done| Order::End { done })).await;
+        let _ = timeout(STOP_WAIT, self.control.ask(|done| ControlRequest::End { done })).await;
         if !delay.is_zero() && !self.control.is_replaced() {
             tracing::info!(?delay, "draining soon: /readyz says so, connections are still accepted");
             tokio::time::sleep(delay).await;
@@ -216,20 +219,20 @@ impl App {
         let span = time - LAST_ANSWER.min(time / 4);
         let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
         let stopped = (Instant::now() + STOP_WAIT).min(deadline);
-        let _ = timeout_at(stopped, self.control.ask(|done| Order::StopAccepting { done })).await;
+        let _ = timeout_at(stopped, self.control.ask(|done| ControlRequest::StopAccepting { done })).await;
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
         let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
         Drained { left: self.sessions.active() }
     }
 
-    /// Another process has taken over ([`Handle::replaced`]): lets requests finish, and sessions end as `on_upgrade` says.
+    /// Another process has taken over ([`ControlHandle::replaced`]): lets requests finish, and sessions end as `on_upgrade` says.
     /// Returns when all have ended, or the time for it is over, which is never if they are kept.
     ///
     /// Cancel-safe; [`App::drain`] ends it sooner.
     pub async fn retire(&mut self) -> Drained {
         let in_force = self.control.in_force();
         let (on_upgrade, grace) = (in_force.loaded.file.on_upgrade, in_force.loaded.file.drain.time.duration());
-        self.readiness.advance(State::Draining);
+        self.readiness.advance(Lifecycle::Draining);
         self.sessions.last_requests(|_| true);
         let span = match on_upgrade {
             OnChange::Keep => None,
@@ -259,7 +262,7 @@ impl Threads {
         index: usize,
         sessions: Arc<Sessions>,
         pulse: Pulse,
-    ) -> Result<mpsc::UnboundedSender<accepting::Order>, StartError> {
+    ) -> Result<mpsc::UnboundedSender<accepting::AcceptCommand>, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (sender, orders) = mpsc::unbounded_channel();
         let over = self.over.subscribe();
@@ -277,16 +280,16 @@ impl Threads {
         &mut self,
         loaded: Loaded,
         loader: Option<Loader>,
-        around: Surroundings,
-        workers: Vec<mpsc::UnboundedSender<accepting::Order>>,
-        origin: Origin,
+        context: CompileContext,
+        workers: Vec<mpsc::UnboundedSender<accepting::AcceptCommand>>,
+        origin: ProcessOrigin,
     ) -> Result<Started, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let over = self.over.subscribe();
         let (tell, told) = std::sync::mpsc::channel();
         self.threads.push(std::thread::Builder::new().name("control".into()).spawn(move || {
             runtime.block_on(async move {
-                let control = match Control::start(loaded, loader, around, workers, origin).await {
+                let control = match Controller::start(loaded, loader, context, workers, origin).await {
                     Ok((control, started)) => {
                         let _ = tell.send(Ok(started));
                         control
@@ -302,14 +305,18 @@ impl Threads {
         })?);
         match told.recv() {
             Ok(Ok(started)) => Ok(started),
-            Ok(Err(Refused::Config(errors))) => Err(StartError::Config(errors)),
-            Ok(Err(Refused::Bind { listener, error })) => Err(StartError::Bind { listener, error }),
+            Ok(Err(ReloadError::Config(errors))) => Err(StartError::Config(errors)),
+            Ok(Err(ReloadError::Bind { listener, error })) => Err(StartError::Bind { listener, error }),
             Ok(Err(refused)) => Err(StartError::Refused(refused)),
             Err(_) => Err(io::Error::other("the control thread has ended").into()),
         }
     }
 
-    fn spawn_admin(&mut self, state: AdminState, door: watch::Receiver<Option<Door>>) -> Result<(), StartError> {
+    fn spawn_admin(
+        &mut self,
+        state: AdminState,
+        door: watch::Receiver<Option<AdminEndpoint>>,
+    ) -> Result<(), StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let over = self.over.subscribe();
         self.threads.push(std::thread::Builder::new().name("admin".into()).spawn(move || {
@@ -343,11 +350,11 @@ async fn until(mut over: watch::Receiver<bool>) {
 }
 
 /// Serves operators wherever the admin listener is at the moment.
-async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<Door>>, over: watch::Receiver<bool>) {
+async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<AdminEndpoint>>, over: watch::Receiver<bool>) {
     loop {
         let at = door.borrow_and_update().clone();
-        let let_in = |at: &Door| {
-            let names = Names::new(&at.hosts, at.bound.address().is_local());
+        let let_in = |at: &AdminEndpoint| {
+            let names = AdminHosts::new(&at.hosts, at.bound.address().is_local());
             state.api.iter().for_each(|api| api.let_in_by(Access::new(&at.tokens, names.clone())));
         };
         // Nobody is left who came in by the door before.
@@ -395,7 +402,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// What a worker does.
 async fn work(
     index: usize,
-    orders: mpsc::UnboundedReceiver<accepting::Order>,
+    orders: mpsc::UnboundedReceiver<accepting::AcceptCommand>,
     sessions: Arc<Sessions>,
     pulse: Pulse,
     over: watch::Receiver<bool>,

@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 
 use crate::app::{App, StartError};
 use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_again, load_file, load_str, schema};
-use crate::control::compile::{LogOutput, Look, examine};
-use crate::control::{Handle, Loader, Origin, Refused, Succession, Trigger, watch};
-use crate::demo::{self, Addresses, Certificate, Counters};
+use crate::control::compile::{FileChecks, LogOutput, examine};
+use crate::control::{ControlHandle, Loader, ProcessOrigin, ReloadError, Succession, Trigger, watch};
+use crate::demo::{self, DemoAddresses, DemoCertificate, DemoCounters};
 use crate::handover::{Deadlines, Invocation, Successor};
 use crate::net::descriptors;
 use crate::systemd::{self, Notifier};
@@ -130,7 +130,7 @@ fn check(path: &Path) -> ExitCode {
         for warning in &loaded.warnings {
             eprint!("{warning}");
         }
-        for warning in examine(&loaded, Look::Inside)? {
+        for warning in examine(&loaded, FileChecks::Inside)? {
             eprintln!("warning: {warning}");
         }
         Ok(loaded)
@@ -152,7 +152,7 @@ fn check(path: &Path) -> ExitCode {
 
 fn run_file(path: &Path) -> anyhow::Result<()> {
     let loaded = load_file(path, &environment)?;
-    run(loaded, Some(path), Kind::Service, Registry::new(), |_| {})
+    run(loaded, Some(path), RunMode::Service, Registry::new(), |_| {})
 }
 
 fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
@@ -163,7 +163,7 @@ fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
          routes: [{{ name: default, upstream: default }}]\n\
          upstreams: {{ default: {{ endpoints: [{to}] }} }}\n"
     );
-    run(load_str("command line", &text, &|_| None)?, None, Kind::Service, Registry::new(), |_| {})
+    run(load_str("command line", &text, &|_| None)?, None, RunMode::Service, Registry::new(), |_| {})
 }
 
 fn run_demo() -> anyhow::Result<()> {
@@ -172,18 +172,18 @@ fn run_demo() -> anyhow::Result<()> {
     let servers = {
         let _entered = runtime.enter();
         let registry = registry.clone();
-        demo::start(move || Counters::gather(&registry)).context("cannot start the demo's servers")?
+        demo::start(move || DemoCounters::gather(&registry)).context("cannot start the demo's servers")?
     };
-    let certificate = Certificate::create().context("cannot make a certificate")?;
-    let usual = Addresses::default();
-    let addresses = Addresses { plain: free(usual.plain)?, tls: free(usual.tls)?, admin: free(usual.admin)? };
+    let certificate = DemoCertificate::create().context("cannot make a certificate")?;
+    let usual = DemoAddresses::default();
+    let addresses = DemoAddresses { plain: free(usual.plain)?, tls: free(usual.tls)?, admin: free(usual.admin)? };
     let text = demo::demo_config(&servers, &certificate, addresses);
     let loaded = load_str("demo", &text, &|_| None)?;
     // The servers have a thread of their own, as if they were somewhere else; it ends with the process.
     std::thread::Builder::new().name("demo-servers".into()).spawn(move || {
         runtime.block_on(std::future::pending::<()>());
     })?;
-    let result = run(loaded, None, Kind::Demo, registry, |_| {
+    let result = run(loaded, None, RunMode::Demo, registry, |_| {
         let _ = print(&demo::banner(&addresses));
     });
     drop(servers);
@@ -198,25 +198,25 @@ fn free(usual: SocketAddr) -> anyhow::Result<SocketAddr> {
 
 /// What runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum RunMode {
     /// What others may start, watch and replace.
     Service,
     /// It has servers of its own, which no other process could take over.
     Demo,
 }
 
-impl Kind {
+impl RunMode {
     /// What there is besides the configuration.
-    fn origin(self) -> anyhow::Result<Origin> {
-        if self == Kind::Demo {
-            return Ok(Origin::default());
+    fn origin(self) -> anyhow::Result<ProcessOrigin> {
+        if self == RunMode::Demo {
+            return Ok(ProcessOrigin::default());
         }
         let deadlines = Deadlines::default();
         let invocation = Invocation::of_this_process();
         if let Err(error) = &invocation {
             tracing::warn!(%error, "this process cannot be upgraded: it does not know how it was called");
         }
-        Ok(Origin {
+        Ok(ProcessOrigin {
             successor: Successor::from_env(deadlines)?,
             sockets: systemd::sockets(),
             succession: invocation.ok().map(|invocation| Succession { invocation, deadlines }),
@@ -231,7 +231,7 @@ impl Kind {
 fn run(
     loaded: Loaded,
     path: Option<&Path>,
-    kind: Kind,
+    kind: RunMode,
     registry: Registry,
     started: impl FnOnce(&App),
 ) -> anyhow::Result<()> {
@@ -273,7 +273,7 @@ fn run(
         };
         let mut app = match start.context("the start has failed")? {
             Err(StartError::Config(errors)) => return Err(errors.into()),
-            Err(StartError::Refused(Refused::Ending)) => {
+            Err(StartError::Refused(ReloadError::Ending)) => {
                 tracing::info!("told to end before it had taken over");
                 return Ok(());
             }
@@ -283,7 +283,7 @@ fn run(
         let watching = path.map(|path| {
             let (path, control) = (path.to_owned(), app.control().clone());
             let run = move || watch::run(path.clone(), control.clone());
-            tokio::spawn(panics::keep(panics::Place::Control, "watching the configuration", run))
+            tokio::spawn(panics::keep(panics::PanicSite::Control, "watching the configuration", run))
         });
         let control = app.control().clone();
         if !is_told_to_end {
@@ -358,7 +358,7 @@ impl Signals {
 
     /// TERM, INT or QUIT. Reloads at HUP, one reload after the other, and starts the next process at USR2, while it goes on
     /// listening: a reload may wait for others, and the end does not wait for it.
-    async fn stop(&mut self, control: &Handle) {
+    async fn stop(&mut self, control: &ControlHandle) {
         let mut reload = JoinSet::new();
         loop {
             tokio::select! {

@@ -5,21 +5,21 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// The exact monotonic time.
-pub fn now() -> Moment {
+pub fn now() -> MonotonicTime {
     read(ClockId::Monotonic)
 }
 
 /// The monotonic time at the kernel's last tick; at most a few milliseconds behind `now`.
-pub fn coarse() -> Moment {
+pub fn coarse() -> MonotonicTime {
     read(ClockId::MonotonicCoarse)
 }
 
-fn read(id: ClockId) -> Moment {
+fn read(id: ClockId) -> MonotonicTime {
     let time = clock_gettime(id);
-    Moment::from_micros(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)
+    MonotonicTime::from_micros(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! has become a session has joined with what it is a member of (`M`). By that, sessions are found again: to list them, to
 //! ask which has been quiet for longest, and to tell some of them to stop. Each is given its own moment: evenly over a
 //! span with jitter inside its slot, so that clients do not reconnect all at once. When the process ends, all sessions are
-//! told so, everybody else at once, and the owner of `Drain` waits for the last guard to go.
+//! told so, everybody else at once, and the owner of `SessionRegistry` waits for the last guard to go.
 //!
 //! Of several moments the earliest holds. What has been said can be taken back until its moment has come (`stops`).
 //!
@@ -29,7 +29,7 @@ use crossbeam_utils::CachePadded;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::worker::{self, Local};
 use crate::ws::tunnel::{QUIET_WAIT, Stopping};
 use stops::Stops;
@@ -44,7 +44,7 @@ const BREATH: Duration = Duration::from_micros(20);
 
 /// All work of the process that is waited for at the end.
 #[derive(Debug)]
-pub struct Drain<M> {
+pub struct SessionRegistry<M> {
     working: Local<Mutex<Working<M>>>,
     active: AtomicUsize,
     /// When the drain began, in microseconds; 0 before.
@@ -60,7 +60,7 @@ pub struct Drain<M> {
 /// Those of one worker.
 #[derive(Debug)]
 struct Working<M> {
-    notices: Slab<Notice<M>>,
+    notices: Slab<Entry<M>>,
     /// How many of them are sessions.
     sessions: usize,
     /// How many of them say when to stop.
@@ -71,7 +71,7 @@ struct Working<M> {
 
 /// What is known of one guard, and what it is told.
 #[derive(Debug)]
-struct Notice<M> {
+struct Entry<M> {
     /// Tells it from those that were at its place before.
     generation: u32,
     /// Where its connection came in.
@@ -85,32 +85,32 @@ struct Notice<M> {
     /// What it is, once it is a session.
     member: Option<M>,
     /// What it said when last asked.
-    told: Told,
+    told: SessionReport,
 }
 
 /// When to stop, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
+pub struct StopNotice {
     /// From when on: in the next pause.
-    pub at: Moment,
+    pub at: MonotonicTime,
     /// At the latest then, if a session has no pause before; `None`: as the tunnel has it.
-    pub by: Option<Moment>,
+    pub by: Option<MonotonicTime>,
     /// The reason.
     pub why: Stopping,
 }
 
 /// What a session tells of itself when it is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct SessionReport {
     /// When data last passed.
-    pub data_at: Option<Moment>,
+    pub data_at: Option<MonotonicTime>,
     /// Bytes that wait for a peer to take them.
     pub queued: u32,
 }
 
 /// Where a guard's notice is. It names this guard alone, also when another has taken its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct SessionId {
     slab: u32,
     key: u32,
     generation: u32,
@@ -120,42 +120,42 @@ pub struct Place {
 #[derive(Clone, Debug)]
 pub struct Listed<M> {
     /// Its name here.
-    pub place: Place,
+    pub place: SessionId,
     /// What it is.
     pub member: M,
     /// What it said when last asked.
-    pub told: Told,
+    pub told: SessionReport,
     /// When it is to stop, and why, if it was told to.
-    pub stop: Option<Stop>,
+    pub stop: Option<StopNotice>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}-{:x}", self.slab, self.key, self.generation)
     }
 }
 
-impl FromStr for Place {
-    type Err = NoPlace;
+impl FromStr for SessionId {
+    type Err = BadSessionId;
 
-    fn from_str(text: &str) -> Result<Place, NoPlace> {
-        let mut parts = text.split('-').map(|part| u32::from_str_radix(part, 16).map_err(|_| NoPlace));
-        let mut part = || parts.next().unwrap_or(Err(NoPlace));
-        let place = Place { slab: part()?, key: part()?, generation: part()? };
+    fn from_str(text: &str) -> Result<SessionId, BadSessionId> {
+        let mut parts = text.split('-').map(|part| u32::from_str_radix(part, 16).map_err(|_| BadSessionId));
+        let mut part = || parts.next().unwrap_or(Err(BadSessionId));
+        let place = SessionId { slab: part()?, key: part()?, generation: part()? };
         // One text for each: neither a sign, nor zeros in front, nor anything behind.
-        if place.to_string() == text { Ok(place) } else { Err(NoPlace) }
+        if place.to_string() == text { Ok(place) } else { Err(BadSessionId) }
     }
 }
 
-/// A text that is not a [`Place`].
+/// A text that is not a [`SessionId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the id of a session: three hexadecimal numbers with hyphens between them, as in `0-1f-3a`")]
-pub struct NoPlace;
+pub struct BadSessionId;
 
-impl<M> Drain<M> {
+impl<M> SessionRegistry<M> {
     /// Nobody works yet; the guards will be held by the tasks of so many workers.
-    pub fn new(workers: usize) -> Arc<Drain<M>> {
-        Arc::new(Drain {
+    pub fn new(workers: usize) -> Arc<SessionRegistry<M>> {
+        Arc::new(SessionRegistry {
             working: Local::new(workers, || {
                 Mutex::new(Working { notices: Slab::new(), sessions: 0, told: 0, generation: 0 })
             }),
@@ -169,7 +169,7 @@ impl<M> Drain<M> {
 
     /// Counts the caller, who came in by `listener`, as working until the guard is dropped. After the drain has begun the
     /// guard is told at once.
-    pub fn enter(self: &Arc<Drain<M>>, listener: u32) -> Guard<M> {
+    pub fn enter(self: &Arc<SessionRegistry<M>>, listener: u32) -> Guard<M> {
         self.active.fetch_add(1, Ordering::Relaxed);
         let slab = worker::index();
         let mut working = lock(self.working.get());
@@ -178,15 +178,16 @@ impl<M> Drain<M> {
         let stop = match self.begun.load(Ordering::SeqCst) {
             0 => None,
             begun => {
-                let (at, by) = (Moment::from_micros(begun), Moment::from_micros(self.by.load(Ordering::SeqCst)));
-                Some(Stop { at, by: Some(by), why: Stopping::Drain })
+                let (at, by) =
+                    (MonotonicTime::from_micros(begun), MonotonicTime::from_micros(self.by.load(Ordering::SeqCst)));
+                Some(StopNotice { at, by: Some(by), why: Stopping::Drain })
             }
         };
         let generation = working.generation;
         working.generation = generation.wrapping_add(1);
         working.told += usize::from(stop.is_some());
-        let (member, told) = (None, Told::default());
-        let notice = Notice { generation, listener, last: false, stops: Stops::new(stop), waker: None, member, told };
+        let (member, told) = (None, SessionReport::default());
+        let notice = Entry { generation, listener, last: false, stops: Stops::new(stop), waker: None, member, told };
         let key = working.notices.insert(notice);
         drop(working);
         Guard { drain: Arc::clone(self), slab: slab as u32, key: key as u32 }
@@ -194,7 +195,7 @@ impl<M> Drain<M> {
 
     /// Tells all that work to stop: sessions spread over `span` from `now`, the others at once. Only the first call
     /// counts. `random` gives numbers in 0..1 for the jitter. Returns how many sessions there are.
-    pub fn begin(&self, now: Moment, span: Duration, random: impl FnMut() -> f64) -> usize {
+    pub fn begin(&self, now: MonotonicTime, span: Duration, random: impl FnMut() -> f64) -> usize {
         if !self.is_draining() {
             self.by.store((now + span).as_micros(), Ordering::SeqCst);
         }
@@ -207,7 +208,7 @@ impl<M> Drain<M> {
     }
 
     /// Tells the connections of `listener` that are no sessions, or not yet, to stop now.
-    pub fn stop_requests(&self, listener: u32, now: Moment, why: &Stopping) {
+    pub fn stop_requests(&self, listener: u32, now: MonotonicTime, why: &Stopping) {
         let prompt = self.places(|_, notice| (notice.member.is_none() && notice.listener == listener).then_some(()));
         self.tell(prompt.into_iter().map(|(place, ())| (place, now)), None, why);
     }
@@ -228,14 +229,14 @@ impl<M> Drain<M> {
     /// earlier moment keeps that. `random` gives numbers in 0..1. Returns how many there are.
     pub fn spread(
         &self,
-        select: impl Fn(Place, &M) -> bool,
-        now: Moment,
+        select: impl Fn(SessionId, &M) -> bool,
+        now: MonotonicTime,
         span: Duration,
         mut random: impl FnMut() -> f64,
         why: &Stopping,
     ) -> usize {
         let end = now + span;
-        let chosen = |place, notice: &Notice<M>| {
+        let chosen = |place, notice: &Entry<M>| {
             let member = notice.member.as_ref().filter(|_| !notice.stops.has(why, end))?;
             select(place, member).then_some(())
         };
@@ -246,13 +247,13 @@ impl<M> Drain<M> {
     /// The same for the sessions at `places`. Those that have gone meanwhile are passed over too.
     pub fn spread_over(
         &self,
-        places: impl IntoIterator<Item = Place>,
-        now: Moment,
+        places: impl IntoIterator<Item = SessionId>,
+        now: MonotonicTime,
         span: Duration,
         mut random: impl FnMut() -> f64,
         why: &Stopping,
     ) -> usize {
-        let is_left = |place: &Place| {
+        let is_left = |place: &SessionId| {
             self.at(*place, |notice| notice.member.is_some() && !notice.stops.has(why, now + span)).unwrap_or_default()
         };
         let places = places.into_iter().filter(is_left).collect();
@@ -261,8 +262,8 @@ impl<M> Drain<M> {
 
     fn pace(
         &self,
-        mut places: Vec<Place>,
-        now: Moment,
+        mut places: Vec<SessionId>,
+        now: MonotonicTime,
         span: Duration,
         random: &mut impl FnMut() -> f64,
         why: &Stopping,
@@ -280,7 +281,7 @@ impl<M> Drain<M> {
     }
 
     /// Has sessions tell of themselves; what they tell is known a moment later. Wakes each.
-    pub fn ask(&self, select: impl Fn(Place, &M) -> bool) {
+    pub fn ask(&self, select: impl Fn(SessionId, &M) -> bool) {
         self.each(|place, notice| notice.member.as_ref().is_some_and(|member| select(place, member)));
     }
 
@@ -290,7 +291,7 @@ impl<M> Drain<M> {
     }
 
     /// Looks at each session, and at what it was told. Those that come or go meanwhile may be missed.
-    pub fn survey(&self, mut look: impl FnMut(&M, Option<&Stop>)) {
+    pub fn survey(&self, mut look: impl FnMut(&M, Option<&StopNotice>)) {
         self.each(|_, notice| {
             if let Some(member) = &notice.member {
                 look(member, notice.stops.first());
@@ -309,9 +310,9 @@ impl<M> Drain<M> {
     }
 
     /// Sessions that have not been told to stop by `when`, the one that was quiet for longest first; `None`: at all.
-    pub fn by_silence(&self, when: Option<Moment>, select: impl Fn(&M) -> bool) -> Vec<Place> {
-        let is_told = |stop: &Stop| when.is_none_or(|when| stop.at <= when);
-        let is_left = |notice: &Notice<M>| {
+    pub fn by_silence(&self, when: Option<MonotonicTime>, select: impl Fn(&M) -> bool) -> Vec<SessionId> {
+        let is_told = |stop: &StopNotice| when.is_none_or(|when| stop.at <= when);
+        let is_left = |notice: &Entry<M>| {
             !notice.stops.first().is_some_and(is_told) && notice.member.as_ref().is_some_and(&select)
         };
         let mut left = self.places(|_, notice| is_left(notice).then_some(notice.told.data_at));
@@ -321,12 +322,12 @@ impl<M> Drain<M> {
 
     /// Tells sessions to stop in their next pause. Those that have gone meanwhile, or were told before, are passed over. Returns how many
     /// were told.
-    pub fn stop(&self, places: impl IntoIterator<Item = Place>, now: Moment, why: &Stopping) -> usize {
+    pub fn stop(&self, places: impl IntoIterator<Item = SessionId>, now: MonotonicTime, why: &Stopping) -> usize {
         self.tell(places.into_iter().map(|place| (place, now)), None, why)
     }
 
     /// Takes back what was said to sessions for a reason that `is_over`, and whose moment has not come.
-    pub fn relent(&self, is_over: impl Fn(&M, &Stopping) -> bool, now: Moment) {
+    pub fn relent(&self, is_over: impl Fn(&M, &Stopping) -> bool, now: MonotonicTime) {
         self.each(|_, notice| {
             let Some(member) = &notice.member else { return false };
             notice.stops.take_back(|why| is_over(member, why), now)
@@ -334,13 +335,13 @@ impl<M> Drain<M> {
     }
 
     /// The same for the sessions at `places`.
-    pub fn ask_at(&self, places: impl IntoIterator<Item = Place>) {
+    pub fn ask_at(&self, places: impl IntoIterator<Item = SessionId>) {
         let wakers = places.into_iter().filter_map(|place| self.at(place, |notice| notice.waker.take())?).collect();
         self.wake(wakers);
     }
 
     /// Whether the session at `place` has told of itself since it was asked, or has gone.
-    pub fn has_told(&self, place: Place) -> bool {
+    pub fn has_told(&self, place: SessionId) -> bool {
         self.at(place, |notice| notice.waker.is_some()).unwrap_or(true)
     }
 
@@ -349,20 +350,25 @@ impl<M> Drain<M> {
     /// whatever comes and goes between two calls.
     ///
     /// Whoever wants to see all of them without being in the way of their workers for long takes many walks.
-    pub fn walk(&self, after: Option<Place>, mut steps: usize, mut look: impl FnMut(Place, &M)) -> Option<Place> {
+    pub fn walk(
+        &self,
+        after: Option<SessionId>,
+        mut steps: usize,
+        mut look: impl FnMut(SessionId, &M),
+    ) -> Option<SessionId> {
         // By slab and key: generations do not put those of one place in an order.
         let (first, mut key) = after.map_or((0, 0), |after| (after.slab as usize, after.key as usize + 1));
         steps = steps.max(1);
         for (slab, working) in self.working.iter().enumerate().skip(first) {
             let working = lock(working);
             while key < working.notices.capacity() && steps > 0 {
-                if let Some(Notice { generation, member: Some(member), .. }) = working.notices.get(key) {
-                    look(Place { slab: slab as u32, key: key as u32, generation: *generation }, member);
+                if let Some(Entry { generation, member: Some(member), .. }) = working.notices.get(key) {
+                    look(SessionId { slab: slab as u32, key: key as u32, generation: *generation }, member);
                 }
                 (key, steps) = (key + 1, steps - 1);
             }
             if steps == 0 {
-                return Some(Place { slab: slab as u32, key: key as u32 - 1, generation: 0 });
+                return Some(SessionId { slab: slab as u32, key: key as u32 - 1, generation: 0 });
             }
             key = 0;
         }
@@ -370,11 +376,11 @@ impl<M> Drain<M> {
     }
 
     /// The session at `place` as it is now, with what it last told; `None` if it has gone.
-    pub fn listed(&self, place: Place) -> Option<Listed<M>>
+    pub fn listed(&self, place: SessionId) -> Option<Listed<M>>
     where
         M: Clone,
     {
-        let listed = |notice: &mut Notice<M>| {
+        let listed = |notice: &mut Entry<M>| {
             let (member, told, stop) = (notice.member.clone()?, notice.told, notice.stops.in_force());
             Some(Listed { place, member, told, stop })
         };
@@ -382,14 +388,14 @@ impl<M> Drain<M> {
     }
 
     /// What `look` says of the notice at `place`, unless that has gone.
-    fn at<T>(&self, place: Place, look: impl FnOnce(&mut Notice<M>) -> T) -> Option<T> {
+    fn at<T>(&self, place: SessionId, look: impl FnOnce(&mut Entry<M>) -> T) -> Option<T> {
         let mut working = lock(self.working.iter().nth(place.slab as usize)?);
         let notice = working.notices.get_mut(place.key as usize)?;
         (notice.generation == place.generation).then(|| look(notice))
     }
 
     /// What `look` finds in all notices, with their places.
-    fn places<T>(&self, look: impl Fn(Place, &Notice<M>) -> Option<T>) -> Vec<(Place, T)> {
+    fn places<T>(&self, look: impl Fn(SessionId, &Entry<M>) -> Option<T>) -> Vec<(SessionId, T)> {
         let mut found = vec![];
         self.each(|place, notice| {
             found.extend(look(place, notice).map(|it| (place, it)));
@@ -399,13 +405,13 @@ impl<M> Drain<M> {
     }
 
     /// Looks at all notices, a slice of them at a time; has those hear of it of which `look` says so.
-    fn each(&self, mut look: impl FnMut(Place, &mut Notice<M>) -> bool) {
+    fn each(&self, mut look: impl FnMut(SessionId, &mut Entry<M>) -> bool) {
         for (slab, working) in self.working.iter().enumerate() {
             let mut next = Some(0);
             while let Some(from) = next {
                 let mut wakers = vec![];
                 next = lock(working).slice(from, |key, notice| {
-                    let place = Place { slab: slab as u32, key: key as u32, generation: notice.generation };
+                    let place = SessionId { slab: slab as u32, key: key as u32, generation: notice.generation };
                     if look(place, notice) {
                         wakers.extend(notice.waker.take());
                     }
@@ -419,7 +425,12 @@ impl<M> Drain<M> {
     }
 
     /// Says when to stop and why, unless an earlier moment has been said. Returns to how many.
-    fn tell(&self, places: impl Iterator<Item = (Place, Moment)>, by: Option<Moment>, why: &Stopping) -> usize {
+    fn tell(
+        &self,
+        places: impl Iterator<Item = (SessionId, MonotonicTime)>,
+        by: Option<MonotonicTime>,
+        why: &Stopping,
+    ) -> usize {
         let (mut count, mut wakers) = (0, vec![]);
         for (place, at) in places {
             let Some(working) = self.working.at(place.slab as usize) else { continue };
@@ -429,7 +440,7 @@ impl<M> Drain<M> {
                 continue;
             }
             *told += usize::from(notice.stops.is_empty());
-            let heard = notice.stops.say(Stop { at, by, why: why.clone() });
+            let heard = notice.stops.say(StopNotice { at, by, why: why.clone() });
             if heard.is_news {
                 wakers.extend(notice.waker.take());
             }
@@ -478,7 +489,7 @@ impl<M> Drain<M> {
 
 impl<M> Working<M> {
     /// Looks at the notices that are at the next places from this one on. Returns where to go on; `None`: that was all.
-    fn slice(&mut self, from: usize, mut look: impl FnMut(usize, &mut Notice<M>)) -> Option<usize> {
+    fn slice(&mut self, from: usize, mut look: impl FnMut(usize, &mut Entry<M>)) -> Option<usize> {
         let end = self.notices.capacity().min(from + AT_ONCE);
         for key in from..end {
             let Some(notice) = self.notices.get_mut(key) else { continue };
@@ -499,14 +510,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Somebody at work. Dropping it is the end of the work.
 #[derive(Debug)]
 pub struct Guard<M> {
-    drain: Arc<Drain<M>>,
+    drain: Arc<SessionRegistry<M>>,
     slab: u32,
     key: u32,
 }
 
 impl<M> Guard<M> {
     /// Makes it a session: from now on it is told to stop at its own moment, and is found by what it is.
-    pub fn join(&self, member: M, now: Moment) {
+    pub fn join(&self, member: M, now: MonotonicTime) {
         let Some(working) = self.drain.working.at(self.slab as usize) else { return };
         let mut working = lock(working);
         let Some(notice) = working.notices.get_mut(self.key as usize) else { return };
@@ -524,7 +535,7 @@ impl<M> Guard<M> {
     /// When to stop, and why; `None` while nothing is said, or when it was taken back. The last caller's waker is woken
     /// once something else is said, or when it is asked to tell of itself: a task that has called this need not call again
     /// before [`Guard::said`] changes.
-    pub fn look(&self, cx: &Context<'_>, told: Told) -> Option<Stop> {
+    pub fn look(&self, cx: &Context<'_>, told: SessionReport) -> Option<StopNotice> {
         let mut last = None;
         let stop = self.notice(|notice| {
             notice.told = told;
@@ -539,8 +550,8 @@ impl<M> Guard<M> {
     }
 
     /// When to stop, as a poll.
-    pub fn poll_notice(&self, cx: &Context<'_>) -> Poll<Moment> {
-        self.look(cx, Told::default()).map_or(Poll::Pending, |stop| Poll::Ready(stop.at))
+    pub fn poll_notice(&self, cx: &Context<'_>) -> Poll<MonotonicTime> {
+        self.look(cx, SessionReport::default()).map_or(Poll::Pending, |stop| Poll::Ready(stop.at))
     }
 
     /// Whether the request that is under way, or comes next, is the last: ready when it is.
@@ -551,16 +562,16 @@ impl<M> Guard<M> {
     }
 
     /// When to stop, if that has been said.
-    pub fn noticed(&self) -> Option<Moment> {
+    pub fn noticed(&self) -> Option<MonotonicTime> {
         self.notice(|notice| notice.stops.first().map(|stop| stop.at)).flatten()
     }
 
     /// Waits for the notice. Cancel-safe.
-    pub async fn notice_of_end(&self) -> Moment {
+    pub async fn notice_of_end(&self) -> MonotonicTime {
         poll_fn(|cx| self.poll_notice(cx)).await
     }
 
-    fn notice<T>(&self, look: impl FnOnce(&mut Notice<M>) -> T) -> Option<T> {
+    fn notice<T>(&self, look: impl FnOnce(&mut Entry<M>) -> T) -> Option<T> {
         let working = self.drain.working.at(self.slab as usize)?;
         lock(working).notices.get_mut(self.key as usize).map(look)
     }
@@ -591,17 +602,17 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn at(seconds: u64) -> Moment {
-        Moment::from_micros(seconds * 1_000_000)
+    fn at(seconds: u64) -> MonotonicTime {
+        MonotonicTime::from_micros(seconds * 1_000_000)
     }
 
-    fn told(seconds: u64) -> Told {
-        Told { data_at: Some(at(seconds)), queued: 0 }
+    fn told(seconds: u64) -> SessionReport {
+        SessionReport { data_at: Some(at(seconds)), queued: 0 }
     }
 
     #[tokio::test]
     async fn each_gets_its_own_moment_evenly_over_the_span() {
-        let drain = Drain::new(2);
+        let drain = SessionRegistry::new(2);
         let paced: Vec<_> = (0..100).map(|_| drain.enter(1)).collect();
         paced.iter().for_each(|guard| guard.join(7, clock::now()));
         let prompt = drain.enter(1);
@@ -620,7 +631,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_guard_ends_the_wait_and_late_comers_are_told() {
-        let drain = Drain::<()>::new(1);
+        let drain = SessionRegistry::<()>::new(1);
         let first = drain.enter(1);
         drain.begin(clock::now(), Duration::ZERO, || 0.0);
         let late = drain.enter(1);
@@ -639,7 +650,7 @@ mod tests {
 
     #[tokio::test]
     async fn members_are_told_apart_and_the_quietest_is_known() {
-        let drain = Drain::new(2);
+        let drain = SessionRegistry::new(2);
         let cx = Context::from_waker(Waker::noop());
         let mut ours: Vec<_> = (0..4).map(|_| drain.enter(1)).collect();
         let other = drain.enter(1);
@@ -668,14 +679,14 @@ mod tests {
         assert_eq!(drain.stop(order, at(10), &Stopping::Rebalance), 3);
         assert_eq!((newcomer.noticed(), other.noticed()), (None, None));
         assert_eq!(drain.stop(drain.by_silence(None, |member| *member == 2), at(10), &Stopping::EndpointDrain), 1);
-        let stop = Stop { at: at(10), by: None, why: Stopping::EndpointDrain };
+        let stop = StopNotice { at: at(10), by: None, why: Stopping::EndpointDrain };
         assert_eq!(other.look(&cx, told(1)), Some(stop));
         assert_eq!(drain.by_silence(None, |member| *member == 2), [], "who was told is not told again");
     }
 
     #[test]
     fn of_two_moments_the_earlier_holds_and_what_lies_ahead_can_be_taken_back() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let cx = Context::from_waker(Waker::noop());
         let (one, two) = (drain.enter(1), drain.enter(1));
         one.join(1, at(0));
@@ -683,12 +694,12 @@ mod tests {
         let spread = |seconds, why| drain.spread(|_, _| true, at(seconds), Duration::ZERO, || 0.0, &why);
         spread(50, Stopping::EndpointDrain);
         spread(60, Stopping::Rebalance);
-        let stop = Stop { at: at(50), by: Some(at(50)), why: Stopping::EndpointDrain };
+        let stop = StopNotice { at: at(50), by: Some(at(50)), why: Stopping::EndpointDrain };
         assert_eq!(one.look(&cx, told(0)), Some(stop));
         let before = one.said();
         drain.relent(|member, why| *member == 1 && *why == Stopping::EndpointDrain, at(40));
         assert_ne!(one.said(), before, "it hears of it");
-        let next = Stop { at: at(60), by: Some(at(60)), why: Stopping::Rebalance };
+        let next = StopNotice { at: at(60), by: Some(at(60)), why: Stopping::Rebalance };
         assert_eq!((one.look(&cx, told(0)), two.noticed()), (Some(next), Some(at(50))), "what was said besides holds");
         drain.relent(|member, _| *member == 1, at(40));
         assert_eq!((one.look(&cx, told(0)), two.noticed()), (None, Some(at(50))));
@@ -700,7 +711,7 @@ mod tests {
 
     #[test]
     fn one_that_is_told_a_further_reason_is_not_told_the_first_one_again() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let guard = drain.enter(1);
         guard.join((), at(0));
         let hour = Duration::from_secs(3600);
@@ -713,13 +724,13 @@ mod tests {
         // The late comers of the route drain are looked for again and again: who has its lot draws no other.
         assert_eq!(drain.spread(|_, ()| true, at(2), hour - Duration::from_secs(1), || 0.0, &Stopping::RouteDrain), 0);
         drain.relent(|(), why| *why == Stopping::ListenerDrain, at(3));
-        let left = guard.look(&Context::from_waker(Waker::noop()), Told::default());
-        assert_eq!(left, Some(Stop { at: told, by: Some(at(1) + hour), why: Stopping::RouteDrain }));
+        let left = guard.look(&Context::from_waker(Waker::noop()), SessionReport::default());
+        assert_eq!(left, Some(StopNotice { at: told, by: Some(at(1) + hour), why: Stopping::RouteDrain }));
     }
 
     #[test]
     fn who_hears_of_a_bound_alone_is_woken_and_again_when_it_is_taken_back() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let cx = Context::from_waker(Waker::noop());
         let guard = drain.enter(1);
         guard.join((), at(0));
@@ -729,7 +740,7 @@ mod tests {
             drain.tell(places.into_iter(), Some(at(by)), &why);
         };
         let hears = |what: &dyn Fn()| {
-            guard.look(&cx, Told::default());
+            guard.look(&cx, SessionReport::default());
             let before = guard.said();
             what();
             guard.said() != before
@@ -740,13 +751,13 @@ mod tests {
         let relent = |why: Stopping| drain.relent(|(), told| *told == why, at(1));
         assert!(!hears(&|| relent(Stopping::UpstreamDrain)));
         assert!(hears(&|| relent(Stopping::RouteDrain)));
-        assert_eq!(guard.look(&cx, Told::default()).map(|stop| stop.by), Some(Some(at(100))));
+        assert_eq!(guard.look(&cx, SessionReport::default()).map(|stop| stop.by), Some(Some(at(100))));
         assert!(!hears(&|| relent(Stopping::RouteDrain)), "it is no more");
     }
 
     #[test]
     fn the_lock_goes_in_between_and_nobody_is_missed_or_seen_twice() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let mut guards: Vec<_> = (0..3 * AT_ONCE).map(|_| drain.enter(1)).collect();
         guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
         let (mut seen, mut next, mut slices) = (vec![], Some(0), 0);
@@ -773,7 +784,7 @@ mod tests {
     }
 
     /// Wakes by entering: whoever holds the lock of the slab would wait for itself.
-    struct Enters(Arc<Drain<usize>>, AtomicUsize);
+    struct Enters(Arc<SessionRegistry<usize>>, AtomicUsize);
 
     impl std::task::Wake for Enters {
         fn wake(self: Arc<Enters>) {
@@ -784,11 +795,12 @@ mod tests {
 
     #[test]
     fn whoever_is_woken_may_take_the_lock_at_once() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let enters = Arc::new(Enters(Arc::clone(&drain), AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&enters));
         let guards: Vec<_> = (0..2 * AT_ONCE + 7).map(|_| drain.enter(1)).collect();
-        let look = || guards.iter().for_each(|guard| drop(guard.look(&Context::from_waker(&waker), Told::default())));
+        let look =
+            || guards.iter().for_each(|guard| drop(guard.look(&Context::from_waker(&waker), SessionReport::default())));
         let woken = || enters.1.swap(0, Ordering::Relaxed);
         look();
         drain.last_requests(|listener| listener == 1);
@@ -804,7 +816,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_process_holds_when_an_earlier_moment_is_taken_back() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let guard = drain.enter(1);
         guard.join((), at(0));
         let soon = Duration::from_secs(20);
@@ -818,7 +830,7 @@ mod tests {
 
     #[test]
     fn who_is_told_again_goes_earlier_and_never_draws_another_lot() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let guard = drain.enter(1);
         guard.join((), at(0));
         let long = Duration::from_secs(100);
@@ -834,7 +846,7 @@ mod tests {
 
     #[test]
     fn all_sessions_are_seen_in_many_short_walks_that_change_does_not_disturb() {
-        let drain = Drain::new(2);
+        let drain = SessionRegistry::new(2);
         let mut guards: Vec<_> = (0..10).map(|_| drain.enter(1)).collect();
         guards.iter().enumerate().filter(|(i, _)| *i != 4).for_each(|(i, guard)| guard.join(i, at(0)));
         assert_eq!(drain.sessions(), 9, "one is no session yet");
@@ -864,7 +876,7 @@ mod tests {
 
     #[test]
     fn those_at_a_place_tell_of_themselves_and_close_alone() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let cx = Context::from_waker(Waker::noop());
         let guards = [drain.enter(1), drain.enter(1)];
         guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
@@ -887,7 +899,7 @@ mod tests {
 
     #[test]
     fn a_listener_is_rid_of_its_requests_and_keeps_its_sessions() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let guards = [1, 1, 2].map(|listener| drain.enter(listener));
         guards[0].join((), at(0));
         drain.stop_requests(1, at(5), &Stopping::Drain);
@@ -896,7 +908,7 @@ mod tests {
 
     #[test]
     fn a_survey_sees_every_session_once_and_what_it_was_told() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let mut guards: Vec<_> = (0..2 * AT_ONCE + 10).map(|_| drain.enter(1)).collect();
         let survey = || {
             let (mut seen, mut told) = (vec![], 0);
@@ -931,7 +943,7 @@ mod tests {
 
     #[test]
     fn a_last_request_may_open_a_session_which_is_told_nothing() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let cx = Context::from_waker(Waker::noop());
         let (session, request) = (drain.enter(1), drain.enter(2));
         session.join(1, at(0));
@@ -946,11 +958,11 @@ mod tests {
 
     #[test]
     fn a_place_is_written_in_one_way() {
-        let place = Place { slab: 1, key: 31, generation: 0xabc };
+        let place = SessionId { slab: 1, key: 31, generation: 0xabc };
         assert_eq!(place.to_string(), "1-1f-abc");
-        assert_eq!("1-1f-abc".parse::<Place>().unwrap(), place);
+        assert_eq!("1-1f-abc".parse::<SessionId>().unwrap(), place);
         for text in ["", "1-1f", "1-1f-abc-0", "01-1f-abc", "+1-1f-abc", "1-1F-abc", "1-1f-100000000", "x-y-z"] {
-            assert!(text.parse::<Place>().is_err(), "{text}");
+            assert!(text.parse::<SessionId>().is_err(), "{text}");
         }
     }
 }

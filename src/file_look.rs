@@ -20,7 +20,7 @@ const COARSE: Duration = Duration::from_millis(20);
 /// What tells one state of a file from another. The time of the last change of the inode too: it cannot be set, so a
 /// copy that keeps times is noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct FileState {
     file: (u64, u64),
     modified: (i64, i64),
     changed: (i64, i64),
@@ -28,14 +28,14 @@ pub struct Look {
 }
 
 /// What was seen, or what kept us from seeing it.
-pub type Seen = Result<Look, io::ErrorKind>;
+pub type FileObservation = Result<FileState, io::ErrorKind>;
 
 /// Looks at a file, through symlinks.
 ///
 /// # Errors
 /// If there is none, or it cannot be looked at: which is a state like others.
-pub fn look(path: &Path) -> Seen {
-    fs::metadata(path).map(|metadata| Look::from(&metadata)).map_err(|error| error.kind())
+pub fn look(path: &Path) -> FileObservation {
+    fs::metadata(path).map(|metadata| FileState::from(&metadata)).map_err(|error| error.kind())
 }
 
 /// Reads a file of at most `bytes_max`. Pipes and devices are none: they could be read once, or for ever.
@@ -99,7 +99,7 @@ pub fn is_utf16(bytes: &[u8]) -> bool {
     }
 }
 
-impl Look {
+impl FileState {
     /// Whether the file has changed after `when`, or so little before it that a clock may have been behind.
     pub fn has_changed_since(&self, when: SystemTime) -> bool {
         let since_epoch = when.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(COARSE);
@@ -108,9 +108,9 @@ impl Look {
     }
 }
 
-impl From<&Metadata> for Look {
-    fn from(metadata: &Metadata) -> Look {
-        Look {
+impl From<&Metadata> for FileState {
+    fn from(metadata: &Metadata) -> FileState {
+        FileState {
             file: (metadata.dev(), metadata.ino()),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
@@ -186,14 +186,14 @@ mod tests {
         }
     }
 
-    fn seen(version: i64) -> Seen {
-        Ok(Look { file: (1, 1), modified: (version, 0), changed: (version, 0), bytes: 1 })
+    fn seen(version: i64) -> FileObservation {
+        Ok(FileState { file: (1, 1), modified: (version, 0), changed: (version, 0), bytes: 1 })
     }
 
     #[test]
     fn a_file_has_changed_at_first_and_then_when_it_is_another_and_rests() {
         let mut settling = Settling::default();
-        let missing: Seen = Err(io::ErrorKind::NotFound);
+        let missing: FileObservation = Err(io::ErrorKind::NotFound);
         for (look, changed) in [
             (seen(1), true),
             (seen(1), false),

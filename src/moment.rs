@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 
 /// Microseconds since an arbitrary start (on Linux: boot), never going back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Moment(NonZeroU64);
+pub struct MonotonicTime(NonZeroU64);
 
-impl Moment {
+impl MonotonicTime {
     /// The moment `micros` microseconds after the clock's start, at least 1.
-    pub const fn from_micros(micros: u64) -> Moment {
+    pub const fn from_micros(micros: u64) -> MonotonicTime {
         match NonZeroU64::new(micros) {
-            Some(micros) => Moment(micros),
-            None => Moment(NonZeroU64::MIN),
+            Some(micros) => MonotonicTime(micros),
+            None => MonotonicTime(NonZeroU64::MIN),
         }
     }
 
@@ -31,17 +31,17 @@ impl Moment {
     }
 
     /// How long after `earlier` this is; zero if it is not after it (coarse and precise readings may cross by a tick).
-    pub const fn since(self, earlier: Moment) -> Duration {
+    pub const fn since(self, earlier: MonotonicTime) -> Duration {
         Duration::from_micros(self.as_micros().saturating_sub(earlier.as_micros()))
     }
 }
 
-impl Add<Duration> for Moment {
-    type Output = Moment;
+impl Add<Duration> for MonotonicTime {
+    type Output = MonotonicTime;
 
     /// Saturates: "never" stays "never".
-    fn add(self, span: Duration) -> Moment {
-        Moment(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+    fn add(self, span: Duration) -> MonotonicTime {
+        MonotonicTime(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -51,11 +51,11 @@ mod tests {
 
     #[test]
     fn arithmetic_saturates_at_both_ends() {
-        let early = Moment::from_micros(5);
+        let early = MonotonicTime::from_micros(5);
         let late = early + Duration::from_millis(2);
         assert_eq!(late.since(early), Duration::from_millis(2));
         assert_eq!(early.since(late), Duration::ZERO);
-        assert_eq!(early + Duration::MAX, Moment::from_micros(u64::MAX));
-        assert_eq!(size_of::<Option<Moment>>(), 8);
+        assert_eq!(early + Duration::MAX, MonotonicTime::from_micros(u64::MAX));
+        assert_eq!(size_of::<Option<MonotonicTime>>(), 8);
     }
 }

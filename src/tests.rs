@@ -19,7 +19,7 @@ use crate::control::compile::LogOutput;
 use crate::net::listener::Address;
 use crate::telemetry::panics::{TRAP_BODY, TRAP_MESSAGE_BYTES, TRAP_REQUEST};
 use crate::telemetry::sink::LogSink;
-use crate::ws::frame::{HEADER_BYTES_MAX, Header, Opcode};
+use crate::ws::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -189,7 +189,7 @@ async fn a_panic_inside_a_frame_leaves_the_peer_that_has_half_of_it_without_a_cl
     let mut client = whole.client().await;
     echoes(&mut client).await;
     let mut header = [0; HEADER_BYTES_MAX];
-    let frame = Header {
+    let frame = FrameHeader {
         fin: true,
         rsv: 0,
         opcode: Opcode::Binary,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
@@ -70,18 +70,19 @@ impl Pulse {
     ///
     /// # Panics
     /// If `workers` is 0.
-    pub fn new(workers: usize, now: Moment) -> Pulse {
+    pub fn new(workers: usize, now: MonotonicTime) -> Pulse {
         Pulse(Arc::new(Local::new(workers, || AtomicU64::new(now.as_micros()))))
     }
 
     /// The calling worker goes round.
-    pub fn beat(&self, now: Moment) {
+    pub fn beat(&self, now: MonotonicTime) {
         self.0.get().store(now.as_micros(), Ordering::Relaxed);
     }
 
     /// The worker that has not been seen for longest, and for how long.
-    pub fn weakest(&self, now: Moment) -> (usize, Duration) {
-        let silence = self.0.iter().map(|at| now.since(Moment::from_micros(at.load(Ordering::Relaxed)))).enumerate();
+    pub fn weakest(&self, now: MonotonicTime) -> (usize, Duration) {
+        let silence =
+            self.0.iter().map(|at| now.since(MonotonicTime::from_micros(at.load(Ordering::Relaxed)))).enumerate();
         silence.max_by_key(|(_, silence)| *silence).unwrap_or_default()
     }
 }
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_does_not_go_round_is_found() {
-        let at = |seconds: u64| Moment::from_micros(seconds * 1_000_000);
+        let at = |seconds: u64| MonotonicTime::from_micros(seconds * 1_000_000);
         let pulse = Pulse::new(2, at(1));
         assert_eq!(pulse.weakest(at(1)).1, Duration::ZERO);
         let beat = pulse.clone();

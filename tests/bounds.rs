@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use wsluice::config::{FILE_BYTES_MAX, Scheme, load_endpoint, load_endpoints, load_sent, load_str};
-use wsluice::control::compile::{Look, examine};
+use wsluice::control::compile::{FileChecks, examine};
 
 /// What may be taken for one text.
 const PEAK_MAX: i64 = 64 << 20;
@@ -208,14 +208,14 @@ fn no_text_takes_more_than_64_mib() {
     // What is made once, and kept.
     examine(
         &load_str("first", &format!("routes: [{{name: r, upstream: u}}]\n{UPSTREAMS}"), &env).unwrap(),
-        Look::Inside,
+        FileChecks::Inside,
     )
     .unwrap();
     for (what, text) in configurations() {
         assert!(text.len() as u64 <= FILE_BYTES_MAX, "{what}");
         let told = |sent: bool| {
             let loaded = if sent { load_sent("text", &text, &env) } else { load_str("text", &text, &env) };
-            match loaded.and_then(|loaded| examine(&loaded, Look::Inside).map(|_| loaded)) {
+            match loaded.and_then(|loaded| examine(&loaded, FileChecks::Inside).map(|_| loaded)) {
                 Ok(loaded) => format!("ok, {} warnings {}", loaded.warnings.len(), loaded.hash()),
                 Err(errors) => errors.to_string(),
             }

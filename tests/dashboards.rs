@@ -11,10 +11,10 @@ use prometheus::Registry;
 use prometheus::proto::MetricType;
 use regex::Regex;
 use wsluice::admin::health::Readiness;
-use wsluice::drain::Drain;
-use wsluice::session::metrics::{Ending, Initiator};
+use wsluice::drain::SessionRegistry;
+use wsluice::session::metrics::{EndLabels, Initiator};
 use wsluice::telemetry::sink::LogSink;
-use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ServerFiles, Servers};
+use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ClientTlsScope, ServerFiles};
 use wsluice::tls::server::MinVersion;
 use wsluice::{control, discovery, handover, probe, proxy, server, session, telemetry, tls, upstream};
 
@@ -28,13 +28,13 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     Readiness::new().register(&registry).unwrap();
     wsluice::admin::api::Metrics::register(&registry).unwrap();
     // A drain of one thing, as long as this is held.
-    let drain = control::DrainStatus {
-        target: control::Target::Endpoint { upstream: "chat".into(), endpoint: "ws://127.0.0.1:9000".into() },
+    let drain = control::DrainProgress {
+        target: control::DrainTarget::Endpoint { upstream: "chat".into(), endpoint: "ws://127.0.0.1:9000".into() },
         span: Duration::ZERO,
         since: UNIX_EPOCH,
     };
     let (_drains, seen) = tokio::sync::watch::channel(vec![drain]);
-    control::leaving::register(&registry, Drain::new(1), seen).unwrap();
+    control::leaving::register(&registry, SessionRegistry::new(1), seen).unwrap();
     control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
     let predecessors = HashMap::from([(("chat".into(), "ws://127.0.0.1:9000".into()), 1)]);
     handover::Metrics::register(&registry).unwrap().predecessors(1, &predecessors, &HashMap::new());
@@ -51,7 +51,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     probed.stands(false);
     probed.changed("connect");
     let _discovery = discovery::metrics::Metrics::register(&registry).unwrap().upstream("chat", "dns");
-    let ending = Ending::new(Initiator::Client, Some(1000), "closed");
+    let ending = EndLabels::new(Initiator::Client, Some(1000), "closed");
     let _session =
         session::metrics::Metrics::register(&registry, 1).unwrap().route("public", "chat", "chat", &[ending]);
 
@@ -81,7 +81,7 @@ fn serve_tls(certificates: &Certificates) {
     let towards_servers = ClientFiles { ca: Some(files.cert.clone()), ..ClientFiles::default() };
     let listener = ServerFiles { certificates: vec![files], min_version: MinVersion::Tls12, client_auth: None };
     prepared.server("public", &listener).unwrap();
-    prepared.client("chat", Servers::Endpoints, &towards_servers).unwrap();
+    prepared.client("chat", ClientTlsScope::Endpoints, &towards_servers).unwrap();
     certificates.commit(prepared);
 }
 

@@ -86,34 +86,34 @@ pub enum Denied {
 pub struct Access {
     /// Of a fixed length, so that comparing tells nothing of that of a token either.
     digests: Vec<Digest>,
-    names: Names,
+    names: AdminHosts,
 }
 
 /// By which names the admin listener may be asked for, beside addresses and `localhost`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Names {
+pub enum AdminHosts {
     /// Any.
     Any,
     /// These.
     Only(Vec<HostPattern>),
 }
 
-impl Default for Names {
-    fn default() -> Names {
-        Names::Only(Vec::new())
+impl Default for AdminHosts {
+    fn default() -> AdminHosts {
+        AdminHosts::Only(Vec::new())
     }
 }
 
-impl Names {
+impl AdminHosts {
     /// Those that are written; without any, none where only this machine can connect, and any elsewhere.
-    pub fn new(written: &[HostPattern], is_local: bool) -> Names {
-        if written.is_empty() && !is_local { Names::Any } else { Names::Only(written.to_vec()) }
+    pub fn new(written: &[HostPattern], is_local: bool) -> AdminHosts {
+        if written.is_empty() && !is_local { AdminHosts::Any } else { AdminHosts::Only(written.to_vec()) }
     }
 
     fn has(&self, name: &str) -> bool {
         match self {
-            Names::Any => true,
-            Names::Only(names) => names.iter().any(|pattern| pattern.matches(name)),
+            AdminHosts::Any => true,
+            AdminHosts::Only(names) => names.iter().any(|pattern| pattern.matches(name)),
         }
     }
 }
@@ -127,7 +127,7 @@ impl fmt::Debug for Access {
 
 impl Access {
     /// By each of these tokens; with none, whoever can connect and asks by one of these names.
-    pub fn new(tokens: &[AdminToken], names: Names) -> Access {
+    pub fn new(tokens: &[AdminToken], names: AdminHosts) -> Access {
         let sha256 = |token: &AdminToken| digest(&SHA256, token.as_bytes());
         Access { digests: tokens.iter().map(sha256).collect(), names }
     }
@@ -138,7 +138,7 @@ impl Access {
         if matches!(who, Who::Unix { .. }) {
             return true;
         }
-        let Ok(host) = Host::from_request(request) else { return self.names == Names::Any };
+        let Ok(host) = Host::from_request(request) else { return self.names == AdminHosts::Any };
         // No page can have an address for its host that is ours and whose server is another's.
         host.name.parse::<IpAddr>().is_ok()
             || host.name == "localhost"
@@ -200,7 +200,7 @@ mod tests {
 
     fn access(tokens: &[&str]) -> Access {
         let tokens: Vec<AdminToken> = tokens.iter().map(|token| token.parse().unwrap()).collect();
-        Access::new(&tokens, Names::default())
+        Access::new(&tokens, AdminHosts::default())
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
         let knows = |written: &[&str], is_local: bool, host: &str| {
             let written: Vec<HostPattern> = written.iter().map(|name| name.parse().unwrap()).collect();
             let asked = http::Request::builder().uri("/metrics").header("host", host).body(()).unwrap();
-            Access::new(&[], Names::new(&written, is_local)).knows(TCP(), &asked.into_parts().0)
+            Access::new(&[], AdminHosts::new(&written, is_local)).knows(TCP(), &asked.into_parts().0)
         };
         let service = "wsluice.default.svc:9902";
         for host in ["10.1.2.3:9902", "[fd00::1]:9902", "localhost:9902"] {

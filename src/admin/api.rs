@@ -1,6 +1,6 @@
 //! `/api/v1/`: what an operator may ask and order, in JSON.
 //!
-//! A request is let in (`access`), understood (`call`), and handed to the [`Desk`]; nothing is done here. Whatever changes
+//! A request is let in (`access`), understood (`call`), and handed to the [`AdminBackend`]; nothing is done here. Whatever changes
 //! something is one line in the log of the target `wsluice::audit`: who, what, and how it went. It is done and written also
 //! when the operator has gone meanwhile, so it is a task of its own.
 
@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::access::{Access, Denied, Who};
-use super::call::{Call, Failure, Place, changes};
-use super::desk::{Desk, Refusal, Which};
+use super::call::{ApiError, ApiPath, Call, changes};
+use super::desk::{AdminBackend, OrderError, Which};
 use crate::telemetry::labelled::IntCounterVec;
 
 /// For the body of a request.
@@ -59,7 +59,7 @@ impl Metrics {
 /// The API at one door.
 #[derive(Debug)]
 pub struct Api {
-    desk: Arc<dyn Desk>,
+    desk: Arc<dyn AdminBackend>,
     access: ArcSwap<Access>,
     metrics: Metrics,
     for_body: Duration,
@@ -68,7 +68,7 @@ pub struct Api {
 
 impl Api {
     /// Lets in by `access`, and has done by `desk`.
-    pub fn new(desk: Arc<dyn Desk>, access: Access, metrics: Metrics) -> Api {
+    pub fn new(desk: Arc<dyn AdminBackend>, access: Access, metrics: Metrics) -> Api {
         Api { desk, access: ArcSwap::from_pointee(access), metrics, for_body: BODY_TIMEOUT, audit: Action::log }
     }
 
@@ -99,7 +99,7 @@ impl Api {
         answer
     }
 
-    async fn hear<B>(self: &Arc<Api>, who: Who, parts: &Parts, body: B) -> Result<Value, Failure>
+    async fn hear<B>(self: &Arc<Api>, who: Who, parts: &Parts, body: B) -> Result<Value, ApiError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -109,9 +109,9 @@ impl Api {
                 Denied::Token => StatusCode::UNAUTHORIZED,
                 Denied::Host | Denied::Page => StatusCode::FORBIDDEN,
             };
-            Failure::new(status, denied.to_string())
+            ApiError::new(status, denied.to_string())
         })?;
-        let place = Place::of(parts.uri.path())?;
+        let place = ApiPath::of(parts.uri.path())?;
         place.allows(&parts.method)?;
         let body = read(body, place.body_bytes_max(), self.for_body).await?;
         let call = Call::read(place, parts, &body)?;
@@ -123,11 +123,11 @@ impl Api {
             done
         });
         done.await.unwrap_or_else(|_| {
-            Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "this failed half-way; see the log"))
+            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "this failed half-way; see the log"))
         })
     }
 
-    async fn carry_out(&self, call: Call) -> Result<Value, Failure> {
+    async fn carry_out(&self, call: Call) -> Result<Value, ApiError> {
         let desk = &self.desk;
         Ok(match call {
             Call::Status => json(&desk.status())?,
@@ -135,8 +135,8 @@ impl Api {
             Call::Reload => desk.reload().await?,
             Call::Check(text) => match desk.check(text).await {
                 Ok(warnings) => json!({ "warnings": warnings }),
-                Err(refusal @ Refusal::Config(_)) => {
-                    return Err(Failure { error: "the configuration is wrong".into(), ..refusal.into() });
+                Err(refusal @ OrderError::Config(_)) => {
+                    return Err(ApiError { error: "the configuration is wrong".into(), ..refusal.into() });
                 }
                 Err(refusal) => return Err(refusal.into()),
             },
@@ -165,22 +165,22 @@ impl Api {
                 let shown = target.to_string();
                 match desk.drain(target, time).await? {
                     Some(closing) => json!({ "closing": closing }),
-                    None => return Err(Failure::new(StatusCode::NOT_FOUND, format!("there is no {shown}"))),
+                    None => return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no {shown}"))),
                 }
             }
             Call::EndDrain(target) => {
                 let shown = target.to_string();
                 match desk.end_drain(target).await? {
                     true => json!({ "ended": true }),
-                    false => return Err(Failure::new(StatusCode::NOT_FOUND, format!("{shown} is not drained"))),
+                    false => return Err(ApiError::new(StatusCode::NOT_FOUND, format!("{shown} is not drained"))),
                 }
             }
         })
     }
 }
 
-fn no_session() -> Failure {
-    Failure::new(StatusCode::NOT_FOUND, "there is no such session; it may have ended")
+fn no_session() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "there is no such session; it may have ended")
 }
 
 /// What is ordered and on what, if it changes anything.
@@ -214,7 +214,7 @@ struct Action {
     /// On what.
     on: String,
     /// What he is answered.
-    done: Result<Value, Failure>,
+    done: Result<Value, ApiError>,
 }
 
 impl Action {
@@ -226,7 +226,7 @@ impl Action {
             Ok(answer) => {
                 tracing::info!(target: "wsluice::audit", %by, token, action, on, result = %answer, "done for an operator");
             }
-            Err(Failure { status, error, .. }) => {
+            Err(ApiError { status, error, .. }) => {
                 let status = status.as_u16();
                 tracing::info!(target: "wsluice::audit", %by, token, action, on, status, %error, "not done for an operator");
             }
@@ -235,7 +235,7 @@ impl Action {
 }
 
 /// The whole body, within bounds of size and time.
-async fn read<B>(body: B, bytes_max: u64, time: Duration) -> Result<Bytes, Failure>
+async fn read<B>(body: B, bytes_max: u64, time: Duration) -> Result<Bytes, ApiError>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -245,22 +245,22 @@ where
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             let error = format!("the body is larger than {bytes_max} bytes");
-            Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error))
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error))
         }
-        Ok(Err(_)) => Err(Failure::new(StatusCode::BAD_REQUEST, "the body cannot be read")),
-        Err(_) => Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        Ok(Err(_)) => Err(ApiError::new(StatusCode::BAD_REQUEST, "the body cannot be read")),
+        Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
     }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Result<Value, Failure> {
+fn json<T: serde::Serialize>(value: &T) -> Result<Value, ApiError> {
     serde_json::to_value(value).map_err(|error| {
         tracing::warn!(%error, "an answer of the API cannot be written");
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written; see the log")
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written; see the log")
     })
 }
 
-fn refusal(failure: &Failure) -> Response<Full<Bytes>> {
-    let Failure { status, error, problems, allow } = failure;
+fn refusal(failure: &ApiError) -> Response<Full<Bytes>> {
+    let ApiError { status, error, problems, allow } = failure;
     let mut answer = json!({ "error": error });
     if let (false, Ok(problems)) = (problems.is_empty(), serde_json::to_value(problems)) {
         answer["problems"] = problems;

@@ -8,9 +8,9 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
-use super::desk::{Problem, Refusal, Target};
-use super::filter::{Filter, Parameters, Wrong};
-use crate::config::{FILE_BYTES_MAX, Span};
+use super::desk::{DrainTarget, OrderError, Problem};
+use super::filter::{Filter, QueryParameters, Wrong};
+use crate::config::{FILE_BYTES_MAX, TimeSpan};
 use crate::file_look;
 use crate::header::redact::decode;
 use crate::ws::close::{Close, CloseCode};
@@ -26,7 +26,7 @@ const REASON_BYTES_MAX: usize = 123;
 /// Over how long a drain closes sessions, unless `time` says otherwise: as the drain at the end of the process.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 /// Nobody waits longer for a drain to end; a longer one is a slip.
-const TIME_MAX: Span = Span::from_secs(24 * 60 * 60);
+const TIME_MAX: TimeSpan = TimeSpan::from_secs(24 * 60 * 60);
 /// Of all bodies but that of `check`.
 const FORM_BYTES_MAX: u64 = 16 << 10;
 
@@ -73,17 +73,17 @@ pub enum Call {
     /// To drain something.
     Drain {
         /// What.
-        target: Target,
+        target: DrainTarget,
         /// Over how long.
         time: Duration,
     },
     /// To end that.
-    EndDrain(Target),
+    EndDrain(DrainTarget),
 }
 
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct ApiError {
     /// Its status.
     pub status: StatusCode,
     /// In words.
@@ -94,34 +94,36 @@ pub struct Failure {
     pub allow: Option<&'static str>,
 }
 
-impl Failure {
+impl ApiError {
     /// An error without more to say.
-    pub fn new(status: StatusCode, error: impl Into<Cow<'static, str>>) -> Failure {
-        Failure { status, error: error.into(), problems: Vec::new(), allow: None }
+    pub fn new(status: StatusCode, error: impl Into<Cow<'static, str>>) -> ApiError {
+        ApiError { status, error: error.into(), problems: Vec::new(), allow: None }
     }
 }
 
-impl From<Wrong> for Failure {
-    fn from(wrong: Wrong) -> Failure {
-        Failure::new(StatusCode::BAD_REQUEST, wrong.0)
+impl From<Wrong> for ApiError {
+    fn from(wrong: Wrong) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, wrong.0)
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Failure {
+impl From<OrderError> for ApiError {
+    fn from(refusal: OrderError) -> ApiError {
         let error = refusal.to_string();
         match refusal {
-            Refusal::Config(problems) => Failure { problems, ..Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error) },
-            Refusal::Bad(_) => Failure::new(StatusCode::BAD_REQUEST, error),
-            Refusal::Conflict(_) => Failure::new(StatusCode::CONFLICT, error),
-            Refusal::Ending => Failure::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            OrderError::Config(problems) => {
+                ApiError { problems, ..ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error) }
+            }
+            OrderError::Bad(_) => ApiError::new(StatusCode::BAD_REQUEST, error),
+            OrderError::Conflict(_) => ApiError::new(StatusCode::CONFLICT, error),
+            OrderError::Ending => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
         }
     }
 }
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ApiPath {
     /// `status`
     Status,
     /// `config`
@@ -139,19 +141,19 @@ pub enum Place {
     /// `drains`
     Drains,
     /// `drains/KIND/NAME`
-    Drain(Target),
+    Drain(DrainTarget),
 }
 
-impl Place {
+impl ApiPath {
     /// What stands at `path`, which begins with [`ROOT`].
     ///
     /// # Errors
     /// If there is nothing.
-    pub fn of(path: &str) -> Result<Place, Failure> {
+    pub fn of(path: &str) -> Result<ApiPath, ApiError> {
         let nothing = || {
             let there = "status, config, reload, check, sessions, sessions/close, sessions/ID, drains, drains/listener/NAME, \
                          drains/route/NAME, drains/upstream/NAME and drains/endpoint/UPSTREAM/ENDPOINT";
-            Failure::new(StatusCode::NOT_FOUND, format!("not found; below {ROOT} there are {there}"))
+            ApiError::new(StatusCode::NOT_FOUND, format!("not found; below {ROOT} there are {there}"))
         };
         let rest = path.strip_prefix(ROOT).ok_or_else(nothing)?;
         // The name of an endpoint is a URL, with its slashes as they are or encoded.
@@ -163,23 +165,23 @@ impl Place {
         let whole = |text: &str| if text.contains('/') { Err(nothing()) } else { name(text) };
         let place = match rest.split_once('/').unwrap_or((rest, "")) {
             _ if rest.ends_with('/') => return Err(nothing()),
-            ("status", "") => Place::Status,
-            ("config", "") => Place::Config,
-            ("reload", "") => Place::Reload,
-            ("check", "") => Place::Check,
-            ("sessions", "") => Place::Sessions,
-            ("sessions", "close") => Place::Close,
-            ("sessions", id) => Place::Session(whole(id)?),
-            ("drains", "") => Place::Drains,
+            ("status", "") => ApiPath::Status,
+            ("config", "") => ApiPath::Config,
+            ("reload", "") => ApiPath::Reload,
+            ("check", "") => ApiPath::Check,
+            ("sessions", "") => ApiPath::Sessions,
+            ("sessions", "close") => ApiPath::Close,
+            ("sessions", id) => ApiPath::Session(whole(id)?),
+            ("drains", "") => ApiPath::Drains,
             ("drains", target) => {
                 let (kind, target) = target.split_once('/').ok_or_else(nothing)?;
-                Place::Drain(match kind {
-                    "listener" => Target::Listener { name: whole(target)? },
-                    "route" => Target::Route { name: whole(target)? },
-                    "upstream" => Target::Upstream { name: whole(target)? },
+                ApiPath::Drain(match kind {
+                    "listener" => DrainTarget::Listener { name: whole(target)? },
+                    "route" => DrainTarget::Route { name: whole(target)? },
+                    "upstream" => DrainTarget::Upstream { name: whole(target)? },
                     "endpoint" => {
                         let (upstream, endpoint) = target.split_once('/').ok_or_else(nothing)?;
-                        Target::Endpoint { upstream: name(upstream)?, endpoint: name(endpoint)? }
+                        DrainTarget::Endpoint { upstream: name(upstream)?, endpoint: name(endpoint)? }
                     }
                     _ => return Err(nothing()),
                 })
@@ -192,10 +194,10 @@ impl Place {
     /// The methods it has.
     fn methods(&self) -> &'static str {
         match self {
-            Place::Status | Place::Config | Place::Sessions | Place::Drains => "GET, HEAD",
-            Place::Reload | Place::Check | Place::Close => "POST",
-            Place::Session(_) => "GET, HEAD, DELETE",
-            Place::Drain(_) => "PUT, DELETE",
+            ApiPath::Status | ApiPath::Config | ApiPath::Sessions | ApiPath::Drains => "GET, HEAD",
+            ApiPath::Reload | ApiPath::Check | ApiPath::Close => "POST",
+            ApiPath::Session(_) => "GET, HEAD, DELETE",
+            ApiPath::Drain(_) => "PUT, DELETE",
         }
     }
 
@@ -203,19 +205,19 @@ impl Place {
     ///
     /// # Errors
     /// If not, with those that it has.
-    pub fn allows(&self, method: &Method) -> Result<(), Failure> {
+    pub fn allows(&self, method: &Method) -> Result<(), ApiError> {
         let methods = self.methods();
         if methods.split(", ").any(|one| one == method.as_str()) {
             return Ok(());
         }
-        let failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("here only {methods}"));
-        Err(Failure { allow: Some(methods), ..failure })
+        let failure = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("here only {methods}"));
+        Err(ApiError { allow: Some(methods), ..failure })
     }
 
     /// How large a body may be.
     pub fn body_bytes_max(&self) -> u64 {
         match self {
-            Place::Check => FILE_BYTES_MAX,
+            ApiPath::Check => FILE_BYTES_MAX,
             _ => FORM_BYTES_MAX,
         }
     }
@@ -231,20 +233,20 @@ impl Call {
     ///
     /// # Errors
     /// If it cannot be understood.
-    pub fn read(place: Place, request: &Parts, body: &[u8]) -> Result<Call, Failure> {
+    pub fn read(place: ApiPath, request: &Parts, body: &[u8]) -> Result<Call, ApiError> {
         let query = request.uri.query().unwrap_or_default();
         let mut parameters = match place {
             // Its body is a configuration.
-            Place::Check => Parameters::parse(query, "")?,
-            _ => Parameters::parse(query, &form(kind(&request.headers)?, body)?)?,
+            ApiPath::Check => QueryParameters::parse(query, "")?,
+            _ => QueryParameters::parse(query, &form(kind(&request.headers)?, body)?)?,
         };
         let parameters_of = &mut parameters;
         let call = match (place, &request.method) {
-            (Place::Status, _) => Call::Status,
-            (Place::Config, _) => Call::Config,
-            (Place::Reload, _) => Call::Reload,
-            (Place::Check, _) => Call::Check(configuration(body)?),
-            (Place::Sessions, _) => {
+            (ApiPath::Status, _) => Call::Status,
+            (ApiPath::Config, _) => Call::Config,
+            (ApiPath::Reload, _) => Call::Reload,
+            (ApiPath::Check, _) => Call::Check(configuration(body)?),
+            (ApiPath::Sessions, _) => {
                 let filter = Filter::take(parameters_of)?;
                 let after = parameters_of.word("after")?;
                 let such_as = format!("a number from 1 to {PAGE_MAX}");
@@ -252,9 +254,9 @@ impl Call {
                 let limit = parameters_of.read("limit", &such_as, read)?.unwrap_or(PAGE);
                 Call::Sessions { filter, after, limit }
             }
-            (Place::Session(id), &Method::DELETE) => Call::CloseOne { id, close: close(parameters_of)? },
-            (Place::Session(id), _) => Call::Session(id),
-            (Place::Close, _) => {
+            (ApiPath::Session(id), &Method::DELETE) => Call::CloseOne { id, close: close(parameters_of)? },
+            (ApiPath::Session(id), _) => Call::Session(id),
+            (ApiPath::Close, _) => {
                 let filter = Filter::take(parameters_of)?;
                 let close = close(parameters_of)?;
                 let over = time(parameters_of, "over")?.unwrap_or_default();
@@ -269,9 +271,9 @@ impl Call {
                     _ => Call::Close { filter, close, over },
                 }
             }
-            (Place::Drains, _) => Call::Drains,
-            (Place::Drain(target), &Method::DELETE) => Call::EndDrain(target),
-            (Place::Drain(target), _) => {
+            (ApiPath::Drains, _) => Call::Drains,
+            (ApiPath::Drain(target), &Method::DELETE) => Call::EndDrain(target),
+            (ApiPath::Drain(target), _) => {
                 Call::Drain { target, time: time(parameters_of, "time")?.unwrap_or(DRAIN_TIME) }
             }
         };
@@ -281,20 +283,20 @@ impl Call {
 }
 
 /// Of a body: which of several is meant nobody can tell.
-fn kind(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Failure> {
+fn kind(headers: &HeaderMap) -> Result<Option<&HeaderValue>, ApiError> {
     let mut kinds = headers.get_all(CONTENT_TYPE).iter();
     match (kinds.next(), kinds.next()) {
         (kind, None) => Ok(kind),
-        (_, Some(_)) => Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "there are several Content-Type fields")),
+        (_, Some(_)) => Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "there are several Content-Type fields")),
     }
 }
 
 /// The parameters in a body, as in a query.
-fn form(kind: Option<&HeaderValue>, body: &[u8]) -> Result<String, Failure> {
+fn form(kind: Option<&HeaderValue>, body: &[u8]) -> Result<String, ApiError> {
     if body.is_empty() {
         return Ok(String::new());
     }
-    let bad = |error: &'static str| Failure::new(StatusCode::BAD_REQUEST, error);
+    let bad = |error: &'static str| ApiError::new(StatusCode::BAD_REQUEST, error);
     let text = std::str::from_utf8(body).map_err(|_| bad("the body is not text"))?;
     let kind = kind.map(HeaderValue::as_bytes).unwrap_or_default();
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
@@ -304,7 +306,7 @@ fn form(kind: Option<&HeaderValue>, body: &[u8]) -> Result<String, Failure> {
     if kind.eq_ignore_ascii_case(b"application/json") {
         let wrong = || bad("the body is not a JSON object of strings, numbers and booleans");
         let Ok(Value::Object(entries)) = serde_json::from_str(text) else { return Err(wrong()) };
-        let pairs: Result<Vec<String>, Failure> = entries
+        let pairs: Result<Vec<String>, ApiError> = entries
             .into_iter()
             .map(|(name, value)| match value {
                 Value::String(text) => Ok(format!("{}={}", encode(&name), encode(&text))),
@@ -316,7 +318,7 @@ fn form(kind: Option<&HeaderValue>, body: &[u8]) -> Result<String, Failure> {
         return Ok(pairs?.join("&"));
     }
     let error = "send parameters in the query, as application/x-www-form-urlencoded or as application/json";
-    Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error))
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error))
 }
 
 /// So that it is decoded to what it was.
@@ -328,7 +330,7 @@ fn encode(text: &str) -> String {
     text.chars().map(mark).collect()
 }
 
-fn configuration(body: &[u8]) -> Result<Option<String>, Failure> {
+fn configuration(body: &[u8]) -> Result<Option<String>, ApiError> {
     if body.is_empty() {
         return Ok(None);
     }
@@ -336,7 +338,7 @@ fn configuration(body: &[u8]) -> Result<Option<String>, Failure> {
     Ok(Some(text))
 }
 
-fn close(from: &mut Parameters) -> Result<Close, Wrong> {
+fn close(from: &mut QueryParameters) -> Result<Close, Wrong> {
     let sendable = |text: &str| text.parse().ok().map(CloseCode).filter(|code| code.is_sendable());
     let such_as = "a close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999";
     let code = from.read("code", such_as, sendable)?.unwrap_or(CloseCode::POLICY_VIOLATION);
@@ -354,10 +356,10 @@ fn close(from: &mut Parameters) -> Result<Close, Wrong> {
     Ok(Close { code: Some(code), reason })
 }
 
-fn time(from: &mut Parameters, name: &'static str) -> Result<Option<Duration>, Wrong> {
-    match from.value::<Span>(name)? {
+fn time(from: &mut QueryParameters, name: &'static str) -> Result<Option<Duration>, Wrong> {
+    match from.value::<TimeSpan>(name)? {
         Some(time) if time > TIME_MAX => Err(Wrong(format!("`{name}` is at most {TIME_MAX}"))),
-        time => Ok(time.map(Span::duration)),
+        time => Ok(time.map(TimeSpan::duration)),
     }
 }
 
@@ -369,7 +371,7 @@ mod tests {
     fn read(method: &str, path: &str, kind: &str, body: &str) -> Result<Call, (u16, String)> {
         let request = http::Request::builder().method(method).uri(path).header(CONTENT_TYPE, kind).body(()).unwrap();
         let request = request.into_parts().0;
-        let place = Place::of(request.uri.path()).and_then(|place| place.allows(&request.method).map(|()| place));
+        let place = ApiPath::of(request.uri.path()).and_then(|place| place.allows(&request.method).map(|()| place));
         let call = place.and_then(|place| Call::read(place, &request, body.as_bytes()));
         call.map_err(|failure| (failure.status.as_u16(), failure.error.into_owned()))
     }
@@ -381,7 +383,7 @@ mod tests {
     #[test]
     fn each_call_has_its_path_and_method() {
         let operator = Close::new(CloseCode::POLICY_VIOLATION, "closed by operator");
-        let endpoint = Target::Endpoint { upstream: "app".into(), endpoint: "ws://10.0.0.1:9000".into() };
+        let endpoint = DrainTarget::Endpoint { upstream: "app".into(), endpoint: "ws://10.0.0.1:9000".into() };
         let chat = Filter { route: Some("chat".into()), ..Filter::default() };
         for (method, path, call) in [
             ("GET", "/api/v1/status", Call::Status),
@@ -419,20 +421,23 @@ mod tests {
             (
                 "PUT",
                 "/api/v1/drains/listener/public?time=1h",
-                Call::Drain { target: Target::Listener { name: "public".into() }, time: Duration::from_secs(3600) },
+                Call::Drain {
+                    target: DrainTarget::Listener { name: "public".into() },
+                    time: Duration::from_secs(3600),
+                },
             ),
             (
                 "PUT",
                 "/api/v1/drains/route/chat",
-                Call::Drain { target: Target::Route { name: "chat".into() }, time: Duration::from_secs(30) },
+                Call::Drain { target: DrainTarget::Route { name: "chat".into() }, time: Duration::from_secs(30) },
             ),
-            ("DELETE", "/api/v1/drains/upstream/app", Call::EndDrain(Target::Upstream { name: "app".into() })),
+            ("DELETE", "/api/v1/drains/upstream/app", Call::EndDrain(DrainTarget::Upstream { name: "app".into() })),
             ("DELETE", "/api/v1/drains/endpoint/app/ws://10.0.0.1:9000", Call::EndDrain(endpoint.clone())),
             ("DELETE", "/api/v1/drains/endpoint/app/ws%3A%2F%2F10.0.0.1%3A9000", Call::EndDrain(endpoint)),
             (
                 "DELETE",
                 "/api/v1/drains/endpoint/app/unix:/run/a+b.sock",
-                Call::EndDrain(Target::Endpoint { upstream: "app".into(), endpoint: "unix:/run/a+b.sock".into() }),
+                Call::EndDrain(DrainTarget::Endpoint { upstream: "app".into(), endpoint: "unix:/run/a+b.sock".into() }),
             ),
         ] {
             assert_eq!(ask(method, path), Ok(call), "{method} {path}");
@@ -465,7 +470,7 @@ mod tests {
     fn of_two_kinds_of_a_body_none_is_guessed() {
         let request = http::Request::builder().method("POST").uri("/api/v1/sessions/close");
         let request = request.header(CONTENT_TYPE, "application/json").header(CONTENT_TYPE, "text/plain").body(());
-        let failure = Call::read(Place::Close, &request.unwrap().into_parts().0, b"{}").unwrap_err();
+        let failure = Call::read(ApiPath::Close, &request.unwrap().into_parts().0, b"{}").unwrap_err();
         assert_eq!(failure.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
 
@@ -473,7 +478,7 @@ mod tests {
     fn a_configuration_is_taken_as_it_is() {
         let yaml = "routes: [] # a&b=c\n";
         assert_eq!(read("POST", "/api/v1/check", "text/yaml", yaml), Ok(Call::Check(Some(yaml.into()))));
-        assert_eq!(Place::Check.body_bytes_max(), FILE_BYTES_MAX);
+        assert_eq!(ApiPath::Check.body_bytes_max(), FILE_BYTES_MAX);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the API asks the rest of the process for: snapshots to read, and orders that somebody else carries out.
 //!
-//! Everything that `/api/v1/` can do goes through [`Desk`]; nothing in `admin` changes anything by itself. Each method
+//! Everything that `/api/v1/` can do goes through [`AdminBackend`]; nothing in `admin` changes anything by itself. Each method
 //! answers when it is done. Dropping an answer that is waited for takes nothing back: an order that was given is carried
 //! out.
 
@@ -12,30 +12,30 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::filter::Filter;
-pub use crate::control::Target;
+pub use crate::control::DrainTarget;
 use crate::telemetry::utc::Utc;
 use crate::ws::close::Close;
 
 /// An answer that takes a while.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type ReplyFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Whoever knows and rules the process.
-pub trait Desk: fmt::Debug + Send + Sync {
+pub trait AdminBackend: fmt::Debug + Send + Sync {
     /// How it stands.
-    fn status(&self) -> Status;
+    fn status(&self) -> ProcessStatus;
 
     /// The configuration in force.
-    fn config(&self) -> InForce;
+    fn config(&self) -> ConfigView;
 
     /// Drains that an operator has begun and not ended.
-    fn drains(&self) -> Answer<'_, Vec<DrainStatus>>;
+    fn drains(&self) -> ReplyFuture<'_, Vec<DrainStatus>>;
 
     /// Reads the configuration again and puts it in force. Tells what has changed.
-    fn reload(&self) -> Answer<'_, Result<Value, Refusal>>;
+    fn reload(&self) -> ReplyFuture<'_, Result<Value, OrderError>>;
 
     /// Says what is wrong with this text as a configuration, or with the file as it is now. The good answer is what an
     /// operator should know all the same.
-    fn check(&self, text: Option<String>) -> Answer<'_, Result<Vec<String>, Refusal>>;
+    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, OrderError>>;
 
     /// At most `max` of the sessions that `filter` names, in the order of their ids, those after `after`. A session that is
     /// there all along is in exactly one page of those that follow each other, whatever comes and goes meanwhile.
@@ -46,25 +46,30 @@ pub trait Desk: fmt::Debug + Send + Sync {
         filter: &'a Filter,
         after: Option<&'a str>,
         max: usize,
-    ) -> Answer<'a, Result<Vec<Session>, Refusal>>;
+    ) -> ReplyFuture<'a, Result<Vec<SessionView>, OrderError>>;
 
     /// The session of this id, if it is there.
-    fn session<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Session>>;
+    fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>>;
 
     /// Has sessions close with `close` for the client, evenly over `over`. Tells how many there are.
-    fn close<'a>(&'a self, which: Which<'a>, close: Close, over: Duration) -> Answer<'a, Result<usize, Refusal>>;
+    fn close<'a>(
+        &'a self,
+        which: Which<'a>,
+        close: Close,
+        over: Duration,
+    ) -> ReplyFuture<'a, Result<usize, OrderError>>;
 
     /// Lets no new sessions in at `target`, and closes those that are there, evenly over `time`. Tells how many there are;
     /// `None` if there is no such target.
-    fn drain(&self, target: Target, time: Duration) -> Answer<'_, Result<Option<usize>, Refusal>>;
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, OrderError>>;
 
     /// Lets sessions in again, and keeps those that were to go and have not. Tells whether it was drained.
-    fn end_drain(&self, target: Target) -> Answer<'_, Result<bool, Refusal>>;
+    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, OrderError>>;
 }
 
 /// Why an order is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum OrderError {
     /// The configuration is wrong; the one before stays.
     #[error("the configuration is refused; the one in force stays")]
     Config(Vec<Problem>),
@@ -112,7 +117,7 @@ pub enum Which<'a> {
 pub struct DrainStatus {
     /// Of what.
     #[serde(flatten)]
-    pub target: Target,
+    pub target: DrainTarget,
     /// Over how long its sessions are closed.
     #[serde(rename = "time_seconds", serialize_with = "seconds")]
     pub time: Duration,
@@ -125,7 +130,7 @@ pub struct DrainStatus {
 
 /// The configuration in force.
 #[derive(Clone, Debug, Serialize)]
-pub struct InForce {
+pub struct ConfigView {
     /// See [`crate::config::Loaded::hash`].
     pub hash: String,
     /// What it was read from: the path of a file, or `command line`.
@@ -143,7 +148,7 @@ pub struct InForce {
 
 /// How the process stands.
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
+pub struct ProcessStatus {
     /// Of this program.
     pub version: &'static str,
     /// Of this process.
@@ -157,7 +162,7 @@ pub struct Status {
     /// `starting`, `ready` or `draining`.
     pub state: &'static str,
     /// The configuration in force, without what it says.
-    pub config: InForce,
+    pub config: ConfigView,
     /// Sessions that are open.
     pub sessions: usize,
     /// Where clients connect.
@@ -165,7 +170,7 @@ pub struct Status {
     /// Where they are sent.
     pub upstreams: Vec<UpstreamStatus>,
     /// Processes before this one, after an upgrade, that still have sessions.
-    pub predecessors: Vec<Predecessor>,
+    pub predecessors: Vec<PredecessorStatus>,
 }
 
 /// A listener, as it is shown.
@@ -213,7 +218,7 @@ pub struct EndpointStatus {
 
 /// A process before this one, as it is shown.
 #[derive(Clone, Debug, Serialize)]
-pub struct Predecessor {
+pub struct PredecessorStatus {
     /// Its number.
     pub pid: u32,
     /// Sessions that it still has, as it last said.
@@ -222,7 +227,7 @@ pub struct Predecessor {
 
 /// A session, as it is shown.
 #[derive(Clone, Debug, Serialize)]
-pub struct Session {
+pub struct SessionView {
     /// Names it in this process.
     pub id: String,
     /// The listener it came by.

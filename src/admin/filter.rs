@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::{BadValue, ByteSize, Span};
+use crate::config::{BadValue, ByteSize, TimeSpan};
 use crate::header::network;
 use crate::header::redact::decode;
 
@@ -21,17 +21,17 @@ pub struct Wrong(pub String);
 
 /// The parameters of a request, from its query and from a form in its body. Each is taken once.
 #[derive(Clone, Debug, Default)]
-pub struct Parameters {
+pub struct QueryParameters {
     given: Vec<(String, String)>,
     known: Vec<&'static str>,
 }
 
-impl Parameters {
+impl QueryParameters {
     /// Reads them, percent-decoded.
     ///
     /// # Errors
     /// If one stands twice.
-    pub fn parse(query: &str, form: &str) -> Result<Parameters, Wrong> {
+    pub fn parse(query: &str, form: &str) -> Result<QueryParameters, Wrong> {
         let mut given: Vec<(String, String)> = Vec::new();
         for pair in query.split('&').chain(form.trim_ascii().split('&')).filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -41,7 +41,7 @@ impl Parameters {
             }
             given.push((name, value));
         }
-        Ok(Parameters { given, known: Vec::new() })
+        Ok(QueryParameters { given, known: Vec::new() })
     }
 
     /// Takes the text of one, which may be empty.
@@ -116,18 +116,18 @@ pub struct Filter {
     /// Of clients in this network.
     pub client: Option<IpNet>,
     /// Open for at least so long.
-    pub older_than: Option<Span>,
+    pub older_than: Option<TimeSpan>,
     /// Open for less than that.
-    pub younger_than: Option<Span>,
+    pub younger_than: Option<TimeSpan>,
     /// Without data for at least so long.
-    pub idle_for: Option<Span>,
+    pub idle_for: Option<TimeSpan>,
     /// With at least so many bytes that wait for a peer.
     pub queued_at_least: Option<ByteSize>,
 }
 
 /// What of a session a filter looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
+pub struct FilterInput<'a> {
     /// Its route.
     pub route: &'a str,
     /// The listener it came by.
@@ -151,7 +151,7 @@ impl Filter {
     ///
     /// # Errors
     /// If one cannot be understood.
-    pub fn take(from: &mut Parameters) -> Result<Filter, Wrong> {
+    pub fn take(from: &mut QueryParameters) -> Result<Filter, Wrong> {
         Ok(Filter {
             route: from.word("route")?,
             listener: from.word("listener")?,
@@ -181,9 +181,9 @@ impl Filter {
     }
 
     /// Whether it names this one.
-    pub fn matches(&self, seen: &Seen<'_>) -> bool {
+    pub fn matches(&self, seen: &FilterInput<'_>) -> bool {
         let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
-        let reached = |wanted: Option<Span>, is: Duration| wanted.is_none_or(|wanted| is >= wanted.duration());
+        let reached = |wanted: Option<TimeSpan>, is: Duration| wanted.is_none_or(|wanted| is >= wanted.duration());
         same(&self.route, seen.route)
             && same(&self.listener, seen.listener)
             && same(&self.upstream, seen.upstream)
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn filter(query: &str) -> Result<Filter, String> {
-        let mut parameters = Parameters::parse(query, "").map_err(|wrong| wrong.0)?;
+        let mut parameters = QueryParameters::parse(query, "").map_err(|wrong| wrong.0)?;
         let filter = Filter::take(&mut parameters).map_err(|wrong| wrong.0)?;
         parameters.finish().map_err(|wrong| wrong.0)?;
         Ok(filter)
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn all_that_is_set_must_hold() {
-        let seen = Seen {
+        let seen = FilterInput {
             route: "chat",
             listener: "public",
             upstream: "app",
@@ -270,7 +270,7 @@ mod tests {
         ] {
             assert_eq!(filter(query).unwrap().matches(&seen), named, "{query}");
         }
-        let nobody = Seen { client: None, ..seen };
+        let nobody = FilterInput { client: None, ..seen };
         assert!(!filter("client=0.0.0.0/0").unwrap().matches(&nobody), "who cannot be told is in no network");
     }
 

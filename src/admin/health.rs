@@ -11,7 +11,7 @@ use prometheus::{IntGauge, Registry};
 
 /// Where the process is in its life. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub enum Lifecycle {
     /// Not all listeners accept yet.
     Starting,
     /// New sessions are welcome.
@@ -31,16 +31,16 @@ impl Readiness {
     }
 
     /// Moves on to `state`; a state further on stays.
-    pub fn advance(&self, state: State) {
+    pub fn advance(&self, state: Lifecycle) {
         self.0.fetch_max(state as u8, Ordering::AcqRel);
     }
 
     /// Where the process is.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> Lifecycle {
         match self.0.load(Ordering::Acquire) {
-            0 => State::Starting,
-            1 => State::Ready,
-            _ => State::Draining,
+            0 => Lifecycle::Starting,
+            1 => Lifecycle::Ready,
+            _ => Lifecycle::Draining,
         }
     }
 
@@ -50,23 +50,23 @@ impl Readiness {
     /// If the name is taken.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         let gauge = IntGauge::new("wsluice_draining", "1 while sessions are being ended and no new ones accepted.")?;
-        registry.register(Box::new(Draining { readiness: self.clone(), gauge }))
+        registry.register(Box::new(DrainingGauge { readiness: self.clone(), gauge }))
     }
 }
 
 /// The gauge, set from the one truth when it is asked for.
-struct Draining {
+struct DrainingGauge {
     readiness: Readiness,
     gauge: IntGauge,
 }
 
-impl Collector for Draining {
+impl Collector for DrainingGauge {
     fn desc(&self) -> Vec<&Desc> {
         self.gauge.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge.set(i64::from(self.readiness.state() == State::Draining));
+        self.gauge.set(i64::from(self.readiness.state() == Lifecycle::Draining));
         self.gauge.collect()
     }
 }
@@ -81,13 +81,13 @@ mod tests {
     fn draining_is_for_good_and_the_metric_says_so() {
         let (registry, readiness) = (Registry::new(), Readiness::new());
         readiness.register(&registry).unwrap();
-        assert_eq!(readiness.state(), State::Starting);
-        readiness.clone().advance(State::Ready);
-        assert_eq!(readiness.state(), State::Ready);
+        assert_eq!(readiness.state(), Lifecycle::Starting);
+        readiness.clone().advance(Lifecycle::Ready);
+        assert_eq!(readiness.state(), Lifecycle::Ready);
         assert!(encode(&registry).unwrap().contains("\nwsluice_draining 0\n"));
-        readiness.advance(State::Draining);
-        readiness.advance(State::Ready);
-        assert_eq!(readiness.state(), State::Draining);
+        readiness.advance(Lifecycle::Draining);
+        readiness.advance(Lifecycle::Ready);
+        assert_eq!(readiness.state(), Lifecycle::Draining);
         assert!(encode(&registry).unwrap().contains("\nwsluice_draining 1\n"));
     }
 }

@@ -48,9 +48,9 @@ pub mod visitor;
 
 use access::{Access, Denied, Who};
 use api::Api;
-use health::{Readiness, State};
+use health::{Lifecycle, Readiness};
 use scrape::{NoText, Scrapes};
-use visitor::{Asked, Visitor, Visitors, Watched};
+use visitor::{Visitor, Visitors, WatchedRequestBody, WatchedStream};
 
 /// Connections at a time; for further ones others give way. A scraper or two, a probe, a person.
 const CONNECTIONS_MAX: usize = 64;
@@ -155,7 +155,7 @@ async fn connection(
         let (house, visitor) = (&house, &visitor);
         requested.store(true, Ordering::Relaxed);
         async move {
-            let request = request.map(|body| Asked::new(body, Arc::clone(visitor)));
+            let request = request.map(|body| WatchedRequestBody::new(body, Arc::clone(visitor)));
             let answer = answer(house, who, request).await;
             visitor.is_answered(clock::now());
             Ok::<_, Infallible>(answer)
@@ -165,7 +165,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(house.for_head)
         .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(Watched::new(io, Arc::clone(&visitor))), service);
+        .serve_connection(TokioIo::new(WatchedStream::new(io, Arc::clone(&visitor))), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
@@ -228,9 +228,9 @@ where
     match path {
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match state.readiness.state() {
-            State::Ready => text(StatusCode::OK, "ok\n"),
-            State::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-            State::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            Lifecycle::Ready => text(StatusCode::OK, "ok\n"),
+            Lifecycle::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            Lifecycle::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         },
         "/metrics" => {
             let is_known = match &state.api {
@@ -341,9 +341,9 @@ mod tests {
     async fn ready_only_between_start_and_drain_and_alive_all_along() {
         let admin = start().await;
         for (state, status, body) in [
-            (State::Starting, "503", "starting\n"),
-            (State::Ready, "200", "ok\n"),
-            (State::Draining, "503", "draining\n"),
+            (Lifecycle::Starting, "503", "starting\n"),
+            (Lifecycle::Ready, "200", "ok\n"),
+            (Lifecycle::Draining, "503", "draining\n"),
         ] {
             admin.readiness.advance(state);
             let answer = admin.ask("GET /readyz").await;

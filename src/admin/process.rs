@@ -6,18 +6,18 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::desk::{
-    Answer, Desk, DrainStatus, EndpointStatus, InForce, ListenerStatus, Predecessor, Problem, Refusal, Session, Status,
-    Target, UpstreamStatus, Which,
+    AdminBackend, ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, OrderError, PredecessorStatus,
+    Problem, ProcessStatus, ReplyFuture, SessionView, UpstreamStatus, Which,
 };
 use super::filter::Filter;
-use super::health::{Readiness, State};
-use super::roll::{self, Roll};
+use super::health::{Lifecycle, Readiness};
+use super::roll::{self, SessionList};
 use crate::clock;
 use crate::config::Bind;
-use crate::control::{Changes, Handle, Order, Refused, Trigger};
-use crate::drain::{Listed, Place};
+use crate::control::{Changes, ControlHandle, ControlRequest, ReloadError, Trigger};
+use crate::drain::{Listed, SessionId};
 use crate::health::threshold::Health;
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::net::listener::Address;
 use crate::proxy::{outcome, request};
 use crate::session::{Member, Sessions};
@@ -27,26 +27,26 @@ use crate::ws::tunnel::Stopping;
 
 /// This process, for its operators.
 #[derive(Debug)]
-pub struct Process {
-    control: Handle,
+pub struct ProcessBackend {
+    control: ControlHandle,
     sessions: Arc<Sessions>,
-    roll: Roll,
+    roll: SessionList,
     readiness: Readiness,
     started: SystemTime,
-    began: Moment,
+    began: MonotonicTime,
 }
 
-impl Process {
+impl ProcessBackend {
     /// One that has just begun.
-    pub fn new(control: Handle, sessions: Arc<Sessions>, readiness: Readiness) -> Process {
+    pub fn new(control: ControlHandle, sessions: Arc<Sessions>, readiness: Readiness) -> ProcessBackend {
         let (started, began) = (SystemTime::now(), clock::now());
-        let roll = Roll::new(Arc::clone(&sessions));
-        Process { control, sessions, roll, readiness, started, began }
+        let roll = SessionList::new(Arc::clone(&sessions));
+        ProcessBackend { control, sessions, roll, readiness, started, began }
     }
 
-    fn in_force(&self, config: Value) -> InForce {
+    fn in_force(&self, config: Value) -> ConfigView {
         let in_force = self.control.in_force();
-        InForce {
+        ConfigView {
             hash: in_force.loaded.hash(),
             source: in_force.loaded.source.name().to_owned(),
             since: in_force.since,
@@ -60,7 +60,7 @@ impl Process {
         let (in_force, drains) = (self.control.in_force(), self.control.drains());
         let status = |name: &String, bind: &Bind| {
             let open = in_force.listeners.iter().find(|(open, _)| **open == **name);
-            let target = Target::Listener { name: name.clone() };
+            let target = DrainTarget::Listener { name: name.clone() };
             ListenerStatus {
                 name: name.clone(),
                 address: open.map_or_else(|| bind.to_string(), |(_, address): &(_, Address)| address.to_string()),
@@ -71,19 +71,19 @@ impl Process {
     }
 }
 
-impl Desk for Process {
-    fn status(&self) -> Status {
+impl AdminBackend for ProcessBackend {
+    fn status(&self) -> ProcessStatus {
         let predecessors = self.control.predecessors().into_iter();
-        let predecessors = predecessors.map(|before| Predecessor { pid: before.pid, sessions: before.sessions });
-        Status {
+        let predecessors = predecessors.map(|before| PredecessorStatus { pid: before.pid, sessions: before.sessions });
+        ProcessStatus {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             started: self.started,
             uptime: clock::now().since(self.began),
             state: match self.readiness.state() {
-                State::Starting => "starting",
-                State::Ready => "ready",
-                State::Draining => "draining",
+                Lifecycle::Starting => "starting",
+                Lifecycle::Ready => "ready",
+                Lifecycle::Draining => "draining",
             },
             config: self.in_force(Value::Null),
             sessions: self.sessions.sessions(),
@@ -93,11 +93,11 @@ impl Desk for Process {
         }
     }
 
-    fn config(&self) -> InForce {
+    fn config(&self) -> ConfigView {
         self.in_force(self.control.in_force().loaded.shown())
     }
 
-    fn drains(&self) -> Answer<'_, Vec<DrainStatus>> {
+    fn drains(&self) -> ReplyFuture<'_, Vec<DrainStatus>> {
         Box::pin(async {
             let drains = self.control.drains().into_iter().map(|drain| DrainStatus {
                 target: drain.target,
@@ -117,17 +117,17 @@ impl Desk for Process {
         })
     }
 
-    fn reload(&self) -> Answer<'_, Result<Value, Refusal>> {
+    fn reload(&self) -> ReplyFuture<'_, Result<Value, OrderError>> {
         Box::pin(async {
             let changes: Changes = self.control.reload(Trigger::Api).await?;
             Ok(serde_json::to_value(changes).unwrap_or_default())
         })
     }
 
-    fn check(&self, text: Option<String>) -> Answer<'_, Result<Vec<String>, Refusal>> {
+    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, OrderError>> {
         Box::pin(async {
-            let checked = self.control.ask(|done| Order::Check { text, done }).await;
-            Ok(checked.ok_or(Refusal::Ending)??)
+            let checked = self.control.ask(|done| ControlRequest::Check { text, done }).await;
+            Ok(checked.ok_or(OrderError::Ending)??)
         })
     }
 
@@ -136,21 +136,26 @@ impl Desk for Process {
         filter: &'a Filter,
         after: Option<&'a str>,
         max: usize,
-    ) -> Answer<'a, Result<Vec<Session>, Refusal>> {
+    ) -> ReplyFuture<'a, Result<Vec<SessionView>, OrderError>> {
         Box::pin(async move {
-            let after: Option<Place> =
-                after.map(str::parse).transpose().map_err(|error| Refusal::Bad(format!("`after`: {error}")))?;
+            let after: Option<SessionId> =
+                after.map(str::parse).transpose().map_err(|error| OrderError::Bad(format!("`after`: {error}")))?;
             let mut found = vec![];
             self.roll.look(filter, after, max, true, |listed| found.push(session(listed))).await;
             Ok(found)
         })
     }
 
-    fn session<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Session>> {
+    fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>> {
         Box::pin(async { Some(session(self.roll.listed(id).await?)) })
     }
 
-    fn close<'a>(&'a self, which: Which<'a>, close: Close, over: Duration) -> Answer<'a, Result<usize, Refusal>> {
+    fn close<'a>(
+        &'a self,
+        which: Which<'a>,
+        close: Close,
+        over: Duration,
+    ) -> ReplyFuture<'a, Result<usize, OrderError>> {
         Box::pin(async move {
             let mut places = vec![];
             match which {
@@ -161,30 +166,33 @@ impl Desk for Process {
             }
             let count = places.len();
             let why = Stopping::Operator(Arc::new(close));
-            self.control.ask(|done| Order::Close { places, span: over, why, done }).await.ok_or(Refusal::Ending)?;
+            self.control
+                .ask(|done| ControlRequest::Close { places, span: over, why, done })
+                .await
+                .ok_or(OrderError::Ending)?;
             Ok(count)
         })
     }
 
-    fn drain(&self, target: Target, time: Duration) -> Answer<'_, Result<Option<usize>, Refusal>> {
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, OrderError>> {
         Box::pin(async move {
-            let begun = self.control.ask(|done| Order::Drain { target, span: time, done }).await;
-            begun.ok_or(Refusal::Ending)
+            let begun = self.control.ask(|done| ControlRequest::Drain { target, span: time, done }).await;
+            begun.ok_or(OrderError::Ending)
         })
     }
 
-    fn end_drain(&self, target: Target) -> Answer<'_, Result<bool, Refusal>> {
+    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, OrderError>> {
         Box::pin(async {
-            let ended = self.control.ask(|done| Order::EndDrain { target, done }).await;
-            Ok(ended.ok_or(Refusal::Ending)??)
+            let ended = self.control.ask(|done| ControlRequest::EndDrain { target, done }).await;
+            Ok(ended.ok_or(OrderError::Ending)??)
         })
     }
 }
 
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Refusal {
+impl From<ReloadError> for OrderError {
+    fn from(refused: ReloadError) -> OrderError {
         match refused {
-            Refused::Config(errors) => {
+            ReloadError::Config(errors) => {
                 let problem = |finding: &crate::config::Finding| Problem {
                     key: finding.path.clone(),
                     line: finding.line,
@@ -192,18 +200,18 @@ impl From<Refused> for Refusal {
                     message: finding.message.clone(),
                     help: finding.help.clone(),
                 };
-                Refusal::Config(errors.findings().iter().map(problem).collect())
+                OrderError::Config(errors.findings().iter().map(problem).collect())
             }
-            Refused::Ending => Refusal::Ending,
-            refused => Refusal::Conflict(request::chain(&refused)),
+            ReloadError::Ending => OrderError::Ending,
+            refused => OrderError::Conflict(request::chain(&refused)),
         }
     }
 }
 
-fn session(listed: Listed<Member>) -> Session {
+fn session(listed: Listed<Member>) -> SessionView {
     let Listed { place, member, told, stop } = listed;
     let seen = roll::seen(&member, told, clock::now());
-    Session {
+    SessionView {
         id: place.to_string(),
         listener: seen.listener.to_owned(),
         route: seen.route.to_owned(),

@@ -11,10 +11,10 @@ use tokio::sync::Mutex;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
-use super::filter::{Filter, Seen};
+use super::filter::{Filter, FilterInput};
 use crate::clock;
-use crate::drain::{Listed, Place, Told};
-use crate::moment::Moment;
+use crate::drain::{Listed, SessionId, SessionReport};
+use crate::moment::MonotonicTime;
 use crate::session::{Member, Sessions};
 
 /// Places of a worker that are looked at under one lock: tens of microseconds.
@@ -27,16 +27,16 @@ const LOOK: Duration = Duration::from_millis(1);
 
 /// All sessions of the process.
 #[derive(Debug)]
-pub struct Roll {
+pub struct SessionList {
     sessions: Arc<Sessions>,
     /// Held by whoever looks.
     looking: Mutex<()>,
 }
 
-impl Roll {
+impl SessionList {
     /// Of these.
-    pub fn new(sessions: Arc<Sessions>) -> Roll {
-        Roll { sessions, looking: Mutex::new(()) }
+    pub fn new(sessions: Arc<Sessions>) -> SessionList {
+        SessionList { sessions, looking: Mutex::new(()) }
     }
 
     /// Shows `take` the sessions that `filter` names, at most `max`, those after `after` in the order of their places; with
@@ -44,7 +44,7 @@ impl Roll {
     pub async fn look(
         &self,
         filter: &Filter,
-        mut after: Option<Place>,
+        mut after: Option<SessionId>,
         max: usize,
         fresh: bool,
         mut take: impl FnMut(Listed<Member>),
@@ -55,7 +55,7 @@ impl Roll {
         while left > 0 {
             let (mut found, now) = (vec![], clock::now());
             let mut rest = self.sessions.walk(after, STEPS, |place, member| {
-                if lasting.matches(&seen(member, Told::default(), now)) {
+                if lasting.matches(&seen(member, SessionReport::default(), now)) {
                     found.push(place);
                 }
             });
@@ -83,7 +83,7 @@ impl Roll {
     }
 
     /// Has them tell of themselves, and waits a moment for it.
-    async fn ask(&self, places: &[Place]) {
+    async fn ask(&self, places: &[SessionId]) {
         self.sessions.ask_at(places.iter().copied());
         let deadline = Instant::now() + PATIENCE;
         let mut left = places.iter().copied().peekable();
@@ -108,9 +108,9 @@ impl Roll {
 }
 
 /// What a filter looks at.
-pub fn seen(member: &Member, told: Told, now: Moment) -> Seen<'_> {
+pub fn seen(member: &Member, told: SessionReport, now: MonotonicTime) -> FilterInput<'_> {
     let age = now.since(member.opened);
-    Seen {
+    FilterInput {
         route: &member.route.route,
         listener: &member.route.listener,
         upstream: &member.route.upstream.name,
@@ -132,36 +132,36 @@ mod tests {
 
     use super::*;
     use crate::config::load_str;
-    use crate::control::compile::{Surroundings, compile};
-    use crate::drain::{Drain, Guard};
+    use crate::control::compile::{CompileContext, compile};
+    use crate::drain::{Guard, SessionRegistry};
 
     /// Counts how often it is woken.
     #[derive(Default)]
-    struct Asked(AtomicUsize);
+    struct ReportRequest(AtomicUsize);
 
-    impl Wake for Asked {
-        fn wake(self: Arc<Asked>) {
+    impl Wake for ReportRequest {
+        fn wake(self: Arc<ReportRequest>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// `count` sessions, all of which were quiet from their start on.
-    fn sessions(count: usize, asked: &Arc<Asked>) -> (Roll, Vec<Guard<Member>>) {
+    fn sessions(count: usize, asked: &Arc<ReportRequest>) -> (SessionList, Vec<Guard<Member>>) {
         let text = "routes: [{ name: all, upstream: app }]\nupstreams: { app: { endpoints: ['ws://127.0.0.1:1'] } }";
         let loaded = load_str("test", text, &|_| None).unwrap();
-        let compiled = compile(&loaded, &Surroundings::for_check(), None).unwrap();
+        let compiled = compile(&loaded, &CompileContext::for_check(), None).unwrap();
         let route = Arc::clone(&compiled.routes["all"].route.listeners[0].sessions);
         let live = Arc::clone(&compiled.upstreams["app"].upstream.endpoints()[0].live);
-        let (all, opened) = (Drain::new(2), clock::now());
+        let (all, opened) = (SessionRegistry::new(2), clock::now());
         let waker = Waker::from(Arc::clone(asked));
         let session = |_| {
             let guard = all.enter(1);
             guard.join(Member { route: Arc::clone(&route), live: Arc::clone(&live), client: None, opened }, opened);
-            guard.look(&Context::from_waker(&waker), Told { data_at: Some(opened), queued: 0 });
+            guard.look(&Context::from_waker(&waker), SessionReport { data_at: Some(opened), queued: 0 });
             guard
         };
         let guards = (0..count).map(session).collect();
-        (Roll::new(all), guards)
+        (SessionList::new(all), guards)
     }
 
     #[tokio::test]

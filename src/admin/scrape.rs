@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::clock;
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::telemetry::exposition;
 
 /// How many may wait for a text at a time. A scraper or two, each with a spare.
@@ -37,7 +37,7 @@ pub struct Scrapes {
     registry: Registry,
     turns: Semaphore,
     /// When it was begun, as long as somebody may share it.
-    last: Arc<Mutex<Option<(Moment, Bytes)>>>,
+    last: Arc<Mutex<Option<(MonotonicTime, Bytes)>>>,
 }
 
 impl Scrapes {

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::clock;
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::telemetry::labelled::IntCounterVec;
 
 /// How long it is no news that visitors have to give way.
@@ -27,11 +27,11 @@ const NEWS: Duration = Duration::from_secs(60);
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum AwaitedStep {
     /// A request, whole: the visitor's turn, since then.
-    Request(Moment),
+    Request(MonotonicTime),
     /// That it takes its answer: its turn, and then it took something last.
-    Reading(Moment),
+    Reading(MonotonicTime),
     /// Us.
     Ours,
 }
@@ -39,14 +39,14 @@ pub enum Turn {
 /// Which of them gives way first, if any does; `room`: for how many there is room. Of those that owe a request the one that
 /// owes it for the longest, unless they are the smaller half: then it is the answer that nothing was taken of for the
 /// longest. So neither kind can crowd out the other.
-pub fn first_to_give_way<K: Copy>(room: usize, turns: impl Iterator<Item = (K, Turn)> + Clone) -> Option<K> {
+pub fn first_to_give_way<K: Copy>(room: usize, turns: impl Iterator<Item = (K, AwaitedStep)> + Clone) -> Option<K> {
     let silent = turns.clone().filter_map(|(key, turn)| match turn {
-        Turn::Request(since) => Some((key, since)),
-        Turn::Reading(_) | Turn::Ours => None,
+        AwaitedStep::Request(since) => Some((key, since)),
+        AwaitedStep::Reading(_) | AwaitedStep::Ours => None,
     });
     let reading = turns.filter_map(|(key, turn)| match turn {
-        Turn::Reading(since) => Some((key, since)),
-        Turn::Request(_) | Turn::Ours => None,
+        AwaitedStep::Reading(since) => Some((key, since)),
+        AwaitedStep::Request(_) | AwaitedStep::Ours => None,
     });
     let is_half = silent.clone().count() >= room / 2;
     let (silent, reading) = (silent.min_by_key(|(_, since)| *since), reading.min_by_key(|(_, since)| *since));
@@ -65,16 +65,16 @@ pub struct Visitor {
 
 impl Visitor {
     /// One that has just come.
-    pub fn new(now: Moment) -> Visitor {
+    pub fn new(now: MonotonicTime) -> Visitor {
         Visitor { since: AtomicU64::new(now.as_micros()), reads: AtomicBool::new(false) }
     }
 
     /// Whose turn it is.
-    pub fn turn(&self) -> Turn {
+    pub fn turn(&self) -> AwaitedStep {
         match (self.since.load(Ordering::Relaxed), self.reads.load(Ordering::Relaxed)) {
-            (0, _) => Turn::Ours,
-            (since, false) => Turn::Request(Moment::from_micros(since)),
-            (since, true) => Turn::Reading(Moment::from_micros(since)),
+            (0, _) => AwaitedStep::Ours,
+            (since, false) => AwaitedStep::Request(MonotonicTime::from_micros(since)),
+            (since, true) => AwaitedStep::Reading(MonotonicTime::from_micros(since)),
         }
     }
 
@@ -84,7 +84,7 @@ impl Visitor {
     }
 
     /// There is an answer.
-    pub fn is_answered(&self, now: Moment) {
+    pub fn is_answered(&self, now: MonotonicTime) {
         self.since.store(now.as_micros(), Ordering::Relaxed);
         self.reads.store(true, Ordering::Relaxed);
     }
@@ -106,8 +106,8 @@ impl Visitor {
         loop {
             let now = clock::now();
             let quiet = match self.turn() {
-                Turn::Reading(since) => now.since(since),
-                Turn::Request(_) | Turn::Ours => Duration::ZERO,
+                AwaitedStep::Reading(since) => now.since(since),
+                AwaitedStep::Request(_) | AwaitedStep::Ours => Duration::ZERO,
             };
             if quiet >= limit {
                 return;
@@ -120,25 +120,25 @@ impl Visitor {
 
 /// A connection that tells its visitor what is taken.
 #[derive(Debug)]
-pub struct Watched<T> {
+pub struct WatchedStream<T> {
     io: T,
     visitor: Arc<Visitor>,
 }
 
-impl<T> Watched<T> {
+impl<T> WatchedStream<T> {
     /// That of `visitor`.
-    pub fn new(io: T, visitor: Arc<Visitor>) -> Watched<T> {
-        Watched { io, visitor }
+    pub fn new(io: T, visitor: Arc<Visitor>) -> WatchedStream<T> {
+        WatchedStream { io, visitor }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for WatchedStream<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
         self.visitor.takes();
@@ -173,22 +173,22 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
 /// The body of a request, which tells its visitor when it is whole.
 #[derive(Debug)]
-pub struct Asked<B> {
+pub struct WatchedRequestBody<B> {
     body: B,
     visitor: Arc<Visitor>,
 }
 
-impl<B: Body> Asked<B> {
+impl<B: Body> WatchedRequestBody<B> {
     /// That of a request of `visitor`.
-    pub fn new(body: B, visitor: Arc<Visitor>) -> Asked<B> {
+    pub fn new(body: B, visitor: Arc<Visitor>) -> WatchedRequestBody<B> {
         if body.is_end_stream() {
             visitor.has_asked();
         }
-        Asked { body, visitor }
+        WatchedRequestBody { body, visitor }
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Asked<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for WatchedRequestBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -239,7 +239,7 @@ pub struct Visitors {
     tasks: JoinSet<()>,
     here: HashMap<Id, (Arc<Visitor>, AbortHandle)>,
     metrics: Metrics,
-    crowded: Option<Moment>,
+    crowded: Option<MonotonicTime>,
 }
 
 impl Visitors {
@@ -296,35 +296,42 @@ impl Visitors {
 mod tests {
     use super::*;
 
-    fn first(room: usize, turns: &[Turn]) -> Option<usize> {
+    fn first(room: usize, turns: &[AwaitedStep]) -> Option<usize> {
         first_to_give_way(room, turns.iter().copied().enumerate())
     }
 
     #[test]
     fn who_owes_a_request_for_the_longest_gives_way_unless_few_do() {
-        let (asks, reads) = (|at| Turn::Request(Moment::from_micros(at)), |at| Turn::Reading(Moment::from_micros(at)));
-        assert_eq!(first(4, &[Turn::Ours, Turn::Ours]), None);
+        let (asks, reads) = (
+            |at| AwaitedStep::Request(MonotonicTime::from_micros(at)),
+            |at| AwaitedStep::Reading(MonotonicTime::from_micros(at)),
+        );
+        assert_eq!(first(4, &[AwaitedStep::Ours, AwaitedStep::Ours]), None);
         assert_eq!(first(4, &[]), None);
-        assert_eq!(first(4, &[asks(3), asks(2), reads(1), Turn::Ours]), Some(1));
+        assert_eq!(first(4, &[asks(3), asks(2), reads(1), AwaitedStep::Ours]), Some(1));
         assert_eq!(first(4, &[asks(1), reads(9), reads(8), reads(10)]), Some(2), "answers are the crowd");
-        assert_eq!(first(4, &[asks(1), Turn::Ours, Turn::Ours, Turn::Ours]), Some(0), "there is nobody else");
+        assert_eq!(
+            first(4, &[asks(1), AwaitedStep::Ours, AwaitedStep::Ours, AwaitedStep::Ours]),
+            Some(0),
+            "there is nobody else"
+        );
         assert_eq!(first(1, &[reads(5)]), Some(0));
     }
 
     #[test]
     fn a_visitor_is_waited_for_but_while_it_is_our_turn() {
-        let at = Moment::from_micros;
+        let at = MonotonicTime::from_micros;
         let visitor = Visitor::new(at(5));
-        assert_eq!(visitor.turn(), Turn::Request(at(5)));
+        assert_eq!(visitor.turn(), AwaitedStep::Request(at(5)));
         visitor.takes();
-        assert_eq!(visitor.turn(), Turn::Request(at(5)), "half a request is none");
+        assert_eq!(visitor.turn(), AwaitedStep::Request(at(5)), "half a request is none");
         visitor.has_asked();
-        assert_eq!(visitor.turn(), Turn::Ours);
+        assert_eq!(visitor.turn(), AwaitedStep::Ours);
         visitor.is_answered(at(9));
-        assert_eq!(visitor.turn(), Turn::Reading(at(9)));
+        assert_eq!(visitor.turn(), AwaitedStep::Reading(at(9)));
         visitor.takes();
-        assert!(matches!(visitor.turn(), Turn::Reading(since) if since > at(9)));
+        assert!(matches!(visitor.turn(), AwaitedStep::Reading(since) if since > at(9)));
         visitor.has_taken_all();
-        assert!(matches!(visitor.turn(), Turn::Request(since) if since > at(9)));
+        assert!(matches!(visitor.turn(), AwaitedStep::Request(since) if since > at(9)));
     }
 }

@@ -6,7 +6,7 @@
 
 /// What one endpoint that takes sessions holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct EndpointLoad {
     /// Sessions on it.
     pub load: u32,
     /// Its share, compared with the others'.
@@ -16,10 +16,10 @@ pub struct Held {
 }
 
 /// What each of `held` may hold before it gives anything away: its share and `tolerance_percent` of that more.
-pub fn most(held: &[Held], returning: u32, tolerance_percent: u32) -> Vec<u32> {
+pub fn most(held: &[EndpointLoad], returning: u32, tolerance_percent: u32) -> Vec<u32> {
     let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum::<u64>().max(1);
     let total = held.iter().map(|held| u64::from(held.load)).sum::<u64>() + u64::from(returning);
-    let most = |held: &Held| {
+    let most = |held: &EndpointLoad| {
         let share = total * u64::from(held.weight);
         (share * u64::from(100 + tolerance_percent) / (weights * 100)).max(share.div_ceil(weights))
     };
@@ -29,15 +29,16 @@ pub fn most(held: &[Held], returning: u32, tolerance_percent: u32) -> Vec<u32> {
 /// How many sessions each of `held` should give away, in their order. None gives away what it is allowed to hold, which is
 /// its share and `tolerance_percent` of that more; together they give no more than the others lack, of which `returning`
 /// sessions are on their way already.
-pub fn surplus(held: &[Held], returning: u32, tolerance_percent: u32) -> Vec<u32> {
+pub fn surplus(held: &[EndpointLoad], returning: u32, tolerance_percent: u32) -> Vec<u32> {
     let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum();
     let total = held.iter().map(|held| u64::from(held.load)).sum::<u64>() + u64::from(returning);
     if weights == 0 {
         return vec![0; held.len()];
     }
-    let share = |held: &Held| total * u64::from(held.weight);
-    let lacks =
-        |held: &Held| (share(held) / weights).min(u64::from(held.sessions_max)).saturating_sub(u64::from(held.load));
+    let share = |held: &EndpointLoad| total * u64::from(held.weight);
+    let lacks = |held: &EndpointLoad| {
+        (share(held) / weights).min(u64::from(held.sessions_max)).saturating_sub(u64::from(held.load))
+    };
     let lacking: u64 = held.iter().map(lacks).sum();
     let most = most(held, returning, tolerance_percent);
     let over: Vec<u64> = held.iter().zip(most).map(|(held, most)| u64::from(held.load.saturating_sub(most))).collect();
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     fn of(loads: &[u32], returning: u32, tolerance: u32) -> Vec<u32> {
-        let held: Vec<_> = loads.iter().map(|&load| Held { load, weight: 1, sessions_max: u32::MAX }).collect();
+        let held: Vec<_> = loads.iter().map(|&load| EndpointLoad { load, weight: 1, sessions_max: u32::MAX }).collect();
         surplus(&held, returning, tolerance)
     }
 
@@ -69,16 +70,16 @@ mod tests {
         assert_eq!(of(&[1, 0], 0, 10), [0, 0], "one session has to be somewhere");
         assert_eq!(of(&[], 0, 10), [0_u32; 0]);
         let weighted = [
-            Held { load: 300, weight: 1, sessions_max: u32::MAX },
-            Held { load: 300, weight: 3, sessions_max: u32::MAX },
+            EndpointLoad { load: 300, weight: 1, sessions_max: u32::MAX },
+            EndpointLoad { load: 300, weight: 3, sessions_max: u32::MAX },
         ];
         assert_eq!(surplus(&weighted, 0, 10), [135, 0]);
-        assert_eq!(surplus(&[Held { load: 9, weight: 0, sessions_max: u32::MAX }], 0, 10), [0]);
+        assert_eq!(surplus(&[EndpointLoad { load: 9, weight: 0, sessions_max: u32::MAX }], 0, 10), [0]);
     }
 
     #[test]
     fn nothing_is_moved_for_one_that_is_full() {
-        let held = |load, sessions_max| Held { load, weight: 1, sessions_max };
+        let held = |load, sessions_max| EndpointLoad { load, weight: 1, sessions_max };
         assert_eq!(surplus(&[held(100, u32::MAX), held(100, u32::MAX), held(10, 10)], 0, 10), [0, 0, 0]);
         assert_eq!(surplus(&[held(100, u32::MAX), held(100, u32::MAX), held(10, 14)], 0, 10), [2, 2, 0]);
         let returning = surplus(&[held(500, u32::MAX), held(500, u32::MAX), held(0, 100)], 80, 0);
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn nobody_is_allowed_less_than_its_share_rounded_up() {
-        let held = |load| Held { load, weight: 1, sessions_max: u32::MAX };
+        let held = |load| EndpointLoad { load, weight: 1, sessions_max: u32::MAX };
         assert_eq!(most(&[held(1), held(0)], 0, 10), [1, 1], "one session has to be somewhere");
         assert_eq!(most(&[held(100), held(50)], 50, 10), [110, 110]);
     }
@@ -99,7 +100,7 @@ mod tests {
             returning in 0u32..500,
             tolerance in 0u32..60,
         ) {
-            let held: Vec<_> = held.into_iter().map(|(load, weight)| Held { load, weight, sessions_max: u32::MAX }).collect();
+            let held: Vec<_> = held.into_iter().map(|(load, weight)| EndpointLoad { load, weight, sessions_max: u32::MAX }).collect();
             let given = surplus(&held, returning, tolerance);
             let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum();
             prop_assume!(weights > 0);
@@ -114,7 +115,7 @@ mod tests {
             prop_assert!(sent <= lacking);
             // While they are on their way nobody else is sent after them, unless there was more to send than there was room.
             let after: Vec<_> =
-                held.iter().zip(&given).map(|(held, given)| Held { load: held.load - given, ..*held }).collect();
+                held.iter().zip(&given).map(|(held, given)| EndpointLoad { load: held.load - given, ..*held }).collect();
             let again: u64 = surplus(&after, returning + sent as u32, tolerance).into_iter().map(u64::from).sum();
             prop_assert!(sent + again <= lacking.max(sent), "{sent} and then {again} of {lacking}");
         }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::value::{BadValue, Scalar, Span, scalar};
+use super::value::{BadValue, Scalar, TimeSpan, scalar};
 
 /// More in a second is no limit for any machine.
 const RATE_MAX: u32 = 1_000_000;
@@ -28,7 +28,7 @@ pub struct Admission {
     /// would wait longer gets a 503 at once, with a `Retry-After` that says when there will be room. At most `rate` ×
     /// `wait` handshakes wait. Default: 5s, half of the time that a handshake may take by default.
     #[serde(default = "five_seconds")]
-    pub wait: Span,
+    pub wait: TimeSpan,
 }
 
 impl Admission {
@@ -41,23 +41,23 @@ impl Admission {
 /// A line for those for whom every endpoint is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Queue {
+pub struct QueueConfig {
     /// How many may wait at a time; one more gets a 503 at once. Default: 1000, as each holds its connection meanwhile.
     pub length: u32,
 
     /// How long each may wait for a seat, of a handshake as part of the route's `timeouts.handshake`; then it gets a 503.
     /// Default: 5s, half of the time that a handshake may take by default.
-    pub wait: Span,
+    pub wait: TimeSpan,
 }
 
-impl Default for Queue {
-    fn default() -> Queue {
-        Queue { length: 1000, wait: five_seconds() }
+impl Default for QueueConfig {
+    fn default() -> QueueConfig {
+        QueueConfig { length: 1000, wait: five_seconds() }
     }
 }
 
-const fn five_seconds() -> Span {
-    Span::from_secs(5)
+const fn five_seconds() -> TimeSpan {
+    TimeSpan::from_secs(5)
 }
 
 /// So many in a second: `500/s`.

@@ -1,6 +1,6 @@
 //! From the tree to types, by serde, with every mistake found and none twice.
 //!
-//! [`De`] reads a [`Node`] and fails with a [`Fault`]: the path, and what kind of mistake it is, as data (serde's own
+//! [`De`] reads a [`YamlNode`] and fails with a [`Fault`]: the path, and what kind of mistake it is, as data (serde's own
 //! deserialisers only give prose). [`decode`] notes the fault, takes the faulty node out of the tree, and tries again,
 //! until what is left can be read. A "missing" that only such a removal caused is not told. Lists and maps of things that
 //! are long are gone through by [`Mending::each`] first, so that a mistake costs another try at one of them and not at all.
@@ -13,23 +13,23 @@ use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Visitor,
 };
 
-use super::key::{KeyPath, Step};
+use super::key::{KeyPath, KeyStep};
 use super::suggest::nearest;
-use super::tree::Node;
+use super::tree::YamlNode;
 
 /// Where a value is wrong, and how.
 #[derive(Debug)]
 pub(super) struct Fault {
     /// From the inside out while it travels up; turned round by [`Fault::path`].
-    steps: Vec<Step>,
+    steps: Vec<KeyStep>,
     /// The key itself is wrong, not what it leads to.
     pub(super) at_key: bool,
-    pub(super) kind: Kind,
+    pub(super) kind: MistakeKind,
 }
 
 /// The kinds of mistakes.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum MistakeKind {
     /// The path leads to the key.
     UnknownKey {
         key: String,
@@ -83,8 +83,8 @@ impl Mending {
     /// Reads `tree`, taking out whatever is wrong. `stand_in` may give a node in place of a missing key of the top.
     pub(super) fn decode<T: DeserializeOwned>(
         mut self,
-        tree: &mut Node,
-        stand_in: fn(&str) -> Option<Node>,
+        tree: &mut YamlNode,
+        stand_in: fn(&str) -> Option<YamlNode>,
     ) -> Decoded<T> {
         let mut value = None;
         while self.faults.len() < self.faults_max {
@@ -97,11 +97,11 @@ impl Mending {
             };
             let path = fault.path();
             let missing = match &fault.kind {
-                Kind::Missing(field) => Some(*field),
+                MistakeKind::Missing(field) => Some(*field),
                 _ => None,
             };
             self.note(fault, &path);
-            if let (Some(field), Node::Map(entries)) = (missing, &mut *tree)
+            if let (Some(field), YamlNode::Map(entries)) = (missing, &mut *tree)
                 && let (Some(node), true) = (stand_in(field), path == KeyPath::root())
             {
                 entries.push((field.to_owned(), node));
@@ -116,24 +116,24 @@ impl Mending {
     }
 
     /// Tries each element of the list or map at `at` in `tree` as a `T`, taking out whatever is wrong in it, or all of it.
-    pub(super) fn each<T: DeserializeOwned>(&mut self, tree: &mut Node, at: &KeyPath) {
+    pub(super) fn each<T: DeserializeOwned>(&mut self, tree: &mut YamlNode, at: &KeyPath) {
         match tree.at_mut(at.steps()) {
-            Some(Node::List(nodes)) => {
+            Some(YamlNode::List(nodes)) => {
                 for (index, node) in nodes.iter_mut().enumerate() {
-                    if *node != Node::Removed && !self.element::<T>(node, at, Step::Index(index)) {
-                        *node = Node::Removed;
+                    if *node != YamlNode::Removed && !self.element::<T>(node, at, KeyStep::Index(index)) {
+                        *node = YamlNode::Removed;
                     }
                 }
             }
-            Some(Node::Map(entries)) => {
-                entries.retain_mut(|(key, node)| self.element::<T>(node, at, Step::Key(key.clone())));
+            Some(YamlNode::Map(entries)) => {
+                entries.retain_mut(|(key, node)| self.element::<T>(node, at, KeyStep::Key(key.clone())));
             }
             _ => {}
         }
     }
 
     /// Whether the element can stay, mended perhaps.
-    fn element<T: DeserializeOwned>(&mut self, node: &mut Node, list: &KeyPath, step: Step) -> bool {
+    fn element<T: DeserializeOwned>(&mut self, node: &mut YamlNode, list: &KeyPath, step: KeyStep) -> bool {
         while self.faults.len() < self.faults_max {
             let expected = RefCell::default();
             let fault = match T::deserialize(De { node, expected: &expected }) {
@@ -162,10 +162,10 @@ impl Mending {
     /// Whether a fault is only there because something was taken out, or says again what was said.
     fn follows(&self, fault: &Fault, path: &KeyPath) -> bool {
         match &fault.kind {
-            Kind::Missing(field) => {
+            MistakeKind::Missing(field) => {
                 // Who wrote `nme` has been asked whether `name` was meant.
                 let meant = |fault: &Fault| match &fault.kind {
-                    Kind::UnknownKey { key, expected } => {
+                    MistakeKind::UnknownKey { key, expected } => {
                         fault.path().parent().as_ref() == Some(path) && nearest(key, expected) == Some(*field)
                     }
                     _ => false,
@@ -173,7 +173,7 @@ impl Mending {
                 self.removed.contains(&path.key(field)) || self.faults.iter().any(meant)
             }
             // A map that had something taken out and now says too little.
-            Kind::Other { .. } | Kind::WrongType { .. } => {
+            MistakeKind::Other { .. } | MistakeKind::WrongType { .. } => {
                 self.removed.iter().any(|gone| gone.parent().as_ref() == Some(path))
             }
             _ => false,
@@ -187,18 +187,18 @@ impl Fault {
         KeyPath::from_steps(self.steps.iter().rev().cloned().collect())
     }
 
-    fn new(kind: Kind) -> Fault {
+    fn new(kind: MistakeKind) -> Fault {
         Fault { steps: Vec::new(), at_key: false, kind }
     }
 
-    fn wrong_type(node: &Node, expected: impl Into<String>) -> Fault {
+    fn wrong_type(node: &YamlNode, expected: impl Into<String>) -> Fault {
         match node {
-            Node::Null => Fault::new(Kind::NoValue),
-            node => Fault::new(Kind::WrongType { found: node.kind(), expected: plain_words(expected.into()) }),
+            YamlNode::Null => Fault::new(MistakeKind::NoValue),
+            node => Fault::new(MistakeKind::WrongType { found: node.kind(), expected: plain_words(expected.into()) }),
         }
     }
 
-    fn under(mut self, step: Step) -> Fault {
+    fn under(mut self, step: KeyStep) -> Fault {
         self.steps.push(step);
         self
     }
@@ -206,30 +206,30 @@ impl Fault {
     /// Serde's word for a variant without what belongs to it, or with what does not.
     fn about_settings(mut self, word: &str) -> Fault {
         let (problem, help) = match &self.kind {
-            Kind::WrongType { expected, .. } if expected == "newtype variant" => {
+            MistakeKind::WrongType { expected, .. } if expected == "newtype variant" => {
                 (format!("`{word}` needs settings"), format!("write `{word}: {{ … }}`"))
             }
-            Kind::WrongType { expected, .. } if expected == "unit" => {
+            MistakeKind::WrongType { expected, .. } if expected == "unit" => {
                 (format!("`{word}` has no settings"), format!("write `{word}` alone"))
             }
             _ => return self,
         };
         // The whole of it is wrong, and not one key in it.
         self.steps.clear();
-        self.kind = Kind::Other { problem, help: Some(help) };
+        self.kind = MistakeKind::Other { problem, help: Some(help) };
         self
     }
 
     /// Forgets what is in `node`, if that came from the environment.
-    fn redact(mut self, node: &Node, expected: Option<String>) -> Fault {
-        let Node::Text { raw: Some(raw), .. } = node else { return self };
+    fn redact(mut self, node: &YamlNode, expected: Option<String>) -> Fault {
+        let YamlNode::Text { raw: Some(raw), .. } = node else { return self };
         let expected = match self.kind {
-            Kind::FromOutside { .. } => return self,
-            Kind::WrongType { expected, .. } => Some(expected),
-            Kind::UnknownWord { expected, .. } => Some(one_of(expected)),
+            MistakeKind::FromOutside { .. } => return self,
+            MistakeKind::WrongType { expected, .. } => Some(expected),
+            MistakeKind::UnknownWord { expected, .. } => Some(one_of(expected)),
             _ => expected.map(plain_words).filter(|expected| expected != "a string"),
         };
-        self.kind = Kind::FromOutside { raw: raw.clone(), expected };
+        self.kind = MistakeKind::FromOutside { raw: raw.clone(), expected };
         self
     }
 }
@@ -273,7 +273,7 @@ impl de::Error for Fault {
             Some((problem, help)) => (problem.to_owned(), Some(help.to_owned())),
             None => (message, None),
         };
-        Fault::new(Kind::Other { problem, help })
+        Fault::new(MistakeKind::Other { problem, help })
     }
 
     fn invalid_type(found: de::Unexpected, expected: &dyn Expected) -> Fault {
@@ -289,7 +289,7 @@ impl de::Error for Fault {
             de::Unexpected::Map => "a map".to_owned(),
             other => other.to_string(),
         };
-        Fault::new(Kind::WrongType { found, expected: plain_words(expected.to_string()) })
+        Fault::new(MistakeKind::WrongType { found, expected: plain_words(expected.to_string()) })
     }
 
     fn invalid_value(found: de::Unexpected, expected: &dyn Expected) -> Fault {
@@ -297,33 +297,33 @@ impl de::Error for Fault {
     }
 
     fn unknown_variant(word: &str, expected: &'static [&'static str]) -> Fault {
-        Fault::new(Kind::UnknownWord { word: word.to_owned(), expected })
+        Fault::new(MistakeKind::UnknownWord { word: word.to_owned(), expected })
     }
 
     fn unknown_field(key: &str, expected: &'static [&'static str]) -> Fault {
-        Fault::new(Kind::UnknownKey { key: key.to_owned(), expected })
+        Fault::new(MistakeKind::UnknownKey { key: key.to_owned(), expected })
     }
 
     fn missing_field(field: &'static str) -> Fault {
-        Fault::new(Kind::Missing(field))
+        Fault::new(MistakeKind::Missing(field))
     }
 }
 
 /// Reads one node. `expected` is where a visitor's expectation is kept until the value turns out to be wrong.
 #[derive(Clone, Copy)]
 struct De<'a> {
-    node: &'a Node,
+    node: &'a YamlNode,
     expected: &'a RefCell<Option<String>>,
 }
 
 impl<'a> De<'a> {
-    fn child(self, node: &'a Node) -> De<'a> {
+    fn child(self, node: &'a YamlNode) -> De<'a> {
         De { node, ..self }
     }
 
     /// A string from the environment may be a number or boolean where one is asked for.
     fn scalar<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        let Node::Text { text, raw: Some(_) } = self.node else { return self.deserialize_any(visitor) };
+        let YamlNode::Text { text, raw: Some(_) } = self.node else { return self.deserialize_any(visitor) };
         let expected = (&visitor as &dyn Expected).to_string();
         let result: Result<V::Value, Fault> = match text.as_str() {
             "true" => visitor.visit_bool(true),
@@ -341,14 +341,14 @@ impl<'a> De<'a> {
 /// Entries of a map, in the order written.
 struct Entries<'a> {
     de: De<'a>,
-    entries: std::slice::Iter<'a, (String, Node)>,
-    current: Option<&'a (String, Node)>,
+    entries: std::slice::Iter<'a, (String, YamlNode)>,
+    current: Option<&'a (String, YamlNode)>,
 }
 
 /// Elements of a list; those that were taken out keep their number.
 struct Elements<'a> {
     de: De<'a>,
-    nodes: std::iter::Enumerate<std::slice::Iter<'a, Node>>,
+    nodes: std::iter::Enumerate<std::slice::Iter<'a, YamlNode>>,
 }
 
 impl<'de> MapAccess<'de> for Entries<'_> {
@@ -358,7 +358,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         self.current = self.entries.next();
         let Some((key, _)) = self.current else { return Ok(None) };
         let from: StrDeserializer<Fault> = key.as_str().into_deserializer();
-        let attach = |fault: Fault| Fault { at_key: true, ..fault.under(Step::Key(key.clone())) };
+        let attach = |fault: Fault| Fault { at_key: true, ..fault.under(KeyStep::Key(key.clone())) };
         seed.deserialize(from).map(Some).map_err(attach)
     }
 
@@ -366,7 +366,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         let Some((key, node)) = self.current else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        let attach = |fault: Fault| fault.redact(node, self.de.expected.take()).under(Step::Key(key.clone()));
+        let attach = |fault: Fault| fault.redact(node, self.de.expected.take()).under(KeyStep::Key(key.clone()));
         seed.deserialize(self.de.child(node)).map_err(attach)
     }
 }
@@ -375,8 +375,8 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
     type Error = Fault;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
-        let Some((index, node)) = self.nodes.find(|(_, node)| **node != Node::Removed) else { return Ok(None) };
-        let attach = |fault: Fault| fault.redact(node, self.de.expected.take()).under(Step::Index(index));
+        let Some((index, node)) = self.nodes.find(|(_, node)| **node != YamlNode::Removed) else { return Ok(None) };
+        let attach = |fault: Fault| fault.redact(node, self.de.expected.take()).under(KeyStep::Index(index));
         seed.deserialize(self.de.child(node)).map(Some).map_err(attach)
     }
 }
@@ -386,26 +386,26 @@ impl<'de> Deserializer<'de> for De<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.node {
-            Node::Null | Node::Removed => Err(Fault::new(Kind::NoValue)),
-            Node::Bool(value) => visitor.visit_bool(*value),
-            Node::Unsigned(value) => visitor.visit_u64(*value),
-            Node::Signed(value) => visitor.visit_i64(*value),
-            Node::Float(value) => visitor.visit_f64(*value),
-            Node::Text { text, raw } => {
+            YamlNode::Null | YamlNode::Removed => Err(Fault::new(MistakeKind::NoValue)),
+            YamlNode::Bool(value) => visitor.visit_bool(*value),
+            YamlNode::Unsigned(value) => visitor.visit_u64(*value),
+            YamlNode::Signed(value) => visitor.visit_i64(*value),
+            YamlNode::Float(value) => visitor.visit_f64(*value),
+            YamlNode::Text { text, raw } => {
                 if raw.is_some() {
                     *self.expected.borrow_mut() = Some((&visitor as &dyn Expected).to_string());
                 }
                 visitor.visit_str(text)
             }
-            Node::List(nodes) => visitor.visit_seq(Elements { de: self, nodes: nodes.iter().enumerate() }),
-            Node::Map(entries) => visitor.visit_map(Entries { de: self, entries: entries.iter(), current: None }),
+            YamlNode::List(nodes) => visitor.visit_seq(Elements { de: self, nodes: nodes.iter().enumerate() }),
+            YamlNode::Map(entries) => visitor.visit_map(Entries { de: self, entries: entries.iter(), current: None }),
         }
     }
 
     /// Nothing is not the same as no key: who comments out all of `tls:` would be left without TLS.
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.node {
-            Node::Null => Err(Fault::new(Kind::NoValue)),
+            YamlNode::Null => Err(Fault::new(MistakeKind::NoValue)),
             _ => visitor.visit_some(self),
         }
     }
@@ -421,7 +421,7 @@ impl<'de> Deserializer<'de> for De<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         match self.node {
-            Node::Map(_) => self.deserialize_any(visitor),
+            YamlNode::Map(_) => self.deserialize_any(visitor),
             node => Err(Fault::wrong_type(node, format!("a map with {}", one_of(fields).replace(" or ", ", ")))),
         }
     }
@@ -433,17 +433,17 @@ impl<'de> Deserializer<'de> for De<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         let word = match self.node {
-            Node::Text { text, .. } => text.clone(),
-            Node::Map(entries) if entries.len() == 1 => {
+            YamlNode::Text { text, .. } => text.clone(),
+            YamlNode::Map(entries) if entries.len() == 1 => {
                 let word = &entries[0].0;
                 let entries = Entries { de: self, entries: entries.iter(), current: None };
                 let chosen = visitor.visit_enum(MapAccessDeserializer::new(entries));
                 return chosen.map_err(|fault| fault.about_settings(word));
             }
             // `min_version: 1.2` is a number to YAML; what is meant is plain.
-            Node::Float(value) => value.to_string(),
-            Node::Unsigned(value) => value.to_string(),
-            Node::Bool(value) => value.to_string(),
+            YamlNode::Float(value) => value.to_string(),
+            YamlNode::Unsigned(value) => value.to_string(),
+            YamlNode::Bool(value) => value.to_string(),
             node => return Err(Fault::wrong_type(node, format!("one of {}", one_of(words)))),
         };
         let from: StrDeserializer<Fault> = word.as_str().into_deserializer();

@@ -11,7 +11,7 @@ use super::address::EndpointUrl;
 use super::endpoints::Scheme;
 use super::shown::MASK;
 use super::upstream::ClientTls;
-use super::value::{BadValue, Span};
+use super::value::{BadValue, TimeSpan};
 use crate::policy::reach::{Allowed, Places};
 
 /// Who tells the endpoints, and where they may be.
@@ -112,7 +112,7 @@ pub struct DnsSource {
     /// The longest time between two questions; an answer with a shorter TTL is asked for again earlier, but not within
     /// a second. At most 5m. Default: 5m.
     #[serde(default = "DnsSource::every")]
-    pub every: Span,
+    pub every: TimeSpan,
 
     /// Whether to believe an answer without an address, and that the name does not exist. Default: false; the last
     /// endpoints stay.
@@ -121,8 +121,8 @@ pub struct DnsSource {
 }
 
 impl DnsSource {
-    const fn every() -> Span {
-        Span::from_secs(300)
+    const fn every() -> TimeSpan {
+        TimeSpan::from_secs(300)
     }
 }
 

@@ -19,7 +19,7 @@ const EDITS_MAX: usize = 200;
 /// Changes of the headers of one direction: first `remove`, then `set`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct HeaderEdits {
+pub struct HeaderEditsConfig {
     /// Headers by name; each replaces whatever was there. Default: none.
     #[schemars(with = "BTreeMap<String, String>")]
     pub set: HeaderSet,
@@ -54,20 +54,20 @@ impl HeaderSet {
     }
 }
 
-struct Name(HeaderName);
-struct Value(HeaderValue);
+struct EditedName(HeaderName);
+struct EditedValue(HeaderValue);
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for EditedName {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        text.parse().map(Name).map_err(|_| {
+        text.parse().map(EditedName).map_err(|_| {
             let help = "write a name of letters, digits and `-`, such as `X-Tenant`, without a colon";
             BadValue::new(format!("`{text}` is not the name of a header"), help).into_serde()
         })
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for EditedValue {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         // RFC 9110 §5.5: no CR, LF, NUL or other controls; and no space around, which a parser would drop.
@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Value {
         match text.parse::<HeaderValue>() {
             Ok(mut value) if fits => {
                 value.set_sensitive(true);
-                Ok(Value(value))
+                Ok(EditedValue(value))
             }
             _ => {
                 let help = "write one line without control characters or space around it";
@@ -98,8 +98,8 @@ impl<'de> Deserialize<'de> for HeaderSet {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HeaderSet, A::Error> {
                 let mut set: Vec<(HeaderName, HeaderValue)> = Vec::new();
-                while let Some(Name(name)) = map.next_key()? {
-                    let Value(value) = map.next_value()?;
+                while let Some(EditedName(name)) = map.next_key()? {
+                    let EditedValue(value) = map.next_value()?;
                     if set.iter().any(|(other, _)| *other == name) {
                         let problem = format!("the header `{name}` is set twice");
                         let help = "keep one; upper and lower case do not matter in the name of a header";
@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for HeaderSet {
 }
 
 fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HeaderName>, D::Error> {
-    let names = Vec::<Name>::deserialize(from)?;
+    let names = Vec::<EditedName>::deserialize(from)?;
     if names.len() > EDITS_MAX {
         return Err(too_many());
     }

@@ -16,11 +16,11 @@ use super::decode::Mending;
 use super::key::KeyPath;
 use super::load::{FILE_BYTES_MAX, FINDINGS_MAX, explain, whole_file};
 use super::locate::Aim;
-use super::report::{ConfigErrors, Severity, Source, Told};
+use super::report::{ConfigErrors, Note, Severity, Source};
 use super::suggest::did_you_mean;
 use super::survey::Aliases;
-use super::tree::{self, Node};
-use super::upstream::Endpoint;
+use super::tree::{self, YamlNode};
+use super::upstream::EndpointConfig;
 use crate::file_look::BYTE_ORDER_MARK;
 
 /// No upstream has more; a longer list is of another kind.
@@ -67,7 +67,7 @@ const LABELS: &[&str] =
 ///
 /// # Errors
 /// Everything that is wrong. A list with a mistake in it is not used at all.
-pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<Endpoint>, ConfigErrors> {
+pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<EndpointConfig>, ConfigErrors> {
     let (source, mut tree) = parse(name, text)?;
     let written = count(&tree.0);
     if written > ENDPOINTS_MAX {
@@ -75,18 +75,20 @@ pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<Endp
         return Err(whole_file(name, message, None));
     }
     let mut findings = Findings { source: &source, found: tree.1 };
-    let endpoints: Vec<(KeyPath, Endpoint)> = match &mut tree.0 {
-        Node::List(nodes) if nodes.is_empty() => vec![],
-        Node::List(nodes) if nodes.iter().any(is_group) => {
+    let endpoints: Vec<(KeyPath, EndpointConfig)> = match &mut tree.0 {
+        YamlNode::List(nodes) if nodes.is_empty() => vec![],
+        YamlNode::List(nodes) if nodes.iter().any(is_group) => {
             let groups: Vec<TargetGroup> = findings.decode_list(&mut tree.0);
             groups.iter().enumerate().flat_map(|(index, group)| findings.group(index, group, scheme)).collect()
         }
-        Node::List(_) => {
-            let endpoints: Vec<Endpoint> = findings.decode_list(&mut tree.0);
+        YamlNode::List(_) => {
+            let endpoints: Vec<EndpointConfig> = findings.decode_list(&mut tree.0);
             let at = |index| KeyPath::root().index(index);
             endpoints.into_iter().enumerate().map(|(index, endpoint)| (at(index), endpoint)).collect()
         }
-        Node::Null => return Err(whole_file(name, "the file says nothing".into(), Some("write `[]` for none".into()))),
+        YamlNode::Null => {
+            return Err(whole_file(name, "the file says nothing".into(), Some("write `[]` for none".into())));
+        }
         other => {
             let message = format!("expected a list of endpoints, found {}", other.kind());
             let help = "write each as `- ws://10.0.0.11:9000`, or as Prometheus's file_sd does".to_owned();
@@ -105,13 +107,13 @@ pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<Endp
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn load_endpoint(name: &str, text: &str) -> Result<Endpoint, ConfigErrors> {
+pub fn load_endpoint(name: &str, text: &str) -> Result<EndpointConfig, ConfigErrors> {
     if text.len() > ENDPOINT_BYTES_MAX {
         return Err(whole_file(name, format!("one endpoint has at most {ENDPOINT_BYTES_MAX} bytes"), None));
     }
     let (source, mut tree) = parse(name, text)?;
     let mut findings = Findings { source: &source, found: tree.1 };
-    let endpoint = findings.decode::<Endpoint>(&mut tree.0);
+    let endpoint = findings.decode::<EndpointConfig>(&mut tree.0);
     if let (Some(endpoint), []) = (&endpoint, &*findings.found) {
         findings.judge_one(&KeyPath::root(), endpoint);
     }
@@ -120,18 +122,18 @@ pub fn load_endpoint(name: &str, text: &str) -> Result<Endpoint, ConfigErrors> {
 }
 
 /// How many endpoints a list names, whatever they are.
-fn count(list: &Node) -> usize {
-    let Node::List(nodes) = list else { return 0 };
+fn count(list: &YamlNode) -> usize {
+    let YamlNode::List(nodes) = list else { return 0 };
     let targets = KeyPath::root().key("targets");
     let each = nodes.iter().map(|node| match node.at(&targets) {
-        Some(Node::List(targets)) => targets.len(),
+        Some(YamlNode::List(targets)) => targets.len(),
         _ => 1,
     });
     // Groups without targets are long lists, too.
     each.sum::<usize>().max(nodes.len())
 }
 
-fn parse(name: &str, text: &str) -> Result<(Source, (Node, Vec<Told>)), ConfigErrors> {
+fn parse(name: &str, text: &str) -> Result<(Source, (YamlNode, Vec<Note>)), ConfigErrors> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(whole_file(name, "it is larger than 1MiB".to_owned(), None));
     }
@@ -142,7 +144,7 @@ fn parse(name: &str, text: &str) -> Result<(Source, (Node, Vec<Told>)), ConfigEr
         let finding = source.finding_at(Severity::Error, &root, unparsed.at, unparsed.problem, unparsed.help);
         ConfigErrors::new(&source, vec![finding])
     })?;
-    let twice = |path: &KeyPath| Told {
+    let twice = |path: &KeyPath| Note {
         severity: Severity::Error,
         path: path.clone(),
         aim: Some(Aim::SecondKey),
@@ -153,34 +155,34 @@ fn parse(name: &str, text: &str) -> Result<(Source, (Node, Vec<Told>)), ConfigEr
     Ok((source, (parsed.tree, found)))
 }
 
-fn is_group(node: &Node) -> bool {
-    matches!(node, Node::Map(entries) if entries.iter().any(|(key, _)| key == "targets"))
+fn is_group(node: &YamlNode) -> bool {
+    matches!(node, YamlNode::Map(entries) if entries.iter().any(|(key, _)| key == "targets"))
 }
 
 struct Findings<'a> {
     source: &'a Source,
-    found: Vec<Told>,
+    found: Vec<Note>,
 }
 
 impl Findings<'_> {
     fn error(&mut self, path: &KeyPath, aim: Aim, message: impl Into<String>, help: Option<String>) {
         if self.found.len() < FINDINGS_MAX {
             let (path, message) = (path.clone(), message.into());
-            self.found.push(Told { severity: Severity::Error, path, aim: Some(aim), message, help });
+            self.found.push(Note { severity: Severity::Error, path, aim: Some(aim), message, help });
         }
     }
 
-    fn decode<T: DeserializeOwned>(&mut self, tree: &mut Node) -> Option<T> {
+    fn decode<T: DeserializeOwned>(&mut self, tree: &mut YamlNode) -> Option<T> {
         self.finish(Mending::new(FINDINGS_MAX, vec![]), tree)
     }
 
-    fn decode_list<T: DeserializeOwned>(&mut self, tree: &mut Node) -> Vec<T> {
+    fn decode_list<T: DeserializeOwned>(&mut self, tree: &mut YamlNode) -> Vec<T> {
         let mut mending = Mending::new(FINDINGS_MAX, vec![]);
         mending.each::<T>(tree, &KeyPath::root());
         self.finish(mending, tree).unwrap_or_default()
     }
 
-    fn finish<T: DeserializeOwned>(&mut self, mending: Mending, tree: &mut Node) -> Option<T> {
+    fn finish<T: DeserializeOwned>(&mut self, mending: Mending, tree: &mut YamlNode) -> Option<T> {
         let decoded = mending.decode::<T>(tree, |_| None);
         for fault in decoded.faults {
             let (path, aim, message, help) = explain(tree, fault);
@@ -190,7 +192,7 @@ impl Findings<'_> {
     }
 
     /// The endpoints of one group, each with its place.
-    fn group(&mut self, index: usize, group: &TargetGroup, scheme: Scheme) -> Vec<(KeyPath, Endpoint)> {
+    fn group(&mut self, index: usize, group: &TargetGroup, scheme: Scheme) -> Vec<(KeyPath, EndpointConfig)> {
         let path = KeyPath::root().index(index);
         let labels = path.key("labels");
         for label in group.labels.keys() {
@@ -215,10 +217,12 @@ impl Findings<'_> {
             };
             match url {
                 Ok(url) => {
-                    let endpoint = Endpoint::at(url);
+                    let endpoint = EndpointConfig::at(url);
                     let weight = weight.unwrap_or(endpoint.weight);
-                    endpoints
-                        .push((path, Endpoint { weight, max_connections, priority, zone: zone.cloned(), ..endpoint }));
+                    endpoints.push((
+                        path,
+                        EndpointConfig { weight, max_connections, priority, zone: zone.cloned(), ..endpoint },
+                    ));
                 }
                 Err(bad) => self.error(&path, Aim::Value, bad.problem, Some(bad.help)),
             }
@@ -237,7 +241,7 @@ impl Findings<'_> {
         number
     }
 
-    fn judge(&mut self, endpoints: &[(KeyPath, Endpoint)]) {
+    fn judge(&mut self, endpoints: &[(KeyPath, EndpointConfig)]) {
         let mut first: HashMap<&EndpointUrl, &KeyPath> = HashMap::new();
         for (path, endpoint) in endpoints {
             if let Some(before) = first.get(&endpoint.url) {
@@ -249,7 +253,7 @@ impl Findings<'_> {
         }
     }
 
-    fn judge_one(&mut self, path: &KeyPath, endpoint: &Endpoint) {
+    fn judge_one(&mut self, path: &KeyPath, endpoint: &EndpointConfig) {
         if endpoint.max_connections == Some(0) {
             let help = "leave it out for no limit, or write `weight: 0` for no new sessions".to_owned();
             self.error(path, Aim::Value, "no session would ever fit", Some(help));
@@ -273,7 +277,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn load(text: &str) -> Vec<String> {
-        let show = |endpoint: &Endpoint| format!("{} {}", endpoint.url, endpoint.weight);
+        let show = |endpoint: &EndpointConfig| format!("{} {}", endpoint.url, endpoint.weight);
         load_endpoints("list.yaml", text, Scheme::Ws).unwrap().iter().map(show).collect()
     }
 

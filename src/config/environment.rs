@@ -6,7 +6,7 @@
 
 use super::key::KeyPath;
 use super::load::FINDINGS_MAX;
-use super::tree::Node;
+use super::tree::YamlNode;
 
 /// What all values may grow to together: variables may be large and may be used often.
 const FILLED_BYTES_MAX: usize = 2 << 20;
@@ -20,7 +20,7 @@ pub(super) struct Unfilled {
 }
 
 /// Fills in every string of `tree`; one that cannot be is reported, unless enough have been, and is left as it was.
-pub(super) fn fill(tree: &mut Node, env: &dyn Fn(&str) -> Option<String>) -> Vec<Unfilled> {
+pub(super) fn fill(tree: &mut YamlNode, env: &dyn Fn(&str) -> Option<String>) -> Vec<Unfilled> {
     let mut unfilled = Vec::new();
     let mut room = FILLED_BYTES_MAX;
     tree.for_each_text(&mut |trail, text, raw| {

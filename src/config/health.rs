@@ -15,13 +15,13 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::edits::HeaderSet;
-use super::value::{BadValue, OrOff, Scalar, Span, scalar};
+use super::value::{BadValue, OrOff, Scalar, TimeSpan, scalar};
 use crate::route::pattern::{SOURCE_BYTES_MAX, within};
 
 /// A check made again and again of each endpoint, apart from live traffic.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Health {
+pub enum HealthCheck {
     /// A connection is made, with TLS where the URL has it.
     Tcp(TcpCheck),
     /// A GET is answered with a good status.
@@ -35,10 +35,10 @@ pub enum Health {
 #[serde(deny_unknown_fields, default)]
 pub struct TcpCheck {
     /// As in `websocket`. Default: 5s.
-    pub every: Span,
+    pub every: TimeSpan,
 
     /// As in `websocket`. Default: 2s.
-    pub timeout: Span,
+    pub timeout: TimeSpan,
 
     /// As in `websocket`. Default: 2.
     pub rise: u32,
@@ -66,7 +66,7 @@ pub struct HttpCheck {
     /// The statuses that are good: one, a range, or several with commas, as in `200,300-399`. Default: `200-399`, as nginx
     /// and HAProxy have it.
     #[serde(default)]
-    pub status: Statuses,
+    pub status: ExpectedStatuses,
 
     /// What must be in the body, of which 64 KiB are looked at: `{ contains: TEXT }` or `{ matches: REGEX }`. Default: it is
     /// not read.
@@ -75,11 +75,11 @@ pub struct HttpCheck {
 
     /// As in `websocket`. Default: 5s.
     #[serde(default = "every")]
-    pub every: Span,
+    pub every: TimeSpan,
 
     /// As in `websocket`. Default: 2s.
     #[serde(default = "timeout")]
-    pub timeout: Span,
+    pub timeout: TimeSpan,
 
     /// As in `websocket`. Default: 2.
     #[serde(default = "rise")]
@@ -108,7 +108,7 @@ pub struct WebSocketCheck {
 
     /// A subprotocol that is offered, and that the server must choose. Default: none.
     #[serde(default)]
-    pub subprotocol: Option<Subprotocol>,
+    pub subprotocol: Option<OfferedSubprotocol>,
 
     /// A text message that is sent beside the Ping. Default: none; a Ping must be answered by every server.
     #[serde(default)]
@@ -122,11 +122,11 @@ pub struct WebSocketCheck {
     /// From the beginning of one check to that of the next, give or take a tenth, so that the proxies of a fleet do not
     /// check together. The first one comes at once. Default: 5s; with `fall: 3` a server that hangs is found within 20s.
     #[serde(default = "every")]
-    pub every: Span,
+    pub every: TimeSpan,
 
     /// For one check as a whole. Default: 2s, room for one lost packet.
     #[serde(default = "timeout")]
-    pub timeout: Span,
+    pub timeout: TimeSpan,
 
     /// Checks in a row that must pass until an endpoint that was down is up. The very first check decides alone; until then
     /// the endpoint takes sessions. Default: 2.
@@ -138,12 +138,12 @@ pub struct WebSocketCheck {
     pub fall: u32,
 }
 
-const fn every() -> Span {
-    Span::from_secs(5)
+const fn every() -> TimeSpan {
+    TimeSpan::from_secs(5)
 }
 
-const fn timeout() -> Span {
-    Span::from_secs(2)
+const fn timeout() -> TimeSpan {
+    TimeSpan::from_secs(2)
 }
 
 const fn rise() -> u32 {
@@ -162,35 +162,35 @@ impl Default for TcpCheck {
 
 /// When checks are made and what they add up to, of whatever kind.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct CheckSchedule {
     /// Between two.
-    pub every: Span,
+    pub every: TimeSpan,
     /// For one.
-    pub timeout: Span,
+    pub timeout: TimeSpan,
     /// Until up.
     pub rise: u32,
     /// Until down.
     pub fall: u32,
 }
 
-impl Health {
+impl HealthCheck {
     /// The key under which it is written.
     pub fn kind(&self) -> &'static str {
         match self {
-            Health::Tcp(_) => "tcp",
-            Health::Http(_) => "http",
-            Health::Websocket(_) => "websocket",
+            HealthCheck::Tcp(_) => "tcp",
+            HealthCheck::Http(_) => "http",
+            HealthCheck::Websocket(_) => "websocket",
         }
     }
 
     /// What all kinds have.
-    pub fn pace(&self) -> Pace {
+    pub fn pace(&self) -> CheckSchedule {
         let (every, timeout, rise, fall) = match self {
-            Health::Tcp(TcpCheck { every, timeout, rise, fall }) => (every, timeout, rise, fall),
-            Health::Http(HttpCheck { every, timeout, rise, fall, .. }) => (every, timeout, rise, fall),
-            Health::Websocket(WebSocketCheck { every, timeout, rise, fall, .. }) => (every, timeout, rise, fall),
+            HealthCheck::Tcp(TcpCheck { every, timeout, rise, fall }) => (every, timeout, rise, fall),
+            HealthCheck::Http(HttpCheck { every, timeout, rise, fall, .. }) => (every, timeout, rise, fall),
+            HealthCheck::Websocket(WebSocketCheck { every, timeout, rise, fall, .. }) => (every, timeout, rise, fall),
         };
-        Pace { every: *every, timeout: *timeout, rise: *rise, fall: *fall }
+        CheckSchedule { every: *every, timeout: *timeout, rise: *rise, fall: *fall }
     }
 }
 
@@ -218,34 +218,34 @@ pub enum WhenAllDown {
 /// Leaving out an endpoint that fails live traffic.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Ejection {
+pub struct EjectionConfig {
     /// Connections or handshakes in a row that must fail. An HTTP answer, also one with 500, is an answer. Default: 1, as
     /// nginx's `max_fails`: who was ejected in error is back soon, and until then is used when nobody else is left.
     pub failures: u32,
 
     /// A session that breaks off without a Close this soon after it opened counts as broken off early; 5 of them within
     /// 10s, and half of all that opened, eject. `off` for servers that hang up like that on purpose. Default: 1s.
-    pub early_end: OrOff<Span>,
+    pub early_end: OrOff<TimeSpan>,
 
     /// How long the first ejection is; the second in a row is twice as long, the third three times. Afterwards one session
     /// a second tries the endpoint until it answers. Default: 10s, as nginx's `fail_timeout`.
-    pub time: Span,
+    pub time: TimeSpan,
 
     /// The longest ejection. Default: 5m, as Envoy has it.
-    pub time_max: Span,
+    pub time_max: TimeSpan,
 
     /// How many of an upstream's endpoints may be ejected at a time; one always may. A further one that fails is passed over
     /// for a second only, so that the rest is not buried under the load of all. Default: 50%.
     pub share_max: Share,
 }
 
-impl Default for Ejection {
-    fn default() -> Ejection {
-        Ejection {
+impl Default for EjectionConfig {
+    fn default() -> EjectionConfig {
+        EjectionConfig {
             failures: 1,
-            early_end: OrOff::Set(Span::from_secs(1)),
-            time: Span::from_secs(10),
-            time_max: Span::from_secs(300),
+            early_end: OrOff::Set(TimeSpan::from_secs(1)),
+            time: TimeSpan::from_secs(10),
+            time_max: TimeSpan::from_secs(300),
             share_max: Share(50),
         }
     }
@@ -254,7 +254,7 @@ impl Default for Ejection {
 /// How many second attempts there are.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct RetryBudget {
+pub struct RetryBudgetConfig {
     /// How many there may be for the requests of the last 10s. Default: 20%, as linkerd and Envoy have it.
     pub ratio: Share,
 
@@ -262,9 +262,9 @@ pub struct RetryBudget {
     pub min_per_second: u32,
 }
 
-impl Default for RetryBudget {
-    fn default() -> RetryBudget {
-        RetryBudget { ratio: Share(20), min_per_second: 10 }
+impl Default for RetryBudgetConfig {
+    fn default() -> RetryBudgetConfig {
+        RetryBudgetConfig { ratio: Share(20), min_per_second: 10 }
     }
 }
 
@@ -439,19 +439,19 @@ impl fmt::Display for HostName {
 
 /// The name of a subprotocol: a token (RFC 6455 §4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subprotocol(String);
+pub struct OfferedSubprotocol(String);
 
-impl Scalar for Subprotocol {
+impl Scalar for OfferedSubprotocol {
     const EXPECTED: &'static str = "the name of a subprotocol such as `mqtt`";
 }
 
-impl FromStr for Subprotocol {
+impl FromStr for OfferedSubprotocol {
     type Err = BadValue;
 
-    fn from_str(text: &str) -> Result<Subprotocol, BadValue> {
+    fn from_str(text: &str) -> Result<OfferedSubprotocol, BadValue> {
         // The name of a header is a token, too.
         match HeaderName::from_bytes(text.as_bytes()) {
-            Ok(_) => Ok(Subprotocol(text.to_owned())),
+            Ok(_) => Ok(OfferedSubprotocol(text.to_owned())),
             Err(_) => Err(BadValue::new(
                 format!("`{text}` is not the name of a subprotocol"),
                 "write one without spaces, such as `mqtt` or `graphql-transport-ws`",
@@ -460,7 +460,7 @@ impl FromStr for Subprotocol {
     }
 }
 
-impl fmt::Display for Subprotocol {
+impl fmt::Display for OfferedSubprotocol {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         out.write_str(&self.0)
     }
@@ -468,40 +468,40 @@ impl fmt::Display for Subprotocol {
 
 /// Statuses that are good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statuses(Vec<RangeInclusive<u16>>);
+pub struct ExpectedStatuses(Vec<RangeInclusive<u16>>);
 
-impl Statuses {
+impl ExpectedStatuses {
     /// As ranges.
     pub fn ranges(&self) -> &[RangeInclusive<u16>] {
         &self.0
     }
 }
 
-impl Default for Statuses {
-    fn default() -> Statuses {
-        Statuses(vec![200..=399])
+impl Default for ExpectedStatuses {
+    fn default() -> ExpectedStatuses {
+        ExpectedStatuses(vec![200..=399])
     }
 }
 
-impl Scalar for Statuses {
+impl Scalar for ExpectedStatuses {
     const EXPECTED: &'static str = "statuses such as `200` or `200-399`";
 
-    fn from_number(status: u64) -> Option<Statuses> {
+    fn from_number(status: u64) -> Option<ExpectedStatuses> {
         status.to_string().parse().ok()
     }
 }
 
-impl FromStr for Statuses {
+impl FromStr for ExpectedStatuses {
     type Err = BadValue;
 
-    fn from_str(text: &str) -> Result<Statuses, BadValue> {
+    fn from_str(text: &str) -> Result<ExpectedStatuses, BadValue> {
         let status = |text: &str| text.trim().parse().ok().filter(|status| (200..=599u16).contains(status));
         let range = |part: &str| {
             let (from, to) = part.split_once('-').unwrap_or((part, part));
             let (from, to) = (status(from)?, status(to)?);
             (from <= to).then_some(from..=to)
         };
-        text.split(',').map(range).collect::<Option<Vec<_>>>().map(Statuses).ok_or_else(|| {
+        text.split(',').map(range).collect::<Option<Vec<_>>>().map(ExpectedStatuses).ok_or_else(|| {
             BadValue::new(
                 format!("`{text}` are not statuses of an answer"),
                 "write one from 200 to 599, a range, or several with commas: `200`, `200-399`, `200,404`",
@@ -510,7 +510,7 @@ impl FromStr for Statuses {
     }
 }
 
-impl fmt::Display for Statuses {
+impl fmt::Display for ExpectedStatuses {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         for (index, range) in self.0.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
@@ -624,8 +624,8 @@ as_scalar!(RequestTarget, "RequestTarget", {
     "examples": ["/healthz"],
 });
 as_scalar!(HostName, "HostName", { "description": "A host, perhaps with a port.", "type": "string", "examples": ["chat.example.com"] });
-as_scalar!(Subprotocol, "Subprotocol", { "description": "The name of a subprotocol.", "type": "string", "examples": ["mqtt"] });
-as_scalar!(Statuses, "Statuses", {
+as_scalar!(OfferedSubprotocol, "Subprotocol", { "description": "The name of a subprotocol.", "type": "string", "examples": ["mqtt"] });
+as_scalar!(ExpectedStatuses, "Statuses", {
     "description": "Statuses of an answer: one, a range, or several with commas.",
     "type": ["string", "integer"],
     "pattern": r"^[0-9, -]+$|\$\{",
@@ -646,7 +646,7 @@ mod tests {
             assert_eq!(text.parse::<Share>().unwrap().to_string(), text);
         }
         for text in ["200", "200-399", "200,204,300-399"] {
-            assert_eq!(text.parse::<Statuses>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<ExpectedStatuses>().unwrap().to_string(), text);
         }
         for text in ["/", "/healthz", "/ws?probe=1"] {
             assert_eq!(text.parse::<RequestTarget>().unwrap().to_string(), text);
@@ -660,7 +660,7 @@ mod tests {
             text.parse::<Share>().unwrap_err();
         }
         for text in ["", "99", "101", "600", "399-200", "200-", "ok", "200,"] {
-            text.parse::<Statuses>().unwrap_err();
+            text.parse::<ExpectedStatuses>().unwrap_err();
         }
         for text in ["", "healthz", "http://x/", "/a b"] {
             text.parse::<RequestTarget>().unwrap_err();
@@ -669,7 +669,7 @@ mod tests {
             text.parse::<HostName>().unwrap_err();
         }
         for text in ["", "a b", "a,b"] {
-            text.parse::<Subprotocol>().unwrap_err();
+            text.parse::<OfferedSubprotocol>().unwrap_err();
         }
         assert_eq!("a(".parse::<Pattern>().unwrap_err().help, "mend it: unclosed group");
     }

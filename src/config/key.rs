@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One step down.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub(super) enum KeyStep {
     /// Into a map, by key.
     Key(String),
     /// Into a list, by position as written.
@@ -13,7 +13,7 @@ pub(super) enum Step {
 
 /// The way from the top of the file to a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct KeyPath(Vec<Step>);
+pub struct KeyPath(Vec<KeyStep>);
 
 impl KeyPath {
     /// The top of the file.
@@ -23,25 +23,25 @@ impl KeyPath {
 
     /// The value of `key` in the map at this path.
     pub fn key(&self, key: &str) -> KeyPath {
-        self.then(Step::Key(key.to_owned()))
+        self.then(KeyStep::Key(key.to_owned()))
     }
 
     /// The element number `index` (from 0) of the list at this path.
     pub fn index(&self, index: usize) -> KeyPath {
-        self.then(Step::Index(index))
+        self.then(KeyStep::Index(index))
     }
 
-    pub(super) fn then(&self, step: Step) -> KeyPath {
+    pub(super) fn then(&self, step: KeyStep) -> KeyPath {
         let mut path = self.clone();
         path.0.push(step);
         path
     }
 
-    pub(super) fn steps(&self) -> &[Step] {
+    pub(super) fn steps(&self) -> &[KeyStep] {
         &self.0
     }
 
-    pub(super) fn from_steps(steps: Vec<Step>) -> KeyPath {
+    pub(super) fn from_steps(steps: Vec<KeyStep>) -> KeyPath {
         KeyPath(steps)
     }
 
@@ -62,8 +62,8 @@ impl fmt::Display for KeyPath {
             let plain =
                 |key: &str| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
             match step {
-                Step::Index(index) => write!(out, "[{index}]")?,
-                Step::Key(key) => {
+                KeyStep::Index(index) => write!(out, "[{index}]")?,
+                KeyStep::Key(key) => {
                     out.write_str(if depth == 0 { "" } else { "." })?;
                     match plain(key) {
                         true => out.write_str(key)?,

@@ -7,14 +7,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::address::Bind;
-use super::tcp::Tcp;
-use super::value::{BadValue, ByteSize, OrOff, Span};
+use super::tcp::TcpConfig;
+use super::value::{BadValue, ByteSize, OrOff, TimeSpan};
 use crate::header::network;
 
 /// One address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Listener {
+pub struct ListenerConfig {
     /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
     pub name: String,
 
@@ -47,7 +47,7 @@ pub struct Listener {
 
     /// When TCP notices that a client has vanished.
     #[serde(default)]
-    pub tcp: Tcp,
+    pub tcp: TcpConfig,
 
     /// Answer every request with a redirect to https instead of serving routes. Default: routes are served.
     #[serde(default)]
@@ -59,22 +59,22 @@ pub struct Listener {
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
     /// Certificates, chosen by the server name (SNI) that the client asks for; the first is for all others. Required.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<CertificateConfig>,
 
     /// The oldest version that is spoken. Default: "1.2", since all current browsers and libraries speak it and nothing
     /// older is safe.
     #[serde(default)]
-    pub min_version: TlsVersion,
+    pub min_version: MinTlsVersion,
 
     /// Ask clients for a certificate of their own. Default: not asked.
     #[serde(default)]
-    pub client_auth: Option<ClientAuth>,
+    pub client_auth: Option<ClientAuthConfig>,
 }
 
 /// A certificate and its key, both PEM. A relative path starts at the working directory of the process.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Certificate {
+pub struct CertificateConfig {
     /// The certificate, followed by its intermediates. Required.
     pub cert: PathBuf,
 
@@ -84,7 +84,7 @@ pub struct Certificate {
 
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
-pub enum TlsVersion {
+pub enum MinTlsVersion {
     /// TLS 1.2, RFC 5246
     #[default]
     #[serde(rename = "1.2")]
@@ -97,20 +97,20 @@ pub enum TlsVersion {
 /// Certificates that clients show.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ClientAuth {
+pub struct ClientAuthConfig {
     /// The authorities (PEM) that may have signed them. Required.
     pub ca: PathBuf,
 
     /// `require` refuses clients without one, `optional` lets them in. Default: `require`, since whoever writes this
     /// section means it.
     #[serde(default)]
-    pub mode: ClientAuthMode,
+    pub mode: ClientAuthModeConfig,
 }
 
 /// What becomes of a client without a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ClientAuthMode {
+pub enum ClientAuthModeConfig {
     /// It is refused.
     #[default]
     Require,
@@ -137,20 +137,20 @@ pub enum ProxyProtocol {
 pub struct ListenerTimeouts {
     /// For the TLS handshake (and the PROXY protocol header). Default: 10s, several round trips over the worst mobile
     /// network.
-    pub tls: Span,
+    pub tls: TimeSpan,
 
     /// For the head of a connection's first request, once its first byte could have come; later ones have the longer of this
     /// and `keep_alive`. Default: 10s, as a head is a few packets, and who sends one byte at a time wants to hold
     /// connections (slowloris).
-    pub headers: Span,
+    pub headers: TimeSpan,
 
     /// For the next request on a connection that has answered one. Default: 60s, as browsers and nginx (75s) are used
     /// to; such a connection costs 18 KB.
-    pub keep_alive: Span,
+    pub keep_alive: TimeSpan,
 
     /// For a client that takes nothing of an answer to plain HTTP. Default: 60s, as nginx's `send_timeout`: who does not read
     /// holds its own connection and one to the server.
-    pub send: OrOff<Span>,
+    pub send: OrOff<TimeSpan>,
 }
 
 /// How much a connection may ask for.
@@ -185,10 +185,10 @@ impl ServerTls {
     }
 }
 
-impl Listener {
+impl ListenerConfig {
     /// What listens when the file names no listener.
-    pub(super) fn defaults() -> Vec<Listener> {
-        vec![Listener {
+    pub(super) fn defaults() -> Vec<ListenerConfig> {
+        vec![ListenerConfig {
             name: "default".to_owned(),
             bind: Bind::Tcp(([127, 0, 0, 1], 8080).into()),
             tls: None,
@@ -196,7 +196,7 @@ impl Listener {
             timeouts: ListenerTimeouts::default(),
             trusted_proxies: Vec::new(),
             limits: ListenerLimits::default(),
-            tcp: Tcp::default(),
+            tcp: TcpConfig::default(),
             redirect: None,
         }]
     }
@@ -205,10 +205,10 @@ impl Listener {
 impl Default for ListenerTimeouts {
     fn default() -> ListenerTimeouts {
         ListenerTimeouts {
-            tls: Span::from_secs(10),
-            headers: Span::from_secs(10),
-            keep_alive: Span::from_secs(60),
-            send: OrOff::Set(Span::from_secs(60)),
+            tls: TimeSpan::from_secs(10),
+            headers: TimeSpan::from_secs(10),
+            keep_alive: TimeSpan::from_secs(60),
+            send: OrOff::Set(TimeSpan::from_secs(60)),
         }
     }
 }

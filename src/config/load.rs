@@ -1,21 +1,21 @@
-//! From a file, or a text, to a [`File`] or to everything that is wrong with it.
+//! From a file, or a text, to a [`Config`] or to everything that is wrong with it.
 
 use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::File;
-use super::check::{self, Issue, Written};
-use super::decode::{self, Fault, Kind, Mending};
+use super::Config;
+use super::check::{self, Issue, WrittenText};
+use super::decode::{self, Fault, Mending, MistakeKind};
 use super::environment;
 use super::key::KeyPath;
 use super::locate::Aim;
-use super::report::{ConfigErrors, Finding, Severity, Source, Told};
+use super::report::{ConfigErrors, Finding, Note, Severity, Source};
 use super::shown;
 use super::suggest::did_you_mean;
 use super::survey::Aliases;
-use super::tree::{self, Node};
-use super::{Listener, Route, Upstream};
+use super::tree::{self, YamlNode};
+use super::{ListenerConfig, RouteConfig, UpstreamConfig};
 use crate::file_look::{self, BYTE_ORDER_MARK};
 
 /// No configuration is larger; a file that is was named by mistake, and is not read into memory.
@@ -40,7 +40,7 @@ const PAIRS_MAX: usize = 100_000;
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// What it says.
-    pub file: File,
+    pub file: Config,
     /// What it probably does not mean.
     pub warnings: Vec<Finding>,
     /// Its text, for whoever finds more to say about it.
@@ -48,7 +48,7 @@ pub struct Loaded {
     /// When it was read.
     pub read_at: SystemTime,
     /// What came from outside, where it is written.
-    written: Option<Node>,
+    written: Option<YamlNode>,
     hash: String,
 }
 
@@ -143,7 +143,7 @@ fn load_text(
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(name, text);
     let mut tree = read_tree(&source, text, aliases)?;
-    let (mut errors, mut warnings): (Vec<Told>, Vec<Told>) = Default::default();
+    let (mut errors, mut warnings): (Vec<Note>, Vec<Note>) = Default::default();
     let mut say = |severity, path: &KeyPath, aim, message, help| {
         let told = match severity {
             Severity::Error => &mut errors,
@@ -152,7 +152,7 @@ fn load_text(
         if told.len() < FINDINGS_MAX {
             // What is missing from the file as a whole is missing nowhere in particular.
             let aim = (*path != KeyPath::root()).then_some(aim);
-            told.push(Told { severity, path: path.clone(), aim, message, help });
+            told.push(Note { severity, path: path.clone(), aim, message, help });
         }
     };
     too_many(&source, &tree.tree)?;
@@ -169,17 +169,17 @@ fn load_text(
     }
     let mut mending = Mending::new(FINDINGS_MAX, removed);
     let section = |key| KeyPath::root().key(key);
-    mending.each::<Listener>(&mut tree.tree, &section("listeners"));
-    mending.each::<Route>(&mut tree.tree, &section("routes"));
-    mending.each::<Upstream>(&mut tree.tree, &section("upstreams"));
-    let decoded = mending.decode::<File>(&mut tree.tree, stand_in);
+    mending.each::<ListenerConfig>(&mut tree.tree, &section("listeners"));
+    mending.each::<RouteConfig>(&mut tree.tree, &section("routes"));
+    mending.each::<UpstreamConfig>(&mut tree.tree, &section("upstreams"));
+    let decoded = mending.decode::<Config>(&mut tree.tree, stand_in);
     for fault in decoded.faults {
         let (path, aim, message, help) = explain(&tree.tree, fault);
         say(Severity::Error, &path, aim, message, help);
     }
     let mut file = decoded.value;
     if let Some(file) = &mut file {
-        let written = Written::new(&tree.tree);
+        let written = WrittenText::new(&tree.tree);
         check::settle(file, &written);
         for issue in check::check(file, &written).into_iter().filter(|issue| !issue.concerns(&decoded.removed)) {
             let Issue { severity, path, aim, message, help, .. } = issue;
@@ -209,10 +209,10 @@ pub(super) fn whole_file(name: &str, message: String, help: Option<String>) -> C
 }
 
 /// Refuses a file of which so much would be made that nobody can want it.
-fn too_many(source: &Source, tree: &Node) -> Result<(), ConfigErrors> {
+fn too_many(source: &Source, tree: &YamlNode) -> Result<(), ConfigErrors> {
     let count = |key: &str| match tree.at(&KeyPath::root().key(key)) {
-        Some(Node::List(nodes)) => nodes.len(),
-        Some(Node::Map(entries)) => entries.len(),
+        Some(YamlNode::List(nodes)) => nodes.len(),
+        Some(YamlNode::Map(entries)) => entries.len(),
         _ => 0,
     };
     let (routes, listeners, upstreams) = (count("routes"), count("listeners"), count("upstreams"));
@@ -245,37 +245,37 @@ fn read_tree(source: &Source, text: &str, aliases: Aliases) -> Result<tree::Pars
     };
     let start = "it needs at least `routes` and `upstreams`; see config/minimal.yaml".to_owned();
     match &parsed.tree {
-        Node::Map(_) => Ok(parsed),
-        Node::Null => fail(None, "the file says nothing", Some(start)),
+        YamlNode::Map(_) => Ok(parsed),
+        YamlNode::Null => fail(None, "the file says nothing", Some(start)),
         other => fail(Some((1, 1)), &format!("the file is {}, not a map of keys", other.kind()), Some(start)),
     }
 }
 
 /// What is put in place of a missing section, so that the rest can still be judged.
-fn stand_in(key: &str) -> Option<Node> {
+fn stand_in(key: &str) -> Option<YamlNode> {
     match key {
-        "routes" => Some(Node::List(Vec::new())),
-        "upstreams" => Some(Node::Map(Vec::new())),
+        "routes" => Some(YamlNode::List(Vec::new())),
+        "upstreams" => Some(YamlNode::Map(Vec::new())),
         _ => None,
     }
 }
 
 /// Where to point, what to say, and what to advise.
-pub(super) fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
+pub(super) fn explain(tree: &YamlNode, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
     let path = fault.path();
     match fault.kind {
-        Kind::UnknownKey { key, .. } if key == "<<" => {
+        MistakeKind::UnknownKey { key, .. } if key == "<<" => {
             let help = "write the keys out, or let a whole value be an alias (`key: *name`)";
             (path, Aim::Key, "merge keys (`<<`) are not supported".to_owned(), Some(help.to_owned()))
         }
-        Kind::UnknownKey { key, expected } => {
+        MistakeKind::UnknownKey { key, expected } => {
             let help = did_you_mean(&key, expected).unwrap_or_else(|| match expected {
                 [] => "nothing can stand here".to_owned(),
                 expected => format!("known here: {}", list(expected)),
             });
             (path, Aim::Key, "unknown key".to_owned(), Some(help))
         }
-        Kind::UnknownWord { word, expected } => {
+        MistakeKind::UnknownWord { word, expected } => {
             let help = match word.as_str() {
                 "false" | "no" if expected.contains(&"off") => Some("write `off`".to_owned()),
                 word => did_you_mean(word, expected),
@@ -283,19 +283,20 @@ pub(super) fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Optio
             let message = format!("`{word}` is not {}", decode::one_of(expected));
             (path, Aim::Value, message, help)
         }
-        Kind::Missing(field) => {
+        MistakeKind::Missing(field) => {
             let help = format!("add `{field}:`, which is required");
             (path, Aim::Key, format!("`{field}` is missing"), Some(help))
         }
-        Kind::NoValue => {
+        MistakeKind::NoValue => {
             let help = "write one, or remove the key to keep the default".to_owned();
             (path, Aim::Key, "there is no value".to_owned(), Some(help))
         }
-        Kind::WrongType { found, expected } if fault.at_key => {
+        MistakeKind::WrongType { found, expected } if fault.at_key => {
             (path, Aim::Key, format!("expected {expected}, found {found}"), None)
         }
-        Kind::WrongType { found, expected } => {
-            let quoted = expected == "a string" && !matches!(tree.at(&path), Some(Node::List(_) | Node::Map(_)));
+        MistakeKind::WrongType { found, expected } => {
+            let quoted =
+                expected == "a string" && !matches!(tree.at(&path), Some(YamlNode::List(_) | YamlNode::Map(_)));
             let help = match found.as_str() {
                 "`false`" if expected.contains("`off`") => Some("write `off`".to_owned()),
                 r#"the string "yes""# | r#"the string "on""# if expected.contains("`true`") => {
@@ -319,11 +320,11 @@ pub(super) fn explain(tree: &Node, fault: Fault) -> (KeyPath, Aim, String, Optio
             };
             (path, Aim::Value, format!("expected {expected}, found {found}"), help)
         }
-        Kind::FromOutside { raw, expected } => {
+        MistakeKind::FromOutside { raw, expected } => {
             let message = format!("what the environment makes of `{raw}` cannot be used here");
             (path, Aim::Value, message, expected.map(|expected| format!("it should be {expected}")))
         }
-        Kind::Other { problem, help } => {
+        MistakeKind::Other { problem, help } => {
             let aim = if fault.at_key { Aim::Key } else { Aim::Value };
             (path, aim, problem, help)
         }

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use super::key::{KeyPath, Step};
-use super::survey::{Event, walk};
+use super::key::{KeyPath, KeyStep};
+use super::survey::{YamlEvent, walk};
 
 /// What at the end of a path is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +21,12 @@ pub(super) enum Aim {
 }
 
 /// Line and column, from 1 and in characters.
-type Place = (usize, usize);
+type Position = (usize, usize);
 
 /// Where that is which is at the end of each path, or the nearest thing above it that can be found: what an alias stands
 /// for is at its anchor, and so a path that leads through one ends at the alias.
-pub(super) fn locate(text: &str, wanted: &[Option<(&KeyPath, Aim)>]) -> Vec<Option<Place>> {
-    let mut search = Search { points: vec![Point::default()], open: vec![] };
+pub(super) fn locate(text: &str, wanted: &[Option<(&KeyPath, Aim)>]) -> Vec<Option<Position>> {
+    let mut search = PositionSearch { points: vec![Point::default()], open: vec![] };
     let ends: Vec<Option<usize>> = wanted.iter().map(|one| one.map(|(path, _)| search.want(path))).collect();
     if ends.iter().all(Option::is_none) {
         return vec![None; wanted.len()];
@@ -46,14 +46,14 @@ pub(super) fn locate(text: &str, wanted: &[Option<(&KeyPath, Aim)>]) -> Vec<Opti
 struct Point {
     above: usize,
     is_key: bool,
-    below: HashMap<Step, usize>,
-    key: Option<Place>,
-    second: Option<Place>,
-    value: Option<Place>,
+    below: HashMap<KeyStep, usize>,
+    key: Option<Position>,
+    second: Option<Position>,
+    value: Option<Position>,
 }
 
 /// A map or list that is not over yet.
-struct Open {
+struct OpenCollection {
     /// The point that it is the value of, if more is wanted of it.
     point: Option<usize>,
     /// Elements of a list so far.
@@ -63,38 +63,38 @@ struct Open {
     value_of: Option<Option<usize>>,
 }
 
-struct Search {
+struct PositionSearch {
     /// The first is the top.
     points: Vec<Point>,
-    open: Vec<Open>,
+    open: Vec<OpenCollection>,
 }
 
-impl Search {
+impl PositionSearch {
     /// The point at the end of `path`.
     fn want(&mut self, path: &KeyPath) -> usize {
         path.steps().iter().fold(0, |above, step| match self.points[above].below.get(step) {
             Some(point) => *point,
             None => {
                 let point = self.points.len();
-                self.points.push(Point { above, is_key: matches!(step, Step::Key(_)), ..Point::default() });
+                self.points.push(Point { above, is_key: matches!(step, KeyStep::Key(_)), ..Point::default() });
                 self.points[above].below.insert(step.clone(), point);
                 point
             }
         })
     }
 
-    fn take(&mut self, event: Event<'_>, at: Place, is_top: bool) {
-        if matches!(event, Event::End) {
+    fn take(&mut self, event: YamlEvent<'_>, at: Position, is_top: bool) {
+        if matches!(event, YamlEvent::End) {
             self.open.pop();
             return;
         }
         let point = match self.open.last_mut() {
             None => is_top.then_some(0),
-            Some(Open { is_map: true, value_of: value_of @ None, point, .. }) => {
+            Some(OpenCollection { is_map: true, value_of: value_of @ None, point, .. }) => {
                 // A key. One that is no scalar is the parser's to refuse.
                 let below = point.and_then(|point| match event {
-                    Event::Scalar { value, .. } => {
-                        let key = Step::Key(String::from_utf8_lossy(value).into_owned());
+                    YamlEvent::Scalar { value, .. } => {
+                        let key = KeyStep::Key(String::from_utf8_lossy(value).into_owned());
                         self.points[point].below.get(&key).copied()
                     }
                     _ => None,
@@ -106,15 +106,15 @@ impl Search {
                     }
                 }
                 *value_of = Some(below);
-                if matches!(event, Event::StartMap { .. } | Event::StartList { .. }) {
+                if matches!(event, YamlEvent::StartMap { .. } | YamlEvent::StartList { .. }) {
                     self.open(event, None);
                 }
                 return;
             }
-            Some(Open { is_map: true, value_of, .. }) => value_of.take().flatten(),
-            Some(Open { count, point, .. }) => {
+            Some(OpenCollection { is_map: true, value_of, .. }) => value_of.take().flatten(),
+            Some(OpenCollection { count, point, .. }) => {
                 *count += 1;
-                point.and_then(|point| self.points[point].below.get(&Step::Index(*count - 1)).copied())
+                point.and_then(|point| self.points[point].below.get(&KeyStep::Index(*count - 1)).copied())
             }
         };
         let is_first = point.is_some_and(|point| self.points[point].value.is_none());
@@ -125,16 +125,16 @@ impl Search {
         self.open(event, point.filter(|_| is_first));
     }
 
-    fn open(&mut self, event: Event<'_>, point: Option<usize>) {
+    fn open(&mut self, event: YamlEvent<'_>, point: Option<usize>) {
         let is_map = match event {
-            Event::StartMap { .. } => true,
-            Event::StartList { .. } => false,
+            YamlEvent::StartMap { .. } => true,
+            YamlEvent::StartList { .. } => false,
             _ => return,
         };
-        self.open.push(Open { point, count: 0, is_map, value_of: None });
+        self.open.push(OpenCollection { point, count: 0, is_map, value_of: None });
     }
 
-    fn place(&self, end: usize, aim: Aim) -> Option<Place> {
+    fn place(&self, end: usize, aim: Aim) -> Option<Position> {
         let (mut end, mut aim) = (end, aim);
         loop {
             let point = &self.points[end];
@@ -160,16 +160,16 @@ mod tests {
     #[test]
     fn many_paths_are_found_on_one_walk() {
         let text = "a: 1\nb: &b { c: [x, { d: 2 }], c: 3 }\né: { f: *b }\n";
-        let path = |steps: &[Step]| KeyPath::from_steps(steps.to_vec());
-        let key = |key: &str| Step::Key(key.to_owned());
+        let path = |steps: &[KeyStep]| KeyPath::from_steps(steps.to_vec());
+        let key = |key: &str| KeyStep::Key(key.to_owned());
         let cases = [
             (path(&[key("a")]), Aim::Key, Some((1, 1))),
             (path(&[key("a")]), Aim::Value, Some((1, 4))),
             (path(&[key("b"), key("c")]), Aim::Key, Some((2, 9))),
             (path(&[key("b"), key("c")]), Aim::SecondKey, Some((2, 27))),
-            (path(&[key("b"), key("c"), Step::Index(1), key("d")]), Aim::Value, Some((2, 21))),
+            (path(&[key("b"), key("c"), KeyStep::Index(1), key("d")]), Aim::Value, Some((2, 21))),
             // What is not there is at what is around it.
-            (path(&[key("b"), key("c"), Step::Index(7), key("d")]), Aim::Value, Some((2, 9))),
+            (path(&[key("b"), key("c"), KeyStep::Index(7), key("d")]), Aim::Value, Some((2, 9))),
             (path(&[key("b"), key("z")]), Aim::Value, Some((2, 1))),
             (path(&[key("z")]), Aim::Value, Some((1, 1))),
             (path(&[key("é"), key("f"), key("c")]), Aim::Value, Some((3, 6))),

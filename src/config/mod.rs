@@ -5,7 +5,7 @@
 //! `control::compile` whatever needs the world outside the file: whether certificates exist and match, whether a regex
 //! is too large, whether an address can be bound.
 //!
-//! The way from text to [`File`], one module a step: `survey` measures it, `tree` parses YAML, `environment` fills in `${NAME}`,
+//! The way from text to [`Config`], one module a step: `survey` measures it, `tree` parses YAML, `environment` fills in `${NAME}`,
 //! `decode` turns nodes into types by serde and mends the tree at each mistake so that it can go on to the next,
 //! `check` judges what is only wrong in company, `locate` finds lines and columns again, `report` draws them;
 //! `load` joins them. Why a tree of our own between YAML and serde: YAML's deserialiser stops at the first error,
@@ -54,38 +54,41 @@ use serde_json::{Value, json};
 
 pub use address::{Bind, EndpointUrl};
 pub use admin::{Admin, AdminToken};
-pub use admission::{Admission, Queue, Rate};
+pub use admission::{Admission, QueueConfig, Rate};
 pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, Teller};
-pub use edits::{HeaderEdits, HeaderSet};
+pub use edits::{HeaderEditsConfig, HeaderSet};
 pub use endpoints::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
 pub use health::{
-    Ejection, Expectation, Health, HttpCheck, MapOrOff, Pace, RetryBudget, TcpCheck, WebSocketCheck, WhenAllDown,
+    CheckSchedule, EjectionConfig, Expectation, HealthCheck, HttpCheck, MapOrOff, RetryBudgetConfig, TcpCheck,
+    WebSocketCheck, WhenAllDown,
 };
 pub use key::KeyPath;
 pub use listener::{
-    Certificate, ClientAuth, ClientAuthMode, Listener, ListenerLimits, ListenerTimeouts, ProxyProtocol, Redirect,
-    ServerTls, TlsVersion,
+    CertificateConfig, ClientAuthConfig, ClientAuthModeConfig, ListenerConfig, ListenerLimits, ListenerTimeouts,
+    MinTlsVersion, ProxyProtocol, Redirect, ServerTls,
 };
 pub use load::{FILE_BYTES_MAX, Loaded, load_again, load_file, load_sent, load_str};
 pub use on_change::OnChange;
-pub use process::{Drain, Log, LogFormat, LogLevel, Workers};
-pub use rebalance::{OnDown, Rebalance};
+pub use process::{DrainConfig, Log, LogFormat, LogLevel, Workers};
+pub use rebalance::{OnDown, RebalanceConfig};
 pub use report::{ConfigErrors, Finding, Severity, Source, without};
-pub use route::{Headers, Http, Keepalive, Lookalikes, Rewrite, Route, RouteLimits, RouteTimeouts, Validate};
-pub use sticky::{CookieSecret, SameSite, Secure, Sticky};
-pub use tcp::Tcp;
-pub use upstream::{Balance, ClientTls, Endpoint, Upstream, Verify};
+pub use route::{
+    Headers, Keepalive, Lookalikes, PlainHttp, RewriteConfig, RouteConfig, RouteLimits, RouteTimeouts, Validate,
+};
+pub use sticky::{CookieSameSite, CookieSecret, CookieSecure, StickyConfig};
+pub use tcp::TcpConfig;
+pub use upstream::{Balance, ClientTls, EndpointConfig, UpstreamConfig, Verify};
 pub use upstream_lost::{OnUpstreamLost, SentCode};
-pub use value::{BadValue, ByteSize, OrOff, Span};
+pub use value::{BadValue, ByteSize, OrOff, TimeSpan};
 
 /// The configuration of wsluice. Two are equal when they say the same, each default filled in: comments, the order of
 /// keys and the notation of values (`60s`, `1m`) do not matter; the order of lists does.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "wsluice configuration")]
-pub struct File {
+pub struct Config {
     /// The version of this format. Default: 1, the only one there is.
-    #[serde(default = "File::version")]
+    #[serde(default = "Config::version")]
     pub version: u32,
 
     /// How many threads relay traffic. Default: `auto`, one per core that this process may use, since each thread runs
@@ -100,14 +103,14 @@ pub struct File {
 
     /// Where clients connect. Default: one listener named `default` on `127.0.0.1:8080` without TLS, which nobody
     /// outside this machine can reach.
-    #[serde(default = "Listener::defaults")]
-    pub listeners: Vec<Listener>,
+    #[serde(default = "ListenerConfig::defaults")]
+    pub listeners: Vec<ListenerConfig>,
 
     /// Which request goes where. The first route that matches wins. Required.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteConfig>,
 
     /// Named groups of interchangeable servers. Required.
-    pub upstreams: BTreeMap<String, Upstream>,
+    pub upstreams: BTreeMap<String, UpstreamConfig>,
 
     /// Metrics, health and control for operators. Default: not served.
     #[serde(default)]
@@ -119,27 +122,27 @@ pub struct File {
 
     /// How connections end when the process does.
     #[serde(default)]
-    pub drain: Drain,
+    pub drain: DrainConfig,
 
     /// Whether to reload when this file, or a certificate, key or other file that it names, changes; HUP and the admin API
     /// reload in any case. A file with a mistake changes nothing. Default: true, since editors, certbot and Kubernetes all
     /// write files and tell nobody.
-    #[serde(default = "File::watch")]
+    #[serde(default = "Config::watch")]
     pub watch: bool,
 
     /// What becomes of the sessions of the old process when USR2 has put a new one in its place: `keep` them until they end
     /// by themselves, `drain 10m` closes them over that time (code 1012), evenly, `close` all at once. Default: `drain 10m`,
     /// slow enough for clients to come back a few at a time, and no process of an old version stays for days.
-    #[serde(default = "File::on_upgrade")]
+    #[serde(default = "Config::on_upgrade")]
     pub on_upgrade: OnChange,
 }
 
-impl File {
+impl Config {
     /// All files that it names and that a reload reads again: certificates, keys, authorities, secrets and tokens. Sorted,
     /// each once, as written. Those that list endpoints are not among them: discovery looks at these itself.
     pub fn files(&self) -> Vec<PathBuf> {
         let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(ServerTls::files);
-        let upstreams = self.upstreams.values().flat_map(Upstream::files);
+        let upstreams = self.upstreams.values().flat_map(UpstreamConfig::files);
         let token = self.admin.iter().filter_map(|admin| admin.token_file.as_deref());
         let all: BTreeSet<&Path> = listeners.chain(upstreams).chain(token).collect();
         all.into_iter().map(Path::to_owned).collect()
@@ -154,13 +157,13 @@ impl File {
     }
 
     fn on_upgrade() -> OnChange {
-        OnChange::Drain(Span::from_secs(600))
+        OnChange::Drain(TimeSpan::from_secs(600))
     }
 }
 
-/// The JSON Schema of [`File`], for editors: field docs become descriptions.
+/// The JSON Schema of [`Config`], for editors: field docs become descriptions.
 pub fn schema() -> serde_json::Value {
-    let mut schema = schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<File>();
+    let mut schema = schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<Config>();
     RecursiveTransform(as_decoded).transform(&mut schema);
     schema.to_value()
 }

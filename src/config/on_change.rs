@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::value::{BadValue, Scalar, Span, scalar};
+use super::value::{BadValue, Scalar, TimeSpan, scalar};
 
 /// What becomes of sessions when something under them changes: `keep`, `drain 60s` or `close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum OnChange {
     /// They go on as they began.
     Keep,
     /// They are closed evenly over this time, which is not zero.
-    Drain(Span),
+    Drain(TimeSpan),
     /// They are closed at once.
     Close,
 }
@@ -33,8 +33,8 @@ impl FromStr for OnChange {
         match (words.next(), words.next(), words.next()) {
             (Some("keep"), None, _) => Ok(OnChange::Keep),
             (Some("close"), None, _) => Ok(OnChange::Close),
-            (Some("drain"), Some(time), None) => match time.parse::<Span>()? {
-                Span::ZERO => {
+            (Some("drain"), Some(time), None) => match time.parse::<TimeSpan>()? {
+                TimeSpan::ZERO => {
                     Err(BadValue::new(format!("`{text}` leaves no time"), "write `close`, or a time above 0s"))
                 }
                 time => Ok(OnChange::Drain(time)),
@@ -44,7 +44,7 @@ impl FromStr for OnChange {
                 format!("nothing may follow `{word}`"),
                 format!("write `{word}` alone, or `drain 60s`"),
             )),
-            (Some(word), None, _) if word.parse::<Span>().is_ok() => {
+            (Some(word), None, _) if word.parse::<TimeSpan>().is_ok() => {
                 Err(BadValue::new(format!("`{text}` is a time alone"), format!("write `drain {word}`")))
             }
             (word, ..) => {
@@ -107,8 +107,8 @@ mod tests {
         for (text, right) in [
             ("keep", OnChange::Keep),
             ("close", OnChange::Close),
-            ("drain 60s", OnChange::Drain(Span::from_secs(60))),
-            ("drain  1h30m", OnChange::Drain(Span::from_secs(5400))),
+            ("drain 60s", OnChange::Drain(TimeSpan::from_secs(60))),
+            ("drain  1h30m", OnChange::Drain(TimeSpan::from_secs(5400))),
         ] {
             let read = text.parse::<OnChange>().unwrap();
             assert_eq!(read, right);

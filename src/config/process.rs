@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::value::{BadValue, Scalar, Span, scalar};
+use super::value::{BadValue, Scalar, TimeSpan, scalar};
 
 /// More threads than any machine this runs on has cores; a larger number is a slip (a port in the wrong place).
 const WORKERS_MAX: u16 = 1024;
@@ -58,15 +58,15 @@ pub struct LogLevel(String);
 /// How connections end when the process does.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Drain {
+pub struct DrainConfig {
     /// How long `/readyz` says no before the listeners stop accepting, so that a load balancer in front notices first: a
     /// little more than it takes between two of its checks times the failures it waits for. It comes before `time`.
     /// Default: 0s, as not everybody has one.
-    pub delay: Span,
+    pub delay: TimeSpan,
 
     /// How long sessions have to end after TERM. They are told to go (close code 1012) a few at a time over this while,
     /// so that their reconnects do not arrive all at once. Default: 30s, what most supervisors wait before they kill.
-    pub time: Span,
+    pub time: TimeSpan,
 }
 
 impl Default for Log {
@@ -75,9 +75,9 @@ impl Default for Log {
     }
 }
 
-impl Default for Drain {
-    fn default() -> Drain {
-        Drain { delay: Span::ZERO, time: Span::from_secs(30) }
+impl Default for DrainConfig {
+    fn default() -> DrainConfig {
+        DrainConfig { delay: TimeSpan::ZERO, time: TimeSpan::from_secs(30) }
     }
 }
 

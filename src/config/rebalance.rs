@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::Rate;
 use super::health::Share;
-use super::value::Span;
+use super::value::TimeSpan;
 
 /// Moving sessions away from endpoints that hold more than their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Rebalance {
+pub struct RebalanceConfig {
     /// Sessions moved in a second, such as `10/s`: each is closed with the code 1012, the quietest first, and its client
     /// comes back to a lighter endpoint. Required.
     pub rate: Rate,
@@ -22,15 +22,15 @@ pub struct Rebalance {
     /// How long the endpoints must have been the same, and all of them well, before sessions are moved: one that bounces
     /// moves nothing. Default: 10s.
     #[serde(default = "ten_seconds")]
-    pub settle: Span,
+    pub settle: TimeSpan,
 }
 
 fn a_tenth() -> Share {
     Share::new(10)
 }
 
-const fn ten_seconds() -> Span {
-    Span::from_secs(10)
+const fn ten_seconds() -> TimeSpan {
+    TimeSpan::from_secs(10)
 }
 
 /// What becomes of the sessions of an endpoint whose check fails.

@@ -59,7 +59,7 @@ pub struct Finding {
 
 /// Something to tell of a value, whose place is not known yet.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Note {
     pub(super) severity: Severity,
     pub(super) path: KeyPath,
     /// What of it is pointed at; `None`: nothing in particular.
@@ -92,7 +92,7 @@ impl Source {
     }
 
     /// The same for many at once, which is one walk through the text and not one for each.
-    pub(super) fn findings(&self, told: Vec<Told>) -> Vec<Finding> {
+    pub(super) fn findings(&self, told: Vec<Note>) -> Vec<Finding> {
         let wanted: Vec<Option<(&KeyPath, Aim)>> =
             told.iter().map(|told| told.aim.map(|aim| (&told.path, aim))).collect();
         let places = locate(&self.text, &wanted);

@@ -3,17 +3,17 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::edits::HeaderEdits;
+use super::edits::HeaderEditsConfig;
 use super::on_change::OnChange;
 use super::upstream_lost::OnUpstreamLost;
-use super::value::{ByteSize, OrOff, Span};
+use super::value::{ByteSize, OrOff, TimeSpan};
 use crate::policy::origin::OriginPolicy;
 use crate::route::{Match, Paths};
 
 /// One route: what it matches, where that goes, and under which rules.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Route {
+pub struct RouteConfig {
     /// Its name in logs and metrics: letters, digits, `_`, `.`, `-`. Required.
     pub name: String,
 
@@ -38,7 +38,7 @@ pub struct Route {
 
     /// Changes of the path before it goes upstream. Default: none.
     #[serde(default)]
-    pub rewrite: Rewrite,
+    pub rewrite: RewriteConfig,
 
     /// Changes of headers. Default: none beyond what a proxy must do.
     #[serde(default)]
@@ -59,7 +59,7 @@ pub struct Route {
     /// What becomes of plain HTTP requests: `proxy` forwards them, `reject` answers 426. Default: `proxy`, since most
     /// WebSocket servers also serve a page or a polling fallback.
     #[serde(default)]
-    pub http: Http,
+    pub http: PlainHttp,
 
     /// How frames are judged by RFC 6455. `lenient` ends a session (close code 1002) at the first frame that two peers could
     /// read in two ways, and lets pass and counts (`wsluice_frames_tolerated_total`) what only breaks a rule: a length in more
@@ -84,11 +84,11 @@ pub struct Route {
     pub on_change: OnChange,
 }
 
-impl Route {
+impl RouteConfig {
     /// Whether all is the same that a session depends on while it runs. What becomes of it on a change is not: that counts
     /// when the time has come.
-    pub fn is_like(&self, other: &Route) -> bool {
-        *self == Route { on_change: self.on_change, ..other.clone() }
+    pub fn is_like(&self, other: &RouteConfig) -> bool {
+        *self == RouteConfig { on_change: self.on_change, ..other.clone() }
     }
 }
 
@@ -99,7 +99,7 @@ fn kept() -> OnChange {
 /// Changes of the path before it goes upstream: first the prefix is stripped, then the other is added.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Rewrite {
+pub struct RewriteConfig {
     /// Taken off the front of the path, at a segment's border: `/ws` makes `/` of `/ws` and `/a` of `/ws/a`. Default:
     /// nothing.
     pub strip_prefix: Option<String>,
@@ -113,10 +113,10 @@ pub struct Rewrite {
 #[serde(deny_unknown_fields, default)]
 pub struct Headers {
     /// On the way to the upstream, after the request was judged (`match`, `origins`). Default: none.
-    pub request: HeaderEdits,
+    pub request: HeaderEditsConfig,
 
     /// On the way to the client, the answer to a handshake included. Default: none.
-    pub response: HeaderEdits,
+    pub response: HeaderEditsConfig,
 
     /// Fields of requests whose names differ from those of fields that the proxy writes or `request` sets or removes only in
     /// what some servers (CGI, PHP, WSGI) take for the same: `Transfer_Encoding`, `Sec.WebSocket.Key`, `X_User` beside `X-User`.
@@ -140,31 +140,31 @@ pub enum Lookalikes {
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
     /// Until an endpoint is connected, TLS included. Default: 5s, two lost SYNs (1s and 2s apart) and a little more.
-    pub connect: Span,
+    pub connect: TimeSpan,
 
     /// Until an endpoint has answered the WebSocket handshake. Default: 10s, room for a server that looks a session up
     /// first.
-    pub handshake: Span,
+    pub handshake: TimeSpan,
 
     /// Until an endpoint begins to answer a plain HTTP request. Default: 60s, as nginx's `proxy_read_timeout`; long
     /// polling needs most of it.
-    pub response: Span,
+    pub response: TimeSpan,
 
     /// How long the bodies of a plain HTTP request and of its answer may stand still: the client sends nothing (408), or the
     /// server takes or sends nothing. Default: 60s, as nginx's `client_body_timeout` and `proxy_read_timeout`: whoever stops
     /// in the middle of a body holds two connections.
-    pub body: OrOff<Span>,
+    pub body: OrOff<TimeSpan>,
 
     /// The same for a server that sends nothing of a `text/event-stream`. Default: `off`, since events come when they come;
     /// `tcp.keepalive` notices a dead server.
-    pub event_stream: OrOff<Span>,
+    pub event_stream: OrOff<TimeSpan>,
 
     /// Ends a session in which no data frame came from either side for this long; pings and pongs do not count.
     /// Default: `off`, since a quiet chat is not a dead one; `keepalive` notices the dead ones.
-    pub idle: OrOff<Span>,
+    pub idle: OrOff<TimeSpan>,
 
     /// Ends a session this long after it began. Default: `off`, since only the application knows how long is too long.
-    pub lifetime: OrOff<Span>,
+    pub lifetime: OrOff<TimeSpan>,
 }
 
 /// Pings to both sides of a quiet session.
@@ -173,11 +173,11 @@ pub struct RouteTimeouts {
 pub struct Keepalive {
     /// Ping a side that has sent nothing for this long. Default: 30s, below the minute after which common load
     /// balancers and NATs forget a connection. With `validate: off` the default is `off`.
-    pub ping: OrOff<Span>,
+    pub ping: OrOff<TimeSpan>,
 
     /// How long a side has for its Pong (or anything else) until it counts as dead; less than `ping`. Default: 10s,
     /// enough for a phone that has to wake its radio.
-    pub pong: Span,
+    pub pong: TimeSpan,
 }
 
 /// How much a session may ask for.
@@ -199,7 +199,7 @@ pub struct RouteLimits {
 /// What becomes of plain HTTP requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Http {
+pub enum PlainHttp {
     /// They go upstream.
     #[default]
     Proxy,
@@ -223,10 +223,10 @@ pub enum Validate {
 impl Default for RouteTimeouts {
     fn default() -> RouteTimeouts {
         RouteTimeouts {
-            connect: Span::from_secs(5),
-            handshake: Span::from_secs(10),
-            response: Span::from_secs(60),
-            body: OrOff::Set(Span::from_secs(60)),
+            connect: TimeSpan::from_secs(5),
+            handshake: TimeSpan::from_secs(10),
+            response: TimeSpan::from_secs(60),
+            body: OrOff::Set(TimeSpan::from_secs(60)),
             event_stream: OrOff::Off,
             idle: OrOff::Off,
             lifetime: OrOff::Off,
@@ -236,7 +236,7 @@ impl Default for RouteTimeouts {
 
 impl Default for Keepalive {
     fn default() -> Keepalive {
-        Keepalive { ping: OrOff::Set(Span::from_secs(30)), pong: Span::from_secs(10) }
+        Keepalive { ping: OrOff::Set(TimeSpan::from_secs(30)), pong: TimeSpan::from_secs(10) }
     }
 }
 

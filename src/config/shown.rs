@@ -12,15 +12,15 @@ use aws_lc_rs::digest;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::File;
-use super::tree::Node;
+use super::Config;
+use super::tree::YamlNode;
 use crate::header::redact;
 
 /// Stands for what is secret.
 pub(super) const MASK: &str = "***";
 
 /// As [`super::Loaded::hash`]. Keys are sorted, elements of lists are not.
-pub(super) fn hash(file: &File, written: Option<&Node>) -> String {
+pub(super) fn hash(file: &Config, written: Option<&YamlNode>) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for_each_piece(file, written, |section, piece, value| {
         let place = match piece {
@@ -34,7 +34,7 @@ pub(super) fn hash(file: &File, written: Option<&Node>) -> String {
 }
 
 /// As [`super::Loaded::shown`]. `written` is what was kept of the tree that `file` was read from.
-pub(super) fn shown(file: &File, written: Option<&Node>) -> Value {
+pub(super) fn shown(file: &Config, written: Option<&YamlNode>) -> Value {
     let mut whole = Map::new();
     // Lists are there also where they are empty.
     for (key, empty) in [("listeners", Value::Array(vec![])), ("routes", Value::Array(vec![]))] {
@@ -50,19 +50,20 @@ pub(super) fn shown(file: &File, written: Option<&Node>) -> Value {
 }
 
 /// What of a tree says where something came from the environment; what stands beside it is nothing there.
-pub(super) fn keep(node: Node) -> Option<Node> {
-    let or_nothing = |node: Option<Node>| node.unwrap_or(Node::Null);
+pub(super) fn keep(node: YamlNode) -> Option<YamlNode> {
+    let or_nothing = |node: Option<YamlNode>| node.unwrap_or(YamlNode::Null);
     match node {
-        Node::Text { raw: Some(_), .. } => Some(node),
-        Node::List(nodes) => {
-            let kept: Vec<Option<Node>> = nodes.into_iter().map(keep).collect();
+        YamlNode::Text { raw: Some(_), .. } => Some(node),
+        YamlNode::List(nodes) => {
+            let kept: Vec<Option<YamlNode>> = nodes.into_iter().map(keep).collect();
             let some = kept.iter().any(Option::is_some);
-            some.then(|| Node::List(kept.into_iter().map(or_nothing).collect()))
+            some.then(|| YamlNode::List(kept.into_iter().map(or_nothing).collect()))
         }
-        Node::Map(entries) => {
-            let kept: Vec<(String, Option<Node>)> = entries.into_iter().map(|(key, node)| (key, keep(node))).collect();
+        YamlNode::Map(entries) => {
+            let kept: Vec<(String, Option<YamlNode>)> =
+                entries.into_iter().map(|(key, node)| (key, keep(node))).collect();
             let some = kept.iter().any(|(_, node)| node.is_some());
-            some.then(|| Node::Map(kept.into_iter().map(|(key, node)| (key, or_nothing(node))).collect()))
+            some.then(|| YamlNode::Map(kept.into_iter().map(|(key, node)| (key, or_nothing(node))).collect()))
         }
         _ => None,
     }
@@ -76,15 +77,16 @@ enum Piece<'a> {
 }
 
 /// Calls `visit` with each section, or each part of those that may be long, as it is shown.
-fn for_each_piece(file: &File, written: Option<&Node>, mut visit: impl FnMut(&'static str, Piece<'_>, Value)) {
+fn for_each_piece(file: &Config, written: Option<&YamlNode>, mut visit: impl FnMut(&'static str, Piece<'_>, Value)) {
     // All of them: one that is added is missed here by the compiler.
-    let File { version, workers, zone, listeners, routes, upstreams, admin, log, drain, watch, on_upgrade } = file;
+    let Config { version, workers, zone, listeners, routes, upstreams, admin, log, drain, watch, on_upgrade } = file;
     let section = |key: &str| match written {
-        Some(Node::Map(entries)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+        Some(YamlNode::Map(entries)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
         _ => None,
     };
-    let shown =
-        |value: Value, key: &str, node: Option<&Node>| lay_over(value, node, Place { key: "", secret: false }.at(key));
+    let shown = |value: Value, key: &str, node: Option<&YamlNode>| {
+        lay_over(value, node, ValuePosition { key: "", secret: false }.at(key))
+    };
     for (key, value) in [
         ("admin", value(admin)),
         ("drain", value(drain)),
@@ -102,10 +104,10 @@ fn for_each_piece(file: &File, written: Option<&Node>, mut visit: impl FnMut(&'s
     list("listeners", listeners, section("listeners"), &mut visit);
     list("routes", routes, section("routes"), &mut visit);
     let nodes = match section("upstreams") {
-        Some(Node::Map(entries)) => entries.as_slice(),
+        Some(YamlNode::Map(entries)) => entries.as_slice(),
         _ => &[],
     };
-    let nodes: HashMap<&str, &Node> = nodes.iter().map(|(key, node)| (key.as_str(), node)).collect();
+    let nodes: HashMap<&str, &YamlNode> = nodes.iter().map(|(key, node)| (key.as_str(), node)).collect();
     for (name, upstream) in upstreams {
         let value = shown(value(upstream), name, nodes.get(name.as_str()).copied());
         visit("upstreams", Piece::Entry(name), value);
@@ -115,16 +117,16 @@ fn for_each_piece(file: &File, written: Option<&Node>, mut visit: impl FnMut(&'s
 fn list<T: Serialize>(
     key: &'static str,
     elements: &[T],
-    written: Option<&Node>,
+    written: Option<&YamlNode>,
     visit: &mut impl FnMut(&'static str, Piece<'_>, Value),
 ) {
     let nodes = match written {
-        Some(Node::List(nodes)) if nodes.len() == elements.len() => Some(nodes),
+        Some(YamlNode::List(nodes)) if nodes.len() == elements.len() => Some(nodes),
         _ => None,
     };
     for (index, element) in elements.iter().enumerate() {
         let node = nodes.map(|nodes| &nodes[index]);
-        visit(key, Piece::Element, lay_over(value(element), node, Place { key, secret: false }));
+        visit(key, Piece::Element, lay_over(value(element), node, ValuePosition { key, secret: false }));
     }
 }
 
@@ -134,22 +136,22 @@ fn value<T: Serialize>(part: &T) -> Value {
 
 /// Where a value stands.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct ValuePosition<'a> {
     /// The nearest key above.
     key: &'a str,
     /// Nothing of it is shown.
     secret: bool,
 }
 
-impl<'a> Place<'a> {
+impl<'a> ValuePosition<'a> {
     /// The place of `key` in a map at this one.
-    fn at(self, key: &'a str) -> Place<'a> {
+    fn at(self, key: &'a str) -> ValuePosition<'a> {
         let credential = match self.key {
             "headers" | "set" => redact::is_credential(key),
             "query" => redact::is_secret(key),
             _ => false,
         };
-        Place { key, secret: self.secret || credential }
+        ValuePosition { key, secret: self.secret || credential }
     }
 
     fn text(self, text: &str) -> Value {
@@ -169,15 +171,15 @@ impl<'a> Place<'a> {
     }
 }
 
-fn lay_over(typed: Value, written: Option<&Node>, place: Place<'_>) -> Value {
+fn lay_over(typed: Value, written: Option<&YamlNode>, place: ValuePosition<'_>) -> Value {
     match (typed, written) {
-        (typed, Some(Node::Text { raw: Some(raw), .. })) => {
+        (typed, Some(YamlNode::Text { raw: Some(raw), .. })) => {
             let secret = place.secret || typed == MASK;
-            Place { secret, ..place }.raw(raw)
+            ValuePosition { secret, ..place }.raw(raw)
         }
-        (Value::Object(map), written @ (Some(Node::Map(_)) | None)) => {
+        (Value::Object(map), written @ (Some(YamlNode::Map(_)) | None)) => {
             let entries = match written {
-                Some(Node::Map(entries)) => entries.as_slice(),
+                Some(YamlNode::Map(entries)) => entries.as_slice(),
                 _ => &[],
             };
             // Names of headers are lower case when they are read; those of upstreams differ by case.
@@ -190,12 +192,12 @@ fn lay_over(typed: Value, written: Option<&Node>, place: Place<'_>) -> Value {
             });
             Value::Object(values.collect())
         }
-        (Value::Array(values), Some(Node::List(nodes))) if values.len() == nodes.len() => {
+        (Value::Array(values), Some(YamlNode::List(nodes))) if values.len() == nodes.len() => {
             values.into_iter().zip(nodes).map(|(value, node)| lay_over(value, Some(node), place)).collect()
         }
         (Value::Array(values), None) => values.into_iter().map(|value| lay_over(value, None, place)).collect(),
         // Not what was read from it: nobody can say what of it came from outside.
-        (_, Some(Node::Map(_) | Node::List(_))) => Value::from(MASK),
+        (_, Some(YamlNode::Map(_) | YamlNode::List(_))) => Value::from(MASK),
         // An endpoint that is written as its URL alone.
         (typed @ (Value::Object(_) | Value::Array(_)), Some(_)) => lay_over(typed, None, place),
         (Value::String(text), _) => place.text(&text),

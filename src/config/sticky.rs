@@ -9,7 +9,7 @@ use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::shown::MASK;
-use super::value::{BadValue, Scalar, Span, scalar};
+use super::value::{BadValue, Scalar, TimeSpan, scalar};
 
 /// A secret of fewer characters could be guessed; 32 hexadecimal digits are 128 bits.
 pub(super) const SECRET_CHARS_MIN: usize = 32;
@@ -17,7 +17,7 @@ pub(super) const SECRET_CHARS_MIN: usize = 32;
 /// The affinity cookie of an upstream.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Sticky {
+pub struct StickyConfig {
     /// The cookie's name. Required.
     pub cookie: String,
 
@@ -34,7 +34,7 @@ pub struct Sticky {
 
     /// How long the cookie is good for; it is renewed after half of that time. Default: until the browser is closed.
     #[serde(default)]
-    pub max_age: Option<Span>,
+    pub max_age: Option<TimeSpan>,
 
     /// Below which path browsers send it. Default: `/`.
     #[serde(default = "everywhere")]
@@ -43,7 +43,7 @@ pub struct Sticky {
     /// Whether browsers send it by TLS only: `always`, `never`, or `auto`, which is when the client came by TLS. Default:
     /// `auto`.
     #[serde(default)]
-    pub secure: Secure,
+    pub secure: CookieSecure,
 
     /// Whether scripts in the page can not read it. Default: true.
     #[serde(default = "yes")]
@@ -52,13 +52,13 @@ pub struct Sticky {
     /// Whether browsers send it with requests that other sites cause: `lax` (links only), `strict` (not at all) or `none`
     /// (always; needs `secure: always`). Default: `lax`, as browsers do by themselves.
     #[serde(default)]
-    pub same_site: SameSite,
+    pub same_site: CookieSameSite,
 }
 
 /// When browsers send a cookie by TLS only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Secure {
+pub enum CookieSecure {
     /// When the client came by TLS.
     #[default]
     Auto,
@@ -71,7 +71,7 @@ pub enum Secure {
 /// Which requests of other sites carry a cookie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum SameSite {
+pub enum CookieSameSite {
     /// None, links included.
     Strict,
     /// Links.

@@ -41,22 +41,22 @@ pub(super) enum Aliases {
 
 /// What a node unfolds to.
 #[derive(Clone, Copy, Default)]
-struct Size {
+struct UnfoldedSize {
     values: u64,
     bytes: u64,
 }
 
-impl Size {
-    fn add(&mut self, other: Size) {
+impl UnfoldedSize {
+    fn add(&mut self, other: UnfoldedSize) {
         self.values = self.values.saturating_add(other.values);
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 
 /// A list or a map that is not over yet.
-struct Open {
+struct UnfoldingNode {
     anchor: Option<Box<[u8]>>,
-    size: Size,
+    size: UnfoldedSize,
 }
 
 /// Refuses a text that would take more memory than any configuration needs, and says whether it has aliases. What is not
@@ -81,40 +81,42 @@ struct Survey {
     has_aliases: bool,
     events: usize,
     /// Of all there is.
-    whole: Size,
-    open: Vec<Open>,
-    anchors: HashMap<Box<[u8]>, Size>,
+    whole: UnfoldedSize,
+    open: Vec<UnfoldingNode>,
+    anchors: HashMap<Box<[u8]>, UnfoldedSize>,
 }
 
 /// What is wrong, and what would be right.
-type Refusal = (&'static str, &'static str);
+type BoundExceeded = (&'static str, &'static str);
 
 impl Survey {
-    fn take(&mut self, event: Event<'_>) -> Result<(), Refusal> {
+    fn take(&mut self, event: YamlEvent<'_>) -> Result<(), BoundExceeded> {
         self.events += 1;
         if self.events > EVENTS_MAX {
             return Err(("the file has too many values", "nothing here needs so many: is it the right file?"));
         }
         let (anchor, size) = match event {
-            Event::TagDirective => {
+            YamlEvent::TagDirective => {
                 return Err(("directives (`%TAG`) have no meaning here", "remove the line that begins with `%`"));
             }
-            Event::StartMap { anchor } | Event::StartList { anchor } => {
+            YamlEvent::StartMap { anchor } | YamlEvent::StartList { anchor } => {
                 if self.open.len() == DEPTH_MAX {
                     return Err(("the file is nested too deep", "nothing here is nested that deep"));
                 }
-                let size = Size { values: 1, bytes: 0 };
-                self.open.push(Open { anchor: anchor.map(Box::from), size });
+                let size = UnfoldedSize { values: 1, bytes: 0 };
+                self.open.push(UnfoldingNode { anchor: anchor.map(Box::from), size });
                 return self.count(size);
             }
-            Event::End => {
+            YamlEvent::End => {
                 // What is in it has been counted in the whole as it came.
-                let Some(Open { anchor, size }) = self.open.pop() else { return Ok(()) };
+                let Some(UnfoldingNode { anchor, size }) = self.open.pop() else { return Ok(()) };
                 self.close(anchor, size);
                 return Ok(());
             }
-            Event::Scalar { anchor, value } => (anchor.map(Box::from), Size { values: 1, bytes: value.len() as u64 }),
-            Event::Alias(name) => {
+            YamlEvent::Scalar { anchor, value } => {
+                (anchor.map(Box::from), UnfoldedSize { values: 1, bytes: value.len() as u64 })
+            }
+            YamlEvent::Alias(name) => {
                 self.has_aliases = true;
                 if self.aliases == Aliases::Refused {
                     let help = "write out what it stands for, or put a value that begins with `*` in quotes";
@@ -132,7 +134,7 @@ impl Survey {
         self.count(size)
     }
 
-    fn close(&mut self, anchor: Option<Box<[u8]>>, size: Size) {
+    fn close(&mut self, anchor: Option<Box<[u8]>>, size: UnfoldedSize) {
         if let Some(anchor) = anchor {
             self.anchors.insert(anchor, size);
         }
@@ -141,7 +143,7 @@ impl Survey {
         }
     }
 
-    fn count(&mut self, size: Size) -> Result<(), Refusal> {
+    fn count(&mut self, size: UnfoldedSize) -> Result<(), BoundExceeded> {
         self.whole.add(size);
         if self.whole.values > UNFOLDED_VALUES_MAX || self.whole.bytes > UNFOLDED_BYTES_MAX {
             return Err(("the file unfolds to too many values", "write out what its aliases (`*name`) repeat"));
@@ -152,7 +154,7 @@ impl Survey {
 
 /// What the parser met.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Event<'a> {
+pub(super) enum YamlEvent<'a> {
     /// A document for which `%TAG` says what tags stand for.
     TagDirective,
     /// Of a map.
@@ -170,7 +172,7 @@ pub(super) enum Event<'a> {
 /// Calls `visit` with each event of `text` and where it begins (line and column, from 1), until that says to stop, the text
 /// is over, or it is not YAML.
 #[expect(unsafe_code, reason = "yaml_serde shows events to nobody; libyaml has no other interface")]
-pub(super) fn walk(text: &str, mut visit: impl FnMut(Event<'_>, (usize, usize)) -> ControlFlow<()>) {
+pub(super) fn walk(text: &str, mut visit: impl FnMut(YamlEvent<'_>, (usize, usize)) -> ControlFlow<()>) {
     /// Frees what the parser holds, in whatever way this ends.
     struct Parser(Box<MaybeUninit<sys::yaml_parser_t>>);
 
@@ -229,16 +231,16 @@ pub(super) fn walk(text: &str, mut visit: impl FnMut(Event<'_>, (usize, usize)) 
                     if directives.start == directives.end {
                         continue;
                     }
-                    Event::TagDirective
+                    YamlEvent::TagDirective
                 }
-                sys::YAML_ALIAS_EVENT => Event::Alias(name(data.alias.anchor).unwrap_or_default()),
+                sys::YAML_ALIAS_EVENT => YamlEvent::Alias(name(data.alias.anchor).unwrap_or_default()),
                 sys::YAML_SCALAR_EVENT => {
                     let value = std::slice::from_raw_parts(data.scalar.value, data.scalar.length as usize);
-                    Event::Scalar { anchor: name(data.scalar.anchor), value }
+                    YamlEvent::Scalar { anchor: name(data.scalar.anchor), value }
                 }
-                sys::YAML_SEQUENCE_START_EVENT => Event::StartList { anchor: name(data.sequence_start.anchor) },
-                sys::YAML_MAPPING_START_EVENT => Event::StartMap { anchor: name(data.mapping_start.anchor) },
-                sys::YAML_SEQUENCE_END_EVENT | sys::YAML_MAPPING_END_EVENT => Event::End,
+                sys::YAML_SEQUENCE_START_EVENT => YamlEvent::StartList { anchor: name(data.sequence_start.anchor) },
+                sys::YAML_MAPPING_START_EVENT => YamlEvent::StartMap { anchor: name(data.mapping_start.anchor) },
+                sys::YAML_SEQUENCE_END_EVENT | sys::YAML_MAPPING_END_EVENT => YamlEvent::End,
                 _ => continue,
             }
         };

@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::key::{KeyPath, Step};
+use super::key::{KeyPath, KeyStep};
 use super::load::FINDINGS_MAX;
 use super::survey::{Aliases, survey};
 use super::syntax::{self, Unparsed};
@@ -25,7 +25,7 @@ const FEW_KEYS: usize = 16;
 
 /// One value of the file.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node {
+pub(super) enum YamlNode {
     /// Nothing, `~` or `null`.
     Null,
     Bool(bool),
@@ -37,8 +37,8 @@ pub(super) enum Node {
         text: String,
         raw: Option<String>,
     },
-    List(Vec<Node>),
-    Map(Vec<(String, Node)>),
+    List(Vec<YamlNode>),
+    Map(Vec<(String, YamlNode)>),
     /// Was here and wrong; counts as a position in a list and as nothing else.
     Removed,
 }
@@ -46,7 +46,7 @@ pub(super) enum Node {
 /// A tree, and the keys that stand in one map twice (the first is kept): as many of them as are told.
 #[derive(Debug)]
 pub(super) struct Parsed {
-    pub(super) tree: Node,
+    pub(super) tree: YamlNode,
     pub(super) duplicates: Vec<KeyPath>,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Parsed {
 pub(super) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, Unparsed> {
     syntax::refuse_brackets(text)?;
     survey(text, aliases)?;
-    let state = RefCell::new(State::default());
+    let state = RefCell::new(DecodeState::default());
     let top = Seed { state: &state, trail: &Trail::Top };
     match top.deserialize(serde_yaml::Deserializer::from_str(text)) {
         Ok(tree) => Ok(Parsed { tree, duplicates: state.into_inner().duplicates }),
@@ -68,38 +68,40 @@ pub(super) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, Unparsed> {
     }
 }
 
-impl Node {
+impl YamlNode {
     /// What it is, for "expected …, found …".
     pub(super) fn kind(&self) -> String {
         match self {
-            Node::Null | Node::Removed => "nothing".to_owned(),
-            Node::Bool(value) => format!("`{value}`"),
-            Node::Unsigned(value) => format!("the number {value}"),
-            Node::Signed(value) => format!("the number {value}"),
-            Node::Float(value) => format!("the number {value}"),
-            Node::Text { text, .. } if text.is_empty() => "an empty string".to_owned(),
-            Node::Text { text, raw: None } if text.chars().count() <= 40 => format!("the string {text:?}"),
-            Node::Text { .. } => "a string".to_owned(),
-            Node::List(_) => "a list".to_owned(),
-            Node::Map(_) => "a map".to_owned(),
+            YamlNode::Null | YamlNode::Removed => "nothing".to_owned(),
+            YamlNode::Bool(value) => format!("`{value}`"),
+            YamlNode::Unsigned(value) => format!("the number {value}"),
+            YamlNode::Signed(value) => format!("the number {value}"),
+            YamlNode::Float(value) => format!("the number {value}"),
+            YamlNode::Text { text, .. } if text.is_empty() => "an empty string".to_owned(),
+            YamlNode::Text { text, raw: None } if text.chars().count() <= 40 => format!("the string {text:?}"),
+            YamlNode::Text { .. } => "a string".to_owned(),
+            YamlNode::List(_) => "a list".to_owned(),
+            YamlNode::Map(_) => "a map".to_owned(),
         }
     }
 
     /// The node at `path`, with positions in lists as they were written.
-    pub(super) fn at(&self, path: &KeyPath) -> Option<&Node> {
+    pub(super) fn at(&self, path: &KeyPath) -> Option<&YamlNode> {
         path.steps().iter().try_fold(self, |node, step| match (node, step) {
-            (Node::Map(entries), Step::Key(key)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
-            (Node::List(nodes), Step::Index(index)) => nodes.get(*index),
+            (YamlNode::Map(entries), KeyStep::Key(key)) => {
+                entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
+            }
+            (YamlNode::List(nodes), KeyStep::Index(index)) => nodes.get(*index),
             _ => None,
         })
     }
 
-    pub(super) fn at_mut(&mut self, path: &[Step]) -> Option<&mut Node> {
+    pub(super) fn at_mut(&mut self, path: &[KeyStep]) -> Option<&mut YamlNode> {
         path.iter().try_fold(self, |node, step| match (node, step) {
-            (Node::Map(entries), Step::Key(key)) => {
+            (YamlNode::Map(entries), KeyStep::Key(key)) => {
                 entries.iter_mut().find(|(name, _)| name == key).map(|(_, node)| node)
             }
-            (Node::List(nodes), Step::Index(index)) => nodes.get_mut(*index),
+            (YamlNode::List(nodes), KeyStep::Index(index)) => nodes.get_mut(*index),
             _ => None,
         })
     }
@@ -108,14 +110,14 @@ impl Node {
     pub(super) fn remove(&mut self, path: &KeyPath) -> bool {
         let Some((last, parent)) = path.steps().split_last() else { return false };
         match (self.at_mut(parent), last) {
-            (Some(Node::Map(entries)), Step::Key(key)) => {
+            (Some(YamlNode::Map(entries)), KeyStep::Key(key)) => {
                 let before = entries.len();
                 entries.retain(|(name, _)| name != key);
                 entries.len() < before
             }
-            (Some(Node::List(nodes)), Step::Index(index)) => match nodes.get_mut(*index) {
-                Some(node) if *node != Node::Removed => {
-                    *node = Node::Removed;
+            (Some(YamlNode::List(nodes)), KeyStep::Index(index)) => match nodes.get_mut(*index) {
+                Some(node) if *node != YamlNode::Removed => {
+                    *node = YamlNode::Removed;
                     true
                 }
                 _ => false,
@@ -127,16 +129,16 @@ impl Node {
     /// Calls `visit` with each scalar string and the way to it.
     pub(super) fn for_each_text(&mut self, visit: &mut impl FnMut(&Trail<'_>, &mut String, &mut Option<String>)) {
         fn walk(
-            node: &mut Node,
+            node: &mut YamlNode,
             trail: &Trail<'_>,
             visit: &mut impl FnMut(&Trail<'_>, &mut String, &mut Option<String>),
         ) {
             match node {
-                Node::Text { text, raw } => visit(trail, text, raw),
-                Node::List(nodes) => {
+                YamlNode::Text { text, raw } => visit(trail, text, raw),
+                YamlNode::List(nodes) => {
                     nodes.iter_mut().enumerate().for_each(|(at, node)| walk(node, &Trail::Index(trail, at), visit));
                 }
-                Node::Map(entries) => {
+                YamlNode::Map(entries) => {
                     entries.iter_mut().for_each(|(key, node)| walk(node, &Trail::Key(trail, key), visit));
                 }
                 _ => {}
@@ -160,14 +162,14 @@ impl Trail<'_> {
     pub(super) fn path(&self) -> KeyPath {
         match self {
             Trail::Top => KeyPath::root(),
-            Trail::Key(above, key) => above.path().then(Step::Key((*key).to_owned())),
-            Trail::Index(above, index) => above.path().then(Step::Index(*index)),
+            Trail::Key(above, key) => above.path().then(KeyStep::Key((*key).to_owned())),
+            Trail::Index(above, index) => above.path().then(KeyStep::Index(*index)),
         }
     }
 }
 
 #[derive(Default)]
-struct State {
+struct DecodeState {
     nodes: usize,
     duplicates: Vec<KeyPath>,
     /// Set before an error that is ours, not the parser's.
@@ -177,7 +179,7 @@ struct State {
 /// Builds the node at the end of `trail`.
 #[derive(Clone, Copy)]
 struct Seed<'a> {
-    state: &'a RefCell<State>,
+    state: &'a RefCell<DecodeState>,
     trail: &'a Trail<'a>,
 }
 
@@ -189,73 +191,73 @@ impl Seed<'_> {
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
-    type Value = Node;
+    type Value = YamlNode;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Node, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<YamlNode, D::Error> {
         from.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Seed<'_> {
-    type Value = Node;
+    type Value = YamlNode;
 
     fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
         out.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Null)
+    fn visit_unit<E>(self) -> Result<YamlNode, E> {
+        Ok(YamlNode::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Null)
+    fn visit_none<E>(self) -> Result<YamlNode, E> {
+        Ok(YamlNode::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
-        Ok(Node::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<YamlNode, E> {
+        Ok(YamlNode::Bool(value))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        Ok(Node::Unsigned(value))
+    fn visit_u64<E>(self, value: u64) -> Result<YamlNode, E> {
+        Ok(YamlNode::Unsigned(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-        Ok(u64::try_from(value).map_or(Node::Signed(value), Node::Unsigned))
+    fn visit_i64<E>(self, value: i64) -> Result<YamlNode, E> {
+        Ok(u64::try_from(value).map_or(YamlNode::Signed(value), YamlNode::Unsigned))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-        Ok(Node::Float(value))
+    fn visit_f64<E>(self, value: f64) -> Result<YamlNode, E> {
+        Ok(YamlNode::Float(value))
     }
 
     // Beyond 64 bits no field has room, so only "a number" is left to say.
-    fn visit_u128<E>(self, value: u128) -> Result<Node, E> {
-        Ok(Node::Float(value as f64))
+    fn visit_u128<E>(self, value: u128) -> Result<YamlNode, E> {
+        Ok(YamlNode::Float(value as f64))
     }
 
-    fn visit_i128<E>(self, value: i128) -> Result<Node, E> {
-        Ok(Node::Float(value as f64))
+    fn visit_i128<E>(self, value: i128) -> Result<YamlNode, E> {
+        Ok(YamlNode::Float(value as f64))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
-        Ok(Node::Text { text: text.to_owned(), raw: None })
+    fn visit_str<E>(self, text: &str) -> Result<YamlNode, E> {
+        Ok(YamlNode::Text { text: text.to_owned(), raw: None })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<YamlNode, A::Error> {
         let mut nodes = Vec::new();
         loop {
             self.count()?;
             let trail = Trail::Index(self.trail, nodes.len());
             match list.next_element_seed(Seed { trail: &trail, ..self })? {
                 Some(node) => nodes.push(node),
-                None => return Ok(Node::List(nodes)),
+                None => return Ok(YamlNode::List(nodes)),
             }
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let mut entries: Vec<(String, Node)> = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<YamlNode, A::Error> {
+        let mut entries: Vec<(String, YamlNode)> = Vec::new();
         let mut seen = HashSet::new();
-        while let Some(Key(key)) = map.next_key()? {
+        while let Some(YamlKey(key)) = map.next_key()? {
             self.count()?;
             let trail = Trail::Key(self.trail, &key);
             if entries.len() == FEW_KEYS && seen.is_empty() {
@@ -276,10 +278,10 @@ impl<'de> Visitor<'de> for Seed<'_> {
             let node = map.next_value_seed(Seed { trail: &trail, ..self })?;
             entries.push((key, node));
         }
-        Ok(Node::Map(entries))
+        Ok(YamlNode::Map(entries))
     }
 
-    fn visit_enum<A: de::EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
+    fn visit_enum<A: de::EnumAccess<'de>>(self, _: A) -> Result<YamlNode, A::Error> {
         Err(self.refuse("a YAML tag (`!name`) has no meaning here", "remove it, or quote a value that begins with `!`"))
     }
 }
@@ -297,21 +299,21 @@ impl Seed<'_> {
 }
 
 /// A key; `1:` and `true:` are words too, when they are keys.
-struct Key(String);
+struct YamlKey(String);
 
-impl<'de> Deserialize<'de> for Key {
+impl<'de> Deserialize<'de> for YamlKey {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct KeyVisitor;
 
         impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
+            type Value = YamlKey;
 
             fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
                 out.write_str("a key that is a word")
             }
 
-            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-                Ok(Key(key.to_owned()))
+            fn visit_str<E>(self, key: &str) -> Result<YamlKey, E> {
+                Ok(YamlKey(key.to_owned()))
             }
         }
 
@@ -324,26 +326,26 @@ pub(super) mod tests {
     use super::*;
 
     /// Calls `visit` with each node that is neither list nor map.
-    pub(in super::super) fn for_each_scalar(node: &mut Node, visit: &mut impl FnMut(&mut Node)) {
+    pub(in super::super) fn for_each_scalar(node: &mut YamlNode, visit: &mut impl FnMut(&mut YamlNode)) {
         match node {
-            Node::List(nodes) => nodes.iter_mut().for_each(|node| for_each_scalar(node, visit)),
-            Node::Map(entries) => entries.iter_mut().for_each(|(_, node)| for_each_scalar(node, visit)),
+            YamlNode::List(nodes) => nodes.iter_mut().for_each(|node| for_each_scalar(node, visit)),
+            YamlNode::Map(entries) => entries.iter_mut().for_each(|(_, node)| for_each_scalar(node, visit)),
             scalar => visit(scalar),
         }
     }
 
     /// The tree as YAML again (in its JSON form).
-    pub(in super::super) fn to_yaml(node: &Node) -> String {
+    pub(in super::super) fn to_yaml(node: &YamlNode) -> String {
         match node {
-            Node::Null | Node::Removed => "null".to_owned(),
-            Node::Bool(value) => value.to_string(),
-            Node::Unsigned(value) => value.to_string(),
-            Node::Signed(value) => value.to_string(),
-            Node::Float(value) => value.to_string(),
-            Node::Text { text, .. } => format!("{text:?}"),
-            Node::List(nodes) => format!("[{}]", nodes.iter().map(to_yaml).collect::<Vec<_>>().join(", ")),
-            Node::Map(entries) => {
-                let entry = |(key, node): &(String, Node)| format!("{key:?}: {}", to_yaml(node));
+            YamlNode::Null | YamlNode::Removed => "null".to_owned(),
+            YamlNode::Bool(value) => value.to_string(),
+            YamlNode::Unsigned(value) => value.to_string(),
+            YamlNode::Signed(value) => value.to_string(),
+            YamlNode::Float(value) => value.to_string(),
+            YamlNode::Text { text, .. } => format!("{text:?}"),
+            YamlNode::List(nodes) => format!("[{}]", nodes.iter().map(to_yaml).collect::<Vec<_>>().join(", ")),
+            YamlNode::Map(entries) => {
+                let entry = |(key, node): &(String, YamlNode)| format!("{key:?}: {}", to_yaml(node));
                 format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
             }
         }

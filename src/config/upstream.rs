@@ -9,19 +9,19 @@ use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserial
 use serde::{Deserialize, Serialize};
 
 use super::address::EndpointUrl;
-use super::admission::{Admission, Queue};
+use super::admission::{Admission, QueueConfig};
 use super::discover::Discover;
-use super::health::{Ejection, Health, MapOrOff, RetryBudget, WhenAllDown};
-use super::rebalance::{OnDown, Rebalance};
-use super::sticky::Sticky;
-use super::tcp::Tcp;
-use super::value::{BadValue, OrOff, Percent, Scalar, Span};
+use super::health::{EjectionConfig, HealthCheck, MapOrOff, RetryBudgetConfig, WhenAllDown};
+use super::rebalance::{OnDown, RebalanceConfig};
+use super::sticky::StickyConfig;
+use super::tcp::TcpConfig;
+use super::value::{BadValue, OrOff, Percent, Scalar, TimeSpan};
 use crate::policy::balance_key::BalanceKey;
 
 /// Servers that can stand in for one another.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// How an endpoint is chosen for a new session: `least_connections` (fewest sessions for its weight), `round_robin`
     /// (in turn, as often as its weight says), `random_two` (the less loaded of two by chance), or `{ hash: … }` (the
     /// same endpoint for the same client, user or room). Default: `least_connections`, since sessions last for hours and
@@ -31,7 +31,7 @@ pub struct Upstream {
 
     /// The servers: URLs, or maps with a `url`. Required, unless `discover` tells them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EndpointConfig>,
 
     /// Who tells the servers, in place of `endpoints`: a `file` that other tools write, `dns`, or `etcd`. What was told last
     /// holds until something else is told, whatever fails in between; while nobody has told anything yet, clients get a
@@ -42,12 +42,12 @@ pub struct Upstream {
     /// How long an endpoint that joins the others or comes back takes to grow from a twentieth of its weight to all of it:
     /// an empty endpoint would otherwise get all new sessions at once. Default: `off`.
     #[serde(default = "at_once")]
-    pub slow_start: OrOff<Span>,
+    pub slow_start: OrOff<TimeSpan>,
 
     /// Moves sessions when endpoints have joined or come back: `{ rate: 10/s, tolerance: 10% }`. Only with `balance:
     /// least_connections`, which sends them where there are few. Default: none, sessions stay where they are.
     #[serde(default)]
-    pub rebalance: Option<Rebalance>,
+    pub rebalance: Option<RebalanceConfig>,
 
     /// What becomes of the sessions of an endpoint whose `health` check fails: `keep` them, since the check may be wrong and
     /// a dead server ends them anyway, or `close` them (code 1012, over 5 seconds), where an endpoint may be cut off and
@@ -58,7 +58,7 @@ pub struct Upstream {
     /// What becomes of the sessions of an endpoint that is not in the list any more: `off` lets them live, a time such as
     /// `5m` closes them over it (code 1012), evenly, the quietest first. Default: `off`.
     #[serde(default = "kept")]
-    pub drain_removed: OrOff<Span>,
+    pub drain_removed: OrOff<TimeSpan>,
 
     /// Addresses of this machine to connect from, each worker taking them in turn. One address has about 28,000 ports
     /// towards one endpoint (`net.ipv4.ip_local_port_range`), so one is needed for each 28,000 sessions that an endpoint is
@@ -71,13 +71,13 @@ pub struct Upstream {
     /// Brings a client back to the endpoint it had, by a signed cookie, while that endpoint takes sessions; otherwise
     /// `balance` decides, and the cookie names the new one. The cookie is not passed on. Default: none.
     #[serde(default)]
-    pub sticky: Option<Sticky>,
+    pub sticky: Option<StickyConfig>,
 
     /// Lets those wait for whom every endpoint is full (`max_connections`): first come, first served, each as soon as a
     /// place is given back. `{}` is enough. Default: none and a 503 at once, since sessions last for hours and places
     /// are seldom given back; it is of use where they are short, or where deploys move many at a time.
     #[serde(default)]
-    pub queue: Option<Queue>,
+    pub queue: Option<QueueConfig>,
 
     /// Bounds how many WebSocket handshakes reach the endpoints in a second, so that a crowd that comes back at once does not
     /// bring them down. Default: none.
@@ -91,13 +91,13 @@ pub struct Upstream {
 
     /// When TCP notices that a server has vanished, on connections of sessions and of plain HTTP alike.
     #[serde(default)]
-    pub tcp: Tcp,
+    pub tcp: TcpConfig,
 
     /// A check made of each endpoint again and again, apart from live traffic: `{ websocket: … }`, `{ http: … }` or
     /// `{ tcp: … }`. Who fails it gets no new sessions and keeps those it has. Default: none, since only the application
     /// knows a path to ask; `ejection` goes by live traffic alone.
     #[serde(default)]
-    pub health: Option<Health>,
+    pub health: Option<HealthCheck>,
 
     /// What becomes of requests when every endpoint's check fails: `try` the endpoints all the same, or `refuse` with 503.
     /// Default: `try`, since it may be the check that is wrong, and the client sees 502 if it is not.
@@ -107,12 +107,12 @@ pub struct Upstream {
     /// Leaving out for a while an endpoint that fails live traffic; it is used when nobody else is left. `off` tries them
     /// all each time. Default: on.
     #[serde(default)]
-    pub ejection: MapOrOff<Ejection>,
+    pub ejection: MapOrOff<EjectionConfig>,
 
     /// How often requests whose endpoint failed are tried on another one, so that an outage is not multiplied; a request
     /// without a second try is answered with its first failure. `off` tries always. Default: on.
     #[serde(default)]
-    pub retry_budget: MapOrOff<RetryBudget>,
+    pub retry_budget: MapOrOff<RetryBudgetConfig>,
 }
 
 /// How an endpoint is chosen.
@@ -149,17 +149,17 @@ fn unbounded() -> OrOff<Percent> {
     OrOff::Off
 }
 
-fn kept() -> OrOff<Span> {
+fn kept() -> OrOff<TimeSpan> {
     OrOff::Off
 }
 
-fn at_once() -> OrOff<Span> {
+fn at_once() -> OrOff<TimeSpan> {
     OrOff::Off
 }
 
 /// One server of an upstream: its URL, or a map with `url`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Endpoint {
+pub struct EndpointConfig {
     /// Where it is.
     pub url: EndpointUrl,
     /// Its share of new sessions.
@@ -171,13 +171,13 @@ pub struct Endpoint {
     /// Where it stands.
     pub zone: Option<String>,
     /// In which time it is emptied.
-    pub drain: Option<Span>,
+    pub drain: Option<TimeSpan>,
 }
 
-impl Endpoint {
+impl EndpointConfig {
     /// The server at `url`, the rest as when nothing else is written.
-    pub fn at(url: EndpointUrl) -> Endpoint {
-        Endpoint { url, weight: one(), max_connections: None, priority: 0, zone: None, drain: None }
+    pub fn at(url: EndpointUrl) -> EndpointConfig {
+        EndpointConfig { url, weight: one(), max_connections: None, priority: 0, zone: None, drain: None }
     }
 }
 
@@ -221,7 +221,7 @@ impl ClientTls {
     }
 }
 
-impl Upstream {
+impl UpstreamConfig {
     /// The files that it names, but for one that lists its endpoints.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let etcd = self.discover.iter().filter_map(|discover| discover.etcd.as_ref()?.tls.as_ref());
@@ -280,33 +280,33 @@ struct EndpointMap {
     /// Empties it: it takes no new sessions, and those it has are closed (code 1012) over this time, evenly, the quietest
     /// first. For no new sessions and no closing write `weight: 0`. Default: none, it is not emptied.
     #[serde(default)]
-    drain: Option<Span>,
+    drain: Option<TimeSpan>,
 }
 
 const fn one() -> u16 {
     1
 }
 
-impl<'de> Deserialize<'de> for Endpoint {
+impl<'de> Deserialize<'de> for EndpointConfig {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct EndpointVisitor;
 
         impl<'de> Visitor<'de> for EndpointVisitor {
-            type Value = Endpoint;
+            type Value = EndpointConfig;
 
             fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
                 write!(out, "{}, or a map with `url`", EndpointUrl::EXPECTED)
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<EndpointConfig, E> {
                 let url = text.parse().map_err(BadValue::into_serde)?;
-                Ok(Endpoint::at(url))
+                Ok(EndpointConfig::at(url))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EndpointConfig, A::Error> {
                 let map = EndpointMap::deserialize(MapAccessDeserializer::new(map))?;
                 let EndpointMap { url, weight, max_connections, priority, zone, drain } = map;
-                Ok(Endpoint { url, weight, max_connections, priority, zone, drain })
+                Ok(EndpointConfig { url, weight, max_connections, priority, zone, drain })
             }
         }
 
@@ -314,7 +314,7 @@ impl<'de> Deserialize<'de> for Endpoint {
     }
 }
 
-impl JsonSchema for Endpoint {
+impl JsonSchema for EndpointConfig {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Endpoint".into()
     }

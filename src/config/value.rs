@@ -70,7 +70,7 @@ pub(super) fn scalar<'de, T: Scalar, D: Deserializer<'de>>(from: D) -> Result<T,
 
 /// A duration: whole numbers with a unit each, the larger first: `250ms`, `30s`, `5m`, `1h30m`, `7d`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span(Duration);
+pub struct TimeSpan(Duration);
 
 /// Units from large to small, in milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -78,18 +78,18 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 /// Longer is surely a slip; and a deadline this far away can still be added to any clock without overflow.
 const LONGEST_DAYS: u64 = 36_500;
 
-impl Span {
+impl TimeSpan {
     /// `0s`.
-    pub const ZERO: Span = Span(Duration::ZERO);
+    pub const ZERO: TimeSpan = TimeSpan(Duration::ZERO);
 
     /// `millis` milliseconds.
-    pub const fn from_millis(millis: u64) -> Span {
-        Span(Duration::from_millis(millis))
+    pub const fn from_millis(millis: u64) -> TimeSpan {
+        TimeSpan(Duration::from_millis(millis))
     }
 
     /// `secs` seconds.
-    pub const fn from_secs(secs: u64) -> Span {
-        Span(Duration::from_secs(secs))
+    pub const fn from_secs(secs: u64) -> TimeSpan {
+        TimeSpan(Duration::from_secs(secs))
     }
 
     /// The duration itself.
@@ -103,20 +103,20 @@ impl Span {
     }
 }
 
-impl From<Span> for Duration {
-    fn from(span: Span) -> Duration {
+impl From<TimeSpan> for Duration {
+    fn from(span: TimeSpan) -> Duration {
         span.0
     }
 }
 
-impl Scalar for Span {
+impl Scalar for TimeSpan {
     const EXPECTED: &'static str = "a duration such as `30s`, `5m` or `1h30m`";
 }
 
-impl FromStr for Span {
+impl FromStr for TimeSpan {
     type Err = BadValue;
 
-    fn from_str(text: &str) -> Result<Span, BadValue> {
+    fn from_str(text: &str) -> Result<TimeSpan, BadValue> {
         let bad = |problem: &str| {
             BadValue::new(
                 format!("`{text}` {problem}"),
@@ -156,11 +156,11 @@ impl FromStr for Span {
                 .ok_or_else(|| bad("is longer than a hundred years"))?;
             rest = tail;
         }
-        Ok(Span::from_millis(millis))
+        Ok(TimeSpan::from_millis(millis))
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for TimeSpan {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         let mut rest = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
         if rest == 0 {
@@ -299,10 +299,10 @@ impl<T: Copy> OrOff<T> {
     }
 }
 
-impl OrOff<Span> {
+impl OrOff<TimeSpan> {
     /// The duration, unless it is off.
     pub fn duration(self) -> Option<Duration> {
-        self.value().map(Span::duration)
+        self.value().map(TimeSpan::duration)
     }
 }
 
@@ -360,7 +360,7 @@ impl<'de, T: Scalar> Deserialize<'de> for OrOff<T> {
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for TimeSpan {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         scalar(from)
     }
@@ -372,7 +372,7 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-impl Serialize for Span {
+impl Serialize for TimeSpan {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
@@ -390,7 +390,7 @@ impl<T: fmt::Display> Serialize for OrOff<T> {
     }
 }
 
-impl JsonSchema for Span {
+impl JsonSchema for TimeSpan {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Span".into()
     }
@@ -463,7 +463,7 @@ mod tests {
             ("0s", 0),
             ("90m", 5_400_000),
         ] {
-            assert_eq!(text.parse::<Span>().unwrap(), Span::from_millis(millis), "{text}");
+            assert_eq!(text.parse::<TimeSpan>().unwrap(), TimeSpan::from_millis(millis), "{text}");
         }
     }
 
@@ -483,7 +483,7 @@ mod tests {
             ("40000d", "`40000d` is longer than a hundred years"),
             ("99999999999999999999s", "`99999999999999999999s` is longer than a hundred years"),
         ] {
-            assert_eq!(text.parse::<Span>().unwrap_err().problem, problem);
+            assert_eq!(text.parse::<TimeSpan>().unwrap_err().problem, problem);
         }
     }
 
@@ -502,15 +502,15 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_printed_is_read_back(millis in 0..=LONGEST_DAYS * UNITS[0].1, bytes: u64) {
-            let span = Span::from_millis(millis);
-            prop_assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
+            let span = TimeSpan::from_millis(millis);
+            prop_assert_eq!(span.to_string().parse::<TimeSpan>().unwrap(), span);
             let size = ByteSize::from_bytes(bytes);
             prop_assert_eq!(size.to_string().parse::<ByteSize>().unwrap(), size);
         }
 
         #[test]
         fn no_text_makes_them_panic(text in "\\PC{0,12}|[0-9hms]{0,24}") {
-            let _ = text.parse::<Span>();
+            let _ = text.parse::<TimeSpan>();
             let _ = text.parse::<ByteSize>();
         }
     }

@@ -36,7 +36,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
-    use crate::moment::Moment;
+    use crate::moment::MonotonicTime;
 
     #[tokio::test(flavor = "current_thread")]
     async fn nothing_is_said_while_a_worker_hangs() {
@@ -46,7 +46,7 @@ mod tests {
         manager.set_nonblocking(true).unwrap();
         let notifier = Arc::new(Notifier::to(path.to_str().unwrap()).unwrap());
         // Not seen since the machine was started.
-        let pulse = Pulse::new(1, Moment::from_micros(1));
+        let pulse = Pulse::new(1, MonotonicTime::from_micros(1));
         let alive = tokio::spawn(run(notifier, Duration::from_millis(20), pulse.clone()));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(manager.recv(&mut [0; 100]).is_err());

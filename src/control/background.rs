@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::compile::{Background, Compiled, CompiledUpstream, Surroundings};
+use super::compile::{Background, CompileContext, Compiled, CompiledUpstream};
 use super::shed;
 use crate::telemetry::panics;
 use crate::upstream::endpoint::Endpoint;
@@ -20,7 +20,7 @@ const END_LOOK: Duration = Duration::from_millis(50);
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 
 /// What is under way for the sessions of each upstream, by its name.
-pub type Sheds = BTreeMap<String, Arc<Mutex<shed::State>>>;
+pub type Sheds = BTreeMap<String, Arc<Mutex<shed::EvictionState>>>;
 
 /// Begins the discoveries of upstreams that are new, and waits a while for the first endpoints of those that have none.
 pub async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>, ending: &AtomicBool) {
@@ -52,7 +52,7 @@ pub async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, Join
 pub fn attend(
     compiled: &mut CompiledUpstream,
     tasks: &mut JoinSet<()>,
-    around: &Surroundings,
+    context: &CompileContext,
     old: &[Arc<Endpoint>],
     sheds: &mut Sheds,
 ) {
@@ -65,7 +65,9 @@ pub fn attend(
         endpoints.iter().filter(is_new).for_each(|endpoint| endpoint.live.joined(clock::now()));
     }
     match check {
-        Some(check) => drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, around.families.probe.clone()))),
+        Some(check) => {
+            drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, context.families.probe.clone())))
+        }
         // What a check has found that is no more would never be found otherwise.
         None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked(clock::now())),
     }
@@ -73,9 +75,10 @@ pub fn attend(
         sheds.remove(&upstream.name);
     }
     if let Some(shedding) = shedding {
-        let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&around.sessions));
-        let replacing = Arc::clone(&around.replacing);
-        let state = sheds.entry(upstream.name.clone()).or_insert_with(|| Arc::new(Mutex::new(shed::State::new(old))));
+        let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&context.sessions));
+        let replacing = Arc::clone(&context.replacing);
+        let state =
+            sheds.entry(upstream.name.clone()).or_insert_with(|| Arc::new(Mutex::new(shed::EvictionState::new(old))));
         let state = Arc::clone(state);
         tasks.spawn(async move {
             let run = || {
@@ -83,7 +86,7 @@ pub fn attend(
                 let is_replacing = move || replacing.load(Ordering::Relaxed);
                 shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, Arc::clone(&state), is_replacing)
             };
-            panics::keep(panics::Place::Control, "moving sessions", run).await;
+            panics::keep(panics::PanicSite::Control, "moving sessions", run).await;
         });
     }
 }

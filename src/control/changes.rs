@@ -10,7 +10,7 @@ use crate::net::listener::BindError;
 
 /// Why a configuration is not put in force. The one before stays.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum ReloadError {
     /// There is something wrong with it.
     #[error("{0}")]
     Config(#[from] ConfigErrors),

@@ -1,31 +1,31 @@
 //! From what is written about an upstream's health to what probes, judges and bounds.
 
-use crate::config::{Ejection, Expectation, Health, HttpCheck, RetryBudget, WebSocketCheck};
+use crate::config::{EjectionConfig, Expectation, HealthCheck, HttpCheck, RetryBudgetConfig, WebSocketCheck};
 use crate::health::expect::Expect;
 use crate::health::{outlier, threshold};
 use crate::policy::retry_budget;
-use crate::probe::http::Http;
+use crate::probe::http::HttpProbe;
 use crate::probe::websocket::WebSocket;
 use crate::probe::{Check, Probe};
 
 /// The check that an upstream's endpoints are put to.
-pub fn check(written: &Health) -> Check {
+pub fn check(written: &HealthCheck) -> Check {
     let pace = written.pace();
     let probe = match written {
-        Health::Tcp(_) => Probe::Tcp,
-        Health::Http(written) => Probe::Http(http(written)),
-        Health::Websocket(written) => Probe::WebSocket(websocket(written)),
+        HealthCheck::Tcp(_) => Probe::Tcp,
+        HealthCheck::Http(written) => Probe::Http(http(written)),
+        HealthCheck::Websocket(written) => Probe::WebSocket(websocket(written)),
     };
     Check {
         probe,
         every: pace.every.duration(),
         timeout: pace.timeout.duration(),
-        rule: threshold::Rule { rise: pace.rise, fall: pace.fall },
+        rule: threshold::HealthThresholds { rise: pace.rise, fall: pace.fall },
     }
 }
 
-fn http(written: &HttpCheck) -> Http {
-    Http {
+fn http(written: &HttpCheck) -> HttpProbe {
+    HttpProbe {
         target: written.path.0.clone().into(),
         host: written.host.as_ref().map(|host| host.value()),
         headers: written.headers.iter().cloned().collect(),
@@ -56,8 +56,8 @@ fn expect(written: &Expectation) -> Expect {
 }
 
 /// When its endpoints are ejected.
-pub fn ejection(written: &Ejection) -> outlier::Rule {
-    outlier::Rule {
+pub fn ejection(written: &EjectionConfig) -> outlier::EjectionRule {
+    outlier::EjectionRule {
         failures: written.failures,
         early_end: written.early_end.duration(),
         span: written.time.duration(),
@@ -67,6 +67,6 @@ pub fn ejection(written: &Ejection) -> outlier::Rule {
 }
 
 /// How many second tries there are.
-pub fn retry_budget(written: &RetryBudget) -> retry_budget::Rule {
-    retry_budget::Rule { percent: written.ratio.percent(), min_per_second: written.min_per_second }
+pub fn retry_budget(written: &RetryBudgetConfig) -> retry_budget::RetryBudgetRule {
+    retry_budget::RetryBudgetRule { percent: written.ratio.percent(), min_per_second: written.min_per_second }
 }

@@ -13,52 +13,54 @@ use std::time::{Duration, SystemTime};
 use prometheus::Registry;
 
 use super::checks;
-use super::shed::{Rebalance, Shedding};
+use super::shed::{RebalanceRule, Shedding};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::clock;
 use crate::config::{
-    AdminToken, Bind, Certificate, ClientTls, ConfigErrors, CookieSecret, Discover, EndpointUrl, EtcdSource, File,
-    Finding, Http, KeyPath, Loaded, Log, LogFormat, Lookalikes, OnDown, OnUpstreamLost, ProxyProtocol, Scheme,
-    ServerTls, Source, Teller, TlsVersion, Validate, Verify, WhenAllDown,
+    AdminToken, Bind, CertificateConfig, ClientTls, Config, ConfigErrors, CookieSecret, Discover, EndpointUrl,
+    EtcdSource, Finding, KeyPath, Loaded, Log, LogFormat, Lookalikes, MinTlsVersion, OnDown, OnUpstreamLost, PlainHttp,
+    ProxyProtocol, Scheme, ServerTls, Source, Teller, Validate, Verify, WhenAllDown,
 };
-use crate::discovery::{Discovery, Outlet, etcd, file};
-use crate::drain::Drain;
+use crate::discovery::{Discovery, EndpointSink, etcd, file};
+use crate::drain::SessionRegistry;
 use crate::net::listener::Address;
-use crate::net::names::Names;
+use crate::net::names::NameResolver;
 use crate::net::proxy_protocol::Mode;
 use crate::net::socket::TcpOptions;
-use crate::policy::bucket::Pace;
+use crate::policy::bucket::AdmissionRate;
 use crate::probe::Check;
 use crate::proxy::exchange::BodyTimeouts;
 use crate::proxy::outcome::{self, Failure};
-use crate::proxy::room::Rooms;
+use crate::proxy::room::RouteQuotas;
 use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Route, Snapshot};
 use crate::proxy::{self, Proxy};
-use crate::route::Table;
-use crate::server::Settings as ListenerSettings;
+use crate::route::RouteTable;
+use crate::server::ListenerSettings;
 use crate::server::metrics::Security;
 use crate::session::access_log::AccessLog;
 use crate::session::{RouteSessions, Sessions};
 use crate::telemetry::logging::{Format, Switch};
 use crate::telemetry::sink::LogSink;
-use crate::tls::certificates::{CertificateFiles, Certificates, ClientFiles, Part, Prepared, ServerFiles, Servers};
+use crate::tls::certificates::{
+    CertificateFiles, CertificateScan, Certificates, ClientFiles, ClientTlsScope, Part, ServerFiles,
+};
 use crate::tls::client::server_name;
 use crate::tls::server::{ClientAuthMode, MinVersion};
 use crate::tls::{self, TlsError};
-use crate::upstream::connect::{Connector, Sources, Target, Tls};
-use crate::upstream::entry::{Entry, QueueLimits};
-use crate::upstream::live::Lives;
+use crate::upstream::connect::{ConnectTarget, Connector, Sources, Tls};
+use crate::upstream::entry::{EntryPolicy, QueueLimits};
+use crate::upstream::live::EndpointStates;
 use crate::upstream::maker::{Maker, server_name_of};
 use crate::upstream::reach::{Own, Reach};
 use crate::upstream::{Policy, Upstream};
 use crate::worker::Pulse;
 use crate::ws::close::Close;
-use crate::ws::tunnel::{Farewell, Settings, Validation};
+use crate::ws::tunnel::{Farewell, TunnelSettings, Validation};
 use crate::{config, discovery, handover, probe, server, session, upstream};
 
 /// All metric families of the data plane, registered once for the life of the process.
 #[derive(Clone, Debug)]
-pub struct Families {
+pub struct MetricFamilies {
     server: server::metrics::Metrics,
     proxy: proxy::metrics::Metrics,
     session: session::metrics::Metrics,
@@ -73,16 +75,16 @@ pub struct Families {
     /// What is in force of certificates, with its metrics.
     pub certificates: Certificates,
     /// Names of servers, with their metric.
-    pub names: Names,
+    pub names: NameResolver,
 }
 
-impl Families {
+impl MetricFamilies {
     /// Registers them.
     ///
     /// # Errors
     /// If a name is taken.
-    pub fn register(registry: &Registry, workers: usize) -> prometheus::Result<Families> {
-        Ok(Families {
+    pub fn register(registry: &Registry, workers: usize) -> prometheus::Result<MetricFamilies> {
+        Ok(MetricFamilies {
             server: server::metrics::Metrics::register(registry)?,
             proxy: proxy::metrics::Metrics::register(registry)?,
             session: session::metrics::Metrics::register(registry, workers)?,
@@ -92,26 +94,26 @@ impl Families {
             control: super::metrics::Metrics::register(registry)?,
             handover: handover::Metrics::register(registry)?,
             certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
-            names: Names::register(registry)?,
+            names: NameResolver::register(registry)?,
         })
     }
 }
 
 /// What the process has besides its configuration.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
+pub struct CompileContext {
     /// Threads that relay.
     pub workers: usize,
     /// Where metrics are counted.
-    pub families: Families,
+    pub families: MetricFamilies,
     /// Where log lines go, where there are any.
     pub log: Option<LogOutput>,
     /// Who is still working.
     pub sessions: Arc<Sessions>,
     /// What is known of endpoints.
-    pub lives: Lives,
+    pub lives: EndpointStates,
     /// Who is on which route.
-    pub rooms: Rooms,
+    pub rooms: RouteQuotas,
     /// Whether the workers go round.
     pub pulse: Pulse,
     /// Where we listen, the admin listener included.
@@ -139,20 +141,20 @@ impl Default for Patience {
     }
 }
 
-impl Surroundings {
+impl CompileContext {
     /// Surroundings in which nothing is logged or scraped: enough to tell whether a file compiles.
     ///
     /// # Panics
     /// Never: the registry is new, so no name is taken.
-    pub fn for_check() -> Surroundings {
-        let families = Families::register(&Registry::new(), 1).expect("a new registry has no names");
-        Surroundings {
+    pub fn for_check() -> CompileContext {
+        let families = MetricFamilies::register(&Registry::new(), 1).expect("a new registry has no names");
+        CompileContext {
             workers: 1,
             families,
             log: None,
-            sessions: Drain::new(1),
-            lives: Lives::default(),
-            rooms: Rooms::default(),
+            sessions: SessionRegistry::new(1),
+            lives: EndpointStates::default(),
+            rooms: RouteQuotas::default(),
             own: Own::default(),
             pulse: Pulse::new(1, clock::now()),
             replacing: Arc::default(),
@@ -162,7 +164,7 @@ impl Surroundings {
     }
 
     /// The access log as the file wants it.
-    fn access_log(&self, file: &File) -> AccessLog {
+    fn access_log(&self, file: &Config) -> AccessLog {
         match &self.log {
             Some(output) if file.log.access => AccessLog::new(output.sink.clone(), output.format(&file.log)),
             _ => AccessLog::off(),
@@ -214,7 +216,7 @@ pub struct Compiled {
     /// What opens the API of the admin listener, if it is not open.
     pub tokens: Vec<AdminToken>,
     /// What was read of certificates, until it is committed.
-    pub certificates: Option<Prepared>,
+    pub certificates: Option<CertificateScan>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -223,7 +225,7 @@ pub struct Compiled {
 #[derive(Debug)]
 pub struct CompiledListener {
     /// What it was made of.
-    pub written: config::Listener,
+    pub written: config::ListenerConfig,
     /// How its connections begin.
     pub settings: Arc<ListenerSettings>,
     /// What becomes of its requests.
@@ -234,7 +236,7 @@ pub struct CompiledListener {
 #[derive(Debug)]
 pub struct CompiledRoute {
     /// What it was made of.
-    pub written: config::Route,
+    pub written: config::RouteConfig,
     /// The same as in the configuration before if nothing of it has changed.
     pub route: Arc<Route>,
 }
@@ -263,7 +265,7 @@ pub struct Background {
 /// All that an upstream depends on.
 #[derive(Debug)]
 struct MadeOf {
-    written: config::Upstream,
+    written: config::UpstreamConfig,
     zone: Option<String>,
     connect_timeout: Duration,
     /// Towards endpoints, and towards who tells them.
@@ -287,14 +289,18 @@ impl MadeOf {
 ///
 /// # Errors
 /// Everything that is wrong, at its place in the file.
-pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compiled>) -> Result<Compiled, ConfigErrors> {
+pub fn compile(
+    loaded: &Loaded,
+    context: &CompileContext,
+    previous: Option<&Compiled>,
+) -> Result<Compiled, ConfigErrors> {
     let file = &loaded.file;
-    let log = around.access_log(file);
-    let certificates = around.families.certificates.prepare(SystemTime::now());
+    let log = context.access_log(file);
+    let certificates = context.families.certificates.prepare(SystemTime::now());
     let source = &loaded.source;
     let connect_times = connect_times(file);
     let mut compiler =
-        Compiler { around, source, previous, log, certificates, connect_times, errors: vec![], warnings: vec![] };
+        Compiler { context, source, previous, log, certificates, connect_times, errors: vec![], warnings: vec![] };
     let upstreams: BTreeMap<String, CompiledUpstream> =
         file.upstreams.iter().map(|(name, upstream)| (name.clone(), compiler.upstream(file, name, upstream))).collect();
     let mut table = vec![];
@@ -306,7 +312,7 @@ pub fn compile(loaded: &Loaded, around: &Surroundings, previous: Option<&Compile
         table.push((written.matches.clone(), written.paths, Arc::clone(&route)));
         routes.insert(written.name.clone(), CompiledRoute { written: written.clone(), route });
     }
-    let snapshot = Arc::new(Snapshot { table: Table::new(table) });
+    let snapshot = Arc::new(Snapshot { table: RouteTable::new(table) });
     let listeners = file.listeners.iter().enumerate();
     let listeners = listeners.map(|(index, listener)| compiler.listener(index, listener, &snapshot)).collect();
     let tokens = file.admin.as_ref().map_or_else(Vec::new, |admin| compiler.tokens(admin));
@@ -325,7 +331,7 @@ const FINDINGS_MAX: usize = 50;
 
 /// Whether files that a configuration names are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum FileChecks {
     /// They are read as they would be to run it.
     Inside,
     /// Not even whether they exist: whoever sent the text may not ask that of this machine.
@@ -337,12 +343,12 @@ pub enum Look {
 ///
 /// # Errors
 /// Everything that is wrong, at its place in the file.
-pub fn examine(loaded: &Loaded, look: Look) -> Result<Vec<String>, ConfigErrors> {
+pub fn examine(loaded: &Loaded, look: FileChecks) -> Result<Vec<String>, ConfigErrors> {
     let file = &loaded.file;
-    let around = Surroundings::for_check();
-    let certificates = around.families.certificates.prepare(SystemTime::now());
+    let context = CompileContext::for_check();
+    let certificates = context.families.certificates.prepare(SystemTime::now());
     let mut compiler = Compiler {
-        around: &around,
+        context: &context,
         source: &loaded.source,
         previous: None,
         log: AccessLog::off(),
@@ -354,7 +360,7 @@ pub fn examine(loaded: &Loaded, look: Look) -> Result<Vec<String>, ConfigErrors>
     for (name, upstream) in &file.upstreams {
         compiler.examine(name, upstream, look);
     }
-    if look == Look::Inside {
+    if look == FileChecks::Inside {
         for (index, listener) in file.listeners.iter().enumerate() {
             if let Some(tls) = &listener.tls {
                 let path = KeyPath::root().key("listeners").index(index).key("tls");
@@ -378,7 +384,7 @@ pub fn examine(loaded: &Loaded, look: Look) -> Result<Vec<String>, ConfigErrors>
 
 /// How long it may take to connect to each upstream. Each route has its own time; connections of the pool are shared by
 /// routes and take the longest.
-fn connect_times(file: &File) -> HashMap<&str, Duration> {
+fn connect_times(file: &Config) -> HashMap<&str, Duration> {
     let mut times: HashMap<&str, Duration> = HashMap::new();
     for route in &file.routes {
         let longest = times.entry(&route.upstream).or_default();
@@ -403,11 +409,11 @@ impl Compiled {
 }
 
 struct Compiler<'a> {
-    around: &'a Surroundings,
+    context: &'a CompileContext,
     source: &'a Source,
     previous: Option<&'a Compiled>,
     log: AccessLog,
-    certificates: Prepared,
+    certificates: CertificateScan,
     connect_times: HashMap<&'a str, Duration>,
     errors: Vec<Finding>,
     warnings: Vec<String>,
@@ -450,7 +456,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn upstream(&mut self, file: &File, name: &str, written: &config::Upstream) -> CompiledUpstream {
+    fn upstream(&mut self, file: &Config, name: &str, written: &config::UpstreamConfig) -> CompiledUpstream {
         let path = KeyPath::root().key("upstreams").key(name);
         let connect_timeout = self.connect_times.get(name).copied().unwrap_or(Duration::from_secs(5));
         let [tls, discovery_tls] = self.tls_of(&path, name, written);
@@ -468,20 +474,20 @@ impl Compiler<'_> {
         let reach = written
             .discover
             .as_ref()
-            .map(|discover| Arc::new(Reach { places: discover.places(), own: self.around.own.clone() }));
+            .map(|discover| Arc::new(Reach { places: discover.places(), own: self.context.own.clone() }));
         let maker = Maker {
             upstream: name.to_owned(),
             reach: reach.clone(),
             tls,
             server_name: server_name_of_all(written),
             connect_timeout,
-            workers: self.around.workers,
-            families: self.around.families.upstream.clone(),
+            workers: self.context.workers,
+            families: self.context.families.upstream.clone(),
             reasons: proxy::upgrade::endpoint_labels().into(),
-            lives: self.around.lives.clone(),
-            names: self.around.families.names.clone(),
+            lives: self.context.lives.clone(),
+            names: self.context.families.names.clone(),
             tcp: (&written.tcp).into(),
-            sources: Sources::new(&written.source_addresses, self.around.workers).map(Arc::new),
+            sources: Sources::new(&written.source_addresses, self.context.workers).map(Arc::new),
         };
         self.server_names(&path, written);
         let policy = Policy {
@@ -514,12 +520,12 @@ impl Compiler<'_> {
     }
 
     /// What is wrong with it that its file does not show.
-    fn examine(&mut self, name: &str, written: &config::Upstream, look: Look) {
+    fn examine(&mut self, name: &str, written: &config::UpstreamConfig, look: FileChecks) {
         let path = KeyPath::root().key("upstreams").key(name);
         self.server_names(&path, written);
         let discovery_tls = match look {
-            Look::Nowhere => None,
-            Look::Inside => {
+            FileChecks::Nowhere => None,
+            FileChecks::Inside => {
                 let [_, discovery_tls] = self.tls_of(&path, name, written);
                 written.sticky.iter().for_each(|sticky| drop(self.secrets(&path.key("sticky"), sticky)));
                 discovery_tls
@@ -540,7 +546,7 @@ impl Compiler<'_> {
         &mut self,
         path: &KeyPath,
         name: &str,
-        written: &config::Upstream,
+        written: &config::UpstreamConfig,
     ) -> [Option<Arc<rustls::ClientConfig>>; 2] {
         let teller = written.discover.as_ref().and_then(Discover::teller);
         let told_tls = match teller {
@@ -550,15 +556,17 @@ impl Compiler<'_> {
         };
         let needs_tls = told_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
         let tls = match &written.discover {
-            _ if needs_tls => self.client_tls(path, name, Servers::Endpoints, written.tls.as_ref()),
-            Some(_) if written.tls.is_some() => self.client_tls(path, name, Servers::Endpoints, written.tls.as_ref()),
+            _ if needs_tls => self.client_tls(path, name, ClientTlsScope::Endpoints, written.tls.as_ref()),
+            Some(_) if written.tls.is_some() => {
+                self.client_tls(path, name, ClientTlsScope::Endpoints, written.tls.as_ref())
+            }
             // Somebody may tell a `wss://` one day. A system without authorities is no mistake of the file until then.
-            Some(_) => self.certificates.client(name, Servers::Endpoints, &ClientFiles::default()).ok(),
+            Some(_) => self.certificates.client(name, ClientTlsScope::Endpoints, &ClientFiles::default()).ok(),
             None => None,
         };
         let discovery_tls = match teller {
             Some(Teller::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
-                self.client_tls(&path.key("discover").key("etcd"), name, Servers::Discovery, source.tls.as_ref())
+                self.client_tls(&path.key("discover").key("etcd"), name, ClientTlsScope::Discovery, source.tls.as_ref())
             }
             _ => None,
         };
@@ -566,7 +574,7 @@ impl Compiler<'_> {
     }
 
     /// Names of endpoints that no certificate can be for, each told at its place.
-    fn server_names(&mut self, path: &KeyPath, written: &config::Upstream) {
+    fn server_names(&mut self, path: &KeyPath, written: &config::UpstreamConfig) {
         let settled = server_name_of_all(written);
         for (index, endpoint) in written.endpoints.iter().enumerate() {
             if let Err(error) = server_name_of(&endpoint.url, settled.as_deref()) {
@@ -581,11 +589,11 @@ impl Compiler<'_> {
         self.tell(&path.key("dns"), message);
     }
 
-    fn entry(name: &str, written: &config::Upstream, secrets: &[CookieSecret]) -> Entry {
+    fn entry(name: &str, written: &config::UpstreamConfig, secrets: &[CookieSecret]) -> EntryPolicy {
         let admission = written.admission;
         let queue = written.queue;
-        Entry {
-            admission: admission.map(|it| Pace::new(it.rate.per_second(), it.burst(), it.wait.duration())),
+        EntryPolicy {
+            admission: admission.map(|it| AdmissionRate::new(it.rate.per_second(), it.burst(), it.wait.duration())),
             queue: queue.map(|it| QueueLimits { length: it.length as usize, wait: it.wait.duration() }),
             // Without secrets, what is wrong with them has been noted.
             sticky: written
@@ -597,7 +605,7 @@ impl Compiler<'_> {
     }
 
     /// Those of a cookie; none where they cannot be read, which is noted.
-    fn secrets(&mut self, path: &KeyPath, written: &config::Sticky) -> Vec<CookieSecret> {
+    fn secrets(&mut self, path: &KeyPath, written: &config::StickyConfig) -> Vec<CookieSecret> {
         let Some(file) = &written.secrets_file else { return written.secrets.clone() };
         CookieSecret::read_file(file).unwrap_or_else(|problem| {
             self.tell(&path.key("secrets_file"), problem);
@@ -605,19 +613,19 @@ impl Compiler<'_> {
         })
     }
 
-    fn sticky(upstream: &str, written: &config::Sticky, secrets: &[CookieSecret]) -> Sticky {
+    fn sticky(upstream: &str, written: &config::StickyConfig, secrets: &[CookieSecret]) -> Sticky {
         let attributes = Attributes {
             max_age: written.max_age.map(|age| age.duration().as_secs()),
             secure: match written.secure {
-                config::Secure::Auto => Secure::Auto,
-                config::Secure::Always => Secure::Always,
-                config::Secure::Never => Secure::Never,
+                config::CookieSecure::Auto => Secure::Auto,
+                config::CookieSecure::Always => Secure::Always,
+                config::CookieSecure::Never => Secure::Never,
             },
             http_only: written.http_only,
             same_site: match written.same_site {
-                config::SameSite::Strict => SameSite::Strict,
-                config::SameSite::Lax => SameSite::Lax,
-                config::SameSite::None => SameSite::None,
+                config::CookieSameSite::Strict => SameSite::Strict,
+                config::CookieSameSite::Lax => SameSite::Lax,
+                config::CookieSameSite::None => SameSite::None,
             },
         };
         let secrets = secrets.iter().map(CookieSecret::as_bytes);
@@ -640,13 +648,14 @@ impl Compiler<'_> {
             Teller::Dns(source) => ("dns", source.allow_empty),
             Teller::Etcd(source) => ("etcd", source.allow_empty),
         };
-        let metrics = self.around.families.discovery.upstream(name, provider);
+        let metrics = self.context.families.discovery.upstream(name, provider);
         let upstream = Arc::clone(upstream);
-        let apply = move |endpoints: &[config::Endpoint]| replace(&upstream, endpoints, has_tls, reach.as_deref());
-        let (outlet, first) = Outlet::new(name, allow_empty, metrics, Box::new(apply));
+        let apply =
+            move |endpoints: &[config::EndpointConfig]| replace(&upstream, endpoints, has_tls, reach.as_deref());
+        let (outlet, first) = EndpointSink::new(name, allow_empty, metrics, Box::new(apply));
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match teller {
             Teller::File(source) => {
-                Box::pin(file::File { path: source.path.clone(), scheme: source.scheme }.run(outlet))
+                Box::pin(file::FileWatch { path: source.path.clone(), scheme: source.scheme }.run(outlet))
             }
             #[cfg(feature = "dns")]
             Teller::Dns(source) => Box::pin(
@@ -682,12 +691,12 @@ impl Compiler<'_> {
                 EndpointUrl::Tcp { host, port, .. } => {
                     let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
                     (
-                        Target::new(host, *port, &self.around.families.names),
+                        ConnectTarget::new(host, *port, &self.context.families.names),
                         host.as_str(),
                         format!("{bracketed}:{port}"),
                     )
                 }
-                EndpointUrl::Unix(path) => (Target::Unix(path.clone()), "localhost", "localhost".to_owned()),
+                EndpointUrl::Unix(path) => (ConnectTarget::Unix(path.clone()), "localhost", "localhost".to_owned()),
             };
             let tls = match tls.filter(|_| url.is_tls()) {
                 // What is wrong with it has been told.
@@ -699,7 +708,7 @@ impl Compiler<'_> {
                     Some(Tls { config: Arc::clone(config), server_name })
                 }
             };
-            servers.push(etcd::Server {
+            servers.push(etcd::EtcdMember {
                 authority,
                 connector: Connector { target, tls, tcp: TcpOptions::default(), sources: None, reach: None },
             });
@@ -713,7 +722,7 @@ impl Compiler<'_> {
         &mut self,
         path: &KeyPath,
         upstream: &str,
-        servers: Servers,
+        servers: ClientTlsScope,
         written: Option<&ClientTls>,
     ) -> Option<Arc<rustls::ClientConfig>> {
         let path = path.key("tls");
@@ -736,7 +745,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn route(&mut self, file: &File, written: &config::Route, upstream: &Arc<Upstream>) -> Arc<Route> {
+    fn route(&mut self, file: &Config, written: &config::RouteConfig, upstream: &Arc<Upstream>) -> Arc<Route> {
         if let Some(before) = self.previous.and_then(|previous| previous.routes.get(&written.name)) {
             let route = &before.route;
             let listeners = route.listeners.iter().map(|handles| &*handles.sessions.listener);
@@ -749,10 +758,10 @@ impl Compiler<'_> {
                 return Arc::clone(route);
             }
         }
-        let families = &self.around.families;
+        let families = &self.context.families;
         let (name, upstream_name): (Arc<str>, Arc<str>) =
             (written.name.as_str().into(), written.upstream.as_str().into());
-        let handles = |listener: &config::Listener| ListenerHandles {
+        let handles = |listener: &config::ListenerConfig| ListenerHandles {
             requests: families.proxy.route(&listener.name, &written.name, &Failure::LABELS),
             sessions: Arc::new(RouteSessions {
                 number: RouteSessions::next_number(),
@@ -768,7 +777,7 @@ impl Compiler<'_> {
                 },
             }),
         };
-        let edits = |written: &config::HeaderEdits| HeaderEdits {
+        let edits = |written: &config::HeaderEditsConfig| HeaderEdits {
             remove: written.remove.clone(),
             set: written.set.iter().cloned().collect(),
         };
@@ -793,7 +802,7 @@ impl Compiler<'_> {
                 body: written.timeouts.body.duration(),
                 event_stream: written.timeouts.event_stream.duration(),
             },
-            tunnel: Arc::new(Settings {
+            tunnel: Arc::new(TunnelSettings {
                 validation: match written.validate {
                     Validate::Off => Validation::Off,
                     Validate::Lenient => Validation::Lenient,
@@ -806,16 +815,21 @@ impl Compiler<'_> {
                 frame_bytes_max: limits.frame.bytes().unwrap_or(u64::MAX),
                 message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
             }),
-            room: self.around.rooms.of(&written.name),
+            room: self.context.rooms.of(&written.name),
             connections_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
-            http: written.http == Http::Proxy,
+            http: written.http == PlainHttp::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),
         })
     }
 
-    fn listener(&mut self, index: usize, written: &config::Listener, snapshot: &Arc<Snapshot>) -> CompiledListener {
+    fn listener(
+        &mut self,
+        index: usize,
+        written: &config::ListenerConfig,
+        snapshot: &Arc<Snapshot>,
+    ) -> CompiledListener {
         let path = KeyPath::root().key("listeners").index(index);
-        let families = &self.around.families;
+        let families = &self.context.families;
         let security = if written.tls.is_some() { Security::Tls } else { Security::Plain };
         let metrics = families.server.listener(&written.name, security);
         let name: Arc<str> = written.name.as_str().into();
@@ -827,7 +841,7 @@ impl Compiler<'_> {
             redirect: written.redirect.as_ref().map(|redirect| redirect.https),
             unrouted: families.proxy.unrouted(&written.name, &Failure::LABELS),
             log: self.log.clone(),
-            sessions: Arc::clone(&self.around.sessions),
+            sessions: Arc::clone(&self.context.sessions),
         };
         let tls = written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls));
         let settings = ListenerSettings {
@@ -845,17 +859,20 @@ impl Compiler<'_> {
     }
 
     fn server_tls(&mut self, path: &KeyPath, listener: &str, written: &ServerTls) -> Option<Arc<rustls::ServerConfig>> {
-        let files = |Certificate { cert, key }: &Certificate| CertificateFiles { cert: cert.clone(), key: key.clone() };
+        let files = |CertificateConfig { cert, key }: &CertificateConfig| CertificateFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+        };
         let wanted = ServerFiles {
             certificates: written.certificates.iter().map(files).collect(),
             min_version: match written.min_version {
-                TlsVersion::Tls12 => MinVersion::Tls12,
-                TlsVersion::Tls13 => MinVersion::Tls13,
+                MinTlsVersion::Tls12 => MinVersion::Tls12,
+                MinTlsVersion::Tls13 => MinVersion::Tls13,
             },
             client_auth: written.client_auth.as_ref().map(|auth| {
                 let mode = match auth.mode {
-                    config::ClientAuthMode::Require => ClientAuthMode::Require,
-                    config::ClientAuthMode::Optional => ClientAuthMode::Optional,
+                    config::ClientAuthModeConfig::Require => ClientAuthMode::Require,
+                    config::ClientAuthModeConfig::Optional => ClientAuthMode::Optional,
                 };
                 (auth.ca.clone(), mode)
             }),
@@ -870,9 +887,9 @@ impl Compiler<'_> {
 }
 
 /// What is wanted of an upstream's sessions, if anything ever is.
-fn shedding(written: &config::Upstream) -> Option<Shedding> {
+fn shedding(written: &config::UpstreamConfig) -> Option<Shedding> {
     let shedding = Shedding {
-        rebalance: written.rebalance.as_ref().map(|it| Rebalance {
+        rebalance: written.rebalance.as_ref().map(|it| RebalanceRule {
             rate: it.rate.per_second(),
             tolerance_percent: it.tolerance.percent(),
             settle: it.settle.duration(),
@@ -889,7 +906,7 @@ fn shedding(written: &config::Upstream) -> Option<Shedding> {
 /// The name that certificates of `wss` endpoints must be for, if it is one for all. Of endpoints that DNS tells it is the
 /// name that was asked for: they are addresses, and whom to believe is not for the answer to say. Of an SRV name it is the
 /// domain (RFC 6125 §6.2.1 has it as the source domain).
-fn server_name_of_all(written: &config::Upstream) -> Option<String> {
+fn server_name_of_all(written: &config::UpstreamConfig) -> Option<String> {
     let settled = written.tls.as_ref().and_then(|tls| tls.server_name.clone());
     settled.or_else(|| match written.discover.as_ref().and_then(Discover::teller) {
         Some(Teller::Dns(source)) => {
@@ -903,7 +920,7 @@ fn server_name_of_all(written: &config::Upstream) -> Option<String> {
 /// Puts a list that was told in force. Those that cannot be used are left out and told back.
 fn replace(
     upstream: &Upstream,
-    endpoints: &[config::Endpoint],
+    endpoints: &[config::EndpointConfig],
     has_tls: bool,
     reach: Option<&Reach>,
 ) -> Result<Vec<String>, String> {

@@ -10,22 +10,22 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::compile::{Compiled, Surroundings};
+use super::compile::{CompileContext, Compiled};
 use super::openings::Openings;
-use super::{Refused, sweep};
+use super::{ReloadError, sweep};
 use crate::clock;
-use crate::drain::Place;
-use crate::proxy::room::Room;
+use crate::drain::SessionId;
+use crate::proxy::room::RouteQuota;
 use crate::server::Listener;
 use crate::session::{Member, Sessions};
 use crate::upstream::entry::Gate;
-use crate::upstream::live::Live;
+use crate::upstream::live::EndpointState;
 use crate::ws::tunnel::Stopping;
 
 /// What is drained, by its name in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Target {
+pub enum DrainTarget {
     /// No connections are accepted there; its requests finish.
     Listener {
         /// Its name.
@@ -50,35 +50,35 @@ pub enum Target {
     },
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for DrainTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Listener { name } => write!(f, "listener {name}"),
-            Target::Route { name } => write!(f, "route {name}"),
-            Target::Upstream { name } => write!(f, "upstream {name}"),
-            Target::Endpoint { upstream, endpoint } => write!(f, "endpoint {endpoint} of upstream {upstream}"),
+            DrainTarget::Listener { name } => write!(f, "listener {name}"),
+            DrainTarget::Route { name } => write!(f, "route {name}"),
+            DrainTarget::Upstream { name } => write!(f, "upstream {name}"),
+            DrainTarget::Endpoint { upstream, endpoint } => write!(f, "endpoint {endpoint} of upstream {upstream}"),
         }
     }
 }
 
-impl Target {
+impl DrainTarget {
     /// Why its sessions are closed.
     fn why(&self) -> Stopping {
         match self {
-            Target::Listener { .. } => Stopping::ListenerDrain,
-            Target::Route { .. } => Stopping::RouteDrain,
-            Target::Upstream { .. } => Stopping::UpstreamDrain,
-            Target::Endpoint { .. } => Stopping::EndpointDrain,
+            DrainTarget::Listener { .. } => Stopping::ListenerDrain,
+            DrainTarget::Route { .. } => Stopping::RouteDrain,
+            DrainTarget::Upstream { .. } => Stopping::UpstreamDrain,
+            DrainTarget::Endpoint { .. } => Stopping::EndpointDrain,
         }
     }
 
     /// Whether a session is on it.
     pub fn has(&self, member: &Member) -> bool {
         match self {
-            Target::Listener { name } => *member.route.listener == **name,
-            Target::Route { name } => *member.route.route == **name,
-            Target::Upstream { name } => member.route.upstream.name == *name,
-            Target::Endpoint { upstream, endpoint } => {
+            DrainTarget::Listener { name } => *member.route.listener == **name,
+            DrainTarget::Route { name } => *member.route.route == **name,
+            DrainTarget::Upstream { name } => member.route.upstream.name == *name,
+            DrainTarget::Endpoint { upstream, endpoint } => {
                 member.route.upstream.name == *upstream && member.live.endpoint() == endpoint
             }
         }
@@ -87,9 +87,9 @@ impl Target {
 
 /// A drain as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DrainStatus {
+pub struct DrainProgress {
     /// Of what.
-    pub target: Target,
+    pub target: DrainTarget,
     /// Over how long its sessions are closed.
     pub span: Duration,
     /// Since when.
@@ -100,39 +100,39 @@ pub struct DrainStatus {
 #[derive(Debug)]
 pub struct Drains {
     sessions: Arc<Sessions>,
-    drains: BTreeMap<Target, Drain>,
-    shown: watch::Sender<Vec<DrainStatus>>,
+    drains: BTreeMap<DrainTarget, RunningDrain>,
+    shown: watch::Sender<Vec<DrainProgress>>,
 }
 
 #[derive(Debug)]
-struct Drain {
+struct RunningDrain {
     span: Duration,
     since: SystemTime,
-    door: Door,
+    door: DrainGate,
     sweep: JoinHandle<()>,
 }
 
 /// What is kept shut.
 #[derive(Debug)]
-enum Door {
+enum DrainGate {
     Listener(#[expect(dead_code, reason = "held, so that it is the same when it is opened again")] Arc<Listener>),
-    Route(Arc<Room>),
+    Route(Arc<RouteQuota>),
     Upstream(Arc<Gate>),
-    Endpoint(Arc<Live>),
+    Endpoint(Arc<EndpointState>),
 }
 
-impl Door {
+impl DrainGate {
     fn set_open(&self, open: bool) {
         match self {
-            Door::Listener(_) => {}
-            Door::Route(room) => room.set_open(open),
-            Door::Upstream(gate) => gate.set_open(open),
-            Door::Endpoint(live) => live.set_open(open, clock::now()),
+            DrainGate::Listener(_) => {}
+            DrainGate::Route(room) => room.set_open(open),
+            DrainGate::Upstream(gate) => gate.set_open(open),
+            DrainGate::Endpoint(live) => live.set_open(open, clock::now()),
         }
     }
 }
 
-impl Drop for Drain {
+impl Drop for RunningDrain {
     fn drop(&mut self) {
         self.sweep.abort();
     }
@@ -140,7 +140,7 @@ impl Drop for Drain {
 
 impl Drains {
     /// None yet; and where they are shown.
-    pub fn new(sessions: Arc<Sessions>) -> (Drains, watch::Receiver<Vec<DrainStatus>>) {
+    pub fn new(sessions: Arc<Sessions>) -> (Drains, watch::Receiver<Vec<DrainProgress>>) {
         let (shown, seen) = watch::channel(vec![]);
         (Drains { sessions, drains: BTreeMap::new(), shown }, seen)
     }
@@ -149,27 +149,29 @@ impl Drains {
     /// configuration has no such target.
     pub async fn begin(
         &mut self,
-        target: Target,
+        target: DrainTarget,
         span: Duration,
         compiled: &Compiled,
         openings: &mut Openings,
-        around: &Surroundings,
+        context: &CompileContext,
     ) -> Option<usize> {
         let door = match &target {
-            Target::Listener { name } => {
+            DrainTarget::Listener { name } => {
                 let listener = openings.shut(name).await?;
                 self.sessions.stop_requests(listener.id, clock::now(), &target.why());
-                Door::Listener(listener)
+                DrainGate::Listener(listener)
             }
-            Target::Route { name } => {
+            DrainTarget::Route { name } => {
                 compiled.routes.get(name)?;
-                Door::Route(around.rooms.of(name))
+                DrainGate::Route(context.rooms.of(name))
             }
-            Target::Upstream { name } => Door::Upstream(Arc::clone(&compiled.upstreams.get(name)?.upstream.gate)),
-            Target::Endpoint { upstream, endpoint } => {
+            DrainTarget::Upstream { name } => {
+                DrainGate::Upstream(Arc::clone(&compiled.upstreams.get(name)?.upstream.gate))
+            }
+            DrainTarget::Endpoint { upstream, endpoint } => {
                 let endpoints = compiled.upstreams.get(upstream)?.upstream.endpoints();
                 let found = endpoints.iter().find(|it| *it.name == **endpoint)?;
-                Door::Endpoint(Arc::clone(&found.live))
+                DrainGate::Endpoint(Arc::clone(&found.live))
             }
         };
         door.set_open(false);
@@ -177,10 +179,10 @@ impl Drains {
         self.relent(&target);
         let select = {
             let target = target.clone();
-            move |_: Place, member: &Member| target.has(member)
+            move |_: SessionId, member: &Member| target.has(member)
         };
         let (sweep, count) = sweep::begin(&self.sessions, select, span, target.why());
-        let drain = Drain { span, since: SystemTime::now(), door, sweep: tokio::spawn(sweep.go_on()) };
+        let drain = RunningDrain { span, since: SystemTime::now(), door, sweep: tokio::spawn(sweep.go_on()) };
         self.drains.insert(target, drain);
         self.show();
         Some(count)
@@ -192,14 +194,14 @@ impl Drains {
     /// If the address of a listener is taken by now; it stays drained.
     pub async fn end(
         &mut self,
-        target: &Target,
+        target: &DrainTarget,
         openings: &mut Openings,
         compiled: &Compiled,
-    ) -> Result<bool, Refused> {
+    ) -> Result<bool, ReloadError> {
         if !self.drains.contains_key(target) {
             return Ok(false);
         }
-        if let Target::Listener { name } = target {
+        if let DrainTarget::Listener { name } = target {
             openings.let_in(name, compiled).await?;
         }
         if let Some(drain) = self.drains.remove(target) {
@@ -210,13 +212,13 @@ impl Drains {
         Ok(true)
     }
 
-    fn relent(&self, target: &Target) {
+    fn relent(&self, target: &DrainTarget) {
         let why = target.why();
         self.sessions.relent(|member, told| *told == why && target.has(member), clock::now());
     }
 
     fn show(&self) {
-        let shown = self.drains.iter().map(|(target, drain)| DrainStatus {
+        let shown = self.drains.iter().map(|(target, drain)| DrainProgress {
             target: target.clone(),
             span: drain.span,
             since: drain.since,

@@ -8,13 +8,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch as latest;
 use tokio::sync::{mpsc, oneshot};
 
-use super::changes::{Changes, Refused};
-use super::drains::{DrainStatus, Target};
+use super::changes::{Changes, ReloadError};
+use super::drains::{DrainProgress, DrainTarget};
 use super::metrics::Trigger;
 use super::upgrades;
 use crate::config::{AdminToken, Loaded};
-use crate::drain::Place;
-use crate::handover::Draining;
+use crate::drain::SessionId;
+use crate::handover::DrainingPredecessor;
 use crate::net::listener::{Address, Bound};
 use crate::route::pattern::HostPattern;
 use crate::tls::certificates::Certificates;
@@ -23,7 +23,7 @@ use crate::ws::tunnel::Stopping;
 
 /// The configuration in force, to be looked at.
 #[derive(Debug)]
-pub struct InForce {
+pub struct ActiveConfig {
     /// As it was read.
     pub loaded: Loaded,
     /// Since when.
@@ -36,7 +36,7 @@ pub struct InForce {
 
 /// Where the admin listener is, and who is let in.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct AdminEndpoint {
     /// Its socket.
     pub bound: Arc<Bound>,
     /// Where it was to be; with port 0 it is elsewhere.
@@ -49,25 +49,25 @@ pub struct Door {
 
 /// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
 #[derive(Debug)]
-pub enum Order {
+pub enum ControlRequest {
     /// Read the configuration again and put it in force.
     Reload {
         /// On whose account.
         trigger: Trigger,
         /// What it changed, or why it was refused.
-        done: oneshot::Sender<Result<Changes, Refused>>,
+        done: oneshot::Sender<Result<Changes, ReloadError>>,
     },
     /// Say what is wrong with this configuration, or with the file as it is now.
     Check {
         /// Where it is from, and what it says; `None`: the file.
         text: Option<String>,
         /// Warnings, or what is wrong.
-        done: oneshot::Sender<Result<Vec<String>, Refused>>,
+        done: oneshot::Sender<Result<Vec<String>, ReloadError>>,
     },
     /// Let no new sessions in there, and close those that are there.
     Drain {
         /// Where.
-        target: Target,
+        target: DrainTarget,
         /// Over how long.
         span: Duration,
         /// How many sessions there are; `None`: there is no such target.
@@ -76,14 +76,14 @@ pub enum Order {
     /// Let them in again.
     EndDrain {
         /// Where.
-        target: Target,
+        target: DrainTarget,
         /// Whether it was being drained; or why it cannot take them.
-        done: oneshot::Sender<Result<bool, Refused>>,
+        done: oneshot::Sender<Result<bool, ReloadError>>,
     },
     /// Close sessions.
     Close {
         /// Where they are; those that have gone meanwhile are passed over.
-        places: Vec<Place>,
+        places: Vec<SessionId>,
         /// Over how long.
         span: Duration,
         /// With which code and reason.
@@ -110,18 +110,18 @@ pub enum Order {
 
 /// The way to `Control`, for all others. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Handle {
-    pub(super) orders: mpsc::Sender<Order>,
-    pub(super) in_force: Arc<ArcSwap<InForce>>,
-    pub(super) drains: latest::Receiver<Vec<DrainStatus>>,
+pub struct ControlHandle {
+    pub(super) orders: mpsc::Sender<ControlRequest>,
+    pub(super) in_force: Arc<ArcSwap<ActiveConfig>>,
+    pub(super) drains: latest::Receiver<Vec<DrainProgress>>,
     pub(super) certificates: Certificates,
     pub(super) successor: latest::Receiver<Option<u32>>,
     pub(super) handovers: crate::handover::Metrics,
 }
 
-impl Handle {
+impl ControlHandle {
     /// The processes before this one that still have sessions.
-    pub fn predecessors(&self) -> Vec<Draining> {
+    pub fn predecessors(&self) -> Vec<DrainingPredecessor> {
         self.handovers.each()
     }
 
@@ -131,35 +131,35 @@ impl Handle {
     }
 
     /// The configuration in force.
-    pub fn in_force(&self) -> Arc<InForce> {
+    pub fn in_force(&self) -> Arc<ActiveConfig> {
         self.in_force.load_full()
     }
 
     /// What is being drained, now and later.
-    pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainStatus>> {
+    pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainProgress>> {
         self.drains.clone()
     }
 
     /// What is being drained.
-    pub fn drains(&self) -> Vec<DrainStatus> {
+    pub fn drains(&self) -> Vec<DrainProgress> {
         self.drains.borrow().clone()
     }
 
     /// Gives an order, and waits for the answer. `None`: the process is going. An order once given is carried out, also if
     /// nobody waits for the answer any more.
-    pub async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+    pub async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> ControlRequest) -> Option<T> {
         let (done, answer) = oneshot::channel();
         self.orders.send(order(done)).await.ok()?;
         answer.await.ok()
     }
 
     /// Starts the next process, which takes over: sockets and all who wait there. Returns its number. What becomes of the
-    /// sessions of this one is for its owner to say, who hears of it by [`Handle::replaced`].
+    /// sessions of this one is for its owner to say, who hears of it by [`ControlHandle::replaced`].
     ///
     /// # Errors
     /// Why it has not taken over; everything is as before then.
-    pub async fn upgrade(&self) -> Result<u32, Refused> {
-        self.ask(|done| Order::Upgrade { done }).await.unwrap_or(Err(Refused::Ending))
+    pub async fn upgrade(&self) -> Result<u32, ReloadError> {
+        self.ask(|done| ControlRequest::Upgrade { done }).await.unwrap_or(Err(ReloadError::Ending))
     }
 
     /// Waits until another process has taken over. Returns its number. Cancel-safe.
@@ -179,7 +179,7 @@ impl Handle {
     ///
     /// # Errors
     /// If it is refused, and why.
-    pub async fn reload(&self, trigger: Trigger) -> Result<Changes, Refused> {
-        self.ask(|done| Order::Reload { trigger, done }).await.unwrap_or(Err(Refused::Ending))
+    pub async fn reload(&self, trigger: Trigger) -> Result<Changes, ReloadError> {
+        self.ask(|done| ControlRequest::Reload { trigger, done }).await.unwrap_or(Err(ReloadError::Ending))
     }
 }

@@ -12,7 +12,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Opts, Registry};
 use tokio::sync::watch;
 
-use super::drains::{DrainStatus, Target};
+use super::drains::{DrainProgress, DrainTarget};
 use crate::proxy::outcome::{STOPPING_LABELS, stopping_label};
 use crate::session::Sessions;
 use crate::telemetry::labelled::IntGaugeVec;
@@ -24,12 +24,12 @@ const KINDS: [&str; 5] = ["listener", "route", "upstream", "endpoint", PROCESS];
 /// What is looked at when it is asked.
 struct Leaving {
     sessions: Arc<Sessions>,
-    drains: watch::Receiver<Vec<DrainStatus>>,
+    drains: watch::Receiver<Vec<DrainProgress>>,
     desc: Vec<Desc>,
 }
 
 /// The families, with the values of one moment.
-struct Families {
+struct DrainFamilies {
     active: IntGaugeVec,
     left: IntGaugeVec,
     stopping: IntGaugeVec,
@@ -42,16 +42,16 @@ struct Families {
 pub fn register(
     registry: &Registry,
     sessions: Arc<Sessions>,
-    drains: watch::Receiver<Vec<DrainStatus>>,
+    drains: watch::Receiver<Vec<DrainProgress>>,
 ) -> prometheus::Result<()> {
-    let families = Families::new()?;
+    let families = DrainFamilies::new()?;
     let desc = families.all().into_iter().flat_map(Collector::desc).cloned().collect();
     registry.register(Box::new(Leaving { sessions, drains, desc }))
 }
 
-impl Families {
-    fn new() -> prometheus::Result<Families> {
-        Ok(Families {
+impl DrainFamilies {
+    fn new() -> prometheus::Result<DrainFamilies> {
+        Ok(DrainFamilies {
             active: IntGaugeVec::new(
                 Opts::new(
                     "wsluice_drains_active",
@@ -81,14 +81,14 @@ impl Families {
     }
 }
 
-impl Target {
+impl DrainTarget {
     /// Its kind and its names, as labels.
     fn labels(&self) -> [&str; 3] {
         match self {
-            Target::Listener { name } => ["listener", name, ""],
-            Target::Route { name } => ["route", name, ""],
-            Target::Upstream { name } => ["upstream", name, ""],
-            Target::Endpoint { upstream, endpoint } => ["endpoint", upstream, endpoint],
+            DrainTarget::Listener { name } => ["listener", name, ""],
+            DrainTarget::Route { name } => ["route", name, ""],
+            DrainTarget::Upstream { name } => ["upstream", name, ""],
+            DrainTarget::Endpoint { upstream, endpoint } => ["endpoint", upstream, endpoint],
         }
     }
 }
@@ -99,7 +99,7 @@ impl Collector for Leaving {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let Ok(families) = Families::new() else { return vec![] };
+        let Ok(families) = DrainFamilies::new() else { return vec![] };
         let drains = self.drains.borrow().clone();
         let is_ending = self.sessions.is_draining();
         let mut left = vec![0; drains.len()];

@@ -1,10 +1,10 @@
 //! From the configuration as written to the one in force, and whatever else changes while the process runs.
 //!
-//! `Control` is the only writer: reloads, drains and closes are [`Order`]s to it, whoever wants them (a signal, a file
+//! `Controller` is the only writer: reloads, drains and closes are [`ControlRequest`]s to it, whoever wants them (a signal, a file
 //! that changed, an operator), and it carries them out one after the other, on a thread of its own. A configuration is
 //! built and checked whole before anything of it is seen (`compile`, then sockets, then the first endpoints), and then
 //! put in force piece by piece, each by one swap; what is the same as before is not touched. Others only read, through
-//! [`Handle`].
+//! [`ControlHandle`].
 
 mod alive;
 mod background;
@@ -33,10 +33,10 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use crate::config::{ConfigErrors, File, Loaded, OnChange};
-use crate::drain::Place;
+use crate::config::{Config, ConfigErrors, Loaded, OnChange};
+use crate::drain::SessionId;
 use crate::file_look::look;
-use crate::handover::{Heir, Predecessors, Promoted, Reporter, Successor};
+use crate::handover::{Activated, Predecessors, PreparedSuccessor, Reporter, Successor};
 use crate::net::listener::Inheritance;
 use crate::server::accepting;
 use crate::session::{Member, RouteSessions};
@@ -45,11 +45,11 @@ use crate::telemetry::panics;
 use crate::ws::tunnel::Stopping;
 use crate::{clock, config};
 use background::{Sheds, attend, discover};
-pub use changes::{Changed, Changes, Refused};
-use compile::{Compiled, Look, Surroundings, compile, examine};
+pub use changes::{Changed, Changes, ReloadError};
+use compile::{CompileContext, Compiled, FileChecks, compile, examine};
 use drains::Drains;
-pub use drains::{DrainStatus, Target};
-pub use handle::{Door, Handle, InForce, Order};
+pub use drains::{DrainProgress, DrainTarget};
+pub use handle::{ActiveConfig, AdminEndpoint, ControlHandle, ControlRequest};
 pub use metrics::Trigger;
 use metrics::{Metrics, Reloaded};
 use openings::{Bindings, Openings};
@@ -69,26 +69,26 @@ pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 type Read = Result<Loaded, ConfigErrors>;
 
 /// The single writer.
-pub struct Control {
-    around: Surroundings,
+pub struct Controller {
+    context: CompileContext,
     metrics: Metrics,
     loader: Option<Loader>,
     /// The files are being read for a reload; meanwhile whatever does not touch the configuration is carried out.
-    reading: Option<Reading>,
+    reading: Option<PendingReload>,
     /// The files are still being read for somebody who waits no longer.
     hanging: Arc<Mutex<Option<JoinHandle<Read>>>>,
     /// Orders that go one after the other, behind the reload that is under way.
-    behind: VecDeque<Order>,
+    behind: VecDeque<ControlRequest>,
     checks: JoinSet<()>,
     /// Who checks now.
     checking: Arc<Semaphore>,
-    orders: mpsc::Receiver<Order>,
-    in_force: Arc<ArcSwap<InForce>>,
+    orders: mpsc::Receiver<ControlRequest>,
+    in_force: Arc<ArcSwap<ActiveConfig>>,
     compiled: Compiled,
     openings: Openings,
     /// What is done for each upstream apart from any client.
     tasks: BTreeMap<String, JoinSet<()>>,
-    door: latest::Sender<Option<Door>>,
+    door: latest::Sender<Option<AdminEndpoint>>,
     drains: Drains,
     /// What is under way for the sessions of each upstream.
     sheds: Sheds,
@@ -107,7 +107,7 @@ pub struct Control {
 
 /// Where the process comes from, and what is to follow it.
 #[derive(Debug, Default)]
-pub struct Origin {
+pub struct ProcessOrigin {
     /// It was started to take over from another one.
     pub successor: Option<Successor>,
     /// Sockets that a service manager has opened for it.
@@ -126,18 +126,18 @@ pub struct Origin {
 #[derive(Debug)]
 pub struct Started {
     /// The way to it.
-    pub handle: Handle,
+    pub handle: ControlHandle,
     /// Where the admin listener is to be.
-    pub door: latest::Receiver<Option<Door>>,
+    pub door: latest::Receiver<Option<AdminEndpoint>>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
 
 /// A reload whose files are being read.
-struct Reading {
+struct PendingReload {
     trigger: Trigger,
-    done: oneshot::Sender<Result<Changes, Refused>>,
-    read: JoinHandle<Result<Read, Refused>>,
+    done: oneshot::Sender<Result<Changes, ReloadError>>,
+    read: JoinHandle<Result<Read, ReloadError>>,
 }
 
 /// The first configuration, with all that it needs to be put in force, and nothing that could be noticed from outside.
@@ -145,23 +145,23 @@ struct Built {
     compiled: Compiled,
     openings: Openings,
     bound: openings::Bindings,
-    admin: Option<Door>,
+    admin: Option<AdminEndpoint>,
     tasks: BTreeMap<String, JoinSet<()>>,
 }
 
 impl Built {
-    async fn new(loaded: &Loaded, around: &Surroundings, mut openings: Openings) -> Result<Built, Refused> {
-        let mut compiled = compile(loaded, around, None)?;
+    async fn new(loaded: &Loaded, context: &CompileContext, mut openings: Openings) -> Result<Built, ReloadError> {
+        let mut compiled = compile(loaded, context, None)?;
         let bound = openings.bind(&compiled, None)?;
         let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
-        around.own.set(openings.where_we_are(&bound, [admin.as_ref()]));
+        context.own.set(openings.where_we_are(&bound, [admin.as_ref()]));
         let mut tasks = BTreeMap::new();
-        discover(&mut compiled, &mut tasks, &around.ending).await;
+        discover(&mut compiled, &mut tasks, &context.ending).await;
         Ok(Built { compiled, openings, bound, admin, tasks })
     }
 }
 
-impl Control {
+impl Controller {
     /// Puts the first configuration in force: binds, waits a while for the first endpoints of all upstreams that are told
     /// theirs (a proxy without them would only have 503 to give; clients that come meanwhile wait in the listeners'
     /// backlog), and has the workers accept. `loader` reads it again.
@@ -169,15 +169,15 @@ impl Control {
     /// A process that is to take over does all but the last, and that only when it is told to.
     ///
     /// # Errors
-    /// See [`Refused`]; nothing is left listening then.
+    /// See [`ReloadError`]; nothing is left listening then.
     pub async fn start(
         loaded: Loaded,
         loader: Option<Loader>,
-        around: Surroundings,
-        workers: Vec<mpsc::UnboundedSender<accepting::Order>>,
-        origin: Origin,
-    ) -> Result<(Control, Started), Refused> {
-        let Origin { successor, sockets, succession, notifier, watchdog, given_up } = origin;
+        context: CompileContext,
+        workers: Vec<mpsc::UnboundedSender<accepting::AcceptCommand>>,
+        origin: ProcessOrigin,
+    ) -> Result<(Controller, Started), ReloadError> {
+        let ProcessOrigin { successor, sockets, succession, notifier, watchdog, given_up } = origin;
         let (heir, inheritance) = match successor {
             Some(successor) => {
                 let (heir, inheritance) = successor.inventory().await?;
@@ -185,7 +185,7 @@ impl Control {
             }
             None => (None, sockets),
         };
-        let built = Built::new(&loaded, &around, Openings::new(workers, inheritance, around.patience.workers)).await;
+        let built = Built::new(&loaded, &context, Openings::new(workers, inheritance, context.patience.workers)).await;
         let (built, mut promoted) = match (built, heir) {
             (Ok(built), Some(heir)) => (built, Some(promotion(heir, given_up).await?)),
             (Ok(built), None) => (built, None),
@@ -198,19 +198,19 @@ impl Control {
         };
         let Built { mut compiled, mut openings, mut bound, mut admin, mut tasks } = built;
         if let Some(promoted) = &mut promoted {
-            promoted.predecessors().show(&around.lives, &around.families.handover);
+            promoted.predecessors().show(&context.lives, &context.families.handover);
         }
         openings::take_charge(openings::all(&mut bound, &mut admin))?;
         let mut sheds = Sheds::new();
         for (name, upstream) in &mut compiled.upstreams {
-            attend(upstream, tasks.entry(name.clone()).or_default(), &around, &[], &mut sheds);
+            attend(upstream, tasks.entry(name.clone()).or_default(), &context, &[], &mut sheds);
         }
         openings.open(bound, &compiled).await;
         let (inherited, unwanted) = openings.settle_inheritance();
-        around.families.handover.inherited(inherited);
+        context.families.handover.inherited(inherited);
         let predecessors = match promoted {
             Some(promoted) => {
-                around.families.handover.upgraded(promoted.upgrades());
+                context.families.handover.upgraded(promoted.upgrades());
                 promoted.taken(unwanted).await
             }
             None => {
@@ -220,30 +220,30 @@ impl Control {
                 Predecessors::default()
             }
         };
-        commit(&around, &mut compiled);
+        commit(&context, &mut compiled);
         let warnings = std::mem::take(&mut compiled.warnings);
         let in_force = in_force(loaded, &compiled, &openings);
         let in_force = Arc::new(ArcSwap::from_pointee(in_force));
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
         let (door, door_seen) = latest::channel(admin);
-        let (drains, drains_seen) = Drains::new(Arc::clone(&around.sessions));
+        let (drains, drains_seen) = Drains::new(Arc::clone(&context.sessions));
         let (successor, successor_seen) = latest::channel(None);
-        let certificates = around.families.certificates.clone();
-        let handle = Handle {
+        let certificates = context.families.certificates.clone();
+        let handle = ControlHandle {
             orders: sender,
             in_force: Arc::clone(&in_force),
             drains: drains_seen,
             certificates,
             successor: successor_seen,
-            handovers: around.families.handover.clone(),
+            handovers: context.families.handover.clone(),
         };
-        let metrics = around.families.control.clone();
-        let (lives, handovers) = (around.lives.clone(), around.families.handover.clone());
+        let metrics = context.families.control.clone();
+        let (lives, handovers) = (context.lives.clone(), context.families.handover.clone());
         let upgrades = Upgrades::new(succession, predecessors, lives, handovers);
         let notifier = Arc::new(notifier);
-        let watchdog = watchdog.map(|span| alive::run(Arc::clone(&notifier), span, around.pulse.clone()));
-        let control = Control {
-            around,
+        let watchdog = watchdog.map(|span| alive::run(Arc::clone(&notifier), span, context.pulse.clone()));
+        let control = Controller {
+            context,
             metrics,
             loader,
             reading: None,
@@ -278,16 +278,16 @@ impl Control {
             tokio::select! {
                 order = self.orders.recv() => match order {
                     // What failed in the middle is done as far as it came; the next order finds what there is.
-                    Some(order) => drop(panics::catching(panics::Place::Control, Box::pin(self.carry_out(order))).await),
+                    Some(order) => drop(panics::catching(panics::PanicSite::Control, Box::pin(self.carry_out(order))).await),
                     None => return std::future::pending().await,
                 },
                 read = is_read(&mut self.reading) => {
-                    if let Some(Reading { trigger, done, .. }) = self.reading.take() {
+                    if let Some(PendingReload { trigger, done, .. }) = self.reading.take() {
                         let reload = Box::pin(self.go_on(trigger, done, read));
-                        drop(panics::catching(panics::Place::Control, reload).await);
+                        drop(panics::catching(panics::PanicSite::Control, reload).await);
                     }
                     while self.reading.is_none() && let Some(order) = self.behind.pop_front() {
-                        drop(panics::catching(panics::Place::Control, Box::pin(self.carry_out(order))).await);
+                        drop(panics::catching(panics::PanicSite::Control, Box::pin(self.carry_out(order))).await);
                     }
                 }
                 (reporter, done) = self.upgrades.next() => self.retreat(reporter, done).await,
@@ -299,7 +299,7 @@ impl Control {
     async fn retreat(&mut self, reporter: Reporter, done: upgrades::Done) {
         let successor = reporter.successor();
         self.watchdog.abort_all();
-        self.around.replacing.store(true, Ordering::Relaxed);
+        self.context.replacing.store(true, Ordering::Relaxed);
         self.notifier.say(&[Word::MainPid(successor)]);
         // A worker that hangs takes nobody from the others, who have the same sockets.
         self.openings.leave_to_successor(reporter.unwanted()).await;
@@ -308,7 +308,7 @@ impl Control {
         {
             door.bound.leave_file();
         }
-        let lives = self.around.lives.clone();
+        let lives = self.context.lives.clone();
         self.report.spawn(async move { reporter.run(&lives).await });
         tracing::info!(pid = successor, "the next process has taken over");
         self.tell_listeners();
@@ -325,51 +325,53 @@ impl Control {
         self.notifier.say(&[Word::Ready, Word::Status(&status)]);
     }
 
-    async fn carry_out(&mut self, order: Order) {
+    async fn carry_out(&mut self, order: ControlRequest) {
         match order {
-            Order::Reload { done, .. } if self.reading.is_some() && self.behind.len() >= ORDERS_MAX => {
-                answer(done, Err(Refused::Busy));
+            ControlRequest::Reload { done, .. } if self.reading.is_some() && self.behind.len() >= ORDERS_MAX => {
+                answer(done, Err(ReloadError::Busy));
             }
-            order @ (Order::Reload { .. } | Order::Upgrade { .. }) if self.reading.is_some() => {
+            order @ (ControlRequest::Reload { .. } | ControlRequest::Upgrade { .. }) if self.reading.is_some() => {
                 self.behind.push_back(order);
             }
-            Order::Reload { trigger, done } => match self.upgrades.allow_changes().and_then(|()| self.read()) {
-                Ok(read) => {
-                    self.notifier.say(&[Word::Reloading]);
-                    self.reading = Some(Reading { trigger, done, read });
+            ControlRequest::Reload { trigger, done } => {
+                match self.upgrades.allow_changes().and_then(|()| self.read()) {
+                    Ok(read) => {
+                        self.notifier.say(&[Word::Reloading]);
+                        self.reading = Some(PendingReload { trigger, done, read });
+                    }
+                    Err(refused) => {
+                        tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not read again");
+                        answer(done, Err(refused));
+                    }
                 }
-                Err(refused) => {
-                    tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not read again");
-                    answer(done, Err(refused));
-                }
-            },
-            Order::Check { text, done } => self.check(text, done),
-            Order::Drain { target, span, done } => {
-                let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.around).await;
+            }
+            ControlRequest::Check { text, done } => self.check(text, done),
+            ControlRequest::Drain { target, span, done } => {
+                let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.context).await;
                 self.tell_listeners();
                 answer(done, count);
             }
-            Order::EndDrain { target, done } => {
+            ControlRequest::EndDrain { target, done } => {
                 let ended = self.drains.end(&target, &mut self.openings, &self.compiled).await;
                 self.tell_listeners();
                 answer(done, ended);
             }
-            Order::Close { places, span, why, done } => {
-                let count = self.around.sessions.spread_over(places, clock::now(), span, fastrand::f64, &why);
+            ControlRequest::Close { places, span, why, done } => {
+                let count = self.context.sessions.spread_over(places, clock::now(), span, fastrand::f64, &why);
                 answer(done, count);
             }
-            Order::Upgrade { done } => {
+            ControlRequest::Upgrade { done } => {
                 let (openings, door) = (&self.openings, self.door.borrow());
-                let upgrades = self.around.families.handover.upgrades();
+                let upgrades = self.context.families.handover.upgrades();
                 self.upgrades.begin(|| openings.offer(door.as_ref(), upgrades), done);
             }
-            Order::End { done } => {
+            ControlRequest::End { done } => {
                 if !self.upgrades.end() {
                     self.notifier.say(&[Word::Stopping, Word::Status("draining")]);
                 }
                 answer(done, ());
             }
-            Order::StopAccepting { done } => {
+            ControlRequest::StopAccepting { done } => {
                 self.openings.close_all().await;
                 self.tell_listeners();
                 answer(done, ());
@@ -382,25 +384,25 @@ impl Control {
         let open = self.openings.addresses(&self.compiled);
         let before = self.in_force.load();
         if before.listeners != open {
-            let InForce { loaded, since, upstreams, .. } = &**before;
+            let ActiveConfig { loaded, since, upstreams, .. } = &**before;
             let (loaded, upstreams) = (loaded.clone(), upstreams.clone());
-            self.in_force.store(Arc::new(InForce { loaded, since: *since, listeners: open, upstreams }));
+            self.in_force.store(Arc::new(ActiveConfig { loaded, since: *since, listeners: open, upstreams }));
         }
     }
 
     /// Has a text checked, or the file, on a thread of its own: what takes a while keeps nobody else waiting.
-    fn check(&mut self, text: Option<String>, done: oneshot::Sender<Result<Vec<String>, Refused>>) {
+    fn check(&mut self, text: Option<String>, done: oneshot::Sender<Result<Vec<String>, ReloadError>>) {
         while self.checks.try_join_next().is_some() {}
         if self.checks.len() >= CHECKS_MAX {
-            return answer(done, Err(Refused::Busy));
+            return answer(done, Err(ReloadError::Busy));
         }
         let (loader, checking) = (self.loader.clone(), Arc::clone(&self.checking));
-        let patience = self.around.patience.files;
-        let late = if text.is_some() { Refused::Busy } else { Refused::Unread(patience) };
+        let patience = self.context.patience.files;
+        let late = if text.is_some() { ReloadError::Busy } else { ReloadError::Unread(patience) };
         self.checks.spawn(async move {
             let checked = timeout(patience, async {
                 // Its thread has it until it is through, whether or not somebody still waits.
-                let mine = checking.acquire_owned().await.map_err(|_| Refused::Ending)?;
+                let mine = checking.acquire_owned().await.map_err(|_| ReloadError::Ending)?;
                 let check = move || {
                     let _mine = mine;
                     match text {
@@ -408,7 +410,7 @@ impl Control {
                         None => check_file(loader.as_ref()),
                     }
                 };
-                spawn_blocking(check).await.unwrap_or(Err(Refused::Ending))
+                spawn_blocking(check).await.unwrap_or(Err(ReloadError::Ending))
             });
             answer(done, checked.await.unwrap_or(Err(late)));
         });
@@ -418,8 +420,8 @@ impl Control {
     async fn go_on(
         &mut self,
         trigger: Trigger,
-        done: oneshot::Sender<Result<Changes, Refused>>,
-        read: Result<Read, Refused>,
+        done: oneshot::Sender<Result<Changes, ReloadError>>,
+        read: Result<Read, ReloadError>,
     ) {
         match self.upgrades.allow_changes() {
             Ok(()) => answer(done, self.reload(trigger, read).await),
@@ -431,14 +433,14 @@ impl Control {
         }
     }
 
-    async fn reload(&mut self, trigger: Trigger, read: Result<Read, Refused>) -> Result<Changes, Refused> {
+    async fn reload(&mut self, trigger: Trigger, read: Result<Read, ReloadError>) -> Result<Changes, ReloadError> {
         let done = self.reload_now(read).await;
         match &done {
             Ok(changes) if !changes.workers_late.is_empty() => self.metrics.reloaded(trigger, Reloaded::Late),
             Ok(changes) if changes.is_empty() => self.metrics.reloaded(trigger, Reloaded::Unchanged),
             Ok(_) => self.metrics.reloaded(trigger, Reloaded::Done),
             // That is no fault of what is in a file.
-            Err(Refused::NoFile | Refused::Ending | Refused::Upgrading | Refused::Replaced(_)) => {}
+            Err(ReloadError::NoFile | ReloadError::Ending | ReloadError::Upgrading | ReloadError::Replaced(_)) => {}
             Err(_) => self.metrics.reloaded(trigger, Reloaded::Refused),
         }
         let trigger = trigger.label();
@@ -471,12 +473,12 @@ impl Control {
         done
     }
 
-    async fn reload_now(&mut self, read: Result<Read, Refused>) -> Result<Changes, Refused> {
+    async fn reload_now(&mut self, read: Result<Read, ReloadError>) -> Result<Changes, ReloadError> {
         let done = match read? {
             Ok(loaded) => self.apply(loaded).await,
             Err(errors) => Err(errors.into()),
         };
-        if let Err(Refused::Config(_)) = done {
+        if let Err(ReloadError::Config(_)) = done {
             // Certificates are renewed meanwhile, whatever else somebody has written: by what is in force.
             let loaded = self.in_force.load().loaded.clone();
             match self.apply(loaded).await {
@@ -491,11 +493,11 @@ impl Control {
     }
 
     /// Begins to read the configuration as its files have it now.
-    fn read(&self) -> Result<JoinHandle<Result<Read, Refused>>, Refused> {
-        let loader = Arc::clone(self.loader.as_ref().ok_or(Refused::NoFile)?);
-        let (hanging, patience) = (Arc::clone(&self.hanging), self.around.patience.files);
+    fn read(&self) -> Result<JoinHandle<Result<Read, ReloadError>>, ReloadError> {
+        let loader = Arc::clone(self.loader.as_ref().ok_or(ReloadError::NoFile)?);
+        let (hanging, patience) = (Arc::clone(&self.hanging), self.context.patience.files);
         Ok(tokio::spawn(async move {
-            let late = |_| Refused::Unread(patience);
+            let late = |_| ReloadError::Unread(patience);
             let mut hanging = hanging.lock().await;
             // Who hangs there is waited for, and not joined by another: an operator who tries again and again has one thread.
             if let Some(before) = &mut *hanging {
@@ -510,7 +512,7 @@ impl Control {
                 Ok(read)
             });
             match timeout(patience, &mut reading).await {
-                Ok(read) => read.map_err(|_| Refused::Ending),
+                Ok(read) => read.map_err(|_| ReloadError::Ending),
                 Err(elapsed) => {
                     *hanging = Some(reading);
                     Err(late(elapsed))
@@ -520,15 +522,15 @@ impl Control {
     }
 
     /// Puts a configuration in force.
-    async fn apply(&mut self, loaded: Loaded) -> Result<Changes, Refused> {
+    async fn apply(&mut self, loaded: Loaded) -> Result<Changes, ReloadError> {
         let previous = (!self.is_suspect).then_some(&self.compiled);
-        let mut compiled = compile(&loaded, &self.around, previous)?;
+        let mut compiled = compile(&loaded, &self.context, previous)?;
         let before = self.in_force.load_full();
         let mut changes = self.compare(&before.loaded.file, &loaded.file, &compiled);
         changes.warnings.extend(std::mem::take(&mut compiled.warnings));
         if changes.is_empty() {
             // A certificate may have been refused.
-            commit(&self.around, &mut compiled);
+            commit(&self.context, &mut compiled);
             changes.workers_late = self.openings.late();
             return Ok(changes);
         }
@@ -538,11 +540,11 @@ impl Control {
         let mut bound = self.openings.bind(&compiled, door.as_ref())?;
         openings::take_charge(openings::all(&mut bound, &mut admin))?;
         // What is given up below is ours until then.
-        self.around.own.set(self.openings.where_we_are(&bound, [admin.as_ref(), door.as_ref()]));
+        self.context.own.set(self.openings.where_we_are(&bound, [admin.as_ref(), door.as_ref()]));
         // From here on nothing fails, and what does after all leaves things in the middle.
         self.is_suspect = true;
         let mut tasks = BTreeMap::new();
-        discover(&mut compiled, &mut tasks, &self.around.ending).await;
+        discover(&mut compiled, &mut tasks, &self.context.ending).await;
         let gone: Vec<String> =
             self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();
         gone.iter().for_each(|name| drop(self.sheds.remove(name)));
@@ -555,20 +557,20 @@ impl Control {
         for (name, mut tasks) in tasks {
             let old = self.compiled.upstreams.get(&name).map_or_else(Vec::new, |old| old.upstream.endpoints());
             if let Some(upstream) = compiled.upstreams.get_mut(&name) {
-                attend(upstream, &mut tasks, &self.around, &old, &mut self.sheds);
+                attend(upstream, &mut tasks, &self.context, &old, &mut self.sheds);
             }
             self.tasks.insert(name, tasks);
         }
-        commit(&self.around, &mut compiled);
+        commit(&self.context, &mut compiled);
         self.openings.swap(&compiled);
         self.openings.open(bound, &compiled).await;
         for listener in self.openings.close_others(&compiled).await {
             // They would find what is in force now no more.
-            self.around.sessions.last_requests(|number| number == listener.id);
+            self.context.sessions.last_requests(|number| number == listener.id);
         }
         changes.sessions_closing = self.retire(&compiled);
         self.compiled = compiled;
-        if let Some(output) = &self.around.log {
+        if let Some(output) = &self.context.log {
             output.set(&loaded.file.log);
         }
         if changes.others.contains(&ADMIN) {
@@ -579,7 +581,7 @@ impl Control {
         self.is_suspect = false;
         changes.workers_late = self.openings.late();
         let door = self.door.borrow();
-        self.around.own.set(self.openings.where_we_are(&Bindings::new(), [door.as_ref()]));
+        self.context.own.set(self.openings.where_we_are(&Bindings::new(), [door.as_ref()]));
         Ok(changes)
     }
 
@@ -589,7 +591,7 @@ impl Control {
     }
 
     /// What is not as before.
-    fn compare(&self, old: &File, new: &File, compiled: &Compiled) -> Changes {
+    fn compare(&self, old: &Config, new: &Config, compiled: &Compiled) -> Changes {
         let before = &self.compiled;
         let listener = |name: &str| match (before.listener(name), compiled.listener(name)) {
             (Some(old), Some(new)) => old.is_same(new),
@@ -603,7 +605,7 @@ impl Control {
             map.keys().map(String::as_str)
         }
         let mut others = vec![];
-        let order = |file: &File| -> Vec<String> { file.routes.iter().map(|route| route.name.clone()).collect() };
+        let order = |file: &Config| -> Vec<String> { file.routes.iter().map(|route| route.name.clone()).collect() };
         for (name, is_same) in [
             ("order of routes", order(old) == order(new)),
             (ADMIN, old.admin == new.admin && before.tokens == compiled.tokens),
@@ -671,14 +673,14 @@ impl Control {
                 OnChange::Close => Duration::ZERO,
             };
             let route = name.clone();
-            let select = move |_: Place, member: &Member| {
+            let select = move |_: SessionId, member: &Member| {
                 *member.route.route == *route
                     && member.route.number < later
                     && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))
                     && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
             };
             let handshake = old.written.timeouts.handshake.duration();
-            let (sweep, told) = sweep::begin(&self.around.sessions, select, span, Stopping::Reload);
+            let (sweep, told) = sweep::begin(&self.context.sessions, select, span, Stopping::Reload);
             count += told;
             if told > 0 {
                 tracing::info!(
@@ -702,15 +704,15 @@ impl Control {
 }
 
 /// Waits for the files of the reload that is under way. Cancel-safe.
-async fn is_read(reading: &mut Option<Reading>) -> Result<Read, Refused> {
+async fn is_read(reading: &mut Option<PendingReload>) -> Result<Read, ReloadError> {
     match reading {
-        Some(reading) => (&mut reading.read).await.unwrap_or(Err(Refused::Ending)),
+        Some(reading) => (&mut reading.read).await.unwrap_or(Err(ReloadError::Ending)),
         None => std::future::pending().await,
     }
 }
 
 /// What is wrong with a text that somebody has sent.
-fn check_text(text: &str) -> Result<Vec<String>, Refused> {
+fn check_text(text: &str) -> Result<Vec<String>, ReloadError> {
     // Whoever may ask this may not therefore read the environment: a text could name a secret as what is wrong.
     let told = RefCell::new(BTreeSet::new());
     let env = |name: &str| {
@@ -719,7 +721,7 @@ fn check_text(text: &str) -> Result<Vec<String>, Refused> {
         Some(value)
     };
     let checked = config::load_sent("request", text, &env)
-        .and_then(|loaded| Ok((examine(&loaded, Look::Nowhere)?, loaded.warnings)));
+        .and_then(|loaded| Ok((examine(&loaded, FileChecks::Nowhere)?, loaded.warnings)));
     let told: Vec<String> = told.into_inner().into_iter().collect();
     let (more, warnings) = checked.map_err(|errors| errors.without(&told))?;
     let warnings = warnings.iter().map(ToString::to_string).chain(more);
@@ -727,14 +729,17 @@ fn check_text(text: &str) -> Result<Vec<String>, Refused> {
 }
 
 /// What is wrong with the file as it is now.
-fn check_file(loader: Option<&Loader>) -> Result<Vec<String>, Refused> {
-    let loaded = (loader.ok_or(Refused::NoFile)?)()?;
-    let warnings = examine(&loaded, Look::Inside)?;
+fn check_file(loader: Option<&Loader>) -> Result<Vec<String>, ReloadError> {
+    let loaded = (loader.ok_or(ReloadError::NoFile)?)()?;
+    let warnings = examine(&loaded, FileChecks::Inside)?;
     Ok(loaded.warnings.iter().map(ToString::to_string).chain(warnings).collect())
 }
 
 /// Waits for the word to take over, unless this process is told to end before.
-async fn promotion(heir: Heir, given_up: Option<latest::Receiver<bool>>) -> Result<Promoted, Refused> {
+async fn promotion(
+    heir: PreparedSuccessor,
+    given_up: Option<latest::Receiver<bool>>,
+) -> Result<Activated, ReloadError> {
     let is_given_up = async {
         let is_so = match given_up {
             Some(mut given_up) => given_up.wait_for(|is_so| *is_so).await.is_ok(),
@@ -749,13 +754,13 @@ async fn promotion(heir: Heir, given_up: Option<latest::Receiver<bool>>) -> Resu
         // Who has the word takes over, and ends as others do.
         biased;
         promoted = heir.ready() => Ok(promoted?),
-        () = is_given_up => Err(Refused::Ending),
+        () = is_given_up => Err(ReloadError::Ending),
     }
 }
 
-fn commit(around: &Surroundings, compiled: &mut Compiled) {
+fn commit(context: &CompileContext, compiled: &mut Compiled) {
     if let Some(certificates) = compiled.certificates.take() {
-        around.families.certificates.commit(certificates);
+        context.families.certificates.commit(certificates);
     }
 }
 
@@ -764,8 +769,8 @@ fn answer<T>(done: oneshot::Sender<T>, answer: T) {
     let _ = done.send(answer);
 }
 
-fn in_force(loaded: Loaded, compiled: &Compiled, openings: &Openings) -> InForce {
-    InForce {
+fn in_force(loaded: Loaded, compiled: &Compiled, openings: &Openings) -> ActiveConfig {
+    ActiveConfig {
         loaded,
         since: SystemTime::now(),
         listeners: openings.addresses(compiled),

@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::compile::{Compiled, CompiledListener, address};
-use super::{Door, Refused};
-use crate::config::File;
-use crate::handover::Offer;
+use super::{AdminEndpoint, ReloadError};
+use crate::config::Config;
+use crate::handover::HandoverOffer;
 use crate::net::listener::{Address, BindError, Bound, Inheritance, adopt, bind, bind_beside};
 use crate::server::Listener;
-use crate::server::accepting::{Order, Waiting};
+use crate::server::accepting::{AcceptCommand, PendingConnections};
 
 /// The admin listener's name, in errors and where its sockets are handed on.
 const ADMIN: &str = "admin";
@@ -27,9 +27,9 @@ const ADMIN: &str = "admin";
 /// All of them.
 #[derive(Debug)]
 pub struct Openings {
-    workers: Vec<mpsc::UnboundedSender<Order>>,
+    workers: Vec<mpsc::UnboundedSender<AcceptCommand>>,
     /// By name.
-    open: BTreeMap<String, Opening>,
+    open: BTreeMap<String, ListenerStart>,
     /// Listeners that are not to be open although the configuration has them: by name, as they are.
     shut: BTreeMap<String, Arc<Listener>>,
     next: u64,
@@ -48,12 +48,12 @@ pub struct Openings {
 }
 
 /// What workers are told, and whether each has done it.
-struct Told {
+struct WorkerAcks {
     done: Vec<(mpsc::Sender<()>, Option<mpsc::Receiver<()>>)>,
 }
 
 #[derive(Debug)]
-struct Opening {
+struct ListenerStart {
     number: u64,
     /// As it is written; with port 0 the address that it is bound to is another.
     written: Address,
@@ -65,13 +65,13 @@ struct Opening {
 ///
 /// # Errors
 /// If one of them does not listen.
-pub fn take_charge<'a>(bound: impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)>) -> Result<(), Refused> {
+pub fn take_charge<'a>(bound: impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)>) -> Result<(), ReloadError> {
     for (name, bound) in bound {
         // Nobody else has what has just been bound; what is shared is ours already.
         let Some(bound) = Arc::get_mut(bound) else { continue };
         if let Err(source) = bound.take_charge() {
             let error = BindError::Io { address: bound.address().clone(), source };
-            return Err(Refused::Bind { listener: name.to_owned(), error });
+            return Err(ReloadError::Bind { listener: name.to_owned(), error });
         }
     }
     Ok(())
@@ -90,7 +90,7 @@ pub type Bindings = BTreeMap<String, Arc<Bound>>;
 /// All of these, by the names of their listeners.
 pub fn all<'a>(
     bindings: &'a mut Bindings,
-    admin: &'a mut Option<Door>,
+    admin: &'a mut Option<AdminEndpoint>,
 ) -> impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)> {
     let listeners = bindings.iter_mut().map(|(name, bound)| (name.as_str(), bound));
     listeners.chain(admin.iter_mut().map(|door| (ADMIN, &mut door.bound)))
@@ -98,7 +98,11 @@ pub fn all<'a>(
 
 impl Openings {
     /// None yet, for these workers, who are waited for with this `patience`; with the sockets that others have left to us.
-    pub fn new(workers: Vec<mpsc::UnboundedSender<Order>>, inheritance: Inheritance, patience: Duration) -> Openings {
+    pub fn new(
+        workers: Vec<mpsc::UnboundedSender<AcceptCommand>>,
+        inheritance: Inheritance,
+        patience: Duration,
+    ) -> Openings {
         Openings {
             workers,
             open: BTreeMap::new(),
@@ -120,7 +124,7 @@ impl Openings {
     }
 
     /// What each worker is to be told about now.
-    fn begin(&mut self) -> Told {
+    fn begin(&mut self) -> WorkerAcks {
         let late = &self.late;
         let done = |worker| match late.get(&worker).and_then(mpsc::WeakSender::upgrade) {
             // One that hangs already: nobody waits for it again.
@@ -130,11 +134,11 @@ impl Openings {
                 (done, Some(is_done))
             }
         };
-        Told { done: (0..self.workers.len()).map(done).collect() }
+        WorkerAcks { done: (0..self.workers.len()).map(done).collect() }
     }
 
     /// Waits until all workers have done it, or those that hang have been waited for long enough.
-    async fn finish(&mut self, Told { done }: Told) {
+    async fn finish(&mut self, WorkerAcks { done }: WorkerAcks) {
         let deadline = Instant::now() + self.patience;
         let awaited: Vec<_> = done.into_iter().map(|(done, is_done)| (done.downgrade(), is_done)).collect();
         while self.watches.try_join_next().is_some() {}
@@ -161,8 +165,8 @@ impl Openings {
     ///
     /// # Errors
     /// If no descriptor is left.
-    pub fn offer(&self, admin: Option<&Door>, upgrades: u64) -> io::Result<Offer> {
-        let mut offer = Offer::after(upgrades);
+    pub fn offer(&self, admin: Option<&AdminEndpoint>, upgrades: u64) -> io::Result<HandoverOffer> {
+        let mut offer = HandoverOffer::after(upgrades);
         for (name, opening) in &self.open {
             offer.add(name, &opening.bound)?;
         }
@@ -176,7 +180,7 @@ impl Openings {
     ///
     /// # Errors
     /// If one cannot be bound; those that were are closed again, and have taken no connection from any that is open.
-    pub fn bind(&mut self, compiled: &Compiled, admin: Option<&Door>) -> Result<Bindings, Refused> {
+    pub fn bind(&mut self, compiled: &Compiled, admin: Option<&AdminEndpoint>) -> Result<Bindings, ReloadError> {
         let mut bindings = Bindings::new();
         for CompiledListener { written, .. } in &compiled.listeners {
             let wanted = address(&written.bind);
@@ -199,8 +203,8 @@ impl Openings {
         listener: &str,
         wanted: &Address,
         workers: usize,
-        admin: Option<&Door>,
-    ) -> Result<Bound, Refused> {
+        admin: Option<&AdminEndpoint>,
+    ) -> Result<Bound, ReloadError> {
         let mut ours = self.open.values().map(|opening| &opening.bound).chain(admin.map(|admin| &admin.bound));
         let is_ours = ours.any(|bound| bound.address().overlaps(wanted));
         let bound = match self.inheritance.take(listener, wanted) {
@@ -211,7 +215,7 @@ impl Openings {
             None if is_ours => bind_beside(wanted, workers),
             None => bind(wanted, workers),
         };
-        bound.map_err(|error| Refused::Bind { listener: listener.to_owned(), error })
+        bound.map_err(|error| ReloadError::Bind { listener: listener.to_owned(), error })
     }
 
     /// The sockets at this address that a listener has now: two may change places.
@@ -226,10 +230,10 @@ impl Openings {
     /// If it cannot be bound.
     pub fn bind_admin(
         &mut self,
-        file: &File,
+        file: &Config,
         compiled: &Compiled,
-        now: Option<&Door>,
-    ) -> Result<Option<Door>, Refused> {
+        now: Option<&AdminEndpoint>,
+    ) -> Result<Option<AdminEndpoint>, ReloadError> {
         let Some(admin) = &file.admin else { return Ok(None) };
         let (written, tokens) = (address(&admin.bind), compiled.tokens.as_slice().into());
         let bound = match now.filter(|now| now.written == written || *now.bound.address() == written) {
@@ -237,7 +241,7 @@ impl Openings {
             None => Arc::new(self.bind_one(ADMIN, &written, 1, now)?),
         };
         let hosts = admin.hosts.as_slice().into();
-        Ok(Some(Door { bound, written, tokens, hosts }))
+        Ok(Some(AdminEndpoint { bound, written, tokens, hosts }))
     }
 
     /// Gives those that are there what the configuration says of them.
@@ -273,13 +277,13 @@ impl Openings {
             for (worker, (done, _)) in self.workers.iter().zip(&told.done) {
                 let (listener, bound, done) = (Arc::clone(&listener), Arc::clone(&bound), done.clone());
                 // A worker that is gone is gone with the process.
-                let _ = worker.send(Order::Accept { opening: number, listener, bound, done });
+                let _ = worker.send(AcceptCommand::Accept { opening: number, listener, bound, done });
             }
             tracing::info!(
                 listener = name, address = %bound.address(), tls = compiled.settings.tls.is_some(), "listening"
             );
             let written = address(&compiled.written.bind);
-            self.open.insert(name, Opening { number, written, bound, listener });
+            self.open.insert(name, ListenerStart { number, written, bound, listener });
         }
         self.finish(told).await;
         self.close(replaced).await;
@@ -288,7 +292,7 @@ impl Openings {
     /// Accepts no more on listeners that the configuration does not have. Returns these.
     pub async fn close_others(&mut self, compiled: &Compiled) -> Vec<Arc<Listener>> {
         let names: Vec<String> = self.open.keys().filter(|name| compiled.listener(name).is_none()).cloned().collect();
-        let gone: Vec<Opening> = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        let gone: Vec<ListenerStart> = names.iter().filter_map(|name| self.open.remove(name)).collect();
         let listeners = gone.iter().map(|opening| Arc::clone(&opening.listener)).collect();
         self.close(gone).await;
         listeners
@@ -307,8 +311,8 @@ impl Openings {
         let all = std::mem::take(&mut self.open).into_values();
         let (gone, left): (Vec<_>, Vec<_>) = all.partition(|opening| unwanted.contains(opening.bound.address()));
         left.iter().for_each(|opening| opening.bound.leave_file());
-        self.stop(left, Waiting::Leave).await;
-        self.stop(gone, Waiting::Accept).await;
+        self.stop(left, PendingConnections::Leave).await;
+        self.stop(gone, PendingConnections::Accept).await;
     }
 
     /// Accepts no more on this listener until it is let in again. Returns it.
@@ -324,13 +328,13 @@ impl Openings {
     ///
     /// # Errors
     /// If it cannot be bound; it stays shut.
-    pub async fn let_in(&mut self, name: &str, compiled: &Compiled) -> Result<(), Refused> {
+    pub async fn let_in(&mut self, name: &str, compiled: &Compiled) -> Result<(), ReloadError> {
         let (Some(listener), Some(configured)) = (self.shut.get(name).cloned(), compiled.listener(name)) else {
             self.shut.remove(name);
             return Ok(());
         };
         if self.is_over {
-            return Err(Refused::Ending);
+            return Err(ReloadError::Ending);
         }
         let written = address(&configured.written.bind);
         let mut bound = Arc::new(self.bind_one(name, &written, self.workers.len(), None)?);
@@ -338,24 +342,25 @@ impl Openings {
         self.shut.remove(name);
         let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
         // No worker has an opening of this number: there is nothing to stop.
-        self.open.insert(name.to_owned(), Opening { number: 0, written, bound, listener });
+        self.open.insert(name.to_owned(), ListenerStart { number: 0, written, bound, listener });
         self.open(bindings, compiled).await;
         Ok(())
     }
 
-    async fn close(&mut self, gone: Vec<Opening>) {
-        let is_shared = |gone: &Opening| self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, &gone.bound));
+    async fn close(&mut self, gone: Vec<ListenerStart>) {
+        let is_shared =
+            |gone: &ListenerStart| self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, &gone.bound));
         let (shared, gone) = gone.into_iter().partition(is_shared);
-        self.stop(shared, Waiting::Leave).await;
-        self.stop(gone, Waiting::Accept).await;
+        self.stop(shared, PendingConnections::Leave).await;
+        self.stop(gone, PendingConnections::Accept).await;
     }
 
     /// Has the workers accept no more on these; the sockets are closed when nobody else has them.
-    async fn stop(&mut self, gone: Vec<Opening>, waiting: Waiting) {
+    async fn stop(&mut self, gone: Vec<ListenerStart>, waiting: PendingConnections) {
         let told = self.begin();
-        for Opening { number, listener, bound, .. } in &gone {
+        for ListenerStart { number, listener, bound, .. } in &gone {
             for (worker, (done, _)) in self.workers.iter().zip(&told.done) {
-                let _ = worker.send(Order::Stop { opening: *number, waiting, done: done.clone() });
+                let _ = worker.send(AcceptCommand::Stop { opening: *number, waiting, done: done.clone() });
             }
             tracing::info!(listener = %listener.name, address = %bound.address(), "not listening any more");
         }
@@ -363,7 +368,11 @@ impl Openings {
     }
 
     /// Everything that we listen on, or are about to: what is open, `bindings`, and the admin listeners.
-    pub fn where_we_are<const N: usize>(&self, bindings: &Bindings, admin: [Option<&Door>; N]) -> Vec<Address> {
+    pub fn where_we_are<const N: usize>(
+        &self,
+        bindings: &Bindings,
+        admin: [Option<&AdminEndpoint>; N],
+    ) -> Vec<Address> {
         let open = self.open.values().map(|opening| &opening.bound);
         let all = open.chain(bindings.values()).chain(admin.into_iter().flatten().map(|door| &door.bound));
         all.map(|bound| bound.address().clone()).collect()

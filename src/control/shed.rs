@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::balance::rebalance::{Held, most, surplus};
+use crate::balance::rebalance::{EndpointLoad, most, surplus};
 use crate::clock;
-use crate::drain::Place;
-use crate::moment::Moment;
+use crate::drain::SessionId;
+use crate::moment::MonotonicTime;
 use crate::session::Sessions;
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::live::{Live, Standing};
+use crate::upstream::live::{EndpointState, Standing};
 use crate::ws::tunnel::Stopping;
 
 /// How often there is a look.
@@ -34,7 +34,7 @@ const DOWN: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shedding {
     /// Move what is more than a share.
-    pub rebalance: Option<Rebalance>,
+    pub rebalance: Option<RebalanceRule>,
     /// An endpoint that is a member no more is emptied in this time; `None`: its sessions stay.
     pub removed: Option<Duration>,
     /// An endpoint that fails its health check is emptied.
@@ -43,7 +43,7 @@ pub struct Shedding {
 
 /// How surplus is moved.
 #[derive(Clone, Copy, Debug)]
-pub struct Rebalance {
+pub struct RebalanceRule {
     /// Sessions a second.
     pub rate: u32,
     /// How much more than its share an endpoint may hold, in percent of that.
@@ -54,19 +54,19 @@ pub struct Rebalance {
 
 /// What is under way for one upstream. It goes over from one configuration to the next, and outlives a panic.
 #[derive(Default)]
-pub struct State {
+pub struct EvictionState {
     /// Who was a member when last looked.
-    members: HashMap<u64, Arc<Live>>,
+    members: HashMap<u64, Arc<EndpointState>>,
     /// Who is being emptied.
     emptied: HashMap<u64, Emptying>,
     moving: Moving,
 }
 
-impl State {
+impl EvictionState {
     /// Nothing is under way. `members` are the endpoints that the upstream has had so far.
-    pub fn new(members: &[Arc<Endpoint>]) -> State {
+    pub fn new(members: &[Arc<Endpoint>]) -> EvictionState {
         let members = members.iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
-        State { members, ..State::default() }
+        EvictionState { members, ..EvictionState::default() }
     }
 }
 
@@ -76,7 +76,7 @@ pub async fn run(
     upstream: Arc<Upstream>,
     drain: Arc<Sessions>,
     wanted: Shedding,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<EvictionState>>,
     is_replacing: impl Fn() -> bool,
 ) {
     let mut tick = interval(TICK);
@@ -98,14 +98,14 @@ struct Shed<'a> {
     upstream: &'a Upstream,
     drain: &'a Sessions,
     wanted: Shedding,
-    state: &'a mut State,
+    state: &'a mut EvictionState,
 }
 
 /// An endpoint whose sessions are to go by some time.
 struct Emptying {
-    live: Arc<Live>,
+    live: Arc<EndpointState>,
     why: Stopping,
-    begun: Moment,
+    begun: MonotonicTime,
     span: Duration,
     sessions: Quietest,
     /// How many there were to go, and how many have been told.
@@ -115,26 +115,26 @@ struct Emptying {
 
 /// Sessions of one endpoint, the quietest first: asked at some time, and a look later known.
 struct Quietest {
-    asked: Moment,
-    known: Option<VecDeque<Place>>,
+    asked: MonotonicTime,
+    known: Option<VecDeque<SessionId>>,
 }
 
 /// Surplus on its way to other endpoints.
 #[derive(Default)]
 struct Moving {
     /// Who stood well when last looked, and since when it has been these.
-    well: Option<(Vec<u64>, Moment)>,
+    well: Option<(Vec<u64>, MonotonicTime)>,
     /// Who those are that are moved now, and how many are left to move.
     from: HashMap<u64, (usize, Quietest)>,
     /// What the pace allows and was not used, and up to when that was reckoned.
     allowance: f64,
-    reckoned: Option<Moment>,
+    reckoned: Option<MonotonicTime>,
     /// When how many were sent away.
-    sent: VecDeque<(Moment, u32)>,
+    sent: VecDeque<(MonotonicTime, u32)>,
 }
 
 impl Shed<'_> {
-    fn look(&mut self, now: Moment) {
+    fn look(&mut self, now: MonotonicTime) {
         let endpoints = self.upstream.endpoints();
         self.note_emptied(&endpoints, now);
         self.empty(now);
@@ -144,8 +144,8 @@ impl Shed<'_> {
     }
 
     /// Who is to be emptied, and who is not any more.
-    fn note_emptied(&mut self, endpoints: &[Arc<Endpoint>], now: Moment) {
-        let mut wanted: HashMap<u64, (Arc<Live>, Stopping, Duration)> = HashMap::new();
+    fn note_emptied(&mut self, endpoints: &[Arc<Endpoint>], now: MonotonicTime) {
+        let mut wanted: HashMap<u64, (Arc<EndpointState>, Stopping, Duration)> = HashMap::new();
         // With nobody who is well the clients would come back to those that are down, and be closed again.
         let others =
             endpoints.iter().any(|endpoint| endpoint.takes_sessions() && endpoint.live.standing(now) != Standing::Down);
@@ -160,7 +160,7 @@ impl Shed<'_> {
             };
             wanted.insert(live.id(), (Arc::clone(live), why.0, why.1));
         }
-        let members: HashMap<u64, Arc<Live>> =
+        let members: HashMap<u64, Arc<EndpointState>> =
             endpoints.iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
         let was_member =
             self.state.members.iter().chain(self.state.emptied.iter().map(|(id, emptying)| (id, &emptying.live)));
@@ -174,8 +174,9 @@ impl Shed<'_> {
         self.state.members = members;
         self.state.emptied.retain(|id, emptying| {
             let is_member = self.state.members.contains_key(id);
-            let as_before =
-                |(_, why, span): &(Arc<Live>, Stopping, Duration)| (why, span) == (&emptying.why, &emptying.span);
+            let as_before = |(_, why, span): &(Arc<EndpointState>, Stopping, Duration)| {
+                (why, span) == (&emptying.why, &emptying.span)
+            };
             wanted.get(id).is_some_and(as_before) && (is_member || emptying.live.here() > 0)
         });
         for (id, (live, why, span)) in wanted {
@@ -191,7 +192,7 @@ impl Shed<'_> {
         }
     }
 
-    fn empty(&mut self, now: Moment) {
+    fn empty(&mut self, now: MonotonicTime) {
         for (id, emptying) in &mut self.state.emptied {
             let Some(known) = emptying.sessions.known(self.drain, *id, now, true) else { continue };
             emptying.count = emptying.count.max(emptying.told + known.len());
@@ -211,13 +212,19 @@ impl Shed<'_> {
 }
 
 impl Quietest {
-    fn ask(drain: &Sessions, id: u64, now: Moment) -> Quietest {
+    fn ask(drain: &Sessions, id: u64, now: MonotonicTime) -> Quietest {
         drain.ask(|_, member| member.live.id() == id);
         Quietest { asked: now, known: None }
     }
 
     /// Those who are left; `None` as long as they can not have answered.
-    fn known(&mut self, drain: &Sessions, id: u64, now: Moment, even_told: bool) -> Option<&mut VecDeque<Place>> {
+    fn known(
+        &mut self,
+        drain: &Sessions,
+        id: u64,
+        now: MonotonicTime,
+        even_told: bool,
+    ) -> Option<&mut VecDeque<SessionId>> {
         if self.known.is_none() && now.since(self.asked) >= TICK / 2 {
             self.known = Some(drain.by_silence(even_told.then_some(now), |member| member.live.id() == id).into());
         }
@@ -226,7 +233,7 @@ impl Quietest {
 }
 
 impl Moving {
-    fn look(&mut self, rule: Rebalance, upstream: &Upstream, drain: &Sessions, now: Moment) {
+    fn look(&mut self, rule: RebalanceRule, upstream: &Upstream, drain: &Sessions, now: MonotonicTime) {
         while self.sent.front().is_some_and(|(at, _)| now.since(*at) >= ON_ITS_WAY) {
             self.sent.pop_front();
         }
@@ -243,14 +250,14 @@ impl Moving {
             self.rest();
             return;
         }
-        let hold = |endpoint: &Arc<Endpoint>| Held {
+        let hold = |endpoint: &Arc<Endpoint>| EndpointLoad {
             load: endpoint.live.sessions(),
             weight: upstream.weight(endpoint, now),
             sessions_max: endpoint.sessions_max,
         };
-        let held: Vec<Held> = open.iter().map(hold).collect();
+        let held: Vec<EndpointLoad> = open.iter().map(hold).collect();
         let on_their_way = self.sent.iter().map(|(_, count)| *count).sum();
-        let surplus = |held: &[Held]| surplus(held, on_their_way, rule.tolerance_percent);
+        let surplus = |held: &[EndpointLoad]| surplus(held, on_their_way, rule.tolerance_percent);
         if self.from.is_empty() {
             if surplus(&held).iter().all(|given| *given == 0) {
                 return;
@@ -266,8 +273,11 @@ impl Moving {
             // Those of earlier processes are load as well, which only they can move.
             let own = open.iter().zip(&left).map(|(endpoint, left)| endpoint.live.here().min(*left));
             let held = held.iter().zip(&open).zip(own);
-            let held: Vec<Held> = held
-                .map(|((held, endpoint), own)| Held { load: endpoint.live.elsewhere().saturating_add(own), ..*held })
+            let held: Vec<EndpointLoad> = held
+                .map(|((held, endpoint), own)| EndpointLoad {
+                    load: endpoint.live.elsewhere().saturating_add(own),
+                    ..*held
+                })
                 .collect();
             for ((endpoint, given), left) in open.iter().zip(surplus(&held)).zip(left) {
                 let given = given.min(left);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::clock;
-use crate::drain::Place;
-use crate::moment::Moment;
+use crate::drain::SessionId;
+use crate::moment::MonotonicTime;
 use crate::session::{Member, Sessions};
 use crate::ws::tunnel::Stopping;
 
@@ -18,7 +18,7 @@ pub const LOOK: Duration = Duration::from_secs(1);
 pub struct Sweep<S> {
     sessions: Arc<Sessions>,
     select: S,
-    begun: Moment,
+    begun: MonotonicTime,
     span: Duration,
     why: Stopping,
 }
@@ -26,15 +26,15 @@ pub struct Sweep<S> {
 /// Tells all that `select` means to stop, spread over `span`. Returns how many.
 pub fn begin<S>(sessions: &Arc<Sessions>, select: S, span: Duration, why: Stopping) -> (Sweep<S>, usize)
 where
-    S: Fn(Place, &Member) -> bool,
+    S: Fn(SessionId, &Member) -> bool,
 {
     let sweep = Sweep { sessions: Arc::clone(sessions), select, begun: clock::now(), span, why };
     let count = sweep.tell(sweep.begun);
     (sweep, count)
 }
 
-impl<S: Fn(Place, &Member) -> bool> Sweep<S> {
-    fn tell(&self, now: Moment) -> usize {
+impl<S: Fn(SessionId, &Member) -> bool> Sweep<S> {
+    fn tell(&self, now: MonotonicTime) -> usize {
         let left = self.span.saturating_sub(now.since(self.begun));
         self.sessions.spread(&self.select, now, left, fastrand::f64, &self.why)
     }

@@ -8,17 +8,17 @@ use prometheus::Registry;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::compile::{Families, Patience};
+use super::compile::{MetricFamilies, Patience};
 use super::*;
 use crate::config::load_str;
 use crate::net::listener::Address;
-use crate::server::accepting::Order as ToWorker;
+use crate::server::accepting::AcceptCommand as ToWorker;
 use crate::session::Sessions;
 use crate::telemetry::exposition::encode;
 
 /// A control with two workers, of which nobody knows but the test what they do.
 struct House {
-    handle: Handle,
+    handle: ControlHandle,
     text: Arc<Mutex<String>>,
     file: Arc<Hanging>,
     registry: Registry,
@@ -65,9 +65,9 @@ impl House {
             })
         };
         let registry = Registry::new();
-        let families = Families::register(&registry, 2).unwrap();
-        let around = Surroundings { workers: 2, families, patience, ..Surroundings::for_check() };
-        let sessions = Arc::clone(&around.sessions);
+        let families = MetricFamilies::register(&registry, 2).unwrap();
+        let context = CompileContext { workers: 2, families, patience, ..CompileContext::for_check() };
+        let sessions = Arc::clone(&context.sessions);
         let (orders, mut workers): (Vec<_>, Vec<_>) =
             (0..2).map(|_| mpsc::unbounded_channel()).map(|(order, orders)| (order, Some(orders))).unzip();
         let mut running = JoinSet::new();
@@ -78,8 +78,13 @@ impl House {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let starting =
-                    Control::start(loader().unwrap(), Some(Arc::clone(&loader)), around, orders, Origin::default());
+                let starting = Controller::start(
+                    loader().unwrap(),
+                    Some(Arc::clone(&loader)),
+                    context,
+                    orders,
+                    ProcessOrigin::default(),
+                );
                 let (control, started) = starting.await.unwrap();
                 tell.send(started.handle).unwrap();
                 tokio::select! {
@@ -98,7 +103,7 @@ impl House {
         self.running.spawn(accepting::run(index, orders, Arc::clone(&self.sessions)));
     }
 
-    async fn becomes(&self, text: String) -> Result<Changes, Refused> {
+    async fn becomes(&self, text: String) -> Result<Changes, ReloadError> {
         *self.text.lock().unwrap() = text;
         self.handle.reload(Trigger::Signal).await
     }
@@ -163,13 +168,13 @@ async fn a_reload_is_in_force_for_all_but_a_worker_that_hangs_which_has_it_when_
 #[tokio::test]
 async fn drains_and_the_end_do_not_wait_for_a_worker_that_hangs_either() {
     let house = House::start(&["one", "two"], &[0], SHORT).await;
-    let target = Target::Listener { name: "one".to_owned() };
+    let target = DrainTarget::Listener { name: "one".to_owned() };
     let span = Duration::ZERO;
-    let begun = house.handle.ask(|done| Order::Drain { target: target.clone(), span, done }).await;
+    let begun = house.handle.ask(|done| ControlRequest::Drain { target: target.clone(), span, done }).await;
     assert_eq!((begun, house.address("one")), (Some(Some(0)), None));
-    let ended = house.handle.ask(|done| Order::EndDrain { target, done }).await.unwrap();
+    let ended = house.handle.ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
     assert!(ended.unwrap() && house.address("one").is_some());
-    house.handle.ask(|done| Order::StopAccepting { done }).await.unwrap();
+    house.handle.ask(|done| ControlRequest::StopAccepting { done }).await.unwrap();
     assert_eq!((house.address("one"), house.address("two")), (None, None));
 }
 
@@ -183,8 +188,8 @@ async fn files_that_cannot_be_read_leave_everything_as_it_was_until_they_can() {
         let refused = house.handle.reload(Trigger::Signal).await.unwrap_err();
         assert!(refused.to_string().contains("could not be read in 50ms"), "{refused}");
     }
-    let checked = house.handle.ask(|done| Order::Check { text: None, done }).await.unwrap();
-    assert!(matches!(checked, Err(Refused::Unread(_))), "{checked:?}");
+    let checked = house.handle.ask(|done| ControlRequest::Check { text: None, done }).await.unwrap();
+    assert!(matches!(checked, Err(ReloadError::Unread(_))), "{checked:?}");
     assert_eq!(house.address("two"), None);
     house.file.set(false);
     // On a busy machine reading may take longer than it may here.
@@ -198,23 +203,23 @@ async fn orders_that_need_no_file_do_not_wait_for_one_that_hangs() {
     let house = House::start(&["one", "two"], &[0, 1], patience).await;
     house.file.set(true);
     let others = async {
-        let target = Target::Listener { name: "one".to_owned() };
+        let target = DrainTarget::Listener { name: "one".to_owned() };
         let (to_drain, span) = (target.clone(), Duration::ZERO);
-        let begun = house.handle.ask(|done| Order::Drain { target: to_drain, span, done }).await;
+        let begun = house.handle.ask(|done| ControlRequest::Drain { target: to_drain, span, done }).await;
         assert_eq!((begun, house.address("one")), (Some(Some(0)), None));
-        let ended = house.handle.ask(|done| Order::EndDrain { target, done }).await.unwrap();
+        let ended = house.handle.ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
         assert!(ended.unwrap() && house.address("one").is_some());
         // Of checks only so many wait, and each is answered.
-        let check = || house.handle.ask(|done| Order::Check { text: None, done });
+        let check = || house.handle.ask(|done| ControlRequest::Check { text: None, done });
         let mut first =
             Box::pin(async { tokio::join!(check(), check(), check(), check(), check(), check(), check(), check()) });
         tokio::select! {
             biased;
             _ = &mut first => panic!("the file hangs"),
-            ninth = check() => assert!(matches!(ninth, Some(Err(Refused::Busy))), "{ninth:?}"),
+            ninth = check() => assert!(matches!(ninth, Some(Err(ReloadError::Busy))), "{ninth:?}"),
         }
-        house.handle.ask(|done| Order::End { done }).await.unwrap();
-        house.handle.ask(|done| Order::StopAccepting { done }).await.unwrap();
+        house.handle.ask(|done| ControlRequest::End { done }).await.unwrap();
+        house.handle.ask(|done| ControlRequest::StopAccepting { done }).await.unwrap();
         assert_eq!((house.address("one"), house.address("two")), (None, None));
         house.file.set(false);
         let checked = first.await;
@@ -223,7 +228,7 @@ async fn orders_that_need_no_file_do_not_wait_for_one_that_hangs() {
     // Asked for first, and in this order.
     let (one, other, ()) =
         tokio::join!(house.handle.reload(Trigger::Signal), house.handle.reload(Trigger::Api), others);
-    assert!(matches!((one, other), (Err(Refused::Ending), Err(Refused::Ending))));
+    assert!(matches!((one, other), (Err(ReloadError::Ending), Err(ReloadError::Ending))));
 }
 
 #[tokio::test]
@@ -241,7 +246,7 @@ async fn a_text_that_is_sent_is_not_told_which_files_there_are() {
         let named =
             named.replace("endpoints:", &format!("tls: {{ ca: '{file}' }}, endpoints:")).replace("'ws:", "'wss:")
                 + &format!("admin: {{ bind: '127.0.0.1:0', token_file: '{file}' }}\n");
-        let checked = house.handle.ask(|done| Order::Check { text: Some(named), done }).await.unwrap();
+        let checked = house.handle.ask(|done| ControlRequest::Check { text: Some(named), done }).await.unwrap();
         answers.push(checked.unwrap().join("\n").replace(file, "a file"));
     }
     assert!(answers[0].contains("were not looked at"), "{}", answers[0]);

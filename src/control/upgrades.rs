@@ -9,10 +9,12 @@ use std::pin::Pin;
 
 use tokio::sync::oneshot;
 
-use super::{Refused, answer};
-use crate::handover::{Attempt, Deadlines, Invocation, Metrics, Offer, Predecessors, Prepared, Reporter, UpgradeError};
+use super::{ReloadError, answer};
+use crate::handover::{
+    Attempt, Deadlines, HandoverOffer, Invocation, Metrics, Predecessors, ReadySuccessor, Reporter, UpgradeError,
+};
 use crate::systemd;
-use crate::upstream::live::Lives;
+use crate::upstream::live::EndpointStates;
 
 /// How the next process is called, and how long it may take.
 #[derive(Debug)]
@@ -24,23 +26,23 @@ pub struct Succession {
 }
 
 /// Who asked, and waits for the number of the process that has taken over.
-pub type Done = oneshot::Sender<Result<u32, Refused>>;
+pub type Done = oneshot::Sender<Result<u32, ReloadError>>;
 
-type Preparing = Pin<Box<dyn Future<Output = Result<Prepared, UpgradeError>>>>;
+type Preparing = Pin<Box<dyn Future<Output = Result<ReadySuccessor, UpgradeError>>>>;
 type Handing = Pin<Box<dyn Future<Output = (Result<Reporter, UpgradeError>, Predecessors)>>>;
 
 /// The processes before this one and the one after it.
 pub struct Upgrades {
     succession: Option<Succession>,
-    stage: Stage,
+    stage: UpgradeStage,
     /// The processes before this one; elsewhere while they are handed on.
     predecessors: Predecessors,
-    lives: Lives,
+    lives: EndpointStates,
     metrics: Metrics,
 }
 
 /// How far the next process has come.
-enum Stage {
+enum UpgradeStage {
     /// There is none.
     None,
     /// It builds.
@@ -62,26 +64,31 @@ impl fmt::Debug for Upgrades {
 
 impl Upgrades {
     /// None under way. Without `succession` there never is one.
-    pub fn new(succession: Option<Succession>, predecessors: Predecessors, lives: Lives, metrics: Metrics) -> Upgrades {
-        Upgrades { succession, stage: Stage::None, predecessors, lives, metrics }
+    pub fn new(
+        succession: Option<Succession>,
+        predecessors: Predecessors,
+        lives: EndpointStates,
+        metrics: Metrics,
+    ) -> Upgrades {
+        Upgrades { succession, stage: UpgradeStage::None, predecessors, lives, metrics }
     }
 
     /// Why nothing may be changed now, if it may not.
     ///
     /// # Errors
     /// While the next process is on its way, after it has taken over, and at the end.
-    pub fn allow_changes(&self) -> Result<(), Refused> {
+    pub fn allow_changes(&self) -> Result<(), ReloadError> {
         match &self.stage {
-            Stage::None => Ok(()),
-            Stage::Preparing(..) | Stage::Handing(..) => Err(Refused::Upgrading),
-            Stage::Replaced(pid) => Err(Refused::Replaced(*pid)),
-            Stage::Ended => Err(Refused::Ending),
+            UpgradeStage::None => Ok(()),
+            UpgradeStage::Preparing(..) | UpgradeStage::Handing(..) => Err(ReloadError::Upgrading),
+            UpgradeStage::Replaced(pid) => Err(ReloadError::Replaced(*pid)),
+            UpgradeStage::Ended => Err(ReloadError::Ending),
         }
     }
 
     /// Starts the next process, with what `offer` gives. What comes of it is told by [`Upgrades::next`].
-    pub fn begin(&mut self, offer: impl FnOnce() -> std::io::Result<Offer>, done: Done) {
-        let succession = self.allow_changes().and_then(|()| self.succession.as_ref().ok_or(Refused::NoSuccession));
+    pub fn begin(&mut self, offer: impl FnOnce() -> std::io::Result<HandoverOffer>, done: Done) {
+        let succession = self.allow_changes().and_then(|()| self.succession.as_ref().ok_or(ReloadError::NoSuccession));
         let Succession { invocation, deadlines } = match succession {
             Ok(succession) => succession,
             Err(refused) => {
@@ -92,7 +99,7 @@ impl Upgrades {
         let (mut command, deadlines) = (invocation.command(), *deadlines);
         systemd::for_successor(&mut command);
         let offer = offer().map_err(UpgradeError::Start);
-        self.stage = Stage::Preparing(Box::pin(async move { offer?.start(command, deadlines).await }), done);
+        self.stage = UpgradeStage::Preparing(Box::pin(async move { offer?.start(command, deadlines).await }), done);
     }
 
     /// Waits until the next process has taken over, and counts what those before this one have meanwhile. Attempts that fail
@@ -100,32 +107,37 @@ impl Upgrades {
     pub async fn next(&mut self) -> (Reporter, Done) {
         loop {
             match &mut self.stage {
-                Stage::None | Stage::Replaced(_) | Stage::Ended => {
+                UpgradeStage::None | UpgradeStage::Replaced(_) | UpgradeStage::Ended => {
                     self.predecessors.follow(&self.lives, &self.metrics).await
                 }
-                Stage::Preparing(preparing, _) => {
+                UpgradeStage::Preparing(preparing, _) => {
                     let prepared = tokio::select! {
                         prepared = preparing => prepared,
                         () = self.predecessors.follow(&self.lives, &self.metrics) => continue,
                     };
-                    let Stage::Preparing(_, done) = std::mem::replace(&mut self.stage, Stage::None) else { continue };
+                    let UpgradeStage::Preparing(_, done) = std::mem::replace(&mut self.stage, UpgradeStage::None)
+                    else {
+                        continue;
+                    };
                     match prepared {
                         Ok(prepared) => {
                             // What they say meanwhile waits for the next process, which gets the ends of their lines.
                             let (before, lives) = (std::mem::take(&mut self.predecessors), self.lives.clone());
                             let handing = async move { (prepared.hand_over(&before, &lives).await, before) };
-                            self.stage = Stage::Handing(Box::pin(handing), done);
+                            self.stage = UpgradeStage::Handing(Box::pin(handing), done);
                         }
                         Err(error) => self.failed(error, done),
                     }
                 }
-                Stage::Handing(handing, _) => {
+                UpgradeStage::Handing(handing, _) => {
                     let (handed, before) = handing.await;
-                    let Stage::Handing(_, done) = std::mem::replace(&mut self.stage, Stage::None) else { continue };
+                    let UpgradeStage::Handing(_, done) = std::mem::replace(&mut self.stage, UpgradeStage::None) else {
+                        continue;
+                    };
                     match handed {
                         Ok(reporter) => {
                             self.metrics.attempted(Attempt::Done);
-                            self.stage = Stage::Replaced(reporter.successor());
+                            self.stage = UpgradeStage::Replaced(reporter.successor());
                             // They are the next one's now.
                             before.forget(&self.lives, &self.metrics);
                             return (reporter, done);
@@ -144,22 +156,22 @@ impl Upgrades {
         self.metrics.attempted(error.attempt());
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         tracing::error!(%error, cause, "the upgrade has failed: this process goes on as before");
-        answer(done, Err(Refused::Upgrade(error)));
+        answer(done, Err(ReloadError::Upgrade(error)));
     }
 
     /// The end of this process has begun: a next one that is on its way is killed, and none is started any more. Returns
     /// whether another one has taken over before.
     pub fn end(&mut self) -> bool {
-        if let Stage::Replaced(_) = self.stage {
+        if let UpgradeStage::Replaced(_) = self.stage {
             return true;
         }
-        match std::mem::replace(&mut self.stage, Stage::Ended) {
-            Stage::Preparing(_, done) | Stage::Handing(_, done) => {
+        match std::mem::replace(&mut self.stage, UpgradeStage::Ended) {
+            UpgradeStage::Preparing(_, done) | UpgradeStage::Handing(_, done) => {
                 self.metrics.attempted(Attempt::Died);
                 tracing::warn!("no upgrade: this process is told to end, and ends the one that it has started");
-                answer(done, Err(Refused::Ending));
+                answer(done, Err(ReloadError::Ending));
             }
-            Stage::None | Stage::Replaced(_) | Stage::Ended => {}
+            UpgradeStage::None | UpgradeStage::Replaced(_) | UpgradeStage::Ended => {}
         }
         false
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::{Handle, Refused, Trigger};
-use crate::file_look::{Seen, Settling, look};
+use super::{ControlHandle, ReloadError, Trigger};
+use crate::file_look::{FileObservation, Settling, look};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -20,8 +20,8 @@ const STALE: Duration = Duration::from_secs(60);
 
 /// Reloads whenever the file at `path`, or one that the configuration in force names, has changed, as long as that
 /// configuration wants to be watched. Runs until it is dropped.
-pub async fn run(path: PathBuf, handle: Handle) {
-    let mut settling = Settling::<Vec<(PathBuf, Seen)>>::default();
+pub async fn run(path: PathBuf, handle: ControlHandle) {
+    let mut settling = Settling::<Vec<(PathBuf, FileObservation)>>::default();
     let mut first = true;
     let mut reloaded = Instant::now();
     let mut was_put_off = false;
@@ -38,12 +38,13 @@ pub async fn run(path: PathBuf, handle: Handle) {
         let look = || files.into_iter().map(|file| (file.clone(), look(&file))).collect();
         let Ok(seen) = spawn_blocking(look).await else { return };
         // The first look counts as well if something has changed since it was read.
-        let is_news = |(_, seen): &(PathBuf, Seen)| seen.as_ref().is_ok_and(|seen| seen.has_changed_since(read_at));
+        let is_news =
+            |(_, seen): &(PathBuf, FileObservation)| seen.as_ref().is_ok_and(|seen| seen.has_changed_since(read_at));
         let has_changed = settling.has_changed(&seen) && (!std::mem::take(&mut first) || seen.iter().any(is_news));
         let is_due = handle.is_stale() && reloaded.elapsed() >= STALE;
         if has_changed || is_due || was_put_off {
             // What comes of it is in the log. If the upgrade fails, this process is to have the change.
-            was_put_off = matches!(handle.reload(Trigger::Watch).await, Err(Refused::Upgrading));
+            was_put_off = matches!(handle.reload(Trigger::Watch).await, Err(ReloadError::Upgrading));
             reloaded = Instant::now();
         }
         sleep(LOOK).await;

@@ -32,26 +32,26 @@ pub enum CertificateError {
 
 /// A self-signed certificate and its key in a private directory, which is removed on drop.
 #[derive(Debug)]
-pub struct Certificate {
+pub struct DemoCertificate {
     directory: PathBuf,
 }
 
-impl Certificate {
+impl DemoCertificate {
     /// Makes a pair for loopback names (ECDSA P-256) and writes it below the system's directory for temporary files.
     ///
     /// # Errors
     /// When the system has no randomness to give, or the directory cannot be written.
-    pub fn create() -> Result<Certificate, CertificateError> {
-        Certificate::create_below(&std::env::temp_dir())
+    pub fn create() -> Result<DemoCertificate, CertificateError> {
+        DemoCertificate::create_below(&std::env::temp_dir())
     }
 
-    fn create_below(parent: &Path) -> Result<Certificate, CertificateError> {
+    fn create_below(parent: &Path) -> Result<DemoCertificate, CertificateError> {
         let (cert, key) = generate()?;
         let directory = parent.join(format!("wsluice-demo-{}-{:08x}", std::process::id(), fastrand::u32(..)));
         let failed = |error| CertificateError::Write(directory.clone(), error);
         // `create` refuses a directory that exists, so what we write into is ours alone.
         DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
-        let certificate = Certificate { directory: directory.clone() };
+        let certificate = DemoCertificate { directory: directory.clone() };
         write_private(&certificate.cert(), &cert).map_err(failed)?;
         write_private(&certificate.key(), &key).map_err(failed)?;
         Ok(certificate)
@@ -68,7 +68,7 @@ impl Certificate {
     }
 }
 
-impl Drop for Certificate {
+impl Drop for DemoCertificate {
     fn drop(&mut self) {
         // Nothing useful can be done where it fails: the pair is worthless once the demo has ended.
         let _ = std::fs::remove_dir_all(&self.directory);
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn the_pair_is_private_fits_together_and_goes_with_its_owner() {
         let parent = tempfile::tempdir().unwrap();
-        let certificate = Certificate::create_below(parent.path()).unwrap();
+        let certificate = DemoCertificate::create_below(parent.path()).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(certificate.key().parent().unwrap()), 0o700);
         assert_eq!(mode(&certificate.key()), 0o600);

@@ -6,12 +6,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use super::{Certificate, Servers};
+use super::{DemoCertificate, DemoServers};
 
 /// Where the demo listens. The defaults are those of its documentation; whoever starts it may choose others when they
 /// are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Addresses {
+pub struct DemoAddresses {
     /// Plain HTTP and ws.
     pub plain: SocketAddr,
     /// HTTPS and wss.
@@ -20,17 +20,17 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
-impl Default for Addresses {
-    fn default() -> Addresses {
+impl Default for DemoAddresses {
+    fn default() -> DemoAddresses {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Addresses { plain: loopback(8080), tls: loopback(8443), admin: loopback(9902) }
+        DemoAddresses { plain: loopback(8080), tls: loopback(8443), admin: loopback(9902) }
     }
 }
 
 /// The YAML text that puts the proxy in front of `servers`.
-pub fn demo_config(servers: &Servers, certificate: &Certificate, addresses: Addresses) -> String {
-    let Addresses { plain, tls, admin } = addresses;
-    let Servers { echo, clock, heartbeat, web, .. } = servers;
+pub fn demo_config(servers: &DemoServers, certificate: &DemoCertificate, addresses: DemoAddresses) -> String {
+    let DemoAddresses { plain, tls, admin } = addresses;
+    let DemoServers { echo, clock, heartbeat, web, .. } = servers;
     let (cert, key) = (quoted(&certificate.cert()), quoted(&certificate.key()));
     format!(
         r#"version: 1
@@ -92,17 +92,17 @@ fn quoted(path: &Path) -> String {
 mod tests {
     use super::*;
     use crate::config::{Bind, EndpointUrl, load_str};
-    use crate::demo::{Counters, start};
+    use crate::demo::{DemoCounters, start};
 
     #[tokio::test]
     async fn the_loader_takes_the_text_and_finds_nothing_to_warn_of() {
-        let servers = start(Counters::default).unwrap();
-        let certificate = Certificate::create().unwrap();
-        let text = demo_config(&servers, &certificate, Addresses::default());
+        let servers = start(DemoCounters::default).unwrap();
+        let certificate = DemoCertificate::create().unwrap();
+        let text = demo_config(&servers, &certificate, DemoAddresses::default());
         let loaded = load_str("demo", &text, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(loaded.warnings.is_empty());
         let [plain, tls] = &loaded.file.listeners[..] else { panic!("two listeners") };
-        assert_eq!(plain.bind, Bind::Tcp(Addresses::default().plain));
+        assert_eq!(plain.bind, Bind::Tcp(DemoAddresses::default().plain));
         assert_eq!(tls.tls.as_ref().unwrap().certificates[0].key, certificate.key());
         let EndpointUrl::Tcp { tls, port, .. } = &loaded.file.upstreams["web"].endpoints[0].url else { panic!("tcp") };
         assert_eq!((*tls, *port), (false, servers.web.port()));

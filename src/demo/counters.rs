@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// Sums over all routes. The field names are those of `/stats` and `/events`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
+pub struct DemoCounters {
     /// Sessions open now.
     pub sessions_active: u64,
     /// Sessions opened since the start.
@@ -27,10 +27,10 @@ pub struct Counters {
     pub closes: BTreeMap<String, u64>,
 }
 
-impl Counters {
+impl DemoCounters {
     /// The present sums. Costs what a scrape costs.
-    pub fn gather(registry: &Registry) -> Counters {
-        let mut sums = Counters::default();
+    pub fn gather(registry: &Registry) -> DemoCounters {
+        let mut sums = DemoCounters::default();
         for family in registry.gather() {
             for metric in family.get_metric() {
                 sums.add(family.name(), metric);
@@ -69,15 +69,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::session::metrics::{Control, Data, Direction, Ending, Initiator, Metrics};
+    use crate::session::metrics::{ControlKind, Data, Direction, EndLabels, Initiator, Metrics};
 
     #[test]
     fn the_sums_are_those_of_the_metrics_over_all_routes() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry, 1).unwrap();
-        assert_eq!(Counters::gather(&registry), Counters::default());
+        assert_eq!(DemoCounters::gather(&registry), DemoCounters::default());
 
-        let closed = |code| Ending::new(Initiator::Client, Some(code), "closed");
+        let closed = |code| EndLabels::new(Initiator::Client, Some(code), "closed");
         let chat = metrics.route("demo", "chat", "chat", &[closed(1000)]);
         let echo = metrics.route("demo-tls", "echo", "echo", &[closed(1000), closed(1001)]);
         chat.begin();
@@ -88,13 +88,13 @@ mod tests {
             route.frames().message(Direction::In, Data::Text, 5, 1);
             route.frames().message(Direction::Out, Data::Binary, 5, 1);
             route.frames().message(Direction::Out, Data::Text, 0, 1);
-            route.frames().control(Direction::In, Control::Ping, 1);
+            route.frames().control(Direction::In, ControlKind::Ping, 1);
             route.frames().bytes(Direction::In, 11);
             route.frames().bytes(Direction::Out, 9);
             route.end(closed(1000), Duration::ZERO);
         }
         echo.end(closed(4321), Duration::ZERO);
-        let expected = Counters {
+        let expected = DemoCounters {
             sessions_active: 1,
             sessions: 4,
             messages_from_clients: 2,
@@ -103,6 +103,6 @@ mod tests {
             bytes_from_servers: 18,
             closes: [("1000".to_owned(), 2), ("4xxx".to_owned(), 1)].into(),
         };
-        assert_eq!(Counters::gather(&registry), expected);
+        assert_eq!(DemoCounters::gather(&registry), expected);
     }
 }

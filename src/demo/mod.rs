@@ -1,7 +1,7 @@
 //! The embedded demo: what `wsluice` alone puts behind, and in front of, a real proxy so that one can be seen working.
 //!
 //! It owns backends, a certificate, a page and a configuration, and no proxy code: `app` starts the proxy from
-//! [`demo_config`]'s text as it does from a file. Counters come in as a closure, [`Counters::gather`] over
+//! [`demo_config`]'s text as it does from a file. Counters come in as a closure, [`DemoCounters::gather`] over
 //! the proxy's registry, since that registry is `app`'s.
 
 mod certificate;
@@ -11,14 +11,14 @@ mod servers;
 mod sockets;
 mod web;
 
-pub use certificate::{Certificate, CertificateError};
-pub use config::{Addresses, demo_config};
-pub use counters::Counters;
-pub use servers::{Servers, start};
+pub use certificate::{CertificateError, DemoCertificate};
+pub use config::{DemoAddresses, demo_config};
+pub use counters::DemoCounters;
+pub use servers::{DemoServers, start};
 
 /// What is printed once the proxy listens: where to look, and what to type next.
-pub fn banner(addresses: &Addresses) -> String {
-    let Addresses { plain, tls, admin } = addresses;
+pub fn banner(addresses: &DemoAddresses) -> String {
+    let DemoAddresses { plain, tls, admin } = addresses;
     format!(
         r#"wsluice demo: a proxy in front of three small WebSocket servers and a web server, all in this process
 

@@ -1,7 +1,7 @@
 //! The demo's backends: four listeners on loopback, each on a port the kernel chose, behind the proxy like any others.
 //!
 //! Everything is bounded (connections per server here, sizes and deadlines where the protocol is spoken) and everything
-//! ends with [`Servers`]: dropping it aborts the accepting tasks, and each of those owns the tasks of its connections.
+//! ends with [`DemoServers`]: dropping it aborts the accepting tasks, and each of those owns the tasks of its connections.
 
 use std::future::Future;
 use std::io;
@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::debug;
 
 use super::web::Web;
-use super::{Counters, sockets};
+use super::{DemoCounters, sockets};
 
 /// Per server. More than a person with a load generator in the other terminal opens by accident, and at some 20 KB each
 /// still a small process.
@@ -24,7 +24,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The running backends and where they listen. Dropping it ends them and all their connections.
 #[derive(Debug)]
-pub struct Servers {
+pub struct DemoServers {
     /// Sends back what it gets; obeys `close CODE REASON`.
     pub echo: SocketAddr,
     /// Sends the time each second.
@@ -33,7 +33,7 @@ pub struct Servers {
     pub heartbeat: SocketAddr,
     /// The page, `/stats` and `/events`.
     pub web: SocketAddr,
-    _tasks: [Ended; 4],
+    _tasks: [AbortOnDrop; 4],
 }
 
 /// Starts the backends on the current runtime. `counters` is asked once a second for each page that is open.
@@ -43,20 +43,20 @@ pub struct Servers {
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub fn start(counters: impl Fn() -> Counters + Send + Sync + 'static) -> io::Result<Servers> {
+pub fn start(counters: impl Fn() -> DemoCounters + Send + Sync + 'static) -> io::Result<DemoServers> {
     let web = Arc::new(Web::new(counters));
     let (echo, echo_task) = serve("echo", sockets::echo)?;
     let (clock, clock_task) = serve("clock", sockets::clock)?;
     let (heartbeat, heartbeat_task) = serve("heartbeat", sockets::heartbeat)?;
     let (web, web_task) = serve("web", move |stream| Arc::clone(&web).serve(stream))?;
-    Ok(Servers { echo, clock, heartbeat, web, _tasks: [echo_task, clock_task, heartbeat_task, web_task] })
+    Ok(DemoServers { echo, clock, heartbeat, web, _tasks: [echo_task, clock_task, heartbeat_task, web_task] })
 }
 
 /// Ends a task when dropped.
 #[derive(Debug)]
-struct Ended(AbortHandle);
+struct AbortOnDrop(AbortHandle);
 
-impl Drop for Ended {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -65,7 +65,7 @@ impl Drop for Ended {
 fn serve<F, E>(
     name: &'static str,
     connection: impl Fn(TcpStream) -> F + Send + 'static,
-) -> io::Result<(SocketAddr, Ended)>
+) -> io::Result<(SocketAddr, AbortOnDrop)>
 where
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: std::error::Error + 'static,
@@ -76,7 +76,7 @@ where
     let address = listener.local_addr()?;
     let listener = TcpListener::from_std(listener)?;
     let task = tokio::spawn(accept(name, listener, connection));
-    Ok((address, Ended(task.abort_handle())))
+    Ok((address, AbortOnDrop(task.abort_handle())))
 }
 
 /// Accepts for ever. At the limit it stops accepting until a connection ends; the rest wait in the kernel's queue.
@@ -124,8 +124,9 @@ mod tests {
         tokio::time::timeout(DEADLINE, work).await.expect("in time")
     }
 
-    fn started() -> Servers {
-        start(|| Counters { sessions: 7, closes: [("1000".to_owned(), 3)].into(), ..Counters::default() }).unwrap()
+    fn started() -> DemoServers {
+        start(|| DemoCounters { sessions: 7, closes: [("1000".to_owned(), 3)].into(), ..DemoCounters::default() })
+            .unwrap()
     }
 
     async fn connect(address: SocketAddr) -> WebSocketStream<TcpStream> {

@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Counters;
+use super::DemoCounters;
 
 const EVENT_PERIOD: Duration = Duration::from_secs(1);
 /// Also how long an idle keep-alive connection is held; the proxy keeps some open.
@@ -36,16 +36,16 @@ const POLICY: HeaderValue = HeaderValue::from_static(
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-type Body = BoxBody<Bytes, Infallible>;
+type PageBody = BoxBody<Bytes, Infallible>;
 
 /// What the web server serves, shared by its connections.
 pub struct Web {
-    counters: Box<dyn Fn() -> Counters + Send + Sync>,
+    counters: Box<dyn Fn() -> DemoCounters + Send + Sync>,
 }
 
 impl Web {
     /// A server that shows these counters.
-    pub fn new(counters: impl Fn() -> Counters + Send + Sync + 'static) -> Web {
+    pub fn new(counters: impl Fn() -> DemoCounters + Send + Sync + 'static) -> Web {
         Web { counters: Box::new(counters) }
     }
 
@@ -63,7 +63,7 @@ impl Web {
             .await
     }
 
-    fn answer(self: Arc<Web>, request: &Request<Incoming>) -> Response<Body> {
+    fn answer(self: Arc<Web>, request: &Request<Incoming>) -> Response<PageBody> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD here\n");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -87,7 +87,7 @@ impl Web {
     }
 
     /// One event at once, then one a second, until the reader has gone.
-    fn events(self: Arc<Web>) -> Body {
+    fn events(self: Arc<Web>) -> PageBody {
         let mut ticks = interval(EVENT_PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let events = stream::unfold((self, ticks), |(web, mut ticks)| async move {
@@ -100,19 +100,19 @@ impl Web {
     }
 }
 
-fn file(content_type: &'static str, content: &'static str) -> Response<Body> {
+fn file(content_type: &'static str, content: &'static str) -> Response<PageBody> {
     respond(StatusCode::OK, content_type, full(content))
 }
 
-fn text(status: StatusCode, text: &'static str) -> Response<Body> {
+fn text(status: StatusCode, text: &'static str) -> Response<PageBody> {
     respond(status, "text/plain; charset=utf-8", full(text))
 }
 
-fn full(content: impl Into<Bytes>) -> Body {
+fn full(content: impl Into<Bytes>) -> PageBody {
     Full::new(content.into()).boxed()
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+fn respond(status: StatusCode, content_type: &'static str, body: PageBody) -> Response<PageBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();

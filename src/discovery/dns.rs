@@ -19,8 +19,8 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::{sleep, timeout};
 
-use super::{Backoff, Outlet, Reason, Trouble};
-use crate::config::{ENDPOINTS_MAX, Endpoint, EndpointUrl, IpFamily, Scheme};
+use super::{Backoff, DiscoveryError, DiscoveryErrorKind, EndpointSink};
+use crate::config::{ENDPOINTS_MAX, EndpointConfig, EndpointUrl, IpFamily, Scheme};
 use crate::net::dns::{self, Tokio};
 
 /// The shortest time between two questions, whatever the TTL.
@@ -50,7 +50,7 @@ pub struct Dns {
 }
 
 /// A good answer, and until when.
-struct Answer<T> {
+struct DnsAnswer<T> {
     found: T,
     until: Instant,
 }
@@ -66,14 +66,19 @@ struct Service {
 
 impl Dns {
     /// Runs until it is dropped, which it may be at any time.
-    pub async fn run(self, mut outlet: Outlet) {
+    pub async fn run(self, mut outlet: EndpointSink) {
         let mut backoff = Backoff::default();
         let mut known = HashMap::new();
         loop {
-            let late = |_| Err(Trouble::new(Reason::Timeout, format!("no answer about {} in {ROUND:?}", self.name)));
+            let late = |_| {
+                Err(DiscoveryError::new(
+                    DiscoveryErrorKind::Timeout,
+                    format!("no answer about {} in {ROUND:?}", self.name),
+                ))
+            };
             let good = match timeout(ROUND, Box::pin(self.endpoints(&mut known))).await.unwrap_or_else(late) {
                 Ok(answer) => outlet.list(answer.found).then_some(answer.until),
-                Err(trouble) if matches!(trouble.reason, Reason::NotFound | Reason::Empty) => {
+                Err(trouble) if matches!(trouble.reason, DiscoveryErrorKind::NotFound | DiscoveryErrorKind::Empty) => {
                     outlet.nobody(&trouble).then(Instant::now)
                 }
                 Err(trouble) => {
@@ -96,7 +101,7 @@ impl Dns {
     /// # Errors
     /// Why there is no list.
     #[doc(hidden)]
-    pub async fn once(&self) -> Result<Vec<Endpoint>, Trouble> {
+    pub async fn once(&self) -> Result<Vec<EndpointConfig>, DiscoveryError> {
         self.endpoints(&mut HashMap::new()).await.map(|answer| answer.found)
     }
 
@@ -105,14 +110,19 @@ impl Dns {
     }
 
     /// One round of questions. `known` are the last addresses of targets.
-    async fn endpoints(&self, known: &mut HashMap<Name, Vec<IpAddr>>) -> Result<Answer<Vec<Endpoint>>, Trouble> {
-        let unmade = |error: NetError| Trouble::new(Reason::Unreachable, format!("no resolver: {error}"));
+    async fn endpoints(
+        &self,
+        known: &mut HashMap<Name, Vec<IpAddr>>,
+    ) -> Result<DnsAnswer<Vec<EndpointConfig>>, DiscoveryError> {
+        let unmade =
+            |error: NetError| DiscoveryError::new(DiscoveryErrorKind::Unreachable, format!("no resolver: {error}"));
         let resolver = dns::resolver(self.server).map_err(unmade)?;
-        let name = Name::from_ascii(&self.name).map_err(|error| Trouble::new(Reason::NotFound, error.to_string()))?;
+        let name = Name::from_ascii(&self.name)
+            .map_err(|error| DiscoveryError::new(DiscoveryErrorKind::NotFound, error.to_string()))?;
         let Some(port) = self.port else { return self.services(&resolver, name, known).await };
-        let Answer { found, until } = self.addresses(&resolver, &name).await?;
-        let found = found.into_iter().map(|ip| Endpoint::at(self.url(ip, port))).collect();
-        Ok(Answer { found, until })
+        let DnsAnswer { found, until } = self.addresses(&resolver, &name).await?;
+        let found = found.into_iter().map(|ip| EndpointConfig::at(self.url(ip, port))).collect();
+        Ok(DnsAnswer { found, until })
     }
 
     async fn services(
@@ -120,12 +130,15 @@ impl Dns {
         resolver: &Resolver<Tokio>,
         name: Name,
         known: &mut HashMap<Name, Vec<IpAddr>>,
-    ) -> Result<Answer<Vec<Endpoint>>, Trouble> {
+    ) -> Result<DnsAnswer<Vec<EndpointConfig>>, DiscoveryError> {
         let answer = resolver.lookup(name.clone(), RecordType::SRV).await.map_err(|error| trouble(&name, &error))?;
         let mut until = answer.valid_until();
         let services: Vec<Service> = answer.answers().iter().filter_map(|record| service(&record.data)).collect();
         if services.len() > ENDPOINTS_MAX {
-            return Err(Trouble::new(Reason::TooLarge, format!("{name} has {} SRV records", services.len())));
+            return Err(DiscoveryError::new(
+                DiscoveryErrorKind::TooLarge,
+                format!("{name} has {} SRV records", services.len()),
+            ));
         }
         let mut targets: Vec<Name> = services.iter().map(|service| service.target.clone()).collect();
         targets.sort();
@@ -141,7 +154,7 @@ impl Dns {
                     resolved.insert(target, answer.found);
                 }
                 // It is gone for good: the others do not wait for it.
-                Err(trouble) if matches!(trouble.reason, Reason::NotFound | Reason::Empty) => {}
+                Err(trouble) if matches!(trouble.reason, DiscoveryErrorKind::NotFound | DiscoveryErrorKind::Empty) => {}
                 // It was not told: what it was last time holds, and without that the whole answer is worth nothing.
                 Err(trouble) => match known.get(&target) {
                     Some(last) => drop(resolved.insert(target, last.clone())),
@@ -152,30 +165,36 @@ impl Dns {
         let found = endpoints(&services, &resolved, |ip, port| self.url(ip, port));
         *known = resolved;
         match found.is_empty() {
-            true => Err(Trouble::new(Reason::Empty, format!("no target of {name} has an address"))),
-            false => Ok(Answer { found, until }),
+            true => Err(DiscoveryError::new(DiscoveryErrorKind::Empty, format!("no target of {name} has an address"))),
+            false => Ok(DnsAnswer { found, until }),
         }
     }
 
-    async fn addresses(&self, resolver: &Resolver<Tokio>, name: &Name) -> Result<Answer<Vec<IpAddr>>, Trouble> {
+    async fn addresses(
+        &self,
+        resolver: &Resolver<Tokio>,
+        name: &Name,
+    ) -> Result<DnsAnswer<Vec<IpAddr>>, DiscoveryError> {
         let kinds: &[RecordType] = match self.family {
             IpFamily::Any => &[RecordType::A, RecordType::AAAA],
             IpFamily::Ipv4 => &[RecordType::A],
             IpFamily::Ipv6 => &[RecordType::AAAA],
         };
-        let mut none = Trouble::new(Reason::Empty, format!("{name} has no address"));
+        let mut none = DiscoveryError::new(DiscoveryErrorKind::Empty, format!("{name} has no address"));
         for kind in kinds {
             match resolver.lookup(name.clone(), *kind).await {
                 Ok(answer) => {
                     let found: Vec<IpAddr> =
                         answer.answers().iter().filter_map(|record| address(&record.data)).collect();
                     if !found.is_empty() {
-                        return Ok(Answer { found, until: answer.valid_until() });
+                        return Ok(DnsAnswer { found, until: answer.valid_until() });
                     }
                 }
                 // Only "there is none" leads on to the other family.
                 Err(error) => match trouble(name, &error) {
-                    nothing if matches!(nothing.reason, Reason::NotFound | Reason::Empty) => none = nothing,
+                    nothing if matches!(nothing.reason, DiscoveryErrorKind::NotFound | DiscoveryErrorKind::Empty) => {
+                        none = nothing
+                    }
                     failed => return Err(failed),
                 },
             }
@@ -211,7 +230,7 @@ fn endpoints(
     services: &[Service],
     resolved: &HashMap<Name, Vec<IpAddr>>,
     url: impl Fn(IpAddr, u16) -> EndpointUrl,
-) -> Vec<Endpoint> {
+) -> Vec<EndpointConfig> {
     let of = |service: &Service| resolved.get(&service.target).cloned().unwrap_or_default();
     // Ours are numbers up to 255; only their order has a meaning.
     let mut priorities: Vec<u16> = services.iter().map(|service| service.priority).collect();
@@ -222,28 +241,28 @@ fn endpoints(
         // RFC 2782: 0 is "a very small chance", or nothing to choose; here it would be "none".
         let weight = service.weight.max(1);
         let priority = u8::try_from(rank(service.priority)).unwrap_or(u8::MAX);
-        Endpoint { weight, priority, ..Endpoint::at(url(ip, service.port)) }
+        EndpointConfig { weight, priority, ..EndpointConfig::at(url(ip, service.port)) }
     };
     let each = |service| of(service).into_iter().map(move |ip| (service, ip));
     services.iter().flat_map(each).map(|(service, ip)| endpoint(service, ip)).collect()
 }
 
-fn trouble(name: &Name, error: &NetError) -> Trouble {
+fn trouble(name: &Name, error: &NetError) -> DiscoveryError {
     let reason = match error {
-        NetError::Timeout => Reason::Timeout,
+        NetError::Timeout => DiscoveryErrorKind::Timeout,
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NXDomain => Reason::NotFound,
-            ResponseCode::NoError => Reason::Empty,
-            ResponseCode::Refused => Reason::Denied,
-            _ => Reason::Server,
+            ResponseCode::NXDomain => DiscoveryErrorKind::NotFound,
+            ResponseCode::NoError => DiscoveryErrorKind::Empty,
+            ResponseCode::Refused => DiscoveryErrorKind::Denied,
+            _ => DiscoveryErrorKind::Server,
         },
-        NetError::Dns(DnsError::ResponseCode(ResponseCode::NXDomain)) => Reason::NotFound,
-        NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)) => Reason::Denied,
-        NetError::Dns(_) => Reason::Server,
-        NetError::Proto(_) => Reason::Malformed,
-        _ => Reason::Unreachable,
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::NXDomain)) => DiscoveryErrorKind::NotFound,
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)) => DiscoveryErrorKind::Denied,
+        NetError::Dns(_) => DiscoveryErrorKind::Server,
+        NetError::Proto(_) => DiscoveryErrorKind::Malformed,
+        _ => DiscoveryErrorKind::Unreachable,
     };
-    Trouble::new(reason, format!("{name}: {error}"))
+    DiscoveryError::new(reason, format!("{name}: {error}"))
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::{Backoff, Outlet, Reason, Trouble};
-use crate::config::{ENDPOINTS_MAX, Endpoint, load_endpoint};
+use super::{Backoff, DiscoveryError, DiscoveryErrorKind, EndpointSink};
+use crate::config::{ENDPOINTS_MAX, EndpointConfig, load_endpoint};
 use crate::file_look;
 use crate::upstream::connect::{ConnectError, Connector};
 
@@ -66,7 +66,7 @@ const TOKEN_BYTES_MAX: usize = 8 << 10;
 #[derive(Debug)]
 pub struct Etcd {
     /// The members of the cluster, at least one.
-    pub servers: Vec<Server>,
+    pub servers: Vec<EtcdMember>,
     /// What the keys begin with.
     pub prefix: String,
     /// User and password.
@@ -75,7 +75,7 @@ pub struct Etcd {
 
 /// One member.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct EtcdMember {
     /// Host and port, for the `Host` header and for messages.
     pub authority: String,
     /// How connections to it are made.
@@ -100,36 +100,36 @@ impl std::fmt::Debug for Login {
 /// The keys as we know them.
 #[derive(Debug, Default)]
 struct View {
-    keys: BTreeMap<Vec<u8>, Known>,
+    keys: BTreeMap<Vec<u8>, KnownKey>,
     /// All of what happened until then is in it.
     revision: i64,
 }
 
 /// One key as we know it.
 #[derive(Debug)]
-struct Known {
+struct KnownKey {
     /// What the value was, as a hash: ten thousand values could be as long as somebody likes.
     value: [u8; 32],
     /// What the value tells, or what it told when it last told an endpoint.
-    endpoint: Option<Endpoint>,
+    endpoint: Option<EndpointConfig>,
 }
 
 /// A connection to one server with one request under way; dropping it closes the connection.
-struct Exchange {
+struct EtcdExchange {
     body: Incoming,
     _connection: JoinSet<()>,
 }
 
 /// What the gateway answers; its numbers are strings, as protobuf's JSON has them.
 #[derive(Deserialize)]
-struct Header {
+struct EtcdHeader {
     #[serde(deserialize_with = "number", default)]
     revision: i64,
 }
 
 #[derive(Deserialize)]
 struct Range {
-    header: Header,
+    header: EtcdHeader,
     #[serde(deserialize_with = "bounded", default)]
     kvs: Vec<KeyValue>,
     #[serde(deserialize_with = "number", default)]
@@ -147,7 +147,7 @@ struct KeyValue {
 }
 
 #[derive(Deserialize)]
-struct Watched {
+struct WatchedPrefix {
     result: Option<WatchResponse>,
     error: Option<IgnoredAny>,
 }
@@ -159,11 +159,11 @@ struct WatchResponse {
     #[serde(default)]
     cancel_reason: String,
     #[serde(deserialize_with = "bounded", default)]
-    events: Vec<Event>,
+    events: Vec<WatchEvent>,
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct WatchEvent {
     #[serde(rename = "type", default)]
     kind: EventKind,
     kv: KeyValue,
@@ -220,7 +220,7 @@ fn base64_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error>
 
 impl Etcd {
     /// Runs until it is dropped, which it may be at any time.
-    pub async fn run(self, mut outlet: Outlet) {
+    pub async fn run(self, mut outlet: EndpointSink) {
         let mut backoff = Backoff::default();
         let mut view = View::default();
         // Not all proxies on one member.
@@ -241,8 +241,14 @@ impl Etcd {
     }
 
     /// Loads and watches by one server, until that fails: for a reason, or because the watch missed something.
-    async fn round(&self, server: &Server, view: &mut View, outlet: &mut Outlet, loaded: &mut bool) -> Option<Trouble> {
-        let mut client = Client { server, token: None };
+    async fn round(
+        &self,
+        server: &EtcdMember,
+        view: &mut View,
+        outlet: &mut EndpointSink,
+        loaded: &mut bool,
+    ) -> Option<DiscoveryError> {
+        let mut client = EtcdClient { server, token: None };
         if let Some(login) = &self.login
             && let Err(trouble) = client.log_in(login).await
         {
@@ -262,7 +268,12 @@ impl Etcd {
         json!({ "key": BASE64_STANDARD.encode(key), "range_end": BASE64_STANDARD.encode(range_end(key)) })
     }
 
-    async fn load(&self, client: &Client<'_>, view: &mut View, outlet: &mut Outlet) -> Result<(), Trouble> {
+    async fn load(
+        &self,
+        client: &EtcdClient<'_>,
+        view: &mut View,
+        outlet: &mut EndpointSink,
+    ) -> Result<(), DiscoveryError> {
         let mut request = self.range();
         request["limit"] = json!(ENDPOINTS_MAX + 1);
         let range: Range = client.call("/v3/kv/range", &request).await?;
@@ -270,11 +281,16 @@ impl Etcd {
     }
 
     /// Follows the prefix from the view on. `Ok` when the view has to be loaded anew.
-    async fn watch(&self, client: &Client<'_>, view: &mut View, outlet: &mut Outlet) -> Result<(), Trouble> {
+    async fn watch(
+        &self,
+        client: &EtcdClient<'_>,
+        view: &mut View,
+        outlet: &mut EndpointSink,
+    ) -> Result<(), DiscoveryError> {
         let mut create = self.range();
         create["start_revision"] = json!((view.revision + 1).to_string());
         let mut watch = client.open("/v3/watch", &json!({ "create_request": create }), None).await?;
-        let mut lines = Lines::default();
+        let mut lines = JsonLines::default();
         let mut check = Instant::now() + CHECK.mul_f64(0.5 + 0.5 * fastrand::f64());
         // When the first and the last event came that the outlet does not know of.
         let mut burst: Option<(Instant, Instant)> = None;
@@ -304,7 +320,7 @@ impl Etcd {
                         Ok(true) => {}
                         Ok(false) => return Ok(()),
                         // A token does not hold for ever: the next round begins with a login.
-                        Err(trouble) if trouble.reason == Reason::Denied && client.token.is_some() => return Ok(()),
+                        Err(trouble) if trouble.reason == DiscoveryErrorKind::Denied && client.token.is_some() => return Ok(()),
                         Err(trouble) => return Err(trouble),
                     }
                     burst = None;
@@ -317,7 +333,7 @@ impl Etcd {
 
     /// Whether the view has all keys, and none of them newer. An event that is on its way makes that false too; then the
     /// prefix is loaded once more than needed.
-    async fn is_current(&self, client: &Client<'_>, view: &View) -> Result<bool, Trouble> {
+    async fn is_current(&self, client: &EtcdClient<'_>, view: &View) -> Result<bool, DiscoveryError> {
         let mut request = self.range();
         request["keys_only"] = json!(true);
         request["limit"] = json!(1);
@@ -330,7 +346,7 @@ impl Etcd {
 
 impl View {
     /// Takes the answer to a load in: all keys there are.
-    fn load(&mut self, range: Range, outlet: &mut Outlet) -> Result<(), Trouble> {
+    fn load(&mut self, range: Range, outlet: &mut EndpointSink) -> Result<(), DiscoveryError> {
         if range.kvs.len() > ENDPOINTS_MAX {
             return Err(too_many(range.kvs.len()));
         }
@@ -345,15 +361,15 @@ impl View {
     }
 
     /// Takes a line of the watch in, which `server` wrote. Says whether something happened.
-    fn hear(&mut self, line: &[u8], server: &str, outlet: &mut Outlet) -> Result<bool, Trouble> {
-        let watched: Watched = understand(line)?;
+    fn hear(&mut self, line: &[u8], server: &str, outlet: &mut EndpointSink) -> Result<bool, DiscoveryError> {
+        let watched: WatchedPrefix = understand(line)?;
         let Some(result) = watched.result.filter(|_| watched.error.is_none()) else {
-            return Err(Trouble::new(Reason::Server, format!("{server}: {}", shown(line))));
+            return Err(DiscoveryError::new(DiscoveryErrorKind::Server, format!("{server}: {}", shown(line))));
         };
         if result.canceled {
             // Compacted, most likely. What was lost is in the next load; a wait, so as not to go in circles.
             let why = if result.cancel_reason.is_empty() { "compacted" } else { &*result.cancel_reason };
-            return Err(Trouble::new(Reason::Server, format!("the watch was cancelled: {why}")));
+            return Err(DiscoveryError::new(DiscoveryErrorKind::Server, format!("the watch was cancelled: {why}")));
         }
         if result.events.is_empty() {
             return Ok(false);
@@ -362,8 +378,8 @@ impl View {
         Ok(true)
     }
 
-    fn apply(&mut self, events: Vec<Event>, outlet: &mut Outlet) -> Result<(), Trouble> {
-        for Event { kind, kv } in events {
+    fn apply(&mut self, events: Vec<WatchEvent>, outlet: &mut EndpointSink) -> Result<(), DiscoveryError> {
+        for WatchEvent { kind, kv } in events {
             self.revision = self.revision.max(kv.mod_revision);
             let last = self.keys.remove(&kv.key);
             if kind == EventKind::Put {
@@ -373,18 +389,19 @@ impl View {
         }
         match self.keys.len() {
             len if len > ENDPOINTS_MAX => Err(too_many(len)),
-            _ if self.keys.keys().map(Vec::len).sum::<usize>() > KEYS_BYTES_MAX => {
-                Err(Trouble::new(Reason::TooLarge, format!("the keys take more than {KEYS_BYTES_MAX} bytes")))
-            }
+            _ if self.keys.keys().map(Vec::len).sum::<usize>() > KEYS_BYTES_MAX => Err(DiscoveryError::new(
+                DiscoveryErrorKind::TooLarge,
+                format!("the keys take more than {KEYS_BYTES_MAX} bytes"),
+            )),
             _ => Ok(()),
         }
     }
 
-    fn endpoints(&self) -> Vec<Endpoint> {
+    fn endpoints(&self) -> Vec<EndpointConfig> {
         self.keys.values().filter_map(|known| known.endpoint.clone()).collect()
     }
 
-    fn tell(&self, outlet: &mut Outlet) {
+    fn tell(&self, outlet: &mut EndpointSink) {
         outlet.list(self.endpoints());
     }
 }
@@ -394,7 +411,7 @@ impl View {
 #[derive(Debug, Default)]
 pub struct Replay {
     view: View,
-    lines: Lines,
+    lines: JsonLines,
 }
 
 #[doc(hidden)]
@@ -403,7 +420,7 @@ impl Replay {
     ///
     /// # Errors
     /// As a round ends then.
-    pub fn load(&mut self, answer: &[u8], outlet: &mut Outlet) -> Result<(), Trouble> {
+    pub fn load(&mut self, answer: &[u8], outlet: &mut EndpointSink) -> Result<(), DiscoveryError> {
         self.view.load(understand(answer)?, outlet)
     }
 
@@ -411,7 +428,7 @@ impl Replay {
     ///
     /// # Errors
     /// As a round ends then.
-    pub fn watch(&mut self, bytes: &[u8], outlet: &mut Outlet) -> Result<(), Trouble> {
+    pub fn watch(&mut self, bytes: &[u8], outlet: &mut EndpointSink) -> Result<(), DiscoveryError> {
         for line in self.lines.push(bytes)? {
             self.view.hear(&line, "server", outlet)?;
         }
@@ -419,17 +436,17 @@ impl Replay {
     }
 
     /// What is known now.
-    pub fn endpoints(&self) -> Vec<Endpoint> {
+    pub fn endpoints(&self) -> Vec<EndpointConfig> {
         self.view.endpoints()
     }
 }
 
 /// A key with what its value tells. A value that is no endpoint is told once, and what was there before it stays.
-fn read(kv: KeyValue, last: Option<Known>, outlet: &mut Outlet) -> (Vec<u8>, Known) {
+fn read(kv: KeyValue, last: Option<KnownKey>, outlet: &mut EndpointSink) -> (Vec<u8>, KnownKey) {
     let KeyValue { key, value: text, .. } = kv;
     let value = hash(&text);
     if let Some(known) = last.as_ref().filter(|known| known.value == value) {
-        return (key, Known { value, endpoint: known.endpoint.clone() });
+        return (key, KnownKey { value, endpoint: known.endpoint.clone() });
     }
     let name: String = String::from_utf8_lossy(&key).chars().take(KEY_CHARS_SHOWN).collect();
     let endpoint = match file_look::text(text) {
@@ -439,11 +456,11 @@ fn read(kv: KeyValue, last: Option<Known>, outlet: &mut Outlet) -> (Vec<u8>, Kno
     let endpoint = match endpoint {
         Ok(endpoint) => Some(endpoint),
         Err(problem) => {
-            outlet.flawed(&Trouble::new(Reason::Malformed, problem));
+            outlet.flawed(&DiscoveryError::new(DiscoveryErrorKind::Malformed, problem));
             last.and_then(|known| known.endpoint)
         }
     };
-    (key, Known { value, endpoint })
+    (key, KnownKey { value, endpoint })
 }
 
 fn hash(value: &[u8]) -> [u8; 32] {
@@ -452,8 +469,8 @@ fn hash(value: &[u8]) -> [u8; 32] {
     hash
 }
 
-fn too_many(keys: usize) -> Trouble {
-    Trouble::new(Reason::TooLarge, format!("{keys} keys, more than {ENDPOINTS_MAX}"))
+fn too_many(keys: usize) -> DiscoveryError {
+    DiscoveryError::new(DiscoveryErrorKind::TooLarge, format!("{keys} keys, more than {ENDPOINTS_MAX}"))
 }
 
 /// The first key behind all that begin with `prefix`; `\0` is "to the end" (etcd's `range_end`).
@@ -469,24 +486,27 @@ fn range_end(prefix: &[u8]) -> Vec<u8> {
 }
 
 /// One server, and the token it gave us.
-struct Client<'a> {
-    server: &'a Server,
+struct EtcdClient<'a> {
+    server: &'a EtcdMember,
     token: Option<String>,
 }
 
-impl Client<'_> {
-    async fn log_in(&mut self, login: &Login) -> Result<(), Trouble> {
+impl EtcdClient<'_> {
+    async fn log_in(&mut self, login: &Login) -> Result<(), DiscoveryError> {
         let request = json!({ "name": login.user, "password": login.password });
         let Token { token } = self.call("/v3/auth/authenticate", &request).await?;
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
-            return Err(Trouble::new(Reason::Malformed, format!("{}: no usable token", self.server.authority)));
+            return Err(DiscoveryError::new(
+                DiscoveryErrorKind::Malformed,
+                format!("{}: no usable token", self.server.authority),
+            ));
         }
         self.token = Some(token);
         Ok(())
     }
 
     /// One request with its whole answer.
-    async fn call<T: DeserializeOwned>(&self, path: &str, request: &Value) -> Result<T, Trouble> {
+    async fn call<T: DeserializeOwned>(&self, path: &str, request: &Value) -> Result<T, DiscoveryError> {
         let deadline = Instant::now() + REQUEST;
         let mut exchange = self.open(path, request, Some(deadline)).await?;
         let collected = timeout_at(deadline, collect(&mut exchange.body, ANSWER_BYTES_MAX));
@@ -495,7 +515,12 @@ impl Client<'_> {
     }
 
     /// Sends a request on a connection of its own and waits for a good answer to begin.
-    async fn open(&self, path: &str, request: &Value, deadline: Option<Instant>) -> Result<Exchange, Trouble> {
+    async fn open(
+        &self,
+        path: &str,
+        request: &Value,
+        deadline: Option<Instant>,
+    ) -> Result<EtcdExchange, DiscoveryError> {
         let deadline = deadline.unwrap_or_else(|| Instant::now() + REQUEST);
         let authority = &self.server.authority;
         let mut builder = Request::builder()
@@ -507,12 +532,20 @@ impl Client<'_> {
             builder = builder.header(header::AUTHORIZATION, token);
         }
         let body = Full::new(Bytes::from(request.to_string()));
-        let request = builder.body(body).map_err(|error| Trouble::new(Reason::Malformed, error.to_string()))?;
+        let request = builder
+            .body(body)
+            .map_err(|error| DiscoveryError::new(DiscoveryErrorKind::Malformed, error.to_string()))?;
         let stream = self.server.connector.connect(deadline).await.map_err(|error| {
-            let reason = if matches!(error, ConnectError::Timeout) { Reason::Timeout } else { Reason::Unreachable };
-            Trouble::new(reason, format!("{authority}: {}", chain(&error)))
+            let reason = if matches!(error, ConnectError::Timeout) {
+                DiscoveryErrorKind::Timeout
+            } else {
+                DiscoveryErrorKind::Unreachable
+            };
+            DiscoveryError::new(reason, format!("{authority}: {}", chain(&error)))
         })?;
-        let broken = |error: hyper::Error| Trouble::new(Reason::Unreachable, format!("{authority}: {}", chain(&error)));
+        let broken = |error: hyper::Error| {
+            DiscoveryError::new(DiscoveryErrorKind::Unreachable, format!("{authority}: {}", chain(&error)))
+        };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -523,48 +556,55 @@ impl Client<'_> {
         let response = answered.await.map_err(|_| self.late(path))?.map_err(broken)?;
         let (head, mut body) = response.into_parts();
         if head.status == StatusCode::OK {
-            return Ok(Exchange { body, _connection: task });
+            return Ok(EtcdExchange { body, _connection: task });
         }
         let told = timeout(REQUEST, collect(&mut body, 64 << 10)).await.ok().and_then(Result::ok).unwrap_or_default();
         let reason = match head.status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Reason::Denied,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => DiscoveryErrorKind::Denied,
             // With 400 too: "authentication failed", and "user name is empty" where there should be a login.
             StatusCode::BAD_REQUEST if ["auth", "user name"].iter().any(|words| shown(&told).contains(words)) => {
-                Reason::Denied
+                DiscoveryErrorKind::Denied
             }
-            StatusCode::NOT_FOUND => Reason::NotFound,
-            _ => Reason::Server,
+            StatusCode::NOT_FOUND => DiscoveryErrorKind::NotFound,
+            _ => DiscoveryErrorKind::Server,
         };
-        Err(Trouble::new(reason, format!("{authority}{path}: {}: {}", head.status, shown(&told))))
+        Err(DiscoveryError::new(reason, format!("{authority}{path}: {}: {}", head.status, shown(&told))))
     }
 
-    fn late(&self, path: &str) -> Trouble {
-        Trouble::new(Reason::Timeout, format!("{}{path}: no answer in {REQUEST:?}", self.server.authority))
+    fn late(&self, path: &str) -> DiscoveryError {
+        DiscoveryError::new(
+            DiscoveryErrorKind::Timeout,
+            format!("{}{path}: no answer in {REQUEST:?}", self.server.authority),
+        )
     }
 
-    fn of_server(&self, trouble: Trouble) -> Trouble {
-        Trouble { detail: format!("{}: {}", self.server.authority, trouble.detail), ..trouble }
+    fn of_server(&self, trouble: DiscoveryError) -> DiscoveryError {
+        DiscoveryError { detail: format!("{}: {}", self.server.authority, trouble.detail), ..trouble }
     }
 }
 
-fn server_gone(client: &Client<'_>, what: &str) -> Trouble {
-    Trouble::new(Reason::Unreachable, format!("{} {what}", client.server.authority))
+fn server_gone(client: &EtcdClient<'_>, what: &str) -> DiscoveryError {
+    DiscoveryError::new(DiscoveryErrorKind::Unreachable, format!("{} {what}", client.server.authority))
 }
 
-async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, Trouble> {
+async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, DiscoveryError> {
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Trouble::new(Reason::Unreachable, chain(&error)))?;
+        let frame = frame.map_err(|error| DiscoveryError::new(DiscoveryErrorKind::Unreachable, chain(&error)))?;
         collected.extend_from_slice(&frame.into_data().unwrap_or_default());
         if collected.len() > bytes_max {
-            return Err(Trouble::new(Reason::TooLarge, format!("an answer of more than {bytes_max} bytes")));
+            return Err(DiscoveryError::new(
+                DiscoveryErrorKind::TooLarge,
+                format!("an answer of more than {bytes_max} bytes"),
+            ));
         }
     }
     Ok(collected.freeze())
 }
 
-fn understand<T: DeserializeOwned>(json: &[u8]) -> Result<T, Trouble> {
-    serde_json::from_slice(json).map_err(|error| Trouble::new(Reason::Malformed, format!("{error} in {}", shown(json))))
+fn understand<T: DeserializeOwned>(json: &[u8]) -> Result<T, DiscoveryError> {
+    serde_json::from_slice(json)
+        .map_err(|error| DiscoveryError::new(DiscoveryErrorKind::Malformed, format!("{error} in {}", shown(json))))
 }
 
 /// As much of an answer as fits a line of the log.
@@ -580,13 +620,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// A stream cut into lines: the gateway writes one JSON object a line.
 #[derive(Debug, Default)]
-struct Lines {
+struct JsonLines {
     rest: BytesMut,
 }
 
-impl Lines {
+impl JsonLines {
     /// The lines that `bytes` end.
-    fn push(&mut self, bytes: &[u8]) -> Result<Vec<Bytes>, Trouble> {
+    fn push(&mut self, bytes: &[u8]) -> Result<Vec<Bytes>, DiscoveryError> {
         let mut lines = vec![];
         let mut start = self.rest.len();
         self.rest.extend_from_slice(bytes);
@@ -598,7 +638,10 @@ impl Lines {
             start = 0;
         }
         match self.rest.len() > ANSWER_BYTES_MAX {
-            true => Err(Trouble::new(Reason::TooLarge, format!("an event of more than {ANSWER_BYTES_MAX} bytes"))),
+            true => Err(DiscoveryError::new(
+                DiscoveryErrorKind::TooLarge,
+                format!("an event of more than {ANSWER_BYTES_MAX} bytes"),
+            )),
             false => Ok(lines),
         }
     }
@@ -631,23 +674,23 @@ mod tests {
         // Nothing is left out that is zero or empty.
         let none: Range = understand(br#"{"header":{"revision":"1"}}"#).unwrap();
         assert_eq!((none.kvs.len(), none.count), (0, 0));
-        let event: Watched = understand(
+        let event: WatchedPrefix = understand(
             br#"{"result":{"header":{"revision":"9"},"events":[{"kv":{"key":"L2Ev","value":"YQ=="}},
             {"type":"DELETE","kv":{"key":"L2Ev","mod_revision":"9"}}]}}"#,
         )
         .unwrap();
         let kinds: Vec<_> = event.result.unwrap().events.iter().map(|event| event.kind).collect();
         assert_eq!(kinds, [EventKind::Put, EventKind::Delete]);
-        let compacted: Watched = understand(br#"{"result":{"canceled":true,"compact_revision":"5"}}"#).unwrap();
+        let compacted: WatchedPrefix = understand(br#"{"result":{"canceled":true,"compact_revision":"5"}}"#).unwrap();
         assert!(compacted.result.unwrap().canceled);
     }
 
     proptest! {
         #[test]
         fn lines_do_not_depend_on_how_they_arrive(text in "[ab\n]{0,40}", cut in 0_usize..40) {
-            let whole = Lines::default().push(text.as_bytes()).unwrap();
+            let whole = JsonLines::default().push(text.as_bytes()).unwrap();
             let (one, two) = text.as_bytes().split_at(cut.min(text.len()));
-            let mut lines = Lines::default();
+            let mut lines = JsonLines::default();
             let mut parts = lines.push(one).unwrap();
             parts.extend(lines.push(two).unwrap());
             prop_assert_eq!(whole, parts);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::{Outlet, Reason, Trouble};
-use crate::config::{Endpoint, FILE_BYTES_MAX, Scheme, load_endpoints};
+use super::{DiscoveryError, DiscoveryErrorKind, EndpointSink};
+use crate::config::{EndpointConfig, FILE_BYTES_MAX, Scheme, load_endpoints};
 use crate::file_look::{Settling, look, text};
 
 /// Between two looks.
@@ -23,16 +23,16 @@ const REPORT_CHARS_MAX: usize = 2000;
 
 /// Reads endpoints from a file, again when it changes.
 #[derive(Clone, Debug)]
-pub struct File {
+pub struct FileWatch {
     /// Which.
     pub path: PathBuf,
     /// For targets of Prometheus's `file_sd`, which have none.
     pub scheme: Scheme,
 }
 
-impl File {
+impl FileWatch {
     /// Runs until it is dropped, which it may be at any time.
-    pub async fn run(self, mut outlet: Outlet) {
+    pub async fn run(self, mut outlet: EndpointSink) {
         let mut settling = Settling::default();
         let mut good = false;
         loop {
@@ -41,12 +41,12 @@ impl File {
             let seen = spawn_blocking(move || look(&path)).await.unwrap_or(Err(io::ErrorKind::Other));
             if settling.has_changed(&seen) {
                 let file = self.clone();
-                let gone = |_| Err(Trouble::new(Reason::Unreachable, "the reading was broken off"));
+                let gone = |_| Err(DiscoveryError::new(DiscoveryErrorKind::Unreachable, "the reading was broken off"));
                 good = match spawn_blocking(move || file.read()).await.unwrap_or_else(gone) {
                     Ok(endpoints) => outlet.list(endpoints),
                     Err(trouble) => {
                         outlet.failed(&trouble);
-                        if trouble.reason == Reason::Unreachable {
+                        if trouble.reason == DiscoveryErrorKind::Unreachable {
                             // That may pass without a change of the file.
                             settling.forget();
                         }
@@ -61,25 +61,26 @@ impl File {
         }
     }
 
-    fn read(&self) -> Result<Vec<Endpoint>, Trouble> {
+    fn read(&self) -> Result<Vec<EndpointConfig>, DiscoveryError> {
         let name = self.path.display().to_string();
         let mut bytes = vec![];
         let opened = fs::File::open(&self.path);
         opened.and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(|error| {
             let reason = match error.kind() {
-                io::ErrorKind::NotFound => Reason::NotFound,
-                io::ErrorKind::PermissionDenied => Reason::Denied,
-                _ => Reason::Unreachable,
+                io::ErrorKind::NotFound => DiscoveryErrorKind::NotFound,
+                io::ErrorKind::PermissionDenied => DiscoveryErrorKind::Denied,
+                _ => DiscoveryErrorKind::Unreachable,
             };
-            Trouble::new(reason, format!("{name}: {error}"))
+            DiscoveryError::new(reason, format!("{name}: {error}"))
         })?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(Trouble::new(Reason::TooLarge, format!("{name} is larger than 1MiB")));
+            return Err(DiscoveryError::new(DiscoveryErrorKind::TooLarge, format!("{name} is larger than 1MiB")));
         }
-        let text = text(bytes).map_err(|error| Trouble::new(Reason::Malformed, format!("{name} {error}")))?;
+        let text = text(bytes)
+            .map_err(|error| DiscoveryError::new(DiscoveryErrorKind::Malformed, format!("{name} {error}")))?;
         load_endpoints(&name, &text, self.scheme).map_err(|errors| {
             let report: String = errors.to_string().chars().take(REPORT_CHARS_MAX).collect();
-            Trouble::new(Reason::Malformed, report)
+            DiscoveryError::new(DiscoveryErrorKind::Malformed, report)
         })
     }
 }

@@ -4,10 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{Gauge, IntCounter, IntGauge, Opts, Registry};
 
-use super::Reason;
+use super::DiscoveryErrorKind;
 use crate::telemetry::counters::{Counters, seconds};
 use crate::telemetry::labelled::{GaugeVec, IntCounterVec, IntGaugeVec};
-use crate::telemetry::series::{Held, Shelf};
+use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 
 /// The families, before they have upstreams.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct Metrics {
     updates: IntCounterVec,
     endpoints: IntGaugeVec,
     errors: IntCounterVec,
-    by_upstream: Shelf<2>,
+    by_upstream: SeriesRegistry<2>,
 }
 
 impl Metrics {
@@ -48,7 +48,7 @@ impl Metrics {
                 Opts::new("wsluice_discovery_errors_total", "Answers that discovery did not get or use, by reason."),
                 &["upstream", "provider", "reason"],
             )?,
-            by_upstream: Shelf::new(["upstream", "provider"]),
+            by_upstream: SeriesRegistry::new(["upstream", "provider"]),
         };
         metrics.by_upstream.register(registry, &metrics.answered)?;
         metrics.by_upstream.register(registry, &metrics.updates)?;
@@ -58,14 +58,14 @@ impl Metrics {
     }
 
     /// The handles of one upstream, and their series, until they are dropped; `provider` is the kind of its source.
-    pub fn upstream(&self, upstream: &str, provider: &'static str) -> UpstreamMetrics {
+    pub fn upstream(&self, upstream: &str, provider: &'static str) -> DiscoveryMetrics {
         let held = self.by_upstream.hold([upstream, provider]);
         let (errors, of_upstream) = (self.errors.clone(), upstream.to_owned());
-        UpstreamMetrics {
+        DiscoveryMetrics {
             answered: self.answered.with_label_values(&[upstream, provider]),
             updates: self.updates.with_label_values(&[upstream, provider]),
             endpoints: self.endpoints.with_label_values(&[upstream, provider]),
-            errors: Counters::new(&Reason::LABELS, move |reason| {
+            errors: Counters::new(&DiscoveryErrorKind::LABELS, move |reason| {
                 errors.with_label_values(&[&*of_upstream, provider, *reason])
             }),
             _held: held,
@@ -75,15 +75,15 @@ impl Metrics {
 
 /// What discovery for one upstream counts on.
 #[derive(Debug)]
-pub struct UpstreamMetrics {
+pub struct DiscoveryMetrics {
     answered: Gauge,
     updates: IntCounter,
     endpoints: IntGauge,
     errors: Counters<&'static str>,
-    _held: Held,
+    _held: SeriesGuard,
 }
 
-impl UpstreamMetrics {
+impl DiscoveryMetrics {
     pub(super) fn answered(&self) {
         self.answered.set(seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
     }
@@ -93,7 +93,7 @@ impl UpstreamMetrics {
         self.endpoints.set(i64::try_from(endpoints).unwrap_or(i64::MAX));
     }
 
-    pub(super) fn failed(&self, reason: Reason) {
+    pub(super) fn failed(&self, reason: DiscoveryErrorKind) {
         self.errors.inc(reason.label());
     }
 }
@@ -109,7 +109,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let (dns, etcd) = (metrics.upstream("chat", "dns"), metrics.upstream("chat", "etcd"));
-        dns.failed(Reason::Timeout);
+        dns.failed(DiscoveryErrorKind::Timeout);
         dns.updated(3);
         drop(dns);
         let text = encode(&registry).unwrap();

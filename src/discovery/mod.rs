@@ -1,6 +1,6 @@
 //! Endpoints that somebody else keeps the list of: a file, DNS, or etcd.
 //!
-//! A provider (`file`, `dns`, `etcd`) asks or watches its source for as long as it is polled, and tells its [`Outlet`]
+//! A provider (`file`, `dns`, `etcd`) asks or watches its source for as long as it is polled, and tells its [`EndpointSink`]
 //! whole lists, or why there is none. What is the same for all of them is done there, once: the last good list stays in
 //! force through every failure; a source that suddenly names nobody is not believed, unless that is expected; a list
 //! that says nothing new goes no further; failure and recovery are each logged once, and seldom if they go on
@@ -21,13 +21,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::config::{ENDPOINTS_MAX, Endpoint};
-use crate::telemetry::sparing::{Line, Sparing};
-use metrics::UpstreamMetrics;
+use crate::config::{ENDPOINTS_MAX, EndpointConfig};
+use crate::telemetry::sparing::{LinePermit, Sparing};
+use metrics::DiscoveryMetrics;
 
 /// Why a source gave no list. The closed set is a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum DiscoveryErrorKind {
     /// The server could not be connected to, or the file not be read.
     Unreachable,
     /// There was no answer in time.
@@ -48,7 +48,7 @@ pub enum Reason {
     Unusable,
 }
 
-impl Reason {
+impl DiscoveryErrorKind {
     /// All labels that [`label`](Self::label) gives.
     pub const LABELS: [&'static str; 9] =
         ["unreachable", "timeout", "denied", "not_found", "malformed", "empty", "too_large", "server", "unusable"];
@@ -56,15 +56,15 @@ impl Reason {
     /// The name used in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
-            Reason::Unreachable => "unreachable",
-            Reason::Timeout => "timeout",
-            Reason::Denied => "denied",
-            Reason::NotFound => "not_found",
-            Reason::Malformed => "malformed",
-            Reason::Empty => "empty",
-            Reason::TooLarge => "too_large",
-            Reason::Server => "server",
-            Reason::Unusable => "unusable",
+            DiscoveryErrorKind::Unreachable => "unreachable",
+            DiscoveryErrorKind::Timeout => "timeout",
+            DiscoveryErrorKind::Denied => "denied",
+            DiscoveryErrorKind::NotFound => "not_found",
+            DiscoveryErrorKind::Malformed => "malformed",
+            DiscoveryErrorKind::Empty => "empty",
+            DiscoveryErrorKind::TooLarge => "too_large",
+            DiscoveryErrorKind::Server => "server",
+            DiscoveryErrorKind::Unusable => "unusable",
         }
     }
 }
@@ -72,22 +72,22 @@ impl Reason {
 /// Why there is no list this time.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{detail}")]
-pub struct Trouble {
+pub struct DiscoveryError {
     /// Of which kind.
-    pub reason: Reason,
+    pub reason: DiscoveryErrorKind,
     /// In words.
     pub detail: String,
 }
 
-impl Trouble {
+impl DiscoveryError {
     /// A reason with its words.
-    pub fn new(reason: Reason, detail: impl Into<String>) -> Trouble {
-        Trouble { reason, detail: detail.into() }
+    pub fn new(reason: DiscoveryErrorKind, detail: impl Into<String>) -> DiscoveryError {
+        DiscoveryError { reason, detail: detail.into() }
     }
 }
 
 /// What is done with a new list: it is taken, without those that are told back; or it is refused as a whole.
-pub type Apply = Box<dyn FnMut(&[Endpoint]) -> Result<Vec<String>, String> + Send>;
+pub type Apply = Box<dyn FnMut(&[EndpointConfig]) -> Result<Vec<String>, String> + Send>;
 
 /// Discovery for one upstream, not running yet.
 pub struct Discovery {
@@ -106,52 +106,55 @@ impl fmt::Debug for Discovery {
 }
 
 /// Where a provider tells what it found: the way from any source to its upstream.
-pub struct Outlet {
+pub struct EndpointSink {
     upstream: String,
     /// A source may say that there is nobody.
     allow_empty: bool,
     /// In force, sorted by URL.
-    current: Option<Vec<Endpoint>>,
+    current: Option<Vec<EndpointConfig>>,
     /// What was logged, until it is over.
-    failing: Option<Reason>,
+    failing: Option<DiscoveryErrorKind>,
     /// A source may fail and work by turns, or say another thing each time.
     lines: Sparing,
-    metrics: UpstreamMetrics,
+    metrics: DiscoveryMetrics,
     apply: Apply,
     first: Option<oneshot::Sender<()>>,
 }
 
-impl Outlet {
+impl EndpointSink {
     /// An outlet to the upstream of this name, and what is sent to when its first list is in force.
     pub fn new(
         upstream: &str,
         allow_empty: bool,
-        metrics: UpstreamMetrics,
+        metrics: DiscoveryMetrics,
         apply: Apply,
-    ) -> (Outlet, oneshot::Receiver<()>) {
+    ) -> (EndpointSink, oneshot::Receiver<()>) {
         let (first, is_first) = oneshot::channel();
         let (upstream, first) = (upstream.to_owned(), Some(first));
         let lines = Sparing::default();
-        (Outlet { upstream, allow_empty, current: None, failing: None, lines, metrics, apply, first }, is_first)
+        (EndpointSink { upstream, allow_empty, current: None, failing: None, lines, metrics, apply, first }, is_first)
     }
 
     /// The source's whole list, in any order. Of endpoints with the same URL the first counts.
     ///
     /// Returns whether it is in force now.
-    pub fn list(&mut self, mut endpoints: Vec<Endpoint>) -> bool {
+    pub fn list(&mut self, mut endpoints: Vec<EndpointConfig>) -> bool {
         // Sorted, so that an answer in another order is no new one; a stable sort keeps the first of equals.
         endpoints.sort_by(|a, b| a.url.cmp(&b.url));
         endpoints.dedup_by(|later, first| later.url == first.url);
         let refusal = match endpoints.len() {
-            0 if !self.allow_empty => Some(Trouble::new(Reason::Empty, "the source names no endpoint")),
-            len if len > ENDPOINTS_MAX => {
-                Some(Trouble::new(Reason::TooLarge, format!("{len} endpoints, more than {ENDPOINTS_MAX}")))
+            0 if !self.allow_empty => {
+                Some(DiscoveryError::new(DiscoveryErrorKind::Empty, "the source names no endpoint"))
             }
+            len if len > ENDPOINTS_MAX => Some(DiscoveryError::new(
+                DiscoveryErrorKind::TooLarge,
+                format!("{len} endpoints, more than {ENDPOINTS_MAX}"),
+            )),
             _ if self.current.as_ref() == Some(&endpoints) => None,
             len => match (self.apply)(&endpoints) {
                 Ok(refused) => {
                     let len = len - refused.len();
-                    if let Some(Line { suppressed }) = self.lines.line(clock::now()) {
+                    if let Some(LinePermit { suppressed }) = self.lines.line(clock::now()) {
                         tracing::info!(upstream = %self.upstream, endpoints = len, suppressed, "endpoints discovered");
                     }
                     self.metrics.updated(len);
@@ -161,11 +164,11 @@ impl Outlet {
                         let _ = first.send(());
                     }
                     for why in refused {
-                        self.flawed(&Trouble::new(Reason::Unusable, why));
+                        self.flawed(&DiscoveryError::new(DiscoveryErrorKind::Unusable, why));
                     }
                     None
                 }
-                Err(why) => Some(Trouble::new(Reason::Unusable, why)),
+                Err(why) => Some(DiscoveryError::new(DiscoveryErrorKind::Unusable, why)),
             },
         };
         if let Some(trouble) = refusal {
@@ -181,7 +184,7 @@ impl Outlet {
         self.metrics.answered();
         let now = clock::now();
         if self.failing.take().is_some()
-            && let Some(Line { suppressed }) = self.lines.line(now)
+            && let Some(LinePermit { suppressed }) = self.lines.line(now)
         {
             tracing::info!(upstream = %self.upstream, suppressed, "discovery works again");
         }
@@ -191,10 +194,10 @@ impl Outlet {
     }
 
     /// There is no list this time: the last good one stays.
-    pub fn failed(&mut self, trouble: &Trouble) {
+    pub fn failed(&mut self, trouble: &DiscoveryError) {
         self.metrics.failed(trouble.reason);
         if self.failing.replace(trouble.reason) != Some(trouble.reason)
-            && let Some(Line { suppressed }) = self.lines.line(clock::now())
+            && let Some(LinePermit { suppressed }) = self.lines.line(clock::now())
         {
             let kept = self.current.as_ref().map_or(0, Vec::len);
             let (upstream, reason) = (&self.upstream, trouble.reason.label());
@@ -203,7 +206,7 @@ impl Outlet {
     }
 
     /// The source was heard of, and says that there is nobody, in these words. Returns whether that is in force now.
-    pub fn nobody(&mut self, trouble: &Trouble) -> bool {
+    pub fn nobody(&mut self, trouble: &DiscoveryError) -> bool {
         if self.allow_empty {
             return self.list(vec![]);
         }
@@ -212,15 +215,15 @@ impl Outlet {
     }
 
     /// Something is wrong with a part of the list; the rest is used.
-    pub fn flawed(&mut self, trouble: &Trouble) {
+    pub fn flawed(&mut self, trouble: &DiscoveryError) {
         self.metrics.failed(trouble.reason);
-        if let Some(Line { suppressed }) = self.lines.line(clock::now()) {
+        if let Some(LinePermit { suppressed }) = self.lines.line(clock::now()) {
             tracing::warn!(upstream = %self.upstream, reason = trouble.reason.label(), error = %trouble, suppressed, "left out");
         }
     }
 }
 
-impl fmt::Debug for Outlet {
+impl fmt::Debug for EndpointSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outlet").field("upstream", &self.upstream).field("failing", &self.failing).finish()
     }
@@ -265,12 +268,12 @@ mod tests {
     type Lists = Arc<Mutex<Vec<Vec<String>>>>;
 
     /// An outlet, the lists that came through, and the families it counts in. Lists with an endpoint `bad` are refused.
-    fn outlet(allow_empty: bool) -> (Outlet, Lists, Registry) {
+    fn outlet(allow_empty: bool) -> (EndpointSink, Lists, Registry) {
         let registry = Registry::new();
         let metrics = metrics::Metrics::register(&registry).unwrap().upstream("app", "file");
         let lists = Lists::default();
         let out = Arc::clone(&lists);
-        let apply = move |endpoints: &[Endpoint]| {
+        let apply = move |endpoints: &[EndpointConfig]| {
             let urls: Vec<String> = endpoints.iter().map(|endpoint| endpoint.url.to_string()).collect();
             if urls.iter().any(|url| url.contains("bad")) {
                 return Err("bad".to_owned());
@@ -278,11 +281,11 @@ mod tests {
             out.lock().unwrap().push(urls);
             Ok(vec![])
         };
-        (Outlet::new("app", allow_empty, metrics, Box::new(apply)).0, lists, registry)
+        (EndpointSink::new("app", allow_empty, metrics, Box::new(apply)).0, lists, registry)
     }
 
-    fn endpoints(urls: &[&str]) -> Vec<Endpoint> {
-        urls.iter().map(|url| Endpoint::at(url.parse().unwrap())).collect()
+    fn endpoints(urls: &[&str]) -> Vec<EndpointConfig> {
+        urls.iter().map(|url| EndpointConfig::at(url.parse().unwrap())).collect()
     }
 
     #[test]
@@ -298,7 +301,7 @@ mod tests {
     fn another_weight_is_new() {
         let (mut outlet, lists, _registry) = outlet(false);
         outlet.list(endpoints(&["ws://a:1"]));
-        outlet.list(vec![Endpoint { weight: 2, ..endpoints(&["ws://a:1"])[0].clone() }]);
+        outlet.list(vec![EndpointConfig { weight: 2, ..endpoints(&["ws://a:1"])[0].clone() }]);
         assert_eq!(lists.lock().unwrap().len(), 2);
     }
 
@@ -317,8 +320,8 @@ mod tests {
         let (mut outlet, lists, registry) = outlet(false);
         outlet.list(endpoints(&["ws://a:1"]));
         assert!(!outlet.list(endpoints(&["ws://bad:1"])));
-        outlet.failed(&Trouble::new(Reason::Timeout, "late"));
-        assert_eq!(outlet.failing, Some(Reason::Timeout));
+        outlet.failed(&DiscoveryError::new(DiscoveryErrorKind::Timeout, "late"));
+        assert_eq!(outlet.failing, Some(DiscoveryErrorKind::Timeout));
         assert!(outlet.list(endpoints(&["ws://a:1"])), "the same is still in force");
         assert_eq!(outlet.failing, None);
         assert_eq!(lists.lock().unwrap().len(), 1);
@@ -347,16 +350,16 @@ mod tests {
     #[test]
     fn every_reason_has_its_label() {
         let all = [
-            Reason::Unreachable,
-            Reason::Timeout,
-            Reason::Denied,
-            Reason::NotFound,
-            Reason::Malformed,
-            Reason::Empty,
-            Reason::TooLarge,
-            Reason::Server,
-            Reason::Unusable,
+            DiscoveryErrorKind::Unreachable,
+            DiscoveryErrorKind::Timeout,
+            DiscoveryErrorKind::Denied,
+            DiscoveryErrorKind::NotFound,
+            DiscoveryErrorKind::Malformed,
+            DiscoveryErrorKind::Empty,
+            DiscoveryErrorKind::TooLarge,
+            DiscoveryErrorKind::Server,
+            DiscoveryErrorKind::Unusable,
         ];
-        assert_eq!(all.map(Reason::label), Reason::LABELS);
+        assert_eq!(all.map(DiscoveryErrorKind::label), DiscoveryErrorKind::LABELS);
     }
 }

@@ -7,23 +7,23 @@
 
 use std::mem::{discriminant, take};
 
-use super::Stop;
-use crate::moment::Moment;
+use super::StopNotice;
+use crate::moment::MonotonicTime;
 use crate::ws::tunnel::Stopping;
 
 /// All that has been said and not taken back.
 #[derive(Debug, Default)]
 pub(super) struct Stops {
     /// The one that holds: the earliest, and of equals the one that was said first.
-    first: Option<Stop>,
+    first: Option<StopNotice>,
     /// The others, in the same order. Boxed twice over since every session has this and hardly any needs it.
     #[expect(clippy::box_collection, reason = "8 bytes in every session in place of 24")]
-    rest: Option<Box<Vec<Stop>>>,
+    rest: Option<Box<Vec<StopNotice>>>,
 }
 
 /// What became of something that was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Heard {
+pub(super) struct StopOutcome {
     /// What holds is not what held before.
     pub is_news: bool,
     /// It is to stop earlier than before, or at all.
@@ -32,7 +32,7 @@ pub(super) struct Heard {
 
 impl Stops {
     /// Nothing but this has been said; or nothing at all.
-    pub(super) fn new(first: Option<Stop>) -> Stops {
+    pub(super) fn new(first: Option<StopNotice>) -> Stops {
         Stops { first, rest: None }
     }
 
@@ -42,26 +42,26 @@ impl Stops {
     }
 
     /// When to stop, and why, as far as that is one reason's.
-    pub(super) fn first(&self) -> Option<&Stop> {
+    pub(super) fn first(&self) -> Option<&StopNotice> {
         self.first.as_ref()
     }
 
     /// What holds: the earliest, by the earliest bound that anybody has set.
-    pub(super) fn in_force(&self) -> Option<Stop> {
+    pub(super) fn in_force(&self) -> Option<StopNotice> {
         let first = self.first.as_ref()?;
-        Some(Stop { by: self.all().filter_map(|stop| stop.by).min(), ..first.clone() })
+        Some(StopNotice { by: self.all().filter_map(|stop| stop.by).min(), ..first.clone() })
     }
 
-    fn all(&self) -> impl Iterator<Item = &Stop> {
+    fn all(&self) -> impl Iterator<Item = &StopNotice> {
         self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 
     /// Notes what is said besides what was said before. Of the same kind of reason the earlier moment and the earlier bound
     /// are kept.
-    pub(super) fn say(&mut self, mut new: Stop) -> Heard {
+    pub(super) fn say(&mut self, mut new: StopNotice) -> StopOutcome {
         if self.is_empty() {
             self.first = Some(new);
-            return Heard { is_news: true, is_earlier: true };
+            return StopOutcome { is_news: true, is_earlier: true };
         }
         let before = self.in_force();
         let mut all = self.take_all();
@@ -80,13 +80,13 @@ impl Stops {
         }
         self.put_all(all);
         let now = self.in_force();
-        let moment = |stop: &Option<Stop>| stop.as_ref().map(|stop| stop.at);
-        Heard { is_earlier: moment(&now) < moment(&before), is_news: now != before }
+        let moment = |stop: &Option<StopNotice>| stop.as_ref().map(|stop| stop.at);
+        StopOutcome { is_earlier: moment(&now) < moment(&before), is_news: now != before }
     }
 
     /// Takes back what `is_over`, unless its moment has come. Whether what holds is not what held before.
-    pub(super) fn take_back(&mut self, is_over: impl Fn(&Stopping) -> bool, now: Moment) -> bool {
-        let is_over = |stop: &Stop| stop.at > now && is_over(&stop.why);
+    pub(super) fn take_back(&mut self, is_over: impl Fn(&Stopping) -> bool, now: MonotonicTime) -> bool {
+        let is_over = |stop: &StopNotice| stop.at > now && is_over(&stop.why);
         if !self.all().any(is_over) {
             return false;
         }
@@ -98,25 +98,25 @@ impl Stops {
     }
 
     /// Whether it was told to stop for this very reason, and by this time.
-    pub(super) fn has(&self, why: &Stopping, end: Moment) -> bool {
+    pub(super) fn has(&self, why: &Stopping, end: MonotonicTime) -> bool {
         self.all().any(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
     }
 
-    fn take_all(&mut self) -> Vec<Stop> {
+    fn take_all(&mut self) -> Vec<StopNotice> {
         let rest = take(&mut self.rest).map_or_else(Vec::new, |rest| *rest);
         self.first.take().into_iter().chain(rest).collect()
     }
 
-    fn put_all(&mut self, all: Vec<Stop>) {
+    fn put_all(&mut self, all: Vec<StopNotice>) {
         let mut all = all.into_iter();
         self.first = all.next();
-        let rest: Vec<Stop> = all.collect();
+        let rest: Vec<StopNotice> = all.collect();
         self.rest = (!rest.is_empty()).then(|| Box::new(rest));
     }
 }
 
 /// Where its moment has it; after those with the same.
-fn insert(all: &mut Vec<Stop>, new: Stop) {
+fn insert(all: &mut Vec<StopNotice>, new: StopNotice) {
     let at = all.partition_point(|stop| stop.at <= new.at);
     all.insert(at, new);
 }
@@ -130,8 +130,8 @@ mod tests {
     use super::*;
     use crate::ws::close::{Close, CloseCode};
 
-    fn at(seconds: u64) -> Moment {
-        Moment::from_micros(seconds * 1_000_000)
+    fn at(seconds: u64) -> MonotonicTime {
+        MonotonicTime::from_micros(seconds * 1_000_000)
     }
 
     /// All reasons; two that are of one kind.
@@ -172,26 +172,29 @@ mod tests {
 
     /// All that was said, as it was said: what holds is found by looking at everything anew.
     #[derive(Default)]
-    struct Naive(Vec<(Stopping, Moment, Option<Moment>)>);
+    struct Naive(Vec<(Stopping, MonotonicTime, Option<MonotonicTime>)>);
 
     impl Naive {
-        fn of_kind(&self, why: &Stopping) -> impl Iterator<Item = &(Stopping, Moment, Option<Moment>)> + use<'_> {
+        fn of_kind(
+            &self,
+            why: &Stopping,
+        ) -> impl Iterator<Item = &(Stopping, MonotonicTime, Option<MonotonicTime>)> + use<'_> {
             let kind = discriminant(why);
             self.0.iter().filter(move |(other, ..)| discriminant(other) == kind)
         }
 
         /// The one of this kind that is earliest, and was said first as such.
-        fn earliest(&self, why: &Stopping) -> Option<&(Stopping, Moment, Option<Moment>)> {
+        fn earliest(&self, why: &Stopping) -> Option<&(Stopping, MonotonicTime, Option<MonotonicTime>)> {
             self.of_kind(why).min_by_key(|(_, at, _)| *at)
         }
 
-        fn in_force(&self) -> Option<Stop> {
+        fn in_force(&self) -> Option<StopNotice> {
             let (why, at, _) = self.0.iter().min_by_key(|(_, at, _)| *at)?;
             let by = self.0.iter().filter_map(|(.., by)| *by).min();
-            Some(Stop { at: *at, by, why: why.clone() })
+            Some(StopNotice { at: *at, by, why: why.clone() })
         }
 
-        fn take_back(&mut self, whys: &[Stopping], now: Moment) {
+        fn take_back(&mut self, whys: &[Stopping], now: MonotonicTime) {
             let gone: Vec<Stopping> = whys
                 .iter()
                 .filter(|why| self.earliest(why).is_some_and(|(is, at, _)| is == *why && *at > now))
@@ -211,7 +214,7 @@ mod tests {
                 let before = naive.in_force();
                 let is_news = match step {
                     Step::Say { why, at: seconds, by } => {
-                        let stop = Stop { at: at(seconds), by: by.map(at), why: reasons()[why].clone() };
+                        let stop = StopNotice { at: at(seconds), by: by.map(at), why: reasons()[why].clone() };
                         naive.0.push((stop.why.clone(), stop.at, stop.by));
                         let heard = stops.say(stop);
                         let is_earlier = naive.in_force().map(|stop| stop.at) != before.as_ref().map(|stop| stop.at);
@@ -241,18 +244,18 @@ mod tests {
     #[test]
     fn a_reason_that_is_taken_back_leaves_no_bound_behind() {
         let mut stops = Stops::default();
-        stops.say(Stop { at: at(50), by: Some(at(90)), why: Stopping::Reload });
-        let heard = stops.say(Stop { at: at(60), by: Some(at(60)), why: Stopping::RouteDrain });
-        assert_eq!(heard, Heard { is_news: true, is_earlier: false }, "the bound is another");
-        assert_eq!(stops.in_force(), Some(Stop { at: at(50), by: Some(at(60)), why: Stopping::Reload }));
+        stops.say(StopNotice { at: at(50), by: Some(at(90)), why: Stopping::Reload });
+        let heard = stops.say(StopNotice { at: at(60), by: Some(at(60)), why: Stopping::RouteDrain });
+        assert_eq!(heard, StopOutcome { is_news: true, is_earlier: false }, "the bound is another");
+        assert_eq!(stops.in_force(), Some(StopNotice { at: at(50), by: Some(at(60)), why: Stopping::Reload }));
         assert!(stops.take_back(|why| *why == Stopping::RouteDrain, at(1)));
-        assert_eq!(stops.in_force(), Some(Stop { at: at(50), by: Some(at(90)), why: Stopping::Reload }));
+        assert_eq!(stops.in_force(), Some(StopNotice { at: at(50), by: Some(at(90)), why: Stopping::Reload }));
     }
 
     #[test]
     fn of_three_the_second_holds_when_the_first_is_taken_back_and_then_the_third() {
         let mut stops = Stops::default();
-        let said = |seconds, why| Stop { at: at(seconds), by: Some(at(seconds + 1)), why };
+        let said = |seconds, why| StopNotice { at: at(seconds), by: Some(at(seconds + 1)), why };
         for stop in [said(30, Stopping::Drain), said(10, Stopping::RouteDrain), said(20, Stopping::ListenerDrain)] {
             stops.say(stop);
         }
@@ -264,6 +267,6 @@ mod tests {
 
     #[test]
     fn a_session_that_is_told_nothing_pays_little() {
-        assert_eq!(size_of::<Stops>(), size_of::<Stop>() + 8);
+        assert_eq!(size_of::<Stops>(), size_of::<StopNotice>() + 8);
     }
 }

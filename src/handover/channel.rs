@@ -17,7 +17,7 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-use super::message::{BYTES_MAX, DESCRIPTORS_MAX, Message, MessageError, decode, encode};
+use super::message::{BYTES_MAX, DESCRIPTORS_MAX, HandoverMessage, MessageError, decode, encode};
 
 /// One end of the line.
 #[derive(Debug)]
@@ -77,7 +77,11 @@ impl Channel {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn send(&mut self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+    pub async fn send(
+        &mut self,
+        message: &HandoverMessage,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
         let packet = encode(message, descriptors.len())?;
         let end = self.registered().map_err(ChannelError::Io)?;
         let sent = end.async_io(Interest::WRITABLE, || {
@@ -99,7 +103,7 @@ impl Channel {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn receive(&mut self) -> Result<(Message, Vec<OwnedFd>), ChannelError> {
+    pub async fn receive(&mut self) -> Result<(HandoverMessage, Vec<OwnedFd>), ChannelError> {
         let end = self.registered().map_err(ChannelError::Io)?;
         let came = end.async_io(Interest::READABLE, || match receive(end.as_fd()) {
             // The other one has gone without having read all; it is said once, and before what it has said itself.
@@ -182,22 +186,22 @@ mod tests {
         let (mut one, mut other) = Channel::pair().unwrap();
         let (descriptor, mut end) = watched();
         let all = [descriptor.as_fd(); DESCRIPTORS_MAX];
-        one.send(&Message::Take, &all).await.unwrap();
-        one.send(&Message::Ready, &[]).await.unwrap();
+        one.send(&HandoverMessage::Take, &all).await.unwrap();
+        one.send(&HandoverMessage::Ready, &[]).await.unwrap();
         drop(descriptor);
         let (message, came) = other.receive().await.unwrap();
-        assert_eq!((message, came.len()), (Message::Take, DESCRIPTORS_MAX));
+        assert_eq!((message, came.len()), (HandoverMessage::Take, DESCRIPTORS_MAX));
         assert!(came.iter().all(|descriptor| fcntl_getfd(descriptor).unwrap() == FdFlags::CLOEXEC));
         UnixStream::from(came.into_iter().next().unwrap()).write_all(b"x").unwrap();
         end.read_exact(&mut [0]).unwrap();
-        assert_eq!(other.receive().await.unwrap().0, Message::Ready);
+        assert_eq!(other.receive().await.unwrap().0, HandoverMessage::Ready);
         assert!(is_closed(&mut end));
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn descriptors_with_what_is_no_message_are_closed() {
-        let good = encode(&Message::Ready, 0).unwrap();
-        let long = [&encode(&Message::Ready, 1).unwrap()[..], &[b' '; BYTES_MAX]].concat();
+        let good = encode(&HandoverMessage::Ready, 0).unwrap();
+        let long = [&encode(&HandoverMessage::Ready, 1).unwrap()[..], &[b' '; BYTES_MAX]].concat();
         for bytes in [&b"nonsense"[..], b"wsl\x02\0\x01{}", &good, &long] {
             let (one, mut other) = Channel::pair().unwrap();
             let (descriptor, mut end) = watched();
@@ -207,26 +211,26 @@ mod tests {
             assert!(is_closed(&mut end));
             // And the line goes on.
             raw(&one, &good, &[]);
-            assert_eq!(other.receive().await.unwrap().0, Message::Ready);
+            assert_eq!(other.receive().await.unwrap().0, HandoverMessage::Ready);
         }
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn what_was_said_before_the_end_is_heard() {
         let (mut one, mut other) = Channel::pair().unwrap();
-        one.send(&Message::Ready, &[]).await.unwrap();
+        one.send(&HandoverMessage::Ready, &[]).await.unwrap();
         // The one that goes has something unread, which resets the line.
-        other.send(&Message::Take, &[]).await.unwrap();
+        other.send(&HandoverMessage::Take, &[]).await.unwrap();
         drop(one);
-        assert_eq!(other.receive().await.unwrap().0, Message::Ready);
+        assert_eq!(other.receive().await.unwrap().0, HandoverMessage::Ready);
         assert!(matches!(other.receive().await, Err(ChannelError::Gone)));
-        assert!(matches!(other.send(&Message::Take, &[]).await, Err(ChannelError::Gone)));
+        assert!(matches!(other.send(&HandoverMessage::Take, &[]).await, Err(ChannelError::Gone)));
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn who_does_not_read_is_waited_for_and_nothing_is_said_by_halves() {
         let (mut one, mut other) = Channel::pair().unwrap();
-        let long = Message::Refused { reason: "x".repeat(BYTES_MAX / 2) };
+        let long = HandoverMessage::Refused { reason: "x".repeat(BYTES_MAX / 2) };
         let mut said = 0;
         let wait = std::time::Duration::from_millis(50);
         while tokio::time::timeout(wait, one.send(&long, &[])).await.is_ok() {
@@ -236,8 +240,8 @@ mod tests {
         for _ in 0..said {
             assert_eq!(other.receive().await.unwrap().0, long);
         }
-        one.send(&Message::Ready, &[]).await.unwrap();
-        assert_eq!(other.receive().await.unwrap().0, Message::Ready);
+        one.send(&HandoverMessage::Ready, &[]).await.unwrap();
+        assert_eq!(other.receive().await.unwrap().0, HandoverMessage::Ready);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A packet is three bytes by which both know each other, the version, how many descriptors come with it (two bytes, most
 //! significant first), and JSON. Processes of different builds meet here, so an unknown field is passed over, an unknown
-//! kind is [`Message::Unknown`], and only what can not be understood at all gets another version, which is refused whole.
+//! kind is [`HandoverMessage::Unknown`], and only what can not be understood at all gets another version, which is refused whole.
 //! That is how later versions can hand over more, as live sessions: further kinds, which today's builds pass over.
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::net::listener::{Address, FileId};
-use crate::upstream::live::Name;
+use crate::upstream::live::EndpointKey;
 
 /// The version that is written and understood.
 pub const VERSION: u8 = 1;
@@ -25,7 +25,7 @@ const HEAD_BYTES: usize = 6;
 /// What is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Message {
+pub enum HandoverMessage {
     /// Old to new: a listener; its sockets come with it. One with more than fit is said in several.
     Listener {
         /// Its name.
@@ -61,7 +61,7 @@ pub enum Message {
         pid: u32,
     },
     /// The sessions of a process, on endpoints where they have changed at least: of the one that was named last by
-    /// [`Message::Predecessor`] on this line, or else of the one that says it.
+    /// [`HandoverMessage::Predecessor`] on this line, or else of the one that says it.
     Counts {
         /// As many as there are now; 0 where there are none any more.
         sessions: Vec<Count>,
@@ -122,7 +122,7 @@ pub enum MessageError {
 ///
 /// # Errors
 /// If it does not fit.
-pub fn encode(message: &Message, descriptors: usize) -> Result<Vec<u8>, MessageError> {
+pub fn encode(message: &HandoverMessage, descriptors: usize) -> Result<Vec<u8>, MessageError> {
     let count = u16::try_from(descriptors).ok().filter(|_| descriptors <= DESCRIPTORS_MAX);
     let [high, low] = count.ok_or(MessageError::TooMany(descriptors))?.to_be_bytes();
     let mut packet = vec![MARK[0], MARK[1], MARK[2], VERSION, high, low];
@@ -137,7 +137,7 @@ pub fn encode(message: &Message, descriptors: usize) -> Result<Vec<u8>, MessageE
 ///
 /// # Errors
 /// See [`MessageError`].
-pub fn decode(packet: &[u8], descriptors: usize) -> Result<Message, MessageError> {
+pub fn decode(packet: &[u8], descriptors: usize) -> Result<HandoverMessage, MessageError> {
     let Some((&[m0, m1, m2, version, high, low], json)) = packet.split_first_chunk::<HEAD_BYTES>() else {
         return Err(MessageError::Foreign);
     };
@@ -159,7 +159,7 @@ pub fn decode(packet: &[u8], descriptors: usize) -> Result<Message, MessageError
 
 /// Says how many sessions a process has `now`, and where it has none any more of those that it had `before`, in as many
 /// messages as it takes. Each is true by itself: who misses one has old numbers for some endpoints, not wrong sums.
-pub fn counts(now: &HashMap<Name, u32>, before: &HashMap<Name, u32>) -> Vec<Message> {
+pub fn counts(now: &HashMap<EndpointKey, u32>, before: &HashMap<EndpointKey, u32>) -> Vec<HandoverMessage> {
     // The head and what stands around the list are far less than the eighth that is left.
     const LIST_BYTES: usize = BYTES_MAX / 8 * 7;
     let gone = before.keys().filter(|name| !now.contains_key(*name)).map(|name| (name, &0));
@@ -171,14 +171,14 @@ pub fn counts(now: &HashMap<Name, u32>, before: &HashMap<Name, u32>) -> Vec<Mess
             continue;
         }
         if bytes + length > LIST_BYTES {
-            messages.push(Message::Counts { sessions: std::mem::take(&mut sessions) });
+            messages.push(HandoverMessage::Counts { sessions: std::mem::take(&mut sessions) });
             bytes = 0;
         }
         bytes += length;
         sessions.push(count);
     }
     if !sessions.is_empty() {
-        messages.push(Message::Counts { sessions });
+        messages.push(HandoverMessage::Counts { sessions });
     }
     messages
 }
@@ -194,26 +194,26 @@ mod tests {
         [b"wsl\x01\0\0", json.as_bytes()].concat()
     }
 
-    fn message() -> impl Strategy<Value = Message> {
+    fn message() -> impl Strategy<Value = HandoverMessage> {
         let count = (".*", ".*", any::<u32>());
         let count = count.prop_map(|(upstream, endpoint, sessions)| Count { upstream, endpoint, sessions });
         prop_oneof![
-            (".*", (any::<std::net::IpAddr>(), any::<u16>())).prop_map(|(name, addr)| Message::Listener {
+            (".*", (any::<std::net::IpAddr>(), any::<u16>())).prop_map(|(name, addr)| HandoverMessage::Listener {
                 name,
                 address: Address::Tcp(addr.into()),
                 file: None
             }),
-            (any::<u32>(), ".*", any::<u64>()).prop_map(|(pid, version, upgrades)| Message::Offered {
+            (any::<u32>(), ".*", any::<u64>()).prop_map(|(pid, version, upgrades)| HandoverMessage::Offered {
                 pid,
                 version,
                 upgrades
             }),
-            ".*".prop_map(|reason| Message::Refused { reason }),
-            any::<u32>().prop_map(|pid| Message::Predecessor { pid }),
-            prop::collection::vec(count, 0..20).prop_map(|sessions| Message::Counts { sessions }),
-            Just(Message::Ready),
-            Just(Message::Take),
-            Just(Message::Taken { unwanted: vec![Address::Unix("/x".into())] }),
+            ".*".prop_map(|reason| HandoverMessage::Refused { reason }),
+            any::<u32>().prop_map(|pid| HandoverMessage::Predecessor { pid }),
+            prop::collection::vec(count, 0..20).prop_map(|sessions| HandoverMessage::Counts { sessions }),
+            Just(HandoverMessage::Ready),
+            Just(HandoverMessage::Take),
+            Just(HandoverMessage::Taken { unwanted: vec![Address::Unix("/x".into())] }),
         ]
     }
 
@@ -256,7 +256,7 @@ mod tests {
             before in prop::collection::hash_map((0..4u8, 0..10u8), 1..9u32, 0..30),
             width in prop_oneof![Just(1), Just(5000), Just(30_000)],
         ) {
-            let named = |counts: HashMap<(u8, u8), u32>| -> HashMap<Name, u32> {
+            let named = |counts: HashMap<(u8, u8), u32>| -> HashMap<EndpointKey, u32> {
                 let name = |(u, e)| (format!("u{u}"), format!("ws://{e}:{}", "x".repeat(width)));
                 counts.into_iter().map(|(key, count)| (name(key), count)).collect()
             };
@@ -264,7 +264,7 @@ mod tests {
             let mut known = before.clone();
             for message in counts(&now, &before) {
                 let packet = encode(&message, 0).unwrap();
-                let Message::Counts { sessions } = decode(&packet, 0).unwrap() else { panic!("counts") };
+                let HandoverMessage::Counts { sessions } = decode(&packet, 0).unwrap() else { panic!("counts") };
                 for count in sessions {
                     known.insert((count.upstream, count.endpoint), count.sessions);
                 }
@@ -277,9 +277,9 @@ mod tests {
     #[test]
     fn later_builds_are_understood_as_far_as_they_go() {
         let known = decode(&packet(r#"{"kind":"offered","pid":5,"colour":"red"}"#), 0).unwrap();
-        assert_eq!(known, Message::Offered { pid: 5, version: String::new(), upgrades: 0 });
+        assert_eq!(known, HandoverMessage::Offered { pid: 5, version: String::new(), upgrades: 0 });
         let unknown = decode(&packet(r#"{"kind":"session","state":{"x":[1,2]}}"#), 0).unwrap();
-        assert_eq!(unknown, Message::Unknown);
+        assert_eq!(unknown, HandoverMessage::Unknown);
         assert!(matches!(decode(b"wsl\x02\0\0{}", 0), Err(MessageError::Version(2))));
         assert!(matches!(decode(b"GET / HTTP/1.1", 0), Err(MessageError::Foreign)));
         assert!(matches!(
@@ -290,8 +290,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_sent() {
-        let long = Message::Refused { reason: "x".repeat(BYTES_MAX) };
+        let long = HandoverMessage::Refused { reason: "x".repeat(BYTES_MAX) };
         assert!(matches!(encode(&long, 0), Err(MessageError::TooLong(_))));
-        assert!(matches!(encode(&Message::Ready, DESCRIPTORS_MAX + 1), Err(MessageError::TooMany(254))));
+        assert!(matches!(encode(&HandoverMessage::Ready, DESCRIPTORS_MAX + 1), Err(MessageError::TooMany(254))));
     }
 }

@@ -6,7 +6,7 @@ use prometheus::{IntGauge, Opts, Registry};
 use tokio::sync::watch;
 
 use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
-use crate::upstream::live::Name;
+use crate::upstream::live::EndpointKey;
 
 /// What became of an attempt to start the next process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +51,12 @@ pub struct Metrics {
     sessions: IntGaugeVec,
     upgrades: IntCounterVec,
     /// What is told to people.
-    each: watch::Sender<Vec<Draining>>,
+    each: watch::Sender<Vec<DrainingPredecessor>>,
 }
 
 /// A process before this one that still drains its sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draining {
+pub struct DrainingPredecessor {
     /// Its number.
     pub pid: u32,
     /// Sessions that it has, as it last said.
@@ -107,12 +107,12 @@ impl Metrics {
     }
 
     /// The processes before this one, the one right before it last.
-    pub fn each(&self) -> Vec<Draining> {
+    pub fn each(&self) -> Vec<DrainingPredecessor> {
         self.each.borrow().clone()
     }
 
     /// These are all that still drain.
-    pub(super) fn draining(&self, each: Vec<Draining>) {
+    pub(super) fn draining(&self, each: Vec<DrainingPredecessor>) {
         self.each.send_replace(each);
     }
 
@@ -132,7 +132,7 @@ impl Metrics {
     }
 
     /// So many processes still drain, with these sessions now and those `before`.
-    pub fn predecessors(&self, count: usize, now: &HashMap<Name, u32>, before: &HashMap<Name, u32>) {
+    pub fn predecessors(&self, count: usize, now: &HashMap<EndpointKey, u32>, before: &HashMap<EndpointKey, u32>) {
         self.predecessors.set(count as i64);
         for (upstream, endpoint) in before.keys().filter(|name| !now.contains_key(*name)) {
             // It is not there if it was never shown.

@@ -24,11 +24,11 @@ pub mod successor;
 use std::time::Duration;
 
 pub use self::invocation::Invocation;
-pub use self::metrics::{Attempt, Draining, Metrics};
-pub use self::offer::{Offer, Prepared, Reporter, UpgradeError};
+pub use self::metrics::{Attempt, DrainingPredecessor, Metrics};
+pub use self::offer::{HandoverOffer, ReadySuccessor, Reporter, UpgradeError};
 pub use self::predecessors::Predecessors;
 pub use self::steps::Deadlines;
-pub use self::successor::{Heir, Promoted, SuccessionError, Successor};
+pub use self::successor::{Activated, PreparedSuccessor, SuccessionError, Successor};
 
 /// Set for a process that is to take over: the number of the process that has started it.
 pub const ENVIRONMENT: &str = "WSLUICE_HANDOVER";

@@ -13,18 +13,18 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::channel::{Channel, ChannelError};
-use super::message::{DESCRIPTORS_MAX, Message, MessageError, counts};
+use super::message::{DESCRIPTORS_MAX, HandoverMessage, MessageError, counts};
 use super::metrics::Attempt;
 use super::predecessors::Predecessors;
-use super::steps::{Deadlines, Heard, OldStep};
+use super::steps::{Deadlines, OldStep, StepEvent};
 use super::{ENVIRONMENT, REPORT_EVERY};
 use crate::net::listener::{Address, Bound, FileId};
-use crate::upstream::live::{Lives, Name};
+use crate::upstream::live::{EndpointKey, EndpointStates};
 
 /// How long a process that has closed its end may take to be over, before it is taken for one that lives without it.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 
-/// As much as is passed on of why the new process refuses: [`Heir::refuse`](super::Heir::refuse) says no more.
+/// As much as is passed on of why the new process refuses: [`PreparedSuccessor::refuse`](super::PreparedSuccessor::refuse) says no more.
 pub(super) const REASON_CHARS_MAX: usize = 2000;
 
 /// Why the next process has not taken over. It does not live any more, and this one goes on.
@@ -87,23 +87,23 @@ impl UpgradeError {
 
 /// What the next process is to get.
 #[derive(Debug, Default)]
-pub struct Offer {
-    listeners: Vec<Listener>,
+pub struct HandoverOffer {
+    listeners: Vec<OfferedListener>,
     upgrades: u64,
 }
 
 #[derive(Debug)]
-struct Listener {
+struct OfferedListener {
     name: String,
     address: Address,
     file: Option<FileId>,
     sockets: Vec<OwnedFd>,
 }
 
-impl Offer {
+impl HandoverOffer {
     /// Nothing yet, after so many upgrades of the service.
-    pub fn after(upgrades: u64) -> Offer {
-        Offer { listeners: vec![], upgrades }
+    pub fn after(upgrades: u64) -> HandoverOffer {
+        HandoverOffer { listeners: vec![], upgrades }
     }
 
     /// Adds a listener with its sockets. They stay open here.
@@ -113,7 +113,7 @@ impl Offer {
     pub fn add(&mut self, name: &str, bound: &Bound) -> io::Result<()> {
         let sockets = bound.descriptors().map(|socket| socket.try_clone_to_owned()).collect::<io::Result<_>>()?;
         let (name, address) = (name.to_owned(), bound.address().clone());
-        self.listeners.push(Listener { name, address, file: bound.file(), sockets });
+        self.listeners.push(OfferedListener { name, address, file: bound.file(), sockets });
         Ok(())
     }
 
@@ -125,31 +125,31 @@ impl Offer {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn start(self, mut command: Command, deadlines: Deadlines) -> Result<Prepared, UpgradeError> {
+    pub async fn start(self, mut command: Command, deadlines: Deadlines) -> Result<ReadySuccessor, UpgradeError> {
         let (channel, end) = Channel::pair().map_err(UpgradeError::Start)?;
         command.env(ENVIRONMENT, std::process::id().to_string()).stdin(Stdio::from(end.into_descriptor()));
         let child = command.spawn().map_err(UpgradeError::Start)?;
         // It keeps the other end open: with it we would never hear that the new process has gone.
         drop(command);
         tracing::info!(pid = child.id(), listeners = self.listeners.len(), "starting the next process");
-        self.over(channel, Newborn(Some(child)), deadlines).await
+        self.over(channel, ChildProcess(Some(child)), deadlines).await
     }
 
     /// Hands all that was added over a line that leads to a process.
     pub(super) async fn over(
         self,
         channel: Channel,
-        newborn: Newborn,
+        newborn: ChildProcess,
         deadlines: Deadlines,
-    ) -> Result<Prepared, UpgradeError> {
-        let mut prepared = Prepared { newborn, channel, deadlines };
+    ) -> Result<ReadySuccessor, UpgradeError> {
+        let mut prepared = ReadySuccessor { newborn, channel, deadlines };
         prepared.within(OldStep::Ready, async |channel| self.tell(channel).await).await?;
         Ok(prepared)
     }
 
     async fn tell(&self, channel: &mut Channel) -> Result<(), ChannelError> {
-        for Listener { name, address, file, sockets } in &self.listeners {
-            let message = Message::Listener { name: name.clone(), address: address.clone(), file: *file };
+        for OfferedListener { name, address, file, sockets } in &self.listeners {
+            let message = HandoverMessage::Listener { name: name.clone(), address: address.clone(), file: *file };
             for sockets in sockets.chunks(DESCRIPTORS_MAX) {
                 let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
                 channel.send(&message, &sockets).await?;
@@ -157,19 +157,19 @@ impl Offer {
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let upgrades = self.upgrades.saturating_add(1);
-        channel.send(&Message::Offered { pid: std::process::id(), version, upgrades }, &[]).await
+        channel.send(&HandoverMessage::Offered { pid: std::process::id(), version, upgrades }, &[]).await
     }
 }
 
 /// A new process, which is killed unless it takes over.
 #[derive(Debug)]
-pub(super) struct Newborn(Option<Child>);
+pub(super) struct ChildProcess(Option<Child>);
 
-impl Newborn {
+impl ChildProcess {
     /// No process: the other end is held here.
     #[cfg(test)]
-    pub(super) fn none() -> Newborn {
-        Newborn(None)
+    pub(super) fn none() -> ChildProcess {
+        ChildProcess(None)
     }
 
     /// How it ended, if it has, or does so soon.
@@ -188,7 +188,7 @@ impl Newborn {
     }
 }
 
-impl Drop for Newborn {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };
         // By its number, which is nobody else's until we have waited for it. Fails if it has ended.
@@ -200,13 +200,13 @@ impl Drop for Newborn {
 
 /// The next process is ready and waits for the word. Dropping this kills it.
 #[derive(Debug)]
-pub struct Prepared {
-    newborn: Newborn,
+pub struct ReadySuccessor {
+    newborn: ChildProcess,
     channel: Channel,
     deadlines: Deadlines,
 }
 
-impl Prepared {
+impl ReadySuccessor {
     /// The number of the new process.
     pub fn pid(&self) -> u32 {
         self.newborn.0.as_ref().map_or(0, Child::id)
@@ -220,21 +220,25 @@ impl Prepared {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn hand_over(mut self, predecessors: &Predecessors, lives: &Lives) -> Result<Reporter, UpgradeError> {
+    pub async fn hand_over(
+        mut self,
+        predecessors: &Predecessors,
+        lives: &EndpointStates,
+    ) -> Result<Reporter, UpgradeError> {
         let sessions = lives.counts();
         let say = async |channel: &mut Channel| {
             for message in counts(&sessions, &HashMap::new()) {
                 channel.send(&message, &[]).await?;
             }
             for predecessor in &predecessors.each {
-                channel.send(&Message::Predecessor { pid: predecessor.pid }, &[predecessor.end()]).await?;
+                channel.send(&HandoverMessage::Predecessor { pid: predecessor.pid }, &[predecessor.end()]).await?;
                 for message in counts(&predecessor.sessions, &HashMap::new()) {
                     channel.send(&message, &[]).await?;
                 }
             }
-            channel.send(&Message::Take, &[]).await
+            channel.send(&HandoverMessage::Take, &[]).await
         };
-        let Message::Taken { unwanted } = self.within(OldStep::Taken, say).await? else {
+        let HandoverMessage::Taken { unwanted } = self.within(OldStep::Taken, say).await? else {
             return Err(UpgradeError::OutOfTurn(OldStep::Taken));
         };
         let successor = self.pid();
@@ -248,7 +252,7 @@ impl Prepared {
         &mut self,
         step: OldStep,
         say: impl AsyncFnOnce(&mut Channel) -> Result<(), ChannelError>,
-    ) -> Result<Message, UpgradeError> {
+    ) -> Result<HandoverMessage, UpgradeError> {
         let after = step.deadline(self.deadlines);
         let channel = &mut self.channel;
         let exchange = async {
@@ -260,11 +264,11 @@ impl Prepared {
             loop {
                 let (message, _closed) = channel.receive().await?;
                 match step.hear(&message) {
-                    Heard::Done => return Ok(Ok(message)),
-                    Heard::Part | Heard::Nothing => {}
-                    Heard::OutOfTurn => return Ok(Err(UpgradeError::OutOfTurn(step))),
-                    Heard::No => {
-                        let Message::Refused { reason } = message else { continue };
+                    StepEvent::Done => return Ok(Ok(message)),
+                    StepEvent::Part | StepEvent::Nothing => {}
+                    StepEvent::OutOfTurn => return Ok(Err(UpgradeError::OutOfTurn(step))),
+                    StepEvent::No => {
+                        let HandoverMessage::Refused { reason } = message else { continue };
                         let reason = reason.chars().take(REASON_CHARS_MAX).collect();
                         return Ok(Err(UpgradeError::Refused(reason)));
                     }
@@ -294,7 +298,7 @@ pub struct Reporter {
     successor: u32,
     unwanted: Vec<Address>,
     channel: Channel,
-    said: HashMap<Name, u32>,
+    said: HashMap<EndpointKey, u32>,
 }
 
 impl Reporter {
@@ -312,7 +316,7 @@ impl Reporter {
 
     /// Tells every second what is left, until nobody hears it any more: the new process has ended, and whoever came after
     /// it. Waits while nobody listens. Dropping the future ends it.
-    pub async fn run(mut self, lives: &Lives) {
+    pub async fn run(mut self, lives: &EndpointStates) {
         loop {
             if let Err(error) = self.report(lives.counts()).await {
                 tracing::warn!(pid = self.successor, %error, "nobody hears how many sessions are left here");
@@ -326,7 +330,7 @@ impl Reporter {
     ///
     /// # Errors
     /// If nobody hears it.
-    pub async fn report(&mut self, sessions: HashMap<Name, u32>) -> Result<(), ChannelError> {
+    pub async fn report(&mut self, sessions: HashMap<EndpointKey, u32>) -> Result<(), ChannelError> {
         for message in counts(&sessions, &self.said) {
             self.channel.send(&message, &[]).await?;
         }

@@ -11,10 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use futures_util::future::select_all;
 
 use super::channel::{Channel, ChannelError};
-use super::message::{Count, Message};
-use super::metrics::{Draining, Metrics};
-use super::steps::{Heard, NewStep};
-use crate::upstream::live::{Lives, Name};
+use super::message::{Count, HandoverMessage};
+use super::metrics::{DrainingPredecessor, Metrics};
+use super::steps::{NewStep, StepEvent};
+use crate::upstream::live::{EndpointKey, EndpointStates};
 
 /// The most endpoints that are kept for one process; far more than a configuration has.
 const NAMES_MAX: usize = 1 << 16;
@@ -26,7 +26,7 @@ const NAME_BYTES_MAX: usize = 64 * NAMES_MAX;
 pub(super) struct Predecessor {
     pub(super) pid: u32,
     channel: Channel,
-    pub(super) sessions: HashMap<Name, u32>,
+    pub(super) sessions: HashMap<EndpointKey, u32>,
     /// Of all names in `sessions`.
     name_bytes: usize,
 }
@@ -56,7 +56,7 @@ impl Predecessor {
         self.channel.as_fd()
     }
 
-    pub(super) async fn say(&mut self, message: &Message) -> Result<(), ChannelError> {
+    pub(super) async fn say(&mut self, message: &HandoverMessage) -> Result<(), ChannelError> {
         self.channel.send(message, &[]).await
     }
 
@@ -65,8 +65,8 @@ impl Predecessor {
         loop {
             let (message, _closed) = self.channel.receive().await?;
             match (NewStep::Counts.hear(&message), message) {
-                (Heard::Part, Message::Counts { sessions }) => return Ok(sessions),
-                (heard, _) => debug_assert!(heard != Heard::Done, "this step does not end"),
+                (StepEvent::Part, HandoverMessage::Counts { sessions }) => return Ok(sessions),
+                (heard, _) => debug_assert!(heard != StepEvent::Done, "this step does not end"),
             }
         }
     }
@@ -77,7 +77,7 @@ impl Predecessor {
 pub struct Predecessors {
     pub(super) each: Vec<Predecessor>,
     /// What was last shown.
-    shown: HashMap<Name, u32>,
+    shown: HashMap<EndpointKey, u32>,
 }
 
 impl Predecessors {
@@ -101,7 +101,7 @@ impl Predecessors {
     }
 
     /// What all of them have.
-    pub fn total(&self) -> HashMap<Name, u32> {
+    pub fn total(&self) -> HashMap<EndpointKey, u32> {
         let mut total = HashMap::new();
         for (name, sessions) in self.each.iter().flat_map(|predecessor| &predecessor.sessions) {
             let sum: &mut u32 = total.entry(name.clone()).or_default();
@@ -111,7 +111,7 @@ impl Predecessors {
     }
 
     /// Keeps `lives` and `metrics` true, from now on and for as long as it is polled. Cancel-safe: what was heard is told.
-    pub async fn follow(&mut self, lives: &Lives, metrics: &Metrics) {
+    pub async fn follow(&mut self, lives: &EndpointStates, metrics: &Metrics) {
         loop {
             self.show(lives, metrics);
             self.next().await;
@@ -119,10 +119,12 @@ impl Predecessors {
     }
 
     /// Tells what is known.
-    pub fn show(&mut self, lives: &Lives, metrics: &Metrics) {
+    pub fn show(&mut self, lives: &EndpointStates, metrics: &Metrics) {
         let total = self.total();
-        let sum = |sessions: &HashMap<Name, u32>| sessions.values().fold(0, |sum: u32, more| sum.saturating_add(*more));
-        let each = self.each.iter().map(|each| Draining { pid: each.pid, sessions: sum(&each.sessions) });
+        let sum = |sessions: &HashMap<EndpointKey, u32>| {
+            sessions.values().fold(0, |sum: u32, more| sum.saturating_add(*more))
+        };
+        let each = self.each.iter().map(|each| DrainingPredecessor { pid: each.pid, sessions: sum(&each.sessions) });
         metrics.draining(each.collect());
         metrics.predecessors(self.len(), &total, &self.shown);
         lives.set_elsewhere(total.clone());
@@ -130,7 +132,7 @@ impl Predecessors {
     }
 
     /// Lets go of them: another process hears them now, and what they have is nothing to this one any more.
-    pub fn forget(mut self, lives: &Lives, metrics: &Metrics) {
+    pub fn forget(mut self, lives: &EndpointStates, metrics: &Metrics) {
         self.each.clear();
         self.show(lives, metrics);
     }
@@ -205,15 +207,15 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn what_they_have_is_load_here_until_they_end() {
-        let (registry, lives) = (Registry::new(), Lives::default());
+        let (registry, lives) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let families = upstream::metrics::Metrics::register(&registry).unwrap();
         let live = lives.of("chat", "a", || families.endpoint("chat", "a", &[]));
         let ((mut first, end), (mut second, other_end)) = (Channel::pair().unwrap(), Channel::pair().unwrap());
         let mut both = Predecessors::new(vec![Predecessor::new(1, end), Predecessor::new(2, other_end)]);
-        let says = |sessions| Message::Counts { sessions: vec![count("a", sessions)] };
+        let says = |sessions| HandoverMessage::Counts { sessions: vec![count("a", sessions)] };
         first.send(&says(5), &[]).await.unwrap();
-        second.send(&Message::Unknown, &[]).await.unwrap();
+        second.send(&HandoverMessage::Unknown, &[]).await.unwrap();
         second.send(&says(2), &[]).await.unwrap();
         let shown = |text: &str| encode(&registry).unwrap().contains(text);
 
@@ -229,7 +231,7 @@ mod tests {
         };
         sees(&mut both, 7).await;
         assert!(shown("wsluice_predecessors 2"));
-        assert_eq!(metrics.each(), [(1, 5), (2, 2)].map(|(pid, sessions)| Draining { pid, sessions }));
+        assert_eq!(metrics.each(), [(1, 5), (2, 2)].map(|(pid, sessions)| DrainingPredecessor { pid, sessions }));
         assert!(shown(r#"wsluice_predecessor_sessions{endpoint="a",upstream="chat"} 7"#));
         drop(first);
         sees(&mut both, 2).await;

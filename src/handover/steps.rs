@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::message::Message;
+use super::message::HandoverMessage;
 
 /// How long a step may take.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ pub enum NewStep {
 
 /// What a message means where it is heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum StepEvent {
     /// The step is over.
     Done,
     /// It belongs to this step, which goes on.
@@ -68,12 +68,14 @@ pub enum Heard {
 
 impl OldStep {
     /// What a message means now.
-    pub fn hear(self, message: &Message) -> Heard {
+    pub fn hear(self, message: &HandoverMessage) -> StepEvent {
         match (self, message) {
-            (OldStep::Ready, Message::Ready) | (OldStep::Taken, Message::Taken { .. }) => Heard::Done,
-            (_, Message::Refused { .. }) => Heard::No,
-            (_, Message::Unknown) => Heard::Nothing,
-            _ => Heard::OutOfTurn,
+            (OldStep::Ready, HandoverMessage::Ready) | (OldStep::Taken, HandoverMessage::Taken { .. }) => {
+                StepEvent::Done
+            }
+            (_, HandoverMessage::Refused { .. }) => StepEvent::No,
+            (_, HandoverMessage::Unknown) => StepEvent::Nothing,
+            _ => StepEvent::OutOfTurn,
         }
     }
 
@@ -96,14 +98,16 @@ impl OldStep {
 
 impl NewStep {
     /// What a message means now.
-    pub fn hear(self, message: &Message) -> Heard {
+    pub fn hear(self, message: &HandoverMessage) -> StepEvent {
         match (self, message) {
-            (NewStep::Offer, Message::Offered { .. }) | (NewStep::Take, Message::Take) => Heard::Done,
-            (NewStep::Offer, Message::Listener { .. })
-            | (NewStep::Take, Message::Predecessor { .. } | Message::Counts { .. })
-            | (NewStep::Counts, Message::Counts { .. }) => Heard::Part,
-            (_, Message::Unknown) => Heard::Nothing,
-            _ => Heard::OutOfTurn,
+            (NewStep::Offer, HandoverMessage::Offered { .. }) | (NewStep::Take, HandoverMessage::Take) => {
+                StepEvent::Done
+            }
+            (NewStep::Offer, HandoverMessage::Listener { .. })
+            | (NewStep::Take, HandoverMessage::Predecessor { .. } | HandoverMessage::Counts { .. })
+            | (NewStep::Counts, HandoverMessage::Counts { .. }) => StepEvent::Part,
+            (_, HandoverMessage::Unknown) => StepEvent::Nothing,
+            _ => StepEvent::OutOfTurn,
         }
     }
 
@@ -131,24 +135,24 @@ mod tests {
     use super::*;
     use crate::net::listener::Address;
 
-    fn all() -> Vec<Message> {
+    fn all() -> Vec<HandoverMessage> {
         let address = Address::Unix("/x".into());
         vec![
-            Message::Listener { name: "x".into(), address, file: None },
-            Message::Offered { pid: 1, version: String::new(), upgrades: 1 },
-            Message::Ready,
-            Message::Refused { reason: "no".into() },
-            Message::Predecessor { pid: 1 },
-            Message::Counts { sessions: vec![] },
-            Message::Take,
-            Message::Taken { unwanted: vec![] },
-            Message::Unknown,
+            HandoverMessage::Listener { name: "x".into(), address, file: None },
+            HandoverMessage::Offered { pid: 1, version: String::new(), upgrades: 1 },
+            HandoverMessage::Ready,
+            HandoverMessage::Refused { reason: "no".into() },
+            HandoverMessage::Predecessor { pid: 1 },
+            HandoverMessage::Counts { sessions: vec![] },
+            HandoverMessage::Take,
+            HandoverMessage::Taken { unwanted: vec![] },
+            HandoverMessage::Unknown,
         ]
     }
 
     #[test]
     fn each_message_has_its_place() {
-        use Heard::{Done, No, Nothing, OutOfTurn as Out, Part};
+        use StepEvent::{Done, No, Nothing, OutOfTurn as Out, Part};
         let old = |step: OldStep| all().iter().map(|message| step.hear(message)).collect::<Vec<_>>();
         let new = |step: NewStep| all().iter().map(|message| step.hear(message)).collect::<Vec<_>>();
         assert_eq!(old(OldStep::Ready), [Out, Out, Done, No, Out, Out, Out, Out, Nothing]);

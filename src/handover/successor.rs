@@ -1,6 +1,6 @@
 //! The new process: takes what it is given, says when it is ready, and begins when it is told to.
 //!
-//! One type a step, used up by the next. Nothing that can be noticed from outside happens before [`Promoted`].
+//! One type a step, used up by the next. Nothing that can be noticed from outside happens before [`Activated`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use super::ENVIRONMENT;
 use super::channel::{Channel, ChannelError};
-use super::message::Message;
+use super::message::HandoverMessage;
 use super::offer::REASON_CHARS_MAX;
 use super::predecessors::{Predecessor, Predecessors};
-use super::steps::{Deadlines, Heard, NewStep};
+use super::steps::{Deadlines, NewStep, StepEvent};
 use crate::net::listener::{Inheritance, Inherited};
 
 /// The most descriptors that are taken; more than a machine has processors, for hundreds of listeners.
@@ -91,7 +91,7 @@ impl Successor {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn inventory(self) -> Result<(Heir, Inheritance), SuccessionError> {
+    pub async fn inventory(self) -> Result<(PreparedSuccessor, Inheritance), SuccessionError> {
         let Successor { mut channel, deadlines } = self;
         let (mut inheritance, mut count) = (Inheritance::default(), 0);
         let last = within(&mut channel, NewStep::Offer, deadlines, |message, sockets| {
@@ -99,29 +99,29 @@ impl Successor {
             if count > DESCRIPTORS_MAX {
                 return Err(SuccessionError::TooMany);
             }
-            if let Message::Listener { name, address, file } = message {
+            if let HandoverMessage::Listener { name, address, file } = message {
                 inheritance.add(Some(&name), address, Inherited { sockets, file });
             }
             Ok(())
         });
-        let Message::Offered { pid, version, upgrades } = last.await? else {
+        let HandoverMessage::Offered { pid, version, upgrades } = last.await? else {
             return Err(SuccessionError::OutOfTurn(NewStep::Offer));
         };
         tracing::info!(pid, version, listeners = inheritance.left().len(), "taking over from another process");
-        Ok((Heir { channel, deadlines, old: pid, upgrades }, inheritance))
+        Ok((PreparedSuccessor { channel, deadlines, old: pid, upgrades }, inheritance))
     }
 }
 
 /// A process that has been given everything, and builds.
 #[derive(Debug)]
-pub struct Heir {
+pub struct PreparedSuccessor {
     channel: Channel,
     deadlines: Deadlines,
     old: u32,
     upgrades: u64,
 }
 
-impl Heir {
+impl PreparedSuccessor {
     /// The number of the old process.
     pub fn old(&self) -> u32 {
         self.old
@@ -134,19 +134,19 @@ impl Heir {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn ready(mut self) -> Result<Promoted, SuccessionError> {
+    pub async fn ready(mut self) -> Result<Activated, SuccessionError> {
         let failed = |error| failure(NewStep::Take, error);
-        self.channel.send(&Message::Ready, &[]).await.map_err(failed)?;
+        self.channel.send(&HandoverMessage::Ready, &[]).await.map_err(failed)?;
         let mut own = vec![];
         // Without its end there is nothing to hear from one.
         let mut named: Vec<Option<Predecessor>> = vec![];
         let last = within(&mut self.channel, NewStep::Take, self.deadlines, |message, descriptors| {
             match message {
-                Message::Predecessor { pid } => {
+                HandoverMessage::Predecessor { pid } => {
                     let end = descriptors.into_iter().next().and_then(Channel::adopt);
                     named.push(end.map(|end| Predecessor::new(pid, end)));
                 }
-                Message::Counts { sessions } => match named.last_mut() {
+                HandoverMessage::Counts { sessions } => match named.last_mut() {
                     None => own.extend(sessions),
                     Some(Some(predecessor)) => predecessor.told(sessions),
                     Some(None) => {}
@@ -159,7 +159,7 @@ impl Heir {
         let mut old = Predecessor::new(self.old, self.channel);
         old.told(own);
         let each = named.into_iter().flatten().chain([old]).collect();
-        Ok(Promoted { predecessors: Predecessors::new(each), upgrades: self.upgrades })
+        Ok(Activated { predecessors: Predecessors::new(each), upgrades: self.upgrades })
     }
 
     /// It will not be. The old process goes on, and says why in its log.
@@ -167,19 +167,19 @@ impl Heir {
         // More would not fit a message, and is in our own log.
         let reason = reason.chars().take(REASON_CHARS_MAX).collect();
         // If nobody hears it, nobody waits for it.
-        let _ = timeout(self.deadlines.taken, self.channel.send(&Message::Refused { reason }, &[])).await;
+        let _ = timeout(self.deadlines.taken, self.channel.send(&HandoverMessage::Refused { reason }, &[])).await;
     }
 }
 
 /// A process that has the word to take over.
 #[derive(Debug)]
-pub struct Promoted {
+pub struct Activated {
     /// The old one is the last.
     predecessors: Predecessors,
     upgrades: u64,
 }
 
-impl Promoted {
+impl Activated {
     /// How often the service has been upgraded, this time included.
     pub fn upgrades(&self) -> u64 {
         self.upgrades
@@ -200,7 +200,7 @@ impl Promoted {
         // As many as surely fit one message; more listeners are not removed at once.
         let unwanted = unwanted.left().take(UNWANTED_MAX).cloned().collect();
         if let Some(old) = self.predecessors.each.last_mut()
-            && let Err(error) = old.say(&Message::Taken { unwanted }).await
+            && let Err(error) = old.say(&HandoverMessage::Taken { unwanted }).await
         {
             tracing::warn!(pid = old.pid, %error, "the old process does not hear that it is over");
         }
@@ -213,16 +213,16 @@ async fn within(
     channel: &mut Channel,
     step: NewStep,
     deadlines: Deadlines,
-    mut part: impl FnMut(Message, Vec<OwnedFd>) -> Result<(), SuccessionError>,
-) -> Result<Message, SuccessionError> {
+    mut part: impl FnMut(HandoverMessage, Vec<OwnedFd>) -> Result<(), SuccessionError>,
+) -> Result<HandoverMessage, SuccessionError> {
     let exchange = async {
         loop {
             let (message, descriptors) = channel.receive().await.map_err(|error| failure(step, error))?;
             match step.hear(&message) {
-                Heard::Done => return Ok(message),
-                Heard::Part => part(message, descriptors)?,
-                Heard::Nothing => {}
-                Heard::No | Heard::OutOfTurn => return Err(SuccessionError::OutOfTurn(step)),
+                StepEvent::Done => return Ok(message),
+                StepEvent::Part => part(message, descriptors)?,
+                StepEvent::Nothing => {}
+                StepEvent::No | StepEvent::OutOfTurn => return Err(SuccessionError::OutOfTurn(step)),
             }
         }
     };

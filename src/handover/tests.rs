@@ -12,13 +12,13 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::channel::Channel;
-use super::message::Message;
-use super::offer::Newborn;
+use super::message::HandoverMessage;
+use super::offer::ChildProcess;
 use super::steps::OldStep;
 use super::*;
 use crate::net::listener::{Address, Bound, adopt, bind};
 use crate::upstream;
-use crate::upstream::live::{Lives, Seat};
+use crate::upstream::live::{ConnectionPermit, EndpointStates};
 
 /// For steps that are not to be done in time; the others get the usual time.
 const SHORT: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ fn loopback() -> Bound {
 
 /// What a process knows: its sessions, and what it shows.
 struct Process {
-    lives: Lives,
+    lives: EndpointStates,
     metrics: Metrics,
     families: upstream::metrics::Metrics,
 }
@@ -38,14 +38,14 @@ impl Process {
     fn new() -> Process {
         let registry = Registry::new();
         let (metrics, families) = (Metrics::register(&registry), upstream::metrics::Metrics::register(&registry));
-        Process { lives: Lives::default(), metrics: metrics.unwrap(), families: families.unwrap() }
+        Process { lives: EndpointStates::default(), metrics: metrics.unwrap(), families: families.unwrap() }
     }
 
-    fn live(&self, endpoint: &str) -> Arc<upstream::live::Live> {
+    fn live(&self, endpoint: &str) -> Arc<upstream::live::EndpointState> {
         self.lives.of("chat", endpoint, || self.families.endpoint("chat", endpoint, &[]))
     }
 
-    fn session(&self, endpoint: &str) -> Seat {
+    fn session(&self, endpoint: &str) -> ConnectionPermit {
         self.live(endpoint).enter(u32::MAX).unwrap()
     }
 
@@ -64,7 +64,7 @@ impl Process {
 
 /// Both sides in this process: the old one's and the new one's, which takes the listener `wanted`.
 async fn hand_over(
-    offer: Offer,
+    offer: HandoverOffer,
     old: &Process,
     before: &Predecessors,
     new: &Process,
@@ -73,7 +73,7 @@ async fn hand_over(
     let (channel, end) = Channel::pair().unwrap();
     let deadlines = Deadlines::default();
     let ours = async {
-        let prepared = offer.over(channel, Newborn::none(), deadlines).await.unwrap();
+        let prepared = offer.over(channel, ChildProcess::none(), deadlines).await.unwrap();
         prepared.hand_over(before, &old.lives).await.unwrap()
     };
     let theirs = async {
@@ -98,7 +98,7 @@ async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
     let path = directory.path().join("x.sock");
     let removed = loopback();
     let (tcp, unix) = (loopback(), bind(&Address::Unix(path.clone()), 2).unwrap());
-    let mut offer = Offer::default();
+    let mut offer = HandoverOffer::default();
     offer.add("plain", &tcp).unwrap();
     offer.add("unix", &unix).unwrap();
     offer.add("removed", &removed).unwrap();
@@ -133,7 +133,7 @@ async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
 #[tokio::test(flavor = "current_thread")]
 async fn more_sockets_than_go_with_one_message_arrive_as_one_listener() {
     let bound = bind(&"127.0.0.1:0".parse().unwrap(), 300).unwrap();
-    let mut offer = Offer::default();
+    let mut offer = HandoverOffer::default();
     offer.add("wide", &bound).unwrap();
     let (old, new) = (Process::new(), Process::new());
     let (reporter, _, adopted) = hand_over(offer, &old, &Predecessors::default(), &new, &[bound.address()]).await;
@@ -148,7 +148,7 @@ async fn through_twenty_upgrades_no_count_is_lost_whoever_ends_first() {
     for generation in 0..20 {
         let seat = now.session("a");
         let next = Process::new();
-        let (reporter, heard, _) = hand_over(Offer::default(), &now, &before, &next, &[]).await;
+        let (reporter, heard, _) = hand_over(HandoverOffer::default(), &now, &before, &next, &[]).await;
         // The ends that the one in the middle had are closed with it; the new one has its own.
         before = heard;
         old.push((std::mem::replace(&mut now, next), reporter, seat));
@@ -171,9 +171,9 @@ async fn through_twenty_upgrades_no_count_is_lost_whoever_ends_first() {
 }
 
 /// A socket in an offer, and the other end, which sees when the last copy of it is closed.
-fn watched_offer() -> (Offer, Bound, Address) {
+fn watched_offer() -> (HandoverOffer, Bound, Address) {
     let bound = loopback();
-    let mut offer = Offer::default();
+    let mut offer = HandoverOffer::default();
     offer.add("plain", &bound).unwrap();
     let address = bound.address().clone();
     (offer, bound, address)
@@ -185,7 +185,7 @@ async fn fails(deadlines: Deadlines, theirs: impl AsyncFnOnce(Channel)) -> Upgra
     let (old, before) = (Process::new(), Predecessors::default());
     let (channel, end) = Channel::pair().unwrap();
     let ours = async {
-        let prepared = offer.over(channel, Newborn::none(), deadlines).await?;
+        let prepared = offer.over(channel, ChildProcess::none(), deadlines).await?;
         prepared.hand_over(&before, &old.lives).await
     };
     let theirs = async {
@@ -230,7 +230,7 @@ async fn whatever_the_new_one_does_the_old_one_has_all_it_had() {
         })
         .await,
         fails(long, async |mut end| {
-            end.send(&Message::Taken { unwanted: vec![] }, &[]).await.unwrap();
+            end.send(&HandoverMessage::Taken { unwanted: vec![] }, &[]).await.unwrap();
             pending().await
         })
         .await,
@@ -266,14 +266,14 @@ async fn noise_of_the_new_one_is_refused_and_nothing_of_it_is_kept() {
     for (bytes, expected) in [(b"garbage".as_slice(), "refused"), (&deep, "refused"), (b"", "not_ready")] {
         assert_eq!(noise(bytes).await.attempt().label(), expected);
     }
-    let chatty = Message::Refused { reason: "x".repeat(60_000) };
+    let chatty = HandoverMessage::Refused { reason: "x".repeat(60_000) };
     let UpgradeError::Refused(reason) = noise(&message::encode(&chatty, 0).unwrap()).await else { panic!("refused") };
     assert_eq!(reason.len(), offer::REASON_CHARS_MAX);
 
     let (mut kept, given) = UnixStream::pair().unwrap();
     let descriptors = fails(Deadlines { ready: SHORT, ..long }, async |mut end| {
         for _ in 0..100 {
-            end.send(&Message::Unknown, &[given.as_fd(); message::DESCRIPTORS_MAX]).await.unwrap();
+            end.send(&HandoverMessage::Unknown, &[given.as_fd(); message::DESCRIPTORS_MAX]).await.unwrap();
         }
         drop(given);
         pending().await
@@ -289,10 +289,11 @@ async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
     let (first, second, third) = (Process::new(), Process::new(), Process::new());
     let seat = first.session("a");
     let (mut reporter, mut before, _) =
-        hand_over(Offer::default(), &first, &Predecessors::default(), &second, &[]).await;
+        hand_over(HandoverOffer::default(), &first, &Predecessors::default(), &second, &[]).await;
     let (channel, end) = Channel::pair().unwrap();
     let ours = async {
-        let prepared = Offer::default().over(channel, Newborn::none(), Deadlines::default()).await.unwrap();
+        let prepared =
+            HandoverOffer::default().over(channel, ChildProcess::none(), Deadlines::default()).await.unwrap();
         prepared.hand_over(&before, &second.lives).await
     };
     let theirs = async {
@@ -305,7 +306,7 @@ async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
     reporter.report(first.lives.counts()).await.unwrap();
     second.sees(&mut before, "a", 2).await;
     // And the next attempt takes them along.
-    let (_second, mut before, _) = hand_over(Offer::default(), &second, &before, &third, &[]).await;
+    let (_second, mut before, _) = hand_over(HandoverOffer::default(), &second, &before, &third, &[]).await;
     assert_eq!(third.live("a").load(), 2);
     drop((seat, more));
     reporter.report(first.lives.counts()).await.unwrap();
@@ -324,19 +325,19 @@ async fn the_new_one_ends_when_the_old_one_does_not_keep_to_the_order() {
             Ok(_) => panic!("there is no inventory"),
         }
     };
-    let say = |end: &OwnedFd, messages: &[Message]| {
+    let say = |end: &OwnedFd, messages: &[HandoverMessage]| {
         for message in messages {
             let packet = message::encode(message, 0).unwrap();
             rustix::net::send(end, &packet, rustix::net::SendFlags::empty()).unwrap();
         }
     };
-    let offered = Message::Offered { pid: 1, version: String::new(), upgrades: 1 };
+    let offered = HandoverMessage::Offered { pid: 1, version: String::new(), upgrades: 1 };
     let gone = error(&|_end| {}, false).await;
     assert!(matches!(gone, SuccessionError::Gone(steps::NewStep::Offer)), "{gone:?}");
-    let early = error(&|end| say(&end, &[Message::Take]), false).await;
+    let early = error(&|end| say(&end, &[HandoverMessage::Take]), false).await;
     assert!(matches!(early, SuccessionError::OutOfTurn(steps::NewStep::Offer)), "{early:?}");
     let held = std::cell::RefCell::new(vec![]);
-    let hangs = |messages: &[Message], end: OwnedFd| {
+    let hangs = |messages: &[HandoverMessage], end: OwnedFd| {
         say(&end, messages);
         held.borrow_mut().push(end);
     };

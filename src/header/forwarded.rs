@@ -16,9 +16,9 @@ use ipnet::IpNet;
 
 use super::authority::Host;
 use super::lookalike;
-use chain::{Chain, Client};
+use chain::{Chain, ForwardedClient};
 
-pub use told::{Doubt, Told};
+pub use told::{Doubt, ForwardedRequest};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -27,7 +27,7 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 
 /// The other end of the connection a request came on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct DirectPeer {
     /// Its address; none on a Unix socket.
     pub addr: Option<IpAddr>,
     /// Whether TLS ended here.
@@ -49,7 +49,7 @@ pub fn is_trusted(addr: IpAddr, nets: &[IpNet]) -> bool {
 /// contradiction between Forwarded and X-Forwarded-For. Who decides by address must not treat that as allowed.
 ///
 /// Ask before [`apply`], which writes the fields.
-pub fn client_addr(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+pub fn client_addr(peer: &DirectPeer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     let peer_addr = peer.addr.map(|addr| addr.to_canonical());
     if !peer.trusted {
         return peer_addr;
@@ -61,8 +61,8 @@ pub fn client_addr(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Optio
         (Some(one), None) | (None, Some(one)) => one.addr(),
         (Some(a), Some(b)) if a == b => a.addr(),
         // One that names trusted proxies only says nothing against the other.
-        (Some(Client::Found(addr)), Some(Client::AllTrusted(_)))
-        | (Some(Client::AllTrusted(_)), Some(Client::Found(addr))) => Some(addr),
+        (Some(ForwardedClient::Found(addr)), Some(ForwardedClient::AllTrusted(_)))
+        | (Some(ForwardedClient::AllTrusted(_)), Some(ForwardedClient::Found(addr))) => Some(addr),
         _ => None,
     }
 }
@@ -71,7 +71,7 @@ pub fn client_addr(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Optio
 /// trusted proxies have `told`.
 ///
 /// The fields that [`is_replaced`] names are removed and those of [`fields`] take their place.
-pub fn apply(headers: &mut HeaderMap, peer: &Peer, told: &Told, host: &str) {
+pub fn apply(headers: &mut HeaderMap, peer: &DirectPeer, told: &ForwardedRequest, host: &str) {
     let mut written = Vec::new();
     fields(headers, peer, told, host, |name, value| {
         // Made of valid values and ASCII, so it is valid.
@@ -112,7 +112,13 @@ const ADDRESS_CHARS_MAX: usize = 39;
 /// An untrusted peer's fields count for nothing. A trusted peer's are kept and its address appended, so that the upstream
 /// can go on counting from the right; if it sent one kind of list only, the other is begun with the same entries. Scheme and
 /// host are the same in both kinds, those the client asked for as far as it was told: a server may read either kind.
-pub fn fields(headers: &HeaderMap, peer: &Peer, told: &Told, host: &str, mut write: impl FnMut(HeaderName, &[u8])) {
+pub fn fields(
+    headers: &HeaderMap,
+    peer: &DirectPeer,
+    told: &ForwardedRequest,
+    host: &str,
+    mut write: impl FnMut(HeaderName, &[u8]),
+) {
     let (standard, legacy) = match peer.trusted {
         true => (Chain::forwarded(headers), Chain::x_forwarded_for(headers)),
         false => (None, None),
@@ -244,8 +250,8 @@ mod tests {
         map
     }
 
-    fn peer(addr: &str, trusted: bool) -> Peer {
-        Peer { addr: addr.parse().ok(), tls: true, trusted }
+    fn peer(addr: &str, trusted: bool) -> DirectPeer {
+        DirectPeer { addr: addr.parse().ok(), tls: true, trusted }
     }
 
     fn trusted() -> Vec<IpNet> {
@@ -256,9 +262,9 @@ mod tests {
         client_addr(&peer("10.0.0.1", true), &headers(fields), &trusted()).map(|addr| addr.to_string())
     }
 
-    fn applied(peer: Peer, host: &str, fields: &[(&str, &str)]) -> Vec<String> {
+    fn applied(peer: DirectPeer, host: &str, fields: &[(&str, &str)]) -> Vec<String> {
         let mut map = headers(fields);
-        let told = Told::by(&peer, &map, &trusted());
+        let told = ForwardedRequest::by(&peer, &map, &trusted());
         apply(&mut map, &peer, &told, host);
         let mut lines: Vec<_> =
             map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
@@ -410,11 +416,11 @@ mod tests {
     fn nodes_are_quoted_as_rfc_7239_wants() {
         let v6 = applied(peer("2001:db8::1", false), "[::1]:8443", &[]);
         assert_eq!(v6[0], "forwarded: for=\"[2001:db8::1]\";host=\"[::1]:8443\";proto=https");
-        let unix = Peer { addr: None, tls: false, trusted: false };
+        let unix = DirectPeer { addr: None, tls: false, trusted: false };
         let expected = ["forwarded: for=unknown;host=a;proto=http", "x-forwarded-host: a", "x-forwarded-proto: http"];
         assert_eq!(applied(unix, "a", &[("x-forwarded-for", "1.1.1.1")]), expected);
         let mut map = HeaderMap::new();
-        apply(&mut map, &unix, &Told::default(), "");
+        apply(&mut map, &unix, &ForwardedRequest::default(), "");
         assert_eq!(map.len(), 2);
         assert_eq!(map["forwarded"], "for=unknown;proto=http");
     }
@@ -448,7 +454,7 @@ mod tests {
 
     #[test]
     fn scheme_and_host_are_the_same_in_both_kinds_of_fields() {
-        let plain = Peer { tls: false, ..peer("10.0.0.1", true) };
+        let plain = DirectPeer { tls: false, ..peer("10.0.0.1", true) };
         for (fields, forwarded, host, proto) in [
             (&[("x-forwarded-proto", "https")][..], "for=10.0.0.1;host=a;proto=https", "a", "https"),
             (
@@ -517,7 +523,7 @@ mod tests {
             let addr = if six { IpAddr::from(addr) } else { IpAddr::from(v4) }.to_canonical();
             let mut map = HeaderMap::new();
             let host = if port { "a:1" } else { "[::2]" };
-            apply(&mut map, &Peer { addr: Some(addr), tls: true, trusted: false }, &Told::default(), host);
+            apply(&mut map, &DirectPeer { addr: Some(addr), tls: true, trusted: false }, &ForwardedRequest::default(), host);
             prop_assert_eq!(client_addr(&peer("10.0.0.1", true), &map, &[]), Some(addr));
         }
     }

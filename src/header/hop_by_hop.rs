@@ -32,7 +32,7 @@ const ALWAYS: [&str; 10] = [
 /// A message that has Transfer-Encoding loses Content-Length too: RFC 9112 §6.3 has an intermediary remove it, for two
 /// lengths in one message are how requests are smuggled.
 #[derive(Debug)]
-pub struct Ending<'a> {
+pub struct HopByHopFields<'a> {
     /// What Connection lists beside what always ends; nearly always nothing.
     nominated: Nominated<'a>,
     two_lengths: bool,
@@ -46,31 +46,31 @@ const FEW: usize = 8;
 #[derive(Debug)]
 enum Nominated<'a> {
     Few(Vec<&'a [u8]>),
-    Many(HashSet<Name<'a>>),
+    Many(HashSet<CaselessName<'a>>),
 }
 
 impl Nominated<'_> {
     fn has(&self, name: &str) -> bool {
         match self {
             Nominated::Few(names) => names.iter().any(|item| item.eq_ignore_ascii_case(name.as_bytes())),
-            Nominated::Many(names) => names.contains(&Name(name.as_bytes())),
+            Nominated::Many(names) => names.contains(&CaselessName(name.as_bytes())),
         }
     }
 }
 
 /// Equal whatever the case is.
 #[derive(Debug)]
-struct Name<'a>(&'a [u8]);
+struct CaselessName<'a>(&'a [u8]);
 
-impl PartialEq for Name<'_> {
-    fn eq(&self, other: &Name<'_>) -> bool {
+impl PartialEq for CaselessName<'_> {
+    fn eq(&self, other: &CaselessName<'_>) -> bool {
         self.0.eq_ignore_ascii_case(other.0)
     }
 }
 
-impl Eq for Name<'_> {}
+impl Eq for CaselessName<'_> {}
 
-impl Hash for Name<'_> {
+impl Hash for CaselessName<'_> {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         for part in self.0.chunks(16) {
             let mut lower = [0; 16];
@@ -81,23 +81,23 @@ impl Hash for Name<'_> {
     }
 }
 
-impl<'a> Ending<'a> {
+impl<'a> HopByHopFields<'a> {
     /// `connection`: all lines of the message's Connection field; `chunked`: it has a Transfer-Encoding.
-    pub fn new(connection: impl IntoIterator<Item = &'a [u8]>, chunked: bool) -> Ending<'a> {
+    pub fn new(connection: impl IntoIterator<Item = &'a [u8]>, chunked: bool) -> HopByHopFields<'a> {
         let is_always = |item: &&[u8]| ALWAYS.iter().any(|name| item.eq_ignore_ascii_case(name.as_bytes()));
         let mut names = connection.into_iter().flat_map(items).filter(|item| !is_always(item));
         let few: Vec<&[u8]> = names.by_ref().take(FEW).collect();
         let nominated = match names.next() {
             None => Nominated::Few(few),
-            Some(next) => Nominated::Many(few.into_iter().chain([next]).chain(names).map(Name).collect()),
+            Some(next) => Nominated::Many(few.into_iter().chain([next]).chain(names).map(CaselessName).collect()),
         };
-        Ending { nominated, two_lengths: chunked }
+        HopByHopFields { nominated, two_lengths: chunked }
     }
 
     /// Of a message with these fields.
-    pub fn of(headers: &'a HeaderMap) -> Ending<'a> {
+    pub fn of(headers: &'a HeaderMap) -> HopByHopFields<'a> {
         let connection = headers.get_all(header::CONNECTION).into_iter().map(HeaderValue::as_bytes);
-        Ending::new(connection, headers.contains_key(header::TRANSFER_ENCODING))
+        HopByHopFields::new(connection, headers.contains_key(header::TRANSFER_ENCODING))
     }
 
     /// Whether the field `name`, in lower case, ends at each hop, nominated or not.
@@ -107,7 +107,7 @@ impl<'a> Ending<'a> {
 
     /// Whether the field `name`, written in lower case, is one of them.
     pub fn has(&self, name: &str) -> bool {
-        Ending::always(name)
+        HopByHopFields::always(name)
             || (self.two_lengths && name == "content-length")
             || (self.nominated.has(name) && !is_essential(name))
     }
@@ -115,7 +115,7 @@ impl<'a> Ending<'a> {
 
 /// Removes the fields that end at this hop.
 pub fn strip(headers: &mut HeaderMap) {
-    let ending = Ending::of(headers);
+    let ending = HopByHopFields::of(headers);
     let names: Vec<HeaderName> = headers.keys().filter(|name| ending.has(name.as_str())).cloned().collect();
     for name in &names {
         headers.remove(name);

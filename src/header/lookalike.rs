@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::hop_by_hop::Ending;
+use super::hop_by_hop::HopByHopFields;
 
 /// What `name`, in lower case, is to such a server; borrowed if that is itself.
 pub fn folded(name: &str) -> Cow<'_, str> {
@@ -29,7 +29,7 @@ pub fn is_of_ours(name: &str) -> bool {
     let name = folded(name);
     matches!(&*name, "content-length" | "x-real-ip" | "cdn-loop")
         || ["x-forwarded-", "sec-"].iter().any(|ours| name.starts_with(ours))
-        || Ending::always(&name)
+        || HopByHopFields::always(&name)
 }
 
 /// Whether a server may take one of two names, in lower case, for the other.

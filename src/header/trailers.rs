@@ -9,7 +9,7 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, TRAILER};
 
-use super::hop_by_hop::Ending;
+use super::hop_by_hop::HopByHopFields;
 use super::lookalike::folded;
 
 /// Fields that decide how a message is framed, routed, judged, stored or read.
@@ -69,7 +69,7 @@ pub fn may_pass(name: &str) -> bool {
     !is_content
         && !HEAD_ONLY.contains(&&*name)
         && !HEAD_ONLY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        && !Ending::always(&name)
+        && !HopByHopFields::always(&name)
 }
 
 /// Takes out of a message's Trailer all that may not pass, that ends at this hop, or that is not `wanted`. Ask before
@@ -78,7 +78,7 @@ pub fn settle(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> bool) {
     if !headers.contains_key(TRAILER) {
         return;
     }
-    let ending = Ending::of(headers);
+    let ending = HopByHopFields::of(headers);
     let items = headers.get_all(TRAILER).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let mut left: Vec<&[u8]> = vec![];
     for item in items.map(<[u8]>::trim_ascii) {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// Between two sessions that try an endpoint which has not answered again, and how long one is passed over that failed
 /// while as many are ejected as may be. Longer than a good handshake takes, and short beside any ejection.
@@ -26,7 +26,7 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// What leads to an ejection, and how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct EjectionRule {
     /// Failed connections and handshakes in a row.
     pub failures: u32,
     /// The first ejection; the second in a row is twice as long, and so on.
@@ -70,7 +70,7 @@ pub struct Ejection {
     pub span: Duration,
 }
 
-impl Rule {
+impl EjectionRule {
     /// Whether one more of `of` endpoints may be ejected, when `out` are.
     pub fn has_room(&self, out: usize, of: usize) -> bool {
         out < (of * self.percent_max as usize / 100).max(1)
@@ -85,26 +85,26 @@ pub struct Outlier {
     /// There is something that a good answer would forget. Workers that only read it keep its cache line.
     blemished: AtomicBool,
     ejected: AtomicBool,
-    record: Mutex<Record>,
+    record: Mutex<FailureRecord>,
 }
 
 #[derive(Debug, Default)]
-struct Record {
+struct FailureRecord {
     /// In a row.
     failures: u32,
     /// Ejections, less those forgiven since.
     times: u32,
     /// The last one: why, how long, and when its time was over.
-    last: Option<(Ejection, Moment)>,
+    last: Option<(Ejection, MonotonicTime)>,
     /// When the count of `opened` and `early` began.
-    window: Option<Moment>,
+    window: Option<MonotonicTime>,
     opened: u32,
     early: u32,
 }
 
 impl Outlier {
     /// Whether sessions should stay away, if they can.
-    pub fn is_out(&self, now: Moment) -> bool {
+    pub fn is_out(&self, now: MonotonicTime) -> bool {
         // 0 is never ahead.
         now.as_micros() < self.until.load(Ordering::Relaxed)
     }
@@ -116,7 +116,7 @@ impl Outlier {
 
     /// Whether the session for which it was chosen while not out may go there: always if it is in favour; else for one
     /// session in each `TRIAL`.
-    pub fn admits(&self, now: Moment) -> bool {
+    pub fn admits(&self, now: MonotonicTime) -> bool {
         let until = self.until.load(Ordering::Relaxed);
         let next = (now + TRIAL).as_micros();
         until == 0
@@ -126,7 +126,7 @@ impl Outlier {
 
     /// A connection or handshake failed. `has_room` says whether one more may be ejected; without room the endpoint is only
     /// passed over for `TRIAL`. What fails while it is ejected is not counted: those were under way, or had no choice.
-    pub fn failed(&self, rule: Rule, now: Moment, has_room: impl FnOnce() -> bool) -> Option<Ejection> {
+    pub fn failed(&self, rule: EjectionRule, now: MonotonicTime, has_room: impl FnOnce() -> bool) -> Option<Ejection> {
         let mut record = self.record();
         if record.is_serving(now) {
             return None;
@@ -145,7 +145,7 @@ impl Outlier {
     }
 
     /// It answered. True if that ends its ejection.
-    pub fn answered(&self, now: Moment) -> bool {
+    pub fn answered(&self, now: MonotonicTime) -> bool {
         if !self.blemished.load(Ordering::Relaxed) {
             return false;
         }
@@ -161,12 +161,17 @@ impl Outlier {
     }
 
     /// A session opened.
-    pub fn opened(&self, now: Moment) {
+    pub fn opened(&self, now: MonotonicTime) {
         self.record().count(now).opened += 1;
     }
 
     /// A session broke off so early that the endpoint may be to blame.
-    pub fn ended_early(&self, rule: Rule, now: Moment, has_room: impl FnOnce() -> bool) -> Option<Ejection> {
+    pub fn ended_early(
+        &self,
+        rule: EjectionRule,
+        now: MonotonicTime,
+        has_room: impl FnOnce() -> bool,
+    ) -> Option<Ejection> {
         let mut record = self.record();
         let counted = record.count(now);
         counted.early += 1;
@@ -179,7 +184,7 @@ impl Outlier {
         Some(self.eject(&mut record, rule, Why::EarlyEnds, now))
     }
 
-    fn eject(&self, record: &mut Record, rule: Rule, why: Why, now: Moment) -> Ejection {
+    fn eject(&self, record: &mut FailureRecord, rule: EjectionRule, why: Why, now: MonotonicTime) -> Ejection {
         let span = record.next_span(rule, now);
         let ejection = Ejection { why, span };
         record.failures = 0;
@@ -189,19 +194,19 @@ impl Outlier {
         ejection
     }
 
-    fn record(&self) -> MutexGuard<'_, Record> {
+    fn record(&self) -> MutexGuard<'_, FailureRecord> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Record {
+impl FailureRecord {
     /// Whether the time of an ejection is not over.
-    fn is_serving(&self, now: Moment) -> bool {
+    fn is_serving(&self, now: MonotonicTime) -> bool {
         self.last.is_some_and(|(_, until)| now < until)
     }
 
     /// The counts of the window that `now` falls in.
-    fn count(&mut self, now: Moment) -> &mut Record {
+    fn count(&mut self, now: MonotonicTime) -> &mut FailureRecord {
         if self.window.is_none_or(|began| now.since(began) >= WINDOW) {
             (self.window, self.opened, self.early) = (Some(now), 0, 0);
         }
@@ -210,7 +215,7 @@ impl Record {
 
     /// How long the next ejection is: `span` times how many there were. Each is forgiven by as long a good time as the last
     /// one took, so who flaps faster than that stays out longer and longer, and who recovers is soon like new.
-    fn next_span(&mut self, rule: Rule, now: Moment) -> Duration {
+    fn next_span(&mut self, rule: EjectionRule, now: MonotonicTime) -> Duration {
         if let Some((last, until)) = self.last {
             let forgiven = now.since(until).as_micros() / last.span.as_micros().max(1);
             self.times = self.times.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
@@ -230,7 +235,7 @@ mod tests {
     use super::*;
 
     const SPAN: Duration = Duration::from_secs(10);
-    const RULE: Rule = Rule {
+    const RULE: EjectionRule = EjectionRule {
         failures: 1,
         span: SPAN,
         span_max: Duration::from_secs(35),
@@ -238,11 +243,11 @@ mod tests {
         percent_max: 50,
     };
 
-    fn at(secs: f64) -> Moment {
-        Moment::from_micros(1_000_000) + Duration::from_secs_f64(secs)
+    fn at(secs: f64) -> MonotonicTime {
+        MonotonicTime::from_micros(1_000_000) + Duration::from_secs_f64(secs)
     }
 
-    fn fail(outlier: &Outlier, now: Moment) -> Option<u64> {
+    fn fail(outlier: &Outlier, now: MonotonicTime) -> Option<u64> {
         outlier.failed(RULE, now, || true).map(|ejection| ejection.span.as_secs())
     }
 
@@ -257,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_rule_of_three_wants_three_in_a_row() {
-        let (outlier, rule) = (Outlier::default(), Rule { failures: 3, ..RULE });
+        let (outlier, rule) = (Outlier::default(), EjectionRule { failures: 3, ..RULE });
         let fail = |secs| outlier.failed(rule, at(secs), || true).is_some();
         assert!(!fail(0.0) && !fail(1.0));
         assert!(!outlier.answered(at(2.0)), "it was not ejected");
@@ -337,7 +342,7 @@ mod tests {
 
     #[test]
     fn what_led_to_an_ejection_is_not_counted_for_the_next() {
-        let (outlier, rule) = (Outlier::default(), Rule { span: Duration::from_secs(2), ..RULE });
+        let (outlier, rule) = (Outlier::default(), EjectionRule { span: Duration::from_secs(2), ..RULE });
         let early = |secs| outlier.ended_early(rule, at(secs), || true).is_some();
         assert_eq!([(); 5].map(|()| early(20.0)), [false, false, false, false, true]);
         assert!(outlier.admits(at(22.0)) && outlier.answered(at(22.1)));
@@ -351,8 +356,8 @@ mod tests {
         assert!(has_room(0, 1) && !has_room(1, 1));
         assert!(has_room(0, 3) && !has_room(1, 3));
         assert!(has_room(1, 4) && !has_room(2, 4));
-        assert!(Rule { percent_max: 100, ..RULE }.has_room(2, 3));
-        assert!(!Rule { percent_max: 0, ..RULE }.has_room(1, 100));
+        assert!(EjectionRule { percent_max: 100, ..RULE }.has_room(2, 3));
+        assert!(!EjectionRule { percent_max: 0, ..RULE }.has_room(1, 100));
     }
 
     #[test]
@@ -391,7 +396,7 @@ mod tests {
             steps in prop::collection::vec(step(), 1..200),
             failures in 1u32..4,
         ) {
-            let (outlier, rule) = (Outlier::default(), Rule { failures, ..RULE });
+            let (outlier, rule) = (Outlier::default(), EjectionRule { failures, ..RULE });
             let mut now = at(0.0);
             let mut over = now;
             for step in steps {

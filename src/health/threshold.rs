@@ -6,7 +6,7 @@
 
 /// How many it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct HealthThresholds {
     /// Passed in a row until an endpoint that was down is up.
     pub rise: u32,
     /// Failed in a row until one that was up is down.
@@ -40,7 +40,7 @@ impl Threshold {
     }
 
     /// Hears of a probe's result, and tells the verdict if it changed.
-    pub fn observe(&mut self, rule: Rule, passed: bool) -> Option<Health> {
+    pub fn observe(&mut self, rule: HealthThresholds, passed: bool) -> Option<Health> {
         let (seen, needed) = if passed { (Health::Up, rule.rise) } else { (Health::Down, rule.fall) };
         if seen == self.health {
             self.against = 0;
@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    const RULE: Rule = Rule { rise: 2, fall: 3 };
+    const RULE: HealthThresholds = HealthThresholds { rise: 2, fall: 3 };
 
     fn seen(results: &[bool]) -> Vec<Option<Health>> {
         let mut threshold = Threshold::default();
@@ -91,7 +91,7 @@ mod tests {
             let mut threshold = Threshold::default();
             for (index, passed) in results.iter().enumerate() {
                 let before = threshold.health();
-                let changed = threshold.observe(Rule { rise, fall }, *passed);
+                let changed = threshold.observe(HealthThresholds { rise, fall }, *passed);
                 let row = results[..=index].iter().rev().take_while(|other| *other == passed).count() as u32;
                 let expected = match (before, passed) {
                     (Health::Unknown, true) => Some(Health::Up),

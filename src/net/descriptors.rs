@@ -2,7 +2,7 @@
 //!
 //! Clients can have as many as there are. When none is left, the admin listener takes no connection either, and whoever
 //! asks there whether we live ends us with all our sessions; no file is read for a reload, and no next process started. So
-//! some are kept back ([`Lines`]): traffic ends first, then the admin listener, and the rest is for files and the handover.
+//! some are kept back ([`DescriptorBounds`]): traffic ends first, then the admin listener, and the rest is for files and the handover.
 //!
 //! Nothing is counted: the system gives each new descriptor the lowest number that is free, so who gets the number n knows
 //! that n are taken. That costs a comparison and no system call.
@@ -35,18 +35,18 @@ pub enum Taker {
 
 /// Which numbers the takers may have: those below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lines {
+pub struct DescriptorBounds {
     traffic: u64,
     waiting: u64,
     admin: u64,
 }
 
-impl Lines {
+impl DescriptorBounds {
     /// Those of a limit.
-    pub const fn of(limit: u64) -> Lines {
+    pub const fn of(limit: u64) -> DescriptorBounds {
         let share = limit / RESERVE_SHARE;
         let reserve = if share < RESERVE_MAX { share } else { RESERVE_MAX };
-        Lines { traffic: limit - reserve, waiting: limit - reserve / 2, admin: limit - reserve / 4 }
+        DescriptorBounds { traffic: limit - reserve, waiting: limit - reserve / 2, admin: limit - reserve / 4 }
     }
 
     const fn below(self, taker: Taker) -> u64 {
@@ -59,23 +59,23 @@ impl Lines {
 }
 
 /// Reads the limit again: it may have been raised, by us or from outside.
-pub fn look_again() -> Lines {
+pub fn look_again() -> DescriptorBounds {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     LIMIT.store(limit, Ordering::Relaxed);
-    Lines::of(limit)
+    DescriptorBounds::of(limit)
 }
 
 /// How many are kept back from traffic.
 pub fn reserve() -> u64 {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    limit - Lines::of(limit).traffic
+    limit - DescriptorBounds::of(limit).traffic
 }
 
 /// Whether `taker` may keep the descriptor that it got.
 pub fn is_within(fd: impl AsFd, taker: Taker) -> bool {
     let number = u64::try_from(fd.as_fd().as_raw_fd()).unwrap_or(0);
     // The limit is not asked for each time: when it was lowered there will be an error that has it read again.
-    let lines = Lines::of(LIMIT.load(Ordering::Relaxed));
+    let lines = DescriptorBounds::of(LIMIT.load(Ordering::Relaxed));
     number < lines.below(taker) || number < look_again().below(taker)
 }
 
@@ -110,14 +110,14 @@ mod tests {
             (1024, 896, 960, 992),
             (1 << 20, (1 << 20) - 256, (1 << 20) - 128, (1 << 20) - 64),
         ] {
-            assert_eq!(Lines::of(limit), Lines { traffic, waiting, admin }, "{limit}");
+            assert_eq!(DescriptorBounds::of(limit), DescriptorBounds { traffic, waiting, admin }, "{limit}");
         }
     }
 
     proptest! {
         #[test]
         fn who_matters_more_has_no_less(limit in any::<u64>()) {
-            let Lines { traffic, waiting, admin } = Lines::of(limit);
+            let DescriptorBounds { traffic, waiting, admin } = DescriptorBounds::of(limit);
             prop_assert!(traffic <= waiting && waiting <= admin && admin <= limit);
             prop_assert!(limit < 16 || traffic < waiting);
             prop_assert!(traffic >= limit / 2);

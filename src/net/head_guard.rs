@@ -50,7 +50,7 @@ pub enum HeadRefusal {
 #[derive(Debug)]
 pub struct HeadGuard<S> {
     io: Prefixed<S>,
-    state: State,
+    state: GuardState,
     /// What was read and has grown by escapes, as far as it did not fit.
     grown: Vec<u8>,
     is_head_request: bool,
@@ -58,7 +58,7 @@ pub struct HeadGuard<S> {
 }
 
 #[derive(Debug)]
-enum State {
+enum GuardState {
     Watching(Scan),
     Transparent,
     Refused(HeadRefusal),
@@ -67,15 +67,15 @@ enum State {
 impl<S> HeadGuard<S> {
     /// Watches the heads that come on `io`, early bytes included.
     pub fn new(io: Prefixed<S>) -> HeadGuard<S> {
-        let state = State::Watching(Scan::default());
+        let state = GuardState::Watching(Scan::default());
         HeadGuard { io, state, grown: Vec::new(), is_head_request: false, has_space_in_target: false }
     }
 
     /// What was found to be wrong, if anything was.
     pub fn refusal(&self) -> Option<HeadRefusal> {
         match self.state {
-            State::Refused(refusal) => Some(refusal),
-            State::Watching(_) | State::Transparent => None,
+            GuardState::Refused(refusal) => Some(refusal),
+            GuardState::Watching(_) | GuardState::Transparent => None,
         }
     }
 
@@ -135,9 +135,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
             return Poll::Ready(Ok(()));
         }
         let scan = match &mut this.state {
-            State::Transparent => return Pin::new(&mut this.io).poll_read(cx, buf),
-            State::Refused(_) => return Poll::Ready(Ok(())),
-            State::Watching(scan) => scan,
+            GuardState::Transparent => return Pin::new(&mut this.io).poll_read(cx, buf),
+            GuardState::Refused(_) => return Poll::Ready(Ok(())),
+            GuardState::Watching(scan) => scan,
         };
         let before = buf.filled().len();
         std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
@@ -146,11 +146,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
         (this.is_head_request, this.has_space_in_target) = (scan.is_head_request(), scan.has_space_in_target());
         match verdict {
             Verdict::More => {}
-            Verdict::Opaque => this.state = State::Transparent,
+            Verdict::Opaque => this.state = GuardState::Transparent,
             Verdict::Refused { at, refusal } => {
                 buf.filled_mut()[before + at] = 0;
                 buf.set_filled(before + at + 1);
-                this.state = State::Refused(refusal);
+                this.state = GuardState::Refused(refusal);
             }
         }
         if !escapes.is_empty() {

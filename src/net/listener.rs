@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use self::accept::Listener;
-pub use self::accept::{AcceptPause, AcceptPauseReason, Acceptor, Waiting};
+use self::accept::ListeningSocket;
+pub use self::accept::{AcceptPause, AcceptPauseReason, Acceptor, WaitingConnections};
 pub use self::inherit::{Inheritance, Inherited, Unfit, adopt};
 pub use super::address::{Address, AddressError};
 use super::socket::TcpOptions;
@@ -315,8 +315,8 @@ impl Bound {
         let listeners = mine.map(|index| {
             let socket = self.sockets[index].try_clone()?;
             Ok(match self.address {
-                Address::Tcp(_) => Listener::Tcp(TcpListener::from_std(socket.into())?),
-                Address::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
+                Address::Tcp(_) => ListeningSocket::Tcp(TcpListener::from_std(socket.into())?),
+                Address::Unix(_) => ListeningSocket::Unix(UnixListener::from_std(socket.into())?),
             })
         });
         Ok(Acceptor::new(listeners.collect::<io::Result<_>>()?))

@@ -5,14 +5,14 @@
 //! connections under back-pressure, not as it has connections.
 //!
 //! Each thread has its own lists: no lock, no atomic. A buffer may be dropped on another thread; it then joins that
-//! thread's list. What the lists keep is bounded (`Size::kept`), the rest goes back to the allocator.
+//! thread's list. What the lists keep is bounded (`BufferSize::kept`), the rest goes back to the allocator.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 /// What buffers are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Size {
+pub enum BufferSize {
     /// 16 KiB: the messages of most connections, many at once.
     Small,
     /// 64 KiB: a few TLS records, each 16 KiB and up to 261 bytes (RFC 5246 §6.2.3, RFC 8446 §5.2).
@@ -21,46 +21,46 @@ pub enum Size {
     Large,
 }
 
-impl Size {
+impl BufferSize {
     /// All sizes, smallest first.
-    pub const ALL: [Size; 3] = [Size::Small, Size::Medium, Size::Large];
+    pub const ALL: [BufferSize; 3] = [BufferSize::Small, BufferSize::Medium, BufferSize::Large];
 
     /// How many bytes a buffer of this size has.
     pub const fn bytes(self) -> usize {
         match self {
-            Size::Small => 16 * 1024,
-            Size::Medium => 64 * 1024,
-            Size::Large => 256 * 1024,
+            BufferSize::Small => 16 * 1024,
+            BufferSize::Medium => 64 * 1024,
+            BufferSize::Large => 256 * 1024,
         }
     }
 
     /// The next larger size; the largest stays what it is.
-    pub const fn grown(self) -> Size {
+    pub const fn grown(self) -> BufferSize {
         match self {
-            Size::Small => Size::Medium,
-            Size::Medium | Size::Large => Size::Large,
+            BufferSize::Small => BufferSize::Medium,
+            BufferSize::Medium | BufferSize::Large => BufferSize::Large,
         }
     }
 
     /// The next smaller size; the smallest stays what it is.
-    pub const fn shrunk(self) -> Size {
+    pub const fn shrunk(self) -> BufferSize {
         match self {
-            Size::Small | Size::Medium => Size::Small,
-            Size::Large => Size::Medium,
+            BufferSize::Small | BufferSize::Medium => BufferSize::Small,
+            BufferSize::Large => BufferSize::Medium,
         }
     }
 
     /// How many free buffers of this size a thread keeps: at most 1 + 1 + 2 MiB together.
     const fn kept(self) -> usize {
         match self {
-            Size::Small => 64,
-            Size::Medium => 16,
-            Size::Large => 8,
+            BufferSize::Small => 64,
+            BufferSize::Medium => 16,
+            BufferSize::Large => 8,
         }
     }
 
-    fn of(bytes: usize) -> Option<Size> {
-        Size::ALL.into_iter().find(|size| size.bytes() == bytes)
+    fn of(bytes: usize) -> Option<BufferSize> {
+        BufferSize::ALL.into_iter().find(|size| size.bytes() == bytes)
     }
 }
 
@@ -75,14 +75,14 @@ pub struct Buffer {
 }
 
 /// Lends a buffer of `size`.
-pub fn take(size: Size) -> Buffer {
+pub fn take(size: BufferSize) -> Buffer {
     let free = FREE.try_with(|free| free.borrow_mut()[size as usize].pop()).ok().flatten();
     Buffer { bytes: free.unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice()) }
 }
 
 /// Lends the smallest buffer that holds `bytes`. More than the largest size is allocated, and freed after use.
 pub fn take_at_least(bytes: usize) -> Buffer {
-    match Size::ALL.into_iter().find(|size| size.bytes() >= bytes) {
+    match BufferSize::ALL.into_iter().find(|size| size.bytes() >= bytes) {
         Some(size) => take(size),
         None => Buffer { bytes: vec![0; bytes].into_boxed_slice() },
     }
@@ -94,14 +94,14 @@ pub fn copy_of(bytes: &[u8]) -> Buffer {
 }
 
 /// How many free buffers of `size` the calling thread keeps now.
-pub fn free(size: Size) -> usize {
+pub fn free(size: BufferSize) -> usize {
     FREE.with(|free| free.borrow()[size as usize].len())
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        let Some(size) = Size::of(bytes.len()) else { return };
+        let Some(size) = BufferSize::of(bytes.len()) else { return };
         // A thread that is ending has no list any more; the buffer is then simply freed.
         let _ = FREE.try_with(|free| {
             let list = &mut free.borrow_mut()[size as usize];
@@ -132,17 +132,17 @@ mod tests {
 
     #[test]
     fn a_buffer_given_back_is_lent_again() {
-        let first = take(Size::Small);
+        let first = take(BufferSize::Small);
         let address = first.as_ptr();
         drop(first);
-        assert_eq!(free(Size::Small), 1);
-        assert_eq!(take(Size::Small).as_ptr(), address);
-        assert_eq!(take(Size::Medium).len(), 64 * 1024);
+        assert_eq!(free(BufferSize::Small), 1);
+        assert_eq!(take(BufferSize::Small).as_ptr(), address);
+        assert_eq!(take(BufferSize::Medium).len(), 64 * 1024);
     }
 
     #[test]
     fn a_thread_keeps_a_bounded_number() {
-        for size in Size::ALL {
+        for size in BufferSize::ALL {
             drop((0..size.kept() + 3).map(|_| take(size)).collect::<Vec<_>>());
             assert_eq!(free(size), size.kept());
         }
@@ -153,7 +153,7 @@ mod tests {
         for (bytes, expected) in [(0, 16 << 10), (16 << 10, 16 << 10), ((16 << 10) + 1, 64 << 10), (300_000, 300_000)] {
             assert_eq!(take_at_least(bytes).len(), expected);
         }
-        assert_eq!(free(Size::Large), 0);
+        assert_eq!(free(BufferSize::Large), 0);
     }
 
     #[test]
@@ -161,6 +161,6 @@ mod tests {
         let copy = copy_of(b"abc");
         assert_eq!(&copy[..], b"abc");
         drop(copy);
-        assert!(Size::ALL.into_iter().all(|size| free(size) == 0));
+        assert!(BufferSize::ALL.into_iter().all(|size| free(size) == 0));
     }
 }

@@ -112,13 +112,13 @@ async fn read_header<S: AsyncRead + Unpin>(
             return Err(ProxyProtocolError::Closed);
         }
         match examine(&buffer)? {
-            Finding::Incomplete => buffer.reserve(FIRST_READ),
-            Finding::Header { bytes, announced } => {
+            ParsedHeader::Incomplete => buffer.reserve(FIRST_READ),
+            ParsedHeader::Header { bytes, announced } => {
                 buffer.drain(..bytes);
                 return Ok((Prefixed::new(leave_nothing_empty(buffer), stream), announced));
             }
-            Finding::None if mode == Mode::Optional => return Ok((Prefixed::new(buffer, stream), None)),
-            Finding::None => return Err(ProxyProtocolError::Missing),
+            ParsedHeader::None if mode == Mode::Optional => return Ok((Prefixed::new(buffer, stream), None)),
+            ParsedHeader::None => return Err(ProxyProtocolError::Missing),
         }
     }
 }
@@ -129,15 +129,15 @@ fn leave_nothing_empty(buffer: Vec<u8>) -> Vec<u8> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Finding {
+enum ParsedHeader {
     Incomplete,
     None,
     Header { bytes: usize, announced: Option<Announced> },
 }
 
-fn examine(buffer: &[u8]) -> Result<Finding, ProxyProtocolError> {
+fn examine(buffer: &[u8]) -> Result<ParsedHeader, ProxyProtocolError> {
     if V1_SIGNATURE.starts_with(buffer) || V2_SIGNATURE.starts_with(buffer) {
-        return Ok(Finding::Incomplete);
+        return Ok(ParsedHeader::Incomplete);
     }
     let header = if buffer.starts_with(V1_SIGNATURE) {
         &buffer[..buffer.len().min(V1_BYTES_MAX)]
@@ -145,7 +145,7 @@ fn examine(buffer: &[u8]) -> Result<Finding, ProxyProtocolError> {
         check_v2_head(buffer)?;
         buffer
     } else {
-        return Ok(Finding::None);
+        return Ok(ParsedHeader::None);
     };
     let config = ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
     match ProxyHeader::parse(header, config) {
@@ -155,9 +155,9 @@ fn examine(buffer: &[u8]) -> Result<Finding, ProxyProtocolError> {
                 client: canonical(address.source),
                 destination: canonical(address.destination),
             });
-            Ok(Finding::Header { bytes, announced })
+            Ok(ParsedHeader::Header { bytes, announced })
         }
-        Err(ParseError::BufferTooShort) => Ok(Finding::Incomplete),
+        Err(ParseError::BufferTooShort) => Ok(ParsedHeader::Incomplete),
         Err(_) => Err(ProxyProtocolError::Malformed),
     }
 }
@@ -353,10 +353,10 @@ mod tests {
             ],
         ) {
             // The first prefix that is judged decides, and nothing that follows changes it.
-            let first = (1..=bytes.len()).map(|n| examine(&bytes[..n])).find(|f| !matches!(f, Ok(Finding::Incomplete)));
+            let first = (1..=bytes.len()).map(|n| examine(&bytes[..n])).find(|f| !matches!(f, Ok(ParsedHeader::Incomplete)));
             let whole = examine(&bytes);
             match (first, whole) {
-                (None, Ok(Finding::Incomplete)) => {}
+                (None, Ok(ParsedHeader::Incomplete)) => {}
                 (Some(Ok(early)), Ok(late)) => prop_assert_eq!(early, late),
                 (Some(Err(early)), Err(late)) => prop_assert_eq!(early.label(), late.label()),
                 (early, late) => prop_assert!(false, "{:?} became {:?}", early, late),

@@ -14,23 +14,23 @@ use tokio::net::{TcpSocket, UnixStream};
 use super::address::Address;
 use super::descriptors::for_traffic;
 use super::stream::Stream;
-use crate::config::Tcp;
+use crate::config::TcpConfig;
 
 /// How the kernel shall notice that a silent peer has vanished: after `idle` it asks, `interval` apart, as often as the
 /// system says (net.ipv4.tcp_keepalive_probes, 9 times). That is left as it is: each option is a call on each connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keepalive {
+pub struct KeepaliveTimes {
     /// How long a connection is silent before the first question.
     pub idle: Duration,
     /// Between two questions.
     pub interval: Duration,
 }
 
-impl Keepalive {
+impl KeepaliveTimes {
     /// After `idle`, in whole seconds, and with 9 questions about half of it longer, a minute at most: some may be lost.
-    pub fn after(idle: Duration) -> Keepalive {
+    pub fn after(idle: Duration) -> KeepaliveTimes {
         let interval = Duration::from_secs((idle.as_secs() / 16).clamp(1, 7));
-        Keepalive { idle: Duration::from_secs(idle.as_secs().max(1)), interval }
+        KeepaliveTimes { idle: Duration::from_secs(idle.as_secs().max(1)), interval }
     }
 
     fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
@@ -43,7 +43,7 @@ impl Keepalive {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpOptions {
     /// TCP keep-alive.
-    pub keepalive: Option<Keepalive>,
+    pub keepalive: Option<KeepaliveTimes>,
     /// How long sent bytes may wait to be taken before the connection is given up (TCP_USER_TIMEOUT); it takes the place of
     /// the number of keep-alive's probes. A peer that answers and takes nothing is given up, too: the kernel sees no
     /// difference (tcp_probe_timer). Linux only; nothing elsewhere.
@@ -52,14 +52,14 @@ pub struct TcpOptions {
 
 impl Default for TcpOptions {
     fn default() -> TcpOptions {
-        TcpOptions::from(&Tcp::default())
+        TcpOptions::from(&TcpConfig::default())
     }
 }
 
-impl From<&Tcp> for TcpOptions {
-    fn from(written: &Tcp) -> TcpOptions {
+impl From<&TcpConfig> for TcpOptions {
+    fn from(written: &TcpConfig) -> TcpOptions {
         TcpOptions {
-            keepalive: written.keepalive.duration().map(Keepalive::after),
+            keepalive: written.keepalive.duration().map(KeepaliveTimes::after),
             user_timeout: written.user_timeout.duration(),
         }
     }
@@ -171,7 +171,7 @@ mod tests {
         let Stream::Tcp(bare) = connect(&address, &options).await.unwrap() else { panic!("TCP again") };
         assert!(!SockRef::from(&bare).keepalive().unwrap());
 
-        let keepalive = Some(Keepalive::after(Duration::from_secs(7)));
+        let keepalive = Some(KeepaliveTimes::after(Duration::from_secs(7)));
         let tcp = TcpOptions { keepalive, user_timeout: Some(Duration::from_secs(9)) };
         let options = ConnectOptions { tcp, source: None };
         let Stream::Tcp(tuned) = connect(&address, &options).await.unwrap() else { panic!("TCP again") };
@@ -188,10 +188,10 @@ mod tests {
     #[test]
     fn questions_are_asked_in_whole_seconds_and_not_too_seldom() {
         for (idle, interval) in [(1, 1), (7, 1), (60, 3), (120, 7), (7200, 7)] {
-            let keepalive = Keepalive::after(Duration::from_secs(idle));
+            let keepalive = KeepaliveTimes::after(Duration::from_secs(idle));
             assert_eq!((keepalive.idle.as_secs(), keepalive.interval.as_secs()), (idle, interval));
         }
-        assert_eq!(Keepalive::after(Duration::from_millis(1)).idle, Duration::from_secs(1));
+        assert_eq!(KeepaliveTimes::after(Duration::from_millis(1)).idle, Duration::from_secs(1));
     }
 
     #[cfg(target_os = "linux")]

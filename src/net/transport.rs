@@ -21,7 +21,7 @@ pub enum Transport<T> {
 }
 
 /// What the relay asks of a connection besides its bytes.
-pub trait Connection {
+pub trait RelayIo {
     /// Whether the peer sees an orderly end when the connection is dropped with all bytes written and read: a FIN is the
     /// kernel's to send, TLS's close_notify is not. Saves the `shutdown` call.
     fn ends_on_drop(&self) -> bool;
@@ -35,7 +35,7 @@ pub trait Connection {
     fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-impl<T> Connection for Transport<T> {
+impl<T> RelayIo for Transport<T> {
     fn ends_on_drop(&self) -> bool {
         matches!(self, Transport::Plain(_))
     }

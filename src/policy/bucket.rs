@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// A promise further ahead than this is none: who does not obey, and asks again and again, must not put the others off
 /// for hours.
@@ -21,7 +21,7 @@ const PROMISE_MAX: Duration = Duration::from_secs(60);
 
 /// How fast a bucket lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct AdmissionRate {
     /// Nanoseconds between two, rounded up: rather a little less than the rate than more.
     interval: u64,
     /// Nanoseconds that the rate may be ahead of itself.
@@ -30,17 +30,17 @@ pub struct Pace {
     wait: u64,
 }
 
-impl Pace {
+impl AdmissionRate {
     /// So many in a second, of which `burst` at once after a pause; a turn that is further away than `wait` is refused.
     /// 0 counts as 1 in both.
-    pub fn new(per_second: u32, burst: u32, wait: Duration) -> Pace {
+    pub fn new(per_second: u32, burst: u32, wait: Duration) -> AdmissionRate {
         let interval = 1_000_000_000_u64.div_ceil(u64::from(per_second.max(1)));
-        Pace { interval, slack: interval * u64::from(burst.max(1)), wait: nanos(wait) }
+        AdmissionRate { interval, slack: interval * u64::from(burst.max(1)), wait: nanos(wait) }
     }
 
     /// The same for one that has no more time to wait than `left`.
-    pub fn within(self, left: Duration) -> Pace {
-        Pace { wait: self.wait.min(nanos(left)), ..self }
+    pub fn within(self, left: Duration) -> AdmissionRate {
+        AdmissionRate { wait: self.wait.min(nanos(left)), ..self }
     }
 }
 
@@ -55,7 +55,7 @@ pub struct Bucket {
 
 /// A turn that is too far away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RateExceeded {
     /// When there is room, from now on.
     pub after: Duration,
 }
@@ -65,7 +65,7 @@ impl Bucket {
     ///
     /// # Errors
     /// If it were longer than the pace allows, and when to come back. No turn is taken then.
-    pub fn take(&self, pace: Pace, now: Moment) -> Result<Duration, Refused> {
+    pub fn take(&self, pace: AdmissionRate, now: MonotonicTime) -> Result<Duration, RateExceeded> {
         let now = now.as_micros().saturating_mul(1000);
         // Relaxed: the number itself is all there is to agree on.
         let taken = self.given.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |given| {
@@ -77,12 +77,12 @@ impl Bucket {
                 let next = given.max(now).saturating_add(pace.interval);
                 Ok(Duration::from_nanos((next - now).saturating_sub(pace.slack)))
             }
-            Err(given) => Err(Refused { after: self.promise(pace, given, now) }),
+            Err(given) => Err(RateExceeded { after: self.promise(pace, given, now) }),
         }
     }
 
     /// A place behind all that were given or promised.
-    fn promise(&self, pace: Pace, given: u64, now: u64) -> Duration {
+    fn promise(&self, pace: AdmissionRate, given: u64, now: u64) -> Duration {
         let next = |promised: u64| {
             let next = promised.max(given).saturating_add(pace.interval);
             next.min(now.saturating_add(nanos(PROMISE_MAX)))
@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    const START: Moment = Moment::from_micros(1_000_000_000);
+    const START: MonotonicTime = MonotonicTime::from_micros(1_000_000_000);
 
     fn secs(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
@@ -114,12 +114,12 @@ mod tests {
 
     #[test]
     fn a_burst_goes_at_once_the_next_at_the_rate_and_the_rest_not_at_all() {
-        let (bucket, pace) = (Bucket::default(), Pace::new(10, 3, secs(0.5)));
+        let (bucket, pace) = (Bucket::default(), AdmissionRate::new(10, 3, secs(0.5)));
         let taken: Vec<_> = (0..10).map(|_| bucket.take(pace, START)).collect();
         let waits: Vec<_> = taken.iter().filter_map(|taken| taken.ok()).map(|wait| wait.as_millis()).collect();
         assert_eq!(waits, [0, 0, 0, 100, 200, 300, 400, 500]);
         // They may come back where the line would have gone on.
-        assert_eq!(taken[8..], [Err(Refused { after: secs(0.6) }), Err(Refused { after: secs(0.7) })]);
+        assert_eq!(taken[8..], [Err(RateExceeded { after: secs(0.6) }), Err(RateExceeded { after: secs(0.7) })]);
         // After a pause it is full again, and not fuller.
         let later = START + secs(100.0);
         let waits: Vec<_> = (0..4).map(|_| bucket.take(pace, later).unwrap().as_millis()).collect();
@@ -128,17 +128,17 @@ mod tests {
 
     #[test]
     fn a_crowd_that_comes_back_when_it_was_told_to_is_let_in() {
-        let (bucket, pace) = (Bucket::default(), Pace::new(100, 10, secs(1.0)));
+        let (bucket, pace) = (Bucket::default(), AdmissionRate::new(100, 10, secs(1.0)));
         let refused: Vec<_> = (0..1000).filter_map(|_| bucket.take(pace, START).err()).collect();
         assert_eq!(refused.len(), 1000 - 110);
-        for Refused { after } in refused {
+        for RateExceeded { after } in refused {
             assert!(bucket.take(pace, START + after).unwrap() <= secs(0.02), "{after:?}");
         }
     }
 
     #[test]
     fn those_who_never_listen_put_nobody_off_for_long() {
-        let (bucket, pace) = (Bucket::default(), Pace::new(1, 1, secs(0.0)));
+        let (bucket, pace) = (Bucket::default(), AdmissionRate::new(1, 1, secs(0.0)));
         let furthest = (0..10_000).filter_map(|_| bucket.take(pace, START).err()).map(|refused| refused.after).max();
         assert!(furthest.unwrap() <= PROMISE_MAX);
     }
@@ -164,7 +164,7 @@ mod tests {
             wait in 0_u64..3_000_000,
             gaps in prop::collection::vec((0_u64..5000, 1_usize..20), 1..100),
         ) {
-            let (bucket, pace) = (Bucket::default(), Pace::new(per_second, burst, Duration::from_micros(wait)));
+            let (bucket, pace) = (Bucket::default(), AdmissionRate::new(per_second, burst, Duration::from_micros(wait)));
             let (mut now, mut slots) = (START, vec![]);
             for (gap, crowd) in gaps {
                 now = now + Duration::from_micros(gap * gap / 100);
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn threads_that_ask_at_once_get_slots_of_their_own() {
-        let (bucket, pace) = (Bucket::default(), Pace::new(1000, 5, secs(100.0)));
+        let (bucket, pace) = (Bucket::default(), AdmissionRate::new(1000, 5, secs(100.0)));
         let slots = Mutex::new(vec![]);
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -7,4 +7,4 @@ pub mod origin;
 pub mod reach;
 pub mod retry_budget;
 
-pub use origin::{Asked, Insecure, Missing, OriginDenial, OriginPattern, OriginPolicy};
+pub use origin::{Insecure, Missing, OriginDenial, OriginPattern, OriginPolicy, OriginTarget};

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::header::forwarded::{Doubt, Told};
+use crate::header::forwarded::{Doubt, ForwardedRequest};
 use crate::header::{Host, redact};
 use pattern::Origin;
 
@@ -66,7 +66,7 @@ impl Default for OriginPolicy {
 
 /// What a request is for, as the page that makes it knows it.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct OriginTarget<'a> {
     /// The authority.
     pub host: &'a Host,
     /// The port, where it may be left out of that.
@@ -79,10 +79,10 @@ pub struct Asked<'a> {
     pub doubt: Option<Doubt>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> OriginTarget<'a> {
     /// By a request to `host` that came by TLS or not, of which trusted proxies have `told`.
-    pub fn new(host: &'a Host, tls: bool, told: &'a Told) -> Asked<'a> {
-        Asked {
+    pub fn new(host: &'a Host, tls: bool, told: &'a ForwardedRequest) -> OriginTarget<'a> {
+        OriginTarget {
             host: told.host.as_ref().unwrap_or(host),
             port: told.port,
             // One who passes plain requests on by TLS has plain pages.
@@ -143,7 +143,7 @@ impl OriginPolicy {
     pub fn check<'a>(
         &self,
         origins: impl IntoIterator<Item = &'a HeaderValue>,
-        asked: &Asked<'_>,
+        asked: &OriginTarget<'_>,
     ) -> Result<(), OriginDenial> {
         let mut origins = origins.into_iter();
         let value = match (origins.next(), origins.next(), self.missing) {
@@ -171,7 +171,7 @@ impl OriginPolicy {
         })
     }
 
-    fn allowed_for(&self, asked: &Asked<'_>) -> String {
+    fn allowed_for(&self, asked: &OriginTarget<'_>) -> String {
         let by = if asked.by_proxy { "as the proxy in front says" } else { "as Host says" };
         let (scheme, host) = (if asked.tls { "https://" } else { "" }, asked.host);
         let name = |pattern: &OriginPattern| match pattern {
@@ -185,7 +185,7 @@ impl OriginPolicy {
         }
     }
 
-    fn hint(&self, origin: &Origin<'_>, asked: &Asked<'_>, is_insecure: bool) -> String {
+    fn hint(&self, origin: &Origin<'_>, asked: &OriginTarget<'_>, is_insecure: bool) -> String {
         if is_insecure {
             return "to let in clients that say http although they come by TLS, write `insecure: allow` in the route's \
                     `origins`"
@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn check(policy: &OriginPolicy, origin: &[u8], host: &str, tls: bool) -> Result<(), OriginDenial> {
-        check_told(policy, origin, host, tls, &Told::default())
+        check_told(policy, origin, host, tls, &ForwardedRequest::default())
     }
 
     fn check_told(
@@ -232,10 +232,10 @@ mod tests {
         origin: &[u8],
         host: &str,
         tls: bool,
-        told: &Told,
+        told: &ForwardedRequest,
     ) -> Result<(), OriginDenial> {
         let host = host.parse().unwrap();
-        policy.check([&HeaderValue::from_bytes(origin).unwrap()], &Asked::new(&host, tls, told))
+        policy.check([&HeaderValue::from_bytes(origin).unwrap()], &OriginTarget::new(&host, tls, told))
     }
 
     #[test]
@@ -287,8 +287,8 @@ mod tests {
     fn a_request_that_names_no_host_has_no_same_origin() {
         let nobody = Host { name: String::new(), port: None };
         let value = HeaderValue::from_static("https://");
-        let told = Told::default();
-        assert!(OriginPolicy::default().check([&value], &Asked::new(&nobody, true, &told)).is_err());
+        let told = ForwardedRequest::default();
+        assert!(OriginPolicy::default().check([&value], &OriginTarget::new(&nobody, true, &told)).is_err());
     }
 
     #[test]
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn behind_a_trusted_proxy_the_host_is_what_it_says() {
-        let told = |host: &str, port, https| Told {
+        let told = |host: &str, port, https| ForwardedRequest {
             host: (!host.is_empty()).then(|| host.parse().unwrap()),
             port,
             https,
@@ -346,24 +346,24 @@ mod tests {
 
     #[test]
     fn a_refused_page_is_told_of_the_host_and_the_proxy_in_front() {
-        let denial = |told: &Told| {
+        let denial = |told: &ForwardedRequest| {
             let denial = check_told(&OriginPolicy::default(), b"https://a.example", "inner:8080", false, told);
             let denial = denial.unwrap_err();
             format!("{denial}: {}", denial.hint())
         };
-        let by_host = denial(&Told::default());
+        let by_host = denial(&ForwardedRequest::default());
         for word in ["(inner:8080, as Host says)", "\"https://a.example\"", "proxy_set_header Host", "trusted_proxies"]
         {
             assert!(by_host.contains(word), "{by_host}");
         }
-        let told = Told { host: Some("b.example".parse().unwrap()), ..Told::default() };
+        let told = ForwardedRequest { host: Some("b.example".parse().unwrap()), ..ForwardedRequest::default() };
         let by_proxy = denial(&told);
         assert!(by_proxy.contains("(b.example, as the proxy in front says)"), "{by_proxy}");
         assert!(!by_proxy.contains("proxy_set_header"), "{by_proxy}");
         for (doubt, word) in
             [(Doubt::Untrusted, "trusted_proxies"), (Doubt::Unreadable, "cannot be read"), (Doubt::Disagree, "several")]
         {
-            let doubted = denial(&Told { doubt: Some(doubt), ..Told::default() });
+            let doubted = denial(&ForwardedRequest { doubt: Some(doubt), ..ForwardedRequest::default() });
             assert!(doubted.contains("as Host says") && doubted.contains(word), "{doubted}");
         }
     }
@@ -448,8 +448,8 @@ mod tests {
             assert_eq!(read(&serde_yaml::to_string(&named).unwrap()).unwrap(), named);
         }
         let (value, other) = (HeaderValue::from_static("https://a"), HeaderValue::from_static("x"));
-        let (host, told) = ("a".parse().unwrap(), Told::default());
-        let asked = Asked::new(&host, false, &told);
+        let (host, told) = ("a".parse().unwrap(), ForwardedRequest::default());
+        let asked = OriginTarget::new(&host, false, &told);
         assert_eq!(policy(&["*"]).check([&value, &other], &asked), Ok(()));
         assert_eq!(policy(&["same-origin"]).check([&value, &value], &asked), Err(OriginDenial::Several));
         let strict = OriginPolicy { missing: Missing::Deny, ..policy(&["*"]) };
@@ -459,8 +459,8 @@ mod tests {
     #[test]
     fn a_missing_origin_is_judged_as_configured() {
         let host: Host = "a".parse().unwrap();
-        let told = Told::default();
-        let asked = Asked::new(&host, true, &told);
+        let told = ForwardedRequest::default();
+        let asked = OriginTarget::new(&host, true, &told);
         assert_eq!(OriginPolicy::default().check([], &asked), Ok(()));
         let strict = OriginPolicy { missing: Missing::Deny, ..OriginPolicy::default() };
         assert_eq!(strict.check([], &asked), Err(OriginDenial::Missing));
@@ -529,8 +529,8 @@ mod tests {
         fn the_default_lets_only_the_named_host_in(origin in "(https|http)://[a-c.]{1,4}(:[1-9])?", host in "[a-c]{1,2}(:[1-9])?") {
             let host: Host = host.parse().unwrap();
             let value = HeaderValue::from_str(&origin).unwrap();
-            let told = Told::default();
-            let allowed = OriginPolicy::default().check([&value], &Asked::new(&host, false, &told)).is_ok();
+            let told = ForwardedRequest::default();
+            let allowed = OriginPolicy::default().check([&value], &OriginTarget::new(&host, false, &told)).is_ok();
             let (scheme, rest) = origin.split_once("://").unwrap();
             let same = rest.parse::<Host>().is_ok_and(|o| {
                 o.name == host.name && o.port_or_default(scheme) == host.port_or_default(scheme)

@@ -8,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// How far back is counted, as in Finagle and linkerd.
 pub const WINDOW: Duration = Duration::from_secs(10);
@@ -17,7 +17,7 @@ const SLOTS: usize = 10;
 
 /// How large the budget is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct RetryBudgetRule {
     /// Retries for a hundred requests.
     pub percent: u32,
     /// Retries that are allowed each second besides.
@@ -27,13 +27,13 @@ pub struct Rule {
 /// What one upstream has spent.
 #[derive(Debug)]
 pub struct RetryBudget {
-    rule: Rule,
-    slots: Mutex<[Slot; SLOTS]>,
+    rule: RetryBudgetRule,
+    slots: Mutex<[SecondCounts; SLOTS]>,
 }
 
 /// What happened in one second.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct SecondCounts {
     second: u64,
     requests: u64,
     retries: u64,
@@ -41,18 +41,18 @@ struct Slot {
 
 impl RetryBudget {
     /// A budget of which nothing is spent.
-    pub fn new(rule: Rule) -> RetryBudget {
+    pub fn new(rule: RetryBudgetRule) -> RetryBudget {
         RetryBudget { rule, slots: Mutex::default() }
     }
 
     /// A request came; it adds to the budget.
-    pub fn request(&self, now: Moment) {
+    pub fn request(&self, now: MonotonicTime) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slot(&mut slots, now).requests += 1;
     }
 
     /// Whether one of the requests may be tried again; it is counted if so.
-    pub fn retry(&self, now: Moment) -> bool {
+    pub fn retry(&self, now: MonotonicTime) -> bool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let may = self.has_left(&mut slots, now);
         slot(&mut slots, now).retries += u64::from(may);
@@ -60,12 +60,12 @@ impl RetryBudget {
     }
 
     /// Whether none may be tried again now. Nothing is counted.
-    pub fn is_spent(&self, now: Moment) -> bool {
+    pub fn is_spent(&self, now: MonotonicTime) -> bool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         !self.has_left(&mut slots, now)
     }
 
-    fn has_left(&self, slots: &mut [Slot; SLOTS], now: Moment) -> bool {
+    fn has_left(&self, slots: &mut [SecondCounts; SLOTS], now: MonotonicTime) -> bool {
         let spent = slot(slots, now).second;
         let counted = slots.iter().filter(|slot| slot.second + SLOTS as u64 > spent);
         let (requests, retries) =
@@ -78,11 +78,11 @@ impl RetryBudget {
 
 /// The slot of this second, emptied if it was an earlier one's. A clock a tick behind another worker's counts for the
 /// later second.
-fn slot(slots: &mut [Slot; SLOTS], now: Moment) -> &mut Slot {
+fn slot(slots: &mut [SecondCounts; SLOTS], now: MonotonicTime) -> &mut SecondCounts {
     let second = now.as_micros() / 1_000_000;
     let slot = &mut slots[second as usize % SLOTS];
     if slot.second < second {
-        *slot = Slot { second, ..Slot::default() };
+        *slot = SecondCounts { second, ..SecondCounts::default() };
     }
     slot
 }
@@ -93,13 +93,13 @@ mod tests {
 
     use super::*;
 
-    const RULE: Rule = Rule { percent: 20, min_per_second: 2 };
+    const RULE: RetryBudgetRule = RetryBudgetRule { percent: 20, min_per_second: 2 };
 
-    fn at(secs: u64) -> Moment {
-        Moment::from_micros(secs * 1_000_000)
+    fn at(secs: u64) -> MonotonicTime {
+        MonotonicTime::from_micros(secs * 1_000_000)
     }
 
-    fn spend(budget: &RetryBudget, now: Moment) -> usize {
+    fn spend(budget: &RetryBudget, now: MonotonicTime) -> usize {
         (0..100_000).take_while(|_| budget.retry(now)).count()
     }
 
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn nothing_at_all_is_allowed_where_both_are_zero() {
-        let budget = RetryBudget::new(Rule { percent: 0, min_per_second: 0 });
+        let budget = RetryBudget::new(RetryBudgetRule { percent: 0, min_per_second: 0 });
         budget.request(at(1));
         assert!(!budget.retry(at(1)));
     }

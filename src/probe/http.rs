@@ -11,13 +11,13 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, Stage};
+use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, ProbeStage};
 use crate::health::expect::Expect;
 use crate::upstream::connect::Connector;
 
 /// What is asked, and what must come back.
 #[derive(Clone, Debug)]
-pub struct Http {
+pub struct HttpProbe {
     /// The target in origin form.
     pub target: Uri,
     /// The Host; without one, the endpoint's own.
@@ -30,14 +30,19 @@ pub struct Http {
     pub expect: Option<Expect>,
 }
 
-impl Http {
+impl HttpProbe {
     /// Asks once.
     ///
     /// # Errors
     /// When the answer is not as expected, or not there by `deadline`; the caller stops waiting then.
-    pub async fn run(&self, connector: &Connector, deadline: Instant, stage: &mut Stage) -> Result<(), ProbeError> {
+    pub async fn run(
+        &self,
+        connector: &Connector,
+        deadline: Instant,
+        stage: &mut ProbeStage,
+    ) -> Result<(), ProbeError> {
         let io = connector.connect(deadline).await?;
-        *stage = Stage::Answer;
+        *stage = ProbeStage::Answer;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(ProbeError::Http)?;
         // Ends with this function, however it ends.

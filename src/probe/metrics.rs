@@ -6,7 +6,7 @@ use prometheus::{HistogramOpts, Opts, Registry};
 
 use crate::telemetry::counters::seconds;
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
-use crate::telemetry::series::{Held, Shelf};
+use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 
 /// From a server in the same rack to the 2 s that a probe may take by default, and somewhat beyond.
 const DURATION_SECONDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5];
@@ -18,8 +18,8 @@ pub struct Metrics {
     failures: IntCounterVec,
     up: IntGaugeVec,
     transitions: IntCounterVec,
-    by_kind: Shelf<2>,
-    by_endpoint: Shelf<2>,
+    by_kind: SeriesRegistry<2>,
+    by_endpoint: SeriesRegistry<2>,
 }
 
 impl Metrics {
@@ -50,8 +50,8 @@ impl Metrics {
                 ),
                 &of_endpoint,
             )?,
-            by_kind: Shelf::new(["upstream", "kind"]),
-            by_endpoint: Shelf::new(["upstream", "endpoint"]),
+            by_kind: SeriesRegistry::new(["upstream", "kind"]),
+            by_endpoint: SeriesRegistry::new(["upstream", "endpoint"]),
         };
         metrics.by_kind.register(registry, &metrics.duration)?;
         metrics.by_endpoint.register(registry, &metrics.failures)?;
@@ -61,24 +61,24 @@ impl Metrics {
     }
 
     /// What one endpoint counts on while it is probed by this kind of probe, and the series, until it is dropped.
-    pub fn endpoint(&self, upstream: &str, endpoint: &str, kind: &'static str) -> EndpointMetrics {
+    pub fn endpoint(&self, upstream: &str, endpoint: &str, kind: &'static str) -> ProbeMetrics {
         let held = (self.by_kind.hold([upstream, kind]), self.by_endpoint.hold([upstream, endpoint]));
         let names = [upstream.to_owned(), endpoint.to_owned()];
-        EndpointMetrics { families: self.clone(), names, kind, _held: held }
+        ProbeMetrics { families: self.clone(), names, kind, _held: held }
     }
 }
 
 /// What one endpoint counts on. Its series begin when there is something to tell: a dozen reasons for each endpoint would
 /// nearly all stay 0.
 #[derive(Debug)]
-pub struct EndpointMetrics {
+pub struct ProbeMetrics {
     families: Metrics,
     names: [String; 2],
     kind: &'static str,
-    _held: (Held, Held),
+    _held: (SeriesGuard, SeriesGuard),
 }
 
-impl EndpointMetrics {
+impl ProbeMetrics {
     /// Counts a probe that took so long, and why it failed if it did.
     pub fn probed(&self, took: Duration, failed: Option<&'static str>) {
         let [upstream, endpoint] = self.names();

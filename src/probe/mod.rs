@@ -20,7 +20,7 @@ use std::time::Duration;
 use ::http::StatusCode;
 use tokio::time::{Instant, timeout_at};
 
-use crate::health::threshold::Rule;
+use crate::health::threshold::HealthThresholds;
 use crate::upstream::connect::{ConnectError, Connector};
 use crate::upstream::handshake::HandshakeError;
 use crate::ws::close::CloseCode;
@@ -40,7 +40,7 @@ pub struct Check {
     /// For one probe as a whole.
     pub timeout: Duration,
     /// What its results add up to.
-    pub rule: Rule,
+    pub rule: HealthThresholds,
 }
 
 /// What a probe does.
@@ -49,14 +49,14 @@ pub enum Probe {
     /// Connects.
     Tcp,
     /// Asks by HTTP.
-    Http(http::Http),
+    Http(http::HttpProbe),
     /// Opens a WebSocket.
     WebSocket(websocket::WebSocket),
 }
 
 /// What a probe waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum ProbeStage {
     /// A connection.
     Connect,
     /// An answer to the request.
@@ -99,12 +99,12 @@ pub enum ProbeError {
     Protocol(&'static str),
     /// Time was over.
     #[error("{}", match .0 {
-        Stage::Connect => "connecting took too long",
-        Stage::Answer => "it did not answer in time",
-        Stage::Pong => "it did not answer the Ping in time",
-        Stage::Message => "the expected message did not come in time",
+        ProbeStage::Connect => "connecting took too long",
+        ProbeStage::Answer => "it did not answer in time",
+        ProbeStage::Pong => "it did not answer the Ping in time",
+        ProbeStage::Message => "the expected message did not come in time",
     })]
-    Timeout(Stage),
+    Timeout(ProbeStage),
 }
 
 impl ProbeError {
@@ -139,10 +139,10 @@ impl ProbeError {
             ProbeError::Subprotocol => "subprotocol",
             ProbeError::Closed(_) | ProbeError::Lost(_) => "closed",
             ProbeError::Protocol(_) => "protocol",
-            ProbeError::Timeout(Stage::Connect) => "connect_timeout",
-            ProbeError::Timeout(Stage::Answer) => "answer_timeout",
-            ProbeError::Timeout(Stage::Pong) => "pong_timeout",
-            ProbeError::Timeout(Stage::Message) => "message_timeout",
+            ProbeError::Timeout(ProbeStage::Connect) => "connect_timeout",
+            ProbeError::Timeout(ProbeStage::Answer) => "answer_timeout",
+            ProbeError::Timeout(ProbeStage::Pong) => "pong_timeout",
+            ProbeError::Timeout(ProbeStage::Message) => "message_timeout",
         }
     }
 
@@ -170,7 +170,7 @@ impl Check {
     /// What is wrong with the endpoint.
     pub async fn once(&self, connector: &Connector) -> Result<(), ProbeError> {
         let deadline = Instant::now() + self.timeout;
-        let mut stage = Stage::Connect;
+        let mut stage = ProbeStage::Connect;
         let steps = async {
             match &self.probe {
                 Probe::Tcp => tcp::run(connector, deadline).await,

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::metrics::{EndpointMetrics, Metrics};
+use super::metrics::{Metrics, ProbeMetrics};
 use super::{Check, ProbeError};
 use crate::clock;
 use crate::health::threshold::Health;
-use crate::telemetry::panics::{self, Place};
-use crate::telemetry::sparing::{Line, Sparing};
+use crate::telemetry::panics::{self, PanicSite};
+use crate::telemetry::sparing::{LinePermit, Sparing};
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
 
@@ -23,7 +23,7 @@ const JITTER: f64 = 0.2;
 pub async fn run(upstream: Arc<Upstream>, check: Check, metrics: Metrics) {
     let check = Arc::new(check);
     let what = format!("checking the health of {}", upstream.name);
-    panics::keep(Place::Control, &what, || follow(&upstream, &check, &metrics)).await;
+    panics::keep(PanicSite::Control, &what, || follow(&upstream, &check, &metrics)).await;
 }
 
 async fn follow(upstream: &Arc<Upstream>, check: &Arc<Check>, metrics: &Metrics) {
@@ -50,7 +50,7 @@ async fn follow(upstream: &Arc<Upstream>, check: &Arc<Check>, metrics: &Metrics)
                         let metrics = metrics.endpoint(&upstream.name, &probed.name, check.probe.kind());
                         again_and_again(&upstream, &probed, &check, metrics)
                     };
-                    panics::keep(Place::Control, &what, again).await;
+                    panics::keep(PanicSite::Control, &what, again).await;
                 };
                 watched.push((endpoint, Watch(tokio::spawn(task))));
             }
@@ -79,7 +79,7 @@ impl Drop for Watch {
     }
 }
 
-async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check, metrics: EndpointMetrics) {
+async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check, metrics: ProbeMetrics) {
     // An endpoint may go up and down for ever.
     let lines = Sparing::default();
     loop {
@@ -98,13 +98,13 @@ async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check
             (Health::Unknown | Health::Up, Health::Down, Err(error)) => {
                 metrics.changed(error.label());
                 let (reason, error) = (error.label(), &error as &(dyn Error + 'static));
-                if let Some(Line { suppressed }) = lines.line(clock::now()) {
+                if let Some(LinePermit { suppressed }) = lines.line(clock::now()) {
                     tracing::warn!(%upstream, %endpoint, reason, error, suppressed, "endpoint is down");
                 }
             }
             (Health::Down, Health::Up, _) => {
                 metrics.changed("passed");
-                if let Some(Line { suppressed }) = lines.line(clock::now()) {
+                if let Some(LinePermit { suppressed }) = lines.line(clock::now()) {
                     tracing::info!(%upstream, %endpoint, suppressed, "endpoint is up again");
                 }
             }
@@ -131,12 +131,12 @@ mod tests {
 
     use super::*;
     use crate::config;
-    use crate::health::threshold::Rule;
-    use crate::net::names::Names;
+    use crate::health::threshold::HealthThresholds;
+    use crate::net::names::NameResolver;
     use crate::net::socket::TcpOptions;
     use crate::probe::Probe;
     use crate::telemetry::exposition::encode;
-    use crate::upstream::live::Lives;
+    use crate::upstream::live::EndpointStates;
     use crate::upstream::maker::Maker;
     use crate::upstream::{Policy, metrics};
 
@@ -161,8 +161,8 @@ mod tests {
             tcp: TcpOptions::default(),
             reach: None,
             sources: None,
-            lives: Lives::default(),
-            names: Names::register(&registry).unwrap(),
+            lives: EndpointStates::default(),
+            names: NameResolver::register(&registry).unwrap(),
         };
         let policy = Policy {
             balance: config::Balance::LeastConnections,
@@ -174,11 +174,12 @@ mod tests {
         };
         let upstream = Arc::new(Upstream::new(policy, maker));
         let [a, b] = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
-        let members = |text: String| serde_yaml::from_str::<Vec<config::Endpoint>>(&text).unwrap();
+        let members = |text: String| serde_yaml::from_str::<Vec<config::EndpointConfig>>(&text).unwrap();
         let [a, b] = [a, b].map(|listener| (format!("ws://{}", listener.local_addr().unwrap()), listener));
         upstream.replace(&members(format!("['{}']", a.0)), clock::now());
         let second = Duration::from_secs(1);
-        let check = Check { probe: Probe::Tcp, every: second, timeout: second, rule: Rule { rise: 1, fall: 1 } };
+        let check =
+            Check { probe: Probe::Tcp, every: second, timeout: second, rule: HealthThresholds { rise: 1, fall: 1 } };
         let task = tokio::spawn(run(Arc::clone(&upstream), check, Metrics::register(&registry).unwrap()));
         let is_up = async |name: &str| {
             let line = format!("wsluice_endpoint_up{{endpoint=\"{name}\",upstream=\"chat\"}} 1");

@@ -12,13 +12,13 @@ use http::header::{HeaderMap, HeaderName, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
-use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, Stage};
+use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, ProbeStage};
 use crate::health::expect::Expect;
 use crate::upstream::connect::Connector;
-use crate::upstream::handshake::{self, Reply, RequestHead, Switched};
+use crate::upstream::handshake::{self, HandshakeReply, RequestHead, Switched};
 use crate::ws::close::{Close, CloseBody, CloseCode};
-use crate::ws::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, HEADER_BYTES_MAX, Header, Opcode, apply_mask};
-use crate::ws::handshake::{Offer, key};
+use crate::ws::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, FrameHeader, HEADER_BYTES_MAX, Opcode, apply_mask};
+use crate::ws::handshake::{HandshakeOffer, key};
 
 /// For the server's answer to our Close, which no verdict waits for.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -45,21 +45,26 @@ impl WebSocket {
     ///
     /// # Errors
     /// When something is not as expected. Waiting is ended by the caller; `stage` then says for what.
-    pub async fn run(&self, connector: &Connector, deadline: Instant, stage: &mut Stage) -> Result<(), ProbeError> {
+    pub async fn run(
+        &self,
+        connector: &Connector,
+        deadline: Instant,
+        stage: &mut ProbeStage,
+    ) -> Result<(), ProbeError> {
         let io = connector.connect(deadline).await?;
-        *stage = Stage::Answer;
+        *stage = ProbeStage::Answer;
         let mut head = self.head(connector);
         let key = key(fastrand::u128(..).to_ne_bytes());
         let subprotocols = self.subprotocol.iter().cloned().collect();
-        let offer = Offer { key, subprotocols, extensions: vec![] };
+        let offer = HandshakeOffer { key, subprotocols, extensions: vec![] };
         let Switched { io, answer, early, .. } = match handshake::open(io, &mut head, &key, &offer).await? {
-            Reply::Switched(switched) => switched,
-            Reply::Refused(response) => return Err(ProbeError::Status(response.status())),
+            HandshakeReply::Switched(switched) => switched,
+            HandshakeReply::Refused(response) => return Err(ProbeError::Status(response.status())),
         };
         if answer.subprotocol != self.subprotocol {
             return Err(ProbeError::Subprotocol);
         }
-        let mut server = Server { io, unread: BytesMut::from(&*early) };
+        let mut server = ProbedServer { io, unread: BytesMut::from(&*early) };
         self.ask(&mut server, stage).await?;
         // The verdict need not wait for it, and a server that is told nothing would log an error.
         tokio::spawn(timeout(GOODBYE, async move { server.leave().await }));
@@ -88,8 +93,8 @@ impl WebSocket {
     /// From the 101 to the last thing expected.
     async fn ask<T: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        server: &mut Server<T>,
-        stage: &mut Stage,
+        server: &mut ProbedServer<T>,
+        stage: &mut ProbeStage,
     ) -> Result<(), ProbeError> {
         let nonce = fastrand::u64(..).to_ne_bytes();
         server.send(Opcode::Ping, &nonce).await?;
@@ -100,7 +105,7 @@ impl WebSocket {
         // The message in progress: whether it is text, and what is kept of it.
         let mut message: Option<(bool, Vec<u8>)> = None;
         while !(ponged && answered) {
-            *stage = if ponged { Stage::Message } else { Stage::Pong };
+            *stage = if ponged { ProbeStage::Message } else { ProbeStage::Pong };
             let room = ANSWER_BYTES_MAX - message.as_ref().map_or(0, |(_, kept)| kept.len());
             let (header, payload) = server.frame(room).await?;
             match header.opcode {
@@ -131,12 +136,12 @@ impl WebSocket {
 }
 
 /// The server's side of an open WebSocket.
-struct Server<T> {
+struct ProbedServer<T> {
     io: T,
     unread: BytesMut,
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> ProbedServer<T> {
     /// Sends a frame, masked as a client must.
     async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), ProbeError> {
         let mask = fastrand::u32(..).to_ne_bytes();
@@ -144,8 +149,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
             ControlFrame::new(opcode, payload, Some(mask)).as_bytes().to_vec()
         } else {
             let mut out = [0; HEADER_BYTES_MAX];
-            let header =
-                Header { fin: true, rsv: 0, opcode, mask: Some(mask), payload: payload.len() as u64, shortest: true };
+            let header = FrameHeader {
+                fin: true,
+                rsv: 0,
+                opcode,
+                mask: Some(mask),
+                payload: payload.len() as u64,
+                shortest: true,
+            };
             let start = header.encode(&mut out);
             let mut bytes = out[..start].to_vec();
             bytes.extend_from_slice(payload);
@@ -157,9 +168,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
     }
 
     /// The next frame, and the first `room` bytes of its payload; of a control frame all.
-    async fn frame(&mut self, room: usize) -> Result<(Header, Vec<u8>), ProbeError> {
+    async fn frame(&mut self, room: usize) -> Result<(FrameHeader, Vec<u8>), ProbeError> {
         let (header, length) = loop {
-            match Header::parse(&self.unread).map_err(|_| ProbeError::Protocol("an illegal frame header"))? {
+            match FrameHeader::parse(&self.unread).map_err(|_| ProbeError::Protocol("an illegal frame header"))? {
                 Some(found) => break found,
                 None => self.fill().await?,
             }

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 
 use crate::clock;
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::upstream::pool::RequestBody;
 
 /// The body of an answer.
@@ -59,7 +59,7 @@ pub fn full(text: impl Into<Bytes>) -> Body {
 
 /// A request's body between attempts: whoever sends it borrows it, and if no byte was read it can be lent again.
 #[derive(Clone, Debug)]
-pub struct Lender {
+pub struct RetryableBody {
     body: Arc<Mutex<Option<Incoming>>>,
     upload: Arc<Upload>,
 }
@@ -90,8 +90,8 @@ impl Upload {
     }
 
     /// When a byte of the body was last passed on; the clock's start if none was.
-    pub fn moved_at(&self) -> Moment {
-        Moment::from_micros(self.moved_at.load(Ordering::Relaxed))
+    pub fn moved_at(&self) -> MonotonicTime {
+        MonotonicTime::from_micros(self.moved_at.load(Ordering::Relaxed))
     }
 
     /// Bytes passed on.
@@ -115,11 +115,11 @@ impl Upload {
     }
 }
 
-impl Lender {
+impl RetryableBody {
     /// Takes the body in.
-    pub fn new(body: Incoming) -> Lender {
+    pub fn new(body: Incoming) -> RetryableBody {
         let upload = Arc::new(Upload::new(body.is_end_stream()));
-        Lender { body: Arc::new(Mutex::new(Some(body))), upload }
+        RetryableBody { body: Arc::new(Mutex::new(Some(body))), upload }
     }
 
     /// Lends the body; `None` when it was read of before.
@@ -131,7 +131,7 @@ impl Lender {
         }
         self.upload.awaits(Awaited::Server);
         let hint = body.size_hint();
-        let lent = Lent { body: Arc::clone(&self.body), taken: None, upload: Arc::clone(&self.upload), hint };
+        let lent = BorrowedBody { body: Arc::clone(&self.body), taken: None, upload: Arc::clone(&self.upload), hint };
         Some(lent.map_err(Into::into).boxed_unsync())
     }
 
@@ -142,20 +142,20 @@ impl Lender {
 }
 
 /// A body on loan: taken for good with the first read.
-struct Lent {
+struct BorrowedBody {
     body: Arc<Mutex<Option<Incoming>>>,
     taken: Option<Incoming>,
     upload: Arc<Upload>,
     hint: SizeHint,
 }
 
-impl Drop for Lent {
+impl Drop for BorrowedBody {
     fn drop(&mut self) {
         self.upload.awaits(Awaited::Nobody);
     }
 }
 
-impl hyper::body::Body for Lent {
+impl hyper::body::Body for BorrowedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

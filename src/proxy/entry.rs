@@ -15,9 +15,9 @@ use super::request::RequestLog;
 use crate::balance::Draw;
 use crate::balance::sticky::{Affinity, Sticky};
 use crate::clock;
-use crate::policy::bucket::Refused;
+use crate::policy::bucket::RateExceeded;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::live::Seat;
+use crate::upstream::live::ConnectionPermit;
 use crate::upstream::metrics::Admitted;
 use crate::upstream::{NoEndpoint, Upstream};
 
@@ -36,7 +36,7 @@ pub async fn admit(upstream: &Upstream, deadline: Instant, log: &mut RequestLog)
             sleep(wait).await;
             log.wait_ends();
         }
-        Err(Refused { after }) => {
+        Err(RateExceeded { after }) => {
             upstream.metrics.admission(Admitted::Refused);
             return Err(Failure::Admission(after));
         }
@@ -51,11 +51,11 @@ pub async fn admit(upstream: &Upstream, deadline: Instant, log: &mut RequestLog)
 /// When there is none, and why.
 pub async fn seat(
     upstream: &Upstream,
-    bond: Option<&Bond<'_>>,
+    bond: Option<&AffinityCookie<'_>>,
     draw: Draw,
     deadline: Option<Instant>,
     log: &mut RequestLog,
-) -> Result<(Arc<Endpoint>, Seat), Failure> {
+) -> Result<(Arc<Endpoint>, ConnectionPermit), Failure> {
     let pick = || {
         let now = clock::coarse();
         let had = bond.and_then(|bond| bond.affinity.identity());
@@ -91,17 +91,17 @@ pub async fn seat(
 
 /// What ties a client to an endpoint.
 #[derive(Debug)]
-pub struct Bond<'a> {
+pub struct AffinityCookie<'a> {
     sticky: &'a Sticky,
     affinity: Affinity,
     /// The client came by TLS.
     tls: bool,
 }
 
-impl<'a> Bond<'a> {
+impl<'a> AffinityCookie<'a> {
     /// That of a request with these lines of `Cookie`.
-    pub fn new<'c>(sticky: &'a Sticky, cookies: impl IntoIterator<Item = &'c [u8]>, tls: bool) -> Bond<'a> {
-        Bond { sticky, affinity: sticky.read(cookies, unix_seconds()), tls }
+    pub fn new<'c>(sticky: &'a Sticky, cookies: impl IntoIterator<Item = &'c [u8]>, tls: bool) -> AffinityCookie<'a> {
+        AffinityCookie { sticky, affinity: sticky.read(cookies, unix_seconds()), tls }
     }
 
     /// The cookie for a client that `endpoint` has answered, unless it has a good one. Counts what became of the old one.

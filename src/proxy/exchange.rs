@@ -18,11 +18,11 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::body::{Awaited, BodyError, Upload};
-use super::room::Place;
+use super::room::RoutePermit;
 use super::snapshot::Route;
 use crate::clock;
-use crate::moment::Moment;
-use crate::upstream::live::{RequestSeat, Seat};
+use crate::moment::MonotonicTime;
+use crate::upstream::live::{ConnectionPermit, RequestPermit};
 use crate::upstream::pooled::PooledConnection;
 
 /// How long a request's body may stand still when its answer is whole.
@@ -52,30 +52,30 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 
 /// What a plain request has taken of its route's limits, and of its endpoint's.
 #[derive(Debug)]
-pub struct Taken {
-    _seat: RequestSeat,
-    _place: Place,
+pub struct ExchangePermits {
+    _seat: RequestPermit,
+    _place: RoutePermit,
 }
 
-impl Taken {
+impl ExchangePermits {
     /// A seat that was taken for a session is a request's from now on.
-    pub fn new(seat: Seat, place: Place) -> Taken {
-        Taken { _seat: seat.into_request(), _place: place }
+    pub fn new(seat: ConnectionPermit, place: RoutePermit) -> ExchangePermits {
+        ExchangePermits { _seat: seat.into_request(), _place: place }
     }
 }
 
 /// The way of the request's body beside the answer.
 #[derive(Debug)]
-pub struct Sending {
+pub struct RequestBodyProgress {
     /// How far it has come.
     pub upload: Arc<Upload>,
     /// The connection on which it goes.
     pub connection: Option<PooledConnection>,
 }
 
-impl Sending {
+impl RequestBodyProgress {
     /// When it last moved.
-    pub fn moved_at(&self) -> Moment {
+    pub fn moved_at(&self) -> MonotonicTime {
         let moved = self.upload.moved_at();
         self.connection.as_ref().map_or(moved, |connection| moved.max(connection.written_at()))
     }
@@ -92,7 +92,7 @@ impl Sending {
 
     /// The answer came before the request was whole. Some servers want the rest nevertheless: it may come as long as it
     /// moves, and counts as long as it comes.
-    async fn finish(self, _taken: Taken) {
+    async fn finish(self, _taken: ExchangePermits) {
         while !self.is_whole() {
             let before = (self.upload.bytes(), self.moved_at());
             sleep(LATE_BODY).await;
@@ -104,27 +104,33 @@ impl Sending {
 }
 
 /// The body of an endpoint's answer.
-pub struct Relayed {
+pub struct RelayedBody {
     body: Incoming,
-    sending: Option<Sending>,
-    begun: Moment,
+    sending: Option<RequestBodyProgress>,
+    begun: MonotonicTime,
     /// How long the request's body may stand still.
     body_timeout: Option<Duration>,
     /// How long the server may be silent.
     answer_timeout: Option<Duration>,
     /// Since when more of the answer is waited for.
-    waits_since: Option<Moment>,
+    waits_since: Option<MonotonicTime>,
     /// Only where something was waited for.
     timer: Option<Pin<Box<Sleep>>>,
     /// `None` when the exchange is over.
-    taken: Option<Taken>,
+    taken: Option<ExchangePermits>,
 }
 
-impl Relayed {
+impl RelayedBody {
     /// The `body` of an answer with these `headers`; `sending` is the request's, unless that was a handshake.
-    pub fn new(body: Incoming, headers: &HeaderMap, sending: Option<Sending>, route: &Route, taken: Taken) -> Relayed {
+    pub fn new(
+        body: Incoming,
+        headers: &HeaderMap,
+        sending: Option<RequestBodyProgress>,
+        route: &Route,
+        taken: ExchangePermits,
+    ) -> RelayedBody {
         let timeouts = &route.body_timeouts;
-        Relayed {
+        RelayedBody {
             body,
             sending,
             begun: clock::coarse(),
@@ -137,7 +143,7 @@ impl Relayed {
     }
 
     /// When the request's body has stood still for too long, and whose fault it is then.
-    fn sending_due(&self) -> Option<(Moment, BodyError)> {
+    fn sending_due(&self) -> Option<(MonotonicTime, BodyError)> {
         let (sending, limit) = (self.sending.as_ref()?, self.body_timeout?);
         let error = match sending.upload.awaited() {
             Awaited::Nobody => return None,
@@ -147,7 +153,7 @@ impl Relayed {
         Some((sending.moved_at().max(self.begun) + limit, error))
     }
 
-    fn due(&self) -> Option<(Moment, BodyError)> {
+    fn due(&self) -> Option<(MonotonicTime, BodyError)> {
         let silence = self.waits_since.zip(self.answer_timeout);
         let silence = silence.map(|(since, limit)| (since + limit, BodyError::UpstreamTimeout));
         [silence, self.sending_due()].into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -184,7 +190,7 @@ impl Relayed {
     }
 }
 
-impl hyper::body::Body for Relayed {
+impl hyper::body::Body for RelayedBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -229,7 +235,7 @@ impl hyper::body::Body for Relayed {
     }
 }
 
-impl Drop for Relayed {
+impl Drop for RelayedBody {
     fn drop(&mut self) {
         self.end(self.body.is_end_stream());
     }

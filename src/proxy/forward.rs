@@ -21,11 +21,11 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout};
 
-use super::body::{Awaited, Body, Lender};
-use super::entry::{self, Bond};
-use super::exchange::{Relayed, Sending, Taken};
+use super::body::{Awaited, Body, RetryableBody};
+use super::entry::{self, AffinityCookie};
+use super::exchange::{ExchangePermits, RelayedBody, RequestBodyProgress};
 use super::outcome::Failure;
-use super::request::{Arrival, RequestLog, chain};
+use super::request::{RequestLog, RoutedRequest, chain};
 use super::response;
 use super::snapshot::Route;
 use crate::balance::Draw;
@@ -33,7 +33,7 @@ use crate::clock;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::live::Seat;
+use crate::upstream::live::ConnectionPermit;
 use crate::upstream::pool::{self, RequestBody};
 use crate::upstream::pooled::{PooledConnection, Uploading};
 
@@ -46,7 +46,7 @@ const POOL_AUTHORITY: &str = "endpoint";
 /// When the route takes no plain HTTP, or no endpoint gave the head of a response.
 pub async fn run(
     route: Arc<Route>,
-    mut arrival: Arrival,
+    mut arrival: RoutedRequest,
     body: Incoming,
     log: &mut RequestLog,
 ) -> Result<Response<Body>, Failure> {
@@ -75,18 +75,18 @@ pub async fn run(
     let uri = Uri::from_parts(uri).map_err(|error| Failure::Upstream(error.to_string()))?;
 
     let is_repeatable = arrival.parts.method.is_idempotent() && body.is_end_stream();
-    let lender = Lender::new(body);
+    let lender = RetryableBody::new(body);
     log.upload = Some(Arc::clone(lender.upload()));
-    let ask = Ask { method: &arrival.parts.method, uri: &uri, headers: &headers, is_repeatable };
+    let ask = RequestTemplate { method: &arrival.parts.method, uri: &uri, headers: &headers, is_repeatable };
     let (endpoint, seat, mut response) = attempt(&route, draw, bond.as_ref(), &ask, &lender, log).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::ForeignSwitch);
     }
     let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
     let connection = PooledConnection::of_response(&mut response);
-    let sending = Sending { upload: Arc::clone(lender.upload()), connection };
+    let sending = RequestBodyProgress { upload: Arc::clone(lender.upload()), connection };
     let (parts, body) = response.into_parts();
-    let body = Relayed::new(body, &parts.headers, Some(sending), &route, Taken::new(seat, place));
+    let body = RelayedBody::new(body, &parts.headers, Some(sending), &route, ExchangePermits::new(seat, place));
     let response = Response::from_parts(parts, body.boxed_unsync());
     let mut response = response::from_upstream(response, &route, cookie)?;
     *response.version_mut() = Version::HTTP_11;
@@ -94,7 +94,7 @@ pub async fn run(
 }
 
 /// The head of the request, as each endpoint that is tried gets it.
-struct Ask<'a> {
+struct RequestTemplate<'a> {
     method: &'a http::Method,
     uri: &'a Uri,
     headers: &'a HeaderMap,
@@ -102,7 +102,7 @@ struct Ask<'a> {
     is_repeatable: bool,
 }
 
-impl Ask<'_> {
+impl RequestTemplate<'_> {
     fn request(&self, body: RequestBody) -> Request<RequestBody> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
@@ -115,11 +115,11 @@ impl Ask<'_> {
 async fn attempt(
     route: &Route,
     draw: Draw,
-    bond: Option<&Bond<'_>>,
-    ask: &Ask<'_>,
-    lender: &Lender,
+    bond: Option<&AffinityCookie<'_>>,
+    ask: &RequestTemplate<'_>,
+    lender: &RetryableBody,
     log: &mut RequestLog,
-) -> Result<(Arc<Endpoint>, Seat, Response<Incoming>), Failure> {
+) -> Result<(Arc<Endpoint>, ConnectionPermit, Response<Incoming>), Failure> {
     let (upstream, mut now) = (&route.upstream, clock::coarse());
     upstream.request(now);
     let mut tried = Vec::new();
@@ -206,7 +206,7 @@ async fn attempt(
 async fn within<T>(
     route: &Route,
     limit: Duration,
-    lender: &Lender,
+    lender: &RetryableBody,
     connection: impl Fn() -> Option<PooledConnection>,
     answering: impl Future<Output = T>,
 ) -> Result<Option<T>, Failure> {
@@ -222,7 +222,7 @@ async fn within<T>(
         if let Ok(answer) = timeout(wait, &mut answering).await {
             return Ok(Some(answer));
         }
-        let sending = Sending { upload: Arc::clone(lender.upload()), connection: connection() };
+        let sending = RequestBodyProgress { upload: Arc::clone(lender.upload()), connection: connection() };
         let awaited = sending.upload.awaited();
         let limit = match (awaited, route.body_timeouts.body) {
             (Awaited::Nobody, _) => limit,

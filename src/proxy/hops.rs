@@ -17,7 +17,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::snapshot::Route;
 use crate::clock;
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// Where the hops of a request stand.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -30,7 +30,7 @@ const NEWS: Duration = Duration::from_secs(60);
 
 /// Why a request goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Loop {
+pub enum RequestLoop {
     /// It was on this route of this process.
     #[error("the request came back to the route it was sent on by: an endpoint leads to this proxy")]
     Back,
@@ -59,27 +59,27 @@ fn named(key: &[u8; 16], name: &str) -> HeaderValue {
 ///
 /// # Errors
 /// If it has been there, or in too many places.
-pub fn judge(headers: &HeaderMap, ours: &HeaderValue) -> Result<(), Loop> {
+pub fn judge(headers: &HeaderMap, ours: &HeaderValue) -> Result<(), RequestLoop> {
     let mut count = 0;
     for line in headers.get_all(CDN_LOOP) {
         for hop in line.as_bytes().split(|byte| *byte == b',') {
             // Parameters are of others: `cloudflare; loops=1`.
             let id = hop.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
             if id == ours.as_bytes() {
-                return Err(Loop::Back);
+                return Err(RequestLoop::Back);
             }
             count += usize::from(!id.is_empty());
         }
     }
-    if count > HOPS_MAX { Err(Loop::TooMany) } else { Ok(()) }
+    if count > HOPS_MAX { Err(RequestLoop::TooMany) } else { Ok(()) }
 }
 
 /// Says so, but not each time.
-pub fn say(route: &Route, found: Loop) {
+pub fn say(route: &Route, found: RequestLoop) {
     static SAID: AtomicU64 = AtomicU64::new(0);
     let now = clock::coarse();
     let said = SAID.load(Ordering::Relaxed);
-    let is_news = said == 0 || now.since(Moment::from_micros(said)) >= NEWS;
+    let is_news = said == 0 || now.since(MonotonicTime::from_micros(said)) >= NEWS;
     if is_news && SAID.compare_exchange(said, now.as_micros(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
         tracing::error!(route = %route.name, upstream = %route.upstream_name, "{found}; such requests get 508");
     }
@@ -114,12 +114,12 @@ mod tests {
             &["0123456789abcdef ;a=b,x"],
             &[" ,, 0123456789abcdef"],
         ] {
-            assert_eq!(judge(&headers(lines), &ours), Err(Loop::Back), "{lines:?}");
+            assert_eq!(judge(&headers(lines), &ours), Err(RequestLoop::Back), "{lines:?}");
         }
         for lines in [&[][..], &[""], &["0123456789abcdeff"], &["x0123456789abcdef"], &["a; b=0123456789abcdef"]] {
             assert_eq!(judge(&headers(lines), &ours), Ok(()), "{lines:?}");
         }
         assert_eq!(judge(&headers(&["a,"; HOPS_MAX]), &ours), Ok(()));
-        assert_eq!(judge(&headers(&["a"; HOPS_MAX + 1]), &ours), Err(Loop::TooMany));
+        assert_eq!(judge(&headers(&["a"; HOPS_MAX + 1]), &ours), Err(RequestLoop::TooMany));
     }
 }

@@ -9,7 +9,7 @@ use prometheus::{Histogram, HistogramOpts, Opts, Registry};
 
 use crate::telemetry::counters::{Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec};
-use crate::telemetry::series::{Held, Shelf};
+use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 
 /// From a proxy and a server on one machine to the 10 s that a handshake may take by default.
 const HANDSHAKE_SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -29,8 +29,8 @@ pub struct Metrics {
     requests: IntCounterVec,
     request_duration: HistogramVec,
     cut: IntCounterVec,
-    by_listener: Shelf<2>,
-    by_route: Shelf<1>,
+    by_listener: SeriesRegistry<2>,
+    by_route: SeriesRegistry<1>,
 }
 
 impl Metrics {
@@ -78,8 +78,8 @@ impl Metrics {
                 ),
                 &["route", "reason"],
             )?,
-            by_listener: Shelf::new(["listener", "route"]),
-            by_route: Shelf::new(["route"]),
+            by_listener: SeriesRegistry::new(["listener", "route"]),
+            by_route: SeriesRegistry::new(["route"]),
         };
         metrics.by_listener.register(registry, &metrics.handshakes)?;
         metrics.by_route.register(registry, &metrics.handshake_duration)?;
@@ -91,14 +91,14 @@ impl Metrics {
     }
 
     /// The handles of one route as one listener serves it, and their series, until they are dropped. `reasons` are the labels of all refusals there can be.
-    pub fn route(&self, listener: &str, route: &str, reasons: &[&'static str]) -> RouteMetrics {
+    pub fn route(&self, listener: &str, route: &str, reasons: &[&'static str]) -> RouteRequestMetrics {
         let statuses = ["101", "403", "426", "429", "502", "503", "504"];
         let requests = [("GET", "2xx"), ("GET", "3xx"), ("GET", "4xx"), ("GET", "5xx"), ("POST", "2xx")];
         self.handles(listener, route, &statuses, reasons, &requests)
     }
 
     /// The handles for requests that a listener answers before, or without, finding a route.
-    pub fn unrouted(&self, listener: &str, reasons: &[&'static str]) -> RouteMetrics {
+    pub fn unrouted(&self, listener: &str, reasons: &[&'static str]) -> RouteRequestMetrics {
         self.handles(listener, "", &["400", "404", "426"], reasons, &[])
     }
 
@@ -109,7 +109,7 @@ impl Metrics {
         statuses: &[&'static str],
         reasons: &[&'static str],
         requests: &[(&'static str, &'static str)],
-    ) -> RouteMetrics {
+    ) -> RouteRequestMetrics {
         let held = (self.by_listener.hold([listener, route]), self.by_route.hold([route]));
         let by = |family: &IntCounterVec| {
             let (family, listener, route) = (family.clone(), listener.to_owned(), route.to_owned());
@@ -118,7 +118,7 @@ impl Metrics {
         let (http, name) = (self.requests.clone(), route.to_owned());
         let (cut, cut_on) = (self.cut.clone(), route.to_owned());
         let cut_reasons: &[&'static str] = if route.is_empty() { &[] } else { &CUT_REASONS };
-        RouteMetrics {
+        RouteRequestMetrics {
             handshakes: Counters::new(statuses, by(&self.handshakes)),
             handshake_duration: self.handshake_duration.with_label_values(&[route]),
             rejections: Counters::new(reasons, by(&self.rejections)),
@@ -132,17 +132,17 @@ impl Metrics {
 
 /// What requests on one route count on.
 #[derive(Debug)]
-pub struct RouteMetrics {
+pub struct RouteRequestMetrics {
     handshakes: Counters<&'static str>,
     handshake_duration: Histogram,
     rejections: Counters<&'static str>,
     requests: Counters<(&'static str, &'static str)>,
     request_duration: Histogram,
     cut: Counters<&'static str>,
-    _held: (Held, Held),
+    _held: (SeriesGuard, SeriesGuard),
 }
 
-impl RouteMetrics {
+impl RouteRequestMetrics {
     /// Counts the answer to a request for a WebSocket, whatever it was, and how long it took.
     pub fn handshake(&self, status: StatusCode, took: Duration) {
         self.handshakes.inc(status_label(status));

@@ -26,20 +26,20 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
-use crate::header::forwarded::Told;
+use crate::header::forwarded::ForwardedRequest;
 use crate::header::path::PathError;
 use crate::header::{Host, coding, forwarded, path};
-use crate::route::Head;
+use crate::route::RequestView;
 use crate::session::access_log::AccessLog;
-use crate::session::{About, Quoted, Sessions, Texts};
-use crate::telemetry::panics::{self, Place};
+use crate::session::{Quoted, RequestInfo, Sessions, Texts};
+use crate::telemetry::panics::{self, PanicSite};
 use crate::ws::handshake;
 use body::Body;
-use metrics::RouteMetrics;
+use metrics::RouteRequestMetrics;
 use outcome::Failure;
-use request::{Arrival, RequestLog};
+use request::{RequestLog, RoutedRequest};
 use snapshot::Snapshot;
-use upgrade::Pending;
+use upgrade::PendingUpgrade;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -57,7 +57,7 @@ pub struct Proxy {
     /// Every request is sent to this port of the same host, by https.
     pub redirect: Option<u16>,
     /// What requests without a route count on.
-    pub unrouted: RouteMetrics,
+    pub unrouted: RouteRequestMetrics,
     /// Where the lines go.
     pub log: AccessLog,
     /// Who works, and whether the process is on its way out.
@@ -75,8 +75,8 @@ pub struct Downstream {
 
 impl Downstream {
     /// What the log says of its requests before one is read.
-    fn about(&self) -> About {
-        let mut about = About { tls: self.tls, ..About::default() };
+    fn about(&self) -> RequestInfo {
+        let mut about = RequestInfo { tls: self.tls, ..RequestInfo::default() };
         about.set_client(self.peer.map(|peer| peer.ip()), self.peer);
         about
     }
@@ -84,36 +84,36 @@ impl Downstream {
 
 /// The answer to a request.
 #[derive(Debug)]
-pub struct Reply {
+pub struct ProxyResponse {
     /// What the client gets.
     pub response: Response<Body>,
     /// After a 101: the session that begins when it is written.
-    pub pending: Option<Box<Pending>>,
+    pub pending: Option<Box<PendingUpgrade>>,
 }
 
 impl Proxy {
     /// Walks one request through. Answers always; what failed is in the answer, the log and the metrics.
-    pub async fn handle(self: &Arc<Proxy>, downstream: &Downstream, request: Request<Incoming>) -> Reply {
+    pub async fn handle(self: &Arc<Proxy>, downstream: &Downstream, request: Request<Incoming>) -> ProxyResponse {
         let (parts, body) = request.into_parts();
         let mut log = RequestLog::new(Arc::clone(self), self.about(downstream, &parts), parts.method.clone());
         let walked = {
             // What it may leave half done is its own, and the record's, in which each field is set by itself.
             let walk = pin!(self.walk(downstream, parts, body, &mut log));
-            panics::catching(Place::Request, walk).await
+            panics::catching(PanicSite::Request, walk).await
         };
         let walked = walked.unwrap_or_else(|panic| {
             log.panicked(&panic);
             Err(Failure::Panic(panic))
         });
         match walked {
-            Ok(Walked::Http(response)) => Reply { response: log.attach(response), pending: None },
+            Ok(Walked::Http(response)) => ProxyResponse { response: log.attach(response), pending: None },
             Ok(Walked::Switched(response, opening)) => {
                 let pending = opening.with(log);
-                Reply { response, pending: Some(Box::new(pending)) }
+                ProxyResponse { response, pending: Some(Box::new(pending)) }
             }
             Err(failure) => {
                 let response = log.fail(&failure);
-                Reply { response: log.attach(response), pending: None }
+                ProxyResponse { response: log.attach(response), pending: None }
             }
         }
     }
@@ -151,9 +151,9 @@ impl Proxy {
         }
         let peer = self.peer(downstream);
         let client = forwarded::client_addr(&peer, &parts.headers, &self.trusted);
-        let told = Told::by(&peer, &parts.headers, &self.trusted);
+        let told = ForwardedRequest::by(&peer, &parts.headers, &self.trusted);
         log.about.set_client(client, downstream.peer);
-        let head = Head { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
+        let head = RequestView { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
         let found = self.snapshot.table.find(&head)?.ok_or(Failure::NoRoute)?;
         let route = Arc::clone(found.route);
         log.route = Some(Arc::clone(&route));
@@ -168,7 +168,7 @@ impl Proxy {
             Some(read) => (Some(route.rewrite.apply(&read).into_owned()), None),
             None => route.rewrite.spellings(parts.uri.path(), &path),
         };
-        let arrival = Arrival { host, path, sent, peer, told, parts };
+        let arrival = RoutedRequest { host, path, sent, peer, told, parts };
         if log.is_handshake {
             Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {
                 (response, Some(opened)) => Walked::Switched(response, opened),
@@ -180,14 +180,14 @@ impl Proxy {
         }
     }
 
-    fn peer(&self, downstream: &Downstream) -> forwarded::Peer {
+    fn peer(&self, downstream: &Downstream) -> forwarded::DirectPeer {
         let addr: Option<IpAddr> = downstream.peer.map(|peer| peer.ip());
         let trusted = addr.is_some_and(|addr| forwarded::is_trusted(addr, &self.trusted));
-        forwarded::Peer { addr, tls: downstream.tls.is_some(), trusted }
+        forwarded::DirectPeer { addr, tls: downstream.tls.is_some(), trusted }
     }
 
     /// What the log will say of the request, copied out: nothing of hyper's buffer is kept.
-    fn about(&self, downstream: &Downstream, parts: &http::request::Parts) -> About {
+    fn about(&self, downstream: &Downstream, parts: &http::request::Parts) -> RequestInfo {
         let mut about = downstream.about();
         if self.log.is_on() {
             let text =
@@ -208,12 +208,12 @@ impl Proxy {
 /// Where a walk without failure ends.
 enum Walked {
     Http(Response<Body>),
-    Switched(Response<Body>, upgrade::Opened),
+    Switched(Response<Body>, upgrade::VerifiedUpgrade),
 }
 
 /// A status with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct StatusAndReason {
     /// What the client gets.
     pub status: StatusCode,
     /// What the log and the metrics say.

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::Named;
-use super::hops::Loop;
+use super::StatusAndReason;
+use super::hops::RequestLoop;
 use crate::header::authority::HostError;
 use crate::header::coding::CodingError;
 use crate::header::path::PathError;
 use crate::policy::OriginDenial;
-use crate::session::Closing;
-use crate::session::metrics::{Ending, Initiator};
+use crate::session::CloseActions;
+use crate::session::metrics::{EndLabels, Initiator};
 use crate::telemetry::panics::Panic;
 use crate::upstream::NoEndpoint;
 use crate::upstream::connect::ConnectError;
@@ -51,7 +51,7 @@ pub enum Failure {
     NoRoute,
     /// It has been here before.
     #[error("{0}")]
-    Loop(#[from] Loop),
+    Loop(#[from] RequestLoop),
     /// The origin is not allowed. Carries which, and what was allowed.
     #[error("{0}")]
     Origin(#[from] OriginDenial),
@@ -113,7 +113,7 @@ pub enum Failure {
 
 impl Failure {
     /// The table, first half: before a tunnel opens, a status.
-    pub const fn outcome(&self) -> Named {
+    pub const fn outcome(&self) -> StatusAndReason {
         match self {
             Failure::Method => named(405, "method"),
             Failure::Malformed(_) => named(400, "malformed"),
@@ -218,7 +218,7 @@ impl Failure {
     }
 }
 
-const fn named(status: u16, reason: &'static str) -> Named {
+const fn named(status: u16, reason: &'static str) -> StatusAndReason {
     let status = match status {
         400 => StatusCode::BAD_REQUEST,
         403 => StatusCode::FORBIDDEN,
@@ -235,7 +235,7 @@ const fn named(status: u16, reason: &'static str) -> Named {
         508 => StatusCode::LOOP_DETECTED,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    Named { status, reason }
+    StatusAndReason { status, reason }
 }
 
 impl From<NoEndpoint> for Failure {
@@ -250,10 +250,10 @@ impl From<NoEndpoint> for Failure {
 
 /// The table, second half: after the tunnel opened, a Close for each side. `upstream_lost` is what the route wants its
 /// clients to get when their server is lost.
-pub fn closing(end: &End, upstream_lost: &Farewell) -> Closing {
+pub fn closing(end: &End, upstream_lost: &Farewell) -> CloseActions {
     use CloseCode as Code;
     use Initiator::{Client, Proxy, Server};
-    let row = |client: Option<(Code, &'static str)>, server: Option<Code>, initiator, reason| Closing {
+    let row = |client: Option<(Code, &'static str)>, server: Option<Code>, initiator, reason| CloseActions {
         client: client.map_or(Farewell::Nothing, |(code, reason)| Farewell::Close(Close::new(code, reason))),
         server: server.map_or(Farewell::Nothing, |code| Farewell::Close(Close::new(code, ""))),
         initiator,
@@ -270,7 +270,7 @@ pub fn closing(end: &End, upstream_lost: &Farewell) -> Closing {
         End::Finished(Side::Server) => row(None, None, Server, "finished"),
         End::Lost(Side::Client) => row(None, away, Client, "client_lost"),
         End::Lost(Side::Server) => {
-            Closing { client: upstream_lost.clone(), ..row(None, None, Server, "upstream_lost") }
+            CloseActions { client: upstream_lost.clone(), ..row(None, None, Server, "upstream_lost") }
         }
         End::Idle => row(Some((Code::GOING_AWAY, "idle timeout")), away, Proxy, "idle"),
         End::Dead(Side::Client) => row(None, away, Proxy, "client_dead"),
@@ -278,7 +278,7 @@ pub fn closing(end: &End, upstream_lost: &Farewell) -> Closing {
         End::Lifetime => row(Some((Code::SERVICE_RESTART, "lifetime reached")), away, Proxy, "lifetime"),
         End::Stopped(why) => {
             let (client, reason) = stopping(why);
-            Closing { client: Farewell::Close(client), ..row(None, away, Proxy, reason) }
+            CloseActions { client: Farewell::Close(client), ..row(None, away, Proxy, reason) }
         }
         End::Panicked => {
             row(Some((Code::INTERNAL_ERROR, "internal error")), Some(Code::INTERNAL_ERROR), Proxy, "panic")
@@ -347,7 +347,7 @@ pub const fn stopping_label(why: &Stopping) -> &'static str {
 }
 
 /// The endings that can be named beforehand, for metrics that begin at 0.
-pub fn endings() -> Vec<Ending> {
+pub fn endings() -> Vec<EndLabels> {
     use Initiator::{Client, Proxy, Server};
     [
         (Client, Some(1000), "closed"),
@@ -378,7 +378,7 @@ pub fn endings() -> Vec<Ending> {
         (Proxy, Some(1007), "invalid_utf8"),
         (Proxy, None, "cut"),
     ]
-    .map(|(initiator, code, reason)| Ending::new(initiator, code, reason))
+    .map(|(initiator, code, reason)| EndLabels::new(initiator, code, reason))
     .to_vec()
 }
 
@@ -453,7 +453,7 @@ mod tests {
             assert_eq!(closing.server, Farewell::Close(Close::new(CloseCode::GOING_AWAY, "")));
             // RFC 6455 §5.5: what is longer would be cut.
             assert!((15..=123).contains(&client.reason.len()), "{}", client.reason);
-            assert!(endings().contains(&Ending::new(Initiator::Proxy, Some(1012), label)), "{label}");
+            assert!(endings().contains(&EndLabels::new(Initiator::Proxy, Some(1012), label)), "{label}");
             assert!(STOPPING_LABELS.contains(&label), "{label}");
         }
         let said = Close::new(CloseCode(4001), "be good");

@@ -12,24 +12,24 @@ use http::{Method, Response, StatusCode};
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use super::body::{Body, BodyError, Upload};
-use super::entry::Bond;
+use super::entry::AffinityCookie;
 use super::exchange;
 use super::hops::{self, CDN_LOOP};
-use super::metrics::{self, RouteMetrics};
+use super::metrics::{self, RouteRequestMetrics};
 use super::outcome::Failure;
 use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::balance::Draw;
 use crate::balance::sticky::{self, Returned, Sticky};
 use crate::clock;
-use crate::header::forwarded::Told;
-use crate::header::hop_by_hop::{self, Ending};
+use crate::header::forwarded::ForwardedRequest;
+use crate::header::hop_by_hop::{self, HopByHopFields};
 use crate::header::{Host, forwarded, trailers};
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::policy::balance_key::{self, Keyed};
-use crate::session::About;
-use crate::session::access_log::{Kind, Record, Traffic};
-use crate::telemetry::panics::{self, Panic, Place};
+use crate::session::RequestInfo;
+use crate::session::access_log::{LogRecord, RecordKind, Traffic};
+use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::upstream::handshake::RequestHead;
 
 /// What nginx logs when the client went before it could be answered.
@@ -37,7 +37,7 @@ const CLIENT_GONE: u16 = 499;
 
 /// A request that has found its route.
 #[derive(Debug)]
-pub struct Arrival {
+pub struct RoutedRequest {
     /// The authority it is for.
     pub host: Host,
     /// In normal form and rewritten. `None`: as it came.
@@ -45,14 +45,14 @@ pub struct Arrival {
     /// As the upstream sees it, where that is not `path`: another spelling of the same.
     pub sent: Option<String>,
     /// The other end of its connection.
-    pub peer: forwarded::Peer,
+    pub peer: forwarded::DirectPeer,
     /// What trusted proxies tell of it.
-    pub told: Told,
+    pub told: ForwardedRequest,
     /// Its head, as it came.
     pub parts: http::request::Parts,
 }
 
-impl Arrival {
+impl RoutedRequest {
     /// The fields of a plain request as the upstream gets them, without what the request adds itself: the fields of this
     /// hop taken off, the forwarding fields and the Host written, the route's edits made.
     pub fn upstream_headers(&mut self, route: &Route) -> HeaderMap {
@@ -76,7 +76,7 @@ impl Arrival {
         headers
     }
 
-    /// The head of a handshake as the upstream gets it: by the same rules as [`Arrival::upstream_headers`], but written as
+    /// The head of a handshake as the upstream gets it: by the same rules as [`RoutedRequest::upstream_headers`], but written as
     /// it goes out, with no map in between.
     pub fn upstream_handshake(&self, route: &Route) -> RequestHead {
         let (headers, edits) = (&self.parts.headers, &route.request_edits);
@@ -84,7 +84,7 @@ impl Arrival {
         let edited = |name: &HeaderName| edits.concerns(name);
         let host_sent = if edited(&HOST) { edits.value(&HOST) } else { Some(host.as_bytes()) };
         let mut head = RequestHead::new(self.path_sent(), self.parts.uri.query(), host_sent);
-        let ending = Ending::of(headers);
+        let ending = HopByHopFields::of(headers);
         let cookie = route.upstream.entry.sticky.as_ref().map(Sticky::name);
         for (name, value) in headers {
             let text = name.as_str();
@@ -111,11 +111,11 @@ impl Arrival {
     }
 
     /// What ties its client to an endpoint, where the upstream has such a tie; ask before the headers are taken.
-    pub fn bond<'r>(&self, route: &'r Route) -> Option<Bond<'r>> {
+    pub fn bond<'r>(&self, route: &'r Route) -> Option<AffinityCookie<'r>> {
         let headers = &self.parts.headers;
         let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
         let sticky = route.upstream.entry.sticky.as_ref()?;
-        Some(Bond::new(sticky, cookies, self.told.is_https(&self.peer)))
+        Some(AffinityCookie::new(sticky, cookies, self.told.is_https(&self.peer)))
     }
 
     /// By what an endpoint is chosen for it; ask before the headers are taken.
@@ -167,12 +167,12 @@ fn without_cookie(headers: &mut HeaderMap, name: &str) {
 pub struct RequestLog {
     proxy: Arc<Proxy>,
     method: Method,
-    started: Moment,
+    started: MonotonicTime,
     status: Option<StatusCode>,
     reason: &'static str,
     detail: Option<String>,
     /// Who asked for what.
-    pub about: About,
+    pub about: RequestInfo,
     /// The route found.
     pub route: Option<Arc<Route>>,
     /// A WebSocket is asked for.
@@ -184,7 +184,7 @@ pub struct RequestLog {
     /// What its affinity cookie led to.
     pub returned: Option<Returned>,
     waited: Duration,
-    waits_since: Option<Moment>,
+    waits_since: Option<MonotonicTime>,
     /// How far the request's body has come.
     pub upload: Option<Arc<Upload>>,
     sent_bytes: u64,
@@ -193,11 +193,11 @@ pub struct RequestLog {
 
 /// What a session needs of the record.
 #[derive(Debug)]
-pub struct Handed {
+pub struct RequestSummary {
     /// Who asked for what.
-    pub about: About,
+    pub about: RequestInfo,
     /// When the request came.
-    pub requested: Moment,
+    pub requested: MonotonicTime,
     /// Endpoints tried.
     pub attempts: u32,
     /// How long it waited before the first was tried.
@@ -208,7 +208,7 @@ pub struct Handed {
 
 impl RequestLog {
     /// The record of a request that begins now.
-    pub fn new(proxy: Arc<Proxy>, about: About, method: Method) -> RequestLog {
+    pub fn new(proxy: Arc<Proxy>, about: RequestInfo, method: Method) -> RequestLog {
         RequestLog {
             proxy,
             method,
@@ -231,7 +231,7 @@ impl RequestLog {
     }
 
     /// When the request came.
-    pub fn started(&self) -> Moment {
+    pub fn started(&self) -> MonotonicTime {
         self.started
     }
 
@@ -251,7 +251,7 @@ impl RequestLog {
         self.waited + self.waits_since.map_or(Duration::ZERO, |since| clock::now().since(since))
     }
 
-    fn metrics(&self) -> &RouteMetrics {
+    fn metrics(&self) -> &RouteRequestMetrics {
         match &self.route {
             Some(route) => &route.listeners[self.proxy.listener_index].requests,
             None => &self.proxy.unrouted,
@@ -289,7 +289,7 @@ impl RequestLog {
     /// A mistake of ours ends the request; tells the log whose it was.
     pub fn panicked(&self, panic: &Panic) {
         tracing::error!(
-            r#where = Place::Request.label(),
+            r#where = PanicSite::Request.label(),
             location = panic.location,
             listener = %self.proxy.listener,
             route = self.route.as_ref().map(|route| &*route.name),
@@ -316,7 +316,7 @@ impl RequestLog {
             response.headers_mut().insert(CONNECTION, connection);
             self.metrics().handshake(response.status(), clock::now().since(self.started));
         }
-        response.map(|body| Body::new(Logged { body, log: self }))
+        response.map(|body| Body::new(LoggedBody { body, log: self }))
     }
 
     /// The answer is whole.
@@ -333,12 +333,12 @@ impl RequestLog {
     }
 
     /// The handshake succeeded: the rest is the session's to tell.
-    pub fn into_session(mut self) -> Handed {
+    pub fn into_session(mut self) -> RequestSummary {
         self.taken = true;
         self.metrics().handshake(StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));
         let (waited, returned) = (self.waited, self.returned);
         let about = std::mem::take(&mut self.about);
-        Handed { about, requested: self.started, attempts: self.attempts, waited, returned }
+        RequestSummary { about, requested: self.started, attempts: self.attempts, waited, returned }
     }
 }
 
@@ -362,8 +362,8 @@ impl Drop for RequestLog {
             return;
         }
         let received = self.upload.as_ref().map_or(0, |upload| upload.bytes());
-        self.proxy.log.write(&Record {
-            kind: Kind::Request,
+        self.proxy.log.write(&LogRecord {
+            kind: RecordKind::Request,
             ended: SystemTime::now(),
             duration: took,
             handshake: None,
@@ -401,12 +401,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The body of an answer, with the record of its request.
-struct Logged {
+struct LoggedBody {
     body: Body,
     log: RequestLog,
 }
 
-impl hyper::body::Body for Logged {
+impl hyper::body::Body for LoggedBody {
     type Data = Bytes;
     type Error = BodyError;
 

@@ -11,7 +11,7 @@ use super::outcome::Failure;
 use super::snapshot::Route;
 use crate::header::{Host, coding, hop_by_hop, length, trailers};
 use crate::upstream::connect::ConnectError;
-use crate::ws::handshake::{Key, OfferError, accept_for};
+use crate::ws::handshake::{OfferError, WebSocketKey, accept_for};
 
 /// Seconds that a refused client is asked to wait: a random number in this range, so that they do not all come back at
 /// once.
@@ -125,7 +125,7 @@ fn upgrades(response: &Response<Body>) -> Vec<HeaderValue> {
 }
 
 /// The 101 for a client whose key is `key`, with the `headers` of the upstream's 101 that pass on.
-pub fn switching_protocols(mut headers: HeaderMap, key: &Key) -> Response<Body> {
+pub fn switching_protocols(mut headers: HeaderMap, key: &WebSocketKey) -> Response<Body> {
     headers.reserve(3);
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// The sessions and plain requests of one route.
 #[derive(Debug, Default)]
-pub struct Room {
+pub struct RouteQuota {
     used: AtomicUsize,
     closed: AtomicBool,
 }
 
-impl Room {
+impl RouteQuota {
     /// A place, if fewer than `limit` are taken. Dropping it gives it back.
-    pub fn enter(self: &Arc<Room>, limit: usize) -> Option<Place> {
+    pub fn enter(self: &Arc<RouteQuota>, limit: usize) -> Option<RoutePermit> {
         let more = |used: usize| (used < limit).then_some(used + 1);
         let entered = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        entered.ok().map(|_| Place(Arc::clone(self)))
+        entered.ok().map(|_| RoutePermit(Arc::clone(self)))
     }
 
     /// Whether it takes requests: not while the route is drained.
@@ -32,11 +32,11 @@ impl Room {
     }
 }
 
-/// A place in a `Room`.
+/// A place in a `RouteQuota`.
 #[derive(Debug)]
-pub struct Place(Arc<Room>);
+pub struct RoutePermit(Arc<RouteQuota>);
 
-impl Drop for Place {
+impl Drop for RoutePermit {
     fn drop(&mut self) {
         self.0.used.fetch_sub(1, Ordering::Relaxed);
     }
@@ -44,19 +44,19 @@ impl Drop for Place {
 
 /// The rooms of all routes, by their names.
 #[derive(Clone, Debug, Default)]
-pub struct Rooms(Arc<Mutex<HashMap<String, Weak<Room>>>>);
+pub struct RouteQuotas(Arc<Mutex<HashMap<String, Weak<RouteQuota>>>>);
 
-impl Rooms {
+impl RouteQuotas {
     /// The room of this route, which is the same as long as anybody holds it: a configuration that names it, or a session
     /// on it.
-    pub fn of(&self, route: &str) -> Arc<Room> {
+    pub fn of(&self, route: &str) -> Arc<RouteQuota> {
         // Nothing inside can be left half done by a panic.
         let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(room) = rooms.get(route).and_then(Weak::upgrade) {
             return room;
         }
         rooms.retain(|_, room| room.strong_count() > 0);
-        let room = Arc::<Room>::default();
+        let room = Arc::<RouteQuota>::default();
         rooms.insert(route.to_owned(), Arc::downgrade(&room));
         room
     }
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn room_is_bounded_and_comes_back() {
-        let room = Arc::<Room>::default();
+        let room = Arc::<RouteQuota>::default();
         let place = room.enter(1).unwrap();
         assert!(room.enter(1).is_none());
         let more = room.enter(2).unwrap();
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_room_is_the_same_as_long_as_somebody_is_in_it() {
-        let rooms = Rooms::default();
+        let rooms = RouteQuotas::default();
         let place = rooms.of("chat").enter(1).unwrap();
         assert!(rooms.of("chat").enter(1).is_none());
         assert!(rooms.of("other").enter(1).is_some());

@@ -9,20 +9,20 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::exchange::BodyTimeouts;
-use super::metrics::RouteMetrics;
-use super::room::Room;
+use super::metrics::RouteRequestMetrics;
+use super::room::RouteQuota;
 use crate::header::{lookalike, path};
 use crate::policy::OriginPolicy;
-use crate::route::Table;
+use crate::route::RouteTable;
 use crate::session::RouteSessions;
 use crate::upstream::Upstream;
-use crate::ws::tunnel::Settings;
+use crate::ws::tunnel::TunnelSettings;
 
 /// One configuration.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Request head → route.
-    pub table: Table<Arc<Route>>,
+    pub table: RouteTable<Arc<Route>>,
 }
 
 /// One route with all that it needs.
@@ -55,9 +55,9 @@ pub struct Route {
     /// For the bodies of plain HTTP.
     pub body_timeouts: BodyTimeouts,
     /// How sessions behave.
-    pub tunnel: Arc<Settings>,
+    pub tunnel: Arc<TunnelSettings>,
     /// Who is on it.
-    pub room: Arc<Room>,
+    pub room: Arc<RouteQuota>,
     /// Sessions and plain requests at a time.
     pub connections_max: usize,
     /// Whether plain HTTP is passed on too.
@@ -80,7 +80,7 @@ impl Route {
 #[derive(Debug)]
 pub struct ListenerHandles {
     /// Requests.
-    pub requests: RouteMetrics,
+    pub requests: RouteRequestMetrics,
     /// Sessions.
     pub sessions: Arc<RouteSessions>,
 }

@@ -14,80 +14,80 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Body;
-use super::entry::{self, Bond};
-use super::exchange::{Relayed, Taken};
+use super::entry::{self, AffinityCookie};
+use super::exchange::{ExchangePermits, RelayedBody};
 use super::outcome::Failure;
-use super::request::{Arrival, RequestLog};
-use super::room::Place;
+use super::request::{RequestLog, RoutedRequest};
+use super::room::RoutePermit;
 use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::balance::Draw;
 use crate::clock;
 use crate::drain::Guard;
-use crate::net::transport::Connection;
-use crate::policy::Asked;
-use crate::session::{self, Member, Opening, RouteSessions, Session};
+use crate::net::transport::RelayIo;
+use crate::policy::OriginTarget;
+use crate::session::{self, Member, RouteSessions, Session, SessionRecord};
 use crate::upstream::connect::{ConnectError, UpstreamIo};
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::handshake::{self, HandshakeError, Reply, RequestHead, Switched};
-use crate::upstream::live::{Live, Seat, SessionSeat};
-use crate::ws::handshake::{Answer, Offer, key};
+use crate::upstream::handshake::{self, HandshakeError, HandshakeReply, RequestHead, Switched};
+use crate::upstream::live::{ConnectionPermit, EndpointState, SessionPermit};
+use crate::ws::handshake::{HandshakeAnswer, HandshakeOffer, key};
 use crate::ws::tunnel::Tunnel;
 
 /// What a session gives back when it ends.
 #[derive(Debug)]
-pub struct Held {
-    seat: SessionSeat,
-    _place: Place,
+pub struct SessionPermits {
+    seat: SessionPermit,
+    _place: RoutePermit,
 }
 
-impl session::Held for Held {
-    fn live(&self) -> &Live {
+impl session::SessionResources for SessionPermits {
+    fn live(&self) -> &EndpointState {
         self.seat.live()
     }
 }
 
 /// A verified 101, before its request's record is joined to it.
 #[derive(Debug)]
-pub struct Opened {
+pub struct VerifiedUpgrade {
     server: UpstreamIo,
     early: Vec<u8>,
-    answer: Answer,
+    answer: HandshakeAnswer,
     route: Arc<Route>,
     endpoint: Arc<Endpoint>,
     sessions: Arc<RouteSessions>,
-    held: Held,
+    held: SessionPermits,
 }
 
 /// A session that begins when the client's 101 has been written. Dropped before that, it leaves the request's own line:
 /// the client was gone.
 #[derive(Debug)]
-pub struct Pending {
-    opened: Opened,
+pub struct PendingUpgrade {
+    opened: VerifiedUpgrade,
     log: RequestLog,
 }
 
-impl Opened {
+impl VerifiedUpgrade {
     /// Joins the record of the request.
-    pub fn with(self, log: RequestLog) -> Pending {
-        Pending { opened: self, log }
+    pub fn with(self, log: RequestLog) -> PendingUpgrade {
+        PendingUpgrade { opened: self, log }
     }
 }
 
-impl Pending {
+impl PendingUpgrade {
     /// The session, over the connection on which the 101 was written.
-    pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard<Member>) -> Session<C, UpstreamIo, Held>
+    pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard<Member>) -> Session<C, UpstreamIo, SessionPermits>
     where
-        C: AsyncRead + AsyncWrite + Connection + Unpin,
+        C: AsyncRead + AsyncWrite + RelayIo + Unpin,
     {
-        let Pending { opened, log } = self;
+        let PendingUpgrade { opened, log } = self;
         let handed = log.into_session();
         let now = clock::now();
         let settings = Arc::clone(&opened.route.tunnel);
         let tunnel = Tunnel::new(settings, opened.answer.rsv(), [fastrand::u64(..), fastrand::u64(..)], now);
         let client_address = handed.about.client;
         let opening = opened.sessions.log.is_on().then(|| {
-            Box::new(Opening {
+            Box::new(SessionRecord {
                 traffic: Default::default(),
                 about: handed.about,
                 endpoint: Arc::clone(&opened.endpoint.name),
@@ -113,16 +113,16 @@ impl Pending {
 /// Judges the request and opens a WebSocket to an endpoint for it.
 ///
 /// # Errors
-/// Whatever keeps it from opening. An endpoint's own refusal is no error: it comes without an `Opened`.
+/// Whatever keeps it from opening. An endpoint's own refusal is no error: it comes without an `VerifiedUpgrade`.
 pub async fn run(
     proxy: &Proxy,
     route: Arc<Route>,
-    arrival: Arrival,
+    arrival: RoutedRequest,
     log: &mut RequestLog,
-) -> Result<(Response<Body>, Option<Opened>), Failure> {
+) -> Result<(Response<Body>, Option<VerifiedUpgrade>), Failure> {
     let parts = &arrival.parts;
-    let offer = Offer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
-    let asked = Asked::new(&arrival.host, arrival.peer.tls, &arrival.told);
+    let offer = HandshakeOffer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
+    let asked = OriginTarget::new(&arrival.host, arrival.peer.tls, &arrival.told);
     route.origins.check(parts.headers.get_all(ORIGIN), &asked)?;
     let place = route.room.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.about.client);
@@ -132,20 +132,20 @@ pub async fn run(
     let (endpoint, seat, reply) = attempt(&route, draw, bond.as_ref(), &mut head, &offer, log).await?;
     let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
     match reply {
-        Reply::Switched(Switched { io, answer, headers, early }) => {
+        HandshakeReply::Switched(Switched { io, answer, headers, early }) => {
             let mut response = response::switching_protocols(headers, &offer.key);
             route.response_edits.apply(response.headers_mut());
             response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
             let handles = &route.listeners[proxy.listener_index];
             route.upstream.opened(&endpoint.live, clock::coarse());
-            let held = Held { seat: seat.into_session(), _place: place };
+            let held = SessionPermits { seat: seat.into_session(), _place: place };
             let sessions = Arc::clone(&handles.sessions);
-            let opened = Opened { server: io, early, answer, endpoint, sessions, held, route };
+            let opened = VerifiedUpgrade { server: io, early, answer, endpoint, sessions, held, route };
             Ok((response, Some(opened)))
         }
-        Reply::Refused(response) => {
+        HandshakeReply::Refused(response) => {
             let (parts, body) = response.into_parts();
-            let body = Relayed::new(body, &parts.headers, None, &route, Taken::new(seat, place));
+            let body = RelayedBody::new(body, &parts.headers, None, &route, ExchangePermits::new(seat, place));
             let response = Response::from_parts(parts, body.boxed_unsync());
             let response = response::from_upstream(response, &route, cookie)?;
             Ok((response, None))
@@ -160,11 +160,11 @@ const LEAST_TIME: Duration = Duration::from_secs(1);
 async fn attempt(
     route: &Route,
     draw: Draw,
-    bond: Option<&Bond<'_>>,
+    bond: Option<&AffinityCookie<'_>>,
     head: &mut RequestHead,
-    offer: &Offer,
+    offer: &HandshakeOffer,
     log: &mut RequestLog,
-) -> Result<(Arc<Endpoint>, Seat, Reply<UpstreamIo>), Failure> {
+) -> Result<(Arc<Endpoint>, ConnectionPermit, HandshakeReply<UpstreamIo>), Failure> {
     let (upstream, mut now) = (&route.upstream, clock::coarse());
     let deadline = Instant::now() + route.handshake_timeout;
     entry::admit(upstream, deadline, log).await?;
@@ -231,10 +231,10 @@ async fn one(
     route: &Route,
     endpoint: &Endpoint,
     head: &mut RequestHead,
-    offer: &Offer,
+    offer: &HandshakeOffer,
     started: Instant,
     deadline: Instant,
-) -> Result<Reply<UpstreamIo>, Failure> {
+) -> Result<HandshakeReply<UpstreamIo>, Failure> {
     let io = endpoint.connector.connect(deadline.min(started + route.connect_timeout)).await?;
     route.upstream.metrics.connected(started.elapsed());
     let key = key(fastrand::u128(..).to_ne_bytes());

@@ -7,4 +7,4 @@ pub mod table;
 pub mod shadow;
 
 pub use reading::Paths;
-pub use table::{Found, Head, Match, Table};
+pub use table::{Match, RequestView, RouteMatch, RouteTable};

@@ -25,7 +25,7 @@ pub struct Paths {
 
     /// Parameters of a segment (`;jsessionid=1`): `ignore` compares without them, `keep` takes them for a part of the name.
     /// Default: `ignore`, as Tomcat, Jetty and Spring do.
-    pub parameters: Parameters,
+    pub parameters: PathParameters,
 }
 
 /// What several slashes in a row are.
@@ -55,7 +55,7 @@ pub enum EncodedSlash {
 /// What `;x` at the end of a segment is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Parameters {
+pub enum PathParameters {
     /// Nothing to the name.
     #[default]
     Ignore,
@@ -68,7 +68,7 @@ impl Paths {
     pub fn read(self, path: &str) -> Cow<'_, str> {
         match is_plain(path) {
             true => Cow::Borrowed(path),
-            false => Cow::Owned(Reading::MOST_BORDERS.within(self).of(path)),
+            false => Cow::Owned(PathReading::MOST_BORDERS.within(self).of(path)),
         }
     }
 }
@@ -85,7 +85,7 @@ pub(super) fn is_plain(path: &str) -> bool {
 
 /// One way to read a path: a set of what is done to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reading(u8);
+pub(super) struct PathReading(u8);
 
 const MERGE: u8 = 1;
 const DECODE: u8 = 2;
@@ -96,17 +96,17 @@ const CUT_ENCODED: u8 = 8;
 const DECODE_FIRST: u8 = 16;
 const SETS: u8 = 32;
 
-impl Reading {
+impl PathReading {
     /// By which a route is chosen: parameters cut, `%2F` decoded, slashes merged, in that order.
-    pub(super) const MOST_BORDERS: Reading = Reading(MERGE | DECODE | CUT | CUT_ENCODED);
+    pub(super) const MOST_BORDERS: PathReading = PathReading(MERGE | DECODE | CUT | CUT_ENCODED);
 
     /// Every reading that some server has.
-    fn all() -> impl Iterator<Item = Reading> {
-        (0..SETS).map(Reading).filter(|reading| *reading == reading.tidy())
+    fn all() -> impl Iterator<Item = PathReading> {
+        (0..SETS).map(PathReading).filter(|reading| *reading == reading.tidy())
     }
 
     /// Without what means nothing by itself.
-    fn tidy(self) -> Reading {
+    fn tidy(self) -> PathReading {
         let mut set = self.0;
         if set & CUT == 0 {
             set &= !CUT_ENCODED;
@@ -114,11 +114,11 @@ impl Reading {
         if set & (CUT | DECODE) != CUT | DECODE {
             set &= !DECODE_FIRST;
         }
-        Reading(set)
+        PathReading(set)
     }
 
     /// As far as a route's servers read so.
-    pub(super) fn within(self, paths: Paths) -> Reading {
+    pub(super) fn within(self, paths: Paths) -> PathReading {
         let mut set = self.0;
         if paths.slashes == Slashes::Keep {
             set &= !MERGE;
@@ -126,10 +126,10 @@ impl Reading {
         if paths.encoded_slash == EncodedSlash::Keep {
             set &= !DECODE;
         }
-        if paths.parameters == Parameters::Keep {
+        if paths.parameters == PathParameters::Keep {
             set &= !CUT;
         }
-        Reading(set).tidy()
+        PathReading(set).tidy()
     }
 
     fn has(self, what: u8) -> bool {
@@ -170,20 +170,20 @@ pub(super) struct Readings {
 impl Readings {
     /// Those of a path in normal form.
     pub(super) fn of(path: &str) -> Readings {
-        Readings { forms: (0..SETS).map(|set| Reading(set).tidy().of(path)).collect() }
+        Readings { forms: (0..SETS).map(|set| PathReading(set).tidy().of(path)).collect() }
     }
 
     /// The path in one.
-    pub(super) fn get(&self, reading: Reading) -> &str {
+    pub(super) fn get(&self, reading: PathReading) -> &str {
         &self.forms[usize::from(reading.0)]
     }
 
     /// Those that differ for somebody, the one with most borders first.
-    pub(super) fn distinct(&self) -> Vec<Reading> {
+    pub(super) fn distinct(&self) -> Vec<PathReading> {
         // For a route that keeps something, two may be the same that are not for another.
         const KINDS: [Paths; 8] = kinds();
-        let mut seen: Vec<(Reading, [&str; 8])> = vec![];
-        for reading in std::iter::once(Reading::MOST_BORDERS).chain(Reading::all()) {
+        let mut seen: Vec<(PathReading, [&str; 8])> = vec![];
+        for reading in std::iter::once(PathReading::MOST_BORDERS).chain(PathReading::all()) {
             let forms = KINDS.map(|paths| self.get(reading.within(paths)));
             if !seen.iter().any(|(_, others)| *others == forms) {
                 seen.push((reading, forms));
@@ -196,7 +196,7 @@ impl Readings {
 /// Every way in which a route may read.
 const fn kinds() -> [Paths; 8] {
     let mut kinds =
-        [Paths { slashes: Slashes::Merge, encoded_slash: EncodedSlash::Border, parameters: Parameters::Ignore }; 8];
+        [Paths { slashes: Slashes::Merge, encoded_slash: EncodedSlash::Border, parameters: PathParameters::Ignore }; 8];
     let mut index = 0;
     while index < 8 {
         if index & 1 != 0 {
@@ -206,7 +206,7 @@ const fn kinds() -> [Paths; 8] {
             kinds[index].encoded_slash = EncodedSlash::Keep;
         }
         if index & 4 != 0 {
-            kinds[index].parameters = Parameters::Keep;
+            kinds[index].parameters = PathParameters::Keep;
         }
         index += 1;
     }
@@ -220,7 +220,7 @@ mod tests {
     use proptest::prelude::*;
 
     const KEEP_ALL: Paths =
-        Paths { slashes: Slashes::Keep, encoded_slash: EncodedSlash::Keep, parameters: Parameters::Keep };
+        Paths { slashes: Slashes::Keep, encoded_slash: EncodedSlash::Keep, parameters: PathParameters::Keep };
 
     #[test]
     fn borders_are_found_in_every_spelling() {
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(Paths::default().read("*"), "*");
         let paths = Paths { encoded_slash: EncodedSlash::Keep, ..Paths::default() };
         assert_eq!(paths.read("//a%2Fb;x/c"), "/a%2Fb/c");
-        let paths = Paths { parameters: Parameters::Keep, ..Paths::default() };
+        let paths = Paths { parameters: PathParameters::Keep, ..Paths::default() };
         assert_eq!(paths.read("//a%2Fb;x/c"), "/a/b;x/c");
         let paths = Paths { slashes: Slashes::Keep, ..Paths::default() };
         assert_eq!(paths.read("//a%2Fb;x/c"), "//a/b/c");
@@ -265,7 +265,7 @@ mod tests {
         for path in ["/", "/a/b", "/a%20b", "/%E2%82%AC", "/a:b@c"] {
             assert!(is_plain(path), "{path}");
             assert!(matches!(Paths::default().read(path), Cow::Borrowed(_)));
-            assert_eq!(Readings::of(path).distinct(), [Reading::MOST_BORDERS]);
+            assert_eq!(Readings::of(path).distinct(), [PathReading::MOST_BORDERS]);
         }
         for path in ["//", "/a;", "/%2F", "/%3B"] {
             assert!(!is_plain(path), "{path}");

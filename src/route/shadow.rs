@@ -30,7 +30,7 @@ pub struct Shadowed {
 
 /// Looks at routes in their order, each with how it reads paths.
 pub fn shadowed(routes: &[(&Match, Paths)]) -> Shadowed {
-    let mut search = Search { steps: STEPS_MAX, ..Search::default() };
+    let mut search = ShadowSearch { steps: STEPS_MAX, ..ShadowSearch::default() };
     let mut pairs = vec![];
     for (index, (asked, paths)) in routes.iter().enumerate() {
         match search.cover(asked, *paths) {
@@ -47,17 +47,17 @@ pub fn shadowed(routes: &[(&Match, Paths)]) -> Shadowed {
 struct Spent;
 
 /// A node of a tree of names.
-type Node = u32;
+type TreeNode = u32;
 
 /// Names by their parts, as a tree.
 #[derive(Default)]
-struct Names<'a> {
-    children: HashMap<(Node, &'a str), Node>,
-    last: Node,
+struct NameTree<'a> {
+    children: HashMap<(TreeNode, &'a str), TreeNode>,
+    last: TreeNode,
 }
 
-impl<'a> Names<'a> {
-    fn add(&mut self, parts: impl Iterator<Item = &'a str>) -> Node {
+impl<'a> NameTree<'a> {
+    fn add(&mut self, parts: impl Iterator<Item = &'a str>) -> TreeNode {
         parts.fold(0, |above, part| {
             *self.children.entry((above, part)).or_insert_with(|| {
                 self.last += 1;
@@ -67,7 +67,7 @@ impl<'a> Names<'a> {
     }
 
     /// The nodes on the way down, the top first; and whether all parts are known.
-    fn way(&self, parts: impl Iterator<Item = &'a str>) -> (Vec<Node>, bool) {
+    fn way(&self, parts: impl Iterator<Item = &'a str>) -> (Vec<TreeNode>, bool) {
         let mut way = vec![0];
         let mut at = 0;
         for part in parts {
@@ -85,19 +85,19 @@ impl<'a> Names<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum HostKey {
     Any,
-    Exact(Node),
-    Below(Node),
+    Exact(TreeNode),
+    Below(TreeNode),
 }
 
 /// What of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum PathKey<'a> {
     Any,
-    Exact(Node),
+    Exact(TreeNode),
     /// This and what is below it.
-    From(Node),
+    From(TreeNode),
     /// What is below it.
-    Below(Node),
+    Below(TreeNode),
     AnyRegex,
     Regex(&'a str),
 }
@@ -133,9 +133,9 @@ struct Link {
 }
 
 #[derive(Default)]
-struct Search<'a> {
-    labels: Names<'a>,
-    segments: Names<'a>,
+struct ShadowSearch<'a> {
+    labels: NameTree<'a>,
+    segments: NameTree<'a>,
     earlier: Vec<Earlier<'a>>,
     /// Paths with conditions, by number: a route of a thousand hosts has one of them.
     rests: HashMap<(PathKey<'a>, ConditionKey<'a>), u32>,
@@ -145,7 +145,7 @@ struct Search<'a> {
     steps: usize,
 }
 
-impl<'a> Search<'a> {
+impl<'a> ShadowSearch<'a> {
     fn spend(&mut self, steps: usize) -> Result<(), Spent> {
         self.steps = self.steps.checked_sub(steps).ok_or(Spent)?;
         Ok(())

@@ -12,7 +12,7 @@ use crate::header::path::PathError;
 use crate::header::redact::decode;
 
 use super::pattern::{FieldName, HostPattern, PathPattern, Subprotocol, ValuePattern};
-use super::reading::{self, EncodedSlash, Paths, Reading, Readings};
+use super::reading::{self, EncodedSlash, PathReading, Paths, Readings};
 
 /// Which requests a route is for. All that is given must hold; what is left out is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ pub struct Match {
 
 /// What a request shows of itself to be routed by.
 #[derive(Clone, Copy, Debug)]
-pub struct Head<'a> {
+pub struct RequestView<'a> {
     /// As [`crate::header::Host::name`].
     pub host: &'a str,
     /// In normal form ([`crate::header::path::normalise`]).
@@ -48,7 +48,7 @@ pub struct Head<'a> {
     pub headers: &'a HeaderMap,
 }
 
-impl<'a> Head<'a> {
+impl<'a> RequestView<'a> {
     /// The values of a field; None for one that is not text.
     fn field(&self, name: &FieldName) -> impl Iterator<Item = Option<&'a str>> {
         self.headers.get_all(name.name()).into_iter().map(|value| std::str::from_utf8(value.as_bytes()).ok())
@@ -71,7 +71,7 @@ impl<'a> Head<'a> {
 
 impl Match {
     /// Whether the request is for this route. Cheap questions first.
-    pub fn matches(&self, head: &Head<'_>) -> bool {
+    pub fn matches(&self, head: &RequestView<'_>) -> bool {
         (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(head.host)))
             && self.path.as_ref().is_none_or(|path| path.matches(head.path))
             && self.headers.iter().all(|(name, pattern)| pattern.matches(head.field(name)))
@@ -112,13 +112,13 @@ impl Match {
 /// A plain walk: a few string comparisons a route, once for each request, is nothing beside a handshake. First match wins,
 /// which an index by host would have to reproduce.
 #[derive(Debug)]
-pub struct Table<T> {
+pub struct RouteTable<T> {
     routes: Vec<(Match, Paths, T)>,
 }
 
 /// The route of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found<'t, T> {
+pub struct RouteMatch<'t, T> {
     /// The route.
     pub route: &'t T,
     /// The path that its server may get, where another reading of what came is the path of another route. `None`: what
@@ -126,47 +126,47 @@ pub struct Found<'t, T> {
     pub path: Option<String>,
 }
 
-impl<T> Table<T> {
+impl<T> RouteTable<T> {
     /// A table of routes, each with how it reads paths; the first that matches wins.
-    pub fn new(routes: Vec<(Match, Paths, T)>) -> Table<T> {
-        Table { routes }
+    pub fn new(routes: Vec<(Match, Paths, T)>) -> RouteTable<T> {
+        RouteTable { routes }
     }
 
     /// The first route that matches.
     ///
     /// # Errors
     /// When the path is not for a server: the route refuses it, or no form of it is the path of one route only.
-    pub fn find(&self, head: &Head<'_>) -> Result<Option<Found<'_, T>>, PathError> {
+    pub fn find(&self, head: &RequestView<'_>) -> Result<Option<RouteMatch<'_, T>>, PathError> {
         if reading::is_plain(head.path) {
             let found = self.routes.iter().find(|(asked, ..)| asked.matches(head));
-            return Ok(found.map(|(.., route)| Found { route, path: None }));
+            return Ok(found.map(|(.., route)| RouteMatch { route, path: None }));
         }
         let readings = Readings::of(head.path);
-        let Some(index) = self.index(head, &readings, Reading::MOST_BORDERS) else { return Ok(None) };
+        let Some(index) = self.index(head, &readings, PathReading::MOST_BORDERS) else { return Ok(None) };
         let (_, paths, route) = &self.routes[index];
         if paths.encoded_slash == EncodedSlash::Refuse && head.path.contains("%2F") {
             return Err(PathError::EncodedSlash);
         }
         if self.is_always(index, head, &readings) {
-            return Ok(Some(Found { route, path: None }));
+            return Ok(Some(RouteMatch { route, path: None }));
         }
-        let read = readings.get(Reading::MOST_BORDERS.within(*paths));
-        let head = Head { path: read, ..*head };
+        let read = readings.get(PathReading::MOST_BORDERS.within(*paths));
+        let head = RequestView { path: read, ..*head };
         if !self.is_always(index, &head, &Readings::of(read)) {
             return Err(PathError::Ambiguous);
         }
-        Ok(Some(Found { route, path: Some(read.to_owned()) }))
+        Ok(Some(RouteMatch { route, path: Some(read.to_owned()) }))
     }
 
     /// The first route that matches by one reading.
-    fn index(&self, head: &Head<'_>, readings: &Readings, reading: Reading) -> Option<usize> {
-        self.routes
-            .iter()
-            .position(|(asked, paths, _)| asked.matches(&Head { path: readings.get(reading.within(*paths)), ..*head }))
+    fn index(&self, head: &RequestView<'_>, readings: &Readings, reading: PathReading) -> Option<usize> {
+        self.routes.iter().position(|(asked, paths, _)| {
+            asked.matches(&RequestView { path: readings.get(reading.within(*paths)), ..*head })
+        })
     }
 
     /// Whether the first route is this one by all readings.
-    fn is_always(&self, index: usize, head: &Head<'_>, readings: &Readings) -> bool {
+    fn is_always(&self, index: usize, head: &RequestView<'_>, readings: &Readings) -> bool {
         readings.distinct().into_iter().all(|reading| self.index(head, readings, reading) == Some(index))
     }
 
@@ -188,11 +188,11 @@ mod tests {
         serde_yaml::from_value(serde_yaml::from_str(yaml).unwrap()).unwrap()
     }
 
-    fn table(routes: &[&str]) -> Table<usize> {
-        Table::new(routes.iter().enumerate().map(|(index, yaml)| (asked(yaml), Paths::default(), index)).collect())
+    fn table(routes: &[&str]) -> RouteTable<usize> {
+        RouteTable::new(routes.iter().enumerate().map(|(index, yaml)| (asked(yaml), Paths::default(), index)).collect())
     }
 
-    fn unreachable(table: &Table<usize>) -> Vec<(usize, usize)> {
+    fn unreachable(table: &RouteTable<usize>) -> Vec<(usize, usize)> {
         let asked: Vec<(&Match, Paths)> = table.routes.iter().map(|(asked, paths, _)| (asked, *paths)).collect();
         shadowed(&asked).pairs
     }
@@ -204,7 +204,7 @@ mod tests {
         }
         let (host, rest) = target.split_once('/').unwrap();
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-        asked(yaml).matches(&Head { host, path: &format!("/{path}"), query, headers: &headers })
+        asked(yaml).matches(&RequestView { host, path: &format!("/{path}"), query, headers: &headers })
     }
 
     #[test]
@@ -270,7 +270,7 @@ mod tests {
     fn a_value_that_is_not_text_is_present_but_matches_nothing() {
         let mut headers = HeaderMap::new();
         headers.insert("x-a", HeaderValue::from_bytes(b"\xff").unwrap());
-        let head = Head { host: "h", path: "/", query: None, headers: &headers };
+        let head = RequestView { host: "h", path: "/", query: None, headers: &headers };
         assert!(asked("{ headers: { X-A: { present: true } } }").matches(&head));
         assert!(!asked("{ headers: { X-A: { regex: '[^a]' } } }").matches(&head));
     }
@@ -280,7 +280,7 @@ mod tests {
         let table = table(&["{ hosts: [a], path: { prefix: /x } }", "{ hosts: [a] }", "{ hosts: ['*.b'] }"]);
         let headers = HeaderMap::new();
         let find = |host, path| {
-            let found = table.find(&Head { host, path, query: None, headers: &headers }).unwrap();
+            let found = table.find(&RequestView { host, path, query: None, headers: &headers }).unwrap();
             found.map(|found| *found.route)
         };
         assert_eq!(find("a", "/x/y"), Some(0));
@@ -290,16 +290,16 @@ mod tests {
     }
 
     /// Routes of a path and how it is read.
-    fn reading(routes: &[(&str, &str)]) -> Table<usize> {
+    fn reading(routes: &[(&str, &str)]) -> RouteTable<usize> {
         let paths = |yaml: &str| serde_yaml::from_str::<Paths>(yaml).unwrap();
         let routes = routes.iter().enumerate();
-        Table::new(routes.map(|(index, (yaml, read))| (asked(yaml), paths(read), index)).collect())
+        RouteTable::new(routes.map(|(index, (yaml, read))| (asked(yaml), paths(read), index)).collect())
     }
 
     /// The route of a path, and what is sent.
-    fn taken(table: &Table<usize>, path: &str) -> Result<Option<(usize, String)>, PathError> {
+    fn taken(table: &RouteTable<usize>, path: &str) -> Result<Option<(usize, String)>, PathError> {
         let headers = HeaderMap::new();
-        let found = table.find(&Head { host: "h", path, query: None, headers: &headers })?;
+        let found = table.find(&RequestView { host: "h", path, query: None, headers: &headers })?;
         Ok(found.map(|found| (*found.route, found.path.unwrap_or_else(|| path.to_owned()))))
     }
 
@@ -451,7 +451,7 @@ mod tests {
             for host in ["a.b", "x.b", "b", "x.a.b", ""] {
                 for path in ["/", "/a", "/a/", "/a/b", "/ab", "*", "//a", "/a;x", "/a%2Fb", "/a//b"] {
                     for query in [None, Some("v=1"), Some("v=x"), Some("v=x&v=1")] {
-                        let found = table.find(&Head { host, path, query, headers: &headers });
+                        let found = table.find(&RequestView { host, path, query, headers: &headers });
                         prop_assert!(found.unwrap().is_none_or(|found| !shadowed.contains(found.route)));
                     }
                 }
@@ -474,7 +474,7 @@ mod tests {
             let Ok(Some((index, sent))) = taken(&table, &path) else { return Ok(()) };
             let (headers, readings) = (HeaderMap::new(), Readings::of(&sent));
             for reading in readings.distinct() {
-                let head = Head { host: "h", path: &sent, query: None, headers: &headers };
+                let head = RequestView { host: "h", path: &sent, query: None, headers: &headers };
                 prop_assert_eq!(table.index(&head, &readings, reading), Some(index), "{} sent as {}", path, sent);
             }
         }

@@ -20,10 +20,10 @@ const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a worker is told.
 #[derive(Debug)]
-pub enum Order {
+pub enum AcceptCommand {
     /// Accept connections for a listener.
     Accept {
-        /// Names this opening in [`Order::Stop`].
+        /// Names this opening in [`AcceptCommand::Stop`].
         opening: u64,
         /// What becomes of them.
         listener: Arc<Listener>,
@@ -37,7 +37,7 @@ pub enum Order {
         /// Of which opening.
         opening: u64,
         /// What becomes of those that have come and were not accepted yet.
-        waiting: Waiting,
+        waiting: PendingConnections,
         /// Dropped when none will be.
         done: mpsc::Sender<()>,
     },
@@ -45,7 +45,7 @@ pub enum Order {
 
 /// What becomes of connections that wait on a socket on which nobody accepts any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waiting {
+pub enum PendingConnections {
     /// They are accepted first: the socket is about to be closed, which would reset them.
     Accept,
     /// They are left to others who accept on it.
@@ -53,23 +53,23 @@ pub enum Waiting {
 }
 
 /// A loop at work. It ends when `stop` is sent to or dropped.
-struct Loop {
-    stop: oneshot::Sender<Waiting>,
+struct AcceptLoop {
+    stop: oneshot::Sender<PendingConnections>,
     task: JoinHandle<()>,
 }
 
 /// Does what worker `index` is told until nobody can tell it anything any more.
-pub async fn run(index: usize, mut orders: mpsc::UnboundedReceiver<Order>, sessions: Arc<Sessions>) {
-    let mut loops: HashMap<u64, Loop> = HashMap::new();
+pub async fn run(index: usize, mut orders: mpsc::UnboundedReceiver<AcceptCommand>, sessions: Arc<Sessions>) {
+    let mut loops: HashMap<u64, AcceptLoop> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Accept { opening, listener, bound, done } => {
+            AcceptCommand::Accept { opening, listener, bound, done } => {
                 let (stop, stopped) = oneshot::channel();
                 let task = accept(index, listener, bound, Arc::clone(&sessions), done, stopped);
-                loops.insert(opening, Loop { stop, task: tokio::spawn(task) });
+                loops.insert(opening, AcceptLoop { stop, task: tokio::spawn(task) });
             }
-            Order::Stop { opening, waiting, done } => {
-                let Some(Loop { stop, task }) = loops.remove(&opening) else { continue };
+            AcceptCommand::Stop { opening, waiting, done } => {
+                let Some(AcceptLoop { stop, task }) = loops.remove(&opening) else { continue };
                 // It may have ended by itself.
                 let _ = stop.send(waiting);
                 // An error would be a panic of the loop, which has ended it as well.
@@ -87,7 +87,7 @@ async fn accept(
     bound: Arc<Bound>,
     sessions: Arc<Sessions>,
     done: mpsc::Sender<()>,
-    mut stopped: oneshot::Receiver<Waiting>,
+    mut stopped: oneshot::Receiver<PendingConnections>,
 ) {
     let acceptor = tokio::select! {
         acceptor = open(index, &listener, &bound, done) => acceptor,

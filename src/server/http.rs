@@ -26,16 +26,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
-use super::turn::{Answer, Turn, Unasked};
+use super::turn::{AnswerBody, HeldBackWrites, WriteTurn};
 use super::write_timeout::WriteTimeout;
-use super::{DownstreamIo, Listener, Settings};
+use super::{DownstreamIo, Listener, ListenerSettings};
 use crate::drain::Guard;
 use crate::net::head_guard::HeadGuard;
 use crate::net::stream::Prefixed;
 use crate::proxy::Downstream;
 use crate::proxy::body::Body;
 use crate::proxy::outcome::Failure;
-use crate::proxy::upgrade::Pending;
+use crate::proxy::upgrade::PendingUpgrade;
 use crate::session::Member;
 
 /// What hyper parses without an allocation; setting the same number would cost one.
@@ -55,11 +55,12 @@ pub async fn serve(
     early: Vec<u8>,
     downstream: Downstream,
     listener: &Arc<Listener>,
-    settings: &Settings,
+    settings: &ListenerSettings,
     guard: &Guard<Member>,
-) -> Option<(Box<Pending>, DownstreamIo, Vec<u8>)> {
-    let exchange = Arc::new(Exchange { downstream, requested: AtomicBool::new(false), pending: Mutex::default() });
-    let turn = Arc::new(Turn::default());
+) -> Option<(Box<PendingUpgrade>, DownstreamIo, Vec<u8>)> {
+    let exchange =
+        Arc::new(ConnectionState { downstream, requested: AtomicBool::new(false), pending: Mutex::default() });
+    let turn = Arc::new(WriteTurn::default());
     let service = {
         let (exchange, listener, turn) = (Arc::clone(&exchange), Arc::clone(listener), Arc::clone(&turn));
         service_fn(move |request: Request<Incoming>| {
@@ -69,7 +70,7 @@ pub async fn serve(
             Box::pin(async move {
                 let reply = proxy.handle(&exchange.downstream, request).await;
                 *exchange.pending() = reply.pending;
-                Ok::<_, Infallible>(reply.response.map(|body| Answer::new(body, turn)))
+                Ok::<_, Infallible>(reply.response.map(|body| AnswerBody::new(body, turn)))
             })
         })
     };
@@ -85,7 +86,7 @@ pub async fn serve(
     }
     let guarded = HeadGuard::new(Prefixed::new(early, io));
     let timed = WriteTimeout::new(guarded, timeouts.send.duration());
-    let io = TokioIo::new(Unasked::new(timed, Arc::clone(&turn)));
+    let io = TokioIo::new(HeldBackWrites::new(timed, Arc::clone(&turn)));
     let mut connection = builder.serve_connection(io, service);
     let served = {
         let mut first_head = pin!(sleep_until(Instant::now() + timeouts.headers.duration()));
@@ -94,7 +95,7 @@ pub async fn serve(
             // Twice at most: once more after it was told to end.
             loop {
                 if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
-                    return Poll::Ready(served.map_err(Ended::Http));
+                    return Poll::Ready(served.map_err(ServeError::Http));
                 }
                 let requested = exchange.requested.load(Ordering::Relaxed);
                 if !ending && guard.poll_last_request(cx).is_ready() {
@@ -111,7 +112,7 @@ pub async fn serve(
                     }
                 }
                 if !requested && first_head.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(if told { Ok(()) } else { Err(Ended::FirstHead) });
+                    return Poll::Ready(if told { Ok(()) } else { Err(ServeError::FirstHead) });
                 }
                 return Poll::Pending;
             }
@@ -133,27 +134,27 @@ pub async fn serve(
     let error = match &served {
         _ if is_send_timeout => Some(ConnectionError::SendTimeout),
         Ok(()) => None,
-        Err(Ended::FirstHead) => Some(ConnectionError::HeaderTimeout),
-        Err(Ended::Http(error)) if error.is_timeout() => {
+        Err(ServeError::FirstHead) => Some(ConnectionError::HeaderTimeout),
+        Err(ServeError::Http(error)) if error.is_timeout() => {
             // Between two requests it is the end of keep-alive, as expected.
             (!exchange.requested.load(Ordering::Relaxed)).then_some(ConnectionError::HeaderTimeout)
         }
-        Err(Ended::Http(error)) if error.is_parse() || refusal.is_some() => Some(ConnectionError::BadRequest),
-        Err(Ended::Http(error)) if error.is_incomplete_message() || error.is_canceled() => None,
-        Err(Ended::Http(_)) => Some(ConnectionError::Io),
+        Err(ServeError::Http(error)) if error.is_parse() || refusal.is_some() => Some(ConnectionError::BadRequest),
+        Err(ServeError::Http(error)) if error.is_incomplete_message() || error.is_canceled() => None,
+        Err(ServeError::Http(_)) => Some(ConnectionError::Io),
     };
     let mut answer = None;
     if let Some(error) = error {
         settings.metrics.error(error);
         let cause = match (&served, refusal) {
             (_, Some(refusal)) => refusal.to_string(),
-            (Err(Ended::Http(error)), None) => crate::proxy::request::chain(error),
+            (Err(ServeError::Http(error)), None) => crate::proxy::request::chain(error),
             _ => String::new(),
         };
         tracing::debug!(listener = %listener.name, reason = error.label(), cause, "connection ended");
         if error == ConnectionError::BadRequest {
             let cause = if has_space && refusal.is_none() { SPACE.to_owned() } else { cause };
-            let is_too_large = matches!(&served, Err(Ended::Http(error)) if error.is_parse_too_large());
+            let is_too_large = matches!(&served, Err(ServeError::Http(error)) if error.is_parse_too_large());
             let failure = match (is_too_large, unasked.starts_with(TARGET_TOO_LONG)) {
                 (_, true) => Failure::TargetTooLong,
                 (true, false) => Failure::HeadTooLarge,
@@ -211,22 +212,22 @@ async fn write(io: &mut DownstreamIo, response: Response<Body>, is_head_request:
 }
 
 /// What the requests of a connection and its loop know together.
-struct Exchange {
+struct ConnectionState {
     downstream: Downstream,
     /// A request has come.
     requested: AtomicBool,
     /// The session that begins when the 101 is written.
-    pending: Mutex<Option<Box<Pending>>>,
+    pending: Mutex<Option<Box<PendingUpgrade>>>,
 }
 
-impl Exchange {
-    fn pending(&self) -> MutexGuard<'_, Option<Box<Pending>>> {
+impl ConnectionState {
+    fn pending(&self) -> MutexGuard<'_, Option<Box<PendingUpgrade>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Why serving ended early.
-enum Ended {
+enum ServeError {
     /// The first request did not come in time.
     FirstHead,
     /// hyper says.

@@ -6,7 +6,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry}
 
 use crate::telemetry::counters::{Active, Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
-use crate::telemetry::series::{Held, Shelf};
+use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 
 /// What ended, delayed or kept out a connection before it made a request that could be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,19 +70,19 @@ impl ConnectionError {
 
 /// Version of TLS that was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsVersion {
+pub enum TlsVersionLabel {
     /// RFC 5246.
     Tls12,
     /// RFC 8446.
     Tls13,
 }
 
-impl TlsVersion {
+impl TlsVersionLabel {
     /// Its name in metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
-            TlsVersion::Tls12 => "1.2",
-            TlsVersion::Tls13 => "1.3",
+            TlsVersionLabel::Tls12 => "1.2",
+            TlsVersionLabel::Tls13 => "1.3",
         }
     }
 }
@@ -99,8 +99,8 @@ pub struct Metrics {
     errors: IntCounterVec,
     tls_handshakes: IntCounterVec,
     tls_duration: HistogramVec,
-    by_listener: Shelf<1>,
-    by_tls_listener: Shelf<1>,
+    by_listener: SeriesRegistry<1>,
+    by_tls_listener: SeriesRegistry<1>,
 }
 
 impl Metrics {
@@ -134,8 +134,8 @@ impl Metrics {
                     .buckets(TLS_SECONDS.into()),
                 &["listener"],
             )?,
-            by_listener: Shelf::new(["listener"]),
-            by_tls_listener: Shelf::new(["listener"]),
+            by_listener: SeriesRegistry::new(["listener"]),
+            by_tls_listener: SeriesRegistry::new(["listener"]),
         };
         metrics.by_listener.register(registry, &metrics.active)?;
         metrics.by_listener.register(registry, &metrics.total)?;
@@ -151,13 +151,13 @@ impl Metrics {
         let tls_held = (security == Security::Tls).then(|| self.by_tls_listener.hold([listener]));
         let (errors, tls) = (self.errors.clone(), self.tls_handshakes.clone());
         let (errors_of, tls_of) = (listener.to_owned(), listener.to_owned());
-        let known: &[(TlsVersion, bool)] = match security {
+        let known: &[(TlsVersionLabel, bool)] = match security {
             Security::Plain => &[],
             Security::Tls => &[
-                (TlsVersion::Tls12, false),
-                (TlsVersion::Tls12, true),
-                (TlsVersion::Tls13, false),
-                (TlsVersion::Tls13, true),
+                (TlsVersionLabel::Tls12, false),
+                (TlsVersionLabel::Tls12, true),
+                (TlsVersionLabel::Tls13, false),
+                (TlsVersionLabel::Tls13, true),
             ],
         };
         ListenerMetrics {
@@ -193,9 +193,9 @@ pub struct ListenerMetrics {
     active: IntGauge,
     total: IntCounter,
     errors: Counters<ConnectionError>,
-    tls_handshakes: Counters<(TlsVersion, bool)>,
+    tls_handshakes: Counters<(TlsVersionLabel, bool)>,
     tls_duration: Option<Histogram>,
-    _held: (Held, Option<Held>),
+    _held: (SeriesGuard, Option<SeriesGuard>),
 }
 
 impl ListenerMetrics {
@@ -211,7 +211,7 @@ impl ListenerMetrics {
     }
 
     /// Counts a completed TLS handshake.
-    pub fn tls_handshake(&self, version: TlsVersion, resumed: bool, took: Duration) {
+    pub fn tls_handshake(&self, version: TlsVersionLabel, resumed: bool, took: Duration) {
         self.tls_handshakes.inc((version, resumed));
         if let Some(duration) = &self.tls_duration {
             duration.observe(seconds(took));
@@ -233,7 +233,7 @@ mod tests {
         let active = listener.accept();
         drop(listener.accept());
         listener.error(ConnectionError::HeaderTimeout);
-        listener.tls_handshake(TlsVersion::Tls13, true, Duration::from_micros(900));
+        listener.tls_handshake(TlsVersionLabel::Tls13, true, Duration::from_micros(900));
         let text = encode(&registry).unwrap();
         drop(active);
         for line in [

@@ -29,16 +29,16 @@ use crate::net::listener::Acceptor;
 use crate::net::proxy_protocol::{self, Mode};
 use crate::net::stream::{PeerAddr, Prefixed, Stream};
 use crate::net::transport::Transport;
-use crate::proxy::upgrade::{Held, Pending};
+use crate::proxy::upgrade::{PendingUpgrade, SessionPermits};
 use crate::proxy::{Downstream, Proxy};
 use crate::session::{Member, Session, Sessions};
 use crate::telemetry::counters::Active;
-use crate::telemetry::panics::{self, Panic, Place};
+use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::tls::server::TlsAcceptError;
 use crate::tls::{self, ServerStream};
 use crate::upstream::connect::UpstreamIo;
-use accepting::Waiting;
-use metrics::{ConnectionError, ListenerMetrics, TlsVersion};
+use accepting::PendingConnections;
+use metrics::{ConnectionError, ListenerMetrics, TlsVersionLabel};
 
 /// A client's connection, with or without TLS.
 pub type DownstreamIo = Transport<ServerStream>;
@@ -52,7 +52,7 @@ pub struct Listener {
     /// Its number in this process, which no other has.
     pub id: u32,
     /// How connections begin: each keeps to the end what it finds when it is accepted.
-    pub settings: ArcSwap<Settings>,
+    pub settings: ArcSwap<ListenerSettings>,
     /// What becomes of requests: each keeps to the end what it finds when its head has come.
     pub proxy: ArcSwap<Proxy>,
     /// Connections open now.
@@ -68,7 +68,7 @@ static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Listener {
     /// A listener without connections.
-    pub fn new(name: Arc<str>, settings: Arc<Settings>, proxy: Arc<Proxy>) -> Listener {
+    pub fn new(name: Arc<str>, settings: Arc<ListenerSettings>, proxy: Arc<Proxy>) -> Listener {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (open, quiet_until) = (AtomicUsize::new(0), AtomicU64::new(0));
         Listener { name, id, settings: ArcSwap::new(settings), proxy: ArcSwap::new(proxy), open, quiet_until }
@@ -95,7 +95,7 @@ impl Listener {
 
 /// What one configuration says of how a listener's connections begin.
 #[derive(Debug)]
-pub struct Settings {
+pub struct ListenerSettings {
     /// TLS, if it ends here.
     pub tls: Option<Arc<ServerConfig>>,
     /// Whether a PROXY header comes first.
@@ -113,7 +113,7 @@ async fn run(
     listener: Arc<Listener>,
     mut acceptor: Acceptor,
     sessions: Arc<Sessions>,
-    mut stopped: oneshot::Receiver<Waiting>,
+    mut stopped: oneshot::Receiver<PendingConnections>,
 ) {
     let waiting = loop {
         let accepted = tokio::select! {
@@ -131,14 +131,14 @@ async fn run(
             }
         }
     };
-    if waiting == Ok(Waiting::Accept) {
+    if waiting == Ok(PendingConnections::Accept) {
         acceptor.into_waiting().for_each(|accepted| begin_connection(&listener, &sessions, accepted));
     }
 }
 
 fn begin_connection(listener: &Arc<Listener>, sessions: &Arc<Sessions>, (stream, peer): (Stream, PeerAddr)) {
     let settings = listener.settings.load_full();
-    let Some(slot) = Slot::take(listener, &settings) else {
+    let Some(slot) = ConnectionSlot::take(listener, &settings) else {
         settings.metrics.error(ConnectionError::Limit);
         return;
     };
@@ -148,26 +148,26 @@ fn begin_connection(listener: &Arc<Listener>, sessions: &Arc<Sessions>, (stream,
 }
 
 /// A connection's place on its listener.
-struct Slot {
+struct ConnectionSlot {
     listener: Arc<Listener>,
     _active: Active,
 }
 
-impl Slot {
-    fn take(listener: &Arc<Listener>, settings: &Settings) -> Option<Slot> {
+impl ConnectionSlot {
+    fn take(listener: &Arc<Listener>, settings: &ListenerSettings) -> Option<ConnectionSlot> {
         let limit = settings.limits.connections.map_or(usize::MAX, |limit| limit as usize);
         if listener.open.fetch_add(1, Ordering::Relaxed) >= limit {
             listener.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Slot { listener: Arc::clone(listener), _active: settings.metrics.accept() })
+        Some(ConnectionSlot { listener: Arc::clone(listener), _active: settings.metrics.accept() })
     }
 
     /// A panic has ended what was in it.
     #[cold]
     fn panicked(self, panic: &Panic) {
         tracing::error!(
-            r#where = Place::Connection.label(),
+            r#where = PanicSite::Connection.label(),
             location = panic.location,
             listener = %self.listener.name,
             "panic: {}: the connection is closed",
@@ -176,7 +176,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.listener.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -187,11 +187,14 @@ impl Drop for Slot {
 /// What this future names it keeps for life, so it names little: what comes before the session is a box, freed when it
 /// is done; the session is in the future itself, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
-fn connection(mut before: impl Future<Output = Option<Upgraded>> + Unpin, slot: Slot) -> impl Future<Output = ()> {
+fn connection(
+    mut before: impl Future<Output = Option<Upgraded>> + Unpin,
+    slot: ConnectionSlot,
+) -> impl Future<Output = ()> {
     async move {
         // Freed as soon as it is done. After a panic too nothing is left of it: what it had it gives back in being dropped.
         let begun = poll_fn(move |cx| Pin::new(&mut before).poll(cx).map(|upgraded| upgraded.map(begin)));
-        let mut session = match panics::catching(Place::Connection, begun).await {
+        let mut session = match panics::catching(PanicSite::Connection, begun).await {
             Ok(Some(session)) => session,
             Ok(None) => return,
             Err(panic) => return slot.panicked(&panic),
@@ -199,16 +202,16 @@ fn connection(mut before: impl Future<Output = Option<Upgraded>> + Unpin, slot: 
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| session.poll(cx, timer.as_mut())).await;
         // The session first: where its connections have ended, there is room for another.
-        match panics::catch(Place::Session, || drop(session)) {
+        match panics::catch(PanicSite::Session, || drop(session)) {
             Ok(()) => drop(slot),
             Err(panic) => slot.panicked(&panic),
         }
     }
 }
 
-type Upgraded = (Box<Pending>, DownstreamIo, Vec<u8>, Guard<Member>);
+type Upgraded = (Box<PendingUpgrade>, DownstreamIo, Vec<u8>, Guard<Member>);
 
-fn begin((pending, io, early, guard): Upgraded) -> Session<DownstreamIo, UpstreamIo, Held> {
+fn begin((pending, io, early, guard): Upgraded) -> Session<DownstreamIo, UpstreamIo, SessionPermits> {
     pending.begin((io, early), guard)
 }
 
@@ -217,7 +220,7 @@ async fn until_session(
     stream: Stream,
     peer: PeerAddr,
     listener: Arc<Listener>,
-    settings: Arc<Settings>,
+    settings: Arc<ListenerSettings>,
     guard: Guard<Member>,
 ) -> Option<Upgraded> {
     // Read once, and by none of those that need no deadline.
@@ -279,8 +282,8 @@ async fn until_session(
 
 fn note_tls(metrics: &ListenerMetrics, stream: &ServerStream, took: Duration) -> &'static str {
     let version = match stream.protocol_version() {
-        Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
-        _ => TlsVersion::Tls13,
+        Some(ProtocolVersion::TLSv1_2) => TlsVersionLabel::Tls12,
+        _ => TlsVersionLabel::Tls13,
     };
     let resumed = stream.handshake_kind() == Some(HandshakeKind::Resumed);
     metrics.tls_handshake(version, resumed, took);

@@ -2,7 +2,7 @@
 //!
 //! What hyper cannot read it answers itself, with a status and nothing else, and it has no hook for that. But it writes
 //! such an answer only between two of ours: after the last one has been flushed, before the next request reaches the
-//! service. What is written then is held back here ([`Unasked`]), and who drives the connection gives a better one.
+//! service. What is written then is held back here ([`HeldBackWrites`]), and who drives the connection gives a better one.
 //!
 //! Where the client does not take our last answer in, hyper's own may wait behind it in hyper's buffer: then the two cannot
 //! be told apart, and hyper's goes out as it is.
@@ -28,9 +28,9 @@ const ENDING: u8 = 2;
 
 /// Whose turn it is. A connection and its requests are on one thread; it is atomic because hyper asks for `Send`.
 #[derive(Debug, Default)]
-pub struct Turn(AtomicU8);
+pub struct WriteTurn(AtomicU8);
 
-impl Turn {
+impl WriteTurn {
     /// A request has reached the service.
     pub fn begin(&self) {
         self.0.store(ANSWERING, Ordering::Relaxed);
@@ -48,25 +48,25 @@ impl Turn {
 
 /// The body of an answer of ours: the turn ends with it.
 #[derive(Debug)]
-pub struct Answer<B> {
+pub struct AnswerBody<B> {
     body: B,
-    turn: Arc<Turn>,
+    turn: Arc<WriteTurn>,
 }
 
-impl<B> Answer<B> {
+impl<B> AnswerBody<B> {
     /// Ends `turn` when `body` has been read, or is dropped.
-    pub fn new(body: B, turn: Arc<Turn>) -> Answer<B> {
-        Answer { body, turn }
+    pub fn new(body: B, turn: Arc<WriteTurn>) -> AnswerBody<B> {
+        AnswerBody { body, turn }
     }
 }
 
-impl<B> Drop for Answer<B> {
+impl<B> Drop for AnswerBody<B> {
     fn drop(&mut self) {
         self.turn.change(ANSWERING, ENDING);
     }
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
+impl<B: Body + Unpin> Body for AnswerBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -85,16 +85,16 @@ impl<B: Body + Unpin> Body for Answer<B> {
 
 /// A stream that keeps what is written out of turn.
 #[derive(Debug)]
-pub struct Unasked<S> {
+pub struct HeldBackWrites<S> {
     io: S,
-    turn: Arc<Turn>,
+    turn: Arc<WriteTurn>,
     kept: Vec<u8>,
 }
 
-impl<S> Unasked<S> {
+impl<S> HeldBackWrites<S> {
     /// Looks at what is written on `io`.
-    pub fn new(io: S, turn: Arc<Turn>) -> Unasked<S> {
-        Unasked { io, turn, kept: Vec::new() }
+    pub fn new(io: S, turn: Arc<WriteTurn>) -> HeldBackWrites<S> {
+        HeldBackWrites { io, turn, kept: Vec::new() }
     }
 
     /// Takes it apart: what was kept, and the stream.
@@ -107,13 +107,13 @@ impl<S> Unasked<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Unasked<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HeldBackWrites<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unasked<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HeldBackWrites<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.is_own(buf.len()) {
@@ -164,10 +164,10 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn what_is_written_out_of_turn_is_kept_and_all_else_goes_out() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let turn = Arc::new(Turn::default());
-        let mut io = Unasked::new(ours, Arc::clone(&turn));
+        let turn = Arc::new(WriteTurn::default());
+        let mut io = HeldBackWrites::new(ours, Arc::clone(&turn));
         turn.begin();
-        let answer = Answer::new(http_body_util::Empty::<bytes::Bytes>::new(), Arc::clone(&turn));
+        let answer = AnswerBody::new(http_body_util::Empty::<bytes::Bytes>::new(), Arc::clone(&turn));
         io.write_all(b"answer").await.unwrap();
         io.flush().await.unwrap();
         assert!(!turn.is_quiet(), "the body may have more");

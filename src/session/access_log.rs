@@ -31,7 +31,7 @@ const DETAIL_BYTES_MAX: usize = 512;
 
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RecordKind {
     /// A session that was opened: the line comes when it ends.
     Session,
     /// A request that was answered otherwise, a refused handshake among them.
@@ -55,7 +55,7 @@ pub struct Traffic {
 
 /// How a session was closed.
 #[derive(Clone, Copy, Debug)]
-pub struct Close<'a> {
+pub struct CloseRecord<'a> {
     /// Who began it.
     pub initiator: Initiator,
     /// The code of the first Close; none if the connection was lost without.
@@ -66,9 +66,9 @@ pub struct Close<'a> {
 
 /// One line.
 #[derive(Clone, Debug)]
-pub struct Record<'a> {
+pub struct LogRecord<'a> {
     /// What it is about.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// When it ended; it began `duration` before.
     pub ended: SystemTime,
     /// From the request to the end.
@@ -110,7 +110,7 @@ pub struct Record<'a> {
     /// From the server to the client.
     pub sent: Traffic,
     /// How a session was closed.
-    pub close: Option<Close<'a>>,
+    pub close: Option<CloseRecord<'a>>,
     /// The outcome's label, as in the metrics.
     pub reason: &'static str,
     /// More about it, for people: which origin was refused and what was allowed.
@@ -123,13 +123,13 @@ pub struct Record<'a> {
     pub sticky: Option<&'static str>,
 }
 
-impl Record<'_> {
+impl LogRecord<'_> {
     /// Appends the record as one JSON object, without a line end.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         let _ = write!(out, r#"{{"ts":"{}","level":"info","target":"access","message":"#, Utc(self.ended));
         out.extend_from_slice(match self.kind {
-            Kind::Session => br#""session""#,
-            Kind::Request => br#""request""#,
+            RecordKind::Session => br#""session""#,
+            RecordKind::Request => br#""request""#,
         });
         let mut keys = Keys { out };
         keys.plain("start", format_args!("\"{}\"", Utc(self.started())));
@@ -157,7 +157,7 @@ impl Record<'_> {
         keys.optional("user_agent", self.user_agent.map(|agent| escape::cut(agent, USER_AGENT_BYTES_MAX)));
         keys.plain("bytes_in", self.received.bytes);
         keys.plain("bytes_out", self.sent.bytes);
-        if self.kind == Kind::Session {
+        if self.kind == RecordKind::Session {
             for (way, text, binary, pings, pongs) in [
                 (&self.received, "text_in", "binary_in", "pings_in", "pongs_in"),
                 (&self.sent, "text_out", "binary_out", "pings_out", "pongs_out"),
@@ -190,8 +190,8 @@ impl Record<'_> {
     /// Appends the record as a line to read, without a line end.
     pub fn write_human(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
-            Kind::Session => "session",
-            Kind::Request => "request",
+            RecordKind::Session => "session",
+            RecordKind::Request => "request",
         };
         let _ = write!(out, "{} {kind} ", Utc(self.ended));
         match (self.client, self.client_port) {
@@ -224,8 +224,8 @@ impl Record<'_> {
         words.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
         for (name, way) in [("in", &self.received), ("out", &self.sent)] {
             match self.kind {
-                Kind::Session => words.plain(name, format_args!("{}msg/{}B", way.text + way.binary, way.bytes)),
-                Kind::Request => words.plain(name, format_args!("{}B", way.bytes)),
+                RecordKind::Session => words.plain(name, format_args!("{}msg/{}B", way.text + way.binary, way.bytes)),
+                RecordKind::Request => words.plain(name, format_args!("{}B", way.bytes)),
             }
         }
         if let Some(close) = &self.close {
@@ -347,7 +347,7 @@ impl AccessLog {
     }
 
     /// Writes one line, without ever waiting for the output.
-    pub fn write(&self, record: &Record<'_>) {
+    pub fn write(&self, record: &LogRecord<'_>) {
         let Some((sink, format)) = &self.output else { return };
         sink.write_with(|line| match format {
             Format::Json => record.write_json(line),
@@ -366,9 +366,9 @@ mod tests {
 
     use super::*;
 
-    fn session() -> Record<'static> {
-        Record {
-            kind: Kind::Session,
+    fn session() -> LogRecord<'static> {
+        LogRecord {
+            kind: RecordKind::Session,
             ended: UNIX_EPOCH + Duration::from_millis(1_795_251_303_120),
             duration: Duration::from_micros(61_234_567),
             handshake: Some(Duration::from_micros(3_040)),
@@ -389,7 +389,7 @@ mod tests {
             user_agent: Some("Mozilla/5.0 (X11)"),
             received: Traffic { bytes: 5000, text: 10, binary: 2, pings: 0, pongs: 1 },
             sent: Traffic { bytes: 70_000, text: 300, binary: 0, pings: 1, pongs: 0 },
-            close: Some(Close { initiator: Initiator::Client, code: Some(1000), reason: "bye now" }),
+            close: Some(CloseRecord { initiator: Initiator::Client, code: Some(1000), reason: "bye now" }),
             reason: "closed",
             detail: None,
             attempts: 2,
@@ -398,9 +398,9 @@ mod tests {
         }
     }
 
-    fn refused() -> Record<'static> {
-        Record {
-            kind: Kind::Request,
+    fn refused() -> LogRecord<'static> {
+        LogRecord {
+            kind: RecordKind::Request,
             handshake: None,
             duration: Duration::from_micros(85),
             client: None,
@@ -425,13 +425,13 @@ mod tests {
         }
     }
 
-    fn json(record: &Record<'_>) -> String {
+    fn json(record: &LogRecord<'_>) -> String {
         let mut out = Vec::new();
         record.write_json(&mut out);
         String::from_utf8(out).unwrap()
     }
 
-    fn human(record: &Record<'_>) -> String {
+    fn human(record: &LogRecord<'_>) -> String {
         let mut out = Vec::new();
         record.write_human(&mut out);
         String::from_utf8(out).unwrap()
@@ -493,8 +493,8 @@ mod tests {
 
     #[test]
     fn a_lost_connection_has_no_code() {
-        let close = Some(Close { initiator: Initiator::Server, code: None, reason: "" });
-        let record = Record { close, reason: "upstream_lost", ..session() };
+        let close = Some(CloseRecord { initiator: Initiator::Server, code: None, reason: "" });
+        let record = LogRecord { close, reason: "upstream_lost", ..session() };
         assert!(json(&record).contains(r#""close_initiator":"server","reason":"upstream_lost""#));
         assert!(human(&record).ends_with(" close=server"));
     }
@@ -502,8 +502,8 @@ mod tests {
     #[test]
     fn what_peers_send_is_cut() {
         let long = "ä".repeat(5000);
-        let close = Some(Close { initiator: Initiator::Client, code: Some(4000), reason: &long });
-        let record = Record {
+        let close = Some(CloseRecord { initiator: Initiator::Client, code: Some(4000), reason: &long });
+        let record = LogRecord {
             host: &long,
             path: &long,
             query: Some(&long),
@@ -537,8 +537,8 @@ mod tests {
         #[test]
         fn no_peer_can_write_a_second_line_or_a_second_key(text in any::<String>()) {
             let hostile = format!("{text}\r\n\",\"status\":200,\"x\":\"\u{1b}[2J\u{9b}m\u{202e} status=200");
-            let close = Some(Close { initiator: Initiator::Client, code: Some(1000), reason: &hostile });
-            let record = Record {
+            let close = Some(CloseRecord { initiator: Initiator::Client, code: Some(1000), reason: &hostile });
+            let record = LogRecord {
                 host: &hostile, method: &hostile, path: &hostile, query: Some(&hostile), subprotocol: Some(&hostile),
                 request_id: Some(&hostile), user_agent: Some(&hostile), detail: Some(&hostile), close, ..refused()
             };

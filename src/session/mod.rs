@@ -21,23 +21,23 @@ use tokio::time::Sleep;
 
 use crate::balance::sticky::Returned;
 use crate::clock;
-use crate::drain::{Drain, Guard};
-use crate::moment::Moment;
-use crate::net::transport::Connection;
-use crate::telemetry::panics::{self, Panic, Place};
+use crate::drain::{Guard, SessionRegistry};
+use crate::moment::MonotonicTime;
+use crate::net::transport::RelayIo;
+use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::upstream::Upstream;
-use crate::upstream::live::Live;
+use crate::upstream::live::EndpointState;
 use crate::ws::Side;
 use crate::ws::frame::Opcode;
-use crate::ws::scanner::{Message, Violation};
+use crate::ws::scanner::{EndedMessage, Violation};
 use crate::ws::tunnel::{End, Farewell, Observer, Tunnel};
-use access_log::{AccessLog, Kind, Record, Traffic};
-use metrics::{Control, Data, Direction, Ending, Initiator, Peer, RouteMetrics};
+use access_log::{AccessLog, LogRecord, RecordKind, Traffic};
+use metrics::{ControlKind, Data, Direction, EndLabels, Initiator, PeerLabel, RouteSessionMetrics};
 use relay::Relay;
 
 /// What an end means: which Close goes where, and what it is called. One row of `proxy::outcome`'s table.
 #[derive(Clone, Debug)]
-pub struct Closing {
+pub struct CloseActions {
     /// What the client gets.
     pub client: Farewell,
     /// What the server gets.
@@ -49,12 +49,12 @@ pub struct Closing {
 }
 
 /// The table, as a function, so that it can stand above. What a client gets whose server is lost is for its route to say.
-pub type Table = fn(&End, upstream_lost: &Farewell) -> Closing;
+pub type CloseMapper = fn(&End, upstream_lost: &Farewell) -> CloseActions;
 
 /// Says what an end means.
 pub trait Judge {
     /// The row of the table for `end`.
-    fn closing(&self, end: &End) -> Closing;
+    fn closing(&self, end: &End) -> CloseActions;
 }
 
 /// What all sessions of a route on one listener have in common: one for all of them, so that a session holds only what
@@ -70,11 +70,11 @@ pub struct RouteSessions {
     /// Whose endpoints they are on.
     pub upstream: Arc<Upstream>,
     /// What they count on.
-    pub metrics: RouteMetrics,
+    pub metrics: RouteSessionMetrics,
     /// Where their lines go.
     pub log: AccessLog,
     /// What their ends mean.
-    pub table: Table,
+    pub table: CloseMapper,
     /// What a client gets whose server is lost without a Close.
     pub upstream_lost: Farewell,
 }
@@ -94,19 +94,19 @@ pub struct Member {
     /// On which route and listener, as one configuration had them.
     pub route: Arc<RouteSessions>,
     /// On which endpoint.
-    pub live: Arc<Live>,
+    pub live: Arc<EndpointState>,
     /// The client's address, if it can be told.
     pub client: Option<IpAddr>,
     /// When it opened.
-    pub opened: Moment,
+    pub opened: MonotonicTime,
 }
 
 /// All who work, sessions among them.
-pub type Sessions = Drain<Member>;
+pub type Sessions = SessionRegistry<Member>;
 
 /// What the log says of a request, in text of its own.
 #[derive(Clone, Debug, Default)]
-pub struct About {
+pub struct RequestInfo {
     /// The client's address, if it can be told.
     pub client: Option<IpAddr>,
     /// Its port, where it is connected to us itself.
@@ -166,7 +166,7 @@ impl Texts {
     }
 }
 
-impl About {
+impl RequestInfo {
     /// The client's port, if `peer` is the client itself and not a proxy that speaks for it.
     pub fn set_client(&mut self, client: Option<IpAddr>, peer: Option<SocketAddr>) {
         self.client = client;
@@ -176,17 +176,17 @@ impl About {
 
 /// What a session's line will say, as far as it is known before the end.
 #[derive(Debug)]
-pub struct Opening {
+pub struct SessionRecord {
     /// What was relayed from the client and from the server.
     pub traffic: [Traffic; 2],
     /// The request.
-    pub about: About,
+    pub about: RequestInfo,
     /// Name of the endpoint.
     pub endpoint: Arc<str>,
     /// The subprotocol agreed on.
     pub subprotocol: Option<Box<str>>,
     /// When the request came.
-    pub requested: Moment,
+    pub requested: MonotonicTime,
     /// Endpoints tried.
     pub attempts: u32,
     /// How long the request waited before the first was tried, in microseconds (an hour and more).
@@ -196,9 +196,9 @@ pub struct Opening {
 }
 
 /// What a session holds besides, to be given back when it ends.
-pub trait Held {
+pub trait SessionResources {
     /// What is known of the endpoint that it is on.
-    fn live(&self) -> &Live;
+    fn live(&self) -> &EndpointState;
 }
 
 /// A session at work. `H` is whatever else must be given back when it ends.
@@ -206,21 +206,21 @@ pub trait Held {
 /// Its task holds it as it is, with no box between, and each message of it wakes another task than the last: what it is
 /// made of is kept small and together.
 #[derive(Debug)]
-pub struct Session<C, S, H: Held> {
+pub struct Session<C, S, H: SessionResources> {
     relay: Relay<C, S, Counts>,
     guard: Guard<Member>,
     held: H,
 }
 
-impl<C, S, H: Held> Session<C, S, H>
+impl<C, S, H: SessionResources> Session<C, S, H>
 where
-    C: AsyncRead + AsyncWrite + Connection + Unpin,
-    S: AsyncRead + AsyncWrite + Connection + Unpin,
+    C: AsyncRead + AsyncWrite + RelayIo + Unpin,
+    S: AsyncRead + AsyncWrite + RelayIo + Unpin,
 {
     /// Joins the two connections, whose `guard` has joined, each with the bytes that were read too early from it. `opening` where there will be a line.
     pub fn new(
         route: Arc<RouteSessions>,
-        opening: Option<Box<Opening>>,
+        opening: Option<Box<SessionRecord>>,
         tunnel: Tunnel,
         client: (C, Vec<u8>),
         server: (S, Vec<u8>),
@@ -234,7 +234,7 @@ where
     /// See [`Relay::poll`]. A panic in it ends the session: with 1011 to both, where that can still be said.
     #[inline]
     pub fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        match panics::catch(Place::Session, || self.relay.poll(cx, timer.as_mut(), &self.guard)) {
+        match panics::catch(PanicSite::Session, || self.relay.poll(cx, timer.as_mut(), &self.guard)) {
             Ok(poll) => poll,
             Err(panic) => self.panicked(cx, timer, &panic),
         }
@@ -245,7 +245,7 @@ where
         let Counts { route, opening } = self.relay.observer();
         let client = opening.as_ref().and_then(|opening| opening.about.client);
         tracing::error!(
-            r#where = Place::Session.label(),
+            r#where = PanicSite::Session.label(),
             location = panic.location,
             listener = %route.listener,
             route = %route.route,
@@ -261,7 +261,7 @@ where
             return Poll::Ready(());
         }
         let relay = &mut self.relay;
-        let ending = panics::catch(Place::Session, || {
+        let ending = panics::catch(PanicSite::Session, || {
             relay.panicked();
             relay.poll(cx, timer.as_mut(), &self.guard)
         });
@@ -269,7 +269,7 @@ where
     }
 }
 
-impl<C, S, H: Held> Drop for Session<C, S, H> {
+impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     fn drop(&mut self) {
         let (tunnel, Counts { route, opening }) = (self.relay.tunnel(), self.relay.observer());
         let table = |end| (route.table)(end, &route.upstream_lost);
@@ -288,8 +288,12 @@ impl<C, S, H: Held> Drop for Session<C, S, H> {
             }
             None => {
                 let nothing = Farewell::Nothing;
-                let cut =
-                    Closing { client: nothing.clone(), server: nothing, initiator: Initiator::Proxy, reason: "cut" };
+                let cut = CloseActions {
+                    client: nothing.clone(),
+                    server: nothing,
+                    initiator: Initiator::Proxy,
+                    reason: "cut",
+                };
                 (cut, None, "".into())
             }
         };
@@ -298,7 +302,7 @@ impl<C, S, H: Held> Drop for Session<C, S, H> {
             let lasted = tunnel.end_began().unwrap_or(now).since(opened);
             route.upstream.broke_off(self.held.live(), lasted, now);
         }
-        route.metrics.end(Ending::new(closing.initiator, code, closing.reason), now.since(opened));
+        route.metrics.end(EndLabels::new(closing.initiator, code, closing.reason), now.since(opened));
         let Some(opening) = opening else { return };
         let detail = match tunnel.end() {
             Some(End::Violation { by, label }) => Some(format!("{} sent {label} (see `validate`)", by.as_str())),
@@ -306,8 +310,8 @@ impl<C, S, H: Held> Drop for Session<C, S, H> {
             _ => None,
         };
         let [received, sent] = opening.traffic;
-        route.log.write(&Record {
-            kind: Kind::Session,
+        route.log.write(&LogRecord {
+            kind: RecordKind::Session,
             ended: SystemTime::now(),
             duration: now.since(opening.requested),
             handshake: Some(opened.since(opening.requested)),
@@ -319,7 +323,7 @@ impl<C, S, H: Held> Drop for Session<C, S, H> {
             subprotocol: opening.subprotocol.as_deref(),
             received,
             sent,
-            close: Some(access_log::Close { initiator: closing.initiator, code, reason: &reason }),
+            close: Some(access_log::CloseRecord { initiator: closing.initiator, code, reason: &reason }),
             reason: closing.reason,
             detail: detail.as_deref(),
             attempts: opening.attempts,
@@ -330,12 +334,12 @@ impl<C, S, H: Held> Drop for Session<C, S, H> {
     }
 }
 
-impl About {
+impl RequestInfo {
     /// A record with what is known of the request; the rest is the caller's to fill in.
-    pub fn record<'a>(&'a self, listener: &'a str) -> Record<'a> {
+    pub fn record<'a>(&'a self, listener: &'a str) -> LogRecord<'a> {
         let Quoted { host, path, query, request_id, user_agent } = self.texts.quoted();
-        Record {
-            kind: Kind::Request,
+        LogRecord {
+            kind: RecordKind::Request,
             ended: SystemTime::UNIX_EPOCH,
             duration: Duration::ZERO,
             handshake: None,
@@ -371,7 +375,7 @@ impl About {
 struct Counts {
     route: Arc<RouteSessions>,
     /// Where there will be a line.
-    opening: Option<Box<Opening>>,
+    opening: Option<Box<SessionRecord>>,
 }
 
 impl Counts {
@@ -385,7 +389,7 @@ impl Counts {
 }
 
 impl Judge for Counts {
-    fn closing(&self, end: &End) -> Closing {
+    fn closing(&self, end: &End) -> CloseActions {
         (self.route.table)(end, &self.route.upstream_lost)
     }
 }
@@ -397,10 +401,10 @@ const fn direction(from: Side) -> Direction {
     }
 }
 
-const fn peer(side: Side) -> Peer {
+const fn peer(side: Side) -> PeerLabel {
     match side {
-        Side::Client => Peer::Client,
-        Side::Server => Peer::Server,
+        Side::Client => PeerLabel::Client,
+        Side::Server => PeerLabel::Server,
     }
 }
 
@@ -412,7 +416,7 @@ impl Observer for Counts {
     }
 
     #[inline]
-    fn message(&mut self, from: Side, message: Message, count: u32) {
+    fn message(&mut self, from: Side, message: EndedMessage, count: u32) {
         panics::trap(|| message.bytes == panics::TRAP_MESSAGE_BYTES);
         let is_text = message.opcode == Opcode::Text;
         self.traffic(from, |traffic| {
@@ -429,9 +433,9 @@ impl Observer for Counts {
             _ => {}
         });
         let control = match opcode {
-            Opcode::Ping => Control::Ping,
-            Opcode::Pong => Control::Pong,
-            _ => Control::Close,
+            Opcode::Ping => ControlKind::Ping,
+            Opcode::Pong => ControlKind::Pong,
+            _ => ControlKind::Close,
         };
         self.route.metrics.frames().control(direction(from), control, count);
     }

@@ -21,13 +21,13 @@ use tokio::time::{Instant, Sleep};
 
 use super::Judge;
 use crate::clock;
-use crate::drain::{Guard, Told};
-use crate::moment::Moment;
-use crate::net::pool::{self, Buffer, Size};
-use crate::net::transport::Connection;
+use crate::drain::{Guard, SessionReport};
+use crate::moment::MonotonicTime;
+use crate::net::pool::{self, Buffer, BufferSize};
+use crate::net::transport::RelayIo;
 use crate::ws::Side;
 use crate::ws::frame::ControlFrame;
-use crate::ws::tunnel::{Observer, Step, Tunnel};
+use crate::ws::tunnel::{Observer, Tunnel, TunnelStep};
 
 /// What one direction may read in one poll; then the task yields to all others and to what comes meanwhile, so that one
 /// busy session does not starve the rest. Counted by the buffers it takes: 2 reads of bulk, 32 of small messages.
@@ -45,7 +45,7 @@ pub struct Relay<C, S, O> {
     to_client: Lane,
     observer: O,
     /// When the timer is set to fire.
-    armed: Option<Moment>,
+    armed: Option<MonotonicTime>,
     /// [`Guard::said`] when the guard was last looked at; 0: it was not yet.
     said: u64,
 }
@@ -59,7 +59,7 @@ struct Lane {
     /// `carry` has bytes that the tunnel has not seen.
     unseen: bool,
     /// Bytes that the far connection does not take now.
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<WaitingBytes>>,
     /// Bytes may wait inside the far connection (TLS records).
     unflushed: bool,
     /// Bytes are being written that the tunnel counts as written. Seen only where a panic came between.
@@ -67,7 +67,7 @@ struct Lane {
     /// The source had nothing to read, and wakes the task when it has.
     awaited: bool,
     /// How much is read at once: grows where a connection streams.
-    size: Size,
+    size: BufferSize,
     shut: Shut,
 }
 
@@ -81,7 +81,7 @@ enum Shut {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingBytes {
     buffer: Buffer,
     start: usize,
     end: usize,
@@ -101,8 +101,8 @@ impl<C, S, O> Relay<C, S, O> {
 
 impl<C, S, O> Relay<C, S, O>
 where
-    C: AsyncRead + AsyncWrite + Connection + Unpin,
-    S: AsyncRead + AsyncWrite + Connection + Unpin,
+    C: AsyncRead + AsyncWrite + RelayIo + Unpin,
+    S: AsyncRead + AsyncWrite + RelayIo + Unpin,
     O: Observer + Judge,
 {
     /// Joins two connections. `early_client` and `early_server` were read behind the handshake and come first.
@@ -132,7 +132,10 @@ where
         if self.said != said {
             self.said = said;
             let queued = self.to_server.queued() + self.to_client.queued();
-            let told = Told { data_at: Some(self.tunnel.data_at()), queued: u32::try_from(queued).unwrap_or(u32::MAX) };
+            let told = SessionReport {
+                data_at: Some(self.tunnel.data_at()),
+                queued: u32::try_from(queued).unwrap_or(u32::MAX),
+            };
             match guard.look(cx, told) {
                 Some(stop) => {
                     // It may be later than what was said before, and taken back.
@@ -194,9 +197,9 @@ where
     }
 
     /// Moves what there is from one peer to the other. `true`: there is more, but others want their turn.
-    fn pump(&mut self, cx: &mut Context<'_>, now: Moment, from: Side) -> bool {
+    fn pump(&mut self, cx: &mut Context<'_>, now: MonotonicTime, from: Side) -> bool {
         match from {
-            Side::Client => Direction {
+            Side::Client => LaneContext {
                 tunnel: &mut self.tunnel,
                 observer: &mut self.observer,
                 lane: &mut self.to_server,
@@ -205,7 +208,7 @@ where
                 from,
             }
             .pump(cx, now),
-            Side::Server => Direction {
+            Side::Server => LaneContext {
                 tunnel: &mut self.tunnel,
                 observer: &mut self.observer,
                 lane: &mut self.to_client,
@@ -218,7 +221,7 @@ where
     }
 
     /// Does what follows from what has happened: codes for an end, frames of our own, ends of streams. `true`: over.
-    fn settle(&mut self, cx: &mut Context<'_>, now: Moment) -> bool {
+    fn settle(&mut self, cx: &mut Context<'_>, now: MonotonicTime) -> bool {
         if let Some(end) = self.tunnel.poll_end() {
             let closing = self.observer.closing(end);
             self.tunnel.close(now, Side::Client, closing.client);
@@ -236,7 +239,7 @@ where
 }
 
 /// One direction with all it needs for a while.
-struct Direction<'a, F, T, O> {
+struct LaneContext<'a, F, T, O> {
     tunnel: &'a mut Tunnel,
     observer: &'a mut O,
     lane: &'a mut Lane,
@@ -245,13 +248,13 @@ struct Direction<'a, F, T, O> {
     from: Side,
 }
 
-impl<F, T, O> Direction<'_, F, T, O>
+impl<F, T, O> LaneContext<'_, F, T, O>
 where
-    F: AsyncRead + Connection + Unpin,
+    F: AsyncRead + RelayIo + Unpin,
     T: AsyncWrite + Unpin,
     O: Observer,
 {
-    fn pump(&mut self, cx: &mut Context<'_>, now: Moment) -> bool {
+    fn pump(&mut self, cx: &mut Context<'_>, now: MonotonicTime) -> bool {
         let mut allowed = BYTES_PER_POLL;
         let mut was_short = false;
         while allowed > 0 {
@@ -325,28 +328,28 @@ where
     }
 
     /// Judges `buffer[..end]` and writes on what goes on.
-    fn pass(&mut self, cx: &mut Context<'_>, now: Moment, buffer: Buffer, end: usize) {
+    fn pass(&mut self, cx: &mut Context<'_>, now: MonotonicTime, buffer: Buffer, end: usize) {
         let to = self.from.other();
         let mut at = 0;
         while at < end {
             match self.tunnel.handle_bytes(now, self.from, &buffer[at..end], self.observer) {
-                Step::Forward(count) if at + count == end => {
+                TunnelStep::Forward(count) if at + count == end => {
                     self.lane.write_last(cx, self.tunnel, self.target, to, buffer, at, end);
                     return;
                 }
-                Step::Forward(count) => {
+                TunnelStep::Forward(count) => {
                     self.lane.write(cx, self.tunnel, self.target, to, &buffer[at..at + count]);
                     self.lane.inject(cx, now, self.tunnel, self.observer, self.target, to);
                     at += count;
                 }
-                Step::Remask(count) => {
+                TunnelStep::Remask(count) => {
                     let mask = (to == Side::Server).then(|| fastrand::u32(..).to_ne_bytes());
                     let frame = ControlFrame::masked_anew(&buffer[at..at + count], mask);
                     self.lane.write(cx, self.tunnel, self.target, to, frame.as_bytes());
                     at += count;
                 }
-                Step::Drop(count) => at += count,
-                Step::NeedMore => {
+                TunnelStep::Drop(count) => at += count,
+                TunnelStep::NeedMore => {
                     debug_assert!(self.lane.carry.is_none());
                     self.lane.carry = Some(Box::new(buffer[at..end].to_vec()));
                     break;
@@ -366,7 +369,7 @@ impl Lane {
             unflushed: false,
             torn: false,
             awaited: false,
-            size: Size::Small,
+            size: BufferSize::Small,
             shut: Shut::Open,
         }
     }
@@ -400,10 +403,10 @@ impl Lane {
                 Ok(written) => {
                     let left = end - start - written;
                     tunnel.handle_blocked(to);
-                    if left <= Size::Small.bytes() && buffer.len() > Size::Small.bytes() {
+                    if left <= BufferSize::Small.bytes() && buffer.len() > BufferSize::Small.bytes() {
                         self.append(&buffer[start + written..end]);
                     } else {
-                        self.waiting = Some(Box::new(Waiting { buffer, start: start + written, end }));
+                        self.waiting = Some(Box::new(WaitingBytes { buffer, start: start + written, end }));
                     }
                 }
                 Err(_) => self.broken(tunnel, to),
@@ -454,14 +457,14 @@ impl Lane {
         let mut buffer = pool::take_at_least(end);
         buffer[..before.len()].copy_from_slice(before);
         buffer[before.len()..end].copy_from_slice(bytes);
-        self.waiting = Some(Box::new(Waiting { buffer, start: 0, end }));
+        self.waiting = Some(Box::new(WaitingBytes { buffer, start: 0, end }));
     }
 
     /// Writes what waits. `true` when nothing waits any more.
     fn drain(
         &mut self,
         cx: &mut Context<'_>,
-        now: Moment,
+        now: MonotonicTime,
         tunnel: &mut Tunnel,
         target: &mut (impl AsyncWrite + Unpin),
         to: Side,
@@ -516,7 +519,7 @@ impl Lane {
     fn inject(
         &mut self,
         cx: &mut Context<'_>,
-        now: Moment,
+        now: MonotonicTime,
         tunnel: &mut Tunnel,
         observer: &mut impl Observer,
         target: &mut (impl AsyncWrite + Unpin),
@@ -535,10 +538,10 @@ impl Lane {
     fn finish(
         &mut self,
         cx: &mut Context<'_>,
-        now: Moment,
+        now: MonotonicTime,
         tunnel: &mut Tunnel,
         observer: &mut impl Observer,
-        target: &mut (impl AsyncWrite + Connection + Unpin),
+        target: &mut (impl AsyncWrite + RelayIo + Unpin),
         to: Side,
         over: bool,
     ) -> bool {
@@ -612,16 +615,16 @@ mod tests {
     use tokio::time::sleep_until;
 
     use super::*;
-    use crate::drain::Drain;
+    use crate::drain::SessionRegistry;
     use crate::net::stream::Stream;
     use crate::net::transport::Transport;
-    use crate::session::Closing;
+    use crate::session::CloseActions;
     use crate::session::metrics::Initiator;
-    use crate::telemetry::panics::{self, Place};
+    use crate::telemetry::panics::{self, PanicSite};
     use crate::ws::close::{Close, CloseCode};
     use crate::ws::frame::Opcode;
-    use crate::ws::scanner::{Message, Rsv, Violation};
-    use crate::ws::tunnel::{End, Farewell, QUIET, Settings, Validation};
+    use crate::ws::scanner::{EndedMessage, Rsv, Violation};
+    use crate::ws::tunnel::{End, Farewell, QUIET, TunnelSettings, Validation};
 
     /// A peer that always has bytes to give and takes all it gets.
     #[derive(Debug)]
@@ -647,7 +650,7 @@ mod tests {
         }
     }
 
-    impl Connection for Endless {
+    impl RelayIo for Endless {
         fn ends_on_drop(&self) -> bool {
             true
         }
@@ -667,7 +670,7 @@ mod tests {
         fn bytes(&mut self, _: Side, bytes: usize) {
             self.0.fetch_add(bytes, Ordering::Relaxed);
         }
-        fn message(&mut self, _: Side, _: Message, _: u32) {}
+        fn message(&mut self, _: Side, _: EndedMessage, _: u32) {}
         fn control(&mut self, _: Side, _: Opcode, _: u32) {}
         fn tolerated(&mut self, _: Side, _: Violation) {}
         fn pinged(&mut self, _: Side) {}
@@ -675,13 +678,13 @@ mod tests {
     }
 
     impl Judge for Passed {
-        fn closing(&self, _: &End) -> Closing {
+        fn closing(&self, _: &End) -> CloseActions {
             let close = || Farewell::Close(Close::new(CloseCode::GOING_AWAY, ""));
-            Closing { client: close(), server: close(), initiator: Initiator::Proxy, reason: "" }
+            CloseActions { client: close(), server: close(), initiator: Initiator::Proxy, reason: "" }
         }
     }
 
-    const BLIND: Settings = Settings {
+    const BLIND: TunnelSettings = TunnelSettings {
         validation: Validation::Off,
         idle: None,
         lifetime: None,
@@ -692,10 +695,10 @@ mod tests {
     };
 
     /// Relays between two connections in a task of its own. The bytes are no frames.
-    fn start<C, S>(client: C, server: S, drain: &Arc<Drain<()>>) -> Passed
+    fn start<C, S>(client: C, server: S, drain: &Arc<SessionRegistry<()>>) -> Passed
     where
-        C: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
-        S: AsyncRead + AsyncWrite + Connection + Unpin + Send + 'static,
+        C: AsyncRead + AsyncWrite + RelayIo + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + RelayIo + Unpin + Send + 'static,
     {
         let tunnel = Tunnel::new(Arc::new(BLIND), Rsv::None, [1, 2], clock::now());
         let passed = Passed::default();
@@ -712,7 +715,7 @@ mod tests {
     /// turns and not of times.
     #[tokio::test(flavor = "current_thread")]
     async fn a_session_that_streams_leaves_a_small_one_its_turns() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let streamed = start(Endless, Endless, &drain);
         let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
         let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
@@ -723,17 +726,17 @@ mod tests {
             server.read_exact(&mut [0; 5]).await.unwrap();
             let meanwhile = streamed.0.load(Ordering::Relaxed) - before;
             // Both ways, until the relay sees the message and until the server does, and as much again for good measure.
-            assert!(meanwhile <= 4 * 2 * (BYTES_PER_POLL + Size::Large.bytes()), "{meanwhile} bytes");
+            assert!(meanwhile <= 4 * 2 * (BYTES_PER_POLL + BufferSize::Large.bytes()), "{meanwhile} bytes");
         }
         assert!(streamed.0.load(Ordering::Relaxed) > 0);
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_stop_that_finds_a_message_under_way_lets_it_end() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
         let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
-        let settings = Settings { validation: Validation::Strict, ..BLIND };
+        let settings = TunnelSettings { validation: Validation::Strict, ..BLIND };
         let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
         let mut relay = Relay::new(tunnel, (plain(near), vec![]), (plain(far), vec![]), Passed::default());
         let guard = drain.enter(1);
@@ -779,7 +782,7 @@ mod tests {
         }
     }
 
-    impl Connection for Fragile {
+    impl RelayIo for Fragile {
         fn ends_on_drop(&self) -> bool {
             true
         }
@@ -794,14 +797,14 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn after_a_panic_in_a_write_that_side_is_not_written_to_again_and_the_other_gets_its_close() {
         let (mut client, near) = UnixStream::pair().unwrap();
-        let settings = Settings { validation: Validation::Strict, ..BLIND };
+        let settings = TunnelSettings { validation: Validation::Strict, ..BLIND };
         let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
         let near = Transport::<Endless>::Plain(Stream::from(near));
         let mut relay = Relay::new(tunnel, (near, vec![]), (Fragile::default(), vec![]), Passed::default());
-        let guard = Drain::<()>::new(1).enter(1);
+        let guard = SessionRegistry::<()>::new(1).enter(1);
         let mut timer = pin!(sleep_until(Instant::now()));
         client.write_all(&[0x81, 0x80, 0, 0, 0, 0]).await.unwrap();
-        let panic = poll_fn(|cx| match panics::catch(Place::Session, || relay.poll(cx, timer.as_mut(), &guard)) {
+        let panic = poll_fn(|cx| match panics::catch(PanicSite::Session, || relay.poll(cx, timer.as_mut(), &guard)) {
             Ok(poll) => poll.map(|()| None),
             Err(panic) => Poll::Ready(Some(panic)),
         });
@@ -818,7 +821,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_drain_reaches_a_session_that_sleeps() {
-        let drain = Drain::new(1);
+        let drain = SessionRegistry::new(1);
         let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
         let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         start(plain(near), plain(far), &drain);

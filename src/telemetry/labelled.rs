@@ -27,7 +27,7 @@ pub type GaugeVec = Labelled<Gauge>;
 pub type HistogramVec = Labelled<Histogram>;
 
 /// What a family can be made of.
-pub trait Kind: prometheus::core::Metric + 'static {
+pub trait MetricKind: prometheus::core::Metric + 'static {
     /// Its name, its help, and whatever else it has.
     type Opts: Describer + Clone + Send + Sync + 'static;
 
@@ -52,7 +52,7 @@ fn open(opts: Opts, labels: &[&str]) -> Opts {
     labels.iter().fold(opts, |opts, name| opts.variable_label(*name))
 }
 
-impl<P: Atomic + 'static> Kind for GenericCounter<P> {
+impl<P: Atomic + 'static> MetricKind for GenericCounter<P> {
     type Opts = Opts;
 
     const TYPE: MetricType = MetricType::COUNTER;
@@ -66,7 +66,7 @@ impl<P: Atomic + 'static> Kind for GenericCounter<P> {
     }
 }
 
-impl<P: Atomic + 'static> Kind for GenericGauge<P> {
+impl<P: Atomic + 'static> MetricKind for GenericGauge<P> {
     type Opts = Opts;
 
     const TYPE: MetricType = MetricType::GAUGE;
@@ -80,7 +80,7 @@ impl<P: Atomic + 'static> Kind for GenericGauge<P> {
     }
 }
 
-impl Kind for Histogram {
+impl MetricKind for Histogram {
     type Opts = HistogramOpts;
 
     const TYPE: MetricType = MetricType::HISTOGRAM;
@@ -97,9 +97,9 @@ impl Kind for Histogram {
 }
 
 /// A family. Clones are the same one.
-pub struct Labelled<M: Kind>(Arc<Shared<M>>);
+pub struct Labelled<M: MetricKind>(Arc<FamilyState<M>>);
 
-struct Shared<M: Kind> {
+struct FamilyState<M: MetricKind> {
     opts: M::Opts,
     desc: Desc,
     /// Names of the labels.
@@ -108,13 +108,13 @@ struct Shared<M: Kind> {
     series: RwLock<HashMap<Box<[Box<str>]>, M>>,
 }
 
-impl<M: Kind> Shared<M> {
+impl<M: MetricKind> FamilyState<M> {
     fn labels<'a>(&'a self, values: &'a [Box<str>]) -> Vec<(&'a str, &'a str)> {
         self.names.iter().zip(values).map(|(name, value)| (&**name, &**value)).collect()
     }
 }
 
-impl<M: Kind> Labelled<M> {
+impl<M: MetricKind> Labelled<M> {
     /// A family without any series yet.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl<M: Kind> Labelled<M> {
         // What could be wrong with a series is wrong with this one already.
         M::make(opts.clone(), &names.iter().map(|name| (*name, "")).collect::<Vec<_>>())?;
         let names = names.iter().map(|name| Box::from(*name)).collect();
-        Ok(Labelled(Arc::new(Shared { opts, desc, names, series: RwLock::default() })))
+        Ok(Labelled(Arc::new(FamilyState { opts, desc, names, series: RwLock::default() })))
     }
 
     /// The series with these values of the labels, in the order of their names; made if there is none.
@@ -165,7 +165,7 @@ fn key<V: AsRef<str>>(values: &[V]) -> Box<[Box<str>]> {
     values.iter().map(|value| Box::from(value.as_ref())).collect()
 }
 
-impl<M: Kind> Collector for Labelled<M> {
+impl<M: MetricKind> Collector for Labelled<M> {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.0.desc]
     }
@@ -180,20 +180,20 @@ impl<M: Kind> Collector for Labelled<M> {
     }
 }
 
-impl<M: Kind> Family for Labelled<M> {
+impl<M: MetricKind> Family for Labelled<M> {
     fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool) {
         let mut series = self.0.series.write().unwrap_or_else(PoisonError::into_inner);
         series.retain(|values, _| !gone(&self.0.labels(values)));
     }
 }
 
-impl<M: Kind> Clone for Labelled<M> {
+impl<M: MetricKind> Clone for Labelled<M> {
     fn clone(&self) -> Labelled<M> {
         Labelled(Arc::clone(&self.0))
     }
 }
 
-impl<M: Kind> fmt::Debug for Labelled<M> {
+impl<M: MetricKind> fmt::Debug for Labelled<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Labelled")
             .field("name", &self.0.desc.fq_name)

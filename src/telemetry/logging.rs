@@ -113,7 +113,7 @@ pub fn subscriber(
     // that it can change costs nothing where nothing is logged.
     let (layer, filter) = reload::Layer::new(parse(&options.filter)?);
     let human = Arc::new(AtomicBool::new(options.format == Format::Human));
-    let lines = Lines { sink, human: Arc::clone(&human), ansi: options.ansi };
+    let lines = LineLayer { sink, human: Arc::clone(&human), ansi: options.ansi };
     Ok((Registry::default().with(layer).with(lines), Switch { filter, human }))
 }
 
@@ -127,16 +127,16 @@ fn parse(written: &str) -> Result<EnvFilter, LoggingError> {
 }
 
 /// The layer that turns events into lines.
-struct Lines {
+struct LineLayer {
     sink: LogSink,
     human: Arc<AtomicBool>,
     ansi: bool,
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
+            let mut fields = EventFields::default();
             attributes.record(&mut fields);
             span.extensions_mut().insert(fields);
         }
@@ -144,17 +144,17 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
 
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
         if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+            && let Some(fields) = span.extensions_mut().get_mut::<EventFields>()
         {
             values.record(fields);
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         event.record(&mut fields);
         for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(outer) = span.extensions().get::<Fields>() {
+            if let Some(outer) = span.extensions().get::<EventFields>() {
                 fields.inherit(outer);
             }
         }
@@ -162,8 +162,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
-impl Lines {
-    fn write(&self, line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &Fields) {
+impl LineLayer {
+    fn write(&self, line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &EventFields) {
         match self.human.load(Ordering::Relaxed) {
             false => write_json(line, now, metadata, fields),
             true => write_human(line, now, metadata, fields, self.ansi),
@@ -171,7 +171,7 @@ impl Lines {
     }
 }
 
-fn write_json(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &Fields) {
+fn write_json(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &EventFields) {
     let _ = write!(line, r#"{{"ts":"{now}","level":"{}","target":""#, level(*metadata.level()));
     line.extend_from_slice(metadata.target().as_bytes());
     line.extend_from_slice(br#"","message":"#);
@@ -182,14 +182,14 @@ fn write_json(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fi
         let taken = matches!(*name, "ts" | "level" | "target");
         let _ = write!(line, r#""{name}{}":"#, if taken { "_" } else { "" });
         match value {
-            Value::Text(text) => escape::json_string(line, text),
-            Value::Bare(text) => line.extend_from_slice(text.as_bytes()),
+            FieldValue::Text(text) => escape::json_string(line, text),
+            FieldValue::Bare(text) => line.extend_from_slice(text.as_bytes()),
         }
     }
     line.push(b'}');
 }
 
-fn write_human(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &Fields, ansi: bool) {
+fn write_human(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fields: &EventFields, ansi: bool) {
     let (colour, plain) = match (ansi, *metadata.level()) {
         (false, _) => ("", ""),
         (true, Level::ERROR) => ("\x1b[31m", "\x1b[0m"),
@@ -202,8 +202,8 @@ fn write_human(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, f
     for (name, value) in &fields.named {
         let _ = write!(line, " {name}=");
         match value {
-            Value::Text(text) => escape::human_word(line, text),
-            Value::Bare(text) => line.extend_from_slice(text.as_bytes()),
+            FieldValue::Text(text) => escape::human_word(line, text),
+            FieldValue::Bare(text) => line.extend_from_slice(text.as_bytes()),
         }
     }
 }
@@ -220,23 +220,23 @@ fn level(level: Level) -> &'static str {
 
 /// The fields of an event or a span, in the order in which they were given.
 #[derive(Debug, Default)]
-struct Fields {
+struct EventFields {
     message: String,
-    named: Vec<(&'static str, Value)>,
+    named: Vec<(&'static str, FieldValue)>,
 }
 
 #[derive(Clone, Debug)]
-enum Value {
+enum FieldValue {
     /// Quoted and escaped.
     Text(String),
     /// A number or a boolean, written as it is.
     Bare(String),
 }
 
-impl Fields {
-    fn set(&mut self, field: &Field, value: Value) {
+impl EventFields {
+    fn set(&mut self, field: &Field, value: FieldValue) {
         match (field.name(), value) {
-            ("message", Value::Text(text) | Value::Bare(text)) => self.message = text,
+            ("message", FieldValue::Text(text) | FieldValue::Bare(text)) => self.message = text,
             (name, value) => {
                 let name = name.strip_prefix("r#").unwrap_or(name);
                 match self.named.iter_mut().find(|(known, _)| *known == name) {
@@ -248,7 +248,7 @@ impl Fields {
     }
 
     /// Takes over what `outer` has and this has not.
-    fn inherit(&mut self, outer: &Fields) {
+    fn inherit(&mut self, outer: &EventFields) {
         for (name, value) in &outer.named {
             if !self.named.iter().any(|(known, _)| known == name) {
                 self.named.push((name, value.clone()));
@@ -257,15 +257,15 @@ impl Fields {
     }
 }
 
-impl Visit for Fields {
+impl Visit for EventFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let mut text = String::new();
         let _ = write!(text, "{value:?}");
-        self.set(field, Value::Text(text));
+        self.set(field, FieldValue::Text(text));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, Value::Text(value.into()));
+        self.set(field, FieldValue::Text(value.into()));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
@@ -275,25 +275,25 @@ impl Visit for Fields {
             let _ = write!(text, ": {error}");
             cause = error.source();
         }
-        self.set(field, Value::Text(text));
+        self.set(field, FieldValue::Text(text));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field, Value::Bare(value.to_string()));
+        self.set(field, FieldValue::Bare(value.to_string()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field, Value::Bare(value.to_string()));
+        self.set(field, FieldValue::Bare(value.to_string()));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field, Value::Bare(value.to_string()));
+        self.set(field, FieldValue::Bare(value.to_string()));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no word for infinity and NaN (RFC 8259 §6).
         let text = value.to_string();
-        self.set(field, if value.is_finite() { Value::Bare(text) } else { Value::Text(text) });
+        self.set(field, if value.is_finite() { FieldValue::Bare(text) } else { FieldValue::Text(text) });
     }
 }
 

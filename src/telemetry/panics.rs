@@ -36,7 +36,7 @@ const AGAIN_LAST: Duration = Duration::from_secs(60);
 
 /// In what work a panic happened; a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PanicSite {
     /// A session: it ended with 1011.
     Session,
     /// A request: it got a 500, and its connection was closed.
@@ -53,35 +53,42 @@ pub enum Place {
     Other,
 }
 
-impl Place {
-    const ALL: [Place; 7] =
-        [Place::Session, Place::Request, Place::Connection, Place::Worker, Place::Control, Place::Admin, Place::Other];
+impl PanicSite {
+    const ALL: [PanicSite; 7] = [
+        PanicSite::Session,
+        PanicSite::Request,
+        PanicSite::Connection,
+        PanicSite::Worker,
+        PanicSite::Control,
+        PanicSite::Admin,
+        PanicSite::Other,
+    ];
 
     /// The name used in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
-            Place::Session => "session",
-            Place::Request => "request",
-            Place::Connection => "connection",
-            Place::Worker => "worker",
-            Place::Control => "control",
-            Place::Admin => "admin",
-            Place::Other => "other",
+            PanicSite::Session => "session",
+            PanicSite::Request => "request",
+            PanicSite::Connection => "connection",
+            PanicSite::Worker => "worker",
+            PanicSite::Control => "control",
+            PanicSite::Admin => "admin",
+            PanicSite::Other => "other",
         }
     }
 
     /// By the name that its thread was given.
-    fn of_thread(name: Option<&str>) -> Place {
+    fn of_thread(name: Option<&str>) -> PanicSite {
         match name {
-            Some(name) if name.starts_with("worker-") => Place::Worker,
-            Some("control") => Place::Control,
-            Some("admin") => Place::Admin,
-            _ => Place::Other,
+            Some(name) if name.starts_with("worker-") => PanicSite::Worker,
+            Some("control") => PanicSite::Control,
+            Some("admin") => PanicSite::Admin,
+            _ => PanicSite::Other,
         }
     }
 }
 
-static COUNTS: [AtomicU64; Place::ALL.len()] = [const { AtomicU64::new(0) }; Place::ALL.len()];
+static COUNTS: [AtomicU64; PanicSite::ALL.len()] = [const { AtomicU64::new(0) }; PanicSite::ALL.len()];
 
 thread_local! {
     /// A `catch` of this thread is at work, and will tell.
@@ -129,7 +136,7 @@ impl fmt::Display for Panic {
 /// # Errors
 /// What is known of the panic.
 #[inline]
-pub fn catch<T>(place: Place, work: impl FnOnce() -> T) -> Result<T, Panic> {
+pub fn catch<T>(place: PanicSite, work: impl FnOnce() -> T) -> Result<T, Panic> {
     let outer = CATCHING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(work));
     CATCHING.set(outer);
@@ -137,7 +144,7 @@ pub fn catch<T>(place: Place, work: impl FnOnce() -> T) -> Result<T, Panic> {
 }
 
 #[cold]
-fn caught(place: Place, payload: Box<dyn Any + Send>) -> Panic {
+fn caught(place: PanicSite, payload: Box<dyn Any + Send>) -> Panic {
     COUNTS[place as usize].fetch_add(1, Ordering::Relaxed);
     let panic = Panic::of(&*payload);
     // A payload may panic when it is dropped, outside of any `catch`.
@@ -146,7 +153,7 @@ fn caught(place: Place, payload: Box<dyn Any + Send>) -> Panic {
 }
 
 /// The same for each poll of a future, which is not polled again after a panic.
-pub fn catching<F: Future + Unpin>(place: Place, mut future: F) -> impl Future<Output = Result<F::Output, Panic>> {
+pub fn catching<F: Future + Unpin>(place: PanicSite, mut future: F) -> impl Future<Output = Result<F::Output, Panic>> {
     poll_fn(move |cx| match catch(place, || Pin::new(&mut future).poll(cx)) {
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
         Ok(Poll::Pending) => Poll::Pending,
@@ -156,12 +163,17 @@ pub fn catching<F: Future + Unpin>(place: Place, mut future: F) -> impl Future<O
 
 /// Does work that has no client and is to go on for as long as the process: after a panic it begins anew, with what `make`
 /// gives, a while later. `what` it is goes into the log. Ends when the work ends by itself; cancel-safe if the work is.
-pub async fn keep<F: Future>(place: Place, what: &str, make: impl FnMut() -> F) -> F::Output {
+pub async fn keep<F: Future>(place: PanicSite, what: &str, make: impl FnMut() -> F) -> F::Output {
     keep_after(AGAIN_FIRST, place, what, make).await
 }
 
 /// The same with another first wait.
-async fn keep_after<F: Future>(first: Duration, place: Place, what: &str, mut make: impl FnMut() -> F) -> F::Output {
+async fn keep_after<F: Future>(
+    first: Duration,
+    place: PanicSite,
+    what: &str,
+    mut make: impl FnMut() -> F,
+) -> F::Output {
     let mut wait = first;
     loop {
         let begun = Instant::now();
@@ -204,7 +216,7 @@ fn hook(info: &PanicHookInfo<'_>, sink: &LogSink) {
         tracing::error!(location = first.location, "panic: {}", first.message);
     }
     let thread = std::thread::current();
-    let place = Place::of_thread(thread.name());
+    let place = PanicSite::of_thread(thread.name());
     COUNTS[place as usize].fetch_add(1, Ordering::Relaxed);
     // Nothing unless RUST_BACKTRACE asks for it.
     let backtrace = Some(Backtrace::capture()).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
@@ -249,7 +261,7 @@ impl Collector for Panics {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let Ok(family) = family() else { return Vec::new() };
-        for place in Place::ALL {
+        for place in PanicSite::ALL {
             family.with_label_values(&[place.label()]).inc_by(COUNTS[place as usize].load(Ordering::Relaxed));
         }
         family.collect()
@@ -278,25 +290,25 @@ mod tests {
 
     #[test]
     fn what_panics_is_told_and_counted_once_for_the_innermost() {
-        let count = |place: Place| COUNTS[place as usize].load(Ordering::Relaxed);
-        let before = (count(Place::Other), count(Place::Control));
-        let panic = catch(Place::Control, || {
-            let within = catch(Place::Other, || std::panic::panic_any(7));
+        let count = |place: PanicSite| COUNTS[place as usize].load(Ordering::Relaxed);
+        let before = (count(PanicSite::Other), count(PanicSite::Control));
+        let panic = catch(PanicSite::Control, || {
+            let within = catch(PanicSite::Other, || std::panic::panic_any(7));
             assert_eq!(within.map_err(|panic| panic.message), Err("no text".to_owned()));
             let number = 12;
             assert!(number < 12, "{number} is too much");
         });
         assert_eq!(panic, Err(Panic { message: "12 is too much".into(), location: None }));
-        assert_eq!(catch(Place::Control, || 5), Ok(5));
+        assert_eq!(catch(PanicSite::Control, || 5), Ok(5));
         assert!(!CATCHING.get());
         // Other tests may panic meanwhile, but not there.
-        assert_eq!((count(Place::Other), count(Place::Control)), (before.0 + 1, before.1 + 1));
+        assert_eq!((count(PanicSite::Other), count(PanicSite::Control)), (before.0 + 1, before.1 + 1));
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn work_that_panics_begins_anew_later_each_time() {
         let mut times = vec![];
-        let work = keep_after(Duration::from_millis(10), Place::Control, "a test", || {
+        let work = keep_after(Duration::from_millis(10), PanicSite::Control, "a test", || {
             times.push(Instant::now());
             let count = times.len();
             async move {
@@ -320,7 +332,7 @@ mod tests {
         install(sink.clone());
         let worker = std::thread::Builder::new().name("worker-3".into()).spawn(|| panic!("alone\nand lost"));
         assert!(worker.unwrap().join().is_err());
-        let told = catch(Place::Session, || panic!("within"));
+        let told = catch(PanicSite::Session, || panic!("within"));
         tracing::info!(told = %told.unwrap_err(), "caught");
         let registry = Registry::new();
         register(&registry).unwrap();
@@ -358,11 +370,11 @@ mod tests {
         let registry = Registry::new();
         register(&registry).unwrap();
         let text = encode(&registry).unwrap();
-        for place in Place::ALL {
+        for place in PanicSite::ALL {
             assert!(text.contains(&format!("wsluice_panics_total{{where=\"{}\"}} ", place.label())), "{text}");
         }
         for (thread, place) in [("worker-3", "worker"), ("control", "control"), ("admin", "admin"), ("main", "other")] {
-            assert_eq!(Place::of_thread(Some(thread)).label(), place);
+            assert_eq!(PanicSite::of_thread(Some(thread)).label(), place);
         }
     }
 }

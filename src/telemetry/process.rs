@@ -29,7 +29,7 @@ pub fn register(registry: &Registry, sink: &LogSink) -> prometheus::Result<()> {
     registry.register(Box::new(build))?;
     panics::register(registry)?;
     registry.register(Box::new(LostLines::new(sink.clone())?))?;
-    registry.register(Box::new(Process::new()?))
+    registry.register(Box::new(ProcessMetrics::new()?))
 }
 
 /// Lines that the log had no room for, read from the sink at each scrape.
@@ -63,7 +63,7 @@ impl Collector for LostLines {
 }
 
 /// The `process_*` family; values are read anew into these at each scrape.
-struct Process {
+struct ProcessMetrics {
     cpu: Desc,
     open_fds: Gauge,
     max_fds: Gauge,
@@ -73,9 +73,9 @@ struct Process {
     start_time: Gauge,
 }
 
-impl Process {
-    fn new() -> prometheus::Result<Process> {
-        let process = Process {
+impl ProcessMetrics {
+    fn new() -> prometheus::Result<ProcessMetrics> {
+        let process = ProcessMetrics {
             cpu: cpu_counter()?.desc()[0].clone(),
             open_fds: Gauge::new("process_open_fds", "Number of open file descriptors.")?,
             max_fds: Gauge::new("process_max_fds", "Maximum number of open file descriptors.")?,
@@ -92,7 +92,7 @@ impl Process {
     }
 }
 
-impl Collector for Process {
+impl Collector for ProcessMetrics {
     fn desc(&self) -> Vec<&Desc> {
         let mut all = vec![&self.cpu];
         for gauge in [

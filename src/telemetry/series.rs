@@ -1,7 +1,7 @@
 //! Series that go when nobody counts on them any more.
 //!
 //! Names of routes, listeners and upstreams come and go with reloads, but a family of metrics keeps every series it ever
-//! had. So each who fetches handles also holds ([`Held`]) the label values they are for, and what nobody holds is taken
+//! had. So each who fetches handles also holds ([`SeriesGuard`]) the label values they are for, and what nobody holds is taken
 //! out. A route that a reload changes is held by the old configuration's sessions and by the new one: its counters go on.
 //!
 //! The last holder is often a session that ends on a worker. It does no more than to let go: to find the series of a name
@@ -32,12 +32,12 @@ pub trait Family: Send + Sync {
 /// The families whose series are about the same things, those that some of their labels name, and who holds which.
 /// Clones are the same shelf.
 #[derive(Clone)]
-pub struct Shelf<const N: usize> {
+pub struct SeriesRegistry<const N: usize> {
     labels: [&'static str; N],
-    books: Arc<Mutex<Books<N>>>,
+    books: Arc<Mutex<SeriesTable<N>>>,
 }
 
-struct Books<const N: usize> {
+struct SeriesTable<const N: usize> {
     families: Vec<Box<dyn Family>>,
     held: HashMap<Values<N>, Weak<()>>,
     /// With so many values on the shelf it is swept.
@@ -50,7 +50,7 @@ const FULL_MIN: usize = 64;
 /// A family that is swept before it is looked at.
 struct Swept<F, const N: usize> {
     family: F,
-    shelf: Shelf<N>,
+    shelf: SeriesRegistry<N>,
 }
 
 impl<F: Collector, const N: usize> Collector for Swept<F, N> {
@@ -67,13 +67,13 @@ impl<F: Collector, const N: usize> Collector for Swept<F, N> {
 /// Keeps the series of some label values. Clones keep the same ones.
 #[derive(Clone, Debug)]
 #[must_use = "what nobody holds is taken out"]
-pub struct Held(#[expect(dead_code, reason = "it is there to be counted")] Arc<()>);
+pub struct SeriesGuard(#[expect(dead_code, reason = "it is there to be counted")] Arc<()>);
 
-impl<const N: usize> Shelf<N> {
+impl<const N: usize> SeriesRegistry<N> {
     /// A shelf for families that have these labels and perhaps others.
-    pub fn new(labels: [&'static str; N]) -> Shelf<N> {
-        let books = Books { families: vec![], held: HashMap::new(), full: FULL_MIN };
-        Shelf { labels, books: Arc::new(Mutex::new(books)) }
+    pub fn new(labels: [&'static str; N]) -> SeriesRegistry<N> {
+        let books = SeriesTable { families: vec![], held: HashMap::new(), full: FULL_MIN };
+        SeriesRegistry { labels, books: Arc::new(Mutex::new(books)) }
     }
 
     /// Registers a family whose series are to go when nobody holds them.
@@ -91,11 +91,11 @@ impl<const N: usize> Shelf<N> {
 
     /// Holds the series with these values. Whoever wants their handles holds first and fetches then: what was to be taken
     /// out is out when this returns, and what is held stays.
-    pub fn hold(&self, values: [&str; N]) -> Held {
+    pub fn hold(&self, values: [&str; N]) -> SeriesGuard {
         let mut books = self.lock();
         let values = values.map(Box::from);
         if let Some(held) = books.held.get(&values).and_then(Weak::upgrade) {
-            return Held(held);
+            return SeriesGuard(held);
         }
         if books.held.len() >= books.full {
             books.sweep(&self.labels);
@@ -103,16 +103,16 @@ impl<const N: usize> Shelf<N> {
         }
         let new = Arc::new(());
         books.held.insert(values, Arc::downgrade(&new));
-        Held(new)
+        SeriesGuard(new)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books<N>> {
+    fn lock(&self) -> MutexGuard<'_, SeriesTable<N>> {
         // Nothing inside can be left half done by a panic.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<const N: usize> Books<N> {
+impl<const N: usize> SeriesTable<N> {
     /// Takes out the series that nobody holds. The books are locked until all are out, so that `hold` can not come between.
     fn sweep(&mut self, labels: &[&'static str; N]) {
         let nobody = |_: &Values<N>, holders: &mut Weak<()>| holders.strong_count() == 0;
@@ -129,7 +129,7 @@ impl<const N: usize> Books<N> {
     }
 }
 
-impl<const N: usize> fmt::Debug for Shelf<N> {
+impl<const N: usize> fmt::Debug for SeriesRegistry<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shelf")
             .field("labels", &self.labels)
@@ -150,11 +150,11 @@ mod tests {
     use crate::telemetry::labelled::{HistogramVec, IntCounterVec};
 
     /// Two families of one registry, on one shelf.
-    fn families() -> (Registry, IntCounterVec, HistogramVec, Shelf<2>) {
+    fn families() -> (Registry, IntCounterVec, HistogramVec, SeriesRegistry<2>) {
         let registry = Registry::new();
         let counters = IntCounterVec::new(Opts::new("c_total", "C."), &["reason", "listener", "route"]).unwrap();
         let histograms = HistogramVec::new(HistogramOpts::new("h", "H."), &["listener", "route"]).unwrap();
-        let shelf = Shelf::new(["listener", "route"]);
+        let shelf = SeriesRegistry::new(["listener", "route"]);
         shelf.register(&registry, &counters).unwrap();
         shelf.register(&registry, &histograms).unwrap();
         (registry, counters, histograms, shelf)

@@ -37,7 +37,7 @@ thread_local! {
 /// The queue in front of one output. Clones are the same queue; the thread ends, when all is written, after the last.
 #[derive(Clone, Debug)]
 pub struct LogSink {
-    handle: Arc<Handle>,
+    handle: Arc<SinkHandle>,
 }
 
 impl LogSink {
@@ -62,10 +62,10 @@ impl LogSink {
     /// # Errors
     /// If the thread cannot be started.
     pub fn new(output: impl Write + Send + 'static) -> io::Result<LogSink> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SinkShared::default());
         let writer = Arc::clone(&shared);
         thread::Builder::new().name("log".into()).spawn(move || writer.run(output))?;
-        Ok(LogSink { handle: Arc::new(Handle { shared }) })
+        Ok(LogSink { handle: Arc::new(SinkHandle { shared }) })
     }
 
     /// Queues one line; the line end is added. Never waits for the output. `line` must not contain a line end itself.
@@ -125,11 +125,11 @@ impl LogSink {
 
 /// What the clones of a sink share; the last one to go closes the queue.
 #[derive(Debug)]
-struct Handle {
-    shared: Arc<Shared>,
+struct SinkHandle {
+    shared: Arc<SinkShared>,
 }
 
-impl Drop for Handle {
+impl Drop for SinkHandle {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.wake.notify_one();
@@ -137,8 +137,8 @@ impl Drop for Handle {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct SinkShared {
+    state: Mutex<SinkState>,
     /// To the writer: there are lines, or there will be no more.
     wake: Condvar,
     /// To those who flush: the writer has caught up.
@@ -147,15 +147,15 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SinkState {
     pending: Vec<u8>,
     writing: bool,
     closed: bool,
 }
 
-impl Shared {
+impl SinkShared {
     /// The state stays whole whatever happens to a holder: every change to it is a single push or swap.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -5,7 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// How many lines are written as they come. More changes than that in a row are no news.
 const BURST: u32 = 10;
@@ -15,27 +15,27 @@ const PACE: Duration = Duration::from_secs(10);
 
 /// The lines about one thing.
 #[derive(Debug, Default)]
-pub struct Sparing(Mutex<State>);
+pub struct Sparing(Mutex<SparingState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct SparingState {
     /// Lines that were written and are not forgotten yet.
     written: u32,
     /// Since when one is being forgotten.
-    since: Option<Moment>,
+    since: Option<MonotonicTime>,
     unwritten: u64,
 }
 
 /// A line may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct LinePermit {
     /// How many were not since the last one; to be a field of it, `suppressed`.
     pub suppressed: Option<u64>,
 }
 
 impl Sparing {
     /// Whether a line is written that there is now; one that is not is counted.
-    pub fn line(&self, now: Moment) -> Option<Line> {
+    pub fn line(&self, now: MonotonicTime) -> Option<LinePermit> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.forget(now);
         if state.written == BURST {
@@ -44,11 +44,11 @@ impl Sparing {
         }
         state.written += 1;
         let suppressed = std::mem::take(&mut state.unwritten);
-        Some(Line { suppressed: (suppressed > 0).then_some(suppressed) })
+        Some(LinePermit { suppressed: (suppressed > 0).then_some(suppressed) })
     }
 
     /// How many lines were not written, if it is time to say so: for whoever looks now and then.
-    pub fn unwritten(&self, now: Moment) -> Option<u64> {
+    pub fn unwritten(&self, now: MonotonicTime) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.forget(now);
         if state.unwritten == 0 || state.written == BURST {
@@ -59,8 +59,8 @@ impl Sparing {
     }
 }
 
-impl State {
-    fn forget(&mut self, now: Moment) {
+impl SparingState {
+    fn forget(&mut self, now: MonotonicTime) {
         let since = *self.since.get_or_insert(now);
         let forgotten = u32::try_from(now.since(since).as_nanos() / PACE.as_nanos()).unwrap_or(u32::MAX);
         if forgotten >= self.written {
@@ -83,15 +83,15 @@ mod tests {
         let start = clock::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         for _ in 0..BURST {
-            assert_eq!(lines.line(at(0)), Some(Line { suppressed: None }));
+            assert_eq!(lines.line(at(0)), Some(LinePermit { suppressed: None }));
         }
         assert_eq!((lines.line(at(0)), lines.line(at(9)), lines.unwritten(at(9))), (None, None, None));
-        assert_eq!(lines.line(at(10)), Some(Line { suppressed: Some(2) }));
+        assert_eq!(lines.line(at(10)), Some(LinePermit { suppressed: Some(2) }));
         assert_eq!((lines.line(at(11)), lines.unwritten(at(19))), (None, None));
         assert_eq!((lines.unwritten(at(20)), lines.unwritten(at(30))), (Some(1), None));
         // A thing that was quiet for long is news again.
         for _ in 0..BURST {
-            assert_eq!(lines.line(at(10_000)), Some(Line { suppressed: None }));
+            assert_eq!(lines.line(at(10_000)), Some(LinePermit { suppressed: None }));
         }
         assert_eq!(lines.line(at(10_000)), None);
     }

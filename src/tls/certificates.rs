@@ -1,12 +1,12 @@
 //! What TLS is made of in this process, over reloads: certificates with their keys, authorities, and what is built of them.
 //!
-//! A reload looks at all files first ([`Certificates::prepare`], then [`Prepared::server`] and [`Prepared::client`] for
+//! A reload looks at all files first ([`Certificates::prepare`], then [`CertificateScan::server`] and [`CertificateScan::client`] for
 //! each who needs TLS) and changes nothing; [`Certificates::commit`] puts what was found in force. What is dropped
 //! instead leaves no trace.
 //!
 //! * **A file that has become bad keeps what is in force**: it cannot be read, the key does not fit, the certificate has
 //!   expired or its chain is broken where the one in force is whole. One broken renewal must neither end a service nor
-//!   stand in the way of other changes. It is told by [`Prepared::refused`], an error in the log and a metric, until the
+//!   stand in the way of other changes. It is told by [`CertificateScan::refused`], an error in the log and a metric, until the
 //!   file is good again. Only a bad file without anything in force is an error.
 //! * **What has not changed stays the same**, to the `Arc`: files are told apart by a digest of their contents. Who asks
 //!   for the same as before gets the same configuration, with its resumption, and [`Arc::ptr_eq`] tells that nothing
@@ -30,7 +30,7 @@ use rustls::{ClientConfig, ServerConfig};
 use super::client::{ClientTlsOptions, client_config};
 use super::files::{self, Digest};
 use super::identity::{self, Identity, TlsError, display};
-use super::metrics::{Metrics, Reader, Status, Statuses};
+use super::metrics::{FileStatus, FileStatuses, Metrics, Reader};
 use super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys, server_config};
 use super::verifier::Authorities;
 
@@ -67,7 +67,7 @@ pub struct ClientFiles {
 
 /// Which servers of an upstream: it has one configuration for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Servers {
+pub enum ClientTlsScope {
     /// Its endpoints.
     Endpoints,
     /// Those that tell its endpoints.
@@ -91,60 +91,60 @@ pub type Errors = Vec<(Part, TlsError)>;
 /// What is in force. Clones are the same; there is one writer at a time, which prepares and commits.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    in_force: Arc<Mutex<Arc<InForce>>>,
+    in_force: Arc<Mutex<Arc<ActiveCertificates>>>,
     metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
-struct InForce {
-    identities: HashMap<CertificateFiles, Known<Identity>>,
-    authorities: HashMap<PathBuf, Known<Arc<Authorities>>>,
-    servers: HashMap<String, Server>,
-    clients: HashMap<(String, Servers), Client>,
-    statuses: Statuses,
+struct ActiveCertificates {
+    identities: HashMap<CertificateFiles, ReadFile<Identity>>,
+    authorities: HashMap<PathBuf, ReadFile<Arc<Authorities>>>,
+    servers: HashMap<String, BuiltServerConfig>,
+    clients: HashMap<(String, ClientTlsScope), BuiltClientConfig>,
+    statuses: FileStatuses,
 }
 
 /// What was read, and what the look that brought it here has found.
 #[derive(Debug, Clone)]
-struct Known<T> {
+struct ReadFile<T> {
     value: T,
     /// Of the contents that `value` was made of, not of those that were refused.
     digest: Digest,
-    found: Found,
+    found: FileChange,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum FileChange {
     New,
     Unchanged,
     Replaced,
     /// The old one stays, for this reason.
-    Refused(Reason),
+    Refused(RefusalKey),
     /// The same, as the look before has found: nothing to count or to log again.
-    StillRefused(Reason),
+    StillRefused(RefusalKey),
 }
 
 /// Tells one refusal from another: by the contents, if there were any, and the kind of the error.
-type Reason = (Option<Digest>, Discriminant<TlsError>);
+type RefusalKey = (Option<Digest>, Discriminant<TlsError>);
 
-impl Found {
-    fn reason(self) -> Option<Reason> {
+impl FileChange {
+    fn reason(self) -> Option<RefusalKey> {
         match self {
-            Found::Refused(reason) | Found::StillRefused(reason) => Some(reason),
-            Found::New | Found::Unchanged | Found::Replaced => None,
+            FileChange::Refused(reason) | FileChange::StillRefused(reason) => Some(reason),
+            FileChange::New | FileChange::Unchanged | FileChange::Replaced => None,
         }
     }
 }
 
 #[derive(Debug, Clone)]
-struct Server {
+struct BuiltServerConfig {
     options: ServerTlsOptions,
     tickets: TicketKeys,
     config: Arc<ServerConfig>,
 }
 
 #[derive(Debug, Clone)]
-struct Client {
+struct BuiltClientConfig {
     options: ClientTlsOptions,
     config: Arc<ClientConfig>,
 }
@@ -156,18 +156,18 @@ impl Certificates {
     }
 
     /// Begins a look at all that TLS needs; `now` is what certificates are valid or not at.
-    pub fn prepare(&self, now: SystemTime) -> Prepared {
-        let (before, next) = (self.current(), InForce::default());
-        Prepared { before, next, now, warnings: vec![], refused: vec![], replaced: vec![] }
+    pub fn prepare(&self, now: SystemTime) -> CertificateScan {
+        let (before, next) = (self.current(), ActiveCertificates::default());
+        CertificateScan { before, next, now, warnings: vec![], refused: vec![], replaced: vec![] }
     }
 
     /// Puts what was prepared in force. What it was not asked for is forgotten, with its metrics.
-    pub fn commit(&self, prepared: Prepared) {
-        let Prepared { before, next, refused, replaced, .. } = prepared;
+    pub fn commit(&self, prepared: CertificateScan) {
+        let CertificateScan { before, next, refused, replaced, .. } = prepared;
         for file in &replaced {
             tracing::info!(%file, "certificate replaced");
         }
-        for Refused { file, why, .. } in refused.iter().filter(|refused| refused.is_new) {
+        for RefusedFile { file, why, .. } in refused.iter().filter(|refused| refused.is_new) {
             tracing::error!(%file, error = %why, "certificate refused: the one in force stays");
         }
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,25 +181,25 @@ impl Certificates {
         self.current().statuses.values().any(|status| status.kept_old)
     }
 
-    fn current(&self) -> Arc<InForce> {
+    fn current(&self) -> Arc<ActiveCertificates> {
         Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// What a look has found so far. Each file is read once, for all who name it.
 #[derive(Debug)]
-pub struct Prepared {
-    before: Arc<InForce>,
-    next: InForce,
+pub struct CertificateScan {
+    before: Arc<ActiveCertificates>,
+    next: ActiveCertificates,
     now: SystemTime,
     warnings: Vec<String>,
-    refused: Vec<Refused>,
+    refused: Vec<RefusedFile>,
     replaced: Vec<String>,
 }
 
 /// A file that was refused, since there is something better in force, which stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedFile {
     /// The certificate, also where it is the key that is wrong.
     pub file: String,
     /// The error with its causes.
@@ -207,20 +207,20 @@ pub struct Refused {
     is_new: bool,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RefusedFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is bad now, what is in force of it stays: {}", self.file, self.why)
     }
 }
 
-impl Prepared {
+impl CertificateScan {
     /// What an operator should know about certificates that are used nevertheless.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     /// The files that were refused, in place of which the old ones stay.
-    pub fn refused(&self) -> &[Refused] {
+    pub fn refused(&self) -> &[RefusedFile] {
         &self.refused
     }
 
@@ -267,7 +267,7 @@ impl Prepared {
                 let tickets = tickets.map_or_else(TicketKeys::new, |old| Ok(old.tickets.clone()));
                 let built = tickets.and_then(|tickets| Ok((server_config(&options, &tickets)?, tickets)));
                 let (config, tickets) = built.map_err(|error| vec![(Part::Whole, error)])?;
-                Server { options, tickets, config }
+                BuiltServerConfig { options, tickets, config }
             }
         };
         let config = Arc::clone(&server.config);
@@ -282,7 +282,7 @@ impl Prepared {
     pub fn client(
         &mut self,
         upstream: &str,
-        servers: Servers,
+        servers: ClientTlsScope,
         wanted: &ClientFiles,
     ) -> Result<Arc<ClientConfig>, Errors> {
         let reader = Reader::Upstream(upstream.to_owned());
@@ -304,7 +304,7 @@ impl Prepared {
             None => {
                 // Sessions are not carried over: who vouches for the server, or for us, is another one now.
                 let config = client_config(&options).map_err(|error| vec![(Part::Whole, error)])?;
-                Client { options, config }
+                BuiltClientConfig { options, config }
             }
         };
         let config = Arc::clone(&client.config);
@@ -352,19 +352,19 @@ impl Prepared {
         Ok(Arc::clone(&known.value))
     }
 
-    fn noted(&mut self, file: &str, found: Found, refusal: Option<TlsError>) {
-        if found == Found::Replaced {
+    fn noted(&mut self, file: &str, found: FileChange, refusal: Option<TlsError>) {
+        if found == FileChange::Replaced {
             self.replaced.push(file.to_owned());
         }
-        let is_new = matches!(found, Found::Refused(_));
-        self.refused.extend(refusal.map(|error| Refused { file: file.to_owned(), why: told(&error), is_new }));
+        let is_new = matches!(found, FileChange::Refused(_));
+        self.refused.extend(refusal.map(|error| RefusedFile { file: file.to_owned(), why: told(&error), is_new }));
     }
 }
 
-impl Status {
-    fn saw(&mut self, found: Found) {
-        self.replaced |= found == Found::Replaced;
-        self.refused |= matches!(found, Found::Refused(_));
+impl FileStatus {
+    fn saw(&mut self, found: FileChange) {
+        self.replaced |= found == FileChange::Replaced;
+        self.refused |= matches!(found, FileChange::Refused(_));
         self.kept_old |= found.reason().is_some();
     }
 }
@@ -372,17 +372,17 @@ impl Status {
 /// Compares what was read with what is in force, and makes something new of it only if it is. With what is in force comes
 /// why nothing else took its place, if something should have.
 fn look<T: Clone>(
-    old: Option<&Known<T>>,
+    old: Option<&ReadFile<T>>,
     read: Result<Vec<Vec<u8>>, TlsError>,
     make: impl FnOnce(&[Vec<u8>]) -> Result<T, TlsError>,
-) -> Result<(Known<T>, Option<TlsError>), TlsError> {
+) -> Result<(ReadFile<T>, Option<TlsError>), TlsError> {
     let mut seen = None;
     let found = read.and_then(|contents| {
         let digest = *seen.insert(Digest::of(&contents));
         Ok(match old {
-            Some(old) if old.digest == digest => Known { found: Found::Unchanged, ..old.clone() },
-            Some(_) => Known { value: make(&contents)?, digest, found: Found::Replaced },
-            None => Known { value: make(&contents)?, digest, found: Found::New },
+            Some(old) if old.digest == digest => ReadFile { found: FileChange::Unchanged, ..old.clone() },
+            Some(_) => ReadFile { value: make(&contents)?, digest, found: FileChange::Replaced },
+            None => ReadFile { value: make(&contents)?, digest, found: FileChange::New },
         })
     });
     match (found, old) {
@@ -390,8 +390,8 @@ fn look<T: Clone>(
         (Err(error), Some(old)) => {
             let reason = (seen, mem::discriminant(&error));
             let again = old.found.reason() == Some(reason);
-            let found = if again { Found::StillRefused(reason) } else { Found::Refused(reason) };
-            Ok((Known { found, ..old.clone() }, Some(error)))
+            let found = if again { FileChange::StillRefused(reason) } else { FileChange::Refused(reason) };
+            Ok((ReadFile { found, ..old.clone() }, Some(error)))
         }
         (Err(error), None) => Err(error),
     }

@@ -15,7 +15,7 @@ pub(super) enum Reader {
 
 /// What a look at a file has brought to one of its readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Status {
+pub(super) struct FileStatus {
     /// Of a certificate that is served: its end in seconds since the Unix epoch.
     pub expiry: Option<i64>,
     /// It took the place of another.
@@ -27,18 +27,18 @@ pub(super) struct Status {
 }
 
 /// By reader and file.
-pub(super) type Statuses = BTreeMap<(Reader, String), Status>;
+pub(super) type FileStatuses = BTreeMap<(Reader, String), FileStatus>;
 
 /// The families, before anybody reads a file.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     expiry: IntGaugeVec,
-    listener: Families,
-    upstream: Families,
+    listener: CertificateFamilies,
+    upstream: CertificateFamilies,
 }
 
 #[derive(Debug, Clone)]
-struct Families {
+struct CertificateFamilies {
     reloads: IntCounterVec,
     stale: IntGaugeVec,
 }
@@ -60,7 +60,7 @@ impl Metrics {
                 ),
                 &["listener", "certificate"],
             )?,
-            listener: Families {
+            listener: CertificateFamilies {
                 reloads: IntCounterVec::new(
                     Opts::new(
                         "wsluice_tls_certificate_reloads_total",
@@ -76,7 +76,7 @@ impl Metrics {
                     &["listener", "certificate"],
                 )?,
             },
-            upstream: Families {
+            upstream: CertificateFamilies {
                 reloads: IntCounterVec::new(
                     Opts::new(
                         "wsluice_upstream_tls_certificate_reloads_total",
@@ -102,7 +102,7 @@ impl Metrics {
     }
 
     /// Counts what `new` says, and takes the series away that only `old` has.
-    pub(super) fn put(&self, new: &Statuses, old: &Statuses) {
+    pub(super) fn put(&self, new: &FileStatuses, old: &FileStatuses) {
         for ((reader, file), status) in new {
             let (families, name) = self.of(reader);
             for (result, counted) in [(REPLACED, status.replaced), (KEPT_OLD, status.refused)] {
@@ -129,7 +129,7 @@ impl Metrics {
         }
     }
 
-    fn of<'a>(&self, reader: &'a Reader) -> (&Families, &'a str) {
+    fn of<'a>(&self, reader: &'a Reader) -> (&CertificateFamilies, &'a str) {
         match reader {
             Reader::Listener(name) => (&self.listener, name),
             Reader::Upstream(name) => (&self.upstream, name),

@@ -33,10 +33,10 @@ mod incoming;
 mod outgoing;
 mod span;
 
-pub use engine::Connection;
+pub use engine::TlsConnection;
 pub use incoming::Incoming;
 
-use crate::net::pool::{self, Size};
+use crate::net::pool::{self, BufferSize};
 use engine::Engine;
 
 /// A connection with TLS: `C` is rustls' connection of our side. One task reads and writes it: reading may send, too, and
@@ -50,7 +50,7 @@ fn tls_error(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-impl<C: Connection, S> TlsStream<C, S> {
+impl<C: TlsConnection, S> TlsStream<C, S> {
     /// The version of TLS that was agreed on.
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.engine.common().protocol_version()
@@ -69,7 +69,7 @@ impl<C: Connection, S> TlsStream<C, S> {
 
 impl<C, S> TlsStream<C, S>
 where
-    C: Connection,
+    C: TlsConnection,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// Does the handshake of `connection` over `io`, of which `incoming` was read already. With the server's side and
@@ -124,7 +124,7 @@ where
 
 impl<C, S> AsyncRead for TlsStream<C, S>
 where
-    C: Connection + Unpin,
+    C: TlsConnection + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -157,7 +157,7 @@ where
 
 impl<C, S> AsyncWrite for TlsStream<C, S>
 where
-    C: Connection + Unpin,
+    C: TlsConnection + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// Takes nothing as long as something waits for the socket.
@@ -189,10 +189,10 @@ where
         let mut bufs = bufs.iter().filter(|slice| !slice.is_empty());
         let (first, second) = (bufs.next(), bufs.next());
         let first = first.map_or(&[][..], |slice| &**slice);
-        let Some(second) = second.filter(|_| first.len() < Size::Small.bytes()) else {
+        let Some(second) = second.filter(|_| first.len() < BufferSize::Small.bytes()) else {
             return self.poll_write(cx, first);
         };
-        let mut gathered = pool::take(Size::Small);
+        let mut gathered = pool::take(BufferSize::Small);
         gathered[..first.len()].copy_from_slice(first);
         let mut end = first.len();
         for slice in [second].into_iter().chain(bufs) {

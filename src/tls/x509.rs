@@ -39,11 +39,11 @@ pub struct Parts<'a> {
     signature_algorithm: &'a [u8],
     signature: &'a [u8],
     /// Who issued it.
-    pub issuer: Name<'a>,
+    pub issuer: DistinguishedName<'a>,
     /// From when to when it is valid.
     pub validity: Validity,
     /// For whom.
-    pub subject: Name<'a>,
+    pub subject: DistinguishedName<'a>,
     key_algorithm: &'a [u8],
     key: &'a [u8],
     /// Of X.509 version 1, which has no extensions.
@@ -67,9 +67,9 @@ impl<'a> Parts<'a> {
         for _serial_algorithm in 0..2 {
             element(&mut tbs)?;
         }
-        let issuer = Name(contents(&mut tbs, SEQUENCE)?);
+        let issuer = DistinguishedName(contents(&mut tbs, SEQUENCE)?);
         let validity = Validity::read(contents(&mut tbs, SEQUENCE)?)?;
-        let subject = Name(contents(&mut tbs, SEQUENCE)?);
+        let subject = DistinguishedName(contents(&mut tbs, SEQUENCE)?);
         let mut key_info = contents(&mut tbs, SEQUENCE)?;
         let key_algorithm = contents(&mut key_info, SEQUENCE)?;
         let key = bits(&mut key_info)?;
@@ -143,9 +143,9 @@ impl<'a> Parts<'a> {
 
 /// A distinguished name. It shows itself by its common name, or else its organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Name<'a>(&'a [u8]);
+pub struct DistinguishedName<'a>(&'a [u8]);
 
-impl std::fmt::Display for Name<'_> {
+impl std::fmt::Display for DistinguishedName<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Some(text) = self.attribute(COMMON_NAME).or_else(|| self.attribute(ORGANIZATION)) else {
             return f.write_str("a name without a common name");
@@ -157,7 +157,7 @@ impl std::fmt::Display for Name<'_> {
     }
 }
 
-impl<'a> Name<'a> {
+impl<'a> DistinguishedName<'a> {
     /// RDNSequence → RelativeDistinguishedName → AttributeTypeAndValue.
     fn attribute(&self, kind: &[u8]) -> Option<&'a [u8]> {
         let mut sequence = self.0;

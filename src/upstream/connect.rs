@@ -17,9 +17,9 @@ use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::net::listener::Address;
-use crate::net::names::{Name, Names, Trouble};
+use crate::net::names::{HostLookup, LookupError, NameResolver};
 use crate::net::socket::{self, ConnectOptions, SocketError, TcpOptions};
 use crate::net::stream::Stream;
 use crate::net::transport::Transport;
@@ -38,7 +38,7 @@ const ADDRESSES_MAX: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Connector {
     /// Where it is.
-    pub target: Target,
+    pub target: ConnectTarget,
     /// TLS, where the URL says `wss` or `https`.
     pub tls: Option<Tls>,
     /// When the kernel gives a peer up.
@@ -75,21 +75,21 @@ impl Sources {
 
 /// Where an endpoint is.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum ConnectTarget {
     /// A known address.
     Address(SocketAddr),
     /// A name to look up.
-    Name(Name, u16),
+    Name(HostLookup, u16),
     /// A Unix socket.
     Unix(PathBuf),
 }
 
-impl Target {
+impl ConnectTarget {
     /// A host as written in a URL, which may be an address, or one of these names.
-    pub fn new(host: &str, port: u16, names: &Names) -> Target {
+    pub fn new(host: &str, port: u16, names: &NameResolver) -> ConnectTarget {
         match host.parse::<IpAddr>() {
-            Ok(ip) => Target::Address(SocketAddr::new(ip, port)),
-            Err(_) => Target::Name(names.of(host), port),
+            Ok(ip) => ConnectTarget::Address(SocketAddr::new(ip, port)),
+            Err(_) => ConnectTarget::Name(names.of(host), port),
         }
     }
 }
@@ -108,7 +108,7 @@ pub struct Tls {
 pub enum ConnectError {
     /// The name could not be resolved.
     #[error("cannot resolve {0}")]
-    Resolve(String, #[source] Trouble),
+    Resolve(String, #[source] LookupError),
     /// No source address is of the address's family.
     #[error("none of the upstream's `source_addresses` can reach {0}: they are of the other family")]
     NoSource(IpAddr),
@@ -156,14 +156,14 @@ impl Connector {
     pub fn authority(&self) -> HeaderValue {
         let usual = if self.tls.is_some() { 443 } else { 80 };
         let authority = match &self.target {
-            Target::Address(address) if address.port() == usual => match address.ip() {
+            ConnectTarget::Address(address) if address.port() == usual => match address.ip() {
                 IpAddr::V4(ip) => ip.to_string(),
                 IpAddr::V6(ip) => format!("[{ip}]"),
             },
-            Target::Address(address) => address.to_string(),
-            Target::Name(name, port) if *port == usual => name.host().to_owned(),
-            Target::Name(name, port) => format!("{}:{port}", name.host()),
-            Target::Unix(_) => "localhost".to_owned(),
+            ConnectTarget::Address(address) => address.to_string(),
+            ConnectTarget::Name(name, port) if *port == usual => name.host().to_owned(),
+            ConnectTarget::Name(name, port) => format!("{}:{port}", name.host()),
+            ConnectTarget::Unix(_) => "localhost".to_owned(),
         };
         HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static("localhost"))
     }
@@ -185,9 +185,11 @@ impl Connector {
 
     async fn socket(&self, deadline: Instant) -> Result<Stream, ConnectError> {
         match &self.target {
-            Target::Address(address) => self.tcp(*address, deadline).await,
-            Target::Unix(path) => self.one(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await,
-            Target::Name(name, port) => {
+            ConnectTarget::Address(address) => self.tcp(*address, deadline).await,
+            ConnectTarget::Unix(path) => {
+                self.one(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await
+            }
+            ConnectTarget::Name(name, port) => {
                 let found = name.addresses(deadline).await.ok_or(ConnectError::Timeout)?;
                 let (addresses, turn) = found.map_err(|trouble| unresolved(name.host(), trouble))?;
                 let addresses = addresses.in_turn(turn).take(ADDRESSES_MAX);
@@ -237,9 +239,9 @@ async fn one(address: &Address, options: &ConnectOptions, deadline: Instant) -> 
     })
 }
 
-fn unresolved(host: &str, trouble: Trouble) -> ConnectError {
+fn unresolved(host: &str, trouble: LookupError) -> ConnectError {
     let lacking = match trouble {
-        Trouble::Exhausted(errno) => exhausted(&io::Error::from_raw_os_error(errno)),
+        LookupError::Exhausted(errno) => exhausted(&io::Error::from_raw_os_error(errno)),
         _ => None,
     };
     lacking.unwrap_or_else(|| ConnectError::Resolve(host.to_owned(), trouble))
@@ -264,7 +266,7 @@ fn exhausted(error: &io::Error) -> Option<ConnectError> {
     }
     let now = clock::coarse();
     let said = SAID.load(Ordering::Relaxed);
-    let is_news = said == 0 || now.since(Moment::from_micros(said)) >= NEWS;
+    let is_news = said == 0 || now.since(MonotonicTime::from_micros(said)) >= NEWS;
     if is_news && SAID.compare_exchange(said, now.as_micros(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
         tracing::error!(
             error = %errno,
@@ -282,7 +284,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::net::names::Answer;
+    use crate::net::names::LookupAnswer;
 
     #[test]
     fn what_this_machine_lacks_is_no_fault_of_an_endpoint() {
@@ -290,8 +292,8 @@ mod tests {
         assert_eq!(of(Errno::MFILE), Some((true, "this machine has no file descriptors left".into())));
         assert_eq!(of(Errno::NOBUFS), Some((true, "this machine has no memory left".into())));
         assert_eq!(of(Errno::CONNREFUSED), None);
-        assert!(unresolved("a.test", Trouble::Exhausted(Errno::MFILE.raw_os_error())).is_ours());
-        let refused = unresolved("nowhere.test", Trouble::NotFound("nobody knows it".into()));
+        assert!(unresolved("a.test", LookupError::Exhausted(Errno::MFILE.raw_os_error())).is_ours());
+        let refused = unresolved("nowhere.test", LookupError::NotFound("nobody knows it".into()));
         assert!(!refused.is_ours() && refused.label() == "resolve");
     }
 
@@ -302,11 +304,11 @@ mod tests {
         // Nobody listens there, of either family; and where somebody does.
         let all = ["[::1]:0", "127.0.0.2:0", "127.0.0.1:0"].map(|address| address.parse().unwrap());
         let told = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
-            Box::pin(async move { Ok(Answer { addresses: all.into(), alike: 2, ttl: Duration::from_secs(60) }) })
+            Box::pin(async move { Ok(LookupAnswer { addresses: all.into(), alike: 2, ttl: Duration::from_secs(60) }) })
         };
-        let names = Names::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
+        let names = NameResolver::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
         let connector = Connector {
-            target: Target::new("chat.test", port, &names),
+            target: ConnectTarget::new("chat.test", port, &names),
             tls: None,
             tcp: TcpOptions::default(),
             sources: None,
@@ -328,15 +330,15 @@ mod tests {
         let told = |name: String| -> Pin<Box<dyn Future<Output = _> + Send>> {
             Box::pin(async move {
                 match name == "gone.test" {
-                    true => Err(Trouble::NotFound("gone".into())),
+                    true => Err(LookupError::NotFound("gone".into())),
                     false => std::future::pending().await,
                 }
             })
         };
-        let names = Names::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
+        let names = NameResolver::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
         let connect = async |host: &str, millis| {
             let connector = Connector {
-                target: Target::new(host, 1, &names),
+                target: ConnectTarget::new(host, 1, &names),
                 tls: None,
                 tcp: TcpOptions::default(),
                 sources: None,

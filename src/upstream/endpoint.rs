@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::connect::Connector;
-use super::live::{Live, Seat};
+use super::live::{ConnectionPermit, EndpointState};
 use super::pool::Pool;
 use crate::config;
 
@@ -28,9 +28,9 @@ pub struct Endpoint {
     /// Connections for plain HTTP.
     pub pool: Pool,
     /// What is known of it.
-    pub live: Arc<Live>,
+    pub live: Arc<EndpointState>,
     /// What it was made of.
-    pub written: config::Endpoint,
+    pub written: config::EndpointConfig,
 }
 
 impl Endpoint {
@@ -45,7 +45,7 @@ impl Endpoint {
     }
 
     /// A seat on it, if one is left.
-    pub fn enter(&self) -> Option<Seat> {
+    pub fn enter(&self) -> Option<ConnectionPermit> {
         self.live.enter(self.sessions_max)
     }
 }

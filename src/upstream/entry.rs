@@ -1,5 +1,5 @@
 //! What a request passes on its way to an endpoint: the pace of the upstream, the line for a seat, and the cookie that leads
-//! back. `Entry` is what the configuration says of it, `Gate` is what is known while the process runs; the way itself is
+//! back. `EntryPolicy` is what the configuration says of it, `Gate` is what is known while the process runs; the way itself is
 //! `proxy::entry`.
 
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::queue::Queue;
 use crate::balance::sticky::Sticky;
-use crate::policy::bucket::{Bucket, Pace};
+use crate::policy::bucket::{AdmissionRate, Bucket};
 
 /// How requests get to the endpoints of one upstream.
 #[derive(Debug, Default)]
-pub struct Entry {
+pub struct EntryPolicy {
     /// How many handshakes in a second.
-    pub admission: Option<Pace>,
+    pub admission: Option<AdmissionRate>,
     /// Who may wait when all endpoints are full.
     pub queue: Option<QueueLimits>,
     /// How clients come back to the endpoint they had.

@@ -21,13 +21,13 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::header::hop_by_hop::Ending;
-use crate::net::pool::{self, Size};
+use crate::header::hop_by_hop::HopByHopFields;
+use crate::net::pool::{self, BufferSize};
 use crate::net::stream::Prefixed;
-use crate::ws::handshake::{self, Answer, AnswerError, Fields, Key, Offer};
+use crate::ws::handshake::{self, AnswerError, HandshakeAnswer, HandshakeOffer, HeaderFields, WebSocketKey};
 
 /// The longest response head that is read; nginx reads 8 KiB by default, cookies of some applications need more.
-const HEAD_BYTES_MAX: usize = Size::Medium.bytes();
+const HEAD_BYTES_MAX: usize = BufferSize::Medium.bytes();
 /// Headers of a response that are read, as hyper's default.
 const HEADERS_MAX: usize = 100;
 /// Room for a request head: a browser's, with cookies of ordinary length.
@@ -37,7 +37,7 @@ const INTERIM_MAX: usize = 8;
 
 /// What the endpoint said to the handshake.
 #[derive(Debug)]
-pub enum Reply<T> {
+pub enum HandshakeReply<T> {
     /// A 101 that keeps all the rules.
     Switched(Switched<T>),
     /// Another answer, with the connection that still carries its body.
@@ -50,7 +50,7 @@ pub struct Switched<T> {
     /// The connection.
     pub io: T,
     /// What was agreed on.
-    pub answer: Answer,
+    pub answer: HandshakeAnswer,
     /// The fields that pass on to the client.
     pub headers: HeaderMap,
     /// Bytes that came behind the head.
@@ -122,8 +122,8 @@ impl RequestHead {
         }
         // The names are spelled as in RFC 6455: some servers compare them letter by letter.
         head.push(&[b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: "]);
-        head.key = head.bytes.len()..head.bytes.len() + size_of::<Key>();
-        head.push(&[&Key::default(), b"\r\n"]);
+        head.key = head.bytes.len()..head.bytes.len() + size_of::<WebSocketKey>();
+        head.push(&[&WebSocketKey::default(), b"\r\n"]);
         head
     }
 
@@ -145,7 +145,7 @@ impl RequestHead {
     }
 
     /// The head with `key` in it.
-    fn keyed(&mut self, key: &Key) -> &[u8] {
+    fn keyed(&mut self, key: &WebSocketKey) -> &[u8] {
         self.bytes[self.key.clone()].copy_from_slice(key);
         &self.bytes
     }
@@ -167,18 +167,23 @@ impl RequestHead {
 ///
 /// # Errors
 /// See [`HandshakeError`]; nothing was promised to anybody yet.
-pub async fn open<T>(mut io: T, head: &mut RequestHead, key: &Key, offer: &Offer) -> Result<Reply<T>, HandshakeError>
+pub async fn open<T>(
+    mut io: T,
+    head: &mut RequestHead,
+    key: &WebSocketKey,
+    offer: &HandshakeOffer,
+) -> Result<HandshakeReply<T>, HandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     io.write_all(head.keyed(key)).await.map_err(HandshakeError::Io)?;
     io.flush().await.map_err(HandshakeError::Io)?;
-    let mut buffer = pool::take(Size::Small);
+    let mut buffer = pool::take(BufferSize::Small);
     let (mut start, mut end) = (0, 0);
     let mut interims = 0;
     loop {
         match parse(&buffer[start..end], key, offer)? {
-            Head::Interim { length } => {
+            ResponseHead::Interim { length } => {
                 // hyper would skip them without end, and take the 101 behind them for an answer.
                 if interims == INTERIM_MAX {
                     return Err(HandshakeError::Interims);
@@ -186,21 +191,21 @@ where
                 start += length;
                 interims += 1;
             }
-            Head::Switched { length, answer, headers } => {
+            ResponseHead::Switched { length, answer, headers } => {
                 let early = buffer[start + length..end].to_vec();
-                return Ok(Reply::Switched(Switched { io, answer, headers, early }));
+                return Ok(HandshakeReply::Switched(Switched { io, answer, headers, early }));
             }
-            Head::Other => {
+            ResponseHead::Other => {
                 let prefixed = Prefixed::new(buffer[start..end].to_vec(), io);
                 let response = Box::pin(read_response(prefixed)).await?;
-                return Ok(Reply::Refused(response));
+                return Ok(HandshakeReply::Refused(response));
             }
-            Head::Partial => {
+            ResponseHead::Partial => {
                 if end == buffer.len() {
                     if end == HEAD_BYTES_MAX {
                         return Err(HandshakeError::TooLong);
                     }
-                    let mut larger = pool::take(Size::Medium);
+                    let mut larger = pool::take(BufferSize::Medium);
                     larger[..end].copy_from_slice(&buffer[..end]);
                     buffer = larger;
                 }
@@ -215,21 +220,21 @@ where
 }
 
 /// What stands at the start of what was read.
-enum Head {
+enum ResponseHead {
     /// A head that is not whole.
     Partial,
     /// A 1xx, so many bytes long.
     Interim { length: usize },
     /// A 101 that keeps all the rules, and of its fields those that pass on.
-    Switched { length: usize, answer: Answer, headers: HeaderMap },
+    Switched { length: usize, answer: HandshakeAnswer, headers: HeaderMap },
     /// Another response.
     Other,
 }
 
 /// Reads a response head and judges it, if it is a 101.
-fn parse(bytes: &[u8], key: &Key, offer: &Offer) -> Result<Head, HandshakeError> {
+fn parse(bytes: &[u8], key: &WebSocketKey, offer: &HandshakeOffer) -> Result<ResponseHead, HandshakeError> {
     if bytes.is_empty() {
-        return Ok(Head::Partial);
+        return Ok(ResponseHead::Partial);
     }
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut []);
@@ -237,7 +242,7 @@ fn parse(bytes: &[u8], key: &Key, offer: &Offer) -> Result<Head, HandshakeError>
         httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
     let length = match parsed.map_err(HandshakeError::Malformed)? {
         httparse::Status::Complete(length) => length,
-        httparse::Status::Partial => return Ok(Head::Partial),
+        httparse::Status::Partial => return Ok(ResponseHead::Partial),
     };
     // httparse has checked it; only the types do not know.
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
@@ -246,32 +251,32 @@ fn parse(bytes: &[u8], key: &Key, offer: &Offer) -> Result<Head, HandshakeError>
             Err(HandshakeError::Malformed(httparse::Error::Version))
         }
         StatusCode::SWITCHING_PROTOCOLS => {
-            let fields = Lines(response.headers);
-            let answer = Answer::from_switching_protocols(&fields, key, offer)?;
+            let fields = ParsedFields(response.headers);
+            let answer = HandshakeAnswer::from_switching_protocols(&fields, key, offer)?;
             let headers = fields.passed_on(&answer)?;
-            Ok(Head::Switched { length, answer, headers })
+            Ok(ResponseHead::Switched { length, answer, headers })
         }
-        status if status.is_informational() => Ok(Head::Interim { length }),
-        _ => Ok(Head::Other),
+        status if status.is_informational() => Ok(ResponseHead::Interim { length }),
+        _ => Ok(ResponseHead::Other),
     }
 }
 
 /// Fields as httparse gives them.
-struct Lines<'b>(&'b [httparse::Header<'b>]);
+struct ParsedFields<'b>(&'b [httparse::Header<'b>]);
 
-impl Fields for Lines<'_> {
+impl HeaderFields for ParsedFields<'_> {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.0.iter().filter(|field| field.name.eq_ignore_ascii_case(name.as_str())).map(|field| field.value)
     }
 }
 
-impl Lines<'_> {
+impl ParsedFields<'_> {
     /// The fields of a 101 that are meant for the client: neither those of this hop nor what we answer ourselves. What was
     /// agreed on is said once, however the server said it: clients are stricter than we are.
-    fn passed_on(&self, answer: &Answer) -> Result<HeaderMap, HandshakeError> {
+    fn passed_on(&self, answer: &HandshakeAnswer) -> Result<HeaderMap, HandshakeError> {
         // httparse has checked them; only the types do not know.
         let malformed = || HandshakeError::Malformed(httparse::Error::HeaderValue);
-        let ending = Ending::new(self.lines(&CONNECTION), self.lines(&TRANSFER_ENCODING).next().is_some());
+        let ending = HopByHopFields::new(self.lines(&CONNECTION), self.lines(&TRANSFER_ENCODING).next().is_some());
         let mut headers = HeaderMap::new();
         for field in self.0 {
             let own =
@@ -354,12 +359,12 @@ mod tests {
     use super::*;
     use crate::ws::handshake::accept_for;
 
-    const KEY: &Key = b"dGhlIHNhbXBsZSBub25jZQ==";
+    const KEY: &WebSocketKey = b"dGhlIHNhbXBsZSBub25jZQ==";
 
     /// What comes of this answer to a handshake.
-    async fn answered(answer: &str) -> Result<Reply<tokio::net::UnixStream>, HandshakeError> {
+    async fn answered(answer: &str) -> Result<HandshakeReply<tokio::net::UnixStream>, HandshakeError> {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let offer = Offer { key: *KEY, subprotocols: vec![], extensions: vec![] };
+        let offer = HandshakeOffer { key: *KEY, subprotocols: vec![], extensions: vec![] };
         let mut head = RequestHead::new("/", None, None).end();
         theirs.write_all(answer.as_bytes()).await.unwrap();
         open(ours, &mut head, KEY, &offer).await
@@ -373,7 +378,9 @@ mod tests {
             std::str::from_utf8(&accept_for(KEY)).unwrap()
         );
         let after = |interims: usize| "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(interims) + &switched;
-        let Reply::Switched(switched) = answered(&after(INTERIM_MAX)).await.unwrap() else { panic!("refused") };
+        let HandshakeReply::Switched(switched) = answered(&after(INTERIM_MAX)).await.unwrap() else {
+            panic!("refused")
+        };
         assert_eq!(switched.early, b"early");
         let error = answered(&after(INTERIM_MAX + 1)).await.unwrap_err();
         assert_eq!(error.label(), "bad_response");
@@ -382,7 +389,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn an_answer_that_is_no_101_comes_with_its_body() {
         let answer = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
-        let Reply::Refused(response) = answered(answer).await.unwrap() else { panic!("not refused") };
+        let HandshakeReply::Refused(response) = answered(answer).await.unwrap() else { panic!("not refused") };
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
         let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
         assert_eq!(body.to_bytes(), &b"no"[..]);

@@ -12,7 +12,7 @@ use super::entry::Gate;
 use super::metrics::EndpointMetrics;
 use crate::health::outlier::Outlier;
 use crate::health::threshold::{self, Health, Threshold};
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// How well an endpoint stands; the better ones are picked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +27,13 @@ pub enum Standing {
 
 /// The live state of one endpoint.
 #[derive(Debug)]
-pub struct Live {
-    name: Name,
+pub struct EndpointState {
+    name: EndpointKey,
     id: u64,
     /// What it counts on. The series go with the last state of the name.
     pub metrics: EndpointMetrics,
     /// What this process has on it.
-    here: Here,
+    here: SeatCounts,
     /// Sessions on it of earlier processes that still drain.
     elsewhere: AtomicU32,
     /// What live traffic says of it.
@@ -47,10 +47,10 @@ pub struct Live {
     /// When it joined others or came back, in microseconds; 0 if it was there from the start.
     joined_at: AtomicU64,
     gate: Arc<Gate>,
-    lives: Lives,
+    lives: EndpointStates,
 }
 
-impl Live {
+impl EndpointState {
     /// The endpoint's name.
     pub fn endpoint(&self) -> &str {
         &self.name.1
@@ -89,13 +89,13 @@ impl Live {
     }
 
     /// A seat on it, unless `max` are taken, those of earlier processes included.
-    pub fn enter(self: &Arc<Live>, max: u32) -> Option<Seat> {
+    pub fn enter(self: &Arc<EndpointState>, max: u32) -> Option<ConnectionPermit> {
         let max = max.saturating_sub(self.elsewhere());
-        self.here.enter(max).then(|| Seat(Arc::clone(self)))
+        self.here.enter(max).then(|| ConnectionPermit(Arc::clone(self)))
     }
 
     /// How well it stands.
-    pub fn standing(&self, now: Moment) -> Standing {
+    pub fn standing(&self, now: MonotonicTime) -> Standing {
         if self.down.load(Ordering::Relaxed) {
             Standing::Down
         } else if self.outlier.is_out(now) {
@@ -111,7 +111,7 @@ impl Live {
     }
 
     /// Hears of a probe's result; tells what its health was and is. One that comes back joins the others anew.
-    pub fn probed(&self, rule: threshold::Rule, passed: bool, now: Moment) -> (Health, Health) {
+    pub fn probed(&self, rule: threshold::HealthThresholds, passed: bool, now: MonotonicTime) -> (Health, Health) {
         let mut threshold = self.lock_threshold();
         let before = threshold.health();
         threshold.observe(rule, passed);
@@ -127,7 +127,7 @@ impl Live {
     }
 
     /// It has no health check any more: what the last one said is forgotten. One that was down joins the others anew.
-    pub fn unchecked(&self, now: Moment) {
+    pub fn unchecked(&self, now: MonotonicTime) {
         let mut threshold = self.lock_threshold();
         if *threshold != Threshold::default() {
             let was_down = threshold.health() == Health::Down;
@@ -153,7 +153,7 @@ impl Live {
     }
 
     /// Lets sessions in, or no more. One that takes them again joins the others anew.
-    pub fn set_open(&self, open: bool, now: Moment) {
+    pub fn set_open(&self, open: bool, now: MonotonicTime) {
         if self.closed.swap(!open, Ordering::Relaxed) && open {
             self.joined(now);
             self.gate.queue.look_again();
@@ -161,28 +161,28 @@ impl Live {
     }
 
     /// It joined others that have sessions already, or came back to them.
-    pub fn joined(&self, now: Moment) {
+    pub fn joined(&self, now: MonotonicTime) {
         self.joined_at.store(now.as_micros().max(1), Ordering::Relaxed);
     }
 
     /// How long ago it joined; for ever if it was there from the start.
-    pub fn joined_for(&self, now: Moment) -> Duration {
+    pub fn joined_for(&self, now: MonotonicTime) -> Duration {
         match self.joined_at.load(Ordering::Relaxed) {
             0 => Duration::MAX,
-            at => now.since(Moment::from_micros(at)),
+            at => now.since(MonotonicTime::from_micros(at)),
         }
     }
 
     /// How far it has come in the `span` since it joined, from 0 to 1.
-    pub fn warmth(&self, span: Duration, now: Moment) -> f64 {
+    pub fn warmth(&self, span: Duration, now: MonotonicTime) -> f64 {
         match self.joined_at.load(Ordering::Relaxed) {
             0 => 1.0,
-            at => (now.since(Moment::from_micros(at)).as_secs_f64() / span.as_secs_f64().max(1e-6)).min(1.0),
+            at => (now.since(MonotonicTime::from_micros(at)).as_secs_f64() / span.as_secs_f64().max(1e-6)).min(1.0),
         }
     }
 }
 
-impl Drop for Live {
+impl Drop for EndpointState {
     /// Takes its name out of the books, unless another state of the same name has begun.
     fn drop(&mut self) {
         let endpoints = &mut self.lives.lock().endpoints;
@@ -195,9 +195,9 @@ impl Drop for Live {
 
 /// Seats taken on an endpoint, and how many of them are plain requests'. One number, so that both are of the same moment.
 #[derive(Debug, Default)]
-struct Here(AtomicU64);
+struct SeatCounts(AtomicU64);
 
-impl Here {
+impl SeatCounts {
     const SEAT: u64 = 1;
     const REQUEST: u64 = 1 << 32;
 
@@ -210,48 +210,48 @@ impl Here {
 
     /// One seat more, if fewer than `max` are taken. Two workers can not both get the last one.
     fn enter(&self, max: u32) -> bool {
-        let more = |here: u64| ((here as u32) < max).then(|| here + Here::SEAT);
+        let more = |here: u64| ((here as u32) < max).then(|| here + SeatCounts::SEAT);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     fn leave(&self) {
         // The order that `Queue` asks for. On x86 it costs no more than any other.
-        self.0.fetch_sub(Here::SEAT, Ordering::SeqCst);
+        self.0.fetch_sub(SeatCounts::SEAT, Ordering::SeqCst);
     }
 
     fn request_begins(&self) {
-        self.0.fetch_add(Here::REQUEST, Ordering::Relaxed);
+        self.0.fetch_add(SeatCounts::REQUEST, Ordering::Relaxed);
     }
 
     fn request_ends(&self) {
-        self.0.fetch_sub(Here::REQUEST, Ordering::Relaxed);
+        self.0.fetch_sub(SeatCounts::REQUEST, Ordering::Relaxed);
     }
 }
 
 /// A place on an endpoint for a session that is being opened, or for a request; dropping it gives it back.
 #[derive(Debug)]
-pub struct Seat(Arc<Live>);
+pub struct ConnectionPermit(Arc<EndpointState>);
 
-impl Seat {
+impl ConnectionPermit {
     /// The session is open.
-    pub fn into_session(self) -> SessionSeat {
+    pub fn into_session(self) -> SessionPermit {
         self.0.metrics.session_begins();
-        SessionSeat(self)
+        SessionPermit(self)
     }
 
     /// It is a plain request's, until its answer is whole.
-    pub fn into_request(self) -> RequestSeat {
+    pub fn into_request(self) -> RequestPermit {
         self.0.here.request_begins();
         self.0.metrics.request_begins();
-        RequestSeat(self)
+        RequestPermit(self)
     }
 }
 
 /// The place of a plain request that is under way: one in the gauge until it is dropped.
 #[derive(Debug)]
-pub struct RequestSeat(Seat);
+pub struct RequestPermit(ConnectionPermit);
 
-impl Drop for RequestSeat {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         // The seat itself goes after it: there are never more requests than seats.
         self.0.0.here.request_ends();
@@ -261,22 +261,22 @@ impl Drop for RequestSeat {
 
 /// The place of a session that is open: one in the gauge until it is dropped.
 #[derive(Debug)]
-pub struct SessionSeat(Seat);
+pub struct SessionPermit(ConnectionPermit);
 
-impl SessionSeat {
+impl SessionPermit {
     /// What is known of the endpoint.
-    pub fn live(&self) -> &Live {
+    pub fn live(&self) -> &EndpointState {
         &self.0.0
     }
 }
 
-impl Drop for SessionSeat {
+impl Drop for SessionPermit {
     fn drop(&mut self) {
         self.0.0.metrics.session_ends();
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.here.leave();
         self.0.gate.queue.seat_free();
@@ -287,34 +287,34 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The live states of all endpoints, by the names of upstream and endpoint, and of the ways to them, by that of the upstream.
 #[derive(Clone, Debug, Default)]
-pub struct Lives(Arc<Mutex<Books>>);
+pub struct EndpointStates(Arc<Mutex<StateTable>>);
 
 #[derive(Debug, Default)]
-struct Books {
-    endpoints: HashMap<Name, Weak<Live>>,
+struct StateTable {
+    endpoints: HashMap<EndpointKey, Weak<EndpointState>>,
     gates: HashMap<String, Weak<Gate>>,
     /// Sessions of earlier processes, also on endpoints that this one does not know, or not yet.
-    elsewhere: HashMap<Name, u32>,
+    elsewhere: HashMap<EndpointKey, u32>,
 }
 
 /// Of the upstream, and of the endpoint in it.
-pub type Name = (String, String);
+pub type EndpointKey = (String, String);
 
-impl Lives {
+impl EndpointStates {
     /// The state of this endpoint, which is the same as long as anybody holds it: a configuration that names it, or a
     /// session on it. `metrics` gives what a new one counts on.
-    pub fn of(&self, upstream: &str, endpoint: &str, metrics: impl FnOnce() -> EndpointMetrics) -> Arc<Live> {
+    pub fn of(&self, upstream: &str, endpoint: &str, metrics: impl FnOnce() -> EndpointMetrics) -> Arc<EndpointState> {
         let name = (upstream.to_owned(), endpoint.to_owned());
         let gate = self.gate(upstream);
         let mut books = self.lock();
         if let Some(live) = books.endpoints.get(&name).and_then(Weak::upgrade) {
             return live;
         }
-        let live = Arc::new(Live {
+        let live = Arc::new(EndpointState {
             name: name.clone(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             metrics: metrics(),
-            here: Here::default(),
+            here: SeatCounts::default(),
             elsewhere: AtomicU32::new(books.elsewhere.get(&name).copied().unwrap_or(0)),
             outlier: Outlier::default(),
             threshold: Mutex::default(),
@@ -343,13 +343,13 @@ impl Lives {
 
     /// Earlier processes have these sessions and no others, on the endpoints that are named; it counts as load there. Where
     /// there are fewer now, those who wait for a seat look again.
-    pub fn set_elsewhere(&self, elsewhere: HashMap<Name, u32>) {
+    pub fn set_elsewhere(&self, elsewhere: HashMap<EndpointKey, u32>) {
         let mut books = self.lock();
         books.elsewhere = elsewhere;
         books.elsewhere.retain(|_, sessions| *sessions > 0);
         // Locked while they are told, so that none begins with the numbers from before; kept beyond that, since the last
         // holder of one takes the lock.
-        let lives: Vec<Arc<Live>> = books.endpoints.values().filter_map(Weak::upgrade).collect();
+        let lives: Vec<Arc<EndpointState>> = books.endpoints.values().filter_map(Weak::upgrade).collect();
         let mut eased: Vec<&Arc<Gate>> = vec![];
         for live in &lives {
             let now = books.elsewhere.get(&live.name).copied().unwrap_or(0);
@@ -364,13 +364,13 @@ impl Lives {
     }
 
     /// The sessions of this process on each endpoint that has any.
-    pub fn counts(&self) -> HashMap<Name, u32> {
-        let lives: Vec<Arc<Live>> = self.lock().endpoints.values().filter_map(Weak::upgrade).collect();
+    pub fn counts(&self) -> HashMap<EndpointKey, u32> {
+        let lives: Vec<Arc<EndpointState>> = self.lock().endpoints.values().filter_map(Weak::upgrade).collect();
         // Counted without the lock, which the last holder of a state takes.
         lives.into_iter().map(|live| (live.name.clone(), live.here())).filter(|(_, here)| *here > 0).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books> {
+    fn lock(&self) -> MutexGuard<'_, StateTable> {
         // Nothing inside can be left half done by a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -384,9 +384,9 @@ mod tests {
     use crate::upstream::metrics::Metrics;
     use prometheus::Registry;
 
-    fn live() -> Arc<Live> {
+    fn live() -> Arc<EndpointState> {
         let metrics = Metrics::register(&Registry::new()).unwrap();
-        Lives::default().of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]))
+        EndpointStates::default().of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]))
     }
 
     #[test]
@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_state_outlives_who_named_it_first_as_long_as_a_session_holds_it() {
-        let (registry, lives) = (Registry::new(), Lives::default());
+        let (registry, lives) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let of =
             |upstream, endpoint| lives.of(upstream, endpoint, || metrics.endpoint(upstream, endpoint, &["connect"]));
@@ -446,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_state_that_begins_while_the_last_one_ends_keeps_its_series() {
-        let (registry, lives) = (Registry::new(), Lives::default());
+        let (registry, lives) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let of = || lives.of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]));
         std::thread::scope(|scope| {
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn sessions_of_earlier_processes_count_as_load_and_take_seats() {
-        let (registry, lives) = (Registry::new(), Lives::default());
+        let (registry, lives) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let of = |endpoint| lives.of("chat", endpoint, || metrics.endpoint("chat", endpoint, &[]));
         let told = |sessions: &[(&str, u32)]| {
@@ -514,7 +514,7 @@ mod tests {
     }
 
     /// Somebody waits in line, has tried in vain, and hears of it when `what` happens to the endpoint.
-    async fn looks_again_when(live: &Arc<Live>, what: impl FnOnce()) {
+    async fn looks_again_when(live: &Arc<EndpointState>, what: impl FnOnce()) {
         let mut ticket = live.gate.queue.join(1).unwrap();
         ticket.turn().await;
         let waiting = tokio::spawn(async move { ticket.turn().await });
@@ -524,7 +524,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("it is woken").unwrap();
     }
 
-    async fn stays_when(live: &Arc<Live>, what: impl FnOnce()) {
+    async fn stays_when(live: &Arc<EndpointState>, what: impl FnOnce()) {
         let mut ticket = live.gate.queue.join(1).unwrap();
         ticket.turn().await;
         let waiting = tokio::spawn(async move { ticket.turn().await });
@@ -536,10 +536,10 @@ mod tests {
         let _ = waiting.await;
     }
 
-    const RULE: threshold::Rule = threshold::Rule { rise: 1, fall: 1 };
+    const RULE: threshold::HealthThresholds = threshold::HealthThresholds { rise: 1, fall: 1 };
 
-    fn at(seconds: u64) -> Moment {
-        Moment::from_micros(seconds * 1_000_000)
+    fn at(seconds: u64) -> MonotonicTime {
+        MonotonicTime::from_micros(seconds * 1_000_000)
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -596,7 +596,7 @@ mod tests {
     #[test]
     fn a_check_that_fails_says_more_than_an_ejection() {
         let live = live();
-        let rule = crate::health::outlier::Rule {
+        let rule = crate::health::outlier::EjectionRule {
             failures: 1,
             span: Duration::from_secs(10),
             span_max: Duration::from_secs(10),
@@ -612,7 +612,7 @@ mod tests {
     #[test]
     fn one_that_joins_warms_up() {
         let (live, span) = (live(), Duration::from_secs(10));
-        let at = |seconds: u64| Moment::from_micros(seconds * 1_000_000);
+        let at = |seconds: u64| MonotonicTime::from_micros(seconds * 1_000_000);
         assert_eq!(live.warmth(span, at(5)), 1.0);
         live.joined(at(5));
         assert_eq!([5, 10, 15, 90].map(|now| live.warmth(span, at(now))), [0.0, 0.5, 1.0, 1.0]);

@@ -6,15 +6,15 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::connect::{Connector, Sources, Target, Tls};
+use super::connect::{ConnectTarget, Connector, Sources, Tls};
 use super::endpoint::Endpoint;
-use super::live::Lives;
+use super::live::EndpointStates;
 use super::metrics::Metrics;
 use super::pool::Pool;
 use super::reach::Reach;
 use crate::balance::hash;
 use crate::config::{self, EndpointUrl};
-use crate::net::names::Names;
+use crate::net::names::NameResolver;
 use crate::net::socket::TcpOptions;
 use crate::tls::TlsError;
 use crate::tls::client::server_name;
@@ -43,9 +43,9 @@ pub struct Maker {
     /// Where they may be, if they are discovered.
     pub reach: Option<Arc<Reach>>,
     /// What is known of them.
-    pub lives: Lives,
+    pub lives: EndpointStates,
     /// What is known of their names.
-    pub names: Names,
+    pub names: NameResolver,
 }
 
 /// Why an endpoint cannot be used.
@@ -64,7 +64,7 @@ impl Maker {
     ///
     /// # Errors
     /// When it cannot be used as written.
-    pub fn endpoint(&self, written: &config::Endpoint) -> Result<Endpoint, MakeError> {
+    pub fn endpoint(&self, written: &config::EndpointConfig) -> Result<Endpoint, MakeError> {
         let label = written.url.to_string();
         let tls = match server_name_of(&written.url, self.server_name.as_deref())? {
             None => None,
@@ -74,8 +74,8 @@ impl Maker {
             }
         };
         let target = match &written.url {
-            EndpointUrl::Tcp { host, port, .. } => Target::new(host, *port, &self.names),
-            EndpointUrl::Unix(path) => Target::Unix(path.clone()),
+            EndpointUrl::Tcp { host, port, .. } => ConnectTarget::new(host, *port, &self.names),
+            EndpointUrl::Unix(path) => ConnectTarget::Unix(path.clone()),
         };
         let connector =
             Connector { target, tls, tcp: self.tcp, sources: self.sources.clone(), reach: self.reach.clone() };

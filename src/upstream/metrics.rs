@@ -8,7 +8,7 @@ use crate::balance::sticky::Returned;
 use crate::health::outlier::Why;
 use crate::telemetry::counters::{Active, Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
-use crate::telemetry::series::{Held, Shelf};
+use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 
 /// From a server in the same rack to the 5 s that connecting may take by default; 1 s and 3 s are where a connection
 /// arrives whose first packet was lost once or twice.
@@ -58,8 +58,8 @@ pub struct Metrics {
     queue_wait: HistogramVec,
     admissions: IntCounterVec,
     sticky: IntCounterVec,
-    by_upstream: Shelf<1>,
-    by_endpoint: Shelf<2>,
+    by_upstream: SeriesRegistry<1>,
+    by_endpoint: SeriesRegistry<2>,
 }
 
 impl Metrics {
@@ -154,8 +154,8 @@ impl Metrics {
                 ),
                 &["upstream", "result"],
             )?,
-            by_upstream: Shelf::new(["upstream"]),
-            by_endpoint: Shelf::new(["upstream", "endpoint"]),
+            by_upstream: SeriesRegistry::new(["upstream"]),
+            by_endpoint: SeriesRegistry::new(["upstream", "endpoint"]),
         };
         metrics.by_upstream.register(registry, &metrics.connect_duration)?;
         metrics.by_upstream.register(registry, &metrics.retries)?;
@@ -226,7 +226,7 @@ pub struct UpstreamMetrics {
     sticky: Counters<Returned>,
     retries_denied: IntCounter,
     stale_connections: IntCounter,
-    _held: Held,
+    _held: SeriesGuard,
 }
 
 impl UpstreamMetrics {
@@ -275,7 +275,7 @@ pub struct EndpointMetrics {
     ejected: IntGauge,
     ejections: [IntCounter; Why::ALL.len()],
     errors: Counters<&'static str>,
-    _held: Held,
+    _held: SeriesGuard,
 }
 
 impl EndpointMetrics {

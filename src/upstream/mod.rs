@@ -29,12 +29,12 @@ use tokio::sync::watch;
 use crate::balance::{Balancer, Draw, Hash, RoundRobin};
 use crate::config;
 use crate::health::outlier::{self, Ejection};
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::policy::balance_key::BalanceKey;
 use crate::policy::retry_budget::{self, RetryBudget};
 use endpoint::Endpoint;
-use entry::{Entry, Gate};
-use live::{Live, Seat, Standing};
+use entry::{EntryPolicy, Gate};
+use live::{ConnectionPermit, EndpointState, Standing};
 use maker::{MakeError, Maker};
 use metrics::UpstreamMetrics;
 use set::{Set, is_among};
@@ -51,7 +51,7 @@ pub struct Upstream {
     retry_budget: Option<RetryBudget>,
     maker: Maker,
     /// How requests get in.
-    pub entry: Entry,
+    pub entry: EntryPolicy,
     /// Who is let in, and who waits.
     pub gate: Arc<Gate>,
     /// What the group counts on.
@@ -68,11 +68,11 @@ pub struct Policy {
     /// Where this process stands; endpoints of the same zone come first.
     pub zone: Option<String>,
     /// When an endpoint is ejected, if ever.
-    pub ejection: Option<outlier::Rule>,
+    pub ejection: Option<outlier::EjectionRule>,
     /// Endpoints that fail their health check are not tried even if nobody else is left.
     pub refuse_down: bool,
     /// How many second tries there are, if there is a bound.
-    pub retry_budget: Option<retry_budget::Rule>,
+    pub retry_budget: Option<retry_budget::RetryBudgetRule>,
 }
 
 impl Policy {
@@ -106,14 +106,14 @@ impl Upstream {
         let set = ArcSwap::from_pointee(Set::new(vec![], None, policy.balancer()));
         let (name, gate) = (maker.upstream.clone(), maker.lives.gate(&maker.upstream));
         let (changed, retry_budget) = (watch::Sender::new(()), policy.retry_budget.map(RetryBudget::new));
-        Upstream { name, set, changed, policy, retry_budget, maker, entry: Entry::default(), gate, metrics }
+        Upstream { name, set, changed, policy, retry_budget, maker, entry: EntryPolicy::default(), gate, metrics }
     }
 
     /// Makes these the endpoints. One that stays as it was is not touched; one with another weight keeps what is known of
     /// it. Those that join others start slowly, if the upstream wants that. Of two with the same name the first counts.
     ///
     /// Calls must not overlap: membership has one writer.
-    pub fn replace(&self, written: &[config::Endpoint], now: Moment) -> Change {
+    pub fn replace(&self, written: &[config::EndpointConfig], now: MonotonicTime) -> Change {
         let before = self.set.load();
         let mut change = Change::default();
         let mut seen = HashSet::new();
@@ -155,7 +155,12 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none, and why.
-    pub fn pick(&self, tried: &[Arc<Endpoint>], draw: Draw, now: Moment) -> Result<(Arc<Endpoint>, Seat), NoEndpoint> {
+    pub fn pick(
+        &self,
+        tried: &[Arc<Endpoint>],
+        draw: Draw,
+        now: MonotonicTime,
+    ) -> Result<(Arc<Endpoint>, ConnectionPermit), NoEndpoint> {
         let set = self.set.load();
         // Bounded: between the choice and the seat another worker may take the last one; then the next choice sees it full.
         for _ in 0..=set.endpoints().len() {
@@ -183,13 +188,13 @@ impl Upstream {
     }
 
     /// An endpoint's share of new sessions now, compared with the others'.
-    pub fn weight(&self, endpoint: &Endpoint, now: Moment) -> u32 {
+    pub fn weight(&self, endpoint: &Endpoint, now: MonotonicTime) -> u32 {
         set::weight(endpoint, self.policy.slow_start, now)
     }
 
     /// The endpoint of this identity, with a seat on it, if it takes sessions and has not failed lately. With the weight 0 it
     /// takes none, also of those who had it: it would never be empty otherwise.
-    pub fn pick_named(&self, identity: u64, now: Moment) -> Option<(Arc<Endpoint>, Seat)> {
+    pub fn pick_named(&self, identity: u64, now: MonotonicTime) -> Option<(Arc<Endpoint>, ConnectionPermit)> {
         let set = self.set.load();
         let endpoint = set.endpoints().iter().find(|endpoint| endpoint.identity == identity)?;
         if !endpoint.takes_sessions() || endpoint.live.standing(now) != Standing::Good {
@@ -210,12 +215,12 @@ impl Upstream {
         if self.policy.refuse_down { &all[..2] } else { all }
     }
 
-    fn is_usable(&self, endpoint: &Endpoint, now: Moment) -> bool {
+    fn is_usable(&self, endpoint: &Endpoint, now: MonotonicTime) -> bool {
         self.standings().contains(&endpoint.live.standing(now))
     }
 
     /// Whether, besides those `tried` and this one, there is an endpoint that nothing speaks against.
-    pub fn has_another(&self, tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>, now: Moment) -> bool {
+    pub fn has_another(&self, tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>, now: MonotonicTime) -> bool {
         let is_good = |other: &&Arc<Endpoint>| {
             other.takes_sessions() && !other.is_full() && other.live.standing(now) == Standing::Good
         };
@@ -225,14 +230,14 @@ impl Upstream {
     }
 
     /// Counts a request, for the retries that it pays for.
-    pub fn request(&self, now: Moment) {
+    pub fn request(&self, now: MonotonicTime) {
         if let Some(budget) = &self.retry_budget {
             budget.request(now);
         }
     }
 
     /// Whether a request whose endpoint failed may be tried on another one.
-    pub fn may_retry(&self, now: Moment) -> bool {
+    pub fn may_retry(&self, now: MonotonicTime) -> bool {
         let may = self.retry_budget.as_ref().is_none_or(|budget| budget.retry(now));
         if may {
             self.metrics.retry();
@@ -243,12 +248,12 @@ impl Upstream {
     }
 
     /// Whether no request may be tried on another endpoint now.
-    pub fn is_budget_spent(&self, now: Moment) -> bool {
+    pub fn is_budget_spent(&self, now: MonotonicTime) -> bool {
         self.retry_budget.as_ref().is_some_and(|budget| budget.is_spent(now))
     }
 
     /// Those that new sessions go to now, were none of them full: of the best rank that has any that nothing speaks against.
-    pub fn first_choices(&self, now: Moment) -> Vec<Arc<Endpoint>> {
+    pub fn first_choices(&self, now: MonotonicTime) -> Vec<Arc<Endpoint>> {
         let is_well = |endpoint: &Endpoint| {
             let live = &endpoint.live;
             // One whose ejection is over is out until it has answered.
@@ -258,7 +263,7 @@ impl Upstream {
     }
 
     /// An endpoint could not be connected to, or did not answer as it should: `reason`.
-    pub fn failed(&self, live: &Live, reason: &'static str, now: Moment) {
+    pub fn failed(&self, live: &EndpointState, reason: &'static str, now: MonotonicTime) {
         live.metrics.error(reason);
         if let Some(rule) = self.policy.ejection {
             let ejection = live.outlier.failed(rule, now, || self.has_room(rule, live));
@@ -267,7 +272,7 @@ impl Upstream {
     }
 
     /// An endpoint answered.
-    pub fn answered(&self, live: &Live, now: Moment) {
+    pub fn answered(&self, live: &EndpointState, now: MonotonicTime) {
         if live.outlier.answered(now) {
             self.show_ejected(live);
             live.joined(now);
@@ -276,14 +281,14 @@ impl Upstream {
     }
 
     /// A session on an endpoint opened.
-    pub fn opened(&self, live: &Live, now: Moment) {
+    pub fn opened(&self, live: &EndpointState, now: MonotonicTime) {
         if self.policy.ejection.is_some_and(|rule| rule.early_end.is_some()) {
             live.outlier.opened(now);
         }
     }
 
     /// An endpoint broke a session off that lasted so long.
-    pub fn broke_off(&self, live: &Live, lasted: Duration, now: Moment) {
+    pub fn broke_off(&self, live: &EndpointState, lasted: Duration, now: MonotonicTime) {
         if let Some(rule) = self.policy.ejection
             && rule.early_end.is_some_and(|early| lasted < early)
         {
@@ -292,7 +297,7 @@ impl Upstream {
         }
     }
 
-    fn ejected(&self, live: &Live, ejection: Option<Ejection>, reason: &'static str) {
+    fn ejected(&self, live: &EndpointState, ejection: Option<Ejection>, reason: &'static str) {
         let Some(Ejection { why, span }) = ejection else { return };
         live.metrics.ejection(why);
         self.show_ejected(live);
@@ -301,7 +306,7 @@ impl Upstream {
     }
 
     /// Of several workers the last one to write has seen what is true.
-    fn show_ejected(&self, live: &Live) {
+    fn show_ejected(&self, live: &EndpointState) {
         loop {
             let ejected = live.outlier.is_ejected();
             live.metrics.show_ejected(ejected);
@@ -312,7 +317,7 @@ impl Upstream {
     }
 
     /// Whether one more endpoint may be ejected besides the others that are.
-    fn has_room(&self, rule: outlier::Rule, live: &Live) -> bool {
+    fn has_room(&self, rule: outlier::EjectionRule, live: &EndpointState) -> bool {
         let set = self.set.load();
         let is_other = |other: &&Arc<Endpoint>| !std::ptr::eq(&*other.live, live);
         let out = set.endpoints().iter().filter(is_other).filter(|other| other.live.outlier.is_ejected()).count();

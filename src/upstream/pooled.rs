@@ -17,14 +17,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connect::UpstreamIo;
 use crate::clock;
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// A handle to a connection of a pool.
 #[derive(Clone, Debug, Default)]
-pub struct PooledConnection(Arc<State>);
+pub struct PooledConnection(Arc<PooledState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct PooledState {
     last: AtomicU8,
     written_at: AtomicU64,
     closed: AtomicBool,
@@ -57,8 +57,8 @@ impl PooledConnection {
     }
 
     /// When the endpoint last took a byte; the clock's start if it never did.
-    pub fn written_at(&self) -> Moment {
-        Moment::from_micros(self.0.written_at.load(Ordering::Relaxed))
+    pub fn written_at(&self) -> MonotonicTime {
+        MonotonicTime::from_micros(self.0.written_at.load(Ordering::Relaxed))
     }
 
     /// Closes the connection at once, whatever waits to be read or written on it.
@@ -127,12 +127,12 @@ impl Drop for Uploading {
 
 /// The stream of a connection of a pool.
 #[derive(Debug)]
-struct Watched {
+struct PooledStream {
     io: UpstreamIo,
     connection: PooledConnection,
 }
 
-impl Watched {
+impl PooledStream {
     fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Ok(_)) = written {
             self.connection.written();
@@ -141,7 +141,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for PooledStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.connection.poll_closed(cx)?;
@@ -154,7 +154,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for PooledStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.connection.poll_closed(cx)?;
@@ -194,12 +194,12 @@ impl AsyncWrite for Watched {
 
 /// A connection in the shape that hyper-util's pool wants.
 #[derive(Debug)]
-pub struct PooledIo(TokioIo<Watched>);
+pub struct PooledIo(TokioIo<PooledStream>);
 
 impl PooledIo {
     /// Watches `io`.
     pub fn new(io: UpstreamIo) -> PooledIo {
-        PooledIo(TokioIo::new(Watched { io, connection: PooledConnection::default() }))
+        PooledIo(TokioIo::new(PooledStream { io, connection: PooledConnection::default() }))
     }
 }
 

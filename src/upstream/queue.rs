@@ -20,11 +20,11 @@ use std::task::{Context, Poll, Waker};
 pub struct Queue {
     /// As many as there are in the line; changed under its lock.
     waiting: AtomicUsize,
-    line: Mutex<Line>,
+    line: Mutex<WaitingLine>,
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct WaitingLine {
     /// By the order of coming: who is to be woken.
     waiters: BTreeMap<u64, Option<Waker>>,
     next: u64,
@@ -32,7 +32,7 @@ struct Line {
     tried: Option<u64>,
 }
 
-impl Line {
+impl WaitingLine {
     fn first(&self) -> Option<u64> {
         self.waiters.first_key_value().map(|(number, _)| *number)
     }
@@ -86,7 +86,7 @@ impl Queue {
         first.into_iter().for_each(Waker::wake);
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
+    fn line(&self) -> MutexGuard<'_, WaitingLine> {
         // Nothing inside can be left half done by a panic.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }

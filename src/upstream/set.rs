@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::endpoint::Endpoint;
 use super::live::Standing;
 use crate::balance::{Balancer, Candidates, Draw};
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// What a weight is multiplied with, so that a part of 1 is still a weight.
 const WHOLE: u32 = 1000;
@@ -64,7 +64,7 @@ impl Set {
         slow_start: Option<Duration>,
         standings: &[Standing],
         draw: Draw,
-        now: Moment,
+        now: MonotonicTime,
     ) -> Option<(&Arc<Endpoint>, Standing)> {
         for &standing in standings {
             for rank in 0..self.rank_count {
@@ -83,7 +83,7 @@ struct Choice<'a> {
     set: &'a Set,
     tried: &'a [Arc<Endpoint>],
     slow_start: Option<Duration>,
-    now: Moment,
+    now: MonotonicTime,
     standing: Standing,
     rank: usize,
 }
@@ -115,7 +115,7 @@ impl Candidates for Choice<'_> {
 }
 
 /// An endpoint's weight beside the others', which grows after it has joined them.
-pub fn weight(endpoint: &Endpoint, slow_start: Option<Duration>, now: Moment) -> u32 {
+pub fn weight(endpoint: &Endpoint, slow_start: Option<Duration>, now: MonotonicTime) -> u32 {
     if !endpoint.live.is_open() {
         return 0;
     }

@@ -4,17 +4,17 @@
 
 use prometheus::Registry;
 
-use super::live::Lives;
+use super::live::EndpointStates;
 use super::metrics::Metrics;
 use super::*;
 use crate::health::threshold;
-use crate::net::names::Names;
+use crate::net::names::NameResolver;
 use crate::net::socket::TcpOptions;
 use crate::telemetry::exposition::encode;
 
-const START: Moment = Moment::from_micros(1_000_000);
+const START: MonotonicTime = MonotonicTime::from_micros(1_000_000);
 
-const EJECTION: outlier::Rule = outlier::Rule {
+const EJECTION: outlier::EjectionRule = outlier::EjectionRule {
     failures: 1,
     span: Duration::from_secs(10),
     span_max: Duration::from_secs(300),
@@ -41,36 +41,36 @@ impl Group {
             tcp: TcpOptions::default(),
             reach: None,
             sources: None,
-            lives: Lives::default(),
-            names: Names::register(&registry).unwrap(),
+            lives: EndpointStates::default(),
+            names: NameResolver::register(&registry).unwrap(),
         };
         Group { registry, upstream: Upstream::new(policy, maker) }
     }
 
     /// Endpoints as a list in YAML.
     fn become_(&self, written: &str) -> Change {
-        let written: Vec<config::Endpoint> = serde_yaml::from_str(written).unwrap();
+        let written: Vec<config::EndpointConfig> = serde_yaml::from_str(written).unwrap();
         self.upstream.replace(&written, START)
     }
 
-    fn pick(&self) -> (String, Seat) {
+    fn pick(&self) -> (String, ConnectionPermit) {
         self.pick_at(START).unwrap()
     }
 
-    fn pick_at(&self, now: Moment) -> Result<(String, Seat), NoEndpoint> {
+    fn pick_at(&self, now: MonotonicTime) -> Result<(String, ConnectionPermit), NoEndpoint> {
         let draw = Draw { key: 0, random: fastrand::u64(..) };
         let (endpoint, seat) = self.upstream.pick(&[], draw, now)?;
         Ok((endpoint.name.to_string(), seat))
     }
 
     /// A handshake with the endpoint at this index fails.
-    fn fail(&self, index: usize, now: Moment) {
+    fn fail(&self, index: usize, now: MonotonicTime) {
         self.upstream.failed(&self.upstream.endpoints()[index].live, "connect", now);
     }
 
     /// Its health check passes or fails, and is believed at once.
     fn probe(&self, index: usize, passed: bool) {
-        self.upstream.endpoints()[index].live.probed(threshold::Rule { rise: 1, fall: 1 }, passed, START);
+        self.upstream.endpoints()[index].live.probed(threshold::HealthThresholds { rise: 1, fall: 1 }, passed, START);
     }
 
     fn ejected(&self) -> Vec<bool> {
@@ -236,7 +236,7 @@ fn who_waits_for_a_seat_is_woken_by_one_that_is_given_back_and_by_a_new_endpoint
     });
 }
 
-fn at(seconds: u64) -> Moment {
+fn at(seconds: u64) -> MonotonicTime {
     START + Duration::from_secs(seconds)
 }
 
@@ -379,7 +379,7 @@ fn one_that_answers_again_joins_anew_and_one_whose_trial_fails_is_out_for_longer
 fn sessions_that_break_off_early_count_beside_those_that_open_and_only_if_early() {
     let (short, long) = (Duration::from_millis(999), Duration::from_secs(1));
     let ejected_by = |opened: usize, lasted, rule: Option<Duration>| {
-        let ejection = Some(outlier::Rule { early_end: rule, ..EJECTION });
+        let ejection = Some(outlier::EjectionRule { early_end: rule, ..EJECTION });
         let group = Group::new(Policy { ejection, ..policy(None) });
         group.become_("['ws://a:1', 'ws://b:1']");
         let live = Arc::clone(&group.upstream.endpoints()[0].live);

@@ -65,7 +65,7 @@ impl Opcode {
 
 /// One parsed header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct FrameHeader {
     /// The last fragment of its message.
     pub fin: bool,
     /// RSV1 to RSV3 as the bits 4, 2, 1.
@@ -94,13 +94,13 @@ pub enum HeaderError {
     LengthOverflow,
 }
 
-impl Header {
+impl FrameHeader {
     /// Reads the header at the start of `bytes`: with its length on the wire, or `None` while it is not whole.
     ///
     /// # Errors
     /// When the bytes can never become a legal header.
     #[inline]
-    pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, HeaderError> {
+    pub fn parse(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, HeaderError> {
         let [first, second, rest @ ..] = bytes else {
             return Ok(None);
         };
@@ -127,7 +127,7 @@ impl Header {
             let Some(key) = rest[extended..].first_chunk::<4>() else { return Ok(None) };
             (Some(*key), 4)
         };
-        let header = Header { fin: first & 0x80 != 0, rsv: (first >> 4) & 0x7, opcode, mask, payload, shortest };
+        let header = FrameHeader { fin: first & 0x80 != 0, rsv: (first >> 4) & 0x7, opcode, mask, payload, shortest };
         Ok(Some((header, 2 + extended + masked)))
     }
 
@@ -182,7 +182,8 @@ impl ControlFrame {
         let payload = &payload[..payload.len().min(CONTROL_PAYLOAD_MAX)];
         let mut header = [0; HEADER_BYTES_MAX];
         let length = payload.len() as u64;
-        let start = Header { fin: true, rsv: 0, opcode, mask, payload: length, shortest: true }.encode(&mut header);
+        let start =
+            FrameHeader { fin: true, rsv: 0, opcode, mask, payload: length, shortest: true }.encode(&mut header);
         let mut bytes = [0; CONTROL_BYTES_MAX];
         bytes[..start].copy_from_slice(&header[..start]);
         let end = start + payload.len();
@@ -198,7 +199,7 @@ impl ControlFrame {
     /// # Panics
     /// In debug builds, if it is none.
     pub fn masked_anew(frame: &[u8], mask: Option<[u8; 4]>) -> ControlFrame {
-        let Ok(Some((header, start))) = Header::parse(frame) else {
+        let Ok(Some((header, start))) = FrameHeader::parse(frame) else {
             debug_assert!(false, "not a whole frame");
             return ControlFrame::new(Opcode::Pong, &[], mask);
         };
@@ -226,15 +227,15 @@ mod tests {
 
     #[test]
     fn examples_of_rfc_6455_section_5_7() {
-        let cases: [(&[u8], Header, usize); 6] = [
+        let cases: [(&[u8], FrameHeader, usize); 6] = [
             (
                 &[0x81, 0x05, 0x48, 0x65],
-                Header { fin: true, rsv: 0, opcode: Opcode::Text, mask: None, payload: 5, shortest: true },
+                FrameHeader { fin: true, rsv: 0, opcode: Opcode::Text, mask: None, payload: 5, shortest: true },
                 2,
             ),
             (
                 &[0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f],
-                Header {
+                FrameHeader {
                     fin: true,
                     rsv: 0,
                     opcode: Opcode::Text,
@@ -246,36 +247,36 @@ mod tests {
             ),
             (
                 &[0x01, 0x03],
-                Header { fin: false, rsv: 0, opcode: Opcode::Text, mask: None, payload: 3, shortest: true },
+                FrameHeader { fin: false, rsv: 0, opcode: Opcode::Text, mask: None, payload: 3, shortest: true },
                 2,
             ),
             (
                 &[0x80, 0x02],
-                Header { fin: true, rsv: 0, opcode: Opcode::Continuation, mask: None, payload: 2, shortest: true },
+                FrameHeader { fin: true, rsv: 0, opcode: Opcode::Continuation, mask: None, payload: 2, shortest: true },
                 2,
             ),
             (
                 &[0x82, 0x7E, 0x01, 0x00],
-                Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload: 256, shortest: true },
+                FrameHeader { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload: 256, shortest: true },
                 4,
             ),
             (
                 &[0x82, 0x7F, 0, 0, 0, 0, 0, 1, 0, 0],
-                Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload: 65536, shortest: true },
+                FrameHeader { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload: 65536, shortest: true },
                 10,
             ),
         ];
         for (bytes, header, length) in cases {
-            assert_eq!(Header::parse(bytes), Ok(Some((header, length))), "{bytes:02x?}");
+            assert_eq!(FrameHeader::parse(bytes), Ok(Some((header, length))), "{bytes:02x?}");
         }
     }
 
     #[test]
     fn headers_that_are_never_legal() {
         for reserved in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
-            assert_eq!(Header::parse(&[0x80 | reserved, 0]), Err(HeaderError::ReservedOpcode(reserved)));
+            assert_eq!(FrameHeader::parse(&[0x80 | reserved, 0]), Err(HeaderError::ReservedOpcode(reserved)));
         }
-        assert_eq!(Header::parse(&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]), Err(HeaderError::LengthOverflow));
+        assert_eq!(FrameHeader::parse(&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]), Err(HeaderError::LengthOverflow));
     }
 
     #[test]
@@ -289,7 +290,7 @@ mod tests {
             (&[0x82, 127, 0, 0, 0, 0, 0, 0, 0, 5], 5, false),
         ];
         for (bytes, payload, shortest) in cases {
-            let (header, length) = Header::parse(bytes).unwrap().unwrap();
+            let (header, length) = FrameHeader::parse(bytes).unwrap().unwrap();
             assert_eq!((header.payload, header.shortest, length), (payload, shortest, bytes.len()), "{bytes:02x?}");
         }
     }
@@ -315,7 +316,7 @@ mod tests {
     fn a_masked_ping_reads_back() {
         let key = [1, 2, 3, 4];
         let frame = ControlFrame::new(Opcode::Ping, b"hello", Some(key));
-        let (header, length) = Header::parse(frame.as_bytes()).unwrap().unwrap();
+        let (header, length) = FrameHeader::parse(frame.as_bytes()).unwrap().unwrap();
         assert_eq!((header.opcode, header.payload, header.mask), (Opcode::Ping, 5, Some(key)));
         let mut payload = frame.as_bytes()[length..].to_vec();
         apply_mask(key, &mut payload);
@@ -332,18 +333,18 @@ mod tests {
             payload in prop_oneof![0u64..126, 126u64..65536, 65536u64..=i64::MAX as u64],
         ) {
             let opcode = Opcode::from_bits(opcode).unwrap();
-            let header = Header { fin, rsv, opcode, mask, payload, shortest: true };
+            let header = FrameHeader { fin, rsv, opcode, mask, payload, shortest: true };
             let mut out = [0; HEADER_BYTES_MAX];
             let length = header.encode(&mut out);
-            prop_assert_eq!(Header::parse(&out[..length]), Ok(Some((header, length))));
+            prop_assert_eq!(FrameHeader::parse(&out[..length]), Ok(Some((header, length))));
             for cut in 0..length {
-                prop_assert_eq!(Header::parse(&out[..cut]), Ok(None));
+                prop_assert_eq!(FrameHeader::parse(&out[..cut]), Ok(None));
             }
         }
 
         #[test]
         fn any_bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
-            if let Ok(Some((header, length))) = Header::parse(&bytes)
+            if let Ok(Some((header, length))) = FrameHeader::parse(&bytes)
                 && header.shortest
             {
                 let mut out = [0; HEADER_BYTES_MAX];

@@ -1,6 +1,6 @@
 //! The opening handshake as a neutral pair: what a client offers and what a server answers (RFC 6455 §4).
 //!
-//! `Offer` is read from a request and judged before any upstream is touched; `Answer` is read from an upstream's
+//! `HandshakeOffer` is read from a request and judged before any upstream is touched; `HandshakeAnswer` is read from an upstream's
 //! response and judged against the offer before the client is told anything. The HTTP/1.1 way (Upgrade, a key, an
 //! accept value) is all there is now; the extended CONNECT of RFC 8441 has the same offer without key and accept.
 
@@ -26,16 +26,16 @@ const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const OFFERS_MAX: usize = 64;
 
 /// A `Sec-WebSocket-Key`: 16 bytes in base64.
-pub type Key = [u8; 24];
+pub type WebSocketKey = [u8; 24];
 
 /// A `Sec-WebSocket-Accept`: 20 bytes in base64.
 pub type Accept = [u8; 28];
 
 /// A client's wish for a WebSocket that keeps all the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub struct HandshakeOffer {
     /// The client's `Sec-WebSocket-Key`, for the accept value it will verify.
-    pub key: Key,
+    pub key: WebSocketKey,
     /// In the client's order of preference.
     pub subprotocols: Vec<String>,
     /// In the client's order of preference.
@@ -87,28 +87,28 @@ pub enum OfferError {
 }
 
 /// The fields of a head, in whatever form it was read.
-pub trait Fields {
+pub trait HeaderFields {
     /// The values of a field, line by line.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 }
 
-impl Fields for HeaderMap {
+impl HeaderFields for HeaderMap {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.get_all(name).into_iter().map(HeaderValue::as_bytes)
     }
 }
 
 /// Whether a request wants a WebSocket at all: the `websocket` token stands in `Upgrade` (RFC 9110 §7.8).
-pub fn is_wanted(fields: &impl Fields) -> bool {
+pub fn is_wanted(fields: &impl HeaderFields) -> bool {
     has_token(fields, &UPGRADE, "websocket")
 }
 
-impl Offer {
+impl HandshakeOffer {
     /// Reads the offer of a request that wants a WebSocket over HTTP/1.1.
     ///
     /// # Errors
     /// The first rule that it breaks.
-    pub fn from_upgrade(method: &Method, version: Version, headers: &HeaderMap) -> Result<Offer, OfferError> {
+    pub fn from_upgrade(method: &Method, version: Version, headers: &HeaderMap) -> Result<HandshakeOffer, OfferError> {
         if method != Method::GET {
             return Err(OfferError::Method);
         }
@@ -125,18 +125,18 @@ impl Offer {
         if single(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
             return Err(OfferError::WebSocketVersion);
         }
-        let key = single(headers, &SEC_WEBSOCKET_KEY).and_then(|key| Key::try_from(key.as_bytes()).ok());
+        let key = single(headers, &SEC_WEBSOCKET_KEY).and_then(|key| WebSocketKey::try_from(key.as_bytes()).ok());
         // The decoder asks for room for the padding, too.
         let key = key.filter(|key| KEY_BASE64.decode_slice(key, &mut [0; 18]) == Ok(16)).ok_or(OfferError::Key)?;
         let subprotocols = subprotocols(headers).ok_or(OfferError::Subprotocols)?;
         let extensions = extensions(headers).ok_or(OfferError::Extensions)?;
-        Ok(Offer { key, subprotocols, extensions })
+        Ok(HandshakeOffer { key, subprotocols, extensions })
     }
 }
 
 /// What a server agreed to, within the offer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct HandshakeAnswer {
     /// One of the offered, or none.
     pub subprotocol: Option<String>,
     /// Each one offered.
@@ -160,7 +160,7 @@ pub enum AnswerError {
     Extension(String),
 }
 
-impl Answer {
+impl HandshakeAnswer {
     /// Judges the fields of a 101 that answers `offer` and was sent `key` (RFC 6455 §4.1, end).
     ///
     /// What can be read in one way only is forgiven: a Content-Length or Transfer-Encoding, for a 1xx ends at its empty
@@ -168,7 +168,11 @@ impl Answer {
     ///
     /// # Errors
     /// The first rule that it breaks. The connection must then not be used any more.
-    pub fn from_switching_protocols(fields: &impl Fields, key: &Key, offer: &Offer) -> Result<Answer, AnswerError> {
+    pub fn from_switching_protocols(
+        fields: &impl HeaderFields,
+        key: &WebSocketKey,
+        offer: &HandshakeOffer,
+    ) -> Result<HandshakeAnswer, AnswerError> {
         // A 101 says what it has switched to (RFC 9110 §7.8): a second protocol would be spoken inside, or instead.
         let is_websocket = |token: &[u8]| token.eq_ignore_ascii_case(b"websocket");
         if !is_wanted(fields) || !tokens(fields, &UPGRADE).all(is_websocket) {
@@ -199,7 +203,7 @@ impl Answer {
                 return Err(refused());
             }
         }
-        Ok(Answer { subprotocol, extensions })
+        Ok(HandshakeAnswer { subprotocol, extensions })
     }
 
     /// The reserved bits that frames may use from now on.
@@ -255,8 +259,8 @@ fn window(bits: &str) -> Option<u8> {
 }
 
 /// A `Sec-WebSocket-Key` of these 16 random bytes.
-pub fn key(random: [u8; 16]) -> Key {
-    let mut key = Key::default();
+pub fn key(random: [u8; 16]) -> WebSocketKey {
+    let mut key = WebSocketKey::default();
     // Cannot fail: 16 bytes are 24 characters.
     let _ = BASE64.encode_slice(random, &mut key);
     key
@@ -272,7 +276,7 @@ pub fn accept_for(key: &[u8]) -> Accept {
 }
 
 /// The subprotocols a request offers: `None` if one is no token, stands twice, or there are too many.
-pub fn subprotocols(fields: &impl Fields) -> Option<Vec<String>> {
+pub fn subprotocols(fields: &impl HeaderFields) -> Option<Vec<String>> {
     let mut all: Vec<String> = vec![];
     for line in fields.lines(&SEC_WEBSOCKET_PROTOCOL) {
         // Empty elements of a list count for nothing (RFC 9110 §5.6.1.2).
@@ -287,7 +291,7 @@ pub fn subprotocols(fields: &impl Fields) -> Option<Vec<String>> {
 }
 
 /// All extensions of the header lines: `None` if malformed or too many.
-fn extensions(fields: &impl Fields) -> Option<Vec<Extension>> {
+fn extensions(fields: &impl HeaderFields) -> Option<Vec<Extension>> {
     let mut all = vec![];
     for line in once(fields, &SEC_WEBSOCKET_EXTENSIONS) {
         for element in split_outside_quotes(text(line)?, ',')?.into_iter().filter(|text| !text.is_empty()) {
@@ -301,7 +305,7 @@ fn extensions(fields: &impl Fields) -> Option<Vec<Extension>> {
 }
 
 /// The lines of a field without those that are empty, and each that is said twice once.
-pub fn once<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+pub fn once<'a>(fields: &'a impl HeaderFields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = move || fields.lines(name).map(<[u8]>::trim_ascii);
     lines()
         .enumerate()
@@ -367,25 +371,25 @@ fn text(line: &[u8]) -> Option<&str> {
     std::str::from_utf8(line).ok().filter(|_| is_text)
 }
 
-fn has_token(fields: &impl Fields, name: &HeaderName, token: &str) -> bool {
+fn has_token(fields: &impl HeaderFields, name: &HeaderName, token: &str) -> bool {
     tokens(fields, name).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The items of a list over all its lines, without those that are empty (RFC 9110 §5.6.1.2).
-fn tokens<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+fn tokens<'a>(fields: &'a impl HeaderFields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let items = fields.lines(name).flat_map(|line| line.split(|byte| *byte == b','));
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
 /// The value of a header that must stand exactly once.
-fn single<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> Option<&'a str> {
+fn single<'a>(fields: &'a impl HeaderFields, name: &'a HeaderName) -> Option<&'a str> {
     let mut lines = fields.lines(name);
     let first = text(lines.next()?)?;
     lines.next().is_none().then_some(first.trim())
 }
 
 /// All lines of a header in one.
-fn joined(fields: &impl Fields, name: &HeaderName) -> String {
+fn joined(fields: &impl HeaderFields, name: &HeaderName) -> String {
     let lines: Vec<_> = fields.lines(name).map(String::from_utf8_lossy).collect();
     lines.join(", ")
 }
@@ -424,8 +428,8 @@ mod tests {
         map
     }
 
-    fn offer(change: &[(&'static str, Option<&str>)]) -> Result<Offer, OfferError> {
-        Offer::from_upgrade(&Method::GET, Version::HTTP_11, &request(change))
+    fn offer(change: &[(&'static str, Option<&str>)]) -> Result<HandshakeOffer, OfferError> {
+        HandshakeOffer::from_upgrade(&Method::GET, Version::HTTP_11, &request(change))
     }
 
     #[test]
@@ -437,8 +441,8 @@ mod tests {
     #[test]
     fn each_rule_of_section_4_is_kept() {
         let plain = request(&[]);
-        assert_eq!(Offer::from_upgrade(&Method::POST, Version::HTTP_11, &plain), Err(OfferError::Method));
-        assert_eq!(Offer::from_upgrade(&Method::GET, Version::HTTP_10, &plain), Err(OfferError::HttpVersion));
+        assert_eq!(HandshakeOffer::from_upgrade(&Method::POST, Version::HTTP_11, &plain), Err(OfferError::Method));
+        assert_eq!(HandshakeOffer::from_upgrade(&Method::GET, Version::HTTP_10, &plain), Err(OfferError::HttpVersion));
         let cases: [(&'static str, Option<&str>, OfferError); 17] = [
             ("connection", None, OfferError::Connection),
             ("connection", Some("keep-alive"), OfferError::Connection),
@@ -509,7 +513,7 @@ mod tests {
             let mut map = request(&[]);
             let value = map.get(name).unwrap().clone();
             map.append(HeaderName::from_static(name), value);
-            assert_eq!(Offer::from_upgrade(&Method::GET, Version::HTTP_11, &map), Err(expected));
+            assert_eq!(HandshakeOffer::from_upgrade(&Method::GET, Version::HTTP_11, &map), Err(expected));
         }
     }
 
@@ -522,7 +526,7 @@ mod tests {
         assert!(!is_wanted(&headers(&[])));
     }
 
-    fn answer(offer: &Offer, change: &[(&'static str, Option<&str>)]) -> Result<Answer, AnswerError> {
+    fn answer(offer: &HandshakeOffer, change: &[(&'static str, Option<&str>)]) -> Result<HandshakeAnswer, AnswerError> {
         let mut map = headers(&[
             ("connection", "Upgrade"),
             ("upgrade", "websocket"),
@@ -536,7 +540,7 @@ mod tests {
                 map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
             }
         }
-        Answer::from_switching_protocols(&map, &SAMPLE_KEY.as_bytes().try_into().unwrap(), offer)
+        HandshakeAnswer::from_switching_protocols(&map, &SAMPLE_KEY.as_bytes().try_into().unwrap(), offer)
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Side;
 use super::close::CloseError;
-use super::frame::{CONTROL_PAYLOAD_MAX, Header, HeaderError, Opcode};
+use super::frame::{CONTROL_PAYLOAD_MAX, FrameHeader, HeaderError, Opcode};
 
 /// What this direction may carry. The same for the whole session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +91,7 @@ impl Violation {
 
 /// Why a header is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum FrameRefusal {
     /// It breaks the protocol.
     Violation(Violation),
     /// Its payload is longer than a frame may be.
@@ -100,9 +100,9 @@ pub enum Refusal {
     MessageTooLarge,
 }
 
-impl<T: Into<Violation>> From<T> for Refusal {
-    fn from(violation: T) -> Refusal {
-        Refusal::Violation(violation.into())
+impl<T: Into<Violation>> From<T> for FrameRefusal {
+    fn from(violation: T) -> FrameRefusal {
+        FrameRefusal::Violation(violation.into())
     }
 }
 
@@ -114,24 +114,24 @@ pub enum Item {
         /// Bytes of the header.
         header: usize,
         /// Set when the frame is empty and ends its message.
-        ends: Option<Message>,
+        ends: Option<EndedMessage>,
     },
     /// So many bytes of the payload in progress.
     Payload {
         /// How many, at least 1.
         bytes: usize,
         /// Set when they end the message.
-        ends: Option<Message>,
+        ends: Option<EndedMessage>,
     },
     /// A whole control frame.
-    Control(Control),
+    Control(ControlFrameSpan),
     /// A header or a control frame that is not whole.
     Incomplete,
 }
 
 /// A message that has just ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct EndedMessage {
     /// Text or Binary.
     pub opcode: Opcode,
     /// Payload bytes on the wire, summed over the fragments.
@@ -154,7 +154,7 @@ pub struct Run {
 
 /// Where in the bytes a control frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Control {
+pub struct ControlFrameSpan {
     /// Close, Ping or Pong.
     pub opcode: Opcode,
     /// Bytes of its header.
@@ -194,7 +194,7 @@ impl Scanner {
     /// # Errors
     /// When a whole header may not stand here. The state is then as before that header.
     #[inline]
-    pub fn next(&mut self, rules: &Rules, bytes: &[u8]) -> Result<Item, Refusal> {
+    pub fn next(&mut self, rules: &Rules, bytes: &[u8]) -> Result<Item, FrameRefusal> {
         if self.left > 0 {
             if bytes.is_empty() {
                 return Ok(Item::Incomplete);
@@ -203,7 +203,7 @@ impl Scanner {
             self.left -= taken;
             return Ok(Item::Payload { bytes: taken as usize, ends: self.ended() });
         }
-        let Some((header, length)) = Header::parse(bytes)? else {
+        let Some((header, length)) = FrameHeader::parse(bytes)? else {
             return Ok(Item::Incomplete);
         };
         self.judge(rules, &header)?;
@@ -212,7 +212,7 @@ impl Scanner {
             if bytes.len() < whole {
                 return Ok(Item::Incomplete);
             }
-            return Ok(Item::Control(Control {
+            return Ok(Item::Control(ControlFrameSpan {
                 opcode: header.opcode,
                 header: length,
                 bytes: whole,
@@ -280,15 +280,15 @@ impl Scanner {
     }
 
     /// The message that ends here, if one does.
-    fn ended(&mut self) -> Option<Message> {
+    fn ended(&mut self) -> Option<EndedMessage> {
         if self.left > 0 || !self.fin {
             return None;
         }
         let opcode = self.message.take()?;
-        Some(Message { opcode, bytes: self.message_bytes })
+        Some(EndedMessage { opcode, bytes: self.message_bytes })
     }
 
-    fn judge(&self, rules: &Rules, header: &Header) -> Result<(), Refusal> {
+    fn judge(&self, rules: &Rules, header: &FrameHeader) -> Result<(), FrameRefusal> {
         let any_mask = rules.tolerant && header.opcode.is_control();
         match (rules.from, header.mask) {
             (Side::Client, None) if !any_mask => return Err(Violation::UnmaskedFrame.into()),
@@ -316,17 +316,17 @@ impl Scanner {
             _ => {}
         }
         if header.payload > rules.frame_bytes_max {
-            return Err(Refusal::FrameTooLarge);
+            return Err(FrameRefusal::FrameTooLarge);
         }
         let before = if header.opcode == Opcode::Continuation { self.message_bytes } else { 0 };
         if before.saturating_add(header.payload) > rules.message_bytes_max {
-            return Err(Refusal::MessageTooLarge);
+            return Err(FrameRefusal::MessageTooLarge);
         }
         Ok(())
     }
 }
 
-fn rsv_allowed(rsv: Rsv, header: &Header) -> bool {
+fn rsv_allowed(rsv: Rsv, header: &FrameHeader) -> bool {
     use super::frame::RSV1;
     match rsv {
         Rsv::None => false,
@@ -353,7 +353,7 @@ mod tests {
                 Ok(Item::Payload { bytes, .. }) => rest = &rest[bytes..],
                 Ok(Item::Control(control)) => rest = &rest[control.bytes..],
                 Ok(Item::Incomplete) => panic!("legal: {bytes:02x?}"),
-                Err(Refusal::Violation(violation)) => return violation,
+                Err(FrameRefusal::Violation(violation)) => return violation,
                 Err(other) => panic!("{other:?}"),
             }
         }
@@ -424,12 +424,12 @@ mod tests {
     fn limits_hold_to_the_byte_and_over_fragments() {
         let rules = Rules { frame_bytes_max: 10, message_bytes_max: 15, ..rules(Side::Server) };
         let mut scanner = Scanner::default();
-        assert_eq!(scanner.next(&rules, &[0x82, 11]), Err(Refusal::FrameTooLarge));
+        assert_eq!(scanner.next(&rules, &[0x82, 11]), Err(FrameRefusal::FrameTooLarge));
         assert!(matches!(scanner.next(&rules, &[0x02, 10]), Ok(Item::Data { header: 2, ends: None })));
         assert!(matches!(scanner.next(&rules, &[0; 10]), Ok(Item::Payload { bytes: 10, ends: None })));
-        assert_eq!(scanner.next(&rules, &[0x80, 6]), Err(Refusal::MessageTooLarge));
+        assert_eq!(scanner.next(&rules, &[0x80, 6]), Err(FrameRefusal::MessageTooLarge));
         assert!(matches!(scanner.next(&rules, &[0x80, 5]), Ok(Item::Data { .. })));
-        let ends = Some(Message { opcode: Opcode::Binary, bytes: 15 });
+        let ends = Some(EndedMessage { opcode: Opcode::Binary, bytes: 15 });
         assert_eq!(scanner.next(&rules, &[0; 99]), Ok(Item::Payload { bytes: 5, ends }));
     }
 
@@ -476,7 +476,7 @@ mod tests {
         assert!(!scanner.in_message());
         let large = [[0x01, 11].as_slice(), &[0; 11]].concat();
         assert_eq!(scanner.run(&rules, &large, 1), None);
-        assert_eq!(scanner.next(&rules, &large), Err(Refusal::MessageTooLarge));
+        assert_eq!(scanner.next(&rules, &large), Err(FrameRefusal::MessageTooLarge));
     }
 
     #[test]
@@ -490,9 +490,9 @@ mod tests {
         let run = scanner.run(&rules, &pieces, usize::MAX).unwrap();
         assert_eq!((run.count, run.bytes), (4, 16));
         assert_eq!(scanner.run(&rules, &pieces, usize::MAX), None);
-        assert_eq!(scanner.next(&rules, &pieces), Err(Refusal::MessageTooLarge));
+        assert_eq!(scanner.next(&rules, &pieces), Err(FrameRefusal::MessageTooLarge));
         assert_eq!(scanner.run(&rules, &[0x00, 0].repeat(1000), usize::MAX).unwrap().count, 1000);
-        let ends = Some(Message { opcode: Opcode::Text, bytes: 9 });
+        let ends = Some(EndedMessage { opcode: Opcode::Text, bytes: 9 });
         assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { header: 2, ends }));
     }
 
@@ -505,7 +505,7 @@ mod tests {
         let Ok(Item::Control(ping)) = scanner.next(&rules, &[0x89, 1, b'x']) else { panic!("no ping") };
         assert_eq!((ping.opcode, ping.header, ping.bytes), (Opcode::Ping, 2, 3));
         assert!(scanner.at_boundary() && scanner.in_message());
-        let ends = Some(Message { opcode: Opcode::Text, bytes: 2 });
+        let ends = Some(EndedMessage { opcode: Opcode::Text, bytes: 2 });
         assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { header: 2, ends }));
         assert!(!scanner.in_message());
     }

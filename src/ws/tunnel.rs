@@ -30,9 +30,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Side;
 use super::close::{Close, CloseBody};
-use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, Header, Opcode, apply_mask};
-use super::scanner::{Control, Item, Message, Refusal, Rsv, Rules, Run, Violation};
-use crate::moment::Moment;
+use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, FrameHeader, Opcode, apply_mask};
+use super::scanner::{ControlFrameSpan, EndedMessage, FrameRefusal, Item, Rsv, Rules, Run, Violation};
+use crate::moment::MonotonicTime;
 pub use end::{End, Farewell, Observer, Stopping};
 use peer::{Liveness, Peer};
 
@@ -62,7 +62,7 @@ pub const STALL: Duration = Duration::from_secs(1);
 
 /// What a session may do and for how long. Fixed when the session opens, and the same for many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
+pub struct TunnelSettings {
     /// How strictly frames are judged.
     pub validation: Validation,
     /// The longest time without a data frame in either direction.
@@ -109,7 +109,7 @@ mod shared {
 
 /// What to do with the start of the slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum TunnelStep {
     /// So many bytes go on to the other peer; then `poll_inject`, then the rest.
     Forward(usize),
     /// So many bytes, a whole control frame, go on masked as they must be: see [`ControlFrame::masked_anew`].
@@ -122,27 +122,27 @@ pub enum Step {
 
 /// How a session ends, once something has begun that. Boxed: most of a session's life there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Closing {
+struct ClosingHandshake {
     end: End,
     /// `poll_end` has told it.
     told: bool,
     /// Bounds how far `give_up` may be put off.
-    begun: Moment,
+    begun: MonotonicTime,
     /// When patience ends.
-    give_up: Moment,
+    give_up: MonotonicTime,
     /// It has ended.
     gave_up: bool,
     /// What each peer that is `close_wanted` is to get.
     closes: [Option<Close>; 2],
 }
 
-/// That a session is to end although it is well. Boxed as `Closing` is.
+/// That a session is to end although it is well. Boxed as `ClosingHandshake` is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stop {
+struct PendingStop {
     /// From when on, where it is quiet then.
-    at: Moment,
+    at: MonotonicTime,
     /// When it ends whether quiet or not.
-    latest: Moment,
+    latest: MonotonicTime,
     why: Stopping,
 }
 
@@ -150,18 +150,18 @@ struct Stop {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     #[serde(with = "shared")]
-    settings: Arc<Settings>,
+    settings: Arc<TunnelSettings>,
     /// Which reserved bits the negotiated extensions use.
     rsv: Rsv,
     /// Makes our Pings to a side ours, one key a side: what one peer has seen of ours tells it nothing of the other's.
     /// So no peer knows another session's key, and a peer's own payloads do not hit it by chance.
     ping_keys: [u64; 2],
-    opened: Moment,
+    opened: MonotonicTime,
     /// When a data frame, or a part of one, last passed.
-    data_at: Moment,
-    stop: Option<Box<Stop>>,
+    data_at: MonotonicTime,
+    stop: Option<Box<PendingStop>>,
     peers: [Peer; 2],
-    closing: Option<Box<Closing>>,
+    closing: Option<Box<ClosingHandshake>>,
     /// A deadline may have come nearer since `poll_timeout` was last asked.
     timer_moved: bool,
 }
@@ -169,7 +169,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// A session that opened at `now`, with extensions that use `rsv`. `ping_keys`, for the client and for the server,
     /// should be random.
-    pub fn new(settings: Arc<Settings>, rsv: Rsv, ping_keys: [u64; 2], now: Moment) -> Tunnel {
+    pub fn new(settings: Arc<TunnelSettings>, rsv: Rsv, ping_keys: [u64; 2], now: MonotonicTime) -> Tunnel {
         Tunnel {
             settings,
             rsv,
@@ -197,7 +197,7 @@ impl Tunnel {
     }
 
     /// When a data frame, or a part of one, last passed.
-    pub fn data_at(&self) -> Moment {
+    pub fn data_at(&self) -> MonotonicTime {
         self.data_at
     }
 
@@ -206,23 +206,29 @@ impl Tunnel {
     /// Judges what stands at the start of `bytes`, which came from `from` behind all that came before.
     /// Call again with the rest until it is used up or the answer is `NeedMore`.
     #[inline]
-    pub fn handle_bytes(&mut self, now: Moment, from: Side, bytes: &[u8], seen: &mut impl Observer) -> Step {
+    pub fn handle_bytes(
+        &mut self,
+        now: MonotonicTime,
+        from: Side,
+        bytes: &[u8],
+        seen: &mut impl Observer,
+    ) -> TunnelStep {
         if bytes.is_empty() {
-            return Step::NeedMore;
+            return TunnelStep::NeedMore;
         }
         self.heard(now, from);
         let step = if self.peer(from).deaf {
-            Step::Drop(bytes.len())
+            TunnelStep::Drop(bytes.len())
         } else if self.reads_frames() {
             self.judge(now, from, bytes, seen)
         } else if self.peer(from.other()).cut {
-            Step::Drop(bytes.len())
+            TunnelStep::Drop(bytes.len())
         } else {
             self.data_at = now;
             self.wait_from_now(now, HALF_CLOSED_WAIT);
-            Step::Forward(bytes.len())
+            TunnelStep::Forward(bytes.len())
         };
-        if let Step::Forward(taken) | Step::Remask(taken) = step {
+        if let TunnelStep::Forward(taken) | TunnelStep::Remask(taken) = step {
             seen.bytes(from, taken);
             let in_frame = !self.peer(from).scanner.at_boundary();
             self.peer_mut(from.other()).in_frame = in_frame;
@@ -235,7 +241,7 @@ impl Tunnel {
         step
     }
 
-    fn judge(&mut self, now: Moment, from: Side, bytes: &[u8], seen: &mut impl Observer) -> Step {
+    fn judge(&mut self, now: MonotonicTime, from: Side, bytes: &[u8], seen: &mut impl Observer) -> TunnelStep {
         let mut passed = Passed::default();
         let step = self.judge_each(now, from, bytes, &mut passed, seen);
         passed.tell(from, seen);
@@ -245,12 +251,12 @@ impl Tunnel {
     #[inline]
     fn judge_each(
         &mut self,
-        now: Moment,
+        now: MonotonicTime,
         from: Side,
         bytes: &[u8],
         passed: &mut Passed,
         seen: &mut impl Observer,
-    ) -> Step {
+    ) -> TunnelStep {
         let to = from.other();
         let mut rules = Rules {
             from,
@@ -267,7 +273,7 @@ impl Tunnel {
                 rules.frame_bytes_max = u64::MAX;
                 rules.message_bytes_max = u64::MAX;
             }
-            let taken = |at| if muted { Step::Drop(at) } else { Step::Forward(at) };
+            let taken = |at| if muted { TunnelStep::Drop(at) } else { TunnelStep::Forward(at) };
             let rest = &bytes[at..];
             let scanner = &mut self.peers[from as usize].scanner;
             if at > 0 && (rest.is_empty() || (scanner.at_boundary() && self.peer(to).wants_inject())) {
@@ -282,7 +288,7 @@ impl Tunnel {
                 continue;
             }
             let mut item = self.peers[from as usize].scanner.next(&rules, rest);
-            if let Err(Refusal::Violation(violation)) = item
+            if let Err(FrameRefusal::Violation(violation)) = item
                 && at == 0
                 && let Some(tolerated) = self.tolerated(&rules, violation, rest)
             {
@@ -301,7 +307,7 @@ impl Tunnel {
                     self.data_passed(now, from, ends.filter(|_| !muted), passed, seen);
                 }
                 Ok(Item::Incomplete) if at > 0 => return taken(at),
-                Ok(Item::Incomplete) => return Step::NeedMore,
+                Ok(Item::Incomplete) => return TunnelStep::NeedMore,
                 Ok(Item::Control(control)) => {
                     let (payload, length) = unmasked(&control, rest);
                     let payload = &payload[..length];
@@ -314,7 +320,7 @@ impl Tunnel {
                             if self.is_ours(from, payload) == Some(self.peer(from).pings) {
                                 seen.round_trip(from, now.since(self.peer(from).pinged));
                             }
-                            return Step::Drop(control.bytes);
+                            return TunnelStep::Drop(control.bytes);
                         }
                         Opcode::Close => match CloseBody::parse(payload) {
                             Ok(_) if at > 0 => return taken(at),
@@ -326,13 +332,13 @@ impl Tunnel {
                                 return if is_masked_well || muted {
                                     taken(control.bytes)
                                 } else {
-                                    Step::Remask(control.bytes)
+                                    TunnelStep::Remask(control.bytes)
                                 };
                             }
                             Err(_) if at > 0 => return taken(at),
                             Err(error) => {
-                                self.refuse(now, from, Refusal::from(error));
-                                return Step::Drop(bytes.len());
+                                self.refuse(now, from, FrameRefusal::from(error));
+                                return TunnelStep::Drop(bytes.len());
                             }
                         },
                         opcode => {
@@ -340,7 +346,7 @@ impl Tunnel {
                             if !muted {
                                 self.control_passed(from, opcode, 1, passed);
                                 if !is_masked_well {
-                                    return Step::Remask(control.bytes);
+                                    return TunnelStep::Remask(control.bytes);
                                 }
                             }
                         }
@@ -350,7 +356,7 @@ impl Tunnel {
                 Err(refusal) => {
                     self.refuse(now, from, refusal);
                     if self.peer(from).deaf {
-                        return Step::Drop(bytes.len());
+                        return TunnelStep::Drop(bytes.len());
                     }
                 }
             }
@@ -359,9 +365,9 @@ impl Tunnel {
 
     /// What stands at the start of `bytes` for whoever does not mind that it breaks this rule, where that does no harm.
     #[cold]
-    fn tolerated(&mut self, rules: &Rules, violation: Violation, bytes: &[u8]) -> Option<Result<Item, Refusal>> {
+    fn tolerated(&mut self, rules: &Rules, violation: Violation, bytes: &[u8]) -> Option<Result<Item, FrameRefusal>> {
         let is_lenient = self.settings.validation == Validation::Lenient;
-        let (header, _) = Header::parse(bytes).ok().flatten()?;
+        let (header, _) = FrameHeader::parse(bytes).ok().flatten()?;
         let may_be_ours = header.opcode == Opcode::Pong && header.payload == PING_BYTES as u64;
         let passes = match violation {
             Violation::LengthNotMinimal => is_lenient || may_be_ours,
@@ -386,7 +392,7 @@ impl Tunnel {
     }
 
     /// This peer's stream ended (FIN, or an error that ends it).
-    pub fn handle_eof(&mut self, now: Moment, side: Side) {
+    pub fn handle_eof(&mut self, now: MonotonicTime, side: Side) {
         let peer = self.peer_mut(side);
         if peer.eof {
             return;
@@ -411,7 +417,7 @@ impl Tunnel {
     }
 
     /// Bytes to this peer could not be written: nothing more will be. What it sent before may still be read.
-    pub fn handle_broken(&mut self, now: Moment, side: Side) {
+    pub fn handle_broken(&mut self, now: MonotonicTime, side: Side) {
         self.abandon(now, side);
     }
 
@@ -421,7 +427,7 @@ impl Tunnel {
     }
 
     /// This peer took bytes again after `handle_blocked`: it lives. `drained` tells that none are waiting any more.
-    pub fn handle_progress(&mut self, now: Moment, side: Side, drained: bool) {
+    pub fn handle_progress(&mut self, now: MonotonicTime, side: Side, drained: bool) {
         // Only room that was wanting is a sign of life: what the kernel takes at once, our own Ping too, says nothing.
         if self.peer(side).blocked {
             self.heard(now, side);
@@ -449,7 +455,7 @@ impl Tunnel {
     }
 
     /// The time of `poll_timeout` has come.
-    pub fn handle_timeout(&mut self, now: Moment) {
+    pub fn handle_timeout(&mut self, now: MonotonicTime) {
         self.timer_moved = true;
         match &self.closing {
             Some(closing) if !closing.gave_up && closing.give_up <= now => self.give_up(now),
@@ -481,9 +487,9 @@ impl Tunnel {
     /// From `at` on the session ends as `End::Stopped`, in its first pause: when no message is under way in either
     /// direction and no data has passed for [`QUIET`]. With no pause by `at` + [`QUIET_WAIT`], or by `by` if that is earlier,
     /// it ends then. Whoever says it again can only make it end earlier; the reason is that of the earliest `at`.
-    pub fn stop(&mut self, at: Moment, by: Option<Moment>, why: Stopping) {
+    pub fn stop(&mut self, at: MonotonicTime, by: Option<MonotonicTime>, why: Stopping) {
         let by = by.unwrap_or(at + QUIET_WAIT);
-        let mut stop = Stop { at: at.min(by), latest: by.min(at + QUIET_WAIT), why };
+        let mut stop = PendingStop { at: at.min(by), latest: by.min(at + QUIET_WAIT), why };
         self.timer_moved = true;
         if let Some(before) = &mut self.stop {
             stop.latest = stop.latest.min(before.latest);
@@ -497,7 +503,7 @@ impl Tunnel {
 
     /// The proxy itself has failed on this session, so that nothing of its state can be relied on but where frames end: what
     /// comes is dropped unread, and as `End::Panicked` it ends. One that was ending already is over at once.
-    pub fn abort(&mut self, now: Moment) {
+    pub fn abort(&mut self, now: MonotonicTime) {
         let was_closing = self.is_closing();
         for peer in &mut self.peers {
             peer.deaf = true;
@@ -515,7 +521,7 @@ impl Tunnel {
     }
 
     /// Answers an `End`: the last that this peer gets.
-    pub fn close(&mut self, now: Moment, to: Side, farewell: Farewell) {
+    pub fn close(&mut self, now: MonotonicTime, to: Side, farewell: Farewell) {
         self.timer_moved = true;
         match farewell {
             Farewell::Nothing => {}
@@ -550,7 +556,7 @@ impl Tunnel {
     /// A frame to write to `to` now, behind all bytes forwarded so far. Ask until `None`.
     pub fn poll_inject(
         &mut self,
-        now: Moment,
+        now: MonotonicTime,
         to: Side,
         mask: [u8; 4],
         seen: &mut impl Observer,
@@ -591,12 +597,12 @@ impl Tunnel {
     }
 
     /// When that began; what follows is only the closing handshake.
-    pub fn end_began(&self) -> Option<Moment> {
+    pub fn end_began(&self) -> Option<MonotonicTime> {
         self.closing.as_ref().map(|closing| closing.begun)
     }
 
     /// When it opened.
-    pub fn opened(&self) -> Moment {
+    pub fn opened(&self) -> MonotonicTime {
         self.opened
     }
 
@@ -686,7 +692,7 @@ impl Tunnel {
     }
 
     /// When `handle_timeout` is next due. It may be late in coming: deadlines that move away are not reported.
-    pub fn poll_timeout(&self) -> Option<Moment> {
+    pub fn poll_timeout(&self) -> Option<MonotonicTime> {
         let give_up = self.closing.as_ref().filter(|closing| !closing.gave_up).map(|closing| closing.give_up);
         if self.is_closing() && !self.is_half_closed() {
             return give_up;
@@ -701,7 +707,7 @@ impl Tunnel {
 
     /// A sign of life. Where it was doubted, the next Ping may be nearer than the end of the doubt was.
     #[inline]
-    fn heard(&mut self, now: Moment, side: Side) {
+    fn heard(&mut self, now: MonotonicTime, side: Side) {
         let peer = self.peer_mut(side);
         let was_doubted = peer.liveness != Liveness::Heard;
         peer.heard = now;
@@ -710,7 +716,7 @@ impl Tunnel {
     }
 
     /// Nobody reads any more what is sent to this peer.
-    fn abandon(&mut self, now: Moment, side: Side) {
+    fn abandon(&mut self, now: MonotonicTime, side: Side) {
         let peer = self.peer_mut(side);
         peer.cut = true;
         peer.gone = true;
@@ -720,7 +726,7 @@ impl Tunnel {
 
     /// Nothing waits for this peer any more, so the other one is read again. Whatever that one has said meanwhile is still
     /// to be read: its waits begin anew.
-    fn unblocked(&mut self, now: Moment, side: Side) {
+    fn unblocked(&mut self, now: MonotonicTime, side: Side) {
         if !std::mem::take(&mut self.peer_mut(side).blocked) {
             return;
         }
@@ -734,9 +740,9 @@ impl Tunnel {
 
     fn data_passed(
         &mut self,
-        now: Moment,
+        now: MonotonicTime,
         from: Side,
-        ends: Option<Message>,
+        ends: Option<EndedMessage>,
         passed: &mut Passed,
         seen: &mut impl Observer,
     ) {
@@ -747,11 +753,11 @@ impl Tunnel {
     }
 
     #[inline]
-    fn run_passed(&mut self, now: Moment, from: Side, run: Run, passed: &mut Passed, seen: &mut impl Observer) {
+    fn run_passed(&mut self, now: MonotonicTime, from: Side, run: Run, passed: &mut Passed, seen: &mut impl Observer) {
         match run.opcode {
             Opcode::Text | Opcode::Binary => {
                 self.data_at = now;
-                passed.message(from, Message { opcode: run.opcode, bytes: run.payload }, run.count, seen);
+                passed.message(from, EndedMessage { opcode: run.opcode, bytes: run.payload }, run.count, seen);
             }
             Opcode::Continuation => self.data_at = now,
             control => self.control_passed(from, control, run.count, passed),
@@ -802,7 +808,7 @@ impl Tunnel {
         ours.then_some(count)
     }
 
-    fn close_received(&mut self, now: Moment, from: Side, body: CloseBody, forwarded: bool) {
+    fn close_received(&mut self, now: MonotonicTime, from: Side, body: CloseBody, forwarded: bool) {
         let peer = self.peer_mut(from);
         peer.close_received = true;
         peer.deaf = true;
@@ -838,7 +844,7 @@ impl Tunnel {
     }
 
     /// The other peer of `gone` asked to close and gets its own code back (RFC 6455 §5.5.1), from us.
-    fn answer_for(&mut self, now: Moment, gone: Side) {
+    fn answer_for(&mut self, now: MonotonicTime, gone: Side) {
         let asker = gone.other();
         let Some(End::Closed { body, .. }) = self.end() else { return };
         let close = Close { code: body.code, reason: Cow::Borrowed("") };
@@ -850,12 +856,12 @@ impl Tunnel {
         }
     }
 
-    fn refuse(&mut self, now: Moment, from: Side, refusal: Refusal) {
+    fn refuse(&mut self, now: MonotonicTime, from: Side, refusal: FrameRefusal) {
         let was_closing = self.is_closing();
         match refusal {
-            Refusal::FrameTooLarge => self.begin(now, End::FrameTooLarge(from)),
-            Refusal::MessageTooLarge => self.begin(now, End::MessageTooLarge(from)),
-            Refusal::Violation(violation) => {
+            FrameRefusal::FrameTooLarge => self.begin(now, End::FrameTooLarge(from)),
+            FrameRefusal::MessageTooLarge => self.begin(now, End::MessageTooLarge(from)),
+            FrameRefusal::Violation(violation) => {
                 self.peer_mut(from).deaf = true;
                 self.begin(now, End::Violation { by: from, label: Cow::Borrowed(Violation::label(violation)) });
             }
@@ -867,7 +873,7 @@ impl Tunnel {
         }
     }
 
-    fn begin(&mut self, now: Moment, end: End) {
+    fn begin(&mut self, now: MonotonicTime, end: End) {
         if self.is_closing() && !self.is_half_closed() {
             return;
         }
@@ -890,7 +896,7 @@ impl Tunnel {
             End::Finished(_) => HALF_CLOSED_WAIT,
             _ => BOUNDARY_WAIT,
         };
-        self.closing = Some(Box::new(Closing {
+        self.closing = Some(Box::new(ClosingHandshake {
             end,
             told: false,
             begun: now,
@@ -915,15 +921,15 @@ impl Tunnel {
 
     /// A peer that was asked to close may first send what it has to say.
     #[inline]
-    fn answer_is_on_its_way(&mut self, now: Moment, from: Side) {
-        let is_asked = |closing: &Closing| matches!(closing.end, End::Closed { by, .. } if by == from.other());
+    fn answer_is_on_its_way(&mut self, now: MonotonicTime, from: Side) {
+        let is_asked = |closing: &ClosingHandshake| matches!(closing.end, End::Closed { by, .. } if by == from.other());
         if self.closing.as_deref().is_some_and(is_asked) && !self.peer(from).close_received {
             self.extend_wait(now, ANSWER_WAIT, ANSWER_WAIT_MAX);
         }
     }
 
     /// Waits until `wait` from now, if that is later than planned, but no longer than `longest` in all.
-    fn extend_wait(&mut self, now: Moment, wait: Duration, longest: Duration) {
+    fn extend_wait(&mut self, now: MonotonicTime, wait: Duration, longest: Duration) {
         if let Some(closing) = &mut self.closing {
             closing.give_up = closing.give_up.max((now + wait).min(closing.begun + longest));
             self.timer_moved = true;
@@ -931,7 +937,7 @@ impl Tunnel {
     }
 
     /// Waits `wait` from now, whatever was planned.
-    fn wait_from_now(&mut self, now: Moment, wait: Duration) {
+    fn wait_from_now(&mut self, now: MonotonicTime, wait: Duration) {
         if let Some(closing) = &mut self.closing {
             closing.give_up = now + wait;
             self.timer_moved = true;
@@ -948,14 +954,14 @@ impl Tunnel {
 
     /// The echo is awaited from the moment the Close has left: one that stands behind bytes which its peer does not take
     /// at the moment is given the time to leave first.
-    fn await_ends(&mut self, now: Moment) {
+    fn await_ends(&mut self, now: MonotonicTime) {
         let is_due = |peer: &Peer| peer.close_sent || peer.close_wanted;
         let stuck = self.peers.iter().any(|peer| peer.blocked && !peer.cut && is_due(peer));
         self.wait_from_now(now, if stuck { BOUNDARY_WAIT } else { ECHO_WAIT });
     }
 
     /// Patience is over. A peer that asked to close and got no answer gets ours; otherwise this is the end.
-    fn give_up(&mut self, now: Moment) {
+    fn give_up(&mut self, now: MonotonicTime) {
         if let Some(End::Closed { by, .. }) = self.end() {
             let by = *by;
             let far = by.other();
@@ -972,23 +978,23 @@ impl Tunnel {
     }
 
     /// When it ends, as things are: later if more data passes, earlier if the message under way ends.
-    fn stop_due(&self, stop: &Stop) -> Moment {
+    fn stop_due(&self, stop: &PendingStop) -> MonotonicTime {
         match self.peers.iter().any(|peer| peer.scanner.in_message()) {
             true => stop.latest,
             false => stop.at.max(self.data_at + QUIET).min(stop.latest),
         }
     }
 
-    fn lifetime_due(&self) -> Option<Moment> {
+    fn lifetime_due(&self) -> Option<MonotonicTime> {
         self.settings.lifetime.map(|lifetime| self.opened + lifetime)
     }
 
-    fn idle_due(&self) -> Option<Moment> {
+    fn idle_due(&self) -> Option<MonotonicTime> {
         self.settings.idle.map(|idle| self.data_at + idle)
     }
 
     /// A peer is not judged while it is not read, because what it sends has nowhere to go: its Pong may be among that.
-    fn liveness_due(&self, side: Side) -> Option<Moment> {
+    fn liveness_due(&self, side: Side) -> Option<MonotonicTime> {
         if self.peer(side.other()).blocked {
             return None;
         }
@@ -1000,7 +1006,7 @@ impl Tunnel {
         })
     }
 
-    fn check_liveness(&mut self, now: Moment, side: Side) {
+    fn check_liveness(&mut self, now: MonotonicTime, side: Side) {
         let Some(due) = self.liveness_due(side).filter(|&due| due <= now && !self.is_closing()) else { return };
         let peer = self.peer_mut(side);
         match peer.liveness {
@@ -1024,15 +1030,15 @@ const PING_BYTES: usize = 12;
 #[derive(Default)]
 struct Passed {
     /// The last texts and the last binary messages, if they are alike.
-    texts: Option<(Message, u32)>,
-    binaries: Option<(Message, u32)>,
+    texts: Option<(EndedMessage, u32)>,
+    binaries: Option<(EndedMessage, u32)>,
     pings: u32,
     pongs: u32,
 }
 
 impl Passed {
     #[inline]
-    fn message(&mut self, from: Side, message: Message, count: u32, seen: &mut impl Observer) {
+    fn message(&mut self, from: Side, message: EndedMessage, count: u32, seen: &mut impl Observer) {
         let alike = if message.opcode == Opcode::Text { &mut self.texts } else { &mut self.binaries };
         match alike {
             Some((last, so_far)) if *last == message => *so_far += count,
@@ -1065,7 +1071,7 @@ fn ping_payload(key: u64, count: u32) -> [u8; PING_BYTES] {
 }
 
 /// A copy of a control frame's payload, unmasked, with its length.
-fn unmasked(control: &Control, bytes: &[u8]) -> ([u8; CONTROL_PAYLOAD_MAX], usize) {
+fn unmasked(control: &ControlFrameSpan, bytes: &[u8]) -> ([u8; CONTROL_PAYLOAD_MAX], usize) {
     let masked = &bytes[control.header..control.bytes];
     let mut payload = [0; CONTROL_PAYLOAD_MAX];
     payload[..masked.len()].copy_from_slice(masked);

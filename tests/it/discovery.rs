@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use prometheus::Registry;
 use tokio::task::JoinHandle;
-use wsluice::config::Endpoint;
-use wsluice::discovery::{Outlet, Reason, metrics::Metrics};
+use wsluice::config::EndpointConfig;
+use wsluice::discovery::{DiscoveryErrorKind, EndpointSink, metrics::Metrics};
 use wsluice::telemetry::exposition;
 
 pub use self::servers::put_in_place;
@@ -27,25 +27,25 @@ struct Discovery {
 }
 
 impl Discovery {
-    fn start<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(Outlet) -> F) -> Discovery {
+    fn start<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(EndpointSink) -> F) -> Discovery {
         Discovery::start_as(false, run)
     }
 
     fn start_as<F: Future<Output = ()> + Send + 'static>(
         allow_empty: bool,
-        run: impl FnOnce(Outlet) -> F,
+        run: impl FnOnce(EndpointSink) -> F,
     ) -> Discovery {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap().upstream("app", "test");
         let lists = Arc::<Mutex<Vec<Vec<String>>>>::default();
         let out = Arc::clone(&lists);
-        let apply = move |endpoints: &[Endpoint]| {
-            let backup = |endpoint: &Endpoint| if endpoint.priority == 0 { "" } else { " backup" };
-            let show = |endpoint: &Endpoint| format!("{} {}{}", endpoint.url, endpoint.weight, backup(endpoint));
+        let apply = move |endpoints: &[EndpointConfig]| {
+            let backup = |endpoint: &EndpointConfig| if endpoint.priority == 0 { "" } else { " backup" };
+            let show = |endpoint: &EndpointConfig| format!("{} {}{}", endpoint.url, endpoint.weight, backup(endpoint));
             out.lock().unwrap().push(endpoints.iter().map(show).collect());
             Ok(vec![])
         };
-        let (outlet, _) = Outlet::new("app", allow_empty, metrics, Box::new(apply));
+        let (outlet, _) = EndpointSink::new("app", allow_empty, metrics, Box::new(apply));
         Discovery { lists, registry, task: tokio::spawn(run(outlet)) }
     }
 
@@ -64,12 +64,12 @@ impl Discovery {
     }
 
     /// Waits until a failure for this reason was counted.
-    async fn fails(&self, reason: Reason) -> f64 {
+    async fn fails(&self, reason: DiscoveryErrorKind) -> f64 {
         let what = format!("a failure {reason:?}, not only {}", exposition::encode(&self.registry).unwrap());
         eventually(&what, || Some(self.errors(reason)).filter(|count| *count > 0.0)).await
     }
 
-    fn errors(&self, reason: Reason) -> f64 {
+    fn errors(&self, reason: DiscoveryErrorKind) -> f64 {
         let labels = format!(r#"{{provider="test",reason="{}",upstream="app"}}"#, reason.label());
         self.value(&format!("wsluice_discovery_errors_total{labels}"))
     }

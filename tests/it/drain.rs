@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wsluice::control::{Order, Target};
+use wsluice::control::{ControlRequest, DrainTarget};
 use wsluice::telemetry::exposition;
 
 use crate::harness::{Conn, Echo, Event, Frame, Handshake, Pair, Proxy, RawServer, eventually, in_turn, within, yaml};
@@ -200,11 +200,11 @@ async fn it_is_told_who_is_still_where_a_drain_was_begun() {
     };
     assert_eq!((kinds(&proxy), stopping(&proxy, "route_drain")), ([0.0; 5], 0.0));
     assert!(!proxy.metrics().contains("wsluice_drain_sessions_left"));
-    let route = Target::Route { name: "all".into() };
-    let endpoint = Target::Endpoint { upstream: "app".into(), endpoint: one.url() };
+    let route = DrainTarget::Route { name: "all".into() };
+    let endpoint = DrainTarget::Endpoint { upstream: "app".into(), endpoint: one.url() };
     for target in [&endpoint, &route] {
         let (target, span) = (target.clone(), Duration::from_secs(600));
-        proxy.app.control().ask(|done| Order::Drain { target, span, done }).await.unwrap().unwrap();
+        proxy.app.control().ask(|done| ControlRequest::Drain { target, span, done }).await.unwrap().unwrap();
     }
     assert_eq!(kinds(&proxy), [0.0, 1.0, 0.0, 1.0, 0.0]);
     assert_eq!(left(&proxy, "endpoint", "app", &one.url()), Some(2.0));
@@ -215,7 +215,7 @@ async fn it_is_told_who_is_still_where_a_drain_was_begun() {
     drop(clients.pop());
     eventually("one less", || (left(&proxy, "route", "all", "") == Some(3.0)).then_some(())).await;
     for target in [endpoint, route] {
-        assert!(proxy.app.control().ask(|done| Order::EndDrain { target, done }).await.unwrap().unwrap());
+        assert!(proxy.app.control().ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap().unwrap());
     }
     assert_eq!((kinds(&proxy), told(&proxy)), ([0.0; 5], 0.0));
     assert!(!proxy.metrics().contains("wsluice_drain_sessions_left"));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use wsluice::control::{Order, Refused, Target};
+use wsluice::control::{ControlRequest, DrainTarget, ReloadError};
 
 use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, RawServer, eventually, within};
 use crate::plain::{get, ok};
@@ -58,11 +58,11 @@ upstreams:
     }
 
     /// So many that are on the target, and some that are not.
-    async fn sessions(&self, target: &Target, count: usize) -> (Vec<Conn>, Vec<Conn>) {
+    async fn sessions(&self, target: &DrainTarget, count: usize) -> (Vec<Conn>, Vec<Conn>) {
         // Those of the target before may be in the books still.
         self.proxy.idle().await;
         let (mut meant, mut others) = (vec![], vec![]);
-        if let Target::Endpoint { endpoint, .. } = target {
+        if let DrainTarget::Endpoint { endpoint, .. } = target {
             // They take turns, and whose turn it is nobody knows.
             for _ in 0..2 * count {
                 let before = self.picks(endpoint);
@@ -72,48 +72,48 @@ upstreams:
         }
         for _ in 0..count {
             match target {
-                Target::Listener { .. } => {
+                DrainTarget::Listener { .. } => {
                     meant.push(self.open("left", "/one").await);
                     others.push(self.open("right", "/one").await);
                 }
-                Target::Route { .. } | Target::Upstream { .. } => {
+                DrainTarget::Route { .. } | DrainTarget::Upstream { .. } => {
                     meant.push(self.open("left", "/one").await);
                     others.push(self.open("right", "/two").await);
                 }
-                Target::Endpoint { .. } => {}
+                DrainTarget::Endpoint { .. } => {}
             }
         }
         (meant, others)
     }
 
-    async fn drain(&self, target: &Target, span: Duration) -> Option<usize> {
+    async fn drain(&self, target: &DrainTarget, span: Duration) -> Option<usize> {
         let target = target.clone();
         let control = self.proxy.app.control();
-        within("a drain", control.ask(|done| Order::Drain { target, span, done })).await.unwrap()
+        within("a drain", control.ask(|done| ControlRequest::Drain { target, span, done })).await.unwrap()
     }
 
-    async fn end(&self, target: &Target) -> Result<bool, Refused> {
+    async fn end(&self, target: &DrainTarget) -> Result<bool, ReloadError> {
         let target = target.clone();
         let control = self.proxy.app.control();
-        within("the end of a drain", control.ask(|done| Order::EndDrain { target, done })).await.unwrap()
+        within("the end of a drain", control.ask(|done| ControlRequest::EndDrain { target, done })).await.unwrap()
     }
 
-    fn targets(&self) -> [(Target, &'static str, &'static str); 4] {
+    fn targets(&self) -> [(DrainTarget, &'static str, &'static str); 4] {
         let one = || "one".to_owned();
         [
             (
-                Target::Listener { name: "left".to_owned() },
+                DrainTarget::Listener { name: "left".to_owned() },
                 "listener_drain",
                 "this address is taken out of service, please reconnect",
             ),
-            (Target::Route { name: one() }, "route_drain", "this service is moved, please reconnect"),
+            (DrainTarget::Route { name: one() }, "route_drain", "this service is moved, please reconnect"),
             (
-                Target::Upstream { name: one() },
+                DrainTarget::Upstream { name: one() },
                 "upstream_drain",
                 "the servers are taken out of service, please reconnect",
             ),
             (
-                Target::Endpoint { upstream: one(), endpoint: self.first.url() },
+                DrainTarget::Endpoint { upstream: one(), endpoint: self.first.url() },
                 "endpoint_drain",
                 "this server is taken out of service, please reconnect",
             ),
@@ -132,19 +132,19 @@ upstreams:
     }
 
     /// Whether a session can be opened there.
-    async fn is_let_in(&self, target: &Target) -> bool {
+    async fn is_let_in(&self, target: &DrainTarget) -> bool {
         match target {
-            Target::Listener { .. } => {
+            DrainTarget::Listener { .. } => {
                 let Ok(stream) = tokio::net::UnixStream::connect(&self.left).await else { return false };
                 Conn::client(crate::harness::Io::Unix(stream)).open(&Handshake::to("/one")).await;
                 true
             }
-            Target::Route { .. } | Target::Upstream { .. } => {
+            DrainTarget::Route { .. } | DrainTarget::Upstream { .. } => {
                 let status = self.client("right").await.ask(&Handshake::to("/one")).await.status();
                 assert!(matches!(status, 101 | 503), "{status}");
                 status == 101
             }
-            Target::Endpoint { endpoint, .. } => {
+            DrainTarget::Endpoint { endpoint, .. } => {
                 let before = self.picks(endpoint);
                 for _ in 0..2 {
                     drop(self.open("right", "/one").await);
@@ -200,12 +200,13 @@ async fn sessions_that_were_not_due_stay_when_a_drain_is_ended() {
         assert!(parts.is_let_in(&target).await, "{target}");
         // Another drain takes its time meanwhile, in which some of the first would have been due.
         let two = parts.open("right", "/two").await;
-        let drained = parts.drain(&Target::Route { name: "two".to_owned() }, Duration::from_secs(3)).await.unwrap();
+        let drained =
+            parts.drain(&DrainTarget::Route { name: "two".to_owned() }, Duration::from_secs(3)).await.unwrap();
         assert!(drained >= 1);
         let mut two = two;
         two.expect_closed_with(1012).await;
         drop(others);
-        assert!(parts.end(&Target::Route { name: "two".to_owned() }).await.unwrap());
+        assert!(parts.end(&DrainTarget::Route { name: "two".to_owned() }).await.unwrap());
         let (mut gone, mut stayed) = (0, 0);
         for mut client in meant {
             // One that has gone may have left no way to say anything.
@@ -269,10 +270,10 @@ async fn a_request_on_a_listener_that_is_drained_is_answered_and_its_connection_
     client.send(get("/")).await;
     let mut server = upstream.accept().await;
     server.head().await;
-    let target = Target::Listener { name: "plain".to_owned() };
+    let target = DrainTarget::Listener { name: "plain".to_owned() };
     let control = proxy.app.control();
     let order = target.clone();
-    let drain = control.ask(|done| Order::Drain { target: order, span: Duration::from_secs(5), done });
+    let drain = control.ask(|done| ControlRequest::Drain { target: order, span: Duration::from_secs(5), done });
     assert_eq!(drain.await.unwrap(), Some(0), "no session");
     assert_eq!(control.in_force().listeners.len(), 0);
     idle.expect_end().await;
@@ -284,9 +285,9 @@ async fn a_request_on_a_listener_that_is_drained_is_answered_and_its_connection_
     let taken = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let end = async || {
         let target = target.clone();
-        control.ask(|done| Order::EndDrain { target, done }).await.unwrap()
+        control.ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap()
     };
-    assert!(matches!(end().await, Err(Refused::Bind { .. })));
+    assert!(matches!(end().await, Err(ReloadError::Bind { .. })));
     assert_eq!(control.drains().len(), 1);
     drop(taken);
     assert!(end().await.unwrap());
@@ -302,11 +303,11 @@ async fn what_is_not_there_cannot_be_drained() {
     let parts = Parts::start().await;
     let none = || "none".to_owned();
     for target in [
-        Target::Listener { name: none() },
-        Target::Route { name: none() },
-        Target::Upstream { name: none() },
-        Target::Endpoint { upstream: "one".to_owned(), endpoint: parts.other.url() },
-        Target::Endpoint { upstream: none(), endpoint: parts.second.url() },
+        DrainTarget::Listener { name: none() },
+        DrainTarget::Route { name: none() },
+        DrainTarget::Upstream { name: none() },
+        DrainTarget::Endpoint { upstream: "one".to_owned(), endpoint: parts.other.url() },
+        DrainTarget::Endpoint { upstream: none(), endpoint: parts.second.url() },
     ] {
         assert_eq!(parts.drain(&target, Duration::from_secs(1)).await, None, "{target}");
         assert!(!parts.end(&target).await.unwrap(), "{target}");

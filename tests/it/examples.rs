@@ -10,7 +10,7 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use wsluice::config::{Loaded, load_str};
-use wsluice::control::compile::{Surroundings, compile};
+use wsluice::control::compile::{CompileContext, compile};
 use wsluice::net::listener::Address;
 
 use crate::api;
@@ -60,7 +60,7 @@ fn every_example_compiles() {
     for (path, text) in all {
         let loaded = load(&path, &certified(&text, &authority));
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings[0]);
-        let compiled = compile(&loaded, &Surroundings::for_check(), None).unwrap_or_else(|errors| panic!("{errors}"));
+        let compiled = compile(&loaded, &CompileContext::for_check(), None).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(compiled.listeners.len(), loaded.file.listeners.len());
         assert_eq!(compiled.warnings, [""; 0], "{}", path.display());
     }
@@ -70,7 +70,7 @@ fn every_example_compiles() {
 fn an_example_without_its_certificates_says_which_are_missing() {
     let text = example("tls.yaml").replace("certs/", "/nowhere/");
     let loaded = load(Path::new("tls.yaml"), &text);
-    let errors = compile(&loaded, &Surroundings::for_check(), None).unwrap_err().to_string();
+    let errors = compile(&loaded, &CompileContext::for_check(), None).unwrap_err().to_string();
     for file in ["server.crt", "example.org.crt", "clients.crt", "internal.crt", "wsluice.crt"] {
         assert!(errors.contains(&format!("/nowhere/{file}")), "{file} is missing in\n{errors}");
     }

@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process, waitpid};
-use wsluice::handover::{Attempt, Deadlines, ENVIRONMENT, Metrics, Offer, Predecessors, SuccessionError, Successor};
+use wsluice::handover::{
+    Attempt, Deadlines, ENVIRONMENT, HandoverOffer, Metrics, Predecessors, SuccessionError, Successor,
+};
 use wsluice::net::listener::{Address, Bound, adopt, bind};
 use wsluice::net::stream::Stream;
-use wsluice::upstream::live::{Live, Lives, Seat};
+use wsluice::upstream::live::{ConnectionPermit, EndpointState, EndpointStates};
 use wsluice::{systemd, upstream};
 
 /// What a process knows: its sessions, and what it shows.
 struct Process {
-    lives: Lives,
+    lives: EndpointStates,
     metrics: Metrics,
     families: upstream::metrics::Metrics,
 }
@@ -27,22 +29,22 @@ impl Process {
     fn new() -> Process {
         let registry = Registry::new();
         let (metrics, families) = (Metrics::register(&registry), upstream::metrics::Metrics::register(&registry));
-        Process { lives: Lives::default(), metrics: metrics.unwrap(), families: families.unwrap() }
+        Process { lives: EndpointStates::default(), metrics: metrics.unwrap(), families: families.unwrap() }
     }
 
-    fn live(&self) -> Arc<Live> {
+    fn live(&self) -> Arc<EndpointState> {
         self.lives.of("chat", "a", || self.families.endpoint("chat", "a", &[]))
     }
 
-    fn session(&self) -> Seat {
+    fn session(&self) -> ConnectionPermit {
         self.live().enter(u32::MAX).unwrap()
     }
 }
 
 /// A listener, and what the next process is to get.
-fn offer() -> (Offer, Bound, Address) {
+fn offer() -> (HandoverOffer, Bound, Address) {
     let bound = bind(&"127.0.0.1:0".parse().unwrap(), 2).unwrap();
-    let mut offer = Offer::default();
+    let mut offer = HandoverOffer::default();
     offer.add("plain", &bound).unwrap();
     let address = bound.address().clone();
     (offer, bound, address)

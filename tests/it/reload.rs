@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wsluice::control::{Order, Refused, Target};
+use wsluice::control::{ControlRequest, DrainTarget, ReloadError};
 use wsluice::net::listener::Address;
 
 use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, RawServer, eventually, switching};
@@ -253,7 +253,7 @@ async fn a_configuration_that_cannot_be_put_in_force_changes_nothing_at_all() {
     let mut proxy = Proxy::start(&two(&echo.url(), &echo.url(), &[]));
     let mut client = open(&proxy, "first", "/one").await;
     let error = proxy.reload("version: 1\nroutes: 7\n").await.unwrap_err();
-    assert!(matches!(error, Refused::Config(_)), "{error}");
+    assert!(matches!(error, ReloadError::Config(_)), "{error}");
     // Its port is taken: what else it says is not done either.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let third = format!("  - {{ name: third, bind: \"{}\" }}\nroutes:\n", taken.local_addr().unwrap());
@@ -366,15 +366,15 @@ async fn a_listener_that_is_drained_is_so_although_it_is_taken_out_and_comes_bac
     let echo = Echo::start().await;
     let text = |changes: &[(&str, &str)]| two(&echo.url(), &echo.url(), changes);
     let mut proxy = Proxy::start(&text(&[]));
-    let target = Target::Listener { name: "second".to_owned() };
+    let target = DrainTarget::Listener { name: "second".to_owned() };
     let (span, drained) = (Duration::from_secs(1), target.clone());
-    let count = proxy.app.control().ask(|done| Order::Drain { target: drained, span, done }).await.unwrap();
+    let count = proxy.app.control().ask(|done| ControlRequest::Drain { target: drained, span, done }).await.unwrap();
     assert_eq!(count, Some(0));
     let second = "  - { name: second, bind: \"127.0.0.1:0\" }\n";
     proxy.reload(&text(&[(second, "")])).await.unwrap();
     proxy.reload(&text(&[])).await.unwrap();
     assert_eq!(proxy.app.listeners().len(), 1, "it is not open");
-    let ended = proxy.app.control().ask(|done| Order::EndDrain { target, done }).await.unwrap();
+    let ended = proxy.app.control().ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
     assert!(ended.unwrap());
     let open = proxy.app.listeners();
     let (_, address) = open.iter().find(|(name, _)| &**name == "second").unwrap();

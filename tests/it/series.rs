@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use prometheus::Registry;
 use wsluice::config::load_str;
-use wsluice::control::compile::{Compiled, Families, Surroundings, compile};
+use wsluice::control::compile::{CompileContext, Compiled, MetricFamilies, compile};
 use wsluice::telemetry::exposition::encode;
 
 /// A configuration with some of a few names.
@@ -35,13 +35,13 @@ fn configuration(random: &mut fastrand::Rng) -> String {
     text
 }
 
-fn surroundings(registry: &Registry) -> Surroundings {
-    Surroundings { families: Families::register(registry, 1).unwrap(), ..Surroundings::for_check() }
+fn surroundings(registry: &Registry) -> CompileContext {
+    CompileContext { families: MetricFamilies::register(registry, 1).unwrap(), ..CompileContext::for_check() }
 }
 
-fn compiled(text: &str, around: &Surroundings) -> Compiled {
+fn compiled(text: &str, context: &CompileContext) -> Compiled {
     let loaded = load_str("random", text, &|_| None).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-    compile(&loaded, around, None).unwrap()
+    compile(&loaded, context, None).unwrap()
 }
 
 /// The series there are, without what they count.
@@ -56,13 +56,13 @@ fn random_reloads_leave_no_series_behind() {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let registry = Registry::new();
-    let around = surroundings(&registry);
+    let context = surroundings(&registry);
     let mut text = String::new();
     // Those in force before, of which sessions may hold some for a while.
     let mut held: VecDeque<Compiled> = VecDeque::new();
     for _ in 0..500 {
         text = configuration(&mut random);
-        let next = compiled(&text, &around);
+        let next = compiled(&text, &context);
         held.push_back(next);
         while held.len() > random.usize(1..6) {
             // The last one is in force.

@@ -16,11 +16,11 @@ use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, set_child_subreaper, test_kill_process,
     waitid, waitpid,
 };
-use wsluice::control::{Origin, Refused, Succession, Trigger};
-use wsluice::handover::{Deadlines, Invocation, Offer, Predecessors, UpgradeError};
+use wsluice::control::{ProcessOrigin, ReloadError, Succession, Trigger};
+use wsluice::handover::{Deadlines, HandoverOffer, Invocation, Predecessors, UpgradeError};
 use wsluice::net::listener::{Address, bind};
 use wsluice::telemetry::logging::Format;
-use wsluice::upstream::live::Lives;
+use wsluice::upstream::live::EndpointStates;
 
 use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, eventually, within, yaml};
 use crate::plain::{at_home, get};
@@ -433,7 +433,7 @@ async fn a_next_process_that_is_told_to_end_does_not_take_over() {
     let file = dir.path().join("wsluice.yaml");
     std::fs::write(&file, configuration(&[&echo.url()], "")).unwrap();
     let bound = bind(&"127.0.0.1:0".parse().unwrap(), 1).unwrap();
-    let mut offer = Offer::default();
+    let mut offer = HandoverOffer::default();
     offer.add("plain", &bound).unwrap();
     let command = wsluice(&["run", "--config", file.to_str().unwrap()]);
     let prepared = within("readiness", offer.start(command, Deadlines::default())).await.unwrap();
@@ -443,7 +443,7 @@ async fn a_next_process_that_is_told_to_end_does_not_take_over() {
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT).unwrap()
     });
     assert_eq!(ended.await.exit_status(), Some(0));
-    let handed = within("failure", prepared.hand_over(&Predecessors::default(), &Lives::default())).await;
+    let handed = within("failure", prepared.hand_over(&Predecessors::default(), &EndpointStates::default())).await;
     assert!(matches!(handed, Err(UpgradeError::Died(Some(status))) if status.success()), "{handed:?}");
 }
 
@@ -458,7 +458,7 @@ fn followed_by(part: &str, yaml: &str, deadlines: Deadlines) -> Proxy {
     let program = [command.get_program().to_owned()];
     let arguments = environment.chain(program).chain(command.get_args().map(ToOwned::to_owned)).collect();
     let invocation = Invocation::of("/usr/bin/env".into(), arguments);
-    let origin = Origin { succession: Some(Succession { invocation, deadlines }), ..Origin::default() };
+    let origin = ProcessOrigin { succession: Some(Succession { invocation, deadlines }), ..ProcessOrigin::default() };
     Proxy::start_from(origin, yaml, Format::Json)
 }
 
@@ -474,7 +474,7 @@ async fn a_next_process_that_hangs_or_dies_with_the_word_is_ended() {
         let mut proxy = followed_by(part, &yaml(&[&echo.url()], &[]), deadlines);
         let mut client = session(proxy.address()).await;
         let refused = within("the end of the attempt", proxy.app.control().upgrade()).await;
-        assert!(matches!(refused, Err(Refused::Upgrade(_))), "{part}: {refused:?}");
+        assert!(matches!(refused, Err(ReloadError::Upgrade(_))), "{part}: {refused:?}");
         assert_eq!(proxy.metric("wsluice_upgrades_total", &[("result", result)]), 1.0, "{part}");
         echoes(&mut client).await;
         goes(session(proxy.address()).await).await;
@@ -495,12 +495,12 @@ async fn while_the_next_process_is_on_its_way_nothing_is_changed_and_the_end_end
         async move { control.upgrade().await }
     });
     let under_way = async {
-        while !matches!(control.reload(Trigger::Api).await, Err(Refused::Upgrading)) {
+        while !matches!(control.reload(Trigger::Api).await, Err(ReloadError::Upgrading)) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     within("the beginning of the upgrade", under_way).await;
-    assert!(matches!(control.upgrade().await, Err(Refused::Upgrading)));
+    assert!(matches!(control.upgrade().await, Err(ReloadError::Upgrading)));
     let refused = [("trigger", "api"), ("result", "refused")];
     assert_eq!(proxy.metric("wsluice_config_reloads_total", &refused), 0.0, "nothing is wrong with the file");
     goes(session(proxy.address()).await).await;
@@ -511,8 +511,8 @@ async fn while_the_next_process_is_on_its_way_nothing_is_changed_and_the_end_end
     };
     let (drained, ()) = tokio::join!(proxy.drain(), peer);
     assert_eq!(drained.left, 0);
-    assert!(matches!(upgrade.await.unwrap(), Err(Refused::Ending)));
-    assert!(matches!(control.upgrade().await, Err(Refused::Ending)));
+    assert!(matches!(upgrade.await.unwrap(), Err(ReloadError::Ending)));
+    assert!(matches!(control.upgrade().await, Err(ReloadError::Ending)));
     assert_eq!(proxy.metric("wsluice_upgrades_total", &[("result", "died")]), 1.0);
 }
 

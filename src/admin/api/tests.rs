@@ -12,12 +12,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::admin::access::Names;
+use crate::admin::access::AdminHosts;
 use crate::admin::desk::{
-    Answer, DrainStatus, EndpointStatus, InForce, ListenerStatus, Predecessor, Problem, Session, Status, Target,
-    UpstreamStatus,
+    ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, PredecessorStatus, Problem, ProcessStatus,
+    ReplyFuture, SessionView, UpstreamStatus,
 };
-use crate::admin::filter::{Filter, Seen};
+use crate::admin::filter::{Filter, FilterInput};
 use crate::admin::health::Readiness;
 use crate::admin::visitor::{self, Visitor};
 use crate::admin::{AdminState, House, serve};
@@ -30,7 +30,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// Has some sessions, and does nothing.
 #[derive(Debug, Default)]
 struct Fake {
-    sessions: Mutex<Vec<Session>>,
+    sessions: Mutex<Vec<SessionView>>,
     asked: Mutex<Vec<String>>,
     /// A reload waits for it, where there is one.
     reload_may_end: Option<Arc<Notify>>,
@@ -41,7 +41,7 @@ struct Fake {
 
 impl Fake {
     fn with(count: usize) -> Fake {
-        let session = |n: usize| Session {
+        let session = |n: usize| SessionView {
             id: format!("{n:04}"),
             listener: "public".into(),
             route: if n.is_multiple_of(2) { "even" } else { "odd" }.into(),
@@ -65,9 +65,9 @@ impl Fake {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 
-    fn chosen(&self, filter: &Filter) -> Vec<Session> {
-        let seen = |it: &Session| {
-            filter.matches(&Seen {
+    fn chosen(&self, filter: &Filter) -> Vec<SessionView> {
+        let seen = |it: &SessionView| {
+            filter.matches(&FilterInput {
                 route: &it.route,
                 listener: &it.listener,
                 upstream: &it.upstream,
@@ -82,15 +82,15 @@ impl Fake {
     }
 }
 
-impl Desk for Fake {
-    fn status(&self) -> Status {
-        Status {
+impl AdminBackend for Fake {
+    fn status(&self) -> ProcessStatus {
+        ProcessStatus {
             version: "0.0.0",
             pid: 7,
             started: SystemTime::UNIX_EPOCH,
             uptime: Duration::from_millis(61_500),
             state: "ready",
-            config: InForce { config: Value::Null, ..self.config() },
+            config: ConfigView { config: Value::Null, ..self.config() },
             sessions: 3,
             listeners: vec![ListenerStatus { name: "public".into(), address: "0.0.0.0:443".into(), draining: false }],
             upstreams: vec![UpstreamStatus {
@@ -107,12 +107,12 @@ impl Desk for Fake {
                     open: false,
                 }],
             }],
-            predecessors: vec![Predecessor { pid: 6, sessions: 1 }],
+            predecessors: vec![PredecessorStatus { pid: 6, sessions: 1 }],
         }
     }
 
-    fn config(&self) -> InForce {
-        InForce {
+    fn config(&self) -> ConfigView {
+        ConfigView {
             hash: "ab".repeat(32),
             source: "/etc/wsluice.yaml".into(),
             since: SystemTime::UNIX_EPOCH,
@@ -121,17 +121,17 @@ impl Desk for Fake {
         }
     }
 
-    fn drains(&self) -> Answer<'_, Vec<DrainStatus>> {
-        let target = Target::Endpoint { upstream: "app".into(), endpoint: "ws://10.0.0.1:9000".into() };
+    fn drains(&self) -> ReplyFuture<'_, Vec<DrainStatus>> {
+        let target = DrainTarget::Endpoint { upstream: "app".into(), endpoint: "ws://10.0.0.1:9000".into() };
         let drain = DrainStatus { target, time: Duration::from_secs(60), since: SystemTime::UNIX_EPOCH, sessions: 3 };
         Box::pin(async { vec![drain] })
     }
 
-    fn reload(&self) -> Answer<'_, Result<Value, Refusal>> {
+    fn reload(&self) -> ReplyFuture<'_, Result<Value, OrderError>> {
         Box::pin(async {
             self.note("reload");
             if self.ending {
-                return Err(Refusal::Ending);
+                return Err(OrderError::Ending);
             }
             if let Some(may_end) = &self.reload_may_end {
                 may_end.notified().await;
@@ -142,11 +142,11 @@ impl Desk for Fake {
         })
     }
 
-    fn check(&self, text: Option<String>) -> Answer<'_, Result<Vec<String>, Refusal>> {
+    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, OrderError>> {
         Box::pin(async move {
             self.note(format!("check {:?}", text.as_deref().map(str::len)));
             match text.as_deref() {
-                Some("bad") => Err(Refusal::Config(vec![Problem {
+                Some("bad") => Err(OrderError::Config(vec![Problem {
                     key: "routes[0].upstream".into(),
                     line: Some(3),
                     column: Some(15),
@@ -154,7 +154,7 @@ impl Desk for Fake {
                     help: Some("did you mean `chat`?".into()),
                 }])),
                 Some(_) => Ok(vec!["a warning".into()]),
-                None => Err(Refusal::Conflict("there is no file to read again".into())),
+                None => Err(OrderError::Conflict("there is no file to read again".into())),
             }
         })
     }
@@ -164,10 +164,10 @@ impl Desk for Fake {
         filter: &'a Filter,
         after: Option<&'a str>,
         max: usize,
-    ) -> Answer<'a, Result<Vec<Session>, Refusal>> {
+    ) -> ReplyFuture<'a, Result<Vec<SessionView>, OrderError>> {
         Box::pin(async move {
             if after.is_some_and(|after| after.len() != 4) {
-                return Err(Refusal::Bad("`after` is not the id of a session".into()));
+                return Err(OrderError::Bad("`after` is not the id of a session".into()));
             }
             let mut chosen = self.chosen(filter);
             chosen.retain(|it| after.is_none_or(|after| *it.id > *after));
@@ -176,11 +176,16 @@ impl Desk for Fake {
         })
     }
 
-    fn session<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Session>> {
+    fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>> {
         Box::pin(async move { self.sessions.lock().unwrap().iter().find(|it| it.id == id).cloned() })
     }
 
-    fn close<'a>(&'a self, which: Which<'a>, close: Close, over: Duration) -> Answer<'a, Result<usize, Refusal>> {
+    fn close<'a>(
+        &'a self,
+        which: Which<'a>,
+        close: Close,
+        over: Duration,
+    ) -> ReplyFuture<'a, Result<usize, OrderError>> {
         Box::pin(async move {
             let shown = shown(&close);
             let (what, count) = match which {
@@ -194,19 +199,21 @@ impl Desk for Fake {
         })
     }
 
-    fn drain(&self, target: Target, time: Duration) -> Answer<'_, Result<Option<usize>, Refusal>> {
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, OrderError>> {
         Box::pin(async move {
             self.note(format!("drain {target} {time:?}"));
-            Ok((target != Target::Route { name: "nowhere".into() }).then_some(3))
+            Ok((target != DrainTarget::Route { name: "nowhere".into() }).then_some(3))
         })
     }
 
-    fn end_drain(&self, target: Target) -> Answer<'_, Result<bool, Refusal>> {
+    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, OrderError>> {
         Box::pin(async move {
             self.note(format!("end {target}"));
             match &target {
-                Target::Listener { .. } => Err(Refusal::Conflict("0.0.0.0:443 is in use by another process".into())),
-                target => Ok(*target != Target::Route { name: "nowhere".into() }),
+                DrainTarget::Listener { .. } => {
+                    Err(OrderError::Conflict("0.0.0.0:443 is in use by another process".into()))
+                }
+                target => Ok(*target != DrainTarget::Route { name: "nowhere".into() }),
             }
         })
     }
@@ -231,8 +238,8 @@ struct Answered {
 fn api(desk: &Arc<Fake>, token: Option<&str>, registry: &Registry) -> Api {
     let tokens: Vec<AdminToken> = token.iter().map(|token| token.parse().unwrap()).collect();
     Api::new(
-        Arc::clone(desk) as Arc<dyn Desk>,
-        Access::new(&tokens, Names::default()),
+        Arc::clone(desk) as Arc<dyn AdminBackend>,
+        Access::new(&tokens, AdminHosts::default()),
         Metrics::register(registry).unwrap(),
     )
 }

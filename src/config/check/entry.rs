@@ -1,15 +1,15 @@
 //! The way to an upstream: queue, admission and affinity cookie, each where it could not work or would do nothing.
 
-use super::super::admission::{Admission, Queue};
+use super::super::admission::{Admission, QueueConfig};
 use super::super::key::KeyPath;
 use super::super::locate::Aim;
-use super::super::sticky::{SameSite, Secure, Sticky};
-use super::super::upstream::Upstream;
-use super::super::value::Span;
+use super::super::sticky::{CookieSameSite, CookieSecure, StickyConfig};
+use super::super::upstream::UpstreamConfig;
+use super::super::value::TimeSpan;
 use super::Checker;
 
 impl Checker<'_, '_> {
-    pub(super) fn entry(&mut self, path: &KeyPath, name: &str, upstream: &Upstream) {
+    pub(super) fn entry(&mut self, path: &KeyPath, name: &str, upstream: &UpstreamConfig) {
         if let Some(queue) = &upstream.queue {
             self.queue(&path.key("queue"), name, queue, upstream);
         }
@@ -21,7 +21,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn queue(&mut self, path: &KeyPath, name: &str, queue: &Queue, upstream: &Upstream) {
+    fn queue(&mut self, path: &KeyPath, name: &str, queue: &QueueConfig, upstream: &UpstreamConfig) {
         if queue.length == 0 {
             self.error(&path.key("length"), "nobody could wait").help("remove `queue` for no waiting");
         }
@@ -42,7 +42,7 @@ impl Checker<'_, '_> {
     }
 
     /// Who has waited must have time left for the handshake itself.
-    fn leaves_time(&mut self, path: &KeyPath, upstream: &str, wait: Span) {
+    fn leaves_time(&mut self, path: &KeyPath, upstream: &str, wait: TimeSpan) {
         let routes = &self.file.routes;
         let there = self.routes_to.get(upstream).map_or(&[][..], Vec::as_slice);
         let Some(&index) = there.iter().find(|index| routes[**index].timeouts.handshake <= wait) else { return };
@@ -53,7 +53,7 @@ impl Checker<'_, '_> {
         self.warn(path, message).help(help).involving(handshake);
     }
 
-    fn sticky(&mut self, path: &KeyPath, sticky: &Sticky) {
+    fn sticky(&mut self, path: &KeyPath, sticky: &StickyConfig) {
         let name = path.key("cookie");
         // RFC 6265 §4.1.1: a token.
         let good = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
@@ -81,7 +81,7 @@ impl Checker<'_, '_> {
             self.error(&at, format!("`{shown}` is not the path of a cookie")).help("write `/`, or `/` and a path");
         }
         if let Some(max_age) = sticky.max_age
-            && max_age < Span::from_secs(1)
+            && max_age < TimeSpan::from_secs(1)
         {
             let help = "write a duration of at least `1s`, or remove it";
             self.error(&path.key("max_age"), "browsers would drop the cookie at once").help(help);
@@ -96,8 +96,8 @@ impl Checker<'_, '_> {
             issue.aim = if has { Aim::Value } else { Aim::Key };
             issue.help("write `secure: always`").involving(involved);
         };
-        if sticky.secure != Secure::Always {
-            if sticky.same_site == SameSite::None {
+        if sticky.secure != CookieSecure::Always {
+            if sticky.same_site == CookieSameSite::None {
                 insecure("browsers refuse `same_site: none` without `secure: always`".into(), path.key("same_site"));
             }
             if let Some((prefix, _)) = prefix {

@@ -2,7 +2,7 @@
 
 use super::super::address::Bind;
 use super::super::key::KeyPath;
-use super::super::listener::Listener;
+use super::super::listener::ListenerConfig;
 use super::super::value::ByteSize;
 use super::Checker;
 
@@ -36,7 +36,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn listener(&mut self, path: &KeyPath, listener: &Listener) {
+    fn listener(&mut self, path: &KeyPath, listener: &ListenerConfig) {
         let timeouts = path.key("timeouts");
         self.not_zero(&timeouts.key("tls"), listener.timeouts.tls, "no TLS handshake has the time to finish");
         self.not_zero(&timeouts.key("headers"), listener.timeouts.headers, "no request has the time to arrive");

@@ -14,15 +14,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 
-use super::File;
+use super::Config;
 use super::address::Bind;
-use super::key::{KeyPath, Step};
+use super::key::{KeyPath, KeyStep};
 use super::locate::Aim;
 use super::report::{Severity, clip};
 use super::route::Validate;
-use super::tcp::Tcp;
-use super::tree::Node;
-use super::value::{ByteSize, OrOff, Span};
+use super::tcp::TcpConfig;
+use super::tree::YamlNode;
+use super::value::{ByteSize, OrOff, TimeSpan};
 
 /// What all regexes of a file may take compiled.
 const REGEXES_BYTES_MAX: usize = 16 << 20;
@@ -52,18 +52,18 @@ pub(super) struct Issue {
 }
 
 /// The file as written, for those who hold what was read of it.
-pub(super) struct Written<'a> {
-    tree: &'a Node,
+pub(super) struct WrittenText<'a> {
+    tree: &'a YamlNode,
     /// Where elements of long lists are that were not taken out, and values of long maps, by the node: rules ask for each
     /// in turn, and to count up to each would take the square of how many there are.
-    kept: RefCell<HashMap<*const Node, Vec<usize>>>,
-    values: RefCell<HashMap<*const Node, HashMap<&'a str, &'a Node>>>,
+    kept: RefCell<HashMap<*const YamlNode, Vec<usize>>>,
+    values: RefCell<HashMap<*const YamlNode, HashMap<&'a str, &'a YamlNode>>>,
 }
 
 /// Collects issues.
 struct Checker<'a, 'w> {
-    file: &'a File,
-    written: &'a Written<'w>,
+    file: &'a Config,
+    written: &'a WrittenText<'w>,
     issues: Vec<Issue>,
     errors: usize,
     warnings: usize,
@@ -77,7 +77,7 @@ struct Checker<'a, 'w> {
 
 /// Defaults that depend on other keys: a blind pipe (`validate: off`) sends no pings unless someone asks for the
 /// impossible.
-pub(super) fn settle(file: &mut File, written: &Written) {
+pub(super) fn settle(file: &mut Config, written: &WrittenText) {
     for (index, route) in file.routes.iter_mut().enumerate() {
         let ping = KeyPath::root().key("routes").index(index).key("keepalive").key("ping");
         if route.validate == Validate::Off && !written.has(&ping) {
@@ -87,7 +87,7 @@ pub(super) fn settle(file: &mut File, written: &Written) {
 }
 
 /// Everything that is wrong with a file whose every value is right.
-pub(super) fn check(file: &File, written: &Written) -> Vec<Issue> {
+pub(super) fn check(file: &Config, written: &WrittenText) -> Vec<Issue> {
     let mut routes_to: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, route) in file.routes.iter().enumerate() {
         routes_to.entry(&route.upstream).or_default().push(index);
@@ -133,9 +133,9 @@ impl Issue {
     }
 }
 
-impl<'a> Written<'a> {
-    pub(super) fn new(tree: &'a Node) -> Written<'a> {
-        Written { tree, kept: RefCell::default(), values: RefCell::default() }
+impl<'a> WrittenText<'a> {
+    pub(super) fn new(tree: &'a YamlNode) -> WrittenText<'a> {
+        WrittenText { tree, kept: RefCell::default(), values: RefCell::default() }
     }
 
     /// A path among what was read, as a path in the file: elements that were taken out count there.
@@ -150,18 +150,18 @@ impl<'a> Written<'a> {
         KeyPath::from_steps(original)
     }
 
-    fn node(&self, path: &KeyPath) -> Option<&'a Node> {
+    fn node(&self, path: &KeyPath) -> Option<&'a YamlNode> {
         path.steps().iter().try_fold(self.tree, |node, step| self.down(Some(node), step).1)
     }
 
     /// One step down from `node`, as it is in the file, and what is there.
-    fn down(&self, node: Option<&'a Node>, step: &Step) -> (Step, Option<&'a Node>) {
+    fn down(&self, node: Option<&'a YamlNode>, step: &KeyStep) -> (KeyStep, Option<&'a YamlNode>) {
         match (node, step) {
-            (Some(node @ Node::List(nodes)), Step::Index(index)) => {
+            (Some(node @ YamlNode::List(nodes)), KeyStep::Index(index)) => {
                 let at = self.kept(node, nodes, *index).unwrap_or(*index);
-                (Step::Index(at), nodes.get(at))
+                (KeyStep::Index(at), nodes.get(at))
             }
-            (Some(node @ Node::Map(entries)), Step::Key(key)) if entries.len() > FEW => {
+            (Some(node @ YamlNode::Map(entries)), KeyStep::Key(key)) if entries.len() > FEW => {
                 let mut values = self.values.borrow_mut();
                 let values = values.entry(node).or_insert_with(|| {
                     // The first of a name is the one that counts.
@@ -169,7 +169,7 @@ impl<'a> Written<'a> {
                 });
                 (step.clone(), values.get(key.as_str()).copied())
             }
-            (Some(Node::Map(entries)), Step::Key(key)) => {
+            (Some(YamlNode::Map(entries)), KeyStep::Key(key)) => {
                 (step.clone(), entries.iter().find(|(name, _)| name == key).map(|(_, node)| node))
             }
             _ => (step.clone(), None),
@@ -177,8 +177,8 @@ impl<'a> Written<'a> {
     }
 
     /// Where the element of this index is among all that were written.
-    fn kept(&self, list: &'a Node, nodes: &'a [Node], index: usize) -> Option<usize> {
-        let kept = || nodes.iter().enumerate().filter(|(_, node)| **node != Node::Removed).map(|(at, _)| at);
+    fn kept(&self, list: &'a YamlNode, nodes: &'a [YamlNode], index: usize) -> Option<usize> {
+        let kept = || nodes.iter().enumerate().filter(|(_, node)| **node != YamlNode::Removed).map(|(at, _)| at);
         if nodes.len() <= FEW {
             return kept().nth(index);
         }
@@ -192,7 +192,7 @@ impl<'a> Written<'a> {
     /// `value`, or what stands for it in the file if the environment had a part in it.
     fn show(&self, path: &KeyPath, value: &dyn fmt::Display) -> String {
         match self.node(path) {
-            Some(Node::Text { raw: Some(raw), .. }) => clip(raw.clone(), SHOWN_CHARS_MAX),
+            Some(YamlNode::Text { raw: Some(raw), .. }) => clip(raw.clone(), SHOWN_CHARS_MAX),
             _ => clip(value.to_string(), SHOWN_CHARS_MAX),
         }
     }
@@ -277,21 +277,21 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn not_zero(&mut self, path: &KeyPath, span: Span, why: &str) {
+    fn not_zero(&mut self, path: &KeyPath, span: TimeSpan, why: &str) {
         if span.is_zero() {
             self.error(path, format!("zero would mean that {why}")).help("write a duration such as `10s`");
         }
     }
 
-    fn off_not_zero(&mut self, path: &KeyPath, span: OrOff<Span>, why: &str) {
-        if span.value().is_some_and(Span::is_zero) {
+    fn off_not_zero(&mut self, path: &KeyPath, span: OrOff<TimeSpan>, why: &str) {
+        if span.value().is_some_and(TimeSpan::is_zero) {
             self.error(path, format!("zero would mean that {why}")).help("write a duration such as `5m`, or `off`");
         }
     }
 
     /// What the kernel can count: whole seconds, in 16 bits with a sign.
-    fn tcp(&mut self, path: &KeyPath, tcp: &Tcp) {
-        let (least, most) = (Span::from_secs(1), Span::from_secs(9 * 3600));
+    fn tcp(&mut self, path: &KeyPath, tcp: &TcpConfig) {
+        let (least, most) = (TimeSpan::from_secs(1), TimeSpan::from_secs(9 * 3600));
         for (key, span) in [("keepalive", tcp.keepalive), ("user_timeout", tcp.user_timeout)] {
             if span.value().is_some_and(|span| !(least..=most).contains(&span)) {
                 let message = format!("it may be {least} to {most}");
@@ -329,7 +329,7 @@ impl Checker<'_, '_> {
                 Bind::Tcp(addr) => format!("`127.0.0.1:{}`", addr.port()),
                 Bind::Unix(_) => String::new(),
             };
-            let outside = matches!(self.written.node(&path), Some(Node::Text { raw: Some(_), .. }));
+            let outside = matches!(self.written.node(&path), Some(YamlNode::Text { raw: Some(_), .. }));
             let here = if outside { "`127.0.0.1` and a port".to_owned() } else { here };
             let help = format!("write {here}, or add `token_file:`");
             let message = "without a token admin is only served on loopback or a Unix socket";

@@ -1,11 +1,11 @@
 //! Routes: upstreams that do not exist, rewrites and header edits without sense, limits that contradict each other.
 
-use super::super::edits::HeaderEdits;
+use super::super::edits::HeaderEditsConfig;
 use super::super::key::KeyPath;
 use super::super::load::FINDINGS_MAX;
-use super::super::route::{Route, Validate};
+use super::super::route::{RouteConfig, Validate};
 use super::super::suggest::did_you_mean;
-use super::super::tree::Node;
+use super::super::tree::YamlNode;
 use super::super::value::OrOff;
 use super::Checker;
 use crate::policy::{Insecure, OriginPattern};
@@ -49,8 +49,8 @@ impl Checker<'_, '_> {
             self.path_read(&path, route);
             self.rewrite(&path, route);
             self.origins(&path, route);
-            self.edits(&path.key("headers").key("request"), &route.headers.request, Direction::Request);
-            self.edits(&path.key("headers").key("response"), &route.headers.response, Direction::Response);
+            self.edits(&path.key("headers").key("request"), &route.headers.request, EditDirection::Request);
+            self.edits(&path.key("headers").key("response"), &route.headers.response, EditDirection::Response);
             self.route_times(&path, route);
             self.route_limits(&path, route);
             if route.validate == Validate::Off {
@@ -66,7 +66,7 @@ impl Checker<'_, '_> {
     }
 
     /// A path that no request has as it is read here.
-    fn path_read(&mut self, route_path: &KeyPath, route: &Route) {
+    fn path_read(&mut self, route_path: &KeyPath, route: &RouteConfig) {
         let path = route_path.key("match").key("path");
         let (at, written) = match &route.matches.path {
             Some(PathPattern::Exact(plain)) => (path.key("exact"), plain.as_str()),
@@ -114,7 +114,7 @@ impl Checker<'_, '_> {
     }
 
     /// Compiles those of a route.
-    fn regexes(&mut self, path: &KeyPath, route: &Route) {
+    fn regexes(&mut self, path: &KeyPath, route: &RouteConfig) {
         let mut all: Vec<(KeyPath, &WholeRegex)> = vec![];
         if let Some(PathPattern::Regex(regex)) = &route.matches.path {
             all.push((path.key("path").key("regex"), regex));
@@ -131,7 +131,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn upstream_of(&mut self, route_path: &KeyPath, route: &Route) {
+    fn upstream_of(&mut self, route_path: &KeyPath, route: &RouteConfig) {
         if self.file.upstreams.contains_key(&route.upstream) {
             return;
         }
@@ -157,7 +157,7 @@ impl Checker<'_, '_> {
         self.error(&path, format!("there is no upstream `{shown}`")).help(help).involving(definition);
     }
 
-    fn origins(&mut self, route_path: &KeyPath, route: &Route) {
+    fn origins(&mut self, route_path: &KeyPath, route: &RouteConfig) {
         let path = route_path.key("origins");
         let (allow, insecure) = (path.key("allow"), path.key("insecure"));
         if route.origins.insecure == Insecure::Allow && !route.origins.allow.contains(&OriginPattern::SameOrigin) {
@@ -170,7 +170,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn rewrite(&mut self, route_path: &KeyPath, route: &Route) {
+    fn rewrite(&mut self, route_path: &KeyPath, route: &RouteConfig) {
         let strip_path = route_path.key("rewrite").key("strip_prefix");
         let add_path = route_path.key("rewrite").key("add_prefix");
         for (path, prefix) in [(&strip_path, &route.rewrite.strip_prefix), (&add_path, &route.rewrite.add_prefix)] {
@@ -205,11 +205,11 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn edits(&mut self, path: &KeyPath, edits: &HeaderEdits, direction: Direction) {
+    fn edits(&mut self, path: &KeyPath, edits: &HeaderEditsConfig, direction: EditDirection) {
         for (name, _) in edits.set.iter() {
             // Keys keep the case they were written in.
             let key = match self.written.node(&path.key("set")) {
-                Some(Node::Map(entries)) => entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(name.as_str())),
+                Some(YamlNode::Map(entries)) => entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(name.as_str())),
                 _ => None,
             };
             let at = path.key("set").key(key.map_or(name.as_str(), |(key, _)| key));
@@ -227,18 +227,18 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn own_header(&mut self, path: &KeyPath, name: &str, shown: String, direction: Direction, set: bool) {
+    fn own_header(&mut self, path: &KeyPath, name: &str, shown: String, direction: EditDirection, set: bool) {
         let why = match name {
             name if OWN_HEADERS.contains(&name) => "it belongs to one connection, and the proxy answers for it",
             name if name.starts_with("sec-websocket-") => "the handshake depends on it",
             "host" if !set => "every request has one (RFC 9112 §3.2)",
-            "host" if direction == Direction::Response => "it is a header of requests",
+            "host" if direction == EditDirection::Response => "it is a header of requests",
             _ => return,
         };
         self.error(path, format!("`{shown}` cannot be changed: {why}")).at_key().help("remove it here");
     }
 
-    fn route_times(&mut self, path: &KeyPath, route: &Route) {
+    fn route_times(&mut self, path: &KeyPath, route: &RouteConfig) {
         let timeouts = path.key("timeouts");
         let times = &route.timeouts;
         self.not_zero(&timeouts.key("connect"), times.connect, "no endpoint has the time to accept");
@@ -273,7 +273,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn route_limits(&mut self, route_path: &KeyPath, route: &Route) {
+    fn route_limits(&mut self, route_path: &KeyPath, route: &RouteConfig) {
         let path = route_path.key("limits");
         let limits = &route.limits;
         for (key, size) in [("message", limits.message), ("frame", limits.frame)] {
@@ -295,7 +295,7 @@ impl Checker<'_, '_> {
     }
 
     /// `validate: off`: what needs frames cannot work.
-    fn blind(&mut self, path: &KeyPath, route: &Route) {
+    fn blind(&mut self, path: &KeyPath, route: &RouteConfig) {
         let set = [
             (path.key("keepalive").key("ping"), route.keepalive.ping != OrOff::Off),
             (path.key("keepalive").key("pong"), self.written.has(&path.key("keepalive").key("pong"))),
@@ -313,7 +313,7 @@ impl Checker<'_, '_> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
+enum EditDirection {
     Request,
     Response,
 }

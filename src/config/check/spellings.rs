@@ -5,10 +5,10 @@
 //! let in by the wrong rules.
 
 use super::super::key::KeyPath;
-use super::super::route::Route;
+use super::super::route::RouteConfig;
 use super::Checker;
 use crate::route::pattern::{HostPattern, PathPattern};
-use crate::route::reading::{EncodedSlash, Parameters, Paths, Slashes};
+use crate::route::reading::{EncodedSlash, PathParameters, Paths, Slashes};
 
 /// How many pairs of routes are compared.
 const STEPS_MAX: usize = 1_000_000;
@@ -37,7 +37,7 @@ impl Checker<'_, '_> {
 }
 
 /// Spellings of a path of this route that are none to it, each with the key and the value by which they are not.
-fn spellings(route: &Route) -> Vec<(&'static str, String, String)> {
+fn spellings(route: &RouteConfig) -> Vec<(&'static str, String, String)> {
     let path = match &route.matches.path {
         Some(PathPattern::Exact(path) | PathPattern::Prefix(path)) => path.as_str(),
         Some(PathPattern::Regex(_)) | None => return vec![],
@@ -51,7 +51,7 @@ fn spellings(route: &Route) -> Vec<(&'static str, String, String)> {
         all.push(("encoded_slash", "encoded_slash: keep", format!("/{name}%2F")));
         all.push(("encoded_slash", "encoded_slash: keep", format!("/%2F{name}")));
     }
-    if paths.parameters == Parameters::Keep {
+    if paths.parameters == PathParameters::Keep {
         all.push(("parameters", "parameters: keep", format!("/{name};x")));
     }
     let is_missed = |spelling: &str| !is_path_of(route, spelling);
@@ -66,7 +66,7 @@ fn spellings(route: &Route) -> Vec<(&'static str, String, String)> {
     all.into_iter().map(|(key, value, spelling)| (key, value.to_owned(), spelling)).collect()
 }
 
-fn is_path_of(route: &Route, path: &str) -> bool {
+fn is_path_of(route: &RouteConfig, path: &str) -> bool {
     match &route.matches.path {
         None => true,
         Some(PathPattern::Regex(_)) => false,
@@ -75,9 +75,10 @@ fn is_path_of(route: &Route, path: &str) -> bool {
 }
 
 /// Whether `other` gets a request for this path that has all that `route` asks for beside its path.
-fn takes(other: &Route, route: &Route, path: &str) -> bool {
+fn takes(other: &RouteConfig, route: &RouteConfig, path: &str) -> bool {
     let any = [HostPattern::Any];
-    let hosts = |route: &Route| if route.matches.hosts.is_empty() { any.to_vec() } else { route.matches.hosts.clone() };
+    let hosts =
+        |route: &RouteConfig| if route.matches.hosts.is_empty() { any.to_vec() } else { route.matches.hosts.clone() };
     is_path_of(other, path)
         && other.matches.headers.iter().all(|(name, value)| route.matches.headers.get(name) == Some(value))
         && other.matches.query.iter().all(|(name, value)| route.matches.query.get(name) == Some(value))
@@ -85,6 +86,6 @@ fn takes(other: &Route, route: &Route, path: &str) -> bool {
         && hosts(other).iter().any(|theirs| hosts(route).iter().any(|ours| theirs.covers(ours) || ours.covers(theirs)))
 }
 
-fn has_other_rules(other: &Route, route: &Route) -> bool {
+fn has_other_rules(other: &RouteConfig, route: &RouteConfig) -> bool {
     other.origins != route.origins || other.http != route.http
 }

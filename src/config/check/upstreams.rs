@@ -8,16 +8,16 @@ use rustls::pki_types::ServerName;
 
 use super::super::address::{Bind, EndpointUrl};
 use super::super::discover::{Discover, DnsSource, EtcdSource};
-use super::super::health::{Expectation, Health, WhenAllDown};
+use super::super::health::{Expectation, HealthCheck, WhenAllDown};
 use super::super::key::KeyPath;
 use super::super::locate::Aim;
 use super::super::rebalance::OnDown;
-use super::super::upstream::{Balance, ClientTls, Endpoint, Upstream, Verify};
-use super::super::value::Span;
+use super::super::upstream::{Balance, ClientTls, EndpointConfig, UpstreamConfig, Verify};
+use super::super::value::TimeSpan;
 use super::Checker;
 
 /// The longest time between two questions to DNS: the default. An alert on the age of an answer needs to know one.
-const EVERY_MAX: Span = Span::from_secs(300);
+const EVERY_MAX: TimeSpan = TimeSpan::from_secs(300);
 
 impl Checker<'_, '_> {
     pub(super) fn upstreams(&mut self) {
@@ -37,7 +37,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn upstream(&mut self, path: &KeyPath, upstream: &Upstream) {
+    fn upstream(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
         let list = path.key("endpoints");
         self.source(path, upstream);
         if upstream.endpoints.is_empty() && self.written.has(&list) {
@@ -114,7 +114,7 @@ impl Checker<'_, '_> {
     }
 
     /// Endpoints are written, or told by somebody: one of both.
-    fn source(&mut self, path: &KeyPath, upstream: &Upstream) {
+    fn source(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
         let (list, discover) = (path.key("endpoints"), path.key("discover"));
         match &upstream.discover {
             None if !self.written.has(&list) => {
@@ -256,7 +256,7 @@ impl Checker<'_, '_> {
         self.client_tls(&path.key("tls"), tls);
     }
 
-    fn source_addresses(&mut self, path: &KeyPath, upstream: &Upstream) {
+    fn source_addresses(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
         let (list, sources) = (path.key("source_addresses"), &upstream.source_addresses);
         for (index, source) in sources.iter().enumerate() {
             if source.is_unspecified() || source.is_multicast() {
@@ -285,7 +285,7 @@ impl Checker<'_, '_> {
                 .involving(involved);
             }
         }
-        let local = |endpoint: &Endpoint| matches!(endpoint.url, EndpointUrl::Unix(_));
+        let local = |endpoint: &EndpointConfig| matches!(endpoint.url, EndpointUrl::Unix(_));
         if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(local) {
             let help = "remove it: a Unix socket is not connected to from an address";
             self.warn(&list, "no endpoint of this upstream is reached by IP").at_key().help(help);
@@ -293,7 +293,7 @@ impl Checker<'_, '_> {
     }
 
     /// When sessions leave their endpoint.
-    fn shedding(&mut self, path: &KeyPath, upstream: &Upstream) {
+    fn shedding(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
         if upstream.on_down == OnDown::Close && upstream.health.is_none() {
             let help = "add `health:`, or remove it";
             self.error(&path.key("on_down"), "no check tells that an endpoint is down").help(help);
@@ -313,7 +313,7 @@ impl Checker<'_, '_> {
     }
 
     /// Checks that could not be made, and rules without sense.
-    fn health(&mut self, path: &KeyPath, upstream: &Upstream) {
+    fn health(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
         match &upstream.health {
             Some(health) => self.check_of_health(&path.key("health").key(health.kind()), health),
             None if upstream.when_all_down == WhenAllDown::Refuse => {
@@ -339,7 +339,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn check_of_health(&mut self, path: &KeyPath, health: &Health) {
+    fn check_of_health(&mut self, path: &KeyPath, health: &HealthCheck) {
         let pace = health.pace();
         self.not_zero(&path.key("every"), pace.every, "checks are made without a pause");
         self.not_zero(&path.key("timeout"), pace.timeout, "every check fails");
@@ -356,17 +356,17 @@ impl Checker<'_, '_> {
             }
         }
         let (key, expected) = match health {
-            Health::Tcp(_) => ("", None),
-            Health::Http(check) => ("body", check.body.as_ref()),
-            Health::Websocket(check) => ("expect", check.expect.as_ref()),
+            HealthCheck::Tcp(_) => ("", None),
+            HealthCheck::Http(check) => ("body", check.body.as_ref()),
+            HealthCheck::Websocket(check) => ("expect", check.expect.as_ref()),
         };
         if let Some(Expectation::Matches(pattern)) = expected {
             self.regex(&path.key(key).key("matches"), |room| pattern.compile(room));
         }
         let headers = match health {
-            Health::Tcp(_) => return,
-            Health::Http(check) => &check.headers,
-            Health::Websocket(check) => &check.headers,
+            HealthCheck::Tcp(_) => return,
+            HealthCheck::Http(check) => &check.headers,
+            HealthCheck::Websocket(check) => &check.headers,
         };
         for (name, _) in headers.iter() {
             let help = match name.as_str() {

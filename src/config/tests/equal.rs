@@ -3,22 +3,22 @@
 use std::collections::HashSet;
 
 use super::super::survey::Aliases;
-use super::super::tree::{self, Node};
+use super::super::tree::{self, YamlNode};
 use super::super::*;
 use super::full::FULL;
 use super::load;
 
 /// `FULL` in another order, with comments and in another notation.
 fn otherwise() -> String {
-    fn turn(node: &mut Node) {
+    fn turn(node: &mut YamlNode) {
         match node {
             // The order of lists counts.
-            Node::List(nodes) => nodes.iter_mut().for_each(turn),
-            Node::Map(entries) => {
+            YamlNode::List(nodes) => nodes.iter_mut().for_each(turn),
+            YamlNode::Map(entries) => {
                 entries.reverse();
                 entries.iter_mut().for_each(|(_, node)| turn(node));
             }
-            Node::Text { text, .. } => {
+            YamlNode::Text { text, .. } => {
                 for (written, same) in
                     [("60s", "1m"), ("5m", "300s"), ("1h", "60m"), ("1MiB", "1024KiB"), ("drain 10m", "drain  600s")]
                 {
@@ -67,7 +67,7 @@ fn what_is_shown_of_discovered_endpoints_is_read_as_the_same() {
 }
 
 /// What may stand in place of `node`; that of the right kind for the key is kept.
-fn others(node: &Node) -> Vec<Node> {
+fn others(node: &YamlNode) -> Vec<YamlNode> {
     const WORDS: [&str; 37] = [
         "3",
         "moved",
@@ -108,12 +108,12 @@ fn others(node: &Node) -> Vec<Node> {
         "drop",
     ];
     match node {
-        Node::Bool(value) => vec![Node::Bool(!value)],
-        Node::Unsigned(value) => vec![Node::Unsigned(value + 1)],
-        Node::Text { text, .. } => {
+        YamlNode::Bool(value) => vec![YamlNode::Bool(!value)],
+        YamlNode::Unsigned(value) => vec![YamlNode::Unsigned(value + 1)],
+        YamlNode::Text { text, .. } => {
             let near = [format!("{text}z"), format!("9{text}")];
             let words = WORDS.iter().map(|word| (*word).to_owned()).chain(near);
-            words.map(|text| Node::Text { text, raw: None }).collect()
+            words.map(|text| YamlNode::Text { text, raw: None }).collect()
         }
         other => panic!("{other:?} stands in the full file"),
     }
@@ -145,7 +145,7 @@ fn for_each_change(mut visit: impl FnMut(&str, &Loaded)) {
             }
         }
         // There is only one version.
-        assert!(loaded > 0 || *scalar == Node::Unsigned(1) && nth == 0, "nothing can stand in place of {scalar:?}");
+        assert!(loaded > 0 || *scalar == YamlNode::Unsigned(1) && nth == 0, "nothing can stand in place of {scalar:?}");
     }
 }
 

@@ -36,7 +36,7 @@ fn what_a_file_leaves_out_has_the_default_of_its_doc() {
     let route = &file.routes[0];
     assert_eq!(route.keepalive.ping.to_string(), "30s");
     assert_eq!((route.timeouts.idle, route.limits.message), (OrOff::Off, OrOff::Off));
-    assert_eq!((route.http, route.validate), (Http::Proxy, Validate::Lenient));
+    assert_eq!((route.http, route.validate), (PlainHttp::Proxy, Validate::Lenient));
     assert_eq!(file.log.level.as_str(), "info");
     assert_eq!(file.drain.time.duration().as_secs(), 30);
 }

@@ -10,7 +10,7 @@ fn with_secret(nth: usize) -> Option<String> {
     let mut count = 0;
     tree::tests::for_each_scalar(&mut tree, &mut |node| {
         if count == nth {
-            *node = tree::Node::Text { text: "${SECRET}".to_owned(), raw: None };
+            *node = tree::YamlNode::Text { text: "${SECRET}".to_owned(), raw: None };
         }
         count += 1;
     });

@@ -13,17 +13,17 @@ pub(super) const HOPS_MAX: usize = 100;
 
 /// The client, as far as one field tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Client {
+pub(super) enum ForwardedClient {
     Found(IpAddr),
     AllTrusted(IpAddr),
     Unknown,
 }
 
-impl Client {
+impl ForwardedClient {
     pub(super) fn addr(self) -> Option<IpAddr> {
         match self {
-            Client::Found(addr) | Client::AllTrusted(addr) => Some(addr),
-            Client::Unknown => None,
+            ForwardedClient::Found(addr) | ForwardedClient::AllTrusted(addr) => Some(addr),
+            ForwardedClient::Unknown => None,
         }
     }
 }
@@ -60,13 +60,13 @@ impl Chain {
         (!entries.is_empty()).then_some(Chain { entries, is_whole })
     }
 
-    pub(super) fn client(&self, trusted: &[IpNet]) -> Client {
-        let mut leftmost = Client::Unknown;
+    pub(super) fn client(&self, trusted: &[IpNet]) -> ForwardedClient {
+        let mut leftmost = ForwardedClient::Unknown;
         for entry in self.entries.iter().rev() {
             match *entry {
-                Some(addr) if is_trusted(addr, trusted) => leftmost = Client::AllTrusted(addr),
-                Some(addr) => return Client::Found(addr),
-                None => return Client::Unknown,
+                Some(addr) if is_trusted(addr, trusted) => leftmost = ForwardedClient::AllTrusted(addr),
+                Some(addr) => return ForwardedClient::Found(addr),
+                None => return ForwardedClient::Unknown,
             }
         }
         leftmost

@@ -11,12 +11,12 @@ use std::fmt;
 use http::header::HeaderMap;
 use ipnet::IpNet;
 
-use super::{FORWARDED, Peer, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, chain, is_trusted};
+use super::{DirectPeer, FORWARDED, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, chain, is_trusted};
 use crate::header::authority::Host;
 
 /// The request of the client, as trusted proxies tell it. Nothing where nobody who is trusted says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct ForwardedRequest {
     /// Whom it was for.
     pub host: Option<Host>,
     /// The port it came to, by X-Forwarded-Port: some proxies leave it out of the host.
@@ -50,12 +50,12 @@ impl fmt::Display for Doubt {
     }
 }
 
-impl Told {
+impl ForwardedRequest {
     /// What `peer` tells in `headers`. Ask before [`apply`](super::apply), which writes the fields.
-    pub fn by(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Told {
+    pub fn by(peer: &DirectPeer, headers: &HeaderMap, trusted: &[IpNet]) -> ForwardedRequest {
         if !peer.trusted {
             let is_named = headers.contains_key(&X_FORWARDED_HOST) || headers.contains_key(FORWARDED);
-            return Told { doubt: is_named.then_some(Doubt::Untrusted), ..Told::default() };
+            return ForwardedRequest { doubt: is_named.then_some(Doubt::Untrusted), ..ForwardedRequest::default() };
         }
         let standard = Standard::of(&chain::elements(headers), trusted);
         let https = match (standard.https, x_forwarded_proto(headers)) {
@@ -73,13 +73,13 @@ impl Told {
         };
         let port = x_forwarded_port(headers);
         match host {
-            Ok(host) => Told { host, port, https, doubt: None },
-            Err(doubt) => Told { host: None, port, https, doubt: Some(doubt) },
+            Ok(host) => ForwardedRequest { host, port, https, doubt: None },
+            Err(doubt) => ForwardedRequest { host: None, port, https, doubt: Some(doubt) },
         }
     }
 
     /// Whether the client came by TLS: as it was told, or else as this proxy saw it.
-    pub fn is_https(&self, peer: &Peer) -> bool {
+    pub fn is_https(&self, peer: &DirectPeer) -> bool {
         self.https.unwrap_or(peer.tls)
     }
 }
@@ -163,13 +163,13 @@ mod tests {
 
     use super::*;
 
-    fn told(trusted: bool, fields: &[(&str, &str)]) -> Told {
+    fn told(trusted: bool, fields: &[(&str, &str)]) -> ForwardedRequest {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
         }
-        let peer = Peer { addr: "10.0.0.1".parse().ok(), tls: false, trusted };
-        Told::by(&peer, &headers, &["10.0.0.0/8".parse().unwrap()])
+        let peer = DirectPeer { addr: "10.0.0.1".parse().ok(), tls: false, trusted };
+        ForwardedRequest::by(&peer, &headers, &["10.0.0.0/8".parse().unwrap()])
     }
 
     #[test]
@@ -213,8 +213,11 @@ mod tests {
             ("x-forwarded-port", "1"),
             ("forwarded", "host=evil.example;proto=https"),
         ];
-        assert_eq!(told(false, &fields), Told { doubt: Some(Doubt::Untrusted), ..Told::default() });
-        assert_eq!(told(false, &[]), Told::default());
+        assert_eq!(
+            told(false, &fields),
+            ForwardedRequest { doubt: Some(Doubt::Untrusted), ..ForwardedRequest::default() }
+        );
+        assert_eq!(told(false, &[]), ForwardedRequest::default());
     }
 
     #[test]
@@ -239,8 +242,8 @@ mod tests {
         for (https, tls, is_https) in
             [(None, true, true), (None, false, false), (Some(true), false, true), (Some(false), true, false)]
         {
-            let peer = Peer { addr: None, tls, trusted: true };
-            assert_eq!(Told { https, ..Told::default() }.is_https(&peer), is_https);
+            let peer = DirectPeer { addr: None, tls, trusted: true };
+            assert_eq!(ForwardedRequest { https, ..ForwardedRequest::default() }.is_https(&peer), is_https);
         }
     }
 

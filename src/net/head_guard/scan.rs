@@ -11,8 +11,8 @@ pub struct Scan {
     after_cr: bool,
     /// The request line is over. Empty lines before it are skipped (RFC 9112 §2.2).
     begun: bool,
-    line: Line,
-    target: Target,
+    line: LineStart,
+    target: TargetState,
     framing: Framing,
     /// The request line has more spaces than two.
     has_space: bool,
@@ -24,7 +24,7 @@ pub struct Scan {
 
 /// Where in the request line we are.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Target {
+enum TargetState {
     #[default]
     Before,
     Path,
@@ -122,18 +122,18 @@ impl Scan {
     fn walk_target(&mut self, at: usize, part: &[u8]) {
         for (offset, byte) in part.iter().enumerate() {
             match (self.target, byte) {
-                (Target::Before, b' ') => self.target = Target::Path,
-                (Target::Before, _) => {}
-                (Target::Path | Target::Query, b' ') => self.target = Target::Behind,
-                (Target::Path, b'?') => self.target = Target::Query,
+                (TargetState::Before, b' ') => self.target = TargetState::Path,
+                (TargetState::Before, _) => {}
+                (TargetState::Path | TargetState::Query, b' ') => self.target = TargetState::Behind,
+                (TargetState::Path, b'?') => self.target = TargetState::Query,
                 // None of them may stand in a target (RFC 3986 §2), some of them hyper refuses, and none is a delimiter to
                 // anybody: escaped they say the same. Others that may not stand there pass hyper; what of them is in a
                 // path is escaped where it is read, and a query is passed on as it came.
-                (Target::Path | Target::Query, b'"' | b'<' | b'>' | 0x80..) | (Target::Path, b'`') => {
+                (TargetState::Path | TargetState::Query, b'"' | b'<' | b'>' | 0x80..) | (TargetState::Path, b'`') => {
                     self.escapes.push(at + offset);
                 }
-                (Target::Path | Target::Query, _) => {}
-                (Target::Behind, byte) => self.has_space |= *byte == b' ',
+                (TargetState::Path | TargetState::Query, _) => {}
+                (TargetState::Behind, byte) => self.has_space |= *byte == b' ',
             }
         }
     }
@@ -174,26 +174,26 @@ impl Scan {
 
 /// The beginning of a line: as much as it takes to read `Content-Length: 18446744073709551615`.
 #[derive(Debug)]
-struct Line {
-    bytes: [u8; Line::KEPT],
+struct LineStart {
+    bytes: [u8; LineStart::KEPT],
     /// How long the whole line is, at most one more than is kept.
     length: usize,
 }
 
-impl Default for Line {
-    fn default() -> Line {
-        Line { bytes: [0; Line::KEPT], length: 0 }
+impl Default for LineStart {
+    fn default() -> LineStart {
+        LineStart { bytes: [0; LineStart::KEPT], length: 0 }
     }
 }
 
-impl Line {
+impl LineStart {
     const KEPT: usize = 40;
 
     fn push(&mut self, bytes: &[u8]) {
-        let room = &mut self.bytes[self.length.min(Line::KEPT)..];
+        let room = &mut self.bytes[self.length.min(LineStart::KEPT)..];
         let amount = bytes.len().min(room.len());
         room[..amount].copy_from_slice(&bytes[..amount]);
-        self.length = (self.length + bytes.len()).min(Line::KEPT + 1);
+        self.length = (self.length + bytes.len()).min(LineStart::KEPT + 1);
     }
 
     fn is_empty(&self) -> bool {
@@ -201,7 +201,7 @@ impl Line {
     }
 
     fn kept(&self) -> &[u8] {
-        &self.bytes[..self.length.min(Line::KEPT)]
+        &self.bytes[..self.length.min(LineStart::KEPT)]
     }
 
     fn is_connect(&self) -> bool {
@@ -214,7 +214,7 @@ impl Line {
         let (name, value) = (&self.kept()[..colon], &self.kept()[colon + 1..]);
         if name.eq_ignore_ascii_case(b"content-length") {
             let value = value.trim_ascii();
-            let digits = self.length <= Line::KEPT && value.iter().all(u8::is_ascii_digit);
+            let digits = self.length <= LineStart::KEPT && value.iter().all(u8::is_ascii_digit);
             let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|value| value.parse().ok());
             Some(length.map_or(Framing::Opaque, Framing::Length))
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") || name.eq_ignore_ascii_case(b"upgrade") {

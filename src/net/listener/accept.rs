@@ -24,29 +24,33 @@ const PAUSE_LAST: Duration = Duration::from_secs(1);
 const NEWS: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub(super) enum Listener {
+pub(super) enum ListeningSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Listener {
+impl ListeningSocket {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, PeerAddr)>> {
         match self {
-            Listener::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, addr)| (stream.into(), addr.into())),
-            Listener::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| (stream.into(), PeerAddr::Unix)),
+            ListeningSocket::Tcp(listener) => {
+                listener.poll_accept(cx).map_ok(|(stream, addr)| (stream.into(), addr.into()))
+            }
+            ListeningSocket::Unix(listener) => {
+                listener.poll_accept(cx).map_ok(|(stream, _)| (stream.into(), PeerAddr::Unix))
+            }
         }
     }
 
     /// Asks the kernel and not the runtime, which hears of a connection only when it looks next.
     fn accept_now(&self) -> io::Result<(Stream, PeerAddr)> {
         match self {
-            Listener::Tcp(listener) => {
+            ListeningSocket::Tcp(listener) => {
                 let (socket, addr) = SockRef::from(listener).accept()?;
                 socket.set_nonblocking(true)?;
                 let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
                 Ok((TcpStream::from_std(socket.into())?.into(), addr.into()))
             }
-            Listener::Unix(listener) => {
+            ListeningSocket::Unix(listener) => {
                 let (socket, _) = SockRef::from(listener).accept()?;
                 socket.set_nonblocking(true)?;
                 Ok((UnixStream::from_std(socket.into())?.into(), PeerAddr::Unix))
@@ -59,7 +63,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct Acceptor {
     /// At least one.
-    listeners: Vec<Listener>,
+    listeners: Vec<ListeningSocket>,
     /// The one that is looked at first.
     first: usize,
     paused_until: Option<Instant>,
@@ -124,7 +128,7 @@ impl AcceptPauseReason {
 }
 
 impl Acceptor {
-    pub(super) fn new(listeners: Vec<Listener>) -> Acceptor {
+    pub(super) fn new(listeners: Vec<ListeningSocket>) -> Acceptor {
         debug_assert!(!listeners.is_empty());
         let (paused_until, failed, taker, held) = (None, None, Taker::Traffic, None);
         Acceptor { listeners, first: 0, paused_until, failures: 0, failed, taker, held }
@@ -212,10 +216,10 @@ impl Acceptor {
     /// The connections that wait already, and no more of them than can wait at a time: for a socket that is about to be
     /// closed for good, which would reset them. Never blocks. Drop the result and the [`Bound`](super::Bound) right after
     /// its end; what arrives in between is reset all the same.
-    pub fn into_waiting(self) -> Waiting {
+    pub fn into_waiting(self) -> WaitingConnections {
         // The kernel lets one more wait than it is told.
         let left = self.listeners.len() * (BACKLOG as usize + 1);
-        Waiting { held: self.held, listeners: self.listeners, taker: self.taker, left }
+        WaitingConnections { held: self.held, listeners: self.listeners, taker: self.taker, left }
     }
 
     fn pause(&mut self, source: io::Error) -> AcceptPause {
@@ -235,14 +239,14 @@ impl Acceptor {
 
 /// What [`Acceptor::into_waiting`] gives. Ends early when descriptors or memory have run out.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingConnections {
     held: Option<(Stream, PeerAddr)>,
-    listeners: Vec<Listener>,
+    listeners: Vec<ListeningSocket>,
     taker: Taker,
     left: usize,
 }
 
-impl Iterator for Waiting {
+impl Iterator for WaitingConnections {
     type Item = (Stream, PeerAddr);
 
     fn next(&mut self) -> Option<(Stream, PeerAddr)> {

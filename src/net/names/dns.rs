@@ -11,22 +11,22 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::Name;
 
-use super::known::{Answer, Trouble, by_preference};
+use super::known::{LookupAnswer, LookupError, by_preference};
 use super::system;
 use crate::net::dns::resolver;
 
 /// Asks `server`; without one, whom and what the system asks.
-pub(super) async fn ask(name: &str, server: Option<SocketAddr>) -> Result<Answer, Trouble> {
+pub(super) async fn ask(name: &str, server: Option<SocketAddr>) -> Result<LookupAnswer, LookupError> {
     let known = dns(name, server).await;
     match (known, server) {
         // Nobody is to be asked: there is no /etc/resolv.conf. Or nobody knows it.
-        (None | Some(Err(Trouble::NotFound(_))), None) => system::ask(name).await,
-        (None, Some(_)) => Err(Trouble::Failed(format!("{name} is no name for DNS").into())),
+        (None | Some(Err(LookupError::NotFound(_))), None) => system::ask(name).await,
+        (None, Some(_)) => Err(LookupError::Failed(format!("{name} is no name for DNS").into())),
         (Some(answer), _) => answer,
     }
 }
 
-async fn dns(name: &str, server: Option<SocketAddr>) -> Option<Result<Answer, Trouble>> {
+async fn dns(name: &str, server: Option<SocketAddr>) -> Option<Result<LookupAnswer, LookupError>> {
     // As it is written: other ways to read a name refuse an underscore.
     let asked = Name::from_ascii(name).ok()?;
     let resolver = resolver(server).ok()?;
@@ -37,7 +37,7 @@ async fn dns(name: &str, server: Option<SocketAddr>) -> Option<Result<Answer, Tr
     let ttl = found.valid_until().saturating_duration_since(Instant::now());
     let addresses: Vec<IpAddr> = found.iter().collect();
     Some(match addresses.is_empty() {
-        true => Err(Trouble::NotFound(format!("{name} has no address").into())),
+        true => Err(LookupError::NotFound(format!("{name} has no address").into())),
         false => Ok(by_preference(addresses, has_way, ttl)),
     })
 }
@@ -49,15 +49,15 @@ fn has_way(to: SocketAddr) -> bool {
     UdpSocket::bind(any).is_ok_and(|socket| socket.connect((to.ip(), 9)).is_ok())
 }
 
-fn trouble(name: &str, error: &NetError) -> Trouble {
+fn trouble(name: &str, error: &NetError) -> LookupError {
     let text = format!("{name}: {error}").into();
     match error {
-        NetError::Timeout => Trouble::Timeout(text),
+        NetError::Timeout => LookupError::Timeout(text),
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NXDomain | ResponseCode::NoError => Trouble::NotFound(text),
-            _ => Trouble::Failed(text),
+            ResponseCode::NXDomain | ResponseCode::NoError => LookupError::NotFound(text),
+            _ => LookupError::Failed(text),
         },
-        NetError::Dns(DnsError::ResponseCode(ResponseCode::NXDomain)) => Trouble::NotFound(text),
-        _ => Trouble::Failed(text),
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::NXDomain)) => LookupError::NotFound(text),
+        _ => LookupError::Failed(text),
     }
 }

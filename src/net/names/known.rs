@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 
 /// The shortest time for which an answer is believed: some servers answer with a TTL of 0, and each connection would ask.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const LOST: Duration = Duration::from_secs(30);
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct LookupAnswer {
     /// Its addresses, the best first; ports are not set.
     pub addresses: Vec<SocketAddr>,
     /// So many of the first are as good as one another, and are taken in turn.
@@ -35,7 +35,7 @@ pub struct Answer {
 
 /// Why there are no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+pub enum LookupError {
     /// Whoever knows says that there are none.
     #[error("{0}")]
     NotFound(Arc<str>),
@@ -77,24 +77,24 @@ pub(super) enum Next {
     /// They are not known: it waits until they are.
     Wait,
     /// There are none.
-    Fail(Trouble),
+    Fail(LookupError),
 }
 
 /// What is known.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct NameCache {
     good: Option<Good>,
     /// What the last answer was, if that was none; and until when nobody asks again.
-    failed: Option<(Trouble, Moment)>,
+    failed: Option<(LookupError, MonotonicTime)>,
     /// Somebody asks, since then.
-    asking: Option<Moment>,
+    asking: Option<MonotonicTime>,
 }
 
 #[derive(Debug)]
 struct Good {
     addresses: Addresses,
-    told: Moment,
-    until: Moment,
+    told: MonotonicTime,
+    until: MonotonicTime,
 }
 
 /// What an answer changed.
@@ -108,9 +108,9 @@ pub(super) enum News {
     Works,
 }
 
-impl Known {
+impl NameCache {
     /// What is to be done `now`, and whether by asking: who is told so does ask, and tells the answer.
-    pub(super) fn look(&mut self, now: Moment) -> (Next, bool) {
+    pub(super) fn look(&mut self, now: MonotonicTime) -> (Next, bool) {
         if let Some(good) = self.good.as_ref().filter(|good| now < good.until) {
             return (Next::Use(good.addresses.clone()), false);
         }
@@ -132,10 +132,10 @@ impl Known {
     }
 
     /// Hears the answer.
-    pub(super) fn answered(&mut self, answer: Result<Answer, Trouble>, now: Moment) -> News {
+    pub(super) fn answered(&mut self, answer: Result<LookupAnswer, LookupError>, now: MonotonicTime) -> News {
         self.asking = None;
         match answer {
-            Ok(Answer { addresses, alike, ttl }) => {
+            Ok(LookupAnswer { addresses, alike, ttl }) => {
                 let alike = alike.min(addresses.len());
                 let addresses = Addresses { all: addresses.into(), alike };
                 self.good = Some(Good { addresses, told: now, until: now + ttl.clamp(TTL_MIN, TTL_MAX) });
@@ -143,10 +143,10 @@ impl Known {
             }
             Err(trouble) => {
                 // Who says that there is no such name is believed: its addresses may be somebody else's by now.
-                if matches!(trouble, Trouble::NotFound(_)) {
+                if matches!(trouble, LookupError::NotFound(_)) {
                     self.good = None;
                 }
-                let pause = if matches!(trouble, Trouble::Exhausted(_)) { Duration::ZERO } else { PAUSE };
+                let pause = if matches!(trouble, LookupError::Exhausted(_)) { Duration::ZERO } else { PAUSE };
                 let is_news = self.failed.replace((trouble, now + pause)).is_none();
                 let is_kept = self.good.as_ref().is_some_and(|good| now.since(good.told) < KEPT_MAX);
                 if is_news { News::Fails(is_kept) } else { News::None }
@@ -155,7 +155,7 @@ impl Known {
     }
 
     /// What whoever has waited for an answer gets; `None`: there was none, and it is to look again.
-    pub(super) fn outcome(&self, now: Moment) -> Option<Result<Addresses, Trouble>> {
+    pub(super) fn outcome(&self, now: MonotonicTime) -> Option<Result<Addresses, LookupError>> {
         match (self.good.as_ref().filter(|good| now.since(good.told) < KEPT_MAX), &self.failed) {
             (Some(good), _) => Some(Ok(good.addresses.clone())),
             (None, Some((trouble, _))) if self.asking.is_none() => Some(Err(trouble.clone())),
@@ -172,7 +172,11 @@ impl Known {
 /// The order in which addresses out of DNS are tried: those without a way to them last; IPv6 before IPv4, as RFC 6724 has it,
 /// but for addresses of a site (`fc00::/7`). Within a kind they are left as they came.
 #[cfg(any(feature = "dns", test))]
-pub(super) fn by_preference(mut addresses: Vec<IpAddr>, has_way: impl Fn(SocketAddr) -> bool, ttl: Duration) -> Answer {
+pub(super) fn by_preference(
+    mut addresses: Vec<IpAddr>,
+    has_way: impl Fn(SocketAddr) -> bool,
+    ttl: Duration,
+) -> LookupAnswer {
     let at = |ip: IpAddr| SocketAddr::new(ip, 0);
     let kind = |ip: &IpAddr| match ip {
         IpAddr::V6(ip) if ip.is_unique_local() => 2,
@@ -184,7 +188,7 @@ pub(super) fn by_preference(mut addresses: Vec<IpAddr>, has_way: impl Fn(SocketA
     let mut ranked: Vec<_> = addresses.into_iter().map(|ip| ((!has_way(at(ip)), kind(&ip)), at(ip))).collect();
     ranked.sort_by_key(|(rank, _)| *rank);
     let alike = ranked.iter().take_while(|(rank, _)| *rank == ranked[0].0).count();
-    Answer { addresses: ranked.into_iter().map(|(_, address)| address).collect(), alike, ttl }
+    LookupAnswer { addresses: ranked.into_iter().map(|(_, address)| address).collect(), alike, ttl }
 }
 
 #[cfg(test)]
@@ -194,25 +198,25 @@ mod tests {
 
     use super::*;
 
-    fn at(millis: u64) -> Moment {
-        Moment::from_micros(1_000_000 + millis * 1000)
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::from_micros(1_000_000 + millis * 1000)
     }
 
-    fn answer(addresses: &[&str], ttl: u64) -> Answer {
+    fn answer(addresses: &[&str], ttl: u64) -> LookupAnswer {
         let addresses: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
-        Answer { alike: addresses.len(), addresses, ttl: Duration::from_secs(ttl) }
+        LookupAnswer { alike: addresses.len(), addresses, ttl: Duration::from_secs(ttl) }
     }
 
-    fn lost() -> Trouble {
-        Trouble::Timeout("late".into())
+    fn lost() -> LookupError {
+        LookupError::Timeout("late".into())
     }
 
-    fn gone() -> Trouble {
-        Trouble::NotFound("gone".into())
+    fn gone() -> LookupError {
+        LookupError::NotFound("gone".into())
     }
 
     /// What is to be done, in a word, with the first address; and whether somebody is to ask.
-    fn look(known: &mut Known, millis: u64) -> (String, bool) {
+    fn look(known: &mut NameCache, millis: u64) -> (String, bool) {
         let (next, asks) = known.look(at(millis));
         let first = |addresses: &Addresses| addresses.in_turn(0).next().unwrap().ip();
         let word = match next {
@@ -226,7 +230,7 @@ mod tests {
 
     #[test]
     fn one_asks_and_all_wait_for_the_same_answer_which_holds_for_its_ttl() {
-        let mut known = Known::default();
+        let mut known = NameCache::default();
         assert_eq!(look(&mut known, 0), ("wait".into(), true));
         assert_eq!(look(&mut known, 1), ("wait".into(), false), "somebody asks already");
         assert_eq!(known.answered(Ok(answer(&["10.0.0.1"], 5)), at(10)), News::None);
@@ -240,7 +244,7 @@ mod tests {
     #[test]
     fn a_ttl_is_bounded_on_both_sides() {
         for (ttl, holds) in [(0, 1), (7, 7), (86_400, 60)] {
-            let mut known = Known::default();
+            let mut known = NameCache::default();
             known.answered(Ok(answer(&["10.0.0.1"], ttl)), at(0));
             assert_eq!(look(&mut known, holds * 1000 - 1), ("use 10.0.0.1".into(), false));
             assert!(look(&mut known, holds * 1000).1);
@@ -249,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_last_good_answer_holds_through_failures_and_nobody_waits_for_those_but_not_for_ever() {
-        let mut known = Known::default();
+        let mut known = NameCache::default();
         known.answered(Ok(answer(&["10.0.0.1"], 1)), at(0));
         assert_eq!(look(&mut known, 1000), ("soon 10.0.0.1".into(), true));
         assert_eq!(known.answered(Err(lost()), at(5000)), News::Fails(true));
@@ -268,7 +272,7 @@ mod tests {
 
     #[test]
     fn who_says_that_there_is_no_such_name_is_believed_at_once() {
-        let mut known = Known::default();
+        let mut known = NameCache::default();
         known.answered(Ok(answer(&["10.0.0.1"], 1)), at(0));
         assert_eq!(known.answered(Err(gone()), at(1000)), News::Fails(false));
         assert_eq!(look(&mut known, 1500), ("fail gone".into(), false));
@@ -277,11 +281,11 @@ mod tests {
 
     #[test]
     fn what_this_machine_lacks_is_tried_again_at_once() {
-        let mut known = Known::default();
-        known.answered(Err(Trouble::Exhausted(24)), at(0));
+        let mut known = NameCache::default();
+        known.answered(Err(LookupError::Exhausted(24)), at(0));
         assert_eq!(
             known.outcome(at(0)),
-            Some(Err(Trouble::Exhausted(24))),
+            Some(Err(LookupError::Exhausted(24))),
             "but whoever has waited for it hears of it"
         );
         assert_eq!(look(&mut known, 0), ("wait".into(), true));
@@ -290,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_question_that_was_lost_is_asked_again() {
-        let mut known = Known::default();
+        let mut known = NameCache::default();
         assert!(look(&mut known, 0).1);
         assert!(!look(&mut known, 29_999).1);
         assert!(look(&mut known, 30_000).1, "whoever asked hangs");
@@ -303,7 +307,7 @@ mod tests {
         let ips = ["fd00::1", "10.0.0.1", "2001:db8::1", "10.0.0.2", "2001:db8::2", "10.0.0.1"];
         let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
         let all = |has_way: fn(SocketAddr) -> bool, turn| {
-            let Answer { addresses, alike, .. } = by_preference(ips.clone(), has_way, Duration::ZERO);
+            let LookupAnswer { addresses, alike, .. } = by_preference(ips.clone(), has_way, Duration::ZERO);
             let addresses = Addresses { all: addresses.into(), alike };
             addresses.in_turn(turn).map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
         };
@@ -336,7 +340,7 @@ mod tests {
                 1..200,
             ),
         ) {
-            let (mut known, mut now) = (Known::default(), 0);
+            let (mut known, mut now) = (NameCache::default(), 0);
             // When somebody asked who has not been answered; the last good answer: when, how long.
             let (mut asked, mut good): (Option<u64>, Option<(u64, u64)>) = (None, None);
             for (wait, step) in steps {

@@ -29,8 +29,8 @@ use crate::clock;
 use crate::net::descriptors::{Taker, lowest};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::labelled::IntCounterVec;
-pub use known::{Addresses, Answer, Trouble};
-use known::{Known, News, Next};
+pub use known::{Addresses, LookupAnswer, LookupError};
+use known::{NameCache, News, Next};
 
 /// Look-ups under way at a time; further ones wait for their turn.
 const AT_ONCE: usize = 32;
@@ -42,21 +42,22 @@ const LOOKUP: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(1);
 
 /// Finds out what a name stands for.
-pub type Ask = dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<Answer, Trouble>> + Send>> + Send + Sync;
+pub type LookupFn =
+    dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<LookupAnswer, LookupError>> + Send>> + Send + Sync;
 
 /// All names of the process. Clones are the same.
 #[derive(Clone)]
-pub struct Names(Arc<Book>);
+pub struct NameResolver(Arc<Book>);
 
 struct Book {
     /// By the name.
-    entries: Mutex<HashMap<String, Weak<Entry>>>,
-    desk: Arc<Desk>,
+    entries: Mutex<HashMap<String, Weak<LookupEntry>>>,
+    desk: Arc<LookupQueue>,
 }
 
 /// Where look-ups are ordered.
-struct Desk {
-    ask: Arc<Ask>,
+struct LookupQueue {
+    ask: Arc<LookupFn>,
     metrics: Metrics,
     /// The way to the thread, once there is one. At most one order for each name is under way.
     orders: Mutex<Option<mpsc::UnboundedSender<Question>>>,
@@ -64,30 +65,30 @@ struct Desk {
 
 /// A name that somebody wants to connect to. Clones are the same.
 #[derive(Clone)]
-pub struct Name(Arc<Entry>);
+pub struct HostLookup(Arc<LookupEntry>);
 
-struct Entry {
+struct LookupEntry {
     host: String,
-    known: Mutex<Known>,
+    known: Mutex<NameCache>,
     answered: Notify,
     /// Whoever comes next begins with another of the best addresses.
     turn: AtomicUsize,
-    desk: Arc<Desk>,
+    desk: Arc<LookupQueue>,
 }
 
 /// A look-up under way. Dropping it without an answer lets another one ask.
-struct Question(Option<Arc<Entry>>);
+struct Question(Option<Arc<LookupEntry>>);
 
-impl Names {
+impl NameResolver {
     /// No name yet. Counts on `registry`.
     ///
     /// # Errors
     /// If the metric's name is taken.
-    pub fn register(registry: &Registry) -> prometheus::Result<Names> {
+    pub fn register(registry: &Registry) -> prometheus::Result<NameResolver> {
         #[cfg(feature = "dns")]
-        return Names::asking(None, registry);
+        return NameResolver::asking(None, registry);
         #[cfg(not(feature = "dns"))]
-        Names::told_by(Arc::new(|name: String| Box::pin(async move { system::ask(&name).await })), registry)
+        NameResolver::told_by(Arc::new(|name: String| Box::pin(async move { system::ask(&name).await })), registry)
     }
 
     /// The same, asking this server of DNS; without one, whom the system asks.
@@ -95,30 +96,30 @@ impl Names {
     /// # Errors
     /// If the metric's name is taken.
     #[cfg(feature = "dns")]
-    pub fn asking(server: Option<std::net::SocketAddr>, registry: &Registry) -> prometheus::Result<Names> {
+    pub fn asking(server: Option<std::net::SocketAddr>, registry: &Registry) -> prometheus::Result<NameResolver> {
         let ask = move |name: String| -> Pin<Box<dyn Future<Output = _> + Send>> {
             Box::pin(async move { dns::ask(&name, server).await })
         };
-        Names::told_by(Arc::new(ask), registry)
+        NameResolver::told_by(Arc::new(ask), registry)
     }
 
     /// The same, told by whoever is asked.
     ///
     /// # Errors
     /// If the metric's name is taken.
-    pub fn told_by(ask: Arc<Ask>, registry: &Registry) -> prometheus::Result<Names> {
-        let desk = Arc::new(Desk { ask, metrics: Metrics::register(registry)?, orders: Mutex::default() });
-        Ok(Names(Arc::new(Book { entries: Mutex::default(), desk })))
+    pub fn told_by(ask: Arc<LookupFn>, registry: &Registry) -> prometheus::Result<NameResolver> {
+        let desk = Arc::new(LookupQueue { ask, metrics: Metrics::register(registry)?, orders: Mutex::default() });
+        Ok(NameResolver(Arc::new(Book { entries: Mutex::default(), desk })))
     }
 
     /// This name, of which the same is known as long as anybody holds it.
-    pub fn of(&self, host: &str) -> Name {
+    pub fn of(&self, host: &str) -> HostLookup {
         let mut entries = lock(&self.0.entries);
         if let Some(entry) = entries.get(host).and_then(Weak::upgrade) {
-            return Name(entry);
+            return HostLookup(entry);
         }
         entries.retain(|_, entry| entry.strong_count() > 0);
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(LookupEntry {
             host: host.to_owned(),
             known: Mutex::default(),
             answered: Notify::new(),
@@ -126,23 +127,23 @@ impl Names {
             desk: Arc::clone(&self.0.desk),
         });
         entries.insert(host.to_owned(), Arc::downgrade(&entry));
-        Name(entry)
+        HostLookup(entry)
     }
 }
 
-impl fmt::Debug for Names {
+impl fmt::Debug for NameResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Names").field(&lock(&self.0.entries).len()).finish()
     }
 }
 
-impl fmt::Debug for Name {
+impl fmt::Debug for HostLookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Name").field(&self.0.host).finish()
     }
 }
 
-impl Name {
+impl HostLookup {
     /// As it is written.
     pub fn host(&self) -> &str {
         &self.0.host
@@ -152,7 +153,7 @@ impl Name {
     ///
     /// # Errors
     /// If none are known, and why.
-    pub async fn addresses(&self, deadline: Instant) -> Option<Result<(Addresses, usize), Trouble>> {
+    pub async fn addresses(&self, deadline: Instant) -> Option<Result<(Addresses, usize), LookupError>> {
         let entry = &self.0;
         let found = match entry.look() {
             Next::Use(found) => Ok(found),
@@ -165,9 +166,9 @@ impl Name {
     }
 }
 
-impl Entry {
+impl LookupEntry {
     /// What is to be done now; asks if that is to be done.
-    fn look(self: &Arc<Entry>) -> Next {
+    fn look(self: &Arc<LookupEntry>) -> Next {
         let (next, asks) = lock(&self.known).look(clock::now());
         if asks {
             self.desk.order(Question(Some(Arc::clone(self))));
@@ -175,7 +176,7 @@ impl Entry {
         next
     }
 
-    async fn wait(self: &Arc<Entry>, deadline: Instant) -> Option<Result<Addresses, Trouble>> {
+    async fn wait(self: &Arc<LookupEntry>, deadline: Instant) -> Option<Result<Addresses, LookupError>> {
         let soon = (Instant::now() + SOON).min(deadline);
         loop {
             // Before the look: what is answered after it wakes.
@@ -197,11 +198,11 @@ impl Entry {
         }
     }
 
-    fn outcome(&self) -> Option<Result<Addresses, Trouble>> {
+    fn outcome(&self) -> Option<Result<Addresses, LookupError>> {
         lock(&self.known).outcome(clock::now())
     }
 
-    fn answered(&self, answer: Result<Answer, Trouble>) {
+    fn answered(&self, answer: Result<LookupAnswer, LookupError>) {
         let trouble = answer.as_ref().err().cloned();
         self.desk.metrics.looked_up(trouble.as_ref());
         let news = lock(&self.known).answered(answer, clock::now());
@@ -219,17 +220,17 @@ impl Question {
     /// Finds the answer and tells all who wait for it.
     async fn ask(mut self) {
         let Some(entry) = &self.0 else { return };
-        let late = |_| Err(Trouble::Timeout(format!("nothing about {} in {LOOKUP:?}", entry.host).into()));
+        let late = |_| Err(LookupError::Timeout(format!("nothing about {} in {LOOKUP:?}", entry.host).into()));
         // Whom we ask does not know which descriptors are kept back.
         let answer = match lacking() {
-            Some(errno) => Err(Trouble::Exhausted(errno)),
+            Some(errno) => Err(LookupError::Exhausted(errno)),
             None => timeout(LOOKUP, (entry.desk.ask)(entry.host.clone())).await.unwrap_or_else(late),
         };
         // Whatever is asked, a lack of descriptors is told as something else.
         let answer = match answer.as_ref().err().and_then(|_| lacking()) {
-            Some(errno) => Err(Trouble::Exhausted(errno)),
+            Some(errno) => Err(LookupError::Exhausted(errno)),
             None if answer.as_ref().is_ok_and(|answer| answer.addresses.is_empty()) => {
-                Err(Trouble::NotFound(format!("{} has no address", entry.host).into()))
+                Err(LookupError::NotFound(format!("{} has no address", entry.host).into()))
             }
             None => answer,
         };
@@ -255,7 +256,7 @@ impl Drop for Question {
     }
 }
 
-impl Desk {
+impl LookupQueue {
     /// Has it looked up. The thread that does so begins with the first one, and ends with the last who knows a name.
     fn order(&self, question: Question) {
         let mut orders = lock(&self.orders);
@@ -265,7 +266,7 @@ impl Desk {
                 Err(error) => {
                     drop(orders);
                     if let Some(entry) = &question.0 {
-                        entry.answered(Err(Trouble::Failed(format!("no thread to look it up: {error}").into())));
+                        entry.answered(Err(LookupError::Failed(format!("no thread to look it up: {error}").into())));
                     }
                     return;
                 }
@@ -324,13 +325,13 @@ impl Metrics {
         Ok(Metrics(Arc::new(Counters::new(&Metrics::LABELS, make))))
     }
 
-    fn looked_up(&self, trouble: Option<&Trouble>) {
+    fn looked_up(&self, trouble: Option<&LookupError>) {
         self.0.inc(match trouble {
             None => "found",
-            Some(Trouble::NotFound(_)) => "not_found",
-            Some(Trouble::Timeout(_)) => "timeout",
-            Some(Trouble::Failed(_)) => "failed",
-            Some(Trouble::Exhausted(_)) => "exhausted",
+            Some(LookupError::NotFound(_)) => "not_found",
+            Some(LookupError::Timeout(_)) => "timeout",
+            Some(LookupError::Failed(_)) => "failed",
+            Some(LookupError::Exhausted(_)) => "exhausted",
         });
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-use super::known::{Answer, Trouble};
+use super::known::{LookupAnswer, LookupError};
 
 /// How long its answers are believed.
 const TTL: Duration = Duration::from_secs(5);
@@ -17,23 +17,25 @@ const NOT_FOUND: [&str; 3] =
     ["Name or service not known", "No address associated with hostname", "Name does not resolve"];
 
 /// Asks, on a thread of the runtime's own for such things: there are few, and whoever finds none free waits.
-pub(super) async fn ask(name: &str) -> Result<Answer, Trouble> {
+pub(super) async fn ask(name: &str) -> Result<LookupAnswer, LookupError> {
     let host = name.to_owned();
     // Its order is one of preference, and by that of DNS.
     let found = spawn_blocking(move || (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>)).await;
     match found {
-        Ok(Ok(addresses)) if addresses.is_empty() => Err(Trouble::NotFound(format!("{name} has no address").into())),
-        Ok(Ok(addresses)) => Ok(Answer { addresses, alike: 1, ttl: TTL }),
+        Ok(Ok(addresses)) if addresses.is_empty() => {
+            Err(LookupError::NotFound(format!("{name} has no address").into()))
+        }
+        Ok(Ok(addresses)) => Ok(LookupAnswer { addresses, alike: 1, ttl: TTL }),
         Ok(Err(error)) => Err(trouble(&error)),
-        Err(_) => Err(Trouble::Failed("the process is shutting down".into())),
+        Err(_) => Err(LookupError::Failed("the process is shutting down".into())),
     }
 }
 
-fn trouble(error: &io::Error) -> Trouble {
+fn trouble(error: &io::Error) -> LookupError {
     let text = error.to_string();
     match NOT_FOUND.iter().any(|not_found| text.contains(not_found)) {
-        true => Trouble::NotFound(text.into()),
-        false => Trouble::Failed(text.into()),
+        true => LookupError::NotFound(text.into()),
+        false => LookupError::Failed(text.into()),
     }
 }
 
@@ -53,8 +55,8 @@ mod tests {
     #[test]
     fn only_whoever_says_that_there_is_no_such_name_is_believed_so() {
         let of = |text: &str| trouble(&io::Error::other(format!("failed to lookup address information: {text}")));
-        assert!(matches!(of("Name or service not known"), Trouble::NotFound(_)));
-        assert!(matches!(of("Name does not resolve"), Trouble::NotFound(_)));
-        assert!(matches!(of("Temporary failure in name resolution"), Trouble::Failed(_)));
+        assert!(matches!(of("Name or service not known"), LookupError::NotFound(_)));
+        assert!(matches!(of("Name does not resolve"), LookupError::NotFound(_)));
+        assert!(matches!(of("Temporary failure in name resolution"), LookupError::Failed(_)));
     }
 }

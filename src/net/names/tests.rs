@@ -16,12 +16,12 @@ const LONG: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Oracle {
     asked: AtomicUsize,
-    says: Mutex<Option<Result<Answer, Trouble>>>,
+    says: Mutex<Option<Result<LookupAnswer, LookupError>>>,
     changed: Notify,
 }
 
 impl Oracle {
-    fn book(self: &Arc<Oracle>) -> (Names, Registry) {
+    fn book(self: &Arc<Oracle>) -> (NameResolver, Registry) {
         let (oracle, registry) = (Arc::clone(self), Registry::new());
         let ask = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
             let oracle = Arc::clone(&oracle);
@@ -36,12 +36,12 @@ impl Oracle {
                 }
             })
         };
-        (Names::told_by(Arc::new(ask), &registry).unwrap(), registry)
+        (NameResolver::told_by(Arc::new(ask), &registry).unwrap(), registry)
     }
 
-    fn says(&self, answer: Option<Result<&[&str], Trouble>>, ttl: Duration) {
+    fn says(&self, answer: Option<Result<&[&str], LookupError>>, ttl: Duration) {
         let at = |ip: &&str| SocketAddr::new(ip.parse().unwrap(), 0);
-        let of = |ips: &[&str]| Answer { addresses: ips.iter().map(at).collect(), alike: ips.len(), ttl };
+        let of = |ips: &[&str]| LookupAnswer { addresses: ips.iter().map(at).collect(), alike: ips.len(), ttl };
         *lock(&self.says) = answer.map(|answer| answer.map(of));
         self.changed.notify_waiters();
     }
@@ -51,7 +51,7 @@ impl Oracle {
     }
 }
 
-async fn addresses(name: &Name, wait: Duration) -> Option<Result<Vec<String>, Trouble>> {
+async fn addresses(name: &HostLookup, wait: Duration) -> Option<Result<Vec<String>, LookupError>> {
     let found = name.addresses(Instant::now() + wait).await?;
     Some(found.map(|(found, turn)| found.in_turn(turn).map(|address| address.ip().to_string()).collect()))
 }
@@ -97,10 +97,10 @@ async fn many_who_want_a_name_at_once_share_one_look_up_and_its_answer() {
 async fn a_name_that_is_gone_fails_for_all_who_wait_and_is_not_asked_for_each() {
     let oracle = Arc::<Oracle>::default();
     let (names, registry) = oracle.book();
-    oracle.says(Some(Err(Trouble::NotFound("gone".into()))), Duration::ZERO);
+    oracle.says(Some(Err(LookupError::NotFound("gone".into()))), Duration::ZERO);
     let name = names.of("gone.test");
     for _ in 0..2 {
-        assert_eq!(addresses(&name, LONG).await, Some(Err(Trouble::NotFound("gone".into()))));
+        assert_eq!(addresses(&name, LONG).await, Some(Err(LookupError::NotFound("gone".into()))));
     }
     assert!(oracle.asked() <= 2, "a busy machine may be a second late");
     assert!(encode(&registry).unwrap().contains("wsluice_name_lookups_total{result=\"not_found\"}"));
@@ -118,7 +118,7 @@ async fn what_was_good_is_used_while_nobody_answers() {
     while oracle.asked() < 2 {
         assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
     }
-    oracle.says(Some(Err(Trouble::Failed("no server".into()))), Duration::ZERO);
+    oracle.says(Some(Err(LookupError::Failed("no server".into()))), Duration::ZERO);
     assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
     oracle.says(Some(Ok(&["10.0.0.2"])), Duration::from_secs(60));
     timeout(LONG, async { while addresses(&name, LONG).await.unwrap().unwrap() != ["10.0.0.2"] {} }).await.unwrap();
@@ -144,13 +144,13 @@ async fn a_look_up_that_panics_is_asked_again_and_the_thread_ends_with_the_last_
             let (_ended, asked) = (Arc::clone(&ended), Arc::clone(&asked));
             Box::pin(async move {
                 assert!(asked.fetch_add(1, Ordering::SeqCst) > 0, "a mistake of ours");
-                Err(Trouble::Failed("no".into()))
+                Err(LookupError::Failed("no".into()))
             })
         }
     };
-    let names = Names::told_by(Arc::new(ask), &Registry::new()).unwrap();
+    let names = NameResolver::told_by(Arc::new(ask), &Registry::new()).unwrap();
     let name = names.of("chat.test");
-    assert_eq!(addresses(&name, LONG).await, Some(Err(Trouble::Failed("no".into()))));
+    assert_eq!(addresses(&name, LONG).await, Some(Err(LookupError::Failed("no".into()))));
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     drop((name, names));
     timeout(LONG, async {
@@ -164,7 +164,7 @@ async fn a_look_up_that_panics_is_asked_again_and_the_thread_ends_with_the_last_
 
 #[tokio::test]
 async fn this_machine_is_found_by_whatever_the_build_asks() {
-    let names = Names::register(&Registry::new()).unwrap();
+    let names = NameResolver::register(&Registry::new()).unwrap();
     let found = addresses(&names.of("localhost"), LONG).await.unwrap().unwrap();
     assert!(found.iter().any(|ip| ip == "127.0.0.1" || ip == "::1"), "{found:?}");
     assert!(addresses(&names.of("nowhere.invalid"), LONG).await.unwrap().is_err());

@@ -9,7 +9,7 @@ use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use super::Asked;
+use super::OriginTarget;
 use crate::header::Host;
 use crate::header::authority::default_port;
 use crate::route::pattern::{HostPattern, PatternError, chain};
@@ -302,7 +302,7 @@ impl Origin<'_> {
     }
 
     /// Whether it is the one that was asked, but for a page without TLS.
-    pub(super) fn is_insecure(&self, asked: &Asked<'_>) -> bool {
+    pub(super) fn is_insecure(&self, asked: &OriginTarget<'_>) -> bool {
         let Form::Url { scheme, host } = &self.form else { return false };
         // Those who say `http` of https leave out the usual port of either.
         let unusual = |port: Option<u16>| port.filter(|port| ![80, 443].contains(port));
@@ -335,7 +335,7 @@ impl Origin<'_> {
 }
 
 impl OriginPattern {
-    pub(super) fn matches(&self, origin: &Origin<'_>, asked: &Asked<'_>) -> bool {
+    pub(super) fn matches(&self, origin: &Origin<'_>, asked: &OriginTarget<'_>) -> bool {
         match (self, &origin.form) {
             (OriginPattern::Any, _) | (OriginPattern::Null, Form::Null) => true,
             (OriginPattern::Exact(text), _) => text.as_bytes().eq_ignore_ascii_case(origin.raw),

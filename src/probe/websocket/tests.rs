@@ -3,11 +3,11 @@
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::health::threshold::Rule;
+use crate::health::threshold::HealthThresholds;
 use crate::net::socket::TcpOptions;
 use crate::probe::{Check, Probe};
-use crate::upstream::connect::Target;
-use crate::ws::handshake::{Key, accept_for};
+use crate::upstream::connect::ConnectTarget;
+use crate::ws::handshake::{WebSocketKey, accept_for};
 
 fn plain() -> WebSocket {
     WebSocket {
@@ -45,7 +45,7 @@ impl Accepted {
     }
 
     async fn switch(&mut self, more: &str) {
-        let key: Key = self.field("Sec-WebSocket-Key").unwrap().as_bytes().try_into().unwrap();
+        let key: WebSocketKey = self.field("Sec-WebSocket-Key").unwrap().as_bytes().try_into().unwrap();
         let accept = String::from_utf8(accept_for(&key).to_vec()).unwrap();
         self.send(&format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -62,7 +62,7 @@ impl Accepted {
     async fn frame(&mut self) -> (Opcode, Vec<u8>) {
         let mut bytes = Vec::new();
         loop {
-            if let Some((header, _)) = Header::parse(&bytes).unwrap() {
+            if let Some((header, _)) = FrameHeader::parse(&bytes).unwrap() {
                 let mut payload = vec![0; header.payload as usize];
                 self.stream.read_exact(&mut payload).await.unwrap();
                 apply_mask(header.mask.expect("a client masks"), &mut payload);
@@ -80,7 +80,7 @@ fn frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 fn fragment(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut out = [0; HEADER_BYTES_MAX];
     let length =
-        Header { fin, rsv: 0, opcode, mask: None, payload: payload.len() as u64, shortest: true }.encode(&mut out);
+        FrameHeader { fin, rsv: 0, opcode, mask: None, payload: payload.len() as u64, shortest: true }.encode(&mut out);
     [&out[..length], payload].concat()
 }
 
@@ -88,7 +88,7 @@ fn fragment(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 async fn verdict<F: Future<Output = ()>>(probe: WebSocket, serve: impl FnOnce(Accepted) -> F) -> &'static str {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let connector = Connector {
-        target: Target::Address(listener.local_addr().unwrap()),
+        target: ConnectTarget::Address(listener.local_addr().unwrap()),
         tls: None,
         tcp: TcpOptions::default(),
         sources: None,
@@ -99,7 +99,7 @@ async fn verdict<F: Future<Output = ()>>(probe: WebSocket, serve: impl FnOnce(Ac
         probe: Probe::WebSocket(probe),
         every: second,
         timeout: Duration::from_millis(300),
-        rule: Rule { rise: 1, fall: 1 },
+        rule: HealthThresholds { rise: 1, fall: 1 },
     };
     let served = async { serve(Accepted::new(&listener).await).await };
     let (result, ()) = tokio::join!(check.once(&connector), served);

@@ -44,7 +44,7 @@ pub enum Data {
 
 /// Which control frame (RFC 6455 §5.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control {
+pub enum ControlKind {
     /// Opcode 8.
     Close,
     /// Opcode 9.
@@ -94,7 +94,7 @@ impl RouteFrames {
 
     /// Counts so many control frames that were relayed.
     #[inline]
-    pub fn control(&self, direction: Direction, control: Control, count: u32) {
+    pub fn control(&self, direction: Direction, control: ControlKind, count: u32) {
         add(&self.shards.get()[direction as usize].control[control as usize], count.into());
     }
 
@@ -176,9 +176,9 @@ impl Collector for AllFrames {
                 for (opcode, count) in [
                     ("text", text.iter().sum()),
                     ("binary", binary.iter().sum()),
-                    ("close", control(Control::Close)),
-                    ("ping", control(Control::Ping)),
-                    ("pong", control(Control::Pong)),
+                    ("close", control(ControlKind::Close)),
+                    ("ping", control(ControlKind::Ping)),
+                    ("pong", control(ControlKind::Pong)),
                 ] {
                     messages.push(counter(&[on_route[0], ("opcode", opcode), on_route[1]], count));
                 }
@@ -264,7 +264,7 @@ mod tests {
                     frames.message(Direction::In, Data::Text, 64, 1);
                     frames.message(Direction::In, Data::Binary, 65, 1);
                     frames.message(Direction::In, Data::Text, 1 << 30, 1);
-                    frames.control(Direction::Out, Control::Pong, 1);
+                    frames.control(Direction::Out, ControlKind::Pong, 1);
                     frames.bytes(Direction::In, 143);
                 });
             }

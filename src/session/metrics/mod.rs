@@ -10,37 +10,37 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry}
 
 use crate::telemetry::counters::{Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
-use crate::telemetry::series::{Held, Shelf};
+use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 
 mod frames;
 
 use frames::AllFrames;
-pub use frames::{Control, Data, Direction, RouteFrames};
+pub use frames::{ControlKind, Data, Direction, RouteFrames};
 
 /// One of the two we relay between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Peer {
+pub enum PeerLabel {
     /// Who opened the session.
     Client,
     /// The endpoint that answers it.
     Server,
 }
 
-impl Peer {
+impl PeerLabel {
     const fn label(self) -> &'static str {
         match self {
-            Peer::Client => "client",
-            Peer::Server => "server",
+            PeerLabel::Client => "client",
+            PeerLabel::Server => "server",
         }
     }
 }
 
 /// The rules that a peer may break with `validate: lenient`, for series that begin at 0.
-const TOLERATED: [(Peer, &str); 4] = [
-    (Peer::Client, "bad_length"),
-    (Peer::Client, "unmasked_frame"),
-    (Peer::Server, "bad_length"),
-    (Peer::Server, "masked_frame"),
+const TOLERATED: [(PeerLabel, &str); 4] = [
+    (PeerLabel::Client, "bad_length"),
+    (PeerLabel::Client, "unmasked_frame"),
+    (PeerLabel::Server, "bad_length"),
+    (PeerLabel::Server, "masked_frame"),
 ];
 
 /// Who ended a session.
@@ -67,16 +67,16 @@ impl Initiator {
 
 /// How a session ended, as a set of labels that strangers cannot enlarge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ending {
+pub struct EndLabels {
     initiator: Initiator,
     code: &'static str,
     reason: &'static str,
 }
 
-impl Ending {
+impl EndLabels {
     /// An end by `initiator`, with the code of the Close that began it (if there was one) and our word for it.
-    pub fn new(initiator: Initiator, code: Option<u16>, reason: &'static str) -> Ending {
-        Ending { initiator, code: code_label(code), reason }
+    pub fn new(initiator: Initiator, code: Option<u16>, reason: &'static str) -> EndLabels {
+        EndLabels { initiator, code: code_label(code), reason }
     }
 }
 
@@ -120,9 +120,9 @@ pub struct Metrics {
     pings: IntCounterVec,
     ping_rtt: HistogramVec,
     frames: AllFrames,
-    by_listener: Shelf<3>,
-    by_upstream: Shelf<2>,
-    by_route: Shelf<1>,
+    by_listener: SeriesRegistry<3>,
+    by_upstream: SeriesRegistry<2>,
+    by_route: SeriesRegistry<1>,
 }
 
 impl Metrics {
@@ -172,9 +172,9 @@ impl Metrics {
                 &["route", "peer"],
             )?,
             frames: AllFrames::new(workers)?,
-            by_listener: Shelf::new(["listener", "route", "upstream"]),
-            by_upstream: Shelf::new(["route", "upstream"]),
-            by_route: Shelf::new(["route"]),
+            by_listener: SeriesRegistry::new(["listener", "route", "upstream"]),
+            by_upstream: SeriesRegistry::new(["route", "upstream"]),
+            by_route: SeriesRegistry::new(["route"]),
         };
         metrics.by_listener.register(registry, &metrics.active)?;
         metrics.by_upstream.register(registry, &metrics.total)?;
@@ -190,7 +190,7 @@ impl Metrics {
     /// The handles of one route as one listener serves it; all of them count from now on, from 0 or from where those
     /// who hold the same series already are. The series stay until the last of these is dropped. `endings` are those that
     /// can be named beforehand.
-    pub fn route(&self, listener: &str, route: &str, upstream: &str, endings: &[Ending]) -> RouteMetrics {
+    pub fn route(&self, listener: &str, route: &str, upstream: &str, endings: &[EndLabels]) -> RouteSessionMetrics {
         let held = (
             self.by_listener.hold([listener, route, upstream]),
             self.by_upstream.hold([route, upstream]),
@@ -198,22 +198,22 @@ impl Metrics {
         );
         let (closes, name) = (self.closes.clone(), route.to_owned());
         let (tolerated, of) = (self.tolerated.clone(), route.to_owned());
-        let keepalive = |peer: Peer| Keepalive {
+        let keepalive = |peer: PeerLabel| KeepaliveCounters {
             pings: self.pings.with_label_values(&[route, peer.label()]),
             rtt: self.ping_rtt.with_label_values(&[route, peer.label()]),
         };
-        RouteMetrics {
+        RouteSessionMetrics {
             active: self.active.with_label_values(&[listener, route, upstream]),
             total: self.total.with_label_values(&[route, upstream]),
             duration: self.duration.with_label_values(&[route]),
             closes: Counters::new(endings, move |end| {
                 closes.with_label_values(&[&*name, end.initiator.label(), end.code, end.reason])
             }),
-            tolerated: Counters::new(&TOLERATED, move |&(peer, rule): &(Peer, &'static str)| {
+            tolerated: Counters::new(&TOLERATED, move |&(peer, rule): &(PeerLabel, &'static str)| {
                 tolerated.with_label_values(&[&*of, peer.label(), rule])
             }),
-            client: keepalive(Peer::Client),
-            server: keepalive(Peer::Server),
+            client: keepalive(PeerLabel::Client),
+            server: keepalive(PeerLabel::Server),
             frames: self.frames.route(route),
             _held: held,
         }
@@ -222,25 +222,25 @@ impl Metrics {
 
 /// What sessions of one route count on.
 #[derive(Debug)]
-pub struct RouteMetrics {
+pub struct RouteSessionMetrics {
     active: IntGauge,
     total: IntCounter,
     duration: Histogram,
-    closes: Counters<Ending>,
-    tolerated: Counters<(Peer, &'static str)>,
-    client: Keepalive,
-    server: Keepalive,
+    closes: Counters<EndLabels>,
+    tolerated: Counters<(PeerLabel, &'static str)>,
+    client: KeepaliveCounters,
+    server: KeepaliveCounters,
     frames: Arc<RouteFrames>,
-    _held: (Held, Held, Held),
+    _held: (SeriesGuard, SeriesGuard, SeriesGuard),
 }
 
 #[derive(Debug)]
-struct Keepalive {
+struct KeepaliveCounters {
     pings: IntCounter,
     rtt: Histogram,
 }
 
-impl RouteMetrics {
+impl RouteSessionMetrics {
     /// Counts a session that begins; it is active until its `end`, which a session owes on whatever way it goes.
     pub fn begin(&self) {
         self.total.inc();
@@ -248,24 +248,24 @@ impl RouteMetrics {
     }
 
     /// Counts a session that ended after `lasted`.
-    pub fn end(&self, ending: Ending, lasted: Duration) {
+    pub fn end(&self, ending: EndLabels, lasted: Duration) {
         self.active.dec();
         self.closes.inc(ending);
         self.duration.observe(seconds(lasted));
     }
 
     /// Counts a frame of `peer` that broke this rule and was taken all the same.
-    pub fn tolerated(&self, peer: Peer, rule: &'static str) {
+    pub fn tolerated(&self, peer: PeerLabel, rule: &'static str) {
         self.tolerated.inc((peer, rule));
     }
 
     /// Counts a Ping of our own to `peer`.
-    pub fn ping(&self, peer: Peer) {
+    pub fn ping(&self, peer: PeerLabel) {
         self.keepalive(peer).pings.inc();
     }
 
     /// Counts the Pong to it.
-    pub fn pong(&self, peer: Peer, after: Duration) {
+    pub fn pong(&self, peer: PeerLabel, after: Duration) {
         self.keepalive(peer).rtt.observe(seconds(after));
     }
 
@@ -274,10 +274,10 @@ impl RouteMetrics {
         &self.frames
     }
 
-    fn keepalive(&self, peer: Peer) -> &Keepalive {
+    fn keepalive(&self, peer: PeerLabel) -> &KeepaliveCounters {
         match peer {
-            Peer::Client => &self.client,
-            Peer::Server => &self.server,
+            PeerLabel::Client => &self.client,
+            PeerLabel::Server => &self.server,
         }
     }
 }
@@ -288,8 +288,8 @@ mod tests {
     use super::*;
     use crate::telemetry::exposition::encode;
 
-    fn closed() -> Ending {
-        Ending::new(Initiator::Client, Some(1000), "closed")
+    fn closed() -> EndLabels {
+        EndLabels::new(Initiator::Client, Some(1000), "closed")
     }
 
     #[test]
@@ -326,7 +326,7 @@ mod tests {
         let metrics = Metrics::register(&registry, 1).unwrap();
         let old = metrics.route("public", "chat", "before", &[]);
         old.begin();
-        old.end(Ending::new(Initiator::Proxy, Some(4321), "rate"), Duration::from_secs(1));
+        old.end(EndLabels::new(Initiator::Proxy, Some(4321), "rate"), Duration::from_secs(1));
         old.frames().message(Direction::In, Data::Text, 5, 1);
         // A reload gave the route another upstream; then its last session ends.
         let new = metrics.route("public", "chat", "after", &[]);
@@ -355,9 +355,9 @@ mod tests {
         route.begin();
         assert_eq!((route.active.get(), route.total.get()), (2, 2));
         route.end(closed(), Duration::from_secs(61));
-        route.end(Ending::new(Initiator::Proxy, Some(4321), "rate"), Duration::from_secs(1));
-        route.ping(Peer::Server);
-        route.pong(Peer::Server, Duration::from_millis(2));
+        route.end(EndLabels::new(Initiator::Proxy, Some(4321), "rate"), Duration::from_secs(1));
+        route.ping(PeerLabel::Server);
+        route.pong(PeerLabel::Server, Duration::from_millis(2));
         assert_eq!((route.active.get(), route.total.get()), (0, 2));
         let text = encode(&registry).unwrap();
         for line in [

@@ -398,7 +398,7 @@ fn series_go_with_what_they_tell_of() {
     prepared.server("l", &ServerFiles { client_auth: auth, ..place.wanted(&["a", "b"]) }).unwrap();
     prepared.server("m", &a_alone).unwrap();
     let ours = ClientFiles { ca: Some(place.path("ca.crt")), certificate: Some(place.files("a")), unverified: false };
-    prepared.client("u", Servers::Endpoints, &ours).unwrap();
+    prepared.client("u", ClientTlsScope::Endpoints, &ours).unwrap();
     place.certificates.commit(prepared);
     assert_eq!(text().matches("wsluice_tls_certificate_stale{").count(), 4);
     assert_eq!(text().matches("wsluice_tls_certificate_expiry_timestamp_seconds{").count(), 3, "an authority has none");
@@ -416,9 +416,9 @@ fn towards_servers_it_is_the_same() {
         ClientFiles { ca: Some(place.path("ca.crt")), certificate: Some(place.files("us")), unverified: false };
     let reload = || {
         let mut prepared = place.certificates.prepare(SystemTime::now());
-        let config = prepared.client("u", Servers::Endpoints, &wanted).unwrap();
+        let config = prepared.client("u", ClientTlsScope::Endpoints, &wanted).unwrap();
         // Etcd's, say, is another one: other servers, other sessions.
-        assert!(!same(&config, &prepared.client("u", Servers::Discovery, &wanted).unwrap()));
+        assert!(!same(&config, &prepared.client("u", ClientTlsScope::Discovery, &wanted).unwrap()));
         let refused: Vec<_> = prepared.refused().iter().map(|refused| refused.file.clone()).collect();
         place.certificates.commit(prepared);
         (config, refused)
@@ -437,7 +437,7 @@ fn towards_servers_it_is_the_same() {
     assert!(!same(&first, &renewed) && refused.is_empty() && !place.certificates.is_stale());
     let errors = place.certificates.prepare(SystemTime::now()).client(
         "u",
-        Servers::Endpoints,
+        ClientTlsScope::Endpoints,
         &ClientFiles { ca: Some(place.path("no")), certificate: Some(place.files("no")), unverified: false },
     );
     let parts: Vec<Part> = errors.unwrap_err().iter().map(|(part, _)| *part).collect();

@@ -267,5 +267,5 @@ async fn nothing_is_held_while_a_client_is_idle() {
     let mut read = vec![0; message.len()];
     server.read_exact(&mut read).await.unwrap();
     assert!(read == message);
-    assert!(crate::net::pool::free(crate::net::pool::Size::Medium) > 0);
+    assert!(crate::net::pool::free(crate::net::pool::BufferSize::Medium) > 0);
 }

@@ -11,7 +11,7 @@ use tokio::io::ReadBuf;
 
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
-use crate::net::pool::Size;
+use crate::net::pool::BufferSize;
 
 /// The most plaintext of one record (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;
@@ -21,7 +21,7 @@ const OVERHEAD: usize = 5 + 8 + 16;
 /// Room for what rustls puts before application data: a KeyUpdate of its own, and the answer to one.
 const KEY_UPDATES: usize = 128;
 /// What is encrypted at once: whole records, as many as the largest buffer holds.
-const BULK: usize = (Size::Large.bytes() - KEY_UPDATES) / (RECORD + OVERHEAD) * RECORD;
+const BULK: usize = (BufferSize::Large.bytes() - KEY_UPDATES) / (RECORD + OVERHEAD) * RECORD;
 
 /// What a record costs beside its bytes, in bytes.
 const RECORD_WORK: u32 = 64;
@@ -31,7 +31,7 @@ pub const WORK_PER_UNIT: u32 = 1024;
 const WORK_AT_ONCE: u32 = 16 * WORK_PER_UNIT;
 
 /// One side's connection of rustls.
-pub trait Connection {
+pub trait TlsConnection {
     /// What rustls keeps for this side.
     type Data;
     /// Whether with TLS 1.3 nobody waits for what this side sends last in a handshake: the server's tickets.
@@ -44,7 +44,7 @@ pub trait Connection {
     fn common(&self) -> &CommonState;
 }
 
-impl Connection for UnbufferedServerConnection {
+impl TlsConnection for UnbufferedServerConnection {
     type Data = ServerConnectionData;
     const LAST_FLIGHT_MAY_WAIT: bool = true;
 
@@ -58,7 +58,7 @@ impl Connection for UnbufferedServerConnection {
     }
 }
 
-impl Connection for UnbufferedClientConnection {
+impl TlsConnection for UnbufferedClientConnection {
     type Data = ClientConnectionData;
     const LAST_FLIGHT_MAY_WAIT: bool = false;
 
@@ -91,7 +91,7 @@ pub struct Engine<C> {
     work: u32,
 }
 
-impl<C: Connection> Engine<C> {
+impl<C: TlsConnection> Engine<C> {
     /// Starts with what has come already.
     pub fn new(connection: C, incoming: Incoming) -> Engine<C> {
         Engine {

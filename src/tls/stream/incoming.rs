@@ -13,12 +13,12 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::span::Span;
-use crate::net::pool::{self, Size};
+use super::span::ByteSpan;
+use crate::net::pool::{self, BufferSize};
 
 /// Holds three whole records of the largest kind; a connection that fills it gets the large one. It is also the most
 /// that may be held of a message that is not whole: a handshake message of 64 KiB is larger than any that makes sense.
-const USUAL: Size = Size::Medium;
+const USUAL: BufferSize = BufferSize::Medium;
 
 /// The length of a record's header (RFC 8446 §5.1).
 const HEADER: usize = 5;
@@ -27,24 +27,24 @@ const HEADER: usize = 5;
 #[derive(Debug)]
 pub struct Incoming {
     /// Never empty.
-    span: Option<Span>,
+    span: Option<ByteSpan>,
     /// So many bytes at the front are whole records that rustls has seen and keeps in place: parts of a handshake
     /// message that is not whole (RFC 8446 §5.1).
     joined: usize,
     /// What the next read takes: more where the last one filled its buffer.
-    size: Size,
+    size: BufferSize,
 }
 
 impl Incoming {
     /// Starts with `early`, which was read from the socket before.
     pub fn new(early: &[u8]) -> Incoming {
-        let span = (!early.is_empty()).then(|| Span::new(pool::copy_of(early), early.len()));
+        let span = (!early.is_empty()).then(|| ByteSpan::new(pool::copy_of(early), early.len()));
         Incoming { span, joined: 0, size: USUAL }
     }
 
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.span.as_ref().map_or(&[], Span::bytes)
+        self.span.as_ref().map_or(&[], ByteSpan::bytes)
     }
 
     /// How many bytes rustls shall see: up to the end of the first record that it has not seen yet, if that is whole.
@@ -105,9 +105,9 @@ impl Incoming {
             Some(span) => {
                 let mut buffer = pool::take(self.size);
                 buffer[..held].copy_from_slice(span.bytes());
-                *span = Span::new(buffer, held);
+                *span = ByteSpan::new(buffer, held);
             }
-            none => *none = Some(Span::new(pool::take(self.size), 0)),
+            none => *none = Some(ByteSpan::new(pool::take(self.size), 0)),
         }
         let Some(span) = &mut self.span else { unreachable!("it was put there") };
         let mut read = ReadBuf::new(span.room());

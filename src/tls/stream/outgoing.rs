@@ -9,13 +9,13 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
-use super::span::Span;
+use super::span::ByteSpan;
 use crate::net::pool;
 
 /// Records on their way to the socket.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    span: Option<Span>,
+    span: Option<ByteSpan>,
     /// It is in no hurry: it leaves together with what is written next.
     patient: bool,
 }
@@ -36,7 +36,7 @@ impl Outgoing {
 
     /// Room for at least `count` bytes behind those that wait.
     pub fn room(&mut self, count: usize) -> &mut [u8] {
-        let fits = |span: &Span| span.capacity() - span.bytes().len() >= count;
+        let fits = |span: &ByteSpan| span.capacity() - span.bytes().len() >= count;
         let span = match self.span.take() {
             Some(mut span) if fits(&span) => {
                 if span.room().len() < count {
@@ -45,10 +45,10 @@ impl Outgoing {
                 span
             }
             before => {
-                let before = before.as_ref().map_or(&[][..], Span::bytes);
+                let before = before.as_ref().map_or(&[][..], ByteSpan::bytes);
                 let mut buffer = pool::take_at_least(before.len() + count);
                 buffer[..before.len()].copy_from_slice(before);
-                Span::new(buffer, before.len())
+                ByteSpan::new(buffer, before.len())
             }
         };
         self.span.insert(span).room()

@@ -4,17 +4,17 @@ use crate::net::pool::{self, Buffer};
 
 /// Bytes that wait in a buffer: what came and is not decrypted, or what is encrypted and not sent.
 #[derive(Debug)]
-pub struct Span {
+pub struct ByteSpan {
     buffer: Buffer,
     start: u32,
     end: u32,
 }
 
-impl Span {
+impl ByteSpan {
     /// The first `length` bytes of `buffer`.
-    pub fn new(buffer: Buffer, length: usize) -> Span {
+    pub fn new(buffer: Buffer, length: usize) -> ByteSpan {
         debug_assert!(length <= buffer.len());
-        Span { buffer, start: 0, end: length as u32 }
+        ByteSpan { buffer, start: 0, end: length as u32 }
     }
 
     /// The bytes.
@@ -63,7 +63,7 @@ impl Span {
     /// Gives a buffer back that is more than twice as large as its bytes: they may wait for long.
     pub fn shrink(&mut self) {
         if self.capacity() > 2 * self.len() {
-            *self = Span::new(pool::copy_of(self.bytes()), self.len());
+            *self = ByteSpan::new(pool::copy_of(self.bytes()), self.len());
         }
     }
 }
@@ -71,23 +71,23 @@ impl Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::pool::Size;
+    use crate::net::pool::BufferSize;
 
     #[test]
     fn bytes_move_and_shrink_without_changing() {
-        let mut buffer = pool::take(Size::Small);
+        let mut buffer = pool::take(BufferSize::Small);
         buffer[..6].copy_from_slice(b"abcdef");
-        let mut span = Span::new(buffer, 6);
+        let mut span = ByteSpan::new(buffer, 6);
         span.advance(2);
         span.compact();
         assert_eq!(span.bytes(), b"cdef");
-        assert_eq!(span.room().len(), Size::Small.bytes() - 4);
+        assert_eq!(span.room().len(), BufferSize::Small.bytes() - 4);
         span.room()[0] = b'g';
         span.add(1);
         span.advance(1);
         span.shrink();
         assert_eq!((span.bytes(), span.capacity()), (b"defg".as_slice(), 4));
-        assert_eq!(pool::free(Size::Small), 1);
+        assert_eq!(pool::free(BufferSize::Small), 1);
         span.advance(1);
         span.shrink();
         assert_eq!((span.bytes(), span.capacity()), (b"efg".as_slice(), 4));

@@ -322,9 +322,9 @@ async fn nothing_is_held_but_what_must_be() {
     assert!(ours.engine.incoming.bytes().is_empty());
     assert!(!ours.engine.outgoing.is_due());
     // Every buffer is back.
-    let (small, medium) = (pool::free(Size::Small), pool::free(Size::Medium));
+    let (small, medium) = (pool::free(BufferSize::Small), pool::free(BufferSize::Medium));
     ours.write_all(&[7; 100]).await.unwrap();
-    assert_eq!((pool::free(Size::Small), pool::free(Size::Medium)), (small.max(1), medium));
+    assert_eq!((pool::free(BufferSize::Small), pool::free(BufferSize::Medium)), (small.max(1), medium));
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -334,7 +334,7 @@ async fn a_peer_that_does_not_read_is_written_no_more_than_a_buffer() {
     let mut cx = Context::from_waker(Waker::noop());
     let all: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
     let Poll::Ready(Ok(taken)) = Pin::new(&mut ours).poll_write(&mut cx, &all) else { panic!("one write is taken") };
-    assert!(taken <= Size::Large.bytes());
+    assert!(taken <= BufferSize::Large.bytes());
     assert!(Pin::new(&mut ours).poll_write(&mut cx, &all[taken..]).is_pending());
     assert!(Pin::new(&mut ours).poll_flush(&mut cx).is_pending());
     // What the peer sends can be read meanwhile.
@@ -444,7 +444,7 @@ async fn tickets_without_end_are_refused() {
         theirs.flush().await.unwrap();
         let read = ours.read_u8().await;
         assert_eq!(read.is_ok(), is_taken, "{read:?}");
-        assert!(ours.engine.incoming.bytes().len() <= Size::Large.bytes());
+        assert!(ours.engine.incoming.bytes().len() <= BufferSize::Large.bytes());
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ws::Side;
 use crate::ws::close::{Close, CloseBody};
 use crate::ws::frame::Opcode;
-use crate::ws::scanner::{Message, Violation};
+use crate::ws::scanner::{EndedMessage, Violation};
 
 /// Why a session ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +89,7 @@ pub trait Observer {
     /// So many bytes of this peer, headers included, went on.
     fn bytes(&mut self, from: Side, bytes: usize);
     /// So many whole messages of this peer, each of them this, went on.
-    fn message(&mut self, from: Side, message: Message, count: u32);
+    fn message(&mut self, from: Side, message: EndedMessage, count: u32);
     /// So many of these control frames of this peer, no answers to us, went on.
     fn control(&mut self, from: Side, opcode: Opcode, count: u32);
     /// A frame of this peer broke a rule and was taken all the same.
@@ -103,7 +103,7 @@ pub trait Observer {
 /// Counts nothing.
 impl Observer for () {
     fn bytes(&mut self, _: Side, _: usize) {}
-    fn message(&mut self, _: Side, _: Message, _: u32) {}
+    fn message(&mut self, _: Side, _: EndedMessage, _: u32) {}
     fn control(&mut self, _: Side, _: Opcode, _: u32) {}
     fn tolerated(&mut self, _: Side, _: Violation) {}
     fn pinged(&mut self, _: Side) {}

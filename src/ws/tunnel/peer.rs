@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::moment::Moment;
+use crate::moment::MonotonicTime;
 use crate::ws::scanner::Scanner;
 
 /// Whether a peer is there. Since when it is `Wanted` or `Asked` is `Peer::since`.
@@ -21,13 +21,13 @@ pub(super) enum Liveness {
 pub(super) struct Peer {
     pub(super) scanner: Scanner,
     /// When bytes last came from it, or went to it after it had refused them for a while.
-    pub(super) heard: Moment,
+    pub(super) heard: MonotonicTime,
     pub(super) liveness: Liveness,
     /// See `Liveness`.
-    pub(super) since: Moment,
+    pub(super) since: MonotonicTime,
     /// How many Pings of ours it was sent, and when the last.
     pub(super) pings: u32,
-    pub(super) pinged: Moment,
+    pub(super) pinged: MonotonicTime,
     /// It has a Ping of the other peer to answer.
     pub(super) owes_pong: bool,
     /// It takes no bytes at the moment (back-pressure).
@@ -52,7 +52,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(now: Moment) -> Peer {
+    pub(super) fn new(now: MonotonicTime) -> Peer {
         Peer {
             scanner: Scanner::default(),
             heard: now,
@@ -75,7 +75,7 @@ impl Peer {
     }
 
     /// Notes at `now` that an answer is wanted of it, or that it was asked for one.
-    pub(super) fn doubt(&mut self, now: Moment, liveness: Liveness) {
+    pub(super) fn doubt(&mut self, now: MonotonicTime, liveness: Liveness) {
         self.liveness = liveness;
         self.since = now;
     }

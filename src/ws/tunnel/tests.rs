@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ws::close::CloseCode;
-use crate::ws::frame::{HEADER_BYTES_MAX, Header};
+use crate::ws::frame::{FrameHeader, HEADER_BYTES_MAX};
 
 mod ends;
 mod lenient;
@@ -14,8 +14,8 @@ mod liveness;
 const KEYS: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 const MASK: [u8; 4] = [9, 8, 7, 6];
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> TunnelSettings {
+    TunnelSettings {
         validation: Validation::Lenient,
         idle: None,
         lifetime: None,
@@ -26,8 +26,8 @@ fn settings() -> Settings {
     }
 }
 
-fn at(seconds: u64) -> Moment {
-    Moment::from_micros(1_000_000_000) + Duration::from_secs(seconds)
+fn at(seconds: u64) -> MonotonicTime {
+    MonotonicTime::from_micros(1_000_000_000) + Duration::from_secs(seconds)
 }
 
 /// A frame on the wire, masked if it is from the client.
@@ -35,7 +35,7 @@ fn frame(from: Side, fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mask = (from == Side::Client).then_some([1, 2, 3, 4]);
     let mut header = [0; HEADER_BYTES_MAX];
     let length =
-        Header { fin, rsv: 0, opcode, mask, payload: payload.len() as u64, shortest: true }.encode(&mut header);
+        FrameHeader { fin, rsv: 0, opcode, mask, payload: payload.len() as u64, shortest: true }.encode(&mut header);
     let mut bytes = header[..length].to_vec();
     bytes.extend_from_slice(payload);
     if let Some(key) = mask {
@@ -52,7 +52,7 @@ fn foreign(from: Side, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 /// A frame whose length is written in eight bytes, however short it is.
 fn long(from: Side, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let short = frame(from, true, opcode, payload);
-    let (_, header) = Header::parse(&short).unwrap().unwrap();
+    let (_, header) = FrameHeader::parse(&short).unwrap().unwrap();
     let mask = if from == Side::Client { 4 } else { 0 };
     let length = (payload.len() as u64).to_be_bytes();
     [&[short[0], short[1] & 0x80 | 127][..], &length, &short[header - mask..]].concat()
@@ -76,7 +76,7 @@ impl Observer for Log {
     fn bytes(&mut self, from: Side, bytes: usize) {
         self.bytes[from as usize] += bytes;
     }
-    fn message(&mut self, from: Side, message: Message, count: u32) {
+    fn message(&mut self, from: Side, message: EndedMessage, count: u32) {
         self.messages.extend((0..count).map(|_| (from, message.opcode, message.bytes)));
     }
     fn control(&mut self, from: Side, opcode: Opcode, count: u32) {
@@ -104,37 +104,37 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(settings: Settings) -> Driver {
+    fn new(settings: TunnelSettings) -> Driver {
         let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, KEYS, at(0));
         Driver { tunnel, carry: Default::default(), out: Default::default(), log: Log::default(), cuts_lost: false }
     }
 
-    fn feed(&mut self, now: Moment, from: Side, bytes: &[u8]) {
+    fn feed(&mut self, now: MonotonicTime, from: Side, bytes: &[u8]) {
         let to = from.other() as usize;
         let mut buffer = std::mem::take(&mut self.carry[from as usize]);
         buffer.extend_from_slice(bytes);
         let mut at = 0;
         while at < buffer.len() {
             match self.tunnel.handle_bytes(now, from, &buffer[at..], &mut self.log) {
-                Step::Forward(n) => {
+                TunnelStep::Forward(n) => {
                     assert!(n > 0, "no progress");
                     self.out[to].extend_from_slice(&buffer[at..at + n]);
                     at += n;
                     self.settle(now);
                 }
-                Step::Remask(n) => {
+                TunnelStep::Remask(n) => {
                     let mask = (from == Side::Client).then_some(MASK);
                     let frame = ControlFrame::masked_anew(&buffer[at..at + n], mask);
                     self.out[to].extend_from_slice(frame.as_bytes());
                     at += n;
                     self.settle(now);
                 }
-                Step::Drop(n) => {
+                TunnelStep::Drop(n) => {
                     assert!(n > 0, "no progress");
                     at += n;
                     self.settle(now);
                 }
-                Step::NeedMore => break,
+                TunnelStep::NeedMore => break,
             }
         }
         let rest = &buffer[at..];
@@ -143,12 +143,12 @@ impl Driver {
         self.settle(now);
     }
 
-    fn eof(&mut self, now: Moment, side: Side) {
+    fn eof(&mut self, now: MonotonicTime, side: Side) {
         self.tunnel.handle_eof(now, side);
         self.settle(now);
     }
 
-    fn tick(&mut self, now: Moment) {
+    fn tick(&mut self, now: MonotonicTime) {
         // As a real timer: handled when due, and asked again.
         for _ in 0..100 {
             match self.tunnel.poll_timeout() {
@@ -160,7 +160,7 @@ impl Driver {
         assert!(self.tunnel.poll_timeout().is_none_or(|due| due > now), "a timer that never moves");
     }
 
-    fn settle(&mut self, now: Moment) {
+    fn settle(&mut self, now: MonotonicTime) {
         if let Some(end) = self.tunnel.poll_end().cloned() {
             let (client, server) = codes(&end);
             let farewell = |close: Option<Close>| close.map_or(Farewell::Nothing, Farewell::Close);
@@ -181,7 +181,7 @@ impl Driver {
         let mut rest = &self.out[side as usize][..];
         let mut frames = vec![];
         while !rest.is_empty() {
-            let Some((header, length)) = Header::parse(rest).unwrap() else { panic!("a cut header left") };
+            let Some((header, length)) = FrameHeader::parse(rest).unwrap() else { panic!("a cut header left") };
             assert_eq!(header.mask.is_some(), side == Side::Server, "masking");
             assert!(frames.last().is_none_or(|(last, _)| *last != Opcode::Close), "something after Close");
             let end = length + header.payload as usize;
@@ -286,7 +286,7 @@ fn a_held_back_piece_of_header_at_the_end_does_not_prevent_the_close() {
 
 #[test]
 fn pings_do_not_keep_a_session_from_being_idle_and_data_does() {
-    let mut driver = Driver::new(Settings { idle: Some(Duration::from_secs(60)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { idle: Some(Duration::from_secs(60)), ..settings() });
     driver.feed(at(50), Side::Server, &frame(Side::Server, true, Opcode::Text, b"x"));
     for second in (55..110).step_by(5) {
         driver.feed(at(second), Side::Client, &frame(Side::Client, true, Opcode::Ping, b""));
@@ -301,7 +301,7 @@ fn pings_do_not_keep_a_session_from_being_idle_and_data_does() {
 
 #[test]
 fn our_ping_waits_for_the_end_of_the_frame_and_its_pong_is_swallowed() {
-    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { ping: Some(Duration::from_secs(30)), ..settings() });
     let long = frame(Side::Server, true, Opcode::Binary, &[1; 1000]);
     driver.feed(at(29), Side::Server, &long[..500]);
     driver.tick(at(30));
@@ -321,7 +321,7 @@ fn our_ping_waits_for_the_end_of_the_frame_and_its_pong_is_swallowed() {
 
 #[test]
 fn a_silent_peer_is_dead_after_ping_and_pong_and_the_other_hears_of_it() {
-    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { ping: Some(Duration::from_secs(30)), ..settings() });
     for second in 1..=39 {
         driver.feed(at(second), Side::Server, &frame(Side::Server, true, Opcode::Pong, b""));
         driver.tick(at(second));
@@ -336,7 +336,7 @@ fn a_silent_peer_is_dead_after_ping_and_pong_and_the_other_hears_of_it() {
 
 #[test]
 fn while_a_peer_owes_a_pong_to_the_other_it_gets_no_ping_from_us() {
-    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { ping: Some(Duration::from_secs(30)), ..settings() });
     driver.feed(at(1), Side::Server, &frame(Side::Server, true, Opcode::Ping, b"theirs"));
     driver.feed(at(20), Side::Server, &frame(Side::Server, true, Opcode::Text, b"x"));
     driver.tick(at(30));
@@ -348,7 +348,7 @@ fn while_a_peer_owes_a_pong_to_the_other_it_gets_no_ping_from_us() {
 
 #[test]
 fn a_peer_that_takes_nothing_and_says_nothing_is_dead() {
-    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { ping: Some(Duration::from_secs(30)), ..settings() });
     let long = frame(Side::Server, true, Opcode::Binary, &[1; 1000]);
     driver.feed(at(0), Side::Server, &long[..500]);
     driver.tunnel.handle_blocked(Side::Client);
@@ -362,7 +362,7 @@ fn a_peer_that_takes_nothing_and_says_nothing_is_dead() {
 
 #[test]
 fn bytes_that_are_taken_at_once_are_no_sign_of_life() {
-    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { ping: Some(Duration::from_secs(30)), ..settings() });
     driver.tick(at(30));
     assert_eq!(driver.frames(Side::Client).len(), 1, "our Ping");
     driver.tunnel.handle_progress(at(30), Side::Client, true);
@@ -387,7 +387,7 @@ fn a_slow_peer_that_goes_on_taking_bytes_is_waited_for_but_not_for_ever() {
 #[test]
 fn a_message_one_byte_too_large_never_leaves_and_is_1009() {
     for (payload, ends) in [(10, false), (11, true)] {
-        let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });
+        let mut driver = Driver::new(TunnelSettings { message_bytes_max: 10, ..settings() });
         let message = frame(Side::Client, true, Opcode::Binary, &vec![0; payload]);
         driver.feed(at(0), Side::Client, &message);
         assert_eq!(driver.tunnel.end().is_some(), ends);
@@ -437,14 +437,14 @@ fn a_server_that_never_answers_a_close_is_given_up() {
 
 #[test]
 fn drain_and_lifetime_close_both_sides() {
-    let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(100)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { lifetime: Some(Duration::from_secs(100)), ..settings() });
     driver.tunnel.stop(at(50), None, Stopping::Drain);
     driver.tick(at(49));
     assert_eq!(driver.tunnel.end(), None);
     driver.tick(at(50));
     assert_eq!(driver.tunnel.end(), Some(&End::Stopped(Stopping::Drain)));
     assert_eq!((driver.close_to(Side::Client), driver.close_to(Side::Server)), (Some(1012), Some(1001)));
-    let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(100)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { lifetime: Some(Duration::from_secs(100)), ..settings() });
     driver.tick(at(100));
     assert_eq!(driver.tunnel.end(), Some(&End::Lifetime));
 }
@@ -453,7 +453,7 @@ fn operator() -> Stopping {
     Stopping::Operator(Arc::new(Close { code: Some(CloseCode(4001)), reason: Cow::Owned("be good".into()) }))
 }
 
-fn millis(after: Moment, millis: u64) -> Moment {
+fn millis(after: MonotonicTime, millis: u64) -> MonotonicTime {
     after + Duration::from_millis(millis)
 }
 
@@ -545,7 +545,7 @@ fn whoever_says_stop_again_can_only_make_it_earlier() {
 
 #[test]
 fn a_blind_pipe_is_stopped_in_a_pause_too() {
-    let mut driver = Driver::new(Settings { validation: Validation::Off, ..settings() });
+    let mut driver = Driver::new(TunnelSettings { validation: Validation::Off, ..settings() });
     driver.tunnel.stop(at(50), None, Stopping::Drain);
     driver.feed(at(50), Side::Client, b"bytes");
     driver.tick(millis(at(50), 199));
@@ -580,7 +580,7 @@ fn a_session_that_the_proxy_failed_on_is_closed_with_1011_where_a_frame_ends() {
 #[test]
 fn a_blind_pipe_passes_anything_and_half_closes() {
     let mut driver =
-        Driver::new(Settings { validation: Validation::Off, idle: Some(Duration::from_secs(60)), ..settings() });
+        Driver::new(TunnelSettings { validation: Validation::Off, idle: Some(Duration::from_secs(60)), ..settings() });
     driver.feed(at(0), Side::Client, b"no frame at all");
     driver.eof(at(1), Side::Client);
     assert!(driver.tunnel.poll_shutdown(Side::Server) && !driver.tunnel.poll_shutdown(Side::Client));
@@ -590,7 +590,7 @@ fn a_blind_pipe_passes_anything_and_half_closes() {
     assert!(driver.tunnel.is_finished());
 
     let mut driver =
-        Driver::new(Settings { validation: Validation::Off, idle: Some(Duration::from_secs(60)), ..settings() });
+        Driver::new(TunnelSettings { validation: Validation::Off, idle: Some(Duration::from_secs(60)), ..settings() });
     driver.tick(at(60));
     assert!(driver.tunnel.poll_shutdown(Side::Client) && driver.tunnel.poll_shutdown(Side::Server));
     driver.tick(at(63));
@@ -599,7 +599,7 @@ fn a_blind_pipe_passes_anything_and_half_closes() {
 
 #[test]
 fn a_blind_pipe_whose_client_has_ended_its_half_has_time_for_the_answer() {
-    let mut driver = Driver::new(Settings { validation: Validation::Off, ..settings() });
+    let mut driver = Driver::new(TunnelSettings { validation: Validation::Off, ..settings() });
     driver.eof(at(1), Side::Client);
     driver.tick(at(20));
     assert!(!driver.tunnel.is_finished());
@@ -609,7 +609,7 @@ fn a_blind_pipe_whose_client_has_ended_its_half_has_time_for_the_answer() {
 
 #[test]
 fn a_close_is_answered_though_the_answer_is_lost_behind_a_message_too_large() {
-    let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });
+    let mut driver = Driver::new(TunnelSettings { message_bytes_max: 10, ..settings() });
     driver.feed(at(0), Side::Client, &close_frame(Side::Client, 3001, ""));
     driver.feed(at(1), Side::Server, &frame(Side::Server, true, Opcode::Text, &[b'x'; 11]));
     driver.feed(at(1), Side::Server, &close_frame(Side::Server, 3001, ""));
@@ -619,7 +619,7 @@ fn a_close_is_answered_though_the_answer_is_lost_behind_a_message_too_large() {
 
 #[test]
 fn a_peer_that_cannot_be_written_to_and_says_nothing_is_dead() {
-    let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { ping: Some(Duration::from_secs(30)), ..settings() });
     driver.tunnel.handle_broken(at(0), Side::Client);
     for second in 1..=40 {
         driver.feed(at(second), Side::Server, &frame(Side::Server, true, Opcode::Text, b"x"));
@@ -842,7 +842,7 @@ proptest! {
         seed: u64,
         limit in prop::option::of(0u64..100_000),
     ) {
-        let settings = Settings { message_bytes_max: limit.unwrap_or(u64::MAX), ..settings() };
+        let settings = TunnelSettings { message_bytes_max: limit.unwrap_or(u64::MAX), ..settings() };
         let wire = encode(from, &pieces);
         let mut whole = Driver::new(settings);
         whole.feed(at(0), from, &wire);
@@ -900,7 +900,7 @@ proptest! {
         idle in prop::option::of(20u64..60),
         ping in prop::option::of(5u64..30),
     ) {
-        let settings = Settings {
+        let settings = TunnelSettings {
             idle: idle.map(Duration::from_secs),
             ping: ping.map(Duration::from_secs),
             message_bytes_max: 100_000,
@@ -912,7 +912,7 @@ proptest! {
         let mut twin = driver.clone();
         let mut now = at(0);
         let mut ended = [false; 2];
-        let mut stopped_by: Option<Moment> = None;
+        let mut stopped_by: Option<MonotonicTime> = None;
         let (mut ticked, mut armed) = (now, [None; 2]);
         for op in &ops {
             for (which, driver) in [&mut driver, &mut twin].into_iter().enumerate() {
@@ -947,7 +947,7 @@ proptest! {
                         driver.tunnel.stop(stop, by, operator());
                         let latest = by.map_or(stop + QUIET_WAIT, |by| by.min(stop + QUIET_WAIT));
                         if which == 0 {
-                            stopped_by = Some(stopped_by.map_or(latest, |before: Moment| before.min(latest)));
+                            stopped_by = Some(stopped_by.map_or(latest, |before: MonotonicTime| before.min(latest)));
                         }
                     }
                     Op::Abort => driver.tunnel.abort(now),
@@ -1006,7 +1006,7 @@ proptest! {
 fn reference_frames(driver: &Driver, side: Side) -> Vec<(Opcode, Vec<u8>)> {
     let mut rest = &driver.out[side as usize][..];
     let mut frames = vec![];
-    while let Some((header, length)) = Header::parse(rest).unwrap() {
+    while let Some((header, length)) = FrameHeader::parse(rest).unwrap() {
         let end = length + header.payload as usize;
         let mut payload = rest[length..end].to_vec();
         if let Some(key) = header.mask {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use wsluice::config::{ENDPOINTS_MAX, Endpoint, Scheme, load_endpoint, load_endpoints};
+use wsluice::config::{ENDPOINTS_MAX, EndpointConfig, Scheme, load_endpoint, load_endpoints};
 
 use super::config::judge;
 use super::{Target, choices};
@@ -51,7 +51,7 @@ fn run(data: &[u8]) {
 }
 
 /// As somebody would write it: what is not there is left out.
-pub(super) fn written(endpoint: &Endpoint) -> Value {
+pub(super) fn written(endpoint: &EndpointConfig) -> Value {
     let mut value = serde_json::to_value(endpoint).expect("an endpoint is JSON");
     value.as_object_mut().expect("a map").retain(|_, value| !value.is_null());
     value

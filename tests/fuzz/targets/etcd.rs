@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use prometheus::Registry;
 use serde_json::Value;
-use wsluice::config::{Endpoint, load_endpoint};
-use wsluice::discovery::Outlet;
+use wsluice::config::{EndpointConfig, load_endpoint};
+use wsluice::discovery::EndpointSink;
 use wsluice::discovery::etcd::Replay;
 use wsluice::discovery::metrics::Metrics;
 
@@ -82,9 +82,9 @@ fn filled(template: &[u8]) -> Vec<u8> {
     out
 }
 
-fn outlet() -> Outlet {
+fn outlet() -> EndpointSink {
     let metrics = Metrics::register(&Registry::new()).expect("no name is taken").upstream("u", "etcd");
-    Outlet::new("u", true, metrics, Box::new(|_| Ok(vec![]))).0
+    EndpointSink::new("u", true, metrics, Box::new(|_| Ok(vec![]))).0
 }
 
 fn run(data: &[u8]) {
@@ -113,10 +113,10 @@ fn run(data: &[u8]) {
 }
 
 /// The endpoints that a good answer names, by key.
-fn told(answer: &[u8]) -> Vec<Endpoint> {
+fn told(answer: &[u8]) -> Vec<EndpointConfig> {
     // What is not looked at may be no text.
     let answer: Value = serde_json::from_str(&String::from_utf8_lossy(answer)).unwrap_or_default();
-    let mut keys: BTreeMap<Vec<u8>, Option<Endpoint>> = BTreeMap::new();
+    let mut keys: BTreeMap<Vec<u8>, Option<EndpointConfig>> = BTreeMap::new();
     for kv in answer["kvs"].as_array().into_iter().flatten() {
         let bytes = |name: &str| BASE64.decode(kv[name].as_str().unwrap_or_default()).expect("it was understood");
         let text = String::from_utf8(bytes("value")).ok();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 use ipnet::IpNet;
-use wsluice::header::forwarded::{Peer, Told, apply, client_addr, is_replaced, is_trusted};
+use wsluice::header::forwarded::{DirectPeer, ForwardedRequest, apply, client_addr, is_replaced, is_trusted};
 
 use super::{Target, choices, fields};
 
@@ -34,10 +34,10 @@ fn run(data: &[u8]) {
         ["10.9.9.9", "198.51.100.1", "fd00::9", "::ffff:10.9.9.9"][usize::from(kind >> 1) % 4].parse().ok();
     let addr = if kind & 32 == 0 { addr } else { None };
     let is_trusted_peer = addr.is_none_or(|addr| is_trusted(addr, &trusted)) && kind & 1 != 0;
-    let peer = Peer { addr, tls: kind & 16 != 0, trusted: is_trusted_peer };
+    let peer = DirectPeer { addr, tls: kind & 16 != 0, trusted: is_trusted_peer };
 
     let client = client_addr(&peer, &headers, &trusted);
-    let told = Told::by(&peer, &headers, &trusted);
+    let told = ForwardedRequest::by(&peer, &headers, &trusted);
     if !peer.trusted {
         assert_eq!(client, addr.map(|addr| addr.to_canonical()), "a stranger's word counts");
         assert_eq!((&told.host, told.port, told.https), (&None, None, None), "a stranger's word counts");
@@ -71,7 +71,7 @@ fn run(data: &[u8]) {
     assert_eq!(count(&sent), count(&headers), "nothing else is taken out");
     let last = sent.get("forwarded").expect("it is always written").to_str().ok().map(str::to_owned);
     // A server that trusts us and whom we trust finds the client that we found, and nobody in particular where we did not.
-    let next = Peer { addr: Some([10, 0, 0, 10].into()), tls: false, trusted: true };
+    let next = DirectPeer { addr: Some([10, 0, 0, 10].into()), tls: false, trusted: true };
     let found = client_addr(&next, &sent, &trusted);
     match addr {
         // By a Unix socket there is no address to go on from.
@@ -81,7 +81,7 @@ fn run(data: &[u8]) {
         Some(_) => assert_eq!(found, client, "{headers:?} goes on as {sent:?}"),
     }
     if !peer.trusted {
-        let told = Told::by(&next, &sent, &trusted);
+        let told = ForwardedRequest::by(&next, &sent, &trusted);
         assert_eq!(told.https, Some(peer.tls));
         assert_eq!(told.host.map(|host| host.to_string()).as_deref(), Some("asked.example:8080"));
     }
@@ -89,7 +89,7 @@ fn run(data: &[u8]) {
 }
 
 /// The client where there is one list only, and only of plain addresses: the first from the right that is not trusted.
-fn simple(headers: &HeaderMap, peer: &Peer, trusted: &[IpNet]) -> Option<Option<IpAddr>> {
+fn simple(headers: &HeaderMap, peer: &DirectPeer, trusted: &[IpNet]) -> Option<Option<IpAddr>> {
     if !peer.trusted || headers.contains_key("forwarded") {
         return None;
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::{HeaderMap, Method, Version};
-use wsluice::ws::handshake::{Answer, Offer, accept_for, is_wanted, key};
+use wsluice::ws::handshake::{HandshakeAnswer, HandshakeOffer, accept_for, is_wanted, key};
 
 use super::{Target, choices, fields};
 
@@ -81,7 +81,7 @@ fn run(data: &[u8]) {
     let version = if kind & 2 == 0 { Version::HTTP_11 } else { Version::HTTP_10 };
 
     assert_eq!(is_wanted(&request), says(&request, "upgrade", "websocket"));
-    let Ok(offer) = Offer::from_upgrade(&method, version, &request) else { return };
+    let Ok(offer) = HandshakeOffer::from_upgrade(&method, version, &request) else { return };
     // What RFC 6455 §4.2.1 asks for.
     assert_eq!((method, version), (Method::GET, Version::HTTP_11));
     assert!(says(&request, "connection", "upgrade"));
@@ -107,7 +107,7 @@ fn run(data: &[u8]) {
     if answer.get("sec-websocket-accept").is_some_and(|value| value == "=") {
         answer.insert("sec-websocket-accept", http::HeaderValue::from_bytes(&accept).expect("base64"));
     }
-    let Ok(agreed) = Answer::from_switching_protocols(&answer, &offer.key, &offer) else { return };
+    let Ok(agreed) = HandshakeAnswer::from_switching_protocols(&answer, &offer.key, &offer) else { return };
     assert!(says(&answer, "connection", "upgrade"));
     let upgrade = items(&answer, "upgrade");
     assert!(!upgrade.is_empty() && upgrade.iter().all(|item| item.eq_ignore_ascii_case("websocket")), "{upgrade:?}");

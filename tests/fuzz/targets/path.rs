@@ -3,8 +3,8 @@
 use http::HeaderMap;
 use wsluice::header::path::{as_it_came, is_same, normalise};
 use wsluice::route::pattern::PathPattern;
-use wsluice::route::reading::{EncodedSlash, Parameters, Paths, Slashes};
-use wsluice::route::table::{Head, Match, Table};
+use wsluice::route::reading::{EncodedSlash, PathParameters, Paths, Slashes};
+use wsluice::route::table::{Match, RequestView, RouteTable};
 
 use super::{Target, choices};
 
@@ -99,15 +99,15 @@ fn run(data: &[u8]) {
     let paths = Paths {
         slashes: if kind & 1 == 0 { Slashes::Merge } else { Slashes::Keep },
         encoded_slash: [EncodedSlash::Border, EncodedSlash::Keep, EncodedSlash::Refuse][usize::from(kind >> 1) % 3],
-        parameters: if kind & 16 == 0 { Parameters::Ignore } else { Parameters::Keep },
+        parameters: if kind & 16 == 0 { PathParameters::Ignore } else { PathParameters::Keep },
     };
     let read = paths.read(&normal);
     assert_eq!(paths.read(&read), read, "a reading of a reading is the same");
     let admin: PathPattern = serde_json::from_value(serde_json::json!({ "prefix": "/admin" })).expect("a pattern");
     let asked = Match { path: Some(admin), ..Match::default() };
-    let table = Table::new(vec![(asked, paths, true), (Match::default(), paths, false)]);
+    let table = RouteTable::new(vec![(asked, paths, true), (Match::default(), paths, false)]);
     let headers = HeaderMap::new();
-    let head = |path| Head { host: "a", path, query: None, headers: &headers };
+    let head = |path| RequestView { host: "a", path, query: None, headers: &headers };
     let Ok(found) = table.find(&head(&normal)) else { return };
     let found = found.expect("the second route takes everything");
     let sent = found.path.as_deref().unwrap_or(&normal);

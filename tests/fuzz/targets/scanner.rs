@@ -2,7 +2,7 @@
 
 use wsluice::ws::Side;
 use wsluice::ws::frame::{FOREIGN_CONTROL_BYTES_MAX, Opcode};
-use wsluice::ws::scanner::{Item, Message, Refusal, Rsv, Rules, Scanner, Violation};
+use wsluice::ws::scanner::{EndedMessage, FrameRefusal, Item, Rsv, Rules, Scanner, Violation};
 
 use super::model::{self, Law, Wrong};
 use super::{Target, choices, pieces};
@@ -58,7 +58,7 @@ struct Learnt {
     control: Vec<(Opcode, usize, usize)>,
     /// How far everything was taken.
     taken: usize,
-    refused: Option<Refusal>,
+    refused: Option<FrameRefusal>,
 }
 
 fn learn(rules: &Rules, pieces: &[&[u8]], fast: bool) -> Learnt {
@@ -68,7 +68,7 @@ fn learn(rules: &Rules, pieces: &[&[u8]], fast: bool) -> Learnt {
         let mut rest = &held[..];
         loop {
             let at = learnt.taken;
-            let end = |learnt: &mut Learnt, message: Option<Message>| {
+            let end = |learnt: &mut Learnt, message: Option<EndedMessage>| {
                 learnt.messages.extend(message.map(|message| (learnt.taken, message.opcode, message.bytes)));
             };
             if fast && let Some(run) = scanner.run(rules, rest, 1000) {
@@ -160,13 +160,13 @@ fn run(data: &[u8]) {
 }
 
 /// The rule that was broken.
-pub(super) fn reason(refusal: Refusal) -> Wrong {
+pub(super) fn reason(refusal: FrameRefusal) -> Wrong {
     use wsluice::ws::close::CloseError;
     use wsluice::ws::frame::HeaderError;
     match refusal {
-        Refusal::FrameTooLarge => Wrong::FrameLarge,
-        Refusal::MessageTooLarge => Wrong::MessageLarge,
-        Refusal::Violation(violation) => match violation {
+        FrameRefusal::FrameTooLarge => Wrong::FrameLarge,
+        FrameRefusal::MessageTooLarge => Wrong::MessageLarge,
+        FrameRefusal::Violation(violation) => match violation {
             Violation::Header(HeaderError::ReservedOpcode(_)) => Wrong::Opcode,
             Violation::Header(HeaderError::LengthOverflow) => Wrong::Overflow,
             Violation::LengthNotMinimal => Wrong::NotMinimal,

@@ -1,7 +1,7 @@
 //! What an endpoint answers to a handshake, as bytes: however they are cut, the same is made of them.
 
-use wsluice::upstream::handshake::{HandshakeError, Reply, RequestHead, open};
-use wsluice::ws::handshake::{Answer, Extension, Offer, accept_for};
+use wsluice::upstream::handshake::{HandshakeError, HandshakeReply, RequestHead, open};
+use wsluice::ws::handshake::{Extension, HandshakeAnswer, HandshakeOffer, accept_for};
 
 use super::stream::{Script, block_on};
 use super::{Target, choices, pieces};
@@ -44,7 +44,7 @@ const TOKENS: &[&[u8]] = &[
 /// What was made of it.
 #[derive(Debug, PartialEq, Eq)]
 enum Made {
-    Switched { answer: Answer, headers: Vec<(String, Vec<u8>)>, behind: Vec<u8> },
+    Switched { answer: HandshakeAnswer, headers: Vec<(String, Vec<u8>)>, behind: Vec<u8> },
     Refused(u16),
     Failed(&'static str),
 }
@@ -52,17 +52,17 @@ enum Made {
 fn make(pieces: &[&[u8]]) -> Made {
     let deflate = Extension { name: "permessage-deflate".into(), params: vec![] };
     let key = *b"dGhlIHNhbXBsZSBub25jZQ==";
-    let offer = Offer { key, subprotocols: vec!["chat".into(), "a".into()], extensions: vec![deflate] };
+    let offer = HandshakeOffer { key, subprotocols: vec!["chat".into(), "a".into()], extensions: vec![deflate] };
     let mut head = RequestHead::new("/", None, Some(b"example.com")).end();
     block_on(async {
         match open(Script::new(pieces), &mut head, &key, &offer).await {
-            Ok(Reply::Switched(switched)) => {
+            Ok(HandshakeReply::Switched(switched)) => {
                 let headers =
                     switched.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
                 let behind = [switched.early, switched.io.unread()].concat();
                 Made::Switched { answer: switched.answer, headers: headers.collect(), behind }
             }
-            Ok(Reply::Refused(response)) => Made::Refused(response.status().as_u16()),
+            Ok(HandshakeReply::Refused(response)) => Made::Refused(response.status().as_u16()),
             Err(HandshakeError::TooLong) => Made::Failed("too long"),
             Err(error) => Made::Failed(error.label()),
         }

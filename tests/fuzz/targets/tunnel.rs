@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use wsluice::moment::Moment;
+use wsluice::moment::MonotonicTime;
 use wsluice::ws::Side;
 use wsluice::ws::scanner::Rsv;
-use wsluice::ws::tunnel::{End, Settings, Step, Tunnel, Validation};
+use wsluice::ws::tunnel::{End, Tunnel, TunnelSettings, TunnelStep, Validation};
 
 use super::model::{self, Law, Wrong};
 use super::{Target, choices, pieces, scanner};
@@ -22,8 +22,8 @@ const SEEDS: &[&[u8]] = &[
 ];
 
 /// What reaches the other peer, and why it ends.
-fn relay(settings: &Arc<Settings>, from: Side, pieces: &[&[u8]]) -> (Vec<u8>, Option<End>) {
-    let now = Moment::from_micros(1);
+fn relay(settings: &Arc<TunnelSettings>, from: Side, pieces: &[&[u8]]) -> (Vec<u8>, Option<End>) {
+    let now = MonotonicTime::from_micros(1);
     let mut tunnel = Tunnel::new(Arc::clone(settings), Rsv::None, [1, 2], now);
     let (mut held, mut out): (Vec<u8>, Vec<u8>) = (vec![], vec![]);
     for piece in pieces {
@@ -31,19 +31,19 @@ fn relay(settings: &Arc<Settings>, from: Side, pieces: &[&[u8]]) -> (Vec<u8>, Op
         let mut rest = &held[..];
         while !rest.is_empty() {
             let taken = match tunnel.handle_bytes(now, from, rest, &mut ()) {
-                Step::Forward(bytes) => {
+                TunnelStep::Forward(bytes) => {
                     out.extend_from_slice(&rest[..bytes]);
                     bytes
                 }
-                Step::Remask(bytes) => {
+                TunnelStep::Remask(bytes) => {
                     // Only what is wrongly masked.
                     let mask = (from == Side::Client).then_some([9, 9, 9, 9]);
                     let frame = wsluice::ws::frame::ControlFrame::masked_anew(&rest[..bytes], mask);
                     out.extend_from_slice(frame.as_bytes());
                     bytes
                 }
-                Step::Drop(bytes) => bytes,
-                Step::NeedMore => break,
+                TunnelStep::Drop(bytes) => bytes,
+                TunnelStep::NeedMore => break,
             };
             assert!(taken > 0 && taken <= rest.len(), "{taken} of {} bytes", rest.len());
             rest = &rest[taken..];
@@ -61,7 +61,7 @@ fn run(data: &[u8]) {
         [Validation::Strict, Validation::Lenient, Validation::Strict, Validation::Off][usize::from(kind >> 1 & 3)];
     let limit = |bits: u8| [u64::MAX, 3, 125, 300, 70_000, u64::MAX, 0, 10][usize::from(bits & 7)];
     let (frame_bytes_max, message_bytes_max) = (limit(limits), limit(limits >> 3));
-    let settings = Arc::new(Settings {
+    let settings = Arc::new(TunnelSettings {
         validation,
         idle: None,
         lifetime: None,

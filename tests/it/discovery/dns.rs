@@ -7,10 +7,10 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use wsluice::config::{IpFamily, Scheme};
-use wsluice::discovery::{Reason, dns::Dns};
-use wsluice::net::names::{Name, Names, Trouble};
+use wsluice::discovery::{DiscoveryErrorKind, dns::Dns};
+use wsluice::net::names::{HostLookup, LookupError, NameResolver};
 use wsluice::net::socket::TcpOptions;
-use wsluice::upstream::connect::{Connector, Target};
+use wsluice::upstream::connect::{ConnectTarget, Connector};
 
 use super::Discovery;
 use super::servers::{Dnsmasq, is_here};
@@ -34,19 +34,19 @@ async fn addresses_are_followed_and_kept_while_the_server_is_down() {
     // A host with both kinds of addresses is still one.
     discovery.becomes(&["ws://10.0.0.1:9000 1", "ws://10.0.0.2:9000 1"]).await;
     server.kill();
-    eventually_fails(&discovery, &[Reason::Unreachable, Reason::Timeout]).await;
+    eventually_fails(&discovery, &[DiscoveryErrorKind::Unreachable, DiscoveryErrorKind::Timeout]).await;
     assert_eq!(discovery.lists().len(), 2);
     server.restart().await;
     discovery.answers().await;
     // The name is taken away: the server answers, and is not believed.
     server.hosts("");
-    eventually_fails(&discovery, &[Reason::NotFound, Reason::Empty]).await;
+    eventually_fails(&discovery, &[DiscoveryErrorKind::NotFound, DiscoveryErrorKind::Empty]).await;
     server.hosts("fd00::1 chat.test\n");
     discovery.becomes(&["ws://[fd00::1]:9000 1"]).await;
     assert_eq!(discovery.lists().len(), 3);
 }
 
-async fn eventually_fails(discovery: &Discovery, reasons: &[Reason]) {
+async fn eventually_fails(discovery: &Discovery, reasons: &[DiscoveryErrorKind]) {
     let what = format!("one of {reasons:?}");
     crate::harness::eventually(&what, || reasons.iter().any(|reason| discovery.errors(*reason) > 0.0).then_some(()))
         .await;
@@ -80,17 +80,17 @@ async fn a_server_that_refuses_is_named_so() {
     let server = Dnsmasq::start("", &[]).await;
     let dns = dns(server.address(), "chat.example.", Some(1));
     let discovery = Discovery::start(|outlet| dns.run(outlet));
-    discovery.fails(Reason::Denied).await;
+    discovery.fails(DiscoveryErrorKind::Denied).await;
     assert!(discovery.lists().is_empty());
 }
 
 /// Where a name leads to, the best address first.
-async fn leads_to(name: &Name) -> Result<Vec<String>, Trouble> {
+async fn leads_to(name: &HostLookup) -> Result<Vec<String>, LookupError> {
     let (found, _) = within("addresses", name.addresses(Instant::now() + DEADLINE)).await.unwrap()?;
     Ok(found.in_turn(0).map(|address| address.ip().to_string()).collect())
 }
 
-async fn becomes(name: &Name, wanted: impl Fn(&Result<Vec<String>, Trouble>) -> bool) {
+async fn becomes(name: &HostLookup, wanted: impl Fn(&Result<Vec<String>, LookupError>) -> bool) {
     within("the name leads elsewhere", async {
         while !wanted(&leads_to(name).await) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -106,15 +106,16 @@ async fn the_name_of_an_endpoint_is_followed_by_its_ttl_and_kept_while_the_serve
     }
     let mut server = Dnsmasq::start("127.0.0.2 chat_app.test\n", &["--local-ttl=1"]).await;
     let registry = Registry::new();
-    let names = Names::asking(Some(server.address()), &registry).unwrap();
+    let names = NameResolver::asking(Some(server.address()), &registry).unwrap();
     let name = names.of("chat_app.test");
-    let is =
-        |wanted: &'static str| move |found: &Result<Vec<String>, Trouble>| found.as_deref() == Ok(&[wanted.to_owned()]);
+    let is = |wanted: &'static str| {
+        move |found: &Result<Vec<String>, LookupError>| found.as_deref() == Ok(&[wanted.to_owned()])
+    };
     becomes(&name, is("127.0.0.2")).await;
     server.hosts("127.0.0.1 chat_app.test\n");
     becomes(&name, is("127.0.0.1")).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = Target::new("chat_app.test", listener.local_addr().unwrap().port(), &names);
+    let target = ConnectTarget::new("chat_app.test", listener.local_addr().unwrap().port(), &names);
     let connector = Connector { target, tls: None, tcp: TcpOptions::default(), sources: None, reach: None };
     let connects = async || {
         let connected = connector.connect(Instant::now() + DEADLINE);
@@ -138,9 +139,10 @@ async fn the_name_of_an_endpoint_is_followed_by_its_ttl_and_kept_while_the_serve
     connects().await;
     server.restart().await;
     server.hosts("127.0.0.3 chat_app.test\nfd00::7 chat_app.test\n");
-    let both =
-        |found: &Result<Vec<String>, Trouble>| found.as_deref() == Ok(&["127.0.0.3".to_owned(), "fd00::7".to_owned()]);
+    let both = |found: &Result<Vec<String>, LookupError>| {
+        found.as_deref() == Ok(&["127.0.0.3".to_owned(), "fd00::7".to_owned()])
+    };
     becomes(&name, both).await;
     server.hosts("");
-    becomes(&name, |found| matches!(found, Err(Trouble::NotFound(_)))).await;
+    becomes(&name, |found| matches!(found, Err(LookupError::NotFound(_)))).await;
 }

@@ -2,23 +2,23 @@
 
 use serde_json::json;
 use wsluice::discovery::{
-    Reason,
-    etcd::{Etcd, Login, Server},
+    DiscoveryErrorKind,
+    etcd::{Etcd, EtcdMember, Login},
 };
 use wsluice::net::socket::TcpOptions;
-use wsluice::upstream::connect::{Connector, Target};
+use wsluice::upstream::connect::{ConnectTarget, Connector};
 
 use super::Discovery;
 use super::servers::{EtcdServer, is_here};
 
 const PREFIX: &str = "/wsluice/chat/";
 
-fn server(server: &EtcdServer) -> Server {
+fn server(server: &EtcdServer) -> EtcdMember {
     let address = server.address();
-    Server {
+    EtcdMember {
         authority: address.to_string(),
         connector: Connector {
-            target: Target::Address(address),
+            target: ConnectTarget::Address(address),
             tls: None,
             tcp: TcpOptions::default(),
             sources: None,
@@ -59,14 +59,14 @@ async fn keys_come_change_and_go_and_a_lease_ends_its_own() {
     discovery.becomes(&["ws://a:1 1"]).await;
     // A value that is none changes nothing but the count of errors.
     etcd.put(&key("a"), "a:1").await;
-    discovery.fails(Reason::Malformed).await;
+    discovery.fails(DiscoveryErrorKind::Malformed).await;
     etcd.put(&key("d"), "ws://d:1").await;
     discovery.becomes(&["ws://a:1 1", "ws://d:1 1"]).await;
     // All gone at once is not believed.
     etcd.delete(&key("d")).await;
     discovery.becomes(&["ws://a:1 1"]).await;
     etcd.delete(&key("a")).await;
-    discovery.fails(Reason::Empty).await;
+    discovery.fails(DiscoveryErrorKind::Empty).await;
     assert_eq!(discovery.lists().last().unwrap(), &["ws://a:1 1"]);
 }
 
@@ -80,7 +80,7 @@ async fn a_server_that_was_killed_is_followed_again_with_what_happened_since() {
     let discovery = discover(&etcd);
     discovery.becomes(&["ws://a:1 1"]).await;
     etcd.kill();
-    discovery.fails(Reason::Unreachable).await;
+    discovery.fails(DiscoveryErrorKind::Unreachable).await;
     assert_eq!(discovery.lists().len(), 1, "the last list stays");
     etcd.restart().await;
     etcd.put(&key("b"), "ws://b:1").await;
@@ -101,7 +101,7 @@ async fn a_compaction_loses_nothing() {
     let discovery = discover(&etcd);
     discovery.becomes(&["ws://a:1 1"]).await;
     etcd.kill();
-    discovery.fails(Reason::Unreachable).await;
+    discovery.fails(DiscoveryErrorKind::Unreachable).await;
     etcd.restart().await;
     for n in 0..5 {
         etcd.put(&key("a"), &format!("{{ url: 'ws://a:1', weight: {} }}", n + 2)).await;
@@ -158,8 +158,8 @@ async fn users_log_in_and_strangers_are_told_so() {
     let login = |password: &str| Some(Login { user: "root".into(), password: password.into() });
     let discovery = with(login("secret"));
     discovery.becomes(&["ws://a:1 1"]).await;
-    with(login("guess")).fails(Reason::Denied).await;
-    with(None).fails(Reason::Denied).await;
+    with(login("guess")).fails(DiscoveryErrorKind::Denied).await;
+    with(None).fails(DiscoveryErrorKind::Denied).await;
     let answer = etcd.post("/v3/auth/authenticate", json!({ "name": "root", "password": "secret" })).await;
     etcd.token = Some(answer["token"].as_str().unwrap().to_owned());
     etcd.put(&key("b"), "ws://b:1").await;

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use wsluice::config::Scheme;
-use wsluice::discovery::{Reason, file::File};
+use wsluice::discovery::{DiscoveryErrorKind, file::FileWatch};
 
 use super::Discovery;
 use super::servers::put_in_place;
 
 fn discover(path: &Path) -> Discovery {
-    let file = File { path: path.to_owned(), scheme: Scheme::Ws };
+    let file = FileWatch { path: path.to_owned(), scheme: Scheme::Ws };
     Discovery::start(|outlet| file.run(outlet))
 }
 
@@ -54,15 +54,16 @@ async fn what_is_wrong_missing_or_empty_leaves_the_last_good_list() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("chat.yaml");
     let discovery = discover(&path);
-    discovery.fails(Reason::NotFound).await;
+    discovery.fails(DiscoveryErrorKind::NotFound).await;
     put_in_place(&path, "- ws://a:1\n");
     discovery.becomes(&["ws://a:1 1"]).await;
-    for (text, reason) in [("- ws://a:1\n- ws://b:", Reason::Malformed), ("[]", Reason::Empty)] {
+    for (text, reason) in [("- ws://a:1\n- ws://b:", DiscoveryErrorKind::Malformed), ("[]", DiscoveryErrorKind::Empty)]
+    {
         std::fs::write(&path, text).unwrap();
         discovery.fails(reason).await;
     }
     std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
-    discovery.fails(Reason::TooLarge).await;
+    discovery.fails(DiscoveryErrorKind::TooLarge).await;
     std::fs::remove_file(&path).unwrap();
     put_in_place(&path, "- ws://b:1\n");
     discovery.becomes(&["ws://b:1 1"]).await;
@@ -75,7 +76,7 @@ async fn an_empty_list_is_believed_where_that_is_expected() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("chat.yaml");
     put_in_place(&path, "- ws://a:1\n");
-    let file = File { path: path.clone(), scheme: Scheme::Ws };
+    let file = FileWatch { path: path.clone(), scheme: Scheme::Ws };
     let discovery = Discovery::start_as(true, |outlet| file.run(outlet));
     discovery.becomes(&["ws://a:1 1"]).await;
     put_in_place(&path, "[]");

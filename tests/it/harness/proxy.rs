@@ -9,7 +9,7 @@ use serde_json::Value;
 use wsluice::app::{App, Drained};
 use wsluice::config::load_str;
 use wsluice::control::compile::LogOutput;
-use wsluice::control::{Changes, Origin, Refused, Trigger};
+use wsluice::control::{Changes, ProcessOrigin, ReloadError, Trigger};
 use wsluice::net::listener::Address;
 use wsluice::telemetry::exposition;
 use wsluice::telemetry::logging::Format;
@@ -79,12 +79,12 @@ impl Proxy {
     /// The same, with this look of the access log.
     #[track_caller]
     pub fn start_as(yaml: &str, format: Format) -> Proxy {
-        Proxy::start_from(Origin::default(), yaml, format)
+        Proxy::start_from(ProcessOrigin::default(), yaml, format)
     }
 
     /// The same, with what else the process has.
     #[track_caller]
-    pub fn start_from(origin: Origin, yaml: &str, format: Format) -> Proxy {
+    pub fn start_from(origin: ProcessOrigin, yaml: &str, format: Format) -> Proxy {
         let loaded = load_str("test.yaml", yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = LogSink::new(Lines(Arc::clone(&lines))).unwrap();
@@ -100,7 +100,7 @@ impl Proxy {
     }
 
     /// Puts another configuration in force.
-    pub async fn reload(&mut self, yaml: &str) -> Result<Changes, Refused> {
+    pub async fn reload(&mut self, yaml: &str) -> Result<Changes, ReloadError> {
         yaml.clone_into(&mut self.yaml.lock().unwrap());
         let changes = within("reload", self.app.control().reload(Trigger::Api)).await;
         self.listeners = self.app.listeners();

@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn blind(settings: Settings) -> Driver {
-    Driver::new(Settings { validation: Validation::Off, ..settings })
+fn blind(settings: TunnelSettings) -> Driver {
+    Driver::new(TunnelSettings { validation: Validation::Off, ..settings })
 }
 
 #[test]
 fn a_half_closed_pipe_is_ended_like_any_other_while_bytes_flow() {
-    let lifetime = Settings { lifetime: Some(Duration::from_secs(50)), ..settings() };
+    let lifetime = TunnelSettings { lifetime: Some(Duration::from_secs(50)), ..settings() };
     let stopped = |driver: &mut Driver| driver.tunnel.stop(at(47), None, operator());
     let nothing = |_: &mut Driver| {};
     for (settings, how, end) in
@@ -34,7 +34,7 @@ fn a_half_closed_pipe_is_ended_like_any_other_while_bytes_flow() {
 #[test]
 fn a_half_closed_pipe_is_idle_like_any_other_and_let_go_in_silence() {
     for (idle, end) in [(Some(Duration::from_secs(10)), End::Idle), (None, End::Finished(Side::Server))] {
-        let mut driver = blind(Settings { idle, ..settings() });
+        let mut driver = blind(TunnelSettings { idle, ..settings() });
         driver.eof(at(1), Side::Server);
         driver.feed(at(5), Side::Client, b"bytes");
         driver.tick(at(14));
@@ -114,7 +114,7 @@ fn in_every_order_each_peer_gets_one_close_and_only_then_the_end_of_its_stream()
     assert_eq!(orders.len(), 30);
     for order in orders {
         for through in 1..=order.len() {
-            let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(9)), ..settings() });
+            let mut driver = Driver::new(TunnelSettings { lifetime: Some(Duration::from_secs(9)), ..settings() });
             for (place, &step) in order[..through].iter().enumerate() {
                 act(&mut driver, step);
                 let so_far = &order[..=place];
@@ -151,7 +151,7 @@ fn the_end_of_the_stream_waits_for_a_close_that_is_still_to_be_written() {
 
 #[test]
 fn a_close_of_ours_that_waits_gives_way_to_the_peers_own() {
-    let mut driver = Driver::new(Settings { lifetime: Some(Duration::from_secs(9)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { lifetime: Some(Duration::from_secs(9)), ..settings() });
     let large = frame(Side::Server, true, Opcode::Binary, &[1; 1000]);
     driver.feed(at(0), Side::Server, &large[..500]);
     driver.tick(at(9));
@@ -168,7 +168,7 @@ fn a_close_of_ours_that_waits_gives_way_to_the_peers_own() {
     tunnel.close(at(0), Side::Client, Farewell::Close(Close::new(CloseCode::GOING_AWAY, "")));
     assert!(tunnel.wants_inject(Side::Client));
     let close = close_frame(Side::Server, 4000, "mine");
-    assert_eq!(tunnel.handle_bytes(at(0), Side::Server, &close, &mut ()), Step::Forward(close.len()));
+    assert_eq!(tunnel.handle_bytes(at(0), Side::Server, &close, &mut ()), TunnelStep::Forward(close.len()));
     assert!(!tunnel.wants_inject(Side::Client));
     assert_eq!(tunnel.poll_inject(at(0), Side::Client, MASK, &mut ()), None);
 }
@@ -176,7 +176,7 @@ fn a_close_of_ours_that_waits_gives_way_to_the_peers_own() {
 #[test]
 fn bytes_for_a_server_that_is_gone_hold_up_nobody() {
     let gone = |how: &dyn Fn(&mut Driver)| {
-        let mut driver = Driver::new(Settings { ping: Some(Duration::from_secs(30)), ..settings() });
+        let mut driver = Driver::new(TunnelSettings { ping: Some(Duration::from_secs(30)), ..settings() });
         driver.feed(at(0), Side::Client, &frame(Side::Client, true, Opcode::Binary, &[1; 1000]));
         driver.tunnel.handle_blocked(Side::Server);
         how(&mut driver);
@@ -220,7 +220,7 @@ fn a_client_that_has_ended_its_half_still_gets_what_waits_for_it() {
 
 #[test]
 fn who_may_say_nothing_more_but_its_close_is_read_although_the_other_takes_nothing() {
-    let mut driver = Driver::new(Settings { message_bytes_max: 10, ..settings() });
+    let mut driver = Driver::new(TunnelSettings { message_bytes_max: 10, ..settings() });
     driver.tunnel.handle_blocked(Side::Server);
     assert!(driver.tunnel.forwards(Side::Client));
     driver.feed(at(0), Side::Client, &frame(Side::Client, true, Opcode::Text, &[b'x'; 11]));

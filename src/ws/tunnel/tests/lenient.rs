@@ -3,7 +3,7 @@
 use super::*;
 
 fn driver(validation: Validation) -> Driver {
-    Driver::new(Settings { validation, ping: Some(Duration::from_secs(30)), ..settings() })
+    Driver::new(TunnelSettings { validation, ping: Some(Duration::from_secs(30)), ..settings() })
 }
 
 /// A driver that has sent both peers a Ping, with the payloads of these.
@@ -105,7 +105,7 @@ fn a_length_in_more_bytes_than_it_needs_passes_as_it_came_unless_all_must_be_str
 
 #[test]
 fn limits_hold_for_lengths_in_any_form() {
-    let settings = Settings { frame_bytes_max: 10, ..settings() };
+    let settings = TunnelSettings { frame_bytes_max: 10, ..settings() };
     for (length, is_refused) in [(10, false), (11, true)] {
         let mut driver = Driver::new(settings);
         driver.feed(at(0), Side::Client, &long(Side::Client, Opcode::Binary, &vec![0; length]));
@@ -114,7 +114,7 @@ fn limits_hold_for_lengths_in_any_form() {
     for payload in [126, 1 << 40] {
         let mut driver = Driver::new(settings);
         let mut header = [0; HEADER_BYTES_MAX];
-        let ping = Header { fin: true, rsv: 0, opcode: Opcode::Ping, mask: Some(MASK), payload, shortest: true };
+        let ping = FrameHeader { fin: true, rsv: 0, opcode: Opcode::Ping, mask: Some(MASK), payload, shortest: true };
         let length = ping.encode(&mut header);
         driver.feed(at(0), Side::Client, &header[..length]);
         assert_eq!(refused(&driver), Some("bad_control"), "no control frame is longer than 125 bytes");

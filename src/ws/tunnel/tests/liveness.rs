@@ -6,7 +6,7 @@ const PING: u64 = 30;
 const PONG: u64 = 10;
 
 fn pinged() -> Driver {
-    Driver::new(Settings { ping: Some(Duration::from_secs(PING)), pong: Duration::from_secs(PONG), ..settings() })
+    Driver::new(TunnelSettings { ping: Some(Duration::from_secs(PING)), pong: Duration::from_secs(PONG), ..settings() })
 }
 
 /// `taker` takes nothing and is alive all the same; the other one is not read meanwhile.
@@ -57,7 +57,7 @@ fn a_peer_that_is_read_again_is_asked_again_only_when_it_is_silent_again() {
 
 #[test]
 fn where_both_take_nothing_neither_is_judged_and_idle_ends_it() {
-    let mut driver = Driver::new(Settings {
+    let mut driver = Driver::new(TunnelSettings {
         ping: Some(Duration::from_secs(PING)),
         idle: Some(Duration::from_secs(300)),
         ..settings()
@@ -98,7 +98,7 @@ fn after_a_stall_of_our_own_peers_are_asked_again() {
 
 #[test]
 fn after_a_stall_of_our_own_nobody_is_idle_before_he_is_read() {
-    let mut driver = Driver::new(Settings { idle: Some(Duration::from_secs(60)), ..settings() });
+    let mut driver = Driver::new(TunnelSettings { idle: Some(Duration::from_secs(60)), ..settings() });
     driver.tunnel.handle_timeout(at(600));
     assert_eq!(driver.tunnel.end(), None);
     driver.tick(at(659));
