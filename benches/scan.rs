@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use wsluice::moment::MonotonicTime;
+use wsluice::base::time::MonotonicTime;
 use wsluice::ws::Side;
 use wsluice::ws::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 use wsluice::ws::scanner::{EndedMessage, Item, Rsv, Rules, Scanner, Violation};

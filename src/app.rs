@@ -23,23 +23,23 @@ use crate::admin::api::{self, Api};
 use crate::admin::health::{Lifecycle, Readiness};
 use crate::admin::process::ProcessBackend;
 use crate::admin::{self, AdminState, visitor};
+use crate::base::worker::Pulse;
+use crate::base::{clock, worker};
 use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
 use crate::control::compile::{CompileContext, LogOutput, MetricFamilies, Patience};
 use crate::control::{
     AdminEndpoint, ControlHandle, ControlRequest, Controller, Loader, ProcessOrigin, ReloadError, Started, leaving,
     sweep,
 };
-use crate::drain::SessionRegistry;
 use crate::net::listener::{Address, BindError};
 use crate::proxy::room::RouteQuotas;
 use crate::server::accepting;
 use crate::session::Sessions;
+use crate::session::registry::SessionRegistry;
 use crate::telemetry::process;
 use crate::upstream::live::EndpointStates;
 use crate::upstream::reach::Own;
-use crate::worker::Pulse;
 use crate::ws::tunnel::Stopping;
-use crate::{clock, worker};
 
 /// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a
 /// quarter of it.

@@ -20,9 +20,9 @@ use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_again, load_fi
 use crate::control::compile::{FileChecks, LogOutput, examine};
 use crate::control::{ControlHandle, Loader, ProcessOrigin, ReloadError, Succession, Trigger, watch};
 use crate::demo::{self, DemoAddresses, DemoCertificate, DemoCounters};
+use crate::handover::systemd::{self, Notifier};
 use crate::handover::{Deadlines, Invocation, Successor};
 use crate::net::descriptors;
-use crate::systemd::{self, Notifier};
 use crate::telemetry::logging::{self, Options};
 use crate::telemetry::panics;
 use crate::telemetry::sink::LogSink;

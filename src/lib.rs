@@ -4,9 +4,10 @@
 
 // The order below is the map, not the alphabet: rustfmt sorts only within a block.
 
-// Ground: pure. No runtime, sockets or files; time, randomness and keys come as arguments.
-pub mod moment;
+// Below all.
+pub mod base;
 
+// Ground: pure. No runtime, sockets or files; time, randomness and keys come as arguments.
 pub mod ws;
 
 pub mod header;
@@ -20,23 +21,13 @@ pub mod policy;
 pub mod health;
 
 // First floor: machines that know no domain.
-pub mod file_look;
-
 pub mod config;
-
-pub mod clock;
-
-pub mod worker;
 
 pub mod telemetry;
 
 pub mod net;
 
-pub mod systemd;
-
 pub mod tls;
-
-pub mod drain;
 
 // Second floor: the upstream side.
 pub mod upstream;

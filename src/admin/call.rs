@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::desk::{DrainTarget, OrderError, Problem};
 use super::filter::{Filter, QueryParameters, Wrong};
+use crate::base::file_state;
 use crate::config::{FILE_BYTES_MAX, TimeSpan};
-use crate::file_look;
 use crate::header::redact::decode;
 use crate::ws::close::{Close, CloseCode};
 
@@ -334,7 +334,7 @@ fn configuration(body: &[u8]) -> Result<Option<String>, ApiError> {
     if body.is_empty() {
         return Ok(None);
     }
-    let text = file_look::text(body.to_vec()).map_err(|error| Wrong(format!("the configuration {error}")))?;
+    let text = file_state::text(body.to_vec()).map_err(|error| Wrong(format!("the configuration {error}")))?;
     Ok(Some(text))
 }
 

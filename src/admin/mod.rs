@@ -30,7 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
-use crate::clock;
+use crate::base::clock;
 use crate::net::listener::{AcceptPauseReason, Acceptor};
 use crate::net::stream::{PeerAddr, Stream};
 use crate::telemetry::exposition;

@@ -12,14 +12,14 @@ use super::desk::{
 use super::filter::Filter;
 use super::health::{Lifecycle, Readiness};
 use super::roll::{self, SessionList};
-use crate::clock;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 use crate::config::Bind;
 use crate::control::{Changes, ControlHandle, ControlRequest, ReloadError, Trigger};
-use crate::drain::{Listed, SessionId};
 use crate::health::threshold::Health;
-use crate::moment::MonotonicTime;
 use crate::net::listener::Address;
 use crate::proxy::{outcome, request};
+use crate::session::registry::{Listed, SessionId};
 use crate::session::{Member, Sessions};
 use crate::upstream::Upstream;
 use crate::ws::close::Close;

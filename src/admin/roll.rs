@@ -12,9 +12,9 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::filter::{Filter, FilterInput};
-use crate::clock;
-use crate::drain::{Listed, SessionId, SessionReport};
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
+use crate::session::registry::{Listed, SessionId, SessionReport};
 use crate::session::{Member, Sessions};
 
 /// Places of a worker that are looked at under one lock: tens of microseconds.
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::config::load_str;
     use crate::control::compile::{CompileContext, compile};
-    use crate::drain::{Guard, SessionRegistry};
+    use crate::session::registry::{Guard, SessionRegistry};
 
     /// Counts how often it is woken.
     #[derive(Default)]

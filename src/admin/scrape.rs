@@ -10,8 +10,8 @@ use prometheus::Registry;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 
-use crate::clock;
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 use crate::telemetry::exposition;
 
 /// How many may wait for a text at a time. A scraper or two, each with a spare.

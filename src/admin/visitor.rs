@@ -18,8 +18,8 @@ use prometheus::{Opts, Registry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
-use crate::clock;
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 use crate::telemetry::labelled::IntCounterVec;
 
 /// How long it is no news that visitors have to give way.

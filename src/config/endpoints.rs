@@ -21,7 +21,7 @@ use super::suggest::did_you_mean;
 use super::survey::Aliases;
 use super::tree::{self, YamlNode};
 use super::upstream::EndpointConfig;
-use crate::file_look::BYTE_ORDER_MARK;
+use crate::base::file_state::BYTE_ORDER_MARK;
 
 /// No upstream has more; a longer list is of another kind.
 pub const ENDPOINTS_MAX: usize = 10_000;

@@ -16,7 +16,7 @@ use super::suggest::did_you_mean;
 use super::survey::Aliases;
 use super::tree::{self, YamlNode};
 use super::{ListenerConfig, RouteConfig, UpstreamConfig};
-use crate::file_look::{self, BYTE_ORDER_MARK};
+use crate::base::file_state::{self, BYTE_ORDER_MARK};
 
 /// No configuration is larger; a file that is was named by mistake, and is not read into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -71,8 +71,8 @@ impl Loaded {
 /// A file of secrets, as text.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let bytes =
-        file_look::read(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    file_look::text(bytes).map_err(|error| format!("{} {error}", path.display()))
+        file_state::read(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    file_state::text(bytes).map_err(|error| format!("{} {error}", path.display()))
 }
 
 /// Reads the file at `path` once more, as [`load_file`] does. What could be read only once, as a pipe, is refused.
@@ -103,7 +103,7 @@ pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Lo
     if let Err(error) = read {
         return Err(whole_file(&name, format!("the file cannot be read: {error}"), None));
     }
-    match file_look::text(bytes) {
+    match file_state::text(bytes) {
         Ok(text) => load_str(&name, &text, env).map(|loaded| Loaded { read_at, ..loaded }),
         Err(error) => Err(whole_file(&name, format!("the file {error}"), None)),
     }

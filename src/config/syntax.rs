@@ -1,6 +1,6 @@
 //! What is not YAML, in words that help: libyaml says what it met, seldom what its author did.
 
-use crate::file_look::BYTE_ORDER_MARK;
+use crate::base::file_state::BYTE_ORDER_MARK;
 
 /// How many brackets may be open at once. libyaml takes time with the square of it (a megabyte of `{a: {a: ` takes
 /// minutes), before anybody asks how deep it went. Brackets in strings count too, hence far more than a configuration

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock;
-use crate::systemd::Notifier;
-use crate::worker::Pulse;
+use crate::base::clock;
+use crate::base::worker::Pulse;
+use crate::handover::systemd::Notifier;
 
 /// A worker that was not seen for so long may be busy; tests of health are no reason to make a bad moment worse.
 const PATIENCE_MIN: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
-    use crate::moment::MonotonicTime;
+    use crate::base::time::MonotonicTime;
 
     #[tokio::test(flavor = "current_thread")]
     async fn nothing_is_said_while_a_worker_hangs() {

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::compile::{Background, CompileContext, Compiled, CompiledUpstream};
 use super::shed;
+use crate::base::clock;
+use crate::probe;
 use crate::telemetry::panics;
 use crate::upstream::endpoint::Endpoint;
-use crate::{clock, probe};
 
 /// How often it is looked whether the process is going, while something else is waited for.
 const END_LOOK: Duration = Duration::from_millis(50);

@@ -15,14 +15,14 @@ use prometheus::Registry;
 use super::checks;
 use super::shed::{RebalanceRule, Shedding};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
-use crate::clock;
+use crate::base::clock;
+use crate::base::worker::Pulse;
 use crate::config::{
     AdminToken, Bind, CertificateConfig, ClientTls, Config, ConfigErrors, CookieSecret, Discover, EndpointUrl,
     EtcdSource, Finding, KeyPath, Loaded, Log, LogFormat, Lookalikes, MinTlsVersion, OnDown, OnUpstreamLost, PlainHttp,
     ProxyProtocol, Scheme, ServerTls, Source, Teller, Validate, Verify, WhenAllDown,
 };
 use crate::discovery::{Discovery, EndpointSink, etcd, file};
-use crate::drain::SessionRegistry;
 use crate::net::listener::Address;
 use crate::net::names::NameResolver;
 use crate::net::proxy_protocol::Mode;
@@ -38,6 +38,7 @@ use crate::route::RouteTable;
 use crate::server::ListenerSettings;
 use crate::server::metrics::Security;
 use crate::session::access_log::AccessLog;
+use crate::session::registry::SessionRegistry;
 use crate::session::{RouteSessions, Sessions};
 use crate::telemetry::logging::{Format, Switch};
 use crate::telemetry::sink::LogSink;
@@ -53,7 +54,6 @@ use crate::upstream::live::EndpointStates;
 use crate::upstream::maker::{Maker, server_name_of};
 use crate::upstream::reach::{Own, Reach};
 use crate::upstream::{Policy, Upstream};
-use crate::worker::Pulse;
 use crate::ws::close::Close;
 use crate::ws::tunnel::{Farewell, TunnelSettings, Validation};
 use crate::{config, discovery, handover, probe, server, session, upstream};

@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::balance::rebalance::{EndpointLoad, most, surplus};
-use crate::clock;
-use crate::drain::SessionId;
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 use crate::session::Sessions;
+use crate::session::registry::SessionId;
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::{EndpointState, Standing};

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::clock;
-use crate::drain::SessionId;
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
+use crate::session::registry::SessionId;
 use crate::session::{Member, Sessions};
 use crate::ws::tunnel::Stopping;
 

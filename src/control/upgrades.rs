@@ -10,10 +10,10 @@ use std::pin::Pin;
 use tokio::sync::oneshot;
 
 use super::{ReloadError, answer};
+use crate::handover::systemd;
 use crate::handover::{
     Attempt, Deadlines, HandoverOffer, Invocation, Metrics, Predecessors, ReadySuccessor, Reporter, UpgradeError,
 };
-use crate::systemd;
 use crate::upstream::live::EndpointStates;
 
 /// How the next process is called, and how long it may take.

@@ -1,6 +1,6 @@
 //! Noticing that the configuration, or a file that it names, has changed.
 //!
-//! The files are looked at rather than watched by the kernel: see `file_look`, which says why. What has changed is loaded
+//! The files are looked at rather than watched by the kernel: see `file_state`, which says why. What has changed is loaded
 //! when all of them have rested for one look, so that a certificate and its key, written one after the other, are read as
 //! a pair in most cases; when they are not, the next look finds the rest of the change.
 
@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::{ControlHandle, ReloadError, Trigger};
-use crate::file_look::{FileObservation, Settling, look};
+use crate::base::file_state::{FileObservation, Settling, look};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);

@@ -31,8 +31,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{Backoff, DiscoveryError, DiscoveryErrorKind, EndpointSink};
+use crate::base::file_state;
 use crate::config::{ENDPOINTS_MAX, EndpointConfig, load_endpoint};
-use crate::file_look;
 use crate::upstream::connect::{ConnectError, Connector};
 
 /// One request with its answer, the connection included.
@@ -449,7 +449,7 @@ fn read(kv: KeyValue, last: Option<KnownKey>, outlet: &mut EndpointSink) -> (Vec
         return (key, KnownKey { value, endpoint: known.endpoint.clone() });
     }
     let name: String = String::from_utf8_lossy(&key).chars().take(KEY_CHARS_SHOWN).collect();
-    let endpoint = match file_look::text(text) {
+    let endpoint = match file_state::text(text) {
         Ok(text) => load_endpoint(&name, &text).map_err(|errors| errors.to_string()),
         Err(error) => Err(format!("{name} {error}")),
     };

@@ -1,6 +1,6 @@
 //! Endpoints out of a file that other tools write.
 //!
-//! It is looked at twice a second (see `file_look`). The first half of a YAML list is a list, too, so who writes the file
+//! It is looked at twice a second (see `file_state`). The first half of a YAML list is a list, too, so who writes the file
 //! should put it in place by rename.
 
 use std::fs;
@@ -12,8 +12,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::{DiscoveryError, DiscoveryErrorKind, EndpointSink};
+use crate::base::file_state::{Settling, look, text};
 use crate::config::{EndpointConfig, FILE_BYTES_MAX, Scheme, load_endpoints};
-use crate::file_look::{Settling, look, text};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::clock;
+use crate::base::clock;
 use crate::config::{ENDPOINTS_MAX, EndpointConfig};
 use crate::telemetry::sparing::{LinePermit, Sparing};
 use metrics::DiscoveryMetrics;

@@ -20,6 +20,7 @@ pub mod offer;
 pub mod predecessors;
 pub mod steps;
 pub mod successor;
+pub mod systemd;
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 
 /// Between two sessions that try an endpoint which has not answered again, and how long one is passed over that failed
 /// while as many are ejected as may be. Longer than a good handshake takes, and short beside any ejection.

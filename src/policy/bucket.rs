@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 
 /// A promise further ahead than this is none: who does not obey, and asks again and again, must not put the others off
 /// for hours.

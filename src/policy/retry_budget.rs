@@ -8,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 
 /// How far back is counted, as in Finagle and linkerd.
 pub const WINDOW: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::metrics::{Metrics, ProbeMetrics};
 use super::{Check, ProbeError};
-use crate::clock;
+use crate::base::clock;
 use crate::health::threshold::Health;
 use crate::telemetry::panics::{self, PanicSite};
 use crate::telemetry::sparing::{LinePermit, Sparing};

@@ -14,7 +14,7 @@ use super::outcome::Failure;
 use super::request::RequestLog;
 use crate::balance::Draw;
 use crate::balance::sticky::{Affinity, Sticky};
-use crate::clock;
+use crate::base::clock;
 use crate::policy::bucket::RateExceeded;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::ConnectionPermit;

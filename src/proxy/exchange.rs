@@ -20,8 +20,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::body::{Awaited, BodyError, Upload};
 use super::room::RoutePermit;
 use super::snapshot::Route;
-use crate::clock;
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 use crate::upstream::live::{ConnectionPermit, RequestPermit};
 use crate::upstream::pooled::PooledConnection;
 

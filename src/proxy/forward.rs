@@ -29,7 +29,7 @@ use super::request::{RequestLog, RoutedRequest, chain};
 use super::response;
 use super::snapshot::Route;
 use crate::balance::Draw;
-use crate::clock;
+use crate::base::clock;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;

@@ -16,8 +16,8 @@ use aws_lc_rs::digest::{Context, SHA256};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::snapshot::Route;
-use crate::clock;
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 
 /// Where the hops of a request stand.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");

@@ -5,10 +5,8 @@
 //! hours is as small as its relay.
 
 pub mod accepting;
-mod http;
+mod h1;
 pub mod metrics;
-mod turn;
-mod write_timeout;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -22,15 +20,15 @@ use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use crate::clock;
+use crate::base::clock;
 use crate::config::{ListenerLimits, ListenerTimeouts};
-use crate::drain::Guard;
 use crate::net::listener::Acceptor;
 use crate::net::proxy_protocol::{self, Mode};
 use crate::net::stream::{PeerAddr, Prefixed, Stream};
 use crate::net::transport::Transport;
 use crate::proxy::upgrade::{PendingUpgrade, SessionPermits};
 use crate::proxy::{Downstream, Proxy};
+use crate::session::registry::Guard;
 use crate::session::{Member, Session, Sessions};
 use crate::telemetry::counters::Active;
 use crate::telemetry::panics::{self, Panic, PanicSite};
@@ -276,7 +274,7 @@ async fn until_session(
             }
         }
     };
-    let (pending, io, early) = Box::pin(http::serve(io, early, downstream, &listener, &settings, &guard)).await?;
+    let (pending, io, early) = Box::pin(h1::serve(io, early, downstream, &listener, &settings, &guard)).await?;
     Some((pending, io, early, guard))
 }
 

@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod metrics;
+pub mod registry;
 pub mod relay;
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,10 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
 use crate::balance::sticky::Returned;
-use crate::clock;
-use crate::drain::{Guard, SessionRegistry};
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 use crate::net::transport::RelayIo;
+use crate::session::registry::{Guard, SessionRegistry};
 use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::upstream::Upstream;
 use crate::upstream::live::EndpointState;

@@ -20,11 +20,11 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep};
 
 use super::Judge;
-use crate::clock;
-use crate::drain::{Guard, SessionReport};
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 use crate::net::pool::{self, Buffer, BufferSize};
 use crate::net::transport::RelayIo;
+use crate::session::registry::{Guard, SessionReport};
 use crate::ws::Side;
 use crate::ws::frame::ControlFrame;
 use crate::ws::tunnel::{Observer, Tunnel, TunnelStep};
@@ -615,11 +615,11 @@ mod tests {
     use tokio::time::sleep_until;
 
     use super::*;
-    use crate::drain::SessionRegistry;
     use crate::net::stream::Stream;
     use crate::net::transport::Transport;
     use crate::session::CloseActions;
     use crate::session::metrics::Initiator;
+    use crate::session::registry::SessionRegistry;
     use crate::telemetry::panics::{self, PanicSite};
     use crate::ws::close::{Close, CloseCode};
     use crate::ws::frame::Opcode;

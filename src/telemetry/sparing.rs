@@ -5,7 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 
 /// How many lines are written as they come. More changes than that in a row are no news.
 const BURST: u32 = 10;
@@ -75,7 +75,7 @@ impl SparingState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::base::clock;
 
     #[test]
     fn the_first_lines_are_written_and_then_one_now_and_then_that_tells_of_the_others() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use aws_lc_rs::digest;
 
 use super::identity::TlsError;
-use crate::file_look;
+use crate::base::file_state;
 
 /// More than any chain or key, and ten times the bundle of authorities of a Linux distribution.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -38,7 +38,7 @@ impl Digest {
 /// # Errors
 /// If that is not possible, or it is larger than 4 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    file_look::read(path, BYTES_MAX).map_err(|source| match source.kind() {
+    file_state::read(path, BYTES_MAX).map_err(|source| match source.kind() {
         io::ErrorKind::FileTooLarge => TlsError::TooLarge { file: path.display().to_string() },
         _ => TlsError::Read { file: path.display().to_string(), source },
     })

@@ -20,7 +20,7 @@ use super::validity::Validity;
 use super::verifier::Authorities;
 use super::x509::Parts;
 use super::{files, provider};
-use crate::file_look::NotText;
+use crate::base::file_state::NotText;
 
 /// What is wrong with a certificate, a key or a set of them.
 #[derive(Debug, thiserror::Error)]

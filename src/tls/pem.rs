@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use rustls::pki_types::pem::Error;
 
-use crate::file_look::{self, BYTE_ORDER_MARK};
+use crate::base::file_state::{self, BYTE_ORDER_MARK};
 
 /// What each old label is called now (RFC 7468 §5.1), as it stands in its lines.
 const OLD_LABELS: [&[u8]; 2] = [b" X509 CERTIFICATE-----", b" X.509 CERTIFICATE-----"];
@@ -16,9 +16,9 @@ const LABEL: &[u8] = b" CERTIFICATE-----";
 ///
 /// # Errors
 /// What else it is, where it is text of another kind.
-pub(super) fn normal(text: &[u8]) -> Result<Cow<'_, [u8]>, file_look::NotText> {
-    if file_look::is_utf16(text) {
-        return Err(file_look::NotText::Utf16);
+pub(super) fn normal(text: &[u8]) -> Result<Cow<'_, [u8]>, file_state::NotText> {
+    if file_state::is_utf16(text) {
+        return Err(file_state::NotText::Utf16);
     }
     let mark = BYTE_ORDER_MARK.as_bytes();
     let is_normal = |line: &[u8]| {

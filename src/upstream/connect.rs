@@ -16,8 +16,9 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
 
-use crate::clock;
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
+use crate::base::worker::Local;
 use crate::net::listener::Address;
 use crate::net::names::{HostLookup, LookupError, NameResolver};
 use crate::net::socket::{self, ConnectOptions, SocketError, TcpOptions};
@@ -26,7 +27,6 @@ use crate::net::transport::Transport;
 use crate::tls::ClientStream;
 use crate::tls::client::{self, TlsConnectError};
 use crate::upstream::reach::{OutOfReach, Reach};
-use crate::worker::Local;
 
 /// A connection to an endpoint.
 pub type UpstreamIo = Transport<ClientStream>;

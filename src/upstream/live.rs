@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::entry::Gate;
 use super::metrics::EndpointMetrics;
+use crate::base::time::MonotonicTime;
 use crate::health::outlier::Outlier;
 use crate::health::threshold::{self, Health, Threshold};
-use crate::moment::MonotonicTime;
 
 /// How well an endpoint stands; the better ones are picked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,9 +27,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::balance::{Balancer, Draw, Hash, RoundRobin};
+use crate::base::time::MonotonicTime;
 use crate::config;
 use crate::health::outlier::{self, Ejection};
-use crate::moment::MonotonicTime;
 use crate::policy::balance_key::BalanceKey;
 use crate::policy::retry_budget::{self, RetryBudget};
 use endpoint::Endpoint;

@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use super::connect::{ConnectError, Connector};
 use super::pooled::{PooledConnection, PooledIo};
-use crate::worker::Local;
+use crate::base::worker::Local;
 
 /// How long an unused connection is kept: less than servers keep theirs, so that we close first. By default gunicorn
 /// closes after 2 s, Node.js, uvicorn and Apache after 5 s, Passenger after 15 s, nginx after 75 s; others later. A new

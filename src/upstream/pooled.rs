@@ -16,8 +16,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connect::UpstreamIo;
-use crate::clock;
-use crate::moment::MonotonicTime;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
 
 /// A handle to a connection of a pool.
 #[derive(Clone, Debug, Default)]

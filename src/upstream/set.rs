@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::endpoint::Endpoint;
 use super::live::Standing;
 use crate::balance::{Balancer, Candidates, Draw};
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 
 /// What a weight is multiplied with, so that a part of 1 is still a weight.
 const WHOLE: u32 = 1000;

@@ -32,7 +32,7 @@ use super::Side;
 use super::close::{Close, CloseBody};
 use super::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, FrameHeader, Opcode, apply_mask};
 use super::scanner::{ControlFrameSpan, EndedMessage, FrameRefusal, Item, Rsv, Rules, Run, Violation};
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 pub use end::{End, Farewell, Observer, Stopping};
 use peer::{Liveness, Peer};
 

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process, waitpid};
+use wsluice::handover::systemd;
 use wsluice::handover::{
     Attempt, Deadlines, ENVIRONMENT, HandoverOffer, Metrics, Predecessors, SuccessionError, Successor,
 };
 use wsluice::net::listener::{Address, Bound, adopt, bind};
 use wsluice::net::stream::Stream;
+use wsluice::upstream;
 use wsluice::upstream::live::{ConnectionPermit, EndpointState, EndpointStates};
-use wsluice::{systemd, upstream};
 
 /// What a process knows: its sessions, and what it shows.
 struct Process {

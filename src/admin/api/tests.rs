@@ -454,7 +454,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let house = House::new(AdminState { registry, readiness: Readiness::new(), api, metrics });
     let (_stop, stopped) = tokio::sync::watch::channel(());
     let who = Who::Unix { uid: None, pid: None };
-    let visitor = Arc::new(Visitor::new(crate::clock::now()));
+    let visitor = Arc::new(Visitor::new(crate::base::clock::now()));
     tokio::spawn(crate::admin::connection(ours, who, visitor, Arc::new(house), stopped));
     let head = "POST /api/v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf";
     let answer = exchange(&mut theirs, head).await;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 
 /// The shortest time for which an answer is believed: some servers answer with a TTL of 0, and each connection would ask.
 const TTL_MIN: Duration = Duration::from_secs(1);

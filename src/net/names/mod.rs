@@ -25,7 +25,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::clock;
+use crate::base::clock;
 use crate::net::descriptors::{Taker, lowest};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::labelled::IntCounterVec;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
+use crate::base::worker::Local;
 use crate::telemetry::series::{Family, Labels};
-use crate::worker::Local;
 
 /// Which way a frame travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,8 +247,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::worker;
     use crate::telemetry::exposition::encode;
-    use crate::worker;
 
     #[test]
     fn frames_of_all_workers_are_summed() {

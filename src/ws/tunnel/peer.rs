@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 use crate::ws::scanner::Scanner;
 
 /// Whether a peer is there. Since when it is `Wanted` or `Asked` is `Peer::since`.

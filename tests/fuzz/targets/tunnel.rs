@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wsluice::moment::MonotonicTime;
+use wsluice::base::time::MonotonicTime;
 use wsluice::ws::Side;
 use wsluice::ws::scanner::Rsv;
 use wsluice::ws::tunnel::{End, Tunnel, TunnelSettings, TunnelStep, Validation};

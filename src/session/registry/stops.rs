@@ -8,7 +8,7 @@
 use std::mem::{discriminant, take};
 
 use super::StopNotice;
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 use crate::ws::tunnel::Stopping;
 
 /// All that has been said and not taken back.

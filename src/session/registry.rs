@@ -29,8 +29,8 @@ use crossbeam_utils::CachePadded;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::moment::MonotonicTime;
-use crate::worker::{self, Local};
+use crate::base::time::MonotonicTime;
+use crate::base::worker::{self, Local};
 use crate::ws::tunnel::{QUIET_WAIT, Stopping};
 use stops::Stops;
 
@@ -600,7 +600,7 @@ impl<M> Drop for Guard<M> {
 #[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::base::clock;
 
     fn at(seconds: u64) -> MonotonicTime {
         MonotonicTime::from_micros(seconds * 1_000_000)

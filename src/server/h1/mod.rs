@@ -6,6 +6,9 @@
 //!
 //! What hyper refuses by itself, before there is a request, is answered, counted and logged like any other refusal.
 
+mod write_timeout;
+mod write_turn;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -26,10 +29,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
-use super::turn::{AnswerBody, HeldBackWrites, WriteTurn};
-use super::write_timeout::WriteTimeout;
 use super::{DownstreamIo, Listener, ListenerSettings};
-use crate::drain::Guard;
 use crate::net::head_guard::HeadGuard;
 use crate::net::stream::Prefixed;
 use crate::proxy::Downstream;
@@ -37,6 +37,9 @@ use crate::proxy::body::Body;
 use crate::proxy::outcome::Failure;
 use crate::proxy::upgrade::PendingUpgrade;
 use crate::session::Member;
+use crate::session::registry::Guard;
+use write_timeout::WriteTimeout;
+use write_turn::{AnswerBody, HeldBackWrites, WriteTurn};
 
 /// What hyper parses without an allocation; setting the same number would cost one.
 const HEADERS_DEFAULT: u32 = 100;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };

@@ -5,7 +5,7 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::moment::MonotonicTime;
+use crate::base::time::MonotonicTime;
 
 /// The exact monotonic time.
 pub fn now() -> MonotonicTime {

@@ -1,0 +1,7 @@
+//! What every floor may use: time as pure code holds it, the clock, worker threads, the state of a watched file.
+
+pub mod time;
+
+pub mod clock;
+pub mod file_state;
+pub mod worker;
