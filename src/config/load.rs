@@ -4,19 +4,19 @@ use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::Config;
-use super::check::{self, Issue, WrittenText};
-use super::decode::{self, Fault, Mending, MistakeKind};
-use super::environment;
-use super::key::KeyPath;
-use super::locate::Aim;
-use super::report::{ConfigErrors, Finding, Note, Severity, Source};
-use super::shown;
-use super::suggest::did_you_mean;
-use super::survey::Aliases;
-use super::tree::{self, YamlNode};
-use super::{ListenerConfig, RouteConfig, UpstreamConfig};
 use crate::base::file_state::{self, BYTE_ORDER_MARK};
+use crate::config::Config;
+use crate::config::check::{self, Issue, WrittenText};
+use crate::config::read::decode::{self, Fault, Mending, MistakeKind};
+use crate::config::read::environment;
+use crate::config::read::key::KeyPath;
+use crate::config::read::locate::Aim;
+use crate::config::read::report::{ConfigErrors, Finding, Note, Severity, Source};
+use crate::config::read::suggest::did_you_mean;
+use crate::config::read::survey::Aliases;
+use crate::config::read::tree::{self, YamlNode};
+use crate::config::shown;
+use crate::config::{ListenerConfig, RouteConfig, UpstreamConfig};
 
 /// No configuration is larger; a file that is was named by mistake, and is not read into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -14,34 +14,11 @@
 //! What always holds: no input makes it panic, a value that came from the environment is never printed, and a key that
 //! is not understood is never ignored.
 
-mod address;
-mod admin;
-mod admission;
 mod check;
-mod decode;
-mod discover;
-mod edits;
-mod endpoints;
-mod environment;
-mod health;
-mod key;
-mod listener;
 mod load;
-mod locate;
-mod on_change;
-mod process;
-mod rebalance;
-mod report;
-mod route;
+mod read;
+mod schema;
 mod shown;
-mod sticky;
-mod suggest;
-mod survey;
-mod syntax;
-mod tcp;
-mod tree;
-mod upstream;
-mod upstream_lost;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,33 +29,33 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use address::{Bind, EndpointUrl};
-pub use admin::{Admin, AdminToken};
-pub use admission::{Admission, QueueConfig, Rate};
-pub use discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, Teller};
-pub use edits::{HeaderEditsConfig, HeaderSet};
-pub use endpoints::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
-pub use health::{
+pub use load::{FILE_BYTES_MAX, Loaded, load_again, load_file, load_sent, load_str};
+pub use read::key::KeyPath;
+pub use read::report::{ConfigErrors, Finding, Severity, Source, without};
+pub use schema::admin::{Admin, AdminToken};
+pub use schema::admission::{Admission, QueueConfig, Rate};
+pub use schema::discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, Teller};
+pub use schema::endpoints::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
+pub use schema::health::{
     CheckSchedule, EjectionConfig, Expectation, HealthCheck, HttpCheck, MapOrOff, RetryBudgetConfig, TcpCheck,
     WebSocketCheck, WhenAllDown,
 };
-pub use key::KeyPath;
-pub use listener::{
+pub use schema::listener::{
     CertificateConfig, ClientAuthConfig, ClientAuthModeConfig, ListenerConfig, ListenerLimits, ListenerTimeouts,
     MinTlsVersion, ProxyProtocol, Redirect, ServerTls,
 };
-pub use load::{FILE_BYTES_MAX, Loaded, load_again, load_file, load_sent, load_str};
-pub use on_change::OnChange;
-pub use process::{DrainConfig, Log, LogFormat, LogLevel, Workers};
-pub use rebalance::{OnDown, RebalanceConfig};
-pub use report::{ConfigErrors, Finding, Severity, Source, without};
-pub use route::{
+pub use schema::on_change::OnChange;
+pub use schema::process::{DrainConfig, Log, LogFormat, LogLevel, Workers};
+pub use schema::rebalance::{OnDown, RebalanceConfig};
+pub use schema::route::{
     Headers, Keepalive, Lookalikes, PlainHttp, RewriteConfig, RouteConfig, RouteLimits, RouteTimeouts, Validate,
 };
-pub use sticky::{CookieSameSite, CookieSecret, CookieSecure, StickyConfig};
-pub use tcp::TcpConfig;
-pub use upstream::{Balance, ClientTls, EndpointConfig, UpstreamConfig, Verify};
-pub use upstream_lost::{OnUpstreamLost, SentCode};
+pub use schema::sticky::{CookieSameSite, CookieSecret, CookieSecure, StickyConfig};
+pub use schema::tcp::TcpConfig;
+pub use schema::upstream::{Balance, ClientTls, EndpointConfig, UpstreamConfig, Verify};
+pub use schema::upstream_lost::{OnUpstreamLost, SentCode};
+pub use value::address::{Bind, EndpointUrl};
+pub use value::edits::{HeaderEditsConfig, HeaderSet};
 pub use value::{BadValue, ByteSize, OrOff, TimeSpan};
 
 /// The configuration of wsluice. Two are equal when they say the same, each default filled in: comments, the order of

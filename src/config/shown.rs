@@ -12,14 +12,14 @@ use aws_lc_rs::digest;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Config;
-use super::tree::YamlNode;
+use crate::config::Config;
+use crate::config::read::tree::YamlNode;
 use crate::header::redact;
 
 /// Stands for what is secret.
 pub(super) const MASK: &str = "***";
 
-/// As [`super::Loaded::hash`]. Keys are sorted, elements of lists are not.
+/// As [`crate::config::Loaded::hash`]. Keys are sorted, elements of lists are not.
 pub(super) fn hash(file: &Config, written: Option<&YamlNode>) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for_each_piece(file, written, |section, piece, value| {
@@ -33,7 +33,7 @@ pub(super) fn hash(file: &Config, written: Option<&YamlNode>) -> String {
     context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// As [`super::Loaded::shown`]. `written` is what was kept of the tree that `file` was read from.
+/// As [`crate::config::Loaded::shown`]. `written` is what was kept of the tree that `file` was read from.
 pub(super) fn shown(file: &Config, written: Option<&YamlNode>) -> Value {
     let mut whole = Map::new();
     // Lists are there also where they are empty.

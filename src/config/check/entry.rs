@@ -1,12 +1,12 @@
 //! The way to an upstream: queue, admission and affinity cookie, each where it could not work or would do nothing.
 
-use super::super::admission::{Admission, QueueConfig};
-use super::super::key::KeyPath;
-use super::super::locate::Aim;
-use super::super::sticky::{CookieSameSite, CookieSecure, StickyConfig};
-use super::super::upstream::UpstreamConfig;
-use super::super::value::TimeSpan;
 use super::Checker;
+use crate::config::read::key::KeyPath;
+use crate::config::read::locate::Aim;
+use crate::config::schema::admission::{Admission, QueueConfig};
+use crate::config::schema::sticky::{CookieSameSite, CookieSecure, StickyConfig};
+use crate::config::schema::upstream::UpstreamConfig;
+use crate::config::value::TimeSpan;
 
 impl Checker<'_, '_> {
     pub(super) fn entry(&mut self, path: &KeyPath, name: &str, upstream: &UpstreamConfig) {

@@ -1,10 +1,10 @@
 //! Listeners: addresses that collide, TLS without a certificate, limits that refuse everybody.
 
-use super::super::address::Bind;
-use super::super::key::KeyPath;
-use super::super::listener::ListenerConfig;
-use super::super::value::ByteSize;
 use super::Checker;
+use crate::config::read::key::KeyPath;
+use crate::config::schema::listener::ListenerConfig;
+use crate::config::value::ByteSize;
+use crate::config::value::address::Bind;
 
 /// The head of a request is held in memory for each connection that sends one; below 1KiB not even a browser's
 /// handshake fits.

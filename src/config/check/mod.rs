@@ -14,15 +14,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 
-use super::Config;
-use super::address::Bind;
-use super::key::{KeyPath, KeyStep};
-use super::locate::Aim;
-use super::report::{Severity, clip};
-use super::route::Validate;
-use super::tcp::TcpConfig;
-use super::tree::YamlNode;
-use super::value::{ByteSize, OrOff, TimeSpan};
+use crate::config::Config;
+use crate::config::read::key::{KeyPath, KeyStep};
+use crate::config::read::locate::Aim;
+use crate::config::read::report::{Severity, clip};
+use crate::config::read::tree::YamlNode;
+use crate::config::schema::route::Validate;
+use crate::config::schema::tcp::TcpConfig;
+use crate::config::value::address::Bind;
+use crate::config::value::{ByteSize, OrOff, TimeSpan};
 
 /// What all regexes of a file may take compiled.
 const REGEXES_BYTES_MAX: usize = 16 << 20;

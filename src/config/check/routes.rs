@@ -1,13 +1,13 @@
 //! Routes: upstreams that do not exist, rewrites and header edits without sense, limits that contradict each other.
 
-use super::super::edits::HeaderEditsConfig;
-use super::super::key::KeyPath;
-use super::super::load::FINDINGS_MAX;
-use super::super::route::{RouteConfig, Validate};
-use super::super::suggest::did_you_mean;
-use super::super::tree::YamlNode;
-use super::super::value::OrOff;
 use super::Checker;
+use crate::config::load::FINDINGS_MAX;
+use crate::config::read::key::KeyPath;
+use crate::config::read::suggest::did_you_mean;
+use crate::config::read::tree::YamlNode;
+use crate::config::schema::route::{RouteConfig, Validate};
+use crate::config::value::OrOff;
+use crate::config::value::edits::HeaderEditsConfig;
 use crate::policy::{Insecure, OriginPattern};
 use crate::route::pattern::{PathPattern, PlainPath, ValuePattern, WholeRegex};
 use crate::route::reading::EncodedSlash;

@@ -4,9 +4,9 @@
 //! `prefix: /admin`, by the word of whoever wrote it; but if the server of the route that gets it reads it otherwise, it was
 //! let in by the wrong rules.
 
-use super::super::key::KeyPath;
-use super::super::route::RouteConfig;
 use super::Checker;
+use crate::config::read::key::KeyPath;
+use crate::config::schema::route::RouteConfig;
 use crate::route::pattern::{HostPattern, PathPattern};
 use crate::route::reading::{EncodedSlash, PathParameters, Paths, Slashes};
 

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 
 use rustls::pki_types::ServerName;
 
-use super::super::address::{Bind, EndpointUrl};
-use super::super::discover::{Discover, DnsSource, EtcdSource};
-use super::super::health::{Expectation, HealthCheck, WhenAllDown};
-use super::super::key::KeyPath;
-use super::super::locate::Aim;
-use super::super::rebalance::OnDown;
-use super::super::upstream::{Balance, ClientTls, EndpointConfig, UpstreamConfig, Verify};
-use super::super::value::TimeSpan;
 use super::Checker;
+use crate::config::read::key::KeyPath;
+use crate::config::read::locate::Aim;
+use crate::config::schema::discover::{Discover, DnsSource, EtcdSource};
+use crate::config::schema::health::{Expectation, HealthCheck, WhenAllDown};
+use crate::config::schema::rebalance::OnDown;
+use crate::config::schema::upstream::{Balance, ClientTls, EndpointConfig, UpstreamConfig, Verify};
+use crate::config::value::TimeSpan;
+use crate::config::value::address::{Bind, EndpointUrl};
 
 /// The longest time between two questions to DNS: the default. An alert on the age of an answer needs to know one.
 const EVERY_MAX: TimeSpan = TimeSpan::from_secs(300);

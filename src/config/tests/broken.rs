@@ -1,7 +1,7 @@
 //! The table: what is wrong, where it is, what is said, and what is advised.
 
-use super::super::*;
 use super::load;
+use crate::config::*;
 
 /// `line:column path: message | help`, of each error or else of each warning.
 fn said(text: &str) -> Vec<String> {

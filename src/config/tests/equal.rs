@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::super::survey::Aliases;
-use super::super::tree::{self, YamlNode};
-use super::super::*;
 use super::full::FULL;
 use super::load;
+use crate::config::read::survey::Aliases;
+use crate::config::read::tree::{self, YamlNode};
+use crate::config::*;
 
 /// `FULL` in another order, with comments and in another notation.
 fn otherwise() -> String {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::*;
+use crate::config::*;
 
 fn examples() -> Vec<(String, String)> {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config");

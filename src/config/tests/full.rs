@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::super::*;
 use super::load;
+use crate::config::*;
 
 pub(super) const FULL: &str = "\
 version: 1

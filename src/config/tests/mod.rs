@@ -10,6 +10,7 @@ mod secrets;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::read::report;
 
 /// Loads `text` without an environment.
 fn load(text: &str) -> Result<Loaded, ConfigErrors> {

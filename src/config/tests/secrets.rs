@@ -1,20 +1,20 @@
 //! What came from the environment is in no message, wherever it stands and however wrong it is there.
 
-use super::super::survey::Aliases;
-use super::super::*;
 use super::full::FULL;
+use crate::config::read::survey::Aliases;
+use crate::config::*;
 
 /// The file with scalar number `nth` as `${SECRET}`, or nothing if there are not so many.
 fn with_secret(nth: usize) -> Option<String> {
-    let mut tree = tree::parse(FULL, Aliases::Allowed).unwrap().tree;
+    let mut tree = crate::config::read::tree::parse(FULL, Aliases::Allowed).unwrap().tree;
     let mut count = 0;
-    tree::tests::for_each_scalar(&mut tree, &mut |node| {
+    crate::config::read::tree::tests::for_each_scalar(&mut tree, &mut |node| {
         if count == nth {
-            *node = tree::YamlNode::Text { text: "${SECRET}".to_owned(), raw: None };
+            *node = crate::config::read::tree::YamlNode::Text { text: "${SECRET}".to_owned(), raw: None };
         }
         count += 1;
     });
-    (nth < count).then(|| tree::tests::to_yaml(&tree))
+    (nth < count).then(|| crate::config::read::tree::tests::to_yaml(&tree))
 }
 
 #[test]

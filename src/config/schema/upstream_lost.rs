@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::value::{BadValue, Scalar, scalar};
+use crate::config::value::{BadValue, Scalar, scalar};
 use crate::ws::close::CloseCode;
 
 /// What a client gets when its server is lost without a Close.

@@ -8,9 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::address::Bind;
-use super::shown::MASK;
-use super::value::{BadValue, Scalar, scalar};
+use crate::config::shown::MASK;
+use crate::config::value::address::Bind;
+use crate::config::value::{BadValue, Scalar, scalar};
 use crate::route::pattern::HostPattern;
 
 /// A token of fewer bytes could be guessed; 16 hexadecimal digits are 64 bits, and a guess takes a request.
@@ -70,7 +70,7 @@ impl AdminToken {
 
     fn read_file(file: &Path) -> Result<Vec<AdminToken>, String> {
         let name = file.display();
-        let text = super::load::read_text(file)?;
+        let text = crate::config::load::read_text(file)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let tokens: Result<Vec<AdminToken>, BadValue> = lines.map(str::parse).collect();
         match tokens {

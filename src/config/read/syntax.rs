@@ -9,15 +9,15 @@ const BRACKETS_MAX: usize = 500;
 
 /// Why a text is not a tree.
 #[derive(Debug)]
-pub(super) struct Unparsed {
-    pub(super) problem: String,
-    pub(super) help: Option<String>,
+pub(in crate::config) struct Unparsed {
+    pub(in crate::config) problem: String,
+    pub(in crate::config) help: Option<String>,
     /// Line and column, from 1.
-    pub(super) at: Option<(usize, usize)>,
+    pub(in crate::config) at: Option<(usize, usize)>,
 }
 
 /// Refuses what the parser would spend minutes on.
-pub(super) fn refuse_brackets(text: &str) -> Result<(), Unparsed> {
+pub(in crate::config) fn refuse_brackets(text: &str) -> Result<(), Unparsed> {
     if deepest(text) <= BRACKETS_MAX {
         return Ok(());
     }
@@ -26,7 +26,7 @@ pub(super) fn refuse_brackets(text: &str) -> Result<(), Unparsed> {
 }
 
 /// The parser's words, less the position that is shown anyway, and a hint at the usual causes.
-pub(super) fn explain(message: &str, at: Option<(usize, usize)>, text: &str) -> Unparsed {
+pub(in crate::config) fn explain(message: &str, at: Option<(usize, usize)>, text: &str) -> Unparsed {
     let without_position = match (message.find(" at line "), message.find(" column ")) {
         (Some(start), Some(column)) if start < column => {
             let digits = column + " column ".len();

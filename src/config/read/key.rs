@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One step down.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum KeyStep {
+pub(in crate::config) enum KeyStep {
     /// Into a map, by key.
     Key(String),
     /// Into a list, by position as written.
@@ -31,27 +31,27 @@ impl KeyPath {
         self.then(KeyStep::Index(index))
     }
 
-    pub(super) fn then(&self, step: KeyStep) -> KeyPath {
+    pub(in crate::config) fn then(&self, step: KeyStep) -> KeyPath {
         let mut path = self.clone();
         path.0.push(step);
         path
     }
 
-    pub(super) fn steps(&self) -> &[KeyStep] {
+    pub(in crate::config) fn steps(&self) -> &[KeyStep] {
         &self.0
     }
 
-    pub(super) fn from_steps(steps: Vec<KeyStep>) -> KeyPath {
+    pub(in crate::config) fn from_steps(steps: Vec<KeyStep>) -> KeyPath {
         KeyPath(steps)
     }
 
-    pub(super) fn parent(&self) -> Option<KeyPath> {
+    pub(in crate::config) fn parent(&self) -> Option<KeyPath> {
         let (_, parent) = self.0.split_last()?;
         Some(KeyPath(parent.to_vec()))
     }
 
     /// Whether one of both leads to the other, or they are the same.
-    pub(super) fn on_one_line_with(&self, other: &KeyPath) -> bool {
+    pub(in crate::config) fn on_one_line_with(&self, other: &KeyPath) -> bool {
         self.0.iter().zip(&other.0).all(|(a, b)| a == b)
     }
 }

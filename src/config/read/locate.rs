@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use super::key::{KeyPath, KeyStep};
-use super::survey::{YamlEvent, walk};
+use crate::config::read::key::{KeyPath, KeyStep};
+use crate::config::read::survey::{YamlEvent, walk};
 
 /// What at the end of a path is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Aim {
+pub(in crate::config) enum Aim {
     /// The key itself.
     Key,
     /// The key when it stands in its map for the second time.
@@ -25,7 +25,7 @@ type Position = (usize, usize);
 
 /// Where that is which is at the end of each path, or the nearest thing above it that can be found: what an alias stands
 /// for is at its anchor, and so a path that leads through one ends at the alias.
-pub(super) fn locate(text: &str, wanted: &[Option<(&KeyPath, Aim)>]) -> Vec<Option<Position>> {
+pub(in crate::config) fn locate(text: &str, wanted: &[Option<(&KeyPath, Aim)>]) -> Vec<Option<Position>> {
     let mut search = PositionSearch { points: vec![Point::default()], open: vec![] };
     let ends: Vec<Option<usize>> = wanted.iter().map(|one| one.map(|(path, _)| search.want(path))).collect();
     if ends.iter().all(Option::is_none) {

@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::admission::Rate;
-use super::health::Share;
-use super::value::TimeSpan;
+use crate::config::schema::admission::Rate;
+use crate::config::schema::health::Share;
+use crate::config::value::TimeSpan;
 
 /// Moving sessions away from endpoints that hold more than their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

@@ -4,23 +4,23 @@
 //! it. As in a shell, `:-` also stands in for a variable that is set to nothing. `$${` is a plain `${`; a `$` before
 //! anything else is itself, as regular expressions end with one.
 
-use super::key::KeyPath;
-use super::load::FINDINGS_MAX;
-use super::tree::YamlNode;
+use crate::config::load::FINDINGS_MAX;
+use crate::config::read::key::KeyPath;
+use crate::config::read::tree::YamlNode;
 
 /// What all values may grow to together: variables may be large and may be used often.
 const FILLED_BYTES_MAX: usize = 2 << 20;
 
 /// Something that cannot be filled in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unfilled {
-    pub(super) path: KeyPath,
-    pub(super) problem: String,
-    pub(super) help: String,
+pub(in crate::config) struct Unfilled {
+    pub(in crate::config) path: KeyPath,
+    pub(in crate::config) problem: String,
+    pub(in crate::config) help: String,
 }
 
 /// Fills in every string of `tree`; one that cannot be is reported, unless enough have been, and is left as it was.
-pub(super) fn fill(tree: &mut YamlNode, env: &dyn Fn(&str) -> Option<String>) -> Vec<Unfilled> {
+pub(in crate::config) fn fill(tree: &mut YamlNode, env: &dyn Fn(&str) -> Option<String>) -> Vec<Unfilled> {
     let mut unfilled = Vec::new();
     let mut room = FILLED_BYTES_MAX;
     tree.for_each_text(&mut |trail, text, raw| {

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 
 use libyaml_rs as sys;
 
-use super::syntax::Unparsed;
+use crate::config::read::syntax::Unparsed;
 
 /// How many events the parser may give. A generous route has about 70, and the largest file some 200,000; each takes 96
 /// bytes until the tree stands.
@@ -31,7 +31,7 @@ const DEPTH_MAX: usize = 127;
 
 /// Whether a value may be repeated by `*name`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Aliases {
+pub(in crate::config) enum Aliases {
     /// Up to a bound.
     #[default]
     Allowed,
@@ -61,7 +61,7 @@ struct UnfoldingNode {
 
 /// Refuses a text that would take more memory than any configuration needs, and says whether it has aliases. What is not
 /// YAML passes as far as it is: the parser proper explains it better.
-pub(super) fn survey(text: &str, aliases: Aliases) -> Result<bool, Unparsed> {
+pub(in crate::config) fn survey(text: &str, aliases: Aliases) -> Result<bool, Unparsed> {
     let mut survey = Survey { aliases, ..Survey::default() };
     let mut refused = None;
     walk(text, |event, at| match survey.take(event) {
@@ -154,7 +154,7 @@ impl Survey {
 
 /// What the parser met.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum YamlEvent<'a> {
+pub(in crate::config) enum YamlEvent<'a> {
     /// A document for which `%TAG` says what tags stand for.
     TagDirective,
     /// Of a map.
@@ -172,7 +172,7 @@ pub(super) enum YamlEvent<'a> {
 /// Calls `visit` with each event of `text` and where it begins (line and column, from 1), until that says to stop, the text
 /// is over, or it is not YAML.
 #[expect(unsafe_code, reason = "yaml_serde shows events to nobody; libyaml has no other interface")]
-pub(super) fn walk(text: &str, mut visit: impl FnMut(YamlEvent<'_>, (usize, usize)) -> ControlFlow<()>) {
+pub(in crate::config) fn walk(text: &str, mut visit: impl FnMut(YamlEvent<'_>, (usize, usize)) -> ControlFlow<()>) {
     /// Frees what the parser holds, in whatever way this ends.
     struct Parser(Box<MaybeUninit<sys::yaml_parser_t>>);
 

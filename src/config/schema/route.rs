@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::edits::HeaderEditsConfig;
-use super::on_change::OnChange;
-use super::upstream_lost::OnUpstreamLost;
-use super::value::{ByteSize, OrOff, TimeSpan};
+use crate::config::schema::on_change::OnChange;
+use crate::config::schema::upstream_lost::OnUpstreamLost;
+use crate::config::value::edits::HeaderEditsConfig;
+use crate::config::value::{ByteSize, OrOff, TimeSpan};
 use crate::policy::origin::OriginPolicy;
 use crate::route::{Match, Paths};
 

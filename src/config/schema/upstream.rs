@@ -8,14 +8,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Serialize};
 
-use super::address::EndpointUrl;
-use super::admission::{Admission, QueueConfig};
-use super::discover::Discover;
-use super::health::{EjectionConfig, HealthCheck, MapOrOff, RetryBudgetConfig, WhenAllDown};
-use super::rebalance::{OnDown, RebalanceConfig};
-use super::sticky::StickyConfig;
-use super::tcp::TcpConfig;
-use super::value::{BadValue, OrOff, Percent, Scalar, TimeSpan};
+use crate::config::schema::admission::{Admission, QueueConfig};
+use crate::config::schema::discover::Discover;
+use crate::config::schema::health::{EjectionConfig, HealthCheck, MapOrOff, RetryBudgetConfig, WhenAllDown};
+use crate::config::schema::rebalance::{OnDown, RebalanceConfig};
+use crate::config::schema::sticky::StickyConfig;
+use crate::config::schema::tcp::TcpConfig;
+use crate::config::value::address::EndpointUrl;
+use crate::config::value::{BadValue, OrOff, Percent, Scalar, TimeSpan};
 use crate::policy::balance_key::BalanceKey;
 
 /// Servers that can stand in for one another.

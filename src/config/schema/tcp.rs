@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::value::{OrOff, TimeSpan};
+use crate::config::value::{OrOff, TimeSpan};
 
 /// How TCP notices that the other side has vanished without a word: a power cut, a cable, a NAT that forgot.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

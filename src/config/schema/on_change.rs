@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::value::{BadValue, Scalar, TimeSpan, scalar};
+use crate::config::value::{BadValue, Scalar, TimeSpan, scalar};
 
 /// What becomes of sessions when something under them changes: `keep`, `drain 60s` or `close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,8 @@ impl FromStr for OnChange {
                 Err(BadValue::new(format!("`{text}` is a time alone"), format!("write `drain {word}`")))
             }
             (word, ..) => {
-                let meant = word.and_then(|word| super::suggest::nearest(word, &["keep", "close", "drain"]));
+                let meant =
+                    word.and_then(|word| crate::config::read::suggest::nearest(word, &["keep", "close", "drain"]));
                 let help = match meant {
                     Some("drain") => "did you mean `drain 60s`?".to_owned(),
                     Some(word) => format!("did you mean `{word}`?"),

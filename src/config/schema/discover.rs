@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::address::EndpointUrl;
-use super::endpoints::Scheme;
-use super::shown::MASK;
-use super::upstream::ClientTls;
-use super::value::{BadValue, TimeSpan};
+use crate::config::schema::endpoints::Scheme;
+use crate::config::schema::upstream::ClientTls;
+use crate::config::shown::MASK;
+use crate::config::value::address::EndpointUrl;
+use crate::config::value::{BadValue, TimeSpan};
 use crate::policy::reach::{Allowed, Places};
 
 /// Who tells the endpoints, and where they may be.

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::value::{BadValue, Scalar, TimeSpan, scalar};
+use crate::config::value::{BadValue, Scalar, TimeSpan, scalar};
 
 /// More threads than any machine this runs on has cores; a larger number is a slip (a port in the wrong place).
 const WORKERS_MAX: u16 = 1024;
@@ -126,7 +126,7 @@ impl FromStr for LogLevel {
         let word = |part: &&str| !part.contains(['=', '[', ']', '}']) && !levels.contains(part);
         let parts: Vec<&str> = text.split(',').map(str::trim).collect();
         if let Some(word) = parts.iter().find(|part| word(part)) {
-            let help = super::suggest::did_you_mean(word, &levels).unwrap_or_else(|| help.to_owned());
+            let help = crate::config::read::suggest::did_you_mean(word, &levels).unwrap_or_else(|| help.to_owned());
             return Err(BadValue::new(format!("`{word}` is not a log level"), help));
         }
         // It does not take spaces either.

@@ -13,23 +13,23 @@ use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Visitor,
 };
 
-use super::key::{KeyPath, KeyStep};
-use super::suggest::nearest;
-use super::tree::YamlNode;
+use crate::config::read::key::{KeyPath, KeyStep};
+use crate::config::read::suggest::nearest;
+use crate::config::read::tree::YamlNode;
 
 /// Where a value is wrong, and how.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(in crate::config) struct Fault {
     /// From the inside out while it travels up; turned round by [`Fault::path`].
     steps: Vec<KeyStep>,
     /// The key itself is wrong, not what it leads to.
-    pub(super) at_key: bool,
-    pub(super) kind: MistakeKind,
+    pub(in crate::config) at_key: bool,
+    pub(in crate::config) kind: MistakeKind,
 }
 
 /// The kinds of mistakes.
 #[derive(Debug)]
-pub(super) enum MistakeKind {
+pub(in crate::config) enum MistakeKind {
     /// The path leads to the key.
     UnknownKey {
         key: String,
@@ -59,16 +59,16 @@ pub(super) enum MistakeKind {
 }
 
 /// What could be read, and what was wrong with the rest.
-pub(super) struct Decoded<T> {
+pub(in crate::config) struct Decoded<T> {
     /// `None` if too little was left.
-    pub(super) value: Option<T>,
-    pub(super) faults: Vec<Fault>,
+    pub(in crate::config) value: Option<T>,
+    pub(in crate::config) faults: Vec<Fault>,
     /// What was taken out on the way, as it was written.
-    pub(super) removed: Vec<KeyPath>,
+    pub(in crate::config) removed: Vec<KeyPath>,
 }
 
 /// What was wrong so far with what is being read.
-pub(super) struct Mending {
+pub(in crate::config) struct Mending {
     faults_max: usize,
     faults: Vec<Fault>,
     removed: Vec<KeyPath>,
@@ -76,12 +76,12 @@ pub(super) struct Mending {
 
 impl Mending {
     /// Stops after `faults_max` mistakes. `removed` says what was taken out before.
-    pub(super) fn new(faults_max: usize, removed: Vec<KeyPath>) -> Mending {
+    pub(in crate::config) fn new(faults_max: usize, removed: Vec<KeyPath>) -> Mending {
         Mending { faults_max, faults: Vec::new(), removed }
     }
 
     /// Reads `tree`, taking out whatever is wrong. `stand_in` may give a node in place of a missing key of the top.
-    pub(super) fn decode<T: DeserializeOwned>(
+    pub(in crate::config) fn decode<T: DeserializeOwned>(
         mut self,
         tree: &mut YamlNode,
         stand_in: fn(&str) -> Option<YamlNode>,
@@ -116,7 +116,7 @@ impl Mending {
     }
 
     /// Tries each element of the list or map at `at` in `tree` as a `T`, taking out whatever is wrong in it, or all of it.
-    pub(super) fn each<T: DeserializeOwned>(&mut self, tree: &mut YamlNode, at: &KeyPath) {
+    pub(in crate::config) fn each<T: DeserializeOwned>(&mut self, tree: &mut YamlNode, at: &KeyPath) {
         match tree.at_mut(at.steps()) {
             Some(YamlNode::List(nodes)) => {
                 for (index, node) in nodes.iter_mut().enumerate() {
@@ -183,7 +183,7 @@ impl Mending {
 
 impl Fault {
     /// The way to the mistake, with positions in lists as written.
-    pub(super) fn path(&self) -> KeyPath {
+    pub(in crate::config) fn path(&self) -> KeyPath {
         KeyPath::from_steps(self.steps.iter().rev().cloned().collect())
     }
 
@@ -235,7 +235,7 @@ impl Fault {
 }
 
 /// "`a`, `b` or `c`"
-pub(super) fn one_of(words: &[&str]) -> String {
+pub(in crate::config) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.as_slice() {
         [] => "nothing".to_owned(),

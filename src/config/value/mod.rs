@@ -4,6 +4,9 @@
 //! write. A bare number is refused as a duration: nginx takes it for seconds, HAProxy for milliseconds, and somebody
 //! who moves here would be wrong by a thousand.
 
+pub(super) mod address;
+pub(super) mod edits;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -24,18 +27,18 @@ pub struct BadValue {
 }
 
 impl BadValue {
-    pub(super) fn new(problem: impl Into<String>, help: impl Into<String>) -> BadValue {
+    pub(in crate::config) fn new(problem: impl Into<String>, help: impl Into<String>) -> BadValue {
         BadValue { problem: problem.into(), help: help.into() }
     }
 
     /// As serde's error: the first line is the problem, the second the help; `decode::Fault` takes them apart again.
-    pub(super) fn into_serde<E: de::Error>(self) -> E {
+    pub(in crate::config) fn into_serde<E: de::Error>(self) -> E {
         E::custom(format_args!("{}\n{}", self.problem, self.help))
     }
 }
 
 /// A value that is one scalar in the file and parses itself.
-pub(super) trait Scalar: FromStr<Err = BadValue> {
+pub(in crate::config) trait Scalar: FromStr<Err = BadValue> {
     /// Completes "expected …".
     const EXPECTED: &'static str;
 
@@ -46,7 +49,7 @@ pub(super) trait Scalar: FromStr<Err = BadValue> {
 }
 
 /// Decodes a [`Scalar`]; what `Deserialize` of each of them calls.
-pub(super) fn scalar<'de, T: Scalar, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+pub(in crate::config) fn scalar<'de, T: Scalar, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     struct ScalarVisitor<T>(PhantomData<T>);
 
     impl<T: Scalar> Visitor<'_> for ScalarVisitor<T> {

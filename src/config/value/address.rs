@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::value::{BadValue, Scalar, scalar};
+use crate::config::value::{BadValue, Scalar, scalar};
 
 /// The longest path a Unix socket can have: `sun_path` of sockaddr_un has 108 bytes, one of them the final NUL.
 const UNIX_PATH_MAX: usize = 107;

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::value::BadValue;
+use crate::config::value::BadValue;
 
 /// How many headers a route may set, or remove, in one direction: a message has about a hundred.
 const EDITS_MAX: usize = 200;

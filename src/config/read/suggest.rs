@@ -1,12 +1,12 @@
 //! "Did you mean": the closest of the words that could stand there.
 
 /// The nearest of `words` as a question, if one is near enough to be meant.
-pub(super) fn did_you_mean<W: AsRef<str>>(written: &str, words: &[W]) -> Option<String> {
+pub(in crate::config) fn did_you_mean<W: AsRef<str>>(written: &str, words: &[W]) -> Option<String> {
     nearest(written, words).map(|word| format!("did you mean `{word}`?"))
 }
 
 /// The nearest of `words`, if it takes no more edits than a third of its length.
-pub(super) fn nearest<'w, W: AsRef<str>>(written: &str, words: &'w [W]) -> Option<&'w str> {
+pub(in crate::config) fn nearest<'w, W: AsRef<str>>(written: &str, words: &'w [W]) -> Option<&'w str> {
     // What is much longer than any word is no typing slip, and distance costs the product of both lengths.
     if written.len() > 64 {
         return None;

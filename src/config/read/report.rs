@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
-use super::key::KeyPath;
-use super::locate::{Aim, locate};
-use super::shown::MASK;
+use crate::config::read::key::KeyPath;
+use crate::config::read::locate::{Aim, locate};
+use crate::config::shown::MASK;
 use crate::header::visible::is_hidden;
 
 /// Further to the right than this, only what is around a mistake is shown of its line.
@@ -59,13 +59,13 @@ pub struct Finding {
 
 /// Something to tell of a value, whose place is not known yet.
 #[derive(Debug)]
-pub(super) struct Note {
-    pub(super) severity: Severity,
-    pub(super) path: KeyPath,
+pub(in crate::config) struct Note {
+    pub(in crate::config) severity: Severity,
+    pub(in crate::config) path: KeyPath,
     /// What of it is pointed at; `None`: nothing in particular.
-    pub(super) aim: Option<Aim>,
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+    pub(in crate::config) aim: Option<Aim>,
+    pub(in crate::config) message: String,
+    pub(in crate::config) help: Option<String>,
 }
 
 /// Everything that is wrong with a configuration. Displays as the whole report.
@@ -76,7 +76,7 @@ pub struct ConfigErrors {
 }
 
 impl Source {
-    pub(super) fn new(name: &str, text: &str) -> Source {
+    pub(in crate::config) fn new(name: &str, text: &str) -> Source {
         Source { name: name.to_owned(), text: text.to_owned() }
     }
 
@@ -92,7 +92,7 @@ impl Source {
     }
 
     /// The same for many at once, which is one walk through the text and not one for each.
-    pub(super) fn findings(&self, told: Vec<Note>) -> Vec<Finding> {
+    pub(in crate::config) fn findings(&self, told: Vec<Note>) -> Vec<Finding> {
         let wanted: Vec<Option<(&KeyPath, Aim)>> =
             told.iter().map(|told| told.aim.map(|aim| (&told.path, aim))).collect();
         let places = locate(&self.text, &wanted);
@@ -103,7 +103,7 @@ impl Source {
         drawn.collect()
     }
 
-    pub(super) fn finding(
+    pub(in crate::config) fn finding(
         &self,
         severity: Severity,
         path: &KeyPath,
@@ -115,7 +115,7 @@ impl Source {
         self.finding_at(severity, path, at, message, help)
     }
 
-    pub(super) fn finding_at(
+    pub(in crate::config) fn finding_at(
         &self,
         severity: Severity,
         path: &KeyPath,
@@ -242,7 +242,7 @@ pub fn without(text: String, secrets: &[String]) -> String {
 }
 
 /// The lines of `text` as YAML 1.1 counts them, which knows more line breaks than `str::lines`.
-pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+pub(in crate::config) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
@@ -288,7 +288,7 @@ fn mask_secrets(line: &str) -> String {
 }
 
 /// The beginning of a text that is too long to be told.
-pub(super) fn clip(mut text: String, chars_max: usize) -> String {
+pub(in crate::config) fn clip(mut text: String, chars_max: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(chars_max) {
         text.truncate(end);
         text.push('…');

@@ -11,10 +11,10 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::key::{KeyPath, KeyStep};
-use super::load::FINDINGS_MAX;
-use super::survey::{Aliases, survey};
-use super::syntax::{self, Unparsed};
+use crate::config::load::FINDINGS_MAX;
+use crate::config::read::key::{KeyPath, KeyStep};
+use crate::config::read::survey::{Aliases, survey};
+use crate::config::read::syntax::{self, Unparsed};
 
 /// How many values a file may unfold to, aliases followed. `survey` has counted them before; here is where they would be
 /// made (yaml_serde itself stops at 100 jumps per event).
@@ -25,7 +25,7 @@ const FEW_KEYS: usize = 16;
 
 /// One value of the file.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum YamlNode {
+pub(in crate::config) enum YamlNode {
     /// Nothing, `~` or `null`.
     Null,
     Bool(bool),
@@ -45,13 +45,13 @@ pub(super) enum YamlNode {
 
 /// A tree, and the keys that stand in one map twice (the first is kept): as many of them as are told.
 #[derive(Debug)]
-pub(super) struct Parsed {
-    pub(super) tree: YamlNode,
-    pub(super) duplicates: Vec<KeyPath>,
+pub(in crate::config) struct Parsed {
+    pub(in crate::config) tree: YamlNode,
+    pub(in crate::config) duplicates: Vec<KeyPath>,
 }
 
 /// Reads YAML.
-pub(super) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, Unparsed> {
+pub(in crate::config) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, Unparsed> {
     syntax::refuse_brackets(text)?;
     survey(text, aliases)?;
     let state = RefCell::new(DecodeState::default());
@@ -70,7 +70,7 @@ pub(super) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, Unparsed> {
 
 impl YamlNode {
     /// What it is, for "expected …, found …".
-    pub(super) fn kind(&self) -> String {
+    pub(in crate::config) fn kind(&self) -> String {
         match self {
             YamlNode::Null | YamlNode::Removed => "nothing".to_owned(),
             YamlNode::Bool(value) => format!("`{value}`"),
@@ -86,7 +86,7 @@ impl YamlNode {
     }
 
     /// The node at `path`, with positions in lists as they were written.
-    pub(super) fn at(&self, path: &KeyPath) -> Option<&YamlNode> {
+    pub(in crate::config) fn at(&self, path: &KeyPath) -> Option<&YamlNode> {
         path.steps().iter().try_fold(self, |node, step| match (node, step) {
             (YamlNode::Map(entries), KeyStep::Key(key)) => {
                 entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
@@ -96,7 +96,7 @@ impl YamlNode {
         })
     }
 
-    pub(super) fn at_mut(&mut self, path: &[KeyStep]) -> Option<&mut YamlNode> {
+    pub(in crate::config) fn at_mut(&mut self, path: &[KeyStep]) -> Option<&mut YamlNode> {
         path.iter().try_fold(self, |node, step| match (node, step) {
             (YamlNode::Map(entries), KeyStep::Key(key)) => {
                 entries.iter_mut().find(|(name, _)| name == key).map(|(_, node)| node)
@@ -107,7 +107,7 @@ impl YamlNode {
     }
 
     /// Takes out what is at `path`. False if there is nothing, or it is the whole.
-    pub(super) fn remove(&mut self, path: &KeyPath) -> bool {
+    pub(in crate::config) fn remove(&mut self, path: &KeyPath) -> bool {
         let Some((last, parent)) = path.steps().split_last() else { return false };
         match (self.at_mut(parent), last) {
             (Some(YamlNode::Map(entries)), KeyStep::Key(key)) => {
@@ -127,7 +127,10 @@ impl YamlNode {
     }
 
     /// Calls `visit` with each scalar string and the way to it.
-    pub(super) fn for_each_text(&mut self, visit: &mut impl FnMut(&Trail<'_>, &mut String, &mut Option<String>)) {
+    pub(in crate::config) fn for_each_text(
+        &mut self,
+        visit: &mut impl FnMut(&Trail<'_>, &mut String, &mut Option<String>),
+    ) {
         fn walk(
             node: &mut YamlNode,
             trail: &Trail<'_>,
@@ -149,7 +152,7 @@ impl YamlNode {
 }
 
 /// The way to a node while one is on it: a path is made of it only where something is told.
-pub(super) enum Trail<'a> {
+pub(in crate::config) enum Trail<'a> {
     /// Of the whole.
     Top,
     /// Into a map.
@@ -159,7 +162,7 @@ pub(super) enum Trail<'a> {
 }
 
 impl Trail<'_> {
-    pub(super) fn path(&self) -> KeyPath {
+    pub(in crate::config) fn path(&self) -> KeyPath {
         match self {
             Trail::Top => KeyPath::root(),
             Trail::Key(above, key) => above.path().then(KeyStep::Key((*key).to_owned())),
@@ -322,11 +325,11 @@ impl<'de> Deserialize<'de> for YamlKey {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::config) mod tests {
     use super::*;
 
     /// Calls `visit` with each node that is neither list nor map.
-    pub(in super::super) fn for_each_scalar(node: &mut YamlNode, visit: &mut impl FnMut(&mut YamlNode)) {
+    pub(in crate::config) fn for_each_scalar(node: &mut YamlNode, visit: &mut impl FnMut(&mut YamlNode)) {
         match node {
             YamlNode::List(nodes) => nodes.iter_mut().for_each(|node| for_each_scalar(node, visit)),
             YamlNode::Map(entries) => entries.iter_mut().for_each(|(_, node)| for_each_scalar(node, visit)),
@@ -335,7 +338,7 @@ pub(super) mod tests {
     }
 
     /// The tree as YAML again (in its JSON form).
-    pub(in super::super) fn to_yaml(node: &YamlNode) -> String {
+    pub(in crate::config) fn to_yaml(node: &YamlNode) -> String {
         match node {
             YamlNode::Null | YamlNode::Removed => "null".to_owned(),
             YamlNode::Bool(value) => value.to_string(),

@@ -11,17 +11,17 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::address::EndpointUrl;
-use super::decode::Mending;
-use super::key::KeyPath;
-use super::load::{FILE_BYTES_MAX, FINDINGS_MAX, explain, whole_file};
-use super::locate::Aim;
-use super::report::{ConfigErrors, Note, Severity, Source};
-use super::suggest::did_you_mean;
-use super::survey::Aliases;
-use super::tree::{self, YamlNode};
-use super::upstream::EndpointConfig;
 use crate::base::file_state::BYTE_ORDER_MARK;
+use crate::config::load::{FILE_BYTES_MAX, FINDINGS_MAX, explain, whole_file};
+use crate::config::read::decode::Mending;
+use crate::config::read::key::KeyPath;
+use crate::config::read::locate::Aim;
+use crate::config::read::report::{ConfigErrors, Note, Severity, Source};
+use crate::config::read::suggest::did_you_mean;
+use crate::config::read::survey::Aliases;
+use crate::config::read::tree::{self, YamlNode};
+use crate::config::schema::upstream::EndpointConfig;
+use crate::config::value::address::EndpointUrl;
 
 /// No upstream has more; a longer list is of another kind.
 pub const ENDPOINTS_MAX: usize = 10_000;

@@ -14,8 +14,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::edits::HeaderSet;
-use super::value::{BadValue, OrOff, Scalar, TimeSpan, scalar};
+use crate::config::value::edits::HeaderSet;
+use crate::config::value::{BadValue, OrOff, Scalar, TimeSpan, scalar};
 use crate::route::pattern::{SOURCE_BYTES_MAX, within};
 
 /// A check made again and again of each endpoint, apart from live traffic.
@@ -345,7 +345,7 @@ pub struct Share(u32);
 
 impl Share {
     /// So many hundredths, at most 100.
-    pub(super) const fn new(percent: u32) -> Share {
+    pub(in crate::config) const fn new(percent: u32) -> Share {
         Share(percent)
     }
 
@@ -532,7 +532,7 @@ pub struct Pattern {
 
 impl Pattern {
     /// Compiles it, in at most `room` bytes, of which it takes what it needs. Says whether there is enough.
-    pub(super) fn compile(&self, room: &mut usize) -> bool {
+    pub(in crate::config) fn compile(&self, room: &mut usize) -> bool {
         let build = |bytes| regex::bytes::RegexBuilder::new(&self.source).size_limit(bytes).build();
         self.compiled.get_or_init(|| within(room, build)).is_some()
     }

@@ -6,9 +6,9 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::address::Bind;
-use super::tcp::TcpConfig;
-use super::value::{BadValue, ByteSize, OrOff, TimeSpan};
+use crate::config::schema::tcp::TcpConfig;
+use crate::config::value::address::Bind;
+use crate::config::value::{BadValue, ByteSize, OrOff, TimeSpan};
 use crate::header::network;
 
 /// One address that clients connect to.
@@ -187,7 +187,7 @@ impl ServerTls {
 
 impl ListenerConfig {
     /// What listens when the file names no listener.
-    pub(super) fn defaults() -> Vec<ListenerConfig> {
+    pub(in crate::config) fn defaults() -> Vec<ListenerConfig> {
         vec![ListenerConfig {
             name: "default".to_owned(),
             bind: Bind::Tcp(([127, 0, 0, 1], 8080).into()),

@@ -1,0 +1,16 @@
+//! The keys of the configuration: one module for each section or idea, with every default and its reason.
+
+pub(super) mod admin;
+pub(super) mod admission;
+pub(super) mod discover;
+pub(super) mod endpoints;
+pub(super) mod health;
+pub(super) mod listener;
+pub(super) mod on_change;
+pub(super) mod process;
+pub(super) mod rebalance;
+pub(super) mod route;
+pub(super) mod sticky;
+pub(super) mod tcp;
+pub(super) mod upstream;
+pub(super) mod upstream_lost;
