@@ -7,22 +7,17 @@ use std::time::SystemTime;
 use crate::base::file_state::{self, BYTE_ORDER_MARK};
 use crate::config::Config;
 use crate::config::check::{self, Issue, WrittenText};
-use crate::config::read::decode::{self, Fault, Mending, MistakeKind};
+use crate::config::read::decode::Mending;
 use crate::config::read::environment;
+use crate::config::read::explain::explain;
 use crate::config::read::key::KeyPath;
 use crate::config::read::locate::Aim;
-use crate::config::read::report::{ConfigErrors, Finding, Note, Severity, Source};
-use crate::config::read::suggest::did_you_mean;
+use crate::config::read::report::{ConfigErrors, Finding, Note, Severity, Source, whole_file};
 use crate::config::read::survey::Aliases;
 use crate::config::read::tree::{self, YamlNode};
+use crate::config::read::{FILE_BYTES_MAX, FINDINGS_MAX};
 use crate::config::shown;
 use crate::config::{ListenerConfig, RouteConfig, UpstreamConfig};
-
-/// No configuration is larger; a file that is was named by mistake, and is not read into memory.
-pub const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// After so many mistakes the file is of another kind, and nobody reads on. Of warnings there are as many more.
-pub(super) const FINDINGS_MAX: usize = 50;
 
 /// How many routes there may be: each has its counters, and a megabyte of the shortest is twice as many.
 const ROUTES_MAX: usize = 20_000;
@@ -66,13 +61,6 @@ impl Loaded {
     pub fn hash(&self) -> String {
         self.hash.clone()
     }
-}
-
-/// A file of secrets, as text.
-pub(super) fn read_text(path: &Path) -> Result<String, String> {
-    let bytes =
-        file_state::read(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    file_state::text(bytes).map_err(|error| format!("{} {error}", path.display()))
 }
 
 /// Reads the file at `path` once more, as [`load_file`] does. What could be read only once, as a pipe, is refused.
@@ -202,12 +190,6 @@ fn load_text(
     }
 }
 
-pub(super) fn whole_file(name: &str, message: String, help: Option<String>) -> ConfigErrors {
-    let source = Source::new(name, "");
-    let finding = source.finding_at(Severity::Error, &KeyPath::root(), None, message, help);
-    ConfigErrors::new(&source, vec![finding])
-}
-
 /// Refuses a file of which so much would be made that nobody can want it.
 fn too_many(source: &Source, tree: &YamlNode) -> Result<(), ConfigErrors> {
     let count = |key: &str| match tree.at(&KeyPath::root().key(key)) {
@@ -258,79 +240,4 @@ fn stand_in(key: &str) -> Option<YamlNode> {
         "upstreams" => Some(YamlNode::Map(Vec::new())),
         _ => None,
     }
-}
-
-/// Where to point, what to say, and what to advise.
-pub(super) fn explain(tree: &YamlNode, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
-    let path = fault.path();
-    match fault.kind {
-        MistakeKind::UnknownKey { key, .. } if key == "<<" => {
-            let help = "write the keys out, or let a whole value be an alias (`key: *name`)";
-            (path, Aim::Key, "merge keys (`<<`) are not supported".to_owned(), Some(help.to_owned()))
-        }
-        MistakeKind::UnknownKey { key, expected } => {
-            let help = did_you_mean(&key, expected).unwrap_or_else(|| match expected {
-                [] => "nothing can stand here".to_owned(),
-                expected => format!("known here: {}", list(expected)),
-            });
-            (path, Aim::Key, "unknown key".to_owned(), Some(help))
-        }
-        MistakeKind::UnknownWord { word, expected } => {
-            let help = match word.as_str() {
-                "false" | "no" if expected.contains(&"off") => Some("write `off`".to_owned()),
-                word => did_you_mean(word, expected),
-            };
-            let message = format!("`{word}` is not {}", decode::one_of(expected));
-            (path, Aim::Value, message, help)
-        }
-        MistakeKind::Missing(field) => {
-            let help = format!("add `{field}:`, which is required");
-            (path, Aim::Key, format!("`{field}` is missing"), Some(help))
-        }
-        MistakeKind::NoValue => {
-            let help = "write one, or remove the key to keep the default".to_owned();
-            (path, Aim::Key, "there is no value".to_owned(), Some(help))
-        }
-        MistakeKind::WrongType { found, expected } if fault.at_key => {
-            (path, Aim::Key, format!("expected {expected}, found {found}"), None)
-        }
-        MistakeKind::WrongType { found, expected } => {
-            let quoted =
-                expected == "a string" && !matches!(tree.at(&path), Some(YamlNode::List(_) | YamlNode::Map(_)));
-            let help = match found.as_str() {
-                "`false`" if expected.contains("`off`") => Some("write `off`".to_owned()),
-                r#"the string "yes""# | r#"the string "on""# if expected.contains("`true`") => {
-                    Some("write `true`".to_owned())
-                }
-                r#"the string "no""# | r#"the string "off""# if expected.contains("`true`") => {
-                    Some("write `false`".to_owned())
-                }
-                found if expected.starts_with("a duration") => found
-                    .strip_prefix("the number ")
-                    .map(|number| format!("give it a unit: `{number}s` or `{number}ms`")),
-                found if found.starts_with("the number") && quoted => Some("put it in quotes".to_owned()),
-                found if expected == "a list" && found.starts_with("the string") => {
-                    Some("make it a list: one `- ` before each element, or `[ ]` around all".to_owned())
-                }
-                "`true`" | "`false`" if quoted => Some("put it in quotes".to_owned()),
-                found if found.starts_with("the string") && expected.starts_with("a number") => {
-                    Some("write digits, without quotes".to_owned())
-                }
-                _ => None,
-            };
-            (path, Aim::Value, format!("expected {expected}, found {found}"), help)
-        }
-        MistakeKind::FromOutside { raw, expected } => {
-            let message = format!("what the environment makes of `{raw}` cannot be used here");
-            (path, Aim::Value, message, expected.map(|expected| format!("it should be {expected}")))
-        }
-        MistakeKind::Other { problem, help } => {
-            let aim = if fault.at_key { Aim::Key } else { Aim::Value };
-            (path, aim, problem, help)
-        }
-    }
-}
-
-fn list(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }

@@ -15,6 +15,7 @@
 //! is not understood is never ignored.
 
 mod check;
+mod endpoint_list;
 mod load;
 mod read;
 mod schema;
@@ -29,17 +30,18 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use load::{FILE_BYTES_MAX, Loaded, load_again, load_file, load_sent, load_str};
+pub use endpoint_list::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, load_endpoint, load_endpoints};
+pub use load::{Loaded, load_again, load_file, load_sent, load_str};
+pub use read::FILE_BYTES_MAX;
 pub use read::key::KeyPath;
 pub use read::report::{ConfigErrors, Finding, Severity, Source, without};
 pub use schema::admin::{Admin, AdminToken};
 pub use schema::admission::{Admission, QueueConfig, Rate};
+pub use schema::client_tls::{ClientTls, Verify};
 pub use schema::discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, Teller};
-pub use schema::endpoints::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, Scheme, load_endpoint, load_endpoints};
-pub use schema::health::{
-    CheckSchedule, EjectionConfig, Expectation, HealthCheck, HttpCheck, MapOrOff, RetryBudgetConfig, TcpCheck,
-    WebSocketCheck, WhenAllDown,
-};
+pub use schema::ejection::{EjectionConfig, RetryBudgetConfig};
+pub use schema::endpoint::{EndpointConfig, Scheme};
+pub use schema::health::{CheckSchedule, Expectation, HealthCheck, HttpCheck, TcpCheck, WebSocketCheck, WhenAllDown};
 pub use schema::listener::{
     CertificateConfig, ClientAuthConfig, ClientAuthModeConfig, ListenerConfig, ListenerLimits, ListenerTimeouts,
     MinTlsVersion, ProxyProtocol, Redirect, ServerTls,
@@ -52,11 +54,11 @@ pub use schema::route::{
 };
 pub use schema::sticky::{CookieSameSite, CookieSecret, CookieSecure, StickyConfig};
 pub use schema::tcp::TcpConfig;
-pub use schema::upstream::{Balance, ClientTls, EndpointConfig, UpstreamConfig, Verify};
+pub use schema::upstream::{Balance, UpstreamConfig};
 pub use schema::upstream_lost::{OnUpstreamLost, SentCode};
 pub use value::address::{Bind, EndpointUrl};
 pub use value::edits::{HeaderEditsConfig, HeaderSet};
-pub use value::{BadValue, ByteSize, OrOff, TimeSpan};
+pub use value::{BadValue, ByteSize, MapOrOff, OrOff, TimeSpan};
 
 /// The configuration of wsluice. Two are equal when they say the same, each default filled in: comments, the order of
 /// keys and the notation of values (`60s`, `1m`) do not matter; the order of lists does.

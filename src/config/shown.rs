@@ -13,11 +13,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::Config;
+use crate::config::read::MASK;
 use crate::config::read::tree::YamlNode;
 use crate::header::redact;
-
-/// Stands for what is secret.
-pub(super) const MASK: &str = "***";
 
 /// As [`crate::config::Loaded::hash`]. Keys are sorted, elements of lists are not.
 pub(super) fn hash(file: &Config, written: Option<&YamlNode>) -> String {

@@ -1,7 +1,7 @@
 //! Routes: upstreams that do not exist, rewrites and header edits without sense, limits that contradict each other.
 
 use super::Checker;
-use crate::config::load::FINDINGS_MAX;
+use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::suggest::did_you_mean;
 use crate::config::read::tree::YamlNode;

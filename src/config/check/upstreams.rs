@@ -9,10 +9,12 @@ use rustls::pki_types::ServerName;
 use super::Checker;
 use crate::config::read::key::KeyPath;
 use crate::config::read::locate::Aim;
+use crate::config::schema::client_tls::{ClientTls, Verify};
 use crate::config::schema::discover::{Discover, DnsSource, EtcdSource};
+use crate::config::schema::endpoint::EndpointConfig;
 use crate::config::schema::health::{Expectation, HealthCheck, WhenAllDown};
 use crate::config::schema::rebalance::OnDown;
-use crate::config::schema::upstream::{Balance, ClientTls, EndpointConfig, UpstreamConfig, Verify};
+use crate::config::schema::upstream::{Balance, UpstreamConfig};
 use crate::config::value::TimeSpan;
 use crate::config::value::address::{Bind, EndpointUrl};
 

@@ -4,7 +4,7 @@
 //! it. As in a shell, `:-` also stands in for a variable that is set to nothing. `$${` is a plain `${`; a `$` before
 //! anything else is itself, as regular expressions end with one.
 
-use crate::config::load::FINDINGS_MAX;
+use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::tree::YamlNode;
 

@@ -4,6 +4,7 @@
 
 pub(super) mod decode;
 pub(super) mod environment;
+pub(super) mod explain;
 pub(super) mod key;
 pub(super) mod locate;
 pub(super) mod report;
@@ -11,3 +12,23 @@ pub(super) mod suggest;
 pub(super) mod survey;
 pub(super) mod syntax;
 pub(super) mod tree;
+
+use std::path::Path;
+
+use crate::base::file_state;
+
+/// No configuration is larger; a file that is was named by mistake, and is not read into memory.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// After so many mistakes the file is of another kind, and nobody reads on. Of warnings there are as many more.
+pub(super) const FINDINGS_MAX: usize = 50;
+
+/// Stands for what is secret.
+pub(super) const MASK: &str = "***";
+
+/// A file of secrets, as text.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    let bytes =
+        file_state::read(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    file_state::text(bytes).map_err(|error| format!("{} {error}", path.display()))
+}

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
+use crate::config::read::MASK;
 use crate::config::read::key::KeyPath;
 use crate::config::read::locate::{Aim, locate};
-use crate::config::shown::MASK;
 use crate::header::visible::is_hidden;
 
 /// Further to the right than this, only what is around a mistake is shown of its line.
@@ -339,6 +339,13 @@ fn word(chars: &[char]) -> usize {
 /// Without what could move a terminal's cursor, or would not be seen.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// One error about a file as a whole, at no line of it.
+pub(in crate::config) fn whole_file(name: &str, message: String, help: Option<String>) -> ConfigErrors {
+    let source = Source::new(name, "");
+    let finding = source.finding_at(Severity::Error, &KeyPath::root(), None, message, help);
+    ConfigErrors::new(&source, vec![finding])
 }
 
 #[cfg(test)]

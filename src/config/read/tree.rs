@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::config::load::FINDINGS_MAX;
+use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::{KeyPath, KeyStep};
 use crate::config::read::survey::{Aliases, survey};
 use crate::config::read::syntax::{self, Unparsed};

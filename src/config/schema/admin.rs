@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::config::shown::MASK;
+use crate::config::read::MASK;
 use crate::config::value::address::Bind;
 use crate::config::value::{BadValue, Scalar, scalar};
 use crate::route::pattern::HostPattern;
@@ -70,7 +70,7 @@ impl AdminToken {
 
     fn read_file(file: &Path) -> Result<Vec<AdminToken>, String> {
         let name = file.display();
-        let text = crate::config::load::read_text(file)?;
+        let text = crate::config::read::read_text(file)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let tokens: Result<Vec<AdminToken>, BadValue> = lines.map(str::parse).collect();
         match tokens {

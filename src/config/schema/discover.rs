@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::config::schema::endpoints::Scheme;
-use crate::config::schema::upstream::ClientTls;
-use crate::config::shown::MASK;
+use crate::config::read::MASK;
+use crate::config::schema::client_tls::ClientTls;
+use crate::config::schema::endpoint::Scheme;
 use crate::config::value::address::EndpointUrl;
 use crate::config::value::{BadValue, TimeSpan};
 use crate::policy::reach::{Allowed, Places};

@@ -2,8 +2,10 @@
 
 pub(super) mod admin;
 pub(super) mod admission;
+pub(super) mod client_tls;
 pub(super) mod discover;
-pub(super) mod endpoints;
+pub(super) mod ejection;
+pub(super) mod endpoint;
 pub(super) mod health;
 pub(super) mod listener;
 pub(super) mod on_change;

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::schema::admission::Rate;
-use crate::config::schema::health::Share;
 use crate::config::value::TimeSpan;
+use crate::config::value::percent::Share;
 
 /// Moving sessions away from endpoints that hold more than their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

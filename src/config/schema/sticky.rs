@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::config::shown::MASK;
+use crate::config::read::MASK;
 use crate::config::value::{BadValue, Scalar, TimeSpan, scalar};
 
 /// A secret of fewer characters could be guessed; 32 hexadecimal digits are 128 bits.
@@ -104,7 +104,7 @@ impl CookieSecret {
     /// # Errors
     /// In words that tell nothing of what is in it.
     pub fn read_file(file: &Path) -> Result<Vec<CookieSecret>, String> {
-        let text = crate::config::load::read_text(file)?;
+        let text = crate::config::read::read_text(file)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let secrets: Result<Vec<CookieSecret>, BadValue> = lines.map(str::parse).collect();
         match secrets {

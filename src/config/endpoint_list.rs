@@ -7,20 +7,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use schemars::JsonSchema;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::base::file_state::BYTE_ORDER_MARK;
-use crate::config::load::{FILE_BYTES_MAX, FINDINGS_MAX, explain, whole_file};
 use crate::config::read::decode::Mending;
+use crate::config::read::explain::explain;
 use crate::config::read::key::KeyPath;
 use crate::config::read::locate::Aim;
-use crate::config::read::report::{ConfigErrors, Note, Severity, Source};
+use crate::config::read::report::{ConfigErrors, Note, Severity, Source, whole_file};
 use crate::config::read::suggest::did_you_mean;
 use crate::config::read::survey::Aliases;
 use crate::config::read::tree::{self, YamlNode};
-use crate::config::schema::upstream::EndpointConfig;
+use crate::config::read::{FILE_BYTES_MAX, FINDINGS_MAX};
+use crate::config::schema::endpoint::{EndpointConfig, Scheme};
 use crate::config::value::address::EndpointUrl;
 
 /// No upstream has more; a longer list is of another kind.
@@ -28,27 +28,6 @@ pub const ENDPOINTS_MAX: usize = 10_000;
 
 /// How long the text of one endpoint may be.
 pub const ENDPOINT_BYTES_MAX: usize = 16 << 10;
-
-/// How the servers of a list are spoken to that tells hosts and ports only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Scheme {
-    /// Without TLS.
-    #[default]
-    Ws,
-    /// With TLS.
-    Wss,
-}
-
-impl Scheme {
-    /// As in a URL.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Scheme::Ws => "ws",
-            Scheme::Wss => "wss",
-        }
-    }
-}
 
 /// One group of Prometheus's `file_sd`.
 #[derive(Deserialize)]

@@ -1,0 +1,85 @@
+//! A regex that is looked for in the answer to a health check.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserialize, Deserializer};
+use serde::{Serialize, Serializer};
+
+use crate::config::value::{BadValue, Scalar, as_scalar, scalar};
+use crate::route::pattern::{SOURCE_BYTES_MAX, within};
+
+/// A regex that matches somewhere in bytes. Two are equal when their text is.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    source: String,
+    compiled: Arc<OnceLock<Option<regex::bytes::Regex>>>,
+}
+
+impl Pattern {
+    /// Compiles it, in at most `room` bytes, of which it takes what it needs. Says whether there is enough.
+    pub(in crate::config) fn compile(&self, room: &mut usize) -> bool {
+        let build = |bytes| regex::bytes::RegexBuilder::new(&self.source).size_limit(bytes).build();
+        self.compiled.get_or_init(|| within(room, build)).is_some()
+    }
+
+    /// Compiled; `None` for one that is too large.
+    pub fn regex(&self) -> Option<regex::bytes::Regex> {
+        self.compiled.get_or_init(|| regex::bytes::Regex::new(&self.source).ok()).clone()
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Scalar for Pattern {
+    const EXPECTED: &'static str = "a regex such as `^ok`";
+}
+
+impl FromStr for Pattern {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Pattern, BadValue> {
+        if text.len() > SOURCE_BYTES_MAX {
+            let problem = format!("a regex has at most {SOURCE_BYTES_MAX} characters, this one {}", text.len());
+            return Err(BadValue::new(problem, "look for less"));
+        }
+        // Without room for anything it is read and not compiled.
+        match regex::bytes::RegexBuilder::new(text).size_limit(0).build() {
+            Ok(_) | Err(regex::Error::CompiledTooBig(_)) => {
+                Ok(Pattern { source: text.to_owned(), compiled: Arc::default() })
+            }
+            Err(error) => {
+                let error = error.to_string();
+                let last = error.lines().last().unwrap_or_default();
+                let help = format!("mend it: {}", last.strip_prefix("error: ").unwrap_or(last));
+                Err(BadValue::new(format!("`{text}` is not a regex"), help))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str(&self.source)
+    }
+}
+
+as_scalar!(Pattern, "SearchRegex", { "description": "A regex that matches anywhere.", "type": "string", "format": "regex" });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_regex_that_is_none_says_why() {
+        assert_eq!("a(".parse::<Pattern>().map_err(|bad| bad.help), Err("mend it: unclosed group".to_owned()));
+    }
+}

@@ -1,0 +1,123 @@
+//! Percentages: a part of a whole, or a multiple of a mean.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserialize, Deserializer};
+use serde::{Serialize, Serializer};
+
+use crate::config::value::{BadValue, Scalar, as_scalar, scalar};
+
+/// A share in percent, 101% or more: how far above the mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Percent(u32);
+
+impl Percent {
+    /// The number of hundredths.
+    pub const fn percent(self) -> u32 {
+        self.0
+    }
+}
+
+/// Ten times the mean is no bound any more.
+const PERCENT_MAX: u32 = 1000;
+
+impl Scalar for Percent {
+    const EXPECTED: &'static str = "a percentage such as `125%`";
+}
+
+impl FromStr for Percent {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Percent, BadValue> {
+        let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        percent.filter(|percent| (101..=PERCENT_MAX).contains(percent)).map(Percent).ok_or_else(|| {
+            BadValue::new(
+                format!("`{text}` is not a percentage above 100"),
+                format!("write one from 101% to {PERCENT_MAX}%, such as `125%`"),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        write!(out, "{}%", self.0)
+    }
+}
+
+impl JsonSchema for Percent {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A percentage above 100.",
+            "type": "string",
+            "pattern": r"^[0-9]+%$|\$\{",
+            "examples": ["125%"],
+        })
+    }
+}
+
+/// A part in percent: 0% to 100%.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u32);
+
+impl Share {
+    /// So many hundredths, at most 100.
+    pub(in crate::config) const fn new(percent: u32) -> Share {
+        Share(percent)
+    }
+
+    /// As a number of hundredths.
+    pub const fn percent(self) -> u32 {
+        self.0
+    }
+}
+
+impl Scalar for Share {
+    const EXPECTED: &'static str = "a percentage such as `20%`";
+}
+
+impl FromStr for Share {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Share, BadValue> {
+        let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        percent.filter(|percent| *percent <= 100).map(Share).ok_or_else(|| {
+            BadValue::new(format!("`{text}` is not a percentage"), "write one from 0% to 100%, such as `20%`")
+        })
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        write!(out, "{}%", self.0)
+    }
+}
+
+as_scalar!(Share, "Share", {
+    "description": "A percentage from 0% to 100%.",
+    "type": "string",
+    "pattern": r"^[0-9]+%$|\$\{",
+    "examples": ["20%"],
+});
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_read_and_printed_as_they_were_written() {
+        for text in ["0%", "20%", "100%"] {
+            assert_eq!(text.parse::<Share>().unwrap().to_string(), text);
+        }
+        for text in ["", "20", "101%", "-1%", "1.5%"] {
+            text.parse::<Share>().unwrap_err();
+        }
+    }
+}
