@@ -4,13 +4,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Deserializer;
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::config::read::MASK;
 use crate::config::value::address::Bind;
-use crate::config::value::{BadValue, Scalar, scalar};
+use crate::config::value::{BadValue, Scalar, as_scalar};
 use crate::route::pattern::HostPattern;
 
 /// A token of fewer bytes could be guessed; 16 hexadecimal digits are 64 bits, and a guess takes a request.
@@ -110,33 +109,12 @@ impl FromStr for AdminToken {
     }
 }
 
-impl<'de> Deserialize<'de> for AdminToken {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
-
-/// Never as it is.
-impl Serialize for AdminToken {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(MASK)
-    }
-}
-
-impl JsonSchema for AdminToken {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "AdminToken".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A token of at least 16 letters, digits and marks.",
-            "type": "string",
-            "pattern": r"^[!-~]{16,1024}$|\$\{",
-            "examples": ["${ADMIN_TOKEN}"],
-        })
-    }
-}
+as_scalar!(AdminToken shown as MASK, "AdminToken", {
+    "description": "A token of at least 16 letters, digits and marks.",
+    "type": "string",
+    "pattern": r"^[!-~]{16,1024}$|\$\{",
+    "examples": ["${ADMIN_TOKEN}"],
+});
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]

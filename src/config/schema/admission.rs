@@ -3,11 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Deserializer;
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::config::value::{BadValue, Scalar, TimeSpan, scalar};
+use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
 
 /// More in a second is no limit for any machine.
 const RATE_MAX: u32 = 1_000_000;
@@ -92,32 +91,12 @@ impl fmt::Display for Rate {
     }
 }
 
-impl<'de> Deserialize<'de> for Rate {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
-
-impl Serialize for Rate {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl JsonSchema for Rate {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Rate".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A number per second.",
-            "type": "string",
-            "pattern": r"^[0-9]+/s$|\$\{",
-            "examples": ["500/s"],
-        })
-    }
-}
+as_scalar!(Rate, "Rate", {
+    "description": "A number per second.",
+    "type": "string",
+    "pattern": r"^[0-9]+/s$|\$\{",
+    "examples": ["500/s"],
+});
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -3,11 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer};
-use serde::{Serialize, Serializer};
-
-use crate::config::value::{BadValue, Scalar, TimeSpan, scalar};
+use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
 
 /// What becomes of sessions when something under them changes: `keep`, `drain 60s` or `close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,32 +67,12 @@ impl fmt::Display for OnChange {
     }
 }
 
-impl<'de> Deserialize<'de> for OnChange {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
-
-impl Serialize for OnChange {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl JsonSchema for OnChange {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "OnChange".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "`keep`, `close`, or `drain` and a time.",
-            "type": "string",
-            "pattern": r"^ *(keep|close|drain +([0-9]+(d|h|m|s|ms))+) *$|\$\{",
-            "examples": ["keep", "drain 60s", "close"],
-        })
-    }
-}
+as_scalar!(OnChange, "OnChange", {
+    "description": "`keep`, `close`, or `drain` and a time.",
+    "type": "string",
+    "pattern": r"^ *(keep|close|drain +([0-9]+(d|h|m|s|ms))+) *$|\$\{",
+    "examples": ["keep", "drain 60s", "close"],
+});
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]

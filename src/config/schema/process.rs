@@ -3,11 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer};
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::config::value::{BadValue, Scalar, TimeSpan, scalar};
+use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
 
 /// More threads than any machine this runs on has cores; a larger number is a slip (a port in the wrong place).
 const WORKERS_MAX: u16 = 1024;
@@ -153,54 +152,14 @@ impl fmt::Display for LogLevel {
     }
 }
 
-impl<'de> Deserialize<'de> for Workers {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
+as_scalar!(Workers, "Workers", {
+    "type": ["string", "integer"],
+    "pattern": r"^auto$|\$\{",
+    "minimum": 1,
+    "maximum": WORKERS_MAX,
+});
 
-impl<'de> Deserialize<'de> for LogLevel {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
-
-impl Serialize for Workers {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl Serialize for LogLevel {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl JsonSchema for Workers {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Workers".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": ["string", "integer"],
-            "pattern": r"^auto$|\$\{",
-            "minimum": 1,
-            "maximum": WORKERS_MAX,
-        })
-    }
-}
-
-impl JsonSchema for LogLevel {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "LogLevel".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "examples": ["error", "warn", "info", "debug", "trace", "off"] })
-    }
-}
+as_scalar!(LogLevel, "LogLevel", { "type": "string", "examples": ["error", "warn", "info", "debug", "trace", "off"] });
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]

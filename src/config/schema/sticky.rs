@@ -4,12 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Deserializer;
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::config::read::MASK;
-use crate::config::value::{BadValue, Scalar, TimeSpan, scalar};
+use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
 
 /// A secret of fewer characters could be guessed; 32 hexadecimal digits are 128 bits.
 pub(in crate::config) const SECRET_CHARS_MIN: usize = 32;
@@ -137,33 +136,12 @@ impl FromStr for CookieSecret {
     }
 }
 
-impl<'de> Deserialize<'de> for CookieSecret {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
-
-/// Never as it is.
-impl Serialize for CookieSecret {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(MASK)
-    }
-}
-
-impl JsonSchema for CookieSecret {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "CookieSecret".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A secret of at least 32 characters.",
-            "type": "string",
-            "pattern": r"^.{32,}$|\$\{",
-            "examples": ["${STICKY_SECRET}"],
-        })
-    }
-}
+as_scalar!(CookieSecret shown as MASK, "CookieSecret", {
+    "description": "A secret of at least 32 characters.",
+    "type": "string",
+    "pattern": r"^.{32,}$|\$\{",
+    "examples": ["${STICKY_SECRET}"],
+});
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -8,11 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer};
-use serde::{Serialize, Serializer};
-
-use crate::config::value::{BadValue, Scalar, scalar};
+use crate::config::value::{BadValue, Scalar, as_scalar};
 
 /// The longest path a Unix socket can have: `sun_path` of sockaddr_un has 108 bytes, one of them the final NUL.
 const UNIX_PATH_MAX: usize = 107;
@@ -240,58 +236,18 @@ fn split_authority(authority: &str) -> Result<(String, Option<&str>), BadValue> 
     }
 }
 
-impl<'de> Deserialize<'de> for Bind {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
+as_scalar!(Bind, "Bind", {
+    "description": "An IP address with a port, or `unix:` and the path of a socket.",
+    "type": "string",
+    "examples": ["0.0.0.0:8443", "[::]:8443", "unix:/run/wsluice.sock"],
+});
 
-impl<'de> Deserialize<'de> for EndpointUrl {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
-
-impl Serialize for Bind {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl Serialize for EndpointUrl {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl JsonSchema for Bind {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Bind".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "An IP address with a port, or `unix:` and the path of a socket.",
-            "type": "string",
-            "examples": ["0.0.0.0:8443", "[::]:8443", "unix:/run/wsluice.sock"],
-        })
-    }
-}
-
-impl JsonSchema for EndpointUrl {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "EndpointUrl".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "One server: scheme, host and port, without a path.",
-            "type": "string",
-            "pattern": r"^([Ww][Ss][Ss]?|[Hh][Tt][Tt][Pp][Ss]?)://|^unix:|\$\{",
-            "examples": ["ws://10.0.0.11:9000", "wss://chat.internal", "unix:/run/chat.sock"],
-        })
-    }
-}
+as_scalar!(EndpointUrl, "EndpointUrl", {
+    "description": "One server: scheme, host and port, without a path.",
+    "type": "string",
+    "pattern": r"^([Ww][Ss][Ss]?|[Hh][Tt][Tt][Pp][Ss]?)://|^unix:|\$\{",
+    "examples": ["ws://10.0.0.11:9000", "wss://chat.internal", "unix:/run/chat.sock"],
+});
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]

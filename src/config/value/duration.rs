@@ -7,11 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer};
-use serde::{Serialize, Serializer};
-
-use crate::config::value::{BadValue, Scalar, scalar};
+use crate::config::value::{BadValue, Scalar, as_scalar};
 
 /// A duration: whole numbers with a unit each, the larger first: `250ms`, `30s`, `5m`, `1h30m`, `7d`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,32 +117,12 @@ impl fmt::Display for TimeSpan {
     }
 }
 
-impl<'de> Deserialize<'de> for TimeSpan {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
-
-impl Serialize for TimeSpan {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl JsonSchema for TimeSpan {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Span".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A duration: whole numbers with a unit each (d, h, m, s, ms), the larger first.",
-            "type": "string",
-            "pattern": r"^([0-9]+(d|h|m|s|ms))+$|\$\{",
-            "examples": ["250ms", "30s", "5m", "1h30m"],
-        })
-    }
-}
+as_scalar!(TimeSpan, "Span", {
+    "description": "A duration: whole numbers with a unit each (d, h, m, s, ms), the larger first.",
+    "type": "string",
+    "pattern": r"^([0-9]+(d|h|m|s|ms))+$|\$\{",
+    "examples": ["250ms", "30s", "5m", "1h30m"],
+});
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -7,11 +7,8 @@ use std::str::FromStr;
 use ::http::HeaderValue;
 use ::http::header::HeaderName;
 use ::http::uri::PathAndQuery;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer};
-use serde::{Serialize, Serializer};
 
-use crate::config::value::{BadValue, Scalar, as_scalar, scalar};
+use crate::config::value::{BadValue, Scalar, as_scalar};
 
 /// What a request asks for, in origin form: a path, perhaps with a query.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -78,28 +78,42 @@ pub(in crate::config) fn scalar<'de, T: Scalar, D: Deserializer<'de>>(from: D) -
     from.deserialize_any(ScalarVisitor(PhantomData))
 }
 
-/// Makes a scalar out of a string in the file.
+/// Derives, for a [`Scalar`], what serde and schemars need: it is read with `FromStr`, written as it prints (or, after
+/// `shown as`, as that text), and described by the given schema.
 macro_rules! as_scalar {
     ($type:ident, $name:literal, $schema:tt) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                scalar(from)
-            }
-        }
+        as_scalar!(@read $type, $name, $schema);
 
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
                 to.collect_str(self)
             }
         }
+    };
+    ($type:ident shown as $mask:expr, $name:literal, $schema:tt) => {
+        as_scalar!(@read $type, $name, $schema);
 
-        impl JsonSchema for $type {
+        /// Never shows the value itself.
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str($mask)
+            }
+        }
+    };
+    (@read $type:ident, $name:literal, $schema:tt) => {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                crate::config::value::scalar(from)
+            }
+        }
+
+        impl schemars::JsonSchema for $type {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 $name.into()
             }
 
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!($schema)
             }
         }
     };

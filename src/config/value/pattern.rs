@@ -4,11 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer};
-use serde::{Serialize, Serializer};
-
-use crate::config::value::{BadValue, Scalar, as_scalar, scalar};
+use crate::config::value::{BadValue, Scalar, as_scalar};
 use crate::route::pattern::{SOURCE_BYTES_MAX, within};
 
 /// A regex that matches somewhere in bytes. Two are equal when their text is.

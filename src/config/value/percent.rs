@@ -3,11 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer};
-use serde::{Serialize, Serializer};
-
-use crate::config::value::{BadValue, Scalar, as_scalar, scalar};
+use crate::config::value::{BadValue, Scalar, as_scalar};
 
 /// A share in percent, 101% or more: how far above the mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,20 +43,12 @@ impl fmt::Display for Percent {
     }
 }
 
-impl JsonSchema for Percent {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Percent".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A percentage above 100.",
-            "type": "string",
-            "pattern": r"^[0-9]+%$|\$\{",
-            "examples": ["125%"],
-        })
-    }
-}
+as_scalar!(Percent, "Percent", {
+    "description": "A percentage above 100.",
+    "type": "string",
+    "pattern": r"^[0-9]+%$|\$\{",
+    "examples": ["125%"],
+});
 
 /// A part in percent: 0% to 100%.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,11 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer};
-use serde::{Serialize, Serializer};
-
-use crate::config::value::{BadValue, Scalar, scalar};
+use crate::config::value::{BadValue, Scalar, as_scalar};
 
 /// A number of bytes: `64KiB`, `1MiB`, `2GiB`, or plain `1500`. Units of 1024 only, since `MB` means either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,33 +78,13 @@ impl fmt::Display for ByteSize {
     }
 }
 
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        scalar(from)
-    }
-}
-
-impl Serialize for ByteSize {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl JsonSchema for ByteSize {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "ByteSize".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A number of bytes, with a unit of 1024 (KiB, MiB, GiB) or plain.",
-            "type": ["string", "integer"],
-            "pattern": r"^[0-9]+ ?(B|KiB|MiB|GiB)?$|\$\{",
-            "minimum": 0,
-            "examples": ["64KiB", "1MiB", 1500],
-        })
-    }
-}
+as_scalar!(ByteSize, "ByteSize", {
+    "description": "A number of bytes, with a unit of 1024 (KiB, MiB, GiB) or plain.",
+    "type": ["string", "integer"],
+    "pattern": r"^[0-9]+ ?(B|KiB|MiB|GiB)?$|\$\{",
+    "minimum": 0,
+    "examples": ["64KiB", "1MiB", 1500],
+});
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
