@@ -28,8 +28,9 @@ use std::time::SystemTime;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::client::{ClientTlsOptions, client_config};
+use super::error::{TlsError, display};
 use super::files::{self, Digest};
-use super::identity::{self, Identity, TlsError, display};
+use super::identity::{self, Identity};
 use super::metrics::{FileStatus, FileStatuses, Metrics, Reader};
 use super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys, server_config};
 use super::verifier::Authorities;

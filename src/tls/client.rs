@@ -16,7 +16,8 @@ use rustls::pki_types::ServerName;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, RootCertStore};
 
-use super::identity::{Identity, TlsError};
+use super::error::TlsError;
+use super::identity::Identity;
 use super::sessions::{Sessions, Telling};
 use super::stream::{Incoming, TlsStream};
 use super::verifier::{self, Authorities, Unverified};

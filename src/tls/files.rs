@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest;
 
-use super::identity::TlsError;
+use super::error::TlsError;
 use crate::base::file_state;
 
 /// More than any chain or key, and ten times the bundle of authorities of a Linux distribution.

@@ -4,192 +4,22 @@
 //! An expired certificate is no error: a proxy that does not come up helps nobody, and clients that pin it still work.
 
 use std::borrow::Cow;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{Error, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::chain::{self, ChainFault, days};
+use super::chain::{self, ChainFault};
+use super::error::{CertificateWarning, TlsError, display};
 use super::pem::{self, Wanted};
 use super::validity::Validity;
 use super::verifier::Authorities;
 use super::x509::Parts;
 use super::{files, provider};
-use crate::base::file_state::NotText;
-
-/// What is wrong with a certificate, a key or a set of them.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// The file cannot be read.
-    #[error("cannot read {file}")]
-    Read {
-        /// Which.
-        file: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Nothing of ours is that large.
-    #[error("{file} is larger than 4 MiB: it cannot be a certificate, a key or a list of them")]
-    TooLarge {
-        /// Which.
-        file: String,
-    },
-    /// It is text of another kind than PEM ever is.
-    #[error("{file} {source}")]
-    NotText {
-        /// Which.
-        file: String,
-        /// Of which.
-        source: NotText,
-    },
-    /// There is no certificate in it.
-    #[error("{file} holds no certificate{hint}")]
-    NoCertificate {
-        /// Which.
-        file: String,
-        /// What it seems to be instead.
-        hint: &'static str,
-    },
-    /// There is no private key in it.
-    #[error("{file} holds no private key{hint}")]
-    NoKey {
-        /// Which.
-        file: String,
-        /// What it seems to be instead.
-        hint: &'static str,
-    },
-    /// The key asks for a passphrase, and there is nobody to type it.
-    #[error(
-        "the private key in {file} is encrypted: write it without a passphrase (openssl pkey -in {file} -out FILE) and protect the file instead"
-    )]
-    EncryptedKey {
-        /// Which.
-        file: String,
-    },
-    /// Between BEGIN and END is something else than it should be.
-    #[error("{file} is not valid PEM: {reason}")]
-    Pem {
-        /// Which.
-        file: String,
-        /// What the parser says, in words of our own: it quotes lines, and they may be those of a key.
-        reason: &'static str,
-    },
-    /// The certificate is none.
-    #[error("{file} holds a certificate that cannot be parsed: {reason}")]
-    BadCertificate {
-        /// Which.
-        file: String,
-        /// What the parser says.
-        reason: String,
-    },
-    /// A key of a kind that TLS 1.2 and 1.3 do not use, or a broken one.
-    #[error(
-        "the private key in {file} cannot be used: RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519 are supported"
-    )]
-    UnsupportedKey {
-        /// Which.
-        file: String,
-        /// What rustls says.
-        #[source]
-        source: rustls::Error,
-    },
-    /// Certificate and key do not belong together.
-    #[error(
-        "the private key in {key} does not belong to the certificate in {cert} (the server's own certificate comes first in the file, then the intermediates)"
-    )]
-    KeyMismatch {
-        /// The certificate's file.
-        cert: String,
-        /// The key's file.
-        key: String,
-    },
-    /// A better one is in force.
-    #[error(transparent)]
-    Worse(CertificateWarning),
-    /// A TLS listener needs at least one.
-    #[error("a TLS listener needs at least one certificate")]
-    NoIdentity,
-    /// The system has no certificates to trust.
-    #[error(
-        "the system has no root certificates: install them (package ca-certificates), or set `ca` to a file with those to trust"
-    )]
-    NoNativeRoots,
-    /// That can stand in no certificate.
-    #[error("`{name}` is neither a host name nor an IP address")]
-    BadServerName {
-        /// What was written.
-        name: String,
-    },
-    /// rustls refuses the whole.
-    #[error("TLS cannot be set up this way")]
-    Rustls(#[from] rustls::Error),
-    /// rustls refuses the roots.
-    #[error("the certificates that others are checked against cannot be used")]
-    Verifier(#[from] rustls::server::VerifierBuilderError),
-}
-
-/// What an operator should know about a certificate that works nevertheless.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CertificateWarning {
-    /// It is too late for it.
-    #[error("the certificate in {file} has expired, {} ago", days(.since))]
-    Expired {
-        /// Its file.
-        file: String,
-        /// How long ago.
-        since: Duration,
-    },
-    /// It is too early for it.
-    #[error("the certificate in {file} is not valid yet, only in {}: is the clock right?", days(.until))]
-    NotYetValid {
-        /// Its file.
-        file: String,
-        /// How long from now.
-        until: Duration,
-    },
-    /// Some clients will find no way from it to what they trust.
-    #[error("the chain in {file} is broken: {fault}")]
-    Chain {
-        /// Its file.
-        file: String,
-        /// Where, and how.
-        fault: ChainFault,
-    },
-    /// Clients look nowhere else (RFC 9525 §2).
-    #[error(
-        "the certificate in {file} names no host in its subjectAltName, so it can only be the default and clients will hardly accept it"
-    )]
-    NoNames {
-        /// Its file.
-        file: String,
-    },
-    /// It is no authority's, so that it can only be a server's own, and no server will be accepted by it.
-    #[error(
-        "the certificate {subject} in {file} is no authority's and names no host in its subjectAltName: a server that shows it will be refused (make it anew with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
-    )]
-    Nameless {
-        /// Its file.
-        file: String,
-        /// For whom it is.
-        subject: String,
-    },
-    /// It can vouch for others, and no more.
-    #[error(
-        "the certificate {subject} in {file} is of X.509 version 1: a server that shows it will be refused (make it anew with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
-    )]
-    Version1 {
-        /// Its file.
-        file: String,
-        /// For whom it is.
-        subject: String,
-    },
-}
 
 /// A certificate chain with its private key, both checked.
 #[derive(Debug, Clone)]
@@ -333,11 +163,6 @@ fn date_fault(file: String, validity: Validity, now: SystemTime) -> Option<Certi
     validity.begins_in(now).map(|until| CertificateWarning::NotYetValid { file, until })
 }
 
-/// A path as it stands in errors, warnings and labels.
-pub(super) fn display(path: &Path) -> String {
-    path.display().to_string()
-}
-
 /// At least one certificate, in the order of the file.
 fn certificates(file: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = &*normal(file, text)?;
@@ -374,7 +199,7 @@ fn normal<'t>(file: &str, text: &'t [u8]) -> Result<Cow<'t, [u8]>, TlsError> {
 mod tests {
     use std::error::Error as _;
     use std::fs;
-    use std::time::UNIX_EPOCH;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::super::test_certificates::Ca;
     use super::*;

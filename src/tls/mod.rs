@@ -13,6 +13,8 @@ use crate::net::stream::Stream;
 pub mod certificates;
 mod chain;
 pub mod client;
+mod der;
+pub mod error;
 mod files;
 pub mod identity;
 pub mod metrics;
@@ -26,7 +28,8 @@ mod verifier;
 mod x509;
 
 pub use chain::ChainFault;
-pub use identity::{CertificateWarning, Identity, TlsError};
+pub use error::{CertificateWarning, TlsError};
+pub use identity::Identity;
 pub use stream::TlsStream;
 pub use validity::Validity;
 pub use verifier::Authorities;

@@ -105,7 +105,8 @@ mod tests {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
 
-    use super::super::identity::{Identity, TlsError};
+    use super::super::error::TlsError;
+    use super::super::identity::Identity;
     use super::super::test_certificates::Ca;
     use super::*;
 

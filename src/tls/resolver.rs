@@ -11,7 +11,8 @@ use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::identity::{Identity, TlsError};
+use super::error::TlsError;
+use super::identity::Identity;
 
 /// The certificates of a listener, by name.
 #[derive(Debug)]

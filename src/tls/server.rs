@@ -17,7 +17,8 @@ use rustls::{AlertDescription, HandshakeKind, InvalidMessage, PeerMisbehaved, Se
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::identity::{Identity, TlsError};
+use super::error::TlsError;
+use super::identity::Identity;
 use super::resolver::Resolver;
 use super::stream::{Incoming, TlsStream};
 use super::verifier::{self, Authorities};

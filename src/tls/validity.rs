@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::x509::{Parts, element};
+use super::der::element;
 
 /// The times between which a certificate is valid, in seconds of Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +19,6 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 impl Validity {
-    /// Reads it from a certificate; `None` if that is no certificate.
-    pub fn of(certificate: &[u8]) -> Option<Validity> {
-        Parts::of(certificate).map(|parts| parts.validity)
-    }
-
     /// Reads it from the contents of a certificate's Validity (RFC 5280 §4.1.2.5).
     pub(super) fn read(mut contents: &[u8]) -> Option<Validity> {
         Some(Validity { not_before: time(&mut contents)?, not_after: time(&mut contents)? })

@@ -7,14 +7,9 @@
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
+use super::der::{BOOLEAN, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, bits, contents, element};
 use super::validity::Validity;
 
-const BIT_STRING: u8 = 0x03;
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-const BOOLEAN: u8 = 0x01;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
 /// `[3] EXPLICIT Extensions`
 const EXTENSIONS: u8 = 0xa3;
 /// `[0] EXPLICIT Version`; absent in version 1.
@@ -49,6 +44,13 @@ pub struct Parts<'a> {
     /// Of X.509 version 1, which has no extensions.
     pub is_version_1: bool,
     extensions: &'a [u8],
+}
+
+impl Validity {
+    /// Reads it from a certificate; `None` if that is no certificate.
+    pub fn of(certificate: &[u8]) -> Option<Validity> {
+        Parts::of(certificate).map(|parts| parts.validity)
+    }
 }
 
 impl<'a> Parts<'a> {
@@ -172,36 +174,6 @@ impl<'a> DistinguishedName<'a> {
         }
         None
     }
-}
-
-/// Takes one element off the front: its tag and its contents.
-pub(super) fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
-    let (&tag, rest) = der.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        // The long form; four bytes of length are more than any certificate has.
-        let bytes = usize::from(first & 0x7f);
-        if !(1..=4).contains(&bytes) {
-            return None;
-        }
-        let (length, rest) = rest.split_at_checked(bytes)?;
-        (length.iter().fold(0, |value, byte| value << 8 | usize::from(*byte)), rest)
-    };
-    let (contents, rest) = rest.split_at_checked(length)?;
-    *der = rest;
-    Some((tag, contents))
-}
-
-fn contents<'a>(der: &mut &'a [u8], expected: u8) -> Option<&'a [u8]> {
-    let (tag, contents) = element(der)?;
-    (tag == expected).then_some(contents)
-}
-
-/// A bit string of whole bytes, as keys and signatures are.
-fn bits<'a>(der: &mut &'a [u8]) -> Option<&'a [u8]> {
-    contents(der, BIT_STRING)?.strip_prefix(&[0])
 }
 
 #[cfg(test)]

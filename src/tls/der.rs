@@ -1,0 +1,45 @@
+//! The elements of DER (X.690): a tag, a length, contents.
+
+/// A tag.
+pub const BIT_STRING: u8 = 0x03;
+/// A tag.
+pub const SEQUENCE: u8 = 0x30;
+/// A tag.
+pub const SET: u8 = 0x31;
+/// A tag.
+pub const BOOLEAN: u8 = 0x01;
+/// A tag.
+pub const OCTET_STRING: u8 = 0x04;
+/// A tag.
+pub const OBJECT_IDENTIFIER: u8 = 0x06;
+
+/// Takes one element off the front: its tag and its contents.
+pub fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        // The long form; four bytes of length are more than any certificate has.
+        let bytes = usize::from(first & 0x7f);
+        if !(1..=4).contains(&bytes) {
+            return None;
+        }
+        let (length, rest) = rest.split_at_checked(bytes)?;
+        (length.iter().fold(0, |value, byte| value << 8 | usize::from(*byte)), rest)
+    };
+    let (contents, rest) = rest.split_at_checked(length)?;
+    *der = rest;
+    Some((tag, contents))
+}
+
+/// Takes one element of the tag `expected` off the front: its contents.
+pub fn contents<'a>(der: &mut &'a [u8], expected: u8) -> Option<&'a [u8]> {
+    let (tag, contents) = element(der)?;
+    (tag == expected).then_some(contents)
+}
+
+/// A bit string of whole bytes, as keys and signatures are.
+pub fn bits<'a>(der: &mut &'a [u8]) -> Option<&'a [u8]> {
+    contents(der, BIT_STRING)?.strip_prefix(&[0])
+}
