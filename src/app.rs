@@ -27,9 +27,9 @@ use crate::base::worker::Pulse;
 use crate::base::{clock, worker};
 use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
 use crate::control::compile::{CompileContext, LogOutput, MetricFamilies, Patience};
+use crate::control::evict;
 use crate::control::{
-    AdminEndpoint, ControlHandle, ControlRequest, Controller, Loader, ProcessOrigin, ReloadError, Started, leaving,
-    sweep,
+    AdminEndpoint, ControlHandle, ControlRequest, Controller, Loader, ProcessOrigin, ReloadError, Started,
 };
 use crate::net::listener::{Address, BindError};
 use crate::proxy::room::RouteQuotas;
@@ -158,7 +158,7 @@ impl App {
             orders.push(threads.spawn_worker(index, Arc::clone(&sessions), context.pulse.clone())?);
         }
         let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, context, orders, origin)?;
-        leaving::register(&registry, Arc::clone(&sessions), handle.watch_drains())?;
+        evict::metrics::register(&registry, Arc::clone(&sessions), handle.watch_drains())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -243,7 +243,7 @@ impl App {
         let sessions = Arc::clone(&self.sessions);
         let closing = async {
             let Some(span) = span else { return pending().await };
-            let (sweep, _) = sweep::begin(&sessions, |_, _| true, span, Stopping::Upgrade);
+            let (sweep, _) = evict::sweep::begin(&sessions, |_, _| true, span, Stopping::Upgrade);
             // Handshakes that were under way may still open some. Who does not go then has had his time.
             let _ = timeout(span + grace, sweep.go_on()).await;
         };

@@ -34,7 +34,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
         since: UNIX_EPOCH,
     };
     let (_drains, seen) = tokio::sync::watch::channel(vec![drain]);
-    control::leaving::register(&registry, SessionRegistry::new(1), seen).unwrap();
+    control::evict::metrics::register(&registry, SessionRegistry::new(1), seen).unwrap();
     control::metrics::Metrics::register(&registry).unwrap().in_force("1f2e3d", UNIX_EPOCH);
     let predecessors = HashMap::from([(("chat".into(), "ws://127.0.0.1:9000".into()), 1)]);
     handover::Metrics::register(&registry).unwrap().predecessors(1, &predecessors, &HashMap::new());

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::access::{Access, Denied, Who};
+use super::backend::{AdminBackend, OrderError, Which};
 use super::call::{ApiError, ApiPath, Call, changes};
-use super::desk::{AdminBackend, OrderError, Which};
 use crate::telemetry::labelled::IntCounterVec;
 
 /// For the body of a request.

@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
-use super::desk::{DrainTarget, OrderError, Problem};
+use super::backend::{DrainTarget, OrderError, Problem};
 use super::filter::{Filter, QueryParameters, Wrong};
 use crate::base::file_state;
 use crate::config::{FILE_BYTES_MAX, TimeSpan};

@@ -38,11 +38,11 @@ use crate::telemetry::exposition;
 pub mod access;
 pub mod api;
 pub mod call;
-pub mod desk;
+pub mod backend;
 pub mod filter;
 pub mod health;
 pub mod process;
-pub mod roll;
+pub mod session_list;
 pub mod scrape;
 pub mod visitor;
 

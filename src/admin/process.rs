@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use super::desk::{
+use super::backend::{
     AdminBackend, ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, OrderError, PredecessorStatus,
     Problem, ProcessStatus, ReplyFuture, SessionView, UpstreamStatus, Which,
 };
 use super::filter::Filter;
 use super::health::{Lifecycle, Readiness};
-use super::roll::{self, SessionList};
+use super::session_list::{self, SessionList};
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::config::Bind;
@@ -210,7 +210,7 @@ impl From<ReloadError> for OrderError {
 
 fn session(listed: Listed<Member>) -> SessionView {
     let Listed { place, member, told, stop } = listed;
-    let seen = roll::seen(&member, told, clock::now());
+    let seen = session_list::seen(&member, told, clock::now());
     SessionView {
         id: place.to_string(),
         listener: seen.listener.to_owned(),

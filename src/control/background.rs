@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::compile::{Background, CompileContext, Compiled, CompiledUpstream};
-use super::shed;
+use super::evict::eviction;
 use crate::base::clock;
 use crate::probe;
 use crate::telemetry::panics;
@@ -21,7 +21,7 @@ const END_LOOK: Duration = Duration::from_millis(50);
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 
 /// What is under way for the sessions of each upstream, by its name.
-pub type Sheds = BTreeMap<String, Arc<Mutex<shed::EvictionState>>>;
+pub type Sheds = BTreeMap<String, Arc<Mutex<eviction::EvictionState>>>;
 
 /// Begins the discoveries of upstreams that are new, and waits a while for the first endpoints of those that have none.
 pub async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>, ending: &AtomicBool) {
@@ -78,14 +78,15 @@ pub fn attend(
     if let Some(shedding) = shedding {
         let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&context.sessions));
         let replacing = Arc::clone(&context.replacing);
-        let state =
-            sheds.entry(upstream.name.clone()).or_insert_with(|| Arc::new(Mutex::new(shed::EvictionState::new(old))));
+        let state = sheds
+            .entry(upstream.name.clone())
+            .or_insert_with(|| Arc::new(Mutex::new(eviction::EvictionState::new(old))));
         let state = Arc::clone(state);
         tasks.spawn(async move {
             let run = || {
                 let replacing = Arc::clone(&replacing);
                 let is_replacing = move || replacing.load(Ordering::Relaxed);
-                shed::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, Arc::clone(&state), is_replacing)
+                eviction::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, Arc::clone(&state), is_replacing)
             };
             panics::keep(panics::PanicSite::Control, "moving sessions", run).await;
         });

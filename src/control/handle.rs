@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch as latest;
 use tokio::sync::{mpsc, oneshot};
 
-use super::changes::{Changes, ReloadError};
-use super::drains::{DrainProgress, DrainTarget};
+use super::evict::drains::{DrainProgress, DrainTarget};
 use super::metrics::Trigger;
+use super::reload::{Changes, ReloadError};
 use super::upgrades;
 use crate::config::{AdminToken, Loaded};
 use crate::handover::DrainingPredecessor;

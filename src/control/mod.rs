@@ -8,16 +8,15 @@
 
 mod alive;
 mod background;
-mod changes;
-pub mod checks;
+
 pub mod compile;
-mod drains;
+pub mod evict;
 mod handle;
-pub mod leaving;
+
 pub mod metrics;
-mod openings;
-pub mod shed;
-pub mod sweep;
+mod reload;
+mod listeners;
+
 mod upgrades;
 pub mod watch;
 
@@ -46,14 +45,15 @@ use crate::session::{Member, RouteSessions};
 use crate::telemetry::panics;
 use crate::ws::tunnel::Stopping;
 use background::{Sheds, attend, discover};
-pub use changes::{Changed, Changes, ReloadError};
 use compile::{CompileContext, Compiled, FileChecks, compile, examine};
-use drains::Drains;
-pub use drains::{DrainProgress, DrainTarget};
+use evict::drains::Drains;
+pub use evict::drains::{DrainProgress, DrainTarget};
+use evict::sweep;
 pub use handle::{ActiveConfig, AdminEndpoint, ControlHandle, ControlRequest};
+use listeners::{Bindings, Openings};
 pub use metrics::Trigger;
 use metrics::{Metrics, Reloaded};
-use openings::{Bindings, Openings};
+pub use reload::{Changed, Changes, ReloadError};
 pub use upgrades::Succession;
 use upgrades::Upgrades;
 
@@ -145,7 +145,7 @@ struct PendingReload {
 struct Built {
     compiled: Compiled,
     openings: Openings,
-    bound: openings::Bindings,
+    bound: listeners::Bindings,
     admin: Option<AdminEndpoint>,
     tasks: BTreeMap<String, JoinSet<()>>,
 }
@@ -201,7 +201,7 @@ impl Controller {
         if let Some(promoted) = &mut promoted {
             promoted.predecessors().show(&context.lives, &context.families.handover);
         }
-        openings::take_charge(openings::all(&mut bound, &mut admin))?;
+        listeners::take_charge(listeners::all(&mut bound, &mut admin))?;
         let mut sheds = Sheds::new();
         for (name, upstream) in &mut compiled.upstreams {
             attend(upstream, tasks.entry(name.clone()).or_default(), &context, &[], &mut sheds);
@@ -539,7 +539,7 @@ impl Controller {
         // First: of what listens beside another, nothing may be closed again.
         let mut admin = self.openings.bind_admin(&loaded.file, &compiled, door.as_ref())?;
         let mut bound = self.openings.bind(&compiled, door.as_ref())?;
-        openings::take_charge(openings::all(&mut bound, &mut admin))?;
+        listeners::take_charge(listeners::all(&mut bound, &mut admin))?;
         // What is given up below is ours until then.
         self.context.own.set(self.openings.where_we_are(&bound, [admin.as_ref(), door.as_ref()]));
         // From here on nothing fails, and what does after all leaves things in the middle.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::admin::access::AdminHosts;
-use crate::admin::desk::{
+use crate::admin::backend::{
     ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, PredecessorStatus, Problem, ProcessStatus,
     ReplyFuture, SessionView, UpstreamStatus,
 };

@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::compile::{CompileContext, Compiled};
-use super::openings::Openings;
-use super::{ReloadError, sweep};
+use super::super::ReloadError;
+use super::super::compile::{CompileContext, Compiled};
+use super::super::listeners::Openings;
+use super::sweep;
 use crate::base::clock;
 use crate::proxy::room::RouteQuota;
 use crate::server::Listener;

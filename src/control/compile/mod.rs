@@ -3,6 +3,8 @@
 //! Whole or not at all: every mistake that only the world outside the file can tell (a certificate that is not there, a
 //! key that does not fit) is reported together, at its place in the file, and nothing is built then.
 
+pub mod health;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -12,8 +14,6 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
-use super::checks;
-use super::shed::{RebalanceRule, Shedding};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::base::clock;
 use crate::base::worker::Pulse;
@@ -22,6 +22,7 @@ use crate::config::{
     EtcdSource, Finding, KeyPath, Loaded, Log, LogFormat, Lookalikes, MinTlsVersion, OnDown, OnUpstreamLost, PlainHttp,
     ProxyProtocol, Scheme, ServerTls, Source, Teller, Validate, Verify, WhenAllDown,
 };
+use crate::control::evict::eviction::{RebalanceRule, Shedding};
 use crate::discovery::{Discovery, EndpointSink, etcd, file};
 use crate::net::listener::Address;
 use crate::net::names::NameResolver;
@@ -69,7 +70,7 @@ pub struct MetricFamilies {
     pub probe: probe::metrics::Metrics,
     discovery: discovery::metrics::Metrics,
     /// Those of reloads.
-    pub control: super::metrics::Metrics,
+    pub control: crate::control::metrics::Metrics,
     /// Those of upgrades.
     pub handover: handover::Metrics,
     /// What is in force of certificates, with its metrics.
@@ -91,7 +92,7 @@ impl MetricFamilies {
             upstream: upstream::metrics::Metrics::register(registry)?,
             probe: probe::metrics::Metrics::register(registry)?,
             discovery: discovery::metrics::Metrics::register(registry)?,
-            control: super::metrics::Metrics::register(registry)?,
+            control: crate::control::metrics::Metrics::register(registry)?,
             handover: handover::Metrics::register(registry)?,
             certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
             names: NameResolver::register(registry)?,
@@ -494,9 +495,9 @@ impl Compiler<'_> {
             balance: written.balance.clone(),
             slow_start: written.slow_start.duration(),
             zone: file.zone.clone(),
-            ejection: written.ejection.map().map(checks::ejection),
+            ejection: written.ejection.map().map(health::ejection),
             refuse_down: written.when_all_down == WhenAllDown::Refuse,
-            retry_budget: written.retry_budget.map().map(checks::retry_budget),
+            retry_budget: written.retry_budget.map().map(health::retry_budget),
         };
         let mut upstream = Upstream::new(policy, maker);
         upstream.entry = Self::entry(name, written, &made_of.secrets);
@@ -514,7 +515,7 @@ impl Compiler<'_> {
                 self.discovery(&path.key("discover"), discover, &upstream, &made_of, reach)
             }
         };
-        let check = written.health.as_ref().map(checks::check);
+        let check = written.health.as_ref().map(health::check);
         let background = Some(Background { check, discovery, shedding: shedding(written) });
         CompiledUpstream { upstream, background, made_of }
     }

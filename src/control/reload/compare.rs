@@ -104,7 +104,7 @@ impl Changed {
     }
 
     /// Compares by name; `is_same` of those that are in both.
-    pub(super) fn between<'a>(
+    pub fn between<'a>(
         before: impl Iterator<Item = &'a str> + Clone,
         after: impl Iterator<Item = &'a str> + Clone,
         is_same: impl Fn(&str) -> bool,
