@@ -26,7 +26,7 @@ use crate::admin::{self, AdminState, visitor};
 use crate::base::worker::Pulse;
 use crate::base::{clock, worker};
 use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
-use crate::control::compile::{CompileContext, LogOutput, MetricFamilies, Patience};
+use crate::control::context::{CompileContext, LogOutput, MetricFamilies, Patience};
 use crate::control::evict;
 use crate::control::{
     AdminEndpoint, ControlHandle, ControlRequest, Controller, Loader, ProcessOrigin, ReloadError, Started,

@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 
 use crate::app::{App, StartError};
 use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_again, load_file, load_str, schema};
-use crate::control::compile::{FileChecks, LogOutput, examine};
+use crate::control::compile::{FileChecks, examine};
+use crate::control::context::LogOutput;
 use crate::control::{ControlHandle, Loader, ProcessOrigin, ReloadError, Succession, Trigger, watch};
 use crate::demo::{self, DemoAddresses, DemoCertificate, DemoCounters};
 use crate::handover::systemd::{self, Notifier};

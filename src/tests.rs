@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, accept_async, client_async};
 
 use crate::app::App;
-use crate::control::compile::LogOutput;
+use crate::control::context::LogOutput;
 use crate::net::listener::Address;
 use crate::telemetry::panics::{TRAP_BODY, TRAP_MESSAGE_BYTES, TRAP_REQUEST};
 use crate::telemetry::sink::LogSink;

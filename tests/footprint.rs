@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use wsluice::app::App;
-use wsluice::control::compile::LogOutput;
+use wsluice::control::context::LogOutput;
 use wsluice::net::listener::Address;
 use wsluice::telemetry::sink::LogSink;
 use wsluice::ws::handshake::accept_for;

@@ -132,7 +132,8 @@ mod tests {
 
     use super::*;
     use crate::config::load_str;
-    use crate::control::compile::{CompileContext, compile};
+    use crate::control::compile::compile;
+    use crate::control::context::CompileContext;
     use crate::session::registry::{Guard, SessionRegistry};
 
     /// Counts how often it is woken.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::compile::{Background, CompileContext, Compiled, CompiledUpstream};
+use super::compile::{Compiled, CompiledUpstream, UpstreamTasks};
+use super::context::CompileContext;
 use super::evict::eviction;
 use crate::base::clock;
 use crate::probe;
@@ -21,7 +22,7 @@ const END_LOOK: Duration = Duration::from_millis(50);
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 
 /// What is under way for the sessions of each upstream, by its name.
-pub type Sheds = BTreeMap<String, Arc<Mutex<eviction::EvictionState>>>;
+pub type EvictionStates = BTreeMap<String, Arc<Mutex<eviction::EvictionState>>>;
 
 /// Begins the discoveries of upstreams that are new, and waits a while for the first endpoints of those that have none.
 pub async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>, ending: &AtomicBool) {
@@ -55,9 +56,9 @@ pub fn attend(
     tasks: &mut JoinSet<()>,
     context: &CompileContext,
     old: &[Arc<Endpoint>],
-    sheds: &mut Sheds,
+    evictions: &mut EvictionStates,
 ) {
-    let Some(Background { check, shedding, .. }) = compiled.background.take() else { return };
+    let Some(UpstreamTasks { check, eviction: policy, .. }) = compiled.background.take() else { return };
     let upstream = &compiled.upstream;
     if !old.is_empty() {
         let endpoints = upstream.endpoints();
@@ -72,13 +73,13 @@ pub fn attend(
         // What a check has found that is no more would never be found otherwise.
         None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked(clock::now())),
     }
-    if shedding.is_none() {
-        sheds.remove(&upstream.name);
+    if policy.is_none() {
+        evictions.remove(&upstream.name);
     }
-    if let Some(shedding) = shedding {
+    if let Some(policy) = policy {
         let (upstream, sessions) = (Arc::clone(upstream), Arc::clone(&context.sessions));
         let replacing = Arc::clone(&context.replacing);
-        let state = sheds
+        let state = evictions
             .entry(upstream.name.clone())
             .or_insert_with(|| Arc::new(Mutex::new(eviction::EvictionState::new(old))));
         let state = Arc::clone(state);
@@ -86,7 +87,7 @@ pub fn attend(
             let run = || {
                 let replacing = Arc::clone(&replacing);
                 let is_replacing = move || replacing.load(Ordering::Relaxed);
-                eviction::run(Arc::clone(&upstream), Arc::clone(&sessions), shedding, Arc::clone(&state), is_replacing)
+                eviction::run(Arc::clone(&upstream), Arc::clone(&sessions), policy, Arc::clone(&state), is_replacing)
             };
             panics::keep(panics::PanicSite::Control, "moving sessions", run).await;
         });

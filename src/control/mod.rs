@@ -10,6 +10,7 @@ mod alive;
 mod background;
 
 pub mod compile;
+pub mod context;
 pub mod evict;
 mod handle;
 
@@ -44,8 +45,9 @@ use crate::session::registry::SessionId;
 use crate::session::{Member, RouteSessions};
 use crate::telemetry::panics;
 use crate::ws::tunnel::Stopping;
-use background::{Sheds, attend, discover};
-use compile::{CompileContext, Compiled, FileChecks, compile, examine};
+use background::{EvictionStates, attend, discover};
+use compile::{Compiled, FileChecks, compile, examine};
+use context::CompileContext;
 use evict::drains::Drains;
 pub use evict::drains::{DrainProgress, DrainTarget};
 use evict::sweep;
@@ -92,7 +94,7 @@ pub struct Controller {
     door: latest::Sender<Option<AdminEndpoint>>,
     drains: Drains,
     /// What is under way for the sessions of each upstream.
-    sheds: Sheds,
+    evictions: EvictionStates,
     /// Sessions of routes that are not as they were, on their way out: late comers are looked for, by the route's name.
     sweeps: BTreeMap<String, JoinSet<()>>,
     /// A reload has ended in the middle: nothing of it is taken for what it was.
@@ -202,9 +204,9 @@ impl Controller {
             promoted.predecessors().show(&context.lives, &context.families.handover);
         }
         listeners::take_charge(listeners::all(&mut bound, &mut admin))?;
-        let mut sheds = Sheds::new();
+        let mut evictions = EvictionStates::new();
         for (name, upstream) in &mut compiled.upstreams {
-            attend(upstream, tasks.entry(name.clone()).or_default(), &context, &[], &mut sheds);
+            attend(upstream, tasks.entry(name.clone()).or_default(), &context, &[], &mut evictions);
         }
         openings.open(bound, &compiled).await;
         let (inherited, unwanted) = openings.settle_inheritance();
@@ -259,7 +261,7 @@ impl Controller {
             tasks,
             door,
             drains,
-            sheds,
+            evictions,
             sweeps: BTreeMap::new(),
             is_suspect: false,
             upgrades,
@@ -548,7 +550,7 @@ impl Controller {
         discover(&mut compiled, &mut tasks, &self.context.ending).await;
         let gone: Vec<String> =
             self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();
-        gone.iter().for_each(|name| drop(self.sheds.remove(name)));
+        gone.iter().for_each(|name| drop(self.evictions.remove(name)));
         for name in gone.iter().chain(tasks.keys()) {
             // The old ones let go of their series before the new ones begin.
             if let Some(mut tasks) = self.tasks.remove(name) {
@@ -558,7 +560,7 @@ impl Controller {
         for (name, mut tasks) in tasks {
             let old = self.compiled.upstreams.get(&name).map_or_else(Vec::new, |old| old.upstream.endpoints());
             if let Some(upstream) = compiled.upstreams.get_mut(&name) {
-                attend(upstream, &mut tasks, &self.context, &old, &mut self.sheds);
+                attend(upstream, &mut tasks, &self.context, &old, &mut self.evictions);
             }
             self.tasks.insert(name, tasks);
         }

@@ -8,7 +8,7 @@ use prometheus::Registry;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::compile::{MetricFamilies, Patience};
+use super::context::{MetricFamilies, Patience};
 use super::*;
 use crate::config::load_str;
 use crate::net::listener::Address;

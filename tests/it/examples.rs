@@ -10,7 +10,8 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use wsluice::config::{Loaded, load_str};
-use wsluice::control::compile::{CompileContext, compile};
+use wsluice::control::compile::compile;
+use wsluice::control::context::CompileContext;
 use wsluice::net::listener::Address;
 
 use crate::api;

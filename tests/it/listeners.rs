@@ -3,7 +3,7 @@
 use tokio::net::TcpListener;
 use wsluice::app::{App, StartError};
 use wsluice::config::load_str;
-use wsluice::control::compile::LogOutput;
+use wsluice::control::context::LogOutput;
 use wsluice::net::listener::Address;
 use wsluice::telemetry::sink::LogSink;
 

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use prometheus::Registry;
 use wsluice::config::load_str;
-use wsluice::control::compile::{CompileContext, Compiled, MetricFamilies, compile};
+use wsluice::control::compile::{Compiled, compile};
+use wsluice::control::context::{CompileContext, MetricFamilies};
 use wsluice::telemetry::exposition::encode;
 
 /// A configuration with some of a few names.

@@ -413,7 +413,7 @@ async fn a_refused_certificate_is_told_with_what_to_do_and_verify_off_takes_it()
     let detail = proxy.log_lines(1).await[0]["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("set `ca` in the upstream's `tls` to this very certificate"), "{detail}");
     let loaded = wsluice::config::load_str("it", &lax, &|_| None).unwrap();
-    let context = wsluice::control::compile::CompileContext::for_check();
+    let context = wsluice::control::context::CompileContext::for_check();
     let warnings = wsluice::control::compile::compile(&loaded, &context, None).unwrap().warnings;
     assert!(warnings.iter().any(|warning| warning.contains("upstreams.app.tls.verify is off")), "{warnings:?}");
     let proxy = Proxy::start(&lax);

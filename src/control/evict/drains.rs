@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::ReloadError;
-use super::super::compile::{CompileContext, Compiled};
+use super::super::compile::Compiled;
+use super::super::context::CompileContext;
 use super::super::listeners::Openings;
 use super::sweep;
 use crate::base::clock;

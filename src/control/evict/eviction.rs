@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::super::compile::{EvictionPolicy, RebalanceRule};
 use crate::balance::rebalance::{EndpointLoad, most, surplus};
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
@@ -29,28 +30,6 @@ const ON_ITS_WAY: Duration = Duration::from_secs(60);
 const STALE: Duration = Duration::from_secs(5);
 /// Over how long the sessions of an endpoint that is down are closed.
 const DOWN: Duration = Duration::from_secs(5);
-
-/// What is wanted of one upstream's sessions.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Shedding {
-    /// Move what is more than a share.
-    pub rebalance: Option<RebalanceRule>,
-    /// An endpoint that is a member no more is emptied in this time; `None`: its sessions stay.
-    pub removed: Option<Duration>,
-    /// An endpoint that fails its health check is emptied.
-    pub down: bool,
-}
-
-/// How surplus is moved.
-#[derive(Clone, Copy, Debug)]
-pub struct RebalanceRule {
-    /// Sessions a second.
-    pub rate: u32,
-    /// How much more than its share an endpoint may hold, in percent of that.
-    pub tolerance_percent: u32,
-    /// How long the endpoints must have been the same, and well, before: one that bounces moves nothing.
-    pub settle: Duration,
-}
 
 /// What is under way for one upstream. It goes over from one configuration to the next, and outlives a panic.
 #[derive(Default)]
@@ -75,7 +54,7 @@ impl EvictionState {
 pub async fn run(
     upstream: Arc<Upstream>,
     drain: Arc<Sessions>,
-    wanted: Shedding,
+    wanted: EvictionPolicy,
     state: Arc<Mutex<EvictionState>>,
     is_replacing: impl Fn() -> bool,
 ) {
@@ -97,7 +76,7 @@ pub async fn run(
 struct Shed<'a> {
     upstream: &'a Upstream,
     drain: &'a Sessions,
-    wanted: Shedding,
+    wanted: EvictionPolicy,
     state: &'a mut EvictionState,
 }
 

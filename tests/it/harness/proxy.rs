@@ -8,7 +8,7 @@ use prometheus::Registry;
 use serde_json::Value;
 use wsluice::app::{App, Drained};
 use wsluice::config::load_str;
-use wsluice::control::compile::LogOutput;
+use wsluice::control::context::LogOutput;
 use wsluice::control::{Changes, ProcessOrigin, ReloadError, Trigger};
 use wsluice::net::listener::Address;
 use wsluice::telemetry::exposition;

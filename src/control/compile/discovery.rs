@@ -1,0 +1,147 @@
+//! Discovery: the task that finds an upstream's endpoints, and how its lists are put in force.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::Compiler;
+use crate::base::clock;
+use crate::config::{self, Discover, EndpointUrl, EtcdSource, KeyPath, Teller};
+#[cfg(feature = "dns")]
+use crate::discovery::dns;
+use crate::discovery::{Discovery, EndpointSink, etcd, file};
+use crate::net::listener::Address;
+use crate::net::socket::TcpOptions;
+use crate::tls::client::server_name;
+use crate::upstream::Upstream;
+use crate::upstream::connect::{ConnectTarget, Connector, Tls};
+use crate::upstream::reach::Reach;
+
+impl Compiler<'_> {
+    #[cfg(not(feature = "dns"))]
+    pub(super) fn no_dns(&mut self, path: &KeyPath) {
+        let message = "this wsluice was built without DNS (cargo feature `dns`)";
+        self.report(&path.key("dns"), message);
+    }
+
+    pub(super) fn discovery(
+        &mut self,
+        path: &KeyPath,
+        discover: &Discover,
+        upstream: &Arc<Upstream>,
+        [tls, discovery_tls]: &[Option<Arc<rustls::ClientConfig>>; 2],
+        reach: Option<Arc<Reach>>,
+    ) -> Option<Discovery> {
+        let (name, has_tls) = (upstream.name.as_str(), tls.is_some());
+        let teller = discover.teller()?;
+        let (provider, allow_empty) = match teller {
+            Teller::File(source) => ("file", source.allow_empty),
+            Teller::Dns(source) => ("dns", source.allow_empty),
+            Teller::Etcd(source) => ("etcd", source.allow_empty),
+        };
+        let metrics = self.context.families.discovery.upstream(name, provider);
+        let upstream = Arc::clone(upstream);
+        let apply =
+            move |endpoints: &[config::EndpointConfig]| replace(&upstream, endpoints, has_tls, reach.as_deref());
+        let (outlet, first) = EndpointSink::new(name, allow_empty, metrics, Box::new(apply));
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = match teller {
+            Teller::File(source) => {
+                Box::pin(file::FileWatch { path: source.path.clone(), scheme: source.scheme }.run(outlet))
+            }
+            #[cfg(feature = "dns")]
+            Teller::Dns(source) => Box::pin(
+                dns::Dns {
+                    name: source.name.clone(),
+                    port: source.port,
+                    scheme: source.scheme,
+                    family: source.family,
+                    server: source.server,
+                    every: source.every.duration(),
+                }
+                .run(outlet),
+            ),
+            #[cfg(not(feature = "dns"))]
+            Teller::Dns(_) => {
+                self.no_dns(path);
+                return None;
+            }
+            Teller::Etcd(source) => Box::pin(self.etcd(&path.key("etcd"), source, discovery_tls.as_ref())?.run(outlet)),
+        };
+        Some(Discovery { upstream: name.to_owned(), task, first })
+    }
+
+    pub(super) fn etcd(
+        &mut self,
+        path: &KeyPath,
+        written: &EtcdSource,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+    ) -> Option<etcd::Etcd> {
+        let mut servers = vec![];
+        for (index, url) in written.servers.iter().enumerate() {
+            let (target, host, authority) = match url {
+                EndpointUrl::Tcp { host, port, .. } => {
+                    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                    (
+                        ConnectTarget::new(host, *port, &self.context.families.names),
+                        host.as_str(),
+                        format!("{bracketed}:{port}"),
+                    )
+                }
+                EndpointUrl::Unix(path) => (ConnectTarget::Unix(path.clone()), "localhost", "localhost".to_owned()),
+            };
+            let tls = match tls.filter(|_| url.is_tls()) {
+                // What is wrong with it has been told.
+                None if url.is_tls() => return None,
+                None => None,
+                Some(config) => {
+                    let name = written.tls.as_ref().and_then(|tls| tls.server_name.as_deref()).unwrap_or(host);
+                    let server_name = self.ok_or_report(&path.key("servers").index(index), server_name(name))?;
+                    Some(Tls { config: Arc::clone(config), server_name })
+                }
+            };
+            servers.push(etcd::EtcdMember {
+                authority,
+                connector: Connector { target, tls, tcp: TcpOptions::default(), sources: None, reach: None },
+            });
+        }
+        let login = written.user.clone().zip(written.password.as_ref());
+        let login = login.map(|(user, password)| etcd::Login { user, password: password.reveal().to_owned() });
+        Some(etcd::Etcd { servers, prefix: written.prefix.clone(), login })
+    }
+}
+
+/// Puts a list that was told in force. Those that cannot be used are left out and told back.
+fn replace(
+    upstream: &Upstream,
+    endpoints: &[config::EndpointConfig],
+    has_tls: bool,
+    reach: Option<&Reach>,
+) -> Result<Vec<String>, String> {
+    let mut reachable = Vec::with_capacity(endpoints.len());
+    let mut refused = vec![];
+    for endpoint in endpoints {
+        let place = match &endpoint.url {
+            // A name is judged when it is known where it leads.
+            EndpointUrl::Tcp { host, port, .. } => {
+                host.parse::<IpAddr>().ok().map(|ip| Address::Tcp(SocketAddr::new(ip, *port)))
+            }
+            EndpointUrl::Unix(path) => Some(Address::Unix(path.clone())),
+        };
+        match reach.zip(place).map_or(Ok(()), |(reach, place)| reach.judge(&place)) {
+            Ok(()) => reachable.push(endpoint.clone()),
+            Err(why) => refused.push(format!("{}: {why}", endpoint.url)),
+        }
+    }
+    if let (true, Some(first)) = (reachable.is_empty(), refused.first()) {
+        return Err(format!("none of the endpoints may be used, the first one since {first}"));
+    }
+    let (usable, unusable): (Vec<_>, Vec<_>) =
+        reachable.into_iter().partition(|endpoint| has_tls || !endpoint.url.is_tls());
+    if usable.is_empty() && !unusable.is_empty() {
+        return Err("all endpoints need TLS, and there is no authority to trust (see `tls` of the upstream)".to_owned());
+    }
+    let change = upstream.replace(&usable, clock::now());
+    let no_tls =
+        unusable.iter().map(|endpoint| format!("{} needs TLS, and there is no authority to trust", endpoint.url));
+    Ok(refused.into_iter().chain(no_tls).chain(change.refused.iter().map(ToString::to_string)).collect())
+}
