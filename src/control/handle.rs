@@ -1,51 +1,22 @@
 //! What others see of `Control`: the configuration in force, and the way in which orders are given.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch as latest;
 use tokio::sync::{mpsc, oneshot};
 
+use super::active_config::ActiveConfig;
+use super::error::ReloadError;
 use super::evict::drains::{DrainProgress, DrainTarget};
 use super::metrics::Trigger;
-use super::reload::{Changes, ReloadError};
+use super::reload::Changes;
 use super::upgrades;
-use crate::config::{AdminToken, Loaded};
 use crate::handover::DrainingPredecessor;
-use crate::net::listener::{Address, Bound};
-use crate::route::pattern::HostPattern;
 use crate::session::registry::SessionId;
 use crate::tls::certificates::Certificates;
-use crate::upstream::Upstream;
 use crate::ws::tunnel::Stopping;
-
-/// The configuration in force, to be looked at.
-#[derive(Debug)]
-pub struct ActiveConfig {
-    /// As it was read.
-    pub loaded: Loaded,
-    /// Since when.
-    pub since: SystemTime,
-    /// Listeners that are open, with the addresses they are bound to.
-    pub listeners: Vec<(Arc<str>, Address)>,
-    /// The upstreams, by name.
-    pub upstreams: BTreeMap<String, Arc<Upstream>>,
-}
-
-/// Where the admin listener is, and who is let in.
-#[derive(Clone, Debug)]
-pub struct AdminEndpoint {
-    /// Its socket.
-    pub bound: Arc<Bound>,
-    /// Where it was to be; with port 0 it is elsewhere.
-    pub written: Address,
-    /// What opens its API, if it is not open.
-    pub tokens: Arc<[AdminToken]>,
-    /// Names by which it may be asked for.
-    pub hosts: Arc<[HostPattern]>,
-}
 
 /// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
 #[derive(Debug)]

@@ -14,15 +14,29 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::compile::{Compiled, CompiledListener, address};
-use super::{AdminEndpoint, ReloadError};
-use crate::config::Config;
+use super::error::ReloadError;
+use crate::config::{AdminToken, Config};
 use crate::handover::HandoverOffer;
 use crate::net::listener::{Address, BindError, Bound, Inheritance, adopt, bind, bind_beside};
+use crate::route::pattern::HostPattern;
 use crate::server::Listener;
 use crate::server::accepting::{AcceptCommand, PendingConnections};
 
 /// The admin listener's name, in errors and where its sockets are handed on.
 const ADMIN: &str = "admin";
+
+/// Where the admin listener is, and who is let in.
+#[derive(Clone, Debug)]
+pub struct AdminEndpoint {
+    /// Its socket.
+    pub bound: Arc<Bound>,
+    /// Where it was to be; with port 0 it is elsewhere.
+    pub written: Address,
+    /// What opens its API, if it is not open.
+    pub tokens: Arc<[AdminToken]>,
+    /// Names by which it may be asked for.
+    pub hosts: Arc<[HostPattern]>,
+}
 
 /// All of them.
 #[derive(Debug)]

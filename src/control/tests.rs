@@ -7,12 +7,13 @@ use std::sync::{Condvar, Mutex};
 use prometheus::Registry;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout;
 
 use super::context::{MetricFamilies, Patience};
 use super::*;
 use crate::config::load_str;
 use crate::net::listener::Address;
-use crate::server::accepting::AcceptCommand as ToWorker;
+use crate::server::accepting::{self, AcceptCommand as ToWorker};
 use crate::session::Sessions;
 use crate::telemetry::exposition::encode;
 

@@ -9,7 +9,8 @@ use std::pin::Pin;
 
 use tokio::sync::oneshot;
 
-use super::{ReloadError, answer};
+use super::answer;
+use super::error::ReloadError;
 use crate::handover::systemd;
 use crate::handover::{
     Attempt, Deadlines, HandoverOffer, Invocation, Metrics, Predecessors, ReadySuccessor, Reporter, UpgradeError,

@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::{ControlHandle, ReloadError, Trigger};
+use super::error::ReloadError;
+use super::handle::ControlHandle;
+use super::metrics::Trigger;
 use crate::base::file_state::{FileObservation, Settling, look};
 
 /// Between two looks.

@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::super::ReloadError;
-use super::super::compile::Compiled;
-use super::super::context::CompileContext;
-use super::super::listeners::Openings;
 use super::sweep;
 use crate::base::clock;
+use crate::control::compile::Compiled;
+use crate::control::context::CompileContext;
+use crate::control::error::ReloadError;
+use crate::control::listeners::Openings;
 use crate::proxy::room::RouteQuota;
 use crate::server::Listener;
 use crate::session::registry::SessionId;

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::super::compile::{EvictionPolicy, RebalanceRule};
 use crate::balance::rebalance::{EndpointLoad, most, surplus};
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
+use crate::control::compile::{EvictionPolicy, RebalanceRule};
 use crate::session::Sessions;
 use crate::session::registry::SessionId;
 use crate::upstream::Upstream;

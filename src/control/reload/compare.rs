@@ -1,55 +1,14 @@
-//! What a reload has changed, or why it was refused: for the log, and for whoever asked for it.
+//! What a reload has changed: for the log, and for whoever asked for it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::config::ConfigErrors;
-use crate::handover::{SuccessionError, UpgradeError};
-use crate::net::listener::BindError;
+use crate::config::Config;
+use crate::control::compile::Compiled;
 
-/// Why a configuration is not put in force. The one before stays.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// There is something wrong with it.
-    #[error("{0}")]
-    Config(#[from] ConfigErrors),
-    /// A listener cannot be opened.
-    #[error("listener {listener}: {error}")]
-    Bind {
-        /// Its name.
-        listener: String,
-        /// Why.
-        error: BindError,
-    },
-    /// It is not in a file.
-    #[error("there is no file to read again: the configuration was given on the command line")]
-    NoFile,
-    /// It has not been read.
-    #[error("the file, or one that it names, could not be read in {0:?}: its file system hangs")]
-    Unread(Duration),
-    /// Others wait already.
-    #[error("too many wait for this already; try again")]
-    Busy,
-    /// The process is going.
-    #[error("the process is shutting down")]
-    Ending,
-    /// The next process is on its way, and is to find everything as it was told.
-    #[error("an upgrade is under way")]
-    Upgrading,
-    /// The next process has taken over.
-    #[error("process {0} has taken over, and this one ends with its last session")]
-    Replaced(u32),
-    /// There is no next process to start.
-    #[error("this process cannot be upgraded: only `wsluice run` and `wsluice proxy` can")]
-    NoSuccession,
-    /// The next process has not taken over.
-    #[error("{0}")]
-    Upgrade(#[source] UpgradeError),
-    /// This process was to take over from another, and does not.
-    #[error("{0}")]
-    Succession(#[from] SuccessionError),
-}
+/// The section of the configuration.
+pub const ADMIN: &str = "admin";
 
 /// What a reload has changed. All empty: the file says what it said before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -123,5 +82,55 @@ impl Changes {
     /// Whether the configuration is as it was.
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty() && self.routes.is_empty() && self.upstreams.is_empty() && self.others.is_empty()
+    }
+
+    /// What is not as before.
+    pub fn between(old: &Config, new: &Config, before: &Compiled, compiled: &Compiled) -> Changes {
+        let listener = |name: &str| match (before.listener(name), compiled.listener(name)) {
+            (Some(old), Some(new)) => old.is_same(new),
+            _ => false,
+        };
+        let names = |compiled: &Compiled| -> Vec<String> {
+            compiled.listeners.iter().map(|listener| listener.written.name.clone()).collect()
+        };
+        let (old_names, new_names) = (names(before), names(compiled));
+        fn keys<T>(map: &BTreeMap<String, T>) -> impl Iterator<Item = &str> + Clone {
+            map.keys().map(String::as_str)
+        }
+        let mut others = vec![];
+        let order = |file: &Config| -> Vec<String> { file.routes.iter().map(|route| route.name.clone()).collect() };
+        for (name, is_same) in [
+            ("order of routes", order(old) == order(new)),
+            (ADMIN, old.admin == new.admin && before.tokens == compiled.tokens),
+            ("log", old.log == new.log),
+            ("drain", old.drain == new.drain),
+            ("watch", old.watch == new.watch),
+            ("on_upgrade", old.on_upgrade == new.on_upgrade),
+        ] {
+            if !is_same {
+                others.push(name);
+            }
+        }
+        let mut warnings = vec![];
+        if old.workers != new.workers {
+            warnings.push("a change of `workers` takes effect when the process is started again".to_owned());
+        }
+        Changes {
+            listeners: Changed::between(
+                old_names.iter().map(String::as_str),
+                new_names.iter().map(String::as_str),
+                listener,
+            ),
+            routes: Changed::between(keys(&before.routes), keys(&compiled.routes), |name| {
+                before.routes[name].written == compiled.routes[name].written
+            }),
+            upstreams: Changed::between(keys(&before.upstreams), keys(&compiled.upstreams), |name| {
+                Arc::ptr_eq(&before.upstreams[name].upstream, &compiled.upstreams[name].upstream)
+            }),
+            others,
+            sessions_closing: 0,
+            workers_late: vec![],
+            warnings,
+        }
     }
 }

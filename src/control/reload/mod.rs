@@ -1,5 +1,147 @@
 //! Reloads: what a new configuration changes.
 
+mod apply;
 mod compare;
+mod retire;
 
-pub use compare::{Changed, Changes, ReloadError};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+pub(super) use apply::commit;
+pub use compare::{Changed, Changes};
+
+use super::metrics::{Reloaded, Trigger};
+use super::{Controller, ReloadError, answer};
+use crate::base::file_state::look;
+use crate::config::{ConfigErrors, Loaded};
+use crate::handover::systemd::Word;
+
+/// Reads the configuration anew.
+pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
+
+pub(super) type Read = Result<Loaded, ConfigErrors>;
+
+/// A reload whose files are being read.
+pub(super) struct PendingReload {
+    pub(super) trigger: Trigger,
+    pub(super) done: oneshot::Sender<Result<Changes, ReloadError>>,
+    pub(super) read: JoinHandle<Result<Read, ReloadError>>,
+}
+
+impl Controller {
+    /// Its files have been read: puts the configuration in force, if that may still be.
+    pub(super) async fn go_on(
+        &mut self,
+        trigger: Trigger,
+        done: oneshot::Sender<Result<Changes, ReloadError>>,
+        read: Result<Read, ReloadError>,
+    ) {
+        match self.upgrades.allow_changes() {
+            Ok(()) => answer(done, self.reload(trigger, read).await),
+            // The service manager has been told of that, and hears of no reload any more.
+            Err(refused) => {
+                tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not put in force");
+                answer(done, Err(refused));
+            }
+        }
+    }
+
+    async fn reload(&mut self, trigger: Trigger, read: Result<Read, ReloadError>) -> Result<Changes, ReloadError> {
+        let done = self.reload_now(read).await;
+        match &done {
+            Ok(changes) if !changes.workers_late.is_empty() => self.metrics.reloaded(trigger, Reloaded::Late),
+            Ok(changes) if changes.is_empty() => self.metrics.reloaded(trigger, Reloaded::Unchanged),
+            Ok(_) => self.metrics.reloaded(trigger, Reloaded::Done),
+            // That is no fault of what is in a file.
+            Err(ReloadError::NoFile | ReloadError::Ending | ReloadError::Upgrading | ReloadError::Replaced(_)) => {}
+            Err(_) => self.metrics.reloaded(trigger, Reloaded::Refused),
+        }
+        let trigger = trigger.label();
+        match &done {
+            Ok(changes) if changes.is_empty() => {
+                tracing::info!(trigger, "configuration read again: it says what it said before");
+                changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            }
+            Ok(changes) => {
+                tracing::info!(
+                    trigger,
+                    listeners = %changes.listeners, routes = %changes.routes, upstreams = %changes.upstreams,
+                    others = changes.others.join(", "), sessions_closing = changes.sessions_closing,
+                    workers_late = changes.workers_late.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+                    "configuration reloaded"
+                );
+                changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            }
+            Err(error) => {
+                tracing::error!(trigger, %error, "the new configuration is refused, the one before stays in force");
+            }
+        }
+        match &done {
+            Ok(_) => self.say_ready(),
+            Err(_) => {
+                let status = "the configuration as it is now is refused, the one before stays in force";
+                self.notifier.say(&[Word::Ready, Word::Status(status)]);
+            }
+        }
+        done
+    }
+
+    async fn reload_now(&mut self, read: Result<Read, ReloadError>) -> Result<Changes, ReloadError> {
+        let done = match read? {
+            Ok(loaded) => self.apply(loaded).await,
+            Err(errors) => Err(errors.into()),
+        };
+        if let Err(ReloadError::Config(_)) = done {
+            // Certificates are renewed meanwhile, whatever else somebody has written: by what is in force.
+            let loaded = self.in_force.load().loaded.clone();
+            match self.apply(loaded).await {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(changes) => {
+                    tracing::info!(listeners = %changes.listeners, upstreams = %changes.upstreams, "files it names are renewed");
+                }
+                Err(error) => tracing::error!(%error, "the files that the configuration names cannot be renewed"),
+            }
+        }
+        done
+    }
+
+    /// Begins to read the configuration as its files have it now.
+    pub(super) fn read(&self) -> Result<JoinHandle<Result<Read, ReloadError>>, ReloadError> {
+        let loader = Arc::clone(self.loader.as_ref().ok_or(ReloadError::NoFile)?);
+        let (hanging, patience) = (Arc::clone(&self.hanging), self.context.patience.files);
+        Ok(tokio::spawn(async move {
+            let late = |_| ReloadError::Unread(patience);
+            let mut hanging = hanging.lock().await;
+            // Who hangs there is waited for, and not joined by another: an operator who tries again and again has one thread.
+            if let Some(before) = &mut *hanging {
+                let _ = timeout(patience, before).await.map_err(late)?;
+                *hanging = None;
+            }
+            // On a thread for such things: a network file system may hang, and a large file takes a while.
+            let mut reading = spawn_blocking(move || {
+                let read = loader()?;
+                // Certificates and what else it names are read when it is compiled, which must not be what hangs.
+                read.file.files().iter().for_each(|file| drop(look(file)));
+                Ok(read)
+            });
+            match timeout(patience, &mut reading).await {
+                Ok(read) => read.map_err(|_| ReloadError::Ending),
+                Err(elapsed) => {
+                    *hanging = Some(reading);
+                    Err(late(elapsed))
+                }
+            }
+        }))
+    }
+}
+
+/// Waits for the files of the reload that is under way. Cancel-safe.
+pub(super) async fn is_read(reading: &mut Option<PendingReload>) -> Result<Read, ReloadError> {
+    match reading {
+        Some(reading) => (&mut reading.read).await.unwrap_or(Err(ReloadError::Ending)),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,79 @@
+//! Closes the sessions of routes that a reload has changed or removed, as their `on_change` says.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::config::OnChange;
+use crate::control::Controller;
+use crate::control::compile::{Compiled, CompiledRoute};
+use crate::control::evict::sweep;
+use crate::session::registry::SessionId;
+use crate::session::{Member, RouteSessions};
+use crate::ws::tunnel::Stopping;
+
+impl Controller {
+    /// Has sessions go whose route, as they know it, is in force no more, if its `on_change` says so: the one that is in
+    /// force now, or the last one of a route that is gone.
+    pub(super) fn retire(&mut self, compiled: &Compiled) -> usize {
+        let mut count = 0;
+        self.sweeps.retain(|_, sweeping| {
+            while sweeping.try_join_next().is_some() {}
+            !sweeping.is_empty()
+        });
+        // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
+        let later = RouteSessions::next_number();
+        for (name, old) in &self.compiled.routes {
+            let new = compiled.routes.get(name);
+            let listeners = |route: &CompiledRoute| -> Vec<Arc<RouteSessions>> {
+                route.route.listeners.iter().map(|handles| Arc::clone(&handles.sessions)).collect()
+            };
+            let kept: Vec<Arc<RouteSessions>> = new.map_or_else(Vec::new, listeners);
+            let is_changed = new.is_none_or(|new| !new.written.is_like(&old.written));
+            // Where the route is as it was, its sessions of a listener that is gone are on their way out alone.
+            let gone: Option<HashSet<Arc<str>>> = (!is_changed).then(|| {
+                let there: HashSet<&str> = kept.iter().map(|sessions| &*sessions.listener).collect();
+                let old = old.route.listeners.iter().map(|handles| &handles.sessions.listener);
+                old.filter(|listener| !there.contains(&***listener)).cloned().collect()
+            });
+            if gone.as_ref().is_some_and(HashSet::is_empty) {
+                continue;
+            }
+            let span = match new.map_or(&old.written, |new| &new.written).on_change {
+                OnChange::Keep => continue,
+                OnChange::Drain(span) => span.duration(),
+                OnChange::Close => Duration::ZERO,
+            };
+            let route = name.clone();
+            let select = move |_: SessionId, member: &Member| {
+                *member.route.route == *route
+                    && member.route.number < later
+                    && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))
+                    && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
+            };
+            let handshake = old.written.timeouts.handshake.duration();
+            let (sweep, told) = sweep::begin(&self.context.sessions, select, span, Stopping::Reload);
+            count += told;
+            if told > 0 {
+                tracing::info!(
+                    route = name,
+                    sessions = told,
+                    ?span,
+                    "closing the sessions of a route that has changed"
+                );
+            }
+            // A handshake that was under way may still open one.
+            let late = handshake + 3 * sweep::LOOK;
+            let sweeping = self.sweeps.entry(name.clone()).or_default();
+            if is_changed {
+                // Those that an earlier one would find, this one does as well.
+                *sweeping = JoinSet::new();
+            }
+            sweeping.spawn(async move { drop(timeout(late, sweep.go_on()).await) });
+        }
+        count
+    }
+}
