@@ -2,19 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::liveness::Liveness;
 use crate::base::time::MonotonicTime;
 use crate::ws::scanner::Scanner;
-
-/// Whether a peer is there. Since when it is `Wanted` or `Asked` is `Peer::since`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Liveness {
-    /// It was heard of lately enough.
-    Heard,
-    /// A Ping to it waits for the end of a frame.
-    Wanted,
-    /// It was asked and has not answered.
-    Asked,
-}
 
 /// One peer: what comes from it, and what became of what goes to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,14 @@
 //! The tunnel under a virtual clock: examples for each end, and properties over random traffic, cuts and pauses.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::borrow::Cow;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::ws::close::CloseCode;
-use crate::ws::frame::{FrameHeader, HEADER_BYTES_MAX};
+use crate::ws::close::{Close, CloseCode};
+use crate::ws::frame::{FrameHeader, HEADER_BYTES_MAX, apply_mask};
+use crate::ws::scanner::{EndedMessage, Violation};
 
 mod ends;
 mod lenient;

@@ -1,0 +1,304 @@
+//! One peer's bytes, judged frame by frame: what goes on to the other peer, and what is counted.
+
+use std::borrow::Cow;
+
+use super::liveness::PING_BYTES;
+use super::{End, Observer, Tunnel, TunnelStep, Validation};
+use crate::base::time::MonotonicTime;
+use crate::ws::Side;
+use crate::ws::close::CloseBody;
+use crate::ws::frame::{CONTROL_PAYLOAD_MAX, FrameHeader, Opcode, apply_mask};
+use crate::ws::scanner::{ControlFrameSpan, EndedMessage, FrameRefusal, Item, Rules, Run, Violation};
+
+/// What has passed in one go and has not been told: a flood of small frames is told in few words.
+#[derive(Default)]
+pub(super) struct Passed {
+    /// The last texts and the last binary messages, if they are alike.
+    texts: Option<(EndedMessage, u32)>,
+    binaries: Option<(EndedMessage, u32)>,
+    pings: u32,
+    pongs: u32,
+}
+
+impl Passed {
+    #[inline]
+    fn message(&mut self, from: Side, message: EndedMessage, count: u32, seen: &mut impl Observer) {
+        let alike = if message.opcode == Opcode::Text { &mut self.texts } else { &mut self.binaries };
+        match alike {
+            Some((last, so_far)) if *last == message => *so_far += count,
+            other => {
+                if let Some((last, so_far)) = other.replace((message, count)) {
+                    seen.message(from, last, so_far);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn tell(self, from: Side, seen: &mut impl Observer) {
+        for (message, count) in [self.texts, self.binaries].into_iter().flatten() {
+            seen.message(from, message, count);
+        }
+        for (opcode, count) in [(Opcode::Ping, self.pings), (Opcode::Pong, self.pongs)] {
+            if count > 0 {
+                seen.control(from, opcode, count);
+            }
+        }
+    }
+}
+
+impl Tunnel {
+    pub(super) fn judge(
+        &mut self,
+        now: MonotonicTime,
+        from: Side,
+        bytes: &[u8],
+        seen: &mut impl Observer,
+    ) -> TunnelStep {
+        let mut passed = Passed::default();
+        let step = self.judge_each(now, from, bytes, &mut passed, seen);
+        passed.tell(from, seen);
+        step
+    }
+
+    #[inline]
+    fn judge_each(
+        &mut self,
+        now: MonotonicTime,
+        from: Side,
+        bytes: &[u8],
+        passed: &mut Passed,
+        seen: &mut impl Observer,
+    ) -> TunnelStep {
+        let to = from.other();
+        let mut rules = Rules {
+            from,
+            rsv: self.rsv,
+            frame_bytes_max: self.settings.frame_bytes_max,
+            message_bytes_max: self.settings.message_bytes_max,
+            tolerant: false,
+        };
+        let mut at = 0;
+        loop {
+            let muted = self.peer(from).muted || !self.peer(to).writable();
+            if muted {
+                // Nothing of this goes anywhere: only the framing still matters.
+                rules.frame_bytes_max = u64::MAX;
+                rules.message_bytes_max = u64::MAX;
+            }
+            let taken = |at| if muted { TunnelStep::Drop(at) } else { TunnelStep::Forward(at) };
+            let rest = &bytes[at..];
+            let scanner = &mut self.peers[from as usize].scanner;
+            if at > 0 && (rest.is_empty() || (scanner.at_boundary() && self.peer(to).wants_inject())) {
+                return taken(at);
+            }
+            let most = if muted { 0 } else { self.alike_max(from, rest) };
+            if most > 0
+                && let Some(run) = self.peers[from as usize].scanner.run(&rules, rest, most)
+            {
+                at += run.bytes;
+                self.run_passed(now, from, run, passed, seen);
+                continue;
+            }
+            let mut item = self.peers[from as usize].scanner.next(&rules, rest);
+            if let Err(FrameRefusal::Violation(violation)) = item
+                && at == 0
+                && let Some(tolerated) = self.tolerated(&rules, violation, rest)
+            {
+                if matches!(tolerated, Ok(item) if item != Item::Incomplete) {
+                    seen.tolerated(from, violation);
+                }
+                item = tolerated;
+            }
+            match item {
+                Ok(Item::Data { header, ends }) => {
+                    at += header;
+                    self.data_passed(now, from, ends.filter(|_| !muted), passed, seen);
+                }
+                Ok(Item::Payload { bytes, ends }) => {
+                    at += bytes;
+                    self.data_passed(now, from, ends.filter(|_| !muted), passed, seen);
+                }
+                Ok(Item::Incomplete) if at > 0 => return taken(at),
+                Ok(Item::Incomplete) => return TunnelStep::NeedMore,
+                Ok(Item::Control(control)) => {
+                    let (payload, length) = unmasked(&control, rest);
+                    let payload = &payload[..length];
+                    let is_masked_well = control.mask.is_some() == (from == Side::Client);
+                    match control.opcode {
+                        Opcode::Pong if self.is_ours(from, payload).is_some() => {
+                            if at > 0 {
+                                return taken(at);
+                            }
+                            if self.is_ours(from, payload) == Some(self.peer(from).pings) {
+                                seen.round_trip(from, now.since(self.peer(from).pinged));
+                            }
+                            return TunnelStep::Drop(control.bytes);
+                        }
+                        Opcode::Close => match CloseBody::parse(payload) {
+                            Ok(_) if at > 0 => return taken(at),
+                            Ok(body) => {
+                                if !muted {
+                                    seen.control(from, Opcode::Close, 1);
+                                }
+                                self.close_received(now, from, body, !muted);
+                                return if is_masked_well || muted {
+                                    taken(control.bytes)
+                                } else {
+                                    TunnelStep::Remask(control.bytes)
+                                };
+                            }
+                            Err(_) if at > 0 => return taken(at),
+                            Err(error) => {
+                                self.refuse(now, from, FrameRefusal::from(error));
+                                return TunnelStep::Drop(bytes.len());
+                            }
+                        },
+                        opcode => {
+                            at += control.bytes;
+                            if !muted {
+                                self.control_passed(from, opcode, 1, passed);
+                                if !is_masked_well {
+                                    return TunnelStep::Remask(control.bytes);
+                                }
+                            }
+                        }
+                    }
+                }
+                Err(_) if at > 0 => return taken(at),
+                Err(refusal) => {
+                    self.refuse(now, from, refusal);
+                    if self.peer(from).deaf {
+                        return TunnelStep::Drop(bytes.len());
+                    }
+                }
+            }
+        }
+    }
+
+    /// What stands at the start of `bytes` for whoever does not mind that it breaks this rule, where that does no harm.
+    #[cold]
+    fn tolerated(&mut self, rules: &Rules, violation: Violation, bytes: &[u8]) -> Option<Result<Item, FrameRefusal>> {
+        let is_lenient = self.settings.validation == Validation::Lenient;
+        let (header, _) = FrameHeader::parse(bytes).ok().flatten()?;
+        let may_be_ours = header.opcode == Opcode::Pong && header.payload == PING_BYTES as u64;
+        let passes = match violation {
+            Violation::LengthNotMinimal => is_lenient || may_be_ours,
+            // Masking is there for what is between us and the peer; we mask anew. Payload of data is not ours to touch.
+            Violation::UnmaskedFrame | Violation::MaskedFrame => {
+                header.opcode.is_control() && header.rsv == 0 && (is_lenient || may_be_ours)
+            }
+            _ => false,
+        };
+        if !passes {
+            return None;
+        }
+        let rules = Rules { tolerant: true, ..*rules };
+        let item = self.peers[rules.from as usize].scanner.next(&rules, bytes);
+        if let Ok(Item::Control(control)) = item
+            && !is_lenient
+        {
+            let (payload, length) = unmasked(&control, bytes);
+            self.is_ours(rules.from, &payload[..length])?;
+        }
+        Some(item)
+    }
+
+    fn data_passed(
+        &mut self,
+        now: MonotonicTime,
+        from: Side,
+        ends: Option<EndedMessage>,
+        passed: &mut Passed,
+        seen: &mut impl Observer,
+    ) {
+        self.data_at = now;
+        if let Some(message) = ends {
+            passed.message(from, message, 1, seen);
+        }
+    }
+
+    #[inline]
+    fn run_passed(&mut self, now: MonotonicTime, from: Side, run: Run, passed: &mut Passed, seen: &mut impl Observer) {
+        match run.opcode {
+            Opcode::Text | Opcode::Binary => {
+                self.data_at = now;
+                passed.message(from, EndedMessage { opcode: run.opcode, bytes: run.payload }, run.count, seen);
+            }
+            Opcode::Continuation => self.data_at = now,
+            control => self.control_passed(from, control, run.count, passed),
+        }
+    }
+
+    /// Pings or Pongs of this peer went on.
+    #[inline]
+    fn control_passed(&mut self, from: Side, opcode: Opcode, count: u32, passed: &mut Passed) {
+        match opcode {
+            Opcode::Ping => {
+                passed.pings += count;
+                self.peer_mut(from.other()).owes_pong = true;
+            }
+            _ => {
+                passed.pongs += count;
+                self.peer_mut(from).owes_pong = false;
+            }
+        }
+    }
+
+    /// How many of the frames at the start of `bytes` may be taken in one go if they are alike: a Pong that has the length of
+    /// ours is looked at, and left alone if it has our key.
+    #[inline]
+    fn alike_max(&self, from: Side, bytes: &[u8]) -> usize {
+        let &[0x8A, second, ..] = bytes else { return usize::MAX };
+        if usize::from(second & 0x7F) != PING_BYTES {
+            return usize::MAX;
+        }
+        let (mask, payload) = match second & 0x80 {
+            0 => (0, &bytes[2..]),
+            _ => match bytes[2..].split_first_chunk::<4>() {
+                Some((mask, payload)) => (u64::from(u32::from_be_bytes(*mask)), payload),
+                None => return 0,
+            },
+        };
+        let Some(key) = payload.first_chunk::<8>() else { return 0 };
+        let key = u64::from_be_bytes(*key) ^ (mask << 32 | mask);
+        usize::from(key != self.ping_keys[from as usize])
+    }
+
+    fn is_ours(&self, from: Side, payload: &[u8]) -> Option<u32> {
+        let (key, count) = payload.split_first_chunk::<8>()?;
+        let count = u32::from_be_bytes(*count.first_chunk::<4>()?);
+        let ours = payload.len() == PING_BYTES
+            && u64::from_be_bytes(*key) == self.ping_keys[from as usize]
+            && count.wrapping_sub(1) < self.peer(from).pings;
+        ours.then_some(count)
+    }
+
+    fn refuse(&mut self, now: MonotonicTime, from: Side, refusal: FrameRefusal) {
+        let was_closing = self.is_closing();
+        match refusal {
+            FrameRefusal::FrameTooLarge => self.begin(now, End::FrameTooLarge(from)),
+            FrameRefusal::MessageTooLarge => self.begin(now, End::MessageTooLarge(from)),
+            FrameRefusal::Violation(violation) => {
+                self.peer_mut(from).deaf = true;
+                self.begin(now, End::Violation { by: from, label: Cow::Borrowed(Violation::label(violation)) });
+            }
+        }
+        self.peer_mut(from).muted = true;
+        if was_closing {
+            // Its Close will not be passed on any more; the other peer, if it asked to close, must not wait for it.
+            self.answer_for(now, from);
+        }
+    }
+}
+
+/// A copy of a control frame's payload, unmasked, with its length.
+fn unmasked(control: &ControlFrameSpan, bytes: &[u8]) -> ([u8; CONTROL_PAYLOAD_MAX], usize) {
+    let masked = &bytes[control.header..control.bytes];
+    let mut payload = [0; CONTROL_PAYLOAD_MAX];
+    payload[..masked.len()].copy_from_slice(masked);
+    if let Some(key) = control.mask {
+        apply_mask(key, &mut payload[..masked.len()]);
+    }
+    (payload, masked.len())
+}
