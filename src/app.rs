@@ -36,10 +36,10 @@ use crate::proxy::room::RouteQuotas;
 use crate::server::accepting;
 use crate::session::Sessions;
 use crate::session::registry::SessionRegistry;
+use crate::session::stop::StopReason;
 use crate::telemetry::process;
 use crate::upstream::live::EndpointStates;
 use crate::upstream::reach::Own;
-use crate::ws::tunnel::Stopping;
 
 /// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a
 /// quarter of it.
@@ -243,7 +243,7 @@ impl App {
         let sessions = Arc::clone(&self.sessions);
         let closing = async {
             let Some(span) = span else { return pending().await };
-            let (sweep, _) = evict::sweep::begin(&sessions, |_, _| true, span, Stopping::Upgrade);
+            let (sweep, _) = evict::sweep::begin(&sessions, |_, _| true, span, StopReason::Upgrade);
             // Handshakes that were under way may still open some. Who does not go then has had his time.
             let _ = timeout(span + grace, sweep.go_on()).await;
         };

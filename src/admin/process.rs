@@ -20,10 +20,10 @@ use crate::health::threshold::Health;
 use crate::net::listener::Address;
 use crate::proxy::{outcome, request};
 use crate::session::registry::{Listed, SessionId};
+use crate::session::stop::StopReason;
 use crate::session::{Member, Sessions};
 use crate::upstream::Upstream;
 use crate::ws::close::Close;
-use crate::ws::tunnel::Stopping;
 
 /// This process, for its operators.
 #[derive(Debug)]
@@ -165,7 +165,7 @@ impl AdminBackend for ProcessBackend {
                 }
             }
             let count = places.len();
-            let why = Stopping::Operator(Arc::new(close));
+            let why = StopReason::Operator(Arc::new(close));
             self.control
                 .ask(|done| ControlRequest::Close { places, span: over, why, done })
                 .await

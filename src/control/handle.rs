@@ -15,8 +15,8 @@ use super::reload::Changes;
 use super::upgrades;
 use crate::handover::DrainingPredecessor;
 use crate::session::registry::SessionId;
+use crate::session::stop::StopReason;
 use crate::tls::certificates::Certificates;
-use crate::ws::tunnel::Stopping;
 
 /// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub enum ControlRequest {
         /// Over how long.
         span: Duration,
         /// With which code and reason.
-        why: Stopping,
+        why: StopReason,
         /// How many were there, and were not told the same before.
         done: oneshot::Sender<usize>,
     },

@@ -13,6 +13,7 @@ use crate::header::path::PathError;
 use crate::policy::OriginDenial;
 use crate::session::CloseActions;
 use crate::session::metrics::{EndLabels, Initiator};
+use crate::session::stop::StopReason;
 use crate::telemetry::panics::Panic;
 use crate::upstream::NoEndpoint;
 use crate::upstream::connect::ConnectError;
@@ -20,7 +21,7 @@ use crate::upstream::handshake::HandshakeError;
 use crate::ws::Side;
 use crate::ws::close::{Close, CloseCode};
 use crate::ws::handshake::OfferError;
-use crate::ws::tunnel::{End, Farewell, Stopping};
+use crate::ws::tunnel::{End, Farewell};
 
 /// Why a request does not get what it asks for.
 #[derive(Debug, thiserror::Error)]
@@ -249,8 +250,8 @@ impl From<NoEndpoint> for Failure {
 }
 
 /// The table, second half: after the tunnel opened, a Close for each side. `upstream_lost` is what the route wants its
-/// clients to get when their server is lost.
-pub fn closing(end: &End, upstream_lost: &Farewell) -> CloseActions {
+/// clients to get when their server is lost; `stop` is why the proxy stops the session.
+pub fn closing(end: &End, stop: Option<&StopReason>, upstream_lost: &Farewell) -> CloseActions {
     use CloseCode as Code;
     use Initiator::{Client, Proxy, Server};
     let row = |client: Option<(Code, &'static str)>, server: Option<Code>, initiator, reason| CloseActions {
@@ -276,8 +277,8 @@ pub fn closing(end: &End, upstream_lost: &Farewell) -> CloseActions {
         End::Dead(Side::Client) => row(None, away, Proxy, "client_dead"),
         End::Dead(Side::Server) => row(Some((Code::GOING_AWAY, "upstream dead")), None, Proxy, "upstream_dead"),
         End::Lifetime => row(Some((Code::SERVICE_RESTART, "lifetime reached")), away, Proxy, "lifetime"),
-        End::Stopped(why) => {
-            let (client, reason) = stopping(why);
+        End::Stopped => {
+            let (client, reason) = stopping(stop.unwrap_or(&StopReason::Drain));
             CloseActions { client: Farewell::Close(client), ..row(None, away, Proxy, reason) }
         }
         End::Panicked => {
@@ -300,18 +301,18 @@ pub fn closing(end: &End, upstream_lost: &Farewell) -> CloseActions {
 
 /// What a client is told that is to come back, and the label: for a developer at the browser's console, and not about our
 /// inside.
-fn stopping(why: &Stopping) -> (Close, &'static str) {
+fn stopping(why: &StopReason) -> (Close, &'static str) {
     let text = match why {
-        Stopping::Drain => "service restart",
-        Stopping::Rebalance => "moved to another server, please reconnect",
-        Stopping::EndpointDrain => "this server is taken out of service, please reconnect",
-        Stopping::EndpointDown => "this server is not well, please reconnect",
-        Stopping::Reload => "the service has changed, please reconnect",
-        Stopping::ListenerDrain => "this address is taken out of service, please reconnect",
-        Stopping::RouteDrain => "this service is moved, please reconnect",
-        Stopping::UpstreamDrain => "the servers are taken out of service, please reconnect",
-        Stopping::Upgrade => "the service is upgraded, please reconnect",
-        Stopping::Operator(close) => return (Close::clone(close), stopping_label(why)),
+        StopReason::Drain => "service restart",
+        StopReason::Rebalance => "moved to another server, please reconnect",
+        StopReason::EndpointDrain => "this server is taken out of service, please reconnect",
+        StopReason::EndpointDown => "this server is not well, please reconnect",
+        StopReason::Reload => "the service has changed, please reconnect",
+        StopReason::ListenerDrain => "this address is taken out of service, please reconnect",
+        StopReason::RouteDrain => "this service is moved, please reconnect",
+        StopReason::UpstreamDrain => "the servers are taken out of service, please reconnect",
+        StopReason::Upgrade => "the service is upgraded, please reconnect",
+        StopReason::Operator(close) => return (Close::clone(close), stopping_label(why)),
     };
     (Close::new(CloseCode::SERVICE_RESTART, text), stopping_label(why))
 }
@@ -331,18 +332,18 @@ pub const STOPPING_LABELS: [&str; 10] = [
 ];
 
 /// Why a session is told to stop, as its `reason` will be in logs and metrics.
-pub const fn stopping_label(why: &Stopping) -> &'static str {
+pub const fn stopping_label(why: &StopReason) -> &'static str {
     match why {
-        Stopping::Drain => "drain",
-        Stopping::Rebalance => "rebalance",
-        Stopping::EndpointDrain => "endpoint_drain",
-        Stopping::EndpointDown => "endpoint_down",
-        Stopping::Reload => "reload",
-        Stopping::ListenerDrain => "listener_drain",
-        Stopping::RouteDrain => "route_drain",
-        Stopping::UpstreamDrain => "upstream_drain",
-        Stopping::Upgrade => "upgrade",
-        Stopping::Operator(_) => "operator",
+        StopReason::Drain => "drain",
+        StopReason::Rebalance => "rebalance",
+        StopReason::EndpointDrain => "endpoint_drain",
+        StopReason::EndpointDown => "endpoint_down",
+        StopReason::Reload => "reload",
+        StopReason::ListenerDrain => "listener_drain",
+        StopReason::RouteDrain => "route_drain",
+        StopReason::UpstreamDrain => "upstream_drain",
+        StopReason::Upgrade => "upgrade",
+        StopReason::Operator(_) => "operator",
     }
 }
 
@@ -391,6 +392,7 @@ mod tests {
     #[test]
     fn every_close_may_stand_on_the_wire() {
         let lost = |side| End::Lost(side);
+        let stop = Some(StopReason::Operator(Arc::new(Close::new(CloseCode(4321), "be good"))));
         let violation = |label: &'static str| End::Violation { by: Side::Client, label: label.into() };
         for end in [
             lost(Side::Client),
@@ -399,14 +401,14 @@ mod tests {
             End::Dead(Side::Client),
             End::Dead(Side::Server),
             End::Lifetime,
-            End::Stopped(Stopping::Operator(Arc::new(Close::new(CloseCode(4321), "be good")))),
+            End::Stopped,
             End::Panicked,
             End::FrameTooLarge(Side::Client),
             End::MessageTooLarge(Side::Server),
             violation("reserved_bits"),
             violation("invalid_utf8"),
         ] {
-            let closing = closing(&end, &Farewell::Cut);
+            let closing = closing(&end, stop.as_ref(), &Farewell::Cut);
             for farewell in [closing.client, closing.server] {
                 if let Farewell::Close(close) = farewell {
                     assert!(close.code.is_some_and(CloseCode::is_sendable), "{end:?}");
@@ -424,7 +426,7 @@ mod tests {
         ];
         for (broken, code) in table {
             for (by, server) in [(Side::Client, CloseCode::GOING_AWAY), (Side::Server, code)] {
-                let closing = closing(&broken(by), &Farewell::Cut);
+                let closing = closing(&broken(by), None, &Farewell::Cut);
                 let Farewell::Close(client) = closing.client else { panic!("no Close") };
                 assert_eq!(client.code, Some(code));
                 assert_eq!(closing.server, Farewell::Close(Close::new(server, "")));
@@ -434,7 +436,7 @@ mod tests {
 
     #[test]
     fn who_is_stopped_is_told_so_and_may_come_back() {
-        use Stopping::*;
+        use StopReason::*;
         let all = [
             (Drain, "drain"),
             (Rebalance, "rebalance"),
@@ -447,7 +449,7 @@ mod tests {
             (Upgrade, "upgrade"),
         ];
         for (why, label) in all {
-            let closing = closing(&End::Stopped(why), &Farewell::Cut);
+            let closing = closing(&End::Stopped, Some(&why), &Farewell::Cut);
             let Farewell::Close(client) = closing.client else { panic!("{label}: no Close") };
             assert_eq!((client.code, closing.reason), (Some(CloseCode::SERVICE_RESTART), label));
             assert_eq!(closing.server, Farewell::Close(Close::new(CloseCode::GOING_AWAY, "")));
@@ -457,7 +459,7 @@ mod tests {
             assert!(STOPPING_LABELS.contains(&label), "{label}");
         }
         let said = Close::new(CloseCode(4001), "be good");
-        let closing = closing(&End::Stopped(Operator(Arc::new(said.clone()))), &Farewell::Cut);
+        let closing = closing(&End::Stopped, Some(&Operator(Arc::new(said.clone()))), &Farewell::Cut);
         assert_eq!((closing.client, closing.reason), (Farewell::Close(said), "operator"));
         assert_eq!(closing.server, Farewell::Close(Close::new(CloseCode::GOING_AWAY, "")));
     }
@@ -466,7 +468,7 @@ mod tests {
     fn what_a_client_gets_whose_server_is_lost_is_for_its_route_to_say() {
         let close = Farewell::Close(Close::new(CloseCode(4321), "come back"));
         for wanted in [close, Farewell::Cut] {
-            let closing = closing(&End::Lost(Side::Server), &wanted);
+            let closing = closing(&End::Lost(Side::Server), None, &wanted);
             assert_eq!((closing.client, closing.server), (wanted, Farewell::Nothing));
         }
     }

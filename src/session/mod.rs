@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod metrics;
 pub mod registry;
 pub mod relay;
+pub mod stop;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -35,6 +36,7 @@ use crate::ws::tunnel::{End, Farewell, Observer, Tunnel};
 use access_log::{AccessLog, LogRecord, RecordKind, Traffic};
 use metrics::{ControlKind, Data, Direction, EndLabels, Initiator, PeerLabel, RouteSessionMetrics};
 use relay::Relay;
+use stop::StopReason;
 
 /// What an end means: which Close goes where, and what it is called. One row of `proxy::outcome`'s table.
 #[derive(Clone, Debug)]
@@ -50,12 +52,12 @@ pub struct CloseActions {
 }
 
 /// The table, as a function, so that it can stand above. What a client gets whose server is lost is for its route to say.
-pub type CloseMapper = fn(&End, upstream_lost: &Farewell) -> CloseActions;
+pub type CloseMapper = fn(&End, stop: Option<&StopReason>, upstream_lost: &Farewell) -> CloseActions;
 
 /// Says what an end means.
 pub trait Judge {
-    /// The row of the table for `end`.
-    fn closing(&self, end: &End) -> CloseActions;
+    /// The row of the table for `end`; `stop` is why the proxy stops the session.
+    fn closing(&self, end: &End, stop: Option<&StopReason>) -> CloseActions;
 }
 
 /// What all sessions of a route on one listener have in common: one for all of them, so that a session holds only what
@@ -273,7 +275,7 @@ where
 impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     fn drop(&mut self) {
         let (tunnel, Counts { route, opening }) = (self.relay.tunnel(), self.relay.observer());
-        let table = |end| (route.table)(end, &route.upstream_lost);
+        let table = |end| (route.table)(end, self.relay.stop_reason(), &route.upstream_lost);
         // Without an end the task itself was dropped: the process is going, or something panicked.
         let (closing, code, reason) = match tunnel.end() {
             Some(end @ End::Closed { body, .. }) => (table(end), body.code.map(|code| code.0), body.reason.clone()),
@@ -390,8 +392,8 @@ impl Counts {
 }
 
 impl Judge for Counts {
-    fn closing(&self, end: &End) -> CloseActions {
-        (self.route.table)(end, &self.route.upstream_lost)
+    fn closing(&self, end: &End, stop: Option<&StopReason>) -> CloseActions {
+        (self.route.table)(end, stop, &self.route.upstream_lost)
     }
 }
 

@@ -31,7 +31,8 @@ use tokio::sync::Notify;
 
 use crate::base::time::MonotonicTime;
 use crate::base::worker::{self, Local};
-use crate::ws::tunnel::{QUIET_WAIT, Stopping};
+use crate::session::stop::{StopNotice, StopReason};
+use crate::ws::tunnel::QUIET_WAIT;
 use stops::Stops;
 
 /// How many sessions are looked at with a worker's slab locked: some ten microseconds, in which that worker could not
@@ -86,17 +87,6 @@ struct Entry<M> {
     member: Option<M>,
     /// What it said when last asked.
     told: SessionReport,
-}
-
-/// When to stop, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StopNotice {
-    /// From when on: in the next pause.
-    pub at: MonotonicTime,
-    /// At the latest then, if a session has no pause before; `None`: as the tunnel has it.
-    pub by: Option<MonotonicTime>,
-    /// The reason.
-    pub why: Stopping,
 }
 
 /// What a session tells of itself when it is asked.
@@ -180,7 +170,7 @@ impl<M> SessionRegistry<M> {
             begun => {
                 let (at, by) =
                     (MonotonicTime::from_micros(begun), MonotonicTime::from_micros(self.by.load(Ordering::SeqCst)));
-                Some(StopNotice { at, by: Some(by), why: Stopping::Drain })
+                Some(StopNotice { at, by: Some(by), why: StopReason::Drain })
             }
         };
         let generation = working.generation;
@@ -203,12 +193,12 @@ impl<M> SessionRegistry<M> {
             return 0;
         }
         let prompt = self.places(|_, notice| notice.member.is_none().then_some(()));
-        self.tell(prompt.into_iter().map(|(place, ())| (place, now)), Some(now + span), &Stopping::Drain);
-        self.spread(|_, _| true, now, span, random, &Stopping::Drain)
+        self.tell(prompt.into_iter().map(|(place, ())| (place, now)), Some(now + span), &StopReason::Drain);
+        self.spread(|_, _| true, now, span, random, &StopReason::Drain)
     }
 
     /// Tells the connections of `listener` that are no sessions, or not yet, to stop now.
-    pub fn stop_requests(&self, listener: u32, now: MonotonicTime, why: &Stopping) {
+    pub fn stop_requests(&self, listener: u32, now: MonotonicTime, why: &StopReason) {
         let prompt = self.places(|_, notice| (notice.member.is_none() && notice.listener == listener).then_some(()));
         self.tell(prompt.into_iter().map(|(place, ())| (place, now)), None, why);
     }
@@ -233,7 +223,7 @@ impl<M> SessionRegistry<M> {
         now: MonotonicTime,
         span: Duration,
         mut random: impl FnMut() -> f64,
-        why: &Stopping,
+        why: &StopReason,
     ) -> usize {
         let end = now + span;
         let chosen = |place, notice: &Entry<M>| {
@@ -251,7 +241,7 @@ impl<M> SessionRegistry<M> {
         now: MonotonicTime,
         span: Duration,
         mut random: impl FnMut() -> f64,
-        why: &Stopping,
+        why: &StopReason,
     ) -> usize {
         let is_left = |place: &SessionId| {
             self.at(*place, |notice| notice.member.is_some() && !notice.stops.has(why, now + span)).unwrap_or_default()
@@ -266,7 +256,7 @@ impl<M> SessionRegistry<M> {
         now: MonotonicTime,
         span: Duration,
         random: &mut impl FnMut() -> f64,
-        why: &Stopping,
+        why: &StopReason,
     ) -> usize {
         // Slabs hold the oldest first; without a shuffle all of one worker would go before the next one's.
         for i in (1..places.len()).rev() {
@@ -322,12 +312,12 @@ impl<M> SessionRegistry<M> {
 
     /// Tells sessions to stop in their next pause. Those that have gone meanwhile, or were told before, are passed over. Returns how many
     /// were told.
-    pub fn stop(&self, places: impl IntoIterator<Item = SessionId>, now: MonotonicTime, why: &Stopping) -> usize {
+    pub fn stop(&self, places: impl IntoIterator<Item = SessionId>, now: MonotonicTime, why: &StopReason) -> usize {
         self.tell(places.into_iter().map(|place| (place, now)), None, why)
     }
 
     /// Takes back what was said to sessions for a reason that `is_over`, and whose moment has not come.
-    pub fn relent(&self, is_over: impl Fn(&M, &Stopping) -> bool, now: MonotonicTime) {
+    pub fn relent(&self, is_over: impl Fn(&M, &StopReason) -> bool, now: MonotonicTime) {
         self.each(|_, notice| {
             let Some(member) = &notice.member else { return false };
             notice.stops.take_back(|why| is_over(member, why), now)
@@ -429,7 +419,7 @@ impl<M> SessionRegistry<M> {
         &self,
         places: impl Iterator<Item = (SessionId, MonotonicTime)>,
         by: Option<MonotonicTime>,
-        why: &Stopping,
+        why: &StopReason,
     ) -> usize {
         let (mut count, mut wakers) = (0, vec![]);
         for (place, at) in places {
@@ -676,10 +666,10 @@ mod tests {
         let newcomer = drain.enter(1);
         newcomer.join(1, at(2));
         assert_eq!(newcomer.key, gone);
-        assert_eq!(drain.stop(order, at(10), &Stopping::Rebalance), 3);
+        assert_eq!(drain.stop(order, at(10), &StopReason::Rebalance), 3);
         assert_eq!((newcomer.noticed(), other.noticed()), (None, None));
-        assert_eq!(drain.stop(drain.by_silence(None, |member| *member == 2), at(10), &Stopping::EndpointDrain), 1);
-        let stop = StopNotice { at: at(10), by: None, why: Stopping::EndpointDrain };
+        assert_eq!(drain.stop(drain.by_silence(None, |member| *member == 2), at(10), &StopReason::EndpointDrain), 1);
+        let stop = StopNotice { at: at(10), by: None, why: StopReason::EndpointDrain };
         assert_eq!(other.look(&cx, told(1)), Some(stop));
         assert_eq!(drain.by_silence(None, |member| *member == 2), [], "who was told is not told again");
     }
@@ -692,20 +682,20 @@ mod tests {
         one.join(1, at(0));
         two.join(2, at(0));
         let spread = |seconds, why| drain.spread(|_, _| true, at(seconds), Duration::ZERO, || 0.0, &why);
-        spread(50, Stopping::EndpointDrain);
-        spread(60, Stopping::Rebalance);
-        let stop = StopNotice { at: at(50), by: Some(at(50)), why: Stopping::EndpointDrain };
+        spread(50, StopReason::EndpointDrain);
+        spread(60, StopReason::Rebalance);
+        let stop = StopNotice { at: at(50), by: Some(at(50)), why: StopReason::EndpointDrain };
         assert_eq!(one.look(&cx, told(0)), Some(stop));
         let before = one.said();
-        drain.relent(|member, why| *member == 1 && *why == Stopping::EndpointDrain, at(40));
+        drain.relent(|member, why| *member == 1 && *why == StopReason::EndpointDrain, at(40));
         assert_ne!(one.said(), before, "it hears of it");
-        let next = StopNotice { at: at(60), by: Some(at(60)), why: Stopping::Rebalance };
+        let next = StopNotice { at: at(60), by: Some(at(60)), why: StopReason::Rebalance };
         assert_eq!((one.look(&cx, told(0)), two.noticed()), (Some(next), Some(at(50))), "what was said besides holds");
         drain.relent(|member, _| *member == 1, at(40));
         assert_eq!((one.look(&cx, told(0)), two.noticed()), (None, Some(at(50))));
         drain.relent(|_, _| true, at(50));
         assert_eq!((one.noticed(), two.noticed()), (None, Some(at(50))), "the moment of one has come");
-        spread(30, Stopping::Drain);
+        spread(30, StopReason::Drain);
         assert_eq!((one.noticed(), two.noticed()), (Some(at(30)), Some(at(30))));
     }
 
@@ -716,16 +706,19 @@ mod tests {
         guard.join((), at(0));
         let hour = Duration::from_secs(3600);
         let spread = |now, lot: f64, why| drain.spread(|_, ()| true, now, hour, || lot, &why);
-        spread(at(1), 0.9, Stopping::RouteDrain);
+        spread(at(1), 0.9, StopReason::RouteDrain);
         let told = guard.noticed().unwrap();
-        drain.spread(|_, ()| true, at(1), Duration::from_secs(100), || 0.5, &Stopping::ListenerDrain);
+        drain.spread(|_, ()| true, at(1), Duration::from_secs(100), || 0.5, &StopReason::ListenerDrain);
         let sooner = guard.noticed().unwrap();
         assert!(sooner < told);
         // The late comers of the route drain are looked for again and again: who has its lot draws no other.
-        assert_eq!(drain.spread(|_, ()| true, at(2), hour - Duration::from_secs(1), || 0.0, &Stopping::RouteDrain), 0);
-        drain.relent(|(), why| *why == Stopping::ListenerDrain, at(3));
+        assert_eq!(
+            drain.spread(|_, ()| true, at(2), hour - Duration::from_secs(1), || 0.0, &StopReason::RouteDrain),
+            0
+        );
+        drain.relent(|(), why| *why == StopReason::ListenerDrain, at(3));
         let left = guard.look(&Context::from_waker(Waker::noop()), SessionReport::default());
-        assert_eq!(left, Some(StopNotice { at: told, by: Some(at(1) + hour), why: Stopping::RouteDrain }));
+        assert_eq!(left, Some(StopNotice { at: told, by: Some(at(1) + hour), why: StopReason::RouteDrain }));
     }
 
     #[test]
@@ -745,14 +738,14 @@ mod tests {
             what();
             guard.said() != before
         };
-        assert!(hears(&|| say(10, 100, Stopping::Reload)));
-        assert!(hears(&|| say(20, 50, Stopping::RouteDrain)), "the bound is nearer");
-        assert!(!hears(&|| say(30, 60, Stopping::UpstreamDrain)), "nothing of that holds");
-        let relent = |why: Stopping| drain.relent(|(), told| *told == why, at(1));
-        assert!(!hears(&|| relent(Stopping::UpstreamDrain)));
-        assert!(hears(&|| relent(Stopping::RouteDrain)));
+        assert!(hears(&|| say(10, 100, StopReason::Reload)));
+        assert!(hears(&|| say(20, 50, StopReason::RouteDrain)), "the bound is nearer");
+        assert!(!hears(&|| say(30, 60, StopReason::UpstreamDrain)), "nothing of that holds");
+        let relent = |why: StopReason| drain.relent(|(), told| *told == why, at(1));
+        assert!(!hears(&|| relent(StopReason::UpstreamDrain)));
+        assert!(hears(&|| relent(StopReason::RouteDrain)));
         assert_eq!(guard.look(&cx, SessionReport::default()).map(|stop| stop.by), Some(Some(at(100))));
-        assert!(!hears(&|| relent(Stopping::RouteDrain)), "it is no more");
+        assert!(!hears(&|| relent(StopReason::RouteDrain)), "it is no more");
     }
 
     #[test]
@@ -806,7 +799,7 @@ mod tests {
         drain.last_requests(|listener| listener == 1);
         assert_eq!(woken(), guards.len());
         look();
-        drain.stop_requests(1, at(1), &Stopping::ListenerDrain);
+        drain.stop_requests(1, at(1), &StopReason::ListenerDrain);
         assert_eq!(woken(), guards.len());
         guards.iter().for_each(|guard| guard.join(1, at(1)));
         look();
@@ -820,10 +813,10 @@ mod tests {
         let guard = drain.enter(1);
         guard.join((), at(0));
         let soon = Duration::from_secs(20);
-        drain.spread(|_, ()| true, at(10), Duration::ZERO, || 0.0, &Stopping::RouteDrain);
+        drain.spread(|_, ()| true, at(10), Duration::ZERO, || 0.0, &StopReason::RouteDrain);
         drain.begin(at(1), soon, || 0.9);
         assert_eq!(guard.noticed(), Some(at(10)));
-        drain.relent(|(), why| *why == Stopping::RouteDrain, at(2));
+        drain.relent(|(), why| *why == StopReason::RouteDrain, at(2));
         let left = guard.noticed().unwrap();
         assert!(at(10) < left && left < at(1) + soon, "{left:?}");
     }
@@ -834,7 +827,7 @@ mod tests {
         let guard = drain.enter(1);
         guard.join((), at(0));
         let long = Duration::from_secs(100);
-        let spread = |now, span, lot: f64| drain.spread(|_, _| true, now, span, || lot, &Stopping::Reload);
+        let spread = |now, span, lot: f64| drain.spread(|_, _| true, now, span, || lot, &StopReason::Reload);
         assert_eq!(spread(at(1), long, 0.9), 1);
         let told = guard.noticed();
         // Late comers of the same are looked for: what is left of the same span.
@@ -889,7 +882,7 @@ mod tests {
         guards[0].look(&cx, told(7));
         assert!(drain.has_told(places[0]));
         assert_eq!(drain.listed(places[0]).unwrap().told, told(7));
-        let spread = || drain.spread_over([places[1]], at(9), Duration::ZERO, || 0.0, &Stopping::Rebalance);
+        let spread = || drain.spread_over([places[1]], at(9), Duration::ZERO, || 0.0, &StopReason::Rebalance);
         assert_eq!((spread(), spread()), (1, 0), "who was told is not told again");
         assert_eq!(guards.each_ref().map(Guard::noticed), [None, Some(at(9))]);
         drop(guards);
@@ -902,7 +895,7 @@ mod tests {
         let drain = SessionRegistry::new(1);
         let guards = [1, 1, 2].map(|listener| drain.enter(listener));
         guards[0].join((), at(0));
-        drain.stop_requests(1, at(5), &Stopping::Drain);
+        drain.stop_requests(1, at(5), &StopReason::Drain);
         assert_eq!(guards.each_ref().map(Guard::noticed), [None, Some(at(5)), None]);
     }
 
@@ -924,14 +917,14 @@ mod tests {
         let (seen, told) = survey();
         assert_eq!((seen, told), ((0..2 * AT_ONCE + 10).filter(|i| *i != 5).collect(), 0));
         let spread = |seconds, why| drain.spread(|_, i| i % 2 == 0, at(seconds), Duration::ZERO, || 0.0, &why);
-        let even = spread(50, Stopping::RouteDrain);
-        spread(40, Stopping::Reload);
+        let even = spread(50, StopReason::RouteDrain);
+        spread(40, StopReason::Reload);
         assert_eq!((survey().1, drain.is_anybody_told()), (even, true));
-        drain.relent(|_, why| *why == Stopping::RouteDrain, at(0));
+        drain.relent(|_, why| *why == StopReason::RouteDrain, at(0));
         assert_eq!(survey().1, even, "the earlier moment holds");
         guards.retain(|guard| guard.noticed().is_none());
         assert_eq!((survey().1, drain.is_anybody_told()), (0, false));
-        spread(50, Stopping::Reload);
+        spread(50, StopReason::Reload);
         drain.begin(at(1), Duration::ZERO, || 0.0);
         let late = drain.enter(1);
         assert!(drain.is_anybody_told());
@@ -952,7 +945,7 @@ mod tests {
         assert!(request.poll_last_request(&cx).is_ready() && session.poll_last_request(&cx).is_pending());
         request.join(2, at(1));
         assert_eq!((request.noticed(), session.noticed()), (None, None));
-        assert_eq!(drain.spread(|_, _| true, at(2), Duration::ZERO, || 0.0, &Stopping::Upgrade), 2);
+        assert_eq!(drain.spread(|_, _| true, at(2), Duration::ZERO, || 0.0, &StopReason::Upgrade), 2);
         assert!(drain.enter(1).poll_last_request(&cx).is_pending(), "only those that were there");
     }
 

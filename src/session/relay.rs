@@ -25,9 +25,10 @@ use crate::base::time::MonotonicTime;
 use crate::net::pool::{self, Buffer, BufferSize};
 use crate::net::transport::RelayIo;
 use crate::session::registry::{Guard, SessionReport};
+use crate::session::stop::StopReason;
 use crate::ws::Side;
 use crate::ws::frame::ControlFrame;
-use crate::ws::tunnel::{Observer, Tunnel, TunnelStep};
+use crate::ws::tunnel::{End, Observer, Tunnel, TunnelStep};
 
 /// What one direction may read in one poll; then the task yields to all others and to what comes meanwhile, so that one
 /// busy session does not starve the rest. Counted by the buffers it takes: 2 reads of bulk, 32 of small messages.
@@ -46,6 +47,8 @@ pub struct Relay<C, S, O> {
     observer: O,
     /// When the timer is set to fire.
     armed: Option<MonotonicTime>,
+    /// Why the tunnel is told to stop. Boxed: hardly any session has one.
+    stop_reason: Option<Box<StopReason>>,
     /// [`Guard::said`] when the guard was last looked at; 0: it was not yet.
     said: u64,
 }
@@ -93,6 +96,11 @@ impl<C, S, O> Relay<C, S, O> {
         &self.tunnel
     }
 
+    /// Why the proxy stops the session, if it does.
+    pub fn stop_reason(&self) -> Option<&StopReason> {
+        self.stop_reason.as_deref()
+    }
+
     /// Who counted.
     pub fn observer(&self) -> &O {
         &self.observer
@@ -120,6 +128,7 @@ where
             to_client: Lane::starting_with(early_server),
             observer,
             armed: None,
+            stop_reason: None,
             said: 0,
         }
     }
@@ -140,7 +149,11 @@ where
                 Some(stop) => {
                     // It may be later than what was said before, and taken back.
                     self.tunnel.go_on();
-                    self.tunnel.stop(stop.at, stop.by, stop.why);
+                    self.tunnel.stop(stop.at, stop.by);
+                    // The reason of a stop that has begun stays.
+                    if self.tunnel.end() != Some(&End::Stopped) {
+                        self.stop_reason = Some(Box::new(stop.why));
+                    }
                 }
                 None => self.tunnel.go_on(),
             }
@@ -223,7 +236,7 @@ where
     /// Does what follows from what has happened: codes for an end, frames of our own, ends of streams. `true`: over.
     fn settle(&mut self, cx: &mut Context<'_>, now: MonotonicTime) -> bool {
         if let Some(end) = self.tunnel.poll_end() {
-            let closing = self.observer.closing(end);
+            let closing = self.observer.closing(end, self.stop_reason.as_deref());
             self.tunnel.close(now, Side::Client, closing.client);
             self.tunnel.close(now, Side::Server, closing.server);
         }
@@ -624,7 +637,7 @@ mod tests {
     use crate::ws::close::{Close, CloseCode};
     use crate::ws::frame::Opcode;
     use crate::ws::scanner::{EndedMessage, Rsv, Violation};
-    use crate::ws::tunnel::{End, Farewell, QUIET, TunnelSettings, Validation};
+    use crate::ws::tunnel::{Farewell, QUIET, TunnelSettings, Validation};
 
     /// A peer that always has bytes to give and takes all it gets.
     #[derive(Debug)]
@@ -678,7 +691,7 @@ mod tests {
     }
 
     impl Judge for Passed {
-        fn closing(&self, _: &End) -> CloseActions {
+        fn closing(&self, _: &End, _: Option<&StopReason>) -> CloseActions {
             let close = || Farewell::Close(Close::new(CloseCode::GOING_AWAY, ""));
             CloseActions { client: close(), server: close(), initiator: Initiator::Proxy, reason: "" }
         }

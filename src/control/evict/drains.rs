@@ -19,10 +19,10 @@ use crate::control::listeners::Openings;
 use crate::proxy::room::RouteQuota;
 use crate::server::Listener;
 use crate::session::registry::SessionId;
+use crate::session::stop::StopReason;
 use crate::session::{Member, Sessions};
 use crate::upstream::entry::Gate;
 use crate::upstream::live::EndpointState;
-use crate::ws::tunnel::Stopping;
 
 /// What is drained, by its name in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -65,12 +65,12 @@ impl fmt::Display for DrainTarget {
 
 impl DrainTarget {
     /// Why its sessions are closed.
-    fn why(&self) -> Stopping {
+    fn why(&self) -> StopReason {
         match self {
-            DrainTarget::Listener { .. } => Stopping::ListenerDrain,
-            DrainTarget::Route { .. } => Stopping::RouteDrain,
-            DrainTarget::Upstream { .. } => Stopping::UpstreamDrain,
-            DrainTarget::Endpoint { .. } => Stopping::EndpointDrain,
+            DrainTarget::Listener { .. } => StopReason::ListenerDrain,
+            DrainTarget::Route { .. } => StopReason::RouteDrain,
+            DrainTarget::Upstream { .. } => StopReason::UpstreamDrain,
+            DrainTarget::Endpoint { .. } => StopReason::EndpointDrain,
         }
     }
 

@@ -17,10 +17,10 @@ use crate::base::time::MonotonicTime;
 use crate::control::compile::{EvictionPolicy, RebalanceRule};
 use crate::session::Sessions;
 use crate::session::registry::SessionId;
+use crate::session::stop::StopReason;
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::{EndpointState, Standing};
-use crate::ws::tunnel::Stopping;
 
 /// How often there is a look.
 const TICK: Duration = Duration::from_millis(200);
@@ -83,7 +83,7 @@ struct Shed<'a> {
 /// An endpoint whose sessions are to go by some time.
 struct Emptying {
     live: Arc<EndpointState>,
-    why: Stopping,
+    why: StopReason,
     begun: MonotonicTime,
     span: Duration,
     sessions: Quietest,
@@ -124,16 +124,16 @@ impl Shed<'_> {
 
     /// Who is to be emptied, and who is not any more.
     fn note_emptied(&mut self, endpoints: &[Arc<Endpoint>], now: MonotonicTime) {
-        let mut wanted: HashMap<u64, (Arc<EndpointState>, Stopping, Duration)> = HashMap::new();
+        let mut wanted: HashMap<u64, (Arc<EndpointState>, StopReason, Duration)> = HashMap::new();
         // With nobody who is well the clients would come back to those that are down, and be closed again.
         let others =
             endpoints.iter().any(|endpoint| endpoint.takes_sessions() && endpoint.live.standing(now) != Standing::Down);
         for endpoint in endpoints {
             let live = &endpoint.live;
             let why = match endpoint.written.drain {
-                Some(span) => (Stopping::EndpointDrain, span.duration()),
+                Some(span) => (StopReason::EndpointDrain, span.duration()),
                 None if self.wanted.down && others && live.standing(now) == Standing::Down => {
-                    (Stopping::EndpointDown, DOWN)
+                    (StopReason::EndpointDown, DOWN)
                 }
                 None => continue,
             };
@@ -145,15 +145,15 @@ impl Shed<'_> {
             self.state.members.iter().chain(self.state.emptied.iter().map(|(id, emptying)| (id, &emptying.live)));
         for (id, live) in was_member.filter(|(id, _)| !members.contains_key(id)) {
             // One that was drained and is taken out then goes on as it was to.
-            let drained = self.state.emptied.get(id).filter(|emptying| emptying.why == Stopping::EndpointDrain);
+            let drained = self.state.emptied.get(id).filter(|emptying| emptying.why == StopReason::EndpointDrain);
             if let Some(span) = drained.map(|emptying| emptying.span).or(self.wanted.removed) {
-                wanted.insert(*id, (Arc::clone(live), Stopping::EndpointDrain, span));
+                wanted.insert(*id, (Arc::clone(live), StopReason::EndpointDrain, span));
             }
         }
         self.state.members = members;
         self.state.emptied.retain(|id, emptying| {
             let is_member = self.state.members.contains_key(id);
-            let as_before = |(_, why, span): &(Arc<EndpointState>, Stopping, Duration)| {
+            let as_before = |(_, why, span): &(Arc<EndpointState>, StopReason, Duration)| {
                 (why, span) == (&emptying.why, &emptying.span)
             };
             wanted.get(id).is_some_and(as_before) && (is_member || emptying.live.here() > 0)
@@ -296,7 +296,7 @@ impl Moving {
                 self.from.remove(&id);
                 continue;
             };
-            let told = drain.stop([place], now, &Stopping::Rebalance);
+            let told = drain.stop([place], now, &StopReason::Rebalance);
             *left -= told;
             self.allowance -= told as f64;
             told_now += told as u32;

@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::session::registry::SessionId;
+use crate::session::stop::StopReason;
 use crate::session::{Member, Sessions};
-use crate::ws::tunnel::Stopping;
 
 /// How often late comers are looked for: a handshake that was under way when it began may open a session after it.
 pub const LOOK: Duration = Duration::from_secs(1);
@@ -20,11 +20,11 @@ pub struct Sweep<S> {
     select: S,
     begun: MonotonicTime,
     span: Duration,
-    why: Stopping,
+    why: StopReason,
 }
 
 /// Tells all that `select` means to stop, spread over `span`. Returns how many.
-pub fn begin<S>(sessions: &Arc<Sessions>, select: S, span: Duration, why: Stopping) -> (Sweep<S>, usize)
+pub fn begin<S>(sessions: &Arc<Sessions>, select: S, span: Duration, why: StopReason) -> (Sweep<S>, usize)
 where
     S: Fn(SessionId, &Member) -> bool,
 {

@@ -12,8 +12,8 @@ use crate::control::Controller;
 use crate::control::compile::{Compiled, CompiledRoute};
 use crate::control::evict::sweep;
 use crate::session::registry::SessionId;
+use crate::session::stop::StopReason;
 use crate::session::{Member, RouteSessions};
-use crate::ws::tunnel::Stopping;
 
 impl Controller {
     /// Has sessions go whose route, as they know it, is in force no more, if its `on_change` says so: the one that is in
@@ -55,7 +55,7 @@ impl Controller {
                     && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
             };
             let handshake = old.written.timeouts.handshake.duration();
-            let (sweep, told) = sweep::begin(&self.context.sessions, select, span, Stopping::Reload);
+            let (sweep, told) = sweep::begin(&self.context.sessions, select, span, StopReason::Reload);
             count += told;
             if told > 0 {
                 tracing::info!(

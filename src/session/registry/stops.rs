@@ -3,13 +3,12 @@
 //!
 //! Each reason is kept with its own moment and its own bound, so that one that is taken back leaves nothing of itself, and
 //! of those that are left the right one holds. One entry a kind of reason, whatever is said how often: there are as many
-//! as [`Stopping`] has variants at most.
+//! as [`StopReason`] has variants at most.
 
 use std::mem::{discriminant, take};
 
-use super::StopNotice;
 use crate::base::time::MonotonicTime;
-use crate::ws::tunnel::Stopping;
+use crate::session::stop::{StopNotice, StopReason};
 
 /// All that has been said and not taken back.
 #[derive(Debug, Default)]
@@ -85,7 +84,7 @@ impl Stops {
     }
 
     /// Takes back what `is_over`, unless its moment has come. Whether what holds is not what held before.
-    pub(super) fn take_back(&mut self, is_over: impl Fn(&Stopping) -> bool, now: MonotonicTime) -> bool {
+    pub(super) fn take_back(&mut self, is_over: impl Fn(&StopReason) -> bool, now: MonotonicTime) -> bool {
         let is_over = |stop: &StopNotice| stop.at > now && is_over(&stop.why);
         if !self.all().any(is_over) {
             return false;
@@ -98,7 +97,7 @@ impl Stops {
     }
 
     /// Whether it was told to stop for this very reason, and by this time.
-    pub(super) fn has(&self, why: &Stopping, end: MonotonicTime) -> bool {
+    pub(super) fn has(&self, why: &StopReason, end: MonotonicTime) -> bool {
         self.all().any(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
     }
 
@@ -135,18 +134,18 @@ mod tests {
     }
 
     /// All reasons; two that are of one kind.
-    fn reasons() -> [Stopping; 11] {
-        let operator = |text| Stopping::Operator(Arc::new(Close::new(CloseCode::SERVICE_RESTART, text)));
+    fn reasons() -> [StopReason; 11] {
+        let operator = |text| StopReason::Operator(Arc::new(Close::new(CloseCode::SERVICE_RESTART, text)));
         [
-            Stopping::Drain,
-            Stopping::Rebalance,
-            Stopping::EndpointDrain,
-            Stopping::EndpointDown,
-            Stopping::Reload,
-            Stopping::ListenerDrain,
-            Stopping::RouteDrain,
-            Stopping::UpstreamDrain,
-            Stopping::Upgrade,
+            StopReason::Drain,
+            StopReason::Rebalance,
+            StopReason::EndpointDrain,
+            StopReason::EndpointDown,
+            StopReason::Reload,
+            StopReason::ListenerDrain,
+            StopReason::RouteDrain,
+            StopReason::UpstreamDrain,
+            StopReason::Upgrade,
             operator("one"),
             operator("another"),
         ]
@@ -172,19 +171,19 @@ mod tests {
 
     /// All that was said, as it was said: what holds is found by looking at everything anew.
     #[derive(Default)]
-    struct Naive(Vec<(Stopping, MonotonicTime, Option<MonotonicTime>)>);
+    struct Naive(Vec<(StopReason, MonotonicTime, Option<MonotonicTime>)>);
 
     impl Naive {
         fn of_kind(
             &self,
-            why: &Stopping,
-        ) -> impl Iterator<Item = &(Stopping, MonotonicTime, Option<MonotonicTime>)> + use<'_> {
+            why: &StopReason,
+        ) -> impl Iterator<Item = &(StopReason, MonotonicTime, Option<MonotonicTime>)> + use<'_> {
             let kind = discriminant(why);
             self.0.iter().filter(move |(other, ..)| discriminant(other) == kind)
         }
 
         /// The one of this kind that is earliest, and was said first as such.
-        fn earliest(&self, why: &Stopping) -> Option<&(Stopping, MonotonicTime, Option<MonotonicTime>)> {
+        fn earliest(&self, why: &StopReason) -> Option<&(StopReason, MonotonicTime, Option<MonotonicTime>)> {
             self.of_kind(why).min_by_key(|(_, at, _)| *at)
         }
 
@@ -194,8 +193,8 @@ mod tests {
             Some(StopNotice { at: *at, by, why: why.clone() })
         }
 
-        fn take_back(&mut self, whys: &[Stopping], now: MonotonicTime) {
-            let gone: Vec<Stopping> = whys
+        fn take_back(&mut self, whys: &[StopReason], now: MonotonicTime) {
+            let gone: Vec<StopReason> = whys
                 .iter()
                 .filter(|why| self.earliest(why).is_some_and(|(is, at, _)| is == *why && *at > now))
                 .cloned()
@@ -222,7 +221,7 @@ mod tests {
                         heard.is_news
                     }
                     Step::TakeBack { why, now } => {
-                        let why: Vec<Stopping> = why.into_iter().map(|why| reasons()[why].clone()).collect();
+                        let why: Vec<StopReason> = why.into_iter().map(|why| reasons()[why].clone()).collect();
                         naive.take_back(&why, at(now));
                         stops.take_back(|other| why.contains(other), at(now))
                     }
@@ -244,25 +243,26 @@ mod tests {
     #[test]
     fn a_reason_that_is_taken_back_leaves_no_bound_behind() {
         let mut stops = Stops::default();
-        stops.say(StopNotice { at: at(50), by: Some(at(90)), why: Stopping::Reload });
-        let heard = stops.say(StopNotice { at: at(60), by: Some(at(60)), why: Stopping::RouteDrain });
+        stops.say(StopNotice { at: at(50), by: Some(at(90)), why: StopReason::Reload });
+        let heard = stops.say(StopNotice { at: at(60), by: Some(at(60)), why: StopReason::RouteDrain });
         assert_eq!(heard, StopOutcome { is_news: true, is_earlier: false }, "the bound is another");
-        assert_eq!(stops.in_force(), Some(StopNotice { at: at(50), by: Some(at(60)), why: Stopping::Reload }));
-        assert!(stops.take_back(|why| *why == Stopping::RouteDrain, at(1)));
-        assert_eq!(stops.in_force(), Some(StopNotice { at: at(50), by: Some(at(90)), why: Stopping::Reload }));
+        assert_eq!(stops.in_force(), Some(StopNotice { at: at(50), by: Some(at(60)), why: StopReason::Reload }));
+        assert!(stops.take_back(|why| *why == StopReason::RouteDrain, at(1)));
+        assert_eq!(stops.in_force(), Some(StopNotice { at: at(50), by: Some(at(90)), why: StopReason::Reload }));
     }
 
     #[test]
     fn of_three_the_second_holds_when_the_first_is_taken_back_and_then_the_third() {
         let mut stops = Stops::default();
         let said = |seconds, why| StopNotice { at: at(seconds), by: Some(at(seconds + 1)), why };
-        for stop in [said(30, Stopping::Drain), said(10, Stopping::RouteDrain), said(20, Stopping::ListenerDrain)] {
+        for stop in [said(30, StopReason::Drain), said(10, StopReason::RouteDrain), said(20, StopReason::ListenerDrain)]
+        {
             stops.say(stop);
         }
-        assert!(stops.take_back(|why| *why == Stopping::RouteDrain, at(1)));
-        assert_eq!(stops.in_force(), Some(said(20, Stopping::ListenerDrain)));
-        assert!(stops.take_back(|why| *why == Stopping::ListenerDrain, at(1)));
-        assert_eq!(stops.in_force(), Some(said(30, Stopping::Drain)));
+        assert!(stops.take_back(|why| *why == StopReason::RouteDrain, at(1)));
+        assert_eq!(stops.in_force(), Some(said(20, StopReason::ListenerDrain)));
+        assert!(stops.take_back(|why| *why == StopReason::ListenerDrain, at(1)));
+        assert_eq!(stops.in_force(), Some(said(30, StopReason::Drain)));
     }
 
     #[test]

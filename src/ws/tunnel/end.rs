@@ -1,7 +1,6 @@
 //! What a tunnel tells: why a session ends, and what passes while it lasts.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -31,8 +30,8 @@ pub enum End {
     Dead(Side),
     /// The session is as old as it may become.
     Lifetime,
-    /// The proxy wants it to go on elsewhere.
-    Stopped(Stopping),
+    /// The driver asked for it with `Tunnel::stop`, and knows why.
+    Stopped,
     /// The proxy failed on it.
     Panicked,
     /// This peer began a frame larger than allowed.
@@ -57,31 +56,6 @@ pub enum Farewell {
     Close(Close),
     /// The end of its stream behind what waits for it, and no Close.
     Cut,
-}
-
-/// Why a session that is well is ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stopping {
-    /// The proxy is shutting down.
-    Drain,
-    /// Its endpoint has more than its share of the sessions, another has less.
-    Rebalance,
-    /// Its endpoint is to be emptied.
-    EndpointDrain,
-    /// Its endpoint does not pass its health check.
-    EndpointDown,
-    /// Its route was changed or taken out, and does not let sessions go on under the old one.
-    Reload,
-    /// Its listener is to be emptied.
-    ListenerDrain,
-    /// Its route is to be emptied.
-    RouteDrain,
-    /// Its upstream is to be emptied.
-    UpstreamDrain,
-    /// Another process goes on in place of this one.
-    Upgrade,
-    /// An operator closes it, with this for the client.
-    Operator(#[serde(with = "super::shared")] Arc<Close>),
 }
 
 /// Hears what passes, for counting. Each thing is told once, whatever the slices; things alike may be told together.

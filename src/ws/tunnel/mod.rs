@@ -37,7 +37,7 @@ use super::scanner::Rsv;
 use crate::base::time::MonotonicTime;
 use closing::ClosingHandshake;
 pub use closing::{ANSWER_WAIT, ANSWER_WAIT_MAX, BOUNDARY_WAIT, ECHO_WAIT, HALF_CLOSED_WAIT, SLOW_WAIT_MAX};
-pub use end::{End, Farewell, Observer, Stopping};
+pub use end::{End, Farewell, Observer};
 pub use liveness::STALL;
 use liveness::{Liveness, ping_payload};
 use peer::Peer;

@@ -1,8 +1,6 @@
 //! The tunnel under a virtual clock: examples for each end, and properties over random traffic, cuts and pauses.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::borrow::Cow;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -211,7 +209,7 @@ fn codes(end: &End) -> (Option<Close>, Option<Close>) {
         End::Lost(Side::Client) | End::Dead(Side::Client) => (None, away()),
         End::Lost(Side::Server) => (Some(Close::new(CloseCode::BAD_GATEWAY, "upstream lost")), None),
         End::Dead(Side::Server) => (away(), None),
-        End::Stopped(_) | End::Lifetime => (Some(Close::new(CloseCode::SERVICE_RESTART, "")), away()),
+        End::Stopped | End::Lifetime => (Some(Close::new(CloseCode::SERVICE_RESTART, "")), away()),
         End::Idle => (away(), away()),
         End::FrameTooLarge(_) | End::MessageTooLarge(_) => (Some(Close::new(CloseCode::MESSAGE_TOO_BIG, "")), away()),
         End::Violation { .. } => (Some(Close::new(CloseCode::PROTOCOL_ERROR, "")), away()),
@@ -441,19 +439,15 @@ fn a_server_that_never_answers_a_close_is_given_up() {
 #[test]
 fn drain_and_lifetime_close_both_sides() {
     let mut driver = Driver::new(TunnelSettings { lifetime: Some(Duration::from_secs(100)), ..settings() });
-    driver.tunnel.stop(at(50), None, Stopping::Drain);
+    driver.tunnel.stop(at(50), None);
     driver.tick(at(49));
     assert_eq!(driver.tunnel.end(), None);
     driver.tick(at(50));
-    assert_eq!(driver.tunnel.end(), Some(&End::Stopped(Stopping::Drain)));
+    assert_eq!(driver.tunnel.end(), Some(&End::Stopped));
     assert_eq!((driver.close_to(Side::Client), driver.close_to(Side::Server)), (Some(1012), Some(1001)));
     let mut driver = Driver::new(TunnelSettings { lifetime: Some(Duration::from_secs(100)), ..settings() });
     driver.tick(at(100));
     assert_eq!(driver.tunnel.end(), Some(&End::Lifetime));
-}
-
-fn operator() -> Stopping {
-    Stopping::Operator(Arc::new(Close { code: Some(CloseCode(4001)), reason: Cow::Owned("be good".into()) }))
 }
 
 fn millis(after: MonotonicTime, millis: u64) -> MonotonicTime {
@@ -463,7 +457,7 @@ fn millis(after: MonotonicTime, millis: u64) -> MonotonicTime {
 #[test]
 fn a_stop_waits_for_a_pause_between_messages() {
     let mut driver = Driver::new(settings());
-    driver.tunnel.stop(at(50), None, Stopping::Upgrade);
+    driver.tunnel.stop(at(50), None);
     // A question just before the time, and its answer.
     driver.feed(millis(at(49), 950), Side::Client, &frame(Side::Client, true, Opcode::Text, b"question"));
     driver.tick(at(50));
@@ -473,7 +467,7 @@ fn a_stop_waits_for_a_pause_between_messages() {
     driver.tick(millis(at(50), 299));
     assert_eq!(driver.tunnel.end(), None);
     driver.tick(millis(at(50), 300));
-    assert_eq!(driver.tunnel.end(), Some(&End::Stopped(Stopping::Upgrade)));
+    assert_eq!(driver.tunnel.end(), Some(&End::Stopped));
     assert_eq!((driver.close_to(Side::Client), driver.close_to(Side::Server)), (Some(1012), Some(1001)));
 }
 
@@ -487,7 +481,7 @@ fn a_stop_lets_a_fragmented_message_end_and_the_timer_hears_of_it() {
         // Once between the two frames, once inside the second.
         let cut = if half == 1 { first.len() } else { wire.len() - 10 };
         driver.feed(at(1), from, &wire[..cut]);
-        driver.tunnel.stop(at(50), None, Stopping::Drain);
+        driver.tunnel.stop(at(50), None);
         driver.tick(at(52));
         assert_eq!(driver.tunnel.end(), None, "silent for long, but inside a message");
         assert_eq!(driver.tunnel.poll_timeout(), Some(at(53)));
@@ -507,7 +501,7 @@ fn a_stop_comes_in_time_to_who_never_pauses() {
     // (the stop, its bound, when it ends)
     for (by, ends) in [(None, 3000), (Some(at(51)), 1000), (Some(at(60)), 3000), (Some(at(49)), 0)] {
         let mut driver = Driver::new(settings());
-        driver.tunnel.stop(at(50), by, Stopping::Drain);
+        driver.tunnel.stop(at(50), by);
         let long = frame(Side::Server, true, Opcode::Binary, &[0; 60_000]);
         driver.feed(at(48), Side::Server, &long[..9]);
         for (i, byte) in long[9..].chunks(10).enumerate() {
@@ -531,25 +525,25 @@ fn a_stop_comes_in_time_to_who_never_pauses() {
 #[test]
 fn whoever_says_stop_again_can_only_make_it_earlier() {
     let mut driver = Driver::new(settings());
-    driver.tunnel.stop(at(50), None, Stopping::Drain);
-    driver.tunnel.stop(at(60), None, Stopping::Rebalance);
+    driver.tunnel.stop(at(50), None);
+    driver.tunnel.stop(at(60), None);
     assert_eq!(driver.tunnel.poll_timeout(), Some(at(50)));
-    driver.tunnel.stop(at(20), Some(at(100)), operator());
+    driver.tunnel.stop(at(20), Some(at(100)));
     assert_eq!(driver.tunnel.poll_timeout(), Some(at(20)));
     // The bound of a later one holds as well.
     driver.feed(at(20), Side::Server, &frame(Side::Server, false, Opcode::Binary, b"x"));
     assert_eq!(driver.tunnel.poll_timeout(), Some(at(23)));
-    driver.tunnel.stop(at(30), Some(at(22)), Stopping::Drain);
+    driver.tunnel.stop(at(30), Some(at(22)));
     assert_eq!(driver.tunnel.poll_timeout(), Some(at(22)));
     driver.tunnel = restored(&driver.tunnel);
     driver.tick(at(22));
-    assert_eq!(driver.tunnel.end(), Some(&End::Stopped(operator())));
+    assert_eq!(driver.tunnel.end(), Some(&End::Stopped));
 }
 
 #[test]
 fn a_blind_pipe_is_stopped_in_a_pause_too() {
     let mut driver = Driver::new(TunnelSettings { validation: Validation::Off, ..settings() });
-    driver.tunnel.stop(at(50), None, Stopping::Drain);
+    driver.tunnel.stop(at(50), None);
     driver.feed(at(50), Side::Client, b"bytes");
     driver.tick(millis(at(50), 199));
     assert_eq!(driver.tunnel.end(), None);
@@ -642,7 +636,7 @@ fn a_close_behind_bytes_that_a_slow_peer_takes_has_time_to_leave() {
     };
     let lost = |driver: &mut Driver| driver.eof(at(0), Side::Server);
     let drained = |driver: &mut Driver| {
-        driver.tunnel.stop(at(0), Some(at(0)), Stopping::Drain);
+        driver.tunnel.stop(at(0), Some(at(0)));
         driver.tick(at(0));
     };
     let exchanged = |driver: &mut Driver| {
@@ -947,7 +941,7 @@ proptest! {
                     Op::Drain(after, more) => {
                         let stop = now + Duration::from_secs(*after);
                         let by = more.map(|more| stop + Duration::from_secs(more));
-                        driver.tunnel.stop(stop, by, operator());
+                        driver.tunnel.stop(stop, by);
                         let latest = by.map_or(stop + QUIET_WAIT, |by| by.min(stop + QUIET_WAIT));
                         if which == 0 {
                             stopped_by = Some(stopped_by.map_or(latest, |before: MonotonicTime| before.min(latest)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::liveness::STALL;
-use super::{End, Stopping, Tunnel};
+use super::{End, Tunnel};
 use crate::base::time::MonotonicTime;
 use crate::ws::Side;
 
@@ -23,16 +23,15 @@ pub(super) struct PendingStop {
     pub(super) at: MonotonicTime,
     /// When it ends whether quiet or not.
     pub(super) latest: MonotonicTime,
-    pub(super) why: Stopping,
 }
 
 impl Tunnel {
     /// From `at` on the session ends as `End::Stopped`, in its first pause: when no message is under way in either
     /// direction and no data has passed for [`QUIET`]. With no pause by `at` + [`QUIET_WAIT`], or by `by` if that is earlier,
-    /// it ends then. Whoever says it again can only make it end earlier; the reason is that of the earliest `at`.
-    pub fn stop(&mut self, at: MonotonicTime, by: Option<MonotonicTime>, why: Stopping) {
+    /// it ends then. Whoever says it again can only make it end earlier.
+    pub fn stop(&mut self, at: MonotonicTime, by: Option<MonotonicTime>) {
         let by = by.unwrap_or(at + QUIET_WAIT);
-        let mut stop = PendingStop { at: at.min(by), latest: by.min(at + QUIET_WAIT), why };
+        let mut stop = PendingStop { at: at.min(by), latest: by.min(at + QUIET_WAIT) };
         self.timer_moved = true;
         if let Some(before) = &mut self.stop {
             stop.latest = stop.latest.min(before.latest);
@@ -59,8 +58,7 @@ impl Tunnel {
                 if let Some(stop) = &self.stop
                     && self.stop_due(stop) <= now
                 {
-                    let end = End::Stopped(stop.why.clone());
-                    self.begin(now, end);
+                    self.begin(now, End::Stopped);
                 } else if self.lifetime_due().is_some_and(|at| at <= now) {
                     self.begin(now, End::Lifetime);
                 } else if let Some(due) = self.idle_due().filter(|due| *due <= now) {

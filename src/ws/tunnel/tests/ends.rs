@@ -9,10 +9,10 @@ fn blind(settings: TunnelSettings) -> Driver {
 #[test]
 fn a_half_closed_pipe_is_ended_like_any_other_while_bytes_flow() {
     let lifetime = TunnelSettings { lifetime: Some(Duration::from_secs(50)), ..settings() };
-    let stopped = |driver: &mut Driver| driver.tunnel.stop(at(47), None, operator());
+    let stopped = |driver: &mut Driver| driver.tunnel.stop(at(47), None);
     let nothing = |_: &mut Driver| {};
     for (settings, how, end) in
-        [(lifetime, &nothing as &dyn Fn(&mut Driver), End::Lifetime), (settings(), &stopped, End::Stopped(operator()))]
+        [(lifetime, &nothing as &dyn Fn(&mut Driver), End::Lifetime), (settings(), &stopped, End::Stopped)]
     {
         for ended in Side::BOTH {
             let mut driver = blind(settings);

@@ -1,0 +1,42 @@
+//! Why and when a session is asked to stop.
+
+use std::sync::Arc;
+
+use crate::base::time::MonotonicTime;
+use crate::ws::close::Close;
+
+/// Why the proxy ends a session that is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The process shuts down.
+    Drain,
+    /// Its endpoint has more than its share of the sessions; another has less.
+    Rebalance,
+    /// Its endpoint is drained.
+    EndpointDrain,
+    /// Its endpoint fails its health check.
+    EndpointDown,
+    /// A reload changed or removed its route, which does not keep sessions of the old one.
+    Reload,
+    /// Its listener is drained.
+    ListenerDrain,
+    /// Its route is drained.
+    RouteDrain,
+    /// Its upstream is drained.
+    UpstreamDrain,
+    /// Another process takes over from this one.
+    Upgrade,
+    /// An operator closes it, with this Close for the client.
+    Operator(Arc<Close>),
+}
+
+/// When a session should stop, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopNotice {
+    /// From this time on: in the next pause.
+    pub at: MonotonicTime,
+    /// The latest time, if it has no pause before; `None`: the tunnel's own bound.
+    pub by: Option<MonotonicTime>,
+    /// The reason.
+    pub why: StopReason,
+}
