@@ -32,13 +32,13 @@ use crate::control::{
     AdminEndpoint, ControlHandle, ControlRequest, Controller, Loader, ProcessOrigin, ReloadError, Started,
 };
 use crate::net::listener::{Address, BindError};
-use crate::proxy::room::RouteQuotas;
+use crate::proxy::quota::RouteQuotas;
 use crate::server::accepting;
 use crate::session::Sessions;
 use crate::session::registry::SessionRegistry;
 use crate::session::stop::StopReason;
 use crate::telemetry::process;
-use crate::upstream::live::EndpointStates;
+use crate::upstream::endpoint_state::EndpointStates;
 use crate::upstream::reach::Own;
 
 /// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a

@@ -11,14 +11,14 @@ use crate::base::clock;
 use crate::base::worker::Pulse;
 use crate::config::{Config, Log, LogFormat};
 use crate::net::names::NameResolver;
-use crate::proxy::room::RouteQuotas;
+use crate::proxy::quota::RouteQuotas;
 use crate::session::Sessions;
 use crate::session::access_log::AccessLog;
 use crate::session::registry::SessionRegistry;
 use crate::telemetry::logging::{Format, Switch};
 use crate::telemetry::sink::LogSink;
 use crate::tls::certificates::Certificates;
-use crate::upstream::live::EndpointStates;
+use crate::upstream::endpoint_state::EndpointStates;
 use crate::upstream::reach::Own;
 use crate::{discovery, handover, probe, proxy, server, session, tls, upstream};
 

@@ -15,7 +15,7 @@ use crate::handover::systemd;
 use crate::handover::{
     Attempt, Deadlines, HandoverOffer, Invocation, Metrics, Predecessors, ReadySuccessor, Reporter, UpgradeError,
 };
-use crate::upstream::live::EndpointStates;
+use crate::upstream::endpoint_state::EndpointStates;
 
 /// How the next process is called, and how long it may take.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::net::listener::{Address, FileId};
-use crate::upstream::live::EndpointKey;
+use crate::upstream::endpoint_state::EndpointKey;
 
 /// The version that is written and understood.
 pub const VERSION: u8 = 1;

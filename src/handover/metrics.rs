@@ -6,7 +6,7 @@ use prometheus::{IntGauge, Opts, Registry};
 use tokio::sync::watch;
 
 use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
-use crate::upstream::live::EndpointKey;
+use crate::upstream::endpoint_state::EndpointKey;
 
 /// What became of an attempt to start the next process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use super::predecessors::Predecessors;
 use super::steps::{Deadlines, OldStep, StepEvent};
 use super::{ENVIRONMENT, REPORT_EVERY};
 use crate::net::listener::{Address, Bound, FileId};
-use crate::upstream::live::{EndpointKey, EndpointStates};
+use crate::upstream::endpoint_state::{EndpointKey, EndpointStates};
 
 /// How long a process that has closed its end may take to be over, before it is taken for one that lives without it.
 const EXIT_WAIT: Duration = Duration::from_millis(500);

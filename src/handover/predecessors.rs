@@ -14,7 +14,7 @@ use super::channel::{Channel, ChannelError};
 use super::message::{Count, HandoverMessage};
 use super::metrics::{DrainingPredecessor, Metrics};
 use super::steps::{NewStep, StepEvent};
-use crate::upstream::live::{EndpointKey, EndpointStates};
+use crate::upstream::endpoint_state::{EndpointKey, EndpointStates};
 
 /// The most endpoints that are kept for one process; far more than a configuration has.
 const NAMES_MAX: usize = 1 << 16;

@@ -18,7 +18,7 @@ use super::steps::OldStep;
 use super::*;
 use crate::net::listener::{Address, Bound, adopt, bind};
 use crate::upstream;
-use crate::upstream::live::{ConnectionPermit, EndpointStates};
+use crate::upstream::endpoint_state::{ConnectionPermit, EndpointStates};
 
 /// For steps that are not to be done in time; the others get the usual time.
 const SHORT: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ impl Process {
         Process { lives: EndpointStates::default(), metrics: metrics.unwrap(), families: families.unwrap() }
     }
 
-    fn live(&self, endpoint: &str) -> Arc<upstream::live::EndpointState> {
+    fn live(&self, endpoint: &str) -> Arc<upstream::endpoint_state::EndpointState> {
         self.lives.of("chat", endpoint, || self.families.endpoint("chat", endpoint, &[]))
     }
 

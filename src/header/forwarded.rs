@@ -6,7 +6,7 @@
 //! on as a stranger sent it: where both are there and name different clients, the client is unknown, not a guess.
 
 mod chain;
-mod told;
+mod forwarded_request;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use super::authority::Host;
 use super::lookalike;
 use chain::{Chain, ForwardedClient};
 
-pub use told::{Doubt, ForwardedRequest};
+pub use forwarded_request::{Doubt, ForwardedRequest};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -165,7 +165,7 @@ pub fn fields(
 
     line.clear();
     // As it came, if that is what counts: some write `wss`.
-    if peer.trusted && told::x_forwarded_proto(headers) == Some(https) {
+    if peer.trusted && forwarded_request::x_forwarded_proto(headers) == Some(https) {
         push_lines(&mut line, headers, &X_FORWARDED_PROTO);
     } else {
         line.extend_from_slice(proto(https).as_bytes());

@@ -136,7 +136,7 @@ mod tests {
     use crate::net::socket::TcpOptions;
     use crate::probe::Probe;
     use crate::telemetry::exposition::encode;
-    use crate::upstream::live::EndpointStates;
+    use crate::upstream::endpoint_state::EndpointStates;
     use crate::upstream::maker::Maker;
     use crate::upstream::{Policy, metrics};
 

@@ -17,7 +17,7 @@ use crate::balance::sticky::{Affinity, Sticky};
 use crate::base::clock;
 use crate::policy::bucket::RateExceeded;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::live::ConnectionPermit;
+use crate::upstream::endpoint_state::ConnectionPermit;
 use crate::upstream::metrics::Admitted;
 use crate::upstream::{NoEndpoint, Upstream};
 

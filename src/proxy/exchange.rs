@@ -18,11 +18,11 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::body::{Awaited, BodyError, Upload};
-use super::room::RoutePermit;
+use super::quota::RoutePermit;
 use super::snapshot::Route;
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
-use crate::upstream::live::{ConnectionPermit, RequestPermit};
+use crate::upstream::endpoint_state::{ConnectionPermit, RequestPermit};
 use crate::upstream::pooled::PooledConnection;
 
 /// How long a request's body may stand still when its answer is whole.

@@ -33,7 +33,7 @@ use crate::base::clock;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::live::ConnectionPermit;
+use crate::upstream::endpoint_state::ConnectionPermit;
 use crate::upstream::pool::{self, RequestBody};
 use crate::upstream::pooled::{PooledConnection, Uploading};
 

@@ -13,7 +13,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod request;
 pub mod response;
-pub mod room;
+pub mod quota;
 pub mod snapshot;
 pub mod upgrade;
 

@@ -10,7 +10,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::exchange::BodyTimeouts;
 use super::metrics::RouteRequestMetrics;
-use super::room::RouteQuota;
+use super::quota::RouteQuota;
 use crate::header::{lookalike, path};
 use crate::policy::OriginPolicy;
 use crate::route::RouteTable;

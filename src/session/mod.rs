@@ -5,13 +5,14 @@
 //! keeps strings of its own and nothing of the request: a kept header would pin hyper's whole read buffer.
 
 pub mod access_log;
+mod lane;
 pub mod metrics;
+mod record;
 pub mod registry;
 pub mod relay;
 pub mod stop;
 
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,13 +29,14 @@ use crate::net::transport::RelayIo;
 use crate::session::registry::{Guard, SessionRegistry};
 use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::upstream::Upstream;
-use crate::upstream::live::EndpointState;
+use crate::upstream::endpoint_state::EndpointState;
 use crate::ws::Side;
 use crate::ws::frame::Opcode;
 use crate::ws::scanner::{EndedMessage, Violation};
 use crate::ws::tunnel::{End, Farewell, Observer, Tunnel};
 use access_log::{AccessLog, LogRecord, RecordKind, Traffic};
 use metrics::{ControlKind, Data, Direction, EndLabels, Initiator, PeerLabel, RouteSessionMetrics};
+pub use record::{Quoted, RequestInfo, SessionRecord, Texts};
 use relay::Relay;
 use stop::StopReason;
 
@@ -106,97 +108,6 @@ pub struct Member {
 
 /// All who work, sessions among them.
 pub type Sessions = SessionRegistry<Member>;
-
-/// What the log says of a request, in text of its own.
-#[derive(Clone, Debug, Default)]
-pub struct RequestInfo {
-    /// The client's address, if it can be told.
-    pub client: Option<IpAddr>,
-    /// Its port, where it is connected to us itself.
-    pub client_port: Option<u16>,
-    /// The version of TLS.
-    pub tls: Option<&'static str>,
-    /// What the request says.
-    pub texts: Texts,
-}
-
-/// The texts of a request that the log quotes, behind one another in one allocation; none at all where nothing is logged.
-#[derive(Clone, Debug, Default)]
-pub struct Texts {
-    all: Box<str>,
-    /// Where each ends that is there.
-    ends: [Option<NonZeroU32>; 5],
-}
-
-/// The texts in their order.
-#[derive(Clone, Copy, Debug)]
-pub struct Quoted<'a> {
-    /// The authority asked for.
-    pub host: &'a str,
-    /// The path, as it came.
-    pub path: &'a str,
-    /// The query, as it came.
-    pub query: Option<&'a str>,
-    /// X-Request-Id.
-    pub request_id: Option<&'a str>,
-    /// User-Agent.
-    pub user_agent: Option<&'a str>,
-}
-
-impl Texts {
-    /// Copies them.
-    pub fn new(quoted: &Quoted<'_>) -> Texts {
-        let texts = [Some(quoted.host), Some(quoted.path), quoted.query, quoted.request_id, quoted.user_agent];
-        let mut all = String::with_capacity(texts.iter().flatten().map(|text| text.len()).sum());
-        // One more than the end, since an empty text at the start has its end at 0.
-        let ends = texts.map(|text| {
-            all.push_str(text?);
-            NonZeroU32::new(u32::try_from(all.len()).ok()? + 1)
-        });
-        Texts { all: all.into_boxed_str(), ends }
-    }
-
-    /// Tells them.
-    pub fn quoted(&self) -> Quoted<'_> {
-        let mut start = 0;
-        let [host, path, query, request_id, user_agent] = self.ends.map(|end| {
-            let end = end?.get() as usize - 1;
-            let text = &self.all[start..end];
-            start = end;
-            Some(text)
-        });
-        Quoted { host: host.unwrap_or(""), path: path.unwrap_or(""), query, request_id, user_agent }
-    }
-}
-
-impl RequestInfo {
-    /// The client's port, if `peer` is the client itself and not a proxy that speaks for it.
-    pub fn set_client(&mut self, client: Option<IpAddr>, peer: Option<SocketAddr>) {
-        self.client = client;
-        self.client_port = peer.filter(|peer| Some(peer.ip()) == client).map(|peer| peer.port());
-    }
-}
-
-/// What a session's line will say, as far as it is known before the end.
-#[derive(Debug)]
-pub struct SessionRecord {
-    /// What was relayed from the client and from the server.
-    pub traffic: [Traffic; 2],
-    /// The request.
-    pub about: RequestInfo,
-    /// Name of the endpoint.
-    pub endpoint: Arc<str>,
-    /// The subprotocol agreed on.
-    pub subprotocol: Option<Box<str>>,
-    /// When the request came.
-    pub requested: MonotonicTime,
-    /// Endpoints tried.
-    pub attempts: u32,
-    /// How long the request waited before the first was tried, in microseconds (an hour and more).
-    pub waited_micros: u32,
-    /// What its affinity cookie led to.
-    pub returned: Option<Returned>,
-}
 
 /// What a session holds besides, to be given back when it ends.
 pub trait SessionResources {
@@ -337,42 +248,6 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     }
 }
 
-impl RequestInfo {
-    /// A record with what is known of the request; the rest is the caller's to fill in.
-    pub fn record<'a>(&'a self, listener: &'a str) -> LogRecord<'a> {
-        let Quoted { host, path, query, request_id, user_agent } = self.texts.quoted();
-        LogRecord {
-            kind: RecordKind::Request,
-            ended: SystemTime::UNIX_EPOCH,
-            duration: Duration::ZERO,
-            handshake: None,
-            client: self.client,
-            client_port: self.client_port,
-            listener,
-            route: None,
-            upstream: None,
-            endpoint: None,
-            host,
-            method: "",
-            path,
-            query,
-            status: 0,
-            subprotocol: None,
-            tls: self.tls,
-            request_id,
-            user_agent,
-            received: Traffic::default(),
-            sent: Traffic::default(),
-            close: None,
-            reason: "",
-            detail: None,
-            attempts: 0,
-            waited: Duration::ZERO,
-            sticky: None,
-        }
-    }
-}
-
 /// Counts for the route and for the session's own line.
 #[derive(Debug)]
 struct Counts {
@@ -453,23 +328,5 @@ impl Observer for Counts {
 
     fn round_trip(&mut self, side: Side, time: Duration) {
         self.route.metrics.pong(peer(side), time);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_come_out_as_they_went_in() {
-        for query in [None, Some(""), Some("id=7")] {
-            let went = Quoted { host: "", path: "/ä", query, request_id: None, user_agent: Some("x") };
-            let texts = Texts::new(&went);
-            let came = texts.quoted();
-            assert_eq!((came.host, came.path, came.query), (went.host, went.path, went.query));
-            assert_eq!((came.request_id, came.user_agent), (went.request_id, went.user_agent));
-        }
-        let nothing = Texts::default();
-        assert_eq!((nothing.quoted().host, nothing.quoted().user_agent), ("", None));
     }
 }

@@ -9,30 +9,24 @@
 //!
 //! The timer is lazy: data moves deadlines away without touching it; when it fires, it is set to what is due by then.
 
-use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::coop::has_budget_remaining;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep};
 
 use super::Judge;
+use super::lane::{Lane, LaneContext};
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
-use crate::net::pool::{self, Buffer, BufferSize};
 use crate::net::transport::RelayIo;
 use crate::session::registry::{Guard, SessionReport};
 use crate::session::stop::StopReason;
 use crate::ws::Side;
-use crate::ws::frame::ControlFrame;
-use crate::ws::tunnel::{End, Observer, Tunnel, TunnelStep};
+use crate::ws::tunnel::{End, Observer, Tunnel};
 
-/// What one direction may read in one poll; then the task yields to all others and to what comes meanwhile, so that one
-/// busy session does not starve the rest. Counted by the buffers it takes: 2 reads of bulk, 32 of small messages.
-const BYTES_PER_POLL: usize = 512 * 1024;
 /// How far behind the coarse clock may be.
 const COARSE_TICK: Duration = Duration::from_millis(20);
 
@@ -51,43 +45,6 @@ pub struct Relay<C, S, O> {
     stop_reason: Option<Box<StopReason>>,
     /// [`Guard::said`] when the guard was last looked at; 0: it was not yet.
     said: u64,
-}
-
-/// One direction, without its two connections. What most sessions have never or for a moment is boxed.
-#[derive(Debug)]
-#[expect(clippy::box_collection, reason = "8 bytes in each session instead of 24")]
-struct Lane {
-    /// What was read and not passed on: the start of a header or control frame, or bytes that came with the handshake.
-    carry: Option<Box<Vec<u8>>>,
-    /// `carry` has bytes that the tunnel has not seen.
-    unseen: bool,
-    /// Bytes that the far connection does not take now.
-    waiting: Option<Box<WaitingBytes>>,
-    /// Bytes may wait inside the far connection (TLS records).
-    unflushed: bool,
-    /// Bytes are being written that the tunnel counts as written. Seen only where a panic came between.
-    torn: bool,
-    /// The source had nothing to read, and wakes the task when it has.
-    awaited: bool,
-    /// How much is read at once: grows where a connection streams.
-    size: BufferSize,
-    shut: Shut,
-}
-
-/// How far the end of a stream has got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shut {
-    Open,
-    /// The end was begun and not all of it could be written.
-    Ending,
-    Ended,
-}
-
-#[derive(Debug)]
-struct WaitingBytes {
-    buffer: Buffer,
-    start: usize,
-    end: usize,
 }
 
 impl<C, S, O> Relay<C, S, O> {
@@ -251,358 +208,10 @@ where
     }
 }
 
-/// One direction with all it needs for a while.
-struct LaneContext<'a, F, T, O> {
-    tunnel: &'a mut Tunnel,
-    observer: &'a mut O,
-    lane: &'a mut Lane,
-    source: &'a mut F,
-    target: &'a mut T,
-    from: Side,
-}
-
-impl<F, T, O> LaneContext<'_, F, T, O>
-where
-    F: AsyncRead + RelayIo + Unpin,
-    T: AsyncWrite + Unpin,
-    O: Observer,
-{
-    fn pump(&mut self, cx: &mut Context<'_>, now: MonotonicTime) -> bool {
-        let mut allowed = BYTES_PER_POLL;
-        let mut was_short = false;
-        while allowed > 0 {
-            if self.lane.is_blocked()
-                && !self.lane.drain(cx, now, self.tunnel, self.target, self.from.other())
-                && self.tunnel.forwards(self.from)
-            {
-                return false;
-            }
-            if self.lane.unseen {
-                let carry = self.lane.carry.take().unwrap_or_default();
-                self.lane.unseen = false;
-                let mut buffer = pool::take_at_least(carry.len());
-                buffer[..carry.len()].copy_from_slice(&carry);
-                self.pass(cx, now, buffer, carry.len());
-                continue;
-            }
-            if !self.tunnel.wants_bytes(self.from) {
-                return false;
-            }
-            // Most wake-ups are for the other direction: this one then costs a look and no lock.
-            if self.lane.awaited && !self.source.may_read() {
-                return false;
-            }
-            // What did not fill the buffer was all there was, as a rule: only the waker is to be left then.
-            if was_short && self.source.poll_may_read(cx).is_pending() {
-                self.lane.awaited = has_budget_remaining();
-                return false;
-            }
-            let size = self.lane.size;
-            allowed = allowed.saturating_sub(size.bytes());
-            let mut buffer = pool::take(size);
-            let held = self.lane.carry.as_ref().map_or(0, |carry| carry.len());
-            if let Some(carry) = &self.lane.carry {
-                buffer[..held].copy_from_slice(carry);
-            }
-            let mut read = ReadBuf::new(&mut buffer[held..]);
-            match Pin::new(&mut *self.source).poll_read(cx, &mut read) {
-                Poll::Pending => {
-                    // Without budget it did not come as far as leaving its waker with the source.
-                    self.lane.awaited = has_budget_remaining();
-                    return false;
-                }
-                Poll::Ready(Ok(())) => {
-                    self.lane.awaited = false;
-                    let count = read.filled().len();
-                    if count == 0 {
-                        self.tunnel.handle_eof(now, self.from);
-                        return false;
-                    }
-                    was_short = held + count < size.bytes();
-                    self.lane.size = match count {
-                        _ if held + count == size.bytes() => size.grown(),
-                        _ if count < size.bytes() / 4 => size.shrunk(),
-                        _ => size,
-                    };
-                    self.lane.carry = None;
-                    self.pass(cx, now, buffer, held + count);
-                }
-                Poll::Ready(Err(error)) => {
-                    // A TLS stream that ends without close_notify is an end like a FIN; anything else ends both ways.
-                    if error.kind() != io::ErrorKind::UnexpectedEof {
-                        self.tunnel.handle_broken(now, self.from);
-                    }
-                    self.tunnel.handle_eof(now, self.from);
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    /// Judges `buffer[..end]` and writes on what goes on.
-    fn pass(&mut self, cx: &mut Context<'_>, now: MonotonicTime, buffer: Buffer, end: usize) {
-        let to = self.from.other();
-        let mut at = 0;
-        while at < end {
-            match self.tunnel.handle_bytes(now, self.from, &buffer[at..end], self.observer) {
-                TunnelStep::Forward(count) if at + count == end => {
-                    self.lane.write_last(cx, self.tunnel, self.target, to, buffer, at, end);
-                    return;
-                }
-                TunnelStep::Forward(count) => {
-                    self.lane.write(cx, self.tunnel, self.target, to, &buffer[at..at + count]);
-                    self.lane.inject(cx, now, self.tunnel, self.observer, self.target, to);
-                    at += count;
-                }
-                TunnelStep::Remask(count) => {
-                    let mask = (to == Side::Server).then(|| fastrand::u32(..).to_ne_bytes());
-                    let frame = ControlFrame::masked_anew(&buffer[at..at + count], mask);
-                    self.lane.write(cx, self.tunnel, self.target, to, frame.as_bytes());
-                    at += count;
-                }
-                TunnelStep::Drop(count) => at += count,
-                TunnelStep::NeedMore => {
-                    debug_assert!(self.lane.carry.is_none());
-                    self.lane.carry = Some(Box::new(buffer[at..end].to_vec()));
-                    break;
-                }
-            }
-        }
-        self.lane.flush(cx, self.tunnel, self.target, to);
-    }
-}
-
-impl Lane {
-    fn starting_with(early: Vec<u8>) -> Lane {
-        Lane {
-            unseen: !early.is_empty(),
-            carry: (!early.is_empty()).then(|| Box::new(early)),
-            waiting: None,
-            unflushed: false,
-            torn: false,
-            awaited: false,
-            size: BufferSize::Small,
-            shut: Shut::Open,
-        }
-    }
-
-    /// Bytes held for the far connection. What waits inside it is not counted.
-    fn queued(&self) -> usize {
-        self.waiting.as_ref().map_or(0, |waiting| waiting.end - waiting.start)
-            + self.carry.as_ref().map_or(0, |carry| carry.len())
-    }
-
-    fn is_blocked(&self) -> bool {
-        self.waiting.is_some() || self.unflushed
-    }
-
-    /// Writes the last bytes of a buffer; if they can not all be written, the buffer itself waits.
-    #[expect(clippy::too_many_arguments, reason = "the hot path: one call, nothing packed or copied")]
-    fn write_last(
-        &mut self,
-        cx: &mut Context<'_>,
-        tunnel: &mut Tunnel,
-        target: &mut (impl AsyncWrite + Unpin),
-        to: Side,
-        buffer: Buffer,
-        start: usize,
-        end: usize,
-    ) {
-        self.torn = true;
-        if self.waiting.is_none() {
-            match write_some(cx, target, &buffer[start..end]) {
-                Ok(written) if start + written == end => self.flush(cx, tunnel, target, to),
-                Ok(written) => {
-                    let left = end - start - written;
-                    tunnel.handle_blocked(to);
-                    if left <= BufferSize::Small.bytes() && buffer.len() > BufferSize::Small.bytes() {
-                        self.append(&buffer[start + written..end]);
-                    } else {
-                        self.waiting = Some(Box::new(WaitingBytes { buffer, start: start + written, end }));
-                    }
-                }
-                Err(_) => self.broken(tunnel, to),
-            }
-        } else {
-            self.append(&buffer[start..end]);
-        }
-        self.torn = false;
-    }
-
-    /// Writes bytes, or lets a copy of them wait.
-    fn write(
-        &mut self,
-        cx: &mut Context<'_>,
-        tunnel: &mut Tunnel,
-        target: &mut (impl AsyncWrite + Unpin),
-        to: Side,
-        bytes: &[u8],
-    ) {
-        self.torn = true;
-        if self.waiting.is_some() {
-            self.append(bytes);
-        } else {
-            match write_some(cx, target, bytes) {
-                Ok(written) => {
-                    self.unflushed = true;
-                    if written < bytes.len() {
-                        tunnel.handle_blocked(to);
-                        self.append(&bytes[written..]);
-                    }
-                }
-                Err(_) => self.broken(tunnel, to),
-            }
-        }
-        self.torn = false;
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        if let Some(waiting) = &mut self.waiting
-            && waiting.buffer.len() - waiting.end >= bytes.len()
-        {
-            waiting.buffer[waiting.end..waiting.end + bytes.len()].copy_from_slice(bytes);
-            waiting.end += bytes.len();
-            return;
-        }
-        let before: &[u8] = self.waiting.as_ref().map_or(&[], |waiting| &waiting.buffer[waiting.start..waiting.end]);
-        let end = before.len() + bytes.len();
-        let mut buffer = pool::take_at_least(end);
-        buffer[..before.len()].copy_from_slice(before);
-        buffer[before.len()..end].copy_from_slice(bytes);
-        self.waiting = Some(Box::new(WaitingBytes { buffer, start: 0, end }));
-    }
-
-    /// Writes what waits. `true` when nothing waits any more.
-    fn drain(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: MonotonicTime,
-        tunnel: &mut Tunnel,
-        target: &mut (impl AsyncWrite + Unpin),
-        to: Side,
-    ) -> bool {
-        if tunnel.is_gone(to) {
-            self.give_up();
-            return true;
-        }
-        if let Some(waiting) = &mut self.waiting {
-            self.torn = true;
-            let written = write_some(cx, target, &waiting.buffer[waiting.start..waiting.end]);
-            self.torn = false;
-            match written {
-                Ok(0) => return false,
-                Ok(written) => {
-                    waiting.start += written;
-                    let drained = waiting.start == waiting.end;
-                    tunnel.handle_progress(now, to, drained);
-                    if !drained {
-                        return false;
-                    }
-                    self.waiting = None;
-                    self.unflushed = true;
-                }
-                Err(_) => {
-                    self.broken(tunnel, to);
-                    return true;
-                }
-            }
-        }
-        let was_unflushed = self.unflushed;
-        self.flush(cx, tunnel, target, to);
-        if was_unflushed && !self.unflushed {
-            tunnel.handle_progress(now, to, true);
-        }
-        !self.unflushed
-    }
-
-    /// Sees to it that nothing stays inside the connection.
-    fn flush(&mut self, cx: &mut Context<'_>, tunnel: &mut Tunnel, target: &mut (impl AsyncWrite + Unpin), to: Side) {
-        match Pin::new(target).poll_flush(cx) {
-            Poll::Ready(Ok(())) => self.unflushed = false,
-            Poll::Ready(Err(_)) => self.broken(tunnel, to),
-            Poll::Pending => {
-                self.unflushed = true;
-                tunnel.handle_blocked(to);
-            }
-        }
-    }
-
-    /// Frames of our own, where the tunnel wants some.
-    fn inject(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: MonotonicTime,
-        tunnel: &mut Tunnel,
-        observer: &mut impl Observer,
-        target: &mut (impl AsyncWrite + Unpin),
-        to: Side,
-    ) {
-        // The key need not be secret: no peer chooses what we mask with it (RFC 6455 §10.3).
-        while tunnel.wants_inject(to)
-            && let Some(frame) = tunnel.poll_inject(now, to, fastrand::u32(..).to_ne_bytes(), observer)
-        {
-            self.write(cx, tunnel, target, to, frame.as_bytes());
-        }
-    }
-
-    /// Everything that is due towards one peer after the reading; `over` tells that nothing more is awaited from either. `true` when its stream has been ended or has broken.
-    #[expect(clippy::too_many_arguments, reason = "as write_last")]
-    fn finish(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: MonotonicTime,
-        tunnel: &mut Tunnel,
-        observer: &mut impl Observer,
-        target: &mut (impl AsyncWrite + RelayIo + Unpin),
-        to: Side,
-        over: bool,
-    ) -> bool {
-        self.inject(cx, now, tunnel, observer, target, to);
-        if self.is_blocked() && !self.drain(cx, now, tunnel, target, to) {
-            return false;
-        }
-        if over && (target.ends_on_drop() || tunnel.is_gone(to)) {
-            self.shut = Shut::Ended;
-        } else if self.shut != Shut::Ended && (over || tunnel.poll_shutdown(to)) {
-            self.shut = match Pin::new(target).poll_shutdown(cx) {
-                Poll::Ready(_) => Shut::Ended,
-                Poll::Pending => Shut::Ending,
-            };
-        }
-        self.shut == Shut::Ended
-    }
-
-    fn broken(&mut self, tunnel: &mut Tunnel, to: Side) {
-        tunnel.handle_broken(clock::coarse(), to);
-        self.give_up();
-    }
-
-    /// What waits goes nowhere any more.
-    fn give_up(&mut self) {
-        self.waiting = None;
-        self.unflushed = false;
-    }
-}
-
 /// Has the task polled again after all that can run now and all that the sockets tell meanwhile: a waker alone would put
 /// it behind what can run, and the runtime looks at its sockets only once in 61 polls then.
 fn yield_to_all(cx: &mut Context<'_>) {
     let _ = pin!(yield_now()).poll(cx);
-}
-
-/// Writes as much as goes at once.
-fn write_some(cx: &mut Context<'_>, target: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match Pin::new(&mut *target).poll_write(cx, &bytes[written..]) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(count)) => written += count,
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => break,
-        }
-    }
-    Ok(written)
 }
 
 /// `Sleep::poll` as a yes or no.
@@ -620,14 +229,17 @@ impl PollReady for Pin<&mut Sleep> {
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use std::future::poll_fn;
+    use std::io;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
     use tokio::net::UnixStream;
     use tokio::time::sleep_until;
 
+    use super::super::lane::BYTES_PER_POLL;
     use super::*;
+    use crate::net::pool::BufferSize;
     use crate::net::stream::Stream;
     use crate::net::transport::Transport;
     use crate::session::CloseActions;

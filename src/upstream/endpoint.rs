@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::connect::Connector;
-use super::live::{ConnectionPermit, EndpointState};
+use super::endpoint_state::{ConnectionPermit, EndpointState};
 use super::pool::Pool;
 use crate::config;
 

@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 
 use super::connect::{ConnectTarget, Connector, Sources, Tls};
 use super::endpoint::Endpoint;
-use super::live::EndpointStates;
+use super::endpoint_state::EndpointStates;
 use super::metrics::Metrics;
 use super::pool::Pool;
 use super::reach::Reach;

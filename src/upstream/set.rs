@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
-use super::live::Standing;
+use super::endpoint_state::Standing;
 use crate::balance::{Balancer, Candidates, Draw};
 use crate::base::time::MonotonicTime;
 

@@ -4,7 +4,7 @@
 
 use prometheus::Registry;
 
-use super::live::EndpointStates;
+use super::endpoint_state::EndpointStates;
 use super::metrics::Metrics;
 use super::*;
 use crate::health::threshold;

@@ -17,7 +17,7 @@ use wsluice::handover::{
 use wsluice::net::listener::{Address, Bound, adopt, bind};
 use wsluice::net::stream::Stream;
 use wsluice::upstream;
-use wsluice::upstream::live::{ConnectionPermit, EndpointState, EndpointStates};
+use wsluice::upstream::endpoint_state::{ConnectionPermit, EndpointState, EndpointStates};
 
 /// What a process knows: its sessions, and what it shows.
 struct Process {

@@ -20,7 +20,7 @@ use wsluice::control::{ProcessOrigin, ReloadError, Succession, Trigger};
 use wsluice::handover::{Deadlines, HandoverOffer, Invocation, Predecessors, UpgradeError};
 use wsluice::net::listener::{Address, bind};
 use wsluice::telemetry::logging::Format;
-use wsluice::upstream::live::EndpointStates;
+use wsluice::upstream::endpoint_state::EndpointStates;
 
 use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, eventually, within, yaml};
 use crate::plain::{at_home, get};

@@ -16,13 +16,13 @@ use crate::control::compile::Compiled;
 use crate::control::context::CompileContext;
 use crate::control::error::ReloadError;
 use crate::control::listeners::Openings;
-use crate::proxy::room::RouteQuota;
+use crate::proxy::quota::RouteQuota;
 use crate::server::Listener;
 use crate::session::registry::SessionId;
 use crate::session::stop::StopReason;
 use crate::session::{Member, Sessions};
+use crate::upstream::endpoint_state::EndpointState;
 use crate::upstream::entry::Gate;
-use crate::upstream::live::EndpointState;
 
 /// What is drained, by its name in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]

@@ -20,7 +20,7 @@ use crate::session::registry::SessionId;
 use crate::session::stop::StopReason;
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::live::{EndpointState, Standing};
+use crate::upstream::endpoint_state::{EndpointState, Standing};
 
 /// How often there is a look.
 const TICK: Duration = Duration::from_millis(200);

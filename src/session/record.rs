@@ -1,0 +1,157 @@
+//! What the access log says of a request and of a session, as far as it is known before the end.
+//!
+//! Texts are copied: a kept header would pin hyper's whole read buffer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::access_log::{LogRecord, RecordKind, Traffic};
+use crate::balance::sticky::Returned;
+use crate::base::time::MonotonicTime;
+
+/// What the log says of a request, in text of its own.
+#[derive(Clone, Debug, Default)]
+pub struct RequestInfo {
+    /// The client's address, if it can be told.
+    pub client: Option<IpAddr>,
+    /// Its port, where it is connected to us itself.
+    pub client_port: Option<u16>,
+    /// The version of TLS.
+    pub tls: Option<&'static str>,
+    /// What the request says.
+    pub texts: Texts,
+}
+
+/// The texts of a request that the log quotes, behind one another in one allocation; none at all where nothing is logged.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    all: Box<str>,
+    /// Where each ends that is there.
+    ends: [Option<NonZeroU32>; 5],
+}
+
+/// The texts in their order.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a> {
+    /// The authority asked for.
+    pub host: &'a str,
+    /// The path, as it came.
+    pub path: &'a str,
+    /// The query, as it came.
+    pub query: Option<&'a str>,
+    /// X-Request-Id.
+    pub request_id: Option<&'a str>,
+    /// User-Agent.
+    pub user_agent: Option<&'a str>,
+}
+
+impl Texts {
+    /// Copies them.
+    pub fn new(quoted: &Quoted<'_>) -> Texts {
+        let texts = [Some(quoted.host), Some(quoted.path), quoted.query, quoted.request_id, quoted.user_agent];
+        let mut all = String::with_capacity(texts.iter().flatten().map(|text| text.len()).sum());
+        // One more than the end, since an empty text at the start has its end at 0.
+        let ends = texts.map(|text| {
+            all.push_str(text?);
+            NonZeroU32::new(u32::try_from(all.len()).ok()? + 1)
+        });
+        Texts { all: all.into_boxed_str(), ends }
+    }
+
+    /// Tells them.
+    pub fn quoted(&self) -> Quoted<'_> {
+        let mut start = 0;
+        let [host, path, query, request_id, user_agent] = self.ends.map(|end| {
+            let end = end?.get() as usize - 1;
+            let text = &self.all[start..end];
+            start = end;
+            Some(text)
+        });
+        Quoted { host: host.unwrap_or(""), path: path.unwrap_or(""), query, request_id, user_agent }
+    }
+}
+
+impl RequestInfo {
+    /// The client's port, if `peer` is the client itself and not a proxy that speaks for it.
+    pub fn set_client(&mut self, client: Option<IpAddr>, peer: Option<SocketAddr>) {
+        self.client = client;
+        self.client_port = peer.filter(|peer| Some(peer.ip()) == client).map(|peer| peer.port());
+    }
+}
+
+impl RequestInfo {
+    /// A record with what is known of the request; the rest is the caller's to fill in.
+    pub fn record<'a>(&'a self, listener: &'a str) -> LogRecord<'a> {
+        let Quoted { host, path, query, request_id, user_agent } = self.texts.quoted();
+        LogRecord {
+            kind: RecordKind::Request,
+            ended: SystemTime::UNIX_EPOCH,
+            duration: Duration::ZERO,
+            handshake: None,
+            client: self.client,
+            client_port: self.client_port,
+            listener,
+            route: None,
+            upstream: None,
+            endpoint: None,
+            host,
+            method: "",
+            path,
+            query,
+            status: 0,
+            subprotocol: None,
+            tls: self.tls,
+            request_id,
+            user_agent,
+            received: Traffic::default(),
+            sent: Traffic::default(),
+            close: None,
+            reason: "",
+            detail: None,
+            attempts: 0,
+            waited: Duration::ZERO,
+            sticky: None,
+        }
+    }
+}
+
+/// What a session's line will say, as far as it is known before the end.
+#[derive(Debug)]
+pub struct SessionRecord {
+    /// What was relayed from the client and from the server.
+    pub traffic: [Traffic; 2],
+    /// The request.
+    pub about: RequestInfo,
+    /// Name of the endpoint.
+    pub endpoint: Arc<str>,
+    /// The subprotocol agreed on.
+    pub subprotocol: Option<Box<str>>,
+    /// When the request came.
+    pub requested: MonotonicTime,
+    /// Endpoints tried.
+    pub attempts: u32,
+    /// How long the request waited before the first was tried, in microseconds (an hour and more).
+    pub waited_micros: u32,
+    /// What its affinity cookie led to.
+    pub returned: Option<Returned>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_come_out_as_they_went_in() {
+        for query in [None, Some(""), Some("id=7")] {
+            let went = Quoted { host: "", path: "/ä", query, request_id: None, user_agent: Some("x") };
+            let texts = Texts::new(&went);
+            let came = texts.quoted();
+            assert_eq!((came.host, came.path, came.query), (went.host, went.path, went.query));
+            assert_eq!((came.request_id, came.user_agent), (went.request_id, went.user_agent));
+        }
+        let nothing = Texts::default();
+        assert_eq!((nothing.quoted().host, nothing.quoted().user_agent), ("", None));
+    }
+}
