@@ -18,7 +18,7 @@ use crate::config::Bind;
 use crate::control::{Changes, ControlHandle, ControlRequest, ReloadError, Trigger};
 use crate::health::threshold::Health;
 use crate::net::listener::Address;
-use crate::proxy::{outcome, request};
+use crate::proxy::outcome;
 use crate::session::registry::{Listed, SessionId};
 use crate::session::stop::StopReason;
 use crate::session::{Member, Sessions};
@@ -203,7 +203,7 @@ impl From<ReloadError> for OrderError {
                 OrderError::Config(errors.findings().iter().map(problem).collect())
             }
             ReloadError::Ending => OrderError::Ending,
-            refused => OrderError::Conflict(request::chain(&refused)),
+            refused => OrderError::Conflict(outcome::chain(&refused)),
         }
     }
 }

@@ -5,8 +5,11 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -183,4 +186,26 @@ impl hyper::body::Body for BorrowedBody {
     fn size_hint(&self) -> SizeHint {
         self.taken.as_ref().map_or_else(|| self.hint, |body| body.size_hint())
     }
+}
+
+/// How long the bodies of an exchange may stand still.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyTimeouts {
+    /// For bodies in general.
+    pub body: Option<Duration>,
+    /// For the server's silence in a `text/event-stream`.
+    pub event_stream: Option<Duration>,
+}
+
+impl BodyTimeouts {
+    /// How long the server may be silent in an answer with these fields.
+    pub fn of_answer(&self, headers: &HeaderMap) -> Option<Duration> {
+        if is_event_stream(headers) { self.event_stream } else { self.body }
+    }
+}
+
+/// Whether an answer with these fields is a stream of server-sent events, which has no end of its own.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().split(|byte| *byte == b';').next());
+    media_type.is_some_and(|it| it.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
 }

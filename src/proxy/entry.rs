@@ -11,7 +11,7 @@ use http::HeaderValue;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::outcome::Failure;
-use super::request::RequestLog;
+use super::request_log::RequestLog;
 use crate::balance::Draw;
 use crate::balance::sticky::{Affinity, Sticky};
 use crate::base::clock;

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
@@ -27,28 +26,6 @@ use crate::upstream::pooled::PooledConnection;
 
 /// How long a request's body may stand still when its answer is whole.
 const LATE_BODY: Duration = Duration::from_secs(1);
-
-/// How long the bodies of an exchange may stand still.
-#[derive(Clone, Copy, Debug)]
-pub struct BodyTimeouts {
-    /// For bodies in general.
-    pub body: Option<Duration>,
-    /// For the server's silence in a `text/event-stream`.
-    pub event_stream: Option<Duration>,
-}
-
-impl BodyTimeouts {
-    /// How long the server may be silent in an answer with these fields.
-    fn of_answer(&self, headers: &HeaderMap) -> Option<Duration> {
-        if is_event_stream(headers) { self.event_stream } else { self.body }
-    }
-}
-
-/// Whether an answer with these fields is a stream of server-sent events, which has no end of its own.
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().split(|byte| *byte == b';').next());
-    media_type.is_some_and(|it| it.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
-}
 
 /// What a plain request has taken of its route's limits, and of its endpoint's.
 #[derive(Debug)]

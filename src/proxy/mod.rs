@@ -12,6 +12,7 @@ pub mod hops;
 pub mod metrics;
 pub mod outcome;
 pub mod request;
+pub mod request_log;
 pub mod response;
 pub mod quota;
 pub mod snapshot;
@@ -37,7 +38,8 @@ use crate::ws::handshake;
 use body::Body;
 use metrics::RouteRequestMetrics;
 use outcome::Failure;
-use request::{RequestLog, RoutedRequest};
+use request::RoutedRequest;
+use request_log::RequestLog;
 use snapshot::Snapshot;
 use upgrade::PendingUpgrade;
 

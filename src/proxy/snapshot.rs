@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::exchange::BodyTimeouts;
+use super::body::BodyTimeouts;
 use super::metrics::RouteRequestMetrics;
 use super::quota::RouteQuota;
 use crate::header::{lookalike, path};

@@ -18,7 +18,8 @@ use super::entry::{self, AffinityCookie};
 use super::exchange::{ExchangePermits, RelayedBody};
 use super::outcome::Failure;
 use super::quota::RoutePermit;
-use super::request::{RequestLog, RoutedRequest};
+use super::request::RoutedRequest;
+use super::request_log::RequestLog;
 use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::balance::Draw;
@@ -217,7 +218,7 @@ async fn attempt(
         } else {
             upstream.failed(&endpoint.live, label, now);
         }
-        tracing::debug!(endpoint = %endpoint.name, error = %super::request::chain(&failure), "handshake failed");
+        tracing::debug!(endpoint = %endpoint.name, error = %super::outcome::chain(&failure), "handshake failed");
         if Instant::now() >= deadline {
             return Err(failure);
         }

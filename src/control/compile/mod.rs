@@ -161,7 +161,7 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     /// Notes a failure at `path`; `None` keeps the compilation going, to find all of them.
     fn ok_or_report<T>(&mut self, path: &KeyPath, result: Result<T, TlsError>) -> Option<T> {
-        result.map_err(|error| self.report(path, proxy::request::chain(&error))).ok()
+        result.map_err(|error| self.report(path, proxy::outcome::chain(&error))).ok()
     }
 
     /// Notes what is wrong at `path`, while somebody reads on.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Compiler;
 use crate::config::{self, Config, Lookalikes, OnUpstreamLost, PlainHttp, Validate};
 use crate::proxy;
-use crate::proxy::exchange::BodyTimeouts;
+use crate::proxy::body::BodyTimeouts;
 use crate::proxy::outcome::{self, Failure};
 use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Route};
 use crate::session::RouteSessions;

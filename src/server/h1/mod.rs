@@ -151,7 +151,7 @@ pub async fn serve(
         settings.metrics.error(error);
         let cause = match (&served, refusal) {
             (_, Some(refusal)) => refusal.to_string(),
-            (Err(ServeError::Http(error)), None) => crate::proxy::request::chain(error),
+            (Err(ServeError::Http(error)), None) => crate::proxy::outcome::chain(error),
             _ => String::new(),
         };
         tracing::debug!(listener = %listener.name, reason = error.label(), cause, "connection ended");

@@ -1,0 +1,285 @@
+//! The record of a request, written and counted once however the request ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue, ORIGIN, UPGRADE};
+use http::{Method, Response, StatusCode};
+use hyper::body::{Body as _, Frame, SizeHint};
+
+use super::body::{self, Body, BodyError, Upload};
+use super::hops;
+use super::metrics::{self, RouteRequestMetrics};
+use super::outcome::{Failure, chain};
+use super::snapshot::Route;
+use super::{Proxy, response};
+use crate::balance::sticky::Returned;
+use crate::base::clock;
+use crate::base::time::MonotonicTime;
+use crate::session::RequestInfo;
+use crate::session::access_log::{LogRecord, RecordKind, Traffic};
+use crate::telemetry::panics::{self, Panic, PanicSite};
+
+/// What nginx logs when the client went before it could be answered.
+const CLIENT_GONE: u16 = 499;
+
+/// The record of one request. Dropping it writes the line and counts, unless a session took it over.
+#[derive(Debug)]
+pub struct RequestLog {
+    proxy: Arc<Proxy>,
+    method: Method,
+    started: MonotonicTime,
+    status: Option<StatusCode>,
+    reason: &'static str,
+    detail: Option<String>,
+    /// Who asked for what.
+    pub about: RequestInfo,
+    /// The route found.
+    pub route: Option<Arc<Route>>,
+    /// A WebSocket is asked for.
+    pub is_handshake: bool,
+    /// The endpoint that answered, or failed last.
+    pub endpoint: Option<Arc<str>>,
+    /// Endpoints tried.
+    pub attempts: u32,
+    /// What its affinity cookie led to.
+    pub returned: Option<Returned>,
+    waited: Duration,
+    waits_since: Option<MonotonicTime>,
+    /// How far the request's body has come.
+    pub upload: Option<Arc<Upload>>,
+    sent_bytes: u64,
+    taken: bool,
+}
+
+/// What a session needs of the record.
+#[derive(Debug)]
+pub struct RequestSummary {
+    /// Who asked for what.
+    pub about: RequestInfo,
+    /// When the request came.
+    pub requested: MonotonicTime,
+    /// Endpoints tried.
+    pub attempts: u32,
+    /// How long it waited before the first was tried.
+    pub waited: Duration,
+    /// What its affinity cookie led to.
+    pub returned: Option<Returned>,
+}
+
+impl RequestLog {
+    /// The record of a request that begins now.
+    pub fn new(proxy: Arc<Proxy>, about: RequestInfo, method: Method) -> RequestLog {
+        RequestLog {
+            proxy,
+            method,
+            started: clock::now(),
+            status: None,
+            reason: "client_gone",
+            detail: None,
+            about,
+            route: None,
+            is_handshake: false,
+            endpoint: None,
+            attempts: 0,
+            returned: None,
+            waited: Duration::ZERO,
+            waits_since: None,
+            upload: None,
+            sent_bytes: 0,
+            taken: false,
+        }
+    }
+
+    /// When the request came.
+    pub fn started(&self) -> MonotonicTime {
+        self.started
+    }
+
+    /// It has to wait from now on.
+    pub fn wait_begins(&mut self) {
+        self.waits_since = Some(clock::now());
+    }
+
+    /// It waits no longer.
+    pub fn wait_ends(&mut self) {
+        self.waited = self.waited();
+        self.waits_since = None;
+    }
+
+    /// How long it waited, also if it still does: the client may go meanwhile.
+    fn waited(&self) -> Duration {
+        self.waited + self.waits_since.map_or(Duration::ZERO, |since| clock::now().since(since))
+    }
+
+    fn metrics(&self) -> &RouteRequestMetrics {
+        match &self.route {
+            Some(route) => &route.listeners[self.proxy.listener_index].requests,
+            None => &self.proxy.unrouted,
+        }
+    }
+
+    /// The answer to a request that failed, noted.
+    pub fn fail(&mut self, failure: &Failure) -> Response<Body> {
+        let outcome = failure.outcome();
+        self.reason = outcome.reason;
+        self.detail = Some(chain(failure));
+        self.metrics().reject(outcome.reason);
+        if let (Failure::Loop(found), Some(route)) = (failure, &self.route) {
+            hops::say(route, *found);
+        }
+        if let Failure::Origin(denial) = failure {
+            let edited = self.route.as_ref().is_some_and(|route| route.request_edits.concerns(&ORIGIN));
+            let order = if edited {
+                "; `headers.request` comes after `origins`, which judges what the client sent"
+            } else {
+                ""
+            };
+            // Worth a line of its own: the first mistake in every setup.
+            tracing::warn!(
+                route = self.route.as_ref().map(|route| &*route.name),
+                client = self.about.client.map(tracing::field::display),
+                %denial,
+                hint = format_args!("{}{order}", denial.hint()),
+                "origin refused: if it is yours, add it to the route's origins.allow"
+            );
+        }
+        response::failure(failure)
+    }
+
+    /// A mistake of ours ends the request; tells the log whose it was.
+    pub fn panicked(&self, panic: &Panic) {
+        tracing::error!(
+            r#where = PanicSite::Request.label(),
+            location = panic.location,
+            listener = %self.proxy.listener,
+            route = self.route.as_ref().map(|route| &*route.name),
+            endpoint = self.endpoint.as_deref(),
+            client = self.about.client.map(tracing::field::display),
+            "panic: {}: the request is answered with 500",
+            panic.message
+        );
+    }
+
+    /// Lets the record go along with the answer: it is written when the last byte has been sent, or the client is gone.
+    pub fn attach(mut self, mut response: Response<Body>) -> Response<Body> {
+        self.status = Some(response.status());
+        // HEAD has no body to wait for, whatever the response says, and it is the client that ends a stream of events.
+        let is_endless = body::is_event_stream(response.headers());
+        if response.body().is_end_stream() || self.method == Method::HEAD || is_endless {
+            self.answer_ends();
+        }
+        if self.is_handshake {
+            // What follows a refused handshake may be frames: it must not be read as a request.
+            // A 426 still says what to upgrade to, and nominates it (RFC 9110 §7.8, §15.5.22).
+            let upgrade = response.headers().contains_key(UPGRADE);
+            let connection = HeaderValue::from_static(if upgrade { "close, upgrade" } else { "close" });
+            response.headers_mut().insert(CONNECTION, connection);
+            self.metrics().handshake(response.status(), clock::now().since(self.started));
+        }
+        response.map(|body| Body::new(LoggedBody { body, log: self }))
+    }
+
+    /// The answer is whole.
+    fn answer_ends(&mut self) {
+        if self.reason == "client_gone" {
+            self.reason = "ok";
+        }
+    }
+
+    /// The answer has begun and does not come to its end.
+    fn answer_breaks(&mut self, error: &BodyError) {
+        self.reason = error.label();
+        self.detail = Some(chain(error));
+    }
+
+    /// The handshake succeeded: the rest is the session's to tell.
+    pub fn into_session(mut self) -> RequestSummary {
+        self.taken = true;
+        self.metrics().handshake(StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));
+        let (waited, returned) = (self.waited, self.returned);
+        let about = std::mem::take(&mut self.about);
+        RequestSummary { about, requested: self.started, attempts: self.attempts, waited, returned }
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        if self.taken {
+            return;
+        }
+        let took = clock::now().since(self.started);
+        let gone = StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST);
+        let status = self.status.unwrap_or(gone);
+        if self.is_handshake && self.status.is_none() {
+            self.metrics().handshake(gone, took);
+        } else if !self.is_handshake && self.route.is_some() {
+            self.metrics().request(&self.method, status, took);
+            if self.status.is_some() && metrics::CUT_REASONS.contains(&self.reason) {
+                self.metrics().cut(self.reason);
+            }
+        }
+        if !self.proxy.log.is_on() {
+            return;
+        }
+        let received = self.upload.as_ref().map_or(0, |upload| upload.bytes());
+        self.proxy.log.write(&LogRecord {
+            kind: RecordKind::Request,
+            ended: SystemTime::now(),
+            duration: took,
+            handshake: None,
+            route: self.route.as_ref().map(|route| &*route.name),
+            upstream: self.route.as_ref().filter(|_| self.attempts > 0).map(|route| &*route.upstream_name),
+            endpoint: self.endpoint.as_deref(),
+            method: self.method.as_str(),
+            status: status.as_u16(),
+            received: Traffic { bytes: received, ..Traffic::default() },
+            sent: Traffic { bytes: self.sent_bytes, ..Traffic::default() },
+            reason: self.reason,
+            detail: self.detail.as_deref(),
+            attempts: self.attempts,
+            waited: self.waited(),
+            sticky: self.returned.map(Returned::label),
+            ..self.about.record(&self.proxy.listener)
+        });
+    }
+}
+
+/// The body of an answer, with the record of its request.
+struct LoggedBody {
+    body: Body,
+    log: RequestLog,
+}
+
+impl hyper::body::Body for LoggedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        panics::trap(|| this.log.about.texts.quoted().path == panics::TRAP_BODY);
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                this.log.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if this.body.is_end_stream() {
+                    this.log.answer_ends();
+                }
+            }
+            Some(Err(error)) => this.log.answer_breaks(error),
+            None => this.log.answer_ends(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
