@@ -10,8 +10,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, RootCertStore};
@@ -19,7 +19,6 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, R
 use super::error::TlsError;
 use super::identity::Identity;
 use super::sessions::{Sessions, Telling};
-use super::stream::{Incoming, TlsStream};
 use super::verifier::{self, Authorities, Unverified};
 use super::{ALPN_HTTP_1_1, ClientStream, provider};
 use crate::net::stream::Stream;
@@ -220,8 +219,7 @@ pub async fn connect(
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
 ) -> Result<ClientStream, TlsConnectError> {
-    let connection = UnbufferedClientConnection::new(config, name).map_err(TlsConnectError::Protocol)?;
-    Ok(TlsStream::handshake(connection, Incoming::new(&[]), stream).await?)
+    Ok(ClientStream::connect(config, name, stream).await?)
 }
 
 #[cfg(test)]

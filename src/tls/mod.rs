@@ -14,15 +14,22 @@ pub mod certificates;
 mod chain;
 pub mod client;
 mod der;
+#[cfg(test)]
+mod differential;
 pub mod error;
 mod files;
 pub mod identity;
+#[cfg(test)]
+mod kinds;
 pub mod metrics;
 mod pem;
 pub mod resolver;
 pub mod server;
 mod sessions;
+#[cfg(any(not(feature = "tls-tokio"), test))]
 pub mod stream;
+#[cfg(any(feature = "tls-tokio", test))]
+pub mod tokio_stream;
 mod validity;
 mod verifier;
 mod x509;
@@ -30,14 +37,19 @@ mod x509;
 pub use chain::ChainFault;
 pub use error::{CertificateWarning, TlsError};
 pub use identity::Identity;
-pub use stream::TlsStream;
 pub use validity::Validity;
 pub use verifier::Authorities;
 
+// Which stream is in is known here alone.
+#[cfg(not(feature = "tls-tokio"))]
+use stream as kind;
+#[cfg(feature = "tls-tokio")]
+use tokio_stream as kind;
+
 /// A client's connection after its handshake.
-pub type ServerStream = TlsStream<rustls::server::UnbufferedServerConnection, Stream>;
+pub type ServerStream = kind::ServerStream<Stream>;
 /// A connection to an upstream after its handshake.
-pub type ClientStream = TlsStream<rustls::client::UnbufferedClientConnection, Stream>;
+pub type ClientStream = kind::ClientStream<Stream>;
 
 /// The one protocol that we speak on both sides, as ALPN names it (RFC 7301).
 const ALPN_HTTP_1_1: &[u8] = b"http/1.1";

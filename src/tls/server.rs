@@ -12,15 +12,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{NoServerSessionStorage, ProducesTickets, UnbufferedServerConnection};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{AlertDescription, HandshakeKind, InvalidMessage, PeerMisbehaved, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::TlsError;
 use super::identity::Identity;
+use super::kind::Incoming;
 use super::resolver::Resolver;
-use super::stream::{Incoming, TlsStream};
 use super::verifier::{self, Authorities};
 use super::{ALPN_HTTP_1_1, ServerStream, provider};
 use crate::net::stream::{Prefixed, Stream};
@@ -245,8 +245,7 @@ async fn handshake(stream: Prefixed<Stream>, config: Arc<ServerConfig>) -> Resul
         Some(_) => return Err(TlsAcceptError::NotTls),
     }
     let clock = Arc::clone(&config.time_provider);
-    let connection = UnbufferedServerConnection::new(config).map_err(TlsAcceptError::Protocol)?;
-    let mut stream = TlsStream::handshake(connection, incoming, stream).await?;
+    let mut stream = ServerStream::accept(config, incoming, stream).await?;
     if stream.handshake_kind() == Some(HandshakeKind::Resumed)
         && let Some(certificate) = stream.peer_certificate()
         // It was judged when it was shown, which may be long ago: each ticket brings the next.

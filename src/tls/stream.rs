@@ -31,10 +31,12 @@ use tokio::task::coop;
 mod engine;
 mod incoming;
 mod outgoing;
+mod sides;
 mod span;
 
 pub use engine::TlsConnection;
 pub use incoming::Incoming;
+pub use sides::{ClientStream, ServerStream};
 
 use crate::net::pool::{self, BufferSize};
 use engine::Engine;

@@ -1,4 +1,7 @@
 //! Our TLS against the other implementation: rustls' usual interface, driven by tokio-rustls.
+//!
+//! What the rest of the crate relies on is tested of both kinds of stream. What is about our own buffers, reads, sends and
+//! turns is tested of our own alone: the other kind does not promise it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -6,71 +9,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::Duration;
 
-use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 
+use super::super::kinds::{Cut, Io, Kind, Own, with_both_kinds};
 use super::super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys, server_config};
 use super::super::test_certificates::Ca;
 use super::super::{client::ClientTlsOptions, client::client_config, provider};
 use super::*;
 use rustls::version::{TLS12, TLS13};
-
-/// A stream that gives and takes at random how much, and sometimes nothing at first.
-struct Cut {
-    io: DuplexStream,
-    random: fastrand::Rng,
-    most: usize,
-}
-
-impl Cut {
-    fn pauses(&mut self, cx: &mut Context<'_>) -> bool {
-        let pause = self.random.u8(..4) == 0;
-        if pause {
-            cx.waker().wake_by_ref();
-        }
-        pause
-    }
-
-    fn at_random(&mut self) -> usize {
-        let most = self.most;
-        self.random.usize(1..=most)
-    }
-}
-
-impl AsyncRead for Cut {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.pauses(cx) {
-            return Poll::Pending;
-        }
-        let most = self.at_random();
-        let mut some = buf.take(most);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut some))?;
-        let count = some.filled().len();
-        buf.advance(count);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Cut {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.pauses(cx) {
-            return Poll::Pending;
-        }
-        let most = self.at_random().min(buf.len());
-        Pin::new(&mut self.io).poll_write(cx, &buf[..most])
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
 
 /// A stream that counts the reads and writes that moved something.
 struct Counting {
@@ -101,8 +51,17 @@ impl AsyncWrite for Counting {
     }
 }
 
-type OurServer<S> = TlsStream<UnbufferedServerConnection, S>;
-type OurClient<S> = TlsStream<UnbufferedClientConnection, S>;
+with_both_kinds! {
+    the_bytes_do_not_depend_on_how_the_stream_is_cut,
+    records_of_every_size_arrive_whole,
+    slices_are_written_whole_and_in_order,
+    keys_change_in_mid_stream,
+    a_close_notify_is_the_end_and_a_cut_is_an_error,
+    a_bad_record_ends_it_with_an_alert,
+    a_handshake_message_that_never_ends_is_refused,
+    early_data_is_passed_over,
+    we_understand_ourselves,
+}
 
 const NAME: &str = "a.example";
 
@@ -129,28 +88,17 @@ fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, ClientC
     (ServerConfig::clone(&server.unwrap()), client)
 }
 
-async fn accept<S: AsyncRead + AsyncWrite + Unpin>(config: ServerConfig, io: S) -> io::Result<OurServer<S>> {
-    let connection = UnbufferedServerConnection::new(Arc::new(config)).unwrap();
-    TlsStream::handshake(connection, Incoming::new(&[]), io).await
-}
-
-async fn connect<S: AsyncRead + AsyncWrite + Unpin>(config: ClientConfig, io: S) -> io::Result<OurClient<S>> {
-    let connection = UnbufferedClientConnection::new(Arc::new(config), name()).unwrap();
-    TlsStream::handshake(connection, Incoming::new(&[]), io).await
-}
-
 /// Our server and the other implementation's client, after the handshake.
-async fn served<S>(version: &'static SupportedProtocolVersion, ours: S, theirs: DuplexStream) -> Served<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn served<K: Kind, S: Io>(
+    version: &'static SupportedProtocolVersion,
+    ours: S,
+    theirs: DuplexStream,
+) -> (K::Server<S>, client::TlsStream<DuplexStream>) {
     let (server, client) = configs(version);
     let (server, client) =
-        tokio::join!(accept(server, ours), TlsConnector::from(Arc::new(client)).connect(name(), theirs));
+        tokio::join!(K::accept(server, ours), TlsConnector::from(Arc::new(client)).connect(name(), theirs));
     (server.unwrap(), client.unwrap())
 }
-
-type Served<S> = (OurServer<S>, client::TlsStream<DuplexStream>);
 
 fn bytes(random: &mut fastrand::Rng, count: usize) -> Vec<u8> {
     (0..count).map(|_| random.u8(..)).collect()
@@ -198,8 +146,7 @@ where
     assert!(got_there == there && got_back == back);
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn the_bytes_do_not_depend_on_how_the_stream_is_cut() {
+async fn the_bytes_do_not_depend_on_how_the_stream_is_cut<K: Kind>() {
     let start = fastrand::u64(..);
     for seed in (0..4).chain(start..start.saturating_add(20)) {
         println!("seed {seed}");
@@ -218,12 +165,12 @@ async fn the_bytes_do_not_depend_on_how_the_stream_is_cut() {
             if random.bool() {
                 client.max_fragment_size = fragment;
                 let connector = TlsConnector::from(Arc::new(client));
-                let (ours, theirs) = tokio::join!(accept(server, ours), connector.connect(name(), theirs));
+                let (ours, theirs) = tokio::join!(K::accept(server, ours), connector.connect(name(), theirs));
                 converse(ours.unwrap(), theirs.unwrap(), &mut random, amount).await;
             } else {
                 server.max_fragment_size = fragment;
                 let acceptor = TlsAcceptor::from(Arc::new(server));
-                let (ours, theirs) = tokio::join!(connect(client, ours), acceptor.accept(theirs));
+                let (ours, theirs) = tokio::join!(K::connect(client, name(), ours), acceptor.accept(theirs));
                 converse(ours.unwrap(), theirs.unwrap(), &mut random, amount).await;
             }
         };
@@ -231,11 +178,10 @@ async fn the_bytes_do_not_depend_on_how_the_stream_is_cut() {
     }
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn records_of_every_size_arrive_whole() {
+async fn records_of_every_size_arrive_whole<K: Kind>() {
     for version in [&TLS12, &TLS13] {
         let (ours, theirs) = duplex(1 << 20);
-        let (mut ours, mut theirs) = served(version, ours, theirs).await;
+        let (mut ours, mut theirs) = served::<K, _>(version, ours, theirs).await;
         for size in [1, 2, 125, 126, 4_095, 4_096, 16_383, 16_384, 16_385, 65_536, 245_760, 245_761, 300_000] {
             let sent: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
             let mut got = vec![0; size];
@@ -251,10 +197,9 @@ async fn records_of_every_size_arrive_whole() {
     }
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn slices_are_gathered_into_one_record() {
+async fn slices_are_written_whole_and_in_order<K: Kind>() {
     let (ours, theirs) = duplex(1 << 20);
-    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let (mut ours, mut theirs) = served::<K, _>(&TLS13, ours, theirs).await;
     for lengths in [&[0, 0][..], &[0, 5], &[5], &[100, 0, 200, 3], &[16_383, 2], &[16_384, 7], &[10, 70_000]] {
         let slices: Vec<Vec<u8>> = lengths.iter().map(|&length| vec![length as u8; length]).collect();
         let all = slices.concat();
@@ -276,7 +221,7 @@ async fn what_waits_together_is_one_read_and_what_is_written_is_one_send() {
     let (ours, theirs) = duplex(1 << 20);
     let (reads, writes) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
     let ours = Counting { io: ours, reads: Arc::clone(&reads), writes: Arc::clone(&writes) };
-    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let (mut ours, mut theirs) = served::<Own, _>(&TLS13, ours, theirs).await;
     // The ticket is not there yet: it comes with the first write.
     assert_eq!(writes.load(Relaxed), 1);
     ours.flush().await.unwrap();
@@ -308,7 +253,7 @@ async fn what_waits_together_is_one_read_and_what_is_written_is_one_send() {
 #[tokio::test(flavor = "current_thread")]
 async fn nothing_is_held_but_what_must_be() {
     let (ours, theirs) = duplex(1 << 20);
-    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let (mut ours, mut theirs) = served::<Own, _>(&TLS13, ours, theirs).await;
     let mut cx = Context::from_waker(Waker::noop());
     // A reader with little room: the rest of the record, and nothing else.
     theirs.write_all(&[7; 1000]).await.unwrap();
@@ -330,7 +275,7 @@ async fn nothing_is_held_but_what_must_be() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_peer_that_does_not_read_is_written_no_more_than_a_buffer() {
     let (ours, theirs) = duplex(1000);
-    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let (mut ours, mut theirs) = served::<Own, _>(&TLS13, ours, theirs).await;
     let mut cx = Context::from_waker(Waker::noop());
     let all: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
     let Poll::Ready(Ok(taken)) = Pin::new(&mut ours).poll_write(&mut cx, &all) else { panic!("one write is taken") };
@@ -353,10 +298,9 @@ async fn a_peer_that_does_not_read_is_written_no_more_than_a_buffer() {
     assert!(got == all);
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn keys_change_in_mid_stream() {
+async fn keys_change_in_mid_stream<K: Kind>() {
     let (ours, theirs) = duplex(1 << 16);
-    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let (mut ours, mut theirs) = served::<K, _>(&TLS13, ours, theirs).await;
     for round in 0..5u8 {
         theirs.get_mut().1.refresh_traffic_keys().unwrap();
         theirs.write_all(&[round; 100]).await.unwrap();
@@ -388,7 +332,7 @@ async fn turns_of_others(reading: impl Future<Output = ()> + Send + 'static) -> 
 async fn others_have_their_turn_while_a_peer_sends_a_byte_a_record() {
     const RECORDS: usize = 10_000;
     let (ours, theirs) = duplex(1 << 20);
-    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let (mut ours, mut theirs) = served::<Own, _>(&TLS13, ours, theirs).await;
     for _ in 0..RECORDS {
         theirs.write_all(b"x").await.unwrap();
     }
@@ -404,7 +348,7 @@ async fn others_have_their_turn_while_a_peer_sends_a_byte_a_record() {
 async fn others_have_their_turn_while_a_peer_changes_its_keys() {
     const ROUNDS: usize = 200;
     let (ours, theirs) = duplex(1 << 20);
-    let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+    let (mut ours, mut theirs) = served::<Own, _>(&TLS13, ours, theirs).await;
     for _ in 0..ROUNDS {
         for _ in 0..30 {
             theirs.get_mut().1.refresh_traffic_keys().unwrap();
@@ -438,7 +382,8 @@ async fn tickets_without_end_are_refused() {
         let client = client_config(&ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() });
         let (one, other) = duplex(8 << 20);
         let acceptor = TlsAcceptor::from(Arc::new(server));
-        let (ours, theirs) = tokio::join!(connect(ClientConfig::clone(&client.unwrap()), one), acceptor.accept(other));
+        let (ours, theirs) =
+            tokio::join!(Own::connect(ClientConfig::clone(&client.unwrap()), name(), one), acceptor.accept(other));
         let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
         theirs.write_all(b"x").await.unwrap();
         theirs.flush().await.unwrap();
@@ -448,11 +393,10 @@ async fn tickets_without_end_are_refused() {
     }
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn a_close_notify_is_the_end_and_a_cut_is_an_error() {
+async fn a_close_notify_is_the_end_and_a_cut_is_an_error<K: Kind>() {
     for version in [&TLS12, &TLS13] {
         let (ours, theirs) = duplex(1 << 16);
-        let (mut ours, mut theirs) = served(version, ours, theirs).await;
+        let (mut ours, mut theirs) = served::<K, _>(version, ours, theirs).await;
         theirs.write_all(b"last").await.unwrap();
         theirs.shutdown().await.unwrap();
         let mut last = Vec::new();
@@ -469,7 +413,7 @@ async fn a_close_notify_is_the_end_and_a_cut_is_an_error() {
         assert_eq!(ours.read(&mut [0]).await.unwrap(), 0);
 
         let (ours, theirs) = duplex(1 << 16);
-        let (mut ours, mut theirs) = served(version, ours, theirs).await;
+        let (mut ours, mut theirs) = served::<K, _>(version, ours, theirs).await;
         theirs.write_all(b"last").await.unwrap();
         theirs.flush().await.unwrap();
         drop(theirs);
@@ -480,14 +424,13 @@ async fn a_close_notify_is_the_end_and_a_cut_is_an_error() {
     }
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn a_bad_record_ends_it_with_an_alert() {
+async fn a_bad_record_ends_it_with_an_alert<K: Kind>() {
     for (bad, expected) in [
         (&b"\x17\x03\x03\0\x20................................"[..], rustls::AlertDescription::BadRecordMac),
         (b"HTTP/1.1 400 Bad Request", rustls::AlertDescription::DecodeError),
     ] {
         let (ours, theirs) = duplex(1 << 16);
-        let (mut ours, mut theirs) = served(&TLS13, ours, theirs).await;
+        let (mut ours, mut theirs) = served::<K, _>(&TLS13, ours, theirs).await;
         theirs.write_all(b"good").await.unwrap();
         theirs.flush().await.unwrap();
         theirs.get_mut().0.write_all(bad).await.unwrap();
@@ -505,8 +448,7 @@ async fn a_bad_record_ends_it_with_an_alert() {
     }
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn a_handshake_message_that_never_ends_is_refused() {
+async fn a_handshake_message_that_never_ends_is_refused<K: Kind>() {
     let (ours, mut theirs) = duplex(1 << 20);
     // A ClientHello of 65,535 bytes, ten in a record.
     let mut hello = vec![1, 0, 0xff, 0xff];
@@ -516,13 +458,12 @@ async fn a_handshake_message_that_never_ends_is_refused() {
         theirs.write_all(part).await.unwrap();
     }
     let (server, _) = configs(&TLS13);
-    let error = timeout(Duration::from_secs(20), accept(server, ours)).await.unwrap().unwrap_err();
+    let error = timeout(Duration::from_secs(20), K::accept(server, ours)).await.unwrap().err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
 /// A client may bring early data on a ticket of the server that stood here before (RFC 8446 §4.2.10).
-#[tokio::test(flavor = "current_thread")]
-async fn early_data_is_passed_over() {
+async fn early_data_is_passed_over<K: Kind>() {
     let ca = Ca::new();
     let before = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])
@@ -562,18 +503,19 @@ async fn early_data_is_passed_over() {
         client.write_all(&[7; 3_000]).await.unwrap();
         client.flush().await.unwrap();
         assert!(!client.get_ref().1.is_early_data_accepted());
+        // It stays until the server has done the handshake.
+        client
     };
     let serve = async {
-        let mut server = accept(ServerConfig::clone(&ours), other).await.unwrap();
+        let mut server = K::accept(ServerConfig::clone(&ours), other).await.unwrap();
         let mut got = [0; 3_000];
         server.read_exact(&mut got).await.unwrap();
         assert_eq!(got, [7; 3_000]);
     };
-    tokio::join!(again, serve);
+    let (_client, ()) = tokio::join!(again, serve);
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn we_understand_ourselves() {
+async fn we_understand_ourselves<K: Kind>() {
     let ca = Ca::new();
     let options =
         ServerTlsOptions { identities: vec![ca.identity(&[NAME])], min_version: MinVersion::Tls13, client_auth: None };
@@ -581,8 +523,10 @@ async fn we_understand_ourselves() {
     let client =
         client_config(&ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() }).unwrap();
     let (one, other) = duplex(30_000);
-    let (server, client) =
-        tokio::join!(accept(ServerConfig::clone(&server), one), connect(ClientConfig::clone(&client), other));
+    let (server, client) = tokio::join!(
+        K::accept(ServerConfig::clone(&server), one),
+        K::connect(ClientConfig::clone(&client), name(), other)
+    );
     let mut random = fastrand::Rng::with_seed(7);
     converse(server.unwrap(), client.unwrap(), &mut random, 300_000).await;
 }

@@ -1,0 +1,243 @@
+//! TLS by tokio-rustls, behind the same names as our own stream: the way out should rustls take its unbuffered interface
+//! away, see the feature `tls-tokio`.
+//!
+//! It reads the same bytes and comes to the same end, which `differential` tests; it takes more memory and copies, as the
+//! head of `stream` says. What tokio-rustls does otherwise than our own stream is made even here:
+//!
+//! * An error stays, and comes after the bytes that came before it. tokio-rustls gives it once, and before them.
+//! * A read sends what rustls wants to say: an alert, or the refusal of a renegotiation.
+//! * Nothing can be written behind a close_notify, nor after an error.
+//! * A handshake that fails ends with FIN behind the alert.
+//!
+//! Two differences are left, both at the end of a handshake. Bytes that are read together with its end are decrypted with
+//! it: if they are bad, the handshake fails. And a ticket leaves at once, not with the first write: if the client has gone,
+//! the handshake fails.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, CommonState, HandshakeKind, InvalidMessage, ProtocolVersion, Reader, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::net::stream::Prefixed;
+
+/// A client's connection after its handshake.
+pub type ServerStream<S> = TokioStream<S>;
+/// A connection to a server after its handshake.
+pub type ClientStream<S> = TokioStream<S>;
+
+/// What is read to look at the first byte.
+const FIRST_READ: usize = 4096;
+
+/// Bytes from the socket that the handshake begins with.
+#[derive(Debug)]
+pub struct Incoming(Vec<u8>);
+
+impl Incoming {
+    /// Starts with `early`, which was read from the socket before.
+    pub fn new(early: &[u8]) -> Incoming {
+        Incoming(early.to_vec())
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads from the socket behind what is there: how many bytes came, 0 at its end.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<io::Result<usize>> {
+        let mut buffer = [0; FIRST_READ];
+        let mut read = ReadBuf::new(&mut buffer);
+        ready!(Pin::new(io).poll_read(cx, &mut read))?;
+        self.0.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+}
+
+/// A connection with TLS, of either side. One task reads and writes it.
+pub struct TokioStream<S> {
+    inner: tokio_rustls::TlsStream<Prefixed<S>>,
+    /// What ended it. It does not come back from that.
+    failed: Option<rustls::Error>,
+    /// Nothing more can be written.
+    closed: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
+    /// Does the handshake with a client, of which `incoming` was read already.
+    ///
+    /// # Errors
+    /// Those of the socket, [`UnexpectedEof`](io::ErrorKind) if it ends, and those of TLS. The alert has been sent then.
+    pub async fn accept(config: Arc<ServerConfig>, incoming: Incoming, io: S) -> io::Result<Self> {
+        let handshake = TlsAcceptor::from(config).accept(Prefixed::new(incoming.0, io)).into_fallible();
+        match handshake.await {
+            Ok(stream) => Ok(TokioStream::new(stream.into())),
+            Err((error, io)) => Err(give_up(error, io).await),
+        }
+    }
+
+    /// Does the handshake with a server that must be `name`.
+    ///
+    /// # Errors
+    /// See [`accept`](Self::accept).
+    pub async fn connect(config: Arc<ClientConfig>, name: ServerName<'static>, io: S) -> io::Result<Self> {
+        let handshake = TlsConnector::from(config).connect(name, Prefixed::from(io)).into_fallible();
+        match handshake.await {
+            Ok(stream) => Ok(TokioStream::new(stream.into())),
+            Err((error, io)) => Err(give_up(error, io).await),
+        }
+    }
+}
+
+/// Ends the connection of a handshake that failed: FIN rather than reset behind the alert.
+async fn give_up<S: AsyncRead + AsyncWrite + Unpin>(error: io::Error, mut io: S) -> io::Error {
+    let _ = io.shutdown().await;
+    as_tls_error(&error).map_or(error, tls_error)
+}
+
+fn tls_error(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// What of TLS is wrong; `None`: it is an error of the socket.
+fn as_tls_error(error: &io::Error) -> Option<rustls::Error> {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(error) => Some(error.clone()),
+        // So rustls refuses, in words alone, to keep more of a message that is not whole.
+        None if error.kind() == io::ErrorKind::InvalidData => Some(InvalidMessage::HandshakePayloadTooLarge.into()),
+        None => None,
+    }
+}
+
+impl<S> TokioStream<S> {
+    fn new(inner: tokio_rustls::TlsStream<Prefixed<S>>) -> Self {
+        TokioStream { inner, failed: None, closed: false }
+    }
+
+    fn common(&self) -> &CommonState {
+        self.inner.get_ref().1
+    }
+
+    /// The version of TLS that was agreed on.
+    pub fn protocol_version(&self) -> Option<ProtocolVersion> {
+        self.common().protocol_version()
+    }
+
+    /// What the peer has shown of itself, in this handshake or in the one that it resumes.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.common().peer_certificates()?.first()
+    }
+
+    /// Whether the handshake resumed a session.
+    pub fn handshake_kind(&self) -> Option<HandshakeKind> {
+        self.common().handshake_kind()
+    }
+
+    /// What was decrypted and not read.
+    fn reader(&mut self) -> Reader<'_> {
+        match &mut self.inner {
+            tokio_rustls::TlsStream::Client(stream) => stream.get_mut().1.reader(),
+            tokio_rustls::TlsStream::Server(stream) => stream.get_mut().1.reader(),
+        }
+    }
+
+    /// Reads what came before `error`, and gives that when there is nothing left.
+    fn read_before(&mut self, error: rustls::Error, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        match self.reader().read(buf.initialize_unfilled()) {
+            Ok(count @ 1..) => {
+                buf.advance(count);
+                Ok(())
+            }
+            _ => Err(tls_error(error)),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TokioStream<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let mut read = match &this.failed {
+            None => Pin::new(&mut this.inner).poll_read(cx, buf),
+            Some(error) => Poll::Ready(Err(tls_error(error.clone()))),
+        };
+        if let Poll::Ready(Err(error)) = &read
+            && let Some(error) = as_tls_error(error)
+        {
+            this.failed = Some(error.clone());
+            this.closed = true;
+            read = Poll::Ready(this.read_before(error, buf));
+        }
+        if this.common().wants_write() {
+            // What does not leave now leaves later; if the socket has failed, the read says so.
+            let _ = Pin::new(&mut this.inner).poll_flush(cx);
+        }
+        read
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
+    fn check_open(&self) -> io::Result<()> {
+        if self.closed { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TokioStream<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        this.check_open()?;
+        Pin::new(&mut this.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if bufs.iter().all(|slice| slice.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        this.check_open()?;
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    /// Sends a close_notify, then ends the socket's writing side.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.closed = true;
+        if this.failed.is_some() {
+            // The alert has said it, or the peer's has.
+            ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
+            return Pin::new(this.inner.get_mut().0).poll_shutdown(cx);
+        }
+        Pin::new(&mut this.inner).poll_shutdown(cx)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for TokioStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream").field("io", self.inner.get_ref().0).finish_non_exhaustive()
+    }
+}
