@@ -5,7 +5,8 @@
 //! head of `stream` says. What tokio-rustls does otherwise than our own stream is made even here:
 //!
 //! * An error stays, and comes after the bytes that came before it. tokio-rustls gives it once, and before them.
-//! * A read sends what rustls wants to say: an alert, or the refusal of a renegotiation.
+//! * A read sends what rustls wants to say, as the refusal of a renegotiation. An alert is sent whole, however little the
+//!   socket takes; tokio-rustls tries once.
 //! * Nothing can be written behind a close_notify, nor after an error.
 //! * A handshake that fails ends with FIN behind the alert.
 //!
@@ -20,7 +21,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, CommonState, HandshakeKind, InvalidMessage, ProtocolVersion, Reader, ServerConfig};
+use rustls::{
+    ClientConfig, CommonState, ConnectionCommon, HandshakeKind, InvalidMessage, ProtocolVersion, ServerConfig, SideData,
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -65,10 +68,16 @@ impl Incoming {
 /// A connection with TLS, of either side. One task reads and writes it.
 pub struct TokioStream<S> {
     inner: tokio_rustls::TlsStream<Prefixed<S>>,
-    /// What ended it. It does not come back from that.
-    failed: Option<rustls::Error>,
+    failed: Option<Failure>,
     /// Nothing more can be written.
     closed: bool,
+}
+
+/// What ended a connection. It does not come back from that.
+struct Failure {
+    error: rustls::Error,
+    /// Records that the socket has not taken yet, with the alert behind them.
+    unsent: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
@@ -141,23 +150,60 @@ impl<S> TokioStream<S> {
         self.common().handshake_kind()
     }
 
-    /// What was decrypted and not read.
-    fn reader(&mut self) -> Reader<'_> {
-        match &mut self.inner {
-            tokio_rustls::TlsStream::Client(stream) => stream.get_mut().1.reader(),
-            tokio_rustls::TlsStream::Server(stream) => stream.get_mut().1.reader(),
-        }
+    /// Whether this is an error of TLS, which ends it all.
+    fn fails_by(&mut self, error: &io::Error) -> bool {
+        let Some(error) = as_tls_error(error) else { return false };
+        let mut unsent = Vec::new();
+        // tokio-rustls sends nothing any more; what waits is taken out of rustls. A Vec takes all.
+        let _ = match &mut self.inner {
+            tokio_rustls::TlsStream::Client(stream) => take_all(stream.get_mut().1, &mut unsent),
+            tokio_rustls::TlsStream::Server(stream) => take_all(stream.get_mut().1, &mut unsent),
+        };
+        self.failed = Some(Failure { error, unsent });
+        self.closed = true;
+        true
     }
 
-    /// Reads what came before `error`, and gives that when there is nothing left.
-    fn read_before(&mut self, error: rustls::Error, buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        match self.reader().read(buf.initialize_unfilled()) {
-            Ok(count @ 1..) => {
-                buf.advance(count);
-                Ok(())
-            }
-            _ => Err(tls_error(error)),
+    /// Reads what was decrypted before it failed.
+    fn read_rest(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let room = buf.initialize_unfilled();
+        let read = match &mut self.inner {
+            tokio_rustls::TlsStream::Client(stream) => stream.get_mut().1.reader().read(room),
+            tokio_rustls::TlsStream::Server(stream) => stream.get_mut().1.reader().read(room),
+        };
+        match (read, &self.failed) {
+            (Ok(count @ 1..), _) => buf.advance(count),
+            (_, Some(failure)) => return Err(tls_error(failure.error.clone())),
+            (_, None) => {}
         }
+        Ok(())
+    }
+}
+
+fn take_all<D: SideData>(connection: &mut ConnectionCommon<D>, into: &mut Vec<u8>) -> io::Result<()> {
+    while connection.wants_write() {
+        connection.write_tls(into)?;
+    }
+    Ok(())
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
+    /// Sends what waits.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.failed.is_none() {
+            match ready!(Pin::new(&mut self.inner).poll_flush(cx)) {
+                Err(error) if self.fails_by(&error) => {}
+                result => return Poll::Ready(result),
+            }
+        }
+        let Some(Failure { unsent, .. }) = &mut self.failed else { return Poll::Ready(Ok(())) };
+        while !unsent.is_empty() {
+            match ready!(Pin::new(&mut *self.inner.get_mut().0).poll_write(cx, unsent))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => drop(unsent.drain(..count)),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -167,39 +213,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TokioStream<S> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let mut read = match &this.failed {
-            None => Pin::new(&mut this.inner).poll_read(cx, buf),
-            Some(error) => Poll::Ready(Err(tls_error(error.clone()))),
+        let read = match this.failed {
+            Some(_) => Poll::Ready(this.read_rest(buf)),
+            None => match Pin::new(&mut this.inner).poll_read(cx, buf) {
+                Poll::Ready(Err(error)) if this.fails_by(&error) => Poll::Ready(this.read_rest(buf)),
+                read => read,
+            },
         };
-        if let Poll::Ready(Err(error)) = &read
-            && let Some(error) = as_tls_error(error)
-        {
-            this.failed = Some(error.clone());
-            this.closed = true;
-            read = Poll::Ready(this.read_before(error, buf));
-        }
-        if this.common().wants_write() {
+        if this.failed.is_some() || this.common().wants_write() {
             // What does not leave now leaves later; if the socket has failed, the read says so.
-            let _ = Pin::new(&mut this.inner).poll_flush(cx);
+            let _ = this.poll_send(cx);
         }
         read
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
-    fn check_open(&self) -> io::Result<()> {
-        if self.closed { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
-    }
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TokioStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        this.check_open()?;
-        Pin::new(&mut this.inner).poll_write(cx, buf)
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -211,8 +242,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TokioStream<S> {
         if bufs.iter().all(|slice| slice.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        this.check_open()?;
-        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+        if this.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        match Pin::new(&mut this.inner).poll_write_vectored(cx, bufs) {
+            Poll::Ready(Err(error)) if this.fails_by(&error) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            written => written,
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -220,19 +256,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TokioStream<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        self.get_mut().poll_send(cx)
     }
 
     /// Sends a close_notify, then ends the socket's writing side.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.closed = true;
-        if this.failed.is_some() {
-            // The alert has said it, or the peer's has.
-            ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
-            return Pin::new(this.inner.get_mut().0).poll_shutdown(cx);
+        ready!(this.poll_send(cx))?;
+        match this.failed {
+            None => Pin::new(&mut this.inner).poll_shutdown(cx),
+            // The alert has said it, ours or the peer's.
+            Some(_) => Pin::new(this.inner.get_mut().0).poll_shutdown(cx),
         }
-        Pin::new(&mut this.inner).poll_shutdown(cx)
     }
 }
 

@@ -256,6 +256,7 @@ async fn no_ticket_outlives_the_certificate_of_the_client() {
     }
 }
 
+#[cfg(not(feature = "tls-tokio"))] // which keeps buffers of its own
 #[tokio::test(flavor = "current_thread")]
 async fn nothing_is_held_while_a_client_is_idle() {
     let ca = Ca::new();
