@@ -1,9 +1,10 @@
-//! Lists of endpoints that stand outside the configuration: a file that discovery reads, a value in etcd.
+//! Endpoint lists outside the configuration: a file that discovery reads, a value in etcd.
 //!
-//! They are read with the same care as the configuration, mistakes told the same way, but without aliases (`*name`): programs
-//! write them, and who may write one must not make it larger than it is. Two forms: our own, a list as
-//! under `endpoints:`; and Prometheus's `file_sd`, a list of groups with `targets` and `labels`, which many deployment
-//! tools write already. `${NAME}` is not filled in: what writes such a list knows its values.
+//! They are read with the same care as the configuration, and mistakes are reported the same way, but aliases
+//! (`*name`) are refused: programs write these lists, and their writer must not be able to make a list larger than it
+//! is. There are two forms: our own, a list as under `endpoints:`; and Prometheus's `file_sd`, a list of groups with
+//! `targets` and `labels`, which many deployment tools write already. `${NAME}` is not filled in: the writer of such
+//! a list knows its values.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,10 +24,10 @@ use crate::config::read::{FILE_BYTES_MAX, FINDINGS_MAX};
 use crate::config::schema::endpoint::{EndpointConfig, Scheme};
 use crate::config::value::address::EndpointUrl;
 
-/// No upstream has more; a longer list is of another kind.
+/// The most endpoints of an upstream; a longer list is of another kind.
 pub const ENDPOINTS_MAX: usize = 10_000;
 
-/// How long the text of one endpoint may be.
+/// The longest text of one endpoint.
 pub const ENDPOINT_BYTES_MAX: usize = 16 << 10;
 
 /// One group of Prometheus's `file_sd`.
@@ -38,14 +39,14 @@ struct TargetGroup {
     labels: BTreeMap<String, String>,
 }
 
-/// Labels of a group that mean something here; all others are for Prometheus.
+/// The labels of a group that are read; all others are for Prometheus.
 const LABELS: &[&str] =
     &["__wsluice_weight__", "__wsluice_max_connections__", "__wsluice_priority__", "__wsluice_zone__"];
 
-/// Reads a list of endpoints, in YAML or JSON, which messages call `name`. `scheme` is for targets of `file_sd`.
+/// Reads a list of endpoints, in YAML or JSON, which messages call `name`. `scheme` applies to targets of `file_sd`.
 ///
 /// # Errors
-/// Everything that is wrong. A list with a mistake in it is not used at all.
+/// Everything that is wrong. A list with a mistake is not used at all.
 pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<EndpointConfig>, ConfigErrors> {
     let (source, mut tree) = parse(name, text)?;
     let written = count(&tree.0);
@@ -74,7 +75,7 @@ pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<Endp
             return Err(whole_file(name, message, Some(help)));
         }
     };
-    // What is missing in the middle of a list has moved the rest: positions are only right when nothing is wrong yet.
+    // An element taken out of a list moves the rest: positions are right only while nothing is wrong.
     if findings.found.is_empty() {
         findings.judge(&endpoints);
     }
@@ -100,7 +101,7 @@ pub fn load_endpoint(name: &str, text: &str) -> Result<EndpointConfig, ConfigErr
     endpoint.ok_or_else(|| whole_file(name, "there is no endpoint".into(), None))
 }
 
-/// How many endpoints a list names, whatever they are.
+/// Counts the endpoints that a list names, whatever they are.
 fn count(list: &YamlNode) -> usize {
     let YamlNode::List(nodes) = list else { return 0 };
     let targets = KeyPath::root().key("targets");
@@ -108,7 +109,7 @@ fn count(list: &YamlNode) -> usize {
         Some(YamlNode::List(targets)) => targets.len(),
         _ => 1,
     });
-    // Groups without targets are long lists, too.
+    // Groups without targets count as well.
     each.sum::<usize>().max(nodes.len())
 }
 
@@ -170,7 +171,7 @@ impl Findings<'_> {
         decoded.value
     }
 
-    /// The endpoints of one group, each with its place.
+    /// Returns the endpoints of one group, each with its path.
     fn group(&mut self, index: usize, group: &TargetGroup, scheme: Scheme) -> Vec<(KeyPath, EndpointConfig)> {
         let path = KeyPath::root().index(index);
         let labels = path.key("labels");
@@ -209,7 +210,7 @@ impl Findings<'_> {
         endpoints
     }
 
-    /// Labels are strings, numbers too.
+    /// Reads a number from a label; labels are strings.
     fn number<T: std::str::FromStr>(&mut self, labels: &KeyPath, group: &TargetGroup, label: &str) -> Option<T> {
         let text = group.labels.get(label)?;
         let number = text.parse().ok();

@@ -1,4 +1,4 @@
-//! From a file, or a text, to a [`Config`] or to everything that is wrong with it.
+//! Loads a file or a text: returns a [`Config`], or everything that is wrong with it.
 
 use std::io::Read;
 use std::path::Path;
@@ -19,51 +19,52 @@ use crate::config::read::{FILE_BYTES_MAX, FINDINGS_MAX};
 use crate::config::shown;
 use crate::config::{ListenerConfig, RouteConfig, UpstreamConfig};
 
-/// How many routes there may be: each has its counters, and a megabyte of the shortest is twice as many.
+/// The most routes: each has its counters, and a megabyte of the shortest is twice as many.
 const ROUTES_MAX: usize = 20_000;
 
-/// How many upstreams: with its defaults each takes some kilobytes.
+/// The most upstreams: each takes some kilobytes.
 const UPSTREAMS_MAX: usize = 10_000;
 
-/// How many listeners: each has a socket for each worker.
+/// The most listeners: each has a socket for each worker.
 const LISTENERS_MAX: usize = 1000;
 
-/// How many routes times listeners: each pair has its counters.
+/// The most pairs of route and listener: each pair has its counters.
 const PAIRS_MAX: usize = 100_000;
 
-/// A configuration that can be used.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What it says.
+    /// The configuration.
     pub file: Config,
     /// What it probably does not mean.
     pub warnings: Vec<Finding>,
-    /// Its text, for whoever finds more to say about it.
+    /// Its text, for later findings.
     pub source: Source,
     /// When it was read.
     pub read_at: SystemTime,
-    /// What came from outside, where it is written.
+    /// The values from the environment, by their position.
     written: Option<YamlNode>,
     hash: String,
 }
 
 impl Loaded {
-    /// What the file says, each default filled in, fit to be shown: secrets, passwords, tokens and the values of headers
-    /// and parameters that may be credentials are `***`, and what came from the environment is the `${NAME}` that was
-    /// written. What is not set is left out.
+    /// Returns the file with all defaults filled in, fit to be shown: secrets, passwords, tokens, and values of
+    /// headers and parameters that may be credentials are `***`, and a value from the environment is the `${NAME}`
+    /// that was written. Keys without a value are left out.
     pub fn shown(&self) -> serde_json::Value {
         shown::shown(&self.file, self.written.as_ref())
     }
 
-    /// SHA-256, in lower-case hex, of what is [`shown`](Self::shown): equal for files that say the same, on every machine
-    /// that runs the same version. What is masked is not in it, nor what the environment says, nor what stands in files
-    /// that are named: two that differ in a secret alone have the same hash, and nobody can try out by it what a secret is.
+    /// Returns the SHA-256, in lower-case hex, of what [`shown`](Self::shown) returns: equal for files that say the
+    /// same, on every machine that runs the same version. Masked values, values of the environment and the content of
+    /// named files are not in it: two files that differ only in a secret have the same hash, and nobody can test
+    /// guesses of a secret against it.
     pub fn hash(&self) -> String {
         self.hash.clone()
     }
 }
 
-/// Reads the file at `path` once more, as [`load_file`] does. What could be read only once, as a pipe, is refused.
+/// Reads the file at `path` once more, as [`load_file`] does. Refuses what can be read only once, such as a pipe.
 ///
 /// # Errors
 ///
@@ -78,7 +79,7 @@ pub fn load_again(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<L
     }
 }
 
-/// Reads the file at `path`; `env` looks up what `${NAME}` stands for.
+/// Reads the file at `path`; `env` looks up the value of `${NAME}`.
 ///
 /// # Errors
 ///
@@ -106,7 +107,7 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
     load_text(name, text, env, Aliases::Allowed)
 }
 
-/// The same for a text that somebody sends. Aliases (`*name`) are refused in it.
+/// Reads a text received from a client. Refuses aliases (`*name`).
 ///
 /// # Errors
 ///
@@ -138,7 +139,7 @@ fn load_text(
             Severity::Warning => &mut warnings,
         };
         if told.len() < FINDINGS_MAX {
-            // What is missing from the file as a whole is missing nowhere in particular.
+            // A key missing from the file as a whole has no position.
             let aim = (*path != KeyPath::root()).then_some(aim);
             told.push(Note { severity, path: path.clone(), aim, message, help });
         }
@@ -190,7 +191,7 @@ fn load_text(
     }
 }
 
-/// Refuses a file of which so much would be made that nobody can want it.
+/// Refuses a file that would build more routes, listeners or upstreams than anybody needs.
 fn too_many(source: &Source, tree: &YamlNode) -> Result<(), ConfigErrors> {
     let count = |key: &str| match tree.at(&KeyPath::root().key(key)) {
         Some(YamlNode::List(nodes)) => nodes.len(),
@@ -233,7 +234,7 @@ fn read_tree(source: &Source, text: &str, aliases: Aliases) -> Result<tree::Pars
     }
 }
 
-/// What is put in place of a missing section, so that the rest can still be judged.
+/// Returns a replacement for a missing section, so that the rest can still be checked.
 fn stand_in(key: &str) -> Option<YamlNode> {
     match key {
         "routes" => Some(YamlNode::List(Vec::new())),

@@ -1,23 +1,28 @@
-//! The configuration file, exactly as it is written: types, reading, and every complaint about it.
+//! The configuration file: its types, how it is read, and how its mistakes are reported.
 //!
-//! Owns what a file may say, what holds when it says nothing (each default stands in its field's doc, with the reason),
-//! and how a mistake is told: all of them at once, each with line, column, key path and what would be right. Leaves to
-//! `control::compile` whatever needs the world outside the file: whether certificates exist and match, whether a regex
-//! is too large, whether an address can be bound.
+//! Owns what a file may say, the defaults (each stands in its field's doc, with the reason), and the report of
+//! mistakes: all of them at once, each with line, column, key path and the right form. Leaves to `control::compile`
+//! whatever needs the world outside the file: whether certificates exist and match, whether a regex is too large,
+//! whether an address can be bound.
 //!
-//! The way from text to [`Config`], one module a step: `survey` measures it, `tree` parses YAML, `environment` fills in `${NAME}`,
-//! `decode` turns nodes into types by serde and mends the tree at each mistake so that it can go on to the next,
-//! `check` judges what is only wrong in company, `locate` finds lines and columns again, `report` draws them;
-//! `load` joins them. Why a tree of our own between YAML and serde: YAML's deserialiser stops at the first error,
-//! tells its kind only in prose, and puts a duplicate key at line 1.
+//! The floors, from the bottom up: `read` turns text into types and reports mistakes, `value` holds the values that
+//! parse themselves, `schema` the keys, `check` judges what is wrong only in combination. On top, `load` joins them
+//! for a file, `endpoint_list` for a list of discovered endpoints, and `shown` prints the result without secrets.
 //!
-//! What always holds: no input makes it panic, a value that came from the environment is never printed, and a key that
-//! is not understood is never ignored.
+//! From text to [`Config`], one module of `read` a step: `survey` measures the text, `tree` parses YAML,
+//! `environment` fills in `${NAME}`, `decode` turns nodes into types by serde and repairs the tree after each mistake
+//! so that it can go on to the next, `locate` finds lines and columns again, `report` draws them. A tree of our own
+//! stands between YAML and serde because YAML's deserialiser stops at the first error, describes it only in prose,
+//! and puts a duplicate key at line 1.
+//!
+//! What always holds: no input causes a panic, a value from the environment is never printed, and an unknown key is
+//! never ignored.
 
 mod check;
 mod endpoint_list;
 mod load;
 mod read;
+/// Returns the JSON Schema of [`Config`], for editors: field docs become descriptions.
 mod schema;
 mod shown;
 mod value;
@@ -60,8 +65,8 @@ pub use value::address::{Bind, EndpointUrl};
 pub use value::edits::{HeaderEditsConfig, HeaderSet};
 pub use value::{BadValue, ByteSize, MapOrOff, OrOff, TimeSpan};
 
-/// The configuration of wsluice. Two are equal when they say the same, each default filled in: comments, the order of
-/// keys and the notation of values (`60s`, `1m`) do not matter; the order of lists does.
+/// The configuration of wsluice. Two are equal when they say the same with all defaults filled in: comments, the
+/// order of keys and the notation of values (`60s`, `1m`) do not matter; the order of lists does.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "wsluice configuration")]
@@ -70,22 +75,22 @@ pub struct Config {
     #[serde(default = "Config::version")]
     pub version: u32,
 
-    /// How many threads relay traffic. Default: `auto`, one per core that this process may use, since each thread runs
-    /// its connections without handing them to another.
+    /// How many threads relay traffic. Default: `auto`, one per core that this process may use, since a connection
+    /// stays on its thread.
     #[serde(default)]
     pub workers: Workers,
 
-    /// Where this process stands (rack, data centre, availability zone): endpoints of the same `zone` are preferred. Often
-    /// `${ZONE}`. Default: none, and zones play no part.
+    /// The zone of this process (rack, data centre, availability zone): endpoints with the same `zone` are preferred.
+    /// Often `${ZONE}`. Default: none; zones then do not matter.
     #[serde(default)]
     pub zone: Option<String>,
 
-    /// Where clients connect. Default: one listener named `default` on `127.0.0.1:8080` without TLS, which nobody
-    /// outside this machine can reach.
+    /// The addresses that clients connect to. Default: one listener named `default` on `127.0.0.1:8080` without TLS,
+    /// which nobody outside this machine can reach.
     #[serde(default = "ListenerConfig::defaults")]
     pub listeners: Vec<ListenerConfig>,
 
-    /// Which request goes where. The first route that matches wins. Required.
+    /// Where each request goes. The first route that matches wins. Required.
     pub routes: Vec<RouteConfig>,
 
     /// Named groups of interchangeable servers. Required.
@@ -99,26 +104,26 @@ pub struct Config {
     #[serde(default)]
     pub log: Log,
 
-    /// How connections end when the process does.
+    /// How connections end when the process stops.
     #[serde(default)]
     pub drain: DrainConfig,
 
-    /// Whether to reload when this file, or a certificate, key or other file that it names, changes; HUP and the admin API
-    /// reload in any case. A file with a mistake changes nothing. Default: true, since editors, certbot and Kubernetes all
-    /// write files and tell nobody.
+    /// Whether to reload when this file changes, or a certificate, key or other file that it names; HUP and the admin
+    /// API always reload. A file with a mistake changes nothing. Default: true, since editors, certbot and Kubernetes
+    /// all write files without sending a signal.
     #[serde(default = "Config::watch")]
     pub watch: bool,
 
-    /// What becomes of the sessions of the old process when USR2 has put a new one in its place: `keep` them until they end
-    /// by themselves, `drain 10m` closes them over that time (code 1012), evenly, `close` all at once. Default: `drain 10m`,
-    /// slow enough for clients to come back a few at a time, and no process of an old version stays for days.
+    /// What happens to the sessions of the old process after USR2 has started a new one: `keep` leaves them until
+    /// they end by themselves, `drain 10m` closes them evenly over that time (code 1012), `close` closes all at once.
+    /// Default: `drain 10m`, slow enough for clients to come back a few at a time, and no old process stays for days.
     #[serde(default = "Config::on_upgrade")]
     pub on_upgrade: OnChange,
 }
 
 impl Config {
-    /// All files that it names and that a reload reads again: certificates, keys, authorities, secrets and tokens. Sorted,
-    /// each once, as written. Those that list endpoints are not among them: discovery looks at these itself.
+    /// Returns every file that the configuration names and a reload reads again: certificates, keys, authorities,
+    /// secrets and tokens. Sorted, each once, as written. Endpoint lists are left out: discovery watches them itself.
     pub fn files(&self) -> Vec<PathBuf> {
         let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(ServerTls::files);
         let upstreams = self.upstreams.values().flat_map(UpstreamConfig::files);
@@ -147,7 +152,7 @@ pub fn schema() -> serde_json::Value {
     schema.to_value()
 }
 
-/// What the decoder does differently from what serde alone would: nothing (`key:`) is never a value, and a number or
+/// Adjusts the schema to what the decoder does beyond serde: nothing (`key:`) is never a value, and a number or
 /// boolean may also be written as `${NAME}`, which is a string to an editor.
 fn as_decoded(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };

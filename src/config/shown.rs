@@ -1,10 +1,10 @@
-//! The configuration in force, told to operators: its hash, and itself without what is secret.
+//! Shows the active configuration to operators: its hash, and its content without secrets.
 //!
-//! What is shown is the typed file, so that defaults and units are filled in, laid over what is kept of the tree it was read
-//! from: where something came from the environment. What does not fit together is masked.
+//! The typed file is shown, so that defaults and units are filled in, overlaid with the parts of its tree that came
+//! from the environment. Where the two do not fit together, the value is masked.
 //!
-//! With its defaults filled in a route is a hundred times as long as it is written: nothing of that is kept, and the hash is
-//! made of one piece after the other.
+//! With its defaults filled in, a route is a hundred times as long as it is written: nothing of that is kept, and the
+//! hash is computed piece by piece.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::config::read::MASK;
 use crate::config::read::tree::YamlNode;
 use crate::header::redact;
 
-/// As [`crate::config::Loaded::hash`]. Keys are sorted, elements of lists are not.
+/// Computes [`super::Loaded::hash`]. Keys are sorted, elements of lists are not.
 pub(super) fn hash(file: &Config, written: Option<&YamlNode>) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for_each_piece(file, written, |section, piece, value| {
@@ -31,10 +31,10 @@ pub(super) fn hash(file: &Config, written: Option<&YamlNode>) -> String {
     context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// As [`crate::config::Loaded::shown`]. `written` is what was kept of the tree that `file` was read from.
+/// Computes [`super::Loaded::shown`]. `written` is what [`keep`] kept of the tree.
 pub(super) fn shown(file: &Config, written: Option<&YamlNode>) -> Value {
     let mut whole = Map::new();
-    // Lists are there also where they are empty.
+    // Empty lists are shown too.
     for (key, empty) in [("listeners", Value::Array(vec![])), ("routes", Value::Array(vec![]))] {
         whole.insert(key.to_owned(), empty);
     }
@@ -47,7 +47,7 @@ pub(super) fn shown(file: &Config, written: Option<&YamlNode>) -> Value {
     Value::Object(whole)
 }
 
-/// What of a tree says where something came from the environment; what stands beside it is nothing there.
+/// Keeps of a tree only the values from the environment; everything else becomes null.
 pub(super) fn keep(node: YamlNode) -> Option<YamlNode> {
     let or_nothing = |node: Option<YamlNode>| node.unwrap_or(YamlNode::Null);
     match node {
@@ -74,9 +74,9 @@ enum Piece<'a> {
     Entry(&'a str),
 }
 
-/// Calls `visit` with each section, or each part of those that may be long, as it is shown.
+/// Calls `visit` with each section, or each part of a long one, as it is shown.
 fn for_each_piece(file: &Config, written: Option<&YamlNode>, mut visit: impl FnMut(&'static str, Piece<'_>, Value)) {
-    // All of them: one that is added is missed here by the compiler.
+    // Every field, so that the compiler reports a new one here.
     let Config { version, workers, zone, listeners, routes, upstreams, admin, log, drain, watch, on_upgrade } = file;
     let section = |key: &str| match written {
         Some(YamlNode::Map(entries)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
@@ -137,12 +137,12 @@ fn value<T: Serialize>(part: &T) -> Value {
 struct ValuePosition<'a> {
     /// The nearest key above.
     key: &'a str,
-    /// Nothing of it is shown.
+    /// Hides all of it.
     secret: bool,
 }
 
 impl<'a> ValuePosition<'a> {
-    /// The place of `key` in a map at this one.
+    /// Returns the position of `key` in the map at this one.
     fn at(self, key: &'a str) -> ValuePosition<'a> {
         let credential = match self.key {
             "headers" | "set" => redact::is_credential(key),
@@ -155,13 +155,14 @@ impl<'a> ValuePosition<'a> {
     fn text(self, text: &str) -> Value {
         match text.split_once('?') {
             _ if self.secret => Value::from(MASK),
-            // What a health check asks for.
+            // The path of a health check.
             Some((path, query)) if self.key == "path" => Value::from(format!("{path}?{}", redact::query(query))),
             _ => Value::from(text),
         }
     }
 
-    /// What is written in place of a value from outside. A default or other text around a secret may be one itself.
+    /// Returns the text in place of a value from the environment. A default or other text around the variable may be
+    /// a secret itself.
     fn raw(self, raw: &str) -> Value {
         let inside = raw.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
         let plain = inside.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
@@ -194,9 +195,9 @@ fn lay_over(typed: Value, written: Option<&YamlNode>, place: ValuePosition<'_>) 
             values.into_iter().zip(nodes).map(|(value, node)| lay_over(value, Some(node), place)).collect()
         }
         (Value::Array(values), None) => values.into_iter().map(|value| lay_over(value, None, place)).collect(),
-        // Not what was read from it: nobody can say what of it came from outside.
+        // It does not fit what was read, so what came from the environment is unknown.
         (_, Some(YamlNode::Map(_) | YamlNode::List(_))) => Value::from(MASK),
-        // An endpoint that is written as its URL alone.
+        // An endpoint written as its URL alone.
         (typed @ (Value::Object(_) | Value::Array(_)), Some(_)) => lay_over(typed, None, place),
         (Value::String(text), _) => place.text(&text),
         (typed, _) => typed,

@@ -1,4 +1,5 @@
-//! The way to an upstream: queue, admission and affinity cookie, each where it could not work or would do nothing.
+//! Checks the way to an upstream: queue, admission and affinity cookie, where they could not work or would do
+//! nothing.
 
 use super::Checker;
 use crate::config::read::key::KeyPath;
@@ -41,7 +42,7 @@ impl Checker<'_, '_> {
         self.leaves_time(&path.key("wait"), name, admission.wait);
     }
 
-    /// Who has waited must have time left for the handshake itself.
+    /// Checks that a handshake has time left after the wait.
     fn leaves_time(&mut self, path: &KeyPath, upstream: &str, wait: TimeSpan) {
         let routes = &self.file.routes;
         let there = self.routes_to.get(upstream).map_or(&[][..], Vec::as_slice);

@@ -1,4 +1,4 @@
-//! Listeners: addresses that collide, TLS without a certificate, limits that refuse everybody.
+//! Checks listeners: addresses that collide, TLS without a certificate, limits that refuse everybody.
 
 use super::Checker;
 use crate::config::read::key::KeyPath;
@@ -6,8 +6,8 @@ use crate::config::schema::listener::ListenerConfig;
 use crate::config::value::ByteSize;
 use crate::config::value::address::Bind;
 
-/// The head of a request is held in memory for each connection that sends one; below 1KiB not even a browser's
-/// handshake fits.
+/// The head of a request is held in memory for each connection that sends one; a browser's handshake does not fit
+/// into less than 1KiB.
 const HEADER_BYTES: (ByteSize, ByteSize) = (ByteSize::from_kib(1), ByteSize::from_kib(1024));
 
 impl Checker<'_, '_> {

@@ -1,8 +1,8 @@
-//! What is only wrong in company: names that lead nowhere, limits that contradict each other, and settings without
-//! effect.
+//! Checks what is wrong only in combination: names that lead nowhere, limits that contradict each other, and settings
+//! without effect.
 //!
-//! Each rule is one function. A rule says which parts of the file it looked at, so that it is kept quiet when one of
-//! them was unreadable and has been told about already.
+//! Each rule is one function. A rule names the parts of the file it looked at, so that it stays quiet if one of them
+//! was unreadable and has been reported already.
 
 mod entry;
 mod listeners;
@@ -24,22 +24,22 @@ use crate::config::schema::tcp::TcpConfig;
 use crate::config::value::address::Bind;
 use crate::config::value::{ByteSize, OrOff, TimeSpan};
 
-/// What all regexes of a file may take compiled.
+/// The most memory that all regexes of a file may take compiled.
 const REGEXES_BYTES_MAX: usize = 16 << 20;
 
-/// How many issues of a severity are collected: some are not told, since they follow from what could not be read.
+/// The most issues of a severity collected: some are dropped later, since they follow from what could not be read.
 const ISSUES_MAX: usize = 1000;
 
-/// A longer value is told by its beginning.
+/// Longer values are cut.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// In a list or map of more than this, what is looked for is remembered.
+/// Longer lists and maps are indexed.
 const FEW: usize = 16;
 
 /// A name becomes a label of metrics and a field of each log line.
 const NAME_CHARS_MAX: usize = 64;
 
-/// Something wrong, not drawn yet.
+/// A mistake, not drawn yet.
 #[derive(Debug)]
 pub(super) struct Issue {
     pub(super) severity: Severity,
@@ -51,7 +51,7 @@ pub(super) struct Issue {
     involved: Vec<KeyPath>,
 }
 
-/// The file as written, for those who hold what was read of it.
+/// The file as written, beside what was read of it.
 pub(super) struct WrittenText<'a> {
     tree: &'a YamlNode,
     /// Where elements of long lists are that were not taken out, and values of long maps, by the node: rules ask for each
@@ -75,8 +75,8 @@ struct Checker<'a, 'w> {
     routes_to: HashMap<&'a str, Vec<usize>>,
 }
 
-/// Defaults that depend on other keys: a blind pipe (`validate: off`) sends no pings unless someone asks for the
-/// impossible.
+/// Fills in defaults that depend on other keys: a blind pipe (`validate: off`) sends no pings, unless the file asks
+/// for the impossible.
 pub(super) fn settle(file: &mut Config, written: &WrittenText) {
     for (index, route) in file.routes.iter_mut().enumerate() {
         let ping = KeyPath::root().key("routes").index(index).key("keepalive").key("ping");
@@ -86,7 +86,7 @@ pub(super) fn settle(file: &mut Config, written: &WrittenText) {
     }
 }
 
-/// Everything that is wrong with a file whose every value is right.
+/// Returns everything that is wrong with a file whose single values are all right.
 pub(super) fn check(file: &Config, written: &WrittenText) -> Vec<Issue> {
     let mut routes_to: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, route) in file.routes.iter().enumerate() {
@@ -111,7 +111,7 @@ pub(super) fn check(file: &Config, written: &WrittenText) -> Vec<Issue> {
 }
 
 impl Issue {
-    /// Whether it is about something that was taken out because it could not be read.
+    /// Returns true if it is about something that was taken out because it could not be read.
     pub(super) fn concerns(&self, removed: &[KeyPath]) -> bool {
         let touches = |path: &KeyPath| removed.iter().any(|gone| gone.on_one_line_with(path));
         touches(&self.path) || self.involved.iter().any(touches)
@@ -138,7 +138,7 @@ impl<'a> WrittenText<'a> {
         WrittenText { tree, kept: RefCell::default(), values: RefCell::default() }
     }
 
-    /// A path among what was read, as a path in the file: elements that were taken out count there.
+    /// Turns a path among what was read into a path of the file: elements that were taken out count there.
     fn original(&self, path: &KeyPath) -> KeyPath {
         let mut node = Some(self.tree);
         let mut original = Vec::with_capacity(path.steps().len());
@@ -154,7 +154,7 @@ impl<'a> WrittenText<'a> {
         path.steps().iter().try_fold(self.tree, |node, step| self.down(Some(node), step).1)
     }
 
-    /// One step down from `node`, as it is in the file, and what is there.
+    /// Goes one step down from `node`, as in the file; returns the step and the node there.
     fn down(&self, node: Option<&'a YamlNode>, step: &KeyStep) -> (KeyStep, Option<&'a YamlNode>) {
         match (node, step) {
             (Some(node @ YamlNode::List(nodes)), KeyStep::Index(index)) => {
@@ -164,7 +164,7 @@ impl<'a> WrittenText<'a> {
             (Some(node @ YamlNode::Map(entries)), KeyStep::Key(key)) if entries.len() > FEW => {
                 let mut values = self.values.borrow_mut();
                 let values = values.entry(node).or_insert_with(|| {
-                    // The first of a name is the one that counts.
+                    // The first key of a name counts.
                     entries.iter().rev().map(|(key, node)| (key.as_str(), node)).collect()
                 });
                 (step.clone(), values.get(key.as_str()).copied())
@@ -176,7 +176,7 @@ impl<'a> WrittenText<'a> {
         }
     }
 
-    /// Where the element of this index is among all that were written.
+    /// Returns the position of this element among all that were written.
     fn kept(&self, list: &'a YamlNode, nodes: &'a [YamlNode], index: usize) -> Option<usize> {
         let kept = || nodes.iter().enumerate().filter(|(_, node)| **node != YamlNode::Removed).map(|(at, _)| at);
         if nodes.len() <= FEW {
@@ -189,7 +189,7 @@ impl<'a> WrittenText<'a> {
         self.node(path).is_some()
     }
 
-    /// `value`, or what stands for it in the file if the environment had a part in it.
+    /// Returns `value`, or the text in the file if it came from the environment.
     fn show(&self, path: &KeyPath, value: &dyn fmt::Display) -> String {
         match self.node(path) {
             Some(YamlNode::Text { raw: Some(raw), .. }) => clip(raw.clone(), SHOWN_CHARS_MAX),
@@ -248,7 +248,7 @@ impl Checker<'_, '_> {
 
     /// Compiles a regex while there is room.
     fn regex(&mut self, path: &KeyPath, compile: impl FnOnce(&mut usize) -> bool) {
-        // Told once: for those behind it there is no room either.
+        // Reported once: there is no room for the next ones either.
         if self.room.as_mut().is_none_or(compile) {
             return;
         }
@@ -289,7 +289,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// What the kernel can count: whole seconds, in 16 bits with a sign.
+    /// Checks against what the kernel can count: whole seconds, in 16 bits with a sign.
     fn tcp(&mut self, path: &KeyPath, tcp: &TcpConfig) {
         let (least, most) = (TimeSpan::from_secs(1), TimeSpan::from_secs(9 * 3600));
         for (key, span) in [("keepalive", tcp.keepalive), ("user_timeout", tcp.user_timeout)] {

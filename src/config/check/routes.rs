@@ -1,4 +1,5 @@
-//! Routes: upstreams that do not exist, rewrites and header edits without sense, limits that contradict each other.
+//! Checks routes: upstreams that do not exist, rewrites and header edits without sense, limits that contradict each
+//! other.
 
 use super::Checker;
 use crate::config::read::FINDINGS_MAX;
@@ -13,13 +14,14 @@ use crate::route::pattern::{PathPattern, PlainPath, ValuePattern, WholeRegex};
 use crate::route::reading::EncodedSlash;
 use crate::route::shadow::shadowed;
 
-/// Among how many upstreams the nearest is looked for.
+/// The most upstreams searched for the nearest name.
 const NAMES_MAX: usize = 1000;
 
-/// How many are listed where none is near.
+/// The most names listed where none is near.
 const NAMES_SHOWN_MAX: usize = 20;
 
-/// Fields that end at each hop (RFC 9110 §7.6.1) or frame the message (RFC 9112 §6): the proxy answers for them.
+/// Fields that end at each hop (RFC 9110 §7.6.1) or frame the message (RFC 9112 §6): the proxy is responsible for
+/// them.
 const OWN_HEADERS: [&str; 11] = [
     "connection",
     "keep-alive",
@@ -58,14 +60,14 @@ impl Checker<'_, '_> {
             }
             self.regexes(&path.key("match"), route);
         }
-        // With a regex that matches nothing it would say what is not so.
+        // With a regex that matches nothing it would be wrong.
         if self.room.is_some() {
             self.never_reached(&section);
             self.spellings(&section);
         }
     }
 
-    /// A path that no request has as it is read here.
+    /// Warns of a path that no request can have, as paths are read here.
     fn path_read(&mut self, route_path: &KeyPath, route: &RouteConfig) {
         let path = route_path.key("match").key("path");
         let (at, written) = match &route.matches.path {

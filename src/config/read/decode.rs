@@ -1,9 +1,10 @@
-//! From the tree to types, by serde, with every mistake found and none twice.
+//! From the tree to types, by serde: every mistake is found, and none reported twice.
 //!
-//! [`De`] reads a [`YamlNode`] and fails with a [`Fault`]: the path, and what kind of mistake it is, as data (serde's own
-//! deserialisers only give prose). [`decode`] notes the fault, takes the faulty node out of the tree, and tries again,
-//! until what is left can be read. A "missing" that only such a removal caused is not told. Lists and maps of things that
-//! are long are gone through by [`Mending::each`] first, so that a mistake costs another try at one of them and not at all.
+//! [`De`] reads a [`YamlNode`] and fails with a [`Fault`]: the path and the kind of mistake, as data (serde's own
+//! deserialisers give only prose). [`Mending::decode`] notes the fault, takes the faulty node out of the tree, and
+//! tries again, until the rest can be read. A key that is missing only because of such a removal is not reported.
+//! Long lists and maps go through [`Mending::each`] first, so that a mistake costs another try at one element and not
+//! at the whole.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -47,7 +48,7 @@ pub(in crate::config) enum MistakeKind {
     },
     /// There is a key, and nothing after it.
     NoValue,
-    /// A value that came from the environment, of which nothing may be told.
+    /// A value from the environment; nothing of it may be shown.
     FromOutside {
         raw: String,
         expected: Option<String>,
@@ -63,11 +64,11 @@ pub(in crate::config) struct Decoded<T> {
     /// `None` if too little was left.
     pub(in crate::config) value: Option<T>,
     pub(in crate::config) faults: Vec<Fault>,
-    /// What was taken out on the way, as it was written.
+    /// The paths taken out on the way, as written.
     pub(in crate::config) removed: Vec<KeyPath>,
 }
 
-/// What was wrong so far with what is being read.
+/// The mistakes found so far in the tree being read.
 pub(in crate::config) struct Mending {
     faults_max: usize,
     faults: Vec<Fault>,
@@ -75,12 +76,12 @@ pub(in crate::config) struct Mending {
 }
 
 impl Mending {
-    /// Stops after `faults_max` mistakes. `removed` says what was taken out before.
+    /// Begins; stops after `faults_max` mistakes. `removed` names what was taken out before.
     pub(in crate::config) fn new(faults_max: usize, removed: Vec<KeyPath>) -> Mending {
         Mending { faults_max, faults: Vec::new(), removed }
     }
 
-    /// Reads `tree`, taking out whatever is wrong. `stand_in` may give a node in place of a missing key of the top.
+    /// Reads `tree`, taking out whatever is wrong. `stand_in` may give a node in place of a missing key at the top.
     pub(in crate::config) fn decode<T: DeserializeOwned>(
         mut self,
         tree: &mut YamlNode,
@@ -115,7 +116,8 @@ impl Mending {
         Decoded { value, faults: self.faults, removed: self.removed }
     }
 
-    /// Tries each element of the list or map at `at` in `tree` as a `T`, taking out whatever is wrong in it, or all of it.
+    /// Tries each element of the list or map at `at` in `tree` as a `T`, and takes out what is wrong in it, or all of
+    /// it.
     pub(in crate::config) fn each<T: DeserializeOwned>(&mut self, tree: &mut YamlNode, at: &KeyPath) {
         match tree.at_mut(at.steps()) {
             Some(YamlNode::List(nodes)) => {
@@ -132,7 +134,7 @@ impl Mending {
         }
     }
 
-    /// Whether the element can stay, mended perhaps.
+    /// Returns true if the element can stay, perhaps repaired.
     fn element<T: DeserializeOwned>(&mut self, node: &mut YamlNode, list: &KeyPath, step: KeyStep) -> bool {
         while self.faults.len() < self.faults_max {
             let expected = RefCell::default();
@@ -159,11 +161,11 @@ impl Mending {
         }
     }
 
-    /// Whether a fault is only there because something was taken out, or says again what was said.
+    /// Returns true if a fault exists only because something was taken out, or repeats an earlier one.
     fn follows(&self, fault: &Fault, path: &KeyPath) -> bool {
         match &fault.kind {
             MistakeKind::Missing(field) => {
-                // Who wrote `nme` has been asked whether `name` was meant.
+                // An unknown `nme` has already suggested `name`.
                 let meant = |fault: &Fault| match &fault.kind {
                     MistakeKind::UnknownKey { key, expected } => {
                         fault.path().parent().as_ref() == Some(path) && nearest(key, expected) == Some(*field)
@@ -172,7 +174,7 @@ impl Mending {
                 };
                 self.removed.contains(&path.key(field)) || self.faults.iter().any(meant)
             }
-            // A map that had something taken out and now says too little.
+            // A map that lost something and now lacks it.
             MistakeKind::Other { .. } | MistakeKind::WrongType { .. } => {
                 self.removed.iter().any(|gone| gone.parent().as_ref() == Some(path))
             }
@@ -182,7 +184,7 @@ impl Mending {
 }
 
 impl Fault {
-    /// The way to the mistake, with positions in lists as written.
+    /// Returns the path to the mistake, with positions in lists as written.
     pub(in crate::config) fn path(&self) -> KeyPath {
         KeyPath::from_steps(self.steps.iter().rev().cloned().collect())
     }
@@ -203,7 +205,7 @@ impl Fault {
         self
     }
 
-    /// Serde's word for a variant without what belongs to it, or with what does not.
+    /// Rewords serde's error for a variant that lacks its settings, or has some it must not have.
     fn about_settings(mut self, word: &str) -> Fault {
         let (problem, help) = match &self.kind {
             MistakeKind::WrongType { expected, .. } if expected == "newtype variant" => {
@@ -214,13 +216,13 @@ impl Fault {
             }
             _ => return self,
         };
-        // The whole of it is wrong, and not one key in it.
+        // The whole value is wrong, not one key in it.
         self.steps.clear();
         self.kind = MistakeKind::Other { problem, help: Some(help) };
         self
     }
 
-    /// Forgets what is in `node`, if that came from the environment.
+    /// Removes the content of `node` from the fault, if it came from the environment.
     fn redact(mut self, node: &YamlNode, expected: Option<String>) -> Fault {
         let YamlNode::Text { raw: Some(raw), .. } = node else { return self };
         let expected = match self.kind {
@@ -244,7 +246,7 @@ pub(in crate::config) fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// Serde's names of types, for people who do not know Rust.
+/// Translates serde's names of types for people who do not know Rust.
 fn plain_words(expected: String) -> String {
     match expected.as_str() {
         "u8" => "a number from 0 to 255".to_owned(),
@@ -309,7 +311,7 @@ impl de::Error for Fault {
     }
 }
 
-/// Reads one node. `expected` is where a visitor's expectation is kept until the value turns out to be wrong.
+/// Reads one node. `expected` keeps a visitor's expectation for the case that the value is wrong.
 #[derive(Clone, Copy)]
 struct De<'a> {
     node: &'a YamlNode,
@@ -321,7 +323,7 @@ impl<'a> De<'a> {
         De { node, ..self }
     }
 
-    /// A string from the environment may be a number or boolean where one is asked for.
+    /// Reads a string; one from the environment may be a number or boolean where one is expected.
     fn scalar<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let YamlNode::Text { text, raw: Some(_) } = self.node else { return self.deserialize_any(visitor) };
         let expected = (&visitor as &dyn Expected).to_string();
@@ -345,7 +347,7 @@ struct Entries<'a> {
     current: Option<&'a (String, YamlNode)>,
 }
 
-/// Elements of a list; those that were taken out keep their number.
+/// Elements of a list; those taken out keep their number.
 struct Elements<'a> {
     de: De<'a>,
     nodes: std::iter::Enumerate<std::slice::Iter<'a, YamlNode>>,
@@ -402,7 +404,7 @@ impl<'de> Deserializer<'de> for De<'_> {
         }
     }
 
-    /// Nothing is not the same as no key: who comments out all of `tls:` would be left without TLS.
+    /// An empty value is not the same as no key: commenting out all of `tls:` would otherwise turn TLS off.
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.node {
             YamlNode::Null => Err(Fault::new(MistakeKind::NoValue)),
@@ -440,7 +442,7 @@ impl<'de> Deserializer<'de> for De<'_> {
                 let chosen = visitor.visit_enum(MapAccessDeserializer::new(entries));
                 return chosen.map_err(|fault| fault.about_settings(word));
             }
-            // `min_version: 1.2` is a number to YAML; what is meant is plain.
+            // `min_version: 1.2` is a number to YAML; the intent is clear.
             YamlNode::Float(value) => value.to_string(),
             YamlNode::Unsigned(value) => value.to_string(),
             YamlNode::Bool(value) => value.to_string(),

@@ -1,17 +1,17 @@
 //! `${NAME}` and `${NAME:-default}`, filled in from the environment.
 //!
-//! In values only and after YAML is parsed, so that a value from outside stays one value, whatever characters are in
-//! it. As in a shell, `:-` also stands in for a variable that is set to nothing. `$${` is a plain `${`; a `$` before
+//! Only in values and after YAML is parsed, so that a value from the environment stays one value, whatever characters
+//! it has. As in a shell, `:-` also replaces a variable that is set to nothing. `$${` is a literal `${`; a `$` before
 //! anything else is itself, as regular expressions end with one.
 
 use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::tree::YamlNode;
 
-/// What all values may grow to together: variables may be large and may be used often.
+/// The most bytes all filled values may have together: variables may be large and used often.
 const FILLED_BYTES_MAX: usize = 2 << 20;
 
-/// Something that cannot be filled in.
+/// A value that cannot be filled in.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::config) struct Unfilled {
     pub(in crate::config) path: KeyPath,
@@ -19,7 +19,8 @@ pub(in crate::config) struct Unfilled {
     pub(in crate::config) help: String,
 }
 
-/// Fills in every string of `tree`; one that cannot be is reported, unless enough have been, and is left as it was.
+/// Fills in every string of `tree`. Reports, up to a limit, strings that cannot be filled in, and leaves them as they
+/// were.
 pub(in crate::config) fn fill(tree: &mut YamlNode, env: &dyn Fn(&str) -> Option<String>) -> Vec<Unfilled> {
     let mut unfilled = Vec::new();
     let mut room = FILLED_BYTES_MAX;

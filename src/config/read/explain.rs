@@ -1,4 +1,4 @@
-//! What to say of a value that does not decode: where, what is wrong, and what would be right.
+//! Explains a value that cannot be decoded: where, what is wrong, and what would be right.
 
 use crate::config::read::decode::{self, Fault, MistakeKind};
 use crate::config::read::key::KeyPath;
@@ -6,7 +6,7 @@ use crate::config::read::locate::Aim;
 use crate::config::read::suggest::did_you_mean;
 use crate::config::read::tree::YamlNode;
 
-/// Where to point, what to say, and what to advise.
+/// Returns where to point, the message, and the help.
 pub(in crate::config) fn explain(tree: &YamlNode, fault: Fault) -> (KeyPath, Aim, String, Option<String>) {
     let path = fault.path();
     match fault.kind {

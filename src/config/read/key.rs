@@ -1,4 +1,4 @@
-//! The way to a value in the file: `upstreams.chat.endpoints[1].url`.
+//! Paths to values in the file: `upstreams.chat.endpoints[1].url`.
 
 use std::fmt;
 
@@ -11,22 +11,22 @@ pub(in crate::config) enum KeyStep {
     Index(usize),
 }
 
-/// The way from the top of the file to a value.
+/// The path from the top of the file to a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct KeyPath(Vec<KeyStep>);
 
 impl KeyPath {
-    /// The top of the file.
+    /// Returns the path of the whole file.
     pub fn root() -> KeyPath {
         KeyPath::default()
     }
 
-    /// The value of `key` in the map at this path.
+    /// Returns the path of `key` in the map at this path.
     pub fn key(&self, key: &str) -> KeyPath {
         self.then(KeyStep::Key(key.to_owned()))
     }
 
-    /// The element number `index` (from 0) of the list at this path.
+    /// Returns the path of element `index` (from 0) of the list at this path.
     pub fn index(&self, index: usize) -> KeyPath {
         self.then(KeyStep::Index(index))
     }
@@ -50,7 +50,7 @@ impl KeyPath {
         Some(KeyPath(parent.to_vec()))
     }
 
-    /// Whether one of both leads to the other, or they are the same.
+    /// Returns true if one path leads to the other, or they are the same.
     pub(in crate::config) fn on_one_line_with(&self, other: &KeyPath) -> bool {
         self.0.iter().zip(&other.0).all(|(a, b)| a == b)
     }

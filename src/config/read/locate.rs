@@ -1,7 +1,7 @@
 //! From key paths back to lines and columns.
 //!
-//! Positions are not kept while the file is read (serde has no place for them); they are looked up when something is
-//! wrong: the text is walked through once more (`survey::walk`), for all paths at once. It costs nothing when all is well.
+//! Positions are not kept while the file is read (serde has no place for them). When something is wrong, the text is
+//! walked once more (`survey::walk`), for all paths at once. This costs nothing for a correct file.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -9,22 +9,22 @@ use std::ops::ControlFlow;
 use crate::config::read::key::{KeyPath, KeyStep};
 use crate::config::read::survey::{YamlEvent, walk};
 
-/// What at the end of a path is meant.
+/// Which part at the end of a path is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::config) enum Aim {
     /// The key itself.
     Key,
-    /// The key when it stands in its map for the second time.
+    /// The key's second occurrence in its map.
     SecondKey,
-    /// What the key leads to.
+    /// The value of the key.
     Value,
 }
 
 /// Line and column, from 1 and in characters.
 type Position = (usize, usize);
 
-/// Where that is which is at the end of each path, or the nearest thing above it that can be found: what an alias stands
-/// for is at its anchor, and so a path that leads through one ends at the alias.
+/// Finds the position of each path's end, or of the nearest thing above it that can be found: the value of an alias
+/// stands at its anchor, so a path through an alias ends there.
 pub(in crate::config) fn locate(text: &str, wanted: &[Option<(&KeyPath, Aim)>]) -> Vec<Option<Position>> {
     let mut search = PositionSearch { points: vec![Point::default()], open: vec![] };
     let ends: Vec<Option<usize>> = wanted.iter().map(|one| one.map(|(path, _)| search.want(path))).collect();
@@ -41,7 +41,7 @@ pub(in crate::config) fn locate(text: &str, wanted: &[Option<(&KeyPath, Aim)>]) 
     ends.map(|(one, end)| one.zip(*end).and_then(|((_, aim), end)| search.place(end, aim))).collect()
 }
 
-/// A path that is wanted, or the beginning of one.
+/// A wanted path, or the beginning of one.
 #[derive(Default)]
 struct Point {
     above: usize,
@@ -52,7 +52,7 @@ struct Point {
     value: Option<Position>,
 }
 
-/// A map or list that is not over yet.
+/// A map or list that is not closed yet.
 struct OpenCollection {
     /// The point that it is the value of, if more is wanted of it.
     point: Option<usize>,
@@ -70,7 +70,7 @@ struct PositionSearch {
 }
 
 impl PositionSearch {
-    /// The point at the end of `path`.
+    /// Returns the point at the end of `path`.
     fn want(&mut self, path: &KeyPath) -> usize {
         path.steps().iter().fold(0, |above, step| match self.points[above].below.get(step) {
             Some(point) => *point,
@@ -91,7 +91,7 @@ impl PositionSearch {
         let point = match self.open.last_mut() {
             None => is_top.then_some(0),
             Some(OpenCollection { is_map: true, value_of: value_of @ None, point, .. }) => {
-                // A key. One that is no scalar is the parser's to refuse.
+                // A key. The parser refuses one that is not a scalar.
                 let below = point.and_then(|point| match event {
                     YamlEvent::Scalar { value, .. } => {
                         let key = KeyStep::Key(String::from_utf8_lossy(value).into_owned());
@@ -121,7 +121,7 @@ impl PositionSearch {
         if let Some(point) = point.filter(|_| is_first) {
             self.points[point].value = Some(at);
         }
-        // The second value of a key is none.
+        // The second value of a key does not count.
         self.open(event, point.filter(|_| is_first));
     }
 

@@ -17,16 +17,17 @@ use std::path::Path;
 
 use crate::base::file_state;
 
-/// No configuration is larger; a file that is was named by mistake, and is not read into memory.
+/// The largest configuration; a larger file was named by mistake, and is not read into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// After so many mistakes the file is of another kind, and nobody reads on. Of warnings there are as many more.
+/// The most errors reported: after this many the file is of another kind, and nobody reads on. Warnings have the same
+/// limit.
 pub(super) const FINDINGS_MAX: usize = 50;
 
-/// Stands for what is secret.
+/// Replaces secrets wherever they would be shown.
 pub(super) const MASK: &str = "***";
 
-/// A file of secrets, as text.
+/// Reads a file of secrets as text.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let bytes =
         file_state::read(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read {}: {error}", path.display()))?;

@@ -1,4 +1,4 @@
-//! What is told to a user: findings with position and advice, and how they are drawn.
+//! Reports to users: findings with position and advice, and how they are drawn.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,20 +10,20 @@ use crate::config::read::key::KeyPath;
 use crate::config::read::locate::{Aim, locate};
 use crate::header::visible::is_hidden;
 
-/// Further to the right than this, only what is around a mistake is shown of its line.
+/// Beyond this column, only the surroundings of a mistake are shown of its line.
 const COLUMN_MAX: usize = 500;
 
-/// A longer text is told by its beginning: what a mistake quotes may be as long as the file.
+/// Longer messages are cut: what a mistake quotes may be as long as the file.
 const TOLD_CHARS_MAX: usize = 1000;
 
-/// A longer path is told by its beginning.
+/// Longer paths are cut.
 const PATH_CHARS_MAX: usize = 300;
 
-/// A longer word is not underlined to its end, nor is more than this shown behind it: the snippet is one line of a
-/// terminal.
+/// Longer words are not underlined to their end, and no more than this is shown after them: the snippet is one line
+/// of a terminal.
 const WORD_CHARS_MAX: usize = 80;
 
-/// The text of a file, for those who find something wrong with what it says.
+/// The text of a file, for reporting what is wrong with it.
 #[derive(Clone, Debug)]
 pub struct Source {
     name: String,
@@ -39,16 +39,16 @@ pub enum Severity {
     Warning,
 }
 
-/// One thing that is wrong. Displays as it is drawn: with the line, a caret, and advice.
+/// One mistake. Displays as it is drawn: with the line, a caret, and advice.
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// The way to it, as `routes[0].upstream`; empty for the file as a whole.
+    /// The path to it, as `routes[0].upstream`; empty for the file as a whole.
     pub path: String,
-    /// The line, from 1, where it is known.
+    /// The line, from 1, if known.
     pub line: Option<usize>,
-    /// The column, from 1 and in characters, where it is known.
+    /// The column, from 1 and in characters, if known.
     pub col: Option<usize>,
     /// What is wrong.
     pub message: String,
@@ -57,18 +57,18 @@ pub struct Finding {
     drawn: String,
 }
 
-/// Something to tell of a value, whose place is not known yet.
+/// A mistake whose position is not known yet.
 #[derive(Debug)]
 pub(in crate::config) struct Note {
     pub(in crate::config) severity: Severity,
     pub(in crate::config) path: KeyPath,
-    /// What of it is pointed at; `None`: nothing in particular.
+    /// The part to point at; `None` for nothing in particular.
     pub(in crate::config) aim: Option<Aim>,
     pub(in crate::config) message: String,
     pub(in crate::config) help: Option<String>,
 }
 
-/// Everything that is wrong with a configuration. Displays as the whole report.
+/// All errors of a configuration. Displays as the whole report.
 #[derive(Clone, Debug)]
 pub struct ConfigErrors {
     name: String,
@@ -80,18 +80,18 @@ impl Source {
         Source { name: name.to_owned(), text: text.to_owned() }
     }
 
-    /// The name of the file.
+    /// Returns the name of the file.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// An error with the value at `path`, for those who judge it later: `control::compile`, when a certificate is
+    /// Returns an error about the value at `path`, for later judges: `control::compile`, when a certificate is
     /// missing.
     pub fn error(&self, path: &KeyPath, message: impl Into<String>, help: Option<String>) -> Finding {
         self.finding(Severity::Error, path, Some(Aim::Value), message.into(), help)
     }
 
-    /// The same for many at once, which is one walk through the text and not one for each.
+    /// Finds the positions of many mistakes in one walk through the text.
     pub(in crate::config) fn findings(&self, told: Vec<Note>) -> Vec<Finding> {
         let wanted: Vec<Option<(&KeyPath, Aim)>> =
             told.iter().map(|told| told.aim.map(|aim| (&told.path, aim))).collect();
@@ -123,7 +123,7 @@ impl Source {
         message: String,
         help: Option<String>,
     ) -> Finding {
-        // The parser may point behind the last line (at the end of the file): there is nothing to show there.
+        // The parser may point past the last line (the end of the file), where there is nothing to show.
         let line = at.and_then(|(line, _)| lines(&self.text).nth(line - 1));
         let at = at.filter(|_| line.is_some());
         let (path, message) = (clip(path.to_string(), PATH_CHARS_MAX), clip(message, TOLD_CHARS_MAX));
@@ -167,7 +167,7 @@ impl Source {
         Renderer::plain().render(&[group])
     }
 
-    /// The same for a place far to the right, in a line that is too long for what draws the others.
+    /// Draws a mistake far to the right, in a line too long for the library that draws the others.
     fn draw_far(
         &self,
         severity: Severity,
@@ -192,14 +192,13 @@ impl Source {
 }
 
 impl ConfigErrors {
-    /// For findings of others than `load`; there must be at least one.
+    /// Collects findings of other modules than `load`; there must be at least one.
     pub fn new(source: &Source, findings: Vec<Finding>) -> ConfigErrors {
         debug_assert!(!findings.is_empty(), "errors without an error");
         ConfigErrors { name: source.name.clone(), findings }
     }
 
-    /// The same with none of these texts in it, where they are of several characters: values that whoever reads this must
-    /// not hear.
+    /// Returns `text` with a mask in place of each of these, except single characters, which nobody could find.
     pub fn without(mut self, secrets: &[String]) -> ConfigErrors {
         for finding in &mut self.findings {
             for text in [&mut finding.message, &mut finding.drawn].into_iter().chain(&mut finding.help) {
@@ -209,7 +208,7 @@ impl ConfigErrors {
         self
     }
 
-    /// What is wrong, in the order of the file.
+    /// Returns the errors, in the order of the file.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
@@ -241,7 +240,7 @@ pub fn without(text: String, secrets: &[String]) -> String {
     secrets.fold(text, |text, secret| text.replace(secret.as_str(), MASK))
 }
 
-/// The lines of `text` as YAML 1.1 counts them, which knows more line breaks than `str::lines`.
+/// Returns the lines of `text` by the rules of YAML 1.1, which knows more line breaks than `str::lines`.
 pub(in crate::config) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -257,8 +256,8 @@ pub(in crate::config) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// `line` with marks in place of what stands behind the keys that have secrets, and of PEM: errors go into logs. As many
-/// marks as there were characters, so that places stay. What is taken from the environment is no secret itself.
+/// Masks, in `line`, the values of keys that hold secrets, and PEM: errors go into logs. Writes one mark for each
+/// character, so that columns stay. `${NAME}` is not a secret itself.
 fn mask_secrets(line: &str) -> String {
     const KEYS: [&str; 3] = ["token", "password", "secrets"];
     let mut chars: Vec<char> = line.chars().collect();
@@ -287,7 +286,7 @@ fn mask_secrets(line: &str) -> String {
     chars.into_iter().collect()
 }
 
-/// The beginning of a text that is too long to be told.
+/// Cuts a text that is too long.
 pub(in crate::config) fn clip(mut text: String, chars_max: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(chars_max) {
         text.truncate(end);
@@ -296,7 +295,8 @@ pub(in crate::config) fn clip(mut text: String, chars_max: usize) -> String {
     text
 }
 
-/// `line` without controls and what is far behind the word that begins at `column`, and where in it that word is.
+/// Returns `line` without control characters and without what is far behind the word at `column`, and the range of
+/// that word in it.
 fn show_line(line: &str, column: usize) -> (String, Range<usize>) {
     let near = line.chars().take(column + 3 * WORD_CHARS_MAX);
     let chars: Vec<char> = near.map(|c| if is_hidden(c) { ' ' } else { c }).collect();
@@ -309,7 +309,7 @@ fn show_line(line: &str, column: usize) -> (String, Range<usize>) {
     (chars[..to].iter().collect(), span)
 }
 
-/// How many characters the key or scalar has that begins here.
+/// Returns the length, in characters, of the key or scalar that begins here.
 fn word(chars: &[char]) -> usize {
     if let Some(quote @ ('"' | '\'')) = chars.first() {
         return chars[1..].iter().position(|c| c == quote).map_or(chars.len(), |end| end + 2);
@@ -336,12 +336,12 @@ fn word(chars: &[char]) -> usize {
     chars[..end].iter().rposition(|c| *c != ' ').map_or(usize::from(!chars.is_empty()), |last| last + 1)
 }
 
-/// Without what could move a terminal's cursor, or would not be seen.
+/// Removes what could move a terminal's cursor or would be invisible.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// One error about a file as a whole, at no line of it.
+/// Returns one error about a file as a whole, at no line of it.
 pub(in crate::config) fn whole_file(name: &str, message: String, help: Option<String>) -> ConfigErrors {
     let source = Source::new(name, "");
     let finding = source.finding_at(Severity::Error, &KeyPath::root(), None, message, help);

@@ -1,13 +1,14 @@
-//! "Did you mean": the closest of the words that could stand there.
+//! "Did you mean": the nearest of the words that are allowed.
 
-/// The nearest of `words` as a question, if one is near enough to be meant.
+/// Returns the nearest of `words` as a question, if one is near enough.
 pub(in crate::config) fn did_you_mean<W: AsRef<str>>(written: &str, words: &[W]) -> Option<String> {
     nearest(written, words).map(|word| format!("did you mean `{word}`?"))
 }
 
-/// The nearest of `words`, if it takes no more edits than a third of its length.
+/// Returns the nearest of `words`, if it takes at most a third of its length in edits: insertions, deletions,
+/// replacements and swaps of neighbours.
 pub(in crate::config) fn nearest<'w, W: AsRef<str>>(written: &str, words: &'w [W]) -> Option<&'w str> {
-    // What is much longer than any word is no typing slip, and distance costs the product of both lengths.
+    // A text much longer than any word is not a typing slip, and the distance costs the product of both lengths.
     if written.len() > 64 {
         return None;
     }

@@ -1,9 +1,9 @@
-//! What a text is made of, before any of it is kept.
+//! Measures a text before any of it is kept.
 //!
-//! yaml_serde reads all of a text into memory first, 96 bytes for each comma, and follows aliases and tags as it goes: a
-//! small text becomes a large tree. Here the same parser (libyaml, which yaml_serde uses too) is asked for one event after
-//! the other and nothing is kept but sums: how many values, how deep, how many bytes when each alias is followed. A text
-//! that is too much ends here, with the place where it is.
+//! yaml_serde reads all of a text into memory first, 96 bytes for each comma, and follows aliases and tags as it
+//! goes: a small text becomes a large tree. Here the same parser (libyaml, which yaml_serde uses too) gives one event
+//! after the other, and only sums are kept: how many values, how deep, how many bytes with each alias followed. A
+//! text beyond the limits is refused here, with the position.
 //!
 //! `locate` finds its positions on the same walk.
 
@@ -16,30 +16,30 @@ use libyaml_rs as sys;
 
 use crate::config::read::syntax::Unparsed;
 
-/// How many events the parser may give. A generous route has about 70, and the largest file some 200,000; each takes 96
-/// bytes until the tree stands.
+/// The most events of the parser. A generous route has about 70, the largest file some 200,000; each takes 96 bytes
+/// until the tree is built.
 const EVENTS_MAX: usize = 250_000;
 
-/// How many values a text may have when its aliases are followed. Some 50 bytes each, twice.
+/// The most values of a text with its aliases followed. Some 50 bytes each, twice.
 const UNFOLDED_VALUES_MAX: u64 = 250_000;
 
-/// How many bytes its keys and values may have then: five times the largest file.
+/// The most bytes of keys and values with aliases followed: five times the largest file.
 const UNFOLDED_BYTES_MAX: u64 = 5 << 20;
 
-/// How deep maps and lists may stand in each other: the parser's own bound, found before it takes time.
+/// The deepest nesting: the parser's own limit, found before it takes time.
 const DEPTH_MAX: usize = 127;
 
 /// Whether a value may be repeated by `*name`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::config) enum Aliases {
-    /// Up to a bound.
+    /// Up to a limit.
     #[default]
     Allowed,
-    /// Whoever writes the text is a program, or a stranger.
+    /// The text comes from a program or a stranger.
     Refused,
 }
 
-/// What a node unfolds to.
+/// The size of a node with its aliases followed.
 #[derive(Clone, Copy, Default)]
 struct UnfoldedSize {
     values: u64,
@@ -53,14 +53,14 @@ impl UnfoldedSize {
     }
 }
 
-/// A list or a map that is not over yet.
+/// A list or a map that is not closed yet.
 struct UnfoldingNode {
     anchor: Option<Box<[u8]>>,
     size: UnfoldedSize,
 }
 
-/// Refuses a text that would take more memory than any configuration needs, and says whether it has aliases. What is not
-/// YAML passes as far as it is: the parser proper explains it better.
+/// Refuses a text that would take more memory than any configuration needs, and returns whether it has aliases. Text
+/// that is not YAML passes: the parser proper explains it better.
 pub(in crate::config) fn survey(text: &str, aliases: Aliases) -> Result<bool, Unparsed> {
     let mut survey = Survey { aliases, ..Survey::default() };
     let mut refused = None;
@@ -74,7 +74,7 @@ pub(in crate::config) fn survey(text: &str, aliases: Aliases) -> Result<bool, Un
     refused.map_or(Ok(survey.has_aliases), Err)
 }
 
-/// What has been seen so far.
+/// The sums so far.
 #[derive(Default)]
 struct Survey {
     aliases: Aliases,
@@ -86,7 +86,7 @@ struct Survey {
     anchors: HashMap<Box<[u8]>, UnfoldedSize>,
 }
 
-/// What is wrong, and what would be right.
+/// The problem, and the help.
 type BoundExceeded = (&'static str, &'static str);
 
 impl Survey {
@@ -108,7 +108,7 @@ impl Survey {
                 return self.count(size);
             }
             YamlEvent::End => {
-                // What is in it has been counted in the whole as it came.
+                // Its content was counted in the whole as it came.
                 let Some(UnfoldingNode { anchor, size }) = self.open.pop() else { return Ok(()) };
                 self.close(anchor, size);
                 return Ok(());
@@ -126,7 +126,7 @@ impl Survey {
                     let help = "does an alias (`*name`) stand inside its own anchor?";
                     return Err(("the file is nested too deep", help));
                 }
-                // One without an anchor is the parser's to explain.
+                // The parser explains an alias without an anchor.
                 (None, self.anchors.get(name).copied().unwrap_or_default())
             }
         };
@@ -152,7 +152,7 @@ impl Survey {
     }
 }
 
-/// What the parser met.
+/// An event of the parser.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::config) enum YamlEvent<'a> {
     /// A document for which `%TAG` says what tags stand for.
@@ -169,16 +169,16 @@ pub(in crate::config) enum YamlEvent<'a> {
     Alias(&'a [u8]),
 }
 
-/// Calls `visit` with each event of `text` and where it begins (line and column, from 1), until that says to stop, the text
-/// is over, or it is not YAML.
+/// Calls `visit` with each event of `text` and its position (line and column, from 1), until `visit` stops it, the
+/// text ends, or it is not YAML.
 #[expect(unsafe_code, reason = "yaml_serde shows events to nobody; libyaml has no other interface")]
 pub(in crate::config) fn walk(text: &str, mut visit: impl FnMut(YamlEvent<'_>, (usize, usize)) -> ControlFlow<()>) {
-    /// Frees what the parser holds, in whatever way this ends.
+    /// Frees the parser's memory, however this ends.
     struct Parser(Box<MaybeUninit<sys::yaml_parser_t>>);
 
     impl Drop for Parser {
         fn drop(&mut self) {
-            // SAFETY: it has been initialised, or zeroed by the attempt, and nobody has it any more.
+            // SAFETY: it was initialised, or zeroed by the attempt, and nothing else uses it.
             unsafe { sys::yaml_parser_delete(self.0.as_mut_ptr()) }
         }
     }

@@ -1,13 +1,12 @@
-//! What is not YAML, in words that help: libyaml says what it met, seldom what its author did.
+//! Text that is not YAML, explained: libyaml says what it met, seldom what the author did wrong.
 
 use crate::base::file_state::BYTE_ORDER_MARK;
 
-/// How many brackets may be open at once. libyaml takes time with the square of it (a megabyte of `{a: {a: ` takes
-/// minutes), before anybody asks how deep it went. Brackets in strings count too, hence far more than a configuration
-/// nests.
+/// The most brackets open at once. libyaml's time grows with the square of it (minutes for a megabyte of `{a: {a: `),
+/// before anything checks the depth. Brackets in strings count too, hence far more than a configuration nests.
 const BRACKETS_MAX: usize = 500;
 
-/// Why a text is not a tree.
+/// Why a text cannot be parsed.
 #[derive(Debug)]
 pub(in crate::config) struct Unparsed {
     pub(in crate::config) problem: String,
@@ -16,7 +15,7 @@ pub(in crate::config) struct Unparsed {
     pub(in crate::config) at: Option<(usize, usize)>,
 }
 
-/// Refuses what the parser would spend minutes on.
+/// Refuses a text that the parser would spend minutes on.
 pub(in crate::config) fn refuse_brackets(text: &str) -> Result<(), Unparsed> {
     if deepest(text) <= BRACKETS_MAX {
         return Ok(());
@@ -25,7 +24,8 @@ pub(in crate::config) fn refuse_brackets(text: &str) -> Result<(), Unparsed> {
     Err(Unparsed { problem: "too many brackets are open at once".to_owned(), help, at: None })
 }
 
-/// The parser's words, less the position that is shown anyway, and a hint at the usual causes.
+/// Turns the parser's message into ours: without the position, which is shown anyway, and with a hint at the usual
+/// cause.
 pub(in crate::config) fn explain(message: &str, at: Option<(usize, usize)>, text: &str) -> Unparsed {
     let without_position = match (message.find(" at line "), message.find(" column ")) {
         (Some(start), Some(column)) if start < column => {
@@ -43,7 +43,7 @@ pub(in crate::config) fn explain(message: &str, at: Option<(usize, usize)>, text
         let help = Some("remove it: it belongs before a text only, and two were put together here".to_owned());
         return Unparsed { problem: "a byte order mark (U+FEFF) stands in this line".to_owned(), help, at };
     }
-    // Of the parser's own limits and of what is YAML but nothing for us, in our words.
+    // The parser's own limits, and valid YAML that means nothing here, in our words.
     let ours = [
         ("more than one document", "the file has more than one YAML document", "remove the lines `---`"),
         ("recursion limit", "the file is nested too deep", "does an alias (`*name`) stand inside its own anchor?"),
@@ -69,7 +69,7 @@ pub(in crate::config) fn explain(message: &str, at: Option<(usize, usize)>, text
     Unparsed { problem: format!("this is not YAML: {without_position}"), help: help.map(str::to_owned), at }
 }
 
-/// How many more brackets are opened than closed, at the worst place.
+/// Returns how many more brackets are opened than closed, at the worst place.
 fn deepest(text: &str) -> usize {
     let mut open = 0_usize;
     let mut most = 0;

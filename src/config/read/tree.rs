@@ -1,9 +1,9 @@
-//! The file as a tree: what YAML says, before any of it has a meaning.
+//! The file as a tree of YAML nodes, before any of it has a meaning.
 //!
-//! Between YAML's parser and the types stands this tree and not `serde_yaml::Value`, because here a duplicate key is
-//! noticed with its path, a scalar can remember that the environment had a part in it, and a node can be taken out when
-//! it is wrong without moving its neighbours' positions. It refuses what has no meaning in a configuration (tags) or
-//! only serves to blow up (a YAML bomb: a small file whose aliases unfold without end).
+//! This tree, not `serde_yaml::Value`, stands between YAML's parser and the types, because here a duplicate key is
+//! reported with its path, a scalar remembers that it came from the environment, and a faulty node can be taken out
+//! without moving its neighbours' positions. It refuses what has no meaning in a configuration (tags), and YAML
+//! bombs: small files whose aliases unfold without end.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -16,11 +16,11 @@ use crate::config::read::key::{KeyPath, KeyStep};
 use crate::config::read::survey::{Aliases, survey};
 use crate::config::read::syntax::{self, Unparsed};
 
-/// How many values a file may unfold to, aliases followed. `survey` has counted them before; here is where they would be
-/// made (yaml_serde itself stops at 100 jumps per event).
+/// The most values of a file with its aliases followed. `survey` counts them before; here they would be built
+/// (yaml_serde itself stops at 100 jumps per event).
 const NODES_MAX: usize = 500_000;
 
-/// In a map of more keys than this, those that were seen are looked up by their hash.
+/// Larger maps look up their keys by hash.
 const FEW_KEYS: usize = 16;
 
 /// One value of the file.
@@ -32,25 +32,25 @@ pub(in crate::config) enum YamlNode {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
-    /// A string; `raw` is what stands in the file, when part of `text` came from the environment.
+    /// A string; `raw` is the text in the file, if part of `text` came from the environment.
     Text {
         text: String,
         raw: Option<String>,
     },
     List(Vec<YamlNode>),
     Map(Vec<(String, YamlNode)>),
-    /// Was here and wrong; counts as a position in a list and as nothing else.
+    /// Taken out because it was wrong; counts only as a position in a list.
     Removed,
 }
 
-/// A tree, and the keys that stand in one map twice (the first is kept): as many of them as are told.
+/// A tree, and the paths of duplicate keys (the first is kept), up to a limit.
 #[derive(Debug)]
 pub(in crate::config) struct Parsed {
     pub(in crate::config) tree: YamlNode,
     pub(in crate::config) duplicates: Vec<KeyPath>,
 }
 
-/// Reads YAML.
+/// Parses YAML.
 pub(in crate::config) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, Unparsed> {
     syntax::refuse_brackets(text)?;
     survey(text, aliases)?;
@@ -69,7 +69,7 @@ pub(in crate::config) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, U
 }
 
 impl YamlNode {
-    /// What it is, for "expected …, found …".
+    /// Describes it for "expected …, found …".
     pub(in crate::config) fn kind(&self) -> String {
         match self {
             YamlNode::Null | YamlNode::Removed => "nothing".to_owned(),
@@ -85,7 +85,7 @@ impl YamlNode {
         }
     }
 
-    /// The node at `path`, with positions in lists as they were written.
+    /// Returns the node at `path`, with positions in lists as written.
     pub(in crate::config) fn at(&self, path: &KeyPath) -> Option<&YamlNode> {
         path.steps().iter().try_fold(self, |node, step| match (node, step) {
             (YamlNode::Map(entries), KeyStep::Key(key)) => {
@@ -106,7 +106,7 @@ impl YamlNode {
         })
     }
 
-    /// Takes out what is at `path`. False if there is nothing, or it is the whole.
+    /// Takes out the node at `path`. Returns false if there is none, or it is the whole tree.
     pub(in crate::config) fn remove(&mut self, path: &KeyPath) -> bool {
         let Some((last, parent)) = path.steps().split_last() else { return false };
         match (self.at_mut(parent), last) {
@@ -126,7 +126,7 @@ impl YamlNode {
         }
     }
 
-    /// Calls `visit` with each scalar string and the way to it.
+    /// Calls `visit` with each scalar string and its path.
     pub(in crate::config) fn for_each_text(
         &mut self,
         visit: &mut impl FnMut(&Trail<'_>, &mut String, &mut Option<String>),
@@ -151,7 +151,7 @@ impl YamlNode {
     }
 }
 
-/// The way to a node while one is on it: a path is made of it only where something is told.
+/// The path to a node during a walk: a `KeyPath` is built of it only when something is reported.
 pub(in crate::config) enum Trail<'a> {
     /// Of the whole.
     Top,
@@ -175,7 +175,7 @@ impl Trail<'_> {
 struct DecodeState {
     nodes: usize,
     duplicates: Vec<KeyPath>,
-    /// Set before an error that is ours, not the parser's.
+    /// Set before an error of ours, not the parser's.
     refusal: Option<(&'static str, &'static str)>,
 }
 
@@ -232,7 +232,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(YamlNode::Float(value))
     }
 
-    // Beyond 64 bits no field has room, so only "a number" is left to say.
+    // No field has more than 64 bits, so "a number" says enough.
     fn visit_u128<E>(self, value: u128) -> Result<YamlNode, E> {
         Ok(YamlNode::Float(value as f64))
     }
@@ -301,7 +301,7 @@ impl Seed<'_> {
     }
 }
 
-/// A key; `1:` and `true:` are words too, when they are keys.
+/// A key; `1:` and `true:` are words too, as keys.
 struct YamlKey(String);
 
 impl<'de> Deserialize<'de> for YamlKey {

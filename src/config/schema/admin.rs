@@ -1,4 +1,4 @@
-//! The admin listener, and the token that opens it.
+//! The admin listener and its token.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::config::value::address::Bind;
 use crate::config::value::{BadValue, Scalar, as_scalar};
 use crate::route::pattern::HostPattern;
 
-/// A token of fewer bytes could be guessed; 16 hexadecimal digits are 64 bits, and a guess takes a request.
+/// A shorter token could be guessed; 16 hexadecimal digits are 64 bits, and a guess takes a request.
 const TOKEN_BYTES_MIN: usize = 16;
 /// A longer one does not fit into a request's head with the rest.
 const TOKEN_BYTES_MAX: usize = 1024;
@@ -21,33 +21,34 @@ const TOKEN_BYTES_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// Where to serve them: a loopback address or a Unix socket; any other address needs a token, and a network that nobody
-    /// listens on, since there is no TLS here. Required.
+    /// The address to serve on: a loopback address or a Unix socket. Any other address needs a token, and a network
+    /// where nobody eavesdrops, since there is no TLS here. Required.
     pub bind: Bind,
 
-    /// Names by which others may ask for `/metrics`, as `wsluice.default.svc` or `*.example.internal`; an IP address and
-    /// `localhost` always do, for `/livez` and `/readyz` any name does. Where there is no token they count for `/api/v1/` too.
-    /// Default: on a loopback address none, since a web page that is shown on this machine could read what is there under a
-    /// name of its own (DNS rebinding); on other addresses any, so that scrapers may ask by whatever name they know.
+    /// The host names that requests for `/metrics` may use, as `wsluice.default.svc` or `*.example.internal`; an IP
+    /// address and `localhost` always work, and `/livez` and `/readyz` accept any name. Without a token they apply to
+    /// `/api/v1/` too. Default: none on a loopback address, since a web page shown on this machine could otherwise
+    /// read it under a name of its own (DNS rebinding); any on other addresses, so that scrapers may use whatever
+    /// name they know.
     #[serde(default)]
     pub hosts: Vec<HostPattern>,
 
-    /// What `/api/v1/` asks for (`Authorization: Bearer …`): at least 16 letters, digits and marks, such as
-    /// `openssl rand -hex 32` gives; best as `${NAME}`. `/metrics`, `/livez` and `/readyz` never ask. Default: none;
-    /// whoever reaches a loopback address or may open the Unix socket is then an operator.
+    /// The token for `/api/v1/` (`Authorization: Bearer …`): at least 16 letters, digits and marks, such as `openssl
+    /// rand -hex 32` prints; best as `${NAME}`. `/metrics`, `/livez` and `/readyz` never ask for it. Default: none;
+    /// then everybody who reaches the loopback address or may open the Unix socket is an operator.
     #[serde(default)]
     pub token: Option<AdminToken>,
 
-    /// A file with the token, in place of `token`; with several, one a line, each of them opens. Default: none.
+    /// A file with the token, in place of `token`; it may hold several, one a line, all of them valid. Default: none.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
 }
 
 impl Admin {
-    /// The tokens, as written or out of their file; none if neither is written.
+    /// Returns the tokens, as written or from their file; none if neither is written.
     ///
     /// # Errors
-    /// If the file cannot be read or has no good token in it, in words that tell nothing of what is in it.
+    /// If the file cannot be read or holds no good token; the text reveals nothing of its content.
     pub fn tokens(&self) -> Result<Vec<AdminToken>, String> {
         match (&self.token, &self.token_file) {
             (Some(token), _) => Ok(vec![token.clone()]),
@@ -62,7 +63,7 @@ impl Admin {
 pub struct AdminToken(String);
 
 impl AdminToken {
-    /// The token itself.
+    /// Returns the token itself.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }

@@ -1,4 +1,4 @@
-//! Who is let through to an upstream at once, and who waits.
+//! Admission: how fast handshakes reach an upstream, and the queue for full endpoints.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,44 +8,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
 
-/// More in a second is no limit for any machine.
+/// No machine needs a limit above this.
 const RATE_MAX: u32 = 1_000_000;
 
-/// A pace for handshakes, against crowds that come back at once.
+/// A rate limit for handshakes, against crowds of reconnecting clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admission {
-    /// WebSocket handshakes that may reach the upstream in a second, over all its endpoints, such as `500/s`. Those that
-    /// come faster wait for their turn; plain HTTP does not count. Required.
+    /// WebSocket handshakes per second that may reach the upstream, over all its endpoints, such as `500/s`. Faster
+    /// ones wait for their turn; plain HTTP does not count. Required.
     pub rate: Rate,
 
-    /// How many may go at once after a pause. Default: what the rate lets through in a tenth of a second, at least 1.
+    /// How many may pass at once after a pause. Default: a tenth of a second's worth, at least 1.
     #[serde(default)]
     pub burst: Option<u32>,
 
-    /// How long a handshake may wait for its turn, as part of the route's `timeouts.handshake`; `0s` for not at all. Who
-    /// would wait longer gets a 503 at once, with a `Retry-After` that says when there will be room. At most `rate` ×
-    /// `wait` handshakes wait. Default: 5s, half of the time that a handshake may take by default.
+    /// How long a handshake may wait for its turn, as part of the route's `timeouts.handshake`; `0s` for not at all.
+    /// A handshake that would wait longer gets a 503 at once, with a `Retry-After` that says when there will be room.
+    /// At most `rate` × `wait` handshakes wait. Default: 5s, half of the default time of a handshake.
     #[serde(default = "five_seconds")]
     pub wait: TimeSpan,
 }
 
 impl Admission {
-    /// The burst, as written or by default.
+    /// Returns the burst, as written or by default.
     pub fn burst(&self) -> u32 {
         self.burst.unwrap_or((self.rate.per_second() / 10).max(1))
     }
 }
 
-/// A line for those for whom every endpoint is full.
+/// A queue for clients while every endpoint is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
-    /// How many may wait at a time; one more gets a 503 at once. Default: 1000, as each holds its connection meanwhile.
+    /// The most clients that wait at a time; one more gets a 503 at once. Default: 1000, as each holds its connection
+    /// meanwhile.
     pub length: u32,
 
-    /// How long each may wait for a seat, of a handshake as part of the route's `timeouts.handshake`; then it gets a 503.
-    /// Default: 5s, half of the time that a handshake may take by default.
+    /// How long each may wait for a place (a handshake as part of the route's `timeouts.handshake`) before it gets a
+    /// 503. Default: 5s, half of the default time of a handshake.
     pub wait: TimeSpan,
 }
 
@@ -59,12 +60,12 @@ const fn five_seconds() -> TimeSpan {
     TimeSpan::from_secs(5)
 }
 
-/// So many in a second: `500/s`.
+/// A number per second: `500/s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rate(u32);
 
 impl Rate {
-    /// How many in a second.
+    /// Returns the number per second.
     pub const fn per_second(self) -> u32 {
         self.0
     }

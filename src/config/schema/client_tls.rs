@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientTls {
-    /// The authorities (PEM) that may have signed the servers' certificates, or those certificates themselves. Default: the
-    /// authorities of the system.
+    /// The authorities (PEM) that may have signed the servers' certificates, or those certificates themselves.
+    /// Default: the authorities of the system.
     pub ca: Option<PathBuf>,
 
-    /// A certificate (PEM) to show to the servers; needs `key`. Default: none.
+    /// A certificate (PEM) to present to the servers; needs `key`. Default: none.
     pub cert: Option<PathBuf>,
 
     /// The private key of `cert`. Default: none.
@@ -22,8 +22,9 @@ pub struct ClientTls {
     /// The name to ask for (SNI) and to verify. Default: the host of the endpoint's URL.
     pub server_name: Option<String>,
 
-    /// Whether the servers' certificates are verified. `off` takes any, so that whoever is between here and a server can read
-    /// and change everything, and is warned of; `ca` with the server's own certificate does better. Default: `on`.
+    /// Whether the servers' certificates are verified. `off` accepts any certificate, so that anybody between here
+    /// and a server can read and change everything; wsluice warns of it. Better: `ca` with the server's own
+    /// certificate. Default: `on`.
     pub verify: Verify,
 }
 
@@ -31,15 +32,15 @@ pub struct ClientTls {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verify {
-    /// They are.
+    /// Verified.
     #[default]
     On,
-    /// Any is good.
+    /// Any certificate is accepted.
     Off,
 }
 
 impl ClientTls {
-    /// The files that it names.
+    /// Returns the files that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         [&self.ca, &self.cert, &self.key].into_iter().flatten().map(PathBuf::as_path)
     }

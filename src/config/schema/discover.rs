@@ -1,4 +1,4 @@
-//! Where the endpoints of an upstream come from when they are not written in the configuration.
+//! Discovery: where the endpoints of an upstream come from when the configuration does not list them.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::config::value::address::EndpointUrl;
 use crate::config::value::{BadValue, TimeSpan};
 use crate::policy::reach::{Allowed, Places};
 
-/// Who tells the endpoints, and where they may be.
+/// Where to find the endpoints, and where they may be.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Discover {
@@ -30,10 +30,10 @@ pub struct Discover {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<EtcdSource>,
 
-    /// Where the endpoints may be that it tells: networks (`10.0.0.0/8`) and Unix sockets (`unix`, or `unix:/run/apps` for
-    /// those below a directory), and nowhere else. Names count by what they lead to. Default: every address that servers
-    /// have, so none that is link-local (there are the metadata services of clouds), and no Unix socket. Never allowed are the
-    /// admin listener and the listeners of this proxy.
+    /// Where discovered endpoints may be: networks (`10.0.0.0/8`) and Unix sockets (`unix`, or `unix:/run/apps` for
+    /// all below a directory), and nowhere else. Names count by the addresses they resolve to. Default: every address
+    /// that servers have, so no link-local one (clouds have their metadata services there), and no Unix socket. The
+    /// admin listener and the listeners of this proxy are never allowed.
     #[serde(default)]
     pub allow: Option<Vec<Allowed>>,
 }
@@ -62,59 +62,62 @@ impl Discover {
     }
 }
 
-/// Endpoints out of a file.
+/// Endpoints from a file.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileSource {
-    /// The file, in YAML or JSON: a list as under `endpoints:`, or the `file_sd` format of Prometheus, a list of
-    /// `{ targets: ["host:port"], labels: {…} }`; of the labels `__wsluice_weight__`, `__wsluice_max_connections__`,
-    /// `__wsluice_priority__` and `__wsluice_zone__` (numbers in quotes) count, others mean nothing here. It is read again within a second or so when it changes; put
-    /// it in place by rename, since half a list may be a list too. A file with a mistake changes nothing. Required.
+    /// The file, in YAML or JSON: a list as under `endpoints:`, or the `file_sd` format of Prometheus, a list of `{
+    /// targets: ["host:port"], labels: {…} }`. The labels `__wsluice_weight__`, `__wsluice_max_connections__`,
+    /// `__wsluice_priority__` and `__wsluice_zone__` (numbers in quotes) are read, others are ignored. A change is
+    /// read within a second or so; put the file in place by rename, since half a list may be a list too. A file with
+    /// a mistake changes nothing. Required.
     pub path: PathBuf,
 
-    /// How targets of `file_sd` are spoken to: `ws` or `wss`. Default: `ws`.
+    /// How to speak to targets of `file_sd`: `ws` or `wss`. Default: `ws`.
     #[serde(default)]
     pub scheme: Scheme,
 
-    /// Whether to believe a file that names nobody. Default: false; the last endpoints stay, since an empty list is
+    /// Whether to accept a file without endpoints. Default: false; the last endpoints stay, since an empty list is
     /// more often a slip than meant.
     #[serde(default)]
     pub allow_empty: bool,
 }
 
-/// Endpoints out of DNS.
+/// Endpoints from DNS.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsSource {
-    /// The name to ask for: of the servers, or of an SRV record (`_ws._tcp.chat.internal`). For `wss` the certificates
-    /// must be for it (without `_ws._tcp.`), unless the upstream's `tls.server_name` says otherwise. Required.
+    /// The name to look up: of the servers, or of an SRV record (`_ws._tcp.chat.internal`). For `wss` the
+    /// certificates must match it (without `_ws._tcp.`), unless the upstream's `tls.server_name` says otherwise.
+    /// Required.
     pub name: String,
 
-    /// The port of every address of `name`. Default: SRV records are asked for, which tell ports, weights and
+    /// The port of every address of `name`. Default: SRV records are looked up, which give ports, weights and
     /// priorities.
     #[serde(default)]
     pub port: Option<u16>,
 
-    /// How the servers are spoken to: `ws` or `wss`. Default: `ws`.
+    /// How to speak to the servers: `ws` or `wss`. Default: `ws`.
     #[serde(default)]
     pub scheme: Scheme,
 
-    /// Which addresses count: `ipv4`, `ipv6`, or `any`. Default: `any`, IPv4 addresses and, where a name has none, IPv6:
-    /// a server with both is still one server.
+    /// Which addresses count: `ipv4`, `ipv6`, or `any`. Default: `any`, which takes IPv4 addresses, or IPv6 where a
+    /// name has no IPv4: a server with both is still one server.
     #[serde(default)]
     pub family: IpFamily,
 
-    /// The DNS server to ask, as `127.0.0.1:8600`; without a port, 53. Default: the system's, with its search domains.
+    /// The DNS server to ask, as `127.0.0.1:8600`; without a port, 53. Default: the system's, with its search
+    /// domains.
     #[serde(default, deserialize_with = "dns_server")]
     #[schemars(with = "Option<String>")]
     pub server: Option<SocketAddr>,
 
-    /// The longest time between two questions; an answer with a shorter TTL is asked for again earlier, but not within
-    /// a second. At most 5m. Default: 5m.
+    /// The longest time between two look-ups; an answer with a shorter TTL is renewed earlier, but not within a
+    /// second. At most 5m. Default: 5m.
     #[serde(default = "DnsSource::every")]
     pub every: TimeSpan,
 
-    /// Whether to believe an answer without an address, and that the name does not exist. Default: false; the last
+    /// Whether to accept an answer without an address, or that the name does not exist. Default: false; the last
     /// endpoints stay.
     #[serde(default)]
     pub allow_empty: bool,
@@ -126,7 +129,7 @@ impl DnsSource {
     }
 }
 
-/// An IP address, perhaps with a port.
+/// Reads an IP address, with or without a port.
 fn dns_server<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(from)?;
     let server = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
@@ -155,7 +158,7 @@ pub enum IpFamily {
 pub struct Secret(String);
 
 impl Secret {
-    /// The text.
+    /// Returns the text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -174,17 +177,17 @@ impl Serialize for Secret {
     }
 }
 
-/// Endpoints out of etcd.
+/// Endpoints from etcd.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdSource {
-    /// The members of the cluster (etcd 3.4 or later), as `http://10.0.0.5:2379` or `https://…`; one is used at a time,
-    /// the next when it fails. Required.
+    /// The members of the cluster (etcd 3.4 or later), as `http://10.0.0.5:2379` or `https://…`; one is used at a
+    /// time, the next when it fails. Required.
     pub servers: Vec<EndpointUrl>,
 
-    /// What the keys begin with, as `/wsluice/chat/`. The value of each key is an endpoint as under `endpoints:`: a URL,
-    /// or a map with `url`, in YAML or JSON. A server that registers itself with a lease is gone when that ends.
-    /// Required.
+    /// The prefix of the keys, as `/wsluice/chat/`. The value of each key is an endpoint as under `endpoints:`: a
+    /// URL, or a map with `url`, in YAML or JSON. A server that registers itself with a lease is gone when the lease
+    /// ends. Required.
     pub prefix: String,
 
     /// The user to log in as; needs `password`. Default: none.
@@ -195,12 +198,12 @@ pub struct EtcdSource {
     #[serde(default)]
     pub password: Option<Secret>,
 
-    /// TLS towards `https://` servers. Default: their certificate is verified for the host of their URL against the
-    /// system's authorities.
+    /// TLS towards `https://` servers. Default: certificates are verified for the host of the server's URL against
+    /// the system's authorities.
     #[serde(default)]
     pub tls: Option<ClientTls>,
 
-    /// Whether to believe that there are no keys. Default: false; the last endpoints stay.
+    /// Whether to accept that there are no keys. Default: false; the last endpoints stay.
     #[serde(default)]
     pub allow_empty: bool,
 }

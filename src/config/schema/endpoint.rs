@@ -12,28 +12,28 @@ use crate::config::value::{BadValue, Scalar, TimeSpan};
 /// One server of an upstream: its URL, or a map with `url`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EndpointConfig {
-    /// Where it is.
+    /// The URL.
     pub url: EndpointUrl,
     /// Its share of new sessions.
     pub weight: u16,
-    /// Sessions at a time.
+    /// The most sessions at a time.
     pub max_connections: Option<u32>,
-    /// Higher ones are used when lower ones cannot be.
+    /// Higher numbers are used when no lower one can be.
     pub priority: u8,
-    /// Where it stands.
+    /// The zone it is in.
     pub zone: Option<String>,
-    /// In which time it is emptied.
+    /// The time over which it is emptied.
     pub drain: Option<TimeSpan>,
 }
 
 impl EndpointConfig {
-    /// The server at `url`, the rest as when nothing else is written.
+    /// Returns the server at `url` with all other keys at their defaults.
     pub fn at(url: EndpointUrl) -> EndpointConfig {
         EndpointConfig { url, weight: one(), max_connections: None, priority: 0, zone: None, drain: None }
     }
 }
 
-/// How the servers of a list are spoken to that tells hosts and ports only.
+/// How to speak to servers of a list that names only hosts and ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
@@ -45,7 +45,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// As in a URL.
+    /// Returns it as in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Scheme::Ws => "ws",
@@ -58,33 +58,34 @@ impl Scheme {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EndpointMap {
-    /// Where the server is. A name is looked up when somebody connects and its last answer is older than its TTL (one second
-    /// to one minute; five seconds where the answer is the system's own, which tells none); all of its addresses are tried,
-    /// and the last good answer holds for up to an hour while nobody answers. Required.
+    /// The server's URL. A name is looked up when a client connects and the last answer is older than its TTL (at
+    /// least one second, at most one minute; five seconds where the system's resolver answers, which tells no TTL).
+    /// All of its addresses are tried. The last good answer holds for up to an hour while no resolver answers.
+    /// Required.
     url: EndpointUrl,
 
-    /// Its share of new sessions beside the others', 0 to 65535. With 0 it takes no new ones and keeps those it has.
-    /// Default: 1.
+    /// Its share of new sessions relative to the others, 0 to 65535. With 0 it takes no new ones and keeps those it
+    /// has. Default: 1.
     #[serde(default = "one")]
     weight: u16,
 
-    /// Sessions and plain HTTP requests at a time, those being opened included, each request until its answer is whole; a client
-    /// for whom no endpoint has room gets a 503. Default: no limit.
+    /// The most sessions and plain HTTP requests at a time, including those being opened; a request counts until its
+    /// answer is complete. A client for whom no endpoint has room gets a 503. Default: no limit.
     #[serde(default)]
     max_connections: Option<u32>,
 
-    /// Endpoints with a higher number get sessions only while none with a lower one can: those with 1 are backups of those
-    /// with 0. 0 to 255. Default: 0.
+    /// Endpoints with a higher number get sessions only while none with a lower one can: 1 is a backup of 0. 0 to
+    /// 255. Default: 0.
     #[serde(default)]
     priority: u8,
 
-    /// The zone (rack, data centre, availability zone) it stands in, compared with the `zone` of this process: those of the
+    /// Its zone (rack, data centre, availability zone), compared with the `zone` of this process: endpoints of the
     /// same zone come first, the others when these are full or down. Default: none, which no zone prefers.
     #[serde(default)]
     zone: Option<String>,
 
-    /// Empties it: it takes no new sessions, and those it has are closed (code 1012) over this time, evenly, the quietest
-    /// first. For no new sessions and no closing write `weight: 0`. Default: none, it is not emptied.
+    /// Empties it: it takes no new sessions, and its sessions are closed evenly over this time (code 1012), the
+    /// quietest first. To stop new sessions without closing any, write `weight: 0`. Default: none, it is not emptied.
     #[serde(default)]
     drain: Option<TimeSpan>,
 }

@@ -1,4 +1,4 @@
-//! How it is found out whether an endpoint is fit, and what is done about it.
+//! Health checks: how it is found out whether an endpoint works.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,15 +8,15 @@ use crate::config::value::edits::HeaderSet;
 use crate::config::value::http::{ExpectedStatuses, HostName, OfferedSubprotocol, RequestTarget};
 use crate::config::value::pattern::Pattern;
 
-/// A check made again and again of each endpoint, apart from live traffic.
+/// A check of each endpoint at intervals, apart from live traffic.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthCheck {
-    /// A connection is made, with TLS where the URL has it.
+    /// Connects, with TLS where the URL has it.
     Tcp(TcpCheck),
-    /// A GET is answered with a good status.
+    /// Sends a GET and expects a good status.
     Http(HttpCheck),
-    /// A WebSocket is opened, and a Ping in it is answered.
+    /// Opens a WebSocket and expects an answer to a Ping.
     Websocket(WebSocketCheck),
 }
 
@@ -37,11 +37,11 @@ pub struct TcpCheck {
     pub fall: u32,
 }
 
-/// A check that asks by HTTP.
+/// A check by HTTP.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpCheck {
-    /// What is asked for: a path, perhaps with a query. Required.
+    /// The path to request, with a query if needed. Required.
     pub path: RequestTarget,
 
     /// As in `websocket`. Default: the host of the endpoint's URL.
@@ -53,13 +53,13 @@ pub struct HttpCheck {
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub headers: HeaderSet,
 
-    /// The statuses that are good: one, a range, or several with commas, as in `200,300-399`. Default: `200-399`, as nginx
-    /// and HAProxy have it.
+    /// The good statuses: one, a range, or several with commas, as in `200,300-399`. Default: `200-399`, as nginx and
+    /// HAProxy have it.
     #[serde(default)]
     pub status: ExpectedStatuses,
 
-    /// What must be in the body, of which 64 KiB are looked at: `{ contains: TEXT }` or `{ matches: REGEX }`. Default: it is
-    /// not read.
+    /// What the first 64 KiB of the body must contain: `{ contains: TEXT }` or `{ matches: REGEX }`. Default: the
+    /// body is not read.
     #[serde(default)]
     pub body: Option<Expectation>,
 
@@ -84,10 +84,10 @@ pub struct HttpCheck {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebSocketCheck {
-    /// Where the WebSocket is opened: a path, perhaps with a query. Required.
+    /// The path to open the WebSocket on, with a query if needed. Required.
     pub path: RequestTarget,
 
-    /// The Host that is asked for. Default: the host of the endpoint's URL.
+    /// The Host to request. Default: the host of the endpoint's URL.
     #[serde(default)]
     pub host: Option<HostName>,
 
@@ -96,34 +96,35 @@ pub struct WebSocketCheck {
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub headers: HeaderSet,
 
-    /// A subprotocol that is offered, and that the server must choose. Default: none.
+    /// A subprotocol to offer, which the server must choose. Default: none.
     #[serde(default)]
     pub subprotocol: Option<OfferedSubprotocol>,
 
-    /// A text message that is sent beside the Ping. Default: none; a Ping must be answered by every server.
+    /// A text message to send beside the Ping. Default: none; every server must answer a Ping.
     #[serde(default)]
     pub send: Option<String>,
 
-    /// What must be in one of the server's text messages: `{ contains: TEXT }` or `{ matches: REGEX }`. Others are read
-    /// past. Default: nothing, the Pong is enough.
+    /// What one of the server's text messages must contain: `{ contains: TEXT }` or `{ matches: REGEX }`. Other
+    /// messages are skipped. Default: nothing, the Pong is enough.
     #[serde(default)]
     pub expect: Option<Expectation>,
 
-    /// From the beginning of one check to that of the next, give or take a tenth, so that the proxies of a fleet do not
-    /// check together. The first one comes at once. Default: 5s; with `fall: 3` a server that hangs is found within 20s.
+    /// The time from the start of one check to the start of the next, give or take a tenth, so that the proxies of a
+    /// fleet do not check together. The first check comes at once. Default: 5s; with `fall: 3` a server that hangs is
+    /// found within 20s.
     #[serde(default = "every")]
     pub every: TimeSpan,
 
-    /// For one check as a whole. Default: 2s, room for one lost packet.
+    /// Limits one whole check. Default: 2s, room for one lost packet.
     #[serde(default = "timeout")]
     pub timeout: TimeSpan,
 
-    /// Checks in a row that must pass until an endpoint that was down is up. The very first check decides alone; until then
-    /// the endpoint takes sessions. Default: 2.
+    /// How many checks in a row must pass until an endpoint that was down is up. The very first check decides alone;
+    /// until then the endpoint takes sessions. Default: 2.
     #[serde(default = "rise")]
     pub rise: u32,
 
-    /// Checks in a row that must fail until an endpoint is down. Default: 3.
+    /// How many checks in a row must fail until an endpoint is down. Default: 3.
     #[serde(default = "fall")]
     pub fall: u32,
 }
@@ -150,21 +151,21 @@ impl Default for TcpCheck {
     }
 }
 
-/// When checks are made and what they add up to, of whatever kind.
+/// When checks of any kind are made, and how many decide.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckSchedule {
-    /// Between two.
+    /// The time between two checks.
     pub every: TimeSpan,
-    /// For one.
+    /// The limit of one check.
     pub timeout: TimeSpan,
-    /// Until up.
+    /// Passes until an endpoint is up.
     pub rise: u32,
-    /// Until down.
+    /// Failures until an endpoint is down.
     pub fall: u32,
 }
 
 impl HealthCheck {
-    /// The key under which it is written.
+    /// Returns the key it is written under.
     pub fn kind(&self) -> &'static str {
         match self {
             HealthCheck::Tcp(_) => "tcp",
@@ -173,7 +174,7 @@ impl HealthCheck {
         }
     }
 
-    /// What all kinds have.
+    /// Returns what checks of all kinds have.
     pub fn pace(&self) -> CheckSchedule {
         let (every, timeout, rise, fall) = match self {
             HealthCheck::Tcp(TcpCheck { every, timeout, rise, fall }) => (every, timeout, rise, fall),
@@ -184,23 +185,23 @@ impl HealthCheck {
     }
 }
 
-/// What must be in an answer.
+/// What an answer must contain.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Expectation {
     /// This text, anywhere.
     Contains(String),
-    /// Something that this regex matches, anywhere.
+    /// A match of this regex, anywhere.
     Matches(Pattern),
 }
 
-/// What becomes of requests when every endpoint's check fails.
+/// What happens to requests when every endpoint's check fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenAllDown {
-    /// The endpoints are tried all the same.
+    /// Tries the endpoints all the same.
     #[default]
     Try,
-    /// They are answered with 503.
+    /// Answers with 503.
     Refuse,
 }

@@ -1,4 +1,4 @@
-//! Where clients connect: addresses, TLS, the PROXY protocol, and what a connection may cost before it is a request.
+//! Listeners: addresses, TLS, the PROXY protocol, and the bounds on a connection before it is a request.
 
 use std::path::{Path, PathBuf};
 
@@ -21,27 +21,28 @@ pub struct ListenerConfig {
     /// The address: `0.0.0.0:8443`, `[::]:8443`, or `unix:/run/wsluice.sock`. Required.
     pub bind: Bind,
 
-    /// Certificates, when clients connect with `wss://` and `https://`. Default: none, connections are not encrypted.
+    /// Certificates for clients that connect with `wss://` or `https://`. Default: none, connections are not
+    /// encrypted.
     #[serde(default)]
     pub tls: Option<ServerTls>,
 
-    /// Whether a PROXY protocol header (version 1 or 2) comes before everything else and tells the client's address.
-    /// Default: `off`, since whoever can connect could otherwise claim to be anybody.
+    /// Whether a PROXY protocol header (version 1 or 2) with the client's address comes before everything else.
+    /// Default: `off`, since otherwise anybody who can connect could claim any address.
     #[serde(default)]
     pub proxy_protocol: ProxyProtocol,
 
-    /// How long a connection may take for what comes before a session.
+    /// How long each step before a session may take.
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
 
-    /// Networks of proxies in front of this one; what they say in `Forwarded` and `X-Forwarded-*` of the client, of its
-    /// scheme and of the host that its Origin is compared with is believed. Single addresses are fine too. Default: none,
+    /// Networks or single addresses of proxies in front of this one. Their `Forwarded` and `X-Forwarded-*` fields are
+    /// believed for the client's address, its scheme, and the host that its Origin is compared with. Default: none,
     /// since everybody can send these headers.
     #[serde(default, deserialize_with = "networks")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// How much a connection may ask for.
+    /// How much one connection may use.
     #[serde(default)]
     pub limits: ListenerLimits,
 
@@ -49,24 +50,25 @@ pub struct ListenerConfig {
     #[serde(default)]
     pub tcp: TcpConfig,
 
-    /// Answer every request with a redirect to https instead of serving routes. Default: routes are served.
+    /// Answers every request with a redirect to https instead of serving routes. Default: routes are served.
     #[serde(default)]
     pub redirect: Option<Redirect>,
 }
 
-/// How TLS ends here.
+/// TLS for clients.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
-    /// Certificates, chosen by the server name (SNI) that the client asks for; the first is for all others. Required.
+    /// Certificates, chosen by the server name (SNI) that the client asks for; the first serves all other names.
+    /// Required.
     pub certificates: Vec<CertificateConfig>,
 
-    /// The oldest version that is spoken. Default: "1.2", since all current browsers and libraries speak it and nothing
+    /// The oldest TLS version accepted. Default: "1.2", since all current browsers and libraries speak it and nothing
     /// older is safe.
     #[serde(default)]
     pub min_version: MinTlsVersion,
 
-    /// Ask clients for a certificate of their own. Default: not asked.
+    /// Asks clients for a certificate of their own. Default: not asked.
     #[serde(default)]
     pub client_auth: Option<ClientAuthConfig>,
 }
@@ -94,27 +96,27 @@ pub enum MinTlsVersion {
     Tls13,
 }
 
-/// Certificates that clients show.
+/// Certificates that clients present.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientAuthConfig {
     /// The authorities (PEM) that may have signed them. Required.
     pub ca: PathBuf,
 
-    /// `require` refuses clients without one, `optional` lets them in. Default: `require`, since whoever writes this
-    /// section means it.
+    /// `require` refuses clients without a certificate, `optional` admits them. Default: `require`, the usual reason
+    /// for this section.
     #[serde(default)]
     pub mode: ClientAuthModeConfig,
 }
 
-/// What becomes of a client without a certificate.
+/// What happens to a client without a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthModeConfig {
-    /// It is refused.
+    /// Refuses it.
     #[default]
     Require,
-    /// It is let in; one with a wrong certificate is still refused.
+    /// Admits it; a client with a wrong certificate is still refused.
     Optional,
 }
 
@@ -122,63 +124,63 @@ pub enum ClientAuthModeConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProxyProtocol {
-    /// None is expected, and one that comes is not understood.
+    /// Not expected, and not understood if one comes.
     #[default]
     Off,
-    /// It is read when there is one. Only for listeners that nobody but proxies can reach.
+    /// Read if there is one. Only for listeners that nobody but proxies can reach.
     Optional,
-    /// A connection without one is closed.
+    /// Closes a connection without one.
     Require,
 }
 
-/// How long a connection may take for what comes before a session.
+/// How long each step before a session may take.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTimeouts {
-    /// For the TLS handshake (and the PROXY protocol header). Default: 10s, several round trips over the worst mobile
-    /// network.
+    /// Limits the TLS handshake (and the PROXY protocol header). Default: 10s, several round trips over the worst
+    /// mobile network.
     pub tls: TimeSpan,
 
-    /// For the head of a connection's first request, once its first byte could have come; later ones have the longer of this
-    /// and `keep_alive`. Default: 10s, as a head is a few packets, and who sends one byte at a time wants to hold
-    /// connections (slowloris).
+    /// Limits the head of a connection's first request, from when its first byte could have come; later requests have
+    /// the longer of this and `keep_alive`. Default: 10s, as a head is a few packets, and a client that sends one
+    /// byte at a time wants to hold connections (slowloris).
     pub headers: TimeSpan,
 
-    /// For the next request on a connection that has answered one. Default: 60s, as browsers and nginx (75s) are used
-    /// to; such a connection costs 18 KB.
+    /// How long a connection may wait for its next request after an answer. Default: 60s, what browsers and nginx
+    /// (75s) are used to; such a connection costs 18 KB.
     pub keep_alive: TimeSpan,
 
-    /// For a client that takes nothing of an answer to plain HTTP. Default: 60s, as nginx's `send_timeout`: who does not read
-    /// holds its own connection and one to the server.
+    /// How long a client may take nothing of an answer to plain HTTP. Default: 60s, as nginx's `send_timeout`: a
+    /// client that does not read holds its own connection and one to the server.
     pub send: OrOff<TimeSpan>,
 }
 
-/// How much a connection may ask for.
+/// How much one connection may use.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerLimits {
-    /// How many header lines a request may have. Default: 100, far above any browser's, and what hyper parses without
+    /// The most header lines a request may have. Default: 100, far above any browser's, and what hyper parses without
     /// allocating.
     pub headers: u32,
 
-    /// How large the head of a request may be. Default: 16KiB, room for large cookies; HAProxy's buffer is as large.
+    /// The largest head of a request. Default: 16KiB, room for large cookies; HAProxy's buffer is as large.
     pub header_bytes: ByteSize,
 
-    /// How many connections may be open at once. Default: no limit but that of file descriptors.
+    /// The most connections open at once. Default: limited only by file descriptors.
     pub connections: Option<u32>,
 }
 
-/// Answers that send clients to https.
+/// A redirect to https for every request.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
-    /// The port of https in the redirect; 443 is not spelt out. Required.
+    /// The port of https in the redirect; 443 is left out of the URL. Required.
     #[schemars(range(min = 1))]
     pub https: u16,
 }
 
 impl ServerTls {
-    /// The files that it names.
+    /// Returns the files that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let certificates = self.certificates.iter().flat_map(|it| [it.cert.as_path(), it.key.as_path()]);
         certificates.chain(self.client_auth.iter().map(|auth| auth.ca.as_path()))
@@ -186,7 +188,7 @@ impl ServerTls {
 }
 
 impl ListenerConfig {
-    /// What listens when the file names no listener.
+    /// Returns the listeners of a file that names none.
     pub(in crate::config) fn defaults() -> Vec<ListenerConfig> {
         vec![ListenerConfig {
             name: "default".to_owned(),
@@ -219,7 +221,7 @@ impl Default for ListenerLimits {
     }
 }
 
-/// Networks, and single addresses as networks of one.
+/// Reads networks, and single addresses as networks of one.
 fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
     struct Network(IpNet);
 

@@ -1,18 +1,18 @@
-//! What becomes of sessions when something under them changes: a route in the file, or the binary.
+//! What happens to sessions when something under them changes: a route in the file, or the binary.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
 
-/// What becomes of sessions when something under them changes: `keep`, `drain 60s` or `close`.
+/// What happens to sessions when something under them changes: `keep`, `drain 60s` or `close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnChange {
-    /// They go on as they began.
+    /// Leaves them as they began.
     Keep,
-    /// They are closed evenly over this time, which is not zero.
+    /// Closes them evenly over this time, which is not zero.
     Drain(TimeSpan),
-    /// They are closed at once.
+    /// Closes them at once.
     Close,
 }
 

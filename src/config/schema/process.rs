@@ -1,4 +1,4 @@
-//! What concerns the whole process: threads, logs, and the end.
+//! The process as a whole: threads, logs, and its end.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
 
-/// More threads than any machine this runs on has cores; a larger number is a slip (a port in the wrong place).
+/// No machine has more cores; a larger number is a slip (a port in the wrong place).
 const WORKERS_MAX: u16 = 1024;
 
 /// How many threads relay traffic: `auto`, or a number from 1 to 1024.
@@ -25,11 +25,12 @@ pub enum Workers {
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// From which level on: `error`, `warn`, `info`, `debug`, `trace`, `off`, or per module, as in
+    /// The lowest level logged: `error`, `warn`, `info`, `debug`, `trace`, `off`, or per module, as in
     /// `info,wsluice::tls=debug`. Default: `info`, which is quiet about connections that end as expected.
     pub level: LogLevel,
 
-    /// `json` (one object a line), `human`, or `auto`. Default: `auto`, which is `human` on a terminal and else `json`.
+    /// `json` (one object a line), `human`, or `auto`. Default: `auto`, which is `human` on a terminal and otherwise
+    /// `json`.
     pub format: LogFormat,
 
     /// Whether each request and each session writes one line when it ends. Default: true, since without it nobody can
@@ -41,30 +42,30 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// `human` on a terminal, else `json`.
+    /// `human` on a terminal, otherwise `json`.
     #[default]
     Auto,
     /// One JSON object a line.
     Json,
-    /// For eyes.
+    /// For reading.
     Human,
 }
 
-/// From which level on events are logged; text that tracing-subscriber's `EnvFilter` accepts.
+/// The lowest level logged, as text that tracing-subscriber's `EnvFilter` accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLevel(String);
 
-/// How connections end when the process does.
+/// How connections end when the process stops.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrainConfig {
-    /// How long `/readyz` says no before the listeners stop accepting, so that a load balancer in front notices first: a
-    /// little more than it takes between two of its checks times the failures it waits for. It comes before `time`.
-    /// Default: 0s, as not everybody has one.
+    /// How long `/readyz` answers 503 before the listeners stop accepting, so that a load balancer in front notices
+    /// first: a little more than its check interval times the failures it waits for. It comes before `time`. Default:
+    /// 0s, as not everybody has one.
     pub delay: TimeSpan,
 
-    /// How long sessions have to end after TERM. They are told to go (close code 1012) a few at a time over this while,
-    /// so that their reconnects do not arrive all at once. Default: 30s, what most supervisors wait before they kill.
+    /// How long sessions have to end after TERM. They are closed (code 1012) a few at a time over this time, so that
+    /// the clients do not all reconnect at once. Default: 30s, what most supervisors wait before they kill.
     pub time: TimeSpan,
 }
 
@@ -81,7 +82,7 @@ impl Default for DrainConfig {
 }
 
 impl LogLevel {
-    /// The text, for `EnvFilter`.
+    /// Returns the text, for `EnvFilter`.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! When sessions leave their endpoint for another one.
+//! Moving sessions to another endpoint.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,20 +7,20 @@ use crate::config::schema::admission::Rate;
 use crate::config::value::TimeSpan;
 use crate::config::value::percent::Share;
 
-/// Moving sessions away from endpoints that hold more than their share.
+/// How sessions move away from endpoints that hold more than their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RebalanceConfig {
-    /// Sessions moved in a second, such as `10/s`: each is closed with the code 1012, the quietest first, and its client
+    /// Sessions moved per second, such as `10/s`: each is closed with code 1012, the quietest first, and its client
     /// comes back to a lighter endpoint. Required.
     pub rate: Rate,
 
-    /// How much more than its share an endpoint may hold: `10%` of that. Default: 10%.
+    /// How far above its share an endpoint may stay: `10%` of that share. Default: 10%.
     #[serde(default = "a_tenth")]
     pub tolerance: Share,
 
-    /// How long the endpoints must have been the same, and all of them well, before sessions are moved: one that bounces
-    /// moves nothing. Default: 10s.
+    /// How long the endpoints must have stayed the same, and all healthy, before sessions move: an endpoint that
+    /// flaps moves nothing. Default: 10s.
     #[serde(default = "ten_seconds")]
     pub settle: TimeSpan,
 }
@@ -33,13 +33,13 @@ const fn ten_seconds() -> TimeSpan {
     TimeSpan::from_secs(10)
 }
 
-/// What becomes of the sessions of an endpoint whose check fails.
+/// What happens to the sessions of an endpoint whose check fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDown {
-    /// They go on.
+    /// Keeps them.
     #[default]
     Keep,
-    /// They are closed.
+    /// Closes them.
     Close,
 }

@@ -1,4 +1,4 @@
-//! The cookie that brings a client back to the endpoint it had.
+//! Affinity: the cookie that brings a client back to its previous endpoint.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::read::MASK;
 use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
 
-/// A secret of fewer characters could be guessed; 32 hexadecimal digits are 128 bits.
+/// A shorter secret could be guessed; 32 hexadecimal digits are 128 bits.
 pub(in crate::config) const SECRET_CHARS_MIN: usize = 32;
 
 /// The affinity cookie of an upstream.
@@ -20,10 +20,11 @@ pub struct StickyConfig {
     /// The cookie's name. Required.
     pub cookie: String,
 
-    /// What signs the cookie, at least 32 characters each, such as `openssl rand -hex 32` gives; best as `${NAME}`. The
-    /// first signs, all are accepted: to change it, put the new one first and take the old one out when its cookies have
-    /// run out. All instances of wsluice that share clients need the same. Required, unless there is a `secrets_file`;
-    /// there is none by default, as a cookie signed by a secret made at start would be void after each restart.
+    /// Secrets that sign the cookie, at least 32 characters each, such as `openssl rand -hex 32` prints; best as
+    /// `${NAME}`. The first signs, all are accepted: to change it, put the new one first and remove the old one once
+    /// its cookies have expired. All instances of wsluice that share clients need the same. Required, unless there is
+    /// a `secrets_file`; there is no default, as cookies signed with a secret made at start would be void after each
+    /// restart.
     #[serde(default)]
     pub secrets: Vec<CookieSecret>,
 
@@ -31,34 +32,34 @@ pub struct StickyConfig {
     #[serde(default)]
     pub secrets_file: Option<PathBuf>,
 
-    /// How long the cookie is good for; it is renewed after half of that time. Default: until the browser is closed.
+    /// How long the cookie is valid; it is renewed after half of that time. Default: until the browser is closed.
     #[serde(default)]
     pub max_age: Option<TimeSpan>,
 
-    /// Below which path browsers send it. Default: `/`.
+    /// The path below which browsers send it. Default: `/`.
     #[serde(default = "everywhere")]
     pub path: String,
 
-    /// Whether browsers send it by TLS only: `always`, `never`, or `auto`, which is when the client came by TLS. Default:
+    /// Whether browsers send it only over TLS: `always`, `never`, or `auto`, if the client came over TLS. Default:
     /// `auto`.
     #[serde(default)]
     pub secure: CookieSecure,
 
-    /// Whether scripts in the page can not read it. Default: true.
+    /// Whether scripts in the page cannot read it. Default: true.
     #[serde(default = "yes")]
     pub http_only: bool,
 
-    /// Whether browsers send it with requests that other sites cause: `lax` (links only), `strict` (not at all) or `none`
+    /// Whether browsers send it with requests from other sites: `lax` (links only), `strict` (not at all) or `none`
     /// (always; needs `secure: always`). Default: `lax`, as browsers do by themselves.
     #[serde(default)]
     pub same_site: CookieSameSite,
 }
 
-/// When browsers send a cookie by TLS only.
+/// When browsers send a cookie only over TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CookieSecure {
-    /// When the client came by TLS.
+    /// If the client came over TLS.
     #[default]
     Auto,
     /// Always.
@@ -67,7 +68,7 @@ pub enum CookieSecure {
     Never,
 }
 
-/// Which requests of other sites carry a cookie.
+/// Which requests from other sites carry a cookie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CookieSameSite {
@@ -88,20 +89,20 @@ const fn yes() -> bool {
     true
 }
 
-/// Text that is never shown.
+/// A secret text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CookieSecret(String);
 
 impl CookieSecret {
-    /// The secret itself.
+    /// Returns the secret itself.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// The secrets of a file, one a line; empty lines do not count.
+    /// Reads the secrets of a file, one a line; empty lines do not count.
     ///
     /// # Errors
-    /// In words that tell nothing of what is in it.
+    /// If the file cannot be read or holds a bad secret; the text reveals nothing of its content.
     pub fn read_file(file: &Path) -> Result<Vec<CookieSecret>, String> {
         let text = crate::config::read::read_text(file)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -1,4 +1,4 @@
-//! Named groups of interchangeable servers.
+//! Upstreams: named groups of interchangeable servers.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -20,74 +20,75 @@ use crate::config::value::percent::Percent;
 use crate::config::value::{BadValue, MapOrOff, OrOff, TimeSpan};
 use crate::policy::balance_key::BalanceKey;
 
-/// Servers that can stand in for one another.
+/// Interchangeable servers, and how sessions are spread over them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
-    /// How an endpoint is chosen for a new session: `least_connections` (fewest sessions for its weight), `round_robin`
-    /// (in turn, as often as its weight says), `random_two` (the less loaded of two by chance), or `{ hash: … }` (the
-    /// same endpoint for the same client, user or room). Default: `least_connections`, since sessions last for hours and
-    /// taking turns says nothing of how many are still there.
+    /// How an endpoint is chosen for a new session: `least_connections` (fewest sessions for its weight),
+    /// `round_robin` (in turn, by weight), `random_two` (the less loaded of two random ones), or `{ hash: … }` (the
+    /// same endpoint for the same client, user or room). Default: `least_connections`, since sessions last for hours
+    /// and taking turns says nothing of how many are still there.
     #[serde(default)]
     pub balance: Balance,
 
-    /// The servers: URLs, or maps with a `url`. Required, unless `discover` tells them.
+    /// The servers: URLs, or maps with a `url`. Required, unless `discover` finds them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<EndpointConfig>,
 
-    /// Who tells the servers, in place of `endpoints`: a `file` that other tools write, `dns`, or `etcd`. What was told last
-    /// holds until something else is told, whatever fails in between; while nobody has told anything yet, clients get a
-    /// 503. Default: none.
+    /// Where to find the servers, in place of `endpoints`: a `file` that other tools write, `dns`, or `etcd`. The
+    /// last list holds until there is a new one, whatever fails in between; before the first list, clients get a 503.
+    /// Default: none.
     #[serde(default)]
     pub discover: Option<Discover>,
 
-    /// How long an endpoint that joins the others or comes back takes to grow from a twentieth of its weight to all of it:
-    /// an empty endpoint would otherwise get all new sessions at once. Default: `off`.
+    /// How long an endpoint that joins or comes back takes to grow from a twentieth of its weight to all of it:
+    /// otherwise an empty endpoint would get all new sessions at once. Default: `off`.
     #[serde(default = "at_once")]
     pub slow_start: OrOff<TimeSpan>,
 
-    /// Moves sessions when endpoints have joined or come back: `{ rate: 10/s, tolerance: 10% }`. Only with `balance:
-    /// least_connections`, which sends them where there are few. Default: none, sessions stay where they are.
+    /// Moves sessions after endpoints have joined or come back: `{ rate: 10/s, tolerance: 10% }`. Only with `balance:
+    /// least_connections`, which sends them to endpoints with few sessions. Default: none, sessions stay where they
+    /// are.
     #[serde(default)]
     pub rebalance: Option<RebalanceConfig>,
 
-    /// What becomes of the sessions of an endpoint whose `health` check fails: `keep` them, since the check may be wrong and
-    /// a dead server ends them anyway, or `close` them (code 1012, over 5 seconds), where an endpoint may be cut off and
-    /// still hold its connections. Default: `keep`.
+    /// What happens to the sessions of an endpoint whose `health` check fails: `keep` leaves them, since the check
+    /// may be wrong and a dead server ends them anyway; `close` closes them (code 1012, over 5 seconds), for
+    /// endpoints that may be cut off and still hold their connections. Default: `keep`.
     #[serde(default)]
     pub on_down: OnDown,
 
-    /// What becomes of the sessions of an endpoint that is not in the list any more: `off` lets them live, a time such as
-    /// `5m` closes them over it (code 1012), evenly, the quietest first. Default: `off`.
+    /// What happens to the sessions of an endpoint that leaves the list: `off` lets them live, a time such as `5m`
+    /// closes them evenly over that time (code 1012), the quietest first. Default: `off`.
     #[serde(default = "kept")]
     pub drain_removed: OrOff<TimeSpan>,
 
-    /// Addresses of this machine to connect from, each worker taking them in turn. One address has about 28,000 ports
-    /// towards one endpoint (`net.ipv4.ip_local_port_range`), so one is needed for each 28,000 sessions that an endpoint is
-    /// to hold. An endpoint is reached only from addresses of its own family, IPv4 or IPv6. Default: none, the system
-    /// chooses by its routes.
+    /// Addresses of this machine to connect from, taken in turn by each worker. One address has about 28,000 ports
+    /// towards one endpoint (`net.ipv4.ip_local_port_range`), so list one for each 28,000 sessions per endpoint. An
+    /// endpoint is reached only from addresses of its own family, IPv4 or IPv6. Default: none, the system chooses by
+    /// its routes.
     #[serde(default, deserialize_with = "addresses")]
     #[schemars(with = "Vec<String>")]
     pub source_addresses: Vec<IpAddr>,
 
-    /// Brings a client back to the endpoint it had, by a signed cookie, while that endpoint takes sessions; otherwise
-    /// `balance` decides, and the cookie names the new one. The cookie is not passed on. Default: none.
+    /// Brings a client back to its previous endpoint, by a signed cookie, while that endpoint takes sessions;
+    /// otherwise `balance` decides, and the cookie names the new one. The cookie is not passed on. Default: none.
     #[serde(default)]
     pub sticky: Option<StickyConfig>,
 
-    /// Lets those wait for whom every endpoint is full (`max_connections`): first come, first served, each as soon as a
-    /// place is given back. `{}` is enough. Default: none and a 503 at once, since sessions last for hours and places
-    /// are seldom given back; it is of use where they are short, or where deploys move many at a time.
+    /// Lets clients wait while every endpoint is full (`max_connections`): first come, first served, each as soon as
+    /// a place is free. `{}` is enough. Default: none and a 503 at once, since sessions last for hours and places are
+    /// seldom free again; it helps where sessions are short, or deploys move many at a time.
     #[serde(default)]
     pub queue: Option<QueueConfig>,
 
-    /// Bounds how many WebSocket handshakes reach the endpoints in a second, so that a crowd that comes back at once does not
-    /// bring them down. Default: none.
+    /// Limits how many WebSocket handshakes reach the endpoints per second, so that a crowd of reconnecting clients
+    /// does not bring them down. Default: none.
     #[serde(default)]
     pub admission: Option<Admission>,
 
-    /// TLS towards `wss://` and `https://` endpoints. Default: their certificate is verified for the host of their URL
-    /// against the system's authorities.
+    /// TLS towards `wss://` and `https://` endpoints. Default: certificates are verified for the host of the
+    /// endpoint's URL against the system's authorities.
     #[serde(default)]
     pub tls: Option<ClientTls>,
 
@@ -95,24 +96,24 @@ pub struct UpstreamConfig {
     #[serde(default)]
     pub tcp: TcpConfig,
 
-    /// A check made of each endpoint again and again, apart from live traffic: `{ websocket: … }`, `{ http: … }` or
-    /// `{ tcp: … }`. Who fails it gets no new sessions and keeps those it has. Default: none, since only the application
-    /// knows a path to ask; `ejection` goes by live traffic alone.
+    /// Checks each endpoint at intervals, apart from live traffic: `{ websocket: … }`, `{ http: … }` or `{ tcp: … }`.
+    /// An endpoint that fails gets no new sessions and keeps those it has. Default: none, since only the application
+    /// knows which path to ask for; `ejection` judges by live traffic alone.
     #[serde(default)]
     pub health: Option<HealthCheck>,
 
-    /// What becomes of requests when every endpoint's check fails: `try` the endpoints all the same, or `refuse` with 503.
-    /// Default: `try`, since it may be the check that is wrong, and the client sees 502 if it is not.
+    /// What happens to requests when every endpoint's check fails: `try` tries the endpoints all the same, `refuse`
+    /// answers 503. Default: `try`, since the check may be wrong, and if it is not, the client sees 502.
     #[serde(default)]
     pub when_all_down: WhenAllDown,
 
-    /// Leaving out for a while an endpoint that fails live traffic; it is used when nobody else is left. `off` tries them
-    /// all each time. Default: on.
+    /// Leaves out an endpoint for a while after it failed live traffic; it is still used when no other is left. `off`
+    /// tries all endpoints each time. Default: on.
     #[serde(default)]
     pub ejection: MapOrOff<EjectionConfig>,
 
-    /// How often requests whose endpoint failed are tried on another one, so that an outage is not multiplied; a request
-    /// without a second try is answered with its first failure. `off` tries always. Default: on.
+    /// Limits how often requests are retried on another endpoint, so that retries do not multiply an outage; a
+    /// request without a retry is answered with its first failure. `off` always retries. Default: on.
     #[serde(default)]
     pub retry_budget: MapOrOff<RetryBudgetConfig>,
 }
@@ -124,25 +125,25 @@ pub enum Balance {
     /// The one with the fewest sessions for its weight.
     #[default]
     LeastConnections,
-    /// Each in turn, as often as its weight says.
+    /// Each in turn, by weight.
     RoundRobin,
-    /// The less loaded of two taken by chance.
+    /// The less loaded of two random ones.
     RandomTwo,
     /// The same one for the same part of the request.
     Hash(HashBy),
 }
 
-/// By what the hash goes.
+/// What the hash is taken of.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HashBy {
     /// The part of the request that decides: `client_address`, `path`, `header:NAME`, `cookie:NAME` or `query:NAME`.
-    /// Equal parts go to the same endpoint, on every instance and after every restart; requests without it spread. IPv6
-    /// addresses count by their /64. Required.
+    /// Equal parts go to the same endpoint, on every instance and after every restart; requests without it spread.
+    /// IPv6 addresses count by their /64. Required.
     pub on: BalanceKey,
 
-    /// How much more than its share of the sessions an endpoint may hold before it is passed over: `125%` lets it have a
-    /// quarter more. Default: `off`, since passing over breaks the rule that equal parts meet.
+    /// How far above its share of the sessions an endpoint may go before it is passed over: `125%` allows a quarter
+    /// more. Default: `off`, since passing over breaks the rule that equal parts meet.
     #[serde(default = "unbounded")]
     pub load_max: OrOff<Percent>,
 }
@@ -160,7 +161,7 @@ fn at_once() -> OrOff<TimeSpan> {
 }
 
 impl UpstreamConfig {
-    /// The files that it names, but for one that lists its endpoints.
+    /// Returns the files that it names, except an endpoint list.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let etcd = self.discover.iter().filter_map(|discover| discover.etcd.as_ref()?.tls.as_ref());
         let secrets = self.sticky.iter().filter_map(|sticky| sticky.secrets_file.as_deref());
@@ -168,7 +169,7 @@ impl UpstreamConfig {
     }
 }
 
-/// IP addresses without a port.
+/// Reads IP addresses without a port.
 fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
     struct Address(IpAddr);
 

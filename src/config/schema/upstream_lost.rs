@@ -14,9 +14,9 @@ use crate::ws::close::CloseCode;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUpstreamLost {
-    /// A Close with this code: any that may be sent (1000 to 1003, 1007 to 1014, 3000 to 4999).
+    /// Sends a Close with this code: any that may be sent (1000 to 1003, 1007 to 1014, 3000 to 4999).
     Close(SentCode),
-    /// No Close: its connection ends as its server's did, and its library reports 1006.
+    /// Sends no Close: the client's connection ends as the server's did, and its library reports 1006.
     #[default]
     Cut,
 }

@@ -1,7 +1,7 @@
-//! Where we listen ([`Bind`]) and whom we call ([`EndpointUrl`]), as they are written.
+//! Addresses as written: where we listen ([`Bind`]) and where we connect ([`EndpointUrl`]).
 //!
-//! Neither resolves a name: a listener is bound to an address, so that it cannot move with DNS, and an endpoint's host
-//! is looked up each time it is connected to.
+//! Neither resolves a name: a listener is bound to an address, so that it cannot move with DNS, and an endpoint's
+//! host is looked up for each connection.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,14 +16,14 @@ const UNIX_PATH_MAX: usize = 107;
 /// An address to accept on: `0.0.0.0:8443`, `[::]:8443`, or `unix:/run/wsluice.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bind {
-    /// An IP address and a port; port 0 takes any that is free.
+    /// An IP address and a port; port 0 takes any free one.
     Tcp(SocketAddr),
     /// The path of a Unix socket, created at start and removed at the end.
     Unix(PathBuf),
 }
 
 impl Bind {
-    /// Whether only this machine can reach it.
+    /// Returns true if only this machine can reach it.
     pub fn is_local(&self) -> bool {
         match self {
             Bind::Tcp(addr) => addr.ip().to_canonical().is_loopback(),
@@ -31,7 +31,8 @@ impl Bind {
         }
     }
 
-    /// Whether both cannot be bound at once: the same path, or the same port with one address or a wildcard in common.
+    /// Returns true if both cannot be bound at once: the same path, or the same port with one address or a wildcard
+    /// in common.
     pub fn collides(&self, other: &Bind) -> bool {
         match (self, other) {
             (Bind::Unix(a), Bind::Unix(b)) => a == b,
@@ -83,10 +84,10 @@ impl fmt::Display for Bind {
 /// One server: `ws://host:port`, `wss://host`, `unix:/path`; `http://` and `https://` mean the same as `ws://` and
 /// `wss://`.
 ///
-/// There is no path in it, since the request's own path goes upstream; `rewrite` changes that for a whole route.
+/// It has no path, since the request's own path goes upstream; `rewrite` changes that for a whole route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointUrl {
-    /// Over TCP, perhaps with TLS.
+    /// Over TCP, with or without TLS.
     Tcp {
         /// `wss://` or `https://`.
         tls: bool,
@@ -100,7 +101,7 @@ pub enum EndpointUrl {
 }
 
 impl EndpointUrl {
-    /// Whether the connection is encrypted.
+    /// Returns true if the connection is encrypted.
     pub fn is_tls(&self) -> bool {
         matches!(self, EndpointUrl::Tcp { tls: true, .. })
     }
@@ -196,7 +197,7 @@ fn unix_path(path: &str) -> Result<PathBuf, BadValue> {
     }
 }
 
-/// Host and port of RFC 3986 §3.2, the host checked and in its canonical form.
+/// Splits host and port (RFC 3986 §3.2); the host is checked and in its canonical form.
 fn split_authority(authority: &str) -> Result<(String, Option<&str>), BadValue> {
     let help = "write a DNS name, an IPv4 address, or an IPv6 address in brackets, then perhaps `:port`";
     if let Some(rest) = authority.strip_prefix('[') {

@@ -16,29 +16,29 @@ pub struct TimeSpan(Duration);
 /// Units from large to small, in milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Longer is surely a slip; and a deadline this far away can still be added to any clock without overflow.
+/// A longer duration is surely a slip; and a deadline this far away can still be added to any clock without overflow.
 const LONGEST_DAYS: u64 = 36_500;
 
 impl TimeSpan {
     /// `0s`.
     pub const ZERO: TimeSpan = TimeSpan(Duration::ZERO);
 
-    /// `millis` milliseconds.
+    /// Returns `millis` milliseconds.
     pub const fn from_millis(millis: u64) -> TimeSpan {
         TimeSpan(Duration::from_millis(millis))
     }
 
-    /// `secs` seconds.
+    /// Returns `secs` seconds.
     pub const fn from_secs(secs: u64) -> TimeSpan {
         TimeSpan(Duration::from_secs(secs))
     }
 
-    /// The duration itself.
+    /// Returns the duration itself.
     pub const fn duration(self) -> Duration {
         self.0
     }
 
-    /// True for `0s`.
+    /// Returns true for `0s`.
     pub const fn is_zero(self) -> bool {
         self.0.is_zero()
     }
@@ -84,7 +84,7 @@ impl FromStr for TimeSpan {
             if !UNITS.iter().any(|(name, _)| *name == unit) {
                 return Err(bad(&format!("has an unknown unit `{unit}`")));
             }
-            // `units` only moves on: a unit that is not ahead any more was given twice or in the wrong order.
+            // `units` only moves forward: a unit not ahead any more was given twice or in the wrong order.
             let Some((_, scale)) = units.find(|(name, _)| *name == unit) else {
                 return Err(bad("has its units out of order"));
             };

@@ -1,7 +1,7 @@
 //! Changes of headers that a route makes.
 //!
-//! Names and values are parsed here, so that a space in a name is told at its line and no line break can ever be
-//! smuggled in. Which names may not be touched, since the proxy itself answers for them, is `check`'s business.
+//! Names and values are parsed here, so that a space in a name is reported at its line and no line break can be
+//! smuggled in. `check` decides which names must not be touched, since the proxy itself writes them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,25 +13,25 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::value::BadValue;
 
-/// How many headers a route may set, or remove, in one direction: a message has about a hundred.
+/// The most headers that a route may set, or remove, in one direction: a message has about a hundred.
 const EDITS_MAX: usize = 200;
 
 /// Changes of the headers of one direction: first `remove`, then `set`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEditsConfig {
-    /// Headers by name; each replaces whatever was there. Default: none.
+    /// Headers to set, by name; each replaces whatever was there. Default: none.
     #[schemars(with = "BTreeMap<String, String>")]
     pub set: HeaderSet,
 
-    /// Names of headers that are dropped. Default: none.
+    /// Names of headers to remove. Default: none.
     #[serde(deserialize_with = "names", serialize_with = "as_written")]
     #[schemars(with = "Vec<String>")]
     pub remove: Vec<HeaderName>,
 }
 
-/// Headers by name, in the order they are written, each name once; for equality the order does not matter. Values print
-/// as `Sensitive`, as they may hold a token.
+/// Headers by name, in the order written, each name once; for equality the order does not matter. Values print as
+/// `Sensitive`, as they may hold a token.
 #[derive(Clone, Debug, Default, Eq)]
 pub struct HeaderSet(Vec<(HeaderName, HeaderValue)>);
 
@@ -43,12 +43,12 @@ impl PartialEq for HeaderSet {
 }
 
 impl HeaderSet {
-    /// Names and values.
+    /// Returns names and values.
     pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
         self.0.iter()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -134,7 +134,7 @@ fn as_written<S: Serializer>(names: &[HeaderName], to: S) -> Result<S::Ok, S::Er
     to.collect_seq(names.iter().map(HeaderName::as_str))
 }
 
-/// With the values; who shows it masks those that may be credentials. In the order of the names.
+/// Writes the values too, in the order of the names; `shown` masks values that may be credentials.
 impl Serialize for HeaderSet {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();

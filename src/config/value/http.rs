@@ -10,7 +10,7 @@ use ::http::uri::PathAndQuery;
 
 use crate::config::value::{BadValue, Scalar, as_scalar};
 
-/// What a request asks for, in origin form: a path, perhaps with a query.
+/// A request target in origin form: a path, with or without a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestTarget(pub PathAndQuery);
 
@@ -36,12 +36,12 @@ impl fmt::Display for RequestTarget {
     }
 }
 
-/// What stands in a Host field.
+/// The value of a Host field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(String);
 
 impl HostName {
-    /// As a field's value.
+    /// Returns it as a field's value.
     pub fn value(&self) -> HeaderValue {
         HeaderValue::from_str(&self.0).expect("it was read from an authority, which is visible ASCII")
     }
@@ -84,7 +84,7 @@ impl FromStr for OfferedSubprotocol {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<OfferedSubprotocol, BadValue> {
-        // The name of a header is a token, too.
+        // A header's name is a token, too.
         match HeaderName::from_bytes(text.as_bytes()) {
             Ok(_) => Ok(OfferedSubprotocol(text.to_owned())),
             Err(_) => Err(BadValue::new(
@@ -101,12 +101,12 @@ impl fmt::Display for OfferedSubprotocol {
     }
 }
 
-/// Statuses that are good.
+/// The statuses that count as good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedStatuses(Vec<RangeInclusive<u16>>);
 
 impl ExpectedStatuses {
-    /// As ranges.
+    /// Returns them as ranges.
     pub fn ranges(&self) -> &[RangeInclusive<u16>] {
         &self.0
     }

@@ -1,8 +1,8 @@
-//! Values that are written with a unit: durations (`1h30m`) and sizes (`64KiB`), and `off` in place of either.
+//! Values that parse themselves: durations (`1h30m`), sizes (`64KiB`), percentages, addresses, headers, and `off` in
+//! place of a value.
 //!
 //! Each parses itself and prints back in the notation it was written in, so that a message shows what a user would
-//! write. A bare number is refused as a duration: nginx takes it for seconds, HAProxy for milliseconds, and somebody
-//! who moves here would be wrong by a thousand.
+//! write.
 
 pub(super) mod address;
 pub(super) mod duration;
@@ -23,7 +23,7 @@ pub use self::duration::TimeSpan;
 pub use self::off::{MapOrOff, OrOff};
 pub use self::size::ByteSize;
 
-/// Why a value cannot be read, and what could stand there instead.
+/// Why a value cannot be read, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem} ({help})")]
 pub struct BadValue {
@@ -38,7 +38,8 @@ impl BadValue {
         BadValue { problem: problem.into(), help: help.into() }
     }
 
-    /// As serde's error: the first line is the problem, the second the help; `decode::Fault` takes them apart again.
+    /// Turns it into serde's error: the first line is the problem, the second the help; `decode::Fault` takes them
+    /// apart again.
     pub(in crate::config) fn into_serde<E: de::Error>(self) -> E {
         E::custom(format_args!("{}\n{}", self.problem, self.help))
     }
@@ -49,13 +50,13 @@ pub(in crate::config) trait Scalar: FromStr<Err = BadValue> {
     /// Completes "expected …".
     const EXPECTED: &'static str;
 
-    /// For the few where a bare number is clear enough.
+    /// Reads a bare number, for the few types where that is clear enough.
     fn from_number(_: u64) -> Option<Self> {
         None
     }
 }
 
-/// Decodes a [`Scalar`]; what `Deserialize` of each of them calls.
+/// Decodes a [`Scalar`]; `Deserialize` of each of them calls it.
 pub(in crate::config) fn scalar<'de, T: Scalar, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     struct ScalarVisitor<T>(PhantomData<T>);
 

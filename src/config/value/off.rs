@@ -14,7 +14,7 @@ use crate::config::value::percent::Percent;
 use crate::config::value::size::ByteSize;
 use crate::config::value::{BadValue, Scalar};
 
-/// A value, or `off`: the thing it bounds is then not bounded.
+/// A value, or `off` for no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OrOff<T> {
     /// `off`
@@ -24,7 +24,7 @@ pub enum OrOff<T> {
 }
 
 impl<T: Copy> OrOff<T> {
-    /// The value, unless it is off.
+    /// Returns the value, unless it is off.
     pub fn value(self) -> Option<T> {
         match self {
             OrOff::Off => None,
@@ -34,21 +34,21 @@ impl<T: Copy> OrOff<T> {
 }
 
 impl OrOff<TimeSpan> {
-    /// The duration, unless it is off.
+    /// Returns the duration, unless it is off.
     pub fn duration(self) -> Option<Duration> {
         self.value().map(TimeSpan::duration)
     }
 }
 
 impl OrOff<ByteSize> {
-    /// The number of bytes, unless it is off.
+    /// Returns the number of bytes, unless it is off.
     pub fn bytes(self) -> Option<u64> {
         self.value().map(ByteSize::bytes)
     }
 }
 
 impl OrOff<Percent> {
-    /// The percentage, unless it is off.
+    /// Returns the percentage, unless it is off.
     pub fn percent(self) -> Option<u32> {
         self.value().map(Percent::percent)
     }
@@ -110,7 +110,7 @@ impl<T: JsonSchema> JsonSchema for OrOff<T> {
     }
 }
 
-/// A map, or `off`: the thing it describes is then not done.
+/// A map, or `off` to do without what it describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapOrOff<T> {
     /// `off`
@@ -126,7 +126,7 @@ impl<T: Default> Default for MapOrOff<T> {
 }
 
 impl<T> MapOrOff<T> {
-    /// The map, unless it is off.
+    /// Returns the map, unless it is off.
     pub fn map(&self) -> Option<&T> {
         match self {
             MapOrOff::Off => None,

@@ -1,4 +1,4 @@
-//! A regex that is looked for in the answer to a health check.
+//! The regex that the answer to a health check must match.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::config::value::{BadValue, Scalar, as_scalar};
 use crate::route::pattern::{SOURCE_BYTES_MAX, within};
 
-/// A regex that matches somewhere in bytes. Two are equal when their text is.
+/// A regex that matches somewhere in bytes. Two are equal if their texts are.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     source: String,
@@ -15,13 +15,13 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Compiles it, in at most `room` bytes, of which it takes what it needs. Says whether there is enough.
+    /// Compiles it in at most `room` bytes, and takes what it needs off that. Returns false if there is not enough.
     pub(in crate::config) fn compile(&self, room: &mut usize) -> bool {
         let build = |bytes| regex::bytes::RegexBuilder::new(&self.source).size_limit(bytes).build();
         self.compiled.get_or_init(|| within(room, build)).is_some()
     }
 
-    /// Compiled; `None` for one that is too large.
+    /// Returns it compiled; `None` if it is too large.
     pub fn regex(&self) -> Option<regex::bytes::Regex> {
         self.compiled.get_or_init(|| regex::bytes::Regex::new(&self.source).ok()).clone()
     }
@@ -47,7 +47,7 @@ impl FromStr for Pattern {
             let problem = format!("a regex has at most {SOURCE_BYTES_MAX} characters, this one {}", text.len());
             return Err(BadValue::new(problem, "look for less"));
         }
-        // Without room for anything it is read and not compiled.
+        // With no room at all it is parsed and not compiled.
         match regex::bytes::RegexBuilder::new(text).size_limit(0).build() {
             Ok(_) | Err(regex::Error::CompiledTooBig(_)) => {
                 Ok(Pattern { source: text.to_owned(), compiled: Arc::default() })

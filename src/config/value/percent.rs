@@ -5,18 +5,18 @@ use std::str::FromStr;
 
 use crate::config::value::{BadValue, Scalar, as_scalar};
 
-/// A share in percent, 101% or more: how far above the mean.
+/// A percentage of 101% or more: how far above the mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Percent(u32);
 
 impl Percent {
-    /// The number of hundredths.
+    /// Returns the number of hundredths.
     pub const fn percent(self) -> u32 {
         self.0
     }
 }
 
-/// Ten times the mean is no bound any more.
+/// Ten times the mean is no limit any more.
 const PERCENT_MAX: u32 = 1000;
 
 impl Scalar for Percent {
@@ -50,17 +50,17 @@ as_scalar!(Percent, "Percent", {
     "examples": ["125%"],
 });
 
-/// A part in percent: 0% to 100%.
+/// A percentage from 0% to 100%.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share(u32);
 
 impl Share {
-    /// So many hundredths, at most 100.
+    /// Returns `percent` hundredths, at most 100.
     pub(in crate::config) const fn new(percent: u32) -> Share {
         Share(percent)
     }
 
-    /// As a number of hundredths.
+    /// Returns the number of hundredths.
     pub const fn percent(self) -> u32 {
         self.0
     }

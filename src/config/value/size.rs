@@ -12,27 +12,27 @@ pub struct ByteSize(u64);
 const SIZES: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 impl ByteSize {
-    /// `bytes` bytes.
+    /// Returns `bytes` bytes.
     pub const fn from_bytes(bytes: u64) -> ByteSize {
         ByteSize(bytes)
     }
 
-    /// `kib` times 1024 bytes.
+    /// Returns `kib` times 1024 bytes.
     pub const fn from_kib(kib: u64) -> ByteSize {
         ByteSize(kib << 10)
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0
     }
 
-    /// The number of bytes as a length in memory; saturates where `usize` is smaller.
+    /// Returns the number of bytes as a length in memory; saturates where `usize` is smaller.
     pub fn len(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
-    /// True for no bytes at all.
+    /// Returns true for zero bytes.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
