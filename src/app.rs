@@ -23,7 +23,7 @@ use crate::admin::api::{self, Api};
 use crate::admin::health::{Lifecycle, Readiness};
 use crate::admin::process::ProcessBackend;
 use crate::admin::{self, AdminState, visitor};
-use crate::base::worker::Pulse;
+use crate::base::worker::WorkerHeartbeat;
 use crate::base::{clock, worker};
 use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
 use crate::control::context::{CompileContext, LogOutput, MetricFamilies, Patience};
@@ -147,7 +147,7 @@ impl App {
             lives: EndpointStates::default(),
             rooms: RouteQuotas::default(),
             own: Own::default(),
-            pulse: Pulse::new(workers, clock::now()),
+            pulse: WorkerHeartbeat::new(workers, clock::now()),
             replacing: Arc::default(),
             ending: Arc::clone(&ending),
             patience: Patience::default(),
@@ -261,7 +261,7 @@ impl Threads {
         &mut self,
         index: usize,
         sessions: Arc<Sessions>,
-        pulse: Pulse,
+        pulse: WorkerHeartbeat,
     ) -> Result<mpsc::UnboundedSender<accepting::AcceptCommand>, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (sender, orders) = mpsc::unbounded_channel();
@@ -404,7 +404,7 @@ async fn work(
     index: usize,
     orders: mpsc::UnboundedReceiver<accepting::AcceptCommand>,
     sessions: Arc<Sessions>,
-    pulse: Pulse,
+    pulse: WorkerHeartbeat,
     over: watch::Receiver<bool>,
 ) {
     let mut tasks = JoinSet::new();

@@ -48,7 +48,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let _upstream = (upstreams.upstream("chat"), upstreams.endpoint("chat", "ws://127.0.0.1:9000", &["refused"]));
     let probed = probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
     probed.probed(Duration::ZERO, Some("connect"));
-    probed.stands(false);
+    probed.set_up(false);
     probed.changed("connect");
     let _discovery = discovery::metrics::Metrics::register(&registry).unwrap().upstream("chat", "dns");
     let ending = EndLabels::new(Initiator::Client, Some(1000), "closed");

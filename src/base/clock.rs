@@ -7,12 +7,12 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::time::MonotonicTime;
 
-/// The exact monotonic time.
+/// Returns the exact monotonic time.
 pub fn now() -> MonotonicTime {
     read(ClockId::Monotonic)
 }
 
-/// The monotonic time at the kernel's last tick; at most a few milliseconds behind `now`.
+/// Returns the monotonic time at the kernel's last tick; at most a few milliseconds behind `now`.
 pub fn coarse() -> MonotonicTime {
     read(ClockId::MonotonicCoarse)
 }

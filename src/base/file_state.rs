@@ -1,12 +1,12 @@
-//! Whether a file has changed, told by looking at it (stat) again and again; and reading it when it has.
+//! Detects by polling (stat) whether a file has changed, and reads it.
 //!
-//! Rather than being told by inotify: the answer is the same for editors that rename, for Kubernetes, which swaps the
-//! symlink of a directory above, for bind mounts and for network file systems, of which inotify sees only some, and none
-//! without a watch on each directory and symlink of the path. It costs one system call a file and look.
+//! Polling, not inotify: the answer is the same for editors that rename, for Kubernetes, which swaps the symlink of a
+//! directory above, for bind mounts and for network file systems. inotify sees only some of these, and none without a
+//! watch on each directory and symlink of the path. Polling costs one system call per file and poll.
 //!
-//! What has changed is read when two looks in a row saw it the same: what is written in place is not read half in most
-//! cases, and what is, is read again at the next change. Who writes files that others read should put them in place by
-//! rename.
+//! A changed file is read once two polls in a row saw the same state: a file written in place is then seldom read
+//! half-written, and if it is, it is read again at the next change. Programs that write files for others should put
+//! them in place by rename.
 
 use std::fs::{self, Metadata};
 use std::io::{self, Read};
@@ -14,11 +14,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How far the time that files are stamped with is behind the clock.
+/// How far a file's timestamps may be behind the clock.
 const COARSE: Duration = Duration::from_millis(20);
 
-/// What tells one state of a file from another. The time of the last change of the inode too: it cannot be set, so a
-/// copy that keeps times is noticed.
+/// The attributes that tell one state of a file from another. They include the inode's change time: it cannot be set,
+/// so a copy that keeps times is noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileState {
     file: (u64, u64),
@@ -27,23 +27,23 @@ pub struct FileState {
     bytes: u64,
 }
 
-/// What was seen, or what kept us from seeing it.
+/// A state, or the reason why there is none.
 pub type FileObservation = Result<FileState, io::ErrorKind>;
 
-/// Looks at a file, through symlinks.
+/// Returns the state of a file, following symlinks.
 ///
 /// # Errors
-/// If there is none, or it cannot be looked at: which is a state like others.
-pub fn look(path: &Path) -> FileObservation {
+/// If the file does not exist or cannot be examined; that counts as a state like others.
+pub fn observe(path: &Path) -> FileObservation {
     fs::metadata(path).map(|metadata| FileState::from(&metadata)).map_err(|error| error.kind())
 }
 
-/// Reads a file of at most `bytes_max`. Pipes and devices are none: they could be read once, or for ever.
+/// Reads a file of at most `bytes_max`. Refuses pipes and devices, which could be read only once, or without end.
 ///
 /// # Errors
-/// If it is no regular file, or larger, or cannot be read.
+/// If it is not a regular file, larger, or cannot be read.
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    // Before it is opened: to open a pipe is to wait for who writes into it.
+    // Before it is opened: opening a pipe waits for a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
@@ -55,10 +55,10 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What some editors put before a text, and what no text begins with otherwise.
+/// Some editors write it before a text; no text begins with it otherwise.
 pub const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// Why bytes are no text.
+/// Why bytes are not text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
     /// Two bytes a character.
@@ -72,10 +72,10 @@ pub enum NotText {
     },
 }
 
-/// The text of a file, without a byte order mark.
+/// Returns the text of a file, without a byte order mark.
 ///
 /// # Errors
-/// If it is none.
+/// If it is not UTF-8.
 pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
     if is_utf16(&bytes) {
         return Err(NotText::Utf16);
@@ -90,7 +90,7 @@ pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
     Ok(text)
 }
 
-/// Whether it looks like UTF-16: a byte order mark of that, or two characters of ASCII so.
+/// Returns true if it looks like UTF-16: its byte order mark, or two ASCII characters in it.
 pub fn is_utf16(bytes: &[u8]) -> bool {
     match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
@@ -100,7 +100,7 @@ pub fn is_utf16(bytes: &[u8]) -> bool {
 }
 
 impl FileState {
-    /// Whether the file has changed after `when`, or so little before it that a clock may have been behind.
+    /// Returns true if the file has changed after `when`, or so little before that a clock may have been behind.
     pub fn has_changed_since(&self, when: SystemTime) -> bool {
         let since_epoch = when.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(COARSE);
         let changed = (i128::from(self.changed.0), i128::from(self.changed.1));
@@ -119,7 +119,7 @@ impl From<&Metadata> for FileState {
     }
 }
 
-/// Whether what is looked at has changed and rests.
+/// Detects a change once the observed value has settled.
 #[derive(Debug)]
 pub struct Settling<T> {
     /// What it was when it was last said to have changed.
@@ -135,8 +135,8 @@ impl<T> Default for Settling<T> {
 }
 
 impl<T: Clone + PartialEq> Settling<T> {
-    /// Whether this is not what it was when it was last said to have changed, and what it was when last seen. The first
-    /// time it has.
+    /// Returns true if this differs from the last reported value and equals the last observation. The first settled
+    /// observation counts as a change.
     pub fn has_changed(&mut self, seen: &T) -> bool {
         let rests = self.seen.as_ref().is_none_or(|before| before == seen);
         self.seen = Some(seen.clone());
@@ -147,7 +147,7 @@ impl<T: Clone + PartialEq> Settling<T> {
         has_changed
     }
 
-    /// The next look that finds it resting counts as a change.
+    /// Makes the next settled observation count as a change.
     pub fn forget(&mut self) {
         self.known = None;
     }

@@ -1,4 +1,4 @@
-//! What every floor may use: time as pure code holds it, the clock, worker threads, the state of a watched file.
+//! What every floor may use: time for pure code, the clock, worker threads, the state of a watched file.
 
 pub mod time;
 

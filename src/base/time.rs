@@ -1,8 +1,8 @@
-//! A point in time that pure code can hold: microseconds of the machine's monotonic clock.
+//! A point in time for pure code: microseconds of the machine's monotonic clock.
 //!
 //! Not `std::time::Instant`, for three reasons: it is half the size and sits in every session; it can be written down
 //! and read back (a session may move to another process of the same machine, where CLOCK_MONOTONIC is the same); and
-//! tests make one from a number. Who reads the clock is the `clock` module, nobody else.
+//! tests build one from a number. Only the `clock` module reads the clock.
 //!
 //! Never 0, so that an `Option` of it is not larger: nothing happens in the first microsecond after boot.
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct MonotonicTime(NonZeroU64);
 
 impl MonotonicTime {
-    /// The moment `micros` microseconds after the clock's start, at least 1.
+    /// Returns the time `micros` microseconds after the clock's start, at least 1.
     pub const fn from_micros(micros: u64) -> MonotonicTime {
         match NonZeroU64::new(micros) {
             Some(micros) => MonotonicTime(micros),
@@ -25,12 +25,13 @@ impl MonotonicTime {
         }
     }
 
-    /// Microseconds since the clock's start.
+    /// Returns the microseconds since the clock's start.
     pub const fn as_micros(self) -> u64 {
         self.0.get()
     }
 
-    /// How long after `earlier` this is; zero if it is not after it (coarse and precise readings may cross by a tick).
+    /// Returns the time since `earlier`; zero if `earlier` is later (coarse and precise readings may cross by a
+    /// tick).
     pub const fn since(self, earlier: MonotonicTime) -> Duration {
         Duration::from_micros(self.as_micros().saturating_sub(earlier.as_micros()))
     }

@@ -1,4 +1,4 @@
-//! Which worker this thread is, and values of which each worker has its own.
+//! The index of the calling worker, and values that each worker has of its own.
 //!
 //! A worker is one thread with one current-thread runtime; both sockets of a session live on it. What would be a
 //! contended cache line between workers (counters, pools of HTTP connections) is a `Local`: one padded value each.
@@ -21,7 +21,8 @@ pub fn enter(index: usize) {
     INDEX.with(|cell| cell.set(index));
 }
 
-/// The calling thread's worker, counted from 0. Threads that are no worker (tests, the admin thread) answer 0.
+/// Returns the calling thread's worker, counted from 0. Threads that are not workers (tests, the admin thread) return
+/// 0.
 pub fn index() -> usize {
     INDEX.with(Cell::get)
 }
@@ -42,7 +43,7 @@ impl<T> Local<T> {
         Local { values: (0..workers).map(|_| CachePadded::new(make())).collect() }
     }
 
-    /// The calling worker's value.
+    /// Returns the calling worker's value.
     #[inline]
     pub fn get(&self) -> &T {
         let index = index();
@@ -50,37 +51,38 @@ impl<T> Local<T> {
         self.values.get(index).unwrap_or_else(|| &self.values[index % self.values.len()])
     }
 
-    /// The value of worker `index`, if there is such a worker.
+    /// Returns the value of worker `index`, if there is such a worker.
     pub fn at(&self, index: usize) -> Option<&T> {
         self.values.get(index % self.values.len()).map(|value| &**value)
     }
 
-    /// All workers' values, for summing up.
+    /// Returns all workers' values, for summing up.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.values.iter().map(|value| &**value)
     }
 }
 
-/// When each worker was last seen to go round: one that hangs, or computes for too long, is not. Clones are the same.
+/// When each worker's loop last ran: a worker that hangs, or computes for too long, stops running it. Clones share
+/// the same times.
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<Local<AtomicU64>>);
+pub struct WorkerHeartbeat(Arc<Local<AtomicU64>>);
 
-impl Pulse {
-    /// All of them go round `now`.
+impl WorkerHeartbeat {
+    /// Begins with a beat of each worker `now`.
     ///
     /// # Panics
     /// If `workers` is 0.
-    pub fn new(workers: usize, now: MonotonicTime) -> Pulse {
-        Pulse(Arc::new(Local::new(workers, || AtomicU64::new(now.as_micros()))))
+    pub fn new(workers: usize, now: MonotonicTime) -> WorkerHeartbeat {
+        WorkerHeartbeat(Arc::new(Local::new(workers, || AtomicU64::new(now.as_micros()))))
     }
 
-    /// The calling worker goes round.
+    /// Records that the calling worker's loop runs.
     pub fn beat(&self, now: MonotonicTime) {
         self.0.get().store(now.as_micros(), Ordering::Relaxed);
     }
 
-    /// The worker that has not been seen for longest, and for how long.
-    pub fn weakest(&self, now: MonotonicTime) -> (usize, Duration) {
+    /// Returns the worker with the oldest beat, and its age.
+    pub fn stalest(&self, now: MonotonicTime) -> (usize, Duration) {
         let silence =
             self.0.iter().map(|at| now.since(MonotonicTime::from_micros(at.load(Ordering::Relaxed)))).enumerate();
         silence.max_by_key(|(_, silence)| *silence).unwrap_or_default()
@@ -94,8 +96,8 @@ mod tests {
     #[test]
     fn a_worker_that_does_not_go_round_is_found() {
         let at = |seconds: u64| MonotonicTime::from_micros(seconds * 1_000_000);
-        let pulse = Pulse::new(2, at(1));
-        assert_eq!(pulse.weakest(at(1)).1, Duration::ZERO);
+        let pulse = WorkerHeartbeat::new(2, at(1));
+        assert_eq!(pulse.stalest(at(1)).1, Duration::ZERO);
         let beat = pulse.clone();
         std::thread::spawn(move || {
             enter(0);
@@ -103,7 +105,7 @@ mod tests {
         })
         .join()
         .expect("it ends");
-        assert_eq!(pulse.weakest(at(9)), (1, Duration::from_secs(8)));
+        assert_eq!(pulse.stalest(at(9)), (1, Duration::from_secs(8)));
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub fn load_endpoints(name: &str, text: &str, scheme: Scheme) -> Result<Vec<Endp
             endpoints.into_iter().enumerate().map(|(index, endpoint)| (at(index), endpoint)).collect()
         }
         YamlNode::Null => {
-            return Err(whole_file(name, "the file says nothing".into(), Some("write `[]` for none".into())));
+            return Err(whole_file(name, "the file is empty".into(), Some("write `[]` for none".into())));
         }
         other => {
             let message = format!("expected a list of endpoints, found {}", other.kind());
@@ -128,7 +128,7 @@ fn parse(name: &str, text: &str) -> Result<(Source, (YamlNode, Vec<Note>)), Conf
         severity: Severity::Error,
         path: path.clone(),
         aim: Some(Aim::SecondKey),
-        message: "the key stands here for the second time".to_owned(),
+        message: "the key is here for the second time".to_owned(),
         help: Some("keep one of the two".to_owned()),
     };
     let found = parsed.duplicates.iter().take(FINDINGS_MAX).map(twice).collect();
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn what_is_no_list_is_refused() {
         for (text, problem) in [
-            ("", "the file says nothing"),
+            ("", "the file is empty"),
             ("endpoints: [ws://a:1]", "expected a list of endpoints, found a map"),
             ("- ws://a:1\n- }", "list.yaml:2"),
             ("- ws://a:1\n- ", "there is no value"),

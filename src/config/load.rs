@@ -134,20 +134,20 @@ fn load_text(
     let mut tree = read_tree(&source, text, aliases)?;
     let (mut errors, mut warnings): (Vec<Note>, Vec<Note>) = Default::default();
     let mut say = |severity, path: &KeyPath, aim, message, help| {
-        let told = match severity {
+        let findings = match severity {
             Severity::Error => &mut errors,
             Severity::Warning => &mut warnings,
         };
-        if told.len() < FINDINGS_MAX {
+        if findings.len() < FINDINGS_MAX {
             // A key missing from the file as a whole has no position.
             let aim = (*path != KeyPath::root()).then_some(aim);
-            told.push(Note { severity, path: path.clone(), aim, message, help });
+            findings.push(Note { severity, path: path.clone(), aim, message, help });
         }
     };
     too_many(&source, &tree.tree)?;
 
     for path in tree.duplicates.iter().take(FINDINGS_MAX) {
-        let message = "the key stands here for the second time".to_owned();
+        let message = "the key is here for the second time".to_owned();
         say(Severity::Error, path, Aim::SecondKey, message, Some("keep one of the two".to_owned()));
     }
     let mut removed = Vec::new();
@@ -211,7 +211,7 @@ fn too_many(source: &Source, tree: &YamlNode) -> Result<(), ConfigErrors> {
     } else {
         return Ok(());
     };
-    let help = "let one do for several, or share them between processes";
+    let help = "combine some, or split them between processes";
     let path = KeyPath::root().key(key);
     let finding = source.finding(Severity::Error, &path, Some(Aim::Key), message, Some(help.to_owned()));
     Err(ConfigErrors::new(source, vec![finding]))
@@ -229,7 +229,7 @@ fn read_tree(source: &Source, text: &str, aliases: Aliases) -> Result<tree::Pars
     let start = "it needs at least `routes` and `upstreams`; see config/minimal.yaml".to_owned();
     match &parsed.tree {
         YamlNode::Map(_) => Ok(parsed),
-        YamlNode::Null => fail(None, "the file says nothing", Some(start)),
+        YamlNode::Null => fail(None, "the file is empty", Some(start)),
         other => fail(Some((1, 1)), &format!("the file is {}, not a map of keys", other.kind()), Some(start)),
     }
 }

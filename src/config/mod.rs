@@ -22,7 +22,6 @@ mod check;
 mod endpoint_list;
 mod load;
 mod read;
-/// Returns the JSON Schema of [`Config`], for editors: field docs become descriptions.
 mod schema;
 mod shown;
 mod value;
@@ -43,7 +42,7 @@ pub use read::report::{ConfigErrors, Finding, Severity, Source, without};
 pub use schema::admin::{Admin, AdminToken};
 pub use schema::admission::{Admission, QueueConfig, Rate};
 pub use schema::client_tls::{ClientTls, Verify};
-pub use schema::discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, Teller};
+pub use schema::discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, SourceRef};
 pub use schema::ejection::{EjectionConfig, RetryBudgetConfig};
 pub use schema::endpoint::{EndpointConfig, Scheme};
 pub use schema::health::{CheckSchedule, Expectation, HealthCheck, HttpCheck, TcpCheck, WebSocketCheck, WhenAllDown};
@@ -145,7 +144,7 @@ impl Config {
     }
 }
 
-/// The JSON Schema of [`Config`], for editors: field docs become descriptions.
+/// Returns the JSON Schema of [`Config`], for editors: field docs become descriptions.
 pub fn schema() -> serde_json::Value {
     let mut schema = schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<Config>();
     RecursiveTransform(as_decoded).transform(&mut schema);

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock;
-use crate::base::worker::Pulse;
+use crate::base::worker::WorkerHeartbeat;
 use crate::handover::systemd::Notifier;
 
 /// A worker that was not seen for so long may be busy; tests of health are no reason to make a bad moment worse.
 const PATIENCE_MIN: Duration = Duration::from_secs(2);
 
 /// Says so twice in each `span`, until it is dropped. A worker that has not been seen for half of it hangs.
-pub async fn run(notifier: Arc<Notifier>, span: Duration, pulse: Pulse) {
+pub async fn run(notifier: Arc<Notifier>, span: Duration, pulse: WorkerHeartbeat) {
     let patience = (span / 2).max(PATIENCE_MIN);
     let mut is_told = false;
     let is_well = || {
-        let (worker, silence) = pulse.weakest(clock::now());
+        let (worker, silence) = pulse.stalest(clock::now());
         let is_well = silence <= patience;
         if !is_well && !is_told {
             tracing::error!(worker, ?silence, "a worker hangs: the service manager is not told any more that we live");
@@ -46,7 +46,7 @@ mod tests {
         manager.set_nonblocking(true).unwrap();
         let notifier = Arc::new(Notifier::to(path.to_str().unwrap()).unwrap());
         // Not seen since the machine was started.
-        let pulse = Pulse::new(1, MonotonicTime::from_micros(1));
+        let pulse = WorkerHeartbeat::new(1, MonotonicTime::from_micros(1));
         let alive = tokio::spawn(run(notifier, Duration::from_millis(20), pulse.clone()));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(manager.recv(&mut [0; 100]).is_err());

@@ -8,7 +8,7 @@ use prometheus::Registry;
 
 use super::metrics;
 use crate::base::clock;
-use crate::base::worker::Pulse;
+use crate::base::worker::WorkerHeartbeat;
 use crate::config::{Config, Log, LogFormat};
 use crate::net::names::NameResolver;
 use crate::proxy::quota::RouteQuotas;
@@ -79,7 +79,7 @@ pub struct CompileContext {
     /// Who is on which route.
     pub rooms: RouteQuotas,
     /// Whether the workers go round.
-    pub pulse: Pulse,
+    pub pulse: WorkerHeartbeat,
     /// Where we listen, the admin listener included.
     pub own: Own,
     /// Set when another process has taken over.
@@ -120,7 +120,7 @@ impl CompileContext {
             lives: EndpointStates::default(),
             rooms: RouteQuotas::default(),
             own: Own::default(),
-            pulse: Pulse::new(1, clock::now()),
+            pulse: WorkerHeartbeat::new(1, clock::now()),
             replacing: Arc::default(),
             ending: Arc::default(),
             patience: Patience::default(),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::error::ReloadError;
 use super::handle::ControlHandle;
 use super::metrics::Trigger;
-use crate::base::file_state::{FileObservation, Settling, look};
+use crate::base::file_state::{FileObservation, Settling, observe};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -37,7 +37,7 @@ pub async fn run(path: PathBuf, handle: ControlHandle) {
         let mut files = in_force.loaded.file.files();
         files.push(path.clone());
         // On a thread for such things: a network file system may hang.
-        let look = || files.into_iter().map(|file| (file.clone(), look(&file))).collect();
+        let look = || files.into_iter().map(|file| (file.clone(), observe(&file))).collect();
         let Ok(seen) = spawn_blocking(look).await else { return };
         // The first look counts as well if something has changed since it was read.
         let is_news =

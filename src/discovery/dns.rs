@@ -1,12 +1,12 @@
-//! Endpoints out of DNS: the addresses of a name with one port for all, or SRV records, which tell ports, weights and
+//! Endpoints from DNS: the addresses of a name with one port for all, or SRV records, which give ports, weights and
 //! priorities (RFC 2782).
 //!
-//! Asked again when the answer's TTL is over, since that is how long its author promised it; between a second (some
-//! servers answer with a TTL of 0) and a bound of one's own. What names an SRV record leads to are resolved here, by the
-//! same server, and not when a session is connected: a server for discovery (Consul's, say) is often not the system's.
+//! Queried again when the answer's TTL ends, the time its author promised; at least a second later (some servers
+//! answer with a TTL of 0), at most a configured time. The target names of SRV records are resolved here, by the same
+//! server, not when a session connects: a server for discovery (Consul's, say) is often not the system's.
 //!
-//! Endpoints are addresses, thus. A certificate is verified for the name that was asked for, which `control::compile`
-//! sees to: nobody but who wrote the configuration decides that, least of all an answer of DNS.
+//! So endpoints are addresses. A certificate is verified for the name in the configuration, which `control::compile`
+//! ensures: an answer of DNS must not decide that.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -43,7 +43,7 @@ pub struct Dns {
     pub scheme: Scheme,
     /// Which addresses of a host.
     pub family: IpFamily,
-    /// Whom to ask; none asks whom the system asks.
+    /// The DNS server; `None` for the system's.
     pub server: Option<SocketAddr>,
     /// The longest time between two questions.
     pub every: Duration,
@@ -96,7 +96,7 @@ impl Dns {
         }
     }
 
-    /// One round, without what is remembered between two: for whoever tries hostile answers (`tests/fuzz`).
+    /// Runs one round without the memory of earlier ones: for tests with hostile answers (`tests/fuzz`).
     ///
     /// # Errors
     /// Why there is no list.
@@ -109,7 +109,7 @@ impl Dns {
         ttl.min(self.every).max(EVERY_MIN)
     }
 
-    /// One round of questions. `known` are the last addresses of targets.
+    /// Runs one round of queries. `known` holds the last addresses of targets.
     async fn endpoints(
         &self,
         known: &mut HashMap<Name, Vec<IpAddr>>,
@@ -155,7 +155,7 @@ impl Dns {
                 }
                 // It is gone for good: the others do not wait for it.
                 Err(trouble) if matches!(trouble.reason, DiscoveryErrorKind::NotFound | DiscoveryErrorKind::Empty) => {}
-                // It was not told: what it was last time holds, and without that the whole answer is worth nothing.
+                // No answer: the last one holds, and without it the whole round is worthless.
                 Err(trouble) => match known.get(&target) {
                     Some(last) => drop(resolved.insert(target, last.clone())),
                     None => return Err(trouble),
@@ -215,7 +215,7 @@ fn address(data: &RData) -> Option<IpAddr> {
     }
 }
 
-/// A target of `.` says that the service is not there (RFC 2782).
+/// Handles a target of `.`, which means that the service does not exist (RFC 2782).
 fn service(data: &RData) -> Option<Service> {
     match data {
         RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => {
@@ -225,7 +225,7 @@ fn service(data: &RData) -> Option<Service> {
     }
 }
 
-/// Each address of each target, with the weight of its record.
+/// Returns each address of each target, with the weight of its record.
 fn endpoints(
     services: &[Service],
     resolved: &HashMap<Name, Vec<IpAddr>>,

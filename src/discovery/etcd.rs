@@ -1,14 +1,14 @@
-//! Endpoints out of etcd v3: each key below a prefix has one as its value.
+//! Endpoints from etcd v3: the value of each key below a prefix is one endpoint.
 //!
-//! Spoken to by the JSON gateway that every etcd since 3.4 serves on its client port: plain HTTP/1.1, no gRPC, no
-//! protobuf compiler. A round is: log in, if there is a user; load the prefix, at one revision; watch it from the next
-//! revision on. When anything fails the next round begins, with the next server, and begins again with a load: it is
-//! one request, it cannot miss what happened in between, and it is right as well after a compaction and when the
-//! cluster was restored from a backup and its revisions are smaller than before, where resuming a watch is not.
+//! The protocol is the JSON gateway that every etcd since 3.4 serves on its client port: plain HTTP/1.1, no gRPC, no
+//! protobuf compiler. A round is: log in, if there is a user; load the prefix, at one revision; watch it from the
+//! next revision on. When anything fails, the next round begins, with the next server, and with a load: that is one
+//! request, it cannot miss what happened in between, and it is right even after a compaction or when the cluster was
+//! restored from a backup with smaller revisions, where resuming a watch is not.
 //!
-//! A watch that says nothing may be a watch that is dead. A progress notification would tell, but comes every ten
-//! minutes, and by HTTP/1.1 cannot be asked for. So the prefix is checked now and then over a connection of its own:
-//! whether it has as many keys as we know and none that is newer. That also tells how fresh our view is.
+//! A silent watch may be a dead watch. A progress notification would tell, but comes every ten minutes, and cannot be
+//! requested over HTTP/1.1. So the prefix is checked now and then over a connection of its own: whether it has as
+//! many keys as we know and none that is newer. That also shows how fresh our view is.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,7 +56,7 @@ const ITEMS_MAX: usize = 2 * ENDPOINTS_MAX;
 /// What all keys may take.
 const KEYS_BYTES_MAX: usize = 4 << 20;
 
-/// How much of a key is told.
+/// How much of a key is shown.
 const KEY_CHARS_SHOWN: usize = 200;
 
 /// A login's token, which is seldom more than a signed JWT.
@@ -82,7 +82,7 @@ pub struct EtcdMember {
     pub connector: Connector,
 }
 
-/// Who we are.
+/// The login.
 #[derive(Clone)]
 pub struct Login {
     /// The user's name.
@@ -108,9 +108,9 @@ struct View {
 /// One key as we know it.
 #[derive(Debug)]
 struct KnownKey {
-    /// What the value was, as a hash: ten thousand values could be as long as somebody likes.
+    /// A hash of the value: ten thousand values could be of any length.
     value: [u8; 32],
-    /// What the value tells, or what it told when it last told an endpoint.
+    /// The endpoint in the value, or the last one it had.
     endpoint: Option<EndpointConfig>,
 }
 
@@ -187,7 +187,7 @@ fn number<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     text.parse().map_err(serde::de::Error::custom)
 }
 
-/// A list that ends where no answer should be: in memory it takes several times what it takes as text.
+/// Reads a list of bounded length: in memory it takes several times its size as text.
 fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     struct Bounded<T>(PhantomData<T>);
 
@@ -219,7 +219,7 @@ fn base64_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error>
 }
 
 impl Etcd {
-    /// Runs until it is dropped, which it may be at any time.
+    /// Runs until it is dropped, which may happen at any time.
     pub async fn run(self, mut outlet: EndpointSink) {
         let mut backoff = Backoff::default();
         let mut view = View::default();
@@ -262,7 +262,7 @@ impl Etcd {
         self.watch(&client, view, outlet).await.err()
     }
 
-    /// The keys' range: from the prefix to the first key that is greater than all that begin with it.
+    /// Returns the keys' range: from the prefix to the first key greater than all that begin with it.
     fn range(&self) -> Value {
         let key = self.prefix.as_bytes();
         json!({ "key": BASE64_STANDARD.encode(key), "range_end": BASE64_STANDARD.encode(range_end(key)) })
@@ -331,8 +331,8 @@ impl Etcd {
         }
     }
 
-    /// Whether the view has all keys, and none of them newer. An event that is on its way makes that false too; then the
-    /// prefix is loaded once more than needed.
+    /// Returns true if the view has all keys, and none of them is newer. An event under way makes that false too;
+    /// then the prefix is loaded once more than needed.
     async fn is_current(&self, client: &EtcdClient<'_>, view: &View) -> Result<bool, DiscoveryError> {
         let mut request = self.range();
         request["keys_only"] = json!(true);
@@ -406,7 +406,7 @@ impl View {
     }
 }
 
-/// What a server's answers make of a prefix, without the server: for whoever tries hostile ones (`tests/fuzz`).
+/// The view of a prefix built from answers, without a server: for tests with hostile ones (`tests/fuzz`).
 #[doc(hidden)]
 #[derive(Debug, Default)]
 pub struct Replay {
@@ -416,7 +416,7 @@ pub struct Replay {
 
 #[doc(hidden)]
 impl Replay {
-    /// The answer to a load.
+    /// Takes in the answer to a load.
     ///
     /// # Errors
     /// As a round ends then.
@@ -424,7 +424,7 @@ impl Replay {
         self.view.load(understand(answer)?, outlet)
     }
 
-    /// What the watch says next.
+    /// Takes in the next answer of the watch.
     ///
     /// # Errors
     /// As a round ends then.
@@ -435,13 +435,13 @@ impl Replay {
         Ok(())
     }
 
-    /// What is known now.
+    /// Returns the endpoints known now.
     pub fn endpoints(&self) -> Vec<EndpointConfig> {
         self.view.endpoints()
     }
 }
 
-/// A key with what its value tells. A value that is no endpoint is told once, and what was there before it stays.
+/// Reads the endpoint of a key. A value that is not an endpoint is reported once, and the previous one stays.
 fn read(kv: KeyValue, last: Option<KnownKey>, outlet: &mut EndpointSink) -> (Vec<u8>, KnownKey) {
     let KeyValue { key, value: text, .. } = kv;
     let value = hash(&text);
@@ -473,7 +473,7 @@ fn too_many(keys: usize) -> DiscoveryError {
     DiscoveryError::new(DiscoveryErrorKind::TooLarge, format!("{keys} keys, more than {ENDPOINTS_MAX}"))
 }
 
-/// The first key behind all that begin with `prefix`; `\0` is "to the end" (etcd's `range_end`).
+/// Returns the first key after all that begin with `prefix`; `\0` means "to the end" (etcd's `range_end`).
 fn range_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -505,7 +505,7 @@ impl EtcdClient<'_> {
         Ok(())
     }
 
-    /// One request with its whole answer.
+    /// Sends one request and reads its whole answer.
     async fn call<T: DeserializeOwned>(&self, path: &str, request: &Value) -> Result<T, DiscoveryError> {
         let deadline = Instant::now() + REQUEST;
         let mut exchange = self.open(path, request, Some(deadline)).await?;
@@ -549,7 +549,7 @@ impl EtcdClient<'_> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let mut task = JoinSet::new();
         task.spawn(async move {
-            // Its error reaches whoever reads the answer.
+            // Its error reaches the reader of the answer.
             let _ = connection.await;
         });
         let answered = timeout_at(deadline, sender.send_request(request));
@@ -607,12 +607,12 @@ fn understand<T: DeserializeOwned>(json: &[u8]) -> Result<T, DiscoveryError> {
         .map_err(|error| DiscoveryError::new(DiscoveryErrorKind::Malformed, format!("{error} in {}", shown(json))))
 }
 
-/// As much of an answer as fits a line of the log.
+/// Cuts an answer to what fits into a line of the log.
 fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().chars().take(200).collect()
 }
 
-/// An error with its causes.
+/// Returns an error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -625,7 +625,7 @@ struct JsonLines {
 }
 
 impl JsonLines {
-    /// The lines that `bytes` end.
+    /// Returns the lines that `bytes` complete.
     fn push(&mut self, bytes: &[u8]) -> Result<Vec<Bytes>, DiscoveryError> {
         let mut lines = vec![];
         let mut start = self.rest.len();

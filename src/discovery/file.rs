@@ -1,7 +1,7 @@
-//! Endpoints out of a file that other tools write.
+//! Endpoints from a file that other tools write.
 //!
-//! It is looked at twice a second (see `file_state`). The first half of a YAML list is a list, too, so who writes the file
-//! should put it in place by rename.
+//! The file is polled twice a second (see `file_state`). The first half of a YAML list is a list, too, so writers
+//! should put the file in place by rename.
 
 use std::fs;
 use std::io::{self, Read};
@@ -12,10 +12,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::{DiscoveryError, DiscoveryErrorKind, EndpointSink};
-use crate::base::file_state::{Settling, look, text};
+use crate::base::file_state::{Settling, observe, text};
 use crate::config::{EndpointConfig, FILE_BYTES_MAX, Scheme, load_endpoints};
 
-/// Between two looks.
+/// The time between two polls.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The longest part of a report of mistakes that goes to the log.
@@ -37,8 +37,8 @@ impl FileWatch {
         let mut good = false;
         loop {
             let path = self.path.clone();
-            // On a thread for such things: a network file system may hang.
-            let seen = spawn_blocking(move || look(&path)).await.unwrap_or(Err(io::ErrorKind::Other));
+            // On a blocking thread: a network file system may hang.
+            let seen = spawn_blocking(move || observe(&path)).await.unwrap_or(Err(io::ErrorKind::Other));
             if settling.has_changed(&seen) {
                 let file = self.clone();
                 let gone = |_| Err(DiscoveryError::new(DiscoveryErrorKind::Unreachable, "the reading was broken off"));

@@ -1,4 +1,4 @@
-//! What discovery counts, by upstream.
+//! Metrics of discovery, by upstream.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ impl Metrics {
     pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
         let labels = &["upstream", "provider"];
         let metrics = Metrics {
-            // A time and not an age: Prometheus then tells the age at the moment of its query, and a proxy that hangs
+            // A time, not an age: Prometheus then computes the age at the time of its query, and a proxy that hangs
             // grows old too.
             answered: GaugeVec::new(
                 Opts::new(
@@ -57,9 +57,10 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The handles of one upstream, and their series, until they are dropped; `provider` is the kind of its source.
+    /// Returns the handles of one upstream, and keeps their series until they are dropped; `provider` is the kind of
+    /// its source.
     pub fn upstream(&self, upstream: &str, provider: &'static str) -> DiscoveryMetrics {
-        let held = self.by_upstream.hold([upstream, provider]);
+        let held = self.by_upstream.guard([upstream, provider]);
         let (errors, of_upstream) = (self.errors.clone(), upstream.to_owned());
         DiscoveryMetrics {
             answered: self.answered.with_label_values(&[upstream, provider]),

@@ -1,10 +1,10 @@
-//! Endpoints that somebody else keeps the list of: a file, DNS, or etcd.
+//! Discovery: endpoint lists kept elsewhere, in a file, DNS, or etcd.
 //!
-//! A provider (`file`, `dns`, `etcd`) asks or watches its source for as long as it is polled, and tells its [`EndpointSink`]
-//! whole lists, or why there is none. What is the same for all of them is done there, once: the last good list stays in
-//! force through every failure; a source that suddenly names nobody is not believed, unless that is expected; a list
-//! that says nothing new goes no further; failure and recovery are each logged once, and seldom if they go on
-//! and on.
+//! A provider (`file`, `dns`, `etcd`) queries or watches its source for as long as it is polled, and passes whole
+//! lists, or the reason why there is none, to its [`EndpointSink`]. What all providers have in common is done there
+//! once: the last good list stays active through every failure; an empty list is not accepted unless that is
+//! expected; a list without changes goes no further; failure and recovery are each logged once, and seldom if they
+//! alternate.
 //!
 //! All of it runs on a thread of its own, never on one that relays.
 
@@ -28,23 +28,23 @@ use metrics::DiscoveryMetrics;
 /// Why a source gave no list. The closed set is a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiscoveryErrorKind {
-    /// The server could not be connected to, or the file not be read.
+    /// The server could not be connected to, or the file could not be read.
     Unreachable,
     /// There was no answer in time.
     Timeout,
-    /// The server does not let us.
+    /// The server refuses us.
     Denied,
     /// There is no such file or name.
     NotFound,
     /// The answer cannot be understood.
     Malformed,
-    /// The answer names nobody, or only endpoints that cannot be used.
+    /// The answer has no endpoints, or only unusable ones.
     Empty,
     /// The answer is larger than any list.
     TooLarge,
     /// The server says that it failed.
     Server,
-    /// The endpoints are none that this upstream can have.
+    /// The upstream cannot have these endpoints.
     Unusable,
 }
 
@@ -53,7 +53,7 @@ impl DiscoveryErrorKind {
     pub const LABELS: [&'static str; 9] =
         ["unreachable", "timeout", "denied", "not_found", "malformed", "empty", "too_large", "server", "unusable"];
 
-    /// The name used in metrics and logs.
+    /// Returns the name used in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             DiscoveryErrorKind::Unreachable => "unreachable",
@@ -73,29 +73,29 @@ impl DiscoveryErrorKind {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{detail}")]
 pub struct DiscoveryError {
-    /// Of which kind.
+    /// The kind.
     pub reason: DiscoveryErrorKind,
-    /// In words.
+    /// The message.
     pub detail: String,
 }
 
 impl DiscoveryError {
-    /// A reason with its words.
+    /// Makes an error of a kind with its message.
     pub fn new(reason: DiscoveryErrorKind, detail: impl Into<String>) -> DiscoveryError {
         DiscoveryError { reason, detail: detail.into() }
     }
 }
 
-/// What is done with a new list: it is taken, without those that are told back; or it is refused as a whole.
+/// Applies a new list: returns the endpoints it left out, with reasons, or why it refused the whole list.
 pub type Apply = Box<dyn FnMut(&[EndpointConfig]) -> Result<Vec<String>, String> + Send>;
 
 /// Discovery for one upstream, not running yet.
 pub struct Discovery {
     /// The name of the upstream.
     pub upstream: String,
-    /// Runs until it is dropped, which it may be at any time.
+    /// Runs until it is dropped, which may happen at any time.
     pub task: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Is sent to when the first list is in force.
+    /// Receives once the first list is active.
     pub first: oneshot::Receiver<()>,
 }
 
@@ -105,24 +105,24 @@ impl fmt::Debug for Discovery {
     }
 }
 
-/// Where a provider tells what it found: the way from any source to its upstream.
+/// Where a provider puts its results: the way from any source to its upstream.
 pub struct EndpointSink {
     upstream: String,
-    /// A source may say that there is nobody.
+    /// Accepts an empty list.
     allow_empty: bool,
-    /// In force, sorted by URL.
+    /// The active list, sorted by URL.
     current: Option<Vec<EndpointConfig>>,
-    /// What was logged, until it is over.
+    /// The logged failure, until it is over.
     failing: Option<DiscoveryErrorKind>,
-    /// A source may fail and work by turns, or say another thing each time.
-    lines: Sparing,
+    /// A source may fail and work by turns, or report another error each time.
+    log_limiter: Sparing,
     metrics: DiscoveryMetrics,
     apply: Apply,
     first: Option<oneshot::Sender<()>>,
 }
 
 impl EndpointSink {
-    /// An outlet to the upstream of this name, and what is sent to when its first list is in force.
+    /// Makes a sink for the upstream of this name. The receiver gets a message once its first list is active.
     pub fn new(
         upstream: &str,
         allow_empty: bool,
@@ -132,14 +132,26 @@ impl EndpointSink {
         let (first, is_first) = oneshot::channel();
         let (upstream, first) = (upstream.to_owned(), Some(first));
         let lines = Sparing::default();
-        (EndpointSink { upstream, allow_empty, current: None, failing: None, lines, metrics, apply, first }, is_first)
+        (
+            EndpointSink {
+                upstream,
+                allow_empty,
+                current: None,
+                failing: None,
+                log_limiter: lines,
+                metrics,
+                apply,
+                first,
+            },
+            is_first,
+        )
     }
 
-    /// The source's whole list, in any order. Of endpoints with the same URL the first counts.
+    /// Takes in the source's whole list, in any order. Of endpoints with the same URL the first counts.
     ///
-    /// Returns whether it is in force now.
+    /// Returns true if it is active now.
     pub fn list(&mut self, mut endpoints: Vec<EndpointConfig>) -> bool {
-        // Sorted, so that an answer in another order is no new one; a stable sort keeps the first of equals.
+        // Sorted, so that another order is not a change; a stable sort keeps the first of equals.
         endpoints.sort_by(|a, b| a.url.cmp(&b.url));
         endpoints.dedup_by(|later, first| later.url == first.url);
         let refusal = match endpoints.len() {
@@ -154,13 +166,13 @@ impl EndpointSink {
             len => match (self.apply)(&endpoints) {
                 Ok(refused) => {
                     let len = len - refused.len();
-                    if let Some(LinePermit { suppressed }) = self.lines.line(clock::now()) {
+                    if let Some(LinePermit { suppressed }) = self.log_limiter.line(clock::now()) {
                         tracing::info!(upstream = %self.upstream, endpoints = len, suppressed, "endpoints discovered");
                     }
                     self.metrics.updated(len);
                     self.current = Some(endpoints);
                     if let Some(first) = self.first.take() {
-                        // Nobody waits for it any more, perhaps.
+                        // The receiver may be gone.
                         let _ = first.send(());
                     }
                     for why in refused {
@@ -179,25 +191,25 @@ impl EndpointSink {
         true
     }
 
-    /// The source was heard of, and its last list still holds.
+    /// Records that the source answered, and that its last list still holds.
     pub fn confirm(&mut self) {
         self.metrics.answered();
         let now = clock::now();
         if self.failing.take().is_some()
-            && let Some(LinePermit { suppressed }) = self.lines.line(now)
+            && let Some(LinePermit { suppressed }) = self.log_limiter.line(now)
         {
             tracing::info!(upstream = %self.upstream, suppressed, "discovery works again");
         }
-        if let Some(suppressed) = self.lines.unwritten(now) {
-            tracing::info!(upstream = %self.upstream, suppressed, "more was to be said of this discovery");
+        if let Some(suppressed) = self.log_limiter.unwritten(now) {
+            tracing::info!(upstream = %self.upstream, suppressed, "more discovery events than log lines");
         }
     }
 
-    /// There is no list this time: the last good one stays.
+    /// Records that there is no list this time: the last good one stays.
     pub fn failed(&mut self, trouble: &DiscoveryError) {
         self.metrics.failed(trouble.reason);
         if self.failing.replace(trouble.reason) != Some(trouble.reason)
-            && let Some(LinePermit { suppressed }) = self.lines.line(clock::now())
+            && let Some(LinePermit { suppressed }) = self.log_limiter.line(clock::now())
         {
             let kept = self.current.as_ref().map_or(0, Vec::len);
             let (upstream, reason) = (&self.upstream, trouble.reason.label());
@@ -205,7 +217,7 @@ impl EndpointSink {
         }
     }
 
-    /// The source was heard of, and says that there is nobody, in these words. Returns whether that is in force now.
+    /// Records that the source has no endpoints, with this reason. Returns true if that is active now.
     pub fn nobody(&mut self, trouble: &DiscoveryError) -> bool {
         if self.allow_empty {
             return self.list(vec![]);
@@ -214,11 +226,11 @@ impl EndpointSink {
         false
     }
 
-    /// Something is wrong with a part of the list; the rest is used.
+    /// Reports an error in a part of the list; the rest is used.
     pub fn flawed(&mut self, trouble: &DiscoveryError) {
         self.metrics.failed(trouble.reason);
-        if let Some(LinePermit { suppressed }) = self.lines.line(clock::now()) {
-            tracing::warn!(upstream = %self.upstream, reason = trouble.reason.label(), error = %trouble, suppressed, "left out");
+        if let Some(LinePermit { suppressed }) = self.log_limiter.line(clock::now()) {
+            tracing::warn!(upstream = %self.upstream, reason = trouble.reason.label(), error = %trouble, suppressed, "discovered endpoint left out");
         }
     }
 }
@@ -232,7 +244,7 @@ impl fmt::Debug for EndpointSink {
 /// The first wait after a failure. A restart of a server on the same machine is over by then.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 
-/// The longest wait after a failure: who repairs a source does not like to wait longer for the effect.
+/// The longest wait after a failure: whoever repairs a source should not wait longer for the effect.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Waits between attempts that fail: twice as long each time, up to a bound, and shortened by chance so that the proxies
@@ -243,14 +255,14 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// How long to wait now; `chance` is from 0 to 1.
+    /// Returns how long to wait now; `chance` is from 0 to 1.
     pub fn after_failure(&mut self, chance: f64) -> Duration {
         let wait = BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         wait.mul_f64(1.0 - 0.5 * chance)
     }
 
-    /// It worked: the next failure is the first again.
+    /// Starts over after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -1,8 +1,8 @@
-//! Where we listen, as it is written: `0.0.0.0:8443`, `[::]:80`, `unix:/run/wsluice.sock`.
+//! Addresses to listen on, as written: `0.0.0.0:8443`, `[::]:80`, `unix:/run/wsluice.sock`.
 //!
 //! A plain value without sockets, so that the configuration can hold it and parse it where it stands in the file.
-//! Names (`localhost:80`) are refused: what a name resolves to may change between two starts, and an address that is
-//! opened to the world by accident is worse than an error.
+//! Names (`localhost:80`) are refused: what a name resolves to may change between two starts, and an address opened
+//! to the world by accident is worse than an error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,7 +24,7 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// Why a text is not an [`Address`]; each says what to write instead.
+/// Why a text is not an [`Address`]; each message says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Nothing was written.
@@ -79,7 +79,7 @@ fn with_port(text: &str) -> String {
 }
 
 impl Address {
-    /// Whether only this machine can reach it: a loopback address or a Unix socket.
+    /// Returns true if only this machine can reach it: a loopback address or a Unix socket.
     pub fn is_local(&self) -> bool {
         match self {
             Address::Tcp(addr) => addr.ip().to_canonical().is_loopback(),
@@ -87,8 +87,8 @@ impl Address {
         }
     }
 
-    /// Whether both cannot be bound at once: the same path, or the same port with one address or a wildcard in common.
-    /// `[::]` is IPv6 only here, and has nothing in common with IPv4.
+    /// Returns true if both cannot be bound at once: the same path, or the same port with one address or a wildcard
+    /// in common. `[::]` is IPv6 only here, and has nothing in common with IPv4.
     pub fn overlaps(&self, other: &Address) -> bool {
         match (self, other) {
             (Address::Unix(a), Address::Unix(b)) => a == b,
@@ -100,7 +100,7 @@ impl Address {
         }
     }
 
-    /// The socket address, unless it is a Unix socket.
+    /// Returns the socket address, unless it is a Unix socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Address::Tcp(addr) => Some(*addr),
@@ -124,7 +124,7 @@ impl FromStr for Address {
             Ok(port) => AddressError::PortOnly { text: text.to_owned(), port },
             Err(_) if text.is_empty() => AddressError::Empty,
             Err(_) if text.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok() => {
-                // `::1:80` is an address as well, a curious one: the last group was meant as the port.
+                // `::1:80` is a valid address, but its last group was meant as the port.
                 let groups = text.split(':').count();
                 if groups > 3 && !text.ends_with(':') && !text.starts_with('[') {
                     AddressError::Unbracketed { text: text.to_owned() }

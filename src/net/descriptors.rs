@@ -1,11 +1,12 @@
-//! The last descriptors of the process, and who may take them.
+//! Reserves the last file descriptors of the process.
 //!
-//! Clients can have as many as there are. When none is left, the admin listener takes no connection either, and whoever
-//! asks there whether we live ends us with all our sessions; no file is read for a reload, and no next process started. So
-//! some are kept back ([`DescriptorBounds`]): traffic ends first, then the admin listener, and the rest is for files and the handover.
+//! Clients can use up all descriptors. Without one, the admin listener takes no connection either, and a supervisor
+//! that checks our health there ends the process with all its sessions; no file can be read for a reload, and no next
+//! process started. So some are reserved ([`DescriptorBounds`]): traffic runs out first, then the admin listener, and
+//! the rest is for files and the handover.
 //!
-//! Nothing is counted: the system gives each new descriptor the lowest number that is free, so who gets the number n knows
-//! that n are taken. That costs a comparison and no system call.
+//! Nothing is counted: the system gives each new descriptor the lowest free number, so a descriptor with number n
+//! proves that n are in use. That costs a comparison and no system call.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,17 +15,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Resource, getrlimit};
 
-/// What is kept back at most. A crowd at the admin listener, and twice as much between the lines for those that let go late.
+/// The most descriptors reserved: for a crowd at the admin listener, and twice as many between the bounds for
+/// connections that are closed late.
 const RESERVE_MAX: u64 = 256;
-/// At a lower limit, its eighth part.
+/// At a lower limit, an eighth of it is reserved.
 const RESERVE_SHARE: u64 = 8;
 
-/// As it was read last; 0: not yet.
+/// The limit as last read; 0 before the first reading.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 
-/// Who takes a descriptor.
+/// What a descriptor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taker {
+pub enum DescriptorUse {
     /// Clients, and connections to endpoints.
     Traffic,
     /// Connections of clients that are held and not served until there is room.
@@ -33,7 +35,7 @@ pub enum Taker {
     Admin,
 }
 
-/// Which numbers the takers may have: those below.
+/// The bounds of descriptor numbers for each use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DescriptorBounds {
     traffic: u64,
@@ -42,56 +44,56 @@ pub struct DescriptorBounds {
 }
 
 impl DescriptorBounds {
-    /// Those of a limit.
+    /// Returns the bounds for a limit.
     pub const fn of(limit: u64) -> DescriptorBounds {
         let share = limit / RESERVE_SHARE;
         let reserve = if share < RESERVE_MAX { share } else { RESERVE_MAX };
         DescriptorBounds { traffic: limit - reserve, waiting: limit - reserve / 2, admin: limit - reserve / 4 }
     }
 
-    const fn below(self, taker: Taker) -> u64 {
+    const fn below(self, taker: DescriptorUse) -> u64 {
         match taker {
-            Taker::Traffic => self.traffic,
-            Taker::Waiting => self.waiting,
-            Taker::Admin => self.admin,
+            DescriptorUse::Traffic => self.traffic,
+            DescriptorUse::Waiting => self.waiting,
+            DescriptorUse::Admin => self.admin,
         }
     }
 }
 
 /// Reads the limit again: it may have been raised, by us or from outside.
-pub fn look_again() -> DescriptorBounds {
+pub fn reread_limit() -> DescriptorBounds {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     LIMIT.store(limit, Ordering::Relaxed);
     DescriptorBounds::of(limit)
 }
 
-/// How many are kept back from traffic.
+/// Returns how many descriptors are kept from traffic.
 pub fn reserve() -> u64 {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     limit - DescriptorBounds::of(limit).traffic
 }
 
-/// Whether `taker` may keep the descriptor that it got.
-pub fn is_within(fd: impl AsFd, taker: Taker) -> bool {
+/// Returns true if `taker` may keep this descriptor.
+pub fn is_within(fd: impl AsFd, taker: DescriptorUse) -> bool {
     let number = u64::try_from(fd.as_fd().as_raw_fd()).unwrap_or(0);
-    // The limit is not asked for each time: when it was lowered there will be an error that has it read again.
-    let lines = DescriptorBounds::of(LIMIT.load(Ordering::Relaxed));
-    number < lines.below(taker) || number < look_again().below(taker)
+    // The limit is not read each time: if it was lowered, an error will make us read it again.
+    let bounds = DescriptorBounds::of(LIMIT.load(Ordering::Relaxed));
+    number < bounds.below(taker) || number < reread_limit().below(taker)
 }
 
-/// The same for a descriptor that was made for traffic, as an error: as if the system had had none.
+/// Returns a descriptor made for traffic if it may be kept, otherwise the error of a system without descriptors.
 ///
 /// # Errors
 /// EMFILE if it may not be kept.
 pub fn for_traffic<T: AsFd>(made: T) -> io::Result<T> {
-    if is_within(&made, Taker::Traffic) { Ok(made) } else { Err(Errno::MFILE.into()) }
+    if is_within(&made, DescriptorUse::Traffic) { Ok(made) } else { Err(Errno::MFILE.into()) }
 }
 
-/// Another descriptor of the same file, with the lowest number that is free, if `taker` may have that.
+/// Duplicates a descriptor to the lowest free number, if `taker` may use that.
 ///
 /// # Errors
 /// EMFILE if not.
-pub fn lowest(of: impl AsFd, taker: Taker) -> io::Result<OwnedFd> {
+pub fn lowest(of: impl AsFd, taker: DescriptorUse) -> io::Result<OwnedFd> {
     let fd = fcntl_dupfd_cloexec(of, 0)?;
     if is_within(&fd, taker) { Ok(fd) } else { Err(Errno::MFILE.into()) }
 }
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_of_a_usual_number_may_be_kept() {
-        assert!(is_within(io::stderr(), Taker::Traffic));
-        assert!(lowest(io::stderr(), Taker::Traffic).is_ok());
+        assert!(is_within(io::stderr(), DescriptorUse::Traffic));
+        assert!(lowest(io::stderr(), DescriptorUse::Traffic).is_ok());
     }
 }

@@ -1,8 +1,9 @@
-//! hickory's resolver as all here use it: with sockets, tasks and timers by tokio.
+//! hickory's resolver with sockets, tasks and timers of tokio.
 //!
-//! hickory has the same under its feature `tokio`. That turns tokio's multi-threaded scheduler on for the whole program,
-//! which nobody here uses and everybody pays for: each socket and each timer then holds a scheduler's handle that may be
-//! of either kind, 8 bytes more, and a connection's task grows into the next size of allocation, 768 bytes for 640.
+//! hickory has the same under its feature `tokio`. That turns on tokio's multi-threaded scheduler for the whole
+//! program, which nothing here uses and everything pays for: each socket and each timer then holds a scheduler handle
+//! that may be of either kind, 8 bytes more, and a connection's task grows into the next size of allocation, 768
+//! bytes instead of 640.
 
 use std::future::Future;
 use std::io;
@@ -22,17 +23,17 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
-/// How long connecting may take when hickory does not say; a question as a whole has less.
+/// How long connecting may take if hickory does not say; the whole query has less.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// How long one packet's answer is waited for, and how often it is sent again: glibc's are 5 s and twice; who balances
-/// wants to know earlier.
+/// How long one packet's answer is waited for, and how often it is sent again: glibc's are 5 s and twice; a load
+/// balancer must know earlier.
 const ANSWER: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
-/// A resolver that asks `server`; without one, whom the system asks, by /etc/resolv.conf, and with /etc/hosts. To be made
-/// anew for each question: it keeps no cache that could outlive a TTL, no opinion about servers that were down, and follows
-/// these files.
+/// Makes a resolver that asks `server`; without one, the system's servers by /etc/resolv.conf, and /etc/hosts. Make a
+/// new one for each query: it then keeps no cache that could outlive a TTL and no opinion about servers that were
+/// down, and follows these files.
 ///
 /// # Errors
 /// If the system's configuration cannot be read.

@@ -1,25 +1,25 @@
-//! Refuses line ends that HTTP forbids, in the request heads of a connection, and escapes what hyper would refuse in a
-//! target although it can be read in one way only.
+//! Refuses line ends that HTTP forbids in request heads, and escapes characters of a target that hyper would refuse
+//! although they can be read in only one way.
 //!
-//! hyper's parser takes a bare LF for a line end. RFC 9112 §2.2 allows that, but a proxy that reads a line end where the
-//! next one reads a character is how requests are smuggled; so we take CR LF and nothing else, and refuse a bare CR, a
-//! bare LF and NUL (RFC 9110 §5.5).
+//! hyper's parser accepts a bare LF as a line end. RFC 9112 §2.2 allows that, but a proxy that reads a line end where
+//! the next one reads a character is how requests are smuggled; so we accept only CR LF, and refuse a bare CR, a bare
+//! LF and NUL (RFC 9110 §5.5).
 //!
 //! The guard stands between the socket (or TLS) and hyper and looks at bytes as hyper reads them; it holds none. When
-//! it finds a bad one, it puts a NUL in its place and ends the stream there. No head with a NUL in it is valid anywhere,
-//! so hyper answers 400 by itself, with all that belongs to it (`Connection: close`, an end in order); had the guard
-//! returned an I/O error, hyper would have closed without an answer. [`HeadGuard::refusal`] tells afterwards what it was:
-//! drive the connection by `poll_without_shutdown` (the service's future is boxed for it, as the handshake phase should be
-//! anyway), and on an error look into `into_parts().io`.
+//! it finds a bad one, it puts a NUL in its place and ends the stream there. No head with a NUL in it is valid
+//! anywhere, so hyper answers 400 by itself, with all that belongs to it (`Connection: close`, an orderly end); had
+//! the guard returned an I/O error, hyper would have closed without an answer. [`HeadGuard::refusal`] returns the
+//! reason afterwards: drive the connection by `poll_without_shutdown` (the service's future is boxed for it, as the
+//! handshake phase should be anyway), and on an error look into `into_parts().io`.
 //!
 //! Native clients send quotes, angle brackets and letters beyond ASCII in targets as they are; browsers write them as
-//! percent-escapes, which say the same (RFC 3986 §2.1). The guard writes them so, too: hyper would answer 400 to some.
-//! A space it leaves to hyper, which refuses it: it might be where the target ends (RFC 9112 §3.2).
+//! percent-escapes, which mean the same (RFC 3986 §2.1). The guard escapes them too: hyper would answer 400 to some.
+//! It leaves a space to hyper, which refuses it: it might be where the target ends (RFC 9112 §3.2).
 //!
-//! It watches head after head for as long as it can tell where the next one begins: requests without a body, and with a
-//! Content-Length. From a chunked body, an `Upgrade` or a CONNECT on it is transparent, one branch per read: what follows
-//! an Upgrade may be WebSocket frames, and a mistake about framing here would be worse than a bare LF that hyper
-//! understands and re-encodes.
+//! It watches head after head for as long as it knows where the next one begins: requests without a body, and with a
+//! Content-Length. From a chunked body, an `Upgrade` or a CONNECT on it is transparent, one branch per read: what
+//! follows an Upgrade may be WebSocket frames, and a mistake about framing here would be worse than a bare LF that
+//! hyper understands and re-encodes.
 
 mod scan;
 
@@ -46,7 +46,7 @@ pub enum HeadRefusal {
     Nul,
 }
 
-/// A stream whose request heads are watched.
+/// A stream that checks the request heads read from it.
 #[derive(Debug)]
 pub struct HeadGuard<S> {
     io: Prefixed<S>,
@@ -65,13 +65,13 @@ enum GuardState {
 }
 
 impl<S> HeadGuard<S> {
-    /// Watches the heads that come on `io`, early bytes included.
+    /// Checks the heads that come on `io`, early bytes included.
     pub fn new(io: Prefixed<S>) -> HeadGuard<S> {
         let state = GuardState::Watching(Scan::default());
         HeadGuard { io, state, grown: Vec::new(), is_head_request: false, has_space_in_target: false }
     }
 
-    /// What was found to be wrong, if anything was.
+    /// Returns what was wrong, if anything.
     pub fn refusal(&self) -> Option<HeadRefusal> {
         match self.state {
             GuardState::Refused(refusal) => Some(refusal),
@@ -79,22 +79,22 @@ impl<S> HeadGuard<S> {
         }
     }
 
-    /// Whether the request that was read last, or is being read, is a HEAD, whose answer has no body; as far as is known.
+    /// Returns true if the last or current request is a HEAD, whose answer has no body; as far as is known.
     pub fn is_head_request(&self) -> bool {
         self.is_head_request
     }
 
-    /// Whether the request that was read last, or is being read, has a space in its target; as far as is known.
+    /// Returns true if the last or current request has a space in its target; as far as is known.
     pub fn has_space_in_target(&self) -> bool {
         self.has_space_in_target
     }
 
-    /// The stream beneath.
+    /// Returns the stream beneath.
     pub fn io(&self) -> &S {
         self.io.io()
     }
 
-    /// Takes it apart: early bytes that nobody has read (rare: hyper's first read takes them all), and the stream.
+    /// Returns the early bytes that were not read (rare: hyper's first read takes them all), and the stream.
     pub fn into_parts(self) -> (Vec<u8>, S) {
         let (mut unread, io) = self.io.into_parts();
         unread.splice(..0, self.grown);
@@ -113,7 +113,7 @@ impl<S> HeadGuard<S> {
     }
 }
 
-/// `bytes` with percent-escapes in place of those that stand `at` these places.
+/// Returns `bytes` with percent-escapes in place of the bytes `at` these positions.
 fn escaped(bytes: &[u8], at: &[usize]) -> Vec<u8> {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let (mut out, mut done) = (Vec::with_capacity(bytes.len() + 2 * at.len()), 0);

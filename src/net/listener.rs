@@ -1,22 +1,25 @@
 //! Listening sockets: opened once, handed to the workers, kept until the process lets go of them.
 //!
-//! * **TCP: one socket a worker** (SO_REUSEPORT). The kernel deals new connections out by hash, so the long-lived ones
+//! * **TCP: one socket a worker** (SO_REUSEPORT). The kernel spreads new connections by hash, so that long-lived ones
 //!   spread over the workers; one socket in many epolls would give nearly all of them to one worker. Closing one of
-//!   such sockets drops what waits in its queue, which is why [`Bound`] keeps the originals and workers get duplicates:
-//!   neither a worker that stops nor a reload ever closes one.
+//!   these sockets drops what waits in its queue, which is why [`Bound`] keeps the originals and workers get
+//!   duplicates: neither a worker that stops nor a reload ever closes one.
 //! * **Unix: one socket for all**, since SO_REUSEPORT does not exist there.
-//! * **A port that is held by somebody is an error**, also when the holder is another wsluice: the first socket is bound
-//!   without SO_REUSEPORT and gets it only then, so there is no moment in which two processes could share a port.
+//! * **A port in use is an error**, even if another wsluice uses it: the first socket is bound without SO_REUSEPORT
+//!   and gets it only then, so two processes can never share a port.
 //! * **Beside a listener of our own** ([`bind_beside`]) is the exception: when one moves from `0.0.0.0:80` to
-//!   `127.0.0.1:80` the new sockets are there before the old ones go, or clients between the two would be refused. The
-//!   kernel takes the narrower one of two; the wider gets what is left. It would now share with others of our user as well;
-//!   since they are refused where we are, that can only be one at another address that `0.0.0.0` takes in, who keeps it.
+//!   `127.0.0.1:80`, the new sockets must exist before the old ones go, or clients in between would be refused. The
+//!   kernel prefers the narrower address; the wider gets the rest. It would now share with other processes of our
+//!   user as well; since they are refused where we are bound, that can only be one at another address that `0.0.0.0`
+//!   includes, and it keeps that.
 //! * **`[::]` is IPv6 only** (as in nginx and Envoy). An address means what it says, and no peer shows up as
 //!   `::ffff:10.0.0.1`, which a list of IPv4 networks would not match. For both, write two listeners.
-//! * **Inherited sockets** ([`adopt`]) come from the process before this one or from a service manager. Nothing that an
-//!   heir does before [`Bound::take_charge`] can be noticed by anybody: it may still fail, and whoever bequeathed them goes
-//!   on. Every inherited socket is accepted from by some worker: the kernel deals connections to all of a group.
-//! * The backlog is 4096 (the kernel's own default limit, `somaxconn`); with tokio's 128 connects time out in a burst.
+//! * **Inherited sockets** ([`adopt`]) come from the previous process or from a service manager. Nothing that the
+//!   successor does before [`Bound::take_charge`] can be noticed: it may still fail, and the previous process goes
+//!   on. Every inherited socket is accepted from by some worker: the kernel gives connections to all sockets of a
+//!   group.
+//! * The backlog is 4096 (the kernel's own default limit, `somaxconn`); with tokio's 128 connects time out in a
+//!   burst.
 
 mod accept;
 mod inherit;
@@ -43,20 +46,20 @@ use super::socket::TcpOptions;
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// Owner and group may connect. A proxy in front of us joins the group, nobody else on the machine gets in; who wants
-/// it otherwise puts the socket into a directory with the rights he wants.
+/// Owner and group may connect. A proxy in front of us joins the group, and nobody else on the machine gets in; for other
+/// rights, put the socket into a directory that has them.
 const SOCKET_FILE_MODE: u32 = 0o660;
 
 /// Why we cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody listens there.
+    /// Another process listens there.
     #[error("{address} is in use by another process")]
     InUse {
         /// Where.
         address: Address,
     },
-    /// No rights: a port below 1024, a directory of somebody else.
+    /// No permission: a port below 1024, another user's directory.
     #[error("no permission to listen on {address}: {}", permission_hint(.address))]
     Denied {
         /// Where.
@@ -68,7 +71,7 @@ pub enum BindError {
         /// Where.
         address: Address,
     },
-    /// There is something else where the socket should be; it is not ours to remove.
+    /// Another kind of file is where the socket should be; we do not remove it.
     #[error("cannot listen on {address}: the file exists and is not a socket")]
     NotASocket {
         /// Where.
@@ -88,7 +91,7 @@ pub enum BindError {
         /// What is wrong with it.
         unfit: Unfit,
     },
-    /// Whatever else the system says.
+    /// Any other error of the system.
     #[error("cannot listen on {address}")]
     Io {
         /// Where.
@@ -119,8 +122,9 @@ impl BindError {
     }
 }
 
-/// An address we listen on, with all its sockets. Connections are taken from the moment it exists (they wait in the
-/// backlog), but for [`bind_beside`]; dropping it and every [`Acceptor`] ends that, and removes the file of a Unix socket.
+/// An address we listen on, with all its sockets. Except after [`bind_beside`], connections are taken from the moment
+/// it exists (they wait in the backlog). Dropping it and every [`Acceptor`] ends that, and removes the file of a Unix
+/// socket.
 ///
 /// It owns plain sockets and belongs to no runtime, so that it can also be built from inherited ones ([`adopt`]).
 #[derive(Debug)]
@@ -154,8 +158,8 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
     }
 }
 
-/// The same where an overlapping address ([`Address::overlaps`]) is bound already, by us and nobody else. It takes no
-/// connections from the other before [`Bound::take_charge`]: until then it can be dropped as if nothing had been.
+/// Does the same where an overlapping address ([`Address::overlaps`]) is bound already, by us only. It takes no
+/// connections from the other before [`Bound::take_charge`]: until then it can be dropped without a trace.
 ///
 /// # Errors
 /// If the address is not allowed, or not there; a Unix socket cannot be at the same path twice.
@@ -179,7 +183,7 @@ enum First {
     Beside,
 }
 
-/// A TCP socket with all that it needs before it is bound.
+/// Makes a TCP socket with everything it needs before it is bound.
 fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -233,7 +237,7 @@ fn bind_unix(address: &Address, path: &Path, workers: usize) -> Result<Bound, Bi
     Ok(Bound { address: address.clone(), sockets: vec![socket], listening: 1, workers, file: Some(file) })
 }
 
-/// Removes the file that a process left behind which did not end well. Whether it is one, only connecting tells.
+/// Removes the file of a process that did not end well. Only connecting shows whether it is such a file.
 fn remove_if_stale(address: &Address, path: &Path) -> Result<(), BindError> {
     let failed = |source| BindError::new(address, source);
     match fs::symlink_metadata(path) {
@@ -245,7 +249,7 @@ fn remove_if_stale(address: &Address, path: &Path) -> Result<(), BindError> {
         Ok(_) => {}
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    // Not to wait where the backlog of a living listener is full; it says EAGAIN then.
+    // Does not wait if the backlog of a living listener is full, which is EAGAIN.
     probe.set_nonblocking(true).map_err(failed)?;
     match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
@@ -263,7 +267,7 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// The file that has this name now; a symbolic link itself, not what it leads to.
+    /// Returns the file that has this name now; a symbolic link itself, not its target.
     ///
     /// # Errors
     /// If there is none.
@@ -273,7 +277,7 @@ impl FileId {
     }
 }
 
-/// The file of a Unix socket, removed at the end if it is ours then and nobody has put another in its place.
+/// The file of a Unix socket, removed at the end if it is still ours and was not replaced.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -291,15 +295,15 @@ impl Drop for SocketFile {
 }
 
 impl Bound {
-    /// Where we listen; with the port that the system chose, if port 0 was asked for.
+    /// Returns the address; with the port that the system chose, if port 0 was asked for.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Worker `index`'s end of it. Call it on that worker, within its runtime. May be called again after the worker has
-    /// dropped its acceptor, which neither closes the socket nor loses a waiting connection.
+    /// Returns worker `index`'s acceptor. Call it on that worker, within its runtime. It may be called again after
+    /// the worker has dropped its acceptor, which neither closes the socket nor loses a waiting connection.
     ///
-    /// Of more sockets than workers it takes each that is its own by turns, so that none is left without anybody.
+    /// With more sockets than workers, each worker takes its share, so that none is left without one.
     ///
     /// # Errors
     /// If no descriptor is left.
@@ -307,7 +311,7 @@ impl Bound {
     /// # Panics
     /// Outside of a runtime, and before [`Bound::take_charge`] if that has sockets to open.
     pub fn for_worker(&self, index: usize) -> io::Result<Acceptor> {
-        // A socket that is watched before it listens looks closed to the runtime, for ever.
+        // A socket registered before it listens looks closed to the runtime for ever.
         assert!(self.listening == self.sockets.len(), "who adopts takes charge first");
         let count = self.sockets.len();
         // Fewer sockets than workers: some are shared.
@@ -322,8 +326,8 @@ impl Bound {
         Ok(Acceptor::new(listeners.collect::<io::Result<_>>()?))
     }
 
-    /// Gives these options to all that is accepted from now on; Linux copies them from here. Those of a Unix socket are
-    /// none of its own.
+    /// Sets these options for all connections accepted from now on; Linux copies them from the listening socket. Does
+    /// nothing for a Unix socket.
     ///
     /// # Errors
     /// If the system refuses one.
@@ -334,9 +338,9 @@ impl Bound {
         }
     }
 
-    /// From now on it is ours alone: sockets that were opened besides the inherited ones, or by [`bind_beside`], take
-    /// connections too, and the file of a Unix socket that was left to us is removed at the end. Does nothing a second time,
-    /// or for what [`bind`] has opened.
+    /// Takes full ownership: sockets that were opened beside the inherited ones, or by [`bind_beside`], take
+    /// connections too, and an inherited Unix socket's file is removed at the end. Does nothing the second time, or
+    /// for sockets of [`bind`].
     ///
     /// # Errors
     /// If the system does not let a socket listen.
@@ -351,19 +355,19 @@ impl Bound {
         Ok(())
     }
 
-    /// Somebody else has it now: the file of a Unix socket stays when this is dropped.
+    /// Leaves the file of a Unix socket in place when this is dropped: another process has it now.
     pub fn leave_file(&self) {
         if let Some(file) = &self.file {
             file.ours.store(false, Ordering::Relaxed);
         }
     }
 
-    /// All its sockets that listen, to be handed to another process.
+    /// Returns all its listening sockets, to pass them to another process.
     pub fn descriptors(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
         self.sockets[..self.listening].iter().map(Socket::as_fd)
     }
 
-    /// The file of a Unix socket, if it is removed at the end.
+    /// Returns the file of a Unix socket, if it is removed at the end.
     pub fn file(&self) -> Option<FileId> {
         self.file.as_ref().map(|file| file.id)
     }

@@ -1,6 +1,6 @@
-//! Sockets: where we listen, what we accept, how we connect, and what is read before HTTP begins.
+//! Sockets: listening, accepting, connecting, and what is read before HTTP begins.
 //!
-//! Knows bytes and addresses only; TLS stands above it, HTTP above that.
+//! Knows only bytes and addresses; TLS stands above it, HTTP above that.
 
 mod address;
 pub mod descriptors;

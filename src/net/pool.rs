@@ -1,16 +1,16 @@
-//! Buffers that a thread lends out for the time of one read and takes back.
+//! A pool of buffers, lent for one read.
 //!
-//! A connection that waits holds no buffer; one that reads takes one, and as soon as it is empty again the next
-//! connection of the same worker gets it, still warm in the cache. So a worker needs about as many buffers as it has
-//! connections under back-pressure, not as it has connections.
+//! A connection that waits holds no buffer; one that reads takes one, and as soon as it is empty the next connection
+//! of the same worker gets it, still warm in the cache. So a worker needs about as many buffers as it has connections
+//! under back-pressure, not as it has connections.
 //!
 //! Each thread has its own lists: no lock, no atomic. A buffer may be dropped on another thread; it then joins that
-//! thread's list. What the lists keep is bounded (`BufferSize::kept`), the rest goes back to the allocator.
+//! thread's list. The lists are bounded (`BufferSize::kept`); the rest goes back to the allocator.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// What buffers are there.
+/// The sizes of buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BufferSize {
     /// 16 KiB: the messages of most connections, many at once.
@@ -25,7 +25,7 @@ impl BufferSize {
     /// All sizes, smallest first.
     pub const ALL: [BufferSize; 3] = [BufferSize::Small, BufferSize::Medium, BufferSize::Large];
 
-    /// How many bytes a buffer of this size has.
+    /// Returns the number of bytes of such a buffer.
     pub const fn bytes(self) -> usize {
         match self {
             BufferSize::Small => 16 * 1024,
@@ -34,7 +34,7 @@ impl BufferSize {
         }
     }
 
-    /// The next larger size; the largest stays what it is.
+    /// Returns the next larger size; the largest stays what it is.
     pub const fn grown(self) -> BufferSize {
         match self {
             BufferSize::Small => BufferSize::Medium,
@@ -42,7 +42,7 @@ impl BufferSize {
         }
     }
 
-    /// The next smaller size; the smallest stays what it is.
+    /// Returns the next smaller size; the smallest stays what it is.
     pub const fn shrunk(self) -> BufferSize {
         match self {
             BufferSize::Small | BufferSize::Medium => BufferSize::Small,
@@ -50,7 +50,7 @@ impl BufferSize {
         }
     }
 
-    /// How many free buffers of this size a thread keeps: at most 1 + 1 + 2 MiB together.
+    /// Returns how many free buffers of this size a thread keeps: at most 1 + 1 + 2 MiB together.
     const fn kept(self) -> usize {
         match self {
             BufferSize::Small => 64,
@@ -88,12 +88,12 @@ pub fn take_at_least(bytes: usize) -> Buffer {
     }
 }
 
-/// A copy of `bytes` in memory of just their length: for what may wait for long. Freed after use, not kept.
+/// Copies `bytes` into memory of exactly their length, for bytes that may wait for long. Freed after use, not kept.
 pub fn copy_of(bytes: &[u8]) -> Buffer {
     Buffer { bytes: bytes.into() }
 }
 
-/// How many free buffers of `size` the calling thread keeps now.
+/// Returns how many free buffers of `size` the calling thread keeps now.
 pub fn free(size: BufferSize) -> usize {
     FREE.with(|free| free.borrow()[size as usize].len())
 }

@@ -1,12 +1,12 @@
-//! The PROXY protocol (versions 1 and 2): a proxy in front of us tells, before all else, whom it speaks for.
+//! The PROXY protocol (versions 1 and 2): a proxy in front of us sends the client's address before everything else.
 //!
-//! Whoever may connect may claim to be anybody, so a listener with this on belongs behind something that alone reaches
-//! it. The header is read with a deadline into a bounded buffer; what was read beyond it comes back as [`Prefixed`].
-//! TLVs are skipped. The format is parsed by `proxy-header`; what is ours is when to stop reading.
+//! Anybody who can connect may claim any address, so a listener with this on must be reachable only by proxies. The
+//! header is read with a deadline into a bounded buffer; bytes read beyond it come back as [`Prefixed`]. TLVs are
+//! skipped. `proxy-header` parses the format; we decide when to stop reading.
 //!
-//! `optional` must tell a header from a client that sends none, whatever arrives first: bytes are only waited for as
-//! long as they are the beginning of one of the two signatures. A TLS ClientHello (0x16) is none at its first byte, an
-//! HTTP request at the latest where `PROXY ` ends.
+//! `optional` must recognise clients that send no header, whatever arrives first: it waits for more bytes only as
+//! long as they are the beginning of one of the two signatures. A TLS ClientHello (0x16) differs at its first byte,
+//! an HTTP request at the latest where `PROXY ` ends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ const V2_BYTES_MAX: usize = 4096;
 /// Enough for a header and most of what follows it in the same segment.
 const FIRST_READ: usize = 1024;
 
-/// Whether a header must be there.
+/// Whether a header is required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Clients without a header are served as themselves.
@@ -37,7 +37,7 @@ pub enum Mode {
     Require,
 }
 
-/// Whom the proxy in front of us speaks for.
+/// The connection that the proxy in front of us speaks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
     /// The client.
@@ -50,7 +50,7 @@ pub struct Announced {
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyProtocolError {
     /// The header, or in `optional` mode anything, did not come in time.
-    #[error("no whole PROXY header within the time allowed")]
+    #[error("no complete PROXY header within the time allowed")]
     Timeout,
     /// It is required, and something else came.
     #[error("the connection does not begin with a PROXY header, which this listener requires")]
@@ -76,7 +76,7 @@ impl ProxyProtocolError {
     /// All labels that [`label`](Self::label) gives.
     pub const LABELS: [&'static str; 6] = ["timeout", "missing", "malformed", "too_long", "closed", "io"];
 
-    /// As a label for metrics.
+    /// Returns the label for metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             ProxyProtocolError::Timeout => "timeout",
@@ -123,7 +123,7 @@ async fn read_header<S: AsyncRead + Unpin>(
     }
 }
 
-/// An empty buffer need not keep its memory.
+/// Frees the memory of an empty buffer.
 fn leave_nothing_empty(buffer: Vec<u8>) -> Vec<u8> {
     if buffer.is_empty() { Vec::new() } else { buffer }
 }
@@ -162,8 +162,8 @@ fn examine(buffer: &[u8]) -> Result<ParsedHeader, ProxyProtocolError> {
     }
 }
 
-/// Whether the ports of version 1 are digits (specification §2.1): the parser takes `+80`, too. What else is in the line of
-/// `UNKNOWN` is to be ignored.
+/// Returns true if the ports of version 1 are digits (specification §2.1): the parser accepts `+80`, too. The rest of
+/// an `UNKNOWN` line must be ignored.
 fn has_plain_ports(header: &[u8]) -> bool {
     let Some(line) = header.strip_prefix(V1_SIGNATURE).filter(|line| !line.starts_with(b"UNKNOWN")) else {
         return true;
@@ -172,7 +172,7 @@ fn has_plain_ports(header: &[u8]) -> bool {
     ports.all(|port| port.iter().all(u8::is_ascii_digit))
 }
 
-/// Judges the fixed part of version 2 as soon as it is there, rather than to wait for bytes that it announces wrongly.
+/// Checks the fixed part of version 2 as soon as it is there, instead of waiting for bytes that it announces wrongly.
 fn check_v2_head(buffer: &[u8]) -> Result<(), ProxyProtocolError> {
     let rest = &buffer[V2_SIGNATURE.len()..];
     if rest.first().is_some_and(|version_command| !matches!(version_command, 0x20 | 0x21)) {

@@ -1,8 +1,8 @@
-//! Options of sockets, and connecting.
+//! Socket options, and connecting.
 //!
-//! Every option costs a system call on each connection, so only what is wanted is set: TCP_NODELAY always (a proxy that
-//! waits for more bytes only adds delay), the rest when asked for. A listening socket passes its options on to what it
-//! accepts (Linux copies them), so there each is set once; see [`listener`](super::listener).
+//! Every option costs a system call on each connection, so only what is wanted is set: TCP_NODELAY always (a proxy
+//! that waits for more bytes only adds delay), the rest on request. A listening socket passes its options on to the
+//! sockets it accepts (Linux copies them), so each is set once there; see [`listener`](super::listener).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,8 @@ pub struct KeepaliveTimes {
 }
 
 impl KeepaliveTimes {
-    /// After `idle`, in whole seconds, and with 9 questions about half of it longer, a minute at most: some may be lost.
+    /// Begins after `idle`, in whole seconds; 9 probes take about half of it longer, a minute at most, since some may
+    /// be lost.
     pub fn after(idle: Duration) -> KeepaliveTimes {
         let interval = Duration::from_secs((idle.as_secs() / 16).clamp(1, 7));
         KeepaliveTimes { idle: Duration::from_secs(idle.as_secs().max(1)), interval }
@@ -141,8 +142,8 @@ async fn connect_tcp(addr: SocketAddr, options: &ConnectOptions) -> Result<Strea
     }
 }
 
-/// Chooses the address and leaves the port to `connect`: so the kernel looks for one that is free towards that place, and
-/// not for one that nobody uses at all.
+/// Chooses the address and leaves the port to `connect`: the kernel then needs a port that is free towards that
+/// destination, not one that is free altogether.
 fn bind_address(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;

@@ -1,4 +1,4 @@
-//! The byte streams everything above is built on: a connected socket, and one with bytes that were read too early.
+//! The byte streams everything above is built on: a connected socket, and one with bytes that were read early.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connected socket. An enum, not a boxed trait: two kinds are all there are, and no call on the data path is dynamic.
+/// A connected socket. An enum, not a boxed trait: there are only two kinds, and no call on the data path is dynamic.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP over IPv4 or IPv6.
@@ -19,18 +19,18 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// Who is at the other end. IPv4 addresses that arrive as IPv6 (`::ffff:10.0.0.1`) are told as IPv4, so that a network
+/// The other end. IPv4 addresses that arrive as IPv6 (`::ffff:10.0.0.1`) are reported as IPv4, so that a network
 /// written `10.0.0.0/8` matches them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PeerAddr {
     /// An IP address and a port.
     Inet(SocketAddr),
-    /// A process on this machine; Unix sockets have no address worth telling.
+    /// A process on this machine; Unix sockets have no useful address.
     Unix,
 }
 
 impl PeerAddr {
-    /// The IP address, where there is one.
+    /// Returns the IP address, if there is one.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             PeerAddr::Inet(addr) => Some(addr.ip()),
@@ -64,7 +64,7 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// The same connection behind another descriptor of it.
+    /// Returns the same connection behind another descriptor.
     ///
     /// # Errors
     /// If the runtime cannot watch it.
@@ -78,7 +78,7 @@ impl Stream {
         })
     }
 
-    /// The other end.
+    /// Returns the address of the other end.
     ///
     /// # Errors
     /// If the connection is gone already.
@@ -89,7 +89,7 @@ impl Stream {
         }
     }
 
-    /// Our end, where it has an IP address.
+    /// Returns the address of our end, if it is an IP address.
     ///
     /// # Errors
     /// If the socket is no longer usable.
@@ -114,7 +114,7 @@ impl Stream {
 }
 
 impl Stream {
-    /// Whether the socket was seen to be readable since a read last found it empty: one load, neither a call nor a lock.
+    /// Returns true if the socket became readable since a read last found it empty: one load, neither a call nor a lock.
     /// The event that makes it so is what takes the reader's waker, so while this says `false` the waker stays: on the
     /// thread whose runtime waits for the socket, where no task runs between the two.
     #[inline]
@@ -242,8 +242,8 @@ macro_rules! pass_writes_on {
 }
 pub(crate) use pass_writes_on;
 
-/// A stream whose first bytes were read already: they come first, then the stream. Once they are read nothing of them
-/// stays in memory.
+/// A stream whose first bytes were read already: they come first, then the stream. Once read, nothing of them stays
+/// in memory.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     early: Vec<u8>,
@@ -257,7 +257,7 @@ impl<S> Prefixed<S> {
         Prefixed { early, read: 0, io }
     }
 
-    /// The early bytes that nobody has read yet.
+    /// Returns the early bytes that were not read yet.
     pub fn early(&self) -> &[u8] {
         &self.early[self.read..]
     }
@@ -267,7 +267,7 @@ impl<S> Prefixed<S> {
         &self.io
     }
 
-    /// Takes it apart: the early bytes that nobody has read yet, and the stream.
+    /// Returns the early bytes that were not read yet, and the stream.
     pub fn into_parts(mut self) -> (Vec<u8>, S) {
         self.early.drain(..self.read);
         (self.early, self.io)

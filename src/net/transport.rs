@@ -1,7 +1,7 @@
 //! A connection with or without TLS, as one type: what hyper, the relay and the handshake client read and write.
 //!
-//! An enum and not a boxed trait: a plain socket costs no call through a table, and TLS is boxed because its state is
-//! large and most of it rests while the connection does.
+//! An enum, not a boxed trait: a plain socket costs no dynamic call, and TLS is boxed because its state is large and
+//! mostly idle while the connection is.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -22,12 +22,12 @@ pub enum Transport<T> {
 
 /// What the relay asks of a connection besides its bytes.
 pub trait RelayIo {
-    /// Whether the peer sees an orderly end when the connection is dropped with all bytes written and read: a FIN is the
-    /// kernel's to send, TLS's close_notify is not. Saves the `shutdown` call.
+    /// Returns true if the peer sees an orderly end when the connection is dropped with all bytes written and read: the
+    /// kernel sends a FIN, but not TLS's close_notify. Saves the `shutdown` call.
     fn ends_on_drop(&self) -> bool;
 
-    /// Whether a read may find something. `false` only where one would answer `Pending` again, and the waker that the
-    /// last one left is still there: then it can be left out.
+    /// Returns true if a read may find something; false only if it would return `Pending` again and the waker of the last
+    /// one is still there, so that it can be skipped.
     fn may_read(&self) -> bool;
 
     /// Leaves the task's waker for when there is something to read, as a read that finds nothing does, but needs no buffer

@@ -1,4 +1,4 @@
-//! Whether an endpoint answers a GET as it should.
+//! The HTTP probe: sends a GET and checks the answer.
 
 use std::ops::RangeInclusive;
 
@@ -15,7 +15,7 @@ use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, ProbeStage};
 use crate::health::expect::Expect;
 use crate::upstream::connect::Connector;
 
-/// What is asked, and what must come back.
+/// The request, and the expected answer.
 #[derive(Clone, Debug)]
 pub struct HttpProbe {
     /// The target in origin form.
@@ -31,7 +31,7 @@ pub struct HttpProbe {
 }
 
 impl HttpProbe {
-    /// Asks once.
+    /// Probes once.
     ///
     /// # Errors
     /// When the answer is not as expected, or not there by `deadline`; the caller stops waiting then.
@@ -71,7 +71,7 @@ impl HttpProbe {
     }
 }
 
-/// The body as far as it is looked at.
+/// Reads the beginning of the body, as much as is checked.
 async fn beginning(mut body: Incoming) -> Result<Vec<u8>, ProbeError> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {

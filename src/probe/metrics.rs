@@ -1,4 +1,4 @@
-//! What probes count: how long they take, why they fail, and what is thought of an endpoint since.
+//! Metrics of probes: how long they take, why they fail, and the state of each endpoint.
 
 use std::time::Duration;
 
@@ -60,16 +60,16 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// What one endpoint counts on while it is probed by this kind of probe, and the series, until it is dropped.
+    /// Returns the handles of one endpoint for this kind of probe, and keeps its series until they are dropped.
     pub fn endpoint(&self, upstream: &str, endpoint: &str, kind: &'static str) -> ProbeMetrics {
-        let held = (self.by_kind.hold([upstream, kind]), self.by_endpoint.hold([upstream, endpoint]));
+        let held = (self.by_kind.guard([upstream, kind]), self.by_endpoint.guard([upstream, endpoint]));
         let names = [upstream.to_owned(), endpoint.to_owned()];
         ProbeMetrics { families: self.clone(), names, kind, _held: held }
     }
 }
 
-/// What one endpoint counts on. Its series begin when there is something to tell: a dozen reasons for each endpoint would
-/// nearly all stay 0.
+/// The handles of one endpoint. Its series begin on first use: a dozen reasons for each endpoint would nearly all
+/// stay 0.
 #[derive(Debug)]
 pub struct ProbeMetrics {
     families: Metrics,
@@ -79,7 +79,7 @@ pub struct ProbeMetrics {
 }
 
 impl ProbeMetrics {
-    /// Counts a probe that took so long, and why it failed if it did.
+    /// Counts a probe, its duration, and the reason if it failed.
     pub fn probed(&self, took: Duration, failed: Option<&'static str>) {
         let [upstream, endpoint] = self.names();
         self.families.duration.with_label_values(&[upstream, self.kind]).observe(seconds(took));
@@ -88,8 +88,8 @@ impl ProbeMetrics {
         }
     }
 
-    /// Says what is thought of it now.
-    pub fn stands(&self, up: bool) {
+    /// Sets the endpoint's state.
+    pub fn set_up(&self, up: bool) {
         self.families.up.with_label_values(&self.names()).set(i64::from(up));
     }
 
@@ -117,7 +117,7 @@ mod tests {
         let endpoint = metrics.endpoint("chat", "ws://a:1", "websocket");
         endpoint.probed(Duration::from_millis(1), None);
         endpoint.probed(Duration::from_secs(2), Some("pong_timeout"));
-        endpoint.stands(false);
+        endpoint.set_up(false);
         endpoint.changed("pong_timeout");
         let text = encode(&registry).unwrap();
         for line in [

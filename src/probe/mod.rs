@@ -1,11 +1,11 @@
-//! Active health checks: each endpoint is asked again and again whether it is fit, apart from any client.
+//! Active health checks: each endpoint is probed at intervals, apart from any client.
 //!
-//! A probe goes the way a session goes (`upstream::connect`, TLS included, and our own handshake), or it would find
-//! healthy what no session can use. It takes no seat: it is not load. All probes of the process run on one thread that
-//! relays nothing, since every worker probing for itself would multiply them.
+//! A probe takes the same way as a session (`upstream::connect`, TLS included, and our own handshake), or it would
+//! find healthy what no session can use. It takes no permit: it is not load. All probes of the process run on one
+//! thread that relays nothing, since probing on every worker would multiply them.
 //!
-//! Here is only the asking, once and then again and again (`watch`). What results add up to is `health::threshold`, and
-//! what that means for a pick is `upstream`.
+//! Only the probing is here, once (`Check`) and at intervals (`watch`). `health::threshold` counts results, and
+//! `upstream` decides what they mean for a pick.
 
 pub mod http;
 pub mod metrics;
@@ -25,7 +25,7 @@ use crate::upstream::connect::{ConnectError, Connector};
 use crate::upstream::handshake::HandshakeError;
 use crate::ws::close::CloseCode;
 
-/// How a probe names itself to an endpoint, for who reads its log.
+/// The name of a probe, for readers of the endpoint's log.
 const AGENT: &str = "wsluice-probe";
 /// How much of a body or message is looked at; a health answer has a line.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -77,7 +77,7 @@ pub enum ProbeError {
     #[error("{0}")]
     Handshake(#[from] HandshakeError),
     /// No HTTP response, or half of one.
-    #[error("no whole HTTP response")]
+    #[error("no complete HTTP response")]
     Http(#[source] hyper::Error),
     /// A status that is not a good one.
     #[error("it answered with status {0}")]
@@ -128,7 +128,7 @@ impl ProbeError {
         "message_timeout",
     ];
 
-    /// The name used in metrics and logs.
+    /// Returns the name used in metrics and logs.
     pub const fn label(&self) -> &'static str {
         match self {
             ProbeError::Connect(error) => error.label(),
@@ -146,14 +146,14 @@ impl ProbeError {
         }
     }
 
-    /// Whether it says nothing of the endpoint.
+    /// Returns true if it shows nothing about the endpoint.
     pub const fn is_ours(&self) -> bool {
         matches!(self, ProbeError::Connect(error) if error.is_ours())
     }
 }
 
 impl Probe {
-    /// The name used in metrics.
+    /// Returns the name used in metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Probe::Tcp => "tcp",

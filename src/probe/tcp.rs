@@ -1,11 +1,11 @@
-//! Whether an endpoint takes connections, with TLS where it speaks TLS. It says nothing of the application behind.
+//! The TCP probe: connects, with TLS where the endpoint speaks TLS. It shows nothing of the application behind.
 
 use tokio::time::Instant;
 
 use super::ProbeError;
 use crate::upstream::connect::Connector;
 
-/// Connects, and hangs up.
+/// Connects, and disconnects.
 ///
 /// # Errors
 /// When there is no connection by `deadline`.

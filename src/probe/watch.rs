@@ -1,4 +1,4 @@
-//! Probing again and again whatever endpoints an upstream has at the moment.
+//! Probes the current endpoints of an upstream at intervals.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ async fn follow(upstream: &Arc<Upstream>, check: &Arc<Check>, metrics: &Metrics)
     let mut changes = upstream.changes();
     let mut watched: Vec<(Arc<Endpoint>, Watch)> = vec![];
     loop {
-        // Marked as seen before it is looked at: what changes in between wakes us again.
+        // Marked as seen before it is read: changes in between wake us again.
         changes.borrow_and_update();
         let endpoints = upstream.endpoints();
         let is_there = |endpoint: &Arc<Endpoint>| endpoints.iter().any(|there| Arc::ptr_eq(there, endpoint));
@@ -48,7 +48,7 @@ async fn follow(upstream: &Arc<Upstream>, check: &Arc<Check>, metrics: &Metrics)
                     let what = format!("checking the health of {}", probed.name);
                     let again = || {
                         let metrics = metrics.endpoint(&upstream.name, &probed.name, check.probe.kind());
-                        again_and_again(&upstream, &probed, &check, metrics)
+                        probe_repeatedly(&upstream, &probed, &check, metrics)
                     };
                     panics::keep(PanicSite::Control, &what, again).await;
                 };
@@ -79,20 +79,20 @@ impl Drop for Watch {
     }
 }
 
-async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check, metrics: ProbeMetrics) {
+async fn probe_repeatedly(upstream: &Upstream, endpoint: &Endpoint, check: &Check, metrics: ProbeMetrics) {
     // An endpoint may go up and down for ever.
     let lines = Sparing::default();
     loop {
         let started = Instant::now();
         let result = check.once(&endpoint.connector).await;
         metrics.probed(started.elapsed(), result.as_ref().err().map(ProbeError::label));
-        // Counted, and nothing besides: what this machine lacks does not bring an endpoint down.
+        // Only counted: what this machine lacks does not bring an endpoint down.
         if result.as_ref().is_err_and(ProbeError::is_ours) {
             sleep_until(started + jittered(check.every, fastrand::f64())).await;
             continue;
         }
         let (before, after) = endpoint.live.probed(check.rule, result.is_ok(), clock::now());
-        metrics.stands(after != Health::Down);
+        metrics.set_up(after != Health::Down);
         let (upstream, endpoint) = (&upstream.name, &endpoint.name);
         match (before, after, result) {
             (Health::Unknown | Health::Up, Health::Down, Err(error)) => {
@@ -118,7 +118,7 @@ async fn again_and_again(upstream: &Upstream, endpoint: &Endpoint, check: &Check
     }
 }
 
-/// `every`, up to a tenth shorter or longer, as `random` (0 to 1) has it.
+/// Returns `every`, up to a tenth shorter or longer, depending on `random` (0 to 1).
 fn jittered(every: Duration, random: f64) -> Duration {
     every.mul_f64(1.0 + JITTER * (random - 0.5))
 }

@@ -1,8 +1,9 @@
-//! Whether an endpoint opens a WebSocket and is alive in it: a verified handshake, a Ping answered by its Pong, and, where
-//! wanted, a message answered by another.
+//! The WebSocket probe: a verified handshake, a Ping answered by its Pong, and, if wanted, a message answered by
+//! another.
 //!
-//! A server whose event loop hangs still has a kernel that accepts and often a front that upgrades; only the Pong tells.
-//! What the server sends of its own accord is read past, however long it is: memory is bounded, and time is the caller's.
+//! A server whose event loop hangs still has a kernel that accepts and often a front that upgrades; only the Pong
+//! shows it. Messages that the server sends by itself are skipped, however long they are: memory is bounded, and the
+//! caller limits the time.
 
 use std::io;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::ws::handshake::{HandshakeOffer, key};
 /// For the server's answer to our Close, which no verdict waits for.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// What is asked, and what must come back.
+/// What to send, and what to expect.
 #[derive(Clone, Debug)]
 pub struct WebSocket {
     /// The target in origin form, query included.
@@ -32,7 +33,7 @@ pub struct WebSocket {
     pub host: Option<String>,
     /// Further fields.
     pub headers: HeaderMap,
-    /// Offered, and then to be chosen.
+    /// Offered; the server must choose it.
     pub subprotocol: Option<String>,
     /// The text of a message.
     pub send: Option<String>,
@@ -41,10 +42,10 @@ pub struct WebSocket {
 }
 
 impl WebSocket {
-    /// Opens one, asks, and leaves with a Close.
+    /// Opens a WebSocket, probes, and ends with a Close.
     ///
     /// # Errors
-    /// When something is not as expected. Waiting is ended by the caller; `stage` then says for what.
+    /// When something is not as expected. The caller ends the wait; `stage` then says for what.
     pub async fn run(
         &self,
         connector: &Connector,
@@ -65,9 +66,9 @@ impl WebSocket {
             return Err(ProbeError::Subprotocol);
         }
         let mut server = ProbedServer { io, unread: BytesMut::from(&*early) };
-        self.ask(&mut server, stage).await?;
-        // The verdict need not wait for it, and a server that is told nothing would log an error.
-        tokio::spawn(timeout(GOODBYE, async move { server.leave().await }));
+        self.exchange(&mut server, stage).await?;
+        // The verdict does not wait for it; without a Close the server would log an error.
+        tokio::spawn(timeout(GOODBYE, async move { server.close().await }));
         Ok(())
     }
 
@@ -82,7 +83,7 @@ impl WebSocket {
         if !self.headers.contains_key(USER_AGENT) {
             head.field(USER_AGENT.as_str(), AGENT.as_bytes());
         }
-        // What belongs to the handshake is not to be set by hand.
+        // The fields of the handshake must not be set by hand.
         let own = |name: &HeaderName| name == SEC_WEBSOCKET_VERSION || name == SEC_WEBSOCKET_PROTOCOL;
         for (name, value) in self.headers.iter().filter(|(name, _)| !own(name)) {
             head.field(name.as_str(), value.as_bytes());
@@ -90,8 +91,8 @@ impl WebSocket {
         head.end()
     }
 
-    /// From the 101 to the last thing expected.
-    async fn ask<T: AsyncRead + AsyncWrite + Unpin>(
+    /// Sends and reads from the 101 to the last expected message.
+    async fn exchange<T: AsyncRead + AsyncWrite + Unpin>(
         &self,
         server: &mut ProbedServer<T>,
         stage: &mut ProbeStage,
@@ -167,7 +168,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ProbedServer<T> {
         self.io.flush().await.map_err(ProbeError::Lost)
     }
 
-    /// The next frame, and the first `room` bytes of its payload; of a control frame all.
+    /// Reads the next frame, and the first `room` bytes of its payload; all of a control frame's.
     async fn frame(&mut self, room: usize) -> Result<(FrameHeader, Vec<u8>), ProbeError> {
         let (header, length) = loop {
             match FrameHeader::parse(&self.unread).map_err(|_| ProbeError::Protocol("an illegal frame header"))? {
@@ -206,7 +207,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ProbedServer<T> {
 
     /// Says goodbye, and reads until the server does or hangs up: what was left unread would turn our end of the connection
     /// into a reset.
-    async fn leave(mut self) {
+    async fn close(mut self) {
         let (body, length) = Close::new(CloseCode::NORMAL, "").body();
         if self.send(Opcode::Close, &body[..length]).await.is_err() {
             return;

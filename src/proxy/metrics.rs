@@ -110,7 +110,7 @@ impl Metrics {
         reasons: &[&'static str],
         requests: &[(&'static str, &'static str)],
     ) -> RouteRequestMetrics {
-        let held = (self.by_listener.hold([listener, route]), self.by_route.hold([route]));
+        let held = (self.by_listener.guard([listener, route]), self.by_route.guard([route]));
         let by = |family: &IntCounterVec| {
             let (family, listener, route) = (family.clone(), listener.to_owned(), route.to_owned());
             move |label: &&'static str| family.with_label_values(&[&*listener, &*route, *label])

@@ -147,8 +147,8 @@ impl Metrics {
 
     /// The handles of one listener, and their series, until they are dropped.
     pub fn listener(&self, listener: &str, security: Security) -> ListenerMetrics {
-        let held = self.by_listener.hold([listener]);
-        let tls_held = (security == Security::Tls).then(|| self.by_tls_listener.hold([listener]));
+        let held = self.by_listener.guard([listener]);
+        let tls_held = (security == Security::Tls).then(|| self.by_tls_listener.guard([listener]));
         let (errors, tls) = (self.errors.clone(), self.tls_handshakes.clone());
         let (errors_of, tls_of) = (listener.to_owned(), listener.to_owned());
         let known: &[(TlsVersionLabel, bool)] = match security {

@@ -1,4 +1,4 @@
-//! Metric handles fetched beforehand, so that an event costs one addition and no look-up of labels by their text.
+//! Metric handles fetched in advance, so that an event costs one addition and no look-up of labels by their text.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use prometheus::{IntCounter, IntGauge};
 
 /// Counters of one family that differ only in labels with a closed set of values: a status, a reason, an end.
 ///
-/// Those named when it is made exist from then on, with 0: a rate needs the zero before the first event. They are
-/// found by comparing keys one after the other, which for the dozen there are is quicker than to hash text. A key that
-/// was not named is still counted, at the price of a look-up.
+/// The counters named at creation exist from then on, with 0: a rate needs the zero before the first event. They are
+/// found by comparing keys one after the other, which for a dozen is faster than hashing text. A key that was not
+/// named is still counted, at the price of a look-up.
 pub struct Counters<K> {
     known: Box<[(K, IntCounter)]>,
     make: Box<dyn Fn(&K) -> IntCounter + Send + Sync>,
 }
 
 impl<K: Copy + PartialEq> Counters<K> {
-    /// Makes the counters of `known` now, by `make`, and those of other keys when they are asked for.
+    /// Makes the counters of `known` now, by `make`, and those of other keys on demand.
     pub fn new(known: &[K], make: impl Fn(&K) -> IntCounter + Send + Sync + 'static) -> Counters<K> {
         let known = known.iter().map(|key| (*key, make(key))).collect();
         Counters { known, make: Box::new(make) }
@@ -37,12 +37,12 @@ impl<K: fmt::Debug> fmt::Debug for Counters<K> {
     }
 }
 
-/// One more in a gauge, until it is dropped, however the task that holds it ends.
+/// Adds one to a gauge until it is dropped, however the task that holds it ends.
 #[derive(Debug)]
 pub struct Active(IntGauge);
 
 impl Active {
-    /// Counts one in.
+    /// Adds one.
     pub fn new(gauge: &IntGauge) -> Active {
         gauge.inc();
         Active(gauge.clone())
@@ -55,7 +55,7 @@ impl Drop for Active {
     }
 }
 
-/// A span as Prometheus wants it.
+/// Returns a duration in seconds, as Prometheus wants it.
 pub fn seconds(span: Duration) -> f64 {
     span.as_secs_f64()
 }

@@ -1,7 +1,7 @@
-//! Text of strangers in our log: whatever a peer sends, one event stays one line and no terminal obeys it.
+//! Escapes text from strangers in our log: whatever a peer sends, one event stays one line and no terminal obeys it.
 //!
-//! JSON alone asks for less than that (RFC 8259 §7 escapes U+0000 to U+001F), so DEL, the C1 controls (U+009B starts a
-//! terminal sequence), line separators, and what turns the direction of writing or hides text are escaped as well.
+//! JSON alone requires less (RFC 8259 §7 escapes U+0000 to U+001F), so DEL, the C1 controls (U+009B starts a terminal
+//! sequence), line separators, and characters that change the direction of writing or hide text are escaped as well.
 
 use std::io::{self, Write};
 
@@ -16,7 +16,7 @@ pub fn json_string(out: &mut Vec<u8>, text: &str) {
     debug_assert!(written.is_ok(), "a string always serializes, and a Vec always takes it");
 }
 
-/// Appends `text` for human eyes: bare where it is one plain word, else quoted and escaped as Rust would.
+/// Appends `text` for people: bare if it is one plain word, otherwise quoted and escaped as Rust would.
 pub fn human_word(out: &mut Vec<u8>, text: &str) {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
         out.extend_from_slice(text.as_bytes());
@@ -30,7 +30,7 @@ pub fn human_quoted(out: &mut Vec<u8>, text: &str) {
     human_text(out, &format!("{text:?}"));
 }
 
-/// Appends `text` as it is, spaces and quotes included, only with what is not printable escaped.
+/// Appends `text` as it is, spaces and quotes included; only unprintable characters are escaped.
 pub fn human_text(out: &mut Vec<u8>, text: &str) {
     for piece in text.split_inclusive(is_hidden) {
         match piece.chars().next_back() {
@@ -43,12 +43,12 @@ pub fn human_text(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// The longest start of `text` of at most `bytes` bytes that ends between characters.
+/// Returns the longest start of `text` of at most `bytes` bytes that ends between characters.
 pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
-/// serde_json's compact form, except for characters that are not seen.
+/// Writes serde_json's compact form, but escapes invisible characters.
 struct Plain;
 
 impl Formatter for Plain {
@@ -56,7 +56,7 @@ impl Formatter for Plain {
         let mut rest = fragment;
         while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_hidden(c)) {
             out.write_all(&rest.as_bytes()[..at])?;
-            // Two of them beyond the basic plane (RFC 8259 §7).
+            // Two units beyond the basic plane (RFC 8259 §7).
             for unit in c.encode_utf16(&mut [0; 2]) {
                 write!(out, "\\u{unit:04x}")?;
             }

@@ -1,14 +1,14 @@
-//! The registry as Prometheus reads it.
+//! The registry in Prometheus's text format.
 
 use prometheus::{Registry, TextEncoder};
 
-/// The media type of [`encode`]'s text, as the exposition format wants it named.
+/// The media type of [`encode`]'s text, as the exposition format names it.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All metrics of `registry`, sorted by name.
+/// Returns all metrics of `registry`, sorted by name.
 ///
 /// # Errors
-/// If a collector hands out a family that breaks the format; a bug, found by the first scrape.
+/// If a collector returns a family that breaks the format; a bug, found by the first scrape.
 pub fn encode(registry: &Registry) -> prometheus::Result<String> {
     let mut text = String::with_capacity(32 << 10);
     TextEncoder::new().encode_utf8(&registry.gather(), &mut text)?;

@@ -1,9 +1,9 @@
-//! Metrics of one name that differ in the values of their labels.
+//! Families of metrics: one name, with series that differ in the values of their labels.
 //!
-//! prometheus has such families of its own, `IntCounterVec` and the like, but finds a series there by a hash of its label
-//! values run together without anything between them: `{route="a",upstream="ab"}` and `{route="aa",upstream="b"}` are one
-//! series, under the labels of whichever came first. Names are free here, so that can happen; these have the same methods
-//! and find a series by its values.
+//! prometheus has such families of its own, `IntCounterVec` and others, but finds a series by a hash of its label
+//! values run together without a separator: `{route="a",upstream="ab"}` and `{route="aa",upstream="b"}` are one
+//! series, under the labels of whichever came first. Names are free here, so that can happen; these families have the
+//! same methods and find a series by its values.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,21 +26,21 @@ pub type GaugeVec = Labelled<Gauge>;
 /// Histograms.
 pub type HistogramVec = Labelled<Histogram>;
 
-/// What a family can be made of.
+/// A kind of metric that a family can be made of.
 pub trait MetricKind: prometheus::core::Metric + 'static {
-    /// Its name, its help, and whatever else it has.
+    /// Its name, its help, and other options.
     type Opts: Describer + Clone + Send + Sync + 'static;
 
-    /// What Prometheus calls it.
+    /// Its type in Prometheus.
     const TYPE: MetricType;
 
-    /// One with these names and values of labels.
+    /// Makes a metric with these names and values of labels.
     ///
     /// # Errors
-    /// If a name is none.
+    /// If a name is not valid.
     fn make(opts: Self::Opts, labels: &Labels<'_>) -> prometheus::Result<Self>;
 
-    /// The same, with these names of labels whose values are not known yet.
+    /// Returns the options with these label names, whose values are not known yet.
     fn open(opts: Self::Opts, labels: &[&str]) -> Self::Opts;
 }
 
@@ -96,7 +96,7 @@ impl MetricKind for Histogram {
     }
 }
 
-/// A family. Clones are the same one.
+/// A family. Clones share the same series.
 pub struct Labelled<M: MetricKind>(Arc<FamilyState<M>>);
 
 struct FamilyState<M: MetricKind> {
@@ -104,7 +104,7 @@ struct FamilyState<M: MetricKind> {
     desc: Desc,
     /// Names of the labels.
     names: Box<[Box<str>]>,
-    /// By the values of the labels.
+    /// The series by their label values.
     series: RwLock<HashMap<Box<[Box<str>]>, M>>,
 }
 
@@ -115,22 +115,22 @@ impl<M: MetricKind> FamilyState<M> {
 }
 
 impl<M: MetricKind> Labelled<M> {
-    /// A family without any series yet.
+    /// Makes a family without series.
     ///
     /// # Errors
-    /// If its name, its help or the name of a label is none.
+    /// If its name, its help or the name of a label is not valid.
     pub fn new(opts: M::Opts, names: &[&str]) -> prometheus::Result<Labelled<M>> {
         let desc = M::open(opts.clone(), names).describe()?;
-        // What could be wrong with a series is wrong with this one already.
+        // Finds everything that could be wrong with a series.
         M::make(opts.clone(), &names.iter().map(|name| (*name, "")).collect::<Vec<_>>())?;
         let names = names.iter().map(|name| Box::from(*name)).collect();
         Ok(Labelled(Arc::new(FamilyState { opts, desc, names, series: RwLock::default() })))
     }
 
-    /// The series with these values of the labels, in the order of their names; made if there is none.
+    /// Returns the series with these label values, in the order of their names; makes it if there is none.
     ///
     /// # Panics
-    /// If there are not as many values as names.
+    /// If the number of values differs from the number of names.
     pub fn with_label_values<V: AsRef<str>>(&self, values: &[V]) -> M {
         assert_eq!(values.len(), self.0.names.len(), "a value for each label of {}", self.0.desc.fq_name);
         let values = key(values);
@@ -145,7 +145,7 @@ impl<M: MetricKind> Labelled<M> {
         series.entry(values).or_insert_with_key(|values| make(values)).clone()
     }
 
-    /// Takes a series out. Whoever has its handle counts on something that is not shown any more.
+    /// Removes a series. Handles of it go on counting, but are not shown any more.
     ///
     /// # Errors
     /// If there is none.
@@ -156,7 +156,7 @@ impl<M: MetricKind> Labelled<M> {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Box<[Box<str>]>, M>> {
-        // Nothing inside can be left half done by a panic.
+        // A panic cannot leave anything half done inside.
         self.0.series.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

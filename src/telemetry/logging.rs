@@ -1,9 +1,10 @@
-//! Events of `tracing` as lines of the log: one JSON object each, or one line to read.
+//! Turns events of `tracing` into lines of the log: one JSON object each, or one readable line.
 //!
-//! An own layer instead of tracing-subscriber's `fmt`, because a line here must be safe whatever a peer put into a
-//! field (`escape`), must not wait for the output (`sink`), has the same keys as an access line (`ts`, `level`,
-//! `target`, `message`, then the fields, flat), and names each key once: the fields of an event hide those of its
-//! span, those of an inner span those of an outer one. It is no longer than the configuration of the other would be.
+//! We have a layer of our own instead of tracing-subscriber's `fmt`, because a line here must be safe whatever a peer
+//! put into a field (`escape`), must not wait for the output (`sink`), has the same keys as an access line (`ts`,
+//! `level`, `target`, `message`, then the fields, flat), and names each key once: the fields of an event hide those
+//! of its span, those of an inner span those of an outer one. It is no longer than the configuration of the other
+//! would be.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -21,7 +22,7 @@ use super::escape;
 use super::sink::LogSink;
 use super::utc::Utc;
 
-/// What a log line looks like.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object a line, for machines.
@@ -35,7 +36,7 @@ pub enum Format {
 pub struct Options {
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives as `info,wsluice::session=debug`.
     pub filter: String,
-    /// The look of a line.
+    /// The format of a line.
     pub format: Format,
     /// Colours the level in human lines.
     pub ansi: bool,
@@ -69,7 +70,7 @@ pub enum LoggingError {
     Gone(#[source] reload::Error),
 }
 
-/// Changes the log while it runs. Clones change the same one.
+/// Changes the log while it runs. Clones change the same log.
 #[derive(Clone, Debug)]
 pub struct Switch {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -77,7 +78,7 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// From now on logs what this filter lets through; see [`Options::filter`].
+    /// Applies a new filter; see [`Options::filter`].
     ///
     /// # Errors
     /// If it does not parse, which changes nothing.
@@ -85,7 +86,7 @@ impl Switch {
         self.filter.reload(parse(filter)?).map_err(LoggingError::Gone)
     }
 
-    /// From now on lines look so.
+    /// Applies a new format.
     pub fn set_format(&self, format: Format) {
         self.human.store(format == Format::Human, Ordering::Relaxed);
     }
@@ -101,7 +102,7 @@ pub fn init(options: &Options, sink: LogSink) -> Result<Switch, LoggingError> {
     Ok(switch)
 }
 
-/// What `init` installs; a test installs it for its own thread.
+/// Makes what `init` installs; a test installs it for its own thread.
 ///
 /// # Errors
 /// If the filter does not parse.
@@ -109,15 +110,15 @@ pub fn subscriber(
     options: &Options,
     sink: LogSink,
 ) -> Result<(impl Subscriber + Send + Sync + use<>, Switch), LoggingError> {
-    // Whether an event passes is asked once for each place in the code and remembered there until the filter changes:
-    // that it can change costs nothing where nothing is logged.
+    // Whether an event passes is decided once for each place in the code and cached there until the filter changes:
+    // a filter that can change costs nothing where nothing is logged.
     let (layer, filter) = reload::Layer::new(parse(&options.filter)?);
     let human = Arc::new(AtomicBool::new(options.format == Format::Human));
     let lines = LineLayer { sink, human: Arc::clone(&human), ansi: options.ansi };
     Ok((Registry::default().with(layer).with(lines), Switch { filter, human }))
 }
 
-/// The filter that is written so.
+/// Parses a filter.
 fn parse(written: &str) -> Result<EnvFilter, LoggingError> {
     let mut bare = written.split(',').map(str::trim).filter(|part| !part.contains(['=', '[', ']', '{', '}']));
     if let Some(word) = bare.find(|word| word.parse::<LevelFilter>().is_err()) {
@@ -178,7 +179,7 @@ fn write_json(line: &mut Vec<u8>, now: Utc, metadata: &tracing::Metadata<'_>, fi
     escape::json_string(line, &fields.message);
     for (name, value) in &fields.named {
         line.push(b',');
-        // The keys above are ours; a field that happens to be called so keeps its value under a longer name.
+        // The keys above are ours; a field of the same name keeps its value under a longer one.
         let taken = matches!(*name, "ts" | "level" | "target");
         let _ = write!(line, r#""{name}{}":"#, if taken { "_" } else { "" });
         match value {
@@ -218,7 +219,7 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-/// The fields of an event or a span, in the order in which they were given.
+/// The fields of an event or a span, in the order given.
 #[derive(Debug, Default)]
 struct EventFields {
     message: String,
@@ -229,7 +230,7 @@ struct EventFields {
 enum FieldValue {
     /// Quoted and escaped.
     Text(String),
-    /// A number or a boolean, written as it is.
+    /// A number or a boolean, written without quotes.
     Bare(String),
 }
 
@@ -247,7 +248,7 @@ impl EventFields {
         }
     }
 
-    /// Takes over what `outer` has and this has not.
+    /// Adds the fields that only `outer` has.
     fn inherit(&mut self, outer: &EventFields) {
         for (name, value) in &outer.named {
             if !self.named.iter().any(|(known, _)| known == name) {
@@ -291,7 +292,7 @@ impl Visit for EventFields {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for infinity and NaN (RFC 8259 §6).
+        // JSON cannot express infinity and NaN (RFC 8259 §6).
         let text = value.to_string();
         self.set(field, if value.is_finite() { FieldValue::Bare(text) } else { FieldValue::Text(text) });
     }

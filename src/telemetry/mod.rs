@@ -1,7 +1,8 @@
-//! How the process tells about itself: log lines, and the registry of metrics as text.
+//! Log lines, and the registry of metrics as text.
 //!
-//! Only the means are here: what is counted or logged stands in the module where it happens, each of which has its own
-//! `metrics.rs` with names, help texts and labels. `counters`, `labelled` and `series` hold what those have in common.
+//! Only the means are here: what is counted or logged stands in the module where it happens. Each of these has its
+//! own `metrics.rs` with names, help texts and labels; `counters`, `labelled` and `series` hold what they have in
+//! common.
 
 pub mod counters;
 pub mod escape;

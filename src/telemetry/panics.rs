@@ -1,11 +1,11 @@
-//! Panics: mistakes of ours. Each ends no more than the work in which it happens, is counted, and leaves one line in the log.
+//! Panics: bugs of ours. Each ends only the work in which it happens, is counted, and leaves one line in the log.
 //!
-//! `catch` stands around each poll of a session, a request and a connection, where it is known whose work it was and what
-//! can still be said to its peers; the line then carries those names. What panics elsewhere is caught by the runtime, task
-//! by task, and would leave text on the standard error only: `install` makes a line of the log of it, and counts it by the
-//! thread that it was on. So every panic is counted once: by the innermost `catch`, or, where there is none, by the hook.
+//! `catch` surrounds each poll of a session, a request and a connection, where it is known whose work it was and what
+//! can still be sent to its peers; the log line then has those names. The runtime catches other panics task by task
+//! and would leave only text on the standard error: `install` turns these into a log line and counts them by thread.
+//! So every panic is counted once: by the innermost `catch`, or, without one, by the hook.
 //!
-//! Counted for the process, since the hook is the process's: all registries show the same numbers.
+//! The counts are those of the process, since the hook is: all registries show the same numbers.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -26,26 +26,26 @@ use tokio::time::{Instant, sleep};
 use super::labelled::IntCounterVec;
 use super::sink::LogSink;
 
-/// How long a thread that may be about to take the process with it waits for its line to be written.
+/// How long a thread whose panic may end the process waits for its line to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long work that panicked rests before it begins anew; twice as long each time in a row, up to the last. Long enough
-/// that one that panics at once does no harm by it.
+/// How long work rests after a panic before it restarts; doubled each time in a row, up to `AGAIN_LAST`. Long enough
+/// that work that panics at once does no harm.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_LAST: Duration = Duration::from_secs(60);
 
-/// In what work a panic happened; a label.
+/// The work in which a panic happened; a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PanicSite {
-    /// A session: it ended with 1011.
+    /// A session: ended with 1011.
     Session,
-    /// A request: it got a 500, and its connection was closed.
+    /// A request: got a 500, and its connection was closed.
     Request,
-    /// A connection before its session, or apart from any request of it: it was closed.
+    /// A connection before its session, or outside of any request: closed.
     Connection,
-    /// What a worker does besides: a connection of the pool to an endpoint, as a rule, which was closed.
+    /// Other work of a worker: as a rule a pooled connection to an endpoint, which was closed.
     Worker,
-    /// What is done apart from any client: health checks, discovery, reloading, moving sessions.
+    /// Work without a client: health checks, discovery, reloading, moving sessions.
     Control,
     /// An answer to the operator: its connection was closed.
     Admin,
@@ -64,7 +64,7 @@ impl PanicSite {
         PanicSite::Other,
     ];
 
-    /// The name used in metrics and logs.
+    /// Returns the name used in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             PanicSite::Session => "session",
@@ -77,7 +77,7 @@ impl PanicSite {
         }
     }
 
-    /// By the name that its thread was given.
+    /// Returns the site of a thread, by its name.
     fn of_thread(name: Option<&str>) -> PanicSite {
         match name {
             Some(name) if name.starts_with("worker-") => PanicSite::Worker,
@@ -97,17 +97,17 @@ thread_local! {
     static SEEN: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
-/// What is known of a panic.
+/// The facts of a panic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Panic {
-    /// What it says.
+    /// Its message.
     pub message: String,
-    /// File, line and column; none where no hook is installed.
+    /// File, line and column; `None` without the hook.
     pub location: Option<String>,
 }
 
 impl Panic {
-    /// What `catch_unwind` caught.
+    /// Reads what `catch_unwind` caught.
     fn of(payload: &(dyn Any + Send)) -> Panic {
         let seen = SEEN.try_with(|seen| seen.try_borrow_mut().ok()?.take()).ok().flatten();
         seen.unwrap_or_else(|| {
@@ -128,13 +128,13 @@ impl fmt::Display for Panic {
     }
 }
 
-/// Runs `work`; a panic in it is counted for `place` and told, for the caller to log with the names it knows.
+/// Runs `work`. Counts a panic in it for `place` and returns it, for the caller to log with the names it knows.
 ///
-/// The caller sees to it that nothing is believed afterwards of what `work` may have left half done. While nothing panics
-/// it costs a flag of the thread, set and set back.
+/// The caller must not rely on anything that `work` may have left half done. Without a panic it costs setting and
+/// resetting a flag of the thread.
 ///
 /// # Errors
-/// What is known of the panic.
+/// The facts of the panic.
 #[inline]
 pub fn catch<T>(place: PanicSite, work: impl FnOnce() -> T) -> Result<T, Panic> {
     let outer = CATCHING.replace(true);
@@ -152,7 +152,7 @@ fn caught(place: PanicSite, payload: Box<dyn Any + Send>) -> Panic {
     panic
 }
 
-/// The same for each poll of a future, which is not polled again after a panic.
+/// Does the same for each poll of a future, which is not polled again after a panic.
 pub fn catching<F: Future + Unpin>(place: PanicSite, mut future: F) -> impl Future<Output = Result<F::Output, Panic>> {
     poll_fn(move |cx| match catch(place, || Pin::new(&mut future).poll(cx)) {
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
@@ -161,13 +161,13 @@ pub fn catching<F: Future + Unpin>(place: PanicSite, mut future: F) -> impl Futu
     })
 }
 
-/// Does work that has no client and is to go on for as long as the process: after a panic it begins anew, with what `make`
-/// gives, a while later. `what` it is goes into the log. Ends when the work ends by itself; cancel-safe if the work is.
+/// Runs work that has no client and lasts as long as the process: after a panic it restarts, with a new future from
+/// `make`, after a wait. `what` names it in the log. Ends when the work ends by itself; cancel-safe if the work is.
 pub async fn keep<F: Future>(place: PanicSite, what: &str, make: impl FnMut() -> F) -> F::Output {
     keep_after(AGAIN_FIRST, place, what, make).await
 }
 
-/// The same with another first wait.
+/// Does the same with another first wait.
 async fn keep_after<F: Future>(
     first: Duration,
     place: PanicSite,
@@ -182,7 +182,7 @@ async fn keep_after<F: Future>(
             Ok(output) => return output,
             Err(panic) => panic,
         };
-        // What went well for long has not failed in a row.
+        // Work that ran well for long has not failed in a row.
         if begun.elapsed() > AGAIN_LAST {
             wait = first;
         }
@@ -190,7 +190,7 @@ async fn keep_after<F: Future>(
             r#where = place.label(),
             location = panic.location,
             again_in = ?wait,
-            "panic: {}: {what} begins anew",
+            "panic: {}: {what} restarts",
             panic.message
         );
         sleep(wait).await;
@@ -198,7 +198,7 @@ async fn keep_after<F: Future>(
     }
 }
 
-/// From now on panics become lines of the log, and no text besides. `sink` is where the log goes.
+/// Turns panics into lines of the log, and writes no other text. `sink` is where the log goes.
 pub fn install(sink: LogSink) {
     set_hook(Box::new(move |info| hook(info, &sink)));
 }
@@ -206,7 +206,7 @@ pub fn install(sink: LogSink) {
 fn hook(info: &PanicHookInfo<'_>, sink: &LogSink) {
     let message = info.payload_as_str().unwrap_or("no text").to_owned();
     let panic = Panic { message, location: info.location().map(ToString::to_string) };
-    // There is one if another panics while the first is being unwound: the process is going, and no `catch` will tell.
+    // A second panic while the first unwinds: the process ends, and no `catch` will report it.
     let first = SEEN.try_with(|seen| seen.try_borrow_mut().ok()?.take()).ok().flatten();
     if CATCHING.try_with(Cell::get).unwrap_or(false) && first.is_none() {
         let _ = SEEN.try_with(|seen| seen.try_borrow_mut().map(|mut seen| *seen = Some(panic)));
@@ -218,7 +218,7 @@ fn hook(info: &PanicHookInfo<'_>, sink: &LogSink) {
     let thread = std::thread::current();
     let place = PanicSite::of_thread(thread.name());
     COUNTS[place as usize].fetch_add(1, Ordering::Relaxed);
-    // Nothing unless RUST_BACKTRACE asks for it.
+    // Empty unless RUST_BACKTRACE asks for it.
     let backtrace = Some(Backtrace::capture()).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
     tracing::error!(
         r#where = place.label(),
@@ -228,7 +228,7 @@ fn hook(info: &PanicHookInfo<'_>, sink: &LogSink) {
         "panic: {}",
         panic.message
     );
-    // With the main thread goes the process too.
+    // The process ends with its main thread.
     if first.is_some() || thread.name() == Some("main") {
         sink.flush(LAST_WORDS);
     }
@@ -268,13 +268,13 @@ impl Collector for Panics {
     }
 }
 
-/// A mistake that unit tests can have: panics there if `is_one`. Nothing in any other build.
+/// Panics in unit tests if `is_one` returns true, as a bug would. Does nothing in other builds.
 #[inline(always)]
 pub fn trap(is_one: impl FnOnce() -> bool) {
     assert!(!(cfg!(test) && is_one()), "a mistake");
 }
 
-/// In unit tests a message of so many bytes is a mistake,
+/// In unit tests a message of this many bytes is a bug,
 pub const TRAP_MESSAGE_BYTES: u64 = 4099;
 /// a request for this path,
 pub const TRAP_REQUEST: &str = "/trap/request";

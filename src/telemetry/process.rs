@@ -1,7 +1,8 @@
-//! What every Prometheus client library tells about its process, under the names all dashboards know, and our version.
+//! The process metrics that every Prometheus client library has, under the names all dashboards know, and our
+//! version.
 //!
-//! Read from /proc/self when asked, and only then. The prometheus crate's own collector would bring procfs and a second
-//! rustix. On a system without /proc the values that need it are left out.
+//! Read from /proc/self at a scrape, and only then. The prometheus crate's own collector would bring procfs and a
+//! second rustix. On a system without /proc the values that need it are left out.
 
 use std::fs;
 use std::time::{Duration, UNIX_EPOCH};
@@ -19,7 +20,7 @@ use super::sink::LogSink;
 /// Ticks a second in /proc/self/stat: USER_HZ, which is 100 wherever Linux runs Rust.
 const USER_HZ: u64 = 100;
 
-/// Registers the process's own metrics, `wsluice_build_info`, and what went wrong in the process as a whole.
+/// Registers the process's own metrics, `wsluice_build_info`, and the failures of the process as a whole.
 ///
 /// # Errors
 /// If one of the names is taken.
@@ -133,18 +134,20 @@ impl Collector for ProcessMetrics {
     }
 }
 
-/// Made anew at each scrape: a counter of the crate can only grow, and cannot be set to what the kernel says.
+/// Makes the counter anew for each scrape: a counter of the crate can only grow, and cannot be set to the kernel's
+/// value.
 fn cpu_counter() -> prometheus::Result<Counter> {
     Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
 }
 
-/// The kernel's own account, exact to the microsecond; /proc/self/stat has it in hundredths.
+/// Returns the kernel's own account, exact to the microsecond; /proc/self/stat has it in hundredths.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Since Linux 6.2 the size of the directory is the number of its entries; before, they are counted one by one.
+/// Returns the number of open descriptors: since Linux 6.2 the size of the directory, before that its entries,
+/// counted.
 fn open_fds() -> Option<f64> {
     match fs::metadata("/proc/self/fd").ok()?.len() {
         // One of the entries is the directory itself, open for being read.
@@ -153,13 +156,13 @@ fn open_fds() -> Option<f64> {
     }
 }
 
-/// The number after `key:` in /proc/self/status.
+/// Returns the number after `key:` in /proc/self/status.
 fn status_number(status: &str, key: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Seconds from 1970 to the start of the process: that of the machine, and how long after it we started.
+/// Returns the seconds from 1970 to the start of the process: that of the machine, plus how long after it we started.
 fn start_time() -> Option<f64> {
     let machine = fs::read_to_string("/proc/stat").ok()?;
     let boot: u64 = machine.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;

@@ -1,13 +1,15 @@
-//! Series that go when nobody counts on them any more.
+//! Removes series that nobody uses any more.
 //!
-//! Names of routes, listeners and upstreams come and go with reloads, but a family of metrics keeps every series it ever
-//! had. So each who fetches handles also holds ([`SeriesGuard`]) the label values they are for, and what nobody holds is taken
-//! out. A route that a reload changes is held by the old configuration's sessions and by the new one: its counters go on.
+//! Names of routes, listeners and upstreams come and go with reloads, but a family of metrics keeps every series it
+//! ever had. So every user of handles also holds a [`SeriesGuard`] for their label values, and series without a guard
+//! are removed. A route that a reload changes is held by the sessions of the old configuration and by the new one:
+//! its counters go on.
 //!
-//! The last holder is often a session that ends on a worker. It does no more than to let go: to find the series of a name
-//! one must look through the whole family, since some are made only when they are first needed (a rare status), and with a
-//! thousand routes that takes tens of milliseconds. Instead all that are gone are taken out together, whenever the families
-//! are looked at (a scrape never sees them) and when their number has doubled (nobody needs to scrape).
+//! The last holder is often a session that ends on a worker. Dropping its guard does nothing else: finding the series
+//! of a name takes a walk through the whole family, since some are made only on first use (a rare status), and with a
+//! thousand routes that takes tens of milliseconds. Instead all unused series are removed together: before the
+//! families are collected (a scrape never sees them), and when the number of label values has doubled (nobody needs
+//! to scrape).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -25,32 +27,31 @@ pub type Labels<'a> = [(&'a str, &'a str)];
 
 /// A family of metrics that can lose series.
 pub trait Family: Send + Sync {
-    /// Takes out every series of which `gone` says so.
+    /// Removes every series for which `gone` returns true.
     fn remove_where(&self, gone: &dyn Fn(&Labels<'_>) -> bool);
 }
 
-/// The families whose series are about the same things, those that some of their labels name, and who holds which.
-/// Clones are the same shelf.
+/// The families whose series share some labels, and the guards of their label values. Clones share the same registry.
 #[derive(Clone)]
 pub struct SeriesRegistry<const N: usize> {
     labels: [&'static str; N],
-    books: Arc<Mutex<SeriesTable<N>>>,
+    table: Arc<Mutex<SeriesTable<N>>>,
 }
 
 struct SeriesTable<const N: usize> {
     families: Vec<Box<dyn Family>>,
     held: HashMap<Values<N>, Weak<()>>,
-    /// With so many values on the shelf it is swept.
-    full: usize,
+    /// Sweeps once there are this many values.
+    sweep_at: usize,
 }
 
-/// How many values a shelf has at least before it is swept although nobody looks.
-const FULL_MIN: usize = 64;
+/// The least number of values at which the table is swept without a scrape.
+const SWEEP_MIN: usize = 64;
 
-/// A family that is swept before it is looked at.
+/// A family that is swept before it is collected.
 struct Swept<F, const N: usize> {
     family: F,
-    shelf: SeriesRegistry<N>,
+    registry: SeriesRegistry<N>,
 }
 
 impl<F: Collector, const N: usize> Collector for Swept<F, N> {
@@ -59,7 +60,7 @@ impl<F: Collector, const N: usize> Collector for Swept<F, N> {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.shelf.lock().sweep(&self.shelf.labels);
+        self.registry.lock().sweep(&self.registry.labels);
         self.family.collect()
     }
 }
@@ -70,13 +71,13 @@ impl<F: Collector, const N: usize> Collector for Swept<F, N> {
 pub struct SeriesGuard(#[expect(dead_code, reason = "it is there to be counted")] Arc<()>);
 
 impl<const N: usize> SeriesRegistry<N> {
-    /// A shelf for families that have these labels and perhaps others.
+    /// Makes a registry for families that have these labels and perhaps others.
     pub fn new(labels: [&'static str; N]) -> SeriesRegistry<N> {
-        let books = SeriesTable { families: vec![], held: HashMap::new(), full: FULL_MIN };
-        SeriesRegistry { labels, books: Arc::new(Mutex::new(books)) }
+        let table = SeriesTable { families: vec![], held: HashMap::new(), sweep_at: SWEEP_MIN };
+        SeriesRegistry { labels, table: Arc::new(Mutex::new(table)) }
     }
 
-    /// Registers a family whose series are to go when nobody holds them.
+    /// Registers a family whose series are removed once no guard holds them.
     ///
     /// # Errors
     /// If its name is taken.
@@ -84,36 +85,37 @@ impl<const N: usize> SeriesRegistry<N> {
     where
         F: Family + Collector + Clone + 'static,
     {
-        registry.register(Box::new(Swept { family: family.clone(), shelf: self.clone() }))?;
+        registry.register(Box::new(Swept { family: family.clone(), registry: self.clone() }))?;
         self.lock().families.push(Box::new(family.clone()));
         Ok(())
     }
 
-    /// Holds the series with these values. Whoever wants their handles holds first and fetches then: what was to be taken
-    /// out is out when this returns, and what is held stays.
-    pub fn hold(&self, values: [&str; N]) -> SeriesGuard {
-        let mut books = self.lock();
+    /// Holds the series with these values. Take the guard first and fetch the handles then: a removal under way is
+    /// complete when this returns, and what is held stays.
+    pub fn guard(&self, values: [&str; N]) -> SeriesGuard {
+        let mut table = self.lock();
         let values = values.map(Box::from);
-        if let Some(held) = books.held.get(&values).and_then(Weak::upgrade) {
+        if let Some(held) = table.held.get(&values).and_then(Weak::upgrade) {
             return SeriesGuard(held);
         }
-        if books.held.len() >= books.full {
-            books.sweep(&self.labels);
-            books.full = FULL_MIN.max(2 * books.held.len());
+        if table.held.len() >= table.sweep_at {
+            table.sweep(&self.labels);
+            table.sweep_at = SWEEP_MIN.max(2 * table.held.len());
         }
         let new = Arc::new(());
-        books.held.insert(values, Arc::downgrade(&new));
+        table.held.insert(values, Arc::downgrade(&new));
         SeriesGuard(new)
     }
 
     fn lock(&self) -> MutexGuard<'_, SeriesTable<N>> {
         // Nothing inside can be left half done by a panic.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<const N: usize> SeriesTable<N> {
-    /// Takes out the series that nobody holds. The books are locked until all are out, so that `hold` can not come between.
+    /// Removes the series without a guard. The table stays locked until all are removed, so that `guard` cannot come
+    /// between.
     fn sweep(&mut self, labels: &[&'static str; N]) {
         let nobody = |_: &Values<N>, holders: &mut Weak<()>| holders.strong_count() == 0;
         let gone: HashSet<Values<N>> = self.held.extract_if(nobody).map(|(values, _)| values).collect();
@@ -131,7 +133,7 @@ impl<const N: usize> SeriesTable<N> {
 
 impl<const N: usize> fmt::Debug for SeriesRegistry<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shelf")
+        f.debug_struct("SeriesRegistry")
             .field("labels", &self.labels)
             .field("held", &self.lock().held.len())
             .finish_non_exhaustive()
@@ -163,7 +165,7 @@ mod tests {
     #[test]
     fn what_nobody_holds_is_taken_out_whatever_its_other_labels_are() {
         let (registry, counters, histograms, shelf) = families();
-        let (gone, stays) = (shelf.hold(["l", "gone"]), shelf.hold(["l", "stays"]));
+        let (gone, stays) = (shelf.guard(["l", "gone"]), shelf.guard(["l", "stays"]));
         for route in ["gone", "stays", "held by nobody ever"] {
             counters.with_label_values(&["first", "l", route]).inc();
             counters.with_label_values(&["made late", "l", route]).inc();
@@ -183,15 +185,15 @@ mod tests {
     fn a_counter_goes_on_from_one_holder_to_the_next() {
         let (registry, counters, _, shelf) = families();
         let count = || counters.with_label_values(&["", "l", "r"]);
-        let old = shelf.hold(["l", "r"]);
+        let old = shelf.guard(["l", "r"]);
         count().inc();
-        let new = shelf.hold(["l", "r"]);
+        let new = shelf.guard(["l", "r"]);
         drop(old);
         encode(&registry).unwrap();
         assert_eq!(count().get(), 1);
         // Also if nobody held it for a moment, as long as nobody looked.
         drop(new);
-        let again = shelf.hold(["l", "r"]);
+        let again = shelf.guard(["l", "r"]);
         encode(&registry).unwrap();
         assert_eq!(count().get(), 1);
         drop(again);
@@ -202,10 +204,10 @@ mod tests {
     #[test]
     fn what_nobody_looks_at_is_bounded_too() {
         let (_registry, counters, _, shelf) = families();
-        let stays: Vec<_> = (0..100).map(|route| shelf.hold(["stays", &route.to_string()])).collect();
+        let stays: Vec<_> = (0..100).map(|route| shelf.guard(["stays", &route.to_string()])).collect();
         for route in 0..5000 {
             let route = route.to_string();
-            let _held = shelf.hold(["l", &route]);
+            let _held = shelf.guard(["l", &route]);
             counters.with_label_values(&["", "l", &route]).inc();
         }
         let series: usize = counters.collect().iter().map(|family| family.get_metric().len()).sum();
@@ -228,7 +230,7 @@ mod tests {
                     let (shelf, counters) = (&shelf, &counters);
                     scope.spawn(move || {
                         for _ in 0..20_000 {
-                            let held = shelf.hold(["l", "r"]);
+                            let held = shelf.guard(["l", "r"]);
                             let mine = counters.with_label_values(&["", "l", "r"]);
                             let before = mine.get();
                             // If the family had another by now, this would not be seen in mine.

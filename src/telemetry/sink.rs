@@ -24,7 +24,7 @@ const KEEP_BYTES: usize = 64 << 10;
 /// How long the writer waits before it tries again, when someone has made the output non-blocking and it is full.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// How often it is said, at most, that lines were dropped: an output may fail and work by turns.
+/// The shortest time between two reports of dropped lines: an output may fail and work by turns.
 const SAY: Duration = Duration::from_secs(1);
 
 /// The buffer in which lines are put together is given back when one line needed more than this.
@@ -87,7 +87,7 @@ impl LogSink {
         }
     }
 
-    /// Queues the line that `fill` puts into the empty buffer it is given, which is the thread's own and used again.
+    /// Queues the line that `fill` writes into the given empty buffer, which the thread keeps for reuse.
     pub fn write_with(&self, fill: impl Fn(&mut Vec<u8>)) {
         let write = |line: &mut Vec<u8>| {
             line.clear();
@@ -95,14 +95,14 @@ impl LogSink {
             self.write_line(line);
             line.shrink_to(LINE_BYTES);
         };
-        // Not to be had when the thread is about to end, or when `fill` itself logs.
+        // Not available when the thread is about to end, or when `fill` itself logs.
         let written = LINE.try_with(|line| line.try_borrow_mut().map(|mut line| write(&mut line)));
         if !matches!(written, Ok(Ok(()))) {
             write(&mut Vec::new());
         }
     }
 
-    /// Waits until all that was queued before is written, at most `limit`. Says whether it is.
+    /// Waits, at most `limit`, until everything queued before is written. Returns whether it is.
     pub fn flush(&self, limit: Duration) -> bool {
         let shared = &self.handle.shared;
         let deadline = Instant::now() + limit;
@@ -117,13 +117,13 @@ impl LogSink {
         true
     }
 
-    /// Lines that did not fit or could not be written, since the start.
+    /// Returns the number of lines that did not fit or could not be written, since the start.
     pub fn dropped(&self) -> u64 {
         self.handle.shared.dropped.load(Ordering::Relaxed)
     }
 }
 
-/// What the clones of a sink share; the last one to go closes the queue.
+/// Shared by the clones of a sink; the last one to go closes the queue.
 #[derive(Debug)]
 struct SinkHandle {
     shared: Arc<SinkShared>,
@@ -141,7 +141,7 @@ struct SinkShared {
     state: Mutex<SinkState>,
     /// To the writer: there are lines, or there will be no more.
     wake: Condvar,
-    /// To those who flush: the writer has caught up.
+    /// To waiting `flush` calls: the writer has caught up.
     done: Condvar,
     dropped: AtomicU64,
 }
@@ -154,7 +154,7 @@ struct SinkState {
 }
 
 impl SinkShared {
-    /// The state stays whole whatever happens to a holder: every change to it is a single push or swap.
+    /// Locks the state. It stays whole whatever happens to a holder: every change to it is a single push or swap.
     fn lock(&self) -> MutexGuard<'_, SinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,10 +162,10 @@ impl SinkShared {
     fn run(&self, mut output: impl Write) {
         let mut batch = Vec::new();
         let mut losses = Losses::default();
-        // The output has a line that it has not taken the end of.
+        // The output has taken a line without its end.
         let mut is_torn = false;
         loop {
-            losses.say(&self.dropped);
+            losses.report(&self.dropped);
             let mut state = self.lock();
             state.writing = false;
             while state.pending.is_empty() {
@@ -173,7 +173,7 @@ impl SinkShared {
                 if state.closed {
                     return;
                 }
-                state = match losses.due(&self.dropped) {
+                state = match losses.report_due(&self.dropped) {
                     None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
                     Some(wait) if wait.is_zero() => break,
                     Some(wait) => self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
@@ -202,26 +202,26 @@ impl SinkShared {
     }
 }
 
-/// What the writer knows of lines that were dropped.
+/// What the writer knows of dropped lines.
 #[derive(Debug, Default)]
 struct Losses {
     /// The output took all of the last batch.
     works: bool,
-    /// How many have been told of, and when.
+    /// How many have been reported, and when.
     said: u64,
     said_at: Option<Instant>,
 }
 
 impl Losses {
-    /// When to tell of more, if there are more and the output works.
-    fn due(&self, dropped: &AtomicU64) -> Option<Duration> {
+    /// Returns when to report more losses, if there are some and the output works.
+    fn report_due(&self, dropped: &AtomicU64) -> Option<Duration> {
         let more = self.works && dropped.load(Ordering::Relaxed) > self.said;
         more.then(|| self.said_at.map_or(Duration::ZERO, |at| SAY.saturating_sub(at.elapsed())))
     }
 
-    /// Tells, where that is due: by a line like any other, which may itself be dropped and is told of again then.
-    fn say(&mut self, dropped: &AtomicU64) {
-        if self.due(dropped).is_none_or(|wait| !wait.is_zero()) {
+    /// Reports losses when due: by a line like any other, which may itself be dropped and is then reported again.
+    fn report(&mut self, dropped: &AtomicU64) {
+        if self.report_due(dropped).is_none_or(|wait| !wait.is_zero()) {
             return;
         }
         let lines = dropped.load(Ordering::Relaxed);
@@ -231,7 +231,7 @@ impl Losses {
     }
 }
 
-/// Writes as much of `batch` as the output takes before it fails for good, and says how much that was.
+/// Writes as much of `batch` as the output takes before it fails for good, and returns how much that was.
 fn write_out(output: &mut impl Write, batch: &[u8]) -> usize {
     let mut written = 0;
     while written < batch.len() {
@@ -397,16 +397,16 @@ mod tests {
     #[test]
     fn what_was_dropped_is_told_when_the_output_works_and_not_too_often() {
         let (dropped, mut losses) = (AtomicU64::new(0), Losses::default());
-        assert_eq!(losses.due(&dropped), None);
+        assert_eq!(losses.report_due(&dropped), None);
         dropped.store(5, Ordering::Relaxed);
-        assert_eq!(losses.due(&dropped), None, "it does not work");
+        assert_eq!(losses.report_due(&dropped), None, "it does not work");
         losses.works = true;
-        assert_eq!(losses.due(&dropped), Some(Duration::ZERO));
-        losses.say(&dropped);
-        assert_eq!((losses.said, losses.due(&dropped)), (5, None));
+        assert_eq!(losses.report_due(&dropped), Some(Duration::ZERO));
+        losses.report(&dropped);
+        assert_eq!((losses.said, losses.report_due(&dropped)), (5, None));
         dropped.store(6, Ordering::Relaxed);
-        assert!(losses.due(&dropped).is_some_and(|wait| wait > SAY / 2));
-        losses.say(&dropped);
+        assert!(losses.report_due(&dropped).is_some_and(|wait| wait > SAY / 2));
+        losses.report(&dropped);
         assert_eq!(losses.said, 5);
     }
 

@@ -1,5 +1,5 @@
-//! Lines of the log about one thing that may come again and again: a source that fails and works by turns, an endpoint that
-//! goes up and down. The first ones are written, then one now and then, which tells how many were not: a log that is full
+//! Limits log lines about one thing that may come again and again: a source that fails and works by turns, an
+//! endpoint that goes up and down. Writes the first ones, then one now and then with the number left out: a log full
 //! of one thing hides the others.
 
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ const BURST: u32 = 10;
 /// After those, one in this time.
 const PACE: Duration = Duration::from_secs(10);
 
-/// The lines about one thing.
+/// A limiter for the lines about one thing.
 #[derive(Debug, Default)]
 pub struct Sparing(Mutex<SparingState>);
 
@@ -26,15 +26,15 @@ struct SparingState {
     unwritten: u64,
 }
 
-/// A line may be written.
+/// Permission to write a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinePermit {
-    /// How many were not since the last one; to be a field of it, `suppressed`.
+    /// How many lines were left out since the last one; becomes the field `suppressed`.
     pub suppressed: Option<u64>,
 }
 
 impl Sparing {
-    /// Whether a line is written that there is now; one that is not is counted.
+    /// Returns a permit if a line may be written now; counts the line otherwise.
     pub fn line(&self, now: MonotonicTime) -> Option<LinePermit> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.forget(now);
@@ -47,7 +47,7 @@ impl Sparing {
         Some(LinePermit { suppressed: (suppressed > 0).then_some(suppressed) })
     }
 
-    /// How many lines were not written, if it is time to say so: for whoever looks now and then.
+    /// Returns how many lines were left out, if it is time to report that: for callers that poll.
     pub fn unwritten(&self, now: MonotonicTime) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.forget(now);

@@ -1,4 +1,4 @@
-//! Wall-clock time as RFC 3339 writes it: UTC, milliseconds, `Z`. All a log needs of a calendar, without a date crate.
+//! Wall-clock time in RFC 3339: UTC, milliseconds, `Z`. All a log needs of a calendar, without a date crate.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Utc(pub SystemTime);
 
 impl Utc {
-    /// The present.
+    /// Returns the present.
     pub fn now() -> Utc {
         Utc(SystemTime::now())
     }
@@ -26,7 +26,7 @@ impl fmt::Display for Utc {
     }
 }
 
-/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
+/// Returns year, month and day of the Gregorian calendar, `days` after 1970-01-01.
 ///
 /// Years are counted from 1 March, so that the leap day is the last of its year and the months before it follow one
 /// rule: their first days are at (153 * month + 2) / 5.

@@ -1,21 +1,22 @@
-//! What TLS is made of in this process, over reloads: certificates with their keys, authorities, and what is built of them.
+//! The certificates of the process over reloads: certificates with their keys, authorities, and the TLS
+//! configurations built of them.
 //!
-//! A reload looks at all files first ([`Certificates::prepare`], then [`CertificateScan::server`] and [`CertificateScan::client`] for
-//! each who needs TLS) and changes nothing; [`Certificates::commit`] puts what was found in force. What is dropped
-//! instead leaves no trace.
+//! A reload first reads all files ([`Certificates::prepare`], then [`CertificateScan::server`] and
+//! [`CertificateScan::client`] for each user of TLS) and changes nothing; [`Certificates::commit`] activates the
+//! result. A scan that is dropped instead leaves no trace.
 //!
-//! * **A file that has become bad keeps what is in force**: it cannot be read, the key does not fit, the certificate has
-//!   expired or its chain is broken where the one in force is whole. One broken renewal must neither end a service nor
-//!   stand in the way of other changes. It is told by [`CertificateScan::refused`], an error in the log and a metric, until the
-//!   file is good again. Only a bad file without anything in force is an error.
-//! * **What has not changed stays the same**, to the `Arc`: files are told apart by a digest of their contents. Who asks
-//!   for the same as before gets the same configuration, with its resumption, and [`Arc::ptr_eq`] tells that nothing
-//!   has happened.
+//! * **A file that has become bad keeps what is active**: it cannot be read, the key does not match, the certificate
+//!   has expired or its chain is broken where the active one is complete. One broken renewal must neither end a
+//!   service nor block other changes. It is reported by [`CertificateScan::refused`], an error in the log and a
+//!   metric, until the file is good again. A bad file is an error only if nothing is active.
+//! * **What has not changed stays the same**, to the `Arc`: files are told apart by a digest of their contents. An
+//!   unchanged request gets the same configuration, with its resumption, and [`Arc::ptr_eq`] shows that nothing has
+//!   changed.
 //! * **Tickets outlive certificates**, but not what is asked of clients: see [`TicketKeys`].
 //!
-//! A certificate and its key that are written one after the other do not fit for a moment, and one made on a machine
-//! whose clock is ahead is not valid yet for as long. So look again each minute or so while there is something
-//! [`stale`](Certificates::is_stale), also if no file changes: what was found before is not counted or logged again.
+//! A certificate and its key that are written one after the other do not match for a moment, and one made on a
+//! machine whose clock is ahead is not valid yet for as long. So scan again each minute or so while something is
+//! [`stale`](Certificates::is_stale), even if no file changes: what was found before is not counted or logged again.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -44,25 +45,25 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
-/// What a listener's TLS is to be made of.
+/// The files and options of a listener's TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFiles {
     /// Chosen from by SNI; the first is the default.
     pub certificates: Vec<CertificateFiles>,
-    /// The oldest version that is spoken.
+    /// The oldest version accepted.
     pub min_version: MinVersion,
-    /// Whose certificates clients show, and whether they must.
+    /// The authorities of client certificates, and whether clients must have one.
     pub client_auth: Option<(PathBuf, ClientAuthMode)>,
 }
 
-/// What TLS towards servers is to be made of.
+/// The files and options of TLS towards servers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientFiles {
-    /// Who may have signed the server's certificate; in place of the system's roots.
+    /// The authorities that may have signed the server's certificate, in place of the system's roots.
     pub ca: Option<PathBuf>,
     /// Our own certificate, for servers that ask for one.
     pub certificate: Option<CertificateFiles>,
-    /// Any certificate of the server is good.
+    /// Accepts any certificate of the server.
     pub unverified: bool,
 }
 
@@ -71,25 +72,25 @@ pub struct ClientFiles {
 pub enum ClientTlsScope {
     /// Its endpoints.
     Endpoints,
-    /// Those that tell its endpoints.
+    /// The servers that list its endpoints.
     Discovery,
 }
 
-/// What of the wanted an error belongs to.
+/// The part of the request that an error belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The certificate at this index; 0 for a client's own.
     Certificate(usize),
-    /// The authorities that the other side is checked against.
+    /// The authorities that verify the other side.
     Authorities,
-    /// All of it together.
+    /// The combination.
     Whole,
 }
 
 /// Why TLS cannot be set up: everything that is wrong, by part.
 pub type Errors = Vec<(Part, TlsError)>;
 
-/// What is in force. Clones are the same; there is one writer at a time, which prepares and commits.
+/// The active certificates. Clones share them; there is one writer at a time, which prepares and commits.
 #[derive(Debug, Clone)]
 pub struct Certificates {
     in_force: Arc<Mutex<Arc<ActiveCertificates>>>,
@@ -105,11 +106,11 @@ struct ActiveCertificates {
     statuses: FileStatuses,
 }
 
-/// What was read, and what the look that brought it here has found.
+/// A file's value, and what the scan that read it found.
 #[derive(Debug, Clone)]
 struct ReadFile<T> {
     value: T,
-    /// Of the contents that `value` was made of, not of those that were refused.
+    /// Of the contents that `value` was made of, not of refused ones.
     digest: Digest,
     found: FileChange,
 }
@@ -121,11 +122,11 @@ enum FileChange {
     Replaced,
     /// The old one stays, for this reason.
     Refused(RefusalKey),
-    /// The same, as the look before has found: nothing to count or to log again.
+    /// The same as in the scan before: not counted or logged again.
     StillRefused(RefusalKey),
 }
 
-/// Tells one refusal from another: by the contents, if there were any, and the kind of the error.
+/// Identifies a refusal: by the contents, if there were any, and the kind of the error.
 type RefusalKey = (Option<Digest>, Discriminant<TlsError>);
 
 impl FileChange {
@@ -151,18 +152,18 @@ struct BuiltClientConfig {
 }
 
 impl Certificates {
-    /// With nothing in force.
+    /// Makes it with nothing active.
     pub fn new(metrics: Metrics) -> Certificates {
         Certificates { in_force: Arc::default(), metrics }
     }
 
-    /// Begins a look at all that TLS needs; `now` is what certificates are valid or not at.
+    /// Begins a scan of everything TLS needs; certificates are judged at `now`.
     pub fn prepare(&self, now: SystemTime) -> CertificateScan {
         let (before, next) = (self.current(), ActiveCertificates::default());
         CertificateScan { before, next, now, warnings: vec![], refused: vec![], replaced: vec![] }
     }
 
-    /// Puts what was prepared in force. What it was not asked for is forgotten, with its metrics.
+    /// Activates a scan. What it was not asked for is forgotten, with its metrics.
     pub fn commit(&self, prepared: CertificateScan) {
         let CertificateScan { before, next, refused, replaced, .. } = prepared;
         for file in &replaced {
@@ -177,7 +178,7 @@ impl Certificates {
         *in_force = Arc::new(next);
     }
 
-    /// Whether something is kept since its file has become bad.
+    /// Returns true if something old is kept because its file has become bad.
     pub fn is_stale(&self) -> bool {
         self.current().statuses.values().any(|status| status.kept_old)
     }
@@ -187,7 +188,7 @@ impl Certificates {
     }
 }
 
-/// What a look has found so far. Each file is read once, for all who name it.
+/// The results of a scan so far. Each file is read once, for all its users.
 #[derive(Debug)]
 pub struct CertificateScan {
     before: Arc<ActiveCertificates>,
@@ -198,10 +199,10 @@ pub struct CertificateScan {
     replaced: Vec<String>,
 }
 
-/// A file that was refused, since there is something better in force, which stays.
+/// A file that was refused, because something better is active and stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedFile {
-    /// The certificate, also where it is the key that is wrong.
+    /// The certificate, even if its key is wrong.
     pub file: String,
     /// The error with its causes.
     pub why: String,
@@ -210,25 +211,25 @@ pub struct RefusedFile {
 
 impl fmt::Display for RefusedFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is bad now, what is in force of it stays: {}", self.file, self.why)
+        write!(f, "{} is bad now, the active one stays: {}", self.file, self.why)
     }
 }
 
 impl CertificateScan {
-    /// What an operator should know about certificates that are used nevertheless.
+    /// Returns what an operator should know about certificates that are used nevertheless.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The files that were refused, in place of which the old ones stay.
+    /// Returns the refused files; the old ones stay in their place.
     pub fn refused(&self) -> &[RefusedFile] {
         &self.refused
     }
 
-    /// The TLS of a listener: what it has, if nothing has changed.
+    /// Returns the TLS configuration of a listener: the active one, if nothing has changed.
     ///
     /// # Errors
-    /// Whatever is wrong and was not in force before.
+    /// Everything that is wrong and was not active before.
     pub fn server(&mut self, listener: &str, wanted: &ServerFiles) -> Result<Arc<ServerConfig>, Errors> {
         let reader = Reader::Listener(listener.to_owned());
         let mut errors = vec![];
@@ -276,10 +277,10 @@ impl CertificateScan {
         Ok(config)
     }
 
-    /// TLS towards `servers` of an upstream: what there is, if nothing has changed.
+    /// Returns the TLS configuration towards `servers` of an upstream: the active one, if nothing has changed.
     ///
     /// # Errors
-    /// Whatever is wrong and was not in force before.
+    /// Everything that is wrong and was not active before.
     pub fn client(
         &mut self,
         upstream: &str,
@@ -287,7 +288,7 @@ impl CertificateScan {
         wanted: &ClientFiles,
     ) -> Result<Arc<ClientConfig>, Errors> {
         let reader = Reader::Upstream(upstream.to_owned());
-        // Both before either ends it: all that is wrong is told at once.
+        // Reads both before failing, to report all errors at once.
         let roots = wanted.ca.as_ref().map(|ca| self.authorities(&reader, ca)).transpose();
         let identity = wanted.certificate.as_ref().map(|files| self.identity(&reader, files)).transpose();
         let (roots, identity) = match (roots, identity) {
@@ -303,7 +304,7 @@ impl CertificateScan {
         let client = match self.before.clients.get(&key).filter(|old| same_client(&old.options, &options)) {
             Some(same) => same.clone(),
             None => {
-                // Sessions are not carried over: who vouches for the server, or for us, is another one now.
+                // Sessions are not carried over: the certificates of either side have changed.
                 let config = client_config(&options).map_err(|error| vec![(Part::Whole, error)])?;
                 BuiltClientConfig { options, config }
             }
@@ -318,7 +319,7 @@ impl CertificateScan {
         if !self.next.identities.contains_key(files) {
             let old = self.before.identities.get(files);
             let read = files::read_pair(&files.cert, &files.key).map(|(cert, key)| vec![cert, key]);
-            let (known, refusal) = look(old, read, |contents| {
+            let (known, refusal) = compare(old, read, |contents| {
                 let identity = Identity::from_parts(&file, &contents[0], &display(&files.key), &contents[1])?;
                 match old.and_then(|old| identity.worse_than(&old.value, self.now)) {
                     None => Ok(identity),
@@ -326,11 +327,11 @@ impl CertificateScan {
                 }
             })?;
             self.warnings.extend(known.value.warnings(self.now).iter().map(ToString::to_string));
-            self.noted(&file, known.found, refusal);
+            self.note(&file, known.found, refusal);
             self.next.identities.insert(files.clone(), known);
         }
         let known = &self.next.identities[files];
-        self.next.statuses.entry((reader.clone(), file)).or_default().saw(known.found);
+        self.next.statuses.entry((reader.clone(), file)).or_default().record(known.found);
         Ok(known.value.clone())
     }
 
@@ -339,8 +340,8 @@ impl CertificateScan {
         if !self.next.authorities.contains_key(ca) {
             let read = files::read(ca).map(|contents| vec![contents]);
             let (known, refusal) =
-                look(self.before.authorities.get(ca), read, |contents| identity::authorities(&file, &contents[0]))?;
-            self.noted(&file, known.found, refusal);
+                compare(self.before.authorities.get(ca), read, |contents| identity::authorities(&file, &contents[0]))?;
+            self.note(&file, known.found, refusal);
             self.next.authorities.insert(ca.to_owned(), known);
         }
         if let Reader::Upstream(_) = reader {
@@ -349,37 +350,41 @@ impl CertificateScan {
             self.warnings.extend(news.collect::<Vec<_>>());
         }
         let known = &self.next.authorities[ca];
-        self.next.statuses.entry((reader.clone(), file)).or_default().saw(known.found);
+        self.next.statuses.entry((reader.clone(), file)).or_default().record(known.found);
         Ok(Arc::clone(&known.value))
     }
 
-    fn noted(&mut self, file: &str, found: FileChange, refusal: Option<TlsError>) {
+    fn note(&mut self, file: &str, found: FileChange, refusal: Option<TlsError>) {
         if found == FileChange::Replaced {
             self.replaced.push(file.to_owned());
         }
         let is_new = matches!(found, FileChange::Refused(_));
-        self.refused.extend(refusal.map(|error| RefusedFile { file: file.to_owned(), why: told(&error), is_new }));
+        self.refused.extend(refusal.map(|error| RefusedFile {
+            file: file.to_owned(),
+            why: error_chain(&error),
+            is_new,
+        }));
     }
 }
 
 impl FileStatus {
-    fn saw(&mut self, found: FileChange) {
+    fn record(&mut self, found: FileChange) {
         self.replaced |= found == FileChange::Replaced;
         self.refused |= matches!(found, FileChange::Refused(_));
         self.kept_old |= found.reason().is_some();
     }
 }
 
-/// Compares what was read with what is in force, and makes something new of it only if it is. With what is in force comes
-/// why nothing else took its place, if something should have.
-fn look<T: Clone>(
+/// Compares what was read with what is active, and builds a new value only if it differs. If the active one is kept
+/// although it should have been replaced, returns the reason too.
+fn compare<T: Clone>(
     old: Option<&ReadFile<T>>,
     read: Result<Vec<Vec<u8>>, TlsError>,
     make: impl FnOnce(&[Vec<u8>]) -> Result<T, TlsError>,
 ) -> Result<(ReadFile<T>, Option<TlsError>), TlsError> {
-    let mut seen = None;
+    let mut digest_read = None;
     let found = read.and_then(|contents| {
-        let digest = *seen.insert(Digest::of(&contents));
+        let digest = *digest_read.insert(Digest::of(&contents));
         Ok(match old {
             Some(old) if old.digest == digest => ReadFile { found: FileChange::Unchanged, ..old.clone() },
             Some(_) => ReadFile { value: make(&contents)?, digest, found: FileChange::Replaced },
@@ -389,7 +394,7 @@ fn look<T: Clone>(
     match (found, old) {
         (Ok(known), _) => Ok((known, None)),
         (Err(error), Some(old)) => {
-            let reason = (seen, mem::discriminant(&error));
+            let reason = (digest_read, mem::discriminant(&error));
             let again = old.found.reason() == Some(reason);
             let found = if again { FileChange::StillRefused(reason) } else { FileChange::Refused(reason) };
             Ok((ReadFile { found, ..old.clone() }, Some(error)))
@@ -406,7 +411,7 @@ fn same_server(a: &ServerTlsOptions, b: &ServerTlsOptions) -> bool {
         && same_auth(a, b)
 }
 
-/// Whether the same is asked of clients.
+/// Returns true if the same is asked of clients.
 fn same_auth(a: &ServerTlsOptions, b: &ServerTlsOptions) -> bool {
     match (&a.client_auth, &b.client_auth) {
         (Some(a), Some(b)) => a.mode == b.mode && Arc::ptr_eq(&a.roots, &b.roots),
@@ -422,8 +427,8 @@ fn same_client(a: &ClientTlsOptions, b: &ClientTlsOptions) -> bool {
     a.unverified == b.unverified && same(a.roots.as_ref(), b.roots.as_ref()) && same(key(a).as_ref(), key(b).as_ref())
 }
 
-/// An error with its causes, on one line.
-fn told(error: &TlsError) -> String {
+/// Returns an error with its causes, on one line.
+fn error_chain(error: &TlsError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,8 +1,8 @@
-//! Whether a chain is one: each certificate issued by the one after it (RFC 5246 §7.4.2), and all of them valid now.
+//! Checks that a chain is complete: each certificate issued by the next (RFC 5246 §7.4.2), and all of them valid now.
 //!
-//! Most browsers mend a chain that is out of order or has a hole, most libraries do not: it "works" until the first
-//! client of the other kind connects. RFC 8446 §4.4.2 allows any order with TLS 1.3, so it is something to warn of
-//! and, where a good certificate is in force, a reason to keep that one; it is none not to start.
+//! Most browsers repair a chain that is out of order or has a gap, most libraries do not: it "works" until the first
+//! client of the other kind connects. RFC 8446 §4.4.2 allows any order with TLS 1.3, so a broken chain is a reason
+//! for a warning and, where a good certificate is active, for keeping that one; it is no reason not to start.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -18,53 +18,53 @@ pub enum ChainFault {
     OutOfOrder {
         /// The place of the certificate whose issuer should follow.
         position: usize,
-        /// For whom it is.
+        /// Its subject.
         subject: String,
-        /// Who issued it.
+        /// Its issuer.
         issuer: String,
         /// Where the issuer's certificate is instead; `None` if it is missing.
         found: Option<usize>,
     },
     /// A self-signed certificate with others after it, which nobody needs.
     NothingToFollow {
-        /// Its place.
+        /// Its position.
         position: usize,
-        /// For whom it is.
+        /// Its subject.
         subject: String,
     },
     /// The next one has the issuer's name, but another key.
     NotSigned {
         /// The place of the certificate with the signature.
         position: usize,
-        /// For whom it is.
+        /// Its subject.
         subject: String,
-        /// Who should have signed it.
+        /// The issuer it names.
         issuer: String,
     },
     /// An intermediate certificate that is none.
     Unreadable {
-        /// Its place.
+        /// Its position.
         position: usize,
     },
     /// It comes without the certificate of its issuer, which was in the chain until now.
     Alone {
-        /// Who.
+        /// The issuer.
         issuer: String,
     },
     /// It is too late for an intermediate.
     Expired {
-        /// Its place.
+        /// Its position.
         position: usize,
-        /// For whom it is.
+        /// Its subject.
         subject: String,
         /// How long ago.
         since: Duration,
     },
     /// It is too early for an intermediate.
     NotYetValid {
-        /// Its place.
+        /// Its position.
         position: usize,
-        /// For whom it is.
+        /// Its subject.
         subject: String,
         /// How long from now.
         until: Duration,
@@ -103,7 +103,7 @@ impl fmt::Display for ChainFault {
     }
 }
 
-/// A time that nobody wants to know more exactly than by the day.
+/// Displays a duration in days; nobody needs it more exactly.
 pub(super) fn days(duration: &Duration) -> String {
     match duration.as_secs() / 86_400 {
         0 => "less than a day".to_owned(),
@@ -112,7 +112,7 @@ pub(super) fn days(duration: &Duration) -> String {
     }
 }
 
-/// The first break in the chain. A last certificate that is no root is none: its issuer is what clients trust.
+/// Returns the first break in the chain. A last certificate that is not a root is no break: clients trust its issuer.
 pub(super) fn order(
     chain: &[CertificateDer<'_>],
     algorithms: &[&'static dyn SignatureVerificationAlgorithm],
@@ -130,14 +130,14 @@ pub(super) fn order(
             let found = chain.iter().position(is_issuer).map(|index| index + 1);
             return Some(ChainFault::OutOfOrder { position, subject, issuer, found });
         }
-        // An algorithm that we do not know is one that TLS does not use (SHA-1, DSA): for clients to judge.
+        // We know all algorithms that TLS uses; clients judge the others (SHA-1, DSA).
         let forged = this.is_signed_by(&next, algorithms) == Some(false);
         forged.then_some(ChainFault::NotSigned { position, subject, issuer })
     })
 }
 
-/// The first intermediate that is not valid at `now`. The server's own certificate is not looked at, nor is a root:
-/// clients go by their own copy of it.
+/// Returns the first intermediate that is not valid at `now`. The server's own certificate and roots are skipped:
+/// clients go by their own copy of a root.
 pub(super) fn dates(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<ChainFault> {
     chain.iter().enumerate().skip(1).find_map(|(index, certificate)| {
         let parts = Parts::of(certificate).filter(|parts| !parts.is_self_issued())?;
@@ -150,10 +150,11 @@ pub(super) fn dates(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Cha
     })
 }
 
-/// Whether `new` comes without its issuer's certificate, which `old` has: a renewal that forgot the intermediates.
+/// Returns a fault if `new` comes without its issuer's certificate, which `old` has: a renewal that forgot the
+/// intermediates.
 ///
-/// Only of a certificate that comes alone. A longer chain may well end earlier than it did: a root that was signed by
-/// an older one is left out once clients know it.
+/// Only for a certificate that comes alone. A longer chain may well end earlier than it did: a root signed by an
+/// older one is left out once clients know it.
 pub(super) fn alone(new: &[CertificateDer<'_>], old: &[CertificateDer<'_>]) -> Option<ChainFault> {
     let [alone] = new else { return None };
     let alone = Parts::of(alone).filter(|parts| !parts.is_self_issued())?;

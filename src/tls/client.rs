@@ -1,11 +1,11 @@
-//! TLS towards upstreams: verified, against the system's roots or a CA of one's own.
+//! TLS towards upstreams: verified against the system's roots or a CA of your own.
 //!
-//! Who runs a CA of his own, or has servers that sign for themselves, names it (`ca`), who calls a server by another name
-//! than its certificate says names that (`server_name`). `verify: off` is for what nobody can mend any more: a device whose
-//! certificate has expired, or names nobody.
+//! `ca` names a CA of your own, or self-signed server certificates; `server_name` names the server in the certificate
+//! if that differs from the URL. `verify: off` is for what nobody can repair any more: a device whose certificate has
+//! expired, or has no names.
 //!
-//! Sessions are resumed while the certificate is in force that the server was judged by: a configuration keeps eight tickets
-//! for each of the last 32 servers (rustls's default), for all workers.
+//! A session is resumed only while the certificate that the server was verified by is valid: a configuration keeps
+//! eight tickets for each of the last 32 servers (rustls's default), for all workers.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,18 +26,18 @@ use crate::net::stream::Stream;
 /// What is needed to speak TLS to an upstream.
 #[derive(Debug, Clone, Default)]
 pub struct ClientTlsOptions {
-    /// Who may have signed the server's certificate; in place of the system's roots.
+    /// The authorities that may have signed the server's certificate, in place of the system's roots.
     pub roots: Option<Arc<Authorities>>,
     /// Our own certificate, for servers that ask for one.
     pub identity: Option<Identity>,
-    /// Any certificate is good.
+    /// Accepts any certificate.
     pub unverified: bool,
 }
 
-/// Puts the TLS for an upstream together.
+/// Builds the TLS configuration for an upstream.
 ///
 /// # Errors
-/// If there is nobody to trust, or rustls refuses our certificate.
+/// If there is nothing to trust, or rustls refuses our certificate.
 pub fn client_config(options: &ClientTlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
     client_config_by(options, Arc::new(DefaultTimeProvider))
 }
@@ -54,7 +54,7 @@ fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) ->
             let telling = Telling { judge, sessions: Arc::clone(&sessions) };
             (Arc::new(telling), Resumption::store(sessions))
         }
-        // No certificate was judged, so none can have come to its end.
+        // No certificate was verified, so none can have expired.
         None => (Arc::new(Unverified), Resumption::default()),
     };
     let builder = ClientConfig::builder_with_details(Arc::clone(provider()), clock)
@@ -72,7 +72,7 @@ fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) ->
     Ok(Arc::new(config))
 }
 
-/// The system's roots, read once. A failure is not kept: the package may be installed before the next reload.
+/// Returns the system's roots, read once. A failure is not kept: the package may be installed before the next reload.
 fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
     static ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
     let mut kept = ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +80,7 @@ fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
         return Ok(Arc::clone(roots));
     }
     let mut roots = RootCertStore::empty();
-    // Some systems carry certificates that nobody can parse; the others are good nevertheless.
+    // Some systems have certificates that nobody can parse; the others are still good.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err(TlsError::NoNativeRoots);
@@ -90,7 +90,8 @@ fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
     Ok(roots)
 }
 
-/// The name that a server's certificate must hold for: a host name, or an IP address (IPv6 with or without brackets).
+/// Parses the name that a server's certificate must match: a host name, or an IP address (IPv6 with or without
+/// brackets).
 ///
 /// # Errors
 /// If it is neither.
@@ -102,7 +103,7 @@ pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
 /// Why the handshake with an upstream failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConnectError {
-    /// Its certificate does not hold: expired, for another name, signed by somebody we do not know.
+    /// Its certificate is not accepted: expired, for another name, or signed by an unknown authority.
     #[error("the server's certificate was refused{}", hint(.0))]
     Untrusted(#[source] rustls::Error),
     /// No version, cipher, group, signature or application protocol that both know.
@@ -125,17 +126,18 @@ pub enum TlsConnectError {
     Io(#[source] io::Error),
 }
 
-/// What to do about it. `verify: off` is the way out of all of it, and no hint: who is told of it first stays there.
+/// Returns what to do about it. Not `verify: off`, which would solve everything: whoever reads that first stays
+/// there.
 fn hint(error: &rustls::Error) -> &'static str {
     let rustls::Error::InvalidCertificate(error) = error else { return "" };
     match error {
-        // A CA that was made anew under its old name shows as a bad signature.
+        // A CA recreated under its old name shows as a bad signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             " (for a CA of your own, or a server that signs for itself, set `ca` in the upstream's `tls` to that \
              certificate; of a public CA the server must send the intermediates too)"
         }
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            " (it names no host in its subjectAltName, and a common name does not count: make it anew with `openssl req \
+            " (it names no host in its subjectAltName, and a common name does not count: create it again with `openssl req \
              -x509 … -addext subjectAltName=DNS:NAME`)"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -152,7 +154,7 @@ fn hint(error: &rustls::Error) -> &'static str {
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            " (it is signed in a way that is not safe any more, such as SHA-1: make it anew)"
+            " (it is signed in a way that is not safe any more, such as SHA-1: create it again)"
         }
         CertificateError::Other(other) => match other.0.downcast_ref() {
             Some(webpki::Error::CaUsedAsEndEntity) => {
@@ -160,7 +162,7 @@ fn hint(error: &rustls::Error) -> &'static str {
                  very certificate, or make one with `-addext basicConstraints=CA:FALSE`)"
             }
             Some(webpki::Error::UnsupportedCertVersion) => {
-                " (it is of X.509 version 1, which has no names of hosts: make it anew with `openssl req -x509 … -addext \
+                " (it is of X.509 version 1, which has no names of hosts: create it again with `openssl req -x509 … -addext \
                  subjectAltName=DNS:NAME`)"
             }
             _ => "",
@@ -174,7 +176,7 @@ impl TlsConnectError {
     pub const LABELS: [&'static str; 7] =
         ["untrusted", "nothing_shared", "server_refused", "not_tls", "protocol", "closed", "io"];
 
-    /// As a label for metrics.
+    /// Returns the label for metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             TlsConnectError::Untrusted(_) => "untrusted",

@@ -1,4 +1,4 @@
-//! The elements of DER (X.690): a tag, a length, contents.
+//! Elements of DER (X.690): a tag, a length, contents.
 
 /// A tag.
 pub const BIT_STRING: u8 = 0x03;
@@ -39,7 +39,7 @@ pub fn contents<'a>(der: &mut &'a [u8], expected: u8) -> Option<&'a [u8]> {
     (tag == expected).then_some(contents)
 }
 
-/// A bit string of whole bytes, as keys and signatures are.
+/// Takes a bit string of whole bytes off the front, as keys and signatures are.
 pub fn bits<'a>(der: &mut &'a [u8]) -> Option<&'a [u8]> {
     contents(der, BIT_STRING)?.strip_prefix(&[0])
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with certificates and keys: errors that stop a start or a reload, and warnings that do not.
+//! Errors and warnings about certificates and keys. Errors stop a start or a reload, warnings do not.
 
 use std::io;
 use std::path::Path;
@@ -94,7 +94,7 @@ pub enum TlsError {
         /// The key's file.
         key: String,
     },
-    /// A better one is in force.
+    /// A better certificate is active.
     #[error(transparent)]
     Worse(CertificateWarning),
     /// A TLS listener needs at least one.
@@ -105,13 +105,13 @@ pub enum TlsError {
         "the system has no root certificates: install them (package ca-certificates), or set `ca` to a file with those to trust"
     )]
     NoNativeRoots,
-    /// That can stand in no certificate.
+    /// No certificate can contain this name.
     #[error("`{name}` is neither a host name nor an IP address")]
     BadServerName {
         /// What was written.
         name: String,
     },
-    /// rustls refuses the whole.
+    /// rustls refuses the configuration.
     #[error("TLS cannot be set up this way")]
     Rustls(#[from] rustls::Error),
     /// rustls refuses the roots.
@@ -122,7 +122,7 @@ pub enum TlsError {
 /// What an operator should know about a certificate that works nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateWarning {
-    /// It is too late for it.
+    /// It has expired.
     #[error("the certificate in {file} has expired, {} ago", days(.since))]
     Expired {
         /// Its file.
@@ -130,7 +130,7 @@ pub enum CertificateWarning {
         /// How long ago.
         since: Duration,
     },
-    /// It is too early for it.
+    /// It is not valid yet.
     #[error("the certificate in {file} is not valid yet, only in {}: is the clock right?", days(.until))]
     NotYetValid {
         /// Its file.
@@ -138,7 +138,7 @@ pub enum CertificateWarning {
         /// How long from now.
         until: Duration,
     },
-    /// Some clients will find no way from it to what they trust.
+    /// Some clients cannot build a path from it to what they trust.
     #[error("the chain in {file} is broken: {fault}")]
     Chain {
         /// Its file.
@@ -146,37 +146,37 @@ pub enum CertificateWarning {
         /// Where, and how.
         fault: ChainFault,
     },
-    /// Clients look nowhere else (RFC 9525 §2).
+    /// It names no host where clients look (RFC 9525 §2).
     #[error(
-        "the certificate in {file} names no host in its subjectAltName, so it can only be the default and clients will hardly accept it"
+        "the certificate in {file} names no host in its subjectAltName, so it can only be the default, and most clients will refuse it"
     )]
     NoNames {
         /// Its file.
         file: String,
     },
-    /// It is no authority's, so that it can only be a server's own, and no server will be accepted by it.
+    /// It belongs to no authority, so it can only be a server's own; without names it is accepted for no server.
     #[error(
-        "the certificate {subject} in {file} is no authority's and names no host in its subjectAltName: a server that shows it will be refused (make it anew with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
+        "the certificate {subject} in {file} is no authority's and names no host in its subjectAltName: a server that shows it will be refused (create it again with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
     )]
     Nameless {
         /// Its file.
         file: String,
-        /// For whom it is.
+        /// Its subject.
         subject: String,
     },
-    /// It can vouch for others, and no more.
+    /// It can vouch for others, but not be a server's own.
     #[error(
-        "the certificate {subject} in {file} is of X.509 version 1: a server that shows it will be refused (make it anew with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
+        "the certificate {subject} in {file} is of X.509 version 1: a server that shows it will be refused (create it again with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
     )]
     Version1 {
         /// Its file.
         file: String,
-        /// For whom it is.
+        /// Its subject.
         subject: String,
     },
 }
 
-/// A path as it stands in errors, warnings and labels.
+/// Returns a path as it appears in errors, warnings and labels.
 pub(super) fn display(path: &Path) -> String {
     path.display().to_string()
 }

@@ -1,4 +1,4 @@
-//! Reading the files that TLS is made of: bounded, and whole even while somebody replaces them.
+//! Reads the files that TLS is made of: bounded, and consistent even while they are replaced.
 
 use std::io;
 use std::path::Path;
@@ -8,19 +8,18 @@ use aws_lc_rs::digest;
 use super::error::TlsError;
 use crate::base::file_state;
 
-/// More than any chain or key, and ten times the bundle of authorities of a Linux distribution.
+/// More than any chain or key, and ten times a Linux distribution's bundle of authorities.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// How often a pair is read anew since it changes meanwhile. Files are replaced now and then, not all the time.
+/// How often a pair is read again because it changes meanwhile. Files are replaced now and then, not all the time.
 const READS_MAX: usize = 4;
 
-/// What tells the contents of files from others (SHA-256), so that a private key need not be kept to see whether it has
-/// changed.
+/// A digest of files (SHA-256), so that a private key need not be kept to see whether it has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; digest::SHA256_OUTPUT_LEN]);
 
 impl Digest {
-    /// Of some files in their order.
+    /// Computes the digest of some files in their order.
     pub fn of(files: &[impl AsRef<[u8]>]) -> Digest {
         let mut context = digest::Context::new(&digest::SHA256);
         for file in files.iter().map(AsRef::as_ref) {
@@ -44,9 +43,9 @@ pub fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
-/// Reads a certificate and its key as they are at one moment: if the first has changed while the second was read, both
-/// are read again. Between the writing of the one and the writing of the other they do not fit, and nothing here can
-/// help that: a later look will find them complete.
+/// Reads a certificate and its key as they are at one moment: if the first has changed while the second was read,
+/// both are read again. Between the writing of the one and of the other they do not match, and nothing here can help
+/// that: a later check finds them complete.
 ///
 /// # Errors
 /// As [`read`].

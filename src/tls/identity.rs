@@ -1,7 +1,8 @@
 //! A certificate with its key, and the roots we trust, read from PEM files.
 //!
 //! Whatever is wrong with a file is found here, before anything listens, and the error names the file and what to do.
-//! An expired certificate is no error: a proxy that does not come up helps nobody, and clients that pin it still work.
+//! An expired certificate is not an error: a proxy that does not start helps nobody, and clients that pin it still
+//! work.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -41,7 +42,7 @@ impl Identity {
         Identity::from_parts(&display(cert), &cert_pem, &display(key), &key_pem)
     }
 
-    /// The same from memory; `name` stands for the file in errors and warnings.
+    /// Does the same from memory; `name` stands for the file in errors and warnings.
     ///
     /// # Errors
     /// As [`load`](Self::load), without the reading.
@@ -72,30 +73,30 @@ impl Identity {
         Ok(Identity { key: Arc::new(key), file: cert_file.to_owned(), names, validity, order })
     }
 
-    /// The file of the certificate.
+    /// Returns the file of the certificate.
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// The host names of its subjectAltName, in lower case, wildcards as `*.example.com`. A common name does not count
-    /// (RFC 9525 §2).
+    /// Returns the host names of its subjectAltName, in lower case, wildcards as `*.example.com`. A common name does
+    /// not count (RFC 9525 §2).
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// From when to when the certificate is valid.
+    /// Returns the period in which the certificate is valid.
     pub fn validity(&self) -> Validity {
         self.validity
     }
 
-    /// What the operator should know about it at `now`.
+    /// Returns what the operator should know about it at `now`.
     pub fn warnings(&self, now: SystemTime) -> Vec<CertificateWarning> {
         let nameless = self.names.is_empty().then(|| CertificateWarning::NoNames { file: self.file.clone() });
         self.date_fault(now).into_iter().chain(self.chain_fault(now)).chain(nameless).collect()
     }
 
-    /// Why it must not take the place of `old` at `now`: clients would accept it less than that. Whatever is wrong with
-    /// both is no reason, so that a certificate in force that has expired itself gives way to any that has not.
+    /// Returns why it must not replace `old` at `now`: fewer clients would accept it. A fault of both is not a
+    /// reason, so that an expired active certificate gives way to any that has not expired.
     pub fn worse_than(&self, old: &Identity, now: SystemTime) -> Option<CertificateWarning> {
         let date_fault = self.date_fault(now);
         if date_fault.is_some() || old.date_fault(now).is_some() {
@@ -122,7 +123,7 @@ impl Identity {
     }
 }
 
-/// Reads the certificates that shall be trusted from the contents of `file`.
+/// Reads the certificates to trust from the contents of `file`.
 ///
 /// # Errors
 /// If there is none, or one that cannot be parsed.
@@ -137,8 +138,8 @@ pub(super) fn authorities(file: &str, text: &[u8]) -> Result<Arc<Authorities>, T
     Ok(Arc::new(Authorities { roots: Arc::new(roots), certificates }))
 }
 
-/// What an operator should know of certificates that servers may show themselves: those of authorities are not judged by
-/// their dates or names.
+/// Returns what an operator should know about certificates that servers may show themselves. Dates and names of
+/// authorities do not matter.
 pub(super) fn warnings_of_servers(file: &str, trusted: &Authorities, now: SystemTime) -> Vec<CertificateWarning> {
     let mut warnings = vec![];
     for parts in trusted.certificates.iter().filter_map(|certificate| Parts::of(certificate)) {
@@ -163,7 +164,7 @@ fn date_fault(file: String, validity: Validity, now: SystemTime) -> Option<Certi
     validity.begins_in(now).map(|until| CertificateWarning::NotYetValid { file, until })
 }
 
-/// At least one certificate, in the order of the file.
+/// Reads at least one certificate, in the order of the file.
 fn certificates(file: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = &*normal(file, text)?;
     let none = || TlsError::NoCertificate { file: file.to_owned(), hint: pem::instead(text, Wanted::Certificate) };

@@ -1,4 +1,4 @@
-//! What certificates count and alarm.
+//! Metrics of certificates: counts and alarms.
 
 use std::collections::BTreeMap;
 
@@ -6,30 +6,30 @@ use prometheus::{Opts, Registry};
 
 use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 
-/// For whom a file is read.
+/// The user of a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reader {
     Listener(String),
     Upstream(String),
 }
 
-/// What a look at a file has brought to one of its readers.
+/// What a scan of a file means for one of its users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct FileStatus {
-    /// Of a certificate that is served: its end in seconds since the Unix epoch.
+    /// The expiry of a served certificate, in seconds since the Unix epoch.
     pub expiry: Option<i64>,
-    /// It took the place of another.
+    /// It replaced another.
     pub replaced: bool,
-    /// It did not, for a reason that is new.
+    /// It was refused, for a new reason.
     pub refused: bool,
-    /// Another stays in its place, whenever it was refused.
+    /// An older one is kept in its place, whenever the new one was refused.
     pub kept_old: bool,
 }
 
-/// By reader and file.
+/// The statuses by reader and file.
 pub(super) type FileStatuses = BTreeMap<(Reader, String), FileStatus>;
 
-/// The families, before anybody reads a file.
+/// The families, before any file is read.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     expiry: IntGaugeVec,
@@ -117,7 +117,7 @@ impl Metrics {
         for ((reader, file), status) in old {
             let now = new.get(&(reader.clone(), file.clone()));
             let (families, name) = self.of(reader);
-            // What is removed may be there or not: only that it is gone matters.
+            // It does not matter whether it existed.
             if status.expiry.is_some() && now.is_none_or(|now| now.expiry.is_none()) {
                 let _ = self.expiry.remove_label_values(&[name, file]);
             }

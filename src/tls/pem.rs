@@ -1,6 +1,6 @@
-//! PEM as people have it: with a byte order mark, indented by a template, with the line ends of Windows, with text around
-//! and between, with the labels of old tools. RFC 7468 §2 wants parsers to be lenient about white space; pki_types takes
-//! only lines that begin at the margin, so they are moved there.
+//! PEM as found in practice: with a byte order mark, indented by a template, with Windows line ends, with text around
+//! and between, with the labels of old tools. RFC 7468 §2 wants parsers to be lenient about white space; pki_types
+//! accepts only lines that begin at the margin, so they are moved there.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use crate::base::file_state::{self, BYTE_ORDER_MARK};
 const OLD_LABELS: [&[u8]; 2] = [b" X509 CERTIFICATE-----", b" X.509 CERTIFICATE-----"];
 const LABEL: &[u8] = b" CERTIFICATE-----";
 
-/// The same as a parser wants it.
+/// Normalises PEM for a parser.
 ///
 /// # Errors
-/// What else it is, where it is text of another kind.
+/// What kind of text it is, if not PEM.
 pub(super) fn normal(text: &[u8]) -> Result<Cow<'_, [u8]>, file_state::NotText> {
     if file_state::is_utf16(text) {
         return Err(file_state::NotText::Utf16);
@@ -48,7 +48,7 @@ pub(super) enum Wanted {
     Key,
 }
 
-/// What a file seems to be that holds nothing of what was wanted.
+/// Describes a file that holds nothing of what was wanted.
 pub(super) fn instead(text: &[u8], wanted: Wanted) -> &'static str {
     let has = |part: &[u8]| contains(text, part);
     let is_key = has(b"PRIVATE KEY-----");
@@ -76,7 +76,7 @@ pub(super) fn instead(text: &[u8], wanted: Wanted) -> &'static str {
     }
 }
 
-/// What a parser says, without what it quotes.
+/// Returns a parser's message without what it quotes.
 pub(super) const fn fault(error: &Error) -> &'static str {
     match error {
         Error::MissingSectionEnd { .. } => {
@@ -89,7 +89,7 @@ pub(super) const fn fault(error: &Error) -> &'static str {
     }
 }
 
-/// Whether it is all on one line, as out of JSON or a variable of the environment.
+/// Returns true if it is all on one line, as from JSON or an environment variable.
 pub(super) fn has_escaped_ends(text: &[u8]) -> bool {
     contains(text, b"-----\\n")
 }

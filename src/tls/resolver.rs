@@ -1,8 +1,8 @@
-//! Which certificate a client gets, by the name it asks for (SNI, RFC 6066 §3).
+//! Chooses the certificate for a client, by the name it asks for (SNI, RFC 6066 §3).
 //!
-//! The exact name first, then the wildcard for its first label (`*.example.com` holds for `chat.example.com`, for
-//! neither `example.com` nor `a.chat.example.com`: RFC 9525 §6.3), then the default: the first certificate of the list.
-//! Where several certificates hold for a name (ECDSA and RSA, say), the first whose key the client can verify.
+//! The exact name first, then the wildcard for its first label (`*.example.com` covers `chat.example.com`, but
+//! neither `example.com` nor `a.chat.example.com`: RFC 9525 §6.3), then the default: the first certificate of the
+//! list. If several certificates cover a name (ECDSA and RSA, say), the first whose key the client can verify.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Resolver {
 
     fn candidates(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
         let Some(name) = name else { return &self.all };
-        // rustls hands the name over in lower case; a final dot is none of the name's (RFC 6066 §3).
+        // rustls passes the name in lower case; a final dot is not part of it (RFC 6066 §3).
         let name = name.strip_suffix('.').unwrap_or(name);
         let wildcard = || self.wildcard.get(name.split_once('.')?.1);
         self.exact.get(name).or_else(wildcard).unwrap_or(&self.all)
@@ -57,7 +57,7 @@ impl Resolver {
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Arc<CertifiedKey> {
         let candidates = self.candidates(name);
         let usable = candidates.iter().find(|candidate| candidate.key.choose_scheme(schemes).is_some());
-        // With none usable the handshake fails, and says why, with any.
+        // If none is usable, the handshake fails with any of them, and says why.
         Arc::clone(usable.unwrap_or(&candidates[0]))
     }
 }

@@ -1,11 +1,11 @@
 //! TLS towards clients.
 //!
 //! * **Resumption by tickets alone**, encrypted under keys that change every six hours, the same for all workers: no
-//!   session is stored, no lock taken. One ticket a handshake (rustls sends two): a client uses each once and gets the
-//!   next on the way, and the second costs every full handshake an encryption and some 250 bytes.
-//! * **The first byte decides** whether the client speaks TLS at all, before rustls sees any. A plain HTTP request on a
-//!   TLS port is so common a mistake that it gets an answer one can read.
-//! * Every failure has a kind out of a closed set, for a metric; rustls sends the alert that belongs to it.
+//!   session is stored, no lock taken. One ticket per handshake (rustls sends two): a client uses each once and gets
+//!   the next on the way, and the second costs every full handshake an encryption and some 250 bytes.
+//! * **The first byte decides** whether the client speaks TLS at all, before rustls sees any. A plain HTTP request on
+//!   a TLS port is so common a mistake that it gets a readable answer.
+//! * Every failure has a kind from a closed set, for a metric; rustls sends the matching alert.
 
 use std::future::poll_fn;
 use std::io;
@@ -30,13 +30,13 @@ use crate::net::stream::{Prefixed, Stream};
 pub struct ServerTlsOptions {
     /// Chosen from by SNI; the first is the default.
     pub identities: Vec<Identity>,
-    /// The oldest version that is spoken.
+    /// The oldest version accepted.
     pub min_version: MinVersion,
     /// Whether clients show a certificate as well.
     pub client_auth: Option<ClientAuth>,
 }
 
-/// The oldest version of TLS that is spoken. Older ones than these exist no more (RFC 8996).
+/// The oldest version of TLS accepted. Still older ones are obsolete (RFC 8996).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MinVersion {
     /// TLS 1.2 and 1.3.
@@ -46,16 +46,16 @@ pub enum MinVersion {
     Tls13,
 }
 
-/// Certificates of clients.
+/// How client certificates are verified.
 #[derive(Debug, Clone)]
 pub struct ClientAuth {
-    /// Who may have signed them.
+    /// The authorities that may have signed them.
     pub roots: Arc<Authorities>,
-    /// Whether one may do without.
+    /// Whether a client may have none.
     pub mode: ClientAuthMode,
 }
 
-/// Whether a client may do without a certificate.
+/// Whether a client may have no certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuthMode {
     /// No certificate, no connection.
@@ -64,16 +64,16 @@ pub enum ClientAuthMode {
     Optional,
 }
 
-/// The keys that a listener's tickets are encrypted with. They outlive its certificates: who has been here before
-/// resumes after a renewal as well.
+/// The keys that encrypt a listener's tickets. They outlive its certificates: earlier clients resume after a renewal
+/// as well.
 ///
-/// Whoever comes with a ticket is asked for nothing else. So listeners that ask different things of their clients must
-/// not share them, and one that asks something else than before needs new ones: a ticket of one would open the other.
+/// A client with a ticket is not asked for anything else. So listeners that ask clients for different things must not
+/// share keys, and a listener that changes what it asks for needs new ones: a ticket of one would open the other.
 #[derive(Debug, Clone)]
 pub struct TicketKeys(Arc<dyn ProducesTickets>);
 
 impl TicketKeys {
-    /// New keys, which change by themselves every six hours; each is good for as long again.
+    /// Makes new keys, which rotate every six hours; each is accepted for another six.
     ///
     /// # Errors
     /// If the system has no randomness to give.
@@ -82,7 +82,7 @@ impl TicketKeys {
     }
 }
 
-/// Puts a listener's TLS together. Connections of all workers share it; those that have begun keep theirs when another
+/// Builds a listener's TLS configuration. Connections of all workers share it; existing ones keep theirs when another
 /// takes its place.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ pub enum TlsAcceptError {
     /// It took too long.
     #[error("the TLS handshake took too long")]
     Timeout,
-    /// HTTP without TLS. The client was told.
+    /// HTTP without TLS. The client got an answer.
     #[error("the client sent plain HTTP to a TLS port")]
     PlainHttp,
     /// Something that is neither.
@@ -159,7 +159,7 @@ impl TlsAcceptError {
         "io",
     ];
 
-    /// As a label for metrics.
+    /// Returns the label for metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             TlsAcceptError::Timeout => "timeout",
@@ -191,7 +191,7 @@ impl From<io::Error> for TlsAcceptError {
         match tls {
             Error::InvalidCertificate(_) | Error::NoCertificatesPresented => TlsAcceptError::ClientCertificate(tls),
             Error::PeerIncompatible(_) | Error::NoApplicationProtocol => TlsAcceptError::NothingShared(tls),
-            // RFC 6066 §3: one name of DNS. An IP address, which has no business there either, counts as no name.
+            // RFC 6066 §3: one DNS name. An IP address, also not allowed there, counts as no name.
             Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName)
             | Error::InvalidMessage(InvalidMessage::InvalidServerName) => TlsAcceptError::ServerName(tls),
             Error::AlertReceived(alert) => TlsAcceptError::ClientRefused(alert),
@@ -248,7 +248,7 @@ async fn handshake(stream: Prefixed<Stream>, config: Arc<ServerConfig>) -> Resul
     let mut stream = ServerStream::accept(config, incoming, stream).await?;
     if stream.handshake_kind() == Some(HandshakeKind::Resumed)
         && let Some(certificate) = stream.peer_certificate()
-        // It was judged when it was shown, which may be long ago: each ticket brings the next.
+        // It was verified when presented, which may be long ago: each ticket brings the next.
         && let now = clock.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)
         && let Err(error) = now.and_then(|now| verifier::in_force(certificate, now))
     {

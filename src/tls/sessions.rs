@@ -1,7 +1,7 @@
-//! Sessions with servers that may be resumed: for as long as the certificate is in force that the server was judged by.
+//! Resumable sessions with servers, valid only while the certificate that the server was verified by is.
 //!
-//! Who resumes shows no certificate, and gets new tickets whenever it does. So a server that was good once would be good
-//! for ever, however long ago its certificate has expired, as long as somebody connects once a week.
+//! A resumed session shows no certificate, and brings new tickets. So a server that was good once would stay good for
+//! ever, however long ago its certificate has expired, as long as somebody connects once a week.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ const TICKETS_MAX: usize = 256;
 /// Names whose ends are kept; more than there are tickets for.
 const NAMES_MAX: usize = 256;
 
-/// What is kept of servers, by their names. A name of which no end is known has no sessions.
+/// Sessions and their end by server name. A name without a known end has no sessions.
 #[derive(Debug)]
 pub(super) struct Sessions {
     cache: ClientSessionMemoryCache,
@@ -35,7 +35,7 @@ impl Sessions {
         Sessions { cache: ClientSessionMemoryCache::new(TICKETS_MAX), ends: Mutex::default(), clock }
     }
 
-    /// A server has shown a good certificate.
+    /// Records that a server has shown a good certificate.
     fn judged(&self, name: &ServerName<'_>, certificate: &CertificateDer<'_>) {
         let Some(Validity { not_after, .. }) = Validity::of(certificate) else { return };
         let name = name.to_owned();
@@ -47,7 +47,7 @@ impl Sessions {
         ends.entry(name).and_modify(|end| *end = not_after.min(*end)).or_insert(not_after);
     }
 
-    /// Whether sessions of this server are good now. If not, none are kept.
+    /// Returns true if sessions of this server are valid now. If not, none are kept.
     fn are_good(&self, name: &ServerName<'_>) -> bool {
         let Some(now) = self.clock.current_time().and_then(|now| i64::try_from(now.as_secs()).ok()) else {
             return false;
@@ -103,7 +103,7 @@ impl ClientSessionStore for Sessions {
     }
 }
 
-/// Judges as another does, and tells `sessions` of it.
+/// Verifies as another does, and reports the result to `sessions`.
 #[derive(Debug)]
 pub(super) struct Telling {
     pub(super) judge: Arc<dyn ServerCertVerifier>,

@@ -1,12 +1,12 @@
-//! From when to when a certificate is valid.
+//! The period in which a certificate is valid.
 //!
-//! webpki checks validity but does not tell it, and the operator wants to be warned before the day comes.
+//! webpki checks validity but does not return it, and the operator wants a warning before the day comes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::der::element;
 
-/// The times between which a certificate is valid, in seconds of Unix time.
+/// The period in which a certificate is valid, in seconds of Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// First second.
@@ -24,12 +24,12 @@ impl Validity {
         Some(Validity { not_before: time(&mut contents)?, not_after: time(&mut contents)? })
     }
 
-    /// How long ago it ended at `now`, if it has.
+    /// Returns how long ago it ended at `now`, if it has.
     pub fn expired_since(&self, now: SystemTime) -> Option<Duration> {
         positive(unix(now) - self.not_after)
     }
 
-    /// How long it is to its beginning at `now`, if that lies ahead.
+    /// Returns how long until it begins at `now`, if it has not.
     pub fn begins_in(&self, now: SystemTime) -> Option<Duration> {
         positive(self.not_before - unix(now))
     }
@@ -43,7 +43,7 @@ fn positive(seconds: i64) -> Option<Duration> {
     u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
 }
 
-/// UTCTime `YYMMDDHHMMSSZ` (years 1950 to 2049) or GeneralizedTime `YYYYMMDDHHMMSSZ` (RFC 5280 §4.1.2.5).
+/// Parses UTCTime `YYMMDDHHMMSSZ` (years 1950 to 2049) or GeneralizedTime `YYYYMMDDHHMMSSZ` (RFC 5280 §4.1.2.5).
 fn time(der: &mut &[u8]) -> Option<i64> {
     let (tag, text) = element(der)?;
     let (year, rest) = match tag {

@@ -1,9 +1,9 @@
-//! Who judges the certificates that the other side shows.
+//! Verifies the certificates of the other side.
 //!
-//! As rustls does it, by webpki, and one thing more: a certificate that stands in `ca` itself is trusted, a server's for the
-//! names that it is for. webpki takes those in `ca` for authorities alone and refuses who shows one (`CaUsedAsEndEntity`),
-//! yet what `openssl req -x509` makes is both at once. Its dates are checked, as of any other. Who shows the certificate of
-//! an authority has its key, and could have signed himself another.
+//! By webpki, as rustls does, with one addition: a certificate listed in `ca` itself is trusted, a server's for its
+//! own names. webpki takes certificates in `ca` only as authorities and refuses a peer that shows one
+//! (`CaUsedAsEndEntity`), yet what `openssl req -x509` makes is both at once. Its dates are checked like any other's.
+//! A peer that shows the certificate of an authority has its key, and could have signed itself another.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use super::error::TlsError;
 use super::provider;
 use super::validity::Validity;
 
-/// Certificates that are trusted.
+/// The trusted certificates.
 #[derive(Debug, Clone)]
 pub struct Authorities {
     /// To vouch for others.
@@ -29,7 +29,7 @@ pub struct Authorities {
 }
 
 impl Authorities {
-    /// Whether `certificate` is one of them, in force now.
+    /// Returns true if `certificate` is one of them, and valid now.
     fn include(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<bool, Error> {
         if !self.certificates.contains(certificate) {
             return Ok(false);
@@ -42,7 +42,7 @@ impl Authorities {
 /// Judges servers by `ours`, or by `roots` alone.
 ///
 /// # Errors
-/// If there is nobody to trust.
+/// If there is nothing to trust.
 pub(super) fn of_servers(
     roots: Arc<RootCertStore>,
     ours: Option<Arc<Authorities>>,
@@ -57,7 +57,7 @@ pub(super) fn of_servers(
 /// Judges clients by `ours`; `optional` lets those in that show nothing.
 ///
 /// # Errors
-/// If there is nobody to trust.
+/// If there is nothing to trust.
 pub(super) fn of_clients(ours: Arc<Authorities>, optional: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&ours.roots), Arc::clone(provider()));
     let webpki = if optional { builder.allow_unauthenticated().build()? } else { builder.build()? };
@@ -165,7 +165,7 @@ impl ClientCertVerifier for OfClients {
     }
 }
 
-/// Whether a certificate that was judged before is in force now.
+/// Checks that a certificate that was verified before is valid now.
 ///
 /// # Errors
 /// If it is not.
@@ -202,7 +202,7 @@ impl ServerCertVerifier for Unverified {
         Ok(ServerCertVerified::assertion())
     }
 
-    // Who takes every certificate learns nothing from a signature by its key; and one of X.509 version 1, which servers
+    // If every certificate is accepted, a signature by its key proves nothing; and one of X.509 version 1, which servers
     // of that kind have, cannot be parsed for it.
     fn verify_tls12_signature(
         &self,

@@ -1,9 +1,9 @@
-//! The parts of a certificate that webpki checks but does not tell: who issued it to whom, from when to when, signed how.
+//! The parts of a certificate that webpki checks but does not return: issuer, subject, validity, signature.
 //!
 //! A walk over the outer bytes of the DER, nothing more: Certificate → TBSCertificate → version (if any), serial,
-//! algorithm, *issuer*, *validity*, *subject*, *key* (RFC 5280 §4.1), and of the extensions what an operator is warned by:
-//! whether it is an authority's and whether it names a host. What a certificate says otherwise, and what holds, is left to
-//! webpki; that is why this needs no parser of X.509.
+//! algorithm, *issuer*, *validity*, *subject*, *key* (RFC 5280 §4.1), and two extensions an operator is warned about:
+//! whether it belongs to an authority and whether it names a host. Everything else is left to webpki; that is why
+//! this needs no parser of X.509.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
@@ -33,11 +33,11 @@ pub struct Parts<'a> {
     signed: &'a [u8],
     signature_algorithm: &'a [u8],
     signature: &'a [u8],
-    /// Who issued it.
+    /// Its issuer.
     pub issuer: DistinguishedName<'a>,
     /// From when to when it is valid.
     pub validity: Validity,
-    /// For whom.
+    /// Its subject.
     pub subject: DistinguishedName<'a>,
     key_algorithm: &'a [u8],
     key: &'a [u8],
@@ -54,7 +54,7 @@ impl Validity {
 }
 
 impl<'a> Parts<'a> {
-    /// Takes a certificate apart; `None` if it is none.
+    /// Takes a certificate apart; `None` if it is not one.
     pub fn of(certificate: &'a [u8]) -> Option<Parts<'a>> {
         let mut outer = contents(&mut &*certificate, SEQUENCE)?;
         let from_signed = outer;
@@ -95,19 +95,19 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// Whether it says that it is an authority's.
+    /// Returns true if it says that it belongs to an authority.
     pub fn is_authority(&self) -> bool {
         let constraints = self.extension(BASIC_CONSTRAINTS);
         let constraints = constraints.and_then(|mut value| contents(&mut value, SEQUENCE));
         constraints.and_then(|mut it| contents(&mut it, BOOLEAN)).is_some_and(|ca| ca != [0])
     }
 
-    /// Whether it says for whom it is where clients look for that.
+    /// Returns true if it has names where clients look for them.
     pub fn has_names(&self) -> bool {
         self.extension(SUBJECT_ALT_NAME).is_some()
     }
 
-    /// Extension: an identifier, perhaps whether it is critical, and the value.
+    /// Finds an extension: an identifier, perhaps whether it is critical, and the value, which is returned.
     fn extension(&self, kind: &[u8]) -> Option<&'a [u8]> {
         let mut extensions = self.extensions;
         while !extensions.is_empty() {
@@ -122,12 +122,12 @@ impl<'a> Parts<'a> {
         None
     }
 
-    /// Whether it names itself as its issuer, as roots do.
+    /// Returns true if it names itself as its issuer, as roots do.
     pub fn is_self_issued(&self) -> bool {
         self.issuer == self.subject
     }
 
-    /// Whether it was signed with the key of `issuer`. `None` if that cannot be told with these algorithms.
+    /// Returns true if it was signed with the key of `issuer`; `None` if these algorithms cannot tell.
     pub fn is_signed_by(
         &self,
         issuer: &Parts<'_>,
@@ -143,7 +143,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A distinguished name. It shows itself by its common name, or else its organization.
+/// A distinguished name. Displays as its common name, or else its organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DistinguishedName<'a>(&'a [u8]);
 
@@ -152,7 +152,7 @@ impl std::fmt::Display for DistinguishedName<'_> {
         let Some(text) = self.attribute(COMMON_NAME).or_else(|| self.attribute(ORGANIZATION)) else {
             return f.write_str("a name without a common name");
         };
-        // Whoever made the certificate chose the bytes; a log line must stay a line.
+        // A stranger chose the bytes; a log line must stay a line.
         let shown = String::from_utf8_lossy(text);
         let shown: String = shown.chars().filter(|it| !it.is_control()).take(SHOWN_MAX).collect();
         write!(f, "`{shown}`")
@@ -160,7 +160,7 @@ impl std::fmt::Display for DistinguishedName<'_> {
 }
 
 impl<'a> DistinguishedName<'a> {
-    /// RDNSequence → RelativeDistinguishedName → AttributeTypeAndValue.
+    /// Finds an attribute: RDNSequence → RelativeDistinguishedName → AttributeTypeAndValue.
     fn attribute(&self, kind: &[u8]) -> Option<&'a [u8]> {
         let mut sequence = self.0;
         while !sequence.is_empty() {

@@ -306,7 +306,7 @@ mod tests {
         let told = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
             Box::pin(async move { Ok(LookupAnswer { addresses: all.into(), alike: 2, ttl: Duration::from_secs(60) }) })
         };
-        let names = NameResolver::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
+        let names = NameResolver::with_lookup(Arc::new(told), &prometheus::Registry::new()).unwrap();
         let connector = Connector {
             target: ConnectTarget::new("chat.test", port, &names),
             tls: None,
@@ -335,7 +335,7 @@ mod tests {
                 }
             })
         };
-        let names = NameResolver::told_by(Arc::new(told), &prometheus::Registry::new()).unwrap();
+        let names = NameResolver::with_lookup(Arc::new(told), &prometheus::Registry::new()).unwrap();
         let connect = async |host: &str, millis| {
             let connector = Connector {
                 target: ConnectTarget::new(host, 1, &names),

@@ -176,7 +176,7 @@ impl Metrics {
 
     /// The handles of one upstream as a whole, and their series, until they are dropped.
     pub fn upstream(&self, upstream: &str) -> UpstreamMetrics {
-        let held = self.by_upstream.hold([upstream]);
+        let held = self.by_upstream.guard([upstream]);
         UpstreamMetrics {
             connect_duration: self.connect_duration.with_label_values(&[upstream]),
             retries: self.retries.with_label_values(&[upstream]),
@@ -198,7 +198,7 @@ impl Metrics {
 
     /// The handles of one endpoint, named as in the configuration, and their series, until they are dropped. `reasons` are the labels of all its failures.
     pub fn endpoint(&self, upstream: &str, endpoint: &str, reasons: &[&'static str]) -> EndpointMetrics {
-        let held = self.by_endpoint.hold([upstream, endpoint]);
+        let held = self.by_endpoint.guard([upstream, endpoint]);
         let (errors, of_upstream, of_endpoint) = (self.errors.clone(), upstream.to_owned(), endpoint.to_owned());
         let ejections = Why::ALL.map(|why| self.ejections.with_label_values(&[upstream, endpoint, why.label()]));
         EndpointMetrics {

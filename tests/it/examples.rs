@@ -1,4 +1,4 @@
-//! Every file in config/ does what it says: each compiles with certificates in place, and the main one is driven.
+//! Every file in config/ does what it says: each compiles with certificates in place, and the main one is run.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Endpoints that are killed, that hang, or that lie: what finds it out, and where new sessions go then.
+//! Endpoints that are killed, that hang, or that lie: how this is found out, and where new sessions go then.
 
 use super::harness::{
     Authority, Conn, Echo, Event, Frame, Handshake, Mood, Moody, Proxy, RawServer, eventually, within, yaml,

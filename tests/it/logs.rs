@@ -1,4 +1,4 @@
-//! The access log: what a line says of a session and of a request, and what it never says.
+//! The access log: what a line contains about a session or a request, and what it never contains.
 
 use wsluice::telemetry::logging::Format;
 

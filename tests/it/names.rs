@@ -1,4 +1,4 @@
-//! Endpoints that are written as names.
+//! Endpoints written as host names.
 
 use crate::harness::{Echo, Frame, Handshake, Proxy};
 use crate::plain::get;

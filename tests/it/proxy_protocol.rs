@@ -1,4 +1,4 @@
-//! Who the client is, where a proxy before us says so ahead of everything else.
+//! The client's address from a PROXY protocol header.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What reloads leave behind in the metrics: nothing.
+//! Reloads leave no series behind in the metrics.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! TLS towards clients and towards servers, by certificates of an authority that the test makes itself.
+//! TLS towards clients and servers, with certificates of the test's own authority.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -148,7 +148,7 @@ async fn the_certificate_is_chosen_by_the_name_asked_for() {
         let conn = Conn::connect_tls(proxy.address(), name, authority.client()).await.unwrap();
         assert_eq!(tls(&conn).peer_certificates().unwrap()[0], certificate(&expected.0), "{name}");
     }
-    // Everybody else gets the first, and finds that it is not his.
+    // Everybody else gets the first, which does not match.
     for name in ["unknown.test", "a.any.wild.test", "127.0.0.1"] {
         let error = Conn::connect_tls(proxy.address(), name, authority.client()).await.unwrap_err();
         let text = error.to_string();

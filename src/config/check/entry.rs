@@ -24,7 +24,7 @@ impl Checker<'_, '_> {
 
     fn queue(&mut self, path: &KeyPath, name: &str, queue: &QueueConfig, upstream: &UpstreamConfig) {
         if queue.length == 0 {
-            self.error(&path.key("length"), "nobody could wait").help("remove `queue` for no waiting");
+            self.error(&path.key("length"), "no client could wait").help("remove `queue` for no waiting");
         }
         self.not_zero(&path.key("wait"), queue.wait, "nobody waits");
         self.leaves_time(&path.key("wait"), name, queue.wait);
@@ -37,7 +37,7 @@ impl Checker<'_, '_> {
 
     fn admission(&mut self, path: &KeyPath, name: &str, admission: &Admission) {
         if admission.burst == Some(0) {
-            self.error(&path.key("burst"), "nobody would be let in").help("write at least 1");
+            self.error(&path.key("burst"), "no handshake would pass").help("write at least 1");
         }
         self.leaves_time(&path.key("wait"), name, admission.wait);
     }
@@ -71,7 +71,7 @@ impl Checker<'_, '_> {
             (false, Some(_)) => {
                 let message = "the secrets are written here and in a file";
                 let secrets = path.key("secrets");
-                self.error(&path.key("secrets_file"), message).at_key().help("keep one of both").involving(secrets);
+                self.error(&path.key("secrets_file"), message).at_key().help("keep one of the two").involving(secrets);
             }
             (true, Some(file)) => self.file_name(&path.key("secrets_file"), file),
             (false, None) => {}

@@ -92,7 +92,7 @@ impl Checker<'_, '_> {
             if network.prefix_len() == 0 {
                 let at = path.key("trusted_proxies").index(index);
                 let help = "name the networks that your proxies are in, such as `10.0.0.0/8`";
-                self.warn(&at, "this trusts every client to say who it is").help(help);
+                self.warn(&at, "this lets every client claim any address").help(help);
             }
         }
     }
@@ -102,7 +102,7 @@ impl Checker<'_, '_> {
             self.error(path, "the name of a file is missing").help("write its path");
         } else if name.as_os_str().as_encoded_bytes().windows(10).any(|part| part == b"-----BEGIN") {
             // Not shown: it may be a key.
-            self.error(path, "PEM text stands here in the place of a file's name")
+            self.error(path, "this is PEM text, not the name of a file")
                 .help("put it into a file that only this process may read, and write that file's path");
         }
     }

@@ -302,7 +302,7 @@ impl Checker<'_, '_> {
             && user_timeout <= keepalive
         {
             let (at, involved) = (path.key("user_timeout"), self.written.original(&path.key("keepalive")));
-            let message = "a silent peer is given up at the first question that it does not answer";
+            let message = "a silent peer is given up at the first probe that it does not answer";
             let help = format!("make it longer than `keepalive` ({keepalive}), or `off`");
             self.warn(&at, message).help(help).involving(involved);
         }
@@ -339,7 +339,7 @@ impl Checker<'_, '_> {
             let at = section.key("token_file");
             if token.is_some() {
                 let message = "the token is written here and in a file";
-                self.error(&at, message).at_key().help("keep one of both").involving(section.key("token"));
+                self.error(&at, message).at_key().help("keep one of the two").involving(section.key("token"));
             }
             self.file_name(&at, file);
         }

@@ -140,7 +140,7 @@ impl Checker<'_, '_> {
         let path = route_path.key("upstream");
         let shown = self.written.show(&path, &route.upstream);
         if self.errors > FINDINGS_MAX {
-            // To look for the nearest of many names for each of many routes takes long, and nobody is told.
+            // Finding the nearest of many names for each of many routes takes long, and the result is not reported.
             self.error(&path, "there is no such upstream");
             return;
         }
@@ -254,7 +254,7 @@ impl Checker<'_, '_> {
         }
         let keepalive = path.key("keepalive");
         self.off_not_zero(&keepalive.key("ping"), route.keepalive.ping, "pings follow one another without pause");
-        self.not_zero(&keepalive.key("pong"), route.keepalive.pong, "nobody has the time to answer");
+        self.not_zero(&keepalive.key("pong"), route.keepalive.pong, "no peer has the time to answer");
         if let OrOff::Set(ping) = route.keepalive.ping
             && route.keepalive.pong >= ping
             && !ping.is_zero()
@@ -296,7 +296,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// `validate: off`: what needs frames cannot work.
+    /// Checks that `validate: off` stands beside nothing that needs frames.
     fn blind(&mut self, path: &KeyPath, route: &RouteConfig) {
         let set = [
             (path.key("keepalive").key("ping"), route.keepalive.ping != OrOff::Off),

@@ -1,8 +1,8 @@
-//! Routes that keep a spelling of a path apart (`paths`), where that leads past their rules.
+//! Checks routes that keep a spelling of a path apart (`paths`), where that leads past their rules.
 //!
-//! By default no spelling does. With `paths: { encoded_slash: keep }` a request for `/admin%2Fws` is none for
-//! `prefix: /admin`, by the word of whoever wrote it; but if the server of the route that gets it reads it otherwise, it was
-//! let in by the wrong rules.
+//! By default no spelling does. With `paths: { encoded_slash: keep }` a request for `/admin%2Fws` does not match
+//! `prefix: /admin`, as configured; but if the server behind the route that gets it reads it as `/admin/ws`, the
+//! request was admitted by the wrong rules.
 
 use super::Checker;
 use crate::config::read::key::KeyPath;
@@ -14,6 +14,7 @@ use crate::route::reading::{EncodedSlash, PathParameters, Paths, Slashes};
 const STEPS_MAX: usize = 1_000_000;
 
 impl Checker<'_, '_> {
+    /// Returns spellings of this route's path that do not match it, each with the key and value that cause it.
     pub(super) fn spellings(&mut self, section: &KeyPath) {
         let routes = &self.file.routes;
         let mut steps = STEPS_MAX;
@@ -74,7 +75,7 @@ fn is_path_of(route: &RouteConfig, path: &str) -> bool {
     }
 }
 
-/// Whether `other` gets a request for this path that has all that `route` asks for beside its path.
+/// Returns true if `other` gets a request for this path that meets all other conditions of `route`.
 fn takes(other: &RouteConfig, route: &RouteConfig, path: &str) -> bool {
     let any = [HostPattern::Any];
     let hosts =

@@ -1,5 +1,5 @@
-//! Upstreams: without endpoints, with the same one twice, with half a certificate, with source addresses that reach none
-//! of them, or without a route.
+//! Checks upstreams: without endpoints, with duplicate ones, with half a certificate, with source addresses that
+//! reach none of them, or without a route.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -115,12 +115,12 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Endpoints are written, or told by somebody: one of both.
+    /// Endpoints are either written or discovered.
     fn source(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
         let (list, discover) = (path.key("endpoints"), path.key("discover"));
         match &upstream.discover {
             None if !self.written.has(&list) => {
-                let help = "add `endpoints:` with a list of URLs, or `discover:` with who tells them";
+                let help = "add `endpoints:` with a list of URLs, or `discover:` with their source";
                 self.error(path, "`endpoints` is missing").at_key().help(help);
             }
             Some(_) if self.written.has(&list) => {
@@ -143,12 +143,12 @@ impl Checker<'_, '_> {
         match there[..] {
             [] => {
                 let [file, dns, etcd] = ["file", "dns", "etcd"].map(|key| self.written.original(&path.key(key)));
-                let issue = self.error(path, "nobody is named who tells the endpoints").at_key();
+                let issue = self.error(path, "no source of the endpoints is named").at_key();
                 issue.help("add `file:`, `dns:` or `etcd:`").involving(file).involving(dns).involving(etcd);
             }
             [first, second, ..] => {
-                let message = format!("endpoints are told by one, and `{first}` is there already");
-                self.error(&path.key(second), message).at_key().help("keep one of both");
+                let message = format!("endpoints have one source, and `{first}` is there already");
+                self.error(&path.key(second), message).at_key().help("keep one of the two");
             }
             [_] => {}
         }
@@ -167,7 +167,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// An endpoint that is a listener of ours, as far as the file tells.
+    /// Finds an endpoint that is a listener of ours, as far as the file shows.
     fn ourselves(&mut self, at: &KeyPath, url: &EndpointUrl) {
         let is_at = |bind: &Bind| match (bind, url) {
             (Bind::Unix(bind), EndpointUrl::Unix(path)) => bind == path,
@@ -294,7 +294,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// When sessions leave their endpoint.
+    /// Checks when sessions leave their endpoint.
     fn shedding(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
         if upstream.on_down == OnDown::Close && upstream.health.is_none() {
             let help = "add `health:`, or remove it";
@@ -331,7 +331,7 @@ impl Checker<'_, '_> {
                 let help = "write 1 or more, or `ejection: off`";
                 self.error(&path.key("failures"), "zero failures would eject every endpoint").help(help);
             }
-            self.not_zero(&path.key("time"), ejection.time, "nobody is left out; write `ejection: off`");
+            self.not_zero(&path.key("time"), ejection.time, "no endpoint is left out; write `ejection: off`");
             if ejection.time_max < ejection.time {
                 let at = if self.written.has(&path.key("time_max")) { "time_max" } else { "time" };
                 let message = format!("`time_max` is {}, and the first ejection is longer", ejection.time_max);
@@ -342,7 +342,7 @@ impl Checker<'_, '_> {
     }
 
     fn check_of_health(&mut self, path: &KeyPath, health: &HealthCheck) {
-        let pace = health.pace();
+        let pace = health.schedule();
         self.not_zero(&path.key("every"), pace.every, "checks are made without a pause");
         self.not_zero(&path.key("timeout"), pace.timeout, "every check fails");
         if pace.timeout > pace.every {

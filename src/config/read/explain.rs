@@ -67,7 +67,7 @@ pub(in crate::config) fn explain(tree: &YamlNode, fault: Fault) -> (KeyPath, Aim
             (path, Aim::Value, format!("expected {expected}, found {found}"), help)
         }
         MistakeKind::FromOutside { raw, expected } => {
-            let message = format!("what the environment makes of `{raw}` cannot be used here");
+            let message = format!("the environment's value of `{raw}` cannot be used here");
             (path, Aim::Value, message, expected.map(|expected| format!("it should be {expected}")))
         }
         MistakeKind::Other { problem, help } => {

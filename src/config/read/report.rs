@@ -14,7 +14,7 @@ use crate::header::visible::is_hidden;
 const COLUMN_MAX: usize = 500;
 
 /// Longer messages are cut: what a mistake quotes may be as long as the file.
-const TOLD_CHARS_MAX: usize = 1000;
+const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// Longer paths are cut.
 const PATH_CHARS_MAX: usize = 300;
@@ -92,11 +92,11 @@ impl Source {
     }
 
     /// Finds the positions of many mistakes in one walk through the text.
-    pub(in crate::config) fn findings(&self, told: Vec<Note>) -> Vec<Finding> {
+    pub(in crate::config) fn findings(&self, notes: Vec<Note>) -> Vec<Finding> {
         let wanted: Vec<Option<(&KeyPath, Aim)>> =
-            told.iter().map(|told| told.aim.map(|aim| (&told.path, aim))).collect();
+            notes.iter().map(|told| told.aim.map(|aim| (&told.path, aim))).collect();
         let places = locate(&self.text, &wanted);
-        let drawn = told
+        let drawn = notes
             .iter()
             .zip(places)
             .map(|(told, at)| self.finding_at(told.severity, &told.path, at, told.message.clone(), told.help.clone()));
@@ -126,8 +126,8 @@ impl Source {
         // The parser may point past the last line (the end of the file), where there is nothing to show.
         let line = at.and_then(|(line, _)| lines(&self.text).nth(line - 1));
         let at = at.filter(|_| line.is_some());
-        let (path, message) = (clip(path.to_string(), PATH_CHARS_MAX), clip(message, TOLD_CHARS_MAX));
-        let help = help.map(|help| clip(help, TOLD_CHARS_MAX));
+        let (path, message) = (clip(path.to_string(), PATH_CHARS_MAX), clip(message, MESSAGE_CHARS_MAX));
+        let help = help.map(|help| clip(help, MESSAGE_CHARS_MAX));
         let drawn = self.draw(severity, &path, at.zip(line), &message, help.as_deref());
         let (line, col) = at.unzip();
         Finding { severity, path, line, col, message, help, drawn }
@@ -234,7 +234,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// `text` with a mask in place of each of these, but for single characters, which nobody could find.
+/// Returns `text` with a mask in place of each of these, except single characters, which nobody could find.
 pub fn without(text: String, secrets: &[String]) -> String {
     let secrets = secrets.iter().filter(|secret| secret.chars().nth(1).is_some());
     secrets.fold(text, |text, secret| text.replace(secret.as_str(), MASK))

@@ -41,7 +41,7 @@ pub(in crate::config) fn explain(message: &str, at: Option<(usize, usize)>, text
     let quote = "put a value that begins with a special character in quotes";
     if line.contains(BYTE_ORDER_MARK) {
         let help = Some("remove it: it belongs before a text only, and two were put together here".to_owned());
-        return Unparsed { problem: "a byte order mark (U+FEFF) stands in this line".to_owned(), help, at };
+        return Unparsed { problem: "there is a byte order mark (U+FEFF) in this line".to_owned(), help, at };
     }
     // The parser's own limits, and valid YAML that means nothing here, in our words.
     let ours = [

@@ -337,7 +337,7 @@ pub(in crate::config) mod tests {
         }
     }
 
-    /// The tree as YAML again (in its JSON form).
+    /// Returns the tree as YAML again (in its JSON form).
     pub(in crate::config) fn to_yaml(node: &YamlNode) -> String {
         match node {
             YamlNode::Null | YamlNode::Removed => "null".to_owned(),

@@ -38,9 +38,9 @@ pub struct Discover {
     pub allow: Option<Vec<Allowed>>,
 }
 
-/// Who tells the endpoints.
+/// The configured source.
 #[derive(Clone, Copy, Debug)]
-pub enum Teller<'a> {
+pub enum SourceRef<'a> {
     /// A file.
     File(&'a FileSource),
     /// DNS.
@@ -50,14 +50,14 @@ pub enum Teller<'a> {
 }
 
 impl Discover {
-    /// Who tells them. That there is one, and not two, `check` sees to.
-    pub fn teller(&self) -> Option<Teller<'_>> {
-        let file = self.file.as_ref().map(Teller::File);
-        file.or(self.dns.as_ref().map(Teller::Dns)).or(self.etcd.as_ref().map(Teller::Etcd))
+    /// Returns the source. `check` makes sure that there is exactly one.
+    pub fn source(&self) -> Option<SourceRef<'_>> {
+        let file = self.file.as_ref().map(SourceRef::File);
+        file.or(self.dns.as_ref().map(SourceRef::Dns)).or(self.etcd.as_ref().map(SourceRef::Etcd))
     }
 
-    /// Where they may be.
-    pub fn places(&self) -> Places {
+    /// Returns where endpoints may be.
+    pub fn allowed_places(&self) -> Places {
         self.allow.as_ref().map_or(Places::Usual, |allowed| Places::Only(allowed.clone()))
     }
 }
@@ -170,7 +170,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Never as it is.
+/// Never shows the text itself.
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(MASK)

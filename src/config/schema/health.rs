@@ -175,7 +175,7 @@ impl HealthCheck {
     }
 
     /// Returns what checks of all kinds have.
-    pub fn pace(&self) -> CheckSchedule {
+    pub fn schedule(&self) -> CheckSchedule {
         let (every, timeout, rise, fall) = match self {
             HealthCheck::Tcp(TcpCheck { every, timeout, rise, fall }) => (every, timeout, rise, fall),
             HealthCheck::Http(HttpCheck { every, timeout, rise, fall, .. }) => (every, timeout, rise, fall),

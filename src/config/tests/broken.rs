@@ -1,9 +1,9 @@
-//! The table: what is wrong, where it is, what is said, and what is advised.
+//! A table of broken files: what is wrong, its position, the message, and the help.
 
 use super::load;
 use crate::config::*;
 
-/// `line:column path: message | help`, of each error or else of each warning.
+/// Returns `line:column path: message | help` of each error, or else of each warning.
 fn said(text: &str) -> Vec<String> {
     let findings = match load(text) {
         Ok(loaded) => {
@@ -79,7 +79,7 @@ fn what_is_not_yaml_is_told_with_the_usual_cause() {
         ("a: 1\n---\nb: 2\n".to_owned(), &["the file has more than one YAML document | remove the lines `---`"]),
         (
             "# nothing\n".to_owned(),
-            &["the file says nothing | it needs at least `routes` and `upstreams`; see config/minimal.yaml"],
+            &["the file is empty | it needs at least `routes` and `upstreams`; see config/minimal.yaml"],
         ),
         (
             "- routes\n".to_owned(),
@@ -135,7 +135,7 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
         (at_top("log:"), &["3:1 log: there is no value | write one, or remove the key to keep the default"]),
         (
             at_top("log: { level: debug, level: info }"),
-            &["3:22 log.level: the key stands here for the second time | keep one of the two"],
+            &["3:22 log.level: the key is here for the second time | keep one of the two"],
         ),
         (
             at_top("drain: { <<: x }"),
@@ -178,7 +178,7 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
         (
             in_upstream("balance: random_two"),
             &[
-                "3:3 upstreams.chat: `endpoints` is missing | add `endpoints:` with a list of URLs, or `discover:` with who tells them",
+                "3:3 upstreams.chat: `endpoints` is missing | add `endpoints:` with a list of URLs, or `discover:` with their source",
             ],
         ),
         (
@@ -193,12 +193,12 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
         ),
         (
             in_upstream("discover: { allow: [10.0.0.0/8] }"),
-            &["4:5 upstreams.chat.discover: nobody is named who tells the endpoints | add `file:`, `dns:` or `etcd:`"],
+            &["4:5 upstreams.chat.discover: no source of the endpoints is named | add `file:`, `dns:` or `etcd:`"],
         ),
         (
             in_upstream("discover: { file: { path: a.yaml }, dns: { name: a, port: 1 }, allow: [] }"),
             &[
-                "4:41 upstreams.chat.discover.dns: endpoints are told by one, and `file` is there already | keep one of both",
+                "4:41 upstreams.chat.discover.dns: endpoints have one source, and `file` is there already | keep one of the two",
                 "4:75 upstreams.chat.discover.allow: no endpoint may be anywhere | name a network such as `10.0.0.0/8`, or remove it",
             ],
         ),
@@ -588,7 +588,7 @@ fn values_that_contradict_each_other_are_told() {
         ),
         (
             at_top("admin: { bind: '127.0.0.1:9', token: '0123456789abcdef', token_file: t }"),
-            &["3:58 admin.token_file: the token is written here and in a file | keep one of both"],
+            &["3:58 admin.token_file: the token is written here and in a file | keep one of the two"],
         ),
         (
             at_top("admin: { bind: '[::]:9902', token: hunter2 }"),
@@ -719,7 +719,7 @@ fn what_is_only_doubtful_is_a_warning() {
         (
             in_listener("trusted_proxies: [0.0.0.0/0]"),
             &[
-                "6:23 listeners[0].trusted_proxies[0]: this trusts every client to say who it is | name the networks that your proxies are in, such as `10.0.0.0/8`",
+                "6:23 listeners[0].trusted_proxies[0]: this lets every client claim any address | name the networks that your proxies are in, such as `10.0.0.0/8`",
             ],
         ),
         (
@@ -731,7 +731,7 @@ fn what_is_only_doubtful_is_a_warning() {
         (
             in_upstream("endpoints: ['ws://a:1']\ntcp: { user_timeout: 2m }"),
             &[
-                "5:26 upstreams.chat.tcp.user_timeout: a silent peer is given up at the first question that it does not answer | make it longer than `keepalive` (2m), or `off`",
+                "5:26 upstreams.chat.tcp.user_timeout: a silent peer is given up at the first probe that it does not answer | make it longer than `keepalive` (2m), or `off`",
             ],
         ),
         (
@@ -813,7 +813,7 @@ fn the_way_to_an_upstream_is_told_where_it_leads_nowhere() {
         (
             in_upstream("endpoints: [{ url: 'ws://a:1', max_connections: 9 }]\nqueue: { length: 0, wait: 0s }"),
             &[
-                "5:22 upstreams.chat.queue.length: nobody could wait | remove `queue` for no waiting",
+                "5:22 upstreams.chat.queue.length: no client could wait | remove `queue` for no waiting",
                 "5:31 upstreams.chat.queue.wait: zero would mean that nobody waits | write a duration such as `10s`",
             ],
         ),
@@ -825,7 +825,7 @@ fn the_way_to_an_upstream_is_told_where_it_leads_nowhere() {
         ),
         (
             in_upstream("endpoints: ['ws://a:1']\nadmission: { rate: 5/s, burst: 0, wait: 10s }"),
-            &["5:36 upstreams.chat.admission.burst: nobody would be let in | write at least 1"],
+            &["5:36 upstreams.chat.admission.burst: no handshake would pass | write at least 1"],
         ),
         (
             in_upstream("endpoints: ['ws://a:1']\nadmission: { rate: 5/s, wait: 10s }"),
@@ -854,7 +854,7 @@ fn the_way_to_an_upstream_is_told_where_it_leads_nowhere() {
             &[
                 "5:5 upstreams.chat.sticky: browsers refuse `same_site: none` without `secure: always` | write `secure: always`",
                 "5:5 upstreams.chat.sticky: browsers refuse a cookie `__Host-…` without `secure: always` | write `secure: always`",
-                "8:7 upstreams.chat.sticky.secrets_file: the secrets are written here and in a file | keep one of both",
+                "8:7 upstreams.chat.sticky.secrets_file: the secrets are written here and in a file | keep one of the two",
                 "9:13 upstreams.chat.sticky.path: browsers refuse a cookie `__Host-…` with another path than `/` | remove it",
                 "11:16 upstreams.chat.sticky.max_age: browsers would drop the cookie at once | write a duration of at least `1s`, or remove it",
             ],

@@ -1,4 +1,4 @@
-//! Two files are equal when they say the same, and are not as soon as one thing differs.
+//! Two files are equal if they say the same, and differ as soon as one thing does.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use crate::config::read::survey::Aliases;
 use crate::config::read::tree::{self, YamlNode};
 use crate::config::*;
 
-/// `FULL` in another order, with comments and in another notation.
+/// Returns `FULL` in another order, with comments and in another notation.
 fn otherwise() -> String {
     fn turn(node: &mut YamlNode) {
         match node {

@@ -1,4 +1,4 @@
-//! Every file in `config/` is right, says nothing doubtful, and is accepted by the schema that editors get.
+//! Every file in `config/` is valid, causes no warning, and is accepted by the schema for editors.
 
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ fn the_schema_explains_every_key() {
     }
 }
 
-/// As much of JSON Schema as ours uses.
+/// Validates with as much of JSON Schema as ours uses.
 fn accepts(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let Some(rules) = schema.as_object() else {
         return if schema == &Value::Bool(true) { Ok(()) } else { Err(format!("{value} is not allowed")) };

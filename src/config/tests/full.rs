@@ -1,4 +1,4 @@
-//! A file in which every key stands, for tests that go through all of them.
+//! A file with every key, for tests that go through all of them.
 
 use std::collections::BTreeSet;
 

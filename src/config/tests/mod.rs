@@ -1,4 +1,4 @@
-//! Broken files and what is said about them; the rest of the module is tested from outside in, as a user meets it.
+//! Broken files and their messages; the module is tested from outside, as a user meets it.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod broken;
@@ -17,7 +17,7 @@ fn load(text: &str) -> Result<Loaded, ConfigErrors> {
     load_str("wsluice.yaml", text, &|_| None)
 }
 
-/// The least that is right; tests add to it.
+/// The smallest valid file; tests add to it.
 const FRAME: &str = "\
 routes:
   - name: chat
@@ -143,7 +143,7 @@ fn a_file_is_read_as_editors_on_windows_write_it() {
     assert_eq!(error.findings()[0].line, Some(3));
     let twice = load("\u{feff}a: 1\n\u{feff}b: 2\n").unwrap_err();
     let finding = &twice.findings()[0];
-    assert_eq!((finding.message.as_str(), finding.line), ("a byte order mark (U+FEFF) stands in this line", Some(2)));
+    assert_eq!((finding.message.as_str(), finding.line), ("there is a byte order mark (U+FEFF) in this line", Some(2)));
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn bomb() -> String {
     text
 }
 
-/// What a user might do to a file: cut, double, replace.
+/// Changes a file as a user might: cuts, duplicates, replaces.
 fn mutate(text: &str, edits: &[(prop::sample::Index, u8, String)]) -> String {
     let mut chars: Vec<char> = text.chars().collect();
     for (at, kind, with) in edits {
@@ -276,7 +276,7 @@ fn positions_are_inside(text: &str, errors: &ConfigErrors) -> Result<(), TestCas
     Ok(())
 }
 
-/// What a finger may leave behind.
+/// What a slip of the finger may leave behind.
 const SLIP: &str = "\\PC{0,4}|[\\n :\\-{}$\"'*&!0-9]{0,4}";
 
 proptest! {

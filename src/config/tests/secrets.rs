@@ -1,4 +1,4 @@
-//! What came from the environment is in no message, wherever it stands and however wrong it is there.
+//! Values from the environment appear in no message, wherever they stand and however wrong they are.
 
 use super::full::FULL;
 use crate::config::read::survey::Aliases;
@@ -56,7 +56,7 @@ fn a_value_from_outside_is_told_by_its_name_and_what_it_should_be() {
     let text = FULL.replace("idle: 5m", "idle: '${IDLE}'");
     let errors = load_str("a.yaml", &text, &|_| Some("soon".to_owned())).unwrap_err();
     let finding = &errors.findings()[0];
-    assert_eq!(finding.message, "what the environment makes of `${IDLE}` cannot be used here");
+    assert_eq!(finding.message, "the environment's value of `${IDLE}` cannot be used here");
     assert_eq!(finding.help.as_deref(), Some("it should be a duration such as `30s`, `5m` or `1h30m`, or `off`"));
 }
 

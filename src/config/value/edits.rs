@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for EditedName {
 impl<'de> Deserialize<'de> for EditedValue {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        // RFC 9110 §5.5: no CR, LF, NUL or other controls; and no space around, which a parser would drop.
+        // RFC 9110 §5.5: no CR, LF, NUL or other controls; and no space at the ends, which a parser would drop.
         let fits = text.trim_matches([' ', '\t']) == text;
         match text.parse::<HeaderValue>() {
             Ok(mut value) if fits => {

@@ -55,7 +55,7 @@ impl FromStr for Pattern {
             Err(error) => {
                 let error = error.to_string();
                 let last = error.lines().last().unwrap_or_default();
-                let help = format!("mend it: {}", last.strip_prefix("error: ").unwrap_or(last));
+                let help = format!("fix it: {}", last.strip_prefix("error: ").unwrap_or(last));
                 Err(BadValue::new(format!("`{text}` is not a regex"), help))
             }
         }
@@ -76,6 +76,6 @@ mod tests {
 
     #[test]
     fn a_regex_that_is_none_says_why() {
-        assert_eq!("a(".parse::<Pattern>().map_err(|bad| bad.help), Err("mend it: unclosed group".to_owned()));
+        assert_eq!("a(".parse::<Pattern>().map_err(|bad| bad.help), Err("fix it: unclosed group".to_owned()));
     }
 }

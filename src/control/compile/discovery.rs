@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::base::clock;
-use crate::config::{self, Discover, EndpointUrl, EtcdSource, KeyPath, Teller};
+use crate::config::{self, Discover, EndpointUrl, EtcdSource, KeyPath, SourceRef};
 #[cfg(feature = "dns")]
 use crate::discovery::dns;
 use crate::discovery::{Discovery, EndpointSink, etcd, file};
@@ -33,11 +33,11 @@ impl Compiler<'_> {
         reach: Option<Arc<Reach>>,
     ) -> Option<Discovery> {
         let (name, has_tls) = (upstream.name.as_str(), tls.is_some());
-        let teller = discover.teller()?;
+        let teller = discover.source()?;
         let (provider, allow_empty) = match teller {
-            Teller::File(source) => ("file", source.allow_empty),
-            Teller::Dns(source) => ("dns", source.allow_empty),
-            Teller::Etcd(source) => ("etcd", source.allow_empty),
+            SourceRef::File(source) => ("file", source.allow_empty),
+            SourceRef::Dns(source) => ("dns", source.allow_empty),
+            SourceRef::Etcd(source) => ("etcd", source.allow_empty),
         };
         let metrics = self.context.families.discovery.upstream(name, provider);
         let upstream = Arc::clone(upstream);
@@ -45,11 +45,11 @@ impl Compiler<'_> {
             move |endpoints: &[config::EndpointConfig]| replace(&upstream, endpoints, has_tls, reach.as_deref());
         let (outlet, first) = EndpointSink::new(name, allow_empty, metrics, Box::new(apply));
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match teller {
-            Teller::File(source) => {
+            SourceRef::File(source) => {
                 Box::pin(file::FileWatch { path: source.path.clone(), scheme: source.scheme }.run(outlet))
             }
             #[cfg(feature = "dns")]
-            Teller::Dns(source) => Box::pin(
+            SourceRef::Dns(source) => Box::pin(
                 dns::Dns {
                     name: source.name.clone(),
                     port: source.port,
@@ -61,11 +61,13 @@ impl Compiler<'_> {
                 .run(outlet),
             ),
             #[cfg(not(feature = "dns"))]
-            Teller::Dns(_) => {
+            SourceRef::Dns(_) => {
                 self.no_dns(path);
                 return None;
             }
-            Teller::Etcd(source) => Box::pin(self.etcd(&path.key("etcd"), source, discovery_tls.as_ref())?.run(outlet)),
+            SourceRef::Etcd(source) => {
+                Box::pin(self.etcd(&path.key("etcd"), source, discovery_tls.as_ref())?.run(outlet))
+            }
         };
         Some(Discovery { upstream: name.to_owned(), task, first })
     }

@@ -10,7 +10,7 @@ use crate::probe::{Check, Probe};
 
 /// The check that an upstream's endpoints are put to.
 pub fn check(written: &HealthCheck) -> Check {
-    let pace = written.pace();
+    let pace = written.schedule();
     let probe = match written {
         HealthCheck::Tcp(_) => Probe::Tcp,
         HealthCheck::Http(written) => Probe::Http(http(written)),

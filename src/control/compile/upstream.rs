@@ -7,7 +7,8 @@ use super::{Compiler, FileChecks, health};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::base::clock;
 use crate::config::{
-    self, ClientTls, Config, CookieSecret, Discover, EndpointUrl, KeyPath, OnDown, Scheme, Teller, Verify, WhenAllDown,
+    self, ClientTls, Config, CookieSecret, Discover, EndpointUrl, KeyPath, OnDown, Scheme, SourceRef, Verify,
+    WhenAllDown,
 };
 use crate::discovery::Discovery;
 use crate::policy::bucket::AdmissionRate;
@@ -105,7 +106,7 @@ impl Compiler<'_> {
         let reach = written
             .discover
             .as_ref()
-            .map(|discover| Arc::new(Reach { places: discover.places(), own: self.context.own.clone() }));
+            .map(|discover| Arc::new(Reach { places: discover.allowed_places(), own: self.context.own.clone() }));
         let maker = Maker {
             upstream: name.to_owned(),
             reach: reach.clone(),
@@ -162,10 +163,10 @@ impl Compiler<'_> {
                 discovery_tls
             }
         };
-        match written.discover.as_ref().and_then(Discover::teller) {
+        match written.discover.as_ref().and_then(Discover::source) {
             #[cfg(not(feature = "dns"))]
-            Some(Teller::Dns(_)) => self.no_dns(&path.key("discover")),
-            Some(Teller::Etcd(source)) => {
+            Some(SourceRef::Dns(_)) => self.no_dns(&path.key("discover")),
+            Some(SourceRef::Etcd(source)) => {
                 drop(self.etcd(&path.key("discover").key("etcd"), source, discovery_tls.as_ref()));
             }
             _ => {}
@@ -179,11 +180,11 @@ impl Compiler<'_> {
         name: &str,
         written: &config::UpstreamConfig,
     ) -> [Option<Arc<rustls::ClientConfig>>; 2] {
-        let teller = written.discover.as_ref().and_then(Discover::teller);
+        let teller = written.discover.as_ref().and_then(Discover::source);
         let discovered_tls = match teller {
-            Some(Teller::File(source)) => source.scheme == Scheme::Wss,
-            Some(Teller::Dns(source)) => source.scheme == Scheme::Wss,
-            Some(Teller::Etcd(_)) | None => false,
+            Some(SourceRef::File(source)) => source.scheme == Scheme::Wss,
+            Some(SourceRef::Dns(source)) => source.scheme == Scheme::Wss,
+            Some(SourceRef::Etcd(_)) | None => false,
         };
         let needs_tls = discovered_tls || written.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
         let tls = match &written.discover {
@@ -196,7 +197,7 @@ impl Compiler<'_> {
             None => None,
         };
         let discovery_tls = match teller {
-            Some(Teller::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
+            Some(SourceRef::Etcd(source)) if source.servers.iter().any(EndpointUrl::is_tls) => {
                 self.client_tls(&path.key("discover").key("etcd"), name, ClientTlsScope::Discovery, source.tls.as_ref())
             }
             _ => None,
@@ -307,8 +308,8 @@ fn eviction_policy(written: &config::UpstreamConfig) -> Option<EvictionPolicy> {
 /// domain (RFC 6125 §6.2.1 has it as the source domain).
 fn server_name_of_all(written: &config::UpstreamConfig) -> Option<String> {
     let settled = written.tls.as_ref().and_then(|tls| tls.server_name.clone());
-    settled.or_else(|| match written.discover.as_ref().and_then(Discover::teller) {
-        Some(Teller::Dns(source)) => {
+    settled.or_else(|| match written.discover.as_ref().and_then(Discover::source) {
+        Some(SourceRef::Dns(source)) => {
             let labels = source.name.trim_end_matches('.').split('.');
             Some(labels.skip_while(|label| label.starts_with('_')).collect::<Vec<_>>().join("."))
         }

@@ -15,7 +15,7 @@ pub use compare::{Changed, Changes};
 
 use super::metrics::{Reloaded, Trigger};
 use super::{Controller, ReloadError, answer};
-use crate::base::file_state::look;
+use crate::base::file_state::observe;
 use crate::config::{ConfigErrors, Loaded};
 use crate::handover::systemd::Word;
 
@@ -124,7 +124,7 @@ impl Controller {
             let mut reading = spawn_blocking(move || {
                 let read = loader()?;
                 // Certificates and what else it names are read when it is compiled, which must not be what hangs.
-                read.file.files().iter().for_each(|file| drop(look(file)));
+                read.file.files().iter().for_each(|file| drop(observe(file)));
                 Ok(read)
             });
             match timeout(patience, &mut reading).await {

@@ -1,9 +1,9 @@
-//! Request heads, byte by byte: whether their line ends are lawful, what of their targets is to be escaped, and where the
-//! next one begins. Pure.
+//! Scans request heads byte by byte: whether their line ends are valid, which characters of their targets to escape,
+//! and where the next head begins. Pure.
 
 use super::HeadRefusal;
 
-/// Where we are, between two reads.
+/// The state between two reads.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// How much of a body is still to come.
@@ -18,7 +18,7 @@ pub struct Scan {
     has_space: bool,
     /// The method of the last request line is HEAD.
     is_head_request: bool,
-    /// Where, in what was read last, a byte of a target stands that is to be escaped; none, nearly always.
+    /// Positions, in what was read last, of target bytes to escape; nearly always none.
     escapes: Vec<usize>,
 }
 
@@ -42,16 +42,16 @@ enum Framing {
     Opaque,
 }
 
-/// What has been found.
+/// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing wrong so far.
     More,
-    /// Nothing wrong, and from here on nothing can be told.
+    /// Nothing wrong, and nothing can be checked from here on.
     Opaque,
     /// A bad byte.
     Refused {
-        /// Where, in what was read last.
+        /// Its position in what was read last.
         at: usize,
         /// What is wrong with it.
         refusal: HeadRefusal,
@@ -59,7 +59,7 @@ pub enum Verdict {
 }
 
 impl Scan {
-    /// Takes in what was read next.
+    /// Scans what was read next.
     pub fn scan(&mut self, bytes: &[u8]) -> Verdict {
         let mut at = 0;
         loop {
@@ -93,22 +93,22 @@ impl Scan {
         }
     }
 
-    /// Where bytes are to be escaped in what was scanned last; asked once.
+    /// Returns, once, the positions of bytes to escape in what was scanned last.
     pub fn take_escapes(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.escapes)
     }
 
-    /// Whether the request line that is being read, or was read last, has a space in its target.
+    /// Returns true if the current or last request line has a space in its target.
     pub fn has_space_in_target(&self) -> bool {
         self.has_space
     }
 
-    /// Whether the method of the request that is being read, or was read last, is HEAD.
+    /// Returns true if the method of the current or last request is HEAD.
     pub fn is_head_request(&self) -> bool {
         self.is_head_request || !self.begun && self.line.kept().starts_with(b"HEAD ")
     }
 
-    /// Takes a part of a line in, which stands `at` there.
+    /// Takes in a part of a line that starts `at` this position.
     fn push(&mut self, at: usize, part: &[u8]) {
         if !self.begun && self.line.is_empty() && !part.is_empty() {
             (self.has_space, self.is_head_request) = (false, false);
@@ -126,9 +126,9 @@ impl Scan {
                 (TargetState::Before, _) => {}
                 (TargetState::Path | TargetState::Query, b' ') => self.target = TargetState::Behind,
                 (TargetState::Path, b'?') => self.target = TargetState::Query,
-                // None of them may stand in a target (RFC 3986 §2), some of them hyper refuses, and none is a delimiter to
-                // anybody: escaped they say the same. Others that may not stand there pass hyper; what of them is in a
-                // path is escaped where it is read, and a query is passed on as it came.
+                // A target must not contain them (RFC 3986 §2), hyper refuses some, and no parser takes one for a delimiter:
+                // escaped they mean the same. Other forbidden characters pass hyper; a path is escaped where it is read,
+                // and a query is passed on as it came.
                 (TargetState::Path | TargetState::Query, b'"' | b'<' | b'>' | 0x80..) | (TargetState::Path, b'`') => {
                     self.escapes.push(at + offset);
                 }
@@ -138,7 +138,7 @@ impl Scan {
         }
     }
 
-    /// Takes a whole line in. Says how the head that ended with it is followed; in the midst of a head, `NoBody`.
+    /// Takes in a whole line. Returns how the head that ended with it is followed; `NoBody` in the middle of a head.
     fn end_line(&mut self) -> Framing {
         let line = std::mem::take(&mut self.line);
         match (line.is_empty(), self.begun) {
@@ -172,7 +172,7 @@ impl Scan {
     }
 }
 
-/// The beginning of a line: as much as it takes to read `Content-Length: 18446744073709551615`.
+/// The start of a line: enough for `Content-Length: 18446744073709551615`.
 #[derive(Debug)]
 struct LineStart {
     bytes: [u8; LineStart::KEPT],
@@ -208,7 +208,7 @@ impl LineStart {
         self.kept().starts_with(b"CONNECT ")
     }
 
-    /// What the field says about what follows the head, if it is one of those that do (RFC 9112 §6.3).
+    /// Returns what the field says about the body, if it is one of those that do (RFC 9112 §6.3).
     fn framing(&self) -> Option<Framing> {
         let colon = memchr::memchr(b':', self.kept())?;
         let (name, value) = (&self.kept()[..colon], &self.kept()[colon + 1..]);

@@ -1,7 +1,7 @@
-//! Taking connections, and waiting when descriptors or memory have run out.
+//! Accepts connections, and waits when descriptors or memory have run out.
 //!
-//! The last descriptors are not for everybody (`net::descriptors`). Whether one is left shows only when a connection has
-//! been taken: it is held then, not served, until there is room. For its client that is as if it still stood in the backlog.
+//! The last descriptors are reserved (`net::descriptors`). Whether one is free shows only after a connection was
+//! accepted: without room it is then held, not served. For its client that is as if it still stood in the backlog.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,13 +14,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use super::BACKLOG;
-use crate::net::descriptors::{self, Taker};
+use crate::net::descriptors::{self, DescriptorUse};
 use crate::net::stream::{PeerAddr, Stream};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_LAST: Duration = Duration::from_secs(1);
-/// How long a failure is no news after the last one that was. At the limit each connection that ends lets one in, and the
-/// next fails again: they are all one story.
+/// How long after a logged failure the next ones are not news. At the limit each connection that ends lets one in, and
+/// the next fails again: all one event.
 const NEWS: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl ListeningSocket {
         }
     }
 
-    /// Asks the kernel and not the runtime, which hears of a connection only when it looks next.
+    /// Asks the kernel, not the runtime, which learns of a connection only at its next poll.
     fn accept_now(&self) -> io::Result<(Stream, PeerAddr)> {
         match self {
             ListeningSocket::Tcp(listener) => {
@@ -59,7 +59,7 @@ impl ListeningSocket {
     }
 }
 
-/// Takes connections, on one worker.
+/// Accepts connections on one worker.
 #[derive(Debug)]
 pub struct Acceptor {
     /// At least one.
@@ -71,17 +71,17 @@ pub struct Acceptor {
     /// When it last failed.
     failed: Option<Instant>,
     /// Whose descriptors it takes.
-    taker: Taker,
+    taker: DescriptorUse,
     /// Taken when there was no room for it.
     held: Option<(Stream, PeerAddr)>,
 }
 
-/// Nothing can be accepted for now. The next call of [`Acceptor::accept`] waits before it tries again, so the caller has
-/// only to count this, and to log it when it is news.
+/// Nothing can be accepted for now. The next call of [`Acceptor::accept`] waits before it tries again, so the caller
+/// only counts this, and logs it when it is news.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot accept connections, trying again in {} ms{}", .pause.as_millis(), .reason.hint())]
 pub struct AcceptPause {
-    /// What the system says.
+    /// The system's error.
     #[source]
     pub source: io::Error,
     /// What has run out.
@@ -110,7 +110,7 @@ impl AcceptPauseReason {
     pub const ALL: [AcceptPauseReason; 3] =
         [AcceptPauseReason::Descriptors, AcceptPauseReason::Memory, AcceptPauseReason::Other];
 
-    /// As a label.
+    /// Returns the label for metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             AcceptPauseReason::Descriptors => "descriptors",
@@ -130,25 +130,25 @@ impl AcceptPauseReason {
 impl Acceptor {
     pub(super) fn new(listeners: Vec<ListeningSocket>) -> Acceptor {
         debug_assert!(!listeners.is_empty());
-        let (paused_until, failed, taker, held) = (None, None, Taker::Traffic, None);
+        let (paused_until, failed, taker, held) = (None, None, DescriptorUse::Traffic, None);
         Acceptor { listeners, first: 0, paused_until, failures: 0, failed, taker, held }
     }
 
-    /// Has it take what is kept back for the admin listener.
+    /// Lets it use the descriptors reserved for the admin listener.
     #[must_use]
     pub fn for_admin(self) -> Acceptor {
-        Acceptor { taker: Taker::Admin, ..self }
+        Acceptor { taker: DescriptorUse::Admin, ..self }
     }
 
-    /// Has the next call of [`Acceptor::accept`] not wait: the caller has made room.
+    /// Makes the next call of [`Acceptor::accept`] not wait: the caller has made room.
     pub fn try_again(&mut self) {
         self.paused_until = None;
     }
 
-    /// Takes the next connection. TCP_NODELAY is set on it already.
+    /// Accepts the next connection. TCP_NODELAY is set on it already.
     ///
-    /// Connections that ended while they waited are passed over. Cancel-safe: no connection is lost, and a pause that
-    /// was begun is kept.
+    /// Connections that ended while they waited are skipped. Cancel-safe: no connection is lost, and a pause that has
+    /// begun is kept.
     ///
     /// # Errors
     /// When descriptors or memory have run out; see [`AcceptPause`].
@@ -159,8 +159,8 @@ impl Acceptor {
         }
         loop {
             let accepted = match self.held.take() {
-                Some(held) => self.let_in(held),
-                None => poll_fn(|cx| self.poll_accept(cx)).await.and_then(|accepted| self.judge(accepted)),
+                Some(held) => self.admit_held(held),
+                None => poll_fn(|cx| self.poll_accept(cx)).await.and_then(|accepted| self.hold_without_room(accepted)),
             };
             match accepted {
                 Ok(accepted) => {
@@ -173,22 +173,23 @@ impl Acceptor {
         }
     }
 
-    /// Whether there is room for a connection. If not, it is held, or let go where even for that there is none: of many
-    /// acceptors each holds one.
-    fn judge(&mut self, accepted: (Stream, PeerAddr)) -> io::Result<(Stream, PeerAddr)> {
+    /// Returns the connection if there is room for it. Otherwise holds it, or drops it where there is no room even
+    /// for that: of many acceptors each holds one.
+    fn hold_without_room(&mut self, accepted: (Stream, PeerAddr)) -> io::Result<(Stream, PeerAddr)> {
         if descriptors::is_within(&accepted.0, self.taker) {
             return Ok(accepted);
         }
         // There is one admin listener.
-        let may_be_held =
-            |stream: &Stream| self.taker == Taker::Admin || descriptors::is_within(stream, Taker::Waiting);
+        let may_be_held = |stream: &Stream| {
+            self.taker == DescriptorUse::Admin || descriptors::is_within(stream, DescriptorUse::Waiting)
+        };
         self.held = Some(accepted).filter(|(stream, _)| may_be_held(stream));
         Err(Errno::MFILE.into())
     }
 
-    /// The same for one that was held. It is given a number among those of its kind: with the one it has it would be
-    /// counted as nobody's.
-    fn let_in(&mut self, (stream, peer): (Stream, PeerAddr)) -> io::Result<(Stream, PeerAddr)> {
+    /// Admits a held connection if there is room. It gets a new descriptor number, within the bound of its use: with
+    /// its old one it would count as reserved.
+    fn admit_held(&mut self, (stream, peer): (Stream, PeerAddr)) -> io::Result<(Stream, PeerAddr)> {
         if descriptors::is_within(&stream, self.taker) {
             return Ok((stream, peer));
         }
@@ -201,7 +202,7 @@ impl Acceptor {
         }
     }
 
-    /// From any of the sockets, in turn: none of them can keep the others waiting.
+    /// Polls the sockets in turn, so that none of them can keep the others waiting.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, PeerAddr)>> {
         let count = self.listeners.len();
         for index in (self.first..count).chain(0..self.first) {
@@ -213,11 +214,11 @@ impl Acceptor {
         Poll::Pending
     }
 
-    /// The connections that wait already, and no more of them than can wait at a time: for a socket that is about to be
-    /// closed for good, which would reset them. Never blocks. Drop the result and the [`Bound`](super::Bound) right after
-    /// its end; what arrives in between is reset all the same.
+    /// Returns the connections that wait already, and no more than can wait at a time: for a socket that is about to
+    /// be closed for good, which would reset them. Never blocks. Drop the result and the [`Bound`](super::Bound)
+    /// right after its end; connections that arrive in between are reset all the same.
     pub fn into_waiting(self) -> WaitingConnections {
-        // The kernel lets one more wait than it is told.
+        // The kernel lets one more wait than the backlog says.
         let left = self.listeners.len() * (BACKLOG as usize + 1);
         WaitingConnections { held: self.held, listeners: self.listeners, taker: self.taker, left }
     }
@@ -237,12 +238,12 @@ impl Acceptor {
     }
 }
 
-/// What [`Acceptor::into_waiting`] gives. Ends early when descriptors or memory have run out.
+/// The connections of [`Acceptor::into_waiting`]. Ends early when descriptors or memory have run out.
 #[derive(Debug)]
 pub struct WaitingConnections {
     held: Option<(Stream, PeerAddr)>,
     listeners: Vec<ListeningSocket>,
-    taker: Taker,
+    taker: DescriptorUse,
     left: usize,
 }
 
@@ -266,8 +267,8 @@ impl Iterator for WaitingConnections {
     }
 }
 
-/// Errors that accept(2) passes on from the connection it was about to return; the queue is one shorter then, so trying
-/// again at once makes progress.
+/// Returns true for errors that accept(2) passes on from the connection it was about to return; the queue is one
+/// shorter then, so trying again at once makes progress.
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -360,9 +361,9 @@ mod tests {
             let _operator = StdTcpStream::connect(door.address().tcp().unwrap()).unwrap();
             let maximum = getrlimit(Resource::Nofile).maximum;
             setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum }).unwrap();
-            descriptors::look_again();
+            descriptors::reread_limit();
             let mut taken = vec![];
-            while let Ok(fd) = descriptors::lowest(&clients[0], Taker::Traffic) {
+            while let Ok(fd) = descriptors::lowest(&clients[0], DescriptorUse::Traffic) {
                 taken.push(fd);
             }
             let pause = acceptor.accept().await.unwrap_err();
@@ -376,9 +377,9 @@ mod tests {
             taken.pop();
             acceptor.try_again();
             let (stream, _) = acceptor.accept().await.unwrap();
-            assert!(descriptors::is_within(&stream, Taker::Traffic));
-            // Where the held ones have no room either, who comes is let go.
-            while let Ok(fd) = descriptors::lowest(&clients[0], Taker::Waiting) {
+            assert!(descriptors::is_within(&stream, DescriptorUse::Traffic));
+            // Without room for held connections either, new ones are dropped.
+            while let Ok(fd) = descriptors::lowest(&clients[0], DescriptorUse::Waiting) {
                 taken.push(fd);
             }
             acceptor.accept().await.unwrap_err();

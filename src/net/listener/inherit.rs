@@ -10,7 +10,7 @@ use socket2::{SockAddr, Socket, Type};
 use super::{BindError, Bound, FileId, SocketFile, for_accepted, tcp_socket};
 use crate::net::address::Address;
 
-/// The listening sockets of one address, as another process leaves them to us.
+/// The listening sockets of one address, as another process passes them to us.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// One or more; they stay open in the other process too.
@@ -43,13 +43,13 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// Makes inherited sockets ours: the opposite of opening them with [`bind`](super::bind).
+/// Takes over inherited sockets, instead of opening them with [`bind`](super::bind).
 ///
-/// * As many as workers, or more: each is some worker's.
+/// * As many as workers, or more: each belongs to some worker.
 /// * Fewer, and of a group (SO_REUSEPORT): the missing ones are opened in the same group; they take connections from
-///   [`Bound::take_charge`] on. If they cannot be opened (the group belongs to another user, as that of a service manager
-///   does; the port needs rights that we have not), those that there are are shared.
-/// * Fewer, and of no group: they are shared by the workers.
+///   [`Bound::take_charge`] on. If they cannot be opened (the group belongs to another user, as that of a service
+///   manager does; the port needs rights that we lack), the workers share the existing ones.
+/// * Fewer, and of no group: the workers share them.
 ///
 /// # Errors
 /// If one of them does not listen on `address`, or the system refuses an option. They are closed then, here.
@@ -112,13 +112,13 @@ fn examine(socket: &Socket, address: &Address) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Where a socket is bound; `None` for what can not be written in a configuration, and for what is no socket.
+/// Returns where a socket is bound; `None` if it is not a socket, or bound to what a configuration cannot express.
 fn own_address(socket: &Socket) -> Option<Address> {
     let addr = socket.local_addr().ok()?;
     addr.as_socket().map(Address::Tcp).or_else(|| Some(Address::Unix(addr.as_pathname()?.to_owned())))
 }
 
-/// Sockets that were left to us and that no listener has asked for yet. Dropping it closes them.
+/// Inherited sockets that no listener has asked for yet. Dropping it closes them.
 #[derive(Debug, Default)]
 pub struct Inheritance {
     left: Vec<(Option<String>, Address, Inherited)>,
@@ -140,7 +140,7 @@ impl Inheritance {
     /// Adds a socket without a name, by the address it listens on.
     ///
     /// # Errors
-    /// What it is instead, if it does not listen or listens on what can not be written in a configuration; it is closed.
+    /// What is wrong with it, if it does not listen or listens on what a configuration cannot express; it is closed.
     pub fn add_socket(&mut self, socket: OwnedFd) -> Result<(), Unfit> {
         let socket = Socket::from(socket);
         if socket.r#type().ok() != Some(Type::STREAM) || !socket.is_listener().unwrap_or(false) {
@@ -153,8 +153,8 @@ impl Inheritance {
         Ok(())
     }
 
-    /// What was left to the listener `name` that is to be on `asked`, and where that is exactly: for port 0 it is the port
-    /// that the listener of this name had on the same IP address.
+    /// Returns the sockets for the listener `name` on `asked`, and their exact address: for port 0 the port that the
+    /// listener of this name had on the same IP address.
     pub fn take(&mut self, name: &str, asked: &Address) -> Option<(Address, Inherited)> {
         let is_any_port = asked.tcp().is_some_and(|addr| addr.port() == 0);
         let fits = |(known, at, _): &(Option<String>, Address, Inherited)| match (asked, at) {
@@ -168,7 +168,7 @@ impl Inheritance {
         Some((address, inherited))
     }
 
-    /// Where those are that nobody has asked for.
+    /// Returns the addresses that nobody has asked for.
     pub fn left(&self) -> impl ExactSizeIterator<Item = &Address> {
         self.left.iter().map(|(_, address, _)| address)
     }

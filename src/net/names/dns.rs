@@ -1,8 +1,7 @@
-//! What DNS says of a name, with the TTL that it has: asked as the system asks (/etc/hosts, search domains, servers), or
-//! one server.
+//! Looks a name up by DNS, with its TTL: as the system would (/etc/hosts, search domains, servers), or at one server.
 //!
-//! What the system knows by other ways (/etc/nsswitch.conf: mDNS, containers of this machine, LDAP) it is asked for when
-//! DNS does not know the name.
+//! If DNS does not know the name, the system is asked for what it knows by other ways (/etc/nsswitch.conf: mDNS,
+//! containers of this machine, LDAP).
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Instant;
@@ -15,11 +14,11 @@ use super::known::{LookupAnswer, LookupError, by_preference};
 use super::system;
 use crate::net::dns::resolver;
 
-/// Asks `server`; without one, whom and what the system asks.
+/// Looks `name` up at `server`; without one, as the system would.
 pub(super) async fn ask(name: &str, server: Option<SocketAddr>) -> Result<LookupAnswer, LookupError> {
     let known = dns(name, server).await;
     match (known, server) {
-        // Nobody is to be asked: there is no /etc/resolv.conf. Or nobody knows it.
+        // There is no /etc/resolv.conf, or DNS does not know the name.
         (None | Some(Err(LookupError::NotFound(_))), None) => system::ask(name).await,
         (None, Some(_)) => Err(LookupError::Failed(format!("{name} is no name for DNS").into())),
         (Some(answer), _) => answer,
@@ -42,7 +41,7 @@ async fn dns(name: &str, server: Option<SocketAddr>) -> Option<Result<LookupAnsw
     })
 }
 
-/// Whether this machine has a route and an address for it: asking sends nothing.
+/// Returns true if this machine has a route and an address for it; this sends nothing.
 fn has_way(to: SocketAddr) -> bool {
     let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() };
     // A port, since 0 is none.

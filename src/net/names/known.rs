@@ -1,6 +1,6 @@
-//! What is known of one name: for how long an answer holds, and what holds when there is none.
+//! The cache of one name: how long an answer holds, and what holds when there is none.
 //!
-//! Pure: who asks, and when it is, is told from outside.
+//! Pure: callers do the look-ups and pass in the time.
 
 #[cfg(any(feature = "dns", test))]
 use std::net::IpAddr;
@@ -10,42 +10,43 @@ use std::time::Duration;
 
 use crate::base::time::MonotonicTime;
 
-/// The shortest time for which an answer is believed: some servers answer with a TTL of 0, and each connection would ask.
+/// The shortest time for which an answer holds: some servers answer with a TTL of 0, and each connection would ask
+/// again.
 const TTL_MIN: Duration = Duration::from_secs(1);
-/// The longest: whoever moves a server with a TTL of a day has a minute of trouble.
+/// The longest: moving a server with a TTL of a day causes a minute of trouble.
 const TTL_MAX: Duration = Duration::from_secs(60);
-/// How long the last good answer holds while there is no other: an outage of DNS is no outage of servers. Bounded, since
-/// somebody else may have the addresses in the end.
-const KEPT_MAX: Duration = Duration::from_secs(3600);
-/// How long nobody asks again after a failure.
-const PAUSE: Duration = Duration::from_secs(1);
-/// After so long a question is taken for lost, and asked again. Longer than any takes.
-const LOST: Duration = Duration::from_secs(30);
+/// How long the last good answer holds while there is no other: an outage of DNS is no outage of servers. Bounded,
+/// since the addresses may belong to others in the end.
+const STALE_MAX: Duration = Duration::from_secs(3600);
+/// How long after a failure nobody asks again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// After this time a look-up counts as lost, and the next may begin. Longer than any takes.
+const LOOKUP_LOST: Duration = Duration::from_secs(30);
 
-/// What a name stands for.
+/// The addresses of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupAnswer {
     /// Its addresses, the best first; ports are not set.
     pub addresses: Vec<SocketAddr>,
-    /// So many of the first are as good as one another, and are taken in turn.
+    /// How many of the first are equally good, and taken in turn.
     pub alike: usize,
-    /// For how long.
+    /// How long the answer holds.
     pub ttl: Duration,
 }
 
 /// Why there are no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// Whoever knows says that there are none.
+    /// The name does not exist or has no address.
     #[error("{0}")]
     NotFound(Arc<str>),
-    /// Nobody said anything in time.
+    /// There was no answer in time.
     #[error("{0}")]
     Timeout(Arc<str>),
-    /// Nobody could be asked, or said anything that could be used.
+    /// No server could be asked, or none gave a usable answer.
     #[error("{0}")]
     Failed(Arc<str>),
-    /// This machine lacks what it takes to ask: an error number of the system.
+    /// This machine lacks descriptors or memory for it: an error number of the system.
     #[error("this machine lacks descriptors or memory for it")]
     Exhausted(i32),
 }
@@ -58,7 +59,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// In the order in which they are tried by who comes as number `turn`.
+    /// Returns the addresses in the order in which user number `turn` tries them.
     pub fn in_turn(&self, turn: usize) -> impl ExactSizeIterator<Item = SocketAddr> {
         let first = turn.checked_rem(self.alike).unwrap_or(0);
         (0..self.all.len())
@@ -67,110 +68,110 @@ impl Addresses {
     }
 }
 
-/// What whoever wants addresses does.
+/// What a caller that wants addresses does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// They are known.
+pub(super) enum NextStep {
+    /// Uses these.
     Use(Addresses),
-    /// They are known from before: those are used if there are no others soon.
+    /// Uses these old ones if there are no new ones soon.
     Soon(Addresses),
-    /// They are not known: it waits until they are.
+    /// Waits for an answer.
     Wait,
-    /// There are none.
+    /// Fails.
     Fail(LookupError),
 }
 
-/// What is known.
+/// What is known of a name.
 #[derive(Debug, Default)]
 pub(super) struct NameCache {
-    good: Option<Good>,
-    /// What the last answer was, if that was none; and until when nobody asks again.
+    good: Option<GoodAnswer>,
+    /// The last answer, if it was a failure; and the end of the pause after it.
     failed: Option<(LookupError, MonotonicTime)>,
-    /// Somebody asks, since then.
-    asking: Option<MonotonicTime>,
+    /// When the look-up under way began.
+    asking_since: Option<MonotonicTime>,
 }
 
 #[derive(Debug)]
-struct Good {
+struct GoodAnswer {
     addresses: Addresses,
-    told: MonotonicTime,
+    answered_at: MonotonicTime,
     until: MonotonicTime,
 }
 
 /// What an answer changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
-    /// Nothing that anybody wants to read.
+pub(super) enum CacheChange {
+    /// Nothing worth a log line.
     None,
-    /// It fails from now on; whether earlier addresses are used meanwhile.
+    /// It fails from now on; true if earlier addresses are used meanwhile.
     Fails(bool),
     /// It works again.
     Works,
 }
 
 impl NameCache {
-    /// What is to be done `now`, and whether by asking: who is told so does ask, and tells the answer.
-    pub(super) fn look(&mut self, now: MonotonicTime) -> (Next, bool) {
+    /// Returns what to do `now`, and whether the caller must look the name up and report the answer.
+    pub(super) fn next_step(&mut self, now: MonotonicTime) -> (NextStep, bool) {
         if let Some(good) = self.good.as_ref().filter(|good| now < good.until) {
-            return (Next::Use(good.addresses.clone()), false);
+            return (NextStep::Use(good.addresses.clone()), false);
         }
-        let is_asked = self.asking.is_some_and(|since| now.since(since) < LOST);
+        let is_asked = self.asking_since.is_some_and(|since| now.since(since) < LOOKUP_LOST);
         let pauses = self.failed.as_ref().is_some_and(|(_, until)| now < *until);
         let asks = !is_asked && !pauses;
         if asks {
-            self.asking = Some(now);
+            self.asking_since = Some(now);
         }
-        let kept = self.good.as_ref().filter(|good| now.since(good.told) < KEPT_MAX);
+        let kept = self.good.as_ref().filter(|good| now.since(good.answered_at) < STALE_MAX);
         let next = match (kept, &self.failed) {
-            // Nobody waits for a server that has not answered a moment ago.
-            (Some(good), Some(_)) => Next::Use(good.addresses.clone()),
-            (Some(good), None) => Next::Soon(good.addresses.clone()),
-            (None, Some((trouble, until))) if now < *until => Next::Fail(trouble.clone()),
-            (None, _) => Next::Wait,
+            // No waiting for a server that did not answer a moment ago.
+            (Some(good), Some(_)) => NextStep::Use(good.addresses.clone()),
+            (Some(good), None) => NextStep::Soon(good.addresses.clone()),
+            (None, Some((trouble, until))) if now < *until => NextStep::Fail(trouble.clone()),
+            (None, _) => NextStep::Wait,
         };
         (next, asks)
     }
 
-    /// Hears the answer.
-    pub(super) fn answered(&mut self, answer: Result<LookupAnswer, LookupError>, now: MonotonicTime) -> News {
-        self.asking = None;
+    /// Takes in the answer.
+    pub(super) fn answered(&mut self, answer: Result<LookupAnswer, LookupError>, now: MonotonicTime) -> CacheChange {
+        self.asking_since = None;
         match answer {
             Ok(LookupAnswer { addresses, alike, ttl }) => {
                 let alike = alike.min(addresses.len());
                 let addresses = Addresses { all: addresses.into(), alike };
-                self.good = Some(Good { addresses, told: now, until: now + ttl.clamp(TTL_MIN, TTL_MAX) });
-                if self.failed.take().is_some() { News::Works } else { News::None }
+                self.good = Some(GoodAnswer { addresses, answered_at: now, until: now + ttl.clamp(TTL_MIN, TTL_MAX) });
+                if self.failed.take().is_some() { CacheChange::Works } else { CacheChange::None }
             }
             Err(trouble) => {
-                // Who says that there is no such name is believed: its addresses may be somebody else's by now.
+                // An answer that the name does not exist is believed: its addresses may belong to others by now.
                 if matches!(trouble, LookupError::NotFound(_)) {
                     self.good = None;
                 }
-                let pause = if matches!(trouble, LookupError::Exhausted(_)) { Duration::ZERO } else { PAUSE };
+                let pause = if matches!(trouble, LookupError::Exhausted(_)) { Duration::ZERO } else { RETRY_PAUSE };
                 let is_news = self.failed.replace((trouble, now + pause)).is_none();
-                let is_kept = self.good.as_ref().is_some_and(|good| now.since(good.told) < KEPT_MAX);
-                if is_news { News::Fails(is_kept) } else { News::None }
+                let is_kept = self.good.as_ref().is_some_and(|good| now.since(good.answered_at) < STALE_MAX);
+                if is_news { CacheChange::Fails(is_kept) } else { CacheChange::None }
             }
         }
     }
 
-    /// What whoever has waited for an answer gets; `None`: there was none, and it is to look again.
+    /// Returns the result for a caller that has waited; `None` if there was no answer, and it must check again.
     pub(super) fn outcome(&self, now: MonotonicTime) -> Option<Result<Addresses, LookupError>> {
-        match (self.good.as_ref().filter(|good| now.since(good.told) < KEPT_MAX), &self.failed) {
+        match (self.good.as_ref().filter(|good| now.since(good.answered_at) < STALE_MAX), &self.failed) {
             (Some(good), _) => Some(Ok(good.addresses.clone())),
-            (None, Some((trouble, _))) if self.asking.is_none() => Some(Err(trouble.clone())),
+            (None, Some((trouble, _))) if self.asking_since.is_none() => Some(Err(trouble.clone())),
             (None, _) => None,
         }
     }
 
-    /// Whoever asked has gone without an answer.
+    /// Records that the look-up ended without an answer.
     pub(super) fn abandoned(&mut self) {
-        self.asking = None;
+        self.asking_since = None;
     }
 }
 
-/// The order in which addresses out of DNS are tried: those without a way to them last; IPv6 before IPv4, as RFC 6724 has it,
-/// but for addresses of a site (`fc00::/7`). Within a kind they are left as they came.
+/// Sorts addresses from DNS in the order they are tried: unreachable ones last; IPv6 before IPv4, as in RFC 6724,
+/// except site addresses (`fc00::/7`). Within a kind the order stays.
 #[cfg(any(feature = "dns", test))]
 pub(super) fn by_preference(
     mut addresses: Vec<IpAddr>,
@@ -217,13 +218,13 @@ mod tests {
 
     /// What is to be done, in a word, with the first address; and whether somebody is to ask.
     fn look(known: &mut NameCache, millis: u64) -> (String, bool) {
-        let (next, asks) = known.look(at(millis));
+        let (next, asks) = known.next_step(at(millis));
         let first = |addresses: &Addresses| addresses.in_turn(0).next().unwrap().ip();
         let word = match next {
-            Next::Use(addresses) => format!("use {}", first(&addresses)),
-            Next::Soon(addresses) => format!("soon {}", first(&addresses)),
-            Next::Wait => "wait".to_owned(),
-            Next::Fail(trouble) => format!("fail {trouble}"),
+            NextStep::Use(addresses) => format!("use {}", first(&addresses)),
+            NextStep::Soon(addresses) => format!("soon {}", first(&addresses)),
+            NextStep::Wait => "wait".to_owned(),
+            NextStep::Fail(trouble) => format!("fail {trouble}"),
         };
         (word, asks)
     }
@@ -233,7 +234,7 @@ mod tests {
         let mut known = NameCache::default();
         assert_eq!(look(&mut known, 0), ("wait".into(), true));
         assert_eq!(look(&mut known, 1), ("wait".into(), false), "somebody asks already");
-        assert_eq!(known.answered(Ok(answer(&["10.0.0.1"], 5)), at(10)), News::None);
+        assert_eq!(known.answered(Ok(answer(&["10.0.0.1"], 5)), at(10)), CacheChange::None);
         assert_eq!(look(&mut known, 5009), ("use 10.0.0.1".into(), false));
         assert_eq!(look(&mut known, 5010), ("soon 10.0.0.1".into(), true));
         assert_eq!(look(&mut known, 5011), ("soon 10.0.0.1".into(), false));
@@ -256,17 +257,17 @@ mod tests {
         let mut known = NameCache::default();
         known.answered(Ok(answer(&["10.0.0.1"], 1)), at(0));
         assert_eq!(look(&mut known, 1000), ("soon 10.0.0.1".into(), true));
-        assert_eq!(known.answered(Err(lost()), at(5000)), News::Fails(true));
+        assert_eq!(known.answered(Err(lost()), at(5000)), CacheChange::Fails(true));
         assert_eq!(look(&mut known, 5999), ("use 10.0.0.1".into(), false), "not asked again at once");
         assert_eq!(look(&mut known, 6000), ("use 10.0.0.1".into(), true), "asked, and not waited for");
-        assert_eq!(known.answered(Err(lost()), at(9000)), News::None);
+        assert_eq!(known.answered(Err(lost()), at(9000)), CacheChange::None);
         let hour = 3_600_000;
         assert_eq!(look(&mut known, hour - 1), ("use 10.0.0.1".into(), true));
         assert_eq!(look(&mut known, hour), ("wait".into(), false));
         known.answered(Err(lost()), at(hour + 10));
         assert_eq!(look(&mut known, hour + 20), ("fail late".into(), false));
         assert_eq!(look(&mut known, hour + 1010), ("wait".into(), true));
-        assert_eq!(known.answered(Ok(answer(&["10.0.0.2"], 1)), at(hour + 1020)), News::Works);
+        assert_eq!(known.answered(Ok(answer(&["10.0.0.2"], 1)), at(hour + 1020)), CacheChange::Works);
         assert_eq!(look(&mut known, hour + 1030), ("use 10.0.0.2".into(), false));
     }
 
@@ -274,7 +275,7 @@ mod tests {
     fn who_says_that_there_is_no_such_name_is_believed_at_once() {
         let mut known = NameCache::default();
         known.answered(Ok(answer(&["10.0.0.1"], 1)), at(0));
-        assert_eq!(known.answered(Err(gone()), at(1000)), News::Fails(false));
+        assert_eq!(known.answered(Err(gone()), at(1000)), CacheChange::Fails(false));
         assert_eq!(look(&mut known, 1500), ("fail gone".into(), false));
         assert_eq!(look(&mut known, 2000), ("wait".into(), true));
     }
@@ -347,16 +348,16 @@ mod tests {
                 now += wait;
                 match step {
                     Step::Look => {
-                        let (next, asks) = known.look(at(now));
+                        let (next, asks) = known.next_step(at(now));
                         if asks {
                             prop_assert!(asked.is_none_or(|since| now - since >= 30_000));
                             asked = Some(now);
                         }
                         match (next, good) {
-                            (Next::Use(_) | Next::Soon(_), Some((told, _))) => prop_assert!(now - told < 3_600_000),
-                            (Next::Use(_) | Next::Soon(_), None) => prop_assert!(false, "nothing is known"),
-                            (Next::Wait, _) => prop_assert!(asked.is_some(), "nobody will ever tell"),
-                            (Next::Fail(_), _) => {}
+                            (NextStep::Use(_) | NextStep::Soon(_), Some((told, _))) => prop_assert!(now - told < 3_600_000),
+                            (NextStep::Use(_) | NextStep::Soon(_), None) => prop_assert!(false, "nothing is known"),
+                            (NextStep::Wait, _) => prop_assert!(asked.is_some(), "nobody will ever tell"),
+                            (NextStep::Fail(_), _) => {}
                         }
                         if let Some((told, ttl)) = good {
                             prop_assert_eq!(asks && now - told < ttl, false, "what holds is not asked for");

@@ -1,8 +1,8 @@
-//! Names of servers, and the addresses they stand for: one book for the process.
+//! Host names of servers and their addresses: one table for the process.
 //!
-//! A name is looked up when somebody wants to connect to it and its last answer is too old (`known`); all who want it
-//! meanwhile share the one question. Look-ups are done on a thread of their own, never on one that relays, so many at a
-//! time; it is there as long as anybody knows a name. Whom it asks is `dns` with its TTLs, or, in a build without that
+//! A name is looked up when a connection to it is wanted and its last answer is too old (`known`); all who want it
+//! meanwhile share one look-up. Look-ups run on a thread of their own, never on one that relays, a limited number at
+//! a time; the thread exists as long as any name is held. It asks `dns`, with its TTLs, or, in a build without that
 //! feature, the `system`.
 
 #[cfg(feature = "dns")]
@@ -26,93 +26,97 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::base::clock;
-use crate::net::descriptors::{Taker, lowest};
+use crate::net::descriptors::{DescriptorUse, lowest};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::labelled::IntCounterVec;
 pub use known::{Addresses, LookupAnswer, LookupError};
-use known::{NameCache, News, Next};
+use known::{CacheChange, NameCache, NextStep};
 
-/// Look-ups under way at a time; further ones wait for their turn.
-const AT_ONCE: usize = 32;
-/// Threads on which the system is asked, one for each question at a time.
-const SYSTEM_AT_ONCE: usize = 8;
+/// The most look-ups at a time; further ones wait for their turn.
+const LOOKUPS_MAX: usize = 32;
+/// Threads for the system's resolver, one for each look-up at a time.
+const SYSTEM_LOOKUPS_MAX: usize = 8;
 /// How long one look-up may take.
-const LOOKUP: Duration = Duration::from_secs(15);
-/// How long addresses that were good a moment ago are not used, for the sake of those that are looked up now.
-const SOON: Duration = Duration::from_secs(1);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to wait for a new answer before old addresses are used.
+const STALE_WAIT: Duration = Duration::from_secs(1);
 
-/// Finds out what a name stands for.
+/// Looks up a name.
 pub type LookupFn =
     dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<LookupAnswer, LookupError>> + Send>> + Send + Sync;
 
-/// All names of the process. Clones are the same.
+/// All names of the process. Clones share the same table.
 #[derive(Clone)]
-pub struct NameResolver(Arc<Book>);
+pub struct NameResolver(Arc<NameTable>);
 
-struct Book {
+struct NameTable {
     /// By the name.
     entries: Mutex<HashMap<String, Weak<LookupEntry>>>,
-    desk: Arc<LookupQueue>,
+    queue: Arc<LookupQueue>,
 }
 
-/// Where look-ups are ordered.
+/// Sends look-ups to the thread that does them.
 struct LookupQueue {
-    ask: Arc<LookupFn>,
+    lookup: Arc<LookupFn>,
     metrics: Metrics,
-    /// The way to the thread, once there is one. At most one order for each name is under way.
-    orders: Mutex<Option<mpsc::UnboundedSender<Question>>>,
+    /// The sender to the thread, once there is one. At most one look-up of each name is under way.
+    sender: Mutex<Option<mpsc::UnboundedSender<LookupTask>>>,
 }
 
-/// A name that somebody wants to connect to. Clones are the same.
+/// A host name that is in use. Clones share the same entry.
 #[derive(Clone)]
 pub struct HostLookup(Arc<LookupEntry>);
 
 struct LookupEntry {
     host: String,
-    known: Mutex<NameCache>,
+    cache: Mutex<NameCache>,
     answered: Notify,
-    /// Whoever comes next begins with another of the best addresses.
+    /// The number of the next user, who begins with another of the best addresses.
     turn: AtomicUsize,
-    desk: Arc<LookupQueue>,
+    queue: Arc<LookupQueue>,
 }
 
-/// A look-up under way. Dropping it without an answer lets another one ask.
-struct Question(Option<Arc<LookupEntry>>);
+/// A look-up under way. Dropping it without an answer lets another begin.
+struct LookupTask(Option<Arc<LookupEntry>>);
 
 impl NameResolver {
-    /// No name yet. Counts on `registry`.
+    /// Makes an empty table. Counts on `registry`.
     ///
     /// # Errors
     /// If the metric's name is taken.
     pub fn register(registry: &Registry) -> prometheus::Result<NameResolver> {
         #[cfg(feature = "dns")]
-        return NameResolver::asking(None, registry);
+        return NameResolver::with_dns_server(None, registry);
         #[cfg(not(feature = "dns"))]
-        NameResolver::told_by(Arc::new(|name: String| Box::pin(async move { system::ask(&name).await })), registry)
+        NameResolver::with_lookup(Arc::new(|name: String| Box::pin(async move { system::ask(&name).await })), registry)
     }
 
-    /// The same, asking this server of DNS; without one, whom the system asks.
+    /// Does the same with this DNS server; without one, with those of the system.
     ///
     /// # Errors
     /// If the metric's name is taken.
     #[cfg(feature = "dns")]
-    pub fn asking(server: Option<std::net::SocketAddr>, registry: &Registry) -> prometheus::Result<NameResolver> {
+    pub fn with_dns_server(
+        server: Option<std::net::SocketAddr>,
+        registry: &Registry,
+    ) -> prometheus::Result<NameResolver> {
         let ask = move |name: String| -> Pin<Box<dyn Future<Output = _> + Send>> {
             Box::pin(async move { dns::ask(&name, server).await })
         };
-        NameResolver::told_by(Arc::new(ask), registry)
+        NameResolver::with_lookup(Arc::new(ask), registry)
     }
 
-    /// The same, told by whoever is asked.
+    /// Does the same with this look-up.
     ///
     /// # Errors
     /// If the metric's name is taken.
-    pub fn told_by(ask: Arc<LookupFn>, registry: &Registry) -> prometheus::Result<NameResolver> {
-        let desk = Arc::new(LookupQueue { ask, metrics: Metrics::register(registry)?, orders: Mutex::default() });
-        Ok(NameResolver(Arc::new(Book { entries: Mutex::default(), desk })))
+    pub fn with_lookup(ask: Arc<LookupFn>, registry: &Registry) -> prometheus::Result<NameResolver> {
+        let queue =
+            Arc::new(LookupQueue { lookup: ask, metrics: Metrics::register(registry)?, sender: Mutex::default() });
+        Ok(NameResolver(Arc::new(NameTable { entries: Mutex::default(), queue })))
     }
 
-    /// This name, of which the same is known as long as anybody holds it.
+    /// Returns the entry of this name, which lives as long as anybody holds it.
     pub fn of(&self, host: &str) -> HostLookup {
         let mut entries = lock(&self.0.entries);
         if let Some(entry) = entries.get(host).and_then(Weak::upgrade) {
@@ -121,10 +125,10 @@ impl NameResolver {
         entries.retain(|_, entry| entry.strong_count() > 0);
         let entry = Arc::new(LookupEntry {
             host: host.to_owned(),
-            known: Mutex::default(),
+            cache: Mutex::default(),
             answered: Notify::new(),
             turn: AtomicUsize::new(0),
-            desk: Arc::clone(&self.0.desk),
+            queue: Arc::clone(&self.0.queue),
         });
         entries.insert(host.to_owned(), Arc::downgrade(&entry));
         HostLookup(entry)
@@ -133,33 +137,34 @@ impl NameResolver {
 
 impl fmt::Debug for NameResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Names").field(&lock(&self.0.entries).len()).finish()
+        f.debug_tuple("NameResolver").field(&lock(&self.0.entries).len()).finish()
     }
 }
 
 impl fmt::Debug for HostLookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Name").field(&self.0.host).finish()
+        f.debug_tuple("HostLookup").field(&self.0.host).finish()
     }
 }
 
 impl HostLookup {
-    /// As it is written.
+    /// Returns the name as written.
     pub fn host(&self) -> &str {
         &self.0.host
     }
 
-    /// Its addresses, to be tried in the order of this turn; `None`: it takes too long. Cancel-safe.
+    /// Returns its addresses and the number of this user, which decides their order; `None` if it takes too long.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// If none are known, and why.
+    /// If there are none, and why.
     pub async fn addresses(&self, deadline: Instant) -> Option<Result<(Addresses, usize), LookupError>> {
         let entry = &self.0;
-        let found = match entry.look() {
-            Next::Use(found) => Ok(found),
-            Next::Fail(trouble) => Err(trouble),
-            // The wait is rare, and the place for it would be in every connection's task.
-            Next::Soon(_) | Next::Wait => Box::pin(entry.wait(deadline)).await?,
+        let found = match entry.next_step() {
+            NextStep::Use(found) => Ok(found),
+            NextStep::Fail(trouble) => Err(trouble),
+            // The wait is rare; unboxed it would take room in every connection's task.
+            NextStep::Soon(_) | NextStep::Wait => Box::pin(entry.wait(deadline)).await?,
         };
         // Relaxed: the turn orders nothing but itself.
         Some(found.map(|found| (found, entry.turn.fetch_add(1, Ordering::Relaxed))))
@@ -167,28 +172,28 @@ impl HostLookup {
 }
 
 impl LookupEntry {
-    /// What is to be done now; asks if that is to be done.
-    fn look(self: &Arc<LookupEntry>) -> Next {
-        let (next, asks) = lock(&self.known).look(clock::now());
+    /// Returns what to do now; starts a look-up if one is due.
+    fn next_step(self: &Arc<LookupEntry>) -> NextStep {
+        let (next, asks) = lock(&self.cache).next_step(clock::now());
         if asks {
-            self.desk.order(Question(Some(Arc::clone(self))));
+            self.queue.enqueue(LookupTask(Some(Arc::clone(self))));
         }
         next
     }
 
     async fn wait(self: &Arc<LookupEntry>, deadline: Instant) -> Option<Result<Addresses, LookupError>> {
-        let soon = (Instant::now() + SOON).min(deadline);
+        let soon = (Instant::now() + STALE_WAIT).min(deadline);
         loop {
-            // Before the look: what is answered after it wakes.
+            // Before the check: an answer after it wakes us.
             let answered = self.answered.notified();
-            match self.look() {
-                Next::Use(found) => return Some(Ok(found)),
-                Next::Fail(trouble) => return Some(Err(trouble)),
-                Next::Soon(kept) => {
+            match self.next_step() {
+                NextStep::Use(found) => return Some(Ok(found)),
+                NextStep::Fail(trouble) => return Some(Err(trouble)),
+                NextStep::Soon(kept) => {
                     let is_answered = timeout_at(soon, answered).await.is_ok();
                     return Some(self.outcome().filter(|_| is_answered).unwrap_or(Ok(kept)));
                 }
-                Next::Wait => {
+                NextStep::Wait => {
                     timeout_at(deadline, answered).await.ok()?;
                     if let Some(outcome) = self.outcome() {
                         return Some(outcome);
@@ -199,35 +204,35 @@ impl LookupEntry {
     }
 
     fn outcome(&self) -> Option<Result<Addresses, LookupError>> {
-        lock(&self.known).outcome(clock::now())
+        lock(&self.cache).outcome(clock::now())
     }
 
     fn answered(&self, answer: Result<LookupAnswer, LookupError>) {
         let trouble = answer.as_ref().err().cloned();
-        self.desk.metrics.looked_up(trouble.as_ref());
-        let news = lock(&self.known).answered(answer, clock::now());
+        self.queue.metrics.looked_up(trouble.as_ref());
+        let news = lock(&self.cache).answered(answer, clock::now());
         match (news, trouble) {
-            (News::Fails(kept), Some(error)) => {
-                tracing::warn!(name = self.host, %error, kept, "a name cannot be looked up: earlier addresses are used where there are any");
+            (CacheChange::Fails(kept), Some(error)) => {
+                tracing::warn!(name = self.host, %error, kept, "name look-up fails, earlier addresses are used if there are any");
             }
-            (News::Works, _) => tracing::info!(name = self.host, "a name is known again"),
+            (CacheChange::Works, _) => tracing::info!(name = self.host, "name look-up works again"),
             _ => {}
         }
     }
 }
 
-impl Question {
-    /// Finds the answer and tells all who wait for it.
-    async fn ask(mut self) {
+impl LookupTask {
+    /// Looks the name up and wakes all who wait for it.
+    async fn run(mut self) {
         let Some(entry) = &self.0 else { return };
-        let late = |_| Err(LookupError::Timeout(format!("nothing about {} in {LOOKUP:?}", entry.host).into()));
-        // Whom we ask does not know which descriptors are kept back.
-        let answer = match lacking() {
+        let late = |_| Err(LookupError::Timeout(format!("nothing about {} in {LOOKUP_TIMEOUT:?}", entry.host).into()));
+        // The resolver does not know which descriptors are reserved.
+        let answer = match exhausted_errno() {
             Some(errno) => Err(LookupError::Exhausted(errno)),
-            None => timeout(LOOKUP, (entry.desk.ask)(entry.host.clone())).await.unwrap_or_else(late),
+            None => timeout(LOOKUP_TIMEOUT, (entry.queue.lookup)(entry.host.clone())).await.unwrap_or_else(late),
         };
-        // Whatever is asked, a lack of descriptors is told as something else.
-        let answer = match answer.as_ref().err().and_then(|_| lacking()) {
+        // Resolvers report a lack of descriptors as something else.
+        let answer = match answer.as_ref().err().and_then(|_| exhausted_errno()) {
             Some(errno) => Err(LookupError::Exhausted(errno)),
             None if answer.as_ref().is_ok_and(|answer| answer.addresses.is_empty()) => {
                 Err(LookupError::NotFound(format!("{} has no address", entry.host).into()))
@@ -240,28 +245,28 @@ impl Question {
     }
 }
 
-/// What this machine lacks that a look-up takes: an error number of the system.
-fn lacking() -> Option<i32> {
-    let error = lowest(io::stderr(), Taker::Traffic).err()?.raw_os_error()?;
+/// Returns the error number of what this machine lacks for a look-up, if anything.
+fn exhausted_errno() -> Option<i32> {
+    let error = lowest(io::stderr(), DescriptorUse::Traffic).err()?.raw_os_error()?;
     let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     lacks.iter().any(|errno| errno.raw_os_error() == error).then_some(error)
 }
 
-impl Drop for Question {
+impl Drop for LookupTask {
     fn drop(&mut self) {
         if let Some(entry) = self.0.take() {
-            lock(&entry.known).abandoned();
+            lock(&entry.cache).abandoned();
             entry.answered.notify_waiters();
         }
     }
 }
 
 impl LookupQueue {
-    /// Has it looked up. The thread that does so begins with the first one, and ends with the last who knows a name.
-    fn order(&self, question: Question) {
-        let mut orders = lock(&self.orders);
+    /// Starts a look-up. The thread begins with the first one, and ends when no name is held any more.
+    fn enqueue(&self, question: LookupTask) {
+        let mut orders = lock(&self.sender);
         if orders.is_none() {
-            match attend() {
+            match spawn_lookup_thread() {
                 Ok(way) => *orders = Some(way),
                 Err(error) => {
                     drop(orders);
@@ -274,30 +279,30 @@ impl LookupQueue {
         }
         let unsent = orders.as_ref().and_then(|orders| orders.send(question).err());
         if unsent.is_some() {
-            // The thread has ended, which it does by a panic alone: the next one begins another.
+            // Only a panic ends the thread; the next look-up begins another.
             *orders = None;
         }
         drop(orders);
     }
 }
 
-/// The thread that looks names up, and the way to it.
-fn attend() -> io::Result<mpsc::UnboundedSender<Question>> {
-    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(SYSTEM_AT_ONCE).build()?;
-    let (way, mut orders) = mpsc::unbounded_channel::<Question>();
+/// Starts the thread that looks names up, and returns the sender to it.
+fn spawn_lookup_thread() -> io::Result<mpsc::UnboundedSender<LookupTask>> {
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(SYSTEM_LOOKUPS_MAX).build()?;
+    let (way, mut orders) = mpsc::unbounded_channel::<LookupTask>();
     std::thread::Builder::new().name("names".into()).spawn(move || {
         runtime.block_on(async {
-            let places = Arc::new(Semaphore::new(AT_ONCE));
+            let places = Arc::new(Semaphore::new(LOOKUPS_MAX));
             while let Some(question) = orders.recv().await {
                 let places = Arc::clone(&places);
                 tokio::spawn(async move {
-                    // An error would mean that it is closed, which nobody does.
+                    // Fails only if the semaphore is closed, which never happens.
                     let _place = places.acquire().await;
-                    question.ask().await;
+                    question.run().await;
                 });
             }
         });
-        // A look-up of the system may hang.
+        // A look-up by the system may hang.
         runtime.shutdown_background();
     })?;
     Ok(way)
@@ -308,7 +313,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What look-ups count.
+/// The counters of look-ups.
 #[derive(Clone, Debug)]
 struct Metrics(Arc<Counters<&'static str>>);
 

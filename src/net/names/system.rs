@@ -1,4 +1,4 @@
-//! What the system says of a name: getaddrinfo, with all that /etc/nsswitch.conf has it look at. It tells no TTL.
+//! Looks a name up by the system: getaddrinfo, with all that /etc/nsswitch.conf lists. It reports no TTL.
 
 use std::io;
 use std::net::ToSocketAddrs;
@@ -16,7 +16,7 @@ const TTL: Duration = Duration::from_secs(5);
 const NOT_FOUND: [&str; 3] =
     ["Name or service not known", "No address associated with hostname", "Name does not resolve"];
 
-/// Asks, on a thread of the runtime's own for such things: there are few, and whoever finds none free waits.
+/// Looks `name` up on one of the runtime's few blocking threads; waits if none is free.
 pub(super) async fn ask(name: &str) -> Result<LookupAnswer, LookupError> {
     let host = name.to_owned();
     // Its order is one of preference, and by that of DNS.

@@ -36,7 +36,7 @@ impl Oracle {
                 }
             })
         };
-        (NameResolver::told_by(Arc::new(ask), &registry).unwrap(), registry)
+        (NameResolver::with_lookup(Arc::new(ask), &registry).unwrap(), registry)
     }
 
     fn says(&self, answer: Option<Result<&[&str], LookupError>>, ttl: Duration) {
@@ -148,7 +148,7 @@ async fn a_look_up_that_panics_is_asked_again_and_the_thread_ends_with_the_last_
             })
         }
     };
-    let names = NameResolver::told_by(Arc::new(ask), &Registry::new()).unwrap();
+    let names = NameResolver::with_lookup(Arc::new(ask), &Registry::new()).unwrap();
     let name = names.of("chat.test");
     assert_eq!(addresses(&name, LONG).await, Some(Err(LookupError::Failed("no".into()))));
     assert_eq!(asked.load(Ordering::SeqCst), 2);

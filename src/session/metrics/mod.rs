@@ -192,9 +192,9 @@ impl Metrics {
     /// can be named beforehand.
     pub fn route(&self, listener: &str, route: &str, upstream: &str, endings: &[EndLabels]) -> RouteSessionMetrics {
         let held = (
-            self.by_listener.hold([listener, route, upstream]),
-            self.by_upstream.hold([route, upstream]),
-            self.by_route.hold([route]),
+            self.by_listener.guard([listener, route, upstream]),
+            self.by_upstream.guard([route, upstream]),
+            self.by_route.guard([route]),
         );
         let (closes, name) = (self.closes.clone(), route.to_owned());
         let (tolerated, of) = (self.tolerated.clone(), route.to_owned());

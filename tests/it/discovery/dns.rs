@@ -1,4 +1,4 @@
-//! dnsmasq, whose answers change, which dies and comes back.
+//! dnsmasq with changing answers, which dies and comes back.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -106,7 +106,7 @@ async fn the_name_of_an_endpoint_is_followed_by_its_ttl_and_kept_while_the_serve
     }
     let mut server = Dnsmasq::start("127.0.0.2 chat_app.test\n", &["--local-ttl=1"]).await;
     let registry = Registry::new();
-    let names = NameResolver::asking(Some(server.address()), &registry).unwrap();
+    let names = NameResolver::with_dns_server(Some(server.address()), &registry).unwrap();
     let name = names.of("chat_app.test");
     let is = |wanted: &'static str| {
         move |found: &Result<Vec<String>, LookupError>| found.as_deref() == Ok(&[wanted.to_owned()])

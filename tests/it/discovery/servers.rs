@@ -1,4 +1,4 @@
-//! Servers of others, started on free ports and ended with the test.
+//! External servers, started on free ports and stopped with the test.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -56,6 +56,7 @@ fn free_port() -> u16 {
     }
 }
 
+/// Waits until the port accepts connections.
 async fn listens(port: u16) {
     within("a server that starts", async {
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
