@@ -122,9 +122,9 @@ impl From<&Metadata> for FileState {
 /// Detects a change once the observed value has settled.
 #[derive(Debug)]
 pub struct Settling<T> {
-    /// What it was when it was last said to have changed.
+    /// The last reported value.
     known: Option<T>,
-    /// What was last seen.
+    /// The last observation.
     seen: Option<T>,
 }
 

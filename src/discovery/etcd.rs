@@ -53,7 +53,7 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 /// How many keys or events one answer may have. A load is refused above `ENDPOINTS_MAX` in words of its own.
 const ITEMS_MAX: usize = 2 * ENDPOINTS_MAX;
 
-/// What all keys may take.
+/// The most memory of all keys.
 const KEYS_BYTES_MAX: usize = 4 << 20;
 
 /// How much of a key is shown.
@@ -67,7 +67,7 @@ const TOKEN_BYTES_MAX: usize = 8 << 10;
 pub struct Etcd {
     /// The members of the cluster, at least one.
     pub servers: Vec<EtcdMember>,
-    /// What the keys begin with.
+    /// The prefix of the keys.
     pub prefix: String,
     /// User and password.
     pub login: Option<Login>,
@@ -120,7 +120,7 @@ struct EtcdExchange {
     _connection: JoinSet<()>,
 }
 
-/// What the gateway answers; its numbers are strings, as protobuf's JSON has them.
+/// The gateway's answers; its numbers are strings, as in protobuf's JSON.
 #[derive(Deserialize)]
 struct EtcdHeader {
     #[serde(deserialize_with = "number", default)]

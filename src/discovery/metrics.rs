@@ -74,7 +74,7 @@ impl Metrics {
     }
 }
 
-/// What discovery for one upstream counts on.
+/// The handles of discovery for one upstream.
 #[derive(Debug)]
 pub struct DiscoveryMetrics {
     answered: Gauge,

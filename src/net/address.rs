@@ -35,7 +35,7 @@ pub enum AddressError {
         "`{text}` names a port only: write 0.0.0.0:{port} for every IPv4 address or [::]:{port} for every IPv6 address"
     )]
     PortOnly {
-        /// What was written.
+        /// The text as written.
         text: String,
         /// The port that it names.
         port: u16,
@@ -43,13 +43,13 @@ pub enum AddressError {
     /// `10.0.0.1` or `::1`.
     #[error("`{text}` has no port: write {}", with_port(.text))]
     NoPort {
-        /// What was written.
+        /// The text as written.
         text: String,
     },
     /// `::1:80` and the like.
     #[error("an IPv6 address stands in brackets before its port, as [::1]:8080, but this is `{text}`")]
     Unbracketed {
-        /// What was written.
+        /// The text as written.
         text: String,
     },
     /// `localhost:80` and the like.
@@ -57,13 +57,13 @@ pub enum AddressError {
         "`{text}` is not an IP address and a port: write 127.0.0.1:8080 or [::1]:8080 (names are not looked up here)"
     )]
     NotAnIp {
-        /// What was written.
+        /// The text as written.
         text: String,
     },
     /// `unix:` with nothing or something relative behind it.
     #[error("a Unix socket needs an absolute path, as unix:/run/wsluice.sock, but this is `{text}`")]
     RelativePath {
-        /// What was written.
+        /// The text as written.
         text: String,
     },
     /// A path that the kernel cannot hold.

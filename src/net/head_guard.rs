@@ -51,7 +51,7 @@ pub enum HeadRefusal {
 pub struct HeadGuard<S> {
     io: Prefixed<S>,
     state: GuardState,
-    /// What was read and has grown by escapes, as far as it did not fit.
+    /// Bytes that grew by escapes and did not fit into the reader's buffer.
     grown: Vec<u8>,
     is_head_request: bool,
     has_space_in_target: bool,

@@ -56,37 +56,37 @@ pub enum BindError {
     /// Another process listens there.
     #[error("{address} is in use by another process")]
     InUse {
-        /// Where.
+        /// The address.
         address: Address,
     },
     /// No permission: a port below 1024, another user's directory.
     #[error("no permission to listen on {address}: {}", permission_hint(.address))]
     Denied {
-        /// Where.
+        /// The address.
         address: Address,
     },
     /// The address is not one of this machine.
     #[error("{address} is not an address of this machine")]
     NotOurs {
-        /// Where.
+        /// The address.
         address: Address,
     },
     /// Another kind of file is where the socket should be; we do not remove it.
     #[error("cannot listen on {address}: the file exists and is not a socket")]
     NotASocket {
-        /// Where.
+        /// The address.
         address: Address,
     },
     /// The directory of the socket is missing.
     #[error("cannot listen on {address}: the directory does not exist")]
     NoDirectory {
-        /// Where.
+        /// The address.
         address: Address,
     },
     /// An inherited socket is not what it should be.
     #[error("cannot listen on {address} with an inherited socket: {unfit}")]
     Unfit {
-        /// Where.
+        /// The address.
         address: Address,
         /// What is wrong with it.
         unfit: Unfit,
@@ -94,9 +94,9 @@ pub enum BindError {
     /// Any other error of the system.
     #[error("cannot listen on {address}")]
     Io {
-        /// Where.
+        /// The address.
         address: Address,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -174,7 +174,7 @@ pub fn bind_beside(address: &Address, workers: usize) -> Result<Bound, BindError
     }
 }
 
-/// What the first socket of an address finds there.
+/// Whether the first socket of an address may find others there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
     /// It wants to be the only one.

@@ -16,13 +16,13 @@ use super::descriptors::for_traffic;
 use super::stream::Stream;
 use crate::config::TcpConfig;
 
-/// How the kernel shall notice that a silent peer has vanished: after `idle` it asks, `interval` apart, as often as the
-/// system says (net.ipv4.tcp_keepalive_probes, 9 times). That is left as it is: each option is a call on each connection.
+/// How the kernel notices that a silent peer has vanished: after `idle` it sends probes, `interval` apart, as many as the
+/// system says (net.ipv4.tcp_keepalive_probes, 9). We keep that number: each option costs a call on each connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeepaliveTimes {
-    /// How long a connection is silent before the first question.
+    /// How long a connection is silent before the first probe.
     pub idle: Duration,
-    /// Between two questions.
+    /// The time between two probes.
     pub interval: Duration,
 }
 
@@ -88,7 +88,7 @@ impl TcpOptions {
     }
 }
 
-/// What a socket to an upstream gets besides TCP_NODELAY.
+/// Options of a socket to an upstream, besides TCP_NODELAY.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectOptions {
     /// When the kernel gives a peer up.

@@ -33,22 +33,22 @@ pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// A health check as an upstream has it.
 #[derive(Clone, Debug)]
 pub struct Check {
-    /// What is done.
+    /// The kind of probe.
     pub probe: Probe,
-    /// From the beginning of one probe to that of the next.
+    /// The time from the start of one probe to the start of the next.
     pub every: Duration,
-    /// For one probe as a whole.
+    /// The limit of one whole probe.
     pub timeout: Duration,
-    /// What its results add up to.
+    /// How many results decide.
     pub rule: HealthThresholds,
 }
 
-/// What a probe does.
+/// The kinds of probes.
 #[derive(Clone, Debug)]
 pub enum Probe {
     /// Connects.
     Tcp,
-    /// Asks by HTTP.
+    /// Sends an HTTP request.
     Http(http::HttpProbe),
     /// Opens a WebSocket.
     WebSocket(websocket::WebSocket),

@@ -37,7 +37,7 @@ pub struct WebSocket {
     pub subprotocol: Option<String>,
     /// The text of a message.
     pub send: Option<String>,
-    /// What must be in some text message of the server, within its first `ANSWER_BYTES_MAX`.
+    /// What one text message of the server must contain, within its first `ANSWER_BYTES_MAX`.
     pub expect: Option<Expect>,
 }
 

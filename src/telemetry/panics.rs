@@ -91,9 +91,9 @@ impl PanicSite {
 static COUNTS: [AtomicU64; PanicSite::ALL.len()] = [const { AtomicU64::new(0) }; PanicSite::ALL.len()];
 
 thread_local! {
-    /// A `catch` of this thread is at work, and will tell.
+    /// A `catch` of this thread is running, and will report a panic.
     static CATCHING: Cell<bool> = const { Cell::new(false) };
-    /// What the hook saw, for the `catch` that will tell.
+    /// The hook's record, for the `catch` that will report it.
     static SEEN: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 

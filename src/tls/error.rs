@@ -13,30 +13,30 @@ pub enum TlsError {
     /// The file cannot be read.
     #[error("cannot read {file}")]
     Read {
-        /// Which.
+        /// The file.
         file: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// Nothing of ours is that large.
     #[error("{file} is larger than 4 MiB: it cannot be a certificate, a key or a list of them")]
     TooLarge {
-        /// Which.
+        /// The file.
         file: String,
     },
     /// It is text of another kind than PEM ever is.
     #[error("{file} {source}")]
     NotText {
-        /// Which.
+        /// The file.
         file: String,
-        /// Of which.
+        /// The kind of text.
         source: NotText,
     },
     /// There is no certificate in it.
     #[error("{file} holds no certificate{hint}")]
     NoCertificate {
-        /// Which.
+        /// The file.
         file: String,
         /// What it seems to be instead.
         hint: &'static str,
@@ -44,7 +44,7 @@ pub enum TlsError {
     /// There is no private key in it.
     #[error("{file} holds no private key{hint}")]
     NoKey {
-        /// Which.
+        /// The file.
         file: String,
         /// What it seems to be instead.
         hint: &'static str,
@@ -54,23 +54,23 @@ pub enum TlsError {
         "the private key in {file} is encrypted: write it without a passphrase (openssl pkey -in {file} -out FILE) and protect the file instead"
     )]
     EncryptedKey {
-        /// Which.
+        /// The file.
         file: String,
     },
     /// Between BEGIN and END is something else than it should be.
     #[error("{file} is not valid PEM: {reason}")]
     Pem {
-        /// Which.
+        /// The file.
         file: String,
-        /// What the parser says, in words of our own: it quotes lines, and they may be those of a key.
+        /// The parser's message in our words: it quotes lines, which may be those of a key.
         reason: &'static str,
     },
     /// The certificate is none.
     #[error("{file} holds a certificate that cannot be parsed: {reason}")]
     BadCertificate {
-        /// Which.
+        /// The file.
         file: String,
-        /// What the parser says.
+        /// The parser's message.
         reason: String,
     },
     /// A key of a kind that TLS 1.2 and 1.3 do not use, or a broken one.
@@ -78,9 +78,9 @@ pub enum TlsError {
         "the private key in {file} cannot be used: RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519 are supported"
     )]
     UnsupportedKey {
-        /// Which.
+        /// The file.
         file: String,
-        /// What rustls says.
+        /// The error of rustls.
         #[source]
         source: rustls::Error,
     },
@@ -108,7 +108,7 @@ pub enum TlsError {
     /// No certificate can contain this name.
     #[error("`{name}` is neither a host name nor an IP address")]
     BadServerName {
-        /// What was written.
+        /// The text as written.
         name: String,
     },
     /// rustls refuses the configuration.

@@ -8,7 +8,7 @@ use rustls::pki_types::pem::Error;
 
 use crate::base::file_state::{self, BYTE_ORDER_MARK};
 
-/// What each old label is called now (RFC 7468 §5.1), as it stands in its lines.
+/// Old labels and their present names (RFC 7468 §5.1), as in their lines.
 const OLD_LABELS: [&[u8]; 2] = [b" X509 CERTIFICATE-----", b" X.509 CERTIFICATE-----"];
 const LABEL: &[u8] = b" CERTIFICATE-----";
 

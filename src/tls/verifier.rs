@@ -22,9 +22,9 @@ use super::validity::Validity;
 /// The trusted certificates.
 #[derive(Debug, Clone)]
 pub struct Authorities {
-    /// To vouch for others.
+    /// As issuers.
     pub roots: Arc<RootCertStore>,
-    /// As they are.
+    /// As certificates of servers themselves.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Issue {
     pub(super) aim: Aim,
     pub(super) message: String,
     pub(super) help: Option<String>,
-    /// What else the rule looked at.
+    /// Other parts that the rule looked at.
     involved: Vec<KeyPath>,
 }
 
@@ -67,7 +67,7 @@ struct Checker<'a, 'w> {
     issues: Vec<Issue>,
     errors: usize,
     warnings: usize,
-    /// What is one too many.
+    /// The limit that was exceeded.
     spare: Option<Issue>,
     /// For regexes, in bytes; `None` once there was not enough.
     room: Option<usize>,

@@ -168,7 +168,7 @@ mod tests {
             (path(&[key("b"), key("c")]), Aim::Key, Some((2, 9))),
             (path(&[key("b"), key("c")]), Aim::SecondKey, Some((2, 27))),
             (path(&[key("b"), key("c"), KeyStep::Index(1), key("d")]), Aim::Value, Some((2, 21))),
-            // What is not there is at what is around it.
+            // A missing value has the position of what contains it.
             (path(&[key("b"), key("c"), KeyStep::Index(7), key("d")]), Aim::Value, Some((2, 9))),
             (path(&[key("b"), key("z")]), Aim::Value, Some((2, 1))),
             (path(&[key("z")]), Aim::Value, Some((1, 1))),

@@ -26,7 +26,7 @@ pub(super) async fn ask(name: &str, server: Option<SocketAddr>) -> Result<Lookup
 }
 
 async fn dns(name: &str, server: Option<SocketAddr>) -> Option<Result<LookupAnswer, LookupError>> {
-    // As it is written: other ways to read a name refuse an underscore.
+    // Parsed as written: other parsers of names refuse an underscore.
     let asked = Name::from_ascii(name).ok()?;
     let resolver = resolver(server).ok()?;
     let found = match resolver.lookup_ip(asked).await {

@@ -216,7 +216,7 @@ mod tests {
         LookupError::NotFound("gone".into())
     }
 
-    /// What is to be done, in a word, with the first address; and whether somebody is to ask.
+    /// Returns the next step in a word, with the first address; and whether a look-up is due.
     fn look(known: &mut NameCache, millis: u64) -> (String, bool) {
         let (next, asks) = known.next_step(at(millis));
         let first = |addresses: &Addresses| addresses.in_turn(0).next().unwrap().ip();
@@ -342,7 +342,7 @@ mod tests {
             ),
         ) {
             let (mut known, mut now) = (NameCache::default(), 0);
-            // When somebody asked who has not been answered; the last good answer: when, how long.
+            // When the look-up under way began; the last good answer: when, how long.
             let (mut asked, mut good): (Option<u64>, Option<(u64, u64)>) = (None, None);
             for (wait, step) in steps {
                 now += wait;
@@ -363,7 +363,7 @@ mod tests {
                             prop_assert_eq!(asks && now - told < ttl, false, "what holds is not asked for");
                         }
                     }
-                    // Only who was asked answers.
+                    // Only a look-up under way is answered.
                     _ if asked.take().is_none() => {}
                     Step::Good(ttl) => {
                         known.answered(Ok(answer(&["10.0.0.1"], ttl)), at(now));

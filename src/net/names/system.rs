@@ -11,7 +11,7 @@ use super::known::{LookupAnswer, LookupError};
 /// How long its answers are believed.
 const TTL: Duration = Duration::from_secs(5);
 
-/// What glibc and musl say of a name that does not exist, or has no address; there is no code to go by. All else is a
+/// Messages of glibc and musl for a name that does not exist, or has no address; there is no code. All else is a
 /// failure to find out.
 const NOT_FOUND: [&str; 3] =
     ["Name or service not known", "No address associated with hostname", "Name does not resolve"];
