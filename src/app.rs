@@ -1,9 +1,9 @@
-//! The process: built in order, run, drained, stopped.
+//! The process: starts its threads in order, runs, drains, stops.
 //!
-//! Workers are threads, each with a current-thread runtime of its own and its own listening sockets; a connection never
-//! leaves its worker. The admin listener has a thread too, so that a scrape disturbs no session and answers when they
-//! are busy; and what is done apart from any client has one (`control`): health checks, discovery, moving sessions. Nothing
-//! here reads the command line or signals: `cli` does, and tests do without.
+//! Each worker is a thread with its own current-thread runtime and its own listening sockets; a connection never leaves its
+//! worker. The admin server has a thread too, so that a scrape does not delay sessions and is answered while they are busy.
+//! So has `control`, for reloads and background tasks: health checks, discovery, moving sessions. Nothing here reads the
+//! command line or signals; `cli` does, and tests do without.
 
 use std::future::pending;
 use std::io;
@@ -25,13 +25,13 @@ use crate::admin::process::ProcessBackend;
 use crate::admin::{self, AdminState, visitor};
 use crate::base::worker::WorkerHeartbeat;
 use crate::base::{clock, worker};
-use crate::config::{ConfigErrors, Loaded, OnChange, Workers};
+use crate::config::{Loaded, OnChange, Workers};
 use crate::control::context::{CompileContext, LogOutput, MetricFamilies, Patience};
 use crate::control::evict;
 use crate::control::{
     AdminEndpoint, ControlHandle, ControlRequest, Controller, Loader, ProcessOrigin, ReloadError, Started,
 };
-use crate::net::listener::{Address, BindError};
+use crate::net::listener::Address;
 use crate::proxy::quota::RouteQuotas;
 use crate::server::accepting;
 use crate::session::Sessions;
@@ -41,37 +41,26 @@ use crate::telemetry::process;
 use crate::upstream::endpoint_state::EndpointStates;
 use crate::upstream::reach::Own;
 
-/// What is kept back of the drain time, so that the last sessions that are closed still have time to answer; at most a
+/// The end of the drain time in which no more sessions are closed, so that the last ones have time to answer; at most a
 /// quarter of it.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
-/// How long sessions are not told of the end for the sake of what comes before: a reload under way may wait for others.
+/// The longest wait for each step before sessions are closed: a reload under way may wait for others.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
-/// How long threads may take to end.
+/// The time for threads to end.
 const THREADS_END: Duration = Duration::from_secs(5);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The file cannot be turned into a configuration in force.
-    #[error("{0}")]
-    Config(#[from] ConfigErrors),
-    /// A listener.
-    #[error("listener {listener}: {error}")]
-    Bind {
-        /// Its name.
-        listener: String,
-        /// Why.
-        error: BindError,
-    },
-    /// A metric name was registered twice: a mistake of ours.
+    /// The configuration cannot be put in force, or the process could not take over from another one.
+    #[error(transparent)]
+    Refused(#[from] ReloadError),
+    /// A metric name was registered twice, which is a bug.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// It was to take over from another process, or was told to end before it had.
-    #[error("{0}")]
-    Refused(#[source] ReloadError),
-    /// A thread or a runtime could not be made.
+    /// A thread or its runtime could not be created.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -81,33 +70,33 @@ pub enum StartError {
 pub struct App {
     ending: Arc<AtomicBool>,
     control: ControlHandle,
-    door: watch::Receiver<Option<AdminEndpoint>>,
+    admin: watch::Receiver<Option<AdminEndpoint>>,
     registry: Registry,
     readiness: Readiness,
     sessions: Arc<Sessions>,
     _threads: Threads,
 }
 
-/// All threads of the process; dropping it ends them and waits, so that every session has its line in the log.
+/// All threads of the process. Dropping it ends them and waits, so that every session is logged.
 #[derive(Debug)]
 struct Threads {
     over: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// How the drain ended.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections and sessions that were still there at the deadline, and were cut.
+    /// The connections and sessions that were cut at the deadline.
     pub left: usize,
 }
 
 impl App {
-    /// Builds everything and begins to accept. `loader` reads the configuration again; `registry` gets all metrics of the
-    /// process; `output` all log lines.
+    /// Starts everything and begins to accept. `loader` reads the configuration again for a reload, `registry` gets all
+    /// metrics of the process, `output` all log lines.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing is left listening then.
+    /// See [`StartError`]; no socket is left listening.
     pub fn start(
         loaded: Loaded,
         loader: Option<Loader>,
@@ -117,11 +106,11 @@ impl App {
         App::start_from(ProcessOrigin::default(), loaded, loader, registry, output)
     }
 
-    /// The same for a process that was given something, or can be replaced while it runs. One that is to take over from
-    /// another accepts when that one says so.
+    /// Like [`App::start`], for a process that inherits sockets or can be replaced while it runs. A process that takes over
+    /// from another one accepts when that one says so.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing is left listening here then, and another process goes on.
+    /// See [`StartError`]; no socket is left listening here, and the other process goes on.
     pub fn start_from(
         origin: ProcessOrigin,
         loaded: Loaded,
@@ -157,76 +146,76 @@ impl App {
         for index in 0..workers {
             orders.push(threads.spawn_worker(index, Arc::clone(&sessions), context.pulse.clone())?);
         }
-        let Started { handle, door, warnings } = threads.spawn_control(loaded, loader, context, orders, origin)?;
+        let Started { handle, admin, warnings } = threads.spawn_control(loaded, loader, context, orders, origin)?;
         evict::metrics::register(&registry, Arc::clone(&sessions), handle.watch_drains())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let desk = ProcessBackend::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
-        let api = Api::new(Arc::new(desk), Access::default(), api::Metrics::register(&registry)?);
+        let backend = ProcessBackend::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
+        let api = Api::new(Arc::new(backend), Access::default(), api::Metrics::register(&registry)?);
         let api = Some(Arc::new(api));
         let metrics = visitor::Metrics::register(&registry)?;
         let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api, metrics };
-        // Before anybody can ask: in an upgrade someone may be waiting to.
+        // Before the admin server starts: in an upgrade, requests may be waiting already.
         readiness.advance(Lifecycle::Ready);
-        threads.spawn_admin(state, door.clone())?;
-        Ok(App { ending, control: handle, door, registry, readiness, sessions, _threads: threads })
+        threads.spawn_admin(state, admin.clone())?;
+        Ok(App { ending, control: handle, admin, registry, readiness, sessions, _threads: threads })
     }
 
-    /// Listeners by name, with the addresses they are bound to.
+    /// Returns the listeners by name, with the addresses they are bound to.
     pub fn listeners(&self) -> Vec<(Arc<str>, Address)> {
         self.control.in_force().listeners.clone()
     }
 
-    /// Where the admin listener is, if there is one.
+    /// Returns the address of the admin listener, if there is one.
     pub fn admin(&self) -> Option<Address> {
-        self.door.borrow().as_ref().map(|door| door.bound.address().clone())
+        self.admin.borrow().as_ref().map(|admin| admin.bound.address().clone())
     }
 
-    /// Who changes the configuration.
+    /// Returns the handle of the controller.
     pub fn control(&self) -> &ControlHandle {
         &self.control
     }
 
-    /// All metrics.
+    /// Returns the metrics.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// Connections and sessions at the moment.
+    /// Returns the number of connections and sessions.
     pub fn active(&self) -> usize {
         self.sessions.active()
     }
 
-    /// Tells `/readyz`, stops accepting after the delay that is set, and lets sessions end with their Close, spread over the
-    /// drain time. Returns when all have ended or the time is over.
+    /// Sets `/readyz` to draining, stops accepting after the configured delay, and closes sessions, spread over the drain
+    /// time. Returns when all have ended or the time is over.
     ///
-    /// Cancel-safe; dropping the `App` afterwards ends what is left.
+    /// Cancel-safe; dropping the `App` afterwards ends the rest.
     pub async fn drain(&mut self) -> Drained {
         let wanted = self.control.in_force().loaded.file.drain.clone();
         let (delay, time) = (wanted.delay.duration(), wanted.time.duration());
         self.readiness.advance(Lifecycle::Draining);
         self.ending.store(true, Ordering::Relaxed);
-        // Of a next process that is on its way nothing is left when this returns, or it has taken over; unless a reload is in
-        // between that takes its time: it is ended after that, and has had no step until then.
-        let _ = timeout(STOP_WAIT, self.control.ask(|done| ControlRequest::End { done })).await;
+        // When this returns, a next process has been killed or has taken over. If a slow reload is in between, it is killed
+        // after that, and makes no progress until then.
+        let _ = timeout(STOP_WAIT, self.control.request(|done| ControlRequest::End { done })).await;
         if !delay.is_zero() && !self.control.is_replaced() {
             tracing::info!(?delay, "draining soon: /readyz says so, connections are still accepted");
             tokio::time::sleep(delay).await;
         }
         let deadline = Instant::now() + time;
-        // First: whoever comes in from now on is answered and let go, and whoever is refused knows that it has begun.
+        // First: from now on, new connections get a last response, and refusals say that the drain has begun.
         let span = time - LAST_ANSWER.min(time / 4);
         let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
         let stopped = (Instant::now() + STOP_WAIT).min(deadline);
-        let _ = timeout_at(stopped, self.control.ask(|done| ControlRequest::StopAccepting { done })).await;
+        let _ = timeout_at(stopped, self.control.request(|done| ControlRequest::StopAccepting { done })).await;
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
         let _ = timeout_at(deadline, self.sessions.wait_idle()).await;
         Drained { left: self.sessions.active() }
     }
 
-    /// Another process has taken over ([`ControlHandle::replaced`]): lets requests finish, and sessions end as `on_upgrade` says.
-    /// Returns when all have ended, or the time for it is over, which is never if they are kept.
+    /// Winds down after another process has taken over ([`ControlHandle::replaced`]): lets requests finish, and closes sessions
+    /// as `on_upgrade` says. Returns when all have ended or their time is over; if sessions are kept, there is no limit.
     ///
     /// Cancel-safe; [`App::drain`] ends it sooner.
     pub async fn retire(&mut self) -> Drained {
@@ -244,8 +233,8 @@ impl App {
         let closing = async {
             let Some(span) = span else { return pending().await };
             let (sweep, _) = evict::sweep::begin(&sessions, |_, _| true, span, StopReason::Upgrade);
-            // Handshakes that were under way may still open some. Who does not go then has had his time.
-            let _ = timeout(span + grace, sweep.go_on()).await;
+            // Handshakes under way may still open sessions, which get the same time.
+            let _ = timeout(span + grace, sweep.sweep_late()).await;
         };
         tokio::select! {
             () = self.sessions.wait_idle() => {}
@@ -256,7 +245,7 @@ impl App {
 }
 
 impl Threads {
-    /// A worker, and how it is told what to accept.
+    /// Starts a worker. Returns the sender of its commands.
     fn spawn_worker(
         &mut self,
         index: usize,
@@ -275,7 +264,7 @@ impl Threads {
         Ok(sender)
     }
 
-    /// The thread of all that is done apart from any client.
+    /// Starts the control thread and waits for the first configuration.
     fn spawn_control(
         &mut self,
         loaded: Loaded,
@@ -286,7 +275,7 @@ impl Threads {
     ) -> Result<Started, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let over = self.over.subscribe();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, started) = std::sync::mpsc::channel();
         self.threads.push(std::thread::Builder::new().name("control".into()).spawn(move || {
             runtime.block_on(async move {
                 let control = match Controller::start(loaded, loader, context, workers, origin).await {
@@ -303,10 +292,8 @@ impl Threads {
             });
             end(runtime);
         })?);
-        match told.recv() {
+        match started.recv() {
             Ok(Ok(started)) => Ok(started),
-            Ok(Err(ReloadError::Config(errors))) => Err(StartError::Config(errors)),
-            Ok(Err(ReloadError::Bind { listener, error })) => Err(StartError::Bind { listener, error }),
             Ok(Err(refused)) => Err(StartError::Refused(refused)),
             Err(_) => Err(io::Error::other("the control thread has ended").into()),
         }
@@ -315,12 +302,12 @@ impl Threads {
     fn spawn_admin(
         &mut self,
         state: AdminState,
-        door: watch::Receiver<Option<AdminEndpoint>>,
+        admin: watch::Receiver<Option<AdminEndpoint>>,
     ) -> Result<(), StartError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let over = self.over.subscribe();
         self.threads.push(std::thread::Builder::new().name("admin".into()).spawn(move || {
-            runtime.block_on(attend_door(state, door, over));
+            runtime.block_on(serve_admin(state, admin, over));
             end(runtime);
         })?);
         Ok(())
@@ -332,7 +319,7 @@ impl Drop for Threads {
         self.over.send_replace(true);
         let deadline = std::time::Instant::now() + THREADS_END;
         for thread in self.threads.drain(..) {
-            // One that hangs, in a file system say, is left behind: the process ends all the same.
+            // A thread that hangs, say in a file system, is left behind: the process ends all the same.
             while !thread.is_finished() && std::time::Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -345,25 +332,29 @@ impl Drop for Threads {
 
 /// Waits for the end of the process.
 async fn until(mut over: watch::Receiver<bool>) {
-    // An error would mean that there is nobody left to say so: the same.
+    // An error means that the sender is gone, which is the end as well.
     let _ = over.wait_for(|over| *over).await;
 }
 
-/// Serves operators wherever the admin listener is at the moment.
-async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<AdminEndpoint>>, over: watch::Receiver<bool>) {
+/// Runs the admin server, and follows its listener when a reload moves it.
+async fn serve_admin(
+    state: AdminState,
+    mut admin: watch::Receiver<Option<AdminEndpoint>>,
+    over: watch::Receiver<bool>,
+) {
     loop {
-        let at = door.borrow_and_update().clone();
-        let let_in = |at: &AdminEndpoint| {
+        let at = admin.borrow_and_update().clone();
+        let set_access = |at: &AdminEndpoint| {
             let names = AdminHosts::new(&at.hosts, at.bound.address().is_local());
-            state.api.iter().for_each(|api| api.let_in_by(Access::new(&at.tokens, names.clone())));
+            state.api.iter().for_each(|api| api.set_access(Access::new(&at.tokens, names.clone())));
         };
-        // Nobody is left who came in by the door before.
-        at.iter().for_each(let_in);
-        let mut seen = door.clone();
+        // The server on the previous listener has ended.
+        at.iter().for_each(set_access);
+        let mut seen = admin.clone();
         let moves = async {
             while seen.changed().await.is_ok() {
                 match (&at, &*seen.borrow_and_update()) {
-                    (Some(at), Some(now)) if Arc::ptr_eq(&at.bound, &now.bound) => let_in(now),
+                    (Some(at), Some(now)) if Arc::ptr_eq(&at.bound, &now.bound) => set_access(now),
                     _ => return,
                 }
             }
@@ -394,12 +385,12 @@ async fn attend_door(state: AdminState, mut door: watch::Receiver<Option<AdminEn
     }
 }
 
-/// The longest a worker sleeps. tokio wakes its own thread through an eventfd whenever a timer is set that is nearer than
-/// all others, which a connection does three times (head, handshake, closing); next to a tick that is always near none is.
-/// Two system calls saved a connection, for four wake-ups a second: a timer moves down tokio's wheel before it fires.
+/// The longest a worker sleeps. tokio wakes its own thread through an eventfd whenever a timer is set that is earlier than
+/// all others, which a connection does three times (head, handshake, closing). Next to a tick that is always near, none is:
+/// that saves two system calls a connection, for four wake-ups a second (a timer moves down tokio's wheel before it fires).
 const TICK: Duration = Duration::from_millis(500);
 
-/// What a worker does.
+/// Runs a worker.
 async fn work(
     index: usize,
     orders: mpsc::UnboundedReceiver<accepting::AcceptCommand>,
@@ -419,7 +410,7 @@ async fn work(
     until(over).await;
 }
 
-/// Drops a runtime's tasks, without waiting for a name look-up that may still be under way on a thread of its own.
+/// Drops a runtime's tasks without waiting for a name lookup that may still run on a blocking thread.
 fn end(runtime: Runtime) {
     runtime.shutdown_timeout(Duration::from_millis(100));
 }

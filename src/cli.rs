@@ -30,9 +30,9 @@ use crate::telemetry::sink::LogSink;
 
 /// EX_CONFIG of sysexits(3): systemd can be told not to restart on it (`RestartPreventExitStatus=78`).
 const EXIT_CONFIG: u8 = 78;
-/// How long work on other threads may go on at the end.
+/// The time for other threads to finish at the end.
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// How long the last log lines may take to be written.
+/// The time to write the last log lines.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 /// A WebSocket reverse proxy and load balancer that understands frames.
@@ -40,7 +40,7 @@ const LOG_FLUSH: Duration = Duration::from_secs(2);
 #[command(
     version,
     about,
-    after_help = "Without a command, the demo starts: a proxy before four small servers, to look at."
+    after_help = "Without a command, the demo starts: a proxy in front of four small servers, to try it."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -49,19 +49,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start a proxy before built-in servers, with a page to try it (the default).
+    /// Start a proxy in front of built-in servers, with a page to try it (the default).
     Demo,
     /// Run with a configuration file.
     Run {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Say whether a configuration file is right, certificates included, and all that is wrong with it.
+    /// Check a configuration file and its certificates, and report all mistakes.
     Check {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Run without a file: one listener before one server, for WebSockets and plain HTTP alike.
+    /// Run without a file: one listener in front of one server, for WebSockets and plain HTTP.
     Proxy {
         /// Where to listen: an address and a port, or unix:/path.
         #[arg(long, value_name = "ADDRESS", value_parser = parse::<Bind>)]
@@ -88,8 +88,8 @@ where
     text.parse().map_err(|error: crate::config::BadValue| format!("{}: {}", error.problem, error.help))
 }
 
-/// Reads the command line, does what it says, and answers the exit code: 0 for success, 1 for a failure or a file that
-/// `check` finds wrong, 2 for wrong usage, 78 for a configuration that is not run.
+/// Runs the command line. Returns the exit code: 0 for success, 1 for a failure or a file that `check` finds wrong, 2 for
+/// wrong usage, 78 for a configuration that is wrong.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command.unwrap_or(Command::Demo);
     let done = match command {
@@ -102,7 +102,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A report about a file begins with its name and needs no word before it.
+            // A report about a file begins with the file's name and needs no prefix.
             if error.is::<ConfigErrors>() {
                 eprintln!("{error}");
                 return ExitCode::from(EXIT_CONFIG);
@@ -113,7 +113,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes to stdout; a reader that has had enough (`| head`) is no failure.
+/// Writes to stdout. A reader that has closed it (`| head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     match std::io::stdout().write_all(text.as_bytes()) {
@@ -157,7 +157,7 @@ fn run_file(path: &Path) -> anyhow::Result<()> {
 }
 
 fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
-    // Both have been parsed, so both print as what they are; JSON strings are YAML strings.
+    // Both have been parsed, so they print in canonical form; a JSON string is a YAML string.
     let (listen, to) = (serde_json::json!(listen.to_string()), serde_json::json!(to.to_string()));
     let text = format!(
         "listeners: [{{ name: default, bind: {listen} }}]\n\
@@ -180,7 +180,7 @@ fn run_demo() -> anyhow::Result<()> {
     let addresses = DemoAddresses { plain: free(usual.plain)?, tls: free(usual.tls)?, admin: free(usual.admin)? };
     let text = demo::demo_config(&servers, &certificate, addresses);
     let loaded = load_str("demo", &text, &|_| None)?;
-    // The servers have a thread of their own, as if they were somewhere else; it ends with the process.
+    // The servers run on their own thread, which ends with the process.
     std::thread::Builder::new().name("demo-servers".into()).spawn(move || {
         runtime.block_on(std::future::pending::<()>());
     })?;
@@ -191,23 +191,23 @@ fn run_demo() -> anyhow::Result<()> {
     result
 }
 
-/// The address, or one with another port where that is taken.
+/// Returns the address, or the same with port 0 if it is in use.
 fn free(usual: SocketAddr) -> anyhow::Result<SocketAddr> {
     let held = TcpListener::bind(usual).or_else(|_| TcpListener::bind((usual.ip(), 0)));
     held.and_then(|listener| listener.local_addr()).context("no free port on loopback")
 }
 
-/// What runs.
+/// How the process runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RunMode {
-    /// What others may start, watch and replace.
+    /// As a service: a service manager may start and watch it, and an upgrade may replace it.
     Service,
-    /// It has servers of its own, which no other process could take over.
+    /// As a demo with its own servers, which no other process could take over.
     Demo,
 }
 
 impl RunMode {
-    /// What there is besides the configuration.
+    /// Returns where its sockets come from and how it can be replaced.
     fn origin(self) -> anyhow::Result<ProcessOrigin> {
         if self == RunMode::Demo {
             return Ok(ProcessOrigin::default());
@@ -215,7 +215,7 @@ impl RunMode {
         let deadlines = Deadlines::default();
         let invocation = Invocation::of_this_process();
         if let Err(error) = &invocation {
-            tracing::warn!(%error, "this process cannot be upgraded: it does not know how it was called");
+            tracing::warn!(%error, "this process cannot be upgraded: its own command line is unknown");
         }
         Ok(ProcessOrigin {
             successor: Successor::from_env(deadlines)?,
@@ -223,12 +223,12 @@ impl RunMode {
             succession: invocation.ok().map(|invocation| Succession { invocation, deadlines }),
             notifier: Notifier::from_env().context("cannot reach the service manager (NOTIFY_SOCKET)")?,
             watchdog: systemd::watchdog(),
-            given_up: None,
+            cancelled: None,
         })
     }
 }
 
-/// Runs until a signal says otherwise, or another process has taken over and nobody is left here.
+/// Runs until a signal ends it, or until another process has taken over and all sessions here have ended.
 fn run(
     loaded: Loaded,
     path: Option<&Path>,
@@ -249,33 +249,33 @@ fn run(
     let mut origin = kind.origin()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        // Before anything listens: a signal that comes early is not lost.
+        // Before anything listens, so that an early signal is not lost.
         let mut signals = Signals::new()?;
         let loader = path.map(|path| {
             let path = path.to_owned();
             Arc::new(move || load_again(&path, &environment)) as Loader
         });
-        let (give_up, given_up) = latest::channel(false);
-        origin.given_up = Some(given_up);
-        // It may take its time, and wait for another process. Who is told to end meanwhile does not take over.
+        let (cancel, cancelled) = latest::channel(false);
+        origin.cancelled = Some(cancelled);
+        // The start may wait for another process. A process that is told to end meanwhile does not take over.
         let (tell, mut starting) = oneshot::channel();
         std::thread::Builder::new().name("start".into()).spawn(move || {
-            // Nobody waits for it any more if we have failed meanwhile.
+            // The receiver may have gone if we have failed meanwhile.
             let _ = tell.send(App::start_from(origin, loaded, loader, registry, output));
         })?;
-        let mut is_told_to_end = false;
+        let mut must_end = false;
         let start = tokio::select! {
             start = &mut starting => start,
             () = signals.end() => {
-                is_told_to_end = true;
-                give_up.send_replace(true);
+                must_end = true;
+                cancel.send_replace(true);
                 starting.await
             }
         };
         let mut app = match start.context("the start has failed")? {
-            Err(StartError::Config(errors)) => return Err(errors.into()),
+            Err(StartError::Refused(ReloadError::Config(errors))) => return Err(errors.into()),
             Err(StartError::Refused(ReloadError::Ending)) => {
-                tracing::info!("told to end before it had taken over");
+                tracing::info!("told to end before taking over");
                 return Ok(());
             }
             start => start?,
@@ -287,7 +287,7 @@ fn run(
             tokio::spawn(panics::keep(panics::PanicSite::Control, "watching the configuration", run))
         });
         let control = app.control().clone();
-        if !is_told_to_end {
+        if !must_end {
             tokio::select! {
                 () = signals.stop(&control) => {}
                 _ = control.replaced() => {}
@@ -319,13 +319,13 @@ fn run(
         drop(app);
         Ok(())
     });
-    // A look at a file that hangs is not waited for.
+    // Do not wait for a file poll that hangs.
     runtime.shutdown_timeout(LAST_LOOK);
     sink.flush(LOG_FLUSH);
     result
 }
 
-/// The signals that end the process, and those that must not.
+/// The signals that end the process, and those that must not end it.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -348,7 +348,7 @@ impl Signals {
         })
     }
 
-    /// TERM, INT or QUIT. Cancel-safe.
+    /// Waits for TERM, INT or QUIT. Cancel-safe.
     async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -357,8 +357,8 @@ impl Signals {
         }
     }
 
-    /// TERM, INT or QUIT. Reloads at HUP, one reload after the other, and starts the next process at USR2, while it goes on
-    /// listening: a reload may wait for others, and the end does not wait for it.
+    /// Waits for TERM, INT or QUIT. Meanwhile reloads at HUP, one reload after the other, and starts the next process at USR2;
+    /// the end does not wait for either.
     async fn stop(&mut self, control: &ControlHandle) {
         let mut reload = JoinSet::new();
         loop {
@@ -366,19 +366,19 @@ impl Signals {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.quit.recv() => return,
-                // Habits of log rotation: nginx opens its logs anew then, and whoever does not take the signal is ended by it.
+                // Log rotation may send it, as nginx reopens its logs on it; without a handler it would end the process.
                 _ = self.reopen.recv() => {
                     tracing::info!("USR1: the log goes to standard error, there is nothing to open anew");
                 }
                 _ = self.upgrade.recv() => {
                     let control = control.clone();
-                    // What comes of it is in the log.
+                    // The result is in the log.
                     tokio::spawn(async move { control.upgrade().await });
                 }
-                // Those that come during a reload are one more, behind it.
+                // Signals during a reload cause one more reload after it.
                 _ = self.hang_up.recv(), if reload.is_empty() => {
                     let control = control.clone();
-                    // What comes of it is in the log.
+                    // The result is in the log.
                     reload.spawn(async move { drop(control.reload(Trigger::Signal).await) });
                 }
                 Some(_) = reload.join_next() => {}
@@ -387,7 +387,7 @@ impl Signals {
     }
 }
 
-/// Two descriptors a session: the soft limit that shells give (1024) would end at 500 of them.
+/// Raises the limit of open files: a session needs two, and the usual soft limit (1024) would allow only 500 sessions.
 fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current;

@@ -1,13 +1,13 @@
-//! Who may use the API, and who did.
+//! Access rules of the admin server.
 //!
-//! Where a token is set, it is asked for. Where none is, only this machine can connect (a loopback address or a Unix
-//! socket), and what remains to be kept out are the pages that a browser on this machine shows: they can send requests to
-//! loopback addresses, though they may read the answers only of hosts that are theirs. So a name in `Host` that is not
-//! this machine's is refused (DNS rebinding makes such a host theirs), and so is everything that changes something and
-//! comes from a page, which its browser says in `Origin` or `Sec-Fetch-Site`.
+//! If a token is configured, the API requires it. If none is, only this machine can connect (a loopback address or a Unix
+//! socket), and the remaining threat is a web page in a browser on this machine: it can send requests to loopback addresses,
+//! although it may read only responses of its own host. So a `Host` that is not this machine's is refused (DNS rebinding
+//! makes such a host the page's own), and so is every change that comes from a page, as its browser says in `Origin` or
+//! `Sec-Fetch-Site`.
 //!
-//! Metrics ask for no token, and tell names. So they look at `Host` in the same way; but on an address that others reach, any
-//! name will do, unless `admin.hosts` says which: scrapers ask by whatever name their configuration has.
+//! Metrics need no token but reveal names, so their `Host` is checked too. On an address that other machines reach, any name
+//! is accepted unless `admin.hosts` lists the allowed ones: scrapers use whatever name their configuration has.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -22,31 +22,31 @@ use crate::header::Host;
 use crate::net::stream::{PeerAddr, Stream};
 use crate::route::pattern::HostPattern;
 
-/// What browsers say of where a request comes from (Fetch Metadata).
+/// The header with which browsers say where a request comes from (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// At the other end of a connection.
+/// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// An address.
+    /// A client on a network address.
     Inet(PeerAddr),
-    /// A process on this machine, as the system told it when it connected.
+    /// A process on this machine, as the system reports it for a Unix socket.
     Unix {
-        /// Its user.
+        /// Its user id.
         uid: Option<u32>,
-        /// Its number.
+        /// Its process id.
         pid: Option<i32>,
     },
 }
 
 impl Who {
-    /// Whoever is at the other end of `stream`, which came from `peer`.
+    /// Returns the client of `stream`, which was accepted from `peer`.
     pub fn of(stream: &Stream, peer: PeerAddr) -> Who {
         match stream {
             Stream::Tcp(_) => Who::Inet(peer),
             Stream::Unix(stream) => {
-                let told = stream.peer_cred().ok();
-                Who::Unix { uid: told.map(|told| told.uid()), pid: told.and_then(|told| told.pid()) }
+                let peer = stream.peer_cred().ok();
+                Who::Unix { uid: peer.map(|peer| peer.uid()), pid: peer.and_then(|peer| peer.pid()) }
             }
         }
     }
@@ -65,36 +65,36 @@ impl fmt::Display for Who {
     }
 }
 
-/// Why a request to the API is not answered.
+/// Why a request is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// No token, or another.
+    /// The token is missing or wrong.
     #[error("this needs the token of `admin`: send `Authorization: Bearer …`")]
     Token,
-    /// A name that is not this machine's.
+    /// `Host` is not a name of this machine.
     #[error(
         "ask for an IP address or `localhost`, or add the name to `admin.hosts`: any other host may be a web page's"
     )]
     Host,
-    /// It changes something, and a web page sent it.
+    /// A web page has sent a request that changes something.
     #[error("web pages may not change anything here")]
     Page,
 }
 
-/// The tokens that open, if any, and the names that are ours.
+/// The tokens, if any, and the accepted host names.
 #[derive(Default)]
 pub struct Access {
-    /// Of a fixed length, so that comparing tells nothing of that of a token either.
+    /// Digests have a fixed length, so that a comparison does not reveal a token's length either.
     digests: Vec<Digest>,
     names: AdminHosts,
 }
 
-/// By which names the admin listener may be asked for, beside addresses and `localhost`.
+/// The names accepted in `Host`, besides addresses and `localhost`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminHosts {
-    /// Any.
+    /// Any name.
     Any,
-    /// These.
+    /// Names that match one of these.
     Only(Vec<HostPattern>),
 }
 
@@ -105,7 +105,7 @@ impl Default for AdminHosts {
 }
 
 impl AdminHosts {
-    /// Those that are written; without any, none where only this machine can connect, and any elsewhere.
+    /// Uses the configured names. If there are none, accepts no name if only this machine can connect, any name otherwise.
     pub fn new(written: &[HostPattern], is_local: bool) -> AdminHosts {
         if written.is_empty() && !is_local { AdminHosts::Any } else { AdminHosts::Only(written.to_vec()) }
     }
@@ -118,7 +118,7 @@ impl AdminHosts {
     }
 }
 
-/// Not even their digests.
+/// Shows not even the digests.
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Access({} tokens)", self.digests.len())
@@ -126,30 +126,30 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// By each of these tokens; with none, whoever can connect and asks by one of these names.
+    /// Creates rules that accept each of these tokens, or, if there is none, each client that uses one of these names.
     pub fn new(tokens: &[AdminToken], names: AdminHosts) -> Access {
         let sha256 = |token: &AdminToken| digest(&SHA256, token.as_bytes());
         Access { digests: tokens.iter().map(sha256).collect(), names }
     }
 
-    /// Whether a request asks for us, and not for a host that a web page has made ours (DNS rebinding).
+    /// Returns true if `Host` is ours, and not a host that a web page has pointed here (DNS rebinding).
     pub fn knows(&self, who: Who, request: &Parts) -> bool {
-        // A browser does not speak to Unix sockets.
+        // Browsers do not connect to Unix sockets.
         if matches!(who, Who::Unix { .. }) {
             return true;
         }
         let Ok(host) = Host::from_request(request) else { return self.names == AdminHosts::Any };
-        // No page can have an address for its host that is ours and whose server is another's.
+        // A page whose host is our address must have come from our server.
         host.name.parse::<IpAddr>().is_ok()
             || host.name == "localhost"
             || host.name.ends_with(".localhost")
             || self.names.has(&host.name)
     }
 
-    /// Lets a request in, or not. `changes`: it asks for more than to be told something. Tells which token opened, from 1.
+    /// Checks a request; `changes` is true if it may change something. Returns the index of the token used, from 1.
     ///
     /// # Errors
-    /// If it is not let in.
+    /// If it is denied.
     pub fn judge(&self, who: Who, request: &Parts, changes: bool) -> Result<Option<usize>, Denied> {
         let token = if self.digests.is_empty() { None } else { Some(self.token(request).ok_or(Denied::Token)?) };
         if token.is_none() && !self.knows(who, request) {
@@ -169,14 +169,14 @@ impl Access {
             return None;
         }
         let given = digest(&SHA256, given.trim_ascii());
-        // All of them, whichever it is.
+        // Compare with all tokens, so that the time does not depend on which one matches.
         let fits = |of: &Digest| verify_slices_are_equal(of.as_ref(), given.as_ref()).is_ok();
         let found = self.digests.iter().enumerate().map(|(at, of)| if fits(of) { at + 1 } else { 0 });
         found.max().filter(|at| *at > 0)
     }
 }
 
-/// Every line counts: one more, before or behind, makes no other request of it.
+/// Looks at all header lines: a repeated one must not change the result.
 fn comes_from_a_page(request: &Parts) -> bool {
     let mut sites = request.headers.get_all(SEC_FETCH_SITE).iter();
     request.headers.contains_key(ORIGIN) || sites.any(|site| site != "none")

@@ -1,8 +1,8 @@
-//! `/api/v1/`: what an operator may ask and order, in JSON.
+//! `/api/v1/`: the operator's API, in JSON.
 //!
-//! A request is let in (`access`), understood (`call`), and handed to the [`AdminBackend`]; nothing is done here. Whatever changes
-//! something is one line in the log of the target `wsluice::audit`: who, what, and how it went. It is done and written also
-//! when the operator has gone meanwhile, so it is a task of its own.
+//! A request is authorized (`access`), parsed (`call`), and passed to the [`AdminBackend`]; nothing is done here. Each action
+//! that changes something writes one log line with the target `wsluice::audit`: who, what, and the result. It is a task of
+//! its own, so that it is finished and logged even if the operator has disconnected.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use super::backend::{AdminBackend, OrderError, Which};
 use super::call::{ApiError, ApiPath, Call, changes};
 use crate::telemetry::labelled::IntCounterVec;
 
-/// For the body of a request.
+/// The time to read the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the API counts.
+/// The metrics of the API.
 #[derive(Clone, Debug)]
 pub struct Metrics(IntCounterVec);
 
 impl Metrics {
-    /// Makes and registers `wsluice_api_requests_total`.
+    /// Creates and registers `wsluice_api_requests_total`.
     ///
     /// # Errors
     /// If the name is taken.
@@ -56,42 +56,42 @@ impl Metrics {
     }
 }
 
-/// The API at one door.
+/// The API.
 #[derive(Debug)]
 pub struct Api {
-    desk: Arc<dyn AdminBackend>,
+    backend: Arc<dyn AdminBackend>,
     access: ArcSwap<Access>,
     metrics: Metrics,
-    for_body: Duration,
+    body_timeout: Duration,
     audit: fn(&Action),
 }
 
 impl Api {
-    /// Lets in by `access`, and has done by `desk`.
-    pub fn new(desk: Arc<dyn AdminBackend>, access: Access, metrics: Metrics) -> Api {
-        Api { desk, access: ArcSwap::from_pointee(access), metrics, for_body: BODY_TIMEOUT, audit: Action::log }
+    /// Creates an API that allows requests by `access` and passes them to `backend`.
+    pub fn new(backend: Arc<dyn AdminBackend>, access: Access, metrics: Metrics) -> Api {
+        Api { backend, access: ArcSwap::from_pointee(access), metrics, body_timeout: BODY_TIMEOUT, audit: Action::log }
     }
 
-    /// Who is let in, and by which names.
+    /// Returns the access rules.
     pub fn access(&self) -> arc_swap::Guard<Arc<Access>> {
         self.access.load()
     }
 
-    /// Lets in by this from now on.
-    pub fn let_in_by(&self, access: Access) {
+    /// Replaces the access rules.
+    pub fn set_access(&self, access: Access) {
         self.access.store(Arc::new(access));
     }
 
     /// Answers a request below [`super::call::ROOT`] that came from `who`.
     ///
-    /// Cancel-safe: what it has begun to change is done and written down all the same.
+    /// Cancel-safe: a change that has begun is finished and logged all the same.
     pub async fn answer<B>(self: &Arc<Api>, who: Who, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (parts, body) = request.into_parts();
-        let answer = match self.hear(who, &parts, body).await {
+        let answer = match self.respond(who, &parts, body).await {
             Ok(answer) => json_answer(StatusCode::OK, &answer),
             Err(failure) => refusal(&failure),
         };
@@ -99,7 +99,7 @@ impl Api {
         answer
     }
 
-    async fn hear<B>(self: &Arc<Api>, who: Who, parts: &Parts, body: B) -> Result<Value, ApiError>
+    async fn respond<B>(self: &Arc<Api>, who: Who, parts: &Parts, body: B) -> Result<Value, ApiError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -113,7 +113,7 @@ impl Api {
         })?;
         let place = ApiPath::of(parts.uri.path())?;
         place.allows(&parts.method)?;
-        let body = read(body, place.body_bytes_max(), self.for_body).await?;
+        let body = read(body, place.body_bytes_max(), self.body_timeout).await?;
         let call = Call::read(place, parts, &body)?;
         let Some((action, on)) = order(&call) else { return self.carry_out(call).await };
         let api = Arc::clone(self);
@@ -128,12 +128,12 @@ impl Api {
     }
 
     async fn carry_out(&self, call: Call) -> Result<Value, ApiError> {
-        let desk = &self.desk;
+        let backend = &self.backend;
         Ok(match call {
-            Call::Status => json(&desk.status())?,
-            Call::Config => json(&desk.config())?,
-            Call::Reload => desk.reload().await?,
-            Call::Check(text) => match desk.check(text).await {
+            Call::Status => json(&backend.status())?,
+            Call::Config => json(&backend.config())?,
+            Call::Reload => backend.reload().await?,
+            Call::Check(text) => match backend.check(text).await {
                 Ok(warnings) => json!({ "warnings": warnings }),
                 Err(refusal @ OrderError::Config(_)) => {
                     return Err(ApiError { error: "the configuration is wrong".into(), ..refusal.into() });
@@ -142,7 +142,7 @@ impl Api {
             },
             Call::Sessions { filter, after, limit } => {
                 // One more tells whether there is a page after this one.
-                let mut sessions = desk.sessions(&filter, after.as_deref(), limit + 1).await?;
+                let mut sessions = backend.sessions(&filter, after.as_deref(), limit + 1).await?;
                 let more = sessions.len() > limit;
                 sessions.truncate(limit);
                 let next = sessions.last().filter(|_| more).map(|last| last.id.clone());
@@ -152,25 +152,25 @@ impl Api {
                 }
                 page
             }
-            Call::Session(id) => json(&desk.session(&id).await.ok_or_else(no_session)?)?,
-            Call::CloseOne { id, close } => match desk.close(Which::One(&id), close, Duration::ZERO).await? {
+            Call::Session(id) => json(&backend.session(&id).await.ok_or_else(no_session)?)?,
+            Call::CloseOne { id, close } => match backend.close(Which::One(&id), close, Duration::ZERO).await? {
                 0 => return Err(no_session()),
                 closing => json!({ "closing": closing }),
             },
             Call::Close { filter, close, over } => {
-                json!({ "closing": desk.close(Which::All(&filter), close, over).await? })
+                json!({ "closing": backend.close(Which::All(&filter), close, over).await? })
             }
-            Call::Drains => json!({ "drains": json(&desk.drains().await)? }),
+            Call::Drains => json!({ "drains": json(&backend.drains().await)? }),
             Call::Drain { target, time } => {
                 let shown = target.to_string();
-                match desk.drain(target, time).await? {
+                match backend.drain(target, time).await? {
                     Some(closing) => json!({ "closing": closing }),
                     None => return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no {shown}"))),
                 }
             }
             Call::EndDrain(target) => {
                 let shown = target.to_string();
-                match desk.end_drain(target).await? {
+                match backend.end_drain(target).await? {
                     true => json!({ "ended": true }),
                     false => return Err(ApiError::new(StatusCode::NOT_FOUND, format!("{shown} is not drained"))),
                 }
@@ -183,7 +183,7 @@ fn no_session() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "there is no such session; it may have ended")
 }
 
-/// What is ordered and on what, if it changes anything.
+/// Returns the action and its object, if the call changes anything.
 fn order(call: &Call) -> Option<(&'static str, String)> {
     match call {
         Call::Status | Call::Config | Call::Check(_) | Call::Sessions { .. } | Call::Session(_) | Call::Drains => None,
@@ -202,23 +202,23 @@ fn shown(close: &crate::ws::close::Close) -> String {
     format!("{code} {:?}", close.reason)
 }
 
-/// Something that was ordered, and how it went.
+/// An action of an operator and its result, for the audit log.
 #[derive(Clone, Debug)]
 struct Action {
-    /// Who asked.
+    /// Who asked for it.
     by: Who,
-    /// Which token he had, from 1.
+    /// The index of the token used, from 1.
     token: Option<usize>,
-    /// What for.
+    /// The action.
     action: &'static str,
-    /// On what.
+    /// Its object.
     on: String,
-    /// What he is answered.
+    /// The response.
     done: Result<Value, ApiError>,
 }
 
 impl Action {
-    /// Writes its line.
+    /// Writes the log line.
     fn log(&self) {
         let Action { by, token, action, on, done } = self;
         let on = (!on.is_empty()).then_some(on);
@@ -234,7 +234,7 @@ impl Action {
     }
 }
 
-/// The whole body, within bounds of size and time.
+/// Reads the whole body, within limits of size and time.
 async fn read<B>(body: B, bytes_max: u64, time: Duration) -> Result<Bytes, ApiError>
 where
     B: Body<Data = Bytes>,
@@ -275,7 +275,7 @@ fn refusal(failure: &ApiError) -> Response<Full<Bytes>> {
     response
 }
 
-/// For people as well as for programs: indented, with a last line break.
+/// Builds a JSON response that people can read too: indented, with a final line break.
 fn json_answer(status: StatusCode, answer: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(format!("{answer:#}\n").into()));
     *response.status_mut() = status;

@@ -1,8 +1,7 @@
-//! What the API asks the rest of the process for: snapshots to read, and orders that somebody else carries out.
+//! The interface between the API and the rest of the process: snapshots to read, and actions that others carry out.
 //!
 //! Everything that `/api/v1/` can do goes through [`AdminBackend`]; nothing in `admin` changes anything by itself. Each method
-//! answers when it is done. Dropping an answer that is waited for takes nothing back: an order that was given is carried
-//! out.
+//! returns when its work is done. Dropping its future takes nothing back: an action that was requested is carried out.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,31 +15,31 @@ pub use crate::control::DrainTarget;
 use crate::telemetry::utc::Utc;
 use crate::ws::close::Close;
 
-/// An answer that takes a while.
+/// The future of a reply.
 pub type ReplyFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Whoever knows and rules the process.
+/// What the API can read and do.
 pub trait AdminBackend: fmt::Debug + Send + Sync {
-    /// How it stands.
+    /// Returns the state of the process.
     fn status(&self) -> ProcessStatus;
 
-    /// The configuration in force.
+    /// Returns the configuration in force.
     fn config(&self) -> ConfigView;
 
-    /// Drains that an operator has begun and not ended.
+    /// Returns the drains that have begun and not been ended.
     fn drains(&self) -> ReplyFuture<'_, Vec<DrainStatus>>;
 
-    /// Reads the configuration again and puts it in force. Tells what has changed.
+    /// Reads the configuration again and puts it in force. Returns what has changed.
     fn reload(&self) -> ReplyFuture<'_, Result<Value, OrderError>>;
 
-    /// Says what is wrong with this text as a configuration, or with the file as it is now. The good answer is what an
-    /// operator should know all the same.
+    /// Checks this text as a configuration, or the file as it is now if there is none. Returns warnings, or the mistakes as
+    /// an error.
     fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, OrderError>>;
 
-    /// At most `max` of the sessions that `filter` names, in the order of their ids, those after `after`. A session that is
-    /// there all along is in exactly one page of those that follow each other, whatever comes and goes meanwhile.
+    /// Returns at most `max` sessions that match `filter`, in the order of their ids, beginning after `after`. A session that
+    /// stays open is on exactly one of successive pages, whatever else opens and ends meanwhile.
     ///
-    /// `Err` if `after` is no id.
+    /// Returns an error if `after` is not an id.
     fn sessions<'a>(
         &'a self,
         filter: &'a Filter,
@@ -48,10 +47,10 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
         max: usize,
     ) -> ReplyFuture<'a, Result<Vec<SessionView>, OrderError>>;
 
-    /// The session of this id, if it is there.
+    /// Returns the session of this id, if it is open.
     fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>>;
 
-    /// Has sessions close with `close` for the client, evenly over `over`. Tells how many there are.
+    /// Closes sessions, evenly over `over`, with `close` for the client. Returns how many.
     fn close<'a>(
         &'a self,
         which: Which<'a>,
@@ -59,35 +58,35 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
         over: Duration,
     ) -> ReplyFuture<'a, Result<usize, OrderError>>;
 
-    /// Lets no new sessions in at `target`, and closes those that are there, evenly over `time`. Tells how many there are;
-    /// `None` if there is no such target.
+    /// Refuses new sessions on `target` and closes the existing ones, evenly over `time`. Returns how many; `None` if there is
+    /// no such target.
     fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, OrderError>>;
 
-    /// Lets sessions in again, and keeps those that were to go and have not. Tells whether it was drained.
+    /// Ends a drain: lets new sessions in and keeps those that have not been closed. Returns false if there was none.
     fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, OrderError>>;
 }
 
-/// Why an order is not carried out.
+/// Why an action is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
-    /// The configuration is wrong; the one before stays.
+    /// The configuration is wrong; the one in force stays.
     #[error("the configuration is refused; the one in force stays")]
     Config(Vec<Problem>),
-    /// What was asked for does not make sense.
+    /// The request makes no sense.
     #[error("{0}")]
     Bad(String),
-    /// It cannot be done as things are.
+    /// It is not possible in the present state.
     #[error("{0}")]
     Conflict(String),
-    /// The process is going.
+    /// The process is shutting down.
     #[error("the process is shutting down")]
     Ending,
 }
 
-/// One thing that is wrong with a configuration.
+/// A mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The key, as `routes[0].upstream`; empty for the whole.
+    /// The key, such as `routes[0].upstream`; empty for the whole file.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,
     /// The line, from 1.
@@ -103,28 +102,28 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
-/// Which sessions are closed.
+/// The sessions to close.
 #[derive(Clone, Copy, Debug)]
 pub enum Which<'a> {
-    /// The one of this id.
+    /// The session of this id.
     One(&'a str),
-    /// All that a filter names.
+    /// All sessions that match a filter.
     All(&'a Filter),
 }
 
-/// A drain, as it is shown.
+/// A drain.
 #[derive(Clone, Debug, Serialize)]
 pub struct DrainStatus {
-    /// Of what.
+    /// What is drained.
     #[serde(flatten)]
     pub target: DrainTarget,
-    /// Over how long its sessions are closed.
+    /// The time over which its sessions are closed.
     #[serde(rename = "time_seconds", serialize_with = "seconds")]
     pub time: Duration,
-    /// Since when.
+    /// When it began.
     #[serde(serialize_with = "utc")]
     pub since: SystemTime,
-    /// Sessions that are still there.
+    /// The sessions that are still open.
     pub sessions: usize,
 }
 
@@ -135,119 +134,119 @@ pub struct ConfigView {
     pub hash: String,
     /// What it was read from: the path of a file, or `command line`.
     pub source: String,
-    /// Since when.
+    /// When it was put in force.
     #[serde(serialize_with = "utc")]
     pub since: SystemTime,
-    /// For how long.
+    /// For how long it has been in force.
     #[serde(rename = "age_seconds", serialize_with = "seconds")]
     pub age: Duration,
-    /// See [`crate::config::Loaded::shown`]. Not in the status.
+    /// See [`crate::config::Loaded::shown`]. Left out in the status.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub config: Value,
 }
 
-/// How the process stands.
+/// The state of the process.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProcessStatus {
-    /// Of this program.
+    /// The version of the program.
     pub version: &'static str,
-    /// Of this process.
+    /// The process id.
     pub pid: u32,
-    /// When it began.
+    /// When the process started.
     #[serde(serialize_with = "utc")]
     pub started: SystemTime,
-    /// For how long it has run.
+    /// How long it has run.
     #[serde(rename = "uptime_seconds", serialize_with = "seconds")]
     pub uptime: Duration,
     /// `starting`, `ready` or `draining`.
     pub state: &'static str,
-    /// The configuration in force, without what it says.
+    /// The configuration in force, without its text.
     pub config: ConfigView,
-    /// Sessions that are open.
+    /// The number of open sessions.
     pub sessions: usize,
-    /// Where clients connect.
+    /// The listeners.
     pub listeners: Vec<ListenerStatus>,
-    /// Where they are sent.
+    /// The upstreams.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Processes before this one, after an upgrade, that still have sessions.
+    /// Earlier processes that still have sessions after an upgrade.
     pub predecessors: Vec<PredecessorStatus>,
 }
 
-/// A listener, as it is shown.
+/// The state of a listener.
 #[derive(Clone, Debug, Serialize)]
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
-    /// Where it is bound; while it is drained, where it is to be.
+    /// The bound address; while it is drained, the configured one.
     pub address: String,
-    /// Whether an operator drains it: nobody listens there.
+    /// Whether an operator drains it, so that it does not listen.
     pub draining: bool,
 }
 
-/// An upstream, as it is shown.
+/// The state of an upstream.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpstreamStatus {
     /// Its name.
     pub name: String,
-    /// Whether an operator drains it: requests are refused.
+    /// Whether an operator drains it, so that requests are refused.
     pub draining: bool,
-    /// Its servers.
+    /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
 
-/// An endpoint, as it is shown.
+/// The state of an endpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointStatus {
     /// Its name, as in metrics.
     pub name: String,
-    /// Its share of new sessions, as written.
+    /// Its configured share of new sessions.
     pub weight: u16,
-    /// Sessions on it, those being opened and those of predecessors included.
+    /// Its sessions, those being opened and those of earlier processes included.
     pub sessions: u32,
-    /// Plain HTTP requests under way on it.
+    /// Its plain HTTP requests under way.
     pub requests: u32,
-    /// What its health check says: `up`, `down`, or `unknown`.
+    /// The result of its health check: `up`, `down`, or `unknown`.
     pub health: &'static str,
-    /// Whether it is left out for failing live traffic.
+    /// Whether it is ejected because live traffic failed.
     pub ejected: bool,
-    /// Whether it is being emptied, by the configuration or an operator.
+    /// Whether it is drained, by the configuration or an operator.
     pub draining: bool,
-    /// Whether new sessions may come to it at all: it is not drained, and its weight is not 0.
+    /// Whether it may get new sessions at all: it is not drained and its weight is not 0.
     pub open: bool,
 }
 
-/// A process before this one, as it is shown.
+/// An earlier process.
 #[derive(Clone, Debug, Serialize)]
 pub struct PredecessorStatus {
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
-    /// Sessions that it still has, as it last said.
+    /// The sessions it still has, as last reported.
     pub sessions: u32,
 }
 
-/// A session, as it is shown.
+/// A session.
 #[derive(Clone, Debug, Serialize)]
 pub struct SessionView {
-    /// Names it in this process.
+    /// Its id, unique in this process.
     pub id: String,
-    /// The listener it came by.
+    /// Its listener.
     pub listener: String,
     /// Its route.
     pub route: String,
-    /// The upstream it is on.
+    /// Its upstream.
     pub upstream: String,
-    /// The endpoint it is on.
+    /// Its endpoint.
     pub endpoint: String,
-    /// The client's address, if it can be told.
+    /// The client's address, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<std::net::IpAddr>,
     /// When it opened.
     #[serde(serialize_with = "utc")]
     pub opened: SystemTime,
-    /// For how long it has been open.
+    /// How long it has been open.
     #[serde(rename = "age_seconds", serialize_with = "seconds")]
     pub age: Duration,
-    /// For how long no data passed.
+    /// How long no data has passed.
     #[serde(rename = "idle_seconds", serialize_with = "seconds")]
     pub idle: Duration,
     /// Bytes that wait for a peer to take them.
@@ -258,7 +257,7 @@ pub struct SessionView {
 }
 
 fn seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    // Milliseconds are as exact as anybody can use them.
+    // Milliseconds are exact enough.
     to.serialize_f64(time.as_millis() as f64 / 1000.0)
 }
 

@@ -1,4 +1,4 @@
-//! A request to the API as what it asks for: pure, so that what is refused before anything is done can be seen at a glance.
+//! Parses API requests. It does nothing else, so that all refusals before an action are in one place.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,87 +15,87 @@ use crate::config::{FILE_BYTES_MAX, TimeSpan};
 use crate::header::redact::decode;
 use crate::ws::close::{Close, CloseCode};
 
-/// Where it begins.
+/// The path of the API.
 pub const ROOT: &str = "/api/v1/";
 
-/// Sessions on a page, unless `limit` says otherwise, and at most.
+/// The default and the largest number of sessions on a page.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
-/// What a Close can carry (RFC 6455 §5.5: 125 bytes with the code).
+/// The longest reason of a Close (RFC 6455 §5.5: 125 bytes with the code).
 const REASON_BYTES_MAX: usize = 123;
-/// Over how long a drain closes sessions, unless `time` says otherwise: as the drain at the end of the process.
+/// The default time over which a drain closes sessions: as for the drain at the end of the process.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
-/// Nobody waits longer for a drain to end; a longer one is a slip.
+/// The longest drain; a longer time is taken for a mistake.
 const TIME_MAX: TimeSpan = TimeSpan::from_secs(24 * 60 * 60);
-/// Of all bodies but that of `check`.
+/// The largest body of all requests but `check`.
 const FORM_BYTES_MAX: u64 = 16 << 10;
 
-/// What can be asked for.
+/// A parsed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// How the process stands.
+    /// Returns the state of the process.
     Status,
-    /// The configuration in force.
+    /// Returns the configuration in force.
     Config,
-    /// To read the configuration again.
+    /// Reads the configuration again.
     Reload,
-    /// What is wrong with this configuration, or with the file.
+    /// Checks this configuration, or the file.
     Check(Option<String>),
-    /// A page of sessions.
+    /// Returns a page of sessions.
     Sessions {
-        /// Of which.
+        /// The sessions.
         filter: Filter,
-        /// After which id.
+        /// The last id of the page before.
         after: Option<String>,
-        /// How many at most.
+        /// The most sessions on the page.
         limit: usize,
     },
-    /// One session.
+    /// Returns one session.
     Session(String),
-    /// To close one.
+    /// Closes one session.
     CloseOne {
         /// Its id.
         id: String,
-        /// What its client is told.
+        /// The Close for its client.
         close: Close,
     },
-    /// To close some.
+    /// Closes some sessions.
     Close {
-        /// Which.
+        /// The sessions.
         filter: Filter,
-        /// What their clients are told.
+        /// The Close for their clients.
         close: Close,
-        /// Over how long.
+        /// The time over which they are closed.
         over: Duration,
     },
-    /// What is drained.
+    /// Returns the drains.
     Drains,
-    /// To drain something.
+    /// Begins a drain.
     Drain {
-        /// What.
+        /// What is drained.
         target: DrainTarget,
-        /// Over how long.
+        /// The time over which its sessions are closed.
         time: Duration,
     },
-    /// To end that.
+    /// Ends a drain.
     EndDrain(DrainTarget),
 }
 
-/// An answer that is an error.
+/// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// In words.
+    /// The message.
     pub error: Cow<'static, str>,
-    /// What is wrong with a configuration.
+    /// Mistakes in a configuration.
     pub problems: Vec<Problem>,
-    /// The methods there are, where it is about them.
+    /// The allowed methods, for status 405.
     pub allow: Option<&'static str>,
 }
 
 impl ApiError {
-    /// An error without more to say.
+    /// Creates an error without further fields.
     pub fn new(status: StatusCode, error: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError { status, error: error.into(), problems: Vec::new(), allow: None }
     }
@@ -121,7 +121,7 @@ impl From<OrderError> for ApiError {
     }
 }
 
-/// What stands at a path.
+/// A path of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiPath {
     /// `status`
@@ -145,10 +145,10 @@ pub enum ApiPath {
 }
 
 impl ApiPath {
-    /// What stands at `path`, which begins with [`ROOT`].
+    /// Parses `path`, which begins with [`ROOT`].
     ///
     /// # Errors
-    /// If there is nothing.
+    /// If there is no such path.
     pub fn of(path: &str) -> Result<ApiPath, ApiError> {
         let nothing = || {
             let there = "status, config, reload, check, sessions, sessions/close, sessions/ID, drains, drains/listener/NAME, \
@@ -156,10 +156,10 @@ impl ApiPath {
             ApiError::new(StatusCode::NOT_FOUND, format!("not found; below {ROOT} there are {there}"))
         };
         let rest = path.strip_prefix(ROOT).ok_or_else(nothing)?;
-        // The name of an endpoint is a URL, with its slashes as they are or encoded.
+        // The name of an endpoint is a URL, with its slashes encoded or not.
         let name = |text: &str| match text {
             "" => Err(nothing()),
-            // In a path a plus is a plus.
+            // In a path, a plus stands for itself.
             text => Ok(decode(&text.replace('+', "%2B")).into_owned()),
         };
         let whole = |text: &str| if text.contains('/') { Err(nothing()) } else { name(text) };
@@ -191,7 +191,7 @@ impl ApiPath {
         Ok(place)
     }
 
-    /// The methods it has.
+    /// Returns its methods.
     fn methods(&self) -> &'static str {
         match self {
             ApiPath::Status | ApiPath::Config | ApiPath::Sessions | ApiPath::Drains => "GET, HEAD",
@@ -201,10 +201,10 @@ impl ApiPath {
         }
     }
 
-    /// Whether it has this one.
+    /// Checks that it has this method.
     ///
     /// # Errors
-    /// If not, with those that it has.
+    /// If not, with the allowed methods.
     pub fn allows(&self, method: &Method) -> Result<(), ApiError> {
         let methods = self.methods();
         if methods.split(", ").any(|one| one == method.as_str()) {
@@ -214,7 +214,7 @@ impl ApiPath {
         Err(ApiError { allow: Some(methods), ..failure })
     }
 
-    /// How large a body may be.
+    /// Returns the largest allowed body.
     pub fn body_bytes_max(&self) -> u64 {
         match self {
             ApiPath::Check => FILE_BYTES_MAX,
@@ -223,16 +223,16 @@ impl ApiPath {
     }
 }
 
-/// Whether a method is for more than being told something.
+/// Returns true if a method may change something.
 pub fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD)
 }
 
 impl Call {
-    /// What is asked for at `place`, which allows the method, with this body.
+    /// Parses the request to `place`, whose method has been checked.
     ///
     /// # Errors
-    /// If it cannot be understood.
+    /// If it cannot be parsed.
     pub fn read(place: ApiPath, request: &Parts, body: &[u8]) -> Result<Call, ApiError> {
         let query = request.uri.query().unwrap_or_default();
         let mut parameters = match place {
@@ -291,7 +291,7 @@ fn kind(headers: &HeaderMap) -> Result<Option<&HeaderValue>, ApiError> {
     }
 }
 
-/// The parameters in a body, as in a query.
+/// Returns the parameters in a form body.
 fn form(kind: Option<&HeaderValue>, body: &[u8]) -> Result<String, ApiError> {
     if body.is_empty() {
         return Ok(String::new());

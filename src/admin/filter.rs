@@ -1,7 +1,6 @@
-//! Which sessions an operator means, and the parameters of a request that say so.
+//! Filters of sessions, and the request parameters that they are parsed from.
 //!
-//! A parameter that is not known, stands twice or has no value is an error: who mistypes a filter would close the wrong
-//! sessions.
+//! A parameter that is unknown, repeated or empty is an error: a mistyped filter would close the wrong sessions.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,12 +13,12 @@ use crate::config::{BadValue, ByteSize, TimeSpan};
 use crate::header::network;
 use crate::header::redact::decode;
 
-/// Why a request's parameters cannot be understood, and what would be right.
+/// Why a request's parameters cannot be parsed, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Wrong(pub String);
 
-/// The parameters of a request, from its query and from a form in its body. Each is taken once.
+/// The parameters of a request, from its query and a form in its body. Each is taken once.
 #[derive(Clone, Debug, Default)]
 pub struct QueryParameters {
     given: Vec<(String, String)>,
@@ -27,10 +26,10 @@ pub struct QueryParameters {
 }
 
 impl QueryParameters {
-    /// Reads them, percent-decoded.
+    /// Parses and percent-decodes them.
     ///
     /// # Errors
-    /// If one stands twice.
+    /// If one is repeated.
     pub fn parse(query: &str, form: &str) -> Result<QueryParameters, Wrong> {
         let mut given: Vec<(String, String)> = Vec::new();
         for pair in query.split('&').chain(form.trim_ascii().split('&')).filter(|pair| !pair.is_empty()) {
@@ -44,17 +43,17 @@ impl QueryParameters {
         Ok(QueryParameters { given, known: Vec::new() })
     }
 
-    /// Takes the text of one, which may be empty.
+    /// Takes the text of a parameter, which may be empty.
     pub fn text(&mut self, name: &'static str) -> Option<String> {
         self.known.push(name);
         let at = self.given.iter().position(|(given, _)| given == name)?;
         Some(self.given.swap_remove(at).1)
     }
 
-    /// Takes one that has a value.
+    /// Takes a parameter that must have a value.
     ///
     /// # Errors
-    /// If it has none.
+    /// If it is empty.
     pub fn word(&mut self, name: &'static str) -> Result<Option<String>, Wrong> {
         match self.text(name) {
             Some(text) if text.is_empty() => Err(Wrong(format!("`{name}` has no value"))),
@@ -62,10 +61,10 @@ impl QueryParameters {
         }
     }
 
-    /// Takes one that `read` understands; `such_as` says what it should be.
+    /// Takes a parameter and parses it with `read`; `such_as` describes valid values.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it cannot be parsed.
     pub fn read<T>(
         &mut self,
         name: &'static str,
@@ -79,19 +78,19 @@ impl QueryParameters {
         }
     }
 
-    /// Takes one that is written as in the configuration.
+    /// Takes a parameter written as in the configuration.
     ///
     /// # Errors
-    /// If it is not.
+    /// If it cannot be parsed.
     pub fn value<T: FromStr<Err = BadValue>>(&mut self, name: &'static str) -> Result<Option<T>, Wrong> {
         let Some(text) = self.word(name)? else { return Ok(None) };
         text.parse().map(Some).map_err(|bad: BadValue| Wrong(format!("`{name}`: {bad}")))
     }
 
-    /// The end: all must have been taken.
+    /// Checks that all parameters were taken.
     ///
     /// # Errors
-    /// If one is not known.
+    /// If one is unknown.
     pub fn finish(self) -> Result<(), Wrong> {
         let Some((name, _)) = self.given.first() else { return Ok(()) };
         let known = match self.known.as_slice() {
@@ -102,55 +101,55 @@ impl QueryParameters {
     }
 }
 
-/// Names sessions by all that is set; with nothing set, all.
+/// A filter of sessions: all conditions that are set must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of this route.
+    /// The route.
     pub route: Option<String>,
-    /// Of this listener.
+    /// The listener.
     pub listener: Option<String>,
-    /// On this upstream.
+    /// The upstream.
     pub upstream: Option<String>,
-    /// On this endpoint, as it is called in metrics.
+    /// The endpoint, named as in metrics.
     pub endpoint: Option<String>,
-    /// Of clients in this network.
+    /// The client's network.
     pub client: Option<IpNet>,
-    /// Open for at least so long.
+    /// The least age.
     pub older_than: Option<TimeSpan>,
-    /// Open for less than that.
+    /// The age limit, exclusive.
     pub younger_than: Option<TimeSpan>,
-    /// Without data for at least so long.
+    /// The least time without data.
     pub idle_for: Option<TimeSpan>,
-    /// With at least so many bytes that wait for a peer.
+    /// The least number of queued bytes.
     pub queued_at_least: Option<ByteSize>,
 }
 
-/// What of a session a filter looks at.
+/// What a filter matches of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct FilterInput<'a> {
     /// Its route.
     pub route: &'a str,
-    /// The listener it came by.
+    /// Its listener.
     pub listener: &'a str,
-    /// The upstream it is on.
+    /// Its upstream.
     pub upstream: &'a str,
-    /// The endpoint it is on.
+    /// Its endpoint.
     pub endpoint: &'a str,
-    /// The client's address, if it can be told.
+    /// The client's address, if it is known.
     pub client: Option<IpAddr>,
-    /// For how long it has been open.
+    /// How long it has been open.
     pub age: Duration,
-    /// For how long no data passed.
+    /// How long no data has passed.
     pub idle: Duration,
     /// Bytes that wait for a peer to take them.
     pub queued: u64,
 }
 
 impl Filter {
-    /// Takes its parameters.
+    /// Takes the parameters of a filter.
     ///
     /// # Errors
-    /// If one cannot be understood.
+    /// If one cannot be parsed.
     pub fn take(from: &mut QueryParameters) -> Result<Filter, Wrong> {
         Ok(Filter {
             route: from.word("route")?,
@@ -165,22 +164,22 @@ impl Filter {
         })
     }
 
-    /// Whether it names every session.
+    /// Returns true if it matches every session.
     pub fn is_all(&self) -> bool {
         *self == Filter::default()
     }
 
-    /// Whether it depends on what only a session itself can tell.
+    /// Returns true if it needs a report of the session.
     pub fn is_momentary(&self) -> bool {
         self.idle_for.is_some() || self.queued_at_least.is_some()
     }
 
-    /// The same without that: it names no fewer.
+    /// Returns the filter without those conditions: it matches at least the same sessions.
     pub fn lasting(&self) -> Filter {
         Filter { idle_for: None, queued_at_least: None, ..self.clone() }
     }
 
-    /// Whether it names this one.
+    /// Returns true if a session matches.
     pub fn matches(&self, seen: &FilterInput<'_>) -> bool {
         let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
         let reached = |wanted: Option<TimeSpan>, is: Duration| wanted.is_none_or(|wanted| is >= wanted.duration());
@@ -196,7 +195,7 @@ impl Filter {
     }
 }
 
-/// As its parameters, for the log; `all` if it names every session.
+/// Writes its parameters, for the log; `all` if it matches every session.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |value: &dyn fmt::Display| value.to_string();

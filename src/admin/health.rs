@@ -1,6 +1,6 @@
 //! Whether new clients should be sent here: the answer of `/readyz`, and `wsluice_draining`.
 //!
-//! Alive is whoever answers `/livez` at all. Ready is less: the listeners accept, and the end has not begun.
+//! The process is alive if `/livez` answers at all. It is ready if the listeners accept and its end has not begun.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,33 +9,33 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGauge, Registry};
 
-/// Where the process is in its life. It only moves forward.
+/// The stage of the process. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lifecycle {
     /// Not all listeners accept yet.
     Starting,
-    /// New sessions are welcome.
+    /// New sessions are accepted.
     Ready,
-    /// No new sessions; those that are open are being ended.
+    /// No new sessions are accepted; the open ones are being closed.
     Draining,
 }
 
-/// The state, shared between who sets it and who tells it. Clones are the same.
+/// The shared stage. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<AtomicU8>);
 
 impl Readiness {
-    /// Starting.
+    /// Creates a stage of `Starting`.
     pub fn new() -> Readiness {
         Readiness::default()
     }
 
-    /// Moves on to `state`; a state further on stays.
+    /// Advances to `state`, unless it is further already.
     pub fn advance(&self, state: Lifecycle) {
         self.0.fetch_max(state as u8, Ordering::AcqRel);
     }
 
-    /// Where the process is.
+    /// Returns the stage.
     pub fn state(&self) -> Lifecycle {
         match self.0.load(Ordering::Acquire) {
             0 => Lifecycle::Starting,
@@ -54,7 +54,7 @@ impl Readiness {
     }
 }
 
-/// The gauge, set from the one truth when it is asked for.
+/// The gauge, set at each scrape.
 struct DrainingGauge {
     readiness: Readiness,
     gauge: IntGauge,

@@ -1,13 +1,13 @@
-//! The operator's door: `/metrics`, `/livez`, `/readyz`, and the API below `/api/v1/`, on a listener of its own.
+//! The admin server: `/metrics`, `/livez`, `/readyz`, and the API below `/api/v1/`, on its own listener.
 //!
-//! Apart from the data plane so that it answers when that is busy; the caller gives it a thread of its own, since a
-//! scrape of many routes takes milliseconds that no session should wait for. It only reads, and passes orders on (`desk`).
-//! Health is for whoever can connect, metrics for whoever asks by a name of ours, the API for those whom `access` lets in.
-//! What it costs is bounded: connections, the time of each, and the time and size of a request.
+//! It is separate from the data plane so that it answers when that is busy. The caller gives it its own thread, since a
+//! scrape of many routes takes milliseconds that no session should wait for. It only reads, and passes requests on
+//! (`backend`). Health is open to any client, metrics to any client that uses one of our host names, the API to clients that
+//! `access` allows. Its cost is bounded: the connections, the time of each, and the time and size of a request.
 //!
-//! Whether we live is answered whoever else is there: a connection that only waits gives way to a new one (`visitor`),
-//! metrics are written elsewhere (`scrape`), the API has a part of the room and not all of it, and descriptors are kept back
-//! that clients of the proxy cannot take (`net::descriptors`).
+//! `/livez` must always answer: a connection that only waits gives way to a new one (`visitor`), metrics are written on
+//! another thread (`scrape`), the API may use only a part of the connections, and some descriptors are reserved that
+//! clients of the proxy cannot take (`net::descriptors`).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -52,18 +52,18 @@ use health::{Lifecycle, Readiness};
 use scrape::{NoText, Scrapes};
 use visitor::{Visitor, Visitors, WatchedRequestBody, WatchedStream};
 
-/// Connections at a time; for further ones others give way. A scraper or two, a probe, a person.
+/// The most connections; beyond that, idle ones give way. Enough for a scraper or two, a probe, a person.
 const CONNECTIONS_MAX: usize = 64;
-/// Requests to the API at a time. With those that wait for metrics less than all connections: there is always one that can
-/// give way.
+/// The most API requests at a time. Together with waiting scrapes they are fewer than the connections, so that one can
+/// always give way.
 const API_MAX: usize = 32;
-/// For sending a request, and for the next one on a kept connection.
+/// The time to send a request, and to wait for the next one on a kept connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it may take nothing of its answer.
+/// How long a client may take nothing of its response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection's whole life; who wants more opens another.
+/// The longest life of a connection.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// For the answer that is under way when a connection is told to end.
+/// The time to finish a response when a connection is told to end.
 const GRACE: Duration = Duration::from_secs(1);
 
 const INDEX: &str = "<!doctype html><title>wsluice</title><h1>wsluice</h1>\n\
@@ -71,49 +71,49 @@ const INDEX: &str = "<!doctype html><title>wsluice</title><h1>wsluice</h1>\n\
     <li><a href=\"readyz\">readyz</a>: new sessions are welcome\n<li><a href=\"api/v1/status\">api/v1</a>: for operators\n\
     </ul>\n";
 
-/// What it shows.
+/// What the admin server shows.
 #[derive(Clone, Debug)]
 pub struct AdminState {
     /// All metrics of the process.
     pub registry: Registry,
-    /// Whether new sessions are welcome.
+    /// Whether new sessions are accepted.
     pub readiness: Readiness,
-    /// What can be asked and ordered besides.
+    /// The API, if there is one.
     pub api: Option<Arc<Api>>,
-    /// What it counts itself.
+    /// Its own metrics.
     pub metrics: visitor::Metrics,
 }
 
-/// What it shows, and how many may look.
+/// The admin server: what it shows, and its limits.
 #[derive(Debug)]
-struct House {
+struct AdminServer {
     state: AdminState,
     scrapes: Scrapes,
     api_turns: Semaphore,
-    for_head: Duration,
-    for_answer: Duration,
+    head_timeout: Duration,
+    answer_timeout: Duration,
 }
 
-impl House {
-    fn new(state: AdminState) -> House {
+impl AdminServer {
+    fn new(state: AdminState) -> AdminServer {
         let (scrapes, api_turns) = (Scrapes::new(state.registry.clone()), Semaphore::new(API_MAX));
-        House { state, scrapes, api_turns, for_head: HEADER_TIMEOUT, for_answer: ANSWER_TIMEOUT }
+        AdminServer { state, scrapes, api_turns, head_timeout: HEADER_TIMEOUT, answer_timeout: ANSWER_TIMEOUT }
     }
 }
 
-/// Answers on what `acceptor` accepts until `shutdown` comes, then lets the answers under way end (a second at most).
+/// Serves connections of `acceptor` until `shutdown`, then lets responses under way finish (a second at most).
 ///
-/// Dropping it closes the connections at once.
+/// Dropping the future closes the connections at once.
 pub async fn serve(acceptor: Acceptor, state: AdminState, shutdown: impl Future<Output = ()>) {
     let mut acceptor = acceptor.for_admin();
     let (stop, stopped) = watch::channel(());
     let mut visitors = Visitors::new(CONNECTIONS_MAX, state.metrics.clone());
-    let house = Arc::new(House::new(state));
+    let server = Arc::new(AdminServer::new(state));
     let mut shutdown = pin!(shutdown);
     let begin = |visitors: &mut Visitors, (io, peer): (Stream, PeerAddr)| {
         let who = Who::of(&io, peer);
         let visitor = Arc::new(Visitor::new(clock::now()));
-        visitors.enter(Arc::clone(&visitor), connection(io, who, visitor, Arc::clone(&house), stopped.clone()));
+        visitors.enter(Arc::clone(&visitor), connection(io, who, visitor, Arc::clone(&server), stopped.clone()));
     };
     loop {
         let accepted = tokio::select! {
@@ -126,16 +126,16 @@ pub async fn serve(acceptor: Acceptor, state: AdminState, shutdown: impl Future<
                 visitors.make_room().await;
                 begin(&mut visitors, accepted);
             }
-            // Those that are kept back are taken too: by ourselves.
+            // The reserved descriptors are in use too: by this server itself.
             Err(pause) if pause.reason == AcceptPauseReason::Descriptors && visitors.give_way().await => {
                 acceptor.try_again();
             }
-            // The next call waits; the same again is not worth a line.
+            // The next call waits; a repeated error is not logged.
             Err(pause) if pause.is_news => warn!(error = %pause.source, "{pause}"),
             Err(_) => {}
         }
     }
-    // Those that wait would be reset with the socket.
+    // Connections that wait would be reset with the socket.
     for accepted in acceptor.into_waiting().take(CONNECTIONS_MAX) {
         begin(&mut visitors, accepted);
     }
@@ -147,34 +147,34 @@ async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin,
     who: Who,
     visitor: Arc<Visitor>,
-    house: Arc<House>,
+    server: Arc<AdminServer>,
     mut stopped: watch::Receiver<()>,
 ) {
     let requested = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
-        let (house, visitor) = (&house, &visitor);
+        let (server, visitor) = (&server, &visitor);
         requested.store(true, Ordering::Relaxed);
         async move {
             let request = request.map(|body| WatchedRequestBody::new(body, Arc::clone(visitor)));
-            let answer = answer(house, who, request).await;
+            let answer = answer(server, who, request).await;
             visitor.is_answered(clock::now());
             Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(house.for_head)
+        .header_read_timeout(server.head_timeout)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(WatchedStream::new(io, Arc::clone(&visitor))), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = visitor.stalls(house.for_answer) => {
-            house.state.metrics.unread();
+        () = visitor.stalls(server.answer_timeout) => {
+            server.state.metrics.unread();
             return debug!("an admin client did not read its answer");
         }
         () = until_told_to_end(&mut stopped) => {
-            // hyper would end one without a request at once, and its first may be on its way.
+            // hyper would close a connection without a request at once, but its first may be on its way.
             let first = poll_fn(|cx| match connection.as_mut().poll(cx) {
                 Poll::Ready(ended) => Poll::Ready(Some(ended)),
                 Poll::Pending if requested.load(Ordering::Relaxed) => Poll::Ready(None),
@@ -200,19 +200,19 @@ async fn until_told_to_end(stopped: &mut watch::Receiver<()>) {
     let _ = tokio::time::timeout(LIFETIME, stopped.changed()).await;
 }
 
-/// The answer to a request. Only the API reads its body.
-async fn answer<B>(house: &House, who: Who, request: Request<B>) -> Response<Full<Bytes>>
+/// Answers a request. Only the API reads its body.
+async fn answer<B>(server: &AdminServer, who: Who, request: Request<B>) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let state = &house.state;
+    let state = &server.state;
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     if path.starts_with(call::ROOT)
         && let Some(api) = &state.api
     {
-        return match house.api_turns.try_acquire() {
+        return match server.api_turns.try_acquire() {
             Ok(_turn) => api.answer(who, Request::from_parts(parts, body)).await,
             Err(_) => busy("too many requests at once, try again\n"),
         };
@@ -240,7 +240,7 @@ where
             if !is_known {
                 return respond(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", format!("{}\n", Denied::Host));
             }
-            match house.scrapes.text().await {
+            match server.scrapes.text().await {
                 Ok(metrics) => respond(StatusCode::OK, exposition::CONTENT_TYPE, metrics),
                 Err(NoText::Crowded) => busy("too many scrapes at once, try again\n"),
                 Err(error) => {
@@ -263,7 +263,7 @@ fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     respond(status, "text/plain; charset=utf-8", body)
 }
 
-/// An answer of its moment: no cache may keep it.
+/// Builds a response that no cache may keep.
 fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
@@ -388,13 +388,13 @@ mod tests {
         assert!(TcpStream::connect(admin.addr).await.is_err());
     }
 
-    /// A connection that is served with short times, until it ends.
+    /// Serves a connection with short timeouts until it ends.
     async fn served(io: impl AsyncRead + AsyncWrite + Unpin, state: AdminState) {
         let times = Duration::from_millis(20);
-        let house = House { for_head: times, for_answer: times, ..House::new(state) };
+        let server = AdminServer { head_timeout: times, answer_timeout: times, ..AdminServer::new(state) };
         let (_stop, stopped) = watch::channel(());
         let visitor = Arc::new(Visitor::new(clock::now()));
-        let served = connection(io, Who::Unix { uid: None, pid: None }, visitor, Arc::new(house), stopped);
+        let served = connection(io, Who::Unix { uid: None, pid: None }, visitor, Arc::new(server), stopped);
         tokio::time::timeout(LIFETIME / 2, served).await.expect("not only at the end of its life");
     }
 
@@ -418,12 +418,12 @@ mod tests {
         drop(theirs);
     }
 
-    /// So many more than there is room for, each of which sends this and then nothing.
+    /// Opens more connections than the limit; each sends this and then nothing.
     async fn crowd(addr: SocketAddr, sent: &str) -> Vec<TcpStream> {
         let mut crowd = vec![];
         for _ in 0..CONNECTIONS_MAX + 36 {
             let mut client = TcpStream::connect(addr).await.unwrap();
-            // One that had to give way already.
+            // It may have had to give way already.
             let _ = client.write_all(sent.as_bytes()).await;
             crowd.push(client);
         }

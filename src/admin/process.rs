@@ -1,4 +1,4 @@
-//! The desk of this process: what is in force is read, what is ordered is passed on to `control`.
+//! The [`AdminBackend`] of this process: reads its state, and passes actions on to `control`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,23 +25,23 @@ use crate::session::{Member, Sessions};
 use crate::upstream::Upstream;
 use crate::ws::close::Close;
 
-/// This process, for its operators.
+/// The backend of this process.
 #[derive(Debug)]
 pub struct ProcessBackend {
     control: ControlHandle,
     sessions: Arc<Sessions>,
-    roll: SessionList,
+    list: SessionList,
     readiness: Readiness,
     started: SystemTime,
     began: MonotonicTime,
 }
 
 impl ProcessBackend {
-    /// One that has just begun.
+    /// Creates the backend of a process that has just started.
     pub fn new(control: ControlHandle, sessions: Arc<Sessions>, readiness: Readiness) -> ProcessBackend {
         let (started, began) = (SystemTime::now(), clock::now());
-        let roll = SessionList::new(Arc::clone(&sessions));
-        ProcessBackend { control, sessions, roll, readiness, started, began }
+        let list = SessionList::new(Arc::clone(&sessions));
+        ProcessBackend { control, sessions, list, readiness, started, began }
     }
 
     fn in_force(&self, config: Value) -> ConfigView {
@@ -50,7 +50,7 @@ impl ProcessBackend {
             hash: in_force.loaded.hash(),
             source: in_force.loaded.source.name().to_owned(),
             since: in_force.since,
-            // A clock that was set back since says nothing.
+            // Zero if the clock was set back meanwhile.
             age: in_force.since.elapsed().unwrap_or_default(),
             config,
         }
@@ -111,7 +111,7 @@ impl AdminBackend for ProcessBackend {
                     let of = drains.iter_mut().filter(|drain| drain.target.has(&listed.member));
                     of.for_each(|drain| drain.sessions += 1);
                 };
-                self.roll.look(&Filter::default(), None, usize::MAX, false, count).await;
+                self.list.for_each(&Filter::default(), None, usize::MAX, false, count).await;
             }
             drains
         })
@@ -126,7 +126,7 @@ impl AdminBackend for ProcessBackend {
 
     fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, OrderError>> {
         Box::pin(async {
-            let checked = self.control.ask(|done| ControlRequest::Check { text, done }).await;
+            let checked = self.control.request(|done| ControlRequest::Check { text, done }).await;
             Ok(checked.ok_or(OrderError::Ending)??)
         })
     }
@@ -141,13 +141,13 @@ impl AdminBackend for ProcessBackend {
             let after: Option<SessionId> =
                 after.map(str::parse).transpose().map_err(|error| OrderError::Bad(format!("`after`: {error}")))?;
             let mut found = vec![];
-            self.roll.look(filter, after, max, true, |listed| found.push(session(listed))).await;
+            self.list.for_each(filter, after, max, true, |listed| found.push(session(listed))).await;
             Ok(found)
         })
     }
 
     fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>> {
-        Box::pin(async { Some(session(self.roll.listed(id).await?)) })
+        Box::pin(async { Some(session(self.list.listed(id).await?)) })
     }
 
     fn close<'a>(
@@ -157,17 +157,17 @@ impl AdminBackend for ProcessBackend {
         over: Duration,
     ) -> ReplyFuture<'a, Result<usize, OrderError>> {
         Box::pin(async move {
-            let mut places = vec![];
+            let mut ids = vec![];
             match which {
-                Which::One(id) => places.extend(self.roll.listed(id).await.map(|listed| listed.place)),
+                Which::One(id) => ids.extend(self.list.listed(id).await.map(|listed| listed.place)),
                 Which::All(filter) => {
-                    self.roll.look(filter, None, usize::MAX, false, |listed| places.push(listed.place)).await;
+                    self.list.for_each(filter, None, usize::MAX, false, |listed| ids.push(listed.place)).await;
                 }
             }
-            let count = places.len();
+            let count = ids.len();
             let why = StopReason::Operator(Arc::new(close));
             self.control
-                .ask(|done| ControlRequest::Close { places, span: over, why, done })
+                .request(|done| ControlRequest::Close { sessions: ids, span: over, why, done })
                 .await
                 .ok_or(OrderError::Ending)?;
             Ok(count)
@@ -176,14 +176,14 @@ impl AdminBackend for ProcessBackend {
 
     fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, OrderError>> {
         Box::pin(async move {
-            let begun = self.control.ask(|done| ControlRequest::Drain { target, span: time, done }).await;
+            let begun = self.control.request(|done| ControlRequest::Drain { target, span: time, done }).await;
             begun.ok_or(OrderError::Ending)
         })
     }
 
     fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, OrderError>> {
         Box::pin(async {
-            let ended = self.control.ask(|done| ControlRequest::EndDrain { target, done }).await;
+            let ended = self.control.request(|done| ControlRequest::EndDrain { target, done }).await;
             Ok(ended.ok_or(OrderError::Ending)??)
         })
     }
@@ -210,18 +210,18 @@ impl From<ReloadError> for OrderError {
 
 fn session(listed: Listed<Member>) -> SessionView {
     let Listed { place, member, told, stop } = listed;
-    let seen = session_list::seen(&member, told, clock::now());
+    let filter_input = session_list::filter_input(&member, told, clock::now());
     SessionView {
         id: place.to_string(),
-        listener: seen.listener.to_owned(),
-        route: seen.route.to_owned(),
-        upstream: seen.upstream.to_owned(),
-        endpoint: seen.endpoint.to_owned(),
-        client: seen.client,
-        opened: SystemTime::now() - seen.age,
-        age: seen.age,
-        idle: seen.idle,
-        queued_bytes: seen.queued,
+        listener: filter_input.listener.to_owned(),
+        route: filter_input.route.to_owned(),
+        upstream: filter_input.upstream.to_owned(),
+        endpoint: filter_input.endpoint.to_owned(),
+        client: filter_input.client,
+        opened: SystemTime::now() - filter_input.age,
+        age: filter_input.age,
+        idle: filter_input.idle,
+        queued_bytes: filter_input.queued,
         closing: stop.map(|stop| outcome::stopping_label(&stop.why).to_owned()),
     }
 }

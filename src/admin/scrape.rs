@@ -1,7 +1,7 @@
-//! The text of all metrics, for however many ask at once.
+//! The text of all metrics, shared by concurrent scrapes.
 //!
-//! Of many routes it takes milliseconds to write and megabytes to hold, so it is written on a thread apart, one at a time,
-//! and all who asked before it was begun share it.
+//! With many routes it takes milliseconds to write and megabytes to hold. So it is written on a blocking thread, one at a
+//! time, and all scrapes that asked before it was begun share it.
 
 use std::sync::Arc;
 
@@ -14,39 +14,39 @@ use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::telemetry::exposition;
 
-/// How many may wait for a text at a time. A scraper or two, each with a spare.
+/// The most scrapes that may wait: a scraper or two, each with a spare.
 const WAITING_MAX: usize = 16;
 
-/// Why there is none.
+/// Why there is no text.
 #[derive(Debug, thiserror::Error)]
 pub enum NoText {
-    /// So many wait already.
+    /// Too many scrapes wait already.
     #[error("too many scrapes at once")]
     Crowded,
-    /// A family breaks the format: a mistake of ours.
+    /// A metric family breaks the format, which is a bug.
     #[error("the metrics cannot be written")]
     Broken(#[source] prometheus::Error),
-    /// Writing it failed half-way.
+    /// The writing thread panicked.
     #[error("the metrics could not be written to their end")]
     Failed,
 }
 
-/// Writes them.
+/// Writes the text for all scrapes.
 #[derive(Debug)]
 pub struct Scrapes {
     registry: Registry,
     turns: Semaphore,
-    /// When it was begun, as long as somebody may share it.
+    /// When the text was begun, while it may be shared.
     last: Arc<Mutex<Option<(MonotonicTime, Bytes)>>>,
 }
 
 impl Scrapes {
-    /// Those of `registry`.
+    /// Creates it for `registry`.
     pub fn new(registry: Registry) -> Scrapes {
         Scrapes { registry, turns: Semaphore::new(WAITING_MAX), last: Arc::default() }
     }
 
-    /// All metrics, not older than this call.
+    /// Returns the text of all metrics, not older than this call.
     ///
     /// # Errors
     /// See [`NoText`].
@@ -65,7 +65,7 @@ impl Scrapes {
             return Ok(text);
         }
         let registry = self.registry.clone();
-        // Whoever asked may be gone meanwhile: nobody else begins before this one is done.
+        // Even if the scraper has gone meanwhile, no other text is begun before this one is done.
         let written = spawn_blocking(move || {
             let begun = clock::now();
             let text = Bytes::from(exposition::encode(&registry).map_err(NoText::Broken)?);
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it is asked, and takes its time.
+    /// Counts how often it is collected, slowly.
     struct Slow(Arc<AtomicUsize>, IntCounter);
 
     impl Collector for Slow {

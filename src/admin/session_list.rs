@@ -1,8 +1,8 @@
-//! The roll of all sessions: who is there, and what each tells of itself.
+//! Lists sessions, with what each reports of itself.
 //!
-//! Sessions may be many, and whoever scrapes or asks for `/livez` waits for this thread: they are looked at in short walks
-//! with a turn for everybody else between two, and one request at a time does so. How long a session has been idle and what
-//! waits in it only it knows, so those that are shown, or chosen by that, are asked first, and given a moment to answer.
+//! There may be many, and scrapes and `/livez` share this thread: the list is walked in short steps that yield in between,
+//! and for one request at a time. Only the session itself knows how long it has been idle and how much it has queued, so
+//! sessions that are shown, or filtered by that, are asked first and get a moment to answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,31 +17,31 @@ use crate::base::time::MonotonicTime;
 use crate::session::registry::{Listed, SessionId, SessionReport};
 use crate::session::{Member, Sessions};
 
-/// Places of a worker that are looked at under one lock: tens of microseconds.
-const STEPS: usize = 1024;
-/// For sessions that were asked to tell of themselves. Each does when its worker has a moment; one that has none is shown
-/// as it was.
+/// The entries of a worker that are walked under one lock: tens of microseconds.
+const STEP: usize = 1024;
+/// How long to wait for reports. A session reports when its worker gets to it; one that has not is shown with its last
+/// report.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// Between two looks at whether they have.
-const LOOK: Duration = Duration::from_millis(1);
+/// The time between two checks whether they have reported.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// All sessions of the process.
 #[derive(Debug)]
 pub struct SessionList {
     sessions: Arc<Sessions>,
-    /// Held by whoever looks.
-    looking: Mutex<()>,
+    /// Held while a request walks the list.
+    turn: Mutex<()>,
 }
 
 impl SessionList {
-    /// Of these.
+    /// Creates a list of these sessions.
     pub fn new(sessions: Arc<Sessions>) -> SessionList {
-        SessionList { sessions, looking: Mutex::new(()) }
+        SessionList { sessions, turn: Mutex::new(()) }
     }
 
-    /// Shows `take` the sessions that `filter` names, at most `max`, those after `after` in the order of their places; with
-    /// what they tell of themselves at the moment if `fresh` or if the filter goes by it.
-    pub async fn look(
+    /// Calls `take` for the sessions that match `filter`, at most `max`, in the order of their ids and beginning after
+    /// `after`. They report first if `fresh`, or if the filter needs it.
+    pub async fn for_each(
         &self,
         filter: &Filter,
         mut after: Option<SessionId>,
@@ -49,18 +49,18 @@ impl SessionList {
         fresh: bool,
         mut take: impl FnMut(Listed<Member>),
     ) {
-        let _turn = self.looking.lock().await;
+        let _turn = self.turn.lock().await;
         let (lasting, is_momentary) = (filter.lasting(), filter.is_momentary());
         let mut left = max;
         while left > 0 {
             let (mut found, now) = (vec![], clock::now());
-            let mut rest = self.sessions.walk(after, STEPS, |place, member| {
-                if lasting.matches(&seen(member, SessionReport::default(), now)) {
+            let mut rest = self.sessions.walk(after, STEP, |place, member| {
+                if lasting.matches(&filter_input(member, SessionReport::default(), now)) {
                     found.push(place);
                 }
             });
             if !is_momentary && found.len() > left {
-                // Who is not shown need not be asked.
+                // A session that is not shown need not report.
                 found.truncate(left);
                 rest = found.last().copied();
             }
@@ -69,7 +69,7 @@ impl SessionList {
             }
             let now = clock::now();
             for listed in found.into_iter().filter_map(|place| self.sessions.listed(place)) {
-                if left > 0 && filter.matches(&seen(&listed.member, listed.told, now)) {
+                if left > 0 && filter.matches(&filter_input(&listed.member, listed.told, now)) {
                     left -= 1;
                     take(listed);
                 }
@@ -82,23 +82,23 @@ impl SessionList {
         }
     }
 
-    /// Has them tell of themselves, and waits a moment for it.
-    async fn ask(&self, places: &[SessionId]) {
-        self.sessions.ask_at(places.iter().copied());
+    /// Asks sessions to report, and waits a moment for it.
+    async fn ask(&self, ids: &[SessionId]) {
+        self.sessions.ask_at(ids.iter().copied());
         let deadline = Instant::now() + PATIENCE;
-        let mut left = places.iter().copied().peekable();
+        let mut left = ids.iter().copied().peekable();
         while let Some(place) = left.peek() {
             if self.sessions.has_told(*place) {
                 left.next();
             } else if Instant::now() < deadline {
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             } else {
                 return;
             }
         }
     }
 
-    /// The session of this id, with what it tells of itself at the moment; `None` if it has gone.
+    /// Returns the session of this id with a fresh report; `None` if it has ended.
     pub async fn listed(&self, id: &str) -> Option<Listed<Member>> {
         let place = id.parse().ok()?;
         self.sessions.listed(place)?;
@@ -107,8 +107,8 @@ impl SessionList {
     }
 }
 
-/// What a filter looks at.
-pub fn seen(member: &Member, told: SessionReport, now: MonotonicTime) -> FilterInput<'_> {
+/// Returns what a filter matches against.
+pub fn filter_input(member: &Member, told: SessionReport, now: MonotonicTime) -> FilterInput<'_> {
     let age = now.since(member.opened);
     FilterInput {
         route: &member.route.route,
@@ -146,7 +146,7 @@ mod tests {
         }
     }
 
-    /// `count` sessions, all of which were quiet from their start on.
+    /// Creates `count` sessions that have been quiet since their start.
     fn sessions(count: usize, asked: &Arc<ReportRequest>) -> (SessionList, Vec<Guard<Member>>) {
         let text = "routes: [{ name: all, upstream: app }]\nupstreams: { app: { endpoints: ['ws://127.0.0.1:1'] } }";
         let loaded = load_str("test", text, &|_| None).unwrap();
@@ -168,10 +168,10 @@ mod tests {
     #[tokio::test]
     async fn others_have_their_turns_while_all_sessions_are_looked_at() {
         let asked = Arc::default();
-        let (roll, _guards) = sessions(20 * STEPS, &asked);
+        let (list, _guards) = sessions(20 * STEP, &asked);
         let (turns, mut count) = (Cell::new(0), 0);
         let filter = Filter { route: Some("all".into()), ..Filter::default() };
-        let look = roll.look(&filter, None, usize::MAX, false, |_| count += 1);
+        let look = list.for_each(&filter, None, usize::MAX, false, |_| count += 1);
         let others = async {
             loop {
                 turns.set(turns.get() + 1);
@@ -182,7 +182,7 @@ mod tests {
             () = look => {}
             () = others => {}
         }
-        assert_eq!(count, 20 * STEPS);
+        assert_eq!(count, 20 * STEP);
         assert!(turns.get() >= 19, "{} turns", turns.get());
         assert_eq!(asked.0.load(Ordering::Relaxed), 0, "none was asked for what was not wanted");
     }
@@ -190,20 +190,20 @@ mod tests {
     #[tokio::test]
     async fn only_who_is_shown_is_asked_and_who_does_not_answer_is_not_waited_for() {
         let asked = Arc::default();
-        let (roll, guards) = sessions(3000, &asked);
+        let (list, guards) = sessions(3000, &asked);
         let mut shown = vec![];
-        roll.look(&Filter::default(), None, 10, true, |listed| shown.push(listed.place)).await;
+        list.for_each(&Filter::default(), None, 10, true, |listed| shown.push(listed.place)).await;
         assert_eq!((shown.len(), asked.0.load(Ordering::Relaxed)), (10, 10));
         let last = shown[9];
         shown.clear();
-        roll.look(&Filter::default(), Some(last), 2000, true, |listed| shown.push(listed.place)).await;
+        list.for_each(&Filter::default(), Some(last), 2000, true, |listed| shown.push(listed.place)).await;
         assert_eq!((shown.len(), asked.0.load(Ordering::Relaxed)), (2000, 2010));
         shown.dedup();
         assert!(shown.len() == 2000 && !shown.contains(&last));
-        // By what none of them says of itself.
+        // No session matches this filter.
         let filter = Filter { queued_at_least: Some("1B".parse().unwrap()), ..Filter::default() };
-        roll.look(&filter, None, 10, false, |_| panic!("nothing waits in any")).await;
+        list.for_each(&filter, None, 10, false, |_| panic!("nothing waits in any")).await;
         drop(guards);
-        roll.look(&Filter::default(), None, 10, true, |_| panic!("none is left")).await;
+        list.for_each(&Filter::default(), None, 10, true, |_| panic!("none is left")).await;
     }
 }

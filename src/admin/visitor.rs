@@ -1,8 +1,7 @@
-//! Those who are connected to the admin listener: what each is waited for, since when, and who gives way to others.
+//! The connections of the admin listener: which step each waits for, and which one gives way to a new one.
 //!
-//! There is room for so many. Whoever connects when it is taken gets the room of one that only waits: an orchestrator that
-//! asks whether we live must not find the door shut by those who say nothing. What is done for a visitor is always done to
-//! its end.
+//! Their number is limited. At the limit, a new connection replaces one that only waits: idle clients must not keep an
+//! orchestrator from asking whether the process lives. A request that is being handled is always finished.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,23 +21,23 @@ use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::telemetry::labelled::IntCounterVec;
 
-/// How long it is no news that visitors have to give way.
+/// The time between two log lines about connections that gave way.
 const NEWS: Duration = Duration::from_secs(60);
 
-/// What is waited for.
+/// The step that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AwaitedStep {
-    /// A request, whole: the visitor's turn, since then.
+    /// The client must send a complete request; waiting since then.
     Request(MonotonicTime),
-    /// That it takes its answer: its turn, and then it took something last.
+    /// The client must read its response; it last read something then.
     Reading(MonotonicTime),
-    /// Us.
+    /// The request is being handled.
     Ours,
 }
 
-/// Which of them gives way first, if any does; `room`: for how many there is room. Of those that owe a request the one that
-/// owes it for the longest, unless they are the smaller half: then it is the answer that nothing was taken of for the
-/// longest. So neither kind can crowd out the other.
+/// Returns which connection gives way first, if any; `room` is their limit. It is the one that has owed a request for the
+/// longest, unless such connections are less than half: then it is the one that has not read its response for the longest.
+/// So neither kind can crowd out the other.
 pub fn first_to_give_way<K: Copy>(room: usize, turns: impl Iterator<Item = (K, AwaitedStep)> + Clone) -> Option<K> {
     let silent = turns.clone().filter_map(|(key, turn)| match turn {
         AwaitedStep::Request(since) => Some((key, since)),
@@ -54,22 +53,22 @@ pub fn first_to_give_way<K: Copy>(room: usize, turns: impl Iterator<Item = (K, A
     first.map(|(key, _)| key)
 }
 
-/// One that is connected, as its connection and the door know it together.
+/// The state of a connection, shared by its task and the accept loop.
 #[derive(Debug)]
 pub struct Visitor {
-    /// In microseconds; 0: the turn is ours.
+    /// The start of the wait in microseconds; 0 while the request is handled.
     since: AtomicU64,
-    /// It is answered.
+    /// Whether it is reading a response.
     reads: AtomicBool,
 }
 
 impl Visitor {
-    /// One that has just come.
+    /// Creates the state of a new connection.
     pub fn new(now: MonotonicTime) -> Visitor {
         Visitor { since: AtomicU64::new(now.as_micros()), reads: AtomicBool::new(false) }
     }
 
-    /// Whose turn it is.
+    /// Returns the awaited step.
     pub fn turn(&self) -> AwaitedStep {
         match (self.since.load(Ordering::Relaxed), self.reads.load(Ordering::Relaxed)) {
             (0, _) => AwaitedStep::Ours,
@@ -78,12 +77,12 @@ impl Visitor {
         }
     }
 
-    /// Its request is whole.
+    /// Records that its request is complete.
     pub fn has_asked(&self) {
         self.since.store(0, Ordering::Relaxed);
     }
 
-    /// There is an answer.
+    /// Records that the response is ready.
     pub fn is_answered(&self, now: MonotonicTime) {
         self.since.store(now.as_micros(), Ordering::Relaxed);
         self.reads.store(true, Ordering::Relaxed);
@@ -101,7 +100,7 @@ impl Visitor {
         }
     }
 
-    /// Returns when it has taken nothing of its answer for so long.
+    /// Returns once the client has read nothing of its response for `limit`.
     pub async fn stalls(&self, limit: Duration) {
         loop {
             let now = clock::now();
@@ -112,13 +111,13 @@ impl Visitor {
             if quiet >= limit {
                 return;
             }
-            // One that is answered meanwhile is looked at again in time.
+            // A response that begins meanwhile is checked again in time.
             tokio::time::sleep(limit - quiet).await;
         }
     }
 }
 
-/// A connection that tells its visitor what is taken.
+/// A stream that records in its [`Visitor`] what the client reads.
 #[derive(Debug)]
 pub struct WatchedStream<T> {
     io: T,
@@ -126,7 +125,7 @@ pub struct WatchedStream<T> {
 }
 
 impl<T> WatchedStream<T> {
-    /// That of `visitor`.
+    /// Wraps the stream of `visitor`.
     pub fn new(io: T, visitor: Arc<Visitor>) -> WatchedStream<T> {
         WatchedStream { io, visitor }
     }
@@ -159,7 +158,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
         self.io.is_write_vectored()
     }
 
-    /// hyper flushes when all that there is has been written.
+    /// hyper flushes when everything has been written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         self.visitor.has_taken_all();
@@ -171,7 +170,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     }
 }
 
-/// The body of a request, which tells its visitor when it is whole.
+/// A request body that records in its [`Visitor`] when it is complete.
 #[derive(Debug)]
 pub struct WatchedRequestBody<B> {
     body: B,
@@ -179,7 +178,7 @@ pub struct WatchedRequestBody<B> {
 }
 
 impl<B: Body> WatchedRequestBody<B> {
-    /// That of a request of `visitor`.
+    /// Wraps the body of a request of `visitor`.
     pub fn new(body: B, visitor: Arc<Visitor>) -> WatchedRequestBody<B> {
         if body.is_end_stream() {
             visitor.has_asked();
@@ -209,12 +208,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for WatchedRequestBody<B> {
     }
 }
 
-/// What the door counts.
+/// The metrics of admin connections.
 #[derive(Clone, Debug)]
 pub struct Metrics(IntCounterVec);
 
 impl Metrics {
-    /// Makes and registers `wsluice_admin_connections_dropped_total`.
+    /// Creates and registers `wsluice_admin_connections_dropped_total`.
     ///
     /// # Errors
     /// If the name is taken.
@@ -226,13 +225,13 @@ impl Metrics {
         Ok(Metrics(dropped))
     }
 
-    /// One did not read its answer.
+    /// Counts a client that did not read its response.
     pub fn unread(&self) {
         self.0.with_label_values(&["unread"]).inc();
     }
 }
 
-/// All who are there.
+/// All admin connections.
 #[derive(Debug)]
 pub struct Visitors {
     room: usize,
@@ -243,18 +242,18 @@ pub struct Visitors {
 }
 
 impl Visitors {
-    /// None yet, and room for so many.
+    /// Creates an empty set with this limit.
     pub fn new(room: usize, metrics: Metrics) -> Visitors {
         Visitors { room, tasks: JoinSet::new(), here: HashMap::new(), metrics, crowded: None }
     }
 
-    /// Lets one in, whose connection is `task`.
+    /// Adds a connection and spawns its `task`.
     pub fn enter(&mut self, visitor: Arc<Visitor>, task: impl Future<Output = ()> + Send + 'static) {
         let handle = self.tasks.spawn(task);
         self.here.insert(handle.id(), (visitor, handle));
     }
 
-    /// Waits until one has gone. `None`: there is none. Cancel-safe.
+    /// Waits until a connection has ended. Returns `None` if there is none. Cancel-safe.
     pub async fn gone(&mut self) -> Option<Id> {
         let id = match self.tasks.join_next_with_id().await? {
             Ok((id, ())) => id,
@@ -264,12 +263,12 @@ impl Visitors {
         Some(id)
     }
 
-    /// Makes room for one more, if somebody can give way. It has gone when this returns.
+    /// Makes room for one more, if a connection can give way. It has ended when this returns.
     pub async fn make_room(&mut self) {
         while self.here.len() >= self.room && self.give_way().await {}
     }
 
-    /// Has one go, so that its descriptor is free. False: all that are there have asked for something that is being done.
+    /// Ends a connection to free its descriptor. Returns false if all of them have a request that is being handled.
     pub async fn give_way(&mut self) -> bool {
         let turns = self.here.iter().map(|(id, (visitor, _))| (*id, visitor.turn()));
         let Some(first) = first_to_give_way(self.room, turns) else { return false };
@@ -282,7 +281,7 @@ impl Visitors {
         if let Some((_, task)) = self.here.get(&first) {
             task.abort();
         }
-        // It ends where it waits.
+        // Its task ends at its next wait.
         while let Some(gone) = self.gone().await {
             if gone == first {
                 break;

@@ -1,4 +1,4 @@
-//! What is done for an upstream apart from any client: telling its endpoints, checking them, moving sessions off them.
+//! Background tasks of upstreams: discovery, health checks, and moving sessions.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,16 +16,16 @@ use crate::probe;
 use crate::telemetry::panics;
 use crate::upstream::endpoint::Endpoint;
 
-/// How often it is looked whether the process is going, while something else is waited for.
-const END_LOOK: Duration = Duration::from_millis(50);
-/// How long the first endpoints of a discovery are waited for.
-const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
+/// How often a wait checks whether the process is ending.
+const END_POLL: Duration = Duration::from_millis(50);
+/// How long to wait for the first endpoints of a discovery.
+const FIRST_ENDPOINTS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is under way for the sessions of each upstream, by its name.
+/// The state of evictions, by the upstream's name.
 pub type EvictionStates = BTreeMap<String, Arc<Mutex<eviction::EvictionState>>>;
 
-/// Begins the discoveries of upstreams that are new, and waits a while for the first endpoints of those that have none.
-pub async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>, ending: &AtomicBool) {
+/// Starts the discovery of new upstreams, and waits a while for the first endpoints of those that have none.
+pub async fn start_discovery(compiled: &mut Compiled, tasks: &mut BTreeMap<String, JoinSet<()>>, ending: &AtomicBool) {
     let mut first = JoinSet::new();
     for (name, CompiledUpstream { upstream, background, .. }) in &mut compiled.upstreams {
         let Some(background) = background else { continue };
@@ -35,23 +35,23 @@ pub async fn discover(compiled: &mut Compiled, tasks: &mut BTreeMap<String, Join
             if upstream.endpoints().is_empty() {
                 let upstream = discovery.upstream;
                 first.spawn(async move {
-                    if timeout(FIRST_ENDPOINTS, discovery.first).await.is_err() {
-                        tracing::warn!(%upstream, "no endpoints: discovery has told none yet");
+                    if timeout(FIRST_ENDPOINTS_TIMEOUT, discovery.first).await.is_err() {
+                        tracing::warn!(%upstream, "no endpoints: discovery has not found any yet");
                     }
                 });
             }
         }
     }
-    // Whoever is going needs no endpoints, and must not wait for them.
+    // A process that is ending needs no endpoints, and must not wait for them.
     while !ending.load(Ordering::Relaxed) {
-        if let Ok(None) = timeout(END_LOOK, first.join_next()).await {
+        if let Ok(None) = timeout(END_POLL, first.join_next()).await {
             return;
         }
     }
 }
 
-/// Begins what is done for an upstream apart from any client. `old` are the endpoints that it had before.
-pub fn attend(
+/// Starts the background tasks of an upstream. `old` are the endpoints that it had before.
+pub fn start_tasks(
     compiled: &mut CompiledUpstream,
     tasks: &mut JoinSet<()>,
     context: &CompileContext,
@@ -70,7 +70,7 @@ pub fn attend(
         Some(check) => {
             drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, context.families.probe.clone())))
         }
-        // What a check has found that is no more would never be found otherwise.
+        // Without a check, nothing else would ever clear the result of an earlier one.
         None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked(clock::now())),
     }
     if policy.is_none() {

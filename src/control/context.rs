@@ -1,4 +1,4 @@
-//! What the process has besides its configuration, which every compilation and reload works with.
+//! The parts of the process that outlive a configuration: metrics, live state, log output.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,28 +22,28 @@ use crate::upstream::endpoint_state::EndpointStates;
 use crate::upstream::reach::Own;
 use crate::{discovery, handover, probe, proxy, server, session, tls, upstream};
 
-/// All metric families of the data plane, registered once for the life of the process.
+/// All metric families, registered once for the life of the process.
 #[derive(Clone, Debug)]
 pub struct MetricFamilies {
     pub(super) server: server::metrics::Metrics,
     pub(super) proxy: proxy::metrics::Metrics,
     pub(super) session: session::metrics::Metrics,
     pub(super) upstream: upstream::metrics::Metrics,
-    /// Those of health checks.
+    /// Metrics of health checks.
     pub probe: probe::metrics::Metrics,
     pub(super) discovery: discovery::metrics::Metrics,
-    /// Those of reloads.
+    /// Metrics of reloads.
     pub control: metrics::Metrics,
-    /// Those of upgrades.
+    /// Metrics of upgrades.
     pub handover: handover::Metrics,
-    /// What is in force of certificates, with its metrics.
+    /// The certificates in force, with their metrics.
     pub certificates: Certificates,
-    /// Names of servers, with their metric.
+    /// The resolver of server names, with its metric.
     pub names: NameResolver,
 }
 
 impl MetricFamilies {
-    /// Registers them.
+    /// Creates and registers all families.
     ///
     /// # Errors
     /// If a name is taken.
@@ -63,39 +63,39 @@ impl MetricFamilies {
     }
 }
 
-/// What the process has besides its configuration.
+/// The parts of the process that outlive a configuration.
 #[derive(Clone, Debug)]
 pub struct CompileContext {
-    /// Threads that relay.
+    /// The number of worker threads.
     pub workers: usize,
-    /// Where metrics are counted.
+    /// The metrics.
     pub families: MetricFamilies,
-    /// Where log lines go, where there are any.
+    /// The log output, if there is one.
     pub log: Option<LogOutput>,
-    /// Who is still working.
+    /// All connections and sessions.
     pub sessions: Arc<Sessions>,
-    /// What is known of endpoints.
+    /// The live state of endpoints.
     pub lives: EndpointStates,
-    /// Who is on which route.
+    /// The connection quota of each route.
     pub rooms: RouteQuotas,
-    /// Whether the workers go round.
+    /// The heartbeats of the workers.
     pub pulse: WorkerHeartbeat,
-    /// Where we listen, the admin listener included.
+    /// Our own addresses, that of the admin listener included.
     pub own: Own,
     /// Set when another process has taken over.
     pub replacing: Arc<AtomicBool>,
-    /// The end has begun: what is waited for is not waited for any longer.
+    /// Set when the end of the process has begun: waits are cut short.
     pub ending: Arc<AtomicBool>,
-    /// How long others are waited for.
+    /// How long to wait for workers and files.
     pub patience: Patience,
 }
 
-/// How long whoever changes the configuration waits for others.
+/// How long a change of the configuration waits for others.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// For workers to accept on other sockets. One that is busy answers in milliseconds.
+    /// The time for workers to accept on other sockets. A busy one takes milliseconds.
     pub workers: Duration,
-    /// For files to be read: a network file system may hang.
+    /// The time for files to be read: a network file system may hang.
     pub files: Duration,
 }
 
@@ -106,7 +106,7 @@ impl Default for Patience {
 }
 
 impl CompileContext {
-    /// Surroundings in which nothing is logged or scraped: enough to tell whether a file compiles.
+    /// Creates a context without log and scrapes, just to check whether a file compiles.
     ///
     /// # Panics
     /// Never: the registry is new, so no name is taken.
@@ -127,7 +127,7 @@ impl CompileContext {
         }
     }
 
-    /// The access log as the file wants it.
+    /// Returns the access log that the file configures.
     pub(super) fn access_log(&self, file: &Config) -> AccessLog {
         match &self.log {
             Some(output) if file.log.access => AccessLog::new(output.sink.clone(), output.format(&file.log)),
@@ -136,19 +136,19 @@ impl CompileContext {
     }
 }
 
-/// Where log lines go, and what can be changed of them.
+/// The log output, and what a reload can change of it.
 #[derive(Clone, Debug)]
 pub struct LogOutput {
     /// The output.
     pub sink: LogSink,
-    /// Whether somebody reads it on a terminal.
+    /// Whether it is a terminal.
     pub terminal: bool,
-    /// Those of the process, but for the access log.
+    /// Level and format of all lines but the access log.
     pub switch: Option<Switch>,
 }
 
 impl LogOutput {
-    /// The look of lines: as the file says, or by what the output is.
+    /// Returns the format of lines: as configured, or chosen by the kind of output.
     pub fn format(&self, log: &Log) -> Format {
         match log.format {
             LogFormat::Json => Format::Json,
@@ -158,7 +158,7 @@ impl LogOutput {
         }
     }
 
-    /// Has lines be as the file says from now on.
+    /// Applies the configured format and level.
     pub fn set(&self, log: &Log) {
         let Some(switch) = &self.switch else { return };
         switch.set_format(self.format(log));

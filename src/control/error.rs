@@ -1,4 +1,4 @@
-//! Why a reload, an upgrade or another request to control is refused.
+//! Why a reload, an upgrade or another request is refused.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use crate::config::ConfigErrors;
 use crate::handover::{SuccessionError, UpgradeError};
 use crate::net::listener::BindError;
 
-/// Why a configuration is not put in force. The one before stays.
+/// Why a request is refused. The configuration in force stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// There is something wrong with it.
+    /// The configuration is wrong.
     #[error("{0}")]
     Config(#[from] ConfigErrors),
     /// A listener cannot be opened.
@@ -20,31 +20,31 @@ pub enum ReloadError {
         /// Why.
         error: BindError,
     },
-    /// It is not in a file.
+    /// The configuration is not in a file.
     #[error("there is no file to read again: the configuration was given on the command line")]
     NoFile,
-    /// It has not been read.
+    /// The files could not be read in time.
     #[error("the file, or one that it names, could not be read in {0:?}: its file system hangs")]
     Unread(Duration),
-    /// Others wait already.
-    #[error("too many wait for this already; try again")]
+    /// Too many requests wait already.
+    #[error("too many such requests are waiting; try again")]
     Busy,
-    /// The process is going.
+    /// The process is shutting down.
     #[error("the process is shutting down")]
     Ending,
-    /// The next process is on its way, and is to find everything as it was told.
+    /// An upgrade is under way, and the next process relies on what it was given.
     #[error("an upgrade is under way")]
     Upgrading,
-    /// The next process has taken over.
+    /// Another process has taken over.
     #[error("process {0} has taken over, and this one ends with its last session")]
     Replaced(u32),
-    /// There is no next process to start.
+    /// The process does not know how to start the next one.
     #[error("this process cannot be upgraded: only `wsluice run` and `wsluice proxy` can")]
     NoSuccession,
-    /// The next process has not taken over.
+    /// The upgrade has failed.
     #[error("{0}")]
     Upgrade(#[source] UpgradeError),
-    /// This process was to take over from another, and does not.
+    /// This process could not take over from another one.
     #[error("{0}")]
     Succession(#[from] SuccessionError),
 }

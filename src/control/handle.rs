@@ -1,4 +1,4 @@
-//! What others see of `Control`: the configuration in force, and the way in which orders are given.
+//! The controller's interface for the rest of the process: reads what is in force, and sends requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,71 +18,71 @@ use crate::session::registry::SessionId;
 use crate::session::stop::StopReason;
 use crate::tls::certificates::Certificates;
 
-/// What `Control` can be asked for. Each answer comes through `done`; it does not matter if nobody waits for it any more.
+/// A request to the controller. The reply comes through `done`; a request is handled even if nobody waits for the reply.
 #[derive(Debug)]
 pub enum ControlRequest {
-    /// Read the configuration again and put it in force.
+    /// Reads the configuration again and puts it in force.
     Reload {
-        /// On whose account.
+        /// What caused it.
         trigger: Trigger,
-        /// What it changed, or why it was refused.
+        /// What has changed, or why it was refused.
         done: oneshot::Sender<Result<Changes, ReloadError>>,
     },
-    /// Say what is wrong with this configuration, or with the file as it is now.
+    /// Checks a configuration without putting it in force.
     Check {
-        /// Where it is from, and what it says; `None`: the file.
+        /// The configuration; `None` for the file as it is now.
         text: Option<String>,
         /// Warnings, or what is wrong.
         done: oneshot::Sender<Result<Vec<String>, ReloadError>>,
     },
-    /// Let no new sessions in there, and close those that are there.
+    /// Refuses new sessions on a target and closes the existing ones.
     Drain {
-        /// Where.
+        /// What is drained.
         target: DrainTarget,
-        /// Over how long.
+        /// The time over which sessions are closed.
         span: Duration,
-        /// How many sessions there are; `None`: there is no such target.
+        /// The number of sessions that will close; `None` if there is no such target.
         done: oneshot::Sender<Option<usize>>,
     },
-    /// Let them in again.
+    /// Ends a drain.
     EndDrain {
-        /// Where.
+        /// What is drained.
         target: DrainTarget,
-        /// Whether it was being drained; or why it cannot take them.
+        /// Whether it was being drained, or why its listener cannot be opened again.
         done: oneshot::Sender<Result<bool, ReloadError>>,
     },
-    /// Close sessions.
+    /// Closes sessions.
     Close {
-        /// Where they are; those that have gone meanwhile are passed over.
-        places: Vec<SessionId>,
-        /// Over how long.
+        /// Which sessions; those that have ended meanwhile are passed over.
+        sessions: Vec<SessionId>,
+        /// The time over which they are closed.
         span: Duration,
-        /// With which code and reason.
+        /// The close code and reason.
         why: StopReason,
-        /// How many were there, and were not told the same before.
+        /// The number of sessions that will close because of this request.
         done: oneshot::Sender<usize>,
     },
-    /// Start the next process, which takes over.
+    /// Starts the next process, which takes over.
     Upgrade {
-        /// Its number, when it has taken over, or why it has not.
+        /// The process id of the new process, or why it has not taken over.
         done: upgrades::Done,
     },
-    /// The end of the process has begun: there is no next one, unless it has taken over already.
+    /// Begins the end of the process: a next process that has not taken over yet is killed.
     End {
-        /// When that is so.
+        /// Answered when that is done.
         done: oneshot::Sender<()>,
     },
-    /// Accept no more connections, for good.
+    /// Stops accepting connections, for good.
     StopAccepting {
-        /// When none are accepted any more.
+        /// Answered when no more are accepted.
         done: oneshot::Sender<()>,
     },
 }
 
-/// The way to `Control`, for all others. Clones are the same.
+/// The interface of the controller. Clones share it.
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
-    pub(super) orders: mpsc::Sender<ControlRequest>,
+    pub(super) requests: mpsc::Sender<ControlRequest>,
     pub(super) in_force: Arc<ArcSwap<ActiveConfig>>,
     pub(super) drains: latest::Receiver<Vec<DrainProgress>>,
     pub(super) certificates: Certificates,
@@ -91,49 +91,49 @@ pub struct ControlHandle {
 }
 
 impl ControlHandle {
-    /// The processes before this one that still have sessions.
+    /// Returns the earlier processes that still have sessions.
     pub fn predecessors(&self) -> Vec<DrainingPredecessor> {
         self.handovers.each()
     }
 
-    /// Whether a certificate is kept since its file has become bad.
+    /// Returns true if an old certificate is kept because its file has become invalid.
     pub fn is_stale(&self) -> bool {
         self.certificates.is_stale()
     }
 
-    /// The configuration in force.
+    /// Returns the configuration in force.
     pub fn in_force(&self) -> Arc<ActiveConfig> {
         self.in_force.load_full()
     }
 
-    /// What is being drained, now and later.
+    /// Returns the drains, now and after each change.
     pub fn watch_drains(&self) -> latest::Receiver<Vec<DrainProgress>> {
         self.drains.clone()
     }
 
-    /// What is being drained.
+    /// Returns the drains.
     pub fn drains(&self) -> Vec<DrainProgress> {
         self.drains.borrow().clone()
     }
 
-    /// Gives an order, and waits for the answer. `None`: the process is going. An order once given is carried out, also if
-    /// nobody waits for the answer any more.
-    pub async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> ControlRequest) -> Option<T> {
+    /// Sends a request and waits for the reply. Returns `None` if the process is shutting down. A request that was sent is
+    /// handled even if this future is dropped.
+    pub async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest) -> Option<T> {
         let (done, answer) = oneshot::channel();
-        self.orders.send(order(done)).await.ok()?;
+        self.requests.send(request(done)).await.ok()?;
         answer.await.ok()
     }
 
-    /// Starts the next process, which takes over: sockets and all who wait there. Returns its number. What becomes of the
-    /// sessions of this one is for its owner to say, who hears of it by [`ControlHandle::replaced`].
+    /// Starts the next process, which takes over the listening sockets and the connections that wait there. Returns its
+    /// process id. The owner of this process decides about its sessions, after [`ControlHandle::replaced`].
     ///
     /// # Errors
-    /// Why it has not taken over; everything is as before then.
+    /// If it has not taken over; this process goes on as before.
     pub async fn upgrade(&self) -> Result<u32, ReloadError> {
-        self.ask(|done| ControlRequest::Upgrade { done }).await.unwrap_or(Err(ReloadError::Ending))
+        self.request(|done| ControlRequest::Upgrade { done }).await.unwrap_or(Err(ReloadError::Ending))
     }
 
-    /// Waits until another process has taken over. Returns its number. Cancel-safe.
+    /// Waits until another process has taken over. Returns its process id. Cancel-safe.
     pub async fn replaced(&self) -> u32 {
         match self.successor.clone().wait_for(Option::is_some).await.map(|pid| *pid) {
             Ok(Some(pid)) => pid,
@@ -141,7 +141,7 @@ impl ControlHandle {
         }
     }
 
-    /// Whether another process has taken over.
+    /// Returns true if another process has taken over.
     pub fn is_replaced(&self) -> bool {
         self.successor.borrow().is_some()
     }
@@ -149,8 +149,8 @@ impl ControlHandle {
     /// Reads the configuration again and puts it in force.
     ///
     /// # Errors
-    /// If it is refused, and why.
+    /// If it is refused.
     pub async fn reload(&self, trigger: Trigger) -> Result<Changes, ReloadError> {
-        self.ask(|done| ControlRequest::Reload { trigger, done }).await.unwrap_or(Err(ReloadError::Ending))
+        self.request(|done| ControlRequest::Reload { trigger, done }).await.unwrap_or(Err(ReloadError::Ending))
     }
 }

@@ -1,8 +1,8 @@
-//! Listeners that are open: their sockets, and the workers that accept on them.
+//! The open listeners: their sockets, and the workers that accept on them.
 //!
-//! A worker that hangs is waited for a while and no longer. It has been told what to do, and does it, in order, when it goes
-//! on: nothing is taken back for its sake, since all other workers have done it by then. Until it goes on it accepts nobody,
-//! and who is dealt to its sockets waits there.
+//! Each command waits for all workers, but not for long for one that hangs. Such a worker has its commands queued and runs
+//! them in order when it resumes; nothing is undone because of it, as all other workers are done by then. Until it resumes,
+//! connections on its sockets wait.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,66 +22,66 @@ use crate::route::pattern::HostPattern;
 use crate::server::Listener;
 use crate::server::accepting::{AcceptCommand, PendingConnections};
 
-/// The admin listener's name, in errors and where its sockets are handed on.
+/// The admin listener's name in errors and in a handover.
 const ADMIN: &str = "admin";
 
-/// Where the admin listener is, and who is let in.
+/// The admin listener: its socket and its access rules.
 #[derive(Clone, Debug)]
 pub struct AdminEndpoint {
     /// Its socket.
     pub bound: Arc<Bound>,
-    /// Where it was to be; with port 0 it is elsewhere.
+    /// The address as configured; with port 0 the bound one differs.
     pub written: Address,
-    /// What opens its API, if it is not open.
+    /// The tokens of its API; empty if it needs none.
     pub tokens: Arc<[AdminToken]>,
-    /// Names by which it may be asked for.
+    /// The values of `Host` that it accepts.
     pub hosts: Arc<[HostPattern]>,
 }
 
-/// All of them.
+/// All listeners of the process.
 #[derive(Debug)]
-pub struct Openings {
+pub struct Listeners {
     workers: Vec<mpsc::UnboundedSender<AcceptCommand>>,
-    /// By name.
-    open: BTreeMap<String, ListenerStart>,
-    /// Listeners that are not to be open although the configuration has them: by name, as they are.
-    shut: BTreeMap<String, Arc<Listener>>,
-    next: u64,
-    /// None are opened any more.
-    is_over: bool,
-    /// Sockets that others have left to us, until it is known who wants them.
+    /// The open ones, by name.
+    open: BTreeMap<String, OpenListener>,
+    /// Listeners that are drained: in the configuration, but not open. By name.
+    paused: BTreeMap<String, Arc<Listener>>,
+    next_id: u64,
+    /// No more listeners are opened, for good.
+    is_stopped: bool,
+    /// Inherited sockets that no listener has claimed yet.
     inheritance: Inheritance,
-    /// How many listeners have got theirs from there.
+    /// How many listeners have inherited their sockets.
     inherited: usize,
-    /// How long workers are waited for.
+    /// How long to wait for workers.
     patience: Duration,
-    /// Workers that have not done what they were told: each order that they owe holds one of these.
+    /// Workers that have not finished a command: each unfinished command holds one sender.
     late: BTreeMap<usize, mpsc::WeakSender<()>>,
-    /// Say when they have.
-    watches: JoinSet<()>,
+    /// Log when such a worker has caught up.
+    late_watchers: JoinSet<()>,
 }
 
-/// What workers are told, and whether each has done it.
+/// The acknowledgements of one command, by worker.
 struct WorkerAcks {
     done: Vec<(mpsc::Sender<()>, Option<mpsc::Receiver<()>>)>,
 }
 
 #[derive(Debug)]
-struct ListenerStart {
-    number: u64,
-    /// As it is written; with port 0 the address that it is bound to is another.
+struct OpenListener {
+    id: u64,
+    /// The address as configured; with port 0 the bound one differs.
     written: Address,
     bound: Arc<Bound>,
     listener: Arc<Listener>,
 }
 
-/// Sockets that were bound, and adopted maybe, are ours from now on.
+/// Takes ownership of sockets that were bound or inherited, and starts listening.
 ///
 /// # Errors
 /// If one of them does not listen.
 pub fn take_charge<'a>(bound: impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)>) -> Result<(), ReloadError> {
     for (name, bound) in bound {
-        // Nobody else has what has just been bound; what is shared is ours already.
+        // A socket that was just bound is not shared; a shared one is ours already.
         let Some(bound) = Arc::get_mut(bound) else { continue };
         if let Err(source) = bound.take_charge() {
             let error = BindError::Io { address: bound.address().clone(), source };
@@ -91,57 +91,57 @@ pub fn take_charge<'a>(bound: impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)
     Ok(())
 }
 
-/// What is accepted from now on gets the options that the listener says.
-fn tune(bound: &Bound, compiled: &CompiledListener) {
+/// Sets the listener's TCP options for connections accepted from now on.
+fn set_tcp_options(bound: &Bound, compiled: &CompiledListener) {
     if let Err(error) = bound.set_tcp((&compiled.written.tcp).into()) {
         tracing::warn!(listener = compiled.written.name, %error, "the options of `tcp` cannot be set");
     }
 }
 
-/// Sockets for listeners that are not open yet, by the names of these.
+/// Sockets of listeners that are not open yet, by the listener's name.
 pub type Bindings = BTreeMap<String, Arc<Bound>>;
 
-/// All of these, by the names of their listeners.
-pub fn all<'a>(
+/// Returns all sockets with the names of their listeners.
+pub fn all_sockets<'a>(
     bindings: &'a mut Bindings,
     admin: &'a mut Option<AdminEndpoint>,
 ) -> impl Iterator<Item = (&'a str, &'a mut Arc<Bound>)> {
     let listeners = bindings.iter_mut().map(|(name, bound)| (name.as_str(), bound));
-    listeners.chain(admin.iter_mut().map(|door| (ADMIN, &mut door.bound)))
+    listeners.chain(admin.iter_mut().map(|endpoint| (ADMIN, &mut endpoint.bound)))
 }
 
-impl Openings {
-    /// None yet, for these workers, who are waited for with this `patience`; with the sockets that others have left to us.
+impl Listeners {
+    /// Creates an empty set for these workers. `inheritance` holds sockets of an earlier process or a service manager.
     pub fn new(
         workers: Vec<mpsc::UnboundedSender<AcceptCommand>>,
         inheritance: Inheritance,
         patience: Duration,
-    ) -> Openings {
-        Openings {
+    ) -> Listeners {
+        Listeners {
             workers,
             open: BTreeMap::new(),
-            shut: BTreeMap::new(),
-            next: 1,
-            is_over: false,
+            paused: BTreeMap::new(),
+            next_id: 1,
+            is_stopped: false,
             inheritance,
             inherited: 0,
             patience,
             late: BTreeMap::new(),
-            watches: JoinSet::new(),
+            late_watchers: JoinSet::new(),
         }
     }
 
-    /// Workers that have not done yet what they were told.
+    /// Returns the workers that have not finished a command.
     pub fn late(&mut self) -> Vec<usize> {
         self.late.retain(|_, owed| owed.strong_count() > 0);
         self.late.keys().copied().collect()
     }
 
-    /// What each worker is to be told about now.
-    fn begin(&mut self) -> WorkerAcks {
+    /// Prepares the acknowledgements of a command.
+    fn begin_command(&mut self) -> WorkerAcks {
         let late = &self.late;
         let done = |worker| match late.get(&worker).and_then(mpsc::WeakSender::upgrade) {
-            // One that hangs already: nobody waits for it again.
+            // It hangs already: do not wait for it again.
             Some(owed) => (owed, None),
             None => {
                 let (done, is_done) = mpsc::channel(1);
@@ -151,75 +151,75 @@ impl Openings {
         WorkerAcks { done: (0..self.workers.len()).map(done).collect() }
     }
 
-    /// Waits until all workers have done it, or those that hang have been waited for long enough.
-    async fn finish(&mut self, WorkerAcks { done }: WorkerAcks) {
+    /// Waits until all workers have finished, or the time for those that hang is over.
+    async fn await_acks(&mut self, WorkerAcks { done }: WorkerAcks) {
         let deadline = Instant::now() + self.patience;
         let awaited: Vec<_> = done.into_iter().map(|(done, is_done)| (done.downgrade(), is_done)).collect();
-        while self.watches.try_join_next().is_some() {}
+        while self.late_watchers.try_join_next().is_some() {}
         for (worker, (owed, is_done)) in awaited.into_iter().enumerate() {
             let Some(mut is_done) = is_done else { continue };
             if timeout_at(deadline, is_done.recv()).await.is_ok() {
                 continue;
             }
-            tracing::error!(worker, waited = ?self.patience, "a worker hangs: it does what it was told when it goes on");
+            tracing::error!(worker, waited = ?self.patience, "a worker hangs: it will catch up when it resumes");
             self.late.insert(worker, owed);
-            self.watches.spawn(async move {
+            self.late_watchers.spawn(async move {
                 let _ = is_done.recv().await;
-                tracing::info!(worker, "a worker goes on, and has done what it was told");
+                tracing::info!(worker, "a worker has resumed and caught up");
             });
         }
     }
 
-    /// How many listeners have inherited sockets, and what nobody has asked for: who asks later gets none.
-    pub fn settle_inheritance(&mut self) -> (usize, Inheritance) {
+    /// Returns how many listeners have inherited sockets, and the unclaimed rest. Later listeners inherit none.
+    pub fn finish_inheritance(&mut self) -> (usize, Inheritance) {
         (self.inherited, std::mem::take(&mut self.inheritance))
     }
 
-    /// What the next process is to get after so many upgrades: all that listens, the admin listener among it.
+    /// Returns the sockets for the next process, those of the admin listener included.
     ///
     /// # Errors
     /// If no descriptor is left.
     pub fn offer(&self, admin: Option<&AdminEndpoint>, upgrades: u64) -> io::Result<HandoverOffer> {
         let mut offer = HandoverOffer::after(upgrades);
-        for (name, opening) in &self.open {
-            offer.add(name, &opening.bound)?;
+        for (name, open) in &self.open {
+            offer.add(name, &open.bound)?;
         }
-        if let Some(door) = admin {
-            offer.add(ADMIN, &door.bound)?;
+        if let Some(endpoint) = admin {
+            offer.add(ADMIN, &endpoint.bound)?;
         }
         Ok(offer)
     }
 
-    /// Sockets for those listeners that are not open at their address; `admin` is the admin listener's, as it is now.
+    /// Binds sockets for all listeners that are not open at their address yet. `admin` is the current admin listener.
     ///
     /// # Errors
-    /// If one cannot be bound; those that were are closed again, and have taken no connection from any that is open.
+    /// If one cannot be bound; the others are closed again, and have taken no connection from an open one.
     pub fn bind(&mut self, compiled: &Compiled, admin: Option<&AdminEndpoint>) -> Result<Bindings, ReloadError> {
         let mut bindings = Bindings::new();
         for CompiledListener { written, .. } in &compiled.listeners {
             let wanted = address(&written.bind);
-            let is_open = self.open.get(&written.name).is_some_and(|opening| opening.written == wanted);
-            if is_open || self.shut.contains_key(&written.name) || self.is_over {
+            let is_open = self.open.get(&written.name).is_some_and(|open| open.written == wanted);
+            if is_open || self.paused.contains_key(&written.name) || self.is_stopped {
                 continue;
             }
-            let bound = match self.bound_at(&wanted) {
+            let bound = match self.sockets_at(&wanted) {
                 Some(bound) => bound,
-                None => Arc::new(self.bind_one(&written.name, &wanted, self.workers.len(), admin)?),
+                None => Arc::new(self.bind_listener(&written.name, &wanted, self.workers.len(), admin)?),
             };
             bindings.insert(written.name.clone(), bound);
         }
         Ok(bindings)
     }
 
-    /// Sockets that may not listen yet: see [`take_charge`].
-    fn bind_one(
+    /// Binds or inherits the sockets of one listener. They do not listen before [`take_charge`].
+    fn bind_listener(
         &mut self,
         listener: &str,
         wanted: &Address,
         workers: usize,
         admin: Option<&AdminEndpoint>,
     ) -> Result<Bound, ReloadError> {
-        let mut ours = self.open.values().map(|opening| &opening.bound).chain(admin.map(|admin| &admin.bound));
+        let mut ours = self.open.values().map(|open| &open.bound).chain(admin.map(|admin| &admin.bound));
         let is_ours = ours.any(|bound| bound.address().overlaps(wanted));
         let bound = match self.inheritance.take(listener, wanted) {
             Some((address, inherited)) => {
@@ -232,13 +232,13 @@ impl Openings {
         bound.map_err(|error| ReloadError::Bind { listener: listener.to_owned(), error })
     }
 
-    /// The sockets at this address that a listener has now: two may change places.
-    fn bound_at(&self, wanted: &Address) -> Option<Arc<Bound>> {
+    /// Returns the sockets that a listener has at this address now: two listeners may swap addresses.
+    fn sockets_at(&self, wanted: &Address) -> Option<Arc<Bound>> {
         let mut open = self.open.values();
-        open.find(|opening| opening.bound.address() == wanted).map(|opening| Arc::clone(&opening.bound))
+        open.find(|open| open.bound.address() == wanted).map(|open| Arc::clone(&open.bound))
     }
 
-    /// The admin listener, if there is to be one: where it is `now`, or anew.
+    /// Returns the configured admin listener: on its socket of `now` if the address is the same, or on a new one.
     ///
     /// # Errors
     /// If it cannot be bound.
@@ -252,149 +252,148 @@ impl Openings {
         let (written, tokens) = (address(&admin.bind), compiled.tokens.as_slice().into());
         let bound = match now.filter(|now| now.written == written || *now.bound.address() == written) {
             Some(now) => Arc::clone(&now.bound),
-            None => Arc::new(self.bind_one(ADMIN, &written, 1, now)?),
+            None => Arc::new(self.bind_listener(ADMIN, &written, 1, now)?),
         };
         let hosts = admin.hosts.as_slice().into();
         Ok(Some(AdminEndpoint { bound, written, tokens, hosts }))
     }
 
-    /// Gives those that are there what the configuration says of them.
+    /// Updates the open and paused listeners to the new configuration.
     pub fn swap(&mut self, compiled: &Compiled) {
-        let open = self.open.values().map(|opening| &opening.listener);
-        for listener in open.chain(self.shut.values()) {
+        let open = self.open.values().map(|open| &open.listener);
+        for listener in open.chain(self.paused.values()) {
             if let Some(compiled) = compiled.listener(&listener.name) {
                 listener.settings.store(Arc::clone(&compiled.settings));
                 listener.proxy.store(Arc::clone(&compiled.proxy));
             }
         }
-        for (name, opening) in &self.open {
-            compiled.listener(name).into_iter().for_each(|compiled| tune(&opening.bound, compiled));
+        for (name, open) in &self.open {
+            compiled.listener(name).into_iter().for_each(|compiled| set_tcp_options(&open.bound, compiled));
         }
     }
 
-    /// Has the workers accept on `bindings`, and no more on what these listeners had before.
+    /// Makes the workers accept on `bindings`, and stop on the sockets these listeners had before.
     pub async fn open(&mut self, bindings: Bindings, compiled: &Compiled) {
         let mut replaced = vec![];
-        let told = self.begin();
+        let acks = self.begin_command();
         for (name, bound) in bindings {
             let Some(compiled) = compiled.listener(&name) else { continue };
-            tune(&bound, compiled);
+            set_tcp_options(&bound, compiled);
             let before = self.open.remove(&name);
-            let listener = before.as_ref().map(|opening| Arc::clone(&opening.listener)).unwrap_or_else(|| {
+            let listener = before.as_ref().map(|open| Arc::clone(&open.listener)).unwrap_or_else(|| {
                 let (settings, proxy) = (Arc::clone(&compiled.settings), Arc::clone(&compiled.proxy));
                 Arc::new(Listener::new(name.as_str().into(), settings, proxy))
             });
-            // One that was shut has nothing to be closed.
-            replaced.extend(before.filter(|before| before.number != 0));
-            let number = self.next;
-            self.next += 1;
-            for (worker, (done, _)) in self.workers.iter().zip(&told.done) {
+            // A paused listener has nothing to close.
+            replaced.extend(before.filter(|before| before.id != 0));
+            let id = self.next_id;
+            self.next_id += 1;
+            for (worker, (done, _)) in self.workers.iter().zip(&acks.done) {
                 let (listener, bound, done) = (Arc::clone(&listener), Arc::clone(&bound), done.clone());
-                // A worker that is gone is gone with the process.
-                let _ = worker.send(AcceptCommand::Accept { opening: number, listener, bound, done });
+                // A worker ends only with the process.
+                let _ = worker.send(AcceptCommand::Accept { binding_id: id, listener, bound, done });
             }
             tracing::info!(
                 listener = name, address = %bound.address(), tls = compiled.settings.tls.is_some(), "listening"
             );
             let written = address(&compiled.written.bind);
-            self.open.insert(name, ListenerStart { number, written, bound, listener });
+            self.open.insert(name, OpenListener { id, written, bound, listener });
         }
-        self.finish(told).await;
+        self.await_acks(acks).await;
         self.close(replaced).await;
     }
 
-    /// Accepts no more on listeners that the configuration does not have. Returns these.
+    /// Closes the listeners that the configuration no longer has. Returns them.
     pub async fn close_others(&mut self, compiled: &Compiled) -> Vec<Arc<Listener>> {
         let names: Vec<String> = self.open.keys().filter(|name| compiled.listener(name).is_none()).cloned().collect();
-        let gone: Vec<ListenerStart> = names.iter().filter_map(|name| self.open.remove(name)).collect();
-        let listeners = gone.iter().map(|opening| Arc::clone(&opening.listener)).collect();
+        let gone: Vec<OpenListener> = names.iter().filter_map(|name| self.open.remove(name)).collect();
+        let listeners = gone.iter().map(|open| Arc::clone(&open.listener)).collect();
         self.close(gone).await;
         listeners
     }
 
-    /// Accepts no more on any, for good.
+    /// Closes all listeners, for good.
     pub async fn close_all(&mut self) {
-        self.is_over = true;
+        self.is_stopped = true;
         let gone = std::mem::take(&mut self.open).into_values().collect();
         self.close(gone).await;
     }
 
-    /// Another process accepts from now on, on all but the `unwanted` addresses.
+    /// Leaves all listeners to the next process, and closes those at the `unwanted` addresses.
     pub async fn leave_to_successor(&mut self, unwanted: &[Address]) {
-        self.is_over = true;
+        self.is_stopped = true;
         let all = std::mem::take(&mut self.open).into_values();
-        let (gone, left): (Vec<_>, Vec<_>) = all.partition(|opening| unwanted.contains(opening.bound.address()));
-        left.iter().for_each(|opening| opening.bound.leave_file());
+        let (gone, left): (Vec<_>, Vec<_>) = all.partition(|open| unwanted.contains(open.bound.address()));
+        left.iter().for_each(|open| open.bound.leave_file());
         self.stop(left, PendingConnections::Leave).await;
         self.stop(gone, PendingConnections::Accept).await;
     }
 
-    /// Accepts no more on this listener until it is let in again. Returns it.
-    pub async fn shut(&mut self, name: &str) -> Option<Arc<Listener>> {
-        if let Some(opening) = self.open.remove(name) {
-            self.shut.insert(name.to_owned(), Arc::clone(&opening.listener));
-            self.close(vec![opening]).await;
+    /// Closes this listener until [`resume`](Self::resume). Returns it.
+    pub async fn pause(&mut self, name: &str) -> Option<Arc<Listener>> {
+        if let Some(open) = self.open.remove(name) {
+            self.paused.insert(name.to_owned(), Arc::clone(&open.listener));
+            self.close(vec![open]).await;
         }
-        self.shut.get(name).cloned()
+        self.paused.get(name).cloned()
     }
 
-    /// Accepts again on a listener that was shut.
+    /// Opens a paused listener again.
     ///
     /// # Errors
-    /// If it cannot be bound; it stays shut.
-    pub async fn let_in(&mut self, name: &str, compiled: &Compiled) -> Result<(), ReloadError> {
-        let (Some(listener), Some(configured)) = (self.shut.get(name).cloned(), compiled.listener(name)) else {
-            self.shut.remove(name);
+    /// If it cannot be bound; it stays paused.
+    pub async fn resume(&mut self, name: &str, compiled: &Compiled) -> Result<(), ReloadError> {
+        let (Some(listener), Some(configured)) = (self.paused.get(name).cloned(), compiled.listener(name)) else {
+            self.paused.remove(name);
             return Ok(());
         };
-        if self.is_over {
+        if self.is_stopped {
             return Err(ReloadError::Ending);
         }
         let written = address(&configured.written.bind);
-        let mut bound = Arc::new(self.bind_one(name, &written, self.workers.len(), None)?);
+        let mut bound = Arc::new(self.bind_listener(name, &written, self.workers.len(), None)?);
         take_charge([(name, &mut bound)].into_iter())?;
-        self.shut.remove(name);
+        self.paused.remove(name);
         let bindings = Bindings::from([(name.to_owned(), Arc::clone(&bound))]);
-        // No worker has an opening of this number: there is nothing to stop.
-        self.open.insert(name.to_owned(), ListenerStart { number: 0, written, bound, listener });
+        // No worker knows a binding of this id: there is nothing to stop.
+        self.open.insert(name.to_owned(), OpenListener { id: 0, written, bound, listener });
         self.open(bindings, compiled).await;
         Ok(())
     }
 
-    async fn close(&mut self, gone: Vec<ListenerStart>) {
-        let is_shared =
-            |gone: &ListenerStart| self.open.values().any(|opening| Arc::ptr_eq(&opening.bound, &gone.bound));
+    async fn close(&mut self, gone: Vec<OpenListener>) {
+        let is_shared = |gone: &OpenListener| self.open.values().any(|open| Arc::ptr_eq(&open.bound, &gone.bound));
         let (shared, gone) = gone.into_iter().partition(is_shared);
         self.stop(shared, PendingConnections::Leave).await;
         self.stop(gone, PendingConnections::Accept).await;
     }
 
-    /// Has the workers accept no more on these; the sockets are closed when nobody else has them.
-    async fn stop(&mut self, gone: Vec<ListenerStart>, waiting: PendingConnections) {
-        let told = self.begin();
-        for ListenerStart { number, listener, bound, .. } in &gone {
-            for (worker, (done, _)) in self.workers.iter().zip(&told.done) {
-                let _ = worker.send(AcceptCommand::Stop { opening: *number, waiting, done: done.clone() });
+    /// Makes the workers stop accepting on these; the sockets close with their last owner.
+    async fn stop(&mut self, gone: Vec<OpenListener>, waiting: PendingConnections) {
+        let acks = self.begin_command();
+        for OpenListener { id, listener, bound, .. } in &gone {
+            for (worker, (done, _)) in self.workers.iter().zip(&acks.done) {
+                let _ = worker.send(AcceptCommand::Stop { binding_id: *id, waiting, done: done.clone() });
             }
             tracing::info!(listener = %listener.name, address = %bound.address(), "not listening any more");
         }
-        self.finish(told).await;
+        self.await_acks(acks).await;
     }
 
-    /// Everything that we listen on, or are about to: what is open, `bindings`, and the admin listeners.
-    pub fn where_we_are<const N: usize>(
+    /// Returns all addresses that we listen on or are about to: open ones, `bindings`, and admin listeners.
+    pub fn all_addresses<const N: usize>(
         &self,
         bindings: &Bindings,
         admin: [Option<&AdminEndpoint>; N],
     ) -> Vec<Address> {
-        let open = self.open.values().map(|opening| &opening.bound);
-        let all = open.chain(bindings.values()).chain(admin.into_iter().flatten().map(|door| &door.bound));
+        let open = self.open.values().map(|open| &open.bound);
+        let all = open.chain(bindings.values()).chain(admin.into_iter().flatten().map(|endpoint| &endpoint.bound));
         all.map(|bound| bound.address().clone()).collect()
     }
 
-    /// Where the open ones are, in the order of the file.
+    /// Returns the addresses of the open listeners, in the order of the file.
     pub fn addresses(&self, compiled: &Compiled) -> Vec<(Arc<str>, Address)> {
         let open = compiled.listeners.iter().filter_map(|compiled| self.open.get(&compiled.written.name));
-        open.map(|opening| (Arc::clone(&opening.listener.name), opening.bound.address().clone())).collect()
+        open.map(|open| (Arc::clone(&open.listener.name), open.bound.address().clone())).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What reloads count, and which configuration is in force since when.
+//! Metrics of reloads and of the configuration in force.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,21 +8,21 @@ use prometheus::{Gauge, IntGauge, Opts, Registry};
 use crate::telemetry::counters::{Counters, seconds};
 use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 
-/// Who asked for a reload.
+/// What caused a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// HUP.
+    /// A HUP signal.
     Signal,
-    /// The file changed, or one that it names.
+    /// A change of the file, or of one that it names.
     Watch,
-    /// The admin listener.
+    /// A request to the admin API.
     Api,
 }
 
 impl Trigger {
     const ALL: [Trigger; 3] = [Trigger::Signal, Trigger::Watch, Trigger::Api];
 
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Trigger::Signal => "signal",
@@ -32,23 +32,23 @@ impl Trigger {
     }
 }
 
-/// What became of a reload.
+/// The result of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reloaded {
     /// Another configuration is in force.
     Done,
-    /// The same, but a worker hangs and has it later.
+    /// Another configuration is in force, except on a worker that hangs.
     Late,
     /// The file says what is in force already.
     Unchanged,
-    /// Something is wrong with it: the old one stays.
+    /// It was refused: the old one stays.
     Refused,
 }
 
 impl Reloaded {
     const ALL: [Reloaded; 4] = [Reloaded::Done, Reloaded::Late, Reloaded::Unchanged, Reloaded::Refused];
 
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Reloaded::Done => "done",
@@ -59,19 +59,19 @@ impl Reloaded {
     }
 }
 
-/// What `control` counts on. Clones count on the same.
+/// The metrics of `control`. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     reloads: Arc<Counters<(Trigger, Reloaded)>>,
     successful: IntGauge,
     loaded: Gauge,
     info: IntGaugeVec,
-    /// The hash that `info` tells.
+    /// The hash in the series of `info`.
     hash: Arc<Mutex<Option<String>>>,
 }
 
 impl Metrics {
-    /// Makes and registers them.
+    /// Creates and registers the metrics.
     ///
     /// # Errors
     /// If one of the names is taken.
@@ -87,7 +87,7 @@ impl Metrics {
             "wsluice_config_last_reload_successful",
             "Whether the configuration in force is what its file last said: 0 while a file is refused.",
         )?;
-        // A time and not an age: Prometheus tells the age at the moment of its query.
+        // A time and not an age: a query computes the age at its own moment.
         let loaded = Gauge::new(
             "wsluice_config_loaded_timestamp_seconds",
             "When the configuration in force was put in force, in Unix time.",
@@ -109,12 +109,12 @@ impl Metrics {
         Ok(Metrics { reloads, successful, loaded, info, hash: Arc::default() })
     }
 
-    /// Says which configuration is in force `since` when: at the start, and after each reload that put another in force.
+    /// Records the configuration in force: at the start, and after each reload that has changed it.
     pub fn in_force(&self, hash: &str, since: SystemTime) {
-        let mut told = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.as_deref() != Some(hash) {
-            if let Some(old) = told.replace(hash.to_owned()) {
-                // An error says that there is no such series, which is what is wanted.
+        let mut current = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_deref() != Some(hash) {
+            if let Some(old) = current.replace(hash.to_owned()) {
+                // An error means that there is no such series, which is fine.
                 let _ = self.info.remove_label_values(&[&old]);
             }
             self.info.with_label_values(&[hash]).set(1);
@@ -123,7 +123,7 @@ impl Metrics {
         self.successful.set(1);
     }
 
-    /// Counts a reload. One that put another configuration in force says so besides: [`in_force`](Self::in_force).
+    /// Counts a reload. One that changes the configuration calls [`in_force`](Self::in_force) as well.
     pub fn reloaded(&self, by: Trigger, result: Reloaded) {
         self.reloads.inc((by, result));
         self.successful.set(i64::from(result != Reloaded::Refused));

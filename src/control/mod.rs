@@ -1,13 +1,13 @@
-//! From the configuration as written to the one in force, and whatever else changes while the process runs.
+//! Turns the configuration as written into the one in force, and makes every other change while the process runs.
 //!
-//! `Controller` is the only writer: reloads, drains and closes are [`ControlRequest`]s to it, whoever wants them (a signal, a file
-//! that changed, an operator), and it carries them out one after the other, on a thread of its own. A configuration is
-//! built and checked whole before anything of it is seen (`compile`, then sockets, then the first endpoints), and then
-//! put in force piece by piece, each by one swap; what is the same as before is not touched. Others only read, through
+//! [`Controller`] is the only writer. Reloads, drains and closes reach it as [`ControlRequest`]s, whether they come from a
+//! signal, a changed file or an operator, and it handles them one after the other on its own thread. A configuration is
+//! built and checked as a whole before any of it takes effect (`compile`, then sockets, then the first endpoints); then it
+//! is put in force piece by piece, each by one swap. What has not changed is not touched. All others only read, through
 //! [`ControlHandle`].
 
 mod active_config;
-mod alive;
+
 mod background;
 mod check;
 pub mod compile;
@@ -21,6 +21,7 @@ mod reload;
 mod start;
 mod upgrades;
 pub mod watch;
+mod watchdog;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -46,119 +47,119 @@ use evict::drains::Drains;
 pub use evict::drains::{DrainProgress, DrainTarget};
 pub use handle::{ControlHandle, ControlRequest};
 pub use listeners::AdminEndpoint;
-use listeners::Openings;
+use listeners::Listeners;
 use metrics::Metrics;
 pub use metrics::Trigger;
 pub use reload::{Changed, Changes, Loader};
-use reload::{PendingReload, Read, is_read};
+use reload::{PendingReload, Read, files_read};
 pub use start::Started;
 pub use upgrades::Succession;
 use upgrades::Upgrades;
 
-/// How many orders may wait. They come from operators and from one watcher.
-const ORDERS_MAX: usize = 64;
+/// The most requests that may wait. They come from operators and one file watcher.
+const REQUESTS_MAX: usize = 64;
 
 /// The single writer.
 pub struct Controller {
     context: CompileContext,
     metrics: Metrics,
     loader: Option<Loader>,
-    /// The files are being read for a reload; meanwhile whatever does not touch the configuration is carried out.
-    reading: Option<PendingReload>,
-    /// The files are still being read for somebody who waits no longer.
+    /// The reload whose files are being read. Requests that do not touch the configuration are handled meanwhile.
+    pending_reload: Option<PendingReload>,
+    /// An earlier read that has not returned although its reload timed out.
     hanging: Arc<Mutex<Option<JoinHandle<Read>>>>,
-    /// Orders that go one after the other, behind the reload that is under way.
-    behind: VecDeque<ControlRequest>,
+    /// Reloads and upgrades that wait for the pending reload.
+    queued: VecDeque<ControlRequest>,
     checks: JoinSet<()>,
-    /// Who checks now.
-    checking: Arc<Semaphore>,
-    orders: mpsc::Receiver<ControlRequest>,
+    /// Lets one check at a time run on a thread.
+    check_permit: Arc<Semaphore>,
+    requests: mpsc::Receiver<ControlRequest>,
     in_force: Arc<ArcSwap<ActiveConfig>>,
     compiled: Compiled,
-    openings: Openings,
-    /// What is done for each upstream apart from any client.
+    listeners: Listeners,
+    /// Background tasks of each upstream: discovery, health checks, eviction.
     tasks: BTreeMap<String, JoinSet<()>>,
-    door: latest::Sender<Option<AdminEndpoint>>,
+    admin: latest::Sender<Option<AdminEndpoint>>,
     drains: Drains,
-    /// What is under way for the sessions of each upstream.
+    /// The state of evictions, by upstream; it outlives a reload.
     evictions: EvictionStates,
-    /// Sessions of routes that are not as they were, on their way out: late comers are looked for, by the route's name.
+    /// Tasks that close sessions which open late on a changed route, by the route's name.
     sweeps: BTreeMap<String, JoinSet<()>>,
-    /// A reload has ended in the middle: nothing of it is taken for what it was.
-    is_suspect: bool,
+    /// A reload panicked half-way, so the next one must not reuse anything of the last configuration.
+    reload_interrupted: bool,
     upgrades: Upgrades,
     successor: latest::Sender<Option<u32>>,
     notifier: Arc<Notifier>,
-    /// What the service manager is told to see that we live.
+    /// Sends keep-alives to the service manager.
     watchdog: JoinSet<()>,
-    /// What the next process is told of us.
+    /// Reports our remaining sessions to the next process.
     report: JoinSet<()>,
 }
 
-/// Where the process comes from, and what is to follow it.
+/// Where the process gets its sockets from, and how it can be replaced.
 #[derive(Debug, Default)]
 pub struct ProcessOrigin {
-    /// It was started to take over from another one.
+    /// Set if it was started to take over from another process.
     pub successor: Option<Successor>,
-    /// Sockets that a service manager has opened for it.
+    /// Sockets that the service manager has opened for it.
     pub sockets: Inheritance,
-    /// How the next one is started; `None`: it cannot be replaced while it runs.
+    /// How to start the next process; `None` if it cannot be replaced while it runs.
     pub succession: Option<Succession>,
-    /// Who wants to hear how it does.
+    /// Sends its state to the service manager.
     pub notifier: Notifier,
-    /// In which time it must say that it is alive.
+    /// The watchdog's interval, if the service manager has one.
     pub watchdog: Option<Duration>,
-    /// Becomes true when it is to end before it has taken over.
-    pub given_up: Option<latest::Receiver<bool>>,
+    /// Becomes true if the process must end before it has taken over.
+    pub cancelled: Option<latest::Receiver<bool>>,
 }
 
 impl Controller {
-    /// Carries out orders until it is dropped.
+    /// Handles requests until it is dropped.
     pub async fn run(mut self) {
         loop {
             tokio::select! {
-                order = self.orders.recv() => match order {
-                    // What failed in the middle is done as far as it came; the next order finds what there is.
-                    Some(order) => drop(panics::catching(panics::PanicSite::Control, Box::pin(self.carry_out(order))).await),
+                request = self.requests.recv() => match request {
+                    // A request that panics stays half done; the next one finds the state as it is.
+                    Some(request) => drop(panics::catching(panics::PanicSite::Control, Box::pin(self.handle_request(request))).await),
                     None => return std::future::pending().await,
                 },
-                read = is_read(&mut self.reading) => {
-                    if let Some(PendingReload { trigger, done, .. }) = self.reading.take() {
-                        let reload = Box::pin(self.go_on(trigger, done, read));
+                read = files_read(&mut self.pending_reload) => {
+                    if let Some(PendingReload { trigger, done, .. }) = self.pending_reload.take() {
+                        let reload = Box::pin(self.finish_reload(trigger, done, read));
                         drop(panics::catching(panics::PanicSite::Control, reload).await);
                     }
-                    while self.reading.is_none() && let Some(order) = self.behind.pop_front() {
-                        drop(panics::catching(panics::PanicSite::Control, Box::pin(self.carry_out(order))).await);
+                    while self.pending_reload.is_none() && let Some(request) = self.queued.pop_front() {
+                        drop(panics::catching(panics::PanicSite::Control, Box::pin(self.handle_request(request))).await);
                     }
                 }
-                (reporter, done) = self.upgrades.next() => self.retreat(reporter, done).await,
+                (reporter, done) = self.upgrades.next() => self.yield_to_successor(reporter, done).await,
             }
         }
     }
 
-    /// Another process has taken over: accepts no more, and tells it what is left here.
-    async fn retreat(&mut self, reporter: Reporter, done: upgrades::Done) {
+    /// Stops accepting after another process has taken over, and starts reporting the remaining sessions to it.
+    async fn yield_to_successor(&mut self, reporter: Reporter, done: upgrades::Done) {
         let successor = reporter.successor();
         self.watchdog.abort_all();
         self.context.replacing.store(true, Ordering::Relaxed);
         self.notifier.say(&[Word::MainPid(successor)]);
-        // A worker that hangs takes nobody from the others, who have the same sockets.
-        self.openings.leave_to_successor(reporter.unwanted()).await;
-        if let Some(door) =
-            self.door.send_replace(None).filter(|door| !reporter.unwanted().contains(door.bound.address()))
+        // A worker that hangs takes no connection from the new process: both have the same sockets.
+        self.listeners.leave_to_successor(reporter.unwanted()).await;
+        if let Some(admin) =
+            self.admin.send_replace(None).filter(|admin| !reporter.unwanted().contains(admin.bound.address()))
         {
-            door.bound.leave_file();
+            admin.bound.leave_file();
         }
         let lives = self.context.lives.clone();
         self.report.spawn(async move { reporter.run(&lives).await });
         tracing::info!(pid = successor, "the next process has taken over");
-        self.tell_listeners();
+        self.publish_listeners();
         self.successor.send_replace(Some(successor));
         answer(done, Ok(successor));
     }
 
-    /// Tells the service manager that everything runs.
-    fn say_ready(&self) {
+    /// Tells the service manager that the process is ready.
+    fn notify_ready(&self) {
         let in_force = self.in_force.load();
         let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let status =
@@ -166,45 +167,49 @@ impl Controller {
         self.notifier.say(&[Word::Ready, Word::Status(&status)]);
     }
 
-    async fn carry_out(&mut self, order: ControlRequest) {
-        match order {
-            ControlRequest::Reload { done, .. } if self.reading.is_some() && self.behind.len() >= ORDERS_MAX => {
+    async fn handle_request(&mut self, request: ControlRequest) {
+        match request {
+            ControlRequest::Reload { done, .. }
+                if self.pending_reload.is_some() && self.queued.len() >= REQUESTS_MAX =>
+            {
                 answer(done, Err(ReloadError::Busy));
             }
-            order @ (ControlRequest::Reload { .. } | ControlRequest::Upgrade { .. }) if self.reading.is_some() => {
-                self.behind.push_back(order);
+            request @ (ControlRequest::Reload { .. } | ControlRequest::Upgrade { .. })
+                if self.pending_reload.is_some() =>
+            {
+                self.queued.push_back(request);
             }
             ControlRequest::Reload { trigger, done } => {
-                match self.upgrades.allow_changes().and_then(|()| self.read()) {
+                match self.upgrades.allow_changes().and_then(|()| self.start_reading()) {
                     Ok(read) => {
                         self.notifier.say(&[Word::Reloading]);
-                        self.reading = Some(PendingReload { trigger, done, read });
+                        self.pending_reload = Some(PendingReload { trigger, done, read });
                     }
                     Err(refused) => {
-                        tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not read again");
+                        tracing::warn!(trigger = trigger.label(), reason = %refused, "the reload is refused");
                         answer(done, Err(refused));
                     }
                 }
             }
             ControlRequest::Check { text, done } => self.check(text, done),
             ControlRequest::Drain { target, span, done } => {
-                let count = self.drains.begin(target, span, &self.compiled, &mut self.openings, &self.context).await;
-                self.tell_listeners();
+                let count = self.drains.begin(target, span, &self.compiled, &mut self.listeners, &self.context).await;
+                self.publish_listeners();
                 answer(done, count);
             }
             ControlRequest::EndDrain { target, done } => {
-                let ended = self.drains.end(&target, &mut self.openings, &self.compiled).await;
-                self.tell_listeners();
+                let ended = self.drains.end(&target, &mut self.listeners, &self.compiled).await;
+                self.publish_listeners();
                 answer(done, ended);
             }
-            ControlRequest::Close { places, span, why, done } => {
-                let count = self.context.sessions.spread_over(places, clock::now(), span, fastrand::f64, &why);
+            ControlRequest::Close { sessions, span, why, done } => {
+                let count = self.context.sessions.spread_over(sessions, clock::now(), span, fastrand::f64, &why);
                 answer(done, count);
             }
             ControlRequest::Upgrade { done } => {
-                let (openings, door) = (&self.openings, self.door.borrow());
+                let (listeners, admin) = (&self.listeners, self.admin.borrow());
                 let upgrades = self.context.families.handover.upgrades();
-                self.upgrades.begin(|| openings.offer(door.as_ref(), upgrades), done);
+                self.upgrades.begin(|| listeners.offer(admin.as_ref(), upgrades), done);
             }
             ControlRequest::End { done } => {
                 if !self.upgrades.end() {
@@ -213,16 +218,16 @@ impl Controller {
                 answer(done, ());
             }
             ControlRequest::StopAccepting { done } => {
-                self.openings.close_all().await;
-                self.tell_listeners();
+                self.listeners.close_all().await;
+                self.publish_listeners();
                 answer(done, ());
             }
         }
     }
 
-    /// Says which listeners are open. Before the answer to whoever had some opened or closed, who may look at once.
-    fn tell_listeners(&self) {
-        let open = self.openings.addresses(&self.compiled);
+    /// Publishes which listeners are open. Called before a request is answered, since its sender may look at once.
+    fn publish_listeners(&self) {
+        let open = self.listeners.addresses(&self.compiled);
         let before = self.in_force.load();
         if before.listeners != open {
             let ActiveConfig { loaded, since, upstreams, .. } = &**before;
@@ -232,7 +237,7 @@ impl Controller {
     }
 }
 
-/// Whoever asked may have gone; it was carried out all the same.
+/// Sends a reply. Its receiver may have gone; the request has been handled all the same.
 fn answer<T>(done: oneshot::Sender<T>, answer: T) {
     let _ = done.send(answer);
 }

@@ -1,4 +1,4 @@
-//! The start of the process: the first configuration, on sockets of its own or of the process before.
+//! Startup: puts the first configuration in force, on new sockets or those of the process before.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,59 +9,59 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::active_config::ActiveConfig;
-use super::background::{EvictionStates, attend, discover};
+use super::background::{EvictionStates, start_discovery, start_tasks};
 use super::compile::{Compiled, compile};
 use super::context::CompileContext;
 use super::evict::drains::Drains;
-use super::listeners::{self, AdminEndpoint, Bindings, Openings};
-use super::reload::{Loader, commit};
+use super::listeners::{self, AdminEndpoint, Bindings, Listeners};
+use super::reload::{Loader, commit_certificates};
 use super::upgrades::Upgrades;
-use super::{ControlHandle, Controller, ORDERS_MAX, ProcessOrigin, ReloadError, alive};
+use super::{ControlHandle, Controller, ProcessOrigin, REQUESTS_MAX, ReloadError, watchdog as watchdog_task};
 use crate::config::Loaded;
 use crate::handover::{Activated, Predecessors, PreparedSuccessor};
 use crate::server::accepting;
 
-/// What runs with the first configuration.
+/// What the rest of the process gets once the first configuration is in force.
 #[derive(Debug)]
 pub struct Started {
-    /// The way to it.
+    /// The handle of the controller.
     pub handle: ControlHandle,
-    /// Where the admin listener is to be.
-    pub door: latest::Receiver<Option<AdminEndpoint>>,
-    /// What an operator should know.
+    /// The address of the admin listener, now and after each change.
+    pub admin: latest::Receiver<Option<AdminEndpoint>>,
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// The first configuration, with all that it needs to be put in force, and nothing that could be noticed from outside.
+/// The first configuration, built but not in force: nothing of it can be noticed from outside yet.
 struct Built {
     compiled: Compiled,
-    openings: Openings,
+    listeners: Listeners,
     bound: Bindings,
     admin: Option<AdminEndpoint>,
     tasks: BTreeMap<String, JoinSet<()>>,
 }
 
 impl Built {
-    async fn new(loaded: &Loaded, context: &CompileContext, mut openings: Openings) -> Result<Built, ReloadError> {
+    async fn new(loaded: &Loaded, context: &CompileContext, mut listeners: Listeners) -> Result<Built, ReloadError> {
         let mut compiled = compile(loaded, context, None)?;
-        let bound = openings.bind(&compiled, None)?;
-        let admin = openings.bind_admin(&loaded.file, &compiled, None)?;
-        context.own.set(openings.where_we_are(&bound, [admin.as_ref()]));
+        let bound = listeners.bind(&compiled, None)?;
+        let admin = listeners.bind_admin(&loaded.file, &compiled, None)?;
+        context.own.set(listeners.all_addresses(&bound, [admin.as_ref()]));
         let mut tasks = BTreeMap::new();
-        discover(&mut compiled, &mut tasks, &context.ending).await;
-        Ok(Built { compiled, openings, bound, admin, tasks })
+        start_discovery(&mut compiled, &mut tasks, &context.ending).await;
+        Ok(Built { compiled, listeners, bound, admin, tasks })
     }
 }
 
 impl Controller {
-    /// Puts the first configuration in force: binds, waits a while for the first endpoints of all upstreams that are told
-    /// theirs (a proxy without them would only have 503 to give; clients that come meanwhile wait in the listeners'
-    /// backlog), and has the workers accept. `loader` reads it again.
+    /// Puts the first configuration in force: binds the listeners, waits a while for the first endpoints of upstreams that
+    /// discover theirs (without them all requests would get 503; clients that connect meanwhile wait in the backlog), and
+    /// lets the workers accept. `loader` reads the configuration again for a reload.
     ///
-    /// A process that is to take over does all but the last, and that only when it is told to.
+    /// A process that takes over from another one prepares all this, and accepts only when the other one tells it to.
     ///
     /// # Errors
-    /// See [`ReloadError`]; nothing is left listening then.
+    /// See [`ReloadError`]; no socket is left listening.
     pub async fn start(
         loaded: Loaded,
         loader: Option<Loader>,
@@ -69,59 +69,59 @@ impl Controller {
         workers: Vec<mpsc::UnboundedSender<accepting::AcceptCommand>>,
         origin: ProcessOrigin,
     ) -> Result<(Controller, Started), ReloadError> {
-        let ProcessOrigin { successor, sockets, succession, notifier, watchdog, given_up } = origin;
-        let (heir, inheritance) = match successor {
+        let ProcessOrigin { successor, sockets, succession, notifier, watchdog, cancelled } = origin;
+        let (prepared, inheritance) = match successor {
             Some(successor) => {
-                let (heir, inheritance) = successor.inventory().await?;
-                (Some(heir), inheritance)
+                let (prepared, inheritance) = successor.inventory().await?;
+                (Some(prepared), inheritance)
             }
             None => (None, sockets),
         };
-        let built = Built::new(&loaded, &context, Openings::new(workers, inheritance, context.patience.workers)).await;
-        let (built, mut promoted) = match (built, heir) {
-            (Ok(built), Some(heir)) => (built, Some(promotion(heir, given_up).await?)),
+        let built = Built::new(&loaded, &context, Listeners::new(workers, inheritance, context.patience.workers)).await;
+        let (built, mut activated) = match (built, prepared) {
+            (Ok(built), Some(prepared)) => (built, Some(await_takeover(prepared, cancelled).await?)),
             (Ok(built), None) => (built, None),
-            (Err(refused), heir) => {
-                if let Some(heir) = heir {
-                    heir.refuse(&refused.to_string()).await;
+            (Err(refused), prepared) => {
+                if let Some(prepared) = prepared {
+                    prepared.refuse(&refused.to_string()).await;
                 }
                 return Err(refused);
             }
         };
-        let Built { mut compiled, mut openings, mut bound, mut admin, mut tasks } = built;
-        if let Some(promoted) = &mut promoted {
-            promoted.predecessors().show(&context.lives, &context.families.handover);
+        let Built { mut compiled, mut listeners, mut bound, mut admin, mut tasks } = built;
+        if let Some(activated) = &mut activated {
+            activated.predecessors().show(&context.lives, &context.families.handover);
         }
-        listeners::take_charge(listeners::all(&mut bound, &mut admin))?;
+        listeners::take_charge(listeners::all_sockets(&mut bound, &mut admin))?;
         let mut evictions = EvictionStates::new();
         for (name, upstream) in &mut compiled.upstreams {
-            attend(upstream, tasks.entry(name.clone()).or_default(), &context, &[], &mut evictions);
+            start_tasks(upstream, tasks.entry(name.clone()).or_default(), &context, &[], &mut evictions);
         }
-        openings.open(bound, &compiled).await;
-        let (inherited, unwanted) = openings.settle_inheritance();
+        listeners.open(bound, &compiled).await;
+        let (inherited, unwanted) = listeners.finish_inheritance();
         context.families.handover.inherited(inherited);
-        let predecessors = match promoted {
-            Some(promoted) => {
-                context.families.handover.upgraded(promoted.upgrades());
-                promoted.taken(unwanted).await
+        let predecessors = match activated {
+            Some(activated) => {
+                context.families.handover.upgraded(activated.upgrades());
+                activated.taken(unwanted).await
             }
             None => {
                 for address in unwanted.left() {
-                    tracing::warn!(%address, "closing a socket of the service manager: no listener is there");
+                    tracing::warn!(%address, "closing a socket of the service manager: no listener uses its address");
                 }
                 Predecessors::default()
             }
         };
-        commit(&context, &mut compiled);
+        commit_certificates(&context, &mut compiled);
         let warnings = std::mem::take(&mut compiled.warnings);
-        let in_force = Arc::new(ArcSwap::from_pointee(ActiveConfig::new(loaded, &compiled, &openings)));
-        let (sender, orders) = mpsc::channel(ORDERS_MAX);
-        let (door, door_seen) = latest::channel(admin);
+        let in_force = Arc::new(ArcSwap::from_pointee(ActiveConfig::new(loaded, &compiled, &listeners)));
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let (admin, admin_seen) = latest::channel(admin);
         let (drains, drains_seen) = Drains::new(Arc::clone(&context.sessions));
         let (successor, successor_seen) = latest::channel(None);
         let certificates = context.families.certificates.clone();
         let handle = ControlHandle {
-            orders: sender,
+            requests: sender,
             in_force: Arc::clone(&in_force),
             drains: drains_seen,
             certificates,
@@ -132,57 +132,57 @@ impl Controller {
         let (lives, handovers) = (context.lives.clone(), context.families.handover.clone());
         let upgrades = Upgrades::new(succession, predecessors, lives, handovers);
         let notifier = Arc::new(notifier);
-        let watchdog = watchdog.map(|span| alive::run(Arc::clone(&notifier), span, context.pulse.clone()));
+        let watchdog = watchdog.map(|span| watchdog_task::run(Arc::clone(&notifier), span, context.pulse.clone()));
         let control = Controller {
             context,
             metrics,
             loader,
-            reading: None,
+            pending_reload: None,
             hanging: Arc::default(),
-            behind: VecDeque::new(),
+            queued: VecDeque::new(),
             checks: JoinSet::new(),
-            checking: Arc::new(Semaphore::new(1)),
-            orders,
+            check_permit: Arc::new(Semaphore::new(1)),
+            requests,
             in_force,
             compiled,
-            openings,
+            listeners,
             tasks,
-            door,
+            admin,
             drains,
             evictions,
             sweeps: BTreeMap::new(),
-            is_suspect: false,
+            reload_interrupted: false,
             upgrades,
             successor,
             notifier,
             watchdog: watchdog.into_iter().collect(),
             report: JoinSet::new(),
         };
-        control.tell_in_force();
-        control.say_ready();
-        Ok((control, Started { handle, door: door_seen, warnings }))
+        control.record_in_force();
+        control.notify_ready();
+        Ok((control, Started { handle, admin: admin_seen, warnings }))
     }
 }
 
-/// Waits for the word to take over, unless this process is told to end before.
-async fn promotion(
-    heir: PreparedSuccessor,
-    given_up: Option<latest::Receiver<bool>>,
+/// Waits until the old process hands over, unless this process must end before.
+async fn await_takeover(
+    prepared: PreparedSuccessor,
+    cancelled: Option<latest::Receiver<bool>>,
 ) -> Result<Activated, ReloadError> {
-    let is_given_up = async {
-        let is_so = match given_up {
-            Some(mut given_up) => given_up.wait_for(|is_so| *is_so).await.is_ok(),
+    let cancellation = async {
+        let is_cancelled = match cancelled {
+            Some(mut cancelled) => cancelled.wait_for(|is_cancelled| *is_cancelled).await.is_ok(),
             None => false,
         };
-        // Otherwise nobody can tell any more.
-        if !is_so {
+        // Nobody is left who could cancel.
+        if !is_cancelled {
             std::future::pending().await
         }
     };
     tokio::select! {
-        // Who has the word takes over, and ends as others do.
+        // Once the old process has handed over, this one takes over, and ends as usual.
         biased;
-        promoted = heir.ready() => Ok(promoted?),
-        () = is_given_up => Err(ReloadError::Ending),
+        activated = prepared.ready() => Ok(activated?),
+        () = cancellation => Err(ReloadError::Ending),
     }
 }

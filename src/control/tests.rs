@@ -13,18 +13,18 @@ use super::context::{MetricFamilies, Patience};
 use super::*;
 use crate::config::load_str;
 use crate::net::listener::Address;
-use crate::server::accepting::{self, AcceptCommand as ToWorker};
+use crate::server::accepting::{self, AcceptCommand};
 use crate::session::Sessions;
 use crate::telemetry::exposition::encode;
 
 /// A control with two workers, of which nobody knows but the test what they do.
-struct House {
+struct TestController {
     handle: ControlHandle,
     text: Arc<Mutex<String>>,
     file: Arc<Hanging>,
     registry: Registry,
     sessions: Arc<Sessions>,
-    workers: Vec<Option<UnboundedReceiver<ToWorker>>>,
+    workers: Vec<Option<UnboundedReceiver<AcceptCommand>>>,
     running: JoinSet<()>,
     /// Control runs as long as this is there.
     _over: oneshot::Sender<()>,
@@ -54,8 +54,8 @@ fn text(listeners: &[&str], more: &str) -> String {
     )
 }
 
-impl House {
-    async fn start(listeners: &[&str], working: &[usize], patience: Patience) -> House {
+impl TestController {
+    async fn start(listeners: &[&str], working: &[usize], patience: Patience) -> TestController {
         let text = Arc::new(Mutex::new(text(listeners, "")));
         let file = Arc::<Hanging>::default();
         let loader: Loader = {
@@ -95,16 +95,16 @@ impl House {
             });
             runtime.shutdown_background();
         });
-        House { handle: told.await.unwrap(), text, file, registry, sessions, workers, running, _over: over }
+        TestController { handle: told.await.unwrap(), text, file, registry, sessions, workers, running, _over: over }
     }
 
     /// The worker of this index goes on.
-    fn goes_on(&mut self, index: usize) {
+    fn resume_worker(&mut self, index: usize) {
         let orders = self.workers[index].take().unwrap();
         self.running.spawn(accepting::run(index, orders, Arc::clone(&self.sessions)));
     }
 
-    async fn becomes(&self, text: String) -> Result<Changes, ReloadError> {
+    async fn reload_as(&self, text: String) -> Result<Changes, ReloadError> {
         *self.text.lock().unwrap() = text;
         self.handle.reload(Trigger::Signal).await
     }
@@ -128,20 +128,20 @@ const SHORT: Patience = Patience { workers: Duration::from_millis(1500), files: 
 #[tokio::test]
 async fn a_reload_is_in_force_for_all_but_a_worker_that_hangs_which_has_it_when_it_goes_on() {
     // The second one is not heard of from the start on.
-    let mut house = House::start(&["one"], &[0], SHORT).await;
-    let changes = house.becomes(text(&["one", "two"], "")).await.unwrap();
+    let mut controller = TestController::start(&["one"], &[0], SHORT).await;
+    let changes = controller.reload_as(text(&["one", "two"], "")).await.unwrap();
     assert_eq!((&changes.listeners.added[..], &changes.workers_late[..]), (&["two".to_owned()][..], &[1][..]));
-    assert!(house.reloads("late") && !house.reloads("done"));
-    assert!(house.address("two").is_some(), "it is in force");
+    assert!(controller.reloads("late") && !controller.reloads("done"));
+    assert!(controller.address("two").is_some(), "it is in force");
     // Taken out again: nothing of it is left, and what hangs is not waited for once more.
-    let changes = house.becomes(text(&["two"], "")).await.unwrap();
+    let changes = controller.reload_as(text(&["two"], "")).await.unwrap();
     assert_eq!((&changes.listeners.removed[..], &changes.workers_late[..]), (&["one".to_owned()][..], &[1][..]));
-    assert_eq!(house.address("one"), None);
-    let there = house.address("two").unwrap();
+    assert_eq!(controller.address("one"), None);
+    let there = controller.address("two").unwrap();
     // What it was told while it hung was kept, in order.
-    house.goes_on(1);
+    controller.resume_worker(1);
     let changes = loop {
-        let changes = house.becomes(text(&["two"], "")).await.unwrap();
+        let changes = controller.reload_as(text(&["two"], "")).await.unwrap();
         if changes.workers_late.is_empty() {
             break changes;
         }
@@ -149,69 +149,69 @@ async fn a_reload_is_in_force_for_all_but_a_worker_that_hangs_which_has_it_when_
     };
     assert!(changes.is_empty());
     // Both accept: whichever of the two sockets a connection is dealt to, it is let in.
-    let before = house.sessions.active();
+    let before = controller.sessions.active();
     let mut clients = vec![];
     for _ in 0..32 {
         clients.push(TcpStream::connect(there).await.unwrap());
     }
     timeout(Duration::from_secs(20), async {
-        while house.sessions.active() < before + 32 {
+        while controller.sessions.active() < before + 32 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     })
     .await
     .unwrap();
-    let changes = house.becomes(text(&["two", "three"], "")).await.unwrap();
+    let changes = controller.reload_as(text(&["two", "three"], "")).await.unwrap();
     assert!(changes.workers_late.is_empty(), "it is waited for as all others again: {changes:?}");
-    assert!(house.reloads("done"));
+    assert!(controller.reloads("done"));
 }
 
 #[tokio::test]
 async fn drains_and_the_end_do_not_wait_for_a_worker_that_hangs_either() {
-    let house = House::start(&["one", "two"], &[0], SHORT).await;
+    let controller = TestController::start(&["one", "two"], &[0], SHORT).await;
     let target = DrainTarget::Listener { name: "one".to_owned() };
     let span = Duration::ZERO;
-    let begun = house.handle.ask(|done| ControlRequest::Drain { target: target.clone(), span, done }).await;
-    assert_eq!((begun, house.address("one")), (Some(Some(0)), None));
-    let ended = house.handle.ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
-    assert!(ended.unwrap() && house.address("one").is_some());
-    house.handle.ask(|done| ControlRequest::StopAccepting { done }).await.unwrap();
-    assert_eq!((house.address("one"), house.address("two")), (None, None));
+    let begun = controller.handle.request(|done| ControlRequest::Drain { target: target.clone(), span, done }).await;
+    assert_eq!((begun, controller.address("one")), (Some(Some(0)), None));
+    let ended = controller.handle.request(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
+    assert!(ended.unwrap() && controller.address("one").is_some());
+    controller.handle.request(|done| ControlRequest::StopAccepting { done }).await.unwrap();
+    assert_eq!((controller.address("one"), controller.address("two")), (None, None));
 }
 
 #[tokio::test]
 async fn files_that_cannot_be_read_leave_everything_as_it_was_until_they_can() {
     let patience = Patience { files: Duration::from_millis(50), ..Patience::default() };
-    let house = House::start(&["one"], &[0, 1], patience).await;
-    house.file.set(true);
+    let controller = TestController::start(&["one"], &[0, 1], patience).await;
+    controller.file.set(true);
     for _ in 0..3 {
-        *house.text.lock().unwrap() = text(&["one", "two"], "");
-        let refused = house.handle.reload(Trigger::Signal).await.unwrap_err();
+        *controller.text.lock().unwrap() = text(&["one", "two"], "");
+        let refused = controller.handle.reload(Trigger::Signal).await.unwrap_err();
         assert!(refused.to_string().contains("could not be read in 50ms"), "{refused}");
     }
-    let checked = house.handle.ask(|done| ControlRequest::Check { text: None, done }).await.unwrap();
+    let checked = controller.handle.request(|done| ControlRequest::Check { text: None, done }).await.unwrap();
     assert!(matches!(checked, Err(ReloadError::Unread(_))), "{checked:?}");
-    assert_eq!(house.address("two"), None);
-    house.file.set(false);
+    assert_eq!(controller.address("two"), None);
+    controller.file.set(false);
     // On a busy machine reading may take longer than it may here.
-    while house.becomes(text(&["one", "three"], "")).await.is_err() {}
-    assert!(house.address("three").is_some() && house.address("two").is_none(), "what is in the files now");
+    while controller.reload_as(text(&["one", "three"], "")).await.is_err() {}
+    assert!(controller.address("three").is_some() && controller.address("two").is_none(), "what is in the files now");
 }
 
 #[tokio::test]
 async fn orders_that_need_no_file_do_not_wait_for_one_that_hangs() {
     let patience = Patience { files: Duration::from_secs(600), ..Patience::default() };
-    let house = House::start(&["one", "two"], &[0, 1], patience).await;
-    house.file.set(true);
+    let controller = TestController::start(&["one", "two"], &[0, 1], patience).await;
+    controller.file.set(true);
     let others = async {
         let target = DrainTarget::Listener { name: "one".to_owned() };
         let (to_drain, span) = (target.clone(), Duration::ZERO);
-        let begun = house.handle.ask(|done| ControlRequest::Drain { target: to_drain, span, done }).await;
-        assert_eq!((begun, house.address("one")), (Some(Some(0)), None));
-        let ended = house.handle.ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
-        assert!(ended.unwrap() && house.address("one").is_some());
+        let begun = controller.handle.request(|done| ControlRequest::Drain { target: to_drain, span, done }).await;
+        assert_eq!((begun, controller.address("one")), (Some(Some(0)), None));
+        let ended = controller.handle.request(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
+        assert!(ended.unwrap() && controller.address("one").is_some());
         // Of checks only so many wait, and each is answered.
-        let check = || house.handle.ask(|done| ControlRequest::Check { text: None, done });
+        let check = || controller.handle.request(|done| ControlRequest::Check { text: None, done });
         let mut first =
             Box::pin(async { tokio::join!(check(), check(), check(), check(), check(), check(), check(), check()) });
         tokio::select! {
@@ -219,22 +219,22 @@ async fn orders_that_need_no_file_do_not_wait_for_one_that_hangs() {
             _ = &mut first => panic!("the file hangs"),
             ninth = check() => assert!(matches!(ninth, Some(Err(ReloadError::Busy))), "{ninth:?}"),
         }
-        house.handle.ask(|done| ControlRequest::End { done }).await.unwrap();
-        house.handle.ask(|done| ControlRequest::StopAccepting { done }).await.unwrap();
-        assert_eq!((house.address("one"), house.address("two")), (None, None));
-        house.file.set(false);
+        controller.handle.request(|done| ControlRequest::End { done }).await.unwrap();
+        controller.handle.request(|done| ControlRequest::StopAccepting { done }).await.unwrap();
+        assert_eq!((controller.address("one"), controller.address("two")), (None, None));
+        controller.file.set(false);
         let checked = first.await;
         assert!(matches!((checked.0, checked.7), (Some(Ok(_)), Some(Ok(_)))));
     };
     // Asked for first, and in this order.
     let (one, other, ()) =
-        tokio::join!(house.handle.reload(Trigger::Signal), house.handle.reload(Trigger::Api), others);
+        tokio::join!(controller.handle.reload(Trigger::Signal), controller.handle.reload(Trigger::Api), others);
     assert!(matches!((one, other), (Err(ReloadError::Ending), Err(ReloadError::Ending))));
 }
 
 #[tokio::test]
 async fn a_text_that_is_sent_is_not_told_which_files_there_are() {
-    let house = House::start(&["one"], &[0, 1], Patience::default()).await;
+    let controller = TestController::start(&["one"], &[0, 1], Patience::default()).await;
     let directory = tempfile::tempdir().unwrap();
     let there = directory.path().join("there.pem");
     std::fs::write(&there, "no certificate").unwrap();
@@ -247,7 +247,8 @@ async fn a_text_that_is_sent_is_not_told_which_files_there_are() {
         let named =
             named.replace("endpoints:", &format!("tls: {{ ca: '{file}' }}, endpoints:")).replace("'ws:", "'wss:")
                 + &format!("admin: {{ bind: '127.0.0.1:0', token_file: '{file}' }}\n");
-        let checked = house.handle.ask(|done| ControlRequest::Check { text: Some(named), done }).await.unwrap();
+        let checked =
+            controller.handle.request(|done| ControlRequest::Check { text: Some(named), done }).await.unwrap();
         answers.push(checked.unwrap().join("\n").replace(file, "a file"));
     }
     assert!(answers[0].contains("were not looked at"), "{}", answers[0]);

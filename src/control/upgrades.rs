@@ -1,7 +1,7 @@
-//! The next process on its way: started and waited for beside everything else that is done here.
+//! Upgrades: starts the next process and waits for it to take over, while the controller goes on with other requests.
 //!
-//! What can be noticed of it is nothing until it has taken over; see `handover`, which has the steps. Dropping it, or
-//! [`Upgrades::end`], kills a process that has not.
+//! Nothing changes here until it has taken over; `handover` has the steps. Dropping [`Upgrades`], or [`Upgrades::end`],
+//! kills a process that has not taken over.
 
 use std::fmt;
 use std::future::Future;
@@ -17,42 +17,42 @@ use crate::handover::{
 };
 use crate::upstream::endpoint_state::EndpointStates;
 
-/// How the next process is called, and how long it may take.
+/// How to start the next process, and how long it may take.
 #[derive(Debug)]
 pub struct Succession {
-    /// The call.
+    /// The command line.
     pub invocation: Invocation,
-    /// The times.
+    /// The time limits.
     pub deadlines: Deadlines,
 }
 
-/// Who asked, and waits for the number of the process that has taken over.
+/// Receives the process id of the process that has taken over.
 pub type Done = oneshot::Sender<Result<u32, ReloadError>>;
 
 type Preparing = Pin<Box<dyn Future<Output = Result<ReadySuccessor, UpgradeError>>>>;
 type Handing = Pin<Box<dyn Future<Output = (Result<Reporter, UpgradeError>, Predecessors)>>>;
 
-/// The processes before this one and the one after it.
+/// The processes before and after this one.
 pub struct Upgrades {
     succession: Option<Succession>,
     stage: UpgradeStage,
-    /// The processes before this one; elsewhere while they are handed on.
+    /// The processes before this one; empty while they are handed on.
     predecessors: Predecessors,
     lives: EndpointStates,
     metrics: Metrics,
 }
 
-/// How far the next process has come.
+/// The state of the next process.
 enum UpgradeStage {
     /// There is none.
     None,
-    /// It builds.
+    /// It prepares.
     Preparing(Preparing, Done),
-    /// It has the word to take over.
+    /// It has been told to take over.
     Handing(Handing, Done),
-    /// It is this process, and has taken over.
+    /// This process, by its id, has taken over.
     Replaced(u32),
-    /// There will be none: this process ends.
+    /// There will be none, as this process ends.
     Ended,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Debug for Upgrades {
 }
 
 impl Upgrades {
-    /// None under way. Without `succession` there never is one.
+    /// Starts with no upgrade under way. Without `succession` none can begin.
     pub fn new(
         succession: Option<Succession>,
         predecessors: Predecessors,
@@ -74,7 +74,7 @@ impl Upgrades {
         Upgrades { succession, stage: UpgradeStage::None, predecessors, lives, metrics }
     }
 
-    /// Why nothing may be changed now, if it may not.
+    /// Checks whether the configuration may be changed now.
     ///
     /// # Errors
     /// While the next process is on its way, after it has taken over, and at the end.
@@ -87,7 +87,7 @@ impl Upgrades {
         }
     }
 
-    /// Starts the next process, with what `offer` gives. What comes of it is told by [`Upgrades::next`].
+    /// Starts the next process and gives it what `offer` returns. [`Upgrades::next`] drives it from there.
     pub fn begin(&mut self, offer: impl FnOnce() -> std::io::Result<HandoverOffer>, done: Done) {
         let succession = self.allow_changes().and_then(|()| self.succession.as_ref().ok_or(ReloadError::NoSuccession));
         let Succession { invocation, deadlines } = match succession {
@@ -103,8 +103,8 @@ impl Upgrades {
         self.stage = UpgradeStage::Preparing(Box::pin(async move { offer?.start(command, deadlines).await }), done);
     }
 
-    /// Waits until the next process has taken over, and counts what those before this one have meanwhile. Attempts that fail
-    /// are told to who asked for them, and to the log, and nothing has happened. Cancel-safe.
+    /// Waits until the next process has taken over, and keeps counting the sessions of earlier processes meanwhile. An
+    /// attempt that fails is answered and logged, and changes nothing. Cancel-safe.
     pub async fn next(&mut self) -> (Reporter, Done) {
         loop {
             match &mut self.stage {
@@ -122,7 +122,7 @@ impl Upgrades {
                     };
                     match prepared {
                         Ok(prepared) => {
-                            // What they say meanwhile waits for the next process, which gets the ends of their lines.
+                            // Their reports wait meanwhile for the next process, which gets these channels.
                             let (before, lives) = (std::mem::take(&mut self.predecessors), self.lives.clone());
                             let handing = async move { (prepared.hand_over(&before, &lives).await, before) };
                             self.stage = UpgradeStage::Handing(Box::pin(handing), done);
@@ -139,7 +139,7 @@ impl Upgrades {
                         Ok(reporter) => {
                             self.metrics.attempted(Attempt::Done);
                             self.stage = UpgradeStage::Replaced(reporter.successor());
-                            // They are the next one's now.
+                            // The successor counts them now.
                             before.forget(&self.lives, &self.metrics);
                             return (reporter, done);
                         }
@@ -160,8 +160,8 @@ impl Upgrades {
         answer(done, Err(ReloadError::Upgrade(error)));
     }
 
-    /// The end of this process has begun: a next one that is on its way is killed, and none is started any more. Returns
-    /// whether another one has taken over before.
+    /// Begins the end of this process: kills a next one that has not taken over, and starts no other. Returns true if another
+    /// process has taken over before.
     pub fn end(&mut self) -> bool {
         if let UpgradeStage::Replaced(_) = self.stage {
             return true;
@@ -169,7 +169,7 @@ impl Upgrades {
         match std::mem::replace(&mut self.stage, UpgradeStage::Ended) {
             UpgradeStage::Preparing(_, done) | UpgradeStage::Handing(_, done) => {
                 self.metrics.attempted(Attempt::Died);
-                tracing::warn!("no upgrade: this process is told to end, and ends the one that it has started");
+                tracing::warn!("no upgrade: this process is ending, and has killed the one it had started");
                 answer(done, Err(ReloadError::Ending));
             }
             UpgradeStage::None | UpgradeStage::Replaced(_) | UpgradeStage::Ended => {}

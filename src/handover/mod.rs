@@ -1,16 +1,16 @@
-//! From one process to the next: listening sockets, and how many sessions are left where.
+//! Hands over from one process to the next: listening sockets, and the number of remaining sessions per endpoint.
 //!
-//! The old process starts the new one with one end of a line as its standard input, and says over it, with descriptors,
-//! where it listens (`offer`). The new one builds everything with that (`successor`) and only then gets the word; who says
-//! what when stands in `steps`. Up to the new one's last word the old one accepts and changes nothing, so the new one may
-//! fail, hang or be killed wherever it likes: the old one kills what is left of it and goes on. Sockets are the same in
-//! both, so no connection in a queue is lost, whoever of the two ends.
+//! The old process starts the new one with one end of a channel as its standard input, and sends it its listening sockets
+//! (`offer`). The new one builds everything with them (`successor`), and only then is told to take over; `steps` has the
+//! order of messages. Until the new one's last message the old one keeps accepting and changes nothing, so the new one may
+//! fail, hang or be killed at any point: the old one kills it and goes on. Both processes share the same sockets, so no
+//! queued connection is lost, whichever of them ends.
 //!
-//! Why not SO_REUSEPORT alone, as others do: the queue of each socket would end with its process. Why standard input: it is
-//! the one descriptor that can be given to a child without `unsafe`, and without a moment in which other children get it.
+//! Why not just SO_REUSEPORT, as others do: the queue of each socket would end with its process. Why standard input: it is
+//! the only descriptor that can be passed to a child without `unsafe` and without a moment in which other children get it.
 //!
-//! Afterwards the old process says every second what it still has (`offer`), and the new one counts that as load
-//! (`predecessors`). A line is passed on when the new one becomes an old one itself.
+//! Afterwards the old process reports its remaining sessions every second (`offer`), and the new one counts them as load
+//! (`predecessors`). The channel is passed on when the new process is replaced itself.
 
 pub mod channel;
 pub mod invocation;
@@ -31,10 +31,10 @@ pub use self::predecessors::Predecessors;
 pub use self::steps::Deadlines;
 pub use self::successor::{Activated, PreparedSuccessor, SuccessionError, Successor};
 
-/// Set for a process that is to take over: the number of the process that has started it.
+/// The variable set for a process that takes over: the id of the process that has started it.
 pub const ENVIRONMENT: &str = "WSLUICE_HANDOVER";
 
-/// How often an old process says what it has. Balancing long-lived sessions needs nothing quicker.
+/// How often an old process reports its sessions. Balancing long-lived sessions needs nothing faster.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

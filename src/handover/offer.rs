@@ -1,7 +1,7 @@
-//! The old process: starts the next one, hands over, and tells what it still has.
+//! The old process: starts the next one, hands over, and reports its remaining sessions.
 //!
-//! Until the new process has said that it accepts, nothing is changed here, so there is nothing to undo: whatever goes
-//! wrong, the new process is killed and this one goes on. Dropping an attempt does the same.
+//! Nothing changes here until the new process has said that it accepts, so there is nothing to undo: if anything goes wrong,
+//! the new process is killed and this one goes on. Dropping an attempt does the same.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,47 +21,47 @@ use super::{ENVIRONMENT, REPORT_EVERY};
 use crate::net::listener::{Address, Bound, FileId};
 use crate::upstream::endpoint_state::{EndpointKey, EndpointStates};
 
-/// How long a process that has closed its end may take to be over, before it is taken for one that lives without it.
+/// How long to wait for the exit status of a process that has closed its end of the channel.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 
-/// As much as is passed on of why the new process refuses: [`PreparedSuccessor::refuse`](super::PreparedSuccessor::refuse) says no more.
+/// The longest reason of a refusal ([`PreparedSuccessor::refuse`](super::PreparedSuccessor::refuse)).
 pub(super) const REASON_CHARS_MAX: usize = 2000;
 
-/// Why the next process has not taken over. It does not live any more, and this one goes on.
+/// Why the next process has not taken over. It has ended, and this one goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
     /// It could not be started.
     #[error("the new process could not be started")]
     Start(#[source] io::Error),
     /// It ended before it was ready; its own log says why.
-    #[error("the new process ended before it was ready{}", how(.0))]
+    #[error("the new process ended before it was ready{}", exit_detail(.0))]
     NotReady(Option<ExitStatus>),
-    /// It ended between being ready and having taken over.
-    #[error("the new process ended before it had taken over{}", how(.0))]
+    /// It ended after it was ready and before it had taken over.
+    #[error("the new process ended before it had taken over{}", exit_detail(.0))]
     Died(Option<ExitStatus>),
     /// It took too long.
     #[error("the new process has not said \"{}\" within {after:?}", step.name())]
     Timeout {
-        /// What was waited for.
+        /// The step that took too long.
         step: OldStep,
-        /// How long.
+        /// The time limit.
         after: Duration,
     },
-    /// It said that it will not.
+    /// It has refused.
     #[error("the new process refused: {0}")]
     Refused(String),
-    /// It said something that has no place where it was said.
+    /// It violated the protocol.
     #[error("the new process said something else than \"{}\"", .0.name())]
     OutOfTurn(OldStep),
-    /// It is another kind of wsluice, or none.
+    /// It is not a compatible wsluice.
     #[error("the new process cannot be understood")]
     Unintelligible(#[source] MessageError),
-    /// The line to it failed.
+    /// The channel failed.
     #[error("the line to the new process failed")]
     Line(#[source] io::Error),
 }
 
-fn how(status: &Option<ExitStatus>) -> String {
+fn exit_detail(status: &Option<ExitStatus>) -> String {
     match status {
         Some(status) => match (status.code(), status.signal()) {
             (Some(code), _) => format!(" (exit code {code})"),
@@ -73,7 +73,7 @@ fn how(status: &Option<ExitStatus>) -> String {
 }
 
 impl UpgradeError {
-    /// For the metric.
+    /// Returns the result for the metric.
     pub fn attempt(&self) -> Attempt {
         match self {
             UpgradeError::Start(_) => Attempt::StartFailed,
@@ -85,7 +85,7 @@ impl UpgradeError {
     }
 }
 
-/// What the next process is to get.
+/// What the next process gets.
 #[derive(Debug, Default)]
 pub struct HandoverOffer {
     listeners: Vec<OfferedListener>,
@@ -101,7 +101,7 @@ struct OfferedListener {
 }
 
 impl HandoverOffer {
-    /// Nothing yet, after so many upgrades of the service.
+    /// Creates an empty offer, after this number of upgrades of the service.
     pub fn after(upgrades: u64) -> HandoverOffer {
         HandoverOffer { listeners: vec![], upgrades }
     }
@@ -117,7 +117,7 @@ impl HandoverOffer {
         Ok(())
     }
 
-    /// Starts `command` with all that was added, and waits until it is ready. Its standard input is the line to it.
+    /// Starts `command`, sends it everything that was added, and waits until it is ready. Its standard input is the channel.
     /// Dropping the future kills it.
     ///
     /// # Errors
@@ -129,25 +129,25 @@ impl HandoverOffer {
         let (channel, end) = Channel::pair().map_err(UpgradeError::Start)?;
         command.env(ENVIRONMENT, std::process::id().to_string()).stdin(Stdio::from(end.into_descriptor()));
         let child = command.spawn().map_err(UpgradeError::Start)?;
-        // It keeps the other end open: with it we would never hear that the new process has gone.
+        // It keeps the other end open; then we would never notice the end of the new process.
         drop(command);
         tracing::info!(pid = child.id(), listeners = self.listeners.len(), "starting the next process");
-        self.over(channel, ChildProcess(Some(child)), deadlines).await
+        self.send_over(channel, ChildProcess(Some(child)), deadlines).await
     }
 
-    /// Hands all that was added over a line that leads to a process.
-    pub(super) async fn over(
+    /// Sends everything that was added over the channel to a process.
+    pub(super) async fn send_over(
         self,
         channel: Channel,
-        newborn: ChildProcess,
+        child: ChildProcess,
         deadlines: Deadlines,
     ) -> Result<ReadySuccessor, UpgradeError> {
-        let mut prepared = ReadySuccessor { newborn, channel, deadlines };
-        prepared.within(OldStep::Ready, async |channel| self.tell(channel).await).await?;
+        let mut prepared = ReadySuccessor { child, channel, deadlines };
+        prepared.within(OldStep::Ready, async |channel| self.send_all(channel).await).await?;
         Ok(prepared)
     }
 
-    async fn tell(&self, channel: &mut Channel) -> Result<(), ChannelError> {
+    async fn send_all(&self, channel: &mut Channel) -> Result<(), ChannelError> {
         for OfferedListener { name, address, file, sockets } in &self.listeners {
             let message = HandoverMessage::Listener { name: name.clone(), address: address.clone(), file: *file };
             for sockets in sockets.chunks(DESCRIPTORS_MAX) {
@@ -161,18 +161,18 @@ impl HandoverOffer {
     }
 }
 
-/// A new process, which is killed unless it takes over.
+/// A new process; it is killed when this is dropped, unless it has taken over.
 #[derive(Debug)]
 pub(super) struct ChildProcess(Option<Child>);
 
 impl ChildProcess {
-    /// No process: the other end is held here.
+    /// Returns no process, for tests that hold both ends.
     #[cfg(test)]
     pub(super) fn none() -> ChildProcess {
         ChildProcess(None)
     }
 
-    /// How it ended, if it has, or does so soon.
+    /// Returns its exit status, if it has ended or ends soon.
     async fn ended(&mut self) -> Option<ExitStatus> {
         let child = self.0.as_mut()?;
         let wait = async {
@@ -201,7 +201,7 @@ impl Drop for ChildProcess {
 /// The next process is ready and waits for the word. Dropping this kills it.
 #[derive(Debug)]
 pub struct ReadySuccessor {
-    newborn: ChildProcess,
+    child: ChildProcess,
     channel: Channel,
     deadlines: Deadlines,
 }
@@ -209,7 +209,7 @@ pub struct ReadySuccessor {
 impl ReadySuccessor {
     /// The number of the new process.
     pub fn pid(&self) -> u32 {
-        self.newborn.0.as_ref().map_or(0, Child::id)
+        self.child.0.as_ref().map_or(0, Child::id)
     }
 
     /// Gives the word, and waits until the new process accepts: after that, stop accepting here, let the files of Unix sockets
@@ -242,12 +242,12 @@ impl ReadySuccessor {
             return Err(UpgradeError::OutOfTurn(OldStep::Taken));
         };
         let successor = self.pid();
-        // Not ours to kill any more.
-        self.newborn.0 = None;
-        Ok(Reporter { successor, unwanted, channel: self.channel, said: sessions })
+        // It must not be killed any more.
+        self.child.0 = None;
+        Ok(Reporter { successor, unwanted, channel: self.channel, reported: sessions })
     }
 
-    /// Says something and waits for what ends the step, by its deadline.
+    /// Sends with `say`, and waits for the message that completes the step, by its deadline.
     async fn within(
         &mut self,
         step: OldStep,
@@ -257,13 +257,13 @@ impl ReadySuccessor {
         let channel = &mut self.channel;
         let exchange = async {
             match say(channel).await {
-                // It may have said why before it went.
+                // It may have sent its reason before it ended.
                 Ok(()) | Err(ChannelError::Gone) => {}
                 Err(error) => return Err(error),
             }
             loop {
                 let (message, _closed) = channel.receive().await?;
-                match step.hear(&message) {
+                match step.event(&message) {
                     StepEvent::Done => return Ok(Ok(message)),
                     StepEvent::Part | StepEvent::Nothing => {}
                     StepEvent::OutOfTurn => return Ok(Err(UpgradeError::OutOfTurn(step))),
@@ -281,7 +281,7 @@ impl ReadySuccessor {
             Ok(Err(ChannelError::Message(error))) => Err(UpgradeError::Unintelligible(error)),
             Ok(Err(ChannelError::Io(error))) => Err(UpgradeError::Line(error)),
             Ok(Err(ChannelError::Gone)) => {
-                let status = self.newborn.ended().await;
+                let status = self.child.ended().await;
                 Err(match step {
                     OldStep::Ready => UpgradeError::NotReady(status),
                     OldStep::Taken => UpgradeError::Died(status),
@@ -291,50 +291,51 @@ impl ReadySuccessor {
     }
 }
 
-/// The old process's word, after it has been taken over from. Dropping it, or the end of the process, says that nothing is
-/// left.
+/// Reports the remaining sessions of the old process to the new one. Dropping it, or the end of the process, means that none
+/// is left.
 #[derive(Debug)]
 pub struct Reporter {
     successor: u32,
     unwanted: Vec<Address>,
     channel: Channel,
-    said: HashMap<EndpointKey, u32>,
+    reported: HashMap<EndpointKey, u32>,
 }
 
 impl Reporter {
-    /// The number of the process that has taken over.
+    /// Returns the id of the process that has taken over.
     pub fn successor(&self) -> u32 {
         self.successor
     }
 
-    /// Where the new process does not listen. Take what waits there ([`Acceptor::into_waiting`]) before closing it.
+    /// Returns the addresses on which the new process does not listen. Accept the connections that wait there
+    /// ([`Acceptor::into_waiting`]) before closing them.
     ///
     /// [`Acceptor::into_waiting`]: crate::net::listener::Acceptor::into_waiting
     pub fn unwanted(&self) -> &[Address] {
         &self.unwanted
     }
 
-    /// Tells every second what is left, until nobody hears it any more: the new process has ended, and whoever came after
-    /// it. Waits while nobody listens. Dropping the future ends it.
+    /// Reports every second until the peer is gone: the new process has ended, and so have those after it. Waits while the
+    /// peer does not read. Dropping the future ends it.
     pub async fn run(mut self, lives: &EndpointStates) {
         loop {
             if let Err(error) = self.report(lives.counts()).await {
-                tracing::warn!(pid = self.successor, %error, "nobody hears how many sessions are left here");
+                tracing::warn!(pid = self.successor, %error, "no process receives the number of remaining sessions any more");
                 return;
             }
             tokio::time::sleep(REPORT_EVERY).await;
         }
     }
 
-    /// Tells what is left now. Cancel-safe: what was not said is said the next time.
+    /// Reports the remaining sessions. Cancel-safe: what was not sent is sent the next time.
     ///
     /// # Errors
-    /// If nobody hears it.
+    /// If the peer is gone.
     pub async fn report(&mut self, sessions: HashMap<EndpointKey, u32>) -> Result<(), ChannelError> {
-        for message in counts(&sessions, &self.said) {
+        for message in counts(&sessions, &self.reported) {
             self.channel.send(&message, &[]).await?;
         }
-        self.said = sessions;
+        self.reported = sessions;
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ impl Predecessor {
     }
 
     /// These are the numbers now, for those endpoints.
-    pub(super) fn told(&mut self, counts: Vec<Count>) {
+    pub(super) fn update(&mut self, counts: Vec<Count>) {
         for Count { upstream, endpoint, sessions } in counts {
             let bytes = upstream.len() + endpoint.len();
             let name = (upstream, endpoint);
@@ -64,7 +64,7 @@ impl Predecessor {
     async fn next(&mut self) -> Result<Vec<Count>, ChannelError> {
         loop {
             let (message, _closed) = self.channel.receive().await?;
-            match (NewStep::Counts.hear(&message), message) {
+            match (NewStep::Counts.event(&message), message) {
                 (StepEvent::Part, HandoverMessage::Counts { sessions }) => return Ok(sessions),
                 (heard, _) => debug_assert!(heard != StepEvent::Done, "this step does not end"),
             }
@@ -145,7 +145,7 @@ impl Predecessors {
         let next = self.each.iter_mut().map(|predecessor| Box::pin(predecessor.next()));
         let (heard, index, _) = select_all(next).await;
         match heard {
-            Ok(sessions) => self.each[index].told(sessions),
+            Ok(sessions) => self.each[index].update(sessions),
             Err(error) => {
                 let pid = self.each.remove(index).pid;
                 match error {
@@ -173,10 +173,10 @@ mod tests {
     #[test]
     fn numbers_are_kept_until_others_come() {
         let mut one = Predecessor::new(1, Channel::pair().unwrap().0);
-        one.told(vec![count("a", 3), count("b", 4)]);
-        one.told(vec![count("b", 0), count("c", 1)]);
+        one.update(vec![count("a", 3), count("b", 4)]);
+        one.update(vec![count("b", 0), count("c", 1)]);
         let mut other = Predecessor::new(2, Channel::pair().unwrap().0);
-        other.told(vec![count("a", u32::MAX - 1), count("never", 0)]);
+        other.update(vec![count("a", u32::MAX - 1), count("never", 0)]);
         let name = |endpoint: &str| ("chat".to_owned(), endpoint.to_owned());
         let both = Predecessors::new(vec![one, other]);
         assert_eq!(both.total(), HashMap::from([(name("a"), u32::MAX), (name("c"), 1)]));
@@ -185,22 +185,22 @@ mod tests {
     #[test]
     fn names_without_end_are_not_kept() {
         let mut one = Predecessor::new(1, Channel::pair().unwrap().0);
-        one.told(vec![count("a", 1)]);
+        one.update(vec![count("a", 1)]);
         let long = |i: usize, sessions| count(&format!("{i}{}", "x".repeat(50_000)), sessions);
         let kept = NAME_BYTES_MAX / 50_000;
         for i in 0..2 * kept {
-            one.told(vec![long(i, 1)]);
+            one.update(vec![long(i, 1)]);
         }
         assert!(one.sessions.len() <= kept + 1 && one.name_bytes <= NAME_BYTES_MAX);
         // Those that are known go on, and leave their room to others.
-        one.told(vec![count("a", 2)]);
+        one.update(vec![count("a", 2)]);
         assert_eq!(one.sessions[&("chat".to_owned(), "a".to_owned())], 2);
         for i in 0..2 * kept {
-            one.told(vec![long(i, 0)]);
+            one.update(vec![long(i, 0)]);
         }
         assert_eq!((one.sessions.len(), one.name_bytes), (1, "chata".len()));
         for i in 0..2 * NAMES_MAX {
-            one.told(vec![count(&i.to_string(), 1)]);
+            one.update(vec![count(&i.to_string(), 1)]);
         }
         assert_eq!(one.sessions.len(), NAMES_MAX);
     }

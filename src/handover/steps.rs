@@ -1,4 +1,4 @@
-//! Who says what when: the two sides as steps, each with what may be heard in it. Without IO and clocks.
+//! The protocol of a handover: the steps of both sides, and which messages each accepts. Without IO and clocks.
 //!
 //! ```text
 //! old                                   new
@@ -18,10 +18,9 @@ use super::message::HandoverMessage;
 /// How long a step may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// From the start of the new process until it is ready; its listeners, certificates and the first look-up of names are
-    /// in it.
+    /// From the start of the new process until it is ready: it opens listeners, reads certificates and looks up names.
     pub ready: Duration,
-    /// From the word to take over until it is done, which is no more than to let threads go.
+    /// From the message to take over until it has; only threads must be started.
     pub taken: Duration,
 }
 
@@ -31,44 +30,44 @@ impl Default for Deadlines {
     }
 }
 
-/// What the old process waits for.
+/// The step of the old process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OldStep {
-    /// The new one has been given everything and builds.
+    /// It waits for the new one to build everything.
     Ready,
-    /// The new one has been told to take over.
+    /// It waits for the new one to take over.
     Taken,
 }
 
-/// What the new process waits for.
+/// The step of the new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewStep {
-    /// The old one says what there is.
+    /// It receives what is handed over.
     Offer,
-    /// It is ready.
+    /// It is ready and waits for the message to take over.
     Take,
-    /// It has taken over, and hears what the old one still has.
+    /// It has taken over and receives the old one's counts.
     Counts,
 }
 
-/// What a message means where it is heard.
+/// The meaning of a message in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepEvent {
-    /// The step is over.
+    /// It completes the step.
     Done,
-    /// It belongs to this step, which goes on.
+    /// It is part of the step, which goes on.
     Part,
-    /// A later build knows what it means; the step goes on.
+    /// It is unknown to this build; the step goes on.
     Nothing,
-    /// The other one will not.
+    /// The peer refuses.
     No,
-    /// It has no place here: the other one does not keep to the order.
+    /// It is not allowed here: the peer violates the protocol.
     OutOfTurn,
 }
 
 impl OldStep {
-    /// What a message means now.
-    pub fn hear(self, message: &HandoverMessage) -> StepEvent {
+    /// Returns the meaning of a message in this step.
+    pub fn event(self, message: &HandoverMessage) -> StepEvent {
         match (self, message) {
             (OldStep::Ready, HandoverMessage::Ready) | (OldStep::Taken, HandoverMessage::Taken { .. }) => {
                 StepEvent::Done
@@ -79,7 +78,7 @@ impl OldStep {
         }
     }
 
-    /// How long it may take.
+    /// Returns its time limit.
     pub fn deadline(self, deadlines: Deadlines) -> Duration {
         match self {
             OldStep::Ready => deadlines.ready,
@@ -87,7 +86,7 @@ impl OldStep {
         }
     }
 
-    /// For messages.
+    /// Returns its name, for error messages.
     pub const fn name(self) -> &'static str {
         match self {
             OldStep::Ready => "ready",
@@ -97,8 +96,8 @@ impl OldStep {
 }
 
 impl NewStep {
-    /// What a message means now.
-    pub fn hear(self, message: &HandoverMessage) -> StepEvent {
+    /// Returns the meaning of a message in this step.
+    pub fn event(self, message: &HandoverMessage) -> StepEvent {
         match (self, message) {
             (NewStep::Offer, HandoverMessage::Offered { .. }) | (NewStep::Take, HandoverMessage::Take) => {
                 StepEvent::Done
@@ -111,7 +110,7 @@ impl NewStep {
         }
     }
 
-    /// How long it may take; `None` for as long as the old process lives.
+    /// Returns its time limit; `None` if it lasts as long as the old process.
     pub fn deadline(self, deadlines: Deadlines) -> Option<Duration> {
         match self {
             NewStep::Offer => Some(deadlines.taken),
@@ -120,7 +119,7 @@ impl NewStep {
         }
     }
 
-    /// For messages.
+    /// Returns its name, for error messages.
     pub const fn name(self) -> &'static str {
         match self {
             NewStep::Offer => "offer",
@@ -153,8 +152,8 @@ mod tests {
     #[test]
     fn each_message_has_its_place() {
         use StepEvent::{Done, No, Nothing, OutOfTurn as Out, Part};
-        let old = |step: OldStep| all().iter().map(|message| step.hear(message)).collect::<Vec<_>>();
-        let new = |step: NewStep| all().iter().map(|message| step.hear(message)).collect::<Vec<_>>();
+        let old = |step: OldStep| all().iter().map(|message| step.event(message)).collect::<Vec<_>>();
+        let new = |step: NewStep| all().iter().map(|message| step.event(message)).collect::<Vec<_>>();
         assert_eq!(old(OldStep::Ready), [Out, Out, Done, No, Out, Out, Out, Out, Nothing]);
         assert_eq!(old(OldStep::Taken), [Out, Out, Out, No, Out, Out, Out, Done, Nothing]);
         assert_eq!(new(NewStep::Offer), [Part, Done, Out, Out, Out, Out, Out, Out, Nothing]);

@@ -1,6 +1,6 @@
-//! The new process: takes what it is given, says when it is ready, and begins when it is told to.
+//! The new process: receives what is handed over, reports when it is ready, and takes over when it is told to.
 //!
-//! One type a step, used up by the next. Nothing that can be noticed from outside happens before [`Activated`].
+//! Each step is a type that the next one consumes. Nothing is visible from outside before [`Activated`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,37 +16,37 @@ use super::predecessors::{Predecessor, Predecessors};
 use super::steps::{Deadlines, NewStep, StepEvent};
 use crate::net::listener::{Inheritance, Inherited};
 
-/// The most descriptors that are taken; more than a machine has processors, for hundreds of listeners.
+/// The most descriptors that are accepted: enough for hundreds of listeners with a socket per worker.
 const DESCRIPTORS_MAX: usize = 1 << 14;
 
-/// The most addresses that are said; each has at most 120 bytes, or a few times that with all of them escaped.
+/// The most addresses in the last message; each has at most 120 bytes, or a few times that if all are escaped.
 const UNWANTED_MAX: usize = 64;
 
-/// Why this process does not take over. It is to end: the one that started it goes on.
+/// Why this process does not take over. It must end; the one that started it goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum SuccessionError {
-    /// The environment says that a process hands over to this one, but standard input is not the line to it.
+    /// The environment announces a handover, but standard input is not its channel.
     #[error("{ENVIRONMENT} is set, but standard input is not what it promises: unset it to start anew")]
     NoLine,
-    /// The process that wants to hand over is not the one that started this.
+    /// The process named in the environment is not the parent of this one.
     #[error("{ENVIRONMENT} names a process that has not started this one, or has ended: unset it to start anew")]
     NotParent,
-    /// The old one has ended or given up.
+    /// The old process has ended or given up.
     #[error("the old process has gone while this one waited for \"{}\"", .0.name())]
     Gone(NewStep),
-    /// The old one took too long.
+    /// The old process took too long.
     #[error("the old process has not said \"{}\" in time", .0.name())]
     Timeout(NewStep),
-    /// The old one said something that has no place there.
+    /// The old process violated the protocol.
     #[error("the old process said something else than \"{}\"", .0.name())]
     OutOfTurn(NewStep),
-    /// More than can be meant.
+    /// Too many sockets to be plausible.
     #[error("the old process hands over more than {DESCRIPTORS_MAX} sockets")]
     TooMany,
-    /// The old one cannot be understood, or the line fails.
+    /// The old process cannot be understood, or the channel fails.
     #[error("the old process cannot be understood")]
     Channel(#[source] ChannelError),
-    /// Standard input cannot be taken.
+    /// Standard input cannot be used.
     #[error("standard input cannot be taken")]
     Io(#[from] io::Error),
 }
@@ -59,14 +59,14 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// The line to the process that started this one to hand over to it; `None` if nobody did. Takes standard input away, so
-    /// it is called once, before anything reads from there.
+    /// Returns the channel to the process that hands over to this one; `None` if there is none. Takes over standard input, so
+    /// it must be called once, before anything reads from there.
     ///
     /// # Errors
-    /// If what the environment says is not so.
+    /// If the environment is wrong.
     pub fn from_env(deadlines: Deadlines) -> Result<Option<Successor>, SuccessionError> {
         let Some(old) = std::env::var_os(ENVIRONMENT) else { return Ok(None) };
-        // The mark is for one process; it is left to all that this one ever starts.
+        // The variable is meant for one process, but all children of this one inherit it.
         let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
         if parent.as_deref() != old.to_str() {
             return Err(SuccessionError::NotParent);
@@ -74,17 +74,17 @@ impl Successor {
         let end = io::stdin().as_fd().try_clone_to_owned()?;
         let channel = Channel::adopt(end).ok_or(SuccessionError::NoLine)?;
         let nothing = std::fs::File::open("/dev/null")?;
-        // A copy that nobody closes would make the old process believe that we live as long as a child of ours does.
+        // Close the copy: otherwise a child of ours would keep the channel open after our end.
         rustix::stdio::dup2_stdin(&nothing).map_err(io::Error::from)?;
         Ok(Some(Successor { channel, deadlines }))
     }
 
-    /// The same from an end of a [`Channel`].
+    /// Creates it from one end of a [`Channel`].
     pub fn new(channel: Channel, deadlines: Deadlines) -> Successor {
         Successor { channel, deadlines }
     }
 
-    /// All that is handed over. Build everything with it, and accept nothing.
+    /// Receives everything that is handed over. The caller builds everything with it and accepts nothing yet.
     ///
     /// # Errors
     /// See [`SuccessionError`].
@@ -112,7 +112,7 @@ impl Successor {
     }
 }
 
-/// A process that has been given everything, and builds.
+/// A process that has received everything and builds.
 #[derive(Debug)]
 pub struct PreparedSuccessor {
     channel: Channel,
@@ -122,12 +122,12 @@ pub struct PreparedSuccessor {
 }
 
 impl PreparedSuccessor {
-    /// The number of the old process.
+    /// Returns the id of the old process.
     pub fn old(&self) -> u32 {
         self.old
     }
 
-    /// Everything is built: says so, and waits for the word to take over.
+    /// Reports that everything is built, and waits for the message to take over.
     ///
     /// # Errors
     /// See [`SuccessionError`].
@@ -138,7 +138,7 @@ impl PreparedSuccessor {
         let failed = |error| failure(NewStep::Take, error);
         self.channel.send(&HandoverMessage::Ready, &[]).await.map_err(failed)?;
         let mut own = vec![];
-        // Without its end there is nothing to hear from one.
+        // `None` for a process whose channel did not arrive.
         let mut named: Vec<Option<Predecessor>> = vec![];
         let last = within(&mut self.channel, NewStep::Take, self.deadlines, |message, descriptors| {
             match message {
@@ -148,7 +148,7 @@ impl PreparedSuccessor {
                 }
                 HandoverMessage::Counts { sessions } => match named.last_mut() {
                     None => own.extend(sessions),
-                    Some(Some(predecessor)) => predecessor.told(sessions),
+                    Some(Some(predecessor)) => predecessor.update(sessions),
                     Some(None) => {}
                 },
                 _ => {}
@@ -157,58 +157,58 @@ impl PreparedSuccessor {
         });
         last.await?;
         let mut old = Predecessor::new(self.old, self.channel);
-        old.told(own);
+        old.update(own);
         let each = named.into_iter().flatten().chain([old]).collect();
         Ok(Activated { predecessors: Predecessors::new(each), upgrades: self.upgrades })
     }
 
-    /// It will not be. The old process goes on, and says why in its log.
+    /// Refuses to take over. The old process goes on, and logs the reason.
     pub async fn refuse(mut self, reason: &str) {
-        // More would not fit a message, and is in our own log.
+        // A longer one would not fit a message; it is in our own log.
         let reason = reason.chars().take(REASON_CHARS_MAX).collect();
-        // If nobody hears it, nobody waits for it.
+        // An error means that the old process has gone, so it does not wait.
         let _ = timeout(self.deadlines.taken, self.channel.send(&HandoverMessage::Refused { reason }, &[])).await;
     }
 }
 
-/// A process that has the word to take over.
+/// A process that has been told to take over.
 #[derive(Debug)]
 pub struct Activated {
-    /// The old one is the last.
+    /// The processes before this one; the old process is the last.
     predecessors: Predecessors,
     upgrades: u64,
 }
 
 impl Activated {
-    /// How often the service has been upgraded, this time included.
+    /// Returns how often the service has been upgraded, this time included.
     pub fn upgrades(&self) -> u64 {
         self.upgrades
     }
 
-    /// The processes before this one, with what they have: to be shown ([`Predecessors::show`]) before the first connection
-    /// is taken.
+    /// Returns the processes before this one with their sessions, to be counted as load ([`Predecessors::show`]) before the
+    /// first connection is accepted.
     pub fn predecessors(&mut self) -> &mut Predecessors {
         &mut self.predecessors
     }
 
-    /// Connections are accepted: says so, which lets the old process stop. If that one is no more, all the better. `unwanted` is
-    /// what nobody has asked for; those who wait there are the old one's to serve.
+    /// Reports that this process accepts, so that the old one stops. It is no error if that one has ended. `unwanted` are the
+    /// sockets that no listener has claimed; connections that wait there are served by the old process.
     ///
     /// # Panics
     /// Outside of a runtime.
     pub async fn taken(mut self, unwanted: Inheritance) -> Predecessors {
-        // As many as surely fit one message; more listeners are not removed at once.
+        // This many surely fit one message; more listeners are hardly removed at once.
         let unwanted = unwanted.left().take(UNWANTED_MAX).cloned().collect();
         if let Some(old) = self.predecessors.each.last_mut()
             && let Err(error) = old.say(&HandoverMessage::Taken { unwanted }).await
         {
-            tracing::warn!(pid = old.pid, %error, "the old process does not hear that it is over");
+            tracing::warn!(pid = old.pid, %error, "the old process cannot be told that this one has taken over");
         }
         self.predecessors
     }
 }
 
-/// Hears what belongs to a step, by its deadline, and answers what ended it.
+/// Receives the messages of a step, by its deadline. Returns the one that completed it.
 async fn within(
     channel: &mut Channel,
     step: NewStep,
@@ -218,7 +218,7 @@ async fn within(
     let exchange = async {
         loop {
             let (message, descriptors) = channel.receive().await.map_err(|error| failure(step, error))?;
-            match step.hear(&message) {
+            match step.event(&message) {
                 StepEvent::Done => return Ok(message),
                 StepEvent::Part => part(message, descriptors)?,
                 StepEvent::Nothing => {}

@@ -91,7 +91,7 @@ impl Notifier {
     }
 
     /// Whether anybody hears.
-    pub fn is_heard(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         self.0.is_some()
     }
 
@@ -109,12 +109,12 @@ impl Notifier {
 
     /// Says that we are alive, twice in each `span` of the watchdog, for as long as it is polled: a thread that hangs, or one
     /// that is busy for too long, is noticed. Says nothing while the process is not well. For ever.
-    pub async fn keep_alive(&self, span: Duration, mut is_well: impl FnMut() -> bool) {
+    pub async fn keep_alive(&self, span: Duration, mut is_healthy: impl FnMut() -> bool) {
         let mut tick = tokio::time::interval((span / 2).max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if is_well() {
+            if is_healthy() {
                 self.say(&[Word::Watchdog]);
             }
         }
@@ -217,7 +217,7 @@ mod tests {
         for (socket, name) in [(&at_path, path.to_str().unwrap().to_owned()), (&abstract_one, format!("@{name}"))] {
             socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let notifier = Notifier::to(&name).unwrap();
-            assert!(notifier.is_heard());
+            assert!(notifier.is_connected());
             notifier.say(&[Word::Ready, Word::Status("2 listeners\nMAINPID=1"), Word::MainPid(17)]);
             assert_eq!(heard(socket), "READY=1\nSTATUS=2 listeners MAINPID=1\nMAINPID=17");
             notifier.say(&[Word::Stopping]);
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn nobody_is_told_where_nobody_is_named_or_understood() {
         Notifier::default().say(&[Word::Ready]);
-        assert!(!Notifier::default().is_heard());
+        assert!(!Notifier::default().is_connected());
         for name in ["vsock:2:1234", "relative", "/nowhere/notify", "@nobody-here-wsluice"] {
             assert!(Notifier::to(name).is_err(), "{name}");
         }

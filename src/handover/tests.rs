@@ -73,20 +73,20 @@ async fn hand_over(
     let (channel, end) = Channel::pair().unwrap();
     let deadlines = Deadlines::default();
     let ours = async {
-        let prepared = offer.over(channel, ChildProcess::none(), deadlines).await.unwrap();
+        let prepared = offer.send_over(channel, ChildProcess::none(), deadlines).await.unwrap();
         prepared.hand_over(before, &old.lives).await.unwrap()
     };
     let theirs = async {
-        let (heir, mut inheritance) = Successor::new(end, deadlines).inventory().await.unwrap();
+        let (prepared, mut inheritance) = Successor::new(end, deadlines).inventory().await.unwrap();
         let adopted = wanted.iter().map(|wanted| {
             let (address, inherited) = inheritance.take("any", wanted).unwrap();
             adopt(&address, inherited, 2).unwrap()
         });
         let mut adopted: Vec<Bound> = adopted.collect();
-        let mut promoted = heir.ready().await.unwrap();
-        promoted.predecessors().show(&new.lives, &new.metrics);
+        let mut activated = prepared.ready().await.unwrap();
+        activated.predecessors().show(&new.lives, &new.metrics);
         adopted.iter_mut().for_each(|bound| bound.take_charge().unwrap());
-        (promoted.taken(inheritance).await, adopted)
+        (activated.taken(inheritance).await, adopted)
     };
     let (reporter, (before, adopted)) = tokio::join!(ours, theirs);
     (reporter, before, adopted)
@@ -185,7 +185,7 @@ async fn fails(deadlines: Deadlines, theirs: impl AsyncFnOnce(Channel)) -> Upgra
     let (old, before) = (Process::new(), Predecessors::default());
     let (channel, end) = Channel::pair().unwrap();
     let ours = async {
-        let prepared = offer.over(channel, ChildProcess::none(), deadlines).await?;
+        let prepared = offer.send_over(channel, ChildProcess::none(), deadlines).await?;
         prepared.hand_over(&before, &old.lives).await
     };
     let theirs = async {
@@ -293,12 +293,12 @@ async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
     let (channel, end) = Channel::pair().unwrap();
     let ours = async {
         let prepared =
-            HandoverOffer::default().over(channel, ChildProcess::none(), Deadlines::default()).await.unwrap();
+            HandoverOffer::default().send_over(channel, ChildProcess::none(), Deadlines::default()).await.unwrap();
         prepared.hand_over(&before, &second.lives).await
     };
     let theirs = async {
-        let (heir, _) = Successor::new(end, Deadlines::default()).inventory().await.unwrap();
-        drop(heir.ready().await.unwrap());
+        let (prepared, _) = Successor::new(end, Deadlines::default()).inventory().await.unwrap();
+        drop(prepared.ready().await.unwrap());
     };
     let (failed, ()) = tokio::join!(ours, theirs);
     assert_eq!(failed.unwrap_err().attempt(), Attempt::Died);
@@ -321,7 +321,7 @@ async fn the_new_one_ends_when_the_old_one_does_not_keep_to_the_order() {
         theirs(channel.into_descriptor());
         match Successor::new(end, Deadlines { ready: SHORT, taken: SHORT }).inventory().await {
             Err(error) => error,
-            Ok((heir, _)) if ready => heir.ready().await.unwrap_err(),
+            Ok((prepared, _)) if ready => prepared.ready().await.unwrap_err(),
             Ok(_) => panic!("there is no inventory"),
         }
     };

@@ -1,7 +1,7 @@
-//! The accept loops of one worker: begun and ended while it runs, as it is ordered.
+//! The accept loops of one worker, started and stopped by commands.
 //!
-//! The sockets belong to who gives the orders ([`Bound`]); a worker has duplicates of them, and ending its loop closes no
-//! listening socket. What it answers, by dropping the `done` of an order, is that the order has been carried out.
+//! The sockets belong to the sender of the commands ([`Bound`]); a worker has duplicates, so ending its loop closes no
+//! listening socket. It acknowledges a command by dropping its `done`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,64 +15,64 @@ use super::Listener;
 use crate::net::listener::{Acceptor, Bound};
 use crate::session::Sessions;
 
-/// Between two attempts to open a worker's end of a listener, when no descriptor is left.
-const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// The time between two attempts to open a worker's socket when no descriptor is left.
+const REOPEN_DELAY: Duration = Duration::from_secs(1);
 
-/// What a worker is told.
+/// A command to a worker.
 #[derive(Debug)]
 pub enum AcceptCommand {
-    /// Accept connections for a listener.
+    /// Starts accepting connections of a listener.
     Accept {
-        /// Names this opening in [`AcceptCommand::Stop`].
-        opening: u64,
-        /// What becomes of them.
+        /// The id of this binding, for [`AcceptCommand::Stop`].
+        binding_id: u64,
+        /// The listener.
         listener: Arc<Listener>,
-        /// Where they come from.
+        /// Its sockets.
         bound: Arc<Bound>,
-        /// Dropped when connections are accepted.
+        /// Dropped once connections are accepted.
         done: mpsc::Sender<()>,
     },
-    /// Accept no more of them.
+    /// Stops accepting.
     Stop {
-        /// Of which opening.
-        opening: u64,
-        /// What becomes of those that have come and were not accepted yet.
+        /// The id of the binding.
+        binding_id: u64,
+        /// What to do with connections that wait in the queue.
         waiting: PendingConnections,
-        /// Dropped when none will be.
+        /// Dropped once no more are accepted.
         done: mpsc::Sender<()>,
     },
 }
 
-/// What becomes of connections that wait on a socket on which nobody accepts any more.
+/// What to do with connections that wait on a socket when accepting stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PendingConnections {
-    /// They are accepted first: the socket is about to be closed, which would reset them.
+    /// Accept them first: the socket is about to be closed, which would reset them.
     Accept,
-    /// They are left to others who accept on it.
+    /// Leave them to others that accept on the socket.
     Leave,
 }
 
-/// A loop at work. It ends when `stop` is sent to or dropped.
+/// A running accept loop. It ends when `stop` is used or dropped.
 struct AcceptLoop {
     stop: oneshot::Sender<PendingConnections>,
     task: JoinHandle<()>,
 }
 
-/// Does what worker `index` is told until nobody can tell it anything any more.
-pub async fn run(index: usize, mut orders: mpsc::UnboundedReceiver<AcceptCommand>, sessions: Arc<Sessions>) {
+/// Runs the commands of worker `index` until their sender is dropped.
+pub async fn run(index: usize, mut commands: mpsc::UnboundedReceiver<AcceptCommand>, sessions: Arc<Sessions>) {
     let mut loops: HashMap<u64, AcceptLoop> = HashMap::new();
-    while let Some(order) = orders.recv().await {
-        match order {
-            AcceptCommand::Accept { opening, listener, bound, done } => {
+    while let Some(command) = commands.recv().await {
+        match command {
+            AcceptCommand::Accept { binding_id, listener, bound, done } => {
                 let (stop, stopped) = oneshot::channel();
                 let task = accept(index, listener, bound, Arc::clone(&sessions), done, stopped);
-                loops.insert(opening, AcceptLoop { stop, task: tokio::spawn(task) });
+                loops.insert(binding_id, AcceptLoop { stop, task: tokio::spawn(task) });
             }
-            AcceptCommand::Stop { opening, waiting, done } => {
-                let Some(AcceptLoop { stop, task }) = loops.remove(&opening) else { continue };
+            AcceptCommand::Stop { binding_id, waiting, done } => {
+                let Some(AcceptLoop { stop, task }) = loops.remove(&binding_id) else { continue };
                 // It may have ended by itself.
                 let _ = stop.send(waiting);
-                // An error would be a panic of the loop, which has ended it as well.
+                // An error is a panic of the loop, which has ended it as well.
                 let _ = task.await;
                 drop(done);
             }
@@ -97,7 +97,7 @@ async fn accept(
     super::run(listener, acceptor, sessions, stopped).await;
 }
 
-/// A worker's end of a listener. When no descriptor is left it is waited for one, but not by who gave the order.
+/// Opens a worker's socket of a listener. Without a free descriptor it retries; the command counts as done meanwhile.
 async fn open(index: usize, listener: &Listener, bound: &Bound, done: mpsc::Sender<()>) -> Acceptor {
     let mut is_first = true;
     let mut done = Some(done);
@@ -111,6 +111,6 @@ async fn open(index: usize, listener: &Listener, bound: &Bound, done: mpsc::Send
             Err(_) => {}
         }
         drop(done.take());
-        sleep(OPEN_AGAIN).await;
+        sleep(REOPEN_DELAY).await;
     }
 }

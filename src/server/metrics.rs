@@ -1,4 +1,4 @@
-//! What listeners count: connections before any of their requests is understood, and TLS.
+//! Metrics of listeners: connections, their errors before a request is read, and TLS.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::telemetry::counters::{Active, Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 
-/// What ended, delayed or kept out a connection before it made a request that could be answered.
+/// What has ended, delayed or refused a connection before a request could be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionError {
-    /// No descriptors left: nothing was accepted for a while.
+    /// No descriptor was left, so accepting paused.
     AcceptPaused,
-    /// The listener has as many connections as it may.
+    /// The listener has reached its connection limit.
     Limit,
     /// The PROXY protocol header is missing, malformed or unwanted.
     ProxyProtocol,
@@ -21,7 +21,7 @@ pub enum ConnectionError {
     TlsTimeout,
     /// The TLS handshake failed: no common version or cipher, no certificate, an alert.
     TlsFailed,
-    /// The name that the client asks for in TLS (SNI) is no name of DNS.
+    /// The server name that the client sends in TLS (SNI) is not a DNS name.
     TlsServerName,
     /// The client left during the TLS handshake.
     TlsClosed,
@@ -29,7 +29,7 @@ pub enum ConnectionError {
     HeaderTimeout,
     /// The request head is not HTTP, or larger than allowed.
     BadRequest,
-    /// The client took nothing of an answer to plain HTTP for too long.
+    /// The client read nothing of a plain HTTP response for too long.
     SendTimeout,
     /// Reading or writing failed otherwise.
     Io,
@@ -50,7 +50,7 @@ impl ConnectionError {
         ConnectionError::Io,
     ];
 
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
             ConnectionError::AcceptPaused => "accept_paused",
@@ -68,17 +68,17 @@ impl ConnectionError {
     }
 }
 
-/// Version of TLS that was agreed on.
+/// The negotiated version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsVersionLabel {
-    /// RFC 5246.
+    /// TLS 1.2 (RFC 5246).
     Tls12,
-    /// RFC 8446.
+    /// TLS 1.3 (RFC 8446).
     Tls13,
 }
 
 impl TlsVersionLabel {
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
             TlsVersionLabel::Tls12 => "1.2",
@@ -91,7 +91,7 @@ impl TlsVersionLabel {
 /// 3 s are where a client arrives whose packet was lost once or twice.
 const TLS_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
 
-/// The families, before they have listeners.
+/// The metric families of all listeners.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     active: IntGaugeVec,
@@ -104,7 +104,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes and registers the families.
+    /// Creates and registers the families.
     ///
     /// # Errors
     /// If one of the names is taken.
@@ -145,7 +145,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The handles of one listener, and their series, until they are dropped.
+    /// Creates the metrics of one listener; its series exist until they are dropped.
     pub fn listener(&self, listener: &str, security: Security) -> ListenerMetrics {
         let held = self.by_listener.guard([listener]);
         let tls_held = (security == Security::Tls).then(|| self.by_tls_listener.guard([listener]));
@@ -178,16 +178,16 @@ impl Metrics {
     }
 }
 
-/// Whether a listener speaks TLS; one that does not has no series about it.
+/// Whether a listener terminates TLS; only then has it series about TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
     /// Plain TCP or a Unix socket.
     Plain,
-    /// TLS ends here.
+    /// TLS is terminated here.
     Tls,
 }
 
-/// What connections of one listener count on.
+/// The metrics of one listener.
 #[derive(Debug)]
 pub struct ListenerMetrics {
     active: IntGauge,
@@ -199,13 +199,13 @@ pub struct ListenerMetrics {
 }
 
 impl ListenerMetrics {
-    /// Counts an accepted connection; it is active until the answer is dropped.
+    /// Counts an accepted connection, which is active until the result is dropped.
     pub fn accept(&self) -> Active {
         self.total.inc();
         Active::new(&self.active)
     }
 
-    /// Counts what went wrong with one.
+    /// Counts an error of a connection.
     pub fn error(&self, error: ConnectionError) {
         self.errors.inc(error);
     }

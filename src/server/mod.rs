@@ -1,8 +1,8 @@
-//! Accepting connections and seeing each through: PROXY header, TLS, HTTP/1.1, and the session after a 101.
+//! Accepts connections and serves each to its end: PROXY header, TLS, HTTP/1.1, and the session after a 101.
 //!
-//! One accept loop per listener and worker; a connection stays on the worker that accepted it, and so does all it leads
-//! to. What comes before the session is boxed and freed when the session begins, so that a connection that lives for
-//! hours is as small as its relay.
+//! Each worker has one accept loop per listener; a connection and its session stay on the worker that accepted it. The
+//! state before the session is boxed and freed when the session begins, so that a connection that lives for hours is as
+//! small as its relay.
 
 pub mod accepting;
 mod h1;
@@ -41,39 +41,39 @@ use metrics::{ConnectionError, ListenerMetrics, TlsVersionLabel};
 /// A client's connection, with or without TLS.
 pub type DownstreamIo = Transport<ServerStream>;
 
-/// One listener, shared by the workers that accept on it. It stays the same while it has its name; what the configuration
-/// says of it is swapped.
+/// A listener, shared by the workers that accept on it. It stays the same as long as its name is configured; a reload swaps
+/// its settings.
 #[derive(Debug)]
 pub struct Listener {
-    /// As in the configuration.
+    /// Its name in the configuration.
     pub name: Arc<str>,
-    /// Its number in this process, which no other has.
+    /// Its id, unique in this process.
     pub id: u32,
-    /// How connections begin: each keeps to the end what it finds when it is accepted.
+    /// The settings of connections; each keeps those it was accepted with.
     pub settings: ArcSwap<ListenerSettings>,
-    /// What becomes of requests: each keeps to the end what it finds when its head has come.
+    /// The handler of requests; each request keeps the one it began with.
     pub proxy: ArcSwap<Proxy>,
     /// Connections open now.
     open: AtomicUsize,
-    /// Until when, on the clock, the log has heard enough of bad server names.
+    /// The time until which bad server names are not logged.
     quiet_until: AtomicU64,
 }
 
-/// Whoever connects can cause such lines; the counter has them all.
+/// The time between two such log lines, which any client can cause; the counter counts all.
 const BETWEEN_LINES: Duration = Duration::from_secs(60);
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Listener {
-    /// A listener without connections.
+    /// Creates a listener without connections.
     pub fn new(name: Arc<str>, settings: Arc<ListenerSettings>, proxy: Arc<Proxy>) -> Listener {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (open, quiet_until) = (AtomicUsize::new(0), AtomicU64::new(0));
         Listener { name, id, settings: ArcSwap::new(settings), proxy: ArcSwap::new(proxy), open, quiet_until }
     }
 
-    /// A client asked for a name that rustls refuses. Clients see an alert that says nothing, and nobody else sees any of
-    /// it; so the operator is told, at most once a minute.
+    /// Logs, at most once a minute, that a client has sent a server name that rustls refuses. The client gets an alert that
+    /// does not say why, so without this line nobody would know.
     #[cold]
     fn bad_server_name(&self, peer: Option<SocketAddr>, error: &TlsAcceptError) {
         let (now, before) = (clock::coarse(), self.quiet_until.load(Ordering::Relaxed));
@@ -91,22 +91,22 @@ impl Listener {
     }
 }
 
-/// What one configuration says of how a listener's connections begin.
+/// The settings of a listener in one configuration.
 #[derive(Debug)]
 pub struct ListenerSettings {
-    /// TLS, if it ends here.
+    /// TLS, if the listener terminates it.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Whether a PROXY header comes first.
+    /// Whether connections begin with a PROXY header.
     pub proxy_protocol: Option<Mode>,
-    /// How long what comes before a request may take.
+    /// The time limits before a request.
     pub timeouts: ListenerTimeouts,
-    /// How much a connection may ask for.
+    /// The limits of connections and requests.
     pub limits: ListenerLimits,
-    /// What it counts on.
+    /// Its metrics.
     pub metrics: ListenerMetrics,
 }
 
-/// Accepts until `stopped`; connections accepted go on by themselves.
+/// Accepts until `stopped`; accepted connections are tasks of their own.
 async fn run(
     listener: Arc<Listener>,
     mut acceptor: Acceptor,
@@ -145,7 +145,7 @@ fn begin_connection(listener: &Arc<Listener>, sessions: &Arc<Sessions>, (stream,
     tokio::spawn(connection(before, slot));
 }
 
-/// A connection's place on its listener.
+/// A connection's share of the listener's connection limit.
 struct ConnectionSlot {
     listener: Arc<Listener>,
     _active: Active,
@@ -161,7 +161,7 @@ impl ConnectionSlot {
         Some(ConnectionSlot { listener: Arc::clone(listener), _active: settings.metrics.accept() })
     }
 
-    /// A panic has ended what was in it.
+    /// Logs a panic that has ended the connection.
     #[cold]
     fn panicked(self, panic: &Panic) {
         tracing::error!(
@@ -180,17 +180,17 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// One connection from accept to its end.
+/// Serves one connection from accept to its end.
 ///
-/// What this future names it keeps for life, so it names little: what comes before the session is a box, freed when it
-/// is done; the session is in the future itself, the task's only allocation.
+/// The future keeps every variable for its whole life, so it has few: the part before the session is a box, freed when it is
+/// done; the session is inside the future, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
 fn connection(
     mut before: impl Future<Output = Option<Upgraded>> + Unpin,
     slot: ConnectionSlot,
 ) -> impl Future<Output = ()> {
     async move {
-        // Freed as soon as it is done. After a panic too nothing is left of it: what it had it gives back in being dropped.
+        // Freed as soon as it is done. After a panic too, dropping it releases all that it held.
         let begun = poll_fn(move |cx| Pin::new(&mut before).poll(cx).map(|upgraded| upgraded.map(begin)));
         let mut session = match panics::catching(PanicSite::Connection, begun).await {
             Ok(Some(session)) => session,
@@ -199,7 +199,7 @@ fn connection(
         };
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| session.poll(cx, timer.as_mut())).await;
-        // The session first: where its connections have ended, there is room for another.
+        // Drop the session first: the slot is free only when its connections have ended.
         match panics::catch(PanicSite::Session, || drop(session)) {
             Ok(()) => drop(slot),
             Err(panic) => slot.panicked(&panic),
@@ -213,7 +213,7 @@ fn begin((pending, io, early, guard): Upgraded) -> Session<DownstreamIo, Upstrea
     pending.begin((io, early), guard)
 }
 
-/// Everything before the session; `None` when there is none to come.
+/// Serves everything before the session. Returns `None` if no session begins.
 async fn until_session(
     stream: Stream,
     peer: PeerAddr,
@@ -221,7 +221,7 @@ async fn until_session(
     settings: Arc<ListenerSettings>,
     guard: Guard<Member>,
 ) -> Option<Upgraded> {
-    // Read once, and by none of those that need no deadline.
+    // Read the clock once, and only if a deadline is needed.
     let mut accepted = None;
     let mut deadline = || *accepted.get_or_insert_with(Instant::now) + settings.timeouts.tls.duration();
     let mut peer = match peer {
@@ -294,7 +294,7 @@ mod tests {
 
     use super::*;
 
-    /// The size of what `f` answers.
+    /// Returns the size of the future of `f`.
     fn size_of_answer<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
         size_of::<F>()
     }
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn a_connection_is_a_task_of_640_bytes() {
         type Before = Pin<Box<std::future::Ready<Option<Upgraded>>>>;
-        // Tokio's own part of a task, whose size is a multiple of 128 on the machines that are counted here.
+        // tokio's own part of a task, whose size is a multiple of 128 on common machines.
         let task = 96;
         let bytes = size_of_answer(|before: Before, slot| connection(before, slot));
         assert!(bytes + task <= 640, "{bytes}");

@@ -204,7 +204,7 @@ async fn it_is_told_who_is_still_where_a_drain_was_begun() {
     let endpoint = DrainTarget::Endpoint { upstream: "app".into(), endpoint: one.url() };
     for target in [&endpoint, &route] {
         let (target, span) = (target.clone(), Duration::from_secs(600));
-        proxy.app.control().ask(|done| ControlRequest::Drain { target, span, done }).await.unwrap().unwrap();
+        proxy.app.control().request(|done| ControlRequest::Drain { target, span, done }).await.unwrap().unwrap();
     }
     assert_eq!(kinds(&proxy), [0.0, 1.0, 0.0, 1.0, 0.0]);
     assert_eq!(left(&proxy, "endpoint", "app", &one.url()), Some(2.0));
@@ -215,7 +215,7 @@ async fn it_is_told_who_is_still_where_a_drain_was_begun() {
     drop(clients.pop());
     eventually("one less", || (left(&proxy, "route", "all", "") == Some(3.0)).then_some(())).await;
     for target in [endpoint, route] {
-        assert!(proxy.app.control().ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap().unwrap());
+        assert!(proxy.app.control().request(|done| ControlRequest::EndDrain { target, done }).await.unwrap().unwrap());
     }
     assert_eq!((kinds(&proxy), told(&proxy)), ([0.0; 5], 0.0));
     assert!(!proxy.metrics().contains("wsluice_drain_sessions_left"));

@@ -89,13 +89,13 @@ upstreams:
     async fn drain(&self, target: &DrainTarget, span: Duration) -> Option<usize> {
         let target = target.clone();
         let control = self.proxy.app.control();
-        within("a drain", control.ask(|done| ControlRequest::Drain { target, span, done })).await.unwrap()
+        within("a drain", control.request(|done| ControlRequest::Drain { target, span, done })).await.unwrap()
     }
 
     async fn end(&self, target: &DrainTarget) -> Result<bool, ReloadError> {
         let target = target.clone();
         let control = self.proxy.app.control();
-        within("the end of a drain", control.ask(|done| ControlRequest::EndDrain { target, done })).await.unwrap()
+        within("the end of a drain", control.request(|done| ControlRequest::EndDrain { target, done })).await.unwrap()
     }
 
     fn targets(&self) -> [(DrainTarget, &'static str, &'static str); 4] {
@@ -273,7 +273,7 @@ async fn a_request_on_a_listener_that_is_drained_is_answered_and_its_connection_
     let target = DrainTarget::Listener { name: "plain".to_owned() };
     let control = proxy.app.control();
     let order = target.clone();
-    let drain = control.ask(|done| ControlRequest::Drain { target: order, span: Duration::from_secs(5), done });
+    let drain = control.request(|done| ControlRequest::Drain { target: order, span: Duration::from_secs(5), done });
     assert_eq!(drain.await.unwrap(), Some(0), "no session");
     assert_eq!(control.in_force().listeners.len(), 0);
     idle.expect_end().await;
@@ -285,7 +285,7 @@ async fn a_request_on_a_listener_that_is_drained_is_answered_and_its_connection_
     let taken = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let end = async || {
         let target = target.clone();
-        control.ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap()
+        control.request(|done| ControlRequest::EndDrain { target, done }).await.unwrap()
     };
     assert!(matches!(end().await, Err(ReloadError::Bind { .. })));
     assert_eq!(control.drains().len(), 1);

@@ -88,16 +88,16 @@ async fn play(part: &str, sockets: usize) {
     if part == "exits" {
         std::process::exit(78);
     }
-    let (heir, mut inheritance) = successor.inventory().await.unwrap();
+    let (prepared, mut inheritance) = successor.inventory().await.unwrap();
     match part {
-        "counts_sockets" => return heir.refuse(&format!("{sockets} sockets at the start")).await,
+        "counts_sockets" => return prepared.refuse(&format!("{sockets} sockets at the start")).await,
         "hangs" => std::thread::sleep(Duration::from_secs(600)),
         _ => {}
     }
     let address = inheritance.left().next().unwrap().clone();
     let (address, inherited) = inheritance.take("plain", &address).unwrap();
     let mut bound = adopt(&address, inherited, 1).unwrap();
-    let promoted = heir.ready().await.unwrap();
+    let activated = prepared.ready().await.unwrap();
     if part == "hangs_with_the_word" {
         std::thread::sleep(Duration::from_secs(600));
     }
@@ -106,7 +106,7 @@ async fn play(part: &str, sockets: usize) {
     }
     bound.take_charge().unwrap();
     let mut acceptor = bound.for_worker(0).unwrap();
-    let (mut before, process) = (promoted.taken(inheritance).await, Process::new());
+    let (mut before, process) = (activated.taken(inheritance).await, Process::new());
     // Tells each client what is left of the old process, until there is nothing.
     loop {
         tokio::select! {

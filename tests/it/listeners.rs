@@ -3,6 +3,7 @@
 use tokio::net::TcpListener;
 use wsluice::app::{App, StartError};
 use wsluice::config::load_str;
+use wsluice::control::ReloadError;
 use wsluice::control::context::LogOutput;
 use wsluice::net::listener::Address;
 use wsluice::telemetry::sink::LogSink;
@@ -141,7 +142,7 @@ async fn an_address_that_is_taken_is_an_error_that_names_it_and_nothing_is_left_
     let error =
         App::start(loaded, None, prometheus::Registry::new(), LogOutput { sink, terminal: false, switch: None })
             .unwrap_err();
-    assert!(matches!(&error, StartError::Bind { listener, .. } if listener == "late"), "{error}");
+    assert!(matches!(&error, StartError::Refused(ReloadError::Bind { listener, .. }) if listener == "late"), "{error}");
     assert_eq!(error.to_string(), format!("listener late: {address} is in use by another process"));
     TcpListener::bind(first).await.unwrap();
 }

@@ -368,13 +368,14 @@ async fn a_listener_that_is_drained_is_so_although_it_is_taken_out_and_comes_bac
     let mut proxy = Proxy::start(&text(&[]));
     let target = DrainTarget::Listener { name: "second".to_owned() };
     let (span, drained) = (Duration::from_secs(1), target.clone());
-    let count = proxy.app.control().ask(|done| ControlRequest::Drain { target: drained, span, done }).await.unwrap();
+    let count =
+        proxy.app.control().request(|done| ControlRequest::Drain { target: drained, span, done }).await.unwrap();
     assert_eq!(count, Some(0));
     let second = "  - { name: second, bind: \"127.0.0.1:0\" }\n";
     proxy.reload(&text(&[(second, "")])).await.unwrap();
     proxy.reload(&text(&[])).await.unwrap();
     assert_eq!(proxy.app.listeners().len(), 1, "it is not open");
-    let ended = proxy.app.control().ask(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
+    let ended = proxy.app.control().request(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
     assert!(ended.unwrap());
     let open = proxy.app.listeners();
     let (_, address) = open.iter().find(|(name, _)| &**name == "second").unwrap();

@@ -348,7 +348,7 @@ async fn what_is_told_to_the_old_process_and_to_the_new_is_done_by_each() {
     let mut after = session(&address).await;
     // Neither of these is for the old one any more.
     kill_process(old, Signal::HUP).unwrap();
-    let line = family.process.message("the configuration is not read again").await;
+    let line = family.process.message("the reload is refused").await;
     assert!(line["reason"].as_str().unwrap().contains("has taken over"), "{line}");
     kill_process(old, Signal::USR2).unwrap();
     let line = family.process.message("no upgrade").await;

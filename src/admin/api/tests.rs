@@ -20,7 +20,7 @@ use crate::admin::backend::{
 use crate::admin::filter::{Filter, FilterInput};
 use crate::admin::health::Readiness;
 use crate::admin::visitor::{self, Visitor};
-use crate::admin::{AdminState, House, serve};
+use crate::admin::{AdminServer, AdminState, serve};
 use crate::config::AdminToken;
 use crate::net::listener::{Address, bind};
 use crate::ws::close::Close;
@@ -221,7 +221,7 @@ impl AdminBackend for Fake {
 
 struct Running {
     addr: SocketAddr,
-    desk: Arc<Fake>,
+    backend: Arc<Fake>,
     registry: Registry,
     _stop: oneshot::Sender<()>,
     _task: JoinHandle<()>,
@@ -235,33 +235,33 @@ struct Answered {
     body: Value,
 }
 
-fn api(desk: &Arc<Fake>, token: Option<&str>, registry: &Registry) -> Api {
+fn api(backend: &Arc<Fake>, token: Option<&str>, registry: &Registry) -> Api {
     let tokens: Vec<AdminToken> = token.iter().map(|token| token.parse().unwrap()).collect();
     Api::new(
-        Arc::clone(desk) as Arc<dyn AdminBackend>,
+        Arc::clone(backend) as Arc<dyn AdminBackend>,
         Access::new(&tokens, AdminHosts::default()),
         Metrics::register(registry).unwrap(),
     )
 }
 
-fn start(address: &Address, desk: Fake, token: Option<&str>) -> Running {
-    let (desk, registry) = (Arc::new(desk), Registry::new());
+fn start(address: &Address, backend: Fake, token: Option<&str>) -> Running {
+    let (backend, registry) = (Arc::new(backend), Registry::new());
     let bound = bind(address, 1).unwrap();
     let addr = bound.address().tcp().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
     let acceptor = bound.for_worker(0).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let api = Some(Arc::new(api(&desk, token, &registry)));
+    let api = Some(Arc::new(api(&backend, token, &registry)));
     let metrics = visitor::Metrics::register(&registry).unwrap();
     let state = AdminState { registry: registry.clone(), readiness: Readiness::new(), api, metrics };
     let task = tokio::spawn(async move {
         serve(acceptor, state, async move { drop(stopped.await) }).await;
         drop(bound);
     });
-    Running { addr, desk, registry, _stop: stop, _task: task }
+    Running { addr, backend, registry, _stop: stop, _task: task }
 }
 
-fn on_loopback(desk: Fake, token: Option<&str>) -> Running {
-    start(&"127.0.0.1:0".parse().unwrap(), desk, token)
+fn on_loopback(backend: Fake, token: Option<&str>) -> Running {
+    start(&"127.0.0.1:0".parse().unwrap(), backend, token)
 }
 
 async fn exchange(io: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> Answered {
@@ -328,7 +328,7 @@ async fn the_state_of_things_is_told_in_json() {
     let head = admin.ask("HEAD /api/v1/status").await;
     assert_eq!((head.status, head.body), (200, Value::Null));
     assert_eq!(admin.counted("done"), 4.0);
-    assert_eq!(admin.desk.asked(), [""; 0], "nothing was ordered");
+    assert_eq!(admin.backend.asked(), [""; 0], "nothing was ordered");
 }
 
 #[tokio::test]
@@ -342,7 +342,7 @@ async fn sessions_come_in_pages_that_churn_does_not_disturb() {
         seen.extend(sessions.iter().map(|it| it["id"].as_str().unwrap().to_owned()));
         if page == 0 {
             // The one the next page begins after, and one that was seen.
-            admin.desk.sessions.lock().unwrap().retain(|it| it.id != "0003" && it.id != "0001");
+            admin.backend.sessions.lock().unwrap().retain(|it| it.id != "0003" && it.id != "0001");
         }
         match answer.body.get("next") {
             Some(next) => after = format!("&after={}", next.as_str().unwrap()),
@@ -381,7 +381,7 @@ async fn orders_reach_the_desk_as_they_were_meant() {
     }
     let operator = r#"1008 "closed by operator""#;
     assert_eq!(
-        admin.desk.asked(),
+        admin.backend.asked(),
         [
             "reload".to_owned(),
             "reloaded".to_owned(),
@@ -430,7 +430,7 @@ async fn a_configuration_is_checked_without_being_used() {
         "message": "there is no upstream `caht`", "help": "did you mean `chat`?",
     });
     assert_eq!((bad.status, bad.body), (422, json!({ "error": "the configuration is wrong", "problems": [problem] })));
-    assert_eq!(admin.desk.asked(), ["check Some(7)", "check Some(3)"]);
+    assert_eq!(admin.backend.asked(), ["check Some(7)", "check Some(3)"]);
 }
 
 #[tokio::test]
@@ -442,24 +442,24 @@ async fn a_body_has_its_bounds() {
     assert_eq!((answer.status, &answer.body["error"]), (413, &json!("the body is larger than 1048576 bytes")));
     let form = "POST /api/v1/reload\nContent-Type: application/x-www-form-urlencoded";
     assert_eq!(admin.send(form, &"&".repeat((16 << 10) + 1)).await.status, 413);
-    assert_eq!(admin.desk.asked(), ["check Some(1048576)"]);
+    assert_eq!(admin.backend.asked(), ["check Some(1048576)"]);
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
     let (ours, mut theirs) = tokio::io::duplex(1024);
-    let (desk, registry) = (Arc::new(Fake::with(0)), Registry::new());
-    let api = Some(Arc::new(Api { for_body: Duration::from_millis(20), ..api(&desk, None, &registry) }));
+    let (backend, registry) = (Arc::new(Fake::with(0)), Registry::new());
+    let api = Some(Arc::new(Api { body_timeout: Duration::from_millis(20), ..api(&backend, None, &registry) }));
     let metrics = visitor::Metrics::register(&registry).unwrap();
-    let house = House::new(AdminState { registry, readiness: Readiness::new(), api, metrics });
+    let service = AdminServer::new(AdminState { registry, readiness: Readiness::new(), api, metrics });
     let (_stop, stopped) = tokio::sync::watch::channel(());
     let who = Who::Unix { uid: None, pid: None };
     let visitor = Arc::new(Visitor::new(crate::base::clock::now()));
-    tokio::spawn(crate::admin::connection(ours, who, visitor, Arc::new(house), stopped));
+    tokio::spawn(crate::admin::connection(ours, who, visitor, Arc::new(service), stopped));
     let head = "POST /api/v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf";
     let answer = exchange(&mut theirs, head).await;
     assert_eq!((answer.status, &answer.body["error"]), (408, &json!("the body did not come in time")));
-    assert_eq!(desk.asked(), [""; 0]);
+    assert_eq!(backend.asked(), [""; 0]);
 }
 
 #[tokio::test]
@@ -480,7 +480,7 @@ async fn only_the_token_opens_where_there_is_one() {
             assert!(denied.head.contains("www-authenticate: Bearer realm=\"wsluice\"\r\n"), "{}", denied.head);
         }
     }
-    assert_eq!((admin.counted("denied"), admin.desk.asked()), (10.0, vec![]));
+    assert_eq!((admin.counted("denied"), admin.backend.asked()), (10.0, vec![]));
     // Probes and scrapers have no token.
     for path in ["/livez", "/metrics"] {
         let mut io = TcpStream::connect(admin.addr).await.unwrap();
@@ -508,7 +508,7 @@ async fn pages_in_a_browser_of_this_machine_are_kept_out() {
     }
     // What a browser asks before it sends more than a form could.
     assert_eq!(admin.ask("OPTIONS /api/v1/reload\nOrigin: https://evil.example.com").await.status, 403);
-    assert_eq!(admin.desk.asked(), [""; 0]);
+    assert_eq!(admin.backend.asked(), [""; 0]);
 }
 
 #[tokio::test]
@@ -519,7 +519,7 @@ async fn a_unix_socket_needs_no_name_and_tells_who_is_there() {
     let mut io = UnixStream::connect(&path).await.unwrap();
     let request = "POST /api/v1/reload HTTP/1.1\r\nHost: wsluice\r\nConnection: close\r\n\r\n";
     assert_eq!(exchange(&mut io, request).await.status, 200);
-    assert_eq!(admin.desk.asked(), ["reload", "reloaded"]);
+    assert_eq!(admin.backend.asked(), ["reload", "reloaded"]);
     let (ours, theirs) = UnixStream::pair().unwrap();
     let who = Who::of(&ours.into(), crate::net::stream::PeerAddr::Unix);
     let (uid, pid) = (rustix::process::getuid().as_raw(), rustix::process::getpid());
@@ -532,9 +532,9 @@ static AUDITED: Mutex<Vec<Action>> = Mutex::new(Vec::new());
 
 #[tokio::test]
 async fn every_action_is_written_down_with_who_asked() {
-    let (desk, registry) = (Arc::new(Fake::with(3)), Registry::new());
+    let (backend, registry) = (Arc::new(Fake::with(3)), Registry::new());
     let audit = |action: &Action| AUDITED.lock().unwrap().push(action.clone());
-    let api = Arc::new(Api { audit, ..api(&desk, Some(TOKEN), &registry) });
+    let api = Arc::new(Api { audit, ..api(&backend, Some(TOKEN), &registry) });
     let who = Who::Unix { uid: Some(1000), pid: Some(7) };
     for (method, path, token) in [
         ("POST", "/api/v1/sessions/close?route=even&over=5s", TOKEN),
@@ -562,13 +562,13 @@ async fn an_order_is_carried_out_also_when_the_operator_goes_away() {
     let admin = on_loopback(Fake { reload_may_end: Some(Arc::clone(&may_end)), ..Fake::default() }, None);
     let mut io = TcpStream::connect(admin.addr).await.unwrap();
     io.write_all(b"POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-    while admin.desk.asked.lock().unwrap().is_empty() {
+    while admin.backend.asked.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
     drop(io);
     // Answered on another connection: the first one is gone by then.
     admin.ask("GET /api/v1/status").await;
     may_end.notify_one();
-    tokio::time::timeout(Duration::from_secs(10), admin.desk.ended.notified()).await.unwrap();
-    assert_eq!(admin.desk.asked(), ["reload", "reloaded"]);
+    tokio::time::timeout(Duration::from_secs(10), admin.backend.ended.notified()).await.unwrap();
+    assert_eq!(admin.backend.asked(), ["reload", "reloaded"]);
 }

@@ -1,4 +1,4 @@
-//! Discovery: the task that finds an upstream's endpoints, and how its lists are put in force.
+//! Compiles discovery: the task that finds an upstream's endpoints, and how its lists are put in force.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -92,7 +92,7 @@ impl Compiler<'_> {
                 EndpointUrl::Unix(path) => (ConnectTarget::Unix(path.clone()), "localhost", "localhost".to_owned()),
             };
             let tls = match tls.filter(|_| url.is_tls()) {
-                // What is wrong with it has been told.
+                // The mistake has been reported.
                 None if url.is_tls() => return None,
                 None => None,
                 Some(config) => {
@@ -112,7 +112,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Puts a list that was told in force. Those that cannot be used are left out and told back.
+/// Puts a discovered list in force. Returns the endpoints that cannot be used, with the reason.
 fn replace(
     upstream: &Upstream,
     endpoints: &[config::EndpointConfig],
@@ -123,7 +123,7 @@ fn replace(
     let mut refused = vec![];
     for endpoint in endpoints {
         let place = match &endpoint.url {
-            // A name is judged when it is known where it leads.
+            // A name is checked once it is resolved.
             EndpointUrl::Tcp { host, port, .. } => {
                 host.parse::<IpAddr>().ok().map(|ip| Address::Tcp(SocketAddr::new(ip, *port)))
             }
@@ -135,7 +135,7 @@ fn replace(
         }
     }
     if let (true, Some(first)) = (reachable.is_empty(), refused.first()) {
-        return Err(format!("none of the endpoints may be used, the first one since {first}"));
+        return Err(format!("none of the endpoints may be used; the first one: {first}"));
     }
     let (usable, unusable): (Vec<_>, Vec<_>) =
         reachable.into_iter().partition(|endpoint| has_tls || !endpoint.url.is_tls());

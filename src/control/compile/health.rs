@@ -1,4 +1,4 @@
-//! From what is written about an upstream's health to what probes, judges and bounds.
+//! Compiles health checks, ejection and retry budgets.
 
 use crate::config::{EjectionConfig, Expectation, HealthCheck, HttpCheck, RetryBudgetConfig, WebSocketCheck};
 use crate::health::expect::Expect;
@@ -8,7 +8,7 @@ use crate::probe::http::HttpProbe;
 use crate::probe::websocket::WebSocket;
 use crate::probe::{Check, Probe};
 
-/// The check that an upstream's endpoints are put to.
+/// Compiles the health check of an upstream.
 pub fn check(written: &HealthCheck) -> Check {
     let pace = written.schedule();
     let probe = match written {
@@ -48,14 +48,14 @@ fn websocket(written: &WebSocketCheck) -> WebSocket {
 fn expect(written: &Expectation) -> Expect {
     match written {
         Expectation::Contains(text) => Expect::Contains(text.clone()),
-        // One that is too large has been refused.
+        // A pattern that is too large has been refused before.
         Expectation::Matches(pattern) => {
             pattern.regex().map_or_else(|| Expect::Contains(pattern.to_string()), Expect::Matches)
         }
     }
 }
 
-/// When its endpoints are ejected.
+/// Compiles the rule of ejection.
 pub fn ejection(written: &EjectionConfig) -> outlier::EjectionRule {
     outlier::EjectionRule {
         failures: written.failures,
@@ -66,7 +66,7 @@ pub fn ejection(written: &EjectionConfig) -> outlier::EjectionRule {
     }
 }
 
-/// How many second tries there are.
+/// Compiles the retry budget.
 pub fn retry_budget(written: &RetryBudgetConfig) -> retry_budget::RetryBudgetRule {
     retry_budget::RetryBudgetRule { percent: written.ratio.percent(), min_per_second: written.min_per_second }
 }

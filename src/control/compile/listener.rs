@@ -1,4 +1,4 @@
-//! Listeners: their TLS, their settings, and the proxy that answers their requests.
+//! Compiles listeners: TLS, settings, and the proxy that answers their requests.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use crate::server::metrics::Security;
 use crate::tls::certificates::{CertificateFiles, Part, ServerFiles};
 use crate::tls::server::{ClientAuthMode, MinVersion};
 
-/// A listener as one configuration has it.
+/// A listener of one configuration.
 #[derive(Debug)]
 pub struct CompiledListener {
-    /// What it was made of.
+    /// Its section of the file.
     pub written: config::ListenerConfig,
-    /// How its connections begin.
+    /// The settings of its connections.
     pub settings: Arc<ListenerSettings>,
-    /// What becomes of its requests.
+    /// The handler of its requests.
     pub proxy: Arc<Proxy>,
 }
 
 impl CompiledListener {
-    /// Whether this is what it was.
+    /// Returns true if it is the same as `before`.
     pub fn is_same(&self, before: &CompiledListener) -> bool {
         let tls = |listener: &CompiledListener| listener.settings.tls.as_ref().map(Arc::as_ptr);
         self.written == before.written && tls(self) == tls(before)
@@ -105,7 +105,7 @@ impl Compiler<'_> {
     }
 }
 
-/// What is bound for an address as written.
+/// Returns the address to bind.
 pub fn address(bind: &Bind) -> Address {
     match bind {
         Bind::Tcp(addr) => Address::Tcp(*addr),

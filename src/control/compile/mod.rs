@@ -1,7 +1,8 @@
-//! File → snapshot and listeners: names resolved, certificates read, tables built, metric handles fetched.
+//! Compiles a configuration file into a snapshot and listeners: resolves names, reads certificates, builds tables, fetches
+//! metric handles.
 //!
-//! Whole or not at all: every mistake that only the world outside the file can tell (a certificate that is not there, a
-//! key that does not fit) is reported together, at its place in the file, and nothing is built then.
+//! It succeeds as a whole or not at all. Mistakes that the file alone cannot show (a missing certificate, a key that does not
+//! match) are all reported together, each at its position in the file.
 
 mod discovery;
 mod health;
@@ -29,24 +30,24 @@ use crate::tls::certificates::{self, CertificateScan, Part};
 /// A configuration ready to run.
 #[derive(Debug)]
 pub struct Compiled {
-    /// In the order of the file.
+    /// The listeners, in the order of the file.
     pub listeners: Vec<CompiledListener>,
-    /// By name.
+    /// The routes, by name.
     pub routes: BTreeMap<String, CompiledRoute>,
-    /// By name.
+    /// The upstreams, by name.
     pub upstreams: BTreeMap<String, CompiledUpstream>,
-    /// What opens the API of the admin listener, if it is not open.
+    /// The tokens of the admin API; empty if it needs none.
     pub tokens: Vec<AdminToken>,
-    /// What was read of certificates, until it is committed.
+    /// The certificates that were read, until they are committed.
     pub certificates: Option<CertificateScan>,
-    /// What an operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// Builds all of it. What is the same as in `previous`, the files that it names included, is taken from there.
+/// Compiles a configuration. Parts that are the same as in `previous`, files that they name included, are taken from there.
 ///
 /// # Errors
-/// Everything that is wrong, at its place in the file.
+/// All mistakes, each at its position in the file.
 pub fn compile(
     loaded: &Loaded,
     context: &CompileContext,
@@ -64,7 +65,7 @@ pub fn compile(
     let mut table = vec![];
     let mut routes = BTreeMap::new();
     for written in &file.routes {
-        // `config::check` has already complained about a name that is not there.
+        // `config::check` has already reported an unknown name.
         let Some(CompiledUpstream { upstream, .. }) = upstreams.get(&written.upstream) else { continue };
         let route = compiler.route(file, written, upstream);
         table.push((written.matches.clone(), written.paths, Arc::clone(&route)));
@@ -78,24 +79,24 @@ pub fn compile(
     Ok(Compiled { listeners, routes, upstreams, tokens, certificates: Some(certificates), warnings })
 }
 
-/// How many mistakes are told, as in a file.
+/// The most mistakes that are reported.
 const FINDINGS_MAX: usize = 50;
 
-/// Whether files that a configuration names are looked at.
+/// Whether a check reads the files that a configuration names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileChecks {
-    /// They are read as they would be to run it.
+    /// They are read, as for a start.
     Inside,
-    /// Not even whether they exist: whoever sent the text may not ask that of this machine.
+    /// They are not touched: whoever sent the text must not learn which files exist here.
     Nowhere,
 }
 
-/// Says whether it can be built, as [`compile`] does, and builds nothing: routes, listeners and endpoints with their counters
-/// take far more room than the file.
+/// Checks whether a configuration compiles, and returns the warnings. It builds nothing: routes, listeners and endpoints with
+/// their counters take far more memory than the file.
 ///
 /// # Errors
-/// Everything that is wrong, at its place in the file.
-pub fn examine(loaded: &Loaded, look: FileChecks) -> Result<Vec<String>, ConfigErrors> {
+/// All mistakes, each at its position in the file.
+pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, ConfigErrors> {
     let file = &loaded.file;
     let context = CompileContext::for_check();
     let certificates = context.families.certificates.prepare(SystemTime::now());
@@ -110,9 +111,9 @@ pub fn examine(loaded: &Loaded, look: FileChecks) -> Result<Vec<String>, ConfigE
         warnings: vec![],
     };
     for (name, upstream) in &file.upstreams {
-        compiler.examine_upstream(name, upstream, look);
+        compiler.examine_upstream(name, upstream, file_checks);
     }
-    if look == FileChecks::Inside {
+    if file_checks == FileChecks::Inside {
         for (index, listener) in file.listeners.iter().enumerate() {
             if let Some(tls) = &listener.tls {
                 let path = KeyPath::root().key("listeners").index(index).key("tls");
@@ -121,7 +122,7 @@ pub fn examine(loaded: &Loaded, look: FileChecks) -> Result<Vec<String>, ConfigE
         }
         file.admin.iter().for_each(|admin| drop(compiler.tokens(admin)));
     } else if !file.files().is_empty() {
-        let message = "the files that this names were not looked at: who sends a text is not told which files there are \
+        let message = "the files that this names were not looked at: a text that is sent must not reveal which files exist \
                        (`wsluice check` looks)";
         compiler.warnings.push(message.to_owned());
     }
@@ -129,8 +130,8 @@ pub fn examine(loaded: &Loaded, look: FileChecks) -> Result<Vec<String>, ConfigE
     Ok(warnings)
 }
 
-/// How long it may take to connect to each upstream. Each route has its own time; connections of the pool are shared by
-/// routes and take the longest.
+/// Returns the time to connect to each upstream. Each route has its own; pooled connections are shared by routes and get the
+/// longest.
 fn connect_times(file: &Config) -> HashMap<&str, Duration> {
     let mut times: HashMap<&str, Duration> = HashMap::new();
     for route in &file.routes {
@@ -141,7 +142,7 @@ fn connect_times(file: &Config) -> HashMap<&str, Duration> {
 }
 
 impl Compiled {
-    /// The listener of this name.
+    /// Returns the listener of this name.
     pub fn listener(&self, name: &str) -> Option<&CompiledListener> {
         self.listeners.iter().find(|listener| listener.written.name == name)
     }
@@ -159,19 +160,19 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    /// Notes a failure at `path`; `None` keeps the compilation going, to find all of them.
+    /// Reports an error at `path` and returns `None`, so that the compilation goes on and finds all of them.
     fn ok_or_report<T>(&mut self, path: &KeyPath, result: Result<T, TlsError>) -> Option<T> {
         result.map_err(|error| self.report(path, proxy::outcome::chain(&error))).ok()
     }
 
-    /// Notes what is wrong at `path`, while somebody reads on.
+    /// Reports a mistake at `path`, up to the limit.
     fn report(&mut self, path: &KeyPath, message: impl Into<String>) {
         if self.errors.len() < FINDINGS_MAX {
             self.errors.push(self.source.error(path, message, None));
         }
     }
 
-    /// The same of what has several parts, each with a place of its own.
+    /// Like [`ok_or_report`](Self::ok_or_report), for several errors with a position each.
     fn ok_or_report_all<T>(
         &mut self,
         result: Result<T, certificates::Errors>,
@@ -195,7 +196,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// The certificates that were read, and all warnings.
+    /// Returns the certificates that were read and all warnings, or the mistakes.
     fn finish(self) -> Result<(CertificateScan, Vec<String>), ConfigErrors> {
         let Compiler { source, certificates, errors, mut warnings, .. } = self;
         if !errors.is_empty() {

@@ -1,4 +1,4 @@
-//! Routes: what the proxy needs of each, with metric handles for every listener.
+//! Compiles routes, with metric handles for every listener.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::upstream::Upstream;
 use crate::ws::close::Close;
 use crate::ws::tunnel::{Farewell, TunnelSettings, Validation};
 
-/// A route as one configuration has it.
+/// A route of one configuration.
 #[derive(Debug)]
 pub struct CompiledRoute {
-    /// What it was made of.
+    /// Its section of the file.
     pub written: config::RouteConfig,
-    /// The same as in the configuration before if nothing of it has changed.
+    /// The compiled route; shared with the configuration before if nothing has changed.
     pub route: Arc<Route>,
 }
 

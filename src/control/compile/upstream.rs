@@ -1,4 +1,4 @@
-//! Upstreams: policies, TLS, cookies, and the tasks that each needs.
+//! Compiles upstreams: policies, TLS, cookies, and the background tasks that each needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,58 +21,58 @@ use crate::upstream::maker::{Maker, server_name_of};
 use crate::upstream::reach::Reach;
 use crate::upstream::{Policy, Upstream};
 
-/// An upstream as one configuration has it.
+/// An upstream of one configuration.
 #[derive(Debug)]
 pub struct CompiledUpstream {
-    /// The same as in the configuration before if nothing of it has changed.
+    /// The compiled upstream; shared with the configuration before if nothing has changed.
     pub upstream: Arc<Upstream>,
-    /// What is to be done for it apart from any client; `None` once that is taken, and where it is the same as before.
+    /// Its background tasks; `None` once they are started, and if the upstream has not changed.
     pub background: Option<UpstreamTasks>,
     inputs: UpstreamInputs,
 }
 
-/// What is done for an upstream apart from any client.
+/// The background tasks of an upstream.
 #[derive(Debug)]
 pub struct UpstreamTasks {
-    /// How its endpoints are checked.
+    /// The health check of its endpoints.
     pub check: Option<Check>,
-    /// Who tells its endpoints.
+    /// The discovery of its endpoints.
     pub discovery: Option<Discovery>,
-    /// When its sessions are moved or closed for the sake of its endpoints.
+    /// When its sessions are moved off an endpoint.
     pub eviction: Option<EvictionPolicy>,
 }
 
-/// What is wanted of one upstream's sessions.
+/// When the sessions of an upstream are moved off an endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EvictionPolicy {
-    /// Move what is more than a share.
+    /// Moves what exceeds an endpoint's share.
     pub rebalance: Option<RebalanceRule>,
-    /// An endpoint that is a member no more is emptied in this time; `None`: its sessions stay.
+    /// The time in which a removed endpoint is emptied; `None` if its sessions stay.
     pub removed: Option<Duration>,
-    /// An endpoint that fails its health check is emptied.
+    /// Whether an endpoint that fails its health check is emptied.
     pub down: bool,
 }
 
-/// How surplus is moved.
+/// How surplus sessions are moved.
 #[derive(Clone, Copy, Debug)]
 pub struct RebalanceRule {
-    /// Sessions a second.
+    /// Sessions moved per second.
     pub rate: u32,
-    /// How much more than its share an endpoint may hold, in percent of that.
+    /// How much more than its share an endpoint may hold, in percent of the share.
     pub tolerance_percent: u32,
-    /// How long the endpoints must have been the same, and well, before: one that bounces moves nothing.
+    /// How long the endpoints must have been the same and healthy, so that a flapping one moves nothing.
     pub settle: Duration,
 }
 
-/// All that an upstream depends on.
+/// Everything that an upstream is compiled from.
 #[derive(Debug)]
 struct UpstreamInputs {
     written: config::UpstreamConfig,
     zone: Option<String>,
     connect_timeout: Duration,
-    /// Towards endpoints, and towards who tells them.
+    /// TLS to the endpoints, and to the discovery service.
     tls: [Option<Arc<rustls::ClientConfig>>; 2],
-    /// Of the cookie, as written or out of their file.
+    /// The secrets of the cookie, from the configuration or their file.
     secrets: Vec<CookieSecret>,
 }
 
@@ -139,7 +139,7 @@ impl Compiler<'_> {
                 None
             }
             Some(discover) => {
-                // Until the first list, those that are known from before.
+                // Until the first list, keep the endpoints of the configuration before.
                 let known = before.map_or_else(Vec::new, |before| before.upstream.endpoints());
                 let known: Vec<_> = known.iter().map(|endpoint| endpoint.written.clone()).collect();
                 upstream.replace(&known, clock::now());
@@ -151,11 +151,11 @@ impl Compiler<'_> {
         CompiledUpstream { upstream, background, inputs }
     }
 
-    /// What is wrong with it that its file does not show.
-    pub(super) fn examine_upstream(&mut self, name: &str, written: &config::UpstreamConfig, look: FileChecks) {
+    /// Checks what the file alone does not show.
+    pub(super) fn examine_upstream(&mut self, name: &str, written: &config::UpstreamConfig, file_checks: FileChecks) {
         let path = KeyPath::root().key("upstreams").key(name);
         self.server_names(&path, written);
-        let discovery_tls = match look {
+        let discovery_tls = match file_checks {
             FileChecks::Nowhere => None,
             FileChecks::Inside => {
                 let [_, discovery_tls] = self.tls_of(&path, name, written);
@@ -173,7 +173,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// TLS towards endpoints, and towards who tells them.
+    /// Returns TLS to the endpoints, and to the discovery service.
     fn tls_of(
         &mut self,
         path: &KeyPath,
@@ -192,7 +192,7 @@ impl Compiler<'_> {
             Some(_) if written.tls.is_some() => {
                 self.client_tls(path, name, ClientTlsScope::Endpoints, written.tls.as_ref())
             }
-            // Somebody may tell a `wss://` one day. A system without authorities is no mistake of the file until then.
+            // Discovery may find a `wss://` endpoint later. Until then, a system without authorities is no mistake.
             Some(_) => self.certificates.client(name, ClientTlsScope::Endpoints, &ClientFiles::default()).ok(),
             None => None,
         };
@@ -205,7 +205,7 @@ impl Compiler<'_> {
         [tls, discovery_tls]
     }
 
-    /// Names of endpoints that no certificate can be for, each told at its place.
+    /// Reports endpoint names that no certificate can match, each at its position.
     fn server_names(&mut self, path: &KeyPath, written: &config::UpstreamConfig) {
         let settled = server_name_of_all(written);
         for (index, endpoint) in written.endpoints.iter().enumerate() {
@@ -221,7 +221,7 @@ impl Compiler<'_> {
         EntryPolicy {
             admission: admission.map(|it| AdmissionRate::new(it.rate.per_second(), it.burst(), it.wait.duration())),
             queue: queue.map(|it| QueueLimits { length: it.length as usize, wait: it.wait.duration() }),
-            // Without secrets, what is wrong with them has been noted.
+            // If there are no secrets, the mistake has been reported.
             sticky: written
                 .sticky
                 .as_ref()
@@ -230,7 +230,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Those of a cookie; none where they cannot be read, which is noted.
+    /// Returns the secrets of a cookie; none if they cannot be read, which is reported.
     fn secrets(&mut self, path: &KeyPath, written: &config::StickyConfig) -> Vec<CookieSecret> {
         let Some(file) = &written.secrets_file else { return written.secrets.clone() };
         CookieSecret::read_file(file).unwrap_or_else(|problem| {
@@ -286,7 +286,7 @@ impl Compiler<'_> {
     }
 }
 
-/// What is wanted of an upstream's sessions, if anything ever is.
+/// Returns when sessions are moved, if they ever are.
 fn eviction_policy(written: &config::UpstreamConfig) -> Option<EvictionPolicy> {
     let policy = EvictionPolicy {
         rebalance: written.rebalance.as_ref().map(|it| RebalanceRule {
@@ -298,14 +298,14 @@ fn eviction_policy(written: &config::UpstreamConfig) -> Option<EvictionPolicy> {
         down: written.on_down == OnDown::Close,
     };
     let emptied = written.endpoints.iter().any(|endpoint| endpoint.drain.is_some());
-    // What is discovered may say `drain` one day.
+    // A discovered endpoint may say `drain` later.
     let wanted = policy.rebalance.is_some() || policy.removed.is_some() || policy.down;
     (wanted || emptied || written.discover.is_some()).then_some(policy)
 }
 
-/// The name that certificates of `wss` endpoints must be for, if it is one for all. Of endpoints that DNS tells it is the
-/// name that was asked for: they are addresses, and whom to believe is not for the answer to say. Of an SRV name it is the
-/// domain (RFC 6125 §6.2.1 has it as the source domain).
+/// Returns the name that the certificates of all `wss` endpoints must match, if there is one for all. For endpoints from DNS it
+/// is the name that was looked up: they are addresses, and a DNS answer must not decide whom to trust. For an SRV name it is
+/// its domain (the source domain of RFC 6125 §6.2.1).
 fn server_name_of_all(written: &config::UpstreamConfig) -> Option<String> {
     let settled = written.tls.as_ref().and_then(|tls| tls.server_name.clone());
     settled.or_else(|| match written.discover.as_ref().and_then(Discover::source) {

@@ -1,6 +1,6 @@
-//! Drains that an operator has begun, of a part of the process: no new sessions there, and those that are there sent away.
+//! Drains by an operator: a part of the process takes no new sessions, and its sessions are closed.
 //!
-//! They last until the operator ends them, whatever is reloaded meanwhile, and no longer than the process.
+//! A drain lasts until the operator ends it or the process ends; reloads do not change it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::base::clock;
 use crate::control::compile::Compiled;
 use crate::control::context::CompileContext;
 use crate::control::error::ReloadError;
-use crate::control::listeners::Openings;
+use crate::control::listeners::Listeners;
 use crate::proxy::quota::RouteQuota;
 use crate::server::Listener;
 use crate::session::registry::SessionId;
@@ -28,24 +28,24 @@ use crate::upstream::entry::Gate;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum DrainTarget {
-    /// No connections are accepted there; its requests finish.
+    /// A listener: it accepts no connections; its requests finish.
     Listener {
         /// Its name.
         name: String,
     },
-    /// Its requests are refused with 503.
+    /// A route: its requests are refused with 503.
     Route {
         /// Its name.
         name: String,
     },
-    /// Requests that it would get are refused with 503.
+    /// An upstream: requests for it are refused with 503.
     Upstream {
         /// Its name.
         name: String,
     },
-    /// Requests go to the others.
+    /// An endpoint: requests go to the others.
     Endpoint {
-        /// Name of the upstream.
+        /// The upstream's name.
         upstream: String,
         /// Its URL, as in metrics.
         endpoint: String,
@@ -64,7 +64,7 @@ impl fmt::Display for DrainTarget {
 }
 
 impl DrainTarget {
-    /// Why its sessions are closed.
+    /// Returns the reason with which its sessions are closed.
     fn why(&self) -> StopReason {
         match self {
             DrainTarget::Listener { .. } => StopReason::ListenerDrain,
@@ -74,7 +74,7 @@ impl DrainTarget {
         }
     }
 
-    /// Whether a session is on it.
+    /// Returns true if a session belongs to it.
     pub fn has(&self, member: &Member) -> bool {
         match self {
             DrainTarget::Listener { name } => *member.route.listener == **name,
@@ -87,37 +87,37 @@ impl DrainTarget {
     }
 }
 
-/// A drain as it is shown.
+/// A drain, for others to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainProgress {
-    /// Of what.
+    /// What is drained.
     pub target: DrainTarget,
-    /// Over how long its sessions are closed.
+    /// The time over which its sessions are closed.
     pub span: Duration,
-    /// Since when.
+    /// When it began.
     pub since: SystemTime,
 }
 
-/// All that are under way or done, and not ended.
+/// All drains that have begun and not been ended.
 #[derive(Debug)]
 pub struct Drains {
     sessions: Arc<Sessions>,
     drains: BTreeMap<DrainTarget, RunningDrain>,
-    shown: watch::Sender<Vec<DrainProgress>>,
+    published: watch::Sender<Vec<DrainProgress>>,
 }
 
 #[derive(Debug)]
 struct RunningDrain {
     span: Duration,
     since: SystemTime,
-    door: DrainGate,
+    gate: DrainGate,
     sweep: JoinHandle<()>,
 }
 
-/// What is kept shut.
+/// What the drain keeps closed.
 #[derive(Debug)]
 enum DrainGate {
-    Listener(#[expect(dead_code, reason = "held, so that it is the same when it is opened again")] Arc<Listener>),
+    Listener(#[expect(dead_code, reason = "kept, so that the same listener is opened again")] Arc<Listener>),
     Route(Arc<RouteQuota>),
     Upstream(Arc<Gate>),
     Endpoint(Arc<EndpointState>),
@@ -141,25 +141,25 @@ impl Drop for RunningDrain {
 }
 
 impl Drains {
-    /// None yet; and where they are shown.
+    /// Creates an empty list, and the receiver of its changes.
     pub fn new(sessions: Arc<Sessions>) -> (Drains, watch::Receiver<Vec<DrainProgress>>) {
-        let (shown, seen) = watch::channel(vec![]);
-        (Drains { sessions, drains: BTreeMap::new(), shown }, seen)
+        let (published, seen) = watch::channel(vec![]);
+        (Drains { sessions, drains: BTreeMap::new(), published }, seen)
     }
 
-    /// Begins one, or begins it again with another span. Returns how many sessions there are to go; `None`: the
+    /// Begins a drain, or begins it again with another span. Returns the number of sessions to close; `None` if the
     /// configuration has no such target.
     pub async fn begin(
         &mut self,
         target: DrainTarget,
         span: Duration,
         compiled: &Compiled,
-        openings: &mut Openings,
+        listeners: &mut Listeners,
         context: &CompileContext,
     ) -> Option<usize> {
-        let door = match &target {
+        let gate = match &target {
             DrainTarget::Listener { name } => {
-                let listener = openings.shut(name).await?;
+                let listener = listeners.pause(name).await?;
                 self.sessions.stop_requests(listener.id, clock::now(), &target.why());
                 DrainGate::Listener(listener)
             }
@@ -176,55 +176,55 @@ impl Drains {
                 DrainGate::Endpoint(Arc::clone(&found.live))
             }
         };
-        door.set_open(false);
+        gate.set_open(false);
         self.drains.remove(&target);
-        self.relent(&target);
+        self.cancel_stops(&target);
         let select = {
             let target = target.clone();
             move |_: SessionId, member: &Member| target.has(member)
         };
         let (sweep, count) = sweep::begin(&self.sessions, select, span, target.why());
-        let drain = RunningDrain { span, since: SystemTime::now(), door, sweep: tokio::spawn(sweep.go_on()) };
+        let drain = RunningDrain { span, since: SystemTime::now(), gate, sweep: tokio::spawn(sweep.sweep_late()) };
         self.drains.insert(target, drain);
-        self.show();
+        self.publish();
         Some(count)
     }
 
-    /// Ends one: sessions that were to go and have not are kept, and new ones are let in. Returns whether there was one.
+    /// Ends a drain: sessions that have not been closed yet stay, and new ones are let in. Returns false if there was none.
     ///
     /// # Errors
-    /// If the address of a listener is taken by now; it stays drained.
+    /// If a listener's address is in use by now; it stays drained.
     pub async fn end(
         &mut self,
         target: &DrainTarget,
-        openings: &mut Openings,
+        listeners: &mut Listeners,
         compiled: &Compiled,
     ) -> Result<bool, ReloadError> {
         if !self.drains.contains_key(target) {
             return Ok(false);
         }
         if let DrainTarget::Listener { name } = target {
-            openings.let_in(name, compiled).await?;
+            listeners.resume(name, compiled).await?;
         }
         if let Some(drain) = self.drains.remove(target) {
-            drain.door.set_open(true);
+            drain.gate.set_open(true);
         }
-        self.relent(target);
-        self.show();
+        self.cancel_stops(target);
+        self.publish();
         Ok(true)
     }
 
-    fn relent(&self, target: &DrainTarget) {
+    fn cancel_stops(&self, target: &DrainTarget) {
         let why = target.why();
-        self.sessions.relent(|member, told| *told == why && target.has(member), clock::now());
+        self.sessions.relent(|member, notice| *notice == why && target.has(member), clock::now());
     }
 
-    fn show(&self) {
-        let shown = self.drains.iter().map(|(target, drain)| DrainProgress {
+    fn publish(&self) {
+        let published = self.drains.iter().map(|(target, drain)| DrainProgress {
             target: target.clone(),
             span: drain.span,
             since: drain.since,
         });
-        self.shown.send_replace(shown.collect());
+        self.published.send_replace(published.collect());
     }
 }

@@ -1,8 +1,7 @@
-//! Who is still where he is to go from: how far drains have come.
+//! Metrics of drains: the sessions that are still there.
 //!
-//! Nothing is counted while sessions come and go. Whoever scrapes has the sessions looked at, once for all that is asked
-//! of them, and only while there is a drain or somebody has been told to stop: 100,000 sessions and one drain take some
-//! milliseconds of the admin thread.
+//! Nothing is counted when sessions open and close. Each scrape walks all sessions once, and only while there is a drain or
+//! a session has been told to stop: 100,000 sessions and one drain take some milliseconds of the admin thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,25 +16,25 @@ use crate::proxy::outcome::{STOPPING_LABELS, stopping_label};
 use crate::session::Sessions;
 use crate::telemetry::labelled::IntGaugeVec;
 
-/// What can be drained, as a label: the process besides what an operator names.
+/// The label of a drain of the whole process.
 const PROCESS: &str = "process";
 const KINDS: [&str; 5] = ["listener", "route", "upstream", "endpoint", PROCESS];
 
-/// What is looked at when it is asked.
-struct Leaving {
+/// Computes the metrics at each scrape.
+struct DrainCollector {
     sessions: Arc<Sessions>,
     drains: watch::Receiver<Vec<DrainProgress>>,
     desc: Vec<Desc>,
 }
 
-/// The families, with the values of one moment.
+/// The families with the values of one scrape.
 struct DrainFamilies {
     active: IntGaugeVec,
     left: IntGaugeVec,
     stopping: IntGaugeVec,
 }
 
-/// Registers what is told of the sessions that are to go; `drains` are the operator's.
+/// Registers the metrics. `drains` are those of the operator.
 ///
 /// # Errors
 /// If one of the names is taken.
@@ -46,7 +45,7 @@ pub fn register(
 ) -> prometheus::Result<()> {
     let families = DrainFamilies::new()?;
     let desc = families.all().into_iter().flat_map(Collector::desc).cloned().collect();
-    registry.register(Box::new(Leaving { sessions, drains, desc }))
+    registry.register(Box::new(DrainCollector { sessions, drains, desc }))
 }
 
 impl DrainFamilies {
@@ -82,7 +81,7 @@ impl DrainFamilies {
 }
 
 impl DrainTarget {
-    /// Its kind and its names, as labels.
+    /// Returns its kind and names as labels.
     fn labels(&self) -> [&str; 3] {
         match self {
             DrainTarget::Listener { name } => ["listener", name, ""],
@@ -93,7 +92,7 @@ impl DrainTarget {
     }
 }
 
-impl Collector for Leaving {
+impl Collector for DrainCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.desc.iter().collect()
     }

@@ -1,4 +1,4 @@
-//! Closing sessions before they end by themselves: drains of an operator, endpoints that are emptied, changed routes.
+//! Closes sessions that would go on: drains by an operator, endpoints that are emptied or overloaded, changed routes.
 
 pub mod drains;
 pub mod eviction;

@@ -1,4 +1,4 @@
-//! Sending away all sessions of one kind: at once those that are there, and those that come late.
+//! Closes all sessions that match a condition: the existing ones at once, and those that open a little later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::session::registry::SessionId;
 use crate::session::stop::StopReason;
 use crate::session::{Member, Sessions};
 
-/// How often late comers are looked for: a handshake that was under way when it began may open a session after it.
-pub const LOOK: Duration = Duration::from_secs(1);
+/// How often to look for late sessions: a handshake under way at the start may open one afterwards.
+pub const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sessions on their way out.
+/// The closing of all matching sessions.
 pub struct Sweep<S> {
     sessions: Arc<Sessions>,
     select: S,
@@ -23,27 +23,27 @@ pub struct Sweep<S> {
     why: StopReason,
 }
 
-/// Tells all that `select` means to stop, spread over `span`. Returns how many.
+/// Tells all sessions that `select` matches to stop, spread over `span`. Returns how many.
 pub fn begin<S>(sessions: &Arc<Sessions>, select: S, span: Duration, why: StopReason) -> (Sweep<S>, usize)
 where
     S: Fn(SessionId, &Member) -> bool,
 {
     let sweep = Sweep { sessions: Arc::clone(sessions), select, begun: clock::now(), span, why };
-    let count = sweep.tell(sweep.begun);
+    let count = sweep.stop_matching(sweep.begun);
     (sweep, count)
 }
 
 impl<S: Fn(SessionId, &Member) -> bool> Sweep<S> {
-    fn tell(&self, now: MonotonicTime) -> usize {
+    fn stop_matching(&self, now: MonotonicTime) -> usize {
         let left = self.span.saturating_sub(now.since(self.begun));
         self.sessions.spread(&self.select, now, left, fastrand::f64, &self.why)
     }
 
-    /// Tells those that come late, over what is left of the span, until it is dropped.
-    pub async fn go_on(self) {
+    /// Stops matching sessions that open late, over the rest of the span, until it is dropped.
+    pub async fn sweep_late(self) {
         loop {
-            sleep(LOOK).await;
-            self.tell(clock::now());
+            sleep(INTERVAL).await;
+            self.stop_matching(clock::now());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a reload has changed: for the log, and for whoever asked for it.
+//! Compares a new configuration with the one in force: the result of a reload, for the log and the API.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -7,47 +7,47 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::control::compile::Compiled;
 
-/// The section of the configuration.
+/// The name of the admin section.
 pub const ADMIN: &str = "admin";
 
-/// What a reload has changed. All empty: the file says what it said before.
+/// What a reload has changed. All lists are empty if the file says what it said before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Changes {
-    /// Listeners that were not there, that are not there any more, and those with other settings.
+    /// Added, removed and changed listeners.
     pub listeners: Changed,
-    /// Routes likewise.
+    /// Added, removed and changed routes.
     pub routes: Changed,
-    /// Upstreams likewise.
+    /// Added, removed and changed upstreams.
     pub upstreams: Changed,
-    /// Other sections that are not as before.
+    /// Other sections that have changed.
     pub others: Vec<&'static str>,
-    /// Sessions that were told to go since their route is not as before, by its `on_change`.
+    /// The number of sessions that close because their route has changed, by its `on_change`.
     pub sessions_closing: usize,
-    /// Workers that hang, by their numbers, and have not done yet what listeners need of them: the configuration is in force
-    /// for all others, and for them when they go on.
+    /// Workers that hang and have not updated their listeners yet, by index. The configuration is in force for the others,
+    /// and for these when they resume.
     pub workers_late: Vec<usize>,
-    /// What an operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// How many names of a kind are written in a line of the log.
+/// The most names of one list in a log line.
 const NAMES_SHOWN_MAX: usize = 20;
 
-/// Names, by what became of them.
+/// Names of things that were added, changed or removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Changed {
-    /// New.
+    /// Added.
     pub added: Vec<String>,
-    /// Not as before.
+    /// Changed.
     pub changed: Vec<String>,
-    /// Gone.
+    /// Removed.
     pub removed: Vec<String>,
 }
 
 impl fmt::Display for Changed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let marked = [('+', &self.added), ('~', &self.changed), ('-', &self.removed)];
-        // One line of the log.
+        // One log line.
         let shown = |(mark, names): &(char, &Vec<String>)| {
             let words = names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("{mark}{name}"));
             let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
@@ -62,7 +62,7 @@ impl Changed {
         self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
     }
 
-    /// Compares by name; `is_same` of those that are in both.
+    /// Compares by name. `is_same` compares those that are in both.
     pub fn between<'a>(
         before: impl Iterator<Item = &'a str> + Clone,
         after: impl Iterator<Item = &'a str> + Clone,
@@ -79,12 +79,12 @@ impl Changed {
 }
 
 impl Changes {
-    /// Whether the configuration is as it was.
+    /// Returns true if nothing has changed.
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty() && self.routes.is_empty() && self.upstreams.is_empty() && self.others.is_empty()
     }
 
-    /// What is not as before.
+    /// Compares two configurations.
     pub fn between(old: &Config, new: &Config, before: &Compiled, compiled: &Compiled) -> Changes {
         let listener = |name: &str| match (before.listener(name), compiled.listener(name)) {
             (Some(old), Some(new)) => old.is_same(new),
@@ -113,7 +113,7 @@ impl Changes {
         }
         let mut warnings = vec![];
         if old.workers != new.workers {
-            warnings.push("a change of `workers` takes effect when the process is started again".to_owned());
+            warnings.push("a change of `workers` takes effect at the next start of the process".to_owned());
         }
         Changes {
             listeners: Changed::between(

@@ -1,4 +1,4 @@
-//! Reloads: what a new configuration changes.
+//! Reloads: reads the configuration again, puts it in force, and reports the result.
 
 mod apply;
 mod compare;
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-pub(super) use apply::commit;
+pub(super) use apply::commit_certificates;
 pub use compare::{Changed, Changes};
 
 use super::metrics::{Reloaded, Trigger};
@@ -19,7 +19,7 @@ use crate::base::file_state::observe;
 use crate::config::{ConfigErrors, Loaded};
 use crate::handover::systemd::Word;
 
-/// Reads the configuration anew.
+/// Reads the configuration again.
 pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
 pub(super) type Read = Result<Loaded, ConfigErrors>;
@@ -32,8 +32,8 @@ pub(super) struct PendingReload {
 }
 
 impl Controller {
-    /// Its files have been read: puts the configuration in force, if that may still be.
-    pub(super) async fn go_on(
+    /// Puts the configuration in force after its files were read, unless an upgrade has begun meanwhile.
+    pub(super) async fn finish_reload(
         &mut self,
         trigger: Trigger,
         done: oneshot::Sender<Result<Changes, ReloadError>>,
@@ -41,21 +41,21 @@ impl Controller {
     ) {
         match self.upgrades.allow_changes() {
             Ok(()) => answer(done, self.reload(trigger, read).await),
-            // The service manager has been told of that, and hears of no reload any more.
+            // The service manager knows of the upgrade, and is told nothing more about this reload.
             Err(refused) => {
-                tracing::warn!(trigger = trigger.label(), reason = %refused, "the configuration is not put in force");
+                tracing::warn!(trigger = trigger.label(), reason = %refused, "the reload is dropped");
                 answer(done, Err(refused));
             }
         }
     }
 
     async fn reload(&mut self, trigger: Trigger, read: Result<Read, ReloadError>) -> Result<Changes, ReloadError> {
-        let done = self.reload_now(read).await;
+        let done = self.apply_or_renew(read).await;
         match &done {
             Ok(changes) if !changes.workers_late.is_empty() => self.metrics.reloaded(trigger, Reloaded::Late),
             Ok(changes) if changes.is_empty() => self.metrics.reloaded(trigger, Reloaded::Unchanged),
             Ok(_) => self.metrics.reloaded(trigger, Reloaded::Done),
-            // That is no fault of what is in a file.
+            // The file is not to blame.
             Err(ReloadError::NoFile | ReloadError::Ending | ReloadError::Upgrading | ReloadError::Replaced(_)) => {}
             Err(_) => self.metrics.reloaded(trigger, Reloaded::Refused),
         }
@@ -80,7 +80,7 @@ impl Controller {
             }
         }
         match &done {
-            Ok(_) => self.say_ready(),
+            Ok(_) => self.notify_ready(),
             Err(_) => {
                 let status = "the configuration as it is now is refused, the one before stays in force";
                 self.notifier.say(&[Word::Ready, Word::Status(status)]);
@@ -89,13 +89,13 @@ impl Controller {
         done
     }
 
-    async fn reload_now(&mut self, read: Result<Read, ReloadError>) -> Result<Changes, ReloadError> {
+    async fn apply_or_renew(&mut self, read: Result<Read, ReloadError>) -> Result<Changes, ReloadError> {
         let done = match read? {
             Ok(loaded) => self.apply(loaded).await,
             Err(errors) => Err(errors.into()),
         };
         if let Err(ReloadError::Config(_)) = done {
-            // Certificates are renewed meanwhile, whatever else somebody has written: by what is in force.
+            // A mistake in the file must not hold up renewed certificates: read them for the configuration in force.
             let loaded = self.in_force.load().loaded.clone();
             match self.apply(loaded).await {
                 Ok(changes) if changes.is_empty() => {}
@@ -108,22 +108,22 @@ impl Controller {
         done
     }
 
-    /// Begins to read the configuration as its files have it now.
-    pub(super) fn read(&self) -> Result<JoinHandle<Result<Read, ReloadError>>, ReloadError> {
+    /// Starts reading the configuration files.
+    pub(super) fn start_reading(&self) -> Result<JoinHandle<Result<Read, ReloadError>>, ReloadError> {
         let loader = Arc::clone(self.loader.as_ref().ok_or(ReloadError::NoFile)?);
         let (hanging, patience) = (Arc::clone(&self.hanging), self.context.patience.files);
         Ok(tokio::spawn(async move {
             let late = |_| ReloadError::Unread(patience);
             let mut hanging = hanging.lock().await;
-            // Who hangs there is waited for, and not joined by another: an operator who tries again and again has one thread.
+            // Wait for an earlier read that hangs instead of starting another, so that repeated reloads use one thread.
             if let Some(before) = &mut *hanging {
                 let _ = timeout(patience, before).await.map_err(late)?;
                 *hanging = None;
             }
-            // On a thread for such things: a network file system may hang, and a large file takes a while.
+            // On a blocking thread: a network file system may hang, and a large file takes a while.
             let mut reading = spawn_blocking(move || {
                 let read = loader()?;
-                // Certificates and what else it names are read when it is compiled, which must not be what hangs.
+                // Compiling reads the files that it names, and must not hang: make sure here that they can be read.
                 read.file.files().iter().for_each(|file| drop(observe(file)));
                 Ok(read)
             });
@@ -138,8 +138,8 @@ impl Controller {
     }
 }
 
-/// Waits for the files of the reload that is under way. Cancel-safe.
-pub(super) async fn is_read(reading: &mut Option<PendingReload>) -> Result<Read, ReloadError> {
+/// Waits for the files of the pending reload. Cancel-safe.
+pub(super) async fn files_read(reading: &mut Option<PendingReload>) -> Result<Read, ReloadError> {
     match reading {
         Some(reading) => (&mut reading.read).await.unwrap_or(Err(ReloadError::Ending)),
         None => std::future::pending().await,

@@ -16,15 +16,15 @@ use crate::session::stop::StopReason;
 use crate::session::{Member, RouteSessions};
 
 impl Controller {
-    /// Has sessions go whose route, as they know it, is in force no more, if its `on_change` says so: the one that is in
-    /// force now, or the last one of a route that is gone.
+    /// Closes sessions whose route has changed or is gone, as `on_change` of the new route says, or of the old one if it is
+    /// gone. Returns how many.
     pub(super) fn retire(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
         self.sweeps.retain(|_, sweeping| {
             while sweeping.try_join_next().is_some() {}
             !sweeping.is_empty()
         });
-        // Late comers are looked for a while, and a later configuration may come meanwhile: its sessions are not meant.
+        // The sweep goes on for a while; it must not close sessions of a configuration that comes meanwhile.
         let later = RouteSessions::next_number();
         for (name, old) in &self.compiled.routes {
             let new = compiled.routes.get(name);
@@ -33,7 +33,7 @@ impl Controller {
             };
             let kept: Vec<Arc<RouteSessions>> = new.map_or_else(Vec::new, listeners);
             let is_changed = new.is_none_or(|new| !new.written.is_like(&old.written));
-            // Where the route is as it was, its sessions of a listener that is gone are on their way out alone.
+            // If the route has not changed, only its sessions on listeners that are gone are closed.
             let gone: Option<HashSet<Arc<str>>> = (!is_changed).then(|| {
                 let there: HashSet<&str> = kept.iter().map(|sessions| &*sessions.listener).collect();
                 let old = old.route.listeners.iter().map(|handles| &handles.sessions.listener);
@@ -55,24 +55,24 @@ impl Controller {
                     && gone.as_ref().is_none_or(|gone| gone.contains(&member.route.listener))
             };
             let handshake = old.written.timeouts.handshake.duration();
-            let (sweep, told) = sweep::begin(&self.context.sessions, select, span, StopReason::Reload);
-            count += told;
-            if told > 0 {
+            let (sweep, stopping) = sweep::begin(&self.context.sessions, select, span, StopReason::Reload);
+            count += stopping;
+            if stopping > 0 {
                 tracing::info!(
                     route = name,
-                    sessions = told,
+                    sessions = stopping,
                     ?span,
                     "closing the sessions of a route that has changed"
                 );
             }
-            // A handshake that was under way may still open one.
-            let late = handshake + 3 * sweep::LOOK;
+            // A handshake under way may still open a session.
+            let late = handshake + 3 * sweep::INTERVAL;
             let sweeping = self.sweeps.entry(name.clone()).or_default();
             if is_changed {
-                // Those that an earlier one would find, this one does as well.
+                // This sweep covers the earlier ones.
                 *sweeping = JoinSet::new();
             }
-            sweeping.spawn(async move { drop(timeout(late, sweep.go_on()).await) });
+            sweeping.spawn(async move { drop(timeout(late, sweep.sweep_late()).await) });
         }
         count
     }

@@ -1,10 +1,10 @@
-//! HTTP/1.1 on one connection, by hyper, until it ends or a 101 hands it over.
+//! Serves HTTP/1.1 on one connection with hyper, until it ends or a 101 opens a session.
 //!
-//! `poll_without_shutdown` gives the io and hyper's unread bytes back in the same task: no second task, no channel, and
-//! hyper's buffers are freed with it. The deadline for the first head is ours; hyper's own timer covers the heads of
-//! later requests and the wait for them, so it is the longer of the two times.
+//! `poll_without_shutdown` returns the stream and hyper's unread bytes in the same task: it needs no second task and no
+//! channel, and hyper's buffers are freed. The deadline of the first request head is our own; hyper's timer covers later
+//! heads and the wait for them, so it is set to the longer of the two times.
 //!
-//! What hyper refuses by itself, before there is a request, is answered, counted and logged like any other refusal.
+//! A request that hyper itself refuses is answered, counted and logged like any other refusal.
 
 mod write_timeout;
 mod write_turn;
@@ -41,14 +41,14 @@ use crate::session::registry::Guard;
 use write_timeout::WriteTimeout;
 use write_turn::{AnswerBody, HeldBackWrites, WriteTurn};
 
-/// What hyper parses without an allocation; setting the same number would cost one.
+/// hyper's default limit, which needs no allocation; setting the same number would need one.
 const HEADERS_DEFAULT: u32 = 100;
-/// Beyond the largest head: hyper's buffer also holds bytes of a body, or frames that came early.
+/// The least size of hyper's buffer, which also holds bytes of a body, or early frames.
 const BUFFER_BYTES_MIN: usize = 32 * 1024;
-/// How long a connection without a request is waited for when it is to end: a round trip over any network, and more.
+/// How long a connection may still send its first request when it must end: more than a round trip over any network.
 const LAST_HEAD: Duration = Duration::from_secs(1);
-/// How long, and how much, a client may still send after the last answer. A close with unread bytes is a reset, which
-/// can overtake that answer.
+/// How long, and how much, a client may still send after the last response. Closing with unread bytes is a reset, which
+/// can overtake that response.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 256 * 1024;
 
@@ -93,9 +93,9 @@ pub async fn serve(
     let mut connection = builder.serve_connection(io, service);
     let served = {
         let mut first_head = pin!(sleep_until(Instant::now() + timeouts.headers.duration()));
-        let (mut told, mut ending) = (false, false);
+        let (mut was_noticed, mut ending) = (false, false);
         poll_fn(|cx| {
-            // Twice at most: once more after it was told to end.
+            // At most twice: once more after the shutdown began.
             loop {
                 if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
                     return Poll::Ready(served.map_err(ServeError::Http));
@@ -107,15 +107,15 @@ pub async fn serve(
                         Pin::new(&mut connection).graceful_shutdown();
                         continue;
                     }
-                    // hyper would end it without an answer, and its first request may be on its way. There is time for it
-                    // unless the end is near.
-                    if guard.noticed().is_some() && !std::mem::replace(&mut told, true) {
+                    // hyper would close it at once, but its first request may be on its way. It gets a short time for that
+                    // unless its deadline is nearer.
+                    if guard.noticed().is_some() && !std::mem::replace(&mut was_noticed, true) {
                         let soon = first_head.deadline().min(Instant::now() + LAST_HEAD);
                         first_head.as_mut().reset(soon);
                     }
                 }
                 if !requested && first_head.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(if told { Ok(()) } else { Err(ServeError::FirstHead) });
+                    return Poll::Ready(if was_noticed { Ok(()) } else { Err(ServeError::FirstHead) });
                 }
                 return Poll::Pending;
             }
@@ -123,7 +123,7 @@ pub async fn serve(
         .await
     };
     let parts = connection.into_parts();
-    let (unasked, timed) = parts.io.into_inner().into_parts();
+    let (held_back, timed) = parts.io.into_inner().into_parts();
     let (is_send_timeout, guarded) = timed.into_parts();
     let refusal = guarded.refusal();
     let (is_head_request, has_space) = (guarded.is_head_request(), guarded.has_space_in_target());
@@ -139,7 +139,7 @@ pub async fn serve(
         Ok(()) => None,
         Err(ServeError::FirstHead) => Some(ConnectionError::HeaderTimeout),
         Err(ServeError::Http(error)) if error.is_timeout() => {
-            // Between two requests it is the end of keep-alive, as expected.
+            // Between two requests, this is the normal end of keep-alive.
             (!exchange.requested.load(Ordering::Relaxed)).then_some(ConnectionError::HeaderTimeout)
         }
         Err(ServeError::Http(error)) if error.is_parse() || refusal.is_some() => Some(ConnectionError::BadRequest),
@@ -158,14 +158,14 @@ pub async fn serve(
         if error == ConnectionError::BadRequest {
             let cause = if has_space && refusal.is_none() { SPACE.to_owned() } else { cause };
             let is_too_large = matches!(&served, Err(ServeError::Http(error)) if error.is_parse_too_large());
-            let failure = match (is_too_large, unasked.starts_with(TARGET_TOO_LONG)) {
+            let failure = match (is_too_large, held_back.starts_with(TARGET_TOO_LONG)) {
                 (_, true) => Failure::TargetTooLong,
                 (true, false) => Failure::HeadTooLarge,
                 (false, false) => Failure::Malformed(cause),
             };
-            // The log and the counters hear of it also where the answer has gone out by itself, or cannot any more.
+            // Log and count it even if hyper's own answer is out already, or none can be sent any more.
             let mut response = listener.proxy.load_full().refuse(&exchange.downstream, &failure);
-            if let Some(date) = date_in(&unasked) {
+            if let Some(date) = date_in(&held_back) {
                 response.headers_mut().insert(DATE, date);
             }
             if turn.is_quiet() {
@@ -173,7 +173,7 @@ pub async fn serve(
             }
         }
     }
-    // Not while shutting down: the answers that were due have been written.
+    // Not after a shutdown: all responses have been written.
     let _ = timeout(LINGER, async {
         if let Some((response, is_head_request)) = answer {
             write(&mut io, response, is_head_request).await?;
@@ -185,19 +185,19 @@ pub async fn serve(
     None
 }
 
-/// How hyper's own answer to a target of 64 KiB begins; its error does not say which of the two was too long.
+/// The start of hyper's own answer to a target over 64 KiB; its error does not tell target from head.
 const TARGET_TOO_LONG: &[u8] = b"HTTP/1.1 414 ";
 
-/// hyper takes what follows the space for a version.
+/// hyper takes the part after the space for a version.
 const SPACE: &str = "the target has a space in it, which is to be written %20";
 
-/// The Date of the answer that hyper would have given.
-fn date_in(unasked: &[u8]) -> Option<HeaderValue> {
-    let mut lines = unasked.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+/// Returns the Date of the answer that hyper would have sent.
+fn date_in(held_back: &[u8]) -> Option<HeaderValue> {
+    let mut lines = held_back.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     lines.find_map(|line| HeaderValue::from_bytes(line.strip_prefix(b"date: ")?).ok())
 }
 
-/// Writes a short answer, which is the last.
+/// Writes a short, final response.
 async fn write(io: &mut DownstreamIo, response: Response<Body>, is_head_request: bool) -> std::io::Result<()> {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
@@ -214,12 +214,12 @@ async fn write(io: &mut DownstreamIo, response: Response<Body>, is_head_request:
     io.flush().await
 }
 
-/// What the requests of a connection and its loop know together.
+/// The state shared by a connection's loop and its requests.
 struct ConnectionState {
     downstream: Downstream,
-    /// A request has come.
+    /// Whether a request has come.
     requested: AtomicBool,
-    /// The session that begins when the 101 is written.
+    /// The session that begins once the 101 is written.
     pending: Mutex<Option<Box<PendingUpgrade>>>,
 }
 
@@ -231,8 +231,8 @@ impl ConnectionState {
 
 /// Why serving ended early.
 enum ServeError {
-    /// The first request did not come in time.
+    /// The first request head did not come in time.
     FirstHead,
-    /// hyper says.
+    /// hyper has failed.
     Http(hyper::Error),
 }

@@ -1,6 +1,6 @@
-//! A stream whose writing fails when the other side has taken nothing for too long.
+//! A stream whose writes fail if the peer reads nothing for too long.
 //!
-//! While the other side reads it costs neither a timer nor a look at the clock.
+//! While the peer reads, it costs neither a timer nor a clock reading.
 
 use std::io;
 use std::pin::Pin;
@@ -15,24 +15,24 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub struct WriteTimeout<S> {
     io: S,
     limit: Option<Duration>,
-    /// Set while a write waits; kept for the next one.
+    /// Created when a write waits; kept for the next one.
     timer: Option<Pin<Box<Sleep>>>,
     is_waiting: bool,
     is_over: bool,
 }
 
 impl<S> WriteTimeout<S> {
-    /// Lets each write on `io` take `limit`; as long as it likes, if that is `None`.
+    /// Limits each write on `io` to `limit`, if there is one.
     pub fn new(io: S, limit: Option<Duration>) -> WriteTimeout<S> {
         WriteTimeout { io, limit, timer: None, is_waiting: false, is_over: false }
     }
 
-    /// Takes it apart: whether a write has taken too long, and the stream.
+    /// Returns whether a write has timed out, and the stream.
     pub fn into_parts(self) -> (bool, S) {
         (self.is_over, self.io)
     }
 
-    fn judge<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn check_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let Some(limit) = self.limit.filter(|_| written.is_pending()) else {
             self.is_waiting = false;
             return written;
@@ -58,7 +58,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.judge(cx, written)
+        this.check_time(cx, written)
     }
 
     fn poll_write_vectored(
@@ -68,7 +68,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.judge(cx, written)
+        this.check_time(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -78,16 +78,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match Pin::new(&mut this.io).poll_flush(cx) {
-            // A write may wait still: this says nothing of it.
+            // A write may still wait: a flush tells nothing about it.
             Poll::Ready(flushed) => Poll::Ready(flushed),
-            Poll::Pending => this.judge(cx, Poll::Pending),
+            Poll::Pending => this.check_time(cx, Poll::Pending),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let ended = Pin::new(&mut this.io).poll_shutdown(cx);
-        this.judge(cx, ended)
+        this.check_time(cx, ended)
     }
 }
 

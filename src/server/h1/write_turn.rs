@@ -1,11 +1,11 @@
-//! Whose turn it is to write on a client's connection, so that hyper's own answers can be told from ours.
+//! Tells hyper's own responses from ours, so that they can be replaced.
 //!
-//! What hyper cannot read it answers itself, with a status and nothing else, and it has no hook for that. But it writes
-//! such an answer only between two of ours: after the last one has been flushed, before the next request reaches the
-//! service. What is written then is held back here ([`HeldBackWrites`]), and who drives the connection gives a better one.
+//! hyper answers a request that it cannot parse with a bare status, and has no hook for that. But it writes such a response
+//! only between two of ours: after the last one was flushed and before the next request reaches the service. What is
+//! written then is held back ([`HeldBackWrites`]), and the driver of the connection sends a better response.
 //!
-//! Where the client does not take our last answer in, hyper's own may wait behind it in hyper's buffer: then the two cannot
-//! be told apart, and hyper's goes out as it is.
+//! If the client does not read our last response, hyper's own may wait behind it in hyper's buffer. The two cannot be told
+//! apart then, and hyper's is sent as it is.
 
 use std::io;
 use std::pin::Pin;
@@ -16,27 +16,27 @@ use std::task::{Context, Poll};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// hyper's own answers have some hundred bytes. More than that is none, and not held back.
-const UNASKED_BYTES_MAX: usize = 1024;
+/// hyper's own responses have some hundred bytes. Longer ones are ours and are not held back.
+const HYPER_ANSWER_BYTES_MAX: usize = 1024;
 
-/// Nothing is to be answered, and all that was answered is written.
+/// No request is open, and all responses have been written.
 const QUIET: u8 = 0;
-/// A request has reached the service, and its answer is not over.
+/// A request has reached the service, and its response is not complete.
 const ANSWERING: u8 = 1;
-/// The answer is over, and may not be written yet.
+/// The response is complete, but perhaps not written yet.
 const ENDING: u8 = 2;
 
-/// Whose turn it is. A connection and its requests are on one thread; it is atomic because hyper asks for `Send`.
+/// Who writes: hyper or the service. All is on one thread; it is atomic because hyper requires `Send`.
 #[derive(Debug, Default)]
 pub struct WriteTurn(AtomicU8);
 
 impl WriteTurn {
-    /// A request has reached the service.
+    /// Records that a request has reached the service.
     pub fn begin(&self) {
         self.0.store(ANSWERING, Ordering::Relaxed);
     }
 
-    /// Whether what is written now is hyper's own.
+    /// Returns true if hyper would write a response of its own now.
     pub fn is_quiet(&self) -> bool {
         self.0.load(Ordering::Relaxed) == QUIET
     }
@@ -46,7 +46,7 @@ impl WriteTurn {
     }
 }
 
-/// The body of an answer of ours: the turn ends with it.
+/// The body of one of our responses; the turn ends with it.
 #[derive(Debug)]
 pub struct AnswerBody<B> {
     body: B,
@@ -54,7 +54,7 @@ pub struct AnswerBody<B> {
 }
 
 impl<B> AnswerBody<B> {
-    /// Ends `turn` when `body` has been read, or is dropped.
+    /// Ends `turn` when `body` has been read or dropped.
     pub fn new(body: B, turn: Arc<WriteTurn>) -> AnswerBody<B> {
         AnswerBody { body, turn }
     }
@@ -83,27 +83,27 @@ impl<B: Body + Unpin> Body for AnswerBody<B> {
     }
 }
 
-/// A stream that keeps what is written out of turn.
+/// A stream that holds back hyper's own responses.
 #[derive(Debug)]
 pub struct HeldBackWrites<S> {
     io: S,
     turn: Arc<WriteTurn>,
-    kept: Vec<u8>,
+    held_back: Vec<u8>,
 }
 
 impl<S> HeldBackWrites<S> {
-    /// Looks at what is written on `io`.
+    /// Wraps `io`.
     pub fn new(io: S, turn: Arc<WriteTurn>) -> HeldBackWrites<S> {
-        HeldBackWrites { io, turn, kept: Vec::new() }
+        HeldBackWrites { io, turn, held_back: Vec::new() }
     }
 
-    /// Takes it apart: what was kept, and the stream.
+    /// Returns what was held back, and the stream.
     pub fn into_parts(self) -> (Vec<u8>, S) {
-        (self.kept, self.io)
+        (self.held_back, self.io)
     }
 
-    fn is_own(&self, bytes: usize) -> bool {
-        self.turn.is_quiet() && self.kept.len() + bytes <= UNASKED_BYTES_MAX
+    fn is_hyper_answer(&self, bytes: usize) -> bool {
+        self.turn.is_quiet() && self.held_back.len() + bytes <= HYPER_ANSWER_BYTES_MAX
     }
 }
 
@@ -116,8 +116,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeldBackWrites<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for HeldBackWrites<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.is_own(buf.len()) {
-            this.kept.extend_from_slice(buf);
+        if this.is_hyper_answer(buf.len()) {
+            this.held_back.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }
         Pin::new(&mut this.io).poll_write(cx, buf)
@@ -130,8 +130,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeldBackWrites<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let bytes = bufs.iter().map(|buf| buf.len()).sum();
-        if this.is_own(bytes) {
-            bufs.iter().for_each(|buf| this.kept.extend_from_slice(buf));
+        if this.is_hyper_answer(bytes) {
+            bufs.iter().for_each(|buf| this.held_back.extend_from_slice(buf));
             return Poll::Ready(Ok(bytes));
         }
         Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
@@ -141,7 +141,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeldBackWrites<S> {
         self.io.is_write_vectored()
     }
 
-    /// hyper flushes when it has written all that it had.
+    /// hyper flushes when it has written everything.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         std::task::ready!(Pin::new(&mut this.io).poll_flush(cx))?;
@@ -178,10 +178,10 @@ mod tests {
         assert!(turn.is_quiet());
         io.write_all(b"HTTP/1.1 400 ").await.unwrap();
         io.write_all(b"Bad Request").await.unwrap();
-        let (kept, ours) = io.into_parts();
+        let (held_back, ours) = io.into_parts();
         drop(ours);
         let mut read = String::new();
         theirs.read_to_string(&mut read).await.unwrap();
-        assert_eq!((&*read, &*kept), ("answer, its end", &b"HTTP/1.1 400 Bad Request"[..]));
+        assert_eq!((&*read, &*held_back), ("answer, its end", &b"HTTP/1.1 400 Bad Request"[..]));
     }
 }

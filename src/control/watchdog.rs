@@ -1,8 +1,7 @@
-//! Telling the service manager that we live, which is that all go round who are needed.
+//! Sends keep-alives to the service manager while all threads that matter make progress.
 //!
-//! The thread that says so is the one of `control`; should it hang, nothing is said. Of each worker it looks when it was
-//! last seen. One that hangs has sessions that get nothing, and connections are dealt to it all the same: to be started
-//! anew is the better part.
+//! They are sent by the control thread, so nothing is sent if that hangs. It also checks the last heartbeat of each worker:
+//! one that hangs leaves its sessions without service and still gets connections, so a restart is the better choice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,23 +10,23 @@ use crate::base::clock;
 use crate::base::worker::WorkerHeartbeat;
 use crate::handover::systemd::Notifier;
 
-/// A worker that was not seen for so long may be busy; tests of health are no reason to make a bad moment worse.
+/// The least silence that counts as hanging: a shorter one may be a busy worker, and a restart would make that worse.
 const PATIENCE_MIN: Duration = Duration::from_secs(2);
 
-/// Says so twice in each `span`, until it is dropped. A worker that has not been seen for half of it hangs.
+/// Sends a keep-alive twice in each `span`, until it is dropped. A worker without a heartbeat for half of it hangs.
 pub async fn run(notifier: Arc<Notifier>, span: Duration, pulse: WorkerHeartbeat) {
     let patience = (span / 2).max(PATIENCE_MIN);
-    let mut is_told = false;
-    let is_well = || {
+    let mut is_reported = false;
+    let is_healthy = || {
         let (worker, silence) = pulse.stalest(clock::now());
-        let is_well = silence <= patience;
-        if !is_well && !is_told {
-            tracing::error!(worker, ?silence, "a worker hangs: the service manager is not told any more that we live");
+        let is_healthy = silence <= patience;
+        if !is_healthy && !is_reported {
+            tracing::error!(worker, ?silence, "a worker hangs: keep-alives to the service manager have stopped");
         }
-        is_told = !is_well;
-        is_well
+        is_reported = !is_healthy;
+        is_healthy
     };
-    notifier.keep_alive(span, is_well).await;
+    notifier.keep_alive(span, is_healthy).await;
 }
 
 #[cfg(test)]
