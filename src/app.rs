@@ -22,7 +22,7 @@ use crate::admin::access::{Access, AdminHosts};
 use crate::admin::api::{self, Api};
 use crate::admin::health::{Lifecycle, Readiness};
 use crate::admin::process::ProcessBackend;
-use crate::admin::{self, AdminState, visitor};
+use crate::admin::{self, AdminState, connections};
 use crate::base::worker::WorkerHeartbeat;
 use crate::base::{clock, worker};
 use crate::config::{Loaded, OnChange, Workers};
@@ -154,7 +154,7 @@ impl App {
         let backend = ProcessBackend::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
         let api = Api::new(Arc::new(backend), Access::default(), api::Metrics::register(&registry)?);
         let api = Some(Arc::new(api));
-        let metrics = visitor::Metrics::register(&registry)?;
+        let metrics = connections::Metrics::register(&registry)?;
         let state = AdminState { registry: registry.clone(), readiness: readiness.clone(), api, metrics };
         // Before the admin server starts: in an upgrade, requests may be waiting already.
         readiness.advance(Lifecycle::Ready);

@@ -27,7 +27,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Caller {
     /// A client on a network address.
     Inet(PeerAddr),
     /// A process on this machine, as the system reports it for a Unix socket.
@@ -39,24 +39,24 @@ pub enum Who {
     },
 }
 
-impl Who {
+impl Caller {
     /// Returns the client of `stream`, which was accepted from `peer`.
-    pub fn of(stream: &Stream, peer: PeerAddr) -> Who {
+    pub fn of(stream: &Stream, peer: PeerAddr) -> Caller {
         match stream {
-            Stream::Tcp(_) => Who::Inet(peer),
+            Stream::Tcp(_) => Caller::Inet(peer),
             Stream::Unix(stream) => {
                 let peer = stream.peer_cred().ok();
-                Who::Unix { uid: peer.map(|peer| peer.uid()), pid: peer.and_then(|peer| peer.pid()) }
+                Caller::Unix { uid: peer.map(|peer| peer.uid()), pid: peer.and_then(|peer| peer.pid()) }
             }
         }
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Who::Inet(peer) => peer.fmt(f),
-            Who::Unix { uid, pid } => {
+            Caller::Inet(peer) => peer.fmt(f),
+            Caller::Unix { uid, pid } => {
                 f.write_str("unix")?;
                 uid.map_or(Ok(()), |uid| write!(f, " uid={uid}"))?;
                 pid.map_or(Ok(()), |pid| write!(f, " pid={pid}"))
@@ -133,9 +133,9 @@ impl Access {
     }
 
     /// Returns true if `Host` is ours, and not a host that a web page has pointed here (DNS rebinding).
-    pub fn knows(&self, who: Who, request: &Parts) -> bool {
+    pub fn knows(&self, caller: Caller, request: &Parts) -> bool {
         // Browsers do not connect to Unix sockets.
-        if matches!(who, Who::Unix { .. }) {
+        if matches!(caller, Caller::Unix { .. }) {
             return true;
         }
         let Ok(host) = Host::from_request(request) else { return self.names == AdminHosts::Any };
@@ -150,9 +150,9 @@ impl Access {
     ///
     /// # Errors
     /// If it is denied.
-    pub fn judge(&self, who: Who, request: &Parts, changes: bool) -> Result<Option<usize>, Denied> {
+    pub fn judge(&self, caller: Caller, request: &Parts, changes: bool) -> Result<Option<usize>, Denied> {
         let token = if self.digests.is_empty() { None } else { Some(self.token(request).ok_or(Denied::Token)?) };
-        if token.is_none() && !self.knows(who, request) {
+        if token.is_none() && !self.knows(caller, request) {
             return Err(Denied::Host);
         }
         if changes && comes_from_a_page(request) {
@@ -187,8 +187,8 @@ fn comes_from_a_page(request: &Parts) -> bool {
 mod tests {
     use super::*;
 
-    const TCP: fn() -> Who = || Who::Inet(PeerAddr::Inet(([127, 0, 0, 1], 5000).into()));
-    const UNIX: Who = Who::Unix { uid: Some(1000), pid: Some(7) };
+    const TCP: fn() -> Caller = || Caller::Inet(PeerAddr::Inet(([127, 0, 0, 1], 5000).into()));
+    const UNIX: Caller = Caller::Unix { uid: Some(1000), pid: Some(7) };
 
     fn request(headers: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::builder().uri("/api/v1/status");
@@ -291,6 +291,6 @@ mod tests {
     fn who_it_was_is_told_as_far_as_it_is_known() {
         assert_eq!(TCP().to_string(), "127.0.0.1:5000");
         assert_eq!(UNIX.to_string(), "unix uid=1000 pid=7");
-        assert_eq!(Who::Unix { uid: None, pid: None }.to_string(), "unix");
+        assert_eq!(Caller::Unix { uid: None, pid: None }.to_string(), "unix");
     }
 }

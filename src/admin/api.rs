@@ -19,7 +19,7 @@ use prometheus::{Opts, Registry};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::access::{Access, Denied, Who};
+use super::access::{Access, Caller, Denied};
 use super::backend::{AdminBackend, OrderError, Which};
 use super::call::{ApiError, ApiPath, Call, changes};
 use crate::telemetry::labelled::IntCounterVec;
@@ -82,16 +82,16 @@ impl Api {
         self.access.store(Arc::new(access));
     }
 
-    /// Answers a request below [`super::call::ROOT`] that came from `who`.
+    /// Answers a request below [`super::call::ROOT`] that came from `caller`.
     ///
     /// Cancel-safe: a change that has begun is finished and logged all the same.
-    pub async fn answer<B>(self: &Arc<Api>, who: Who, request: Request<B>) -> Response<Full<Bytes>>
+    pub async fn answer<B>(self: &Arc<Api>, caller: Caller, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (parts, body) = request.into_parts();
-        let answer = match self.respond(who, &parts, body).await {
+        let answer = match self.respond(caller, &parts, body).await {
             Ok(answer) => json_answer(StatusCode::OK, &answer),
             Err(failure) => refusal(&failure),
         };
@@ -99,12 +99,12 @@ impl Api {
         answer
     }
 
-    async fn respond<B>(self: &Arc<Api>, who: Who, parts: &Parts, body: B) -> Result<Value, ApiError>
+    async fn respond<B>(self: &Arc<Api>, caller: Caller, parts: &Parts, body: B) -> Result<Value, ApiError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let token = self.access.load().judge(who, parts, changes(&parts.method)).map_err(|denied| {
+        let token = self.access.load().judge(caller, parts, changes(&parts.method)).map_err(|denied| {
             let status = match denied {
                 Denied::Token => StatusCode::UNAUTHORIZED,
                 Denied::Host | Denied::Page => StatusCode::FORBIDDEN,
@@ -119,7 +119,7 @@ impl Api {
         let api = Arc::clone(self);
         let done = tokio::spawn(async move {
             let done = api.carry_out(call).await;
-            (api.audit)(&Action { by: who, token, action, on, done: done.clone() });
+            (api.audit)(&Action { by: caller, token, action, on, done: done.clone() });
             done
         });
         done.await.unwrap_or_else(|_| {
@@ -206,7 +206,7 @@ fn shown(close: &crate::ws::close::Close) -> String {
 #[derive(Clone, Debug)]
 struct Action {
     /// Who asked for it.
-    by: Who,
+    by: Caller,
     /// The index of the token used, from 1.
     token: Option<usize>,
     /// The action.

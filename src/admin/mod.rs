@@ -5,7 +5,7 @@
 //! (`backend`). Health is open to any client, metrics to any client that uses one of our host names, the API to clients that
 //! `access` allows. Its cost is bounded: the connections, the time of each, and the time and size of a request.
 //!
-//! `/livez` must always answer: a connection that only waits gives way to a new one (`visitor`), metrics are written on
+//! `/livez` must always answer: a connection that only waits gives way to a new one (`client`), metrics are written on
 //! another thread (`scrape`), the API may use only a part of the connections, and some descriptors are reserved that
 //! clients of the proxy cannot take (`net::descriptors`).
 
@@ -44,13 +44,13 @@ pub mod health;
 pub mod process;
 pub mod session_list;
 pub mod scrape;
-pub mod visitor;
+pub mod connections;
 
-use access::{Access, Denied, Who};
+use access::{Access, Caller, Denied};
 use api::Api;
+use connections::{AdminConnection, AdminConnections, WatchedRequestBody, WatchedStream};
 use health::{Lifecycle, Readiness};
 use scrape::{NoText, Scrapes};
-use visitor::{Visitor, Visitors, WatchedRequestBody, WatchedStream};
 
 /// The most connections; beyond that, idle ones give way. Enough for a scraper or two, a probe, a person.
 const CONNECTIONS_MAX: usize = 64;
@@ -81,7 +81,7 @@ pub struct AdminState {
     /// The API, if there is one.
     pub api: Option<Arc<Api>>,
     /// Its own metrics.
-    pub metrics: visitor::Metrics,
+    pub metrics: connections::Metrics,
 }
 
 /// The admin server: what it shows, and its limits.
@@ -107,27 +107,27 @@ impl AdminServer {
 pub async fn serve(acceptor: Acceptor, state: AdminState, shutdown: impl Future<Output = ()>) {
     let mut acceptor = acceptor.for_admin();
     let (stop, stopped) = watch::channel(());
-    let mut visitors = Visitors::new(CONNECTIONS_MAX, state.metrics.clone());
+    let mut connections = AdminConnections::new(CONNECTIONS_MAX, state.metrics.clone());
     let server = Arc::new(AdminServer::new(state));
     let mut shutdown = pin!(shutdown);
-    let begin = |visitors: &mut Visitors, (io, peer): (Stream, PeerAddr)| {
-        let who = Who::of(&io, peer);
-        let visitor = Arc::new(Visitor::new(clock::now()));
-        visitors.enter(Arc::clone(&visitor), connection(io, who, visitor, Arc::clone(&server), stopped.clone()));
+    let begin = |connections: &mut AdminConnections, (io, peer): (Stream, PeerAddr)| {
+        let caller = Caller::of(&io, peer);
+        let client = Arc::new(AdminConnection::new(clock::now()));
+        connections.enter(Arc::clone(&client), connection(io, caller, client, Arc::clone(&server), stopped.clone()));
     };
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             accepted = acceptor.accept() => accepted,
-            Some(_) = visitors.gone() => continue,
+            Some(_) = connections.gone() => continue,
         };
         match accepted {
             Ok(accepted) => {
-                visitors.make_room().await;
-                begin(&mut visitors, accepted);
+                connections.make_room().await;
+                begin(&mut connections, accepted);
             }
             // The reserved descriptors are in use too: by this server itself.
-            Err(pause) if pause.reason == AcceptPauseReason::Descriptors && visitors.give_way().await => {
+            Err(pause) if pause.reason == AcceptPauseReason::Descriptors && connections.give_way().await => {
                 acceptor.try_again();
             }
             // The next call waits; a repeated error is not logged.
@@ -137,27 +137,27 @@ pub async fn serve(acceptor: Acceptor, state: AdminState, shutdown: impl Future<
     }
     // Connections that wait would be reset with the socket.
     for accepted in acceptor.into_waiting().take(CONNECTIONS_MAX) {
-        begin(&mut visitors, accepted);
+        begin(&mut connections, accepted);
     }
     let _ = stop.send(());
-    while visitors.gone().await.is_some() {}
+    while connections.gone().await.is_some() {}
 }
 
 async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin,
-    who: Who,
-    visitor: Arc<Visitor>,
+    caller: Caller,
+    client: Arc<AdminConnection>,
     server: Arc<AdminServer>,
     mut stopped: watch::Receiver<()>,
 ) {
     let requested = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
-        let (server, visitor) = (&server, &visitor);
+        let (server, client) = (&server, &client);
         requested.store(true, Ordering::Relaxed);
         async move {
-            let request = request.map(|body| WatchedRequestBody::new(body, Arc::clone(visitor)));
-            let answer = answer(server, who, request).await;
-            visitor.is_answered(clock::now());
+            let request = request.map(|body| WatchedRequestBody::new(body, Arc::clone(client)));
+            let answer = answer(server, caller, request).await;
+            client.is_answered(clock::now());
             Ok::<_, Infallible>(answer)
         }
     });
@@ -165,11 +165,11 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(server.head_timeout)
         .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(WatchedStream::new(io, Arc::clone(&visitor))), service);
+        .serve_connection(TokioIo::new(WatchedStream::new(io, Arc::clone(&client))), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = visitor.stalls(server.answer_timeout) => {
+        () = client.stalls(server.answer_timeout) => {
             server.state.metrics.unread();
             return debug!("an admin client did not read its answer");
         }
@@ -201,7 +201,7 @@ async fn until_told_to_end(stopped: &mut watch::Receiver<()>) {
 }
 
 /// Answers a request. Only the API reads its body.
-async fn answer<B>(server: &AdminServer, who: Who, request: Request<B>) -> Response<Full<Bytes>>
+async fn answer<B>(server: &AdminServer, caller: Caller, request: Request<B>) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -213,7 +213,7 @@ where
         && let Some(api) = &state.api
     {
         return match server.api_turns.try_acquire() {
-            Ok(_turn) => api.answer(who, Request::from_parts(parts, body)).await,
+            Ok(_turn) => api.answer(caller, Request::from_parts(parts, body)).await,
             Err(_) => busy("too many requests at once, try again\n"),
         };
     }
@@ -234,8 +234,8 @@ where
         },
         "/metrics" => {
             let is_known = match &state.api {
-                Some(api) => api.access().knows(who, &parts),
-                None => Access::default().knows(who, &parts),
+                Some(api) => api.access().knows(caller, &parts),
+                None => Access::default().knows(caller, &parts),
             };
             if !is_known {
                 return respond(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", format!("{}\n", Denied::Host));
@@ -295,7 +295,7 @@ mod tests {
 
     fn state() -> AdminState {
         let registry = Registry::new();
-        let metrics = visitor::Metrics::register(&registry).unwrap();
+        let metrics = connections::Metrics::register(&registry).unwrap();
         let state = AdminState { registry, readiness: Readiness::new(), api: None, metrics };
         state.registry.register(Box::new(IntCounter::new("seen_total", "Seen.").unwrap())).unwrap();
         state
@@ -393,8 +393,8 @@ mod tests {
         let times = Duration::from_millis(20);
         let server = AdminServer { head_timeout: times, answer_timeout: times, ..AdminServer::new(state) };
         let (_stop, stopped) = watch::channel(());
-        let visitor = Arc::new(Visitor::new(clock::now()));
-        let served = connection(io, Who::Unix { uid: None, pid: None }, visitor, Arc::new(server), stopped);
+        let client = Arc::new(AdminConnection::new(clock::now()));
+        let served = connection(io, Caller::Unix { uid: None, pid: None }, client, Arc::new(server), stopped);
         tokio::time::timeout(LIFETIME / 2, served).await.expect("not only at the end of its life");
     }
 

@@ -1,8 +1,7 @@
-//! The demo's own certificate: made when it starts, gone when it ends.
+//! The demo's own certificate: created at its start, removed at its end.
 //!
-//! The listeners read certificates from files, as they do for everyone; so the demo writes its pair into a directory
-//! that only this user can enter, and removes it on drop. Nobody is asked to trust it beyond one click in a browser:
-//! it is self-signed, names loopback only, and is never an authority for other certificates.
+//! Listeners read certificates from files, so the demo writes its pair into a directory that only this user can enter, and
+//! removes it on drop. The certificate is self-signed, names only loopback, and cannot sign others.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -19,7 +18,7 @@ const VALID: Duration = Duration::from_secs(30 * 86_400);
 /// Clocks differ a little, also between containers on one machine.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 
-/// Why no certificate could be made.
+/// Why the certificate could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// Key or certificate could not be generated.
@@ -37,7 +36,7 @@ pub struct DemoCertificate {
 }
 
 impl DemoCertificate {
-    /// Makes a pair for loopback names (ECDSA P-256) and writes it below the system's directory for temporary files.
+    /// Creates a pair for loopback names (ECDSA P-256) and writes it below the system's directory for temporary files.
     ///
     /// # Errors
     /// When the system has no randomness to give, or the directory cannot be written.
@@ -57,12 +56,12 @@ impl DemoCertificate {
         Ok(certificate)
     }
 
-    /// The certificate, PEM.
+    /// Returns the path of the certificate (PEM).
     pub fn cert(&self) -> PathBuf {
         self.directory.join("demo.crt")
     }
 
-    /// Its private key, PKCS#8 PEM, readable by this user only.
+    /// Returns the path of its private key (PKCS#8 PEM), readable by this user only.
     pub fn key(&self) -> PathBuf {
         self.directory.join("demo.key")
     }
@@ -70,7 +69,7 @@ impl DemoCertificate {
 
 impl Drop for DemoCertificate {
     fn drop(&mut self) {
-        // Nothing useful can be done where it fails: the pair is worthless once the demo has ended.
+        // A failure does not matter: the pair is worthless once the demo has ended.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -1,15 +1,14 @@
 //! The demo's configuration, as YAML that goes through the same loader as a user's file.
 //!
-//! Nothing here is known to the proxy by another way; `wsluice demo` is `wsluice run` with this text, which makes it
-//! the first example configuration that a newcomer reads.
+//! The demo is `wsluice run` with this text and nothing else, so it is also the first example configuration that a newcomer
+//! reads.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use super::{DemoCertificate, DemoServers};
 
-/// Where the demo listens. The defaults are those of its documentation; whoever starts it may choose others when they
-/// are taken.
+/// The addresses of the demo. The defaults are documented; the caller may choose others if they are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DemoAddresses {
     /// Plain HTTP and ws.
@@ -27,7 +26,7 @@ impl Default for DemoAddresses {
     }
 }
 
-/// The YAML text that puts the proxy in front of `servers`.
+/// Returns the YAML text of a proxy in front of `servers`.
 pub fn demo_config(servers: &DemoServers, certificate: &DemoCertificate, addresses: DemoAddresses) -> String {
     let DemoAddresses { plain, tls, admin } = addresses;
     let DemoServers { echo, clock, heartbeat, web, .. } = servers;
@@ -82,7 +81,7 @@ drain: {{ time: 3s }}
     )
 }
 
-/// A path as a double-quoted YAML scalar, of which JSON's strings are a subset (YAML 1.2 §1.3).
+/// Returns a path as a double-quoted YAML scalar; a JSON string is one (YAML 1.2 §1.3).
 fn quoted(path: &Path) -> String {
     serde_json::Value::from(path.to_string_lossy()).to_string()
 }

@@ -1,6 +1,6 @@
-//! What the page shows of the running proxy: its metrics, added up to a handful of numbers.
+//! The counters of the demo page: the proxy's metrics, added up to a few numbers.
 //!
-//! They are read from the registry that `/metrics` is written from, so that page and Prometheus can never disagree.
+//! They are read from the registry behind `/metrics`, so the page and Prometheus cannot disagree.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct DemoCounters {
 }
 
 impl DemoCounters {
-    /// The present sums. Costs what a scrape costs.
+    /// Returns the present sums. It costs as much as a scrape.
     pub fn gather(registry: &Registry) -> DemoCounters {
         let mut sums = DemoCounters::default();
         for family in registry.gather() {
@@ -44,7 +44,7 @@ impl DemoCounters {
         match (family, label(metric, "direction")) {
             ("wsluice_sessions_active", _) => self.sessions_active += metric.get_gauge().get_value().max(0.0) as u64,
             ("wsluice_sessions_total", _) => self.sessions += count,
-            // Control frames are counted in the same family and are nobody's messages.
+            // Control frames are in the same family but are not messages.
             ("wsluice_messages_total", _) if !matches!(label(metric, "opcode"), "text" | "binary") => {}
             ("wsluice_messages_total", "in") => self.messages_from_clients += count,
             ("wsluice_messages_total", "out") => self.messages_from_servers += count,
@@ -58,7 +58,7 @@ impl DemoCounters {
     }
 }
 
-/// A label's value, empty where the metric has no such label.
+/// Returns a label's value; empty if the metric has no such label.
 fn label<'a>(metric: &'a Metric, name: &str) -> &'a str {
     metric.get_label().iter().find(|pair| pair.name() == name).map_or("", |pair| pair.value())
 }

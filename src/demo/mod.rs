@@ -1,4 +1,4 @@
-//! The embedded demo: what `wsluice` alone puts behind, and in front of, a real proxy so that one can be seen working.
+//! The embedded demo: servers, a page and a configuration around a real proxy, to see it work.
 //!
 //! It owns backends, a certificate, a page and a configuration, and no proxy code: `app` starts the proxy from
 //! [`demo_config`]'s text as it does from a file. Counters come in as a closure, [`DemoCounters::gather`] over

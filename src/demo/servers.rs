@@ -1,4 +1,4 @@
-//! The demo's backends: four listeners on loopback, each on a port the kernel chose, behind the proxy like any others.
+//! The demo's backends: four servers on loopback, on ports that the kernel chooses.
 //!
 //! Everything is bounded (connections per server here, sizes and deadlines where the protocol is spoken) and everything
 //! ends with [`DemoServers`]: dropping it aborts the accepting tasks, and each of those owns the tasks of its connections.
@@ -16,10 +16,10 @@ use tracing::debug;
 use super::web::Web;
 use super::{DemoCounters, sockets};
 
-/// Per server. More than a person with a load generator in the other terminal opens by accident, and at some 20 KB each
-/// still a small process.
+/// The most connections per server: more than a load generator opens by accident, and at some 20 KB each still a small
+/// process.
 const CONNECTIONS_MAX: usize = 1_024;
-/// After a failed accept, most often for want of descriptors: long enough not to spin, short enough not to be noticed.
+/// The pause after a failed accept, mostly for lack of descriptors: long enough not to spin, too short to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The running backends and where they listen. Dropping it ends them and all their connections.

@@ -1,7 +1,7 @@
-//! The demo's WebSocket servers, as someone would write them who never heard of a proxy.
+//! The demo's WebSocket servers, written as if there were no proxy.
 //!
 //! `echo` sends back what it gets, `clock` speaks first, `heartbeat` pings. Each is one function over an accepted
-//! stream; who accepts, and how many at once, is `servers`' business. Sizes are bounded here, since a server that
+//! stream; `servers` accepts, and limits connections. Sizes are bounded here, since a server that
 //! trusts the proxy in front of it for its own memory would be a poor example.
 
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use crate::telemetry::utc::Utc;
 
-/// What `echo` answers to when the client offers it; the first in the client's order is taken.
+/// The subprotocols of `echo`; it takes the first of the client's offers that is one of them.
 const SUBPROTOCOLS: [&str; 3] = ["chat", "echo.v1", "json"];
-/// Four times what the demo's routes let through, so that it is the proxy whose limit one meets.
+/// Four times the limit of the demo's routes, so that the proxy's limit is reached first.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// tungstenite allocates this at once and for each connection; its default is 128 KiB.
 const READ_BUFFER_BYTES: usize = 8 << 10;
@@ -115,14 +115,14 @@ async fn accept(stream: TcpStream) -> Result<Socket, Error> {
     timeout(HANDSHAKE_TIME, handshake).await.map_err(|_| Error::Io(std::io::ErrorKind::TimedOut.into()))?
 }
 
-/// The first of the client's offers that we know; offers may stand in several header lines (RFC 6455 §11.3.4).
+/// Returns the first of the client's offers that we support; offers may stand in several header lines (RFC 6455 §11.3.4).
 fn choose_subprotocol(headers: &HeaderMap) -> Option<&'static str> {
     let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
     let mut offers = lines.flat_map(|line| line.split(',')).map(str::trim);
     offers.find_map(|offer| SUBPROTOCOLS.into_iter().find(|known| *known == offer))
 }
 
-/// What `close CODE REASON` asks for; `None` for any other text, an explanation where code or reason cannot be sent.
+/// Parses `close CODE REASON`. Returns `None` for any other text, and an explanation if code or reason cannot be sent.
 fn close_command(text: &str) -> Option<Result<CloseFrame, &'static str>> {
     let rest = text.strip_prefix("close ")?;
     let (code, reason) = rest.split_once(' ').unwrap_or((rest, ""));

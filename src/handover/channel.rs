@@ -1,8 +1,7 @@
-//! The line between two processes: packets with descriptors, over a pair of SOCK_SEQPACKET sockets.
+//! The channel between two processes: packets with descriptors, over a pair of SOCK_SEQPACKET sockets.
 //!
-//! A packet arrives whole or not at all, so whoever reads next, also in another process that was given this end, begins at
-//! the beginning of a message. The end belongs to no runtime: it registers with the one it is used in, for as long as a
-//! call lasts.
+//! A packet arrives whole or not at all, so the next reader, even another process that was given this end, starts at the
+//! beginning of a message. An end belongs to no runtime: it registers with the one it is used in for the duration of a call.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,20 +18,20 @@ use tokio::net::UnixDatagram;
 
 use super::message::{BYTES_MAX, DESCRIPTORS_MAX, HandoverMessage, MessageError, decode, encode};
 
-/// One end of the line.
+/// One end of the channel.
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
 
-/// Why nothing was said or heard.
+/// Why a message was not sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     /// The other process has ended, or has closed its end.
     #[error("the other process has gone")]
     Gone,
-    /// What came is no message. Descriptors that came with it are closed.
+    /// The packet is not a message. Its descriptors are closed.
     #[error("{0}")]
     Message(#[from] MessageError),
-    /// Whatever else the system says.
+    /// Another error of the system.
     #[error("the line to the other process failed")]
     Io(#[source] io::Error),
 }
@@ -47,7 +46,7 @@ impl ChannelError {
 }
 
 impl Channel {
-    /// Both ends of a new line. Neither is inherited by a child unless it is given to it.
+    /// Creates a channel and returns both ends. A child inherits neither unless it is passed to it.
     ///
     /// # Errors
     /// If no descriptor is left.
@@ -57,20 +56,20 @@ impl Channel {
         Ok((Channel(one), Channel(other)))
     }
 
-    /// An end that came from somewhere else; `None` if it is none.
+    /// Wraps an end that was received; returns `None` if it is not one.
     pub fn adopt(end: OwnedFd) -> Option<Channel> {
         let is_packets = sockopt::socket_type(&end) == Ok(SocketType::SEQPACKET);
         let is_unix = sockopt::socket_domain(&end) == Ok(AddressFamily::UNIX);
         (is_packets && is_unix).then_some(Channel(end))
     }
 
-    /// The end as a descriptor.
+    /// Returns the end as a descriptor.
     pub fn into_descriptor(self) -> OwnedFd {
         self.0
     }
 
-    /// Says something, with descriptors, which stay open here. Waits while the other one is behind with reading. Cancel-safe:
-    /// it is said or not.
+    /// Sends a message with descriptors, which stay open here. Waits while the peer is behind with reading. Cancel-safe: the
+    /// message is sent whole or not at all.
     ///
     /// # Errors
     /// See [`ChannelError`].
@@ -96,17 +95,17 @@ impl Channel {
         sent.await.map(drop).map_err(ChannelError::of)
     }
 
-    /// What the other one says next, with the descriptors that came with it, none of which a child inherits. Cancel-safe.
+    /// Receives the next message with its descriptors, none of which a child inherits. Cancel-safe.
     ///
     /// # Errors
-    /// See [`ChannelError`]; what came with what is no message is closed.
+    /// See [`ChannelError`]; descriptors of an invalid packet are closed.
     ///
     /// # Panics
     /// Outside of a runtime.
     pub async fn receive(&mut self) -> Result<(HandoverMessage, Vec<OwnedFd>), ChannelError> {
         let end = self.registered().map_err(ChannelError::Io)?;
         let came = end.async_io(Interest::READABLE, || match receive(end.as_fd()) {
-            // The other one has gone without having read all; it is said once, and before what it has said itself.
+            // The peer has closed with unread data; the error comes once, before the peer's own last messages.
             Err(Errno::CONNRESET) => Ok(receive(end.as_fd())?),
             came => Ok(came?),
         });
@@ -120,8 +119,7 @@ impl Channel {
         Ok((decode(&packet, descriptors.len())?, descriptors))
     }
 
-    /// A copy that the runtime watches. Of tokio's types this is the one that is for packets; it sends and receives nothing by
-    /// itself here.
+    /// Registers a copy with the runtime. `UnixDatagram` is tokio's type for packets; it is used only to wait.
     fn registered(&self) -> io::Result<UnixDatagram> {
         UnixDatagram::from_std(self.0.try_clone()?.into())
     }
@@ -133,13 +131,13 @@ impl AsFd for Channel {
     }
 }
 
-/// A packet, the descriptors with it, and whether it was longer than it may be.
+/// Receives a packet with its descriptors. Returns true as well if it was too long.
 fn receive(end: BorrowedFd<'_>) -> rustix::io::Result<(Vec<u8>, Vec<OwnedFd>, bool)> {
     let mut packet = vec![0; BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(end, &mut [IoSliceMut::new(&mut packet)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    // Taken out whatever follows: those that nobody takes are closed with the vector.
+    // Take them out in any case: unused ones are closed with the vector.
     let rights = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(rights) => Some(rights),
         _ => None,
@@ -169,13 +167,13 @@ mod tests {
         sendmsg(end, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
     }
 
-    /// A descriptor, and the other end that sees all copies of it closed.
+    /// Returns a descriptor, and the other end, which notices when all copies of it are closed.
     fn watched() -> (OwnedFd, UnixStream) {
         let (one, other) = UnixStream::pair().unwrap();
         (one.into(), other)
     }
 
-    /// Waits a little: a child that another test starts just now has a copy until its exec.
+    /// Waits a little: a child that another test starts has a copy until its exec.
     fn is_closed(other: &mut UnixStream) -> bool {
         other.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         matches!(other.read(&mut [0]), Ok(0))
@@ -209,7 +207,7 @@ mod tests {
             drop(descriptor);
             assert!(matches!(other.receive().await, Err(ChannelError::Message(_))));
             assert!(is_closed(&mut end));
-            // And the line goes on.
+            // And the channel still works.
             raw(&one, &good, &[]);
             assert_eq!(other.receive().await.unwrap().0, HandoverMessage::Ready);
         }
@@ -219,7 +217,7 @@ mod tests {
     async fn what_was_said_before_the_end_is_heard() {
         let (mut one, mut other) = Channel::pair().unwrap();
         one.send(&HandoverMessage::Ready, &[]).await.unwrap();
-        // The one that goes has something unread, which resets the line.
+        // The end that closes has unread data, which resets the channel.
         other.send(&HandoverMessage::Take, &[]).await.unwrap();
         drop(one);
         assert_eq!(other.receive().await.unwrap().0, HandoverMessage::Ready);

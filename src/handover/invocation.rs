@@ -1,4 +1,4 @@
-//! How this process was called, to be called so again.
+//! The command line of this process, to start the next one with it.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -9,17 +9,17 @@ use std::process::Command;
 /// The program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
-    /// Absolute. What stands there when it is called is started: a package has put the new version there, or a symbolic link
-    /// leads to it now. (/proc/self/exe would lead to the old one, or to "wsluice (deleted)".)
+    /// The absolute path. The file that is there at the next start is run: a package has put the new version there, or a
+    /// symbolic link leads to it. (/proc/self/exe would be the old one, or "wsluice (deleted)".)
     program: PathBuf,
     arguments: Vec<OsString>,
 }
 
 impl Invocation {
-    /// Of this process. To be asked at the start: a later change of directory or PATH would change the answer.
+    /// Returns the command line of this process. Call it at the start: a later change of directory or PATH would change it.
     ///
     /// # Errors
-    /// If neither the arguments nor the system tell where the program is.
+    /// If neither the arguments nor the system have the path of the program.
     pub fn of_this_process() -> io::Result<Invocation> {
         let mut arguments = std::env::args_os();
         let called = arguments.next().unwrap_or_default();
@@ -32,12 +32,12 @@ impl Invocation {
         Ok(Invocation { program, arguments: arguments.collect() })
     }
 
-    /// Another program, which is called by its absolute path.
+    /// Creates the command line of a program with an absolute path.
     pub fn of(program: PathBuf, arguments: Vec<OsString>) -> Invocation {
         Invocation { program, arguments }
     }
 
-    /// The same call again. It inherits environment, standard output and standard error.
+    /// Returns the command. It inherits environment, standard output and standard error.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
@@ -45,7 +45,7 @@ impl Invocation {
     }
 }
 
-/// The file that a shell would have started for this word.
+/// Returns the file that a shell would run for this word.
 fn program(called: &OsStr, directory: &Path, path: &OsStr) -> Option<PathBuf> {
     let called = Path::new(called);
     let is_bare = called.components().count() == 1 && called.file_name() == Some(called.as_os_str());
@@ -82,7 +82,7 @@ mod tests {
         std::os::unix::fs::symlink(root.join("one"), &link).unwrap();
         let path = std::env::join_paths([root.join("none"), root.join("two"), link.clone()]).unwrap();
         let found = |called: &str| program(OsStr::new(called), root, &path);
-        // Links are kept: where they lead tomorrow is another version.
+        // Links are kept: they may lead to another version later.
         assert_eq!(found("wsluice"), Some(link.join("wsluice")));
         assert_eq!(found("current/wsluice"), Some(link.join("wsluice")));
         assert_eq!(found("./one/wsluice"), Some(root.join("./one/wsluice")));

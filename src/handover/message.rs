@@ -1,9 +1,9 @@
-//! What two processes say to each other, and how it is written: one message a packet.
+//! The messages of a handover and their encoding: one message per packet.
 //!
-//! A packet is three bytes by which both know each other, the version, how many descriptors come with it (two bytes, most
-//! significant first), and JSON. Processes of different builds meet here, so an unknown field is passed over, an unknown
-//! kind is [`HandoverMessage::Unknown`], and only what can not be understood at all gets another version, which is refused whole.
-//! That is how later versions can hand over more, as live sessions: further kinds, which today's builds pass over.
+//! A packet is three magic bytes, the version, the number of descriptors (two bytes, big-endian), and JSON. Both processes
+//! may be different builds, so unknown fields are ignored and an unknown kind is [`HandoverMessage::Unknown`]. Only an
+//! incompatible change gets another version, which is refused as a whole. So later builds can hand over more, such as live
+//! sessions, with new kinds that today's builds ignore.
 
 use std::collections::HashMap;
 
@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::net::listener::{Address, FileId};
 use crate::upstream::endpoint_state::EndpointKey;
 
-/// The version that is written and understood.
+/// The version that this build writes and accepts.
 pub const VERSION: u8 = 1;
-/// The longest packet: less than half of what a socket buffers by default, which a packet has to fit in whole.
+/// The longest packet: less than half of a socket's default buffer, which must hold a whole packet.
 pub const BYTES_MAX: usize = 64 * 1024;
 /// The most descriptors that the kernel passes with one packet (SCM_MAX_FD).
 pub const DESCRIPTORS_MAX: usize = 253;
@@ -22,25 +22,25 @@ pub const DESCRIPTORS_MAX: usize = 253;
 const MARK: [u8; 3] = *b"wsl";
 const HEAD_BYTES: usize = 6;
 
-/// What is said.
+/// A message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum HandoverMessage {
-    /// Old to new: a listener; its sockets come with it. One with more than fit is said in several.
+    /// Old to new: a listener with its sockets, in several messages if they do not fit into one.
     Listener {
         /// Its name.
         name: String,
-        /// Where it is.
+        /// Its address.
         address: Address,
-        /// The file of a Unix socket, if the new process is to remove it at its end.
+        /// The file of a Unix socket, if the new process must remove it at its end.
         #[serde(default)]
         file: Option<FileId>,
     },
-    /// Old to new: that was all. Build everything.
+    /// Old to new: the offer is complete; the new process builds everything.
     Offered {
-        /// Of the old process.
+        /// The id of the old process.
         pid: u32,
-        /// Which build it is; for the log.
+        /// Its version, for the log.
         #[serde(default)]
         version: String,
         /// How often the service has been upgraded, this time included.
@@ -49,79 +49,79 @@ pub enum HandoverMessage {
     },
     /// New to old: everything is built, nothing is accepted yet.
     Ready,
-    /// New to old: it will not be.
+    /// New to old: the new process refuses to take over.
     Refused {
-        /// Why; for the log.
+        /// The reason, for the log.
         #[serde(default)]
         reason: String,
     },
-    /// Old to new: a process from before the old one, which still drains. Its end of the line comes with it.
+    /// Old to new: an earlier process that still drains, with the end of its channel.
     Predecessor {
-        /// Its own.
+        /// Its process id.
         pid: u32,
     },
-    /// The sessions of a process, on endpoints where they have changed at least: of the one that was named last by
-    /// [`HandoverMessage::Predecessor`] on this line, or else of the one that says it.
+    /// The sessions of a process, at least on endpoints where they have changed. The process is the one last named by
+    /// [`HandoverMessage::Predecessor`] on this channel, or else the sender.
     Counts {
-        /// As many as there are now; 0 where there are none any more.
+        /// The present numbers; 0 where none are left.
         sessions: Vec<Count>,
     },
-    /// Old to new: begin to accept.
+    /// Old to new: the new process may accept.
     Take,
-    /// New to old: it accepts. The old process stops.
+    /// New to old: the new process accepts, and the old one stops.
     Taken {
-        /// Listeners that the new one does not have: whoever waits there is the old one's to serve.
+        /// Listeners that the new process does not have: the old one serves the connections that wait there.
         #[serde(default)]
         unwanted: Vec<Address>,
     },
-    /// What a later build says.
+    /// A message of a later build.
     #[serde(other)]
     Unknown,
 }
 
-/// How many sessions there are on an endpoint.
+/// The number of sessions on an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// The upstream's name.
     pub upstream: String,
-    /// The endpoint's.
+    /// The endpoint's name.
     pub endpoint: String,
-    /// Those that are being opened included.
+    /// Its sessions, those being opened included.
     pub sessions: u32,
 }
 
-/// Why a packet is no message.
+/// Why a packet is not a message.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
-    /// It is not of wsluice.
+    /// It is not from wsluice.
     #[error("not a message of wsluice")]
     Foreign,
-    /// A build whose words are others.
+    /// It is from an incompatible build.
     #[error("version {0} of the handover, this build has {VERSION}")]
     Version(u8),
-    /// Descriptors got lost on the way, which happens when no more may be open here.
+    /// Descriptors were lost, which happens at the limit of open files.
     #[error("{announced} descriptors were sent, {came} came (raise the limit of open files)")]
     Descriptors {
-        /// How many were sent.
+        /// The number sent.
         announced: usize,
-        /// How many came.
+        /// The number received.
         came: usize,
     },
-    /// It does not fit.
+    /// It is too long.
     #[error("a message of {0} bytes, at most {BYTES_MAX} are allowed")]
     TooLong(usize),
-    /// More than go with one packet.
+    /// It has too many descriptors.
     #[error("{0} descriptors, at most {DESCRIPTORS_MAX} go with one message")]
     TooMany(usize),
-    /// Not the JSON that it should be.
+    /// It is not valid JSON.
     #[error("the message cannot be read")]
     Json(#[from] serde_json::Error),
 }
 
-/// The packet of a message that goes with so many descriptors.
+/// Encodes a message that is sent with this number of descriptors.
 ///
 /// # Errors
-/// If it does not fit.
+/// If it is too long.
 pub fn encode(message: &HandoverMessage, descriptors: usize) -> Result<Vec<u8>, MessageError> {
     let count = u16::try_from(descriptors).ok().filter(|_| descriptors <= DESCRIPTORS_MAX);
     let [high, low] = count.ok_or(MessageError::TooMany(descriptors))?.to_be_bytes();
@@ -133,7 +133,7 @@ pub fn encode(message: &HandoverMessage, descriptors: usize) -> Result<Vec<u8>, 
     Ok(packet)
 }
 
-/// The message in a packet that so many descriptors came with.
+/// Decodes a packet that came with this number of descriptors.
 ///
 /// # Errors
 /// See [`MessageError`].
@@ -157,10 +157,10 @@ pub fn decode(packet: &[u8], descriptors: usize) -> Result<HandoverMessage, Mess
     Ok(serde_json::from_slice(json)?)
 }
 
-/// Says how many sessions a process has `now`, and where it has none any more of those that it had `before`, in as many
-/// messages as it takes. Each is true by itself: who misses one has old numbers for some endpoints, not wrong sums.
+/// Returns the messages that report the sessions a process has `now`, and zeros for endpoints where it only had some
+/// `before`. Each message is valid by itself: if one is lost, some numbers are old, but none is wrong.
 pub fn counts(now: &HashMap<EndpointKey, u32>, before: &HashMap<EndpointKey, u32>) -> Vec<HandoverMessage> {
-    // The head and what stands around the list are far less than the eighth that is left.
+    // The header and the JSON around the list take far less than the remaining eighth.
     const LIST_BYTES: usize = BYTES_MAX / 8 * 7;
     let gone = before.keys().filter(|name| !now.contains_key(*name)).map(|name| (name, &0));
     let (mut messages, mut sessions, mut bytes) = (vec![], vec![], 0);

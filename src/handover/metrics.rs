@@ -1,4 +1,4 @@
-//! What is counted of handovers, and what earlier processes still have.
+//! Metrics of handovers, and of the sessions of earlier processes.
 
 use std::collections::HashMap;
 
@@ -8,29 +8,29 @@ use tokio::sync::watch;
 use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 use crate::upstream::endpoint_state::EndpointKey;
 
-/// What became of an attempt to start the next process.
+/// The result of an attempt to start the next process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// It has taken over.
     Done,
     /// It could not be started at all.
     StartFailed,
-    /// It ended by itself before it was ready.
+    /// It ended before it was ready.
     NotReady,
-    /// It ended, or was killed, when it was ready already.
+    /// It ended or was killed after it was ready.
     Died,
-    /// It did not do the next step in time, and was killed.
+    /// It missed the deadline of a step and was killed.
     Timeout,
-    /// It said that it would not, or what cannot be understood.
+    /// It refused or violated the protocol.
     Refused,
 }
 
 impl Attempt {
-    /// All of them.
+    /// All results.
     pub const ALL: [Attempt; 6] =
         [Attempt::Done, Attempt::StartFailed, Attempt::NotReady, Attempt::Died, Attempt::Timeout, Attempt::Refused];
 
-    /// As a label.
+    /// Returns its label.
     pub const fn label(self) -> &'static str {
         match self {
             Attempt::Done => "done",
@@ -50,21 +50,21 @@ pub struct Metrics {
     predecessors: IntGauge,
     sessions: IntGaugeVec,
     upgrades: IntCounterVec,
-    /// What is told to people.
+    /// The processes, for the status of the API.
     each: watch::Sender<Vec<DrainingPredecessor>>,
 }
 
-/// A process before this one that still drains its sessions.
+/// An earlier process that still drains its sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainingPredecessor {
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
-    /// Sessions that it has, as it last said.
+    /// Its sessions, as last reported.
     pub sessions: u32,
 }
 
 impl Metrics {
-    /// Makes and registers them.
+    /// Creates and registers the metrics.
     ///
     /// # Errors
     /// If one of the names is taken.
@@ -101,41 +101,42 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// So many listeners have inherited sockets.
+    /// Records how many listeners have inherited sockets.
     pub fn inherited(&self, listeners: usize) {
         self.inherited.set(listeners as i64);
     }
 
-    /// The processes before this one, the one right before it last.
+    /// Returns the earlier processes, the latest last.
     pub fn each(&self) -> Vec<DrainingPredecessor> {
         self.each.borrow().clone()
     }
 
-    /// These are all that still drain.
+    /// Records all processes that still drain.
     pub(super) fn draining(&self, each: Vec<DrainingPredecessor>) {
         self.each.send_replace(each);
     }
 
-    /// The service has been upgraded so often, up to this process; each counts on from there, or a scrape would never see one.
+    /// Records how often the service was upgraded up to this process. Each process continues the count; otherwise no scrape
+    /// would ever see one.
     pub fn upgraded(&self, upgrades: u64) {
         self.upgrades.with_label_values(&[Attempt::Done.label()]).inc_by(upgrades);
     }
 
-    /// How often the service has been upgraded.
+    /// Returns how often the service has been upgraded.
     pub fn upgrades(&self) -> u64 {
         self.upgrades.with_label_values(&[Attempt::Done.label()]).get()
     }
 
-    /// An attempt is over.
+    /// Counts the result of an attempt.
     pub fn attempted(&self, attempt: Attempt) {
         self.upgrades.with_label_values(&[attempt.label()]).inc();
     }
 
-    /// So many processes still drain, with these sessions now and those `before`.
+    /// Records how many processes still drain, with their sessions `now` and `before`.
     pub fn predecessors(&self, count: usize, now: &HashMap<EndpointKey, u32>, before: &HashMap<EndpointKey, u32>) {
         self.predecessors.set(count as i64);
         for (upstream, endpoint) in before.keys().filter(|name| !now.contains_key(*name)) {
-            // It is not there if it was never shown.
+            // The series may not exist.
             let _ = self.sessions.remove_label_values(&[upstream, endpoint]);
         }
         for ((upstream, endpoint), sessions) in now {

@@ -191,14 +191,14 @@ impl ChildProcess {
 impl Drop for ChildProcess {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };
-        // By its number, which is nobody else's until we have waited for it. Fails if it has ended.
+        // Its id cannot be reused before we have waited for it. Killing fails if it has ended.
         let _ = child.kill();
-        // Waiting takes as long as the kernel needs to take it apart. Without a thread it stays in the table until we end.
+        // Waiting takes as long as the kernel needs to clean up. If no thread starts, a zombie remains until we end.
         let _ = std::thread::Builder::new().name("reaper".into()).spawn(move || child.wait());
     }
 }
 
-/// The next process is ready and waits for the word. Dropping this kills it.
+/// A new process that is ready and waits to be told to take over. Dropping this kills it.
 #[derive(Debug)]
 pub struct ReadySuccessor {
     child: ChildProcess,
@@ -207,16 +207,16 @@ pub struct ReadySuccessor {
 }
 
 impl ReadySuccessor {
-    /// The number of the new process.
+    /// Returns the id of the new process.
     pub fn pid(&self) -> u32 {
         self.child.0.as_ref().map_or(0, Child::id)
     }
 
-    /// Gives the word, and waits until the new process accepts: after that, stop accepting here, let the files of Unix sockets
-    /// be ([`Bound::leave_file`]), drop `predecessors`, and drain. They must not be polled meanwhile.
+    /// Tells the new process to take over, and waits until it accepts. After that, stop accepting here, leave the files of
+    /// Unix sockets ([`Bound::leave_file`]), drop `predecessors`, and drain. Predecessors must not be polled meanwhile.
     ///
     /// # Errors
-    /// See [`UpgradeError`]; then go on as before, with the predecessors too.
+    /// See [`UpgradeError`]; this process goes on as before, with its predecessors.
     ///
     /// # Panics
     /// Outside of a runtime.

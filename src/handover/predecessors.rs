@@ -1,8 +1,8 @@
-//! The processes before this one that still drain: what they have counts as load here, until they end.
+//! Earlier processes that still drain: their sessions count as load here until they end.
 //!
-//! Each says every second what it has, over the line that was used to take over from it. When this process is replaced
-//! itself, the next one gets these ends too, so that no count is lost if the one in the middle ends first. An end that is
-//! closed is a process that has ended.
+//! Each reports its sessions every second, over the channel of its handover. When this process is replaced itself, the next
+//! one gets these channels, so that no count is lost if the process in the middle ends first. A closed channel means that the
+//! process has ended.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -16,18 +16,18 @@ use super::metrics::{DrainingPredecessor, Metrics};
 use super::steps::{NewStep, StepEvent};
 use crate::upstream::endpoint_state::{EndpointKey, EndpointStates};
 
-/// The most endpoints that are kept for one process; far more than a configuration has.
+/// The most endpoints kept for one process: far more than a configuration has.
 const NAMES_MAX: usize = 1 << 16;
-/// The most bytes of their names together: 64 for each of as many.
+/// The most bytes of their names together: 64 for each.
 const NAME_BYTES_MAX: usize = 64 * NAMES_MAX;
 
-/// A process before this one.
+/// An earlier process.
 #[derive(Debug)]
 pub(super) struct Predecessor {
     pub(super) pid: u32,
     channel: Channel,
     pub(super) sessions: HashMap<EndpointKey, u32>,
-    /// Of all names in `sessions`.
+    /// The bytes of all names in `sessions`.
     name_bytes: usize,
 }
 
@@ -36,7 +36,7 @@ impl Predecessor {
         Predecessor { pid, channel, sessions: HashMap::new(), name_bytes: 0 }
     }
 
-    /// These are the numbers now, for those endpoints.
+    /// Sets the present numbers of these endpoints.
     pub(super) fn update(&mut self, counts: Vec<Count>) {
         for Count { upstream, endpoint, sessions } in counts {
             let bytes = upstream.len() + endpoint.len();
@@ -60,7 +60,7 @@ impl Predecessor {
         self.channel.send(message, &[]).await
     }
 
-    /// Waits for the next numbers. Cancel-safe.
+    /// Waits for the next report. Cancel-safe.
     async fn next(&mut self) -> Result<Vec<Count>, ChannelError> {
         loop {
             let (message, _closed) = self.channel.receive().await?;
@@ -72,11 +72,11 @@ impl Predecessor {
     }
 }
 
-/// All of them. Dropping it forgets them.
+/// All earlier processes that still drain. Dropping it forgets them.
 #[derive(Debug, Default)]
 pub struct Predecessors {
     pub(super) each: Vec<Predecessor>,
-    /// What was last shown.
+    /// The totals last recorded.
     shown: HashMap<EndpointKey, u32>,
 }
 
@@ -85,22 +85,22 @@ impl Predecessors {
         Predecessors { each, shown: HashMap::new() }
     }
 
-    /// How many still drain.
+    /// Returns how many still drain.
     pub fn len(&self) -> usize {
         self.each.len()
     }
 
-    /// Whether none is left.
+    /// Returns true if none is left.
     pub fn is_empty(&self) -> bool {
         self.each.is_empty()
     }
 
-    /// Their process numbers, the one before this last.
+    /// Returns their process ids, the latest last.
     pub fn pids(&self) -> impl Iterator<Item = u32> {
         self.each.iter().map(|predecessor| predecessor.pid)
     }
 
-    /// What all of them have.
+    /// Returns the sessions of all of them, by endpoint.
     pub fn total(&self) -> HashMap<EndpointKey, u32> {
         let mut total = HashMap::new();
         for (name, sessions) in self.each.iter().flat_map(|predecessor| &predecessor.sessions) {
@@ -110,7 +110,7 @@ impl Predecessors {
         total
     }
 
-    /// Keeps `lives` and `metrics` true, from now on and for as long as it is polled. Cancel-safe: what was heard is told.
+    /// Keeps `lives` and `metrics` up to date while it is polled. Cancel-safe: a report that was received is recorded.
     pub async fn follow(&mut self, lives: &EndpointStates, metrics: &Metrics) {
         loop {
             self.show(lives, metrics);
@@ -118,7 +118,7 @@ impl Predecessors {
         }
     }
 
-    /// Tells what is known.
+    /// Records the known sessions.
     pub fn show(&mut self, lives: &EndpointStates, metrics: &Metrics) {
         let total = self.total();
         let sum = |sessions: &HashMap<EndpointKey, u32>| {
@@ -131,13 +131,13 @@ impl Predecessors {
         self.shown = total;
     }
 
-    /// Lets go of them: another process hears them now, and what they have is nothing to this one any more.
+    /// Stops counting them; the successor now does.
     pub fn forget(mut self, lives: &EndpointStates, metrics: &Metrics) {
         self.each.clear();
         self.show(lives, metrics);
     }
 
-    /// Waits until one of them says something or ends; for ever, if there is none. Cancel-safe.
+    /// Waits until one of them reports or ends; forever if there is none. Cancel-safe.
     async fn next(&mut self) {
         if self.each.is_empty() {
             return pending().await;
@@ -149,8 +149,8 @@ impl Predecessors {
             Err(error) => {
                 let pid = self.each.remove(index).pid;
                 match error {
-                    ChannelError::Gone => tracing::info!(pid, "the process before this one has ended"),
-                    error => tracing::warn!(pid, %error, "the process before this one can not be understood any more"),
+                    ChannelError::Gone => tracing::info!(pid, "an earlier process has ended"),
+                    error => tracing::warn!(pid, %error, "an earlier process cannot be understood any more"),
                 }
             }
         }
@@ -192,7 +192,7 @@ mod tests {
             one.update(vec![long(i, 1)]);
         }
         assert!(one.sessions.len() <= kept + 1 && one.name_bytes <= NAME_BYTES_MAX);
-        // Those that are known go on, and leave their room to others.
+        // Known endpoints are still updated, and make room for others when they end.
         one.update(vec![count("a", 2)]);
         assert_eq!(one.sessions[&("chat".to_owned(), "a".to_owned())], 2);
         for i in 0..2 * kept {
@@ -236,7 +236,7 @@ mod tests {
         drop(first);
         sees(&mut both, 2).await;
         assert_eq!(both.pids().collect::<Vec<_>>(), [2]);
-        // One that says what cannot be understood is forgotten too.
+        // A process that sends garbage is forgotten too.
         let raw = second.into_descriptor();
         rustix::net::send(&raw, b"nonsense", rustix::net::SendFlags::empty()).unwrap();
         sees(&mut both, 0).await;

@@ -1,12 +1,12 @@
-//! What systemd and its likes give to a service, and want to hear from it: sockets that it has opened already
-//! (sd_listen_fds(3)), and words on a datagram socket (sd_notify(3)), the watchdog's among them.
+//! The interface to systemd and similar service managers: sockets that they have opened (sd_listen_fds(3)), and
+//! notifications on a datagram socket (sd_notify(3)), keep-alives of the watchdog among them.
 //!
-//! What the environment says is meant for one process, by its number; in others, as the next process that we start, it is
-//! ignored. Nothing is taken out of the environment, which no thread may change while others read it; a child that
-//! is meant to be told itself gets what [`for_successor`] leaves.
+//! The variables are meant for one process, by its id; other processes, such as the next one that we start, ignore them.
+//! Nothing is removed from the environment, since no thread may change it while others read it; [`for_successor`] decides
+//! what the next process gets.
 //!
-//! Own code and not the crate `sd-notify`: a socket in the abstract namespace, which is what NOTIFY_SOCKET names under many
-//! supervisors, is not understood there.
+//! This is not the crate `sd-notify` because that does not support sockets in the abstract namespace, which many
+//! supervisors use for NOTIFY_SOCKET.
 
 use std::fs;
 use std::io;
@@ -22,50 +22,50 @@ use crate::net::listener::Inheritance;
 
 /// The first of the descriptors (SD_LISTEN_FDS_START).
 const LISTEN_FIRST: RawFd = 3;
-/// The most that are believed in; each number costs a look at /proc.
+/// The most that are accepted; each costs a lookup in /proc.
 const LISTEN_MAX: RawFd = 1 << 12;
 
-/// A word to the service manager.
+/// A notification to the service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word<'a> {
-    /// Everything runs, at the start or after a reload.
+    /// The process is ready, at the start or after a reload.
     Ready,
     /// The configuration is being read again; [`Word::Ready`] follows.
     Reloading,
-    /// The end has begun.
+    /// The process is ending.
     Stopping,
-    /// Another process, which this one has started, is the service now.
+    /// Another process, which this one has started, is the main process now.
     MainPid(u32),
-    /// How things are, in a line for people.
+    /// The state, as a line for people.
     Status(&'a str),
-    /// Still alive.
+    /// A keep-alive.
     Watchdog,
 }
 
 impl Word<'_> {
-    /// As it is sent. `monotonic` is the time since the start of the machine, by which a reload is told from the one before.
+    /// Returns the text to send. `monotonic` is the time since boot, which distinguishes a reload from the one before.
     fn text(self, monotonic: Duration) -> String {
         match self {
             Word::Ready => "READY=1".to_owned(),
             Word::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic.as_micros()),
             Word::Stopping => "STOPPING=1".to_owned(),
             Word::MainPid(pid) => format!("MAINPID={pid}"),
-            // A line break would begin another word.
+            // A line break would begin another notification.
             Word::Status(text) => format!("STATUS={}", text.replace(['\n', '\r'], " ")),
             Word::Watchdog => "WATCHDOG=1".to_owned(),
         }
     }
 }
 
-/// The way to the service manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Notifier(Option<UnixDatagram>);
 
 impl Notifier {
-    /// By the environment. Without NOTIFY_SOCKET nobody is told anything.
+    /// Connects to the socket in NOTIFY_SOCKET. Without that variable, nothing is sent.
     ///
     /// # Errors
-    /// If the socket that is named can not be reached; the service manager would wait for a word in vain.
+    /// If the socket cannot be reached; the service manager would wait in vain.
     pub fn from_env() -> io::Result<Notifier> {
         match std::env::var("NOTIFY_SOCKET") {
             Ok(name) if !name.is_empty() => Notifier::to(&name),
@@ -73,7 +73,7 @@ impl Notifier {
         }
     }
 
-    /// To a socket by its name: a path, or `@` and a name in the abstract namespace.
+    /// Connects to a socket: a path, or `@` and a name in the abstract namespace.
     pub(crate) fn to(name: &str) -> io::Result<Notifier> {
         let socket = UnixDatagram::unbound()?;
         match name.strip_prefix('@') {
@@ -85,30 +85,30 @@ impl Notifier {
             _ if name.starts_with('/') => socket.connect_addr(&SocketAddr::from_pathname(name)?)?,
             _ => return Err(io::Error::new(io::ErrorKind::Unsupported, format!("a socket of another kind: {name}"))),
         }
-        // A service manager that does not listen must not stop us.
+        // A service manager that does not read must not block us.
         socket.set_nonblocking(true)?;
         Ok(Notifier(Some(socket)))
     }
 
-    /// Whether anybody hears.
+    /// Returns true if there is a service manager.
     pub fn is_connected(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Says these, at once, and does not wait. A word that cannot be sent is said in the log: the service manager acts as if it
-    /// had not been said.
+    /// Sends notifications without waiting. A failure is logged; the service manager then acts as if nothing had been
+    /// sent.
     pub fn say(&self, words: &[Word<'_>]) {
         let Some(socket) = &self.0 else { return };
         let time = clock_gettime(ClockId::Monotonic);
         let monotonic = Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
         let lines: Vec<_> = words.iter().map(|word| word.text(monotonic)).collect();
         if let Err(error) = socket.send(lines.join("\n").as_bytes()) {
-            tracing::warn!(?words, %error, "the service manager cannot be told");
+            tracing::warn!(?words, %error, "a notification to the service manager failed");
         }
     }
 
-    /// Says that we are alive, twice in each `span` of the watchdog, for as long as it is polled: a thread that hangs, or one
-    /// that is busy for too long, is noticed. Says nothing while the process is not well. For ever.
+    /// Sends a keep-alive twice in each `span` of the watchdog while it is polled and `is_healthy`, so that the service manager
+    /// notices if this thread hangs. Never returns.
     pub async fn keep_alive(&self, span: Duration, mut is_healthy: impl FnMut() -> bool) {
         let mut tick = tokio::time::interval((span / 2).max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -121,7 +121,7 @@ impl Notifier {
     }
 }
 
-/// The time in which the service manager wants to hear that we are alive, if it does.
+/// Returns the watchdog's interval, if the service manager has one.
 pub fn watchdog() -> Option<Duration> {
     watchdog_of(&|name| std::env::var(name).ok(), std::process::id())
 }
@@ -132,16 +132,16 @@ fn watchdog_of(environment: &dyn Fn(&str) -> Option<String>, own: u32) -> Option
     (is_ours && !span.is_zero()).then_some(span)
 }
 
-/// Has the next process hear what it is to hear, and nothing that was meant for this one: it is watched as this one is, and
-/// gets its sockets from this one.
+/// Prepares the environment of the next process: it is watched like this one, but gets its sockets from this one and not from
+/// the service manager.
 pub fn for_successor(command: &mut Command) {
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
         command.env_remove(name);
     }
 }
 
-/// The sockets that the service manager has opened for this process, by where they listen; none, if it has not, and none a
-/// second time. What is no listening socket is closed and said in the log.
+/// Returns the sockets that the service manager has opened for this process, by address; none on a second call. Descriptors
+/// that are not listening sockets are closed and logged.
 pub fn sockets() -> Inheritance {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let mut inheritance = Inheritance::default();
@@ -163,7 +163,7 @@ pub fn sockets() -> Inheritance {
     inheritance
 }
 
-/// Numbers and names of the descriptors that are meant for the process `own`.
+/// Returns numbers and names of the descriptors for the process `own`.
 fn listen_of(environment: &dyn Fn(&str) -> Option<String>, own: u32) -> Option<Vec<(RawFd, String)>> {
     if environment("LISTEN_PID")?.parse() != Ok(own) {
         return None;
@@ -174,10 +174,10 @@ fn listen_of(environment: &dyn Fn(&str) -> Option<String>, own: u32) -> Option<V
     Some((LISTEN_FIRST..LISTEN_FIRST + count).map(|number| (number, names.next().unwrap_or_default())).collect())
 }
 
-/// Makes the descriptor of this number ours, if it came through exec.
+/// Takes ownership of the descriptor of this number if it was inherited through exec.
 ///
-/// All that this process opens itself is closed by exec, by its flag, as std, tokio and rustix have it; so one without that
-/// flag was there when the program began, and has no other owner here.
+/// std, tokio and rustix open all descriptors with close-on-exec; so one without that flag existed when the program started,
+/// and has no other owner here.
 fn inherited(number: RawFd) -> Option<OwnedFd> {
     const CLOEXEC: u32 = 0o2000000;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
@@ -185,7 +185,7 @@ fn inherited(number: RawFd) -> Option<OwnedFd> {
     if u32::from_str_radix(flags, 8).ok()? & CLOEXEC != 0 {
         return None;
     }
-    // SAFETY: it is open, and nobody else here owns it, as said above. `sockets`, the only caller, asks for each number once.
+    // SAFETY: it is open and has no other owner, as said above. `sockets`, the only caller, passes each number once.
     #[expect(unsafe_code, reason = "a descriptor that is known by its number can be owned in no other way")]
     let socket = unsafe { OwnedFd::from_raw_fd(number) };
     Some(socket)
@@ -251,7 +251,7 @@ mod tests {
         for name in ["vsock:2:1234", "relative", "/nowhere/notify", "@nobody-here-wsluice"] {
             assert!(Notifier::to(name).is_err(), "{name}");
         }
-        // A manager that has stopped listening holds nobody up.
+        // A manager that has stopped reading blocks nothing.
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let deaf = UnixDatagram::bind(&path).unwrap();

@@ -52,13 +52,13 @@ impl Process {
     /// Listens to those before until the load is what it should be.
     async fn sees(&self, before: &mut Predecessors, endpoint: &str, load: u32) {
         let live = self.live(endpoint);
-        let look = async {
+        let follow = async {
             while live.load() != load {
                 let step = Duration::from_millis(5);
                 let _ = tokio::time::timeout(step, before.follow(&self.lives, &self.metrics)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), look).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), follow).await.unwrap();
     }
 }
 

@@ -143,7 +143,7 @@ async fn another_process_takes_over_and_hears_what_is_left() {
     let mut reporter = prepared.hand_over(&Predecessors::default(), &old.lives).await.unwrap();
     drop(bound);
     let ask = async |wanted| {
-        let look = async {
+        let follow = async {
             loop {
                 let address = address.clone();
                 let left = tokio::task::spawn_blocking(move || asks(&address)).await.unwrap().unwrap();
@@ -152,7 +152,7 @@ async fn another_process_takes_over_and_hears_what_is_left() {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), look).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), follow).await.unwrap();
     };
     ask(2).await;
     drop(seats);

@@ -1,7 +1,8 @@
 //! Endpoints that are killed, that hang, or that lie: how this is found out, and where new sessions go then.
 
 use super::harness::{
-    Authority, Conn, Echo, Event, Frame, Handshake, Mood, Moody, Proxy, RawServer, eventually, within, yaml,
+    Authority, Behavior, Conn, Echo, Event, Frame, Handshake, Proxy, RawServer, ScriptedServer, eventually, within,
+    yaml,
 };
 use super::plain;
 
@@ -24,13 +25,13 @@ fn websocket() -> String {
     check("websocket", "path: /probe")
 }
 
-async fn up(proxy: &Proxy, server: &Moody, up: bool) {
+async fn up(proxy: &Proxy, server: &ScriptedServer, up: bool) {
     let labels = [("upstream", "app"), ("endpoint", &*server.url())];
     let what = format!("wsluice_endpoint_up becoming {up}");
     eventually(&what, || (proxy.series("wsluice_endpoint_up", &labels)? == f64::from(up)).then_some(())).await;
 }
 
-fn of(proxy: &Proxy, name: &str, server: &Moody, reason: &str) -> f64 {
+fn of(proxy: &Proxy, name: &str, server: &ScriptedServer, reason: &str) -> f64 {
     let url = server.url();
     let labels = [("upstream", "app"), ("endpoint", &*url), ("reason", reason)];
     match reason {
@@ -65,15 +66,15 @@ async fn open_many(proxy: &Proxy, count: usize) -> Vec<Conn> {
 
 #[tokio::test]
 async fn a_killed_endpoint_gets_no_sessions_until_it_is_back() {
-    let mut servers = Moody::start_many::<3>(Mood::Well).await;
-    let urls = servers.each_ref().map(Moody::url);
+    let mut servers = ScriptedServer::start_many::<3>(Behavior::Well).await;
+    let urls = servers.each_ref().map(ScriptedServer::url);
     let settings = format!("{}, ejection: off", websocket());
     let proxy = Proxy::start(&with(&settings, &urls.each_ref().map(|url| &**url), &[]));
     for server in &servers {
         up(&proxy, server, true).await;
     }
     let mut sessions = open_many(&proxy, 150).await;
-    assert_eq!(servers.each_ref().map(Moody::sessions), [50, 50, 50]);
+    assert_eq!(servers.each_ref().map(ScriptedServer::sessions), [50, 50, 50]);
     servers[0].kill().await;
     up(&proxy, &servers[0], false).await;
     assert_eq!(of(&proxy, "wsluice_endpoint_transitions_total", &servers[0], "connect"), 1.0);
@@ -92,7 +93,7 @@ async fn a_killed_endpoint_gets_no_sessions_until_it_is_back() {
     assert_eq!(stayed.len(), 100);
     // It has the fewest sessions of all by now, and without its check it would be tried first.
     stayed.extend(open_many(&proxy, 30).await);
-    assert_eq!(servers.each_ref().map(Moody::sessions), [50, 65, 65]);
+    assert_eq!(servers.each_ref().map(ScriptedServer::sessions), [50, 65, 65]);
     assert_eq!(of_upstream(&proxy, "wsluice_upstream_retries_total"), 0.0);
     servers[0].restart().await;
     up(&proxy, &servers[0], true).await;
@@ -101,12 +102,12 @@ async fn a_killed_endpoint_gets_no_sessions_until_it_is_back() {
     let labels = [("upstream", "app"), ("endpoint", &*url)];
     proxy.metric_becomes("wsluice_endpoint_sessions_active", &labels, 0.0).await;
     stayed.extend(open_many(&proxy, 30).await);
-    assert_eq!(servers.each_ref().map(Moody::sessions), [80, 65, 65]);
+    assert_eq!(servers.each_ref().map(ScriptedServer::sessions), [80, 65, 65]);
 }
 
 #[tokio::test]
 async fn only_a_ping_finds_a_server_that_upgrades_and_hangs() {
-    let (deaf, well) = (Moody::start(Mood::Deaf).await, Moody::start(Mood::Well).await);
+    let (deaf, well) = (ScriptedServer::start(Behavior::Deaf).await, ScriptedServer::start(Behavior::Well).await);
     let urls = [deaf.url(), well.url()];
     let urls = [&*urls[0], &*urls[1]];
     let proxy = Proxy::start(&with(&check("tcp", ""), &urls, &[]));
@@ -126,36 +127,40 @@ async fn only_a_ping_finds_a_server_that_upgrades_and_hangs() {
 
 #[tokio::test]
 async fn every_check_finds_what_it_can_and_says_what_it_was() {
-    for (kind, more, mood, reason) in [
-        ("websocket", "path: /probe", Mood::False, "false_101"),
-        ("websocket", "path: /probe", Mood::Silent, "answer_timeout"),
-        ("websocket", "path: /probe", Mood::Rude, "handshake_lost"),
-        ("websocket", "path: /probe", Mood::Busy, "status"),
-        ("websocket", "path: /probe", Mood::Fleeting, "closed"),
-        ("websocket", "path: /probe, subprotocol: chat", Mood::Well, "subprotocol"),
-        ("websocket", "path: /probe, send: hello, expect: { contains: bye }", Mood::Well, "message_timeout"),
-        ("http", "path: /healthz", Mood::Busy, "status"),
-        ("http", "path: /healthz", Mood::Silent, "answer_timeout"),
-        ("http", "path: /healthz", Mood::Rude, "bad_response"),
-        ("http", "path: /healthz, status: 503, body: { matches: '^well$' }", Mood::Busy, "body"),
+    for (kind, more, behavior, reason) in [
+        ("websocket", "path: /probe", Behavior::False, "false_101"),
+        ("websocket", "path: /probe", Behavior::Silent, "answer_timeout"),
+        ("websocket", "path: /probe", Behavior::Rude, "handshake_lost"),
+        ("websocket", "path: /probe", Behavior::Busy, "status"),
+        ("websocket", "path: /probe", Behavior::Fleeting, "closed"),
+        ("websocket", "path: /probe, subprotocol: chat", Behavior::Well, "subprotocol"),
+        ("websocket", "path: /probe, send: hello, expect: { contains: bye }", Behavior::Well, "message_timeout"),
+        ("http", "path: /healthz", Behavior::Busy, "status"),
+        ("http", "path: /healthz", Behavior::Silent, "answer_timeout"),
+        ("http", "path: /healthz", Behavior::Rude, "bad_response"),
+        ("http", "path: /healthz, status: 503, body: { matches: '^well$' }", Behavior::Busy, "body"),
     ] {
-        let server = Moody::start(mood).await;
+        let server = ScriptedServer::start(behavior).await;
         // Where it is the time that decides, it must be short; elsewhere it must not be what decides.
         let is_late = reason.ends_with("_timeout");
         let check = if is_late { check(kind, more) } else { patient_check(kind, more) };
         let proxy = Proxy::start(&with(&check, &[&server.url()], &[]));
         up(&proxy, &server, false).await;
-        assert_eq!(of(&proxy, "wsluice_endpoint_transitions_total", &server, reason), 1.0, "{kind} {more} {mood:?}");
+        assert_eq!(
+            of(&proxy, "wsluice_endpoint_transitions_total", &server, reason),
+            1.0,
+            "{kind} {more} {behavior:?}"
+        );
         assert!(of(&proxy, "wsluice_probe_failures_total", &server, reason) >= 1.0);
     }
-    for (kind, more, mood) in [
-        ("tcp", "", Mood::Silent),
-        ("http", "path: /healthz, body: { contains: wel }", Mood::Well),
-        ("http", "path: /healthz, status: '200,503'", Mood::Busy),
-        ("websocket", "path: /probe, send: hello, expect: { matches: '^hel+o$' }", Mood::Well),
-        ("websocket", "path: /probe, host: chat.example.com, headers: { Origin: 'https://x.y' }", Mood::Well),
+    for (kind, more, behavior) in [
+        ("tcp", "", Behavior::Silent),
+        ("http", "path: /healthz, body: { contains: wel }", Behavior::Well),
+        ("http", "path: /healthz, status: '200,503'", Behavior::Busy),
+        ("websocket", "path: /probe, send: hello, expect: { matches: '^hel+o$' }", Behavior::Well),
+        ("websocket", "path: /probe, host: chat.example.com, headers: { Origin: 'https://x.y' }", Behavior::Well),
     ] {
-        let server = Moody::start(mood).await;
+        let server = ScriptedServer::start(behavior).await;
         let proxy = Proxy::start(&with(&check(kind, more), &[&server.url()], &[]));
         up(&proxy, &server, true).await;
         let probes = [("upstream", "app"), ("kind", kind)];
@@ -180,8 +185,8 @@ async fn probes_use_the_tls_of_the_upstream() {
 #[tokio::test]
 async fn when_all_are_down_they_are_tried_or_refused() {
     for refuse in [false, true] {
-        let servers = Moody::start_many::<2>(Mood::Well).await;
-        let urls = servers.each_ref().map(Moody::url);
+        let servers = ScriptedServer::start_many::<2>(Behavior::Well).await;
+        let urls = servers.each_ref().map(ScriptedServer::url);
         let word = if refuse { "refuse" } else { "try" };
         // Sessions would work; it is the check that asks for too much.
         let check = check("websocket", "path: /probe, expect: { contains: never }");
@@ -199,19 +204,19 @@ async fn when_all_are_down_they_are_tried_or_refused() {
         } else {
             assert_eq!(head.status(), 101);
         }
-        assert_eq!(servers.iter().map(Moody::sessions).sum::<usize>(), usize::from(!refuse));
+        assert_eq!(servers.iter().map(ScriptedServer::sessions).sum::<usize>(), usize::from(!refuse));
     }
 }
 
 // ---- ejection
 
-fn ejected(proxy: &Proxy, server: &Moody) -> f64 {
+fn ejected(proxy: &Proxy, server: &ScriptedServer) -> f64 {
     of(proxy, "wsluice_endpoint_ejected", server, "")
 }
 
 #[tokio::test]
 async fn an_endpoint_that_fails_once_is_left_out_and_comes_back_by_a_trial() {
-    let (bad, good) = (Moody::start(Mood::Rude).await, Moody::start(Mood::Well).await);
+    let (bad, good) = (ScriptedServer::start(Behavior::Rude).await, ScriptedServer::start(Behavior::Well).await);
     let urls = [bad.url(), good.url()];
     let proxy = Proxy::start(&with("ejection: { time: 2s }", &[&urls[0], &urls[1]], &[]));
     // One of two sessions begins with it; from then on nobody does, though it has the fewest sessions.
@@ -219,7 +224,7 @@ async fn an_endpoint_that_fails_once_is_left_out_and_comes_back_by_a_trial() {
     assert_eq!((bad.sessions(), good.sessions()), (1, 6));
     assert_eq!((ejected(&proxy, &bad), ejected(&proxy, &good)), (1.0, 0.0));
     assert_eq!(of(&proxy, "wsluice_endpoint_ejections_total", &bad, "failures"), 1.0);
-    bad.turn(Mood::Well);
+    bad.set_behavior(Behavior::Well);
     // Sessions go on coming; one of them tries it.
     within("the trial", async {
         while bad.sessions() == 1 {
@@ -233,7 +238,7 @@ async fn an_endpoint_that_fails_once_is_left_out_and_comes_back_by_a_trial() {
 
 #[tokio::test]
 async fn a_trial_that_fails_makes_the_ejection_longer() {
-    let (bad, good) = (Moody::start(Mood::Rude).await, Moody::start(Mood::Well).await);
+    let (bad, good) = (ScriptedServer::start(Behavior::Rude).await, ScriptedServer::start(Behavior::Well).await);
     let urls = [bad.url(), good.url()];
     let proxy = Proxy::start(&with("ejection: { time: 1s }", &[&urls[0], &urls[1]], &[]));
     let _sessions = open_many(&proxy, 2).await;
@@ -255,26 +260,26 @@ async fn a_trial_that_fails_makes_the_ejection_longer() {
 
 #[tokio::test]
 async fn no_more_than_a_share_is_ejected_and_who_is_left_out_is_better_than_nobody() {
-    let servers = Moody::start_many::<4>(Mood::Rude).await;
-    let urls = servers.each_ref().map(Moody::url);
+    let servers = ScriptedServer::start_many::<4>(Behavior::Rude).await;
+    let urls = servers.each_ref().map(ScriptedServer::url);
     let urls = urls.each_ref().map(|url| &**url);
     let proxy = Proxy::start(&with("ejection: { time: 60s }, retry_budget: off", &urls, &[]));
     for _ in 0..8 {
         // Every one of them is tried for every request all the same.
-        let before = servers.iter().map(Moody::sessions).sum::<usize>();
+        let before = servers.iter().map(ScriptedServer::sessions).sum::<usize>();
         assert_eq!(open(&proxy).await.0, 502);
-        assert_eq!(servers.iter().map(Moody::sessions).sum::<usize>(), before + 4);
+        assert_eq!(servers.iter().map(ScriptedServer::sessions).sum::<usize>(), before + 4);
     }
     assert_eq!(servers.iter().map(|server| ejected(&proxy, server)).sum::<f64>(), 2.0);
     for server in &servers {
-        server.turn(Mood::Well);
+        server.set_behavior(Behavior::Well);
     }
     let _sessions = open_many(&proxy, 1).await;
 }
 
 #[tokio::test]
 async fn sessions_that_break_off_at_once_eject() {
-    let (bad, good) = (Moody::start(Mood::Fleeting).await, Moody::start(Mood::Well).await);
+    let (bad, good) = (ScriptedServer::start(Behavior::Fleeting).await, ScriptedServer::start(Behavior::Well).await);
     let urls = [bad.url(), good.url()];
     let proxy = Proxy::start(&with("balance: round_robin, ejection: { time: 60s }", &[&urls[0], &urls[1]], &[]));
     let mut sessions = vec![];
@@ -290,7 +295,7 @@ async fn sessions_that_break_off_at_once_eject() {
 
 #[tokio::test]
 async fn with_ejection_off_a_failed_endpoint_is_tried_each_time() {
-    let (bad, good) = (Moody::start(Mood::Rude).await, Moody::start(Mood::Well).await);
+    let (bad, good) = (ScriptedServer::start(Behavior::Rude).await, ScriptedServer::start(Behavior::Well).await);
     let urls = [bad.url(), good.url()];
     let proxy = Proxy::start(&with("balance: round_robin, ejection: off", &[&urls[0], &urls[1]], &[]));
     let _sessions = open_many(&proxy, 8).await;
@@ -302,7 +307,7 @@ async fn with_ejection_off_a_failed_endpoint_is_tried_each_time() {
 
 #[tokio::test]
 async fn a_retry_budget_bounds_second_tries_and_the_first_failure_is_the_answer() {
-    let (bad, good) = (Moody::start(Mood::Rude).await, Moody::start(Mood::Well).await);
+    let (bad, good) = (ScriptedServer::start(Behavior::Rude).await, ScriptedServer::start(Behavior::Well).await);
     let urls = [bad.url(), good.url()];
     let settings = "balance: round_robin, ejection: off, retry_budget: { ratio: 0%, min_per_second: 0 }";
     let proxy = Proxy::start(&with(settings, &[&urls[0], &urls[1]], &[]));
@@ -330,7 +335,7 @@ async fn a_retry_budget_bounds_second_tries_and_the_first_failure_is_the_answer(
 
 #[tokio::test]
 async fn an_endpoint_that_accepts_and_never_answers_does_not_cost_the_client_its_session() {
-    let (silent, well) = (Moody::start(Mood::Silent).await, Moody::start(Mood::Well).await);
+    let (silent, well) = (ScriptedServer::start(Behavior::Silent).await, ScriptedServer::start(Behavior::Well).await);
     let urls = [silent.url(), well.url()];
     let route = ["timeouts: { handshake: 3s }"];
     let proxy = Proxy::start(&with("balance: round_robin", &[&urls[0], &urls[1]], &route));
@@ -347,7 +352,7 @@ async fn an_endpoint_that_accepts_and_never_answers_does_not_cost_the_client_its
 
 #[tokio::test]
 async fn the_only_endpoint_has_all_the_time() {
-    let silent = Moody::start(Mood::Silent).await;
+    let silent = ScriptedServer::start(Behavior::Silent).await;
     let proxy = Proxy::start(&with("balance: round_robin", &[&silent.url()], &["timeouts: { handshake: 1s }"]));
     let started = std::time::Instant::now();
     assert_eq!(open(&proxy).await.0, 504);

@@ -42,7 +42,7 @@ mod reload;
 mod routes;
 mod scarce;
 mod series;
-mod shed;
+mod eviction;
 mod smuggling;
 mod sources;
 mod stalls;

@@ -27,7 +27,7 @@ use crate::plain::{at_home, get};
 use crate::process::{Process, wsluice};
 
 /// A process and all that have followed it. Dropping it kills those that are left.
-struct Family {
+struct ProcessChain {
     process: Process,
     /// All of them, the youngest last.
     pids: Vec<Pid>,
@@ -37,16 +37,16 @@ fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
-impl Family {
-    fn new(process: Process) -> Family {
+impl ProcessChain {
+    fn new(process: Process) -> ProcessChain {
         // Whoever has lost its parent is ours to wait for, and to ask how it ended.
         set_child_subreaper(Some(getpid())).unwrap();
         let pids = vec![pid(process.pid())];
-        Family { process, pids }
+        ProcessChain { process, pids }
     }
 
-    fn start(dir: &Path, yaml: &str) -> Family {
-        Family::new(Process::start(dir, yaml))
+    fn start(dir: &Path, yaml: &str) -> ProcessChain {
+        ProcessChain::new(Process::start(dir, yaml))
     }
 
     fn youngest(&self) -> Pid {
@@ -92,7 +92,7 @@ impl Family {
     }
 }
 
-impl Drop for Family {
+impl Drop for ProcessChain {
     fn drop(&mut self) {
         // The first is the process's own to kill.
         for pid in self.pids.drain(1..) {
@@ -155,14 +155,14 @@ fn configuration(endpoints: &[&str], more: &str) -> String {
 // ---- newcomers
 
 /// Clients that connect one after the other, ask, and want an answer.
-struct Crowd {
+struct Visitors {
     is_over: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
-    threads: Vec<JoinHandle<Visits>>,
+    threads: Vec<JoinHandle<VisitTimes>>,
 }
 
 #[derive(Debug, Default)]
-struct Visits {
+struct VisitTimes {
     failures: Vec<String>,
     slowest: Duration,
     /// The longest time without an answer.
@@ -172,14 +172,14 @@ struct Visits {
 /// Connects, asks, and has the answer.
 type Ask = Box<dyn Fn() -> std::io::Result<String> + Send>;
 
-impl Crowd {
+impl Visitors {
     /// Each as often as is said, as far as the machine can.
-    fn come(clients: Vec<(Duration, Ask)>) -> Crowd {
+    fn come(clients: Vec<(Duration, Ask)>) -> Visitors {
         let (is_over, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let threads = clients.into_iter().map(|(every, ask)| {
             let (is_over, answered) = (Arc::clone(&is_over), Arc::clone(&answered));
             std::thread::spawn(move || {
-                let (mut visits, mut next) = (Visits::default(), Instant::now());
+                let (mut visits, mut next) = (VisitTimes::default(), Instant::now());
                 let mut last = next;
                 while !is_over.load(Ordering::Relaxed) {
                     let begun = Instant::now();
@@ -201,13 +201,13 @@ impl Crowd {
             })
         });
         let threads = threads.collect();
-        Crowd { is_over, answered, threads }
+        Visitors { is_over, answered, threads }
     }
 
     /// How many were answered, how long the slowest of them took, and the longest time without an answer for somebody.
     fn go(self) -> (usize, Duration, Duration) {
         self.is_over.store(true, Ordering::Relaxed);
-        let visits: Vec<Visits> = self.threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let visits: Vec<VisitTimes> = self.threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         let failures: Vec<&String> = visits.iter().flat_map(|visits| &visits.failures).collect();
         assert!(failures.is_empty(), "{} failures: {:#?}", failures.len(), &failures[..failures.len().min(9)]);
         let slowest = visits.iter().map(|visits| visits.slowest).max().unwrap();
@@ -232,10 +232,10 @@ async fn through_twenty_upgrades_nobody_is_refused_and_no_session_ends() {
     let second = format!("listeners:\n  - {{ name: local, bind: \"unix:{}\" }}\n", path.display());
     let text = configuration(&[&echo.url()], "on_upgrade: keep\n").replace("listeners:\n", &second);
     let with_workers = |count: usize| text.replace("workers: 1", &format!("workers: {count}"));
-    let mut family = Family::start(dir.path(), &with_workers(2));
-    let listening = [family.process.listening().await, family.process.listening().await];
+    let mut chain = ProcessChain::start(dir.path(), &with_workers(2));
+    let listening = [chain.process.listening().await, chain.process.listening().await];
     let plain = listening.iter().find(|address| address.tcp().is_some()).unwrap().clone();
-    let admin = family.process.admin().await;
+    let admin = chain.process.admin().await;
     let addr = plain.tcp().unwrap();
     let over_tcp = move || {
         let stream = TcpStream::connect(addr)?;
@@ -248,7 +248,7 @@ async fn through_twenty_upgrades_nobody_is_refused_and_no_session_ends() {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         ask(stream)
     };
-    let crowd = Crowd::come(vec![
+    let visitors = Visitors::come(vec![
         (Duration::from_millis(4), Box::new(over_tcp)),
         (Duration::from_millis(4), Box::new(over_tcp)),
         (Duration::from_millis(20), Box::new(over_unix)),
@@ -259,13 +259,13 @@ async fn through_twenty_upgrades_nobody_is_refused_and_no_session_ends() {
         let address = if round % 4 == 3 { Address::Unix(path.clone()) } else { plain.clone() };
         sessions.push(session(&address).await);
         // They come while the processes change, too, and not only before.
-        let seen = crowd.answered.load(Ordering::Relaxed);
+        let seen = visitors.answered.load(Ordering::Relaxed);
         std::fs::write(dir.path().join("wsluice.yaml"), with_workers(1 + round % 3)).unwrap();
-        family.upgrade().await;
-        eventually("newcomers", || (crowd.answered.load(Ordering::Relaxed) > seen + 100).then_some(())).await;
+        chain.upgrade().await;
+        eventually("newcomers", || (visitors.answered.load(Ordering::Relaxed) > seen + 100).then_some(())).await;
     }
     let took = begun.elapsed();
-    let (answered, slowest, gap) = crowd.go();
+    let (answered, slowest, gap) = visitors.go();
     println!(
         "{answered} connections through {UPGRADES} upgrades in {took:?}: slowest {slowest:?}, longest gap {gap:?}"
     );
@@ -291,12 +291,12 @@ async fn through_twenty_upgrades_nobody_is_refused_and_no_session_ends() {
     }
     shows(&admin, "wsluice_predecessors 0").await;
     assert!(!metrics(&admin).await.contains(&series));
-    for pid in family.pids.clone().into_iter().take(UPGRADES) {
-        assert_eq!(family.end(pid).await, Some(0));
+    for pid in chain.pids.clone().into_iter().take(UPGRADES) {
+        assert_eq!(chain.end(pid).await, Some(0));
     }
     // The file of the Unix socket has been handed on all the way, and goes with the last.
     goes(session(&Address::Unix(path.clone())).await).await;
-    family.finish().await;
+    chain.finish().await;
     assert!(!path.exists());
 }
 
@@ -307,8 +307,8 @@ async fn sessions_are_closed_as_on_upgrade_says_and_the_old_process_ends() {
     for on_upgrade in ["close", "drain 1s"] {
         let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
         let text = configuration(&[&echo.url()], &format!("on_upgrade: {on_upgrade}\n"));
-        let mut family = Family::start(dir.path(), &text);
-        let (address, admin) = (family.process.listening().await, family.process.admin().await);
+        let mut chain = ProcessChain::start(dir.path(), &text);
+        let (address, admin) = (chain.process.listening().await, chain.process.admin().await);
         let mut sessions = vec![];
         for _ in 0..5 {
             sessions.push(session(&address).await);
@@ -318,7 +318,7 @@ async fn sessions_are_closed_as_on_upgrade_says_and_the_old_process_ends() {
         kept.send(get("/none")).await;
         let head = kept.head().await;
         kept.body(&head).await;
-        let old = family.upgrade().await;
+        let old = chain.upgrade().await;
         assert!(matches!(kept.event().await, Event::End | Event::Reset));
         for client in &mut sessions {
             client.expect_closed_with(1012).await;
@@ -330,10 +330,10 @@ async fn sessions_are_closed_as_on_upgrade_says_and_the_old_process_ends() {
         assert_eq!(head.status(), 404);
         new.body(&head).await;
         new.expect_end().await;
-        assert_eq!(family.end(old).await, Some(0));
+        assert_eq!(chain.end(old).await, Some(0));
         goes(session(&address).await).await;
         shows(&admin, "wsluice_predecessors 0").await;
-        family.finish().await;
+        chain.finish().await;
     }
 }
 
@@ -341,27 +341,27 @@ async fn sessions_are_closed_as_on_upgrade_says_and_the_old_process_ends() {
 async fn what_is_told_to_the_old_process_and_to_the_new_is_done_by_each() {
     let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
     let text = configuration(&[&echo.url()], "on_upgrade: keep\ndrain: { delay: 60s, time: 2s }\n");
-    let mut family = Family::start(dir.path(), &text);
-    let address = family.process.listening().await;
+    let mut chain = ProcessChain::start(dir.path(), &text);
+    let address = chain.process.listening().await;
     let mut before = session(&address).await;
-    let old = family.upgrade().await;
+    let old = chain.upgrade().await;
     let mut after = session(&address).await;
     // Neither of these is for the old one any more.
     kill_process(old, Signal::HUP).unwrap();
-    let line = family.process.message("the reload is refused").await;
+    let line = chain.process.message("the reload is refused").await;
     assert!(line["reason"].as_str().unwrap().contains("has taken over"), "{line}");
     kill_process(old, Signal::USR2).unwrap();
-    let line = family.process.message("no upgrade").await;
+    let line = chain.process.message("no upgrade").await;
     assert!(line["reason"].as_str().unwrap().contains("has taken over"), "{line}");
     echoes(&mut before).await;
     // This one is: without a delay, since nobody is sent to it.
     kill_process(old, Signal::TERM).unwrap();
     before.expect_closed_with(1012).await;
     before.finish().await;
-    assert_eq!(family.end(old).await, Some(0));
+    assert_eq!(chain.end(old).await, Some(0));
     echoes(&mut after).await;
-    family.signal(Signal::HUP);
-    family.process.message("configuration read again").await;
+    chain.signal(Signal::HUP);
+    chain.process.message("configuration read again").await;
 }
 
 // ---- failures
@@ -381,10 +381,10 @@ fn belongings(pid: Pid) -> (BTreeSet<String>, usize) {
 async fn a_next_process_that_fails_or_is_killed_changes_nothing() {
     let (echo, dir) = (Echo::start().await, tempfile::tempdir().unwrap());
     let text = configuration(&[&echo.url()], "");
-    let mut family = Family::start(dir.path(), &text);
-    let (address, admin) = (family.process.listening().await, family.process.admin().await);
+    let mut chain = ProcessChain::start(dir.path(), &text);
+    let (address, admin) = (chain.process.listening().await, chain.process.admin().await);
     let mut client = session(&address).await;
-    let old = family.youngest();
+    let old = chain.youngest();
     shows(&admin, "wsluice_upgrades_total{result=\"not_ready\"} 0").await;
     let before = belongings(old);
     let file = dir.path().join("wsluice.yaml");
@@ -395,8 +395,8 @@ async fn a_next_process_that_fails_or_is_killed_changes_nothing() {
         (text.replace("listeners:\n", &there), "refused: listener more: "),
     ] {
         std::fs::write(&file, &text).unwrap();
-        let next = family.begin().await;
-        let line = family.process.message("the upgrade has failed").await;
+        let next = chain.begin().await;
+        let line = chain.process.message("the upgrade has failed").await;
         assert!(line["error"].as_str().unwrap().contains(cause), "{line}");
         eventually("the end of the next process", || (!is_there(next)).then_some(())).await;
         echoes(&mut client).await;
@@ -405,9 +405,9 @@ async fn a_next_process_that_fails_or_is_killed_changes_nothing() {
     std::fs::remove_file(&file).unwrap();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     for (signal, cause) in [(Signal::KILL, "(signal 9)"), (Signal::TERM, "(signal 15)")] {
-        let next = family.begin().await;
+        let next = chain.begin().await;
         kill_process(next, signal).unwrap();
-        let line = family.process.message("the upgrade has failed").await;
+        let line = chain.process.message("the upgrade has failed").await;
         assert!(line["error"].as_str().unwrap().contains(cause), "{line}");
         eventually("the end of the next process", || (!is_there(next)).then_some(())).await;
     }
@@ -423,7 +423,7 @@ async fn a_next_process_that_fails_or_is_killed_changes_nothing() {
     goes(session(&address).await).await;
     echoes(&mut client).await;
     // Nothing of it is in the way of one that does not fail.
-    family.upgrade().await;
+    chain.upgrade().await;
     goes(session(&address).await).await;
 }
 
@@ -522,36 +522,37 @@ async fn a_listener_that_the_next_process_does_not_have_is_closed() {
     let path = dir.path().join("gone.sock");
     let text = configuration(&[&echo.url()], "on_upgrade: keep\n");
     let gone = format!("listeners:\n  - {{ name: local, bind: \"unix:{}\" }}\n", path.display());
-    let mut family = Family::start(dir.path(), &text.replace("listeners:\n", &gone));
-    family.process.listening().await;
-    let (plain, local) = (family.process.listening().await, Address::Unix(path.clone()));
+    let mut chain = ProcessChain::start(dir.path(), &text.replace("listeners:\n", &gone));
+    chain.process.listening().await;
+    let (plain, local) = (chain.process.listening().await, Address::Unix(path.clone()));
     let mut client = session(&local).await;
     // This one asks when the old process does not accept any more.
     let mut late = Conn::connect(&local).await;
     std::fs::write(dir.path().join("wsluice.yaml"), &text).unwrap();
-    let old = family.upgrade().await;
+    let old = chain.upgrade().await;
     eventually("the end of the listener", || (!path.exists()).then_some(())).await;
     echoes(&mut client).await;
     late.open(&Handshake::to("/ws")).await;
     echoes(&mut late).await;
     goes(late).await;
     goes(client).await;
-    assert_eq!(family.end(old).await, Some(0));
+    assert_eq!(chain.end(old).await, Some(0));
     goes(session(&plain).await).await;
-    family.finish().await;
+    chain.finish().await;
 }
 
 #[tokio::test]
 async fn a_proxy_without_a_file_is_called_as_it_was() {
     let echo = Echo::start().await;
-    let mut family = Family::new(Process::spawn(wsluice(&["proxy", "--listen", "127.0.0.1:0", "--to", &echo.url()])));
-    let address = family.process.listening().await;
+    let mut chain =
+        ProcessChain::new(Process::spawn(wsluice(&["proxy", "--listen", "127.0.0.1:0", "--to", &echo.url()])));
+    let address = chain.process.listening().await;
     let client = session(&address).await;
-    let old = family.upgrade().await;
+    let old = chain.upgrade().await;
     goes(session(&address).await).await;
     goes(client).await;
-    assert_eq!(family.end(old).await, Some(0));
-    family.finish().await;
+    assert_eq!(chain.end(old).await, Some(0));
+    chain.finish().await;
 }
 
 #[tokio::test]
@@ -575,14 +576,14 @@ async fn sessions_of_old_processes_count_when_new_ones_are_placed() {
     let alone = configuration(&[], more).replace("endpoints: []", &format!("endpoints: [{}]", endpoint(&one)));
     let both = configuration(&[], more)
         .replace("endpoints: []", &format!("endpoints: [{}, {}]", endpoint(&one), endpoint(&two)));
-    let mut family = Family::start(dir.path(), &alone);
-    let (address, admin) = (family.process.listening().await, family.process.admin().await);
+    let mut chain = ProcessChain::start(dir.path(), &alone);
+    let (address, admin) = (chain.process.listening().await, chain.process.admin().await);
     let mut old = vec![];
     for _ in 0..3 {
         old.push(session(&address).await);
     }
     std::fs::write(dir.path().join("wsluice.yaml"), both).unwrap();
-    family.upgrade().await;
+    chain.upgrade().await;
     let series = |name: &str, echo: &Echo, count: usize| {
         format!("wsluice_{name}{{endpoint=\"{}\",upstream=\"app\"}} {count}", echo.url())
     };
@@ -659,38 +660,38 @@ async fn a_service_manager_gives_the_socket_and_hears_of_all_that_happens() {
         .env("NOTIFY_SOCKET", dir.path().join("notify"))
         .env("WATCHDOG_USEC", "300000")
         .stdin(std::os::fd::OwnedFd::from(listener));
-    let mut family = Family::new(Process::spawn(command));
-    assert_eq!(family.process.listening().await, address);
-    let admin = family.process.admin().await;
+    let mut chain = ProcessChain::new(Process::spawn(command));
+    assert_eq!(chain.process.listening().await, address);
+    let admin = chain.process.admin().await;
     const READY: &str = "READY=1\nSTATUS=1 listener, 1 upstream";
     assert_eq!(manager.told(), READY);
     assert!(manager.is_alive());
     shows(&admin, "wsluice_inherited_listeners 1").await;
     let mut client = session(&address).await;
 
-    family.signal(Signal::HUP);
+    chain.signal(Signal::HUP);
     assert!(manager.told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
     assert_eq!(manager.told(), READY);
     std::fs::write(&file, "version: 7").unwrap();
-    family.signal(Signal::HUP);
+    chain.signal(Signal::HUP);
     assert!(manager.told().starts_with("RELOADING=1\n"));
     assert!(manager.told().starts_with("READY=1\nSTATUS=the configuration as it is now is refused"));
     std::fs::write(&file, &text).unwrap();
 
-    let old = family.upgrade().await;
+    let old = chain.upgrade().await;
     // Each says one thing; which is heard first is left to chance.
-    let next = family.youngest().as_raw_nonzero();
+    let next = chain.youngest().as_raw_nonzero();
     let told = BTreeSet::from([manager.told(), manager.told()]);
     assert_eq!(told, BTreeSet::from([READY.to_owned(), format!("MAINPID={next}")]));
     client.expect_closed_with(1012).await;
     client.finish().await;
-    assert_eq!(family.end(old).await, Some(0));
+    assert_eq!(chain.end(old).await, Some(0));
     // The old one has gone without a word, and the new one is watched as it was.
     assert!(manager.is_alive() && manager.is_alive());
     shows(&admin, "wsluice_inherited_listeners 2").await;
     goes(session(&address).await).await;
-    let youngest = family.youngest();
-    family.finish().await;
+    let youngest = chain.youngest();
+    chain.finish().await;
     assert_eq!(manager.told(), "STOPPING=1\nSTATUS=draining");
     assert!(!is_there(youngest));
 }

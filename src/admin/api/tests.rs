@@ -17,9 +17,9 @@ use crate::admin::backend::{
     ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, PredecessorStatus, Problem, ProcessStatus,
     ReplyFuture, SessionView, UpstreamStatus,
 };
+use crate::admin::connections::{self, AdminConnection};
 use crate::admin::filter::{Filter, FilterInput};
 use crate::admin::health::Readiness;
-use crate::admin::visitor::{self, Visitor};
 use crate::admin::{AdminServer, AdminState, serve};
 use crate::config::AdminToken;
 use crate::net::listener::{Address, bind};
@@ -251,7 +251,7 @@ fn start(address: &Address, backend: Fake, token: Option<&str>) -> Running {
     let acceptor = bound.for_worker(0).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let api = Some(Arc::new(api(&backend, token, &registry)));
-    let metrics = visitor::Metrics::register(&registry).unwrap();
+    let metrics = connections::Metrics::register(&registry).unwrap();
     let state = AdminState { registry: registry.clone(), readiness: Readiness::new(), api, metrics };
     let task = tokio::spawn(async move {
         serve(acceptor, state, async move { drop(stopped.await) }).await;
@@ -450,12 +450,12 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let (ours, mut theirs) = tokio::io::duplex(1024);
     let (backend, registry) = (Arc::new(Fake::with(0)), Registry::new());
     let api = Some(Arc::new(Api { body_timeout: Duration::from_millis(20), ..api(&backend, None, &registry) }));
-    let metrics = visitor::Metrics::register(&registry).unwrap();
+    let metrics = connections::Metrics::register(&registry).unwrap();
     let service = AdminServer::new(AdminState { registry, readiness: Readiness::new(), api, metrics });
     let (_stop, stopped) = tokio::sync::watch::channel(());
-    let who = Who::Unix { uid: None, pid: None };
-    let visitor = Arc::new(Visitor::new(crate::base::clock::now()));
-    tokio::spawn(crate::admin::connection(ours, who, visitor, Arc::new(service), stopped));
+    let caller = Caller::Unix { uid: None, pid: None };
+    let client = Arc::new(AdminConnection::new(crate::base::clock::now()));
+    tokio::spawn(crate::admin::connection(ours, caller, client, Arc::new(service), stopped));
     let head = "POST /api/v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf";
     let answer = exchange(&mut theirs, head).await;
     assert_eq!((answer.status, &answer.body["error"]), (408, &json!("the body did not come in time")));
@@ -521,9 +521,9 @@ async fn a_unix_socket_needs_no_name_and_tells_who_is_there() {
     assert_eq!(exchange(&mut io, request).await.status, 200);
     assert_eq!(admin.backend.asked(), ["reload", "reloaded"]);
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let who = Who::of(&ours.into(), crate::net::stream::PeerAddr::Unix);
+    let caller = Caller::of(&ours.into(), crate::net::stream::PeerAddr::Unix);
     let (uid, pid) = (rustix::process::getuid().as_raw(), rustix::process::getpid());
-    assert_eq!(who.to_string(), format!("unix uid={uid} pid={}", pid.as_raw_nonzero()));
+    assert_eq!(caller.to_string(), format!("unix uid={uid} pid={}", pid.as_raw_nonzero()));
     drop(theirs);
 }
 
@@ -535,7 +535,7 @@ async fn every_action_is_written_down_with_who_asked() {
     let (backend, registry) = (Arc::new(Fake::with(3)), Registry::new());
     let audit = |action: &Action| AUDITED.lock().unwrap().push(action.clone());
     let api = Arc::new(Api { audit, ..api(&backend, Some(TOKEN), &registry) });
-    let who = Who::Unix { uid: Some(1000), pid: Some(7) };
+    let caller = Caller::Unix { uid: Some(1000), pid: Some(7) };
     for (method, path, token) in [
         ("POST", "/api/v1/sessions/close?route=even&over=5s", TOKEN),
         ("PUT", "/api/v1/drains/route/nowhere", TOKEN),
@@ -546,10 +546,10 @@ async fn every_action_is_written_down_with_who_asked() {
         ("POST", "/api/v1/reload?now", TOKEN),
     ] {
         let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {token}"));
-        api.answer(who, request.body(Full::<Bytes>::default()).unwrap()).await;
+        api.answer(caller, request.body(Full::<Bytes>::default()).unwrap()).await;
     }
     let [closed, drained] = AUDITED.lock().unwrap().clone().try_into().unwrap();
-    assert_eq!((closed.by, closed.token, closed.action), (who, Some(1), "close"));
+    assert_eq!((closed.by, closed.token, closed.action), (caller, Some(1), "close"));
     assert_eq!(closed.on, r#"sessions route=even with 1008 "closed by operator" over 5s"#);
     assert_eq!(closed.done, Ok(json!({ "closing": 2 })));
     assert_eq!((drained.action, drained.on.as_str()), ("drain", "route nowhere over 30s"));

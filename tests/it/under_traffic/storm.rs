@@ -178,7 +178,7 @@ struct Open {
 
 /// What a process holds.
 #[derive(Debug)]
-struct Held {
+struct ProcessUsage {
     descriptors: usize,
     threads: f64,
     series: BTreeSet<String>,
@@ -302,7 +302,7 @@ impl Storm {
     }
 
     /// Looks at who has gone, and whether they were to.
-    async fn look(&mut self) {
+    async fn check_sessions(&mut self) {
         let mut left = vec![];
         for open in std::mem::take(&mut self.open) {
             let (now, reloads) = (Instant::now(), self.reloads);
@@ -332,12 +332,12 @@ impl Storm {
     }
 
     /// Goes back to the first configuration, without sessions of routes that may change, and tells what the process holds.
-    async fn rest(&mut self, held: Option<&Held>) -> Held {
+    async fn rest(&mut self, held: Option<&ProcessUsage>) -> ProcessUsage {
         let endpoints = Storm::endpoints(&self.others);
         let first = Config::first(&endpoints);
         self.becomes(first).await;
         while !self.open.is_empty() {
-            self.look().await;
+            self.check_sessions().await;
             if let Some(at) = self.open.iter().position(|open| open.leaves.is_none()) {
                 self.finish(at).await;
             }
@@ -369,7 +369,7 @@ impl Storm {
         }
     }
 
-    async fn held(&self) -> Held {
+    async fn held(&self) -> ProcessUsage {
         let process = PathBuf::from(format!("/proc/{}", self.site.process.id()));
         let metrics = self.site.metrics().await;
         let hash = |line: &&str| !line.starts_with('#') && !line.starts_with("wsluice_config_info");
@@ -380,7 +380,7 @@ impl Storm {
             line.split_whitespace().next().unwrap().parse().unwrap()
         };
         let descriptors = std::fs::read_dir(process.join("fd")).unwrap().count();
-        Held { descriptors, threads: number("Threads:"), series, rss: number("VmRSS:") * 1024.0 }
+        ProcessUsage { descriptors, threads: number("Threads:"), series, rss: number("VmRSS:") * 1024.0 }
     }
 }
 
@@ -443,7 +443,7 @@ async fn five_hundred_reloads_lose_nothing_and_leave_nothing_behind() {
             }
             _ => storm.becomes(next).await,
         }
-        storm.look().await;
+        storm.check_sessions().await;
         assert!(stable.iter().all(Client::is_open), "a session whose route never changes has ended");
         if early.is_none() && storm.reloads >= RELOADS / 5 {
             early = Some(storm.rest(Some(&before)).await);

@@ -7,23 +7,23 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::harness::{Conn, Frame, Handshake, Mood, Moody, Proxy, eventually, yaml};
+use super::harness::{Behavior, Conn, Frame, Handshake, Proxy, ScriptedServer, eventually, yaml};
 
 /// A proxy whose endpoints are told by a file.
-struct Told {
+struct FileEndpoints {
     proxy: Proxy,
     path: PathBuf,
     _dir: TempDir,
 }
 
-impl Told {
-    fn start(upstream: &str, list: &[String]) -> Told {
+impl FileEndpoints {
+    fn start(upstream: &str, list: &[String]) -> FileEndpoints {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("app.yaml");
         put(&path, list);
         let told = format!("{{ discover: {{ file: {{ path: {path:?} }} }}, {upstream} }}");
         let proxy = Proxy::start(&yaml(&[], &[]).replace("{ endpoints: [] }", &told));
-        Told { proxy, path, _dir: dir }
+        FileEndpoints { proxy, path, _dir: dir }
     }
 
     fn becomes(&self, list: &[String]) {
@@ -44,11 +44,11 @@ impl Told {
         sessions
     }
 
-    fn on(&self, server: &Moody) -> Option<f64> {
+    fn on(&self, server: &ScriptedServer) -> Option<f64> {
         self.proxy.series("wsluice_endpoint_sessions_active", &[("upstream", "app"), ("endpoint", &*server.url())])
     }
 
-    async fn holds(&self, server: &Moody, sessions: f64) {
+    async fn holds(&self, server: &ScriptedServer, sessions: f64) {
         let what = format!("{sessions} sessions on {}, not {:?}", server.url(), self.on(server));
         eventually(&what, || (self.on(server) == Some(sessions)).then_some(())).await;
     }
@@ -73,8 +73,9 @@ async fn echoes(client: &mut Conn, text: &str) {
 
 #[tokio::test]
 async fn a_server_that_joins_gets_its_share_of_the_sessions_there_are() {
-    let [one, two, three] = Moody::start_many::<3>(Mood::Well).await;
-    let told = Told::start("rebalance: { rate: 1000/s, tolerance: 10%, settle: 100ms }", &[one.url(), two.url()]);
+    let [one, two, three] = ScriptedServer::start_many::<3>(Behavior::Well).await;
+    let told =
+        FileEndpoints::start("rebalance: { rate: 1000/s, tolerance: 10%, settle: 100ms }", &[one.url(), two.url()]);
     let mut sessions = told.open_many(20).await;
     // The first twelve speak, so the last eight have been quiet for longest.
     for session in sessions.iter_mut().rev().take(8) {
@@ -114,9 +115,11 @@ async fn a_server_that_joins_gets_its_share_of_the_sessions_there_are() {
 
 #[tokio::test]
 async fn clients_that_come_back_while_others_are_still_moved_do_not_end_it_early() {
-    let [one, two, three] = Moody::start_many::<3>(Mood::Well).await;
-    let told =
-        Arc::new(Told::start("rebalance: { rate: 10/s, tolerance: 10%, settle: 100ms }", &[one.url(), two.url()]));
+    let [one, two, three] = ScriptedServer::start_many::<3>(Behavior::Well).await;
+    let told = Arc::new(FileEndpoints::start(
+        "rebalance: { rate: 10/s, tolerance: 10%, settle: 100ms }",
+        &[one.url(), two.url()],
+    ));
     let mut clients = JoinSet::new();
     for mut client in told.open_many(40).await {
         let told = Arc::clone(&told);
@@ -138,8 +141,8 @@ async fn clients_that_come_back_while_others_are_still_moved_do_not_end_it_early
 
 #[tokio::test]
 async fn an_endpoint_that_is_drained_takes_nobody_and_is_empty_in_time() {
-    let [one, two] = Moody::start_many::<2>(Mood::Well).await;
-    let told = Told::start("", &[one.url(), two.url()]);
+    let [one, two] = ScriptedServer::start_many::<2>(Behavior::Well).await;
+    let told = FileEndpoints::start("", &[one.url(), two.url()]);
     let mut sessions = told.open_many(8).await;
     told.becomes(&[format!("{{ url: {:?}, drain: 1s }}", one.url()), two.url()]);
     told.holds(&one, 0.0).await;
@@ -163,8 +166,8 @@ async fn an_endpoint_that_is_drained_takes_nobody_and_is_empty_in_time() {
 #[tokio::test]
 async fn sessions_of_an_endpoint_that_is_taken_out_leave_if_that_is_wanted() {
     for (upstream, leave) in [("drain_removed: 1s", true), ("", false)] {
-        let [one, two] = Moody::start_many::<2>(Mood::Well).await;
-        let told = Told::start(upstream, &[one.url(), two.url()]);
+        let [one, two] = ScriptedServer::start_many::<2>(Behavior::Well).await;
+        let told = FileEndpoints::start(upstream, &[one.url(), two.url()]);
         let mut sessions = told.open_many(4).await;
         told.becomes(&[two.url()]);
         let labels = [("upstream", "app"), ("provider", "file")];
@@ -183,12 +186,12 @@ async fn sessions_of_an_endpoint_that_is_taken_out_leave_if_that_is_wanted() {
 
 #[tokio::test]
 async fn sessions_of_an_endpoint_that_is_down_are_closed_if_that_is_wanted() {
-    let [one, two] = Moody::start_many::<2>(Mood::Well).await;
+    let [one, two] = ScriptedServer::start_many::<2>(Behavior::Well).await;
     let check = "health: { http: { path: /, every: 400ms, timeout: 400ms, rise: 1, fall: 2 } }";
-    let told = Told::start(&format!("{check}, on_down: close"), &[one.url(), two.url()]);
+    let told = FileEndpoints::start(&format!("{check}, on_down: close"), &[one.url(), two.url()]);
     let mut sessions = told.open_many(4).await;
     // Its sessions work, its check does not.
-    one.turn(Mood::Busy);
+    one.set_behavior(Behavior::Busy);
     told.holds(&one, 0.0).await;
     assert_eq!((told.closed("endpoint_down"), told.on(&two)), (2.0, Some(2.0)));
     sessions.extend(told.open_many(2).await);

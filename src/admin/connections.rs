@@ -55,17 +55,17 @@ pub fn first_to_give_way<K: Copy>(room: usize, turns: impl Iterator<Item = (K, A
 
 /// The state of a connection, shared by its task and the accept loop.
 #[derive(Debug)]
-pub struct Visitor {
+pub struct AdminConnection {
     /// The start of the wait in microseconds; 0 while the request is handled.
     since: AtomicU64,
     /// Whether it is reading a response.
     reads: AtomicBool,
 }
 
-impl Visitor {
+impl AdminConnection {
     /// Creates the state of a new connection.
-    pub fn new(now: MonotonicTime) -> Visitor {
-        Visitor { since: AtomicU64::new(now.as_micros()), reads: AtomicBool::new(false) }
+    pub fn new(now: MonotonicTime) -> AdminConnection {
+        AdminConnection { since: AtomicU64::new(now.as_micros()), reads: AtomicBool::new(false) }
     }
 
     /// Returns the awaited step.
@@ -117,17 +117,17 @@ impl Visitor {
     }
 }
 
-/// A stream that records in its [`Visitor`] what the client reads.
+/// A stream that records in its [`AdminConnection`] what the client reads.
 #[derive(Debug)]
 pub struct WatchedStream<T> {
     io: T,
-    visitor: Arc<Visitor>,
+    client: Arc<AdminConnection>,
 }
 
 impl<T> WatchedStream<T> {
-    /// Wraps the stream of `visitor`.
-    pub fn new(io: T, visitor: Arc<Visitor>) -> WatchedStream<T> {
-        WatchedStream { io, visitor }
+    /// Wraps the stream of `client`.
+    pub fn new(io: T, client: Arc<AdminConnection>) -> WatchedStream<T> {
+        WatchedStream { io, client }
     }
 }
 
@@ -140,7 +140,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for WatchedStream<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.visitor.takes();
+        self.client.takes();
         Poll::Ready(Ok(written))
     }
 
@@ -150,7 +150,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bytes))?;
-        self.visitor.takes();
+        self.client.takes();
         Poll::Ready(Ok(written))
     }
 
@@ -161,7 +161,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     /// hyper flushes when everything has been written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        self.visitor.has_taken_all();
+        self.client.has_taken_all();
         Poll::Ready(Ok(()))
     }
 
@@ -170,20 +170,20 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     }
 }
 
-/// A request body that records in its [`Visitor`] when it is complete.
+/// A request body that records in its [`AdminConnection`] when it is complete.
 #[derive(Debug)]
 pub struct WatchedRequestBody<B> {
     body: B,
-    visitor: Arc<Visitor>,
+    client: Arc<AdminConnection>,
 }
 
 impl<B: Body> WatchedRequestBody<B> {
-    /// Wraps the body of a request of `visitor`.
-    pub fn new(body: B, visitor: Arc<Visitor>) -> WatchedRequestBody<B> {
+    /// Wraps the body of a request of `client`.
+    pub fn new(body: B, client: Arc<AdminConnection>) -> WatchedRequestBody<B> {
         if body.is_end_stream() {
-            visitor.has_asked();
+            client.has_asked();
         }
-        WatchedRequestBody { body, visitor }
+        WatchedRequestBody { body, client }
     }
 }
 
@@ -194,7 +194,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for WatchedRequestBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() || self.body.is_end_stream() {
-            self.visitor.has_asked();
+            self.client.has_asked();
         }
         Poll::Ready(frame)
     }
@@ -233,24 +233,24 @@ impl Metrics {
 
 /// All admin connections.
 #[derive(Debug)]
-pub struct Visitors {
+pub struct AdminConnections {
     room: usize,
     tasks: JoinSet<()>,
-    here: HashMap<Id, (Arc<Visitor>, AbortHandle)>,
+    here: HashMap<Id, (Arc<AdminConnection>, AbortHandle)>,
     metrics: Metrics,
     crowded: Option<MonotonicTime>,
 }
 
-impl Visitors {
+impl AdminConnections {
     /// Creates an empty set with this limit.
-    pub fn new(room: usize, metrics: Metrics) -> Visitors {
-        Visitors { room, tasks: JoinSet::new(), here: HashMap::new(), metrics, crowded: None }
+    pub fn new(room: usize, metrics: Metrics) -> AdminConnections {
+        AdminConnections { room, tasks: JoinSet::new(), here: HashMap::new(), metrics, crowded: None }
     }
 
     /// Adds a connection and spawns its `task`.
-    pub fn enter(&mut self, visitor: Arc<Visitor>, task: impl Future<Output = ()> + Send + 'static) {
+    pub fn enter(&mut self, client: Arc<AdminConnection>, task: impl Future<Output = ()> + Send + 'static) {
         let handle = self.tasks.spawn(task);
-        self.here.insert(handle.id(), (visitor, handle));
+        self.here.insert(handle.id(), (client, handle));
     }
 
     /// Waits until a connection has ended. Returns `None` if there is none. Cancel-safe.
@@ -270,13 +270,16 @@ impl Visitors {
 
     /// Ends a connection to free its descriptor. Returns false if all of them have a request that is being handled.
     pub async fn give_way(&mut self) -> bool {
-        let turns = self.here.iter().map(|(id, (visitor, _))| (*id, visitor.turn()));
+        let turns = self.here.iter().map(|(id, (client, _))| (*id, client.turn()));
         let Some(first) = first_to_give_way(self.room, turns) else { return false };
         let now = clock::now();
         self.metrics.0.with_label_values(&["crowded"]).inc();
         if self.crowded.replace(now).is_none_or(|last| now.since(last) >= NEWS) {
             let connections = self.here.len();
-            tracing::warn!(connections, "a crowd at the admin listener: those that are waited for longest are dropped");
+            tracing::warn!(
+                connections,
+                "too many connections to the admin listener: those that have waited longest are dropped"
+            );
         }
         if let Some((_, task)) = self.here.get(&first) {
             task.abort();
@@ -318,19 +321,19 @@ mod tests {
     }
 
     #[test]
-    fn a_visitor_is_waited_for_but_while_it_is_our_turn() {
+    fn a_connection_waits_for_its_client_except_while_a_request_is_handled() {
         let at = MonotonicTime::from_micros;
-        let visitor = Visitor::new(at(5));
-        assert_eq!(visitor.turn(), AwaitedStep::Request(at(5)));
-        visitor.takes();
-        assert_eq!(visitor.turn(), AwaitedStep::Request(at(5)), "half a request is none");
-        visitor.has_asked();
-        assert_eq!(visitor.turn(), AwaitedStep::Ours);
-        visitor.is_answered(at(9));
-        assert_eq!(visitor.turn(), AwaitedStep::Reading(at(9)));
-        visitor.takes();
-        assert!(matches!(visitor.turn(), AwaitedStep::Reading(since) if since > at(9)));
-        visitor.has_taken_all();
-        assert!(matches!(visitor.turn(), AwaitedStep::Request(since) if since > at(9)));
+        let client = AdminConnection::new(at(5));
+        assert_eq!(client.turn(), AwaitedStep::Request(at(5)));
+        client.takes();
+        assert_eq!(client.turn(), AwaitedStep::Request(at(5)), "half a request is none");
+        client.has_asked();
+        assert_eq!(client.turn(), AwaitedStep::Ours);
+        client.is_answered(at(9));
+        assert_eq!(client.turn(), AwaitedStep::Reading(at(9)));
+        client.takes();
+        assert!(matches!(client.turn(), AwaitedStep::Reading(since) if since > at(9)));
+        client.has_taken_all();
+        assert!(matches!(client.turn(), AwaitedStep::Request(since) if since > at(9)));
     }
 }

@@ -15,7 +15,7 @@ use super::{Head, accept_for};
 
 /// What it does with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
+pub enum Behavior {
     /// Upgrades, echoes, answers pings; other requests are answered with 200 and `well`.
     Well,
     /// Accepts, and says nothing.
@@ -34,7 +34,7 @@ pub enum Mood {
 
 /// The server. Dropping it closes its port and resets its connections, as a kill does.
 #[derive(Debug)]
-pub struct Moody {
+pub struct ScriptedServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     task: Option<JoinHandle<()>>,
@@ -42,25 +42,26 @@ pub struct Moody {
 
 #[derive(Debug)]
 struct Shared {
-    mood: Mutex<Mood>,
+    behavior: Mutex<Behavior>,
     sessions: AtomicUsize,
     probes: AtomicUsize,
 }
 
-impl Moody {
-    pub async fn start(mood: Mood) -> Moody {
+impl ScriptedServer {
+    pub async fn start(behavior: Behavior) -> ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Shared { mood: Mutex::new(mood), sessions: AtomicUsize::new(0), probes: AtomicUsize::new(0) };
+        let shared =
+            Shared { behavior: Mutex::new(behavior), sessions: AtomicUsize::new(0), probes: AtomicUsize::new(0) };
         let shared = Arc::new(shared);
         let task = Some(tokio::spawn(serve(listener, Arc::clone(&shared))));
-        Moody { address, shared, task }
+        ScriptedServer { address, shared, task }
     }
 
-    pub async fn start_many<const N: usize>(mood: Mood) -> [Moody; N] {
+    pub async fn start_many<const N: usize>(behavior: Behavior) -> [ScriptedServer; N] {
         let mut all = vec![];
         for _ in 0..N {
-            all.push(Moody::start(mood).await);
+            all.push(ScriptedServer::start(behavior).await);
         }
         all.try_into().unwrap()
     }
@@ -71,8 +72,8 @@ impl Moody {
     }
 
     /// From the next connection on.
-    pub fn turn(&self, mood: Mood) {
-        *self.shared.mood.lock().unwrap() = mood;
+    pub fn set_behavior(&self, behavior: Behavior) {
+        *self.shared.behavior.lock().unwrap() = behavior;
     }
 
     /// Requests that were no probe's.
@@ -99,7 +100,7 @@ impl Moody {
     }
 }
 
-impl Drop for Moody {
+impl Drop for ScriptedServer {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -129,26 +130,26 @@ async fn connection(mut stream: TcpStream, shared: &Shared) -> std::io::Result<(
     let is_probe = head.get("user-agent") == Some("wsluice-probe");
     let count = if is_probe { &shared.probes } else { &shared.sessions };
     count.fetch_add(1, Ordering::SeqCst);
-    let mood = *shared.mood.lock().unwrap();
+    let behavior = *shared.behavior.lock().unwrap();
     let key = head.get("sec-websocket-key");
-    let accept = match (mood, key) {
-        (Mood::Silent, _) => return std::future::pending().await,
-        (Mood::Rude, _) => return Ok(()),
-        (Mood::Busy, _) => {
+    let accept = match (behavior, key) {
+        (Behavior::Silent, _) => return std::future::pending().await,
+        (Behavior::Rude, _) => return Ok(()),
+        (Behavior::Busy, _) => {
             return stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy").await;
         }
         (_, None) => {
             return stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nwell").await;
         }
-        (Mood::False, _) => "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned(),
+        (Behavior::False, _) => "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned(),
         (_, Some(key)) => accept_for(key),
     };
     let answer =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
     stream.write_all(format!("{answer}{accept}\r\n\r\n").as_bytes()).await?;
-    match mood {
-        Mood::Fleeting => Ok(()),
-        Mood::Deaf | Mood::False => std::future::pending().await,
+    match behavior {
+        Behavior::Fleeting => Ok(()),
+        Behavior::Deaf | Behavior::False => std::future::pending().await,
         _ => {
             let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
             while let Some(Ok(message)) = socket.next().await {
