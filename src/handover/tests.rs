@@ -1,5 +1,5 @@
-//! Both sides in one process: what is handed over, what is left as it was when it fails, and that nothing leaks. With two
-//! processes: `tests/it/handover.rs`.
+//! Both sides of a handover in one process: what is handed over, that a failure changes nothing, and that nothing leaks.
+//! `tests/it/handover.rs` uses two processes.
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use std::future::pending;
@@ -20,14 +20,14 @@ use crate::net::listener::{Address, Bound, adopt, bind};
 use crate::upstream;
 use crate::upstream::endpoint_state::{ConnectionPermit, EndpointStates};
 
-/// For steps that are not to be done in time; the others get the usual time.
+/// The time limit of steps that must miss it.
 const SHORT: Duration = Duration::from_millis(100);
 
 fn loopback() -> Bound {
     bind(&"127.0.0.1:0".parse().unwrap(), 2).unwrap()
 }
 
-/// What a process knows: its sessions, and what it shows.
+/// The state of a process: its sessions and metrics.
 struct Process {
     lives: EndpointStates,
     metrics: Metrics,
@@ -49,7 +49,7 @@ impl Process {
         self.live(endpoint).enter(u32::MAX).unwrap()
     }
 
-    /// Listens to those before until the load is what it should be.
+    /// Follows the predecessors until the load has this value.
     async fn sees(&self, before: &mut Predecessors, endpoint: &str, load: u32) {
         let live = self.live(endpoint);
         let follow = async {
@@ -62,7 +62,7 @@ impl Process {
     }
 }
 
-/// Both sides in this process: the old one's and the new one's, which takes the listener `wanted`.
+/// Runs both sides of a handover in this process; the new side takes the listeners `wanted`.
 async fn hand_over(
     offer: HandoverOffer,
     old: &Process,

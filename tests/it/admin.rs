@@ -1,4 +1,4 @@
-//! What an operator and a scraper see on the admin listener.
+//! The admin listener, as operators and scrapers use it.
 
 use wsluice::net::listener::Address;
 
@@ -78,7 +78,7 @@ async fn health_is_told_and_nothing_else_is_served() {
     assert_ne!(client.head().await.status(), 200);
 }
 
-/// So many connections to the admin listener, each of which sends this and then nothing, and reads nothing.
+/// Opens this number of connections to the admin listener; each sends this, then nothing, and reads nothing.
 async fn crowd(admin: &Address, count: usize, sent: &str) -> Vec<Conn> {
     let mut crowd = vec![];
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! What an operator does by the API, with the binary as a process: what he is told, what becomes of sessions, who is let in.
+//! The API of the binary: its responses, its effect on sessions, and who is allowed to use it.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -25,7 +25,7 @@ struct Site {
     dir: TempDir,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -87,7 +87,7 @@ admin: {{ {admin} }}
         self.send(request, "").await
     }
 
-    /// The good answer.
+    /// Returns the body of a successful response.
     async fn done(&self, request: &str) -> Value {
         let Answer { status, body } = self.ask(request).await;
         assert_eq!(status, 200, "{request}: {body:#}");
@@ -106,7 +106,7 @@ admin: {{ {admin} }}
         client
     }
 
-    /// The ids of the sessions that this query names, page by page.
+    /// Returns the ids of the sessions that match a query, page by page.
     async fn ids(&self, query: &str) -> Vec<String> {
         let (mut ids, mut after) = (vec![], String::new());
         loop {
@@ -121,7 +121,7 @@ admin: {{ {admin} }}
         }
     }
 
-    /// Waits until this query names so many sessions.
+    /// Waits until this number of sessions matches a query.
     async fn left(&self, query: &str, count: usize) {
         within("sessions", async {
             while self.ids(query).await.len() != count {
@@ -131,7 +131,7 @@ admin: {{ {admin} }}
         .await
     }
 
-    /// The next line of the audit.
+    /// Returns the next line of the audit log.
     async fn audited(&mut self) -> Value {
         self.process
             .line("a line of the audit", |line| {

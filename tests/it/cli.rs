@@ -1,4 +1,4 @@
-//! The command line as a person or a service manager meets it: words, exit codes, signals, and too few descriptors.
+//! The command line for people and service managers: messages, exit codes, signals, and too few descriptors.
 
 use std::path::Path;
 use std::time::Duration;
@@ -171,7 +171,7 @@ fn the_schema_is_json_about_every_section() {
 
 // ---- running
 
-/// One message to an echo server and back.
+/// Sends a message to an echo server and reads it back.
 async fn echoes(address: &Address, handshake: &Handshake) -> Conn {
     let mut client = Conn::connect(address).await;
     client.open(handshake).await;
@@ -234,13 +234,13 @@ async fn the_demo_prints_where_to_look_and_works() {
 
 // ---- signals
 
-/// A configuration with an admin listener and this time to drain.
+/// Returns a configuration with an admin listener and this drain time.
 fn draining(echo: &Echo, time: &str) -> String {
     let more = format!("admin: {{ bind: \"127.0.0.1:0\" }}\nlog: {{ format: json }}\ndrain: {{ time: {time} }}\n");
     yaml(&[&echo.url()], &[]) + &more
 }
 
-/// The status of the admin listener's answer.
+/// Returns the status of a response of the admin listener.
 async fn admin_status(admin: &Address, path: &str) -> u16 {
     let mut conn = Conn::connect(admin).await;
     conn.send(get(path)).await;

@@ -1,4 +1,4 @@
-//! The end of the process, as sessions, requests and newcomers see it.
+//! The end of the process, as sessions, requests and new connections see it.
 
 use std::time::Duration;
 

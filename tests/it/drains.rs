@@ -1,4 +1,4 @@
-//! A part of the process is drained while the rest goes on: a listener, a route, an upstream, an endpoint; and let in again.
+//! Drains of a listener, a route, an upstream or an endpoint, and their end, while the rest of the process goes on.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ struct Parts {
     first: Echo,
     second: Echo,
     other: Echo,
-    /// Where the first listener is.
+    /// The address of the first listener.
     left: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -57,7 +57,7 @@ upstreams:
         client
     }
 
-    /// So many that are on the target, and some that are not.
+    /// Opens this number of sessions on the target, and some elsewhere.
     async fn sessions(&self, target: &DrainTarget, count: usize) -> (Vec<Conn>, Vec<Conn>) {
         // Those of the target before may be in the books still.
         self.proxy.idle().await;
@@ -126,12 +126,12 @@ upstreams:
         of("one") + of("two")
     }
 
-    /// How often an endpoint of `one` was chosen.
+    /// Returns how often an endpoint of `one` was chosen.
     fn picks(&self, endpoint: &str) -> f64 {
         self.proxy.metric("wsluice_endpoint_picks_total", &[("upstream", "one"), ("endpoint", endpoint)])
     }
 
-    /// Whether a session can be opened there.
+    /// Returns true if a session can be opened there.
     async fn is_let_in(&self, target: &DrainTarget) -> bool {
         match target {
             DrainTarget::Listener { .. } => {

@@ -1,4 +1,4 @@
-//! Sessions that leave their endpoint: to even out, when it is emptied, taken out of the list, or down.
+//! Sessions that are moved off their endpoint: for balance, or because it is drained, removed, or down.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::harness::{Behavior, Conn, Frame, Handshake, Proxy, ScriptedServer, eventually, yaml};
 
-/// A proxy whose endpoints are told by a file.
+/// A proxy that discovers its endpoints from a file.
 struct FileEndpoints {
     proxy: Proxy,
     path: PathBuf,

@@ -1,5 +1,5 @@
-//! Handing over to another process, and from a service manager: this test binary plays both parts, the other one in tests
-//! that are ignored here.
+//! Handovers to another process and from a service manager. This test binary plays both roles; the other role is a test that
+//! is ignored in a normal run.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use wsluice::net::stream::Stream;
 use wsluice::upstream;
 use wsluice::upstream::endpoint_state::{ConnectionPermit, EndpointState, EndpointStates};
 
-/// What a process knows: its sessions, and what it shows.
+/// The state of a process: its sessions and metrics.
 struct Process {
     lives: EndpointStates,
     metrics: Metrics,
@@ -42,7 +42,7 @@ impl Process {
     }
 }
 
-/// A listener, and what the next process is to get.
+/// Returns an offer with a listener.
 fn offer() -> (HandoverOffer, Bound, Address) {
     let bound = bind(&"127.0.0.1:0".parse().unwrap(), 2).unwrap();
     let mut offer = HandoverOffer::default();
@@ -51,10 +51,10 @@ fn offer() -> (HandoverOffer, Bound, Address) {
     (offer, bound, address)
 }
 
-/// What a real child is to do; the test that plays it is run in it alone.
+/// The variable with the role of a child, which runs only the test of that role.
 const PART: &str = "WSLUICE_TEST_PART";
 
-/// Another process, which plays a part.
+/// Returns the command of a process in a role.
 pub fn child(part: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "handover::the_other_process"]);
@@ -62,7 +62,7 @@ pub fn child(part: &str) -> Command {
     command
 }
 
-/// Sockets of this process, by what the kernel says of its descriptors.
+/// Counts the sockets of this process.
 fn sockets() -> usize {
     let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
     let links = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
@@ -125,7 +125,7 @@ async fn play(part: &str, sockets: usize) {
     }
 }
 
-/// What the process there says is left of the old one.
+/// Returns what a process reports of the old one's sessions.
 fn asks(address: &Address) -> std::io::Result<u8> {
     let mut answer = [0];
     let mut client = TcpStream::connect(address.tcp().unwrap())?;
@@ -167,7 +167,7 @@ async fn another_process_takes_over_and_hears_what_is_left() {
     assert!(exited.is_some_and(|(_, status)| status.exit_status() == Some(0)), "{exited:?}");
 }
 
-/// Whether the process is there, be it only to be waited for.
+/// Returns true if the process exists, even as a zombie.
 fn is_there(pid: u32) -> bool {
     test_kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).is_ok()
 }
@@ -225,7 +225,7 @@ fn who_is_not_meant_does_not_take_over() {
     assert_eq!(code(Some(std::process::id().to_string())), Some(12), "no line");
 }
 
-/// Run by the next test, with descriptors as systemd gives them.
+/// Run by the next test, with descriptors as systemd passes them.
 #[test]
 #[ignore = "run by sockets_of_the_service_manager_are_adopted"]
 fn child_with_sockets() {

@@ -1,7 +1,7 @@
-//! The proxy as a whole, in this process, between peers that speak for themselves: raw sockets, which say and see every
-//! byte, and tokio-tungstenite, which nobody here wrote. Each module tells one story; `harness` has the peers.
+//! Tests of the whole proxy in this process, between independent peers: raw sockets, which send and check every byte, and
+//! tokio-tungstenite. Each module tests one topic; `harness` has the peers.
 //!
-//! Nothing here waits for time to pass: a test waits for an event, and a deadline only turns a hang into a failure.
+//! No test waits for time to pass: it waits for an event, and a deadline only turns a hang into a failure.
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod harness;
@@ -20,6 +20,7 @@ mod drain;
 mod drains;
 mod early_data;
 mod entry;
+mod eviction;
 mod examples;
 mod failover;
 mod frames;
@@ -42,7 +43,6 @@ mod reload;
 mod routes;
 mod scarce;
 mod series;
-mod eviction;
 mod smuggling;
 mod sources;
 mod stalls;

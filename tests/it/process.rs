@@ -1,4 +1,4 @@
-//! The binary as a process: started, listened to, sent signals, and ended with the test.
+//! The binary as a process: a test starts it, reads its log, and sends it signals; its end ends the process.
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use wsluice::net::listener::Address;
 
 use crate::harness::{Conn, eventually, within};
 
-/// The binary, with nothing of the test's environment that it would read.
+/// Returns the command of the binary, without variables of the test's environment that it would read.
 pub fn wsluice(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wsluice"));
     command.args(arguments).env_remove("WSLUICE_CONFIG").stdin(Stdio::null());
@@ -23,7 +23,7 @@ pub fn run(arguments: &[&str]) -> Output {
     wsluice(arguments).output().unwrap()
 }
 
-/// What it wrote, stdout then stderr.
+/// Returns its output, stdout then stderr.
 pub fn text(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (text(&output.stdout), text(&output.stderr))
@@ -33,12 +33,12 @@ pub fn text(output: &Output) -> (String, String) {
 pub struct Process {
     child: Child,
     log: UnboundedReceiver<String>,
-    /// Lines of the log so far.
+    /// The lines of the log so far.
     pub seen: Vec<String>,
 }
 
 impl Process {
-    /// Runs with this configuration, out of a file in `dir`.
+    /// Starts it with this configuration, from a file in `dir`.
     pub fn start(dir: &Path, yaml: &str) -> Process {
         let file = dir.join("wsluice.yaml");
         std::fs::write(&file, yaml).unwrap();
@@ -62,7 +62,7 @@ impl Process {
         Process { child, log, seen: vec![] }
     }
 
-    /// The next line for which `check` gives something; those before it count as seen.
+    /// Waits for the next line for which `check` returns a value, and skips those before.
     pub async fn line<T>(&mut self, what: &str, mut check: impl FnMut(&str) -> Option<T>) -> T {
         within(what, async {
             loop {
@@ -78,7 +78,7 @@ impl Process {
         .await
     }
 
-    /// The next line of JSON with this message.
+    /// Waits for the next line with this message.
     pub async fn message(&mut self, message: &str) -> Value {
         self.line(message, |line| {
             let value: Value = serde_json::from_str(line).ok()?;
@@ -87,17 +87,17 @@ impl Process {
         .await
     }
 
-    /// The address of the next listener that the log tells of.
+    /// Waits for the next listener in the log, and returns its address.
     pub async fn listening(&mut self) -> Address {
         address(&self.message("listening").await)
     }
 
-    /// The address of the admin listener, told after those of the others.
+    /// Returns the address of the admin listener, which is logged after the others.
     pub async fn admin(&mut self) -> Address {
         address(&self.message("admin: ").await)
     }
 
-    /// Its number, for /proc.
+    /// Returns its process id, for /proc.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -106,22 +106,22 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// How it has ended, if it has.
+    /// Returns its exit status, if it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Its number.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it still runs.
+    /// Returns true while it runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Its end, and all lines that were not yet seen.
+    /// Waits for its end. Returns all lines that were not read yet.
     pub async fn end(&mut self) -> ExitStatus {
         let status = eventually("the end of the process", || self.child.try_wait().unwrap()).await;
         while let Some(line) = within("the end of its output", self.log.recv()).await {
@@ -130,7 +130,7 @@ impl Process {
         status
     }
 
-    /// All lines so far that are an access line.
+    /// Returns all lines of the access log so far.
     pub fn access(&mut self) -> Vec<Value> {
         while let Ok(line) = self.log.try_recv() {
             self.seen.push(line);
@@ -140,14 +140,14 @@ impl Process {
     }
 }
 
-/// Replaces a file as editors do: whoever reads it sees the old one or the new one.
+/// Replaces a file atomically, as editors do.
 pub fn put(file: &Path, text: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, file).unwrap();
 }
 
-/// What the admin listener answers to a GET: status and body.
+/// Sends a GET to the admin listener. Returns status and body.
 pub async fn ask(admin: &Address, path: &str) -> (u16, String) {
     let mut conn = Conn::connect(admin).await;
     conn.send(crate::plain::at_home(path)).await;
@@ -162,7 +162,7 @@ impl Drop for Process {
     }
 }
 
-/// The address in a line that tells of a listener.
+/// Returns the address in a log line about a listener.
 pub fn address(line: &Value) -> Address {
     let text = line["address"].as_str().unwrap();
     match text.parse::<SocketAddr>() {

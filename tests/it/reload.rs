@@ -1,4 +1,4 @@
-//! Another configuration, put in force under running sessions: who notices, and who does not.
+//! Reloads while sessions run: which of them notice, and which do not.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ async fn an_equal_file_changes_nothing_however_it_is_written() {
     echoes(&mut client, "still here").await;
 }
 
-/// Waits until so many sessions on this upstream have begun: a client hears of its session a moment before.
+/// Waits until this number of sessions has begun on an upstream: a client sees its 101 a moment earlier.
 async fn sessions(proxy: &Proxy, upstream: &str, count: f64) {
     let all = || {
         let text = proxy.metrics();

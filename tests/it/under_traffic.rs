@@ -1,5 +1,4 @@
-//! The process while sessions talk: what an operator changes, and what their clients notice of it, which is nothing or
-//! exactly what was said.
+//! Changes by an operator while sessions exchange messages: their clients notice nothing, or exactly what was configured.
 
 mod certificates;
 mod end;
@@ -25,7 +24,7 @@ struct Site {
     authority: Authority,
     certificate: (PathBuf, PathBuf),
     dir: TempDir,
-    /// What was written last.
+    /// The configuration written last.
     text: String,
     plain: Address,
     secure: Address,
@@ -36,7 +35,7 @@ struct Site {
 const NAME: &str = "chat.test";
 
 impl Site {
-    /// With these lines of configuration besides.
+    /// Starts it with these lines of configuration added.
     async fn start(more: &str) -> Site {
         Site::start_as(more, |dir, text| {
             put(&dir.join("wsluice.yaml"), text);
@@ -45,7 +44,7 @@ impl Site {
         .await
     }
 
-    /// The same; `write` puts the configuration in a directory and tells which file it is.
+    /// Like `start`; `write` puts the configuration into a directory and returns its path.
     async fn start_as(more: &str, write: impl FnOnce(&Path, &str) -> PathBuf) -> Site {
         let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
         let (peers, certificate) = (Peers::start().await, authority.issue("own", &[NAME]));
@@ -68,7 +67,7 @@ impl Site {
         To::tls(&self.secure, NAME, config)
     }
 
-    /// One session of each kind: ws and wss, echoed and pushed.
+    /// Opens a session of each kind: ws and wss, echoed and pushed.
     async fn sessions(&self, path: &str) -> Vec<Client> {
         let mut clients = vec![];
         let config = self.authority.client();
@@ -80,7 +79,7 @@ impl Site {
         clients
     }
 
-    /// What it says now, with this in the place of that.
+    /// Returns the configuration with one text replaced.
     fn changed(&mut self, from: &str, to: &str) -> String {
         assert!(self.text.contains(from), "{from}");
         self.text = self.text.replace(from, to);
@@ -95,7 +94,7 @@ impl Site {
         value(&self.metrics().await, name, labels)
     }
 
-    /// Waits for the next message that a reload ends with.
+    /// Waits for the next log message about the result of a reload.
     async fn reloaded(&mut self, trigger: &str, message: &str) -> Value {
         loop {
             let line = self.process.message(message).await;
@@ -123,7 +122,7 @@ admin: {{ bind: "127.0.0.1:0" }}
     )
 }
 
-/// Has all say their last, and complains if one missed anything.
+/// Finishes all sessions, and fails if one has missed anything.
 async fn finish(clients: Vec<Client>, peers: &Peers) {
     for client in clients {
         let report = client.finish().await;
@@ -134,7 +133,7 @@ async fn finish(clients: Vec<Client>, peers: &Peers) {
     peers.check();
 }
 
-/// Waits until each has heard something more.
+/// Waits until each has received more messages.
 async fn all_hear(clients: &[Client]) {
     for client in clients {
         client.hears(2).await;

@@ -1,5 +1,5 @@
-//! USR2: the next process takes over, and nobody who connects, or is connected, is worse off for it. With real processes,
-//! which inherit each other's output, so that one pipe has the lines of all.
+//! Upgrades by USR2: the next process takes over, and neither new nor existing connections suffer. Uses real processes, which
+//! inherit each other's output, so that one pipe has the lines of all.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -26,10 +26,10 @@ use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, eventually, wit
 use crate::plain::{at_home, get};
 use crate::process::{Process, wsluice};
 
-/// A process and all that have followed it. Dropping it kills those that are left.
+/// A process and all its successors. Dropping it kills those that are left.
 struct ProcessChain {
     process: Process,
-    /// All of them, the youngest last.
+    /// Their process ids, the youngest last.
     pids: Vec<Pid>,
 }
 
@@ -57,14 +57,14 @@ impl ProcessChain {
         kill_process(self.youngest(), signal).unwrap();
     }
 
-    /// USR2, and the next process when it has been started.
+    /// Sends USR2, and returns once the next process has started.
     async fn begin(&mut self) -> Pid {
         self.signal(Signal::USR2);
         let line = self.process.message("starting the next process").await;
         pid(u32::try_from(line["pid"].as_u64().unwrap()).unwrap())
     }
 
-    /// The same, and it takes over. Returns the old one.
+    /// Upgrades, and waits until the next process has taken over. Returns the old one.
     async fn upgrade(&mut self) -> Pid {
         let next = self.begin().await;
         self.pids.push(next);
@@ -73,7 +73,7 @@ impl ProcessChain {
         self.pids[self.pids.len() - 2]
     }
 
-    /// How this one has ended, when it has.
+    /// Waits for the end of a process. Returns its exit code.
     async fn end(&mut self, number: Pid) -> Option<i32> {
         if number == pid(self.process.pid()) {
             return eventually("the end of the first process", || self.process.exited()).await.code();
@@ -85,7 +85,7 @@ impl ProcessChain {
         waited.await.1.exit_status()
     }
 
-    /// Ends the youngest, which nobody waits for but this.
+    /// Ends the youngest process and waits for it.
     async fn finish(mut self) {
         self.signal(Signal::TERM);
         assert_eq!(self.end(self.youngest()).await, Some(0));
@@ -105,7 +105,7 @@ fn is_there(pid: Pid) -> bool {
     test_kill_process(pid).is_ok()
 }
 
-/// What `/metrics` of the youngest process says.
+/// Returns `/metrics` of the youngest process.
 async fn metrics(admin: &Address) -> String {
     let mut conn = Conn::connect(admin).await;
     conn.send(at_home("/metrics")).await;
@@ -114,7 +114,7 @@ async fn metrics(admin: &Address) -> String {
     String::from_utf8(conn.body(&head).await).unwrap()
 }
 
-/// Waits until the youngest process says this of itself.
+/// Waits until a metric of the youngest process has this value.
 async fn shows(admin: &Address, line: &str) {
     within(line, async {
         while !metrics(admin).await.lines().any(|found| found == line) {
@@ -124,7 +124,7 @@ async fn shows(admin: &Address, line: &str) {
     .await;
 }
 
-/// A session that works.
+/// Opens a session and checks that it works.
 async fn session(address: &Address) -> Conn {
     let mut client = Conn::connect(address).await;
     client.open(&Handshake::to("/ws")).await;
@@ -137,7 +137,7 @@ async fn echoes(client: &mut Conn) {
     client.expect(&Frame::text("hello")).await;
 }
 
-/// The client goes.
+/// Closes the session from the client.
 async fn goes(mut client: Conn) {
     client.put(&Frame::close(1000, "")).await;
     assert_eq!(client.expect_close().await.0, Some(1000));
@@ -154,7 +154,7 @@ fn configuration(endpoints: &[&str], more: &str) -> String {
 
 // ---- newcomers
 
-/// Clients that connect one after the other, ask, and want an answer.
+/// Clients that connect one after the other, send a request, and expect a response.
 struct Visitors {
     is_over: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -165,15 +165,15 @@ struct Visitors {
 struct VisitTimes {
     failures: Vec<String>,
     slowest: Duration,
-    /// The longest time without an answer.
+    /// The longest time without a response.
     gap: Duration,
 }
 
-/// Connects, asks, and has the answer.
+/// Connects, sends a request, and reads the response.
 type Ask = Box<dyn Fn() -> std::io::Result<String> + Send>;
 
 impl Visitors {
-    /// Each as often as is said, as far as the machine can.
+    /// Starts clients that repeat at this interval, as far as the machine can.
     fn come(clients: Vec<(Duration, Ask)>) -> Visitors {
         let (is_over, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let threads = clients.into_iter().map(|(every, ask)| {
@@ -204,7 +204,7 @@ impl Visitors {
         Visitors { is_over, answered, threads }
     }
 
-    /// How many were answered, how long the slowest of them took, and the longest time without an answer for somebody.
+    /// Returns how many were answered, the slowest response, and the longest time without a response.
     fn go(self) -> (usize, Duration, Duration) {
         self.is_over.store(true, Ordering::Relaxed);
         let visits: Vec<VisitTimes> = self.threads.into_iter().map(|thread| thread.join().unwrap()).collect();
@@ -216,7 +216,7 @@ impl Visitors {
     }
 }
 
-/// Asks for what no route is for, so that the proxy answers itself.
+/// Requests a path without a route, so that the proxy itself answers.
 fn ask(mut stream: impl Read + Write) -> std::io::Result<String> {
     stream.write_all(b"GET /none HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
@@ -366,7 +366,7 @@ async fn what_is_told_to_the_old_process_and_to_the_new_is_done_by_each() {
 
 // ---- failures
 
-/// Children and descriptors of a process.
+/// Returns the children and descriptors of a process.
 fn belongings(pid: Pid) -> (BTreeSet<String>, usize) {
     let pid = pid.as_raw_nonzero();
     let mut children = BTreeSet::new();
@@ -447,7 +447,7 @@ async fn a_next_process_that_is_told_to_end_does_not_take_over() {
     assert!(matches!(handed, Err(UpgradeError::Died(Some(status))) if status.success()), "{handed:?}");
 }
 
-/// A proxy in this process, which is followed by the test binary in that part.
+/// A proxy in this process, whose next process is the test binary in that role.
 fn followed_by(part: &str, yaml: &str, deadlines: Deadlines) -> Proxy {
     let command: Command = crate::handover::child(part);
     // An invocation has no environment of its own.
@@ -618,7 +618,7 @@ async fn sessions_of_old_processes_count_when_new_ones_are_placed() {
 
 // ---- a service manager
 
-/// What it is told, one datagram after the other, but for the watchdog's.
+/// A service manager: receives notifications, keep-alives apart.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -633,7 +633,7 @@ impl Manager {
         }
     }
 
-    /// The next datagram is the watchdog's.
+    /// Waits for a keep-alive.
     fn is_alive(&self) -> bool {
         let mut buffer = [0; 4096];
         self.0.recv(&mut buffer).is_ok_and(|length| buffer[..length] == *b"WATCHDOG=1")

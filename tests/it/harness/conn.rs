@@ -11,10 +11,10 @@ use wsluice::net::listener::Address;
 use super::frame::Input;
 use super::{Event, Frame, Handshake, Head, Io, KEY, accept_for, within};
 
-/// The longest head that is read here.
+/// The longest head that is accepted.
 const HEAD_BYTES_MAX: usize = 256 << 10;
 
-/// A client's or a server's end. What it reads is judged by whose end it is.
+/// A client's or a server's end. It checks what it reads by the rules for that end.
 #[derive(Debug)]
 pub struct Conn {
     pub io: Io,
@@ -22,7 +22,7 @@ pub struct Conn {
 }
 
 impl Conn {
-    /// A client, connected.
+    /// Connects a client.
     pub async fn connect(to: &Address) -> Conn {
         let io = match to {
             Address::Tcp(address) => {
@@ -35,7 +35,7 @@ impl Conn {
         Conn::client(io)
     }
 
-    /// A client, connected by TLS.
+    /// Connects a client over TLS.
     pub async fn connect_tls(to: &Address, name: &str, config: Arc<ClientConfig>) -> std::io::Result<Conn> {
         let Address::Tcp(address) = to else { panic!("TLS goes over TCP here") };
         let stream = within("connect", TcpStream::connect(address)).await?;
@@ -98,7 +98,7 @@ impl Conn {
         })
     }
 
-    /// So many bytes.
+    /// Reads this number of bytes.
     #[track_caller]
     pub fn read_exact(&mut self, count: usize) -> impl Future<Output = Vec<u8>> {
         within("bytes", async move {
@@ -159,7 +159,7 @@ impl Conn {
         }
     }
 
-    /// As a client: sends a handshake and gives the answer, whatever it is.
+    /// As a client: sends a handshake and returns the response, whatever it is.
     pub async fn ask(&mut self, handshake: &Handshake) -> Head {
         self.send(handshake.bytes()).await;
         self.head().await
@@ -175,7 +175,7 @@ impl Conn {
         head
     }
 
-    /// As a server: reads a handshake and answers 101 with `more` header lines. Gives the request.
+    /// As a server: reads a handshake and answers 101 with `more` header lines. Returns the request.
     pub async fn switch(&mut self, more: &[(&str, &str)]) -> Head {
         let request = self.head().await;
         self.send(switching(&request, more)).await;
@@ -226,7 +226,7 @@ impl Conn {
         assert_eq!(event, Event::End);
     }
 
-    /// Reads a Close, which must have this code, answers it, and sees the stream end: the whole duty of a peer.
+    /// Reads a Close with this code, answers it, and expects the end of the stream, as a proper peer does.
     pub async fn expect_closed_with(&mut self, code: u16) -> String {
         let frame = self.frame().await;
         let (found, reason) = frame.close_body();
@@ -242,7 +242,7 @@ impl Conn {
         reason
     }
 
-    /// Both directions apart.
+    /// Splits the connection by direction.
     pub fn split(self) -> (Reader, Writer) {
         let masks = self.is_client();
         let (read, write) = tokio::io::split(self.io);

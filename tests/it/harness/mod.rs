@@ -1,8 +1,7 @@
 //! A proxy with its log and its metrics, and peers that check every byte that reaches them.
 //!
 //! [`Proxy`] runs the whole application in this process. [`Conn`] is one end of a connection, a client's or a server's:
-//! it writes what it is told, legal or not, and reads strictly, so that any illegal byte of the proxy ends the test
-//! that saw it. [`RawServer`] hands out a `Conn` for each connection it gets; [`Echo`] is a WebSocket server by
+//! it writes anything, legal or not, and reads strictly, so that any illegal byte of the proxy fails the test. [`RawServer`] hands out a `Conn` for each connection it gets; [`Echo`] is a WebSocket server by
 //! tokio-tungstenite. [`Pair`] is all of it with one session open; [`traffic`] is many sessions that talk all the time.
 #![allow(dead_code, unused_imports, reason = "one harness for all stories")]
 
@@ -33,7 +32,7 @@ pub use tls::Authority;
 
 use std::time::Duration;
 
-/// What ends a test that hangs. Long, because two cores may be busy with a hundred tests.
+/// The deadline of a test that hangs. Long, because two cores may be busy with a hundred tests.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Waits for an event that must come.
@@ -48,7 +47,7 @@ pub fn within<T>(what: &str, event: impl Future<Output = T>) -> impl Future<Outp
     }
 }
 
-/// Waits until `check` gives a value, looking again and again: for books that are kept by another thread.
+/// Polls `check` until it returns a value: for state that another thread updates.
 pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     within(what, async {
         loop {

@@ -1,4 +1,4 @@
-//! The application with its log and its metrics at hand.
+//! The application under test, with its log and metrics.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -17,8 +17,8 @@ use wsluice::telemetry::sink::LogSink;
 
 use super::{Conn, eventually, series, within};
 
-/// A configuration with one plain listener `plain` on a free port and one route `all` to `endpoints`; `route` are more
-/// lines of the route.
+/// Returns a configuration with a plain listener `plain` on a free port and one route `all` to `endpoints`, with more lines
+/// for the route.
 pub fn yaml(endpoints: &[&str], route: &[&str]) -> String {
     let endpoints: Vec<String> = endpoints.iter().map(|url| format!("{url:?}")).collect();
     let route: String = route.iter().map(|line| format!("    {line}\n")).collect();
@@ -39,7 +39,7 @@ upstreams:
     )
 }
 
-/// Two that take turns: one of any two sessions begins with the first.
+/// Like [`yaml`], with endpoints that take turns.
 pub fn in_turn(endpoints: &[&str], route: &[&str]) -> String {
     yaml(endpoints, route).replace("{ endpoints:", "{ balance: round_robin, endpoints:")
 }
@@ -50,7 +50,7 @@ pub struct Proxy {
     pub app: App,
     sink: LogSink,
     lines: Arc<Mutex<Vec<u8>>>,
-    /// What is read when it is reloaded.
+    /// The text that a reload reads.
     yaml: Arc<Mutex<String>>,
     listeners: Vec<(Arc<str>, Address)>,
 }
@@ -70,19 +70,19 @@ impl Write for Lines {
 }
 
 impl Proxy {
-    /// Starts what `yaml` says.
+    /// Starts a proxy with this configuration.
     #[track_caller]
     pub fn start(yaml: &str) -> Proxy {
         Proxy::start_as(yaml, Format::Json)
     }
 
-    /// The same, with this look of the access log.
+    /// Like [`Proxy::start`], with this format of the access log.
     #[track_caller]
     pub fn start_as(yaml: &str, format: Format) -> Proxy {
         Proxy::start_from(ProcessOrigin::default(), yaml, format)
     }
 
-    /// The same, with what else the process has.
+    /// Like [`Proxy::start_as`], with inherited sockets and the like.
     #[track_caller]
     pub fn start_from(origin: ProcessOrigin, yaml: &str, format: Format) -> Proxy {
         let loaded = load_str("test.yaml", yaml, &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
@@ -107,38 +107,38 @@ impl Proxy {
         changes
     }
 
-    /// What it read last.
+    /// Returns the configuration that it read last.
     pub fn yaml(&self) -> String {
         self.yaml.lock().unwrap().clone()
     }
 
-    /// Where the first listener is.
+    /// Returns the address of the first listener.
     pub fn address(&self) -> &Address {
         &self.listeners[0].1
     }
 
-    /// Where this listener is.
+    /// Returns the address of a listener.
     pub fn listener(&self, name: &str) -> &Address {
         let found = self.listeners.iter().find(|(found, _)| &**found == name);
         &found.unwrap_or_else(|| panic!("no listener {name}")).1
     }
 
-    /// A client of the first listener.
+    /// Connects a client to the first listener.
     pub async fn client(&self) -> Conn {
         Conn::connect(self.address()).await
     }
 
-    /// The metrics as Prometheus reads them.
+    /// Returns the metrics in the text format.
     pub fn metrics(&self) -> String {
         exposition::encode(self.app.registry()).unwrap()
     }
 
-    /// The value of the series with this name and all of its labels in any order; `None` if there is none.
+    /// Returns the value of the series with this name and all of its labels in any order; `None` if there is none.
     pub fn series(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         series(&self.metrics(), name, labels)
     }
 
-    /// As [`Proxy::series`]; a series that is not there yet counts 0.
+    /// Like [`Proxy::series`], but 0 if there is no such series.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.series(name, labels).unwrap_or(0.0)
     }
@@ -149,19 +149,19 @@ impl Proxy {
         eventually(&what, || (self.metric(name, labels) == value).then_some(())).await;
     }
 
-    /// Waits until no connection and no session is left, in the books of the drain.
+    /// Waits until no connection and no session is left.
     pub async fn idle(&self) {
         eventually("the end of all connections", || (self.app.active() == 0).then_some(())).await;
     }
 
-    /// The access log so far, line by line.
+    /// Returns the lines of the access log so far.
     pub fn log_text(&self) -> Vec<String> {
         assert!(self.sink.flush(Duration::from_secs(10)), "the log does not get written");
         let bytes = self.lines.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// The access log so far, as JSON.
+    /// Returns the access log so far, as JSON.
     pub fn log(&self) -> Vec<Value> {
         self.log_text().iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
     }

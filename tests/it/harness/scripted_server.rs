@@ -1,4 +1,4 @@
-//! A server on a port of its own that behaves as it is told, from one connection to the next.
+//! A server whose behavior a test sets, for each connection anew.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,20 +13,20 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Head, accept_for};
 
-/// What it does with a connection.
+/// How the server treats a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behavior {
     /// Upgrades, echoes, answers pings; other requests are answered with 200 and `well`.
     Well,
-    /// Accepts, and says nothing.
+    /// Accepts and sends nothing.
     Silent,
-    /// Hangs up after the request.
+    /// Closes after the request.
     Rude,
     /// Answers 101 with a wrong accept value.
     False,
-    /// Upgrades, and never reads a frame.
+    /// Upgrades and never reads a frame.
     Deaf,
-    /// Upgrades, and hangs up without a Close.
+    /// Upgrades and closes the connection without a Close frame.
     Fleeting,
     /// Answers everything with 503 and `busy`.
     Busy,
@@ -66,34 +66,34 @@ impl ScriptedServer {
         all.try_into().unwrap()
     }
 
-    /// As an endpoint in a configuration.
+    /// Returns its URL for a configuration.
     pub fn url(&self) -> String {
         format!("ws://{}", self.address)
     }
 
-    /// From the next connection on.
+    /// Sets the behavior from the next connection on.
     pub fn set_behavior(&self, behavior: Behavior) {
         *self.shared.behavior.lock().unwrap() = behavior;
     }
 
-    /// Requests that were no probe's.
+    /// Returns the number of requests that were not probes.
     pub fn sessions(&self) -> usize {
         self.shared.sessions.load(Ordering::SeqCst)
     }
 
-    /// Requests of probes.
+    /// Returns the number of probes.
     pub fn probes(&self) -> usize {
         self.shared.probes.load(Ordering::SeqCst)
     }
 
-    /// As `kill -9`: the port is closed and every connection ends.
+    /// Closes the port and all connections, as `kill -9` does.
     pub async fn kill(&mut self) {
         let task = self.task.take().unwrap();
         task.abort();
         let _ = task.await;
     }
 
-    /// On the same port again.
+    /// Listens on the same port again.
     pub async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.task = Some(tokio::spawn(serve(listener, Arc::clone(&self.shared))));

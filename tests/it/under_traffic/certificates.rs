@@ -1,5 +1,4 @@
-//! Certificates that are renewed while sessions talk: the right one for each who comes, and resumption for who has been
-//! there before.
+//! Renewed certificates while sessions run: each new client gets the right one, and earlier clients resume TLS.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use crate::harness::traffic::{Client, Talk};
 use crate::harness::{Conn, Io};
 use crate::process::put;
 
-/// Opens a session and ends it. Tells whether TLS was resumed, and which certificate was shown.
+/// Opens a session and ends it. Returns whether TLS was resumed, and the certificate.
 async fn visit(site: &Site, config: &Arc<ClientConfig>) -> (bool, CertificateDer<'static>) {
     let conn = site.secure(config).connect().await;
     let (resumed, shown) = tls(&conn);

@@ -1,4 +1,4 @@
-//! TERM while sessions talk: who is told what, when, and that nothing is cut.
+//! TERM while sessions run: which Close each gets and when, and that nothing is cut.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,7 @@ use crate::process::{ask, put};
 
 /// `drain.delay`.
 const DELAY: Duration = Duration::from_secs(2);
-/// Sessions that make pauses, and sessions that make none.
+/// The numbers of sessions with pauses and without.
 const QUIET: usize = 200;
 const STREAMS: usize = 8;
 /// `drain.time`, and what of it closes are spread over: less the two seconds kept for the last answers, less the three

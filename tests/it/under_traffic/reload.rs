@@ -1,4 +1,4 @@
-//! Another configuration, told by a signal and by the file itself.
+//! Reloads by a signal and by a change of the file.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Five hundred configurations, one after the other, while sessions talk. Beside the process runs a model of what each
-//! session is to notice: nothing, or a Close with 1012 since its route says so. At the end the process is as it was.
+//! Five hundred configurations, one after the other, while sessions run. A model predicts what each session notices:
+//! nothing, or a Close with 1012 because its route says so. At the end the process is as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -25,7 +25,7 @@ const SESSIONS_MAX: usize = 24;
 /// for two busy cores.
 const CLOSED_BY: Duration = Duration::from_secs(12);
 
-/// What a file says, but for what never changes.
+/// The part of a file that changes.
 #[derive(Clone, Debug, PartialEq)]
 struct Config {
     /// Lines of the listener with TLS.
@@ -61,7 +61,7 @@ impl Config {
         }
     }
 
-    /// Another one, in one to three things.
+    /// Returns a configuration with one to three changes.
     fn next(&self, random: &mut fastrand::Rng, endpoints: &[&str], place: &Site) -> Config {
         let mut next = self.clone();
         for _ in 0..random.usize(1..=3) {
@@ -152,7 +152,7 @@ impl Config {
     }
 }
 
-/// What is wrong with a file, and what the log says of it.
+/// A mistake in a file, and its error message.
 fn spoiled(text: &str, random: &mut fastrand::Rng, taken: &str) -> (String, &'static str) {
     let listener = |says: &str| text.replace("routes:\n", &format!("  - {{ name: bad, {says} }}\nroutes:\n"));
     match random.u8(0..5) {
@@ -172,11 +172,11 @@ struct Open {
     client: Client,
     route: String,
     listener: String,
-    /// When it was to be told to go at the latest, and which reload said so.
+    /// The latest time of its Close, and the reload that causes it.
     leaves: Option<(Instant, usize)>,
 }
 
-/// What a process holds.
+/// The resources of a process.
 #[derive(Debug)]
 struct ProcessUsage {
     descriptors: usize,
@@ -192,7 +192,7 @@ struct Storm {
     open: Vec<Open>,
     /// Where listeners are that come and go.
     listeners: BTreeMap<String, Address>,
-    /// How many lines of the log have been read.
+    /// The number of log lines read.
     read: usize,
     reloads: usize,
     counts: BTreeMap<&'static str, usize>,
@@ -220,7 +220,7 @@ impl Storm {
         others.iter().map(Peers::url).collect()
     }
 
-    /// Puts a text in the file, and tells what came of it.
+    /// Writes a text to the file, and returns the result of the reload.
     async fn reload(&mut self, text: &str) -> Value {
         put(&self.site.config(), text);
         // Somebody comes in all the time while it goes on.
@@ -250,7 +250,7 @@ impl Storm {
         outcome
     }
 
-    /// One that is right.
+    /// Reloads a valid configuration.
     async fn becomes(&mut self, next: Config) {
         let text = next.text(&self.site);
         let outcome = self.reload(&text).await;
@@ -301,7 +301,7 @@ impl Storm {
         *self.counts.entry("opened").or_default() += 1;
     }
 
-    /// Looks at who has gone, and whether they were to.
+    /// Checks that exactly the predicted sessions have ended.
     async fn check_sessions(&mut self) {
         let mut left = vec![];
         for open in std::mem::take(&mut self.open) {
