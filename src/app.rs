@@ -134,7 +134,7 @@ impl App {
             log: Some(output),
             sessions: Arc::clone(&sessions),
             lives: EndpointStates::default(),
-            rooms: RouteQuotas::default(),
+            quotas: RouteQuotas::default(),
             own: Own::default(),
             pulse: WorkerHeartbeat::new(workers, clock::now()),
             replacing: Arc::default(),

@@ -300,8 +300,8 @@ fn run(
             tokio::select! {
                 retired = app.retire() => {
                     match retired.left {
-                        0 => tracing::info!("nobody is left"),
-                        left => tracing::warn!(left, "the time to end is over: the rest is cut"),
+                        0 => tracing::info!("all sessions have ended"),
+                        left => tracing::warn!(left, "the time for sessions to end is over: the rest is cut"),
                     }
                     drop(app);
                     return Ok(());
@@ -368,7 +368,7 @@ impl Signals {
                 _ = self.quit.recv() => return,
                 // Log rotation may send it, as nginx reopens its logs on it; without a handler it would end the process.
                 _ = self.reopen.recv() => {
-                    tracing::info!("USR1: the log goes to standard error, there is nothing to open anew");
+                    tracing::info!("USR1: the log goes to standard error, there is nothing to reopen");
                 }
                 _ = self.upgrade.recv() => {
                     let control = control.clone();
@@ -397,14 +397,14 @@ fn raise_descriptor_limit() {
             tracing::info!(
                 limit = before,
                 kept_back = descriptors::reserve(),
-                "limit of open files is at its highest: two are needed a session"
+                "limit of open files is at its maximum: a session needs two"
             );
         }
         Ok(()) => tracing::info!(
             before,
             now = limit.current,
             kept_back = descriptors::reserve(),
-            "limit of open files raised: two are needed a session"
+            "limit of open files raised: a session needs two"
         ),
         Err(error) => tracing::warn!(limit = before, %error, "cannot raise the limit of open files"),
     }

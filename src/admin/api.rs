@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::access::{Access, Caller, Denied};
-use super::backend::{AdminBackend, OrderError, Which};
+use super::backend::{AdminBackend, BackendError, SessionSelector};
 use super::call::{ApiError, ApiPath, Call, changes};
 use crate::telemetry::labelled::IntCounterVec;
 
@@ -115,7 +115,7 @@ impl Api {
         place.allows(&parts.method)?;
         let body = read(body, place.body_bytes_max(), self.body_timeout).await?;
         let call = Call::read(place, parts, &body)?;
-        let Some((action, on)) = order(&call) else { return self.carry_out(call).await };
+        let Some((action, on)) = action_of(&call) else { return self.carry_out(call).await };
         let api = Arc::clone(self);
         let done = tokio::spawn(async move {
             let done = api.carry_out(call).await;
@@ -135,7 +135,7 @@ impl Api {
             Call::Reload => backend.reload().await?,
             Call::Check(text) => match backend.check(text).await {
                 Ok(warnings) => json!({ "warnings": warnings }),
-                Err(refusal @ OrderError::Config(_)) => {
+                Err(refusal @ BackendError::Config(_)) => {
                     return Err(ApiError { error: "the configuration is wrong".into(), ..refusal.into() });
                 }
                 Err(refusal) => return Err(refusal.into()),
@@ -153,12 +153,14 @@ impl Api {
                 page
             }
             Call::Session(id) => json(&backend.session(&id).await.ok_or_else(no_session)?)?,
-            Call::CloseOne { id, close } => match backend.close(Which::One(&id), close, Duration::ZERO).await? {
-                0 => return Err(no_session()),
-                closing => json!({ "closing": closing }),
-            },
+            Call::CloseOne { id, close } => {
+                match backend.close(SessionSelector::One(&id), close, Duration::ZERO).await? {
+                    0 => return Err(no_session()),
+                    closing => json!({ "closing": closing }),
+                }
+            }
             Call::Close { filter, close, over } => {
-                json!({ "closing": backend.close(Which::All(&filter), close, over).await? })
+                json!({ "closing": backend.close(SessionSelector::All(&filter), close, over).await? })
             }
             Call::Drains => json!({ "drains": json(&backend.drains().await)? }),
             Call::Drain { target, time } => {
@@ -184,20 +186,20 @@ fn no_session() -> ApiError {
 }
 
 /// Returns the action and its object, if the call changes anything.
-fn order(call: &Call) -> Option<(&'static str, String)> {
+fn action_of(call: &Call) -> Option<(&'static str, String)> {
     match call {
         Call::Status | Call::Config | Call::Check(_) | Call::Sessions { .. } | Call::Session(_) | Call::Drains => None,
         Call::Reload => Some(("reload", String::new())),
-        Call::CloseOne { id, close } => Some(("close", format!("session {id} with {}", shown(close)))),
+        Call::CloseOne { id, close } => Some(("close", format!("session {id} with {}", describe(close)))),
         Call::Close { filter, close, over } => {
-            Some(("close", format!("sessions {filter} with {} over {over:?}", shown(close))))
+            Some(("close", format!("sessions {filter} with {} over {over:?}", describe(close))))
         }
         Call::Drain { target, time } => Some(("drain", format!("{target} over {time:?}"))),
         Call::EndDrain(target) => Some(("end_drain", target.to_string())),
     }
 }
 
-fn shown(close: &crate::ws::close::Close) -> String {
+fn describe(close: &crate::ws::close::Close) -> String {
     let code = close.code.map_or_else(String::new, |code| code.to_string());
     format!("{code} {:?}", close.reason)
 }

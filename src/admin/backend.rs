@@ -30,11 +30,11 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
     fn drains(&self) -> ReplyFuture<'_, Vec<DrainStatus>>;
 
     /// Reads the configuration again and puts it in force. Returns what has changed.
-    fn reload(&self) -> ReplyFuture<'_, Result<Value, OrderError>>;
+    fn reload(&self) -> ReplyFuture<'_, Result<Value, BackendError>>;
 
     /// Checks this text as a configuration, or the file as it is now if there is none. Returns warnings, or the mistakes as
     /// an error.
-    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, OrderError>>;
+    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, BackendError>>;
 
     /// Returns at most `max` sessions that match `filter`, in the order of their ids, beginning after `after`. A session that
     /// stays open is on exactly one of successive pages, whatever else opens and ends meanwhile.
@@ -45,7 +45,7 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
         filter: &'a Filter,
         after: Option<&'a str>,
         max: usize,
-    ) -> ReplyFuture<'a, Result<Vec<SessionView>, OrderError>>;
+    ) -> ReplyFuture<'a, Result<Vec<SessionView>, BackendError>>;
 
     /// Returns the session of this id, if it is open.
     fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>>;
@@ -53,22 +53,22 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
     /// Closes sessions, evenly over `over`, with `close` for the client. Returns how many.
     fn close<'a>(
         &'a self,
-        which: Which<'a>,
+        which: SessionSelector<'a>,
         close: Close,
         over: Duration,
-    ) -> ReplyFuture<'a, Result<usize, OrderError>>;
+    ) -> ReplyFuture<'a, Result<usize, BackendError>>;
 
     /// Refuses new sessions on `target` and closes the existing ones, evenly over `time`. Returns how many; `None` if there is
     /// no such target.
-    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, OrderError>>;
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, BackendError>>;
 
     /// Ends a drain: lets new sessions in and keeps those that have not been closed. Returns false if there was none.
-    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, OrderError>>;
+    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, BackendError>>;
 }
 
 /// Why an action is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OrderError {
+pub enum BackendError {
     /// The configuration is wrong; the one in force stays.
     #[error("the configuration is refused; the one in force stays")]
     Config(Vec<Problem>),
@@ -104,7 +104,7 @@ pub struct Problem {
 
 /// The sessions to close.
 #[derive(Clone, Copy, Debug)]
-pub enum Which<'a> {
+pub enum SessionSelector<'a> {
     /// The session of this id.
     One(&'a str),
     /// All sessions that match a filter.

@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
-use super::backend::{DrainTarget, OrderError, Problem};
+use super::backend::{BackendError, DrainTarget, Problem};
 use super::filter::{Filter, QueryParameters, Wrong};
 use crate::base::file_state;
 use crate::config::{FILE_BYTES_MAX, TimeSpan};
@@ -107,16 +107,16 @@ impl From<Wrong> for ApiError {
     }
 }
 
-impl From<OrderError> for ApiError {
-    fn from(refusal: OrderError) -> ApiError {
+impl From<BackendError> for ApiError {
+    fn from(refusal: BackendError) -> ApiError {
         let error = refusal.to_string();
         match refusal {
-            OrderError::Config(problems) => {
+            BackendError::Config(problems) => {
                 ApiError { problems, ..ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error) }
             }
-            OrderError::Bad(_) => ApiError::new(StatusCode::BAD_REQUEST, error),
-            OrderError::Conflict(_) => ApiError::new(StatusCode::CONFLICT, error),
-            OrderError::Ending => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            BackendError::Bad(_) => ApiError::new(StatusCode::BAD_REQUEST, error),
+            BackendError::Conflict(_) => ApiError::new(StatusCode::CONFLICT, error),
+            BackendError::Ending => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
         }
     }
 }
@@ -282,7 +282,7 @@ impl Call {
     }
 }
 
-/// Of a body: which of several is meant nobody can tell.
+/// Returns the content type of a body, if any; an error if there are several.
 fn kind(headers: &HeaderMap) -> Result<Option<&HeaderValue>, ApiError> {
     let mut kinds = headers.get_all(CONTENT_TYPE).iter();
     match (kinds.next(), kinds.next()) {
@@ -321,7 +321,7 @@ fn form(kind: Option<&HeaderValue>, body: &[u8]) -> Result<String, ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error))
 }
 
-/// So that it is decoded to what it was.
+/// Percent-encodes a text, so that decoding returns it.
 fn encode(text: &str) -> String {
     let mark = |c: char| match c {
         '%' | '&' | '=' | '+' | ' ' | '\n' => format!("%{:02X}", c as u32),

@@ -38,7 +38,7 @@ pub enum AwaitedStep {
 /// Returns which connection gives way first, if any; `room` is their limit. It is the one that has owed a request for the
 /// longest, unless such connections are less than half: then it is the one that has not read its response for the longest.
 /// So neither kind can crowd out the other.
-pub fn first_to_give_way<K: Copy>(room: usize, turns: impl Iterator<Item = (K, AwaitedStep)> + Clone) -> Option<K> {
+pub fn connection_to_drop<K: Copy>(room: usize, turns: impl Iterator<Item = (K, AwaitedStep)> + Clone) -> Option<K> {
     let silent = turns.clone().filter_map(|(key, turn)| match turn {
         AwaitedStep::Request(since) => Some((key, since)),
         AwaitedStep::Reading(_) | AwaitedStep::Ours => None,
@@ -78,30 +78,30 @@ impl AdminConnection {
     }
 
     /// Records that its request is complete.
-    pub fn has_asked(&self) {
+    pub fn request_complete(&self) {
         self.since.store(0, Ordering::Relaxed);
     }
 
     /// Records that the response is ready.
-    pub fn is_answered(&self, now: MonotonicTime) {
+    pub fn response_ready(&self, now: MonotonicTime) {
         self.since.store(now.as_micros(), Ordering::Relaxed);
         self.reads.store(true, Ordering::Relaxed);
     }
 
-    fn takes(&self) {
+    fn record_read(&self) {
         if self.reads.load(Ordering::Relaxed) {
             self.since.store(clock::now().as_micros(), Ordering::Relaxed);
         }
     }
 
-    fn has_taken_all(&self) {
+    fn response_read(&self) {
         if self.reads.swap(false, Ordering::Relaxed) {
             self.since.store(clock::now().as_micros(), Ordering::Relaxed);
         }
     }
 
     /// Returns once the client has read nothing of its response for `limit`.
-    pub async fn stalls(&self, limit: Duration) {
+    pub async fn stalled(&self, limit: Duration) {
         loop {
             let now = clock::now();
             let quiet = match self.turn() {
@@ -140,7 +140,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for WatchedStream<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.client.takes();
+        self.client.record_read();
         Poll::Ready(Ok(written))
     }
 
@@ -150,7 +150,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bytes))?;
-        self.client.takes();
+        self.client.record_read();
         Poll::Ready(Ok(written))
     }
 
@@ -161,7 +161,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     /// hyper flushes when everything has been written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        self.client.has_taken_all();
+        self.client.response_read();
         Poll::Ready(Ok(()))
     }
 
@@ -181,7 +181,7 @@ impl<B: Body> WatchedRequestBody<B> {
     /// Wraps the body of a request of `client`.
     pub fn new(body: B, client: Arc<AdminConnection>) -> WatchedRequestBody<B> {
         if body.is_end_stream() {
-            client.has_asked();
+            client.request_complete();
         }
         WatchedRequestBody { body, client }
     }
@@ -194,7 +194,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for WatchedRequestBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() || self.body.is_end_stream() {
-            self.client.has_asked();
+            self.client.request_complete();
         }
         Poll::Ready(frame)
     }
@@ -236,7 +236,7 @@ impl Metrics {
 pub struct AdminConnections {
     room: usize,
     tasks: JoinSet<()>,
-    here: HashMap<Id, (Arc<AdminConnection>, AbortHandle)>,
+    clients: HashMap<Id, (Arc<AdminConnection>, AbortHandle)>,
     metrics: Metrics,
     crowded: Option<MonotonicTime>,
 }
@@ -244,49 +244,49 @@ pub struct AdminConnections {
 impl AdminConnections {
     /// Creates an empty set with this limit.
     pub fn new(room: usize, metrics: Metrics) -> AdminConnections {
-        AdminConnections { room, tasks: JoinSet::new(), here: HashMap::new(), metrics, crowded: None }
+        AdminConnections { room, tasks: JoinSet::new(), clients: HashMap::new(), metrics, crowded: None }
     }
 
     /// Adds a connection and spawns its `task`.
     pub fn enter(&mut self, client: Arc<AdminConnection>, task: impl Future<Output = ()> + Send + 'static) {
         let handle = self.tasks.spawn(task);
-        self.here.insert(handle.id(), (client, handle));
+        self.clients.insert(handle.id(), (client, handle));
     }
 
     /// Waits until a connection has ended. Returns `None` if there is none. Cancel-safe.
-    pub async fn gone(&mut self) -> Option<Id> {
+    pub async fn next_ended(&mut self) -> Option<Id> {
         let id = match self.tasks.join_next_with_id().await? {
             Ok((id, ())) => id,
             Err(error) => error.id(),
         };
-        self.here.remove(&id);
+        self.clients.remove(&id);
         Some(id)
     }
 
     /// Makes room for one more, if a connection can give way. It has ended when this returns.
     pub async fn make_room(&mut self) {
-        while self.here.len() >= self.room && self.give_way().await {}
+        while self.clients.len() >= self.room && self.give_way().await {}
     }
 
     /// Ends a connection to free its descriptor. Returns false if all of them have a request that is being handled.
     pub async fn give_way(&mut self) -> bool {
-        let turns = self.here.iter().map(|(id, (client, _))| (*id, client.turn()));
-        let Some(first) = first_to_give_way(self.room, turns) else { return false };
+        let turns = self.clients.iter().map(|(id, (client, _))| (*id, client.turn()));
+        let Some(first) = connection_to_drop(self.room, turns) else { return false };
         let now = clock::now();
         self.metrics.0.with_label_values(&["crowded"]).inc();
         if self.crowded.replace(now).is_none_or(|last| now.since(last) >= NEWS) {
-            let connections = self.here.len();
+            let connections = self.clients.len();
             tracing::warn!(
                 connections,
                 "too many connections to the admin listener: those that have waited longest are dropped"
             );
         }
-        if let Some((_, task)) = self.here.get(&first) {
+        if let Some((_, task)) = self.clients.get(&first) {
             task.abort();
         }
         // Its task ends at its next wait.
-        while let Some(gone) = self.gone().await {
-            if gone == first {
+        while let Some(next_ended) = self.next_ended().await {
+            if next_ended == first {
                 break;
             }
         }
@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     fn first(room: usize, turns: &[AwaitedStep]) -> Option<usize> {
-        first_to_give_way(room, turns.iter().copied().enumerate())
+        connection_to_drop(room, turns.iter().copied().enumerate())
     }
 
     #[test]
@@ -325,15 +325,15 @@ mod tests {
         let at = MonotonicTime::from_micros;
         let client = AdminConnection::new(at(5));
         assert_eq!(client.turn(), AwaitedStep::Request(at(5)));
-        client.takes();
+        client.record_read();
         assert_eq!(client.turn(), AwaitedStep::Request(at(5)), "half a request is none");
-        client.has_asked();
+        client.request_complete();
         assert_eq!(client.turn(), AwaitedStep::Ours);
-        client.is_answered(at(9));
+        client.response_ready(at(9));
         assert_eq!(client.turn(), AwaitedStep::Reading(at(9)));
-        client.takes();
+        client.record_read();
         assert!(matches!(client.turn(), AwaitedStep::Reading(since) if since > at(9)));
-        client.has_taken_all();
+        client.response_read();
         assert!(matches!(client.turn(), AwaitedStep::Request(since) if since > at(9)));
     }
 }

@@ -170,12 +170,12 @@ impl Filter {
     }
 
     /// Returns true if it needs a report of the session.
-    pub fn is_momentary(&self) -> bool {
+    pub fn needs_report(&self) -> bool {
         self.idle_for.is_some() || self.queued_at_least.is_some()
     }
 
     /// Returns the filter without those conditions: it matches at least the same sessions.
-    pub fn lasting(&self) -> Filter {
+    pub fn static_conditions(&self) -> Filter {
         Filter { idle_for: None, queued_at_least: None, ..self.clone() }
     }
 

@@ -119,7 +119,7 @@ pub async fn serve(acceptor: Acceptor, state: AdminState, shutdown: impl Future<
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             accepted = acceptor.accept() => accepted,
-            Some(_) = connections.gone() => continue,
+            Some(_) = connections.next_ended() => continue,
         };
         match accepted {
             Ok(accepted) => {
@@ -140,7 +140,7 @@ pub async fn serve(acceptor: Acceptor, state: AdminState, shutdown: impl Future<
         begin(&mut connections, accepted);
     }
     let _ = stop.send(());
-    while connections.gone().await.is_some() {}
+    while connections.next_ended().await.is_some() {}
 }
 
 async fn connection(
@@ -157,7 +157,7 @@ async fn connection(
         async move {
             let request = request.map(|body| WatchedRequestBody::new(body, Arc::clone(client)));
             let answer = answer(server, caller, request).await;
-            client.is_answered(clock::now());
+            client.response_ready(clock::now());
             Ok::<_, Infallible>(answer)
         }
     });
@@ -169,9 +169,9 @@ async fn connection(
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = client.stalls(server.answer_timeout) => {
+        () = client.stalled(server.answer_timeout) => {
             server.state.metrics.unread();
-            return debug!("an admin client did not read its answer");
+            return debug!("an admin client did not read its response");
         }
         () = until_told_to_end(&mut stopped) => {
             // hyper would close a connection without a request at once, but its first may be on its way.
@@ -186,7 +186,7 @@ async fn connection(
                 connection.as_mut().graceful_shutdown();
                 match tokio::time::timeout(GRACE, connection).await {
                     Ok(ended) => ended,
-                    Err(_) => return debug!("an admin client did not read its answer in time"),
+                    Err(_) => return debug!("an admin client did not read its response in time"),
                 }
             }
         }

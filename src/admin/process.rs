@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::backend::{
-    AdminBackend, ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, OrderError, PredecessorStatus,
-    Problem, ProcessStatus, ReplyFuture, SessionView, UpstreamStatus, Which,
+    AdminBackend, BackendError, ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus,
+    PredecessorStatus, Problem, ProcessStatus, ReplyFuture, SessionSelector, SessionView, UpstreamStatus,
 };
 use super::filter::Filter;
 use super::health::{Lifecycle, Readiness};
@@ -117,17 +117,17 @@ impl AdminBackend for ProcessBackend {
         })
     }
 
-    fn reload(&self) -> ReplyFuture<'_, Result<Value, OrderError>> {
+    fn reload(&self) -> ReplyFuture<'_, Result<Value, BackendError>> {
         Box::pin(async {
             let changes: Changes = self.control.reload(Trigger::Api).await?;
             Ok(serde_json::to_value(changes).unwrap_or_default())
         })
     }
 
-    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, OrderError>> {
+    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, BackendError>> {
         Box::pin(async {
             let checked = self.control.request(|done| ControlRequest::Check { text, done }).await;
-            Ok(checked.ok_or(OrderError::Ending)??)
+            Ok(checked.ok_or(BackendError::Ending)??)
         })
     }
 
@@ -136,10 +136,10 @@ impl AdminBackend for ProcessBackend {
         filter: &'a Filter,
         after: Option<&'a str>,
         max: usize,
-    ) -> ReplyFuture<'a, Result<Vec<SessionView>, OrderError>> {
+    ) -> ReplyFuture<'a, Result<Vec<SessionView>, BackendError>> {
         Box::pin(async move {
             let after: Option<SessionId> =
-                after.map(str::parse).transpose().map_err(|error| OrderError::Bad(format!("`after`: {error}")))?;
+                after.map(str::parse).transpose().map_err(|error| BackendError::Bad(format!("`after`: {error}")))?;
             let mut found = vec![];
             self.list.for_each(filter, after, max, true, |listed| found.push(session(listed))).await;
             Ok(found)
@@ -152,15 +152,15 @@ impl AdminBackend for ProcessBackend {
 
     fn close<'a>(
         &'a self,
-        which: Which<'a>,
+        which: SessionSelector<'a>,
         close: Close,
         over: Duration,
-    ) -> ReplyFuture<'a, Result<usize, OrderError>> {
+    ) -> ReplyFuture<'a, Result<usize, BackendError>> {
         Box::pin(async move {
             let mut ids = vec![];
             match which {
-                Which::One(id) => ids.extend(self.list.listed(id).await.map(|listed| listed.place)),
-                Which::All(filter) => {
+                SessionSelector::One(id) => ids.extend(self.list.listed(id).await.map(|listed| listed.place)),
+                SessionSelector::All(filter) => {
                     self.list.for_each(filter, None, usize::MAX, false, |listed| ids.push(listed.place)).await;
                 }
             }
@@ -169,28 +169,28 @@ impl AdminBackend for ProcessBackend {
             self.control
                 .request(|done| ControlRequest::Close { sessions: ids, span: over, why, done })
                 .await
-                .ok_or(OrderError::Ending)?;
+                .ok_or(BackendError::Ending)?;
             Ok(count)
         })
     }
 
-    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, OrderError>> {
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, BackendError>> {
         Box::pin(async move {
             let begun = self.control.request(|done| ControlRequest::Drain { target, span: time, done }).await;
-            begun.ok_or(OrderError::Ending)
+            begun.ok_or(BackendError::Ending)
         })
     }
 
-    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, OrderError>> {
+    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, BackendError>> {
         Box::pin(async {
             let ended = self.control.request(|done| ControlRequest::EndDrain { target, done }).await;
-            Ok(ended.ok_or(OrderError::Ending)??)
+            Ok(ended.ok_or(BackendError::Ending)??)
         })
     }
 }
 
-impl From<ReloadError> for OrderError {
-    fn from(refused: ReloadError) -> OrderError {
+impl From<ReloadError> for BackendError {
+    fn from(refused: ReloadError) -> BackendError {
         match refused {
             ReloadError::Config(errors) => {
                 let problem = |finding: &crate::config::Finding| Problem {
@@ -200,10 +200,10 @@ impl From<ReloadError> for OrderError {
                     message: finding.message.clone(),
                     help: finding.help.clone(),
                 };
-                OrderError::Config(errors.findings().iter().map(problem).collect())
+                BackendError::Config(errors.findings().iter().map(problem).collect())
             }
-            ReloadError::Ending => OrderError::Ending,
-            refused => OrderError::Conflict(outcome::chain(&refused)),
+            ReloadError::Ending => BackendError::Ending,
+            refused => BackendError::Conflict(outcome::chain(&refused)),
         }
     }
 }

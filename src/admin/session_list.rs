@@ -50,21 +50,21 @@ impl SessionList {
         mut take: impl FnMut(Listed<Member>),
     ) {
         let _turn = self.turn.lock().await;
-        let (lasting, is_momentary) = (filter.lasting(), filter.is_momentary());
+        let (static_conditions, needs_report) = (filter.static_conditions(), filter.needs_report());
         let mut left = max;
         while left > 0 {
             let (mut found, now) = (vec![], clock::now());
             let mut rest = self.sessions.walk(after, STEP, |place, member| {
-                if lasting.matches(&filter_input(member, SessionReport::default(), now)) {
+                if static_conditions.matches(&filter_input(member, SessionReport::default(), now)) {
                     found.push(place);
                 }
             });
-            if !is_momentary && found.len() > left {
+            if !needs_report && found.len() > left {
                 // A session that is not shown need not report.
                 found.truncate(left);
                 rest = found.last().copied();
             }
-            if fresh || is_momentary {
+            if fresh || needs_report {
                 self.ask(&found).await;
             }
             let now = clock::now();

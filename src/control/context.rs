@@ -77,7 +77,7 @@ pub struct CompileContext {
     /// The live state of endpoints.
     pub lives: EndpointStates,
     /// The connection quota of each route.
-    pub rooms: RouteQuotas,
+    pub quotas: RouteQuotas,
     /// The heartbeats of the workers.
     pub pulse: WorkerHeartbeat,
     /// Our own addresses, that of the admin listener included.
@@ -118,7 +118,7 @@ impl CompileContext {
             log: None,
             sessions: SessionRegistry::new(1),
             lives: EndpointStates::default(),
-            rooms: RouteQuotas::default(),
+            quotas: RouteQuotas::default(),
             own: Own::default(),
             pulse: WorkerHeartbeat::new(1, clock::now()),
             replacing: Arc::default(),
@@ -163,7 +163,7 @@ impl LogOutput {
         let Some(switch) = &self.switch else { return };
         switch.set_format(self.format(log));
         if let Err(error) = switch.set_level(log.level.as_str()) {
-            tracing::error!(%error, "the log level stays as it was");
+            tracing::error!(%error, "the log level cannot be changed");
         }
     }
 }

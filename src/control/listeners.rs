@@ -375,7 +375,7 @@ impl Listeners {
             for (worker, (done, _)) in self.workers.iter().zip(&acks.done) {
                 let _ = worker.send(AcceptCommand::Stop { binding_id: *id, waiting, done: done.clone() });
             }
-            tracing::info!(listener = %listener.name, address = %bound.address(), "not listening any more");
+            tracing::info!(listener = %listener.name, address = %bound.address(), "no longer listening");
         }
         self.await_acks(acks).await;
     }

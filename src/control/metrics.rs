@@ -39,7 +39,7 @@ pub enum Reloaded {
     Done,
     /// Another configuration is in force, except on a worker that hangs.
     Late,
-    /// The file says what is in force already.
+    /// The file is the same as the configuration in force.
     Unchanged,
     /// It was refused: the old one stays.
     Refused,

@@ -34,7 +34,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::base::clock;
-use crate::handover::systemd::{Notifier, Word};
+use crate::handover::systemd::{Notification, Notifier};
 use crate::handover::{Reporter, Successor};
 use crate::net::listener::Inheritance;
 use crate::telemetry::panics;
@@ -142,7 +142,7 @@ impl Controller {
         let successor = reporter.successor();
         self.watchdog.abort_all();
         self.context.replacing.store(true, Ordering::Relaxed);
-        self.notifier.say(&[Word::MainPid(successor)]);
+        self.notifier.notify(&[Notification::MainPid(successor)]);
         // A worker that hangs takes no connection from the new process: both have the same sockets.
         self.listeners.leave_to_successor(reporter.unwanted()).await;
         if let Some(admin) =
@@ -164,7 +164,7 @@ impl Controller {
         let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let status =
             format!("{}, {}", count(in_force.listeners.len(), "listener"), count(in_force.upstreams.len(), "upstream"));
-        self.notifier.say(&[Word::Ready, Word::Status(&status)]);
+        self.notifier.notify(&[Notification::Ready, Notification::Status(&status)]);
     }
 
     async fn handle_request(&mut self, request: ControlRequest) {
@@ -182,7 +182,7 @@ impl Controller {
             ControlRequest::Reload { trigger, done } => {
                 match self.upgrades.allow_changes().and_then(|()| self.start_reading()) {
                     Ok(read) => {
-                        self.notifier.say(&[Word::Reloading]);
+                        self.notifier.notify(&[Notification::Reloading]);
                         self.pending_reload = Some(PendingReload { trigger, done, read });
                     }
                     Err(refused) => {
@@ -213,7 +213,7 @@ impl Controller {
             }
             ControlRequest::End { done } => {
                 if !self.upgrades.end() {
-                    self.notifier.say(&[Word::Stopping, Word::Status("draining")]);
+                    self.notifier.notify(&[Notification::StopReason, Notification::Status("draining")]);
                 }
                 answer(done, ());
             }

@@ -72,7 +72,7 @@ impl Controller {
         let ProcessOrigin { successor, sockets, succession, notifier, watchdog, cancelled } = origin;
         let (prepared, inheritance) = match successor {
             Some(successor) => {
-                let (prepared, inheritance) = successor.inventory().await?;
+                let (prepared, inheritance) = successor.receive_offer().await?;
                 (Some(prepared), inheritance)
             }
             None => (None, sockets),
@@ -103,7 +103,7 @@ impl Controller {
         let predecessors = match activated {
             Some(activated) => {
                 context.families.handover.upgraded(activated.upgrades());
-                activated.taken(unwanted).await
+                activated.confirm(unwanted).await
             }
             None => {
                 for address in unwanted.left() {
@@ -174,7 +174,7 @@ async fn await_takeover(
             Some(mut cancelled) => cancelled.wait_for(|is_cancelled| *is_cancelled).await.is_ok(),
             None => false,
         };
-        // Nobody is left who could cancel.
+        // The sender is gone: nothing can cancel any more.
         if !is_cancelled {
             std::future::pending().await
         }

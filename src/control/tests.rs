@@ -1,4 +1,4 @@
-//! Who waits for others, and how long.
+//! How long the controller waits for workers and files that hang.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -17,7 +17,7 @@ use crate::server::accepting::{self, AcceptCommand};
 use crate::session::Sessions;
 use crate::telemetry::exposition::encode;
 
-/// A control with two workers, of which nobody knows but the test what they do.
+/// A controller with two workers that the test may leave hanging.
 struct TestController {
     handle: ControlHandle,
     text: Arc<Mutex<String>>,
@@ -122,7 +122,7 @@ impl TestController {
     }
 }
 
-/// So that a busy machine is not taken for a worker that hangs: whoever hangs is waited for this long.
+/// The wait for a worker that hangs: long enough that a busy machine is not taken for one.
 const SHORT: Patience = Patience { workers: Duration::from_millis(1500), files: Duration::from_secs(60) };
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_reload_is_in_force_for_all_but_a_worker_that_hangs_which_has_it_when_
     assert_eq!((&changes.listeners.removed[..], &changes.workers_late[..]), (&["one".to_owned()][..], &[1][..]));
     assert_eq!(controller.address("one"), None);
     let there = controller.address("two").unwrap();
-    // What it was told while it hung was kept, in order.
+    // The commands it got while it hung were kept in order.
     controller.resume_worker(1);
     let changes = loop {
         let changes = controller.reload_as(text(&["two"], "")).await.unwrap();
@@ -210,7 +210,7 @@ async fn orders_that_need_no_file_do_not_wait_for_one_that_hangs() {
         assert_eq!((begun, controller.address("one")), (Some(Some(0)), None));
         let ended = controller.handle.request(|done| ControlRequest::EndDrain { target, done }).await.unwrap();
         assert!(ended.unwrap() && controller.address("one").is_some());
-        // Of checks only so many wait, and each is answered.
+        // A limited number of checks waits, and each is answered.
         let check = || controller.handle.request(|done| ControlRequest::Check { text: None, done });
         let mut first =
             Box::pin(async { tokio::join!(check(), check(), check(), check(), check(), check(), check(), check()) });

@@ -144,7 +144,7 @@ fn ended(message: Option<Result<Message, Error>>) -> Result<bool, Error> {
     }
 }
 
-/// A timer that does not catch up after a stall: a burst of stale times helps nobody.
+/// Creates a timer that does not catch up after a stall: a burst of stale times is useless.
 fn every(period: Duration, first: Duration) -> Interval {
     let mut interval = interval_at(tokio::time::Instant::now() + first, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

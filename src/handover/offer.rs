@@ -265,9 +265,9 @@ impl ReadySuccessor {
                 let (message, _closed) = channel.receive().await?;
                 match step.event(&message) {
                     StepEvent::Done => return Ok(Ok(message)),
-                    StepEvent::Part | StepEvent::Nothing => {}
+                    StepEvent::Part | StepEvent::Ignored => {}
                     StepEvent::OutOfTurn => return Ok(Err(UpgradeError::OutOfTurn(step))),
-                    StepEvent::No => {
+                    StepEvent::Refused => {
                         let HandoverMessage::Refused { reason } = message else { continue };
                         let reason = reason.chars().take(REASON_CHARS_MAX).collect();
                         return Ok(Err(UpgradeError::Refused(reason)));

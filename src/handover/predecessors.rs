@@ -56,7 +56,7 @@ impl Predecessor {
         self.channel.as_fd()
     }
 
-    pub(super) async fn say(&mut self, message: &HandoverMessage) -> Result<(), ChannelError> {
+    pub(super) async fn send(&mut self, message: &HandoverMessage) -> Result<(), ChannelError> {
         self.channel.send(message, &[]).await
     }
 

@@ -58,9 +58,9 @@ pub enum StepEvent {
     /// It is part of the step, which goes on.
     Part,
     /// It is unknown to this build; the step goes on.
-    Nothing,
+    Ignored,
     /// The peer refuses.
-    No,
+    Refused,
     /// It is not allowed here: the peer violates the protocol.
     OutOfTurn,
 }
@@ -72,8 +72,8 @@ impl OldStep {
             (OldStep::Ready, HandoverMessage::Ready) | (OldStep::Taken, HandoverMessage::Taken { .. }) => {
                 StepEvent::Done
             }
-            (_, HandoverMessage::Refused { .. }) => StepEvent::No,
-            (_, HandoverMessage::Unknown) => StepEvent::Nothing,
+            (_, HandoverMessage::Refused { .. }) => StepEvent::Refused,
+            (_, HandoverMessage::Unknown) => StepEvent::Ignored,
             _ => StepEvent::OutOfTurn,
         }
     }
@@ -105,7 +105,7 @@ impl NewStep {
             (NewStep::Offer, HandoverMessage::Listener { .. })
             | (NewStep::Take, HandoverMessage::Predecessor { .. } | HandoverMessage::Counts { .. })
             | (NewStep::Counts, HandoverMessage::Counts { .. }) => StepEvent::Part,
-            (_, HandoverMessage::Unknown) => StepEvent::Nothing,
+            (_, HandoverMessage::Unknown) => StepEvent::Ignored,
             _ => StepEvent::OutOfTurn,
         }
     }
@@ -151,14 +151,14 @@ mod tests {
 
     #[test]
     fn each_message_has_its_place() {
-        use StepEvent::{Done, No, Nothing, OutOfTurn as Out, Part};
+        use StepEvent::{Done, Ignored, OutOfTurn as Out, Part, Refused};
         let old = |step: OldStep| all().iter().map(|message| step.event(message)).collect::<Vec<_>>();
         let new = |step: NewStep| all().iter().map(|message| step.event(message)).collect::<Vec<_>>();
-        assert_eq!(old(OldStep::Ready), [Out, Out, Done, No, Out, Out, Out, Out, Nothing]);
-        assert_eq!(old(OldStep::Taken), [Out, Out, Out, No, Out, Out, Out, Done, Nothing]);
-        assert_eq!(new(NewStep::Offer), [Part, Done, Out, Out, Out, Out, Out, Out, Nothing]);
-        assert_eq!(new(NewStep::Take), [Out, Out, Out, Out, Part, Part, Done, Out, Nothing]);
-        assert_eq!(new(NewStep::Counts), [Out, Out, Out, Out, Out, Part, Out, Out, Nothing]);
+        assert_eq!(old(OldStep::Ready), [Out, Out, Done, Refused, Out, Out, Out, Out, Ignored]);
+        assert_eq!(old(OldStep::Taken), [Out, Out, Out, Refused, Out, Out, Out, Done, Ignored]);
+        assert_eq!(new(NewStep::Offer), [Part, Done, Out, Out, Out, Out, Out, Out, Ignored]);
+        assert_eq!(new(NewStep::Take), [Out, Out, Out, Out, Part, Part, Done, Out, Ignored]);
+        assert_eq!(new(NewStep::Counts), [Out, Out, Out, Out, Out, Part, Out, Out, Ignored]);
     }
 
     #[test]

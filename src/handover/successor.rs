@@ -91,7 +91,7 @@ impl Successor {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn inventory(self) -> Result<(PreparedSuccessor, Inheritance), SuccessionError> {
+    pub async fn receive_offer(self) -> Result<(PreparedSuccessor, Inheritance), SuccessionError> {
         let Successor { mut channel, deadlines } = self;
         let (mut inheritance, mut count) = (Inheritance::default(), 0);
         let last = within(&mut channel, NewStep::Offer, deadlines, |message, sockets| {
@@ -196,11 +196,11 @@ impl Activated {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub async fn taken(mut self, unwanted: Inheritance) -> Predecessors {
+    pub async fn confirm(mut self, unwanted: Inheritance) -> Predecessors {
         // This many surely fit one message; more listeners are hardly removed at once.
         let unwanted = unwanted.left().take(UNWANTED_MAX).cloned().collect();
         if let Some(old) = self.predecessors.each.last_mut()
-            && let Err(error) = old.say(&HandoverMessage::Taken { unwanted }).await
+            && let Err(error) = old.send(&HandoverMessage::Taken { unwanted }).await
         {
             tracing::warn!(pid = old.pid, %error, "the old process cannot be told that this one has taken over");
         }
@@ -221,8 +221,8 @@ async fn within(
             match step.event(&message) {
                 StepEvent::Done => return Ok(message),
                 StepEvent::Part => part(message, descriptors)?,
-                StepEvent::Nothing => {}
-                StepEvent::No | StepEvent::OutOfTurn => return Err(SuccessionError::OutOfTurn(step)),
+                StepEvent::Ignored => {}
+                StepEvent::Refused | StepEvent::OutOfTurn => return Err(SuccessionError::OutOfTurn(step)),
             }
         }
     };

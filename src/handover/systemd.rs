@@ -27,10 +27,10 @@ const LISTEN_MAX: RawFd = 1 << 12;
 
 /// A notification to the service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word<'a> {
+pub enum Notification<'a> {
     /// The process is ready, at the start or after a reload.
     Ready,
-    /// The configuration is being read again; [`Word::Ready`] follows.
+    /// The configuration is being read again; [`Notification::Ready`] follows.
     Reloading,
     /// The process is ending.
     Stopping,
@@ -42,17 +42,17 @@ pub enum Word<'a> {
     Watchdog,
 }
 
-impl Word<'_> {
+impl Notification<'_> {
     /// Returns the text to send. `monotonic` is the time since boot, which distinguishes a reload from the one before.
     fn text(self, monotonic: Duration) -> String {
         match self {
-            Word::Ready => "READY=1".to_owned(),
-            Word::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic.as_micros()),
-            Word::Stopping => "STOPPING=1".to_owned(),
-            Word::MainPid(pid) => format!("MAINPID={pid}"),
+            Notification::Ready => "READY=1".to_owned(),
+            Notification::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic.as_micros()),
+            Notification::Stopping => "STOPPING=1".to_owned(),
+            Notification::MainPid(pid) => format!("MAINPID={pid}"),
             // A line break would begin another notification.
-            Word::Status(text) => format!("STATUS={}", text.replace(['\n', '\r'], " ")),
-            Word::Watchdog => "WATCHDOG=1".to_owned(),
+            Notification::Status(text) => format!("STATUS={}", text.replace(['\n', '\r'], " ")),
+            Notification::Watchdog => "WATCHDOG=1".to_owned(),
         }
     }
 }
@@ -97,7 +97,7 @@ impl Notifier {
 
     /// Sends notifications without waiting. A failure is logged; the service manager then acts as if nothing had been
     /// sent.
-    pub fn say(&self, words: &[Word<'_>]) {
+    pub fn notify(&self, words: &[Notification<'_>]) {
         let Some(socket) = &self.0 else { return };
         let time = clock_gettime(ClockId::Monotonic);
         let monotonic = Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
@@ -115,7 +115,7 @@ impl Notifier {
         loop {
             tick.tick().await;
             if is_healthy() {
-                self.say(&[Word::Watchdog]);
+                self.notify(&[Notification::Watchdog]);
             }
         }
     }
@@ -218,11 +218,15 @@ mod tests {
             socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let notifier = Notifier::to(&name).unwrap();
             assert!(notifier.is_connected());
-            notifier.say(&[Word::Ready, Word::Status("2 listeners\nMAINPID=1"), Word::MainPid(17)]);
+            notifier.notify(&[
+                Notification::Ready,
+                Notification::Status("2 listeners\nMAINPID=1"),
+                Notification::MainPid(17),
+            ]);
             assert_eq!(heard(socket), "READY=1\nSTATUS=2 listeners MAINPID=1\nMAINPID=17");
-            notifier.say(&[Word::Stopping]);
+            notifier.notify(&[Notification::Stopping]);
             assert_eq!(heard(socket), "STOPPING=1");
-            notifier.say(&[Word::Reloading]);
+            notifier.notify(&[Notification::Reloading]);
             let reloading = heard(socket);
             let at: u64 = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
             let now = clock_gettime(ClockId::Monotonic);
@@ -246,7 +250,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_where_nobody_is_named_or_understood() {
-        Notifier::default().say(&[Word::Ready]);
+        Notifier::default().notify(&[Notification::Ready]);
         assert!(!Notifier::default().is_connected());
         for name in ["vsock:2:1234", "relative", "/nowhere/notify", "@nobody-here-wsluice"] {
             assert!(Notifier::to(name).is_err(), "{name}");
@@ -256,9 +260,9 @@ mod tests {
         let path = directory.path().join("notify");
         let deaf = UnixDatagram::bind(&path).unwrap();
         let notifier = Notifier::to(path.to_str().unwrap()).unwrap();
-        (0..2000).for_each(|_| notifier.say(&[Word::Watchdog]));
+        (0..2000).for_each(|_| notifier.notify(&[Notification::Watchdog]));
         drop(deaf);
-        notifier.say(&[Word::Ready]);
+        notifier.notify(&[Notification::Ready]);
     }
 
     fn environment<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {

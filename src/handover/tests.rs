@@ -77,7 +77,7 @@ async fn hand_over(
         prepared.hand_over(before, &old.lives).await.unwrap()
     };
     let theirs = async {
-        let (prepared, mut inheritance) = Successor::new(end, deadlines).inventory().await.unwrap();
+        let (prepared, mut inheritance) = Successor::new(end, deadlines).receive_offer().await.unwrap();
         let adopted = wanted.iter().map(|wanted| {
             let (address, inherited) = inheritance.take("any", wanted).unwrap();
             adopt(&address, inherited, 2).unwrap()
@@ -86,7 +86,7 @@ async fn hand_over(
         let mut activated = prepared.ready().await.unwrap();
         activated.predecessors().show(&new.lives, &new.metrics);
         adopted.iter_mut().for_each(|bound| bound.take_charge().unwrap());
-        (activated.taken(inheritance).await, adopted)
+        (activated.confirm(inheritance).await, adopted)
     };
     let (reporter, (before, adopted)) = tokio::join!(ours, theirs);
     (reporter, before, adopted)
@@ -121,7 +121,7 @@ async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
     drop(first);
     reporter.report(old.lives.counts()).await.unwrap();
     new.sees(&mut before, "a", 1).await;
-    // The old one opens what it had let in before, on an endpoint that the new one hears of for the first time.
+    // The old process opens a session that it had admitted before, on an endpoint that is new to the new process.
     let _late = old.session("late");
     reporter.report(old.lives.counts()).await.unwrap();
     new.sees(&mut before, "late", 1).await;
@@ -213,7 +213,7 @@ async fn fails(deadlines: Deadlines, theirs: impl AsyncFnOnce(Channel)) -> Upgra
 #[tokio::test(flavor = "current_thread")]
 async fn whatever_the_new_one_does_the_old_one_has_all_it_had() {
     let long = Deadlines::default();
-    let inventory = async |end| Successor::new(end, Deadlines::default()).inventory().await.unwrap();
+    let inventory = async |end| Successor::new(end, Deadlines::default()).receive_offer().await.unwrap();
     let endings = [
         fails(long, async |end| drop(end)).await,
         fails(long, async |end| drop(inventory(end).await)).await,
@@ -297,7 +297,7 @@ async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
         prepared.hand_over(&before, &second.lives).await
     };
     let theirs = async {
-        let (prepared, _) = Successor::new(end, Deadlines::default()).inventory().await.unwrap();
+        let (prepared, _) = Successor::new(end, Deadlines::default()).receive_offer().await.unwrap();
         drop(prepared.ready().await.unwrap());
     };
     let (failed, ()) = tokio::join!(ours, theirs);
@@ -319,7 +319,7 @@ async fn the_new_one_ends_when_the_old_one_does_not_keep_to_the_order() {
     let error = async |theirs: &dyn Fn(OwnedFd), ready: bool| {
         let (channel, end) = Channel::pair().unwrap();
         theirs(channel.into_descriptor());
-        match Successor::new(end, Deadlines { ready: SHORT, taken: SHORT }).inventory().await {
+        match Successor::new(end, Deadlines { ready: SHORT, taken: SHORT }).receive_offer().await {
             Err(error) => error,
             Ok((prepared, _)) if ready => prepared.ready().await.unwrap_err(),
             Ok(_) => panic!("there is no inventory"),

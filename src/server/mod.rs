@@ -60,7 +60,7 @@ pub struct Listener {
 }
 
 /// The time between two such log lines, which any client can cause; the counter counts all.
-const BETWEEN_LINES: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
@@ -77,7 +77,7 @@ impl Listener {
     #[cold]
     fn bad_server_name(&self, peer: Option<SocketAddr>, error: &TlsAcceptError) {
         let (now, before) = (clock::coarse(), self.quiet_until.load(Ordering::Relaxed));
-        let until = (now + BETWEEN_LINES).as_micros();
+        let until = (now + LOG_INTERVAL).as_micros();
         let is_first =
             || self.quiet_until.compare_exchange(before, until, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if now.as_micros() >= before && is_first() {
@@ -141,7 +141,7 @@ fn begin_connection(listener: &Arc<Listener>, sessions: &Arc<Sessions>, (stream,
         return;
     };
     let guard = sessions.enter(listener.id);
-    let before = Box::pin(until_session(stream, peer, Arc::clone(listener), settings, guard));
+    let before = Box::pin(serve_until_session(stream, peer, Arc::clone(listener), settings, guard));
     tokio::spawn(connection(before, slot));
 }
 
@@ -214,7 +214,7 @@ fn begin((pending, io, early, guard): Upgraded) -> Session<DownstreamIo, Upstrea
 }
 
 /// Serves everything before the session. Returns `None` if no session begins.
-async fn until_session(
+async fn serve_until_session(
     stream: Stream,
     peer: PeerAddr,
     listener: Arc<Listener>,
@@ -255,7 +255,7 @@ async fn until_session(
             let started = Instant::now();
             match tls::server::accept(stream, Arc::clone(config), deadline()).await {
                 Ok(stream) => {
-                    downstream.tls = Some(note_tls(&settings.metrics, &stream, started.elapsed()));
+                    downstream.tls = Some(record_tls(&settings.metrics, &stream, started.elapsed()));
                     (Vec::new(), Transport::Tls(Box::new(stream)))
                 }
                 Err(error) => {
@@ -278,7 +278,7 @@ async fn until_session(
     Some((pending, io, early, guard))
 }
 
-fn note_tls(metrics: &ListenerMetrics, stream: &ServerStream, took: Duration) -> &'static str {
+fn record_tls(metrics: &ListenerMetrics, stream: &ServerStream, took: Duration) -> &'static str {
     let version = match stream.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => TlsVersionLabel::Tls12,
         _ => TlsVersionLabel::Tls13,

@@ -88,7 +88,7 @@ async fn play(part: &str, sockets: usize) {
     if part == "exits" {
         std::process::exit(78);
     }
-    let (prepared, mut inheritance) = successor.inventory().await.unwrap();
+    let (prepared, mut inheritance) = successor.receive_offer().await.unwrap();
     match part {
         "counts_sockets" => return prepared.refuse(&format!("{sockets} sockets at the start")).await,
         "hangs" => std::thread::sleep(Duration::from_secs(600)),
@@ -106,7 +106,7 @@ async fn play(part: &str, sockets: usize) {
     }
     bound.take_charge().unwrap();
     let mut acceptor = bound.for_worker(0).unwrap();
-    let (mut before, process) = (activated.taken(inheritance).await, Process::new());
+    let (mut before, process) = (activated.confirm(inheritance).await, Process::new());
     // Tells each client what is left of the old process, until there is nothing.
     loop {
         tokio::select! {

@@ -127,11 +127,11 @@ impl AdminBackend for Fake {
         Box::pin(async { vec![drain] })
     }
 
-    fn reload(&self) -> ReplyFuture<'_, Result<Value, OrderError>> {
+    fn reload(&self) -> ReplyFuture<'_, Result<Value, BackendError>> {
         Box::pin(async {
             self.note("reload");
             if self.ending {
-                return Err(OrderError::Ending);
+                return Err(BackendError::Ending);
             }
             if let Some(may_end) = &self.reload_may_end {
                 may_end.notified().await;
@@ -142,11 +142,11 @@ impl AdminBackend for Fake {
         })
     }
 
-    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, OrderError>> {
+    fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, BackendError>> {
         Box::pin(async move {
             self.note(format!("check {:?}", text.as_deref().map(str::len)));
             match text.as_deref() {
-                Some("bad") => Err(OrderError::Config(vec![Problem {
+                Some("bad") => Err(BackendError::Config(vec![Problem {
                     key: "routes[0].upstream".into(),
                     line: Some(3),
                     column: Some(15),
@@ -154,7 +154,7 @@ impl AdminBackend for Fake {
                     help: Some("did you mean `chat`?".into()),
                 }])),
                 Some(_) => Ok(vec!["a warning".into()]),
-                None => Err(OrderError::Conflict("there is no file to read again".into())),
+                None => Err(BackendError::Conflict("there is no file to read again".into())),
             }
         })
     }
@@ -164,10 +164,10 @@ impl AdminBackend for Fake {
         filter: &'a Filter,
         after: Option<&'a str>,
         max: usize,
-    ) -> ReplyFuture<'a, Result<Vec<SessionView>, OrderError>> {
+    ) -> ReplyFuture<'a, Result<Vec<SessionView>, BackendError>> {
         Box::pin(async move {
             if after.is_some_and(|after| after.len() != 4) {
-                return Err(OrderError::Bad("`after` is not the id of a session".into()));
+                return Err(BackendError::Bad("`after` is not the id of a session".into()));
             }
             let mut chosen = self.chosen(filter);
             chosen.retain(|it| after.is_none_or(|after| *it.id > *after));
@@ -182,36 +182,36 @@ impl AdminBackend for Fake {
 
     fn close<'a>(
         &'a self,
-        which: Which<'a>,
+        which: SessionSelector<'a>,
         close: Close,
         over: Duration,
-    ) -> ReplyFuture<'a, Result<usize, OrderError>> {
+    ) -> ReplyFuture<'a, Result<usize, BackendError>> {
         Box::pin(async move {
-            let shown = shown(&close);
+            let shown = describe(&close);
             let (what, count) = match which {
-                Which::One(id) => {
+                SessionSelector::One(id) => {
                     (id.to_owned(), self.sessions.lock().unwrap().iter().filter(|it| it.id == id).count())
                 }
-                Which::All(filter) => (filter.to_string(), self.chosen(filter).len()),
+                SessionSelector::All(filter) => (filter.to_string(), self.chosen(filter).len()),
             };
             self.note(format!("close {what} {shown} {over:?}"));
             Ok(count)
         })
     }
 
-    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, OrderError>> {
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, BackendError>> {
         Box::pin(async move {
             self.note(format!("drain {target} {time:?}"));
             Ok((target != DrainTarget::Route { name: "nowhere".into() }).then_some(3))
         })
     }
 
-    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, OrderError>> {
+    fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, BackendError>> {
         Box::pin(async move {
             self.note(format!("end {target}"));
             match &target {
                 DrainTarget::Listener { .. } => {
-                    Err(OrderError::Conflict("0.0.0.0:443 is in use by another process".into()))
+                    Err(BackendError::Conflict("0.0.0.0:443 is in use by another process".into()))
                 }
                 target => Ok(*target != DrainTarget::Route { name: "nowhere".into() }),
             }

@@ -98,7 +98,7 @@ impl Compiler<'_> {
                 frame_bytes_max: limits.frame.bytes().unwrap_or(u64::MAX),
                 message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
             }),
-            room: self.context.rooms.of(&written.name),
+            room: self.context.quotas.of(&written.name),
             connections_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
             http: written.http == PlainHttp::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),

@@ -165,7 +165,7 @@ impl Drains {
             }
             DrainTarget::Route { name } => {
                 compiled.routes.get(name)?;
-                DrainGate::Route(context.rooms.of(name))
+                DrainGate::Route(context.quotas.of(name))
             }
             DrainTarget::Upstream { name } => {
                 DrainGate::Upstream(Arc::clone(&compiled.upstreams.get(name)?.upstream.gate))

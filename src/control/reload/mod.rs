@@ -17,7 +17,7 @@ use super::metrics::{Reloaded, Trigger};
 use super::{Controller, ReloadError, answer};
 use crate::base::file_state::observe;
 use crate::config::{ConfigErrors, Loaded};
-use crate::handover::systemd::Word;
+use crate::handover::systemd::Notification;
 
 /// Reads the configuration again.
 pub type Loader = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
@@ -62,7 +62,7 @@ impl Controller {
         let trigger = trigger.label();
         match &done {
             Ok(changes) if changes.is_empty() => {
-                tracing::info!(trigger, "configuration read again: it says what it said before");
+                tracing::info!(trigger, "configuration read again: nothing has changed");
                 changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             }
             Ok(changes) => {
@@ -83,7 +83,7 @@ impl Controller {
             Ok(_) => self.notify_ready(),
             Err(_) => {
                 let status = "the configuration as it is now is refused, the one before stays in force";
-                self.notifier.say(&[Word::Ready, Word::Status(status)]);
+                self.notifier.notify(&[Notification::Ready, Notification::Status(status)]);
             }
         }
         done
@@ -100,7 +100,7 @@ impl Controller {
             match self.apply(loaded).await {
                 Ok(changes) if changes.is_empty() => {}
                 Ok(changes) => {
-                    tracing::info!(listeners = %changes.listeners, upstreams = %changes.upstreams, "files it names are renewed");
+                    tracing::info!(listeners = %changes.listeners, upstreams = %changes.upstreams, "renewed files of the configuration in force");
                 }
                 Err(error) => tracing::error!(%error, "the files that the configuration names cannot be renewed"),
             }
