@@ -213,7 +213,7 @@ impl Controller {
             }
             ControlRequest::End { done } => {
                 if !self.upgrades.end() {
-                    self.notifier.notify(&[Notification::StopReason, Notification::Status("draining")]);
+                    self.notifier.notify(&[Notification::Stopping, Notification::Status("draining")]);
                 }
                 answer(done, ());
             }
