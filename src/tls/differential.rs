@@ -1,8 +1,8 @@
-//! Both kinds of stream before a peer that plays the same script: they read the same bytes, come to the same end, and the
-//! peer is told the same.
+//! Plays the same script to both kinds of stream: they read the same bytes, reach the same end, and answer the peer the
+//! same.
 //!
-//! One peer makes its records by hand, with the keys of a handshake that rustls has done: so it sends what no library
-//! sends. The other is tokio-rustls, and changes its keys.
+//! One peer makes its records by hand, with the keys of a handshake that rustls has done, so it can send what no library
+//! sends. The other peer is tokio-rustls; it changes its keys.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io;

@@ -40,7 +40,7 @@ pub use identity::Identity;
 pub use validity::Validity;
 pub use verifier::Authorities;
 
-// Which stream is in is known here alone.
+// Only this file knows which kind of stream is in.
 #[cfg(not(feature = "tls-tokio"))]
 use stream as kind;
 #[cfg(feature = "tls-tokio")]

@@ -1,8 +1,8 @@
-//! TLS by tokio-rustls, behind the same names as our own stream: the way out should rustls take its unbuffered interface
-//! away, see the feature `tls-tokio`.
+//! TLS by tokio-rustls, behind the same names as our own stream: the way out if rustls removes its unbuffered interface
+//! (feature `tls-tokio`).
 //!
-//! It reads the same bytes and comes to the same end, which `differential` tests; it takes more memory and copies, as the
-//! head of `stream` says. What tokio-rustls does otherwise than our own stream is made even here:
+//! It reads the same bytes and reaches the same end as our own stream; `differential` tests that. It takes more memory and
+//! more copies, see the head of `stream`. The wrapper evens out what tokio-rustls does differently:
 //!
 //! * An error stays, and comes after the bytes that came before it. tokio-rustls gives it once, and before them.
 //! * A read sends what rustls wants to say, as the refusal of a renegotiation. An alert is sent whole, however little the
@@ -10,8 +10,8 @@
 //! * Nothing can be written behind a close_notify, nor after an error.
 //! * A handshake that fails ends with FIN behind the alert.
 //!
-//! Two differences are left, both at the end of a handshake. Bytes that are read together with its end are decrypted with
-//! it: if they are bad, the handshake fails. And a ticket leaves at once, not with the first write: if the client has gone,
+//! Two differences remain, both at the end of a handshake. Bytes that arrive together with it are decrypted as part of it:
+//! if they are bad, the handshake fails. And the ticket leaves at once, not with the first write: if the client has gone,
 //! the handshake fails.
 
 use std::fmt;
@@ -120,7 +120,7 @@ fn tls_error(error: rustls::Error) -> io::Error {
 fn as_tls_error(error: &io::Error) -> Option<rustls::Error> {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(error) => Some(error.clone()),
-        // So rustls refuses, in words alone, to keep more of a message that is not whole.
+        // rustls says it with a string alone when an incomplete message is too large to keep.
         None if error.kind() == io::ErrorKind::InvalidData => Some(InvalidMessage::HandshakePayloadTooLarge.into()),
         None => None,
     }
@@ -150,11 +150,11 @@ impl<S> TokioStream<S> {
         self.common().handshake_kind()
     }
 
-    /// Whether this is an error of TLS, which ends it all.
+    /// Returns true if this is an error of TLS, which ends the connection.
     fn fails_by(&mut self, error: &io::Error) -> bool {
         let Some(error) = as_tls_error(error) else { return false };
         let mut unsent = Vec::new();
-        // tokio-rustls sends nothing any more; what waits is taken out of rustls. A Vec takes all.
+        // tokio-rustls sends nothing after an error, so take what waits out of rustls. A Vec takes all.
         let _ = match &mut self.inner {
             tokio_rustls::TlsStream::Client(stream) => take_all(stream.get_mut().1, &mut unsent),
             tokio_rustls::TlsStream::Server(stream) => take_all(stream.get_mut().1, &mut unsent),
