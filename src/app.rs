@@ -133,7 +133,7 @@ impl App {
             families,
             log: Some(output),
             sessions: Arc::clone(&sessions),
-            lives: EndpointStates::default(),
+            states: EndpointStates::default(),
             quotas: RouteQuotas::default(),
             own: Own::default(),
             pulse: WorkerHeartbeat::new(workers, clock::now()),

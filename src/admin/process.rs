@@ -159,9 +159,9 @@ impl AdminBackend for ProcessBackend {
         Box::pin(async move {
             let mut ids = vec![];
             match which {
-                SessionSelector::One(id) => ids.extend(self.list.listed(id).await.map(|listed| listed.place)),
+                SessionSelector::One(id) => ids.extend(self.list.listed(id).await.map(|listed| listed.id)),
                 SessionSelector::All(filter) => {
-                    self.list.for_each(filter, None, usize::MAX, false, |listed| ids.push(listed.place)).await;
+                    self.list.for_each(filter, None, usize::MAX, false, |listed| ids.push(listed.id)).await;
                 }
             }
             let count = ids.len();
@@ -209,10 +209,10 @@ impl From<ReloadError> for BackendError {
 }
 
 fn session(listed: Listed<Member>) -> SessionView {
-    let Listed { place, member, told, stop } = listed;
-    let filter_input = session_list::filter_input(&member, told, clock::now());
+    let Listed { id, member, report, stop } = listed;
+    let filter_input = session_list::filter_input(&member, report, clock::now());
     SessionView {
-        id: place.to_string(),
+        id: id.to_string(),
         listener: filter_input.listener.to_owned(),
         route: filter_input.route.to_owned(),
         upstream: filter_input.upstream.to_owned(),
@@ -231,15 +231,15 @@ fn upstream_status(upstream: &Upstream) -> UpstreamStatus {
     let endpoints = upstream.endpoints().into_iter().map(|endpoint| EndpointStatus {
         name: endpoint.name.to_string(),
         weight: endpoint.written.weight,
-        sessions: endpoint.live.sessions(),
-        requests: endpoint.live.requests(),
-        health: match endpoint.live.health() {
+        sessions: endpoint.state.sessions(),
+        requests: endpoint.state.requests(),
+        health: match endpoint.state.health() {
             Health::Unknown => "unknown",
             Health::Up => "up",
             Health::Down => "down",
         },
-        ejected: endpoint.live.outlier.is_out(now),
-        draining: endpoint.written.drain.is_some() || !endpoint.live.is_open(),
+        ejected: endpoint.state.outlier.is_out(now),
+        draining: endpoint.written.drain.is_some() || !endpoint.state.is_open(),
         open: endpoint.takes_sessions(),
     });
     UpstreamStatus { name: upstream.name.clone(), draining: !upstream.gate.is_open(), endpoints: endpoints.collect() }

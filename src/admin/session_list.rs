@@ -69,7 +69,7 @@ impl SessionList {
             }
             let now = clock::now();
             for listed in found.into_iter().filter_map(|place| self.sessions.listed(place)) {
-                if left > 0 && filter.matches(&filter_input(&listed.member, listed.told, now)) {
+                if left > 0 && filter.matches(&filter_input(&listed.member, listed.report, now)) {
                     left -= 1;
                     take(listed);
                 }
@@ -84,11 +84,11 @@ impl SessionList {
 
     /// Asks sessions to report, and waits a moment for it.
     async fn ask(&self, ids: &[SessionId]) {
-        self.sessions.ask_at(ids.iter().copied());
+        self.sessions.request_reports_at(ids.iter().copied());
         let deadline = Instant::now() + PATIENCE;
         let mut left = ids.iter().copied().peekable();
         while let Some(place) = left.peek() {
-            if self.sessions.has_told(*place) {
+            if self.sessions.has_reported(*place) {
                 left.next();
             } else if Instant::now() < deadline {
                 sleep(POLL_INTERVAL).await;
@@ -114,7 +114,7 @@ pub fn filter_input(member: &Member, told: SessionReport, now: MonotonicTime) ->
         route: &member.route.route,
         listener: &member.route.listener,
         upstream: &member.route.upstream.name,
-        endpoint: member.live.endpoint(),
+        endpoint: member.endpoint_state.endpoint(),
         client: member.client,
         age,
         // The relay's clock may be a tick behind.
@@ -152,13 +152,16 @@ mod tests {
         let loaded = load_str("test", text, &|_| None).unwrap();
         let compiled = compile(&loaded, &CompileContext::for_check(), None).unwrap();
         let route = Arc::clone(&compiled.routes["all"].route.listeners[0].sessions);
-        let live = Arc::clone(&compiled.upstreams["app"].upstream.endpoints()[0].live);
+        let live = Arc::clone(&compiled.upstreams["app"].upstream.endpoints()[0].state);
         let (all, opened) = (SessionRegistry::new(2), clock::now());
         let waker = Waker::from(Arc::clone(asked));
         let session = |_| {
             let guard = all.enter(1);
-            guard.join(Member { route: Arc::clone(&route), live: Arc::clone(&live), client: None, opened }, opened);
-            guard.look(&Context::from_waker(&waker), SessionReport { data_at: Some(opened), queued: 0 });
+            guard.join(
+                Member { route: Arc::clone(&route), endpoint_state: Arc::clone(&live), client: None, opened },
+                opened,
+            );
+            guard.poll_stop(&Context::from_waker(&waker), SessionReport { data_at: Some(opened), queued: 0 });
             guard
         };
         let guards = (0..count).map(session).collect();
@@ -192,11 +195,11 @@ mod tests {
         let asked = Arc::default();
         let (list, guards) = sessions(3000, &asked);
         let mut shown = vec![];
-        list.for_each(&Filter::default(), None, 10, true, |listed| shown.push(listed.place)).await;
+        list.for_each(&Filter::default(), None, 10, true, |listed| shown.push(listed.id)).await;
         assert_eq!((shown.len(), asked.0.load(Ordering::Relaxed)), (10, 10));
         let last = shown[9];
         shown.clear();
-        list.for_each(&Filter::default(), Some(last), 2000, true, |listed| shown.push(listed.place)).await;
+        list.for_each(&Filter::default(), Some(last), 2000, true, |listed| shown.push(listed.id)).await;
         assert_eq!((shown.len(), asked.0.load(Ordering::Relaxed)), (2000, 2010));
         shown.dedup();
         assert!(shown.len() == 2000 && !shown.contains(&last));

@@ -62,16 +62,16 @@ pub fn start_tasks(
     let upstream = &compiled.upstream;
     if !old.is_empty() {
         let endpoints = upstream.endpoints();
-        let known: HashSet<_> = old.iter().map(|old| Arc::as_ptr(&old.live)).collect();
-        let is_new = |endpoint: &&Arc<Endpoint>| !known.contains(&Arc::as_ptr(&endpoint.live));
-        endpoints.iter().filter(is_new).for_each(|endpoint| endpoint.live.joined(clock::now()));
+        let known: HashSet<_> = old.iter().map(|old| Arc::as_ptr(&old.state)).collect();
+        let is_new = |endpoint: &&Arc<Endpoint>| !known.contains(&Arc::as_ptr(&endpoint.state));
+        endpoints.iter().filter(is_new).for_each(|endpoint| endpoint.state.joined(clock::now()));
     }
     match check {
         Some(check) => {
             drop(tasks.spawn(probe::watch::run(Arc::clone(upstream), check, context.families.probe.clone())))
         }
         // Without a check, nothing else would ever clear the result of an earlier one.
-        None => upstream.endpoints().iter().for_each(|endpoint| endpoint.live.unchecked(clock::now())),
+        None => upstream.endpoints().iter().for_each(|endpoint| endpoint.state.unchecked(clock::now())),
     }
     if policy.is_none() {
         evictions.remove(&upstream.name);

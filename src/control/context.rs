@@ -75,7 +75,7 @@ pub struct CompileContext {
     /// All connections and sessions.
     pub sessions: Arc<Sessions>,
     /// The live state of endpoints.
-    pub lives: EndpointStates,
+    pub states: EndpointStates,
     /// The connection quota of each route.
     pub quotas: RouteQuotas,
     /// The heartbeats of the workers.
@@ -117,7 +117,7 @@ impl CompileContext {
             families,
             log: None,
             sessions: SessionRegistry::new(1),
-            lives: EndpointStates::default(),
+            states: EndpointStates::default(),
             quotas: RouteQuotas::default(),
             own: Own::default(),
             pulse: WorkerHeartbeat::new(1, clock::now()),

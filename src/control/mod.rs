@@ -150,8 +150,8 @@ impl Controller {
         {
             admin.bound.leave_file();
         }
-        let lives = self.context.lives.clone();
-        self.report.spawn(async move { reporter.run(&lives).await });
+        let states = self.context.states.clone();
+        self.report.spawn(async move { reporter.run(&states).await });
         tracing::info!(pid = successor, "the next process has taken over");
         self.publish_listeners();
         self.successor.send_replace(Some(successor));

@@ -90,7 +90,7 @@ impl Controller {
         };
         let Built { mut compiled, mut listeners, mut bound, mut admin, mut tasks } = built;
         if let Some(activated) = &mut activated {
-            activated.predecessors().show(&context.lives, &context.families.handover);
+            activated.predecessors().show(&context.states, &context.families.handover);
         }
         listeners::take_charge(listeners::all_sockets(&mut bound, &mut admin))?;
         let mut evictions = EvictionStates::new();
@@ -129,8 +129,8 @@ impl Controller {
             handovers: context.families.handover.clone(),
         };
         let metrics = context.families.control.clone();
-        let (lives, handovers) = (context.lives.clone(), context.families.handover.clone());
-        let upgrades = Upgrades::new(succession, predecessors, lives, handovers);
+        let (states, handovers) = (context.states.clone(), context.families.handover.clone());
+        let upgrades = Upgrades::new(succession, predecessors, states, handovers);
         let notifier = Arc::new(notifier);
         let watchdog = watchdog.map(|span| watchdog_task::run(Arc::clone(&notifier), span, context.pulse.clone()));
         let control = Controller {

@@ -38,7 +38,7 @@ pub struct Upgrades {
     stage: UpgradeStage,
     /// The processes before this one; empty while they are handed on.
     predecessors: Predecessors,
-    lives: EndpointStates,
+    states: EndpointStates,
     metrics: Metrics,
 }
 
@@ -68,10 +68,10 @@ impl Upgrades {
     pub fn new(
         succession: Option<Succession>,
         predecessors: Predecessors,
-        lives: EndpointStates,
+        states: EndpointStates,
         metrics: Metrics,
     ) -> Upgrades {
-        Upgrades { succession, stage: UpgradeStage::None, predecessors, lives, metrics }
+        Upgrades { succession, stage: UpgradeStage::None, predecessors, states, metrics }
     }
 
     /// Checks whether the configuration may be changed now.
@@ -109,12 +109,12 @@ impl Upgrades {
         loop {
             match &mut self.stage {
                 UpgradeStage::None | UpgradeStage::Replaced(_) | UpgradeStage::Ended => {
-                    self.predecessors.follow(&self.lives, &self.metrics).await
+                    self.predecessors.follow(&self.states, &self.metrics).await
                 }
                 UpgradeStage::Preparing(preparing, _) => {
                     let prepared = tokio::select! {
                         prepared = preparing => prepared,
-                        () = self.predecessors.follow(&self.lives, &self.metrics) => continue,
+                        () = self.predecessors.follow(&self.states, &self.metrics) => continue,
                     };
                     let UpgradeStage::Preparing(_, done) = std::mem::replace(&mut self.stage, UpgradeStage::None)
                     else {
@@ -123,8 +123,8 @@ impl Upgrades {
                     match prepared {
                         Ok(prepared) => {
                             // Their reports wait meanwhile for the next process, which gets these channels.
-                            let (before, lives) = (std::mem::take(&mut self.predecessors), self.lives.clone());
-                            let handing = async move { (prepared.hand_over(&before, &lives).await, before) };
+                            let (before, states) = (std::mem::take(&mut self.predecessors), self.states.clone());
+                            let handing = async move { (prepared.hand_over(&before, &states).await, before) };
                             self.stage = UpgradeStage::Handing(Box::pin(handing), done);
                         }
                         Err(error) => self.failed(error, done),
@@ -140,7 +140,7 @@ impl Upgrades {
                             self.metrics.attempted(Attempt::Done);
                             self.stage = UpgradeStage::Replaced(reporter.successor());
                             // The successor counts them now.
-                            before.forget(&self.lives, &self.metrics);
+                            before.forget(&self.states, &self.metrics);
                             return (reporter, done);
                         }
                         Err(error) => {

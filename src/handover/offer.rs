@@ -223,9 +223,9 @@ impl ReadySuccessor {
     pub async fn hand_over(
         mut self,
         predecessors: &Predecessors,
-        lives: &EndpointStates,
+        states: &EndpointStates,
     ) -> Result<Reporter, UpgradeError> {
-        let sessions = lives.counts();
+        let sessions = states.counts();
         let say = async |channel: &mut Channel| {
             for message in counts(&sessions, &HashMap::new()) {
                 channel.send(&message, &[]).await?;
@@ -317,9 +317,9 @@ impl Reporter {
 
     /// Reports every second until the peer is gone: the new process has ended, and so have those after it. Waits while the
     /// peer does not read. Dropping the future ends it.
-    pub async fn run(mut self, lives: &EndpointStates) {
+    pub async fn run(mut self, states: &EndpointStates) {
         loop {
-            if let Err(error) = self.report(lives.counts()).await {
+            if let Err(error) = self.report(states.counts()).await {
                 tracing::warn!(pid = self.successor, %error, "no process receives the number of remaining sessions any more");
                 return;
             }

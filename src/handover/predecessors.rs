@@ -110,16 +110,16 @@ impl Predecessors {
         total
     }
 
-    /// Keeps `lives` and `metrics` up to date while it is polled. Cancel-safe: a report that was received is recorded.
-    pub async fn follow(&mut self, lives: &EndpointStates, metrics: &Metrics) {
+    /// Keeps `states` and `metrics` up to date while it is polled. Cancel-safe: a report that was received is recorded.
+    pub async fn follow(&mut self, states: &EndpointStates, metrics: &Metrics) {
         loop {
-            self.show(lives, metrics);
+            self.show(states, metrics);
             self.next().await;
         }
     }
 
     /// Records the known sessions.
-    pub fn show(&mut self, lives: &EndpointStates, metrics: &Metrics) {
+    pub fn show(&mut self, states: &EndpointStates, metrics: &Metrics) {
         let total = self.total();
         let sum = |sessions: &HashMap<EndpointKey, u32>| {
             sessions.values().fold(0, |sum: u32, more| sum.saturating_add(*more))
@@ -127,14 +127,14 @@ impl Predecessors {
         let each = self.each.iter().map(|each| DrainingPredecessor { pid: each.pid, sessions: sum(&each.sessions) });
         metrics.draining(each.collect());
         metrics.predecessors(self.len(), &total, &self.shown);
-        lives.set_elsewhere(total.clone());
+        states.set_elsewhere(total.clone());
         self.shown = total;
     }
 
     /// Stops counting them; the successor now does.
-    pub fn forget(mut self, lives: &EndpointStates, metrics: &Metrics) {
+    pub fn forget(mut self, states: &EndpointStates, metrics: &Metrics) {
         self.each.clear();
-        self.show(lives, metrics);
+        self.show(states, metrics);
     }
 
     /// Waits until one of them reports or ends; forever if there is none. Cancel-safe.
@@ -207,10 +207,10 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn what_they_have_is_load_here_until_they_end() {
-        let (registry, lives) = (Registry::new(), EndpointStates::default());
+        let (registry, states) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let families = upstream::metrics::Metrics::register(&registry).unwrap();
-        let live = lives.of("chat", "a", || families.endpoint("chat", "a", &[]));
+        let live = states.of("chat", "a", || families.endpoint("chat", "a", &[]));
         let ((mut first, end), (mut second, other_end)) = (Channel::pair().unwrap(), Channel::pair().unwrap());
         let mut both = Predecessors::new(vec![Predecessor::new(1, end), Predecessor::new(2, other_end)]);
         let says = |sessions| HandoverMessage::Counts { sessions: vec![count("a", sessions)] };
@@ -224,7 +224,7 @@ mod tests {
             let look = async {
                 while live.load() != load {
                     both.next().await;
-                    both.show(&lives, &metrics);
+                    both.show(&states, &metrics);
                 }
             };
             tokio::time::timeout(deadline, look).await.unwrap();
@@ -242,7 +242,7 @@ mod tests {
         sees(&mut both, 0).await;
         assert!(both.is_empty() && metrics.each().is_empty() && shown("wsluice_predecessors 0"));
         assert!(!shown("wsluice_predecessor_sessions{"));
-        let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), both.follow(&lives, &metrics));
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), both.follow(&states, &metrics));
         assert!(waiting.await.is_err(), "without anybody it waits, and does not spin");
     }
 }

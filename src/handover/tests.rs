@@ -29,7 +29,7 @@ fn loopback() -> Bound {
 
 /// The state of a process: its sessions and metrics.
 struct Process {
-    lives: EndpointStates,
+    states: EndpointStates,
     metrics: Metrics,
     families: upstream::metrics::Metrics,
 }
@@ -38,24 +38,24 @@ impl Process {
     fn new() -> Process {
         let registry = Registry::new();
         let (metrics, families) = (Metrics::register(&registry), upstream::metrics::Metrics::register(&registry));
-        Process { lives: EndpointStates::default(), metrics: metrics.unwrap(), families: families.unwrap() }
+        Process { states: EndpointStates::default(), metrics: metrics.unwrap(), families: families.unwrap() }
     }
 
-    fn live(&self, endpoint: &str) -> Arc<upstream::endpoint_state::EndpointState> {
-        self.lives.of("chat", endpoint, || self.families.endpoint("chat", endpoint, &[]))
+    fn state(&self, endpoint: &str) -> Arc<upstream::endpoint_state::EndpointState> {
+        self.states.of("chat", endpoint, || self.families.endpoint("chat", endpoint, &[]))
     }
 
     fn session(&self, endpoint: &str) -> ConnectionPermit {
-        self.live(endpoint).enter(u32::MAX).unwrap()
+        self.state(endpoint).enter(u32::MAX).unwrap()
     }
 
     /// Follows the predecessors until the load has this value.
     async fn sees(&self, before: &mut Predecessors, endpoint: &str, load: u32) {
-        let live = self.live(endpoint);
+        let live = self.state(endpoint);
         let follow = async {
             while live.load() != load {
                 let step = Duration::from_millis(5);
-                let _ = tokio::time::timeout(step, before.follow(&self.lives, &self.metrics)).await;
+                let _ = tokio::time::timeout(step, before.follow(&self.states, &self.metrics)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(5), follow).await.unwrap();
@@ -74,7 +74,7 @@ async fn hand_over(
     let deadlines = Deadlines::default();
     let ours = async {
         let prepared = offer.send_over(channel, ChildProcess::none(), deadlines).await.unwrap();
-        prepared.hand_over(before, &old.lives).await.unwrap()
+        prepared.hand_over(before, &old.states).await.unwrap()
     };
     let theirs = async {
         let (prepared, mut inheritance) = Successor::new(end, deadlines).receive_offer().await.unwrap();
@@ -84,7 +84,7 @@ async fn hand_over(
         });
         let mut adopted: Vec<Bound> = adopted.collect();
         let mut activated = prepared.ready().await.unwrap();
-        activated.predecessors().show(&new.lives, &new.metrics);
+        activated.predecessors().show(&new.states, &new.metrics);
         adopted.iter_mut().for_each(|bound| bound.take_charge().unwrap());
         (activated.confirm(inheritance).await, adopted)
     };
@@ -107,7 +107,7 @@ async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
     let seats = [old.session("a"), old.session("a"), old.session("b")];
     let wanted = [tcp.address(), unix.address()];
     let (mut reporter, mut before, adopted) = hand_over(offer, &old, &Predecessors::default(), &new, &wanted).await;
-    assert_eq!(new.live("a").load(), 2, "known before the first connection");
+    assert_eq!(new.state("a").load(), 2, "known before the first connection");
     assert_eq!(reporter.unwanted(), [removed.address().clone()]);
     unix.leave_file();
     drop((tcp, unix));
@@ -119,11 +119,11 @@ async fn listeners_and_counts_go_over_and_no_waiting_connection_is_lost() {
 
     let [first, ..] = seats;
     drop(first);
-    reporter.report(old.lives.counts()).await.unwrap();
+    reporter.report(old.states.counts()).await.unwrap();
     new.sees(&mut before, "a", 1).await;
     // The old process opens a session that it had admitted before, on an endpoint that is new to the new process.
     let _late = old.session("late");
-    reporter.report(old.lives.counts()).await.unwrap();
+    reporter.report(old.states.counts()).await.unwrap();
     new.sees(&mut before, "late", 1).await;
     drop(reporter);
     new.sees(&mut before, "a", 0).await;
@@ -152,13 +152,13 @@ async fn through_twenty_upgrades_no_count_is_lost_whoever_ends_first() {
         // The ends that the one in the middle had are closed with it; the new one has its own.
         before = heard;
         old.push((std::mem::replace(&mut now, next), reporter, seat));
-        assert_eq!((before.len(), now.live("a").load()), (generation + 1, generation as u32 + 1));
+        assert_eq!((before.len(), now.state("a").load()), (generation + 1, generation as u32 + 1));
     }
     // From the middle, from the first, from the last: each is heard by the one that is left.
     for index in [10, 0, 17] {
         let (process, mut reporter, seat) = old.remove(index);
         let _second = process.session("a");
-        reporter.report(process.lives.counts()).await.unwrap();
+        reporter.report(process.states.counts()).await.unwrap();
         let all = old.len() as u32 + 2;
         now.sees(&mut before, "a", all).await;
         drop((reporter, seat));
@@ -186,7 +186,7 @@ async fn fails(deadlines: Deadlines, theirs: impl AsyncFnOnce(Channel)) -> Upgra
     let (channel, end) = Channel::pair().unwrap();
     let ours = async {
         let prepared = offer.send_over(channel, ChildProcess::none(), deadlines).await?;
-        prepared.hand_over(&before, &old.lives).await
+        prepared.hand_over(&before, &old.states).await
     };
     let theirs = async {
         theirs(end).await;
@@ -294,7 +294,7 @@ async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
     let ours = async {
         let prepared =
             HandoverOffer::default().send_over(channel, ChildProcess::none(), Deadlines::default()).await.unwrap();
-        prepared.hand_over(&before, &second.lives).await
+        prepared.hand_over(&before, &second.states).await
     };
     let theirs = async {
         let (prepared, _) = Successor::new(end, Deadlines::default()).receive_offer().await.unwrap();
@@ -303,13 +303,13 @@ async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
     let (failed, ()) = tokio::join!(ours, theirs);
     assert_eq!(failed.unwrap_err().attempt(), Attempt::Died);
     let more = first.session("a");
-    reporter.report(first.lives.counts()).await.unwrap();
+    reporter.report(first.states.counts()).await.unwrap();
     second.sees(&mut before, "a", 2).await;
     // And the next attempt takes them along.
     let (_second, mut before, _) = hand_over(HandoverOffer::default(), &second, &before, &third, &[]).await;
-    assert_eq!(third.live("a").load(), 2);
+    assert_eq!(third.state("a").load(), 2);
     drop((seat, more));
-    reporter.report(first.lives.counts()).await.unwrap();
+    reporter.report(first.states.counts()).await.unwrap();
     third.sees(&mut before, "a", 0).await;
     assert_eq!(before.len(), 2);
 }

@@ -68,12 +68,12 @@ pub fn client_addr(peer: &DirectPeer, headers: &HeaderMap, trusted: &[IpNet]) ->
 }
 
 /// Writes the forwarding fields of a request for the upstream, for a request to `host` (as it was sent to us), of which
-/// trusted proxies have `told`.
+/// trusted proxies have `forwarded_request`.
 ///
 /// The fields that [`is_replaced`] names are removed and those of [`fields`] take their place.
-pub fn apply(headers: &mut HeaderMap, peer: &DirectPeer, told: &ForwardedRequest, host: &str) {
+pub fn apply(headers: &mut HeaderMap, peer: &DirectPeer, forwarded_request: &ForwardedRequest, host: &str) {
     let mut written = Vec::new();
-    fields(headers, peer, told, host, |name, value| {
+    fields(headers, peer, forwarded_request, host, |name, value| {
         // Made of valid values and ASCII, so it is valid.
         written.extend(HeaderValue::from_bytes(value).ok().map(|value| (name, value)));
     });
@@ -115,7 +115,7 @@ const ADDRESS_CHARS_MAX: usize = 39;
 pub fn fields(
     headers: &HeaderMap,
     peer: &DirectPeer,
-    told: &ForwardedRequest,
+    forwarded_request: &ForwardedRequest,
     host: &str,
     mut write: impl FnMut(HeaderName, &[u8]),
 ) {
@@ -130,8 +130,8 @@ pub fn fields(
         let _ = write!(text, "{addr}");
         (text, addr.is_ipv6())
     });
-    let asked = told.host.as_ref().map(Host::to_string);
-    let (host, https) = (asked.as_deref().unwrap_or(host), told.is_https(peer));
+    let asked = forwarded_request.host.as_ref().map(Host::to_string);
+    let (host, https) = (asked.as_deref().unwrap_or(host), forwarded_request.is_https(peer));
     let mut line = Vec::with_capacity(128);
 
     match &standard {
@@ -142,7 +142,7 @@ pub fn fields(
     }
     if let (None, Some(legacy)) = (&standard, &legacy) {
         let mut made = Vec::new();
-        push_made(&mut made, told.host.as_ref().map_or("", |_| host), told.https);
+        push_made(&mut made, forwarded_request.host.as_ref().map_or("", |_| host), forwarded_request.https);
         push_item(&mut line, legacy.to_forwarded(&String::from_utf8_lossy(&made)).as_bytes());
     }
     push_element(&mut line, addr.as_ref(), host, https);
@@ -264,8 +264,8 @@ mod tests {
 
     fn applied(peer: DirectPeer, host: &str, fields: &[(&str, &str)]) -> Vec<String> {
         let mut map = headers(fields);
-        let told = ForwardedRequest::by(&peer, &map, &trusted());
-        apply(&mut map, &peer, &told, host);
+        let forwarded_request = ForwardedRequest::by(&peer, &map, &trusted());
+        apply(&mut map, &peer, &forwarded_request, host);
         let mut lines: Vec<_> =
             map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();

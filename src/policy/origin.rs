@@ -80,15 +80,15 @@ pub struct OriginTarget<'a> {
 }
 
 impl<'a> OriginTarget<'a> {
-    /// By a request to `host` that came by TLS or not, of which trusted proxies have `told`.
-    pub fn new(host: &'a Host, tls: bool, told: &'a ForwardedRequest) -> OriginTarget<'a> {
+    /// By a request to `host` that came by TLS or not, of which trusted proxies have `forwarded_request`.
+    pub fn new(host: &'a Host, tls: bool, forwarded_request: &'a ForwardedRequest) -> OriginTarget<'a> {
         OriginTarget {
-            host: told.host.as_ref().unwrap_or(host),
-            port: told.port,
+            host: forwarded_request.host.as_ref().unwrap_or(host),
+            port: forwarded_request.port,
             // One who passes plain requests on by TLS has plain pages.
-            tls: tls && told.https != Some(false),
-            by_proxy: told.host.is_some(),
-            doubt: told.doubt,
+            tls: tls && forwarded_request.https != Some(false),
+            by_proxy: forwarded_request.host.is_some(),
+            doubt: forwarded_request.doubt,
         }
     }
 
@@ -232,10 +232,10 @@ mod tests {
         origin: &[u8],
         host: &str,
         tls: bool,
-        told: &ForwardedRequest,
+        forwarded_request: &ForwardedRequest,
     ) -> Result<(), OriginDenial> {
         let host = host.parse().unwrap();
-        policy.check([&HeaderValue::from_bytes(origin).unwrap()], &OriginTarget::new(&host, tls, told))
+        policy.check([&HeaderValue::from_bytes(origin).unwrap()], &OriginTarget::new(&host, tls, forwarded_request))
     }
 
     #[test]
@@ -287,8 +287,10 @@ mod tests {
     fn a_request_that_names_no_host_has_no_same_origin() {
         let nobody = Host { name: String::new(), port: None };
         let value = HeaderValue::from_static("https://");
-        let told = ForwardedRequest::default();
-        assert!(OriginPolicy::default().check([&value], &OriginTarget::new(&nobody, true, &told)).is_err());
+        let forwarded_request = ForwardedRequest::default();
+        assert!(
+            OriginPolicy::default().check([&value], &OriginTarget::new(&nobody, true, &forwarded_request)).is_err()
+        );
     }
 
     #[test]
@@ -318,36 +320,37 @@ mod tests {
 
     #[test]
     fn behind_a_trusted_proxy_the_host_is_what_it_says() {
-        let told = |host: &str, port, https| ForwardedRequest {
+        let forwarded_request = |host: &str, port, https| ForwardedRequest {
             host: (!host.is_empty()).then(|| host.parse().unwrap()),
             port,
             https,
             doubt: None,
         };
-        for (origin, told, tls, allowed) in [
-            ("https://public.example", told("public.example", None, Some(true)), false, true),
-            ("https://public.example", told("public.example:443", None, None), false, true),
-            ("https://inner", told("public.example", None, None), false, false),
-            ("https://public.example:8443", told("public.example:8443", None, None), false, true),
-            ("https://public.example:8443", told("public.example", None, None), false, false),
+        for (origin, forwarded_request, tls, allowed) in [
+            ("https://public.example", forwarded_request("public.example", None, Some(true)), false, true),
+            ("https://public.example", forwarded_request("public.example:443", None, None), false, true),
+            ("https://inner", forwarded_request("public.example", None, None), false, false),
+            ("https://public.example:8443", forwarded_request("public.example:8443", None, None), false, true),
+            ("https://public.example:8443", forwarded_request("public.example", None, None), false, false),
             // A proxy that leaves the port out of the host, and one whose own port is not the public one.
-            ("https://public.example:8443", told("public.example", Some(8443), None), false, true),
-            ("https://public.example", told("public.example", Some(80), None), false, true),
-            ("https://public.example:8443", told("public.example:9", Some(8443), None), false, false),
-            ("https://inner:8443", told("", Some(8443), None), false, true),
+            ("https://public.example:8443", forwarded_request("public.example", Some(8443), None), false, true),
+            ("https://public.example", forwarded_request("public.example", Some(80), None), false, true),
+            ("https://public.example:8443", forwarded_request("public.example:9", Some(8443), None), false, false),
+            ("https://inner:8443", forwarded_request("", Some(8443), None), false, true),
             // TLS between the two proxies says nothing of the page.
-            ("http://public.example", told("public.example", None, Some(false)), true, true),
-            ("http://public.example", told("public.example", None, Some(true)), true, false),
+            ("http://public.example", forwarded_request("public.example", None, Some(false)), true, true),
+            ("http://public.example", forwarded_request("public.example", None, Some(true)), true, false),
         ] {
-            let judged = check_told(&OriginPolicy::default(), origin.as_bytes(), "inner", tls, &told);
-            assert_eq!(judged.is_ok(), allowed, "{origin} {told:?}");
+            let judged = check_told(&OriginPolicy::default(), origin.as_bytes(), "inner", tls, &forwarded_request);
+            assert_eq!(judged.is_ok(), allowed, "{origin} {forwarded_request:?}");
         }
     }
 
     #[test]
     fn a_refused_page_is_told_of_the_host_and_the_proxy_in_front() {
-        let denial = |told: &ForwardedRequest| {
-            let denial = check_told(&OriginPolicy::default(), b"https://a.example", "inner:8080", false, told);
+        let denial = |forwarded_request: &ForwardedRequest| {
+            let denial =
+                check_told(&OriginPolicy::default(), b"https://a.example", "inner:8080", false, forwarded_request);
             let denial = denial.unwrap_err();
             format!("{denial}: {}", denial.hint())
         };
@@ -356,8 +359,9 @@ mod tests {
         {
             assert!(by_host.contains(word), "{by_host}");
         }
-        let told = ForwardedRequest { host: Some("b.example".parse().unwrap()), ..ForwardedRequest::default() };
-        let by_proxy = denial(&told);
+        let forwarded_request =
+            ForwardedRequest { host: Some("b.example".parse().unwrap()), ..ForwardedRequest::default() };
+        let by_proxy = denial(&forwarded_request);
         assert!(by_proxy.contains("(b.example, as the proxy in front says)"), "{by_proxy}");
         assert!(!by_proxy.contains("proxy_set_header"), "{by_proxy}");
         for (doubt, word) in
@@ -448,8 +452,8 @@ mod tests {
             assert_eq!(read(&serde_yaml::to_string(&named).unwrap()).unwrap(), named);
         }
         let (value, other) = (HeaderValue::from_static("https://a"), HeaderValue::from_static("x"));
-        let (host, told) = ("a".parse().unwrap(), ForwardedRequest::default());
-        let asked = OriginTarget::new(&host, false, &told);
+        let (host, forwarded_request) = ("a".parse().unwrap(), ForwardedRequest::default());
+        let asked = OriginTarget::new(&host, false, &forwarded_request);
         assert_eq!(policy(&["*"]).check([&value, &other], &asked), Ok(()));
         assert_eq!(policy(&["same-origin"]).check([&value, &value], &asked), Err(OriginDenial::Several));
         let strict = OriginPolicy { missing: Missing::Deny, ..policy(&["*"]) };
@@ -459,8 +463,8 @@ mod tests {
     #[test]
     fn a_missing_origin_is_judged_as_configured() {
         let host: Host = "a".parse().unwrap();
-        let told = ForwardedRequest::default();
-        let asked = OriginTarget::new(&host, true, &told);
+        let forwarded_request = ForwardedRequest::default();
+        let asked = OriginTarget::new(&host, true, &forwarded_request);
         assert_eq!(OriginPolicy::default().check([], &asked), Ok(()));
         let strict = OriginPolicy { missing: Missing::Deny, ..OriginPolicy::default() };
         assert_eq!(strict.check([], &asked), Err(OriginDenial::Missing));
@@ -529,8 +533,8 @@ mod tests {
         fn the_default_lets_only_the_named_host_in(origin in "(https|http)://[a-c.]{1,4}(:[1-9])?", host in "[a-c]{1,2}(:[1-9])?") {
             let host: Host = host.parse().unwrap();
             let value = HeaderValue::from_str(&origin).unwrap();
-            let told = ForwardedRequest::default();
-            let allowed = OriginPolicy::default().check([&value], &OriginTarget::new(&host, false, &told)).is_ok();
+            let forwarded_request = ForwardedRequest::default();
+            let allowed = OriginPolicy::default().check([&value], &OriginTarget::new(&host, false, &forwarded_request)).is_ok();
             let (scheme, rest) = origin.split_once("://").unwrap();
             let same = rest.parse::<Host>().is_ok_and(|o| {
                 o.name == host.name && o.port_or_default(scheme) == host.port_or_default(scheme)

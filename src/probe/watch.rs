@@ -91,7 +91,7 @@ async fn probe_repeatedly(upstream: &Upstream, endpoint: &Endpoint, check: &Chec
             sleep_until(started + jittered(check.every, fastrand::f64())).await;
             continue;
         }
-        let (before, after) = endpoint.live.probed(check.rule, result.is_ok(), clock::now());
+        let (before, after) = endpoint.state.probed(check.rule, result.is_ok(), clock::now());
         metrics.set_up(after != Health::Down);
         let (upstream, endpoint) = (&upstream.name, &endpoint.name);
         match (before, after, result) {
@@ -161,7 +161,7 @@ mod tests {
             tcp: TcpOptions::default(),
             reach: None,
             sources: None,
-            lives: EndpointStates::default(),
+            states: EndpointStates::default(),
             names: NameResolver::register(&registry).unwrap(),
         };
         let policy = Policy {

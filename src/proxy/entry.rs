@@ -49,16 +49,16 @@ pub async fn admit(upstream: &Upstream, deadline: Instant, log: &mut RequestLog)
 ///
 /// # Errors
 /// When there is none, and why.
-pub async fn seat(
+pub async fn pick_endpoint(
     upstream: &Upstream,
-    bond: Option<&AffinityCookie<'_>>,
+    affinity_cookie: Option<&AffinityCookie<'_>>,
     draw: Draw,
     deadline: Option<Instant>,
     log: &mut RequestLog,
 ) -> Result<(Arc<Endpoint>, ConnectionPermit), Failure> {
     let pick = || {
         let now = clock::coarse();
-        let had = bond.and_then(|bond| bond.affinity.identity());
+        let had = affinity_cookie.and_then(|affinity_cookie| affinity_cookie.affinity.identity());
         had.and_then(|identity| upstream.pick_named(identity, now)).map_or_else(|| upstream.pick(&[], draw, now), Ok)
     };
     let Some(limits) = upstream.entry.queue else { return Ok(pick()?) };

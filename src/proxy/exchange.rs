@@ -30,14 +30,14 @@ const LATE_BODY: Duration = Duration::from_secs(1);
 /// What a plain request has taken of its route's limits, and of its endpoint's.
 #[derive(Debug)]
 pub struct ExchangePermits {
-    _seat: RequestPermit,
-    _place: RoutePermit,
+    _endpoint_permit: RequestPermit,
+    _route_permit: RoutePermit,
 }
 
 impl ExchangePermits {
     /// A seat that was taken for a session is a request's from now on.
-    pub fn new(seat: ConnectionPermit, place: RoutePermit) -> ExchangePermits {
-        ExchangePermits { _seat: seat.into_request(), _place: place }
+    pub fn new(endpoint_permit: ConnectionPermit, route_permit: RoutePermit) -> ExchangePermits {
+        ExchangePermits { _endpoint_permit: endpoint_permit.into_request(), _route_permit: route_permit }
     }
 }
 

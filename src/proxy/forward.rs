@@ -55,10 +55,10 @@ pub async fn run(
     if !route.http {
         return Err(Failure::NotWebSocket);
     }
-    let place = route.room.enter(route.connections_max).ok_or(Failure::RouteFull)?;
+    let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
-    let draw = arrival.draw(&route, log.about.client);
-    let bond = arrival.bond(&route);
+    let draw = arrival.draw(&route, log.request_info.client);
+    let affinity_cookie = arrival.affinity_cookie(&route);
     let target = PathAndQuery::try_from(arrival.upstream_target());
     let mut headers = arrival.upstream_headers(&route);
     if wants_trailers {
@@ -80,15 +80,22 @@ pub async fn run(
     let lender = RetryableBody::new(body);
     log.upload = Some(Arc::clone(lender.upload()));
     let ask = RequestTemplate { method: &arrival.parts.method, uri: &uri, headers: &headers, is_repeatable };
-    let (endpoint, seat, mut response) = attempt(&route, draw, bond.as_ref(), &ask, &lender, log).await?;
+    let (endpoint, endpoint_permit, mut response) =
+        attempt(&route, draw, affinity_cookie.as_ref(), &ask, &lender, log).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::ForeignSwitch);
     }
-    let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
+    let cookie = affinity_cookie.and_then(|affinity_cookie| affinity_cookie.renewed(&route.upstream, &endpoint, log));
     let connection = PooledConnection::of_response(&mut response);
     let sending = RequestBodyProgress { upload: Arc::clone(lender.upload()), connection };
     let (parts, body) = response.into_parts();
-    let body = RelayedBody::new(body, &parts.headers, Some(sending), &route, ExchangePermits::new(seat, place));
+    let body = RelayedBody::new(
+        body,
+        &parts.headers,
+        Some(sending),
+        &route,
+        ExchangePermits::new(endpoint_permit, route_permit),
+    );
     let response = Response::from_parts(parts, body.boxed_unsync());
     let mut response = response::from_upstream(response, &route, cookie)?;
     *response.version_mut() = Version::HTTP_11;
@@ -117,7 +124,7 @@ impl RequestTemplate<'_> {
 async fn attempt(
     route: &Route,
     draw: Draw,
-    bond: Option<&AffinityCookie<'_>>,
+    affinity_cookie: Option<&AffinityCookie<'_>>,
     ask: &RequestTemplate<'_>,
     lender: &RetryableBody,
     log: &mut RequestLog,
@@ -127,8 +134,8 @@ async fn attempt(
     let mut tried = Vec::new();
     let mut failed = None;
     loop {
-        let (endpoint, seat) = match tried.is_empty() {
-            true => entry::seat(upstream, bond, draw, None, log).await?,
+        let (endpoint, endpoint_permit) = match tried.is_empty() {
+            true => entry::pick_endpoint(upstream, affinity_cookie, draw, None, log).await?,
             false if upstream.is_budget_spent(now) => {
                 upstream.metrics.retry_denied();
                 return Err(failed.unwrap_or(Failure::Timeout));
@@ -166,8 +173,8 @@ async fn attempt(
                 if let Some(uploading) = uploading {
                     uploading.answered();
                 }
-                upstream.answered(&endpoint.live, clock::coarse());
-                return Ok((endpoint, seat, response));
+                upstream.answered(&endpoint.state, clock::coarse());
+                return Ok((endpoint, endpoint_permit, response));
             }
             Some(Err(error)) if error.is_connect() => {
                 let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
@@ -178,8 +185,8 @@ async fn attempt(
                 let label = cause.map_or("connect", ConnectError::label);
                 now = clock::coarse();
                 match cause {
-                    Some(cause) if cause.is_ours() => endpoint.live.metrics.error(label),
-                    _ => upstream.failed(&endpoint.live, label, now),
+                    Some(cause) if cause.is_ours() => endpoint.state.metrics.error(label),
+                    _ => upstream.failed(&endpoint.state, label, now),
                 }
                 tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
                 failed = Some(match cause {
@@ -188,11 +195,11 @@ async fn attempt(
                 });
             }
             Some(Err(error)) => {
-                endpoint.live.metrics.error("response_lost");
+                endpoint.state.metrics.error("response_lost");
                 return Err(Failure::Upstream(chain(&error)));
             }
             None => {
-                endpoint.live.metrics.error("response_timeout");
+                endpoint.state.metrics.error("response_timeout");
                 return Err(Failure::Timeout);
             }
         }

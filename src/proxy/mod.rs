@@ -77,10 +77,10 @@ pub struct Downstream {
 
 impl Downstream {
     /// What the log says of its requests before one is read.
-    fn about(&self) -> RequestInfo {
-        let mut about = RequestInfo { tls: self.tls, ..RequestInfo::default() };
-        about.set_client(self.peer.map(|peer| peer.ip()), self.peer);
-        about
+    fn request_info(&self) -> RequestInfo {
+        let mut request_info = RequestInfo { tls: self.tls, ..RequestInfo::default() };
+        request_info.set_client(self.peer.map(|peer| peer.ip()), self.peer);
+        request_info
     }
 }
 
@@ -97,7 +97,7 @@ impl Proxy {
     /// Walks one request through. Answers always; what failed is in the answer, the log and the metrics.
     pub async fn handle(self: &Arc<Proxy>, downstream: &Downstream, request: Request<Incoming>) -> ProxyResponse {
         let (parts, body) = request.into_parts();
-        let mut log = RequestLog::new(Arc::clone(self), self.about(downstream, &parts), parts.method.clone());
+        let mut log = RequestLog::new(Arc::clone(self), self.request_info(downstream, &parts), parts.method.clone());
         let walked = {
             // What it may leave half done is its own, and the record's, in which each field is set by itself.
             let walk = pin!(self.walk(downstream, parts, body, &mut log));
@@ -124,7 +124,7 @@ impl Proxy {
     pub fn refuse(self: &Arc<Proxy>, downstream: &Downstream, failure: &Failure) -> Response<Body> {
         // A token, so that it is a method; what the client sent as one is not known here, or was none.
         let method = Method::from_bytes(b"-").unwrap_or_default();
-        let mut log = RequestLog::new(Arc::clone(self), downstream.about(), method);
+        let mut log = RequestLog::new(Arc::clone(self), downstream.request_info(), method);
         let response = log.fail(failure);
         log.attach(response)
     }
@@ -153,8 +153,8 @@ impl Proxy {
         }
         let peer = self.peer(downstream);
         let client = forwarded::client_addr(&peer, &parts.headers, &self.trusted);
-        let told = ForwardedRequest::by(&peer, &parts.headers, &self.trusted);
-        log.about.set_client(client, downstream.peer);
+        let forwarded_request = ForwardedRequest::by(&peer, &parts.headers, &self.trusted);
+        log.request_info.set_client(client, downstream.peer);
         let head = RequestView { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
         let found = self.snapshot.table.find(&head)?.ok_or(Failure::NoRoute)?;
         let route = Arc::clone(found.route);
@@ -162,7 +162,7 @@ impl Proxy {
         hops::judge(&parts.headers, &route.hop)?;
         // Plain requests of those who are still here are answered to the end.
         let is_ending = log.is_handshake && self.sessions.is_draining();
-        if is_ending || !route.room.is_open() || !route.upstream.gate.is_open() {
+        if is_ending || !route.quota.is_open() || !route.upstream.gate.is_open() {
             return Err(Failure::Draining);
         }
         let (path, sent) = match found.path {
@@ -170,7 +170,7 @@ impl Proxy {
             Some(read) => (Some(route.rewrite.apply(&read).into_owned()), None),
             None => route.rewrite.spellings(parts.uri.path(), &path),
         };
-        let arrival = RoutedRequest { host, path, sent, peer, told, parts };
+        let arrival = RoutedRequest { host, path, sent, peer, forwarded_request, parts };
         if log.is_handshake {
             Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {
                 (response, Some(opened)) => Walked::Switched(response, opened),
@@ -189,13 +189,13 @@ impl Proxy {
     }
 
     /// What the log will say of the request, copied out: nothing of hyper's buffer is kept.
-    fn about(&self, downstream: &Downstream, parts: &http::request::Parts) -> RequestInfo {
-        let mut about = downstream.about();
+    fn request_info(&self, downstream: &Downstream, parts: &http::request::Parts) -> RequestInfo {
+        let mut request_info = downstream.request_info();
         if self.log.is_on() {
             let text =
                 |name: HeaderName| parts.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
             let (host, request_id, user_agent) = (text(HOST), text(X_REQUEST_ID), text(USER_AGENT));
-            about.texts = Texts::new(&Quoted {
+            request_info.texts = Texts::new(&Quoted {
                 host: parts.uri.authority().map(|authority| authority.as_str()).or(host.as_deref()).unwrap_or(""),
                 path: parts.uri.path(),
                 query: parts.uri.query(),
@@ -203,7 +203,7 @@ impl Proxy {
                 user_agent: user_agent.as_deref(),
             });
         }
-        about
+        request_info
     }
 }
 

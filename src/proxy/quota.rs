@@ -51,14 +51,14 @@ impl RouteQuotas {
     /// on it.
     pub fn of(&self, route: &str) -> Arc<RouteQuota> {
         // Nothing inside can be left half done by a panic.
-        let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(room) = rooms.get(route).and_then(Weak::upgrade) {
-            return room;
+        let mut quotas = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(quota) = quotas.get(route).and_then(Weak::upgrade) {
+            return quota;
         }
-        rooms.retain(|_, room| room.strong_count() > 0);
-        let room = Arc::<RouteQuota>::default();
-        rooms.insert(route.to_owned(), Arc::downgrade(&room));
-        room
+        quotas.retain(|_, quota| quota.strong_count() > 0);
+        let quota = Arc::<RouteQuota>::default();
+        quotas.insert(route.to_owned(), Arc::downgrade(&quota));
+        quota
     }
 }
 
@@ -69,22 +69,22 @@ mod tests {
 
     #[test]
     fn room_is_bounded_and_comes_back() {
-        let room = Arc::<RouteQuota>::default();
-        let place = room.enter(1).unwrap();
-        assert!(room.enter(1).is_none());
-        let more = room.enter(2).unwrap();
-        drop((place, more));
-        assert!(room.enter(1).is_some());
+        let quota = Arc::<RouteQuota>::default();
+        let permit = quota.enter(1).unwrap();
+        assert!(quota.enter(1).is_none());
+        let more = quota.enter(2).unwrap();
+        drop((permit, more));
+        assert!(quota.enter(1).is_some());
     }
 
     #[test]
     fn a_room_is_the_same_as_long_as_somebody_is_in_it() {
-        let rooms = RouteQuotas::default();
-        let place = rooms.of("chat").enter(1).unwrap();
-        assert!(rooms.of("chat").enter(1).is_none());
-        assert!(rooms.of("other").enter(1).is_some());
-        drop(place);
-        rooms.of("third");
-        assert_eq!(rooms.0.lock().unwrap().len(), 1, "who is gone is forgotten");
+        let quotas = RouteQuotas::default();
+        let permit = quotas.of("chat").enter(1).unwrap();
+        assert!(quotas.of("chat").enter(1).is_none());
+        assert!(quotas.of("other").enter(1).is_some());
+        drop(permit);
+        quotas.of("third");
+        assert_eq!(quotas.0.lock().unwrap().len(), 1, "who is gone is forgotten");
     }
 }

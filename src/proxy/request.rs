@@ -28,7 +28,7 @@ pub struct RoutedRequest {
     /// The other end of its connection.
     pub peer: forwarded::DirectPeer,
     /// What trusted proxies tell of it.
-    pub told: ForwardedRequest,
+    pub forwarded_request: ForwardedRequest,
     /// Its head, as it came.
     pub parts: http::request::Parts,
 }
@@ -41,7 +41,7 @@ impl RoutedRequest {
         let host = self.host.to_string();
         trailers::settle(&mut headers, |name| !route.request_edits.concerns(name));
         hop_by_hop::strip(&mut headers);
-        forwarded::apply(&mut headers, &self.peer, &self.told, &host);
+        forwarded::apply(&mut headers, &self.peer, &self.forwarded_request, &host);
         let lookalikes: Vec<HeaderName> = headers.keys().filter(|name| route.is_lookalike(name)).cloned().collect();
         for name in lookalikes {
             headers.remove(name);
@@ -79,7 +79,7 @@ impl RoutedRequest {
                 Some(rest) => head.field(text, &rest),
             }
         }
-        forwarded::fields(headers, &self.peer, &self.told, &host, |name, value| {
+        forwarded::fields(headers, &self.peer, &self.forwarded_request, &host, |name, value| {
             if !edited(&name) {
                 head.field(name.as_str(), value);
             }
@@ -92,11 +92,11 @@ impl RoutedRequest {
     }
 
     /// What ties its client to an endpoint, where the upstream has such a tie; ask before the headers are taken.
-    pub fn bond<'r>(&self, route: &'r Route) -> Option<AffinityCookie<'r>> {
+    pub fn affinity_cookie<'r>(&self, route: &'r Route) -> Option<AffinityCookie<'r>> {
         let headers = &self.parts.headers;
         let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
         let sticky = route.upstream.entry.sticky.as_ref()?;
-        Some(AffinityCookie::new(sticky, cookies, self.told.is_https(&self.peer)))
+        Some(AffinityCookie::new(sticky, cookies, self.forwarded_request.is_https(&self.peer)))
     }
 
     /// By what an endpoint is chosen for it; ask before the headers are taken.

@@ -36,7 +36,7 @@ pub struct RequestLog {
     reason: &'static str,
     detail: Option<String>,
     /// Who asked for what.
-    pub about: RequestInfo,
+    pub request_info: RequestInfo,
     /// The route found.
     pub route: Option<Arc<Route>>,
     /// A WebSocket is asked for.
@@ -59,7 +59,7 @@ pub struct RequestLog {
 #[derive(Debug)]
 pub struct RequestSummary {
     /// Who asked for what.
-    pub about: RequestInfo,
+    pub request_info: RequestInfo,
     /// When the request came.
     pub requested: MonotonicTime,
     /// Endpoints tried.
@@ -72,7 +72,7 @@ pub struct RequestSummary {
 
 impl RequestLog {
     /// The record of a request that begins now.
-    pub fn new(proxy: Arc<Proxy>, about: RequestInfo, method: Method) -> RequestLog {
+    pub fn new(proxy: Arc<Proxy>, request_info: RequestInfo, method: Method) -> RequestLog {
         RequestLog {
             proxy,
             method,
@@ -80,7 +80,7 @@ impl RequestLog {
             status: None,
             reason: "client_gone",
             detail: None,
-            about,
+            request_info,
             route: None,
             is_handshake: false,
             endpoint: None,
@@ -141,7 +141,7 @@ impl RequestLog {
             // Worth a line of its own: the first mistake in every setup.
             tracing::warn!(
                 route = self.route.as_ref().map(|route| &*route.name),
-                client = self.about.client.map(tracing::field::display),
+                client = self.request_info.client.map(tracing::field::display),
                 %denial,
                 hint = format_args!("{}{order}", denial.hint()),
                 "origin refused: if it is yours, add it to the route's origins.allow"
@@ -158,7 +158,7 @@ impl RequestLog {
             listener = %self.proxy.listener,
             route = self.route.as_ref().map(|route| &*route.name),
             endpoint = self.endpoint.as_deref(),
-            client = self.about.client.map(tracing::field::display),
+            client = self.request_info.client.map(tracing::field::display),
             "panic: {}: the request is answered with 500",
             panic.message
         );
@@ -201,8 +201,8 @@ impl RequestLog {
         self.taken = true;
         self.metrics().handshake(StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));
         let (waited, returned) = (self.waited, self.returned);
-        let about = std::mem::take(&mut self.about);
-        RequestSummary { about, requested: self.started, attempts: self.attempts, waited, returned }
+        let request_info = std::mem::take(&mut self.request_info);
+        RequestSummary { request_info, requested: self.started, attempts: self.attempts, waited, returned }
     }
 }
 
@@ -243,7 +243,7 @@ impl Drop for RequestLog {
             attempts: self.attempts,
             waited: self.waited(),
             sticky: self.returned.map(Returned::label),
-            ..self.about.record(&self.proxy.listener)
+            ..self.request_info.record(&self.proxy.listener)
         });
     }
 }
@@ -260,7 +260,7 @@ impl hyper::body::Body for LoggedBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        panics::trap(|| this.log.about.texts.quoted().path == panics::TRAP_BODY);
+        panics::trap(|| this.log.request_info.texts.quoted().path == panics::TRAP_BODY);
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {

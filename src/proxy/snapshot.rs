@@ -57,7 +57,7 @@ pub struct Route {
     /// How sessions behave.
     pub tunnel: Arc<TunnelSettings>,
     /// Who is on it.
-    pub room: Arc<RouteQuota>,
+    pub quota: Arc<RouteQuota>,
     /// Sessions and plain requests at a time.
     pub connections_max: usize,
     /// Whether plain HTTP is passed on too.

@@ -38,13 +38,13 @@ use crate::ws::tunnel::Tunnel;
 /// What a session gives back when it ends.
 #[derive(Debug)]
 pub struct SessionPermits {
-    seat: SessionPermit,
-    _place: RoutePermit,
+    endpoint_permit: SessionPermit,
+    _route_permit: RoutePermit,
 }
 
 impl session::SessionResources for SessionPermits {
-    fn live(&self) -> &EndpointState {
-        self.seat.live()
+    fn endpoint_state(&self) -> &EndpointState {
+        self.endpoint_permit.state()
     }
 }
 
@@ -86,11 +86,11 @@ impl PendingUpgrade {
         let now = clock::now();
         let settings = Arc::clone(&opened.route.tunnel);
         let tunnel = Tunnel::new(settings, opened.answer.rsv(), [fastrand::u64(..), fastrand::u64(..)], now);
-        let client_address = handed.about.client;
-        let opening = opened.sessions.log.is_on().then(|| {
+        let client_address = handed.request_info.client;
+        let record = opened.sessions.log.is_on().then(|| {
             Box::new(SessionRecord {
                 traffic: Default::default(),
-                about: handed.about,
+                request_info: handed.request_info,
                 endpoint: Arc::clone(&opened.endpoint.name),
                 subprotocol: opened.answer.subprotocol.map(String::into_boxed_str),
                 requested: handed.requested,
@@ -102,12 +102,12 @@ impl PendingUpgrade {
         let server = (opened.server, opened.early);
         let member = Member {
             route: Arc::clone(&opened.sessions),
-            live: Arc::clone(&opened.endpoint.live),
+            endpoint_state: Arc::clone(&opened.endpoint.state),
             client: client_address,
             opened: now,
         };
         guard.join(member, now);
-        Session::new(opened.sessions, opening, tunnel, client, server, (guard, opened.held))
+        Session::new(opened.sessions, record, tunnel, client, server, (guard, opened.held))
     }
 }
 
@@ -123,30 +123,37 @@ pub async fn run(
 ) -> Result<(Response<Body>, Option<VerifiedUpgrade>), Failure> {
     let parts = &arrival.parts;
     let offer = HandshakeOffer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
-    let asked = OriginTarget::new(&arrival.host, arrival.peer.tls, &arrival.told);
+    let asked = OriginTarget::new(&arrival.host, arrival.peer.tls, &arrival.forwarded_request);
     route.origins.check(parts.headers.get_all(ORIGIN), &asked)?;
-    let place = route.room.enter(route.connections_max).ok_or(Failure::RouteFull)?;
-    let draw = arrival.draw(&route, log.about.client);
-    let bond = arrival.bond(&route);
+    let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
+    let draw = arrival.draw(&route, log.request_info.client);
+    let affinity_cookie = arrival.affinity_cookie(&route);
     let mut head = arrival.upstream_handshake(&route);
     drop(arrival);
-    let (endpoint, seat, reply) = attempt(&route, draw, bond.as_ref(), &mut head, &offer, log).await?;
-    let cookie = bond.and_then(|bond| bond.renewed(&route.upstream, &endpoint, log));
+    let (endpoint, endpoint_permit, reply) =
+        attempt(&route, draw, affinity_cookie.as_ref(), &mut head, &offer, log).await?;
+    let cookie = affinity_cookie.and_then(|affinity_cookie| affinity_cookie.renewed(&route.upstream, &endpoint, log));
     match reply {
         HandshakeReply::Switched(Switched { io, answer, headers, early }) => {
             let mut response = response::switching_protocols(headers, &offer.key);
             route.response_edits.apply(response.headers_mut());
             response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
             let handles = &route.listeners[proxy.listener_index];
-            route.upstream.opened(&endpoint.live, clock::coarse());
-            let held = SessionPermits { seat: seat.into_session(), _place: place };
+            route.upstream.opened(&endpoint.state, clock::coarse());
+            let held = SessionPermits { endpoint_permit: endpoint_permit.into_session(), _route_permit: route_permit };
             let sessions = Arc::clone(&handles.sessions);
             let opened = VerifiedUpgrade { server: io, early, answer, endpoint, sessions, held, route };
             Ok((response, Some(opened)))
         }
         HandshakeReply::Refused(response) => {
             let (parts, body) = response.into_parts();
-            let body = RelayedBody::new(body, &parts.headers, None, &route, ExchangePermits::new(seat, place));
+            let body = RelayedBody::new(
+                body,
+                &parts.headers,
+                None,
+                &route,
+                ExchangePermits::new(endpoint_permit, route_permit),
+            );
             let response = Response::from_parts(parts, body.boxed_unsync());
             let response = response::from_upstream(response, &route, cookie)?;
             Ok((response, None))
@@ -161,7 +168,7 @@ const LEAST_TIME: Duration = Duration::from_secs(1);
 async fn attempt(
     route: &Route,
     draw: Draw,
-    bond: Option<&AffinityCookie<'_>>,
+    affinity_cookie: Option<&AffinityCookie<'_>>,
     head: &mut RequestHead,
     offer: &HandshakeOffer,
     log: &mut RequestLog,
@@ -173,8 +180,8 @@ async fn attempt(
     let mut tried = Vec::new();
     let mut failed: Option<Failure> = None;
     loop {
-        let (endpoint, seat) = match failed.take() {
-            None => entry::seat(upstream, bond, draw, Some(deadline), log).await?,
+        let (endpoint, endpoint_permit) = match failed.take() {
+            None => entry::pick_endpoint(upstream, affinity_cookie, draw, Some(deadline), log).await?,
             // What an endpoint said, or did not say, tells more than that there was no other, or no other may be tried.
             Some(failed) if upstream.is_budget_spent(now) => {
                 upstream.metrics.retry_denied();
@@ -195,8 +202,8 @@ async fn attempt(
         let until = if has_another { started + left / 2 } else { deadline };
         let failure = match one(route, &endpoint, head, offer, started, until).await {
             Ok(reply) => {
-                upstream.answered(&endpoint.live, clock::coarse());
-                return Ok((endpoint, seat, reply));
+                upstream.answered(&endpoint.state, clock::coarse());
+                return Ok((endpoint, endpoint_permit, reply));
             }
             // No endpoint is to blame for it, and another would do no better.
             Err(failure @ Failure::Connect(ConnectError::Exhausted(_))) => return Err(failure),
@@ -214,9 +221,9 @@ async fn attempt(
         let had_no_time =
             is_timeout && until.saturating_duration_since(started) < LEAST_TIME.min(route.handshake_timeout / 4);
         if is_ours || had_no_time {
-            endpoint.live.metrics.error(label);
+            endpoint.state.metrics.error(label);
         } else {
-            upstream.failed(&endpoint.live, label, now);
+            upstream.failed(&endpoint.state, label, now);
         }
         tracing::debug!(endpoint = %endpoint.name, error = %super::outcome::chain(&failure), "handshake failed");
         if Instant::now() >= deadline {

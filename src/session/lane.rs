@@ -1,6 +1,6 @@
 //! One direction of a relay: reads from one connection, has the tunnel judge what it read, and writes to the other.
 //!
-//! What cannot be written at once waits here, and its source is not read meanwhile.
+//! What cannot be written at once is queued here, and the source is not read meanwhile.
 
 use std::io;
 use std::pin::Pin;
@@ -17,48 +17,48 @@ use crate::ws::Side;
 use crate::ws::frame::ControlFrame;
 use crate::ws::tunnel::{Observer, Tunnel, TunnelStep};
 
-/// What one direction may read in one poll; then the task yields to all others and to what comes meanwhile, so that one
-/// busy session does not starve the rest. Counted by the buffers it takes: 2 reads of bulk, 32 of small messages.
+/// How much one direction may read in one poll. Then the task yields to all others, so that one busy session does not
+/// starve the rest. Counted by the buffers it takes: 2 reads of bulk data, 32 of small messages.
 pub(super) const BYTES_PER_POLL: usize = 512 * 1024;
 
-/// One direction, without its two connections. What most sessions have never or for a moment is boxed.
+/// The state of one direction, without its two connections. What most sessions need never or briefly is boxed.
 #[derive(Debug)]
 #[expect(clippy::box_collection, reason = "8 bytes in each session instead of 24")]
 pub(super) struct Lane {
-    /// What was read and not passed on: the start of a header or control frame, or bytes that came with the handshake.
+    /// Bytes read and not yet forwarded: the start of a header or control frame, or bytes that came with the handshake.
     pub(super) carry: Option<Box<Vec<u8>>>,
-    /// `carry` has bytes that the tunnel has not seen.
-    pub(super) unseen: bool,
-    /// Bytes that the far connection does not take now.
-    waiting: Option<Box<WaitingBytes>>,
+    /// `carry` holds bytes that the tunnel has not seen.
+    pub(super) is_carry_new: bool,
+    /// Bytes that the far connection does not accept now.
+    queued: Option<Box<QueuedBytes>>,
     /// Bytes may wait inside the far connection (TLS records).
     unflushed: bool,
-    /// Bytes are being written that the tunnel counts as written. Seen only where a panic came between.
-    pub(super) torn: bool,
-    /// The source had nothing to read, and wakes the task when it has.
-    awaited: bool,
-    /// How much is read at once: grows where a connection streams.
+    /// A write is in progress that the tunnel counts as done. Still set afterwards only if a panic interrupted it.
+    pub(super) is_half_written: bool,
+    /// The source had nothing to read and will wake the task.
+    has_waker: bool,
+    /// The read size; grows while a connection streams.
     size: BufferSize,
     shut: Shut,
 }
 
-/// How far the end of a stream has got.
+/// How far shutting down a stream has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shut {
     Open,
-    /// The end was begun and not all of it could be written.
+    /// Shutdown has begun and is not fully written.
     Ending,
     Ended,
 }
 
 #[derive(Debug)]
-struct WaitingBytes {
+struct QueuedBytes {
     buffer: Buffer,
     start: usize,
     end: usize,
 }
 
-/// One direction with all it needs for a while.
+/// One direction with its connections, for the length of a call.
 pub(super) struct LaneContext<'a, F, T, O> {
     pub(super) tunnel: &'a mut Tunnel,
     pub(super) observer: &'a mut O,
@@ -84,9 +84,9 @@ where
             {
                 return false;
             }
-            if self.lane.unseen {
+            if self.lane.is_carry_new {
                 let carry = self.lane.carry.take().unwrap_or_default();
-                self.lane.unseen = false;
+                self.lane.is_carry_new = false;
                 let mut buffer = pool::take_at_least(carry.len());
                 buffer[..carry.len()].copy_from_slice(&carry);
                 self.pass(cx, now, buffer, carry.len());
@@ -95,13 +95,13 @@ where
             if !self.tunnel.wants_bytes(self.from) {
                 return false;
             }
-            // Most wake-ups are for the other direction: this one then costs a look and no lock.
-            if self.lane.awaited && !self.source.may_read() {
+            // Most wake-ups are for the other direction: this one then costs a check and no lock.
+            if self.lane.has_waker && !self.source.may_read() {
                 return false;
             }
-            // What did not fill the buffer was all there was, as a rule: only the waker is to be left then.
+            // A read that did not fill the buffer usually took everything: only the waker must be left then.
             if was_short && self.source.poll_may_read(cx).is_pending() {
-                self.lane.awaited = has_budget_remaining();
+                self.lane.has_waker = has_budget_remaining();
                 return false;
             }
             let size = self.lane.size;
@@ -114,12 +114,12 @@ where
             let mut read = ReadBuf::new(&mut buffer[held..]);
             match Pin::new(&mut *self.source).poll_read(cx, &mut read) {
                 Poll::Pending => {
-                    // Without budget it did not come as far as leaving its waker with the source.
-                    self.lane.awaited = has_budget_remaining();
+                    // Without coop budget the read may not have registered its waker.
+                    self.lane.has_waker = has_budget_remaining();
                     return false;
                 }
                 Poll::Ready(Ok(())) => {
-                    self.lane.awaited = false;
+                    self.lane.has_waker = false;
                     let count = read.filled().len();
                     if count == 0 {
                         self.tunnel.handle_eof(now, self.from);
@@ -135,7 +135,7 @@ where
                     self.pass(cx, now, buffer, held + count);
                 }
                 Poll::Ready(Err(error)) => {
-                    // A TLS stream that ends without close_notify is an end like a FIN; anything else ends both ways.
+                    // A TLS stream that ends without close_notify counts as FIN; any other error ends both directions.
                     if error.kind() != io::ErrorKind::UnexpectedEof {
                         self.tunnel.handle_broken(now, self.from);
                     }
@@ -147,7 +147,7 @@ where
         true
     }
 
-    /// Judges `buffer[..end]` and writes on what goes on.
+    /// Judges `buffer[..end]` and writes what should be forwarded.
     fn pass(&mut self, cx: &mut Context<'_>, now: MonotonicTime, buffer: Buffer, end: usize) {
         let to = self.from.other();
         let mut at = 0;
@@ -183,28 +183,28 @@ where
 impl Lane {
     pub(super) fn starting_with(early: Vec<u8>) -> Lane {
         Lane {
-            unseen: !early.is_empty(),
+            is_carry_new: !early.is_empty(),
             carry: (!early.is_empty()).then(|| Box::new(early)),
-            waiting: None,
+            queued: None,
             unflushed: false,
-            torn: false,
-            awaited: false,
+            is_half_written: false,
+            has_waker: false,
             size: BufferSize::Small,
             shut: Shut::Open,
         }
     }
 
-    /// Bytes held for the far connection. What waits inside it is not counted.
+    /// Returns the bytes held for the far connection. What it buffers itself is not counted.
     pub(super) fn queued(&self) -> usize {
-        self.waiting.as_ref().map_or(0, |waiting| waiting.end - waiting.start)
+        self.queued.as_ref().map_or(0, |queued| queued.end - queued.start)
             + self.carry.as_ref().map_or(0, |carry| carry.len())
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        self.waiting.is_some() || self.unflushed
+        self.queued.is_some() || self.unflushed
     }
 
-    /// Writes the last bytes of a buffer; if they can not all be written, the buffer itself waits.
+    /// Writes the last bytes of a buffer; if not all can be written, the buffer itself is queued.
     #[expect(clippy::too_many_arguments, reason = "the hot path: one call, nothing packed or copied")]
     fn write_last(
         &mut self,
@@ -216,8 +216,8 @@ impl Lane {
         start: usize,
         end: usize,
     ) {
-        self.torn = true;
-        if self.waiting.is_none() {
+        self.is_half_written = true;
+        if self.queued.is_none() {
             match write_some(cx, target, &buffer[start..end]) {
                 Ok(written) if start + written == end => self.flush(cx, tunnel, target, to),
                 Ok(written) => {
@@ -226,7 +226,7 @@ impl Lane {
                     if left <= BufferSize::Small.bytes() && buffer.len() > BufferSize::Small.bytes() {
                         self.append(&buffer[start + written..end]);
                     } else {
-                        self.waiting = Some(Box::new(WaitingBytes { buffer, start: start + written, end }));
+                        self.queued = Some(Box::new(QueuedBytes { buffer, start: start + written, end }));
                     }
                 }
                 Err(_) => self.broken(tunnel, to),
@@ -234,10 +234,10 @@ impl Lane {
         } else {
             self.append(&buffer[start..end]);
         }
-        self.torn = false;
+        self.is_half_written = false;
     }
 
-    /// Writes bytes, or lets a copy of them wait.
+    /// Writes bytes, or queues a copy of them.
     fn write(
         &mut self,
         cx: &mut Context<'_>,
@@ -246,8 +246,8 @@ impl Lane {
         to: Side,
         bytes: &[u8],
     ) {
-        self.torn = true;
-        if self.waiting.is_some() {
+        self.is_half_written = true;
+        if self.queued.is_some() {
             self.append(bytes);
         } else {
             match write_some(cx, target, bytes) {
@@ -261,26 +261,26 @@ impl Lane {
                 Err(_) => self.broken(tunnel, to),
             }
         }
-        self.torn = false;
+        self.is_half_written = false;
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        if let Some(waiting) = &mut self.waiting
-            && waiting.buffer.len() - waiting.end >= bytes.len()
+        if let Some(queued) = &mut self.queued
+            && queued.buffer.len() - queued.end >= bytes.len()
         {
-            waiting.buffer[waiting.end..waiting.end + bytes.len()].copy_from_slice(bytes);
-            waiting.end += bytes.len();
+            queued.buffer[queued.end..queued.end + bytes.len()].copy_from_slice(bytes);
+            queued.end += bytes.len();
             return;
         }
-        let before: &[u8] = self.waiting.as_ref().map_or(&[], |waiting| &waiting.buffer[waiting.start..waiting.end]);
+        let before: &[u8] = self.queued.as_ref().map_or(&[], |queued| &queued.buffer[queued.start..queued.end]);
         let end = before.len() + bytes.len();
         let mut buffer = pool::take_at_least(end);
         buffer[..before.len()].copy_from_slice(before);
         buffer[before.len()..end].copy_from_slice(bytes);
-        self.waiting = Some(Box::new(WaitingBytes { buffer, start: 0, end }));
+        self.queued = Some(Box::new(QueuedBytes { buffer, start: 0, end }));
     }
 
-    /// Writes what waits. `true` when nothing waits any more.
+    /// Writes what is queued. Returns true once nothing is queued any more.
     fn drain(
         &mut self,
         cx: &mut Context<'_>,
@@ -293,20 +293,20 @@ impl Lane {
             self.give_up();
             return true;
         }
-        if let Some(waiting) = &mut self.waiting {
-            self.torn = true;
-            let written = write_some(cx, target, &waiting.buffer[waiting.start..waiting.end]);
-            self.torn = false;
+        if let Some(queued) = &mut self.queued {
+            self.is_half_written = true;
+            let written = write_some(cx, target, &queued.buffer[queued.start..queued.end]);
+            self.is_half_written = false;
             match written {
                 Ok(0) => return false,
                 Ok(written) => {
-                    waiting.start += written;
-                    let drained = waiting.start == waiting.end;
+                    queued.start += written;
+                    let drained = queued.start == queued.end;
                     tunnel.handle_progress(now, to, drained);
                     if !drained {
                         return false;
                     }
-                    self.waiting = None;
+                    self.queued = None;
                     self.unflushed = true;
                 }
                 Err(_) => {
@@ -323,7 +323,7 @@ impl Lane {
         !self.unflushed
     }
 
-    /// Sees to it that nothing stays inside the connection.
+    /// Flushes the connection, so that nothing stays in its buffer.
     fn flush(&mut self, cx: &mut Context<'_>, tunnel: &mut Tunnel, target: &mut (impl AsyncWrite + Unpin), to: Side) {
         match Pin::new(target).poll_flush(cx) {
             Poll::Ready(Ok(())) => self.unflushed = false,
@@ -335,7 +335,7 @@ impl Lane {
         }
     }
 
-    /// Frames of our own, where the tunnel wants some.
+    /// Writes the frames that the tunnel injects.
     fn inject(
         &mut self,
         cx: &mut Context<'_>,
@@ -353,7 +353,8 @@ impl Lane {
         }
     }
 
-    /// Everything that is due towards one peer after the reading; `over` tells that nothing more is awaited from either. `true` when its stream has been ended or has broken.
+    /// Sends pending frames, drains, and shuts down one side; `over` means that nothing more is awaited from either
+    /// peer. Returns true once its write side is closed or broken.
     #[expect(clippy::too_many_arguments, reason = "as write_last")]
     pub(super) fn finish(
         &mut self,
@@ -385,14 +386,14 @@ impl Lane {
         self.give_up();
     }
 
-    /// What waits goes nowhere any more.
+    /// Drops what is queued.
     fn give_up(&mut self) {
-        self.waiting = None;
+        self.queued = None;
         self.unflushed = false;
     }
 }
 
-/// Writes as much as goes at once.
+/// Writes as much as is accepted at once.
 fn write_some(cx: &mut Context<'_>, target: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {

@@ -1,8 +1,8 @@
-//! One relayed WebSocket, from its 101 to its log line: who it is, what it holds, and the record written once.
+//! One relayed WebSocket, from its 101 to its log line.
 //!
-//! A `Session` owns the relay and everything that must be given back when it is over (gauges, the endpoint's count, the
-//! place on the route, the drain guard), so that dropping it, however that happens, is the end of it in every book. It
-//! keeps strings of its own and nothing of the request: a kept header would pin hyper's whole read buffer.
+//! A `Session` owns the relay and everything to be released at the end (gauges, the permits of its endpoint and its
+//! route, the registry's guard). Dropping it, for whatever reason, releases and counts all of it. It copies what it
+//! needs of the request: a kept header would pin hyper's whole read buffer.
 
 pub mod access_log;
 mod lane;
@@ -40,30 +40,30 @@ pub use record::{Quoted, RequestInfo, SessionRecord, Texts};
 use relay::Relay;
 use stop::StopReason;
 
-/// What an end means: which Close goes where, and what it is called. One row of `proxy::outcome`'s table.
+/// How an end is answered and labelled: one row of `proxy::outcome`'s table.
 #[derive(Clone, Debug)]
 pub struct CloseActions {
     /// What the client gets.
     pub client: Farewell,
     /// What the server gets.
     pub server: Farewell,
-    /// Who began it.
+    /// The side that began it.
     pub initiator: Initiator,
     /// The label in logs and metrics.
     pub reason: &'static str,
 }
 
-/// The table, as a function, so that it can stand above. What a client gets whose server is lost is for its route to say.
+/// The table as a function, so that it can live in a higher module. The route decides what a client gets whose server
+/// is lost.
 pub type CloseMapper = fn(&End, stop: Option<&StopReason>, upstream_lost: &Farewell) -> CloseActions;
 
-/// Says what an end means.
-pub trait Judge {
-    /// The row of the table for `end`; `stop` is why the proxy stops the session.
+/// Decides how an end is answered and labelled.
+pub trait ClosePolicy {
+    /// Returns the row for `end`; `stop` is why the proxy stops the session.
     fn closing(&self, end: &End, stop: Option<&StopReason>) -> CloseActions;
 }
 
-/// What all sessions of a route on one listener have in common: one for all of them, so that a session holds only what
-/// is its own.
+/// What all sessions of a route on one listener share, so that a session holds only what is its own.
 #[derive(Debug)]
 pub struct RouteSessions {
     /// See [`RouteSessions::number`].
@@ -72,58 +72,57 @@ pub struct RouteSessions {
     pub listener: Arc<str>,
     /// Name of the route.
     pub route: Arc<str>,
-    /// Whose endpoints they are on.
+    /// Their upstream.
     pub upstream: Arc<Upstream>,
-    /// What they count on.
+    /// Their metrics.
     pub metrics: RouteSessionMetrics,
-    /// Where their lines go.
+    /// Their access log.
     pub log: AccessLog,
-    /// What their ends mean.
-    pub table: CloseMapper,
-    /// What a client gets whose server is lost without a Close.
+    /// Maps their ends to closes and labels.
+    pub close_mapper: CloseMapper,
+    /// What a client gets if its server is lost without a Close.
     pub upstream_lost: Farewell,
 }
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl RouteSessions {
-    /// A number greater than all before: it tells those of an earlier configuration from those of a later one.
+    /// Returns a number greater than all before, to tell an earlier configuration's sessions from a later one's.
     pub fn next_number() -> u64 {
         NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// What a session is, to whoever looks for it or wants it to stop.
+/// What the registry knows of a session: how to find it, list it, and select it for a stop.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// On which route and listener, as one configuration had them.
+    /// Its route and listener, as of one configuration.
     pub route: Arc<RouteSessions>,
-    /// On which endpoint.
-    pub live: Arc<EndpointState>,
-    /// The client's address, if it can be told.
+    /// The state of its endpoint.
+    pub endpoint_state: Arc<EndpointState>,
+    /// The client's address, if known.
     pub client: Option<IpAddr>,
     /// When it opened.
     pub opened: MonotonicTime,
 }
 
-/// All who work, sessions among them.
+/// The registry of all connections and sessions.
 pub type Sessions = SessionRegistry<Member>;
 
-/// What a session holds besides, to be given back when it ends.
+/// What else a session holds and releases when it ends.
 pub trait SessionResources {
-    /// What is known of the endpoint that it is on.
-    fn live(&self) -> &EndpointState;
+    /// Returns the state of its endpoint.
+    fn endpoint_state(&self) -> &EndpointState;
 }
 
-/// A session at work. `H` is whatever else must be given back when it ends.
+/// A running session. `H` is whatever else must be released when it ends.
 ///
-/// Its task holds it as it is, with no box between, and each message of it wakes another task than the last: what it is
-/// made of is kept small and together.
+/// Its task holds it unboxed, and each message wakes another task than the last one: it is kept small and compact.
 #[derive(Debug)]
 pub struct Session<C, S, H: SessionResources> {
     relay: Relay<C, S, Counts>,
     guard: Guard<Member>,
-    held: H,
+    resources: H,
 }
 
 impl<C, S, H: SessionResources> Session<C, S, H>
@@ -131,21 +130,22 @@ where
     C: AsyncRead + AsyncWrite + RelayIo + Unpin,
     S: AsyncRead + AsyncWrite + RelayIo + Unpin,
 {
-    /// Joins the two connections, whose `guard` has joined, each with the bytes that were read too early from it. `opening` where there will be a line.
+    /// Joins the two connections, each with the bytes read too early from it; `guard` has joined already. `record` is
+    /// there if the session is logged.
     pub fn new(
         route: Arc<RouteSessions>,
-        opening: Option<Box<SessionRecord>>,
+        record: Option<Box<SessionRecord>>,
         tunnel: Tunnel,
         client: (C, Vec<u8>),
         server: (S, Vec<u8>),
-        (guard, held): (Guard<Member>, H),
+        (guard, resources): (Guard<Member>, H),
     ) -> Self {
         route.metrics.begin();
-        let relay = Relay::new(tunnel, client, server, Counts { route, opening });
-        Session { relay, guard, held }
+        let relay = Relay::new(tunnel, client, server, Counts { route, record });
+        Session { relay, guard, resources }
     }
 
-    /// See [`Relay::poll`]. A panic in it ends the session: with 1011 to both, where that can still be said.
+    /// Relays, see [`Relay::poll`]. A panic ends the session, with 1011 to both peers if it can still be sent.
     #[inline]
     pub fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         match panics::catch(PanicSite::Session, || self.relay.poll(cx, timer.as_mut(), &self.guard)) {
@@ -156,21 +156,21 @@ where
 
     #[cold]
     fn panicked(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, panic: &Panic) -> Poll<()> {
-        let Counts { route, opening } = self.relay.observer();
-        let client = opening.as_ref().and_then(|opening| opening.about.client);
+        let Counts { route, record } = self.relay.observer();
+        let client = record.as_ref().and_then(|record| record.request_info.client);
         tracing::error!(
             r#where = PanicSite::Session.label(),
             location = panic.location,
             listener = %route.listener,
             route = %route.route,
             upstream = %route.upstream.name,
-            endpoint = self.held.live().endpoint(),
+            endpoint = self.resources.endpoint_state().endpoint(),
             client = client.map(tracing::field::display),
             "panic: {}: the session is closed with 1011",
             panic.message
         );
-        // What was left half done is given up with the session; what frames went where is known all the same. The second
-        // time nothing is.
+        // Unfinished work is given up with the session; where frames ended is still known. After a second panic it is
+        // not.
         if self.relay.tunnel().is_closing() {
             return Poll::Ready(());
         }
@@ -185,13 +185,15 @@ where
 
 impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     fn drop(&mut self) {
-        let (tunnel, Counts { route, opening }) = (self.relay.tunnel(), self.relay.observer());
-        let table = |end| (route.table)(end, self.relay.stop_reason(), &route.upstream_lost);
-        // Without an end the task itself was dropped: the process is going, or something panicked.
+        let (tunnel, Counts { route, record }) = (self.relay.tunnel(), self.relay.observer());
+        let close_mapper = |end| (route.close_mapper)(end, self.relay.stop_reason(), &route.upstream_lost);
+        // Without an end the task itself was dropped: the process exits, or something panicked.
         let (closing, code, reason) = match tunnel.end() {
-            Some(end @ End::Closed { body, .. }) => (table(end), body.code.map(|code| code.0), body.reason.clone()),
+            Some(end @ End::Closed { body, .. }) => {
+                (close_mapper(end), body.code.map(|code| code.0), body.reason.clone())
+            }
             Some(end) => {
-                let closing = table(end);
+                let closing = close_mapper(end);
                 let sent = match &closing.client {
                     Farewell::Close(close) if closing.initiator == Initiator::Proxy => Some(close),
                     _ => None,
@@ -214,61 +216,61 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
         let (now, opened) = (clock::now(), tunnel.opened());
         if let Some(End::Lost(Side::Server)) = tunnel.end() {
             let lasted = tunnel.end_began().unwrap_or(now).since(opened);
-            route.upstream.broke_off(self.held.live(), lasted, now);
+            route.upstream.broke_off(self.resources.endpoint_state(), lasted, now);
         }
         route.metrics.end(EndLabels::new(closing.initiator, code, closing.reason), now.since(opened));
-        let Some(opening) = opening else { return };
+        let Some(record) = record else { return };
         let detail = match tunnel.end() {
             Some(End::Violation { by, label }) => Some(format!("{} sent {label} (see `validate`)", by.as_str())),
             Some(End::FrameTooLarge(by) | End::MessageTooLarge(by)) => Some(format!("sent by the {}", by.as_str())),
             _ => None,
         };
-        let [received, sent] = opening.traffic;
+        let [received, sent] = record.traffic;
         route.log.write(&LogRecord {
             kind: RecordKind::Session,
             ended: SystemTime::now(),
-            duration: now.since(opening.requested),
-            handshake: Some(opened.since(opening.requested)),
+            duration: now.since(record.requested),
+            handshake: Some(opened.since(record.requested)),
             route: Some(&route.route),
             upstream: Some(&route.upstream.name),
-            endpoint: Some(&opening.endpoint),
+            endpoint: Some(&record.endpoint),
             method: "GET",
             status: 101,
-            subprotocol: opening.subprotocol.as_deref(),
+            subprotocol: record.subprotocol.as_deref(),
             received,
             sent,
             close: Some(access_log::CloseRecord { initiator: closing.initiator, code, reason: &reason }),
             reason: closing.reason,
             detail: detail.as_deref(),
-            attempts: opening.attempts,
-            waited: Duration::from_micros(opening.waited_micros.into()),
-            sticky: opening.returned.map(Returned::label),
-            ..opening.about.record(&route.listener)
+            attempts: record.attempts,
+            waited: Duration::from_micros(record.waited_micros.into()),
+            sticky: record.returned.map(Returned::label),
+            ..record.request_info.record(&route.listener)
         });
     }
 }
 
-/// Counts for the route and for the session's own line.
+/// Counts for the route and for the session's own log line.
 #[derive(Debug)]
 struct Counts {
     route: Arc<RouteSessions>,
-    /// Where there will be a line.
-    opening: Option<Box<SessionRecord>>,
+    /// Set if the session is logged.
+    record: Option<Box<SessionRecord>>,
 }
 
 impl Counts {
-    /// What goes into the line. Without one, nothing is counted that nobody would see.
+    /// Counts traffic for the log line, if there will be one.
     #[inline]
     fn traffic(&mut self, from: Side, count: impl FnOnce(&mut Traffic)) {
-        if let Some(opening) = &mut self.opening {
-            count(&mut opening.traffic[from as usize]);
+        if let Some(record) = &mut self.record {
+            count(&mut record.traffic[from as usize]);
         }
     }
 }
 
-impl Judge for Counts {
+impl ClosePolicy for Counts {
     fn closing(&self, end: &End, stop: Option<&StopReason>) -> CloseActions {
-        (self.route.table)(end, stop, &self.route.upstream_lost)
+        (self.route.close_mapper)(end, stop, &self.route.upstream_lost)
     }
 }
 

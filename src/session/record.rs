@@ -11,28 +11,28 @@ use super::access_log::{LogRecord, RecordKind, Traffic};
 use crate::balance::sticky::Returned;
 use crate::base::time::MonotonicTime;
 
-/// What the log says of a request, in text of its own.
+/// What the access log says of a request.
 #[derive(Clone, Debug, Default)]
 pub struct RequestInfo {
-    /// The client's address, if it can be told.
+    /// The client's address, if known.
     pub client: Option<IpAddr>,
-    /// Its port, where it is connected to us itself.
+    /// Its port, if it is connected to us directly.
     pub client_port: Option<u16>,
     /// The version of TLS.
     pub tls: Option<&'static str>,
-    /// What the request says.
+    /// The logged texts of the request.
     pub texts: Texts,
 }
 
-/// The texts of a request that the log quotes, behind one another in one allocation; none at all where nothing is logged.
+/// The logged texts of a request, one after another in one allocation; empty if nothing is logged.
 #[derive(Clone, Debug, Default)]
 pub struct Texts {
     all: Box<str>,
-    /// Where each ends that is there.
+    /// The end of each text that is present, plus one.
     ends: [Option<NonZeroU32>; 5],
 }
 
-/// The texts in their order.
+/// The texts, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a> {
     /// The authority asked for.
@@ -48,7 +48,7 @@ pub struct Quoted<'a> {
 }
 
 impl Texts {
-    /// Copies them.
+    /// Copies the texts.
     pub fn new(quoted: &Quoted<'_>) -> Texts {
         let texts = [Some(quoted.host), Some(quoted.path), quoted.query, quoted.request_id, quoted.user_agent];
         let mut all = String::with_capacity(texts.iter().flatten().map(|text| text.len()).sum());
@@ -60,7 +60,7 @@ impl Texts {
         Texts { all: all.into_boxed_str(), ends }
     }
 
-    /// Tells them.
+    /// Returns the texts.
     pub fn quoted(&self) -> Quoted<'_> {
         let mut start = 0;
         let [host, path, query, request_id, user_agent] = self.ends.map(|end| {
@@ -74,7 +74,7 @@ impl Texts {
 }
 
 impl RequestInfo {
-    /// The client's port, if `peer` is the client itself and not a proxy that speaks for it.
+    /// Sets the client's address, and its port if `peer` is the client itself and not a proxy.
     pub fn set_client(&mut self, client: Option<IpAddr>, peer: Option<SocketAddr>) {
         self.client = client;
         self.client_port = peer.filter(|peer| Some(peer.ip()) == client).map(|peer| peer.port());
@@ -82,7 +82,7 @@ impl RequestInfo {
 }
 
 impl RequestInfo {
-    /// A record with what is known of the request; the rest is the caller's to fill in.
+    /// Returns a log record with what is known of the request; the caller fills in the rest.
     pub fn record<'a>(&'a self, listener: &'a str) -> LogRecord<'a> {
         let Quoted { host, path, query, request_id, user_agent } = self.texts.quoted();
         LogRecord {
@@ -117,24 +117,24 @@ impl RequestInfo {
     }
 }
 
-/// What a session's line will say, as far as it is known before the end.
+/// What a session's log line will say, as far as it is known before the end.
 #[derive(Debug)]
 pub struct SessionRecord {
-    /// What was relayed from the client and from the server.
+    /// The traffic from the client and from the server.
     pub traffic: [Traffic; 2],
     /// The request.
-    pub about: RequestInfo,
+    pub request_info: RequestInfo,
     /// Name of the endpoint.
     pub endpoint: Arc<str>,
     /// The subprotocol agreed on.
     pub subprotocol: Option<Box<str>>,
     /// When the request came.
     pub requested: MonotonicTime,
-    /// Endpoints tried.
+    /// The number of endpoints tried.
     pub attempts: u32,
     /// How long the request waited before the first was tried, in microseconds (an hour and more).
     pub waited_micros: u32,
-    /// What its affinity cookie led to.
+    /// The result of its affinity cookie.
     pub returned: Option<Returned>,
 }
 

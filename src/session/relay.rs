@@ -1,11 +1,11 @@
 //! Drives a `Tunnel`: two connections, one task, one timer.
 //!
-//! The relay moves bytes and knows nothing of frames; the tunnel knows frames and nothing of sockets. What it costs: a
-//! message that arrives when nothing waits is one read, one judgement in place and one write, out of a buffer of the
-//! worker's pool that is given back before the task sleeps. A connection holds bytes of its own in two cases only: the
-//! start of a header that is not whole (at most 139 bytes), and what the other peer does not take at the moment. While
-//! something waits for a peer, the other one is not read: back-pressure goes from end to end, and a session never
-//! holds more than one read each way.
+//! The relay moves bytes and knows nothing of frames; the tunnel knows frames and nothing of sockets. A message that
+//! arrives while nothing is queued costs one read, one judgement in place and one write, in a buffer of the worker's
+//! pool that is returned before the task sleeps. A connection holds bytes of its own in two cases only: the start of an
+//! incomplete header (at most 139 bytes), and what the other peer does not accept now. While bytes are queued for a
+//! peer, the other one is not read: back-pressure goes from end to end, and a session never holds more than one read
+//! each way.
 //!
 //! The timer is lazy: data moves deadlines away without touching it; when it fires, it is set to what is due by then.
 
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep};
 
-use super::Judge;
+use super::ClosePolicy;
 use super::lane::{Lane, LaneContext};
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
@@ -27,10 +27,10 @@ use crate::session::stop::StopReason;
 use crate::ws::Side;
 use crate::ws::tunnel::{End, Observer, Tunnel};
 
-/// How far behind the coarse clock may be.
+/// How far the coarse clock may lag.
 const COARSE_TICK: Duration = Duration::from_millis(20);
 
-/// A session at work.
+/// Two connections and the tunnel between them.
 #[derive(Debug)]
 pub struct Relay<C, S, O> {
     tunnel: Tunnel,
@@ -41,24 +41,24 @@ pub struct Relay<C, S, O> {
     observer: O,
     /// When the timer is set to fire.
     armed: Option<MonotonicTime>,
-    /// Why the tunnel is told to stop. Boxed: hardly any session has one.
+    /// Why the tunnel was asked to stop. Boxed: hardly any session has one.
     stop_reason: Option<Box<StopReason>>,
-    /// [`Guard::said`] when the guard was last looked at; 0: it was not yet.
-    said: u64,
+    /// [`Guard::signals`] when the guard was last polled; 0: never.
+    signals: u64,
 }
 
 impl<C, S, O> Relay<C, S, O> {
-    /// The tunnel, for what it knows at the end.
+    /// Returns the tunnel.
     pub fn tunnel(&self) -> &Tunnel {
         &self.tunnel
     }
 
-    /// Why the proxy stops the session, if it does.
+    /// Returns why the proxy stops the session, if it does.
     pub fn stop_reason(&self) -> Option<&StopReason> {
         self.stop_reason.as_deref()
     }
 
-    /// Who counted.
+    /// Returns the observer.
     pub fn observer(&self) -> &O {
         &self.observer
     }
@@ -68,9 +68,9 @@ impl<C, S, O> Relay<C, S, O>
 where
     C: AsyncRead + AsyncWrite + RelayIo + Unpin,
     S: AsyncRead + AsyncWrite + RelayIo + Unpin,
-    O: Observer + Judge,
+    O: Observer + ClosePolicy,
 {
-    /// Joins two connections. `early_client` and `early_server` were read behind the handshake and come first.
+    /// Joins two connections. `early_client` and `early_server` were read with the handshake and come first.
     pub fn new(
         tunnel: Tunnel,
         (client, early_client): (C, Vec<u8>),
@@ -86,33 +86,33 @@ where
             observer,
             armed: None,
             stop_reason: None,
-            said: 0,
+            signals: 0,
         }
     }
 
-    /// Relays what there is; `Ready` when the session is over. `guard` tells when the process wants it to end; `timer` is
-    /// this session's, from one poll to the next. To be polled by one task only. Dropping it drops both connections.
+    /// Relays what there is; `Ready` when the session is over. `guard` says when the process wants it to end; `timer`
+    /// is this session's own for all polls. Only one task may poll it. Dropping it drops both connections.
     pub fn poll<M>(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard<M>) -> Poll<()> {
         let mut now = if self.tunnel.awaits_pong() { clock::now() } else { clock::coarse() };
-        let said = guard.said();
-        if self.said != said {
-            self.said = said;
+        let signals = guard.signals();
+        if self.signals != signals {
+            self.signals = signals;
             let queued = self.to_server.queued() + self.to_client.queued();
-            let told = SessionReport {
+            let report = SessionReport {
                 data_at: Some(self.tunnel.data_at()),
                 queued: u32::try_from(queued).unwrap_or(u32::MAX),
             };
-            match guard.look(cx, told) {
+            match guard.poll_stop(cx, report) {
                 Some(stop) => {
-                    // It may be later than what was said before, and taken back.
-                    self.tunnel.go_on();
+                    // The new time may be later than an earlier one that was cancelled.
+                    self.tunnel.cancel_stop();
                     self.tunnel.stop(stop.at, stop.by);
-                    // The reason of a stop that has begun stays.
+                    // Once the stop has begun, its reason stays.
                     if self.tunnel.end() != Some(&End::Stopped) {
                         self.stop_reason = Some(Box::new(stop.why));
                     }
                 }
-                None => self.tunnel.go_on(),
+                None => self.tunnel.cancel_stop(),
             }
         }
         // Bounded: each further round follows a timer that fired.
@@ -123,7 +123,7 @@ where
                 now = clock::now();
             }
             let busy = self.pump(cx, now, Side::Client) | self.pump(cx, now, Side::Server);
-            // Nobody is judged by the clock before what has come of him is read.
+            // Read what has arrived before the clock judges a peer.
             if fired {
                 self.tunnel.handle_timeout(now);
             }
@@ -147,26 +147,26 @@ where
             if !timer.as_mut().poll_ready(cx) {
                 return Poll::Pending;
             }
-            // It will not wake us again, so it must be seen to be due, however long this poll has taken.
+            // The timer will not wake us again, so it must count as due, however long this poll took.
             now = exact.max(due);
         }
     }
 
-    /// A panic came out of `poll`. What was being done is given up, and each peer gets its Close if what went to it last is
-    /// known to have ended with a frame; `poll` goes on to see to that, for as long as any end takes. A second panic is one
-    /// too many.
+    /// Handles a panic of `poll`. Work in progress is given up, and each peer gets its Close if the last bytes sent to
+    /// it are known to have ended with a frame; `poll` then completes the end as usual. A second panic must not be
+    /// handled.
     pub fn panicked(&mut self) {
         for (lane, to) in [(&mut self.to_server, Side::Server), (&mut self.to_client, Side::Client)] {
-            // What was read and not passed on is no longer whole.
-            (lane.carry, lane.unseen) = (None, false);
-            if lane.torn {
+            // What was read and not forwarded is no longer whole.
+            (lane.carry, lane.is_carry_new) = (None, false);
+            if lane.is_half_written {
                 lane.broken(&mut self.tunnel, to);
             }
         }
         self.tunnel.abort(clock::now());
     }
 
-    /// Moves what there is from one peer to the other. `true`: there is more, but others want their turn.
+    /// Moves what there is from one peer to the other. Returns true if there is more, but other tasks should run first.
     fn pump(&mut self, cx: &mut Context<'_>, now: MonotonicTime, from: Side) -> bool {
         match from {
             Side::Client => LaneContext {
@@ -190,7 +190,7 @@ where
         }
     }
 
-    /// Does what follows from what has happened: codes for an end, frames of our own, ends of streams. `true`: over.
+    /// Applies pending tunnel events; true when the session is over.
     fn settle(&mut self, cx: &mut Context<'_>, now: MonotonicTime) -> bool {
         if let Some(end) = self.tunnel.poll_end() {
             let closing = self.observer.closing(end, self.stop_reason.as_deref());
@@ -201,20 +201,20 @@ where
             return false;
         }
         let (tunnel, observer) = (&mut self.tunnel, &mut self.observer);
-        let over = tunnel.is_finished() || (self.client.ends_on_drop() && tunnel.is_agreed());
+        let over = tunnel.is_finished() || (self.client.ends_on_drop() && tunnel.is_close_complete());
         let server = self.to_server.finish(cx, now, tunnel, observer, &mut self.server, Side::Server, over);
         let client = self.to_client.finish(cx, now, tunnel, observer, &mut self.client, Side::Client, over);
         self.tunnel.gave_up() || (over && server && client)
     }
 }
 
-/// Has the task polled again after all that can run now and all that the sockets tell meanwhile: a waker alone would put
-/// it behind what can run, and the runtime looks at its sockets only once in 61 polls then.
+/// Has the task polled again after all ready tasks and after the sockets were checked. A waker alone would only queue
+/// it behind ready tasks, and the runtime then checks its sockets only once in 61 polls.
 fn yield_to_all(cx: &mut Context<'_>) {
     let _ = pin!(yield_now()).poll(cx);
 }
 
-/// `Sleep::poll` as a yes or no.
+/// `Sleep::poll` as a bool.
 trait PollReady {
     fn poll_ready(self, cx: &mut Context<'_>) -> bool;
 }
@@ -251,7 +251,7 @@ mod tests {
     use crate::ws::scanner::{EndedMessage, Rsv, Violation};
     use crate::ws::tunnel::{Farewell, QUIET, TunnelSettings, Validation};
 
-    /// A peer that always has bytes to give and takes all it gets.
+    /// A peer that always has bytes to give and accepts all it gets.
     #[derive(Debug)]
     struct Endless;
 
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// Counts bytes, for others to see.
+    /// Counts bytes in a shared counter.
     #[derive(Clone, Debug, Default)]
     struct Passed(Arc<AtomicUsize>);
 
@@ -302,7 +302,7 @@ mod tests {
         fn round_trip(&mut self, _: Side, _: Duration) {}
     }
 
-    impl Judge for Passed {
+    impl ClosePolicy for Passed {
         fn closing(&self, _: &End, _: Option<&StopReason>) -> CloseActions {
             let close = || Farewell::Close(Close::new(CloseCode::GOING_AWAY, ""));
             CloseActions { client: close(), server: close(), initiator: Initiator::Proxy, reason: "" }
@@ -336,8 +336,8 @@ mod tests {
         passed
     }
 
-    /// All on one thread. The sockets are Unix ones: what is written to them can be read at once, so the figures are of
-    /// turns and not of times.
+    /// All on one thread. The sockets are Unix ones: what is written to them can be read at once, so the figures count
+    /// turns and not time.
     #[tokio::test(flavor = "current_thread")]
     async fn a_session_that_streams_leaves_a_small_one_its_turns() {
         let drain = SessionRegistry::new(1);
@@ -373,15 +373,15 @@ mod tests {
         server.write_all(&[0x01, 2, b'a', b'b']).await.unwrap();
         client.read_exact(&mut [0; 4]).await.unwrap();
         drain.begin(clock::now(), Duration::from_secs(60), || 0.0);
-        // Longer than a pause between messages need be.
+        // Longer than the pause between messages must be.
         tokio::time::sleep(2 * QUIET).await;
         server.write_all(&[0x80, 1, b'c']).await.unwrap();
-        let mut told = [0; 7];
-        client.read_exact(&mut told).await.unwrap();
-        assert_eq!(told, [0x80, 1, b'c', 0x88, 2, 3, 0xe9], "the rest of it, and then the Close");
+        let mut report = [0; 7];
+        client.read_exact(&mut report).await.unwrap();
+        assert_eq!(report, [0x80, 1, b'c', 0x88, 2, 3, 0xe9], "the rest of it, and then the Close");
     }
 
-    /// Takes nothing, and fails on the way as it should not.
+    /// Accepts nothing, and panics on write.
     #[derive(Debug, Default)]
     struct Fragile {
         written: usize,
@@ -439,9 +439,9 @@ mod tests {
         poll_fn(|cx| relay.poll(cx, timer.as_mut(), &guard)).await;
         assert_eq!((relay.tunnel.end(), relay.server.written), (Some(&End::Panicked), 1));
         drop(relay);
-        let mut told = vec![];
-        client.read_to_end(&mut told).await.unwrap();
-        assert_eq!(told, [0x88, 2, 3, 0xe9], "the Close of `Passed`, and nothing else");
+        let mut report = vec![];
+        client.read_to_end(&mut report).await.unwrap();
+        assert_eq!(report, [0x88, 2, 3, 0xe9], "the Close of `Passed`, and nothing else");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -28,7 +28,7 @@ pub struct Endpoint {
     /// Connections for plain HTTP.
     pub pool: Pool,
     /// What is known of it.
-    pub live: Arc<EndpointState>,
+    pub state: Arc<EndpointState>,
     /// What it was made of.
     pub written: config::EndpointConfig,
 }
@@ -36,16 +36,16 @@ pub struct Endpoint {
 impl Endpoint {
     /// Whether new sessions may come to it at all.
     pub fn takes_sessions(&self) -> bool {
-        self.weight > 0 && self.live.is_open()
+        self.weight > 0 && self.state.is_open()
     }
 
     /// Whether it has as many sessions as it may have.
     pub fn is_full(&self) -> bool {
-        self.live.load() >= self.sessions_max
+        self.state.load() >= self.sessions_max
     }
 
     /// A seat on it, if one is left.
     pub fn enter(&self) -> Option<ConnectionPermit> {
-        self.live.enter(self.sessions_max)
+        self.state.enter(self.sessions_max)
     }
 }

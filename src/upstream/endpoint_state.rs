@@ -33,7 +33,7 @@ pub struct EndpointState {
     /// What it counts on. The series go with the last state of the name.
     pub metrics: EndpointMetrics,
     /// What this process has on it.
-    here: SeatCounts,
+    here: PermitCounts,
     /// Sessions on it of earlier processes that still drain.
     elsewhere: AtomicU32,
     /// What live traffic says of it.
@@ -47,7 +47,7 @@ pub struct EndpointState {
     /// When it joined others or came back, in microseconds; 0 if it was there from the start.
     joined_at: AtomicU64,
     gate: Arc<Gate>,
-    lives: EndpointStates,
+    states: EndpointStates,
 }
 
 impl EndpointState {
@@ -121,7 +121,7 @@ impl EndpointState {
         }
         self.down.store(after == Health::Down, Ordering::Relaxed);
         if after == Health::Up && before != after {
-            self.gate.queue.look_again();
+            self.gate.queue.recheck();
         }
         (before, after)
     }
@@ -138,7 +138,7 @@ impl EndpointState {
             self.down.store(false, Ordering::Relaxed);
             drop(threshold);
             if was_down {
-                self.gate.queue.look_again();
+                self.gate.queue.recheck();
             }
         }
     }
@@ -156,7 +156,7 @@ impl EndpointState {
     pub fn set_open(&self, open: bool, now: MonotonicTime) {
         if self.closed.swap(!open, Ordering::Relaxed) && open {
             self.joined(now);
-            self.gate.queue.look_again();
+            self.gate.queue.recheck();
         }
     }
 
@@ -185,9 +185,9 @@ impl EndpointState {
 impl Drop for EndpointState {
     /// Takes its name out of the books, unless another state of the same name has begun.
     fn drop(&mut self) {
-        let endpoints = &mut self.lives.lock().endpoints;
+        let endpoints = &mut self.states.lock().endpoints;
         // Ours is the one that nobody can upgrade any more.
-        if endpoints.get(&self.name).is_some_and(|live| live.strong_count() == 0) {
+        if endpoints.get(&self.name).is_some_and(|state| state.strong_count() == 0) {
             endpoints.remove(&self.name);
         }
     }
@@ -195,36 +195,36 @@ impl Drop for EndpointState {
 
 /// Seats taken on an endpoint, and how many of them are plain requests'. One number, so that both are of the same moment.
 #[derive(Debug, Default)]
-struct SeatCounts(AtomicU64);
+struct PermitCounts(AtomicU64);
 
-impl SeatCounts {
+impl PermitCounts {
     const SEAT: u64 = 1;
     const REQUEST: u64 = 1 << 32;
 
     /// How many sessions there are, and how many requests.
     fn counts(&self) -> (u32, u32) {
         let here = self.0.load(Ordering::Relaxed);
-        let (seats, requests) = (here as u32, (here >> 32) as u32);
-        (seats - requests, requests)
+        let (permits, requests) = (here as u32, (here >> 32) as u32);
+        (permits - requests, requests)
     }
 
     /// One seat more, if fewer than `max` are taken. Two workers can not both get the last one.
     fn enter(&self, max: u32) -> bool {
-        let more = |here: u64| ((here as u32) < max).then(|| here + SeatCounts::SEAT);
+        let more = |here: u64| ((here as u32) < max).then(|| here + PermitCounts::SEAT);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     fn leave(&self) {
         // The order that `Queue` asks for. On x86 it costs no more than any other.
-        self.0.fetch_sub(SeatCounts::SEAT, Ordering::SeqCst);
+        self.0.fetch_sub(PermitCounts::SEAT, Ordering::SeqCst);
     }
 
     fn request_begins(&self) {
-        self.0.fetch_add(SeatCounts::REQUEST, Ordering::Relaxed);
+        self.0.fetch_add(PermitCounts::REQUEST, Ordering::Relaxed);
     }
 
     fn request_ends(&self) {
-        self.0.fetch_sub(SeatCounts::REQUEST, Ordering::Relaxed);
+        self.0.fetch_sub(PermitCounts::REQUEST, Ordering::Relaxed);
     }
 }
 
@@ -265,7 +265,7 @@ pub struct SessionPermit(ConnectionPermit);
 
 impl SessionPermit {
     /// What is known of the endpoint.
-    pub fn live(&self) -> &EndpointState {
+    pub fn state(&self) -> &EndpointState {
         &self.0.0
     }
 }
@@ -279,7 +279,7 @@ impl Drop for SessionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.here.leave();
-        self.0.gate.queue.seat_free();
+        self.0.gate.queue.permit_freed();
     }
 }
 
@@ -307,14 +307,14 @@ impl EndpointStates {
         let name = (upstream.to_owned(), endpoint.to_owned());
         let gate = self.gate(upstream);
         let mut books = self.lock();
-        if let Some(live) = books.endpoints.get(&name).and_then(Weak::upgrade) {
-            return live;
+        if let Some(state) = books.endpoints.get(&name).and_then(Weak::upgrade) {
+            return state;
         }
-        let live = Arc::new(EndpointState {
+        let state = Arc::new(EndpointState {
             name: name.clone(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             metrics: metrics(),
-            here: SeatCounts::default(),
+            here: PermitCounts::default(),
             elsewhere: AtomicU32::new(books.elsewhere.get(&name).copied().unwrap_or(0)),
             outlier: Outlier::default(),
             threshold: Mutex::default(),
@@ -322,10 +322,10 @@ impl EndpointStates {
             closed: AtomicBool::new(false),
             joined_at: AtomicU64::new(0),
             gate,
-            lives: self.clone(),
+            states: self.clone(),
         });
-        books.endpoints.insert(name, Arc::downgrade(&live));
-        live
+        books.endpoints.insert(name, Arc::downgrade(&state));
+        state
     }
 
     /// The way to this upstream, which is the same as long as anybody holds it: a configuration that names it, or a session
@@ -349,25 +349,25 @@ impl EndpointStates {
         books.elsewhere.retain(|_, sessions| *sessions > 0);
         // Locked while they are told, so that none begins with the numbers from before; kept beyond that, since the last
         // holder of one takes the lock.
-        let lives: Vec<Arc<EndpointState>> = books.endpoints.values().filter_map(Weak::upgrade).collect();
+        let states: Vec<Arc<EndpointState>> = books.endpoints.values().filter_map(Weak::upgrade).collect();
         let mut eased: Vec<&Arc<Gate>> = vec![];
-        for live in &lives {
-            let now = books.elsewhere.get(&live.name).copied().unwrap_or(0);
-            if live.elsewhere.swap(now, Ordering::SeqCst) > now {
-                eased.push(&live.gate);
+        for state in &states {
+            let now = books.elsewhere.get(&state.name).copied().unwrap_or(0);
+            if state.elsewhere.swap(now, Ordering::SeqCst) > now {
+                eased.push(&state.gate);
             }
         }
         drop(books);
         eased.sort_unstable_by_key(|gate| Arc::as_ptr(gate));
         eased.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        eased.into_iter().for_each(|gate| gate.queue.look_again());
+        eased.into_iter().for_each(|gate| gate.queue.recheck());
     }
 
     /// The sessions of this process on each endpoint that has any.
     pub fn counts(&self) -> HashMap<EndpointKey, u32> {
-        let lives: Vec<Arc<EndpointState>> = self.lock().endpoints.values().filter_map(Weak::upgrade).collect();
+        let states: Vec<Arc<EndpointState>> = self.lock().endpoints.values().filter_map(Weak::upgrade).collect();
         // Counted without the lock, which the last holder of a state takes.
-        lives.into_iter().map(|live| (live.name.clone(), live.here())).filter(|(_, here)| *here > 0).collect()
+        states.into_iter().map(|state| (state.name.clone(), state.here())).filter(|(_, here)| *here > 0).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, StateTable> {
@@ -384,71 +384,71 @@ mod tests {
     use crate::upstream::metrics::Metrics;
     use prometheus::Registry;
 
-    fn live() -> Arc<EndpointState> {
+    fn state() -> Arc<EndpointState> {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         EndpointStates::default().of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]))
     }
 
     #[test]
     fn seats_are_bounded_and_come_back() {
-        let live = live();
-        let seats: Vec<_> = (0..2).map(|_| live.enter(2).unwrap()).collect();
-        assert!(live.enter(2).is_none());
-        assert_eq!(live.load(), 2);
-        drop(seats);
-        assert_eq!(live.load(), 0);
+        let state = state();
+        let permits: Vec<_> = (0..2).map(|_| state.enter(2).unwrap()).collect();
+        assert!(state.enter(2).is_none());
+        assert_eq!(state.load(), 2);
+        drop(permits);
+        assert_eq!(state.load(), 0);
     }
 
     #[test]
     fn a_request_takes_a_seat_and_is_no_session() {
-        let live = live();
-        let request = live.enter(2).unwrap().into_request();
-        let session = live.enter(2).unwrap();
-        assert!(live.enter(2).is_none());
-        assert_eq!((live.load(), live.sessions(), live.here(), live.requests()), (2, 1, 1, 1));
+        let state = state();
+        let request = state.enter(2).unwrap().into_request();
+        let session = state.enter(2).unwrap();
+        assert!(state.enter(2).is_none());
+        assert_eq!((state.load(), state.sessions(), state.here(), state.requests()), (2, 1, 1, 1));
         drop(request);
-        assert_eq!((live.load(), live.sessions(), live.requests()), (1, 1, 0));
+        assert_eq!((state.load(), state.sessions(), state.requests()), (1, 1, 0));
         drop(session);
-        assert_eq!((live.load(), live.requests()), (0, 0));
+        assert_eq!((state.load(), state.requests()), (0, 0));
     }
 
     #[test]
     fn workers_that_take_and_leave_at_once_neither_lose_a_seat_nor_exceed_the_limit() {
-        let live = live();
+        let state = state();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2000 {
-                        let seat = live.enter(3);
-                        assert!(live.load() <= 3);
-                        drop(seat);
+                        let permit = state.enter(3);
+                        assert!(state.load() <= 3);
+                        drop(permit);
                     }
                 });
             }
         });
-        assert_eq!(live.load(), 0);
+        assert_eq!(state.load(), 0);
     }
 
     #[test]
     fn a_state_outlives_who_named_it_first_as_long_as_a_session_holds_it() {
-        let (registry, lives) = (Registry::new(), EndpointStates::default());
+        let (registry, states) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let of =
-            |upstream, endpoint| lives.of(upstream, endpoint, || metrics.endpoint(upstream, endpoint, &["connect"]));
-        let seat = of("chat", "ws://a:1").enter(u32::MAX).unwrap();
+            |upstream, endpoint| states.of(upstream, endpoint, || metrics.endpoint(upstream, endpoint, &["connect"]));
+        let permit = of("chat", "ws://a:1").enter(u32::MAX).unwrap();
         assert_eq!(of("chat", "ws://a:1").load(), 1);
         assert_eq!(of("other", "ws://a:1").load(), 0);
         assert!(encode(&registry).unwrap().contains("ws://a:1"));
-        drop(seat);
-        assert!(lives.lock().endpoints.is_empty());
+        drop(permit);
+        assert!(states.lock().endpoints.is_empty());
         assert!(!encode(&registry).unwrap().contains("ws://a:1"), "its series went with it");
     }
 
     #[test]
     fn a_state_that_begins_while_the_last_one_ends_keeps_its_series() {
-        let (registry, lives) = (Registry::new(), EndpointStates::default());
+        let (registry, states) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
-        let of = || lives.of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]));
+        let of = || states.of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..500).for_each(|_| of().metrics.pick()));
@@ -459,63 +459,63 @@ mod tests {
         last.metrics.pick();
         assert!(encode(&registry).unwrap().contains("wsluice_endpoint_picks_total{"));
         drop(last);
-        assert!(lives.lock().endpoints.is_empty());
+        assert!(states.lock().endpoints.is_empty());
     }
 
     #[test]
     fn sessions_of_earlier_processes_count_as_load_and_take_seats() {
-        let (registry, lives) = (Registry::new(), EndpointStates::default());
+        let (registry, states) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
-        let of = |endpoint| lives.of("chat", endpoint, || metrics.endpoint("chat", endpoint, &[]));
+        let of = |endpoint| states.of("chat", endpoint, || metrics.endpoint("chat", endpoint, &[]));
         let told = |sessions: &[(&str, u32)]| {
             let name = |endpoint: &str| ("chat".to_owned(), endpoint.to_owned());
-            lives.set_elsewhere(sessions.iter().map(|(endpoint, count)| (name(endpoint), *count)).collect());
+            states.set_elsewhere(sessions.iter().map(|(endpoint, count)| (name(endpoint), *count)).collect());
         };
         let known = of("ws://a:1");
         told(&[("ws://a:1", 2), ("ws://late:1", 7), ("ws://none:1", 0)]);
         assert_eq!((known.load(), known.here(), of("ws://none:1").load()), (2, 0, 0));
         assert_eq!(of("ws://late:1").load(), 7, "told before anybody knew it here");
 
-        let seat = known.enter(3).unwrap();
+        let permit = known.enter(3).unwrap();
         assert!(known.enter(3).is_none());
-        assert_eq!(lives.counts(), HashMap::from([(("chat".to_owned(), "ws://a:1".to_owned()), 1)]));
+        assert_eq!(states.counts(), HashMap::from([(("chat".to_owned(), "ws://a:1".to_owned()), 1)]));
         told(&[("ws://a:1", u32::MAX)]);
         assert_eq!(known.load(), u32::MAX);
         assert!(known.enter(u32::MAX).is_none());
         told(&[]);
         assert_eq!((known.load(), of("ws://late:1").load()), (1, 0));
         drop(known.enter(2).unwrap());
-        drop(seat);
-        assert_eq!(lives.counts(), HashMap::new());
+        drop(permit);
+        assert_eq!(states.counts(), HashMap::new());
         told(&[("ws://gone:1", 0)]);
-        assert!(lives.lock().elsewhere.is_empty(), "nothing is kept of nobody");
-        drop(lives.gate("another"));
-        lives.gate("a third");
-        assert!(!lives.lock().gates.contains_key("another"), "nor of a way that nobody has");
+        assert!(states.lock().elsewhere.is_empty(), "nothing is kept of nobody");
+        drop(states.gate("another"));
+        states.gate("a third");
+        assert!(!states.lock().gates.contains_key("another"), "nor of a way that nobody has");
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn who_waits_for_a_seat_looks_again_when_an_earlier_process_has_left_one() {
-        let live = live();
-        let name = live.name.clone();
-        live.lives.set_elsewhere(HashMap::from([(name.clone(), 1)]));
-        let mut ticket = live.gate.queue.join(1).unwrap();
+        let state = state();
+        let name = state.name.clone();
+        state.states.set_elsewhere(HashMap::from([(name.clone(), 1)]));
+        let mut ticket = state.gate.queue.join(1).unwrap();
         ticket.turn().await;
-        assert!(live.enter(1).is_none());
+        assert!(state.enter(1).is_none());
         let waiting = tokio::spawn(async move { ticket.turn().await });
         tokio::task::yield_now().await;
         // As many as before: nobody is woken in vain.
-        live.lives.set_elsewhere(HashMap::from([(name, 1)]));
+        state.states.set_elsewhere(HashMap::from([(name, 1)]));
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        live.lives.set_elsewhere(HashMap::new());
+        state.states.set_elsewhere(HashMap::new());
         waiting.await.unwrap();
-        assert!(live.enter(1).is_some());
+        assert!(state.enter(1).is_some());
     }
 
     /// Somebody waits in line, has tried in vain, and hears of it when `what` happens to the endpoint.
-    async fn looks_again_when(live: &Arc<EndpointState>, what: impl FnOnce()) {
-        let mut ticket = live.gate.queue.join(1).unwrap();
+    async fn looks_again_when(state: &Arc<EndpointState>, what: impl FnOnce()) {
+        let mut ticket = state.gate.queue.join(1).unwrap();
         ticket.turn().await;
         let waiting = tokio::spawn(async move { ticket.turn().await });
         tokio::task::yield_now().await;
@@ -524,8 +524,8 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("it is woken").unwrap();
     }
 
-    async fn stays_when(live: &Arc<EndpointState>, what: impl FnOnce()) {
-        let mut ticket = live.gate.queue.join(1).unwrap();
+    async fn stays_when(state: &Arc<EndpointState>, what: impl FnOnce()) {
+        let mut ticket = state.gate.queue.join(1).unwrap();
         ticket.turn().await;
         let waiting = tokio::spawn(async move { ticket.turn().await });
         tokio::task::yield_now().await;
@@ -544,58 +544,58 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn who_waits_looks_again_when_an_endpoint_takes_sessions_again_for_whatever_reason() {
-        let live = live();
+        let state = state();
         let probed = |passed, now| {
-            live.probed(RULE, passed, now);
+            state.probed(RULE, passed, now);
         };
-        live.set_open(false, at(1));
-        looks_again_when(&live, || live.set_open(true, at(2))).await;
-        live.probed(RULE, false, at(3));
-        looks_again_when(&live, || probed(true, at(4))).await;
-        live.probed(RULE, false, at(5));
-        looks_again_when(&live, || live.unchecked(at(6))).await;
+        state.set_open(false, at(1));
+        looks_again_when(&state, || state.set_open(true, at(2))).await;
+        state.probed(RULE, false, at(3));
+        looks_again_when(&state, || probed(true, at(4))).await;
+        state.probed(RULE, false, at(5));
+        looks_again_when(&state, || state.unchecked(at(6))).await;
         // What changes nothing for anybody.
-        stays_when(&live, || live.set_open(true, at(7))).await;
-        stays_when(&live, || live.set_open(false, at(7))).await;
-        live.probed(RULE, true, at(8));
-        stays_when(&live, || probed(true, at(8))).await;
-        stays_when(&live, || probed(false, at(8))).await;
-        live.probed(RULE, true, at(9));
-        stays_when(&live, || live.unchecked(at(9))).await;
+        stays_when(&state, || state.set_open(true, at(7))).await;
+        stays_when(&state, || state.set_open(false, at(7))).await;
+        state.probed(RULE, true, at(8));
+        stays_when(&state, || probed(true, at(8))).await;
+        stays_when(&state, || probed(false, at(8))).await;
+        state.probed(RULE, true, at(9));
+        stays_when(&state, || state.unchecked(at(9))).await;
     }
 
     #[test]
     fn one_that_comes_back_joins_the_others_anew_and_one_that_was_there_does_not() {
-        let live = live();
-        let joined = |now| live.joined_for(at(now));
+        let state = state();
+        let joined = |now| state.joined_for(at(now));
         // The first verdict of all is no return.
-        live.probed(RULE, true, at(1));
-        live.set_open(true, at(1));
+        state.probed(RULE, true, at(1));
+        state.set_open(true, at(1));
         assert_eq!(joined(2), Duration::MAX);
-        live.probed(RULE, false, at(3));
-        assert_eq!((joined(3), live.standing(at(3)), live.health()), (Duration::MAX, Standing::Down, Health::Down));
-        live.probed(RULE, true, at(10));
-        assert_eq!((joined(15), live.standing(at(15))), (Duration::from_secs(5), Standing::Good));
-        live.probed(RULE, true, at(16));
+        state.probed(RULE, false, at(3));
+        assert_eq!((joined(3), state.standing(at(3)), state.health()), (Duration::MAX, Standing::Down, Health::Down));
+        state.probed(RULE, true, at(10));
+        assert_eq!((joined(15), state.standing(at(15))), (Duration::from_secs(5), Standing::Good));
+        state.probed(RULE, true, at(16));
         assert_eq!(joined(20), Duration::from_secs(10), "it is up as before");
-        live.set_open(false, at(20));
-        assert_eq!((joined(21), live.is_open()), (Duration::from_secs(11), false));
-        live.set_open(true, at(30));
-        assert_eq!((joined(31), live.is_open()), (Duration::from_secs(1), true));
-        live.probed(RULE, false, at(40));
-        live.unchecked(at(50));
+        state.set_open(false, at(20));
+        assert_eq!((joined(21), state.is_open()), (Duration::from_secs(11), false));
+        state.set_open(true, at(30));
+        assert_eq!((joined(31), state.is_open()), (Duration::from_secs(1), true));
+        state.probed(RULE, false, at(40));
+        state.unchecked(at(50));
         assert_eq!(
-            (joined(53), live.standing(at(53)), live.health()),
+            (joined(53), state.standing(at(53)), state.health()),
             (Duration::from_secs(3), Standing::Good, Health::Unknown)
         );
-        live.probed(RULE, true, at(60));
-        live.unchecked(at(61));
-        assert_eq!((joined(63), live.health()), (Duration::from_secs(13), Health::Unknown), "it was up");
+        state.probed(RULE, true, at(60));
+        state.unchecked(at(61));
+        assert_eq!((joined(63), state.health()), (Duration::from_secs(13), Health::Unknown), "it was up");
     }
 
     #[test]
     fn a_check_that_fails_says_more_than_an_ejection() {
-        let live = live();
+        let state = state();
         let rule = crate::health::outlier::EjectionRule {
             failures: 1,
             span: Duration::from_secs(10),
@@ -603,18 +603,18 @@ mod tests {
             early_end: None,
             percent_max: 100,
         };
-        live.outlier.failed(rule, at(1), || true);
-        assert_eq!(live.standing(at(2)), Standing::Ejected);
-        live.probed(RULE, false, at(2));
-        assert_eq!(live.standing(at(2)), Standing::Down);
+        state.outlier.failed(rule, at(1), || true);
+        assert_eq!(state.standing(at(2)), Standing::Ejected);
+        state.probed(RULE, false, at(2));
+        assert_eq!(state.standing(at(2)), Standing::Down);
     }
 
     #[test]
     fn one_that_joins_warms_up() {
-        let (live, span) = (live(), Duration::from_secs(10));
+        let (state, span) = (state(), Duration::from_secs(10));
         let at = |seconds: u64| MonotonicTime::from_micros(seconds * 1_000_000);
-        assert_eq!(live.warmth(span, at(5)), 1.0);
-        live.joined(at(5));
-        assert_eq!([5, 10, 15, 90].map(|now| live.warmth(span, at(now))), [0.0, 0.5, 1.0, 1.0]);
+        assert_eq!(state.warmth(span, at(5)), 1.0);
+        state.joined(at(5));
+        assert_eq!([5, 10, 15, 90].map(|now| state.warmth(span, at(now))), [0.0, 0.5, 1.0, 1.0]);
     }
 }

@@ -43,7 +43,7 @@ pub struct Maker {
     /// Where they may be, if they are discovered.
     pub reach: Option<Arc<Reach>>,
     /// What is known of them.
-    pub lives: EndpointStates,
+    pub states: EndpointStates,
     /// What is known of their names.
     pub names: NameResolver,
 }
@@ -88,7 +88,7 @@ impl Maker {
             sessions_max: written.max_connections.unwrap_or(u32::MAX),
             pool: Pool::new(connector.clone(), self.connect_timeout, self.workers),
             connector,
-            live: self.lives.of(&self.upstream, &label, metrics),
+            state: self.states.of(&self.upstream, &label, metrics),
             name: label.into(),
             written: written.clone(),
         })

@@ -1,7 +1,7 @@
 //! A named group of interchangeable servers, and the way to them.
 //!
 //! `Upstream` is what a route refers to: the endpoints of the moment (`set`), which may be replaced while sessions run, the
-//! balancer that picks among them, and how they are connected to. `live` is what is known of an endpoint and outlives every
+//! balancer that picks among them, and how they are connected to. `state` is what is known of an endpoint and outlives every
 //! change; `maker` makes endpoints of what is written. `connect` makes one connection, `handshake` opens a WebSocket over it
 //! with a small client of our own (hyper's costs a task and 18 KB for each), `pool` carries plain HTTP, where connections are
 //! used again. Which endpoint is tried next, and what a client is told when all fail, is for `proxy` to say.
@@ -104,7 +104,7 @@ impl Upstream {
     pub fn new(policy: Policy, maker: Maker) -> Upstream {
         let metrics = maker.families.upstream(&maker.upstream);
         let set = ArcSwap::from_pointee(Set::new(vec![], None, policy.balancer()));
-        let (name, gate) = (maker.upstream.clone(), maker.lives.gate(&maker.upstream));
+        let (name, gate) = (maker.upstream.clone(), maker.states.gate(&maker.upstream));
         let (changed, retry_budget) = (watch::Sender::new(()), policy.retry_budget.map(RetryBudget::new));
         Upstream { name, set, changed, policy, retry_budget, maker, entry: EntryPolicy::default(), gate, metrics }
     }
@@ -140,12 +140,12 @@ impl Upstream {
             }
         }
         if !before.endpoints().is_empty() {
-            change.joined.iter().for_each(|endpoint| endpoint.live.joined(now));
+            change.joined.iter().for_each(|endpoint| endpoint.state.joined(now));
         }
         let gone = |endpoint: &&Arc<Endpoint>| !is_among(&endpoints, endpoint);
         change.left = before.endpoints().iter().filter(gone).cloned().collect();
         self.set.store(Arc::new(Set::new(endpoints, self.policy.zone.as_deref(), self.policy.balancer())));
-        self.gate.queue.look_again();
+        self.gate.queue.recheck();
         self.changed.send_replace(());
         change
     }
@@ -169,12 +169,12 @@ impl Upstream {
                 break;
             };
             // One whose ejection is over gets one session at a time, until it has answered; for the others it is out again.
-            if standing == Standing::Good && !endpoint.live.outlier.admits(now) {
+            if standing == Standing::Good && !endpoint.state.outlier.admits(now) {
                 continue;
             }
-            if let Some(seat) = endpoint.enter() {
-                endpoint.live.metrics.pick();
-                return Ok((Arc::clone(endpoint), seat));
+            if let Some(permit) = endpoint.enter() {
+                endpoint.state.metrics.pick();
+                return Ok((Arc::clone(endpoint), permit));
             }
         }
         let left = set.endpoints().iter().filter(|endpoint| endpoint.takes_sessions() && !is_among(tried, endpoint));
@@ -197,15 +197,15 @@ impl Upstream {
     pub fn pick_named(&self, identity: u64, now: MonotonicTime) -> Option<(Arc<Endpoint>, ConnectionPermit)> {
         let set = self.set.load();
         let endpoint = set.endpoints().iter().find(|endpoint| endpoint.identity == identity)?;
-        if !endpoint.takes_sessions() || endpoint.live.standing(now) != Standing::Good {
+        if !endpoint.takes_sessions() || endpoint.state.standing(now) != Standing::Good {
             return None;
         }
-        if !endpoint.live.outlier.admits(now) {
+        if !endpoint.state.outlier.admits(now) {
             return None;
         }
-        let seat = endpoint.enter()?;
-        endpoint.live.metrics.pick();
-        Some((Arc::clone(endpoint), seat))
+        let permit = endpoint.enter()?;
+        endpoint.state.metrics.pick();
+        Some((Arc::clone(endpoint), permit))
     }
 
     /// Which endpoints may be picked, the best first. With nobody better left, those that are ejected or down are tried all
@@ -216,13 +216,13 @@ impl Upstream {
     }
 
     fn is_usable(&self, endpoint: &Endpoint, now: MonotonicTime) -> bool {
-        self.standings().contains(&endpoint.live.standing(now))
+        self.standings().contains(&endpoint.state.standing(now))
     }
 
     /// Whether, besides those `tried` and this one, there is an endpoint that nothing speaks against.
     pub fn has_another(&self, tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>, now: MonotonicTime) -> bool {
         let is_good = |other: &&Arc<Endpoint>| {
-            other.takes_sessions() && !other.is_full() && other.live.standing(now) == Standing::Good
+            other.takes_sessions() && !other.is_full() && other.state.standing(now) == Standing::Good
         };
         let is_other =
             |other: &&Arc<Endpoint>| !is_among(tried, other) && !is_among(std::slice::from_ref(endpoint), other);
@@ -255,72 +255,72 @@ impl Upstream {
     /// Those that new sessions go to now, were none of them full: of the best rank that has any that nothing speaks against.
     pub fn first_choices(&self, now: MonotonicTime) -> Vec<Arc<Endpoint>> {
         let is_well = |endpoint: &Endpoint| {
-            let live = &endpoint.live;
+            let state = &endpoint.state;
             // One whose ejection is over is out until it has answered.
-            endpoint.takes_sessions() && live.standing(now) == Standing::Good && !live.outlier.is_ejected()
+            endpoint.takes_sessions() && state.standing(now) == Standing::Good && !state.outlier.is_ejected()
         };
         self.set.load().best(is_well)
     }
 
     /// An endpoint could not be connected to, or did not answer as it should: `reason`.
-    pub fn failed(&self, live: &EndpointState, reason: &'static str, now: MonotonicTime) {
-        live.metrics.error(reason);
+    pub fn failed(&self, state: &EndpointState, reason: &'static str, now: MonotonicTime) {
+        state.metrics.error(reason);
         if let Some(rule) = self.policy.ejection {
-            let ejection = live.outlier.failed(rule, now, || self.has_room(rule, live));
-            self.ejected(live, ejection, reason);
+            let ejection = state.outlier.failed(rule, now, || self.has_room(rule, state));
+            self.ejected(state, ejection, reason);
         }
     }
 
     /// An endpoint answered.
-    pub fn answered(&self, live: &EndpointState, now: MonotonicTime) {
-        if live.outlier.answered(now) {
-            self.show_ejected(live);
-            live.joined(now);
-            tracing::info!(upstream = %self.name, endpoint = live.endpoint(), "endpoint answers again");
+    pub fn answered(&self, state: &EndpointState, now: MonotonicTime) {
+        if state.outlier.answered(now) {
+            self.show_ejected(state);
+            state.joined(now);
+            tracing::info!(upstream = %self.name, endpoint = state.endpoint(), "endpoint answers again");
         }
     }
 
     /// A session on an endpoint opened.
-    pub fn opened(&self, live: &EndpointState, now: MonotonicTime) {
+    pub fn opened(&self, state: &EndpointState, now: MonotonicTime) {
         if self.policy.ejection.is_some_and(|rule| rule.early_end.is_some()) {
-            live.outlier.opened(now);
+            state.outlier.opened(now);
         }
     }
 
     /// An endpoint broke a session off that lasted so long.
-    pub fn broke_off(&self, live: &EndpointState, lasted: Duration, now: MonotonicTime) {
+    pub fn broke_off(&self, state: &EndpointState, lasted: Duration, now: MonotonicTime) {
         if let Some(rule) = self.policy.ejection
             && rule.early_end.is_some_and(|early| lasted < early)
         {
-            let ejection = live.outlier.ended_early(rule, now, || self.has_room(rule, live));
-            self.ejected(live, ejection, "upstream_lost");
+            let ejection = state.outlier.ended_early(rule, now, || self.has_room(rule, state));
+            self.ejected(state, ejection, "upstream_lost");
         }
     }
 
-    fn ejected(&self, live: &EndpointState, ejection: Option<Ejection>, reason: &'static str) {
+    fn ejected(&self, state: &EndpointState, ejection: Option<Ejection>, reason: &'static str) {
         let Some(Ejection { why, span }) = ejection else { return };
-        live.metrics.ejection(why);
-        self.show_ejected(live);
+        state.metrics.ejection(why);
+        self.show_ejected(state);
         let why = why.label();
-        tracing::warn!(upstream = %self.name, endpoint = live.endpoint(), why, reason, ?span, "endpoint is ejected");
+        tracing::warn!(upstream = %self.name, endpoint = state.endpoint(), why, reason, ?span, "endpoint is ejected");
     }
 
     /// Of several workers the last one to write has seen what is true.
-    fn show_ejected(&self, live: &EndpointState) {
+    fn show_ejected(&self, state: &EndpointState) {
         loop {
-            let ejected = live.outlier.is_ejected();
-            live.metrics.show_ejected(ejected);
-            if live.outlier.is_ejected() == ejected {
+            let ejected = state.outlier.is_ejected();
+            state.metrics.show_ejected(ejected);
+            if state.outlier.is_ejected() == ejected {
                 return;
             }
         }
     }
 
     /// Whether one more endpoint may be ejected besides the others that are.
-    fn has_room(&self, rule: outlier::EjectionRule, live: &EndpointState) -> bool {
+    fn has_room(&self, rule: outlier::EjectionRule, state: &EndpointState) -> bool {
         let set = self.set.load();
-        let is_other = |other: &&Arc<Endpoint>| !std::ptr::eq(&*other.live, live);
-        let out = set.endpoints().iter().filter(is_other).filter(|other| other.live.outlier.is_ejected()).count();
+        let is_other = |other: &&Arc<Endpoint>| !std::ptr::eq(&*other.state, state);
+        let out = set.endpoints().iter().filter(is_other).filter(|other| other.state.outlier.is_ejected()).count();
         rule.has_room(out, set.endpoints().len())
     }
 

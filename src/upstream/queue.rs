@@ -71,14 +71,14 @@ impl Queue {
     }
 
     /// A seat was given back, by a `SeqCst` write before this.
-    pub fn seat_free(&self) {
+    pub fn permit_freed(&self) {
         if self.waiting.load(Ordering::SeqCst) != 0 {
-            self.look_again();
+            self.recheck();
         }
     }
 
     /// There may be a seat now, for whatever reason: the first in line tries again.
-    pub fn look_again(&self) {
+    pub fn recheck(&self) {
         let mut line = self.line();
         line.tried = None;
         let first = line.first_waker();
@@ -175,7 +175,7 @@ mod tests {
         };
         assert_eq!(turns(&tickets), [true, false, false], "the first tries at once");
         assert_eq!(turns(&tickets), [false; 3], "and then not again");
-        queue.seat_free();
+        queue.permit_freed();
         assert_eq!([0, 1, 2].map(|index: usize| flags[index].taken()), [true, false, false]);
         assert_eq!(turns(&tickets), [true, false, false]);
         // It got the seat.
@@ -210,7 +210,7 @@ mod tests {
         let ticket = queue.join(1).unwrap();
         assert!(is_turn(&ticket, &flags[0]));
         flags.iter().for_each(|flag| assert!(!is_turn(&ticket, flag)));
-        queue.look_again();
+        queue.recheck();
         assert_eq!(flags.each_ref().map(|flag| flag.taken()), [false, true], "by whoever asked last");
     }
 
@@ -230,7 +230,7 @@ mod tests {
 
         fn leave(&self) {
             self.taken.fetch_sub(1, Ordering::SeqCst);
-            self.queue.seat_free();
+            self.queue.permit_freed();
         }
 
         async fn wait(&self) {
@@ -249,32 +249,33 @@ mod tests {
 
     #[test]
     fn workers_that_come_wait_give_up_and_leave_at_once_never_leave_anybody_waiting_for_a_free_seat() {
-        let seats = Arc::new(Seats { taken: AtomicUsize::new(0), queue: Arc::default() });
+        let permits = Arc::new(Seats { taken: AtomicUsize::new(0), queue: Arc::default() });
         std::thread::scope(|scope| {
             for worker in 0..4_u64 {
-                let seats = Arc::clone(&seats);
+                let permits = Arc::clone(&permits);
                 scope.spawn(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                     let tasks = tokio::task::LocalSet::new();
                     let clients = (0..8_u64).map(|client| {
-                        let (seats, mut random) = (Arc::clone(&seats), fastrand::Rng::with_seed(worker * 8 + client));
+                        let (permits, mut random) =
+                            (Arc::clone(&permits), fastrand::Rng::with_seed(worker * 8 + client));
                         tasks.spawn_local(async move {
                             for _ in 0..400 {
                                 if random.u8(..8) == 0 {
                                     // An impatient one: it may give up at any moment, also just when it is woken.
                                     let wait = Duration::from_micros(random.u64(..1500));
-                                    if tokio::time::timeout(wait, seats.wait()).await.is_err() {
+                                    if tokio::time::timeout(wait, permits.wait()).await.is_err() {
                                         continue;
                                     }
                                 } else {
                                     // What is lost would be lost for ever: everybody else waits as well.
-                                    let wait = tokio::time::timeout(Duration::from_secs(20), seats.wait());
+                                    let wait = tokio::time::timeout(Duration::from_secs(20), permits.wait());
                                     wait.await.expect("a wake-up was lost");
                                 }
                                 if random.bool() {
                                     tokio::task::yield_now().await;
                                 }
-                                seats.leave();
+                                permits.leave();
                             }
                         })
                     });
@@ -287,6 +288,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!((seats.taken.load(Ordering::SeqCst), seats.queue.len()), (0, 0));
+        assert_eq!((permits.taken.load(Ordering::SeqCst), permits.queue.len()), (0, 0));
     }
 }

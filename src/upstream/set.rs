@@ -97,7 +97,7 @@ impl Candidates for Choice<'_> {
         let endpoint = &self.set.endpoints[index];
         self.set.ranks[index] != self.rank
             || endpoint.is_full()
-            || endpoint.live.standing(self.now) != self.standing
+            || endpoint.state.standing(self.now) != self.standing
             || is_among(self.tried, endpoint)
     }
 
@@ -106,7 +106,7 @@ impl Candidates for Choice<'_> {
     }
 
     fn load(&self, index: usize) -> u32 {
-        self.set.endpoints[index].live.load()
+        self.set.endpoints[index].state.load()
     }
 
     fn identity(&self, index: usize) -> u64 {
@@ -116,15 +116,15 @@ impl Candidates for Choice<'_> {
 
 /// An endpoint's weight beside the others', which grows after it has joined them.
 pub fn weight(endpoint: &Endpoint, slow_start: Option<Duration>, now: MonotonicTime) -> u32 {
-    if !endpoint.live.is_open() {
+    if !endpoint.state.is_open() {
         return 0;
     }
     let Some(span) = slow_start else { return endpoint.weight };
-    let part = endpoint.live.warmth(span, now) * f64::from(WHOLE);
+    let part = endpoint.state.warmth(span, now) * f64::from(WHOLE);
     endpoint.weight * (part as u32).clamp(SLOW_START_LEAST, WHOLE)
 }
 
 /// Whether an endpoint has been tried, be it as an earlier configuration had it.
 pub fn is_among(tried: &[Arc<Endpoint>], endpoint: &Endpoint) -> bool {
-    tried.iter().any(|tried| Arc::ptr_eq(&tried.live, &endpoint.live))
+    tried.iter().any(|tried| Arc::ptr_eq(&tried.state, &endpoint.state))
 }

@@ -41,7 +41,7 @@ impl Group {
             tcp: TcpOptions::default(),
             reach: None,
             sources: None,
-            lives: EndpointStates::default(),
+            states: EndpointStates::default(),
             names: NameResolver::register(&registry).unwrap(),
         };
         Group { registry, upstream: Upstream::new(policy, maker) }
@@ -59,27 +59,27 @@ impl Group {
 
     fn pick_at(&self, now: MonotonicTime) -> Result<(String, ConnectionPermit), NoEndpoint> {
         let draw = Draw { key: 0, random: fastrand::u64(..) };
-        let (endpoint, seat) = self.upstream.pick(&[], draw, now)?;
-        Ok((endpoint.name.to_string(), seat))
+        let (endpoint, permit) = self.upstream.pick(&[], draw, now)?;
+        Ok((endpoint.name.to_string(), permit))
     }
 
     /// A handshake with the endpoint at this index fails.
     fn fail(&self, index: usize, now: MonotonicTime) {
-        self.upstream.failed(&self.upstream.endpoints()[index].live, "connect", now);
+        self.upstream.failed(&self.upstream.endpoints()[index].state, "connect", now);
     }
 
     /// Its health check passes or fails, and is believed at once.
     fn probe(&self, index: usize, passed: bool) {
-        self.upstream.endpoints()[index].live.probed(threshold::HealthThresholds { rise: 1, fall: 1 }, passed, START);
+        self.upstream.endpoints()[index].state.probed(threshold::HealthThresholds { rise: 1, fall: 1 }, passed, START);
     }
 
     fn ejected(&self) -> Vec<bool> {
-        self.upstream.endpoints().iter().map(|endpoint| endpoint.live.outlier.is_ejected()).collect()
+        self.upstream.endpoints().iter().map(|endpoint| endpoint.state.outlier.is_ejected()).collect()
     }
 
     /// Sessions on each, by port, of those that are members.
     fn loads(&self) -> Vec<u32> {
-        self.upstream.endpoints().iter().map(|endpoint| endpoint.live.load()).collect()
+        self.upstream.endpoints().iter().map(|endpoint| endpoint.state.load()).collect()
     }
 }
 
@@ -104,7 +104,7 @@ fn counts_survive_every_change_of_membership_and_weight() {
     let change = group.become_("['ws://a:1', 'ws://b:1']");
     assert_eq!(names(&change.joined), ["ws://a:1", "ws://b:1"]);
     drop(change);
-    let mut seats: Vec<_> = (0..8).map(|_| group.pick()).collect();
+    let mut permits: Vec<_> = (0..8).map(|_| group.pick()).collect();
     assert_eq!(group.loads(), [4, 4]);
     let before = group.upstream.endpoints();
     // Another order, another weight, another neighbour, one twice.
@@ -117,16 +117,16 @@ fn counts_survive_every_change_of_membership_and_weight() {
     let change = group.become_("['ws://c:1']");
     assert_eq!(names(&change.left), ["ws://b:1", "ws://a:1"]);
     drop((change, before));
-    assert_eq!(seats.iter().filter(|(name, _)| name == "ws://a:1").count(), 4);
+    assert_eq!(permits.iter().filter(|(name, _)| name == "ws://a:1").count(), 4);
     group.become_("['ws://a:1', 'ws://b:1', 'ws://c:1']");
     assert_eq!(group.loads(), [4, 4, 0]);
-    seats.retain(|(name, _)| name == "ws://b:1");
+    permits.retain(|(name, _)| name == "ws://b:1");
     assert_eq!(group.loads(), [0, 4, 0]);
     // One that is gone for good, with the last of its sessions, leaves no series behind.
     group.become_("['ws://a:1']");
     let series = |name: &str| encode(&group.registry).unwrap().contains(&format!("endpoint=\"{name}\""));
     assert!(series("ws://b:1") && !series("ws://c:1"));
-    seats.clear();
+    permits.clear();
     assert!(!series("ws://b:1") && series("ws://a:1"));
 }
 
@@ -155,9 +155,9 @@ fn backups_stand_in_while_no_first_choice_can() {
     group.become_(
         "[{ url: 'ws://a:1', max_connections: 2 }, { url: 'ws://b:1', priority: 1 }, { url: 'ws://c:1', priority: 7 }]",
     );
-    let seats: Vec<_> = (0..4).map(|_| group.pick()).collect();
+    let permits: Vec<_> = (0..4).map(|_| group.pick()).collect();
     assert_eq!(group.loads(), [2, 2, 0]);
-    drop(seats);
+    drop(permits);
     group.fail(0, START);
     assert_eq!(group.pick().0, "ws://b:1", "a backup that is well comes before a first choice that failed");
     (0..3).for_each(|index| group.fail(index, START));
@@ -185,16 +185,16 @@ fn one_that_joins_does_not_get_all_that_come() {
     let group = Group::new(slow);
     group.become_("['ws://a:1', 'ws://b:1']");
     let draw = |_| Draw { key: 0, random: fastrand::u64(..) };
-    let mut seats: Vec<_> = (0..200).map(|_| group.pick()).collect();
+    let mut permits: Vec<_> = (0..200).map(|_| group.pick()).collect();
     group.become_("['ws://a:1', 'ws://b:1', 'ws://c:1']");
-    seats.extend((0..10).map(|_| group.pick()));
+    permits.extend((0..10).map(|_| group.pick()));
     let joined = group.loads()[2];
     assert!((4..=6).contains(&joined), "a twentieth of the others' hundred, not all ten: {joined}");
     // When it is warm it is filled up to its share.
     let warm = START + Duration::from_secs(100);
     let late: Vec<_> = (0..60).map(draw).map(|draw| group.upstream.pick(&[], draw, warm).unwrap()).collect();
     assert_eq!(group.loads()[2], joined + 60);
-    drop((late, seats));
+    drop((late, permits));
 }
 
 #[test]
@@ -203,11 +203,11 @@ fn a_client_has_its_endpoint_back_while_that_one_takes_sessions() {
     group.become_("['ws://a:1', { url: 'ws://b:1', max_connections: 1 }]");
     let endpoints = group.upstream.endpoints();
     let again = |index: usize| group.upstream.pick_named(endpoints[index].identity, START);
-    let seats: Vec<_> = (0..3).map(|_| again(0).unwrap()).collect();
-    assert!(seats.iter().all(|(endpoint, _)| &*endpoint.name == "ws://a:1"), "whatever its load");
-    let (_, seat) = again(1).unwrap();
+    let permits: Vec<_> = (0..3).map(|_| again(0).unwrap()).collect();
+    assert!(permits.iter().all(|(endpoint, _)| &*endpoint.name == "ws://a:1"), "whatever its load");
+    let (_, permit) = again(1).unwrap();
     assert!(again(1).is_none(), "full");
-    drop(seat);
+    drop(permit);
     group.fail(1, START);
     assert!(again(1).is_none(), "failed lately");
     group.become_("[{ url: 'ws://a:1', weight: 0 }, 'ws://b:1']");
@@ -222,12 +222,12 @@ fn who_waits_for_a_seat_is_woken_by_one_that_is_given_back_and_by_a_new_endpoint
     runtime.block_on(async {
         let group = Group::new(policy(None));
         group.become_("[{ url: 'ws://a:1', max_connections: 1 }]");
-        let (_, seat) = group.pick();
+        let (_, permit) = group.pick();
         let mut ticket = group.upstream.gate.queue.join(1).unwrap();
         let pick = || group.upstream.pick(&[], Draw { key: 0, random: 0 }, START);
         ticket.turn().await;
         assert_eq!(pick().unwrap_err(), NoEndpoint::Full);
-        drop(seat);
+        drop(permit);
         ticket.turn().await;
         let _seat = pick().unwrap();
         group.become_("[{ url: 'ws://a:1', max_connections: 1 }, 'ws://b:1']");
@@ -281,7 +281,7 @@ fn an_ejection_whose_time_is_over_is_tried_by_one_session_until_it_is_answered()
     let trials: Vec<_> = (0..10).map(|_| group.pick_at(at(10)).unwrap()).collect();
     assert_eq!(group.loads(), [1, 19], "one of ten");
     drop(trials);
-    group.upstream.answered(&group.upstream.endpoints()[0].live, at(10));
+    group.upstream.answered(&group.upstream.endpoints()[0].state, at(10));
     let _seats: Vec<_> = (0..10).map(|_| group.pick_at(at(10)).unwrap()).collect();
     assert_eq!(group.loads(), [10, 10]);
 }
@@ -317,16 +317,16 @@ fn one_that_is_closed_takes_nobody_until_it_is_opened() {
     let group = Group::new(policy(None));
     group.become_("['ws://a:1', 'ws://b:1']");
     let endpoints = group.upstream.endpoints();
-    endpoints[0].live.set_open(false, START);
-    let seats: Vec<_> = (0..4).map(|_| group.pick()).collect();
+    endpoints[0].state.set_open(false, START);
+    let permits: Vec<_> = (0..4).map(|_| group.pick()).collect();
     assert_eq!((group.loads(), group.upstream.weight(&endpoints[0], START)), (vec![0, 4], 0));
     assert!(group.upstream.pick_named(endpoints[0].identity, START).is_none());
     assert!(!group.upstream.has_another(&[], &endpoints[1], START));
-    endpoints[1].live.set_open(false, START);
+    endpoints[1].state.set_open(false, START);
     assert_eq!(group.pick_at(START).err(), Some(NoEndpoint::Closed));
-    endpoints[0].live.set_open(true, START);
+    endpoints[0].state.set_open(true, START);
     assert_eq!(group.pick().0, "ws://a:1");
-    drop(seats);
+    drop(permits);
 }
 
 #[test]
@@ -341,10 +341,10 @@ fn first_choices_are_those_of_the_best_rank_that_take_sessions_and_are_well() {
     group.fail(0, START);
     assert_eq!(at_that_time(START), "ws://b:1");
     assert_eq!(at_that_time(at(100)), "ws://b:1", "its time is over, and it has not answered");
-    group.upstream.answered(&group.upstream.endpoints()[0].live, at(100));
+    group.upstream.answered(&group.upstream.endpoints()[0].state, at(100));
     assert_eq!(at_that_time(at(100)), "ws://a:1 ws://b:1");
     group.probe(0, false);
-    group.upstream.endpoints()[1].live.set_open(false, START);
+    group.upstream.endpoints()[1].state.set_open(false, START);
     assert_eq!(at_that_time(at(100)), "ws://d:1");
 }
 
@@ -363,16 +363,16 @@ fn a_client_that_comes_back_to_one_whose_ejection_is_over_is_its_trial_as_well()
 fn one_that_answers_again_joins_anew_and_one_whose_trial_fails_is_out_for_longer() {
     let group = Group::new(policy(None));
     group.become_("['ws://a:1', 'ws://b:1']");
-    let live = Arc::clone(&group.upstream.endpoints()[0].live);
+    let state = Arc::clone(&group.upstream.endpoints()[0].state);
     group.fail(0, START);
     // As many as may be are ejected, and this one is among them.
     group.fail(0, at(10));
-    assert!(live.outlier.is_out(at(29)) && !live.outlier.is_out(at(30)));
-    assert_eq!(live.joined_for(at(30)), Duration::MAX);
-    group.upstream.answered(&live, at(31));
-    assert_eq!(live.joined_for(at(33)), Duration::from_secs(2));
-    group.upstream.answered(&live, at(40));
-    assert_eq!(live.joined_for(at(41)), Duration::from_secs(10), "it answered before");
+    assert!(state.outlier.is_out(at(29)) && !state.outlier.is_out(at(30)));
+    assert_eq!(state.joined_for(at(30)), Duration::MAX);
+    group.upstream.answered(&state, at(31));
+    assert_eq!(state.joined_for(at(33)), Duration::from_secs(2));
+    group.upstream.answered(&state, at(40));
+    assert_eq!(state.joined_for(at(41)), Duration::from_secs(10), "it answered before");
 }
 
 #[test]
@@ -382,10 +382,10 @@ fn sessions_that_break_off_early_count_beside_those_that_open_and_only_if_early(
         let ejection = Some(outlier::EjectionRule { early_end: rule, ..EJECTION });
         let group = Group::new(Policy { ejection, ..policy(None) });
         group.become_("['ws://a:1', 'ws://b:1']");
-        let live = Arc::clone(&group.upstream.endpoints()[0].live);
-        (0..opened).for_each(|_| group.upstream.opened(&live, START));
-        (0..5).for_each(|_| group.upstream.broke_off(&live, lasted, START));
-        live.outlier.is_ejected()
+        let state = Arc::clone(&group.upstream.endpoints()[0].state);
+        (0..opened).for_each(|_| group.upstream.opened(&state, START));
+        (0..5).for_each(|_| group.upstream.broke_off(&state, lasted, START));
+        state.outlier.is_ejected()
     };
     let early = EJECTION.early_end;
     assert!(ejected_by(5, short, early) && ejected_by(10, short, early));

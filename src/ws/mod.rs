@@ -1,7 +1,7 @@
 //! RFC 6455 as pure logic: frames, close codes, the tunnel between two peers, and the opening handshake.
 //!
-//! Nothing here reads a socket or a clock. `frame` knows the bytes of one header, `scanner` follows one direction from
-//! header to header, `tunnel` joins two directions with timers and the closing handshake, `handshake` judges offers
+//! Nothing here reads a socket or a clock. `frame` parses and encodes one header, `scanner` follows one direction from
+//! header to header, `tunnel` joins two directions with timers and the closing handshake, and `handshake` judges offers
 //! and answers. Payload is never unmasked, copied or changed.
 
 use serde::{Deserialize, Serialize};

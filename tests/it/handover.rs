@@ -33,12 +33,12 @@ impl Process {
         Process { lives: EndpointStates::default(), metrics: metrics.unwrap(), families: families.unwrap() }
     }
 
-    fn live(&self) -> Arc<EndpointState> {
+    fn state(&self) -> Arc<EndpointState> {
         self.lives.of("chat", "a", || self.families.endpoint("chat", "a", &[]))
     }
 
     fn session(&self) -> ConnectionPermit {
-        self.live().enter(u32::MAX).unwrap()
+        self.state().enter(u32::MAX).unwrap()
     }
 }
 
@@ -114,7 +114,7 @@ async fn play(part: &str, sockets: usize) {
                 let Stream::Tcp(stream) = accepted.unwrap().0 else { panic!("TCP") };
                 let mut stream = stream.into_std().unwrap();
                 stream.set_nonblocking(false).unwrap();
-                let left = process.live().load();
+                let left = process.state().load();
                 stream.write_all(&[u8::try_from(left).unwrap()]).unwrap();
                 if before.is_empty() {
                     return;

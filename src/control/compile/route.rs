@@ -53,7 +53,7 @@ impl Compiler<'_> {
                 upstream: Arc::clone(upstream),
                 metrics: families.session.route(&listener.name, &written.name, &written.upstream, &outcome::endings()),
                 log: self.log.clone(),
-                table: outcome::closing,
+                close_mapper: outcome::closing,
                 upstream_lost: match written.on_upstream_lost {
                     OnUpstreamLost::Close(code) => Farewell::Close(Close::new(code.0, "upstream lost")),
                     OnUpstreamLost::Cut => Farewell::Cut,
@@ -98,7 +98,7 @@ impl Compiler<'_> {
                 frame_bytes_max: limits.frame.bytes().unwrap_or(u64::MAX),
                 message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
             }),
-            room: self.context.quotas.of(&written.name),
+            quota: self.context.quotas.of(&written.name),
             connections_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
             http: written.http == PlainHttp::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),

@@ -116,7 +116,7 @@ impl Compiler<'_> {
             workers: self.context.workers,
             families: self.context.families.upstream.clone(),
             reasons: proxy::upgrade::endpoint_labels().into(),
-            lives: self.context.lives.clone(),
+            states: self.context.states.clone(),
             names: self.context.families.names.clone(),
             tcp: (&written.tcp).into(),
             sources: Sources::new(&written.source_addresses, self.context.workers).map(Arc::new),

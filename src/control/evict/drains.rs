@@ -81,7 +81,7 @@ impl DrainTarget {
             DrainTarget::Route { name } => *member.route.route == **name,
             DrainTarget::Upstream { name } => member.route.upstream.name == *name,
             DrainTarget::Endpoint { upstream, endpoint } => {
-                member.route.upstream.name == *upstream && member.live.endpoint() == endpoint
+                member.route.upstream.name == *upstream && member.endpoint_state.endpoint() == endpoint
             }
         }
     }
@@ -173,7 +173,7 @@ impl Drains {
             DrainTarget::Endpoint { upstream, endpoint } => {
                 let endpoints = compiled.upstreams.get(upstream)?.upstream.endpoints();
                 let found = endpoints.iter().find(|it| *it.name == **endpoint)?;
-                DrainGate::Endpoint(Arc::clone(&found.live))
+                DrainGate::Endpoint(Arc::clone(&found.state))
             }
         };
         gate.set_open(false);
@@ -216,7 +216,7 @@ impl Drains {
 
     fn cancel_stops(&self, target: &DrainTarget) {
         let why = target.why();
-        self.sessions.relent(|member, notice| *notice == why && target.has(member), clock::now());
+        self.sessions.cancel_stop(|member, notice| *notice == why && target.has(member), clock::now());
     }
 
     fn publish(&self) {

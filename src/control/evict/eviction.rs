@@ -44,7 +44,7 @@ pub struct EvictionState {
 impl EvictionState {
     /// Creates a state with nothing under way. `members` are the endpoints that the upstream has had so far.
     pub fn new(members: &[Arc<Endpoint>]) -> EvictionState {
-        let members = members.iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
+        let members = members.iter().map(|endpoint| (endpoint.state.id(), Arc::clone(&endpoint.state))).collect();
         EvictionState { members, ..EvictionState::default() }
     }
 }
@@ -126,10 +126,11 @@ impl EvictionPass<'_> {
     fn update_emptied(&mut self, endpoints: &[Arc<Endpoint>], now: MonotonicTime) {
         let mut to_empty: HashMap<u64, (Arc<EndpointState>, StopReason, Duration)> = HashMap::new();
         // Without a healthy endpoint, clients would return to one that is down and be closed again.
-        let others =
-            endpoints.iter().any(|endpoint| endpoint.takes_sessions() && endpoint.live.standing(now) != Standing::Down);
+        let others = endpoints
+            .iter()
+            .any(|endpoint| endpoint.takes_sessions() && endpoint.state.standing(now) != Standing::Down);
         for endpoint in endpoints {
-            let live = &endpoint.live;
+            let live = &endpoint.state;
             let why = match endpoint.written.drain {
                 Some(span) => (StopReason::EndpointDrain, span.duration()),
                 None if self.policy.down && others && live.standing(now) == Standing::Down => {
@@ -140,7 +141,7 @@ impl EvictionPass<'_> {
             to_empty.insert(live.id(), (Arc::clone(live), why.0, why.1));
         }
         let members: HashMap<u64, Arc<EndpointState>> =
-            endpoints.iter().map(|endpoint| (endpoint.live.id(), Arc::clone(&endpoint.live))).collect();
+            endpoints.iter().map(|endpoint| (endpoint.state.id(), Arc::clone(&endpoint.state))).collect();
         let was_member =
             self.state.members.iter().chain(self.state.emptied.iter().map(|(id, emptying)| (id, &emptying.live)));
         for (id, live) in was_member.filter(|(id, _)| !members.contains_key(id)) {
@@ -192,7 +193,7 @@ impl EvictionPass<'_> {
 
 impl QuietestFirst {
     fn ask(registry: &Sessions, id: u64, now: MonotonicTime) -> QuietestFirst {
-        registry.ask(|_, member| member.live.id() == id);
+        registry.request_reports(|_, member| member.endpoint_state.id() == id);
         QuietestFirst { asked_at: now, known: None }
     }
 
@@ -205,8 +206,11 @@ impl QuietestFirst {
         include_stopping: bool,
     ) -> Option<&mut VecDeque<SessionId>> {
         if self.known.is_none() && now.since(self.asked_at) >= TICK / 2 {
-            self.known =
-                Some(registry.by_silence(include_stopping.then_some(now), |member| member.live.id() == id).into());
+            self.known = Some(
+                registry
+                    .quietest_first(include_stopping.then_some(now), |member| member.endpoint_state.id() == id)
+                    .into(),
+            );
         }
         self.known.as_mut()
     }
@@ -219,19 +223,19 @@ impl Moving {
         }
         // Only endpoints that take sessions now: backups and other zones take no part in rebalancing.
         let open = upstream.first_choices(now);
-        let healthy: Vec<u64> = open.iter().map(|endpoint| endpoint.live.id()).collect();
+        let healthy: Vec<u64> = open.iter().map(|endpoint| endpoint.state.id()).collect();
         let since = match &self.healthy {
             Some((before, since)) if *before == healthy => *since,
             _ => now,
         };
         self.healthy = Some((healthy, since));
-        let is_settled = |endpoint: &Arc<Endpoint>| endpoint.live.joined_for(now) >= rule.settle;
+        let is_settled = |endpoint: &Arc<Endpoint>| endpoint.state.joined_for(now) >= rule.settle;
         if now.since(since) < rule.settle || !open.iter().all(is_settled) {
             self.reset();
             return;
         }
         let load_of = |endpoint: &Arc<Endpoint>| EndpointLoad {
-            load: endpoint.live.sessions(),
+            load: endpoint.state.sessions(),
             weight: upstream.weight(endpoint, now),
             sessions_max: endpoint.sessions_max,
         };
@@ -243,26 +247,26 @@ impl Moving {
                 return;
             }
             // Sessions that are closing count as about to return, so they must not count on their endpoint too.
-            let ids: Vec<u64> = open.iter().map(|endpoint| endpoint.live.id()).collect();
+            let ids: Vec<u64> = open.iter().map(|endpoint| endpoint.state.id()).collect();
             let mut left = vec![0; ids.len()];
             registry.for_each_left(|member| {
-                if let Some(at) = ids.iter().position(|id| *id == member.live.id()) {
+                if let Some(at) = ids.iter().position(|id| *id == member.endpoint_state.id()) {
                     left[at] += 1;
                 }
             });
             // Sessions of earlier processes count as load too, but only those processes can move them.
-            let own = open.iter().zip(&left).map(|(endpoint, left)| endpoint.live.here().min(*left));
+            let own = open.iter().zip(&left).map(|(endpoint, left)| endpoint.state.here().min(*left));
             let loads = loads.iter().zip(&open).zip(own);
             let loads: Vec<EndpointLoad> = loads
                 .map(|((loads, endpoint), own)| EndpointLoad {
-                    load: endpoint.live.elsewhere().saturating_add(own),
+                    load: endpoint.state.elsewhere().saturating_add(own),
                     ..*loads
                 })
                 .collect();
             for ((endpoint, given), left) in open.iter().zip(surplus(&loads)).zip(left) {
                 let given = given.min(left);
                 if given > 0 {
-                    let id = endpoint.live.id();
+                    let id = endpoint.state.id();
                     self.from.insert(id, (given as usize, QuietestFirst::ask(registry, id, now)));
                 }
             }
@@ -275,7 +279,7 @@ impl Moving {
         // Other sessions open and close meanwhile: no endpoint gives more than its surplus now. Clients that have returned
         // are among them, so those about to return are not added: counting them twice would end this early.
         for ((endpoint, loads), most) in open.iter().zip(&loads).zip(most(&loads, 0, rule.tolerance_percent)) {
-            let id = endpoint.live.id();
+            let id = endpoint.state.id();
             let Some((left, sessions)) = self.from.get_mut(&id) else { continue };
             *left = (*left).min(loads.load.saturating_sub(most) as usize);
             if *left > 0 && now.since(sessions.asked_at) >= STALE {

@@ -104,7 +104,7 @@ impl Collector for DrainCollector {
         let mut left = vec![0; drains.len()];
         let mut stopping: HashMap<&str, i64> = STOPPING_LABELS.map(|reason| (reason, 0)).into();
         let mut all = 0;
-        if is_ending || !drains.is_empty() || self.sessions.is_anybody_told() {
+        if is_ending || !drains.is_empty() || self.sessions.is_any_stopping() {
             self.sessions.survey(|member, stop| {
                 all += 1;
                 if let Some(stop) = stop {

@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    fn told(trusted: bool, fields: &[(&str, &str)]) -> ForwardedRequest {
+    fn forwarded_request(trusted: bool, fields: &[(&str, &str)]) -> ForwardedRequest {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
@@ -199,8 +199,10 @@ mod tests {
             (&[("forwarded", "host=a.example"), ("x-forwarded-host", "b.example")], Err(Disagree)),
             (&[("forwarded", "host=\""), ("x-forwarded-host", "b.example")], Err(Unreadable)),
         ] {
-            let told = told(true, fields);
-            let found = told.doubt.map_or(Ok(told.host.map(|host| host.to_string()).unwrap_or_default()), Err);
+            let forwarded_request = forwarded_request(true, fields);
+            let found = forwarded_request
+                .doubt
+                .map_or(Ok(forwarded_request.host.map(|host| host.to_string()).unwrap_or_default()), Err);
             assert_eq!(found, host.map(str::to_owned), "{fields:?}");
         }
     }
@@ -214,10 +216,10 @@ mod tests {
             ("forwarded", "host=evil.example;proto=https"),
         ];
         assert_eq!(
-            told(false, &fields),
+            forwarded_request(false, &fields),
             ForwardedRequest { doubt: Some(Doubt::Untrusted), ..ForwardedRequest::default() }
         );
-        assert_eq!(told(false, &[]), ForwardedRequest::default());
+        assert_eq!(forwarded_request(false, &[]), ForwardedRequest::default());
     }
 
     #[test]
@@ -237,7 +239,7 @@ mod tests {
             (&[("forwarded", "proto=https"), ("x-forwarded-proto", "https")], Some(true)),
             (&[("forwarded", "proto=https"), ("x-forwarded-proto", "http")], None),
         ] {
-            assert_eq!(told(true, fields).https, https, "{fields:?}");
+            assert_eq!(forwarded_request(true, fields).https, https, "{fields:?}");
         }
         for (https, tls, is_https) in
             [(None, true, true), (None, false, false), (Some(true), false, true), (Some(false), true, false)]
@@ -252,17 +254,17 @@ mod tests {
         for (value, port) in
             [("8443", Some(8443)), ("0", None), ("65536", None), ("+80", None), ("80, 81", None), ("", None)]
         {
-            assert_eq!(told(true, &[("x-forwarded-port", value)]).port, port, "{value}");
+            assert_eq!(forwarded_request(true, &[("x-forwarded-port", value)]).port, port, "{value}");
         }
-        assert_eq!(told(true, &[("x-forwarded-port", "80"), ("x-forwarded-port", "80")]).port, None);
+        assert_eq!(forwarded_request(true, &[("x-forwarded-port", "80"), ("x-forwarded-port", "80")]).port, None);
     }
 
     proptest! {
         #[test]
         fn a_claim_of_the_client_changes_nothing(claim in "[ -~]{0,40}") {
             let forwarded = format!("{claim}, for=203.0.113.9;host=a.example");
-            let told = told(true, &[("forwarded", &forwarded)]);
-            let host = told.host.map(|host| host.to_string());
+            let forwarded_request = forwarded_request(true, &[("forwarded", &forwarded)]);
+            let host = forwarded_request.host.map(|host| host.to_string());
             prop_assert_eq!(host.as_deref(), Some("a.example"));
         }
     }

@@ -109,7 +109,7 @@ pub async fn serve(
                     }
                     // hyper would close it at once, but its first request may be on its way. It gets a short time for that
                     // unless its deadline is nearer.
-                    if guard.noticed().is_some() && !std::mem::replace(&mut was_noticed, true) {
+                    if guard.stop_at().is_some() && !std::mem::replace(&mut was_noticed, true) {
                         let soon = first_head.deadline().min(Instant::now() + LAST_HEAD);
                         first_head.as_mut().reset(soon);
                     }

@@ -1,51 +1,50 @@
-//! What one guard has been told, by all who told it: of several moments to stop the earliest holds, with the earliest bound
-//! of all.
+//! All stops asked of one guard: the earliest time holds, with the earliest bound of all.
 //!
-//! Each reason is kept with its own moment and its own bound, so that one that is taken back leaves nothing of itself, and
-//! of those that are left the right one holds. One entry a kind of reason, whatever is said how often: there are as many
-//! as [`StopReason`] has variants at most.
+//! Each reason keeps its own time and bound, so that a cancelled one leaves no trace and the right one of the rest
+//! holds. There is one entry for each kind of reason, however often it is asked: at most as many as [`StopReason`] has
+//! variants.
 
 use std::mem::{discriminant, take};
 
 use crate::base::time::MonotonicTime;
 use crate::session::stop::{StopNotice, StopReason};
 
-/// All that has been said and not taken back.
+/// All stops that were asked and not cancelled.
 #[derive(Debug, Default)]
 pub(super) struct Stops {
-    /// The one that holds: the earliest, and of equals the one that was said first.
+    /// The one that holds: the earliest, and of equals the one asked first.
     first: Option<StopNotice>,
-    /// The others, in the same order. Boxed twice over since every session has this and hardly any needs it.
+    /// The others, in the same order. Boxed twice: every session has this field and hardly any needs it.
     #[expect(clippy::box_collection, reason = "8 bytes in every session in place of 24")]
     rest: Option<Box<Vec<StopNotice>>>,
 }
 
-/// What became of something that was said.
+/// The effect of one more stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StopOutcome {
-    /// What holds is not what held before.
-    pub is_news: bool,
-    /// It is to stop earlier than before, or at all.
+    /// What holds has changed.
+    pub is_changed: bool,
+    /// It will stop earlier than before, or at all.
     pub is_earlier: bool,
 }
 
 impl Stops {
-    /// Nothing but this has been said; or nothing at all.
+    /// Starts with this stop, or with none.
     pub(super) fn new(first: Option<StopNotice>) -> Stops {
         Stops { first, rest: None }
     }
 
-    /// Whether nothing has been said.
+    /// Returns true if no stop was asked.
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
-    /// When to stop, and why, as far as that is one reason's.
+    /// Returns the stop that holds, with its own bound.
     pub(super) fn first(&self) -> Option<&StopNotice> {
         self.first.as_ref()
     }
 
-    /// What holds: the earliest, by the earliest bound that anybody has set.
+    /// Returns the stop that holds, with the earliest bound of all.
     pub(super) fn in_force(&self) -> Option<StopNotice> {
         let first = self.first.as_ref()?;
         Some(StopNotice { by: self.all().filter_map(|stop| stop.by).min(), ..first.clone() })
@@ -55,12 +54,11 @@ impl Stops {
         self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 
-    /// Notes what is said besides what was said before. Of the same kind of reason the earlier moment and the earlier bound
-    /// are kept.
-    pub(super) fn say(&mut self, mut new: StopNotice) -> StopOutcome {
+    /// Adds a stop. Of the same kind of reason the earlier time and the earlier bound are kept.
+    pub(super) fn add(&mut self, mut new: StopNotice) -> StopOutcome {
         if self.is_empty() {
             self.first = Some(new);
-            return StopOutcome { is_news: true, is_earlier: true };
+            return StopOutcome { is_changed: true, is_earlier: true };
         }
         let before = self.in_force();
         let mut all = self.take_all();
@@ -80,11 +78,11 @@ impl Stops {
         self.put_all(all);
         let now = self.in_force();
         let moment = |stop: &Option<StopNotice>| stop.as_ref().map(|stop| stop.at);
-        StopOutcome { is_earlier: moment(&now) < moment(&before), is_news: now != before }
+        StopOutcome { is_earlier: moment(&now) < moment(&before), is_changed: now != before }
     }
 
-    /// Takes back what `is_over`, unless its moment has come. Whether what holds is not what held before.
-    pub(super) fn take_back(&mut self, is_over: impl Fn(&StopReason) -> bool, now: MonotonicTime) -> bool {
+    /// Cancels the stops that `is_over` selects, unless their time has come. Returns true if what holds has changed.
+    pub(super) fn cancel(&mut self, is_over: impl Fn(&StopReason) -> bool, now: MonotonicTime) -> bool {
         let is_over = |stop: &StopNotice| stop.at > now && is_over(&stop.why);
         if !self.all().any(is_over) {
             return false;
@@ -96,7 +94,7 @@ impl Stops {
         self.in_force() != before
     }
 
-    /// Whether it was told to stop for this very reason, and by this time.
+    /// Returns true if it was asked to stop for exactly this reason, by this time.
     pub(super) fn has(&self, why: &StopReason, end: MonotonicTime) -> bool {
         self.all().any(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
     }
@@ -114,7 +112,7 @@ impl Stops {
     }
 }
 
-/// Where its moment has it; after those with the same.
+/// Inserts by time, after equal ones.
 fn insert(all: &mut Vec<StopNotice>, new: StopNotice) {
     let at = all.partition_point(|stop| stop.at <= new.at);
     all.insert(at, new);
@@ -193,7 +191,7 @@ mod tests {
             Some(StopNotice { at: *at, by, why: why.clone() })
         }
 
-        fn take_back(&mut self, whys: &[StopReason], now: MonotonicTime) {
+        fn cancel(&mut self, whys: &[StopReason], now: MonotonicTime) {
             let gone: Vec<StopReason> = whys
                 .iter()
                 .filter(|why| self.earliest(why).is_some_and(|(is, at, _)| is == *why && *at > now))
@@ -211,23 +209,23 @@ mod tests {
             let (mut stops, mut naive) = (Stops::default(), Naive::default());
             for step in steps {
                 let before = naive.in_force();
-                let is_news = match step {
+                let is_changed = match step {
                     Step::Say { why, at: seconds, by } => {
                         let stop = StopNotice { at: at(seconds), by: by.map(at), why: reasons()[why].clone() };
                         naive.0.push((stop.why.clone(), stop.at, stop.by));
-                        let heard = stops.say(stop);
+                        let outcome = stops.add(stop);
                         let is_earlier = naive.in_force().map(|stop| stop.at) != before.as_ref().map(|stop| stop.at);
-                        prop_assert_eq!(heard.is_earlier, is_earlier);
-                        heard.is_news
+                        prop_assert_eq!(outcome.is_earlier, is_earlier);
+                        outcome.is_changed
                     }
                     Step::TakeBack { why, now } => {
                         let why: Vec<StopReason> = why.into_iter().map(|why| reasons()[why].clone()).collect();
-                        naive.take_back(&why, at(now));
-                        stops.take_back(|other| why.contains(other), at(now))
+                        naive.cancel(&why, at(now));
+                        stops.cancel(|other| why.contains(other), at(now))
                     }
                 };
                 prop_assert_eq!(stops.in_force(), naive.in_force());
-                prop_assert_eq!(is_news, naive.in_force() != before);
+                prop_assert_eq!(is_changed, naive.in_force() != before);
                 prop_assert_eq!(stops.is_empty(), naive.0.is_empty());
                 prop_assert!(stops.all().count() < reasons().len(), "one a kind");
                 for why in reasons() {
@@ -243,26 +241,29 @@ mod tests {
     #[test]
     fn a_reason_that_is_taken_back_leaves_no_bound_behind() {
         let mut stops = Stops::default();
-        stops.say(StopNotice { at: at(50), by: Some(at(90)), why: StopReason::Reload });
-        let heard = stops.say(StopNotice { at: at(60), by: Some(at(60)), why: StopReason::RouteDrain });
-        assert_eq!(heard, StopOutcome { is_news: true, is_earlier: false }, "the bound is another");
+        stops.add(StopNotice { at: at(50), by: Some(at(90)), why: StopReason::Reload });
+        let outcome = stops.add(StopNotice { at: at(60), by: Some(at(60)), why: StopReason::RouteDrain });
+        assert_eq!(outcome, StopOutcome { is_changed: true, is_earlier: false }, "the bound is another");
         assert_eq!(stops.in_force(), Some(StopNotice { at: at(50), by: Some(at(60)), why: StopReason::Reload }));
-        assert!(stops.take_back(|why| *why == StopReason::RouteDrain, at(1)));
+        assert!(stops.cancel(|why| *why == StopReason::RouteDrain, at(1)));
         assert_eq!(stops.in_force(), Some(StopNotice { at: at(50), by: Some(at(90)), why: StopReason::Reload }));
     }
 
     #[test]
     fn of_three_the_second_holds_when_the_first_is_taken_back_and_then_the_third() {
         let mut stops = Stops::default();
-        let said = |seconds, why| StopNotice { at: at(seconds), by: Some(at(seconds + 1)), why };
-        for stop in [said(30, StopReason::Drain), said(10, StopReason::RouteDrain), said(20, StopReason::ListenerDrain)]
-        {
-            stops.say(stop);
+        let signals = |seconds, why| StopNotice { at: at(seconds), by: Some(at(seconds + 1)), why };
+        for stop in [
+            signals(30, StopReason::Drain),
+            signals(10, StopReason::RouteDrain),
+            signals(20, StopReason::ListenerDrain),
+        ] {
+            stops.add(stop);
         }
-        assert!(stops.take_back(|why| *why == StopReason::RouteDrain, at(1)));
-        assert_eq!(stops.in_force(), Some(said(20, StopReason::ListenerDrain)));
-        assert!(stops.take_back(|why| *why == StopReason::ListenerDrain, at(1)));
-        assert_eq!(stops.in_force(), Some(said(30, StopReason::Drain)));
+        assert!(stops.cancel(|why| *why == StopReason::RouteDrain, at(1)));
+        assert_eq!(stops.in_force(), Some(signals(20, StopReason::ListenerDrain)));
+        assert!(stops.cancel(|why| *why == StopReason::ListenerDrain, at(1)));
+        assert_eq!(stops.in_force(), Some(signals(30, StopReason::Drain)));
     }
 
     #[test]

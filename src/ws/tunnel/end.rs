@@ -1,4 +1,4 @@
-//! What a tunnel tells: why a session ends, and what passes while it lasts.
+//! What a tunnel reports: why a session ends, and the traffic while it lasts.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -22,17 +22,17 @@ pub enum End {
     },
     /// A peer's connection ended without a Close.
     Lost(Side),
-    /// A blind pipe: a peer ended its stream, as is its right.
+    /// A blind pipe: a peer ended its stream, as it may.
     Finished(Side),
     /// No data frame for too long.
     Idle,
-    /// Nothing was heard of this peer, not even a Pong.
+    /// This peer sent nothing at all, not even a Pong.
     Dead(Side),
-    /// The session is as old as it may become.
+    /// The session reached its maximum lifetime.
     Lifetime,
     /// The driver asked for it with `Tunnel::stop`, and knows why.
     Stopped,
-    /// The proxy failed on it.
+    /// A bug in the proxy: handling it panicked.
     Panicked,
     /// This peer began a frame larger than allowed.
     FrameTooLarge(Side),
@@ -47,26 +47,27 @@ pub enum End {
     },
 }
 
-/// The last that a peer gets when a session ends.
+/// The last thing a peer gets when a session ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Farewell {
-    /// Nothing of ours: it has had the other peer's Close, or asked to close itself, or has ended its own stream.
+    /// Nothing of ours: it has received the other peer's Close, asked to close itself, or ended its own stream.
     Nothing,
-    /// This Close, at the end of the frame that goes to it now.
+    /// This Close, at the end of the frame in progress.
     Close(Close),
-    /// The end of its stream behind what waits for it, and no Close.
+    /// The end of its stream after what is queued for it, without a Close.
     Cut,
 }
 
-/// Hears what passes, for counting. Each thing is told once, whatever the slices; things alike may be told together.
+/// Counts the traffic. Each event is reported once, however the bytes were sliced; similar events may be reported
+/// together.
 pub trait Observer {
-    /// So many bytes of this peer, headers included, went on.
+    /// Bytes of this peer, headers included, were forwarded.
     fn bytes(&mut self, from: Side, bytes: usize);
-    /// So many whole messages of this peer, each of them this, went on.
+    /// `count` whole messages like this one of this peer were forwarded.
     fn message(&mut self, from: Side, message: EndedMessage, count: u32);
-    /// So many of these control frames of this peer, no answers to us, went on.
+    /// `count` control frames of this peer were forwarded, answers to our own Pings excluded.
     fn control(&mut self, from: Side, opcode: Opcode, count: u32);
-    /// A frame of this peer broke a rule and was taken all the same.
+    /// A frame of this peer broke a rule and was accepted all the same.
     fn tolerated(&mut self, from: Side, violation: Violation);
     /// This peer was sent a Ping of ours.
     fn pinged(&mut self, peer: Side);

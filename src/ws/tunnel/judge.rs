@@ -1,4 +1,4 @@
-//! One peer's bytes, judged frame by frame: what goes on to the other peer, and what is counted.
+//! Judges the frames of one peer: what goes on to the other peer, and what is counted.
 
 use std::borrow::Cow;
 
@@ -10,38 +10,38 @@ use crate::ws::close::CloseBody;
 use crate::ws::frame::{CONTROL_PAYLOAD_MAX, FrameHeader, Opcode, apply_mask};
 use crate::ws::scanner::{ControlFrameSpan, EndedMessage, FrameRefusal, Item, Rules, Run, Violation};
 
-/// What has passed in one go and has not been told: a flood of small frames is told in few words.
+/// Frames passed in one call and not yet reported: a flood of small frames is reported in few calls.
 #[derive(Default)]
-pub(super) struct Passed {
-    /// The last texts and the last binary messages, if they are alike.
+pub(super) struct FrameCounts {
+    /// The last text and the last binary messages, counted together while alike.
     texts: Option<(EndedMessage, u32)>,
     binaries: Option<(EndedMessage, u32)>,
     pings: u32,
     pongs: u32,
 }
 
-impl Passed {
+impl FrameCounts {
     #[inline]
-    fn message(&mut self, from: Side, message: EndedMessage, count: u32, seen: &mut impl Observer) {
+    fn message(&mut self, from: Side, message: EndedMessage, count: u32, observer: &mut impl Observer) {
         let alike = if message.opcode == Opcode::Text { &mut self.texts } else { &mut self.binaries };
         match alike {
             Some((last, so_far)) if *last == message => *so_far += count,
             other => {
                 if let Some((last, so_far)) = other.replace((message, count)) {
-                    seen.message(from, last, so_far);
+                    observer.message(from, last, so_far);
                 }
             }
         }
     }
 
     #[inline]
-    fn tell(self, from: Side, seen: &mut impl Observer) {
+    fn report(self, from: Side, observer: &mut impl Observer) {
         for (message, count) in [self.texts, self.binaries].into_iter().flatten() {
-            seen.message(from, message, count);
+            observer.message(from, message, count);
         }
         for (opcode, count) in [(Opcode::Ping, self.pings), (Opcode::Pong, self.pongs)] {
             if count > 0 {
-                seen.control(from, opcode, count);
+                observer.control(from, opcode, count);
             }
         }
     }
@@ -53,11 +53,11 @@ impl Tunnel {
         now: MonotonicTime,
         from: Side,
         bytes: &[u8],
-        seen: &mut impl Observer,
+        observer: &mut impl Observer,
     ) -> TunnelStep {
-        let mut passed = Passed::default();
-        let step = self.judge_each(now, from, bytes, &mut passed, seen);
-        passed.tell(from, seen);
+        let mut passed = FrameCounts::default();
+        let step = self.judge_each(now, from, bytes, &mut passed, observer);
+        passed.report(from, observer);
         step
     }
 
@@ -67,8 +67,8 @@ impl Tunnel {
         now: MonotonicTime,
         from: Side,
         bytes: &[u8],
-        passed: &mut Passed,
-        seen: &mut impl Observer,
+        passed: &mut FrameCounts,
+        observer: &mut impl Observer,
     ) -> TunnelStep {
         let to = from.other();
         let mut rules = Rules {
@@ -80,24 +80,24 @@ impl Tunnel {
         };
         let mut at = 0;
         loop {
-            let muted = self.peer(from).muted || !self.peer(to).writable();
-            if muted {
-                // Nothing of this goes anywhere: only the framing still matters.
+            let discard_frames = self.peer(from).discard_frames || !self.peer(to).writable();
+            if discard_frames {
+                // Nothing of this is forwarded; only the framing still matters.
                 rules.frame_bytes_max = u64::MAX;
                 rules.message_bytes_max = u64::MAX;
             }
-            let taken = |at| if muted { TunnelStep::Drop(at) } else { TunnelStep::Forward(at) };
+            let taken = |at| if discard_frames { TunnelStep::Drop(at) } else { TunnelStep::Forward(at) };
             let rest = &bytes[at..];
             let scanner = &mut self.peers[from as usize].scanner;
             if at > 0 && (rest.is_empty() || (scanner.at_boundary() && self.peer(to).wants_inject())) {
                 return taken(at);
             }
-            let most = if muted { 0 } else { self.alike_max(from, rest) };
+            let most = if discard_frames { 0 } else { self.run_max(from, rest) };
             if most > 0
                 && let Some(run) = self.peers[from as usize].scanner.run(&rules, rest, most)
             {
                 at += run.bytes;
-                self.run_passed(now, from, run, passed, seen);
+                self.run_passed(now, from, run, passed, observer);
                 continue;
             }
             let mut item = self.peers[from as usize].scanner.next(&rules, rest);
@@ -106,18 +106,18 @@ impl Tunnel {
                 && let Some(tolerated) = self.tolerated(&rules, violation, rest)
             {
                 if matches!(tolerated, Ok(item) if item != Item::Incomplete) {
-                    seen.tolerated(from, violation);
+                    observer.tolerated(from, violation);
                 }
                 item = tolerated;
             }
             match item {
                 Ok(Item::Data { header, ends }) => {
                     at += header;
-                    self.data_passed(now, from, ends.filter(|_| !muted), passed, seen);
+                    self.data_passed(now, from, ends.filter(|_| !discard_frames), passed, observer);
                 }
                 Ok(Item::Payload { bytes, ends }) => {
                     at += bytes;
-                    self.data_passed(now, from, ends.filter(|_| !muted), passed, seen);
+                    self.data_passed(now, from, ends.filter(|_| !discard_frames), passed, observer);
                 }
                 Ok(Item::Incomplete) if at > 0 => return taken(at),
                 Ok(Item::Incomplete) => return TunnelStep::NeedMore,
@@ -126,23 +126,23 @@ impl Tunnel {
                     let payload = &payload[..length];
                     let is_masked_well = control.mask.is_some() == (from == Side::Client);
                     match control.opcode {
-                        Opcode::Pong if self.is_ours(from, payload).is_some() => {
+                        Opcode::Pong if self.own_ping(from, payload).is_some() => {
                             if at > 0 {
                                 return taken(at);
                             }
-                            if self.is_ours(from, payload) == Some(self.peer(from).pings) {
-                                seen.round_trip(from, now.since(self.peer(from).pinged));
+                            if self.own_ping(from, payload) == Some(self.peer(from).pings) {
+                                observer.round_trip(from, now.since(self.peer(from).pinged));
                             }
                             return TunnelStep::Drop(control.bytes);
                         }
                         Opcode::Close => match CloseBody::parse(payload) {
                             Ok(_) if at > 0 => return taken(at),
                             Ok(body) => {
-                                if !muted {
-                                    seen.control(from, Opcode::Close, 1);
+                                if !discard_frames {
+                                    observer.control(from, Opcode::Close, 1);
                                 }
-                                self.close_received(now, from, body, !muted);
-                                return if is_masked_well || muted {
+                                self.close_received(now, from, body, !discard_frames);
+                                return if is_masked_well || discard_frames {
                                     taken(control.bytes)
                                 } else {
                                     TunnelStep::Remask(control.bytes)
@@ -156,7 +156,7 @@ impl Tunnel {
                         },
                         opcode => {
                             at += control.bytes;
-                            if !muted {
+                            if !discard_frames {
                                 self.control_passed(from, opcode, 1, passed);
                                 if !is_masked_well {
                                     return TunnelStep::Remask(control.bytes);
@@ -168,7 +168,7 @@ impl Tunnel {
                 Err(_) if at > 0 => return taken(at),
                 Err(refusal) => {
                     self.refuse(now, from, refusal);
-                    if self.peer(from).deaf {
+                    if self.peer(from).ignore_input {
                         return TunnelStep::Drop(bytes.len());
                     }
                 }
@@ -176,7 +176,7 @@ impl Tunnel {
         }
     }
 
-    /// What stands at the start of `bytes` for whoever does not mind that it breaks this rule, where that does no harm.
+    /// Reads the start of `bytes` again where breaking this rule does no harm, as a tolerant reader would.
     #[cold]
     fn tolerated(&mut self, rules: &Rules, violation: Violation, bytes: &[u8]) -> Option<Result<Item, FrameRefusal>> {
         let is_lenient = self.settings.validation == Validation::Lenient;
@@ -184,7 +184,7 @@ impl Tunnel {
         let may_be_ours = header.opcode == Opcode::Pong && header.payload == PING_BYTES as u64;
         let passes = match violation {
             Violation::LengthNotMinimal => is_lenient || may_be_ours,
-            // Masking is there for what is between us and the peer; we mask anew. Payload of data is not ours to touch.
+            // Masks protect one hop only, and we mask anew. The payload of data frames is not ours to change.
             Violation::UnmaskedFrame | Violation::MaskedFrame => {
                 header.opcode.is_control() && header.rsv == 0 && (is_lenient || may_be_ours)
             }
@@ -199,7 +199,7 @@ impl Tunnel {
             && !is_lenient
         {
             let (payload, length) = unmasked(&control, bytes);
-            self.is_ours(rules.from, &payload[..length])?;
+            self.own_ping(rules.from, &payload[..length])?;
         }
         Some(item)
     }
@@ -209,30 +209,37 @@ impl Tunnel {
         now: MonotonicTime,
         from: Side,
         ends: Option<EndedMessage>,
-        passed: &mut Passed,
-        seen: &mut impl Observer,
+        passed: &mut FrameCounts,
+        observer: &mut impl Observer,
     ) {
         self.data_at = now;
         if let Some(message) = ends {
-            passed.message(from, message, 1, seen);
+            passed.message(from, message, 1, observer);
         }
     }
 
     #[inline]
-    fn run_passed(&mut self, now: MonotonicTime, from: Side, run: Run, passed: &mut Passed, seen: &mut impl Observer) {
+    fn run_passed(
+        &mut self,
+        now: MonotonicTime,
+        from: Side,
+        run: Run,
+        passed: &mut FrameCounts,
+        observer: &mut impl Observer,
+    ) {
         match run.opcode {
             Opcode::Text | Opcode::Binary => {
                 self.data_at = now;
-                passed.message(from, EndedMessage { opcode: run.opcode, bytes: run.payload }, run.count, seen);
+                passed.message(from, EndedMessage { opcode: run.opcode, bytes: run.payload }, run.count, observer);
             }
             Opcode::Continuation => self.data_at = now,
             control => self.control_passed(from, control, run.count, passed),
         }
     }
 
-    /// Pings or Pongs of this peer went on.
+    /// Notes that Pings or Pongs of this peer were forwarded.
     #[inline]
-    fn control_passed(&mut self, from: Side, opcode: Opcode, count: u32, passed: &mut Passed) {
+    fn control_passed(&mut self, from: Side, opcode: Opcode, count: u32, passed: &mut FrameCounts) {
         match opcode {
             Opcode::Ping => {
                 passed.pings += count;
@@ -245,10 +252,10 @@ impl Tunnel {
         }
     }
 
-    /// How many of the frames at the start of `bytes` may be taken in one go if they are alike: a Pong that has the length of
-    /// ours is looked at, and left alone if it has our key.
+    /// Returns how many similar frames at the start of `bytes` may be taken at once. A Pong as long as ours is
+    /// examined, and excluded if it carries our key.
     #[inline]
-    fn alike_max(&self, from: Side, bytes: &[u8]) -> usize {
+    fn run_max(&self, from: Side, bytes: &[u8]) -> usize {
         let &[0x8A, second, ..] = bytes else { return usize::MAX };
         if usize::from(second & 0x7F) != PING_BYTES {
             return usize::MAX;
@@ -265,7 +272,7 @@ impl Tunnel {
         usize::from(key != self.ping_keys[from as usize])
     }
 
-    fn is_ours(&self, from: Side, payload: &[u8]) -> Option<u32> {
+    fn own_ping(&self, from: Side, payload: &[u8]) -> Option<u32> {
         let (key, count) = payload.split_first_chunk::<8>()?;
         let count = u32::from_be_bytes(*count.first_chunk::<4>()?);
         let ours = payload.len() == PING_BYTES
@@ -280,19 +287,19 @@ impl Tunnel {
             FrameRefusal::FrameTooLarge => self.begin(now, End::FrameTooLarge(from)),
             FrameRefusal::MessageTooLarge => self.begin(now, End::MessageTooLarge(from)),
             FrameRefusal::Violation(violation) => {
-                self.peer_mut(from).deaf = true;
+                self.peer_mut(from).ignore_input = true;
                 self.begin(now, End::Violation { by: from, label: Cow::Borrowed(Violation::label(violation)) });
             }
         }
-        self.peer_mut(from).muted = true;
+        self.peer_mut(from).discard_frames = true;
         if was_closing {
             // Its Close will not be passed on any more; the other peer, if it asked to close, must not wait for it.
-            self.answer_for(now, from);
+            self.answer_in_place_of(now, from);
         }
     }
 }
 
-/// A copy of a control frame's payload, unmasked, with its length.
+/// Returns a copy of a control frame's payload, unmasked, with its length.
 fn unmasked(control: &ControlFrameSpan, bytes: &[u8]) -> ([u8; CONTROL_PAYLOAD_MAX], usize) {
     let masked = &bytes[control.header..control.bytes];
     let mut payload = [0; CONTROL_PAYLOAD_MAX];

@@ -1,4 +1,4 @@
-//! Whether a peer still lives: our Pings, their Pongs, and when silence means that it is dead.
+//! Liveness of a peer: our Pings, their Pongs, and when silence means that it is dead.
 
 use std::time::Duration;
 
@@ -8,49 +8,50 @@ use super::{End, Tunnel};
 use crate::base::time::MonotonicTime;
 use crate::ws::Side;
 
-/// How late a timer is that tells of a stall of ours, in which nobody was read: far above what a busy worker is late by.
+/// How late a timer must fire to show that we stalled and read nobody: far more than a busy worker is late by.
 pub const STALL: Duration = Duration::from_secs(1);
 
-/// A Ping of ours carries its key and its count.
+/// The payload length of our Pings: a key and a count.
 pub(super) const PING_BYTES: usize = 12;
 
-/// Whether a peer is there. Since when it is `Wanted` or `Asked` is `Peer::since`.
+/// Whether a peer is alive. `Peer::doubted_since` says since when a Ping is queued or sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Liveness {
-    /// It was heard of lately enough.
-    Heard,
-    /// A Ping to it waits for the end of a frame.
-    Wanted,
-    /// It was asked and has not answered.
-    Asked,
+    /// Something arrived from it recently.
+    Alive,
+    /// A Ping for it waits for the end of a frame.
+    PingQueued,
+    /// A Ping was sent and is unanswered.
+    PingSent,
 }
 
 impl Tunnel {
-    /// A sign of life. Where it was doubted, the next Ping may be nearer than the end of the doubt was.
+    /// Notes a sign of life. If the peer was in doubt, its next Ping may be due before the doubt would have ended.
     #[inline]
-    pub(super) fn heard(&mut self, now: MonotonicTime, side: Side) {
+    pub(super) fn mark_alive(&mut self, now: MonotonicTime, side: Side) {
         let peer = self.peer_mut(side);
-        let was_doubted = peer.liveness != Liveness::Heard;
-        peer.heard = now;
-        peer.liveness = Liveness::Heard;
+        let was_doubted = peer.liveness != Liveness::Alive;
+        peer.heard_at = now;
+        peer.liveness = Liveness::Alive;
         self.timer_moved |= was_doubted;
     }
 
-    /// Nothing waits for this peer any more, so the other one is read again. Whatever that one has said meanwhile is still
-    /// to be read: its waits begin anew.
+    /// Notes that nothing is queued for this peer any more, so the other one is read again. What that one sent
+    /// meanwhile is still unread, so its waits start again.
     pub(super) fn unblocked(&mut self, now: MonotonicTime, side: Side) {
         if !std::mem::take(&mut self.peer_mut(side).blocked) {
             return;
         }
         let unread = self.peer_mut(side.other());
         match unread.liveness {
-            Liveness::Heard => unread.heard = now,
-            Liveness::Wanted | Liveness::Asked => unread.since = now,
+            Liveness::Alive => unread.heard_at = now,
+            Liveness::PingQueued | Liveness::PingSent => unread.liveness_since = now,
         }
         self.timer_moved = true;
     }
 
-    /// A peer is not judged while it is not read, because what it sends has nowhere to go: its Pong may be among that.
+    /// Returns when the liveness of this peer is next due. A peer that is not read, because its bytes have nowhere to
+    /// go, is not judged: its Pong may be among them.
     pub(super) fn liveness_due(&self, side: Side) -> Option<MonotonicTime> {
         if self.peer(side.other()).blocked {
             return None;
@@ -58,8 +59,8 @@ impl Tunnel {
         let ping = self.settings.ping.filter(|_| self.reads_frames())?;
         let peer = self.peer(side);
         Some(match peer.liveness {
-            Liveness::Heard => peer.heard + ping,
-            Liveness::Wanted | Liveness::Asked => peer.since + self.settings.pong,
+            Liveness::Alive => peer.heard_at + ping,
+            Liveness::PingQueued | Liveness::PingSent => peer.liveness_since + self.settings.pong,
         })
     }
 
@@ -67,21 +68,22 @@ impl Tunnel {
         let Some(due) = self.liveness_due(side).filter(|&due| due <= now && !self.is_closing()) else { return };
         let peer = self.peer_mut(side);
         match peer.liveness {
-            // Who comes so late was not there to read either (a suspended process, a machine that moved): it asks again.
-            Liveness::Wanted | Liveness::Asked if now.since(due) >= STALL => peer.since = now,
-            Liveness::Heard if peer.owes_pong => peer.doubt(now, Liveness::Asked),
-            Liveness::Heard => peer.doubt(now, Liveness::Wanted),
-            // The Ping could not leave because the peer takes nothing at all: that is an answer too.
-            Liveness::Wanted if peer.blocked || peer.cut => self.begin(now, End::Dead(side)),
-            // It could not leave because a long frame is on its way, which the peer takes.
-            Liveness::Wanted => peer.doubt(now, Liveness::Wanted),
-            Liveness::Asked => self.begin(now, End::Dead(side)),
+            // A timer this late means that we did not read either (a suspended process, a migrated machine): wait
+            // again.
+            Liveness::PingQueued | Liveness::PingSent if now.since(due) >= STALL => peer.liveness_since = now,
+            Liveness::Alive if peer.owes_pong => peer.set_liveness(now, Liveness::PingSent),
+            Liveness::Alive => peer.set_liveness(now, Liveness::PingQueued),
+            // The Ping could not leave because the peer accepts nothing at all: it is dead.
+            Liveness::PingQueued if peer.blocked || peer.write_closed => self.begin(now, End::Dead(side)),
+            // It could not leave because the peer is still reading a long frame.
+            Liveness::PingQueued => peer.set_liveness(now, Liveness::PingQueued),
+            Liveness::PingSent => self.begin(now, End::Dead(side)),
         }
     }
 
-    /// Whether a Pong is awaited: then `now` should be exact, for the round trip.
+    /// Returns true while a Pong is awaited: `now` should then be exact, to measure the round trip.
     pub fn awaits_pong(&self) -> bool {
-        self.peers.iter().any(|peer| peer.liveness == Liveness::Asked)
+        self.peers.iter().any(|peer| peer.liveness == Liveness::PingSent)
     }
 }
 

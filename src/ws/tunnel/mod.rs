@@ -1,23 +1,24 @@
 //! A session between two peers as a pure state machine: frames, timers, injected Pings and Closes, and the end.
 //!
-//! The driver tells it what happened (`handle_*`) and asks what to do (`poll_*`); it never sees a socket and `now` is
-//! an argument. Bytes stay where they are: `handle_bytes` answers how many from the start of the slice go on to the
-//! other peer and how many are dropped. What always holds:
+//! The driver reports events (`handle_*`) and asks what to do (`poll_*`). The tunnel never sees a socket, and `now` is
+//! an argument. Bytes stay where they are: `handle_bytes` returns how many bytes at the start of the slice to forward
+//! or to drop. Invariants:
 //!
 //! * The result does not depend on how the bytes were cut into slices.
-//! * What leaves is what came, less swallowed control frames, plus injected ones, and wrongly masked control frames as they
-//!   should be; a header leaves only when it is whole and judged, a control frame only when it is whole, so at most
-//!   `FOREIGN_CONTROL_BYTES_MAX` bytes are ever held back.
+//! * The output is the input without swallowed control frames, plus injected ones; a wrongly masked control frame
+//!   leaves masked correctly. A header leaves only once it is complete and judged, a control frame only once it is
+//!   complete, so at most `FOREIGN_CONTROL_BYTES_MAX` bytes are ever held back.
 //! * A frame is injected only between two frames, and nothing is sent to a peer after a Close.
-//! * `End` says why a session ends and is told once; which codes the peers get is the driver's to say, by `close`.
-//! * Given time it finishes: each wait of the closing handshake has a deadline, and so has a stop that waits for a pause.
+//! * `End` says why a session ends and is reported once. The driver chooses the close codes and passes them to `close`.
+//! * Given time, it finishes: each wait of the closing handshake has a deadline, and so has a stop that waits for a
+//!   pause.
 //!
-//! Two notions of silence are kept apart. *Idle* is no data frame in either direction: Pings and Pongs do not count.
-//! *Dead* is a peer of which nothing at all is heard, not even the Pong to our Ping. Our Pings carry a key and a count;
-//! their Pongs are swallowed. While a Ping of the far peer waits for its Pong we send none of our own (a peer may
-//! answer only the latest of several, RFC 6455 §5.5.3): that Pong serves both.
+//! It tells two kinds of silence apart. *Idle* means no data frame in either direction; Pings and Pongs do not count.
+//! *Dead* means that nothing at all arrives from a peer, not even the Pong to our Ping. Our Pings carry a key and a
+//! count, and their Pongs are swallowed. While a Ping of the far peer waits for its Pong we send none of our own (a
+//! peer may answer only the latest of several, RFC 6455 §5.5.3): that Pong serves both.
 //!
-//! The whole state is this one plain struct. It can be written down and restored (serde), in the middle of anything.
+//! The whole state is this one plain struct. It can be serialized and restored (serde) at any point.
 
 mod closing;
 mod end;
@@ -44,7 +45,7 @@ use peer::Peer;
 use timers::PendingStop;
 pub use timers::{QUIET, QUIET_WAIT};
 
-/// What a session may do and for how long. Fixed when the session opens, and the same for many.
+/// The limits and timeouts of a session. Fixed when the session opens, and shared by many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelSettings {
     /// How strictly frames are judged.
@@ -53,9 +54,9 @@ pub struct TunnelSettings {
     pub idle: Option<Duration>,
     /// The longest time a session may last.
     pub lifetime: Option<Duration>,
-    /// A peer of which nothing was heard for so long is sent a Ping.
+    /// How long a peer may be silent before it is sent a Ping.
     pub ping: Option<Duration>,
-    /// It is dead when so long after the Ping still nothing was heard.
+    /// How long after the Ping a peer that is still silent counts as dead.
     pub pong: Duration,
     /// See [`Rules::frame_bytes_max`].
     pub frame_bytes_max: u64,
@@ -66,15 +67,15 @@ pub struct TunnelSettings {
 /// How strictly frames are judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Validation {
-    /// Not at all. The tunnel is a blind pipe: bytes are neither judged nor counted as frames, nothing is injected.
+    /// Not at all. The tunnel is a blind pipe: it neither judges nor counts frames, and injects nothing.
     Off,
-    /// Whatever leaves a doubt about what is meant ends the session; what only breaks a rule passes, see [`Rules::tolerant`].
+    /// Ends the session on anything ambiguous; lets pass what only breaks a rule, see [`Rules::tolerant`].
     Lenient,
-    /// By the letter of RFC 6455. Only a Pong to a Ping of our own is taken however it is masked.
+    /// By the letter of RFC 6455. Only a Pong to one of our own Pings is accepted however it is masked.
     Strict,
 }
 
-/// What many share is written down with each session and read back as its own.
+/// Serializes what many sessions share with each of them, and restores it as its own.
 mod shared {
     use std::sync::Arc;
 
@@ -94,13 +95,13 @@ mod shared {
 /// What to do with the start of the slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunnelStep {
-    /// So many bytes go on to the other peer; then `poll_inject`, then the rest.
+    /// Forward this many bytes to the other peer, then call `poll_inject`, then pass the rest.
     Forward(usize),
-    /// So many bytes, a whole control frame, go on masked as they must be: see [`ControlFrame::masked_anew`].
+    /// Forward this many bytes, a whole control frame, with a corrected mask: see [`ControlFrame::masked_anew`].
     Remask(usize),
-    /// So many bytes go nowhere.
+    /// Drop this many bytes.
     Drop(usize),
-    /// Keep the slice (at most `FOREIGN_CONTROL_BYTES_MAX` bytes) and show it again with more behind it.
+    /// Keep the slice (at most `FOREIGN_CONTROL_BYTES_MAX` bytes) and pass it again with more behind it.
     NeedMore,
 }
 
@@ -111,8 +112,8 @@ pub struct Tunnel {
     settings: Arc<TunnelSettings>,
     /// Which reserved bits the negotiated extensions use.
     rsv: Rsv,
-    /// Makes our Pings to a side ours, one key a side: what one peer has seen of ours tells it nothing of the other's.
-    /// So no peer knows another session's key, and a peer's own payloads do not hit it by chance.
+    /// Identify our own Pings, one key a side: what one peer sees of them says nothing about the other's. No peer knows
+    /// another session's key, and a peer's own payloads do not match it by chance.
     ping_keys: [u64; 2],
     opened: MonotonicTime,
     /// When a data frame, or a part of one, last passed.
@@ -125,8 +126,8 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A session that opened at `now`, with extensions that use `rsv`. `ping_keys`, for the client and for the server,
-    /// should be random.
+    /// Creates the tunnel of a session that opened at `now`, with extensions that use `rsv`. `ping_keys`, for the
+    /// client and for the server, should be random.
     pub fn new(settings: Arc<TunnelSettings>, rsv: Rsv, ping_keys: [u64; 2], now: MonotonicTime) -> Tunnel {
         Tunnel {
             settings,
@@ -141,7 +142,7 @@ impl Tunnel {
         }
     }
 
-    /// Whether it is no blind pipe.
+    /// Returns true unless the tunnel is a blind pipe.
     fn reads_frames(&self) -> bool {
         self.settings.validation != Validation::Off
     }
@@ -161,25 +162,25 @@ impl Tunnel {
 
     // ---- events in
 
-    /// Judges what stands at the start of `bytes`, which came from `from` behind all that came before.
-    /// Call again with the rest until it is used up or the answer is `NeedMore`.
+    /// Judges the start of `bytes`, which came from `from` after all earlier ones. Call again with the rest until it is
+    /// used up or the answer is `NeedMore`.
     #[inline]
     pub fn handle_bytes(
         &mut self,
         now: MonotonicTime,
         from: Side,
         bytes: &[u8],
-        seen: &mut impl Observer,
+        observer: &mut impl Observer,
     ) -> TunnelStep {
         if bytes.is_empty() {
             return TunnelStep::NeedMore;
         }
-        self.heard(now, from);
-        let step = if self.peer(from).deaf {
+        self.mark_alive(now, from);
+        let step = if self.peer(from).ignore_input {
             TunnelStep::Drop(bytes.len())
         } else if self.reads_frames() {
-            self.judge(now, from, bytes, seen)
-        } else if self.peer(from.other()).cut {
+            self.judge(now, from, bytes, observer)
+        } else if self.peer(from.other()).write_closed {
             TunnelStep::Drop(bytes.len())
         } else {
             self.data_at = now;
@@ -187,58 +188,60 @@ impl Tunnel {
             TunnelStep::Forward(bytes.len())
         };
         if let TunnelStep::Forward(taken) | TunnelStep::Remask(taken) = step {
-            seen.bytes(from, taken);
+            observer.bytes(from, taken);
             let in_frame = !self.peer(from).scanner.at_boundary();
             self.peer_mut(from.other()).in_frame = in_frame;
-            self.answer_is_on_its_way(now, from);
+            self.extend_answer_wait(now, from);
         }
-        // With the end of a message the pause that a stop waits for is near.
+        // The end of a message brings the pause nearer that a stop waits for.
         if self.stop.is_some() {
             self.timer_moved = true;
         }
         step
     }
 
-    /// This peer's stream ended (FIN, or an error that ends it).
+    /// Handles the end of this peer's stream (FIN, or an error that ends it).
     pub fn handle_eof(&mut self, now: MonotonicTime, side: Side) {
         let peer = self.peer_mut(side);
         if peer.eof {
             return;
         }
         peer.eof = true;
-        peer.deaf = true;
+        peer.ignore_input = true;
         peer.owes_pong = false;
         self.timer_moved = true;
         match self.end() {
             None if self.reads_frames() => self.begin(now, End::Lost(side)),
             None => self.begin(now, End::Finished(side)),
-            // The other peer asked to close and can get no answer from this one: it gets one from us.
-            Some(End::Closed { by, .. }) if *by == side.other() => self.answer_for(now, side),
+            // The other peer asked to close and this one cannot answer: we answer in its place.
+            Some(End::Closed { by, .. }) if *by == side.other() => self.answer_in_place_of(now, side),
             Some(_) => {}
         }
-        // A server that has ended its stream and takes nothing: what waits for it would only be in the way of what the
-        // client still says. A client that has may be slow to read what it asked for.
+        // A server that has ended its stream and accepts no bytes: what is queued for it would only delay what the
+        // client still sends. A client in that state may be slow to read what it asked for.
         if side == Side::Server && self.reads_frames() && self.peer(side).blocked {
             self.abandon(now, side);
         }
-        self.cut_where_no_boundary_comes();
+        self.close_writes_inside_frames();
     }
 
-    /// Bytes to this peer could not be written: nothing more will be. What it sent before may still be read.
+    /// Handles a failed write to this peer: nothing more will be written. What it sent before may still be read.
     pub fn handle_broken(&mut self, now: MonotonicTime, side: Side) {
         self.abandon(now, side);
     }
 
-    /// This peer takes no more bytes for now.
+    /// Notes that this peer accepts no more bytes for now.
     pub fn handle_blocked(&mut self, side: Side) {
         self.peer_mut(side).blocked = true;
     }
 
-    /// This peer took bytes again after `handle_blocked`: it lives. `drained` tells that none are waiting any more.
+    /// Notes that this peer accepted bytes after `handle_blocked`, so it is alive. `drained` is true once nothing is
+    /// queued for it.
     pub fn handle_progress(&mut self, now: MonotonicTime, side: Side, drained: bool) {
-        // Only room that was wanting is a sign of life: what the kernel takes at once, our own Ping too, says nothing.
+        // Only a write that was blocked before is a sign of life: what the kernel buffers at once, our own Ping too, is
+        // none.
         if self.peer(side).blocked {
-            self.heard(now, side);
+            self.mark_alive(now, side);
         }
         if drained {
             self.unblocked(now, side);
@@ -246,7 +249,7 @@ impl Tunnel {
             self.peer_mut(side).blocked = true;
         }
         if !drained && let Some(closing) = &mut self.closing {
-            closing.give_up = closing.give_up.max((now + BOUNDARY_WAIT).min(closing.begun + SLOW_WAIT_MAX));
+            closing.give_up_at = closing.give_up_at.max((now + BOUNDARY_WAIT).min(closing.begun + SLOW_WAIT_MAX));
             self.timer_moved = true;
             return;
         }
@@ -254,7 +257,7 @@ impl Tunnel {
             if self.only_ends_are_due() {
                 self.await_ends(now);
             } else if matches!(self.end(), Some(End::Closed { .. })) {
-                // It has the Close only now.
+                // It has received the Close only now.
                 self.extend_wait(now, ANSWER_WAIT, SLOW_WAIT_MAX);
             } else {
                 self.extend_wait(now, ECHO_WAIT, BOUNDARY_WAIT);
@@ -262,12 +265,12 @@ impl Tunnel {
         }
     }
 
-    /// The proxy itself has failed on this session, so that nothing of its state can be relied on but where frames end: what
-    /// comes is dropped unread, and as `End::Panicked` it ends. One that was ending already is over at once.
+    /// Ends the session as `End::Panicked` after a bug in the proxy. Nothing of its state is trusted but where frames
+    /// end, and further input is dropped unread. A session that was already ending is over at once.
     pub fn abort(&mut self, now: MonotonicTime) {
         let was_closing = self.is_closing();
         for peer in &mut self.peers {
-            peer.deaf = true;
+            peer.ignore_input = true;
             peer.owes_pong = false;
         }
         self.begin(now, End::Panicked);
@@ -278,19 +281,19 @@ impl Tunnel {
 
     // ---- work out
 
-    /// Whether a frame of ours is due towards `to`, now or at the end of the frame in progress.
+    /// Returns true if we want to send `to` a frame, now or at the end of the frame in progress.
     #[inline]
     pub fn wants_inject(&self, to: Side) -> bool {
         self.peer(to).wants_inject()
     }
 
-    /// A frame to write to `to` now, behind all bytes forwarded so far. Ask until `None`.
+    /// Returns a frame to write to `to` now, after all bytes forwarded so far. Call until `None`.
     pub fn poll_inject(
         &mut self,
         now: MonotonicTime,
         to: Side,
         mask: [u8; 4],
-        seen: &mut impl Observer,
+        observer: &mut impl Observer,
     ) -> Option<ControlFrame> {
         if !self.peer(to).wants_inject() || self.peer(to).in_frame {
             return None;
@@ -308,46 +311,46 @@ impl Tunnel {
         let peer = self.peer_mut(to);
         peer.pings = peer.pings.wrapping_add(1);
         peer.pinged = now;
-        peer.doubt(now, Liveness::Asked);
+        peer.set_liveness(now, Liveness::PingSent);
         let payload = ping_payload(key, peer.pings);
         self.timer_moved = true;
-        seen.pinged(to);
+        observer.pinged(to);
         Some(ControlFrame::new(Opcode::Ping, &payload, mask))
     }
 
-    /// When it opened.
+    /// Returns when the session opened.
     pub fn opened(&self) -> MonotonicTime {
         self.opened
     }
 
-    /// Whether nothing is due but to pass on what comes: no end has begun, no frame of ours waits for its place.
+    /// Returns true while there is nothing to do but relay: no end has begun, and no frame of ours waits to be sent.
     #[inline]
     pub fn only_relays(&self) -> bool {
         self.closing.is_none() && !self.peers.iter().any(Peer::wants_inject)
     }
 
-    /// Whether bytes from this peer may go on to the other. Where not, it is read even while the other takes nothing: its
-    /// Close may come.
+    /// Returns true if bytes from this peer may go on to the other. If not, it is read even while the other is blocked:
+    /// its Close may come.
     pub fn forwards(&self, from: Side) -> bool {
-        !self.peer(from).deaf && !self.peer(from).muted && self.peer(from.other()).writable()
+        !self.peer(from).ignore_input && !self.peer(from).discard_frames && self.peer(from.other()).writable()
     }
 
-    /// Whether nobody reads what is sent to this peer, what waits for it included.
+    /// Returns true if nobody reads what is sent to this peer, including what is queued for it.
     pub fn is_gone(&self, side: Side) -> bool {
         self.peer(side).gone
     }
 
-    /// Whether `from` should be read: bytes of a peer that is gone or of no interest to anybody need no reading.
+    /// Returns true if `from` should be read, until its stream has ended.
     pub fn wants_bytes(&self, from: Side) -> bool {
         !self.peer(from).eof
     }
 
     // ---- inside
 
-    /// Nobody reads any more what is sent to this peer.
+    /// Gives up on sending anything more to this peer.
     fn abandon(&mut self, now: MonotonicTime, side: Side) {
         let peer = self.peer_mut(side);
-        peer.cut = true;
+        peer.write_closed = true;
         peer.gone = true;
         peer.close_wanted = false;
         self.unblocked(now, side);

@@ -1,4 +1,4 @@
-//! One side of a tunnel: what comes from a peer, and what became of what goes to it.
+//! One side of a tunnel: the input from a peer, and the state of the output to it.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,38 +6,38 @@ use super::liveness::Liveness;
 use crate::base::time::MonotonicTime;
 use crate::ws::scanner::Scanner;
 
-/// One peer: what comes from it, and what became of what goes to it.
+/// The state of one peer: its input, and the output to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Peer {
     pub(super) scanner: Scanner,
-    /// When bytes last came from it, or went to it after it had refused them for a while.
-    pub(super) heard: MonotonicTime,
+    /// When bytes last came from it, or were accepted by it after it had been blocked.
+    pub(super) heard_at: MonotonicTime,
     pub(super) liveness: Liveness,
     /// See `Liveness`.
-    pub(super) since: MonotonicTime,
-    /// How many Pings of ours it was sent, and when the last.
+    pub(super) liveness_since: MonotonicTime,
+    /// How many of our Pings it was sent, and when the last.
     pub(super) pings: u32,
     pub(super) pinged: MonotonicTime,
-    /// It has a Ping of the other peer to answer.
+    /// It has yet to answer a Ping of the other peer.
     pub(super) owes_pong: bool,
-    /// It takes no bytes at the moment (back-pressure).
+    /// It accepts no bytes now (back-pressure).
     pub(super) blocked: bool,
     /// Its stream ended.
     pub(super) eof: bool,
-    /// Its bytes have no meaning any more: it sent a Close, broke the framing, or is gone.
-    pub(super) deaf: bool,
-    /// Its frames go nowhere, but are still followed, to find its Close.
-    pub(super) muted: bool,
+    /// Its input is ignored: it sent a Close, broke the framing, or is gone.
+    pub(super) ignore_input: bool,
+    /// Its frames are discarded, but still parsed to find its Close.
+    pub(super) discard_frames: bool,
     pub(super) close_received: bool,
     pub(super) close_sent: bool,
-    /// A Close of ours waits for the end of a frame: the one in `Closing`.
+    /// Our Close, held in `ClosingHandshake`, waits for the end of a frame.
     pub(super) close_wanted: bool,
-    /// Nothing more is sent to it; what waits for it may still leave.
-    pub(super) cut: bool,
-    /// Nobody reads what is sent to it: what waits for it is given up.
+    /// Nothing more is sent to it; what is queued may still leave.
+    pub(super) write_closed: bool,
+    /// Nobody reads what is sent to it; what is queued is dropped.
     pub(super) gone: bool,
-    /// What was forwarded to it ends inside a frame. Not the same as the far scanner's place, which goes on through
-    /// frames that are refused.
+    /// What was forwarded to it ends inside a frame. The far scanner's position may differ: it moves on through refused
+    /// frames.
     pub(super) in_frame: bool,
 }
 
@@ -45,36 +45,36 @@ impl Peer {
     pub(super) fn new(now: MonotonicTime) -> Peer {
         Peer {
             scanner: Scanner::default(),
-            heard: now,
-            liveness: Liveness::Heard,
-            since: now,
+            heard_at: now,
+            liveness: Liveness::Alive,
+            liveness_since: now,
             pings: 0,
             pinged: now,
             owes_pong: false,
             blocked: false,
             eof: false,
-            deaf: false,
-            muted: false,
+            ignore_input: false,
+            discard_frames: false,
             close_received: false,
             close_sent: false,
             close_wanted: false,
-            cut: false,
+            write_closed: false,
             gone: false,
             in_frame: false,
         }
     }
 
-    /// Notes at `now` that an answer is wanted of it, or that it was asked for one.
-    pub(super) fn doubt(&mut self, now: MonotonicTime, liveness: Liveness) {
+    /// Notes at `now` that a Ping is queued or was sent.
+    pub(super) fn set_liveness(&mut self, now: MonotonicTime, liveness: Liveness) {
         self.liveness = liveness;
-        self.since = now;
+        self.liveness_since = now;
     }
 
     pub(super) fn writable(&self) -> bool {
-        !self.close_sent && !self.cut
+        !self.close_sent && !self.write_closed
     }
 
     pub(super) fn wants_inject(&self) -> bool {
-        self.writable() && (self.close_wanted || self.liveness == Liveness::Wanted)
+        self.writable() && (self.close_wanted || self.liveness == Liveness::PingQueued)
     }
 }

@@ -1,4 +1,4 @@
-//! What is due when: the requested stop, the lifetime, the idle timeout, the Pings, and the end of a wait.
+//! Timers: the requested stop, the lifetime, the idle timeout, liveness, and the deadline of the closing handshake.
 
 use std::time::Duration;
 
@@ -9,26 +9,26 @@ use super::{End, Tunnel};
 use crate::base::time::MonotonicTime;
 use crate::ws::Side;
 
-/// How long no data has passed when a session that is to stop is quiet: longer than a question takes to its answer on
-/// nearly all paths (a round trip between continents and the server's own time), so that an exchange is not cut in two.
+/// How long a session that should stop must be without data to count as quiet: longer than nearly any request takes to
+/// its answer (a round trip between continents and the server's own time), so that an exchange is not cut in two.
 pub const QUIET: Duration = Duration::from_millis(200);
-/// How long a session that is to stop is waited for to be quiet. One that streams never is, and whoever waits for the last
-/// of them has no more than some seconds to spare.
+/// How long a stop waits for the session to be quiet. One that streams never is, and whoever waits for the last session
+/// has only seconds to spare.
 pub const QUIET_WAIT: Duration = Duration::from_secs(3);
 
-/// That a session is to end although it is well. Boxed as `ClosingHandshake` is.
+/// A requested stop of a session that is well. Boxed like `ClosingHandshake`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PendingStop {
-    /// From when on, where it is quiet then.
+    /// When it ends if it is quiet then.
     pub(super) at: MonotonicTime,
-    /// When it ends whether quiet or not.
+    /// When it ends even if it is not quiet.
     pub(super) latest: MonotonicTime,
 }
 
 impl Tunnel {
-    /// From `at` on the session ends as `End::Stopped`, in its first pause: when no message is under way in either
-    /// direction and no data has passed for [`QUIET`]. With no pause by `at` + [`QUIET_WAIT`], or by `by` if that is earlier,
-    /// it ends then. Whoever says it again can only make it end earlier.
+    /// Ends the session as `End::Stopped` in its first pause from `at` on: when no message is in progress in either
+    /// direction and no data has passed for [`QUIET`]. Without a pause it ends at `at` + [`QUIET_WAIT`], or at `by` if
+    /// that is earlier. A second call can only make it end earlier.
     pub fn stop(&mut self, at: MonotonicTime, by: Option<MonotonicTime>) {
         let by = by.unwrap_or(at + QUIET_WAIT);
         let mut stop = PendingStop { at: at.min(by), latest: by.min(at + QUIET_WAIT) };
@@ -43,16 +43,16 @@ impl Tunnel {
         self.stop = Some(Box::new(stop));
     }
 
-    /// Takes back what was said to `stop`, unless its moment has come.
-    pub fn go_on(&mut self) {
+    /// Cancels `stop`, unless the end has begun.
+    pub fn cancel_stop(&mut self) {
         self.stop = None;
     }
 
-    /// The time of `poll_timeout` has come.
+    /// Handles the time that `poll_timeout` returned.
     pub fn handle_timeout(&mut self, now: MonotonicTime) {
         self.timer_moved = true;
         match &self.closing {
-            Some(closing) if !closing.gave_up && closing.give_up <= now => self.give_up(now),
+            Some(closing) if !closing.gave_up && closing.give_up_at <= now => self.give_up(now),
             Some(_) if !self.is_half_closed() => {}
             _ => {
                 if let Some(stop) = &self.stop
@@ -62,7 +62,7 @@ impl Tunnel {
                 } else if self.lifetime_due().is_some_and(|at| at <= now) {
                     self.begin(now, End::Lifetime);
                 } else if let Some(due) = self.idle_due().filter(|due| *due <= now) {
-                    // As with Pongs: data may wait in the sockets since before we stood still.
+                    // As with Pongs: data may have waited in the sockets while we stood still.
                     if now.since(due) >= STALL {
                         self.data_at = now;
                     } else {
@@ -77,14 +77,14 @@ impl Tunnel {
         }
     }
 
-    /// Tells once that `poll_timeout` should be asked again, because a deadline may have come nearer.
+    /// Returns true once if `poll_timeout` should be called again because a deadline may have come nearer.
     pub fn timer_moved(&mut self) -> bool {
         std::mem::take(&mut self.timer_moved)
     }
 
-    /// When `handle_timeout` is next due. It may be late in coming: deadlines that move away are not reported.
+    /// Returns when `handle_timeout` is next due. It may be called late: deadlines that move away are not reported.
     pub fn poll_timeout(&self) -> Option<MonotonicTime> {
-        let give_up = self.closing.as_ref().filter(|closing| !closing.gave_up).map(|closing| closing.give_up);
+        let give_up = self.closing.as_ref().filter(|closing| !closing.gave_up).map(|closing| closing.give_up_at);
         if self.is_closing() && !self.is_half_closed() {
             return give_up;
         }
@@ -94,7 +94,8 @@ impl Tunnel {
         all.into_iter().flatten().min()
     }
 
-    /// When it ends, as things are: later if more data passes, earlier if the message under way ends.
+    /// Returns when the stop takes effect as things are: later if more data passes, earlier if the message in progress
+    /// ends.
     fn stop_due(&self, stop: &PendingStop) -> MonotonicTime {
         match self.peers.iter().any(|peer| peer.scanner.in_message()) {
             true => stop.latest,

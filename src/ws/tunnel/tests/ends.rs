@@ -205,7 +205,7 @@ fn bytes_for_a_server_that_is_gone_hold_up_nobody() {
         assert!(driver.tunnel.is_gone(Side::Server), "{name}: what waits for it is given up");
         assert!(driver.close_to(Side::Client).is_some(), "{name}");
         driver.feed(at(46), Side::Client, &close_frame(Side::Client, 1000, ""));
-        assert!(driver.tunnel.is_agreed() && driver.tunnel.poll_shutdown(Side::Client), "{name}");
+        assert!(driver.tunnel.is_close_complete() && driver.tunnel.poll_shutdown(Side::Client), "{name}");
     }
 }
 
