@@ -1,8 +1,8 @@
-//! Which of an upstream's endpoints takes the next session.
+//! Balancing: picks the endpoint of an upstream for the next session.
 //!
-//! An algorithm is a file here and a variant of [`Balancer`]; the set is closed, so it is an enum and not a trait, and a
-//! pick is a match and not a call through a pointer. What an algorithm weighs it asks [`Candidates`], what it needs of
-//! chance or of the request stands in [`Draw`]; none of them knows what an endpoint is, reads a clock or draws a number.
+//! An algorithm is a file here and a variant of [`Balancer`]. The set is closed, so it is an enum and not a trait, and
+//! a pick is a match and not a call through a pointer. An algorithm asks [`Candidates`] for what it weighs and takes
+//! randomness and the request's key from [`Draw`]; none knows what an endpoint is, reads a clock or draws a number.
 
 pub mod hash;
 pub mod least_connections;

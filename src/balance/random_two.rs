@@ -1,7 +1,7 @@
-//! The power of two choices: two by chance, the one with less to do of these.
+//! The power of two choices: picks two at random and takes the less loaded one.
 //!
-//! Nearly as even as least connections, and where many proxies share endpoints, each knowing its own sessions only, they
-//! do not all run to the same one that looks empty.
+//! Nearly as even as least connections. Where many proxies share endpoints, each knowing only its own sessions, they do
+//! not all run to the same one that looks empty.
 
 use super::{Candidates, Draw, is_lighter};
 

@@ -1,10 +1,10 @@
 //! How many sessions to move when some endpoints hold more than their share and others less.
 //!
-//! A session cannot be moved as it is: it is closed, and its client comes back to a lighter endpoint, if the algorithm
-//! sends it there. Between the two it is nowhere, so whoever has been sent away lately still counts: otherwise the share
-//! of each would seem to shrink while clients are on their way, and more would be sent after them.
+//! A session cannot be moved as it is: it is closed, and its client comes back to a lighter endpoint if the algorithm
+//! sends it there. In between it is on no endpoint, so recently closed sessions still count: otherwise every share
+//! would seem to shrink while clients are on their way, and more would be closed after them.
 
-/// What one endpoint that takes sessions holds.
+/// The load of one endpoint that takes sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointLoad {
     /// Sessions on it.
@@ -26,9 +26,9 @@ pub fn most(held: &[EndpointLoad], returning: u32, tolerance_percent: u32) -> Ve
     held.iter().map(|held| u32::try_from(most(held)).unwrap_or(u32::MAX)).collect()
 }
 
-/// How many sessions each of `held` should give away, in their order. None gives away what it is allowed to hold, which is
-/// its share and `tolerance_percent` of that more; together they give no more than the others lack, of which `returning`
-/// sessions are on their way already.
+/// Returns how many sessions each of `held` should give away, in order. None gives away what it may hold (its share
+/// plus `tolerance_percent`); together they give no more than the others lack, less the `returning` sessions that are
+/// on their way already.
 pub fn surplus(held: &[EndpointLoad], returning: u32, tolerance_percent: u32) -> Vec<u32> {
     let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum();
     let total = held.iter().map(|held| u64::from(held.load)).sum::<u64>() + u64::from(returning);

@@ -1,7 +1,8 @@
-//! One after the other, as often as its weight says, and spread out: 5, 1, 1 gives `a a b a c a a`.
+//! Smooth weighted round robin: each in turn, as often as its weight says, and spread out: 5, 1, 1 gives `a a b a c a
+//! a`.
 //!
-//! Smooth weighted round robin, as nginx and LVS know it: at each pick everybody earns its weight, the richest is
-//! taken and pays what all have earned. Over a round each gets exactly its weight.
+//! As in nginx and LVS: at each pick every candidate earns its weight, the richest is taken and pays what all have
+//! earned. Over a round each gets exactly its weight.
 
 use std::sync::{Mutex, PoisonError};
 

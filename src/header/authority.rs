@@ -1,8 +1,8 @@
-//! Whom a request is for: the one host that routes, policies and the upstream all see.
+//! The authority of a request: the one host that routes, policies and the upstream all see.
 //!
 //! Stricter than the grammar of RFC 3986 §3.2.2: a name is made of letters, digits, `-`, `_` and `.`. The grammar would
-//! also admit percent-escapes, commas and quotes, which no real host has and which two parsers read in two ways.
-//! What comes out is canonical, so that `Example.COM.`, `example.com` and `EXAMPLE.com:` are one host.
+//! also admit percent-escapes, commas and quotes, which no real host has and which two parsers read in two ways. The
+//! result is canonical, so that `Example.COM.`, `example.com` and `EXAMPLE.com:` are one host.
 
 use std::fmt;
 use std::net::Ipv6Addr;

@@ -1,7 +1,7 @@
-//! How a message is coded for this hop: `chunked`, or not at all.
+//! Transfer coding: `chunked`, or none.
 //!
-//! What a Transfer-Encoding names beside `chunked` was done to the body, and somebody has to undo it. We do not (RFC 9112
-//! §7.2 and §7.3 ask nobody to), and to pass the body on without saying so would hand its reader something else than was
+//! Any other coding in Transfer-Encoding was applied to the body, and somebody has to undo it. We do not (RFC 9112 §7.2
+//! and §7.3 do not require it). To pass the body on without the field would hand its reader something else than was
 //! sent; to pass the field on would leave two peers to agree on where the body ends.
 
 use http::header::{HeaderMap, TRANSFER_ENCODING};

@@ -1,9 +1,9 @@
-//! Who the client is when a proxy stands before us, and what we tell the upstream about it: RFC 7239 `Forwarded`, and the
-//! older X-Forwarded fields that most servers read.
+//! The client behind other proxies, and the fields that tell the upstream about it: RFC 7239 `Forwarded`, and the older
+//! X-Forwarded fields that most servers read.
 //!
-//! Anyone can write these fields, so they count only when the peer is a trusted proxy, and only from the right, as far as
-//! trusted proxies wrote. Which of the two kinds a trusted proxy maintains we cannot know, and the other one it may pass
-//! on as a stranger sent it: where both are there and name different clients, the client is unknown, not a guess.
+//! Anyone can write these fields, so they count only if the peer is a trusted proxy, and only from the right, as far as
+//! trusted proxies wrote. We cannot know which of the two kinds a trusted proxy maintains; the other one it may forward
+//! as a stranger sent it. If both are present and name different clients, the client is unknown, not a guess.
 
 mod chain;
 mod forwarded_request;
@@ -25,7 +25,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// The other end of the connection a request came on.
+/// The peer of the connection a request came on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectPeer {
     /// Its address; none on a Unix socket.
@@ -42,13 +42,13 @@ pub fn is_trusted(addr: IpAddr, nets: &[IpNet]) -> bool {
     nets.iter().any(|net| net.contains(&addr))
 }
 
-/// The address of the client: the peer's, or, behind a trusted peer, the first from the right that is not trusted (the
-/// leftmost, if all are).
+/// Returns the address of the client: the peer's, or, behind a trusted peer, the first from the right that is not
+/// trusted (the leftmost, if all are).
 ///
-/// None where it cannot be told: a peer on a Unix socket without these fields, an obfuscated or malformed entry, or a
-/// contradiction between Forwarded and X-Forwarded-For. Who decides by address must not treat that as allowed.
+/// None if it is unknown: a peer on a Unix socket without these fields, an obfuscated or malformed entry, or a
+/// contradiction between Forwarded and X-Forwarded-For. A decision by address must not treat that as allowed.
 ///
-/// Ask before [`apply`], which writes the fields.
+/// Call it before [`apply`], which writes the fields.
 pub fn client_addr(peer: &DirectPeer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     let peer_addr = peer.addr.map(|addr| addr.to_canonical());
     if !peer.trusted {

@@ -1,7 +1,7 @@
-//! Fields that are for the next hop only, and so end here: RFC 9110 §7.6.1.
+//! Hop-by-hop fields, which end here: RFC 9110 §7.6.1.
 //!
-//! Both ways: a request's before it goes upstream, an answer's before it goes downstream. What hyper needs for framing it
-//! writes itself. The upgrade fields of a tunnel are written anew by the handshake, not passed on.
+//! In both directions: a request's before it goes upstream, an answer's before it goes downstream. hyper itself writes
+//! what it needs for framing. The handshake writes the upgrade fields of a tunnel anew.
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};

@@ -1,8 +1,8 @@
-//! How long a message says it is: one number, said once.
+//! Content-Length: one number, once.
 //!
-//! A list of equal lengths (`5, 5`, or two lines) comes about where somebody joins fields, and RFC 9110 §8.6 lets a
-//! recipient take it for one. Passed on as it is, the next reader may refuse it, take the first or take the last; so it
-//! goes on as one number. Lengths that differ, or are none, have no honest reading (RFC 9112 §6.3).
+//! A list of equal lengths (`5, 5`, or two lines) arises where somebody joins fields, and RFC 9110 §8.6 lets a
+//! recipient take it as one. Forwarded as it is, the next reader may refuse it, take the first or take the last; so it
+//! goes on as one number. Different or invalid lengths have no honest reading (RFC 9112 §6.3).
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use thiserror::Error;

@@ -1,7 +1,8 @@
-//! Names of fields that some servers take for others.
+//! Field names that some servers confuse with others.
 //!
-//! CGI and its heirs (PHP, WSGI, Rack, mod_perl) hand fields on as variables, in whose names all that is no letter or digit
-//! is `_`: there `X_Forwarded_For`, `X.Forwarded.For` and X-Forwarded-For are one, and whoever comes first or last wins.
+//! CGI and its successors (PHP, WSGI, Rack, mod_perl) pass fields on as variables, in whose names everything but
+//! letters and digits is `_`: there `X_Forwarded_For`, `X.Forwarded.For` and X-Forwarded-For are one, and the first or
+//! last one wins.
 
 use std::borrow::Cow;
 

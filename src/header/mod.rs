@@ -1,7 +1,7 @@
-//! What HTTP fields and targets mean to a proxy: whom a request is for, what may pass on, and what may be written down.
+//! HTTP fields and request targets as a proxy reads them: the host, what may be forwarded, and what may be logged.
 //!
-//! Everything here judges bytes that a stranger sent. The rule throughout: one meaning or an error, never a guess, because
-//! a guess that differs from the upstream's is how requests are smuggled and checks are walked around.
+//! Everything here judges bytes from strangers. The rule throughout: one meaning or an error, never a guess, because a
+//! guess that differs from the upstream's is how requests are smuggled and checks are bypassed.
 
 pub mod authority;
 pub mod coding;

@@ -1,4 +1,4 @@
-//! What a stranger sent, made fit for a log line: secrets out, and nothing that ends a line or steers a terminal.
+//! Makes a stranger's text fit for a log line: removes secrets, and anything that ends a line or controls a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -1,11 +1,10 @@
-//! Which fields may come behind a body.
+//! Which fields may be trailers.
 //!
-//! A field that is judged, written or taken out in a head would be none of that in a trailer, and servers that put trailers
-//! among the fields of the head would believe it. So those that mean something before the body is read stay out, as RFC 9110
-//! §6.5.1 wants it; checksums, signatures and the status of gRPC pass.
+//! In a trailer a field would escape what the proxy judges, writes or removes in a head, and servers that merge
+//! trailers into the head would believe it. So fields that matter before the body is read are removed, as RFC 9110
+//! §6.5.1 asks; checksums, signatures and the status of gRPC pass.
 //!
-//! Only what the Trailer field announces is passed on at all, which hyper sees to. So a name that is taken out there is
-//! taken out of the trailer.
+//! hyper forwards only what the Trailer field announces. So a name that is removed there is removed from the trailer.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, TRAILER};
 

@@ -1,7 +1,7 @@
-//! Characters that are in a text and do not show, or show it as it is not: a terminal obeys them, an editor writes what
-//! follows from right to left, or there is nothing to see where something is.
+//! Characters that do not show, or distort what shows: a terminal obeys them, an editor reverses what follows, or
+//! nothing is visible where something is.
 //!
-//! Wherever a stranger's text is shown to people they are escaped or replaced.
+//! They are escaped or replaced wherever a stranger's text is shown to people.
 
 /// Whether `c` is a control (C0, DEL, C1), a separator of lines, or a format character (Unicode's category Cf, with which
 /// the direction of writing is turned and text is hidden; the tags of U+E0000 and the byte order mark are among them).

@@ -1,12 +1,13 @@
 //! Ejection: an endpoint that fails live sessions is left out for a while, longer each time.
 //!
-//! Two things count against it. A connection or handshake that fails: the endpoint gave no answer, whatever the client
-//! wanted. And, more carefully, a session that breaks off right after its 101, as behind a server that takes connections
-//! and crashes on them: a client may have provoked that one, so it takes several, and half of all that were opened.
+//! Two things count against it. A failed connection or handshake: the endpoint gave no answer, whatever the client
+//! wanted. And, more carefully, a session that breaks off right after its 101, as behind a server that accepts
+//! connections and crashes on them: a client may have provoked one, so it takes several, and half of all that were
+//! opened.
 //!
-//! What ends an ejection is not the clock but an answer. When the time is over one session is let through as a trial, and
-//! the next only `TRIAL` later, so that not everybody finds out together that the endpoint still hangs: it has the fewest
-//! sessions of all and would get every new one.
+//! An ejection ends not with time but with an answer. When the time is over, one session is let through as a trial, and
+//! the next only `TRIAL` later, so that not all clients find out together that the endpoint still hangs: it has the
+//! fewest sessions of all and would get every new one.
 //!
 //! A pick only loads one number. Failures, and the first good answer after them, take a lock.
 
@@ -24,7 +25,7 @@ pub const EARLY_ENDS: u32 = 5;
 /// How long openings and early ends are counted together.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
-/// What leads to an ejection, and how long it is.
+/// When an endpoint is ejected, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EjectionRule {
     /// Failed connections and handshakes in a row.
@@ -77,7 +78,7 @@ impl EjectionRule {
     }
 }
 
-/// What live traffic says of an endpoint.
+/// The ejection state of an endpoint.
 #[derive(Debug, Default)]
 pub struct Outlier {
     /// Until when sessions stay away, in microseconds; once it is over one may try. 0: in favour.
@@ -124,8 +125,9 @@ impl Outlier {
                 && self.until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// A connection or handshake failed. `has_room` says whether one more may be ejected; without room the endpoint is only
-    /// passed over for `TRIAL`. What fails while it is ejected is not counted: those were under way, or had no choice.
+    /// Records a failed connection or handshake. `has_room` says whether one more endpoint may be ejected; if not, the
+    /// endpoint is only skipped for `TRIAL`. Failures during an ejection do not count: those requests were running
+    /// already, or had no choice.
     pub fn failed(&self, rule: EjectionRule, now: MonotonicTime, has_room: impl FnOnce() -> bool) -> Option<Ejection> {
         let mut record = self.record();
         if record.is_serving(now) {
@@ -144,7 +146,7 @@ impl Outlier {
         Some(self.eject(&mut record, rule, Why::Failures, now))
     }
 
-    /// It answered. True if that ends its ejection.
+    /// Records an answer. Returns true if that ends its ejection.
     pub fn answered(&self, now: MonotonicTime) -> bool {
         if !self.blemished.load(Ordering::Relaxed) {
             return false;
@@ -160,12 +162,12 @@ impl Outlier {
         self.ejected.swap(false, Ordering::Relaxed)
     }
 
-    /// A session opened.
+    /// Records that a session opened.
     pub fn opened(&self, now: MonotonicTime) {
         self.record().count(now).opened += 1;
     }
 
-    /// A session broke off so early that the endpoint may be to blame.
+    /// Records a session that broke off so early that the endpoint may be to blame.
     pub fn ended_early(
         &self,
         rule: EjectionRule,

@@ -1,10 +1,10 @@
-//! Rise and fall: how many probes in a row it takes to change what is thought of an endpoint.
+//! Rise and fall: how many probes in a row change the health of an endpoint.
 //!
-//! The first probe of all decides at once, as in HAProxy and Envoy: with nothing known, one result is the best there is.
-//! Until then an endpoint is unknown, and takes sessions: a proxy that has just started must not turn clients away
-//! because nobody has looked yet; who meets a dead endpoint in that moment is sent on to another.
+//! The first probe decides at once, as in HAProxy and Envoy: with nothing known, one result is the best there is. Until
+//! then the health is unknown, and the endpoint takes sessions: a proxy that has just started must not turn clients
+//! away before the first probe; a client that meets a dead endpoint then is retried on another.
 
-/// How many it takes.
+/// The thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthThresholds {
     /// Passed in a row until an endpoint that was down is up.
@@ -13,7 +13,7 @@ pub struct HealthThresholds {
     pub fall: u32,
 }
 
-/// What probes say of an endpoint.
+/// The health of an endpoint, from probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Health {
     /// None has ended yet, or there are none.
@@ -25,7 +25,7 @@ pub enum Health {
     Down,
 }
 
-/// The memory that a verdict needs.
+/// The state behind a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Threshold {
     health: Health,
@@ -34,12 +34,12 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// What is thought now.
+    /// Returns the current health.
     pub fn health(&self) -> Health {
         self.health
     }
 
-    /// Hears of a probe's result, and tells the verdict if it changed.
+    /// Records the result of a probe; returns the health if it changed.
     pub fn observe(&mut self, rule: HealthThresholds, passed: bool) -> Option<Health> {
         let (seen, needed) = if passed { (Health::Up, rule.rise) } else { (Health::Down, rule.fall) };
         if seen == self.health {

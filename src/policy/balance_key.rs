@@ -1,4 +1,4 @@
-//! What of a request decides which endpoint it goes to, where an upstream balances by `hash`.
+//! The part of a request that an upstream with the `hash` balancer hashes.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,14 +1,14 @@
-//! How many may begin in a second: a token bucket that tells each when its turn is.
+//! Rate limit: a token bucket that tells each caller when its turn is.
 //!
-//! The generic cell rate algorithm (ITU-T I.371), which is a token bucket kept as one number: the time until which the
-//! rate is spoken for. It gives each that asks its slot at once, in the order of asking. So waiting is one sleep and there
-//! is no queue to keep; how many wait is bounded by how long they may (`rate` × `wait`).
+//! The generic cell rate algorithm (GCRA, ITU-T I.371), a token bucket kept as one number: the theoretical arrival
+//! time. Each caller gets its slot at once, in the order of asking, so waiting is one sleep and there is no queue to
+//! keep; the number of waiters is bounded by the longest wait (`rate` × `wait`).
 //!
-//! What always holds: of the slots given, no more than `burst + rate · t` lie in any span of length `t`. A slot that is
-//! not used (the client left) is lost: those behind it have their times already.
+//! Invariant: any span of length `t` holds at most `burst + rate · t` slots. An unused slot (the client left) is lost:
+//! those behind it have their times already.
 //!
-//! Who is refused is told when there is room for it, each a slot later than the one before, as if the line went on
-//! behind the bound. A crowd that obeys comes back at the rate and not as a crowd.
+//! A refused caller learns when to come back, each one slot later than the one before, as if the queue went on behind
+//! the bound. A crowd that obeys comes back at the rate and not as a crowd.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,14 +19,14 @@ use crate::base::time::MonotonicTime;
 /// for hours.
 const PROMISE_MAX: Duration = Duration::from_secs(60);
 
-/// How fast a bucket lets through.
+/// The rate of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionRate {
-    /// Nanoseconds between two, rounded up: rather a little less than the rate than more.
+    /// Nanoseconds between two slots, rounded up: rather slightly below the rate than above.
     interval: u64,
-    /// Nanoseconds that the rate may be ahead of itself.
+    /// Nanoseconds of burst.
     slack: u64,
-    /// Nanoseconds that a turn may be away.
+    /// The longest wait, in nanoseconds.
     wait: u64,
 }
 
@@ -44,27 +44,27 @@ impl AdmissionRate {
     }
 }
 
-/// What was let through so far. Threads share it.
+/// The slots given so far. Shared by threads.
 #[derive(Debug, Default)]
 pub struct Bucket {
-    /// Until when the rate is spoken for by slots given, in nanoseconds.
+    /// Theoretical arrival time (GCRA), ns.
     given: AtomicU64,
-    /// The same with those who were refused and told to come back.
+    /// The same including the slots promised to refused callers.
     promised: AtomicU64,
 }
 
-/// A turn that is too far away.
+/// The turn is too far away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateExceeded {
-    /// When there is room, from now on.
+    /// How long from now until a slot is free.
     pub after: Duration,
 }
 
 impl Bucket {
-    /// How long to wait for one's turn, which is taken with the answer.
+    /// Takes a slot and returns how long to wait for it.
     ///
     /// # Errors
-    /// If it were longer than the pace allows, and when to come back. No turn is taken then.
+    /// If the wait were longer than allowed: when to come back. No slot is taken then.
     pub fn take(&self, pace: AdmissionRate, now: MonotonicTime) -> Result<Duration, RateExceeded> {
         let now = now.as_micros().saturating_mul(1000);
         // Relaxed: the number itself is all there is to agree on.

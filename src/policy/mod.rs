@@ -1,5 +1,5 @@
-//! Who may open a tunnel, when, what decides where it goes, and how often that may be tried: no sockets, no clock. A policy
-//! that may refuse answers allow or a typed denial.
+//! Policies: who may open a tunnel, when, which endpoint key it has, and how often it may be retried; no sockets, no
+//! clock. A policy that may refuse returns allow or a typed denial.
 
 pub mod balance_key;
 pub mod bucket;

@@ -1,7 +1,8 @@
-//! Where endpoints may be that others tell us of: an address is a word of theirs, and a connection to it one of ours.
+//! The address ranges in which discovered endpoints may be: the address is the discovery's claim, the connection is
+//! ours.
 //!
-//! Who may register an endpoint could otherwise have us speak to what only this machine reaches: its Unix sockets, or the
-//! metadata service of a cloud, which is at a link-local address.
+//! Whoever may register an endpoint could otherwise have us connect to what only this machine reaches: its Unix
+//! sockets, or the metadata service of a cloud, at a link-local address.
 
 use std::borrow::Cow;
 use std::fmt;

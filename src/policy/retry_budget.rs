@@ -1,9 +1,9 @@
-//! How many second attempts an upstream is given: a share of its requests, so that an outage is not multiplied.
+//! The retry budget of an upstream: a share of its requests, so that an outage is not multiplied.
 //!
-//! With three endpoints down of four and no bound, each request becomes up to four, just when the rest can bear least. A
-//! budget lets single failures be mended and stops paying when failing is the rule; it is what Finagle, linkerd and Envoy
-//! do. Requests and retries are counted over the last `WINDOW`, and a few are allowed at any time, for those who have so
-//! few requests that a share of them would be none.
+//! With three endpoints of four down and no bound, each request becomes up to four, just when the rest can bear least.
+//! A budget mends single failures and stops paying when failure is the rule, as in Finagle, linkerd and Envoy. Requests
+//! and retries are counted over the last `WINDOW`, and a few retries are always allowed, for upstreams with so few
+//! requests that a share of them would be none.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Bodies: the one type that all answers have, and a request body that comes back if nobody read of it.
+//! Bodies: the one type of all answers, and a request body that can be sent again if nothing of it was read.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -67,7 +67,7 @@ pub struct RetryableBody {
     upload: Arc<Upload>,
 }
 
-/// Who is to do the next step in passing on a request's body.
+/// Who must take the next step in forwarding a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
     /// The endpoint: it has not asked for more, or not taken what it was sent.
@@ -78,7 +78,7 @@ pub enum Awaited {
     Nobody,
 }
 
-/// How far the passing on of a request's body has come.
+/// The progress of forwarding a request's body.
 #[derive(Debug)]
 pub struct Upload {
     bytes: AtomicU64,

@@ -1,8 +1,8 @@
-//! How a request gets to an endpoint: its turn by the pace of the upstream, a seat, the wait for either, and the cookie by
-//! which its client comes back.
+//! Admits a request to an endpoint: its turn at the rate of the upstream, a permit, the wait for either, and the
+//! affinity cookie.
 //!
-//! Only the first choice may wait for a seat. Who has tried an endpoint already and finds the others full is told what
-//! that endpoint said: in the line it could hold up those behind it, who may still try that one.
+//! Only the first choice may wait for a permit. A request that has already tried an endpoint and finds the others full
+//! gets that endpoint's result: in the queue it could hold up those behind it, who may still try that one.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,10 +21,10 @@ use crate::upstream::endpoint_state::ConnectionPermit;
 use crate::upstream::metrics::Admitted;
 use crate::upstream::{NoEndpoint, Upstream};
 
-/// Waits for the request's turn, where the upstream has a pace.
+/// Waits for the request's turn, if the upstream limits its rate.
 ///
 /// # Errors
-/// If it is too far away, or not before `deadline`.
+/// If the turn is too far away, or after `deadline`.
 pub async fn admit(upstream: &Upstream, deadline: Instant, log: &mut RequestLog) -> Result<(), Failure> {
     let Some(pace) = upstream.entry.admission else { return Ok(()) };
     let left = deadline.saturating_duration_since(Instant::now());
@@ -44,11 +44,12 @@ pub async fn admit(upstream: &Upstream, deadline: Instant, log: &mut RequestLog)
     Ok(())
 }
 
-/// The endpoint that a request tries first, with a seat on it: the one its client had, or else the balancer's choice. Waits
-/// while all are full, where the upstream lets it, and not beyond `deadline`. Cancel-safe: who goes leaves the line.
+/// Picks the endpoint that a request tries first, with a permit: the one of its affinity cookie, or else the balancer's
+/// choice. While all are full it waits, if the upstream allows it, until `deadline` at most. Cancel-safe: dropping it
+/// leaves the queue.
 ///
 /// # Errors
-/// When there is none, and why.
+/// If there is none, and why.
 pub async fn pick_endpoint(
     upstream: &Upstream,
     affinity_cookie: Option<&AffinityCookie<'_>>,
@@ -89,7 +90,7 @@ pub async fn pick_endpoint(
     Ok(picked.map_err(|_| Failure::QueueTimeout)??)
 }
 
-/// What ties a client to an endpoint.
+/// The affinity cookie of a request.
 #[derive(Debug)]
 pub struct AffinityCookie<'a> {
     sticky: &'a Sticky,
@@ -99,12 +100,13 @@ pub struct AffinityCookie<'a> {
 }
 
 impl<'a> AffinityCookie<'a> {
-    /// That of a request with these lines of `Cookie`.
+    /// Reads it from these `Cookie` fields.
     pub fn new<'c>(sticky: &'a Sticky, cookies: impl IntoIterator<Item = &'c [u8]>, tls: bool) -> AffinityCookie<'a> {
         AffinityCookie { sticky, affinity: sticky.read(cookies, unix_seconds()), tls }
     }
 
-    /// The cookie for a client that `endpoint` has answered, unless it has a good one. Counts what became of the old one.
+    /// Returns the new cookie for a client that `endpoint` has answered, unless it has a good one. Counts what became
+    /// of the old one.
     pub fn renewed(&self, upstream: &Upstream, endpoint: &Endpoint, log: &mut RequestLog) -> Option<HeaderValue> {
         let returned = self.affinity.returned(endpoint.identity);
         upstream.metrics.sticky(returned);

@@ -1,10 +1,9 @@
-//! A plain request under way: the answer's body as the client gets it, watched so that neither side holds the connections
-//! for ever.
+//! A running plain request: the body of the answer, watched so that neither side holds the connections forever.
 //!
-//! Three ways of standing still end an exchange: the server sends nothing of its answer, the server takes nothing of the
-//! request's body, the client sends nothing of it. That a client takes nothing of the answer the listener sees, which
-//! writes it. An exchange has a place on its route and a seat on its endpoint until the answer is whole, and the request's
-//! body too, if that still comes.
+//! Three stalls end an exchange: the server sends nothing of its answer, the server reads nothing of the request's
+//! body, or the client sends nothing of it. The listener, which writes the answer, watches a client that does not read.
+//! An exchange holds its permits on the route and the endpoint until the answer is complete, and the request's body
+//! too, if that still comes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use crate::upstream::pooled::PooledConnection;
 /// How long a request's body may stand still when its answer is whole.
 const LATE_BODY: Duration = Duration::from_secs(1);
 
-/// What a plain request has taken of its route's limits, and of its endpoint's.
+/// The permits of a plain request on its route and its endpoint.
 #[derive(Debug)]
 pub struct ExchangePermits {
     _endpoint_permit: RequestPermit,

@@ -1,12 +1,12 @@
-//! Whether a request has been here before.
+//! Loop detection: whether a request has been here before.
 //!
-//! An endpoint may be ourselves, by a mistake or by malice, and behind other proxies or a NAT that does not show in any
-//! address. Such a request would go round until a limit ends it, each round a connection more. So each says where it has
-//! been, in `CDN-Loop` (RFC 8586), which intermediaries hand on and leave as it is. Not in `Via`: servers take that as a
-//! reason not to compress.
+//! An endpoint may be ourselves, by mistake or by malice, and behind other proxies or a NAT no address shows it. Such a
+//! request would loop until a limit ends it, with one more connection each round. So each request carries its hops in
+//! `CDN-Loop` (RFC 8586), which intermediaries forward unchanged. Not in `Via`: servers take that as a reason not to
+//! compress.
 //!
-//! A hop is a route of this process, not the process: one listener may lead to another of the same process on purpose. It is
-//! a number that says nothing to anybody else: of a key that each process draws, and the name of the route.
+//! A hop is a route of this process, not the process: one listener may lead to another of the same process on purpose.
+//! It is a number that means nothing to anybody else, made from a random key of the process and the name of the route.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
-//! What the walk of a request counts: handshakes by their status, refusals by their reason, plain HTTP.
+//! Metrics of requests: handshakes by their status, refusals by their reason, plain HTTP.
 //!
-//! Statuses come from servers and methods from clients, so both are put into closed sets before they become labels.
+//! Statuses come from servers and methods from clients, so both are mapped to closed sets before they become labels.
 
 use std::time::Duration;
 

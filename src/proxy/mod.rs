@@ -1,8 +1,8 @@
-//! The walk of a request: from its head to an answer or a session, in a fixed order, cheap steps first.
+//! Handles a request: from its head to an answer or a session, in a fixed order, cheap steps first.
 //!
-//! Host, path, route, origin, offer, room on the route, endpoint, handshake: each step answers with something to go on
-//! with or with a `Failure`, and `outcome` alone says what a failure means for the client, the log and the metrics. A
-//! request loads the snapshot once and keeps what it found there to the end.
+//! Host, path, route, origin, offer, route quota, endpoint, handshake: each step returns what the next one needs or a
+//! `Failure`, and `outcome` alone decides what a failure means for the client, the log and the metrics. A request loads
+//! the snapshot once and keeps what it found there to the end.
 
 pub mod body;
 pub mod entry;
@@ -45,31 +45,31 @@ use upgrade::PendingUpgrade;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What one listener does with requests.
+/// The request handling of one listener.
 #[derive(Debug)]
 pub struct Proxy {
     /// Everything the configuration says about requests.
     pub snapshot: Arc<Snapshot>,
     /// Name of the listener.
     pub listener: Arc<str>,
-    /// Its place in the handles of a route.
+    /// Its index in the handles of a route.
     pub listener_index: usize,
-    /// Peers whose word about their clients counts.
+    /// Trusted proxies: peers whose forwarding fields count.
     pub trusted: Vec<IpNet>,
-    /// Every request is sent to this port of the same host, by https.
+    /// If set, every request is redirected to https on this port of the same host.
     pub redirect: Option<u16>,
-    /// What requests without a route count on.
+    /// The metrics of requests without a route.
     pub unrouted: RouteRequestMetrics,
-    /// Where the lines go.
+    /// The access log.
     pub log: AccessLog,
-    /// Who works, and whether the process is on its way out.
+    /// The registry of connections and sessions.
     pub sessions: Arc<Sessions>,
 }
 
 /// What is known of the connection a request came on.
 #[derive(Clone, Debug)]
 pub struct Downstream {
-    /// Who is connected; none on a Unix socket.
+    /// The address of the peer; none on a Unix socket.
     pub peer: Option<SocketAddr>,
     /// The version of TLS, if it ended here.
     pub tls: Option<&'static str>,
@@ -94,7 +94,7 @@ pub struct ProxyResponse {
 }
 
 impl Proxy {
-    /// Walks one request through. Answers always; what failed is in the answer, the log and the metrics.
+    /// Handles one request. Always answers; a failure is in the answer, the log and the metrics.
     pub async fn handle(self: &Arc<Proxy>, downstream: &Downstream, request: Request<Incoming>) -> ProxyResponse {
         let (parts, body) = request.into_parts();
         let mut log = RequestLog::new(Arc::clone(self), self.request_info(downstream, &parts), parts.method.clone());
@@ -120,7 +120,7 @@ impl Proxy {
         }
     }
 
-    /// The answer to what was refused before there was a request; counted and logged like one.
+    /// Answers what was refused before there was a request; counted and logged like one.
     pub fn refuse(self: &Arc<Proxy>, downstream: &Downstream, failure: &Failure) -> Response<Body> {
         // A token, so that it is a method; what the client sent as one is not known here, or was none.
         let method = Method::from_bytes(b"-").unwrap_or_default();

@@ -1,6 +1,6 @@
-//! How many sessions and plain requests are on a route, and whether it takes more.
+//! The quota of a route: how many sessions and plain requests are on it, and whether it takes more.
 //!
-//! A room belongs to the route by name and not to a configuration: after a reload those that were there count on.
+//! A quota belongs to the route by name and not to a configuration: after a reload the running ones still count.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,25 +14,25 @@ pub struct RouteQuota {
 }
 
 impl RouteQuota {
-    /// A place, if fewer than `limit` are taken. Dropping it gives it back.
+    /// Takes a permit if fewer than `limit` are taken. Dropping it returns it.
     pub fn enter(self: &Arc<RouteQuota>, limit: usize) -> Option<RoutePermit> {
         let more = |used: usize| (used < limit).then_some(used + 1);
         let entered = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         entered.ok().map(|_| RoutePermit(Arc::clone(self)))
     }
 
-    /// Whether it takes requests: not while the route is drained.
+    /// Returns true if it takes requests: not while the route is drained.
     pub fn is_open(&self) -> bool {
         !self.closed.load(Ordering::Relaxed)
     }
 
-    /// Lets requests in, or no more.
+    /// Opens or closes it for requests.
     pub fn set_open(&self, open: bool) {
         self.closed.store(!open, Ordering::Relaxed);
     }
 }
 
-/// A place in a `RouteQuota`.
+/// A permit of a `RouteQuota`.
 #[derive(Debug)]
 pub struct RoutePermit(Arc<RouteQuota>);
 
@@ -42,13 +42,12 @@ impl Drop for RoutePermit {
     }
 }
 
-/// The rooms of all routes, by their names.
+/// The quotas of all routes, by name.
 #[derive(Clone, Debug, Default)]
 pub struct RouteQuotas(Arc<Mutex<HashMap<String, Weak<RouteQuota>>>>);
 
 impl RouteQuotas {
-    /// The room of this route, which is the same as long as anybody holds it: a configuration that names it, or a session
-    /// on it.
+    /// Returns the quota of this route: the same one as long as a configuration or a session holds it.
     pub fn of(&self, route: &str) -> Arc<RouteQuota> {
         // Nothing inside can be left half done by a panic.
         let mut quotas = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The answers that the proxy makes itself (refusals, redirects, the 101), and what becomes of a server's.
+//! The proxy's own answers (refusals, redirects, the 101), and the changes to a server's.
 
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,

@@ -30,7 +30,7 @@ pub struct Snapshot {
 pub struct Route {
     /// As in the configuration.
     pub name: Arc<str>,
-    /// Where it leads.
+    /// Its upstream.
     pub upstream: Arc<Upstream>,
     /// How requests that were on it are known again.
     pub hop: HeaderValue,
@@ -56,9 +56,9 @@ pub struct Route {
     pub body_timeouts: BodyTimeouts,
     /// How sessions behave.
     pub tunnel: Arc<TunnelSettings>,
-    /// Who is on it.
+    /// Its quota.
     pub quota: Arc<RouteQuota>,
-    /// Sessions and plain requests at a time.
+    /// The limit of concurrent sessions and plain requests.
     pub connections_max: usize,
     /// Whether plain HTTP is passed on too.
     pub http: bool,

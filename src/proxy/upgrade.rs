@@ -1,8 +1,8 @@
-//! A request for a WebSocket: judged, passed on to an endpoint, and turned into a session.
+//! A WebSocket handshake: judged, passed on to an endpoint, and turned into a session.
 //!
 //! Nothing is promised to the client before an endpoint's 101 is verified, so until then another endpoint can be tried:
-//! each at most once, all within the route's time for handshakes and what the upstream's retry budget pays. What an endpoint answers otherwise is an answer and
-//! not a failure: it goes to the client as it is. Each attempt has a key of its own.
+//! each at most once, within the route's handshake timeout and the upstream's retry budget. Any other answer of an
+//! endpoint is not a failure: it goes to the client as it is. Each attempt has a key of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ use crate::upstream::handshake::{self, HandshakeError, HandshakeReply, RequestHe
 use crate::ws::handshake::{HandshakeAnswer, HandshakeOffer, key};
 use crate::ws::tunnel::Tunnel;
 
-/// What a session gives back when it ends.
+/// The permits that a session returns when it ends.
 #[derive(Debug)]
 pub struct SessionPermits {
     endpoint_permit: SessionPermit,
@@ -76,7 +76,7 @@ impl VerifiedUpgrade {
 }
 
 impl PendingUpgrade {
-    /// The session, over the connection on which the 101 was written.
+    /// Returns the session, over the connection on which the 101 was written.
     pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard<Member>) -> Session<C, UpstreamIo, SessionPermits>
     where
         C: AsyncRead + AsyncWrite + RelayIo + Unpin,

@@ -1,10 +1,10 @@
-//! What servers make of `//`, `;x` and `%2F` in a path, and how a route's rules hold whichever it is.
+//! How servers read `//`, `;x` and `%2F` in a path, and how a route's rules hold for each reading.
 //!
-//! `/admin%2Fws`, `//admin/ws` and `/admin;x/ws` are `/admin/ws` to some servers and something else to others. A route that
-//! is judged by one reading and served by another is a rule walked around, in either direction. So a route is chosen by the
-//! reading that finds most borders; and where another reading would have chosen another route, the server does not get what
-//! came, but the path that was matched, which can be read in one way only. Where all readings choose the same route,
-//! nothing depends on them, and the server gets what came: an id with `%2F` in it stays one.
+//! `/admin%2Fws`, `//admin/ws` and `/admin;x/ws` are `/admin/ws` to some servers and something else to others. If a
+//! route is chosen by one reading and served by another, its rules are bypassed, in either direction. So a route is
+//! chosen by the reading with the most segments; and where another reading would have chosen another route, the server
+//! gets not the original but the path that was matched, which can be read in one way only. Where all readings choose
+//! the same route, nothing depends on them, and the server gets the original: an id with `%2F` in it stays one.
 
 use std::borrow::Cow;
 

@@ -1,9 +1,9 @@
-//! Which routes are never reached, since an earlier one takes all their requests.
+//! Finds routes that are never reached because an earlier one takes all their requests.
 //!
-//! To ask each route about each earlier one takes the square of how many there are, and of hosts in them: minutes for a
-//! file that is read in a moment. So earlier routes are kept by what a later one must have for them to cover it: a host
-//! (by its labels from the right), a path (by its segments from the left), one condition. Only those that are found so are
-//! compared. What is left of squares, where somebody wants it, ends with a number of steps.
+//! Comparing each route with each earlier one is quadratic in the routes and their hosts: minutes for a file that is
+//! read in a moment. So earlier routes are indexed by what a later one must have to be covered: a host (by its labels
+//! from the right), a path (by its segments from the left), one condition. Only those found this way are compared. What
+//! is left of the quadratic part ends after a number of steps.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! What a route asks of a request, and the table that finds the first route whose questions are all answered.
+//! The conditions of a route, and the table that finds the first route whose conditions all match.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! One server of an upstream: where it is, how it is reached, and what share of the sessions it gets.
+//! One server of an upstream: its address, its connector, and its share of the sessions.
 
 use std::sync::Arc;
 
@@ -7,44 +7,44 @@ use super::endpoint_state::{ConnectionPermit, EndpointState};
 use super::pool::Pool;
 use crate::config;
 
-/// One address of an upstream, as one configuration has it. It lives as long as anybody uses it, also when the
-/// configuration names it no more.
+/// One address of an upstream, as one configuration has it. Lives as long as it is used, even after the configuration
+/// drops it.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// As in logs and metrics: the URL in its shortest form.
+    /// The name in logs and metrics: the URL in its shortest form.
     pub name: Arc<str>,
-    /// A number made of the name, the same in every process.
+    /// A hash of the name, the same in every process.
     pub identity: u64,
     /// Its share of new sessions, compared with the others'; 0 takes none.
     pub weight: u32,
-    /// Those with a higher number are used when those with a lower one cannot be.
+    /// The priority: higher numbers are used only if no endpoint with a lower one can be.
     pub priority: u8,
-    /// Where it stands.
+    /// Its zone.
     pub zone: Option<String>,
-    /// Sessions that it takes at a time.
+    /// The limit of concurrent sessions.
     pub sessions_max: u32,
     /// How connections to it are made.
     pub connector: Connector,
     /// Connections for plain HTTP.
     pub pool: Pool,
-    /// What is known of it.
+    /// Its live state.
     pub state: Arc<EndpointState>,
-    /// What it was made of.
+    /// Its configuration.
     pub written: config::EndpointConfig,
 }
 
 impl Endpoint {
-    /// Whether new sessions may come to it at all.
+    /// Returns true if it takes new sessions at all.
     pub fn takes_sessions(&self) -> bool {
         self.weight > 0 && self.state.is_open()
     }
 
-    /// Whether it has as many sessions as it may have.
+    /// Returns true if it has reached its limit of sessions.
     pub fn is_full(&self) -> bool {
         self.state.load() >= self.sessions_max
     }
 
-    /// A seat on it, if one is left.
+    /// Takes a permit, if one is left.
     pub fn enter(&self) -> Option<ConnectionPermit> {
         self.state.enter(self.sessions_max)
     }

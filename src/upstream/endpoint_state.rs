@@ -1,7 +1,7 @@
-//! What is known of an endpoint while the process runs.
+//! The live state of endpoints: load, health, ejection.
 //!
-//! It belongs to the endpoint, by upstream and name, and not to a configuration: a new weight, another neighbour or a new
-//! file forgets none of it.
+//! It belongs to the endpoint, by upstream and name, and not to a configuration: it survives a new weight, a new
+//! neighbour and a new file.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use crate::base::time::MonotonicTime;
 use crate::health::outlier::Outlier;
 use crate::health::threshold::{self, Health, Threshold};
 
-/// How well an endpoint stands; the better ones are picked first.
+/// The standing of an endpoint; better ones are picked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing speaks against it.
+    /// No failure is known.
     Good,
     /// It failed live traffic.
     Ejected,
@@ -30,15 +30,15 @@ pub enum Standing {
 pub struct EndpointState {
     name: EndpointKey,
     id: u64,
-    /// What it counts on. The series go with the last state of the name.
+    /// Its metrics. The series go with the last state of the name.
     pub metrics: EndpointMetrics,
-    /// What this process has on it.
+    /// The permits this process holds on it.
     here: PermitCounts,
     /// Sessions on it of earlier processes that still drain.
     elsewhere: AtomicU32,
-    /// What live traffic says of it.
+    /// Ejection, from live traffic.
     pub outlier: Outlier,
-    /// What its health check says of it.
+    /// Health, from its health check.
     threshold: Mutex<Threshold>,
     /// The same, for picks.
     down: AtomicBool,
@@ -56,45 +56,45 @@ impl EndpointState {
         &self.name.1
     }
 
-    /// Its number in this process, which no other state has, and which is not 0.
+    /// Returns its number, unique in this process and never 0.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// What `max_connections` is compared with: sessions, those being opened included, those of earlier processes that still
-    /// drain, and plain requests under way.
+    /// Returns the load that `max_connections` limits: sessions, those being opened included, those of earlier
+    /// processes that still drain, and running plain requests.
     pub fn load(&self) -> u32 {
         let (sessions, requests) = self.here.counts();
         sessions.saturating_add(requests).saturating_add(self.elsewhere())
     }
 
-    /// Sessions on it, those being opened included, and those of earlier processes that still drain.
+    /// Returns the sessions on it, those being opened included, and those of earlier processes that still drain.
     pub fn sessions(&self) -> u32 {
         self.here().saturating_add(self.elsewhere())
     }
 
-    /// Sessions of this process on it, those being opened included.
+    /// Returns the sessions of this process on it, those being opened included.
     pub fn here(&self) -> u32 {
         self.here.counts().0
     }
 
-    /// Plain requests of this process under way on it.
+    /// Returns the running plain requests of this process on it.
     pub fn requests(&self) -> u32 {
         self.here.counts().1
     }
 
-    /// Sessions on it of earlier processes that still drain, as they last said.
+    /// Returns the sessions of earlier processes that still drain, as last reported.
     pub fn elsewhere(&self) -> u32 {
         self.elsewhere.load(Ordering::Relaxed)
     }
 
-    /// A seat on it, unless `max` are taken, those of earlier processes included.
+    /// Takes a permit, unless `max` are taken, those of earlier processes included.
     pub fn enter(self: &Arc<EndpointState>, max: u32) -> Option<ConnectionPermit> {
         let max = max.saturating_sub(self.elsewhere());
         self.here.enter(max).then(|| ConnectionPermit(Arc::clone(self)))
     }
 
-    /// How well it stands.
+    /// Returns its standing.
     pub fn standing(&self, now: MonotonicTime) -> Standing {
         if self.down.load(Ordering::Relaxed) {
             Standing::Down
@@ -105,12 +105,13 @@ impl EndpointState {
         }
     }
 
-    /// What its health check says.
+    /// Returns its health, from its health check.
     pub fn health(&self) -> Health {
         self.lock_threshold().health()
     }
 
-    /// Hears of a probe's result; tells what its health was and is. One that comes back joins the others anew.
+    /// Records the result of a probe; returns its health before and after. An endpoint that comes back counts as joined
+    /// anew.
     pub fn probed(&self, rule: threshold::HealthThresholds, passed: bool, now: MonotonicTime) -> (Health, Health) {
         let mut threshold = self.lock_threshold();
         let before = threshold.health();
@@ -126,7 +127,7 @@ impl EndpointState {
         (before, after)
     }
 
-    /// It has no health check any more: what the last one said is forgotten. One that was down joins the others anew.
+    /// Forgets its health, since it has no health check any more. One that was down counts as joined anew.
     pub fn unchecked(&self, now: MonotonicTime) {
         let mut threshold = self.lock_threshold();
         if *threshold != Threshold::default() {
@@ -147,12 +148,12 @@ impl EndpointState {
         self.threshold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it takes sessions: not while it is drained.
+    /// Returns true if it takes sessions: not while it is drained.
     pub fn is_open(&self) -> bool {
         !self.closed.load(Ordering::Relaxed)
     }
 
-    /// Lets sessions in, or no more. One that takes them again joins the others anew.
+    /// Opens or closes it for sessions. One that opens counts as joined anew.
     pub fn set_open(&self, open: bool, now: MonotonicTime) {
         if self.closed.swap(!open, Ordering::Relaxed) && open {
             self.joined(now);
@@ -160,12 +161,12 @@ impl EndpointState {
         }
     }
 
-    /// It joined others that have sessions already, or came back to them.
+    /// Records that it joined others that have sessions already, or came back to them.
     pub fn joined(&self, now: MonotonicTime) {
         self.joined_at.store(now.as_micros().max(1), Ordering::Relaxed);
     }
 
-    /// How long ago it joined; for ever if it was there from the start.
+    /// Returns how long ago it joined; the maximum if it was there from the start.
     pub fn joined_for(&self, now: MonotonicTime) -> Duration {
         match self.joined_at.load(Ordering::Relaxed) {
             0 => Duration::MAX,
@@ -173,7 +174,7 @@ impl EndpointState {
         }
     }
 
-    /// How far it has come in the `span` since it joined, from 0 to 1.
+    /// Returns its progress through slow start, the `span` since it joined, from 0 to 1.
     pub fn warmth(&self, span: Duration, now: MonotonicTime) -> f64 {
         match self.joined_at.load(Ordering::Relaxed) {
             0 => 1.0,
@@ -183,7 +184,7 @@ impl EndpointState {
 }
 
 impl Drop for EndpointState {
-    /// Takes its name out of the books, unless another state of the same name has begun.
+    /// Removes its name from the table, unless another state of the same name has begun.
     fn drop(&mut self) {
         let endpoints = &mut self.states.lock().endpoints;
         // Ours is the one that nobody can upgrade any more.
@@ -193,7 +194,8 @@ impl Drop for EndpointState {
     }
 }
 
-/// Seats taken on an endpoint, and how many of them are plain requests'. One number, so that both are of the same moment.
+/// The permits taken on an endpoint, and how many of them are plain requests'. One number, so that both are of the same
+/// moment.
 #[derive(Debug, Default)]
 struct PermitCounts(AtomicU64);
 
@@ -201,14 +203,14 @@ impl PermitCounts {
     const SEAT: u64 = 1;
     const REQUEST: u64 = 1 << 32;
 
-    /// How many sessions there are, and how many requests.
+    /// Returns the number of sessions and of requests.
     fn counts(&self) -> (u32, u32) {
         let here = self.0.load(Ordering::Relaxed);
         let (permits, requests) = (here as u32, (here >> 32) as u32);
         (permits - requests, requests)
     }
 
-    /// One seat more, if fewer than `max` are taken. Two workers can not both get the last one.
+    /// Takes one more permit if fewer than `max` are taken. Two workers cannot both get the last one.
     fn enter(&self, max: u32) -> bool {
         let more = |here: u64| ((here as u32) < max).then(|| here + PermitCounts::SEAT);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
@@ -228,18 +230,18 @@ impl PermitCounts {
     }
 }
 
-/// A place on an endpoint for a session that is being opened, or for a request; dropping it gives it back.
+/// A permit to use an endpoint, for a session being opened or a request; dropping it returns it.
 #[derive(Debug)]
 pub struct ConnectionPermit(Arc<EndpointState>);
 
 impl ConnectionPermit {
-    /// The session is open.
+    /// Turns it into the permit of an open session.
     pub fn into_session(self) -> SessionPermit {
         self.0.metrics.session_begins();
         SessionPermit(self)
     }
 
-    /// It is a plain request's, until its answer is whole.
+    /// Turns it into the permit of a plain request, held until its answer is complete.
     pub fn into_request(self) -> RequestPermit {
         self.0.here.request_begins();
         self.0.metrics.request_begins();
@@ -247,7 +249,7 @@ impl ConnectionPermit {
     }
 }
 
-/// The place of a plain request that is under way: one in the gauge until it is dropped.
+/// The permit of a running plain request, counted in the gauge until dropped.
 #[derive(Debug)]
 pub struct RequestPermit(ConnectionPermit);
 
@@ -259,12 +261,12 @@ impl Drop for RequestPermit {
     }
 }
 
-/// The place of a session that is open: one in the gauge until it is dropped.
+/// The permit of an open session, counted in the gauge until dropped.
 #[derive(Debug)]
 pub struct SessionPermit(ConnectionPermit);
 
 impl SessionPermit {
-    /// What is known of the endpoint.
+    /// Returns the state of the endpoint.
     pub fn state(&self) -> &EndpointState {
         &self.0.0
     }
@@ -285,7 +287,7 @@ impl Drop for ConnectionPermit {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// The live states of all endpoints, by the names of upstream and endpoint, and of the ways to them, by that of the upstream.
+/// The states of all endpoints, by upstream and endpoint name, and the gates of all upstreams.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointStates(Arc<Mutex<StateTable>>);
 
@@ -297,12 +299,12 @@ struct StateTable {
     elsewhere: HashMap<EndpointKey, u32>,
 }
 
-/// Of the upstream, and of the endpoint in it.
+/// The names of the upstream and of the endpoint.
 pub type EndpointKey = (String, String);
 
 impl EndpointStates {
-    /// The state of this endpoint, which is the same as long as anybody holds it: a configuration that names it, or a
-    /// session on it. `metrics` gives what a new one counts on.
+    /// Returns the state of this endpoint: the same one as long as a configuration or a session holds it. `metrics`
+    /// makes the metrics of a new one.
     pub fn of(&self, upstream: &str, endpoint: &str, metrics: impl FnOnce() -> EndpointMetrics) -> Arc<EndpointState> {
         let name = (upstream.to_owned(), endpoint.to_owned());
         let gate = self.gate(upstream);
@@ -328,8 +330,7 @@ impl EndpointStates {
         state
     }
 
-    /// The way to this upstream, which is the same as long as anybody holds it: a configuration that names it, or a session
-    /// on one of its endpoints.
+    /// Returns the gate of this upstream: the same one as long as a configuration or a session holds it.
     pub fn gate(&self, upstream: &str) -> Arc<Gate> {
         let gates = &mut self.lock().gates;
         if let Some(gate) = gates.get(upstream).and_then(Weak::upgrade) {
@@ -341,8 +342,8 @@ impl EndpointStates {
         gate
     }
 
-    /// Earlier processes have these sessions and no others, on the endpoints that are named; it counts as load there. Where
-    /// there are fewer now, those who wait for a seat look again.
+    /// Sets the sessions of earlier processes; they count as load. If there are fewer now, requests waiting for a
+    /// permit check again.
     pub fn set_elsewhere(&self, elsewhere: HashMap<EndpointKey, u32>) {
         let mut books = self.lock();
         books.elsewhere = elsewhere;
@@ -363,7 +364,7 @@ impl EndpointStates {
         eased.into_iter().for_each(|gate| gate.queue.recheck());
     }
 
-    /// The sessions of this process on each endpoint that has any.
+    /// Returns the sessions of this process on each endpoint that has any.
     pub fn counts(&self) -> HashMap<EndpointKey, u32> {
         let states: Vec<Arc<EndpointState>> = self.lock().endpoints.values().filter_map(Weak::upgrade).collect();
         // Counted without the lock, which the last holder of a state takes.

@@ -1,6 +1,5 @@
-//! What a request passes on its way to an endpoint: the pace of the upstream, the line for a seat, and the cookie that leads
-//! back. `EntryPolicy` is what the configuration says of it, `Gate` is what is known while the process runs; the way itself is
-//! `proxy::entry`.
+//! Admission to an upstream: its rate, its queue for a permit, and its affinity cookie. `EntryPolicy` is the configured
+//! part, `Gate` the live state; `proxy::entry` applies both.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +9,18 @@ use super::queue::Queue;
 use crate::balance::sticky::Sticky;
 use crate::policy::bucket::{AdmissionRate, Bucket};
 
-/// How requests get to the endpoints of one upstream.
+/// How requests are admitted to the endpoints of one upstream.
 #[derive(Debug, Default)]
 pub struct EntryPolicy {
-    /// How many handshakes in a second.
+    /// The rate of handshakes.
     pub admission: Option<AdmissionRate>,
-    /// Who may wait when all endpoints are full.
+    /// The queue used while all endpoints are full.
     pub queue: Option<QueueLimits>,
-    /// How clients come back to the endpoint they had.
+    /// The affinity cookie.
     pub sticky: Option<Sticky>,
 }
 
-/// How many may wait, and how long each.
+/// The length of the queue and the longest wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// At a time.
@@ -30,23 +29,23 @@ pub struct QueueLimits {
     pub wait: Duration,
 }
 
-/// The live state of the way in. As that of an endpoint it belongs to the upstream, by name, and not to a configuration.
+/// The live state of admission. Like an endpoint's it belongs to the upstream, by name, and not to a configuration.
 #[derive(Debug, Default)]
 pub struct Gate {
-    /// What was let through.
+    /// The bucket of admitted handshakes.
     pub bucket: Bucket,
-    /// Who waits for a seat.
+    /// The queue for a permit.
     pub queue: Arc<Queue>,
     closed: AtomicBool,
 }
 
 impl Gate {
-    /// Whether requests are let in: not while the upstream is drained.
+    /// Returns true if requests are admitted: not while the upstream is drained.
     pub fn is_open(&self) -> bool {
         !self.closed.load(Ordering::Relaxed)
     }
 
-    /// Lets requests in, or no more.
+    /// Opens or closes it for requests.
     pub fn set_open(&self, open: bool) {
         self.closed.store(!open, Ordering::Relaxed);
     }

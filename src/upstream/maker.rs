@@ -1,4 +1,4 @@
-//! From an endpoint as written, in the configuration or by a discovery, to one that sessions can use.
+//! Makes usable endpoints from configured or discovered ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::net::socket::TcpOptions;
 use crate::tls::TlsError;
 use crate::tls::client::server_name;
 
-/// What all endpoints of an upstream have in common.
+/// What all endpoints of an upstream share.
 #[derive(Debug)]
 pub struct Maker {
     /// Name of the upstream.

@@ -1,10 +1,10 @@
-//! A named group of interchangeable servers, and the way to them.
+//! A named group of interchangeable servers, and the connections to them.
 //!
-//! `Upstream` is what a route refers to: the endpoints of the moment (`set`), which may be replaced while sessions run, the
-//! balancer that picks among them, and how they are connected to. `state` is what is known of an endpoint and outlives every
-//! change; `maker` makes endpoints of what is written. `connect` makes one connection, `handshake` opens a WebSocket over it
-//! with a small client of our own (hyper's costs a task and 18 KB for each), `pool` carries plain HTTP, where connections are
-//! used again. Which endpoint is tried next, and what a client is told when all fail, is for `proxy` to say.
+//! A route refers to an `Upstream`: its current endpoints (`set`), which may be replaced while sessions run, and the
+//! balancer over them. `endpoint_state` is the live state of an endpoint and survives every change; `maker` makes
+//! endpoints from the configuration. `connect` makes one connection, `handshake` opens a WebSocket over it with a small
+//! client of our own (hyper's costs a task and 18 KB for each), and `pool` carries plain HTTP over reused connections.
+//! `proxy` decides which endpoint is tried next and what a client gets when all fail.
 
 pub mod connect;
 pub mod endpoint;
@@ -45,20 +45,20 @@ pub struct Upstream {
     /// As written under `upstreams:`.
     pub name: String,
     set: ArcSwap<Set>,
-    /// Sees each change of membership.
+    /// Signals each change of membership.
     changed: watch::Sender<()>,
     policy: Policy,
     retry_budget: Option<RetryBudget>,
     maker: Maker,
-    /// How requests get in.
+    /// How requests are admitted.
     pub entry: EntryPolicy,
-    /// Who is let in, and who waits.
+    /// The live state of admission.
     pub gate: Arc<Gate>,
-    /// What the group counts on.
+    /// The metrics of the group.
     pub metrics: UpstreamMetrics,
 }
 
-/// How an upstream's endpoints are chosen among.
+/// How an endpoint is chosen.
 #[derive(Debug)]
 pub struct Policy {
     /// The algorithm.
@@ -76,7 +76,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// A balancer with a state of its own.
+    /// Creates a balancer with a state of its own.
     fn balancer(&self) -> Balancer {
         match &self.balance {
             config::Balance::LeastConnections => Balancer::LeastConnections,
@@ -91,11 +91,11 @@ impl Policy {
 /// What a change of membership did.
 #[derive(Debug, Default)]
 pub struct Change {
-    /// Those that were not there before.
+    /// Endpoints added.
     pub joined: Vec<Arc<Endpoint>>,
-    /// Those that are not there any more; sessions on them go on.
+    /// Endpoints removed; sessions on them go on.
     pub left: Vec<Arc<Endpoint>>,
-    /// Those that cannot be used as written, and why.
+    /// Endpoints that cannot be used as written, and why.
     pub refused: Vec<MakeError>,
 }
 
@@ -109,8 +109,8 @@ impl Upstream {
         Upstream { name, set, changed, policy, retry_budget, maker, entry: EntryPolicy::default(), gate, metrics }
     }
 
-    /// Makes these the endpoints. One that stays as it was is not touched; one with another weight keeps what is known of
-    /// it. Those that join others start slowly, if the upstream wants that. Of two with the same name the first counts.
+    /// Replaces the endpoints. One that stays the same is not touched; one with another weight keeps its state. Those
+    /// that join others start slowly if the upstream has slow start. Of two with the same name the first counts.
     ///
     /// Calls must not overlap: membership has one writer.
     pub fn replace(&self, written: &[config::EndpointConfig], now: MonotonicTime) -> Change {
@@ -150,11 +150,11 @@ impl Upstream {
         change
     }
 
-    /// The endpoint for the next session, with a seat on it, without those already `tried`. One that is ejected comes
-    /// after all that are well, and one that is down after those.
+    /// Picks the endpoint for the next session, without those already `tried`, and takes a permit on it. Ejected
+    /// endpoints come after all good ones, and those that are down after these.
     ///
     /// # Errors
-    /// When there is none, and why.
+    /// If none can be picked, and why.
     pub fn pick(
         &self,
         tried: &[Arc<Endpoint>],
@@ -208,8 +208,8 @@ impl Upstream {
         Some((Arc::clone(endpoint), permit))
     }
 
-    /// Which endpoints may be picked, the best first. With nobody better left, those that are ejected or down are tried all
-    /// the same: what was seen of them may be over or wrong, and otherwise the client is no worse off.
+    /// Returns which standings may be picked, best first. If nothing better is left, ejected endpoints and those that
+    /// are down are tried all the same: the observation may be outdated or wrong, and the client is no worse off.
     fn standings(&self) -> &'static [Standing] {
         let all = &[Standing::Good, Standing::Ejected, Standing::Down];
         if self.policy.refuse_down { &all[..2] } else { all }
@@ -229,14 +229,14 @@ impl Upstream {
         self.set.load().endpoints().iter().filter(is_good).any(|other| is_other(&other))
     }
 
-    /// Counts a request, for the retries that it pays for.
+    /// Counts a request, which adds to the retry budget.
     pub fn request(&self, now: MonotonicTime) {
         if let Some(budget) = &self.retry_budget {
             budget.request(now);
         }
     }
 
-    /// Whether a request whose endpoint failed may be tried on another one.
+    /// Returns true if a request whose endpoint failed may be tried on another one.
     pub fn may_retry(&self, now: MonotonicTime) -> bool {
         let may = self.retry_budget.as_ref().is_none_or(|budget| budget.retry(now));
         if may {
@@ -247,7 +247,7 @@ impl Upstream {
         may
     }
 
-    /// Whether no request may be tried on another endpoint now.
+    /// Returns true if the retry budget is spent.
     pub fn is_budget_spent(&self, now: MonotonicTime) -> bool {
         self.retry_budget.as_ref().is_some_and(|budget| budget.is_spent(now))
     }
@@ -262,7 +262,7 @@ impl Upstream {
         self.set.load().best(is_well)
     }
 
-    /// An endpoint could not be connected to, or did not answer as it should: `reason`.
+    /// Records that an endpoint could not be connected to or answered wrongly, for `reason`.
     pub fn failed(&self, state: &EndpointState, reason: &'static str, now: MonotonicTime) {
         state.metrics.error(reason);
         if let Some(rule) = self.policy.ejection {
@@ -271,7 +271,7 @@ impl Upstream {
         }
     }
 
-    /// An endpoint answered.
+    /// Records that an endpoint answered.
     pub fn answered(&self, state: &EndpointState, now: MonotonicTime) {
         if state.outlier.answered(now) {
             self.show_ejected(state);
@@ -280,14 +280,14 @@ impl Upstream {
         }
     }
 
-    /// A session on an endpoint opened.
+    /// Records that a session on an endpoint opened.
     pub fn opened(&self, state: &EndpointState, now: MonotonicTime) {
         if self.policy.ejection.is_some_and(|rule| rule.early_end.is_some()) {
             state.outlier.opened(now);
         }
     }
 
-    /// An endpoint broke a session off that lasted so long.
+    /// Records that an endpoint broke off a session after this time.
     pub fn broke_off(&self, state: &EndpointState, lasted: Duration, now: MonotonicTime) {
         if let Some(rule) = self.policy.ejection
             && rule.early_end.is_some_and(|early| lasted < early)
@@ -337,7 +337,7 @@ impl Upstream {
         }
     }
 
-    /// The endpoints of the moment.
+    /// Returns the current endpoints.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.set.load().endpoints().to_vec()
     }

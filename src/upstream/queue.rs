@@ -1,13 +1,4 @@
-//! The line of those for whom every endpoint is full.
-//!
-//! First come, first served: only the first in line tries to get a seat, and whoever comes while there is a line goes to
-//! its end without trying. A seat that is given back wakes the first alone; when it has got one and leaves the line, the
-//! next becomes the first and tries at once, so that many seats reach many by one step each, and nobody is woken in vain
-//! but the last of them. There is no periodic look.
-//!
-//! No wake-up is lost between workers. Who joins is counted before it tries; who gives a seat back does so before it
-//! looks at the count; all of these are in one order (`SeqCst`), so one of the two sees the other. Without a line,
-//! giving a seat back costs one load here.
+//! The queue of requests that found every endpoint full.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

@@ -1,6 +1,6 @@
-//! The endpoints of an upstream at one time, in the order in which they are preferred, with the balancer over them.
+//! The endpoints of an upstream at one time, in order of preference, with the balancer over them.
 //!
-//! Never changed: a change of membership makes another set, and a pick sees one of them whole.
+//! Immutable: a change of membership makes another set, and a pick sees one set whole.
 
 use std::sync::Arc;
 use std::time::Duration;

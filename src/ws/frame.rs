@@ -1,7 +1,7 @@
 //! The bytes of one frame header (RFC 6455 §5.2): parse, encode, and the masking of the few frames we write ourselves.
 //!
-//! `parse` answers from the bytes alone: no header is accepted before it is whole. What a header may say in the middle
-//! of a message, or from which side, is for `scanner` to judge.
+//! `parse` needs no state: no header is accepted before it is complete. `scanner` judges what a header may say in the
+//! middle of a message, or from which side.
 
 use serde::{Deserialize, Serialize};
 

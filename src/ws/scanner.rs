@@ -1,8 +1,8 @@
 //! One direction of a session, from header to header (RFC 6455 §5).
 //!
-//! The scanner is told the bytes in order and answers what stands at their start: payload that belongs to the frame
-//! in progress, the header of a data frame, a whole control frame, or nothing yet. It changes its state only for what
-//! it hands out, so a caller may stop anywhere and ask again with the rest. The whole state is a few words.
+//! The scanner gets the bytes in order and returns what is at their start: payload of the frame in progress, the header
+//! of a data frame, a whole control frame, or nothing yet. It changes its state only for what it returns, so a caller
+//! may stop anywhere and continue with the rest. The whole state is a few words.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,9 @@
-//! What the client asked for, as trusted proxies tell it: the host, the port and the scheme of its request.
+//! The client's own request as trusted proxies forward it: its host, port and scheme.
 //!
-//! A proxy that sends its own idea of a Host on (nginx does, unless it is told otherwise) leaves these as the only trace
-//! of the authority that the page in the browser knows. Which request goes where does not depend on them: a proxy that does
-//! not write X-Forwarded-Host itself hands on what a stranger wrote, and who may choose a Host may not be meant to choose
-//! another one behind it. No page can have its browser send them with a handshake, so judging an Origin by them lets
-//! nobody in.
+//! A proxy that sends its own Host (nginx does by default) leaves these fields as the only trace of the authority that
+//! the page in the browser knows. Routing does not depend on them: a proxy that does not write X-Forwarded-Host
+//! forwards what a stranger wrote, and somebody who may choose a Host may not be meant to choose another one behind it.
+//! No page can have its browser send them with a handshake, so judging an Origin by them lets nobody in.
 
 use std::fmt;
 
@@ -14,27 +13,27 @@ use ipnet::IpNet;
 use super::{DirectPeer, FORWARDED, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, chain, is_trusted};
 use crate::header::authority::Host;
 
-/// The request of the client, as trusted proxies tell it. Nothing where nobody who is trusted says so.
+/// The client's request as trusted proxies forward it. Empty if no trusted proxy says anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardedRequest {
-    /// Whom it was for.
+    /// The host it was for.
     pub host: Option<Host>,
     /// The port it came to, by X-Forwarded-Port: some proxies leave it out of the host.
     pub port: Option<u16>,
     /// Whether it came by TLS.
     pub https: Option<bool>,
-    /// Why there is no host, although somebody names one.
+    /// Why there is no host, although one is named.
     pub doubt: Option<Doubt>,
 }
 
-/// Why a host that somebody names does not count.
+/// Why a forwarded host does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// Who says it is no trusted proxy.
+    /// The sender is not a trusted proxy.
     Untrusted,
     /// It cannot be read.
     Unreadable,
-    /// It is said in different ways.
+    /// The fields contradict each other.
     Disagree,
 }
 
