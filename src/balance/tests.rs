@@ -332,7 +332,7 @@ proptest! {
     }
 
     #[test]
-    fn who_goes_moves_its_own_keys_only_and_they_spread(
+    fn an_endpoint_that_goes_moves_only_its_own_keys_and_they_spread(
         weights in proptest::collection::vec(1u32..6, 3..9), gone in any::<prop::sample::Index>(), for_good in any::<bool>(),
     ) {
         let group = Group::new(&weights);

@@ -67,8 +67,8 @@ pub fn client_addr(peer: &DirectPeer, headers: &HeaderMap, trusted: &[IpNet]) ->
     }
 }
 
-/// Writes the forwarding fields of a request for the upstream, for a request to `host` (as it was sent to us), of which
-/// trusted proxies have `forwarded_request`.
+/// Writes the forwarding fields of a request for the upstream. `host` is the host as it was sent to us,
+/// `forwarded_request` the client's request as trusted proxies forward it.
 ///
 /// The fields that [`is_replaced`] names are removed and those of [`fields`] take their place.
 pub fn apply(headers: &mut HeaderMap, peer: &DirectPeer, forwarded_request: &ForwardedRequest, host: &str) {

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_under_way_when_it_is_ejected_does_not_make_it_longer() {
+    fn failures_of_running_requests_do_not_prolong_an_ejection() {
         let outlier = Outlier::default();
         assert_eq!(fail(&outlier, at(0.0)), Some(10));
         assert_eq!(fail(&outlier, at(5.0)), None);

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_never_listen_put_nobody_off_for_long() {
+    fn callers_that_never_listen_delay_nobody_for_long() {
         let (bucket, pace) = (Bucket::default(), AdmissionRate::new(1, 1, secs(0.0)));
         let furthest = (0..10_000).filter_map(|_| bucket.take(pace, START).err()).map(|refused| refused.after).max();
         assert!(furthest.unwrap() <= PROMISE_MAX);

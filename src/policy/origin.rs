@@ -224,10 +224,10 @@ mod tests {
     }
 
     fn check(policy: &OriginPolicy, origin: &[u8], host: &str, tls: bool) -> Result<(), OriginDenial> {
-        check_told(policy, origin, host, tls, &ForwardedRequest::default())
+        check_forwarded(policy, origin, host, tls, &ForwardedRequest::default())
     }
 
-    fn check_told(
+    fn check_forwarded(
         policy: &OriginPolicy,
         origin: &[u8],
         host: &str,
@@ -341,7 +341,7 @@ mod tests {
             ("http://public.example", forwarded_request("public.example", None, Some(false)), true, true),
             ("http://public.example", forwarded_request("public.example", None, Some(true)), true, false),
         ] {
-            let judged = check_told(&OriginPolicy::default(), origin.as_bytes(), "inner", tls, &forwarded_request);
+            let judged = check_forwarded(&OriginPolicy::default(), origin.as_bytes(), "inner", tls, &forwarded_request);
             assert_eq!(judged.is_ok(), allowed, "{origin} {forwarded_request:?}");
         }
     }
@@ -350,7 +350,7 @@ mod tests {
     fn a_refused_page_is_told_of_the_host_and_the_proxy_in_front() {
         let denial = |forwarded_request: &ForwardedRequest| {
             let denial =
-                check_told(&OriginPolicy::default(), b"https://a.example", "inner:8080", false, forwarded_request);
+                check_forwarded(&OriginPolicy::default(), b"https://a.example", "inner:8080", false, forwarded_request);
             let denial = denial.unwrap_err();
             format!("{denial}: {}", denial.hint())
         };
@@ -534,7 +534,8 @@ mod tests {
             let host: Host = host.parse().unwrap();
             let value = HeaderValue::from_str(&origin).unwrap();
             let forwarded_request = ForwardedRequest::default();
-            let allowed = OriginPolicy::default().check([&value], &OriginTarget::new(&host, false, &forwarded_request)).is_ok();
+            let target = OriginTarget::new(&host, false, &forwarded_request);
+            let allowed = OriginPolicy::default().check([&value], &target).is_ok();
             let (scheme, rest) = origin.split_once("://").unwrap();
             let same = rest.parse::<Host>().is_ok_and(|o| {
                 o.name == host.name && o.port_or_default(scheme) == host.port_or_default(scheme)

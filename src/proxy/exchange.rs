@@ -34,7 +34,7 @@ pub struct ExchangePermits {
 }
 
 impl ExchangePermits {
-    /// A seat that was taken for a session is a request's from now on.
+    /// A permit that was taken for a session is a request's from now on.
     pub fn new(endpoint_permit: ConnectionPermit, route_permit: RoutePermit) -> ExchangePermits {
         ExchangePermits { _endpoint_permit: endpoint_permit.into_request(), _route_permit: route_permit }
     }

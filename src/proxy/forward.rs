@@ -1,14 +1,14 @@
-//! A plain HTTP request: passed on with its body as it comes, answered with the response as it comes.
+//! A plain HTTP request: forwarded with its body as it comes, answered with the response as it comes.
 //!
-//! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work as they are. Another
-//! endpoint is tried only when no connection could be made and nothing of the body was read: what may have been sent is
-//! never sent twice. With one exception: where a server has closed a connection of the pool just when it was used again, a
-//! request without a body whose method is idempotent goes once more to the same endpoint, on a new connection. The time for
-//! the response's head counts from the last byte of the request's body, and that body may not stand still for too long.
-//! How an exchange ends whose answer has begun is for `exchange` to say.
+//! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work unchanged. Another
+//! endpoint is tried only if no connection could be made and nothing of the body was read: what may have been sent is
+//! never sent twice. One exception: if a server closed a pooled connection just as it was used again, a request without
+//! a body whose method is idempotent goes once more to the same endpoint, on a new connection. The time for the
+//! response's head counts from the last byte of the request's body, and that body may not stall for too long.
+//! `exchange` handles the end of an exchange whose answer has begun.
 //!
-//! Interim responses end here: hyper answers `Expect: 100-continue` itself when an endpoint reads the body, and has no way
-//! to hand on a 103.
+//! Interim responses end here: hyper answers `Expect: 100-continue` itself when an endpoint reads the body, and cannot
+//! forward a 103.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -42,10 +42,10 @@ use crate::upstream::pooled::{PooledConnection, Uploading};
 /// Tells connections of an endpoint's pool apart from nobody else's; never sent.
 const POOL_AUTHORITY: &str = "endpoint";
 
-/// Passes the request on and answers with what comes back.
+/// Forwards the request and returns the answer.
 ///
 /// # Errors
-/// When the route takes no plain HTTP, or no endpoint gave the head of a response.
+/// If the route takes no plain HTTP, or no endpoint sent the head of a response.
 pub async fn run(
     route: Arc<Route>,
     mut arrival: RoutedRequest,
@@ -102,7 +102,7 @@ pub async fn run(
     Ok(response)
 }
 
-/// The head of the request, as each endpoint that is tried gets it.
+/// The head of the request, as sent to each endpoint that is tried.
 struct RequestTemplate<'a> {
     method: &'a http::Method,
     uri: &'a Uri,
@@ -207,11 +207,11 @@ async fn attempt(
     }
 }
 
-/// Waits for the response's head, at most `limit` after the last byte of the request's body went, and no longer than the
-/// route lets that body stand still. `None`: the endpoint did not answer in time.
+/// Waits for the response's head, at most `limit` after the last byte of the request's body, and no longer than the
+/// route lets that body stall. `None`: the endpoint did not answer in time.
 ///
 /// # Errors
-/// If the client has sent nothing of the body for too long.
+/// If the client sent nothing of the body for too long.
 async fn within<T>(
     route: &Route,
     limit: Duration,

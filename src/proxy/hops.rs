@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_here_is_found_among_others() {
+    fn a_request_that_was_here_is_found_among_others() {
         let ours = HeaderValue::from_static("0123456789abcdef");
         for lines in [
             &["0123456789abcdef"][..],

@@ -23,13 +23,13 @@ use crate::ws::close::{Close, CloseCode};
 use crate::ws::handshake::OfferError;
 use crate::ws::tunnel::{End, Farewell};
 
-/// Why a request does not get what it asks for.
+/// Why a request fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// CONNECT and TRACE are not for a reverse proxy.
     #[error("this method is not supported")]
     Method,
-    /// What came is no HTTP/1.1 request. Carries what is wrong.
+    /// It is no HTTP/1.1 request; carries the reason.
     #[error("no valid HTTP/1.1 request: {0}")]
     Malformed(String),
     /// The request line is longer than any URI may be.
@@ -44,7 +44,7 @@ pub enum Failure {
     /// The path cannot be read in one way only.
     #[error("bad path: {0}")]
     Path(#[from] PathError),
-    /// The body is coded otherwise than we can undo, or nobody can tell how.
+    /// The body has a transfer coding that we cannot undo, or a contradictory one.
     #[error("{0}")]
     Coding(#[from] CodingError),
     /// No route matches.
@@ -68,7 +68,7 @@ pub enum Failure {
     /// Every endpoint has as many sessions as it may have.
     #[error("all endpoints are full")]
     EndpointsFull,
-    /// Every endpoint is full, and so is the line of those who wait for one.
+    /// Every endpoint is full, and so is the queue.
     #[error("all endpoints are full, and so is the queue")]
     QueueFull,
     /// Every endpoint was full for as long as a request may wait.
@@ -184,7 +184,7 @@ impl Failure {
         "panic",
     ];
 
-    /// What the client is told, beside the label: nothing about the inside, but enough to mend its own mistake.
+    /// The text for the client, beside the label: nothing internal, but enough to fix its own mistake.
     pub fn hint(&self) -> String {
         match self {
             Failure::Offer(error) => error.to_string(),
@@ -261,7 +261,8 @@ pub fn closing(end: &End, stop: Option<&StopReason>, upstream_lost: &Farewell) -
         reason,
     };
     let away = Some(Code::GOING_AWAY);
-    // RFC 6455 §7.1.7: who broke a rule is told which, also where it is the server. A client, which may have done nothing, is told why it ends.
+    // RFC 6455 §7.1.7: the side that broke a rule gets its code, the server too. A client, which may have done nothing,
+    // always gets the reason.
     let to_server = |by: Side, code| if by == Side::Server { Some(code) } else { away };
     match end {
         //                                     client                                       server  who     label
@@ -299,8 +300,8 @@ pub fn closing(end: &End, stop: Option<&StopReason>, upstream_lost: &Farewell) -
     }
 }
 
-/// What a client is told that is to come back, and the label: for a developer at the browser's console, and not about our
-/// inside.
+/// The Close for a client that should reconnect, and the label: for a developer at the browser's console, without
+/// internals.
 fn stopping(why: &StopReason) -> (Close, &'static str) {
     let text = match why {
         StopReason::Drain => "service restart",
@@ -331,7 +332,7 @@ pub const STOPPING_LABELS: [&str; 10] = [
     "operator",
 ];
 
-/// Why a session is told to stop, as its `reason` will be in logs and metrics.
+/// Returns the `reason` label for logs and metrics.
 pub const fn stopping_label(why: &StopReason) -> &'static str {
     match why {
         StopReason::Drain => "drain",
@@ -434,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn who_broke_a_rule_is_told_which_and_a_server_that_did_not_is_told_that_its_client_goes() {
+    fn the_side_that_broke_a_rule_gets_its_code_and_an_innocent_server_gets_going_away() {
         type Broken = fn(Side) -> End;
         let table: [(Broken, CloseCode); 2] = [
             (|by| End::Violation { by, label: "reserved_bits".into() }, CloseCode::PROTOCOL_ERROR),
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_stopped_is_told_so_and_may_come_back() {
+    fn a_stopped_client_gets_the_reason_and_may_come_back() {
         use StopReason::*;
         let all = [
             (Drain, "drain"),

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_bounded_and_comes_back() {
+    fn a_quota_is_bounded_and_permits_come_back() {
         let quota = Arc::<RouteQuota>::default();
         let permit = quota.enter(1).unwrap();
         assert!(quota.enter(1).is_none());
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_is_the_same_as_long_as_somebody_is_in_it() {
+    fn a_quota_stays_the_same_while_a_permit_is_held() {
         let quotas = RouteQuotas::default();
         let permit = quotas.of("chat").enter(1).unwrap();
         assert!(quotas.of("chat").enter(1).is_none());

@@ -16,7 +16,7 @@ use crate::header::{Host, forwarded, trailers};
 use crate::policy::balance_key::{self, Keyed};
 use crate::upstream::handshake::RequestHead;
 
-/// A request that has found its route.
+/// A request with its route found.
 #[derive(Debug)]
 pub struct RoutedRequest {
     /// The authority it is for.
@@ -27,15 +27,15 @@ pub struct RoutedRequest {
     pub sent: Option<String>,
     /// The other end of its connection.
     pub peer: forwarded::DirectPeer,
-    /// What trusted proxies tell of it.
+    /// The client's request as trusted proxies forward it.
     pub forwarded_request: ForwardedRequest,
     /// Its head, as it came.
     pub parts: http::request::Parts,
 }
 
 impl RoutedRequest {
-    /// The fields of a plain request as the upstream gets them, without what the request adds itself: the fields of this
-    /// hop taken off, the forwarding fields and the Host written, the route's edits made.
+    /// Returns the fields of a plain request for the upstream: hop-by-hop fields removed, the forwarding fields and the
+    /// Host written, the route's edits made.
     pub fn upstream_headers(&mut self, route: &Route) -> HeaderMap {
         let mut headers = std::mem::take(&mut self.parts.headers);
         let host = self.host.to_string();
@@ -57,8 +57,8 @@ impl RoutedRequest {
         headers
     }
 
-    /// The head of a handshake as the upstream gets it: by the same rules as [`RoutedRequest::upstream_headers`], but written as
-    /// it goes out, with no map in between.
+    /// Returns the head of a handshake for the upstream: by the same rules as [`RoutedRequest::upstream_headers`], but
+    /// written as it goes out, without a map in between.
     pub fn upstream_handshake(&self, route: &Route) -> RequestHead {
         let (headers, edits) = (&self.parts.headers, &route.request_edits);
         let host = self.host.to_string();
@@ -91,7 +91,7 @@ impl RoutedRequest {
         head.end()
     }
 
-    /// What ties its client to an endpoint, where the upstream has such a tie; ask before the headers are taken.
+    /// Returns its affinity cookie, if the upstream has one; call it before the headers are taken.
     pub fn affinity_cookie<'r>(&self, route: &'r Route) -> Option<AffinityCookie<'r>> {
         let headers = &self.parts.headers;
         let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
@@ -99,13 +99,13 @@ impl RoutedRequest {
         Some(AffinityCookie::new(sticky, cookies, self.forwarded_request.is_https(&self.peer)))
     }
 
-    /// By what an endpoint is chosen for it; ask before the headers are taken.
+    /// Returns the key by which an endpoint is chosen; call it before the headers are taken.
     pub fn draw(&self, route: &Route, client: Option<IpAddr>) -> Draw {
         let keyed = Keyed { client, path: self.path(), query: self.parts.uri.query(), headers: &self.parts.headers };
         balance_key::draw(route.upstream.balance_key(), keyed, fastrand::u64(..))
     }
 
-    /// The target in origin form, as the upstream gets it.
+    /// Returns the target in origin form, as the upstream gets it.
     pub fn upstream_target(&self) -> String {
         match self.parts.uri.query() {
             Some(query) => format!("{}?{query}", self.path_sent()),
@@ -122,7 +122,7 @@ impl RoutedRequest {
     }
 }
 
-/// Takes our cookie out of all lines of `Cookie`; it is nothing to the upstream.
+/// Removes our cookie from all `Cookie` lines; it means nothing to the upstream.
 fn without_cookie(headers: &mut HeaderMap, name: &str) {
     let lines = headers.get_all(COOKIE);
     if !lines.iter().any(|line| sticky::without(line.as_bytes(), name).is_some()) {

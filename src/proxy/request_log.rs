@@ -26,7 +26,7 @@ use crate::telemetry::panics::{self, Panic, PanicSite};
 /// What nginx logs when the client went before it could be answered.
 const CLIENT_GONE: u16 = 499;
 
-/// The record of one request. Dropping it writes the line and counts, unless a session took it over.
+/// The record of one request. Dropping it writes the log line and counts, unless a session took it over.
 #[derive(Debug)]
 pub struct RequestLog {
     proxy: Arc<Proxy>,
@@ -35,30 +35,30 @@ pub struct RequestLog {
     status: Option<StatusCode>,
     reason: &'static str,
     detail: Option<String>,
-    /// Who asked for what.
+    /// What the log says of the request.
     pub request_info: RequestInfo,
     /// The route found.
     pub route: Option<Arc<Route>>,
-    /// A WebSocket is asked for.
+    /// The request is a WebSocket handshake.
     pub is_handshake: bool,
     /// The endpoint that answered, or failed last.
     pub endpoint: Option<Arc<str>>,
     /// Endpoints tried.
     pub attempts: u32,
-    /// What its affinity cookie led to.
+    /// The result of its affinity cookie.
     pub returned: Option<Returned>,
     waited: Duration,
     waits_since: Option<MonotonicTime>,
-    /// How far the request's body has come.
+    /// The progress of the request's body.
     pub upload: Option<Arc<Upload>>,
     sent_bytes: u64,
     taken: bool,
 }
 
-/// What a session needs of the record.
+/// The part of the record that a session needs.
 #[derive(Debug)]
 pub struct RequestSummary {
-    /// Who asked for what.
+    /// What the log says of the request.
     pub request_info: RequestInfo,
     /// When the request came.
     pub requested: MonotonicTime,
@@ -66,12 +66,12 @@ pub struct RequestSummary {
     pub attempts: u32,
     /// How long it waited before the first was tried.
     pub waited: Duration,
-    /// What its affinity cookie led to.
+    /// The result of its affinity cookie.
     pub returned: Option<Returned>,
 }
 
 impl RequestLog {
-    /// The record of a request that begins now.
+    /// Begins the record of a request.
     pub fn new(proxy: Arc<Proxy>, request_info: RequestInfo, method: Method) -> RequestLog {
         RequestLog {
             proxy,
@@ -99,18 +99,18 @@ impl RequestLog {
         self.started
     }
 
-    /// It has to wait from now on.
+    /// Records that it waits from now on.
     pub fn wait_begins(&mut self) {
         self.waits_since = Some(clock::now());
     }
 
-    /// It waits no longer.
+    /// Records that it waits no longer.
     pub fn wait_ends(&mut self) {
         self.waited = self.waited();
         self.waits_since = None;
     }
 
-    /// How long it waited, also if it still does: the client may go meanwhile.
+    /// Returns how long it waited; counts a wait in progress too, since the client may leave meanwhile.
     fn waited(&self) -> Duration {
         self.waited + self.waits_since.map_or(Duration::ZERO, |since| clock::now().since(since))
     }
@@ -122,7 +122,7 @@ impl RequestLog {
         }
     }
 
-    /// The answer to a request that failed, noted.
+    /// Records a failure and returns its answer.
     pub fn fail(&mut self, failure: &Failure) -> Response<Body> {
         let outcome = failure.outcome();
         self.reason = outcome.reason;
@@ -150,7 +150,7 @@ impl RequestLog {
         response::failure(failure)
     }
 
-    /// A mistake of ours ends the request; tells the log whose it was.
+    /// Logs a bug in the proxy that ended the request, with the request it happened on.
     pub fn panicked(&self, panic: &Panic) {
         tracing::error!(
             r#where = PanicSite::Request.label(),
@@ -164,7 +164,7 @@ impl RequestLog {
         );
     }
 
-    /// Lets the record go along with the answer: it is written when the last byte has been sent, or the client is gone.
+    /// Attaches the record to the answer: it is written when the last byte has been sent, or the client is gone.
     pub fn attach(mut self, mut response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
         // HEAD has no body to wait for, whatever the response says, and it is the client that ends a stream of events.
@@ -183,20 +183,20 @@ impl RequestLog {
         response.map(|body| Body::new(LoggedBody { body, log: self }))
     }
 
-    /// The answer is whole.
+    /// Records that the answer is complete.
     fn answer_ends(&mut self) {
         if self.reason == "client_gone" {
             self.reason = "ok";
         }
     }
 
-    /// The answer has begun and does not come to its end.
+    /// Records that an answer which has begun breaks off.
     fn answer_breaks(&mut self, error: &BodyError) {
         self.reason = error.label();
         self.detail = Some(chain(error));
     }
 
-    /// The handshake succeeded: the rest is the session's to tell.
+    /// Ends the record of a successful handshake; the session goes on with it.
     pub fn into_session(mut self) -> RequestSummary {
         self.taken = true;
         self.metrics().handshake(StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));

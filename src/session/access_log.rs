@@ -56,7 +56,7 @@ pub struct Traffic {
 /// How a session was closed.
 #[derive(Clone, Copy, Debug)]
 pub struct CloseRecord<'a> {
-    /// Who began it.
+    /// The side that began it.
     pub initiator: Initiator,
     /// The code of the first Close; none if the connection was lost without.
     pub code: Option<u16>,
@@ -67,7 +67,7 @@ pub struct CloseRecord<'a> {
 /// One line.
 #[derive(Clone, Debug)]
 pub struct LogRecord<'a> {
-    /// What it is about.
+    /// Its kind.
     pub kind: RecordKind,
     /// When it ended; it began `duration` before.
     pub ended: SystemTime,
@@ -335,7 +335,7 @@ impl AccessLog {
         AccessLog { output: None }
     }
 
-    /// Whether a record would be written; those who are costly to make are made only then.
+    /// Returns true if records are written; costly ones are made only then.
     pub fn is_on(&self) -> bool {
         self.output.is_some()
     }

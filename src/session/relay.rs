@@ -376,9 +376,9 @@ mod tests {
         // Longer than the pause between messages must be.
         tokio::time::sleep(2 * QUIET).await;
         server.write_all(&[0x80, 1, b'c']).await.unwrap();
-        let mut report = [0; 7];
-        client.read_exact(&mut report).await.unwrap();
-        assert_eq!(report, [0x80, 1, b'c', 0x88, 2, 3, 0xe9], "the rest of it, and then the Close");
+        let mut received = [0; 7];
+        client.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, [0x80, 1, b'c', 0x88, 2, 3, 0xe9], "the rest of it, and then the Close");
     }
 
     /// Accepts nothing, and panics on write.
@@ -439,9 +439,9 @@ mod tests {
         poll_fn(|cx| relay.poll(cx, timer.as_mut(), &guard)).await;
         assert_eq!((relay.tunnel.end(), relay.server.written), (Some(&End::Panicked), 1));
         drop(relay);
-        let mut report = vec![];
-        client.read_to_end(&mut report).await.unwrap();
-        assert_eq!(report, [0x88, 2, 3, 0xe9], "the Close of `Passed`, and nothing else");
+        let mut received = vec![];
+        client.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, [0x88, 2, 3, 0xe9], "the Close of `Passed`, and nothing else");
     }
 
     #[tokio::test(flavor = "current_thread")]

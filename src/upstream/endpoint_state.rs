@@ -255,7 +255,7 @@ pub struct RequestPermit(ConnectionPermit);
 
 impl Drop for RequestPermit {
     fn drop(&mut self) {
-        // The seat itself goes after it: there are never more requests than seats.
+        // The permit itself goes after it: there are never more requests than permits.
         self.0.0.here.request_ends();
         self.0.0.metrics.request_ends();
     }
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn seats_are_bounded_and_come_back() {
+    fn permits_are_bounded_and_come_back() {
         let state = state();
         let permits: Vec<_> = (0..2).map(|_| state.enter(2).unwrap()).collect();
         assert!(state.enter(2).is_none());
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_takes_a_seat_and_is_no_session() {
+    fn a_request_takes_a_permit_and_is_no_session() {
         let state = state();
         let request = state.enter(2).unwrap().into_request();
         let session = state.enter(2).unwrap();
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_take_and_leave_at_once_neither_lose_a_seat_nor_exceed_the_limit() {
+    fn workers_that_take_and_return_at_once_neither_lose_a_permit_nor_exceed_the_limit() {
         let state = state();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_outlives_who_named_it_first_as_long_as_a_session_holds_it() {
+    fn a_state_outlives_its_first_configuration_as_long_as_a_session_holds_it() {
         let (registry, states) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let of =
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_of_earlier_processes_count_as_load_and_take_seats() {
+    fn sessions_of_earlier_processes_count_as_load_and_take_permits() {
         let (registry, states) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let of = |endpoint| states.of("chat", endpoint, || metrics.endpoint("chat", endpoint, &[]));
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn who_waits_for_a_seat_looks_again_when_an_earlier_process_has_left_one() {
+    async fn a_waiting_request_checks_again_when_an_earlier_process_returns_a_permit() {
         let state = state();
         let name = state.name.clone();
         state.states.set_elsewhere(HashMap::from([(name.clone(), 1)]));
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn who_waits_looks_again_when_an_endpoint_takes_sessions_again_for_whatever_reason() {
+    async fn a_waiting_request_checks_again_when_an_endpoint_takes_sessions_again() {
         let state = state();
         let probed = |passed, now| {
             state.probed(RULE, passed, now);

@@ -15,7 +15,7 @@ use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 const CONNECT_SECONDS: [f64; 13] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 3.0, 5.0];
 
-/// From a seat that is given back at once to the longest that a handshake may take by default.
+/// From a permit that is given back at once to the longest that a handshake may take by default.
 const QUEUE_SECONDS: [f64; 9] = [0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// What became of a handshake at the gate of an upstream that has a pace.

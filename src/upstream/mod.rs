@@ -162,7 +162,7 @@ impl Upstream {
         now: MonotonicTime,
     ) -> Result<(Arc<Endpoint>, ConnectionPermit), NoEndpoint> {
         let set = self.set.load();
-        // Bounded: between the choice and the seat another worker may take the last one; then the next choice sees it full.
+        // Bounded: between the choice and the permit another worker may take the last one; then the next choice sees it full.
         for _ in 0..=set.endpoints().len() {
             let standings = self.standings();
             let Some((endpoint, standing)) = set.pick(tried, self.policy.slow_start, standings, draw, now) else {
@@ -192,7 +192,7 @@ impl Upstream {
         set::weight(endpoint, self.policy.slow_start, now)
     }
 
-    /// The endpoint of this identity, with a seat on it, if it takes sessions and has not failed lately. With the weight 0 it
+    /// The endpoint of this identity, with a permit on it, if it takes sessions and has not failed lately. With the weight 0 it
     /// takes none, also of those who had it: it would never be empty otherwise.
     pub fn pick_named(&self, identity: u64, now: MonotonicTime) -> Option<(Arc<Endpoint>, ConnectionPermit)> {
         let set = self.set.load();

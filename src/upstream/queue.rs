@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Who waits for a seat on an upstream.
+/// Who waits for a permit on an upstream.
 #[derive(Debug, Default)]
 pub struct Queue {
     /// As many as there are in the line; changed under its lock.
@@ -19,7 +19,7 @@ struct WaitingLine {
     /// By the order of coming: who is to be woken.
     waiters: BTreeMap<u64, Option<Waker>>,
     next: u64,
-    /// Who has tried since the last seat was given back, and got none.
+    /// Who has tried since the last permit was given back, and got none.
     tried: Option<u64>,
 }
 
@@ -61,14 +61,14 @@ impl Queue {
         Some(Ticket { queue: Arc::clone(self), number })
     }
 
-    /// A seat was given back, by a `SeqCst` write before this.
+    /// A permit was given back, by a `SeqCst` write before this.
     pub fn permit_freed(&self) {
         if self.waiting.load(Ordering::SeqCst) != 0 {
             self.recheck();
         }
     }
 
-    /// There may be a seat now, for whatever reason: the first in line tries again.
+    /// There may be a permit now, for whatever reason: the first in line tries again.
     pub fn recheck(&self) {
         let mut line = self.line();
         line.tried = None;
@@ -91,7 +91,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Waits until it is worth trying: this is the first in line, and has not tried since the last seat was given back.
+    /// Waits until it is worth trying: this is the first in line, and has not tried since the last permit was given back.
     /// Cancel-safe.
     pub async fn turn(&mut self) {
         poll_fn(|cx| self.poll_turn(cx)).await;
@@ -118,7 +118,7 @@ impl Drop for Ticket {
         let was_first = line.first() == Some(self.number);
         line.waiters.remove(&self.number);
         self.queue.waiting.store(line.waiters.len(), Ordering::SeqCst);
-        // With a seat or without: there may be another one, and this one was the one to look.
+        // With a permit or without: there may be another one, and this one was the one to look.
         let next = was_first.then(|| line.first_waker()).flatten();
         drop(line);
         next.into_iter().for_each(Waker::wake);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn one_seat_wakes_the_first_alone_and_who_leaves_hands_on() {
+    fn one_permit_wakes_the_first_alone_and_one_that_leaves_passes_it_on() {
         let queue = Arc::<Queue>::default();
         let flags: [Arc<Flag>; 3] = Default::default();
         let mut tickets: Vec<_> = (0..3).map(|_| queue.join(3).unwrap()).collect();
@@ -169,7 +169,7 @@ mod tests {
         queue.permit_freed();
         assert_eq!([0, 1, 2].map(|index: usize| flags[index].taken()), [true, false, false]);
         assert_eq!(turns(&tickets), [true, false, false]);
-        // It got the seat.
+        // It got the permit.
         drop(tickets.remove(0));
         assert_eq!([0, 1, 2].map(|index: usize| flags[index].taken()), [false, true, false]);
         // The client of the second goes before it has tried; the third has its turn.
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_from_the_middle_wakes_nobody() {
+    fn leaving_from_the_middle_wakes_nobody() {
         let queue = Arc::<Queue>::default();
         let flags: [Arc<Flag>; 3] = Default::default();
         let mut tickets: Vec<_> = (0..3).map(|_| queue.join(3).unwrap()).collect();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_elsewhere_now_is_woken_there() {
+    fn a_moved_waiter_is_woken_at_its_new_place() {
         let queue = Arc::<Queue>::default();
         let flags: [Arc<Flag>; 2] = Default::default();
         let ticket = queue.join(1).unwrap();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_come_wait_give_up_and_leave_at_once_never_leave_anybody_waiting_for_a_free_seat() {
+    fn workers_that_come_wait_give_up_and_leave_at_once_never_leave_anybody_waiting_for_a_free_permit() {
         let permits = Arc::new(Seats { taken: AtomicUsize::new(0), queue: Arc::default() });
         std::thread::scope(|scope| {
             for worker in 0..4_u64 {

@@ -217,7 +217,7 @@ fn a_client_has_its_endpoint_back_while_that_one_takes_sessions() {
 }
 
 #[test]
-fn who_waits_for_a_seat_is_woken_by_one_that_is_given_back_and_by_a_new_endpoint() {
+fn a_waiting_request_is_woken_by_a_returned_permit_and_by_a_new_endpoint() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let group = Group::new(policy(None));
@@ -241,7 +241,7 @@ fn at(seconds: u64) -> MonotonicTime {
 }
 
 #[test]
-fn who_is_well_comes_before_who_failed_and_that_before_who_is_down() {
+fn good_endpoints_come_before_failed_ones_and_those_before_ones_that_are_down() {
     let group = Group::new(policy(None));
     group.become_("['ws://a:1', 'ws://b:1', 'ws://c:1']");
     group.probe(0, false);
@@ -259,7 +259,7 @@ fn who_is_well_comes_before_who_failed_and_that_before_who_is_down() {
 }
 
 #[test]
-fn who_is_down_is_tried_when_nobody_is_left_unless_that_is_refused() {
+fn an_endpoint_that_is_down_is_tried_if_none_is_left_unless_that_is_refused() {
     for refuse_down in [false, true] {
         let group = Group::new(Policy { refuse_down, ..policy(None) });
         group.become_("['ws://a:1', 'ws://b:1']");

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::CONTROL_PAYLOAD_MAX;
 
-/// A code that says why a connection ends. Any 16 bits; `is_sendable` tells which may stand in a frame.
+/// A close code. Any 16 bits; `is_sendable` says which may stand in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CloseCode(pub u16);
 

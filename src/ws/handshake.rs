@@ -1,8 +1,9 @@
 //! The opening handshake as a neutral pair: what a client offers and what a server answers (RFC 6455 §4).
 //!
-//! `HandshakeOffer` is read from a request and judged before any upstream is touched; `HandshakeAnswer` is read from an upstream's
-//! response and judged against the offer before the client is told anything. The HTTP/1.1 way (Upgrade, a key, an
-//! accept value) is all there is now; the extended CONNECT of RFC 8441 has the same offer without key and accept.
+//! `HandshakeOffer` is read from a request and judged before any upstream is contacted; `HandshakeAnswer` is read from
+//! an upstream's response and judged against the offer before the client gets an answer. Only the HTTP/1.1 way
+//! (Upgrade, a key, an accept value) exists now; the extended CONNECT of RFC 8441 has the same offer without key and
+//! accept.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -304,7 +305,7 @@ fn extensions(fields: &impl HeaderFields) -> Option<Vec<Extension>> {
     Some(all)
 }
 
-/// The lines of a field without those that are empty, and each that is said twice once.
+/// The lines of a field, without empty ones and repetitions.
 pub fn once<'a>(fields: &'a impl HeaderFields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = move || fields.lines(name).map(<[u8]>::trim_ascii);
     lines()
@@ -375,7 +376,7 @@ fn has_token(fields: &impl HeaderFields, name: &HeaderName, token: &str) -> bool
     tokens(fields, name).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The items of a list over all its lines, without those that are empty (RFC 9110 §5.6.1.2).
+/// The items of a list over all its lines, without empty ones (RFC 9110 §5.6.1.2).
 fn tokens<'a>(fields: &'a impl HeaderFields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let items = fields.lines(name).flat_map(|line| line.split(|byte| *byte == b','));
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())

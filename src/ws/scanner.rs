@@ -116,7 +116,7 @@ pub enum Item {
         /// Set when the frame is empty and ends its message.
         ends: Option<EndedMessage>,
     },
-    /// So many bytes of the payload in progress.
+    /// Bytes of the payload in progress.
     Payload {
         /// How many, at least 1.
         bytes: usize,
@@ -189,10 +189,8 @@ impl Scanner {
         self.message.is_some()
     }
 
-    /// What stands at the start of `bytes`. The caller goes on behind it; what is `Incomplete` comes again, with more.
-    ///
-    /// # Errors
-    /// When a whole header may not stand here. The state is then as before that header.
+    /// Returns what is at the start of `bytes`. The caller continues after it; after `Incomplete` it passes the same
+    /// bytes again, with more.
     #[inline]
     pub fn next(&mut self, rules: &Rules, bytes: &[u8]) -> Result<Item, FrameRefusal> {
         if self.left > 0 {

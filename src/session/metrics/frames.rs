@@ -84,7 +84,7 @@ impl RouteFrames {
         RouteFrames { shards: Local::new(workers, Default::default) }
     }
 
-    /// Counts so many whole messages with `bytes` of payload each, all fragments of one together.
+    /// Counts `count` whole messages with `bytes` of payload each, all fragments together.
     #[inline]
     pub fn message(&self, direction: Direction, data: Data, bytes: u64, count: u32) {
         let shard = &self.shards.get()[direction as usize];
@@ -92,7 +92,7 @@ impl RouteFrames {
         add(&shard.payload, bytes * u64::from(count));
     }
 
-    /// Counts so many control frames that were relayed.
+    /// Counts relayed control frames.
     #[inline]
     pub fn control(&self, direction: Direction, control: ControlKind, count: u32) {
         add(&self.shards.get()[direction as usize].control[control as usize], count.into());

@@ -20,7 +20,7 @@ pub use frames::{ControlKind, Data, Direction, RouteFrames};
 /// One of the two we relay between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PeerLabel {
-    /// Who opened the session.
+    /// The side that opened the session.
     Client,
     /// The endpoint that answers it.
     Server,
@@ -43,7 +43,7 @@ const TOLERATED: [(PeerLabel, &str); 4] = [
     (PeerLabel::Server, "masked_frame"),
 ];
 
-/// Who ended a session.
+/// The side that ended a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initiator {
     /// The client sent Close, or was lost.

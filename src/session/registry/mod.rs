@@ -304,9 +304,10 @@ impl<M> SessionRegistry<M> {
 
     /// Returns the sessions that have not been asked to stop by `when` (`None`: at all), quietest first.
     pub fn quietest_first(&self, when: Option<MonotonicTime>, select: impl Fn(&M) -> bool) -> Vec<SessionId> {
-        let is_told = |stop: &StopNotice| when.is_none_or(|when| stop.at <= when);
-        let is_left =
-            |entry: &Entry<M>| !entry.stops.first().is_some_and(is_told) && entry.member.as_ref().is_some_and(&select);
+        let is_stopping = |stop: &StopNotice| when.is_none_or(|when| stop.at <= when);
+        let is_left = |entry: &Entry<M>| {
+            !entry.stops.first().is_some_and(is_stopping) && entry.member.as_ref().is_some_and(&select)
+        };
         let mut left = self.collect_entries(|_, entry| is_left(entry).then_some(entry.report.data_at));
         left.sort_unstable_by_key(|(id, data_at)| (*data_at, *id));
         left.into_iter().map(|(id, _)| id).collect()
@@ -485,10 +486,10 @@ impl<M> WorkerEntries<M> {
         let end = self.entries.capacity().min(from + SLICE_ENTRIES);
         for key in from..end {
             let Some(entry) = self.entries.get_mut(key) else { continue };
-            let was_told = !entry.stops.is_empty();
+            let was_stopping = !entry.stops.is_empty();
             visit(key, entry);
-            let is_told = !entry.stops.is_empty();
-            self.stopping = self.stopping + usize::from(is_told) - usize::from(was_told);
+            let is_stopping = !entry.stops.is_empty();
+            self.stopping = self.stopping + usize::from(is_stopping) - usize::from(was_stopping);
         }
         (end < self.entries.capacity()).then_some(end)
     }

@@ -15,7 +15,7 @@ fn report(seconds: u64) -> SessionReport {
 }
 
 #[tokio::test]
-async fn each_gets_its_own_moment_evenly_over_the_span() {
+async fn each_session_stops_at_its_own_time_evenly_over_the_span() {
     let registry = SessionRegistry::new(2);
     let paced: Vec<_> = (0..100).map(|_| registry.enter(1)).collect();
     paced.iter().for_each(|guard| guard.join(7, clock::now()));
@@ -33,7 +33,7 @@ async fn each_gets_its_own_moment_evenly_over_the_span() {
 }
 
 #[tokio::test]
-async fn the_last_guard_ends_the_wait_and_late_comers_are_report() {
+async fn the_last_guard_ends_the_wait_and_late_entries_stop_at_once() {
     let registry = SessionRegistry::<()>::new(1);
     let first = registry.enter(1);
     registry.begin(clock::now(), Duration::ZERO, || 0.0);
@@ -52,7 +52,7 @@ async fn the_last_guard_ends_the_wait_and_late_comers_are_report() {
 }
 
 #[tokio::test]
-async fn members_are_told_apart_and_the_quietest_is_known() {
+async fn members_are_selected_and_the_quietest_comes_first() {
     let registry = SessionRegistry::new(2);
     let cx = Context::from_waker(Waker::noop());
     let mut ours: Vec<_> = (0..4).map(|_| registry.enter(1)).collect();
@@ -73,7 +73,7 @@ async fn members_are_told_apart_and_the_quietest_is_known() {
         assert_eq!(guard.poll_stop(&cx, report(data_at)), None);
     }
     let order = registry.quietest_first(None, |member| *member == 1);
-    assert_eq!(order.iter().map(|place| place.key).collect::<Vec<_>>(), [1, 3, 0, 2].map(|i: usize| ours[i].key));
+    assert_eq!(order.iter().map(|id| id.key).collect::<Vec<_>>(), [1, 3, 0, 2].map(|i: usize| ours[i].key));
     let gone = ours.remove(1).key;
     // One of the four has gone, and another is at its place now.
     let newcomer = registry.enter(1);
@@ -91,7 +91,7 @@ async fn members_are_told_apart_and_the_quietest_is_known() {
 }
 
 #[test]
-fn of_two_moments_the_earlier_holds_and_what_lies_ahead_can_be_taken_back() {
+fn of_two_stops_the_earlier_holds_and_a_future_one_can_be_cancelled() {
     let registry = SessionRegistry::new(1);
     let cx = Context::from_waker(Waker::noop());
     let (one, two) = (registry.enter(1), registry.enter(1));
@@ -120,34 +120,34 @@ fn of_two_moments_the_earlier_holds_and_what_lies_ahead_can_be_taken_back() {
 }
 
 #[test]
-fn one_that_is_told_a_further_reason_is_not_told_the_first_one_again() {
+fn a_second_reason_does_not_repeat_the_first_stop() {
     let registry = SessionRegistry::new(1);
     let guard = registry.enter(1);
     guard.join((), at(0));
     let hour = Duration::from_secs(3600);
     let spread = |now, lot: f64, why| registry.spread(|_, ()| true, now, hour, || lot, &why);
     spread(at(1), 0.9, StopReason::RouteDrain);
-    let told = guard.stop_at().unwrap();
+    let stop = guard.stop_at().unwrap();
     registry.spread(|_, ()| true, at(1), Duration::from_secs(100), || 0.5, &StopReason::ListenerDrain);
     let sooner = guard.stop_at().unwrap();
-    assert!(sooner < told);
+    assert!(sooner < stop);
     // The late comers of the route drain are looked for again and again: who has its lot draws no other.
     assert_eq!(registry.spread(|_, ()| true, at(2), hour - Duration::from_secs(1), || 0.0, &StopReason::RouteDrain), 0);
     registry.cancel_stop(|(), why| *why == StopReason::ListenerDrain, at(3));
     let left = guard.poll_stop(&Context::from_waker(Waker::noop()), SessionReport::default());
-    assert_eq!(left, Some(StopNotice { at: told, by: Some(at(1) + hour), why: StopReason::RouteDrain }));
+    assert_eq!(left, Some(StopNotice { at: stop, by: Some(at(1) + hour), why: StopReason::RouteDrain }));
 }
 
 #[test]
-fn who_hears_of_a_bound_alone_is_woken_and_again_when_it_is_taken_back() {
+fn a_new_bound_alone_wakes_and_so_does_its_cancellation() {
     let registry = SessionRegistry::new(1);
     let cx = Context::from_waker(Waker::noop());
     let guard = registry.enter(1);
     guard.join((), at(0));
     let say = |seconds, by, why| {
-        let mut places = vec![];
-        registry.walk(None, 9, |place, ()| places.push((place, at(seconds))));
-        registry.post(places.into_iter(), Some(at(by)), &why);
+        let mut ids = vec![];
+        registry.walk(None, 9, |id, ()| ids.push((id, at(seconds))));
+        registry.post(ids.into_iter(), Some(at(by)), &why);
     };
     let hears = |what: &dyn Fn()| {
         guard.poll_stop(&cx, SessionReport::default());
@@ -158,7 +158,7 @@ fn who_hears_of_a_bound_alone_is_woken_and_again_when_it_is_taken_back() {
     assert!(hears(&|| say(10, 100, StopReason::Reload)));
     assert!(hears(&|| say(20, 50, StopReason::RouteDrain)), "the bound is nearer");
     assert!(!hears(&|| say(30, 60, StopReason::UpstreamDrain)), "nothing of that holds");
-    let cancel_stop = |why: StopReason| registry.cancel_stop(|(), told| *told == why, at(1));
+    let cancel_stop = |why: StopReason| registry.cancel_stop(|(), stop| *stop == why, at(1));
     assert!(!hears(&|| cancel_stop(StopReason::UpstreamDrain)));
     assert!(hears(&|| cancel_stop(StopReason::RouteDrain)));
     assert_eq!(guard.poll_stop(&cx, SessionReport::default()).map(|stop| stop.by), Some(Some(at(100))));
@@ -166,7 +166,7 @@ fn who_hears_of_a_bound_alone_is_woken_and_again_when_it_is_taken_back() {
 }
 
 #[test]
-fn the_lock_goes_in_between_and_nobody_is_missed_or_seen_twice() {
+fn the_lock_is_released_between_slices_and_each_entry_is_seen_once() {
     let registry = SessionRegistry::new(1);
     let mut guards: Vec<_> = (0..3 * SLICE_ENTRIES).map(|_| registry.enter(1)).collect();
     guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
@@ -204,7 +204,7 @@ impl std::task::Wake for Enters {
 }
 
 #[test]
-fn whoever_is_woken_may_take_the_lock_at_once() {
+fn a_woken_task_may_take_the_lock_at_once() {
     let registry = SessionRegistry::new(1);
     let enters = Arc::new(Enters(Arc::clone(&registry), AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&enters));
@@ -226,7 +226,7 @@ fn whoever_is_woken_may_take_the_lock_at_once() {
 }
 
 #[test]
-fn the_end_of_the_process_holds_when_an_earlier_moment_is_taken_back() {
+fn the_drain_holds_when_an_earlier_stop_is_cancelled() {
     let registry = SessionRegistry::new(1);
     let guard = registry.enter(1);
     guard.join((), at(0));
@@ -240,17 +240,17 @@ fn the_end_of_the_process_holds_when_an_earlier_moment_is_taken_back() {
 }
 
 #[test]
-fn who_is_told_again_goes_earlier_and_never_draws_another_lot() {
+fn a_second_stop_is_earlier_and_never_draws_another_slot() {
     let registry = SessionRegistry::new(1);
     let guard = registry.enter(1);
     guard.join((), at(0));
     let long = Duration::from_secs(100);
     let spread = |now, span, lot: f64| registry.spread(|_, _| true, now, span, || lot, &StopReason::Reload);
     assert_eq!(spread(at(1), long, 0.9), 1);
-    let told = guard.stop_at();
+    let stop = guard.stop_at();
     // Late comers of the same are looked for: what is left of the same span.
     assert_eq!(spread(at(2), long - Duration::from_secs(1), 0.0), 0);
-    assert_eq!(guard.stop_at(), told);
+    assert_eq!(guard.stop_at(), stop);
     assert_eq!(spread(at(3), Duration::ZERO, 0.0), 1);
     assert_eq!(guard.stop_at(), Some(at(3)));
 }
@@ -265,7 +265,7 @@ fn all_sessions_are_seen_in_many_short_walks_that_change_does_not_disturb() {
     loop {
         walks += 1;
         assert!(walks < 99, "{after:?}");
-        after = registry.walk(after, 2, |place, member| seen.push((place, *member)));
+        after = registry.walk(after, 2, |id, member| seen.push((id, *member)));
         if walks == 2 {
             // One that was seen, and the one that the next walk would begin after.
             guards.retain(|guard| ![0, 3].contains(&guard.key));
@@ -286,30 +286,30 @@ fn all_sessions_are_seen_in_many_short_walks_that_change_does_not_disturb() {
 }
 
 #[test]
-fn those_at_a_place_tell_of_themselves_and_close_alone() {
+fn selected_sessions_report_and_stop_alone() {
     let registry = SessionRegistry::new(1);
     let cx = Context::from_waker(Waker::noop());
     let guards = [registry.enter(1), registry.enter(1)];
     guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
     guards.iter().for_each(|guard| drop(guard.poll_stop(&cx, report(1))));
-    let mut places = vec![];
-    registry.walk(None, 9, |place, _| places.push(place));
-    assert!(registry.has_reported(places[0]));
-    registry.request_reports_at([places[0]]);
-    assert_eq!((registry.has_reported(places[0]), registry.has_reported(places[1])), (false, true));
+    let mut ids = vec![];
+    registry.walk(None, 9, |id, _| ids.push(id));
+    assert!(registry.has_reported(ids[0]));
+    registry.request_reports_at([ids[0]]);
+    assert_eq!((registry.has_reported(ids[0]), registry.has_reported(ids[1])), (false, true));
     guards[0].poll_stop(&cx, report(7));
-    assert!(registry.has_reported(places[0]));
-    assert_eq!(registry.listed(places[0]).unwrap().report, report(7));
-    let spread = || registry.spread_over([places[1]], at(9), Duration::ZERO, || 0.0, &StopReason::Rebalance);
+    assert!(registry.has_reported(ids[0]));
+    assert_eq!(registry.listed(ids[0]).unwrap().report, report(7));
+    let spread = || registry.spread_over([ids[1]], at(9), Duration::ZERO, || 0.0, &StopReason::Rebalance);
     assert_eq!((spread(), spread()), (1, 0), "who was told is not told again");
     assert_eq!(guards.each_ref().map(Guard::stop_at), [None, Some(at(9))]);
     drop(guards);
-    assert!(registry.has_reported(places[0]), "nobody waits for who has gone");
+    assert!(registry.has_reported(ids[0]), "nobody waits for who has gone");
     assert_eq!(spread(), 0);
 }
 
 #[test]
-fn a_listener_is_rid_of_its_requests_and_keeps_its_sessions() {
+fn stopping_the_requests_of_a_listener_keeps_its_sessions() {
     let registry = SessionRegistry::new(1);
     let guards = [1, 1, 2].map(|listener| registry.enter(listener));
     guards[0].join((), at(0));
@@ -318,22 +318,22 @@ fn a_listener_is_rid_of_its_requests_and_keeps_its_sessions() {
 }
 
 #[test]
-fn a_survey_sees_every_session_once_and_what_it_was_report() {
+fn a_survey_sees_every_session_once_and_whether_it_should_stop() {
     let registry = SessionRegistry::new(1);
     let mut guards: Vec<_> = (0..2 * SLICE_ENTRIES + 10).map(|_| registry.enter(1)).collect();
     let survey = || {
-        let (mut seen, mut told) = (vec![], 0);
+        let (mut seen, mut stopping) = (vec![], 0);
         registry.survey(|member: &usize, stop| {
             seen.push(*member);
-            told += usize::from(stop.is_some());
+            stopping += usize::from(stop.is_some());
         });
-        (seen, told)
+        (seen, stopping)
     };
     assert_eq!((survey(), registry.is_any_stopping()), ((vec![], 0), false), "none is a session yet");
     guards.iter().enumerate().for_each(|(i, guard)| guard.join(i, at(0)));
     guards.swap_remove(5);
-    let (seen, told) = survey();
-    assert_eq!((seen, told), ((0..2 * SLICE_ENTRIES + 10).filter(|i| *i != 5).collect(), 0));
+    let (seen, stopping) = survey();
+    assert_eq!((seen, stopping), ((0..2 * SLICE_ENTRIES + 10).filter(|i| *i != 5).collect(), 0));
     let spread = |seconds, why| registry.spread(|_, i| i % 2 == 0, at(seconds), Duration::ZERO, || 0.0, &why);
     let even = spread(50, StopReason::RouteDrain);
     spread(40, StopReason::Reload);
@@ -353,7 +353,7 @@ fn a_survey_sees_every_session_once_and_what_it_was_report() {
 }
 
 #[test]
-fn a_last_request_may_open_a_session_which_is_told_nothing() {
+fn a_last_request_may_open_a_session_which_goes_on() {
     let registry = SessionRegistry::new(1);
     let cx = Context::from_waker(Waker::noop());
     let (session, request) = (registry.enter(1), registry.enter(2));
@@ -368,10 +368,10 @@ fn a_last_request_may_open_a_session_which_is_told_nothing() {
 }
 
 #[test]
-fn a_place_is_written_in_one_way() {
-    let place = SessionId { slab: 1, key: 31, generation: 0xabc };
-    assert_eq!(place.to_string(), "1-1f-abc");
-    assert_eq!("1-1f-abc".parse::<SessionId>().unwrap(), place);
+fn an_id_has_one_text_form() {
+    let id = SessionId { slab: 1, key: 31, generation: 0xabc };
+    assert_eq!(id.to_string(), "1-1f-abc");
+    assert_eq!("1-1f-abc".parse::<SessionId>().unwrap(), id);
     for text in ["", "1-1f", "1-1f-abc-0", "01-1f-abc", "+1-1f-abc", "1-1F-abc", "1-1f-100000000", "x-y-z"] {
         assert!(text.parse::<SessionId>().is_err(), "{text}");
     }

@@ -58,9 +58,9 @@ pub struct TunnelSettings {
     pub ping: Option<Duration>,
     /// How long after the Ping a peer that is still silent counts as dead.
     pub pong: Duration,
-    /// See [`Rules::frame_bytes_max`].
+    /// See [`Rules::frame_bytes_max`](super::scanner::Rules::frame_bytes_max).
     pub frame_bytes_max: u64,
-    /// See [`Rules::message_bytes_max`].
+    /// See [`Rules::message_bytes_max`](super::scanner::Rules::message_bytes_max).
     pub message_bytes_max: u64,
 }
 
@@ -69,7 +69,7 @@ pub struct TunnelSettings {
 pub enum Validation {
     /// Not at all. The tunnel is a blind pipe: it neither judges nor counts frames, and injects nothing.
     Off,
-    /// Ends the session on anything ambiguous; lets pass what only breaks a rule, see [`Rules::tolerant`].
+    /// Ends the session on anything ambiguous; lets pass what only breaks a rule, see [`Rules::tolerant`](super::scanner::Rules::tolerant).
     Lenient,
     /// By the letter of RFC 6455. Only a Pong to one of our own Pings is accepted however it is masked.
     Strict,

@@ -497,7 +497,7 @@ fn a_stop_lets_a_fragmented_message_end_and_the_timer_hears_of_it() {
 }
 
 #[test]
-fn a_stop_comes_in_time_to_who_never_pauses() {
+fn a_stop_comes_in_time_without_a_pause() {
     // (the stop, its bound, when it ends)
     for (by, ends) in [(None, 3000), (Some(at(51)), 1000), (Some(at(60)), 3000), (Some(at(49)), 0)] {
         let mut driver = Driver::new(settings());
@@ -523,7 +523,7 @@ fn a_stop_comes_in_time_to_who_never_pauses() {
 }
 
 #[test]
-fn whoever_says_stop_again_can_only_make_it_earlier() {
+fn a_second_stop_can_only_make_it_earlier() {
     let mut driver = Driver::new(settings());
     driver.tunnel.stop(at(50), None);
     driver.tunnel.stop(at(60), None);

@@ -219,7 +219,7 @@ fn a_client_that_has_ended_its_half_still_gets_what_waits_for_it() {
 }
 
 #[test]
-fn who_may_say_nothing_more_but_its_close_is_read_although_the_other_takes_nothing() {
+fn a_peer_that_may_only_close_is_read_although_the_other_is_blocked() {
     let mut driver = Driver::new(TunnelSettings { message_bytes_max: 10, ..settings() });
     driver.tunnel.handle_blocked(Side::Server);
     assert!(driver.tunnel.forwards(Side::Client));
