@@ -14,9 +14,9 @@ pub mod sticky;
 pub use hash::Hash;
 pub use round_robin::RoundRobin;
 
-/// What algorithms are told of the endpoints of one upstream, by index.
+/// What algorithms know of the endpoints of one upstream, by index.
 ///
-/// Answers may change between two questions: they are read from live state.
+/// Answers may change between two calls: they are read from live state.
 pub trait Candidates {
     /// How many there are; the same during one pick.
     fn count(&self) -> usize;
@@ -33,7 +33,7 @@ pub trait Candidates {
     /// A number made of its name: the same in every process and after every restart.
     fn identity(&self, index: usize) -> u64;
 
-    /// Whether it may be chosen at all.
+    /// Returns true if it may be chosen at all.
     fn is_open(&self, index: usize) -> bool {
         !self.is_excluded(index) && self.weight(index) > 0
     }
@@ -62,12 +62,12 @@ pub enum Balancer {
 }
 
 impl Balancer {
-    /// The index of the candidate to use.
+    /// Returns the index of the candidate to use.
     ///
-    /// This is the contract of every algorithm:
-    /// * Who was seen not to be open is never returned.
-    /// * `None` if and only if none was seen to be open. Whether to fail then, or to ask again with fewer exclusions, is
-    ///   the caller's decision.
+    /// The contract of every algorithm:
+    /// * A candidate that was seen not to be open is never returned.
+    /// * `None` if and only if none was seen to be open. The caller decides whether to fail then or to ask again with
+    ///   fewer exclusions.
     /// * It ends: each index is asked about a bounded number of times.
     /// * Exclusion is not remembered: the load of those left out spreads over the others, and does not fall to the
     ///   neighbour.
@@ -82,7 +82,8 @@ impl Balancer {
     }
 }
 
-/// Whether a candidate with `load` and `weight` has less to do for its size than another, each with one session more.
+/// Returns true if a candidate with `load` and `weight` has less to do for its size than another, each with one session
+/// more.
 fn is_lighter((load, weight): (u32, u32), (other_load, other_weight): (u32, u32)) -> bool {
     (u64::from(load) + 1) * u64::from(other_weight) < (u64::from(other_load) + 1) * u64::from(weight)
 }

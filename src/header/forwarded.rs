@@ -36,7 +36,7 @@ pub struct DirectPeer {
     pub trusted: bool,
 }
 
-/// Whether one of `nets` contains `addr`; an IPv4 address counts as such also where it came mapped into IPv6.
+/// Returns true if one of `nets` contains `addr`; an IPv4 address counts as such also where it came mapped into IPv6.
 pub fn is_trusted(addr: IpAddr, nets: &[IpNet]) -> bool {
     let addr = addr.to_canonical();
     nets.iter().any(|net| net.contains(&addr))
@@ -87,9 +87,9 @@ pub fn apply(headers: &mut HeaderMap, peer: &DirectPeer, forwarded_request: &For
     }
 }
 
-/// Whether a request's field `name`, in lower case, is left out of what the upstream gets: what [`fields`] writes anew,
-/// all the names that servers read a client's address by where the peer is not trusted, and from anyone the spellings
-/// that some servers take for them, such as `X_Forwarded_For`.
+/// Returns true if a request's field `name`, in lower case, is left out of what the upstream gets: what [`fields`]
+/// writes anew, all the names that servers read a client's address by where the peer is not trusted, and from anyone
+/// the spellings that some servers take for them, such as `X_Forwarded_For`.
 pub fn is_replaced(name: &str, trusted: bool) -> bool {
     let is_ours = match name.as_bytes().first() {
         Some(b'f') => name == "forwarded",

@@ -100,12 +100,12 @@ impl<'a> HopByHopFields<'a> {
         HopByHopFields::new(connection, headers.contains_key(header::TRANSFER_ENCODING))
     }
 
-    /// Whether the field `name`, in lower case, ends at each hop, nominated or not.
+    /// Returns true if the field `name`, in lower case, ends at each hop, nominated or not.
     pub fn always(name: &str) -> bool {
         ALWAYS.contains(&name)
     }
 
-    /// Whether the field `name`, written in lower case, is one of them.
+    /// Returns true if the field `name`, written in lower case, is one of them.
     pub fn has(&self, name: &str) -> bool {
         HopByHopFields::always(name)
             || (self.two_lengths && name == "content-length")
@@ -122,13 +122,13 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether Connection lists `token`, over all its lines and in any case.
+/// Returns true if Connection lists `token`, over all its lines and in any case.
 pub fn connection_has(headers: &HeaderMap, token: &str) -> bool {
     list(headers, &header::CONNECTION).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether the sender takes trailers (RFC 9110 §10.1.4); ask before [`strip`]. To tell the upstream, send `TE: trailers`
-/// and nominate it.
+/// Returns true if the sender takes trailers (RFC 9110 §10.1.4); ask before [`strip`]. To tell the upstream, send `TE:
+/// trailers` and nominate it.
 pub fn te_trailers(headers: &HeaderMap) -> bool {
     list(headers, &header::TE).any(|item| item.eq_ignore_ascii_case(b"trailers"))
 }

@@ -16,13 +16,13 @@ pub fn folded(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether no server takes the name for another.
+/// Returns true if no server takes the name for another.
 pub fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Whether a field's name, in lower case, is not, but may be taken for, that of one that is the proxy's to write: of the
-/// forwarding fields, of those that frame a message or end at this hop, and of those of a handshake.
+/// Returns true if a field's name, in lower case, is not, but may be taken for, that of one that is the proxy's to
+/// write: of the forwarding fields, of those that frame a message or end at this hop, and of those of a handshake.
 pub fn is_of_ours(name: &str) -> bool {
     if is_plain(name) {
         return false;
@@ -33,7 +33,7 @@ pub fn is_of_ours(name: &str) -> bool {
         || HopByHopFields::always(&name)
 }
 
-/// Whether a server may take one of two names, in lower case, for the other.
+/// Returns true if a server may take one of two names, in lower case, for the other.
 pub fn are_alike(one: &str, other: &str) -> bool {
     // A name is as long as what it is folded to.
     one.len() == other.len() && one != other && folded(one) == folded(other)

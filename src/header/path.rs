@@ -94,7 +94,7 @@ pub fn as_it_came<'a>(raw: &'a str, normal: &str) -> Option<Cow<'a, str>> {
     Some(Cow::Owned(out))
 }
 
-/// Whether `path` says what `normal` says in normal form, escape by escape: without a dot segment more.
+/// Returns true if `path` says what `normal` says in normal form, escape by escape: without a dot segment more.
 pub fn is_same(path: &str, normal: &str) -> bool {
     path == normal || respell(path).is_ok_and(|spelled| spelled == normal)
 }
@@ -153,9 +153,9 @@ fn remove_dot_segments(path: &str) -> Result<String, PathError> {
     Ok(format!("/{}", kept.join("/")))
 }
 
-/// Whether a segment has a dot segment in it for one who takes `%2F` for a slash, cuts off `;parameters` (as Java servlet
-/// containers do) or what follows an encoded `?`, drops blanks and what cannot be seen (as Windows does at the end of a
-/// name), or folds characters to those of ASCII that look alike (NFKC, and the best fit of Windows).
+/// Returns true if a segment has a dot segment in it for one who takes `%2F` for a slash, cuts off `;parameters` (as
+/// Java servlet containers do) or what follows an encoded `?`, drops blanks and what cannot be seen (as Windows does at
+/// the end of a name), or folds characters to those of ASCII that look alike (NFKC, and the best fit of Windows).
 fn hides_dots(segment: &str) -> bool {
     if !segment.starts_with('.') && !segment.contains('%') {
         return false;
@@ -201,8 +201,8 @@ fn decoded(segment: &str) -> Vec<u8> {
     out
 }
 
-/// Whether there is UTF-8 in more bytes than it needs (RFC 3629 §3): a lead of two bytes for what fits in one, or a second
-/// byte that says that the first had nothing to say.
+/// Returns true if there is UTF-8 in more bytes than it needs (RFC 3629 §3): a lead of two bytes for what fits in one,
+/// or a second byte that says that the first had nothing to say.
 fn has_overlong(path: &str) -> bool {
     let bytes = decoded(path);
     let goes_on = |byte: Option<&u8>| byte.is_some_and(|byte| (0x80..=0xbf).contains(byte));

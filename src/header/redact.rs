@@ -77,14 +77,14 @@ fn is_printable(byte: u8) -> bool {
     matches!(byte, b' '..=b'~')
 }
 
-/// Whether the value of a header of this name may let somebody in: credentials, cookies, and what is named like a key of a
-/// query that is secret.
+/// Returns true if the value of a header of this name may let somebody in: credentials, cookies, and what is named like
+/// a key of a query that is secret.
 pub fn is_credential(header: &str) -> bool {
     let header = header.to_ascii_lowercase();
     header.contains("auth") || header.contains("cookie") || is_secret(&header)
 }
 
-/// Whether the value of this key of a query looks secret.
+/// Returns true if the value of this key of a query looks secret.
 pub fn is_secret(key: &str) -> bool {
     let key: String = decode(key).chars().map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect();
     // `auth[token]` is judged by its last part.

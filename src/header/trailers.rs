@@ -61,7 +61,7 @@ const HEAD_ONLY_PREFIXES: [&str; 6] =
 /// Of the fields of a body only these: they can be known at its end (RFC 9530, RFC 1864).
 const CONTENT_LAST: [&str; 2] = ["content-digest", "content-md5"];
 
-/// Whether a field may stand in a trailer, by its name in lower case.
+/// Returns true if a field may stand in a trailer, by its name in lower case.
 pub fn may_pass(name: &str) -> bool {
     let name = folded(name);
     let is_content = name.starts_with("content-") && !CONTENT_LAST.contains(&&*name);

@@ -3,8 +3,9 @@
 //!
 //! They are escaped or replaced wherever a stranger's text is shown to people.
 
-/// Whether `c` is a control (C0, DEL, C1), a separator of lines, or a format character (Unicode's category Cf, with which
-/// the direction of writing is turned and text is hidden; the tags of U+E0000 and the byte order mark are among them).
+/// Returns true if `c` is a control (C0, DEL, C1), a separator of lines, or a format character (Unicode's category Cf,
+/// with which the direction of writing is turned and text is hidden; the tags of U+E0000 and the byte order mark are
+/// among them).
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,

@@ -12,7 +12,7 @@ pub enum Expect {
 }
 
 impl Expect {
-    /// Whether `answer` is as expected.
+    /// Returns true if `answer` is as expected.
     pub fn is_met(&self, answer: &[u8]) -> bool {
         match self {
             Expect::Contains(text) => memchr::memmem::find(answer, text.as_bytes()).is_some(),

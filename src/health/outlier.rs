@@ -72,7 +72,7 @@ pub struct Ejection {
 }
 
 impl EjectionRule {
-    /// Whether one more of `of` endpoints may be ejected, when `out` are.
+    /// Returns true if one more of `of` endpoints may be ejected, when `out` are.
     pub fn has_room(&self, out: usize, of: usize) -> bool {
         out < (of * self.percent_max as usize / 100).max(1)
     }
@@ -104,19 +104,19 @@ struct FailureRecord {
 }
 
 impl Outlier {
-    /// Whether sessions should stay away, if they can.
+    /// Returns true if sessions should stay away, if they can.
     pub fn is_out(&self, now: MonotonicTime) -> bool {
         // 0 is never ahead.
         now.as_micros() < self.until.load(Ordering::Relaxed)
     }
 
-    /// Whether it has not answered since it was ejected, be its time over or not.
+    /// Returns true if it has not answered since it was ejected, whether or not the time is over.
     pub fn is_ejected(&self) -> bool {
         self.ejected.load(Ordering::Relaxed)
     }
 
-    /// Whether the session for which it was chosen while not out may go there: always if it is in favour; else for one
-    /// session in each `TRIAL`.
+    /// Returns true if the session for which it was chosen while not out may go there: always if it is in favour; else
+    /// for one session in each `TRIAL`.
     pub fn admits(&self, now: MonotonicTime) -> bool {
         let until = self.until.load(Ordering::Relaxed);
         let next = (now + TRIAL).as_micros();
@@ -202,7 +202,7 @@ impl Outlier {
 }
 
 impl FailureRecord {
-    /// Whether the time of an ejection is not over.
+    /// Returns true if the time of an ejection is not over.
     fn is_serving(&self, now: MonotonicTime) -> bool {
         self.last.is_some_and(|(_, until)| now < until)
     }
@@ -215,8 +215,9 @@ impl FailureRecord {
         self
     }
 
-    /// How long the next ejection is: `span` times how many there were. Each is forgiven by as long a good time as the last
-    /// one took, so who flaps faster than that stays out longer and longer, and who recovers is soon like new.
+    /// Returns how long the next ejection is: `span` times the number of ejections. Each is forgiven after as long a
+    /// good time as the last one took, so an endpoint that flaps faster than that stays out longer and longer, and one
+    /// that recovers is soon like new.
     fn next_span(&mut self, rule: EjectionRule, now: MonotonicTime) -> Duration {
         if let Some((last, until)) = self.last {
             let forgiven = now.since(until).as_micros() / last.span.as_micros().max(1);

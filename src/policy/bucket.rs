@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use crate::base::time::MonotonicTime;
 
-/// A promise further ahead than this is none: who does not obey, and asks again and again, must not put the others off
-/// for hours.
+/// A promise further ahead than this is void: a caller that ignores it and asks again and again must not put the others
+/// off for hours.
 const PROMISE_MAX: Duration = Duration::from_secs(60);
 
 /// The rate of a bucket.
@@ -31,14 +31,14 @@ pub struct AdmissionRate {
 }
 
 impl AdmissionRate {
-    /// So many in a second, of which `burst` at once after a pause; a turn that is further away than `wait` is refused.
-    /// 0 counts as 1 in both.
+    /// Admits `per_second` slots a second, `burst` of them at once after a pause; a slot further away than `wait` is
+    /// refused. 0 counts as 1 in both.
     pub fn new(per_second: u32, burst: u32, wait: Duration) -> AdmissionRate {
         let interval = 1_000_000_000_u64.div_ceil(u64::from(per_second.max(1)));
         AdmissionRate { interval, slack: interval * u64::from(burst.max(1)), wait: nanos(wait) }
     }
 
-    /// The same for one that has no more time to wait than `left`.
+    /// Shortens the longest wait to `left`.
     pub fn within(self, left: Duration) -> AdmissionRate {
         AdmissionRate { wait: self.wait.min(nanos(left)), ..self }
     }
@@ -81,7 +81,7 @@ impl Bucket {
         }
     }
 
-    /// A place behind all that were given or promised.
+    /// Returns the next slot after all that were given or promised.
     fn promise(&self, pace: AdmissionRate, given: u64, now: u64) -> Duration {
         let next = |promised: u64| {
             let next = promised.max(given).saturating_add(pace.interval);

@@ -79,7 +79,7 @@ pub enum Places {
 }
 
 impl Places {
-    /// Whether an endpoint may be at this address.
+    /// Returns true if an endpoint may be at this address.
     pub fn have_ip(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         match self {
@@ -90,7 +90,7 @@ impl Places {
         }
     }
 
-    /// Whether an endpoint may be at this socket. Symbolic links are not looked at.
+    /// Returns true if an endpoint may be at this socket. Symbolic links are not looked at.
     pub fn have_unix(&self, path: &Path) -> bool {
         match self {
             Places::Usual => false,

@@ -24,7 +24,7 @@ pub struct RetryBudgetRule {
     pub min_per_second: u32,
 }
 
-/// What one upstream has spent.
+/// The requests and retries of one upstream.
 #[derive(Debug)]
 pub struct RetryBudget {
     rule: RetryBudgetRule,
@@ -40,18 +40,18 @@ struct SecondCounts {
 }
 
 impl RetryBudget {
-    /// A budget of which nothing is spent.
+    /// Creates an unspent budget.
     pub fn new(rule: RetryBudgetRule) -> RetryBudget {
         RetryBudget { rule, slots: Mutex::default() }
     }
 
-    /// A request came; it adds to the budget.
+    /// Counts a request, which adds to the budget.
     pub fn request(&self, now: MonotonicTime) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slot(&mut slots, now).requests += 1;
     }
 
-    /// Whether one of the requests may be tried again; it is counted if so.
+    /// Returns true if one of the requests may be tried again; it is counted if so.
     pub fn retry(&self, now: MonotonicTime) -> bool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let may = self.has_left(&mut slots, now);
@@ -59,7 +59,7 @@ impl RetryBudget {
         may
     }
 
-    /// Whether none may be tried again now. Nothing is counted.
+    /// Returns true if none may be tried again now. Nothing is counted.
     pub fn is_spent(&self, now: MonotonicTime) -> bool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         !self.has_left(&mut slots, now)

@@ -60,7 +60,7 @@ pub fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(never).boxed_unsync()
 }
 
-/// A request's body between attempts: whoever sends it borrows it, and if no byte was read it can be lent again.
+/// A request's body between attempts: a sender borrows it, and if no byte was read it can be lent again.
 #[derive(Clone, Debug)]
 pub struct RetryableBody {
     body: Arc<Mutex<Option<Incoming>>>,
@@ -102,7 +102,7 @@ impl Upload {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Who is waited for.
+    /// Returns the side that is waited for.
     pub fn awaited(&self) -> Awaited {
         let state = self.awaited.load(Ordering::Relaxed);
         [Awaited::Server, Awaited::Client].into_iter().find(|it| *it as u8 == state).unwrap_or(Awaited::Nobody)
@@ -125,7 +125,7 @@ impl RetryableBody {
         RetryableBody { body: Arc::new(Mutex::new(Some(body))), upload }
     }
 
-    /// Lends the body; `None` when it was read of before.
+    /// Lends the body; `None` if some of it was read.
     pub fn lend(&self) -> Option<RequestBody> {
         let slot = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         let body = slot.as_ref()?;
@@ -138,7 +138,7 @@ impl RetryableBody {
         Some(lent.map_err(Into::into).boxed_unsync())
     }
 
-    /// How far the passing on has come.
+    /// Returns the progress.
     pub fn upload(&self) -> &Arc<Upload> {
         &self.upload
     }
@@ -204,7 +204,7 @@ impl BodyTimeouts {
     }
 }
 
-/// Whether an answer with these fields is a stream of server-sent events, which has no end of its own.
+/// Returns true if an answer with these fields is a stream of server-sent events, which has no end of its own.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().split(|byte| *byte == b';').next());
     media_type.is_some_and(|it| it.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))

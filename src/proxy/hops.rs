@@ -19,22 +19,22 @@ use super::snapshot::Route;
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
 
-/// Where the hops of a request stand.
+/// The field that carries the hops of a request.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
-/// How many there may be. Nobody has so many proxies in a row; a loop through as many processes of one service has.
+/// The limit of hops. Nobody chains that many proxies; a loop through as many processes of one service does.
 const HOPS_MAX: usize = 16;
 
-/// How long another loop is no news.
+/// How long another loop is not logged again.
 const NEWS: Duration = Duration::from_secs(60);
 
-/// Why a request goes no further.
+/// Why a request is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestLoop {
-    /// It was on this route of this process.
+    /// It was on this route of this process before.
     #[error("the request came back to the route it was sent on by: an endpoint leads to this proxy")]
     Back,
-    /// It was in more places than anybody has.
+    /// It passed more hops than anybody has.
     #[error("the request has passed over {HOPS_MAX} proxies")]
     TooMany,
 }

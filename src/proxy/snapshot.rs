@@ -67,7 +67,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// Whether a field of a request is left out since a server may take it for one that the proxy or this route answers for.
+    /// Returns true if a field of a request is left out since a server may take it for one that the proxy or this route
+    /// answers for.
     pub fn is_lookalike(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
         !self.keeps_lookalikes
@@ -141,7 +142,7 @@ impl HeaderEdits {
         self.remove.iter().chain(self.set.iter().map(|(name, _)| name))
     }
 
-    /// Whether the field `name` is removed or set.
+    /// Returns true if the field `name` is removed or set.
     pub fn concerns(&self, name: &HeaderName) -> bool {
         self.remove.contains(name) || self.set.iter().any(|(set, _)| set == name)
     }

@@ -196,7 +196,8 @@ async fn attempt(
         let started = Instant::now();
         log.attempts += 1;
         log.endpoint = Some(Arc::clone(&endpoint.name));
-        // With a good one left, who accepts and never answers costs the client half of its time and not all of it.
+        // With a good one left, an endpoint that accepts and never answers costs the client half of its time and not
+        // all of it.
         let has_another = upstream.has_another(&tried, &endpoint, now) && !upstream.is_budget_spent(now);
         let left = deadline.saturating_duration_since(started);
         let until = if has_another { started + left / 2 } else { deadline };
@@ -216,7 +217,7 @@ async fn attempt(
         };
         now = clock::coarse();
         let is_ours = matches!(&failure, Failure::Connect(error) if error.is_ours());
-        // Who was given the rest of a time that others used up is not to blame for not answering in it.
+        // An endpoint that got only the rest of the time is not to blame for not answering in it.
         let is_timeout = matches!(failure, Failure::Timeout | Failure::Connect(ConnectError::Timeout));
         let had_no_time =
             is_timeout && until.saturating_duration_since(started) < LEAST_TIME.min(route.handshake_timeout / 4);

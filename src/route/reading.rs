@@ -73,7 +73,7 @@ impl Paths {
     }
 }
 
-/// Whether all readings of a path in normal form are the same.
+/// Returns true if all readings of a path in normal form are the same.
 pub(super) fn is_plain(path: &str) -> bool {
     let mut last = 0;
     !path.bytes().any(|byte| {

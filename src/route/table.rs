@@ -70,7 +70,7 @@ impl<'a> RequestView<'a> {
 }
 
 impl Match {
-    /// Whether the request is for this route. Cheap questions first.
+    /// Returns true if the request is for this route. Cheap questions first.
     pub fn matches(&self, head: &RequestView<'_>) -> bool {
         (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(head.host)))
             && self.path.as_ref().is_none_or(|path| path.matches(head.path))
@@ -80,8 +80,8 @@ impl Match {
                 || head.subprotocols().any(|offered| self.subprotocols.iter().any(|one| one.as_str() == offered)))
     }
 
-    /// Whether every request that `other` matches is surely matched by this too. May say no where a proof would take
-    /// more than comparing pattern by pattern.
+    /// Returns true if every request that `other` matches is surely matched by this too. May say no where a proof would
+    /// take more than comparing pattern by pattern.
     pub fn covers(&self, other: &Match) -> bool {
         let any_host = [HostPattern::Any];
         let hosts = |hosts: &'_ [HostPattern]| if hosts.is_empty() { any_host.to_vec() } else { hosts.to_vec() };
@@ -165,7 +165,7 @@ impl<T> RouteTable<T> {
         })
     }
 
-    /// Whether the first route is this one by all readings.
+    /// Returns true if the first route is this one by all readings.
     fn is_always(&self, index: usize, head: &RequestView<'_>, readings: &Readings) -> bool {
         readings.distinct().into_iter().all(|reading| self.index(head, readings, reading) == Some(index))
     }

@@ -340,7 +340,7 @@ impl AccessLog {
         self.output.is_some()
     }
 
-    /// Whether a record would look the same in this one.
+    /// Returns true if a record would look the same in this one.
     pub fn is_like(&self, other: &AccessLog) -> bool {
         let format = |log: &AccessLog| log.output.as_ref().map(|(_, format)| *format);
         format(self) == format(other)

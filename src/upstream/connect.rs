@@ -45,7 +45,7 @@ pub struct Connector {
     pub tcp: TcpOptions,
     /// Which addresses of ours connections come from, if the system is not to choose; shared by the upstream.
     pub sources: Option<Arc<Sources>>,
-    /// Where it may lead, if it was not the operator who named it.
+    /// The allowed address ranges, if a discovery named it.
     pub reach: Option<Arc<Reach>>,
 }
 
@@ -58,7 +58,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Those addresses, for so many workers; `None` if there are none.
+    /// Creates the sources for this many workers; `None` if there are no addresses.
     pub fn new(addresses: &[IpAddr], workers: usize) -> Option<Sources> {
         let (v4, v6) = addresses.iter().copied().partition(IpAddr::is_ipv4);
         (!addresses.is_empty()).then(|| Sources { v4, v6, turn: Local::new(workers, AtomicUsize::default) })
@@ -145,7 +145,8 @@ impl ConnectError {
         }
     }
 
-    /// Whether it says nothing of the endpoint: this machine lacks what a connection to any, or one more to this one, takes.
+    /// Returns true if it says nothing of the endpoint: this machine lacks what a connection to any, or one more to
+    /// this one, takes.
     pub const fn is_ours(&self) -> bool {
         matches!(self, ConnectError::Exhausted(_) | ConnectError::Connect(SocketError::NoPort { .. }))
     }

@@ -223,7 +223,7 @@ where
 enum ResponseHead {
     /// A head that is not whole.
     Partial,
-    /// A 1xx, so many bytes long.
+    /// A 1xx of this length.
     Interim { length: usize },
     /// A 101 that keeps all the rules, and of its fields those that pass on.
     Switched { length: usize, answer: HandshakeAnswer, headers: HeaderMap },

@@ -1,4 +1,4 @@
-//! What upstreams count: picks, connects, failures and retries, and who is on which endpoint.
+//! Metrics of upstreams: picks, connects, failures and retries, and the sessions on each endpoint.
 
 use std::time::Duration;
 

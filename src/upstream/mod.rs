@@ -316,7 +316,7 @@ impl Upstream {
         }
     }
 
-    /// Whether one more endpoint may be ejected besides the others that are.
+    /// Returns true if one more endpoint may be ejected besides the others that are.
     fn has_room(&self, rule: outlier::EjectionRule, state: &EndpointState) -> bool {
         let set = self.set.load();
         let is_other = |other: &&Arc<Endpoint>| !std::ptr::eq(&*other.state, state);

@@ -82,9 +82,9 @@ fn client(dial: &Dial, idle_max: usize) -> Client<Dial, RequestBody> {
         .build(dial.clone())
 }
 
-/// Whether the request failed on a connection that had served another before, and not a byte came back: mostly the server
-/// has closed it as unused while the request was on its way. Whether it has read the request nobody knows, so only what may
-/// be done twice may be sent again (RFC 9110 §9.2.2).
+/// Returns true if the request failed on a connection that had served another before, and not a byte came back: mostly
+/// the server has closed it as unused while the request was on its way. Whether it has read the request nobody knows,
+/// so only what may be done twice may be sent again (RFC 9110 §9.2.2).
 pub fn was_stale(error: &Error) -> bool {
     error.connect_info().filter(|_| !error.is_connect()).and_then(PooledConnection::of).is_some_and(|it| it.was_stale())
 }

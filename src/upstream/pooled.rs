@@ -51,7 +51,7 @@ impl PooledConnection {
         response.extensions_mut().remove()
     }
 
-    /// Whether something was written after an answer, and not a byte has come back since.
+    /// Returns true if something was written after an answer, and not a byte has come back since.
     pub fn was_stale(&self) -> bool {
         self.0.last.load(Ordering::Relaxed) == ASKED_AGAIN
     }
@@ -78,7 +78,7 @@ impl PooledConnection {
         self.0.written_at.store(clock::coarse().as_micros(), Ordering::Relaxed);
     }
 
-    /// An error when the connection is to be closed; otherwise the task hears of it as soon as it is.
+    /// Returns an error if the connection should be closed; otherwise the task is woken once it should.
     fn poll_closed(&self, cx: &Context<'_>) -> io::Result<()> {
         if !self.0.closed.load(Ordering::Acquire) {
             self.0.task.register(cx.waker());
@@ -109,7 +109,7 @@ impl Uploading {
         self.capture.connection_metadata().as_ref().and_then(PooledConnection::of)
     }
 
-    /// The answer has come: the connection is for whoever has that.
+    /// The answer has come: its owner has the connection now.
     pub fn answered(mut self) {
         self.is_answered = true;
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Who waits for a permit on an upstream.
+/// The requests waiting for a permit on an upstream.
 #[derive(Debug, Default)]
 pub struct Queue {
     /// As many as there are in the line; changed under its lock.
@@ -16,10 +16,10 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct WaitingLine {
-    /// By the order of coming: who is to be woken.
+    /// The waiters' wakers, in order of arrival.
     waiters: BTreeMap<u64, Option<Waker>>,
     next: u64,
-    /// Who has tried since the last permit was given back, and got none.
+    /// The waiter that tried since the last permit was returned, and got none.
     tried: Option<u64>,
 }
 
@@ -28,7 +28,7 @@ impl WaitingLine {
         self.waiters.first_key_value().map(|(number, _)| *number)
     }
 
-    /// Who is to be woken for the first to try.
+    /// Returns the waker of the first waiter.
     fn first_waker(&self) -> Option<Waker> {
         self.waiters.first_key_value().and_then(|(_, waker)| waker.clone())
     }
@@ -40,7 +40,7 @@ impl Queue {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody waits.
+    /// Returns true if nobody waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

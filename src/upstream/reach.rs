@@ -1,8 +1,4 @@
-//! Which places connections may lead to, where it was not the operator who named them.
-//!
-//! Judged for each connection, since a name may lead elsewhere today; and once when an endpoint is told, so that one that
-//! could never be used is refused there and then. Never to ourselves, whatever is allowed: the admin listener believes those
-//! who come from this machine, and a listener of ours would send the client round in circles.
+//! Where connections to discovered endpoints may lead.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -23,7 +19,7 @@ impl Own {
         self.0.store(Arc::new(addresses));
     }
 
-    /// Whether who connects there comes to us.
+    /// Returns true if a connection to this address reaches us.
     fn has(&self, address: &Address) -> bool {
         self.0.load().iter().any(|own| match (own, address) {
             (Address::Tcp(own), Address::Tcp(to)) => own.port() == to.port() && is_taken_in(own.ip(), to.ip()),
@@ -35,7 +31,7 @@ impl Own {
     }
 }
 
-/// Whether what listens at `own` gets what goes to `to`.
+/// Returns true if what listens at `own` gets what goes to `to`.
 fn is_taken_in(own: IpAddr, to: IpAddr) -> bool {
     let (own, to) = (own.to_canonical(), to.to_canonical());
     // To no address in particular: to loopback.

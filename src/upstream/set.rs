@@ -124,7 +124,7 @@ pub fn weight(endpoint: &Endpoint, slow_start: Option<Duration>, now: MonotonicT
     endpoint.weight * (part as u32).clamp(SLOW_START_LEAST, WHOLE)
 }
 
-/// Whether an endpoint has been tried, be it as an earlier configuration had it.
+/// Returns true if an endpoint has been tried, also in the form of an earlier configuration.
 pub fn is_among(tried: &[Arc<Endpoint>], endpoint: &Endpoint) -> bool {
     tried.iter().any(|tried| Arc::ptr_eq(&tried.state, &endpoint.state))
 }

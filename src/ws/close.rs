@@ -31,8 +31,8 @@ impl CloseCode {
     /// 1014: a gateway got no valid end from its upstream.
     pub const BAD_GATEWAY: CloseCode = CloseCode(1014);
 
-    /// Whether this code may stand in a Close frame: the registered codes without 1005, 1006 and 1015 (which only
-    /// report that there was none), 3000-3999 for libraries and 4000-4999 for applications (RFC 6455 §7.4.2).
+    /// Returns true if this code may stand in a Close frame: the registered codes without 1005, 1006 and 1015 (which
+    /// only report that there was none), 3000-3999 for libraries and 4000-4999 for applications (RFC 6455 §7.4.2).
     pub const fn is_sendable(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }

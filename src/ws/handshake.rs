@@ -99,7 +99,7 @@ impl HeaderFields for HeaderMap {
     }
 }
 
-/// Whether a request wants a WebSocket at all: the `websocket` token stands in `Upgrade` (RFC 9110 §7.8).
+/// Returns true if a request wants a WebSocket at all: the `websocket` token stands in `Upgrade` (RFC 9110 §7.8).
 pub fn is_wanted(fields: &impl HeaderFields) -> bool {
     has_token(fields, &UPGRADE, "websocket")
 }
@@ -220,8 +220,8 @@ impl HandshakeAnswer {
 /// permessage-deflate (RFC 7692).
 const DEFLATE: &str = "permessage-deflate";
 
-/// Whether a server may answer `offered` with `accepted`. Of permessage-deflate the parameters are known (RFC 7692 §7.1);
-/// those of others are between the peers.
+/// Returns true if a server may answer `offered` with `accepted`. Of permessage-deflate the parameters are known (RFC
+/// 7692 §7.1); those of others are between the peers.
 fn within(accepted: &Extension, offered: &Extension) -> bool {
     accepted.name == offered.name && (accepted.name != DEFLATE || deflate_within(accepted, offered))
 }

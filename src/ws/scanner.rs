@@ -184,7 +184,7 @@ impl Scanner {
         self.left == 0
     }
 
-    /// Whether a message has begun and not ended.
+    /// Returns true if a message has begun and not ended.
     pub const fn in_message(&self) -> bool {
         self.message.is_some()
     }

@@ -77,7 +77,7 @@ impl ForwardedRequest {
         }
     }
 
-    /// Whether the client came by TLS: as it was told, or else as this proxy saw it.
+    /// Returns true if the client came by TLS: as it was told, or else as this proxy saw it.
     pub fn is_https(&self, peer: &DirectPeer) -> bool {
         self.https.unwrap_or(peer.tls)
     }

@@ -188,7 +188,7 @@ impl OriginPattern {
         Err(OriginPatternError::NoValue { text, why })
     }
 
-    /// Whether it is written as a string.
+    /// Returns true if it is written as a string.
     fn is_plain(&self) -> bool {
         match self {
             OriginPattern::Exact(text) => text.parse().is_ok_and(|plain: OriginPattern| plain == *self),
@@ -296,12 +296,12 @@ impl Origin<'_> {
         Origin { raw, form }
     }
 
-    /// Whether it is one by RFC 6454.
+    /// Returns true if it is one by RFC 6454.
     pub(super) fn is_origin(&self) -> bool {
         !matches!(self.form, Form::Opaque)
     }
 
-    /// Whether it is the one that was asked, but for a page without TLS.
+    /// Returns true if it is the one that was asked, but for a page without TLS.
     pub(super) fn is_insecure(&self, asked: &OriginTarget<'_>) -> bool {
         let Form::Url { scheme, host } = &self.form else { return false };
         // Those who say `http` of https leave out the usual port of either.

@@ -22,7 +22,7 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
-    /// Whether `host`, in the form of [`Host::name`], is one of these.
+    /// Returns true if `host`, in the form of [`Host::name`], is one of these.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             HostPattern::Any => true,
@@ -31,7 +31,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether every host that `other` matches is matched by this too.
+    /// Returns true if every host that `other` matches is matched by this too.
     pub fn covers(&self, other: &HostPattern) -> bool {
         match (self, other) {
             (HostPattern::Any, _) => true,

@@ -70,7 +70,7 @@ pub enum PathPattern {
 }
 
 impl PathPattern {
-    /// Whether `path`, in normal form, is one of these.
+    /// Returns true if `path`, in normal form, is one of these.
     pub fn matches(&self, path: &str) -> bool {
         match self {
             PathPattern::Exact(exact) => path == exact.0,
@@ -79,7 +79,7 @@ impl PathPattern {
         }
     }
 
-    /// Whether every path that `other` matches is surely matched by this too.
+    /// Returns true if every path that `other` matches is surely matched by this too.
     pub fn covers(&self, other: &PathPattern) -> bool {
         match (self, other) {
             (_, PathPattern::Exact(exact)) => self.matches(&exact.0),

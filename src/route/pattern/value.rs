@@ -37,7 +37,7 @@ impl WholeRegex {
         &self.source
     }
 
-    /// Whether all of `text` matches. Nothing matches one that is too large.
+    /// Returns true if all of `text` matches. Nothing matches one that is too large.
     pub fn matches(&self, text: &str) -> bool {
         let compiled = self.compiled.get_or_init(|| build(&self.source, COMPILED_BYTES_MAX).ok());
         compiled.as_ref().is_some_and(|regex| regex.is_match(text))
@@ -143,7 +143,7 @@ impl ValuePattern {
         }
     }
 
-    /// Whether all that `other` matches is surely matched by this too.
+    /// Returns true if all that `other` matches is surely matched by this too.
     pub fn covers(&self, other: &ValuePattern) -> bool {
         match (self, other) {
             (ValuePattern::Present(true), ValuePattern::Exact(_) | ValuePattern::Regex(_)) => true,

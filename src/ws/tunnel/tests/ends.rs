@@ -1,4 +1,4 @@
-//! Ends in every order of events: who is told, who is waited for, and for how long.
+//! Ends in every order of events: which peer gets what, which is waited for, and for how long.
 
 use super::*;
 

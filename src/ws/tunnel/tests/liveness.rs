@@ -1,4 +1,4 @@
-//! Who counts as dead, and who does not: nobody that is not read.
+//! Which peers count as dead; never one that is not read.
 
 use super::*;
 
