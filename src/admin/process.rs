@@ -13,6 +13,7 @@ use super::filter::Filter;
 use super::health::{Lifecycle, Readiness};
 use super::session_list::{self, SessionList};
 use crate::base::clock;
+use crate::base::error_chain::error_chain;
 use crate::base::time::MonotonicTime;
 use crate::config::Bind;
 use crate::control::{Changes, ControlHandle, ControlRequest, ReloadError, Trigger};
@@ -203,7 +204,7 @@ impl From<ReloadError> for BackendError {
                 BackendError::Config(errors.findings().iter().map(problem).collect())
             }
             ReloadError::Ending => BackendError::Ending,
-            refused => BackendError::Conflict(outcome::chain(&refused)),
+            refused => BackendError::Conflict(error_chain(&refused)),
         }
     }
 }

@@ -3,5 +3,6 @@
 pub mod time;
 
 pub mod clock;
+pub mod error_chain;
 pub mod file_state;
 pub mod worker;

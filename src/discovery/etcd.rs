@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{Backoff, DiscoveryError, DiscoveryErrorKind, EndpointSink};
+use crate::base::error_chain::error_chain;
 use crate::base::file_state;
 use crate::config::{ENDPOINTS_MAX, EndpointConfig, load_endpoint};
 use crate::upstream::connect::{ConnectError, Connector};
@@ -409,13 +410,13 @@ impl View {
 /// The view of a prefix built from answers, without a server: for tests with hostile ones (`tests/fuzz`).
 #[doc(hidden)]
 #[derive(Debug, Default)]
-pub struct Replay {
+pub struct EtcdReplay {
     view: View,
     lines: JsonLines,
 }
 
 #[doc(hidden)]
-impl Replay {
+impl EtcdReplay {
     /// Takes in the answer to a load.
     ///
     /// # Errors
@@ -541,10 +542,10 @@ impl EtcdClient<'_> {
             } else {
                 DiscoveryErrorKind::Unreachable
             };
-            DiscoveryError::new(reason, format!("{authority}: {}", chain(&error)))
+            DiscoveryError::new(reason, format!("{authority}: {}", error_chain(&error)))
         })?;
         let broken = |error: hyper::Error| {
-            DiscoveryError::new(DiscoveryErrorKind::Unreachable, format!("{authority}: {}", chain(&error)))
+            DiscoveryError::new(DiscoveryErrorKind::Unreachable, format!("{authority}: {}", error_chain(&error)))
         };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let mut task = JoinSet::new();
@@ -590,7 +591,7 @@ fn server_gone(client: &EtcdClient<'_>, what: &str) -> DiscoveryError {
 async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, DiscoveryError> {
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| DiscoveryError::new(DiscoveryErrorKind::Unreachable, chain(&error)))?;
+        let frame = frame.map_err(|error| DiscoveryError::new(DiscoveryErrorKind::Unreachable, error_chain(&error)))?;
         collected.extend_from_slice(&frame.into_data().unwrap_or_default());
         if collected.len() > bytes_max {
             return Err(DiscoveryError::new(
@@ -610,12 +611,6 @@ fn understand<T: DeserializeOwned>(json: &[u8]) -> Result<T, DiscoveryError> {
 /// Cuts an answer to what fits into a line of the log.
 fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().chars().take(200).collect()
-}
-
-/// Returns an error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// A stream cut into lines: the gateway writes one JSON object a line.

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::balance::{Draw, hash};
-use crate::route::pattern::{as_string, chain};
+use crate::route::pattern::as_string;
 
 /// The part of a request that is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]

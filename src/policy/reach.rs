@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::route::pattern::{as_string, chain};
+use crate::route::pattern::as_string;
 
 /// Some places where an endpoint may be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::body::{Awaited, BodyError, Upload};
@@ -140,7 +141,11 @@ impl RelayedBody {
         self.timer = None;
         let (Some(taken), Some(sending)) = (self.taken.take(), self.sending.take()) else { return };
         if is_whole && !sending.is_whole() {
-            tokio::spawn(sending.finish(taken));
+            match Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn(sending.finish(taken))),
+                // The process ends.
+                Err(_) => sending.close(),
+            }
         } else if !is_whole {
             sending.close();
         }

@@ -24,13 +24,14 @@ use tokio::time::{Instant, timeout};
 use super::body::{Awaited, Body, RetryableBody};
 use super::entry::{self, AffinityCookie};
 use super::exchange::{ExchangePermits, RelayedBody, RequestBodyProgress};
-use super::outcome::{Failure, chain};
+use super::outcome::Failure;
 use super::request::RoutedRequest;
 use super::request_log::RequestLog;
 use super::response;
 use super::snapshot::Route;
 use crate::balance::Draw;
 use crate::base::clock;
+use crate::base::error_chain::error_chain;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
@@ -163,7 +164,7 @@ async fn attempt(
             && let Some(body) = lender.lend()
         {
             upstream.metrics.stale_connection();
-            tracing::debug!(endpoint = %endpoint.name, error = %chain(error), "a used connection was closed: sent again");
+            tracing::debug!(endpoint = %endpoint.name, error = %error_chain(error), "a used connection was closed: sent again");
             let left = route.response_timeout.saturating_sub(started.elapsed());
             sent = within(route, left, lender, || None, endpoint.pool.send_anew(ask.request(body))).await?;
         }
@@ -187,15 +188,15 @@ async fn attempt(
                     Some(cause) if cause.is_ours() => endpoint.state.metrics.error(label),
                     _ => upstream.failed(&endpoint.state, label, now),
                 }
-                tracing::debug!(endpoint = %endpoint.name, error = %chain(&error), "cannot connect");
+                tracing::debug!(endpoint = %endpoint.name, error = %error_chain(&error), "cannot connect");
                 failed = Some(match cause {
                     Some(ConnectError::Timeout) => Failure::Connect(ConnectError::Timeout),
-                    _ => Failure::Unreachable(chain(&error)),
+                    _ => Failure::Unreachable(error_chain(&error)),
                 });
             }
             Some(Err(error)) => {
                 endpoint.state.metrics.error("response_lost");
-                return Err(Failure::Upstream(chain(&error)));
+                return Err(Failure::Upstream(error_chain(&error)));
             }
             None => {
                 endpoint.state.metrics.error("response_timeout");

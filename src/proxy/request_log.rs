@@ -13,11 +13,12 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use super::body::{self, Body, BodyError, Upload};
 use super::hops;
 use super::metrics::{self, RouteRequestMetrics};
-use super::outcome::{Failure, chain};
+use super::outcome::Failure;
 use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::balance::sticky::Returned;
 use crate::base::clock;
+use crate::base::error_chain::error_chain;
 use crate::base::time::MonotonicTime;
 use crate::session::RequestInfo;
 use crate::session::access_log::{LogRecord, RecordKind, Traffic};
@@ -126,7 +127,7 @@ impl RequestLog {
     pub fn fail(&mut self, failure: &Failure) -> Response<Body> {
         let outcome = failure.outcome();
         self.reason = outcome.reason;
-        self.detail = Some(chain(failure));
+        self.detail = Some(error_chain(failure));
         self.metrics().reject(outcome.reason);
         if let (Failure::Loop(found), Some(route)) = (failure, &self.route) {
             hops::say(route, *found);
@@ -193,7 +194,7 @@ impl RequestLog {
     /// Records that an answer which has begun breaks off.
     fn answer_breaks(&mut self, error: &BodyError) {
         self.reason = error.label();
-        self.detail = Some(chain(error));
+        self.detail = Some(error_chain(error));
     }
 
     /// Ends the record of a successful handshake; the session goes on with it.

@@ -24,6 +24,7 @@ use super::snapshot::Route;
 use super::{Proxy, response};
 use crate::balance::Draw;
 use crate::base::clock;
+use crate::base::error_chain::error_chain;
 use crate::net::transport::RelayIo;
 use crate::policy::OriginTarget;
 use crate::session::registry::Guard;
@@ -226,7 +227,7 @@ async fn attempt(
         } else {
             upstream.failed(&endpoint.state, label, now);
         }
-        tracing::debug!(endpoint = %endpoint.name, error = %super::outcome::chain(&failure), "handshake failed");
+        tracing::debug!(endpoint = %endpoint.name, error = %error_chain(&failure), "handshake failed");
         if Instant::now() >= deadline {
             return Err(failure);
         }

@@ -93,7 +93,7 @@ macro_rules! as_string {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text: String = $read(deserializer)?;
-                text.parse().map_err(|error| de::Error::custom(chain(&error)))
+                text.parse().map_err(|error| de::Error::custom($crate::base::error_chain::error_chain(&error)))
             }
         }
 
@@ -115,14 +115,6 @@ macro_rules! as_string {
     };
 }
 pub(crate) use as_string;
-
-/// An error and its causes on one line, for serde, which carries only text.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
-}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]

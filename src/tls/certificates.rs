@@ -18,8 +18,8 @@
 //! machine whose clock is ahead is not valid yet for as long. So scan again each minute or so while something is
 //! [`stale`](Certificates::is_stale), even if no file changes: what was found before is not counted or logged again.
 
+use crate::base::error_chain::error_chain;
 use std::collections::HashMap;
-use std::error::Error;
 use std::fmt;
 use std::mem::{self, Discriminant};
 use std::path::{Path, PathBuf};
@@ -425,17 +425,6 @@ fn same_client(a: &ClientTlsOptions, b: &ClientTlsOptions) -> bool {
     }
     let key = |options: &ClientTlsOptions| options.identity.as_ref().map(|identity| Arc::clone(&identity.key));
     a.unverified == b.unverified && same(a.roots.as_ref(), b.roots.as_ref()) && same(key(a).as_ref(), key(b).as_ref())
-}
-
-/// Returns an error with its causes, on one line.
-fn error_chain(error: &TlsError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

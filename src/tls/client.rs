@@ -18,7 +18,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, R
 
 use super::error::TlsError;
 use super::identity::Identity;
-use super::sessions::{Sessions, Telling};
+use super::sessions::{Telling, TlsSessions};
 use super::verifier::{self, Authorities, Unverified};
 use super::{ALPN_HTTP_1_1, ClientStream, provider};
 use crate::net::stream::Stream;
@@ -48,7 +48,7 @@ fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) ->
         Some(ours) => Some(verifier::of_servers(Arc::clone(&ours.roots), Some(Arc::clone(ours)))?),
         None => Some(verifier::of_servers(native_roots()?, None)?),
     };
-    let sessions = Arc::new(Sessions::new(Arc::clone(&clock)));
+    let sessions = Arc::new(TlsSessions::new(Arc::clone(&clock)));
     let (verifier, resumption): (Arc<dyn ServerCertVerifier>, _) = match judge {
         Some(judge) => {
             let telling = Telling { judge, sessions: Arc::clone(&sessions) };

@@ -22,7 +22,7 @@ const NAMES_MAX: usize = 256;
 
 /// Sessions and their end by server name. A name without a known end has no sessions.
 #[derive(Debug)]
-pub(super) struct Sessions {
+pub(super) struct TlsSessions {
     cache: ClientSessionMemoryCache,
     /// The last second, of Unix time, in which a server's sessions are good: of all certificates that it was judged by since
     /// it had none, the one that ends first.
@@ -30,9 +30,9 @@ pub(super) struct Sessions {
     clock: Arc<dyn TimeProvider>,
 }
 
-impl Sessions {
-    pub(super) fn new(clock: Arc<dyn TimeProvider>) -> Sessions {
-        Sessions { cache: ClientSessionMemoryCache::new(TICKETS_MAX), ends: Mutex::default(), clock }
+impl TlsSessions {
+    pub(super) fn new(clock: Arc<dyn TimeProvider>) -> TlsSessions {
+        TlsSessions { cache: ClientSessionMemoryCache::new(TICKETS_MAX), ends: Mutex::default(), clock }
     }
 
     /// Records that a server has shown a good certificate.
@@ -69,7 +69,7 @@ impl Sessions {
     }
 }
 
-impl ClientSessionStore for Sessions {
+impl ClientSessionStore for TlsSessions {
     fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
         self.cache.set_kx_hint(name, group);
     }
@@ -107,7 +107,7 @@ impl ClientSessionStore for Sessions {
 #[derive(Debug)]
 pub(super) struct Telling {
     pub(super) judge: Arc<dyn ServerCertVerifier>,
-    pub(super) sessions: Arc<Sessions>,
+    pub(super) sessions: Arc<TlsSessions>,
 }
 
 impl ServerCertVerifier for Telling {

@@ -2,7 +2,7 @@
 //!
 //! Tests within a module may reach anywhere; what stands behind `#[cfg(test)]` is not asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -109,4 +109,120 @@ fn every_file_says_first_what_it_is() {
         .map(|file| file.strip_prefix(src()).unwrap().display().to_string())
         .collect();
     assert!(silent.is_empty(), "without a head: {silent:?}");
+}
+
+/// A file's module, by its path: `["proxy", "outcome"]` for `proxy/outcome.rs`, `["proxy"]` for `proxy/mod.rs`.
+fn path_of(file: &Path) -> Vec<String> {
+    let inside = file.strip_prefix(src()).unwrap().with_extension("");
+    let mut path: Vec<String> = inside.components().map(|part| part.as_os_str().to_str().unwrap().to_owned()).collect();
+    path.pop_if(|last| last == "mod");
+    path
+}
+
+/// The paths of a `use` tree, one by one: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn leaves(tree: &str, before: &str, found: &mut Vec<String>) {
+    let Some((stem, inside)) = tree.split_once('{') else {
+        return found.push(format!("{before}{}", tree.trim()));
+    };
+    let (before, mut depth, mut start) = (format!("{before}{}", stem.trim()), 0, 0);
+    for (at, c) in inside.char_indices() {
+        match c {
+            '{' => depth += 1,
+            ',' | '}' if depth == 0 => {
+                if !inside[start..at].trim().is_empty() {
+                    leaves(&inside[start..at], &before, found);
+                }
+                start = at + 1;
+            }
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+}
+
+/// The modules that a module uses, by paths from `crate`, `self` or `super`; its own parents and children aside, since a
+/// `mod.rs` is the face of what is in it.
+fn uses(module: &[String], code: &str, all: &HashMap<Vec<String>, PathBuf>) -> Vec<Vec<String>> {
+    let mut paths = vec![];
+    let uses = code.split("use ").skip(1).filter_map(|rest| rest.split_once(';'));
+    uses.for_each(|(tree, _)| leaves(tree, "", &mut paths));
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    paths.extend(code.split(|c| !is_path(c)).map(str::to_owned));
+    let mut found = vec![];
+    for path in paths {
+        let mut steps = path.split("::").map(|step| step.split_whitespace().next().unwrap_or_default()).peekable();
+        let mut at = match steps.next() {
+            Some("crate") => vec![],
+            Some("self") => module.to_vec(),
+            Some("super") => module[..module.len() - 1].to_vec(),
+            _ => continue,
+        };
+        while steps.next_if_eq(&"super").is_some() {
+            at.pop();
+        }
+        for step in steps {
+            at.push(step.to_owned());
+            if !all.contains_key(&at) {
+                at.pop();
+                break;
+            }
+        }
+        if !at.is_empty() && !module.starts_with(&at) && !at.starts_with(module) {
+            found.push(at);
+        }
+    }
+    found
+}
+
+/// Each module that another needs which it needs itself, with those others.
+fn circles(uses: &HashMap<Vec<String>, BTreeSet<Vec<String>>>) -> Vec<String> {
+    let reach = |from: &Vec<String>| {
+        let mut found = BTreeSet::new();
+        let mut next: Vec<&Vec<String>> = uses[from].iter().collect();
+        while let Some(module) = next.pop() {
+            if found.insert(module) {
+                next.extend(uses.get(module).into_iter().flatten());
+            }
+        }
+        found
+    };
+    let reached: HashMap<&Vec<String>, BTreeSet<&Vec<String>>> = uses.keys().map(|from| (from, reach(from))).collect();
+    let mut circles: Vec<String> = uses
+        .iter()
+        .filter_map(|(module, used)| {
+            let back = used.iter().filter(|other| reached.get(other).is_some_and(|reached| reached.contains(module)));
+            let back: Vec<String> = back.map(|other| other.join("::")).collect();
+            (!back.is_empty()).then(|| format!("{} uses {}", module.join("::"), back.join(", ")))
+        })
+        .collect();
+    circles.sort();
+    circles
+}
+
+#[test]
+fn no_two_files_need_each_other() {
+    let all: HashMap<Vec<String>, PathBuf> = files(&src()).into_iter().map(|file| (path_of(&file), file)).collect();
+    let uses: HashMap<Vec<String>, BTreeSet<Vec<String>>> = all
+        .iter()
+        .filter(|(module, _)| !matches!(&*module[0], "lib" | "main"))
+        .map(|(module, file)| {
+            let used = uses(module, &code(&fs::read_to_string(file).unwrap()), &all);
+            (module.clone(), used.into_iter().collect())
+        })
+        .collect();
+    assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 500, "is the reading right?");
+    let circles = circles(&uses);
+    assert!(circles.is_empty(), "in circles:\n{}", circles.join("\n"));
+}
+
+#[test]
+fn a_circle_is_seen_in_every_form() {
+    let module = |path: &str| path.split("::").map(str::to_owned).collect::<Vec<_>>();
+    let all: HashMap<_, _> = ["a", "a::b", "a::c", "a::c::d", "e"].map(|path| (module(path), PathBuf::new())).into();
+    let code = "use super::b::{X, y::Z};\nuse crate::{e, a::b as f};\nfn g() { super::super::e::h(); self::d::i() }";
+    let found: Vec<String> = uses(&module("a::c"), code, &all).iter().map(|path| path.join("::")).collect();
+    assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(["a::b", "e"]));
+    let uses = |name: &str, used: &[&str]| (module(name), used.iter().map(|it| module(it)).collect());
+    let all = HashMap::from([uses("a", &["b", "c"]), uses("b", &["c"]), uses("c", &["b", "d"]), uses("d", &[])]);
+    assert_eq!(circles(&all), ["b uses c", "c uses b"]);
 }

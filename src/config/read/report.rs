@@ -128,7 +128,11 @@ impl Source {
         let at = at.filter(|_| line.is_some());
         let (path, message) = (clip(path.to_string(), PATH_CHARS_MAX), clip(message, MESSAGE_CHARS_MAX));
         let help = help.map(|help| clip(help, MESSAGE_CHARS_MAX));
-        let drawn = self.draw(severity, &path, at.zip(line), &message, help.as_deref());
+        let drawn = match at.filter(|(line, _)| continues_secret(&self.text, *line)) {
+            // Several lines may be one secret: none of them is shown.
+            Some(_) => self.draw(severity, &path, None, &message, help.as_deref()),
+            None => self.draw(severity, &path, at.zip(line), &message, help.as_deref()),
+        };
         let (line, col) = at.unzip();
         Finding { severity, path, line, col, message, help, drawn }
     }
@@ -256,16 +260,51 @@ pub(in crate::config) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Keys whose values are secrets.
+const SECRET_KEYS: [&str; 3] = ["token", "password", "secrets"];
+
+/// How many lines a list or a text of secrets is followed upwards.
+const SECRET_LINES_MAX: usize = 1000;
+
+/// Returns true if line `number` of `text`, from 1, may belong to a value that began behind a key of secrets in a line
+/// above: an element of a list, or a line of a text.
+fn continues_secret(text: &str, number: usize) -> bool {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let above: Vec<&str> = lines(text).take(number).collect();
+    let Some((line, above)) = above.split_last() else { return false };
+    let mut depth = indent(line) + usize::from(line.trim_start().starts_with(['-', ']']));
+    for line in above.iter().rev().take(SECRET_LINES_MAX).filter(|line| !line.trim().is_empty()) {
+        let is_element = line.trim_start().starts_with("- ") || line.trim() == "-";
+        let is_opener = indent(line) < depth && (line.contains(':') || !is_element);
+        if !is_opener {
+            continue;
+        }
+        let key = line.trim_start().trim_start_matches("- ").split(':').next().unwrap_or_default();
+        if SECRET_KEYS.contains(&key.trim().trim_matches(['"', '\''])) {
+            return true;
+        }
+        // A flow map or list that is still open: what is in it may be of any key of the line.
+        let is_open = line.matches(['[', '{']).count() > line.matches([']', '}']).count();
+        if is_open && SECRET_KEYS.iter().any(|key| line.contains(key)) {
+            return true;
+        }
+        depth = indent(line);
+        if depth == 0 {
+            return false;
+        }
+    }
+    false
+}
+
 /// Masks, in `line`, the values of keys that hold secrets, and PEM: errors go into logs. Writes one mark for each
 /// character, so that columns stay. `${NAME}` is not a secret itself.
 fn mask_secrets(line: &str) -> String {
-    const KEYS: [&str; 3] = ["token", "password", "secrets"];
     let mut chars: Vec<char> = line.chars().collect();
     if let Some(pem) = line.find("-----BEGIN") {
         let start = line[..pem].chars().count();
         chars[start..].fill('*');
     }
-    for key in KEYS {
+    for key in SECRET_KEYS {
         for (at, _) in line.match_indices(key) {
             let is_part = line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
             let rest = line[at + key.len()..].trim_start_matches(['"', '\'']);
@@ -351,6 +390,25 @@ pub(in crate::config) fn whole_file(name: &str, message: String, help: Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_line_of_a_secret_of_several_lines_is_shown() {
+        for (text, number, is_secret) in [
+            ("sticky:\n  secrets:\n    - abc\n    - def: 1\n", 4, true),
+            ("sticky:\n  secrets:\n  - abc\n  - d\n  name: x\n", 4, true),
+            ("sticky:\n  secrets:\n  - abc\n  - d\n  name: x\n", 5, false),
+            ("sticky:\n  secrets: [\n    abc,\n    d\n  ]\n", 4, true),
+            ("sticky: { secrets: [\n    abc,\n    d\n  ] }\n", 3, true),
+            ("admin:\n  token: |\n    abc\n\n    d\n  bind: x\n", 5, true),
+            ("admin:\n  token: |\n    abc\n  bind: x\n", 4, false),
+            ("- password: >\n   abc\n", 2, true),
+            ("routes:\n  - name: a\n    upstream: b\n", 3, false),
+            ("a\n", 1, false),
+            ("a\n", 2, false),
+        ] {
+            assert_eq!(continues_secret(text, number), is_secret, "{text:?} {number}");
+        }
+    }
 
     #[test]
     fn a_secret_is_not_in_the_line_that_is_shown() {

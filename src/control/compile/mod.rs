@@ -19,8 +19,8 @@ pub use route::CompiledRoute;
 pub use upstream::{CompiledUpstream, EvictionPolicy, RebalanceRule, UpstreamTasks};
 
 use super::context::CompileContext;
+use crate::base::error_chain::error_chain;
 use crate::config::{self, AdminToken, Config, ConfigErrors, Finding, KeyPath, Loaded, Source};
-use crate::proxy;
 use crate::proxy::snapshot::Snapshot;
 use crate::route::RouteTable;
 use crate::session::access_log::AccessLog;
@@ -162,7 +162,7 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     /// Reports an error at `path` and returns `None`, so that the compilation goes on and finds all of them.
     fn ok_or_report<T>(&mut self, path: &KeyPath, result: Result<T, TlsError>) -> Option<T> {
-        result.map_err(|error| self.report(path, proxy::outcome::chain(&error))).ok()
+        result.map_err(|error| self.report(path, error_chain(&error))).ok()
     }
 
     /// Reports a mistake at `path`, up to the limit.

@@ -10,9 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use super::OriginTarget;
+use crate::base::error_chain::error_chain;
 use crate::header::Host;
 use crate::header::authority::default_port;
-use crate::route::pattern::{HostPattern, PatternError, chain};
+use crate::route::pattern::{HostPattern, PatternError};
 
 /// Origins that a route allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,7 +225,7 @@ impl<'de> Deserialize<'de> for OriginPattern {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<OriginPattern, E> {
-                text.parse().map_err(|error| E::custom(chain(&error)))
+                text.parse().map_err(|error| E::custom(error_chain(&error)))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginPattern, A::Error> {
@@ -412,7 +413,7 @@ mod tests {
                 "`*://a.b` is not an origin: write same-origin, null, \"*\", or scheme://host[:port] such as https://*.example.com",
             ),
         ] {
-            assert_eq!(chain(&text.parse::<OriginPattern>().unwrap_err()), message);
+            assert_eq!(error_chain(&text.parse::<OriginPattern>().unwrap_err()), message);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{PatternError, as_string, chain};
+use super::{PatternError, as_string};
 use crate::header::Host;
 
 /// Which hosts: one, all below a name, or any. The port of a request is not looked at.
@@ -101,6 +101,7 @@ as_string!(HostPattern, "HostPattern", {
 mod tests {
     use super::super::tests::from_yaml;
     use super::*;
+    use crate::base::error_chain::error_chain;
 
     fn host(text: &str) -> HostPattern {
         text.parse().unwrap()
@@ -139,7 +140,7 @@ mod tests {
             ("a b", "`a b` is not a host: a host must not contain ` `"),
             ("*.", "`*.` is not a host: a host must not be empty"),
         ] {
-            assert_eq!(chain(&text.parse::<HostPattern>().unwrap_err()), message);
+            assert_eq!(error_chain(&text.parse::<HostPattern>().unwrap_err()), message);
         }
         assert_eq!(from_yaml::<HostPattern>("a b").unwrap_err(), "`a b` is not a host: a host must not contain ` `");
     }

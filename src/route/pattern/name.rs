@@ -8,7 +8,7 @@ use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{PatternError, as_string, chain};
+use super::{PatternError, as_string};
 
 /// The name of a header field, written in any case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

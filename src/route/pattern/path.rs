@@ -10,7 +10,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{PatternError, WholeRegex, as_string, chain};
+use super::{PatternError, WholeRegex, as_string};
 use crate::header::path;
 
 /// A path in normal form, as requests have it when they are matched.

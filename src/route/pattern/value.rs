@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{PatternError, as_string, chain};
+use super::{PatternError, as_string};
 
 /// How long a regex may be: what it takes to read one is some thousand times its length.
 pub const SOURCE_BYTES_MAX: usize = 1000;

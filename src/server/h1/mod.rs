@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
 use super::{DownstreamIo, Listener, ListenerSettings};
+use crate::base::error_chain::error_chain;
 use crate::net::head_guard::HeadGuard;
 use crate::net::stream::Prefixed;
 use crate::proxy::Downstream;
@@ -151,7 +152,7 @@ pub async fn serve(
         settings.metrics.error(error);
         let cause = match (&served, refusal) {
             (_, Some(refusal)) => refusal.to_string(),
-            (Err(ServeError::Http(error)), None) => crate::proxy::outcome::chain(error),
+            (Err(ServeError::Http(error)), None) => error_chain(error),
             _ => String::new(),
         };
         tracing::debug!(listener = %listener.name, reason = error.label(), cause, "connection ended");

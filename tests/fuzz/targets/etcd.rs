@@ -8,7 +8,7 @@ use prometheus::Registry;
 use serde_json::Value;
 use wsluice::config::{EndpointConfig, load_endpoint};
 use wsluice::discovery::EndpointSink;
-use wsluice::discovery::etcd::Replay;
+use wsluice::discovery::etcd::EtcdReplay;
 use wsluice::discovery::metrics::Metrics;
 
 use super::endpoints::written;
@@ -92,7 +92,7 @@ fn run(data: &[u8]) {
     let (load, watch) = template.split_at(template.iter().position(|byte| *byte == b'!').unwrap_or(template.len()));
     let (load, watch) = (filled(load), filled(watch.get(1..).unwrap_or_default()));
     let mut outlet = outlet();
-    let (mut whole, mut in_pieces) = (Replay::default(), Replay::default());
+    let (mut whole, mut in_pieces) = (EtcdReplay::default(), EtcdReplay::default());
     let loaded = whole.load(&load, &mut outlet);
     assert_eq!(in_pieces.load(&load, &mut outlet).is_ok(), loaded.is_ok());
     match loaded {
