@@ -1,7 +1,7 @@
 //! The connections of the admin listener: which step each waits for, and which one gives way to a new one.
 //!
 //! Their number is limited. At the limit, a new connection replaces one that only waits: idle clients must not keep an
-//! orchestrator from asking whether the process states. A request that is being handled is always finished.
+//! orchestrator from asking whether the process lives. A request that is being handled is always finished.
 
 use std::collections::HashMap;
 use std::io;

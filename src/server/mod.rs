@@ -1,7 +1,7 @@
 //! Accepts connections and serves each to its end: PROXY header, TLS, HTTP/1.1, and the session after a 101.
 //!
 //! Each worker has one accept loop per listener; a connection and its session stay on the worker that accepted it. The
-//! state before the session is boxed and freed when the session begins, so that a connection that states for hours is as
+//! state before the session is boxed and freed when the session begins, so that a connection that lives for hours is as
 //! small as its relay.
 
 pub mod accepting;

@@ -14,7 +14,7 @@ pub const STALL: Duration = Duration::from_secs(1);
 /// The payload length of our Pings: a key and a count.
 pub(super) const PING_BYTES: usize = 12;
 
-/// Whether a peer is alive. `Peer::doubted_since` says since when a Ping is queued or sent.
+/// Whether a peer is alive. `Peer::liveness_since` says since when a Ping is queued or sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Liveness {
     /// Something arrived from it recently.
