@@ -186,7 +186,9 @@ where
 impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     fn drop(&mut self) {
         let (tunnel, Counts { route, record }) = (self.relay.tunnel(), self.relay.observer());
-        let close_mapper = |end| (route.close_mapper)(end, self.relay.stop_reason(), &route.upstream_lost);
+        let is_stopped = tunnel.end() == Some(&End::Stopped);
+        let stop_reason = is_stopped.then(|| self.guard.stop_reason()).flatten();
+        let close_mapper = |end| (route.close_mapper)(end, stop_reason.as_ref(), &route.upstream_lost);
         // Without an end the task itself was dropped: the process exits, or something panicked.
         let (closing, code, reason) = match tunnel.end() {
             Some(end @ End::Closed { body, .. }) => {

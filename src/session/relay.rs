@@ -23,7 +23,6 @@ use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::net::transport::RelayIo;
 use crate::session::registry::{Guard, SessionReport};
-use crate::session::stop::StopReason;
 use crate::ws::Side;
 use crate::ws::tunnel::{End, Observer, Tunnel};
 
@@ -41,8 +40,6 @@ pub struct Relay<C, S, O> {
     observer: O,
     /// When the timer is set to fire.
     armed: Option<MonotonicTime>,
-    /// Why the tunnel was asked to stop. Boxed: hardly any session has one.
-    stop_reason: Option<Box<StopReason>>,
     /// [`Guard::signals`] when the guard was last polled; 0: never.
     signals: u64,
 }
@@ -51,11 +48,6 @@ impl<C, S, O> Relay<C, S, O> {
     /// Returns the tunnel.
     pub fn tunnel(&self) -> &Tunnel {
         &self.tunnel
-    }
-
-    /// Returns why the proxy stops the session, if it does.
-    pub fn stop_reason(&self) -> Option<&StopReason> {
-        self.stop_reason.as_deref()
     }
 
     /// Returns the observer.
@@ -85,7 +77,6 @@ where
             to_client: Lane::starting_with(early_server),
             observer,
             armed: None,
-            stop_reason: None,
             signals: 0,
         }
     }
@@ -107,10 +98,6 @@ where
                     // The new time may be later than an earlier one that was cancelled.
                     self.tunnel.cancel_stop();
                     self.tunnel.stop(stop.at, stop.by);
-                    // Once the stop has begun, its reason stays.
-                    if self.tunnel.end() != Some(&End::Stopped) {
-                        self.stop_reason = Some(Box::new(stop.why));
-                    }
                 }
                 None => self.tunnel.cancel_stop(),
             }
@@ -127,7 +114,7 @@ where
             if fired {
                 self.tunnel.handle_timeout(now);
             }
-            if self.settle(cx, now) {
+            if self.settle(cx, now, guard) {
                 return Poll::Ready(());
             }
             if busy {
@@ -191,9 +178,10 @@ where
     }
 
     /// Applies pending tunnel events; true when the session is over.
-    fn settle(&mut self, cx: &mut Context<'_>, now: MonotonicTime) -> bool {
+    fn settle<M>(&mut self, cx: &mut Context<'_>, now: MonotonicTime, guard: &Guard<M>) -> bool {
         if let Some(end) = self.tunnel.poll_end() {
-            let closing = self.observer.closing(end, self.stop_reason.as_deref());
+            let stop_reason = (*end == End::Stopped).then(|| guard.stop_reason()).flatten();
+            let closing = self.observer.closing(end, stop_reason.as_ref());
             self.tunnel.close(now, Side::Client, closing.client);
             self.tunnel.close(now, Side::Server, closing.server);
         }
@@ -245,6 +233,7 @@ mod tests {
     use crate::session::CloseActions;
     use crate::session::metrics::Initiator;
     use crate::session::registry::SessionRegistry;
+    use crate::session::stop::StopReason;
     use crate::telemetry::panics::{self, PanicSite};
     use crate::ws::close::{Close, CloseCode};
     use crate::ws::frame::Opcode;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::{Entry, SessionRegistry, SessionReport, lock};
 use crate::base::time::MonotonicTime;
-use crate::session::stop::StopNotice;
+use crate::session::stop::{StopNotice, StopReason};
 
 /// One registered connection or session. Dropping it removes the entry.
 #[derive(Debug)]
@@ -66,6 +66,12 @@ impl<M> Guard<M> {
     /// Returns when to stop, if it was asked to.
     pub fn stop_at(&self) -> Option<MonotonicTime> {
         self.entry(|entry| entry.stops.first().map(|stop| stop.at)).flatten()
+    }
+
+    /// Returns why it is to stop, if it was asked to. Once that time has come the reason stays: it can no longer be
+    /// cancelled, and whatever is asked later is for later.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.entry(|entry| entry.stops.first().map(|stop| stop.why.clone())).flatten()
     }
 
     /// Waits until it is asked to stop, and returns the time. Cancel-safe.
