@@ -1,4 +1,4 @@
-//! wsluice: a WebSocket reverse proxy and load balancer that reads frame headers and never copies payload.
+//! wsluice: a WebSocket reverse proxy and load balancer that reads frame headers and leaves the payload of messages untouched.
 //!
 //! This page is the map. Modules are declared from the ground up, and each uses only what stands above it.
 

@@ -5,7 +5,7 @@
 //! (`backend`). Health is open to any client, metrics to any client that uses one of our host names, the API to clients that
 //! `access` allows. Its cost is bounded: the connections, the time of each, and the time and size of a request.
 //!
-//! `/livez` must always answer: a connection that only waits gives way to a new one (`client`), metrics are written on
+//! `/livez` must always answer: a connection that only waits gives way to a new one (`connections`), metrics are written on
 //! another thread (`scrape`), the API may use only a part of the connections, and some descriptors are reserved that
 //! clients of the proxy cannot take (`net::descriptors`).
 

@@ -67,8 +67,8 @@ impl RequestBodyProgress {
         }
     }
 
-    /// The answer came before the request was whole. Some servers want the rest nevertheless: it may come as long as it
-    /// moves, and counts as long as it comes.
+    /// Lets the rest of the request's body come after the answer is whole, as some servers want, while it makes progress.
+    /// The permits are held until then.
     async fn finish(self, _taken: ExchangePermits) {
         while !self.is_whole() {
             let before = (self.upload.bytes(), self.moved_at());

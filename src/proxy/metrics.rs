@@ -90,7 +90,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The handles of one route as one listener serves it, and their series, until they are dropped. `reasons` are the labels of all refusals there can be.
+    /// Returns the counters of one route on one listener; their series stay until the last of them is dropped. `reasons` are
+    /// the labels of all refusals.
     pub fn route(&self, listener: &str, route: &str, reasons: &[&'static str]) -> RouteRequestMetrics {
         let statuses = ["101", "403", "426", "429", "502", "503", "504"];
         let requests = [("GET", "2xx"), ("GET", "3xx"), ("GET", "4xx"), ("GET", "5xx"), ("POST", "2xx")];

@@ -1,6 +1,6 @@
 //! Handles a request: from its head to an answer or a session, in a fixed order, cheap steps first.
 //!
-//! Host, path, route, origin, offer, route quota, endpoint, handshake: each step returns what the next one needs or a
+//! Method, coding, host, path, route, loop, drain, offer, origin, route quota, endpoint, handshake: each step returns what the next one needs or a
 //! `Failure`, and `outcome` alone decides what a failure means for the client, the log and the metrics. A request loads
 //! the snapshot once and keeps what it found there to the end.
 
@@ -99,7 +99,7 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         let mut log = RequestLog::new(Arc::clone(self), self.request_info(downstream, &parts), parts.method.clone());
         let walked = {
-            // What it may leave half done is its own, and the record's, in which each field is set by itself.
+            // A panic can only damage the state of this request and its log record, whose fields are set one by one.
             let walk = pin!(self.walk(downstream, parts, body, &mut log));
             panics::catching(PanicSite::Request, walk).await
         };
@@ -166,7 +166,7 @@ impl Proxy {
             return Err(Failure::Draining);
         }
         let (path, sent) = match found.path {
-            // By itself: any other spelling may be another route's path.
+            // Only the normalised path goes on: another spelling could be another route's path.
             Some(read) => (Some(route.rewrite.apply(&read).into_owned()), None),
             None => route.rewrite.spellings(parts.uri.path(), &path),
         };

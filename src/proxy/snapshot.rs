@@ -42,7 +42,7 @@ pub struct Route {
     pub rewrite: Rewrite,
     /// Changes to requests.
     pub request_edits: HeaderEdits,
-    /// Fields pass whose names some servers take for those of fields that are set here.
+    /// Whether look-alike header names such as `X_Forwarded_For` are forwarded.
     pub keeps_lookalikes: bool,
     /// Changes to responses.
     pub response_edits: HeaderEdits,

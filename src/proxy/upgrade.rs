@@ -115,7 +115,7 @@ impl PendingUpgrade {
 /// Judges the request and opens a WebSocket to an endpoint for it.
 ///
 /// # Errors
-/// Whatever keeps it from opening. An endpoint's own refusal is no error: it comes without an `VerifiedUpgrade`.
+/// When something keeps it from opening. An endpoint's own refusal is no error: it comes without a `VerifiedUpgrade`.
 pub async fn run(
     proxy: &Proxy,
     route: Arc<Route>,
@@ -183,7 +183,7 @@ async fn attempt(
     loop {
         let (endpoint, endpoint_permit) = match failed.take() {
             None => entry::pick_endpoint(upstream, affinity_cookie, draw, Some(deadline), log).await?,
-            // What an endpoint said, or did not say, tells more than that there was no other, or no other may be tried.
+            // Where no other endpoint can be tried, the last one's error says more than that there is none.
             Some(failed) if upstream.is_budget_spent(now) => {
                 upstream.metrics.retry_denied();
                 return Err(failed);

@@ -182,8 +182,8 @@ impl Drop for ConnectionSlot {
 
 /// Serves one connection from accept to its end.
 ///
-/// The future keeps every variable for its whole life, so it has few: the part before the session is a box, freed when it is
-/// done; the session is inside the future, the task's only allocation.
+/// Every variable enlarges the task for its whole life, so there are few: the part before the session is boxed and freed when
+/// it is done; the session is inside the future, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
 fn connection(
     mut before: impl Future<Output = Option<Upgraded>> + Unpin,

@@ -66,7 +66,7 @@ pub trait ClosePolicy {
 /// What all sessions of a route on one listener share, so that a session holds only what is its own.
 #[derive(Debug)]
 pub struct RouteSessions {
-    /// See [`RouteSessions::number`].
+    /// Its number in this process; see [`RouteSessions::next_number`].
     pub number: u64,
     /// Name of the listener.
     pub listener: Arc<str>,
@@ -117,7 +117,8 @@ pub trait SessionResources {
 
 /// A running session. `H` is whatever else must be released when it ends.
 ///
-/// Its task holds it unboxed, and each message wakes another task than the last one: it is kept small and compact.
+/// Its task holds it unboxed. It is kept small: consecutive messages mostly belong to different sessions, so each wake-up
+/// reads it from memory anew.
 #[derive(Debug)]
 pub struct Session<C, S, H: SessionResources> {
     relay: Relay<C, S, Counts>,

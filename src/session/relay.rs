@@ -2,12 +2,12 @@
 //!
 //! The relay moves bytes and knows nothing of frames; the tunnel knows frames and nothing of sockets. A message that
 //! arrives while nothing is queued costs one read, one judgement in place and one write, in a buffer of the worker's
-//! pool that is returned before the task sleeps. A connection holds bytes of its own in two cases only: the start of an
-//! incomplete header (at most 139 bytes), and what the other peer does not accept now. While bytes are queued for a
+//! pool that is returned before the task sleeps. A connection holds bytes of its own in three cases only: the start of an
+//! incomplete header (at most 139 bytes), what came with the handshake, and what the other peer does not accept now. While bytes are queued for a
 //! peer, the other one is not read: back-pressure goes from end to end, and a session never holds more than one read
 //! each way.
 //!
-//! The timer is lazy: data moves deadlines away without touching it; when it fires, it is set to what is due by then.
+//! The timer is lazy: traffic does not reset it. When it fires, it is set to the next deadline.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};

@@ -3,8 +3,8 @@
 //! We have a layer of our own instead of tracing-subscriber's `fmt`, because a line here must be safe whatever a peer
 //! put into a field (`escape`), must not wait for the output (`sink`), has the same keys as an access line (`ts`,
 //! `level`, `target`, `message`, then the fields, flat), and names each key once: the fields of an event hide those
-//! of its span, those of an inner span those of an outer one. It is no longer than the configuration of the other
-//! would be.
+//! of its span, those of an inner span those of an outer one. Configuring `fmt` for this would take as
+//! much code.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;

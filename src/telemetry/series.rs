@@ -151,7 +151,7 @@ mod tests {
     use crate::telemetry::exposition::encode;
     use crate::telemetry::labelled::{HistogramVec, IntCounterVec};
 
-    /// Two families of one registry, on one shelf.
+    /// Two families with one series registry.
     fn families() -> (Registry, IntCounterVec, HistogramVec, SeriesRegistry<2>) {
         let registry = Registry::new();
         let counters = IntCounterVec::new(Opts::new("c_total", "C."), &["reason", "listener", "route"]).unwrap();

@@ -1,6 +1,6 @@
 //! One connection to an endpoint: name, socket, TLS, all under one deadline.
 //!
-//! A name is looked up in the book of names (`net::names`), which all connections share; its addresses are tried in the
+//! A name is resolved by `net::names`, which all connections share; its addresses are tried in the
 //! order given, each with a fair share of the time that is left.
 
 use std::io;

@@ -28,11 +28,11 @@ pub struct Maker {
     pub tls: Option<Arc<ClientConfig>>,
     /// The name their certificates must be for; `None` for the host of each.
     pub server_name: Option<String>,
-    /// For one connection of the pool.
+    /// The limit for making one connection of the pool.
     pub connect_timeout: Duration,
-    /// Threads that relay.
+    /// The number of worker threads.
     pub workers: usize,
-    /// Where they count.
+    /// The metric families that they count on.
     pub families: Metrics,
     /// The labels of all their failures.
     pub reasons: Arc<[&'static str]>,
@@ -40,11 +40,11 @@ pub struct Maker {
     pub tcp: TcpOptions,
     /// Where connections to them come from.
     pub sources: Option<Arc<Sources>>,
-    /// Where they may be, if they are discovered.
+    /// The addresses that discovered endpoints may have.
     pub reach: Option<Arc<Reach>>,
-    /// What is known of them.
+    /// The state of each, which outlives configurations.
     pub states: EndpointStates,
-    /// What is known of their names.
+    /// Resolves their names.
     pub names: NameResolver,
 }
 

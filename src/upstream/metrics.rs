@@ -18,7 +18,7 @@ const CONNECT_SECONDS: [f64; 13] =
 /// From a permit that is given back at once to the longest that a handshake may take by default.
 const QUEUE_SECONDS: [f64; 9] = [0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// What became of a handshake at the gate of an upstream that has a pace.
+/// The result of a handshake at an upstream with an admission rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admitted {
     /// It went on at once.

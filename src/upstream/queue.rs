@@ -56,7 +56,7 @@ impl Queue {
         line.waiters.insert(number, None);
         self.waiting.store(line.waiters.len(), Ordering::SeqCst);
         drop(line);
-        // Seats given back before this are seen by who tries after this, although it reads them `Relaxed`.
+        // A permit freed before this is seen by whoever tries after this, although it reads `Relaxed`.
         fence(Ordering::SeqCst);
         Some(Ticket { queue: Arc::clone(self), number })
     }

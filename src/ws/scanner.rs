@@ -227,9 +227,9 @@ impl Scanner {
         Ok(Item::Data { header: length, ends: self.ended() })
     }
 
-    /// The short frames alike at the start of `bytes`, `most` of them at most, taken in one go: what floods of tiny frames are
-    /// made of costs no more than a look at two bytes for each. `None` where there is none, or one that
-    /// [`Scanner::next`] has to judge.
+    /// Accepts up to `most` identical short frames at the start of `bytes` at once, comparing only the first two bytes of
+    /// each, so that a flood of tiny frames costs little. `None` if there is none, or one that [`Scanner::next`] has to
+    /// judge.
     #[inline]
     pub fn run(&mut self, rules: &Rules, bytes: &[u8], most: usize) -> Option<Run> {
         let &[first, second, ..] = bytes else { return None };

@@ -187,9 +187,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The handles of one route as one listener serves it; all of them count from now on, from 0 or from where those
-    /// who hold the same series already are. The series stay until the last of these is dropped. `endings` are those that
-    /// can be named beforehand.
+    /// Returns the counters of one route on one listener. They continue existing series, or begin at 0; the series stay until
+    /// the last of them is dropped. `endings` are those that are known beforehand.
     pub fn route(&self, listener: &str, route: &str, upstream: &str, endings: &[EndLabels]) -> RouteSessionMetrics {
         let held = (
             self.by_listener.guard([listener, route, upstream]),

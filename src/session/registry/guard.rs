@@ -34,9 +34,8 @@ impl<M> Guard<M> {
         self.registry.signals.load(Ordering::Relaxed)
     }
 
-    /// Reports, and returns when and why to stop; `None` if nobody asked or the stop was cancelled. The last caller's
-    /// waker is woken when that changes or a report is wanted: a task need not call again before [`Guard::signals`]
-    /// changes.
+    /// Stores the report and returns the stop in force; `None` if there is none or it was cancelled. Wakes the last
+    /// caller's task when either is needed again; until [`Guard::signals`] changes it need not call.
     pub fn poll_stop(&self, cx: &Context<'_>, report: SessionReport) -> Option<StopNotice> {
         let mut last = None;
         let stop = self.entry(|entry| {

@@ -236,7 +236,7 @@ impl<M> SessionRegistry<M> {
         self.pace(ids, now, span, &mut random, why)
     }
 
-    /// Does the same for the sessions with these ids. Those that have ended are skipped too.
+    /// Asks the sessions with these ids for a report, as [`SessionRegistry::request_reports`] does. Those that have ended are skipped too.
     pub fn spread_over(
         &self,
         ids: impl IntoIterator<Item = SessionId>,

@@ -1,4 +1,4 @@
-//! All stops asked of one guard: the earliest time holds, with the earliest bound of all.
+//! All stops asked of one session: several reasons may ask it; the earliest time and the earliest bound apply.
 //!
 //! Each reason keeps its own time and bound, so that a cancelled one leaves no trace and the right one of the rest
 //! holds. There is one entry for each kind of reason, however often it is asked: at most as many as [`StopReason`] has

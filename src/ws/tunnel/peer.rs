@@ -36,8 +36,8 @@ pub(super) struct Peer {
     pub(super) write_closed: bool,
     /// Nobody reads what is sent to it; what is queued is dropped.
     pub(super) gone: bool,
-    /// What was forwarded to it ends inside a frame. The far scanner's position may differ: it moves on through refused
-    /// frames.
+    /// True if the last byte forwarded to it is inside a frame. The far scanner may be further on: it parses dropped frames
+    /// too.
     pub(super) in_frame: bool,
 }
 
