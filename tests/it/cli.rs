@@ -254,7 +254,7 @@ async fn usr1_ends_nothing_and_quit_drains_as_term_does() {
     let address = process.listening().await;
     let mut client = echoes(&address, &Handshake::new()).await;
     process.signal(Signal::USR1);
-    process.message("USR1: the log goes to standard error, there is nothing to open anew").await;
+    process.message("USR1: the log goes to standard error, there is nothing to reopen").await;
     drop(echoes(&address, &Handshake::new()).await);
     process.signal(Signal::QUIT);
     process.message("draining").await;
