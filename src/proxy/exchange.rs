@@ -73,7 +73,8 @@ impl RequestBodyProgress {
         while !self.is_whole() {
             let before = (self.upload.bytes(), self.moved_at());
             sleep(LATE_BODY).await;
-            if before == (self.upload.bytes(), self.moved_at()) {
+            // Once it is whole, the connection may carry another request.
+            if !self.is_whole() && before == (self.upload.bytes(), self.moved_at()) {
                 return self.close();
             }
         }

@@ -187,6 +187,34 @@ async fn what_is_left_of_a_body_when_the_answer_is_whole_may_come_and_is_not_wai
 }
 
 #[tokio::test]
+async fn a_late_end_of_a_body_costs_the_next_request_on_its_connection_nothing() {
+    let mut site = Site::start(&[]).await;
+    let request = head(&["POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"]) + "5\r\nfirst\r\n";
+    let (mut client, mut server, _) = site.ask(&request).await;
+    assert_eq!(crate::plain::chunk(&mut server).await, b"first");
+    server.send(ok("early")).await;
+    let answer = client.head().await;
+    assert_eq!((answer.status(), client.body(&answer).await), (200, b"early".to_vec()));
+    client.send("0\r\n\r\n").await;
+    assert_eq!(crate::plain::chunk(&mut server).await, b"");
+    assert_eq!(crate::plain::line(&mut server).await, "");
+    let mut next = site.proxy.client().await;
+    let asking = async {
+        next.send(get("/next")).await;
+        let answer = next.head().await;
+        (answer.status(), next.body(&answer).await)
+    };
+    let answering = async {
+        assert_eq!(server.head().await.target(), "/next", "on the same connection");
+        // Longer than a body may stand still when its answer is whole.
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        server.send(ok("next")).await;
+    };
+    let (answer, ()) = tokio::join!(asking, answering);
+    assert_eq!(answer, (200, b"next".to_vec()));
+}
+
+#[tokio::test]
 async fn an_answer_counts_against_limits_until_it_is_whole_and_so_do_sessions() {
     let mut site = Site::start(&["limits: { connections: 2 }"]).await;
     let (mut first, mut server, _) = site.ask(&get("/1")).await;
