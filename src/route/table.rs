@@ -92,14 +92,19 @@ impl Match {
 
     /// The same, whatever the hosts are.
     pub(super) fn covers_apart_from_hosts(&self, other: &Match) -> bool {
-        fn all<K: Ord>(asked: &BTreeMap<K, ValuePattern>, given: &BTreeMap<K, ValuePattern>) -> bool {
-            asked.iter().all(|(name, pattern)| given.get(name).is_some_and(|other| pattern.covers(other)))
-        }
         (match (&self.path, &other.path) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(ours), Some(theirs)) => ours.covers(theirs),
-        }) && all(&self.headers, &other.headers)
+        }) && self.covers_conditions(other)
+    }
+
+    /// Returns true if what this asks of headers, query and subprotocols surely holds for every request that `other` matches.
+    pub fn covers_conditions(&self, other: &Match) -> bool {
+        fn all<K: Ord>(asked: &BTreeMap<K, ValuePattern>, given: &BTreeMap<K, ValuePattern>) -> bool {
+            asked.iter().all(|(name, pattern)| given.get(name).is_some_and(|other| pattern.covers(other)))
+        }
+        all(&self.headers, &other.headers)
             && all(&self.query, &other.query)
             && (self.subprotocols.is_empty()
                 || !other.subprotocols.is_empty()

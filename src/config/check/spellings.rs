@@ -77,13 +77,12 @@ fn is_path_of(route: &RouteConfig, path: &str) -> bool {
 
 /// Returns true if `other` gets a request for this path that meets all other conditions of `route`.
 fn takes(other: &RouteConfig, route: &RouteConfig, path: &str) -> bool {
-    let any = [HostPattern::Any];
-    let hosts =
-        |route: &RouteConfig| if route.matches.hosts.is_empty() { any.to_vec() } else { route.matches.hosts.clone() };
+    const ANY: &[HostPattern] = &[HostPattern::Any];
+    fn hosts(route: &RouteConfig) -> &[HostPattern] {
+        if route.matches.hosts.is_empty() { ANY } else { &route.matches.hosts }
+    }
     is_path_of(other, path)
-        && other.matches.headers.iter().all(|(name, value)| route.matches.headers.get(name) == Some(value))
-        && other.matches.query.iter().all(|(name, value)| route.matches.query.get(name) == Some(value))
-        && (other.matches.subprotocols.is_empty() || other.matches.subprotocols == route.matches.subprotocols)
+        && other.matches.covers_conditions(&route.matches)
         && hosts(other).iter().any(|theirs| hosts(route).iter().any(|ours| theirs.covers(ours) || ours.covers(theirs)))
 }
 
