@@ -38,31 +38,28 @@ fn code(text: &str) -> String {
     before.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// Top-level modules named by `crate::` paths, those in `use crate::{a, b::c}` too.
-fn used(code: &str) -> Vec<String> {
-    let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let mut found = vec![];
-    for (_, rest) in code.match_indices("crate::").map(|(at, word)| (at, &code[at + word.len()..])) {
-        let Some(group) = rest.strip_prefix('{') else {
-            found.push(name(rest));
-            continue;
-        };
-        let mut depth = 0;
-        let mut item_begins = true;
-        for (at, c) in group.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth == 0 => break,
-                '}' => depth -= 1,
-                ',' if depth == 0 => item_begins = true,
-                c if item_begins && !c.is_whitespace() => {
-                    found.push(name(&group[at..]));
-                    item_begins = false;
-                }
-                _ => {}
+/// The paths that code names: each leaf of a `use`, then those in the code itself.
+fn paths(code: &str) -> Vec<String> {
+    let (mut found, mut rest) = (vec![], String::new());
+    for (at, piece) in code.split("use ").enumerate() {
+        match piece.split_once(';').filter(|_| at > 0) {
+            Some((tree, after)) => {
+                leaves(tree, "", &mut found);
+                rest.push_str(after);
             }
+            None => rest.push_str(piece),
         }
     }
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    found.extend(rest.split(|c| !is_path(c)).map(str::to_owned));
+    found
+}
+
+/// Top-level modules named by `crate::` paths, those in `use crate::{a, b::c}` too.
+fn used(code: &str) -> Vec<String> {
+    let name = |path: String| path.strip_prefix("crate::")?.split([':', ' ']).next().map(str::to_owned);
+    let mut found: Vec<String> = paths(code).into_iter().filter_map(name).collect();
+    found.dedup();
     found
 }
 
@@ -143,13 +140,8 @@ fn leaves(tree: &str, before: &str, found: &mut Vec<String>) {
 /// The modules that a module uses, by paths from `crate`, `self` or `super`; its own parents and children aside, since a
 /// `mod.rs` is the face of what is in it.
 fn uses(module: &[String], code: &str, all: &HashMap<Vec<String>, PathBuf>) -> Vec<Vec<String>> {
-    let mut paths = vec![];
-    let uses = code.split("use ").skip(1).filter_map(|rest| rest.split_once(';'));
-    uses.for_each(|(tree, _)| leaves(tree, "", &mut paths));
-    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-    paths.extend(code.split(|c| !is_path(c)).map(str::to_owned));
     let mut found = vec![];
-    for path in paths {
+    for path in paths(code) {
         let mut steps = path.split("::").map(|step| step.split_whitespace().next().unwrap_or_default()).peekable();
         let mut at = match steps.next() {
             Some("crate") => vec![],
