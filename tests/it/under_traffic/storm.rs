@@ -144,8 +144,11 @@ impl Config {
         let without = |config: &Config| Config { comment: 0, ..config.clone() };
         let plain = |config: &Config| {
             let mut config = without(config);
-            // The default, spelt out.
+            // The defaults, spelt out.
             config.secure = config.secure.replace(", min_version: \"1.2\"", "");
+            for upstream in &mut config.upstreams {
+                *upstream = upstream.replace("balance: least_connections, ", "");
+            }
             config
         };
         plain(self) == plain(other)
