@@ -1,4 +1,6 @@
-//! The command line: run, check, proxy, schema and the demo; signals; exit codes.
+//! The command line: run, check, proxy, ping, schema and the demo; signals; exit codes.
+
+mod ping;
 
 use std::io::IsTerminal as _;
 use std::net::{SocketAddr, TcpListener};
@@ -70,6 +72,8 @@ enum Command {
         #[arg(long, value_name = "URL", value_parser = parse::<EndpointUrl>)]
         to: EndpointUrl,
     },
+    /// Open one WebSocket as a client, and show each step: name, TCP, TLS, handshake, Ping, Close.
+    Ping(ping::PingArguments),
     /// Print the JSON Schema of configuration files, for editors.
     Schema,
 }
@@ -97,6 +101,10 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run_file(&config.config),
         Command::Check { config } => return check(&config.config),
         Command::Proxy { listen, to } => run_pair(&listen, &to),
+        Command::Ping(arguments) => match ping::run(arguments) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Schema => print(&format!("{:#}\n", schema())),
     };
     match done {
@@ -120,6 +128,12 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
         _ => Ok(()),
     }
+}
+
+/// Writes to stderr. Nobody may be there to read it.
+fn complain(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn environment(name: &str) -> Option<String> {

@@ -51,6 +51,8 @@ pub mod admin;
 
 pub mod demo;
 
+pub mod ping;
+
 pub mod app;
 
 pub mod cli;

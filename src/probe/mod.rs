@@ -14,7 +14,6 @@ pub mod watch;
 
 pub mod websocket;
 
-use std::io;
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -23,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::health::threshold::HealthThresholds;
 use crate::upstream::connect::{ConnectError, Connector};
 use crate::upstream::handshake::HandshakeError;
+use crate::upstream::websocket::FrameError;
 use crate::ws::close::CloseCode;
 
 /// The name of a probe, for readers of the endpoint's log.
@@ -91,12 +91,9 @@ pub enum ProbeError {
     /// The server closed the WebSocket.
     #[error("it closed the WebSocket{}", .0.map_or_else(String::new, |code| format!(" with code {code}")))]
     Closed(Option<CloseCode>),
-    /// The connection broke after the 101.
-    #[error("the connection failed after the 101")]
-    Lost(#[source] io::Error),
-    /// The server broke the protocol.
-    #[error("it sent {0}")]
-    Protocol(&'static str),
+    /// The WebSocket failed after the 101.
+    #[error(transparent)]
+    Frames(#[from] FrameError),
     /// Time was over.
     #[error("{}", match .0 {
         ProbeStage::Connect => "connecting took too long",
@@ -137,8 +134,8 @@ impl ProbeError {
             ProbeError::Status(_) => "status",
             ProbeError::Body => "body",
             ProbeError::Subprotocol => "subprotocol",
-            ProbeError::Closed(_) | ProbeError::Lost(_) => "closed",
-            ProbeError::Protocol(_) => "protocol",
+            ProbeError::Closed(_) | ProbeError::Frames(FrameError::Lost(_)) => "closed",
+            ProbeError::Frames(FrameError::Protocol(_)) => "protocol",
             ProbeError::Timeout(ProbeStage::Connect) => "connect_timeout",
             ProbeError::Timeout(ProbeStage::Answer) => "answer_timeout",
             ProbeError::Timeout(ProbeStage::Pong) => "pong_timeout",

@@ -5,20 +5,19 @@
 //! shows it. Messages that the server sends by itself are skipped, however long they are: memory is bounded, and the
 //! caller limits the time.
 
-use std::io;
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
 use http::header::{HeaderMap, HeaderName, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, USER_AGENT};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, ProbeStage};
 use crate::health::expect::Expect;
 use crate::upstream::connect::Connector;
 use crate::upstream::handshake::{self, HandshakeReply, RequestHead, Switched};
-use crate::ws::close::{Close, CloseBody, CloseCode};
-use crate::ws::frame::{CONTROL_PAYLOAD_MAX, ControlFrame, FrameHeader, HEADER_BYTES_MAX, Opcode, apply_mask};
+use crate::upstream::websocket::{FrameError, WebSocketClient};
+use crate::ws::close::CloseBody;
+use crate::ws::frame::Opcode;
 use crate::ws::handshake::{HandshakeOffer, key};
 
 /// For the server's answer to our Close, which no verdict waits for.
@@ -65,7 +64,7 @@ impl WebSocket {
         if answer.subprotocol != self.subprotocol {
             return Err(ProbeError::Subprotocol);
         }
-        let mut server = ProbedServer { io, unread: BytesMut::from(&*early) };
+        let mut server = WebSocketClient::new(io, &early, answer.rsv());
         self.exchange(&mut server, stage).await?;
         // The verdict does not wait for it; without a Close the server would log an error.
         tokio::spawn(timeout(GOODBYE, async move { server.close().await }));
@@ -94,7 +93,7 @@ impl WebSocket {
     /// Sends and reads from the 101 to the last expected message.
     async fn exchange<T: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        server: &mut ProbedServer<T>,
+        server: &mut WebSocketClient<T>,
         stage: &mut ProbeStage,
     ) -> Result<(), ProbeError> {
         let nonce = fastrand::u64(..).to_ne_bytes();
@@ -113,16 +112,16 @@ impl WebSocket {
                 Opcode::Ping => server.send(Opcode::Pong, &payload).await?,
                 Opcode::Pong => ponged |= payload == nonce,
                 Opcode::Close => {
-                    let body = CloseBody::parse(&payload).map_err(|_| ProbeError::Protocol("a malformed Close"))?;
+                    let body = CloseBody::parse(&payload).map_err(|_| FrameError::Protocol("a malformed Close"))?;
                     return Err(ProbeError::Closed(body.code));
                 }
                 Opcode::Text | Opcode::Binary if message.is_some() => {
-                    return Err(ProbeError::Protocol("a message within a message"));
+                    return Err(FrameError::Protocol("a message within a message").into());
                 }
                 Opcode::Text | Opcode::Binary => message = Some((header.opcode == Opcode::Text, payload)),
                 Opcode::Continuation => {
                     let Some((_, kept)) = &mut message else {
-                        return Err(ProbeError::Protocol("a continuation of nothing"));
+                        return Err(FrameError::Protocol("a continuation of nothing").into());
                     };
                     kept.extend_from_slice(&payload);
                 }
@@ -133,90 +132,6 @@ impl WebSocket {
             }
         }
         Ok(())
-    }
-}
-
-/// The server's side of an open WebSocket.
-struct ProbedServer<T> {
-    io: T,
-    unread: BytesMut,
-}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> ProbedServer<T> {
-    /// Sends a frame, masked as a client must.
-    async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), ProbeError> {
-        let mask = fastrand::u32(..).to_ne_bytes();
-        let bytes = if opcode.is_control() {
-            ControlFrame::new(opcode, payload, Some(mask)).as_bytes().to_vec()
-        } else {
-            let mut out = [0; HEADER_BYTES_MAX];
-            let header = FrameHeader {
-                fin: true,
-                rsv: 0,
-                opcode,
-                mask: Some(mask),
-                payload: payload.len() as u64,
-                shortest: true,
-            };
-            let start = header.encode(&mut out);
-            let mut bytes = out[..start].to_vec();
-            bytes.extend_from_slice(payload);
-            apply_mask(mask, &mut bytes[start..]);
-            bytes
-        };
-        self.io.write_all(&bytes).await.map_err(ProbeError::Lost)?;
-        self.io.flush().await.map_err(ProbeError::Lost)
-    }
-
-    /// Reads the next frame, and the first `room` bytes of its payload; all of a control frame's.
-    async fn frame(&mut self, room: usize) -> Result<(FrameHeader, Vec<u8>), ProbeError> {
-        let (header, length) = loop {
-            match FrameHeader::parse(&self.unread).map_err(|_| ProbeError::Protocol("an illegal frame header"))? {
-                Some(found) => break found,
-                None => self.fill().await?,
-            }
-        };
-        self.unread.advance(length);
-        // RFC 6455 §5.1: a server does not mask; §5.2: no extension was agreed on; §5.5: control frames are short and whole.
-        let misfit = header.opcode.is_control() && (!header.fin || header.payload > CONTROL_PAYLOAD_MAX as u64);
-        if header.mask.is_some() || header.rsv != 0 || misfit {
-            return Err(ProbeError::Protocol("a frame that breaks the protocol"));
-        }
-        let room = if header.opcode.is_control() { CONTROL_PAYLOAD_MAX } else { room };
-        let (mut kept, mut left) = (Vec::new(), header.payload);
-        while left > 0 {
-            if self.unread.is_empty() {
-                self.fill().await?;
-            }
-            let taken = usize::try_from(left).unwrap_or(usize::MAX).min(self.unread.len());
-            kept.extend_from_slice(&self.unread[..taken.min(room - kept.len())]);
-            self.unread.advance(taken);
-            left -= taken as u64;
-        }
-        Ok((header, kept))
-    }
-
-    async fn fill(&mut self) -> Result<(), ProbeError> {
-        self.unread.reserve(4096);
-        match self.io.read_buf(&mut self.unread).await {
-            Ok(0) => Err(ProbeError::Lost(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => Ok(()),
-            Err(error) => Err(ProbeError::Lost(error)),
-        }
-    }
-
-    /// Says goodbye, and reads until the server does or hangs up: what was left unread would turn our end of the connection
-    /// into a reset.
-    async fn close(mut self) {
-        let (body, length) = Close::new(CloseCode::NORMAL, "").body();
-        if self.send(Opcode::Close, &body[..length]).await.is_err() {
-            return;
-        }
-        while let Ok((header, _)) = self.frame(0).await {
-            if header.opcode == Opcode::Close {
-                break;
-            }
-        }
     }
 }
 

@@ -42,12 +42,20 @@ pub fn client_config(options: &ClientTlsOptions) -> Result<Arc<ClientConfig>, Tl
     client_config_by(options, Arc::new(DefaultTimeProvider))
 }
 
-fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, TlsError> {
-    let judge = match &options.roots {
+/// Returns what judges the certificates of servers; `None` if any will do.
+///
+/// # Errors
+/// If there is nothing to trust.
+pub(super) fn verifier_of(options: &ClientTlsOptions) -> Result<Option<Arc<dyn ServerCertVerifier>>, TlsError> {
+    Ok(match &options.roots {
         _ if options.unverified => None,
         Some(ours) => Some(verifier::of_servers(Arc::clone(&ours.roots), Some(Arc::clone(ours)))?),
         None => Some(verifier::of_servers(native_roots()?, None)?),
-    };
+    })
+}
+
+fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, TlsError> {
+    let judge = verifier_of(options)?;
     let sessions = Arc::new(TlsSessions::new(Arc::clone(&clock)));
     let (verifier, resumption): (Arc<dyn ServerCertVerifier>, _) = match judge {
         Some(judge) => {

@@ -19,6 +19,7 @@ mod differential;
 pub mod error;
 mod files;
 pub mod identity;
+pub mod inspect;
 #[cfg(test)]
 mod kinds;
 pub mod metrics;

@@ -29,6 +29,11 @@ impl Validity {
         positive(unix(now) - self.not_after)
     }
 
+    /// Returns how long it is still valid at `now`; nothing if it is over.
+    pub fn left(&self, now: SystemTime) -> Duration {
+        positive(self.not_after - unix(now)).unwrap_or_default()
+    }
+
     /// Returns how long until it begins at `now`, if it has not.
     pub fn begins_in(&self, now: SystemTime) -> Option<Duration> {
         positive(self.not_before - unix(now))

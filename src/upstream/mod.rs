@@ -18,6 +18,7 @@ pub mod pooled;
 pub mod reach;
 pub mod queue;
 pub mod set;
+pub mod websocket;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -32,7 +32,7 @@ fn it_tells_its_version_and_its_commands() {
     assert_eq!(output.status.code(), Some(0));
     let output = run(&["--help"]);
     let (help, _) = text(&output);
-    for command in ["demo", "run", "check", "proxy", "schema"] {
+    for command in ["demo", "run", "check", "proxy", "ping", "schema"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is missing in\n{help}");
     }
     assert_eq!(output.status.code(), Some(0));

@@ -38,6 +38,7 @@ mod loops;
 mod map;
 mod names;
 mod origins;
+mod ping;
 mod proxy_protocol;
 mod reload;
 mod routes;

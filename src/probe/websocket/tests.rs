@@ -1,5 +1,6 @@
 //! A probe before servers of every kind of badness.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -7,6 +8,7 @@ use crate::health::threshold::HealthThresholds;
 use crate::net::socket::TcpOptions;
 use crate::probe::{Check, Probe};
 use crate::upstream::connect::ConnectTarget;
+use crate::ws::frame::{ControlFrame, FrameHeader, HEADER_BYTES_MAX, apply_mask};
 use crate::ws::handshake::{WebSocketKey, accept_for};
 
 fn plain() -> WebSocket {
