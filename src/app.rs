@@ -26,7 +26,7 @@ use crate::admin::{self, AdminState, connections};
 use crate::base::worker::WorkerHeartbeat;
 use crate::base::{clock, worker};
 use crate::config::{Loaded, OnChange, Workers};
-use crate::control::context::{CompileContext, LogOutput, MetricFamilies, Patience};
+use crate::control::context::{CompileContext, LogOutput, MetricFamilies, WaitLimits};
 use crate::control::evict;
 use crate::control::{
     AdminEndpoint, ControlHandle, ControlRequest, Controller, Loader, ProcessOrigin, ReloadError, Started,
@@ -139,7 +139,7 @@ impl App {
             pulse: WorkerHeartbeat::new(workers, clock::now()),
             replacing: Arc::default(),
             ending: Arc::clone(&ending),
-            patience: Patience::default(),
+            wait_limits: WaitLimits::default(),
         };
         let mut threads = Threads { over: watch::Sender::new(false), threads: vec![] };
         let mut orders = vec![];
@@ -206,7 +206,7 @@ impl App {
         let deadline = Instant::now() + time;
         // First: from now on, new connections get a last response, and refusals say that the drain has begun.
         let span = time - LAST_ANSWER.min(time / 4);
-        let paced = self.sessions.begin(clock::now(), span, fastrand::f64);
+        let paced = self.sessions.stop_all(clock::now(), span, fastrand::f64);
         let stopped = (Instant::now() + STOP_WAIT).min(deadline);
         let _ = timeout_at(stopped, self.control.request(|done| ControlRequest::StopAccepting { done })).await;
         tracing::info!(sessions = paced, ?time, "draining: no new connections, sessions get 1012");
@@ -218,7 +218,7 @@ impl App {
     /// as `on_upgrade` says. Returns when all have ended or their time is over; if sessions are kept, there is no limit.
     ///
     /// Cancel-safe; [`App::drain`] ends it sooner.
-    pub async fn retire(&mut self) -> Drained {
+    pub async fn wind_down(&mut self) -> Drained {
         let in_force = self.control.in_force();
         let (on_upgrade, grace) = (in_force.loaded.file.on_upgrade, in_force.loaded.file.drain.time.duration());
         self.readiness.advance(Lifecycle::Draining);

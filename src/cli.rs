@@ -312,8 +312,8 @@ fn run(
         }
         if control.is_replaced() {
             tokio::select! {
-                retired = app.retire() => {
-                    match retired.left {
+                ended = app.wind_down() => {
+                    match ended.left {
                         0 => tracing::info!("all sessions have ended"),
                         left => tracing::warn!(left, "the time for sessions to end is over: the rest is cut"),
                     }

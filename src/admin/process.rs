@@ -22,7 +22,7 @@ use crate::net::listener::Address;
 use crate::proxy::outcome;
 use crate::session::registry::{Listed, SessionId};
 use crate::session::stop::StopReason;
-use crate::session::{Member, Sessions};
+use crate::session::{SessionEntry, Sessions};
 use crate::upstream::Upstream;
 use crate::ws::close::Close;
 
@@ -108,7 +108,7 @@ impl AdminBackend for ProcessBackend {
             });
             let mut drains: Vec<DrainStatus> = drains.collect();
             if !drains.is_empty() {
-                let count = |listed: Listed<Member>| {
+                let count = |listed: Listed<SessionEntry>| {
                     let of = drains.iter_mut().filter(|drain| drain.target.has(&listed.member));
                     of.for_each(|drain| drain.sessions += 1);
                 };
@@ -209,7 +209,7 @@ impl From<ReloadError> for BackendError {
     }
 }
 
-fn session(listed: Listed<Member>) -> SessionView {
+fn session(listed: Listed<SessionEntry>) -> SessionView {
     let Listed { id, member, report, stop } = listed;
     let filter_input = session_list::filter_input(&member, report, clock::now());
     SessionView {

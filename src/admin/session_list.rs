@@ -15,7 +15,7 @@ use super::filter::{Filter, FilterInput};
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::session::registry::{Listed, SessionId, SessionReport};
-use crate::session::{Member, Sessions};
+use crate::session::{SessionEntry, Sessions};
 
 /// The entries of a worker that are walked under one lock: tens of microseconds.
 const STEP: usize = 1024;
@@ -47,7 +47,7 @@ impl SessionList {
         mut after: Option<SessionId>,
         max: usize,
         fresh: bool,
-        mut take: impl FnMut(Listed<Member>),
+        mut take: impl FnMut(Listed<SessionEntry>),
     ) {
         let _turn = self.turn.lock().await;
         let (static_conditions, needs_report) = (filter.static_conditions(), filter.needs_report());
@@ -99,7 +99,7 @@ impl SessionList {
     }
 
     /// Returns the session of this id with a fresh report; `None` if it has ended.
-    pub async fn listed(&self, id: &str) -> Option<Listed<Member>> {
+    pub async fn listed(&self, id: &str) -> Option<Listed<SessionEntry>> {
         let place = id.parse().ok()?;
         self.sessions.listed(place)?;
         self.ask(&[place]).await;
@@ -108,7 +108,7 @@ impl SessionList {
 }
 
 /// Returns what a filter matches against.
-pub fn filter_input(member: &Member, told: SessionReport, now: MonotonicTime) -> FilterInput<'_> {
+pub fn filter_input(member: &SessionEntry, told: SessionReport, now: MonotonicTime) -> FilterInput<'_> {
     let age = now.since(member.opened);
     FilterInput {
         route: &member.route.route,
@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// Creates `count` sessions that have been quiet since their start.
-    fn sessions(count: usize, asked: &Arc<ReportRequest>) -> (SessionList, Vec<Guard<Member>>) {
+    fn sessions(count: usize, asked: &Arc<ReportRequest>) -> (SessionList, Vec<Guard<SessionEntry>>) {
         let text = "routes: [{ name: all, upstream: app }]\nupstreams: { app: { endpoints: ['ws://127.0.0.1:1'] } }";
         let loaded = load_str("test", text, &|_| None).unwrap();
         let compiled = compile(&loaded, &CompileContext::for_check(), None).unwrap();
@@ -158,7 +158,7 @@ mod tests {
         let session = |_| {
             let guard = all.enter(1);
             guard.join(
-                Member { route: Arc::clone(&route), endpoint_state: Arc::clone(&live), client: None, opened },
+                SessionEntry { route: Arc::clone(&route), endpoint_state: Arc::clone(&live), client: None, opened },
                 opened,
             );
             guard.poll_stop(&Context::from_waker(&waker), SessionReport { data_at: Some(opened), queued: 0 });

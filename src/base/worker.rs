@@ -1,7 +1,7 @@
 //! The index of the calling worker, and values that each worker has of its own.
 //!
 //! A worker is one thread with one current-thread runtime; both sockets of a session live on it. What would be a
-//! contended cache line between workers (counters, pools of HTTP connections) is a `Local`: one padded value each.
+//! contended cache line between workers (counters, pools of HTTP connections) is a `PerWorker`: one padded value each.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -29,18 +29,18 @@ pub fn index() -> usize {
 
 /// One `T` for each worker.
 #[derive(Debug)]
-pub struct Local<T> {
+pub struct PerWorker<T> {
     values: Box<[CachePadded<T>]>,
 }
 
-impl<T> Local<T> {
+impl<T> PerWorker<T> {
     /// Makes one value for each of `workers` workers.
     ///
     /// # Panics
     /// If `workers` is 0.
-    pub fn new(workers: usize, mut make: impl FnMut() -> T) -> Local<T> {
+    pub fn new(workers: usize, mut make: impl FnMut() -> T) -> PerWorker<T> {
         assert!(workers > 0, "at least one worker");
-        Local { values: (0..workers).map(|_| CachePadded::new(make())).collect() }
+        PerWorker { values: (0..workers).map(|_| CachePadded::new(make())).collect() }
     }
 
     /// Returns the calling worker's value.
@@ -65,7 +65,7 @@ impl<T> Local<T> {
 /// When each worker's loop last ran: a worker that hangs, or computes for too long, stops running it. Clones share
 /// the same times.
 #[derive(Clone, Debug)]
-pub struct WorkerHeartbeat(Arc<Local<AtomicU64>>);
+pub struct WorkerHeartbeat(Arc<PerWorker<AtomicU64>>);
 
 impl WorkerHeartbeat {
     /// Begins with a beat of each worker `now`.
@@ -73,7 +73,7 @@ impl WorkerHeartbeat {
     /// # Panics
     /// If `workers` is 0.
     pub fn new(workers: usize, now: MonotonicTime) -> WorkerHeartbeat {
-        WorkerHeartbeat(Arc::new(Local::new(workers, || AtomicU64::new(now.as_micros()))))
+        WorkerHeartbeat(Arc::new(PerWorker::new(workers, || AtomicU64::new(now.as_micros()))))
     }
 
     /// Records that the calling worker's loop runs.
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn each_worker_sees_its_own_value() {
-        let local = Local::new(2, || std::sync::atomic::AtomicUsize::new(0));
+        let local = PerWorker::new(2, || std::sync::atomic::AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for worker in 0..2 {
                 let local = &local;

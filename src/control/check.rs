@@ -23,7 +23,7 @@ impl Controller {
             return answer(done, Err(ReloadError::Busy));
         }
         let (loader, check_permit) = (self.loader.clone(), Arc::clone(&self.check_permit));
-        let patience = self.context.patience.files;
+        let patience = self.context.wait_limits.files;
         let late = if text.is_some() { ReloadError::Busy } else { ReloadError::Unread(patience) };
         self.checks.spawn(async move {
             let checked = timeout(patience, async {

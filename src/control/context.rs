@@ -87,21 +87,21 @@ pub struct CompileContext {
     /// Set when the end of the process has begun: waits are cut short.
     pub ending: Arc<AtomicBool>,
     /// How long to wait for workers and files.
-    pub patience: Patience,
+    pub wait_limits: WaitLimits,
 }
 
 /// How long a change of the configuration waits for others.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct WaitLimits {
     /// The time for workers to accept on other sockets. A busy one takes milliseconds.
     pub workers: Duration,
     /// The time for files to be read: a network file system may hang.
     pub files: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { workers: Duration::from_secs(5), files: Duration::from_secs(10) }
+impl Default for WaitLimits {
+    fn default() -> WaitLimits {
+        WaitLimits { workers: Duration::from_secs(5), files: Duration::from_secs(10) }
     }
 }
 
@@ -123,7 +123,7 @@ impl CompileContext {
             pulse: WorkerHeartbeat::new(1, clock::now()),
             replacing: Arc::default(),
             ending: Arc::default(),
-            patience: Patience::default(),
+            wait_limits: WaitLimits::default(),
         }
     }
 

@@ -77,7 +77,8 @@ impl Controller {
             }
             None => (None, sockets),
         };
-        let built = Built::new(&loaded, &context, Listeners::new(workers, inheritance, context.patience.workers)).await;
+        let built =
+            Built::new(&loaded, &context, Listeners::new(workers, inheritance, context.wait_limits.workers)).await;
         let (built, mut activated) = match (built, prepared) {
             (Ok(built), Some(prepared)) => (built, Some(await_takeover(prepared, cancelled).await?)),
             (Ok(built), None) => (built, None),

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
-use super::context::{MetricFamilies, Patience};
+use super::context::{MetricFamilies, WaitLimits};
 use super::*;
 use crate::config::load_str;
 use crate::net::listener::Address;
@@ -55,7 +55,7 @@ fn text(listeners: &[&str], more: &str) -> String {
 }
 
 impl TestController {
-    async fn start(listeners: &[&str], working: &[usize], patience: Patience) -> TestController {
+    async fn start(listeners: &[&str], working: &[usize], wait_limits: WaitLimits) -> TestController {
         let text = Arc::new(Mutex::new(text(listeners, "")));
         let file = Arc::<Hanging>::default();
         let loader: Loader = {
@@ -67,7 +67,7 @@ impl TestController {
         };
         let registry = Registry::new();
         let families = MetricFamilies::register(&registry, 2).unwrap();
-        let context = CompileContext { workers: 2, families, patience, ..CompileContext::for_check() };
+        let context = CompileContext { workers: 2, families, wait_limits, ..CompileContext::for_check() };
         let sessions = Arc::clone(&context.sessions);
         let (orders, mut workers): (Vec<_>, Vec<_>) =
             (0..2).map(|_| mpsc::unbounded_channel()).map(|(order, orders)| (order, Some(orders))).unzip();
@@ -123,7 +123,7 @@ impl TestController {
 }
 
 /// The wait for a worker that hangs: long enough that a busy machine is not taken for one.
-const SHORT: Patience = Patience { workers: Duration::from_millis(1500), files: Duration::from_secs(60) };
+const SHORT: WaitLimits = WaitLimits { workers: Duration::from_millis(1500), files: Duration::from_secs(60) };
 
 #[tokio::test]
 async fn a_reload_is_in_force_for_all_but_a_worker_that_hangs_which_has_it_when_it_goes_on() {
@@ -181,8 +181,8 @@ async fn drains_and_the_end_do_not_wait_for_a_worker_that_hangs_either() {
 
 #[tokio::test]
 async fn files_that_cannot_be_read_leave_everything_as_it_was_until_they_can() {
-    let patience = Patience { files: Duration::from_millis(50), ..Patience::default() };
-    let controller = TestController::start(&["one"], &[0, 1], patience).await;
+    let wait_limits = WaitLimits { files: Duration::from_millis(50), ..WaitLimits::default() };
+    let controller = TestController::start(&["one"], &[0, 1], wait_limits).await;
     controller.file.set(true);
     for _ in 0..3 {
         *controller.text.lock().unwrap() = text(&["one", "two"], "");
@@ -200,8 +200,8 @@ async fn files_that_cannot_be_read_leave_everything_as_it_was_until_they_can() {
 
 #[tokio::test]
 async fn orders_that_need_no_file_do_not_wait_for_one_that_hangs() {
-    let patience = Patience { files: Duration::from_secs(600), ..Patience::default() };
-    let controller = TestController::start(&["one", "two"], &[0, 1], patience).await;
+    let wait_limits = WaitLimits { files: Duration::from_secs(600), ..WaitLimits::default() };
+    let controller = TestController::start(&["one", "two"], &[0, 1], wait_limits).await;
     controller.file.set(true);
     let others = async {
         let target = DrainTarget::Listener { name: "one".to_owned() };
@@ -234,7 +234,7 @@ async fn orders_that_need_no_file_do_not_wait_for_one_that_hangs() {
 
 #[tokio::test]
 async fn a_text_that_is_sent_is_not_told_which_files_there_are() {
-    let controller = TestController::start(&["one"], &[0, 1], Patience::default()).await;
+    let controller = TestController::start(&["one"], &[0, 1], WaitLimits::default()).await;
     let directory = tempfile::tempdir().unwrap();
     let there = directory.path().join("there.pem");
     std::fs::write(&there, "no certificate").unwrap();

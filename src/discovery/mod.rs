@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::base::clock;
 use crate::config::{ENDPOINTS_MAX, EndpointConfig};
-use crate::telemetry::sparing::{LinePermit, Sparing};
+use crate::telemetry::log_limiter::{LinePermit, LogLimiter};
 use metrics::DiscoveryMetrics;
 
 /// Why a source gave no list. The closed set is a label of metrics.
@@ -115,7 +115,7 @@ pub struct EndpointSink {
     /// The logged failure, until it is over.
     failing: Option<DiscoveryErrorKind>,
     /// A source may fail and work by turns, or report another error each time.
-    log_limiter: Sparing,
+    log_limiter: LogLimiter,
     metrics: DiscoveryMetrics,
     apply: Apply,
     first: Option<oneshot::Sender<()>>,
@@ -131,7 +131,7 @@ impl EndpointSink {
     ) -> (EndpointSink, oneshot::Receiver<()>) {
         let (first, is_first) = oneshot::channel();
         let (upstream, first) = (upstream.to_owned(), Some(first));
-        let lines = Sparing::default();
+        let lines = LogLimiter::default();
         (
             EndpointSink {
                 upstream,

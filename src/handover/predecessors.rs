@@ -127,7 +127,7 @@ impl Predecessors {
         let each = self.each.iter().map(|each| DrainingPredecessor { pid: each.pid, sessions: sum(&each.sessions) });
         metrics.draining(each.collect());
         metrics.predecessors(self.len(), &total, &self.shown);
-        states.set_elsewhere(total.clone());
+        states.set_inherited(total.clone());
         self.shown = total;
     }
 

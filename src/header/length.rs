@@ -22,7 +22,7 @@ pub enum LengthError {
 ///
 /// # Errors
 /// If it does not say one length.
-pub fn settle(headers: &mut HeaderMap) -> Result<(), LengthError> {
+pub fn join_lines(headers: &mut HeaderMap) -> Result<(), LengthError> {
     let mut length = None;
     let mut is_settled = true;
     for (number, line) in headers.get_all(CONTENT_LENGTH).iter().enumerate() {
@@ -55,7 +55,7 @@ mod tests {
         for line in lines {
             headers.append(CONTENT_LENGTH, HeaderValue::from_str(line).unwrap());
         }
-        settle(&mut headers)?;
+        join_lines(&mut headers)?;
         Ok(headers.get_all(CONTENT_LENGTH).iter().map(|line| line.to_str().unwrap().to_owned()).collect())
     }
 

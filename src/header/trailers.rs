@@ -73,7 +73,7 @@ pub fn may_pass(name: &str) -> bool {
 
 /// Takes out of a message's Trailer all that may not pass, that ends at this hop, or that is not `wanted`. Ask before
 /// [`super::hop_by_hop::strip`].
-pub fn settle(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> bool) {
+pub fn keep_allowed(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> bool) {
     if !headers.contains_key(TRAILER) {
         return;
     }
@@ -149,11 +149,11 @@ mod tests {
             headers.append(TRAILER, HeaderValue::from_static(line));
         }
         headers.insert("connection", HeaderValue::from_static("x-hop"));
-        settle(&mut headers, |name| name != "x-set");
+        keep_allowed(&mut headers, |name| name != "x-set");
         let left: Vec<&[u8]> = headers.get_all(TRAILER).iter().map(HeaderValue::as_bytes).collect();
         assert_eq!(left, [b"X-Sum, x-sum, Grpc-Status"]);
         headers.insert(TRAILER, HeaderValue::from_static("Cookie"));
-        settle(&mut headers, |_| true);
+        keep_allowed(&mut headers, |_| true);
         assert!(!headers.contains_key(TRAILER));
     }
 }

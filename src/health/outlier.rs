@@ -42,22 +42,22 @@ pub struct EjectionRule {
 
 /// Why an endpoint is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum EjectionReason {
     /// Connections or handshakes failed.
     Failures,
     /// Sessions broke off right after their 101.
     EarlyEnds,
 }
 
-impl Why {
+impl EjectionReason {
     /// All, in order.
-    pub const ALL: [Why; 2] = [Why::Failures, Why::EarlyEnds];
+    pub const ALL: [EjectionReason; 2] = [EjectionReason::Failures, EjectionReason::EarlyEnds];
 
     /// The name used in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
-            Why::Failures => "failures",
-            Why::EarlyEnds => "early_ends",
+            EjectionReason::Failures => "failures",
+            EjectionReason::EarlyEnds => "early_ends",
         }
     }
 }
@@ -66,7 +66,7 @@ impl Why {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
     /// Why.
-    pub why: Why,
+    pub why: EjectionReason,
     /// How long no session tries it, unless there is nobody else.
     pub span: Duration,
 }
@@ -143,7 +143,7 @@ impl Outlier {
             self.until.store((now + TRIAL).as_micros(), Ordering::Relaxed);
             return None;
         }
-        Some(self.eject(&mut record, rule, Why::Failures, now))
+        Some(self.eject(&mut record, rule, EjectionReason::Failures, now))
     }
 
     /// Records an answer. Returns true if that ends its ejection.
@@ -154,7 +154,7 @@ impl Outlier {
         let mut record = self.record();
         record.failures = 0;
         // A server whose sessions die young answers well: only time, and then a trial, tells whether it still does that.
-        if record.last.is_some_and(|(last, _)| last.why == Why::EarlyEnds) && record.is_serving(now) {
+        if record.last.is_some_and(|(last, _)| last.why == EjectionReason::EarlyEnds) && record.is_serving(now) {
             return false;
         }
         self.blemished.store(false, Ordering::Relaxed);
@@ -183,10 +183,16 @@ impl Outlier {
         }
         (record.opened, record.early) = (0, 0);
         self.blemished.store(true, Ordering::Relaxed);
-        Some(self.eject(&mut record, rule, Why::EarlyEnds, now))
+        Some(self.eject(&mut record, rule, EjectionReason::EarlyEnds, now))
     }
 
-    fn eject(&self, record: &mut FailureRecord, rule: EjectionRule, why: Why, now: MonotonicTime) -> Ejection {
+    fn eject(
+        &self,
+        record: &mut FailureRecord,
+        rule: EjectionRule,
+        why: EjectionReason,
+        now: MonotonicTime,
+    ) -> Ejection {
         let span = record.next_span(rule, now);
         let ejection = Ejection { why, span };
         record.failures = 0;
@@ -324,7 +330,7 @@ mod tests {
             outlier.opened(at(20.0));
         }
         assert_eq!([(); 5].map(|()| early(20.5)), [None; 5], "5 of 11");
-        assert_eq!(early(20.5).unwrap().why, Why::EarlyEnds);
+        assert_eq!(early(20.5).unwrap().why, EjectionReason::EarlyEnds);
         // It goes on answering with 101; that proves nothing before its time is over.
         assert!(!outlier.answered(at(21.0)) && outlier.is_out(at(30.0)));
         assert!(outlier.admits(at(30.5)) && outlier.answered(at(30.6)));

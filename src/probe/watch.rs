@@ -11,8 +11,8 @@ use super::metrics::{Metrics, ProbeMetrics};
 use super::{Check, ProbeError};
 use crate::base::clock;
 use crate::health::threshold::Health;
+use crate::telemetry::log_limiter::{LinePermit, LogLimiter};
 use crate::telemetry::panics::{self, PanicSite};
-use crate::telemetry::sparing::{LinePermit, Sparing};
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
 
@@ -81,7 +81,7 @@ impl Drop for Watch {
 
 async fn probe_repeatedly(upstream: &Upstream, endpoint: &Endpoint, check: &Check, metrics: ProbeMetrics) {
     // An endpoint may go up and down for ever.
-    let lines = Sparing::default();
+    let lines = LogLimiter::default();
     loop {
         let started = Instant::now();
         let result = check.once(&endpoint.connector).await;

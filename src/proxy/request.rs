@@ -39,7 +39,7 @@ impl RoutedRequest {
     pub fn upstream_headers(&mut self, route: &Route) -> HeaderMap {
         let mut headers = std::mem::take(&mut self.parts.headers);
         let host = self.host.to_string();
-        trailers::settle(&mut headers, |name| !route.request_edits.concerns(name));
+        trailers::keep_allowed(&mut headers, |name| !route.request_edits.concerns(name));
         hop_by_hop::strip(&mut headers);
         forwarded::apply(&mut headers, &self.peer, &self.forwarded_request, &host);
         let lookalikes: Vec<HeaderName> = headers.keys().filter(|name| route.is_lookalike(name)).cloned().collect();

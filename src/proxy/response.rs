@@ -98,14 +98,14 @@ pub fn from_upstream(
 ) -> Result<Response<Body>, Failure> {
     let upgrades = upgrades(&response);
     coding::of_response(response.headers()).map_err(|error| Failure::Upstream(error.to_string()))?;
-    trailers::settle(response.headers_mut(), |name| !route.response_edits.concerns(name));
+    trailers::keep_allowed(response.headers_mut(), |name| !route.response_edits.concerns(name));
     hop_by_hop::strip(response.headers_mut());
     if !upgrades.is_empty() {
         response.headers_mut().extend(upgrades.into_iter().map(|upgrade| (UPGRADE, upgrade)));
         // RFC 9110 §7.8: who sends Upgrade nominates it.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    length::settle(response.headers_mut()).map_err(|error| Failure::Upstream(error.to_string()))?;
+    length::join_lines(response.headers_mut()).map_err(|error| Failure::Upstream(error.to_string()))?;
     route.response_edits.apply(response.headers_mut());
     if let Some(cookie) = cookie {
         response.headers_mut().append(SET_COOKIE, cookie);

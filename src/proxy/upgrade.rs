@@ -28,7 +28,7 @@ use crate::base::error_chain::error_chain;
 use crate::net::transport::RelayIo;
 use crate::policy::OriginTarget;
 use crate::session::registry::Guard;
-use crate::session::{self, Member, RouteSessions, Session, SessionRecord};
+use crate::session::{self, RouteSessions, Session, SessionEntry, SessionRecord};
 use crate::upstream::connect::{ConnectError, UpstreamIo};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_state::{ConnectionPermit, EndpointState, SessionPermit};
@@ -78,7 +78,7 @@ impl VerifiedUpgrade {
 
 impl PendingUpgrade {
     /// Returns the session, over the connection on which the 101 was written.
-    pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard<Member>) -> Session<C, UpstreamIo, SessionPermits>
+    pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard<SessionEntry>) -> Session<C, UpstreamIo, SessionPermits>
     where
         C: AsyncRead + AsyncWrite + RelayIo + Unpin,
     {
@@ -101,7 +101,7 @@ impl PendingUpgrade {
             })
         });
         let server = (opened.server, opened.early);
-        let member = Member {
+        let member = SessionEntry {
             route: Arc::clone(&opened.sessions),
             endpoint_state: Arc::clone(&opened.endpoint.state),
             client: client_address,
@@ -202,7 +202,7 @@ async fn attempt(
         let has_another = upstream.has_another(&tried, &endpoint, now) && !upstream.is_budget_spent(now);
         let left = deadline.saturating_duration_since(started);
         let until = if has_another { started + left / 2 } else { deadline };
-        let failure = match one(route, &endpoint, head, offer, started, until).await {
+        let failure = match try_endpoint(route, &endpoint, head, offer, started, until).await {
             Ok(reply) => {
                 upstream.answered(&endpoint.state, clock::coarse());
                 return Ok((endpoint, endpoint_permit, reply));
@@ -237,7 +237,7 @@ async fn attempt(
 }
 
 /// One endpoint: connect, write, read, verify.
-async fn one(
+async fn try_endpoint(
     route: &Route,
     endpoint: &Endpoint,
     head: &mut RequestHead,

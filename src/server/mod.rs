@@ -29,7 +29,7 @@ use crate::net::transport::Transport;
 use crate::proxy::upgrade::{PendingUpgrade, SessionPermits};
 use crate::proxy::{Downstream, Proxy};
 use crate::session::registry::Guard;
-use crate::session::{Member, Session, Sessions};
+use crate::session::{Session, SessionEntry, Sessions};
 use crate::telemetry::counters::Active;
 use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::tls::server::TlsAcceptError;
@@ -207,7 +207,7 @@ fn connection(
     }
 }
 
-type Upgraded = (Box<PendingUpgrade>, DownstreamIo, Vec<u8>, Guard<Member>);
+type Upgraded = (Box<PendingUpgrade>, DownstreamIo, Vec<u8>, Guard<SessionEntry>);
 
 fn begin((pending, io, early, guard): Upgraded) -> Session<DownstreamIo, UpstreamIo, SessionPermits> {
     pending.begin((io, early), guard)
@@ -219,7 +219,7 @@ async fn serve_until_session(
     peer: PeerAddr,
     listener: Arc<Listener>,
     settings: Arc<ListenerSettings>,
-    guard: Guard<Member>,
+    guard: Guard<SessionEntry>,
 ) -> Option<Upgraded> {
     // Read the clock once, and only if a deadline is needed.
     let mut accepted = None;

@@ -79,7 +79,7 @@ where
         let mut was_short = false;
         while allowed > 0 {
             if self.lane.is_blocked()
-                && !self.lane.drain(cx, now, self.tunnel, self.target, self.from.other())
+                && !self.lane.write_queued(cx, now, self.tunnel, self.target, self.from.other())
                 && self.tunnel.forwards(self.from)
             {
                 return false;
@@ -281,7 +281,7 @@ impl Lane {
     }
 
     /// Writes what is queued. Returns true once nothing is queued any more.
-    fn drain(
+    fn write_queued(
         &mut self,
         cx: &mut Context<'_>,
         now: MonotonicTime,
@@ -367,7 +367,7 @@ impl Lane {
         over: bool,
     ) -> bool {
         self.inject(cx, now, tunnel, observer, target, to);
-        if self.is_blocked() && !self.drain(cx, now, tunnel, target, to) {
+        if self.is_blocked() && !self.write_queued(cx, now, tunnel, target, to) {
             return false;
         }
         if over && (target.ends_on_drop() || tunnel.is_gone(to)) {

@@ -95,7 +95,7 @@ impl RouteSessions {
 
 /// What the registry knows of a session: how to find it, list it, and select it for a stop.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct SessionEntry {
     /// Its route and listener, as of one configuration.
     pub route: Arc<RouteSessions>,
     /// The state of its endpoint.
@@ -107,7 +107,7 @@ pub struct Member {
 }
 
 /// The registry of all connections and sessions.
-pub type Sessions = SessionRegistry<Member>;
+pub type Sessions = SessionRegistry<SessionEntry>;
 
 /// What else a session holds and releases when it ends.
 pub trait SessionResources {
@@ -121,8 +121,8 @@ pub trait SessionResources {
 /// reads it from memory anew.
 #[derive(Debug)]
 pub struct Session<C, S, H: SessionResources> {
-    relay: Relay<C, S, Counts>,
-    guard: Guard<Member>,
+    relay: Relay<C, S, SessionCounts>,
+    guard: Guard<SessionEntry>,
     resources: H,
 }
 
@@ -139,10 +139,10 @@ where
         tunnel: Tunnel,
         client: (C, Vec<u8>),
         server: (S, Vec<u8>),
-        (guard, resources): (Guard<Member>, H),
+        (guard, resources): (Guard<SessionEntry>, H),
     ) -> Self {
         route.metrics.begin();
-        let relay = Relay::new(tunnel, client, server, Counts { route, record });
+        let relay = Relay::new(tunnel, client, server, SessionCounts { route, record });
         Session { relay, guard, resources }
     }
 
@@ -157,7 +157,7 @@ where
 
     #[cold]
     fn panicked(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, panic: &Panic) -> Poll<()> {
-        let Counts { route, record } = self.relay.observer();
+        let SessionCounts { route, record } = self.relay.observer();
         let client = record.as_ref().and_then(|record| record.request_info.client);
         tracing::error!(
             r#where = PanicSite::Session.label(),
@@ -186,7 +186,7 @@ where
 
 impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     fn drop(&mut self) {
-        let (tunnel, Counts { route, record }) = (self.relay.tunnel(), self.relay.observer());
+        let (tunnel, SessionCounts { route, record }) = (self.relay.tunnel(), self.relay.observer());
         let is_stopped = tunnel.end() == Some(&End::Stopped);
         let stop_reason = is_stopped.then(|| self.guard.stop_reason()).flatten();
         let close_mapper = |end| (route.close_mapper)(end, stop_reason.as_ref(), &route.upstream_lost);
@@ -253,16 +253,16 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     }
 }
 
-/// Counts for the route and for the session's own log line.
+/// SessionCounts for the route and for the session's own log line.
 #[derive(Debug)]
-struct Counts {
+struct SessionCounts {
     route: Arc<RouteSessions>,
     /// Set if the session is logged.
     record: Option<Box<SessionRecord>>,
 }
 
-impl Counts {
-    /// Counts traffic for the log line, if there will be one.
+impl SessionCounts {
+    /// SessionCounts traffic for the log line, if there will be one.
     #[inline]
     fn traffic(&mut self, from: Side, count: impl FnOnce(&mut Traffic)) {
         if let Some(record) = &mut self.record {
@@ -271,7 +271,7 @@ impl Counts {
     }
 }
 
-impl ClosePolicy for Counts {
+impl ClosePolicy for SessionCounts {
     fn closing(&self, end: &End, stop: Option<&StopReason>) -> CloseActions {
         (self.route.close_mapper)(end, stop, &self.route.upstream_lost)
     }
@@ -291,7 +291,7 @@ const fn peer(side: Side) -> PeerLabel {
     }
 }
 
-impl Observer for Counts {
+impl Observer for SessionCounts {
     #[inline]
     fn bytes(&mut self, from: Side, bytes: usize) {
         self.traffic(from, |traffic| traffic.bytes += bytes as u64);

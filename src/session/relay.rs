@@ -114,7 +114,7 @@ where
             if fired {
                 self.tunnel.handle_timeout(now);
             }
-            if self.settle(cx, now, guard) {
+            if self.apply_events(cx, now, guard) {
                 return Poll::Ready(());
             }
             if busy {
@@ -178,7 +178,7 @@ where
     }
 
     /// Applies pending tunnel events; true when the session is over.
-    fn settle<M>(&mut self, cx: &mut Context<'_>, now: MonotonicTime, guard: &Guard<M>) -> bool {
+    fn apply_events<M>(&mut self, cx: &mut Context<'_>, now: MonotonicTime, guard: &Guard<M>) -> bool {
         if let Some(end) = self.tunnel.poll_end() {
             let stop_reason = (*end == End::Stopped).then(|| guard.stop_reason()).flatten();
             let closing = self.observer.closing(end, stop_reason.as_ref());
@@ -361,7 +361,7 @@ mod tests {
         });
         server.write_all(&[0x01, 2, b'a', b'b']).await.unwrap();
         client.read_exact(&mut [0; 4]).await.unwrap();
-        drain.begin(clock::now(), Duration::from_secs(60), || 0.0);
+        drain.stop_all(clock::now(), Duration::from_secs(60), || 0.0);
         // Longer than the pause between messages must be.
         tokio::time::sleep(2 * QUIET).await;
         server.write_all(&[0x80, 1, b'c']).await.unwrap();
@@ -446,7 +446,7 @@ mod tests {
             server.write_all(b"y").await.unwrap();
             client.read_exact(&mut [0]).await.unwrap();
         }
-        drain.begin(clock::now(), Duration::ZERO, || 0.0);
+        drain.stop_all(clock::now(), Duration::ZERO, || 0.0);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
         drop((client, server));
         drain.wait_idle().await;

@@ -13,5 +13,5 @@ pub mod panics;
 pub mod process;
 pub mod series;
 pub mod sink;
-pub mod sparing;
+pub mod log_limiter;
 pub mod utc;

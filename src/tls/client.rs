@@ -18,7 +18,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, R
 
 use super::error::TlsError;
 use super::identity::Identity;
-use super::sessions::{Telling, TlsSessions};
+use super::sessions::{RecordingVerifier, TlsSessions};
 use super::verifier::{self, Authorities, Unverified};
 use super::{ALPN_HTTP_1_1, ClientStream, provider};
 use crate::net::stream::Stream;
@@ -59,7 +59,7 @@ fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) ->
     let sessions = Arc::new(TlsSessions::new(Arc::clone(&clock)));
     let (verifier, resumption): (Arc<dyn ServerCertVerifier>, _) = match judge {
         Some(judge) => {
-            let telling = Telling { judge, sessions: Arc::clone(&sessions) };
+            let telling = RecordingVerifier { judge, sessions: Arc::clone(&sessions) };
             (Arc::new(telling), Resumption::store(sessions))
         }
         // No certificate was verified, so none can have expired.

@@ -105,12 +105,12 @@ impl ClientSessionStore for TlsSessions {
 
 /// Verifies as another does, and reports the result to `sessions`.
 #[derive(Debug)]
-pub(super) struct Telling {
+pub(super) struct RecordingVerifier {
     pub(super) judge: Arc<dyn ServerCertVerifier>,
     pub(super) sessions: Arc<TlsSessions>,
 }
 
-impl ServerCertVerifier for Telling {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
-use crate::base::worker::Local;
+use crate::base::worker::PerWorker;
 use crate::net::listener::Address;
 use crate::net::names::{HostLookup, LookupError, NameResolver};
 use crate::net::socket::{self, ConnectOptions, SocketError, TcpOptions};
@@ -54,14 +54,14 @@ pub struct Connector {
 pub struct Sources {
     v4: Vec<IpAddr>,
     v6: Vec<IpAddr>,
-    turn: Local<AtomicUsize>,
+    turn: PerWorker<AtomicUsize>,
 }
 
 impl Sources {
     /// Creates the sources for this many workers; `None` if there are no addresses.
     pub fn new(addresses: &[IpAddr], workers: usize) -> Option<Sources> {
         let (v4, v6) = addresses.iter().copied().partition(IpAddr::is_ipv4);
-        (!addresses.is_empty()).then(|| Sources { v4, v6, turn: Local::new(workers, AtomicUsize::default) })
+        (!addresses.is_empty()).then(|| Sources { v4, v6, turn: PerWorker::new(workers, AtomicUsize::default) })
     }
 
     /// Whose turn it is towards `to`; `None` if no address is of its family.
@@ -188,7 +188,7 @@ impl Connector {
         match &self.target {
             ConnectTarget::Address(address) => self.tcp(*address, deadline).await,
             ConnectTarget::Unix(path) => {
-                self.one(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await
+                self.connect_to(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await
             }
             ConnectTarget::Name(name, port) => {
                 let found = name.addresses(deadline).await.ok_or(ConnectError::Timeout)?;
@@ -217,21 +217,21 @@ impl Connector {
             let to = address.ip();
             options.source = Some(sources.next(to).ok_or(ConnectError::NoSource(to))?);
         }
-        self.one(&Address::Tcp(address), &options, deadline).await
+        self.connect_to(&Address::Tcp(address), &options, deadline).await
     }
 
-    async fn one(
+    async fn connect_to(
         &self,
         address: &Address,
         options: &ConnectOptions,
         deadline: Instant,
     ) -> Result<Stream, ConnectError> {
         self.reach.as_ref().map_or(Ok(()), |reach| reach.judge(address)).map_err(ConnectError::OutOfReach)?;
-        one(address, options, deadline).await
+        connect_by(address, options, deadline).await
     }
 }
 
-async fn one(address: &Address, options: &ConnectOptions, deadline: Instant) -> Result<Stream, ConnectError> {
+async fn connect_by(address: &Address, options: &ConnectOptions, deadline: Instant) -> Result<Stream, ConnectError> {
     timeout_at(deadline, socket::connect(address, options)).await.map_err(|_| ConnectError::Timeout)?.map_err(|error| {
         match &error {
             SocketError::Io(cause) => exhausted(cause).unwrap_or(ConnectError::Connect(error)),

@@ -33,9 +33,9 @@ pub struct EndpointState {
     /// Its metrics. The series go with the last state of the name.
     pub metrics: EndpointMetrics,
     /// The permits this process holds on it.
-    here: PermitCounts,
+    own: PermitCounts,
     /// Sessions on it of earlier processes that still drain.
-    elsewhere: AtomicU32,
+    inherited: AtomicU32,
     /// Ejection, from live traffic.
     pub outlier: Outlier,
     /// Health, from its health check.
@@ -64,34 +64,34 @@ impl EndpointState {
     /// Returns the load that `max_connections` limits: sessions, those being opened included, those of earlier
     /// processes that still drain, and running plain requests.
     pub fn load(&self) -> u32 {
-        let (sessions, requests) = self.here.counts();
-        sessions.saturating_add(requests).saturating_add(self.elsewhere())
+        let (sessions, requests) = self.own.counts();
+        sessions.saturating_add(requests).saturating_add(self.inherited_sessions())
     }
 
     /// Returns the sessions on it, those being opened included, and those of earlier processes that still drain.
     pub fn sessions(&self) -> u32 {
-        self.here().saturating_add(self.elsewhere())
+        self.own_sessions().saturating_add(self.inherited_sessions())
     }
 
     /// Returns the sessions of this process on it, those being opened included.
-    pub fn here(&self) -> u32 {
-        self.here.counts().0
+    pub fn own_sessions(&self) -> u32 {
+        self.own.counts().0
     }
 
     /// Returns the running plain requests of this process on it.
     pub fn requests(&self) -> u32 {
-        self.here.counts().1
+        self.own.counts().1
     }
 
     /// Returns the sessions of earlier processes that still drain, as last reported.
-    pub fn elsewhere(&self) -> u32 {
-        self.elsewhere.load(Ordering::Relaxed)
+    pub fn inherited_sessions(&self) -> u32 {
+        self.inherited.load(Ordering::Relaxed)
     }
 
     /// Takes a permit, unless `max` are taken, those of earlier processes included.
     pub fn enter(self: &Arc<EndpointState>, max: u32) -> Option<ConnectionPermit> {
-        let max = max.saturating_sub(self.elsewhere());
-        self.here.enter(max).then(|| ConnectionPermit(Arc::clone(self)))
+        let max = max.saturating_sub(self.inherited_sessions());
+        self.own.enter(max).then(|| ConnectionPermit(Arc::clone(self)))
     }
 
     /// Returns its standing.
@@ -205,14 +205,14 @@ impl PermitCounts {
 
     /// Returns the number of sessions and of requests.
     fn counts(&self) -> (u32, u32) {
-        let here = self.0.load(Ordering::Relaxed);
-        let (permits, requests) = (here as u32, (here >> 32) as u32);
+        let counts = self.0.load(Ordering::Relaxed);
+        let (permits, requests) = (counts as u32, (counts >> 32) as u32);
         (permits - requests, requests)
     }
 
     /// Takes one more permit if fewer than `max` are taken. Two workers cannot both get the last one.
     fn enter(&self, max: u32) -> bool {
-        let more = |here: u64| ((here as u32) < max).then(|| here + PermitCounts::SEAT);
+        let more = |own: u64| ((own as u32) < max).then(|| own + PermitCounts::SEAT);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
@@ -243,7 +243,7 @@ impl ConnectionPermit {
 
     /// Turns it into the permit of a plain request, held until its answer is complete.
     pub fn into_request(self) -> RequestPermit {
-        self.0.here.request_begins();
+        self.0.own.request_begins();
         self.0.metrics.request_begins();
         RequestPermit(self)
     }
@@ -256,7 +256,7 @@ pub struct RequestPermit(ConnectionPermit);
 impl Drop for RequestPermit {
     fn drop(&mut self) {
         // The permit itself goes after it: there are never more requests than permits.
-        self.0.0.here.request_ends();
+        self.0.0.own.request_ends();
         self.0.0.metrics.request_ends();
     }
 }
@@ -280,7 +280,7 @@ impl Drop for SessionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.here.leave();
+        self.0.own.leave();
         self.0.gate.queue.permit_freed();
     }
 }
@@ -296,7 +296,7 @@ struct StateTable {
     endpoints: HashMap<EndpointKey, Weak<EndpointState>>,
     gates: HashMap<String, Weak<Gate>>,
     /// Sessions of earlier processes, also on endpoints that this one does not know, or not yet.
-    elsewhere: HashMap<EndpointKey, u32>,
+    inherited: HashMap<EndpointKey, u32>,
 }
 
 /// The names of the upstream and of the endpoint.
@@ -308,16 +308,16 @@ impl EndpointStates {
     pub fn of(&self, upstream: &str, endpoint: &str, metrics: impl FnOnce() -> EndpointMetrics) -> Arc<EndpointState> {
         let name = (upstream.to_owned(), endpoint.to_owned());
         let gate = self.gate(upstream);
-        let mut books = self.lock();
-        if let Some(state) = books.endpoints.get(&name).and_then(Weak::upgrade) {
+        let mut table = self.lock();
+        if let Some(state) = table.endpoints.get(&name).and_then(Weak::upgrade) {
             return state;
         }
         let state = Arc::new(EndpointState {
             name: name.clone(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             metrics: metrics(),
-            here: PermitCounts::default(),
-            elsewhere: AtomicU32::new(books.elsewhere.get(&name).copied().unwrap_or(0)),
+            own: PermitCounts::default(),
+            inherited: AtomicU32::new(table.inherited.get(&name).copied().unwrap_or(0)),
             outlier: Outlier::default(),
             threshold: Mutex::default(),
             down: AtomicBool::new(false),
@@ -326,7 +326,7 @@ impl EndpointStates {
             gate,
             states: self.clone(),
         });
-        books.endpoints.insert(name, Arc::downgrade(&state));
+        table.endpoints.insert(name, Arc::downgrade(&state));
         state
     }
 
@@ -344,21 +344,21 @@ impl EndpointStates {
 
     /// Sets the sessions of earlier processes; they count as load. If there are fewer now, requests waiting for a
     /// permit check again.
-    pub fn set_elsewhere(&self, elsewhere: HashMap<EndpointKey, u32>) {
-        let mut books = self.lock();
-        books.elsewhere = elsewhere;
-        books.elsewhere.retain(|_, sessions| *sessions > 0);
+    pub fn set_inherited(&self, inherited: HashMap<EndpointKey, u32>) {
+        let mut table = self.lock();
+        table.inherited = inherited;
+        table.inherited.retain(|_, sessions| *sessions > 0);
         // Locked while they are told, so that none begins with the numbers from before; kept beyond that, since the last
         // holder of one takes the lock.
-        let states: Vec<Arc<EndpointState>> = books.endpoints.values().filter_map(Weak::upgrade).collect();
+        let states: Vec<Arc<EndpointState>> = table.endpoints.values().filter_map(Weak::upgrade).collect();
         let mut eased: Vec<&Arc<Gate>> = vec![];
         for state in &states {
-            let now = books.elsewhere.get(&state.name).copied().unwrap_or(0);
-            if state.elsewhere.swap(now, Ordering::SeqCst) > now {
+            let now = table.inherited.get(&state.name).copied().unwrap_or(0);
+            if state.inherited.swap(now, Ordering::SeqCst) > now {
                 eased.push(&state.gate);
             }
         }
-        drop(books);
+        drop(table);
         eased.sort_unstable_by_key(|gate| Arc::as_ptr(gate));
         eased.dedup_by(|one, other| Arc::ptr_eq(one, other));
         eased.into_iter().for_each(|gate| gate.queue.recheck());
@@ -368,7 +368,11 @@ impl EndpointStates {
     pub fn counts(&self) -> HashMap<EndpointKey, u32> {
         let states: Vec<Arc<EndpointState>> = self.lock().endpoints.values().filter_map(Weak::upgrade).collect();
         // Counted without the lock, which the last holder of a state takes.
-        states.into_iter().map(|state| (state.name.clone(), state.here())).filter(|(_, here)| *here > 0).collect()
+        states
+            .into_iter()
+            .map(|state| (state.name.clone(), state.own_sessions()))
+            .filter(|(_, sessions)| *sessions > 0)
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, StateTable> {
@@ -406,7 +410,7 @@ mod tests {
         let request = state.enter(2).unwrap().into_request();
         let session = state.enter(2).unwrap();
         assert!(state.enter(2).is_none());
-        assert_eq!((state.load(), state.sessions(), state.here(), state.requests()), (2, 1, 1, 1));
+        assert_eq!((state.load(), state.sessions(), state.own_sessions(), state.requests()), (2, 1, 1, 1));
         drop(request);
         assert_eq!((state.load(), state.sessions(), state.requests()), (1, 1, 0));
         drop(session);
@@ -470,11 +474,11 @@ mod tests {
         let of = |endpoint| states.of("chat", endpoint, || metrics.endpoint("chat", endpoint, &[]));
         let told = |sessions: &[(&str, u32)]| {
             let name = |endpoint: &str| ("chat".to_owned(), endpoint.to_owned());
-            states.set_elsewhere(sessions.iter().map(|(endpoint, count)| (name(endpoint), *count)).collect());
+            states.set_inherited(sessions.iter().map(|(endpoint, count)| (name(endpoint), *count)).collect());
         };
         let known = of("ws://a:1");
         told(&[("ws://a:1", 2), ("ws://late:1", 7), ("ws://none:1", 0)]);
-        assert_eq!((known.load(), known.here(), of("ws://none:1").load()), (2, 0, 0));
+        assert_eq!((known.load(), known.own_sessions(), of("ws://none:1").load()), (2, 0, 0));
         assert_eq!(of("ws://late:1").load(), 7, "told before anybody knew it here");
 
         let permit = known.enter(3).unwrap();
@@ -489,7 +493,7 @@ mod tests {
         drop(permit);
         assert_eq!(states.counts(), HashMap::new());
         told(&[("ws://gone:1", 0)]);
-        assert!(states.lock().elsewhere.is_empty(), "nothing is kept of nobody");
+        assert!(states.lock().inherited.is_empty(), "nothing is kept of nobody");
         drop(states.gate("another"));
         states.gate("a third");
         assert!(!states.lock().gates.contains_key("another"), "nor of a way that nobody has");
@@ -499,17 +503,17 @@ mod tests {
     async fn a_waiting_request_checks_again_when_an_earlier_process_returns_a_permit() {
         let state = state();
         let name = state.name.clone();
-        state.states.set_elsewhere(HashMap::from([(name.clone(), 1)]));
+        state.states.set_inherited(HashMap::from([(name.clone(), 1)]));
         let mut ticket = state.gate.queue.join(1).unwrap();
         ticket.turn().await;
         assert!(state.enter(1).is_none());
         let waiting = tokio::spawn(async move { ticket.turn().await });
         tokio::task::yield_now().await;
         // As many as before: nobody is woken in vain.
-        state.states.set_elsewhere(HashMap::from([(name, 1)]));
+        state.states.set_inherited(HashMap::from([(name, 1)]));
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        state.states.set_elsewhere(HashMap::new());
+        state.states.set_inherited(HashMap::new());
         waiting.await.unwrap();
         assert!(state.enter(1).is_some());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounter, IntGauge, Opts, Registry};
 
 use crate::balance::sticky::Returned;
-use crate::health::outlier::Why;
+use crate::health::outlier::EjectionReason;
 use crate::telemetry::counters::{Active, Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
@@ -200,7 +200,8 @@ impl Metrics {
     pub fn endpoint(&self, upstream: &str, endpoint: &str, reasons: &[&'static str]) -> EndpointMetrics {
         let held = self.by_endpoint.guard([upstream, endpoint]);
         let (errors, of_upstream, of_endpoint) = (self.errors.clone(), upstream.to_owned(), endpoint.to_owned());
-        let ejections = Why::ALL.map(|why| self.ejections.with_label_values(&[upstream, endpoint, why.label()]));
+        let ejections =
+            EjectionReason::ALL.map(|why| self.ejections.with_label_values(&[upstream, endpoint, why.label()]));
         EndpointMetrics {
             sessions: self.endpoint_sessions.with_label_values(&[upstream, endpoint]),
             requests: self.endpoint_requests.with_label_values(&[upstream, endpoint]),
@@ -273,7 +274,7 @@ pub struct EndpointMetrics {
     requests: IntGauge,
     picks: IntCounter,
     ejected: IntGauge,
-    ejections: [IntCounter; Why::ALL.len()],
+    ejections: [IntCounter; EjectionReason::ALL.len()],
     errors: Counters<&'static str>,
     _held: SeriesGuard,
 }
@@ -305,7 +306,7 @@ impl EndpointMetrics {
     }
 
     /// Counts that it is ejected.
-    pub fn ejection(&self, why: Why) {
+    pub fn ejection(&self, why: EjectionReason) {
         self.ejections[why as usize].inc();
     }
 
@@ -334,7 +335,7 @@ mod tests {
         let endpoint = metrics.endpoint("chat", "ws://10.0.0.11:9000", &["refused", "timeout"]);
         endpoint.pick();
         endpoint.error("refused");
-        endpoint.ejection(Why::EarlyEnds);
+        endpoint.ejection(EjectionReason::EarlyEnds);
         endpoint.show_ejected(true);
         upstream.retry();
         upstream.connected(Duration::from_millis(1));

@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use super::connect::{ConnectError, Connector};
 use super::pooled::{PooledConnection, PooledIo};
-use crate::base::worker::Local;
+use crate::base::worker::PerWorker;
 
 /// How long an unused connection is kept: less than servers keep theirs, so that we close first. By default gunicorn
 /// closes after 2 s, Node.js, uvicorn and Apache after 5 s, Passenger after 15 s, nginx after 75 s; others later. A new
@@ -37,7 +37,7 @@ pub type RequestBody =
 /// Connections to one endpoint.
 #[derive(Debug)]
 pub struct Pool {
-    clients: Local<Client<Dial, RequestBody>>,
+    clients: PerWorker<Client<Dial, RequestBody>>,
     dial: Dial,
 }
 
@@ -45,7 +45,7 @@ impl Pool {
     /// No connection yet; `connector` makes them, each within `connect_timeout`.
     pub fn new(connector: Connector, connect_timeout: Duration, workers: usize) -> Pool {
         let dial = Dial { connector, timeout: connect_timeout };
-        Pool { clients: Local::new(workers, || client(&dial, IDLE_MAX)), dial }
+        Pool { clients: PerWorker::new(workers, || client(&dial, IDLE_MAX)), dial }
     }
 
     /// Sends a request whose target is in absolute form (the authority only tells connections apart and is not sent)

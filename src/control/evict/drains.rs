@@ -20,7 +20,7 @@ use crate::proxy::quota::RouteQuota;
 use crate::server::Listener;
 use crate::session::registry::SessionId;
 use crate::session::stop::StopReason;
-use crate::session::{Member, Sessions};
+use crate::session::{SessionEntry, Sessions};
 use crate::upstream::endpoint_state::EndpointState;
 use crate::upstream::entry::Gate;
 
@@ -75,7 +75,7 @@ impl DrainTarget {
     }
 
     /// Returns true if a session belongs to it.
-    pub fn has(&self, member: &Member) -> bool {
+    pub fn has(&self, member: &SessionEntry) -> bool {
         match self {
             DrainTarget::Listener { name } => *member.route.listener == **name,
             DrainTarget::Route { name } => *member.route.route == **name,
@@ -181,7 +181,7 @@ impl Drains {
         self.cancel_stops(&target);
         let select = {
             let target = target.clone();
-            move |_: SessionId, member: &Member| target.has(member)
+            move |_: SessionId, member: &SessionEntry| target.has(member)
         };
         let (sweep, count) = sweep::begin(&self.sessions, select, span, target.why());
         let drain = RunningDrain { span, since: SystemTime::now(), gate, sweep: tokio::spawn(sweep.sweep_late()) };

@@ -37,8 +37,8 @@ pub struct EvictionState {
     /// The endpoints at the last pass.
     members: HashMap<u64, Arc<EndpointState>>,
     /// The endpoints that are being emptied.
-    emptied: HashMap<u64, Emptying>,
-    moving: Moving,
+    emptied: HashMap<u64, EndpointEviction>,
+    moving: SurplusMove,
 }
 
 impl EvictionState {
@@ -81,7 +81,7 @@ struct EvictionPass<'a> {
 }
 
 /// An endpoint whose sessions are being closed.
-struct Emptying {
+struct EndpointEviction {
     live: Arc<EndpointState>,
     why: StopReason,
     begun: MonotonicTime,
@@ -100,7 +100,7 @@ struct QuietestFirst {
 
 /// Surplus that is being moved to other endpoints.
 #[derive(Default)]
-struct Moving {
+struct SurplusMove {
     /// The healthy endpoints at the last pass, and since when they have been the same.
     healthy: Option<(Vec<u64>, MonotonicTime)>,
     /// The endpoints that sessions are moved from, with how many are left to move.
@@ -157,18 +157,20 @@ impl EvictionPass<'_> {
             let as_before = |(_, why, span): &(Arc<EndpointState>, StopReason, Duration)| {
                 (why, span) == (&emptying.why, &emptying.span)
             };
-            to_empty.get(id).is_some_and(as_before) && (is_member || emptying.live.here() > 0)
+            to_empty.get(id).is_some_and(as_before) && (is_member || emptying.live.own_sessions() > 0)
         });
         for (id, (live, why, span)) in to_empty {
-            if live.here() == 0 || self.state.emptied.contains_key(&id) {
+            if live.own_sessions() == 0 || self.state.emptied.contains_key(&id) {
                 continue;
             }
             tracing::info!(
-                upstream = %self.upstream.name, endpoint = %live.endpoint(), sessions = live.here(), ?span,
+                upstream = %self.upstream.name, endpoint = %live.endpoint(), sessions = live.own_sessions(), ?span,
                 reason = ?why, "closing the sessions of an endpoint"
             );
             let sessions = QuietestFirst::ask(self.registry, id, now);
-            self.state.emptied.insert(id, Emptying { live, why, begun: now, span, sessions, count: 0, stopped: 0 });
+            self.state
+                .emptied
+                .insert(id, EndpointEviction { live, why, begun: now, span, sessions, count: 0, stopped: 0 });
         }
     }
 
@@ -183,7 +185,7 @@ impl EvictionPass<'_> {
             self.registry.stop(known.drain(..stopped), now, &emptying.why);
             emptying.stopped += stopped;
             let is_stale = now.since(emptying.sessions.asked_at) >= STALE;
-            if is_stale && emptying.live.here() > 0 {
+            if is_stale && emptying.live.own_sessions() > 0 {
                 // Sessions may have opened since, and those that were quiet then need not be so now.
                 emptying.sessions = QuietestFirst::ask(self.registry, *id, now);
             }
@@ -216,7 +218,7 @@ impl QuietestFirst {
     }
 }
 
-impl Moving {
+impl SurplusMove {
     fn run(&mut self, rule: RebalanceRule, upstream: &Upstream, registry: &Sessions, now: MonotonicTime) {
         while self.moved.front().is_some_and(|(at, _)| now.since(*at) >= RETURN_TIME) {
             self.moved.pop_front();
@@ -255,11 +257,11 @@ impl Moving {
                 }
             });
             // Sessions of earlier processes count as load too, but only those processes can move them.
-            let own = open.iter().zip(&left).map(|(endpoint, left)| endpoint.state.here().min(*left));
+            let own = open.iter().zip(&left).map(|(endpoint, left)| endpoint.state.own_sessions().min(*left));
             let loads = loads.iter().zip(&open).zip(own);
             let loads: Vec<EndpointLoad> = loads
                 .map(|((loads, endpoint), own)| EndpointLoad {
-                    load: endpoint.state.elsewhere().saturating_add(own),
+                    load: endpoint.state.inherited_sessions().saturating_add(own),
                     ..*loads
                 })
                 .collect();

@@ -105,7 +105,7 @@ impl Collector for DrainCollector {
         let mut stopping: HashMap<&str, i64> = STOPPING_LABELS.map(|reason| (reason, 0)).into();
         let mut all = 0;
         if is_ending || !drains.is_empty() || self.sessions.is_any_stopping() {
-            self.sessions.survey(|member, stop| {
+            self.sessions.for_each_session(|member, stop| {
                 all += 1;
                 if let Some(stop) = stop {
                     *stopping.entry(stopping_label(&stop.why)).or_default() += 1;

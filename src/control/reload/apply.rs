@@ -60,7 +60,7 @@ impl Controller {
             // The configuration in force has no route for their requests any more.
             self.context.sessions.last_requests(|number| number == listener.id);
         }
-        changes.sessions_closing = self.retire(&compiled);
+        changes.sessions_closing = self.close_changed_routes(&compiled);
         self.compiled = compiled;
         if let Some(output) = &self.context.log {
             output.set(&loaded.file.log);

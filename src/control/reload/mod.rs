@@ -2,7 +2,7 @@
 
 mod apply;
 mod compare;
-mod retire;
+mod changed_routes;
 
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ impl Controller {
     /// Starts reading the configuration files.
     pub(super) fn start_reading(&self) -> Result<JoinHandle<Result<Read, ReloadError>>, ReloadError> {
         let loader = Arc::clone(self.loader.as_ref().ok_or(ReloadError::NoFile)?);
-        let (hanging, patience) = (Arc::clone(&self.hanging), self.context.patience.files);
+        let (hanging, patience) = (Arc::clone(&self.hanging), self.context.wait_limits.files);
         Ok(tokio::spawn(async move {
             let late = |_| ReloadError::Unread(patience);
             let mut hanging = hanging.lock().await;

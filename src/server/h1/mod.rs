@@ -37,7 +37,7 @@ use crate::proxy::Downstream;
 use crate::proxy::body::Body;
 use crate::proxy::outcome::Failure;
 use crate::proxy::upgrade::PendingUpgrade;
-use crate::session::Member;
+use crate::session::SessionEntry;
 use crate::session::registry::Guard;
 use write_timeout::WriteTimeout;
 use write_turn::{AnswerBody, HeldBackWrites, WriteTurn};
@@ -60,7 +60,7 @@ pub async fn serve(
     downstream: Downstream,
     listener: &Arc<Listener>,
     settings: &ListenerSettings,
-    guard: &Guard<Member>,
+    guard: &Guard<SessionEntry>,
 ) -> Option<(Box<PendingUpgrade>, DownstreamIo, Vec<u8>)> {
     let exchange =
         Arc::new(ConnectionState { downstream, requested: AtomicBool::new(false), pending: Mutex::default() });

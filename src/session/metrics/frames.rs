@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
-use crate::base::worker::Local;
+use crate::base::worker::PerWorker;
 use crate::telemetry::series::{Family, Labels};
 
 /// Which way a frame travels.
@@ -66,7 +66,7 @@ fn size_bucket(bytes: u64) -> usize {
 /// Frames relayed on one route, counted on cache lines that only this worker writes: to be counted on workers only.
 #[derive(Debug)]
 pub struct RouteFrames {
-    shards: Local<[Frames; 2]>,
+    shards: PerWorker<[Frames; 2]>,
 }
 
 /// One worker's counts in one direction. How many messages there were is the sum of their sizes' buckets: one addition
@@ -81,7 +81,7 @@ struct Frames {
 
 impl RouteFrames {
     fn new(workers: usize) -> RouteFrames {
-        RouteFrames { shards: Local::new(workers, Default::default) }
+        RouteFrames { shards: PerWorker::new(workers, Default::default) }
     }
 
     /// Counts `count` whole messages with `bytes` of payload each, all fragments together.

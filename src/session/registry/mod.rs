@@ -30,7 +30,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::base::time::MonotonicTime;
-use crate::base::worker::{self, Local};
+use crate::base::worker::{self, PerWorker};
 use crate::session::stop::{StopNotice, StopReason};
 use crate::ws::tunnel::QUIET_WAIT;
 pub use guard::Guard;
@@ -47,7 +47,7 @@ const SLICE_PAUSE: Duration = Duration::from_micros(20);
 /// All connections and sessions of the process.
 #[derive(Debug)]
 pub struct SessionRegistry<M> {
-    workers: Local<Mutex<WorkerEntries<M>>>,
+    workers: PerWorker<Mutex<WorkerEntries<M>>>,
     active: AtomicUsize,
     /// When the drain began, in microseconds; 0 before.
     begun: AtomicU64,
@@ -147,7 +147,7 @@ impl<M> SessionRegistry<M> {
     /// Creates an empty registry for the tasks of this many workers.
     pub fn new(workers: usize) -> Arc<SessionRegistry<M>> {
         Arc::new(SessionRegistry {
-            workers: Local::new(workers, || {
+            workers: PerWorker::new(workers, || {
                 Mutex::new(WorkerEntries { entries: Slab::new(), sessions: 0, stopping: 0, generation: 0 })
             }),
             active: AtomicUsize::new(0),
@@ -186,7 +186,7 @@ impl<M> SessionRegistry<M> {
 
     /// Asks everything to stop: sessions spread over `span` from `now`, other connections at once. Only the first call
     /// counts. `random` returns numbers in 0..1 for the jitter. Returns the number of sessions.
-    pub fn begin(&self, now: MonotonicTime, span: Duration, random: impl FnMut() -> f64) -> usize {
+    pub fn stop_all(&self, now: MonotonicTime, span: Duration, random: impl FnMut() -> f64) -> usize {
         if !self.is_draining() {
             self.by.store((now + span).as_micros(), Ordering::SeqCst);
         }
@@ -233,10 +233,10 @@ impl<M> SessionRegistry<M> {
             select(id, member).then_some(())
         };
         let ids = self.collect_entries(chosen).into_iter().map(|(id, ())| id).collect();
-        self.pace(ids, now, span, &mut random, why)
+        self.post_over(ids, now, span, &mut random, why)
     }
 
-    /// Asks the sessions with these ids for a report, as [`SessionRegistry::request_reports`] does. Those that have ended are skipped too.
+    /// Like [`spread`](Self::spread), for the sessions with these ids. Those that have ended are skipped.
     pub fn spread_over(
         &self,
         ids: impl IntoIterator<Item = SessionId>,
@@ -250,10 +250,11 @@ impl<M> SessionRegistry<M> {
                 .unwrap_or_default()
         };
         let ids = ids.into_iter().filter(is_left).collect();
-        self.pace(ids, now, span, &mut random, why)
+        self.post_over(ids, now, span, &mut random, why)
     }
 
-    fn pace(
+    /// Gives each of `ids` a time within `span` and posts the stops.
+    fn post_over(
         &self,
         mut ids: Vec<SessionId>,
         now: MonotonicTime,
@@ -284,7 +285,7 @@ impl<M> SessionRegistry<M> {
     }
 
     /// Visits each session with its stop notice. Those that come or go meanwhile may be missed.
-    pub fn survey(&self, mut visit: impl FnMut(&M, Option<&StopNotice>)) {
+    pub fn for_each_session(&self, mut visit: impl FnMut(&M, Option<&StopNotice>)) {
         self.for_each_entry(|_, entry| {
             if let Some(member) = &entry.member {
                 visit(member, entry.stops.first());
@@ -295,7 +296,7 @@ impl<M> SessionRegistry<M> {
 
     /// Visits each session that has not been asked to stop.
     pub fn for_each_left(&self, mut visit: impl FnMut(&M)) {
-        self.survey(|member, stop| {
+        self.for_each_session(|member, stop| {
             if stop.is_none() {
                 visit(member);
             }

@@ -22,7 +22,7 @@ async fn each_session_stops_at_its_own_time_evenly_over_the_span() {
     let prompt = registry.enter(1);
     let now = clock::now();
     let span = Duration::from_secs(100) + QUIET_WAIT;
-    assert_eq!(registry.begin(now, span, fastrand::f64), 100);
+    assert_eq!(registry.stop_all(now, span, fastrand::f64), 100);
     assert_eq!(prompt.wait_for_stop().await, now);
     let mut offsets: Vec<_> = paced.iter().map(|guard| guard.stop_at().map(|at| at.since(now).as_secs_f64())).collect();
     offsets.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
@@ -36,7 +36,7 @@ async fn each_session_stops_at_its_own_time_evenly_over_the_span() {
 async fn the_last_guard_ends_the_wait_and_late_entries_stop_at_once() {
     let registry = SessionRegistry::<()>::new(1);
     let first = registry.enter(1);
-    registry.begin(clock::now(), Duration::ZERO, || 0.0);
+    registry.stop_all(clock::now(), Duration::ZERO, || 0.0);
     let late = registry.enter(1);
     late.wait_for_stop().await;
     let waiting = tokio::spawn({
@@ -232,7 +232,7 @@ fn the_drain_holds_when_an_earlier_stop_is_cancelled() {
     guard.join((), at(0));
     let soon = Duration::from_secs(20);
     registry.spread(|_, ()| true, at(10), Duration::ZERO, || 0.0, &StopReason::RouteDrain);
-    registry.begin(at(1), soon, || 0.9);
+    registry.stop_all(at(1), soon, || 0.9);
     assert_eq!(guard.stop_at(), Some(at(10)));
     registry.cancel_stop(|(), why| *why == StopReason::RouteDrain, at(2));
     let left = guard.stop_at().unwrap();
@@ -323,7 +323,7 @@ fn a_survey_sees_every_session_once_and_whether_it_should_stop() {
     let mut guards: Vec<_> = (0..2 * SLICE_ENTRIES + 10).map(|_| registry.enter(1)).collect();
     let survey = || {
         let (mut seen, mut stopping) = (vec![], 0);
-        registry.survey(|member: &usize, stop| {
+        registry.for_each_session(|member: &usize, stop| {
             seen.push(*member);
             stopping += usize::from(stop.is_some());
         });
@@ -343,7 +343,7 @@ fn a_survey_sees_every_session_once_and_whether_it_should_stop() {
     guards.retain(|guard| guard.stop_at().is_none());
     assert_eq!((survey().1, registry.is_any_stopping()), (0, false));
     spread(50, StopReason::Reload);
-    registry.begin(at(1), Duration::ZERO, || 0.0);
+    registry.stop_all(at(1), Duration::ZERO, || 0.0);
     let late = registry.enter(1);
     assert!(registry.is_any_stopping());
     drop(guards);

@@ -135,7 +135,7 @@ async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Seen>>) -> Response<
     // As the proxy judges it before anybody else sees it.
     let is_judged = matches!(parts.method, Method::CONNECT | Method::TRACE)
         || coding::of_request(&parts.headers).is_err()
-        || length::settle(&mut parts.headers).is_err()
+        || length::join_lines(&mut parts.headers).is_err()
         || Host::from_request(&parts).is_err();
     if is_judged {
         return refused(StatusCode::BAD_REQUEST);

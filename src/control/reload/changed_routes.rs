@@ -13,12 +13,12 @@ use crate::control::compile::{Compiled, CompiledRoute};
 use crate::control::evict::sweep;
 use crate::session::registry::SessionId;
 use crate::session::stop::StopReason;
-use crate::session::{Member, RouteSessions};
+use crate::session::{RouteSessions, SessionEntry};
 
 impl Controller {
     /// Closes sessions whose route has changed or is gone, as `on_change` of the new route says, or of the old one if it is
     /// gone. Returns how many.
-    pub(super) fn retire(&mut self, compiled: &Compiled) -> usize {
+    pub(super) fn close_changed_routes(&mut self, compiled: &Compiled) -> usize {
         let mut count = 0;
         self.sweeps.retain(|_, sweeping| {
             while sweeping.try_join_next().is_some() {}
@@ -48,7 +48,7 @@ impl Controller {
                 OnChange::Close => Duration::ZERO,
             };
             let route = name.clone();
-            let select = move |_: SessionId, member: &Member| {
+            let select = move |_: SessionId, member: &SessionEntry| {
                 *member.route.route == *route
                     && member.route.number < later
                     && !kept.iter().any(|kept| Arc::ptr_eq(kept, &member.route))

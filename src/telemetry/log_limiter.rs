@@ -15,10 +15,10 @@ const PACE: Duration = Duration::from_secs(10);
 
 /// A limiter for the lines about one thing.
 #[derive(Debug, Default)]
-pub struct Sparing(Mutex<SparingState>);
+pub struct LogLimiter(Mutex<LogLimiterState>);
 
 #[derive(Debug, Default)]
-struct SparingState {
+struct LogLimiterState {
     /// Lines that were written and are not forgotten yet.
     written: u32,
     /// Since when one is being forgotten.
@@ -33,7 +33,7 @@ pub struct LinePermit {
     pub suppressed: Option<u64>,
 }
 
-impl Sparing {
+impl LogLimiter {
     /// Returns a permit if a line may be written now; counts the line otherwise.
     pub fn line(&self, now: MonotonicTime) -> Option<LinePermit> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +59,7 @@ impl Sparing {
     }
 }
 
-impl SparingState {
+impl LogLimiterState {
     fn forget(&mut self, now: MonotonicTime) {
         let since = *self.since.get_or_insert(now);
         let forgotten = u32::try_from(now.since(since).as_nanos() / PACE.as_nanos()).unwrap_or(u32::MAX);
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_first_lines_are_written_and_then_one_now_and_then_that_tells_of_the_others() {
-        let lines = Sparing::default();
+        let lines = LogLimiter::default();
         let start = clock::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         for _ in 0..BURST {
