@@ -155,8 +155,16 @@ impl Proxy {
         let client = forwarded::client_addr(&peer, &parts.headers, &self.trusted);
         let forwarded_request = ForwardedRequest::by(&peer, &parts.headers, &self.trusted);
         log.request_info.set_client(client, downstream.peer);
-        let head = RequestView { host: &host.name, path: &path, query: parts.uri.query(), headers: &parts.headers };
-        let found = self.snapshot.table.find(&head)?.ok_or(Failure::NoRoute)?;
+        let head = RequestView {
+            listener: &self.listener,
+            method: &parts.method,
+            host: &host.name,
+            path: &path,
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        };
+        let table = &self.snapshot.table;
+        let found = table.find(&head)?.ok_or_else(|| Failure::no_route(table.methods_allowed(&head)))?;
         let route = Arc::clone(found.route);
         log.route = Some(Arc::clone(&route));
         hops::judge(&parts.headers, &route.hop)?;

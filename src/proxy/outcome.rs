@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::StatusAndReason;
 use super::hops::RequestLoop;
@@ -50,6 +50,9 @@ pub enum Failure {
     /// No route matches.
     #[error("no route matches")]
     NoRoute,
+    /// Routes match but for the method. Carries those that they take.
+    #[error("no route takes this method here")]
+    MethodNotAllowed(Vec<Method>),
     /// It has been here before.
     #[error("{0}")]
     Loop(#[from] RequestLoop),
@@ -113,10 +116,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Returns the failure of a request that no route takes, though some would with one of these methods.
+    pub fn no_route(methods_allowed: Vec<Method>) -> Failure {
+        if methods_allowed.is_empty() { Failure::NoRoute } else { Failure::MethodNotAllowed(methods_allowed) }
+    }
+
     /// The table, first half: before a tunnel opens, a status.
     pub const fn outcome(&self) -> StatusAndReason {
         match self {
-            Failure::Method => named(405, "method"),
+            Failure::Method | Failure::MethodNotAllowed(_) => named(405, "method"),
             Failure::Malformed(_) => named(400, "malformed"),
             Failure::TargetTooLong => named(414, "target_too_long"),
             Failure::HeadTooLarge => named(431, "head_too_large"),
@@ -196,6 +204,7 @@ impl Failure {
             | Failure::Path(_)
             | Failure::Coding(_)
             | Failure::NoRoute
+            | Failure::MethodNotAllowed(_)
             | Failure::NotWebSocket => self.to_string(),
             Failure::RequestTimeout => "the request's body took too long to come".into(),
             Failure::Origin(_) => "this origin is not allowed here".into(),

@@ -31,6 +31,12 @@ pub fn failure(failure: &Failure) -> Response<Body> {
         Failure::Method => {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"));
         }
+        // Here the routes say which.
+        Failure::MethodNotAllowed(methods) => {
+            let names = methods.iter().map(http::Method::as_str).collect::<Vec<_>>().join(", ");
+            // Tokens and commas are a value.
+            headers.extend(HeaderValue::try_from(names).ok().map(|names| (ALLOW, names)));
+        }
         // RFC 6455 §4.4: the versions that we speak.
         Failure::Offer(OfferError::WebSocketVersion) => {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -15,7 +15,7 @@ use crate::header::HostError;
 use crate::header::path::PathError;
 
 pub use host::HostPattern;
-pub use name::{FieldName, Subprotocol};
+pub use name::{FieldName, MethodName, Subprotocol};
 pub use path::{PathPattern, PlainPath};
 pub use value::{SOURCE_BYTES_MAX, ValuePattern, WholeRegex, within};
 
@@ -76,6 +76,15 @@ pub enum PatternError {
     /// No field name.
     #[error("`{0}` is not a header name: it has letters, digits and `-`, without a colon")]
     FieldName(String),
+    /// No token where a method should be.
+    #[error("`{0}` is not a method: it is one word such as `GET`")]
+    Method(String),
+    /// `get`
+    #[error("`{0}` never matches, because the case of methods counts: write `{1}`")]
+    MethodLowerCase(String, String),
+    /// CONNECT or TRACE.
+    #[error("`{0}` never matches, because CONNECT and TRACE are refused before routes are looked at")]
+    MethodRefused(String),
     /// No token.
     #[error(
         "`{0}` is not a subprotocol: it is one name of letters, digits and marks such as `.` and `-` (RFC 6455 §4.1)"

@@ -249,8 +249,7 @@ impl<'a> ShadowSearch<'a> {
                     break;
                 }
             }
-            let regexes = conditions_and_path(earlier.asked);
-            steps = steps.checked_sub(regexes).ok_or(Spent)?;
+            steps = steps.checked_sub(comparison(earlier.asked, asked)).ok_or(Spent)?;
             // Of one path, two that read it otherwise see two.
             let reads_alike = earlier.asked.path.is_none() || earlier.paths == paths_read;
             if has_all && reads_alike && earlier.asked.covers_apart_from_hosts(asked) {
@@ -344,9 +343,13 @@ fn above_conditions(asked: &Match) -> Vec<ConditionKey<'_>> {
     above
 }
 
-/// What it costs to compare with this one.
-fn conditions_and_path(asked: &Match) -> usize {
-    let regexes = conditions(asked).filter(|(_, value)| matches!(value, ValuePattern::Regex(_))).count()
-        + usize::from(matches!(asked.path, Some(PathPattern::Regex(_))));
-    1 + asked.headers.len() + asked.query.len() + asked.subprotocols.len() + regexes * REGEX_STEPS
+/// What it costs to compare two.
+fn comparison(earlier: &Match, later: &Match) -> usize {
+    let regexes = conditions(earlier).filter(|(_, value)| matches!(value, ValuePattern::Regex(_))).count()
+        + usize::from(matches!(earlier.path, Some(PathPattern::Regex(_))));
+    // Each of one list is looked for in the other.
+    let lists = earlier.listeners.len() * later.listeners.len()
+        + earlier.methods.len() * later.methods.len()
+        + earlier.subprotocols.len() * later.subprotocols.len();
+    1 + earlier.headers.len() + earlier.query.len() + lists + regexes * REGEX_STEPS
 }

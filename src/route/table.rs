@@ -3,21 +3,31 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use http::HeaderMap;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::{HeaderMap, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::header::path::PathError;
 use crate::header::redact::decode;
 
-use super::pattern::{FieldName, HostPattern, PathPattern, Subprotocol, ValuePattern};
+use super::pattern::{FieldName, HostPattern, MethodName, PathPattern, Subprotocol, ValuePattern};
 use super::reading::{self, EncodedSlash, PathReading, Paths, Readings};
+
+/// The most methods that a 405 lists.
+const ALLOWED_MAX: usize = 32;
 
 /// Which requests a route is for. All that is given must hold; what is left out is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Match {
+    /// The request came on one of these listeners, by name. None given: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<String>,
+    /// Its method is one of these, such as GET, which a WebSocket's handshake has. HEAD is not part of GET. A request that
+    /// fails on all routes by its method alone gets a 405. None given: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<MethodName>,
     /// One of these hosts. None given: any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostPattern>,
@@ -38,6 +48,10 @@ pub struct Match {
 /// What a request shows of itself to be routed by.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
+    /// Name of the listener that it came on.
+    pub listener: &'a str,
+    /// Its method.
+    pub method: &'a Method,
     /// As [`crate::header::Host::name`].
     pub host: &'a str,
     /// In normal form ([`crate::header::path::normalise`]).
@@ -72,7 +86,16 @@ impl<'a> RequestView<'a> {
 impl Match {
     /// Returns true if the request is for this route. Cheap questions first.
     pub fn matches(&self, head: &RequestView<'_>) -> bool {
-        (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(head.host)))
+        self.takes_method(head.method) && self.matches_apart_from_method(head)
+    }
+
+    fn takes_method(&self, method: &Method) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|one| one.method() == method)
+    }
+
+    fn matches_apart_from_method(&self, head: &RequestView<'_>) -> bool {
+        (self.listeners.is_empty() || self.listeners.iter().any(|name| name == head.listener))
+            && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(head.host)))
             && self.path.as_ref().is_none_or(|path| path.matches(head.path))
             && self.headers.iter().all(|(name, pattern)| pattern.matches(head.field(name)))
             && self.query.iter().all(|(name, pattern)| pattern.matches(head.parameter(name).map(Some)))
@@ -99,16 +122,20 @@ impl Match {
         }) && self.covers_conditions(other)
     }
 
-    /// Returns true if what this asks of headers, query and subprotocols surely holds for every request that `other` matches.
+    /// Returns true if what this asks beside host and path surely holds for every request that `other` matches.
     pub fn covers_conditions(&self, other: &Match) -> bool {
+        /// Whether each of `given` is one of those `asked` for, where none stands for any.
+        fn any<T: PartialEq>(asked: &[T], given: &[T]) -> bool {
+            asked.is_empty() || !given.is_empty() && given.iter().all(|one| asked.contains(one))
+        }
         fn all<K: Ord>(asked: &BTreeMap<K, ValuePattern>, given: &BTreeMap<K, ValuePattern>) -> bool {
             asked.iter().all(|(name, pattern)| given.get(name).is_some_and(|other| pattern.covers(other)))
         }
         all(&self.headers, &other.headers)
             && all(&self.query, &other.query)
-            && (self.subprotocols.is_empty()
-                || !other.subprotocols.is_empty()
-                    && other.subprotocols.iter().all(|offered| self.subprotocols.contains(offered)))
+            && any(&self.listeners, &other.listeners)
+            && any(&self.methods, &other.methods)
+            && any(&self.subprotocols, &other.subprotocols)
     }
 }
 
@@ -163,6 +190,21 @@ impl<T> RouteTable<T> {
         Ok(Some(RouteMatch { route, path: Some(read.to_owned()) }))
     }
 
+    /// The methods with which a request that no route takes would have found one, each once, in the order of the routes.
+    /// None if it is not its method that it fails by; the first of very many.
+    pub fn methods_allowed(&self, head: &RequestView<'_>) -> Vec<Method> {
+        let mut allowed: Vec<Method> = vec![];
+        for (asked, paths, _) in self.routes.iter().filter(|(asked, ..)| !asked.methods.is_empty()) {
+            let read = paths.read(head.path);
+            if asked.matches_apart_from_method(&RequestView { path: &read, ..*head }) {
+                let new = asked.methods.iter().map(MethodName::method).filter(|method| !allowed.contains(method));
+                let new: Vec<Method> = new.take(ALLOWED_MAX - allowed.len()).cloned().collect();
+                allowed.extend(new);
+            }
+        }
+        allowed
+    }
+
     /// The first route that matches by one reading.
     fn index(&self, head: &RequestView<'_>, readings: &Readings, reading: PathReading) -> Option<usize> {
         self.routes.iter().position(|(asked, paths, _)| {
@@ -193,6 +235,11 @@ mod tests {
         serde_yaml::from_value(serde_yaml::from_str(yaml).unwrap()).unwrap()
     }
 
+    /// A GET for `/` of the host `h` on the listener `l`.
+    fn any(headers: &HeaderMap) -> RequestView<'_> {
+        RequestView { listener: "l", method: &Method::GET, host: "h", path: "/", query: None, headers }
+    }
+
     fn table(routes: &[&str]) -> RouteTable<usize> {
         RouteTable::new(routes.iter().enumerate().map(|(index, yaml)| (asked(yaml), Paths::default(), index)).collect())
     }
@@ -209,7 +256,8 @@ mod tests {
         }
         let (host, rest) = target.split_once('/').unwrap();
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-        asked(yaml).matches(&RequestView { host, path: &format!("/{path}"), query, headers: &headers })
+        let path = format!("/{path}");
+        asked(yaml).matches(&RequestView { host, path: &path, query, ..any(&headers) })
     }
 
     #[test]
@@ -221,7 +269,11 @@ mod tests {
         assert_eq!(asked("{}"), Match::default());
         let wrong = serde_yaml::from_str::<serde_yaml::Value>("{ host: a }").unwrap();
         let error = serde_yaml::from_value::<Match>(wrong).unwrap_err().to_string();
-        assert_eq!(error, "unknown field `host`, expected one of `hosts`, `path`, `headers`, `query`, `subprotocols`");
+        assert_eq!(
+            error,
+            "unknown field `host`, expected one of `listeners`, `methods`, `hosts`, `path`, \
+                        `headers`, `query`, `subprotocols`"
+        );
     }
 
     #[test]
@@ -236,6 +288,29 @@ mod tests {
         assert!(!matches(yaml, "a.b/ws?v=2", &fields[..1]));
         assert!(!matches(yaml, "a.b/ws?v=2", &fields[1..]));
         assert!(matches("{}", "/", &[]));
+    }
+
+    #[test]
+    fn listeners_and_methods_are_asked_for_by_name() {
+        let headers = HeaderMap::new();
+        let routes = table(&[
+            "{ listeners: [a], path: { prefix: /x } }",
+            "{ methods: [POST, PUT], path: { prefix: /x } }",
+            "{ listeners: [a, b], methods: [GET, PUT] }",
+        ]);
+        let (get, post, put) = (Method::GET, Method::POST, Method::PUT);
+        let ask = |listener, method, path| {
+            let head = RequestView { listener, method, path, ..any(&headers) };
+            (routes.find(&head).unwrap().map(|found| *found.route), routes.methods_allowed(&head))
+        };
+        assert_eq!(ask("a", &get, "/x").0, Some(0));
+        assert_eq!(ask("b", &post, "/x").0, Some(1));
+        assert_eq!(ask("b", &get, "/x").0, Some(2));
+        // Another spelling of the path is read as the route reads it.
+        assert_eq!(ask("c", &get, "/%2Fx;y"), (None, vec![Method::POST, Method::PUT]));
+        assert_eq!(ask("b", &Method::HEAD, "/x"), (None, vec![Method::POST, Method::PUT, Method::GET]));
+        assert_eq!(ask("b", &post, "/y"), (None, vec![Method::GET, Method::PUT]));
+        assert_eq!(ask("c", &put, "/y"), (None, vec![]));
     }
 
     #[test]
@@ -275,7 +350,7 @@ mod tests {
     fn a_value_that_is_not_text_is_present_but_matches_nothing() {
         let mut headers = HeaderMap::new();
         headers.insert("x-a", HeaderValue::from_bytes(b"\xff").unwrap());
-        let head = RequestView { host: "h", path: "/", query: None, headers: &headers };
+        let head = any(&headers);
         assert!(asked("{ headers: { X-A: { present: true } } }").matches(&head));
         assert!(!asked("{ headers: { X-A: { regex: '[^a]' } } }").matches(&head));
     }
@@ -285,7 +360,7 @@ mod tests {
         let table = table(&["{ hosts: [a], path: { prefix: /x } }", "{ hosts: [a] }", "{ hosts: ['*.b'] }"]);
         let headers = HeaderMap::new();
         let find = |host, path| {
-            let found = table.find(&RequestView { host, path, query: None, headers: &headers }).unwrap();
+            let found = table.find(&RequestView { host, path, ..any(&headers) }).unwrap();
             found.map(|found| *found.route)
         };
         assert_eq!(find("a", "/x/y"), Some(0));
@@ -304,7 +379,7 @@ mod tests {
     /// The route of a path, and what is sent.
     fn taken(table: &RouteTable<usize>, path: &str) -> Result<Option<(usize, String)>, PathError> {
         let headers = HeaderMap::new();
-        let found = table.find(&RequestView { host: "h", path, query: None, headers: &headers })?;
+        let found = table.find(&RequestView { path, ..any(&headers) })?;
         Ok(found.map(|found| (*found.route, found.path.unwrap_or_else(|| path.to_owned()))))
     }
 
@@ -395,6 +470,12 @@ mod tests {
             ("{ subprotocols: [a, b] }", "{ subprotocols: [a] }", true),
             ("{ subprotocols: [a] }", "{ subprotocols: [a, b] }", false),
             ("{ subprotocols: [a] }", "{}", false),
+            ("{ listeners: [a, b] }", "{ listeners: [b], hosts: [x] }", true),
+            ("{ listeners: [a] }", "{ listeners: [a, b] }", false),
+            ("{ listeners: [a] }", "{}", false),
+            ("{}", "{ listeners: [a], methods: [GET] }", true),
+            ("{ methods: [GET, HEAD] }", "{ methods: [HEAD], listeners: [a] }", true),
+            ("{ methods: [GET] }", "{ methods: [HEAD] }", false),
         ] {
             let expected = if shadowed { vec![(1, 0)] } else { vec![] };
             assert_eq!(unreachable(&table(&[first, second])), expected, "{first} {second}");
@@ -434,8 +515,16 @@ mod tests {
             Just("query: { v: x, w: '1' }"),
             Just("headers: { x: '1' }, query: { v: { present: true } }"),
         ];
-        let subprotocols = prop_oneof![Just(""), Just("subprotocols: [a]"), Just("subprotocols: [a, b]")];
-        (host, path, query, subprotocols).prop_map(|parts| {
+        let lists = prop_oneof![
+            Just(""),
+            Just("subprotocols: [a]"),
+            Just("subprotocols: [a, b]"),
+            Just("methods: [GET]"),
+            Just("methods: [HEAD, GET]"),
+            Just("listeners: [l]"),
+            Just("listeners: [l, m], methods: [GET]"),
+        ];
+        (host, path, query, lists).prop_map(|parts| {
             let parts: Vec<_> =
                 [parts.0, parts.1, parts.2, parts.3].into_iter().filter(|part| !part.is_empty()).collect();
             format!("{{ {} }}", parts.join(", "))
@@ -456,7 +545,7 @@ mod tests {
             for host in ["a.b", "x.b", "b", "x.a.b", ""] {
                 for path in ["/", "/a", "/a/", "/a/b", "/ab", "*", "//a", "/a;x", "/a%2Fb", "/a//b"] {
                     for query in [None, Some("v=1"), Some("v=x"), Some("v=x&v=1")] {
-                        let found = table.find(&RequestView { host, path, query, headers: &headers });
+                        let found = table.find(&RequestView { host, path, query, ..any(&headers) });
                         prop_assert!(found.unwrap().is_none_or(|found| !shadowed.contains(found.route)));
                     }
                 }
@@ -479,7 +568,7 @@ mod tests {
             let Ok(Some((index, sent))) = taken(&table, &path) else { return Ok(()) };
             let (headers, readings) = (HeaderMap::new(), Readings::of(&sent));
             for reading in readings.distinct() {
-                let head = RequestView { host: "h", path: &sent, query: None, headers: &headers };
+                let head = RequestView { path: &sent, ..any(&headers) };
                 prop_assert_eq!(table.index(&head, &readings, reading), Some(index), "{} sent as {}", path, sent);
             }
         }

@@ -182,7 +182,8 @@ async fn the_example_of_routes_routes() {
         sites.push(Site::start(&[]).await.upstream);
     }
     let [broker, chat, next] = &mut sites[..] else { panic!("three") };
-    let mut text = example("multi-route.yaml").replace("0.0.0.0:8080", "127.0.0.1:0");
+    let text = example("multi-route.yaml").replace("127.0.0.1:8081", "127.0.0.1:0");
+    let mut text = text.replace("0.0.0.0:8080", "127.0.0.1:0");
     for (written, here) in [
         ("ws://10.0.0.31:9001", broker.url()),
         ("ws://10.0.0.11:9000", chat.url()),
@@ -201,6 +202,12 @@ async fn the_example_of_routes_routes() {
             client
         }
     };
+    let publish = "POST /publish/room/7 HTTP/1.1\r\nHost: chat\r\nContent-Length: 0\r\n\r\n";
+    let mut stranger = ask(publish.to_owned()).await;
+    assert_eq!(stranger.head().await.status(), 404);
+    let mut inside = Conn::connect(proxy.listener("inside")).await;
+    inside.send(publish).await;
+    assert_eq!(chat.accept().await.head().await.target(), "/publish/room/7");
     let lines = |target: &str, more: &str| format!("GET {target} HTTP/1.1\r\nHost: chat.example.com\r\n{more}\r\n");
     let _one = ask(lines("/chat/room/7?x", "X-Debug: 1\r\n")).await;
     let request = chat.accept().await.head().await;

@@ -1,6 +1,6 @@
 //! Which route a request takes, what becomes of it on the way, and how many may be there at a time.
 
-use super::harness::{Frame, Handshake, Proxy, RawServer, eventually};
+use super::harness::{Conn, Frame, Handshake, Proxy, RawServer, eventually};
 
 /// A proxy with one upstream for each name; a route's section is named as its upstream.
 async fn start(routes: &str, upstreams: &[&str]) -> (Proxy, Vec<RawServer>) {
@@ -64,6 +64,64 @@ async fn the_first_route_that_matches_all_criteria_wins() {
     }
     let not_found = [("listener", "plain"), ("route", ""), ("reason", "no_route")];
     assert_eq!(proxy.metric("wsluice_rejections_total", &not_found), 7.0);
+}
+
+#[tokio::test]
+async fn routes_are_told_apart_by_listener_and_method() {
+    let mut servers = vec![];
+    for _ in 0..3 {
+        servers.push(RawServer::start().await);
+    }
+    let yaml = format!(
+        r#"
+workers: 1
+listeners:
+  - {{ name: public, bind: "127.0.0.1:0" }}
+  - {{ name: inside, bind: "127.0.0.1:0" }}
+routes:
+  - {{ name: ops, upstream: ops, match: {{ listeners: [inside], path: {{ prefix: /ops }} }} }}
+  - {{ name: read, upstream: read, match: {{ methods: [GET, HEAD], path: {{ prefix: /room }} }} }}
+  - {{ name: write, upstream: write, match: {{ methods: [POST], path: {{ prefix: /room }} }} }}
+upstreams:
+  ops: {{ endpoints: [{:?}] }}
+  read: {{ endpoints: [{:?}] }}
+  write: {{ endpoints: [{:?}] }}
+"#,
+        servers[0].url(),
+        servers[1].url(),
+        servers[2].url()
+    );
+    let proxy = Proxy::start(&yaml);
+    let plain = |method: &str, target: &str| {
+        format!("{method} {target} HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    };
+    // A handshake is a GET.
+    for (listener, request, found) in [
+        ("inside", Handshake::to("/ops/ws").bytes(), Some(0)),
+        ("public", Handshake::to("/ops/ws").bytes(), None),
+        ("public", Handshake::to("/room/1").bytes(), Some(1)),
+        ("inside", plain("HEAD", "/room/1"), Some(1)),
+        ("public", plain("POST", "/room/1"), Some(2)),
+    ] {
+        let mut client = Conn::connect(proxy.listener(listener)).await;
+        client.send(request).await;
+        match found {
+            Some(index) => drop(servers[index].accept().await.head().await),
+            None => assert_eq!(client.head().await.status(), 404),
+        }
+    }
+    for (request, status, allow) in [
+        (plain("DELETE", "/room/1"), 405, Some("GET, HEAD, POST")),
+        (plain("get", "//room;x/1"), 405, Some("GET, HEAD, POST")),
+        (plain("DELETE", "/nowhere"), 404, None),
+    ] {
+        let mut client = proxy.client().await;
+        client.send(request).await;
+        let head = client.head().await;
+        assert_eq!((head.status(), head.get("allow")), (status, allow));
+    }
+    let refused = [("listener", "public"), ("route", ""), ("reason", "method")];
+    assert_eq!(proxy.metric("wsluice_rejections_total", &refused), 2.0);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod entry;
 mod listeners;
+mod matching;
 mod routes;
 mod spellings;
 mod upstreams;

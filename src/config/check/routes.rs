@@ -60,6 +60,7 @@ impl Checker<'_, '_> {
             }
             self.regexes(&path.key("match"), route);
         }
+        self.matching(&section);
         // With a regex that matches nothing it would be wrong.
         if self.room.is_some() {
             self.never_reached(&section);

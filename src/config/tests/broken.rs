@@ -643,6 +643,71 @@ fn values_that_contradict_each_other_are_told() {
 }
 
 #[test]
+fn listeners_and_methods_of_a_route_are_compared_with_what_there_is() {
+    let with = |keys: &str, listeners: &str| format!("{}listeners: [{listeners}]\n", in_route(keys));
+    let (public, tls) =
+        ("{ name: public, bind: '127.0.0.1:1' }", "{ name: plain, bind: '127.0.0.1:2', redirect: { https: 1 } }");
+    let both = format!("{public}, {tls}");
+    check(&[
+        (with("match: { listeners: [public], methods: [GET, HEAD, PROPFIND] }", &both), &[]),
+        (
+            with("match: { listeners: [publik, nowhere, public, public] }", &both),
+            &[
+                "4:26 routes[0].match.listeners[0]: there is no listener `publik` | did you mean `public`?",
+                "4:34 routes[0].match.listeners[1]: there is no listener `nowhere` | there are `public`, `plain`",
+                "4:51 routes[0].match.listeners[3]: `public` is named twice | name each listener once",
+            ],
+        ),
+        (
+            with("match: { listeners: [plain] }", &both),
+            &[
+                "4:25 routes[0].match.listeners: no request ever comes to this route: its listeners redirect all requests to https | name the listener with `tls`",
+            ],
+        ),
+        (
+            with("match: { listeners: [default] }", public),
+            &["4:26 routes[0].match.listeners[0]: there is no listener `default` | there are `public`"],
+        ),
+        (
+            in_route("match: { methods: [get, 'G T', TRACE] }"),
+            &[
+                "4:24 routes[0].match.methods[0]: `get` never matches, because the case of methods counts: write `GET`",
+                "4:29 routes[0].match.methods[1]: `G T` is not a method: it is one word such as `GET`",
+                "4:36 routes[0].match.methods[2]: `TRACE` never matches, because CONNECT and TRACE are refused before routes are looked at",
+            ],
+        ),
+        (
+            in_route("match: { methods: [GET, POST, GET] }"),
+            &["4:35 routes[0].match.methods[2]: `GET` is named twice | name each method once"],
+        ),
+        (
+            in_route("match: { methods: [POST] }\nhttp: reject"),
+            &[
+                "4:23 routes[0].match.methods: a WebSocket's handshake is a GET, and `http: reject` lets in nothing else | write `methods: [GET]`, or remove it",
+            ],
+        ),
+        (
+            format!(
+                "routes:\n  - {{ name: get, upstream: chat, match: {{ methods: [GET, POST] }} }}\n  - {{ name: one, upstream: chat, \
+                 match: {{ methods: [GET], listeners: [default] }} }}\n  - {{ name: put, upstream: chat, match: {{ methods: [PUT] }} }}\n{UPSTREAMS}"
+            ),
+            &[
+                "3:5 routes[1]: no request ever comes to this route, since routes[0] takes all that it matches | put the narrower route first, or remove this one",
+            ],
+        ),
+        (
+            // The route that would get the other spelling is on another listener.
+            format!(
+                "routes:\n  - name: admin\n    upstream: chat\n    match: {{ path: {{ prefix: /admin }}, listeners: [public] }}\n    \
+                 paths: {{ slashes: keep }}\n  - {{ name: b, upstream: chat, match: {{ listeners: [plain] }}, origins: {{ allow: ['*'] }} }}\n\
+                 {UPSTREAMS}listeners: [{public}, {{ name: plain, bind: '127.0.0.1:2' }}]\n"
+            ),
+            &[],
+        ),
+    ]);
+}
+
+#[test]
 fn health_checks_that_could_not_be_made_are_told() {
     let endpoints = "endpoints: ['ws://a:1']";
     let with = |keys: &str| in_upstream(&format!("{keys}\n{endpoints}"));

@@ -68,7 +68,7 @@ fn what_is_shown_of_discovered_endpoints_is_read_as_the_same() {
 
 /// What may stand in place of `node`; that of the right kind for the key is kept.
 fn others(node: &YamlNode) -> Vec<YamlNode> {
-    const WORDS: [&str; 37] = [
+    const WORDS: [&str; 39] = [
         "3",
         "moved",
         "999ms",
@@ -106,6 +106,8 @@ fn others(node: &YamlNode) -> Vec<YamlNode> {
         "border",
         "ignore",
         "drop",
+        "plain",
+        "PUT",
     ];
     match node {
         YamlNode::Bool(value) => vec![YamlNode::Bool(!value)],
@@ -144,8 +146,9 @@ fn for_each_change(mut visit: impl FnMut(&str, &Loaded)) {
                 visit(&format!("{scalar:?} as {other:?}"), &changed);
             }
         }
-        // There is only one version.
-        assert!(loaded > 0 || *scalar == YamlNode::Unsigned(1) && nth == 0, "nothing can stand in place of {scalar:?}");
+        // There is only one version, and a route names the listener.
+        let is_fixed = [YamlNode::Unsigned(1), YamlNode::Text { text: "public".to_owned(), raw: None }];
+        assert!(loaded > 0 || is_fixed.contains(scalar), "nothing can stand in place of {scalar:?}");
     }
 }
 

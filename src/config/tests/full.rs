@@ -29,6 +29,8 @@ listeners:
 routes:
   - name: chat
     match:
+      listeners: [public]
+      methods: [GET, POST]
       hosts: [chat.example.com]
       path: { prefix: /ws }
       headers: { X-A: b, Authorization: c }
