@@ -43,6 +43,9 @@ pub enum PathError {
     /// One route's by one reading and another's by another, and no form of it that both read alike.
     #[error("the path can be read as that of two routes: write it without `//`, `;` and `%2F` (`paths` of a route)")]
     Ambiguous,
+    /// What a regex of `rewrite` makes of it: dot segments that were not there, `%` without digits, or too long.
+    #[error("the route's `rewrite` makes no path of it that may go to a server")]
+    Rewritten,
 }
 
 /// Brings a path (without its query) to normal form; borrowed if it was. `*`, the target of `OPTIONS *`, passes.

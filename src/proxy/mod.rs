@@ -175,8 +175,8 @@ impl Proxy {
         }
         let (path, sent) = match found.path {
             // Only the normalised path goes on: another spelling could be another route's path.
-            Some(read) => (Some(route.rewrite.apply(&read).into_owned()), None),
-            None => route.rewrite.spellings(parts.uri.path(), &path),
+            Some(read) => (Some(route.rewrite.apply(&read)?.into_owned()), None),
+            None => route.rewrite.spellings(parts.uri.path(), &path)?,
         };
         let arrival = RoutedRequest { host, path, sent, peer, forwarded_request, parts };
         if log.is_handshake {

@@ -2,7 +2,6 @@
 //!
 //! Built whole by `control::compile` or not at all, and never changed: a request that holds one sees one configuration.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +10,9 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use super::body::BodyTimeouts;
 use super::metrics::RouteRequestMetrics;
 use super::quota::RouteQuota;
-use crate::header::{lookalike, path};
+use crate::header::lookalike;
 use crate::policy::OriginPolicy;
-use crate::route::RouteTable;
+use crate::route::{Rewrite, RouteTable};
 use crate::session::RouteSessions;
 use crate::upstream::Upstream;
 use crate::ws::tunnel::TunnelSettings;
@@ -86,47 +85,6 @@ pub struct ListenerHandles {
     pub sessions: Arc<RouteSessions>,
 }
 
-/// What becomes of the path on its way to the upstream.
-#[derive(Clone, Debug, Default)]
-pub struct Rewrite {
-    /// Taken off where the path has it, at a segment's border.
-    pub strip_prefix: Option<String>,
-    /// Put before what is left.
-    pub add_prefix: Option<String>,
-}
-
-impl Rewrite {
-    /// The path of a request rewritten, and the spelling of it that goes to the server, where that is another: `raw` as it
-    /// came, rewritten likewise, if that is the same path. `None` for what is as it came.
-    pub fn spellings(&self, raw: &str, normal: &str) -> (Option<String>, Option<String>) {
-        let rewritten = self.apply(normal);
-        let sent = match path::as_it_came(raw, normal) {
-            Some(came) if raw != normal => Some(self.apply(&came).into_owned()),
-            _ => None,
-        };
-        // A prefix that is spelled otherwise was not taken off.
-        let sent = sent.filter(|sent| *sent != rewritten && path::is_same(sent, &rewritten));
-        ((rewritten != raw).then(|| rewritten.into_owned()), sent)
-    }
-
-    /// The path as the upstream sees it; always begins with `/` if the given one does.
-    pub fn apply<'a>(&self, path: &'a str) -> Cow<'a, str> {
-        let mut path = Cow::Borrowed(path);
-        if let Some(prefix) = &self.strip_prefix {
-            let prefix = prefix.trim_end_matches('/');
-            if let Some(rest) = path.strip_prefix(prefix)
-                && (rest.is_empty() || rest.starts_with('/'))
-            {
-                path = if rest.is_empty() { Cow::Borrowed("/") } else { Cow::Owned(rest.to_owned()) };
-            }
-        }
-        match &self.add_prefix {
-            Some(prefix) if path.starts_with('/') => Cow::Owned(format!("{}{path}", prefix.trim_end_matches('/'))),
-            _ => path,
-        }
-    }
-}
-
 /// Changes to headers: first removed, then set.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderEdits {
@@ -160,45 +118,5 @@ impl HeaderEdits {
         for (name, value) in &self.set {
             headers.insert(name.clone(), value.clone());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_sent_is_what_came_where_that_is_the_same() {
-        let sent = |strip: Option<&str>, add: Option<&str>, raw: &str| {
-            let rewrite = Rewrite { strip_prefix: strip.map(Into::into), add_prefix: add.map(Into::into) };
-            let normal = path::normalise(raw).unwrap_or_default();
-            let (path, sent) = rewrite.spellings(raw, &normal);
-            sent.or(path).unwrap_or_else(|| raw.to_owned())
-        };
-        assert_eq!(sent(None, None, "/ws/a"), "/ws/a");
-        assert_eq!(sent(None, None, "/%77s/a%2fb%7E"), "/%77s/a%2fb%7E");
-        assert_eq!(sent(None, None, "/ws/./a%2fb%7E"), "/ws/a%2Fb~");
-        assert_eq!(sent(Some("/ws"), None, "/ws/a%2fb%7E"), "/a%2fb%7E");
-        assert_eq!(sent(Some("/ws"), None, "/%77s/a%2fb%7E"), "/a%2Fb~");
-        assert_eq!(sent(Some("/ws"), Some("/api"), "/ws/%7E"), "/api/%7E");
-        assert_eq!(sent(None, Some("/api"), "/%7E"), "/api/%7E");
-        assert_eq!(sent(Some("/%7Ea"), None, "/%7Ea/b"), "/~a/b");
-        assert_eq!(sent(None, None, "/a{b}"), "/a%7Bb%7D");
-        assert_eq!(sent(None, Some("/api"), "*"), "*");
-    }
-
-    #[test]
-    fn prefixes_come_off_and_on_at_segments() {
-        let rewrite = |strip: Option<&str>, add: Option<&str>, path: &str| {
-            let rewrite = Rewrite { strip_prefix: strip.map(Into::into), add_prefix: add.map(Into::into) };
-            rewrite.apply(path).into_owned()
-        };
-        assert_eq!(rewrite(Some("/ws"), None, "/ws/a"), "/a");
-        assert_eq!(rewrite(Some("/ws"), None, "/ws"), "/");
-        assert_eq!(rewrite(Some("/ws/"), None, "/ws/a"), "/a");
-        assert_eq!(rewrite(Some("/ws"), None, "/wsx"), "/wsx");
-        assert_eq!(rewrite(Some("/ws"), Some("/api"), "/ws/a"), "/api/a");
-        assert_eq!(rewrite(None, Some("/api/"), "/a"), "/api/a");
-        assert_eq!(rewrite(None, Some("/api"), "*"), "*");
     }
 }

@@ -2,9 +2,11 @@
 
 pub mod pattern;
 pub mod reading;
+pub mod rewrite;
 pub mod table;
 
 pub mod shadow;
 
 pub use reading::Paths;
+pub use rewrite::Rewrite;
 pub use table::{Match, RequestView, RouteMatch, RouteTable};

@@ -413,3 +413,20 @@ async fn the_example_for_clients_as_they_are_takes_them_as_they_are() {
     drop(upstream);
     client.expect_end().await;
 }
+
+#[tokio::test]
+async fn the_example_of_actions_does_what_it_says() {
+    let mut chat = RawServer::start().await;
+    let mut text = example("actions.yaml");
+    for (written, here) in [("0.0.0.0:8080", "127.0.0.1:0"), ("ws://10.0.0.11:9000", chat.url())] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    for (target, sent) in [("/sock?room=7", "/ws?room=7"), ("/room/7/join", "/v2/rooms/7-join")] {
+        let mut client = proxy.client().await;
+        client.send(Handshake::to(target).bytes()).await;
+        assert_eq!(chat.accept().await.switch(&[]).await.target(), sent);
+        assert_eq!(client.head().await.status(), 101);
+    }
+}

@@ -41,6 +41,7 @@ mod origins;
 mod ping;
 mod proxy_protocol;
 mod reload;
+mod rewrites;
 mod routes;
 mod scarce;
 mod series;

@@ -7,6 +7,7 @@
 mod entry;
 mod listeners;
 mod matching;
+mod rewrite;
 mod routes;
 mod spellings;
 mod upstreams;

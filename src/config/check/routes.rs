@@ -10,7 +10,7 @@ use crate::config::schema::route::{RouteConfig, Validate};
 use crate::config::value::OrOff;
 use crate::config::value::edits::HeaderEditsConfig;
 use crate::policy::{Insecure, OriginPattern};
-use crate::route::pattern::{PathPattern, PlainPath, ValuePattern, WholeRegex};
+use crate::route::pattern::{PathPattern, ValuePattern, WholeRegex};
 use crate::route::reading::EncodedSlash;
 use crate::route::shadow::shadowed;
 
@@ -58,7 +58,8 @@ impl Checker<'_, '_> {
             if route.validate == Validate::Off {
                 self.blind(&path, route);
             }
-            self.regexes(&path.key("match"), route);
+            self.regexes(&path, route);
+            self.rewrite_regex(&path, route);
         }
         self.matching(&section);
         // With a regex that matches nothing it would be wrong.
@@ -117,10 +118,14 @@ impl Checker<'_, '_> {
     }
 
     /// Compiles those of a route.
-    fn regexes(&mut self, path: &KeyPath, route: &RouteConfig) {
+    fn regexes(&mut self, route_path: &KeyPath, route: &RouteConfig) {
+        let path = route_path.key("match");
         let mut all: Vec<(KeyPath, &WholeRegex)> = vec![];
         if let Some(PathPattern::Regex(regex)) = &route.matches.path {
             all.push((path.key("path").key("regex"), regex));
+        }
+        if let Some(regex) = &route.rewrite.regex {
+            all.push((route_path.key("rewrite").key("regex"), regex));
         }
         let headers = route.matches.headers.iter().map(|(name, value)| ("headers", name.to_string(), value));
         let query = route.matches.query.iter().map(|(name, value)| ("query", name.clone(), value));
@@ -170,41 +175,6 @@ impl Checker<'_, '_> {
                 .at_key()
                 .help(format!("remove it, or add `same-origin` to {allow}"))
                 .involving(allow);
-        }
-    }
-
-    fn rewrite(&mut self, route_path: &KeyPath, route: &RouteConfig) {
-        let strip_path = route_path.key("rewrite").key("strip_prefix");
-        let add_path = route_path.key("rewrite").key("add_prefix");
-        for (path, prefix) in [(&strip_path, &route.rewrite.strip_prefix), (&add_path, &route.rewrite.add_prefix)] {
-            let Some(prefix) = prefix else { continue };
-            let shown = self.written.show(path, prefix);
-            if prefix == "/" {
-                self.error(path, "`/` changes nothing").help("remove the key");
-            } else if !prefix.starts_with('/') {
-                let help = format!("write `/{shown}`");
-                self.error(path, format!("`{shown}` does not start with `/`")).help(help);
-            } else if prefix.parse::<PlainPath>().is_err() {
-                let help = "write a path without query, `..`, and escapes that are not needed";
-                self.error(path, format!("`{shown}` is not a path in normal form")).help(help);
-            }
-        }
-        let Some(strip) = route.rewrite.strip_prefix.as_deref().filter(|strip| strip.len() > 1) else { return };
-        let strip = strip.trim_end_matches('/');
-        let below =
-            |path: &str, top: &str| path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        let never = match &route.matches.path {
-            Some(PathPattern::Exact(path)) => !below(path.as_str(), strip),
-            Some(PathPattern::Prefix(path)) => {
-                let path = path.as_str().trim_end_matches('/');
-                !below(path, strip) && !below(strip, path)
-            }
-            Some(PathPattern::Regex(_)) | None => false,
-        };
-        if never {
-            let matches = self.written.original(&route_path.key("match").key("path"));
-            let message = "no path that this route matches begins with this";
-            self.warn(&strip_path, message).help(format!("compare it with {matches}")).involving(matches);
         }
     }
 

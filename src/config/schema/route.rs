@@ -8,6 +8,8 @@ use crate::config::schema::upstream_lost::OnUpstreamLost;
 use crate::config::value::edits::HeaderEditsConfig;
 use crate::config::value::{ByteSize, OrOff, TimeSpan};
 use crate::policy::origin::OriginPolicy;
+use crate::route::pattern::WholeRegex;
+use crate::route::rewrite::Replacement;
 use crate::route::{Match, Paths};
 
 /// One route: what it matches, where that goes, and under which rules.
@@ -97,7 +99,7 @@ fn kept() -> OnChange {
     OnChange::Keep
 }
 
-/// Changes of the path before it goes upstream: first strips a prefix, then adds one.
+/// Changes of the path before it goes upstream: strips a prefix and adds one, or replaces all of it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewriteConfig {
@@ -107,6 +109,19 @@ pub struct RewriteConfig {
 
     /// Adds this before the path. Default: nothing.
     pub add_prefix: Option<String>,
+
+    /// Replaces the whole path, as in `/ws` for servers that know one path only. The query stays. It stands alone.
+    /// Default: nothing.
+    pub path: Option<String>,
+
+    /// A regex that matches the whole path, as `match.path.regex` does; a path that it matches becomes what `with` says,
+    /// any other stays. Default: nothing.
+    pub regex: Option<WholeRegex>,
+
+    /// The path in place of one that `regex` matches: `/b/$1` with `regex: "/a/(.*)"` turns `/a/x` into `/b/x`. `$1` to
+    /// `$9` and `$name` are groups of the regex, `$$` is a dollar sign, and where letters follow a name, `$${name}` is
+    /// written in place of `$name` (`${name}` alone comes from the environment). The query stays. Required beside `regex`.
+    pub with: Option<Replacement>,
 }
 
 /// Changes of headers.

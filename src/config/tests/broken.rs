@@ -491,6 +491,43 @@ fn values_that_contradict_each_other_are_told() {
             ],
         ),
         (
+            in_route("rewrite: { path: ws }"),
+            &["4:22 routes[0].rewrite.path: `ws` does not start with `/` | write `/ws`"],
+        ),
+        (
+            in_route("rewrite: { path: /ws, strip_prefix: /a, with: /$1 }"),
+            &[
+                "4:27 routes[0].rewrite.strip_prefix: `strip_prefix` has no effect beside `path`, which says what the whole path becomes | keep one of the two",
+                "4:45 routes[0].rewrite.with: `with` has no effect beside `path`, which says what the whole path becomes | keep one of the two",
+            ],
+        ),
+        (
+            in_route("rewrite: { regex: '/a/(.*)' }"),
+            &[
+                r#"4:16 routes[0].rewrite.regex: `with` is missing: what does the path become? | write `{ regex: "^/a/(.*)$", with: "/b/$1" }`"#,
+            ],
+        ),
+        (
+            in_route("rewrite: { with: /ws }"),
+            &[
+                "4:16 routes[0].rewrite.with: `with` has no effect without `regex` | write `{ path: /ws }` for one path, or add `regex:`",
+            ],
+        ),
+        (
+            in_route("rewrite: { regex: '/a/(.*)', with: '/b/$2' }"),
+            &["4:40 routes[0].rewrite.with: the regex has no group `$2` | its only group is `$1`"],
+        ),
+        (
+            in_route("rewrite: { regex: '/a/(.*)', with: 'b/$1' }"),
+            &["4:40 routes[0].rewrite.with: `b/$1` is not a path: it starts with `/`, or with a group such as `$1`"],
+        ),
+        (
+            in_route("match: { path: { exact: /b } }\nrewrite: { regex: '/a/(.*)', with: '/b/$1' }"),
+            &[
+                "5:23 routes[0].rewrite.regex: no path that this route matches is matched by this | compare it with routes[0].match.path",
+            ],
+        ),
+        (
             in_route("headers: { request: { set: { Upgrade: x } } }"),
             &[
                 "4:34 routes[0].headers.request.set.Upgrade: `upgrade` cannot be changed: it belongs to one connection, and the proxy answers for it | remove it here",

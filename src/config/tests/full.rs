@@ -51,8 +51,8 @@ routes:
     on_upstream_lost: { close: 1012 }
     on_change: drain 60s
   - { name: filed, match: { path: { exact: /filed } }, upstream: filed, validate: strict }
-  - { name: named, match: { path: { regex: /named } }, upstream: named }
-  - { name: kept, match: { path: { exact: /kept } }, upstream: kept }
+  - { name: named, match: { path: { regex: /named } }, upstream: named, rewrite: { path: /ws } }
+  - { name: kept, match: { path: { exact: /kept } }, upstream: kept, rewrite: { regex: /k(.*), with: /$1 } }
   - { name: moved, match: { path: { exact: /moved } }, upstream: moved }
 upstreams:
   chat:

@@ -7,7 +7,8 @@ use crate::config::{self, Config, Lookalikes, OnUpstreamLost, PlainHttp, Validat
 use crate::proxy;
 use crate::proxy::body::BodyTimeouts;
 use crate::proxy::outcome::{self, Failure};
-use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Rewrite, Route};
+use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Route};
+use crate::route::Rewrite;
 use crate::session::RouteSessions;
 use crate::upstream::Upstream;
 use crate::ws::close::Close;
@@ -71,10 +72,7 @@ impl Compiler<'_> {
             upstream_name: Arc::clone(&upstream_name),
             hop: proxy::hops::of_route(&written.name),
             origins: written.origins.clone(),
-            rewrite: Rewrite {
-                strip_prefix: written.rewrite.strip_prefix.clone(),
-                add_prefix: written.rewrite.add_prefix.clone(),
-            },
+            rewrite: rewrite(&written.rewrite),
             request_edits: edits(&written.headers.request),
             keeps_lookalikes: written.headers.lookalikes == Lookalikes::Keep,
             response_edits: edits(&written.headers.response),
@@ -103,5 +101,14 @@ impl Compiler<'_> {
             http: written.http == PlainHttp::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),
         })
+    }
+}
+
+/// `config::check` has seen to it that no more is said than one of the three.
+fn rewrite(written: &config::RewriteConfig) -> Rewrite {
+    match (&written.path, &written.regex, &written.with) {
+        (Some(path), ..) => Rewrite::Path(path.clone()),
+        (None, Some(regex), Some(with)) => Rewrite::Regex { regex: regex.clone(), with: with.clone() },
+        _ => Rewrite::Prefixes { strip: written.strip_prefix.clone(), add: written.add_prefix.clone() },
     }
 }

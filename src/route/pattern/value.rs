@@ -39,8 +39,22 @@ impl WholeRegex {
 
     /// Returns true if all of `text` matches. Nothing matches one that is too large.
     pub fn matches(&self, text: &str) -> bool {
-        let compiled = self.compiled.get_or_init(|| build(&self.source, COMPILED_BYTES_MAX).ok());
-        compiled.as_ref().is_some_and(|regex| regex.is_match(text))
+        self.compiled().is_some_and(|regex| regex.is_match(text))
+    }
+
+    /// Returns what its groups match, if all of `text` matches.
+    pub fn captures<'t>(&self, text: &'t str) -> Option<regex::Captures<'t>> {
+        self.compiled()?.captures(text)
+    }
+
+    /// Returns the names of its groups, by number; that of the whole match comes first. Nothing of one that is too large.
+    pub fn groups(&self) -> Vec<Option<String>> {
+        let names = self.compiled().map(regex::Regex::capture_names);
+        names.into_iter().flatten().map(|name| name.map(str::to_owned)).collect()
+    }
+
+    fn compiled(&self) -> Option<&regex::Regex> {
+        self.compiled.get_or_init(|| build(&self.source, COMPILED_BYTES_MAX).ok()).as_ref()
     }
 
     /// Compiles it, in at most `room` bytes, of which it takes what it needs.
