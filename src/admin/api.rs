@@ -164,11 +164,7 @@ impl Api {
             }
             Call::Drains => json!({ "drains": json(&backend.drains().await)? }),
             Call::Drain { target, time } => {
-                let shown = target.to_string();
-                match backend.drain(target, time).await? {
-                    Some(closing) => json!({ "closing": closing }),
-                    None => return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no {shown}"))),
-                }
+                json!({ "closing": backend.drain(target, time).await? })
             }
             Call::EndDrain(target) => {
                 let shown = target.to_string();

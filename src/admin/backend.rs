@@ -39,7 +39,8 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
     /// Returns at most `max` sessions that match `filter`, in the order of their ids, beginning after `after`. A session that
     /// stays open is on exactly one of successive pages, whatever else opens and ends meanwhile.
     ///
-    /// Returns an error if `after` is not an id.
+    /// Returns an error if `after` is not an id, or if the filter has a name that neither the configuration nor an open
+    /// session has.
     fn sessions<'a>(
         &'a self,
         filter: &'a Filter,
@@ -51,6 +52,8 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
     fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>>;
 
     /// Closes sessions, evenly over `over`, with `close` for the client. Returns how many.
+    ///
+    /// Returns an error if the filter has a name that neither the configuration nor an open session has.
     fn close<'a>(
         &'a self,
         which: SessionSelector<'a>,
@@ -58,11 +61,14 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
         over: Duration,
     ) -> ReplyFuture<'a, Result<usize, BackendError>>;
 
-    /// Refuses new sessions on `target` and closes the existing ones, evenly over `time`. Returns how many; `None` if there is
-    /// no such target.
-    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, BackendError>>;
+    /// Refuses new sessions on `target` and closes the existing ones, evenly over `time`. Returns how many.
+    ///
+    /// Returns an error if there is no such target.
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<usize, BackendError>>;
 
     /// Ends a drain: lets new sessions in and keeps those that have not been closed. Returns false if there was none.
+    ///
+    /// Returns an error if there is no such target.
     fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, BackendError>>;
 }
 
@@ -75,6 +81,9 @@ pub enum BackendError {
     /// The request makes no sense.
     #[error("{0}")]
     Bad(String),
+    /// It names something that is not there.
+    #[error("{0}")]
+    Unknown(String),
     /// It is not possible in the present state.
     #[error("{0}")]
     Conflict(String),

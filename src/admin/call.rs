@@ -115,6 +115,7 @@ impl From<BackendError> for ApiError {
                 ApiError { problems, ..ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error) }
             }
             BackendError::Bad(_) => ApiError::new(StatusCode::BAD_REQUEST, error),
+            BackendError::Unknown(_) => ApiError::new(StatusCode::NOT_FOUND, error),
             BackendError::Conflict(_) => ApiError::new(StatusCode::CONFLICT, error),
             BackendError::Ending => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
         }
@@ -164,7 +165,8 @@ impl ApiPath {
         };
         let whole = |text: &str| if text.contains('/') { Err(nothing()) } else { name(text) };
         let place = match rest.split_once('/').unwrap_or((rest, "")) {
-            _ if rest.ends_with('/') => return Err(nothing()),
+            // The URL of an endpoint may end like that.
+            _ if rest.ends_with('/') && !rest.starts_with("drains/endpoint/") => return Err(nothing()),
             ("status", "") => ApiPath::Status,
             ("config", "") => ApiPath::Config,
             ("reload", "") => ApiPath::Reload,

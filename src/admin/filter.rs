@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::{BadValue, ByteSize, TimeSpan};
+use crate::config::{BadValue, ByteSize, TimeSpan, did_you_mean};
 use crate::header::network;
 use crate::header::redact::decode;
 
@@ -95,7 +95,10 @@ impl QueryParameters {
         let Some((name, _)) = self.given.first() else { return Ok(()) };
         let known = match self.known.as_slice() {
             [] => "there are none here".to_owned(),
-            known => format!("known here: {}", known.join(", ")),
+            known => {
+                let near = did_you_mean(name, known).map(|near| format!("{near} ")).unwrap_or_default();
+                format!("{near}known here: {}", known.join(", "))
+            }
         };
         Err(Wrong(format!("`{name}` is no parameter; {known}")))
     }
@@ -110,7 +113,8 @@ pub struct Filter {
     pub listener: Option<String>,
     /// The upstream.
     pub upstream: Option<String>,
-    /// The endpoint, named as in metrics.
+    /// The endpoint: a URL as an operator writes it; named as in metrics once it has been looked up, see
+    /// [`super::names::KnownNames`].
     pub endpoint: Option<String>,
     /// The client's network.
     pub client: Option<IpNet>,
@@ -278,7 +282,7 @@ mod tests {
         let known = "known here: route, listener, upstream, endpoint, client, older_than, younger_than, idle_for, \
                      queued_at_least";
         for (query, problem) in [
-            ("rout=chat", format!("`rout` is no parameter; {known}")),
+            ("rout=chat", format!("`rout` is no parameter; did you mean `route`? {known}")),
             ("route=a&route=b", "`route` is given twice".into()),
             ("route=", "`route` has no value".into()),
             ("route", "`route` has no value".into()),

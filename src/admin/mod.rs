@@ -41,6 +41,7 @@ pub mod call;
 pub mod backend;
 pub mod filter;
 pub mod health;
+pub mod names;
 pub mod process;
 pub mod session_list;
 pub mod scrape;

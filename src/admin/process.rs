@@ -11,6 +11,7 @@ use super::backend::{
 };
 use super::filter::Filter;
 use super::health::{Lifecycle, Readiness};
+use super::names::KnownNames;
 use super::session_list::{self, SessionList};
 use crate::base::clock;
 use crate::base::error_chain::error_chain;
@@ -69,6 +70,46 @@ impl ProcessBackend {
             }
         };
         in_force.loaded.file.listeners.iter().map(|listener| status(&listener.name, &listener.bind)).collect()
+    }
+
+    /// Looks up the names of a filter. Returns it with its endpoint named as in metrics; an error if a name is neither in the
+    /// configuration nor in an open session, as that of a route is which a reload has removed.
+    async fn look_up(&self, written: &Filter) -> Result<Filter, BackendError> {
+        let in_force = self.control.in_force();
+        let (filter, missing) = KnownNames(&in_force).filter(written);
+        for name in missing {
+            if !self.has_session(&name.alone).await {
+                return Err(BackendError::Unknown(name.message));
+            }
+        }
+        Ok(filter)
+    }
+
+    /// Returns why a target cannot be drained that the configuration does not have. If it still has sessions, nothing new can
+    /// come to it, and closing them is another call.
+    async fn unknown_target(&self, target: &DrainTarget, wrong: String) -> BackendError {
+        let filter = match target.clone() {
+            DrainTarget::Listener { name } => Filter { listener: Some(name), ..Filter::default() },
+            DrainTarget::Route { name } => Filter { route: Some(name), ..Filter::default() },
+            DrainTarget::Upstream { name } => Filter { upstream: Some(name), ..Filter::default() },
+            DrainTarget::Endpoint { upstream, endpoint } => {
+                Filter { upstream: Some(upstream), endpoint: Some(endpoint), ..Filter::default() }
+            }
+        };
+        if self.has_session(&filter).await {
+            let parameters = filter.to_string().replace(' ', "&");
+            return BackendError::Unknown(format!(
+                "there is no {target} any more, so it takes no new sessions; close those it has with `POST \
+                 sessions/close?{parameters}`"
+            ));
+        }
+        BackendError::Unknown(wrong)
+    }
+
+    async fn has_session(&self, filter: &Filter) -> bool {
+        let mut found = false;
+        self.list.for_each(filter, None, 1, false, |_| found = true).await;
+        found
     }
 }
 
@@ -141,8 +182,13 @@ impl AdminBackend for ProcessBackend {
         Box::pin(async move {
             let after: Option<SessionId> =
                 after.map(str::parse).transpose().map_err(|error| BackendError::Bad(format!("`after`: {error}")))?;
+            let filter = match after {
+                None => self.look_up(filter).await?,
+                // The first page has looked up its names; since then the last session of one may have ended.
+                Some(_) => KnownNames(&self.control.in_force()).filter(filter).0,
+            };
             let mut found = vec![];
-            self.list.for_each(filter, after, max, true, |listed| found.push(session(listed))).await;
+            self.list.for_each(&filter, after, max, true, |listed| found.push(session(listed))).await;
             Ok(found)
         })
     }
@@ -162,7 +208,8 @@ impl AdminBackend for ProcessBackend {
             match which {
                 SessionSelector::One(id) => ids.extend(self.list.listed(id).await.map(|listed| listed.id)),
                 SessionSelector::All(filter) => {
-                    self.list.for_each(filter, None, usize::MAX, false, |listed| ids.push(listed.id)).await;
+                    let filter = self.look_up(filter).await?;
+                    self.list.for_each(&filter, None, usize::MAX, false, |listed| ids.push(listed.id)).await;
                 }
             }
             let count = ids.len();
@@ -175,15 +222,27 @@ impl AdminBackend for ProcessBackend {
         })
     }
 
-    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, BackendError>> {
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<usize, BackendError>> {
         Box::pin(async move {
+            let (target, wrong) = KnownNames(&self.control.in_force()).target(target);
+            if let Some(wrong) = wrong {
+                return Err(self.unknown_target(&target, wrong).await);
+            }
+            let shown = target.to_string();
             let begun = self.control.request(|done| ControlRequest::Drain { target, span: time, done }).await;
-            begun.ok_or(BackendError::Ending)
+            // It may have been removed in between.
+            begun.ok_or(BackendError::Ending)?.ok_or_else(|| BackendError::Unknown(format!("there is no {shown}")))
         })
     }
 
     fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, BackendError>> {
         Box::pin(async {
+            let (target, wrong) = KnownNames(&self.control.in_force()).target(target);
+            // The drain of a route that a reload has removed can be ended as well.
+            let is_drained = self.control.drains().iter().any(|drain| drain.target == target);
+            if let Some(wrong) = wrong.filter(|_| !is_drained) {
+                return Err(BackendError::Unknown(wrong));
+            }
             let ended = self.control.request(|done| ControlRequest::EndDrain { target, done }).await;
             Ok(ended.ok_or(BackendError::Ending)??)
         })

@@ -296,10 +296,10 @@ async fn sessions_are_found_by_each_of_their_marks() {
     for (query, count) in [
         ("&route=one", 3),
         ("&route=two", 1),
-        ("&route=on", 0),
         ("&listener=second", 2),
         ("&upstream=two", 1),
         (&*format!("&endpoint={url}"), 1),
+        (&*format!("&endpoint={}", site.echoes[0].url()), 3),
         ("&client=192.0.2.0/24", 1),
         ("&client=192.0.2.7", 1),
         ("&client=127.0.0.1", 3),
@@ -423,7 +423,7 @@ async fn sessions_are_closed_one_by_one_and_by_what_they_are() {
     let line = site.audited().await;
     assert_eq!(line["on"], "sessions route=one listener=first with 4001 \"see you at example.net\" over 0ns");
     for (query, status) in
-        [("", 400), ("?route=nowhere", 200), ("?route=two&all=true", 400), ("?route=two&code=1005", 400)]
+        [("", 400), ("?route=nowhere", 404), ("?route=two&all=true", 400), ("?route=two&code=1005", 400)]
     {
         assert_eq!(site.ask(&format!("POST sessions/close{query}")).await.status, status, "{query}");
     }
@@ -472,7 +472,8 @@ async fn a_route_and_an_upstream_are_drained_and_let_in_again() {
         drop((one, two));
         site.left("", 0).await;
     }
-    assert_eq!(site.ask("PUT drains/route/nowhere").await.body, json!({ "error": "there is no route nowhere" }));
+    let error = json!({ "error": "there is no route `nowhere`; there is `one`, `two`" });
+    assert_eq!(site.ask("PUT drains/route/nowhere").await.body, error);
 }
 
 #[tokio::test]
@@ -509,6 +510,93 @@ async fn an_endpoint_that_is_drained_gets_no_sessions_until_that_is_over() {
     assert_eq!(site.done(&format!("DELETE drains/endpoint/one/{url}")).await, json!({ "ended": true }));
     let _client = site.open(0, "/one").await;
     assert_eq!(site.ids(&format!("&endpoint={url}")).await.len(), 1, "the one with fewer sessions");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_known_by_its_url_however_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("echo.sock");
+    let at_socket = Echo::start_unix(&socket);
+    let site = Site::start().await;
+    let port = site.echoes[0].url().rsplit_once(':').unwrap().1.to_owned();
+    site.write(&[
+        (&format!("[\"{}\"]", site.echoes[0].url()), &format!("[\"http://LOCALHOST:{port}\"]")),
+        (&format!("[\"{}\"]", site.echoes[1].url()), &format!("[\"{}\"]", at_socket.url())),
+    ]);
+    site.done("POST reload").await;
+    let (mut client, _two) = (site.open(0, "/one").await, site.open(0, "/two").await);
+    for spelling in ["http://LOCALHOST:PORT", "ws://localhost:PORT", "HTTP://localhost:PORT/", "localhost:PORT"] {
+        let url = spelling.replace("PORT", &port);
+        assert_eq!(site.ids(&format!("&endpoint={url}")).await.len(), 1, "{url}");
+        assert_eq!(site.ids(&format!("&upstream=one&endpoint={url}")).await.len(), 1, "{url}");
+        assert_eq!(site.done(&format!("PUT drains/endpoint/one/{url}?time=1h")).await["closing"], 1, "{url}");
+        assert_eq!(site.done("GET drains").await["drains"][0]["endpoint"], format!("ws://localhost:{port}"));
+        assert_eq!(site.done(&format!("DELETE drains/endpoint/one/{url}")).await, json!({ "ended": true }), "{url}");
+    }
+    let url = at_socket.url();
+    assert_eq!(site.ids(&format!("&endpoint={url}")).await.len(), 1, "{url}");
+    assert_eq!(site.done(&format!("PUT drains/endpoint/two/{url}?time=1h")).await["closing"], 1, "{url}");
+    let closed = site.done(&format!("POST sessions/close?endpoint=http://localhost:{port}&code=4001")).await;
+    assert_eq!(closed, json!({ "closing": 1 }));
+    client.expect_closed_with(4001).await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_there_is_an_error_that_tells_the_nearest() {
+    let site = Site::start().await;
+    let mut client = site.open(0, "/one").await;
+    let (url, tls) = (site.echoes[0].url(), site.echoes[0].url().replace("ws://", "https://"));
+    let near = |what: &str, name: &str| format!("there is no {what}; did you mean `{name}`?");
+    for (request, error) in [
+        ("GET sessions?route=ones", near("route `ones`", "one")),
+        ("GET sessions?listener=frist", near("listener `frist`", "first")),
+        ("GET sessions?upstream=twoo", near("upstream `twoo`", "two")),
+        (&*format!("GET sessions?endpoint={tls}"), near(&format!("endpoint `{tls}`"), &url)),
+        ("POST sessions/close?route=ones&client=127.0.0.1", near("route `ones`", "one")),
+        ("PUT drains/listener/frist", near("listener `frist`", "first")),
+        ("DELETE drains/upstream/twoo", near("upstream `twoo`", "two")),
+        (&format!("PUT drains/endpoint/oone/{url}"), near("upstream `oone`", "one")),
+        (&format!("DELETE drains/endpoint/one/{tls}"), near(&format!("endpoint `{tls}` of upstream `one`"), &url)),
+    ] {
+        let Answer { status, body } = site.ask(request).await;
+        assert_eq!((status, &body["error"]), (404, &json!(error)), "{request}");
+    }
+    let Answer { status, body } = site.ask("PUT drains/endpoint/one/ftp://x").await;
+    assert!(status == 404 && body["error"].as_str().unwrap().contains("is not a scheme"), "{body}");
+    let Answer { status, body } = site.ask("GET sessions?upstrem=one").await;
+    assert!(status == 400 && body["error"].as_str().unwrap().contains("did you mean `upstream`?"), "{body}");
+    echoes(&mut client, "undisturbed").await;
+}
+
+#[tokio::test]
+async fn a_name_that_only_open_sessions_have_is_no_error() {
+    let site = Site::start().await;
+    let mut client = site.open(0, "/one").await;
+    let url = site.echoes[0].url();
+    site.done("PUT drains/route/one?time=1h").await;
+    site.write(&[
+        ("name: one,", "name: eins,"),
+        ("upstream: one", "upstream: eins"),
+        ("\n  one: {", "\n  eins: {"),
+        (&*url, &*site.echoes[1].url()),
+    ]);
+    site.done("POST reload").await;
+    for query in
+        ["&route=one".to_owned(), "&upstream=one".to_owned(), format!("&endpoint={}", url.replace("ws:", "http:"))]
+    {
+        assert_eq!(site.ids(&query).await.len(), 1, "{query}");
+    }
+    let Answer { status, body } = site.ask("PUT drains/upstream/one").await;
+    assert_eq!(status, 404);
+    assert!(body["error"].as_str().unwrap().contains("`POST sessions/close?upstream=one`"), "{body}");
+    // Its drain began before the reload.
+    assert_eq!(site.done("DELETE drains/route/one").await, json!({ "ended": true }));
+    assert_eq!(site.done("POST sessions/close?route=one&code=4002").await, json!({ "closing": 1 }));
+    client.expect_closed_with(4002).await;
+    within("the end of the last session of that name", async {
+        while site.ask("GET sessions?route=one").await.status != 404 {}
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -199,10 +199,15 @@ impl AdminBackend for Fake {
         })
     }
 
-    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<Option<usize>, BackendError>> {
+    fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<usize, BackendError>> {
         Box::pin(async move {
             self.note(format!("drain {target} {time:?}"));
-            Ok((target != DrainTarget::Route { name: "nowhere".into() }).then_some(3))
+            match target {
+                DrainTarget::Route { name } if name == "nowhere" => {
+                    Err(BackendError::Unknown("there is no route `nowhere`".into()))
+                }
+                _ => Ok(3),
+            }
         })
     }
 
@@ -399,7 +404,7 @@ async fn what_cannot_be_done_says_why() {
     let admin = on_loopback(Fake::with(1), None);
     for (request, status, error) in [
         ("DELETE /api/v1/sessions/0009", 404, "there is no such session; it may have ended"),
-        ("PUT /api/v1/drains/route/nowhere", 404, "there is no route nowhere"),
+        ("PUT /api/v1/drains/route/nowhere", 404, "there is no route `nowhere`"),
         ("DELETE /api/v1/drains/route/nowhere", 404, "route nowhere is not drained"),
         ("DELETE /api/v1/drains/listener/public", 409, "0.0.0.0:443 is in use by another process"),
         ("POST /api/v1/check", 409, "there is no file to read again"),
@@ -553,7 +558,7 @@ async fn every_action_is_written_down_with_who_asked() {
     assert_eq!(closed.on, r#"sessions route=even with 1008 "closed by operator" over 5s"#);
     assert_eq!(closed.done, Ok(json!({ "closing": 2 })));
     assert_eq!((drained.action, drained.on.as_str()), ("drain", "route nowhere over 30s"));
-    assert_eq!(drained.done.unwrap_err().error, "there is no route nowhere");
+    assert_eq!(drained.done.unwrap_err().error, "there is no route `nowhere`");
 }
 
 #[tokio::test]

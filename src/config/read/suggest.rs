@@ -1,7 +1,7 @@
 //! "Did you mean": the nearest of the words that are allowed.
 
 /// Returns the nearest of `words` as a question, if one is near enough.
-pub(in crate::config) fn did_you_mean<W: AsRef<str>>(written: &str, words: &[W]) -> Option<String> {
+pub fn did_you_mean<W: AsRef<str>>(written: &str, words: &[W]) -> Option<String> {
     nearest(written, words).map(|word| format!("did you mean `{word}`?"))
 }
 
