@@ -21,7 +21,7 @@ fn root() -> &'static Path {
 /// Every document: the Markdown files of these folders, with their text.
 fn documents() -> Vec<(PathBuf, String)> {
     let mut all = vec![];
-    for folder in ["", "config", "grafana", "benches"] {
+    for folder in ["", "config", "config/apps", "grafana", "benches"] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|ending| ending == "md") {

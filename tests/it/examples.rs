@@ -1,4 +1,5 @@
-//! Every file in config/ does what it says: each compiles with certificates in place, and the main one is run.
+//! Every file in config/ does what it says: each compiles with certificates in place, and the main one is run. Those of applications:
+//! `apps`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,22 +19,24 @@ use crate::api;
 use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, RawServer, within};
 use crate::plain::{Site, at_home, get};
 
-fn examples() -> Vec<(PathBuf, String)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+/// The files of config/ and config/apps/, with their text.
+pub fn examples() -> Vec<(PathBuf, String)> {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let folders = [config.join("apps"), config];
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     let yaml = files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     let mut all: Vec<_> = yaml.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
     all.sort();
     all
 }
 
-fn example(name: &str) -> String {
+pub fn example(name: &str) -> String {
     let found = examples().into_iter().find(|(path, _)| path.file_name().unwrap() == name);
     found.unwrap_or_else(|| panic!("no {name}")).1
 }
 
 /// The same text with its certificates made and found: `certs/NAME.crt` becomes one of `authority`.
-fn certified(text: &str, authority: &Authority) -> String {
+pub fn certified(text: &str, authority: &Authority) -> String {
     let mut names: Vec<&str> = text.split("certs/").skip(1).filter_map(|rest| rest.split(".crt").next()).collect();
     names.retain(|name| !name.contains(['/', ' ', '\n']));
     names.sort_unstable();
@@ -45,7 +48,7 @@ fn certified(text: &str, authority: &Authority) -> String {
 }
 
 /// What the examples ask of the environment.
-fn env(name: &str) -> Option<String> {
+pub fn env(name: &str) -> Option<String> {
     ["STICKY_SECRET", "ADMIN_TOKEN"].contains(&name).then(|| "0123456789abcdef".repeat(4))
 }
 
@@ -57,7 +60,7 @@ fn load(path: &Path, text: &str) -> Loaded {
 fn every_example_compiles() {
     let authority = Authority::new();
     let all = examples();
-    assert!(all.len() >= 6);
+    assert!(all.len() >= 30);
     for (path, text) in all {
         let loaded = load(&path, &certified(&text, &authority));
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings[0]);

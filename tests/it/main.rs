@@ -10,6 +10,7 @@ mod process;
 
 mod admin;
 mod api;
+mod apps;
 mod back_pressure;
 mod balance;
 mod cli;
