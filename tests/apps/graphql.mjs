@@ -26,7 +26,7 @@ if (process.argv[2] === "serve") {
   const { createClient } = await import("graphql-ws");
   const [port] = await free_ports(1);
   const server = await own_server(import.meta.url, port);
-  const proxy = await Proxy.start(process.argv[2], { upstream: `{ endpoints: ["ws://127.0.0.1:${port}"] }` });
+  const proxy = await Proxy.start(process.argv[2], { app: "graphql", servers: [port] });
 
   for (const scheme of ["ws", "wss"]) {
     const seen = { closed: [], ticks: [], failed: undefined };

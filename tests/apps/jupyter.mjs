@@ -1,4 +1,4 @@
-// A Jupyter server with JupyterLab's own client: a kernel runs code, a reload does not disturb it, and the client goes on when the server was lost.
+// A Jupyter server behind a path prefix, with JupyterLab's own client: a kernel runs code, a reload does not disturb it, and the client goes on when the server was lost.
 //
 //   node jupyter.mjs BINARY
 import { join } from "node:path";
@@ -13,13 +13,14 @@ const TOKEN = "0123456789abcdef";
 const [port] = await free_ports(1);
 const server = await new Program(port, join(here, ".venv/bin/python"), [
   "-m", "jupyter_server", "--no-browser", "--allow-root", "--ip=127.0.0.1", `--port=${port}`, "--ServerApp.port_retries=0",
-  `--IdentityProvider.token=${TOKEN}`, "--ServerApp.allow_remote_access=True", `--ServerApp.root_dir=${scratch}`,
+  `--IdentityProvider.token=${TOKEN}`, "--ServerApp.base_url=/jupyter/", "--ServerApp.allow_remote_access=True",
+  "--ServerApp.trust_xheaders=True", `--ServerApp.root_dir=${scratch}`,
 ], { env: { ...process.env, HOME: scratch, JUPYTER_RUNTIME_DIR: join(scratch, "runtime"), PYTHONDONTWRITEBYTECODE: "1" } }).start();
-const proxy = await Proxy.start(process.argv[2], { upstream: `{ endpoints: ["ws://127.0.0.1:${port}"] }` });
+const proxy = await Proxy.start(process.argv[2], { app: "jupyter", servers: [port] });
 
 for (const scheme of ["ws", "wss"]) {
   const settings = ServerConnection.makeSettings({
-    baseUrl: `${proxy.base(scheme).replace("ws", "http")}/`, wsUrl: `${proxy.base(scheme)}/`, token: TOKEN, WebSocket, fetch, appendToken: true,
+    baseUrl: `${proxy.base(scheme).replace("ws", "http")}/jupyter/`, wsUrl: `${proxy.base(scheme)}/jupyter/`, token: TOKEN, WebSocket, fetch, appendToken: true,
   });
   const manager = new KernelManager({ serverSettings: settings });
   let kernel;

@@ -22,9 +22,10 @@ user root
 `);
 const broker = await new Program(port, "mosquitto", ["-c", settings]).start();
 const proxy = await Proxy.start(process.argv[2], {
-  upstream: `{ endpoints: ["ws://127.0.0.1:${port}"] }`,
+  app: "mqtt",
+  servers: [port],
   // So that some Pings pass during the run, as they do in a minute of a real session.
-  route: "    keepalive: { ping: 4s, pong: 3900ms }",
+  route: "\n    keepalive: { ping: 4s, pong: 3900ms }",
 });
 // In all three forms of a length; not larger, as mosquitto takes large frames at some 40 kB a second, also with nothing between.
 const SIZES = [1, 100, 126, 20_000, 40_000, 70_000];

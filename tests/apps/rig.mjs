@@ -1,4 +1,4 @@
-// What all the applications share: wsluice on a YAML of theirs with a certificate of this run, a server of theirs that can be killed and started
+// What all the applications share: wsluice on their file of config/apps/ with a certificate of this run, a server of theirs that can be killed and started
 // again, and the three things that are asked of each: it works, a reload disturbs nobody, a lost server is come back to.
 import { spawn } from "node:child_process";
 import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -84,12 +84,30 @@ export class Program {
 export const own_server = (url, port, ...args) =>
   new Program(port, process.execPath, [new URL(url).pathname, "serve", String(port), ...args.map(String)]).start();
 
-/** wsluice in front of `upstream` (YAML), with a plain and a TLS listener. */
+/** What stands in for a file of config/apps/ where there is none. */
+const PLAIN = `routes:
+  - name: app
+    upstream: app
+upstreams:
+  app:
+    endpoints: []
+`;
+process.env.STICKY_SECRET = "0123456789abcdef".repeat(4);
+
+/** wsluice with a file of config/apps/, as it is but for its addresses: a plain and a TLS listener of this run, and these servers. */
 export class Proxy {
-  static async start(binary, { upstream, route = "" }) {
+  /**
+   * `app` is the file's name; `servers` are ports, or endpoints as the file has them. Lines of `route` are added to each of its routes, those of
+   * `upstream` to its upstream.
+   */
+  static async start(binary, { app, servers, route = "", upstream = "" }) {
     const proxy = new Proxy();
     const [plain, tls, admin] = await free_ports(3);
-    Object.assign(proxy, { plain, tls, admin, upstream, route, revision: 0, file: join(scratch, `wsluice-${admin}.yaml`) });
+    const text = app ? readFileSync(join(here, "../../config/apps", `${app}.yaml`), "utf8") : PLAIN;
+    const endpoints = servers.map((server) => (typeof server === "number" ? `ws://127.0.0.1:${server}` : server));
+    // Its listeners stand first.
+    const routes = text.slice(text.search(/^routes:$/m)).replace(/^ +endpoints: .*$/m, `    endpoints: ${JSON.stringify(endpoints)}${upstream}`);
+    Object.assign(proxy, { plain, tls, admin, routes, route, revision: 0, file: join(scratch, `wsluice-${admin}.yaml`) });
     proxy.write();
     proxy.program = new Program(admin, binary, ["run", "--config", proxy.file]);
     await proxy.program.start();
@@ -97,28 +115,24 @@ export class Proxy {
     return proxy;
   }
 
-  /** Each revision changes the route itself, adds another and takes away that of the revision before. */
+  /** Each revision changes the routes themselves, adds another and takes away that of the revision before. */
   write() {
+    const [, upstream] = this.routes.match(/^upstreams:\n {2}(\S+):$/m);
+    const changed = `headers: { response: { set: { X-Revision: "${this.revision}" } } }`;
+    const routes = this.routes
+      .replace(/^( {2}- name: .*)$/gm, `$1\n    ${changed}${this.route}`)
+      .replace("routes:\n", `routes:\n  - { name: other-${this.revision}, match: { path: { prefix: /other-${this.revision} } }, upstream: ${upstream} }\n`);
     writeFileSync(this.file, `version: 1
 listeners:
   - { name: plain, bind: "127.0.0.1:${this.plain}" }
   - name: tls
     bind: "127.0.0.1:${this.tls}"
     tls: { certificates: [{ cert: ${JSON.stringify(certificate)}, key: ${JSON.stringify(process.env.WSLUICE_KEY)} }] }
-routes:
-  - { name: other-${this.revision}, match: { path: { prefix: /other-${this.revision} } }, upstream: app }
-  - name: app
-    match: { path: { prefix: / } }
-    upstream: app
-    timeouts: { lifetime: ${24 + this.revision}h }
-${this.route}
-upstreams:
-  app: ${this.upstream}
 admin: { bind: "127.0.0.1:${this.admin}" }
 log: { level: info, format: json }
 watch: false
 drain: { time: 2s }
-`);
+${routes}`);
   }
 
   base(scheme) {

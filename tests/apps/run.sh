@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts a built wsluice in front of applications that nobody here wrote: Socket.IO, graphql-ws, MQTT, Vite, Jupyter and Yjs, each over ws and over wss,
-# each with a reload and the loss of its server in the middle.
+# Puts a built wsluice in front of applications that nobody here wrote: Socket.IO, graphql-ws, MQTT, Vite, Jupyter, Yjs, Node-RED and noVNC, each over
+# ws and over wss, each with a reload and the loss of its server in the middle.
 #
 #   tests/apps/run.sh target/release/wsluice [NAME…]      such as `vite mqtt`; by default all
 #
@@ -11,7 +11,7 @@ set -euo pipefail
 binary=$(realpath "${1:?usage: $0 BINARY [NAME…]}")
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")"
-[ $# -gt 0 ] || set -- socketio graphql mqtt vite jupyter yjs
+[ $# -gt 0 ] || set -- socketio graphql mqtt vite jupyter yjs node-red novnc
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -21,7 +21,8 @@ PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund --loglevel=error
 if ! cmp -s requirements.txt .venv/installed; then
   rm -rf .venv
   python3 -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+  # The list is whole; websockify also names numpy and others, which it does without.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
   # As devices still have it.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/paho-1.3.0 paho-mqtt==1.3.0
   cp requirements.txt .venv/installed

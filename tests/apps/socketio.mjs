@@ -1,4 +1,4 @@
-// Socket.IO on two servers behind a sticky cookie: polling first, then the upgrade; clients of a lost server go to the other.
+// Socket.IO on two servers behind a sticky cookie, and then by hash: polling first, then the upgrade; clients of a lost server go to the other.
 //
 //   node socketio.mjs BINARY
 import { createServer } from "node:http";
@@ -17,11 +17,9 @@ if (process.argv[2] === "serve") {
   const ports = await free_ports(2);
   const servers = [await own_server(import.meta.url, ports[0], "one"), await own_server(import.meta.url, ports[1], "two")];
   const proxy = await Proxy.start(process.argv[2], {
-    upstream: `
-    balance: round_robin
-    endpoints: [${ports.map((port) => `"ws://127.0.0.1:${port}"`).join(", ")}]
-    sticky: { cookie: io-server, secrets: [0123456789abcdef0123456789abcdef] }
-    ejection: { time: 1s, time_max: 1s }`, // so that a server that is back has clients soon
+    app: "socketio",
+    servers: ports,
+    upstream: "\n    balance: round_robin\n    ejection: { time: 1s, time_max: 1s }", // so that a server that is back has clients soon
   });
   const CLIENTS = 6;
 
@@ -89,6 +87,16 @@ if (process.argv[2] === "serve") {
     for (const { socket } of clients) socket.close();
   }
   await proxy.stop();
+
+  const hashing = await Proxy.start(process.argv[2], { app: "socketio-hash", servers: ports });
+  await run("Socket.IO without a cookie: polling and the upgrade go to the server of the client's address", async () => {
+    const clients = Array.from({ length: CLIENTS }, () => client(hashing.base("http"), { withCredentials: false }));
+    await until("all have upgraded", () => clients.every((one) => transport(one) === "websocket"));
+    for (const one of clients) await one.echo("hashed");
+    check(new Set(clients.map((one) => one.server)).size === 1, "one address is on two servers");
+    for (const { socket } of clients) socket.close();
+  });
+  await hashing.stop();
   for (const server of servers) await server.kill();
   finish();
 }

@@ -4,18 +4,10 @@
 //   node vite.mjs BINARY
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { browse } from "./browser.mjs";
 import { Program, Proxy, check, finish, free_ports, here, run, scratch, until } from "./rig.mjs";
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: [
-    // Also in the shared worker that asks whether the server is back, where the page's own setting does not hold.
-    "--ignore-certificate-errors",
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--no-proxy-server",
-  ],
-});
+const browser = await browse();
 
 /** A project of one page that shows what `text.js` says, and takes a new one without a reload. */
 function project(name) {
@@ -43,9 +35,9 @@ for (const version of ["vite5", "vite8"]) {
   const two = version === "vite5";
   for (const server of two ? servers : servers.slice(0, 1)) await server.start();
   const proxy = await Proxy.start(process.argv[2], {
-    upstream: two
-      ? `{ endpoints: [${ports.map((port, at) => `{ url: "ws://127.0.0.1:${port}", priority: ${at} }`).join(", ")}], ejection: off }`
-      : `{ endpoints: ["ws://127.0.0.1:${ports[0]}"] }`,
+    app: "vite",
+    servers: two ? ports.map((port, at) => ({ url: `ws://127.0.0.1:${port}`, priority: at })) : ports.slice(0, 1),
+    upstream: two ? "\n    ejection: off" : "",
   });
 
   for (const scheme of ["ws", "wss"]) {

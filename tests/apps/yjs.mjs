@@ -12,7 +12,7 @@ if (process.argv[2] === "serve") {
   const Y = await import("yjs");
   const [port] = await free_ports(1);
   const server = await own_server(import.meta.url, port);
-  const proxy = await Proxy.start(process.argv[2], { upstream: `{ endpoints: ["ws://127.0.0.1:${port}"] }` });
+  const proxy = await Proxy.start(process.argv[2], { servers: [port] });
 
   function person(scheme) {
     const document = new Y.Doc();
