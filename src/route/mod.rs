@@ -1,5 +1,6 @@
 //! From the head of a request to its route: the patterns a user writes, and the table that is walked.
 
+pub mod mismatch;
 pub mod pattern;
 pub mod reading;
 pub mod rewrite;

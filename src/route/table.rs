@@ -64,12 +64,12 @@ pub struct RequestView<'a> {
 
 impl<'a> RequestView<'a> {
     /// The values of a field; None for one that is not text.
-    fn field(&self, name: &FieldName) -> impl Iterator<Item = Option<&'a str>> {
+    pub(super) fn field(&self, name: &FieldName) -> impl Iterator<Item = Option<&'a str>> {
         self.headers.get_all(name.name()).into_iter().map(|value| std::str::from_utf8(value.as_bytes()).ok())
     }
 
     /// The values of a parameter of the query, decoded.
-    fn parameter(&self, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
+    pub(super) fn parameter(&self, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
         let pairs = self.query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         pairs
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
@@ -77,7 +77,7 @@ impl<'a> RequestView<'a> {
     }
 
     /// The subprotocols offered, over all lines (RFC 6455 §11.3.4).
-    fn subprotocols(&self) -> impl Iterator<Item = &'a str> {
+    pub(super) fn subprotocols(&self) -> impl Iterator<Item = &'a str> {
         let lines = self.headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
         lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
     }
@@ -145,7 +145,7 @@ impl Match {
 /// which an index by host would have to reproduce.
 #[derive(Debug)]
 pub struct RouteTable<T> {
-    routes: Vec<(Match, Paths, T)>,
+    pub(super) routes: Vec<(Match, Paths, T)>,
 }
 
 /// The route of a request.
@@ -533,6 +533,16 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_condition_is_named_where_a_route_does_not_match_and_nowhere_else(asked in a_match(), host in "(x\\.)?(a\\.)?b", path in "/(a(/b)?)?") {
+            let (table, headers) = (table(&[&asked]), HeaderMap::new());
+            for (listener, query) in [("l", None), ("m", Some("v=1")), ("l", Some("v=x&w=1"))] {
+                let head = RequestView { listener, host: &host, path: &path, query, ..any(&headers) };
+                let is_named = table.mismatches(&head).all(|(_, mismatch)| mismatch.is_some());
+                prop_assert_eq!(is_named, table.find(&head).unwrap().is_none());
+            }
+        }
+
+        #[test]
         fn a_route_called_unreachable_is_never_found(routes in proptest::collection::vec(a_match(), 1..9)) {
             let table = table(&routes.iter().map(String::as_str).collect::<Vec<_>>());
             let shadowed: Vec<usize> = unreachable(&table).into_iter().map(|(index, _)| index).collect();
@@ -545,7 +555,8 @@ mod tests {
             for host in ["a.b", "x.b", "b", "x.a.b", ""] {
                 for path in ["/", "/a", "/a/", "/a/b", "/ab", "*", "//a", "/a;x", "/a%2Fb", "/a//b"] {
                     for query in [None, Some("v=1"), Some("v=x"), Some("v=x&v=1")] {
-                        let found = table.find(&RequestView { host, path, query, ..any(&headers) });
+                        let head = RequestView { host, path, query, ..any(&headers) };
+                        let found = table.find(&head);
                         prop_assert!(found.unwrap().is_none_or(|found| !shadowed.contains(found.route)));
                     }
                 }
