@@ -20,7 +20,6 @@ use crate::config::Bind;
 use crate::control::{Changes, ControlHandle, ControlRequest, ReloadError, Trigger};
 use crate::health::threshold::Health;
 use crate::net::listener::Address;
-use crate::proxy::outcome;
 use crate::session::registry::{Listed, SessionId};
 use crate::session::stop::StopReason;
 use crate::session::{SessionEntry, Sessions};
@@ -282,7 +281,7 @@ fn session(listed: Listed<SessionEntry>) -> SessionView {
         age: filter_input.age,
         idle: filter_input.idle,
         queued_bytes: filter_input.queued,
-        closing: stop.map(|stop| outcome::stopping_label(&stop.why).to_owned()),
+        closing: stop.map(|stop| stop.why.label().to_owned()),
     }
 }
 

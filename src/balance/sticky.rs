@@ -8,6 +8,7 @@
 //!
 //! Several secrets make a change without loss possible: the first signs, each is tried to read.
 
+use crate::base::labels::variant_labels;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use base64::Engine as _;
@@ -69,18 +70,12 @@ pub enum Returned {
     Invalid,
 }
 
-impl Returned {
-    /// All of them, for metrics that begin at 0.
-    pub const ALL: [Returned; 4] = [Returned::New, Returned::Hit, Returned::Moved, Returned::Invalid];
-
-    /// The word for logs and metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Returned::New => "new",
-            Returned::Hit => "hit",
-            Returned::Moved => "moved",
-            Returned::Invalid => "invalid",
-        }
+variant_labels! {
+    Returned {
+        New => "new",
+        Hit => "hit",
+        Moved => "moved",
+        Invalid => "invalid",
     }
 }
 

@@ -5,4 +5,5 @@ pub mod time;
 pub mod clock;
 pub mod error_chain;
 pub mod file_state;
+pub(crate) mod labels;
 pub mod worker;

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{Gauge, IntGauge, Opts, Registry};
 
+use crate::base::labels::variant_labels;
 use crate::telemetry::counters::{Counters, seconds};
 use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 
@@ -19,16 +20,11 @@ pub enum Trigger {
     Api,
 }
 
-impl Trigger {
-    const ALL: [Trigger; 3] = [Trigger::Signal, Trigger::Watch, Trigger::Api];
-
-    /// Returns its name in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Trigger::Signal => "signal",
-            Trigger::Watch => "watch",
-            Trigger::Api => "api",
-        }
+variant_labels! {
+    Trigger {
+        Signal => "signal",
+        Watch => "watch",
+        Api => "api",
     }
 }
 
@@ -45,17 +41,12 @@ pub enum Reloaded {
     Refused,
 }
 
-impl Reloaded {
-    const ALL: [Reloaded; 4] = [Reloaded::Done, Reloaded::Late, Reloaded::Unchanged, Reloaded::Refused];
-
-    /// Returns its name in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Reloaded::Done => "done",
-            Reloaded::Late => "late",
-            Reloaded::Unchanged => "unchanged",
-            Reloaded::Refused => "refused",
-        }
+variant_labels! {
+    Reloaded {
+        Done => "done",
+        Late => "late",
+        Unchanged => "unchanged",
+        Refused => "refused",
     }
 }
 

@@ -66,7 +66,7 @@ impl Metrics {
             answered: self.answered.with_label_values(&[upstream, provider]),
             updates: self.updates.with_label_values(&[upstream, provider]),
             endpoints: self.endpoints.with_label_values(&[upstream, provider]),
-            errors: Counters::new(&DiscoveryErrorKind::LABELS, move |reason| {
+            errors: Counters::new(&DiscoveryErrorKind::ALL.map(DiscoveryErrorKind::label), move |reason| {
                 errors.with_label_values(&[&*of_upstream, provider, *reason])
             }),
             _held: held,

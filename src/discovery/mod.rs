@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::base::clock;
+use crate::base::labels::variant_labels;
 use crate::config::{ENDPOINTS_MAX, EndpointConfig};
 use crate::telemetry::log_limiter::{LinePermit, LogLimiter};
 use metrics::DiscoveryMetrics;
@@ -48,24 +49,17 @@ pub enum DiscoveryErrorKind {
     Unusable,
 }
 
-impl DiscoveryErrorKind {
-    /// All labels that [`label`](Self::label) gives.
-    pub const LABELS: [&'static str; 9] =
-        ["unreachable", "timeout", "denied", "not_found", "malformed", "empty", "too_large", "server", "unusable"];
-
-    /// Returns the name used in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            DiscoveryErrorKind::Unreachable => "unreachable",
-            DiscoveryErrorKind::Timeout => "timeout",
-            DiscoveryErrorKind::Denied => "denied",
-            DiscoveryErrorKind::NotFound => "not_found",
-            DiscoveryErrorKind::Malformed => "malformed",
-            DiscoveryErrorKind::Empty => "empty",
-            DiscoveryErrorKind::TooLarge => "too_large",
-            DiscoveryErrorKind::Server => "server",
-            DiscoveryErrorKind::Unusable => "unusable",
-        }
+variant_labels! {
+    DiscoveryErrorKind {
+        Unreachable => "unreachable",
+        Timeout => "timeout",
+        Denied => "denied",
+        NotFound => "not_found",
+        Malformed => "malformed",
+        Empty => "empty",
+        TooLarge => "too_large",
+        Server => "server",
+        Unusable => "unusable",
     }
 }
 
@@ -357,21 +351,5 @@ mod tests {
         assert_eq!(backoff.after_failure(1.0).as_millis(), 15000);
         backoff.reset();
         assert_eq!(backoff.after_failure(0.0).as_millis(), 500);
-    }
-
-    #[test]
-    fn every_reason_has_its_label() {
-        let all = [
-            DiscoveryErrorKind::Unreachable,
-            DiscoveryErrorKind::Timeout,
-            DiscoveryErrorKind::Denied,
-            DiscoveryErrorKind::NotFound,
-            DiscoveryErrorKind::Malformed,
-            DiscoveryErrorKind::Empty,
-            DiscoveryErrorKind::TooLarge,
-            DiscoveryErrorKind::Server,
-            DiscoveryErrorKind::Unusable,
-        ];
-        assert_eq!(all.map(DiscoveryErrorKind::label), DiscoveryErrorKind::LABELS);
     }
 }

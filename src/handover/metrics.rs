@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use prometheus::{IntGauge, Opts, Registry};
 use tokio::sync::watch;
 
+use crate::base::labels::variant_labels;
 use crate::telemetry::labelled::{IntCounterVec, IntGaugeVec};
 use crate::upstream::endpoint_state::EndpointKey;
 
@@ -25,21 +26,14 @@ pub enum Attempt {
     Refused,
 }
 
-impl Attempt {
-    /// All results.
-    pub const ALL: [Attempt; 6] =
-        [Attempt::Done, Attempt::StartFailed, Attempt::NotReady, Attempt::Died, Attempt::Timeout, Attempt::Refused];
-
-    /// Returns its label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Attempt::Done => "done",
-            Attempt::StartFailed => "start_failed",
-            Attempt::NotReady => "not_ready",
-            Attempt::Died => "died",
-            Attempt::Timeout => "timeout",
-            Attempt::Refused => "refused",
-        }
+variant_labels! {
+    Attempt {
+        Done => "done",
+        StartFailed => "start_failed",
+        NotReady => "not_ready",
+        Died => "died",
+        Timeout => "timeout",
+        Refused => "refused",
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::base::labels::variant_labels;
 use crate::base::time::MonotonicTime;
 
 /// Between two sessions that try an endpoint which has not answered again, and how long one is passed over that failed
@@ -49,16 +50,10 @@ pub enum EjectionReason {
     EarlyEnds,
 }
 
-impl EjectionReason {
-    /// All, in order.
-    pub const ALL: [EjectionReason; 2] = [EjectionReason::Failures, EjectionReason::EarlyEnds];
-
-    /// The name used in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            EjectionReason::Failures => "failures",
-            EjectionReason::EarlyEnds => "early_ends",
-        }
+variant_labels! {
+    EjectionReason {
+        Failures => "failures",
+        EarlyEnds => "early_ends",
     }
 }
 

@@ -8,6 +8,7 @@
 //! long as they are the beginning of one of the two signatures. A TLS ClientHello (0x16) differs at its first byte,
 //! an HTTP request at the latest where `PROXY ` ends.
 
+use crate::base::labels::labels;
 use std::io;
 use std::net::SocketAddr;
 
@@ -72,20 +73,14 @@ pub enum ProxyProtocolError {
     Io(#[source] io::Error),
 }
 
-impl ProxyProtocolError {
-    /// All labels that [`label`](Self::label) gives.
-    pub const LABELS: [&'static str; 6] = ["timeout", "missing", "malformed", "too_long", "closed", "io"];
-
-    /// Returns the label for metrics.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            ProxyProtocolError::Timeout => "timeout",
-            ProxyProtocolError::Missing => "missing",
-            ProxyProtocolError::Malformed => "malformed",
-            ProxyProtocolError::TooLong { .. } => "too_long",
-            ProxyProtocolError::Closed => "closed",
-            ProxyProtocolError::Io(_) => "io",
-        }
+labels! {
+    ProxyProtocolError {
+        ProxyProtocolError::Timeout => "timeout",
+        ProxyProtocolError::Missing => "missing",
+        ProxyProtocolError::Malformed => "malformed",
+        ProxyProtocolError::TooLong { .. } => "too_long",
+        ProxyProtocolError::Closed => "closed",
+        ProxyProtocolError::Io(_) => "io",
     }
 }
 

@@ -322,45 +322,18 @@ fn stopping(why: &StopReason) -> (Close, &'static str) {
         StopReason::RouteDrain => "this service is moved, please reconnect",
         StopReason::UpstreamDrain => "the servers are taken out of service, please reconnect",
         StopReason::Upgrade => "the service is upgraded, please reconnect",
-        StopReason::Operator(close) => return (Close::clone(close), stopping_label(why)),
+        StopReason::Operator(close) => return (Close::clone(close), why.label()),
     };
-    (Close::new(CloseCode::SERVICE_RESTART, text), stopping_label(why))
-}
-
-/// Every value of [`stopping_label`].
-pub const STOPPING_LABELS: [&str; 10] = [
-    "drain",
-    "rebalance",
-    "endpoint_drain",
-    "endpoint_down",
-    "reload",
-    "listener_drain",
-    "route_drain",
-    "upstream_drain",
-    "upgrade",
-    "operator",
-];
-
-/// Returns the `reason` label for logs and metrics.
-pub const fn stopping_label(why: &StopReason) -> &'static str {
-    match why {
-        StopReason::Drain => "drain",
-        StopReason::Rebalance => "rebalance",
-        StopReason::EndpointDrain => "endpoint_drain",
-        StopReason::EndpointDown => "endpoint_down",
-        StopReason::Reload => "reload",
-        StopReason::ListenerDrain => "listener_drain",
-        StopReason::RouteDrain => "route_drain",
-        StopReason::UpstreamDrain => "upstream_drain",
-        StopReason::Upgrade => "upgrade",
-        StopReason::Operator(_) => "operator",
-    }
+    (Close::new(CloseCode::SERVICE_RESTART, text), why.label())
 }
 
 /// The endings that can be named beforehand, for metrics that begin at 0.
 pub fn endings() -> Vec<EndLabels> {
     use Initiator::{Client, Proxy, Server};
-    [
+    // What the operator's own Close says is not known beforehand, but for the usual one.
+    let code = |reason| Some(if reason == "operator" { 1008 } else { 1012 });
+    let stops = StopReason::LABELS.map(|reason| (Proxy, code(reason), reason));
+    let others = [
         (Client, Some(1000), "closed"),
         (Client, Some(1001), "closed"),
         (Client, None, "closed"),
@@ -372,25 +345,14 @@ pub fn endings() -> Vec<EndLabels> {
         (Proxy, None, "client_dead"),
         (Proxy, Some(1001), "upstream_dead"),
         (Proxy, Some(1012), "lifetime"),
-        (Proxy, Some(1012), "drain"),
-        (Proxy, Some(1012), "rebalance"),
-        (Proxy, Some(1012), "endpoint_drain"),
-        (Proxy, Some(1012), "endpoint_down"),
-        (Proxy, Some(1012), "reload"),
-        (Proxy, Some(1012), "listener_drain"),
-        (Proxy, Some(1012), "route_drain"),
-        (Proxy, Some(1012), "upstream_drain"),
-        (Proxy, Some(1012), "upgrade"),
-        (Proxy, Some(1008), "operator"),
         (Proxy, Some(1011), "panic"),
         (Proxy, Some(1009), "frame_limit"),
         (Proxy, Some(1009), "message_limit"),
         (Proxy, Some(1002), "protocol_error"),
         (Proxy, Some(1007), "invalid_utf8"),
         (Proxy, None, "cut"),
-    ]
-    .map(|(initiator, code, reason)| EndLabels::new(initiator, code, reason))
-    .to_vec()
+    ];
+    others.into_iter().chain(stops).map(|(initiator, code, reason)| EndLabels::new(initiator, code, reason)).collect()
 }
 
 #[cfg(test)]
@@ -466,7 +428,7 @@ mod tests {
             // RFC 6455 §5.5: what is longer would be cut.
             assert!((15..=123).contains(&client.reason.len()), "{}", client.reason);
             assert!(endings().contains(&EndLabels::new(Initiator::Proxy, Some(1012), label)), "{label}");
-            assert!(STOPPING_LABELS.contains(&label), "{label}");
+            assert!(StopReason::LABELS.contains(&label), "{label}");
         }
         let said = Close::new(CloseCode(4001), "be good");
         let closing = closing(&End::Stopped, Some(&Operator(Arc::new(said.clone()))), &Farewell::Cut);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
 
+use crate::base::labels::variant_labels;
 use crate::telemetry::counters::{Active, Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
@@ -35,36 +36,19 @@ pub enum ConnectionError {
     Io,
 }
 
-impl ConnectionError {
-    const ALL: [ConnectionError; 11] = [
-        ConnectionError::AcceptPaused,
-        ConnectionError::Limit,
-        ConnectionError::ProxyProtocol,
-        ConnectionError::TlsTimeout,
-        ConnectionError::TlsFailed,
-        ConnectionError::TlsServerName,
-        ConnectionError::TlsClosed,
-        ConnectionError::HeaderTimeout,
-        ConnectionError::BadRequest,
-        ConnectionError::SendTimeout,
-        ConnectionError::Io,
-    ];
-
-    /// Returns its name in metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            ConnectionError::AcceptPaused => "accept_paused",
-            ConnectionError::Limit => "limit",
-            ConnectionError::ProxyProtocol => "proxy_protocol",
-            ConnectionError::TlsTimeout => "tls_timeout",
-            ConnectionError::TlsFailed => "tls_failed",
-            ConnectionError::TlsServerName => "tls_server_name",
-            ConnectionError::TlsClosed => "tls_closed",
-            ConnectionError::HeaderTimeout => "header_timeout",
-            ConnectionError::BadRequest => "bad_request",
-            ConnectionError::SendTimeout => "send_timeout",
-            ConnectionError::Io => "io",
-        }
+variant_labels! {
+    ConnectionError {
+        AcceptPaused => "accept_paused",
+        Limit => "limit",
+        ProxyProtocol => "proxy_protocol",
+        TlsTimeout => "tls_timeout",
+        TlsFailed => "tls_failed",
+        TlsServerName => "tls_server_name",
+        TlsClosed => "tls_closed",
+        HeaderTimeout => "header_timeout",
+        BadRequest => "bad_request",
+        SendTimeout => "send_timeout",
+        Io => "io",
     }
 }
 
@@ -77,13 +61,10 @@ pub enum TlsVersionLabel {
     Tls13,
 }
 
-impl TlsVersionLabel {
-    /// Returns its name in metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            TlsVersionLabel::Tls12 => "1.2",
-            TlsVersionLabel::Tls13 => "1.3",
-        }
+variant_labels! {
+    TlsVersionLabel {
+        Tls12 => "1.2",
+        Tls13 => "1.3",
     }
 }
 

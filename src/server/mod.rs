@@ -124,7 +124,7 @@ async fn run(
             Err(pause) => {
                 listener.settings.load().metrics.error(ConnectionError::AcceptPaused);
                 if pause.is_news {
-                    tracing::error!(listener = %listener.name, error = %pause.source, reason = pause.reason.as_str(), "{pause}");
+                    tracing::error!(listener = %listener.name, error = %pause.source, reason = pause.reason.label(), "{pause}");
                 }
             }
         }

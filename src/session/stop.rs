@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::base::labels::labels;
 use crate::base::time::MonotonicTime;
 use crate::ws::close::Close;
 
@@ -28,6 +29,21 @@ pub enum StopReason {
     Upgrade,
     /// An operator closes it, with this Close for the client.
     Operator(Arc<Close>),
+}
+
+labels! {
+    StopReason {
+        StopReason::Drain => "drain",
+        StopReason::Rebalance => "rebalance",
+        StopReason::EndpointDrain => "endpoint_drain",
+        StopReason::EndpointDown => "endpoint_down",
+        StopReason::Reload => "reload",
+        StopReason::ListenerDrain => "listener_drain",
+        StopReason::RouteDrain => "route_drain",
+        StopReason::UpstreamDrain => "upstream_drain",
+        StopReason::Upgrade => "upgrade",
+        StopReason::Operator(_) => "operator",
+    }
 }
 
 /// When a session should stop, and why.

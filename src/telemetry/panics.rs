@@ -26,6 +26,8 @@ use tokio::time::{Instant, sleep};
 use super::labelled::IntCounterVec;
 use super::sink::LogSink;
 
+use crate::base::labels::variant_labels;
+
 /// How long a thread whose panic may end the process waits for its line to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -53,30 +55,19 @@ pub enum PanicSite {
     Other,
 }
 
-impl PanicSite {
-    const ALL: [PanicSite; 7] = [
-        PanicSite::Session,
-        PanicSite::Request,
-        PanicSite::Connection,
-        PanicSite::Worker,
-        PanicSite::Control,
-        PanicSite::Admin,
-        PanicSite::Other,
-    ];
-
-    /// Returns the name used in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            PanicSite::Session => "session",
-            PanicSite::Request => "request",
-            PanicSite::Connection => "connection",
-            PanicSite::Worker => "worker",
-            PanicSite::Control => "control",
-            PanicSite::Admin => "admin",
-            PanicSite::Other => "other",
-        }
+variant_labels! {
+    PanicSite {
+        Session => "session",
+        Request => "request",
+        Connection => "connection",
+        Worker => "worker",
+        Control => "control",
+        Admin => "admin",
+        Other => "other",
     }
+}
 
+impl PanicSite {
     /// Returns the site of a thread, by its name.
     fn of_thread(name: Option<&str>) -> PanicSite {
         match name {

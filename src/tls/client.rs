@@ -21,6 +21,7 @@ use super::identity::Identity;
 use super::sessions::{RecordingVerifier, TlsSessions};
 use super::verifier::{self, Authorities, Unverified};
 use super::{ALPN_HTTP_1_1, ClientStream, provider};
+use crate::base::labels::labels;
 use crate::net::stream::Stream;
 
 /// What is needed to speak TLS to an upstream.
@@ -179,22 +180,15 @@ fn hint(error: &rustls::Error) -> &'static str {
     }
 }
 
-impl TlsConnectError {
-    /// All labels that [`label`](Self::label) gives.
-    pub const LABELS: [&'static str; 7] =
-        ["untrusted", "nothing_shared", "server_refused", "not_tls", "protocol", "closed", "io"];
-
-    /// Returns the label for metrics.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            TlsConnectError::Untrusted(_) => "untrusted",
-            TlsConnectError::NothingShared(_) => "nothing_shared",
-            TlsConnectError::ServerRefused(_) => "server_refused",
-            TlsConnectError::NotTls => "not_tls",
-            TlsConnectError::Protocol(_) => "protocol",
-            TlsConnectError::Closed => "closed",
-            TlsConnectError::Io(_) => "io",
-        }
+labels! {
+    TlsConnectError {
+        TlsConnectError::Untrusted(_) => "untrusted",
+        TlsConnectError::NothingShared(_) => "nothing_shared",
+        TlsConnectError::ServerRefused(_) => "server_refused",
+        TlsConnectError::NotTls => "not_tls",
+        TlsConnectError::Protocol(_) => "protocol",
+        TlsConnectError::Closed => "closed",
+        TlsConnectError::Io(_) => "io",
     }
 }
 

@@ -23,6 +23,7 @@ use super::kind::Incoming;
 use super::resolver::Resolver;
 use super::verifier::{self, Authorities};
 use super::{ALPN_HTTP_1_1, ServerStream, provider};
+use crate::base::labels::labels;
 use crate::net::stream::{Prefixed, Stream};
 
 /// What a TLS listener needs.
@@ -144,35 +145,18 @@ pub enum TlsAcceptError {
     Io(#[source] io::Error),
 }
 
-impl TlsAcceptError {
-    /// All labels that [`label`](Self::label) gives.
-    pub const LABELS: [&'static str; 10] = [
-        "timeout",
-        "plain_http",
-        "not_tls",
-        "client_certificate",
-        "nothing_shared",
-        "server_name",
-        "client_refused",
-        "protocol",
-        "closed",
-        "io",
-    ];
-
-    /// Returns the label for metrics.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            TlsAcceptError::Timeout => "timeout",
-            TlsAcceptError::PlainHttp => "plain_http",
-            TlsAcceptError::NotTls => "not_tls",
-            TlsAcceptError::ClientCertificate(_) => "client_certificate",
-            TlsAcceptError::NothingShared(_) => "nothing_shared",
-            TlsAcceptError::ServerName(_) => "server_name",
-            TlsAcceptError::ClientRefused(_) => "client_refused",
-            TlsAcceptError::Protocol(_) => "protocol",
-            TlsAcceptError::Closed => "closed",
-            TlsAcceptError::Io(_) => "io",
-        }
+labels! {
+    TlsAcceptError {
+        TlsAcceptError::Timeout => "timeout",
+        TlsAcceptError::PlainHttp => "plain_http",
+        TlsAcceptError::NotTls => "not_tls",
+        TlsAcceptError::ClientCertificate(_) => "client_certificate",
+        TlsAcceptError::NothingShared(_) => "nothing_shared",
+        TlsAcceptError::ServerName(_) => "server_name",
+        TlsAcceptError::ClientRefused(_) => "client_refused",
+        TlsAcceptError::Protocol(_) => "protocol",
+        TlsAcceptError::Closed => "closed",
+        TlsAcceptError::Io(_) => "io",
     }
 }
 

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::base::labels::labels;
 use crate::header::hop_by_hop::HopByHopFields;
 use crate::net::pool::{self, BufferSize};
 use crate::net::stream::Prefixed;
@@ -83,20 +84,14 @@ pub enum HandshakeError {
     Answer(#[source] hyper::Error),
 }
 
-impl HandshakeError {
-    /// All names used in metrics and logs.
-    pub const LABELS: [&'static str; 3] = ["handshake_lost", "bad_response", "false_101"];
-
-    /// The name used in metrics and logs.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            HandshakeError::Io(_) | HandshakeError::Closed => "handshake_lost",
-            HandshakeError::Malformed(_)
-            | HandshakeError::TooLong
-            | HandshakeError::Interims
-            | HandshakeError::Answer(_) => "bad_response",
-            HandshakeError::False(_) => "false_101",
-        }
+labels! {
+    HandshakeError {
+        HandshakeError::Io(_) | HandshakeError::Closed => "handshake_lost",
+        HandshakeError::Malformed(_)
+        | HandshakeError::TooLong
+        | HandshakeError::Interims
+        | HandshakeError::Answer(_) => "bad_response",
+        HandshakeError::False(_) => "false_101",
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounter, IntGauge, Opts, Registry};
 
 use crate::balance::sticky::Returned;
+use crate::base::labels::variant_labels;
 use crate::health::outlier::EjectionReason;
 use crate::telemetry::counters::{Active, Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
@@ -29,15 +30,11 @@ pub enum Admitted {
     Refused,
 }
 
-impl Admitted {
-    const ALL: [Admitted; 3] = [Admitted::AtOnce, Admitted::Delayed, Admitted::Refused];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Admitted::AtOnce => "at_once",
-            Admitted::Delayed => "delayed",
-            Admitted::Refused => "refused",
-        }
+variant_labels! {
+    Admitted {
+        AtOnce => "at_once",
+        Delayed => "delayed",
+        Refused => "refused",
     }
 }
 

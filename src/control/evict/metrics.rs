@@ -12,8 +12,8 @@ use prometheus::{Opts, Registry};
 use tokio::sync::watch;
 
 use super::drains::{DrainProgress, DrainTarget};
-use crate::proxy::outcome::{STOPPING_LABELS, stopping_label};
 use crate::session::Sessions;
+use crate::session::stop::StopReason;
 use crate::telemetry::labelled::IntGaugeVec;
 
 /// The label of a drain of the whole process.
@@ -102,13 +102,13 @@ impl Collector for DrainCollector {
         let drains = self.drains.borrow().clone();
         let is_ending = self.sessions.is_draining();
         let mut left = vec![0; drains.len()];
-        let mut stopping: HashMap<&str, i64> = STOPPING_LABELS.map(|reason| (reason, 0)).into();
+        let mut stopping: HashMap<&str, i64> = StopReason::LABELS.map(|reason| (reason, 0)).into();
         let mut all = 0;
         if is_ending || !drains.is_empty() || self.sessions.is_any_stopping() {
             self.sessions.for_each_session(|member, stop| {
                 all += 1;
                 if let Some(stop) = stop {
-                    *stopping.entry(stopping_label(&stop.why)).or_default() += 1;
+                    *stopping.entry(stop.why.label()).or_default() += 1;
                 }
                 for (drain, left) in drains.iter().zip(&mut left) {
                     *left += i64::from(drain.target.has(member));

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use super::BACKLOG;
+use crate::base::labels::variant_labels;
 use crate::net::descriptors::{self, DescriptorUse};
 use crate::net::stream::{PeerAddr, Stream};
 
@@ -105,20 +106,15 @@ pub enum AcceptPauseReason {
     Other,
 }
 
-impl AcceptPauseReason {
-    /// All of them.
-    pub const ALL: [AcceptPauseReason; 3] =
-        [AcceptPauseReason::Descriptors, AcceptPauseReason::Memory, AcceptPauseReason::Other];
-
-    /// Returns the label for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            AcceptPauseReason::Descriptors => "descriptors",
-            AcceptPauseReason::Memory => "memory",
-            AcceptPauseReason::Other => "other",
-        }
+variant_labels! {
+    AcceptPauseReason {
+        Descriptors => "descriptors",
+        Memory => "memory",
+        Other => "other",
     }
+}
 
+impl AcceptPauseReason {
     fn hint(self) -> &'static str {
         match self {
             AcceptPauseReason::Descriptors => " (raise the limit of open files: ulimit -n, or LimitNOFILE= in systemd)",
@@ -315,7 +311,7 @@ mod tests {
             .collect();
         assert_eq!(pauses[..3], [(1, 10), (2, 20), (3, 40)]);
         assert_eq!(pauses[7..], [(8, 1000), (9, 1000)]);
-        assert_eq!(acceptor.pause(Errno::NOBUFS.into()).reason.as_str(), "memory");
+        assert_eq!(acceptor.pause(Errno::NOBUFS.into()).reason.label(), "memory");
         assert!(concerns_one_connection(&Errno::CONNABORTED.into()));
         assert!(!concerns_one_connection(&Errno::BADF.into()));
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
+use crate::base::labels::variant_labels;
 use crate::base::worker::PerWorker;
 use crate::telemetry::series::{Family, Labels};
 
@@ -22,14 +23,10 @@ pub enum Direction {
     Out,
 }
 
-impl Direction {
-    const ALL: [Direction; 2] = [Direction::In, Direction::Out];
-
-    fn label(self) -> &'static str {
-        match self {
-            Direction::In => "in",
-            Direction::Out => "out",
-        }
+variant_labels! {
+    Direction {
+        In => "in",
+        Out => "out",
     }
 }
 

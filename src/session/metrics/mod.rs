@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
 
+use crate::base::labels::variant_labels;
 use crate::telemetry::counters::{Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
@@ -26,12 +27,10 @@ pub enum PeerLabel {
     Server,
 }
 
-impl PeerLabel {
-    const fn label(self) -> &'static str {
-        match self {
-            PeerLabel::Client => "client",
-            PeerLabel::Server => "server",
-        }
+variant_labels! {
+    PeerLabel {
+        Client => "client",
+        Server => "server",
     }
 }
 
@@ -54,14 +53,11 @@ pub enum Initiator {
     Proxy,
 }
 
-impl Initiator {
-    /// Its name in metrics and in the access log.
-    pub fn label(self) -> &'static str {
-        match self {
-            Initiator::Client => "client",
-            Initiator::Server => "server",
-            Initiator::Proxy => "proxy",
-        }
+variant_labels! {
+    Initiator {
+        Client => "client",
+        Server => "server",
+        Proxy => "proxy",
     }
 }
 
