@@ -81,6 +81,8 @@ pub enum ClientTlsScope {
 pub enum Part {
     /// The certificate at this index; 0 for a client's own.
     Certificate(usize),
+    /// The private key of the certificate at this index.
+    Key(usize),
     /// The authorities that verify the other side.
     Authorities,
     /// The combination.
@@ -243,7 +245,7 @@ impl CertificateScan {
                     status.expiry = Some(status.expiry.map_or(expiry, |other| other.min(expiry)));
                     identities.push(identity);
                 }
-                Err(error) => errors.push((Part::Certificate(index), error)),
+                Err(error) => errors.push((part(files, index, &error), error)),
             }
         }
         let client_auth = match &wanted.client_auth {
@@ -295,7 +297,8 @@ impl CertificateScan {
             (Ok(roots), Ok(identity)) => (roots, identity),
             (roots, identity) => {
                 let roots = roots.err().map(|error| (Part::Authorities, error));
-                let identity = identity.err().map(|error| (Part::Certificate(0), error));
+                let files = wanted.certificate.as_ref();
+                let identity = identity.err().zip(files).map(|(error, files)| (part(files, 0, &error), error));
                 return Err(roots.into_iter().chain(identity).collect());
             }
         };
@@ -365,6 +368,11 @@ impl CertificateScan {
             is_new,
         }));
     }
+}
+
+/// Returns the part of the certificate at `index` that an error belongs to.
+fn part(files: &CertificateFiles, index: usize, error: &TlsError) -> Part {
+    if error.is_about_key(&files.cert, &files.key) { Part::Key(index) } else { Part::Certificate(index) }
 }
 
 impl FileStatus {

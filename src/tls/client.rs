@@ -163,12 +163,18 @@ fn hint(error: &rustls::Error) -> &'static str {
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            " (it is signed in a way that is not safe any more, such as SHA-1: create it again)"
+            " (its signature is not of a kind that is safe, such as SHA-1, or not by the key of the authority that is known by \
+             this name: for a CA of your own, or a server that signs for itself, set `ca` in the upstream's `tls` to its \
+             certificate of now; else create it again)"
         }
         CertificateError::Other(other) => match other.0.downcast_ref() {
             Some(webpki::Error::CaUsedAsEndEntity) => {
                 " (it is an authority's own, as `openssl req -x509` makes them: set `ca` in the upstream's `tls` to this \
                  very certificate, or make one with `-addext basicConstraints=CA:FALSE`)"
+            }
+            Some(webpki::Error::EndEntityUsedAsCa | webpki::Error::PathLenConstraintViolated) => {
+                " (what signed it is no authority, or must not sign it: set `ca` in the upstream's `tls` to this very \
+                 certificate, or let an authority sign it)"
             }
             Some(webpki::Error::UnsupportedCertVersion) => {
                 " (it is of X.509 version 1, which has no names of hosts: create it again with `openssl req -x509 … -addext \
@@ -378,6 +384,15 @@ mod tests {
         let version_1 =
             rustls::CertificateError::Other(rustls::OtherError(Arc::new(webpki::Error::UnsupportedCertVersion)));
         assert!(hint(&version_1.into()).contains("X.509 version 1"));
+        let no_authority =
+            rustls::CertificateError::Other(rustls::OtherError(Arc::new(webpki::Error::EndEntityUsedAsCa)));
+        let unsafe_signature = rustls::CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+            signature_algorithm_id: vec![],
+            public_key_algorithm_id: vec![],
+        };
+        for error in [no_authority, unsafe_signature] {
+            assert!(hint(&error.clone().into()).contains("set `ca` in the upstream's `tls`"), "{error:?}");
+        }
     }
 
     #[tokio::test(flavor = "current_thread")]

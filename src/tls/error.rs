@@ -119,6 +119,23 @@ pub enum TlsError {
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
+impl TlsError {
+    /// Returns true if it is about the private key in `key` rather than the certificate in `cert`.
+    pub(super) fn is_about_key(&self, cert: &Path, key: &Path) -> bool {
+        match self {
+            TlsError::NoKey { .. }
+            | TlsError::EncryptedKey { .. }
+            | TlsError::UnsupportedKey { .. }
+            | TlsError::KeyMismatch { .. } => true,
+            TlsError::Read { file, .. }
+            | TlsError::TooLarge { file }
+            | TlsError::NotText { file, .. }
+            | TlsError::Pem { file, .. } => cert != key && *file == display(key),
+            _ => false,
+        }
+    }
+}
+
 /// What an operator should know about a certificate that works nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateWarning {

@@ -99,6 +99,7 @@ impl Compiler<'_> {
         let built = self.certificates.server(listener, &wanted);
         self.ok_or_report_all(built, |part| match part {
             Part::Certificate(index) => path.key("certificates").index(index).key("cert"),
+            Part::Key(index) => path.key("certificates").index(index).key("key"),
             Part::Authorities => path.key("client_auth").key("ca"),
             Part::Whole => path.clone(),
         })

@@ -280,6 +280,7 @@ impl Compiler<'_> {
         let built = self.certificates.client(upstream, servers, &files.unwrap_or_default());
         self.ok_or_report_all(built, |part| match part {
             Part::Certificate(_) => path.key("cert"),
+            Part::Key(_) => path.key("key"),
             Part::Authorities => path.key("ca"),
             Part::Whole => path.clone(),
         })
