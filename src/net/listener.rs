@@ -22,6 +22,7 @@
 //!   burst.
 
 mod accept;
+mod holder;
 mod inherit;
 
 use std::fs;
@@ -39,6 +40,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use self::accept::ListeningSocket;
 pub use self::accept::{AcceptPause, AcceptPauseReason, Acceptor, WaitingConnections};
+pub use self::holder::Holder;
 pub use self::inherit::{Inheritance, Inherited, Unfit, adopt};
 pub use super::address::{Address, AddressError};
 use super::socket::TcpOptions;
@@ -54,10 +56,12 @@ const SOCKET_FILE_MODE: u32 = 0o660;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens there.
-    #[error("{address} is in use by another process")]
+    #[error("{address} is in use by {}", in_use_by(.holder.as_ref()))]
     InUse {
         /// The address.
         address: Address,
+        /// The process, if it can be found.
+        holder: Option<Holder>,
     },
     /// No permission: a port below 1024, another user's directory.
     #[error("no permission to listen on {address}: {}", permission_hint(.address))]
@@ -109,11 +113,24 @@ fn permission_hint(address: &Address) -> &'static str {
     }
 }
 
+fn in_use_by(holder: Option<&Holder>) -> String {
+    match holder {
+        Some(holder) => holder.to_string(),
+        None => "another process (an older wsluice is replaced by USR2, or ends by TERM)".to_owned(),
+    }
+}
+
 impl BindError {
+    fn in_use(address: &Address) -> BindError {
+        BindError::InUse { address: address.clone(), holder: holder::holder(address) }
+    }
+
     fn new(address: &Address, source: io::Error) -> BindError {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            return BindError::in_use(address);
+        }
         let address = address.clone();
         match (source.kind(), &address) {
-            (io::ErrorKind::AddrInUse, _) => BindError::InUse { address },
             (io::ErrorKind::PermissionDenied, _) => BindError::Denied { address },
             (io::ErrorKind::AddrNotAvailable, _) => BindError::NotOurs { address },
             (io::ErrorKind::NotFound, Address::Unix(_)) => BindError::NoDirectory { address },
@@ -255,7 +272,7 @@ fn remove_if_stale(address: &Address, path: &Path) -> Result<(), BindError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed(error)),
-        Ok(()) | Err(_) => Err(BindError::InUse { address: address.clone() }),
+        Ok(()) | Err(_) => Err(BindError::in_use(address)),
     }
 }
 
