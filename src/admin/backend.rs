@@ -216,7 +216,7 @@ pub struct EndpointStatus {
     pub requests: u32,
     /// The result of its health check: `up`, `down`, or `unknown`.
     pub health: &'static str,
-    /// Whether it is ejected because live traffic failed.
+    /// Whether it is ejected because live traffic failed: sessions go to others while these can take them.
     pub ejected: bool,
     /// Whether it is drained, by the configuration or an operator.
     pub draining: bool,

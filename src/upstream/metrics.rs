@@ -95,7 +95,7 @@ impl Metrics {
             ejected: IntGaugeVec::new(
                 Opts::new(
                     "wsluice_endpoint_ejected",
-                    "Whether an endpoint is left out since live traffic failed on it: 1 until it answers again.",
+                    "Whether an endpoint is left out, while others take sessions, since live traffic failed on it: 1 until it answers again.",
                 ),
                 &["upstream", "endpoint"],
             )?,

@@ -266,9 +266,9 @@ impl Upstream {
     /// Records that an endpoint could not be connected to or answered wrongly, for `reason`.
     pub fn failed(&self, state: &EndpointState, reason: &'static str, now: MonotonicTime) {
         state.metrics.error(reason);
-        if let Some(rule) = self.policy.ejection {
+        if let Some(rule) = self.policy.ejection.filter(|_| self.is_one_of_several(state)) {
             let ejection = state.outlier.failed(rule, now, || self.has_room(rule, state));
-            self.ejected(state, ejection, reason);
+            self.ejected(state, ejection, reason, now);
         }
     }
 
@@ -292,18 +292,39 @@ impl Upstream {
     pub fn broke_off(&self, state: &EndpointState, lasted: Duration, now: MonotonicTime) {
         if let Some(rule) = self.policy.ejection
             && rule.early_end.is_some_and(|early| lasted < early)
+            && self.is_one_of_several(state)
         {
             let ejection = state.outlier.ended_early(rule, now, || self.has_room(rule, state));
-            self.ejected(state, ejection, "upstream_lost");
+            self.ejected(state, ejection, "upstream_lost", now);
         }
     }
 
-    fn ejected(&self, state: &EndpointState, ejection: Option<Ejection>, reason: &'static str) {
+    fn ejected(&self, state: &EndpointState, ejection: Option<Ejection>, reason: &'static str, now: MonotonicTime) {
         let Some(Ejection { why, span }) = ejection else { return };
         state.metrics.ejection(why);
         self.show_ejected(state);
-        let why = why.label();
-        tracing::warn!(upstream = %self.name, endpoint = state.endpoint(), why, reason, ?span, "endpoint is ejected");
+        let (why, endpoint) = (why.label(), state.endpoint());
+        if self.has_good_besides(state, now) {
+            tracing::warn!(upstream = %self.name, endpoint, why, reason, ?span, "endpoint is ejected");
+        } else {
+            let message = "endpoint is ejected, but still tried: no other takes sessions";
+            tracing::warn!(upstream = %self.name, endpoint, why, reason, ?span, "{message}");
+        }
+    }
+
+    /// Returns true if another endpoint takes sessions. One that is alone is tried each time, so it is not ejected (as
+    /// nginx ignores `max_fails` of an only server).
+    fn is_one_of_several(&self, state: &EndpointState) -> bool {
+        let others = |other: &&Arc<Endpoint>| !std::ptr::eq(&*other.state, state) && other.takes_sessions();
+        self.set.load().endpoints().iter().any(|other| others(&other))
+    }
+
+    /// Returns true if there is another endpoint that takes sessions and that nothing speaks against.
+    fn has_good_besides(&self, state: &EndpointState, now: MonotonicTime) -> bool {
+        let is_good = |other: &Arc<Endpoint>| {
+            !std::ptr::eq(&*other.state, state) && other.takes_sessions() && other.state.standing(now) == Standing::Good
+        };
+        self.set.load().endpoints().iter().any(is_good)
     }
 
     /// Of several workers the last one to write has seen what is true.

@@ -302,6 +302,21 @@ fn a_share_is_ejected_at_most_and_the_next_is_passed_over_for_a_moment() {
 }
 
 #[test]
+fn one_that_alone_takes_sessions_is_not_ejected() {
+    let group = Group::new(policy(None));
+    group.become_("['ws://a:1', { url: 'ws://b:1', weight: 0 }]");
+    (0..3).for_each(|_| group.fail(0, START));
+    let state = Arc::clone(&group.upstream.endpoints()[0].state);
+    (0..10).for_each(|_| group.upstream.opened(&state, START));
+    (0..10).for_each(|_| group.upstream.broke_off(&state, Duration::ZERO, START));
+    assert_eq!(group.ejected(), [false, false]);
+    assert_eq!(group.pick().0, "ws://a:1");
+    group.become_("['ws://a:1', 'ws://b:1']");
+    group.fail(0, START);
+    assert_eq!(group.ejected(), [true, false]);
+}
+
+#[test]
 fn with_another_good_one_left_an_attempt_is_not_the_last() {
     let group = Group::new(policy(None));
     group.become_("['ws://a:1', 'ws://b:1', { url: 'ws://c:1', weight: 0 }]");

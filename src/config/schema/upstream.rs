@@ -107,8 +107,8 @@ pub struct UpstreamConfig {
     #[serde(default)]
     pub when_all_down: WhenAllDown,
 
-    /// Leaves out an endpoint for a while after it failed live traffic; it is still used when no other is left. `off`
-    /// tries all endpoints each time. Default: on.
+    /// Leaves out an endpoint for a while after it failed live traffic; it is still used when no other is left, and
+    /// never ejected where it is the only one. `off` tries all endpoints each time. Default: on.
     #[serde(default)]
     pub ejection: MapOrOff<EjectionConfig>,
 
