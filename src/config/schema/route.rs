@@ -68,7 +68,8 @@ pub struct RouteConfig {
     /// that only break a rule: a length in more bytes than needed, and a Ping, Pong or Close masked in the wrong
     /// direction or unmasked in the other (the frame goes on with the right masking). `strict` ends the session for
     /// those too. `off` relays bytes blindly, for servers that break the protocol; it turns off pings, limits,
-    /// message counts and `keepalive`. Default: `lenient`, since clients in use do such things (paho-mqtt) and
+    /// message counts and `keepalive`. It is about frames only: no key relaxes the opening handshake, since a peer
+    /// that fails it speaks another protocol. Default: `lenient`, since clients in use do such things (paho-mqtt) and
     /// refusing protects nobody.
     #[serde(default)]
     pub validate: Validate,
@@ -202,11 +203,13 @@ pub struct Keepalive {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteLimits {
-    /// The largest message, summed over its frames; a larger one ends the session with close code 1009. Default:
-    /// `off`, since the proxy never holds a message: only the application knows what it cannot take.
+    /// The largest message, summed over its frames; a larger one ends the session with close code 1009. It counts
+    /// bytes on the wire, which permessage-deflate compresses: a message of 1MiB may become 1GiB at the server, whose
+    /// own limit must bound that. Default: `off`, since the proxy never holds a message: only the application knows
+    /// what it cannot take.
     pub message: OrOff<ByteSize>,
 
-    /// The largest frame; otherwise as `message`. Default: `off`.
+    /// The largest frame; otherwise as `message`, compressed bytes included. Default: `off`.
     pub frame: OrOff<ByteSize>,
 
     /// The most sessions and plain HTTP requests on this route at once; more are answered with 503. A request counts
