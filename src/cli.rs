@@ -42,7 +42,7 @@ const LOG_FLUSH: Duration = Duration::from_secs(2);
 #[command(
     version,
     about,
-    after_help = "Without a command, the demo starts: a proxy in front of four small servers, to try it."
+    after_help = format!("Without a command, the demo starts: a proxy in front of {}, to try it.", demo::SERVERS)
 )]
 struct Cli {
     #[command(subcommand)]
@@ -52,7 +52,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a proxy in front of built-in servers, with a page to try it (the default).
-    Demo,
+    Demo(DemoListen),
     /// Run with a configuration file.
     Run {
         #[command(flatten)]
@@ -78,6 +78,20 @@ enum Command {
     Schema,
 }
 
+/// Where the demo listens. A default that is in use gives way to a free port, an address that was asked for does not.
+#[derive(Debug, Default, clap::Args)]
+struct DemoListen {
+    /// Where to listen for http and ws, such as 127.0.0.1:9000; 0.0.0.0 lets other devices in [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_tcp)]
+    listen: Option<SocketAddr>,
+    /// Where to listen for https and wss [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_tcp)]
+    listen_tls: Option<SocketAddr>,
+    /// Where to serve metrics, health and the API, on loopback [default: 127.0.0.1:9902]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_loopback)]
+    admin: Option<SocketAddr>,
+}
+
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration file.
@@ -92,12 +106,25 @@ where
     text.parse().map_err(|error: crate::config::BadValue| format!("{}: {}", error.problem, error.help))
 }
 
+fn parse_tcp(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<Bind>() {
+        Ok(Bind::Tcp(address)) => Ok(address),
+        _ => Err("write an address and a port, such as 127.0.0.1:9000".to_owned()),
+    }
+}
+
+fn parse_loopback(text: &str) -> Result<SocketAddr, String> {
+    let address = parse_tcp(text)?;
+    let refused = "the demo's admin listener has no token, so it must be on loopback, such as 127.0.0.1:9902";
+    if address.ip().is_loopback() { Ok(address) } else { Err(refused.to_owned()) }
+}
+
 /// Runs the command line. Returns the exit code: 0 for success, 1 for a failure or a file that `check` finds wrong, 2 for
 /// wrong usage, 78 for a configuration that is wrong.
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command.unwrap_or(Command::Demo);
+    let command = Cli::parse().command.unwrap_or(Command::Demo(DemoListen::default()));
     let done = match command {
-        Command::Demo => run_demo(),
+        Command::Demo(listen) => run_demo(&listen),
         Command::Run { config } => run_file(&config.config),
         Command::Check { config } => return check(&config.config),
         Command::Proxy { listen, to } => run_pair(&listen, &to),
@@ -112,10 +139,10 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // A report about a file begins with the file's name and needs no prefix.
             if error.is::<ConfigErrors>() {
-                eprintln!("{error}");
+                complain(&format!("{error}\n"));
                 return ExitCode::from(EXIT_CONFIG);
             }
-            eprintln!("wsluice: {error:#}");
+            complain(&format!("wsluice: {error:#}\n"));
             ExitCode::FAILURE
         }
     }
@@ -130,7 +157,7 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Writes to stderr. Nobody may be there to read it.
+/// Writes to stderr. A reader that has closed it (`2>&1 | head`) is not an error, and there is nobody else to tell.
 fn complain(text: &str) {
     use std::io::Write as _;
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -143,10 +170,10 @@ fn environment(name: &str) -> Option<String> {
 fn check(path: &Path) -> ExitCode {
     let checked = load_file(path, &environment).and_then(|loaded| {
         for warning in &loaded.warnings {
-            eprint!("{warning}");
+            complain(&format!("{warning}\n\n"));
         }
         for warning in examine(&loaded, FileChecks::Inside)? {
-            eprintln!("warning: {warning}");
+            complain(&format!("warning: {warning}\n\n"));
         }
         Ok(loaded)
     });
@@ -155,11 +182,13 @@ fn check(path: &Path) -> ExitCode {
             let counts =
                 [(file.listeners.len(), "listener"), (file.routes.len(), "route"), (file.upstreams.len(), "upstream")];
             let counted = counts.map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" }));
-            println!("{}: ok: {}", path.display(), counted.join(", "));
-            ExitCode::SUCCESS
+            match print(&format!("{}: ok: {}\n", path.display(), counted.join(", "))) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
         }
         Err(errors) => {
-            eprintln!("{errors}");
+            complain(&format!("{errors}\n"));
             ExitCode::FAILURE
         }
     }
@@ -181,7 +210,7 @@ fn run_pair(listen: &Bind, to: &EndpointUrl) -> anyhow::Result<()> {
     run(load_str("command line", &text, &|_| None)?, None, RunMode::Service, Registry::new(), |_| {})
 }
 
-fn run_demo() -> anyhow::Result<()> {
+fn run_demo(listen: &DemoListen) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let registry = Registry::new();
     let servers = {
@@ -191,7 +220,11 @@ fn run_demo() -> anyhow::Result<()> {
     };
     let certificate = DemoCertificate::create().context("cannot make a certificate")?;
     let usual = DemoAddresses::default();
-    let addresses = DemoAddresses { plain: free(usual.plain)?, tls: free(usual.tls)?, admin: free(usual.admin)? };
+    let addresses = DemoAddresses {
+        plain: free(listen.listen, usual.plain)?,
+        tls: free(listen.listen_tls, usual.tls)?,
+        admin: free(listen.admin, usual.admin)?,
+    };
     let text = demo::demo_config(&servers, &certificate, addresses);
     let loaded = load_str("demo", &text, &|_| None)?;
     // The servers run on their own thread, which ends with the process.
@@ -205,9 +238,15 @@ fn run_demo() -> anyhow::Result<()> {
     result
 }
 
-/// Returns the address, or the same with port 0 if it is in use.
-fn free(usual: SocketAddr) -> anyhow::Result<SocketAddr> {
-    let held = TcpListener::bind(usual).or_else(|_| TcpListener::bind((usual.ip(), 0)));
+/// Returns the address that was asked for, with a free port in place of 0; else the usual one, or a free port where it is in
+/// use.
+fn free(wanted: Option<SocketAddr>, usual: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let held = match wanted {
+        // Whatever is wrong with it is told when the listener opens.
+        Some(wanted) if wanted.port() != 0 => return Ok(wanted),
+        Some(wanted) => TcpListener::bind(wanted),
+        None => TcpListener::bind(usual).or_else(|_| TcpListener::bind((usual.ip(), 0))),
+    };
     held.and_then(|listener| listener.local_addr()).context("no free port on loopback")
 }
 

@@ -23,7 +23,7 @@ mod upgrades;
 pub mod watch;
 mod watchdog;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -74,6 +74,8 @@ pub struct Controller {
     /// Lets one check at a time run on a thread.
     check_permit: Arc<Semaphore>,
     requests: mpsc::Receiver<ControlRequest>,
+    /// The warnings about the configuration in force, which have been logged.
+    warned: HashSet<String>,
     in_force: Arc<ArcSwap<ActiveConfig>>,
     compiled: Compiled,
     listeners: Listeners,

@@ -17,7 +17,7 @@ use super::listeners::{self, AdminEndpoint, Bindings, Listeners};
 use super::reload::{Loader, commit_certificates};
 use super::upgrades::Upgrades;
 use super::{ControlHandle, Controller, ProcessOrigin, REQUESTS_MAX, ReloadError, watchdog as watchdog_task};
-use crate::config::Loaded;
+use crate::config::{Finding, Loaded};
 use crate::handover::{Activated, Predecessors, PreparedSuccessor};
 use crate::server::accepting;
 
@@ -115,6 +115,8 @@ impl Controller {
         };
         commit_certificates(&context, &mut compiled);
         let warnings = std::mem::take(&mut compiled.warnings);
+        // Whoever loaded it has logged the first.
+        let warned = loaded.warnings.iter().map(Finding::summary).chain(warnings.iter().cloned()).collect();
         let in_force = Arc::new(ArcSwap::from_pointee(ActiveConfig::new(loaded, &compiled, &listeners)));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let (admin, admin_seen) = latest::channel(admin);
@@ -144,6 +146,7 @@ impl Controller {
             checks: JoinSet::new(),
             check_permit: Arc::new(Semaphore::new(1)),
             requests,
+            warned,
             in_force,
             compiled,
             listeners,

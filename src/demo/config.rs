@@ -3,12 +3,13 @@
 //! The demo is `wsluice run` with this text and nothing else, so it is also the first example configuration that a newcomer
 //! reads.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::{DemoCertificate, DemoServers};
 
-/// The addresses of the demo. The defaults are documented; the caller may choose others if they are in use.
+/// The addresses of the demo. The defaults are documented; the command line may name others, and the caller chooses others
+/// for the defaults if they are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DemoAddresses {
     /// Plain HTTP and ws.
@@ -23,6 +24,19 @@ impl Default for DemoAddresses {
     fn default() -> DemoAddresses {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         DemoAddresses { plain: loopback(8080), tls: loopback(8443), admin: loopback(9902) }
+    }
+}
+
+impl DemoAddresses {
+    /// Returns the addresses to connect to from this machine: loopback for those that listen on all.
+    pub fn reachable(self) -> DemoAddresses {
+        let reach = |mut address: SocketAddr| {
+            if address.ip().is_unspecified() {
+                address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+            }
+            address
+        };
+        DemoAddresses { plain: reach(self.plain), tls: reach(self.tls), admin: reach(self.admin) }
     }
 }
 

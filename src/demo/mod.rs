@@ -16,15 +16,18 @@ pub use config::{DemoAddresses, demo_config};
 pub use counters::DemoCounters;
 pub use servers::{DemoServers, start};
 
+/// What runs behind the proxy: said by the banner and by the help of the command line.
+pub const SERVERS: &str = "three small WebSocket servers and a web server";
+
 /// What is printed once the proxy listens: where to look, and what to type next.
 pub fn banner(addresses: &DemoAddresses) -> String {
-    let DemoAddresses { plain, tls, admin } = addresses;
+    let DemoAddresses { plain, tls, admin } = addresses.reachable();
     format!(
-        r#"wsluice demo: a proxy in front of three small WebSocket servers and a web server, all in this process
+        r#"wsluice demo: a proxy in front of {SERVERS}, all in this process
 
   Open in a browser   https://{tls}/   (certificate made just now; accept it once)
                  or   http://{plain}/
-  Sockets             /echo  /nap (echo, ends after 10 s of silence)  /clock  /heartbeat   by ws:// or wss://
+  Sockets             /echo  /nap (the same server, ends after 10 s of silence)  /clock  /heartbeat   by ws:// or wss://
   Metrics             http://{admin}/metrics   (also /livez, /readyz)
 
 Try next, in another terminal:

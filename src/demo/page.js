@@ -14,6 +14,7 @@ const MEANINGS = {
 const $ = (id) => document.getElementById(id);
 const scheme = location.protocol === "https:" ? "wss" : "ws";
 let socket = null;
+let last = null;   // what the last socket was opened with
 
 // --- the log
 
@@ -70,6 +71,7 @@ function open(opened) {
     return;
   }
   socket = current;
+  last = { server: $("server").value, subprotocol: $("subprotocol").value };
   socket.binaryType = "arraybuffer";
   $("closed").hidden = true;
   show("connecting");
@@ -133,6 +135,11 @@ on("close-form", "submit", () => {
   } catch (error) {   // browsers send 1000 and 3000-4999, and reasons of at most 123 bytes
     $("close-error").textContent = error.message;
   }
+});
+on("reconnect", "click", () => {
+  $("server").value = last.server;
+  $("subprotocol").value = last.subprotocol;
+  open();
 });
 on("clear", "click", () => $("log").replaceChildren());
 

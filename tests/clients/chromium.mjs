@@ -93,6 +93,35 @@ await run("the server closes with its code and reason", async () => {
   await closed_with(4001, "some reason");
 });
 
+await run("a press of Reconnect opens the same path again", async () => {
+  await page.locator("#server").selectOption("/clock");
+  await page.locator("#reconnect").click();
+  await shows("#state", /^open$/);
+  check((await page.locator("#server").inputValue()) === "/echo", "the path of the session before");
+  await page.locator("#send").click();
+  await shows("#closed-code", /^4001$/);
+});
+
+await run("on a phone the messages are in sight and nothing is wider than the screen", async () => {
+  await page.setViewportSize({ width: 390, height: 844 });
+  await page.evaluate(() => scrollTo(0, 0));
+  await open("/echo");
+  await page.locator("#text").fill("in sight");
+  await page.locator("#send").click();
+  await shows("#log .received", "in sight");
+  await page.evaluate(() => scrollTo(0, 0));
+  const { y, height } = await page.locator("#log .received").first().boundingBox();
+  check(y >= 0 && y + height <= 844, `the message is at ${y}`);
+  const send = await page.locator("#send").boundingBox();
+  check(send.y + send.height <= 844, `the button Send is at ${send.y}`);
+  const width = await page.evaluate(() => document.documentElement.scrollWidth);
+  check(width <= 390, `the page is ${width} wide`);
+  if (screenshot) await page.screenshot({ path: screenshot.replace(/(\.\w+)?$/, "-phone$1") });
+  await page.locator("#close").click();
+  await shows("#state", /^closed$/);
+  await page.setViewportSize({ width: 1240, height: 1000 });
+});
+
 await run("a subprotocol is negotiated, one that the server lacks is refused", async () => {
   await open("/echo", "nothing, chat");
   await shows("#log .note", "subprotocol chat");

@@ -35,6 +35,7 @@ fn it_tells_its_version_and_its_commands() {
     for command in ["demo", "run", "check", "proxy", "ping", "schema"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is missing in\n{help}");
     }
+    assert!(help.contains(wsluice::demo::SERVERS), "{help}");
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -48,6 +49,9 @@ fn wrong_usage_exits_with_2() {
         &["proxy", "--listen", "8080", "--to", "http://127.0.0.1:1"],
         &["proxy", "--listen", "127.0.0.1:0", "--to", "ftp://127.0.0.1:1"],
         &["proxy", "--listen", "127.0.0.1:0", "--to", "http://127.0.0.1:1/path"],
+        &["demo", "--listen", "9000"],
+        &["demo", "--listen", "unix:/run/x.sock"],
+        &["demo", "--admin", "0.0.0.0:9902"],
         &["--frobnicate"],
     ] {
         let output = run(arguments);
@@ -134,6 +138,23 @@ fn certificates_are_checked_too() {
 }
 
 #[test]
+fn what_is_wrong_with_a_key_is_told_at_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (cert, key) = authority.issue("server", &["a.example"]);
+    let tls = format!("tls: {{ certificates: [{{ cert: {cert:?}, key: {key:?} }}] }}");
+    let path = file(dir.path(), &GOOD.replace("0\" }", &format!("0\", {tls} }}")));
+    assert_eq!(run(&["check", "--config", &path]).status.code(), Some(0));
+    for spoilt in ["", "-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n"] {
+        std::fs::write(&key, spoilt).unwrap();
+        let output = run(&["check", "--config", &path]);
+        let (_, err) = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        assert!(err.contains("error: listeners[0].tls.certificates[0].key: "), "{err}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     for (command, code) in [("check", 1), ("run", 78)] {
         let output = run(&[command, "--config", "/nowhere/wsluice.yaml"]);
@@ -152,7 +173,92 @@ fn an_address_in_use_is_a_failure_that_names_it() {
     let (_, err) = text(&output);
     assert_eq!(output.status.code(), Some(1), "{err}");
     let last = err.lines().last().unwrap();
-    assert_eq!(last, format!("wsluice: listener plain: {address} is in use by another process"));
+    let holder = format!("wsluice: listener plain: {address} is in use by process {} (", std::process::id());
+    assert!(last.starts_with(&holder) && !last.contains("USR2"), "{last}");
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_address_is_told_to_replace_the_first_by_usr2() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Process::start(dir.path(), GOOD);
+    let address = first.listening().await.to_string();
+    let other = tempfile::tempdir().unwrap();
+    let path = file(other.path(), &GOOD.replace("127.0.0.1:0", &address));
+    let output = tokio::task::spawn_blocking(move || run(&["run", "--config", &path])).await.unwrap();
+    let (_, err) = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.lines().last().unwrap().contains(&format!("`kill -USR2 {}`", first.pid())), "{err}");
+}
+
+/// A file with two warnings and no error.
+const DOUBTFUL: &str = r#"
+listeners: [{ name: plain, bind: "127.0.0.1:0" }]
+routes: [{ name: all, upstream: app }, { name: never, match: { path: { prefix: /ws } }, upstream: app }]
+upstreams:
+  app: { endpoints: ["wss://127.0.0.1:9000"], tls: { verify: off } }
+  unused: { endpoints: ["ws://127.0.0.1:9000"] }
+"#;
+
+#[test]
+fn between_warnings_there_is_an_empty_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["check", "--config", &file(dir.path(), DOUBTFUL)]);
+    let (_, err) = text(&output);
+    let warnings: Vec<&str> = err.split("\n\n").collect();
+    let [never, unused, verify, ""] = &warnings[..] else { panic!("{err}") };
+    for (warning, word) in [(never, "no request ever comes"), (unused, "no route leads"), (verify, "verify is off")] {
+        assert!(warning.starts_with("warning: ") && warning.contains(word), "{warning}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad");
+    std::fs::create_dir(&bad).unwrap();
+    let (good, bad) = (file(dir.path(), DOUBTFUL), file(&bad, "routes: []\n"));
+    for (arguments, code) in [
+        (&["check", "--config", &good][..], 0),
+        (&["check", "--config", &bad], 1),
+        (&["run", "--config", &bad], 78),
+        (&["schema"], 0),
+        (&["--help"], 0),
+        (&["help", "run"], 0),
+        (&["--version"], 0),
+        (&["frobnicate"], 2),
+    ] {
+        let mut command = wsluice(arguments);
+        let (reader, writer) = std::io::pipe().unwrap();
+        command.stdout(writer.try_clone().unwrap()).stderr(writer);
+        drop(reader);
+        assert_eq!(command.status().unwrap().code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_written_just_before_the_start_brings_no_warning_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wsluice.yaml");
+    let mut process = Process::start(dir.path(), DOUBTFUL);
+    process.listening().await;
+    // Whether it was read again at the start depends on the moment; now it is.
+    std::fs::write(&path, DOUBTFUL.to_owned() + "# the same\n").unwrap();
+    process.signal(Signal::HUP);
+    process.line("the reload", |line| line.contains("nothing has changed").then_some(())).await;
+    std::fs::write(&path, DOUBTFUL.to_owned() + "drain: { time: 1s }\n").unwrap();
+    process.signal(Signal::HUP);
+    process.line("the second reload", |line| line.contains("configuration reloaded").then_some(())).await;
+    // One that is new is told.
+    std::fs::write(&path, DOUBTFUL.replace("unused:", "idle:")).unwrap();
+    process.signal(Signal::HUP);
+    process.line("a new warning", |line| line.contains("upstreams.idle (line 6): no route leads").then_some(())).await;
+    process.seen.pop();
+    process.signal(Signal::TERM);
+    process.line("the end", |line| line.contains("drained").then_some(())).await;
+    for warning in ["verify is off", "no request ever comes", "no route leads"] {
+        let said = process.seen.iter().filter(|line| line.contains(warning)).count();
+        assert_eq!(said, 1, "{warning}: {:#?}", process.seen);
+    }
 }
 
 #[test]
@@ -230,6 +336,21 @@ async fn the_demo_prints_where_to_look_and_works() {
         drop((page, metrics));
         assert_eq!(process.end().await.code(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn the_demo_listens_where_it_is_told() {
+    let any = ["demo", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut process = Process::spawn(wsluice(&any));
+    let url = |line: &str| Some(line.split_once("or   http://")?.1.trim_end_matches('/').to_owned());
+    let address = process.line("the banner", url).await;
+    // What was asked for is not replaced by another port.
+    let wanted = address.clone();
+    let again = move || run(&["demo", "--listen", &wanted, "--listen-tls", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let output = tokio::task::spawn_blocking(again).await.unwrap();
+    let (_, err) = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains(&format!("{address} is in use by process {}", process.pid())), "{err}");
 }
 
 // ---- signals

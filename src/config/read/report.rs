@@ -218,6 +218,14 @@ impl ConfigErrors {
     }
 }
 
+impl Finding {
+    /// Returns it on one line, for the log: where it is and what is wrong.
+    pub fn summary(&self) -> String {
+        let line = self.line.map(|line| format!(" (line {line})")).unwrap_or_default();
+        format!("{}{line}: {}", self.path, self.message)
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         out.write_str(&self.drawn)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::compare::{ADMIN, Changes};
-use crate::config::Loaded;
+use crate::config::{Finding, Loaded};
 use crate::control::active_config::ActiveConfig;
 use crate::control::background::{start_discovery, start_tasks};
 use crate::control::compile::{Compiled, compile};
@@ -19,6 +19,7 @@ impl Controller {
         let mut compiled = compile(&loaded, &self.context, previous)?;
         let before = self.in_force.load_full();
         let mut changes = Changes::between(&before.loaded.file, &loaded.file, &self.compiled, &compiled);
+        changes.warnings.extend(loaded.warnings.iter().map(Finding::summary));
         changes.warnings.extend(std::mem::take(&mut compiled.warnings));
         if changes.is_empty() {
             // Commits certificate files that were refused, for the metrics.

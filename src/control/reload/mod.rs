@@ -63,7 +63,7 @@ impl Controller {
         match &done {
             Ok(changes) if changes.is_empty() => {
                 tracing::info!(trigger, "configuration read again: nothing has changed");
-                changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                self.warn(&changes.warnings);
             }
             Ok(changes) => {
                 tracing::info!(
@@ -73,7 +73,7 @@ impl Controller {
                     workers_late = changes.workers_late.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
                     "configuration reloaded"
                 );
-                changes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                self.warn(&changes.warnings);
             }
             Err(error) => {
                 tracing::error!(trigger, %error, "the new configuration is refused, the one before stays in force");
@@ -87,6 +87,14 @@ impl Controller {
             }
         }
         done
+    }
+
+    /// Logs warnings, except those that the configuration before had as well: a file that was written just before the start
+    /// is read again at once, and would bring each a second time.
+    fn warn(&mut self, warnings: &[String]) {
+        let new = warnings.iter().filter(|warning| !self.warned.contains(*warning));
+        new.for_each(|warning| tracing::warn!("{warning}"));
+        self.warned = warnings.iter().cloned().collect();
     }
 
     async fn apply_or_renew(&mut self, read: Result<Read, ReloadError>) -> Result<Changes, ReloadError> {
