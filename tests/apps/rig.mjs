@@ -98,16 +98,22 @@ process.env.STICKY_SECRET = "0123456789abcdef".repeat(4);
 export class Proxy {
   /**
    * `app` is the file's name; `servers` are ports, or endpoints as the file has them. Lines of `route` are added to each of its routes, those of
-   * `upstream` to its upstream.
+   * `upstream` to its upstream. With `listener` the file's own one is kept, on the plain port; `edit` changes the text.
    */
-  static async start(binary, { app, servers, route = "", upstream = "" }) {
+  static async start(binary, { app, servers, route = "", upstream = "", listener = false, edit = (text) => text }) {
     const proxy = new Proxy();
     const [plain, tls, admin] = await free_ports(3);
-    const text = app ? readFileSync(join(here, "../../config/apps", `${app}.yaml`), "utf8") : PLAIN;
+    const text = edit(app ? readFileSync(join(here, "../../config/apps", `${app}.yaml`), "utf8") : PLAIN);
     const endpoints = servers.map((server) => (typeof server === "number" ? `ws://127.0.0.1:${server}` : server));
-    // Its listeners stand first.
-    const routes = text.slice(text.search(/^routes:$/m)).replace(/^ +endpoints: .*$/m, `    endpoints: ${JSON.stringify(endpoints)}${upstream}`);
-    Object.assign(proxy, { plain, tls, admin, routes, route, revision: 0, file: join(scratch, `wsluice-${admin}.yaml`) });
+    const start = text.search(/^routes:$/m);
+    const listeners = listener ? text.slice(0, start).replace(/^( +bind:) .*$/m, `$1 "127.0.0.1:${plain}"`) : `listeners:
+  - { name: plain, bind: "127.0.0.1:${plain}" }
+  - name: tls
+    bind: "127.0.0.1:${tls}"
+    tls: { certificates: [{ cert: ${JSON.stringify(certificate)}, key: ${JSON.stringify(process.env.WSLUICE_KEY)} }] }
+`;
+    const routes = text.slice(start).replace(/^ +endpoints: .*$/m, `    endpoints: ${JSON.stringify(endpoints)}${upstream}`);
+    Object.assign(proxy, { plain, tls, admin, listeners, routes, route, revision: 0, file: join(scratch, `wsluice-${admin}.yaml`) });
     proxy.write();
     proxy.program = new Program(admin, binary, ["run", "--config", proxy.file]);
     await proxy.program.start();
@@ -123,11 +129,7 @@ export class Proxy {
       .replace(/^( {2}- name: .*)$/gm, `$1\n    ${changed}${this.route}`)
       .replace("routes:\n", `routes:\n  - { name: other-${this.revision}, match: { path: { prefix: /other-${this.revision} } }, upstream: ${upstream} }\n`);
     writeFileSync(this.file, `version: 1
-listeners:
-  - { name: plain, bind: "127.0.0.1:${this.plain}" }
-  - name: tls
-    bind: "127.0.0.1:${this.tls}"
-    tls: { certificates: [{ cert: ${JSON.stringify(certificate)}, key: ${JSON.stringify(process.env.WSLUICE_KEY)} }] }
+${this.listeners}
 admin: { bind: "127.0.0.1:${this.admin}" }
 log: { level: info, format: json }
 watch: false

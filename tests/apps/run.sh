@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Puts a built wsluice in front of applications that nobody here wrote: Socket.IO, graphql-ws, MQTT, Vite, Jupyter, Yjs, Node-RED and noVNC, each over
-# ws and over wss, each with a reload and the loss of its server in the middle.
+# Puts a built wsluice in front of applications that nobody here wrote: Socket.IO, graphql-ws, MQTT, Vite, Jupyter, Yjs, Node-RED, noVNC and
+# webpack-dev-server, each over ws and over wss, each with a reload and the loss of its server in the middle; and behind an nginx.
 #
 #   tests/apps/run.sh target/release/wsluice [NAME…]      such as `vite mqtt`; by default all
 #
-# Installs the npm and Python packages beside this script, and Debian's mosquitto and Chromium where they are missing (no service is started).
+# Installs the npm and Python packages beside this script, and Debian's mosquitto, nginx and Chromium where they are missing (no service is started).
 # Needs node 20, python 3.11 and openssl. Ends only processes that it started.
 set -euo pipefail
 
 binary=$(realpath "${1:?usage: $0 BINARY [NAME…]}")
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")"
-[ $# -gt 0 ] || set -- socketio graphql mqtt vite jupyter yjs node-red novnc
+[ $# -gt 0 ] || set -- socketio graphql mqtt vite jupyter yjs node-red novnc webpack nginx
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -31,6 +31,7 @@ need=()
 [ -x "${CHROMIUM:-/usr/bin/chromium}" ] || need+=(chromium)
 PATH=$PATH:/usr/sbin
 command -v mosquitto > /dev/null || need+=(mosquitto)
+command -v nginx > /dev/null || need+=(nginx-light)
 scratch=$(mktemp -d)
 policy=/usr/sbin/policy-rc.d
 trap 'rm -rf "$scratch"; [ ! -e "$scratch.policy" ] || rm -f "$policy" "$scratch.policy"' EXIT
