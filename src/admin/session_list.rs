@@ -151,7 +151,7 @@ mod tests {
         let text = "routes: [{ name: all, upstream: app }]\nupstreams: { app: { endpoints: ['ws://127.0.0.1:1'] } }";
         let loaded = load_str("test", text, &|_| None).unwrap();
         let compiled = compile(&loaded, &CompileContext::for_check(), None).unwrap();
-        let route = Arc::clone(&compiled.routes["all"].route.listeners[0].sessions);
+        let route = Arc::clone(&compiled.routes["all"].action.listeners()[0].sessions);
         let live = Arc::clone(&compiled.upstreams["app"].upstream.endpoints()[0].state);
         let (all, opened) = (SessionRegistry::new(2), clock::now());
         let waker = Waker::from(Arc::clone(asked));

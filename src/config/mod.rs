@@ -40,6 +40,7 @@ pub use read::FILE_BYTES_MAX;
 pub use read::key::KeyPath;
 pub use read::report::{ConfigErrors, Finding, Severity, Source, without};
 pub use read::suggest::did_you_mean;
+pub use schema::action::{AnswerStatus, Location, RedirectConfig, RedirectStatus, RespondConfig, Text};
 pub use schema::admin::{Admin, AdminToken};
 pub use schema::admission::{Admission, QueueConfig, Rate};
 pub use schema::client_tls::{ClientTls, Verify};
@@ -123,12 +124,13 @@ pub struct Config {
 
 impl Config {
     /// Returns every file that the configuration names and a reload reads again: certificates, keys, authorities,
-    /// secrets and tokens. Sorted, each once, as written. Endpoint lists are left out: discovery watches them itself.
+    /// secrets, tokens and pages. Sorted, each once, as written. Endpoint lists are left out: discovery watches them itself.
     pub fn files(&self) -> Vec<PathBuf> {
         let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(ServerTls::files);
         let upstreams = self.upstreams.values().flat_map(UpstreamConfig::files);
         let token = self.admin.iter().filter_map(|admin| admin.token_file.as_deref());
-        let all: BTreeSet<&Path> = listeners.chain(upstreams).chain(token).collect();
+        let routes = self.routes.iter().flat_map(RouteConfig::files);
+        let all: BTreeSet<&Path> = listeners.chain(routes).chain(upstreams).chain(token).collect();
         all.into_iter().map(Path::to_owned).collect()
     }
 

@@ -12,7 +12,13 @@ pub mod lookalike;
 pub mod network;
 pub mod path;
 pub mod redact;
+pub mod request_id;
 pub mod trailers;
+pub mod variable;
 pub mod visible;
+
+pub mod template;
+
+pub mod redirect;
 
 pub use authority::{Host, HostError};

@@ -61,6 +61,7 @@ pub async fn run(
     let affinity_cookie = arrival.affinity_cookie(&route);
     let target = PathAndQuery::try_from(arrival.upstream_target());
     let mut headers = arrival.upstream_headers(&route);
+    let edits = arrival.take_response_edits();
     if wants_trailers {
         // RFC 9110 §10.1.4: TE is for one hop, and who sends it nominates it.
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -97,7 +98,8 @@ pub async fn run(
         ExchangePermits::new(endpoint_permit, route_permit),
     );
     let response = Response::from_parts(parts, body.boxed_unsync());
-    let mut response = response::from_upstream(response, &route, cookie)?;
+    let edits = edits.as_ref().unwrap_or(&route.response_edits);
+    let mut response = response::from_upstream(response, edits, cookie)?;
     *response.version_mut() = Version::HTTP_11;
     Ok(response)
 }

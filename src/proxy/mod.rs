@@ -4,46 +4,53 @@
 //! `Failure`, and `outcome` alone decides what a failure means for the client, the log and the metrics. A request loads
 //! the snapshot once and keeps what it found there to the end.
 
+pub mod answer;
 pub mod body;
+pub mod edits;
 pub mod entry;
 pub mod exchange;
 pub mod forward;
 pub mod hops;
 pub mod metrics;
 pub mod outcome;
+pub mod page;
 pub mod request;
 pub mod request_log;
 pub mod response;
 pub mod quota;
 pub mod snapshot;
 pub mod upgrade;
+pub mod values;
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderName, USER_AGENT};
+use http::header::{HOST, HeaderMap, HeaderName, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use crate::header::forwarded::ForwardedRequest;
 use crate::header::path::PathError;
+use crate::header::request_id::{self, X_REQUEST_ID};
+use crate::header::variable::Variable;
 use crate::header::{Host, coding, forwarded, path};
 use crate::route::RequestView;
 use crate::session::access_log::AccessLog;
 use crate::session::{Quoted, RequestInfo, Sessions, Texts};
 use crate::telemetry::panics::{self, PanicSite};
 use crate::ws::handshake;
+use answer::Answer;
 use body::Body;
+use edits::FilledEdits;
 use metrics::RouteRequestMetrics;
 use outcome::Failure;
 use request::RoutedRequest;
 use request_log::RequestLog;
-use snapshot::Snapshot;
+use snapshot::{RouteAction, Snapshot};
 use upgrade::PendingUpgrade;
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use values::RequestValues;
 
 /// The request handling of one listener.
 #[derive(Debug)]
@@ -73,6 +80,10 @@ pub struct Downstream {
     pub peer: Option<SocketAddr>,
     /// The version of TLS, if it ended here.
     pub tls: Option<&'static str>,
+    /// The port that the peer spoke to; none on a Unix socket.
+    pub port: Option<u16>,
+    /// The port of the listener, which is another if a PROXY header tells of one.
+    pub listener_port: Option<u16>,
 }
 
 impl Downstream {
@@ -165,20 +176,44 @@ impl Proxy {
         };
         let table = &self.snapshot.table;
         let found = table.find(&head)?.ok_or_else(|| Failure::no_route(table.methods_allowed(&head)))?;
-        let route = Arc::clone(found.route);
-        log.route = Some(Arc::clone(&route));
-        hops::judge(&parts.headers, &route.hop)?;
-        // Plain requests of those who are still here are answered to the end.
-        let is_ending = log.is_handshake && self.sessions.is_draining();
-        if is_ending || !route.quota.is_open() || !route.upstream.gate.is_open() {
-            return Err(Failure::Draining);
-        }
+        let action = found.route.clone();
+        log.route = Some(action.clone());
+        self.judge_route(&action, &parts.headers, log)?;
+        let variables = action.variables();
+        let asked = variables.any.then(|| found.path.as_deref().unwrap_or(&path).to_owned());
         let (path, sent) = match found.path {
             // Only the normalised path goes on: another spelling could be another route's path.
-            Some(read) => (Some(route.rewrite.apply(&read)?.into_owned()), None),
-            None => route.rewrite.spellings(parts.uri.path(), &path)?,
+            Some(read) => (Some(action.rewrite().apply(&read)?.into_owned()), None),
+            None => action.rewrite().spellings(parts.uri.path(), &path)?,
         };
-        let arrival = RoutedRequest { host, path, sent, peer, forwarded_request, parts };
+        let mut arrival = RoutedRequest { host, path, sent, peer, forwarded_request, parts, edits: None };
+        let id = variables.id.then(|| self.request_id(&arrival, log));
+        let values = RequestValues {
+            proxy: self,
+            downstream,
+            arrival: &arrival,
+            route: &action,
+            client,
+            client_port: log.request_info.client_port,
+            path: asked.as_deref().unwrap_or_default(),
+            id: id.as_deref(),
+        };
+        let write = |variable: Variable, out: &mut String| values.write(variable, out);
+        let route = match &action {
+            RouteAction::Answer(route) => {
+                let response = route.answer(write)?;
+                log.result = match route.answer {
+                    Answer::Redirect { .. } => outcome::REDIRECT,
+                    Answer::Respond { .. } => outcome::RESPOND,
+                };
+                return Ok(Walked::Http(response));
+            }
+            RouteAction::Forward(route) => Arc::clone(route),
+        };
+        if variables.any {
+            let (request, response) = (route.request_edits.filled(write), route.response_edits.filled(write));
+            arrival.edits = Some(Box::new(FilledEdits { request, response }));
+        }
         if log.is_handshake {
             Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {
                 (response, Some(opened)) => Walked::Switched(response, opened),
@@ -188,6 +223,30 @@ impl Proxy {
             let answered = Box::pin(forward::run(route, arrival, body, log)).await?;
             Ok(Walked::Http(answered))
         }
+    }
+
+    /// Refuses what has been here before, and what comes to a route that is drained.
+    fn judge_route(&self, action: &RouteAction, headers: &HeaderMap, log: &RequestLog) -> Result<(), Failure> {
+        let is_open = match action {
+            RouteAction::Forward(route) => {
+                hops::judge(headers, &route.hop)?;
+                // Plain requests of those who are still here are answered to the end.
+                let is_ending = log.is_handshake && self.sessions.is_draining();
+                !is_ending && route.quota.is_open() && route.upstream.gate.is_open()
+            }
+            RouteAction::Answer(route) => route.quota.is_open(),
+        };
+        if is_open { Ok(()) } else { Err(Failure::Draining) }
+    }
+
+    /// The id of a request, which the log gets, too: that of a trusted proxy, or a new one.
+    fn request_id(&self, arrival: &RoutedRequest, log: &mut RequestLog) -> String {
+        let told = request_id::of_proxy(&arrival.parts.headers).filter(|_| arrival.peer.trusted);
+        let id = told.map_or_else(|| request_id::uuid(random()), str::to_owned);
+        if self.log.is_on() {
+            log.request_info.texts.set_request_id(&id);
+        }
+        id
     }
 
     fn peer(&self, downstream: &Downstream) -> forwarded::DirectPeer {
@@ -213,6 +272,14 @@ impl Proxy {
         }
         request_info
     }
+}
+
+/// Bytes that nobody can guess; so ids of several processes do not meet.
+fn random() -> [u8; 16] {
+    let mut bytes = fastrand::u128(..).to_ne_bytes();
+    // The system's source does not fail once it has begun; without it, the bytes are still random enough for ids.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    bytes
 }
 
 /// Where a walk without failure ends.

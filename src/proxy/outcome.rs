@@ -23,6 +23,15 @@ use crate::ws::close::{Close, CloseCode};
 use crate::ws::handshake::OfferError;
 use crate::ws::tunnel::{End, Farewell};
 
+/// The log's reason for a request whose answer, a server's, came to its end.
+pub const OK: &str = "ok";
+
+/// The same for a redirect of the route.
+pub const REDIRECT: &str = "redirect";
+
+/// The same for an answer of the route.
+pub const RESPOND: &str = "respond";
+
 /// Why a request fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use http::header::{COOKIE, HOST, HeaderMap, HeaderName};
 
+use super::edits::{FilledEdits, HeaderEdits};
 use super::entry::AffinityCookie;
 use super::hops::CDN_LOOP;
 use super::snapshot::Route;
@@ -31,6 +32,8 @@ pub struct RoutedRequest {
     pub forwarded_request: ForwardedRequest,
     /// Its head, as it came.
     pub parts: http::request::Parts,
+    /// The route's changes to headers, where they have variables.
+    pub edits: Option<Box<FilledEdits>>,
 }
 
 impl RoutedRequest {
@@ -52,7 +55,7 @@ impl RoutedRequest {
         if let Some(sticky) = &route.upstream.entry.sticky {
             without_cookie(&mut headers, sticky.name());
         }
-        route.request_edits.apply(&mut headers);
+        self.request_edits(route).apply(&mut headers);
         headers.append(CDN_LOOP, route.hop.clone());
         headers
     }
@@ -60,7 +63,7 @@ impl RoutedRequest {
     /// Returns the head of a handshake for the upstream: by the same rules as [`RoutedRequest::upstream_headers`], but
     /// written as it goes out, without a map in between.
     pub fn upstream_handshake(&self, route: &Route) -> RequestHead {
-        let (headers, edits) = (&self.parts.headers, &route.request_edits);
+        let (headers, edits) = (&self.parts.headers, self.request_edits(route));
         let host = self.host.to_string();
         let edited = |name: &HeaderName| edits.concerns(name);
         let host_sent = if edited(&HOST) { edits.value(&HOST) } else { Some(host.as_bytes()) };
@@ -113,7 +116,17 @@ impl RoutedRequest {
         }
     }
 
-    fn path(&self) -> &str {
+    fn request_edits<'a>(&'a self, route: &'a Route) -> &'a HeaderEdits {
+        self.edits.as_ref().and_then(|edits| edits.request.as_ref()).unwrap_or(&route.request_edits)
+    }
+
+    /// Takes the changes to the response, if they have variables.
+    pub fn take_response_edits(&mut self) -> Option<HeaderEdits> {
+        self.edits.as_mut().and_then(|edits| edits.response.take())
+    }
+
+    /// Returns the path, rewritten.
+    pub fn path(&self) -> &str {
         self.path.as_deref().unwrap_or(self.parts.uri.path())
     }
 

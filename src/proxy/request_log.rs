@@ -13,8 +13,8 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use super::body::{self, Body, BodyError, Upload};
 use super::hops;
 use super::metrics::{self, RouteRequestMetrics};
-use super::outcome::Failure;
-use super::snapshot::Route;
+use super::outcome::{self, Failure};
+use super::snapshot::RouteAction;
 use super::{Proxy, response};
 use crate::balance::sticky::Returned;
 use crate::base::clock;
@@ -36,10 +36,12 @@ pub struct RequestLog {
     status: Option<StatusCode>,
     reason: &'static str,
     detail: Option<String>,
+    /// The reason if the answer comes to its end.
+    pub result: &'static str,
     /// What the log says of the request.
     pub request_info: RequestInfo,
     /// The route found.
-    pub route: Option<Arc<Route>>,
+    pub route: Option<RouteAction>,
     /// The request is a WebSocket handshake.
     pub is_handshake: bool,
     /// The endpoint that answered, or failed last.
@@ -81,6 +83,7 @@ impl RequestLog {
             status: None,
             reason: "client_gone",
             detail: None,
+            result: outcome::OK,
             request_info,
             route: None,
             is_handshake: false,
@@ -118,7 +121,7 @@ impl RequestLog {
 
     fn metrics(&self) -> &RouteRequestMetrics {
         match &self.route {
-            Some(route) => &route.listeners[self.proxy.listener_index].requests,
+            Some(route) => route.requests(self.proxy.listener_index),
             None => &self.proxy.unrouted,
         }
     }
@@ -129,11 +132,14 @@ impl RequestLog {
         self.reason = outcome.reason;
         self.detail = Some(error_chain(failure));
         self.metrics().reject(outcome.reason);
-        if let (Failure::Loop(found), Some(route)) = (failure, &self.route) {
+        if let (Failure::Loop(found), Some(RouteAction::Forward(route))) = (failure, &self.route) {
             hops::say(route, *found);
         }
         if let Failure::Origin(denial) = failure {
-            let edited = self.route.as_ref().is_some_and(|route| route.request_edits.concerns(&ORIGIN));
+            let edited = match &self.route {
+                Some(RouteAction::Forward(route)) => route.request_edits.concerns(&ORIGIN),
+                _ => false,
+            };
             let order = if edited {
                 "; `headers.request` comes after `origins`, which judges what the client sent"
             } else {
@@ -141,7 +147,7 @@ impl RequestLog {
             };
             // Worth a line of its own: the first mistake in every setup.
             tracing::warn!(
-                route = self.route.as_ref().map(|route| &*route.name),
+                route = self.route.as_ref().map(RouteAction::name),
                 client = self.request_info.client.map(tracing::field::display),
                 %denial,
                 hint = format_args!("{}{order}", denial.hint()),
@@ -157,7 +163,7 @@ impl RequestLog {
             r#where = PanicSite::Request.label(),
             location = panic.location,
             listener = %self.proxy.listener,
-            route = self.route.as_ref().map(|route| &*route.name),
+            route = self.route.as_ref().map(RouteAction::name),
             endpoint = self.endpoint.as_deref(),
             client = self.request_info.client.map(tracing::field::display),
             "panic: {}: the request is answered with 500",
@@ -187,7 +193,7 @@ impl RequestLog {
     /// Records that the answer is complete.
     fn answer_ends(&mut self) {
         if self.reason == "client_gone" {
-            self.reason = "ok";
+            self.reason = self.result;
         }
     }
 
@@ -232,8 +238,8 @@ impl Drop for RequestLog {
             ended: SystemTime::now(),
             duration: took,
             handshake: None,
-            route: self.route.as_ref().map(|route| &*route.name),
-            upstream: self.route.as_ref().filter(|_| self.attempts > 0).map(|route| &*route.upstream_name),
+            route: self.route.as_ref().map(RouteAction::name),
+            upstream: self.route.as_ref().filter(|_| self.attempts > 0).and_then(RouteAction::upstream_name),
             endpoint: self.endpoint.as_deref(),
             method: self.method.as_str(),
             status: status.as_u16(),

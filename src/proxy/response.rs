@@ -7,8 +7,8 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use super::body::{self, Body};
+use super::edits::HeaderEdits;
 use super::outcome::Failure;
-use super::snapshot::Route;
 use crate::header::{Host, coding, hop_by_hop, length, trailers};
 use crate::upstream::connect::ConnectError;
 use crate::ws::handshake::{OfferError, WebSocketKey, accept_for};
@@ -92,19 +92,19 @@ pub fn redirect(host: &Host, port: u16, path: &str, query: Option<&str>) -> Resu
     Ok(response)
 }
 
-/// A server's answer as the client gets it: without the fields of the hop behind us, with the route's edits and our own
+/// A server's answer as the client gets it: without the fields of the hop behind us, with the route's `edits` and our own
 /// `cookie`, if it is to have one.
 ///
 /// # Errors
 /// When it does not say how long it is in one way only, or is coded otherwise than `chunked`.
 pub fn from_upstream(
     mut response: Response<Body>,
-    route: &Route,
+    edits: &HeaderEdits,
     cookie: Option<HeaderValue>,
 ) -> Result<Response<Body>, Failure> {
     let upgrades = upgrades(&response);
     coding::of_response(response.headers()).map_err(|error| Failure::Upstream(error.to_string()))?;
-    trailers::keep_allowed(response.headers_mut(), |name| !route.response_edits.concerns(name));
+    trailers::keep_allowed(response.headers_mut(), |name| !edits.concerns(name));
     hop_by_hop::strip(response.headers_mut());
     if !upgrades.is_empty() {
         response.headers_mut().extend(upgrades.into_iter().map(|upgrade| (UPGRADE, upgrade)));
@@ -112,7 +112,7 @@ pub fn from_upstream(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     length::join_lines(response.headers_mut()).map_err(|error| Failure::Upstream(error.to_string()))?;
-    route.response_edits.apply(response.headers_mut());
+    edits.apply(response.headers_mut());
     if let Some(cookie) = cookie {
         response.headers_mut().append(SET_COOKIE, cookie);
         // RFC 9111 §7.3: a shared cache would hand it to everybody, and so send all of them to one endpoint.

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 
+use super::answer::AnswerRoute;
 use super::body::BodyTimeouts;
+use super::edits::{HeaderEdits, Variables};
 use super::metrics::RouteRequestMetrics;
 use super::quota::RouteQuota;
 use crate::header::lookalike;
@@ -21,10 +23,69 @@ use crate::ws::tunnel::TunnelSettings;
 #[derive(Debug)]
 pub struct Snapshot {
     /// Request head → route.
-    pub table: RouteTable<Arc<Route>>,
+    pub table: RouteTable<RouteAction>,
 }
 
-/// One route with all that it needs.
+/// What a route does.
+#[derive(Clone, Debug)]
+pub enum RouteAction {
+    /// It sends requests to its upstream.
+    Forward(Arc<Route>),
+    /// It answers them.
+    Answer(Arc<AnswerRoute>),
+}
+
+impl RouteAction {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        match self {
+            RouteAction::Forward(route) => &route.name,
+            RouteAction::Answer(route) => &route.name,
+        }
+    }
+
+    /// The name of its upstream, if it has one.
+    pub fn upstream_name(&self) -> Option<&str> {
+        match self {
+            RouteAction::Forward(route) => Some(&route.upstream_name),
+            RouteAction::Answer(_) => None,
+        }
+    }
+
+    /// What requests that come by a listener count on.
+    pub fn requests(&self, listener_index: usize) -> &RouteRequestMetrics {
+        match self {
+            RouteAction::Forward(route) => &route.listeners[listener_index].requests,
+            RouteAction::Answer(route) => &route.requests[listener_index],
+        }
+    }
+
+    /// What its sessions count on, by listener; nothing if it has none.
+    pub fn listeners(&self) -> &[ListenerHandles] {
+        match self {
+            RouteAction::Forward(route) => &route.listeners,
+            RouteAction::Answer(_) => &[],
+        }
+    }
+
+    /// What becomes of a path.
+    pub fn rewrite(&self) -> &Rewrite {
+        match self {
+            RouteAction::Forward(route) => &route.rewrite,
+            RouteAction::Answer(route) => &route.rewrite,
+        }
+    }
+
+    /// The variables in it.
+    pub fn variables(&self) -> Variables {
+        match self {
+            RouteAction::Forward(route) => route.variables,
+            RouteAction::Answer(route) => route.variables,
+        }
+    }
+}
+
+/// One route to an upstream, with all that it needs.
 #[derive(Debug)]
 pub struct Route {
     /// As in the configuration.
@@ -41,6 +102,8 @@ pub struct Route {
     pub rewrite: Rewrite,
     /// Changes to requests.
     pub request_edits: HeaderEdits,
+    /// The variables in all of these changes.
+    pub variables: Variables,
     /// Whether look-alike header names such as `X_Forwarded_For` are forwarded.
     pub keeps_lookalikes: bool,
     /// Changes to responses.
@@ -83,40 +146,4 @@ pub struct ListenerHandles {
     pub requests: RouteRequestMetrics,
     /// Sessions.
     pub sessions: Arc<RouteSessions>,
-}
-
-/// Changes to headers: first removed, then set.
-#[derive(Clone, Debug, Default)]
-pub struct HeaderEdits {
-    /// Taken out.
-    pub remove: Vec<HeaderName>,
-    /// Put in, in place of any of the same name.
-    pub set: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl HeaderEdits {
-    /// The fields that are removed or set.
-    fn names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.remove.iter().chain(self.set.iter().map(|(name, _)| name))
-    }
-
-    /// Returns true if the field `name` is removed or set.
-    pub fn concerns(&self, name: &HeaderName) -> bool {
-        self.remove.contains(name) || self.set.iter().any(|(set, _)| set == name)
-    }
-
-    /// What the field `name` is set to.
-    pub fn value(&self, name: &HeaderName) -> Option<&[u8]> {
-        self.set.iter().rfind(|(set, _)| set == name).map(|(_, value)| value.as_bytes())
-    }
-
-    /// Makes the changes.
-    pub fn apply(&self, headers: &mut HeaderMap) {
-        for name in &self.remove {
-            headers.remove(name);
-        }
-        for (name, value) in &self.set {
-            headers.insert(name.clone(), value.clone());
-        }
-    }
 }

@@ -119,7 +119,7 @@ impl PendingUpgrade {
 pub async fn run(
     proxy: &Proxy,
     route: Arc<Route>,
-    arrival: RoutedRequest,
+    mut arrival: RoutedRequest,
     log: &mut RequestLog,
 ) -> Result<(Response<Body>, Option<VerifiedUpgrade>), Failure> {
     let parts = &arrival.parts;
@@ -130,6 +130,7 @@ pub async fn run(
     let draw = arrival.draw(&route, log.request_info.client);
     let affinity_cookie = arrival.affinity_cookie(&route);
     let mut head = arrival.upstream_handshake(&route);
+    let edits = arrival.take_response_edits();
     drop(arrival);
     let (endpoint, endpoint_permit, reply) =
         attempt(&route, draw, affinity_cookie.as_ref(), &mut head, &offer, log).await?;
@@ -137,7 +138,7 @@ pub async fn run(
     match reply {
         HandshakeReply::Switched(Switched { io, answer, headers, early }) => {
             let mut response = response::switching_protocols(headers, &offer.key);
-            route.response_edits.apply(response.headers_mut());
+            edits.as_ref().unwrap_or(&route.response_edits).apply(response.headers_mut());
             response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
             let handles = &route.listeners[proxy.listener_index];
             route.upstream.opened(&endpoint.state, clock::coarse());
@@ -156,7 +157,8 @@ pub async fn run(
                 ExchangePermits::new(endpoint_permit, route_permit),
             );
             let response = Response::from_parts(parts, body.boxed_unsync());
-            let response = response::from_upstream(response, &route, cookie)?;
+            let edits = edits.as_ref().unwrap_or(&route.response_edits);
+            let response = response::from_upstream(response, edits, cookie)?;
             Ok((response, None))
         }
     }

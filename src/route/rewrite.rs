@@ -64,6 +64,14 @@ impl Rewrite {
         Ok(((rewritten != raw).then(|| rewritten.into_owned()), sent))
     }
 
+    /// The prefix that is taken off a path, if one is.
+    pub fn stripped<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self {
+            Rewrite::Prefixes { strip: Some(prefix), .. } => stripped(path, prefix).map(|(prefix, _)| prefix),
+            _ => None,
+        }
+    }
+
     /// The path as the upstream sees it; always begins with `/` if the given one does.
     ///
     /// # Errors

@@ -93,8 +93,9 @@ async fn accept(
         acceptor = open(index, &listener, &bound, done) => acceptor,
         _ = &mut stopped => return,
     };
+    let port = bound.address().tcp().map(|address| address.port());
     drop(bound);
-    super::run(listener, acceptor, sessions, stopped).await;
+    super::run(listener, port, acceptor, sessions, stopped).await;
 }
 
 /// Opens a worker's socket of a listener. Without a free descriptor it retries; the command counts as done meanwhile.

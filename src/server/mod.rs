@@ -109,6 +109,7 @@ pub struct ListenerSettings {
 /// Accepts until `stopped`; accepted connections are tasks of their own.
 async fn run(
     listener: Arc<Listener>,
+    port: Option<u16>,
     mut acceptor: Acceptor,
     sessions: Arc<Sessions>,
     mut stopped: oneshot::Receiver<PendingConnections>,
@@ -120,7 +121,7 @@ async fn run(
             accepted = acceptor.accept() => accepted,
         };
         match accepted {
-            Ok(accepted) => begin_connection(&listener, &sessions, accepted),
+            Ok(accepted) => begin_connection(&listener, port, &sessions, accepted),
             Err(pause) => {
                 listener.settings.load().metrics.error(ConnectionError::AcceptPaused);
                 if pause.is_news {
@@ -130,18 +131,23 @@ async fn run(
         }
     };
     if waiting == Ok(PendingConnections::Accept) {
-        acceptor.into_waiting().for_each(|accepted| begin_connection(&listener, &sessions, accepted));
+        acceptor.into_waiting().for_each(|accepted| begin_connection(&listener, port, &sessions, accepted));
     }
 }
 
-fn begin_connection(listener: &Arc<Listener>, sessions: &Arc<Sessions>, (stream, peer): (Stream, PeerAddr)) {
+fn begin_connection(
+    listener: &Arc<Listener>,
+    port: Option<u16>,
+    sessions: &Arc<Sessions>,
+    (stream, peer): (Stream, PeerAddr),
+) {
     let settings = listener.settings.load_full();
     let Some(slot) = ConnectionSlot::take(listener, &settings) else {
         settings.metrics.error(ConnectionError::Limit);
         return;
     };
     let guard = sessions.enter(listener.id);
-    let before = Box::pin(serve_until_session(stream, peer, Arc::clone(listener), settings, guard));
+    let before = Box::pin(serve_until_session(stream, peer, port, Arc::clone(listener), settings, guard));
     tokio::spawn(connection(before, slot));
 }
 
@@ -217,6 +223,7 @@ fn begin((pending, io, early, guard): Upgraded) -> Session<DownstreamIo, Upstrea
 async fn serve_until_session(
     stream: Stream,
     peer: PeerAddr,
+    listener_port: Option<u16>,
     listener: Arc<Listener>,
     settings: Arc<ListenerSettings>,
     guard: Guard<SessionEntry>,
@@ -228,6 +235,7 @@ async fn serve_until_session(
         PeerAddr::Inet(addr) => Some(addr),
         PeerAddr::Unix => None,
     };
+    let mut port = listener_port;
     let mut stream = Prefixed::from(stream);
     if let Some(mode) = settings.proxy_protocol {
         let (_, inner) = stream.into_parts();
@@ -236,6 +244,7 @@ async fn serve_until_session(
                 stream = prefixed;
                 if let Some(announced) = announced {
                     peer = Some(announced.client);
+                    port = Some(announced.destination.port());
                 }
             }
             Err(error) => {
@@ -245,7 +254,7 @@ async fn serve_until_session(
             }
         }
     }
-    let mut downstream = Downstream { peer, tls: None };
+    let mut downstream = Downstream { peer, tls: None, port, listener_port };
     let (early, io) = match &settings.tls {
         None => {
             let (early, stream) = stream.into_parts();

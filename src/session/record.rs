@@ -60,6 +60,12 @@ impl Texts {
         Texts { all: all.into_boxed_str(), ends }
     }
 
+    /// Puts another X-Request-Id in the place of what came.
+    pub fn set_request_id(&mut self, id: &str) {
+        let texts = Texts::new(&Quoted { request_id: Some(id), ..self.quoted() });
+        *self = texts;
+    }
+
     /// Returns the texts.
     pub fn quoted(&self) -> Quoted<'_> {
         let mut start = 0;

@@ -432,4 +432,20 @@ async fn the_example_of_actions_does_what_it_says() {
         assert_eq!(chat.accept().await.switch(&[]).await.target(), sent);
         assert_eq!(client.head().await.status(), 101);
     }
+    let ask = async |target: &str, host: &str| {
+        let mut client = proxy.client().await;
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let head = client.head().await;
+        let body = client.body(&head).await;
+        (head, String::from_utf8(body).unwrap())
+    };
+    let (head, body) = ask("/healthz", "a").await;
+    assert_eq!((head.status(), body.as_str()), (200, "ok\n"));
+    let (head, _) = ask("/old/room/7?x", "a").await;
+    assert_eq!((head.status(), head.get("location")), (308, Some("/rooms/7?x")));
+    let (head, _) = ask("/any?x=1", "old.example.com").await;
+    assert_eq!((head.status(), head.get("location")), (302, Some("https://chat.example.com/any?x=1")));
+    let (head, body) = ask("/games/7", "a").await;
+    assert_eq!((head.status(), head.get("retry-after")), (503, Some("600")));
+    assert!(body.contains("Back soon"), "{body}");
 }

@@ -8,6 +8,7 @@ mod harness;
 mod plain;
 mod process;
 
+mod actions;
 mod admin;
 mod api;
 mod apps;

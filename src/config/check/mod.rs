@@ -4,6 +4,7 @@
 //! Each rule is one function. A rule names the parts of the file it looked at, so that it stays quiet if one of them
 //! was unreadable and has been reported already.
 
+mod actions;
 mod entry;
 mod listeners;
 mod matching;
@@ -92,7 +93,7 @@ pub(super) fn settle(file: &mut Config, written: &WrittenText) {
 pub(super) fn check(file: &Config, written: &WrittenText) -> Vec<Issue> {
     let mut routes_to: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, route) in file.routes.iter().enumerate() {
-        routes_to.entry(&route.upstream).or_default().push(index);
+        route.upstream.iter().for_each(|name| routes_to.entry(name).or_default().push(index));
     }
     let mut checker = Checker {
         file,

@@ -47,7 +47,7 @@ impl Checker<'_, '_> {
         self.unique_names("routes", routes.iter().map(|route| route.name.as_str()));
         for (index, route) in routes.iter().enumerate() {
             let path = section.index(index);
-            self.upstream_of(&path, route);
+            self.action(&path, route);
             self.path_read(&path, route);
             self.rewrite(&path, route);
             self.origins(&path, route);
@@ -139,20 +139,20 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn upstream_of(&mut self, route_path: &KeyPath, route: &RouteConfig) {
-        if self.file.upstreams.contains_key(&route.upstream) {
+    pub(super) fn upstream_of(&mut self, route_path: &KeyPath, upstream: &str) {
+        if self.file.upstreams.contains_key(upstream) {
             return;
         }
         let path = route_path.key("upstream");
-        let shown = self.written.show(&path, &route.upstream);
+        let shown = self.written.show(&path, &upstream);
         if self.errors > FINDINGS_MAX {
             // Finding the nearest of many names for each of many routes takes long, and the result is not reported.
             self.error(&path, "there is no such upstream");
             return;
         }
         let names: Vec<&str> = self.file.upstreams.keys().map(String::as_str).take(NAMES_MAX).collect();
-        let help = match did_you_mean(&route.upstream, &names) {
-            Some(question) if shown == route.upstream => question,
+        let help = match did_you_mean(upstream, &names) {
+            Some(question) if shown == upstream => question,
             _ if names.is_empty() => "define it under `upstreams`".to_owned(),
             _ => {
                 let shown = names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{name}`"));
@@ -161,7 +161,7 @@ impl Checker<'_, '_> {
                 format!("there are {}", shown.chain(more).collect::<Vec<_>>().join(", "))
             }
         };
-        let definition = KeyPath::root().key("upstreams").key(&route.upstream);
+        let definition = KeyPath::root().key("upstreams").key(upstream);
         self.error(&path, format!("there is no upstream `{shown}`")).help(help).involving(definition);
     }
 

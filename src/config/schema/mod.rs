@@ -1,5 +1,6 @@
 //! The keys of the configuration: one module for each section or idea, with every default and its reason.
 
+pub(super) mod action;
 pub(super) mod admin;
 pub(super) mod admission;
 pub(super) mod client_tls;

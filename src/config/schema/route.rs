@@ -1,8 +1,11 @@
 //! Routes: which request goes where, and under which rules.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::schema::action::{RedirectConfig, RespondConfig};
 use crate::config::schema::on_change::OnChange;
 use crate::config::schema::upstream_lost::OnUpstreamLost;
 use crate::config::value::edits::HeaderEditsConfig;
@@ -29,8 +32,19 @@ pub struct RouteConfig {
     #[serde(default)]
     pub paths: Paths,
 
-    /// The name of the upstream, one of `upstreams`. Required.
-    pub upstream: String,
+    /// The name of the upstream, one of `upstreams`. A route has one of `upstream`, `redirect` and `respond`.
+    #[serde(default)]
+    pub upstream: Option<String>,
+
+    /// Sends clients elsewhere, in place of `upstream`: `redirect: "https://new.example.com{request.target}"`, or a map
+    /// with `to` and `status`. A WebSocket handshake gets the same answer, which browsers do not follow. Default: none.
+    #[serde(default)]
+    pub redirect: Option<RedirectConfig>,
+
+    /// Answers requests, in place of `upstream`: for a health path, or a maintenance page. A WebSocket handshake gets the
+    /// same answer. Headers are those of `headers.response`. Default: none.
+    #[serde(default)]
+    pub respond: Option<RespondConfig>,
 
     /// The web pages that may open a WebSocket here. Default: only pages of the same origin, since a browser sends
     /// its cookies with the handshake whichever page asks (cross-site WebSocket hijacking); clients that send no
@@ -93,6 +107,11 @@ impl RouteConfig {
     /// only when the change comes.
     pub fn is_like(&self, other: &RouteConfig) -> bool {
         *self == RouteConfig { on_change: self.on_change, ..other.clone() }
+    }
+
+    /// Returns the files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.respond.iter().flat_map(RespondConfig::files)
     }
 }
 

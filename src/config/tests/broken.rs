@@ -33,6 +33,11 @@ fn in_route(keys: &str) -> String {
     format!("routes:\n  - name: chat\n    upstream: chat\n{}{UPSTREAMS}", indented(keys))
 }
 
+/// The keys stand from line 3, column 5 on, in a route without an upstream.
+fn alone(keys: &str) -> String {
+    format!("routes:\n  - name: chat\n{}upstreams: {{}}\n", indented(keys))
+}
+
 /// The keys stand from line 4, column 5 on.
 fn in_upstream(keys: &str) -> String {
     format!("{ROUTES}upstreams:\n  chat:\n{}", indented(keys))
@@ -155,7 +160,9 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
         ),
         (
             format!("{}{UPSTREAMS}", "routes:\n  - name: chat\n"),
-            &["2:5 routes[0]: `upstream` is missing | add `upstream:`, which is required"],
+            &[
+                "2:5 routes[0]: the route does nothing: it needs `upstream`, `redirect` or `respond` | add `upstream:` with the name of one of `upstreams`",
+            ],
         ),
         (
             in_upstream("on_down: close\nendpoints: ['ws://a:1']"),
@@ -489,6 +496,72 @@ fn values_that_contradict_each_other_are_told() {
             &[
                 "4:28 routes[0].rewrite.add_prefix: `/a/../b` is not a path in normal form | write a path without query, `..`, and escapes that are not needed",
             ],
+        ),
+        (
+            in_route("redirect: /new"),
+            &["4:5 routes[0].redirect: a route does one thing, and `upstream` is there already | keep one of the two"],
+        ),
+        (
+            alone("redirect: '{request.target}'"),
+            &[
+                "3:15 routes[0].redirect: this leads to where the request came from, without end | write a host or a path before it",
+            ],
+        ),
+        (
+            alone("redirect: { to: new.example.com, status: 200 }"),
+            &[
+                "3:21 routes[0].redirect.to: a redirect leads to a URL or a path | write `https://new.example.com{request.target}`, or a path such as `/new{request.path}`",
+                "3:46 routes[0].redirect.status: expected 301, 302, 303, 307 or 308, found the number 200",
+            ],
+        ),
+        (
+            alone("redirect: 'https://{client.ip}/'"),
+            &[
+                "3:15 routes[0].redirect: `{client.ip}` cannot stand in the host: whoever sends a request would choose where it leads | put `/` behind the host, or name it with `{request.host}`",
+            ],
+        ),
+        (
+            alone("redirect: 'https://$host$request_uri'"),
+            &[
+                "3:15 routes[0].redirect: `$host` is sent as it is: it is a variable of another program | write `{request.host}`",
+            ],
+        ),
+        (
+            alone("redirect: 'https://a.b{request.uri}'"),
+            &["3:15 routes[0].redirect: there is no variable `{request.uri}` | did you mean `{request.id}`?"],
+        ),
+        (
+            alone(
+                "redirect: /new\norigins: { allow: ['*'] }\nheaders: { request: { remove: [X-A] } }\nrewrite: { path: /b }",
+            ),
+            &[
+                "4:5 routes[0].origins: this has no effect beside `redirect`: the route has no upstream | remove it, or name an `upstream`",
+                "5:16 routes[0].headers.request: this has no effect beside `redirect`: the route has no upstream | remove it, or name an `upstream`",
+                "6:5 routes[0].rewrite: `rewrite` has no effect here, because the redirect does not lead to what it leaves | write `{rewrite.target}` (path and query) or `{rewrite.path}` in `redirect`, or remove it",
+            ],
+        ),
+        (
+            alone("respond: { body: '{\"a\":1}' }"),
+            &[
+                r#"3:22 routes[0].respond.body: `{` begins a variable such as `{client.ip}` | write a brace that is one twice: `{{"a":1}`"#,
+            ],
+        ),
+        (
+            alone(
+                "respond: { status: 204, body: ok, file: '' }\nhttp: reject\nlimits: { connections: 3 }\nrewrite: { path: /a }",
+            ),
+            &[
+                "3:29 routes[0].respond.body: an answer with status 204 has no body (RFC 9110) | remove it, or write `status: 200`",
+                "3:39 routes[0].respond.file: the body is written here and in a file | keep one of the two",
+                "3:45 routes[0].respond.file: the name of a file is missing | write its path",
+                "4:5 routes[0].http: this has no effect beside `respond`: the route has no upstream | remove it, or name an `upstream`",
+                "5:5 routes[0].limits: this has no effect beside `respond`: the route has no upstream | remove it, or name an `upstream`",
+                "6:5 routes[0].rewrite: `rewrite` has no effect beside `respond` | remove it, or name an `upstream`",
+            ],
+        ),
+        (
+            alone("respond: { status: 302 }"),
+            &["3:24 routes[0].respond.status: expected a status such as `200` or `503`, found the number 302"],
         ),
         (
             in_route("rewrite: { path: ws }"),

@@ -53,6 +53,9 @@ routes:
   - { name: filed, match: { path: { exact: /filed } }, upstream: filed, validate: strict }
   - { name: named, match: { path: { regex: /named } }, upstream: named, rewrite: { path: /ws } }
   - { name: kept, match: { path: { exact: /kept } }, upstream: kept, rewrite: { regex: /k(.*), with: /$1 } }
+  - { name: gone, match: { path: { exact: /gone } }, redirect: { to: \"/ws?was={request.path}\", status: 307 } }
+  - { name: well, match: { path: { exact: /well } }, respond: { status: 200, body: ok } }
+  - { name: page, match: { path: { exact: /page } }, respond: { file: page.html } }
   - { name: moved, match: { path: { exact: /moved } }, upstream: moved }
 upstreams:
   chat:

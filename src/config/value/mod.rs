@@ -12,6 +12,7 @@ pub(super) mod off;
 pub(super) mod pattern;
 pub(super) mod percent;
 pub(super) mod size;
+pub(super) mod template;
 
 use std::fmt;
 use std::marker::PhantomData;

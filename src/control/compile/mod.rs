@@ -7,6 +7,7 @@
 mod discovery;
 mod health;
 mod listener;
+mod pages;
 mod route;
 mod upstream;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use listener::{CompiledListener, address};
+pub use pages::Pages;
 pub use route::CompiledRoute;
 pub use upstream::{CompiledUpstream, EvictionPolicy, RebalanceRule, UpstreamTasks};
 
@@ -36,6 +38,8 @@ pub struct Compiled {
     pub routes: BTreeMap<String, CompiledRoute>,
     /// The upstreams, by name.
     pub upstreams: BTreeMap<String, CompiledUpstream>,
+    /// The files that routes send.
+    pub pages: Pages,
     /// The tokens of the admin API; empty if it needs none.
     pub tokens: Vec<AdminToken>,
     /// The certificates that were read, until they are committed.
@@ -58,25 +62,33 @@ pub fn compile(
     let certificates = context.families.certificates.prepare(SystemTime::now());
     let source = &loaded.source;
     let connect_times = connect_times(file);
-    let mut compiler =
-        Compiler { context, source, previous, log, certificates, connect_times, errors: vec![], warnings: vec![] };
+    let mut compiler = Compiler {
+        context,
+        source,
+        previous,
+        log,
+        certificates,
+        connect_times,
+        pages: Pages::new(),
+        errors: vec![],
+        warnings: vec![],
+    };
     let upstreams: BTreeMap<String, CompiledUpstream> =
         file.upstreams.iter().map(|(name, upstream)| (name.clone(), compiler.upstream(file, name, upstream))).collect();
     let mut table = vec![];
     let mut routes = BTreeMap::new();
-    for written in &file.routes {
-        // `config::check` has already reported an unknown name.
-        let Some(CompiledUpstream { upstream, .. }) = upstreams.get(&written.upstream) else { continue };
-        let route = compiler.route(file, written, upstream);
-        table.push((written.matches.clone(), written.paths, Arc::clone(&route)));
-        routes.insert(written.name.clone(), CompiledRoute { written: written.clone(), route });
+    for (index, written) in file.routes.iter().enumerate() {
+        let Some(compiled) = compiler.route(file, index, written, &upstreams) else { continue };
+        table.push((written.matches.clone(), written.paths, compiled.action.clone()));
+        routes.insert(written.name.clone(), compiled);
     }
     let snapshot = Arc::new(Snapshot { table: RouteTable::new(table) });
     let listeners = file.listeners.iter().enumerate();
     let listeners = listeners.map(|(index, listener)| compiler.listener(index, listener, &snapshot)).collect();
     let tokens = file.admin.as_ref().map_or_else(Vec::new, |admin| compiler.tokens(admin));
+    let pages = std::mem::take(&mut compiler.pages);
     let (certificates, warnings) = compiler.finish()?;
-    Ok(Compiled { listeners, routes, upstreams, tokens, certificates: Some(certificates), warnings })
+    Ok(Compiled { listeners, routes, upstreams, pages, tokens, certificates: Some(certificates), warnings })
 }
 
 /// The most mistakes that are reported.
@@ -107,6 +119,7 @@ pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, 
         log: AccessLog::off(),
         certificates,
         connect_times: HashMap::new(),
+        pages: Pages::new(),
         errors: vec![],
         warnings: vec![],
     };
@@ -119,6 +132,9 @@ pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, 
                 let path = KeyPath::root().key("listeners").index(index).key("tls");
                 compiler.server_tls(&path, &listener.name, tls);
             }
+        }
+        for (index, route) in file.routes.iter().enumerate() {
+            compiler.pages_of(index, route);
         }
         file.admin.iter().for_each(|admin| drop(compiler.tokens(admin)));
     } else if !file.files().is_empty() {
@@ -135,7 +151,8 @@ pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, 
 fn connect_times(file: &Config) -> HashMap<&str, Duration> {
     let mut times: HashMap<&str, Duration> = HashMap::new();
     for route in &file.routes {
-        let longest = times.entry(&route.upstream).or_default();
+        let Some(upstream) = &route.upstream else { continue };
+        let longest = times.entry(upstream).or_default();
         *longest = route.timeouts.connect.duration().max(*longest);
     }
     times
@@ -155,6 +172,7 @@ struct Compiler<'a> {
     log: AccessLog,
     certificates: CertificateScan,
     connect_times: HashMap<&'a str, Duration>,
+    pages: Pages,
     errors: Vec<Finding>,
     warnings: Vec<String>,
 }

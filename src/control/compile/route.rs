@@ -1,13 +1,22 @@
 //! Compiles routes, with metric handles for every listener.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+
 use super::Compiler;
-use crate::config::{self, Config, Lookalikes, OnUpstreamLost, PlainHttp, Validate};
+use super::upstream::CompiledUpstream;
+use crate::config::{self, Config, KeyPath, Lookalikes, OnUpstreamLost, PlainHttp, Validate};
+use crate::header::template::Template;
 use crate::proxy;
+use crate::proxy::answer::{Answer, AnswerBody, AnswerRoute};
 use crate::proxy::body::BodyTimeouts;
+use crate::proxy::edits::{HeaderEdits, Variables};
 use crate::proxy::outcome::{self, Failure};
-use crate::proxy::snapshot::{HeaderEdits, ListenerHandles, Route};
+use crate::proxy::page::Page;
+use crate::proxy::snapshot::{ListenerHandles, Route, RouteAction};
 use crate::route::Rewrite;
 use crate::session::RouteSessions;
 use crate::upstream::Upstream;
@@ -19,32 +28,125 @@ use crate::ws::tunnel::{Farewell, TunnelSettings, Validation};
 pub struct CompiledRoute {
     /// Its section of the file.
     pub written: config::RouteConfig,
-    /// The compiled route; shared with the configuration before if nothing has changed.
-    pub route: Arc<Route>,
+    /// What it does; shared with the configuration before if nothing has changed.
+    pub action: RouteAction,
+    /// The files that it sends.
+    pub pages: RoutePages,
+}
+
+/// The files that a route sends.
+#[derive(Clone, Debug, Default)]
+pub struct RoutePages {
+    /// The body of its answer.
+    body: Option<Arc<Page>>,
+}
+
+impl RoutePages {
+    fn all(&self) -> impl Iterator<Item = &Arc<Page>> {
+        self.body.iter()
+    }
+}
+
+/// Two are equal if they were read once.
+impl PartialEq for RoutePages {
+    fn eq(&self, other: &RoutePages) -> bool {
+        self.all().map(Arc::as_ptr).eq(other.all().map(Arc::as_ptr))
+    }
+}
+
+impl CompiledRoute {
+    /// Returns true if it says the same as `before`, and sends the same files.
+    pub fn is_same(&self, before: &CompiledRoute) -> bool {
+        self.written == before.written && self.pages == before.pages
+    }
 }
 
 impl Compiler<'_> {
+    /// Compiles a route; `None` if its upstream is not there, which `config::check` has reported, or a file is missing.
     pub(super) fn route(
         &mut self,
         file: &Config,
+        index: usize,
         written: &config::RouteConfig,
-        upstream: &Arc<Upstream>,
-    ) -> Arc<Route> {
-        if let Some(before) = self.previous.and_then(|previous| previous.routes.get(&written.name)) {
-            let route = &before.route;
-            let listeners = route.listeners.iter().map(|handles| &*handles.sessions.listener);
-            let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_like(&self.log));
-            if before.written.is_like(written)
-                && Arc::ptr_eq(&route.upstream, upstream)
-                && listeners.eq(file.listeners.iter().map(|listener| listener.name.as_str()))
-                && is_logged
-            {
-                return Arc::clone(route);
-            }
-        }
+        upstreams: &BTreeMap<String, CompiledUpstream>,
+    ) -> Option<CompiledRoute> {
+        let pages = self.pages_of(index, written);
+        let upstream = match &written.upstream {
+            Some(name) => Some(&upstreams.get(name)?.upstream),
+            None => None,
+        };
+        let action = match (self.unchanged(file, written, &pages, upstream), upstream) {
+            (Some(action), _) => action,
+            (None, Some(upstream)) => RouteAction::Forward(self.forward(file, written, upstream)),
+            (None, None) => RouteAction::Answer(Arc::new(self.answer(file, written, &pages)?)),
+        };
+        Some(CompiledRoute { written: written.clone(), action, pages })
+    }
+
+    /// Reads the files that a route sends.
+    pub(super) fn pages_of(&mut self, index: usize, written: &config::RouteConfig) -> RoutePages {
+        let path = KeyPath::root().key("routes").index(index);
+        let body = written.respond.as_ref().and_then(|respond| respond.file.as_deref());
+        RoutePages { body: body.and_then(|file| self.page(&path.key("respond").key("file"), file)) }
+    }
+
+    /// The same route of the configuration before, if nothing that it consists of has changed.
+    fn unchanged(
+        &self,
+        file: &Config,
+        written: &config::RouteConfig,
+        pages: &RoutePages,
+        upstream: Option<&Arc<Upstream>>,
+    ) -> Option<RouteAction> {
+        let before = self.previous?.routes.get(&written.name)?;
+        let RouteAction::Forward(route) = &before.action else { return None };
+        let listeners = route.listeners.iter().map(|handles| &*handles.sessions.listener);
+        let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_like(&self.log));
+        let is_same = before.written.is_like(written)
+            && before.pages == *pages
+            && upstream.is_some_and(|upstream| Arc::ptr_eq(&route.upstream, upstream))
+            && listeners.eq(file.listeners.iter().map(|listener| listener.name.as_str()))
+            && is_logged;
+        is_same.then(|| before.action.clone())
+    }
+
+    fn answer(&self, file: &Config, written: &config::RouteConfig, pages: &RoutePages) -> Option<AnswerRoute> {
         let families = &self.context.families;
-        let (name, upstream_name): (Arc<str>, Arc<str>) =
-            (written.name.as_str().into(), written.upstream.as_str().into());
+        let requests =
+            |listener: &config::ListenerConfig| families.proxy.route(&listener.name, &written.name, &Failure::LABELS);
+        let response_edits = edits(&written.headers.response);
+        let answer = match (&written.redirect, &written.respond) {
+            (Some(redirect), _) => Answer::Redirect { status: redirect.status.code(), to: redirect.to.0.clone() },
+            (None, Some(respond)) => {
+                let body = match (&respond.file, &respond.body) {
+                    (Some(_), _) => AnswerBody::Page(Arc::clone(pages.body.as_ref()?)),
+                    (None, Some(text)) => body(&text.0, &response_edits),
+                    (None, None) => AnswerBody::Empty,
+                };
+                Answer::Respond { status: respond.status.code(), body }
+            }
+            (None, None) => return None,
+        };
+        let mut variables = Variables::of(response_edits.templates.iter().map(|(_, text)| text));
+        match &answer {
+            Answer::Redirect { to, .. } => variables = variables.with(to.template()),
+            Answer::Respond { body: AnswerBody::Filled { text, .. }, .. } => variables = variables.with(text),
+            Answer::Respond { .. } => {}
+        }
+        Some(AnswerRoute {
+            name: written.name.as_str().into(),
+            answer,
+            rewrite: rewrite(&written.rewrite),
+            response_edits,
+            variables,
+            quota: self.context.quotas.of(&written.name),
+            requests: file.listeners.iter().map(requests).collect(),
+        })
+    }
+
+    fn forward(&self, file: &Config, written: &config::RouteConfig, upstream: &Arc<Upstream>) -> Arc<Route> {
+        let families = &self.context.families;
+        let name: Arc<str> = written.name.as_str().into();
         let handles = |listener: &config::ListenerConfig| ListenerHandles {
             requests: families.proxy.route(&listener.name, &written.name, &Failure::LABELS),
             sessions: Arc::new(RouteSessions {
@@ -52,7 +154,7 @@ impl Compiler<'_> {
                 listener: listener.name.as_str().into(),
                 route: Arc::clone(&name),
                 upstream: Arc::clone(upstream),
-                metrics: families.session.route(&listener.name, &written.name, &written.upstream, &outcome::endings()),
+                metrics: families.session.route(&listener.name, &written.name, &upstream.name, &outcome::endings()),
                 log: self.log.clone(),
                 close_mapper: outcome::closing,
                 upstream_lost: match written.on_upstream_lost {
@@ -61,21 +163,20 @@ impl Compiler<'_> {
                 },
             }),
         };
-        let edits = |written: &config::HeaderEditsConfig| HeaderEdits {
-            remove: written.remove.clone(),
-            set: written.set.iter().cloned().collect(),
-        };
         let limits = &written.limits;
+        let (request_edits, response_edits) = (edits(&written.headers.request), edits(&written.headers.response));
+        let templates = request_edits.templates.iter().chain(&response_edits.templates).map(|(_, text)| text);
         Arc::new(Route {
             name: Arc::clone(&name),
             upstream: Arc::clone(upstream),
-            upstream_name: Arc::clone(&upstream_name),
+            upstream_name: upstream.name.as_str().into(),
             hop: proxy::hops::of_route(&written.name),
             origins: written.origins.clone(),
             rewrite: rewrite(&written.rewrite),
-            request_edits: edits(&written.headers.request),
+            variables: Variables::of(templates),
+            request_edits,
             keeps_lookalikes: written.headers.lookalikes == Lookalikes::Keep,
-            response_edits: edits(&written.headers.response),
+            response_edits,
             connect_timeout: written.timeouts.connect.duration(),
             handshake_timeout: written.timeouts.handshake.duration(),
             response_timeout: written.timeouts.response.duration(),
@@ -110,5 +211,21 @@ fn rewrite(written: &config::RewriteConfig) -> Rewrite {
         (Some(path), ..) => Rewrite::Path(path.clone()),
         (None, Some(regex), Some(with)) => Rewrite::Regex { regex: regex.clone(), with: with.clone() },
         _ => Rewrite::Prefixes { strip: written.strip_prefix.clone(), add: written.add_prefix.clone() },
+    }
+}
+
+fn edits(written: &config::HeaderEditsConfig) -> HeaderEdits {
+    HeaderEdits { remove: written.remove.clone(), set: written.set.iter().cloned().collect(), templates: vec![] }
+}
+
+/// The body of this text; the route may say that it is HTML.
+fn body(text: &Template, response_edits: &HeaderEdits) -> AnswerBody {
+    let media_type = response_edits.value(&CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+    match text.plain() {
+        Some(plain) => AnswerBody::Fixed(Bytes::copy_from_slice(plain.as_bytes())),
+        None => AnswerBody::Filled {
+            text: text.clone(),
+            is_html: media_type.windows(4).any(|part| part == b"html" || part == b"+xml"),
+        },
     }
 }

@@ -29,14 +29,14 @@ impl Controller {
         for (name, old) in &self.compiled.routes {
             let new = compiled.routes.get(name);
             let listeners = |route: &CompiledRoute| -> Vec<Arc<RouteSessions>> {
-                route.route.listeners.iter().map(|handles| Arc::clone(&handles.sessions)).collect()
+                route.action.listeners().iter().map(|handles| Arc::clone(&handles.sessions)).collect()
             };
             let kept: Vec<Arc<RouteSessions>> = new.map_or_else(Vec::new, listeners);
             let is_changed = new.is_none_or(|new| !new.written.is_like(&old.written));
             // If the route has not changed, only its sessions on listeners that are gone are closed.
             let gone: Option<HashSet<Arc<str>>> = (!is_changed).then(|| {
                 let there: HashSet<&str> = kept.iter().map(|sessions| &*sessions.listener).collect();
-                let old = old.route.listeners.iter().map(|handles| &handles.sessions.listener);
+                let old = old.action.listeners().iter().map(|handles| &handles.sessions.listener);
                 old.filter(|listener| !there.contains(&***listener)).cloned().collect()
             });
             if gone.as_ref().is_some_and(HashSet::is_empty) {

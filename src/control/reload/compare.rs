@@ -122,7 +122,7 @@ impl Changes {
                 listener,
             ),
             routes: Changed::between(keys(&before.routes), keys(&compiled.routes), |name| {
-                before.routes[name].written == compiled.routes[name].written
+                compiled.routes[name].is_same(&before.routes[name])
             }),
             upstreams: Changed::between(keys(&before.upstreams), keys(&compiled.upstreams), |name| {
                 Arc::ptr_eq(&before.upstreams[name].upstream, &compiled.upstreams[name].upstream)
