@@ -11,6 +11,7 @@ pub mod entry;
 pub mod exchange;
 pub mod forward;
 pub mod hops;
+pub mod judge;
 pub mod metrics;
 pub mod outcome;
 pub mod page;
@@ -22,35 +23,26 @@ pub mod snapshot;
 pub mod upgrade;
 pub mod values;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderMap, HeaderName, USER_AGENT};
+use http::header::{HOST, HeaderName, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
-use crate::header::forwarded::ForwardedRequest;
-use crate::header::path::PathError;
-use crate::header::request_id::{self, X_REQUEST_ID};
-use crate::header::variable::Variable;
-use crate::header::{Host, coding, forwarded, path};
-use crate::route::RequestView;
+use crate::header::request_id::X_REQUEST_ID;
 use crate::session::access_log::AccessLog;
 use crate::session::{Quoted, RequestInfo, Sessions, Texts};
 use crate::telemetry::panics::{self, PanicSite};
-use crate::ws::handshake;
-use answer::Answer;
 use body::Body;
-use edits::FilledEdits;
+use judge::Judged;
 use metrics::RouteRequestMetrics;
 use outcome::Failure;
-use request::RoutedRequest;
 use request_log::RequestLog;
-use snapshot::{RouteAction, Snapshot};
+use snapshot::Snapshot;
 use upgrade::PendingUpgrade;
-use values::RequestValues;
 
 /// The request handling of one listener.
 #[derive(Debug)]
@@ -147,112 +139,19 @@ impl Proxy {
         body: Incoming,
         log: &mut RequestLog,
     ) -> Result<Walked, Failure> {
-        log.is_handshake = handshake::is_wanted(&parts.headers);
-        panics::trap(|| parts.uri.path() == panics::TRAP_REQUEST);
-        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-            return Err(Failure::Method);
-        }
-        coding::of_request(&parts.headers)?;
-        let host = Host::from_request(&parts)?;
-        let path = path::normalise(parts.uri.path())?;
-        // RFC 9112 §3.2.4: a target for OPTIONS only.
-        if path == "*" && parts.method != Method::OPTIONS {
-            return Err(Failure::Path(PathError::Relative));
-        }
-        if let Some(port) = self.redirect {
-            return Ok(Walked::Http(response::redirect(&host, port, &path, parts.uri.query())?));
-        }
-        let peer = self.peer(downstream);
-        let client = forwarded::client_addr(&peer, &parts.headers, &self.trusted);
-        let forwarded_request = ForwardedRequest::by(&peer, &parts.headers, &self.trusted);
-        log.request_info.set_client(client, downstream.peer);
-        let head = RequestView {
-            listener: &self.listener,
-            method: &parts.method,
-            host: &host.name,
-            path: &path,
-            query: parts.uri.query(),
-            headers: &parts.headers,
+        let (route, request) = match self.judge(downstream, parts, log)? {
+            Judged::Answered(response) => return Ok(Walked::Http(response)),
+            Judged::Forward(route, request) => (route, request),
         };
-        let table = &self.snapshot.table;
-        let found = table.find(&head)?.ok_or_else(|| Failure::no_route(table.methods_allowed(&head)))?;
-        let action = found.route.clone();
-        log.route = Some(action.clone());
-        self.judge_route(&action, &parts.headers, log)?;
-        let variables = action.variables();
-        let asked = variables.any.then(|| found.path.as_deref().unwrap_or(&path).to_owned());
-        let (path, sent) = match found.path {
-            // Only the normalised path goes on: another spelling could be another route's path.
-            Some(read) => (Some(action.rewrite().apply(&read)?.into_owned()), None),
-            None => action.rewrite().spellings(parts.uri.path(), &path)?,
-        };
-        let mut arrival = RoutedRequest { host, path, sent, peer, forwarded_request, parts, edits: None };
-        let id = variables.id.then(|| self.request_id(&arrival, log));
-        let values = RequestValues {
-            proxy: self,
-            downstream,
-            arrival: &arrival,
-            route: &action,
-            client,
-            client_port: log.request_info.client_port,
-            path: asked.as_deref().unwrap_or_default(),
-            id: id.as_deref(),
-        };
-        let write = |variable: Variable, out: &mut String| values.write(variable, out);
-        let route = match &action {
-            RouteAction::Answer(route) => {
-                let response = route.answer(write)?;
-                log.result = match route.answer {
-                    Answer::Redirect { .. } => outcome::REDIRECT,
-                    Answer::Respond { .. } => outcome::RESPOND,
-                };
-                return Ok(Walked::Http(response));
-            }
-            RouteAction::Forward(route) => Arc::clone(route),
-        };
-        if variables.any {
-            let (request, response) = (route.request_edits.filled(write), route.response_edits.filled(write));
-            arrival.edits = Some(Box::new(FilledEdits { request, response }));
-        }
         if log.is_handshake {
-            Ok(match Box::pin(upgrade::run(self, route, arrival, log)).await? {
+            Ok(match Box::pin(upgrade::run(self, route, request, log)).await? {
                 (response, Some(opened)) => Walked::Switched(response, opened),
                 (response, None) => Walked::Http(response),
             })
         } else {
-            let answered = Box::pin(forward::run(route, arrival, body, log)).await?;
+            let answered = Box::pin(forward::run(route, request, body, log)).await?;
             Ok(Walked::Http(answered))
         }
-    }
-
-    /// Refuses what has been here before, and what comes to a route that is drained.
-    fn judge_route(&self, action: &RouteAction, headers: &HeaderMap, log: &RequestLog) -> Result<(), Failure> {
-        let is_open = match action {
-            RouteAction::Forward(route) => {
-                hops::judge(headers, &route.hop)?;
-                // Plain requests of those who are still here are answered to the end.
-                let is_ending = log.is_handshake && self.sessions.is_draining();
-                !is_ending && route.quota.is_open() && route.upstream.gate.is_open()
-            }
-            RouteAction::Answer(route) => route.quota.is_open(),
-        };
-        if is_open { Ok(()) } else { Err(Failure::Draining) }
-    }
-
-    /// The id of a request, which the log gets, too: that of a trusted proxy, or a new one.
-    fn request_id(&self, arrival: &RoutedRequest, log: &mut RequestLog) -> String {
-        let told = request_id::of_proxy(&arrival.parts.headers).filter(|_| arrival.peer.trusted);
-        let id = told.map_or_else(|| request_id::uuid(random()), str::to_owned);
-        if self.log.is_on() {
-            log.request_info.texts.set_request_id(&id);
-        }
-        id
-    }
-
-    fn peer(&self, downstream: &Downstream) -> forwarded::DirectPeer {
-        let addr: Option<IpAddr> = downstream.peer.map(|peer| peer.ip());
-        let trusted = addr.is_some_and(|addr| forwarded::is_trusted(addr, &self.trusted));
-        forwarded::DirectPeer { addr, tls: downstream.tls.is_some(), trusted }
     }
 
     /// What the log will say of the request, copied out: nothing of hyper's buffer is kept.
@@ -272,14 +171,6 @@ impl Proxy {
         }
         request_info
     }
-}
-
-/// Bytes that nobody can guess; so ids of several processes do not meet.
-fn random() -> [u8; 16] {
-    let mut bytes = fastrand::u128(..).to_ne_bytes();
-    // The system's source does not fail once it has begun; without it, the bytes are still random enough for ids.
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
-    bytes
 }
 
 /// Where a walk without failure ends.

@@ -1,0 +1,185 @@
+//! Judges the head of a request: everything that is decided before an endpoint is asked. It waits for nothing, so that
+//! `wsluice check --request` can show what becomes of a request by the same steps.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::HeaderMap;
+use http::request::Parts;
+use http::{Method, Response};
+
+use super::answer::Answer;
+use super::body::Body;
+use super::edits::FilledEdits;
+use super::outcome::{self, Failure};
+use super::request::RoutedRequest;
+use super::request_log::RequestLog;
+use super::snapshot::{Route, RouteAction};
+use super::values::RequestValues;
+use super::{Downstream, Proxy, hops, response};
+use crate::header::forwarded::ForwardedRequest;
+use crate::header::path::PathError;
+use crate::header::variable::Variable;
+use crate::header::{Host, coding, forwarded, path, request_id};
+use crate::route::{RequestView, RouteMatch};
+use crate::telemetry::panics;
+use crate::ws::handshake;
+
+/// What a request's head leads to.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once, and a box would cost an allocation a request")]
+pub enum Judged {
+    /// An answer of the proxy's own.
+    Answered(Response<Body>),
+    /// On to the route's upstream.
+    Forward(Arc<Route>, RoutedRequest),
+}
+
+/// Where a request is for.
+#[derive(Debug)]
+pub struct RequestTarget<'a> {
+    /// The authority.
+    pub host: Host,
+    /// The path in normal form.
+    pub path: std::borrow::Cow<'a, str>,
+}
+
+impl Proxy {
+    /// Judges the head of a request, and finds its route. What it learns is in `log`, also when it fails.
+    ///
+    /// # Errors
+    /// The first reason to refuse it.
+    pub fn judge(&self, downstream: &Downstream, parts: Parts, log: &mut RequestLog) -> Result<Judged, Failure> {
+        log.is_handshake = handshake::is_wanted(&parts.headers);
+        panics::trap(|| parts.uri.path() == panics::TRAP_REQUEST);
+        let RequestTarget { host, path } = target(&parts)?;
+        if let Some(port) = self.redirect {
+            return Ok(Judged::Answered(response::redirect(&host, port, &path, parts.uri.query())?));
+        }
+        let peer = self.peer(downstream);
+        let client = forwarded::client_addr(&peer, &parts.headers, &self.trusted);
+        let forwarded_request = ForwardedRequest::by(&peer, &parts.headers, &self.trusted);
+        log.request_info.set_client(client, downstream.peer);
+        let table = &self.snapshot.table;
+        let head = self.view(&parts, &host, &path);
+        let found = table.find(&head)?.ok_or_else(|| Failure::no_route(table.methods_allowed(&head)))?;
+        let action = found.route.clone();
+        log.route = Some(action.clone());
+        self.judge_route(&action, &parts.headers, log)?;
+        let variables = action.variables();
+        let asked = variables.any.then(|| found.path.as_deref().unwrap_or(&path).to_owned());
+        let (path, sent) = rewritten(&action, found, &parts, &path)?;
+        let mut request = RoutedRequest { host, path, sent, peer, forwarded_request, parts, edits: None };
+        let id = variables.id.then(|| self.request_id(&request, log));
+        let values = RequestValues {
+            proxy: self,
+            downstream,
+            arrival: &request,
+            route: &action,
+            client,
+            client_port: log.request_info.client_port,
+            path: asked.as_deref().unwrap_or_default(),
+            id: id.as_deref(),
+        };
+        let write = |variable: Variable, out: &mut String| values.write(variable, out);
+        let route = match &action {
+            RouteAction::Answer(route) => {
+                let response = route.answer(write)?;
+                log.result = match route.answer {
+                    Answer::Redirect { .. } => outcome::REDIRECT,
+                    Answer::Respond { .. } => outcome::RESPOND,
+                };
+                return Ok(Judged::Answered(response));
+            }
+            RouteAction::Forward(route) => Arc::clone(route),
+        };
+        if variables.any {
+            let (request_edits, response_edits) =
+                (route.request_edits.filled(write), route.response_edits.filled(write));
+            request.edits = Some(Box::new(FilledEdits { request: request_edits, response: response_edits }));
+        }
+        Ok(Judged::Forward(route, request))
+    }
+
+    /// Returns what the route table sees of a request.
+    pub fn view<'a>(&'a self, parts: &'a Parts, host: &'a Host, path: &'a str) -> RequestView<'a> {
+        RequestView {
+            listener: &self.listener,
+            method: &parts.method,
+            host: &host.name,
+            path,
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        }
+    }
+
+    /// Refuses what has been here before, and what comes to a route that is drained.
+    fn judge_route(&self, action: &RouteAction, headers: &HeaderMap, log: &RequestLog) -> Result<(), Failure> {
+        let is_open = match action {
+            RouteAction::Forward(route) => {
+                hops::judge(headers, &route.hop)?;
+                // Plain requests of those who are still here are answered to the end.
+                let is_ending = log.is_handshake && self.sessions.is_draining();
+                !is_ending && route.quota.is_open() && route.upstream.gate.is_open()
+            }
+            RouteAction::Answer(route) => route.quota.is_open(),
+        };
+        if is_open { Ok(()) } else { Err(Failure::Draining) }
+    }
+
+    /// The id of a request, which the log gets, too: that of a trusted proxy, or a new one.
+    fn request_id(&self, arrival: &RoutedRequest, log: &mut RequestLog) -> String {
+        let told = request_id::of_proxy(&arrival.parts.headers).filter(|_| arrival.peer.trusted);
+        let id = told.map_or_else(|| request_id::uuid(random()), str::to_owned);
+        if self.log.is_on() {
+            log.request_info.texts.set_request_id(&id);
+        }
+        id
+    }
+
+    fn peer(&self, downstream: &Downstream) -> forwarded::DirectPeer {
+        let addr: Option<IpAddr> = downstream.peer.map(|peer| peer.ip());
+        let trusted = addr.is_some_and(|addr| forwarded::is_trusted(addr, &self.trusted));
+        forwarded::DirectPeer { addr, tls: downstream.tls.is_some(), trusted }
+    }
+}
+
+/// Returns where a request is for.
+///
+/// # Errors
+/// If its method is not for us, or host, path or body can be read in more than one way.
+pub fn target(parts: &Parts) -> Result<RequestTarget<'_>, Failure> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Failure::Method);
+    }
+    coding::of_request(&parts.headers)?;
+    let host = Host::from_request(parts)?;
+    let path = path::normalise(parts.uri.path())?;
+    // RFC 9112 §3.2.4: a target for OPTIONS only.
+    if path == "*" && parts.method != Method::OPTIONS {
+        return Err(Failure::Path(PathError::Relative));
+    }
+    Ok(RequestTarget { host, path })
+}
+
+/// Returns the path as the upstream gets it, in normal form and as it is spelt.
+fn rewritten(
+    action: &RouteAction,
+    found: RouteMatch<'_, RouteAction>,
+    parts: &Parts,
+    path: &str,
+) -> Result<(Option<String>, Option<String>), Failure> {
+    Ok(match found.path {
+        // Only the normalised path goes on: another spelling could be another route's path.
+        Some(read) => (Some(action.rewrite().apply(&read)?.into_owned()), None),
+        None => action.rewrite().spellings(parts.uri.path(), path)?,
+    })
+}
+
+/// Bytes that nobody can guess; so ids of several processes do not meet.
+fn random() -> [u8; 16] {
+    let mut bytes = fastrand::u128(..).to_ne_bytes();
+    // The system's source does not fail once it has begun; without it, the bytes are still random enough for ids.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    bytes
+}
