@@ -1,5 +1,7 @@
 //! The command line: run, check, proxy, ping, schema and the demo; signals; exit codes.
 
+mod arguments;
+mod check;
 mod ping;
 
 use std::io::IsTerminal as _;
@@ -19,7 +21,6 @@ use tokio::task::JoinSet;
 
 use crate::app::{App, StartError};
 use crate::config::{Bind, ConfigErrors, EndpointUrl, Loaded, load_again, load_file, load_str, schema};
-use crate::control::compile::{FileChecks, examine};
 use crate::control::context::LogOutput;
 use crate::control::{ControlHandle, Loader, ProcessOrigin, ReloadError, Succession, Trigger, watch};
 use crate::demo::{self, DemoAddresses, DemoCertificate, DemoCounters};
@@ -58,11 +59,8 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Check a configuration file and its certificates, and report all mistakes.
-    Check {
-        #[command(flatten)]
-        config: ConfigFile,
-    },
+    /// Check a configuration file and its certificates, and report all mistakes; or tell what becomes of a request.
+    Check(check::CheckArguments),
     /// Run without a file: one listener in front of one server, for WebSockets and plain HTTP.
     Proxy {
         /// Where to listen: an address and a port, or unix:/path.
@@ -126,7 +124,7 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Demo(listen) => run_demo(&listen),
         Command::Run { config } => run_file(&config.config),
-        Command::Check { config } => return check(&config.config),
+        Command::Check(arguments) => return check::run(arguments),
         Command::Proxy { listen, to } => run_pair(&listen, &to),
         Command::Ping(arguments) => match ping::run(arguments) {
             Ok(code) => return code,
@@ -165,33 +163,6 @@ fn complain(text: &str) {
 
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
-}
-
-fn check(path: &Path) -> ExitCode {
-    let checked = load_file(path, &environment).and_then(|loaded| {
-        for warning in &loaded.warnings {
-            complain(&format!("{warning}\n\n"));
-        }
-        for warning in examine(&loaded, FileChecks::Inside)? {
-            complain(&format!("warning: {warning}\n\n"));
-        }
-        Ok(loaded)
-    });
-    match checked {
-        Ok(Loaded { file, .. }) => {
-            let counts =
-                [(file.listeners.len(), "listener"), (file.routes.len(), "route"), (file.upstreams.len(), "upstream")];
-            let counted = counts.map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" }));
-            match print(&format!("{}: ok: {}\n", path.display(), counted.join(", "))) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            }
-        }
-        Err(errors) => {
-            complain(&format!("{errors}\n"));
-            ExitCode::FAILURE
-        }
-    }
 }
 
 fn run_file(path: &Path) -> anyhow::Result<()> {

@@ -53,6 +53,8 @@ pub mod demo;
 
 pub mod ping;
 
+pub mod explain;
+
 pub mod app;
 
 pub mod cli;

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use super::arguments::{field, field_value, token};
 use super::parse;
 use crate::base::error_chain::error_chain;
 use crate::config::TimeSpan;
 use crate::ping::{ConnectTo, PingOptions, Target, ping};
-use crate::route::pattern::Subprotocol;
 
 /// The arguments of `ping`.
 #[derive(Debug, clap::Args)]
@@ -60,20 +60,4 @@ pub(super) fn run(arguments: PingArguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
-}
-
-fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("write it as 'Name: value'")?;
-    let name =
-        HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is not a header's name"))?;
-    Ok((name, field_value(value)?))
-}
-
-fn field_value(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_str(text.trim()).map_err(|_| format!("`{text}` has characters that a header cannot carry"))
-}
-
-/// A subprotocol is a token (RFC 6455 §4.1).
-fn token(text: &str) -> Result<String, String> {
-    text.parse::<Subprotocol>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

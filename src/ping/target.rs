@@ -10,6 +10,8 @@ use crate::config::{BadValue, EndpointUrl};
 /// `ws` and `wss`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    /// Whether it is written with `http` or `https`.
+    pub is_http: bool,
     /// Whether the connection is encrypted.
     pub tls: bool,
     /// A DNS name or an IP address, without brackets.
@@ -30,9 +32,17 @@ impl Target {
         }
     }
 
-    /// Returns the URL with another scheme.
+    /// Returns the URL of the WebSocket, encrypted or not.
     pub fn with_tls(&self, tls: bool) -> String {
         format!("{}://{}{}", if tls { "wss" } else { "ws" }, self.authority(), self.path)
+    }
+
+    /// Returns the URL as it is written.
+    pub fn url(&self) -> String {
+        if !self.is_http {
+            return self.with_tls(self.tls);
+        }
+        format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.authority(), self.path)
     }
 }
 
@@ -52,7 +62,10 @@ impl FromStr for Target {
         PathAndQuery::from_str(&path)
             .map_err(|error| bad_value(format!("`{path}` is not a path: {error}"), "write other characters as %XX"))?;
         match format!("{scheme}://{authority}").parse()? {
-            EndpointUrl::Tcp { tls, host, port } => Ok(Target { tls, host, port, path }),
+            EndpointUrl::Tcp { tls, host, port } => {
+                let is_http = scheme.to_ascii_lowercase().starts_with("http");
+                Ok(Target { is_http, tls, host, port, path })
+            }
             EndpointUrl::Unix(_) => Err(bad_value("a Unix socket has no URL", help)),
         }
     }
@@ -100,7 +113,8 @@ mod tests {
             ("http://127.0.0.1:9000?x", false, "127.0.0.1", 9000, "/?x", "127.0.0.1:9000"),
         ] {
             let target: Target = text.parse().unwrap();
-            assert_eq!(target, Target { tls, host: host.into(), port, path: path.into() });
+            let is_http = text.starts_with("http");
+            assert_eq!(target, Target { is_http, tls, host: host.into(), port, path: path.into() });
             assert_eq!(target.authority(), authority);
         }
     }

@@ -42,6 +42,14 @@ use crate::upstream::pooled::{PooledConnection, Uploading};
 /// Tells connections of an endpoint's pool apart from nobody else's; never sent.
 const POOL_AUTHORITY: &str = "endpoint";
 
+/// Judges whether a route takes plain requests.
+///
+/// # Errors
+/// If it does not.
+pub fn judge(route: &Route) -> Result<(), Failure> {
+    if route.http { Ok(()) } else { Err(Failure::NotWebSocket) }
+}
+
 /// Forwards the request and returns the answer.
 ///
 /// # Errors
@@ -52,9 +60,7 @@ pub async fn run(
     body: Incoming,
     log: &mut RequestLog,
 ) -> Result<Response<Body>, Failure> {
-    if !route.http {
-        return Err(Failure::NotWebSocket);
-    }
+    judge(&route)?;
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
     let draw = arrival.draw(&route, log.request_info.client);

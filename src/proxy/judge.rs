@@ -27,7 +27,10 @@ use crate::ws::handshake;
 
 /// What a request's head leads to.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it is taken apart at once, and a box would cost an allocation a request")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and a box would cost an allocation a request"
+)]
 pub enum Judged {
     /// An answer of the proxy's own.
     Answered(Response<Body>),

@@ -112,6 +112,18 @@ impl PendingUpgrade {
     }
 }
 
+/// Judges a handshake: its form and its origin.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn judge(route: &Route, request: &RoutedRequest) -> Result<HandshakeOffer, Failure> {
+    let parts = &request.parts;
+    let offer = HandshakeOffer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
+    let asked = OriginTarget::new(&request.host, request.peer.tls, &request.forwarded_request);
+    route.origins.check(parts.headers.get_all(ORIGIN), &asked)?;
+    Ok(offer)
+}
+
 /// Judges the request and opens a WebSocket to an endpoint for it.
 ///
 /// # Errors
@@ -122,10 +134,7 @@ pub async fn run(
     mut arrival: RoutedRequest,
     log: &mut RequestLog,
 ) -> Result<(Response<Body>, Option<VerifiedUpgrade>), Failure> {
-    let parts = &arrival.parts;
-    let offer = HandshakeOffer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
-    let asked = OriginTarget::new(&arrival.host, arrival.peer.tls, &arrival.forwarded_request);
-    route.origins.check(parts.headers.get_all(ORIGIN), &asked)?;
+    let offer = judge(&route, &arrival)?;
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.request_info.client);
     let affinity_cookie = arrival.affinity_cookie(&route);

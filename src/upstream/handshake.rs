@@ -139,6 +139,11 @@ impl RequestHead {
         self
     }
 
+    /// Returns the head as text, for people; there is no key in it yet.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).replace(&"\0".repeat(self.key.len()), "(16 random bytes)")
+    }
+
     /// The head with `key` in it.
     fn keyed(&mut self, key: &WebSocketKey) -> &[u8] {
         self.bytes[self.key.clone()].copy_from_slice(key);

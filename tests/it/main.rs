@@ -24,6 +24,7 @@ mod early_data;
 mod entry;
 mod eviction;
 mod examples;
+mod explain;
 mod failover;
 mod frames;
 mod half_close;

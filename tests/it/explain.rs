@@ -1,0 +1,213 @@
+//! `wsluice check --request`: what it tells of a request is what a running proxy does with it.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use wsluice::config::load_str;
+use wsluice::explain::{AskedRequest, Explanation, explain};
+
+use crate::harness::{Conn, Echo, Handshake, Proxy, RawServer};
+use crate::process::{run, text};
+
+/// Routes of every kind, before an echo server.
+fn yaml(echo: &str) -> String {
+    format!(
+        r#"
+workers: 1
+listeners:
+  - {{ name: other, bind: "127.0.0.1:0" }}
+  - {{ name: plain, bind: "127.0.0.1:0", trusted_proxies: [127.0.0.1] }}
+routes:
+  - {{ name: inside, match: {{ listeners: [other], path: {{ prefix: / }} }}, upstream: app }}
+  - {{ name: put, match: {{ methods: [PUT], path: {{ exact: /ws }} }}, upstream: app }}
+  - {{ name: tenant, match: {{ path: {{ exact: /ws }}, headers: {{ X-Tenant: acme }} }}, upstream: app, origins: {{ missing: deny }} }}
+  - name: strict
+    match: {{ path: {{ prefix: /strict }} }}
+    upstream: app
+    http: reject
+    paths: {{ encoded_slash: refuse }}
+    origins: {{ allow: ["https://a.example"] }}
+    rewrite: {{ strip_prefix: /strict }}
+    headers: {{ request: {{ set: {{ X-Real: "{{client.ip}}" }}, remove: [X-Secret] }} }}
+  - {{ name: old, match: {{ path: {{ prefix: /old }} }}, redirect: "https://new.example{{request.target}}" }}
+  - {{ name: health, match: {{ path: {{ exact: /healthz }} }}, respond: {{ body: ok }} }}
+  - {{ name: v1, match: {{ path: {{ exact: /v }}, query: {{ v: "1" }}, subprotocols: [chat] }}, upstream: app }}
+  - {{ name: chat, match: {{ hosts: [chat.example], path: {{ regex: "/c[0-9]+" }} }}, upstream: app }}
+upstreams:
+  app: {{ endpoints: ["{echo}"] }}
+"#
+    )
+}
+
+fn asked(url: &str, fields: &[(&str, &str)]) -> AskedRequest {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    let target: wsluice::ping::Target = url.parse().unwrap();
+    AskedRequest {
+        is_handshake: !target.is_http,
+        target,
+        method: http::Method::GET,
+        origin: None,
+        subprotocols: vec![],
+        headers,
+        client: "127.0.0.1".parse().unwrap(),
+        listener: Some("plain".to_owned()),
+    }
+}
+
+fn told(yaml: &str, asked: &AskedRequest) -> Explanation {
+    explain(&load_str("wsluice.yaml", yaml, &|_| None).unwrap(), asked).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_told_is_what_happens() {
+    let echo = Echo::start().await;
+    let yaml = yaml(&echo.url());
+    let proxy = Proxy::start(&yaml);
+    let (origin, bad_origin) = (("Origin", "https://a.example"), ("Origin", "https://b.example"));
+    let mut refused = 0;
+    for (url, fields) in [
+        ("ws://h/ws", &[][..]),
+        ("ws://h/ws", &[("X-Tenant", "acme")]),
+        ("ws://h/ws", &[("X-Tenant", "acme"), ("Origin", "http://h")]),
+        ("ws://h/ws", &[("X-Tenant", "acme"), bad_origin]),
+        ("ws://h/strict/a", &[origin]),
+        ("ws://h/strict/a", &[bad_origin]),
+        ("ws://h/strict/a%2Fb", &[origin]),
+        ("ws://h/strict/../strict/a?b=c", &[origin]),
+        ("ws://h//strict/a", &[origin]),
+        ("http://h/strict/a", &[]),
+        ("ws://h/old/a?b", &[]),
+        ("http://h/old/a?b", &[]),
+        ("http://h/healthz", &[]),
+        ("ws://h/healthz", &[]),
+        ("ws://h/v?v=1", &[("Sec-WebSocket-Protocol", "chat")]),
+        ("ws://h/v?v=1", &[("Sec-WebSocket-Protocol", "other")]),
+        ("ws://h/v?v=2", &[("Sec-WebSocket-Protocol", "chat")]),
+        ("ws://chat.example/c12", &[]),
+        ("ws://chat.example/cx", &[]),
+        ("ws://h/c12", &[("Host", "chat.example:99")]),
+        ("ws://h/c12", &[("Host", "a b")]),
+        ("ws://h/nowhere", &[("Sec-WebSocket-Version", "12")]),
+        ("ws://h/strict/a", &[origin, ("Sec-WebSocket-Version", "12")]),
+        ("ws://h/strict/a", &[origin, ("Sec-WebSocket-Key", "short")]),
+        ("ws://h/%zz", &[]),
+    ] {
+        let request = asked(url, fields);
+        let explanation = told(&yaml, &request);
+        let mut handshake = Handshake::to(&request.target.path).set("Host", &request.target.authority());
+        if !request.is_handshake {
+            for name in ["Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"] {
+                handshake = handshake.without(name);
+            }
+        }
+        for (name, value) in fields {
+            handshake = handshake.set(name, value);
+        }
+        let mut client = Conn::connect(proxy.listener("plain")).await;
+        let status = client.ask(&handshake).await.status();
+        match explanation.status {
+            Some(expected) => {
+                refused += 1;
+                assert_eq!(status, expected.as_u16(), "{url} {fields:?}\n{explanation}");
+            }
+            None => assert!(status == 101, "{url} {fields:?}: {status}\n{explanation}"),
+        }
+    }
+    assert!(refused > 10, "{refused}");
+}
+
+#[tokio::test]
+async fn the_head_that_is_told_is_the_head_that_is_sent() {
+    let mut server = RawServer::start().await;
+    let yaml = yaml(server.url());
+    let proxy = Proxy::start(&yaml);
+    let fields = [
+        ("Origin", "https://a.example"),
+        ("X-Secret", "1"),
+        ("X-Forwarded-For", "192.0.2.7"),
+        ("X-Forwarded-Proto", "https"),
+        ("Cookie", "a=b"),
+    ];
+    let explanation = told(&yaml, &asked("ws://h/strict/room?x=1", &fields)).to_string();
+    let mut client = Conn::connect(proxy.listener("plain")).await;
+    let mut handshake = Handshake::to("/strict/room?x=1").set("Host", "h");
+    for (name, value) in fields {
+        handshake = handshake.set(name, value);
+    }
+    client.send(handshake.bytes()).await;
+    let head = server.accept().await.head().await;
+    assert_eq!(head.target(), "/room?x=1");
+    assert_eq!(head.get("x-real"), Some("192.0.2.7"));
+    assert!(explanation.contains("/room?x=1, rewritten"), "{explanation}");
+    assert!(!explanation.contains("x-secret"), "{explanation}");
+    for name in ["host", "origin", "cookie", "x-real", "x-forwarded-for", "x-forwarded-proto", "forwarded"] {
+        let line = format!("{name}: {}", head.get(name).unwrap());
+        assert!(explanation.to_lowercase().contains(&line.to_lowercase()), "{line}:\n{explanation}");
+    }
+}
+
+#[tokio::test]
+async fn each_line_names_the_line_of_the_file_that_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("wsluice.yaml");
+    std::fs::write(
+        &file,
+        r#"listeners:
+  - name: public
+    bind: "0.0.0.0:8443"
+    tls: { certificates: [{ cert: /none.crt, key: /none.key }] }
+routes:
+  - name: api
+    match: { path: { prefix: /api } }
+    upstream: app
+  - name: chat
+    match:
+      path: { prefix: /ws }
+    upstream: app
+    origins:
+      allow: ["https://a.example"]
+    http: reject
+upstreams:
+  app:
+    endpoints: ["ws://127.0.0.1:9000", { url: "ws://127.0.0.1:9001", priority: 1 }]
+"#,
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    // The certificate need not be there: this is asked at a desk.
+    for (arguments, lines) in [
+        (
+            &["--request", "wss://chat.example:8443/ws", "--origin", "https://a.example"][..],
+            &[
+                ("listener", "public, 0.0.0.0:8443, TLS", 2),
+                ("route", "api: no, the path /ws is not /api or below it", 7),
+                ("", "chat: matches", 9),
+                ("origin", "https://a.example is allowed", 14),
+                ("upstream", "app: the endpoint with the fewest sessions", 18),
+            ][..],
+        ),
+        (
+            &["--request", "wss://chat.example:8443/ws", "--origin", "https://b.example"],
+            &[("answer", "403 Forbidden `origin`", 14)],
+        ),
+        (&["--request", "https://chat.example:8443/ws"], &[("answer", "426 Upgrade Required `not_websocket`", 15)]),
+        (&["--request", "wss://chat.example:8443/"], &[("answer", "404 Not Found `no_route`", 6)]),
+    ] {
+        let output = run(&[&["check", "--config", file], arguments].concat());
+        let (out, err) = text(&output);
+        assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{out}");
+        for (step, part, line) in lines {
+            let place = format!("{file}:{line}");
+            let is_it = |shown: &&str| shown.starts_with(step) && shown.contains(part) && shown.ends_with(&place);
+            assert!(out.lines().any(|shown| is_it(&shown)), "{step} {part} {line}:\n{out}");
+        }
+    }
+    let output = run(&["check", "--config", file, "--request", "wss://a/", "--listener", "pubic"]);
+    assert!(output.status.code() == Some(1) && text(&output).1.contains("did you mean `public`?"), "{output:?}");
+    for wrong in
+        [&["--origin", "https://a.example"][..], &["--request", "a"], &["--request", "ws://a/", "--client", "b"]]
+    {
+        assert_eq!(run(&[&["check", "--config", file], wrong].concat()).status.code(), Some(2), "{wrong:?}");
+    }
+}
