@@ -100,7 +100,7 @@ pub enum Instead {
 }
 
 /// The words of others, in lower case and without their marks.
-const FOREIGN: [(&str, Instead); 62] = {
+const FOREIGN: [(&str, Instead); 67] = {
     use Instead::{Sent, Variable as Var};
     use Variable::*;
     const FORWARDED: Instead = Sent("servers get X-Forwarded-For anyway");
@@ -113,6 +113,9 @@ const FOREIGN: [(&str, Instead); 62] = {
         ("http.request.remote.host", Var(ClientIp)),
         ("http.vars.client_ip", Var(ClientIp)),
         ("client_ip", Var(ClientIp)),
+        ("client.addr", Var(ClientIp)),
+        ("client.address", Var(ClientIp)),
+        ("request.client_ip", Var(ClientIp)),
         ("src", Var(ClientIp)),
         ("ci", Var(ClientIp)),
         ("downstream_remote_address_without_port", Var(ClientIp)),
@@ -143,6 +146,8 @@ const FOREIGN: [(&str, Instead); 62] = {
         ("http.request.method", Var(RequestMethod)),
         ("request_uri", Var(RequestTarget)),
         ("uri", Var(RequestTarget)),
+        ("request.uri", Var(RequestTarget)),
+        ("request.url", Var(RequestTarget)),
         ("http.request.uri", Var(RequestTarget)),
         ("http.request.orig_uri", Var(RequestTarget)),
         ("req(:path)", Var(RequestTarget)),

@@ -55,3 +55,4 @@ mod tls;
 mod under_traffic;
 mod upgrade;
 mod vanish;
+mod variables;

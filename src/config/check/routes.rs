@@ -179,7 +179,7 @@ impl Checker<'_, '_> {
     }
 
     fn edits(&mut self, path: &KeyPath, edits: &HeaderEditsConfig, direction: EditDirection) {
-        for (name, _) in edits.set.iter() {
+        for (name, value) in edits.set.iter() {
             // Keys keep the case they were written in.
             let key = match self.written.node(&path.key("set")) {
                 Some(YamlNode::Map(entries)) => entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(name.as_str())),
@@ -187,6 +187,10 @@ impl Checker<'_, '_> {
             };
             let at = path.key("set").key(key.map_or(name.as_str(), |(key, _)| key));
             self.own_header(&at, name.as_str(), name.as_str().to_owned(), direction, true);
+            // One from the environment may be a password with such a word in it, and is not shown.
+            if !matches!(self.written.node(&at), Some(YamlNode::Text { raw: Some(_), .. })) {
+                self.foreign(&at, &value.to_string());
+            }
             if let Some(index) = edits.remove.iter().position(|removed| removed == name) {
                 let removed = self.written.original(&path.key("remove").index(index));
                 let message = format!("`{name}` is also removed by {removed}");

@@ -7,6 +7,7 @@
 use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::tree::YamlNode;
+use crate::header::variable::{Instead, Variable, instead_of};
 
 /// The most bytes all filled values may have together: variables may be large and used often.
 const FILLED_BYTES_MAX: usize = 2 << 20;
@@ -67,13 +68,22 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>, room: usize) -> Resu
             None => (inside, None),
         };
         if !is_name(name) {
-            return Err((format!("`${{{inside}}}` does not name a variable"), escape.to_owned()));
+            let help = match Variable::named(name) {
+                Some(variable) => format!("write `{variable}`, without `$`, for what a request says"),
+                None => escape.to_owned(),
+            };
+            return Err((format!("`${{{inside}}}` does not name a variable"), help));
         }
         let value = env(name).filter(|value| default.is_none() || !value.is_empty());
         match value.as_deref().or(default) {
             Some(value) => out.push_str(value),
             None => {
-                let help = format!("set it, or give a default: `${{{name}:-default}}`");
+                let help = match instead_of(name) {
+                    Some(Instead::Variable(variable)) => {
+                        format!("set it, or write `{variable}` for what a request says")
+                    }
+                    _ => format!("set it, or give a default: `${{{name}:-default}}`"),
+                };
                 return Err((format!("the environment variable `{name}` is not set"), help));
             }
         }

@@ -528,7 +528,7 @@ fn values_that_contradict_each_other_are_told() {
         ),
         (
             alone("redirect: 'https://a.b{request.uri}'"),
-            &["3:15 routes[0].redirect: there is no variable `{request.uri}` | did you mean `{request.id}`?"],
+            &["3:15 routes[0].redirect: there is no variable `{request.uri}` | write `{request.target}`"],
         ),
         (
             alone(
@@ -598,6 +598,34 @@ fn values_that_contradict_each_other_are_told() {
             in_route("match: { path: { exact: /b } }\nrewrite: { regex: '/a/(.*)', with: '/b/$1' }"),
             &[
                 "5:23 routes[0].rewrite.regex: no path that this route matches is matched by this | compare it with routes[0].match.path",
+            ],
+        ),
+        (
+            in_route(
+                "headers: { request: { set: { X-A: '{\"a\":1}', X-B: '{client.addr}', X-C: '{client.pi}', X-D: '{foo}' } } }",
+            ),
+            &[
+                r#"4:39 routes[0].headers.request.set.X-A: `{` begins a variable such as `{client.ip}` | write a brace that is one twice: `{{"a":1}`"#,
+                "4:55 routes[0].headers.request.set.X-B: there is no variable `{client.addr}` | write `{client.ip}`",
+                "4:77 routes[0].headers.request.set.X-C: there is no variable `{client.pi}` | did you mean `{client.ip}`?",
+                "4:97 routes[0].headers.request.set.X-D: there is no variable `{foo}` | known are `{client.ip}`, `{client.port}`, `{request.id}`, `{request.method}`, `{request.scheme}`, `{request.host}`, `{request.port}`, `{request.authority}`, `{request.path}`, `{request.query}`, `{request.target}`, `{rewrite.path}`, `{rewrite.target}`, `{rewrite.prefix}`, `{listener.name}`, `{listener.port}`, `{route.name}`, `{upstream.name}`, `{tls.version}`; write a brace that is one twice: `{{foo}`",
+            ],
+        ),
+        (
+            in_route(
+                "headers: { request: { set: { X-A: $remote_addr, X-B: '%[src]', X-C: '$proxy_add_x_forwarded_for', X-D: $5 } } }",
+            ),
+            &[
+                "4:39 routes[0].headers.request.set.X-A: `$remote_addr` is sent as it is: it is a variable of another program | write `{client.ip}`",
+                "4:58 routes[0].headers.request.set.X-B: `%[src]` is sent as it is: it is a variable of another program | write `{client.ip}`",
+                "4:73 routes[0].headers.request.set.X-C: `$proxy_add_x_forwarded_for` is sent as it is: it is a variable of another program | remove it: servers get X-Forwarded-For anyway",
+            ],
+        ),
+        (
+            in_route("headers: { request: { set: { X-A: '${client.ip}', X-B: '${request_id}' } } }"),
+            &[
+                "4:39 routes[0].headers.request.set.X-A: `${client.ip}` does not name a variable | write `{client.ip}`, without `$`, for what a request says",
+                "4:60 routes[0].headers.request.set.X-B: the environment variable `request_id` is not set | set it, or write `{request.id}` for what a request says",
             ],
         ),
         (

@@ -75,7 +75,7 @@ upstreams: { chat: { endpoints: ['ws://${NAME:-a}:${PORT}'] } }
     assert_eq!((file.log.access, file.log.level.as_str()), (false, "debug"));
     assert_eq!(file.routes[0].limits.message.bytes(), Some(65_536));
     assert_eq!(file.routes[0].limits.connections, Some(50));
-    assert_eq!(file.routes[0].headers.request.set.iter().next().unwrap().1, "50");
+    assert_eq!(file.routes[0].headers.request.set.iter().next().unwrap().1.to_string(), "50");
     assert_eq!(file.upstreams["chat"].endpoints[0].url.to_string(), "ws://a:9000");
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 
 use super::Compiler;
@@ -215,7 +216,17 @@ fn rewrite(written: &config::RewriteConfig) -> Rewrite {
 }
 
 fn edits(written: &config::HeaderEditsConfig) -> HeaderEdits {
-    HeaderEdits { remove: written.remove.clone(), set: written.set.iter().cloned().collect(), templates: vec![] }
+    let mut edits = HeaderEdits { remove: written.remove.clone(), set: vec![], templates: vec![] };
+    for (name, template) in written.set.iter() {
+        match template.plain().map(HeaderValue::from_str) {
+            Some(Ok(mut value)) => {
+                value.set_sensitive(true);
+                edits.set.push((name.clone(), value));
+            }
+            _ => edits.templates.push((name.clone(), template.clone())),
+        }
+    }
+    edits
 }
 
 /// The body of this text; the route may say that it is HTML.
