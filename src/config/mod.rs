@@ -64,6 +64,7 @@ pub use schema::upstream::{Balance, UpstreamConfig};
 pub use schema::upstream_lost::{OnUpstreamLost, SentCode};
 pub use value::address::{Bind, EndpointUrl};
 pub use value::edits::{HeaderEditsConfig, HeaderSet};
+pub use value::sent::SentHeader;
 pub use value::{BadValue, ByteSize, MapOrOff, OrOff, TimeSpan};
 
 /// The configuration of wsluice. Two are equal when they say the same with all defaults filled in: comments, the

@@ -429,8 +429,15 @@ async fn the_example_of_actions_does_what_it_says() {
     for (target, sent) in [("/sock?room=7", "/ws?room=7"), ("/room/7/join", "/v2/rooms/7-join")] {
         let mut client = proxy.client().await;
         client.send(Handshake::to(target).bytes()).await;
-        assert_eq!(chat.accept().await.switch(&[]).await.target(), sent);
-        assert_eq!(client.head().await.status(), 101);
+        let seen = chat.accept().await.switch(&[]).await;
+        assert_eq!(seen.target(), sent);
+        let answer = client.head().await;
+        assert_eq!(answer.status(), 101);
+        assert_eq!(answer.get("x-request-id"), seen.get("x-request-id"));
+        if target.starts_with("/sock") {
+            assert_eq!((seen.get("x-real-ip"), seen.get("x-original-path")), (Some("127.0.0.1"), Some("/sock")));
+            assert!(seen.get("x-request-id").is_some());
+        }
     }
     let ask = async |target: &str, host: &str| {
         let mut client = proxy.client().await;

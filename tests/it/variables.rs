@@ -115,3 +115,81 @@ async fn what_a_trusted_proxy_tells_is_what_variables_say() {
         assert_eq!(seen.get("x-says"), Some(says), "{fields:?}");
     }
 }
+
+/// What a server gets of the headers that `send` can name, with what the client sends.
+async fn sent(listener: &[&str], lines: &[&str], target: &str, fields: &[&str]) -> [Head; 2] {
+    let server = RawServer::start().await;
+    let text = with_listener(&yaml(&[server.url()], lines), listener);
+    let mut site = Site { proxy: Proxy::start(&text), upstream: server };
+    let start = format!("GET {target} HTTP/1.1");
+    let (plain, _) = site.exchange(&head(&[&[start.as_str(), "Host: example.com"], fields].concat()), &ok("")).await;
+    let mut handshake = Handshake::to(target);
+    for field in fields {
+        let (name, value) = field.split_once(": ").unwrap();
+        handshake = handshake.with(name, value);
+    }
+    let mut client = site.proxy.client().await;
+    client.send(handshake.bytes()).await;
+    let shaken = site.upstream.accept().await.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+    drop(client);
+    // Both lines of the log have the id that was sent.
+    let log = site.proxy.log_lines(2).await;
+    for (line, head) in log.iter().zip([&plain, &shaken]) {
+        if let Some(id) = head.get("x-request-id") {
+            assert_eq!(line["request_id"].as_str(), Some(id), "{line}");
+        }
+    }
+    [plain, shaken]
+}
+
+const SEND: &str = "headers: { send: [X-Real-IP, x-forwarded-port, X-FORWARDED-PREFIX, X-Request-Id] }";
+const STRANGERS: [&str; 7] = [
+    "X-Real-IP: 6.6.6.6",
+    "X-Forwarded-Port: 1",
+    "X-Forwarded-Prefix: /evil",
+    "X-Request-Id: mine",
+    "X_Real_IP: 6.6.6.6",
+    "X_Request_Id: mine",
+    "X.Forwarded.Prefix: /evil",
+];
+
+#[tokio::test]
+async fn headers_that_are_sent_by_name_say_what_is_so_and_nothing_of_a_stranger() {
+    let heads = sent(&[], &[SEND, "rewrite: { strip_prefix: /app/ }"], "/app/a", &STRANGERS).await;
+    let ids: Vec<&str> = heads.iter().map(|head| head.get("x-request-id").unwrap()).collect();
+    assert!(ids[0] != ids[1] && ids.iter().all(|id| id.len() == 36), "{ids:?}");
+    for head in &heads {
+        assert_eq!(head.target(), "/a");
+        assert_eq!((head.get("x-real-ip"), head.get("x-forwarded-prefix")), (Some("127.0.0.1"), Some("/app")));
+        assert!(head.get("x-forwarded-port").unwrap().parse::<u16>().unwrap() > 1);
+        assert!(head.headers.iter().all(|(name, _)| !name.contains(['_', '.'])), "{head:#?}");
+    }
+    // Nothing was taken off.
+    for head in sent(&[], &[SEND], "/app/a", &STRANGERS).await {
+        assert_eq!(head.get("x-forwarded-prefix"), None);
+    }
+}
+
+#[tokio::test]
+async fn headers_that_are_sent_by_name_go_on_from_what_a_trusted_proxy_says() {
+    let trusted = ["trusted_proxies: [127.0.0.1]"];
+    let lines = [SEND, "rewrite: { strip_prefix: /app }"];
+    let fields = [
+        "X-Forwarded-For: 203.0.113.9",
+        "X-Real-IP: 6.6.6.6",
+        "X-Forwarded-Port: 8443",
+        "X-Forwarded-Prefix: /outer/",
+        "X-Request-Id: r-1",
+    ];
+    for head in sent(&trusted, &lines, "/app/a", &fields).await {
+        assert_eq!((head.get("x-real-ip"), head.get("x-forwarded-port")), (Some("203.0.113.9"), Some("8443")));
+        assert_eq!((head.get("x-forwarded-prefix"), head.get("x-request-id")), (Some("/outer/app"), Some("r-1")));
+    }
+    let long = format!("X-Request-Id: {}", "x".repeat(129));
+    for id in ["X-Request-Id: a b", "X-Request-Id: \"a\"", &long] {
+        for head in sent(&trusted, &lines, "/", &["X-Forwarded-Prefix: //evil.example", id]).await {
+            assert_eq!((head.get("x-request-id").unwrap().len(), head.get("x-forwarded-prefix")), (36, None), "{id}");
+        }
+    }
+}

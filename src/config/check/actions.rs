@@ -8,8 +8,9 @@ use crate::config::value::template::write_instead;
 use crate::header::variable::{Variable, foreign_word};
 
 /// Keys of a route that are about its upstream, or about what a client gets of one.
-const OF_UPSTREAMS: [&[&str]; 9] = [
+const OF_UPSTREAMS: [&[&str]; 10] = [
     &["origins"],
+    &["headers", "send"],
     &["headers", "request"],
     &["headers", "lookalikes"],
     &["timeouts"],

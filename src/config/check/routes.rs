@@ -6,7 +6,7 @@ use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::suggest::did_you_mean;
 use crate::config::read::tree::YamlNode;
-use crate::config::schema::route::{RouteConfig, Validate};
+use crate::config::schema::route::{Headers, RouteConfig, Validate};
 use crate::config::value::OrOff;
 use crate::config::value::edits::HeaderEditsConfig;
 use crate::policy::{Insecure, OriginPattern};
@@ -51,6 +51,7 @@ impl Checker<'_, '_> {
             self.path_read(&path, route);
             self.rewrite(&path, route);
             self.origins(&path, route);
+            self.sent(&path.key("headers"), &route.headers);
             self.edits(&path.key("headers").key("request"), &route.headers.request, EditDirection::Request);
             self.edits(&path.key("headers").key("response"), &route.headers.response, EditDirection::Response);
             self.route_times(&path, route);
@@ -201,6 +202,26 @@ impl Checker<'_, '_> {
             let at = path.key("remove").index(index);
             let shown = self.written.show(&at, name);
             self.own_header(&at, name.as_str(), shown, direction, false);
+        }
+    }
+
+    /// Checks that each header of `send` is there once, and that no change is made to it.
+    fn sent(&mut self, path: &KeyPath, headers: &Headers) {
+        for (index, sent) in headers.send.iter().enumerate() {
+            let at = path.key("send").index(index);
+            if headers.send[..index].contains(sent) {
+                self.error(&at, format!("`{sent}` is here for the second time")).help("keep one of the two");
+            }
+            let name = sent.name();
+            let edits = &headers.request;
+            let other = match edits.remove.iter().position(|removed| *removed == name) {
+                _ if edits.set.iter().any(|(set, _)| *set == name) => path.key("request").key("set"),
+                Some(index) => path.key("request").key("remove").index(index),
+                None => continue,
+            };
+            let other = self.written.original(&other);
+            let message = format!("`{sent}` is also changed by {other}");
+            self.error(&at, message).help("keep one of the two").involving(other);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::config::schema::action::{RedirectConfig, RespondConfig};
 use crate::config::schema::on_change::OnChange;
 use crate::config::schema::upstream_lost::OnUpstreamLost;
 use crate::config::value::edits::HeaderEditsConfig;
+use crate::config::value::sent::SentHeader;
 use crate::config::value::{ByteSize, OrOff, TimeSpan};
 use crate::policy::origin::OriginPolicy;
 use crate::route::pattern::WholeRegex;
@@ -148,6 +149,13 @@ pub struct RewriteConfig {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Headers {
+    /// Further headers for the server, each made anew, so that a stranger's own never passes: `X-Real-IP` (the client's
+    /// address, as trusted proxies and the PROXY protocol tell it), `X-Forwarded-Port` (the port that the client spoke
+    /// to), `X-Forwarded-Prefix` (what `rewrite.strip_prefix` took off) and `X-Request-Id` (that of a trusted proxy, or a
+    /// new UUID; the log has it as `request_id`). Default: none, since `X-Forwarded-For`, `-Proto` and `-Host` and
+    /// `Forwarded`, which are always sent, are enough for most servers.
+    pub send: Vec<SentHeader>,
+
     /// Changes on the way to the upstream, after the request was judged (`match`, `origins`). Default: none.
     pub request: HeaderEditsConfig,
 

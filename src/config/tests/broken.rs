@@ -629,6 +629,16 @@ fn values_that_contradict_each_other_are_told() {
             ],
         ),
         (
+            in_route(
+                "headers: { send: [x-real-ip, X-Real-IP, X-Forwarded-For, x-request-id], request: { set: { X-Request-ID: a } } }",
+            ),
+            &[
+                "4:34 routes[0].headers.send[1]: `X-Real-IP` is here for the second time | keep one of the two",
+                "4:45 routes[0].headers.send[2]: `X-Forwarded-For` is no header that can be sent by its name | remove it: servers get it anyway",
+                "4:62 routes[0].headers.send[3]: `X-Request-Id` is also changed by routes[0].headers.request.set | keep one of the two",
+            ],
+        ),
+        (
             in_route("headers: { request: { set: { Upgrade: x } } }"),
             &[
                 "4:34 routes[0].headers.request.set.Upgrade: `upgrade` cannot be changed: it belongs to one connection, and the proxy answers for it | remove it here",

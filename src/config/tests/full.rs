@@ -41,6 +41,7 @@ routes:
     paths: { slashes: keep, encoded_slash: refuse, parameters: keep }
     rewrite: { strip_prefix: /ws, add_prefix: /v }
     headers:
+      send: [X-Real-IP, X-Request-Id]
       request: { set: { X-B: y, Authorization: Bearer z }, remove: [X-C] }
       response: { set: { X-D: y }, remove: [X-E] }
       lookalikes: keep

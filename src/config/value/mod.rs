@@ -11,6 +11,7 @@ pub(super) mod http;
 pub(super) mod off;
 pub(super) mod pattern;
 pub(super) mod percent;
+pub(super) mod sent;
 pub(super) mod size;
 pub(super) mod template;
 

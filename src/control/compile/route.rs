@@ -165,7 +165,9 @@ impl Compiler<'_> {
             }),
         };
         let limits = &written.limits;
-        let (request_edits, response_edits) = (edits(&written.headers.request), edits(&written.headers.response));
+        let (mut request_edits, response_edits) = (edits(&written.headers.request), edits(&written.headers.response));
+        let sent = written.headers.send.iter().map(|sent| (sent.name(), Template::of(sent.variable())));
+        request_edits.templates.extend(sent);
         let templates = request_edits.templates.iter().chain(&response_edits.templates).map(|(_, text)| text);
         Arc::new(Route {
             name: Arc::clone(&name),
