@@ -30,6 +30,7 @@ mod frames;
 mod half_close;
 mod handover;
 mod handshake;
+mod headers;
 mod health;
 mod hostile_tls;
 mod http;
