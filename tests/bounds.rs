@@ -101,6 +101,20 @@ fn configurations() -> Vec<(&'static str, String)> {
             };
             format!("{UPSTREAMS}routes:\n{}", (0..235).map(route).collect::<String>())
         }),
+        ("defaults of many routes", {
+            let sets: String = (0..8).map(|number| format!("X-{number}: a, ")).collect();
+            let defaults = format!("defaults: {{route: {{headers: {{request: {{set: {{{sets}}}}}}}}}}}\n");
+            let route = |number| format!("- {{name: r{number}, upstream: u}}\n");
+            format!("{UPSTREAMS}{defaults}routes:\n{}", (0..8_000).map(route).collect::<String>())
+        }),
+        ("defaults of 20 KB", {
+            let defaults = format!("defaults: {{route: {{headers: {{request: {{set: {{X-A: {long}}}}}}}}}}}\n");
+            let route = |number| format!("- {{name: r{number}, upstream: u}}\n");
+            format!("{UPSTREAMS}{defaults}routes:\n{}", (0..3000).map(route).collect::<String>())
+        }),
+        ("merges of few bytes", {
+            filled(&format!("{UPSTREAMS}x-a: &a {{upstream: u}}\nroutes:\n"), |_| "- {<<: *a}\n".into(), "")
+        }),
         ("values of one letter", filled("routes: [", |_| "a,".into(), "a]")),
         ("keys of one letter", filled("{", |number| format!("{number:x}: a,"), "}")),
         ("the same key", filled("{", |_| "a: a,".into(), "}")),

@@ -61,6 +61,9 @@ pub const BYTE_ORDER_MARK: &str = "\u{feff}";
 /// Why bytes are not text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
+    /// Four bytes a character.
+    #[error("is UTF-32 text: save it as UTF-8")]
+    Utf32,
     /// Two bytes a character.
     #[error("is UTF-16 text, as some programs on Windows write it: save it as UTF-8")]
     Utf16,
@@ -77,6 +80,9 @@ pub enum NotText {
 /// # Errors
 /// If it is not UTF-8.
 pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
+    if is_utf32(&bytes) {
+        return Err(NotText::Utf32);
+    }
     if is_utf16(&bytes) {
         return Err(NotText::Utf16);
     }
@@ -88,6 +94,15 @@ pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
         text.drain(..BYTE_ORDER_MARK.len());
     }
     Ok(text)
+}
+
+/// Returns true if it looks like UTF-32: its byte order mark, or an ASCII character in it.
+fn is_utf32(bytes: &[u8]) -> bool {
+    match bytes {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => true,
+        [a, 0, 0, 0, ..] | [0, 0, 0, a, ..] => *a != 0,
+        _ => false,
+    }
 }
 
 /// Returns true if it looks like UTF-16: its byte order mark, or two ASCII characters in it.
@@ -178,6 +193,10 @@ mod tests {
             ("ü".as_bytes(), Ok("ü")),
             (&long, Err(NotText::Utf16)),
             (b"\xfe\xff\0a", Err(NotText::Utf16)),
+            (b"\xff\xfe\0\0a\0\0\0", Err(NotText::Utf32)),
+            (b"\0\0\xfe\xff\0\0\0a", Err(NotText::Utf32)),
+            (b"a\0\0\0", Err(NotText::Utf32)),
+            (b"\0\0\0a", Err(NotText::Utf32)),
             (b"a\0:\0", Err(NotText::Utf16)),
             (b"\0a\0:", Err(NotText::Utf16)),
             (b"a\n\xff", Err(NotText::NotUtf8 { line: 2 })),

@@ -125,6 +125,7 @@ fn parse(name: &str, text: &str) -> Result<(Source, (YamlNode, Vec<Note>)), Conf
         ConfigErrors::new(&source, vec![finding])
     })?;
     let twice = |path: &KeyPath| Note {
+        file: None,
         severity: Severity::Error,
         path: path.clone(),
         aim: Some(Aim::SecondKey),
@@ -148,7 +149,7 @@ impl Findings<'_> {
     fn error(&mut self, path: &KeyPath, aim: Aim, message: impl Into<String>, help: Option<String>) {
         if self.found.len() < FINDINGS_MAX {
             let (path, message) = (path.clone(), message.into());
-            self.found.push(Note { severity: Severity::Error, path, aim: Some(aim), message, help });
+            self.found.push(Note { file: None, severity: Severity::Error, path, aim: Some(aim), message, help });
         }
     }
 

@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use crate::base::file_state::{self, BYTE_ORDER_MARK};
 use crate::config::Config;
 use crate::config::check::{self, Issue, WrittenText};
+use crate::config::defaults::{self, DefaultsFault};
 use crate::config::read::decode::Mending;
 use crate::config::read::environment;
 use crate::config::read::explain::explain;
-use crate::config::read::key::KeyPath;
+use crate::config::read::key::{KeyPath, KeyStep};
 use crate::config::read::locate::Aim;
 use crate::config::read::report::{ConfigErrors, Finding, Note, Severity, Source, whole_file};
 use crate::config::read::survey::Aliases;
@@ -30,6 +31,9 @@ const LISTENERS_MAX: usize = 1000;
 
 /// The most pairs of route and listener: each pair has its counters.
 const PAIRS_MAX: usize = 100_000;
+
+/// Keys at the top that begin so are places for anchors, and mean nothing.
+const ANCHORS_PREFIX: &str = "x-";
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -133,7 +137,7 @@ fn load_text(
     let source = Source::new(name, text);
     let mut tree = read_tree(&source, text, aliases)?;
     let (mut errors, mut warnings): (Vec<Note>, Vec<Note>) = Default::default();
-    let mut say = |severity, path: &KeyPath, aim, message, help| {
+    let mut say = |severity, path: &KeyPath, aim, message: String, help| {
         let findings = match severity {
             Severity::Error => &mut errors,
             Severity::Warning => &mut warnings,
@@ -141,14 +145,19 @@ fn load_text(
         if findings.len() < FINDINGS_MAX {
             // A key missing from the file as a whole has no position.
             let aim = (*path != KeyPath::root()).then_some(aim);
-            findings.push(Note { severity, path: path.clone(), aim, message, help });
+            findings.push(Note { severity, path: path.clone(), file: None, aim, message, help });
         }
     };
+    if let YamlNode::Map(entries) = &mut tree.tree {
+        entries.retain(|(key, _)| !key.starts_with(ANCHORS_PREFIX));
+    }
     too_many(&source, &tree.tree)?;
 
     for path in tree.duplicates.iter().take(FINDINGS_MAX) {
         let message = "the key is here for the second time".to_owned();
-        say(Severity::Error, path, Aim::SecondKey, message, Some("keep one of the two".to_owned()));
+        let is_merge = path.steps().last().is_some_and(|step| *step == KeyStep::Key("<<".to_owned()));
+        let help = if is_merge { "write one with a list: `<<: [*name, *other]`" } else { "keep one of the two" };
+        say(Severity::Error, path, Aim::SecondKey, message, Some(help.to_owned()));
     }
     let mut removed = Vec::new();
     for unfilled in environment::fill(&mut tree.tree, env).into_iter().take(FINDINGS_MAX) {
@@ -157,6 +166,10 @@ fn load_text(
         removed.push(unfilled.path);
     }
     let mut mending = Mending::new(FINDINGS_MAX, removed);
+    let (inherited, faults) = defaults::fill_in(&mut tree.tree, &mut mending);
+    for DefaultsFault { path, problem, help } in faults {
+        say(Severity::Error, &path, Aim::Key, problem, Some(help));
+    }
     let section = |key| KeyPath::root().key(key);
     mending.each::<ListenerConfig>(&mut tree.tree, &section("listeners"));
     mending.each::<RouteConfig>(&mut tree.tree, &section("routes"));
@@ -168,7 +181,7 @@ fn load_text(
     }
     let mut file = decoded.value;
     if let Some(file) = &mut file {
-        let written = WrittenText::new(&tree.tree);
+        let written = WrittenText::new(&tree.tree, &source, &inherited);
         check::settle(file, &written);
         for issue in check::check(file, &written).into_iter().filter(|issue| !issue.concerns(&decoded.removed)) {
             let Issue { severity, path, aim, message, help, .. } = issue;
@@ -185,7 +198,7 @@ fn load_text(
         }
         _ => {
             let mut errors = source.findings(errors);
-            errors.sort_by_key(|finding| (finding.line.unwrap_or(usize::MAX), finding.col));
+            source.sort(&mut errors);
             Err(ConfigErrors::new(&source, errors))
         }
     }

@@ -19,6 +19,7 @@
 //! never ignored.
 
 mod check;
+mod defaults;
 mod endpoint_list;
 mod load;
 mod read;
@@ -44,6 +45,7 @@ pub use schema::action::{AnswerStatus, Location, RedirectConfig, RedirectStatus,
 pub use schema::admin::{Admin, AdminToken};
 pub use schema::admission::{Admission, QueueConfig, Rate};
 pub use schema::client_tls::{ClientTls, Verify};
+pub use schema::composition::Defaults;
 pub use schema::discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, SourceRef};
 pub use schema::ejection::{EjectionConfig, RetryBudgetConfig};
 pub use schema::endpoint::{EndpointConfig, Scheme};
@@ -97,6 +99,10 @@ pub struct Config {
 
     /// Named groups of interchangeable servers. Required.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
+
+    /// What every route and upstream has unless it says otherwise.
+    #[serde(default, skip_serializing)]
+    pub defaults: Defaults,
 
     /// Metrics, health and control for operators. Default: not served.
     #[serde(default)]
@@ -152,6 +158,8 @@ impl Config {
 pub fn schema() -> serde_json::Value {
     let mut schema = schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<Config>();
     RecursiveTransform(as_decoded).transform(&mut schema);
+    // Places for anchors.
+    schema.insert("patternProperties".to_owned(), json!({ "^x-": true }));
     schema.to_value()
 }
 
@@ -170,6 +178,8 @@ fn as_decoded(schema: &mut Schema) {
     if let Some(choices) = object.get_mut("anyOf").and_then(Value::as_array_mut) {
         choices.retain(|choice| choice.get("type") != Some(&null));
     }
+    // A configuration is not written back.
+    object.remove("writeOnly");
     match object.get_mut("default") {
         Some(Value::Null) => drop(object.remove("default")),
         Some(default) => leave_out_null(default),

@@ -77,7 +77,20 @@ enum Piece<'a> {
 /// Calls `visit` with each section, or each part of a long one, as it is shown.
 fn for_each_piece(file: &Config, written: Option<&YamlNode>, mut visit: impl FnMut(&'static str, Piece<'_>, Value)) {
     // Every field, so that the compiler reports a new one here.
-    let Config { version, workers, zone, listeners, routes, upstreams, admin, log, drain, watch, on_upgrade } = file;
+    let Config {
+        version,
+        workers,
+        zone,
+        listeners,
+        routes,
+        upstreams,
+        admin,
+        log,
+        drain,
+        watch,
+        on_upgrade,
+        defaults: _,
+    } = file;
     let section = |key: &str| match written {
         Some(YamlNode::Map(entries)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
         _ => None,

@@ -228,6 +228,13 @@ async fn the_example_of_routes_routes() {
     let mut five = ask(String::from_utf8(mqtt.bytes()).unwrap()).await;
     broker.accept().await.switch(&[("Sec-WebSocket-Protocol", "mqtt")]).await;
     assert_eq!(five.head().await.status(), 101);
+    // What routes have by default and by merging.
+    let shown = proxy.app.control().in_force().loaded.shown();
+    let of = |name: &str| shown["routes"].as_array().unwrap().iter().find(|route| route["name"] == name).unwrap();
+    assert_eq!((&of("mqtt")["keepalive"]["ping"], &of("chat")["keepalive"]["ping"]), (&"25s".into(), &"25s".into()));
+    assert_eq!((&of("mqtt")["timeouts"]["idle"], &of("chat")["timeouts"]["idle"]), (&"off".into(), &"30m".into()));
+    let mut plain = ask("GET /mqtt HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n".to_owned()).await;
+    assert_eq!(plain.head().await.status(), 426);
     let foreign = Handshake::to("/chat").set("Host", "chat.example.com");
     for (origin, status) in [(Some("https://evil.example"), 403), (None, 403)] {
         let handshake = origin.iter().fold(foreign.clone(), |handshake, origin| handshake.with("Origin", origin));

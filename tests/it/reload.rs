@@ -125,6 +125,27 @@ async fn a_route_that_changes_does_with_its_sessions_what_it_says_and_the_others
 }
 
 #[tokio::test]
+async fn a_change_of_the_defaults_is_one_of_each_route_and_upstream_that_has_them() {
+    let (one, other) = (Echo::start().await, Echo::start().await);
+    let defaults = |ping: &str, weight: &str| {
+        let text = two(&one.url(), &other.url(), &[("prefix: /two } }", "prefix: /two } }, keepalive: { ping: 40s }")]);
+        format!(
+            "{text}defaults:\n  route: {{ keepalive: {{ ping: {ping} }}, on_change: close }}\n  upstream: {{ slow_start: {weight} }}\n"
+        )
+    };
+    let mut proxy = Proxy::start(&defaults("30s", "5s"));
+    let mut first = open(&proxy, "first", "/one").await;
+    let mut second = open(&proxy, "first", "/two").await;
+    echoes(&mut first, "there").await;
+    let changes = proxy.reload(&defaults("20s", "5s")).await.unwrap();
+    assert_eq!((changes.routes.changed.as_slice(), changes.sessions_closing), (&["one".to_owned()][..], 1));
+    first.expect_closed_with(1012).await;
+    echoes(&mut second, "still here").await;
+    let changes = proxy.reload(&defaults("20s", "6s")).await.unwrap();
+    assert_eq!((changes.routes.changed.len(), changes.upstreams.changed.len()), (0, 2));
+}
+
+#[tokio::test]
 async fn who_comes_late_goes_with_a_route_that_changed_and_who_comes_later_stays() {
     let (mut slow, echo) = (RawServer::start().await, Echo::start().await);
     let text = |endpoint: &str, more: &str| {

@@ -29,7 +29,7 @@ impl Checker<'_, '_> {
         self.not_zero(&path.key("wait"), queue.wait, "nobody waits");
         self.leaves_time(&path.key("wait"), name, queue.wait);
         let unbounded = upstream.endpoints.iter().all(|endpoint| endpoint.max_connections.is_none());
-        if unbounded && !upstream.endpoints.is_empty() {
+        if unbounded && !upstream.endpoints.is_empty() && self.written.has_own(path) {
             let message = "no endpoint has `max_connections`, so nobody ever waits for one";
             self.warn(path, message).at_key().help("add it to the endpoints, or remove this");
         }

@@ -31,7 +31,8 @@ impl Checker<'_, '_> {
         if bind.collides(other) {
             let other_path = self.written.original(other_path);
             let shown = self.written.show(path, bind);
-            let message = format!("`{shown}` cannot be bound: {other_path} takes it already");
+            let other = self.written.name_of(&other_path, &self.written.original(path));
+            let message = format!("`{shown}` cannot be bound: {other} takes it already");
             self.error(path, message).help("use another port or address").involving(other_path);
         }
     }

@@ -18,9 +18,10 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::config::Config;
+use crate::config::defaults::Inherited;
 use crate::config::read::key::{KeyPath, KeyStep};
 use crate::config::read::locate::Aim;
-use crate::config::read::report::{Severity, clip};
+use crate::config::read::report::{Severity, Source, clip};
 use crate::config::read::tree::YamlNode;
 use crate::config::schema::route::Validate;
 use crate::config::schema::tcp::TcpConfig;
@@ -57,6 +58,8 @@ pub(super) struct Issue {
 /// The file as written, beside what was read of it.
 pub(super) struct WrittenText<'a> {
     tree: &'a YamlNode,
+    source: &'a Source,
+    inherited: &'a Inherited,
     /// Where elements of long lists are that were not taken out, and values of long maps, by the node: rules ask for each
     /// in turn, and to count up to each would take the square of how many there are.
     kept: RefCell<HashMap<*const YamlNode, Vec<usize>>>,
@@ -83,7 +86,7 @@ struct Checker<'a, 'w> {
 pub(super) fn settle(file: &mut Config, written: &WrittenText) {
     for (index, route) in file.routes.iter_mut().enumerate() {
         let ping = KeyPath::root().key("routes").index(index).key("keepalive").key("ping");
-        if route.validate == Validate::Off && !written.has(&ping) {
+        if route.validate == Validate::Off && !written.has_own(&ping) {
             route.keepalive.ping = OrOff::Off;
         }
     }
@@ -137,8 +140,8 @@ impl Issue {
 }
 
 impl<'a> WrittenText<'a> {
-    pub(super) fn new(tree: &'a YamlNode) -> WrittenText<'a> {
-        WrittenText { tree, kept: RefCell::default(), values: RefCell::default() }
+    pub(super) fn new(tree: &'a YamlNode, source: &'a Source, inherited: &'a Inherited) -> WrittenText<'a> {
+        WrittenText { tree, source, inherited, kept: RefCell::default(), values: RefCell::default() }
     }
 
     /// Turns a path among what was read into a path of the file: elements that were taken out count there.
@@ -188,8 +191,20 @@ impl<'a> WrittenText<'a> {
         self.kept.borrow_mut().entry(list).or_insert_with(|| kept().collect()).get(index).copied()
     }
 
+    /// Returns true if it is written, be it as a default.
     fn has(&self, path: &KeyPath) -> bool {
         self.node(path).is_some()
+    }
+
+    /// Returns true if a route or upstream says it for itself: what only the defaults say may have no effect here and
+    /// there.
+    fn has_own(&self, path: &KeyPath) -> bool {
+        self.has(path) && !self.inherited.has(&self.original(path))
+    }
+
+    /// Names another part in a message about `about`, as the file says that has it. Both are paths of what was written.
+    fn name_of(&self, path: &KeyPath, about: &KeyPath) -> String {
+        self.source.shown_from(self.source.parts.own(about).file, path)
     }
 
     /// Returns `value`, or the text in the file if it came from the environment.
@@ -274,6 +289,7 @@ impl Checker<'_, '_> {
             if let Some(before) = first.get(name) {
                 let before = self.written.original(&list.index(*before));
                 let shown = self.written.show(&path, &name);
+                let before = self.written.name_of(&before, &self.written.original(&path));
                 self.error(&path, format!("`{shown}` is already the name of {before}")).help("give each its own name");
             }
             first.entry(name).or_insert(index);

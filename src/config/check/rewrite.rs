@@ -32,10 +32,11 @@ impl Checker<'_, '_> {
             }
             Some(PathPattern::Regex(_)) | None => false,
         };
-        if never {
+        if never && self.written.has_own(&strip_path) {
             let matches = self.written.original(&route_path.key("match").key("path"));
+            let named = self.written.name_of(&matches, &matches);
             let message = "no path that this route matches begins with this";
-            self.warn(&strip_path, message).help(format!("compare it with {matches}")).involving(matches);
+            self.warn(&strip_path, message).help(format!("compare it with {named}")).involving(matches);
         }
     }
 
@@ -104,10 +105,12 @@ impl Checker<'_, '_> {
         }
         if let Some(PathPattern::Exact(exact)) = &route.matches.path
             && !regex.matches(exact.as_str())
+            && self.written.has_own(&path.key("regex"))
         {
             let matches = self.written.original(&route_path.key("match").key("path"));
+            let named = self.written.name_of(&matches, &matches);
             let message = "no path that this route matches is matched by this";
-            self.warn(&path.key("regex"), message).help(format!("compare it with {matches}")).involving(matches);
+            self.warn(&path.key("regex"), message).help(format!("compare it with {named}")).involving(matches);
         }
     }
 }

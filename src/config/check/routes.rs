@@ -107,7 +107,8 @@ impl Checker<'_, '_> {
         let shadowed = shadowed(&asked);
         for (index, before) in shadowed.pairs {
             let before = self.written.original(&section.index(before));
-            let message = format!("no request ever comes to this route, since {before} takes all that it matches");
+            let named = self.written.name_of(&before, &self.written.original(&section.index(index)));
+            let message = format!("no request ever comes to this route, since {named} takes all that it matches");
             let help = "put the narrower route first, or remove this one";
             self.warn(&section.index(index), message).help(help).involving(before);
         }
@@ -171,10 +172,11 @@ impl Checker<'_, '_> {
         let (allow, insecure) = (path.key("allow"), path.key("insecure"));
         if route.origins.insecure == Insecure::Allow && !route.origins.allow.contains(&OriginPattern::SameOrigin) {
             let allow = self.written.original(&allow);
+            let named = self.written.name_of(&allow, &allow);
             let message = "this is about `same-origin`, which is not allowed here";
             self.warn(&insecure, message)
                 .at_key()
-                .help(format!("remove it, or add `same-origin` to {allow}"))
+                .help(format!("remove it, or add `same-origin` to {named}"))
                 .involving(allow);
         }
     }
@@ -194,7 +196,7 @@ impl Checker<'_, '_> {
             }
             if let Some(index) = edits.remove.iter().position(|removed| removed == name) {
                 let removed = self.written.original(&path.key("remove").index(index));
-                let message = format!("`{name}` is also removed by {removed}");
+                let message = format!("`{name}` is also removed by {}", self.written.name_of(&removed, &removed));
                 self.warn(&at, message).at_key().help("`set` alone replaces what was there").involving(removed);
             }
         }
@@ -296,14 +298,17 @@ impl Checker<'_, '_> {
     fn blind(&mut self, path: &KeyPath, route: &RouteConfig) {
         let set = [
             (path.key("keepalive").key("ping"), route.keepalive.ping != OrOff::Off),
-            (path.key("keepalive").key("pong"), self.written.has(&path.key("keepalive").key("pong"))),
+            (path.key("keepalive").key("pong"), self.written.has_own(&path.key("keepalive").key("pong"))),
             (path.key("limits").key("message"), route.limits.message != OrOff::Off),
             (path.key("limits").key("frame"), route.limits.frame != OrOff::Off),
-            (path.key("on_upstream_lost"), self.written.has(&path.key("on_upstream_lost"))),
+            (path.key("on_upstream_lost"), self.written.has_own(&path.key("on_upstream_lost"))),
         ];
         for (at, _) in set.iter().filter(|(_, set)| *set) {
             let involved = self.written.original(&path.key("validate"));
-            let help = "remove it, or `validate: off`; `timeouts` and `limits.connections` still work";
+            let help = match self.written.has_own(at) {
+                true => "remove it, or `validate: off`; `timeouts` and `limits.connections` still work",
+                false => "write `off` for it where `validate` is off",
+            };
             let message = "this has no effect with `validate: off`, where no frames are read";
             self.error(at, message).at_key().help(help).involving(involved);
         }

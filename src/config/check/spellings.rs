@@ -26,8 +26,9 @@ impl Checker<'_, '_> {
                 let Some(other) = found.filter(|other| has_other_rules(&routes[*other], route)) else { continue };
                 let involved = self.written.original(&section.index(other));
                 let at = section.index(index).key("paths").key(key);
+                let named = self.written.name_of(&involved, &self.written.original(&at));
                 let message = format!(
-                    "a request for `{spelling}` goes to {involved}, which lets in others than this route: if a server reads it \
+                    "a request for `{spelling}` goes to {named}, which lets in others than this route: if a server reads it \
                      as this route's path, it is let in by the wrong rules"
                 );
                 let help = format!("leave out `{value}`, or give both routes the same `origins` and `http`");

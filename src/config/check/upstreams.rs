@@ -62,6 +62,7 @@ impl Checker<'_, '_> {
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
             if let Some(before) = first.get(&endpoint.url) {
                 let before = self.written.original(&list.index(*before));
+                let before = self.written.name_of(&before, &before);
                 let at = list.index(index);
                 let at = if self.written.has(&at.key("url")) { at.key("url") } else { at };
                 let shown = self.written.show(&at, &endpoint.url);
@@ -81,7 +82,7 @@ impl Checker<'_, '_> {
         let Some(tls) = &upstream.tls else { return };
         let tls_path = path.key("tls");
         let plain = upstream.discover.is_none() && !upstream.endpoints.iter().any(|endpoint| endpoint.url.is_tls());
-        if plain && !upstream.endpoints.is_empty() {
+        if plain && !upstream.endpoints.is_empty() && self.written.has_own(&tls_path) {
             let involved = self.written.original(&list);
             let help = "write `wss://` in the URLs of the endpoints, or remove it";
             self.warn(&tls_path, "no endpoint of this upstream uses TLS").at_key().help(help).involving(involved);
@@ -288,7 +289,7 @@ impl Checker<'_, '_> {
             }
         }
         let local = |endpoint: &EndpointConfig| matches!(endpoint.url, EndpointUrl::Unix(_));
-        if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(local) {
+        if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(local) && self.written.has_own(&list) {
             let help = "remove it: a Unix socket is not connected to from an address";
             self.warn(&list, "no endpoint of this upstream is reached by IP").at_key().help(help);
         }
@@ -296,13 +297,17 @@ impl Checker<'_, '_> {
 
     /// Checks when sessions leave their endpoint.
     fn shedding(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
-        if upstream.on_down == OnDown::Close && upstream.health.is_none() {
+        if upstream.on_down == OnDown::Close && upstream.health.is_none() && self.written.has_own(&path.key("on_down"))
+        {
             let help = "add `health:`, or remove it";
             self.error(&path.key("on_down"), "no check tells that an endpoint is down").help(help);
         }
         if upstream.rebalance.is_some() && upstream.balance != Balance::LeastConnections {
             let balance = self.written.original(&path.key("balance"));
-            let help = "write `balance: least_connections`, or remove it";
+            let help = match self.written.has_own(&path.key("rebalance")) {
+                true => "write `balance: least_connections`, or remove it",
+                false => "write `balance: least_connections`, or `rebalance: off`",
+            };
             let message = "sessions that are moved would not come back where there are few";
             self.error(&path.key("rebalance"), message).help(help).involving(balance);
         }
@@ -318,7 +323,9 @@ impl Checker<'_, '_> {
     fn health(&mut self, path: &KeyPath, upstream: &UpstreamConfig) {
         match &upstream.health {
             Some(health) => self.check_of_health(&path.key("health").key(health.kind()), health),
-            None if upstream.when_all_down == WhenAllDown::Refuse => {
+            None if upstream.when_all_down == WhenAllDown::Refuse
+                && self.written.has_own(&path.key("when_all_down")) =>
+            {
                 let help = "add a `health:`, or remove it";
                 let message = "without `health` no endpoint is ever found to be down";
                 self.warn(&path.key("when_all_down"), message).help(help).involving(path.key("health"));

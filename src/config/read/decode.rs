@@ -155,6 +155,31 @@ impl Mending {
         true
     }
 
+    /// Tries `node`, which stands at `at`, as a part of a `T`, and takes out what is wrong in it. What a `T` would lack is
+    /// no mistake.
+    pub(in crate::config) fn part<T: DeserializeOwned>(&mut self, node: &mut YamlNode, at: &KeyPath) {
+        // What is incomplete is left out in the further tries.
+        let mut rest = node.clone();
+        while self.faults.len() < self.faults_max {
+            let expected = RefCell::default();
+            let fault = match T::deserialize(De { node: &rest, expected: &expected }) {
+                Ok(_) => return,
+                Err(fault) => fault.redact(&rest, expected.take()),
+            };
+            let inside = fault.path();
+            if !matches!(fault.kind, MistakeKind::Missing(_)) {
+                let fault = at.steps().iter().rev().fold(fault, |fault, step| fault.under(step.clone()));
+                let path = fault.path();
+                self.note(fault, &path);
+                self.removed.push(path);
+                node.remove(&inside);
+            }
+            if !rest.remove(&inside) {
+                return;
+            }
+        }
+    }
+
     fn note(&mut self, fault: Fault, path: &KeyPath) {
         if !self.follows(&fault, path) {
             self.faults.push(fault);

@@ -11,8 +11,8 @@ pub(in crate::config) fn explain(tree: &YamlNode, fault: Fault) -> (KeyPath, Aim
     let path = fault.path();
     match fault.kind {
         MistakeKind::UnknownKey { key, .. } if key == "<<" => {
-            let help = "write the keys out, or let a whole value be an alias (`key: *name`)";
-            (path, Aim::Key, "merge keys (`<<`) are not supported".to_owned(), Some(help.to_owned()))
+            let help = "write `<<: *name`, or `<<: [*name, *other]`, with maps at these anchors";
+            (path, Aim::Key, "only maps can be merged (`<<`)".to_owned(), Some(help.to_owned()))
         }
         MistakeKind::UnknownKey { key, expected } => {
             let help = did_you_mean(&key, expected).unwrap_or_else(|| match expected {

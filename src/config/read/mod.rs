@@ -7,6 +7,8 @@ pub(super) mod environment;
 pub(super) mod explain;
 pub(super) mod key;
 pub(super) mod locate;
+pub(super) mod outline;
+pub(super) mod parts;
 pub(super) mod report;
 pub(super) mod suggest;
 pub(super) mod survey;

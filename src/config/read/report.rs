@@ -1,5 +1,6 @@
 //! Reports to users: findings with position and advice, and how they are drawn.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -8,6 +9,8 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use crate::config::read::MASK;
 use crate::config::read::key::KeyPath;
 use crate::config::read::locate::{Aim, locate};
+use crate::config::read::outline::Position;
+use crate::config::read::parts::{FileNumber, Parts, WrittenAt};
 use crate::header::visible::is_hidden;
 
 /// Beyond this column, only the surroundings of a mistake are shown of its line.
@@ -23,9 +26,16 @@ const PATH_CHARS_MAX: usize = 300;
 /// of a terminal.
 const WORD_CHARS_MAX: usize = 80;
 
-/// The text of a file, for reporting what is wrong with it.
+/// The text of a file and of those that it includes, for reporting what is wrong with them.
 #[derive(Clone, Debug)]
 pub struct Source {
+    /// The first is the main one.
+    files: Vec<SourceText>,
+    pub(in crate::config) parts: Parts,
+}
+
+#[derive(Clone, Debug)]
+struct SourceText {
     name: String,
     text: String,
 }
@@ -44,6 +54,8 @@ pub enum Severity {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
+    /// The name of the file.
+    pub file: String,
     /// The path to it, as `routes[0].upstream`; empty for the file as a whole.
     pub path: String,
     /// The line, from 1, if known.
@@ -62,6 +74,8 @@ pub struct Finding {
 pub(in crate::config) struct Note {
     pub(in crate::config) severity: Severity,
     pub(in crate::config) path: KeyPath,
+    /// If the path is one of this file, not of what all files say together.
+    pub(in crate::config) file: Option<FileNumber>,
     /// The part to point at; `None` for nothing in particular.
     pub(in crate::config) aim: Option<Aim>,
     pub(in crate::config) message: String,
@@ -77,12 +91,42 @@ pub struct ConfigErrors {
 
 impl Source {
     pub(in crate::config) fn new(name: &str, text: &str) -> Source {
-        Source { name: name.to_owned(), text: text.to_owned() }
+        let file = SourceText { name: name.to_owned(), text: text.to_owned() };
+        Source { files: vec![file], parts: Parts::default() }
+    }
+
+    /// Adds a file that the main one includes.
+    pub(in crate::config) fn add(&mut self, name: &str, text: &str) -> FileNumber {
+        self.files.push(SourceText { name: name.to_owned(), text: text.to_owned() });
+        self.files.len() - 1
     }
 
     /// Returns the name of the file.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.files[0].name
+    }
+
+    /// Returns the name of a file, or of the main one.
+    pub(in crate::config) fn name_of(&self, file: FileNumber) -> &str {
+        &self.file(file).name
+    }
+
+    /// Returns the names of the files that are included, in the order in which they are read.
+    pub fn included(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.files[1..].iter().map(|file| file.name.as_str())
+    }
+
+    /// Puts findings into the order of the files and lines.
+    pub(in crate::config) fn sort(&self, findings: &mut [Finding]) {
+        let numbers: HashMap<&str, usize> =
+            self.files.iter().enumerate().map(|(number, file)| (file.name.as_str(), number)).collect();
+        findings.sort_by_key(|finding| {
+            (numbers.get(finding.file.as_str()).copied(), finding.line.unwrap_or(usize::MAX), finding.col)
+        });
+    }
+
+    fn file(&self, file: FileNumber) -> &SourceText {
+        self.files.get(file).unwrap_or(&self.files[0])
     }
 
     /// Returns an error about the value at `path`, for later judges: `control::compile`, when a certificate is
@@ -91,16 +135,69 @@ impl Source {
         self.finding(Severity::Error, path, Some(Aim::Value), message.into(), help)
     }
 
-    /// Finds the positions of many mistakes in one walk through the text.
+    /// Finds the positions of many mistakes, each text being walked once. What several say of the same place, since it
+    /// is repeated by an alias or as a default, is told once.
     pub(in crate::config) fn findings(&self, notes: Vec<Note>) -> Vec<Finding> {
-        let wanted: Vec<Option<(&KeyPath, Aim)>> =
-            notes.iter().map(|told| told.aim.map(|aim| (&told.path, aim))).collect();
-        let places = locate(&self.text, &wanted);
-        let drawn = notes
-            .iter()
-            .zip(places)
-            .map(|(told, at)| self.finding_at(told.severity, &told.path, at, told.message.clone(), told.help.clone()));
-        drawn.collect()
+        let places = self.places(&notes);
+        let mut told = HashSet::new();
+        let mut findings = vec![];
+        for (note, (written, at)) in notes.into_iter().zip(places) {
+            if at.is_some() && !told.insert((written.file, at, note.message.clone())) {
+                continue;
+            }
+            let mut message = note.message;
+            if note.file.is_none() && self.parts.default_of(&note.path).as_ref() == Some(&written) {
+                let element = KeyPath::from_steps(note.path.steps().iter().take(2).cloned().collect());
+                message = format!("{message} (for {})", self.shown_from(written.file, &element));
+            }
+            findings.push(self.finding_in(&written, note.severity, at, message, note.help));
+        }
+        findings
+    }
+
+    /// Returns for each note where it belongs.
+    fn places(&self, notes: &[Note]) -> Vec<(WrittenAt, Option<Position>)> {
+        let own = |note: &Note| match note.file {
+            Some(file) => WrittenAt { file, path: note.path.clone() },
+            None => self.parts.own(&note.path),
+        };
+        let mut places: Vec<(WrittenAt, Option<Position>)> = notes.iter().map(|note| (own(note), None)).collect();
+        let mut unfound = vec![];
+        for (file, source) in self.files.iter().enumerate() {
+            let here: Vec<(usize, Aim)> = places
+                .iter()
+                .zip(notes)
+                .enumerate()
+                .filter_map(|(index, (place, note))| (place.0.file == file).then_some((index, note.aim?)))
+                .collect();
+            let wanted: Vec<(&KeyPath, Aim)> = here.iter().map(|(index, aim)| (&places[*index].0.path, *aim)).collect();
+            for ((index, aim), found) in here.iter().zip(locate(&source.text, &wanted)) {
+                places[*index].1 = found.at;
+                if !found.is_whole && notes[*index].file.is_none() {
+                    unfound.push((*index, *aim));
+                }
+            }
+        }
+        // What is not written for itself may be a default.
+        let defaults: Vec<(usize, Aim, WrittenAt)> = unfound
+            .into_iter()
+            .filter_map(|(index, aim)| Some((index, aim, self.parts.default_of(&notes[index].path)?)))
+            .collect();
+        let wanted: Vec<(&KeyPath, Aim)> = defaults.iter().map(|(_, aim, written)| (&written.path, *aim)).collect();
+        let found = locate(&self.files[0].text, &wanted);
+        for ((index, _, written), found) in defaults.iter().zip(found).filter(|(_, found)| found.is_whole) {
+            places[*index] = (written.clone(), found.at);
+        }
+        places
+    }
+
+    /// Returns a path as one in `file` would say it: with the name of the file, if it is another.
+    pub(in crate::config) fn shown_from(&self, file: FileNumber, path: &KeyPath) -> String {
+        let written = self.parts.own(path);
+        match written.file == file {
+            true => written.path.to_string(),
+            false => format!("{} of {}", written.path, self.name_of(written.file)),
+        }
     }
 
     pub(in crate::config) fn finding(
@@ -111,15 +208,40 @@ impl Source {
         message: String,
         help: Option<String>,
     ) -> Finding {
-        let at = locate(&self.text, &[aim.map(|aim| (path, aim))]).pop().flatten();
-        self.finding_at(severity, path, at, message, help)
+        let note = Note { severity, path: path.clone(), file: None, aim, message, help };
+        self.findings(vec![note]).pop().expect("one note is told")
     }
 
+    /// Returns what is wrong with the main file at a position of its text.
     pub(in crate::config) fn finding_at(
         &self,
         severity: Severity,
         path: &KeyPath,
-        at: Option<(usize, usize)>,
+        at: Option<Position>,
+        message: String,
+        help: Option<String>,
+    ) -> Finding {
+        self.finding_in(&WrittenAt { file: 0, path: path.clone() }, severity, at, message, help)
+    }
+
+    pub(in crate::config) fn finding_in(
+        &self,
+        written: &WrittenAt,
+        severity: Severity,
+        at: Option<Position>,
+        message: String,
+        help: Option<String>,
+    ) -> Finding {
+        self.file(written.file).finding(severity, &written.path, at, message, help)
+    }
+}
+
+impl SourceText {
+    fn finding(
+        &self,
+        severity: Severity,
+        path: &KeyPath,
+        at: Option<Position>,
         message: String,
         help: Option<String>,
     ) -> Finding {
@@ -134,7 +256,7 @@ impl Source {
             None => self.draw(severity, &path, at.zip(line), &message, help.as_deref()),
         };
         let (line, col) = at.unzip();
-        Finding { severity, path, line, col, message, help, drawn }
+        Finding { severity, file: self.name.clone(), path, line, col, message, help, drawn }
     }
 
     fn draw(
@@ -199,7 +321,7 @@ impl ConfigErrors {
     /// Collects findings of other modules than `load`; there must be at least one.
     pub fn new(source: &Source, findings: Vec<Finding>) -> ConfigErrors {
         debug_assert!(!findings.is_empty(), "errors without an error");
-        ConfigErrors { name: source.name.clone(), findings }
+        ConfigErrors { name: source.name().to_owned(), findings }
     }
 
     /// Returns `text` with a mask in place of each of these, except single characters, which nobody could find.
@@ -237,9 +359,11 @@ impl fmt::Display for ConfigErrors {
         for finding in &self.findings {
             write!(out, "{finding}\n\n")?;
         }
+        let elsewhere =
+            if self.findings.iter().all(|one| one.file == self.name) { "" } else { " and what it includes" };
         match self.findings.len() {
-            1 => write!(out, "1 error in {}", self.name),
-            count => write!(out, "{count} errors in {}", self.name),
+            1 => write!(out, "1 error in {}{elsewhere}", self.name),
+            count => write!(out, "{count} errors in {}{elsewhere}", self.name),
         }
     }
 }

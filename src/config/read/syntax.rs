@@ -38,6 +38,15 @@ pub(in crate::config) fn explain(message: &str, at: Option<(usize, usize)>, text
     let line = at.and_then(|(line, _)| text.lines().nth(line - 1)).unwrap_or("");
     let after = at.map(|(_, column)| line.chars().skip(column - 1).collect::<String>()).unwrap_or_default();
     let says = |words: &str| without_position.contains(words);
+    // To the parser a mark begins another document.
+    let (line, at) = match text.lines().position(|line| line.contains(BYTE_ORDER_MARK)) {
+        Some(marked) if says("more than one document") => {
+            let line = text.lines().nth(marked).unwrap_or("");
+            let column = line.chars().take_while(|c| !BYTE_ORDER_MARK.contains(*c)).count();
+            (line, Some((marked + 1, column + 1)))
+        }
+        _ => (line, at),
+    };
     let quote = "put a value that begins with a special character in quotes";
     if line.contains(BYTE_ORDER_MARK) {
         let help = Some("remove it: it belongs before a text only, and two were put together here".to_owned());

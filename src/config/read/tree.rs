@@ -20,6 +20,9 @@ use crate::config::read::syntax::{self, Unparsed};
 /// (yaml_serde itself stops at 100 jumps per event).
 const NODES_MAX: usize = 500_000;
 
+/// The key whose maps are merged into the one it stands in.
+const MERGE_KEY: &str = "<<";
+
 /// Larger maps look up their keys by hash.
 const FEW_KEYS: usize = 16;
 
@@ -260,16 +263,22 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<YamlNode, A::Error> {
         let mut entries: Vec<(String, YamlNode)> = Vec::new();
         let mut seen = HashSet::new();
+        let mut merged = None;
         while let Some(YamlKey(key)) = map.next_key()? {
             self.count()?;
             let trail = Trail::Key(self.trail, &key);
             if entries.len() == FEW_KEYS && seen.is_empty() {
                 seen.extend(entries.iter().map(|(known, _)| known.clone()));
             }
-            let is_new = match entries.len() {
-                ..FEW_KEYS => entries.iter().all(|(known, _)| *known != key),
-                _ => seen.insert(key.clone()),
-            };
+            if key == MERGE_KEY && merged.is_none() {
+                merged = Some(map.next_value_seed(Seed { trail: &trail, ..self })?);
+                continue;
+            }
+            let is_new = key != MERGE_KEY
+                && match entries.len() {
+                    ..FEW_KEYS => entries.iter().all(|(known, _)| *known != key),
+                    _ => seen.insert(key.clone()),
+                };
             if !is_new {
                 map.next_value::<IgnoredAny>()?;
                 let duplicates = &mut self.state.borrow_mut().duplicates;
@@ -280,6 +289,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             let node = map.next_value_seed(Seed { trail: &trail, ..self })?;
             entries.push((key, node));
+        }
+        if let Some(node) = merged {
+            merge(&mut entries, node);
         }
         Ok(YamlNode::Map(entries))
     }
@@ -298,6 +310,22 @@ impl Seed<'_> {
             );
         }
         Ok(())
+    }
+}
+
+/// Adds what a map does not have itself from those that are merged into it, the first of them that has it
+/// (<https://yaml.org/type/merge.html>). What is no map, nor a list of maps, stays under its key, where nothing knows it.
+fn merge(entries: &mut Vec<(String, YamlNode)>, node: YamlNode) {
+    let is_map = |node: &YamlNode| matches!(node, YamlNode::Map(_));
+    let maps = match node {
+        YamlNode::List(nodes) if nodes.iter().all(is_map) => nodes,
+        node if is_map(&node) => vec![node],
+        node => return entries.push((MERGE_KEY.to_owned(), node)),
+    };
+    let mut seen: HashSet<String> = entries.iter().map(|(key, _)| key.clone()).collect();
+    for map in maps {
+        let YamlNode::Map(more) = map else { continue };
+        entries.extend(more.into_iter().filter(|(key, _)| seen.insert(key.clone())));
     }
 }
 
@@ -362,6 +390,27 @@ pub(in crate::config) mod tests {
         assert_eq!(to_yaml(&parsed.tree), r#"{"a": 1, "b": {"c": 2}}"#);
         let duplicates: Vec<String> = parsed.duplicates.iter().map(KeyPath::to_string).collect();
         assert_eq!(duplicates, ["b.c", "a"]);
+    }
+
+    #[test]
+    fn merged_maps_add_what_is_not_there() {
+        for (text, tree) in [
+            ("a: &a { x: 1, y: 2 }\nb: { <<: *a, y: 3 }", r#"{"a": {"x": 1, "y": 2}, "b": {"y": 3, "x": 1}}"#),
+            ("b: { y: 3, <<: [{ x: 1 }, { x: 2, y: 2, z: 2 }] }", r#"{"b": {"y": 3, "x": 1, "z": 2}}"#),
+            (
+                "a: &a { x: 1 }\nb: &b { <<: *a, y: 2 }\nc: { <<: *b }",
+                r#"{"a": {"x": 1}, "b": {"y": 2, "x": 1}, "c": {"y": 2, "x": 1}}"#,
+            ),
+            ("b: { <<: {} }", r#"{"b": {}}"#),
+            ("b: { <<: 7, c: 1 }", r#"{"b": {"c": 1, "<<": 7}}"#),
+            ("b: { <<: [{}, 7] }", r#"{"b": {"<<": [{}, 7]}}"#),
+        ] {
+            let Ok(parsed) = parse(text, Aliases::Allowed) else { panic!("{text} is YAML") };
+            assert_eq!(to_yaml(&parsed.tree), tree, "{text}");
+        }
+        let Ok(parsed) = parse("b: { <<: { x: 1 }, <<: { y: 1 } }", Aliases::Allowed) else { panic!("this is YAML") };
+        assert_eq!(to_yaml(&parsed.tree), r#"{"b": {"x": 1}}"#);
+        assert_eq!(parsed.duplicates.iter().map(KeyPath::to_string).collect::<Vec<_>>(), [r#"b."<<""#]);
     }
 
     #[test]

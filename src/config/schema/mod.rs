@@ -4,6 +4,7 @@ pub(super) mod action;
 pub(super) mod admin;
 pub(super) mod admission;
 pub(super) mod client_tls;
+pub(super) mod composition;
 pub(super) mod discover;
 pub(super) mod ejection;
 pub(super) mod endpoint;

@@ -16,6 +16,7 @@ use crate::config::schema::health::{HealthCheck, WhenAllDown};
 use crate::config::schema::rebalance::{OnDown, RebalanceConfig};
 use crate::config::schema::sticky::StickyConfig;
 use crate::config::schema::tcp::TcpConfig;
+use crate::config::value::off::none_if_off;
 use crate::config::value::percent::Percent;
 use crate::config::value::{BadValue, MapOrOff, OrOff, TimeSpan};
 use crate::policy::balance_key::BalanceKey;
@@ -49,7 +50,8 @@ pub struct UpstreamConfig {
     /// Moves sessions after endpoints have joined or come back: `{ rate: 10/s, tolerance: 10% }`. Only with `balance:
     /// least_connections`, which sends them to endpoints with few sessions. Default: none, sessions stay where they
     /// are.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_if_off")]
+    #[schemars(with = "Option<MapOrOff<RebalanceConfig>>")]
     pub rebalance: Option<RebalanceConfig>,
 
     /// What happens to the sessions of an endpoint whose `health` check fails: `keep` leaves them, since the check
@@ -73,18 +75,21 @@ pub struct UpstreamConfig {
 
     /// Brings a client back to its previous endpoint, by a signed cookie, while that endpoint takes sessions;
     /// otherwise `balance` decides, and the cookie names the new one. The cookie is not passed on. Default: none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_if_off")]
+    #[schemars(with = "Option<MapOrOff<StickyConfig>>")]
     pub sticky: Option<StickyConfig>,
 
     /// Lets clients wait while every endpoint is full (`max_connections`): first come, first served, each as soon as
     /// a place is free. `{}` is enough. Default: none and a 503 at once, since sessions last for hours and places are
     /// seldom free again; it helps where sessions are short, or deploys move many at a time.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_if_off")]
+    #[schemars(with = "Option<MapOrOff<QueueConfig>>")]
     pub queue: Option<QueueConfig>,
 
     /// Limits how many WebSocket handshakes reach the endpoints per second, so that a crowd of reconnecting clients
     /// does not bring them down. Default: none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_if_off")]
+    #[schemars(with = "Option<MapOrOff<Admission>>")]
     pub admission: Option<Admission>,
 
     /// TLS towards `wss://` and `https://` endpoints. Default: certificates are verified for the host of the
@@ -99,7 +104,8 @@ pub struct UpstreamConfig {
     /// Checks each endpoint at intervals, apart from live traffic: `{ websocket: … }`, `{ http: … }` or `{ tcp: … }`.
     /// An endpoint that fails gets no new sessions and keeps those it has. Default: none, since only the application
     /// knows which path to ask for; `ejection` judges by live traffic alone.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_if_off")]
+    #[schemars(with = "Option<MapOrOff<HealthCheck>>")]
     pub health: Option<HealthCheck>,
 
     /// What happens to requests when every endpoint's check fails: `try` tries the endpoints all the same, `refuse`

@@ -4,7 +4,7 @@ use super::load;
 use crate::config::*;
 
 /// Returns `line:column path: message | help` of each error, or else of each warning.
-fn said(text: &str) -> Vec<String> {
+pub(super) fn said(text: &str) -> Vec<String> {
     let findings = match load(text) {
         Ok(loaded) => {
             assert!(loaded.warnings.iter().all(|finding| finding.severity == Severity::Warning));
@@ -145,8 +145,12 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
         (
             at_top("drain: { <<: x }"),
             &[
-                r#"3:10 drain."<<": merge keys (`<<`) are not supported | write the keys out, or let a whole value be an alias (`key: *name`)"#,
+                r#"3:10 drain."<<": only maps can be merged (`<<`) | write `<<: *name`, or `<<: [*name, *other]`, with maps at these anchors"#,
             ],
+        ),
+        (
+            at_top("drain: { <<: { time: 5s }, <<: { delay: 5s } }"),
+            &[r#"3:28 drain."<<": the key is here for the second time | write one with a list: `<<: [*name, *other]`"#],
         ),
         (at_top("admin: ~"), &["3:1 admin: there is no value | write one, or remove the key to keep the default"]),
         (in_route("orgins: { allow: ['*'] }"), &["4:5 routes[0].orgins: unknown key | did you mean `origins`?"]),

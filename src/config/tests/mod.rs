@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod broken;
+mod defaults;
 mod equal;
 mod examples;
 mod full;
@@ -99,6 +100,36 @@ upstreams: { a: { endpoints: [ws://a:1] } }
 }
 
 #[test]
+fn maps_are_merged_and_anchors_have_a_place() {
+    let text = "\
+x-routes:
+  - &chat { upstream: chat, timeouts: &times { idle: 5m, lifetime: 1h }, http: reject }
+x-more: &more { upstream: nowhere, validate: strict }
+x-nothing: ${UNSET}
+routes:
+  - { <<: [*chat, *more], name: a, match: { path: { exact: /a } } }
+  - name: b
+    <<: *chat
+    http: proxy
+    timeouts: { <<: *times, idle: 1m }
+upstreams: { chat: { endpoints: [ws://a:1] } }
+";
+    let plain = "\
+routes:
+  - { name: a, match: { path: { exact: /a } }, upstream: chat, timeouts: { idle: 5m, lifetime: 1h }, http: reject, validate: strict }
+  - { name: b, upstream: chat, timeouts: { idle: 1m, lifetime: 1h } }
+upstreams: { chat: { endpoints: [ws://a:1] } }
+";
+    assert!(load(text).unwrap().file == load(plain).unwrap().file);
+    // What is wrong there is told once, where it is written.
+    let said = |text: &str| {
+        broken::said(text).iter().map(|one| one.split(": ").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&text.replace("lifetime: 1h", "lifetime: never")), ["2:68 routes[0].timeouts.lifetime"]);
+    assert_eq!(said(&text.replace("{ upstream: chat,", "{ upstream: nobody,")), ["2:23 routes[0].upstream"]);
+}
+
+#[test]
 fn the_report_shows_the_line_and_what_would_be_right() {
     let report = load(&FRAME.replace("upstream: chat", "upstream: caht")).unwrap_err().to_string();
     let expected = "\
@@ -141,6 +172,9 @@ fn a_file_is_read_as_editors_on_windows_write_it() {
     // Positions are those that an editor shows.
     let error = load(&format!("\u{feff}{}", FRAME.replace("upstream: chat", "upstream: caht"))).unwrap_err();
     assert_eq!(error.findings()[0].line, Some(3));
+    let behind = load(&format!("---\n\u{feff}{FRAME}")).unwrap_err();
+    let finding = &behind.findings()[0];
+    assert_eq!((finding.message.as_str(), finding.line), ("there is a byte order mark (U+FEFF) in this line", Some(2)));
     let twice = load("\u{feff}a: 1\n\u{feff}b: 2\n").unwrap_err();
     let finding = &twice.findings()[0];
     assert_eq!((finding.message.as_str(), finding.line), ("there is a byte order mark (U+FEFF) in this line", Some(2)));

@@ -153,12 +153,30 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for MapOrOff<T> {
                 }
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MapOrOff<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(MapOrOff::Map)
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MapOrOff<T>, A::Error> {
+                let read = T::deserialize(MapAccessDeserializer::new(&mut map))?;
+                // One of several kinds is read by its first key alone.
+                match map.next_key::<String>()? {
+                    None => Ok(MapOrOff::Map(read)),
+                    Some(key) => {
+                        let problem = format_args!("only one kind can stand here, and `{key}` is another");
+                        Err(de::Error::custom(format_args!("{problem}\nkeep one of them")))
+                    }
+                }
             }
         }
 
         from.deserialize_any(MapVisitor(PhantomData))
+    }
+}
+
+/// Reads what a file need not have, with `off` for none.
+pub(in crate::config) fn none_if_off<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    match MapOrOff::deserialize(from)? {
+        MapOrOff::Off => Ok(None),
+        MapOrOff::Map(map) => Ok(Some(map)),
     }
 }
 
