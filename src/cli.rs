@@ -267,7 +267,7 @@ fn run(
     output.switch = Some(logging::init(&Options { filter, format, ansi: terminal }, sink.clone())?);
     panics::install(sink.clone());
     for warning in &loaded.warnings {
-        tracing::warn!(path = warning.path, line = warning.line, "{}", warning.message);
+        tracing::warn!(file = warning.file, path = warning.path, line = warning.line, "{}", warning.message);
     }
     raise_descriptor_limit();
     let mut origin = kind.origin()?;

@@ -98,6 +98,9 @@ pub struct Problem {
     /// The key, such as `routes[0].upstream`; empty for the whole file.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,
+    /// The name of the file, if it is one that the configuration includes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// The line, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,

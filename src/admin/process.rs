@@ -254,6 +254,7 @@ impl From<ReloadError> for BackendError {
             ReloadError::Config(errors) => {
                 let problem = |finding: &crate::config::Finding| Problem {
                     key: finding.path.clone(),
+                    file: (finding.file != errors.name()).then(|| finding.file.clone()),
                     line: finding.line,
                     column: finding.col,
                     message: finding.message.clone(),

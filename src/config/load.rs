@@ -8,13 +8,14 @@ use crate::base::file_state::{self, BYTE_ORDER_MARK};
 use crate::config::Config;
 use crate::config::check::{self, Issue, WrittenText};
 use crate::config::defaults::{self, DefaultsFault};
+use crate::config::include::{self, Assembly};
 use crate::config::read::decode::Mending;
 use crate::config::read::environment;
 use crate::config::read::explain::explain;
 use crate::config::read::key::{KeyPath, KeyStep};
 use crate::config::read::locate::Aim;
 use crate::config::read::report::{ConfigErrors, Finding, Note, Severity, Source, whole_file};
-use crate::config::read::survey::Aliases;
+use crate::config::read::survey::{Aliases, Used};
 use crate::config::read::tree::{self, YamlNode};
 use crate::config::read::{FILE_BYTES_MAX, FINDINGS_MAX};
 use crate::config::shown;
@@ -31,9 +32,6 @@ const LISTENERS_MAX: usize = 1000;
 
 /// The most pairs of route and listener: each pair has its counters.
 const PAIRS_MAX: usize = 100_000;
-
-/// Keys at the top that begin so are places for anchors, and mean nothing.
-const ANCHORS_PREFIX: &str = "x-";
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -97,34 +95,67 @@ pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Lo
         return Err(whole_file(&name, format!("the file cannot be read: {error}"), None));
     }
     match file_state::text(bytes) {
-        Ok(text) => load_str(&name, &text, env).map(|loaded| Loaded { read_at, ..loaded }),
+        Ok(text) => load_as(path, &text, env).map(|loaded| Loaded { read_at, ..loaded }),
         Err(error) => Err(whole_file(&name, format!("the file {error}"), None)),
     }
 }
 
-/// Reads `text`, which messages call `name`.
+/// Reads `text` as that of the file at `path`, which need not be there; the files that it includes are.
+///
+/// # Errors
+///
+/// Everything that is wrong.
+pub fn load_as(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    load_text(&path.display().to_string(), text, env, Origin::File(path))
+}
+
+/// Reads `text`, which messages call `name`. It can include nothing.
 ///
 /// # Errors
 ///
 /// Everything that is wrong.
 pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
-    load_text(name, text, env, Aliases::Allowed)
+    load_text(name, text, env, Origin::Text)
 }
 
-/// Reads a text received from a client. Refuses aliases (`*name`).
+/// Reads a text received from a client. Refuses aliases (`*name`) and `include`.
 ///
 /// # Errors
 ///
 /// Everything that is wrong.
 pub fn load_sent(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
-    load_text(name, text, env, Aliases::Refused)
+    load_text(name, text, env, Origin::Sent)
+}
+
+/// Where a text comes from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    /// A file, which may include others.
+    File(&'a Path),
+    /// The program itself.
+    Text,
+    /// A client.
+    Sent,
+}
+
+/// Adds what the file includes to its tree.
+fn assemble(assembly: &mut Assembly<'_>, origin: Origin<'_>) {
+    match origin {
+        Origin::File(path) => assembly.include(path),
+        Origin::Text => assembly.refuse("a text that is no file includes none", "write its content here"),
+        Origin::Sent => {
+            let message = "nothing can be included here: a text that is sent must not reveal which files there are";
+            assembly
+                .refuse(message, "send all of it as one text, or no text to check the file with all that it includes");
+        }
+    }
 }
 
 fn load_text(
     name: &str,
     text: &str,
     env: &dyn Fn(&str) -> Option<String>,
-    aliases: Aliases,
+    origin: Origin<'_>,
 ) -> Result<Loaded, ConfigErrors> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(whole_file(
@@ -134,9 +165,25 @@ fn load_text(
         ));
     }
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    let source = Source::new(name, text);
-    let mut tree = read_tree(&source, text, aliases)?;
+    let mut source = Source::new(name, text);
+    let mut used = Used::default();
+    let aliases = if matches!(origin, Origin::Sent) { Aliases::Refused } else { Aliases::Allowed };
+    let mut tree = read_tree(&source, text, aliases, &mut used)?;
+    include::remove_anchors(&mut tree.tree);
+    let (notes, unread) = {
+        let (tree, source, used) = (&mut tree.tree, &mut source, &mut used);
+        let mut assembly = Assembly { tree, source, notes: vec![], unread: vec![], used };
+        assemble(&mut assembly, origin);
+        (assembly.notes, assembly.unread)
+    };
+    let is_complete = unread.is_empty() && notes.iter().all(|note| note.severity == Severity::Warning);
     let (mut errors, mut warnings): (Vec<Note>, Vec<Note>) = Default::default();
+    for note in notes.into_iter().take(FINDINGS_MAX) {
+        match note.severity {
+            Severity::Error => errors.push(note),
+            Severity::Warning => warnings.push(note),
+        }
+    }
     let mut say = |severity, path: &KeyPath, aim, message: String, help| {
         let findings = match severity {
             Severity::Error => &mut errors,
@@ -148,9 +195,6 @@ fn load_text(
             findings.push(Note { severity, path: path.clone(), file: None, aim, message, help });
         }
     };
-    if let YamlNode::Map(entries) = &mut tree.tree {
-        entries.retain(|(key, _)| !key.starts_with(ANCHORS_PREFIX));
-    }
     too_many(&source, &tree.tree)?;
 
     for path in tree.duplicates.iter().take(FINDINGS_MAX) {
@@ -183,14 +227,16 @@ fn load_text(
     if let Some(file) = &mut file {
         let written = WrittenText::new(&tree.tree, &source, &inherited);
         check::settle(file, &written);
-        for issue in check::check(file, &written).into_iter().filter(|issue| !issue.concerns(&decoded.removed)) {
+        // What is in a file that could not be read may be missed everywhere.
+        let issues = if is_complete { check::check(file, &written) } else { vec![] };
+        for issue in issues.into_iter().filter(|issue| !issue.concerns(&decoded.removed)) {
             let Issue { severity, path, aim, message, help, .. } = issue;
             say(severity, &path, aim, message, help);
         }
     }
 
     match file {
-        Some(file) if errors.is_empty() => {
+        Some(file) if errors.is_empty() && unread.is_empty() => {
             let written = shown::keep(tree.tree);
             let hash = shown::hash(&file, written.as_ref());
             let warnings = source.findings(warnings);
@@ -198,7 +244,9 @@ fn load_text(
         }
         _ => {
             let mut errors = source.findings(errors);
+            errors.extend(unread);
             source.sort(&mut errors);
+            errors.truncate(FINDINGS_MAX);
             Err(ConfigErrors::new(&source, errors))
         }
     }
@@ -230,12 +278,12 @@ fn too_many(source: &Source, tree: &YamlNode) -> Result<(), ConfigErrors> {
     Err(ConfigErrors::new(source, vec![finding]))
 }
 
-fn read_tree(source: &Source, text: &str, aliases: Aliases) -> Result<tree::Parsed, ConfigErrors> {
+fn read_tree(source: &Source, text: &str, aliases: Aliases, used: &mut Used) -> Result<tree::Parsed, ConfigErrors> {
     let fail = |at, message: &str, help: Option<String>| {
         let finding = source.finding_at(Severity::Error, &KeyPath::root(), at, message.to_owned(), help);
         Err(ConfigErrors::new(source, vec![finding]))
     };
-    let parsed = match tree::parse(text, aliases) {
+    let parsed = match tree::parse_within(text, aliases, used) {
         Ok(parsed) => parsed,
         Err(unparsed) => return fail(unparsed.at, &unparsed.problem, unparsed.help),
     };

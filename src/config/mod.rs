@@ -21,6 +21,7 @@
 mod check;
 mod defaults;
 mod endpoint_list;
+mod include;
 mod load;
 mod read;
 mod schema;
@@ -36,7 +37,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use endpoint_list::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, load_endpoint, load_endpoints};
-pub use load::{Loaded, load_again, load_file, load_sent, load_str};
+pub use include::{IncludePattern, IncludedFiles};
+pub use load::{Loaded, load_again, load_as, load_file, load_sent, load_str};
 pub use read::FILE_BYTES_MAX;
 pub use read::key::KeyPath;
 pub use read::report::{ConfigErrors, Finding, Severity, Source, without};
@@ -45,7 +47,7 @@ pub use schema::action::{AnswerStatus, Location, RedirectConfig, RedirectStatus,
 pub use schema::admin::{Admin, AdminToken};
 pub use schema::admission::{Admission, QueueConfig, Rate};
 pub use schema::client_tls::{ClientTls, Verify};
-pub use schema::composition::Defaults;
+pub use schema::composition::{Defaults, Include};
 pub use schema::discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, SourceRef};
 pub use schema::ejection::{EjectionConfig, RetryBudgetConfig};
 pub use schema::endpoint::{EndpointConfig, Scheme};
@@ -99,6 +101,15 @@ pub struct Config {
 
     /// Named groups of interchangeable servers. Required.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
+
+    /// Files whose `listeners`, `routes` and `upstreams` are appended to those here, in this order: names such as
+    /// `chat.yaml`, or patterns such as `conf.d/*.yaml`, which stand for the files of a folder in the order of their
+    /// names (`*` for any characters, `?` for one, none of them for a dot at the beginning). Relative to the folder of
+    /// this file. An included file has no other keys, but `x-…` for anchors of its own, and `version`; the `defaults`
+    /// here hold for it. With `watch`, files that come, change or go are noticed. Default: none.
+    #[serde(default, skip_serializing)]
+    #[schemars(with = "Vec<String>")]
+    pub include: Include,
 
     /// What every route and upstream has unless it says otherwise.
     #[serde(default, skip_serializing)]
@@ -158,6 +169,10 @@ impl Config {
 pub fn schema() -> serde_json::Value {
     let mut schema = schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<Config>();
     RecursiveTransform(as_decoded).transform(&mut schema);
+    // What is missing here may stand in the files that are included.
+    if let Some(required) = schema.remove("required") {
+        schema.insert("anyOf".to_owned(), json!([{ "required": required }, { "required": ["include"] }]));
+    }
     // Places for anchors.
     schema.insert("patternProperties".to_owned(), json!({ "^x-": true }));
     schema.to_value()

@@ -89,6 +89,7 @@ fn for_each_piece(file: &Config, written: Option<&YamlNode>, mut visit: impl FnM
         drain,
         watch,
         on_upgrade,
+        include: _,
         defaults: _,
     } = file;
     let section = |key: &str| match written {

@@ -1,4 +1,4 @@
-//! Reloads when the configuration file, or a file that it names, has changed.
+//! Reloads when the configuration file, or a file that it includes or names, has changed.
 //!
 //! The files are polled rather than watched by the kernel; `base::file_state` says why. A change is loaded once all files
 //! have been stable for one poll, so that a certificate and its key, written one after the other, are mostly read as a pair;
@@ -14,6 +14,7 @@ use super::error::ReloadError;
 use super::handle::ControlHandle;
 use super::metrics::Trigger;
 use crate::base::file_state::{FileObservation, Settling, observe};
+use crate::config::IncludedFiles;
 
 /// The time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -27,6 +28,9 @@ pub async fn run(path: PathBuf, handle: ControlHandle) {
     let mut first = true;
     let mut reloaded = Instant::now();
     let mut was_postponed = false;
+    // Of the file as it is, not of the configuration in force: a file that is included now may be what has to be mended.
+    let mut included = IncludedFiles::default();
+    let mut main_seen = None;
     loop {
         let in_force = handle.in_force();
         if !in_force.loaded.file.watch {
@@ -35,10 +39,21 @@ pub async fn run(path: PathBuf, handle: ControlHandle) {
         }
         let read_at = in_force.loaded.read_at;
         let mut files = in_force.loaded.file.files();
-        files.push(path.clone());
+        let (main, mut including, mut main_before) = (path.clone(), included, main_seen);
         // On a blocking thread: a network file system may hang.
-        let observe_all = || files.into_iter().map(|file| (file.clone(), observe(&file))).collect();
-        let Ok(seen) = spawn_blocking(observe_all).await else { return };
+        let observe_all = move || {
+            let main_now = observe(&main);
+            if main_before.as_ref() != Some(&main_now) {
+                including = IncludedFiles::of_file(&main).unwrap_or(including);
+                main_before = Some(main_now.clone());
+            }
+            files.extend(including.list());
+            let mut seen: Vec<_> = files.into_iter().map(|file| (file.clone(), observe(&file))).collect();
+            seen.push((main, main_now));
+            (seen, including, main_before)
+        };
+        let Ok((seen, including, main_now)) = spawn_blocking(observe_all).await else { return };
+        (included, main_seen) = (including, main_now);
         // The first poll counts as well if a file has changed since it was read.
         let is_new =
             |(_, seen): &(PathBuf, FileObservation)| seen.as_ref().is_ok_and(|seen| seen.has_changed_since(read_at));

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
-use wsluice::config::{Loaded, load_str};
+use wsluice::config::{Loaded, load_as};
 use wsluice::control::compile::compile;
 use wsluice::control::context::CompileContext;
 use wsluice::net::listener::Address;
@@ -53,7 +53,7 @@ pub fn env(name: &str) -> Option<String> {
 }
 
 fn load(path: &Path, text: &str) -> Loaded {
-    load_str(path.to_str().unwrap(), text, &env).unwrap_or_else(|errors| panic!("{errors}"))
+    load_as(path, text, &env).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 #[test]
@@ -462,4 +462,32 @@ async fn the_example_of_actions_does_what_it_says() {
     let (head, body) = ask("/games/7", "a").await;
     assert_eq!((head.status(), head.get("retry-after")), (503, Some("600")));
     assert!(body.contains("Back soon"), "{body}");
+}
+
+#[tokio::test]
+async fn the_example_of_one_file_for_each_application_puts_them_together() {
+    let (chat, metrics) = (Echo::start().await, Echo::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("conf.d")).unwrap();
+    for (name, written, here) in
+        [("chat.yaml", "ws://10.0.0.11:9000", chat.url()), ("metrics.yaml", "ws://10.0.0.21:9000", metrics.url())]
+    {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/conf.d").join(name);
+        let text = fs::read_to_string(file).unwrap();
+        assert!(text.contains(written), "{written}");
+        fs::write(dir.path().join("conf.d").join(name), text.replace(written, &here)).unwrap();
+    }
+    let text = example("include.yaml").replace("0.0.0.0:8080", "127.0.0.1:0").replace("path: /healthz", "path: /");
+    let loaded = load(&dir.path().join("wsluice.yaml"), &text);
+    let route = |index: usize| (loaded.file.routes[index].name.as_str(), loaded.file.routes[index].keepalive.ping);
+    assert_eq!(route(0).0, "chat");
+    assert_eq!((route(0).1.to_string(), route(1).1.to_string()), ("25s".to_owned(), "50s".to_owned()));
+    let checks = ["chat", "metrics"].map(|name| loaded.file.upstreams[name].health.is_some());
+    assert_eq!(checks, [true, false]);
+    let mut process = crate::process::Process::start(dir.path(), &(text + "log: { format: json }\nworkers: 1\n"));
+    let address = process.listening().await;
+    for (host, status) in [("chat.example.com", 101), ("metrics.example.com", 101), ("example.com", 404)] {
+        let mut client = Conn::connect(&address).await;
+        assert_eq!(client.ask(&Handshake::to("/").set("Host", host)).await.status(), status, "{host}");
+    }
 }

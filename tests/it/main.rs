@@ -34,6 +34,7 @@ mod headers;
 mod health;
 mod hostile_tls;
 mod http;
+mod include;
 mod keepalive;
 mod limits;
 mod listeners;

@@ -147,6 +147,7 @@ impl AdminBackend for Fake {
             self.note(format!("check {:?}", text.as_deref().map(str::len)));
             match text.as_deref() {
                 Some("bad") => Err(BackendError::Config(vec![Problem {
+                    file: None,
                     key: "routes[0].upstream".into(),
                     line: Some(3),
                     column: Some(15),

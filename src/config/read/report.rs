@@ -111,6 +111,11 @@ impl Source {
         &self.file(file).name
     }
 
+    /// Returns the bytes of all texts.
+    pub(in crate::config) fn bytes(&self) -> usize {
+        self.files.iter().map(|file| file.text.len()).sum()
+    }
+
     /// Returns the names of the files that are included, in the order in which they are read.
     pub fn included(&self) -> impl ExactSizeIterator<Item = &str> {
         self.files[1..].iter().map(|file| file.name.as_str())
@@ -332,6 +337,11 @@ impl ConfigErrors {
             }
         }
         self
+    }
+
+    /// Returns the name of the main file.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the errors, in the order of the file.

@@ -53,6 +53,13 @@ impl UnfoldedSize {
     }
 }
 
+/// What the texts of one configuration take together.
+#[derive(Clone, Copy, Default)]
+pub(in crate::config) struct Used {
+    events: usize,
+    whole: UnfoldedSize,
+}
+
 /// A list or a map that is not closed yet.
 struct UnfoldingNode {
     anchor: Option<Box<[u8]>>,
@@ -61,8 +68,9 @@ struct UnfoldingNode {
 
 /// Refuses a text that would take more memory than any configuration needs, and returns whether it has aliases. Text
 /// that is not YAML passes: the parser proper explains it better.
-pub(in crate::config) fn survey(text: &str, aliases: Aliases) -> Result<bool, Unparsed> {
-    let mut survey = Survey { aliases, ..Survey::default() };
+pub(in crate::config) fn survey(text: &str, aliases: Aliases, used: &mut Used) -> Result<bool, Unparsed> {
+    let Used { events, whole } = *used;
+    let mut survey = Survey { aliases, events, whole, ..Survey::default() };
     let mut refused = None;
     walk(text, |event, at| match survey.take(event) {
         Ok(()) => ControlFlow::Continue(()),
@@ -71,6 +79,7 @@ pub(in crate::config) fn survey(text: &str, aliases: Aliases) -> Result<bool, Un
             ControlFlow::Break(())
         }
     });
+    *used = Used { events: survey.events, whole: survey.whole };
     refused.map_or(Ok(survey.has_aliases), Err)
 }
 

@@ -13,7 +13,7 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, Ma
 
 use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::{KeyPath, KeyStep};
-use crate::config::read::survey::{Aliases, survey};
+use crate::config::read::survey::{Aliases, Used, survey};
 use crate::config::read::syntax::{self, Unparsed};
 
 /// The most values of a file with its aliases followed. `survey` counts them before; here they would be built
@@ -55,8 +55,13 @@ pub(in crate::config) struct Parsed {
 
 /// Parses YAML.
 pub(in crate::config) fn parse(text: &str, aliases: Aliases) -> Result<Parsed, Unparsed> {
+    parse_within(text, aliases, &mut Used::default())
+}
+
+/// Parses one of several texts that have the room of one together. Adds to what is used of it.
+pub(in crate::config) fn parse_within(text: &str, aliases: Aliases, used: &mut Used) -> Result<Parsed, Unparsed> {
     syntax::refuse_brackets(text)?;
-    survey(text, aliases)?;
+    survey(text, aliases, used)?;
     let state = RefCell::new(DecodeState::default());
     let top = Seed { state: &state, trail: &Trail::Top };
     match top.deserialize(serde_yaml::Deserializer::from_str(text)) {

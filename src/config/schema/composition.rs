@@ -1,7 +1,7 @@
-//! How a configuration is put together: what it repeats as defaults.
+//! How a configuration is put together: what it includes, and what it repeats as defaults.
 //!
-//! `config::defaults` reads these keys before anything else is. What they say is then in the routes and upstreams
-//! themselves, so a [`Config`](crate::config::Config) holds nothing of them, and two that say the same are equal
+//! `config::include` and `config::defaults` read these keys before anything else is. What they say is then in the
+//! sections themselves, so a [`Config`](crate::config::Config) holds nothing of them, and two that say the same are equal
 //! however they are written.
 
 use std::borrow::Cow;
@@ -10,8 +10,30 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::config::include::IncludePattern;
 use crate::config::schema::route::RouteConfig;
 use crate::config::schema::upstream::UpstreamConfig;
+use crate::config::value::{Scalar, scalar};
+
+/// Files that are included; they have been read before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Include;
+
+impl<'de> Deserialize<'de> for Include {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Vec::<IncludePattern>::deserialize(from).map(|_| Include)
+    }
+}
+
+impl Scalar for IncludePattern {
+    const EXPECTED: &'static str = "a file or a pattern of names such as `conf.d/*.yaml`";
+}
+
+impl<'de> Deserialize<'de> for IncludePattern {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        scalar(from)
+    }
+}
 
 /// What every route and upstream has unless it says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]

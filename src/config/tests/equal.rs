@@ -68,8 +68,7 @@ fn what_is_shown_of_discovered_endpoints_is_read_as_the_same() {
 
 /// What may stand in place of `node`; that of the right kind for the key is kept.
 fn others(node: &YamlNode) -> Vec<YamlNode> {
-    const WORDS: [&str; 39] = [
-    const WORDS: [&str; 38] = [
+    const WORDS: [&str; 40] = [
         "X-Forwarded-Port",
         "3",
         "moved",

@@ -17,7 +17,7 @@ fn every_example_loads_without_error_or_warning() {
     assert!(examples.len() >= 6);
     for (name, text) in examples {
         let env = |name: &str| ["STICKY_SECRET", "ADMIN_TOKEN"].contains(&name).then(|| "0123456789abcdef".repeat(4));
-        match load_str(&name, &text, &env) {
+        match load_as(std::path::Path::new(&name), &text, &env) {
             Ok(loaded) => assert!(loaded.warnings.is_empty(), "{}", loaded.warnings[0]),
             Err(errors) => panic!("{errors}"),
         }

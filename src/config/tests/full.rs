@@ -110,6 +110,7 @@ admin: { bind: \"127.0.0.1:9902\", hosts: [\"*.svc\"], token: 0123456789abcdefg 
 log: { level: info, format: json, access: true }
 drain: { delay: 1s, time: 30s }
 defaults: { route: { limits: { connections: 5 } }, upstream: { slow_start: 1s } }
+include: []
 ";
 
 #[test]

@@ -6,6 +6,7 @@ mod defaults;
 mod equal;
 mod examples;
 mod full;
+mod include;
 mod secrets;
 
 use proptest::prelude::*;
