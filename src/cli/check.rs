@@ -95,7 +95,14 @@ fn check(loaded: &Loaded) -> Result<String, ExplainError> {
         complain(&format!("warning: {warning}\n\n"));
     }
     let Loaded { file, source, .. } = loaded;
-    let counts = [(file.listeners.len(), "listener"), (file.routes.len(), "route"), (file.upstreams.len(), "upstream")];
-    let counted = counts.map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" }));
+    let counts = [
+        (file.listeners.len(), "listener"),
+        (file.routes.len(), "route"),
+        (file.upstreams.len(), "upstream"),
+        (source.included().len(), "included file"),
+    ];
+    let counts = counts.iter().filter(|(n, what)| *n > 0 || *what != "included file");
+    let counted: Vec<String> =
+        counts.map(|(n, what)| format!("{n} {what}{}", if *n == 1 { "" } else { "s" })).collect();
     Ok(format!("{}: ok: {}\n", source.name(), counted.join(", ")))
 }

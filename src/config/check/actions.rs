@@ -62,7 +62,7 @@ impl Checker<'_, '_> {
         let is_rewritten = [Variable::RewritePath, Variable::RewriteTarget, Variable::RewritePrefix]
             .iter()
             .any(|variable| to.has(*variable));
-        if self.written.has(&rewrite) && !is_rewritten {
+        if self.written.has_own(&rewrite) && !is_rewritten {
             let message = "`rewrite` has no effect here, because the redirect does not lead to what it leaves";
             let help = "write `{rewrite.target}` (path and query) or `{rewrite.path}` in `redirect`, or remove it";
             self.error(&rewrite, message).at_key().help(help).involving(at);
@@ -76,7 +76,7 @@ impl Checker<'_, '_> {
     fn respond(&mut self, path: &KeyPath, respond: &RespondConfig) {
         self.nothing_of_upstreams(path, "respond");
         let (written, rewrite) = (path.key("respond"), path.key("rewrite"));
-        if self.written.has(&rewrite) {
+        if self.written.has_own(&rewrite) {
             let help = "remove it, or name an `upstream`";
             self.error(&rewrite, "`rewrite` has no effect beside `respond`")
                 .at_key()
@@ -105,7 +105,7 @@ impl Checker<'_, '_> {
     fn nothing_of_upstreams(&mut self, route: &KeyPath, action: &str) {
         for keys in OF_UPSTREAMS {
             let at = keys.iter().fold(route.clone(), |path, key| path.key(key));
-            if self.written.has(&at) {
+            if self.written.has_own(&at) {
                 let message = format!("this has no effect beside `{action}`: the route has no upstream");
                 let involved = self.written.original(&route.key(action));
                 self.error(&at, message).at_key().help("remove it, or name an `upstream`").involving(involved);
