@@ -68,6 +68,7 @@ pub use schema::upstream::{Balance, UpstreamConfig};
 pub use schema::upstream_lost::{OnUpstreamLost, SentCode};
 pub use value::address::{Bind, EndpointUrl};
 pub use value::edits::{HeaderEditsConfig, HeaderSet};
+pub use value::error_status::ErrorStatus;
 pub use value::sent::SentHeader;
 pub use value::{BadValue, ByteSize, MapOrOff, OrOff, TimeSpan};
 

@@ -9,7 +9,7 @@ use http::{HeaderValue, Response, StatusCode};
 use super::body::{self, Body};
 use super::edits::{HeaderEdits, Variables};
 use super::metrics::RouteRequestMetrics;
-use super::page::Page;
+use super::page::{ErrorPages, Page};
 use super::quota::RouteQuota;
 use crate::header::path::PathError;
 use crate::header::redirect::RedirectTarget;
@@ -28,6 +28,8 @@ pub struct AnswerRoute {
     pub rewrite: Rewrite,
     /// Changes to the answer.
     pub response_edits: HeaderEdits,
+    /// Pages in place of our own words.
+    pub error_pages: ErrorPages,
     /// The variables in the answer.
     pub variables: Variables,
     /// Whether it takes requests.

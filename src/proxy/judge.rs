@@ -16,7 +16,7 @@ use super::request::RoutedRequest;
 use super::request_log::RequestLog;
 use super::snapshot::{Route, RouteAction};
 use super::values::RequestValues;
-use super::{Downstream, Proxy, hops, response};
+use super::{Downstream, Proxy, hops, page, response};
 use crate::header::forwarded::ForwardedRequest;
 use crate::header::path::PathError;
 use crate::header::variable::Variable;
@@ -68,6 +68,7 @@ impl Proxy {
         let found = table.find(&head)?.ok_or_else(|| Failure::no_route(table.methods_allowed(&head)))?;
         let action = found.route.clone();
         log.route = Some(action.clone());
+        log.takes_html = !action.error_pages().is_empty() && page::takes_html(&parts.headers);
         self.judge_route(&action, &parts.headers, log)?;
         let variables = action.variables();
         let asked = variables.any.then(|| found.path.as_deref().unwrap_or(&path).to_owned());

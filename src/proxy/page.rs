@@ -1,9 +1,13 @@
-//! A file that is sent as an answer: its bytes, as they were read, and its type.
+//! Files that are sent as answers: their bytes, as they were read, their type, and for which errors they stand.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::StatusCode;
+use http::header::{ACCEPT, HeaderMap, HeaderValue};
+
+use crate::config::ErrorStatus;
 
 /// The largest file that is sent.
 pub const PAGE_BYTES_MAX: u64 = 1 << 20;
@@ -22,6 +26,42 @@ impl Page {
     pub fn new(path: &Path, bytes: Vec<u8>) -> Page {
         Page { bytes: bytes.into(), media_type: HeaderValue::from_static(media_type(path)) }
     }
+}
+
+/// The pages of a route in place of our own words, by status.
+#[derive(Clone, Debug, Default)]
+pub struct ErrorPages(Vec<(ErrorStatus, Arc<Page>)>);
+
+impl ErrorPages {
+    /// These pages.
+    pub fn new(mut pages: Vec<(ErrorStatus, Arc<Page>)>) -> ErrorPages {
+        // A status alone comes before its class.
+        pages.sort_by_key(|(status, _)| *status);
+        ErrorPages(pages)
+    }
+
+    /// Returns true if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The page for `status`, for a client that takes HTML or does not.
+    pub fn of(&self, status: StatusCode, takes_html: bool) -> Option<&Page> {
+        let page = self.0.iter().find(|(of, _)| of.has(status)).map(|(_, page)| &**page);
+        page.filter(|page| takes_html || !page.media_type.as_bytes().starts_with(b"text/html"))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Page>> {
+        self.0.iter().map(|(_, page)| page)
+    }
+}
+
+/// Returns true if a request with these fields asks for HTML by its name, as browsers do for a page and nothing else.
+pub fn takes_html(headers: &HeaderMap) -> bool {
+    let names_html =
+        |line: &HeaderValue| line.as_bytes().to_ascii_lowercase().windows(9).any(|part| part == b"text/html");
+    headers.get_all(ACCEPT).iter().any(names_html)
 }
 
 /// The type of a file, by its ending.
@@ -47,6 +87,22 @@ fn media_type(path: &Path) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_has_its_page_or_that_of_its_class() {
+        let page = |name: &str| Arc::new(Page::new(Path::new(name), name.into()));
+        let pages = ErrorPages::new(vec![
+            (ErrorStatus::Class(5), page("5xx.html")),
+            (ErrorStatus::Exact(502), page("502.html")),
+            (ErrorStatus::Exact(403), page("403.json")),
+        ]);
+        let of = |status: StatusCode, takes_html| pages.of(status, takes_html).map(|page| page.bytes.clone());
+        assert_eq!(of(StatusCode::BAD_GATEWAY, true), Some("502.html".into()));
+        assert_eq!(of(StatusCode::GATEWAY_TIMEOUT, true), Some("5xx.html".into()));
+        assert_eq!(of(StatusCode::GATEWAY_TIMEOUT, false), None);
+        assert_eq!(of(StatusCode::FORBIDDEN, false), Some("403.json".into()));
+        assert_eq!(of(StatusCode::BAD_REQUEST, true), None);
+    }
 
     #[test]
     fn the_ending_tells_the_type() {

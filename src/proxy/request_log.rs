@@ -42,6 +42,8 @@ pub struct RequestLog {
     pub request_info: RequestInfo,
     /// The route found.
     pub route: Option<RouteAction>,
+    /// The client takes HTML; not looked at where its route has no pages.
+    pub takes_html: bool,
     /// The request is a WebSocket handshake.
     pub is_handshake: bool,
     /// The endpoint that answered, or failed last.
@@ -86,6 +88,7 @@ impl RequestLog {
             result: outcome::OK,
             request_info,
             route: None,
+            takes_html: false,
             is_handshake: false,
             endpoint: None,
             attempts: 0,
@@ -154,7 +157,12 @@ impl RequestLog {
                 "origin refused: if it is yours, add it to the route's origins.allow"
             );
         }
-        response::failure(failure)
+        let response = response::failure(failure);
+        let pages = self.route.as_ref().map(RouteAction::error_pages);
+        match pages.and_then(|pages| pages.of(response.status(), self.takes_html)) {
+            Some(page) => response::with_page(response, page),
+            None => response,
+        }
     }
 
     /// Logs a bug in the proxy that ended the request, with the request it happened on.

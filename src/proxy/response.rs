@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 use super::body::{self, Body};
 use super::edits::HeaderEdits;
 use super::outcome::Failure;
+use super::page::Page;
 use crate::header::{Host, coding, hop_by_hop, length, trailers};
 use crate::upstream::connect::ConnectError;
 use crate::ws::handshake::{OfferError, WebSocketKey, accept_for};
@@ -71,6 +72,13 @@ pub fn failure(failure: &Failure) -> Response<Body> {
         }
         _ => {}
     }
+    response
+}
+
+/// The same answer with a page in place of its text; all its other fields are for the client still.
+pub fn with_page(response: Response<Body>, page: &Page) -> Response<Body> {
+    let mut response = response.map(|_| body::full(page.bytes.clone()));
+    response.headers_mut().insert(CONTENT_TYPE, page.media_type.clone());
     response
 }
 

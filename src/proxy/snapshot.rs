@@ -11,6 +11,7 @@ use super::answer::AnswerRoute;
 use super::body::BodyTimeouts;
 use super::edits::{HeaderEdits, Variables};
 use super::metrics::RouteRequestMetrics;
+use super::page::ErrorPages;
 use super::quota::RouteQuota;
 use crate::header::lookalike;
 use crate::policy::OriginPolicy;
@@ -68,6 +69,14 @@ impl RouteAction {
         }
     }
 
+    /// Pages in place of our own words.
+    pub fn error_pages(&self) -> &ErrorPages {
+        match self {
+            RouteAction::Forward(route) => &route.error_pages,
+            RouteAction::Answer(route) => &route.error_pages,
+        }
+    }
+
     /// What becomes of a path.
     pub fn rewrite(&self) -> &Rewrite {
         match self {
@@ -122,6 +131,8 @@ pub struct Route {
     pub quota: Arc<RouteQuota>,
     /// The limit of concurrent sessions and plain requests.
     pub connections_max: usize,
+    /// Pages in place of our own words.
+    pub error_pages: ErrorPages,
     /// Whether plain HTTP is passed on too.
     pub http: bool,
     /// Handles by listener.

@@ -462,6 +462,9 @@ async fn the_example_of_actions_does_what_it_says() {
     let (head, body) = ask("/games/7", "a").await;
     assert_eq!((head.status(), head.get("retry-after")), (503, Some("600")));
     assert!(body.contains("Back soon"), "{body}");
+    drop(chat);
+    let (head, body) = ask("/room/7/join", "a\r\nAccept: text/html").await;
+    assert!(head.status() == 502 && body.contains("Not reachable"), "{head:?} {body}");
 }
 
 #[tokio::test]

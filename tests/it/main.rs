@@ -22,6 +22,7 @@ mod drain;
 mod drains;
 mod early_data;
 mod entry;
+mod error_pages;
 mod eviction;
 mod examples;
 mod explain;

@@ -54,6 +54,9 @@ impl Checker<'_, '_> {
             self.sent(&path.key("headers"), &route.headers);
             self.edits(&path.key("headers").key("request"), &route.headers.request, EditDirection::Request);
             self.edits(&path.key("headers").key("response"), &route.headers.response, EditDirection::Response);
+            for (status, file) in &route.error_pages {
+                self.file_name(&path.key("error_pages").key(&status.to_string()), file);
+            }
             self.route_times(&path, route);
             self.route_limits(&path, route);
             if route.validate == Validate::Off {

@@ -1,6 +1,7 @@
 //! Routes: which request goes where, and under which rules.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::config::schema::action::{RedirectConfig, RespondConfig};
 use crate::config::schema::on_change::OnChange;
 use crate::config::schema::upstream_lost::OnUpstreamLost;
 use crate::config::value::edits::HeaderEditsConfig;
+use crate::config::value::error_status::ErrorStatus;
 use crate::config::value::sent::SentHeader;
 use crate::config::value::{ByteSize, OrOff, TimeSpan};
 use crate::policy::origin::OriginPolicy;
@@ -89,6 +91,13 @@ pub struct RouteConfig {
     #[serde(default)]
     pub validate: Validate,
 
+    /// Pages in place of the line of text with which wsluice refuses a request on this route: files by status (`502`) or
+    /// class (`5xx`), at most 1MiB each, read again when they change. HTML goes to clients whose `Accept` names `text/html`,
+    /// as browsers do for a page; any other type goes to all. A server's own answers stay. Default: none.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, PathBuf>")]
+    pub error_pages: BTreeMap<ErrorStatus, PathBuf>,
+
     /// What a client gets when its server is lost without a Close. `cut` ends its stream, so that its library reports
     /// 1006 as it would without a proxy; `{ close: CODE }` sends a Close (most clients take `{ close: 1012 }` for
     /// "come back"). Default: `cut`, the only end after which every client we tried reconnects by itself: Vite up to
@@ -112,7 +121,7 @@ impl RouteConfig {
 
     /// Returns the files that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.respond.iter().flat_map(RespondConfig::files)
+        self.respond.iter().flat_map(RespondConfig::files).chain(self.error_pages.values().map(PathBuf::as_path))
     }
 }
 

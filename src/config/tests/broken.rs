@@ -568,6 +568,15 @@ fn values_that_contradict_each_other_are_told() {
             &["3:24 routes[0].respond.status: expected a status such as `200` or `503`, found the number 302"],
         ),
         (
+            in_route("error_pages: { 404: a.html, 201: b.html, 5yy: c.html, 502: '' }"),
+            &[
+                "4:20 routes[0].error_pages.404: wsluice answers no request on a route with `404` | it is the answer where no route matches: write a last route with `respond: { status: 404, file: … }` and without `match`",
+                "4:33 routes[0].error_pages.201: wsluice answers no request on a route with `201` | write one of 400, 403, 408, 413, 426, 500, 502, 503, 504, 508, `4xx` or `5xx`; a server's own answers stay",
+                "4:46 routes[0].error_pages.5yy: `5yy` is no status | write one such as `502`, or `5xx`",
+                "4:64 routes[0].error_pages.502: the name of a file is missing | write its path",
+            ],
+        ),
+        (
             in_route("rewrite: { path: ws }"),
             &["4:22 routes[0].rewrite.path: `ws` does not start with `/` | write `/ws`"],
         ),

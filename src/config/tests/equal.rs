@@ -181,7 +181,8 @@ fn the_files_that_a_file_names_are_known() {
         let paths = load(text).unwrap().file.files().into_iter();
         paths.map(|path| path.display().to_string()).collect::<Vec<_>>()
     };
-    let all = ["a.crt", "a.key", "c.crt", "d.crt", "e.crt", "e.key", "page.html", "secrets.txt"];
+    let all =
+        ["a.crt", "a.key", "c.crt", "d.crt", "down.html", "e.crt", "e.key", "oops.html", "page.html", "secrets.txt"];
     assert_eq!(named(FULL), all, "sorted, each once, without the file of discovery");
     let text = FULL.replace("token: 0123456789abcdefg", "token_file: token.txt");
     assert_eq!(named(&text), [all.as_slice(), &["token.txt"]].concat());

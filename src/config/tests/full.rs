@@ -49,6 +49,7 @@ routes:
     keepalive: { ping: 30s, pong: 10s }
     limits: { message: 1MiB, frame: 1MiB, connections: 10 }
     http: proxy
+    error_pages: { 502: down.html, 5xx: oops.html }
     on_upstream_lost: { close: 1012 }
     on_change: drain 60s
   - { name: filed, match: { path: { exact: /filed } }, upstream: filed, validate: strict }

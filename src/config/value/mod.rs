@@ -7,6 +7,7 @@
 pub(super) mod address;
 pub(super) mod duration;
 pub(super) mod edits;
+pub(super) mod error_status;
 pub(super) mod http;
 pub(super) mod off;
 pub(super) mod pattern;

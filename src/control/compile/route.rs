@@ -16,7 +16,7 @@ use crate::proxy::answer::{Answer, AnswerBody, AnswerRoute};
 use crate::proxy::body::BodyTimeouts;
 use crate::proxy::edits::{HeaderEdits, Variables};
 use crate::proxy::outcome::{self, Failure};
-use crate::proxy::page::Page;
+use crate::proxy::page::{ErrorPages, Page};
 use crate::proxy::snapshot::{ListenerHandles, Route, RouteAction};
 use crate::route::Rewrite;
 use crate::session::RouteSessions;
@@ -40,11 +40,13 @@ pub struct CompiledRoute {
 pub struct RoutePages {
     /// The body of its answer.
     body: Option<Arc<Page>>,
+    /// In place of our own words.
+    errors: ErrorPages,
 }
 
 impl RoutePages {
     fn all(&self) -> impl Iterator<Item = &Arc<Page>> {
-        self.body.iter()
+        self.body.iter().chain(self.errors.iter())
     }
 }
 
@@ -78,7 +80,7 @@ impl Compiler<'_> {
         };
         let action = match (self.unchanged(file, written, &pages, upstream), upstream) {
             (Some(action), _) => action,
-            (None, Some(upstream)) => RouteAction::Forward(self.forward(file, written, upstream)),
+            (None, Some(upstream)) => RouteAction::Forward(self.forward(file, written, &pages, upstream)),
             (None, None) => RouteAction::Answer(Arc::new(self.answer(file, written, &pages)?)),
         };
         Some(CompiledRoute { written: written.clone(), action, pages })
@@ -88,7 +90,11 @@ impl Compiler<'_> {
     pub(super) fn pages_of(&mut self, index: usize, written: &config::RouteConfig) -> RoutePages {
         let path = KeyPath::root().key("routes").index(index);
         let body = written.respond.as_ref().and_then(|respond| respond.file.as_deref());
-        RoutePages { body: body.and_then(|file| self.page(&path.key("respond").key("file"), file)) }
+        let body = body.and_then(|file| self.page(&path.key("respond").key("file"), file));
+        let errors = written.error_pages.iter().filter_map(|(status, file)| {
+            Some((*status, self.page(&path.key("error_pages").key(&status.to_string()), file)?))
+        });
+        RoutePages { body, errors: ErrorPages::new(errors.collect()) }
     }
 
     /// The same route of the configuration before, if nothing that it consists of has changed.
@@ -139,13 +145,20 @@ impl Compiler<'_> {
             answer,
             rewrite: rewrite(&written.rewrite),
             response_edits,
+            error_pages: pages.errors.clone(),
             variables,
             quota: self.context.quotas.of(&written.name),
             requests: file.listeners.iter().map(requests).collect(),
         })
     }
 
-    fn forward(&self, file: &Config, written: &config::RouteConfig, upstream: &Arc<Upstream>) -> Arc<Route> {
+    fn forward(
+        &self,
+        file: &Config,
+        written: &config::RouteConfig,
+        pages: &RoutePages,
+        upstream: &Arc<Upstream>,
+    ) -> Arc<Route> {
         let families = &self.context.families;
         let name: Arc<str> = written.name.as_str().into();
         let handles = |listener: &config::ListenerConfig| ListenerHandles {
@@ -202,6 +215,7 @@ impl Compiler<'_> {
             }),
             quota: self.context.quotas.of(&written.name),
             connections_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
+            error_pages: pages.errors.clone(),
             http: written.http == PlainHttp::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),
         })

@@ -23,7 +23,7 @@ pub const TARGET: Target = Target {
         b"...\n", b"? ", b"~", b"null", b"true", b"0x1F", b"1e3", b".nan", b"-1", b"18446744073709551616", b"${A}", b"${A:-b}", b"$$", b"\xc3\xa9", b"\xe2\x80\xa8",
         b"\xef\xbb\xbf", b"\\u0000", b"\t", b"\r", b"\0", b"routes:", b"upstreams:", b"listeners:", b"endpoints:", b"name: r", b"upstream: u", b"5m", b"0s", b"1MiB", b"off",
         b"match:", b"path: {prefix: /}", b"path: {regex: '(a+)+'}", b"hosts: ['*.a']", b"origins:", b"headers: {request: {set: {X: y}}}", b"discover: {dns: {name: a, port: 1}}",
-        b"discover: {file: {path: x}}", b"sticky:", b"cookie:", b"tls: {certificates: [{cert: c, key: k}]}", b"on_upstream_lost: {close: 1012}", b"rewrite: {strip_prefix: /a}", b"rewrite: {regex: /(.*), with: /$1}",
+        b"discover: {file: {path: x}}", b"sticky:", b"cookie:", b"tls: {certificates: [{cert: c, key: k}]}", b"on_upstream_lost: {close: 1012}", b"rewrite: {strip_prefix: /a}", b"rewrite: {regex: /(.*), with: /$1}", b"redirect: 'https://{request.host}/?{request.query}'", b"respond: {body: '{{{client.ip}'}",
     ],
 };
 
