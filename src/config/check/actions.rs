@@ -3,23 +3,27 @@
 use super::Checker;
 use crate::config::read::key::KeyPath;
 use crate::config::schema::action::{RedirectConfig, RespondConfig};
-use crate::config::schema::route::RouteConfig;
+use crate::config::schema::route::{Headers, RewriteConfig, RouteConfig};
 use crate::config::value::template::write_instead;
 use crate::header::variable::{Variable, foreign_word};
 
-/// Keys of a route that are about its upstream, or about what a client gets of one.
-const OF_UPSTREAMS: [&[&str]; 10] = [
-    &["origins"],
-    &["headers", "send"],
-    &["headers", "request"],
-    &["headers", "lookalikes"],
-    &["timeouts"],
-    &["keepalive"],
-    &["limits"],
-    &["http"],
-    &["validate"],
-    &["on_upstream_lost"],
-];
+/// Keys of a route that are about its upstream, or about what a client gets of one, and whether they say something. A default
+/// that is spelt out does no harm, and stands in what the API shows.
+fn of_upstreams(route: &RouteConfig) -> [(&'static [&'static str], bool); 10] {
+    let Headers { send, request, lookalikes, .. } = &route.headers;
+    [
+        (&["origins"], route.origins != Default::default()),
+        (&["headers", "send"], !send.is_empty()),
+        (&["headers", "request"], *request != Default::default()),
+        (&["headers", "lookalikes"], *lookalikes != Default::default()),
+        (&["timeouts"], route.timeouts != Default::default()),
+        (&["keepalive"], route.keepalive != Default::default()),
+        (&["limits"], route.limits != Default::default()),
+        (&["http"], route.http != Default::default()),
+        (&["validate"], route.validate != Default::default()),
+        (&["on_upstream_lost"], route.on_upstream_lost != Default::default()),
+    ]
+}
 
 impl Checker<'_, '_> {
     pub(super) fn action(&mut self, path: &KeyPath, route: &RouteConfig) {
@@ -43,14 +47,14 @@ impl Checker<'_, '_> {
         }
         match (upstream, redirect, respond) {
             (Some(upstream), ..) => self.upstream_of(path, upstream),
-            (None, Some(redirect), _) => self.redirect(path, redirect),
-            (None, None, Some(respond)) => self.respond(path, respond),
+            (None, Some(redirect), _) => self.redirect(path, route, redirect),
+            (None, None, Some(respond)) => self.respond(path, route, respond),
             (None, None, None) => {}
         }
     }
 
-    fn redirect(&mut self, path: &KeyPath, redirect: &RedirectConfig) {
-        self.nothing_of_upstreams(path, "redirect");
+    fn redirect(&mut self, path: &KeyPath, route: &RouteConfig, redirect: &RedirectConfig) {
+        self.nothing_of_upstreams(path, route, "redirect");
         let (written, rewrite) = (path.key("redirect"), path.key("rewrite"));
         let at = if self.written.has(&written.key("to")) { written.key("to") } else { written };
         let to = &redirect.to.0;
@@ -62,21 +66,22 @@ impl Checker<'_, '_> {
         let is_rewritten = [Variable::RewritePath, Variable::RewriteTarget, Variable::RewritePrefix]
             .iter()
             .any(|variable| to.has(*variable));
-        if self.written.has_own(&rewrite) && !is_rewritten {
+        let rewrites = route.rewrite != RewriteConfig::default();
+        if rewrites && self.written.has_own(&rewrite) && !is_rewritten {
             let message = "`rewrite` has no effect here, because the redirect does not lead to what it leaves";
             let help = "write `{rewrite.target}` (path and query) or `{rewrite.path}` in `redirect`, or remove it";
             self.error(&rewrite, message).at_key().help(help).involving(at);
-        } else if is_rewritten && !self.written.has(&rewrite) {
+        } else if is_rewritten && !rewrites {
             let message = "nothing is rewritten here";
             let help = "add `rewrite:`, or write `{request.target}` or `{request.path}`";
             self.warn(&at, message).help(help).involving(rewrite);
         }
     }
 
-    fn respond(&mut self, path: &KeyPath, respond: &RespondConfig) {
-        self.nothing_of_upstreams(path, "respond");
+    fn respond(&mut self, path: &KeyPath, route: &RouteConfig, respond: &RespondConfig) {
+        self.nothing_of_upstreams(path, route, "respond");
         let (written, rewrite) = (path.key("respond"), path.key("rewrite"));
-        if self.written.has_own(&rewrite) {
+        if route.rewrite != RewriteConfig::default() && self.written.has_own(&rewrite) {
             let help = "remove it, or name an `upstream`";
             self.error(&rewrite, "`rewrite` has no effect beside `respond`")
                 .at_key()
@@ -102,12 +107,12 @@ impl Checker<'_, '_> {
     }
 
     /// Keys that would do nothing on a route without an upstream.
-    fn nothing_of_upstreams(&mut self, route: &KeyPath, action: &str) {
-        for keys in OF_UPSTREAMS {
-            let at = keys.iter().fold(route.clone(), |path, key| path.key(key));
-            if self.written.has_own(&at) {
+    fn nothing_of_upstreams(&mut self, path: &KeyPath, route: &RouteConfig, action: &str) {
+        for (keys, is_said) in of_upstreams(route) {
+            let at = keys.iter().fold(path.clone(), |path, key| path.key(key));
+            if is_said && self.written.has_own(&at) {
                 let message = format!("this has no effect beside `{action}`: the route has no upstream");
-                let involved = self.written.original(&route.key(action));
+                let involved = self.written.original(&path.key(action));
                 self.error(&at, message).at_key().help("remove it, or name an `upstream`").involving(involved);
             }
         }

@@ -58,6 +58,26 @@ fn a_default_is_equal_to_the_same_written_out() {
 }
 
 #[test]
+fn what_is_shown_of_routes_is_read_as_the_same() {
+    let text = "\
+routes:
+  - { name: gone, match: { path: { exact: /gone } }, redirect: /new }
+  - { name: old, match: { path: { prefix: /old } }, redirect: { to: '/{rewrite.path}', status: 308 }, rewrite: { strip_prefix: /old } }
+  - { name: well, match: { path: { exact: /well } }, respond: { status: 200, body: '{{{client.ip}' } }
+  - name: a
+    upstream: a
+    rewrite: { regex: '/a/(.*)', with: '/$1' }
+    headers: { send: [x-real-ip], response: { set: { X-A: '{request.id}' } } }
+    error_pages: { 5XX: a.html }
+upstreams: { a: { endpoints: ['ws://a:1'] } }
+";
+    let one = load(text).unwrap();
+    let other = load(&one.shown().to_string()).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(one.file == other.file);
+    assert_eq!(one.hash(), other.hash());
+}
+
+#[test]
 fn what_is_shown_of_discovered_endpoints_is_read_as_the_same() {
     let one =
         load("routes: [{ name: a, upstream: a }]\nupstreams: { a: { discover: { file: { path: a.yaml } } } }").unwrap();
