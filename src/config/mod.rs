@@ -52,6 +52,7 @@ pub use schema::discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily
 pub use schema::ejection::{EjectionConfig, RetryBudgetConfig};
 pub use schema::endpoint::{EndpointConfig, Scheme};
 pub use schema::health::{CheckSchedule, Expectation, HealthCheck, HttpCheck, TcpCheck, WebSocketCheck, WhenAllDown};
+pub use schema::http_compression::HttpCompression;
 pub use schema::listener::{
     CertificateConfig, ClientAuthConfig, ClientAuthModeConfig, ListenerConfig, ListenerLimits, ListenerTimeouts,
     MinTlsVersion, ProxyProtocol, Redirect, ServerTls,

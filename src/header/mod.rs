@@ -5,10 +5,12 @@
 
 pub mod authority;
 pub mod coding;
+pub mod content_coding;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod length;
 pub mod lookalike;
+pub mod media_type;
 pub mod network;
 pub mod path;
 pub mod redact;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -33,6 +33,12 @@ pub enum BodyError {
     /// The client sent nothing of the request's body for too long.
     #[error("the client sent nothing of its request's body for as long as the route's timeouts.body allows")]
     ClientTimeout,
+    /// A mistake of an encoder.
+    #[error("the answer cannot be compressed")]
+    Compression(#[source] std::io::Error),
+    /// The request's body became larger than the route allows.
+    #[error(transparent)]
+    TooLarge(BodyTooLarge),
 }
 
 impl BodyError {
@@ -42,8 +48,18 @@ impl BodyError {
             BodyError::Cut(_) => "upstream_cut",
             BodyError::UpstreamTimeout => "upstream_timeout",
             BodyError::ClientTimeout => "client_timeout",
+            BodyError::Compression(_) => "compression",
+            BodyError::TooLarge(_) => "body_limit",
         }
     }
+}
+
+/// A request's body that is larger than its route allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request's body is larger than the route's limits.body ({bytes_max} bytes)")]
+pub struct BodyTooLarge {
+    /// The limit.
+    pub bytes_max: u64,
 }
 
 fn never<T>(error: Infallible) -> T {
@@ -81,15 +97,29 @@ pub enum Awaited {
 /// The progress of forwarding a request's body.
 #[derive(Debug)]
 pub struct Upload {
+    bytes_max: u64,
+    is_too_large: AtomicBool,
     bytes: AtomicU64,
     moved_at: AtomicU64,
     awaited: AtomicU8,
 }
 
 impl Upload {
-    fn new(is_empty: bool) -> Upload {
+    fn new(is_empty: bool, bytes_max: u64) -> Upload {
         let awaited = if is_empty { Awaited::Nobody } else { Awaited::Server };
-        Upload { bytes: AtomicU64::new(0), moved_at: AtomicU64::new(0), awaited: AtomicU8::new(awaited as u8) }
+        Upload {
+            bytes_max,
+            is_too_large: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+            moved_at: AtomicU64::new(0),
+            awaited: AtomicU8::new(awaited as u8),
+        }
+    }
+
+    /// Returns why the body was cut, if it was larger than it may be.
+    pub fn too_large(&self) -> Option<BodyTooLarge> {
+        let is_too_large = self.is_too_large.load(Ordering::Relaxed);
+        is_too_large.then_some(BodyTooLarge { bytes_max: self.bytes_max })
     }
 
     /// When a byte of the body was last passed on; the clock's start if none was.
@@ -112,17 +142,32 @@ impl Upload {
         self.awaited.store(awaited as u8, Ordering::Relaxed);
     }
 
-    fn moved(&self, bytes: usize) {
+    /// Counts bytes that are passed on.
+    ///
+    /// # Errors
+    /// If the body is too large with them.
+    fn moved(&self, bytes: usize) -> Result<(), BodyTooLarge> {
+        if self.bytes.load(Ordering::Relaxed) + bytes as u64 > self.bytes_max {
+            self.is_too_large.store(true, Ordering::Relaxed);
+            return Err(BodyTooLarge { bytes_max: self.bytes_max });
+        }
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.moved_at.store(clock::coarse().as_micros(), Ordering::Relaxed);
+        Ok(())
     }
 }
 
 impl RetryableBody {
-    /// Takes the body in.
-    pub fn new(body: Incoming) -> RetryableBody {
-        let upload = Arc::new(Upload::new(body.is_end_stream()));
-        RetryableBody { body: Arc::new(Mutex::new(Some(body))), upload }
+    /// Takes the body in, which is cut when it has more than `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// If it is too large by its own account.
+    pub fn new(body: Incoming, bytes_max: u64) -> Result<RetryableBody, BodyTooLarge> {
+        if body.size_hint().lower() > bytes_max {
+            return Err(BodyTooLarge { bytes_max });
+        }
+        let upload = Arc::new(Upload::new(body.is_end_stream(), bytes_max));
+        Ok(RetryableBody { body: Arc::new(Mutex::new(Some(body))), upload })
     }
 
     /// Lends the body; `None` if some of it was read.
@@ -135,7 +180,7 @@ impl RetryableBody {
         self.upload.awaits(Awaited::Server);
         let hint = body.size_hint();
         let lent = BorrowedBody { body: Arc::clone(&self.body), taken: None, upload: Arc::clone(&self.upload), hint };
-        Some(lent.map_err(Into::into).boxed_unsync())
+        Some(lent.boxed_unsync())
     }
 
     /// Returns the progress.
@@ -160,9 +205,9 @@ impl Drop for BorrowedBody {
 
 impl hyper::body::Body for BorrowedBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         if this.taken.is_none() {
             this.taken = this.body.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -172,11 +217,14 @@ impl hyper::body::Body for BorrowedBody {
             this.upload.awaits(Awaited::Client);
             return Poll::Pending;
         };
-        if let Some(Ok(frame)) = &frame {
-            this.upload.moved(frame.data_ref().map_or(0, Bytes::len));
+        if let Some(Ok(frame)) = &frame
+            && let Err(error) = this.upload.moved(frame.data_ref().map_or(0, Bytes::len))
+        {
+            this.upload.awaits(Awaited::Nobody);
+            return Poll::Ready(Some(Err(error.into())));
         }
         this.upload.awaits(if frame.is_none() || body.is_end_stream() { Awaited::Nobody } else { Awaited::Server });
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -198,7 +198,10 @@ impl hyper::body::Body for RelayedBody {
                 this.end(true);
                 return Poll::Ready(None);
             }
-            Poll::Ready(Some(Err(error))) => BodyError::Cut(error),
+            Poll::Ready(Some(Err(error))) => {
+                let too_large = this.sending.as_ref().and_then(|sending| sending.upload.too_large());
+                too_large.map_or(BodyError::Cut(error), BodyError::TooLarge)
+            }
             Poll::Pending => {
                 this.waits_since.get_or_insert_with(clock::coarse);
                 std::task::ready!(this.poll_due(cx))

@@ -32,6 +32,7 @@ use super::snapshot::Route;
 use crate::balance::Draw;
 use crate::base::clock;
 use crate::base::error_chain::error_chain;
+use crate::header::content_coding::ContentCoding;
 use crate::header::hop_by_hop;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
@@ -62,6 +63,8 @@ pub async fn run(
 ) -> Result<Response<Body>, Failure> {
     judge(&route)?;
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
+    let compression = route.compression.as_ref();
+    let compression = compression.map(|it| (it, it.wanted(&arrival.parts.method, &arrival.parts.headers)));
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
     let draw = arrival.draw(&route, log.request_info.client);
     let affinity_cookie = arrival.affinity_cookie(&route);
@@ -84,7 +87,7 @@ pub async fn run(
     let uri = Uri::from_parts(uri).map_err(|error| Failure::Upstream(error.to_string()))?;
 
     let is_repeatable = arrival.parts.method.is_idempotent() && body.is_end_stream();
-    let lender = RetryableBody::new(body);
+    let lender = RetryableBody::new(body, route.body_bytes_max)?;
     log.upload = Some(Arc::clone(lender.upload()));
     let ask = RequestTemplate { method: &arrival.parts.method, uri: &uri, headers: &headers, is_repeatable };
     let (endpoint, endpoint_permit, mut response) =
@@ -106,6 +109,11 @@ pub async fn run(
     let response = Response::from_parts(parts, body.boxed_unsync());
     let edits = edits.as_ref().unwrap_or(&route.response_edits);
     let mut response = response::from_upstream(response, edits, cookie)?;
+    if let Some((compression, wanted)) = compression {
+        let (compressed, coding) = compression.apply(response, wanted);
+        response = compressed;
+        log.compression = coding.map(ContentCoding::name);
+    }
     *response.version_mut() = Version::HTTP_11;
     Ok(response)
 }
@@ -202,6 +210,8 @@ async fn attempt(
                     _ => Failure::Unreachable(error_chain(&error)),
                 });
             }
+            // The connection was given up for it; the endpoint has not failed.
+            Some(Err(_)) if let Some(too_large) = lender.upload().too_large() => return Err(too_large.into()),
             Some(Err(error)) => {
                 endpoint.state.metrics.error("response_lost");
                 return Err(Failure::Upstream(error_chain(&error)));

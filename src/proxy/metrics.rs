@@ -18,7 +18,8 @@ const HANDSHAKE_SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 const REQUEST_SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 60.0];
 
 /// Why an answer to a plain request that had begun did not come to its end.
-pub const CUT_REASONS: [&str; 4] = ["client_gone", "client_timeout", "upstream_cut", "upstream_timeout"];
+pub const CUT_REASONS: [&str; 6] =
+    ["body_limit", "client_gone", "client_timeout", "compression", "upstream_cut", "upstream_timeout"];
 
 /// The families, before they have routes.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod compress;
 pub mod edits;
 pub mod entry;
 pub mod exchange;

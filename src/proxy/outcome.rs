@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::StatusAndReason;
+use super::body::BodyTooLarge;
 use super::hops::RequestLoop;
 use crate::header::authority::HostError;
 use crate::header::coding::CodingError;
@@ -107,6 +108,9 @@ pub enum Failure {
     /// Plain HTTP: the client stopped sending the request's body.
     #[error("the client sent nothing of its request's body for as long as the route's timeouts.body allows")]
     RequestTimeout,
+    /// Plain HTTP: the request's body is larger than the route allows.
+    #[error("{0}")]
+    BodyTooLarge(#[from] BodyTooLarge),
     /// The time for the handshake, or for a response's head, is over.
     #[error("the upstream took too long to answer")]
     Timeout,
@@ -160,6 +164,7 @@ impl Failure {
             Failure::Connect(_) | Failure::Unreachable(_) => named(502, "connect"),
             Failure::Handshake(_) => named(502, "upstream_handshake"),
             Failure::RequestTimeout => named(408, "request_timeout"),
+            Failure::BodyTooLarge(_) => named(413, "body_limit"),
             Failure::Timeout => named(504, "upstream_timeout"),
             Failure::Upstream(_) => named(502, "upstream"),
             Failure::ForeignSwitch => named(502, "upstream_switched"),
@@ -168,7 +173,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 30] = [
+    pub const LABELS: [&'static str; 31] = [
         "method",
         "malformed",
         "target_too_long",
@@ -195,6 +200,7 @@ impl Failure {
         "connect",
         "upstream_handshake",
         "request_timeout",
+        "body_limit",
         "upstream_timeout",
         "upstream",
         "upstream_switched",
@@ -216,6 +222,7 @@ impl Failure {
             | Failure::MethodNotAllowed(_)
             | Failure::NotWebSocket => self.to_string(),
             Failure::RequestTimeout => "the request's body took too long to come".into(),
+            Failure::BodyTooLarge(_) => "the request's body is too large".into(),
             Failure::Origin(_) => "this origin is not allowed here".into(),
             Failure::Loop(_) => "the request has been here before".into(),
             Failure::RouteFull
@@ -244,6 +251,7 @@ const fn named(status: u16, reason: &'static str) -> StatusAndReason {
         404 => StatusCode::NOT_FOUND,
         405 => StatusCode::METHOD_NOT_ALLOWED,
         408 => StatusCode::REQUEST_TIMEOUT,
+        413 => StatusCode::PAYLOAD_TOO_LARGE,
         414 => StatusCode::URI_TOO_LONG,
         426 => StatusCode::UPGRADE_REQUIRED,
         431 => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -54,6 +54,8 @@ pub struct RequestLog {
     pub returned: Option<Returned>,
     waited: Duration,
     waits_since: Option<MonotonicTime>,
+    /// The coding with which its answer is compressed.
+    pub compression: Option<&'static str>,
     /// The progress of the request's body.
     pub upload: Option<Arc<Upload>>,
     sent_bytes: u64,
@@ -95,6 +97,7 @@ impl RequestLog {
             returned: None,
             waited: Duration::ZERO,
             waits_since: None,
+            compression: None,
             upload: None,
             sent_bytes: 0,
             taken: false,
@@ -253,6 +256,7 @@ impl Drop for RequestLog {
             status: status.as_u16(),
             received: Traffic { bytes: received, ..Traffic::default() },
             sent: Traffic { bytes: self.sent_bytes, ..Traffic::default() },
+            compression: self.compression,
             reason: self.reason,
             detail: self.detail.as_deref(),
             attempts: self.attempts,

@@ -66,8 +66,8 @@ pub fn failure(failure: &Failure) -> Response<Body> {
         }
         // What is left of the request, and whatever it left of us, goes with its connection. So does a body whose end others
         // may see elsewhere.
-        // RFC 9110 §15.5.9: who gave up on a request closes the connection.
-        Failure::Panic(_) | Failure::Coding(_) | Failure::RequestTimeout => {
+        // RFC 9110 §15.5.9, §15.5.14: who gave up on a request closes the connection.
+        Failure::Panic(_) | Failure::Coding(_) | Failure::RequestTimeout | Failure::BodyTooLarge(_) => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         _ => {}

@@ -9,6 +9,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use super::answer::AnswerRoute;
 use super::body::BodyTimeouts;
+use super::compress::Compression;
 use super::edits::{HeaderEdits, Variables};
 use super::metrics::RouteRequestMetrics;
 use super::page::ErrorPages;
@@ -125,6 +126,10 @@ pub struct Route {
     pub response_timeout: Duration,
     /// For the bodies of plain HTTP.
     pub body_timeouts: BodyTimeouts,
+    /// How plain answers are compressed, if they are.
+    pub compression: Option<Compression>,
+    /// The largest body of a plain request.
+    pub body_bytes_max: u64,
     /// How sessions behave.
     pub tunnel: Arc<TunnelSettings>,
     /// Its quota.

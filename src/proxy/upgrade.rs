@@ -93,6 +93,7 @@ impl PendingUpgrade {
                 traffic: Default::default(),
                 request_info: handed.request_info,
                 endpoint: Arc::clone(&opened.endpoint.name),
+                is_deflated: opened.answer.is_deflated(),
                 subprotocol: opened.answer.subprotocol.map(String::into_boxed_str),
                 requested: handed.requested,
                 attempts: handed.attempts,

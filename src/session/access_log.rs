@@ -99,6 +99,8 @@ pub struct LogRecord<'a> {
     pub status: u16,
     /// The subprotocol agreed on.
     pub subprotocol: Option<&'a str>,
+    /// The compression agreed on for a session, or applied by us to an answer.
+    pub compression: Option<&'static str>,
     /// The version of TLS.
     pub tls: Option<&'static str>,
     /// The X-Request-Id that came with the request.
@@ -152,6 +154,7 @@ impl LogRecord<'_> {
         keys.text("path", &self.target());
         keys.plain("status", self.status);
         keys.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
+        keys.optional("compression", self.compression);
         keys.optional("tls", self.tls);
         keys.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
         keys.optional("user_agent", self.user_agent.map(|agent| escape::cut(agent, USER_AGENT_BYTES_MAX)));
@@ -221,6 +224,7 @@ impl LogRecord<'_> {
         words.optional("sticky", self.sticky);
         words.optional("tls", self.tls);
         words.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
+        words.optional("compression", self.compression);
         words.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
         for (name, way) in [("in", &self.received), ("out", &self.sent)] {
             match self.kind {
@@ -384,6 +388,7 @@ mod tests {
             query: Some("id=7&access_token=s3cret"),
             status: 101,
             subprotocol: Some("chat.v2"),
+            compression: Some("permessage-deflate"),
             tls: Some("1.3"),
             request_id: Some("r-1"),
             user_agent: Some("Mozilla/5.0 (X11)"),
@@ -410,6 +415,7 @@ mod tests {
             query: None,
             status: 403,
             subprotocol: None,
+            compression: None,
             tls: None,
             request_id: None,
             user_agent: None,
@@ -446,7 +452,7 @@ mod tests {
                 r#""start":"2026-11-21T08:54:01.885Z","duration_ms":61234.567,"handshake_ms":3.040,"#,
                 r#""client":"2001:db8::7","client_port":50123,"listener":"public","route":"chat","#,
                 r#""upstream":"backend","endpoint":"ws://10.0.0.11:9000","host":"chat.example.com","method":"GET","#,
-                r#""path":"/ws/room?id=7&access_token=***","status":101,"subprotocol":"chat.v2","tls":"1.3","#,
+                r#""path":"/ws/room?id=7&access_token=***","status":101,"subprotocol":"chat.v2","compression":"permessage-deflate","tls":"1.3","#,
                 r#""request_id":"r-1","user_agent":"Mozilla/5.0 (X11)","bytes_in":5000,"bytes_out":70000,"#,
                 r#""text_in":10,"binary_in":2,"pings_in":0,"pongs_in":1,"#,
                 r#""text_out":300,"binary_out":0,"pings_out":1,"pongs_out":0,"#,
@@ -478,7 +484,7 @@ mod tests {
                 "2026-11-21T08:55:03.120Z session [2001:db8::7]:50123 GET ",
                 "chat.example.com/ws/room?id=7&access_token=*** 101 closed 61234.567ms ",
                 "listener=public route=chat upstream=backend endpoint=ws://10.0.0.11:9000 attempts=2 waited=12.500ms ",
-                "sticky=hit tls=1.3 subprotocol=chat.v2 request_id=r-1 in=12msg/5000B out=300msg/70000B close=client:1000 said=\"bye now\""
+                "sticky=hit tls=1.3 subprotocol=chat.v2 compression=permessage-deflate request_id=r-1 in=12msg/5000B out=300msg/70000B close=client:1000 said=\"bye now\""
             )
         );
         assert_eq!(

@@ -32,6 +32,7 @@ use crate::upstream::Upstream;
 use crate::upstream::endpoint_state::EndpointState;
 use crate::ws::Side;
 use crate::ws::frame::Opcode;
+use crate::ws::handshake;
 use crate::ws::scanner::{EndedMessage, Violation};
 use crate::ws::tunnel::{End, Farewell, Observer, Tunnel};
 use access_log::{AccessLog, LogRecord, RecordKind, Traffic};
@@ -240,6 +241,7 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
             method: "GET",
             status: 101,
             subprotocol: record.subprotocol.as_deref(),
+            compression: record.is_deflated.then_some(handshake::DEFLATE),
             received,
             sent,
             close: Some(access_log::CloseRecord { initiator: closing.initiator, code, reason: &reason }),

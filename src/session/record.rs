@@ -108,6 +108,7 @@ impl RequestInfo {
             query,
             status: 0,
             subprotocol: None,
+            compression: None,
             tls: self.tls,
             request_id,
             user_agent,
@@ -134,6 +135,8 @@ pub struct SessionRecord {
     pub endpoint: Arc<str>,
     /// The subprotocol agreed on.
     pub subprotocol: Option<Box<str>>,
+    /// Whether permessage-deflate was agreed on.
+    pub is_deflated: bool,
     /// When the request came.
     pub requested: MonotonicTime,
     /// The number of endpoints tried.

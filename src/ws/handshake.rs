@@ -207,6 +207,11 @@ impl HandshakeAnswer {
         Ok(HandshakeAnswer { subprotocol, extensions })
     }
 
+    /// Returns true if messages may be compressed by permessage-deflate.
+    pub fn is_deflated(&self) -> bool {
+        self.extensions.iter().any(|extension| extension.name == DEFLATE)
+    }
+
     /// The reserved bits that frames may use from now on.
     pub fn rsv(&self) -> Rsv {
         match &self.extensions[..] {
@@ -218,7 +223,7 @@ impl HandshakeAnswer {
 }
 
 /// permessage-deflate (RFC 7692).
-const DEFLATE: &str = "permessage-deflate";
+pub const DEFLATE: &str = "permessage-deflate";
 
 /// Returns true if a server may answer `offered` with `accepted`. Of permessage-deflate the parameters are known (RFC
 /// 7692 §7.1); those of others are between the peers.

@@ -494,3 +494,33 @@ async fn the_example_of_one_file_for_each_application_puts_them_together() {
         assert_eq!(client.ask(&Handshake::to("/").set("Host", host)).await.status(), status, "{host}");
     }
 }
+
+#[tokio::test]
+async fn the_example_for_plain_http_compresses_pages_and_bounds_uploads() {
+    let mut server = RawServer::start().await;
+    let text = example("plain-http.yaml").replace("0.0.0.0:8080", "127.0.0.1:0");
+    let proxy = Proxy::start(&text.replace("http://127.0.0.1:3000", &server.url().replace("ws://", "http://")));
+    for (path, coding) in [("/", Some("br")), ("/api/me", None)] {
+        let mut client = proxy.client().await;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip, br\r\n\r\n")).await;
+        let mut upstream = server.accept().await;
+        upstream.head().await;
+        let body = "<p>hello</p>".repeat(1000);
+        let length = body.len();
+        upstream
+            .send(format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n{body}"))
+            .await;
+        let answer = client.head().await;
+        assert_eq!((answer.status(), answer.get("content-encoding")), (200, coding), "{path}");
+        // The connection is kept, and the next request would go there.
+        drop(upstream);
+    }
+    for (request, status) in [
+        ("POST /api/upload HTTP/1.1\r\nHost: a\r\nContent-Length: 10485761\r\n\r\n", 413),
+        ("GET /ws HTTP/1.1\r\nHost: a\r\n\r\n", 426),
+    ] {
+        let mut client = proxy.client().await;
+        client.send(request).await;
+        assert_eq!(client.head().await.status(), status, "{request}");
+    }
+}

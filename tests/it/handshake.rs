@@ -538,6 +538,18 @@ async fn compressed_messages_pass_untouched_where_both_ends_agreed() {
     assert_eq!(unpacked, text);
     pair.server.put(&frame).await;
     pair.client.expect(&frame).await;
+    let proxy = pair.proxy;
+    drop((pair.client, pair.server));
+    let lines = proxy.log_lines(1).await;
+    assert_eq!(lines[0]["compression"], "permessage-deflate", "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_session_without_compression_is_logged_without() {
+    let Pair { proxy, client, server, .. } = Pair::open(&[]).await;
+    drop((client, server));
+    let lines = proxy.log_lines(1).await;
+    assert!(lines[0].get("compression").is_none(), "{lines:?}");
 }
 
 #[tokio::test]

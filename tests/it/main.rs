@@ -36,6 +36,7 @@ mod health;
 mod hostile_tls;
 mod http;
 mod include;
+mod http_compression;
 mod keepalive;
 mod limits;
 mod listeners;

@@ -276,3 +276,62 @@ async fn a_refusal_of_a_handshake_is_an_answer_like_any_other() {
     server.expect_end().await;
     is_free(&site).await;
 }
+
+// ---- bodies that are too large
+
+fn rejected(site: &Site) -> f64 {
+    let labels = [("listener", "plain"), ("route", "all"), ("reason", "body_limit")];
+    site.proxy.metric("wsluice_rejections_total", &labels)
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_by_its_own_account_is_refused_before_it_is_read() {
+    let mut site = site(&["limits: { body: 10B }"], &[]).await;
+    for expects in ["", "Expect: 100-continue"] {
+        let fields = ["POST / HTTP/1.1", "Host: a", "Content-Length: 11", expects];
+        let fields: Vec<&str> = fields.into_iter().filter(|field| !field.is_empty()).collect();
+        let mut client = site.proxy.client().await;
+        client.send(head(&fields)).await;
+        let answer = client.head().await;
+        assert_eq!((answer.status(), answer.get("connection")), (413, Some("close")), "{expects}");
+        let text = String::from_utf8(client.body(&answer).await).unwrap();
+        assert_eq!(text, "body_limit: the request's body is too large\n");
+        client.expect_end().await;
+    }
+    assert_eq!((rejected(&site), site.upstream.connections().await), (2.0, 0));
+    let line = &site.proxy.log_lines(2).await[0];
+    assert_eq!((&line["status"], &line["reason"]), (&413.into(), &"body_limit".into()), "{line}");
+    assert!(line["detail"].as_str().unwrap().contains("limits.body (10 bytes)"), "{line}");
+    // A byte less passes.
+    let request = head(&["POST / HTTP/1.1", "Host: a", "Content-Length: 10"]) + "0123456789";
+    let (mut client, mut server, _) = site.ask(&request).await;
+    assert_eq!(server.read_exact(10).await, b"0123456789");
+    server.send(ok("")).await;
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_cut_where_it_becomes_too_large() {
+    let mut site = site(&["limits: { body: 10B }"], &[]).await;
+    let chunked = head(&["POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"]);
+    let (mut client, mut server, _) = site.ask(&(chunked.clone() + "a\r\n0123456789\r\n")).await;
+    client.send("1\r\nx\r\n").await;
+    let answer = client.head().await;
+    assert_eq!((answer.status(), answer.get("connection")), (413, Some("close")));
+    let body = String::from_utf8(server.read_to_end().await).unwrap();
+    assert!(!body.contains('x') && !body.contains("\r\n0\r\n"), "the server cannot take it for whole: {body:?}");
+    assert_eq!(rejected(&site), 1.0);
+    is_free(&site).await;
+    // No endpoint has failed.
+    let labels = [("upstream", "app"), ("endpoint", site.upstream.url()), ("reason", "response_lost")];
+    assert_eq!(site.proxy.series("wsluice_upstream_errors_total", &labels), Some(0.0));
+    // One whose answer has begun breaks off with it.
+    let (mut client, mut server, _) = site.ask(&(chunked + "a\r\n0123456789\r\n")).await;
+    server.send(head(&["HTTP/1.1 200 OK", "Transfer-Encoding: chunked"]) + "1\r\ny\r\n").await;
+    assert_eq!(client.head().await.status(), 200);
+    client.send("1\r\nx\r\n").await;
+    within("the end", client.read_to_end()).await;
+    let line = &site.proxy.log_lines(2).await[1];
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"body_limit".into()), "{line}");
+    is_free(&site).await;
+}

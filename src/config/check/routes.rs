@@ -6,7 +6,7 @@ use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::suggest::did_you_mean;
 use crate::config::read::tree::YamlNode;
-use crate::config::schema::route::{Headers, RouteConfig, Validate};
+use crate::config::schema::route::{Headers, PlainHttp, RouteConfig, Validate};
 use crate::config::value::OrOff;
 use crate::config::value::edits::HeaderEditsConfig;
 use crate::policy::{Insecure, OriginPattern};
@@ -59,6 +59,7 @@ impl Checker<'_, '_> {
             }
             self.route_times(&path, route);
             self.route_limits(&path, route);
+            self.compression(&path.key("http_compression"), route);
             if route.validate == Validate::Off {
                 self.blind(&path, route);
             }
@@ -70,6 +71,25 @@ impl Checker<'_, '_> {
         if self.room.is_some() {
             self.never_reached(&section);
             self.spellings(&section);
+        }
+    }
+
+    fn compression(&mut self, path: &KeyPath, route: &RouteConfig) {
+        let Some(settings) = route.http_compression.settings() else { return };
+        if !cfg!(feature = "compression") {
+            let message = "this wsluice was built without compression (cargo feature `compression`)";
+            self.error(path, message).at_key().help("remove it, or write `http_compression: off`");
+        }
+        if route.http == PlainHttp::Reject {
+            let message = "this has no effect with `http: reject`, where no plain HTTP is answered by a server";
+            self.error(path, message)
+                .at_key()
+                .help("remove it; WebSockets compress by themselves (permessage-deflate)");
+        }
+        for (key, is_empty) in [("encodings", settings.encodings.is_empty()), ("types", settings.types.is_empty())] {
+            if is_empty {
+                self.error(&path.key(key), "the list is empty").help("write `http_compression: off`, or leave it out");
+            }
         }
     }
 

@@ -14,6 +14,14 @@ pub(in crate::config) fn explain(tree: &YamlNode, fault: Fault) -> (KeyPath, Aim
             let help = "write `<<: *name`, or `<<: [*name, *other]`, with maps at these anchors";
             (path, Aim::Key, "only maps can be merged (`<<`)".to_owned(), Some(help.to_owned()))
         }
+        MistakeKind::UnknownKey { key, expected }
+            if ["gzip", "compress", "compression", "encode"].contains(&key.as_str())
+                && expected.contains(&"http_compression") =>
+        {
+            let help = "write `http_compression: on` to compress plain HTTP answers; for WebSockets, client and server \
+                        agree on permessage-deflate by themselves";
+            (path, Aim::Key, "unknown key".to_owned(), Some(help.to_owned()))
+        }
         MistakeKind::UnknownKey { key, expected } => {
             let help = did_you_mean(&key, expected).unwrap_or_else(|| match expected {
                 [] => "nothing can stand here".to_owned(),

@@ -9,6 +9,7 @@ pub(super) mod discover;
 pub(super) mod ejection;
 pub(super) mod endpoint;
 pub(super) mod health;
+pub(super) mod http_compression;
 pub(super) mod listener;
 pub(super) mod on_change;
 pub(super) mod process;

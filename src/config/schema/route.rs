@@ -7,11 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::schema::action::{RedirectConfig, RespondConfig};
+use crate::config::schema::http_compression::HttpCompression;
 use crate::config::schema::on_change::OnChange;
 use crate::config::schema::upstream_lost::OnUpstreamLost;
 use crate::config::value::edits::HeaderEditsConfig;
 use crate::config::value::error_status::ErrorStatus;
 use crate::config::value::sent::SentHeader;
+use crate::config::value::switch::Switch;
 use crate::config::value::{ByteSize, OrOff, TimeSpan};
 use crate::policy::origin::OriginPolicy;
 use crate::route::pattern::WholeRegex;
@@ -74,6 +76,16 @@ pub struct RouteConfig {
     /// How much a session may use.
     #[serde(default)]
     pub limits: RouteLimits,
+
+    /// Compresses plain HTTP answers that the server sends uncompressed: `on`, or a map of the keys below; WebSockets are
+    /// not touched (they have permessage-deflate). Left as they are: event streams, answers to HEAD and to a Range,
+    /// `Cache-Control: no-transform`, and what has a Content-Encoding or a digest. A compressed answer has `Vary:
+    /// Accept-Encoding`, a weak ETag and no length. It takes about 1 MiB of memory (`zstd`, `br`; 0.3 MiB `gzip`) while it
+    /// lasts, and some milliseconds of a worker's time for each megabyte, in short turns. Default: `off`, since an
+    /// answer with a secret beside a text of the client lets others guess the secret by its length (BREACH), and since
+    /// servers often compress themselves.
+    #[serde(default)]
+    pub http_compression: Switch<HttpCompression>,
 
     /// What happens to plain HTTP requests: `proxy` forwards them, `reject` answers 426. Default: `proxy`, since most
     /// WebSocket servers also serve a page or a polling fallback.
@@ -248,6 +260,11 @@ pub struct RouteLimits {
     /// The largest frame; otherwise as `message`, compressed bytes included. Default: `off`.
     pub frame: OrOff<ByteSize>,
 
+    /// The largest body of a plain HTTP request. One that is larger by its Content-Length is answered with 413 before
+    /// any of it is read; one without a length is cut where it becomes too large, and so is its answer if that has
+    /// begun. Default: `off`, since bodies pass through and are never held: only the server knows what it cannot take.
+    pub body: OrOff<ByteSize>,
+
     /// The most sessions and plain HTTP requests on this route at once; more are answered with 503. A request counts
     /// from its head until its answer is complete, an event stream or a long poll as long as it lasts. Default: no
     /// limit.
@@ -300,6 +317,6 @@ impl Default for Keepalive {
 
 impl Default for RouteLimits {
     fn default() -> RouteLimits {
-        RouteLimits { message: OrOff::Off, frame: OrOff::Off, connections: None }
+        RouteLimits { message: OrOff::Off, frame: OrOff::Off, body: OrOff::Off, connections: None }
     }
 }

@@ -488,6 +488,38 @@ fn values_that_contradict_each_other_are_told() {
             ],
         ),
         (
+            in_route("http_compression: gzip"),
+            &["4:23 routes[0].http_compression: expected `on`, a map, or `off`, found the string \"gzip\""],
+        ),
+        (
+            in_route("http_compression: { encodings: [deflate] }"),
+            &["4:37 routes[0].http_compression.encodings[0]: `deflate` is not `zstd`, `br` or `gzip`"],
+        ),
+        (
+            in_route("http_compression: { types: [html] }"),
+            &[
+                "4:33 routes[0].http_compression.types[0]: `html` is not a media type | write one such as `text/html`, `text/*` or `application/*+json`",
+            ],
+        ),
+        (
+            in_route("http_compression: { types: [] }"),
+            &[
+                "4:32 routes[0].http_compression.types: the list is empty | write `http_compression: off`, or leave it out",
+            ],
+        ),
+        (
+            in_route("gzip: on"),
+            &[
+                "4:5 routes[0].gzip: unknown key | write `http_compression: on` to compress plain HTTP answers; for WebSockets, client and server agree on permessage-deflate by themselves",
+            ],
+        ),
+        (
+            in_route("http: reject\nhttp_compression: on"),
+            &[
+                "5:5 routes[0].http_compression: this has no effect with `http: reject`, where no plain HTTP is answered by a server | remove it; WebSockets compress by themselves (permessage-deflate)",
+            ],
+        ),
+        (
             in_route("paths: { slashes: merged }"),
             &["4:23 routes[0].paths.slashes: `merged` is not `merge` or `keep` | did you mean `merge`?"],
         ),

@@ -47,7 +47,7 @@ routes:
       lookalikes: keep
     timeouts: { connect: 5s, handshake: 5s, response: 5s, body: 30s, event_stream: 1h, idle: 5m, lifetime: 1h }
     keepalive: { ping: 30s, pong: 10s }
-    limits: { message: 1MiB, frame: 1MiB, connections: 10 }
+    limits: { message: 1MiB, frame: 1MiB, body: 10MiB, connections: 10 }
     http: proxy
     error_pages: { 502: down.html, 5xx: oops.html }
     on_upstream_lost: { close: 1012 }
@@ -58,6 +58,11 @@ routes:
   - { name: gone, match: { path: { exact: /gone } }, redirect: { to: \"/ws?was={request.path}\", status: 307 } }
   - { name: well, match: { path: { exact: /well } }, respond: { status: 200, body: ok } }
   - { name: page, match: { path: { exact: /page } }, respond: { file: page.html } }
+  - name: named
+    match: { path: { regex: /named } }
+    upstream: named
+    http_compression: { encodings: [br, gzip], min_bytes: 2KiB, types: [\"text/*\"] }
+  - { name: kept, match: { path: { exact: /kept } }, upstream: kept }
   - { name: moved, match: { path: { exact: /moved } }, upstream: moved }
 upstreams:
   chat:

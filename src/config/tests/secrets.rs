@@ -41,7 +41,9 @@ fn no_message_contains_what_the_environment_says() {
                 }
             };
             assert!(!said.contains(secret), "{secret} is told:\n{said}");
-            for part in secret.split([':', '/', '-', '?']).filter(|part| part.len() > 3 && *part != "0.0.0.0") {
+            // The file itself says `encodings`.
+            let is_told = |part: &&str| part.len() > 3 && !["0.0.0.0", "encoding"].contains(part);
+            for part in secret.split([':', '/', '-', '?']).filter(is_told) {
                 assert!(!said.contains(part), "{part} of {secret} is told:\n{said}");
             }
         }

@@ -14,6 +14,7 @@ use crate::header::template::Template;
 use crate::proxy;
 use crate::proxy::answer::{Answer, AnswerBody, AnswerRoute};
 use crate::proxy::body::BodyTimeouts;
+use crate::proxy::compress::Compression;
 use crate::proxy::edits::{HeaderEdits, Variables};
 use crate::proxy::outcome::{self, Failure};
 use crate::proxy::page::{ErrorPages, Page};
@@ -200,6 +201,12 @@ impl Compiler<'_> {
                 body: written.timeouts.body.duration(),
                 event_stream: written.timeouts.event_stream.duration(),
             },
+            compression: written.http_compression.settings().map(|settings| Compression {
+                codings: settings.encodings.clone(),
+                bytes_min: settings.min_bytes.bytes(),
+                types: settings.types.clone(),
+            }),
+            body_bytes_max: limits.body.bytes().unwrap_or(u64::MAX),
             tunnel: Arc::new(TunnelSettings {
                 validation: match written.validate {
                     Validate::Off => Validation::Off,
