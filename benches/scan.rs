@@ -12,7 +12,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use wsluice::base::time::MonotonicTime;
 use wsluice::ws::Side;
 use wsluice::ws::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
-use wsluice::ws::scanner::{EndedMessage, Item, Rsv, Rules, Scanner, Violation};
+use wsluice::ws::scanner::{EndedMessage, Rsv, Rules, ScannedPart, Scanner, Violation};
 use wsluice::ws::tunnel::{Observer, Tunnel, TunnelSettings, TunnelStep, Validation};
 
 const CHUNK: usize = 16 * 1024;
@@ -79,11 +79,11 @@ fn scan(scanner: &mut Scanner, rules: &Rules, bytes: &[u8]) -> usize {
     let (mut at, mut messages) = (0, 0);
     while at < bytes.len() {
         match scanner.next(rules, &bytes[at..]) {
-            Ok(Item::Data { header, ends }) => {
+            Ok(ScannedPart::Data { header, ends }) => {
                 at += header;
                 messages += usize::from(ends.is_some());
             }
-            Ok(Item::Payload { bytes, ends }) => {
+            Ok(ScannedPart::Payload { bytes, ends }) => {
                 at += bytes;
                 messages += usize::from(ends.is_some());
             }

@@ -69,7 +69,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::session::metrics::{ControlKind, Data, Direction, EndLabels, Initiator, Metrics};
+    use crate::session::metrics::{ControlKind, Direction, EndLabels, Initiator, MessageKind, Metrics};
 
     #[test]
     fn the_sums_are_those_of_the_metrics_over_all_routes() {
@@ -85,9 +85,9 @@ mod tests {
         echo.begin();
         echo.begin();
         for route in [&chat, &echo] {
-            route.frames().message(Direction::In, Data::Text, 5, 1);
-            route.frames().message(Direction::Out, Data::Binary, 5, 1);
-            route.frames().message(Direction::Out, Data::Text, 0, 1);
+            route.frames().message(Direction::In, MessageKind::Text, 5, 1);
+            route.frames().message(Direction::Out, MessageKind::Binary, 5, 1);
+            route.frames().message(Direction::Out, MessageKind::Text, 0, 1);
             route.frames().control(Direction::In, ControlKind::Ping, 1);
             route.frames().bytes(Direction::In, 11);
             route.frames().bytes(Direction::Out, 9);

@@ -36,7 +36,7 @@ use crate::ws::handshake;
 use crate::ws::scanner::{EndedMessage, Violation};
 use crate::ws::tunnel::{End, Farewell, Observer, Tunnel};
 use access_log::{AccessLog, LogRecord, RecordKind, Traffic};
-use metrics::{ControlKind, Data, Direction, EndLabels, Initiator, PeerLabel, RouteSessionMetrics};
+use metrics::{ControlKind, Direction, EndLabels, Initiator, MessageKind, PeerLabel, RouteSessionMetrics};
 pub use record::{Quoted, RequestInfo, SessionRecord, Texts};
 use relay::Relay;
 use stop::StopReason;
@@ -307,8 +307,8 @@ impl Observer for SessionCounts {
         self.traffic(from, |traffic| {
             *(if is_text { &mut traffic.text } else { &mut traffic.binary }) += u64::from(count);
         });
-        let data = if is_text { Data::Text } else { Data::Binary };
-        self.route.metrics.frames().message(direction(from), data, message.bytes, count);
+        let kind = if is_text { MessageKind::Text } else { MessageKind::Binary };
+        self.route.metrics.frames().message(direction(from), kind, message.bytes, count);
     }
 
     fn control(&mut self, from: Side, opcode: Opcode, count: u32) {

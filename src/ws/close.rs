@@ -7,28 +7,28 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::CONTROL_PAYLOAD_MAX;
 
-/// A close code. Any 16 bits; `is_sendable` says which may stand in a frame.
+/// A close code: any 16 bits; `is_sendable` says which may stand in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
     /// 1000: the purpose is fulfilled.
     pub const NORMAL: CloseCode = CloseCode(1000);
-    /// 1001: a peer goes away, as a server that shuts down or a browser that leaves the page.
+    /// 1001: a peer goes away: a server shuts down, or a browser leaves the page.
     pub const GOING_AWAY: CloseCode = CloseCode(1001);
     /// 1002: the peer broke the protocol.
     pub const PROTOCOL_ERROR: CloseCode = CloseCode(1002);
-    /// 1007: data that does not fit its type, as text that is not UTF-8.
+    /// 1007: data does not fit its type, for example text that is not UTF-8.
     pub const INVALID_PAYLOAD: CloseCode = CloseCode(1007);
     /// 1008: a policy was violated.
     pub const POLICY_VIOLATION: CloseCode = CloseCode(1008);
-    /// 1009: a message or frame too big to process.
+    /// 1009: a message or frame is too big to process.
     pub const MESSAGE_TOO_BIG: CloseCode = CloseCode(1009);
     /// 1011: the server met an unexpected condition.
     pub const INTERNAL_ERROR: CloseCode = CloseCode(1011);
     /// 1012: the service restarts; a client may reconnect at once.
     pub const SERVICE_RESTART: CloseCode = CloseCode(1012);
-    /// 1014: a gateway got no valid end from its upstream.
+    /// 1014: a gateway got no valid response from its upstream.
     pub const BAD_GATEWAY: CloseCode = CloseCode(1014);
 
     /// Returns true if this code may stand in a Close frame: the registered codes without 1005, 1006 and 1015 (which
@@ -50,7 +50,7 @@ impl fmt::Debug for CloseCode {
     }
 }
 
-/// What a Close frame that a peer sent says.
+/// The body of a Close frame from a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloseBody {
     /// Absent when the frame is empty.
@@ -59,13 +59,13 @@ pub struct CloseBody {
     pub reason: Box<str>,
 }
 
-/// A Close frame that breaks the protocol.
+/// Why a Close frame breaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloseError {
-    /// A body is empty or begins with a 2-byte code (RFC 6455 §5.5.1).
+    /// A body must be empty or begin with a 2-byte code (RFC 6455 §5.5.1).
     #[error("a Close body of one byte")]
     Truncated,
-    /// A code that must not be sent (RFC 6455 §7.4).
+    /// This code must not be sent (RFC 6455 §7.4).
     #[error("close code {0} must not be sent")]
     Code(CloseCode),
     /// The reason must be UTF-8 (RFC 6455 §5.5.1).
@@ -77,7 +77,7 @@ impl CloseBody {
     /// Reads the unmasked body of a Close frame.
     ///
     /// # Errors
-    /// When RFC 6455 forbids it.
+    /// Fails if RFC 6455 forbids the body.
     pub fn parse(body: &[u8]) -> Result<CloseBody, CloseError> {
         let Some((code, reason)) = body.split_first_chunk::<2>() else {
             return if body.is_empty() {
@@ -95,7 +95,7 @@ impl CloseBody {
     }
 }
 
-/// A Close that the proxy sends on its own account: a code, and a reason a developer reads in the browser's console.
+/// A Close that the proxy sends itself: a code, and a reason that a developer reads in the browser's console.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Close {
     /// Sendable; absent only in the answer to a Close without a code.
@@ -105,12 +105,12 @@ pub struct Close {
 }
 
 impl Close {
-    /// A Close with this code and reason.
+    /// Returns a Close with this code and reason.
     pub const fn new(code: CloseCode, reason: &'static str) -> Close {
         Close { code: Some(code), reason: Cow::Borrowed(reason) }
     }
 
-    /// The body as it goes into the frame, unmasked, with its length.
+    /// Returns the unmasked body of the frame, and its length.
     pub fn body(&self) -> ([u8; CONTROL_PAYLOAD_MAX], usize) {
         let mut body = [0; CONTROL_PAYLOAD_MAX];
         let Some(code) = self.code else { return (body, 0) };

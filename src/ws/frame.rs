@@ -1,7 +1,7 @@
-//! The bytes of one frame header (RFC 6455 §5.2): parse, encode, and the masking of the few frames we write ourselves.
+//! The header of one frame (RFC 6455 §5.2): parsing, encoding, and masking of the few frames that the proxy writes.
 //!
-//! `parse` needs no state: no header is accepted before it is complete. `scanner` judges what a header may say in the
-//! middle of a message, or from which side.
+//! `parse` needs no state and accepts a header only when it is complete. `scanner` judges whether a header may stand
+//! where it does and come from its side.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +11,10 @@ pub const HEADER_BYTES_MAX: usize = 14;
 pub const CONTROL_PAYLOAD_MAX: usize = 125;
 /// The longest control frame on the wire: its length always fits the second byte.
 pub const CONTROL_BYTES_MAX: usize = 2 + 4 + CONTROL_PAYLOAD_MAX;
-/// The longest control frame that a peer may send: one that writes its length in more bytes than it needs.
+/// The longest control frame that a peer may send: with its length in more bytes than it needs.
 pub const FOREIGN_CONTROL_BYTES_MAX: usize = HEADER_BYTES_MAX + CONTROL_PAYLOAD_MAX;
 
-/// What a frame is (RFC 6455 §11.8).
+/// The kind of a frame (RFC 6455 §11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Opcode {
     /// The next fragment of the message in progress.
@@ -25,14 +25,14 @@ pub enum Opcode {
     Binary,
     /// The closing handshake.
     Close,
-    /// A question that wants a Pong.
+    /// Requests a Pong.
     Ping,
     /// The answer to a Ping, or a one-way heartbeat.
     Pong,
 }
 
 impl Opcode {
-    /// The opcode of this number, if it is not reserved.
+    /// Returns the opcode of this number, unless it is reserved.
     pub const fn from_bits(bits: u8) -> Option<Opcode> {
         match bits {
             0x0 => Some(Opcode::Continuation),
@@ -45,7 +45,7 @@ impl Opcode {
         }
     }
 
-    /// Its number on the wire.
+    /// Returns the number on the wire.
     pub const fn bits(self) -> u8 {
         match self {
             Opcode::Continuation => 0x0,
@@ -57,7 +57,8 @@ impl Opcode {
         }
     }
 
-    /// Close, Ping and Pong may stand between the fragments of a message and are never fragmented.
+    /// Returns true for Close, Ping and Pong, which may stand between the fragments of a message and are never
+    /// fragmented.
     pub const fn is_control(self) -> bool {
         self.bits() & 0x8 != 0
     }
@@ -66,24 +67,24 @@ impl Opcode {
 /// One parsed header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// The last fragment of its message.
+    /// Set on the last fragment of a message.
     pub fin: bool,
     /// RSV1 to RSV3 as the bits 4, 2, 1.
     pub rsv: u8,
-    /// What the frame is.
+    /// The kind of the frame.
     pub opcode: Opcode,
     /// The masking key, present when the payload is masked.
     pub mask: Option<[u8; 4]>,
     /// Bytes of payload that follow the header, at most 2^63 - 1.
     pub payload: u64,
-    /// The length is written in the fewest bytes, as it must be (RFC 6455 §5.2). Where it is not, it is no less clear.
+    /// True if the length is written in the fewest bytes, as RFC 6455 §5.2 requires. A longer one is still unambiguous.
     pub shortest: bool,
 }
 
 /// RSV1, which permessage-deflate sets on the first frame of a compressed message (RFC 7692 §6).
 pub const RSV1: u8 = 4;
 
-/// A header that no reading makes legal.
+/// Why a header can never be legal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Opcodes 3-7 and 11-15 are reserved (RFC 6455 §5.2).
@@ -95,10 +96,10 @@ pub enum HeaderError {
 }
 
 impl FrameHeader {
-    /// Reads the header at the start of `bytes`: with its length on the wire, or `None` while it is not whole.
+    /// Reads the header at the start of `bytes`. Returns it with its length in bytes, or `None` if it is not complete.
     ///
     /// # Errors
-    /// When the bytes can never become a legal header.
+    /// Fails if the bytes can never become a legal header.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, HeaderError> {
         let [first, second, rest @ ..] = bytes else {
@@ -155,9 +156,9 @@ impl FrameHeader {
     }
 }
 
-/// Masks or unmasks `payload` in place (RFC 6455 §5.3); twice gives the original.
+/// Masks or unmasks `payload` in place (RFC 6455 §5.3); applied twice it restores the original.
 ///
-/// Only for control frames, of at most 125 bytes: plain and obvious is fast enough.
+/// Used only for control frames, of at most 125 bytes, so a simple loop is fast enough.
 pub fn apply_mask(key: [u8; 4], payload: &mut [u8]) {
     for (byte, key) in payload.iter_mut().zip(key.iter().cycle()) {
         *byte ^= key;
@@ -172,10 +173,10 @@ pub struct ControlFrame {
 }
 
 impl ControlFrame {
-    /// A final control frame with this payload, masked with `mask` where it goes to a server.
+    /// Builds a final control frame with this payload, masked if `mask` is given (towards a server).
     ///
     /// # Panics
-    /// In debug builds, if the opcode is no control or the payload is over 125 bytes.
+    /// In debug builds, if the opcode is not that of a control frame or the payload is over 125 bytes.
     pub fn new(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) -> ControlFrame {
         debug_assert!(opcode.is_control());
         debug_assert!(payload.len() <= CONTROL_PAYLOAD_MAX);
@@ -194,10 +195,10 @@ impl ControlFrame {
         ControlFrame { bytes, length: end as u8 }
     }
 
-    /// The whole control frame that `frame` is, with `mask` in place of the masking that it has or lacks.
+    /// Copies the whole control frame in `frame`, masked with `mask` or, without one, unmasked.
     ///
     /// # Panics
-    /// In debug builds, if it is none.
+    /// In debug builds, if `frame` is not a whole control frame.
     pub fn masked_anew(frame: &[u8], mask: Option<[u8; 4]>) -> ControlFrame {
         let Ok(Some((header, start))) = FrameHeader::parse(frame) else {
             debug_assert!(false, "not a whole frame");
@@ -212,7 +213,7 @@ impl ControlFrame {
         ControlFrame::new(header.opcode, payload, mask)
     }
 
-    /// The frame as it goes on the wire.
+    /// Returns the frame's bytes as they go on the wire.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }

@@ -1,9 +1,9 @@
-//! The opening handshake as a neutral pair: what a client offers and what a server answers (RFC 6455 §4).
+//! The opening handshake: what a client offers and what a server answers (RFC 6455 §4).
 //!
-//! `HandshakeOffer` is read from a request and judged before any upstream is contacted; `HandshakeAnswer` is read from
-//! an upstream's response and judged against the offer before the client gets an answer. Only the HTTP/1.1 way
-//! (Upgrade, a key, an accept value) exists now; the extended CONNECT of RFC 8441 has the same offer without key and
-//! accept.
+//! `HandshakeOffer` is read from a request and judged before an upstream is contacted. `HandshakeAnswer` is read from
+//! an upstream's response and judged against the offer before the client gets an answer. Only the handshake of HTTP/1.1
+//! (Upgrade, key, accept value) exists now; the extended CONNECT of RFC 8441 has the same offer without key and accept
+//! value.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -17,13 +17,13 @@ use sha1::{Digest, Sha1};
 
 use super::scanner::Rsv;
 
-/// Reads a key. The last character before the padding says four bits more than 16 bytes have; RFC 6455 §4.1 has an example
-/// where they are not zero, and clients that send just that one. The accept value is made of the text, so nobody can read
-/// the key in two ways.
+/// Reads a key. The last character before the padding holds four bits more than 16 bytes have. An example of RFC 6455
+/// §4.1 does not set them to zero, and some clients send that key. The accept value is computed from the text, so the
+/// key cannot be read in two ways.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
-/// What is appended to a key before it is hashed (RFC 6455 §1.3).
+/// Is appended to a key before it is hashed (RFC 6455 §1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// Subprotocols and extensions a request may offer; far above what any client does.
+/// How many subprotocols or extensions a request may offer; far more than any client does.
 const OFFERS_MAX: usize = 64;
 
 /// A `Sec-WebSocket-Key`: 16 bytes in base64.
@@ -32,23 +32,23 @@ pub type WebSocketKey = [u8; 24];
 /// A `Sec-WebSocket-Accept`: 20 bytes in base64.
 pub type Accept = [u8; 28];
 
-/// A client's wish for a WebSocket that keeps all the rules.
+/// A client's valid request for a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeOffer {
     /// The client's `Sec-WebSocket-Key`, for the accept value it will verify.
     pub key: WebSocketKey,
-    /// In the client's order of preference.
+    /// The offered subprotocols, in the client's order of preference.
     pub subprotocols: Vec<String>,
-    /// In the client's order of preference.
+    /// The offered extensions, in the client's order of preference.
     pub extensions: Vec<Extension>,
 }
 
 /// One extension with its parameters, as offered or accepted (RFC 6455 §9.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// As `permessage-deflate`, lower case.
+    /// In lower case, such as `permessage-deflate`.
     pub name: String,
-    /// Names, lower case, with values where there are; a quoted value is without its quotes.
+    /// Names in lower case, with their values if they have one; quoted values without their quotes.
     pub params: Vec<(String, Option<String>)>,
 }
 
@@ -58,7 +58,7 @@ impl Extension {
     }
 }
 
-/// A request that asks for a WebSocket and may not have one.
+/// Why a request for a WebSocket is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OfferError {
     /// RFC 6455 §4.1: the method must be GET.
@@ -70,26 +70,26 @@ pub enum OfferError {
     /// RFC 6455 §4.1: `Connection: Upgrade` must stand beside `Upgrade: websocket`.
     #[error("`Connection: Upgrade` is missing")]
     Connection,
-    /// Another version than 13, or none (RFC 6455 §4.4).
+    /// The version is not 13, or is missing (RFC 6455 §4.4).
     #[error("only WebSocket version 13 is supported")]
     WebSocketVersion,
-    /// The key must be there once and be 16 bytes in base64 (RFC 6455 §4.1).
+    /// The key must appear once and be 16 bytes in base64 (RFC 6455 §4.1).
     #[error("`Sec-WebSocket-Key` must be 16 bytes in base64, once")]
     Key,
-    /// A handshake has no body; what follows it would be taken for something else by somebody.
+    /// A handshake has no body: peers could disagree about what follows it.
     #[error("a WebSocket handshake has no body")]
     Body,
     /// Subprotocols are distinct tokens (RFC 6455 §4.1).
     #[error("`Sec-WebSocket-Protocol` must be a list of distinct tokens")]
     Subprotocols,
-    /// RFC 6455 §9.1.
+    /// The field does not follow the grammar of RFC 6455 §9.1.
     #[error("`Sec-WebSocket-Extensions` is malformed")]
     Extensions,
 }
 
-/// The fields of a head, in whatever form it was read.
+/// The header fields of a message, whatever type holds them.
 pub trait HeaderFields {
-    /// The values of a field, line by line.
+    /// Returns the values of a field, line by line.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 }
 
@@ -99,16 +99,16 @@ impl HeaderFields for HeaderMap {
     }
 }
 
-/// Returns true if a request wants a WebSocket at all: the `websocket` token stands in `Upgrade` (RFC 9110 §7.8).
+/// Returns true if a request asks for a WebSocket: `Upgrade` has the token `websocket` (RFC 9110 §7.8).
 pub fn is_wanted(fields: &impl HeaderFields) -> bool {
     has_token(fields, &UPGRADE, "websocket")
 }
 
 impl HandshakeOffer {
-    /// Reads the offer of a request that wants a WebSocket over HTTP/1.1.
+    /// Reads the offer of a request for a WebSocket over HTTP/1.1.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// Returns the first rule that the request breaks.
     pub fn from_upgrade(method: &Method, version: Version, headers: &HeaderMap) -> Result<HandshakeOffer, OfferError> {
         if method != Method::GET {
             return Err(OfferError::Method);
@@ -127,7 +127,7 @@ impl HandshakeOffer {
             return Err(OfferError::WebSocketVersion);
         }
         let key = single(headers, &SEC_WEBSOCKET_KEY).and_then(|key| WebSocketKey::try_from(key.as_bytes()).ok());
-        // The decoder asks for room for the padding, too.
+        // The decoder needs room for the padding, too.
         let key = key.filter(|key| KEY_BASE64.decode_slice(key, &mut [0; 18]) == Ok(16)).ok_or(OfferError::Key)?;
         let subprotocols = subprotocols(headers).ok_or(OfferError::Subprotocols)?;
         let extensions = extensions(headers).ok_or(OfferError::Extensions)?;
@@ -135,46 +135,46 @@ impl HandshakeOffer {
     }
 }
 
-/// What a server agreed to, within the offer.
+/// What a server accepted of the offer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HandshakeAnswer {
-    /// One of the offered, or none.
+    /// One of the offered subprotocols, or none.
     pub subprotocol: Option<String>,
-    /// Each one offered.
+    /// The accepted extensions; each was offered.
     pub extensions: Vec<Extension>,
 }
 
-/// A 101 that is not what was asked for.
+/// Why a 101 is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// RFC 6455 §4.1: `Upgrade: websocket`, with nothing else beside it, and `Connection: Upgrade` must be there.
+    /// RFC 6455 §4.1 requires `Connection: Upgrade`, and `Upgrade: websocket` without another protocol.
     #[error("the 101 does not upgrade to websocket")]
     Upgrade,
-    /// The accept value does not belong to our key: not a WebSocket server, or somebody else's answer.
+    /// The accept value does not match our key: the peer is no WebSocket server, or answers another request.
     #[error("the 101 has a wrong or no `Sec-WebSocket-Accept`")]
     Accept,
-    /// A subprotocol that was not offered, or several.
+    /// The server chose a subprotocol that was not offered, or several.
     #[error("the 101 chose a subprotocol that was not offered: {0:?}")]
     Subprotocol(String),
-    /// An extension that was not offered, or offered otherwise.
+    /// The server chose an extension that was not offered, or not with these parameters.
     #[error("the 101 chose an extension that was not offered: {0:?}")]
     Extension(String),
 }
 
 impl HandshakeAnswer {
-    /// Judges the fields of a 101 that answers `offer` and was sent `key` (RFC 6455 §4.1, end).
+    /// Judges the fields of a 101 that answers `offer`, sent with `key` (RFC 6455 §4.1, end).
     ///
-    /// What can be read in one way only is forgiven: a Content-Length or Transfer-Encoding, for a 1xx ends at its empty
-    /// line whatever it says (RFC 9112 §6.3); fields without a value; a line, a token or a subprotocol that is said twice.
+    /// Accepts what can be read in one way only: a Content-Length or Transfer-Encoding, since a 1xx always ends at its
+    /// empty line (RFC 9112 §6.3); fields without a value; a repeated line, token or subprotocol.
     ///
     /// # Errors
-    /// The first rule that it breaks. The connection must then not be used any more.
+    /// Returns the first rule that the 101 breaks. The connection must not be used again.
     pub fn from_switching_protocols(
         fields: &impl HeaderFields,
         key: &WebSocketKey,
         offer: &HandshakeOffer,
     ) -> Result<HandshakeAnswer, AnswerError> {
-        // A 101 says what it has switched to (RFC 9110 §7.8): a second protocol would be spoken inside, or instead.
+        // A 101 names the new protocol (RFC 9110 §7.8): a second one would be spoken inside it, or instead of it.
         let is_websocket = |token: &[u8]| token.eq_ignore_ascii_case(b"websocket");
         if !is_wanted(fields) || !tokens(fields, &UPGRADE).all(is_websocket) {
             return Err(AnswerError::Upgrade);
@@ -212,7 +212,7 @@ impl HandshakeAnswer {
         self.extensions.iter().any(|extension| extension.name == DEFLATE)
     }
 
-    /// The reserved bits that frames may use from now on.
+    /// Returns the reserved bits that frames may use from now on.
     pub fn rsv(&self) -> Rsv {
         match &self.extensions[..] {
             [] => Rsv::None,
@@ -222,18 +222,17 @@ impl HandshakeAnswer {
     }
 }
 
-/// permessage-deflate (RFC 7692).
+/// The name of permessage-deflate (RFC 7692).
 pub const DEFLATE: &str = "permessage-deflate";
 
-/// Returns true if a server may answer `offered` with `accepted`. Of permessage-deflate the parameters are known (RFC
-/// 7692 §7.1); those of others are between the peers.
+/// Returns true if a server may answer `offered` with `accepted`. Checks the parameters of permessage-deflate (RFC 7692
+/// §7.1); those of other extensions are up to the peers.
 fn within(accepted: &Extension, offered: &Extension) -> bool {
     accepted.name == offered.name && (accepted.name != DEFLATE || deflate_within(accepted, offered))
 }
 
-/// The parameters of an offer bound its answer: who said that it keeps no context, or a small window, would not
-/// understand what comes from more. Beyond what was offered, the server may limit itself, and the client where the client
-/// said that it can be.
+/// Checks that an answer keeps within its offer: a peer that offered to keep no context, or a small window, could not
+/// decode what needs more. The server may limit itself further, and the client only if the client allowed it.
 fn deflate_within(accepted: &Extension, offered: &Extension) -> bool {
     let is_known = |(i, (name, value)): (usize, &(String, Option<String>))| {
         let is_first = !accepted.params[..i].iter().any(|(before, _)| before == name);
@@ -244,7 +243,7 @@ fn deflate_within(accepted: &Extension, offered: &Extension) -> bool {
                 _ => false,
             }
     };
-    // An offer that cannot be read bounds nothing.
+    // An offer that cannot be read sets no bound.
     let bound = |name| offered.param(name).flatten().and_then(window);
     let answered = |name| accepted.param(name).flatten().and_then(window);
     let keeps_context = accepted.param("server_no_context_takeover").is_none();
@@ -258,13 +257,13 @@ fn deflate_within(accepted: &Extension, offered: &Extension) -> bool {
         })
 }
 
-/// A window in bits, from 8 to 15 and without leading zeros (RFC 7692 §7.1.2).
+/// Parses a window in bits, from 8 to 15 and without leading zeros (RFC 7692 §7.1.2).
 fn window(bits: &str) -> Option<u8> {
-    // `parse` alone would take `+8` and `08`.
+    // `parse` alone would accept `+8` and `08`.
     bits.parse().ok().filter(|_| !bits.starts_with(['+', '0'])).filter(|bits| (8..=15).contains(bits))
 }
 
-/// A `Sec-WebSocket-Key` of these 16 random bytes.
+/// Returns the `Sec-WebSocket-Key` for 16 random bytes.
 pub fn key(random: [u8; 16]) -> WebSocketKey {
     let mut key = WebSocketKey::default();
     // Cannot fail: 16 bytes are 24 characters.
@@ -272,7 +271,7 @@ pub fn key(random: [u8; 16]) -> WebSocketKey {
     key
 }
 
-/// The accept value that answers `key` (RFC 6455 §4.2.2).
+/// Returns the accept value for `key` (RFC 6455 §4.2.2).
 pub fn accept_for(key: &[u8]) -> Accept {
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     let mut accept = Accept::default();
@@ -281,11 +280,11 @@ pub fn accept_for(key: &[u8]) -> Accept {
     accept
 }
 
-/// The subprotocols a request offers: `None` if one is no token, stands twice, or there are too many.
+/// Returns the offered subprotocols; `None` if one is not a token or is repeated, or if there are too many.
 pub fn subprotocols(fields: &impl HeaderFields) -> Option<Vec<String>> {
     let mut all: Vec<String> = vec![];
     for line in fields.lines(&SEC_WEBSOCKET_PROTOCOL) {
-        // Empty elements of a list count for nothing (RFC 9110 §5.6.1.2).
+        // Empty elements of a list are ignored (RFC 9110 §5.6.1.2).
         for token in text(line)?.split(',').map(str::trim).filter(|token| !token.is_empty()) {
             if !is_token(token) || all.iter().any(|before| before == token) || all.len() == OFFERS_MAX {
                 return None;
@@ -296,7 +295,7 @@ pub fn subprotocols(fields: &impl HeaderFields) -> Option<Vec<String>> {
     Some(all)
 }
 
-/// All extensions of the header lines: `None` if malformed or too many.
+/// Returns all extensions of the header lines; `None` if one is malformed, or if there are too many.
 fn extensions(fields: &impl HeaderFields) -> Option<Vec<Extension>> {
     let mut all = vec![];
     for line in once(fields, &SEC_WEBSOCKET_EXTENSIONS) {
@@ -310,7 +309,7 @@ fn extensions(fields: &impl HeaderFields) -> Option<Vec<Extension>> {
     Some(all)
 }
 
-/// The lines of a field, without empty ones and repetitions.
+/// Returns the lines of a field, without empty and repeated ones.
 pub fn once<'a>(fields: &'a impl HeaderFields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = move || fields.lines(name).map(<[u8]>::trim_ascii);
     lines()
@@ -332,8 +331,8 @@ fn extension(text: &str) -> Option<Extension> {
     Some(Extension { name, params: params.collect::<Option<_>>()? })
 }
 
-/// A parameter's value. RFC 6455 §9.1 wants a token, in quotes or not; but what an extension that we do not know says is
-/// for the other end to read, and it is enough to see where it ends.
+/// Reads a parameter's value. RFC 6455 §9.1 requires a token, quoted or not; but the other end judges the values of an
+/// unknown extension, so here it is enough to find where the value ends.
 fn unquoted(value: &str) -> Option<String> {
     let Some(rest) = value.strip_prefix('"') else {
         let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
@@ -349,7 +348,7 @@ fn unquoted(value: &str) -> Option<String> {
     }
 }
 
-/// Splits a list; `None` if a quote is not closed.
+/// Splits a list; returns `None` if a quote is not closed.
 fn split_outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = text
@@ -371,7 +370,7 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
-/// A value, if it is text: visible ASCII, spaces and tabs.
+/// Returns a value if it is text: visible ASCII, spaces and tabs.
 fn text(line: &[u8]) -> Option<&str> {
     let is_text = line.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
     std::str::from_utf8(line).ok().filter(|_| is_text)
@@ -381,20 +380,20 @@ fn has_token(fields: &impl HeaderFields, name: &HeaderName, token: &str) -> bool
     tokens(fields, name).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The items of a list over all its lines, without empty ones (RFC 9110 §5.6.1.2).
+/// Returns the items of a list over all its lines, without empty ones (RFC 9110 §5.6.1.2).
 fn tokens<'a>(fields: &'a impl HeaderFields, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let items = fields.lines(name).flat_map(|line| line.split(|byte| *byte == b','));
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
-/// The value of a header that must stand exactly once.
+/// Returns the value of a field that must appear exactly once.
 fn single<'a>(fields: &'a impl HeaderFields, name: &'a HeaderName) -> Option<&'a str> {
     let mut lines = fields.lines(name);
     let first = text(lines.next()?)?;
     lines.next().is_none().then_some(first.trim())
 }
 
-/// All lines of a header in one.
+/// Joins all lines of a field.
 fn joined(fields: &impl HeaderFields, name: &HeaderName) -> String {
     let lines: Vec<_> = fields.lines(name).map(String::from_utf8_lossy).collect();
     lines.join(", ")

@@ -1,7 +1,7 @@
-//! One direction of a session, from header to header (RFC 6455 §5).
+//! Scans the frames of one direction of a session (RFC 6455 §5).
 //!
-//! The scanner gets the bytes in order and returns what is at their start: payload of the frame in progress, the header
-//! of a data frame, a whole control frame, or nothing yet. It changes its state only for what it returns, so a caller
+//! The scanner takes the bytes in order and returns what stands at their start: payload of the frame in progress, the
+//! header of a data frame, a whole control frame, or nothing yet. It advances only over what it returns, so the caller
 //! may stop anywhere and continue with the rest. The whole state is a few words.
 
 use serde::{Deserialize, Serialize};
@@ -10,37 +10,37 @@ use super::Side;
 use super::close::CloseError;
 use super::frame::{CONTROL_PAYLOAD_MAX, FrameHeader, HeaderError, Opcode};
 
-/// What this direction may carry. The same for the whole session.
+/// What this direction may carry. Stays the same for the whole session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// Whose frames these are: a client's are masked, a server's are not (RFC 6455 §5.1).
+    /// The side that sends the frames: a client masks them, a server does not (RFC 6455 §5.1).
     pub from: Side,
-    /// The RSV bits that a negotiated extension gave a meaning to.
+    /// The RSV bits that a negotiated extension uses.
     pub rsv: Rsv,
     /// The longest payload of one frame, in bytes.
     pub frame_bytes_max: u64,
     /// The longest message summed over its fragments, in bytes on the wire.
     pub message_bytes_max: u64,
-    /// Lets pass what breaks a rule and leaves no doubt about what is meant: a length in more bytes than it needs, and
-    /// control frames that are masked where they must not be or not where they must.
+    /// Accepts violations that are unambiguous: a length in more bytes than it needs, and control frames masked by the
+    /// server or unmasked by the client.
     pub tolerant: bool,
 }
 
 /// Which reserved bits may be set (RFC 6455 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rsv {
-    /// No extension: none.
+    /// No extension: no bit.
     None,
     /// permessage-deflate: RSV1 on the first frame of a message (RFC 7692 §6).
     Deflate,
-    /// An extension we do not know: any.
+    /// An unknown extension: any bit.
     Any,
 }
 
-/// A frame that may not stand where it stands.
+/// Why a frame breaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Illegal in itself.
+    /// The header is never legal.
     #[error(transparent)]
     Header(#[from] HeaderError),
     /// The length must be written in the fewest bytes (RFC 6455 §5.2).
@@ -49,10 +49,10 @@ pub enum Violation {
     /// A client must mask every frame (RFC 6455 §5.1).
     #[error("an unmasked frame from the client")]
     UnmaskedFrame,
-    /// A server must not mask (RFC 6455 §5.1).
+    /// A server must not mask a frame (RFC 6455 §5.1).
     #[error("a masked frame from the server")]
     MaskedFrame,
-    /// A reserved bit without an extension that defines it (RFC 6455 §5.2).
+    /// A reserved bit is set, but no extension defines it (RFC 6455 §5.2).
     #[error("reserved bits {0:#05b} set without an extension")]
     ReservedBits(u8),
     /// Control frames carry at most 125 bytes (RFC 6455 §5.5).
@@ -61,19 +61,19 @@ pub enum Violation {
     /// Control frames must not be fragmented (RFC 6455 §5.5).
     #[error("a fragmented control frame")]
     ControlFragmented,
-    /// A continuation without a message to continue (RFC 6455 §5.4).
+    /// A continuation needs a message to continue (RFC 6455 §5.4).
     #[error("a continuation frame outside a message")]
     StrayContinuation,
-    /// A new message before the last one ended (RFC 6455 §5.4).
+    /// A new message must not begin before the last one ended (RFC 6455 §5.4).
     #[error("a new message inside a fragmented one")]
     InterleavedMessage,
-    /// A Close that may not be sent.
+    /// The Close must not be sent.
     #[error(transparent)]
     Close(#[from] CloseError),
 }
 
 impl Violation {
-    /// The name used in metrics and logs.
+    /// Returns the name used in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Violation::Header(HeaderError::ReservedOpcode(_)) => "reserved_opcode",
@@ -89,7 +89,7 @@ impl Violation {
     }
 }
 
-/// Why a header is refused.
+/// Why a frame is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameRefusal {
     /// It breaks the protocol.
@@ -106,26 +106,26 @@ impl<T: Into<Violation>> From<T> for FrameRefusal {
     }
 }
 
-/// What stands at the start of the bytes.
+/// The part at the start of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item {
-    /// A data frame's header of `header` bytes. Its payload comes as `Payload`.
+pub enum ScannedPart {
+    /// The header of a data frame. Its payload follows as `Payload`.
     Data {
-        /// Bytes of the header.
+        /// Length of the header, in bytes.
         header: usize,
         /// Set when the frame is empty and ends its message.
         ends: Option<EndedMessage>,
     },
-    /// Bytes of the payload in progress.
+    /// Payload bytes of the frame in progress.
     Payload {
-        /// How many, at least 1.
+        /// How many bytes, at least 1.
         bytes: usize,
         /// Set when they end the message.
         ends: Option<EndedMessage>,
     },
     /// A whole control frame.
     Control(ControlFrameSpan),
-    /// A header or a control frame that is not whole.
+    /// A header or a control frame that is not complete.
     Incomplete,
 }
 
@@ -138,37 +138,37 @@ pub struct EndedMessage {
     pub bytes: u64,
 }
 
-/// Short frames alike that stand one behind the other, each of them whole.
+/// Identical short frames in a row, each of them whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// What each of them is: a Ping, a Pong, a whole message or the end of one, or (`Continuation`) a fragment with more to
-    /// come.
+pub struct FrameRun {
+    /// The kind of each: a Ping, a Pong, a whole message or the end of one, or (`Continuation`) a fragment that is not
+    /// the last.
     pub opcode: Opcode,
-    /// Payload bytes of each; of a message all of them.
+    /// Payload bytes of each frame; of the whole message if it ends one.
     pub payload: u64,
-    /// How many, at least 1.
+    /// How many frames, at least 1.
     pub count: u32,
-    /// Bytes of all of them together.
+    /// Bytes of all frames together.
     pub bytes: usize,
 }
 
-/// Where in the bytes a control frame is.
+/// The position of a control frame in the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlFrameSpan {
     /// Close, Ping or Pong.
     pub opcode: Opcode,
-    /// Bytes of its header.
+    /// Length of its header, in bytes.
     pub header: usize,
-    /// Bytes of header and payload.
+    /// Length of header and payload, in bytes.
     pub bytes: usize,
     /// The masking key of its payload.
     pub mask: Option<[u8; 4]>,
 }
 
-/// The place in the stream of one direction.
+/// The position in the frames of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scanner {
-    /// Payload bytes of the data frame in progress that are still to come.
+    /// Payload bytes still to come of the data frame in progress.
     left: u64,
     /// Whether that frame is the last of its message.
     fin: bool,
@@ -179,7 +179,7 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Between two frames: here, and only here, another frame may be put in.
+    /// Returns true between two frames; only there may another frame be inserted.
     pub const fn at_boundary(&self) -> bool {
         self.left == 0
     }
@@ -189,28 +189,28 @@ impl Scanner {
         self.message.is_some()
     }
 
-    /// Returns what is at the start of `bytes`. The caller continues after it; after `Incomplete` it passes the same
+    /// Returns the part at the start of `bytes`. The caller continues after it; after `Incomplete` it passes the same
     /// bytes again, with more.
     #[inline]
-    pub fn next(&mut self, rules: &Rules, bytes: &[u8]) -> Result<Item, FrameRefusal> {
+    pub fn next(&mut self, rules: &Rules, bytes: &[u8]) -> Result<ScannedPart, FrameRefusal> {
         if self.left > 0 {
             if bytes.is_empty() {
-                return Ok(Item::Incomplete);
+                return Ok(ScannedPart::Incomplete);
             }
             let taken = self.left.min(bytes.len() as u64);
             self.left -= taken;
-            return Ok(Item::Payload { bytes: taken as usize, ends: self.ended() });
+            return Ok(ScannedPart::Payload { bytes: taken as usize, ends: self.ended() });
         }
         let Some((header, length)) = FrameHeader::parse(bytes)? else {
-            return Ok(Item::Incomplete);
+            return Ok(ScannedPart::Incomplete);
         };
         self.judge(rules, &header)?;
         if header.opcode.is_control() {
             let whole = length + header.payload as usize;
             if bytes.len() < whole {
-                return Ok(Item::Incomplete);
+                return Ok(ScannedPart::Incomplete);
             }
-            return Ok(Item::Control(ControlFrameSpan {
+            return Ok(ScannedPart::Control(ControlFrameSpan {
                 opcode: header.opcode,
                 header: length,
                 bytes: whole,
@@ -224,14 +224,14 @@ impl Scanner {
         self.left = header.payload;
         self.fin = header.fin;
         self.message_bytes = self.message_bytes.saturating_add(header.payload);
-        Ok(Item::Data { header: length, ends: self.ended() })
+        Ok(ScannedPart::Data { header: length, ends: self.ended() })
     }
 
-    /// Accepts up to `most` identical short frames at the start of `bytes` at once, comparing only the first two bytes of
-    /// each, so that a flood of tiny frames costs little. `None` if there is none, or one that [`Scanner::next`] has to
-    /// judge.
+    /// Accepts up to `most` identical short frames at the start of `bytes` at once. Compares only the first two bytes
+    /// of each, so that a flood of tiny frames costs little. Returns `None` if there is none, or if [`Scanner::next`]
+    /// has to judge it.
     #[inline]
-    pub fn run(&mut self, rules: &Rules, bytes: &[u8], most: usize) -> Option<Run> {
+    pub fn run(&mut self, rules: &Rules, bytes: &[u8], most: usize) -> Option<FrameRun> {
         let &[first, second, ..] = bytes else { return None };
         let payload = u64::from(second & 0x7F);
         let is_masked = second & 0x80 != 0;
@@ -245,7 +245,7 @@ impl Scanner {
             return None;
         }
         let room = rules.message_bytes_max;
-        let one = |opcode, payload| Some(Run { opcode, payload, count: 1, bytes: frame });
+        let one = |opcode, payload| Some(FrameRun { opcode, payload, count: 1, bytes: frame });
         let (opcode, most) = match (first, self.message) {
             (0x01 | 0x02, None) if payload <= room => {
                 self.message = Opcode::from_bits(first);
@@ -266,18 +266,18 @@ impl Scanner {
             }
             _ => return None,
         };
-        let alike = bytes.chunks_exact(frame).take(most).take_while(|next| next[0] == first && next[1] == second);
-        let count = alike.count();
+        let identical = bytes.chunks_exact(frame).take(most).take_while(|next| next[0] == first && next[1] == second);
+        let count = identical.count();
         if count == 0 {
             return None;
         }
         if opcode == Opcode::Continuation {
             self.message_bytes = self.message_bytes.saturating_add(count as u64 * payload);
         }
-        Some(Run { opcode, payload, count: count as u32, bytes: count * frame })
+        Some(FrameRun { opcode, payload, count: count as u32, bytes: count * frame })
     }
 
-    /// The message that ends here, if one does.
+    /// Returns the message that ends here, if one does.
     fn ended(&mut self) -> Option<EndedMessage> {
         if self.left > 0 || !self.fin {
             return None;
@@ -347,10 +347,10 @@ mod tests {
         let mut rest = bytes;
         loop {
             match scanner.next(rules, rest) {
-                Ok(Item::Data { header, .. }) => rest = &rest[header..],
-                Ok(Item::Payload { bytes, .. }) => rest = &rest[bytes..],
-                Ok(Item::Control(control)) => rest = &rest[control.bytes..],
-                Ok(Item::Incomplete) => panic!("legal: {bytes:02x?}"),
+                Ok(ScannedPart::Data { header, .. }) => rest = &rest[header..],
+                Ok(ScannedPart::Payload { bytes, .. }) => rest = &rest[bytes..],
+                Ok(ScannedPart::Control(control)) => rest = &rest[control.bytes..],
+                Ok(ScannedPart::Incomplete) => panic!("legal: {bytes:02x?}"),
                 Err(FrameRefusal::Violation(violation)) => return violation,
                 Err(other) => panic!("{other:?}"),
             }
@@ -392,11 +392,11 @@ mod tests {
             (Side::Server, &[0x8A, 126, 0, 0]),
         ] {
             assert!(
-                matches!(scanner.next(&tolerant(from), bytes), Ok(Item::Control(control)) if control.bytes == bytes.len())
+                matches!(scanner.next(&tolerant(from), bytes), Ok(ScannedPart::Control(control)) if control.bytes == bytes.len())
             );
         }
         let long = [0x82, 126, 0, 1];
-        assert_eq!(scanner.next(&tolerant(Side::Server), &long), Ok(Item::Data { header: 4, ends: None }));
+        assert_eq!(scanner.next(&tolerant(Side::Server), &long), Ok(ScannedPart::Data { header: 4, ends: None }));
         for (from, bytes, expected) in [
             (Side::Client, &[0x81, 0][..], Violation::UnmaskedFrame),
             (Side::Server, &[0x81, 0x80, 1, 2, 3, 4], Violation::MaskedFrame),
@@ -411,10 +411,10 @@ mod tests {
     fn deflate_allows_rsv1_on_the_first_frame_of_a_message_only() {
         let rules = Rules { rsv: Rsv::Deflate, ..rules(Side::Server) };
         let mut scanner = Scanner::default();
-        assert!(matches!(scanner.next(&rules, &[0x41, 0]), Ok(Item::Data { .. })));
+        assert!(matches!(scanner.next(&rules, &[0x41, 0]), Ok(ScannedPart::Data { .. })));
         assert_eq!(scanner.next(&rules, &[0xC0, 0]), Err(Violation::ReservedBits(4).into()));
         assert_eq!(scanner.next(&rules, &[0xC9, 0]), Err(Violation::ReservedBits(4).into()));
-        assert!(matches!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { .. })));
+        assert!(matches!(scanner.next(&rules, &[0x80, 0]), Ok(ScannedPart::Data { .. })));
         assert_eq!(scanner.next(&rules, &[0xE1, 0]), Err(Violation::ReservedBits(6).into()));
     }
 
@@ -423,12 +423,12 @@ mod tests {
         let rules = Rules { frame_bytes_max: 10, message_bytes_max: 15, ..rules(Side::Server) };
         let mut scanner = Scanner::default();
         assert_eq!(scanner.next(&rules, &[0x82, 11]), Err(FrameRefusal::FrameTooLarge));
-        assert!(matches!(scanner.next(&rules, &[0x02, 10]), Ok(Item::Data { header: 2, ends: None })));
-        assert!(matches!(scanner.next(&rules, &[0; 10]), Ok(Item::Payload { bytes: 10, ends: None })));
+        assert!(matches!(scanner.next(&rules, &[0x02, 10]), Ok(ScannedPart::Data { header: 2, ends: None })));
+        assert!(matches!(scanner.next(&rules, &[0; 10]), Ok(ScannedPart::Payload { bytes: 10, ends: None })));
         assert_eq!(scanner.next(&rules, &[0x80, 6]), Err(FrameRefusal::MessageTooLarge));
-        assert!(matches!(scanner.next(&rules, &[0x80, 5]), Ok(Item::Data { .. })));
+        assert!(matches!(scanner.next(&rules, &[0x80, 5]), Ok(ScannedPart::Data { .. })));
         let ends = Some(EndedMessage { opcode: Opcode::Binary, bytes: 15 });
-        assert_eq!(scanner.next(&rules, &[0; 99]), Ok(Item::Payload { bytes: 5, ends }));
+        assert_eq!(scanner.next(&rules, &[0; 99]), Ok(ScannedPart::Payload { bytes: 5, ends }));
     }
 
     #[test]
@@ -443,7 +443,7 @@ mod tests {
             // Two and a half, and then another.
             let bytes = [&one.repeat(2)[..], &masked(0x82, length + 1)].concat();
             let run = Scanner::default().run(&client, &bytes, usize::MAX).unwrap();
-            let expected = Run { opcode, payload: length.into(), count: 2, bytes: 2 * one.len() };
+            let expected = FrameRun { opcode, payload: length.into(), count: 2, bytes: 2 * one.len() };
             assert_eq!(run, expected);
             assert_eq!(Scanner::default().run(&client, &one[..one.len() - 1], 1), None);
             assert_eq!(Scanner::default().run(&server, &one, 1), None, "masked as the other side");
@@ -464,7 +464,7 @@ mod tests {
     fn a_message_in_short_pieces_is_a_run_at_each_end() {
         let rules = Rules { message_bytes_max: 10, ..rules(Side::Server) };
         let mut scanner = Scanner::default();
-        let piece = |opcode, payload, bytes| Some(Run { opcode, payload, count: 1, bytes });
+        let piece = |opcode, payload, bytes| Some(FrameRun { opcode, payload, count: 1, bytes });
         assert_eq!(scanner.run(&rules, &[0x80, 0], 1), None, "the end of nothing");
         assert_eq!(scanner.run(&rules, &[0x02, 3, 1, 2, 3], 9), piece(Opcode::Continuation, 3, 5));
         assert!(scanner.in_message() && scanner.at_boundary());
@@ -491,7 +491,7 @@ mod tests {
         assert_eq!(scanner.next(&rules, &pieces), Err(FrameRefusal::MessageTooLarge));
         assert_eq!(scanner.run(&rules, &[0x00, 0].repeat(1000), usize::MAX).unwrap().count, 1000);
         let ends = Some(EndedMessage { opcode: Opcode::Text, bytes: 9 });
-        assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { header: 2, ends }));
+        assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(ScannedPart::Data { header: 2, ends }));
     }
 
     #[test]
@@ -500,11 +500,11 @@ mod tests {
         let mut scanner = Scanner::default();
         scanner.next(&rules, &[0x01, 2]).unwrap();
         scanner.next(&rules, b"ab").unwrap();
-        let Ok(Item::Control(ping)) = scanner.next(&rules, &[0x89, 1, b'x']) else { panic!("no ping") };
+        let Ok(ScannedPart::Control(ping)) = scanner.next(&rules, &[0x89, 1, b'x']) else { panic!("no ping") };
         assert_eq!((ping.opcode, ping.header, ping.bytes), (Opcode::Ping, 2, 3));
         assert!(scanner.at_boundary() && scanner.in_message());
         let ends = Some(EndedMessage { opcode: Opcode::Text, bytes: 2 });
-        assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(Item::Data { header: 2, ends }));
+        assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(ScannedPart::Data { header: 2, ends }));
         assert!(!scanner.in_message());
     }
 }

@@ -62,18 +62,20 @@ pub async fn serve(
     settings: &ListenerSettings,
     guard: &Guard<SessionEntry>,
 ) -> Option<(Box<PendingUpgrade>, DownstreamIo, Vec<u8>)> {
-    let exchange =
+    let connection_state =
         Arc::new(ConnectionState { downstream, requested: AtomicBool::new(false), pending: Mutex::default() });
     let turn = Arc::new(WriteTurn::default());
     let service = {
-        let (exchange, listener, turn) = (Arc::clone(&exchange), Arc::clone(listener), Arc::clone(&turn));
+        let (connection_state, listener, turn) =
+            (Arc::clone(&connection_state), Arc::clone(listener), Arc::clone(&turn));
         service_fn(move |request: Request<Incoming>| {
-            exchange.requested.store(true, Ordering::Relaxed);
+            connection_state.requested.store(true, Ordering::Relaxed);
             turn.begin();
-            let (exchange, proxy, turn) = (Arc::clone(&exchange), listener.proxy.load_full(), Arc::clone(&turn));
+            let (connection_state, proxy, turn) =
+                (Arc::clone(&connection_state), listener.proxy.load_full(), Arc::clone(&turn));
             Box::pin(async move {
-                let reply = proxy.handle(&exchange.downstream, request).await;
-                *exchange.pending() = reply.pending;
+                let reply = proxy.handle(&connection_state.downstream, request).await;
+                *connection_state.pending() = reply.pending;
                 Ok::<_, Infallible>(reply.response.map(|body| AnswerBody::new(body, turn)))
             })
         })
@@ -101,7 +103,7 @@ pub async fn serve(
                 if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
                     return Poll::Ready(served.map_err(ServeError::Http));
                 }
-                let requested = exchange.requested.load(Ordering::Relaxed);
+                let requested = connection_state.requested.load(Ordering::Relaxed);
                 if !ending && guard.poll_last_request(cx).is_ready() {
                     if requested {
                         ending = true;
@@ -129,7 +131,7 @@ pub async fn serve(
     let refusal = guarded.refusal();
     let (is_head_request, has_space) = (guarded.is_head_request(), guarded.has_space_in_target());
     let (unread, mut io) = guarded.into_parts();
-    let pending = exchange.pending().take();
+    let pending = connection_state.pending().take();
     if let (Ok(()), Some(pending)) = (&served, pending) {
         let mut early = parts.read_buf.to_vec();
         early.extend_from_slice(&unread);
@@ -141,7 +143,7 @@ pub async fn serve(
         Err(ServeError::FirstHead) => Some(ConnectionError::HeaderTimeout),
         Err(ServeError::Http(error)) if error.is_timeout() => {
             // Between two requests, this is the normal end of keep-alive.
-            (!exchange.requested.load(Ordering::Relaxed)).then_some(ConnectionError::HeaderTimeout)
+            (!connection_state.requested.load(Ordering::Relaxed)).then_some(ConnectionError::HeaderTimeout)
         }
         Err(ServeError::Http(error)) if error.is_parse() || refusal.is_some() => Some(ConnectionError::BadRequest),
         Err(ServeError::Http(error)) if error.is_incomplete_message() || error.is_canceled() => None,
@@ -165,7 +167,7 @@ pub async fn serve(
                 (false, false) => Failure::Malformed(cause),
             };
             // Log and count it even if hyper's own answer is out already, or none can be sent any more.
-            let mut response = listener.proxy.load_full().refuse(&exchange.downstream, &failure);
+            let mut response = listener.proxy.load_full().refuse(&connection_state.downstream, &failure);
             if let Some(date) = date_in(&held_back) {
                 response.headers_mut().insert(DATE, date);
             }

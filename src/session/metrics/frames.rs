@@ -1,7 +1,7 @@
-//! Frames on the data path: counted by each worker for itself, summed when Prometheus asks.
+//! Counts relayed frames: each worker counts for itself, a scrape adds the counts up.
 //!
-//! A counter that two workers share costs each of them a cache miss a message. Here a count is an addition on a line that
-//! no other worker writes, without a lock; the sum is made by a collector, once a scrape.
+//! A counter shared by two workers costs each a cache miss per message. Here a count is an addition, without a lock, on
+//! a cache line that only one worker writes; a collector sums them once per scrape.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use crate::base::labels::variant_labels;
 use crate::base::worker::PerWorker;
 use crate::telemetry::series::{Family, Labels};
 
-/// Which way a frame travels.
+/// The direction in which a frame travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the server.
@@ -30,16 +30,16 @@ variant_labels! {
     }
 }
 
-/// What a message is made of (RFC 6455 §5.6).
+/// The kind of a message (RFC 6455 §5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Data {
+pub enum MessageKind {
     /// Opcode 1.
     Text,
     /// Opcode 2.
     Binary,
 }
 
-/// Which control frame (RFC 6455 §5.5).
+/// The kind of a control frame (RFC 6455 §5.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlKind {
     /// Opcode 8.
@@ -54,20 +54,21 @@ pub enum ControlKind {
 const SIZES: usize = 10;
 const SIZE_SMALLEST_LOG4: u32 = 3;
 
-/// The bucket of a message of `bytes`: the smallest power of 4 that holds it, counted from 64. `SIZES` is "larger".
+/// Returns the bucket of a message of `bytes`: the smallest power of 4 that holds it, counted from 64. `SIZES` is
+/// "larger".
 fn size_bucket(bytes: u64) -> usize {
     let log2 = u64::BITS - bytes.saturating_sub(1).leading_zeros(); // rounded up
     (log2.div_ceil(2).saturating_sub(SIZE_SMALLEST_LOG4) as usize).min(SIZES)
 }
 
-/// Frames relayed on one route, counted on cache lines that only this worker writes: to be counted on workers only.
+/// Frames relayed on one route. Each worker counts on its own cache line, so only workers may count.
 #[derive(Debug)]
 pub struct RouteFrames {
     shards: PerWorker<[Frames; 2]>,
 }
 
-/// One worker's counts in one direction. How many messages there were is the sum of their sizes' buckets: one addition
-/// less a message, and the two can never disagree.
+/// One worker's counts in one direction. The number of messages is the sum of the size buckets: this saves one addition
+/// per message, and the two cannot disagree.
 #[derive(Debug, Default)]
 struct Frames {
     sizes: [[AtomicU64; SIZES + 1]; 2],
@@ -83,9 +84,9 @@ impl RouteFrames {
 
     /// Counts `count` whole messages with `bytes` of payload each, all fragments together.
     #[inline]
-    pub fn message(&self, direction: Direction, data: Data, bytes: u64, count: u32) {
+    pub fn message(&self, direction: Direction, kind: MessageKind, bytes: u64, count: u32) {
         let shard = &self.shards.get()[direction as usize];
-        add(&shard.sizes[data as usize][size_bucket(bytes)], count.into());
+        add(&shard.sizes[kind as usize][size_bucket(bytes)], count.into());
         add(&shard.payload, bytes * u64::from(count));
     }
 
@@ -106,14 +107,14 @@ impl RouteFrames {
     }
 }
 
-/// Adds to a counter of this worker's own. Nobody else writes to it, so nothing is lost between the load and the store, and
-/// the processor need not lock anything, which costs more than all else that is done for a small frame.
+/// Adds to this worker's own counter. No other thread writes it, so nothing is lost between load and store, and no
+/// locked instruction is needed, which would cost more than the rest of the work on a small frame.
 #[inline]
 fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 
-/// All routes' frames, as a collector that sums the shards when it is asked.
+/// Frames of all routes; a collector that sums the shards at each scrape.
 #[derive(Clone, Debug)]
 pub(super) struct AllFrames {
     workers: usize,
@@ -141,7 +142,7 @@ impl AllFrames {
         })
     }
 
-    /// The counters of `route`, the same ones each time it is asked for until they are removed.
+    /// Returns the counters of `route`: the same ones each time, until they are removed.
     pub(super) fn route(&self, route: &str) -> Arc<RouteFrames> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(routes.entry(route.into()).or_insert_with(|| Arc::new(RouteFrames::new(self.workers))))
@@ -166,9 +167,10 @@ impl Collector for AllFrames {
         for (route, frames) in &routes {
             for direction in Direction::ALL {
                 let on_route = [("direction", direction.label()), ("route", route)];
-                let of_size = |data: Data, i: usize| frames.sum(direction, |shard| &shard.sizes[data as usize][i]);
-                let text: [u64; SIZES + 1] = std::array::from_fn(|i| of_size(Data::Text, i));
-                let binary: [u64; SIZES + 1] = std::array::from_fn(|i| of_size(Data::Binary, i));
+                let of_size =
+                    |kind: MessageKind, i: usize| frames.sum(direction, |shard| &shard.sizes[kind as usize][i]);
+                let text: [u64; SIZES + 1] = std::array::from_fn(|i| of_size(MessageKind::Text, i));
+                let binary: [u64; SIZES + 1] = std::array::from_fn(|i| of_size(MessageKind::Binary, i));
                 let control = |control| frames.sum(direction, |shard| &shard.control[control as usize]);
                 for (opcode, count) in [
                     ("text", text.iter().sum()),
@@ -258,9 +260,9 @@ mod tests {
                 let frames = Arc::clone(&route);
                 scope.spawn(move || {
                     worker::enter(index);
-                    frames.message(Direction::In, Data::Text, 64, 1);
-                    frames.message(Direction::In, Data::Binary, 65, 1);
-                    frames.message(Direction::In, Data::Text, 1 << 30, 1);
+                    frames.message(Direction::In, MessageKind::Text, 64, 1);
+                    frames.message(Direction::In, MessageKind::Binary, 65, 1);
+                    frames.message(Direction::In, MessageKind::Text, 1 << 30, 1);
                     frames.control(Direction::Out, ControlKind::Pong, 1);
                     frames.bytes(Direction::In, 143);
                 });

@@ -16,7 +16,7 @@ use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 mod frames;
 
 use frames::AllFrames;
-pub use frames::{ControlKind, Data, Direction, RouteFrames};
+pub use frames::{ControlKind, Direction, MessageKind, RouteFrames};
 
 /// One of the two we relay between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -322,7 +322,7 @@ mod tests {
         let old = metrics.route("public", "chat", "before", &[]);
         old.begin();
         old.end(EndLabels::new(Initiator::Proxy, Some(4321), "rate"), Duration::from_secs(1));
-        old.frames().message(Direction::In, Data::Text, 5, 1);
+        old.frames().message(Direction::In, MessageKind::Text, 5, 1);
         // A reload gave the route another upstream; then its last session ends.
         let new = metrics.route("public", "chat", "after", &[]);
         assert!(Arc::ptr_eq(old.frames(), new.frames()));

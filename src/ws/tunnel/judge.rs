@@ -8,7 +8,7 @@ use crate::base::time::MonotonicTime;
 use crate::ws::Side;
 use crate::ws::close::CloseBody;
 use crate::ws::frame::{CONTROL_PAYLOAD_MAX, FrameHeader, Opcode, apply_mask};
-use crate::ws::scanner::{ControlFrameSpan, EndedMessage, FrameRefusal, Item, Rules, Run, Violation};
+use crate::ws::scanner::{ControlFrameSpan, EndedMessage, FrameRefusal, FrameRun, Rules, ScannedPart, Violation};
 
 /// Frames passed in one call and not yet reported: a flood of small frames is reported in few calls.
 #[derive(Default)]
@@ -100,28 +100,28 @@ impl Tunnel {
                 self.run_passed(now, from, run, passed, observer);
                 continue;
             }
-            let mut item = self.peers[from as usize].scanner.next(&rules, rest);
-            if let Err(FrameRefusal::Violation(violation)) = item
+            let mut part = self.peers[from as usize].scanner.next(&rules, rest);
+            if let Err(FrameRefusal::Violation(violation)) = part
                 && at == 0
                 && let Some(tolerated) = self.tolerated(&rules, violation, rest)
             {
-                if matches!(tolerated, Ok(item) if item != Item::Incomplete) {
+                if matches!(tolerated, Ok(part) if part != ScannedPart::Incomplete) {
                     observer.tolerated(from, violation);
                 }
-                item = tolerated;
+                part = tolerated;
             }
-            match item {
-                Ok(Item::Data { header, ends }) => {
+            match part {
+                Ok(ScannedPart::Data { header, ends }) => {
                     at += header;
                     self.data_passed(now, from, ends.filter(|_| !discard_frames), passed, observer);
                 }
-                Ok(Item::Payload { bytes, ends }) => {
+                Ok(ScannedPart::Payload { bytes, ends }) => {
                     at += bytes;
                     self.data_passed(now, from, ends.filter(|_| !discard_frames), passed, observer);
                 }
-                Ok(Item::Incomplete) if at > 0 => return taken(at),
-                Ok(Item::Incomplete) => return TunnelStep::NeedMore,
-                Ok(Item::Control(control)) => {
+                Ok(ScannedPart::Incomplete) if at > 0 => return taken(at),
+                Ok(ScannedPart::Incomplete) => return TunnelStep::NeedMore,
+                Ok(ScannedPart::Control(control)) => {
                     let (payload, length) = unmasked(&control, rest);
                     let payload = &payload[..length];
                     let is_masked_well = control.mask.is_some() == (from == Side::Client);
@@ -178,7 +178,12 @@ impl Tunnel {
 
     /// Reads the start of `bytes` again where breaking this rule does no harm, as a tolerant reader would.
     #[cold]
-    fn tolerated(&mut self, rules: &Rules, violation: Violation, bytes: &[u8]) -> Option<Result<Item, FrameRefusal>> {
+    fn tolerated(
+        &mut self,
+        rules: &Rules,
+        violation: Violation,
+        bytes: &[u8],
+    ) -> Option<Result<ScannedPart, FrameRefusal>> {
         let is_lenient = self.settings.validation == Validation::Lenient;
         let (header, _) = FrameHeader::parse(bytes).ok().flatten()?;
         let may_be_ours = header.opcode == Opcode::Pong && header.payload == PING_BYTES as u64;
@@ -194,14 +199,14 @@ impl Tunnel {
             return None;
         }
         let rules = Rules { tolerant: true, ..*rules };
-        let item = self.peers[rules.from as usize].scanner.next(&rules, bytes);
-        if let Ok(Item::Control(control)) = item
+        let part = self.peers[rules.from as usize].scanner.next(&rules, bytes);
+        if let Ok(ScannedPart::Control(control)) = part
             && !is_lenient
         {
             let (payload, length) = unmasked(&control, bytes);
             self.own_ping(rules.from, &payload[..length])?;
         }
-        Some(item)
+        Some(part)
     }
 
     fn data_passed(
@@ -223,7 +228,7 @@ impl Tunnel {
         &mut self,
         now: MonotonicTime,
         from: Side,
-        run: Run,
+        run: FrameRun,
         passed: &mut FrameCounts,
         observer: &mut impl Observer,
     ) {

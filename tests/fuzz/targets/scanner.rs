@@ -2,7 +2,7 @@
 
 use wsluice::ws::Side;
 use wsluice::ws::frame::{FOREIGN_CONTROL_BYTES_MAX, Opcode};
-use wsluice::ws::scanner::{EndedMessage, FrameRefusal, Item, Rsv, Rules, Scanner, Violation};
+use wsluice::ws::scanner::{EndedMessage, FrameRefusal, Rsv, Rules, ScannedPart, Scanner, Violation};
 
 use super::model::{self, Law, Wrong};
 use super::{Target, choices, pieces};
@@ -93,24 +93,24 @@ fn learn(rules: &Rules, pieces: &[&[u8]], fast: bool) -> Learnt {
             }
             let before = scanner;
             let taken = match scanner.next(rules, rest) {
-                Ok(Item::Incomplete) => {
+                Ok(ScannedPart::Incomplete) => {
                     assert_eq!(scanner, before, "what is not whole changes nothing");
                     assert!(rest.len() <= FOREIGN_CONTROL_BYTES_MAX, "{} bytes are held back", rest.len());
                     break;
                 }
-                Ok(Item::Data { header, ends }) => {
+                Ok(ScannedPart::Data { header, ends }) => {
                     learnt.taken += header;
                     learnt.data.push(learnt.taken);
                     end(&mut learnt, ends);
                     header
                 }
-                Ok(Item::Payload { bytes, ends }) => {
+                Ok(ScannedPart::Payload { bytes, ends }) => {
                     assert!(bytes > 0);
                     learnt.taken += bytes;
                     end(&mut learnt, ends);
                     bytes
                 }
-                Ok(Item::Control(control)) => {
+                Ok(ScannedPart::Control(control)) => {
                     learnt.taken += control.bytes;
                     learnt.control.push((control.opcode, at, learnt.taken));
                     control.bytes
