@@ -1,8 +1,8 @@
 //! The authority of a request: the one host that routes, policies and the upstream all see.
 //!
-//! Stricter than the grammar of RFC 3986 §3.2.2: a name is made of letters, digits, `-`, `_` and `.`. The grammar would
-//! also admit percent-escapes, commas and quotes, which no real host has and which two parsers read in two ways. The
-//! result is canonical, so that `Example.COM.`, `example.com` and `EXAMPLE.com:` are one host.
+//! Stricter than the grammar of RFC 3986 §3.2.2: a name consists of letters, digits, `-`, `_` and `.`. The grammar also
+//! allows percent-escapes, commas and quotes, which no real host has and which parsers read differently. The result is
+//! canonical, so that `Example.COM.`, `example.com` and `EXAMPLE.com:` are one host.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -13,35 +13,35 @@ use http::header::HOST;
 use http::request::Parts;
 use thiserror::Error;
 
-/// The longest name that DNS can carry (RFC 1035 §3.1, less the length octets).
+/// The longest name in DNS (RFC 1035 §3.1, without the length octets).
 const NAME_MAX: usize = 253;
 
 /// A host with its optional port, in canonical form. `Display` writes it as a `Host` field does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
-    /// Lower case, without a trailing dot; an IPv6 address without brackets, in the form of RFC 5952. Empty only for an
-    /// HTTP/1.0 request that named none: just the routes that take any host match it.
+    /// In lower case, without a trailing dot; an IPv6 address without brackets, in the form of RFC 5952. Empty only for
+    /// an HTTP/1.0 request without a host, which only routes for any host match.
     pub name: String,
-    /// The port, if it was written.
+    /// The port, if one was written.
     pub port: Option<u16>,
 }
 
-/// Why a request's host cannot be told, or text is no host.
+/// Why a request has no valid host, or a text is not a host.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum HostError {
     /// RFC 9112 §3.2: an HTTP/1.1 request has a Host field.
     #[error("the request names no host")]
     Missing,
-    /// RFC 9112 §3.2: it has only one.
+    /// RFC 9112 §3.2: a request has only one Host field.
     #[error("the request has more than one Host field")]
     Several,
-    /// RFC 9113 §8.3.1: `:authority` and Host name the same.
+    /// RFC 9113 §8.3.1: `:authority` and Host must be equal.
     #[error("Host is not what :authority says")]
     Disagree,
-    /// Nothing before the port.
+    /// Nothing stands before the port.
     #[error("a host must not be empty")]
     Empty,
-    /// `user@host`: RFC 9110 §4.2.4 forbids it, and it serves to deceive.
+    /// `user@host`: RFC 9110 §4.2.4 forbids it, since it serves to deceive.
     #[error("a host must not contain user information (`user@`)")]
     UserInfo,
     /// A byte that a host name cannot have.
@@ -53,7 +53,7 @@ pub enum HostError {
     /// More than 253 characters.
     #[error("a host has at most {NAME_MAX} characters")]
     TooLong,
-    /// Brackets without an IPv6 address in them, or the other way round.
+    /// Brackets without an IPv6 address, or an IPv6 address without brackets.
     #[error("an IPv6 address in a host is written in brackets, such as [2001:db8::1], and without a zone")]
     Ipv6,
     /// Not 1–65535.
@@ -62,14 +62,13 @@ pub enum HostError {
 }
 
 impl Host {
-    /// The host a request is for. The caller writes the result into the Host field it sends on, so that the upstream
-    /// cannot see another one.
+    /// Returns the host that a request is for. The caller writes it into the Host field that it sends, so that the
+    /// upstream sees the same host.
     ///
     /// A target in absolute form wins over the Host field (RFC 9112 §3.2.2), which must be there and valid all the same.
     /// From HTTP/2 on the target carries `:authority`; a Host field beside it must say the same.
     ///
-    /// # Errors
-    /// Whatever makes a request ambiguous is one: no Host, two, an invalid one (RFC 9112 §3.2 wants a 400).
+    /// Fails if the request is ambiguous: no Host, two, or an invalid one (RFC 9112 §3.2 requires a 400).
     pub fn from_request(parts: &Parts) -> Result<Host, HostError> {
         let mut fields = parts.headers.get_all(HOST).iter();
         let field = match (fields.next(), fields.next()) {
@@ -95,7 +94,7 @@ impl Host {
     /// Reads `uri-host [ ":" port ]` (RFC 9110 §7.2).
     ///
     /// # Errors
-    /// See [`HostError`]; `Missing`, `Several` and `Disagree` are about requests and do not come from here.
+    /// See [`HostError`]; `Missing`, `Several` and `Disagree` concern requests and are not returned here.
     pub fn parse(text: &[u8]) -> Result<Host, HostError> {
         if text.contains(&b'@') {
             return Err(HostError::UserInfo);
@@ -119,13 +118,13 @@ impl Host {
         Ok(Host { name: parse_name(name)?, port })
     }
 
-    /// The port, or what the scheme goes without: 443 for https and wss, 80 for http and ws.
+    /// Returns the port, or the scheme's default: 443 for https and wss, 80 for http and ws.
     pub fn port_or_default(&self, scheme: &str) -> Option<u16> {
         self.port.or_else(|| default_port(scheme))
     }
 }
 
-/// The port of a scheme's URLs that name none.
+/// Returns the default port of a scheme.
 pub fn default_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" | "ws" => Some(80),
@@ -153,7 +152,7 @@ fn parse_name(text: &[u8]) -> Result<String, HostError> {
     Ok(text.iter().map(|b| char::from(b.to_ascii_lowercase())).collect())
 }
 
-/// An empty port is none (RFC 3986 §3.2.3). `u16::from_str` alone would take `+80`.
+/// Parses a port; an empty one counts as none (RFC 3986 §3.2.3). `u16::from_str` alone would accept `+80`.
 fn parse_port(text: &[u8]) -> Result<Option<u16>, HostError> {
     if text.is_empty() {
         return Ok(None);

@@ -1,27 +1,27 @@
-//! Transfer coding: `chunked`, or none.
+//! Judges Transfer-Encoding: `chunked`, or none.
 //!
-//! Any other coding in Transfer-Encoding was applied to the body, and somebody has to undo it. We do not (RFC 9112 §7.2
-//! and §7.3 do not require it). To pass the body on without the field would hand its reader something else than was
-//! sent; to pass the field on would leave two peers to agree on where the body ends.
+//! Any other coding was applied to the body and must be undone. The proxy does not (RFC 9112 §7.2 and §7.3 do not
+//! require it). Without the field, the body would reach its reader changed; with it, two peers would have to agree on
+//! where the body ends.
 
 use http::header::{HeaderMap, TRANSFER_ENCODING};
 use thiserror::Error;
 
-/// A Transfer-Encoding that is not `chunked`.
+/// Why a Transfer-Encoding is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CodingError {
-    /// `gzip, chunked`: RFC 9112 §6.1 has a 501 for it.
+    /// `gzip, chunked`: RFC 9112 §6.1 suggests a 501.
     #[error("Transfer-Encoding names a coding other than `chunked`, which is not implemented")]
     Unknown,
-    /// `chunked, chunked`, two lines of it, an empty item, a parameter, or no token: no sender may write it.
+    /// `chunked, chunked`, two lines, an empty item, a parameter, or not a token: no sender may write it.
     #[error("Transfer-Encoding is to be `chunked`, once and in one line")]
     Malformed,
 }
 
-/// Judges a request, in which nothing but one line with `chunked` has an honest reading.
+/// Judges a request: it may have only one line, with `chunked`.
 ///
 /// # Errors
-/// If there is a Transfer-Encoding that says anything else.
+/// Fails for any other Transfer-Encoding.
 pub fn of_request(headers: &HeaderMap) -> Result<(), CodingError> {
     let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
     let (Some(line), other) = (lines.next(), lines.next()) else { return Ok(()) };
@@ -29,18 +29,18 @@ pub fn of_request(headers: &HeaderMap) -> Result<(), CodingError> {
         return Ok(());
     }
     let mut all = items(headers);
-    // With what cannot be read there is no telling which coding it was.
+    // If an item cannot be read, the coding is unknown.
     match all.clone().all(is_token) && all.any(|item| !is_chunked(item)) {
         true => Err(CodingError::Unknown),
         false => Err(CodingError::Malformed),
     }
 }
 
-/// Judges a response. `identity`, of RFC 2616, did nothing to the body, and servers that say `chunked` twice mean it once:
-/// its length is ours to say to the client, and the connection is not used again.
+/// Judges a response. `identity` (RFC 2616) leaves the body as it is, and servers that write `chunked` twice mean it
+/// once: the proxy frames the body anew for the client, and does not use the connection again.
 ///
 /// # Errors
-/// If something was done to the body that would have to be undone.
+/// Fails if a coding would have to be undone.
 pub fn of_response(headers: &HeaderMap) -> Result<(), CodingError> {
     let is_none = |item: &[u8]| item.is_empty() || is_chunked(item) || item.eq_ignore_ascii_case(b"identity");
     match items(headers).all(is_none) {
@@ -49,7 +49,7 @@ pub fn of_response(headers: &HeaderMap) -> Result<(), CodingError> {
     }
 }
 
-/// All items of all lines, the empty ones included.
+/// Returns all items of all lines, the empty ones included.
 fn items(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> + Clone {
     let lines = headers.get_all(TRANSFER_ENCODING).into_iter().map(|line| line.as_bytes()).collect::<Vec<_>>();
     lines.into_iter().flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
@@ -59,10 +59,10 @@ fn is_chunked(item: &[u8]) -> bool {
     item.trim_ascii().eq_ignore_ascii_case(b"chunked")
 }
 
-/// A coding with or without parameters begins with a token (RFC 9110 §5.6.2).
+/// Returns true if an item begins with a token (RFC 9110 §5.6.2), with or without parameters.
 fn is_token(item: &[u8]) -> bool {
     let name = item.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    // Of `chunked`, RFC 9112 §7 defines no parameters.
+    // RFC 9112 §7 defines no parameters for `chunked`.
     let has_parameters = item.contains(&b';');
     !name.is_empty()
         && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))

@@ -1,9 +1,9 @@
-//! The client behind other proxies, and the fields that tell the upstream about it: RFC 7239 `Forwarded`, and the older
+//! The client behind other proxies, and the fields that name it to the upstream: RFC 7239 `Forwarded`, and the older
 //! X-Forwarded fields that most servers read.
 //!
-//! Anyone can write these fields, so they count only if the peer is a trusted proxy, and only from the right, as far as
-//! trusted proxies wrote. We cannot know which of the two kinds a trusted proxy maintains; the other one it may forward
-//! as a stranger sent it. If both are present and name different clients, the client is unknown, not a guess.
+//! Anyone can write these fields, so they count only from a trusted proxy, and only from the right, as far as trusted
+//! proxies wrote. The proxy cannot know which of the two kinds a trusted proxy maintains; it may forward the other one
+//! as a stranger sent it. If both are present and name different clients, the client is unknown.
 
 mod chain;
 mod forwarded_request;
@@ -25,28 +25,28 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// The peer of the connection a request came on.
+/// The peer of the connection that a request came on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectPeer {
-    /// Its address; none on a Unix socket.
+    /// Its address; `None` on a Unix socket.
     pub addr: Option<IpAddr>,
-    /// Whether TLS ended here.
+    /// Whether TLS ended at this listener.
     pub tls: bool,
-    /// Whether it is a proxy whose word about its own client counts.
+    /// Whether it is a trusted proxy, whose fields about its own client count.
     pub trusted: bool,
 }
 
-/// Returns true if one of `nets` contains `addr`; an IPv4 address counts as such also where it came mapped into IPv6.
+/// Returns true if one of `nets` contains `addr`; an IPv4 address mapped into IPv6 counts as IPv4.
 pub fn is_trusted(addr: IpAddr, nets: &[IpNet]) -> bool {
     let addr = addr.to_canonical();
     nets.iter().any(|net| net.contains(&addr))
 }
 
-/// Returns the address of the client: the peer's, or, behind a trusted peer, the first from the right that is not
-/// trusted (the leftmost, if all are).
+/// Returns the client's address: the peer's, or, behind a trusted peer, the first from the right that is not trusted
+/// (the leftmost, if all are).
 ///
-/// None if it is unknown: a peer on a Unix socket without these fields, an obfuscated or malformed entry, or a
-/// contradiction between Forwarded and X-Forwarded-For. A decision by address must not treat that as allowed.
+/// Returns `None` if it is unknown: a peer on a Unix socket without these fields, an obfuscated or malformed entry, or
+/// a contradiction between Forwarded and X-Forwarded-For. A decision by address must not allow that.
 ///
 /// Call it before [`apply`], which writes the fields.
 pub fn client_addr(peer: &DirectPeer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
@@ -60,21 +60,21 @@ pub fn client_addr(peer: &DirectPeer, headers: &HeaderMap, trusted: &[IpNet]) ->
         (None, None) => peer_addr,
         (Some(one), None) | (None, Some(one)) => one.addr(),
         (Some(a), Some(b)) if a == b => a.addr(),
-        // One that names trusted proxies only says nothing against the other.
+        // A field that names only trusted proxies does not contradict the other.
         (Some(ForwardedClient::Found(addr)), Some(ForwardedClient::AllTrusted(_)))
         | (Some(ForwardedClient::AllTrusted(_)), Some(ForwardedClient::Found(addr))) => Some(addr),
         _ => None,
     }
 }
 
-/// Writes the forwarding fields of a request for the upstream. `host` is the host as it was sent to us,
-/// `forwarded_request` the client's request as trusted proxies forward it.
+/// Writes the forwarding fields of a request for the upstream. `host` is the host as received, `forwarded_request` the
+/// client's request as trusted proxies forward it.
 ///
-/// The fields that [`is_replaced`] names are removed and those of [`fields`] take their place.
+/// Replaces the fields that [`is_replaced`] names by those of [`fields`].
 pub fn apply(headers: &mut HeaderMap, peer: &DirectPeer, forwarded_request: &ForwardedRequest, host: &str) {
     let mut written = Vec::new();
     fields(headers, peer, forwarded_request, host, |name, value| {
-        // Made of valid values and ASCII, so it is valid.
+        // Valid values and ASCII make a valid value.
         written.extend(HeaderValue::from_bytes(value).ok().map(|value| (name, value)));
     });
     let replaced: Vec<HeaderName> =
@@ -87,9 +87,9 @@ pub fn apply(headers: &mut HeaderMap, peer: &DirectPeer, forwarded_request: &For
     }
 }
 
-/// Returns true if a request's field `name`, in lower case, is left out of what the upstream gets: what [`fields`]
-/// writes anew, all the names that servers read a client's address by where the peer is not trusted, and from anyone
-/// the spellings that some servers take for them, such as `X_Forwarded_For`.
+/// Returns true if the request's field `name`, in lower case, is not passed to the upstream: the fields that [`fields`]
+/// writes; if the peer is not trusted, every name that servers read a client's address from; and from any peer the
+/// spellings that some servers accept for them, such as `X_Forwarded_For`.
 pub fn is_replaced(name: &str, trusted: bool) -> bool {
     let is_ours = match name.as_bytes().first() {
         Some(b'f') => name == "forwarded",
@@ -103,15 +103,15 @@ pub fn is_replaced(name: &str, trusted: bool) -> bool {
     is_ours && (!trusted || written || !lookalike::is_plain(name))
 }
 
-/// The longest address in text, an IPv6 one without any zeros.
+/// The longest address as text, an IPv6 one without zeros.
 const ADDRESS_CHARS_MAX: usize = 39;
 
-/// Calls `write` with the forwarding fields for the upstream, each of which is one line, because some servers read only
-/// the first or the last. `host` is as it was sent to us, or empty.
+/// Calls `write` with the forwarding fields for the upstream. Each is one line, because some servers read only the
+/// first or the last. `host` is as received, or empty.
 ///
-/// An untrusted peer's fields count for nothing. A trusted peer's are kept and its address appended, so that the upstream
-/// can go on counting from the right; if it sent one kind of list only, the other is begun with the same entries. Scheme and
-/// host are the same in both kinds, those the client asked for as far as it was told: a server may read either kind.
+/// Ignores an untrusted peer's fields. Keeps a trusted peer's fields and appends its address, so that the upstream can
+/// go on counting from the right; if the peer sent one kind of list only, the other begins with the same entries. Both
+/// kinds name the scheme and host that the client asked for, as far as known: a server may read either.
 pub fn fields(
     headers: &HeaderMap,
     peer: &DirectPeer,
@@ -135,7 +135,7 @@ pub fn fields(
     let mut line = Vec::with_capacity(128);
 
     match &standard {
-        // A quote without its end would take in what follows.
+        // An unclosed quote would swallow what follows.
         Some(chain) if !chain.is_whole => push_item(&mut line, chain.to_forwarded("").as_bytes()),
         Some(_) => push_lines(&mut line, headers, &FORWARDED),
         None => {}
@@ -155,7 +155,7 @@ pub fn fields(
     if let (Some(standard), None) = (&standard, &legacy) {
         push_item(&mut line, standard.to_x_forwarded_for().as_bytes());
     }
-    // A peer on a Unix socket has no address, and a placeholder would stop those who count from the right.
+    // A peer on a Unix socket has no address; a placeholder would stop servers that count from the right.
     if let Some((addr, _)) = &addr {
         push_item(&mut line, addr.as_bytes());
     }
@@ -164,7 +164,7 @@ pub fn fields(
     }
 
     line.clear();
-    // As it came, if that is what counts: some write `wss`.
+    // Kept as received if it counts: some proxies write `wss`.
     if peer.trusted && forwarded_request::x_forwarded_proto(headers) == Some(https) {
         push_lines(&mut line, headers, &X_FORWARDED_PROTO);
     } else {
@@ -176,7 +176,7 @@ pub fn fields(
     }
 }
 
-/// The lines of a field that have something in them, as one list.
+/// Appends the lines of a field that are not empty, as one list.
 fn push_lines(list: &mut Vec<u8>, headers: &HeaderMap, name: &HeaderName) {
     for line in headers.get_all(name) {
         if !line.as_bytes().trim_ascii().is_empty() {
@@ -192,7 +192,7 @@ fn push_item(list: &mut Vec<u8>, item: &[u8]) {
     list.extend_from_slice(item);
 }
 
-/// `addr` is an address as text, and whether it is IPv6.
+/// Appends an element. `addr` is an address as text, and whether it is IPv6.
 fn push_element(list: &mut Vec<u8>, addr: Option<&(String, bool)>, host: &str, https: bool) {
     push_item(list, b"for=");
     let (open, addr, close) = match addr {
@@ -206,8 +206,8 @@ fn push_element(list: &mut Vec<u8>, addr: Option<&(String, bool)>, host: &str, h
     push_made(list, host, Some(https));
 }
 
-/// How the request was made: for which host, if that is known, and by which scheme. RFC 7239 §4: what is no token stands in
-/// quotes, which a port or an IPv6 address makes necessary.
+/// Appends how the request was made: its host, if known, and its scheme. RFC 7239 §4: a value that is not a token is
+/// quoted, which a port or an IPv6 address makes necessary.
 fn push_made(list: &mut Vec<u8>, host: &str, https: Option<bool>) {
     if !host.is_empty() {
         let quote: &[u8] = if host.contains([':', '[']) { b"\"" } else { b"" };
@@ -221,7 +221,7 @@ fn push_made(list: &mut Vec<u8>, host: &str, https: Option<bool>) {
     }
 }
 
-/// RFC 7239 §6: a node's name, quoted where it must be.
+/// Writes a node's name (RFC 7239 §6), quoted where necessary.
 fn node(addr: Option<IpAddr>) -> String {
     match addr {
         None => "unknown".to_owned(),
@@ -230,7 +230,7 @@ fn node(addr: Option<IpAddr>) -> String {
     }
 }
 
-/// What servers expect for a WebSocket, too: the scheme of the request that was upgraded.
+/// Returns the scheme that servers expect for a WebSocket, too: that of the request that was upgraded.
 fn proto(tls: bool) -> &'static str {
     if tls { "https" } else { "http" }
 }
@@ -322,7 +322,7 @@ mod tests {
         let end = client(&[("forwarded", &format!("{}, for=203.0.113.9", many("for=6.6.6.6")))]);
         assert_eq!(end.as_deref(), Some("203.0.113.9"));
         assert_eq!(client(&[("forwarded", &format!("for=203.0.113.9,{}", many("for=10.1.1.1")))]), None);
-        // What goes on has no more of it than was read; the field itself goes on as it is.
+        // The upstream gets no more of it than was read; the field itself passes as it is.
         let lines = applied(peer("10.0.0.1", true), "a", &far);
         assert!(lines[0].starts_with("forwarded: for=unknown") && lines[0].len() < 2500, "{}", lines[0]);
         assert!(lines[1].starts_with("x-forwarded-for: 6.6.6.6,6.6.6.6,"), "{}", lines[1]);
@@ -369,7 +369,7 @@ mod tests {
                 }
             }
         }
-        // What goes on is what was read.
+        // The upstream gets what was read.
         let lines = applied(peer("10.0.0.1", true), "a", &[("forwarded", "for=\"6.6.6.6, for=203.0.113.9")]);
         assert!(
             lines.contains(&"forwarded: for=unknown, for=203.0.113.9, for=10.0.0.1;host=a;proto=https".to_owned()),
@@ -469,7 +469,7 @@ mod tests {
                 "p.example",
                 "wss",
             ),
-            // What contradicts itself, or cannot be read, is not passed on.
+            // Contradictory or unreadable values are not passed on.
             (
                 &[("forwarded", "for=203.0.113.9;proto=http"), ("x-forwarded-proto", "https")],
                 "for=203.0.113.9;proto=http, for=10.0.0.1;host=a;proto=http",

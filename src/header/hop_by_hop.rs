@@ -1,15 +1,16 @@
-//! Hop-by-hop fields, which end here: RFC 9110 §7.6.1.
+//! Finds and removes hop-by-hop fields (RFC 9110 §7.6.1).
 //!
-//! In both directions: a request's before it goes upstream, an answer's before it goes downstream. hyper itself writes
-//! what it needs for framing. The handshake writes the upgrade fields of a tunnel anew.
+//! Applies to both directions, to requests before they go upstream and to answers before they go downstream. hyper
+//! writes the fields that it needs for framing; the handshake writes the upgrade fields anew.
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Removed whether nominated or not (RFC 9110 §7.6.1; Proxy-Authenticate and -Authorization were listed by RFC 2616
-/// §13.5.1 and are for the proxy that they reach; HTTP2-Settings by RFC 7540 §3.2.1, the `h2c` of request smuggling).
+/// Always removed, nominated or not (RFC 9110 §7.6.1; RFC 2616 §13.5.1 lists Proxy-Authenticate and
+/// Proxy-Authorization, which are for the proxy that they reach; RFC 7540 §3.2.1 lists HTTP2-Settings, used to smuggle
+/// `h2c`).
 const ALWAYS: [&str; 10] = [
     "connection",
     "proxy-connection",
@@ -23,26 +24,26 @@ const ALWAYS: [&str; 10] = [
     "http2-settings",
 ];
 
-/// Which fields of one message end at this hop.
+/// The hop-by-hop fields of one message.
 ///
-/// Those that always do, and those that its Connection field nominates. Not by nomination: fields without which the
-/// message means something else, or by which the upstream knows whom it serves. RFC 9110 §7.6.1 forbids to nominate
-/// those; one who does wants the upstream to miss them.
+/// These are the fields that always end at a hop, and those that Connection nominates. A nomination does not count for
+/// fields that change the meaning of the message, or that show the upstream whom it serves: RFC 9110 §7.6.1 forbids it,
+/// and a client that does so wants to hide them from the upstream.
 ///
-/// A message that has Transfer-Encoding loses Content-Length too: RFC 9112 §6.3 has an intermediary remove it, for two
-/// lengths in one message are how requests are smuggled.
+/// Content-Length counts as one if the message has Transfer-Encoding: RFC 9112 §6.3 requires an intermediary to remove
+/// it, since two lengths in one message allow request smuggling.
 #[derive(Debug)]
 pub struct HopByHopFields<'a> {
-    /// What Connection lists beside what always ends; nearly always nothing.
+    /// Fields that Connection lists besides those; nearly always none.
     nominated: Nominated<'a>,
     two_lengths: bool,
 }
 
-/// More names than this are looked up by their hash: each field of a message is compared with them, and a stranger may
-/// list thousands.
+/// More names than this are looked up by hash: each field of a message is compared with them, and a stranger may list
+/// thousands.
 const FEW: usize = 8;
 
-/// Names that Connection lists.
+/// The names that Connection lists.
 #[derive(Debug)]
 enum Nominated<'a> {
     Few(Vec<&'a [u8]>),
@@ -58,7 +59,7 @@ impl Nominated<'_> {
     }
 }
 
-/// Equal whatever the case is.
+/// Compares without regard to case.
 #[derive(Debug)]
 struct CaselessName<'a>(&'a [u8]);
 
@@ -82,7 +83,7 @@ impl Hash for CaselessName<'_> {
 }
 
 impl<'a> HopByHopFields<'a> {
-    /// `connection`: all lines of the message's Connection field; `chunked`: it has a Transfer-Encoding.
+    /// `connection` are all lines of the message's Connection field; `chunked` says that it has a Transfer-Encoding.
     pub fn new(connection: impl IntoIterator<Item = &'a [u8]>, chunked: bool) -> HopByHopFields<'a> {
         let is_always = |item: &&[u8]| ALWAYS.iter().any(|name| item.eq_ignore_ascii_case(name.as_bytes()));
         let mut names = connection.into_iter().flat_map(items).filter(|item| !is_always(item));
@@ -94,18 +95,18 @@ impl<'a> HopByHopFields<'a> {
         HopByHopFields { nominated, two_lengths: chunked }
     }
 
-    /// Of a message with these fields.
+    /// Reads the fields of a message.
     pub fn of(headers: &'a HeaderMap) -> HopByHopFields<'a> {
         let connection = headers.get_all(header::CONNECTION).into_iter().map(HeaderValue::as_bytes);
         HopByHopFields::new(connection, headers.contains_key(header::TRANSFER_ENCODING))
     }
 
-    /// Returns true if the field `name`, in lower case, ends at each hop, nominated or not.
+    /// Returns true if the field `name`, in lower case, always ends at a hop.
     pub fn always(name: &str) -> bool {
         ALWAYS.contains(&name)
     }
 
-    /// Returns true if the field `name`, written in lower case, is one of them.
+    /// Returns true if the field `name`, in lower case, ends at this hop.
     pub fn has(&self, name: &str) -> bool {
         HopByHopFields::always(name)
             || (self.two_lengths && name == "content-length")
@@ -122,13 +123,13 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns true if Connection lists `token`, over all its lines and in any case.
+/// Returns true if one of Connection's lines lists `token`, in any case.
 pub fn connection_has(headers: &HeaderMap, token: &str) -> bool {
     list(headers, &header::CONNECTION).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Returns true if the sender takes trailers (RFC 9110 §10.1.4); ask before [`strip`]. To tell the upstream, send `TE:
-/// trailers` and nominate it.
+/// Returns true if the sender accepts trailers (RFC 9110 §10.1.4). Call it before [`strip`]. To inform the upstream,
+/// send `TE: trailers` and nominate it.
 pub fn te_trailers(headers: &HeaderMap) -> bool {
     list(headers, &header::TE).any(|item| item.eq_ignore_ascii_case(b"trailers"))
 }
@@ -149,12 +150,12 @@ fn is_essential(name: &str) -> bool {
         || name.starts_with("sec-")
 }
 
-/// All items of a field over all its lines.
+/// Returns all items of a field over all its lines.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers.get_all(name).into_iter().flat_map(|line| items(line.as_bytes()))
 }
 
-/// The items of a comma-separated list (RFC 9110 §5.6.1), without those that are empty.
+/// Returns the items of a comma-separated list (RFC 9110 §5.6.1), without empty ones.
 fn items(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }

@@ -1,16 +1,16 @@
-//! Content-Length: one number, once.
+//! Reduces Content-Length to one number.
 //!
-//! A list of equal lengths (`5, 5`, or two lines) arises where somebody joins fields, and RFC 9110 §8.6 lets a
-//! recipient take it as one. Forwarded as it is, the next reader may refuse it, take the first or take the last; so it
-//! goes on as one number. Different or invalid lengths have no honest reading (RFC 9112 §6.3).
+//! A list of equal lengths (`5, 5`, or two lines) arises where some software joins fields, and RFC 9110 §8.6 lets a
+//! recipient accept it. If it were forwarded, the next reader might refuse it, or use the first or the last; so it is
+//! sent as one number. Different or invalid lengths are refused (RFC 9112 §6.3).
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use thiserror::Error;
 
-/// A Content-Length that is not one number.
+/// Why a Content-Length is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LengthError {
-    /// `+5`, `0x5`, an empty one, or one over 64 bits.
+    /// `+5`, `0x5`, an empty value, or one over 64 bits.
     #[error("Content-Length is no number")]
     Malformed,
     /// `5, 6`
@@ -18,10 +18,10 @@ pub enum LengthError {
     Several,
 }
 
-/// Writes Content-Length as one number, if it is there.
+/// Writes Content-Length as one number, if it is present.
 ///
 /// # Errors
-/// If it does not say one length.
+/// Fails if it does not give exactly one length.
 pub fn join_lines(headers: &mut HeaderMap) -> Result<(), LengthError> {
     let mut length = None;
     let mut is_settled = true;
@@ -40,7 +40,7 @@ pub fn join_lines(headers: &mut HeaderMap) -> Result<(), LengthError> {
     Ok(())
 }
 
-/// `1*DIGIT`; `u64::from_str` alone would take `+5`.
+/// Parses `1*DIGIT`; `u64::from_str` alone would accept `+5`.
 fn parse(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
 }

@@ -1,18 +1,19 @@
-//! One spelling for each path, so that all spellings of it match the same route; and which spelling goes to the server.
+//! Brings all spellings of a path to one normal form, so that they match the same route; and chooses the spelling for
+//! the server.
 //!
-//! This is RFC 3986 §6.2.2 (case of escapes, escapes that need not be, dot segments), and errors where a server behind us
-//! might go on to find a dot segment that we did not: `..%2f`, `..;x`, `..%20`, dots of other widths, backslashes, a way
-//! out above the root. `//`, `;x` and `%2F` stay as they are: servers differ on what they say, and `route::reading` sees
-//! to it that it makes no difference.
+//! Follows RFC 3986 §6.2.2 (case of escapes, needless escapes, dot segments). Refuses paths in which the server might
+//! still find a dot segment: `..%2f`, `..;x`, `..%20`, dots of other widths, backslashes, and paths that lead above the
+//! root. `//`, `;x` and `%2F` stay as they are: servers read them differently, and `route::reading` makes sure that
+//! this changes nothing.
 
 use std::borrow::Cow;
 
 use thiserror::Error;
 
-/// Why a path is not passed on.
+/// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PathError {
-    /// A target that is no path.
+    /// A target that is not a path.
     #[error("a path starts with `/`")]
     Relative,
     /// `/../x`
@@ -21,7 +22,7 @@ pub enum PathError {
     /// `%`, `%4`, `%zz`
     #[error("`%` in a path is followed by two hexadecimal digits")]
     Escape,
-    /// NUL, CR or LF behind an escape: for the next parser or log, not for a server.
+    /// An escaped NUL, CR or LF: meant to deceive the next parser or log.
     #[error("the path contains an encoded NUL or line break")]
     EncodedControl,
     /// A raw control character, space, `?` or `#`.
@@ -30,27 +31,28 @@ pub enum PathError {
     /// `\` or `%5C`: a slash to some servers.
     #[error("the path contains a backslash")]
     Backslash,
-    /// `..%2f`, `..;x`, `..%20` or `%EF%BC%8E.`: a dot segment to servers that decode, drop parameters or blanks, or fold
-    /// characters before they look.
+    /// `..%2f`, `..;x`, `..%20` or `%EF%BC%8E.`: a dot segment to servers that first decode, drop parameters or blanks,
+    /// or fold characters.
     #[error("the path contains a disguised dot segment")]
     DisguisedDot,
-    /// `%C0%AF`: a character in more bytes than it needs, which RFC 3629 §3 forbids and some decoders take for `/`.
+    /// `%C0%AF`: a character in more bytes than it needs; RFC 3629 §3 forbids it, and some decoders read it as `/`.
     #[error("the path contains UTF-8 in more bytes than it needs")]
     Overlong,
-    /// `%2F` where the route wants none.
+    /// `%2F` where the route refuses it.
     #[error("the path contains an encoded slash, which this route refuses (`paths.encoded_slash`)")]
     EncodedSlash,
-    /// One route's by one reading and another's by another, and no form of it that both read alike.
+    /// Different readings choose different routes, and no form of the path is read alike by both.
     #[error("the path can be read as that of two routes: write it without `//`, `;` and `%2F` (`paths` of a route)")]
     Ambiguous,
-    /// What a regex of `rewrite` makes of it: dot segments that were not there, `%` without digits, or too long.
+    /// The regex of `rewrite` produced dot segments, `%` without digits, or too long a path.
     #[error("the route's `rewrite` makes no path of it that may go to a server")]
     Rewritten,
 }
 
-/// Brings a path (without its query) to normal form; borrowed if it was. `*`, the target of `OPTIONS *`, passes.
+/// Brings a path (without its query) to normal form; borrows it if it is normal already. `*`, the target of `OPTIONS
+/// *`, passes.
 ///
-/// Normal form is idempotent, has no dot segment in any disguise known to us, and is ASCII.
+/// The normal form is idempotent, has no dot segment in any known disguise, and is ASCII.
 ///
 /// # Errors
 /// See [`PathError`]; each is a 400.
@@ -76,10 +78,10 @@ pub fn normalise(raw_path: &str) -> Result<Cow<'_, str>, PathError> {
     }
 }
 
-/// `raw`, whose normal form is `normal`, as it may go to a server: as it came, for `%7E` and `~`, `%2f` and `%2F` are the
-/// same to whoever decodes once, and servers that compare or sign what they get want it untouched. What may not stand in a
-/// path bare is escaped. `None`: only the normal form may go, because it has less in it: dot segments were taken out, which
-/// a server might not find or might take out otherwise.
+/// Returns the form of `raw` that may go to a server; `normal` is its normal form. `raw` is kept, because servers that
+/// compare or sign paths want it untouched, and `%7E` and `~`, or `%2f` and `%2F`, are equal once decoded. Escapes what
+/// must not stand bare in a path. Returns `None` if only the normal form may go: it lost dot segments, which a server
+/// might miss or remove differently.
 pub fn as_it_came<'a>(raw: &'a str, normal: &str) -> Option<Cow<'a, str>> {
     if !is_same(raw, normal) {
         return None;
@@ -97,12 +99,12 @@ pub fn as_it_came<'a>(raw: &'a str, normal: &str) -> Option<Cow<'a, str>> {
     Some(Cow::Owned(out))
 }
 
-/// Returns true if `path` says what `normal` says in normal form, escape by escape: without a dot segment more.
+/// Returns true if `path` differs from `normal` only in the spelling of escapes, so it has no further dot segment.
 pub fn is_same(path: &str, normal: &str) -> bool {
     path == normal || respell(path).is_ok_and(|spelled| spelled == normal)
 }
 
-/// RFC 3986 §6.2.2.1 and §6.2.2.2; also writes as escapes what may not stand in a path bare (RFC 3986 §3.3).
+/// Applies RFC 3986 §6.2.2.1 and §6.2.2.2; also escapes what must not stand bare in a path (RFC 3986 §3.3).
 fn respell(raw: &str) -> Result<Cow<'_, str>, PathError> {
     if raw.bytes().all(is_pchar_or_slash) {
         return Ok(Cow::Borrowed(raw));
@@ -134,7 +136,7 @@ fn respell(raw: &str) -> Result<Cow<'_, str>, PathError> {
     Ok(if out == raw { Cow::Borrowed(raw) } else { Cow::Owned(out) })
 }
 
-/// RFC 3986 §5.2.4, but a way out above the root is an error (the RFC ignores it).
+/// Applies RFC 3986 §5.2.4, but a path that leads above the root is an error (the RFC ignores it).
 fn remove_dot_segments(path: &str) -> Result<String, PathError> {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path[1..].split('/').peekable();
@@ -156,9 +158,9 @@ fn remove_dot_segments(path: &str) -> Result<String, PathError> {
     Ok(format!("/{}", kept.join("/")))
 }
 
-/// Returns true if a segment has a dot segment in it for one who takes `%2F` for a slash, cuts off `;parameters` (as
-/// Java servlet containers do) or what follows an encoded `?`, drops blanks and what cannot be seen (as Windows does at
-/// the end of a name), or folds characters to those of ASCII that look alike (NFKC, and the best fit of Windows).
+/// Returns true if some server finds a dot segment in this segment: one that reads `%2F` as a slash, cuts off
+/// `;parameters` (as Java servlet containers do) or what follows an encoded `?`, drops blanks and invisible characters
+/// (as Windows does at the end of a name), or folds look-alikes to ASCII (NFKC, and the best fit of Windows).
 fn hides_dots(segment: &str) -> bool {
     if !segment.starts_with('.') && !segment.contains('%') {
         return false;
@@ -188,7 +190,7 @@ fn hides_dots(segment: &str) -> bool {
     })
 }
 
-/// The bytes that a segment with escapes in capitals says.
+/// Decodes a segment whose escapes are in capitals.
 fn decoded(segment: &str) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(segment.len()), segment.as_bytes());
     while let [byte, tail @ ..] = rest {
@@ -205,7 +207,7 @@ fn decoded(segment: &str) -> Vec<u8> {
 }
 
 /// Returns true if there is UTF-8 in more bytes than it needs (RFC 3629 §3): a lead of two bytes for what fits in one,
-/// or a second byte that says that the first had nothing to say.
+/// or a second byte that shows that the first was needless.
 fn has_overlong(path: &str) -> bool {
     let bytes = decoded(path);
     let goes_on = |byte: Option<&u8>| byte.is_some_and(|byte| (0x80..=0xbf).contains(byte));
@@ -230,7 +232,7 @@ fn push_escape(out: &mut String, byte: u8) {
     out.push(char::from(DIGITS[usize::from(byte & 15)]));
 }
 
-/// The value of a hexadecimal digit.
+/// Returns the value of a hexadecimal digit.
 pub(super) fn hex(digit: u8) -> u8 {
     match digit {
         b'0'..=b'9' => digit - b'0',
@@ -238,12 +240,12 @@ pub(super) fn hex(digit: u8) -> u8 {
     }
 }
 
-/// RFC 3986 §2.3.
+/// Returns true for the unreserved characters of RFC 3986 §2.3.
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
-/// RFC 3986 §3.3, without the escapes.
+/// Returns true for the characters of a path (RFC 3986 §3.3), without the escapes.
 fn is_pchar_or_slash(byte: u8) -> bool {
     is_unreserved(byte) || b"/!$&'()*+,;=:@".contains(&byte)
 }
@@ -383,7 +385,7 @@ mod tests {
         }
     }
 
-    /// Paths made of the pieces that matter.
+    /// Generates paths from the pieces that matter.
     fn paths() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just("/"),
@@ -408,7 +410,7 @@ mod tests {
         proptest::collection::vec(piece, 0..14).prop_map(|pieces| format!("/{}", pieces.concat()))
     }
 
-    /// As a server decodes, once.
+    /// Decodes as a server does, once.
     fn decode(path: &str) -> Vec<u8> {
         let (mut out, mut rest) = (vec![], path.as_bytes());
         while let [byte, tail @ ..] = rest {
@@ -436,7 +438,7 @@ mod tests {
                 for decoded in [normal.to_string(), normal.replace("%2F", "/")] {
                     prop_assert!(!decoded.split('/').any(|s| s == "." || s == ".."), "{} -> {}", raw, normal);
                 }
-                // What is sent is a path, and reads as what was matched, with nothing to take out.
+                // The sent path reads as the matched one, and no dot segment is left to remove.
                 if let Some(sent) = as_it_came(&raw, &normal) {
                     prop_assert_eq!(normalise(&sent).unwrap(), normal.as_ref());
                     prop_assert!(sent.bytes().all(|b| is_pchar_or_slash(b) || b == b'%') || raw == "*");

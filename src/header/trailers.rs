@@ -1,10 +1,11 @@
-//! Which fields may be trailers.
+//! Which fields may stand in a trailer.
 //!
 //! In a trailer a field would escape what the proxy judges, writes or removes in a head, and servers that merge
-//! trailers into the head would believe it. So fields that matter before the body is read are removed, as RFC 9110
-//! §6.5.1 asks; checksums, signatures and the status of gRPC pass.
+//! trailers into the head would trust it. So fields that matter before the body is read are removed, as RFC 9110 §6.5.1
+//! requires; checksums, signatures and the status of gRPC pass.
 //!
-//! hyper forwards only what the Trailer field announces. So a name that is removed there is removed from the trailer.
+//! hyper forwards only the trailers that the Trailer field announces, so removing a name there removes it from the
+//! trailer.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, TRAILER};
 
@@ -13,10 +14,10 @@ use super::lookalike::folded;
 
 /// Fields that decide how a message is framed, routed, judged, stored or read.
 const HEAD_ONLY: [&str; 34] = [
-    // Framing, and what ends at this hop beside what always does.
+    // Framing, and hop-by-hop fields that are not always removed.
     "content-length",
     "trailer",
-    // Routing, and who the client is.
+    // Routing, and the client's identity.
     "host",
     "forwarded",
     "x-real-ip",
@@ -54,14 +55,14 @@ const HEAD_ONLY: [&str; 34] = [
     "strict-transport-security",
 ];
 
-/// Kinds of such fields.
+/// Prefixes of such fields.
 const HEAD_ONLY_PREFIXES: [&str; 6] =
     ["x-forwarded-", "sec-", "if-", "access-control-", "content-security-policy", "proxy-"];
 
-/// Of the fields of a body only these: they can be known at its end (RFC 9530, RFC 1864).
+/// The only fields about the body that may pass: their value is known at its end (RFC 9530, RFC 1864).
 const CONTENT_LAST: [&str; 2] = ["content-digest", "content-md5"];
 
-/// Returns true if a field may stand in a trailer, by its name in lower case.
+/// Returns true if the field of this name, in lower case, may stand in a trailer.
 pub fn may_pass(name: &str) -> bool {
     let name = folded(name);
     let is_content = name.starts_with("content-") && !CONTENT_LAST.contains(&&*name);
@@ -71,8 +72,8 @@ pub fn may_pass(name: &str) -> bool {
         && !HopByHopFields::always(&name)
 }
 
-/// Takes out of a message's Trailer all that may not pass, that ends at this hop, or that is not `wanted`. Ask before
-/// [`super::hop_by_hop::strip`].
+/// Removes from a message's Trailer all names that may not pass, that end at this hop, or that are not `wanted`. Call
+/// it before [`super::hop_by_hop::strip`].
 pub fn keep_allowed(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> bool) {
     if !headers.contains_key(TRAILER) {
         return;
@@ -81,7 +82,7 @@ pub fn keep_allowed(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> boo
     let items = headers.get_all(TRAILER).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let mut left: Vec<&[u8]> = vec![];
     for item in items.map(<[u8]>::trim_ascii) {
-        // What is no name announces nothing.
+        // An invalid name announces nothing.
         let Ok(name) = HeaderName::from_bytes(item) else { continue };
         let fold = HeaderName::from_bytes(folded(name.as_str()).as_bytes());
         let is_wanted = wanted(&name) && fold.is_ok_and(|fold| wanted(&fold));
@@ -89,7 +90,7 @@ pub fn keep_allowed(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> boo
             left.push(item);
         }
     }
-    // Names joined by commas are a value.
+    // Names joined by commas are a valid value.
     let left = HeaderValue::from_bytes(&left.join(&b", "[..])).ok().filter(|left| !left.is_empty());
     match left {
         Some(left) => drop(headers.insert(TRAILER, left)),

@@ -1,8 +1,8 @@
-//! The patterns of a route, as they are written in the configuration and as they are matched.
+//! The patterns of a route: as written in the configuration, and as matched.
 //!
-//! Hosts and paths are matched in the normal form that `crate::header` gives them. A pattern that no normal form can ever
-//! equal is an error when it is read, not a route that is silently dead. Regexes run in linear time and match the whole
-//! text: a forgotten `^` or `$` must not open a route to more than was meant.
+//! Hosts and paths are matched in the normal form that `crate::header` gives them. A pattern that can never equal a
+//! normal form is an error when it is read, not a route that silently never matches. Regexes run in linear time and
+//! match the whole text: a forgotten `^` or `$` must not match more than was meant.
 
 mod host;
 mod name;
@@ -19,13 +19,13 @@ pub use name::{FieldName, MethodName, Subprotocol};
 pub use path::{PathPattern, PlainPath};
 pub use value::{SOURCE_BYTES_MAX, ValuePattern, WholeRegex, within};
 
-/// Why text is not the pattern it should be. The message says what would be right.
+/// Why a text is not a valid pattern. The message says what to write.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PatternError {
     /// Empty, or only white space.
     #[error("a host is empty: write a name such as `chat.example.com`, `*.example.com`, or `*` for any")]
     HostEmpty,
-    /// A URL where a name should be.
+    /// A URL instead of a name.
     #[error("`{0}` is a URL: write its host alone, such as `chat.example.com`")]
     HostIsUrl(String),
     /// `example.com:8443`
@@ -46,54 +46,54 @@ pub enum PatternError {
         #[source]
         source: HostError,
     },
-    /// No path at all.
+    /// A path that does not begin with `/`.
     #[error("`{0}` is not a path: it starts with `/`")]
     PathRelative(String),
-    /// A query in a path.
+    /// A path with a query or fragment.
     #[error("`{0}`: a path has no query or fragment; queries are matched under `query`")]
     PathQuery(String),
-    /// A path that requests never have after normalisation.
+    /// A path that no request has after normalisation.
     #[error("`{0}` never matches, because paths are normalised first: write `{1}`")]
     PathNotNormal(String, String),
-    /// A path that requests are refused for.
+    /// A path whose requests are refused.
     #[error("`{text}` never matches, because such requests are refused")]
     PathRefused {
         /// As written.
         text: String,
-        /// Why they are.
+        /// Why they are refused.
         #[source]
         source: PathError,
     },
-    /// No valid regex.
+    /// Not a valid regex.
     #[error("`{0}` is not a valid regex: {1}")]
     Regex(String, String),
-    /// A regex that is longer than any that somebody can read.
+    /// A regex that is too long to be readable.
     #[error("a regex has at most {1} characters, this one {0}")]
     RegexLong(usize, usize),
-    /// A regex for which there is no room.
+    /// A regex that needs more memory than is left.
     #[error("the regexes up to this one are too large when they are compiled")]
     RegexLarge,
-    /// No field name.
+    /// Not a field name.
     #[error("`{0}` is not a header name: it has letters, digits and `-`, without a colon")]
     FieldName(String),
-    /// No token where a method should be.
+    /// Not a method name.
     #[error("`{0}` is not a method: it is one word such as `GET`")]
     Method(String),
-    /// `get`
+    /// `get`: a known method in lower case.
     #[error("`{0}` never matches, because the case of methods counts: write `{1}`")]
     MethodLowerCase(String, String),
     /// CONNECT or TRACE.
     #[error("`{0}` never matches, because CONNECT and TRACE are refused before routes are looked at")]
     MethodRefused(String),
-    /// No token.
+    /// Not a token.
     #[error(
         "`{0}` is not a subprotocol: it is one name of letters, digits and marks such as `.` and `-` (RFC 6455 §4.1)"
     )]
     Subprotocol(String),
 }
 
-/// Text types: read by `FromStr`, written by `Display`, strings in the configuration. `$read` takes the text from a
-/// deserializer.
+/// Implements serde and schemars for a text type: it is read by `FromStr`, written by `Display`, and a string in the
+/// configuration. `$read` takes the text from a deserializer.
 macro_rules! as_string {
     ($type:ty, $name:literal, $schema:tt) => {
         as_string!($type, $name, String::deserialize, $schema);
@@ -128,7 +128,7 @@ pub(crate) use as_string;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
-    /// As the configuration is read: text to `Value`, `Value` to type.
+    /// Reads as the configuration is read: text to `Value`, `Value` to the type.
     pub(super) fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
         let value: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
         serde_yaml::from_value(value).map_err(|error| error.to_string())

@@ -1,10 +1,10 @@
 //! How servers read `//`, `;x` and `%2F` in a path, and how a route's rules hold for each reading.
 //!
-//! `/admin%2Fws`, `//admin/ws` and `/admin;x/ws` are `/admin/ws` to some servers and something else to others. If a
-//! route is chosen by one reading and served by another, its rules are bypassed, in either direction. So a route is
-//! chosen by the reading with the most segments; and where another reading would have chosen another route, the server
-//! gets not the original but the path that was matched, which can be read in one way only. Where all readings choose
-//! the same route, nothing depends on them, and the server gets the original: an id with `%2F` in it stays one.
+//! `/admin%2Fws`, `//admin/ws` and `/admin;x/ws` are `/admin/ws` to some servers and another path to others. If the
+//! proxy chooses a route by one reading and the server uses another, the route's rules are bypassed. So the route is
+//! chosen by the reading with the most segments. If another reading would choose another route, the server gets the
+//! matched path, which can be read in one way only, instead of the original. If all readings choose the same route, the
+//! server gets the original: an id with `%2F` in it stays one.
 
 use std::borrow::Cow;
 
@@ -64,7 +64,7 @@ pub enum PathParameters {
 }
 
 impl Paths {
-    /// What `path`, in normal form, is compared as; in normal form, too.
+    /// Returns the path, in normal form, that `path`, in normal form, is compared as.
     pub fn read(self, path: &str) -> Cow<'_, str> {
         match is_plain(path) {
             true => Cow::Borrowed(path),
@@ -83,29 +83,29 @@ pub(super) fn is_plain(path: &str) -> bool {
     }) || !(path.contains("//") || path.contains(';') || path.contains("%2F") || path.contains("%3B"))
 }
 
-/// One way to read a path: a set of what is done to it.
+/// One way to read a path: a set of the transformations below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PathReading(u8);
 
 const MERGE: u8 = 1;
 const DECODE: u8 = 2;
 const CUT: u8 = 4;
-/// At `%3B`, too.
+/// Cuts parameters at `%3B`, too.
 const CUT_ENCODED: u8 = 8;
-/// Before parameters are cut.
+/// Decodes before parameters are cut.
 const DECODE_FIRST: u8 = 16;
 const SETS: u8 = 32;
 
 impl PathReading {
-    /// By which a route is chosen: parameters cut, `%2F` decoded, slashes merged, in that order.
+    /// The reading that chooses a route: parameters cut, `%2F` decoded, slashes merged, in that order.
     pub(super) const MOST_BORDERS: PathReading = PathReading(MERGE | DECODE | CUT | CUT_ENCODED);
 
-    /// Every reading that some server has.
+    /// Returns every reading that some server uses.
     fn all() -> impl Iterator<Item = PathReading> {
         (0..SETS).map(PathReading).filter(|reading| *reading == reading.tidy())
     }
 
-    /// Without what means nothing by itself.
+    /// Removes flags that have no effect without another one.
     fn tidy(self) -> PathReading {
         let mut set = self.0;
         if set & CUT == 0 {
@@ -117,7 +117,7 @@ impl PathReading {
         PathReading(set)
     }
 
-    /// As far as a route's servers read so.
+    /// Removes transformations that this route's `paths` rule out.
     pub(super) fn within(self, paths: Paths) -> PathReading {
         let mut set = self.0;
         if paths.slashes == Slashes::Keep {
@@ -136,7 +136,7 @@ impl PathReading {
         self.0 & what != 0
     }
 
-    /// A path in normal form, read so.
+    /// Applies the reading to a path in normal form.
     fn of(self, path: &str) -> String {
         let mut out = path.to_owned();
         if self.has(DECODE_FIRST) {
@@ -168,19 +168,19 @@ pub(super) struct Readings {
 }
 
 impl Readings {
-    /// Those of a path in normal form.
+    /// Computes all readings of a path in normal form.
     pub(super) fn of(path: &str) -> Readings {
         Readings { forms: (0..SETS).map(|set| PathReading(set).tidy().of(path)).collect() }
     }
 
-    /// The path in one.
+    /// Returns the path in one reading.
     pub(super) fn get(&self, reading: PathReading) -> &str {
         &self.forms[usize::from(reading.0)]
     }
 
-    /// Those that differ for somebody, the one with most borders first.
+    /// Returns the readings that differ for some route, the one with the most borders first.
     pub(super) fn distinct(&self) -> Vec<PathReading> {
-        // For a route that keeps something, two may be the same that are not for another.
+        // For a route that keeps something, readings may coincide that differ for another route.
         const KINDS: [Paths; 8] = kinds();
         let mut seen: Vec<(PathReading, [&str; 8])> = vec![];
         for reading in std::iter::once(PathReading::MOST_BORDERS).chain(PathReading::all()) {
@@ -193,7 +193,7 @@ impl Readings {
     }
 }
 
-/// Every way in which a route may read.
+/// Returns every way in which a route may read paths.
 const fn kinds() -> [Paths; 8] {
     let mut kinds =
         [Paths { slashes: Slashes::Merge, encoded_slash: EncodedSlash::Border, parameters: PathParameters::Ignore }; 8];

@@ -1,9 +1,9 @@
 //! Finds routes that are never reached because an earlier one takes all their requests.
 //!
-//! Comparing each route with each earlier one is quadratic in the routes and their hosts: minutes for a file that is
-//! read in a moment. So earlier routes are indexed by what a later one must have to be covered: a host (by its labels
-//! from the right), a path (by its segments from the left), one condition. Only those found this way are compared. What
-//! is left of the quadratic part ends after a number of steps.
+//! Comparing each route with each earlier one is quadratic in routes and hosts: minutes for a file that is read in a
+//! moment. So earlier routes are indexed by a host (its labels from the right), a path (its segments from the left) and
+//! one condition. Only routes whose keys could cover the later one are compared. The remaining quadratic part stops
+//! after a number of steps.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -12,30 +12,30 @@ use super::pattern::{HostPattern, PathPattern, ValuePattern};
 use super::reading::Paths;
 use super::table::Match;
 
-/// How many look-ups and comparisons are made. Ten thousand routes take some hundred thousand.
+/// The most look-ups and comparisons. Ten thousand routes take some hundred thousand.
 const STEPS_MAX: usize = 4_000_000;
 
-/// What a match of a regex costs beside a comparison.
+/// The cost of a regex match, in comparisons.
 const REGEX_STEPS: usize = 100;
 
 /// Routes that are never reached.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Shadowed {
-    /// Each with the first earlier one that takes all its requests, as indices. Those that only several earlier ones
-    /// together shadow are not among them.
+    /// Pairs of such a route and the first earlier one that takes all its requests, as indices. Does not find routes
+    /// that only several earlier ones together shadow.
     pub pairs: Vec<(usize, usize)>,
-    /// How many routes were looked at: the first ones, all of them if it did not take too long.
+    /// How many routes were checked, from the first on; all, unless the steps ran out.
     pub looked_at: usize,
 }
 
-/// Looks at routes in their order, each with how it reads paths.
+/// Checks routes in their order, each with its reading of paths.
 pub fn shadowed(routes: &[(&Match, Paths)]) -> Shadowed {
     let mut search = ShadowSearch { steps: STEPS_MAX, ..ShadowSearch::default() };
     let mut pairs = vec![];
     for (index, (asked, paths)) in routes.iter().enumerate() {
         match search.cover(asked, *paths) {
-            Err(Spent) => return Shadowed { pairs, looked_at: index },
-            // Whoever it would cover is covered by the same one.
+            Err(StepsExhausted) => return Shadowed { pairs, looked_at: index },
+            // What this route would cover, `earlier` covers as well.
             Ok(Some(earlier)) => pairs.push((index, earlier)),
             Ok(None) => search.add(index, asked, *paths),
         }
@@ -43,13 +43,13 @@ pub fn shadowed(routes: &[(&Match, Paths)]) -> Shadowed {
     Shadowed { pairs, looked_at: routes.len() }
 }
 
-/// All steps have been made.
-struct Spent;
+/// The steps ran out.
+struct StepsExhausted;
 
 /// A node of a tree of names.
 type TreeNode = u32;
 
-/// Names by their parts, as a tree.
+/// A tree of names, split into parts.
 #[derive(Default)]
 struct NameTree<'a> {
     children: HashMap<(TreeNode, &'a str), TreeNode>,
@@ -66,7 +66,7 @@ impl<'a> NameTree<'a> {
         })
     }
 
-    /// The nodes on the way down, the top first; and whether all parts are known.
+    /// Returns the nodes on the way from the root, and whether all parts were found.
     fn way(&self, parts: impl Iterator<Item = &'a str>) -> (Vec<TreeNode>, bool) {
         let mut way = vec![0];
         let mut at = 0;
@@ -81,7 +81,7 @@ impl<'a> NameTree<'a> {
     }
 }
 
-/// What of a host an earlier route may have.
+/// A key for the host of an earlier route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum HostKey {
     Any,
@@ -89,20 +89,20 @@ enum HostKey {
     Below(TreeNode),
 }
 
-/// What of a path.
+/// A key for its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum PathKey<'a> {
     Any,
     Exact(TreeNode),
-    /// This and what is below it.
+    /// This path and all below it.
     From(TreeNode),
-    /// What is below it.
+    /// All paths below it.
     Below(TreeNode),
     AnyRegex,
     Regex(&'a str),
 }
 
-/// One condition of a route.
+/// A key for one of its conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum ConditionKey<'a> {
     None,
@@ -126,7 +126,7 @@ struct Earlier<'a> {
     hosts: HashSet<HostKey>,
 }
 
-/// One earlier route in a list.
+/// An entry in a list of earlier routes.
 struct Link {
     earlier: u32,
     next: Option<u32>,
@@ -137,17 +137,17 @@ struct ShadowSearch<'a> {
     labels: NameTree<'a>,
     segments: NameTree<'a>,
     earlier: Vec<Earlier<'a>>,
-    /// Paths with conditions, by number: a route of a thousand hosts has one of them.
-    rests: HashMap<(PathKey<'a>, ConditionKey<'a>), u32>,
-    /// The first and the last link of each list of earlier ones, in their order.
+    /// Numbers of the pairs of path and condition: a route of a thousand hosts needs one.
+    path_conditions: HashMap<(PathKey<'a>, ConditionKey<'a>), u32>,
+    /// The first and the last link of each list of earlier routes, in order.
     lists: HashMap<(HostKey, u32), (u32, u32)>,
     links: Vec<Link>,
     steps: usize,
 }
 
 impl<'a> ShadowSearch<'a> {
-    fn spend(&mut self, steps: usize) -> Result<(), Spent> {
-        self.steps = self.steps.checked_sub(steps).ok_or(Spent)?;
+    fn spend(&mut self, steps: usize) -> Result<(), StepsExhausted> {
+        self.steps = self.steps.checked_sub(steps).ok_or(StepsExhausted)?;
         Ok(())
     }
 
@@ -170,9 +170,9 @@ impl<'a> ShadowSearch<'a> {
             Some(PathPattern::Regex(regex)) => vec![PathKey::AnyRegex, PathKey::Regex(regex.source())],
         };
         let all: Vec<(Field<'a>, &'a ValuePattern)> = conditions(asked).collect();
-        // The one that fewest others have.
-        let telling = all.iter().find(|(_, value)| matches!(value, ValuePattern::Exact(_))).or(all.first());
-        let conditions = match telling {
+        // The condition that fewest other routes have.
+        let most_selective = all.iter().find(|(_, value)| matches!(value, ValuePattern::Exact(_))).or(all.first());
+        let conditions = match most_selective {
             None => vec![ConditionKey::None],
             Some((field, ValuePattern::Exact(text))) => vec![ConditionKey::Exact(*field, text)],
             Some((field, ValuePattern::Present(is_there))) => vec![ConditionKey::Present(*field, *is_there)],
@@ -180,19 +180,19 @@ impl<'a> ShadowSearch<'a> {
                 vec![ConditionKey::AnyRegex(*field), ConditionKey::Regex(*field, regex.source())]
             }
         };
-        // A megabyte of text has fewer than four billion routes and hosts.
+        // A megabyte of text holds fewer than four billion routes and hosts.
         let number = self.earlier.len() as u32;
         for path in &paths {
             for condition in &conditions {
-                let rests = self.rests.len() as u32;
-                let rest = *self.rests.entry((*path, *condition)).or_insert(rests);
+                let next_number = self.path_conditions.len() as u32;
+                let rest = *self.path_conditions.entry((*path, *condition)).or_insert(next_number);
                 hosts.iter().for_each(|host| self.link((*host, rest), number));
             }
         }
         self.earlier.push(Earlier { index, asked, paths: paths_read, hosts });
     }
 
-    /// Puts an earlier route at the end of a list.
+    /// Appends an earlier route to a list.
     fn link(&mut self, list: (HostKey, u32), earlier: u32) {
         let new = self.links.len() as u32;
         self.links.push(Link { earlier, next: None });
@@ -211,19 +211,19 @@ impl<'a> ShadowSearch<'a> {
         }
     }
 
-    /// The first earlier route that covers this one.
-    fn cover(&mut self, asked: &'a Match, paths_read: Paths) -> Result<Option<usize>, Spent> {
+    /// Returns the first earlier route that covers this one.
+    fn cover(&mut self, asked: &'a Match, paths_read: Paths) -> Result<Option<usize>, StepsExhausted> {
         let any = [HostPattern::Any];
         let hosts = if asked.hosts.is_empty() { &any[..] } else { &asked.hosts };
-        // What covers one of its hosts must be there in whatever covers all.
+        // A route that covers all hosts is listed under a key that covers the first.
         let (paths, conditions) = (self.above_path(asked), above_conditions(asked));
         let hosts_above = self.above_host(&hosts[0]);
         self.spend(hosts_above.len().saturating_mul(paths.len()).saturating_mul(conditions.len()))?;
-        // In order: one may be in several lists.
+        // In order; a route may be in several lists.
         let mut next: BinaryHeap<Reverse<(u32, u32)>> = BinaryHeap::new();
         let entry = |link: u32| Reverse((self.links[link as usize].earlier, link));
         for path in &paths {
-            for rest in conditions.iter().filter_map(|condition| self.rests.get(&(*path, *condition))) {
+            for rest in conditions.iter().filter_map(|condition| self.path_conditions.get(&(*path, *condition))) {
                 let lists = hosts_above.iter().filter_map(|host| self.lists.get(&(*host, *rest)));
                 next.extend(lists.map(|(first, _)| entry(*first)));
             }
@@ -234,7 +234,7 @@ impl<'a> ShadowSearch<'a> {
         let found = loop {
             let Some(Reverse((number, link))) = next.pop() else { break None };
             next.extend(self.links[link as usize].next.map(entry));
-            steps = steps.checked_sub(1).ok_or(Spent)?;
+            steps = steps.checked_sub(1).ok_or(StepsExhausted)?;
             if last.replace(number) == Some(number) {
                 continue;
             }
@@ -243,14 +243,14 @@ impl<'a> ShadowSearch<'a> {
                 rest_of_hosts.get_or_insert_with(|| hosts[1..].iter().map(|host| self.above_host(host)).collect());
             let mut has_all = true;
             for above in rest.iter() {
-                steps = steps.checked_sub(above.len()).ok_or(Spent)?;
+                steps = steps.checked_sub(above.len()).ok_or(StepsExhausted)?;
                 has_all = above.iter().any(|key| earlier.hosts.contains(key));
                 if !has_all {
                     break;
                 }
             }
-            steps = steps.checked_sub(comparison(earlier.asked, asked)).ok_or(Spent)?;
-            // Of one path, two that read it otherwise see two.
+            steps = steps.checked_sub(comparison(earlier.asked, asked)).ok_or(StepsExhausted)?;
+            // Routes that read paths differently see different paths.
             let reads_alike = earlier.asked.path.is_none() || earlier.paths == paths_read;
             if has_all && reads_alike && earlier.asked.covers_apart_from_hosts(asked) {
                 break Some(earlier.index);
@@ -260,7 +260,7 @@ impl<'a> ShadowSearch<'a> {
         Ok(found)
     }
 
-    /// All that covers this host.
+    /// Returns all keys that cover this host.
     fn above_host(&self, host: &HostPattern) -> Vec<HostKey> {
         let (name, is_exact) = match host {
             HostPattern::Any => return vec![HostKey::Any],
@@ -324,7 +324,7 @@ fn conditions(asked: &Match) -> impl Iterator<Item = (Field<'_>, &ValuePattern)>
     headers.chain(asked.query.iter().map(|(name, value)| (Field::Parameter(name), value)))
 }
 
-/// What of one condition may be asked by whoever covers this.
+/// Returns the keys that a condition of a covering route may have.
 fn above_conditions(asked: &Match) -> Vec<ConditionKey<'_>> {
     let mut above = vec![ConditionKey::None];
     for (field, value) in conditions(asked) {
@@ -343,11 +343,11 @@ fn above_conditions(asked: &Match) -> Vec<ConditionKey<'_>> {
     above
 }
 
-/// What it costs to compare two.
+/// Returns the cost of one comparison, in steps.
 fn comparison(earlier: &Match, later: &Match) -> usize {
     let regexes = conditions(earlier).filter(|(_, value)| matches!(value, ValuePattern::Regex(_))).count()
         + usize::from(matches!(earlier.path, Some(PathPattern::Regex(_))));
-    // Each of one list is looked for in the other.
+    // Each item of one list is searched for in the other.
     let lists = earlier.listeners.len() * later.listeners.len()
         + earlier.methods.len() * later.methods.len()
         + earlier.subprotocols.len() * later.subprotocols.len();

@@ -1,4 +1,4 @@
-//! The lists in Forwarded and X-Forwarded-For, read as the addresses that a request came through.
+//! Reads the lists in Forwarded and X-Forwarded-For as the addresses that a request came through.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,11 +7,11 @@ use ipnet::IpNet;
 
 use super::{X_FORWARDED_FOR, is_trusted, node};
 
-/// How many entries of a list are read, from the right: a request does not come through more proxies, and what stands left
-/// of them a stranger may have written, as much of it as fits.
+/// How many entries of a list are read, from the right. No request comes through more proxies, and a stranger may have
+/// written any number of entries on the left.
 pub(super) const HOPS_MAX: usize = 100;
 
-/// The client, as far as one field tells.
+/// The client, as far as one field names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ForwardedClient {
     Found(IpAddr),
@@ -28,16 +28,16 @@ impl ForwardedClient {
     }
 }
 
-/// The entries of a list, oldest first; none where one names no address.
+/// The entries of a list, oldest first; `None` for one that is not an address.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chain {
     entries: Vec<Option<IpAddr>>,
-    /// All of it could be read: others read the same.
+    /// Whether all of it could be read, so that others read the same.
     pub(super) is_whole: bool,
 }
 
 impl Chain {
-    /// None if the field is absent or empty.
+    /// Returns `None` if the field is absent or empty.
     pub(super) fn x_forwarded_for(headers: &HeaderMap) -> Option<Chain> {
         let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
         let items = lines.flat_map(|line| line.as_bytes().rsplit(|&b| b == b',')).map(<[u8]>::trim_ascii);
@@ -45,14 +45,14 @@ impl Chain {
         let last = items.by_ref().take(HOPS_MAX).map(|item| parse_node(std::str::from_utf8(item).ok()?));
         let mut entries: Vec<Option<IpAddr>> = last.collect();
         if items.next().is_some() {
-            // Whoever stands there is not looked for.
+            // The entries on the left are not read.
             entries.push(None);
         }
         entries.reverse();
         (!entries.is_empty()).then_some(Chain { entries, is_whole: true })
     }
 
-    /// None if the field is absent or empty.
+    /// Returns `None` if the field is absent or empty.
     pub(super) fn forwarded(headers: &HeaderMap) -> Option<Chain> {
         let elements = elements(headers);
         let is_whole = elements.iter().all(|element| !element.is_unreadable);
@@ -72,7 +72,7 @@ impl Chain {
         leftmost
     }
 
-    /// As elements of Forwarded; `made` is what the first says besides.
+    /// Writes the list as elements of Forwarded; `made` is appended to the first.
     pub(super) fn to_forwarded(&self, made: &str) -> String {
         let mut made = Some(made);
         let element = |entry: &Option<IpAddr>| format!("for={}{}", node(*entry), made.take().unwrap_or_default());
@@ -86,7 +86,7 @@ impl Chain {
     }
 }
 
-/// An address as these fields have it: with a port or without, IPv6 in brackets or bare.
+/// Parses an address as these fields have it: with a port or without, IPv6 in brackets or bare.
 fn parse_node(text: &str) -> Option<IpAddr> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let addr: IpAddr = match bracketed {
@@ -101,24 +101,24 @@ fn parse_node(text: &str) -> Option<IpAddr> {
     Some(addr.to_canonical())
 }
 
-/// One element of Forwarded: what one proxy says of the request that it got.
+/// One element of Forwarded: what one proxy reports about the request that it got.
 #[derive(Debug, Default)]
 pub(super) struct Element {
-    /// Whom it got it from, if that is an address.
+    /// The sender of the request (`for`), if it is an address.
     pub(super) node: Option<IpAddr>,
-    /// The Host it was asked for.
+    /// The Host of the request.
     pub(super) host: Option<String>,
-    /// By which scheme.
+    /// The scheme of the request.
     pub(super) proto: Option<String>,
-    /// This and all before it, or what there is beyond [`HOPS_MAX`], cannot be read.
+    /// This element and all before it are unreadable, or lie beyond [`HOPS_MAX`].
     pub(super) is_unreadable: bool,
 }
 
-/// All elements, oldest first. Where one is malformed, or there are more than anybody writes, those on the right are read:
-/// a proxy appends its element, whatever stood there before, and a stranger must not be able to hide by what it sent.
+/// Returns all elements, oldest first. If one is malformed, or there are too many, those on the right are read: a proxy
+/// appends its element to whatever it got, and a stranger must not hide by what it sent.
 pub(super) fn elements(headers: &HeaderMap) -> Vec<Element> {
     let mut elements: Vec<Element> = Vec::new();
-    // The newest first. RFC 9110 §5.3: a line is a whole list, so no quotes go on into the next.
+    // Newest first. RFC 9110 §5.3: each line is a whole list, so no quote continues on the next.
     for line in headers.get_all(FORWARDED).into_iter().rev() {
         let most = HOPS_MAX - elements.len();
         let whole = line.to_str().ok().and_then(|line| parse_forwarded(line, most));
@@ -132,8 +132,8 @@ pub(super) fn elements(headers: &HeaderMap) -> Vec<Element> {
     elements
 }
 
-/// The elements at the end of a line that is malformed or too long, `most` of them, behind one that is unreadable. No proxy
-/// writes a comma into an element, so the last commas are borders, whatever quotes a stranger has left open before them.
+/// Returns the last `most` elements of a line that is malformed or too long, after one that is unreadable. No proxy
+/// writes a comma into an element, so the last commas are borders, whatever quotes a stranger left open before them.
 fn parse_end(line: &[u8], most: usize) -> Vec<Element> {
     let mut elements = Vec::new();
     for piece in line.rsplit(|&byte| byte == b',').take(most) {
@@ -147,7 +147,7 @@ fn parse_end(line: &[u8], most: usize) -> Vec<Element> {
     elements
 }
 
-/// RFC 7239 §4: the elements of a line, `most` of them; none if any of it is malformed.
+/// Parses the elements of a line (RFC 7239 §4), `most` of them; returns `None` if any of it is malformed.
 fn parse_forwarded(line: &str, most: usize) -> Option<Vec<Element>> {
     let mut elements = Vec::new();
     let mut rest = line.trim_matches([' ', '\t']);
@@ -190,14 +190,14 @@ fn parse_forwarded(line: &str, most: usize) -> Option<Vec<Element>> {
     Some(elements)
 }
 
-/// `token "=" ( token / quoted-string )`, and what follows.
+/// Parses `token "=" ( token / quoted-string )`, and returns what follows.
 fn parse_pair(text: &str) -> Option<(&str, String, &str)> {
     let (name, rest) = text.split_once('=')?;
     if name.is_empty() || !name.bytes().all(is_tchar) {
         return None;
     }
     let Some(quoted) = rest.strip_prefix('"') else {
-        // More than a token: bare IPv6 addresses and ports are wrong, but common.
+        // Accepts more than a token: bare IPv6 addresses and ports are wrong, but common.
         let end = rest.find([';', ',', ' ', '\t']).unwrap_or(rest.len());
         let value = &rest[..end];
         let valid = !value.is_empty() && value.bytes().all(|b| is_tchar(b) || b":[]".contains(&b));

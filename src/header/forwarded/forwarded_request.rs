@@ -1,9 +1,9 @@
 //! The client's own request as trusted proxies forward it: its host, port and scheme.
 //!
-//! A proxy that sends its own Host (nginx does by default) leaves these fields as the only trace of the authority that
-//! the page in the browser knows. Routing does not depend on them: a proxy that does not write X-Forwarded-Host
-//! forwards what a stranger wrote, and somebody who may choose a Host may not be meant to choose another one behind it.
-//! No page can have its browser send them with a handshake, so judging an Origin by them lets nobody in.
+//! If a proxy sends its own Host (nginx does by default), only these fields name the authority that the browser's page
+//! knows. Routing does not depend on them: a proxy that does not write X-Forwarded-Host forwards what a stranger wrote,
+//! and a client that may choose a Host may not be meant to choose a second one. No page can make its browser send them
+//! with a handshake, so an Origin may be judged by them.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use ipnet::IpNet;
 use super::{DirectPeer, FORWARDED, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, chain, is_trusted};
 use crate::header::authority::Host;
 
-/// The client's request as trusted proxies forward it. Empty if no trusted proxy says anything.
+/// The client's request as trusted proxies forward it. Empty if no trusted proxy sends these fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardedRequest {
-    /// The host it was for.
+    /// The host of the request.
     pub host: Option<Host>,
-    /// The port it came to, by X-Forwarded-Port: some proxies leave it out of the host.
+    /// The port by X-Forwarded-Port: some proxies leave it out of the host.
     pub port: Option<u16>,
-    /// Whether it came by TLS.
+    /// Whether the request came by TLS.
     pub https: Option<bool>,
-    /// Why there is no host, although one is named.
+    /// Why there is no host, although a field names one.
     pub doubt: Option<Doubt>,
 }
 
@@ -31,7 +31,7 @@ pub struct ForwardedRequest {
 pub enum Doubt {
     /// The sender is not a trusted proxy.
     Untrusted,
-    /// It cannot be read.
+    /// The field cannot be read.
     Unreadable,
     /// The fields contradict each other.
     Disagree,
@@ -50,7 +50,7 @@ impl fmt::Display for Doubt {
 }
 
 impl ForwardedRequest {
-    /// What `peer` tells in `headers`. Ask before [`apply`](super::apply), which writes the fields.
+    /// Reads what `peer` sent in `headers`. Call it before [`apply`](super::apply), which writes the fields.
     pub fn by(peer: &DirectPeer, headers: &HeaderMap, trusted: &[IpNet]) -> ForwardedRequest {
         if !peer.trusted {
             let is_named = headers.contains_key(&X_FORWARDED_HOST) || headers.contains_key(FORWARDED);
@@ -77,21 +77,21 @@ impl ForwardedRequest {
         }
     }
 
-    /// Returns true if the client came by TLS: as it was told, or else as this proxy saw it.
+    /// Returns true if the client came by TLS: as a trusted proxy reports, or else as this proxy saw it.
     pub fn is_https(&self, peer: &DirectPeer) -> bool {
         self.https.unwrap_or(peer.tls)
     }
 }
 
-/// What Forwarded says.
+/// The client's request by Forwarded.
 struct Standard {
     host: Result<Option<Host>, Doubt>,
     https: Option<bool>,
 }
 
 impl Standard {
-    /// The last element is the peer's own, and each that the address before which is trusted is a trusted proxy's: the
-    /// oldest of those saw the client.
+    /// The peer wrote the last element. If its `for` is trusted, a trusted proxy wrote the one before it, and so on;
+    /// the oldest of them saw the client.
     fn of(elements: &[chain::Element], trusted: &[IpNet]) -> Standard {
         let (mut host, mut proto) = (None, None);
         for element in elements.iter().rev() {
@@ -109,7 +109,7 @@ impl Standard {
     }
 }
 
-/// Of several hosts the right one cannot be told: there is no list of who wrote which.
+/// Several hosts are ambiguous: no list says which proxy wrote which.
 fn x_forwarded_host(headers: &HeaderMap) -> Result<Option<Host>, Doubt> {
     let mut found: Option<Host> = None;
     let mut items = 0;
@@ -140,11 +140,11 @@ fn x_forwarded_port(headers: &HeaderMap) -> Option<u16> {
     let mut lines = headers.get_all(&X_FORWARDED_PORT).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let text = line.to_str().ok()?.trim();
-    // `u16::from_str` alone would take `+80`.
+    // `u16::from_str` alone would accept `+80`.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok().filter(|port| *port > 0))?
 }
 
-/// Traefik says `wss` of a WebSocket.
+/// Traefik writes `wss` for a WebSocket.
 fn is_secure(scheme: &[u8]) -> Option<bool> {
     let is = |name: &[u8]| scheme.eq_ignore_ascii_case(name);
     match () {
@@ -189,7 +189,7 @@ mod tests {
             (&[("forwarded", "for=203.0.113.9;host=\"a b\"")], Err(Unreadable)),
             (&[("forwarded", "host=a.example;host=a.example")], Err(Unreadable)),
             (&[("forwarded", "host=\"a.example")], Err(Unreadable)),
-            // The client claims what it likes; the proxy that it came to says what it saw.
+            // The client may claim anything; the proxy that it came to reports what it saw.
             (&[("forwarded", "host=evil.example, for=203.0.113.9;host=a.example")], Ok("a.example")),
             (&[("forwarded", "for=10.9.9.9;host=evil.example, for=203.0.113.9;host=a.example")], Ok("a.example")),
             (&[("forwarded", "for=203.0.113.9;host=a.example, for=10.0.0.2;host=inner")], Ok("a.example")),

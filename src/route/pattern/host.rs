@@ -1,4 +1,4 @@
-//! Which hosts a route is for.
+//! The hosts that a route matches.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,19 +10,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{PatternError, as_string};
 use crate::header::Host;
 
-/// Which hosts: one, all below a name, or any. The port of a request is not looked at.
+/// Matches one host, all hosts below a name, or any host. Ignores the port of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// `*`
     Any,
     /// `chat.example.com`, as [`Host::name`] has it.
     Exact(String),
-    /// `*.example.com`: one label or more below, but not `example.com` itself. Held with its first dot.
+    /// `*.example.com`: one label or more below, but not `example.com` itself. Stored with the first dot.
     Below(String),
 }
 
 impl HostPattern {
-    /// Returns true if `host`, in the form of [`Host::name`], is one of these.
+    /// Returns true if `host`, in the form of [`Host::name`], matches.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             HostPattern::Any => true,
@@ -31,7 +31,7 @@ impl HostPattern {
         }
     }
 
-    /// Returns true if every host that `other` matches is matched by this too.
+    /// Returns true if this matches every host that `other` matches.
     pub fn covers(&self, other: &HostPattern) -> bool {
         match (self, other) {
             (HostPattern::Any, _) => true,

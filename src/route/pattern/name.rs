@@ -15,7 +15,7 @@ use super::{PatternError, as_string};
 pub struct FieldName(HeaderName);
 
 impl FieldName {
-    /// The name as `http` has it.
+    /// Returns the name as a type of `http`.
     pub fn name(&self) -> &HeaderName {
         &self.0
     }
@@ -49,12 +49,12 @@ impl fmt::Display for FieldName {
 
 as_string!(FieldName, "FieldName", { "type": "string", "pattern": "^[-!#$%&'*+.^_`|~0-9A-Za-z]+$" });
 
-/// The name of a method; its case counts (RFC 9110 §9.1).
+/// The name of a method; case-sensitive (RFC 9110 §9.1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MethodName(Method);
 
 impl MethodName {
-    /// The method as `http` has it.
+    /// Returns the method as a type of `http`.
     pub fn method(&self) -> &Method {
         &self.0
     }
@@ -77,7 +77,7 @@ impl FromStr for MethodName {
     }
 }
 
-/// Returns true if it is one of RFC 9110 or PATCH, which `http` knows.
+/// Returns true if the method is one of RFC 9110, or PATCH, which `http` knows too.
 fn is_registered(method: &Method) -> bool {
     let all = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH];
     all.contains(method)
@@ -96,12 +96,12 @@ as_string!(MethodName, "Method", {
     "examples": ["GET", "POST"]
 });
 
-/// The name of a subprotocol; its case counts (RFC 6455 §4.1).
+/// The name of a subprotocol; case-sensitive (RFC 6455 §4.1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subprotocol(String);
 
 impl Subprotocol {
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

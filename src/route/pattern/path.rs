@@ -1,4 +1,4 @@
-//! Which paths a route is for, compared in normal form.
+//! The paths that a route matches, compared in normal form.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,12 +13,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{PatternError, WholeRegex, as_string};
 use crate::header::path;
 
-/// A path in normal form, as requests have it when they are matched.
+/// A path in normal form, as request paths are when they are matched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PlainPath(String);
 
 impl PlainPath {
-    /// The path, which starts with `/`.
+    /// Returns the path, which starts with `/`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -56,7 +56,7 @@ impl fmt::Display for PlainPath {
 }
 
 as_string!(PlainPath, "Path", { "type": "string", "pattern": "^/[^?#]*$" });
-/// Which paths, compared in normal form and without the query.
+/// Matches paths in normal form, without the query.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "lowercase")]
 pub enum PathPattern {
@@ -70,7 +70,7 @@ pub enum PathPattern {
 }
 
 impl PathPattern {
-    /// Returns true if `path`, in normal form, is one of these.
+    /// Returns true if `path`, in normal form, matches.
     pub fn matches(&self, path: &str) -> bool {
         match self {
             PathPattern::Exact(exact) => path == exact.0,
@@ -79,7 +79,7 @@ impl PathPattern {
         }
     }
 
-    /// Returns true if every path that `other` matches is surely matched by this too.
+    /// Returns true if this surely matches every path that `other` matches.
     pub fn covers(&self, other: &PathPattern) -> bool {
         match (self, other) {
             (_, PathPattern::Exact(exact)) => self.matches(&exact.0),
@@ -114,7 +114,7 @@ impl Serialize for PathPattern {
 
 impl<'de> Deserialize<'de> for PathPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PathPattern, D::Error> {
-        /// By hand, because serde_yaml writes an externally tagged enum as `!prefix /ws`.
+        /// Written by hand, because serde_yaml writes an externally tagged enum as `!prefix /ws`.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Written {

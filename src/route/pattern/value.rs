@@ -1,4 +1,4 @@
-//! What the value of a header or of a parameter of the query must be.
+//! Conditions on the value of a header or query parameter.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,19 +12,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{PatternError, as_string};
 
-/// How long a regex may be: what it takes to read one is some thousand times its length.
+/// The longest regex, in bytes: parsing one takes some thousand times its length in memory.
 pub const SOURCE_BYTES_MAX: usize = 1000;
 
-/// How large one may be compiled; the regex crate's own bound.
+/// The largest compiled regex, in bytes; the regex crate's own default.
 const COMPILED_BYTES_MAX: usize = 10 << 20;
 
-/// What the smallest takes, with all that belongs to it.
+/// Memory that the smallest compiled regex takes, in bytes.
 const COMPILED_BYTES_MIN: usize = 8 << 10;
 
-/// A regex that must match the whole text, as if it stood between `^` and `$`.
+/// A regex that must match the whole text, as if written between `^` and `$`.
 ///
-/// Reading it says whether it is one; it is compiled by [`WholeRegex::compile`], once for all clones, or when it is first
-/// asked. A line of a file can make a regex of ten megabytes, so that whoever reads many has to say how much they may take.
+/// Parsing checks its syntax. [`WholeRegex::compile`] or its first use compiles it, once for all clones. One line of a
+/// file can make a regex of ten megabytes, so code that reads many of them bounds their sum.
 #[derive(Clone, Debug)]
 pub struct WholeRegex {
     source: String,
@@ -32,22 +32,22 @@ pub struct WholeRegex {
 }
 
 impl WholeRegex {
-    /// As it is written.
+    /// Returns the regex as written.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// Returns true if all of `text` matches. Nothing matches one that is too large.
+    /// Returns true if all of `text` matches. A regex that is too large matches nothing.
     pub fn matches(&self, text: &str) -> bool {
         self.compiled().is_some_and(|regex| regex.is_match(text))
     }
 
-    /// Returns what its groups match, if all of `text` matches.
+    /// Returns what the groups match, if all of `text` matches.
     pub fn captures<'t>(&self, text: &'t str) -> Option<regex::Captures<'t>> {
         self.compiled()?.captures(text)
     }
 
-    /// Returns the names of its groups, by number; that of the whole match comes first. Nothing of one that is too large.
+    /// Returns the names of the groups by number; the first is the whole match. Empty if the regex is too large.
     pub fn groups(&self) -> Vec<Option<String>> {
         let names = self.compiled().map(regex::Regex::capture_names);
         names.into_iter().flatten().map(|name| name.map(str::to_owned)).collect()
@@ -57,10 +57,10 @@ impl WholeRegex {
         self.compiled.get_or_init(|| build(&self.source, COMPILED_BYTES_MAX).ok()).as_ref()
     }
 
-    /// Compiles it, in at most `room` bytes, of which it takes what it needs.
+    /// Compiles the regex in at most `room` bytes, and subtracts what it takes.
     ///
     /// # Errors
-    /// If it is larger. It matches nothing then.
+    /// Fails if the regex needs more. It then matches nothing.
     pub fn compile(&self, room: &mut usize) -> Result<(), PatternError> {
         if self.compiled.get().is_some() {
             return Ok(());
@@ -72,7 +72,7 @@ impl WholeRegex {
     }
 }
 
-/// A regex that is no larger than `room`, of which it takes what it needs, or a little more.
+/// Builds a regex in at most `room` bytes, and subtracts what it takes, or a little more.
 pub fn within<R>(room: &mut usize, build: impl Fn(usize) -> Result<R, regex::Error>) -> Option<R> {
     let mut bytes = COMPILED_BYTES_MIN;
     loop {
@@ -102,8 +102,8 @@ impl FromStr for WholeRegex {
         if source.len() > SOURCE_BYTES_MAX {
             return Err(PatternError::RegexLong(source.len(), SOURCE_BYTES_MAX));
         }
-        // The bare source: the error is about what the user wrote, and `a)|(b` cannot climb out of the group. Without room
-        // for anything it is read and not compiled.
+        // Checks the source alone: the error quotes what the user wrote, and `a)|(b` cannot break out of the group. A
+        // limit of 0 parses without compiling.
         match regex::RegexBuilder::new(source).size_limit(0).build() {
             Ok(_) | Err(regex::Error::CompiledTooBig(_)) => {
                 Ok(WholeRegex { source: source.to_owned(), compiled: Arc::default() })
@@ -136,19 +136,19 @@ as_string!(WholeRegex, "Regex", {
     "format": "regex",
     "description": "A regular expression (syntax of Rust's regex crate) that must match the whole text."
 });
-/// What a header or a parameter of the query must be. If there are several of the name, one that matches is enough.
+/// A condition on a header or query parameter. If the name occurs several times, one matching value is enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValuePattern {
     /// This value.
     Exact(String),
     /// A regex that matches the whole value.
     Regex(WholeRegex),
-    /// Whether it is there at all, with whatever value.
+    /// Whether the name is present, with any value.
     Present(bool),
 }
 
 impl ValuePattern {
-    /// Judges all values of the name; no item if it is not there, a None for a value that is not text.
+    /// Judges all values of the name: none if it is absent, `None` for a value that is not text.
     pub fn matches<V: AsRef<str>>(&self, mut values: impl Iterator<Item = Option<V>>) -> bool {
         match self {
             ValuePattern::Exact(exact) => values.flatten().any(|value| value.as_ref() == exact),
@@ -157,7 +157,7 @@ impl ValuePattern {
         }
     }
 
-    /// Returns true if all that `other` matches is surely matched by this too.
+    /// Returns true if this surely matches everything that `other` matches.
     pub fn covers(&self, other: &ValuePattern) -> bool {
         match (self, other) {
             (ValuePattern::Present(true), ValuePattern::Exact(_) | ValuePattern::Regex(_)) => true,
@@ -246,7 +246,7 @@ mod tests {
         let small = regex("/room/[0-9]+").unwrap();
         small.compile(&mut room).unwrap();
         assert_eq!(room, (64 << 10) - COMPILED_BYTES_MIN);
-        // Once is enough, for its clones too.
+        // Once compiled, its clones are compiled too.
         small.clone().compile(&mut room).unwrap();
         assert_eq!(room, (64 << 10) - COMPILED_BYTES_MIN);
         let large = regex(r"\w{1000}").unwrap();
