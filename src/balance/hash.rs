@@ -1,18 +1,19 @@
-//! The same endpoint for the same key: on every instance and after every restart.
+//! Consistent hashing: the same endpoint for the same key, on every instance and after every restart.
 //!
-//! Weighted rendezvous hashing: each candidate draws a number from the key and its own name, the best one wins. When one
-//! of N goes, its keys alone move, and they spread over all others; there is no table to build and none to keep equal
-//! between instances. The cost is one hash for each candidate, once a handshake.
+//! Uses weighted rendezvous hashing: each candidate draws a number from the key and its own name, and the best one
+//! wins. When one of N candidates goes, only its keys move, and they spread over all others; there is no table to build
+//! or to keep equal between instances. A pick costs one hash per candidate, once a handshake.
 //!
-//! With a bound on the load (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016) a candidate
-//! that holds more than its share times a factor is passed over until it is lighter: one popular key does not drown it.
+//! With a bound on the load (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016) a
+//! candidate that holds more than its share times a factor is skipped until it holds less, so one popular key does not
+//! overload it.
 
 use super::{Candidates, Draw};
 
 /// Consistent hashing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hash {
-    /// How much more than its share a candidate may hold, in percent of it (125: a quarter more); `None` for any.
+    /// How much a candidate may hold, in percent of its share (125: a quarter more); `None` sets no bound.
     pub load_max_percent: Option<u32>,
 }
 
@@ -22,7 +23,7 @@ impl Hash {
         let open = || (0..candidates.count()).filter(|&index| candidates.is_open(index));
         let best = |within: &dyn Fn(usize) -> bool| {
             open().filter(|&index| within(index)).min_by_key(|&index| {
-                // Ties of the score are broken by the name: the order in the file must not matter.
+                // The name breaks ties, so that the order in the file does not matter.
                 let identity = candidates.identity(index);
                 (score(mix(draw.key, identity), candidates.weight(index)), identity)
             })
@@ -37,21 +38,22 @@ impl Hash {
             let share = loads * u128::from(candidates.weight(index)) * u128::from(percent);
             u128::from(candidates.load(index)) * weights * 100 < share
         };
-        // The bound is above the mean, so somebody is within it, unless loads change while we look.
+        // The bound is above the mean, so some candidate is within it, unless loads change during the pick.
         best(&within).or_else(|| best(&|_| true))
     }
 }
 
-/// How far away a candidate is: an exponentially distributed number divided by its weight, so that each is the nearest
-/// with a probability in proportion to its weight. In integers, since a logarithm must give the same on every machine.
+/// Returns the distance of a candidate: an exponentially distributed number divided by its weight, so that each is the
+/// nearest with a probability in proportion to its weight. Uses integers, since the result must be equal on every
+/// machine.
 fn score(hash: u64, weight: u32) -> u64 {
     // -log2(hash / 2^64) with 32 bits behind the point: at most 64 << 32.
     let distance = (64 << 32) - log2(hash | 1);
-    // 38 bits and 24 more, so that dividing does not make equals of those that are not.
+    // 38 bits and 24 more, so that the division does not make different distances equal.
     (distance << 24) / u64::from(weight.max(1))
 }
 
-/// The binary logarithm of `value`, which is not 0, with 32 bits behind the point, rounded down.
+/// Returns the binary logarithm of `value`, which is not 0, with 32 bits behind the point, rounded down.
 fn log2(value: u64) -> u64 {
     let whole = u64::from(value.ilog2());
     // 1 <= mantissa < 2 with 63 bits behind the point. Each squaring gives one more bit of the logarithm.
@@ -70,7 +72,7 @@ fn log2(value: u64) -> u64 {
     whole << 32 | fraction
 }
 
-/// Hashes bytes: FNV-1a, then mixed. Fixed for ever: instances of different versions must agree.
+/// Hashes bytes: FNV-1a, then mixed. Must never change: instances of different versions must agree.
 pub fn of(bytes: &[u8]) -> u64 {
     let fnv = bytes
         .iter()
@@ -78,7 +80,7 @@ pub fn of(bytes: &[u8]) -> u64 {
     mix(fnv, bytes.len() as u64)
 }
 
-/// Mixes two numbers to one in which each bit depends on all of theirs (the finalizer of SplitMix64).
+/// Mixes two numbers into one of which each bit depends on all bits of both (the finalizer of SplitMix64).
 fn mix(a: u64, b: u64) -> u64 {
     let mut mixed = a ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,12 +1,12 @@
-//! The fewest live sessions for its weight.
+//! Picks the endpoint with the fewest live sessions for its weight.
 //!
-//! Sessions last for hours, so what an endpoint holds says more than whose turn it is. An endpoint that joins is empty and
-//! takes all that comes until it holds its share: slow start (a weight that grows) is what slows that down.
+//! Sessions last for hours, so an endpoint's load says more than whose turn it is. A new endpoint is empty and takes
+//! every session until it holds its share; slow start (a weight that grows) slows that down.
 
 use super::{Candidates, Draw, is_lighter};
 
-/// See [`super::Balancer::pick`]. Equals are taken from a random place on, so that proxies that know nothing of each
-/// other do not all begin with the first.
+/// See [`super::Balancer::pick`]. Starts at a random candidate among equals, so that independent proxies do not all
+/// begin with the first.
 pub fn pick(candidates: &impl Candidates, draw: Draw) -> Option<usize> {
     let count = candidates.count();
     let start = (draw.random % count.max(1) as u64) as usize;

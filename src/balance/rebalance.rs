@@ -1,21 +1,21 @@
-//! How many sessions to move when some endpoints hold more than their share and others less.
+//! Computes how many sessions to move when some endpoints hold more than their share and others less.
 //!
 //! A session cannot be moved as it is: it is closed, and its client comes back to a lighter endpoint if the algorithm
-//! sends it there. In between it is on no endpoint, so recently closed sessions still count: otherwise every share
-//! would seem to shrink while clients are on their way, and more would be closed after them.
+//! sends it there. Meanwhile it is on no endpoint, so recently closed sessions still count: otherwise every share would
+//! seem to shrink while clients are on their way, and more sessions would be closed.
 
 /// The load of one endpoint that takes sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointLoad {
     /// Sessions on it.
     pub load: u32,
-    /// Its share, compared with the others'.
+    /// Its share, relative to the others'.
     pub weight: u32,
-    /// Sessions that it takes at most.
+    /// The most sessions that it takes.
     pub sessions_max: u32,
 }
 
-/// What each of `held` may hold before it gives anything away: its share and `tolerance_percent` of that more.
+/// Returns how many sessions each of `held` may keep: its share plus `tolerance_percent`.
 pub fn most(held: &[EndpointLoad], returning: u32, tolerance_percent: u32) -> Vec<u32> {
     let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum::<u64>().max(1);
     let total = held.iter().map(|held| u64::from(held.load)).sum::<u64>() + u64::from(returning);
@@ -28,7 +28,7 @@ pub fn most(held: &[EndpointLoad], returning: u32, tolerance_percent: u32) -> Ve
 
 /// Returns how many sessions each of `held` should give away, in order. None gives away what it may hold (its share
 /// plus `tolerance_percent`); together they give no more than the others lack, less the `returning` sessions that are
-/// on their way already.
+/// already on their way.
 pub fn surplus(held: &[EndpointLoad], returning: u32, tolerance_percent: u32) -> Vec<u32> {
     let weights: u64 = held.iter().map(|held| u64::from(held.weight)).sum();
     let total = held.iter().map(|held| u64::from(held.load)).sum::<u64>() + u64::from(returning);
@@ -113,7 +113,7 @@ mod tests {
             }
             let sent: u64 = given.iter().map(|&given| u64::from(given)).sum();
             prop_assert!(sent <= lacking);
-            // While they are on their way nobody else is sent after them, unless there was more to send than there was room.
+            // Meanwhile no other session is closed, unless there was more to move than room.
             let after: Vec<_> =
                 held.iter().zip(&given).map(|(held, given)| EndpointLoad { load: held.load - given, ..*held }).collect();
             let again: u64 = surplus(&after, returning + sent as u32, tolerance).into_iter().map(u64::from).sum();

@@ -1,34 +1,34 @@
-//! Smooth weighted round robin: each in turn, as often as its weight says, and spread out: 5, 1, 1 gives `a a b a c a
-//! a`.
+//! Smooth weighted round robin: picks each candidate in turn, as often as its weight says, and spread out: 5, 1, 1
+//! gives `a a b a c a a`.
 //!
-//! As in nginx and LVS: at each pick every candidate earns its weight, the richest is taken and pays what all have
-//! earned. Over a round each gets exactly its weight.
+//! Works as in nginx and LVS: at each pick every candidate earns its weight; the one with the most credit is picked and
+//! pays what all have earned. Over a round each gets exactly its weight.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::Candidates;
 
-/// Beyond this nobody saves or owes, whatever weights and exclusions do: a candidate that was away for long does not come
-/// back to a row of picks.
+/// Bounds credit and debt, whatever weights and exclusions do: a candidate that was away for long does not come back to
+/// a series of picks.
 const CREDIT_ROUNDS_MAX: i64 = 2;
 
-/// The state of the turn.
+/// The state of the rotation.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
     start: usize,
-    /// What each has saved. The lock is held for one pass over the candidates, once a handshake.
+    /// The credit of each candidate. The lock is held for one pass over the candidates, once a handshake.
     credits: Mutex<Vec<i64>>,
 }
 
 impl RoundRobin {
-    /// Begins at candidate `start` (modulo their number). Give it a random one: many proxies that start together would
-    /// else all send their first session to the first server.
+    /// Begins at candidate `start` (modulo their number). Pass a random number; otherwise many proxies that start
+    /// together would all send their first session to the first server.
     pub fn new(start: usize) -> RoundRobin {
         RoundRobin { start, credits: Mutex::default() }
     }
 
-    /// See [`super::Balancer::pick`]. While weights and exclusions stay the same, each is picked as often as its weight
-    /// says in any row of picks that is as long as the sum of the weights (divided by what they have in common).
+    /// See [`super::Balancer::pick`]. While weights and exclusions stay the same, any series of picks as long as the
+    /// sum of the weights (divided by their common divisor) picks each as often as its weight says.
     pub fn pick(&self, candidates: &impl Candidates) -> Option<usize> {
         let count = candidates.count();
         let start = self.start.checked_rem(count)?;

@@ -1,12 +1,12 @@
-//! The cookie by which a client comes back to the endpoint it had.
+//! The affinity cookie, by which a client comes back to its endpoint.
 //!
-//! It holds the endpoint's identity and the time of its expiry, both authenticated together with the upstream's name by
-//! HMAC-SHA256: nobody can make one up, and one of another upstream is none. The identity is a hash of an internal
-//! address, and so few addresses are usual that it could be guessed back; so it is masked, by a key stream that the MAC
-//! selects (as in SIV, RFC 5297: the MAC of the plain text is the nonce). Nothing is kept here: every instance that has
-//! the secret reads the cookies of all others, also after a restart.
+//! The cookie holds the endpoint's identity and its expiry, both authenticated together with the upstream's name by
+//! HMAC-SHA256: nobody can forge one, and one of another upstream is invalid. The identity is a hash of an internal
+//! address and could be guessed, since few addresses are in use; so it is masked by a key stream that the MAC selects
+//! (as in SIV, RFC 5297: the MAC of the plain text is the nonce). No state is kept: every instance with the secret
+//! reads the cookies of all others, also after a restart.
 //!
-//! Several secrets make a change without loss possible: the first signs, each is tried to read.
+//! Several secrets allow a change without loss: the first signs, and all are tried for reading.
 
 use crate::base::labels::variant_labels;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -14,24 +14,24 @@ use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-/// Bytes of the MAC that are kept: half of it, the least that RFC 2104 §5 allows.
+/// Bytes of the MAC that are kept: half of it, the minimum of RFC 2104 §5.
 const MAC_BYTES: usize = 16;
 const TOKEN_BYTES: usize = 8 + 8 + MAC_BYTES;
-/// A token as text.
+/// The length of a token as text.
 const TOKEN_CHARS: usize = (TOKEN_BYTES * 4).div_ceil(3);
-/// Cookies of our name that are looked at: a browser sends one for each path and domain they were set for.
+/// How many cookies of this name are read: a browser sends one for each path and domain they were set for.
 const TRIED_MAX: usize = 4;
 
-/// What a cookie is and how it is set.
+/// The attributes of the cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// How long it is good for, in seconds; `None` until the browser is closed.
+    /// Its lifetime in seconds; `None` until the browser is closed.
     pub max_age: Option<u64>,
-    /// When it is sent by TLS only.
+    /// When it gets the attribute `Secure`.
     pub secure: Secure,
-    /// Whether scripts of the page can not read it.
+    /// Whether it is hidden from the page's scripts.
     pub http_only: bool,
-    /// Whether other sites' requests carry it.
+    /// Whether requests from other sites carry it.
     pub same_site: SameSite,
 }
 
@@ -46,27 +46,27 @@ pub enum Secure {
     Never,
 }
 
-/// Which requests of other sites carry a cookie.
+/// Which requests from other sites carry a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameSite {
-    /// None, links included.
+    /// None, not even links.
     Strict,
-    /// Links.
+    /// Links only.
     Lax,
     /// All.
     None,
 }
 
-/// What became of the endpoint that a client had.
+/// Whether a client came back to its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Returned {
-    /// It had none.
+    /// It had no cookie.
     New,
-    /// It came back to it.
+    /// It came back.
     Hit,
-    /// It went elsewhere, since that one takes no sessions now or is no more.
+    /// It went to another one, since its endpoint takes no sessions now or is gone.
     Moved,
-    /// Its cookie was not ours, was changed on its way, or had expired.
+    /// Its cookie was not ours, was altered, or had expired.
     Invalid,
 }
 
@@ -89,27 +89,27 @@ pub struct Sticky {
     attributes: Attributes,
 }
 
-/// How far apart, in seconds, the clocks of instances may be without their renewing one another's cookies.
+/// How far apart the clocks of instances may be, in seconds, before they renew one another's cookies.
 const SKEW: u64 = 60;
 
-/// What a request's cookie says.
+/// The content of a request's cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affinity {
-    /// There is none.
+    /// There is no cookie.
     None,
-    /// There is one that is not ours, was changed on its way, or is too old.
+    /// The cookie is not ours, was altered, or has expired.
     Invalid,
-    /// It names this endpoint.
+    /// The cookie names this endpoint.
     Endpoint {
         /// See [`super::Candidates::identity`].
         identity: u64,
-        /// Over half of its time is left, and the first secret has signed it: it needs no new one.
+        /// Whether over half of its time is left and the first secret signed it, so that it needs no renewal.
         is_fresh: bool,
     },
 }
 
 impl Affinity {
-    /// The endpoint named.
+    /// Returns the endpoint named.
     pub fn identity(self) -> Option<u64> {
         match self {
             Affinity::Endpoint { identity, .. } => Some(identity),
@@ -117,7 +117,7 @@ impl Affinity {
         }
     }
 
-    /// What became of it, when the endpoint `answered` did.
+    /// Returns whether the client came back, given the endpoint that answered.
     pub fn returned(self, answered: u64) -> Returned {
         match self {
             Affinity::None => Returned::New,
@@ -129,7 +129,7 @@ impl Affinity {
 }
 
 impl Sticky {
-    /// The cookie `name` for `path` of `upstream`. Of the `secrets` the first signs.
+    /// Creates the cookie `name` for `path` of `upstream`. The first of the `secrets` signs.
     pub fn new<'a>(
         name: String,
         upstream: String,
@@ -141,12 +141,12 @@ impl Sticky {
         Sticky { name, upstream, keys, path, attributes }
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the lines of a request's `Cookie` say, `now` in seconds of the Unix epoch.
+    /// Reads the lines of a request's `Cookie`; `now` is in seconds of the Unix epoch.
     pub fn read<'a>(&self, cookies: impl IntoIterator<Item = &'a [u8]>, now: u64) -> Affinity {
         let tokens = cookies.into_iter().flat_map(pairs).filter_map(|pair| value(pair, &self.name));
         let mut affinity = Affinity::None;
@@ -161,7 +161,7 @@ impl Sticky {
 
     fn verify(&self, token: &[u8], now: u64) -> Affinity {
         let mut bytes = [0; TOKEN_BYTES];
-        // The length first: the decoder would complain of too small a buffer, which is another matter.
+        // The length is checked first: otherwise the decoder reports a buffer that is too small.
         if token.len() != TOKEN_CHARS || BASE64.decode_slice(token, &mut bytes) != Ok(TOKEN_BYTES) {
             return Affinity::Invalid;
         }
@@ -179,7 +179,7 @@ impl Sticky {
                 at if at <= now => return Affinity::Invalid,
                 at => at - now,
             };
-            // One with more time left than any is given was given by a clock that was ahead, and would last too long.
+            // A cookie with more time left than any gets comes from a clock that was ahead, and would last too long.
             let is_due = |age: u64| left > age / 2 && left <= age.saturating_add(SKEW);
             let is_fresh = index == 0 && self.attributes.max_age.is_none_or(is_due);
             return Affinity::Endpoint { identity, is_fresh };
@@ -187,7 +187,8 @@ impl Sticky {
         Affinity::Invalid
     }
 
-    /// The value of `Set-Cookie` that names the endpoint `identity` from `now` on, for a client that came by TLS or not.
+    /// Returns the value of `Set-Cookie` that names the endpoint `identity` from `now` on, for a client that came by
+    /// TLS or not.
     pub fn set(&self, identity: u64, now: u64, tls: bool) -> String {
         let Attributes { max_age, secure, http_only, same_site } = self.attributes;
         let mut line = format!("{}={}; Path={}", self.name, self.token(identity, now), self.path);
@@ -209,7 +210,7 @@ impl Sticky {
     }
 
     fn token(&self, identity: u64, now: u64) -> String {
-        // `new` is given at least one secret; without any there is no cookie that could be read, so none that says anything.
+        // `new` gets at least one secret; without any, no cookie could be read, so none is sent.
         let Some(key) = self.keys.first() else { return String::new() };
         let expires = self.attributes.max_age.map_or(0, |age| now.saturating_add(age));
         let mac = self.mac(key, identity, expires);
@@ -221,13 +222,13 @@ impl Sticky {
     }
 
     fn mac(&self, key: &Key, identity: u64, expires: u64) -> [u8; MAC_BYTES] {
-        // All but the name have a fixed length, so no two messages read the same.
+        // All parts but the name have a fixed length, so no two messages are equal.
         let parts = [b"mac1", &identity.to_be_bytes()[..], &expires.to_be_bytes(), self.upstream.as_bytes()];
         first(&signed(key, &parts))
     }
 }
 
-/// What hides the identity.
+/// Returns the mask of the identity.
 fn mask(key: &Key, mac: &[u8]) -> u64 {
     u64::from_be_bytes(first(&signed(key, &[b"mask", mac])))
 }
@@ -244,17 +245,17 @@ fn first<const N: usize>(tag: &hmac::Tag) -> [u8; N] {
     bytes
 }
 
-/// The pairs of a line of `Cookie`, as browsers and servers cut it (RFC 6265 §5.4): at each semicolon.
+/// Splits a line of `Cookie` at each semicolon, as browsers and servers do (RFC 6265 §5.4).
 fn pairs(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| *byte == b';')
 }
 
-/// The value of the cookie `name`, if this is it.
+/// Returns the value, if this is the cookie `name`.
 fn value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     Some(pair.trim_ascii().strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start())
 }
 
-/// A line of `Cookie` without the cookie `name`; what else is in it stays as it was, byte for byte. `None` if the cookie
+/// Returns a line of `Cookie` without the cookie `name`, and everything else in it byte for byte. `None` if the cookie
 /// is not in it; empty if nothing else is.
 pub fn without(line: &[u8], name: &str) -> Option<Vec<u8>> {
     if !pairs(line).any(|pair| value(pair, name).is_some()) {
@@ -300,7 +301,7 @@ mod tests {
     fn a_clock_that_jumps_costs_an_affinity_at_most_and_no_cookie_lasts_for_ever() {
         let sticky = sticky("chat", &["secret"], Some(HOUR));
         let token = sticky.token(7, NOW);
-        // Back: it is taken, and given anew with its proper time. Forth: it is as one that is too old.
+        // A clock behind: the cookie is valid, and renewed with its proper time. A clock ahead: it is as if too old.
         assert_eq!(read(&sticky, &token, NOW - SKEW), fresh(7));
         for now in [0, NOW - 365 * 24 * HOUR, NOW - SKEW - 1] {
             assert_eq!(read(&sticky, &token, now), Affinity::Endpoint { identity: 7, is_fresh: false });

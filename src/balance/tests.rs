@@ -1,4 +1,4 @@
-//! What holds for each algorithm: the contract, fairness, and what moves when an endpoint goes.
+//! Tests of all algorithms: the contract, fairness, and what moves when an endpoint goes.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Candidates that are what they are told to be.
+/// Candidates with given weights and loads.
 #[derive(Clone, Debug, Default)]
 struct Group {
     weights: Vec<u32>,
@@ -63,7 +63,7 @@ fn all() -> [Balancer; 5] {
     ]
 }
 
-/// How often each is picked when nothing ends.
+/// Returns how often each is picked if no session ends.
 fn counts(balancer: &Balancer, group: &Group, picks: u32) -> Vec<u32> {
     let mut random = fastrand::Rng::with_seed(11);
     for _ in 0..picks {
@@ -134,7 +134,7 @@ fn each_pair_is_drawn_as_often_as_any_other() {
     for _ in 0..6000 {
         picked[Balancer::RandomTwo.pick(&group, draw(&mut random)).expect("open")] += 1;
     }
-    // Of six pairs the lightest is in three, the next one is the lighter of two, the third of one.
+    // The lightest is in three of six pairs; the next is the lighter of two, the third of one.
     for (picked, expected) in picked.into_iter().zip([3000_u32, 2000, 1000, 0]) {
         assert!(picked.abs_diff(expected) < 250, "{picked} for {expected}");
     }
@@ -142,7 +142,7 @@ fn each_pair_is_drawn_as_often_as_any_other() {
 
 #[test]
 fn two_by_chance_are_drawn_by_their_weights() {
-    // The heavy one is in nearly each pair, and twice as loaded as it is heavy it is still the lighter for its size.
+    // The heavy one is in nearly each pair; with twice the load for its weight it is still the lighter one.
     let group = Group::new(&[8, 1, 1]);
     group.loads[0].set(3);
     let mut random = fastrand::Rng::with_seed(23);
@@ -154,7 +154,7 @@ fn two_by_chance_are_drawn_by_their_weights() {
     assert!(heavy.abs_diff(1956) < 40, "{heavy}");
 }
 
-/// Weights that shrink while they are looked at, as those of endpoints that are being closed.
+/// Weights that shrink during a pick, as if endpoints were being closed.
 struct Shrinking(Cell<u32>);
 
 impl Candidates for Shrinking {
@@ -220,12 +220,13 @@ fn the_bound_is_that_of_the_loads_with_the_new_session() {
     let key = (0..).find(|&key| hash.pick(&group, Draw { key, random: 0 }) == Some(0)).expect("one of them");
     for (loads, pick) in [([5, 3], 0), ([7, 3], 1), ([5, 2], 1), ([1000, 999], 0)] {
         group.loads.iter().zip(loads).for_each(|(load, now)| load.set(now));
-        // A quarter more than half of all, the new one among them: 5 of 9 (5.6) is within it, 7 of 11 (6.9) and 5 of 8 are not.
+        // The bound is a quarter more than half of all, the new one included: 5 of 9 (5.6) is within it; 7 of 11 (6.9)
+        // and 5 of 8 are not.
         assert_eq!(hash.pick(&group, Draw { key, random: 0 }), Some(pick), "{loads:?}");
     }
 }
 
-/// Loads that grow while they are looked at, as those of endpoints that everybody chooses at once.
+/// Loads that grow during a pick, as if everybody chose the same endpoint at once.
 struct Growing(Cell<u32>);
 
 impl Candidates for Growing {

@@ -1,13 +1,13 @@
-//! What a probe wants to find in an answer.
+//! What a probe expects in an answer.
 
 use regex::bytes::Regex;
 
-/// Part of a body or of a message.
+/// A condition on a body or a message.
 #[derive(Clone, Debug)]
 pub enum Expect {
-    /// These bytes stand somewhere in it.
+    /// It contains these bytes.
     Contains(String),
-    /// It matches somewhere; anchors are the author's business.
+    /// The regex matches somewhere, unless it is anchored.
     Matches(Regex),
 }
 

@@ -1,12 +1,11 @@
-//! Ejection: an endpoint that fails live sessions is left out for a while, longer each time.
+//! Ejection: an endpoint that fails live sessions gets none for a while, longer each time.
 //!
-//! Two things count against it. A failed connection or handshake: the endpoint gave no answer, whatever the client
-//! wanted. And, more carefully, a session that breaks off right after its 101, as behind a server that accepts
-//! connections and crashes on them: a client may have provoked one, so it takes several, and half of all that were
-//! opened.
+//! Two kinds of failure count. A failed connection or handshake: the endpoint gave no answer, whatever the client sent.
+//! And, with more caution, a session that breaks off right after its 101, as with a server that accepts connections and
+//! crashes on them: a client may have caused it, so several are needed, and half of all that were opened.
 //!
-//! An ejection ends not with time but with an answer. When the time is over, one session is let through as a trial, and
-//! the next only `TRIAL` later, so that not all clients find out together that the endpoint still hangs: it has the
+//! An ejection ends with an answer, not with time. When its time is over, one session is let through as a trial, and
+//! the next only `TRIAL` later, so that not all clients discover together that the endpoint still hangs: it has the
 //! fewest sessions of all and would get every new one.
 //!
 //! A pick only loads one number. Failures, and the first good answer after them, take a lock.
@@ -18,26 +17,26 @@ use std::time::Duration;
 use crate::base::labels::variant_labels;
 use crate::base::time::MonotonicTime;
 
-/// Between two sessions that try an endpoint which has not answered again, and how long one is passed over that failed
-/// while as many are ejected as may be. Longer than a good handshake takes, and short beside any ejection.
+/// The time between two trial sessions of an endpoint that has not answered again; also how long a failed one is
+/// skipped if no more may be ejected. Longer than a good handshake takes, and short compared with any ejection.
 pub const TRIAL: Duration = Duration::from_secs(1);
-/// Sessions that broke off early within `WINDOW` until it is taken for the endpoint's fault. Fewer are chance.
+/// How many sessions must break off early within `WINDOW` until the endpoint is blamed. Fewer may be chance.
 pub const EARLY_ENDS: u32 = 5;
-/// How long openings and early ends are counted together.
+/// The span over which opened sessions and early ends are counted.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// When an endpoint is ejected, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EjectionRule {
-    /// Failed connections and handshakes in a row.
+    /// Failed connections and handshakes in a row that eject it.
     pub failures: u32,
-    /// The first ejection; the second in a row is twice as long, and so on.
+    /// Length of the first ejection; the second in a row is twice as long, and so on.
     pub span: Duration,
-    /// The longest.
+    /// The longest ejection.
     pub span_max: Duration,
-    /// How soon after its 101 a session must break off to count; `None` if none does.
+    /// How soon after its 101 a session must break off to count; `None` if none counts.
     pub early_end: Option<Duration>,
-    /// How many of a hundred endpoints may be ejected at a time; one always may.
+    /// The most endpoints ejected at a time, in percent; one always may be.
     pub percent_max: u32,
 }
 
@@ -60,14 +59,14 @@ variant_labels! {
 /// An ejection that begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
-    /// Why.
+    /// The reason.
     pub why: EjectionReason,
-    /// How long no session tries it, unless there is nobody else.
+    /// How long no session tries it, unless there is no other endpoint.
     pub span: Duration,
 }
 
 impl EjectionRule {
-    /// Returns true if one more of `of` endpoints may be ejected, when `out` are.
+    /// Returns true if one more of `of` endpoints may be ejected when `out` are.
     pub fn has_room(&self, out: usize, of: usize) -> bool {
         out < (of * self.percent_max as usize / 100).max(1)
     }
@@ -76,9 +75,9 @@ impl EjectionRule {
 /// The ejection state of an endpoint.
 #[derive(Debug, Default)]
 pub struct Outlier {
-    /// Until when sessions stay away, in microseconds; once it is over one may try. 0: in favour.
+    /// When its time is over, in microseconds; after it one session may try. 0: not ejected.
     until: AtomicU64,
-    /// There is something that a good answer would forget. Workers that only read it keep its cache line.
+    /// Whether a good answer would clear something. Workers that only read it keep its cache line.
     blemished: AtomicBool,
     ejected: AtomicBool,
     record: Mutex<FailureRecord>,
@@ -86,11 +85,11 @@ pub struct Outlier {
 
 #[derive(Debug, Default)]
 struct FailureRecord {
-    /// In a row.
+    /// Failures in a row.
     failures: u32,
     /// Ejections, less those forgiven since.
     times: u32,
-    /// The last one: why, how long, and when its time was over.
+    /// The last one, and when its time was over.
     last: Option<(Ejection, MonotonicTime)>,
     /// When the count of `opened` and `early` began.
     window: Option<MonotonicTime>,
@@ -99,19 +98,19 @@ struct FailureRecord {
 }
 
 impl Outlier {
-    /// Returns true if sessions should stay away, if they can.
+    /// Returns true if sessions should avoid it, if they can.
     pub fn is_out(&self, now: MonotonicTime) -> bool {
-        // 0 is never ahead.
+        // 0 is never in the future.
         now.as_micros() < self.until.load(Ordering::Relaxed)
     }
 
-    /// Returns true if it has not answered since it was ejected, whether or not the time is over.
+    /// Returns true if it has not answered since it was ejected, even if its time is over.
     pub fn is_ejected(&self) -> bool {
         self.ejected.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the session for which it was chosen while not out may go there: always if it is in favour; else
-    /// for one session in each `TRIAL`.
+    /// Returns true if a session that chose it while not out may go there: always if it is not ejected, else one
+    /// session per `TRIAL`.
     pub fn admits(&self, now: MonotonicTime) -> bool {
         let until = self.until.load(Ordering::Relaxed);
         let next = (now + TRIAL).as_micros();
@@ -130,7 +129,7 @@ impl Outlier {
         }
         self.blemished.store(true, Ordering::Relaxed);
         record.failures = record.failures.saturating_add(1);
-        // One that was let through for a trial decides alone.
+        // A trial session decides alone.
         if record.failures < rule.failures && self.until.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -148,7 +147,8 @@ impl Outlier {
         }
         let mut record = self.record();
         record.failures = 0;
-        // A server whose sessions die young answers well: only time, and then a trial, tells whether it still does that.
+        // A server whose sessions break off early still answers well: only time, and then a trial, shows whether it
+        // recovered.
         if record.last.is_some_and(|(last, _)| last.why == EjectionReason::EarlyEnds) && record.is_serving(now) {
             return false;
         }
@@ -208,7 +208,7 @@ impl FailureRecord {
         self.last.is_some_and(|(_, until)| now < until)
     }
 
-    /// The counts of the window that `now` falls in.
+    /// Returns the counts of the window that contains `now`.
     fn count(&mut self, now: MonotonicTime) -> &mut FailureRecord {
         if self.window.is_none_or(|began| now.since(began) >= WINDOW) {
             (self.window, self.opened, self.early) = (Some(now), 0, 0);
@@ -216,9 +216,9 @@ impl FailureRecord {
         self
     }
 
-    /// Returns how long the next ejection is: `span` times the number of ejections. Each is forgiven after as long a
-    /// good time as the last one took, so an endpoint that flaps faster than that stays out longer and longer, and one
-    /// that recovers is soon like new.
+    /// Returns the length of the next ejection: `span` times the number of ejections. Each is forgiven after a good
+    /// time as long as the last ejection, so an endpoint that flaps faster stays out longer and longer, and one that
+    /// recovers is soon like new.
     fn next_span(&mut self, rule: EjectionRule, now: MonotonicTime) -> Duration {
         if let Some((last, until)) = self.last {
             let forgiven = now.since(until).as_micros() / last.span.as_micros().max(1);
@@ -271,7 +271,7 @@ mod tests {
         assert!(!fail(0.0) && !fail(1.0));
         assert!(!outlier.answered(at(2.0)), "it was not ejected");
         assert!(!fail(3.0) && !fail(4.0) && fail(5.0));
-        // Its trial decides alone.
+        // A trial session decides alone.
         assert!(outlier.admits(at(15.0)) && fail(15.1));
     }
 
@@ -326,7 +326,7 @@ mod tests {
         }
         assert_eq!([(); 5].map(|()| early(20.5)), [None; 5], "5 of 11");
         assert_eq!(early(20.5).unwrap().why, EjectionReason::EarlyEnds);
-        // It goes on answering with 101; that proves nothing before its time is over.
+        // It still answers with 101; that proves nothing before its time is over.
         assert!(!outlier.answered(at(21.0)) && outlier.is_out(at(30.0)));
         assert!(outlier.admits(at(30.5)) && outlier.answered(at(30.6)));
         // Long ago and few.

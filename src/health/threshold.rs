@@ -1,35 +1,35 @@
 //! Rise and fall: how many probes in a row change the health of an endpoint.
 //!
-//! The first probe decides at once, as in HAProxy and Envoy: with nothing known, one result is the best there is. Until
-//! then the health is unknown, and the endpoint takes sessions: a proxy that has just started must not turn clients
-//! away before the first probe; a client that meets a dead endpoint then is retried on another.
+//! The first probe decides at once, as in HAProxy and Envoy: one result is better than none. Until then the health is
+//! unknown, and the endpoint takes sessions: a proxy that has just started must not turn clients away before the first
+//! probe; a client that meets a dead endpoint then is retried on another.
 
 /// The thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthThresholds {
-    /// Passed in a row until an endpoint that was down is up.
+    /// Passes in a row until an endpoint that was down is up.
     pub rise: u32,
-    /// Failed in a row until one that was up is down.
+    /// Failures in a row until an endpoint that was up is down.
     pub fall: u32,
 }
 
 /// The health of an endpoint, from probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Health {
-    /// None has ended yet, or there are none.
+    /// No probe has ended yet, or there are none.
     #[default]
     Unknown,
-    /// It passes.
+    /// It passes its probes.
     Up,
-    /// It fails.
+    /// It fails its probes.
     Down,
 }
 
-/// The state behind a verdict.
+/// The state from which a verdict follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Threshold {
     health: Health,
-    /// Results in a row that speak against `health`.
+    /// Results in a row that contradict `health`.
     against: u32,
 }
 

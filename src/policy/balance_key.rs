@@ -16,7 +16,7 @@ use crate::route::pattern::as_string;
 /// The part of a request that is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BalanceKey {
-    /// The client's address, as `trusted_proxies` let it be known.
+    /// The client's address, as far as `trusted_proxies` reveal it.
     ClientAddress,
     /// The path, as the upstream sees it.
     Path,
@@ -24,20 +24,20 @@ pub enum BalanceKey {
     Header(HeaderName),
     /// A cookie.
     Cookie(String),
-    /// A parameter of the query, as it is written there.
+    /// A parameter of the query, undecoded.
     Query(String),
 }
 
-/// Why text names no part of a request.
+/// Why a text does not name a part of a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BalanceKeyError {
-    /// None of the words.
+    /// It is not one of the words.
     #[error("`{0}` is no part of a request: write client_address, path, header:NAME, cookie:NAME or query:NAME")]
     Form(String),
-    /// No header has such a name.
+    /// It is not a valid header name.
     #[error("`{0}` is not a header's name")]
     Header(String),
-    /// No cookie or parameter has such a name.
+    /// It is not a valid name of a cookie or parameter.
     #[error("`{0}` is not the name of a {1}: write it as it stands in a request, without spaces or any of = ; &")]
     Name(String, &'static str),
 }
@@ -82,21 +82,21 @@ as_string!(BalanceKey, "BalanceKey", {
     "examples": ["client_address", "header:X-User", "cookie:sid", "query:room"],
 });
 
-/// Where the parts are.
+/// The parts of a request that may be hashed.
 #[derive(Clone, Copy, Debug)]
 pub struct Keyed<'a> {
-    /// Who asks.
+    /// The client's address.
     pub client: Option<IpAddr>,
-    /// As the upstream sees it.
+    /// The path, as the upstream sees it.
     pub path: &'a str,
-    /// As it came.
+    /// The query, as received.
     pub query: Option<&'a str>,
-    /// As they came.
+    /// The headers, as received.
     pub headers: &'a HeaderMap,
 }
 
-/// What the balancer draws by: `random`, and the hash of the request's key, or of `random` where the request has none: such
-/// requests spread.
+/// Returns the input of a pick: `random`, and the hash of the request's key, or of `random` if the request has no key,
+/// so that such requests spread.
 pub fn draw(key: Option<&BalanceKey>, request: Keyed<'_>, random: u64) -> Draw {
     let key = key.and_then(|key| value(key, request)).unwrap_or_else(|| hash::of(&random.to_le_bytes()));
     Draw { key, random }
@@ -120,7 +120,7 @@ fn value(key: &BalanceKey, request: Keyed<'_>) -> Option<u64> {
     }
 }
 
-/// The value of the first `name=value`.
+/// Returns the hash of the first value with this name.
 fn named<'a>(mut pairs: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<u64> {
     let value = pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     Some(hash::of(value))

@@ -1,28 +1,27 @@
-//! Rate limit: a token bucket that tells each caller when its turn is.
+//! Rate limit: a token bucket that gives each caller the time of its slot.
 //!
-//! The generic cell rate algorithm (GCRA, ITU-T I.371), a token bucket kept as one number: the theoretical arrival
-//! time. Each caller gets its slot at once, in the order of asking, so waiting is one sleep and there is no queue to
-//! keep; the number of waiters is bounded by the longest wait (`rate` × `wait`).
+//! This is the generic cell rate algorithm (GCRA, ITU-T I.371), a token bucket kept as one number: the theoretical
+//! arrival time. Each caller gets its slot at once, in order of arrival, so it waits with one sleep and there is no
+//! queue to keep; the longest wait (`rate` × `wait`) bounds the number of waiters.
 //!
-//! Invariant: any span of length `t` holds at most `burst + rate · t` slots. An unused slot (the client left) is lost:
-//! those behind it have their times already.
+//! Invariant: any span of length `t` holds at most `burst + rate · t` slots. An unused slot (the client left) is lost,
+//! since later callers have their times already.
 //!
-//! A refused caller learns when to come back, each one slot later than the one before, as if the queue went on behind
-//! the bound. A crowd that obeys comes back at the rate and not as a crowd.
+//! A refused caller learns when to come back, each one slot later than the one before, as if the queue went on beyond
+//! the bound. Callers that obey come back at the rate and not all at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::base::time::MonotonicTime;
 
-/// A promise further ahead than this is void: a caller that ignores it and asks again and again must not put the others
-/// off for hours.
+/// The furthest promise: a caller that ignores it and keeps asking must not delay the others for hours.
 const PROMISE_MAX: Duration = Duration::from_secs(60);
 
 /// The rate of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionRate {
-    /// Nanoseconds between two slots, rounded up: rather slightly below the rate than above.
+    /// Nanoseconds between two slots, rounded up, so the rate is rather too low than too high.
     interval: u64,
     /// Nanoseconds of burst.
     slack: u64,
@@ -31,8 +30,8 @@ pub struct AdmissionRate {
 }
 
 impl AdmissionRate {
-    /// Admits `per_second` slots a second, `burst` of them at once after a pause; a slot further away than `wait` is
-    /// refused. 0 counts as 1 in both.
+    /// Admits `per_second` slots a second, and `burst` at once after a pause; refuses a slot further away than `wait`.
+    /// Both numbers count as at least 1.
     pub fn new(per_second: u32, burst: u32, wait: Duration) -> AdmissionRate {
         let interval = 1_000_000_000_u64.div_ceil(u64::from(per_second.max(1)));
         AdmissionRate { interval, slack: interval * u64::from(burst.max(1)), wait: nanos(wait) }
@@ -44,7 +43,7 @@ impl AdmissionRate {
     }
 }
 
-/// The slots given so far. Shared by threads.
+/// The slots taken so far; shared by threads.
 #[derive(Debug, Default)]
 pub struct Bucket {
     /// Theoretical arrival time (GCRA), ns.
@@ -53,7 +52,7 @@ pub struct Bucket {
     promised: AtomicU64,
 }
 
-/// The turn is too far away.
+/// The next slot is too far away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateExceeded {
     /// How long from now until a slot is free.
@@ -63,11 +62,11 @@ pub struct RateExceeded {
 impl Bucket {
     /// Takes a slot and returns how long to wait for it.
     ///
-    /// # Errors
+    /// Fails if the wait would be longer than allowed, and says when to come back. No slot is taken then.
     /// If the wait were longer than allowed: when to come back. No slot is taken then.
     pub fn take(&self, pace: AdmissionRate, now: MonotonicTime) -> Result<Duration, RateExceeded> {
         let now = now.as_micros().saturating_mul(1000);
-        // Relaxed: the number itself is all there is to agree on.
+        // Relaxed: threads need to agree on this number only.
         let taken = self.given.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |given| {
             let next = given.max(now).saturating_add(pace.interval);
             (next - now <= pace.slack.saturating_add(pace.wait)).then_some(next)
@@ -118,9 +117,9 @@ mod tests {
         let taken: Vec<_> = (0..10).map(|_| bucket.take(pace, START)).collect();
         let waits: Vec<_> = taken.iter().filter_map(|taken| taken.ok()).map(|wait| wait.as_millis()).collect();
         assert_eq!(waits, [0, 0, 0, 100, 200, 300, 400, 500]);
-        // They may come back where the line would have gone on.
+        // They may come back where the queue would have gone on.
         assert_eq!(taken[8..], [Err(RateExceeded { after: secs(0.6) }), Err(RateExceeded { after: secs(0.7) })]);
-        // After a pause it is full again, and not fuller.
+        // After a pause the bucket is full again, but not overfull.
         let later = START + secs(100.0);
         let waits: Vec<_> = (0..4).map(|_| bucket.take(pace, later).unwrap().as_millis()).collect();
         assert_eq!(waits, [0, 0, 0, 100]);

@@ -1,5 +1,5 @@
-//! Policies: who may open a tunnel, when, which endpoint key it has, and how often it may be retried; no sockets, no
-//! clock. A policy that may refuse returns allow or a typed denial.
+//! Policies: who may open a tunnel and when, what key a request is balanced by, and how often it may be retried;
+//! without sockets or clock. A policy that may refuse returns an allowance or a typed denial.
 
 pub mod balance_key;
 pub mod bucket;

@@ -1,10 +1,10 @@
-//! Which web pages may open a WebSocket here: RFC 6455 §10.2 against cross-site hijacking.
+//! The origin check: which web pages may open a WebSocket (RFC 6455 §10.2), against cross-site hijacking.
 //!
-//! A browser sends cookies with a WebSocket handshake to any host and asks no CORS question; the Origin field is all that
-//! tells a page of ours from a stranger's. So the default is the same origin, and what cannot be read is denied unless it is
-//! named. Clients that are no browsers send no Origin, or any: this is no authentication, and `missing: allow` costs
-//! nothing. Many of them send what no page has (`file://`, a URL with a path, a `wss` scheme): `"*"` lets all of it in, for
-//! where any is allowed nothing is protected.
+//! A browser sends cookies with a WebSocket handshake to any host, without a CORS check; only the Origin field
+//! distinguishes the operator's pages from a stranger's. So the default is the same origin, and an unreadable value is
+//! denied unless the list names it. Clients that are no browsers send no Origin, or any: this is no authentication, and
+//! `missing: allow` gives nothing away. Many of them send what no page has (`file://`, a URL with a path, a `wss`
+//! scheme): `"*"` admits all of it, since it protects nothing anyway.
 
 mod pattern;
 
@@ -64,35 +64,35 @@ impl Default for OriginPolicy {
     }
 }
 
-/// What a request is for, as the page that makes it knows it.
+/// The target of a request, as the page that makes it knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct OriginTarget<'a> {
     /// The authority.
     pub host: &'a Host,
-    /// The port, where it may be left out of that.
+    /// The port, in case the authority leaves it out.
     pub port: Option<u16>,
-    /// TLS ended at this listener.
+    /// Whether TLS ended at this listener.
     pub tls: bool,
-    /// Whether a trusted proxy names the authority, and not the Host field.
+    /// Whether the authority comes from a trusted proxy instead of the Host field.
     pub by_proxy: bool,
-    /// Why the authority that somebody else names does not count.
+    /// Why a forwarded authority does not count.
     pub doubt: Option<Doubt>,
 }
 
 impl<'a> OriginTarget<'a> {
-    /// By a request to `host` that came by TLS or not, of which trusted proxies have `forwarded_request`.
+    /// The target of a request to `host`, by TLS or not, that trusted proxies describe by `forwarded_request`.
     pub fn new(host: &'a Host, tls: bool, forwarded_request: &'a ForwardedRequest) -> OriginTarget<'a> {
         OriginTarget {
             host: forwarded_request.host.as_ref().unwrap_or(host),
             port: forwarded_request.port,
-            // One who passes plain requests on by TLS has plain pages.
+            // A proxy that passes plain requests on by TLS serves plain pages.
             tls: tls && forwarded_request.https != Some(false),
             by_proxy: forwarded_request.host.is_some(),
             doubt: forwarded_request.doubt,
         }
     }
 
-    /// The ports it may be: that of the authority, or the one that stands beside it.
+    /// Returns the ports that it may have: that of the authority, and the one forwarded beside it.
     fn ports(&self) -> impl Iterator<Item = Option<u16>> {
         let beside = self.port.filter(|_| self.host.port.is_none());
         [Some(self.host.port), beside.map(Some)].into_iter().flatten()
@@ -102,26 +102,26 @@ impl<'a> OriginTarget<'a> {
 /// Why a request's origin is denied; safe to log.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OriginDenial {
-    /// No Origin field.
+    /// The request has no Origin field.
     #[error("no Origin, and origins.missing is deny")]
     Missing,
-    /// RFC 6454 §7.3: a request has no more than one.
+    /// The request has several; RFC 6454 §7.3 allows one.
     #[error("more than one Origin field")]
     Several,
-    /// None of the allowed.
+    /// The origin is not allowed.
     #[error("origin {origin} is not among the allowed: {allowed}")]
     Refused {
-        /// The request's.
+        /// The request's origin.
         origin: String,
-        /// The route's, as written.
+        /// The route's list, as written.
         allowed: String,
-        /// What to do about it.
+        /// How to let it in.
         hint: String,
     },
 }
 
 impl OriginDenial {
-    /// What to do if it should be let in, with the keys of the route.
+    /// Returns how to let it in, with the keys of the route.
     pub fn hint(&self) -> &str {
         match self {
             OriginDenial::Missing => "to let it in, write `missing: allow` in the route's `origins`",
@@ -134,12 +134,12 @@ impl OriginDenial {
 impl OriginPolicy {
     /// Judges all Origin fields of a request.
     ///
-    /// Same origin means same host and port (by default the port of the Origin's scheme, on both sides). Schemes are not
-    /// compared when the request came in plain, for TLS may have ended before us; but when it ended here, a page loaded
-    /// without TLS is another origin, and could have been written by anyone on its way.
+    /// Same origin means same host and port (by default the port of the Origin's scheme, on both sides). Schemes are
+    /// not compared if the request came in plain, since TLS may have ended before this proxy; but if TLS ended here, a
+    /// page loaded without TLS is another origin, since anyone on its way could have written it.
     ///
     /// # Errors
-    /// The denial: which origin, and what was allowed.
+    /// Returns which origin was denied, and which are allowed.
     pub fn check<'a>(
         &self,
         origins: impl IntoIterator<Item = &'a HeaderValue>,
@@ -332,12 +332,12 @@ mod tests {
             ("https://inner", forwarded_request("public.example", None, None), false, false),
             ("https://public.example:8443", forwarded_request("public.example:8443", None, None), false, true),
             ("https://public.example:8443", forwarded_request("public.example", None, None), false, false),
-            // A proxy that leaves the port out of the host, and one whose own port is not the public one.
+            // A proxy that leaves the port out of the host, and a proxy whose own port is not the public one.
             ("https://public.example:8443", forwarded_request("public.example", Some(8443), None), false, true),
             ("https://public.example", forwarded_request("public.example", Some(80), None), false, true),
             ("https://public.example:8443", forwarded_request("public.example:9", Some(8443), None), false, false),
             ("https://inner:8443", forwarded_request("", Some(8443), None), false, true),
-            // TLS between the two proxies says nothing of the page.
+            // TLS between the two proxies proves nothing about the page.
             ("http://public.example", forwarded_request("public.example", None, Some(false)), true, true),
             ("http://public.example", forwarded_request("public.example", None, Some(true)), true, false),
         ] {

@@ -1,8 +1,8 @@
-//! The address ranges in which discovered endpoints may be: the address is the discovery's claim, the connection is
-//! ours.
+//! The address ranges in which discovered endpoints may be: the discovery supplies the address, but this process
+//! connects.
 //!
-//! Whoever may register an endpoint could otherwise have us connect to what only this machine reaches: its Unix
-//! sockets, or the metadata service of a cloud, at a link-local address.
+//! Without a limit, anyone who may register an endpoint could make the proxy connect to what only this machine reaches:
+//! its Unix sockets, or the metadata service of a cloud, at a link-local address.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,16 +16,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::route::pattern::as_string;
 
-/// Some places where an endpoint may be.
+/// A range in which endpoints may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// Addresses, whatever is spoken there.
+    /// A network, for any port.
     Network(IpNet),
     /// Unix sockets at or below this path.
     Unix(PathBuf),
 }
 
-/// Text that is none.
+/// A text that names no range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is neither a network such as `10.0.0.0/8` nor `unix`, nor `unix:` with the path of a directory")]
 pub struct NotPlaces(String);
@@ -63,23 +63,23 @@ as_string!(Allowed, "Allowed", {
     "examples": ["10.0.0.0/8", "unix:/run/apps"],
 });
 
-/// Absolute, and without steps back.
+/// Returns true if a path is absolute and has no `..`.
 fn is_plain(path: &Path) -> bool {
     path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
 }
 
-/// All places where endpoints may be.
+/// All ranges in which endpoints may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Places {
-    /// Every address that servers have.
+    /// Every address that a server may have.
     #[default]
     Usual,
-    /// These, and no others.
+    /// Only these.
     Only(Vec<Allowed>),
 }
 
 impl Places {
-    /// Returns true if an endpoint may be at this address.
+    /// Returns true if an endpoint may have this address.
     pub fn have_ip(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         match self {
@@ -90,7 +90,7 @@ impl Places {
         }
     }
 
-    /// Returns true if an endpoint may be at this socket. Symbolic links are not looked at.
+    /// Returns true if an endpoint may have this socket. Does not follow symbolic links.
     pub fn have_unix(&self, path: &Path) -> bool {
         match self {
             Places::Usual => false,
@@ -102,7 +102,7 @@ impl Places {
     }
 }
 
-/// No server has such an address, or only this machine or link does.
+/// Returns true if no server has such an address, or only this machine or link reaches it.
 fn is_unusual(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_link_local(),

@@ -1,26 +1,26 @@
-//! The retry budget of an upstream: a share of its requests, so that an outage is not multiplied.
+//! The retry budget of an upstream: a share of its requests, so that retries do not multiply an outage.
 //!
-//! With three endpoints of four down and no bound, each request becomes up to four, just when the rest can bear least.
-//! A budget mends single failures and stops paying when failure is the rule, as in Finagle, linkerd and Envoy. Requests
-//! and retries are counted over the last `WINDOW`, and a few retries are always allowed, for upstreams with so few
-//! requests that a share of them would be none.
+//! If three of four endpoints are down and nothing bounds retries, each request becomes up to four, just when the last
+//! endpoint can bear least. A budget allows retries of single failures and stops them when most requests fail, as in
+//! Finagle, linkerd and Envoy. It counts requests and retries over the last `WINDOW`, and always allows a few retries,
+//! for upstreams with so few requests that the share would round to none.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::time::MonotonicTime;
 
-/// How far back is counted, as in Finagle and linkerd.
+/// How far back requests are counted, as in Finagle and linkerd.
 pub const WINDOW: Duration = Duration::from_secs(10);
-/// Parts of the window: it moves on by a second at a time.
+/// Slots of the window; it advances by a second at a time.
 const SLOTS: usize = 10;
 
-/// How large the budget is.
+/// The size of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryBudgetRule {
-    /// Retries for a hundred requests.
+    /// Retries per hundred requests.
     pub percent: u32,
-    /// Retries that are allowed each second besides.
+    /// Retries per second that are allowed in addition.
     pub min_per_second: u32,
 }
 
@@ -31,7 +31,7 @@ pub struct RetryBudget {
     slots: Mutex<[SecondCounts; SLOTS]>,
 }
 
-/// What happened in one second.
+/// The counts of one second.
 #[derive(Clone, Copy, Debug, Default)]
 struct SecondCounts {
     second: u64,
@@ -40,7 +40,7 @@ struct SecondCounts {
 }
 
 impl RetryBudget {
-    /// Creates an unspent budget.
+    /// Creates a budget of which nothing is spent.
     pub fn new(rule: RetryBudgetRule) -> RetryBudget {
         RetryBudget { rule, slots: Mutex::default() }
     }
@@ -51,7 +51,7 @@ impl RetryBudget {
         slot(&mut slots, now).requests += 1;
     }
 
-    /// Returns true if one of the requests may be tried again; it is counted if so.
+    /// Returns true if a request may be retried, and counts the retry.
     pub fn retry(&self, now: MonotonicTime) -> bool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let may = self.has_left(&mut slots, now);
@@ -59,7 +59,7 @@ impl RetryBudget {
         may
     }
 
-    /// Returns true if none may be tried again now. Nothing is counted.
+    /// Returns true if no request may be retried now. Counts nothing.
     pub fn is_spent(&self, now: MonotonicTime) -> bool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         !self.has_left(&mut slots, now)
@@ -76,8 +76,8 @@ impl RetryBudget {
     }
 }
 
-/// The slot of this second, emptied if it was an earlier one's. A clock a tick behind another worker's counts for the
-/// later second.
+/// Returns the slot of this second, cleared if it held an earlier one. If another worker's clock is a tick ahead,
+/// counts for its later second.
 fn slot(slots: &mut [SecondCounts; SLOTS], now: MonotonicTime) -> &mut SecondCounts {
     let second = now.as_micros() / 1_000_000;
     let slot = &mut slots[second as usize % SLOTS];

@@ -1,4 +1,4 @@
-//! An origin as a request has it, and the patterns of those that are allowed.
+//! An origin as a request sends it, and the patterns of allowed origins.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,14 +15,14 @@ use crate::header::Host;
 use crate::header::authority::default_port;
 use crate::route::pattern::{HostPattern, PatternError};
 
-/// Origins that a route allows.
+/// Matches origins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginPattern {
     /// `same-origin`: the host and port that the request itself is for.
     SameOrigin,
-    /// `*`: any, what is no origin included.
+    /// `*`: any value, even if it is not an origin.
     Any,
-    /// `null`: what sandboxed frames and local files send. Any page can bring itself to send it.
+    /// `null`: sent by sandboxed frames and local files. Any page can arrange to send it.
     Null,
     /// `scheme://host[:port]`
     Url {
@@ -33,14 +33,14 @@ pub enum OriginPattern {
         /// The port.
         port: PortPattern,
     },
-    /// `{ exact: … }`, or a URL such as `file://` whose host is none: this text, in any case.
+    /// `{ exact: … }`, or a URL such as `file://` without a host: this text, in any case.
     Exact(String),
 }
 
 /// The port of an allowed origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortPattern {
-    /// None written: the scheme's own.
+    /// The scheme's own; none is written.
     Default,
     /// This one.
     Exact(u16),
@@ -48,7 +48,7 @@ pub enum PortPattern {
     Any,
 }
 
-/// Why text is no origin pattern. The message says what would be right.
+/// Why a text is not an origin pattern. The message says what to write.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OriginPatternError {
     /// Neither a word nor a URL.
@@ -69,12 +69,12 @@ pub enum OriginPatternError {
         "`{0}` never matches, because the origin of each page in a file is the same: write `file://`, or `\"null\"`"
     )]
     File(String),
-    /// What no field can have, or not as it is read.
+    /// A value that no field can have, or that is read differently.
     #[error("`{}` never matches, because the value of a field {why}", .text.escape_default())]
     NoValue {
         /// As written.
         text: String,
-        /// What fields are like.
+        /// What is true of field values.
         why: &'static str,
     },
     /// `wss://`
@@ -83,7 +83,7 @@ pub enum OriginPatternError {
     /// Neither a number nor `*`.
     #[error("`{0}`: a port is a number from 1 to 65535, or `*` for any")]
     Port(String),
-    /// No host pattern.
+    /// Not a host pattern.
     #[error("`{text}` is not an origin")]
     Host {
         /// As written.
@@ -136,7 +136,7 @@ impl FromStr for OriginPattern {
         };
         match host.parse() {
             Ok(host) => Ok(OriginPattern::Url { scheme, host, port }),
-            // Files have no host, and apps name theirs as they like: `file://`, `app://.`
+            // Files have no host, and apps choose any: `file://`, `app://.`
             Err(_)
                 if default_port(&scheme).is_none()
                     && !host.contains('*')
@@ -149,7 +149,7 @@ impl FromStr for OriginPattern {
     }
 }
 
-/// The scheme of the page, of clients that send the one of the WebSocket (ws4py, Starscream). No browser does.
+/// Returns the page's scheme for clients that send the WebSocket's (ws4py, Starscream). No browser does.
 fn page_scheme(scheme: &str) -> Option<&'static str> {
     match scheme {
         "ws" => Some("http"),
@@ -176,10 +176,10 @@ impl fmt::Display for OriginPattern {
 }
 
 impl OriginPattern {
-    /// Exactly `text`.
+    /// Returns the pattern of exactly `text`.
     ///
     /// # Errors
-    /// If no field has this value.
+    /// Fails if no field can have this value.
     fn exact(text: String) -> Result<OriginPattern, OriginPatternError> {
         let why = match text.as_bytes() {
             bytes if bytes.iter().any(|byte| byte.is_ascii_control()) => "has no control characters",
@@ -189,7 +189,7 @@ impl OriginPattern {
         Err(OriginPatternError::NoValue { text, why })
     }
 
-    /// Returns true if it is written as a string.
+    /// Returns true if the pattern is written as a string.
     fn is_plain(&self) -> bool {
         match self {
             OriginPattern::Exact(text) => text.parse().is_ok_and(|plain: OriginPattern| plain == *self),
@@ -233,7 +233,7 @@ impl<'de> Deserialize<'de> for OriginPattern {
                 OriginPattern::exact(exact).map_err(de::Error::custom)
             }
 
-            /// A YAML `null` is also an empty item; it must not let sandboxed pages in by mistake.
+            /// A YAML `null` is also an empty item; it must not admit sandboxed pages by mistake.
             fn visit_unit<E: de::Error>(self) -> Result<OriginPattern, E> {
                 Err(E::custom("an empty origin: write \"null\" in quotes for the null origin, or remove it"))
             }
@@ -268,9 +268,9 @@ impl JsonSchema for OriginPattern {
     }
 }
 
-/// An Origin field's value (RFC 6454 §7.1, a single one).
+/// The value of an Origin field (RFC 6454 §7.1, with one origin).
 pub(super) struct Origin<'a> {
-    /// As it came.
+    /// As received.
     raw: &'a [u8],
     form: Form,
 }
@@ -281,7 +281,7 @@ enum Form {
         scheme: String,
         host: Host,
     },
-    /// None of a web page: `file://`, an URL with a path, a host alone.
+    /// Not of a web page: `file://`, a URL with a path, a host alone.
     Opaque,
 }
 
@@ -297,15 +297,15 @@ impl Origin<'_> {
         Origin { raw, form }
     }
 
-    /// Returns true if it is one by RFC 6454.
+    /// Returns true if it is an origin by RFC 6454.
     pub(super) fn is_origin(&self) -> bool {
         !matches!(self.form, Form::Opaque)
     }
 
-    /// Returns true if it is the one that was asked, but for a page without TLS.
+    /// Returns true if it is the requested origin, but of a page loaded without TLS.
     pub(super) fn is_insecure(&self, asked: &OriginTarget<'_>) -> bool {
         let Form::Url { scheme, host } = &self.form else { return false };
-        // Those who say `http` of https leave out the usual port of either.
+        // Clients that write `http` for https leave out the default port of either.
         let unusual = |port: Option<u16>| port.filter(|port| ![80, 443].contains(port));
         scheme == "http"
             && asked.tls
@@ -313,7 +313,7 @@ impl Origin<'_> {
             && asked.ports().any(|port| unusual(host.port) == unusual(port))
     }
 
-    /// The item of `allow` that lets it in, as YAML.
+    /// Returns the item of `allow` that would admit it, as YAML.
     pub(super) fn item(&self) -> Option<String> {
         let quoted = |pattern: OriginPattern| match pattern.is_plain() {
             true => format!("\"{pattern}\""),
@@ -324,7 +324,7 @@ impl Origin<'_> {
             Form::Url { scheme, host } => format!("{scheme}://{host}").parse().ok()?,
             Form::Opaque => {
                 let text = std::str::from_utf8(self.raw).ok()?;
-                // What must be escaped in YAML, or is filled in from the environment, nobody copies by hand.
+                // A text that YAML must escape or the environment fills in is hard to copy by hand.
                 let is_simple = text.len() <= 200
                     && text.bytes().all(|b| matches!(b, b' '..=b'~'))
                     && !text.contains(['"', '\\', '$']);
@@ -341,7 +341,7 @@ impl OriginPattern {
             (OriginPattern::Any, _) | (OriginPattern::Null, Form::Null) => true,
             (OriginPattern::Exact(text), _) => text.as_bytes().eq_ignore_ascii_case(origin.raw),
             (OriginPattern::SameOrigin, Form::Url { scheme, host }) => {
-                // Pages of other schemes (extensions, apps) have hosts of their own making.
+                // Pages of other schemes (extensions, apps) choose their own hosts.
                 (scheme == "https" || scheme == "http" && !asked.tls)
                     && host.name == asked.host.name
                     && asked.ports().any(|port| host.port_or_default(scheme) == port.or(default_port(scheme)))
@@ -360,7 +360,7 @@ impl OriginPattern {
     }
 }
 
-/// RFC 3986 §3.1, in lower case.
+/// Parses a scheme (RFC 3986 §3.1), and returns it in lower case.
 fn parse_scheme(text: &str) -> Option<String> {
     let valid = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
