@@ -1,9 +1,9 @@
 //! The access log: one line for each session when it ends, and one for each plain HTTP request.
 //!
-//! Written by hand into a buffer of the thread and handed to the sink, past `tracing`: it is the one line that comes
-//! as often as clients do. The keys that it shares with other lines (`ts`, `level`, `target`, `message`) are the same,
-//! so one parser reads both. Whatever peers sent is escaped and cut; secrets in the query are hidden (`redact`).
-//! Absent values have no key in JSON, and no word in a human line.
+//! Lines are formatted by hand into a buffer of the thread and passed to the sink, bypassing `tracing`, since there is
+//! one for each client. They share their keys with other lines (`ts`, `level`, `target`, `message`), so one parser
+//! reads both. Text from peers is escaped and cut; secrets in the query are hidden (`redact`). Absent values have no
+//! key in JSON, and no word in a human line.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -24,21 +24,21 @@ const HOST_BYTES_MAX: usize = 255;
 const USER_AGENT_BYTES_MAX: usize = 200;
 /// Longest request id and subprotocol logged.
 const TOKEN_BYTES_MAX: usize = 128;
-/// Longest close reason: what a Close frame holds (RFC 6455 §5.5, less the code).
+/// Longest close reason: the most that a Close frame holds (RFC 6455 §5.5, less the code).
 const REASON_BYTES_MAX: usize = 123;
-/// Longest detail of our own, which may quote what a peer sent.
+/// Longest detail, which may quote text from a peer.
 const DETAIL_BYTES_MAX: usize = 512;
 
-/// What a line is about.
+/// The subject of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
-    /// A session that was opened: the line comes when it ends.
+    /// A session, logged when it ends.
     Session,
-    /// A request that was answered otherwise, a refused handshake among them.
+    /// A request that opened no session, such as a refused handshake.
     Request,
 }
 
-/// What went one way.
+/// The traffic of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Bytes relayed: of frames, headers included; of a plain request, its body.
@@ -47,57 +47,57 @@ pub struct Traffic {
     pub text: u64,
     /// Whole binary messages.
     pub binary: u64,
-    /// Ping frames relayed; a count that stops at its largest.
+    /// Ping frames relayed; saturates.
     pub pings: u32,
-    /// Pong frames relayed, likewise.
+    /// Pong frames relayed; saturates.
     pub pongs: u32,
 }
 
 /// How a session was closed.
 #[derive(Clone, Copy, Debug)]
 pub struct CloseRecord<'a> {
-    /// The side that began it.
+    /// The side that closed first.
     pub initiator: Initiator,
-    /// The code of the first Close; none if the connection was lost without.
+    /// The code of the first Close; none if the connection was lost without one.
     pub code: Option<u16>,
-    /// The reason in it, a peer's own words.
+    /// Its reason, as the peer wrote it.
     pub reason: &'a str,
 }
 
-/// One line.
+/// One line of the log.
 #[derive(Clone, Debug)]
 pub struct LogRecord<'a> {
     /// Its kind.
     pub kind: RecordKind,
-    /// When it ended; it began `duration` before.
+    /// When the session or request ended; it began `duration` before.
     pub ended: SystemTime,
-    /// From the request to the end.
+    /// The time from the request to the end.
     pub duration: Duration,
-    /// From the request to our answer, where there was a handshake.
+    /// The time from the request to our answer, if there was a handshake.
     pub handshake: Option<Duration>,
     /// The client's address; none on a Unix socket.
     pub client: Option<IpAddr>,
-    /// The client's port, where the address is that of the connection.
+    /// The client's port, if the client is the peer of the connection.
     pub client_port: Option<u16>,
     /// Name of the listener.
     pub listener: &'a str,
     /// Name of the route, if one was found.
     pub route: Option<&'a str>,
-    /// Name of the upstream, if one was asked.
+    /// Name of the upstream, if one was tried.
     pub upstream: Option<&'a str>,
     /// The endpoint that answered, or failed last.
     pub endpoint: Option<&'a str>,
-    /// The authority asked for.
+    /// The authority of the request.
     pub host: &'a str,
     /// The request's method.
     pub method: &'a str,
-    /// The request's path, as it came.
+    /// The request's path, as received.
     pub path: &'a str,
-    /// The request's query, without `?`; its secrets are hidden here.
+    /// The request's query, without `?`; its secrets are hidden when it is written.
     pub query: Option<&'a str>,
-    /// The status answered.
+    /// The status of the answer.
     pub status: u16,
-    /// The subprotocol agreed on.
+    /// The negotiated subprotocol.
     pub subprotocol: Option<&'a str>,
     /// The compression agreed on for a session, or applied by us to an answer.
     pub compression: Option<&'static str>,
@@ -115,13 +115,13 @@ pub struct LogRecord<'a> {
     pub close: Option<CloseRecord<'a>>,
     /// The outcome's label, as in the metrics.
     pub reason: &'static str,
-    /// More about it, for people: which origin was refused and what was allowed.
+    /// Details for people, such as the refused origin and the allowed ones.
     pub detail: Option<&'a str>,
-    /// Endpoints tried.
+    /// The number of endpoints tried.
     pub attempts: u32,
-    /// How long the request waited before the first was tried: for its turn, and for an endpoint with room.
+    /// How long the request waited before the first attempt: for its slot, and for an endpoint with room.
     pub waited: Duration,
-    /// What its affinity cookie led to, where the upstream has one.
+    /// The result of its affinity cookie, if the upstream has one.
     pub sticky: Option<&'static str>,
 }
 
@@ -190,7 +190,7 @@ impl LogRecord<'_> {
         out.push(b'}');
     }
 
-    /// Appends the record as a line to read, without a line end.
+    /// Appends the record as a line for people, without a line end.
     pub fn write_human(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
             RecordKind::Session => "session",
@@ -248,7 +248,7 @@ impl LogRecord<'_> {
         self.ended.checked_sub(self.duration).unwrap_or(self.ended)
     }
 
-    /// Path and query as they may be logged.
+    /// Returns path and query as they may be logged.
     fn target(&self) -> String {
         let mut target = String::from(escape::cut(self.path, PATH_BYTES_MAX));
         if let Some(query) = self.query {
@@ -260,7 +260,7 @@ impl LogRecord<'_> {
     }
 }
 
-/// A span in milliseconds, with three digits behind the point.
+/// Displays a span in milliseconds, with three decimal places.
 struct Millis(Duration);
 
 impl std::fmt::Display for Millis {
@@ -270,7 +270,7 @@ impl std::fmt::Display for Millis {
     }
 }
 
-/// The members of a JSON object, after its first ones. Names are ours and need no escaping.
+/// The members of a JSON object, after the first ones. The names are fixed and need no escaping.
 struct Keys<'a> {
     out: &'a mut Vec<u8>,
 }
@@ -282,7 +282,7 @@ impl Keys<'_> {
         self.out.extend_from_slice(b"\":");
     }
 
-    /// A value that is JSON as it displays.
+    /// Adds a value whose display is valid JSON.
     fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
         self.name(name);
         let _ = write!(self.out, "{value}");
@@ -322,7 +322,7 @@ impl Words<'_> {
     }
 }
 
-/// Where the lines go, and how they look. Clones write to the same place.
+/// The destination of the lines, and their format. Clones write to the same place.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     output: Option<(LogSink, Format)>,
@@ -339,18 +339,18 @@ impl AccessLog {
         AccessLog { output: None }
     }
 
-    /// Returns true if records are written; costly ones are made only then.
+    /// Returns true if records are written; callers skip costly records otherwise.
     pub fn is_on(&self) -> bool {
         self.output.is_some()
     }
 
-    /// Returns true if a record would look the same in this one.
+    /// Returns true if records go to the same place in the same format in `other`.
     pub fn is_like(&self, other: &AccessLog) -> bool {
         let format = |log: &AccessLog| log.output.as_ref().map(|(_, format)| *format);
         format(self) == format(other)
     }
 
-    /// Writes one line, without ever waiting for the output.
+    /// Writes one line; never waits for the output.
     pub fn write(&self, record: &LogRecord<'_>) {
         let Some((sink, format)) = &self.output else { return };
         sink.write_with(|line| match format {

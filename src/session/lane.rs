@@ -1,6 +1,6 @@
-//! One direction of a relay: reads from one connection, has the tunnel judge what it read, and writes to the other.
+//! One direction of a relay: reads from one connection, lets the tunnel judge the bytes, and writes to the other.
 //!
-//! What cannot be written at once is queued here, and the source is not read meanwhile.
+//! Queues what cannot be written at once, and does not read the source meanwhile.
 
 use std::io;
 use std::pin::Pin;
@@ -18,31 +18,32 @@ use crate::ws::frame::ControlFrame;
 use crate::ws::tunnel::{Observer, Tunnel, TunnelStep};
 
 /// How much one direction may read in one poll. Then the task yields to all others, so that one busy session does not
-/// starve the rest. Counted by the buffers it takes: 2 reads of bulk data, 32 of small messages.
+/// starve the rest. Counted by the size of the buffers: 2 reads of bulk data, 32 of small messages.
 pub(super) const BYTES_PER_POLL: usize = 512 * 1024;
 
-/// The state of one direction, without its two connections. What most sessions need never or briefly is boxed.
+/// The state of one direction, without its two connections. Rarely used state is boxed.
 #[derive(Debug)]
 #[expect(clippy::box_collection, reason = "8 bytes in each session instead of 24")]
 pub(super) struct Lane {
     /// Bytes read and not yet forwarded: the start of a header or control frame, or bytes that came with the handshake.
     pub(super) carry: Option<Box<Vec<u8>>>,
-    /// `carry` holds bytes that the tunnel has not seen.
+    /// Whether `carry` holds bytes that the tunnel has not seen.
     pub(super) is_carry_new: bool,
     /// Bytes that the far connection does not accept now.
     queued: Option<Box<QueuedBytes>>,
-    /// Bytes may wait inside the far connection (TLS records).
+    /// Whether bytes may wait inside the far connection (TLS records).
     unflushed: bool,
-    /// A write is in progress that the tunnel counts as done. Still set afterwards only if a panic interrupted it.
+    /// Whether a write is in progress that the tunnel counts as done. Still set afterwards only if a panic interrupted
+    /// it.
     pub(super) is_half_written: bool,
-    /// The source had nothing to read and will wake the task.
+    /// Whether the source had nothing to read and will wake the task.
     has_waker: bool,
     /// The read size; grows while a connection streams.
     size: BufferSize,
     shut: Shut,
 }
 
-/// How far shutting down a stream has got.
+/// The progress of shutting down a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shut {
     Open,
@@ -58,7 +59,7 @@ struct QueuedBytes {
     end: usize,
 }
 
-/// One direction with its connections, for the length of a call.
+/// One direction with its connections, for one call.
 pub(super) struct LaneContext<'a, F, T, O> {
     pub(super) tunnel: &'a mut Tunnel,
     pub(super) observer: &'a mut O,
@@ -95,11 +96,11 @@ where
             if !self.tunnel.wants_bytes(self.from) {
                 return false;
             }
-            // Most wake-ups are for the other direction: this one then costs a check and no lock.
+            // Most wake-ups are for the other direction: this check then saves a lock.
             if self.lane.has_waker && !self.source.may_read() {
                 return false;
             }
-            // A read that did not fill the buffer usually took everything: only the waker must be left then.
+            // A read that did not fill the buffer usually took everything: then only the waker must be registered.
             if was_short && self.source.poll_may_read(cx).is_pending() {
                 self.lane.has_waker = has_budget_remaining();
                 return false;
@@ -194,7 +195,7 @@ impl Lane {
         }
     }
 
-    /// Returns the bytes held for the far connection. What it buffers itself is not counted.
+    /// Returns the number of bytes held for the far connection, without those that it buffers itself.
     pub(super) fn queued(&self) -> usize {
         self.queued.as_ref().map_or(0, |queued| queued.end - queued.start)
             + self.carry.as_ref().map_or(0, |carry| carry.len())
@@ -204,7 +205,7 @@ impl Lane {
         self.queued.is_some() || self.unflushed
     }
 
-    /// Writes the last bytes of a buffer; if not all can be written, the buffer itself is queued.
+    /// Writes the last bytes of a buffer, and queues the buffer itself if not all can be written.
     #[expect(clippy::too_many_arguments, reason = "the hot path: one call, nothing packed or copied")]
     fn write_last(
         &mut self,
@@ -323,7 +324,7 @@ impl Lane {
         !self.unflushed
     }
 
-    /// Flushes the connection, so that nothing stays in its buffer.
+    /// Flushes the connection, so that its buffer is empty.
     fn flush(&mut self, cx: &mut Context<'_>, tunnel: &mut Tunnel, target: &mut (impl AsyncWrite + Unpin), to: Side) {
         match Pin::new(target).poll_flush(cx) {
             Poll::Ready(Ok(())) => self.unflushed = false,
@@ -345,7 +346,7 @@ impl Lane {
         target: &mut (impl AsyncWrite + Unpin),
         to: Side,
     ) {
-        // The key need not be secret: no peer chooses what we mask with it (RFC 6455 §10.3).
+        // The key need not be secret: no peer chooses what is masked with it (RFC 6455 §10.3).
         while tunnel.wants_inject(to)
             && let Some(frame) = tunnel.poll_inject(now, to, fastrand::u32(..).to_ne_bytes(), observer)
         {
@@ -353,7 +354,7 @@ impl Lane {
         }
     }
 
-    /// Sends pending frames, drains, and shuts down one side; `over` means that nothing more is awaited from either
+    /// Sends pending frames, drains, and shuts down one side; `over` means that nothing more is expected from either
     /// peer. Returns true once its write side is closed or broken.
     #[expect(clippy::too_many_arguments, reason = "as write_last")]
     pub(super) fn finish(
@@ -393,7 +394,7 @@ impl Lane {
     }
 }
 
-/// Writes as much as is accepted at once.
+/// Writes as much as the connection accepts at once.
 fn write_some(cx: &mut Context<'_>, target: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {

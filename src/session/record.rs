@@ -1,4 +1,4 @@
-//! What the access log says of a request and of a session, as far as it is known before the end.
+//! What the access log reports of a request and of a session, as far as it is known before the end.
 //!
 //! Texts are copied: a kept header would pin hyper's whole read buffer.
 
@@ -11,12 +11,12 @@ use super::access_log::{LogRecord, RecordKind, Traffic};
 use crate::balance::sticky::Returned;
 use crate::base::time::MonotonicTime;
 
-/// What the access log says of a request.
+/// The logged data of a request.
 #[derive(Clone, Debug, Default)]
 pub struct RequestInfo {
     /// The client's address, if known.
     pub client: Option<IpAddr>,
-    /// Its port, if it is connected to us directly.
+    /// Its port, if the client is the peer of the connection.
     pub client_port: Option<u16>,
     /// The version of TLS.
     pub tls: Option<&'static str>,
@@ -35,11 +35,11 @@ pub struct Texts {
 /// The texts, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a> {
-    /// The authority asked for.
+    /// The authority of the request.
     pub host: &'a str,
-    /// The path, as it came.
+    /// The path, as received.
     pub path: &'a str,
-    /// The query, as it came.
+    /// The query, as received.
     pub query: Option<&'a str>,
     /// X-Request-Id.
     pub request_id: Option<&'a str>,
@@ -60,7 +60,7 @@ impl Texts {
         Texts { all: all.into_boxed_str(), ends }
     }
 
-    /// Puts another X-Request-Id in the place of what came.
+    /// Replaces the received X-Request-Id.
     pub fn set_request_id(&mut self, id: &str) {
         let texts = Texts::new(&Quoted { request_id: Some(id), ..self.quoted() });
         *self = texts;
@@ -88,7 +88,7 @@ impl RequestInfo {
 }
 
 impl RequestInfo {
-    /// Returns a log record with what is known of the request; the caller fills in the rest.
+    /// Returns a log record with the data of the request; the caller fills in the rest.
     pub fn record<'a>(&'a self, listener: &'a str) -> LogRecord<'a> {
         let Quoted { host, path, query, request_id, user_agent } = self.texts.quoted();
         LogRecord {
@@ -124,7 +124,7 @@ impl RequestInfo {
     }
 }
 
-/// What a session's log line will say, as far as it is known before the end.
+/// The data of a session's log line, as far as it is known before the end.
 #[derive(Debug)]
 pub struct SessionRecord {
     /// The traffic from the client and from the server.
@@ -133,15 +133,15 @@ pub struct SessionRecord {
     pub request_info: RequestInfo,
     /// Name of the endpoint.
     pub endpoint: Arc<str>,
-    /// The subprotocol agreed on.
+    /// The negotiated subprotocol.
     pub subprotocol: Option<Box<str>>,
     /// Whether permessage-deflate was agreed on.
     pub is_deflated: bool,
-    /// When the request came.
+    /// When the request arrived.
     pub requested: MonotonicTime,
     /// The number of endpoints tried.
     pub attempts: u32,
-    /// How long the request waited before the first was tried, in microseconds (an hour and more).
+    /// How long the request waited before the first attempt, in microseconds (the type holds over an hour).
     pub waited_micros: u32,
     /// The result of its affinity cookie.
     pub returned: Option<Returned>,

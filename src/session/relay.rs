@@ -1,11 +1,11 @@
 //! Drives a `Tunnel`: two connections, one task, one timer.
 //!
-//! The relay moves bytes and knows nothing of frames; the tunnel knows frames and nothing of sockets. A message that
-//! arrives while nothing is queued costs one read, one judgement in place and one write, in a buffer of the worker's
-//! pool that is returned before the task sleeps. A connection holds bytes of its own in three cases only: the start of an
-//! incomplete header (at most 139 bytes), what came with the handshake, and what the other peer does not accept now. While bytes are queued for a
-//! peer, the other one is not read: back-pressure goes from end to end, and a session never holds more than one read
-//! each way.
+//! The relay moves bytes and knows no frames; the tunnel knows frames and no sockets. A message that arrives while
+//! nothing is queued costs one read, one judgement in place and one write, in a buffer of the worker's pool that is
+//! returned before the task sleeps. A connection holds bytes in three cases only: the start of an incomplete header (at
+//! most 139 bytes), bytes that came with the handshake, and bytes that the other peer does not accept now. While bytes
+//! are queued for a peer, the other one is not read: back-pressure goes from end to end, and a session never holds more
+//! than one read each way.
 //!
 //! The timer is lazy: traffic does not reset it. When it fires, it is set to the next deadline.
 
@@ -81,8 +81,9 @@ where
         }
     }
 
-    /// Relays what there is; `Ready` when the session is over. `guard` says when the process wants it to end; `timer`
-    /// is this session's own for all polls. Only one task may poll it. Dropping it drops both connections.
+    /// Relays all available bytes; `Ready` once the session is over. `guard` says when the process wants it to end;
+    /// `timer` belongs to this session and is the same for all polls. Only one task may poll it. Dropping it drops both
+    /// connections.
     pub fn poll<M>(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard<M>) -> Poll<()> {
         let mut now = if self.tunnel.awaits_pong() { clock::now() } else { clock::coarse() };
         let signals = guard.signals();
@@ -95,7 +96,7 @@ where
             };
             match guard.poll_stop(cx, report) {
                 Some(stop) => {
-                    // The new time may be later than an earlier one that was cancelled.
+                    // The new time may be later than a cancelled one.
                     self.tunnel.cancel_stop();
                     self.tunnel.stop(stop.at, stop.by);
                 }
@@ -110,7 +111,7 @@ where
                 now = clock::now();
             }
             let busy = self.pump(cx, now, Side::Client) | self.pump(cx, now, Side::Server);
-            // Read what has arrived before the clock judges a peer.
+            // Reads what has arrived before the clock judges a peer.
             if fired {
                 self.tunnel.handle_timeout(now);
             }
@@ -134,17 +135,16 @@ where
             if !timer.as_mut().poll_ready(cx) {
                 return Poll::Pending;
             }
-            // The timer will not wake us again, so it must count as due, however long this poll took.
+            // The timer will not wake the task again, so it counts as due, however long this poll took.
             now = exact.max(due);
         }
     }
 
-    /// Handles a panic of `poll`. Work in progress is given up, and each peer gets its Close if the last bytes sent to
-    /// it are known to have ended with a frame; `poll` then completes the end as usual. A second panic must not be
-    /// handled.
+    /// Handles a panic of `poll`. Drops the work in progress; each peer gets its Close if the last bytes sent to it
+    /// surely ended with a frame; `poll` then completes the end as usual. A second panic must not be handled.
     pub fn panicked(&mut self) {
         for (lane, to) in [(&mut self.to_server, Side::Server), (&mut self.to_client, Side::Client)] {
-            // What was read and not forwarded is no longer whole.
+            // The bytes that were read and not forwarded are incomplete.
             (lane.carry, lane.is_carry_new) = (None, false);
             if lane.is_half_written {
                 lane.broken(&mut self.tunnel, to);
@@ -153,7 +153,8 @@ where
         self.tunnel.abort(clock::now());
     }
 
-    /// Moves what there is from one peer to the other. Returns true if there is more, but other tasks should run first.
+    /// Moves available bytes from one peer to the other. Returns true if there are more, but other tasks should run
+    /// first.
     fn pump(&mut self, cx: &mut Context<'_>, now: MonotonicTime, from: Side) -> bool {
         match from {
             Side::Client => LaneContext {
@@ -196,8 +197,8 @@ where
     }
 }
 
-/// Has the task polled again after all ready tasks and after the sockets were checked. A waker alone would only queue
-/// it behind ready tasks, and the runtime then checks its sockets only once in 61 polls.
+/// Makes the runtime poll the task again after all ready tasks and after checking the sockets. A waker alone would only
+/// queue it behind ready tasks, and the runtime then checks its sockets only once in 61 polls.
 fn yield_to_all(cx: &mut Context<'_>) {
     let _ = pin!(yield_now()).poll(cx);
 }
@@ -240,7 +241,7 @@ mod tests {
     use crate::ws::scanner::{EndedMessage, Rsv, Violation};
     use crate::ws::tunnel::{Farewell, QUIET, TunnelSettings, Validation};
 
-    /// A peer that always has bytes to give and accepts all it gets.
+    /// A peer that always has bytes to read and accepts all writes.
     #[derive(Debug)]
     struct Endless;
 
@@ -308,7 +309,7 @@ mod tests {
         message_bytes_max: u64::MAX,
     };
 
-    /// Relays between two connections in a task of its own. The bytes are no frames.
+    /// Relays between two connections in a task. The bytes are not frames.
     fn start<C, S>(client: C, server: S, drain: &Arc<SessionRegistry<()>>) -> Passed
     where
         C: AsyncRead + AsyncWrite + RelayIo + Unpin + Send + 'static,
@@ -325,8 +326,8 @@ mod tests {
         passed
     }
 
-    /// All on one thread. The sockets are Unix ones: what is written to them can be read at once, so the figures count
-    /// turns and not time.
+    /// Runs on one thread with Unix sockets: written bytes can be read at once, so the figures count turns and not
+    /// time.
     #[tokio::test(flavor = "current_thread")]
     async fn a_session_that_streams_leaves_a_small_one_its_turns() {
         let drain = SessionRegistry::new(1);
@@ -339,7 +340,7 @@ mod tests {
             client.write_all(b"small").await.unwrap();
             server.read_exact(&mut [0; 5]).await.unwrap();
             let meanwhile = streamed.0.load(Ordering::Relaxed) - before;
-            // Both ways, until the relay sees the message and until the server does, and as much again for good measure.
+            // Both ways, until the relay sees the message and until the server does; doubled to be safe.
             assert!(meanwhile <= 4 * 2 * (BYTES_PER_POLL + BufferSize::Large.bytes()), "{meanwhile} bytes");
         }
         assert!(streamed.0.load(Ordering::Relaxed) > 0);
@@ -362,7 +363,7 @@ mod tests {
         server.write_all(&[0x01, 2, b'a', b'b']).await.unwrap();
         client.read_exact(&mut [0; 4]).await.unwrap();
         drain.stop_all(clock::now(), Duration::from_secs(60), || 0.0);
-        // Longer than the pause between messages must be.
+        // Longer than the required pause between messages.
         tokio::time::sleep(2 * QUIET).await;
         server.write_all(&[0x80, 1, b'c']).await.unwrap();
         let mut received = [0; 7];
@@ -439,7 +440,7 @@ mod tests {
         let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
         let ((mut client, near), (far, mut server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         start(plain(near), plain(far), &drain);
-        // It has been polled more than once, and each side has been left alone for a while.
+        // It was polled more than once, and each side was left alone for a while.
         for _ in 0..3 {
             client.write_all(b"x").await.unwrap();
             server.read_exact(&mut [0]).await.unwrap();

@@ -1,7 +1,7 @@
-//! One connection to an endpoint: name, socket, TLS, all under one deadline.
+//! One connection to an endpoint: name, socket and TLS, under one deadline.
 //!
-//! A name is resolved by `net::names`, which all connections share; its addresses are tried in the
-//! order given, each with a fair share of the time that is left.
+//! `net::names`, which all connections share, resolves a name; its addresses are tried in order, each with a fair share
+//! of the remaining time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,25 +31,25 @@ use crate::upstream::reach::{OutOfReach, Reach};
 /// A connection to an endpoint.
 pub type UpstreamIo = Transport<ClientStream>;
 
-/// Addresses of one name that are tried; a name with more is a balancer's business, not ours.
+/// The most addresses of one name that are tried; a name with more needs a load balancer.
 const ADDRESSES_MAX: usize = 8;
 
 /// How to reach one endpoint.
 #[derive(Clone, Debug)]
 pub struct Connector {
-    /// Where it is.
+    /// The location of the endpoint.
     pub target: ConnectTarget,
-    /// TLS, where the URL says `wss` or `https`.
+    /// TLS, if the URL says `wss` or `https`.
     pub tls: Option<Tls>,
-    /// When the kernel gives a peer up.
+    /// When the kernel drops an unresponsive peer.
     pub tcp: TcpOptions,
-    /// Which addresses of ours connections come from, if the system is not to choose; shared by the upstream.
+    /// The local addresses that connections come from, unless the system chooses; shared by the upstream.
     pub sources: Option<Arc<Sources>>,
-    /// The allowed address ranges, if a discovery named it.
+    /// The allowed address ranges, if the endpoint was discovered.
     pub reach: Option<Arc<Reach>>,
 }
 
-/// Addresses of ours to connect from, by family, each worker taking them in turn.
+/// Local addresses to connect from, by family; each worker takes them in turn.
 #[derive(Debug)]
 pub struct Sources {
     v4: Vec<IpAddr>,
@@ -58,13 +58,13 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Creates the sources for this many workers; `None` if there are no addresses.
+    /// Creates the sources for `workers` workers; `None` if there are no addresses.
     pub fn new(addresses: &[IpAddr], workers: usize) -> Option<Sources> {
         let (v4, v6) = addresses.iter().copied().partition(IpAddr::is_ipv4);
         (!addresses.is_empty()).then(|| Sources { v4, v6, turn: PerWorker::new(workers, AtomicUsize::default) })
     }
 
-    /// Whose turn it is towards `to`; `None` if no address is of its family.
+    /// Returns the next source address towards `to`; `None` if none is of its family.
     fn next(&self, to: IpAddr) -> Option<IpAddr> {
         let fitting = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         // Relaxed: the turn orders nothing but itself.
@@ -73,7 +73,7 @@ impl Sources {
     }
 }
 
-/// Where an endpoint is.
+/// The location of an endpoint.
 #[derive(Clone, Debug)]
 pub enum ConnectTarget {
     /// A known address.
@@ -85,7 +85,7 @@ pub enum ConnectTarget {
 }
 
 impl ConnectTarget {
-    /// A host as written in a URL, which may be an address, or one of these names.
+    /// Returns the target of a host in a URL: an address, or a name of `names`.
     pub fn new(host: &str, port: u16, names: &NameResolver) -> ConnectTarget {
         match host.parse::<IpAddr>() {
             Ok(ip) => ConnectTarget::Address(SocketAddr::new(ip, port)),
@@ -94,12 +94,12 @@ impl ConnectTarget {
     }
 }
 
-/// TLS towards an endpoint.
+/// The TLS settings of an endpoint.
 #[derive(Clone, Debug)]
 pub struct Tls {
     /// Roots, client certificate, tickets: shared by the upstream.
     pub config: Arc<ClientConfig>,
-    /// The name the endpoint's certificate must be for.
+    /// The name that the endpoint's certificate must have.
     pub server_name: ServerName<'static>,
 }
 
@@ -112,25 +112,25 @@ pub enum ConnectError {
     /// No source address is of the address's family.
     #[error("none of the upstream's `source_addresses` can reach {0}: they are of the other family")]
     NoSource(IpAddr),
-    /// It was told to us, and leads where such endpoints may not be.
+    /// The address was discovered, and discovered endpoints may not have it.
     #[error("it is out of reach")]
     OutOfReach(#[source] OutOfReach),
     /// The socket could not be connected.
     #[error("cannot connect")]
     Connect(#[source] SocketError),
-    /// No descriptors or memory are left for a socket: the fault is ours, and no endpoint's.
+    /// No descriptors or memory are left for a socket: this machine is at fault, and no endpoint.
     #[error("this machine has no {} left", lacking(*.0))]
     Exhausted(#[source] Errno),
     /// TLS failed, verification included.
     #[error("TLS failed")]
     Tls(#[source] TlsConnectError),
-    /// It took too long.
+    /// The deadline passed.
     #[error("connecting took too long")]
     Timeout,
 }
 
 impl ConnectError {
-    /// All names of what an endpoint can be to blame for, in metrics and logs.
+    /// The labels of all errors that are an endpoint's fault.
     pub const LABELS: [&'static str; 5] = ["resolve", "out_of_reach", "connect", "connect_timeout", "tls"];
 
     /// The name used in metrics and logs.
@@ -145,15 +145,15 @@ impl ConnectError {
         }
     }
 
-    /// Returns true if it says nothing of the endpoint: this machine lacks what a connection to any, or one more to
-    /// this one, takes.
+    /// Returns true if the error is not the endpoint's fault: this machine lacks resources for any connection, or for
+    /// one more to this endpoint.
     pub const fn is_ours(&self) -> bool {
         matches!(self, ConnectError::Exhausted(_) | ConnectError::Connect(SocketError::NoPort { .. }))
     }
 }
 
 impl Connector {
-    /// The endpoint's own Host: as in its URL, without the port that goes without saying. A Unix socket is `localhost`.
+    /// Returns the endpoint's own Host: as in its URL, without the default port. A Unix socket is `localhost`.
     pub fn authority(&self) -> HeaderValue {
         let usual = if self.tls.is_some() { 443 } else { 80 };
         let authority = match &self.target {
@@ -172,7 +172,7 @@ impl Connector {
     /// Connects by `deadline`.
     ///
     /// # Errors
-    /// The first step that fails; of several addresses, the last one's error.
+    /// Returns the error of the first step that fails; of several addresses, the last one's.
     pub async fn connect(&self, deadline: Instant) -> Result<UpstreamIo, ConnectError> {
         let stream = self.socket(deadline).await?;
         let Some(tls) = &self.tls else {
@@ -255,10 +255,10 @@ const fn lacking(errno: Errno) -> &'static str {
     }
 }
 
-/// How long it is no news that something has run out: each request would say the same.
+/// How long a lack of resources is not logged again: otherwise each request would log it.
 const NEWS: Duration = Duration::from_secs(60);
 
-/// The error that a lack of resources is, if `error` is one. Says so, but not each time.
+/// Returns the error for a lack of resources, if `error` is one. Logs it, but not each time.
 fn exhausted(error: &io::Error) -> Option<ConnectError> {
     static SAID: AtomicU64 = AtomicU64::new(0);
     let errno = Errno::from_io_error(error)?;
@@ -302,7 +302,7 @@ mod tests {
     async fn the_next_address_of_a_name_is_tried_when_one_does_not_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        // Nobody listens there, of either family; and where somebody does.
+        // Two addresses without a listener, one of each family, and one with a listener.
         let all = ["[::1]:0", "127.0.0.2:0", "127.0.0.1:0"].map(|address| address.parse().unwrap());
         let told = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
             Box::pin(async move { Ok(LookupAnswer { addresses: all.into(), alike: 2, ttl: Duration::from_secs(60) }) })

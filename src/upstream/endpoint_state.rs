@@ -1,6 +1,6 @@
 //! The live state of endpoints: load, health, ejection.
 //!
-//! It belongs to the endpoint, by upstream and name, and not to a configuration: it survives a new weight, a new
+//! The state belongs to the endpoint, by upstream and name, and not to a configuration: it survives a new weight, a new
 //! neighbour and a new file.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::health::threshold::{self, Health, Threshold};
 /// The standing of an endpoint; better ones are picked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// No failure is known.
+    /// It has not failed.
     Good,
     /// It failed live traffic.
     Ejected,
@@ -30,28 +30,28 @@ pub enum Standing {
 pub struct EndpointState {
     name: EndpointKey,
     id: u64,
-    /// Its metrics. The series go with the last state of the name.
+    /// Its metrics. The series end with the last state of this name.
     pub metrics: EndpointMetrics,
-    /// The permits this process holds on it.
+    /// The permits that this process holds on it.
     own: PermitCounts,
-    /// Sessions on it of earlier processes that still drain.
+    /// Sessions of earlier processes on it that still drain.
     inherited: AtomicU32,
     /// Ejection, from live traffic.
     pub outlier: Outlier,
     /// Health, from its health check.
     threshold: Mutex<Threshold>,
-    /// The same, for picks.
+    /// Whether its health is down, for picks.
     down: AtomicBool,
-    /// It is being drained: it takes no sessions.
+    /// Whether it is drained and takes no sessions.
     closed: AtomicBool,
-    /// When it joined others or came back, in microseconds; 0 if it was there from the start.
+    /// When it joined the others or came back, in microseconds; 0 if it was there from the start.
     joined_at: AtomicU64,
     gate: Arc<Gate>,
     states: EndpointStates,
 }
 
 impl EndpointState {
-    /// The endpoint's name.
+    /// Returns the endpoint's name.
     pub fn endpoint(&self) -> &str {
         &self.name.1
     }
@@ -110,8 +110,8 @@ impl EndpointState {
         self.lock_threshold().health()
     }
 
-    /// Records the result of a probe; returns its health before and after. An endpoint that comes back counts as joined
-    /// anew.
+    /// Records the result of a probe; returns its health before and after. An endpoint that comes back counts as newly
+    /// joined.
     pub fn probed(&self, rule: threshold::HealthThresholds, passed: bool, now: MonotonicTime) -> (Health, Health) {
         let mut threshold = self.lock_threshold();
         let before = threshold.health();
@@ -127,7 +127,7 @@ impl EndpointState {
         (before, after)
     }
 
-    /// Forgets its health, since it has no health check any more. One that was down counts as joined anew.
+    /// Forgets its health, since its health check ended. An endpoint that was down counts as newly joined.
     pub fn unchecked(&self, now: MonotonicTime) {
         let mut threshold = self.lock_threshold();
         if *threshold != Threshold::default() {
@@ -148,12 +148,12 @@ impl EndpointState {
         self.threshold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns true if it takes sessions: not while it is drained.
+    /// Returns true unless it is drained.
     pub fn is_open(&self) -> bool {
         !self.closed.load(Ordering::Relaxed)
     }
 
-    /// Opens or closes it for sessions. One that opens counts as joined anew.
+    /// Opens or closes it for sessions. When it opens, it counts as newly joined.
     pub fn set_open(&self, open: bool, now: MonotonicTime) {
         if self.closed.swap(!open, Ordering::Relaxed) && open {
             self.joined(now);
@@ -161,7 +161,7 @@ impl EndpointState {
         }
     }
 
-    /// Records that it joined others that have sessions already, or came back to them.
+    /// Records that it joined others that already have sessions, or came back to them.
     pub fn joined(&self, now: MonotonicTime) {
         self.joined_at.store(now.as_micros().max(1), Ordering::Relaxed);
     }
@@ -187,15 +187,15 @@ impl Drop for EndpointState {
     /// Removes its name from the table, unless another state of the same name has begun.
     fn drop(&mut self) {
         let endpoints = &mut self.states.lock().endpoints;
-        // Ours is the one that nobody can upgrade any more.
+        // This state is the one that can no longer be upgraded.
         if endpoints.get(&self.name).is_some_and(|state| state.strong_count() == 0) {
             endpoints.remove(&self.name);
         }
     }
 }
 
-/// The permits taken on an endpoint, and how many of them are plain requests'. One number, so that both are of the same
-/// moment.
+/// The permits taken on an endpoint, and how many of them belong to plain requests. Both are in one number, so that
+/// they are consistent.
 #[derive(Debug, Default)]
 struct PermitCounts(AtomicU64);
 
@@ -217,7 +217,7 @@ impl PermitCounts {
     }
 
     fn leave(&self) {
-        // The order that `Queue` asks for. On x86 it costs no more than any other.
+        // `Queue` needs this order. On x86 it costs no more than any other.
         self.0.fetch_sub(PermitCounts::SEAT, Ordering::SeqCst);
     }
 
@@ -255,7 +255,7 @@ pub struct RequestPermit(ConnectionPermit);
 
 impl Drop for RequestPermit {
     fn drop(&mut self) {
-        // The permit itself goes after it: there are never more requests than permits.
+        // The permit itself is returned later, so there are never more requests than permits.
         self.0.0.own.request_ends();
         self.0.0.metrics.request_ends();
     }
@@ -295,7 +295,7 @@ pub struct EndpointStates(Arc<Mutex<StateTable>>);
 struct StateTable {
     endpoints: HashMap<EndpointKey, Weak<EndpointState>>,
     gates: HashMap<String, Weak<Gate>>,
-    /// Sessions of earlier processes, also on endpoints that this one does not know, or not yet.
+    /// Sessions of earlier processes, including endpoints that this process does not know, or not yet.
     inherited: HashMap<EndpointKey, u32>,
 }
 
@@ -348,8 +348,8 @@ impl EndpointStates {
         let mut table = self.lock();
         table.inherited = inherited;
         table.inherited.retain(|_, sessions| *sessions > 0);
-        // Locked while they are told, so that none begins with the numbers from before; kept beyond that, since the last
-        // holder of one takes the lock.
+        // Locked while they are updated, so that no state begins with the old numbers; kept longer, since the last
+        // holder of a state takes the lock.
         let states: Vec<Arc<EndpointState>> = table.endpoints.values().filter_map(Weak::upgrade).collect();
         let mut eased: Vec<&Arc<Gate>> = vec![];
         for state in &states {
@@ -376,7 +376,7 @@ impl EndpointStates {
     }
 
     fn lock(&self) -> MutexGuard<'_, StateTable> {
-        // Nothing inside can be left half done by a panic.
+        // A panic cannot leave this half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -509,7 +509,7 @@ mod tests {
         assert!(state.enter(1).is_none());
         let waiting = tokio::spawn(async move { ticket.turn().await });
         tokio::task::yield_now().await;
-        // As many as before: nobody is woken in vain.
+        // As many as before: nobody is woken.
         state.states.set_inherited(HashMap::from([(name, 1)]));
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -518,7 +518,7 @@ mod tests {
         assert!(state.enter(1).is_some());
     }
 
-    /// Somebody waits in line, has tried in vain, and hears of it when `what` happens to the endpoint.
+    /// A waiter tried in vain, and is woken when `what` happens to the endpoint.
     async fn looks_again_when(state: &Arc<EndpointState>, what: impl FnOnce()) {
         let mut ticket = state.gate.queue.join(1).unwrap();
         ticket.turn().await;
@@ -559,7 +559,7 @@ mod tests {
         looks_again_when(&state, || probed(true, at(4))).await;
         state.probed(RULE, false, at(5));
         looks_again_when(&state, || state.unchecked(at(6))).await;
-        // What changes nothing for anybody.
+        // Changes without effect on anybody.
         stays_when(&state, || state.set_open(true, at(7))).await;
         stays_when(&state, || state.set_open(false, at(7))).await;
         state.probed(RULE, true, at(8));
@@ -573,7 +573,7 @@ mod tests {
     fn one_that_comes_back_joins_the_others_anew_and_one_that_was_there_does_not() {
         let state = state();
         let joined = |now| state.joined_for(at(now));
-        // The first verdict of all is no return.
+        // The first verdict does not count as a return.
         state.probed(RULE, true, at(1));
         state.set_open(true, at(1));
         assert_eq!(joined(2), Duration::MAX);

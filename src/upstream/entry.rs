@@ -23,13 +23,13 @@ pub struct EntryPolicy {
 /// The length of the queue and the longest wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// At a time.
+    /// The most requests at a time.
     pub length: usize,
-    /// At most.
+    /// The longest wait of a request.
     pub wait: Duration,
 }
 
-/// The live state of admission. Like an endpoint's it belongs to the upstream, by name, and not to a configuration.
+/// The live state of admission. It belongs to the upstream, by name, and not to a configuration.
 #[derive(Debug, Default)]
 pub struct Gate {
     /// The bucket of admitted handshakes.

@@ -1,8 +1,8 @@
 //! The WebSocket handshake with an endpoint: one request written, one response head read, the 101 verified.
 //!
-//! What follows the 101 is handed on as it came. An answer that is no 101 is an ordinary HTTP response and goes back to
-//! the client as one; its body is then read by hyper, which is shown the same bytes again (`Replay`), so that there is
-//! one body parser in the house and it is not ours. A false 101 ends the connection.
+//! Bytes after the 101 are passed on unchanged. An answer other than 101 is an ordinary HTTP response and goes back to
+//! the client as one; hyper reads its body and gets the same bytes again (`Replay`), so there is only one body parser,
+//! hyper's. An invalid 101 ends the connection.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -29,54 +29,54 @@ use crate::ws::handshake::{self, AnswerError, HandshakeAnswer, HandshakeOffer, H
 
 /// The longest response head that is read; nginx reads 8 KiB by default, cookies of some applications need more.
 const HEAD_BYTES_MAX: usize = BufferSize::Medium.bytes();
-/// Headers of a response that are read, as hyper's default.
+/// The most headers of a response, as hyper's default.
 const HEADERS_MAX: usize = 100;
-/// Room for a request head: a browser's, with cookies of ordinary length.
+/// The usual size of a request head: a browser's, with ordinary cookies.
 const HEAD_BYTES_USUAL: usize = 1024;
-/// Interim responses before the real one.
+/// The most interim responses before the real one.
 const INTERIM_MAX: usize = 8;
 
-/// What the endpoint said to the handshake.
+/// The endpoint's reply to the handshake.
 #[derive(Debug)]
 pub enum HandshakeReply<T> {
-    /// A 101 that keeps all the rules.
+    /// A valid 101.
     Switched(Switched<T>),
     /// Another answer, with the connection that still carries its body.
     Refused(Response<Incoming>),
 }
 
-/// A WebSocket to an endpoint.
+/// A WebSocket connection to an endpoint.
 #[derive(Debug)]
 pub struct Switched<T> {
     /// The connection.
     pub io: T,
-    /// What was agreed on.
+    /// What the endpoint accepted.
     pub answer: HandshakeAnswer,
-    /// The fields that pass on to the client.
+    /// The fields that are passed to the client.
     pub headers: HeaderMap,
-    /// Bytes that came behind the head.
+    /// Bytes that followed the head.
     pub early: Vec<u8>,
 }
 
-/// Why the handshake failed. The connection is gone.
+/// Why the handshake failed. The connection is closed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// Writing or reading failed.
     #[error("the connection failed during the handshake")]
     Io(#[source] io::Error),
-    /// It ended before the response was whole.
+    /// The connection ended before the response was complete.
     #[error("the endpoint closed the connection without an answer")]
     Closed,
-    /// The response is no HTTP/1.1.
+    /// The response is not HTTP/1.1.
     #[error("the endpoint's answer is no HTTP response")]
     Malformed(#[source] httparse::Error),
-    /// The response's head is longer than is read.
+    /// The response's head is too long.
     #[error("the head of the endpoint's answer is over {HEAD_BYTES_MAX} bytes")]
     TooLong,
-    /// It goes on sending interim responses.
+    /// The endpoint sent too many interim responses.
     #[error("the endpoint sent over {INTERIM_MAX} interim responses")]
     Interims,
-    /// A 101 that is not what was asked for.
+    /// The 101 is invalid.
     #[error("the endpoint's 101 is false")]
     False(#[from] AnswerError),
     /// hyper could not read the response.
@@ -95,7 +95,7 @@ labels! {
     }
 }
 
-/// A request head as it is written: what the handshake needs comes first, then field by field what passes on.
+/// A request head as written: first what the handshake needs, then the fields that are passed on, one by one.
 #[derive(Debug)]
 pub struct RequestHead {
     bytes: Vec<u8>,
@@ -103,7 +103,7 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// The head of a request for `target`, in origin form, at `host`, if it names one.
+    /// Begins a request for `path` and `query` at `host`, if there is one.
     pub fn new(path: &str, query: Option<&str>, host: Option<&[u8]>) -> RequestHead {
         let mut head = RequestHead { bytes: Vec::with_capacity(HEAD_BYTES_USUAL), key: 0..0 };
         head.push(&[b"GET ", path.as_bytes()]);
@@ -115,14 +115,14 @@ impl RequestHead {
         if let Some(host) = host {
             head.line("Host", host);
         }
-        // The names are spelled as in RFC 6455: some servers compare them letter by letter.
+        // The names are spelled as in RFC 6455: some servers compare them case-sensitively.
         head.push(&[b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: "]);
         head.key = head.bytes.len()..head.bytes.len() + size_of::<WebSocketKey>();
         head.push(&[&WebSocketKey::default(), b"\r\n"]);
         head
     }
 
-    /// Adds a field, unless it is one that the handshake brings itself. `name` is in lower case.
+    /// Adds a field, unless the handshake writes it itself. `name` is in lower case.
     pub fn field(&mut self, name: &str, value: &[u8]) {
         match name {
             "host" | "upgrade" | "connection" | "sec-websocket-key" | "content-length" => {}
@@ -133,7 +133,7 @@ impl RequestHead {
         }
     }
 
-    /// The head is whole.
+    /// Ends the head.
     pub fn end(mut self) -> RequestHead {
         self.push(&[b"\r\n"]);
         self
@@ -144,7 +144,7 @@ impl RequestHead {
         String::from_utf8_lossy(&self.bytes).replace(&"\0".repeat(self.key.len()), "(16 random bytes)")
     }
 
-    /// The head with `key` in it.
+    /// Returns the head with `key` in it.
     fn keyed(&mut self, key: &WebSocketKey) -> &[u8] {
         self.bytes[self.key.clone()].copy_from_slice(key);
         &self.bytes
@@ -161,12 +161,12 @@ impl RequestHead {
     }
 }
 
-/// Writes `head` with `key` and reads the answer to it. The caller sets the deadline.
+/// Writes `head` with `key` and reads the answer. The caller sets the deadline.
 ///
-/// Not cancel-safe: a connection whose handshake was abandoned is of no use.
+/// Not cancel-safe: a connection with an abandoned handshake is useless.
 ///
 /// # Errors
-/// See [`HandshakeError`]; nothing was promised to anybody yet.
+/// See [`HandshakeError`]; the client has no answer yet.
 pub async fn open<T>(
     mut io: T,
     head: &mut RequestHead,
@@ -184,7 +184,7 @@ where
     loop {
         match parse(&buffer[start..end], key, offer)? {
             ResponseHead::Interim { length } => {
-                // hyper would skip them without end, and take the 101 behind them for an answer.
+                // hyper would skip any number of them, and return the 101 after them as the response.
                 if interims == INTERIM_MAX {
                     return Err(HandshakeError::Interims);
                 }
@@ -219,19 +219,19 @@ where
     }
 }
 
-/// What stands at the start of what was read.
+/// The start of the received bytes.
 enum ResponseHead {
-    /// A head that is not whole.
+    /// An incomplete head.
     Partial,
     /// A 1xx of this length.
     Interim { length: usize },
-    /// A 101 that keeps all the rules, and of its fields those that pass on.
+    /// A valid 101, and those of its fields that are passed on.
     Switched { length: usize, answer: HandshakeAnswer, headers: HeaderMap },
     /// Another response.
     Other,
 }
 
-/// Reads a response head and judges it, if it is a 101.
+/// Parses a response head, and judges a 101.
 fn parse(bytes: &[u8], key: &WebSocketKey, offer: &HandshakeOffer) -> Result<ResponseHead, HandshakeError> {
     if bytes.is_empty() {
         return Ok(ResponseHead::Partial);
@@ -244,7 +244,7 @@ fn parse(bytes: &[u8], key: &WebSocketKey, offer: &HandshakeOffer) -> Result<Res
         httparse::Status::Complete(length) => length,
         httparse::Status::Partial => return Ok(ResponseHead::Partial),
     };
-    // httparse has checked it; only the types do not know.
+    // httparse has checked it; the type cannot show that.
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
     match status.ok_or(HandshakeError::Malformed(httparse::Error::Status))? {
         StatusCode::SWITCHING_PROTOCOLS if response.version != Some(1) => {
@@ -261,7 +261,7 @@ fn parse(bytes: &[u8], key: &WebSocketKey, offer: &HandshakeOffer) -> Result<Res
     }
 }
 
-/// Fields as httparse gives them.
+/// The fields of a response, as httparse returns them.
 struct ParsedFields<'b>(&'b [httparse::Header<'b>]);
 
 impl HeaderFields for ParsedFields<'_> {
@@ -271,10 +271,10 @@ impl HeaderFields for ParsedFields<'_> {
 }
 
 impl ParsedFields<'_> {
-    /// The fields of a 101 that are meant for the client: neither those of this hop nor what we answer ourselves. What was
-    /// agreed on is said once, however the server said it: clients are stricter than we are.
+    /// Returns the fields of a 101 that are meant for the client, without those of this hop and those that the proxy
+    /// writes. Writes the subprotocol and extensions once, however often the server did: clients are stricter.
     fn passed_on(&self, answer: &HandshakeAnswer) -> Result<HeaderMap, HandshakeError> {
-        // httparse has checked them; only the types do not know.
+        // httparse has checked them; the types cannot show that.
         let malformed = || HandshakeError::Malformed(httparse::Error::HeaderValue);
         let ending = HopByHopFields::new(self.lines(&CONNECTION), self.lines(&TRANSFER_ENCODING).next().is_some());
         let mut headers = HeaderMap::new();
@@ -300,7 +300,7 @@ impl ParsedFields<'_> {
     }
 }
 
-/// Lets hyper read the response of which `io` gives the first bytes again.
+/// Lets hyper read the response; `io` returns its first bytes again.
 async fn read_response<T>(io: Prefixed<T>) -> Result<Response<Incoming>, HandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -308,7 +308,7 @@ where
     let replay = TokioIo::new(Replay { io, unasked: Some(None) });
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(replay).await.map_err(HandshakeError::Answer)?;
-    // Ends with the response's body: `sender` is dropped below, so there is no other request to wait for.
+    // Ends with the response's body: `sender` is dropped below, so no other request can follow.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "the body of a refused handshake was cut short");
@@ -317,11 +317,11 @@ where
     sender.send_request(Request::new(Empty::<Bytes>::new())).await.map_err(HandshakeError::Answer)
 }
 
-/// A connection on which the request was sent already: what hyper writes goes nowhere, and what is to be read is held
-/// back until then, since an answer to nothing would be an error.
+/// A connection on which the request was already sent: discards what hyper writes, and holds back what it reads until
+/// then, since an answer without a request would be an error.
 struct Replay<T> {
     io: Prefixed<T>,
-    /// Until hyper has written its request: who waits to read.
+    /// Until hyper has written its request: the task that waits to read.
     unasked: Option<Option<Waker>>,
 }
 
@@ -361,7 +361,7 @@ mod tests {
 
     const KEY: &WebSocketKey = b"dGhlIHNhbXBsZSBub25jZQ==";
 
-    /// What comes of this answer to a handshake.
+    /// Performs a handshake that gets this answer.
     async fn answered(answer: &str) -> Result<HandshakeReply<tokio::net::UnixStream>, HandshakeError> {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
         let offer = HandshakeOffer { key: *KEY, subprotocols: vec![], extensions: vec![] };

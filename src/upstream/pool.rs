@@ -1,9 +1,9 @@
-//! Plain HTTP to an endpoint over connections that are used again: hyper-util's client, one for each worker.
+//! Plain HTTP to an endpoint over reused connections: hyper-util's client, one for each worker.
 //!
-//! One pool a worker, so that a request never wakes another thread. A request that fails on a connection that had gone
-//! stale before anything was written is sent again on another by the client itself. Where the server closed it while the
-//! request was on its way, only the caller knows whether it may go again ([`was_stale`], [`Pool::send_anew`]); whether one
-//! that was not sent at all goes to another endpoint is the caller's affair, too.
+//! Each worker has its own pool, so that a request never wakes another thread. If a connection went stale before the
+//! request was written, the client itself sends it again on another. If the server closed it while the request was on
+//! its way, only the caller knows whether it may be sent again ([`was_stale`], [`Pool::send_anew`]); the caller also
+//! decides whether an unsent request goes to another endpoint.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,11 +21,12 @@ use super::connect::{ConnectError, Connector};
 use super::pooled::{PooledConnection, PooledIo};
 use crate::base::worker::PerWorker;
 
-/// How long an unused connection is kept: less than servers keep theirs, so that we close first. By default gunicorn
-/// closes after 2 s, Node.js, uvicorn and Apache after 5 s, Passenger after 15 s, nginx after 75 s; others later. A new
-/// connection costs a round trip; a request that meets a closing one costs that, too, or a 502 if it may not be repeated.
+/// How long an unused connection is kept: less than servers keep theirs, so that the proxy closes first. By default
+/// gunicorn closes after 2 s, Node.js, uvicorn and Apache after 5 s, Passenger after 15 s, nginx after 75 s; others
+/// later. A new connection costs a round trip; a request that meets a closing one costs that too, or a 502 if it may
+/// not be repeated.
 const IDLE: Duration = Duration::from_millis(1500);
-/// Unused connections kept to one endpoint by one worker.
+/// The most unused connections that one worker keeps to an endpoint.
 const IDLE_MAX: usize = 32;
 /// The longest response head that is read.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -42,17 +43,17 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// No connection yet; `connector` makes them, each within `connect_timeout`.
+    /// Creates an empty pool; `connector` makes its connections, each within `connect_timeout`.
     pub fn new(connector: Connector, connect_timeout: Duration, workers: usize) -> Pool {
         let dial = Dial { connector, timeout: connect_timeout };
         Pool { clients: PerWorker::new(workers, || client(&dial, IDLE_MAX)), dial }
     }
 
-    /// Sends a request whose target is in absolute form (the authority only tells connections apart and is not sent)
+    /// Sends a request whose target is in absolute form (the authority only distinguishes connections and is not sent)
     /// and waits for the response's head.
     ///
     /// # Errors
-    /// When there was no connection (`Error::is_connect`) or it failed before the head was whole.
+    /// Fails if there was no connection (`Error::is_connect`), or if it failed before the head was complete.
     pub fn send(
         &self,
         request: Request<RequestBody>,
@@ -60,7 +61,7 @@ impl Pool {
         self.clients.get().request(request)
     }
 
-    /// The same on a new connection, which is not kept: others of the pool may have been closed, too.
+    /// Does the same on a new connection, which is not kept: others of the pool may be closed, too.
     ///
     /// # Errors
     /// See [`Pool::send`].
@@ -82,14 +83,14 @@ fn client(dial: &Dial, idle_max: usize) -> Client<Dial, RequestBody> {
         .build(dial.clone())
 }
 
-/// Returns true if the request failed on a connection that had served another before, and not a byte came back: mostly
-/// the server has closed it as unused while the request was on its way. Whether it has read the request nobody knows,
-/// so only what may be done twice may be sent again (RFC 9110 §9.2.2).
+/// Returns true if the request failed on a reused connection before any byte came back: mostly the server closed it as
+/// unused while the request was on its way. The server may have read the request, so only an idempotent one may be sent
+/// again (RFC 9110 §9.2.2).
 pub fn was_stale(error: &Error) -> bool {
     error.connect_info().filter(|_| !error.is_connect()).and_then(PooledConnection::of).is_some_and(|it| it.was_stale())
 }
 
-/// `Connector` as the service that hyper-util asks for.
+/// `Connector` as the service that hyper-util needs.
 #[derive(Clone, Debug)]
 struct Dial {
     connector: Connector,

@@ -1,7 +1,6 @@
-//! One connection of a pool: what was last done on it, whether it moves, and a way to end it at once.
+//! One connection of a pool: its last activity, its progress, and a way to close it at once.
 //!
-//! hyper drives it from a task of its own. Whoever has the answer that comes on it holds the other end,
-//! [`PooledConnection`].
+//! hyper drives it in a task of its own. The owner of an answer on it holds the handle, [`PooledConnection`].
 
 use std::io;
 use std::pin::Pin;
@@ -31,7 +30,7 @@ struct PooledState {
     task: AtomicWaker,
 }
 
-/// Nothing has been read.
+/// Nothing was read.
 const NEW: u8 = 0;
 /// Bytes of an answer were read.
 const ANSWERED: u8 = 1;
@@ -39,29 +38,29 @@ const ANSWERED: u8 = 1;
 const ASKED_AGAIN: u8 = 2;
 
 impl PooledConnection {
-    /// The connection that hyper-util tells of.
+    /// Returns the connection that hyper-util describes.
     pub fn of(connected: &Connected) -> Option<PooledConnection> {
         let mut extras = http::Extensions::new();
         connected.get_extras(&mut extras);
         extras.remove()
     }
 
-    /// The connection that `response` comes on, if it is one of a pool.
+    /// Returns the connection that `response` arrives on, if it belongs to a pool.
     pub fn of_response<B>(response: &mut http::Response<B>) -> Option<PooledConnection> {
         response.extensions_mut().remove()
     }
 
-    /// Returns true if something was written after an answer, and not a byte has come back since.
+    /// Returns true if something was written after an answer, and nothing was read since.
     pub fn was_stale(&self) -> bool {
         self.0.last.load(Ordering::Relaxed) == ASKED_AGAIN
     }
 
-    /// When the endpoint last took a byte; the clock's start if it never did.
+    /// Returns when the endpoint last accepted a byte; the clock's start if it never did.
     pub fn written_at(&self) -> MonotonicTime {
         MonotonicTime::from_micros(self.0.written_at.load(Ordering::Relaxed))
     }
 
-    /// Closes the connection at once, whatever waits to be read or written on it.
+    /// Closes the connection at once, whatever remains to be read or written.
     pub fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
         self.0.task.wake();
@@ -78,7 +77,7 @@ impl PooledConnection {
         self.0.written_at.store(clock::coarse().as_micros(), Ordering::Relaxed);
     }
 
-    /// Returns an error if the connection should be closed; otherwise the task is woken once it should.
+    /// Returns an error if the connection should be closed; otherwise wakes the task once it should.
     fn poll_closed(&self, cx: &Context<'_>) -> io::Result<()> {
         if !self.0.closed.load(Ordering::Acquire) {
             self.0.task.register(cx.waker());
@@ -90,8 +89,8 @@ impl PooledConnection {
     }
 }
 
-/// The connection on which a request's body goes, while its answer is waited for. Dropping it before that has come closes the
-/// connection: hyper would go on with the body, and wait for ever where the endpoint takes nothing of it.
+/// The connection that carries a request's body, while its answer is awaited. Dropping it before that closes the
+/// connection: hyper would otherwise go on with the body, and wait for ever if the endpoint reads none of it.
 #[derive(Debug)]
 pub struct Uploading {
     capture: CaptureConnection,
@@ -99,17 +98,17 @@ pub struct Uploading {
 }
 
 impl Uploading {
-    /// The connection that `request` will go on.
+    /// Prepares to watch the connection that `request` will use.
     pub fn of<B>(request: &mut http::Request<B>) -> Uploading {
         Uploading { capture: capture_connection(request), is_answered: false }
     }
 
-    /// The connection, as soon as it is chosen.
+    /// Returns the connection once it is chosen.
     pub fn connection(&self) -> Option<PooledConnection> {
         self.capture.connection_metadata().as_ref().and_then(PooledConnection::of)
     }
 
-    /// The answer has come: its owner has the connection now.
+    /// Records the answer: its owner has the connection now.
     pub fn answered(mut self) {
         self.is_answered = true;
     }
@@ -183,7 +182,7 @@ impl AsyncWrite for PooledStream {
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
-    /// Does not wait for an endpoint that takes nothing: what it was to have it has, and the end is only a courtesy.
+    /// Does not wait for an endpoint that reads nothing: it has all that it was sent, and the end is only a courtesy.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.get_mut().io).poll_shutdown(cx) {
             Poll::Ready(ended) => Poll::Ready(ended),
@@ -192,7 +191,7 @@ impl AsyncWrite for PooledStream {
     }
 }
 
-/// A connection in the shape that hyper-util's pool wants.
+/// A connection as hyper-util's pool expects it.
 #[derive(Debug)]
 pub struct PooledIo(TokioIo<PooledStream>);
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 /// The requests waiting for a permit on an upstream.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// As many as there are in the line; changed under its lock.
+    /// The number of waiters in the line; changed under its lock.
     waiting: AtomicUsize,
     line: Mutex<WaitingLine>,
 }
@@ -19,7 +19,7 @@ struct WaitingLine {
     /// The waiters' wakers, in order of arrival.
     waiters: BTreeMap<u64, Option<Waker>>,
     next: u64,
-    /// The waiter that tried since the last permit was returned, and got none.
+    /// The waiter that tried since the last permit was returned, and failed.
     tried: Option<u64>,
 }
 
@@ -35,17 +35,17 @@ impl WaitingLine {
 }
 
 impl Queue {
-    /// How many wait.
+    /// Returns the number of waiters.
     pub fn len(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Returns true if nobody waits.
+    /// Returns true if there are no waiters.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The end of the line, unless it has `max` in it already.
+    /// Joins the end of the line, unless `max` wait already.
     pub fn join(self: &Arc<Queue>, max: usize) -> Option<Ticket> {
         let mut line = self.line();
         if line.waiters.len() >= max {
@@ -56,19 +56,19 @@ impl Queue {
         line.waiters.insert(number, None);
         self.waiting.store(line.waiters.len(), Ordering::SeqCst);
         drop(line);
-        // A permit freed before this is seen by whoever tries after this, although it reads `Relaxed`.
+        // A permit freed before this is visible to any attempt after this, although that reads `Relaxed`.
         fence(Ordering::SeqCst);
         Some(Ticket { queue: Arc::clone(self), number })
     }
 
-    /// A permit was given back, by a `SeqCst` write before this.
+    /// Wakes the first waiter if there is one. Call it after a `SeqCst` write that returned a permit.
     pub fn permit_freed(&self) {
         if self.waiting.load(Ordering::SeqCst) != 0 {
             self.recheck();
         }
     }
 
-    /// There may be a permit now, for whatever reason: the first in line tries again.
+    /// Wakes the first waiter to try again, since there may be a permit.
     pub fn recheck(&self) {
         let mut line = self.line();
         line.tried = None;
@@ -78,7 +78,7 @@ impl Queue {
     }
 
     fn line(&self) -> MutexGuard<'_, WaitingLine> {
-        // Nothing inside can be left half done by a panic.
+        // A panic cannot leave this half done.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,8 +91,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Waits until it is worth trying: this is the first in line, and has not tried since the last permit was given back.
-    /// Cancel-safe.
+    /// Waits until an attempt is worthwhile: this waiter is the first in line, and has not tried since the last permit
+    /// was returned. Cancel-safe.
     pub async fn turn(&mut self) {
         poll_fn(|cx| self.poll_turn(cx)).await;
     }
@@ -118,7 +118,7 @@ impl Drop for Ticket {
         let was_first = line.first() == Some(self.number);
         line.waiters.remove(&self.number);
         self.queue.waiting.store(line.waiters.len(), Ordering::SeqCst);
-        // With a permit or without: there may be another one, and this one was the one to look.
+        // Whether or not it got a permit, another may be free, and this waiter was the one to try.
         let next = was_first.then(|| line.first_waker()).flatten();
         drop(line);
         next.into_iter().for_each(Waker::wake);
@@ -172,7 +172,7 @@ mod tests {
         // It got the permit.
         drop(tickets.remove(0));
         assert_eq!([0, 1, 2].map(|index: usize| flags[index].taken()), [false, true, false]);
-        // The client of the second goes before it has tried; the third has its turn.
+        // The client of the second leaves before it has tried; the third has its turn.
         drop(tickets.remove(0));
         assert!(flags[2].taken());
         assert_eq!(turns(&tickets), [true]);
@@ -253,13 +253,13 @@ mod tests {
                         tasks.spawn_local(async move {
                             for _ in 0..400 {
                                 if random.u8(..8) == 0 {
-                                    // An impatient one: it may give up at any moment, also just when it is woken.
+                                    // An impatient client: it may leave at any moment, even just when it is woken.
                                     let wait = Duration::from_micros(random.u64(..1500));
                                     if tokio::time::timeout(wait, permits.wait()).await.is_err() {
                                         continue;
                                     }
                                 } else {
-                                    // What is lost would be lost for ever: everybody else waits as well.
+                                    // A lost wake-up is lost for ever: all others wait as well.
                                     let wait = tokio::time::timeout(Duration::from_secs(20), permits.wait());
                                     wait.await.expect("a wake-up was lost");
                                 }

@@ -1,4 +1,4 @@
-//! Where connections to discovered endpoints may lead.
+//! Where connections to discovered endpoints may go.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -9,17 +9,17 @@ use arc_swap::ArcSwap;
 use crate::net::listener::{Address, FileId};
 use crate::policy::reach::Places;
 
-/// Where we listen ourselves, at the moment.
+/// The addresses that this proxy listens on now.
 #[derive(Clone, Debug, Default)]
 pub struct Own(Arc<ArcSwap<Vec<Address>>>);
 
 impl Own {
-    /// Everything that we listen on.
+    /// Sets all addresses that the proxy listens on.
     pub fn set(&self, addresses: Vec<Address>) {
         self.0.store(Arc::new(addresses));
     }
 
-    /// Returns true if a connection to this address reaches us.
+    /// Returns true if a connection to this address reaches the proxy itself.
     fn has(&self, address: &Address) -> bool {
         self.0.load().iter().any(|own| match (own, address) {
             (Address::Tcp(own), Address::Tcp(to)) => own.port() == to.port() && is_taken_in(own.ip(), to.ip()),
@@ -31,48 +31,48 @@ impl Own {
     }
 }
 
-/// Returns true if what listens at `own` gets what goes to `to`.
+/// Returns true if a listener at `own` receives connections to `to`.
 fn is_taken_in(own: IpAddr, to: IpAddr) -> bool {
     let (own, to) = (own.to_canonical(), to.to_canonical());
-    // To no address in particular: to loopback.
+    // Connections to the unspecified address go to loopback.
     own == to
         || own.is_ipv4() == to.is_ipv4()
             && (to.is_unspecified() && own.is_loopback() || own.is_unspecified() && is_of_this_machine(to))
 }
 
-/// Only an address of this machine can be bound. Asked for where the port is ours, and so hardly ever.
+/// Returns true if the address can be bound, so it is one of this machine. Called only if the port is ours, so rarely.
 fn is_of_this_machine(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }
 
-/// Why a place is out of reach.
+/// Why an address is out of reach.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfReach {
-    /// It is not among those that are allowed.
+    /// The IP address is not allowed.
     #[error("{0} is not where discovered endpoints may be (see `discover.allow`)")]
     Ip(IpAddr),
-    /// The same of a Unix socket.
+    /// The Unix socket is not allowed.
     #[error("unix:{} is not where discovered endpoints may be (see `discover.allow`)", .0.display())]
     Unix(PathBuf),
-    /// We listen there.
+    /// The proxy itself listens there.
     #[error("{0} is this proxy itself")]
     Ourselves(Address),
 }
 
-/// What may be reached.
+/// The addresses that discovered endpoints may have.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
-    /// Where endpoints may be.
+    /// The allowed ranges.
     pub places: Places,
-    /// Where we are, and they may not be.
+    /// The proxy's own addresses, which are never allowed.
     pub own: Own,
 }
 
 impl Reach {
-    /// Whether a connection may lead there.
+    /// Judges whether a connection may go to this address.
     ///
     /// # Errors
-    /// Why not.
+    /// Fails if not, and says why.
     pub fn judge(&self, address: &Address) -> Result<(), OutOfReach> {
         match address {
             Address::Tcp(to) if !self.places.have_ip(to.ip()) => Err(OutOfReach::Ip(to.ip())),
@@ -105,7 +105,7 @@ mod tests {
             ("[::1]:9902", false),
             ("127.0.0.1:8080", true),
             ("127.8.8.8:8080", true),
-            // TEST-NET-1 (RFC 5737) is no address of any machine.
+            // TEST-NET-1 (RFC 5737) is an address of no machine.
             ("192.0.2.1:8080", false),
             ("[::1]:8080", false),
             ("[::1]:8081", true),

@@ -1,6 +1,6 @@
-//! The endpoints of an upstream at one time, in order of preference, with the balancer over them.
+//! The endpoints of an upstream at one moment, in order of preference, with the balancer over them.
 //!
-//! Immutable: a change of membership makes another set, and a pick sees one set whole.
+//! Immutable: a change of membership creates another set, so a pick sees one consistent set.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use super::endpoint_state::Standing;
 use crate::balance::{Balancer, Candidates, Draw};
 use crate::base::time::MonotonicTime;
 
-/// What a weight is multiplied with, so that a part of 1 is still a weight.
+/// The factor of weights, so that a fraction of 1 is still a weight.
 const WHOLE: u32 = 1000;
-/// What slow start begins with, in parts of [`WHOLE`]: less, and the first session would never come.
+/// The initial weight in slow start, in parts of [`WHOLE`]: with less, the first session would never come.
 const SLOW_START_LEAST: u32 = 50;
 
 /// The endpoints of an upstream.
 #[derive(Debug)]
 pub struct Set {
     endpoints: Box<[Arc<Endpoint>]>,
-    /// For each endpoint, how far it is from being the first choice.
+    /// The rank of each endpoint; 0 is the first choice.
     ranks: Box<[usize]>,
     /// One more than the highest rank.
     rank_count: usize,
@@ -27,8 +27,8 @@ pub struct Set {
 }
 
 impl Set {
-    /// A set as seen from `zone`: a lower priority number before a higher one, and among equals those of the same zone
-    /// before the others.
+    /// Creates a set as seen from `zone`: lower priority numbers come first, and within one number the endpoints of the
+    /// same zone.
     pub fn new(endpoints: Vec<Arc<Endpoint>>, zone: Option<&str>, balancer: Balancer) -> Set {
         let preference =
             |endpoint: &Arc<Endpoint>| (endpoint.priority, zone.is_some() && endpoint.zone.as_deref() != zone);
@@ -44,20 +44,21 @@ impl Set {
         }
     }
 
-    /// All of them.
+    /// Returns all endpoints.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
     }
 
-    /// All of the best rank that has any that `fits`, as far as they do.
+    /// Returns the endpoints that `fits` accepts, of the best rank that has one.
     pub fn best(&self, fits: impl Fn(&Endpoint) -> bool) -> Vec<Arc<Endpoint>> {
         let fitting = || self.endpoints.iter().zip(&self.ranks).filter(|(endpoint, _)| fits(endpoint));
         let best = fitting().map(|(_, rank)| *rank).min();
         fitting().filter(|(_, rank)| Some(**rank) == best).map(|(endpoint, _)| Arc::clone(endpoint)).collect()
     }
 
-    /// The best of those that are open and of one of the `standings`, with that: standing before rank, so that a backup that is well comes before a first choice
-    /// that failed; within one rank the algorithm decides.
+    /// Picks among the open endpoints of the first of the `standings` that has one, and returns its standing too.
+    /// Standing comes before rank, so a healthy backup comes before a first choice that failed; within one rank the
+    /// algorithm decides.
     pub fn pick(
         &self,
         tried: &[Arc<Endpoint>],
@@ -78,7 +79,7 @@ impl Set {
     }
 }
 
-/// What the balancer sees: the endpoints of one standing and rank.
+/// The endpoints of one standing and rank, as the balancer sees them.
 struct Choice<'a> {
     set: &'a Set,
     tried: &'a [Arc<Endpoint>],
@@ -114,7 +115,7 @@ impl Candidates for Choice<'_> {
     }
 }
 
-/// An endpoint's weight beside the others', which grows after it has joined them.
+/// Returns an endpoint's weight relative to the others', which grows after it has joined them.
 pub fn weight(endpoint: &Endpoint, slow_start: Option<Duration>, now: MonotonicTime) -> u32 {
     if !endpoint.state.is_open() {
         return 0;
@@ -124,7 +125,7 @@ pub fn weight(endpoint: &Endpoint, slow_start: Option<Duration>, now: MonotonicT
     endpoint.weight * (part as u32).clamp(SLOW_START_LEAST, WHOLE)
 }
 
-/// Returns true if an endpoint has been tried, also in the form of an earlier configuration.
+/// Returns true if an endpoint was tried, also in its form of an earlier configuration.
 pub fn is_among(tried: &[Arc<Endpoint>], endpoint: &Endpoint) -> bool {
     tried.iter().any(|tried| Arc::ptr_eq(&tried.state, &endpoint.state))
 }
