@@ -1,8 +1,8 @@
 //! Addresses to listen on, as written: `0.0.0.0:8443`, `[::]:80`, `unix:/run/wsluice.sock`.
 //!
 //! A plain value without sockets, so that the configuration can hold it and parse it where it stands in the file.
-//! Names (`localhost:80`) are refused: what a name resolves to may change between two starts, and an address opened
-//! to the world by accident is worse than an error.
+//! Names (`localhost:80`) are refused: a name may resolve to something else at the next start, and an address opened to
+//! the world by accident is worse than an error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -27,7 +27,7 @@ pub enum Address {
 /// Why a text is not an [`Address`]; each message says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// Nothing was written.
+    /// The text is empty.
     #[error("an address is missing: write an IP address and a port, as 0.0.0.0:8080, or unix:/run/wsluice.sock")]
     Empty,
     /// `:8080` or `8080`.
@@ -60,13 +60,13 @@ pub enum AddressError {
         /// The text as written.
         text: String,
     },
-    /// `unix:` with nothing or something relative behind it.
+    /// `unix:` without an absolute path.
     #[error("a Unix socket needs an absolute path, as unix:/run/wsluice.sock, but this is `{text}`")]
     RelativePath {
         /// The text as written.
         text: String,
     },
-    /// A path that the kernel cannot hold.
+    /// A path that is too long for the kernel.
     #[error("the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes, but this one has {bytes}")]
     PathTooLong {
         /// Its length.
@@ -87,8 +87,8 @@ impl Address {
         }
     }
 
-    /// Returns true if both cannot be bound at once: the same path, or the same port with one address or a wildcard
-    /// in common. `[::]` is IPv6 only here, and has nothing in common with IPv4.
+    /// Returns true if both cannot be bound at once: the same path, or the same port with one address or a wildcard in
+    /// common. `[::]` means IPv6 only here, and has nothing in common with IPv4.
     pub fn overlaps(&self, other: &Address) -> bool {
         match (self, other) {
             (Address::Unix(a), Address::Unix(b)) => a == b,

@@ -1,12 +1,12 @@
 //! Reserves the last file descriptors of the process.
 //!
-//! Clients can use up all descriptors. Without one, the admin listener takes no connection either, and a supervisor
-//! that checks our health there ends the process with all its sessions; no file can be read for a reload, and no next
-//! process started. So some are reserved ([`DescriptorBounds`]): traffic runs out first, then the admin listener, and
-//! the rest is for files and the handover.
+//! Clients can use up all descriptors. Without one, the admin listener accepts no connection, and a supervisor that
+//! checks health there ends the process with all its sessions; no file can be read for a reload, and no next process
+//! started. So some are reserved ([`DescriptorBounds`]): traffic runs out first, then the admin listener, and the rest
+//! is for files and the handover.
 //!
-//! Nothing is counted: the system gives each new descriptor the lowest free number, so a descriptor with number n
-//! proves that n are in use. That costs a comparison and no system call.
+//! Nothing is counted: the system gives each new descriptor the lowest free number, so a descriptor with number n shows
+//! that n are in use. That costs a comparison and no system call.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Resource, getrlimit};
 
-/// The most descriptors reserved: for a crowd at the admin listener, and twice as many between the bounds for
+/// The most descriptors reserved: for many connections to the admin listener, and twice as many between the bounds for
 /// connections that are closed late.
 const RESERVE_MAX: u64 = 256;
 /// At a lower limit, an eighth of it is reserved.
@@ -24,12 +24,12 @@ const RESERVE_SHARE: u64 = 8;
 /// The limit as last read; 0 before the first reading.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 
-/// What a descriptor is for.
+/// The use of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DescriptorUse {
     /// Clients, and connections to endpoints.
     Traffic,
-    /// Connections of clients that are held and not served until there is room.
+    /// Connections of clients that are held unserved until there is room.
     Waiting,
     /// The admin listener.
     Admin,
@@ -60,14 +60,14 @@ impl DescriptorBounds {
     }
 }
 
-/// Reads the limit again: it may have been raised, by us or from outside.
+/// Reads the limit again: this process or another may have raised it.
 pub fn reread_limit() -> DescriptorBounds {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     LIMIT.store(limit, Ordering::Relaxed);
     DescriptorBounds::of(limit)
 }
 
-/// Returns how many descriptors are kept from traffic.
+/// Returns how many descriptors are reserved from traffic.
 pub fn reserve() -> u64 {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     limit - DescriptorBounds::of(limit).traffic
@@ -76,7 +76,7 @@ pub fn reserve() -> u64 {
 /// Returns true if `taker` may keep this descriptor.
 pub fn is_within(fd: impl AsFd, taker: DescriptorUse) -> bool {
     let number = u64::try_from(fd.as_fd().as_raw_fd()).unwrap_or(0);
-    // The limit is not read each time: if it was lowered, an error will make us read it again.
+    // The limit is not read each time: if it was lowered, an error causes a new reading.
     let bounds = DescriptorBounds::of(LIMIT.load(Ordering::Relaxed));
     number < bounds.below(taker) || number < reread_limit().below(taker)
 }
@@ -84,7 +84,7 @@ pub fn is_within(fd: impl AsFd, taker: DescriptorUse) -> bool {
 /// Returns a descriptor made for traffic if it may be kept, otherwise the error of a system without descriptors.
 ///
 /// # Errors
-/// EMFILE if it may not be kept.
+/// Fails with EMFILE if it may not be kept.
 pub fn for_traffic<T: AsFd>(made: T) -> io::Result<T> {
     if is_within(&made, DescriptorUse::Traffic) { Ok(made) } else { Err(Errno::MFILE.into()) }
 }
@@ -92,7 +92,7 @@ pub fn for_traffic<T: AsFd>(made: T) -> io::Result<T> {
 /// Duplicates a descriptor to the lowest free number, if `taker` may use that.
 ///
 /// # Errors
-/// EMFILE if not.
+/// Fails with EMFILE if not.
 pub fn lowest(of: impl AsFd, taker: DescriptorUse) -> io::Result<OwnedFd> {
     let fd = fcntl_dupfd_cloexec(of, 0)?;
     if is_within(&fd, taker) { Ok(fd) } else { Err(Errno::MFILE.into()) }

@@ -1,9 +1,8 @@
 //! hickory's resolver with sockets, tasks and timers of tokio.
 //!
-//! hickory has the same under its feature `tokio`. That turns on tokio's multi-threaded scheduler for the whole
-//! program, which nothing here uses and everything pays for: each socket and each timer then holds a scheduler handle
-//! that may be of either kind, 8 bytes more, and a connection's task grows into the next size of allocation, 768
-//! bytes instead of 640.
+//! hickory's own feature `tokio` does the same, but turns on tokio's multi-threaded scheduler for the whole program.
+//! Nothing uses it, and it makes everything larger: each socket and each timer then holds a scheduler handle of either
+//! kind, 8 bytes more, and a connection's task grows into the next allocation size, 768 bytes instead of 640.
 
 use std::future::Future;
 use std::io;
@@ -23,20 +22,20 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
-/// How long connecting may take if hickory does not say; the whole query has less.
+/// The longest time to connect if hickory sets none; the whole query has less.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// How long one packet's answer is waited for, and how often it is sent again: glibc's are 5 s and twice; a load
-/// balancer must know earlier.
+/// How long to wait for the answer to one packet; it is sent twice. glibc waits 5 s, but a load balancer must know
+/// earlier.
 const ANSWER: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
-/// Makes a resolver that asks `server`; without one, the system's servers by /etc/resolv.conf, and /etc/hosts. Make a
-/// new one for each query: it then keeps no cache that could outlive a TTL and no opinion about servers that were
-/// down, and follows these files.
+/// Creates a resolver that asks `server`; without one, the system's servers by /etc/resolv.conf, and /etc/hosts. Create
+/// a new one for each query: it then keeps no cache beyond a TTL and no memory of failed servers, and follows changes
+/// of these files.
 ///
 /// # Errors
-/// If the system's configuration cannot be read.
+/// Fails if the system's configuration cannot be read.
 pub fn resolver(server: Option<SocketAddr>) -> Result<Resolver<Tokio>, NetError> {
     let mut builder = match server {
         Some(server) => {
@@ -56,12 +55,12 @@ pub fn resolver(server: Option<SocketAddr>) -> Result<Resolver<Tokio>, NetError>
     let options = builder.options_mut();
     options.timeout = ANSWER;
     options.attempts = ATTEMPTS;
-    // More than one address a datagram of 512 bytes has room for.
+    // More addresses than a datagram of 512 bytes has room for.
     options.edns0 = true;
     builder.build()
 }
 
-/// The way to tokio. Tasks end with the last of its clones.
+/// Runs hickory on tokio. Tasks end with the last of its clones.
 #[derive(Clone, Default)]
 pub struct Tokio(Arc<Mutex<JoinSet<()>>>);
 
@@ -69,10 +68,10 @@ pub struct Tokio(Arc<Mutex<JoinSet<()>>>);
 #[derive(Clone, Copy)]
 pub struct Clock;
 
-/// A socket for questions.
+/// A socket for queries.
 pub struct Udp(UdpSocket);
 
-/// A connection for answers that are larger than a packet.
+/// A connection for answers larger than a packet.
 pub struct Tcp(TcpStream);
 
 impl Spawn for Tokio {

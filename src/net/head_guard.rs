@@ -1,25 +1,25 @@
 //! Refuses line ends that HTTP forbids in request heads, and escapes characters of a target that hyper would refuse
-//! although they can be read in only one way.
+//! although they are unambiguous.
 //!
-//! hyper's parser accepts a bare LF as a line end. RFC 9112 §2.2 allows that, but a proxy that reads a line end where
-//! the next one reads a character is how requests are smuggled; so we accept only CR LF, and refuse a bare CR, a bare
-//! LF and NUL (RFC 9110 §5.5).
+//! hyper's parser accepts a bare LF as a line end. RFC 9112 §2.2 allows that, but requests are smuggled past a proxy
+//! that reads a line end where the next one reads a character; so only CR LF is accepted, and a bare CR, a bare LF and
+//! NUL are refused (RFC 9110 §5.5).
 //!
-//! The guard stands between the socket (or TLS) and hyper and looks at bytes as hyper reads them; it holds none. When
-//! it finds a bad one, it puts a NUL in its place and ends the stream there. No head with a NUL in it is valid
-//! anywhere, so hyper answers 400 by itself, with all that belongs to it (`Connection: close`, an orderly end); had
-//! the guard returned an I/O error, hyper would have closed without an answer. [`HeadGuard::refusal`] returns the
-//! reason afterwards: drive the connection by `poll_without_shutdown` (the service's future is boxed for it, as the
-//! handshake phase should be anyway), and on an error look into `into_parts().io`.
+//! The guard stands between the socket (or TLS) and hyper and inspects the bytes that hyper reads, without keeping
+//! them. When it finds a bad byte, it replaces it by a NUL and ends the stream there. No head with a NUL is valid, so
+//! hyper itself answers 400, with `Connection: close` and an orderly end; after an I/O error from the guard, hyper
+//! would close without an answer. [`HeadGuard::refusal`] returns the reason afterwards: drive the connection by
+//! `poll_without_shutdown` (the service's future is boxed for it, as the handshake phase should be anyway), and on an
+//! error look into `into_parts().io`.
 //!
-//! Native clients send quotes, angle brackets and letters beyond ASCII in targets as they are; browsers write them as
-//! percent-escapes, which mean the same (RFC 3986 §2.1). The guard escapes them too: hyper would answer 400 to some.
-//! It leaves a space to hyper, which refuses it: it might be where the target ends (RFC 9112 §3.2).
+//! Native clients send quotes, angle brackets and letters beyond ASCII in targets unescaped; browsers write them as
+//! percent-escapes, which mean the same (RFC 3986 §2.1). The guard escapes them too, because hyper would answer 400 to
+//! some. It leaves a space to hyper, which refuses it: the target might end there (RFC 9112 §3.2).
 //!
-//! It watches head after head for as long as it knows where the next one begins: requests without a body, and with a
-//! Content-Length. From a chunked body, an `Upgrade` or a CONNECT on it is transparent, one branch per read: what
-//! follows an Upgrade may be WebSocket frames, and a mistake about framing here would be worse than a bare LF that
-//! hyper understands and re-encodes.
+//! The guard checks head after head while it knows where the next one begins: after requests without a body or with a
+//! Content-Length. After the start of a chunked body, an `Upgrade` or a CONNECT it is transparent, one branch per read:
+//! WebSocket frames may follow an Upgrade, and a mistake about framing here would be worse than a bare LF that hyper
+//! understands and re-encodes.
 
 mod scan;
 
@@ -32,13 +32,13 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::stream::{Prefixed, pass_writes_on};
 use scan::{Scan, Verdict};
 
-/// What was wrong in a request head.
+/// Why a request head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadRefusal {
-    /// LF without CR before it.
+    /// An LF without a CR before it.
     #[error("a line of the request head ends with LF alone")]
     BareLf,
-    /// CR without LF behind it.
+    /// A CR without an LF after it.
     #[error("the request head has a CR without LF")]
     BareCr,
     /// A NUL.
@@ -51,7 +51,7 @@ pub enum HeadRefusal {
 pub struct HeadGuard<S> {
     io: Prefixed<S>,
     state: GuardState,
-    /// Bytes that grew by escapes and did not fit into the reader's buffer.
+    /// Escaped bytes that did not fit into the reader's buffer.
     grown: Vec<u8>,
     is_head_request: bool,
     has_space_in_target: bool,
@@ -65,13 +65,13 @@ enum GuardState {
 }
 
 impl<S> HeadGuard<S> {
-    /// Checks the heads that come on `io`, early bytes included.
+    /// Checks the heads that `io` delivers, early bytes included.
     pub fn new(io: Prefixed<S>) -> HeadGuard<S> {
         let state = GuardState::Watching(Scan::default());
         HeadGuard { io, state, grown: Vec::new(), is_head_request: false, has_space_in_target: false }
     }
 
-    /// Returns what was wrong, if anything.
+    /// Returns why a head was refused, if one was.
     pub fn refusal(&self) -> Option<HeadRefusal> {
         match self.state {
             GuardState::Refused(refusal) => Some(refusal),
@@ -79,29 +79,29 @@ impl<S> HeadGuard<S> {
         }
     }
 
-    /// Returns true if the last or current request is a HEAD, whose answer has no body; as far as is known.
+    /// Returns true if the last or current request is a HEAD, whose answer has no body, as far as known.
     pub fn is_head_request(&self) -> bool {
         self.is_head_request
     }
 
-    /// Returns true if the last or current request has a space in its target; as far as is known.
+    /// Returns true if the last or current request has a space in its target, as far as known.
     pub fn has_space_in_target(&self) -> bool {
         self.has_space_in_target
     }
 
-    /// Returns the stream beneath.
+    /// Returns the inner stream.
     pub fn io(&self) -> &S {
         self.io.io()
     }
 
-    /// Returns the early bytes that were not read (rare: hyper's first read takes them all), and the stream.
+    /// Returns the early bytes that were not read (rare: hyper's first read takes them all), and the inner stream.
     pub fn into_parts(self) -> (Vec<u8>, S) {
         let (mut unread, io) = self.io.into_parts();
         unread.splice(..0, self.grown);
         (unread, io)
     }
 
-    /// Hands on what has grown, as much as `buf` takes.
+    /// Passes on escaped bytes, as many as `buf` takes.
     fn give_grown(&mut self, buf: &mut ReadBuf<'_>) {
         let amount = self.grown.len().min(buf.remaining());
         buf.put_slice(&self.grown[..amount]);
@@ -178,7 +178,7 @@ mod tests {
 
     const HEAD: &[u8] = b"\r\nGET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
 
-    /// Sends `request` to a hyper server behind a guard; its answer, and what the guard says.
+    /// Sends `request` to a hyper server behind a guard; returns its answer and the guard's refusal.
     async fn through_hyper(request: &[u8]) -> (String, Option<HeadRefusal>) {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
         theirs.write_all(request).await.unwrap();

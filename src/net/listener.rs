@@ -1,4 +1,4 @@
-//! Listening sockets: opened once, handed to the workers, kept until the process lets go of them.
+//! Listening sockets: opened once, shared with the workers, and kept until the process releases them.
 //!
 //! * **TCP: one socket a worker** (SO_REUSEPORT). The kernel spreads new connections by hash, so that long-lived ones
 //!   spread over the workers; one socket in many epolls would give nearly all of them to one worker. Closing one of
@@ -9,14 +9,14 @@
 //!   and gets it only then, so two processes can never share a port.
 //! * **Beside a listener of our own** ([`bind_beside`]) is the exception: when one moves from `0.0.0.0:80` to
 //!   `127.0.0.1:80`, the new sockets must exist before the old ones go, or clients in between would be refused. The
-//!   kernel prefers the narrower address; the wider gets the rest. It would now share with other processes of our
-//!   user as well; since they are refused where we are bound, that can only be one at another address that `0.0.0.0`
-//!   includes, and it keeps that.
+//!   kernel prefers the narrower address; the wider gets the rest. It now shares with other processes of this
+//!   user as well; since an address that we have bound is refused to them, such a process has another address that
+//!   `0.0.0.0` includes, and keeps it.
 //! * **`[::]` is IPv6 only** (as in nginx and Envoy). An address means what it says, and no peer shows up as
 //!   `::ffff:10.0.0.1`, which a list of IPv4 networks would not match. For both, write two listeners.
 //! * **Inherited sockets** ([`adopt`]) come from the previous process or from a service manager. Nothing that the
-//!   successor does before [`Bound::take_charge`] can be noticed: it may still fail, and the previous process goes
-//!   on. Every inherited socket is accepted from by some worker: the kernel gives connections to all sockets of a
+//!   successor does before [`Bound::take_charge`] has an effect outside: it may still fail, and the previous process
+//!   goes on. Some worker accepts from every inherited socket, since the kernel gives connections to all sockets of a
 //!   group.
 //! * The backlog is 4096 (the kernel's own default limit, `somaxconn`); with tokio's 128 connects time out in a
 //!   burst.
@@ -48,11 +48,11 @@ use super::socket::TcpOptions;
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// Owner and group may connect. A proxy in front of us joins the group, and nobody else on the machine gets in; for other
-/// rights, put the socket into a directory that has them.
+/// Owner and group may connect. A proxy in front joins the group, and no other user gets in; for other rights, put the
+/// socket into a directory that has them.
 const SOCKET_FILE_MODE: u32 = 0o660;
 
-/// Why we cannot listen on an address.
+/// Why the process cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens there.
@@ -75,7 +75,7 @@ pub enum BindError {
         /// The address.
         address: Address,
     },
-    /// Another kind of file is where the socket should be; we do not remove it.
+    /// The path holds another kind of file, which is not removed.
     #[error("cannot listen on {address}: the file exists and is not a socket")]
     NotASocket {
         /// The address.
@@ -87,7 +87,7 @@ pub enum BindError {
         /// The address.
         address: Address,
     },
-    /// An inherited socket is not what it should be.
+    /// An inherited socket cannot be used.
     #[error("cannot listen on {address} with an inherited socket: {unfit}")]
     Unfit {
         /// The address.
@@ -139,16 +139,15 @@ impl BindError {
     }
 }
 
-/// An address we listen on, with all its sockets. Except after [`bind_beside`], connections are taken from the moment
-/// it exists (they wait in the backlog). Dropping it and every [`Acceptor`] ends that, and removes the file of a Unix
-/// socket.
+/// An address with all its listening sockets. Except after [`bind_beside`], connections are accepted into the backlog
+/// from the moment it exists. Dropping it and every [`Acceptor`] ends that, and removes the file of a Unix socket.
 ///
-/// It owns plain sockets and belongs to no runtime, so that it can also be built from inherited ones ([`adopt`]).
+/// It owns plain sockets and is independent of a runtime, so that it can also be built from inherited ones ([`adopt`]).
 #[derive(Debug)]
 pub struct Bound {
     address: Address,
     sockets: Vec<Socket>,
-    /// How many of the sockets listen; those behind them are bound, and wait for [`Bound::take_charge`].
+    /// How many of the sockets listen; the others are bound, and wait for [`Bound::take_charge`].
     listening: usize,
     workers: usize,
     file: Option<SocketFile>,
@@ -157,7 +156,7 @@ pub struct Bound {
 /// Opens all sockets of `address` for `workers` workers.
 ///
 /// # Errors
-/// If the address is in use, not allowed, not there.
+/// Fails if the address is in use, not permitted, or not of this machine.
 ///
 /// # Panics
 /// If `workers` is 0.
@@ -175,11 +174,11 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
     }
 }
 
-/// Does the same where an overlapping address ([`Address::overlaps`]) is bound already, by us only. It takes no
-/// connections from the other before [`Bound::take_charge`]: until then it can be dropped without a trace.
+/// Does the same if this process has already bound an overlapping address ([`Address::overlaps`]). The new sockets take
+/// no connections before [`Bound::take_charge`]: until then they can be dropped without effect.
 ///
 /// # Errors
-/// If the address is not allowed, or not there; a Unix socket cannot be at the same path twice.
+/// Fails if the address is not permitted or not of this machine; a Unix socket cannot be bound twice to the same path.
 ///
 /// # Panics
 /// If `workers` is 0.
@@ -191,16 +190,16 @@ pub fn bind_beside(address: &Address, workers: usize) -> Result<Bound, BindError
     }
 }
 
-/// Whether the first socket of an address may find others there.
+/// Whether other sockets may be bound to the first socket's port.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
-    /// It wants to be the only one.
+    /// It must be the only one.
     Alone,
-    /// There are others, and they are ours.
+    /// There are others, and they are of this process.
     Beside,
 }
 
-/// Makes a TCP socket with everything it needs before it is bound.
+/// Creates a TCP socket and sets everything that it needs before it is bound.
 fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -213,13 +212,13 @@ fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets what every accepted socket inherits; see [`Bound::set_tcp`].
+/// Sets the options that every accepted socket inherits; see [`Bound::set_tcp`].
 fn for_accepted(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     TcpOptions::default().replace(&SockRef::from(socket))
 }
 
-/// Sockets that are bound and do not listen yet.
+/// Binds sockets that do not listen yet.
 fn bind_tcp(address: &Address, workers: usize, first_finds: First) -> io::Result<Bound> {
     let addr = address.tcp().ok_or(io::ErrorKind::InvalidInput)?;
     let first = tcp_socket(addr)?;
@@ -248,13 +247,13 @@ fn bind_unix(address: &Address, path: &Path, workers: usize) -> Result<Bound, Bi
     socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
     let id = FileId::of(path).map_err(failed)?;
     let file = SocketFile { path: path.to_owned(), id, ours: AtomicBool::new(true) };
-    // Before `listen`: nobody can connect until the rights are as they should be.
+    // Before `listen`: nobody can connect until the permissions are set.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_FILE_MODE)).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
     Ok(Bound { address: address.clone(), sockets: vec![socket], listening: 1, workers, file: Some(file) })
 }
 
-/// Removes the file of a process that did not end well. Only connecting shows whether it is such a file.
+/// Removes the file of a process that did not end orderly. Only connecting shows whether it is such a file.
 fn remove_if_stale(address: &Address, path: &Path) -> Result<(), BindError> {
     let failed = |source| BindError::new(address, source);
     match fs::symlink_metadata(path) {
@@ -266,7 +265,7 @@ fn remove_if_stale(address: &Address, path: &Path) -> Result<(), BindError> {
         Ok(_) => {}
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    // Does not wait if the backlog of a living listener is full, which is EAGAIN.
+    // Fails with EAGAIN instead of waiting if the backlog of a living listener is full.
     probe.set_nonblocking(true).map_err(failed)?;
     match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
@@ -276,7 +275,7 @@ fn remove_if_stale(address: &Address, path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// Which file it is, whatever its name.
+/// Identifies a file, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
     device: u64,
@@ -287,14 +286,14 @@ impl FileId {
     /// Returns the file that has this name now; a symbolic link itself, not its target.
     ///
     /// # Errors
-    /// If there is none.
+    /// Fails if there is none.
     pub fn of(path: &Path) -> io::Result<FileId> {
         let metadata = fs::symlink_metadata(path)?;
         Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
     }
 }
 
-/// The file of a Unix socket, removed at the end if it is still ours and was not replaced.
+/// The file of a Unix socket, removed at the end unless another one replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -305,28 +304,28 @@ struct SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.ours.load(Ordering::Relaxed) && FileId::of(&self.path).is_ok_and(|id| id == self.id) {
-            // Nothing to be done about a failure; the next start removes it as stale.
+            // A failure does not matter; the next start removes the file as stale.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
 impl Bound {
-    /// Returns the address; with the port that the system chose, if port 0 was asked for.
+    /// Returns the address, with the port that the system chose if the configured one is 0.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Returns worker `index`'s acceptor. Call it on that worker, within its runtime. It may be called again after
+    /// Returns the acceptor of worker `index`. Call it on that worker, within its runtime. It may be called again after
     /// the worker has dropped its acceptor, which neither closes the socket nor loses a waiting connection.
     ///
     /// With more sockets than workers, each worker takes its share, so that none is left without one.
     ///
     /// # Errors
-    /// If no descriptor is left.
+    /// Fails if no descriptor is left.
     ///
     /// # Panics
-    /// Outside of a runtime, and before [`Bound::take_charge`] if that has sockets to open.
+    /// Outside of a runtime, and before [`Bound::take_charge`] if sockets do not listen yet.
     pub fn for_worker(&self, index: usize) -> io::Result<Acceptor> {
         // A socket registered before it listens looks closed to the runtime for ever.
         assert!(self.listening == self.sockets.len(), "who adopts takes charge first");
@@ -347,7 +346,7 @@ impl Bound {
     /// nothing for a Unix socket.
     ///
     /// # Errors
-    /// If the system refuses one.
+    /// Fails if the system refuses one.
     pub fn set_tcp(&self, options: TcpOptions) -> io::Result<()> {
         match self.address {
             Address::Tcp(_) => self.sockets.iter().try_for_each(|socket| options.replace(&SockRef::from(socket))),
@@ -355,12 +354,12 @@ impl Bound {
         }
     }
 
-    /// Takes full ownership: sockets that were opened beside the inherited ones, or by [`bind_beside`], take
-    /// connections too, and an inherited Unix socket's file is removed at the end. Does nothing the second time, or
-    /// for sockets of [`bind`].
+    /// Takes full ownership: sockets opened beside the inherited ones, or by [`bind_beside`], now take connections too,
+    /// and the file of an inherited Unix socket is removed at the end. Does nothing the second time, or for sockets of
+    /// [`bind`].
     ///
     /// # Errors
-    /// If the system does not let a socket listen.
+    /// Fails if the system does not let a socket listen.
     pub fn take_charge(&mut self) -> io::Result<()> {
         for socket in &self.sockets[self.listening..] {
             socket.listen(BACKLOG)?;
@@ -372,7 +371,7 @@ impl Bound {
         Ok(())
     }
 
-    /// Leaves the file of a Unix socket in place when this is dropped: another process has it now.
+    /// Keeps the file of a Unix socket when this is dropped: another process owns it now.
     pub fn leave_file(&self) {
         if let Some(file) = &self.file {
             file.ours.store(false, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! A pool of buffers, lent for one read.
 //!
-//! A connection that waits holds no buffer; one that reads takes one, and as soon as it is empty the next connection
-//! of the same worker gets it, still warm in the cache. So a worker needs about as many buffers as it has connections
+//! A waiting connection holds no buffer; one that reads takes one, and as soon as it is empty the next connection of
+//! the same worker gets it, still warm in the cache. So a worker needs about as many buffers as it has connections
 //! under back-pressure, not as it has connections.
 //!
 //! Each thread has its own lists: no lock, no atomic. A buffer may be dropped on another thread; it then joins that
@@ -17,7 +17,7 @@ pub enum BufferSize {
     Small,
     /// 64 KiB: a few TLS records, each 16 KiB and up to 261 bytes (RFC 5246 §6.2.3, RFC 8446 §5.2).
     Medium,
-    /// 256 KiB: bulk. Beyond it the number of calls per MiB no longer matters.
+    /// 256 KiB: bulk data. A larger one no longer saves calls per MiB noticeably.
     Large,
 }
 
@@ -68,7 +68,7 @@ thread_local! {
     static FREE: RefCell<[Vec<Box<[u8]>>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
 }
 
-/// A buffer on loan; dropping it gives it back. Its content is whatever the last user left there.
+/// A buffer on loan; dropping it returns it. It still holds the last user's data.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Box<[u8]>,
@@ -88,7 +88,8 @@ pub fn take_at_least(bytes: usize) -> Buffer {
     }
 }
 
-/// Copies `bytes` into memory of exactly their length, for bytes that may wait for long. Freed after use, not kept.
+/// Copies `bytes` into memory of exactly their length, for bytes that may wait for long. The memory is freed after use,
+/// not pooled.
 pub fn copy_of(bytes: &[u8]) -> Buffer {
     Buffer { bytes: bytes.into() }
 }
@@ -102,7 +103,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let Some(size) = BufferSize::of(bytes.len()) else { return };
-        // A thread that is ending has no list any more; the buffer is then simply freed.
+        // A thread that is ending has no list any more; the buffer is freed.
         let _ = FREE.try_with(|free| {
             let list = &mut free.borrow_mut()[size as usize];
             if list.len() < size.kept() {

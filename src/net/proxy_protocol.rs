@@ -1,12 +1,12 @@
-//! The PROXY protocol (versions 1 and 2): a proxy in front of us sends the client's address before everything else.
+//! The PROXY protocol (versions 1 and 2): a proxy in front sends the client's address before everything else.
 //!
-//! Anybody who can connect may claim any address, so a listener with this on must be reachable only by proxies. The
-//! header is read with a deadline into a bounded buffer; bytes read beyond it come back as [`Prefixed`]. TLVs are
-//! skipped. `proxy-header` parses the format; we decide when to stop reading.
+//! Anyone who can connect may claim any address, so only proxies may be able to reach a listener with this on. The
+//! header is read with a deadline into a bounded buffer; bytes after it come back as [`Prefixed`]. TLVs are skipped.
+//! `proxy-header` parses the format; this module decides when to stop reading.
 //!
-//! `optional` must recognise clients that send no header, whatever arrives first: it waits for more bytes only as
-//! long as they are the beginning of one of the two signatures. A TLS ClientHello (0x16) differs at its first byte,
-//! an HTTP request at the latest where `PROXY ` ends.
+//! `optional` must recognise clients that send no header, whatever arrives first: it waits for more bytes only while
+//! they begin one of the two signatures. A TLS ClientHello (0x16) differs in its first byte, an HTTP request at the
+//! latest where `PROXY ` ends.
 
 use crate::base::labels::labels;
 use std::io;
@@ -23,10 +23,10 @@ const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The longest header of version 1, CR LF included (specification §2.1).
 const V1_BYTES_MAX: usize = 107;
-/// Version 2 allows 16 + 65535 bytes. Addresses take 36 at most (216 for Unix sockets) and the TLVs in use (ALPN, SNI,
-/// the client's certificate name, cloud endpoints) some hundred; nobody honest needs more than a page.
+/// Version 2 allows 16 + 65535 bytes. Addresses take 36 at most (216 for Unix sockets) and the usual TLVs (ALPN, SNI,
+/// the client's certificate name, cloud endpoints) some hundred; no real proxy needs more than a page.
 const V2_BYTES_MAX: usize = 4096;
-/// Enough for a header and most of what follows it in the same segment.
+/// Enough for a header and most of the data after it in the same segment.
 const FIRST_READ: usize = 1024;
 
 /// Whether a header is required.
@@ -38,7 +38,7 @@ pub enum Mode {
     Require,
 }
 
-/// The connection that the proxy in front of us speaks for.
+/// The connection that the proxy in front forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
     /// The client.
@@ -47,25 +47,25 @@ pub struct Announced {
     pub destination: SocketAddr,
 }
 
-/// Why a connection was refused before it began.
+/// Why a connection was refused before its first request.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyProtocolError {
-    /// The header, or in `optional` mode anything, did not come in time.
+    /// The header, or in `optional` mode the first byte, did not arrive in time.
     #[error("no complete PROXY header within the time allowed")]
     Timeout,
-    /// It is required, and something else came.
+    /// A header is required, but something else arrived.
     #[error("the connection does not begin with a PROXY header, which this listener requires")]
     Missing,
-    /// It is not what the specification says.
+    /// The header does not follow the specification.
     #[error("the PROXY header is malformed")]
     Malformed,
-    /// It is longer than we read.
+    /// The header is longer than the bound.
     #[error("the PROXY header has {bytes} bytes, more than the {V2_BYTES_MAX} that are read")]
     TooLong {
-        /// How long it says it is.
+        /// The length that it announces.
         bytes: usize,
     },
-    /// The connection ended before the header was whole.
+    /// The connection ended before the header was complete.
     #[error("the connection ended before the PROXY header did")]
     Closed,
     /// The connection failed.
@@ -84,11 +84,11 @@ labels! {
     }
 }
 
-/// Reads the header off `stream`. `None` says that the peer speaks for itself: there was no header, or it said so
-/// (`LOCAL`, `UNKNOWN`; health checks do), or it named Unix sockets.
+/// Reads the header from `stream`. `None` means that the peer speaks for itself: it sent no header, or one that says so
+/// (`LOCAL`, `UNKNOWN`; health checks do), or one that names Unix sockets.
 ///
 /// # Errors
-/// See [`ProxyProtocolError`]; the stream is closed then, as the specification wants (§2.2).
+/// See [`ProxyProtocolError`]; the stream is then closed, as the specification requires (§2.2).
 pub async fn read<S: AsyncRead + Unpin>(
     stream: S,
     mode: Mode,
@@ -157,7 +157,7 @@ fn examine(buffer: &[u8]) -> Result<ParsedHeader, ProxyProtocolError> {
     }
 }
 
-/// Returns true if the ports of version 1 are digits (specification §2.1): the parser accepts `+80`, too. The rest of
+/// Returns true if the ports of version 1 are digits (specification §2.1): the parser also accepts `+80`. The rest of
 /// an `UNKNOWN` line must be ignored.
 fn has_plain_ports(header: &[u8]) -> bool {
     let Some(line) = header.strip_prefix(V1_SIGNATURE).filter(|line| !line.starts_with(b"UNKNOWN")) else {
@@ -167,7 +167,7 @@ fn has_plain_ports(header: &[u8]) -> bool {
     ports.all(|port| port.iter().all(u8::is_ascii_digit))
 }
 
-/// Checks the fixed part of version 2 as soon as it is there, instead of waiting for bytes that it announces wrongly.
+/// Checks the fixed part of version 2 as soon as it is there, instead of waiting for bytes after a wrong announcement.
 fn check_v2_head(buffer: &[u8]) -> Result<(), ProxyProtocolError> {
     let rest = &buffer[V2_SIGNATURE.len()..];
     if rest.first().is_some_and(|version_command| !matches!(version_command, 0x20 | 0x21)) {
@@ -212,13 +212,13 @@ mod tests {
         Instant::now() + Duration::from_secs(20)
     }
 
-    /// What comes of `bytes` when each write is one read.
+    /// Reads `chunks`, each in one read.
     async fn read_chunks(chunks: &[&[u8]], mode: Mode) -> Result<(Vec<u8>, Option<Announced>), ProxyProtocolError> {
         let (ours, mut theirs) = tokio::io::duplex(1);
         let chunks: Vec<Vec<u8>> = chunks.iter().map(|c| c.to_vec()).collect();
         let writer = async move {
             for chunk in chunks {
-                // The reader may have refused already.
+                // The reader may have refused them already.
                 let _ = theirs.write_all(&chunk).await;
             }
         };
@@ -347,7 +347,7 @@ mod tests {
                 "PROXY (TCP4|TCP6|UNKNOWN)?[ 0-9.:a-f\r\n]{0,110}".prop_map(String::into_bytes),
             ],
         ) {
-            // The first prefix that is judged decides, and nothing that follows changes it.
+            // The first prefix with a verdict decides, whatever follows.
             let first = (1..=bytes.len()).map(|n| examine(&bytes[..n])).find(|f| !matches!(f, Ok(ParsedHeader::Incomplete)));
             let whole = examine(&bytes);
             match (first, whole) {

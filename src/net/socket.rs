@@ -1,8 +1,8 @@
-//! Socket options, and connecting.
+//! Socket options and connecting.
 //!
-//! Every option costs a system call on each connection, so only what is wanted is set: TCP_NODELAY always (a proxy
-//! that waits for more bytes only adds delay), the rest on request. A listening socket passes its options on to the
-//! sockets it accepts (Linux copies them), so each is set once there; see [`listener`](super::listener).
+//! Every option costs a system call on each connection, so only necessary ones are set: TCP_NODELAY always (waiting for
+//! more bytes only adds delay in a proxy), the others on request. Linux copies the options of a listening socket to the
+//! sockets that it accepts, so each is set once there; see [`listener`](super::listener).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +16,9 @@ use super::descriptors::for_traffic;
 use super::stream::Stream;
 use crate::config::TcpConfig;
 
-/// How the kernel notices that a silent peer has vanished: after `idle` it sends probes, `interval` apart, as many as the
-/// system says (net.ipv4.tcp_keepalive_probes, 9). We keep that number: each option costs a call on each connection.
+/// How the kernel detects a peer that has vanished: after `idle` without traffic it sends probes, `interval` apart, as
+/// many as the system is set to (net.ipv4.tcp_keepalive_probes, 9). That number is kept, since each option costs a call
+/// on each connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeepaliveTimes {
     /// How long a connection is silent before the first probe.
@@ -27,8 +28,8 @@ pub struct KeepaliveTimes {
 }
 
 impl KeepaliveTimes {
-    /// Begins after `idle`, in whole seconds; 9 probes take about half of it longer, a minute at most, since some may
-    /// be lost.
+    /// Begins after `idle`, in whole seconds; the 9 probes, some of which may be lost, take about half of it longer, at
+    /// most a minute.
     pub fn after(idle: Duration) -> KeepaliveTimes {
         let interval = Duration::from_secs((idle.as_secs() / 16).clamp(1, 7));
         KeepaliveTimes { idle: Duration::from_secs(idle.as_secs().max(1)), interval }
@@ -40,14 +41,14 @@ impl KeepaliveTimes {
     }
 }
 
-/// How the kernel notices by itself that a peer is gone; the same on both sides.
+/// How the kernel detects that a peer is gone; the same on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpOptions {
     /// TCP keep-alive.
     pub keepalive: Option<KeepaliveTimes>,
-    /// How long sent bytes may wait to be taken before the connection is given up (TCP_USER_TIMEOUT); it takes the place of
-    /// the number of keep-alive's probes. A peer that answers and takes nothing is given up, too: the kernel sees no
-    /// difference (tcp_probe_timer). Linux only; nothing elsewhere.
+    /// How long sent bytes may stay unacknowledged before the kernel drops the connection (TCP_USER_TIMEOUT); replaces
+    /// the number of keep-alive probes. A peer that answers but accepts nothing is dropped, too: the kernel sees no
+    /// difference (tcp_probe_timer). Linux only; no effect elsewhere.
     pub user_timeout: Option<Duration>,
 }
 
@@ -67,7 +68,7 @@ impl From<&TcpConfig> for TcpOptions {
 }
 
 impl TcpOptions {
-    /// Sets them on a socket that has none.
+    /// Sets the options on a socket that has none.
     fn set(self, socket: &SockRef<'_>) -> io::Result<()> {
         self.keepalive.map_or(Ok(()), |keepalive| keepalive.set(socket))?;
         #[cfg(target_os = "linux")]
@@ -77,7 +78,7 @@ impl TcpOptions {
         Ok(())
     }
 
-    /// Sets them in place of others.
+    /// Sets the options in place of others.
     pub(super) fn replace(self, socket: &SockRef<'_>) -> io::Result<()> {
         if self.keepalive.is_none() {
             socket.set_keepalive(false)?;
@@ -91,28 +92,28 @@ impl TcpOptions {
 /// Options of a socket to an upstream, besides TCP_NODELAY.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectOptions {
-    /// When the kernel gives a peer up.
+    /// When the kernel drops an unresponsive peer.
     pub tcp: TcpOptions,
-    /// The address of ours to connect from; it must be of the family of the address to connect to.
+    /// The local address to connect from; it must be of the family of the address to connect to.
     pub source: Option<IpAddr>,
 }
 
 /// Why there is no connected socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// The address to connect from cannot be taken.
+    /// The source address cannot be used.
     #[error("cannot connect from {0}: is it an address of this machine?")]
     Source(IpAddr, #[source] io::Error),
-    /// Each port that connections are made from leads to the same place already.
+    /// Every local port is in use for this destination.
     #[error(
         "every local port towards {to} is taken: give the upstream more `source_addresses`, or widen \
          net.ipv4.ip_local_port_range"
     )]
     NoPort {
-        /// Where.
+        /// The destination.
         to: SocketAddr,
     },
-    /// Whatever else the system says: refused, unreachable, no descriptors left.
+    /// Any other error of the system: refused, unreachable, no descriptors left.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -142,8 +143,8 @@ async fn connect_tcp(addr: SocketAddr, options: &ConnectOptions) -> Result<Strea
     }
 }
 
-/// Chooses the address and leaves the port to `connect`: the kernel then needs a port that is free towards that
-/// destination, not one that is free altogether.
+/// Binds the address and leaves the port to `connect`: the kernel then needs a port that is free for this destination,
+/// not one that is free for all.
 fn bind_address(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;

@@ -1,4 +1,4 @@
-//! The byte streams everything above is built on: a connected socket, and one with bytes that were read early.
+//! The byte streams that everything above uses: a connected socket, and a stream with bytes that were read early.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connected socket. An enum, not a boxed trait: there are only two kinds, and no call on the data path is dynamic.
+/// A connected socket. An enum and not a boxed trait: there are only two kinds, and no call on the data path is
+/// dynamic.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP over IPv4 or IPv6.
@@ -19,8 +20,8 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// The other end. IPv4 addresses that arrive as IPv6 (`::ffff:10.0.0.1`) are reported as IPv4, so that a network
-/// written `10.0.0.0/8` matches them.
+/// The address of the peer. IPv4 addresses that arrive as IPv6 (`::ffff:10.0.0.1`) are reported as IPv4, so that a
+/// network written `10.0.0.0/8` matches them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PeerAddr {
     /// An IP address and a port.
@@ -67,7 +68,7 @@ impl Stream {
     /// Returns the same connection behind another descriptor.
     ///
     /// # Errors
-    /// If the runtime cannot watch it.
+    /// Fails if the runtime cannot watch it.
     ///
     /// # Panics
     /// Outside of a runtime.
@@ -78,10 +79,10 @@ impl Stream {
         })
     }
 
-    /// Returns the address of the other end.
+    /// Returns the address of the peer.
     ///
     /// # Errors
-    /// If the connection is gone already.
+    /// Fails if the connection is gone already.
     pub fn peer_addr(&self) -> io::Result<PeerAddr> {
         match self {
             Stream::Tcp(stream) => stream.peer_addr().map(PeerAddr::from),
@@ -89,10 +90,10 @@ impl Stream {
         }
     }
 
-    /// Returns the address of our end, if it is an IP address.
+    /// Returns the local address, if it is an IP address.
     ///
     /// # Errors
-    /// If the socket is no longer usable.
+    /// Fails if the socket is no longer usable.
     pub fn local_addr(&self) -> io::Result<PeerAddr> {
         match self {
             Stream::Tcp(stream) => stream.local_addr().map(PeerAddr::from),
@@ -100,11 +101,11 @@ impl Stream {
         }
     }
 
-    /// Sends what is written at once instead of waiting for more (TCP_NODELAY). Accepted and connected sockets have it
-    /// set already. Means nothing to a Unix socket.
+    /// Sends written bytes at once instead of waiting for more (TCP_NODELAY). Already set on accepted and connected
+    /// sockets. Has no effect on a Unix socket.
     ///
     /// # Errors
-    /// If the socket is no longer usable.
+    /// Fails if the socket is no longer usable.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.set_nodelay(nodelay),
@@ -114,9 +115,9 @@ impl Stream {
 }
 
 impl Stream {
-    /// Returns true if the socket became readable since a read last found it empty: one load, neither a call nor a lock.
-    /// The event that makes it so is what takes the reader's waker, so while this says `false` the waker stays: on the
-    /// thread whose runtime waits for the socket, where no task runs between the two.
+    /// Returns true if the socket became readable since a read last found it empty: one load, neither a call nor a
+    /// lock. The event that makes it true also takes the reader's waker, so the waker stays while this returns `false`:
+    /// on the thread whose runtime waits for the socket, no task runs between the two.
     #[inline]
     pub fn may_read(&self) -> bool {
         match self {
@@ -125,8 +126,8 @@ impl Stream {
         }
     }
 
-    /// Leaves the task's waker for when the socket is readable. `Ready`: it was seen to be, or is no longer usable, which
-    /// a read will tell.
+    /// Registers the task's waker for when the socket is readable. `Ready`: it was readable, or is no longer usable,
+    /// which a read will show.
     #[inline]
     pub fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
@@ -198,7 +199,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Writes of a wrapper that only watches or buffers what is read go straight to its field `io`.
+/// Passes writes to the field `io`, for wrappers that only watch or buffer reads.
 macro_rules! pass_writes_on {
     ($wrapper:ident) => {
         impl<S: ::tokio::io::AsyncWrite + Unpin> ::tokio::io::AsyncWrite for $wrapper<S> {
@@ -242,8 +243,7 @@ macro_rules! pass_writes_on {
 }
 pub(crate) use pass_writes_on;
 
-/// A stream whose first bytes were read already: they come first, then the stream. Once read, nothing of them stays
-/// in memory.
+/// A stream that returns early bytes first, then its own. Early bytes that were read take no memory.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     early: Vec<u8>,
@@ -252,7 +252,7 @@ pub struct Prefixed<S> {
 }
 
 impl<S> Prefixed<S> {
-    /// Puts `early` before what `io` will give.
+    /// Puts `early` before the bytes of `io`.
     pub fn new(early: Vec<u8>, io: S) -> Prefixed<S> {
         Prefixed { early, read: 0, io }
     }
@@ -262,12 +262,12 @@ impl<S> Prefixed<S> {
         &self.early[self.read..]
     }
 
-    /// The stream beneath.
+    /// Returns the inner stream.
     pub fn io(&self) -> &S {
         &self.io
     }
 
-    /// Returns the early bytes that were not read yet, and the stream.
+    /// Returns the early bytes that were not read yet, and the inner stream.
     pub fn into_parts(mut self) -> (Vec<u8>, S) {
         self.early.drain(..self.read);
         (self.early, self.io)

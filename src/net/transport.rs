@@ -1,6 +1,6 @@
-//! A connection with or without TLS, as one type: what hyper, the relay and the handshake client read and write.
+//! A connection with or without TLS, as one type, which hyper, the relay and the handshake client read and write.
 //!
-//! An enum, not a boxed trait: a plain socket costs no dynamic call, and TLS is boxed because its state is large and
+//! An enum and not a boxed trait: a plain socket costs no dynamic call. TLS is boxed because its state is large and
 //! mostly idle while the connection is.
 
 use std::io::{self, IoSlice};
@@ -14,24 +14,24 @@ use super::stream::Stream;
 /// `T` is the TLS stream of one side, client or server.
 #[derive(Debug)]
 pub enum Transport<T> {
-    /// The bare socket.
+    /// A plain socket.
     Plain(Stream),
-    /// TLS over it.
+    /// TLS over a socket.
     Tls(Box<T>),
 }
 
-/// What the relay asks of a connection besides its bytes.
+/// What the relay needs of a connection besides its bytes.
 pub trait RelayIo {
-    /// Returns true if the peer sees an orderly end when the connection is dropped with all bytes written and read: the
-    /// kernel sends a FIN, but not TLS's close_notify. Saves the `shutdown` call.
+    /// Returns true if the peer sees an orderly end when the connection is dropped after all bytes are written and
+    /// read: the kernel sends a FIN, but not TLS's close_notify. This saves the `shutdown` call.
     fn ends_on_drop(&self) -> bool;
 
-    /// Returns true if a read may find something; false only if it would return `Pending` again and the waker of the last
-    /// one is still there, so that it can be skipped.
+    /// Returns true if a read may find something. False only if it would return `Pending` again while the last read's
+    /// waker is still registered, so that the read can be skipped.
     fn may_read(&self) -> bool;
 
-    /// Leaves the task's waker for when there is something to read, as a read that finds nothing does, but needs no buffer
-    /// for it. `Ready`: a read may find something.
+    /// Registers the task's waker for when there is something to read, as an empty read does, but needs no buffer.
+    /// `Ready`: a read may find something.
     fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
@@ -44,7 +44,7 @@ impl<T> RelayIo for Transport<T> {
     fn may_read(&self) -> bool {
         match self {
             Transport::Plain(stream) => stream.may_read(),
-            // It may hold bytes of its own.
+            // It may hold decrypted bytes.
             Transport::Tls(_) => true,
         }
     }

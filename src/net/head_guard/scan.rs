@@ -1,28 +1,28 @@
-//! Scans request heads byte by byte: whether their line ends are valid, which characters of their targets to escape,
-//! and where the next head begins. Pure.
+//! Scans request heads byte by byte: whether line ends are valid, which characters of a target to escape, and where the
+//! next head begins. Pure logic.
 
 use super::HeadRefusal;
 
 /// The state between two reads.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// How much of a body is still to come.
+    /// Bytes of a body still to come.
     body: u64,
     after_cr: bool,
-    /// The request line is over. Empty lines before it are skipped (RFC 9112 §2.2).
+    /// Whether the request line has begun. Empty lines before it are skipped (RFC 9112 §2.2).
     begun: bool,
     line: LineStart,
     target: TargetState,
     framing: Framing,
-    /// The request line has more spaces than two.
+    /// Whether the request line has more than two spaces.
     has_space: bool,
-    /// The method of the last request line is HEAD.
+    /// Whether the method of the last request line is HEAD.
     is_head_request: bool,
-    /// Positions, in what was read last, of target bytes to escape; nearly always none.
+    /// Positions of target bytes to escape, in the bytes of the last read; nearly always none.
     escapes: Vec<usize>,
 }
 
-/// Where in the request line we are.
+/// The position in the request line.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum TargetState {
     #[default]
@@ -32,34 +32,34 @@ enum TargetState {
     Behind,
 }
 
-/// What follows the head that is being read.
+/// What follows the current head.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     #[default]
     NoBody,
     Length(u64),
-    /// Something whose end is not ours to find.
+    /// Something whose end this module does not find.
     Opaque,
 }
 
 /// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing wrong so far.
+    /// Nothing is wrong so far.
     More,
-    /// Nothing wrong, and nothing can be checked from here on.
+    /// Nothing is wrong, and nothing more can be checked.
     Opaque,
     /// A bad byte.
     Refused {
-        /// Its position in what was read last.
+        /// Its position in the bytes of the last read.
         at: usize,
-        /// What is wrong with it.
+        /// Why it is refused.
         refusal: HeadRefusal,
     },
 }
 
 impl Scan {
-    /// Scans what was read next.
+    /// Scans the bytes of the next read.
     pub fn scan(&mut self, bytes: &[u8]) -> Verdict {
         let mut at = 0;
         loop {
@@ -93,7 +93,7 @@ impl Scan {
         }
     }
 
-    /// Returns, once, the positions of bytes to escape in what was scanned last.
+    /// Returns, once, the positions of bytes to escape in the last scan.
     pub fn take_escapes(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.escapes)
     }
@@ -108,7 +108,7 @@ impl Scan {
         self.is_head_request || !self.begun && self.line.kept().starts_with(b"HEAD ")
     }
 
-    /// Takes in a part of a line that starts `at` this position.
+    /// Adds a part of a line that starts `at` this position.
     fn push(&mut self, at: usize, part: &[u8]) {
         if !self.begun && self.line.is_empty() && !part.is_empty() {
             (self.has_space, self.is_head_request) = (false, false);
@@ -126,9 +126,9 @@ impl Scan {
                 (TargetState::Before, _) => {}
                 (TargetState::Path | TargetState::Query, b' ') => self.target = TargetState::Behind,
                 (TargetState::Path, b'?') => self.target = TargetState::Query,
-                // A target must not contain them (RFC 3986 §2), hyper refuses some, and no parser takes one for a delimiter:
-                // escaped they mean the same. Other forbidden characters pass hyper; a path is escaped where it is read,
-                // and a query is passed on as it came.
+                // A target must not contain them (RFC 3986 §2), hyper refuses some, and no parser reads one as a
+                // delimiter: escaped they mean the same. Other forbidden characters pass hyper; a path is escaped where
+                // it is read, and a query is passed on unchanged.
                 (TargetState::Path | TargetState::Query, b'"' | b'<' | b'>' | 0x80..) | (TargetState::Path, b'`') => {
                     self.escapes.push(at + offset);
                 }
@@ -138,7 +138,7 @@ impl Scan {
         }
     }
 
-    /// Takes in a whole line. Returns how the head that ended with it is followed; `NoBody` in the middle of a head.
+    /// Adds a whole line. Returns what follows the head that ended with it; `NoBody` within a head.
     fn end_line(&mut self) -> Framing {
         let line = std::mem::take(&mut self.line);
         match (line.is_empty(), self.begun) {
@@ -176,7 +176,7 @@ impl Scan {
 #[derive(Debug)]
 struct LineStart {
     bytes: [u8; LineStart::KEPT],
-    /// How long the whole line is, at most one more than is kept.
+    /// The length of the whole line, at most one more than is kept.
     length: usize,
 }
 
@@ -208,7 +208,7 @@ impl LineStart {
         self.kept().starts_with(b"CONNECT ")
     }
 
-    /// Returns what the field says about the body, if it is one of those that do (RFC 9112 §6.3).
+    /// Returns what the field says about the body, if it determines that (RFC 9112 §6.3).
     fn framing(&self) -> Option<Framing> {
         let colon = memchr::memchr(b':', self.kept())?;
         let (name, value) = (&self.kept()[..colon], &self.kept()[colon + 1..]);
@@ -268,13 +268,13 @@ mod tests {
             "CONNECT a.example:443 HTTP/1.1\r\n\r\n",
         ] {
             assert_eq!(scan_all(&[head.as_bytes(), b"\n\0\r"]), Verdict::Opaque, "{head}");
-            // But the head itself is, to its end.
+            // But the head itself is checked to its end.
             let bad = head.replace("\r\n\r\n", "\r\n\n");
             assert!(matches!(scan_all(&[bad.as_bytes()]), Verdict::Refused { .. }), "{bad}");
         }
     }
 
-    /// The bytes of `chunks` that are to be escaped, with their places in the whole.
+    /// Returns the bytes of `chunks` that are to be escaped, with their positions in the whole.
     fn escapes(chunks: &[&[u8]]) -> Vec<usize> {
         let (mut scan, mut before, mut all) = (Scan::default(), 0, vec![]);
         for chunk in chunks {

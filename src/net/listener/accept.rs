@@ -1,7 +1,7 @@
-//! Accepts connections, and waits when descriptors or memory have run out.
+//! Accepts connections, and pauses when descriptors or memory run out.
 //!
-//! The last descriptors are reserved (`net::descriptors`). Whether one is free shows only after a connection was
-//! accepted: without room it is then held, not served. For its client that is as if it still stood in the backlog.
+//! The last descriptors are reserved (`net::descriptors`). Only accepting a connection shows whether one is free:
+//! without room, the connection is held and not served. To its client it looks as if it still waited in the backlog.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,7 +20,7 @@ use crate::net::stream::{PeerAddr, Stream};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_LAST: Duration = Duration::from_secs(1);
-/// How long after a logged failure the next ones are not news. At the limit each connection that ends lets one in, and
+/// How long after a logged failure further ones are not logged. At the limit each connection that ends lets one in, and
 /// the next fails again: all one event.
 const NEWS: Duration = Duration::from_secs(60);
 
@@ -42,7 +42,7 @@ impl ListeningSocket {
         }
     }
 
-    /// Asks the kernel, not the runtime, which learns of a connection only at its next poll.
+    /// Asks the kernel, since the runtime learns of a connection only at its next poll.
     fn accept_now(&self) -> io::Result<(Stream, PeerAddr)> {
         match self {
             ListeningSocket::Tcp(listener) => {
@@ -63,22 +63,22 @@ impl ListeningSocket {
 /// Accepts connections on one worker.
 #[derive(Debug)]
 pub struct Acceptor {
-    /// At least one.
+    /// The sockets, at least one.
     listeners: Vec<ListeningSocket>,
-    /// The one that is looked at first.
+    /// The socket that is polled first.
     first: usize,
     paused_until: Option<Instant>,
     failures: u32,
-    /// When it last failed.
+    /// When accepting last failed.
     failed: Option<Instant>,
-    /// Whose descriptors it takes.
+    /// The use that bounds its descriptors.
     taker: DescriptorUse,
-    /// Taken when there was no room for it.
+    /// A connection accepted without room for it.
     held: Option<(Stream, PeerAddr)>,
 }
 
-/// Nothing can be accepted for now. The next call of [`Acceptor::accept`] waits before it tries again, so the caller
-/// only counts this, and logs it when it is news.
+/// Accepting has to pause. The next call of [`Acceptor::accept`] waits before it tries again, so the caller only counts
+/// this, and logs it if it is news.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot accept connections, trying again in {} ms{}", .pause.as_millis(), .reason.hint())]
 pub struct AcceptPause {
@@ -89,9 +89,9 @@ pub struct AcceptPause {
     pub reason: AcceptPauseReason,
     /// How long the next call waits: 10 ms, doubled each time, at most 1 s.
     pub pause: Duration,
-    /// Which failure in a row this is, from 1 on.
+    /// The number of failures in a row, this one included.
     pub in_a_row: u32,
-    /// For a minute before there was no other.
+    /// Whether there was no other failure for a minute.
     pub is_news: bool,
 }
 
@@ -102,7 +102,7 @@ pub enum AcceptPauseReason {
     Descriptors,
     /// ENOBUFS, ENOMEM.
     Memory,
-    /// Anything that should not happen.
+    /// Any unexpected error.
     Other,
 }
 
@@ -130,24 +130,24 @@ impl Acceptor {
         Acceptor { listeners, first: 0, paused_until, failures: 0, failed, taker, held }
     }
 
-    /// Lets it use the descriptors reserved for the admin listener.
+    /// Allows it the descriptors reserved for the admin listener.
     #[must_use]
     pub fn for_admin(self) -> Acceptor {
         Acceptor { taker: DescriptorUse::Admin, ..self }
     }
 
-    /// Makes the next call of [`Acceptor::accept`] not wait: the caller has made room.
+    /// Lets the next call of [`Acceptor::accept`] try at once: the caller has made room.
     pub fn try_again(&mut self) {
         self.paused_until = None;
     }
 
-    /// Accepts the next connection. TCP_NODELAY is set on it already.
+    /// Accepts the next connection. TCP_NODELAY is already set on it.
     ///
-    /// Connections that ended while they waited are skipped. Cancel-safe: no connection is lost, and a pause that has
-    /// begun is kept.
+    /// Skips connections that ended while they waited. Cancel-safe: no connection is lost, and a pause that has begun
+    /// is kept.
     ///
     /// # Errors
-    /// When descriptors or memory have run out; see [`AcceptPause`].
+    /// Fails if descriptors or memory run out; see [`AcceptPause`].
     pub async fn accept(&mut self) -> Result<(Stream, PeerAddr), AcceptPause> {
         if let Some(until) = self.paused_until {
             tokio::time::sleep_until(until).await;
@@ -169,13 +169,13 @@ impl Acceptor {
         }
     }
 
-    /// Returns the connection if there is room for it. Otherwise holds it, or drops it where there is no room even
-    /// for that: of many acceptors each holds one.
+    /// Returns the connection if there is room for it. Otherwise holds it, or drops it if there is no room to hold it:
+    /// each acceptor holds one.
     fn hold_without_room(&mut self, accepted: (Stream, PeerAddr)) -> io::Result<(Stream, PeerAddr)> {
         if descriptors::is_within(&accepted.0, self.taker) {
             return Ok(accepted);
         }
-        // There is one admin listener.
+        // There is only one admin listener.
         let may_be_held = |stream: &Stream| {
             self.taker == DescriptorUse::Admin || descriptors::is_within(stream, DescriptorUse::Waiting)
         };
@@ -184,7 +184,7 @@ impl Acceptor {
     }
 
     /// Admits a held connection if there is room. It gets a new descriptor number, within the bound of its use: with
-    /// its old one it would count as reserved.
+    /// the old one it would count as reserved.
     fn admit_held(&mut self, (stream, peer): (Stream, PeerAddr)) -> io::Result<(Stream, PeerAddr)> {
         if descriptors::is_within(&stream, self.taker) {
             return Ok((stream, peer));
@@ -198,7 +198,7 @@ impl Acceptor {
         }
     }
 
-    /// Polls the sockets in turn, so that none of them can keep the others waiting.
+    /// Polls the sockets in turn, so that none starves the others.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, PeerAddr)>> {
         let count = self.listeners.len();
         for index in (self.first..count).chain(0..self.first) {
@@ -210,9 +210,9 @@ impl Acceptor {
         Poll::Pending
     }
 
-    /// Returns the connections that wait already, and no more than can wait at a time: for a socket that is about to
-    /// be closed for good, which would reset them. Never blocks. Drop the result and the [`Bound`](super::Bound)
-    /// right after its end; connections that arrive in between are reset all the same.
+    /// Returns the connections that wait already, and at most as many as can wait at a time, for a socket about to be
+    /// closed for good, which would reset them. Never blocks. Drop the result and the [`Bound`](super::Bound) right
+    /// after its end; connections that arrive in between are still reset.
     pub fn into_waiting(self) -> WaitingConnections {
         // The kernel lets one more wait than the backlog says.
         let left = self.listeners.len() * (BACKLOG as usize + 1);
@@ -234,7 +234,7 @@ impl Acceptor {
     }
 }
 
-/// The connections of [`Acceptor::into_waiting`]. Ends early when descriptors or memory have run out.
+/// The connections of [`Acceptor::into_waiting`]. Ends early if descriptors or memory run out.
 #[derive(Debug)]
 pub struct WaitingConnections {
     held: Option<(Stream, PeerAddr)>,
@@ -263,8 +263,8 @@ impl Iterator for WaitingConnections {
     }
 }
 
-/// Returns true for errors that accept(2) passes on from the connection it was about to return; the queue is one
-/// shorter then, so trying again at once makes progress.
+/// Returns true for errors that accept(2) passes on from the connection that it was about to return; that one has left
+/// the queue, so trying again at once makes progress.
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -316,7 +316,7 @@ mod tests {
         assert!(!concerns_one_connection(&Errno::BADF.into()));
     }
 
-    /// Runs in a process of its own (see the next test): the limit of descriptors is the process's.
+    /// Runs in a process of its own (see the next test), since the limit of descriptors belongs to the process.
     #[test]
     #[ignore = "run by running_out_of_descriptors_pauses_and_then_goes_on"]
     fn child_with_few_descriptors() {
@@ -344,7 +344,7 @@ mod tests {
         });
     }
 
-    /// See above. An eighth of 64 is 8: traffic has the numbers below 56, and what is held those below 60.
+    /// See above. An eighth of 64 is 8: traffic may use the numbers below 56, and held connections those below 60.
     #[test]
     #[ignore = "run by the_last_descriptors_are_the_admin_listeners"]
     fn child_with_an_eighth_kept_back() {
@@ -369,12 +369,12 @@ mod tests {
             assert!(crate::net::socket::connect(public.address(), &Default::default()).await.is_err());
             admin.accept().await.expect("the admin listener has its own");
 
-            // One that is given back lets the client in, with a number of its kind.
+            // A returned descriptor lets the client in, with a number for its use.
             taken.pop();
             acceptor.try_again();
             let (stream, _) = acceptor.accept().await.unwrap();
             assert!(descriptors::is_within(&stream, DescriptorUse::Traffic));
-            // Without room for held connections either, new ones are dropped.
+            // Without room for held connections, new ones are dropped.
             while let Ok(fd) = descriptors::lowest(&clients[0], DescriptorUse::Waiting) {
                 taken.push(fd);
             }

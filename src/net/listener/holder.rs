@@ -1,6 +1,6 @@
-//! Who listens where we cannot: the kernel says only that an address is in use.
+//! Finds the process that listens on an address in use; the kernel does not name it.
 //!
-//! Read from `/proc`: the inode of the listening socket, then the process that has it open. It is a guess for an error
+//! Reads `/proc`: the inode of the listening socket, then the process that has it open. It is a guess for an error
 //! message: without `/proc`, for a process of another user, or if it ends meanwhile, nothing is found.
 
 use std::fmt;
@@ -10,8 +10,8 @@ use std::path::Path;
 
 use super::Address;
 
-/// The most processes that are looked at, and the most descriptors of each: a listening socket is opened early, and a proxy
-/// may have a million of others.
+/// The most processes, and the most descriptors of each, that are searched: a listening socket is opened early, and a
+/// proxy may have a million others.
 const PROCESSES_MAX: usize = 20_000;
 const DESCRIPTORS_MAX: usize = 4096;
 /// The state of a listening socket in `/proc/net/tcp`.
@@ -42,7 +42,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Returns the process that listens on `address`, if it can be found and is another one.
+/// Returns the process that listens on `address`, if it can be found and is not this one.
 pub fn holder(address: &Address) -> Option<Holder> {
     let inode = match address {
         Address::Tcp(address) => ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
@@ -78,7 +78,7 @@ fn program_of_this_process() -> Option<String> {
     program("self")
 }
 
-/// Returns the inode of a line of `/proc/net/tcp` or `tcp6`, if it is a listening socket that is in the way of `wanted`.
+/// Returns the inode of a line of `/proc/net/tcp` or `tcp6`, if it is a listening socket that conflicts with `wanted`.
 fn tcp_inode(line: &str, wanted: SocketAddr) -> Option<u64> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (ip, port) = fields.next()?.split_once(':')?;
@@ -89,7 +89,7 @@ fn tcp_inode(line: &str, wanted: SocketAddr) -> Option<u64> {
     (state == LISTENING && is_same_port && is_same_ip).then(|| inode.parse().ok())?
 }
 
-/// Parses an address in hex, each 32 bits of it in the order of this machine.
+/// Parses an address in hex; each 32 bits are in the byte order of this machine.
 fn ip_of_table(hex: &str) -> Option<IpAddr> {
     let word = |at: usize| u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
     match hex.len() {

@@ -1,4 +1,4 @@
-//! Listening sockets that another process opened: kept by address until a listener asks for them, and adopted.
+//! Listening sockets opened by another process: kept by address until a listener adopts them.
 
 use std::fmt;
 use std::io;
@@ -10,25 +10,25 @@ use socket2::{SockAddr, Socket, Type};
 use super::{BindError, Bound, FileId, SocketFile, for_accepted, tcp_socket};
 use crate::net::address::Address;
 
-/// The listening sockets of one address, as another process passes them to us.
+/// The listening sockets of one address, as another process passes them on.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// One or more; they stay open in the other process too.
     pub sockets: Vec<OwnedFd>,
-    /// The file of a Unix socket, if the other process leaves its removal to us.
+    /// The file of a Unix socket, if the other process leaves its removal to this one.
     pub file: Option<FileId>,
 }
 
-/// What is wrong with an inherited socket.
+/// Why an inherited socket cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
-    /// There is none.
+    /// There is no socket.
     None,
-    /// It is no socket, or no stream, or does not listen.
+    /// It is not a socket, not a stream, or does not listen.
     NotListening,
     /// It listens somewhere else.
     Elsewhere(String),
-    /// It is for `[::]` and takes IPv4 as well.
+    /// It is bound to `[::]` and takes IPv4 as well.
     DualStack,
 }
 
@@ -52,7 +52,8 @@ impl fmt::Display for Unfit {
 /// * Fewer, and of no group: the workers share them.
 ///
 /// # Errors
-/// If one of them does not listen on `address`, or the system refuses an option. They are closed then, here.
+/// Fails if one of them does not listen on `address`, or the system refuses an option. They are then closed in this
+/// process.
 ///
 /// # Panics
 /// If `workers` is 0.
@@ -96,7 +97,7 @@ pub fn adopt(address: &Address, inherited: Inherited, workers: usize) -> Result<
 }
 
 fn examine(socket: &Socket, address: &Address) -> Result<(), Unfit> {
-    // Each of these fails for what is no socket.
+    // Each of these fails for a descriptor that is not a socket.
     if socket.r#type().ok() != Some(Type::STREAM) || !socket.is_listener().unwrap_or(false) {
         return Err(Unfit::NotListening);
     }
@@ -112,20 +113,21 @@ fn examine(socket: &Socket, address: &Address) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Returns where a socket is bound; `None` if it is not a socket, or bound to what a configuration cannot express.
+/// Returns the address a socket is bound to; `None` if it is not a socket, or a configuration cannot express the
+/// address.
 fn own_address(socket: &Socket) -> Option<Address> {
     let addr = socket.local_addr().ok()?;
     addr.as_socket().map(Address::Tcp).or_else(|| Some(Address::Unix(addr.as_pathname()?.to_owned())))
 }
 
-/// Inherited sockets that no listener has asked for yet. Dropping it closes them.
+/// Inherited sockets that no listener has adopted yet. Dropping it closes them.
 #[derive(Debug, Default)]
 pub struct Inheritance {
     left: Vec<(Option<String>, Address, Inherited)>,
 }
 
 impl Inheritance {
-    /// Adds sockets of `address`, and what is known of its file. They belong to the listener `name`, if it had one.
+    /// Adds the sockets of `address`, and its file if known. They belong to the listener `name`, if it had one.
     pub fn add(&mut self, name: Option<&str>, address: Address, inherited: Inherited) {
         let same = self.left.iter_mut().find(|(known, at, _)| known.as_deref() == name && *at == address);
         match same {
@@ -140,7 +142,8 @@ impl Inheritance {
     /// Adds a socket without a name, by the address it listens on.
     ///
     /// # Errors
-    /// What is wrong with it, if it does not listen or listens on what a configuration cannot express; it is closed.
+    /// Fails if the socket does not listen, or listens on an address that a configuration cannot express; it is then
+    /// closed.
     pub fn add_socket(&mut self, socket: OwnedFd) -> Result<(), Unfit> {
         let socket = Socket::from(socket);
         if socket.r#type().ok() != Some(Type::STREAM) || !socket.is_listener().unwrap_or(false) {
@@ -168,7 +171,7 @@ impl Inheritance {
         Some((address, inherited))
     }
 
-    /// Returns the addresses that nobody has asked for.
+    /// Returns the addresses that no listener has adopted.
     pub fn left(&self) -> impl ExactSizeIterator<Item = &Address> {
         self.left.iter().map(|(_, address, _)| address)
     }

@@ -1,4 +1,4 @@
-//! Listening sockets by what a client and the kernel see of them.
+//! Tests of listening sockets as a client and the kernel see them.
 
 use std::collections::HashSet;
 use std::net::TcpStream as StdTcpStream;
@@ -130,7 +130,7 @@ fn a_unix_socket_in_use_is_an_error_and_a_stale_one_is_replaced() {
     assert!(path.exists());
     let bound = bind(&address, 1).unwrap();
     StdUnixStream::connect(&path).unwrap();
-    // Somebody else takes our place: his file is not ours to remove.
+    // Another process takes the path: its file must not be removed.
     fs::remove_file(&path).unwrap();
     let successor = bind(&address, 1).unwrap();
     drop(bound);
@@ -160,7 +160,7 @@ async fn beside_one_of_our_own_nothing_is_refused_and_nobody_else_gets_in() {
     let mut old = [wide.for_worker(0).unwrap(), wide.for_worker(1).unwrap()];
     let client = to_narrow();
     let [first, second] = &mut old;
-    // It does not listen yet: the other has all.
+    // It does not listen yet, so the other gets all connections.
     let peer = tokio::select! { it = first.accept() => it.unwrap().1, it = second.accept() => it.unwrap().1 };
     assert_eq!(peer, client.local_addr().unwrap().into());
     beside.take_charge().unwrap();
@@ -170,7 +170,7 @@ async fn beside_one_of_our_own_nothing_is_refused_and_nobody_else_gets_in() {
     let peer = tokio::select! { it = first.accept() => it.unwrap().1, it = second.accept() => it.unwrap().1 };
     assert_eq!(peer, client.local_addr().unwrap().into());
     drop((old, wide));
-    // And back, with the narrow one in place.
+    // And back, while the narrow one is in place.
     let wide: Address = format!("0.0.0.0:{}", narrow.tcp().unwrap().port()).parse().unwrap();
     for address in [&wide, &narrow] {
         assert!(matches!(bind(address, 1), Err(BindError::InUse { .. })), "{address}");
@@ -183,7 +183,7 @@ async fn beside_one_of_our_own_nothing_is_refused_and_nobody_else_gets_in() {
     let [first, second] = &mut acceptors;
     let peer = tokio::select! { it = first.accept() => it.unwrap().1, it = second.accept() => it.unwrap().1 };
     assert_eq!(peer, client.local_addr().unwrap().into());
-    // Another program, that asks for a share of its own accord or not.
+    // Another program, whether or not it asks to share the port.
     let other = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let taken = Address::Tcp((std::net::Ipv4Addr::LOCALHOST, other.local_addr().unwrap().port()).into());
     assert!(matches!(bind_beside(&taken, 1), Err(BindError::InUse { .. })));
@@ -206,7 +206,7 @@ async fn what_waits_is_taken_before_a_socket_is_closed_for_good() {
     let (Some((Stream::Unix(first), PeerAddr::Unix)), 2) = (waiting.next(), waiting.by_ref().count()) else {
         panic!("three Unix connections")
     };
-    // Ours to use: it belongs to the runtime, and is not blocking.
+    // The socket is usable: it belongs to the runtime, and is not blocking.
     first.writable().await.unwrap();
     assert_eq!(first.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }

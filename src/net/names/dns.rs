@@ -1,7 +1,7 @@
 //! Looks a name up by DNS, with its TTL: as the system would (/etc/hosts, search domains, servers), or at one server.
 //!
-//! If DNS does not know the name, the system is asked for what it knows by other ways (/etc/nsswitch.conf: mDNS,
-//! containers of this machine, LDAP).
+//! If DNS does not know the name, the system looks it up in its other sources (/etc/nsswitch.conf: mDNS, containers of
+//! this machine, LDAP).
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Instant;
@@ -26,7 +26,7 @@ pub(super) async fn ask(name: &str, server: Option<SocketAddr>) -> Result<Lookup
 }
 
 async fn dns(name: &str, server: Option<SocketAddr>) -> Option<Result<LookupAnswer, LookupError>> {
-    // Parsed as written: other parsers of names refuse an underscore.
+    // Parsed as written: other parsers refuse an underscore.
     let asked = Name::from_ascii(name).ok()?;
     let resolver = resolver(server).ok()?;
     let found = match resolver.lookup_ip(asked).await {
@@ -41,10 +41,10 @@ async fn dns(name: &str, server: Option<SocketAddr>) -> Option<Result<LookupAnsw
     })
 }
 
-/// Returns true if this machine has a route and an address for it; this sends nothing.
+/// Returns true if this machine has a route and an address towards it; sends nothing.
 fn has_way(to: SocketAddr) -> bool {
     let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() };
-    // A port, since 0 is none.
+    // Any port but 0, which is invalid.
     UdpSocket::bind(any).is_ok_and(|socket| socket.connect((to.ip(), 9)).is_ok())
 }
 

@@ -1,4 +1,4 @@
-//! The cache of one name: how long an answer holds, and what holds when there is none.
+//! The cache of one name: how long an answer is valid, and what is used when there is none.
 //!
 //! Pure: callers do the look-ups and pass in the time.
 
@@ -10,17 +10,16 @@ use std::time::Duration;
 
 use crate::base::time::MonotonicTime;
 
-/// The shortest time for which an answer holds: some servers answer with a TTL of 0, and each connection would ask
-/// again.
+/// The shortest validity of an answer: some servers answer with a TTL of 0, and each connection would ask again.
 const TTL_MIN: Duration = Duration::from_secs(1);
-/// The longest: moving a server with a TTL of a day causes a minute of trouble.
+/// The longest validity: moving a server with a TTL of a day then causes a minute of trouble.
 const TTL_MAX: Duration = Duration::from_secs(60);
-/// How long the last good answer holds while there is no other: an outage of DNS is no outage of servers. Bounded,
-/// since the addresses may belong to others in the end.
+/// How long the last good answer is used while there is no newer one, so that an outage of DNS is not one of servers.
+/// Bounded, since the addresses may eventually belong to others.
 const STALE_MAX: Duration = Duration::from_secs(3600);
-/// How long after a failure nobody asks again.
+/// How long after a failure no new look-up begins.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// After this time a look-up counts as lost, and the next may begin. Longer than any takes.
+/// A look-up counts as lost after this time, and the next may begin. Longer than any takes.
 const LOOKUP_LOST: Duration = Duration::from_secs(30);
 
 /// The addresses of a name.
@@ -28,9 +27,9 @@ const LOOKUP_LOST: Duration = Duration::from_secs(30);
 pub struct LookupAnswer {
     /// Its addresses, the best first; ports are not set.
     pub addresses: Vec<SocketAddr>,
-    /// How many of the first are equally good, and taken in turn.
+    /// How many of the first are equally good, and used in turn.
     pub alike: usize,
-    /// How long the answer holds.
+    /// How long the answer is valid.
     pub ttl: Duration,
 }
 
@@ -46,7 +45,7 @@ pub enum LookupError {
     /// No server could be asked, or none gave a usable answer.
     #[error("{0}")]
     Failed(Arc<str>),
-    /// This machine lacks descriptors or memory for it: an error number of the system.
+    /// This machine lacks descriptors or memory for it; the system's error number.
     #[error("this machine lacks descriptors or memory for it")]
     Exhausted(i32),
 }
@@ -68,12 +67,12 @@ impl Addresses {
     }
 }
 
-/// What a caller that wants addresses does.
+/// What a caller that needs addresses does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
-    /// Uses these.
+    /// Uses these addresses.
     Use(Addresses),
-    /// Uses these old ones if there are no new ones soon.
+    /// Uses these old addresses if no new ones arrive soon.
     Soon(Addresses),
     /// Waits for an answer.
     Wait,
@@ -81,13 +80,13 @@ pub(super) enum NextStep {
     Fail(LookupError),
 }
 
-/// What is known of a name.
+/// The state of a name.
 #[derive(Debug, Default)]
 pub(super) struct NameCache {
     good: Option<GoodAnswer>,
-    /// The last answer, if it was a failure; and the end of the pause after it.
+    /// The last answer, if it was a failure, and the end of the pause after it.
     failed: Option<(LookupError, MonotonicTime)>,
-    /// When the look-up under way began.
+    /// When the running look-up began.
     asking_since: Option<MonotonicTime>,
 }
 
@@ -98,14 +97,14 @@ struct GoodAnswer {
     until: MonotonicTime,
 }
 
-/// What an answer changed.
+/// The change that an answer made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CacheChange {
     /// Nothing worth a log line.
     None,
-    /// It fails from now on; true if earlier addresses are used meanwhile.
+    /// Look-ups fail from now on; true if earlier addresses are used meanwhile.
     Fails(bool),
-    /// It works again.
+    /// Look-ups work again.
     Works,
 }
 
@@ -123,7 +122,7 @@ impl NameCache {
         }
         let kept = self.good.as_ref().filter(|good| now.since(good.answered_at) < STALE_MAX);
         let next = match (kept, &self.failed) {
-            // No waiting for a server that did not answer a moment ago.
+            // Does not wait for a server that did not answer a moment ago.
             (Some(good), Some(_)) => NextStep::Use(good.addresses.clone()),
             (Some(good), None) => NextStep::Soon(good.addresses.clone()),
             (None, Some((trouble, until))) if now < *until => NextStep::Fail(trouble.clone()),
@@ -132,7 +131,7 @@ impl NameCache {
         (next, asks)
     }
 
-    /// Takes in the answer.
+    /// Records the answer.
     pub(super) fn answered(&mut self, answer: Result<LookupAnswer, LookupError>, now: MonotonicTime) -> CacheChange {
         self.asking_since = None;
         match answer {
@@ -143,7 +142,8 @@ impl NameCache {
                 if self.failed.take().is_some() { CacheChange::Works } else { CacheChange::None }
             }
             Err(trouble) => {
-                // An answer that the name does not exist is believed: its addresses may belong to others by now.
+                // If the answer is that the name does not exist, old addresses are dropped: they may belong to others
+                // by now.
                 if matches!(trouble, LookupError::NotFound(_)) {
                     self.good = None;
                 }
@@ -155,7 +155,7 @@ impl NameCache {
         }
     }
 
-    /// Returns the result for a caller that has waited; `None` if there was no answer, and it must check again.
+    /// Returns the result for a caller that has waited; `None` if there was no answer, so that it must check again.
     pub(super) fn outcome(&self, now: MonotonicTime) -> Option<Result<Addresses, LookupError>> {
         match (self.good.as_ref().filter(|good| now.since(good.answered_at) < STALE_MAX), &self.failed) {
             (Some(good), _) => Some(Ok(good.addresses.clone())),
@@ -170,8 +170,8 @@ impl NameCache {
     }
 }
 
-/// Sorts addresses from DNS in the order they are tried: unreachable ones last; IPv6 before IPv4, as in RFC 6724,
-/// except site addresses (`fc00::/7`). Within a kind the order stays.
+/// Sorts addresses from DNS in the order in which they are tried: unreachable ones last; IPv6 before IPv4, as in RFC
+/// 6724, except site addresses (`fc00::/7`). Keeps the order within a kind.
 #[cfg(any(feature = "dns", test))]
 pub(super) fn by_preference(
     mut addresses: Vec<IpAddr>,
@@ -216,7 +216,7 @@ mod tests {
         LookupError::NotFound("gone".into())
     }
 
-    /// Returns the next step in a word, with the first address; and whether a look-up is due.
+    /// Returns the next step in a word, with the first address, and whether a look-up is due.
     fn look(known: &mut NameCache, millis: u64) -> (String, bool) {
         let (next, asks) = known.next_step(at(millis));
         let first = |addresses: &Addresses| addresses.in_turn(0).next().unwrap().ip();
@@ -342,7 +342,7 @@ mod tests {
             ),
         ) {
             let (mut known, mut now) = (NameCache::default(), 0);
-            // When the look-up under way began; the last good answer: when, how long.
+            // When the running look-up began; the time and TTL of the last good answer.
             let (mut asked, mut good): (Option<u64>, Option<(u64, u64)>) = (None, None);
             for (wait, step) in steps {
                 now += wait;
@@ -363,7 +363,7 @@ mod tests {
                             prop_assert_eq!(asks && now - told < ttl, false, "what holds is not asked for");
                         }
                     }
-                    // Only a look-up under way is answered.
+                    // Only a running look-up is answered.
                     _ if asked.take().is_none() => {}
                     Step::Good(ttl) => {
                         known.answered(Ok(answer(&["10.0.0.1"], ttl)), at(now));

@@ -1,9 +1,9 @@
-//! Host names of servers and their addresses: one table for the process.
+//! Host names of servers and their addresses, in one table for the process.
 //!
-//! A name is looked up when a connection to it is wanted and its last answer is too old (`known`); all who want it
-//! meanwhile share one look-up. Look-ups run on a thread of their own, never on one that relays, a limited number at
-//! a time; the thread exists as long as any name is held. It asks `dns`, with its TTLs, or, in a build without that
-//! feature, the `system`.
+//! A name is looked up when a connection needs it and its last answer is too old (`known`); all connections that need
+//! it meanwhile share one look-up. Look-ups run on a separate thread, never on a worker, a limited number at a time;
+//! the thread exists as long as any name is in use. It uses `dns`, with its TTLs, or, in a build without that feature,
+//! the `system`.
 
 #[cfg(feature = "dns")]
 mod dns;
@@ -32,9 +32,9 @@ use crate::telemetry::labelled::IntCounterVec;
 pub use known::{Addresses, LookupAnswer, LookupError};
 use known::{CacheChange, NameCache, NextStep};
 
-/// The most look-ups at a time; further ones wait for their turn.
+/// The most look-ups at a time; further ones wait.
 const LOOKUPS_MAX: usize = 32;
-/// Threads for the system's resolver, one for each look-up at a time.
+/// Threads for the system's resolver, one for each concurrent look-up.
 const SYSTEM_LOOKUPS_MAX: usize = 8;
 /// How long one look-up may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -50,12 +50,12 @@ pub type LookupFn =
 pub struct NameResolver(Arc<NameTable>);
 
 struct NameTable {
-    /// By the name.
+    /// By name.
     entries: Mutex<HashMap<String, Weak<LookupEntry>>>,
     queue: Arc<LookupQueue>,
 }
 
-/// Sends look-ups to the thread that does them.
+/// Passes look-ups to their thread.
 struct LookupQueue {
     lookup: Arc<LookupFn>,
     metrics: Metrics,
@@ -71,19 +71,19 @@ struct LookupEntry {
     host: String,
     cache: Mutex<NameCache>,
     answered: Notify,
-    /// The number of the next user, who begins with another of the best addresses.
+    /// The number of the next user; each begins with another of the best addresses.
     turn: AtomicUsize,
     queue: Arc<LookupQueue>,
 }
 
-/// A look-up under way. Dropping it without an answer lets another begin.
+/// A running look-up. Dropping it without an answer lets another begin.
 struct LookupTask(Option<Arc<LookupEntry>>);
 
 impl NameResolver {
-    /// Makes an empty table. Counts on `registry`.
+    /// Creates an empty table, with its counters in `registry`.
     ///
     /// # Errors
-    /// If the metric's name is taken.
+    /// Fails if the metric's name is taken.
     pub fn register(registry: &Registry) -> prometheus::Result<NameResolver> {
         #[cfg(feature = "dns")]
         return NameResolver::with_dns_server(None, registry);
@@ -94,7 +94,7 @@ impl NameResolver {
     /// Does the same with this DNS server; without one, with those of the system.
     ///
     /// # Errors
-    /// If the metric's name is taken.
+    /// Fails if the metric's name is taken.
     #[cfg(feature = "dns")]
     pub fn with_dns_server(
         server: Option<std::net::SocketAddr>,
@@ -106,17 +106,17 @@ impl NameResolver {
         NameResolver::with_lookup(Arc::new(ask), registry)
     }
 
-    /// Does the same with this look-up.
+    /// Does the same with this look-up function.
     ///
     /// # Errors
-    /// If the metric's name is taken.
+    /// Fails if the metric's name is taken.
     pub fn with_lookup(ask: Arc<LookupFn>, registry: &Registry) -> prometheus::Result<NameResolver> {
         let queue =
             Arc::new(LookupQueue { lookup: ask, metrics: Metrics::register(registry)?, sender: Mutex::default() });
         Ok(NameResolver(Arc::new(NameTable { entries: Mutex::default(), queue })))
     }
 
-    /// Returns the entry of this name, which lives as long as anybody holds it.
+    /// Returns the entry of this name, which lives as long as something holds it.
     pub fn of(&self, host: &str) -> HostLookup {
         let mut entries = lock(&self.0.entries);
         if let Some(entry) = entries.get(host).and_then(Weak::upgrade) {
@@ -157,13 +157,13 @@ impl HostLookup {
     /// Cancel-safe.
     ///
     /// # Errors
-    /// If there are none, and why.
+    /// Fails if there are none, and says why.
     pub async fn addresses(&self, deadline: Instant) -> Option<Result<(Addresses, usize), LookupError>> {
         let entry = &self.0;
         let found = match entry.next_step() {
             NextStep::Use(found) => Ok(found),
             NextStep::Fail(trouble) => Err(trouble),
-            // The wait is rare; unboxed it would take room in every connection's task.
+            // The wait is rare; unboxed it would enlarge every connection's task.
             NextStep::Soon(_) | NextStep::Wait => Box::pin(entry.wait(deadline)).await?,
         };
         // Relaxed: the turn orders nothing but itself.
@@ -172,7 +172,7 @@ impl HostLookup {
 }
 
 impl LookupEntry {
-    /// Returns what to do now; starts a look-up if one is due.
+    /// Returns the next step; starts a look-up if one is due.
     fn next_step(self: &Arc<LookupEntry>) -> NextStep {
         let (next, asks) = lock(&self.cache).next_step(clock::now());
         if asks {
@@ -184,7 +184,7 @@ impl LookupEntry {
     async fn wait(self: &Arc<LookupEntry>, deadline: Instant) -> Option<Result<Addresses, LookupError>> {
         let soon = (Instant::now() + STALE_WAIT).min(deadline);
         loop {
-            // Before the check: an answer after it wakes us.
+            // Registered before the check, so that a later answer wakes this task.
             let answered = self.answered.notified();
             match self.next_step() {
                 NextStep::Use(found) => return Some(Ok(found)),
@@ -222,16 +222,16 @@ impl LookupEntry {
 }
 
 impl LookupTask {
-    /// Looks the name up and wakes all who wait for it.
+    /// Looks the name up and wakes all tasks that wait for it.
     async fn run(mut self) {
         let Some(entry) = &self.0 else { return };
         let late = |_| Err(LookupError::Timeout(format!("nothing about {} in {LOOKUP_TIMEOUT:?}", entry.host).into()));
-        // The resolver does not know which descriptors are reserved.
+        // The resolver does not know the reserved descriptors.
         let answer = match exhausted_errno() {
             Some(errno) => Err(LookupError::Exhausted(errno)),
             None => timeout(LOOKUP_TIMEOUT, (entry.queue.lookup)(entry.host.clone())).await.unwrap_or_else(late),
         };
-        // Resolvers report a lack of descriptors as something else.
+        // Resolvers report a lack of descriptors as another error.
         let answer = match answer.as_ref().err().and_then(|_| exhausted_errno()) {
             Some(errno) => Err(LookupError::Exhausted(errno)),
             None if answer.as_ref().is_ok_and(|answer| answer.addresses.is_empty()) => {
@@ -245,7 +245,7 @@ impl LookupTask {
     }
 }
 
-/// Returns the error number of what this machine lacks for a look-up, if anything.
+/// Returns the system's error number if this machine lacks resources for a look-up.
 fn exhausted_errno() -> Option<i32> {
     let error = lowest(io::stderr(), DescriptorUse::Traffic).err()?.raw_os_error()?;
     let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
@@ -262,7 +262,7 @@ impl Drop for LookupTask {
 }
 
 impl LookupQueue {
-    /// Starts a look-up. The thread begins with the first one, and ends when no name is held any more.
+    /// Starts a look-up. The first one starts the thread, which ends when no name is in use any more.
     fn enqueue(&self, question: LookupTask) {
         let mut orders = lock(&self.sender);
         if orders.is_none() {
@@ -279,14 +279,14 @@ impl LookupQueue {
         }
         let unsent = orders.as_ref().and_then(|orders| orders.send(question).err());
         if unsent.is_some() {
-            // Only a panic ends the thread; the next look-up begins another.
+            // Only a panic ends the thread; the next look-up starts another.
             *orders = None;
         }
         drop(orders);
     }
 }
 
-/// Starts the thread that looks names up, and returns the sender to it.
+/// Starts the thread for look-ups, and returns the sender to it.
 fn spawn_lookup_thread() -> io::Result<mpsc::UnboundedSender<LookupTask>> {
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(SYSTEM_LOOKUPS_MAX).build()?;
     let (way, mut orders) = mpsc::unbounded_channel::<LookupTask>();
@@ -309,7 +309,7 @@ fn spawn_lookup_thread() -> io::Result<mpsc::UnboundedSender<LookupTask>> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing inside can be left half done by a panic.
+    // A panic cannot leave this half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

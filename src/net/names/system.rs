@@ -1,4 +1,4 @@
-//! Looks a name up by the system: getaddrinfo, with all that /etc/nsswitch.conf lists. It reports no TTL.
+//! Looks a name up by the system: getaddrinfo, with all sources of /etc/nsswitch.conf. It reports no TTL.
 
 use std::io;
 use std::net::ToSocketAddrs;
@@ -8,18 +8,18 @@ use tokio::task::spawn_blocking;
 
 use super::known::{LookupAnswer, LookupError};
 
-/// How long its answers are believed.
+/// How long its answers are valid.
 const TTL: Duration = Duration::from_secs(5);
 
-/// Messages of glibc and musl for a name that does not exist, or has no address; there is no code. All else is a
-/// failure to find out.
+/// Messages of glibc and musl for a name that does not exist, or has no address; there is no code. Any other means that
+/// the look-up failed.
 const NOT_FOUND: [&str; 3] =
     ["Name or service not known", "No address associated with hostname", "Name does not resolve"];
 
 /// Looks `name` up on one of the runtime's few blocking threads; waits if none is free.
 pub(super) async fn ask(name: &str) -> Result<LookupAnswer, LookupError> {
     let host = name.to_owned();
-    // Its order is one of preference, and by that of DNS.
+    // Its order is by preference already.
     let found = spawn_blocking(move || (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>)).await;
     match found {
         Ok(Ok(addresses)) if addresses.is_empty() => {

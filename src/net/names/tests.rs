@@ -1,4 +1,4 @@
-//! The book of names, told by one who says what he is told to say.
+//! Tests of the name table with a scripted resolver.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -12,7 +12,7 @@ use crate::telemetry::exposition::encode;
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// Answers with what it has, once it has something; counts who asked.
+/// Answers as scripted, once there is an answer; counts the questions.
 #[derive(Default)]
 struct Oracle {
     asked: AtomicUsize,
@@ -63,7 +63,7 @@ async fn many_who_want_a_name_at_once_share_one_look_up_and_its_answer() {
     let comers = Arc::new(Barrier::new(51));
     let mut tasks = vec![];
     for _ in 0..50 {
-        // Each by itself, as another connection has it.
+        // Each looks the name up by itself, as connections do.
         let (name, comers) = (names.of("chat.test"), Arc::clone(&comers));
         tasks.push(tokio::spawn(async move {
             comers.wait().await;
@@ -84,7 +84,7 @@ async fn many_who_want_a_name_at_once_share_one_look_up_and_its_answer() {
     }
     assert_eq!((firsts, oracle.asked()), ([25, 25], 1), "equals take turns");
     assert!(encode(&registry).unwrap().contains("wsluice_name_lookups_total{result=\"found\"} 1"));
-    // Another name is another question.
+    // Another name needs another look-up.
     addresses(&names.of("other.test"), LONG).await.unwrap().unwrap();
     assert_eq!(oracle.asked(), 2);
     drop(kept);
@@ -114,7 +114,7 @@ async fn what_was_good_is_used_while_nobody_answers() {
     oracle.says(Some(Ok(&["10.0.0.1"])), Duration::ZERO);
     addresses(&name, LONG).await.unwrap().unwrap();
     oracle.says(None, Duration::ZERO);
-    // Its TTL, of a second at least, is over, and the question that follows is not answered.
+    // Its TTL, of at least a second, has passed, and the next look-up gets no answer.
     while oracle.asked() < 2 {
         assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
     }

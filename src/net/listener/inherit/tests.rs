@@ -1,4 +1,4 @@
-//! Sockets of one `Bound` in the hands of another, as two processes would have them.
+//! Tests of one `Bound`'s sockets in the hands of another, as between two processes.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,7 +22,7 @@ fn tcp(bound: &Bound) -> TcpStream {
     TcpStream::connect(bound.address().tcp().unwrap()).unwrap()
 }
 
-/// What a process leaves to the next one: the same sockets, under other descriptors.
+/// The sockets that a process leaves to the next one: the same, under other descriptors.
 fn left_by(bound: &Bound) -> Inherited {
     let sockets = bound.descriptors().map(|socket| socket.try_clone_to_owned().unwrap()).collect();
     Inherited { sockets, file: bound.file() }
@@ -74,7 +74,7 @@ async fn the_missing_ones_of_a_group_are_opened_and_take_nothing_before_they_may
     let old = bind(&loopback(), 1).unwrap();
     let mut new = adopt(old.address(), left_by(&old), 3).unwrap();
     assert_eq!((new.sockets.len(), new.descriptors().len()), (3, 1));
-    // All of these are dealt to the one socket that both have: the heir may still fail without anybody's loss.
+    // All go to the one socket that both have: the successor may still fail without losing a connection.
     let before: Vec<_> = (0..60).map(|_| tcp(&old)).collect();
     assert_eq!(old.for_worker(0).unwrap().into_waiting().count(), before.len());
 
@@ -108,7 +108,7 @@ async fn a_single_socket_of_no_group_is_shared_and_gets_our_options() {
     let systemd = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = Address::Tcp(systemd.local_addr().unwrap());
     let inherited = one(&systemd);
-    // As a descriptor is that came through exec.
+    // As a descriptor arrives through exec.
     fcntl_setfd(&inherited.sockets[0], FdFlags::empty()).unwrap();
     let new = adopt(&address, inherited, 3).unwrap();
     assert_eq!(new.sockets.len(), 1);
@@ -160,7 +160,7 @@ fn the_file_of_a_unix_socket_belongs_to_one_process_at_a_time() {
     let path = directory.path().join("x.sock");
     let address = Address::Unix(path.clone());
     let old = bind(&address, 1).unwrap();
-    // An heir that fails leaves the file where it is.
+    // A successor that fails leaves the file in place.
     drop(adopt(&address, left_by(&old), 2).unwrap());
     assert!(path.exists());
 
@@ -171,7 +171,7 @@ fn the_file_of_a_unix_socket_belongs_to_one_process_at_a_time() {
     assert!(path.exists());
     UnixStream::connect(&path).unwrap();
 
-    // And so on to the next, by the same mark: a file that somebody else has put there meanwhile is not ours.
+    // Likewise for the next one: a file that another process has put there meanwhile is not removed.
     let mut last = adopt(&address, left_by(&new), 1).unwrap();
     last.take_charge().unwrap();
     new.leave_file();
@@ -206,7 +206,7 @@ fn who_asks_gets_what_was_left_to_him() {
     inheritance.add_socket(OwnedFd::from(sockets[2].try_clone().unwrap())).unwrap();
     assert_eq!(inheritance.add_socket(UdpSocket::bind("127.0.0.1:0").unwrap().into()), Err(Unfit::NotListening));
 
-    // By address whatever the name, by name where the port is left open.
+    // By address whatever the name is; by name if the port is left open.
     assert!(inheritance.take("new", &loopback()).is_none());
     assert!(inheritance.take("tls", &"[::1]:0".parse().unwrap()).is_none());
     assert_eq!(inheritance.take("tls", &loopback()).unwrap().0, at(1));
