@@ -5,18 +5,17 @@
 //! [`CertificateScan::client`] for each user of TLS) and changes nothing; [`Certificates::commit`] activates the
 //! result. A scan that is dropped instead leaves no trace.
 //!
-//! * **A file that has become bad keeps what is active**: it cannot be read, the key does not match, the certificate
-//!   has expired or its chain is broken where the active one is complete. One broken renewal must neither end a
-//!   service nor block other changes. It is reported by [`CertificateScan::refused`], an error in the log and a
-//!   metric, until the file is good again. A bad file is an error only if nothing is active.
-//! * **What has not changed stays the same**, to the `Arc`: files are told apart by a digest of their contents. An
-//!   unchanged request gets the same configuration, with its resumption, and [`Arc::ptr_eq`] shows that nothing has
-//!   changed.
-//! * **Tickets outlive certificates**, but not what is asked of clients: see [`TicketKeys`].
+//! * **A bad file keeps the active certificate**: it cannot be read, the key does not match, the certificate has
+//!   expired or its chain is broken where the active one is complete. One broken renewal must neither end a service nor
+//!   block other changes. [`CertificateScan::refused`], an error in the log and a metric report it until the file is
+//!   good again. A bad file is an error only if nothing is active.
+//! * **What has not changed stays the same**, to the `Arc`: a digest of their contents identifies files. An unchanged
+//!   request gets the same configuration, with its resumption, and [`Arc::ptr_eq`] shows that nothing has changed.
+//! * **Tickets outlive certificates**, but not a change of what clients must show: see [`TicketKeys`].
 //!
-//! A certificate and its key that are written one after the other do not match for a moment, and one made on a
-//! machine whose clock is ahead is not valid yet for as long. So scan again each minute or so while something is
-//! [`stale`](Certificates::is_stale), even if no file changes: what was found before is not counted or logged again.
+//! A certificate and its key that are written one after the other do not match for a moment, and a certificate made on
+//! a machine whose clock is ahead is not valid for as long. So scan again each minute or so while something is
+//! [`stale`](Certificates::is_stale), even if no file changes: earlier findings are not counted or logged again.
 
 use crate::base::error_chain::error_chain;
 use std::collections::HashMap;
@@ -48,7 +47,7 @@ pub struct CertificateFiles {
 /// The files and options of a listener's TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFiles {
-    /// Chosen from by SNI; the first is the default.
+    /// The certificates, chosen by SNI; the first is the default.
     pub certificates: Vec<CertificateFiles>,
     /// The oldest version accepted.
     pub min_version: MinVersion,
@@ -59,15 +58,15 @@ pub struct ServerFiles {
 /// The files and options of TLS towards servers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientFiles {
-    /// The authorities that may have signed the server's certificate, in place of the system's roots.
+    /// The authorities that may have signed the server's certificate, instead of the system's roots.
     pub ca: Option<PathBuf>,
-    /// Our own certificate, for servers that ask for one.
+    /// The client certificate, for servers that request one.
     pub certificate: Option<CertificateFiles>,
-    /// Accepts any certificate of the server.
+    /// Accepts any server certificate.
     pub unverified: bool,
 }
 
-/// Which servers of an upstream: it has one configuration for each.
+/// The servers that a configuration is for; an upstream has one for each scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientTlsScope {
     /// Its endpoints.
@@ -89,10 +88,10 @@ pub enum Part {
     Whole,
 }
 
-/// Why TLS cannot be set up: everything that is wrong, by part.
+/// Why TLS cannot be set up: all errors, by part.
 pub type Errors = Vec<(Part, TlsError)>;
 
-/// The active certificates. Clones share them; there is one writer at a time, which prepares and commits.
+/// The active certificates. Clones share them; only one writer at a time prepares and commits.
 #[derive(Debug, Clone)]
 pub struct Certificates {
     in_force: Arc<Mutex<Arc<ActiveCertificates>>>,
@@ -108,11 +107,11 @@ struct ActiveCertificates {
     statuses: FileStatuses,
 }
 
-/// A file's value, and what the scan that read it found.
+/// The value of a file, and the findings of the scan that read it.
 #[derive(Debug, Clone)]
 struct ReadFile<T> {
     value: T,
-    /// Of the contents that `value` was made of, not of refused ones.
+    /// The digest of the contents that `value` was built from, not of refused ones.
     digest: Digest,
     found: FileChange,
 }
@@ -122,9 +121,9 @@ enum FileChange {
     New,
     Unchanged,
     Replaced,
-    /// The old one stays, for this reason.
+    /// The old value stays, for this reason.
     Refused(RefusalKey),
-    /// The same as in the scan before: not counted or logged again.
+    /// As in the last scan: not counted or logged again.
     StillRefused(RefusalKey),
 }
 
@@ -154,18 +153,18 @@ struct BuiltClientConfig {
 }
 
 impl Certificates {
-    /// Makes it with nothing active.
+    /// Creates it without active certificates.
     pub fn new(metrics: Metrics) -> Certificates {
         Certificates { in_force: Arc::default(), metrics }
     }
 
-    /// Begins a scan of everything TLS needs; certificates are judged at `now`.
+    /// Begins a scan of all files of TLS; certificates are judged at `now`.
     pub fn prepare(&self, now: SystemTime) -> CertificateScan {
         let (before, next) = (self.current(), ActiveCertificates::default());
         CertificateScan { before, next, now, warnings: vec![], refused: vec![], replaced: vec![] }
     }
 
-    /// Activates a scan. What it was not asked for is forgotten, with its metrics.
+    /// Activates a scan. Forgets what the scan did not request, with its metrics.
     pub fn commit(&self, prepared: CertificateScan) {
         let CertificateScan { before, next, refused, replaced, .. } = prepared;
         for file in &replaced {
@@ -180,7 +179,7 @@ impl Certificates {
         *in_force = Arc::new(next);
     }
 
-    /// Returns true if something old is kept because its file has become bad.
+    /// Returns true if an old value is kept because its file has become bad.
     pub fn is_stale(&self) -> bool {
         self.current().statuses.values().any(|status| status.kept_old)
     }
@@ -190,7 +189,7 @@ impl Certificates {
     }
 }
 
-/// The results of a scan so far. Each file is read once, for all its users.
+/// The results of a scan so far. Reads each file once, for all its users.
 #[derive(Debug)]
 pub struct CertificateScan {
     before: Arc<ActiveCertificates>,
@@ -201,7 +200,7 @@ pub struct CertificateScan {
     replaced: Vec<String>,
 }
 
-/// A file that was refused, because something better is active and stays.
+/// A file that was refused, so that a better active one stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedFile {
     /// The certificate, even if its key is wrong.
@@ -218,12 +217,12 @@ impl fmt::Display for RefusedFile {
 }
 
 impl CertificateScan {
-    /// Returns what an operator should know about certificates that are used nevertheless.
+    /// Returns warnings for the operator about certificates that are used nevertheless.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Returns the refused files; the old ones stay in their place.
+    /// Returns the refused files; their old values stay.
     pub fn refused(&self) -> &[RefusedFile] {
         &self.refused
     }
@@ -231,7 +230,7 @@ impl CertificateScan {
     /// Returns the TLS configuration of a listener: the active one, if nothing has changed.
     ///
     /// # Errors
-    /// Everything that is wrong and was not active before.
+    /// Returns all errors of files that have no active value to keep.
     pub fn server(&mut self, listener: &str, wanted: &ServerFiles) -> Result<Arc<ServerConfig>, Errors> {
         let reader = Reader::Listener(listener.to_owned());
         let mut errors = vec![];
@@ -282,7 +281,7 @@ impl CertificateScan {
     /// Returns the TLS configuration towards `servers` of an upstream: the active one, if nothing has changed.
     ///
     /// # Errors
-    /// Everything that is wrong and was not active before.
+    /// Returns all errors of files that have no active value to keep.
     pub fn client(
         &mut self,
         upstream: &str,
@@ -419,7 +418,7 @@ fn same_server(a: &ServerTlsOptions, b: &ServerTlsOptions) -> bool {
         && same_auth(a, b)
 }
 
-/// Returns true if the same is asked of clients.
+/// Returns true if both require the same of clients.
 fn same_auth(a: &ServerTlsOptions, b: &ServerTlsOptions) -> bool {
     match (&a.client_auth, &b.client_auth) {
         (Some(a), Some(b)) => a.mode == b.mode && Arc::ptr_eq(&a.roots, &b.roots),

@@ -1,8 +1,8 @@
 //! Checks that a chain is complete: each certificate issued by the next (RFC 5246 §7.4.2), and all of them valid now.
 //!
 //! Most browsers repair a chain that is out of order or has a gap, most libraries do not: it "works" until the first
-//! client of the other kind connects. RFC 8446 §4.4.2 allows any order with TLS 1.3, so a broken chain is a reason
-//! for a warning and, where a good certificate is active, for keeping that one; it is no reason not to start.
+//! client of the other kind connects. RFC 8446 §4.4.2 allows any order with TLS 1.3, so a broken chain causes a warning
+//! and, if a good certificate is active, that one is kept; it does not prevent a start.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -25,14 +25,14 @@ pub enum ChainFault {
         /// Where the issuer's certificate is instead; `None` if it is missing.
         found: Option<usize>,
     },
-    /// A self-signed certificate with others after it, which nobody needs.
+    /// A self-signed certificate with needless others after it.
     NothingToFollow {
         /// Its position.
         position: usize,
         /// Its subject.
         subject: String,
     },
-    /// The next one has the issuer's name, but another key.
+    /// The next certificate has the issuer's name, but another key.
     NotSigned {
         /// The place of the certificate with the signature.
         position: usize,
@@ -41,17 +41,17 @@ pub enum ChainFault {
         /// The issuer it names.
         issuer: String,
     },
-    /// An intermediate certificate that is none.
+    /// An intermediate certificate that cannot be parsed.
     Unreadable {
         /// Its position.
         position: usize,
     },
-    /// It comes without the certificate of its issuer, which was in the chain until now.
+    /// The certificate of its issuer, which was in the chain until now, is missing.
     Alone {
         /// The issuer.
         issuer: String,
     },
-    /// It is too late for an intermediate.
+    /// An intermediate that has expired.
     Expired {
         /// Its position.
         position: usize,
@@ -60,7 +60,7 @@ pub enum ChainFault {
         /// How long ago.
         since: Duration,
     },
-    /// It is too early for an intermediate.
+    /// An intermediate that is not valid yet.
     NotYetValid {
         /// Its position.
         position: usize,
@@ -103,7 +103,7 @@ impl fmt::Display for ChainFault {
     }
 }
 
-/// Displays a duration in days; nobody needs it more exactly.
+/// Displays a duration in days.
 pub(super) fn days(duration: &Duration) -> String {
     match duration.as_secs() / 86_400 {
         0 => "less than a day".to_owned(),
@@ -130,14 +130,14 @@ pub(super) fn order(
             let found = chain.iter().position(is_issuer).map(|index| index + 1);
             return Some(ChainFault::OutOfOrder { position, subject, issuer, found });
         }
-        // We know all algorithms that TLS uses; clients judge the others (SHA-1, DSA).
+        // All algorithms of TLS are known; clients judge the others (SHA-1, DSA).
         let forged = this.is_signed_by(&next, algorithms) == Some(false);
         forged.then_some(ChainFault::NotSigned { position, subject, issuer })
     })
 }
 
-/// Returns the first intermediate that is not valid at `now`. The server's own certificate and roots are skipped:
-/// clients go by their own copy of a root.
+/// Returns the first intermediate that is not valid at `now`. Skips the server's own certificate and roots, since
+/// clients use their own copy of a root.
 pub(super) fn dates(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<ChainFault> {
     chain.iter().enumerate().skip(1).find_map(|(index, certificate)| {
         let parts = Parts::of(certificate).filter(|parts| !parts.is_self_issued())?;
@@ -153,8 +153,8 @@ pub(super) fn dates(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Cha
 /// Returns a fault if `new` comes without its issuer's certificate, which `old` has: a renewal that forgot the
 /// intermediates.
 ///
-/// Only for a certificate that comes alone. A longer chain may well end earlier than it did: a root signed by an
-/// older one is left out once clients know it.
+/// Judges only a certificate that comes alone. A longer chain may end earlier than before: a root signed by an older
+/// one is left out once clients know it.
 pub(super) fn alone(new: &[CertificateDer<'_>], old: &[CertificateDer<'_>]) -> Option<ChainFault> {
     let [alone] = new else { return None };
     let alone = Parts::of(alone).filter(|parts| !parts.is_self_issued())?;

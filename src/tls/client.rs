@@ -1,11 +1,11 @@
-//! TLS towards upstreams: verified against the system's roots or a CA of your own.
+//! TLS towards upstreams, verified against the system's roots or the operator's CA.
 //!
-//! `ca` names a CA of your own, or self-signed server certificates; `server_name` names the server in the certificate
-//! if that differs from the URL. `verify: off` is for what nobody can repair any more: a device whose certificate has
+//! `ca` names the operator's CA, or self-signed server certificates; `server_name` names the server in the certificate
+//! if that differs from the URL. `verify: off` is for servers that cannot be repaired: a device whose certificate has
 //! expired, or has no names.
 //!
-//! A session is resumed only while the certificate that the server was verified by is valid: a configuration keeps
-//! eight tickets for each of the last 32 servers (rustls's default), for all workers.
+//! A session is resumed only while the certificate that verified the server is valid: a configuration keeps eight
+//! tickets for each of the last 32 servers (rustls's default), for all workers.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,12 +24,12 @@ use super::{ALPN_HTTP_1_1, ClientStream, provider};
 use crate::base::labels::labels;
 use crate::net::stream::Stream;
 
-/// What is needed to speak TLS to an upstream.
+/// The TLS options of an upstream.
 #[derive(Debug, Clone, Default)]
 pub struct ClientTlsOptions {
-    /// The authorities that may have signed the server's certificate, in place of the system's roots.
+    /// The authorities that may have signed the server's certificate, instead of the system's roots.
     pub roots: Option<Arc<Authorities>>,
-    /// Our own certificate, for servers that ask for one.
+    /// The client certificate, for servers that request one.
     pub identity: Option<Identity>,
     /// Accepts any certificate.
     pub unverified: bool,
@@ -38,15 +38,15 @@ pub struct ClientTlsOptions {
 /// Builds the TLS configuration for an upstream.
 ///
 /// # Errors
-/// If there is nothing to trust, or rustls refuses our certificate.
+/// Fails if there is nothing to trust, or rustls refuses our certificate.
 pub fn client_config(options: &ClientTlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
     client_config_by(options, Arc::new(DefaultTimeProvider))
 }
 
-/// Returns what judges the certificates of servers; `None` if any will do.
+/// Returns the verifier of server certificates; `None` if any is accepted.
 ///
 /// # Errors
-/// If there is nothing to trust.
+/// Fails if there is nothing to trust.
 pub(super) fn verifier_of(options: &ClientTlsOptions) -> Result<Option<Arc<dyn ServerCertVerifier>>, TlsError> {
     Ok(match &options.roots {
         _ if options.unverified => None,
@@ -81,7 +81,7 @@ fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) ->
     Ok(Arc::new(config))
 }
 
-/// Returns the system's roots, read once. A failure is not kept: the package may be installed before the next reload.
+/// Returns the system's roots, read once. A failure is not cached: the package may be installed before the next reload.
 fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
     static ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
     let mut kept = ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +89,7 @@ fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
         return Ok(Arc::clone(roots));
     }
     let mut roots = RootCertStore::empty();
-    // Some systems have certificates that nobody can parse; the others are still good.
+    // Some systems have certificates that cannot be parsed; the others are still good.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err(TlsError::NoNativeRoots);
@@ -102,7 +102,7 @@ fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
 /// Parses the name that a server's certificate must match: a host name, or an IP address (IPv6 with or without
 /// brackets).
 ///
-/// # Errors
+/// Fails if it is neither.
 /// If it is neither.
 pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
@@ -112,22 +112,22 @@ pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
 /// Why the handshake with an upstream failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConnectError {
-    /// Its certificate is not accepted: expired, for another name, or signed by an unknown authority.
+    /// The server's certificate is not accepted: expired, for another name, or signed by an unknown authority.
     #[error("the server's certificate was refused{}", hint(.0))]
     Untrusted(#[source] rustls::Error),
-    /// No version, cipher, group, signature or application protocol that both know.
+    /// The two have no version, cipher, group, signature or application protocol in common.
     #[error("the server has no TLS version, cipher or protocol in common with us")]
     NothingShared(#[source] rustls::Error),
-    /// It broke it off by an alert.
+    /// The server ended the handshake with an alert.
     #[error("the server refused the TLS handshake: {0:?}")]
     ServerRefused(AlertDescription),
-    /// It answered with something else.
+    /// The server answered with another protocol.
     #[error("the server does not speak TLS on this port (is it ws:// rather than wss://?)")]
     NotTls,
-    /// Whatever else is against the protocol.
+    /// The server broke the TLS protocol in another way.
     #[error("the TLS handshake with the server failed")]
     Protocol(#[source] rustls::Error),
-    /// It went away.
+    /// The server closed the connection.
     #[error("the server closed the connection during the TLS handshake")]
     Closed,
     /// The connection failed.
@@ -135,8 +135,7 @@ pub enum TlsConnectError {
     Io(#[source] io::Error),
 }
 
-/// Returns what to do about it. Not `verify: off`, which would solve everything: whoever reads that first stays
-/// there.
+/// Returns the remedy. Never suggests `verify: off`, which always works: people would leave it at that.
 fn hint(error: &rustls::Error) -> &'static str {
     let rustls::Error::InvalidCertificate(error) = error else { return "" };
     match error {
@@ -219,11 +218,11 @@ impl From<io::Error> for TlsConnectError {
     }
 }
 
-/// Does the handshake with a server that must be `name`. Has no deadline of its own. The future is large; box it.
+/// Performs the handshake with a server that must be `name`. Has no deadline of its own. The future is large; box it.
 ///
 /// # Errors
-/// See [`TlsConnectError`]. With TLS 1.3 a server that does not like *our* certificate says so only after the handshake:
-/// the first read fails then.
+/// See [`TlsConnectError`]. With TLS 1.3 a server rejects *our* certificate only after the handshake: then the first
+/// read fails.
 pub async fn connect(
     stream: Stream,
     name: ServerName<'static>,
@@ -246,7 +245,7 @@ mod tests {
     use super::super::test_certificates::{Ca, Clock};
     use super::*;
 
-    /// A server on one end of a socket pair, `options` on the other; it echoes one byte.
+    /// Connects a server with `options` for the client over a socket pair; the server echoes one byte.
     async fn shake(
         server: ServerTlsOptions,
         config: &Arc<ClientConfig>,
@@ -275,7 +274,7 @@ mod tests {
             }
         });
         let mut stream = connect(ours.into(), server_name(name).unwrap(), Arc::clone(config)).await?;
-        // Reading takes in the ticket, too.
+        // Reading receives the ticket, too.
         stream.write_u8(7).await.unwrap();
         stream.flush().await.unwrap();
         stream.read_u8().await.map_err(TlsConnectError::from)?;
@@ -305,7 +304,8 @@ mod tests {
         assert!(error.to_string().contains("set `server_name`"), "{error}");
     }
 
-    /// What `openssl req -x509 -addext subjectAltName=…` makes, but for what is changed: authority and server at once.
+    /// Makes the certificate of `openssl req -x509 -addext subjectAltName=…`, with changes: authority and server at
+    /// once.
     fn self_signed(names: &[&str], change: impl FnOnce(&mut rcgen::CertificateParams)) -> (String, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = rcgen::CertificateParams::new(names).unwrap();
@@ -334,13 +334,13 @@ mod tests {
         shake(showing(&ours), &config, "127.0.0.1").await.unwrap();
         let error = shake(showing(&ours), &config, "b.example").await.unwrap_err();
         assert!(error.to_string().contains("set `server_name`"), "{error}");
-        // Among others, and one that an authority signed which stands nowhere.
+        // In a list, together with one that an unlisted authority signed.
         let ca = Ca::new();
         let signed = ca.sign(&["a.example"], |_| {});
         let both = trusting_file(&format!("{}{}", ours.0, signed.0));
         shake(showing(&ours), &both, "a.example").await.unwrap();
         shake(showing(&signed), &both, "a.example").await.unwrap();
-        // One that only looks like it is not it.
+        // A certificate that only looks alike does not match.
         let other = self_signed(&["a.example"], |_| {});
         shake(showing(&other), &config, "a.example").await.unwrap_err();
         shake(showing(&ca.sign(&["a.example"], |_| {})), &both, "a.example").await.unwrap_err();
@@ -380,7 +380,7 @@ mod tests {
             assert!(error.to_string().contains(words), "{words}: {error}: {error:?}");
             assert_eq!(error.label(), "untrusted");
         }
-        // What no server of rustls can show.
+        // No server of rustls can show this one.
         let version_1 =
             rustls::CertificateError::Other(rustls::OtherError(Arc::new(webpki::Error::UnsupportedCertVersion)));
         assert!(hint(&version_1.into()).contains("X.509 version 1"));
@@ -475,7 +475,7 @@ mod tests {
             let kind = |stream: ClientStream| stream.handshake_kind().unwrap();
             assert_ne!(kind(shake_with(&server, &config, "a.example").await.unwrap()), HandshakeKind::Resumed);
             assert_eq!(kind(shake_with(&server, &config, "a.example").await.unwrap()), HandshakeKind::Resumed);
-            // The tickets are good for twelve hours, the certificate for one.
+            // The tickets are valid for twelve hours, the certificate for one.
             clock.turn(2);
             for _ in 0..2 {
                 let error = shake_with(&server, &config, "a.example").await.unwrap_err();
@@ -530,7 +530,7 @@ mod tests {
     fn the_roots_of_the_system_are_read_once() {
         match (native_roots(), native_roots()) {
             (Ok(first), Ok(second)) => assert!(Arc::ptr_eq(&first, &second)),
-            // A machine without any: then it is said.
+            // On a machine without roots the error says so.
             (first, _) => assert!(first.unwrap_err().to_string().contains("ca-certificates")),
         }
     }

@@ -13,14 +13,14 @@ pub const OCTET_STRING: u8 = 0x04;
 /// A tag.
 pub const OBJECT_IDENTIFIER: u8 = 0x06;
 
-/// Takes one element off the front: its tag and its contents.
+/// Splits one element off the front; returns its tag and contents.
 pub fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = if first < 0x80 {
         (usize::from(first), rest)
     } else {
-        // The long form; four bytes of length are more than any certificate has.
+        // The long form; no certificate needs more than four bytes of length.
         let bytes = usize::from(first & 0x7f);
         if !(1..=4).contains(&bytes) {
             return None;
@@ -33,13 +33,13 @@ pub fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     Some((tag, contents))
 }
 
-/// Takes one element of the tag `expected` off the front: its contents.
+/// Splits one element with the tag `expected` off the front; returns its contents.
 pub fn contents<'a>(der: &mut &'a [u8], expected: u8) -> Option<&'a [u8]> {
     let (tag, contents) = element(der)?;
     (tag == expected).then_some(contents)
 }
 
-/// Takes a bit string of whole bytes off the front, as keys and signatures are.
+/// Splits a bit string of whole bytes off the front, as keys and signatures are.
 pub fn bits<'a>(der: &mut &'a [u8]) -> Option<&'a [u8]> {
     contents(der, BIT_STRING)?.strip_prefix(&[0])
 }

@@ -1,8 +1,8 @@
-//! Plays the same script to both kinds of stream: they read the same bytes, reach the same end, and answer the peer the
-//! same.
+//! Plays the same script to both kinds of stream: they read the same bytes, reach the same end, and answer the peer
+//! alike.
 //!
-//! One peer makes its records by hand, with the keys of a handshake that rustls has done, so it can send what no library
-//! sends. The other peer is tokio-rustls; it changes its keys.
+//! One peer makes its records by hand, with the keys of a handshake that rustls performed, so it can send what no
+//! library sends. The other peer is tokio-rustls; it changes its keys.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io;
@@ -36,13 +36,13 @@ fn name() -> ServerName<'static> {
     ServerName::try_from(NAME).unwrap()
 }
 
-/// How the two meet.
+/// How the two sides meet.
 #[derive(Debug, Clone, Copy)]
 struct Meeting {
     is_tls_1_3: bool,
-    /// Our side is the server.
+    /// Whether our side is the server.
     we_serve: bool,
-    /// How our socket is cut.
+    /// The seed by which our socket is cut.
     seed: u64,
     most: usize,
     largest_read: usize,
@@ -51,13 +51,13 @@ struct Meeting {
 /// What the peer sends after the handshake.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A record, encrypted, of this type.
+    /// An encrypted record of this type.
     Record(u8, Vec<u8>),
     /// Bytes as they are.
     Raw(Vec<u8>),
 }
 
-/// How the peer ends it: after the last step it sends this and FIN.
+/// How the peer ends the connection: after the last step it sends this and FIN.
 #[derive(Debug, Clone, Copy)]
 enum Last {
     CloseNotify,
@@ -68,15 +68,15 @@ enum Last {
 /// Types and contents of records.
 type Records = Vec<(u8, Vec<u8>)>;
 
-/// What came of it.
+/// The outcome of a script.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     read: Vec<u8>,
-    /// Of the read that ended it, and of the one after.
+    /// The results of the read that ended it, and of the one after.
     ends: [String; 2],
-    /// Of writes and ends on our side afterwards.
+    /// The results of later writes and ends on our side.
     afterwards: Vec<String>,
-    /// What the peer got: types and contents, one behind another of data as one.
+    /// What the peer received: types and contents; adjacent data as one.
     told: Records,
 }
 
@@ -90,7 +90,7 @@ fn described(result: io::Result<usize>) -> String {
     }
 }
 
-/// Our side: says `x`, reads to the end, and tries to go on.
+/// Our side: writes `x`, reads to the end, and tries to go on.
 async fn subject(mut tls: impl Io, largest_read: usize) -> (Vec<u8>, [String; 2], Vec<String>) {
     tls.write_all(b"x").await.unwrap();
     tls.flush().await.unwrap();
@@ -111,11 +111,11 @@ async fn subject(mut tls: impl Io, largest_read: usize) -> (Vec<u8>, [String; 2]
     (all, [end, again], afterwards)
 }
 
-/// The configurations, made once: certificates take time.
+/// The configurations, made once, since certificates take time.
 struct Configs {
     our_server: ServerConfig,
     our_client: ClientConfig,
-    /// Of TLS 1.2 and 1.3.
+    /// For TLS 1.2 and 1.3.
     servers: [Arc<ServerConfig>; 2],
     clients: [Arc<ClientConfig>; 2],
 }
@@ -157,7 +157,7 @@ fn configs() -> &'static Configs {
     })
 }
 
-/// Keys of one direction, and how many records went by.
+/// The keys of one direction, and the number of records so far.
 struct Keys {
     key: LessSafeKey,
     iv: [u8; 12],
@@ -172,7 +172,7 @@ impl Keys {
         Keys { key, iv: iv.as_ref().try_into().unwrap(), sequence, is_tls_1_3 }
     }
 
-    /// Nonce and additional data of the next record (RFC 8446 §5.2, §5.3; RFC 5288 §3, RFC 5246 §6.2.3.3).
+    /// Returns nonce and additional data of the next record (RFC 8446 §5.2, §5.3; RFC 5288 §3, RFC 5246 §6.2.3.3).
     fn next(&mut self, kind: u8, explicit: [u8; 8], plain: usize) -> (Nonce, Vec<u8>) {
         let sequence = self.sequence.to_be_bytes();
         self.sequence += 1;
@@ -202,7 +202,7 @@ impl Keys {
         [&[kind, 3, 3, high, low], explicit, &sealed].concat()
     }
 
-    /// Type and content of a record; `None`: it is under other keys.
+    /// Returns type and content of a record; `None` if it uses other keys.
     fn open(&mut self, kind: u8, sealed: &[u8]) -> Option<(u8, Vec<u8>)> {
         let (explicit, sealed) = if self.is_tls_1_3 { (&[0; 8][..], sealed) } else { sealed.split_at(8) };
         let (nonce, additional) = self.next(kind, explicit.try_into().unwrap(), sealed.len() - 16);
@@ -212,7 +212,7 @@ impl Keys {
         Some((kind, plain))
     }
 
-    /// All records of `bytes`. Tickets are left out: who sends them when is no concern of the reader's.
+    /// Returns all records of `bytes` without tickets, since their time does not concern the reader.
     fn open_all(&mut self, mut bytes: &[u8]) -> Records {
         let mut all = Records::new();
         while let &[kind, _, _, high, low, ref rest @ ..] = bytes {
@@ -230,7 +230,7 @@ impl Keys {
     }
 }
 
-/// The peer: the handshake by rustls, then the script. What it got after the `x`.
+/// The peer: a handshake by rustls, then the script. Returns what it received after the `x`.
 async fn peer(mut tls: Connection, mut io: DuplexStream, script: Vec<Step>, last: Last) -> Records {
     let mut got = Vec::new();
     loop {
@@ -266,7 +266,7 @@ async fn peer(mut tls: Connection, mut io: DuplexStream, script: Vec<Step>, last
         Last::Nothing => {}
         Last::HalfARecord => bytes.extend(&ours.seal(DATA, &[7; 100])[..60]),
     }
-    // It may be refused before all of it is sent.
+    // The other side may refuse it before all of it is sent.
     let _ = io.write_all(&bytes).await;
     let _ = io.shutdown().await;
     let mut told = Vec::new();
@@ -274,7 +274,7 @@ async fn peer(mut tls: Connection, mut io: DuplexStream, script: Vec<Step>, last
     theirs.open_all(&told)
 }
 
-/// The peer that rustls drives: it writes so many bytes, behind new keys where that is said, and ends.
+/// The peer that rustls drives: writes these amounts, behind new keys if the flag is set, and ends.
 async fn library(mut tls: tokio_rustls::TlsStream<DuplexStream>, script: Vec<(usize, bool)>, last: Last) -> Records {
     assert_eq!(tls.read_u8().await.unwrap(), b'x');
     for (index, (count, new_keys)) in script.into_iter().enumerate() {
@@ -300,7 +300,7 @@ async fn library(mut tls: tokio_rustls::TlsStream<DuplexStream>, script: Vec<(us
 }
 
 impl Meeting {
-    /// Lets our side of this kind meet a peer.
+    /// Connects our side of this kind with a peer.
     async fn run<K: Kind, P>(&self, peer: impl FnOnce(DuplexStream) -> P) -> Outcome
     where
         P: Future<Output = Records>,
@@ -372,7 +372,7 @@ fn last() -> impl Strategy<Value = Last> {
     prop_oneof![Just(Last::CloseNotify), Just(Last::Nothing), Just(Last::HalfARecord)]
 }
 
-/// Records that may follow one another.
+/// Sequences of records.
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let data = |sizes: std::ops::Range<usize>| sizes.prop_map(|size| vec![Step::Record(DATA, vec![size as u8; size])]);
     let record = |kind, plain: &[u8]| Just(vec![Step::Record(kind, plain.to_vec())]);
@@ -380,7 +380,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (1..most).prop_map(move |count| vec![Step::Record(kind, plain.to_vec()); count])
     };
     let raw = |bytes: &[u8]| Just(vec![Step::Raw(bytes.to_vec())]);
-    // Handshake messages in pieces, which may be left without their end.
+    // Handshake messages in pieces, whose end may be missing.
     let pieces = (1..200_usize, 1..4_usize, 0..3_usize).prop_map(|(size, count, missing)| {
         let all = ticket().repeat(count);
         let mut pieces: Vec<_> = all.chunks(size).map(|piece| Step::Record(HANDSHAKE, piece.to_vec())).collect();

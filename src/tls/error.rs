@@ -1,4 +1,4 @@
-//! Errors and warnings about certificates and keys. Errors stop a start or a reload, warnings do not.
+//! Errors and warnings about certificates and keys. An error prevents a start or a reload, a warning does not.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::chain::{ChainFault, days};
 use crate::base::file_state::NotText;
 
-/// What is wrong with a certificate, a key or a set of them.
+/// Why a certificate, a key or a set of them cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
@@ -19,13 +19,13 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
-    /// Nothing of ours is that large.
+    /// The file is too large for a certificate or key.
     #[error("{file} is larger than 4 MiB: it cannot be a certificate, a key or a list of them")]
     TooLarge {
         /// The file.
         file: String,
     },
-    /// It is text of another kind than PEM ever is.
+    /// The file is text that cannot be PEM.
     #[error("{file} {source}")]
     NotText {
         /// The file.
@@ -33,7 +33,7 @@ pub enum TlsError {
         /// The kind of text.
         source: NotText,
     },
-    /// There is no certificate in it.
+    /// The file has no certificate.
     #[error("{file} holds no certificate{hint}")]
     NoCertificate {
         /// The file.
@@ -41,7 +41,7 @@ pub enum TlsError {
         /// What it seems to be instead.
         hint: &'static str,
     },
-    /// There is no private key in it.
+    /// The file has no private key.
     #[error("{file} holds no private key{hint}")]
     NoKey {
         /// The file.
@@ -49,7 +49,7 @@ pub enum TlsError {
         /// What it seems to be instead.
         hint: &'static str,
     },
-    /// The key asks for a passphrase, and there is nobody to type it.
+    /// The key needs a passphrase, which nobody can enter.
     #[error(
         "the private key in {file} is encrypted: write it without a passphrase (openssl pkey -in {file} -out FILE) and protect the file instead"
     )]
@@ -57,15 +57,15 @@ pub enum TlsError {
         /// The file.
         file: String,
     },
-    /// Between BEGIN and END is something else than it should be.
+    /// A section between BEGIN and END is invalid.
     #[error("{file} is not valid PEM: {reason}")]
     Pem {
         /// The file.
         file: String,
-        /// The parser's message in our words: it quotes lines, which may be those of a key.
+        /// The reason without the parser's quotes, which may be lines of a key.
         reason: &'static str,
     },
-    /// The certificate is none.
+    /// The certificate cannot be parsed.
     #[error("{file} holds a certificate that cannot be parsed: {reason}")]
     BadCertificate {
         /// The file.
@@ -73,7 +73,7 @@ pub enum TlsError {
         /// The parser's message.
         reason: String,
     },
-    /// A key of a kind that TLS 1.2 and 1.3 do not use, or a broken one.
+    /// The key is broken, or of a kind that TLS 1.2 and 1.3 do not use.
     #[error(
         "the private key in {file} cannot be used: RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519 are supported"
     )]
@@ -136,7 +136,7 @@ impl TlsError {
     }
 }
 
-/// What an operator should know about a certificate that works nevertheless.
+/// A warning for the operator about a certificate that works nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateWarning {
     /// It has expired.
@@ -155,15 +155,15 @@ pub enum CertificateWarning {
         /// How long from now.
         until: Duration,
     },
-    /// Some clients cannot build a path from it to what they trust.
+    /// Some clients cannot build a path from it to a trusted root.
     #[error("the chain in {file} is broken: {fault}")]
     Chain {
         /// Its file.
         file: String,
-        /// Where, and how.
+        /// Where and how it is broken.
         fault: ChainFault,
     },
-    /// It names no host where clients look (RFC 9525 §2).
+    /// It has no host name in the subjectAltName (RFC 9525 §2).
     #[error(
         "the certificate in {file} names no host in its subjectAltName, so it can only be the default, and most clients will refuse it"
     )]
@@ -171,7 +171,7 @@ pub enum CertificateWarning {
         /// Its file.
         file: String,
     },
-    /// It belongs to no authority, so it can only be a server's own; without names it is accepted for no server.
+    /// It is not an authority's, so it must be a server's own; without names no client accepts it for a server.
     #[error(
         "the certificate {subject} in {file} is no authority's and names no host in its subjectAltName: a server that shows it will be refused (create it again with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
     )]
@@ -181,7 +181,7 @@ pub enum CertificateWarning {
         /// Its subject.
         subject: String,
     },
-    /// It can vouch for others, but not be a server's own.
+    /// It may be an issuer, but not a server's own certificate.
     #[error(
         "the certificate {subject} in {file} is of X.509 version 1: a server that shows it will be refused (create it again with `openssl req -x509 … -addext subjectAltName=DNS:NAME`)"
     )]

@@ -1,4 +1,4 @@
-//! Reads the files that TLS is made of: bounded, and consistent even while they are replaced.
+//! Reads the files of TLS: bounded, and consistently even while they are replaced.
 
 use std::io;
 use std::path::Path;
@@ -8,13 +8,13 @@ use aws_lc_rs::digest;
 use super::error::TlsError;
 use crate::base::file_state;
 
-/// More than any chain or key, and ten times a Linux distribution's bundle of authorities.
+/// More than any chain or key has, and ten times a Linux distribution's bundle of authorities.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// How often a pair is read again because it changes meanwhile. Files are replaced now and then, not all the time.
+/// How often a pair is read again if it changes meanwhile. Files are replaced now and then, not all the time.
 const READS_MAX: usize = 4;
 
-/// A digest of files (SHA-256), so that a private key need not be kept to see whether it has changed.
+/// A digest of files (SHA-256), so that a private key need not be kept to detect a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; digest::SHA256_OUTPUT_LEN]);
 
@@ -35,7 +35,7 @@ impl Digest {
 /// Reads a file.
 ///
 /// # Errors
-/// If that is not possible, or it is larger than 4 MiB.
+/// Fails if that is not possible, or the file is larger than 4 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     file_state::read(path, BYTES_MAX).map_err(|source| match source.kind() {
         io::ErrorKind::FileTooLarge => TlsError::TooLarge { file: path.display().to_string() },
@@ -43,9 +43,8 @@ pub fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
-/// Reads a certificate and its key as they are at one moment: if the first has changed while the second was read,
-/// both are read again. Between the writing of the one and of the other they do not match, and nothing here can help
-/// that: a later check finds them complete.
+/// Reads a certificate and its key as of one moment: if the first changed while the second was read, reads both again.
+/// Between the writing of the two they do not match; only a later check finds both complete.
 ///
 /// # Errors
 /// As [`read`].
@@ -99,14 +98,14 @@ mod tests {
 
     #[test]
     fn a_pair_is_read_again_until_it_stays() {
-        // What each reading of the first and of the second finds, and what comes of it.
+        // The results of each reading of the first and of the second, and the expected pair.
         for (first, second, expected) in [
             (vec![0, 0], vec![0], (0, 0)),
             // Replaced between the two.
             (vec![0, 1, 1], vec![1, 1], (1, 1)),
             // Replaced twice.
             (vec![0, 1, 2, 2], vec![0, 1, 2], (2, 2)),
-            // Replaced all the time: there is an end.
+            // Replaced all the time: the reading still ends.
             (vec![0, 1, 2, 3], vec![0, 1, 2, 3], (3, 3)),
         ] {
             let (mut first, mut second) = (first.into_iter(), second.into_iter());

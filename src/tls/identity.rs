@@ -1,8 +1,8 @@
-//! A certificate with its key, and the roots we trust, read from PEM files.
+//! A certificate with its key, and the trusted roots, read from PEM files.
 //!
-//! Whatever is wrong with a file is found here, before anything listens, and the error names the file and what to do.
-//! An expired certificate is not an error: a proxy that does not start helps nobody, and clients that pin it still
-//! work.
+//! All faults of a file are found here, before anything listens, and the error names the file and the remedy. An
+//! expired certificate is not an error: a proxy that does not start helps nobody, and clients that pin the certificate
+//! still work.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -36,7 +36,7 @@ impl Identity {
     /// Reads the chain from one file and the key from another (or the same).
     ///
     /// # Errors
-    /// If a file cannot be read, holds something else, or the two do not belong together.
+    /// Fails if a file cannot be read, holds something else, or the two do not belong together.
     pub fn load(cert: &Path, key: &Path) -> Result<Identity, TlsError> {
         let (cert_pem, key_pem) = files::read_pair(cert, key)?;
         Identity::from_parts(&display(cert), &cert_pem, &display(key), &key_pem)
@@ -78,8 +78,8 @@ impl Identity {
         &self.file
     }
 
-    /// Returns the host names of its subjectAltName, in lower case, wildcards as `*.example.com`. A common name does
-    /// not count (RFC 9525 §2).
+    /// Returns the host names of its subjectAltName, in lower case, wildcards as `*.example.com`. Ignores the common
+    /// name (RFC 9525 §2).
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -89,14 +89,14 @@ impl Identity {
         self.validity
     }
 
-    /// Returns what the operator should know about it at `now`.
+    /// Returns the warnings about it at `now`, for the operator.
     pub fn warnings(&self, now: SystemTime) -> Vec<CertificateWarning> {
         let nameless = self.names.is_empty().then(|| CertificateWarning::NoNames { file: self.file.clone() });
         self.date_fault(now).into_iter().chain(self.chain_fault(now)).chain(nameless).collect()
     }
 
-    /// Returns why it must not replace `old` at `now`: fewer clients would accept it. A fault of both is not a
-    /// reason, so that an expired active certificate gives way to any that has not expired.
+    /// Returns why it must not replace `old` at `now`: fewer clients would accept it. A fault of both is no reason, so
+    /// any certificate that has not expired replaces an expired one.
     pub fn worse_than(&self, old: &Identity, now: SystemTime) -> Option<CertificateWarning> {
         let date_fault = self.date_fault(now);
         if date_fault.is_some() || old.date_fault(now).is_some() {
@@ -123,10 +123,10 @@ impl Identity {
     }
 }
 
-/// Reads the certificates to trust from the contents of `file`.
+/// Reads the trusted certificates from the contents of `file`.
 ///
 /// # Errors
-/// If there is none, or one that cannot be parsed.
+/// Fails if there is none, or one cannot be parsed.
 pub(super) fn authorities(file: &str, text: &[u8]) -> Result<Arc<Authorities>, TlsError> {
     let mut roots = RootCertStore::empty();
     let certificates = certificates(file, text)?;
@@ -138,8 +138,7 @@ pub(super) fn authorities(file: &str, text: &[u8]) -> Result<Arc<Authorities>, T
     Ok(Arc::new(Authorities { roots: Arc::new(roots), certificates }))
 }
 
-/// Returns what an operator should know about certificates that servers may show themselves. Dates and names of
-/// authorities do not matter.
+/// Returns warnings about certificates that servers may show themselves. Dates and names of authorities do not matter.
 pub(super) fn warnings_of_servers(file: &str, trusted: &Authorities, now: SystemTime) -> Vec<CertificateWarning> {
     let mut warnings = vec![];
     for parts in trusted.certificates.iter().filter_map(|certificate| Parts::of(certificate)) {
@@ -179,7 +178,7 @@ fn certificates(file: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 
 fn private_key(file: &str, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     let text = &*normal(file, text)?;
-    // PKCS #8 says it in the label (RFC 5958), the older form in a header (RFC 1421 §4.6.1.1).
+    // PKCS #8 marks it in the label (RFC 5958), the older form in a header (RFC 1421 §4.6.1.1).
     if pem::contains(text, b"BEGIN ENCRYPTED PRIVATE KEY") || pem::contains(text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::EncryptedKey { file: file.to_owned() });
     }

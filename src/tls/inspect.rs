@@ -1,4 +1,4 @@
-//! TLS to a server for somebody who looks for a fault: what the server showed is kept, also when it is refused.
+//! TLS to a server for diagnosis: keeps what the server showed, even if it is refused.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,32 +14,32 @@ use super::verifier::{Unverified, signatures_by};
 use super::x509::Parts;
 use super::{ALPN_HTTP_1_1, TlsError, Validity, chain, files, identity, provider};
 
-/// The most names that a summary has.
+/// The most names in a summary.
 const NAMES_MAX: usize = 8;
 
 /// The certificates of the last handshake, the server's own first.
 #[derive(Clone, Debug, Default)]
 pub struct ShownCertificates(Arc<Mutex<Vec<CertificateDer<'static>>>>);
 
-/// What a server showed, in words.
+/// A summary of a server's certificates, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateSummary {
     /// The subject of the server's certificate.
     pub subject: String,
-    /// Who issued it.
+    /// Its issuer.
     pub issuer: String,
-    /// The host names it is for, eight at most.
+    /// Its host names, at most eight.
     pub names: Vec<String>,
-    /// When it is valid.
+    /// Its period of validity.
     pub validity: Validity,
-    /// The number of certificates that came.
+    /// The number of certificates received.
     pub length: usize,
     /// What is wrong with the chain: most browsers repair it, most libraries do not.
     pub fault: Option<String>,
 }
 
 impl ShownCertificates {
-    /// Returns what the server showed; `None` before it has, or if its certificate cannot be parsed.
+    /// Returns a summary of the certificates; `None` before the server showed any, or if they cannot be parsed.
     pub fn summary(&self, now: SystemTime) -> Option<CertificateSummary> {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = shown.first()?;
@@ -58,11 +58,11 @@ impl ShownCertificates {
     }
 }
 
-/// Builds the TLS configuration of one connection, and where to find what the server shows. `ca` is a file with
-/// authorities (PEM) in place of the system's; `unverified` accepts any certificate.
+/// Builds the TLS configuration of one connection, and the place for the server's certificates. `ca` is a file with
+/// authorities (PEM) instead of the system's; `unverified` accepts any certificate.
 ///
 /// # Errors
-/// If `ca` cannot be read, or there is nothing to trust.
+/// Fails if `ca` cannot be read, or there is nothing to trust.
 pub fn inspecting_config(
     ca: Option<&Path>,
     unverified: bool,
@@ -85,7 +85,7 @@ pub fn inspecting_config(
     Ok((Arc::new(config), shown))
 }
 
-/// Keeps what a server shows, and lets another verifier judge it.
+/// Keeps the server's certificates, and lets another verifier judge them.
 #[derive(Debug)]
 struct KeepingVerifier {
     judge: Arc<dyn ServerCertVerifier>,

@@ -1,4 +1,4 @@
-//! Both kinds of TLS stream as one trait, for tests of what they have in common.
+//! Both kinds of TLS stream behind one trait, for tests of their common behaviour.
 
 use std::future::Future;
 use std::io;
@@ -30,7 +30,7 @@ pub trait Kind {
     ) -> impl Future<Output = io::Result<Self::Client<S>>>;
 }
 
-/// Our own, on rustls' unbuffered interface.
+/// The stream of this crate, on rustls' unbuffered interface.
 pub struct Own;
 
 impl Kind for Own {
@@ -46,7 +46,7 @@ impl Kind for Own {
     }
 }
 
-/// That of tokio-rustls.
+/// The stream of tokio-rustls.
 pub struct TokioRustls;
 
 impl Kind for TokioRustls {
@@ -62,11 +62,11 @@ impl Kind for TokioRustls {
     }
 }
 
-/// A stream that gives and takes at random how much, and sometimes nothing at first.
+/// A stream that reads and writes random amounts, and sometimes none at first.
 pub struct Cut {
     pub io: DuplexStream,
     pub random: fastrand::Rng,
-    /// How much it gives and takes at once, at most.
+    /// The most that it reads or writes at once.
     pub most: usize,
 }
 
@@ -115,7 +115,7 @@ impl AsyncWrite for Cut {
     }
 }
 
-/// Makes a test of each function with both kinds of stream.
+/// Makes one test per kind of stream of each function.
 macro_rules! with_both_kinds {
     ($($test:ident,)*) => {
         mod own {

@@ -1,4 +1,4 @@
-//! Metrics of certificates: counts and alarms.
+//! Metrics of certificates: counters and alarms.
 
 use std::collections::BTreeMap;
 
@@ -13,23 +13,23 @@ pub(super) enum Reader {
     Upstream(String),
 }
 
-/// What a scan of a file means for one of its users.
+/// The state of a file for one of its users, after a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct FileStatus {
     /// The expiry of a served certificate, in seconds since the Unix epoch.
     pub expiry: Option<i64>,
-    /// It replaced another.
+    /// Whether it replaced another.
     pub replaced: bool,
-    /// It was refused, for a new reason.
+    /// Whether it was refused, for a new reason.
     pub refused: bool,
-    /// An older one is kept in its place, whenever the new one was refused.
+    /// Whether an older one is kept in its place, whenever the new one was refused.
     pub kept_old: bool,
 }
 
 /// The statuses by reader and file.
 pub(super) type FileStatuses = BTreeMap<(Reader, String), FileStatus>;
 
-/// The families, before any file is read.
+/// The metric families.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     expiry: IntGaugeVec,
@@ -47,10 +47,10 @@ const REPLACED: &str = "replaced";
 const KEPT_OLD: &str = "kept_old";
 
 impl Metrics {
-    /// Makes and registers the families.
+    /// Creates and registers the families.
     ///
     /// # Errors
-    /// If one of the names is taken.
+    /// Fails if one of the names is taken.
     pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
         let metrics = Metrics {
             expiry: IntGaugeVec::new(
@@ -101,12 +101,12 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts what `new` says, and takes the series away that only `old` has.
+    /// Counts the events of `new`, and removes the series that only `old` has.
     pub(super) fn put(&self, new: &FileStatuses, old: &FileStatuses) {
         for ((reader, file), status) in new {
             let (families, name) = self.of(reader);
             for (result, counted) in [(REPLACED, status.replaced), (KEPT_OLD, status.refused)] {
-                // Made even where nothing is counted: a rate needs the zero before the first event.
+                // Created even if nothing is counted: a rate needs the zero before the first event.
                 families.reloads.with_label_values(&[name, file, result]).inc_by(counted.into());
             }
             families.stale.with_label_values(&[name, file]).set(status.kept_old.into());

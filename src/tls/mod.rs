@@ -1,8 +1,7 @@
-//! TLS, on both sides: certificates and keys from PEM files and what becomes of them when the files change, configurations,
-//! handshakes, and the streams behind them.
+//! TLS on both sides: certificates and keys from PEM files and their reloads, configurations, handshakes, and streams.
 //!
-//! rustls with aws-lc-rs, always passed explicitly: what a dependency installs as the process's default is none of our
-//! business. Nothing outside of this module names rustls' types but through the aliases here.
+//! Uses rustls with aws-lc-rs, always passed explicitly: the process's default, which a dependency may install, does
+//! not matter. Code outside of this module names rustls' types only through the aliases here.
 
 use std::sync::{Arc, OnceLock};
 
@@ -41,7 +40,7 @@ pub use identity::Identity;
 pub use validity::Validity;
 pub use verifier::Authorities;
 
-// Only this file knows which kind of stream is in.
+// Only this file selects the kind of stream.
 #[cfg(not(feature = "tls-tokio"))]
 use stream as kind;
 #[cfg(feature = "tls-tokio")]
@@ -52,7 +51,7 @@ pub type ServerStream = kind::ServerStream<Stream>;
 /// A connection to an upstream after its handshake.
 pub type ClientStream = kind::ClientStream<Stream>;
 
-/// The one protocol that we speak on both sides, as ALPN names it (RFC 7301).
+/// The one protocol spoken on both sides, by its ALPN name (RFC 7301).
 const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
 
 fn provider() -> &'static Arc<CryptoProvider> {
@@ -70,7 +69,7 @@ mod test_certificates {
 
     use super::*;
 
-    /// A clock that stands still.
+    /// A clock that only moves by hand.
     #[derive(Debug)]
     pub struct Clock(std::sync::atomic::AtomicI64);
 
@@ -84,7 +83,7 @@ mod test_certificates {
             self.0.store(at.into_inner(), std::sync::atomic::Ordering::Relaxed);
         }
 
-        /// Moves it by so many hours.
+        /// Moves it forward by `hours`.
         pub fn turn(&self, hours: i64) {
             self.0.fetch_add(hours * 3600, std::sync::atomic::Ordering::Relaxed);
         }
@@ -97,12 +96,12 @@ mod test_certificates {
         }
     }
 
-    /// A CA that signs what a test needs.
+    /// A CA that signs certificates for tests.
     pub struct Ca(CertifiedIssuer<'static, KeyPair>);
 
     impl Ca {
         pub fn new() -> Ca {
-            // Two CAs of one name would be told apart by the signature only.
+            // Only signatures would distinguish two CAs of one name.
             Ca::named(&format!("test CA {}", fastrand::u64(..)))
         }
 
@@ -110,7 +109,7 @@ mod test_certificates {
             Ca(CertifiedIssuer::self_signed(Ca::params(name), KeyPair::generate().unwrap()).unwrap())
         }
 
-        /// A CA below this one.
+        /// Creates a CA below this one.
         pub fn intermediate(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Ca {
             let mut params = Ca::params(name);
             change(&mut params);
@@ -128,7 +127,7 @@ mod test_certificates {
             self.0.der()
         }
 
-        /// A certificate that nobody has the key of.
+        /// Creates a certificate and drops its key.
         pub fn certify(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
             use rustls::pki_types::pem::PemObject;
             CertificateDer::from_pem_slice(self.sign(names, change).0.as_bytes()).unwrap()
@@ -148,7 +147,7 @@ mod test_certificates {
             Arc::new(Authorities { roots: self.roots(), certificates: vec![self.der().clone()] })
         }
 
-        /// Certificate and key as PEM.
+        /// Returns certificate and key as PEM.
         pub fn sign(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
             self.sign_for(KeyPair::generate().unwrap(), names, change)
         }

@@ -1,6 +1,6 @@
-//! PEM as found in practice: with a byte order mark, indented by a template, with Windows line ends, with text around
-//! and between, with the labels of old tools. RFC 7468 §2 wants parsers to be lenient about white space; pki_types
-//! accepts only lines that begin at the margin, so they are moved there.
+//! Reads PEM as found in practice: with a byte order mark, indented by a template, with Windows line ends, with text
+//! around and between, with the labels of old tools. RFC 7468 §2 wants parsers to be lenient about white space;
+//! pki_types accepts only lines that begin at the margin, so this module moves them there.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ const LABEL: &[u8] = b" CERTIFICATE-----";
 /// Normalises PEM for a parser.
 ///
 /// # Errors
-/// What kind of text it is, if not PEM.
+/// Returns the kind of the text if it is not PEM.
 pub(super) fn normal(text: &[u8]) -> Result<Cow<'_, [u8]>, file_state::NotText> {
     if file_state::is_utf16(text) {
         return Err(file_state::NotText::Utf16);
@@ -41,14 +41,14 @@ pub(super) fn normal(text: &[u8]) -> Result<Cow<'_, [u8]>, file_state::NotText> 
     Ok(Cow::Owned(normal))
 }
 
-/// What was looked for.
+/// What a file should hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Certificate,
     Key,
 }
 
-/// Describes a file that holds nothing of what was wanted.
+/// Describes a file that does not hold what it should.
 pub(super) fn instead(text: &[u8], wanted: Wanted) -> &'static str {
     let has = |part: &[u8]| contains(text, part);
     let is_key = has(b"PRIVATE KEY-----");
@@ -76,7 +76,7 @@ pub(super) fn instead(text: &[u8], wanted: Wanted) -> &'static str {
     }
 }
 
-/// Returns a parser's message without what it quotes.
+/// Returns a parser's message without the text that it quotes.
 pub(super) const fn fault(error: &Error) -> &'static str {
     match error {
         Error::MissingSectionEnd { .. } => {
@@ -89,7 +89,7 @@ pub(super) const fn fault(error: &Error) -> &'static str {
     }
 }
 
-/// Returns true if it is all on one line, as from JSON or an environment variable.
+/// Returns true if all is on one line, as from JSON or an environment variable.
 pub(super) fn has_escaped_ends(text: &[u8]) -> bool {
     contains(text, b"-----\\n")
 }
@@ -203,7 +203,7 @@ mod tests {
                     cause = error.source();
                 }
                 for text in texts {
-                    // As it stands, and as the numbers of its bytes.
+                    // As text, and as the numbers of its bytes.
                     let numbers = line.bytes().take(3).map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
                     assert!(!text.contains(&line[..8]) && !text.contains(&numbers), "{text}");
                 }

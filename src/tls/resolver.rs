@@ -1,8 +1,9 @@
-//! Chooses the certificate for a client, by the name it asks for (SNI, RFC 6066 §3).
+//! Chooses the certificate for a client by the requested name (SNI, RFC 6066 §3).
 //!
-//! The exact name first, then the wildcard for its first label (`*.example.com` covers `chat.example.com`, but
-//! neither `example.com` nor `a.chat.example.com`: RFC 9525 §6.3), then the default: the first certificate of the
-//! list. If several certificates cover a name (ECDSA and RSA, say), the first whose key the client can verify.
+//! The order is: the exact name, the wildcard for its first label (`*.example.com` covers `chat.example.com`, but
+//! neither `example.com` nor `a.chat.example.com`: RFC 9525 §6.3), and the default, which is the first certificate of
+//! the list. If several certificates cover a name (ECDSA and RSA, say), the first whose key the client can verify is
+//! used.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,16 +19,16 @@ use super::identity::Identity;
 #[derive(Debug)]
 pub struct Resolver {
     exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
-    /// By what follows the `*.`.
+    /// By the name after the `*.`.
     wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
     all: Vec<Arc<CertifiedKey>>,
 }
 
 impl Resolver {
-    /// Takes `identities` in their order; the first is the default.
+    /// Uses `identities` in their order; the first is the default.
     ///
     /// # Errors
-    /// If there are none.
+    /// Fails if there are none.
     pub fn new(identities: &[Identity]) -> Result<Resolver, TlsError> {
         if identities.is_empty() {
             return Err(TlsError::NoIdentity);
@@ -57,7 +58,7 @@ impl Resolver {
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Arc<CertifiedKey> {
         let candidates = self.candidates(name);
         let usable = candidates.iter().find(|candidate| candidate.key.choose_scheme(schemes).is_some());
-        // If none is usable, the handshake fails with any of them, and says why.
+        // If the client can use none, the handshake fails with any of them, with the reason.
         Arc::clone(usable.unwrap_or(&candidates[0]))
     }
 }

@@ -1,10 +1,10 @@
 //! TLS towards clients.
 //!
-//! * **Resumption by tickets alone**, encrypted under keys that change every six hours, the same for all workers: no
-//!   session is stored, no lock taken. One ticket per handshake (rustls sends two): a client uses each once and gets
-//!   the next on the way, and the second costs every full handshake an encryption and some 250 bytes.
-//! * **The first byte decides** whether the client speaks TLS at all, before rustls sees any. A plain HTTP request on
-//!   a TLS port is so common a mistake that it gets a readable answer.
+//! * **Resumption by tickets only**, encrypted under keys that rotate every six hours and are shared by all workers: no
+//!   session is stored, and no lock taken. A handshake sends one ticket (rustls sends two): a client uses each once and
+//!   then gets the next, and a second would cost every full handshake an encryption and some 250 bytes.
+//! * **The first byte shows** whether the client speaks TLS, before rustls sees any. A plain HTTP request on a TLS port
+//!   is so common a mistake that it gets a readable answer.
 //! * Every failure has a kind from a closed set, for a metric; rustls sends the matching alert.
 
 use std::future::poll_fn;
@@ -26,14 +26,14 @@ use super::{ALPN_HTTP_1_1, ServerStream, provider};
 use crate::base::labels::labels;
 use crate::net::stream::{Prefixed, Stream};
 
-/// What a TLS listener needs.
+/// The TLS options of a listener.
 #[derive(Debug, Clone)]
 pub struct ServerTlsOptions {
-    /// Chosen from by SNI; the first is the default.
+    /// The certificates, chosen by SNI; the first is the default.
     pub identities: Vec<Identity>,
     /// The oldest version accepted.
     pub min_version: MinVersion,
-    /// Whether clients show a certificate as well.
+    /// How client certificates are verified, if clients are asked for one.
     pub client_auth: Option<ClientAuth>,
 }
 
@@ -52,42 +52,42 @@ pub enum MinVersion {
 pub struct ClientAuth {
     /// The authorities that may have signed them.
     pub roots: Arc<Authorities>,
-    /// Whether a client may have none.
+    /// Whether a client may come without one.
     pub mode: ClientAuthMode,
 }
 
 /// Whether a client may have no certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuthMode {
-    /// No certificate, no connection.
+    /// A client without a certificate is refused.
     Require,
-    /// A client without one is served; one that shows a bad one is not.
+    /// A client without one is served; a client with a bad one is refused.
     Optional,
 }
 
-/// The keys that encrypt a listener's tickets. They outlive its certificates: earlier clients resume after a renewal
-/// as well.
+/// The keys that encrypt a listener's tickets. They outlive its certificates: earlier clients can also resume after a
+/// renewal.
 ///
-/// A client with a ticket is not asked for anything else. So listeners that ask clients for different things must not
-/// share keys, and a listener that changes what it asks for needs new ones: a ticket of one would open the other.
+/// A client with a ticket is not asked for a certificate. So listeners with different requirements must not share keys,
+/// and a listener whose requirements change needs new ones: otherwise a ticket of one opens the other.
 #[derive(Debug, Clone)]
 pub struct TicketKeys(Arc<dyn ProducesTickets>);
 
 impl TicketKeys {
-    /// Makes new keys, which rotate every six hours; each is accepted for another six.
+    /// Creates new keys, which rotate every six hours; each is accepted for another six.
     ///
     /// # Errors
-    /// If the system has no randomness to give.
+    /// Fails if the system has no randomness.
     pub fn new() -> Result<TicketKeys, TlsError> {
         Ok(TicketKeys(rustls::crypto::aws_lc_rs::Ticketer::new()?))
     }
 }
 
-/// Builds a listener's TLS configuration. Connections of all workers share it; existing ones keep theirs when another
-/// takes its place.
+/// Builds a listener's TLS configuration. Connections of all workers share it; existing ones keep theirs when it is
+/// replaced.
 ///
 /// # Errors
-/// If there is no certificate, or rustls refuses what it is given.
+/// Fails if there is no certificate, or rustls refuses an option.
 pub fn server_config(options: &ServerTlsOptions, tickets: &TicketKeys) -> Result<Arc<ServerConfig>, TlsError> {
     let resolver = Resolver::new(&options.identities)?;
     let versions: &[&rustls::SupportedProtocolVersion] = match options.min_version {
@@ -116,28 +116,28 @@ pub enum TlsAcceptError {
     /// It took too long.
     #[error("the TLS handshake took too long")]
     Timeout,
-    /// HTTP without TLS. The client got an answer.
+    /// The client sent HTTP without TLS, and got an answer.
     #[error("the client sent plain HTTP to a TLS port")]
     PlainHttp,
-    /// Something that is neither.
+    /// The client sent neither TLS nor HTTP.
     #[error("the client does not speak TLS")]
     NotTls,
     /// The client's certificate is missing, or bad.
     #[error("the client's certificate was refused")]
     ClientCertificate(#[source] rustls::Error),
-    /// No version, cipher, group, signature or application protocol that both know.
+    /// The two have no version, cipher, group, signature or application protocol in common.
     #[error("client and listener have no version, cipher or protocol in common")]
     NothingShared(#[source] rustls::Error),
-    /// The name that the client asks for is no name of DNS, so rustls ends the handshake (alert `illegal_parameter`).
+    /// The requested name is not a DNS name, so rustls ends the handshake (alert `illegal_parameter`).
     #[error("the server name (SNI) that the client asks for is no DNS name")]
     ServerName(#[source] rustls::Error),
-    /// The client broke it off by an alert: mostly, it does not trust our certificate.
+    /// The client ended the handshake with an alert: mostly, it does not trust our certificate.
     #[error("the client refused the handshake: {0:?}")]
     ClientRefused(AlertDescription),
-    /// Whatever else is against the protocol.
+    /// The client broke the TLS protocol in another way.
     #[error("the TLS handshake failed")]
     Protocol(#[source] rustls::Error),
-    /// The client went away.
+    /// The client closed the connection.
     #[error("the client closed the connection during the TLS handshake")]
     Closed,
     /// The connection failed.
@@ -175,7 +175,7 @@ impl From<io::Error> for TlsAcceptError {
         match tls {
             Error::InvalidCertificate(_) | Error::NoCertificatesPresented => TlsAcceptError::ClientCertificate(tls),
             Error::PeerIncompatible(_) | Error::NoApplicationProtocol => TlsAcceptError::NothingShared(tls),
-            // RFC 6066 §3: one DNS name. An IP address, also not allowed there, counts as no name.
+            // RFC 6066 §3: one DNS name. An IP address, which is not allowed either, counts as no name.
             Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName)
             | Error::InvalidMessage(InvalidMessage::InvalidServerName) => TlsAcceptError::ServerName(tls),
             Error::AlertReceived(alert) => TlsAcceptError::ClientRefused(alert),
@@ -194,15 +194,15 @@ const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     \r\n\
     A plain HTTP request was sent to a port that speaks TLS: use https:// or wss://\n";
 
-/// How long, and how much, a client that was answered may still send before the connection is closed. A close with
-/// unread bytes is a reset, which can overtake the answer.
+/// How long, and how much, a client may still send after its answer before the connection is closed. A close with
+/// unread bytes causes a reset, which can overtake the answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 64 * 1024;
 
-/// Does the handshake. The future is large; box it, so that the memory is free once the handshake is done.
+/// Performs the handshake. The future is large; box it, so that the memory is freed afterwards.
 ///
 /// # Errors
-/// See [`TlsAcceptError`]; the alert, or an answer in plain HTTP, has been sent then.
+/// See [`TlsAcceptError`]; the alert, or an answer in plain HTTP, was sent before.
 pub async fn accept(
     stream: Prefixed<Stream>,
     config: Arc<ServerConfig>,
@@ -232,7 +232,7 @@ async fn handshake(stream: Prefixed<Stream>, config: Arc<ServerConfig>) -> Resul
     let mut stream = ServerStream::accept(config, incoming, stream).await?;
     if stream.handshake_kind() == Some(HandshakeKind::Resumed)
         && let Some(certificate) = stream.peer_certificate()
-        // It was verified when presented, which may be long ago: each ticket brings the next.
+        // It was verified when presented, which may be long ago, since each ticket brings the next.
         && let now = clock.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)
         && let Err(error) = now.and_then(|now| verifier::in_force(certificate, now))
     {

@@ -1,7 +1,7 @@
-//! Resumable sessions with servers, valid only while the certificate that the server was verified by is.
+//! Resumable sessions with servers, valid only while the certificate that verified the server is valid.
 //!
-//! A resumed session shows no certificate, and brings new tickets. So a server that was good once would stay good for
-//! ever, however long ago its certificate has expired, as long as somebody connects once a week.
+//! A resumed session shows no certificate, and brings new tickets. So a server verified once would stay accepted for
+//! ever after its certificate expired, as long as a client connects once a week.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,15 +17,15 @@ use super::verifier::signatures_by;
 
 /// Tickets that are kept, eight a server: rustls's default.
 const TICKETS_MAX: usize = 256;
-/// Names whose ends are kept; more than there are tickets for.
+/// The most names whose end is kept; more than there are tickets for.
 const NAMES_MAX: usize = 256;
 
 /// Sessions and their end by server name. A name without a known end has no sessions.
 #[derive(Debug)]
 pub(super) struct TlsSessions {
     cache: ClientSessionMemoryCache,
-    /// The last second, of Unix time, in which a server's sessions are good: of all certificates that it was judged by since
-    /// it had none, the one that ends first.
+    /// The last second, in Unix time, in which a server's sessions are valid: of all certificates verified since it had
+    /// none, the earliest end.
     ends: Mutex<HashMap<ServerName<'static>, i64>>,
     clock: Arc<dyn TimeProvider>,
 }
@@ -35,19 +35,19 @@ impl TlsSessions {
         TlsSessions { cache: ClientSessionMemoryCache::new(TICKETS_MAX), ends: Mutex::default(), clock }
     }
 
-    /// Records that a server has shown a good certificate.
+    /// Records that a server showed a valid certificate.
     fn judged(&self, name: &ServerName<'_>, certificate: &CertificateDer<'_>) {
         let Some(Validity { not_after, .. }) = Validity::of(certificate) else { return };
         let name = name.to_owned();
         let mut ends = self.ends();
         if ends.len() >= NAMES_MAX && !ends.contains_key(&name) {
-            // Costs each of them a whole handshake.
+            // This costs each of them a full handshake.
             ends.clear();
         }
         ends.entry(name).and_modify(|end| *end = not_after.min(*end)).or_insert(not_after);
     }
 
-    /// Returns true if sessions of this server are valid now. If not, none are kept.
+    /// Returns true if this server's sessions are valid now. If not, forgets them.
     fn are_good(&self, name: &ServerName<'_>) -> bool {
         let Some(now) = self.clock.current_time().and_then(|now| i64::try_from(now.as_secs()).ok()) else {
             return false;
@@ -103,7 +103,7 @@ impl ClientSessionStore for TlsSessions {
     }
 }
 
-/// Verifies as another does, and reports the result to `sessions`.
+/// Verifies by another verifier, and reports the result to `sessions`.
 #[derive(Debug)]
 pub(super) struct RecordingVerifier {
     pub(super) judge: Arc<dyn ServerCertVerifier>,

@@ -1,21 +1,21 @@
 //! TLS over a socket, on rustls' unbuffered interface: one read of the socket for all records that wait there, one send
-//! for all records of a write, and no memory of its own while it waits.
+//! for all records of a write, and no buffer while it waits.
 //!
 //! rustls' usual interface keeps 4 KiB for reading on each connection, 18 KiB once a large record has come, and copies
-//! each byte that comes three times. Here the socket is read into a buffer of the worker's pool, records are decrypted
-//! in that buffer, and what was in them goes to the reader. What is written is encrypted into a buffer of the pool and
-//! leaves in one call; only what the socket does not take stays.
+//! each received byte three times. Here the socket is read into a buffer of the worker's pool, records are decrypted in
+//! that buffer, and their contents go to the reader. Written bytes are encrypted into a buffer of the pool and sent in
+//! one call; only what the socket does not take stays.
 //!
 //! * `engine`: rustls, fed with whole records; no socket.
 //! * `incoming`, `outgoing`: what waits on both sides of it.
 //!
-//! A peer may send records without end in which nothing is: tickets, new keys, padding, a byte each. The socket's reads do
-//! not bound what they cost, since thousands come with one read. So work is taken off the task's budget, as reads and
-//! writes of sockets are (`tokio::task::coop`), and such a peer has no more than its turn.
+//! A peer may send endless records without data: tickets, new keys, padding, or one byte each. The reads of the socket
+//! do not bound their cost, since thousands arrive with one read. So work is charged to the task's budget, as reads and
+//! writes of sockets are (`tokio::task::coop`), and such a peer gets no more than its turn.
 //!
 //! The end of the stream is a close_notify; a socket that ends without one is [`UnexpectedEof`](io::ErrorKind). A peer
-//! that breaks the protocol gets its alert before the error is told, as an [`io::Error`] with the [`rustls::Error`]
-//! within; that error stays.
+//! that breaks the protocol gets its alert before the error is returned, as an [`io::Error`] that contains the
+//! [`rustls::Error`]; that error is permanent.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -41,8 +41,8 @@ pub use sides::{ClientStream, ServerStream};
 use crate::net::pool::{self, BufferSize};
 use engine::Engine;
 
-/// A connection with TLS: `C` is rustls' connection of our side. One task reads and writes it: reading may send, too, and
-/// a socket wakes no more than one task that waits to write.
+/// A TLS connection; `C` is rustls' connection of our side. One task reads and writes it: reading may also send, and a
+/// socket wakes only one task that waits to write.
 pub struct TlsStream<C, S> {
     engine: Engine<C>,
     io: S,
@@ -53,17 +53,17 @@ fn tls_error(error: rustls::Error) -> io::Error {
 }
 
 impl<C: TlsConnection, S> TlsStream<C, S> {
-    /// The version of TLS that was agreed on.
+    /// Returns the negotiated version of TLS.
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.engine.common().protocol_version()
     }
 
-    /// What the peer has shown of itself, in this handshake or in the one that it resumes.
+    /// Returns the certificate that the peer showed in this handshake, or in the one that it resumes.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         self.engine.common().peer_certificates()?.first()
     }
 
-    /// Whether the handshake resumed a session.
+    /// Returns whether the handshake resumed a session.
     pub fn handshake_kind(&self) -> Option<HandshakeKind> {
         self.engine.common().handshake_kind()
     }
@@ -74,11 +74,12 @@ where
     C: TlsConnection,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Does the handshake of `connection` over `io`, of which `incoming` was read already. With the server's side and
-    /// TLS 1.3, the ticket leaves together with what is written first: no client waits for it.
+    /// Performs the handshake of `connection` over `io`; `incoming` was read already. On the server's side with TLS
+    /// 1.3, the ticket is sent together with the first write, since no client waits for it.
     ///
     /// # Errors
-    /// Those of the socket, [`UnexpectedEof`](io::ErrorKind) if it ends, and those of TLS. The alert has been sent then.
+    /// Returns those of the socket, [`UnexpectedEof`](io::ErrorKind) if it ends, and those of TLS, after sending the
+    /// alert.
     pub async fn handshake(connection: C, incoming: Incoming, io: S) -> io::Result<Self> {
         let mut stream = TlsStream { engine: Engine::new(connection, incoming), io };
         loop {
@@ -86,7 +87,7 @@ where
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => {
-                    // The alert is on its way; FIN rather than reset behind it.
+                    // The alert is on its way; FIN instead of a reset follows it.
                     let _ = poll_fn(|cx| stream.poll_close(cx)).await;
                     return Err(tls_error(error));
                 }
@@ -108,7 +109,7 @@ where
         self.engine.outgoing.poll_send(cx, &mut self.io)
     }
 
-    /// Waits for the task's next turn, if what was done for the peer has used this one up.
+    /// Waits for the task's next turn if the work for the peer has used this one up.
     #[inline]
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.engine.owes() {
@@ -136,7 +137,7 @@ where
             ready!(this.poll_turn(cx));
             let opened = this.engine.open(buf);
             if this.engine.outgoing.is_due() {
-                // What does not leave now leaves later; if the socket has failed, the read says so.
+                // What cannot be sent now is sent later; if the socket has failed, the read reports it.
                 let _ = this.poll_send(cx);
             }
             if buf.filled().len() > before || buf.remaining() == 0 {
@@ -162,7 +163,7 @@ where
     C: TlsConnection + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Takes nothing as long as something waits for the socket.
+    /// Accepts nothing while bytes wait for the socket.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.engine.outgoing.is_due() {
@@ -175,7 +176,7 @@ where
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let sealed = this.engine.seal(buf);
-        // What the socket does not take waits: for a flush, or for the next write.
+        // What the socket does not take waits for a flush or the next write.
         match this.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(sealed.map_err(tls_error)),

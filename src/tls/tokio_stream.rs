@@ -1,18 +1,18 @@
-//! TLS by tokio-rustls, behind the same names as our own stream: the way out if rustls removes its unbuffered interface
-//! (feature `tls-tokio`).
+//! TLS by tokio-rustls, behind the same names as our own stream: the alternative if rustls removes its unbuffered
+//! interface (feature `tls-tokio`).
 //!
-//! It reads the same bytes and reaches the same end as our own stream; `differential` tests that. It takes more memory and
-//! more copies, see the head of `stream`. The wrapper evens out what tokio-rustls does differently:
+//! It reads the same bytes and reaches the same end as our own stream; `differential` tests that. It takes more memory
+//! and more copies, see the head of `stream`. The wrapper removes these differences:
 //!
-//! * An error stays, and comes after the bytes that came before it. tokio-rustls gives it once, and before them.
-//! * A read sends what rustls wants to say, as the refusal of a renegotiation. An alert is sent whole, however little the
-//!   socket takes; tokio-rustls tries once.
-//! * Nothing can be written behind a close_notify, nor after an error.
-//! * A handshake that fails ends with FIN behind the alert.
+//! * An error is permanent, and comes after the bytes before it. tokio-rustls returns it once, and before them.
+//! * A read sends pending records of rustls, such as the refusal of a renegotiation. An alert is sent whole, however
+//!   little the socket takes; tokio-rustls tries once.
+//! * Nothing can be written after a close_notify or an error.
+//! * A failed handshake ends with FIN after the alert.
 //!
-//! Two differences remain, both at the end of a handshake. Bytes that arrive together with it are decrypted as part of it:
-//! if they are bad, the handshake fails. And the ticket leaves at once, not with the first write: if the client has gone,
-//! the handshake fails.
+//! Two differences remain, both at the end of a handshake. Bytes that arrive together with it are decrypted as part of
+//! it: if they are bad, the handshake fails. And the ticket is sent at once, not with the first write: if the client
+//! has gone, the handshake fails.
 
 use std::fmt;
 use std::io::{self, IoSlice, Read};
@@ -34,28 +34,28 @@ pub type ServerStream<S> = TokioStream<S>;
 /// A connection to a server after its handshake.
 pub type ClientStream<S> = TokioStream<S>;
 
-/// What is read to look at the first byte.
+/// The size of the read that gets the first byte.
 const FIRST_READ: usize = 4096;
 
-/// Bytes from the socket that the handshake begins with.
+/// Bytes from the socket with which the handshake begins.
 #[derive(Debug)]
 pub struct Incoming(Vec<u8>);
 
 impl Incoming {
-    /// Starts with `early`, which was read from the socket before.
+    /// Begins with `early`, which was read from the socket before.
     pub fn new(early: &[u8]) -> Incoming {
         Incoming(early.to_vec())
     }
 
-    /// All bytes.
+    /// Returns all bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Reads from the socket behind what is there: how many bytes came, 0 at its end.
+    /// Reads from the socket and appends. Returns how many bytes arrived, 0 at its end.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// Returns those of the socket.
     pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<io::Result<usize>> {
         let mut buffer = [0; FIRST_READ];
         let mut read = ReadBuf::new(&mut buffer);
@@ -65,26 +65,27 @@ impl Incoming {
     }
 }
 
-/// A connection with TLS, of either side. One task reads and writes it.
+/// A TLS connection of either side. One task reads and writes it.
 pub struct TokioStream<S> {
     inner: tokio_rustls::TlsStream<Prefixed<S>>,
     failed: Option<Failure>,
-    /// Nothing more can be written.
+    /// Whether nothing more can be written.
     closed: bool,
 }
 
-/// What ended a connection. It does not come back from that.
+/// The permanent error that ended a connection.
 struct Failure {
     error: rustls::Error,
-    /// Records that the socket has not taken yet, with the alert behind them.
+    /// Records that the socket has not taken yet, with the alert after them.
     unsent: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
-    /// Does the handshake with a client, of which `incoming` was read already.
+    /// Performs the handshake with a client; `incoming` was read already.
     ///
     /// # Errors
-    /// Those of the socket, [`UnexpectedEof`](io::ErrorKind) if it ends, and those of TLS. The alert has been sent then.
+    /// Returns those of the socket, [`UnexpectedEof`](io::ErrorKind) if it ends, and those of TLS, after sending the
+    /// alert.
     pub async fn accept(config: Arc<ServerConfig>, incoming: Incoming, io: S) -> io::Result<Self> {
         let handshake = TlsAcceptor::from(config).accept(Prefixed::new(incoming.0, io)).into_fallible();
         match handshake.await {
@@ -93,7 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
         }
     }
 
-    /// Does the handshake with a server that must be `name`.
+    /// Performs the handshake with a server that must be `name`.
     ///
     /// # Errors
     /// See [`accept`](Self::accept).
@@ -106,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
     }
 }
 
-/// Ends the connection of a handshake that failed: FIN rather than reset behind the alert.
+/// Ends the connection of a failed handshake with FIN after the alert, rather than a reset.
 async fn give_up<S: AsyncRead + AsyncWrite + Unpin>(error: io::Error, mut io: S) -> io::Error {
     let _ = io.shutdown().await;
     as_tls_error(&error).map_or(error, tls_error)
@@ -116,11 +117,11 @@ fn tls_error(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// What of TLS is wrong; `None`: it is an error of the socket.
+/// Returns the TLS error in it; `None` if it is an error of the socket.
 fn as_tls_error(error: &io::Error) -> Option<rustls::Error> {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(error) => Some(error.clone()),
-        // rustls says it with a string alone when an incomplete message is too large to keep.
+        // rustls reports an incomplete message that is too large to keep by a string only.
         None if error.kind() == io::ErrorKind::InvalidData => Some(InvalidMessage::HandshakePayloadTooLarge.into()),
         None => None,
     }
@@ -135,26 +136,26 @@ impl<S> TokioStream<S> {
         self.inner.get_ref().1
     }
 
-    /// The version of TLS that was agreed on.
+    /// Returns the negotiated version of TLS.
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.common().protocol_version()
     }
 
-    /// What the peer has shown of itself, in this handshake or in the one that it resumes.
+    /// Returns the certificate that the peer showed in this handshake, or in the one that it resumes.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         self.common().peer_certificates()?.first()
     }
 
-    /// Whether the handshake resumed a session.
+    /// Returns whether the handshake resumed a session.
     pub fn handshake_kind(&self) -> Option<HandshakeKind> {
         self.common().handshake_kind()
     }
 
-    /// Returns true if this is an error of TLS, which ends the connection.
+    /// Returns true if this is an error of TLS, and ends the connection then.
     fn fails_by(&mut self, error: &io::Error) -> bool {
         let Some(error) = as_tls_error(error) else { return false };
         let mut unsent = Vec::new();
-        // tokio-rustls sends nothing after an error, so take what waits out of rustls. A Vec takes all.
+        // tokio-rustls sends nothing after an error, so pending records are taken out of rustls. A Vec takes all.
         let _ = match &mut self.inner {
             tokio_rustls::TlsStream::Client(stream) => take_all(stream.get_mut().1, &mut unsent),
             tokio_rustls::TlsStream::Server(stream) => take_all(stream.get_mut().1, &mut unsent),
@@ -164,7 +165,7 @@ impl<S> TokioStream<S> {
         true
     }
 
-    /// Reads what was decrypted before it failed.
+    /// Reads the bytes decrypted before the failure.
     fn read_rest(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         let room = buf.initialize_unfilled();
         let read = match &mut self.inner {
@@ -188,7 +189,7 @@ fn take_all<D: SideData>(connection: &mut ConnectionCommon<D>, into: &mut Vec<u8
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TokioStream<S> {
-    /// Sends what waits.
+    /// Sends pending records.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.failed.is_none() {
             match ready!(Pin::new(&mut self.inner).poll_flush(cx)) {
@@ -221,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TokioStream<S> {
             },
         };
         if this.failed.is_some() || this.common().wants_write() {
-            // What does not leave now leaves later; if the socket has failed, the read says so.
+            // What cannot be sent now is sent later; if the socket has failed, the read reports it.
             let _ = this.poll_send(cx);
         }
         read
@@ -266,7 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TokioStream<S> {
         ready!(this.poll_send(cx))?;
         match this.failed {
             None => Pin::new(&mut this.inner).poll_shutdown(cx),
-            // The alert has said it, ours or the peer's.
+            // An alert, ours or the peer's, has ended it already.
             Some(_) => Pin::new(this.inner.get_mut().0).poll_shutdown(cx),
         }
     }

@@ -1,6 +1,6 @@
 //! The period in which a certificate is valid.
 //!
-//! webpki checks validity but does not return it, and the operator wants a warning before the day comes.
+//! webpki checks validity but does not return it, and the operator needs a warning in advance.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 impl Validity {
-    /// Reads it from the contents of a certificate's Validity (RFC 5280 §4.1.2.5).
+    /// Parses the contents of a certificate's Validity (RFC 5280 §4.1.2.5).
     pub(super) fn read(mut contents: &[u8]) -> Option<Validity> {
         Some(Validity { not_before: time(&mut contents)?, not_after: time(&mut contents)? })
     }
@@ -29,7 +29,7 @@ impl Validity {
         positive(unix(now) - self.not_after)
     }
 
-    /// Returns how long it is still valid at `now`; nothing if it is over.
+    /// Returns how long it is still valid at `now`; zero if it has expired.
     pub fn left(&self, now: SystemTime) -> Duration {
         positive(self.not_after - unix(now)).unwrap_or_default()
     }
@@ -74,8 +74,8 @@ fn number(text: &[u8], digits: usize) -> Option<(i64, &[u8])> {
     Some((number.iter().try_fold(0, digit)?, rest))
 }
 
-/// Days from 1970-01-01 to a date of the Gregorian calendar. Years are taken to begin in March, so that the leap day is
-/// their last; 719468 days lie between 0000-03-01 and the epoch.
+/// Returns the days from 1970-01-01 to a date of the Gregorian calendar. Years begin in March here, so that the leap
+/// day is their last; 719468 days lie between 0000-03-01 and the epoch.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let month_from_march = (month + 9) % 12;

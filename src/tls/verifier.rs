@@ -1,8 +1,8 @@
 //! Verifies the certificates of the other side.
 //!
-//! By webpki, as rustls does, with one addition: a certificate listed in `ca` itself is trusted, a server's for its
-//! own names. webpki takes certificates in `ca` only as authorities and refuses a peer that shows one
-//! (`CaUsedAsEndEntity`), yet what `openssl req -x509` makes is both at once. Its dates are checked like any other's.
+//! webpki verifies them, as in rustls, with one addition: a certificate listed in `ca` itself is trusted, a server's
+//! for its own names. webpki uses certificates in `ca` only as authorities and refuses a peer that shows one
+//! (`CaUsedAsEndEntity`), but `openssl req -x509` makes certificates that are both at once. Dates are checked as usual.
 //! A peer that shows the certificate of an authority has its key, and could have signed itself another.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::error::TlsError;
 use super::provider;
 use super::validity::Validity;
 
-/// The part of a verifier that is about signatures, left to the verifier in the field `$inner`.
+/// Implements a verifier's methods for signatures by those of the verifier in the field `$inner`.
 macro_rules! signatures_by {
     ($inner:ident) => {
         fn verify_tls12_signature(
@@ -50,14 +50,14 @@ pub(super) use signatures_by;
 /// The trusted certificates.
 #[derive(Debug, Clone)]
 pub struct Authorities {
-    /// As issuers.
+    /// As authorities.
     pub roots: Arc<RootCertStore>,
-    /// As certificates of servers themselves.
+    /// As certificates of the servers themselves.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
 impl Authorities {
-    /// Returns true if `certificate` is one of them, and valid now.
+    /// Returns true if `certificate` is one of them and valid now.
     fn include(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<bool, Error> {
         if !self.certificates.contains(certificate) {
             return Ok(false);
@@ -67,10 +67,10 @@ impl Authorities {
     }
 }
 
-/// Judges servers by `ours`, or by `roots` alone.
+/// Returns a verifier of servers that trusts `ours`, or else `roots`.
 ///
 /// # Errors
-/// If there is nothing to trust.
+/// Fails if there is nothing to trust.
 pub(super) fn of_servers(
     roots: Arc<RootCertStore>,
     ours: Option<Arc<Authorities>>,
@@ -82,10 +82,10 @@ pub(super) fn of_servers(
     })
 }
 
-/// Judges clients by `ours`; `optional` lets those in that show nothing.
+/// Returns a verifier of clients that trusts `ours`; with `optional` it accepts clients without a certificate.
 ///
 /// # Errors
-/// If there is nothing to trust.
+/// Fails if there is nothing to trust.
 pub(super) fn of_clients(ours: Arc<Authorities>, optional: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&ours.roots), Arc::clone(provider()));
     let webpki = if optional { builder.allow_unauthenticated().build()? } else { builder.build()? };
@@ -156,7 +156,7 @@ impl ClientCertVerifier for OfClients {
 /// Checks that a certificate that was verified before is valid now.
 ///
 /// # Errors
-/// If it is not.
+/// Fails if it is not.
 pub(super) fn in_force(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let validity = Validity::of(certificate).ok_or(CertificateError::BadEncoding)?;
     Ok(valid_at(validity, now)?)
@@ -174,7 +174,7 @@ fn valid_at(validity: Validity, time: UnixTime) -> Result<(), CertificateError> 
     Ok(())
 }
 
-/// Takes every certificate, for `verify: off`.
+/// Accepts every certificate, for `verify: off`.
 #[derive(Debug)]
 pub(super) struct Unverified;
 
@@ -190,8 +190,8 @@ impl ServerCertVerifier for Unverified {
         Ok(ServerCertVerified::assertion())
     }
 
-    // If every certificate is accepted, a signature by its key proves nothing; and one of X.509 version 1, which servers
-    // of that kind have, cannot be parsed for it.
+    // If every certificate is accepted, a signature by its key proves nothing. A certificate of X.509 version 1, common
+    // on such servers, cannot be parsed to check one.
     fn verify_tls12_signature(
         &self,
         _: &[u8],

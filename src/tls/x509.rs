@@ -1,9 +1,8 @@
 //! The parts of a certificate that webpki checks but does not return: issuer, subject, validity, signature.
 //!
-//! A walk over the outer bytes of the DER, nothing more: Certificate → TBSCertificate → version (if any), serial,
-//! algorithm, *issuer*, *validity*, *subject*, *key* (RFC 5280 §4.1), and two extensions an operator is warned about:
-//! whether it belongs to an authority and whether it names a host. Everything else is left to webpki; that is why
-//! this needs no parser of X.509.
+//! Reads the outer bytes of the DER only: Certificate → TBSCertificate → version (if any), serial, algorithm, *issuer*,
+//! *validity*, *subject*, *key* (RFC 5280 §4.1), and two extensions that cause warnings: whether the certificate
+//! belongs to an authority and whether it names a host. webpki reads the rest, so no parser of X.509 is needed.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
@@ -23,38 +22,38 @@ const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// The longest name that is shown; ub-common-name is 64 (RFC 5280 appendix A.1).
+/// The longest name that is displayed; ub-common-name is 64 (RFC 5280 appendix A.1).
 const SHOWN_MAX: usize = 64;
 
-/// A certificate, taken apart. Names are compared byte by byte, as webpki does.
+/// The parts of a certificate. Names are compared byte by byte, as webpki does.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
-    /// What is signed.
+    /// The signed part.
     signed: &'a [u8],
     signature_algorithm: &'a [u8],
     signature: &'a [u8],
     /// Its issuer.
     pub issuer: DistinguishedName<'a>,
-    /// From when to when it is valid.
+    /// Its period of validity.
     pub validity: Validity,
     /// Its subject.
     pub subject: DistinguishedName<'a>,
     key_algorithm: &'a [u8],
     key: &'a [u8],
-    /// Of X.509 version 1, which has no extensions.
+    /// Whether it is of X.509 version 1, which has no extensions.
     pub is_version_1: bool,
     extensions: &'a [u8],
 }
 
 impl Validity {
-    /// Reads it from a certificate; `None` if that is no certificate.
+    /// Reads the validity of a certificate; `None` if it cannot be parsed.
     pub fn of(certificate: &[u8]) -> Option<Validity> {
         Parts::of(certificate).map(|parts| parts.validity)
     }
 }
 
 impl<'a> Parts<'a> {
-    /// Takes a certificate apart; `None` if it is not one.
+    /// Splits a certificate into parts; `None` if it cannot be parsed.
     pub fn of(certificate: &'a [u8]) -> Option<Parts<'a>> {
         let mut outer = contents(&mut &*certificate, SEQUENCE)?;
         let from_signed = outer;
@@ -95,19 +94,19 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// Returns true if it says that it belongs to an authority.
+    /// Returns true if its basicConstraints mark it as an authority's.
     pub fn is_authority(&self) -> bool {
         let constraints = self.extension(BASIC_CONSTRAINTS);
         let constraints = constraints.and_then(|mut value| contents(&mut value, SEQUENCE));
         constraints.and_then(|mut it| contents(&mut it, BOOLEAN)).is_some_and(|ca| ca != [0])
     }
 
-    /// Returns true if it has names where clients look for them.
+    /// Returns true if it has a subjectAltName, where clients look for names.
     pub fn has_names(&self) -> bool {
         self.extension(SUBJECT_ALT_NAME).is_some()
     }
 
-    /// Finds an extension: an identifier, perhaps whether it is critical, and the value, which is returned.
+    /// Finds an extension (an identifier, optionally whether it is critical, and the value) and returns its value.
     fn extension(&self, kind: &[u8]) -> Option<&'a [u8]> {
         let mut extensions = self.extensions;
         while !extensions.is_empty() {
@@ -127,7 +126,7 @@ impl<'a> Parts<'a> {
         self.issuer == self.subject
     }
 
-    /// Returns true if it was signed with the key of `issuer`; `None` if these algorithms cannot tell.
+    /// Returns true if the key of `issuer` signed it; `None` if no algorithm fits.
     pub fn is_signed_by(
         &self,
         issuer: &Parts<'_>,
@@ -152,7 +151,7 @@ impl std::fmt::Display for DistinguishedName<'_> {
         let Some(text) = self.attribute(COMMON_NAME).or_else(|| self.attribute(ORGANIZATION)) else {
             return f.write_str("a name without a common name");
         };
-        // A stranger chose the bytes; a log line must stay a line.
+        // A stranger may have chosen the bytes; a log line must stay one line.
         let shown = String::from_utf8_lossy(text);
         let shown: String = shown.chars().filter(|it| !it.is_control()).take(SHOWN_MAX).collect();
         write!(f, "`{shown}`")

@@ -1,4 +1,4 @@
-//! Reloads of certificates: what changes, what stays, what clients notice.
+//! Tests of certificate reloads: what changes, what stays, what clients notice.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -17,14 +17,14 @@ use super::super::test_certificates::Ca;
 use super::super::{provider, server};
 use super::*;
 
-/// A directory with files, and the certificates made of them.
+/// A directory with files, and the certificates read from them.
 struct Place {
     dir: TempDir,
     certificates: Certificates,
     registry: Registry,
 }
 
-/// What a reload brought: the configuration, the refusals.
+/// The result of a reload: the configuration and the refusals.
 type Reloaded<T> = Result<(Arc<T>, Vec<String>), Errors>;
 
 impl Place {
@@ -42,7 +42,7 @@ impl Place {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Puts a certificate in place, with its key.
+    /// Writes a certificate and its key into the directory.
     fn put(&self, name: &str, (cert, key): (String, String)) {
         self.write(&format!("{name}.crt"), cert);
         self.write(&format!("{name}.key"), key);
@@ -57,7 +57,7 @@ impl Place {
         ServerFiles { certificates, min_version: MinVersion::Tls12, client_auth: None }
     }
 
-    /// A reload whose only listener is `l`.
+    /// Reloads with the one listener `l`.
     fn reload(&self, wanted: &ServerFiles) -> Reloaded<ServerConfig> {
         let mut prepared = self.certificates.prepare(SystemTime::now());
         let config = prepared.server("l", wanted)?;
@@ -66,7 +66,7 @@ impl Place {
         Ok((config, refused))
     }
 
-    /// The series about certificates, without the directory.
+    /// Returns the series about certificates, without the directory.
     fn series(&self) -> Vec<String> {
         let text = TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
         let dir = format!("{}/", self.dir.path().display());
@@ -79,12 +79,12 @@ fn same<T>(a: &Arc<T>, b: &Arc<T>) -> bool {
     Arc::ptr_eq(a, b)
 }
 
-/// The certificate that `config` shows to a client that has not been there.
+/// Returns the certificate that `config` shows to a new client.
 async fn shown(config: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Vec<u8> {
     shake(config, client).await.unwrap().1
 }
 
-/// One connection: the kind of its handshake, and the server's certificate.
+/// Makes one connection; returns the kind of its handshake, and the server's certificate.
 async fn shake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result<(HandshakeKind, Vec<u8>), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -101,7 +101,7 @@ async fn shake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result
     let visit = async {
         let name = ServerName::try_from("a.example").unwrap();
         let mut stream = TlsConnector::from(Arc::clone(client)).connect(name, ours).await?;
-        // Reading takes in the ticket, too.
+        // Reading receives the ticket, too.
         stream.read_exact(&mut [0]).await?;
         let connection = stream.get_ref().1;
         Ok((connection.handshake_kind().unwrap(), connection.peer_certificates().unwrap()[0].to_vec()))
@@ -111,7 +111,7 @@ async fn shake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result
     visited.map_err(|error: std::io::Error| error.to_string())
 }
 
-/// A client that trusts `ca` and speaks `version`, with tickets of its own.
+/// A client that trusts `ca` and speaks `version`, with its own tickets.
 fn client(ca: &Ca, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
     let builder =
         ClientConfig::builder_with_provider(Arc::clone(provider())).with_protocol_versions(&[version]).unwrap();
@@ -128,7 +128,7 @@ fn what_has_not_changed_stays_the_same() {
     let auth = Some((place.path("ca.crt"), ClientAuthMode::Require));
     let wanted = ServerFiles { client_auth: auth, ..place.wanted(&["a"]) };
     let (first, _) = place.reload(&wanted).unwrap();
-    // Written again, but the same.
+    // Written again, with the same contents.
     let text = fs::read(place.path("a.crt")).unwrap();
     place.write("a.crt", text);
     let (second, refused) = place.reload(&wanted).unwrap();
@@ -137,7 +137,7 @@ fn what_has_not_changed_stays_the_same() {
     assert!(
         place.series().contains(&r#"reloads_total{certificate="a.crt",listener="l",result="replaced"} 0"#.to_owned())
     );
-    // The same certificate twice is another list.
+    // The same certificate twice is a different list.
     let (third, _) = place.reload(&ServerFiles { certificates: vec![place.files("a"); 2], ..wanted.clone() }).unwrap();
     assert!(!same(&second, &third));
     let (fourth, _) = place.reload(&ServerFiles { min_version: MinVersion::Tls13, ..wanted }).unwrap();
@@ -165,7 +165,7 @@ async fn a_new_certificate_is_shown_at_once_and_sessions_are_resumed_all_the_sam
     }
 }
 
-/// What nobody of us wrote: OpenSSL keeps its session in a file, and takes it up again after the renewal.
+/// A foreign client: OpenSSL keeps its session in a file, and resumes it after the renewal.
 #[tokio::test(flavor = "current_thread")]
 async fn openssl_resumes_over_a_renewal_as_well() {
     if Command::new("openssl").arg("version").output().is_err() {
@@ -201,7 +201,7 @@ async fn openssl_resumes_over_a_renewal_as_well() {
             }
             let mut client =
                 client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-            // It would leave at the end of its input, and is to stay until it has its ticket.
+            // It would exit at the end of its input, but must stay until it has its ticket.
             let _input = client.stdin.take();
             let stream = listener.accept().await.unwrap().0;
             let deadline = Instant::now() + Duration::from_secs(20);
@@ -236,13 +236,13 @@ async fn tickets_end_when_something_else_is_asked_of_clients() {
         let regular = client(&ca, version);
         let (config, _) = place.reload(&open).unwrap();
         shake(&config, &regular).await.unwrap();
-        // None is asked for a certificate, and the ticket must not spare him that.
+        // The session had no request for a certificate, and its ticket must not skip that request.
         let (config, _) = place.reload(&asking(ClientAuthMode::Require)).unwrap();
         assert!(shake(&config, &regular).await.is_err(), "{version:?}");
         let (config, _) = place.reload(&asking(ClientAuthMode::Optional)).unwrap();
         assert_eq!(shake(&config, &regular).await.unwrap().0, HandshakeKind::Full);
         assert_eq!(shake(&config, &regular).await.unwrap().0, HandshakeKind::Resumed);
-        // Another authority: what the old one vouched for counts no more.
+        // Another authority: what the old one signed no longer counts.
         place.write("ca.crt", Ca::new().pem());
         let (config, _) = place.reload(&asking(ClientAuthMode::Optional)).unwrap();
         assert_eq!(shake(&config, &regular).await.unwrap().0, HandshakeKind::Full);
@@ -271,7 +271,7 @@ async fn a_bad_file_keeps_the_old_certificate_and_alarms_until_it_is_good_again(
     ] {
         place.put("a", what);
         place.reload(&wanted).unwrap();
-        // It is told each time, and counted once.
+        // It is reported each time, and counted once.
         let (kept, refused) = place.reload(&wanted).unwrap();
         refusals += 1;
         assert!(same(&before, &kept) && place.certificates.is_stale());
@@ -286,13 +286,13 @@ async fn a_bad_file_keeps_the_old_certificate_and_alarms_until_it_is_good_again(
     fs::remove_file(place.path("a.key")).unwrap();
     let (kept, refused) = place.reload(&wanted).unwrap();
     assert!(same(&before, &kept) && refused[0].contains("cannot read") && refused[0].contains("a.key"), "{refused:?}");
-    // The other certificate is renewed meanwhile, with nothing in its way.
+    // The other certificate is renewed meanwhile without hindrance.
     place.put("b", ca.sign(&["b.example"], |_| {}));
     let (renewed, refused) = place.reload(&wanted).unwrap();
     assert!(!same(&before, &renewed) && refused.len() == 1);
     let stranger = client(&ca, &rustls::version::TLS13);
     assert_eq!(shown(&renewed, &stranger).await, shown(&before, &client(&ca, &rustls::version::TLS13)).await);
-    // What was refused is not what is compared with: the old file back is no change.
+    // A refused file is not the one compared with: the old file back is no change.
     place.put("a", old);
     let (healed, refused) = place.reload(&wanted).unwrap();
     assert!(same(&renewed, &healed) && refused.is_empty() && !place.certificates.is_stale());
@@ -352,7 +352,7 @@ fn what_was_not_in_force_must_be_good() {
         matches!(errors[..], [(Part::Key(1), TlsError::NoKey { .. }), (Part::Authorities, TlsError::Read { .. })]),
         "{errors:?}"
     );
-    // Expired is no reason not to start, now as ever.
+    // An expired certificate does not prevent a start.
     place.put("b", ca.sign(&["b.example"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1)));
     let mut prepared = place.certificates.prepare(SystemTime::now());
     prepared.server("l", &place.wanted(&["a", "b"])).unwrap();
@@ -414,7 +414,7 @@ fn towards_servers_it_is_the_same() {
     let reload = || {
         let mut prepared = place.certificates.prepare(SystemTime::now());
         let config = prepared.client("u", ClientTlsScope::Endpoints, &wanted).unwrap();
-        // Etcd's, say, is another one: other servers, other sessions.
+        // Etcd, for example, has its own configuration: other servers, other sessions.
         assert!(!same(&config, &prepared.client("u", ClientTlsScope::Discovery, &wanted).unwrap()));
         let refused: Vec<_> = prepared.refused().iter().map(|refused| refused.file.clone()).collect();
         place.certificates.commit(prepared);

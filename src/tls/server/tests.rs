@@ -1,4 +1,4 @@
-//! Server-side TLS against rustls and raw clients, over real sockets.
+//! Tests of server-side TLS with rustls and raw clients, over real sockets.
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
@@ -38,7 +38,7 @@ fn soon() -> Instant {
 
 type Shaken = (Result<ServerStream, TlsAcceptError>, io::Result<tokio_rustls::client::TlsStream<TcpStream>>);
 
-/// One handshake; both results. With TLS 1.3 the client may succeed where the server does not.
+/// Makes one handshake; returns both results. With TLS 1.3 the client may succeed where the server fails.
 async fn shake(options: &ServerTlsOptions, config: ClientConfig, name: &'static str) -> Shaken {
     let (server, client) = pair().await;
     let accept = accept(server.into(), with_new_tickets(options), soon());
@@ -46,14 +46,14 @@ async fn shake(options: &ServerTlsOptions, config: ClientConfig, name: &'static 
     tokio::join!(accept, connector.connect(ServerName::try_from(name).unwrap(), client))
 }
 
-/// Sends bytes instead of a handshake: what the listener makes of it, and what it answers.
+/// Sends bytes instead of a handshake; returns the listener's error and its answer.
 async fn send(bytes: &[u8]) -> (TlsAcceptError, Vec<u8>) {
     let (server, mut client) = pair().await;
     let config = with_new_tickets(&options(&Ca::new()));
     let peer = async {
         client.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
-        // Where bytes stay unread the connection ends with a reset; what came before counts.
+        // Unread bytes end the connection with a reset; what arrived before counts.
         let _ = client.read_to_end(&mut answer).await;
         answer
     };
@@ -166,7 +166,7 @@ async fn plain_http_is_answered_in_plain_http() {
 async fn what_is_not_tls_is_told_apart() {
     assert!(matches!(send(b"\0\0\0\0").await.0, TlsAcceptError::NotTls));
     assert!(matches!(send(b"ssh").await.0, TlsAcceptError::NotTls));
-    // A record of a handshake with nonsense in it gets the alert that belongs to it (RFC 8446 §6).
+    // A handshake record with nonsense in it gets its alert (RFC 8446 §6).
     let (error, answer) = send(b"\x16\x03\x01\0\x05\x01\0\0\x01\0").await;
     assert_eq!(error.label(), "protocol");
     assert_eq!(answer[0], 21);
@@ -194,7 +194,7 @@ async fn tickets_hold_on_every_worker() {
     let (server, client) = (with_new_tickets(&options(&ca)), Arc::new(client(&ca, ALL)));
     let connect = |expected| {
         let (server, client) = (Arc::clone(&server), Arc::clone(&client));
-        // A thread with a runtime of its own, as a worker is.
+        // A thread with a runtime of its own, as a worker has.
         std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
                 let (ours, theirs) = pair().await;

@@ -1,7 +1,7 @@
-//! rustls and the bytes around it, without a socket.
+//! Runs rustls on bytes, without a socket.
 //!
-//! rustls is given one whole record at a time. So it is known at any time what it has seen; a record that the reader
-//! has no room for stays encrypted; and nothing of what follows a handshake is lost in it.
+//! rustls gets one whole record at a time. So it is always known what it has seen; a record for which the reader has no
+//! room stays encrypted; and no bytes after a handshake are lost in it.
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -15,32 +15,32 @@ use crate::net::pool::BufferSize;
 
 /// The most plaintext of one record (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;
-/// What a record of application data has beyond its plaintext, at most: header, explicit nonce and tag of TLS 1.2
+/// The most bytes that a record of application data adds to its plaintext: header, explicit nonce and tag of TLS 1.2
 /// (RFC 5288 §3), which are more than those of TLS 1.3.
 const OVERHEAD: usize = 5 + 8 + 16;
-/// Room for what rustls puts before application data: a KeyUpdate of its own, and the answer to one.
+/// Room for records that rustls puts before application data: its own KeyUpdate, and the answer to one.
 const KEY_UPDATES: usize = 128;
-/// What is encrypted at once: whole records, as many as the largest buffer holds.
+/// The most plaintext encrypted at once: as many whole records as the largest buffer holds.
 const BULK: usize = (BufferSize::Large.bytes() - KEY_UPDATES) / (RECORD + OVERHEAD) * RECORD;
 
-/// What a record costs beside its bytes, in bytes.
+/// The cost of a record besides its bytes, in bytes.
 const RECORD_WORK: u32 = 64;
-/// What is done for one unit of a task's budget (tokio's `coop`), of which it has 128 a turn.
+/// The work that takes one unit of a task's budget (tokio's `coop`), which has 128 a turn.
 pub const WORK_PER_UNIT: u32 = 1024;
-/// What is done at once: 256 records, or 16 KiB of records in which the reader finds nothing.
+/// The most work done at once: 256 records, or 16 KiB of records without data for the reader.
 const WORK_AT_ONCE: u32 = 16 * WORK_PER_UNIT;
 
-/// One side's connection of rustls.
+/// rustls' connection of one side.
 pub trait TlsConnection {
-    /// What rustls keeps for this side.
+    /// The data that rustls keeps for this side.
     type Data;
-    /// Whether with TLS 1.3 nobody waits for what this side sends last in a handshake: the server's tickets.
+    /// Whether with TLS 1.3 no peer waits for the last records of this side's handshake: the server's tickets.
     const LAST_FLIGHT_MAY_WAIT: bool;
 
     /// See [`rustls::unbuffered`].
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
-    /// What is the same on both sides.
+    /// Returns the state that both sides have.
     fn common(&self) -> &CommonState;
 }
 
@@ -75,24 +75,24 @@ impl TlsConnection for UnbufferedClientConnection {
 /// The state of one TLS connection.
 pub struct Engine<C> {
     connection: C,
-    /// From the socket.
+    /// Bytes from the socket.
     pub incoming: Incoming,
-    /// To the socket.
+    /// Bytes to the socket.
     pub outgoing: Outgoing,
-    /// What the reader had no room for: less than a record.
+    /// Plaintext that the reader had no room for: less than a record.
     pub(super) rest: Vec<u8>,
-    /// How much of `rest` was read.
+    /// How much of `rest` has been read.
     rest_read: usize,
-    /// What ended it. It does not come back from that.
+    /// The permanent error that ended it.
     failed: Option<Error>,
     peer_closed: bool,
     closed: bool,
-    /// What was done for the peer and not yet taken off the task's budget.
+    /// Work done for the peer and not yet charged to the task's budget.
     work: u32,
 }
 
 impl<C: TlsConnection> Engine<C> {
-    /// Starts with what has come already.
+    /// Begins with the bytes that have already arrived.
     pub fn new(connection: C, incoming: Incoming) -> Engine<C> {
         Engine {
             connection,
@@ -107,36 +107,36 @@ impl<C: TlsConnection> Engine<C> {
         }
     }
 
-    /// What rustls knows of it.
+    /// Returns rustls' state of the connection.
     pub fn common(&self) -> &CommonState {
         self.connection.common()
     }
 
-    /// The peer has sent its close_notify, and all before it was read.
+    /// Returns true if the peer has sent its close_notify, and all bytes before it were read.
     pub fn is_at_end(&self) -> bool {
         self.peer_closed && self.rest.is_empty()
     }
 
-    /// We have sent our close_notify, or failed: nothing more can be written.
+    /// Returns true if nothing more can be written: we have sent our close_notify, or failed.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Whether a unit of the task's budget has been used up.
+    /// Returns true if a unit of the task's budget has been used up.
     pub fn owes(&self) -> bool {
         self.work >= WORK_PER_UNIT
     }
 
-    /// A unit was taken off the task's budget.
+    /// Records that a unit was charged to the task's budget.
     pub fn pay(&mut self) {
         self.work -= WORK_PER_UNIT.min(self.work);
     }
 
-    /// Goes on with the handshake as far as the records that are there allow. `true`: it is over, and nothing behind it
-    /// was touched.
+    /// Continues the handshake as far as the available records allow. Returns true once it is done; the bytes after it
+    /// stay untouched.
     ///
     /// # Errors
-    /// If the peer breaks the protocol or is refused; the alert is in `outgoing`.
+    /// Fails if the peer breaks the protocol or is refused; the alert is in `outgoing`.
     pub fn shake(&mut self) -> Result<bool, Error> {
         while self.common().is_handshaking() {
             let whole = self.next_record(|_| debug_assert!(false, "application data in a handshake"))?;
@@ -150,8 +150,8 @@ impl<C: TlsConnection> Engine<C> {
     /// Decrypts records into `buf` until it is full, there are no more, or enough is done at once.
     ///
     /// # Errors
-    /// If the peer breaks the protocol; the alert is in `outgoing`. What came before the error is in `buf`, and the
-    /// error comes again when that has been read.
+    /// Fails if the peer breaks the protocol; the alert is in `outgoing`. The bytes before the error are in `buf`, and
+    /// the error is returned again once they have been read.
     #[inline]
     pub fn open(&mut self, buf: &mut ReadBuf<'_>) -> Result<(), Error> {
         if !self.rest.is_empty() {
@@ -182,8 +182,8 @@ impl<C: TlsConnection> Engine<C> {
         self.failed.as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Gives rustls the next record, and `plain` what was in it. `false`: it is not whole. rustls has seen its start then
-    /// and refuses at once what is no TLS.
+    /// Gives rustls the next record, and `plain` its contents. Returns false if it is not whole; rustls has then seen
+    /// its start, and refuses at once what is not TLS.
     fn next_record(&mut self, mut plain: impl FnMut(&[u8])) -> Result<bool, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -208,7 +208,7 @@ impl<C: TlsConnection> Engine<C> {
                     true
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
-                    // It is in `outgoing`, and nothing overtakes it there.
+                    // The data is in `outgoing`, in order.
                     data.done();
                     true
                 }
@@ -216,7 +216,7 @@ impl<C: TlsConnection> Engine<C> {
                     self.peer_closed = true;
                     true
                 }
-                // Early data is not offered and not accepted; what else there may be some day is waited for.
+                // Early data is neither offered nor accepted; unknown future states are waited out.
                 Ok(_) => false,
                 Err(error) => return Err(self.fail(error)),
             };
@@ -228,20 +228,21 @@ impl<C: TlsConnection> Engine<C> {
                 break;
             }
         }
-        // What is in it makes the reader work, and is counted by him; what is not, as tickets and new keys, costs here.
+        // The reader's own work covers data for it; records without data, such as tickets and new keys, are charged
+        // here.
         self.work = self.work.saturating_add(RECORD_WORK + if is_empty { length as u32 } else { 0 });
         if self.peer_closed {
-            // What follows a close_notify is ignored (RFC 8446 §6.1).
+            // Bytes after a close_notify are ignored (RFC 8446 §6.1).
             self.incoming.clear();
         }
         Ok(whole.is_some())
     }
 
-    /// It ends here, with the alert that rustls has for it.
+    /// Ends the connection, and queues rustls' alert.
     #[cold]
     fn fail(&mut self, error: Error) -> Error {
         while self.connection.common().wants_write() {
-            // Alerts go out before anything that came is looked at.
+            // Alerts are sent before any received byte is processed.
             let Ok(ConnectionState::EncodeTlsData(data)) = self.connection.process(&mut []).state else { break };
             if encode(data, &mut self.outgoing).is_err() {
                 break;
@@ -253,11 +254,11 @@ impl<C: TlsConnection> Engine<C> {
         error
     }
 
-    /// Encrypts `plain`, or as many whole records of it as the largest buffer holds, behind what is in `outgoing`.
+    /// Encrypts `plain`, or as many whole records of it as the largest buffer holds, and appends them to `outgoing`.
     /// Returns how much.
     ///
     /// # Errors
-    /// If it has failed before, or the keys are used up (TLS 1.2 cannot change them).
+    /// Fails if it failed before, or the keys are used up (TLS 1.2 cannot change them).
     #[inline]
     pub fn seal(&mut self, plain: &[u8]) -> Result<usize, Error> {
         let plain = &plain[..plain.len().min(BULK)];
@@ -278,10 +279,10 @@ impl<C: TlsConnection> Engine<C> {
         })
     }
 
-    /// Puts a close_notify behind what is in `outgoing`, once.
+    /// Appends a close_notify to `outgoing`, once.
     ///
     /// # Errors
-    /// If rustls has none to give.
+    /// Fails if rustls has none.
     pub fn close(&mut self) -> Result<(), Error> {
         if self.closed {
             return Ok(());
@@ -295,7 +296,7 @@ impl<C: TlsConnection> Engine<C> {
         result
     }
 
-    /// Lets `put` write behind what rustls has to send itself.
+    /// Lets `put` write after rustls' own pending records.
     fn write<R>(
         &mut self,
         put: impl FnOnce(&mut WriteTraffic<'_, C::Data>, &mut Outgoing) -> Result<R, Error>,
@@ -321,9 +322,9 @@ impl<C: TlsConnection> Engine<C> {
     }
 }
 
-/// Puts a record of rustls's own behind what is in `outgoing`.
+/// Appends one of rustls' own records to `outgoing`.
 fn encode<D>(mut data: EncodeTlsData<'_, D>, outgoing: &mut Outgoing) -> Result<(), Error> {
-    // It says how much room it wants only when it has too little.
+    // It tells the size that it needs only if the room is too small.
     let mut size = 0;
     loop {
         let room = if size == 0 { &mut [][..] } else { outgoing.room(size) };

@@ -1,11 +1,11 @@
-//! What the socket gave and rustls has not used up.
+//! Bytes from the socket that rustls has not consumed.
 //!
-//! The socket is read in large steps: a record of 16 KiB is one call, and many small records that wait together are one
-//! call. The buffer comes from the worker's pool when there is something to read and goes back as soon as it is empty.
-//! The start of a record may wait for as long as the peer likes, so it waits in memory of its own size.
+//! The socket is read in large steps: a record of 16 KiB takes one call, and many small records that arrive together
+//! take one call. The buffer comes from the worker's pool when there is something to read and is returned once it is
+//! empty. The start of a record may have to wait for long, so it waits in memory of its own size.
 //!
-//! It also saves the call that says EAGAIN: tokio takes a read that did not fill its buffer as "nothing more there" and
-//! waits for the poll, and with a large buffer nearly every read is such a one.
+//! This also saves the call that returns EAGAIN: after a read that did not fill its buffer, tokio assumes that nothing
+//! more is there and waits for the poll, and with a large buffer nearly every read is such a one.
 
 use std::io;
 use std::pin::Pin;
@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::span::ByteSpan;
 use crate::net::pool::{self, BufferSize};
 
-/// Holds three whole records of the largest kind; a connection that fills it gets the large one. It is also the most
-/// that may be held of a message that is not whole: a handshake message of 64 KiB is larger than any that makes sense.
+/// Holds three whole records of the largest size; a connection that fills it gets the large buffer. It also bounds an
+/// incomplete message: no sensible handshake message has 64 KiB.
 const USUAL: BufferSize = BufferSize::Medium;
 
 /// The length of a record's header (RFC 8446 §5.1).
@@ -28,26 +28,26 @@ const HEADER: usize = 5;
 pub struct Incoming {
     /// Never empty.
     span: Option<ByteSpan>,
-    /// So many bytes at the front are whole records that rustls has seen and keeps in place: parts of a handshake
-    /// message that is not whole (RFC 8446 §5.1).
+    /// The number of bytes at the front that are whole records which rustls has seen and keeps in place: parts of an
+    /// incomplete handshake message (RFC 8446 §5.1).
     joined: usize,
-    /// What the next read takes: more where the last one filled its buffer.
+    /// The size of the next read; grows when a read fills its buffer.
     size: BufferSize,
 }
 
 impl Incoming {
-    /// Starts with `early`, which was read from the socket before.
+    /// Begins with `early`, which was read from the socket before.
     pub fn new(early: &[u8]) -> Incoming {
         let span = (!early.is_empty()).then(|| ByteSpan::new(pool::copy_of(early), early.len()));
         Incoming { span, joined: 0, size: USUAL }
     }
 
-    /// All bytes.
+    /// Returns all bytes.
     pub fn bytes(&self) -> &[u8] {
         self.span.as_ref().map_or(&[], ByteSpan::bytes)
     }
 
-    /// How many bytes rustls shall see: up to the end of the first record that it has not seen yet, if that is whole.
+    /// Returns the end of the first whole record that rustls has not seen, if there is one.
     #[inline]
     pub fn record_end(&self) -> Option<usize> {
         let bytes = &self.bytes()[self.joined..];
@@ -56,17 +56,17 @@ impl Incoming {
         (rest.len() >= length).then_some(self.joined + HEADER + length)
     }
 
-    /// The first `count` bytes, for rustls to decrypt in place.
+    /// Returns the first `count` bytes, for rustls to decrypt in place.
     pub fn front_mut(&mut self, count: usize) -> &mut [u8] {
         self.span.as_mut().map_or(&mut [], |span| &mut span.bytes_mut()[..count])
     }
 
-    /// What rustls keeps in place; nothing nearly always. It has to be there whenever rustls is called.
+    /// Returns the bytes that rustls keeps in place; nearly always none. Every call of rustls needs them.
     pub fn joined_mut(&mut self) -> &mut [u8] {
         self.front_mut(self.joined)
     }
 
-    /// rustls has seen `seen` bytes that are whole records, and does not need the first `discard` of them any more.
+    /// Records that rustls has seen `seen` bytes, all whole records, and no longer needs the first `discard` of them.
     pub fn consume(&mut self, seen: usize, discard: usize) {
         debug_assert!(discard <= seen);
         self.joined = seen - discard;
@@ -77,20 +77,20 @@ impl Incoming {
         }
     }
 
-    /// How many bytes at the front rustls has seen and keeps.
+    /// Returns how many bytes at the front rustls has seen and keeps.
     pub fn joined(&self) -> usize {
         self.joined
     }
 
-    /// Forgets everything.
+    /// Drops all bytes.
     pub fn clear(&mut self) {
         (self.span, self.joined) = (None, 0);
     }
 
-    /// Reads from the socket behind what is there: how many bytes came, 0 at its end.
+    /// Reads from the socket and appends. Returns how many bytes arrived, 0 at its end.
     ///
     /// # Errors
-    /// Those of the socket; and if a message is larger than any that makes sense.
+    /// Returns those of the socket, or an error if a message is too large.
     pub fn poll_fill<S>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<io::Result<usize>>
     where
         S: AsyncRead + Unpin,
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket that has `waiting` bytes to read and counts how often it is asked.
+    /// A socket with `waiting` bytes to read, which counts the reads.
     #[derive(Default)]
     struct Counted {
         waiting: Vec<u8>,
@@ -173,7 +173,7 @@ mod tests {
         incoming.poll_fill(&mut Context::from_waker(Waker::noop()), socket)
     }
 
-    /// Takes whole records until nothing more comes.
+    /// Reads whole records until no more arrive.
     fn drain(incoming: &mut Incoming, socket: &mut Counted) -> Vec<u8> {
         let mut all = Vec::new();
         while let Poll::Ready(count) = fill(incoming, socket) {
@@ -259,7 +259,7 @@ mod tests {
         while incoming.record_end().is_none() {
             poll_fn(|cx| incoming.poll_fill(cx, &mut server)).await.unwrap();
         }
-        // tokio holds the socket for not readable: a read now returns without a call.
+        // tokio regards the socket as not readable: a read now returns without a call.
         let mut cx = Context::from_waker(Waker::noop());
         let ready = std::pin::pin!(server.ready(Interest::READABLE)).poll(&mut cx);
         assert!(ready.is_pending());

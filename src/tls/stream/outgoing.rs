@@ -1,7 +1,7 @@
-//! What is encrypted and not sent.
+//! Encrypted bytes that are not sent yet.
 //!
-//! Nothing, as long as the socket takes what it is given. Otherwise the rest waits here, and nothing more is encrypted
-//! until it is gone: a peer that does not read costs one buffer.
+//! Empty as long as the socket takes all bytes. Otherwise the rest waits here, and nothing more is encrypted until it
+//! is gone: a peer that does not read costs one buffer.
 
 use std::io;
 use std::pin::Pin;
@@ -16,17 +16,17 @@ use crate::net::pool;
 #[derive(Debug, Default)]
 pub struct Outgoing {
     span: Option<ByteSpan>,
-    /// It is in no hurry: it leaves together with what is written next.
+    /// Whether the bytes may wait for the next write.
     patient: bool,
 }
 
 impl Outgoing {
-    /// Whether something waits that should be sent now.
+    /// Returns true if bytes wait that should be sent now.
     pub fn is_due(&self) -> bool {
         self.span.is_some() && !self.patient
     }
 
-    /// What is there now may wait for the next write.
+    /// Lets the current bytes wait for the next write.
     pub fn wait(&mut self) {
         self.patient = true;
         if let Some(span) = &mut self.span {
@@ -34,7 +34,7 @@ impl Outgoing {
         }
     }
 
-    /// Room for at least `count` bytes behind those that wait.
+    /// Returns room for at least `count` bytes after the waiting ones.
     pub fn room(&mut self, count: usize) -> &mut [u8] {
         let fits = |span: &ByteSpan| span.capacity() - span.bytes().len() >= count;
         let span = match self.span.take() {
@@ -54,7 +54,7 @@ impl Outgoing {
         self.span.insert(span).room()
     }
 
-    /// Takes in `count` bytes that were put into the [`room`](Self::room); they are to be sent now, and all before them.
+    /// Adds `count` bytes that were written into the [`room`](Self::room); they and all before them are due now.
     pub fn add(&mut self, count: usize) {
         self.patient = false;
         if let Some(span) = &mut self.span {
@@ -62,10 +62,10 @@ impl Outgoing {
         }
     }
 
-    /// Sends what waits: in one call, if the socket takes it.
+    /// Sends the waiting bytes, in one call if the socket takes them.
     ///
     /// # Errors
-    /// Those of the socket; what waited is gone then.
+    /// Returns those of the socket; the waiting bytes are then dropped.
     pub fn poll_send<S>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<io::Result<()>>
     where
         S: AsyncWrite + Unpin,

@@ -1,4 +1,4 @@
-//! The two sides of a connection, each from its configuration.
+//! The streams of the two sides, each made from its configuration.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub type ServerStream<S> = TlsStream<UnbufferedServerConnection, S>;
 pub type ClientStream<S> = TlsStream<UnbufferedClientConnection, S>;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
-    /// Does the handshake with a client, of which `incoming` was read already.
+    /// Performs the handshake with a client; `incoming` was read already.
     ///
     /// # Errors
     /// See [`TlsStream::handshake`].
@@ -28,7 +28,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
-    /// Does the handshake with a server that must be `name`.
+    /// Performs the handshake with a server that must be `name`.
     ///
     /// # Errors
     /// See [`TlsStream::handshake`].

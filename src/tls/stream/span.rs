@@ -1,8 +1,8 @@
-//! Bytes in a part of a buffer.
+//! A range of bytes in a buffer.
 
 use crate::net::pool::{self, Buffer};
 
-/// Bytes that wait in a buffer: what came and is not decrypted, or what is encrypted and not sent.
+/// Bytes that wait in a buffer: received and not decrypted, or encrypted and not sent.
 #[derive(Debug)]
 pub struct ByteSpan {
     buffer: Buffer,
@@ -11,38 +11,38 @@ pub struct ByteSpan {
 }
 
 impl ByteSpan {
-    /// The first `length` bytes of `buffer`.
+    /// Holds the first `length` bytes of `buffer`.
     pub fn new(buffer: Buffer, length: usize) -> ByteSpan {
         debug_assert!(length <= buffer.len());
         ByteSpan { buffer, start: 0, end: length as u32 }
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start as usize..self.end as usize]
     }
 
-    /// The bytes, to be decrypted in place.
+    /// Returns the bytes, to decrypt them in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.start as usize..self.end as usize]
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize
     }
 
-    /// How large the buffer is.
+    /// Returns the size of the buffer.
     pub fn capacity(&self) -> usize {
         self.buffer.len()
     }
 
-    /// The room behind the bytes.
+    /// Returns the room after the bytes.
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.buffer[self.end as usize..]
     }
 
-    /// Takes in `count` bytes that were put into the [`room`](Self::room).
+    /// Adds `count` bytes that were written into the [`room`](Self::room).
     pub fn add(&mut self, count: usize) {
         self.end += count as u32;
         debug_assert!(self.end as usize <= self.buffer.len());
@@ -54,13 +54,13 @@ impl ByteSpan {
         debug_assert!(self.start <= self.end);
     }
 
-    /// Moves the bytes to the front of the buffer, so that all its room is behind them.
+    /// Moves the bytes to the front of the buffer, so that all room is after them.
     pub fn compact(&mut self) {
         self.buffer.copy_within(self.start as usize..self.end as usize, 0);
         (self.start, self.end) = (0, self.end - self.start);
     }
 
-    /// Gives a buffer back that is more than twice as large as its bytes: they may wait for long.
+    /// Replaces a buffer that is more than twice as large as its bytes, since they may wait for long.
     pub fn shrink(&mut self) {
         if self.capacity() > 2 * self.len() {
             *self = ByteSpan::new(pool::copy_of(self.bytes()), self.len());

@@ -1,7 +1,7 @@
-//! Our TLS against the other implementation: rustls' usual interface, driven by tokio-rustls.
+//! Tests of the TLS streams against rustls' usual interface, driven by tokio-rustls.
 //!
-//! What the rest of the crate relies on is tested of both kinds of stream. What is about our own buffers, reads, sends and
-//! turns is tested of our own alone: the other kind does not promise it.
+//! Tests of behaviour that the crate relies on run with both kinds of stream. Tests of buffers, reads, sends and turns
+//! run with our own only: the other kind does not promise these.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -22,7 +22,7 @@ use super::super::{client::ClientTlsOptions, client::client_config, provider};
 use super::*;
 use rustls::version::{TLS12, TLS13};
 
-/// A stream that counts the reads and writes that moved something.
+/// Counts the reads and writes that moved bytes.
 struct Counting {
     io: DuplexStream,
     reads: Arc<AtomicUsize>,
@@ -69,7 +69,7 @@ fn name() -> ServerName<'static> {
     ServerName::try_from(NAME).unwrap()
 }
 
-/// The configurations of both sides; both show certificates.
+/// The configurations of both sides; both have certificates.
 fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, ClientConfig) {
     let ca = Ca::new();
     let options = ServerTlsOptions {
@@ -88,7 +88,7 @@ fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, ClientC
     (ServerConfig::clone(&server.unwrap()), client)
 }
 
-/// Our server and the other implementation's client, after the handshake.
+/// Connects our server and the other implementation's client, and performs the handshake.
 async fn served<K: Kind, S: Io>(
     version: &'static SupportedProtocolVersion,
     ours: S,
@@ -104,7 +104,7 @@ fn bytes(random: &mut fastrand::Rng, count: usize) -> Vec<u8> {
     (0..count).map(|_| random.u8(..)).collect()
 }
 
-/// Writes all in pieces at random.
+/// Writes all bytes in random pieces.
 async fn write_in_pieces(mut to: impl AsyncWrite + Unpin, all: &[u8], mut random: fastrand::Rng, largest: usize) {
     let mut rest = all;
     while !rest.is_empty() {
@@ -116,7 +116,7 @@ async fn write_in_pieces(mut to: impl AsyncWrite + Unpin, all: &[u8], mut random
     to.shutdown().await.unwrap();
 }
 
-/// Reads to the end, in pieces at random.
+/// Reads to the end in random pieces.
 async fn read_in_pieces(mut from: impl AsyncRead + Unpin, mut random: fastrand::Rng, largest: usize) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
@@ -128,7 +128,7 @@ async fn read_in_pieces(mut from: impl AsyncRead + Unpin, mut random: fastrand::
     }
 }
 
-/// Both sides talk at once, to the end.
+/// Lets both sides write and read at once, to the end.
 async fn converse<A, B>(one: A, other: B, random: &mut fastrand::Rng, amount: usize)
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -153,12 +153,12 @@ async fn the_bytes_do_not_depend_on_how_the_stream_is_cut<K: Kind>() {
         let mut random = fastrand::Rng::with_seed(seed);
         let version = [&TLS12, &TLS13][random.usize(..2)];
         let (mut server, mut client) = configs(version);
-        // Messages of a handshake, and tickets, in many records.
+        // Handshake messages and tickets in many records.
         let fragment = [None, None, Some(32), Some(100)][random.usize(..4)];
-        // One byte at a time is a cut at every place.
+        // One byte at a time is a cut at every position.
         let most = [1, 10, 1_000, 100_000][random.usize(..4)];
         let amount = if most < 1_000 { 5_000 } else { 600_000 };
-        // At least a ticket: it is sent while the other side, being done with the handshake, does not read.
+        // At least a ticket: it is sent after the handshake, while the other side does not read.
         let (ours, theirs) = duplex([3_000, 70_000][random.usize(..2)]);
         let ours = Cut { io: ours, random: random.fork(), most };
         let talk = async {
@@ -222,7 +222,7 @@ async fn what_waits_together_is_one_read_and_what_is_written_is_one_send() {
     let (reads, writes) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
     let ours = Counting { io: ours, reads: Arc::clone(&reads), writes: Arc::clone(&writes) };
     let (mut ours, mut theirs) = served::<Own, _>(&TLS13, ours, theirs).await;
-    // The ticket is not there yet: it comes with the first write.
+    // The ticket is not sent yet: it comes with the first write.
     assert_eq!(writes.load(Relaxed), 1);
     ours.flush().await.unwrap();
     assert_eq!(writes.load(Relaxed), 1);
@@ -238,7 +238,7 @@ async fn what_waits_together_is_one_read_and_what_is_written_is_one_send() {
         }
         reads.store(0, Relaxed);
         let mut all = vec![0; message * times];
-        // One read of the reader's, too.
+        // And the reader gets them in one read.
         assert_eq!(ours.read(&mut all).await.unwrap(), all.len());
         assert_eq!(reads.load(Relaxed), 1, "{times} of {message}");
     }
@@ -255,7 +255,7 @@ async fn nothing_is_held_but_what_must_be() {
     let (ours, theirs) = duplex(1 << 20);
     let (mut ours, mut theirs) = served::<Own, _>(&TLS13, ours, theirs).await;
     let mut cx = Context::from_waker(Waker::noop());
-    // A reader with little room: the rest of the record, and nothing else.
+    // A reader with little room gets the rest of the record, and nothing else.
     theirs.write_all(&[7; 1000]).await.unwrap();
     theirs.flush().await.unwrap();
     ours.read_exact(&mut [0; 10]).await.unwrap();
@@ -266,7 +266,7 @@ async fn nothing_is_held_but_what_must_be() {
     assert_eq!(ours.engine.rest.capacity(), 0);
     assert!(ours.engine.incoming.bytes().is_empty());
     assert!(!ours.engine.outgoing.is_due());
-    // Every buffer is back.
+    // All buffers are returned.
     let (small, medium) = (pool::free(BufferSize::Small), pool::free(BufferSize::Medium));
     ours.write_all(&[7; 100]).await.unwrap();
     assert_eq!((pool::free(BufferSize::Small), pool::free(BufferSize::Medium)), (small.max(1), medium));
@@ -282,7 +282,7 @@ async fn a_peer_that_does_not_read_is_written_no_more_than_a_buffer() {
     assert!(taken <= BufferSize::Large.bytes());
     assert!(Pin::new(&mut ours).poll_write(&mut cx, &all[taken..]).is_pending());
     assert!(Pin::new(&mut ours).poll_flush(&mut cx).is_pending());
-    // What the peer sends can be read meanwhile.
+    // Meanwhile bytes from the peer can be read.
     theirs.write_all(b"hello").await.unwrap();
     theirs.flush().await.unwrap();
     let mut hello = [0; 5];
@@ -308,7 +308,7 @@ async fn keys_change_in_mid_stream<K: Kind>() {
         let mut got = [0; 100];
         ours.read_exact(&mut got).await.unwrap();
         assert_eq!(got, [round; 100]);
-        // Behind the answer to it (RFC 8446 §4.6.3).
+        // After the answer to it (RFC 8446 §4.6.3).
         ours.write_all(&[round; 20_000]).await.unwrap();
         let mut got = vec![0; 20_000];
         theirs.read_exact(&mut got).await.unwrap();
@@ -316,7 +316,7 @@ async fn keys_change_in_mid_stream<K: Kind>() {
     }
 }
 
-/// How often all others had their turn until `reading` was over.
+/// Returns how often other tasks had a turn until `reading` ended.
 async fn turns_of_others(reading: impl Future<Output = ()> + Send + 'static) -> usize {
     let reading = tokio::spawn(reading);
     let mut turns = 0;
@@ -358,7 +358,7 @@ async fn others_have_their_turn_while_a_peer_changes_its_keys() {
     theirs.flush().await.unwrap();
     let turns = turns_of_others(async move {
         ours.read_exact(&mut [0; ROUNDS]).await.unwrap();
-        // Of all that it was asked for there is one answer (RFC 8446 §4.6.3), and it takes no room before it leaves.
+        // There is one answer to all requests (RFC 8446 §4.6.3), and it takes no memory before it is sent.
         assert!(!ours.engine.outgoing.is_due());
         ours.write_all(b"y").await.unwrap();
         assert_eq!(theirs.read_u8().await.unwrap(), b'y');
@@ -366,7 +366,7 @@ async fn others_have_their_turn_while_a_peer_changes_its_keys() {
     assert!(turns.await >= ROUNDS * 31 / 2_048);
 }
 
-/// A few are taken. Thousands that run over the ends of records never leave what rustls keeps in place, which has a bound.
+/// A few are accepted. Thousands that cross the ends of records never leave rustls' memory, which is bounded.
 #[tokio::test(flavor = "current_thread")]
 async fn tickets_without_end_are_refused() {
     for (tickets, is_taken) in [(100, true), (5_000, false)] {
@@ -434,7 +434,7 @@ async fn a_bad_record_ends_it_with_an_alert<K: Kind>() {
         theirs.write_all(b"good").await.unwrap();
         theirs.flush().await.unwrap();
         theirs.get_mut().0.write_all(bad).await.unwrap();
-        // What came before it is read first.
+        // Bytes before it are read first.
         let mut good = [0; 100];
         assert_eq!(ours.read(&mut good).await.unwrap(), 4);
         for _ in 0..2 {
@@ -450,7 +450,7 @@ async fn a_bad_record_ends_it_with_an_alert<K: Kind>() {
 
 async fn a_handshake_message_that_never_ends_is_refused<K: Kind>() {
     let (ours, mut theirs) = duplex(1 << 20);
-    // A ClientHello of 65,535 bytes, ten in a record.
+    // A ClientHello of 65,535 bytes, ten per record.
     let mut hello = vec![1, 0, 0xff, 0xff];
     hello.resize(65_000, 0);
     for part in hello.chunks(10) {
@@ -462,7 +462,7 @@ async fn a_handshake_message_that_never_ends_is_refused<K: Kind>() {
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
-/// A client may bring early data on a ticket of the server that stood here before (RFC 8446 §4.2.10).
+/// A client may send early data with a ticket of an earlier server at this address (RFC 8446 §4.2.10).
 async fn early_data_is_passed_over<K: Kind>() {
     let ca = Ca::new();
     let before = ServerConfig::builder_with_provider(Arc::clone(provider()))
@@ -503,7 +503,7 @@ async fn early_data_is_passed_over<K: Kind>() {
         client.write_all(&[7; 3_000]).await.unwrap();
         client.flush().await.unwrap();
         assert!(!client.get_ref().1.is_early_data_accepted());
-        // It stays until the server has done the handshake.
+        // The client stays until the server has finished the handshake.
         client
     };
     let serve = async {
