@@ -1,18 +1,18 @@
-//! Routes that answer by themselves: redirects, and answers of the configuration.
+//! Routes that answer by themselves: redirects and configured answers.
 
 use std::fs;
 
 use crate::harness::{Frame, Handshake, Head, Proxy, RawServer, yaml};
 use crate::plain::{get, head};
 
-/// A proxy with these routes, no upstream, and these lines in its listener.
+/// Starts a proxy with these routes, no upstream, and these lines in its listener.
 fn start(listener: &str, routes: &str) -> Proxy {
     Proxy::start(&format!(
         "workers: 1\nlisteners:\n  - {{ name: plain, bind: \"127.0.0.1:0\"{listener} }}\nroutes:\n{routes}\nupstreams: {{}}\n"
     ))
 }
 
-/// Sends a request; gives the answer's head and body.
+/// Sends a request; returns the answer's head and body.
 async fn ask(proxy: &Proxy, request: &str) -> (Head, String) {
     let mut client = proxy.client().await;
     client.send(request).await;
@@ -128,7 +128,7 @@ async fn a_page_is_read_again_when_it_changes_and_stays_while_it_is_bad() {
     let changes = proxy.reload(&text).await.unwrap();
     assert!(changes.is_empty() && changes.warnings[0].contains("cannot be read"), "{changes:?}");
     assert_eq!(ask(&proxy, &get("/")).await.1, "second");
-    // A new file that is not there is a mistake.
+    // A missing file is an error.
     let refused = proxy.reload(&text.replace("down.txt", "gone.txt")).await.unwrap_err().to_string();
     assert!(refused.contains("routes[0].respond.file") && refused.contains("cannot be read"), "{refused}");
     fs::write(dir.path().join("gone.txt"), vec![b'x'; (1 << 20) + 1]).unwrap();

@@ -39,7 +39,7 @@ async fn metrics_are_in_the_format_that_prometheus_reads() {
     assert_eq!(value(r#"wsluice_messages_total{direction="in",opcode="text",route="all"}"#), 1.0);
     assert_eq!(value(r#"wsluice_messages_total{direction="out",opcode="text",route="all"}"#), 1.0);
     assert_eq!(value(r#"wsluice_handshakes_total{code="101",listener="plain",route="all"}"#), 1.0);
-    // Every refusal and every end has its zero before it happens.
+    // Every refusal and every end has a zero before it happens.
     assert_eq!(value(r#"wsluice_rejections_total{listener="plain",reason="origin",route="all"}"#), 0.0);
     assert_eq!(value(r#"wsluice_rejections_total{listener="plain",reason="upstream_switched",route="all"}"#), 0.0);
     let closes = r#"wsluice_session_closes_total{code="1012",initiator="proxy",reason="drain",route="all"}"#;
@@ -49,9 +49,9 @@ async fn metrics_are_in_the_format_that_prometheus_reads() {
         assert!(value(series) > 0.0, "{series}");
     }
     assert!(value("process_start_time_seconds") > 1.7e9);
-    // Nothing that a stranger chose is a label.
+    // No label is chosen by a stranger.
     assert!(!body.contains("example.com") && !body.contains("client=\""));
-    // Each family says what it is, once, before its series.
+    // Each family has one description before its series.
     for line in body.lines().filter(|line| !line.starts_with('#')) {
         let name = line.split(['{', ' ']).next().unwrap();
         let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
@@ -72,7 +72,7 @@ async fn health_is_told_and_nothing_else_is_served() {
     assert_eq!(ask(&admin, &get("/debug")).await.0.status(), 404);
     let (answer, _) = ask(&admin, &head(&["POST /metrics HTTP/1.1", "Host: a", "Content-Length: 0"])).await;
     assert_eq!((answer.status(), answer.get("allow")), (405, Some("GET, HEAD")));
-    // What is for operators is not on the public listener.
+    // The public listener does not serve the operator's paths.
     let mut client = proxy.client().await;
     client.send(get("/metrics")).await;
     assert_ne!(client.head().await.status(), 200);
@@ -83,7 +83,7 @@ async fn crowd(admin: &Address, count: usize, sent: &str) -> Vec<Conn> {
     let mut crowd = vec![];
     for _ in 0..count {
         let mut conn = Conn::connect(admin).await;
-        // One that had to give way already takes nothing more.
+        // A connection that was already dropped takes nothing more.
         let _ = conn.try_send(sent).await;
         crowd.push(conn);
     }
@@ -114,7 +114,7 @@ async fn a_name_that_may_be_a_pages_reads_no_metrics() {
     for host in ["evil.example.com", "evil.example.com:9902", "127.0.0.1.nip.io", "localhost.evil.example.com"] {
         let (answer, body) = ask(&admin, &of("/metrics", host)).await;
         assert!(answer.status() == 403 && body.contains("`admin.hosts`"), "{host}: {body}");
-        // A probe asks by whatever name it likes.
+        // A probe may use any name.
         assert_eq!(ask(&admin, &of("/livez", host)).await.0.status(), 200);
     }
     for host in ["127.0.0.1", "localhost:9902", "[::1]:9902", "10.1.2.3:9902"] {

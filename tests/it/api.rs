@@ -193,14 +193,14 @@ async fn the_status_tells_of_everything_that_runs() {
     };
     let upstream = |name, endpoint| json!({ "name": name, "draining": false, "endpoints": [endpoint] });
     assert_eq!(status["upstreams"], json!([upstream("one", endpoint(0, 2)), upstream("two", endpoint(1, 0))]));
-    // The metrics tell the same hash.
+    // The metrics show the same hash.
     let mut scrape = Conn::connect(&site.admin).await;
     scrape.send(at_home("/metrics")).await;
     let head = scrape.head().await;
     let metrics = String::from_utf8(scrape.body(&head).await).unwrap();
     assert!(metrics.contains(&format!("wsluice_config_info{{hash={}}} 1\n", config["hash"])), "{metrics}");
     assert!(metrics.contains("wsluice_api_requests_total{result=\"done\"} 1\n"), "{metrics}");
-    // To be told is nothing that is written down.
+    // A read is not in the audit log.
     site.done("POST reload").await;
     assert_eq!(site.audited().await["action"], "reload");
 }
@@ -265,7 +265,7 @@ async fn a_check_says_what_is_wrong_and_changes_nothing() {
     }
     let certificate = "tls: { certificates: [{ cert: /nowhere/a.crt, key: /nowhere/a.key }] }";
     let text = site.yaml.replace("name: first,", &format!("name: first, {certificate},"));
-    // Who may ask for this may not therefore look for files, nor read the environment.
+    // This permission allows neither looking for files nor reading the environment.
     let Answer { status, body } = site.send("POST check", &text).await;
     assert!(status == 200 && body["warnings"][0].as_str().unwrap().contains("were not looked at"), "{body:#}");
     let Answer { status, body } = site.send("POST check", "a: &a b\nc: *a\n").await;
@@ -326,7 +326,7 @@ async fn sessions_are_found_by_each_of_their_marks() {
     assert!(session["age_seconds"].as_f64() >= session["idle_seconds"].as_f64(), "{session:#}");
     let one = site.done(&format!("GET sessions/{}", session["id"].as_str().unwrap())).await;
     assert_eq!(one["opened"].as_str().unwrap()[..10], session["opened"].as_str().unwrap()[..10]);
-    // One that has gone is not listed any more, and its id names no other.
+    // A closed session is no longer listed, and its id names no other.
     drop(two);
     site.left("&route=two", 0).await;
     let _next = site.open(0, "/two").await;
@@ -340,7 +340,7 @@ async fn what_only_a_session_knows_is_as_it_is_at_the_moment() {
     let site = Site::start().await;
     let mut busy = site.open(0, "/one").await;
     let quiet = site.open(0, "/two").await;
-    // Data passes on one of them until the other has been quiet for long enough to be told apart.
+    // Data passes on one of them until the other has been quiet for noticeably longer.
     within("idle", async {
         while site.ids("&idle_for=300ms").await.len() != 1 {
             echoes(&mut busy, "busy").await;
@@ -351,7 +351,7 @@ async fn what_only_a_session_knows_is_as_it_is_at_the_moment() {
     let page = site.done("GET sessions?idle_for=300ms").await;
     assert_eq!(page["sessions"][0]["route"], "two", "{page:#}");
     drop(quiet);
-    // Nobody reads what comes back: it waits in the proxy once the sockets are full.
+    // The answer is not read: it waits in the proxy once the sockets are full.
     let (_reader, mut writer) = busy.split();
     let flood = tokio::spawn(async move { while writer.put(&Frame::binary(vec![7; 60_000])).await.is_ok() {} });
     let session = within("bytes that wait", async {
@@ -405,7 +405,7 @@ async fn sessions_are_closed_one_by_one_and_by_what_they_are() {
     let line = site.audited().await;
     assert_eq!(line["on"], format!("session {} with 1008 \"closed by operator\"", ids[0]));
     assert_eq!(line["result"], r#"{"closing":1}"#);
-    // A client hears of its end a moment before it is in the books.
+    // A client sees its end a moment before the counters do.
     site.left("", 0).await;
 
     let mut first = site.open(0, "/one").await;
@@ -428,7 +428,7 @@ async fn sessions_are_closed_one_by_one_and_by_what_they_are() {
         assert_eq!(site.ask(&format!("POST sessions/close{query}")).await.status, status, "{query}");
     }
     let [mut one, mut two, mut three] = others;
-    // By what only they know, and over a time.
+    // By a filter only they match, over a time.
     assert_eq!(site.done("POST sessions/close?idle_for=0s&route=two&over=1s").await, json!({ "closing": 2 }));
     for client in [&mut two, &mut three] {
         client.expect_closed_with(1008).await;
@@ -468,7 +468,7 @@ async fn a_route_and_an_upstream_are_drained_and_let_in_again() {
         assert_eq!((&line["action"], &line["on"]), (&json!("drain"), &json!(format!("{kind} one over 1s"))), "{line}");
         assert_eq!(site.audited().await["action"], "end_drain");
         assert_eq!(site.audited().await["status"], 404);
-        // The next target is to find none of these.
+        // The next target must not count these.
         drop((one, two));
         site.left("", 0).await;
     }
@@ -487,7 +487,7 @@ async fn an_endpoint_that_is_drained_gets_no_sessions_until_that_is_over() {
     site.done("POST reload").await;
     let mut clients = [site.open(0, "/one").await, site.open(0, "/one").await];
     let url = site.echoes[0].url();
-    // Its slashes may stand as they are. Over a time in which it can be looked at, and then again over a short one.
+    // Its slashes need no escape. First over a span in which it can be observed, then over a short one.
     assert_eq!(site.done(&format!("PUT drains/endpoint/one/{url}?time=1h")).await, json!({ "closing": 1 }));
     let page = site.done(&format!("GET sessions?endpoint={url}")).await;
     assert_eq!(page["sessions"][0]["closing"], "endpoint_drain", "{page:#}");
@@ -602,7 +602,7 @@ async fn a_name_that_only_open_sessions_have_is_no_error() {
 #[tokio::test]
 async fn a_listener_that_is_drained_is_closed_and_opened_again() {
     let mut site = Site::start().await;
-    // An address that it can have again.
+    // An address that it can use again.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     site.write(&[("name: second, bind: \"127.0.0.1:0\"", &format!("name: second, bind: \"{free}\""))]);
     site.done("POST reload").await;
@@ -613,7 +613,7 @@ async fn a_listener_that_is_drained_is_closed_and_opened_again() {
     assert!(std::net::TcpStream::connect(free).is_err(), "nobody listens there");
     let listener = json!({ "name": "second", "address": free.to_string(), "draining": true });
     assert_eq!(site.done("GET status").await["listeners"][1], listener);
-    // Its address is another's for a while.
+    // Another process has its address for a while.
     let taken = TcpListener::bind(free).unwrap();
     let Answer { status, body } = site.ask("DELETE drains/listener/second").await;
     assert!(status == 409 && body["error"].as_str().unwrap().contains("is in use by another process"), "{body}");
@@ -638,13 +638,13 @@ async fn a_token_is_needed_where_one_is_set_and_a_reload_takes_another() {
         }
     }
     assert_eq!(site.ask(&authorized("GET status", TOKEN)).await.status, 200);
-    // Metrics and health are for everybody.
+    // Metrics and health need no token.
     for path in ["/metrics", "/livez", "/readyz"] {
         let mut conn = Conn::connect(&site.admin).await;
         conn.send(at_home(path)).await;
         assert_eq!(conn.head().await.status(), 200);
     }
-    // The file says what is new; the address stays, and so does a kept connection.
+    // The file has new settings; the address stays, and so does a kept connection.
     let mut kept = Conn::connect(&site.admin).await;
     kept.send(get("/livez")).await;
     let head = kept.head().await;
@@ -659,14 +659,14 @@ async fn a_token_is_needed_where_one_is_set_and_a_reload_takes_another() {
     assert_eq!(opens(&site, TOKEN).await, 401);
     kept.send(get("/livez")).await;
     assert_eq!(kept.head().await.status(), 200);
-    // One that is bad refuses the reload, and the one before opens still.
+    // An invalid one fails the reload, and the old one still works.
     std::fs::write(&file, "short").unwrap();
     let answer = site.ask(&authorized("POST reload", other)).await;
     assert_eq!((answer.status, &answer.body["problems"][0]["key"]), (422, &json!("admin.token_file")), "{answer:?}");
     assert!(!answer.body.to_string().contains("short"), "{answer:?}");
     assert_eq!(opens(&site, other).await, 200);
     assert_eq!(site.audited().await["status"], 422);
-    // Nothing of it is in the log.
+    // The log contains nothing of it.
     let seen = site.process.seen.join("\n");
     assert!(!seen.contains(TOKEN) && !seen.contains(other), "{seen}");
 }
@@ -694,7 +694,7 @@ async fn by_a_unix_socket_the_log_tells_whose_process_it_was() {
     let mut site = Site::with("bind: \"unix:{dir}/admin.sock\"").await;
     let Address::Unix(path) = &site.admin else { panic!("{}", site.admin) };
     let path = path.clone();
-    // By a real curl where there is one, as in the README.
+    // By a real curl if there is one, as in the README.
     let by_curl = Path::new("/usr/bin/curl").exists();
     if by_curl {
         let output = Command::new("/usr/bin/curl")
@@ -761,7 +761,7 @@ async fn each_curl_of_the_readme_does_what_it_says() {
     let count = |page: &Value| page["sessions"].as_array().map(Vec::len);
     assert_eq!((count(page), count(next), &session["id"]), (Some(2), Some(1), &json!(ids[0])));
     assert_eq!((closed, none), (&json!({ "closing": 1 }), &json!({ "closing": 0 })));
-    // The one that was closed may be there still, until its client has answered.
+    // The closed one may still be there, until its client has answered.
     assert!(drained["closing"].as_u64().is_some_and(|count| count == 1 || count == 2), "{drained}");
     assert_eq!((&drains["drains"][0]["endpoint"], ended), (&json!(url), &json!({ "ended": true })));
     let [one, two] = &mut clients;

@@ -1,21 +1,22 @@
-//! Back-pressure from end to end: who does not read stops who writes, and nothing is lost or mixed up by it.
+//! Back-pressure from end to end: a peer that does not read stops the writer, and nothing is lost or mixed up.
 
 use std::time::Duration;
 
 use super::harness::{BINARY, Conn, Event, Frame, PING, Pair, TEXT, within};
 
-/// What the kernel may hold in four socket buffers (6 MB to receive and 4 MB to send each) and the proxy in its own.
+/// The most that the kernel holds in four socket buffers (6 MB to receive and 4 MB to send each), and the proxy in its
+/// own.
 const HELD_MAX: usize = 24 << 20;
 const FLOOD: usize = 48 << 20;
 
-/// Floods from one end while the other does not read, then reads it all.
+/// Floods from one end while the other does not read, then reads everything.
 async fn flood(from: Conn, mut to: Conn, bytes: Vec<u8>) {
     let count = FLOOD / bytes.len();
     let (_keep, mut writer) = from.split();
     let mut accepted = 0;
     let mut sent = 0;
-    // The end of what is taken: no byte for a long while. Which is not a promise about time; were it cut short by a
-    // busy machine, less would have been taken, and the bound below holds all the more.
+    // Ends when no byte was accepted for a long while. This is no promise about time: if a busy machine ends it early,
+    // less was accepted, and the bound below holds all the more.
     use tokio::io::AsyncWriteExt;
     'flood: while sent < count {
         let mut rest = &bytes[..];
@@ -41,7 +42,7 @@ async fn flood(from: Conn, mut to: Conn, bytes: Vec<u8>) {
     within("the flood", async {
         for _ in 0..count {
             let found = to.read_exact(bytes.len()).await;
-            // Not by `assert_eq`: nobody wants to read it.
+            // `assert_eq` would print all of it.
             assert!(found == bytes, "not the frame that was sent");
         }
     })
@@ -76,7 +77,7 @@ async fn the_other_direction_goes_on_while_one_is_stuck() {
     stuck.abort();
 }
 
-/// Fills everything between the peers, from one that goes on talking and answering nothing to one that does not read.
+/// Fills everything between the peers, from one that keeps sending and answers nothing to one that does not read.
 #[tokio::test]
 async fn a_peer_whose_pongs_wait_behind_back_pressure_is_not_dead() {
     for client_floods in [true, false] {
@@ -85,9 +86,9 @@ async fn a_peer_whose_pongs_wait_behind_back_pressure_is_not_dead() {
         let (mut reader, mut writer) = flooder.split();
         let frame = Frame::binary(vec![1; 60_000]);
         let bytes = if client_floods { frame.masked() } else { frame.plain() };
-        // It would answer Pings if its bytes went anywhere: each waits behind the flood.
+        // It would answer Pings if its bytes arrived: each waits behind the flood.
         let stuck = tokio::spawn(async move { while writer.send(&bytes).await.is_ok() {} });
-        // Some six times as long as it takes for a peer to count as dead.
+        // Some six times as long as until a peer counts as dead.
         let mut ticks = tokio::time::interval(Duration::from_millis(100));
         for n in 0..45 {
             ticks.tick().await;
@@ -192,7 +193,7 @@ async fn a_close_reaches_a_client_that_was_stuck_once_it_reads() {
     let bytes = Frame::binary(vec![1; 60_000]).plain();
     let (mut reader, mut writer) = pair.server.split();
     let writing = tokio::spawn(async move { while writer.send(&bytes).await.is_ok() {} });
-    // The server hears of the end while the client is stuck.
+    // The server sees the end while the client is stuck.
     assert!(matches!(reader.event().await, Event::Frame(close) if close.code() == Some(1001)));
     let close = within("the Close behind all frames", async {
         loop {

@@ -1,4 +1,4 @@
-//! Which endpoint a session goes to, and what the counts are when sessions come and go.
+//! Which endpoint a session goes to, and the counts when sessions come and go.
 
 use super::harness::{Conn, Frame, Handshake, Proxy, RawServer, eventually, yaml};
 
@@ -15,7 +15,7 @@ async fn servers<const N: usize>() -> [RawServer; N] {
     servers.try_into().unwrap()
 }
 
-/// Opens a session and tells which of two servers got it.
+/// Opens a session and returns which of two servers got it.
 async fn open(proxy: &Proxy, [a, b]: &mut [RawServer; 2], handshake: &Handshake) -> (usize, Conn, Conn) {
     let mut client = proxy.client().await;
     client.send(handshake.bytes()).await;
@@ -50,7 +50,7 @@ async fn an_endpoint_whose_sessions_have_gone_is_filled_up_again_and_not_by_turn
         sessions.push(open(&proxy, &mut servers, &Handshake::new()).await);
     }
     assert_eq!((active(&proxy, &servers[0]), active(&proxy, &servers[1])), (4.0, 4.0));
-    // All of the first server's clients go; as many new ones come.
+    // All of the first server's clients leave; as many new ones come.
     let (gone, stay): (Vec<_>, Vec<_>) = sessions.into_iter().partition(|session| session.0 == 0);
     for session in gone {
         close(session).await;
@@ -106,7 +106,7 @@ async fn a_full_endpoint_is_passed_over_and_all_full_is_503_until_somebody_goes(
     assert!(client.body(&head).await.starts_with(b"endpoints_full: "));
     let full = [("listener", "plain"), ("route", "all"), ("reason", "endpoints_full")];
     assert_eq!(proxy.metric("wsluice_rejections_total", &full), 1.0);
-    // A seat that a failed handshake took is given back, and so is one of a session that ended.
+    // The permit of a failed handshake is returned, and so is that of an ended session.
     let gone = sessions.pop().unwrap();
     let server = gone.0;
     close(gone).await;
@@ -137,7 +137,7 @@ async fn no_endpoint_with_a_weight_is_503() {
 async fn the_same_key_meets_at_the_same_endpoint_through_any_instance() {
     let mut servers = servers::<2>().await;
     let urls = [format!("{:?}", servers[0].url()), format!("{:?}", servers[1].url())];
-    // Another instance has another order in its file.
+    // The file of another instance has another order.
     let one = Proxy::start(&with("balance: { hash: { on: 'query:room' } },", &[&urls[0], &urls[1]]));
     let other = Proxy::start(&with("balance: { hash: { on: 'query:room' } },", &[&urls[1], &urls[0]]));
     let mut used = [0, 0];
@@ -158,7 +158,7 @@ async fn the_key_goes_elsewhere_while_its_endpoint_is_down_and_comes_back() {
     let proxy = Proxy::start(&with("balance: { hash: { on: 'header:x-user' } },", &[&urls[0], &urls[1]]));
     let handshake = Handshake::new().with("X-User", "ann");
     let (home, ..) = open(&proxy, &mut servers, &handshake).await;
-    // Its server breaks this handshake off: the other one takes it.
+    // Its server ends this handshake: the other one takes it.
     let mut client = proxy.client().await;
     client.send(handshake.bytes()).await;
     drop(servers[home].accept().await);

@@ -241,14 +241,14 @@ async fn a_file_written_just_before_the_start_brings_no_warning_twice() {
     let path = dir.path().join("wsluice.yaml");
     let mut process = Process::start(dir.path(), DOUBTFUL);
     process.listening().await;
-    // Whether it was read again at the start depends on the moment; now it is.
+    // Whether the start also read it again depends on timing; now it was read.
     std::fs::write(&path, DOUBTFUL.to_owned() + "# the same\n").unwrap();
     process.signal(Signal::HUP);
     process.line("the reload", |line| line.contains("nothing has changed").then_some(())).await;
     std::fs::write(&path, DOUBTFUL.to_owned() + "drain: { time: 1s }\n").unwrap();
     process.signal(Signal::HUP);
     process.line("the second reload", |line| line.contains("configuration reloaded").then_some(())).await;
-    // One that is new is told.
+    // A new warning is logged.
     std::fs::write(&path, DOUBTFUL.replace("unused:", "idle:")).unwrap();
     process.signal(Signal::HUP);
     process.line("a new warning", |line| line.contains("upstreams.idle (line 6): no route leads").then_some(())).await;
@@ -269,7 +269,7 @@ fn the_schema_is_json_about_every_section() {
     for section in ["listeners", "routes", "upstreams", "admin", "log", "drain"] {
         assert!(schema["properties"][section]["description"].is_string(), "{section}");
     }
-    // A reader that has had enough is no failure.
+    // A reader that stops early is no failure.
     let mut child = wsluice(&["schema"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -344,7 +344,7 @@ async fn the_demo_listens_where_it_is_told() {
     let mut process = Process::spawn(wsluice(&any));
     let url = |line: &str| Some(line.split_once("or   http://")?.1.trim_end_matches('/').to_owned());
     let address = process.line("the banner", url).await;
-    // What was asked for is not replaced by another port.
+    // A configured port is not replaced by another.
     let wanted = address.clone();
     let again = move || run(&["demo", "--listen", &wanted, "--listen-tls", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let output = tokio::task::spawn_blocking(again).await.unwrap();
@@ -388,7 +388,8 @@ async fn term_ends_every_session_properly_and_the_process_with_0() {
     let mut process = Process::start(dir.path(), &draining(&echo, "8s"));
     let (address, admin) = (process.listening().await, process.admin().await);
     assert_eq!((admin_status(&admin, "/readyz").await, admin_status(&admin, "/livez").await), (200, 200));
-    // Before the others, so that it has been accepted when they have: the kernel resets what still waits in the queue.
+    // Opened before the others, so that it was accepted once they are: the kernel resets connections that still wait in
+    // the queue.
     let mut idle = Conn::connect(&address).await;
     let mut clients = vec![];
     for _ in 0..8 {
@@ -396,7 +397,7 @@ async fn term_ends_every_session_properly_and_the_process_with_0() {
     }
     process.signal(Signal::TERM);
     process.message("draining").await;
-    // Nobody gets in any more, whoever asks is told, and those inside still talk.
+    // No new client gets in, new requests are refused, and existing sessions still work.
     assert_eq!((admin_status(&admin, "/readyz").await, admin_status(&admin, "/livez").await), (503, 200));
     let Address::Tcp(tcp) = &address else { panic!("TCP") };
     assert!(tokio::net::TcpStream::connect(tcp).await.is_err());
@@ -417,7 +418,7 @@ async fn term_ends_every_session_properly_and_the_process_with_0() {
         times.push(at);
     }
     times.sort();
-    // Three seconds are given to eight sessions, each somewhere in its eighth of them; one is over by now.
+    // Three seconds are spread over eight sessions, each somewhere in its eighth; one is over by now.
     assert!(times[7] - times[0] >= Duration::from_secs(1), "all at once");
     assert_eq!(process.end().await.code(), Some(0));
     let access = process.access();
@@ -435,7 +436,7 @@ async fn a_second_signal_ends_at_once() {
     process.message("draining").await;
     process.signal(Signal::INT);
     assert_eq!(process.end().await.code(), Some(0));
-    // A Close if it could still be said, and in any case an end.
+    // A Close if it could still be sent, and in any case an end.
     match client.event().await {
         Event::Frame(frame) => assert_eq!(frame.code(), Some(1012)),
         event => assert!(matches!(event, Event::End | Event::Reset), "{event:?}"),
@@ -502,7 +503,7 @@ async fn without_descriptors_it_waits_says_so_once_and_goes_on() {
     let line = process.message("cannot accept connections").await;
     assert_eq!((line["reason"].as_str(), line["level"].as_str()), (Some("descriptors"), Some("error")));
     assert!(line["message"].as_str().unwrap().contains("LimitNOFILE"), "{line}");
-    // Whoever is inside is served, the operator too. The pauses go on meanwhile.
+    // Existing sessions are served, and so is the operator. Meanwhile the pauses continue.
     let mut failures = 0;
     while failures < 4 {
         session.put(&Frame::text("still here")).await;
@@ -521,7 +522,7 @@ async fn without_descriptors_it_waits_says_so_once_and_goes_on() {
     process.access();
     let told = process.seen.iter().filter(|line| line.contains("cannot accept connections") && line.contains("plain"));
     assert_eq!(told.count(), 1, "{:#?}", process.seen);
-    // When they have gone, new ones are served.
+    // When they have left, new ones are served.
     drop(crowd);
     let served = eventually("service after the crowd", || {
         let Address::Tcp(address) = &address else { panic!("TCP") };

@@ -47,7 +47,7 @@ async fn a_servers_close_reaches_the_client_untouched_and_so_does_the_answer() {
     let close = Frame::close(4001, "kicked");
     pair.server.put(&close).await;
     pair.client.expect(&close).await;
-    // What the client had on its way still arrives.
+    // Messages of the client on their way still arrive.
     pair.client.put(&Frame::text("last words")).await;
     pair.server.expect(&Frame::text("last words")).await;
     pair.client.put(&close).await;
@@ -97,7 +97,7 @@ async fn a_server_lost_without_close_is_what_the_route_says_after_all_it_sent() 
         }
         match code {
             Some(code) => assert_eq!(pair.client.expect_closed_with(code).await, "upstream lost"),
-            // A FIN and no reset, which would take what came before along.
+            // A FIN and no reset, which would discard earlier bytes.
             None => pair.client.expect_end().await,
         }
         drop(pair.client);
@@ -161,13 +161,13 @@ async fn a_close_of_the_proxy_waits_for_the_end_of_the_frame_that_is_on_its_way(
     let large = Frame::binary(vec![5; 1000]);
     let bytes = large.plain();
     pair.server.send(&bytes[..500]).await;
-    // The server is told at once; the frame towards the client is finished first.
+    // The server gets its Close at once; the frame towards the client is finished first.
     assert_eq!(pair.server.expect_close().await.0, Some(1001));
     assert_eq!(pair.client.read_exact(500).await, bytes[..500]);
     pair.server.send(&bytes[500..]).await;
     assert_eq!(pair.client.read_exact(bytes.len() - 500).await, bytes[500..]);
     assert_eq!(pair.client.expect_close().await.0, Some(1012));
-    // Nothing goes behind a Close, and what still comes is read away until the answer.
+    // Nothing follows a Close, and later bytes are read and dropped until the answer.
     pair.server.put(&Frame::text("too late")).await;
     pair.client.put(&Frame::text("too late")).await;
     pair.client.put(&Frame::close(1012, "")).await;
@@ -205,9 +205,9 @@ async fn the_clients_stream_ends_right_behind_the_close_for_a_broken_rule() {
     let mut pair = Pair::open(&[]).await;
     pair.client.send([0xff; 20]).await;
     assert_eq!(pair.client.expect_close().await, (Some(1002), "protocol error".into()));
-    // It has answered nothing and the server has not either.
+    // Neither it nor the server has answered.
     pair.client.expect_end().await;
-    // What is still under way is read: nobody resets the connection.
+    // Bytes on their way are read: neither side resets the connection.
     pair.client.send(vec![0xff; 100_000]).await;
     pair.client.put(&Frame::close(1002, "")).await;
     pair.client.finish().await;
@@ -233,7 +233,7 @@ async fn a_server_that_never_answers_a_close_is_answered_for() {
 #[tokio::test]
 async fn bytes_that_wait_for_a_server_that_is_gone_keep_no_close_from_being_read() {
     let mut pair = Pair::open(&["on_upstream_lost: { close: 1012 }"]).await;
-    // The server reads nothing; what the client sends fills everything up to it.
+    // The server reads nothing; the client fills everything on the way to it.
     let (mut reader, mut writer) = pair.client.split();
     let bytes = Frame::binary(vec![1; 60_000]).masked();
     let mut rest = &bytes[..];
@@ -243,12 +243,12 @@ async fn bytes_that_wait_for_a_server_that_is_gone_keep_no_close_from_being_read
             rest = &bytes;
         }
     }
-    // It ends its stream and takes nothing: no reset tells that it is gone.
+    // It ends its stream and accepts nothing: no reset shows that it is gone.
     pair.server.finish().await;
     assert!(matches!(reader.event().await, Event::Frame(close) if close.code() == Some(1012)));
     writer.send(rest).await.unwrap();
     writer.put(&Frame::close(1012, "")).await.unwrap();
-    // Its answer was read: an orderly end, and no reset by a proxy that has lost patience.
+    // Its answer was read: an orderly end, without an early reset by the proxy.
     assert_eq!(reader.event().await, Event::End);
     drop((reader, writer));
     counted(&pair.proxy, "server", "none", "upstream_lost").await;
@@ -276,9 +276,9 @@ async fn a_server_lost_inside_a_frame_ends_the_client_without_an_illegal_byte() 
         drop(pair.server);
         pair.client.expect(&Frame::text("whole")).await;
         match extra {
-            // A header that was not whole was not passed on: there is a boundary, and so a Close.
+            // An incomplete header was not passed on: there is a boundary, and so a Close.
             0..=3 => drop(pair.client.expect_closed_with(1012).await),
-            // Inside the payload there is none; the stream just ends.
+            // Inside the payload there is no boundary; the stream just ends.
             _ => assert_eq!(pair.client.event().await, Event::Cut(extra)),
         }
         drop(pair.client);
@@ -308,7 +308,7 @@ async fn a_client_lost_inside_a_frame_ends_the_server_without_an_illegal_byte() 
 
 // ---- at random places in the stream
 
-/// What one peer does while both stream to each other, after so many bytes of its own.
+/// What one peer does while both stream to each other, after it sent this many bytes.
 #[derive(Clone, Copy, Debug)]
 enum Plan {
     Stream,
@@ -333,7 +333,7 @@ fn frame(sequence: u32, length: usize) -> Frame {
     Frame::new(BINARY, payload)
 }
 
-/// Streams frames in pieces until it is stopped or the connection breaks. `true`: it died as planned.
+/// Streams frames in pieces until it is stopped or the connection breaks. Returns true if it died as planned.
 async fn write(mut writer: Writer, mut rng: fastrand::Rng, plan: Plan, stop: &OnceLock<u16>, server: bool) -> bool {
     let mut sent = 0;
     for sequence in 0.. {
@@ -373,13 +373,13 @@ async fn write(mut writer: Writer, mut rng: fastrand::Rng, plan: Plan, stop: &On
             rest = &rest[piece..];
             sent += piece;
         }
-        // The other tasks of this thread want their turn even where the socket takes everything.
+        // Other tasks of this thread need their turn even if the socket takes everything.
         tokio::task::yield_now().await;
     }
     false
 }
 
-/// One peer. `None`: it died as planned.
+/// Runs one peer. Returns `None` if it died as planned.
 async fn peer(conn: Conn, seed: u64, plan: Plan, server: bool) -> Option<Seen> {
     let stop = OnceLock::new();
     let (mut reader, writer) = conn.split();
@@ -415,8 +415,8 @@ async fn trial(pair: (Conn, Conn), seed: u64, client: Plan, server: Plan) -> (Op
     tokio::join!(peer(pair.0, seed, client, false), peer(pair.1, !seed, server, true))
 }
 
-/// A peer that lives sees whole frames in order (which `peer` asserts) and then: this Close and the end, or, where the
-/// other one died inside a frame, just the end.
+/// A living peer sees whole frames in order (which `peer` asserts), and then this Close and the end, or just the end if
+/// the other peer died inside a frame.
 fn check(what: &str, seed: u64, seen: Option<Seen>, code: u16, died: bool) {
     let seen = seen.unwrap_or_else(|| panic!("{what}, seed {seed}: dead"));
     match (&seen.last, seen.code) {

@@ -1,4 +1,4 @@
-//! The series say what happened, to the message and the byte.
+//! The metrics count every message and byte.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::harness::{
     BINARY, CONTINUATION, Frame, Handshake, PING, PONG, Pair, Proxy, RawServer, TEXT, eventually, yaml,
 };
 
-/// What a script of frames should count.
+/// The expected counts of a script of frames.
 #[derive(Debug, Default, PartialEq)]
 struct Counts {
     bytes: f64,
@@ -42,7 +42,7 @@ impl Counts {
         counts
     }
 
-    /// Panics where a series says something else.
+    /// Panics if a series differs.
     fn check(&self, proxy: &Proxy, direction: &str, closes: f64) {
         let route = [("route", "all"), ("direction", direction)];
         for opcode in ["text", "binary", "ping", "pong"] {
@@ -71,14 +71,14 @@ fn with<'a>(direction: &'a str, name: &'a str, value: &'a str) -> [(&'a str, &'a
     [("route", "all"), ("direction", direction), (name, value)]
 }
 
-/// Frames of all kinds and of sizes around the bounds of the buckets, some messages in pieces.
+/// Generates frames of all kinds and of sizes around the bounds of the buckets, some messages in pieces.
 fn script(seed: u64, count: usize) -> Vec<Frame> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut frames = vec![];
     let sizes = [0, 1, 63, 64, 65, 125, 126, 255, 256, 257, 1024, 1025, 4096, 4097, 65_535, 65_536];
     while frames.len() < count {
         let opcode = if rng.bool() { TEXT } else { BINARY };
-        // Large ones are rare, for the sake of time.
+        // Large ones are rare, to save time.
         let most = if rng.usize(..50) == 0 { sizes.len() } else { 12 };
         let size = sizes[rng.usize(..most)];
         match rng.usize(..6) {
@@ -125,7 +125,7 @@ async fn a_script_of_thousands_of_frames_is_counted_exactly() {
     let sessions = [("listener", "plain"), ("route", "all"), ("upstream", "app")];
     assert_eq!(pair.proxy.metric("wsluice_sessions_active", &sessions), 1.0);
 
-    // The end counts too.
+    // The end is counted, too.
     let close = Frame::close(1000, "done");
     client_writer.put(&close).await.unwrap();
     server.event().await;
@@ -138,7 +138,7 @@ async fn a_script_of_thousands_of_frames_is_counted_exactly() {
     up_counts.check(&pair.proxy, "in", 1.0);
     down_counts.check(&pair.proxy, "out", 1.0);
 
-    // And the log says the same.
+    // The log agrees.
     let line = &pair.proxy.log_lines(1).await[0];
     for (way, counts) in [("in", &up_counts), ("out", &down_counts)] {
         assert_eq!(line[format!("bytes_{way}")].as_f64().unwrap(), counts.bytes);
@@ -174,7 +174,7 @@ async fn every_gauge_returns_to_zero_and_every_session_is_counted_once() {
         (found == [expected; 3]).then_some(())
     };
     eventually("20 of everything", || gauges(20.0)).await;
-    // Four ways to go.
+    // Four kinds of end.
     let codes = ["closed", "client_lost", "upstream_lost", "protocol_error"];
     for (n, (mut client, mut upstream)) in open.into_iter().enumerate() {
         match codes[n % 4] {

@@ -18,9 +18,9 @@ use wsluice::telemetry::exposition;
 pub use self::servers::put_in_place;
 use super::harness::eventually;
 
-/// A provider that runs, and what it found.
+/// A running provider, and what it found.
 struct Discovery {
-    /// Each list, an endpoint as its URL and weight.
+    /// Each list; an endpoint is its URL and weight.
     lists: Arc<Mutex<Vec<Vec<String>>>>,
     registry: Registry,
     task: JoinHandle<()>,
@@ -63,7 +63,7 @@ impl Discovery {
         self.lists.lock().unwrap().clone()
     }
 
-    /// Waits until a failure for this reason was counted.
+    /// Waits until a failure with this reason was counted.
     async fn fails(&self, reason: DiscoveryErrorKind) -> f64 {
         let what = format!("a failure {reason:?}, not only {}", exposition::encode(&self.registry).unwrap());
         eventually(&what, || Some(self.errors(reason)).filter(|count| *count > 0.0)).await
@@ -74,12 +74,12 @@ impl Discovery {
         self.value(&format!("wsluice_discovery_errors_total{labels}"))
     }
 
-    /// When the source was last heard of.
+    /// Returns when the source last answered.
     fn answered(&self) -> f64 {
         self.value(r#"wsluice_discovery_last_answer_timestamp_seconds{provider="test",upstream="app"}"#)
     }
 
-    /// Waits until the source is heard of again.
+    /// Waits until the source answers again.
     async fn answers(&self) {
         let before = self.answered();
         eventually("an answer of the source", || (self.answered() > before).then_some(())).await;

@@ -38,12 +38,12 @@ async fn a_session_ends_by_1012_to_the_client_and_1001_to_the_server() {
 #[tokio::test]
 async fn a_session_in_the_middle_of_a_message_is_ended_between_frames() {
     let Pair { mut client, mut server, mut proxy, .. } = pair("1s").await;
-    // The client has half a frame; a Close may only come behind its end.
+    // The client has half a frame; a Close must come after its end.
     let frame = Frame::binary(vec![7; 3000]).plain();
     server.send(&frame[..1000]).await;
     client.read_exact(1000).await;
     let peers = async {
-        // To the server nothing is under way, so its Close is the sign that the drain has come to this session.
+        // The server has no frame in progress, so its Close shows that the drain has reached this session.
         assert_eq!(server.expect_close().await.0, Some(1001));
         server.send(&frame[1000..]).await;
         server.put(&Frame::close(1001, "")).await;
@@ -91,7 +91,7 @@ async fn connections_that_wait_for_a_request_are_closed_and_nobody_else_comes_in
             conn.finish().await;
         }
     };
-    // Long before the time is over: nobody is left to wait for.
+    // Long before the time is over, since no session is left.
     let (drained, ()) = within("the drain", async { tokio::join!(proxy.drain(), peers) }).await;
     assert_eq!(drained.left, 0);
     let wsluice::net::listener::Address::Tcp(address) = address else { panic!("TCP") };
@@ -104,14 +104,14 @@ async fn a_handshake_that_comes_too_late_is_sent_elsewhere() {
     let mut proxy = Proxy::start(&draining(upstream.url(), "20s"));
     let mut idle = proxy.client().await;
     let mut client = proxy.client().await;
-    // A request is under way on this connection, and the handshake behind it is read after the drain has begun.
+    // A request is running on this connection, and the handshake after it is read once the drain has begun.
     client.send(get("/")).await;
     let mut upstream = upstream;
     let mut server = upstream.accept().await;
     server.head().await;
     let peers = async {
-        // The end of another is the sign that connections have been told. That nobody is accepted any more is none: that
-        // comes first.
+        // The end of another connection shows that all were notified. That no new one is accepted does not: it comes
+        // first.
         idle.expect_end().await;
         server.send(ok("")).await;
         let answer = client.head().await;
@@ -173,8 +173,8 @@ async fn sessions_are_spread_over_the_time() {
     };
     let (drained, times) = tokio::join!(proxy.drain(), ends);
     assert_eq!(drained.left, 0);
-    // 1.125 s for ten, the rest is for those without a pause and for the last answers: the last one in the last tenth (less
-    // a tick of the clock).
+    // Ten have 1.125 s; the rest is for those without a pause and for the last answers: the last one in the last tenth
+    // (less a tick of the clock).
     assert!(times[9] >= Duration::from_millis(960), "{times:?}");
     assert!(times[9] - times[0] >= Duration::from_millis(500), "{times:?}");
 }
@@ -209,7 +209,7 @@ async fn it_is_told_who_is_still_where_a_drain_was_begun() {
     assert_eq!(kinds(&proxy), [0.0, 1.0, 0.0, 1.0, 0.0]);
     assert_eq!(left(&proxy, "endpoint", "app", &one.url()), Some(2.0));
     assert_eq!(left(&proxy, "route", "all", ""), Some(4.0));
-    // Each is told once: the earlier moment holds.
+    // Each is closed once, at the earlier time.
     let told = |proxy: &Proxy| stopping(proxy, "endpoint_drain") + stopping(proxy, "route_drain");
     assert_eq!((told(&proxy), stopping(&proxy, "drain")), (4.0, 0.0));
     drop(clients.pop());
@@ -242,7 +242,7 @@ async fn it_is_told_who_is_still_where_a_drain_was_begun() {
 async fn who_has_connected_is_answered_although_nobody_accepts_any_more() {
     let mut upstream = RawServer::start().await;
     let mut proxy = Proxy::start(&draining(upstream.url(), "20s"));
-    // One that holds the drain up, and two that send their first request after it has begun.
+    // One delays the drain, and two send their first request after it has begun.
     let mut busy = proxy.client().await;
     busy.send(get("/")).await;
     let mut server = upstream.accept().await;

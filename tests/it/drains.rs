@@ -14,7 +14,7 @@ struct Parts {
     first: Echo,
     second: Echo,
     other: Echo,
-    /// The address of the first listener.
+    /// Returns the address of the first listener.
     left: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -52,18 +52,18 @@ upstreams:
     async fn open(&self, listener: &str, path: &str) -> Conn {
         let mut client = self.client(listener).await;
         client.open(&Handshake::to(path)).await;
-        // With the first message it is a session in all books.
+        // With the first message the session is in all counters.
         echoes(&mut client, "there").await;
         client
     }
 
     /// Opens this number of sessions on the target, and some elsewhere.
     async fn sessions(&self, target: &DrainTarget, count: usize) -> (Vec<Conn>, Vec<Conn>) {
-        // Those of the target before may be in the books still.
+        // Those of the last target may still be counted.
         self.proxy.idle().await;
         let (mut meant, mut others) = (vec![], vec![]);
         if let DrainTarget::Endpoint { endpoint, .. } = target {
-            // They take turns, and whose turn it is nobody knows.
+            // They take turns; which is next is unknown.
             for _ in 0..2 * count {
                 let before = self.picks(endpoint);
                 let session = self.open("left", "/one").await;
@@ -192,13 +192,13 @@ async fn sessions_that_were_not_due_stay_when_a_drain_is_ended() {
     for (target, label, _) in parts.targets() {
         let (meant, others) = parts.sessions(&target, 20).await;
         let (before, begun) = (parts.closed(label), Instant::now());
-        // One each 850 ms, but for three seconds of pauses.
+        // One each 850 ms, except for three seconds of pauses.
         assert_eq!(parts.drain(&target, Duration::from_secs(20)).await, Some(20));
         eventually("the first to go", || (parts.closed(label) > before).then_some(())).await;
         assert!(parts.end(&target).await.unwrap());
         let took = begun.elapsed();
         assert!(parts.is_let_in(&target).await, "{target}");
-        // Another drain takes its time meanwhile, in which some of the first would have been due.
+        // Meanwhile another drain takes its time, in which some of the first would have been due.
         let two = parts.open("right", "/two").await;
         let drained =
             parts.drain(&DrainTarget::Route { name: "two".to_owned() }, Duration::from_secs(3)).await.unwrap();
@@ -209,7 +209,7 @@ async fn sessions_that_were_not_due_stay_when_a_drain_is_ended() {
         assert!(parts.end(&DrainTarget::Route { name: "two".to_owned() }).await.unwrap());
         let (mut gone, mut stayed) = (0, 0);
         for mut client in meant {
-            // One that has gone may have left no way to say anything.
+            // A closed session may have no way left to send anything.
             let _ = client.try_send(Frame::text("still here?").masked()).await;
             match client.event().await {
                 Event::Frame(frame) if frame.opcode == crate::harness::CLOSE => gone += 1,
@@ -221,12 +221,12 @@ async fn sessions_that_were_not_due_stay_when_a_drain_is_ended() {
             }
         }
         assert_eq!(gone + stayed, 20);
-        // The first is gone when its client has not answered for two seconds, in which others were due.
+        // The first ends when its client has not answered for two seconds, in which others were due.
         let due = (took.as_secs_f64() / 0.85).ceil() as u32;
         assert!((1..=due).contains(&gone), "{target}: {gone} have gone in {took:?}");
         // Those of the other drain have the same label.
         if label != "route_drain" {
-            // One is counted when it is over, which may be after its Close was seen.
+            // A session is counted when it is over, which may be after its Close was seen.
             let what = format!("{gone} closes for {target}");
             eventually(&what, || (parts.closed(label) - before == f64::from(gone)).then_some(())).await;
         }
@@ -281,7 +281,7 @@ async fn a_request_on_a_listener_that_is_drained_is_answered_and_its_connection_
     let answer = client.head().await;
     assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
     client.expect_end().await;
-    // Somebody else has its address meanwhile: it stays drained until they have gone.
+    // Another process has its address meanwhile: it stays drained until the sessions have ended.
     let taken = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let end = async || {
         let target = target.clone();
@@ -294,7 +294,7 @@ async fn a_request_on_a_listener_that_is_drained_is_answered_and_its_connection_
     assert_eq!(control.in_force().listeners.len(), 1);
     let mut client = proxy.client().await;
     client.send(get("/")).await;
-    // By the connection that is there.
+    // Over the existing connection.
     server.head().await;
 }
 

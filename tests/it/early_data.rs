@@ -21,8 +21,8 @@ async fn frames_in_the_same_segment_as_the_handshake_wait_for_the_101() {
     client.send([Handshake::new().bytes(), frames].concat()).await;
     let mut upstream = server.accept().await;
     let request = upstream.head().await;
-    // Everything the proxy may say before the 101 has been said; a frame would have come with the head or right after.
-    // A second session, opened and used in the meantime on the same worker, gives it time to make the mistake.
+    // Everything that the proxy may send before the 101 was sent; a frame would have come with the head or right after.
+    // A second session on the same worker, opened and used in the meantime, gives it time for the mistake.
     let mut other = proxy.client().await;
     other.send(Handshake::new().bytes()).await;
     let mut other_upstream = server.accept().await;

@@ -1,4 +1,4 @@
-//! The way to an endpoint: the line for a seat, the pace of admission, and the cookie that leads back.
+//! The way to an endpoint: the queue for a permit, the admission rate, and the affinity cookie.
 
 use std::time::Instant;
 
@@ -40,7 +40,7 @@ async fn close(mut client: Conn, mut server: Conn) {
     client.expect_end().await;
 }
 
-// ---- the line
+// ---- the queue
 
 #[tokio::test]
 async fn who_finds_all_full_waits_and_the_first_to_come_is_the_first_to_go_in() {
@@ -149,7 +149,7 @@ async fn a_crowd_before_few_seats_gets_in_over_all_workers() {
     }
 }
 
-// ---- the pace
+// ---- the rate
 
 #[tokio::test]
 async fn a_crowd_reaches_the_endpoint_at_the_rate_and_the_rest_is_spread_over_later() {
@@ -180,7 +180,7 @@ async fn a_crowd_reaches_the_endpoint_at_the_rate_and_the_rest_is_spread_over_la
     let mut open = vec![];
     for number in 1..=let_in {
         let mut upstream = server.accept().await;
-        // A machine that lags makes it later, never earlier.
+        // A slow machine makes it later, never earlier.
         let earliest = number.saturating_sub(BURST) as f64 / RATE;
         assert!(started.elapsed().as_secs_f64() >= earliest, "number {number} came before {earliest} s");
         upstream.switch(&[]).await;
@@ -194,7 +194,7 @@ async fn a_crowd_reaches_the_endpoint_at_the_rate_and_the_rest_is_spread_over_la
     assert_eq!(rejections(&proxy, "admission"), seconds.len() as f64);
     assert!(seconds.iter().all(|seconds| (1..=75).contains(seconds)), "{seconds:?}");
     if seconds.len() > 60 {
-        // At 20 in a second the last of so many is over 3 s behind the first.
+        // At 20 a second the last is over 3 s behind the first.
         assert!(seconds.iter().max().unwrap() - seconds.iter().min().unwrap() >= 2, "{seconds:?}");
     }
 }
@@ -229,7 +229,8 @@ fn sticky(secrets: &str, servers: &[RawServer], max_connections: u32) -> String 
     with(&format!("sticky: {{ cookie: srv, secrets: [{secrets}] }}"), &endpoints)
 }
 
-/// Opens a session with these cookies. Gives the number of the server that got it, what it got, and what the client did.
+/// Opens a session with these cookies. Returns the number of the server that got it, its request, and the client's
+/// response.
 async fn open(proxy: &Proxy, servers: &mut [RawServer], cookies: &[&str]) -> (usize, Head, Head, [Conn; 2]) {
     let handshake = cookies.iter().fold(Handshake::new(), |handshake, line| handshake.with("Cookie", line));
     let mut client = asking(proxy, &handshake).await;
@@ -241,7 +242,7 @@ async fn open(proxy: &Proxy, servers: &mut [RawServer], cookies: &[&str]) -> (us
     (index, request, answer, [client, upstream])
 }
 
-/// The value of our cookie, if it was set.
+/// Returns the value of our cookie, if it was set.
 fn set(answer: &Head) -> Option<String> {
     let all = answer.all("set-cookie");
     assert_eq!(all[..2], ["app=1", "srv2=2"], "the server's own pass");
@@ -270,7 +271,7 @@ async fn a_client_comes_back_to_its_endpoint_through_any_instance_and_after_a_re
     let (home, request, answer, _first) = open(&proxy, &mut servers, &[]).await;
     assert!(request.get("cookie").is_none());
     let token = set(&answer).unwrap();
-    // No other cookie is touched, and by load it were the turn of the others.
+    // No other cookie is changed; by load the others would be next.
     let ours = format!("a=1; srv={token}; b=\"2 \"");
     let mut sessions = vec![];
     for cookies in [&[&*ours, "srv=forged"][..], &["c=3", &ours]] {
@@ -293,7 +294,7 @@ async fn a_client_comes_back_to_its_endpoint_through_any_instance_and_after_a_re
     assert_ne!(renewed, token);
     let (index, _, answer, _session) = open(&proxy, &mut servers, &[&format!("srv={renewed}")]).await;
     assert_eq!((index, set(&answer)), (home, None));
-    // One without the secret does not know it.
+    // A process without the secret does not recognise it.
     let proxy = Proxy::start(&sticky(SECRET, &servers, 100));
     let (_, _, answer, session) = open(&proxy, &mut servers, &[&format!("srv={renewed}")]).await;
     assert!(set(&answer).is_some());
@@ -316,7 +317,7 @@ async fn a_client_whose_endpoint_is_full_or_gone_gets_another_and_a_new_cookie()
         close(client, upstream).await;
     }
     proxy.idle().await;
-    // Its new home refuses connections now.
+    // Its new endpoint now refuses connections.
     let gone = servers.remove(elsewhere);
     drop(gone);
     let (_, _, answer, _session) = open(&proxy, &mut servers, &[&moved]).await;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::harness::{Behavior, Conn, Frame, Handshake, Proxy, ScriptedServer, eventually, yaml};
 
-/// A proxy that discovers its endpoints from a file.
+/// Starts a proxy that discovers its endpoints from a file.
 struct FileEndpoints {
     proxy: Proxy,
     path: PathBuf,
@@ -77,11 +77,11 @@ async fn a_server_that_joins_gets_its_share_of_the_sessions_there_are() {
     let told =
         FileEndpoints::start("rebalance: { rate: 1000/s, tolerance: 10%, settle: 100ms }", &[one.url(), two.url()]);
     let mut sessions = told.open_many(20).await;
-    // The first twelve speak, so the last eight have been quiet for longest.
+    // The first twelve send, so the last eight have been quiet for longest.
     for session in sessions.iter_mut().rev().take(8) {
         echoes(session, "once").await;
     }
-    // More than a tick of the clock that sessions read.
+    // More than a tick of the sessions' clock.
     tokio::time::sleep(Duration::from_millis(50)).await;
     for session in sessions.iter_mut().take(12) {
         echoes(session, "later").await;
@@ -131,8 +131,8 @@ async fn clients_that_come_back_while_others_are_still_moved_do_not_end_it_early
         });
     }
     told.becomes(&[one.url(), two.url(), three.url()]);
-    // 13.3 each are a share, 14 are within the tolerance: six of each twenty leave.
-    // Who was moved last may be counted where he comes before he is counted out where he was.
+    // The share is 13.3 each, 14 are within the tolerance: six of each twenty leave.
+    // A moved session may be counted on its new endpoint before it leaves the count of its old one.
     for (server, sessions) in [(&three, 12.0), (&one, 14.0), (&two, 14.0)] {
         told.holds(server, sessions).await;
     }
@@ -150,7 +150,7 @@ async fn an_endpoint_that_is_drained_takes_nobody_and_is_empty_in_time() {
     assert_eq!(told.on(&two), Some(4.0));
     sessions.extend(told.open_many(2).await);
     assert_eq!((told.on(&one), told.on(&two)), (Some(0.0), Some(6.0)));
-    // It is wanted again, with nothing left of the drain.
+    // It is used again, and nothing of the drain is left.
     told.becomes(&[one.url(), two.url()]);
     eventually("sessions go to it again", || (told.on(&one)? == 0.0).then_some(())).await;
     let labels = [("upstream", "app"), ("provider", "file")];
@@ -190,7 +190,7 @@ async fn sessions_of_an_endpoint_that_is_down_are_closed_if_that_is_wanted() {
     let check = "health: { http: { path: /, every: 400ms, timeout: 400ms, rise: 1, fall: 2 } }";
     let told = FileEndpoints::start(&format!("{check}, on_down: close"), &[one.url(), two.url()]);
     let mut sessions = told.open_many(4).await;
-    // Its sessions work, its check does not.
+    // Its sessions work, but its check fails.
     one.set_behavior(Behavior::Busy);
     told.holds(&one, 0.0).await;
     assert_eq!((told.closed("endpoint_down"), told.on(&two)), (2.0, Some(2.0)));

@@ -19,7 +19,7 @@ use crate::api;
 use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, RawServer, within};
 use crate::plain::{Site, at_home, get};
 
-/// The files of config/ and config/apps/, with their text.
+/// Returns the files of config/ and config/apps/, with their text.
 pub fn examples() -> Vec<(PathBuf, String)> {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let folders = [config.join("apps"), config];
@@ -35,7 +35,7 @@ pub fn example(name: &str) -> String {
     found.unwrap_or_else(|| panic!("no {name}")).1
 }
 
-/// The same text with its certificates made and found: `certs/NAME.crt` becomes one of `authority`.
+/// Returns the same text with real certificates: `certs/NAME.crt` becomes one of `authority`.
 pub fn certified(text: &str, authority: &Authority) -> String {
     let mut names: Vec<&str> = text.split("certs/").skip(1).filter_map(|rest| rest.split(".crt").next()).collect();
     names.retain(|name| !name.contains(['/', ' ', '\n']));
@@ -47,7 +47,7 @@ pub fn certified(text: &str, authority: &Authority) -> String {
     text.replace("certs/", &format!("{}/", authority.dir.path().display()))
 }
 
-/// What the examples ask of the environment.
+/// The environment variables that the examples need.
 pub fn env(name: &str) -> Option<String> {
     ["STICKY_SECRET", "ADMIN_TOKEN"].contains(&name).then(|| "0123456789abcdef".repeat(4))
 }
@@ -80,7 +80,7 @@ fn an_example_without_its_certificates_says_which_are_missing() {
     }
 }
 
-/// The main example on free ports, before an echo server.
+/// Runs the main example on free ports, before an echo server.
 struct Main {
     proxy: Proxy,
     authority: Authority,
@@ -103,7 +103,7 @@ impl Main {
         Main { proxy: Proxy::start(&text), authority, _echo: echo }
     }
 
-    /// A WebSocket by tokio-tungstenite, over TLS, of a page with this origin.
+    /// Opens a WebSocket by tokio-tungstenite, over TLS, for a page with this origin.
     async fn connect(
         &self,
         origin: Option<&str>,
@@ -125,7 +125,7 @@ impl Main {
 #[tokio::test]
 async fn the_main_example_works_from_end_to_end() {
     let main = Main::start().await;
-    // No browser, the page itself, and a page of a subdomain.
+    // A client that is no browser, the page itself, and a page of a subdomain.
     for origin in [None, Some("https://chat.example.com:8443"), Some("https://app.example.com")] {
         let mut socket = main.connect(origin).await.unwrap_or_else(|error| panic!("{origin:?}: {error}"));
         for message in [Message::text("hello"), Message::binary(vec![7; 100_000])] {
@@ -171,7 +171,7 @@ async fn the_main_example_works_from_end_to_end() {
     assert_eq!((reasons("closed"), reasons("origin"), reasons("message_limit")), (3, 4, 1), "{log:#?}");
     assert!(log.iter().all(|line| line["listener"] == "public" && line["tls"] == "1.3"));
 
-    // Whoever types http:// is sent on.
+    // A client that uses http:// is redirected.
     let mut client = Conn::connect(main.proxy.listener("redirect")).await;
     client.send(get("/ws")).await;
     let answer = client.head().await;
@@ -324,7 +324,7 @@ async fn the_example_of_reloading_does_with_each_route_what_it_says() {
     assert_eq!(drained.left, 0);
 }
 
-/// `key=value` lines of a unit, by section.
+/// Returns the `key=value` lines of a unit, by section.
 fn unit(name: &str) -> Vec<(String, String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/systemd").join(name);
     let (text, mut section, mut found) = (fs::read_to_string(path).unwrap(), String::new(), vec![]);
@@ -340,12 +340,12 @@ fn unit(name: &str) -> Vec<(String, String, String)> {
     found
 }
 
-/// The values of a key of a unit.
+/// Returns the values of a key of a unit.
 fn values<'a>(unit: &'a [(String, String, String)], section: &str, key: &str) -> Vec<&'a str> {
     unit.iter().filter(|line| line.0 == section && line.1 == key).map(|line| line.2.as_str()).collect()
 }
 
-/// Seconds, as the units write them.
+/// Parses seconds as the units write them.
 fn seconds(text: &str) -> u64 {
     text.strip_suffix('s').unwrap_or_else(|| panic!("{text}")).parse().unwrap()
 }
@@ -358,7 +358,7 @@ fn the_systemd_units_start_reload_and_stop_what_there_is() {
         assert_eq!(found.len(), 1, "{section} {key}");
         found[0]
     };
-    // systemd.service(5), systemd.exec(5), systemd.kill(5), systemd.socket(5): a word that it does not know it passes over.
+    // systemd.service(5), systemd.exec(5), systemd.kill(5), systemd.socket(5): systemd ignores unknown words.
     let known = "Description After Wants Requires Type NotifyAccess WatchdogSec WorkingDirectory ExecStart ExecReload \
         TimeoutStopSec Restart RestartPreventExitStatus LimitNOFILE User Group AmbientCapabilities CapabilityBoundingSet \
         RuntimeDirectory NoNewPrivileges ProtectSystem ProtectHome PrivateTmp PrivateDevices RestrictAddressFamilies \
@@ -370,7 +370,7 @@ fn the_systemd_units_start_reload_and_stop_what_there_is() {
     assert_eq!(values(&socket, "Socket", "Service"), ["wsluice.service"]);
     assert!(one("Service", "ExecReload").ends_with("kill -HUP $MAINPID"));
 
-    // Its command line is understood; what it is given is not, and it ends as the unit expects.
+    // Its command line is valid, but its configuration is not, and it ends as the unit expects.
     let dir = tempfile::tempdir().unwrap();
     let bad = dir.path().join("wsluice.yaml");
     fs::write(&bad, "routes: 7\n").unwrap();

@@ -1,10 +1,10 @@
-//! Endpoints in turn, and the next one where one fails before anything was promised to the client.
+//! Endpoints in turn, and the next one if one fails before the client got an answer.
 
 use std::collections::BTreeMap;
 
 use super::harness::{Frame, Handshake, Proxy, RawServer, in_turn, yaml};
 
-/// An address of this machine where nobody listens, and, while the listener is held, nobody will.
+/// Returns an address of this machine without a listener; it stays so while the returned socket is held.
 struct Refusing {
     url: String,
     _held: socket2::Socket,
@@ -12,7 +12,7 @@ struct Refusing {
 
 impl Refusing {
     fn new() -> Refusing {
-        // Bound and never listening: a connect is refused.
+        // Bound but not listening: connections are refused.
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
@@ -50,7 +50,7 @@ async fn endpoints_are_taken_in_turn() {
     for url in &urls {
         let labels = [("upstream", "app"), ("endpoint", &**url)];
         assert_eq!(proxy.metric("wsluice_endpoint_picks_total", &labels), 3.0);
-        // A client hears of its session a moment before it is in the books.
+        // A client sees its session a moment before the counters do.
         proxy.metric_becomes("wsluice_endpoint_sessions_active", &labels, 3.0).await;
     }
     drop(open);
@@ -71,7 +71,7 @@ async fn the_next_endpoint_is_tried_when_one_refuses_the_connection() {
         assert_eq!(client.head().await.status(), 101);
         upstream.expect(&Frame::text("early")).await;
     }
-    // Those that began with the one that is alive needed no second attempt.
+    // Sessions that began with the living endpoint needed no second attempt.
     let failed = errors(&proxy, &dead.url, "connect");
     assert!((1.0..=6.0).contains(&failed), "{failed}");
     assert_eq!(proxy.metric("wsluice_upstream_retries_total", &[("upstream", "app")]), failed);
@@ -90,7 +90,7 @@ async fn the_next_endpoint_is_tried_when_a_handshake_fails_with_a_key_of_its_own
         let (mut bad, mut good) = (RawServer::start().await, RawServer::start().await);
         let proxy = Proxy::start(&in_turn(&[bad.url(), good.url()], &[]));
         let mut failed = 0;
-        // In one of two turns at least the bad one comes first.
+        // In at least one of two turns the bad endpoint comes first.
         for _ in 0..2 {
             let mut client = proxy.client().await;
             client.send(Handshake::to("/x?y").with("Cookie", "a=b").bytes()).await;
@@ -167,7 +167,7 @@ async fn one_that_hangs_costs_the_time_for_handshakes_and_is_504() {
     let head = client.head().await;
     assert_eq!(head.status(), 504);
     assert!(client.body(&head).await.starts_with(b"upstream_timeout: "));
-    // The connection that was waited for is ended too.
+    // The connection that was awaited is closed too.
     assert_eq!(upstream.read_to_end().await, b"");
     let url = server.url().to_owned();
     assert_eq!(errors(&proxy, &url, "handshake_timeout"), 1.0);
@@ -203,7 +203,7 @@ async fn a_session_that_is_lost_is_not_opened_again() {
     assert_eq!(one.connections().await + two.connections().await, 1);
 }
 
-/// An address where connecting hangs: the queue of its listener is full and nobody accepts.
+/// Returns an address where connecting hangs: the queue of its listener is full and nothing accepts.
 struct Hanging {
     url: String,
     _listener: socket2::Socket,

@@ -1,5 +1,5 @@
-//! Frames that RFC 6455 forbids: 1002 for who sent it and for the client, 1001 for a server that did not, nothing of them
-//! passed on.
+//! Frames that RFC 6455 forbids: 1002 for their sender and for the client, 1001 for a server that did not send them;
+//! none is passed on.
 
 use super::harness::{CLOSE, CONTINUATION, Frame, PING, PONG, Pair, TEXT};
 
@@ -7,7 +7,7 @@ fn bytes(frame: Frame, masked: bool) -> Vec<u8> {
     if masked { frame.masked() } else { frame.plain() }
 }
 
-/// What is illegal from either side, and its name in the log; with `validate: strict` also what leaves no doubt.
+/// Frames that are illegal from either side, and their names in the log; with `validate: strict` also unambiguous ones.
 fn table(masked: bool, strict: bool) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let of = |frame: Frame| bytes(frame, masked);
     let bit = if masked { 0x80 } else { 0 };
@@ -72,7 +72,7 @@ async fn client_frames_are_refused(validate: &str) {
         server.put(&Frame::close(1001, "")).await;
         server.finish().await;
         server.expect_end().await;
-        // Nothing that it may still say counts.
+        // Nothing that it still sends counts.
         client.expect_end().await;
         client.finish().await;
         let log = pair.proxy.log_lines(n + 1).await;
@@ -139,7 +139,7 @@ async fn everything_legal_passes_in_both_directions() {
         Frame::pong("unasked"),
         Frame::new(CONTINUATION, "pieces"),
         Frame::ping(""),
-        // What a text is made of is between its two ends.
+        // The fragments of a text lie between its two ends.
         Frame::new(TEXT, vec![0xFF, 0xFE]),
     ];
     for frame in &legal {
@@ -160,7 +160,7 @@ async fn with_validation_off_a_session_is_a_blind_pipe() {
     assert!(pair.server.read_exact(garbage.len()).await == garbage);
     pair.server.send(&garbage).await;
     assert!(pair.client.read_exact(garbage.len()).await == garbage);
-    // One half ends, the other goes on.
+    // One half ends, the other stays open.
     pair.client.finish().await;
     assert_eq!(pair.server.read_to_end().await, b"");
     pair.server.send("still here").await;
@@ -179,7 +179,7 @@ async fn a_half_closed_blind_pipe_is_ended_while_bytes_flow() {
         assert_eq!(pair.server.read_to_end().await, b"");
         let (_reader, mut writer) = pair.server.split();
         if reason == "lifetime" {
-            // Until the proxy lets go.
+            // Until the proxy closes it.
             let writing = tokio::spawn(async move {
                 while writer.send(b"bytes").await.is_ok() {
                     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -197,7 +197,7 @@ async fn a_half_closed_blind_pipe_is_ended_while_bytes_flow() {
 async fn what_only_breaks_a_rule_passes_and_is_counted() {
     let mut pair = Pair::open(&[]).await;
     let tolerated = |peer, rule| [("route", "all"), ("peer", peer), ("rule", rule)];
-    // As old clients of MQTT write a length, and as present ones answer a Ping.
+    // As old clients of MQTT write a length, and present ones answer a Ping.
     let text = Frame::text(&"x".repeat(300));
     let short = text.masked();
     let long = [&[short[0], 0x80 | 127, 0, 0, 0, 0, 0, 0, 1, 44][..], &short[4..]].concat();
@@ -205,7 +205,7 @@ async fn what_only_breaks_a_rule_passes_and_is_counted() {
     assert_eq!(pair.server.read_exact(long.len()).await, long);
     for frame in [Frame::pong("unmasked"), Frame::ping("unmasked")] {
         pair.client.send(frame.plain()).await;
-        // The reader of the server's end takes masked frames only.
+        // The server's end reads masked frames only.
         pair.server.expect(&frame).await;
         pair.server.send(frame.masked()).await;
         pair.client.expect(&frame).await;

@@ -60,7 +60,7 @@ async fn a_server_that_closes_and_ends_at_once_waits_for_no_one() {
     let mut pair = Pair::open(&[]).await;
     pair.server.put(&Frame::close(1001, "restart")).await;
     drop(pair.server);
-    // The client's answer has nowhere to go; it gets its end all the same.
+    // The client's answer cannot be delivered; its stream still ends.
     assert_eq!(pair.client.expect_closed_with(1001).await, "restart");
     drop(pair.client);
     pair.proxy.idle().await;
@@ -73,7 +73,7 @@ async fn a_client_that_ends_without_a_word_right_after_the_101_is_lost() {
     let mut pair = Pair::open(&[]).await;
     pair.client.finish().await;
     pair.server.expect_closed_with(1001).await;
-    // The server's Close is the answer to ours, and goes on to the client, which may still read.
+    // The server's Close answers ours, and goes on to the client, which may still read.
     assert_eq!(pair.client.expect_close().await.0, Some(1001));
     pair.client.expect_end().await;
     pair.proxy.idle().await;

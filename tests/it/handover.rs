@@ -1,5 +1,5 @@
-//! Handovers to another process and from a service manager. This test binary plays both roles; the other role is a test that
-//! is ignored in a normal run.
+//! Handovers to another process and from a service manager. This test binary plays both roles; the other role is a test
+//! that a normal run ignores.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -51,7 +51,7 @@ fn offer() -> (HandoverOffer, Bound, Address) {
     (offer, bound, address)
 }
 
-/// The variable with the role of a child, which runs only the test of that role.
+/// The variable for the role of a child, which runs only the test of that role.
 const PART: &str = "WSLUICE_TEST_PART";
 
 /// Returns the command of a process in a role.
@@ -107,7 +107,7 @@ async fn play(part: &str, sockets: usize) {
     bound.take_charge().unwrap();
     let mut acceptor = bound.for_worker(0).unwrap();
     let (mut before, process) = (activated.confirm(inheritance).await, Process::new());
-    // Tells each client what is left of the old process, until there is nothing.
+    // Reports to each client what is left of the old process, until nothing is.
     loop {
         tokio::select! {
             accepted = acceptor.accept() => {
@@ -159,7 +159,7 @@ async fn another_process_takes_over_and_hears_what_is_left() {
     let _one = old.session();
     reporter.report(old.lives.counts()).await.unwrap();
     ask(1).await;
-    // With the line goes the process, as far as the other one can see; it ends by itself then.
+    // The closed line means to the other side that the process is gone; it then ends by itself.
     let pid = Pid::from_raw(i32::try_from(reporter.successor()).unwrap()).unwrap();
     drop(reporter);
     ask(0).await;
@@ -188,7 +188,7 @@ async fn another_process_that_fails_is_ended_and_told_of() {
     let dies = fails(child("dies"), deadlines).await.unwrap_err();
     assert_eq!((dies.attempt(), dies.to_string().contains("signal 9")), (Attempt::Died, true), "{dies}");
     let counted = fails(child("counts_sockets"), deadlines).await.unwrap_err();
-    // The line alone: no other descriptor of ours is in a child.
+    // The line alone: a child inherits no other descriptor.
     assert!(counted.to_string().contains("refused: 1 sockets at the start"), "{counted}");
     let hangs = fails(child("hangs"), Deadlines { ready: Duration::from_secs(2), ..deadlines }).await.unwrap_err();
     assert_eq!(hangs.attempt(), Attempt::Timeout);
@@ -242,7 +242,7 @@ fn child_with_sockets() {
 fn sockets_of_the_service_manager_are_adopted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    // As systemd does it: 3 is the listener, 4 something else. The number is the shell's, which the child keeps.
+    // As systemd does: 3 is the listener, 4 another descriptor. The number is the shell's, which the child keeps.
     let script = "exec 3<&0 4</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=web:none; \
                   export LISTEN_PID LISTEN_FDS LISTEN_FDNAMES; exec \"$@\" 0</dev/null";
     let output = Command::new("sh")

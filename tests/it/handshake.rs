@@ -1,5 +1,5 @@
-//! The opening handshake, strict both ways (RFC 6455 §4): who breaks a rule as a client never reaches the server, and a
-//! server's false 101 never reaches the client.
+//! The opening handshake, strict both ways (RFC 6455 §4): an invalid request never reaches the server, and an invalid
+//! 101 never reaches the client.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -23,12 +23,12 @@ async fn a_message_goes_there_and_back() {
     pair.client.expect(&Frame::text("world")).await;
 }
 
-/// Where a refusal is counted: by us, before a route is found or after, or as bytes that are no request.
+/// Where a refusal is counted: by the proxy, before or after a route is found, or as bytes that are no request.
 #[derive(Clone, Copy, Debug)]
 enum By {
     Route(&'static str),
     NoRoute(&'static str),
-    /// By the HTTP library, and by the listener as well.
+    /// By the HTTP library, and by the listener too.
     Listener(&'static str),
 }
 
@@ -51,8 +51,7 @@ impl By {
     }
 }
 
-/// Sends `bytes` on a connection of their own: they must be answered with `status`, counted as `by`, and be the end of
-/// the connection.
+/// Sends `bytes` on a new connection: they must be answered with `status`, counted as `by`, and end the connection.
 async fn refused(proxy: &Proxy, what: &str, bytes: &[u8], status: u16, by: By) {
     let before = by.count(proxy);
     let bad_requests = || proxy.metric(CONNECTION_ERRORS, &[("listener", "plain"), ("reason", "bad_request")]);
@@ -72,7 +71,7 @@ async fn refused(proxy: &Proxy, what: &str, bytes: &[u8], status: u16, by: By) {
         assert_eq!(head.get("upgrade"), Some("websocket"), "{what}");
     }
     assert!(head.get("sec-websocket-accept").is_none(), "{what}");
-    // Whatever follows could be frames, and is not read as a request.
+    // Later bytes could be frames, and are not read as a request.
     let _ = client.try_send(Handshake::new().bytes()).await;
     let rest = client.read_to_end().await;
     assert!(rest.is_empty(), "{what}: {:?}", String::from_utf8_lossy(&rest));
@@ -244,7 +243,7 @@ async fn an_unusual_handshake_that_keeps_the_rules_is_accepted() {
 
 type Answer = fn(&Head) -> Vec<u8>;
 
-/// A 101 to `request` with one line changed: replaced by `line`, or taken out.
+/// Returns a 101 to `request` with one line replaced by `line`, or removed.
 fn changed(request: &Head, name: &str, line: Option<&str>) -> Vec<u8> {
     let text = String::from_utf8(switching(request, &[])).unwrap();
     let mut out = String::new();
@@ -328,7 +327,7 @@ async fn a_false_101_never_reaches_the_client() {
         client.send(offer.bytes()).await;
         let mut upstream = server.accept().await;
         let request = upstream.head().await;
-        // The frame behind it must not reach the client either.
+        // The frame after it must not reach the client either.
         let mut bytes = answer(&request);
         bytes.extend(Frame::text("early").plain());
         if *label == "handshake_lost" {
@@ -343,7 +342,7 @@ async fn a_false_101_never_reaches_the_client() {
         let body = String::from_utf8(client.body(&head).await).unwrap();
         assert!(body.starts_with("upstream_handshake: "), "{what}: {body}");
         assert!(client.read_to_end().await.is_empty(), "{what}");
-        // It is the end of that connection, on which nothing else was said.
+        // The connection ends there, and carried nothing else.
         assert_eq!(upstream.read_to_end().await, b"", "{what}");
         assert_eq!(proxy.metric(UPSTREAM_ERRORS, &labels), before + 1.0, "{what}: counted as {label}");
     }
@@ -413,7 +412,7 @@ async fn what_a_server_answers_instead_of_101_goes_to_the_client_as_it_is() {
     let mut server = RawServer::start().await;
     let proxy = Proxy::start(&yaml(&[server.url()], &[]));
     let large = "x".repeat(300_000);
-    // Status line, headers, body on the wire, body as meant; `true`: the body ends with the stream.
+    // Status line, headers, body on the wire, decoded body; `true`: the body ends with the stream.
     type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, String, &'a str, bool);
     #[rustfmt::skip]
     let table: Vec<Row> = vec![

@@ -1,4 +1,4 @@
-//! Endpoints that are killed, that hang, or that lie: how this is found out, and where new sessions go then.
+//! Endpoints that are killed, hang, or lie: how they are detected, and where new sessions go.
 
 use super::harness::{
     Authority, Behavior, Conn, Echo, Event, Frame, Handshake, Proxy, RawServer, ScriptedServer, eventually, within,
@@ -11,12 +11,12 @@ fn with(upstream: &str, endpoints: &[&str], route: &[&str]) -> String {
     yaml(endpoints, route).replace("app: {", &format!("app: {{ {upstream},"))
 }
 
-/// A check that tells within a second or two, and is not too quick for two busy cores.
+/// A check that decides within a second or two, and is not too quick for two busy cores.
 fn check(kind: &str, more: &str) -> String {
     format!("health: {{ {kind}: {{ every: 400ms, timeout: 400ms, rise: 2, fall: 2, {more} }} }}")
 }
 
-/// The same, with time for two cores that are very busy: the first check decides, and nothing is waited for but it.
+/// The same, with time for two very busy cores: the first check decides, and the test waits for nothing else.
 fn patient_check(kind: &str, more: &str) -> String {
     format!("health: {{ {kind}: {{ every: 10s, timeout: 10s, {more} }} }}")
 }
@@ -51,7 +51,7 @@ async fn open(proxy: &Proxy) -> (u16, Conn) {
     (status, client)
 }
 
-/// Opens sessions that stay.
+/// Opens sessions and keeps them.
 async fn open_many(proxy: &Proxy, count: usize) -> Vec<Conn> {
     let mut sessions = vec![];
     for _ in 0..count {
@@ -78,7 +78,7 @@ async fn a_killed_endpoint_gets_no_sessions_until_it_is_back() {
     servers[0].kill().await;
     up(&proxy, &servers[0], false).await;
     assert_eq!(of(&proxy, "wsluice_endpoint_transitions_total", &servers[0], "connect"), 1.0);
-    // Its own clients are told, and nobody else notices.
+    // Its own clients get a Close, and no others.
     let mut stayed = vec![];
     for mut session in sessions.drain(..) {
         session.put(&Frame::text("still there?")).await;
@@ -91,7 +91,7 @@ async fn a_killed_endpoint_gets_no_sessions_until_it_is_back() {
         }
     }
     assert_eq!(stayed.len(), 100);
-    // It has the fewest sessions of all by now, and without its check it would be tried first.
+    // It now has the fewest sessions, and without its check it would be tried first.
     stayed.extend(open_many(&proxy, 30).await);
     assert_eq!(servers.each_ref().map(ScriptedServer::sessions), [50, 65, 65]);
     assert_eq!(of_upstream(&proxy, "wsluice_upstream_retries_total"), 0.0);
@@ -120,7 +120,7 @@ async fn only_a_ping_finds_a_server_that_upgrades_and_hangs() {
     let before = deaf.sessions();
     let _sessions = open_many(&proxy, 3).await;
     assert_eq!((deaf.sessions(), well.sessions()), (before, 3));
-    // Probes are no load: neither sessions nor picks.
+    // Probes count neither as load nor as picks.
     assert_eq!(of(&proxy, "wsluice_endpoint_picks_total", &deaf, ""), 0.0);
     assert!(deaf.probes() > 0);
 }
@@ -141,7 +141,7 @@ async fn every_check_finds_what_it_can_and_says_what_it_was() {
         ("http", "path: /healthz, status: 503, body: { matches: '^well$' }", Behavior::Busy, "body"),
     ] {
         let server = ScriptedServer::start(behavior).await;
-        // Where it is the time that decides, it must be short; elsewhere it must not be what decides.
+        // If time decides, it must be short; otherwise it must not decide.
         let is_late = reason.ends_with("_timeout");
         let check = if is_late { check(kind, more) } else { patient_check(kind, more) };
         let proxy = Proxy::start(&with(&check, &[&server.url()], &[]));
@@ -188,7 +188,7 @@ async fn when_all_are_down_they_are_tried_or_refused() {
         let servers = ScriptedServer::start_many::<2>(Behavior::Well).await;
         let urls = servers.each_ref().map(ScriptedServer::url);
         let word = if refuse { "refuse" } else { "try" };
-        // Sessions would work; it is the check that asks for too much.
+        // Sessions would work; only the check expects too much.
         let check = check("websocket", "path: /probe, expect: { contains: never }");
         let settings = format!("{check}, when_all_down: {word}");
         let proxy = Proxy::start(&with(&settings, &urls.each_ref().map(|url| &**url), &[]));
@@ -219,13 +219,13 @@ async fn an_endpoint_that_fails_once_is_left_out_and_comes_back_by_a_trial() {
     let (bad, good) = (ScriptedServer::start(Behavior::Rude).await, ScriptedServer::start(Behavior::Well).await);
     let urls = [bad.url(), good.url()];
     let proxy = Proxy::start(&with("ejection: { time: 2s }", &[&urls[0], &urls[1]], &[]));
-    // One of two sessions begins with it; from then on nobody does, though it has the fewest sessions.
+    // One of two sessions begins with it; then none does, although it has the fewest sessions.
     let sessions = open_many(&proxy, 6).await;
     assert_eq!((bad.sessions(), good.sessions()), (1, 6));
     assert_eq!((ejected(&proxy, &bad), ejected(&proxy, &good)), (1.0, 0.0));
     assert_eq!(of(&proxy, "wsluice_endpoint_ejections_total", &bad, "failures"), 1.0);
     bad.set_behavior(Behavior::Well);
-    // Sessions go on coming; one of them tries it.
+    // Further sessions arrive; one of them tries it.
     within("the trial", async {
         while bad.sessions() == 1 {
             assert_eq!(open(&proxy).await.0, 101);
@@ -253,7 +253,7 @@ async fn a_trial_that_fails_makes_the_ejection_longer() {
     })
     .await;
     let [first, second, third] = times[..] else { panic!() };
-    // A little less: what is seen of the first comes after it, and the clock has ticks.
+    // A little less: the first is noticed later, and the clock has ticks.
     assert!(second - first >= std::time::Duration::from_millis(900), "{:?}", second - first);
     assert!(third - second >= std::time::Duration::from_millis(1900), "{:?}", third - second);
 }
@@ -265,7 +265,7 @@ async fn no_more_than_a_share_is_ejected_and_who_is_left_out_is_better_than_nobo
     let urls = urls.each_ref().map(|url| &**url);
     let proxy = Proxy::start(&with("ejection: { time: 60s }, retry_budget: off", &urls, &[]));
     for _ in 0..8 {
-        // Every one of them is tried for every request all the same.
+        // Each of them is still tried for every request.
         let before = servers.iter().map(ScriptedServer::sessions).sum::<usize>();
         assert_eq!(open(&proxy).await.0, 502);
         assert_eq!(servers.iter().map(ScriptedServer::sessions).sum::<usize>(), before + 4);
@@ -303,7 +303,7 @@ async fn with_ejection_off_a_failed_endpoint_is_tried_each_time() {
     assert_eq!(ejected(&proxy, &bad), 0.0);
 }
 
-// ---- second tries
+// ---- retries
 
 #[tokio::test]
 async fn a_retry_budget_bounds_second_tries_and_the_first_failure_is_the_answer() {
@@ -319,7 +319,7 @@ async fn a_retry_budget_bounds_second_tries_and_the_first_failure_is_the_answer(
     assert_eq!(statuses, [101, 101, 502, 502]);
     assert_eq!(of_upstream(&proxy, "wsluice_upstream_retries_total"), 0.0);
     assert_eq!(of_upstream(&proxy, "wsluice_upstream_retries_denied_total"), 2.0);
-    // Plain HTTP counts on the same budget; only who could not be connected to is tried again there.
+    // Plain HTTP uses the same budget; it retries only if connecting failed.
     let mut bad = bad;
     bad.kill().await;
     let mut answers = vec![];

@@ -1,7 +1,7 @@
-//! Endpoints that speak TLS to do harm: what each gets is an error of its own, or no more than its turn. The records are
-//! made by hand here, with the keys of a handshake that rustls has done.
+//! Endpoints that abuse TLS: each gets its own error, or no more than its turn. The records are made by hand, with the
+//! keys of a handshake that rustls performed.
 //!
-//! New keys without end, which no library lets one send: `src/tls/stream/tests.rs`.
+//! Endless new keys, which no library can send, are in `src/tls/stream/tests.rs`.
 
 use std::iter::repeat_n;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
 
-/// A server of this authority that gives no tickets and its keys away.
+/// A server of this authority that sends no tickets and reveals its keys.
 fn config(authority: &Authority) -> Arc<ServerConfig> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.cipher_suites = vec![TLS13_AES_256_GCM_SHA384];
@@ -46,7 +46,7 @@ fn start(authority: &Authority, hostile: &RawServer, good: &RawServer) -> Proxy 
     Proxy::start(&format!("{yaml}  good: {{ endpoints: [{:?}] }}\n", good.url()))
 }
 
-/// Reads once, lets `tls` have it, and sends what it answers, or the start of that.
+/// Reads once, passes the bytes to `tls`, and sends its answer, or the start of that.
 async fn step(conn: &mut Conn, tls: &mut ServerConnection, most: usize) {
     let mut bytes = vec![0; 16 * 1024];
     let count = within("bytes of the handshake", conn.io.read(&mut bytes)).await.unwrap();
@@ -73,7 +73,7 @@ struct Hostile {
 }
 
 impl Hostile {
-    /// Does the handshakes, of TLS and of the WebSocket, as they should be.
+    /// Performs valid handshakes of TLS and of the WebSocket.
     async fn open(mut conn: Conn, config: &Arc<ServerConfig>) -> Hostile {
         let mut tls = ServerConnection::new(Arc::clone(config)).unwrap();
         let mut request = vec![];
@@ -95,7 +95,7 @@ impl Hostile {
         hostile
     }
 
-    /// The next record (RFC 8446 §5.2).
+    /// Returns the next record (RFC 8446 §5.2).
     fn record(&mut self, kind: u8, plain: &[u8]) -> Vec<u8> {
         let mut nonce = self.iv;
         nonce.iter_mut().rev().zip(self.sequence.to_le_bytes()).for_each(|(byte, of_sequence)| *byte ^= of_sequence);
@@ -148,7 +148,7 @@ async fn what_is_no_handshake_is_a_502_at_once() {
         client.send(Handshake::new().bytes()).await;
         let mut conn = hostile.accept().await;
         assert_eq!(conn.read_exact(1).await, [HANDSHAKE]);
-        // It may be refused before all of it is sent.
+        // The other side may refuse it before all of it is sent.
         let _ = conn.try_send(answer).await;
         conn.finish().await;
         assert_eq!(client.head().await.status(), 502, "{what}");
@@ -164,7 +164,7 @@ async fn half_a_handshake_is_a_504_wherever_it_stops() {
     let config = config(&authority);
     let (mut hostile, good) = (RawServer::start().await, RawServer::start().await);
     let proxy = start(&authority, &hostile, &good);
-    // Within the first record's header, within ServerHello, and within what is encrypted behind it.
+    // Within the first record's header, within ServerHello, and within the encrypted bytes after it.
     for most in [3, 60, 200, 500] {
         let mut client = proxy.client().await;
         client.send(Handshake::new().bytes()).await;
@@ -172,7 +172,7 @@ async fn half_a_handshake_is_a_504_wherever_it_stops() {
         let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
         step(&mut conn, &mut tls, most).await;
         assert_eq!(client.head().await.status(), 504, "{most}");
-        // It is let go, too.
+        // Its connection is closed, too.
         conn.read_to_end().await;
     }
     proxy.idle().await;

@@ -1,4 +1,4 @@
-//! Plain HTTP on the routes of WebSockets: bodies as they come, both ways, and every way in which it can go wrong.
+//! Plain HTTP on the routes of WebSockets: streamed bodies, both ways, and all kinds of failure.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn a_large_body_streams_both_ways_at_once() {
     let mut site = Site::start(&[]).await;
     let length = format!("Content-Length: {BYTES}");
     let (mut client, mut server, _) = site.ask(&head(&["PUT / HTTP/1.1", "Host: a", &length])).await;
-    // The server sends back what comes, while it comes; the client reads while it writes.
+    // The server echoes bytes as they arrive; the client reads while it writes.
     server.send(head(&["HTTP/1.1 200 OK", &length])).await;
     assert_eq!(client.head().await.status(), 200);
     let echo = tokio::spawn(async move {
@@ -106,7 +106,7 @@ async fn an_answer_may_come_before_the_request_has_ended() {
     assert_eq!((answer.status(), client.body(&answer).await), (200, b"early".to_vec()));
     client.send("-last").await;
     assert_eq!(server.read_exact(5).await, b"-last");
-    // The connection is as good as before.
+    // The connection can still be used.
     client.send(get("/again")).await;
     let (mut server, request) = match server.try_head().await {
         Some(request) => (server, request),
@@ -135,7 +135,7 @@ async fn an_upload_that_is_refused_halfway_gets_its_answer() {
         }
         sent
     });
-    // The server reads some of it, says no, and reads no more.
+    // The server reads some of it, refuses it, and reads no more.
     server.read_exact(100_000).await;
     server.send(head(&["HTTP/1.1 413 Content Too Large", "Connection: close", "Content-Length: 3"]) + "no!").await;
     server.finish().await;
@@ -162,13 +162,13 @@ async fn events_of_a_stream_arrive_one_by_one() {
     let answer = client.head().await;
     assert_eq!(answer.get("content-type"), Some("text/event-stream"));
     for number in 0..5 {
-        // The next event is only made when this one has arrived.
+        // The next event is made only when this one has arrived.
         let event = format!("data: {number}\n\n");
         server.send(format!("{:x}\r\n{event}\r\n", event.len())).await;
         assert_eq!(chunk(&mut client).await, event.as_bytes());
     }
     drop(client);
-    // A reader that goes away ends the stream at its source.
+    // A reader that leaves ends the stream at its source.
     assert!(matches!(server.event().await, Event::End | Event::Reset));
     let log = site.proxy.log_lines(1).await;
     assert_eq!((log[0]["status"].as_u64(), log[0]["reason"].as_str()), (Some(200), Some("ok")));
@@ -222,7 +222,7 @@ async fn trailers_pass_both_ways() {
     ]) + "3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n";
     let (mut client, mut server, request) = site.ask(&request).await;
     assert_eq!((request.get("te"), request.get("trailer")), (Some("trailers"), Some("X-Sum")));
-    // RFC 9110 §10.1.4: who sends TE nominates it.
+    // RFC 9110 §10.1.4: a sender of TE nominates it.
     assert!(request.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("te")), "{request:#?}");
     let (body, trailer) = chunked(&mut server).await;
     assert_eq!((body.as_slice(), trailer[0].to_ascii_lowercase().as_str()), (&b"abc"[..], "x-sum: 6"));
@@ -280,7 +280,7 @@ async fn trailers_carry_nothing_that_is_judged_or_written_in_a_head() {
     let answer = client.head().await;
     assert_eq!((answer.get("trailer"), answer.get("x-set")), (Some("Grpc-Status, X-Sum"), Some("ours")));
     assert_eq!(sorted(chunked(&mut client).await), ["grpc-status: 0", "x-sum: 6"]);
-    // Without any that may pass there is no trailer.
+    // Without an allowed field there is no trailer.
     let mut site = Site::start(&[]).await;
     let request = head(&["POST / HTTP/1.1", "Host: a", "Trailer: Cookie", "Transfer-Encoding: chunked"]);
     let (_client, mut server, request) = site.ask(&(request + "1\r\na\r\n0\r\nCookie: a=b\r\n\r\n")).await;
@@ -378,7 +378,7 @@ async fn a_client_that_expects_100_may_be_refused_before_it_sends_a_body() {
     assert_eq!(answer.status(), 426);
 }
 
-/// hyper's client has no way to hand a 103 on as it comes, so Early Hints end here: a loss of speed, not of meaning.
+/// hyper's client cannot pass on a 103 as it arrives, so Early Hints end here: this costs speed, but loses no meaning.
 #[tokio::test]
 async fn interim_answers_of_the_server_are_passed_over() {
     let mut site = Site::start(&[]).await;
@@ -448,7 +448,7 @@ async fn a_request_that_may_have_been_read_is_never_sent_twice() {
     assert_eq!(site.proxy.metric("wsluice_upstream_errors_total", &labels), 1.0);
 }
 
-/// A server that answers the first request of each connection, and closes it at the second, without an answer.
+/// A server that answers the first request of each connection, and closes it at the second without an answer.
 async fn answers_once(mut upstream: RawServer) {
     let mut number = 0;
     while let Some(mut conn) = upstream.next().await {
@@ -511,7 +511,7 @@ async fn only_what_may_be_done_twice_is_sent_twice_and_only_once_more() {
         assert_eq!(answer.status(), 502, "{lines:?}");
         client.body(&answer).await;
         assert_eq!(site.upstream.connections().await, connections, "{lines:?}");
-        // On a connection that is new to begin with, nothing says that it was closed as unused.
+        // On a new connection, nothing shows that it was closed as unused.
         client.send(get("/new")).await;
         site.upstream.accept().await.head().await;
         assert_eq!(client.head().await.status(), 502, "{lines:?}");
@@ -540,7 +540,7 @@ async fn a_client_of_http_1_0_is_served() {
     let (mut client, mut server, request) = site.ask("GET /old HTTP/1.0\r\nHost: a\r\n\r\n").await;
     assert_eq!(request.line, "GET /old HTTP/1.1");
     server.send(head(&["HTTP/1.1 200 OK", "Transfer-Encoding: chunked"]) + "3\r\nabc\r\n0\r\n\r\n").await;
-    // It knows no chunks: the end of the connection is the end of the body.
+    // It does not know chunks: the end of the connection ends the body.
     let text = String::from_utf8(client.read_to_end().await).unwrap();
     assert!(text.starts_with("HTTP/1.0 200 OK\r\n") && text.ends_with("\r\n\r\nabc"), "{text}");
     assert!(!text.to_ascii_lowercase().contains("transfer-encoding"), "{text}");
@@ -628,7 +628,7 @@ async fn a_message_with_two_lengths_is_passed_on_with_one() {
         let answer = client.head().await;
         assert_eq!((answer.get("content-length"), answer.get("transfer-encoding")), (None, Some("chunked")));
         assert_eq!(chunked(&mut client).await.0, b"vwxyz");
-        // Neither connection carries another request: someone might have understood the lengths otherwise.
+        // Neither connection carries another request: a peer might have read the lengths differently.
         server.finish().await;
     }
 }
@@ -656,7 +656,7 @@ async fn a_length_that_a_server_says_twice_is_said_once_and_two_lengths_are_a_50
                 assert_eq!(answer.all("content-length"), ["5"], "{method} {lines:?}");
                 assert_eq!(client.read_to_end().await, body.as_bytes(), "{method} {lines:?}");
             }
-            // The next one is on a connection of its own.
+            // The next one is on a new connection.
             server.finish().await;
         }
     }
@@ -698,7 +698,7 @@ async fn a_server_may_say_that_it_wants_an_upgrade() {
             assert_eq!(head.get("sec-websocket-version"), Some("13"), "{status} {upgrade}");
             let nominated = head.all("connection").join(", ").contains("upgrade");
             assert_eq!(nominated, passed.is_some(), "{status} {upgrade}");
-            // It opens nothing: what follows is a request, or the end.
+            // It opens nothing: a request follows, or the end.
             if plain {
                 client.send(get("/again")).await;
                 let mut server = site.upstream.accept().await;
@@ -733,7 +733,7 @@ async fn what_a_target_may_not_have_is_escaped_and_all_else_goes_as_it_came() {
         assert_eq!(site.upstream.accept().await.switch(&[]).await.target(), sent, "{target}");
         assert_eq!(client.head().await.status(), 101, "{target}");
     }
-    // Latin-1, as clients send it that never heard of UTF-8.
+    // Latin-1, as clients without UTF-8 send it.
     let mut client = site.proxy.client().await;
     client.send(b"GET /\xe9?\xe9 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(site.upstream.accept().await.head().await.target(), "/%E9?%E9");
@@ -768,7 +768,7 @@ async fn what_is_no_http_is_told_so_counted_and_logged() {
 #[tokio::test]
 async fn a_bad_request_behind_a_good_one_is_told_so_after_the_good_ones_answer() {
     let mut site = Site::start(&[]).await;
-    // What a server says in hyper's very words is the server's.
+    // A server's answer stays the server's, even in hyper's very words.
     let like_hypers = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     let (mut client, mut server, _) = site.ask(&(get("/good") + "GET /bad one HTTP/1.1\r\n\r\n")).await;
     server.send(ok(like_hypers)).await;
@@ -924,7 +924,7 @@ async fn what_no_route_matches_is_not_found() {
     let (answer, body) = site.refused(&get("/elsewhere")).await;
     assert_eq!(answer.status(), 404);
     assert!(body.starts_with("no_route: "), "{body}");
-    // An ordinary answer: the connection goes on.
+    // An ordinary answer: the connection stays open.
     let mut client = site.proxy.client().await;
     client.send(get("/elsewhere")).await;
     let answer = client.head().await;
@@ -962,7 +962,7 @@ async fn a_head_with_too_many_or_too_large_fields_is_refused() {
         assert!(body.starts_with("head_too_large: ") || body.starts_with("target_too_long: "), "{body}");
         assert_eq!(answer.get("connection"), Some("close"));
     }
-    // What is within the bounds passes.
+    // Heads within the bounds pass.
     let (request, _) = site.exchange(&head(&many[..18]), &ok("")).await;
     assert_eq!(request.get("x-15"), Some("1"));
     let labels = [("listener", "plain"), ("reason", "bad_request")];
@@ -971,7 +971,7 @@ async fn a_head_with_too_many_or_too_large_fields_is_refused() {
 
 // ---- servers that fail
 
-/// An address on which nobody listens; the listener is dropped when it is known.
+/// Returns an address without a listener; the listener is dropped once the address is known.
 async fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("ws://{}", listener.local_addr().unwrap())
@@ -992,7 +992,7 @@ async fn a_server_that_refuses_is_passed_over() {
             client.send(get(&format!("/{}", number + 1))).await;
         }
     }
-    // Every request was answered by the living one; the one that began with the dead one is counted as tried again.
+    // The living one answered every request; the one that began with the dead one is counted as retried.
     let picks = |url: &str| proxy.metric("wsluice_endpoint_picks_total", &[("upstream", "app"), ("endpoint", url)]);
     assert_eq!(picks(upstream.url()), 4.0);
     let labels = [("upstream", "app"), ("endpoint", dead.as_str()), ("reason", "connect")];
@@ -1028,7 +1028,7 @@ async fn when_all_servers_are_dead_the_answer_is_502() {
     let answer = client.head().await;
     let body = String::from_utf8(client.body(&answer).await).unwrap();
     assert_eq!(answer.status(), 502);
-    // Nothing about the inside.
+    // The client learns nothing about the inside.
     assert!(body.starts_with("connect: ") && !body.contains("127.0.0.1"), "{body}");
     let line = &proxy.log_lines(1).await[0];
     assert_eq!((line["reason"].as_str(), line["attempts"].as_u64()), (Some("connect"), Some(2)));
@@ -1052,7 +1052,7 @@ async fn the_time_for_an_answer_begins_with_the_end_of_the_request() {
     let mut site = Site::start(&["timeouts: { response: 300ms }"]).await;
     let (mut client, mut server, _) = site.ask(&head(&["POST / HTTP/1.1", "Host: a", "Content-Length: 6"])).await;
     for _ in 0..6 {
-        // Twice the time in all, never as much at once.
+        // Twice the time in all, but never as much at once.
         tokio::time::sleep(Duration::from_millis(100)).await;
         client.send("x").await;
         server.read_exact(1).await;
@@ -1136,7 +1136,7 @@ async fn a_client_that_goes_before_its_answer_is_logged_as_499() {
     drop(client);
     let line = &site.proxy.log_lines(1).await[0];
     assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(499), Some("client_gone")));
-    // And nobody goes on working for it.
+    // The server stops working for it.
     assert!(matches!(server.event().await, Event::End | Event::Reset));
 }
 
@@ -1148,7 +1148,7 @@ async fn a_head_that_takes_too_long_ends_the_connection() {
     client.read_to_end().await;
     let labels = [("listener", "plain"), ("reason", "header_timeout")];
     site.proxy.metric_becomes("wsluice_connection_errors_total", &labels, 1.0).await;
-    // Saying nothing at all is no better.
+    // Sending nothing at all is no better.
     let mut client = site.proxy.client().await;
     client.read_to_end().await;
     site.proxy.metric_becomes("wsluice_connection_errors_total", &labels, 2.0).await;
@@ -1199,7 +1199,7 @@ async fn a_host_that_is_missing_doubled_or_malformed_is_refused() {
 async fn bytes_after_a_pooled_answer_are_nobodys_answer() {
     let mut site = Site::start(&[]).await;
     let (mut client, mut server, _) = site.ask(&get("/first")).await;
-    // A server that says more than its Content-Length: the rest must not answer the next request.
+    // A server that sends more than its Content-Length: the rest must not answer the next request.
     server.send(ok("one") + &ok("stolen")).await;
     let answer = client.head().await;
     assert_eq!(client.body(&answer).await, b"one");
@@ -1253,7 +1253,7 @@ async fn a_client_that_reads_slowly_holds_the_server_back() {
     client.head().await;
     let block = vec![b'x'; 1 << 20];
     let mut sent = 0;
-    // Until nothing is taken any more: what the sockets and one buffer hold, not the whole answer.
+    // Until nothing more is accepted: what the sockets and one buffer hold, not the whole answer.
     while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), server.io.write(&block)).await {
         sent += written.unwrap();
         assert!(sent < total / 2, "{sent} bytes were taken for a client that reads nothing");

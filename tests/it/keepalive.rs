@@ -1,8 +1,8 @@
-//! Keepalive: Pings of our own, which the other side never hears of, and what becomes of a peer that is dead.
+//! Keepalive: the proxy's own Pings, which the other side never sees, and the end of a dead peer.
 
 use super::harness::{Conn, Event, Frame, PING, Pair, eventually, within};
 
-/// As short as peers on a busy machine can be trusted to answer in.
+/// As short as peers on a busy machine can reliably answer in.
 const FAST: &str = "keepalive: { ping: 400ms, pong: 390ms }";
 
 /// Answers Pings until something else comes.

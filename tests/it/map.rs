@@ -1,6 +1,6 @@
-//! The map of src/lib.rs is true: each module uses only what is declared above it, and says first what it is.
+//! The map of src/lib.rs is true: each module uses only modules declared above it, and begins with a head.
 //!
-//! Tests within a module may reach anywhere; what stands behind `#[cfg(test)]` is not asked.
+//! Tests within a module may use anything; code after `#[cfg(test)]` is not checked.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -10,7 +10,7 @@ fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// Every Rust file below `dir`, without those that are tests as a whole.
+/// Returns every Rust file below `dir`, without files that hold only tests.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = vec![];
     for entry in fs::read_dir(dir).unwrap() {
@@ -25,20 +25,20 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The top-level module that a file belongs to; none for lib.rs and main.rs.
+/// Returns the top-level module of a file; none for lib.rs and main.rs.
 fn module(file: &Path) -> Option<String> {
     let first = file.strip_prefix(src()).unwrap().components().next().unwrap().as_os_str().to_str().unwrap();
     let name = first.strip_suffix(".rs").unwrap_or(first);
     (!matches!(name, "lib" | "main")).then(|| name.to_owned())
 }
 
-/// Code before the tests of a file, without comments.
+/// Returns the code before a file's tests, without comments.
 fn code(text: &str) -> String {
     let before = text.split("#[cfg(test)]").next().unwrap();
     before.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// The paths that code names: each leaf of a `use`, then those in the code itself.
+/// Returns the paths in the code: each leaf of a `use`, then those in expressions.
 fn paths(code: &str) -> Vec<String> {
     let (mut found, mut rest) = (vec![], String::new());
     for (at, piece) in code.split("use ").enumerate() {
@@ -55,7 +55,7 @@ fn paths(code: &str) -> Vec<String> {
     found
 }
 
-/// Top-level modules named by `crate::` paths, those in `use crate::{a, b::c}` too.
+/// Returns the top-level modules in `crate::` paths, those in `use crate::{a, b::c}` too.
 fn used(code: &str) -> Vec<String> {
     let name = |path: String| path.strip_prefix("crate::")?.split([':', ' ']).next().map(str::to_owned);
     let mut found: Vec<String> = paths(code).into_iter().filter_map(name).collect();
@@ -78,7 +78,7 @@ fn arrows_point_only_at_what_is_declared_above() {
         let Some(from) = module(&file) else { continue };
         let place = *order.get(&*from).unwrap_or_else(|| panic!("{from} is not in lib.rs"));
         for to in used(&code(&fs::read_to_string(&file).unwrap())) {
-            // Not a module: a macro, or an item of lib.rs.
+            // Not a module, but a macro or an item of lib.rs.
             let Some(&target) = order.get(&*to) else { continue };
             arrows += 1;
             if target > place {
@@ -108,7 +108,7 @@ fn every_file_says_first_what_it_is() {
     assert!(silent.is_empty(), "without a head: {silent:?}");
 }
 
-/// A file's module, by its path: `["proxy", "outcome"]` for `proxy/outcome.rs`, `["proxy"]` for `proxy/mod.rs`.
+/// Returns a file's module by its path: `["proxy", "outcome"]` for `proxy/outcome.rs`, `["proxy"]` for `proxy/mod.rs`.
 fn path_of(file: &Path) -> Vec<String> {
     let inside = file.strip_prefix(src()).unwrap().with_extension("");
     let mut path: Vec<String> = inside.components().map(|part| part.as_os_str().to_str().unwrap().to_owned()).collect();
@@ -116,7 +116,7 @@ fn path_of(file: &Path) -> Vec<String> {
     path
 }
 
-/// The paths of a `use` tree, one by one: `a::{b, c::d}` is `a::b` and `a::c::d`.
+/// Splits a `use` tree into paths: `a::{b, c::d}` is `a::b` and `a::c::d`.
 fn leaves(tree: &str, before: &str, found: &mut Vec<String>) {
     let Some((stem, inside)) = tree.split_once('{') else {
         return found.push(format!("{before}{}", tree.trim()));
@@ -137,8 +137,8 @@ fn leaves(tree: &str, before: &str, found: &mut Vec<String>) {
     }
 }
 
-/// The modules that a module uses, by paths from `crate`, `self` or `super`; its own parents and children aside, since a
-/// `mod.rs` is the face of what is in it.
+/// Returns the modules that a module uses, by paths from `crate`, `self` or `super`; without its own parents and
+/// children, since a `mod.rs` is the face of its contents.
 fn uses(module: &[String], code: &str, all: &HashMap<Vec<String>, PathBuf>) -> Vec<Vec<String>> {
     let mut found = vec![];
     for path in paths(code) {
@@ -166,7 +166,7 @@ fn uses(module: &[String], code: &str, all: &HashMap<Vec<String>, PathBuf>) -> V
     found
 }
 
-/// Each module that another needs which it needs itself, with those others.
+/// Returns each module that depends on itself through others, with those others.
 fn circles(uses: &HashMap<Vec<String>, BTreeSet<Vec<String>>>) -> Vec<String> {
     let reach = |from: &Vec<String>| {
         let mut found = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Which pages may open a WebSocket: refused ones get 403, and the operator is told what to change.
+//! Which pages may open a WebSocket: others get 403, and the operator learns what to change.
 
 use super::harness::{Authority, Conn, Handshake, Proxy, RawServer, yaml};
 use super::plain::with_listener;
@@ -22,10 +22,10 @@ async fn a_policy_lets_in_whom_it_names_and_nobody_else() {
     let apps = r#"origins: { allow: ["file://", "capacitor://localhost", { exact: "https://device.example/ws" }] }"#;
     let none: &[&str] = &[];
     for (policy, origins, allowed) in [
-        // Nothing said: the same origin, or none.
+        // No policy: the same origin, or none.
         ("", none, true),
         ("", &["http://example.com"], true),
-        // TLS may end before us, so the scheme says nothing but which port is meant.
+        // TLS may end before the proxy, so the scheme only implies the port.
         ("", &["https://example.com"], true),
         ("", &["https://example.com:8443"], false),
         ("", &["http://evil.com"], false),
@@ -166,14 +166,14 @@ async fn behind_a_trusted_proxy_the_origin_is_compared_with_the_host_that_it_was
         (&behind, &[host, port], "https://public.example:8443", 101),
         (&behind, &[forwarded], "https://public.example:8443", 101),
         (&behind, &[forwarded], "https://public.example", 403),
-        // What cannot be told counts for nothing, and the Host field does.
+        // Unreadable fields do not count, but the Host field does.
         (&behind, &[host, forwarded], "https://public.example", 403),
         (&behind, &[host, ("X-Forwarded-Host", "b.example")], "https://public.example", 403),
         (&behind, &[("X-Forwarded-Host", "public.example, b.example")], "https://public.example", 403),
         (&behind, &[("X-Forwarded-Host", "evil@public.example")], "https://public.example", 403),
         (&behind, &[("X-Forwarded-Host", "evil@public.example")], "https://inner", 101),
         (&behind, &[("Forwarded", "host=public.example, for=203.0.113.9")], "https://public.example", 403),
-        // A stranger is not believed.
+        // A stranger's fields do not count.
         (&[], &[host], "https://public.example", 403),
         (&[], &[forwarded], "https://public.example:8443", 403),
         (&[], &[host], "https://inner", 101),

@@ -1,4 +1,4 @@
-//! `wsluice ping`: what it shows of a server, and what it says of each fault.
+//! `wsluice ping`: what it shows of a server, and what it reports about each fault.
 
 use std::process::Stdio;
 
@@ -6,7 +6,7 @@ use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, RawServer, 
 use crate::plain::with_listener;
 use crate::process::wsluice;
 
-/// Runs it while `server` answers. Returns its exit code, what it writes, and what it complains of.
+/// Runs it while `server` answers. Returns its exit code, its output, and its errors.
 async fn ping(arguments: &[&str], server: impl Future<Output = ()>) -> (i32, String, String) {
     let mut command = wsluice(&["ping"]);
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -17,7 +17,7 @@ async fn ping(arguments: &[&str], server: impl Future<Output = ()>) -> (i32, Str
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// The names of the steps, in order.
+/// Returns the names of the steps, in order.
 fn steps(out: &str) -> Vec<&str> {
     let steps = out.lines().skip(1).filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     steps.filter_map(|line| line.split_whitespace().next()).collect()
@@ -40,7 +40,7 @@ async fn each_step_to_an_open_websocket_is_shown_through_tls_and_the_proxy() {
         assert!(out.contains(part), "{part}: {out}");
     }
 
-    // Not trusted: the certificate is shown all the same.
+    // Not trusted: the certificate is still shown.
     let (code, out, err) = ping(&[&url, "--connect", &connect], async {}).await;
     assert_eq!(code, 1);
     assert!(out.contains("certificate for localhost"), "{out}");
@@ -49,7 +49,7 @@ async fn each_step_to_an_open_websocket_is_shown_through_tls_and_the_proxy() {
     let (code, out, err) = ping(&[&url, "--connect", &connect, "--insecure"], async {}).await;
     assert!(code == 0 && out.contains("not verified"), "{out}{err}");
 
-    // For another name.
+    // The certificate is for another name.
     let other = format!("wss://b.example:{port}/");
     let (code, out, err) = ping(&[&[other.as_str()], &trusting[..]].concat(), async {}).await;
     assert!(code == 1 && out.contains("certificate for localhost"), "{out}");
@@ -65,7 +65,7 @@ async fn each_step_to_an_open_websocket_is_shown_through_tls_and_the_proxy() {
     }
 }
 
-/// Takes one request and answers it with `answer`, made of its head.
+/// Reads one request and sends the answer that `answer` makes of its head.
 async fn answer(server: &mut RawServer, answer: impl FnOnce(&crate::harness::Head) -> Vec<u8>) -> Conn {
     let mut conn = server.accept().await;
     let head = conn.head().await;
@@ -194,7 +194,7 @@ async fn each_way_to_fail_after_the_connection_is_named() {
     .await;
     assert!(code == 1 && err.contains("no WebSocket server answers 101"), "{err}");
 
-    // Nobody is there.
+    // No server listens there.
     let port = server.address().port();
     drop(server);
     let (code, out, err) = ping(&[&url], async {}).await;

@@ -1,18 +1,18 @@
-//! Plain HTTP between hands of our own: heads written letter by letter, bodies and trailers read so.
+//! Plain HTTP by hand: heads written byte by byte, and bodies and trailers read the same way.
 
 use crate::harness::{Conn, Head, Proxy, RawServer, yaml};
 
-/// A head out of its lines.
+/// Joins lines into a head.
 pub fn head(lines: &[&str]) -> String {
     format!("{}\r\n\r\n", lines.join("\r\n"))
 }
 
-/// A GET that says no more than it must.
+/// A minimal GET.
 pub fn get(target: &str) -> String {
     head(&[&format!("GET {target} HTTP/1.1"), "Host: example.com"])
 }
 
-/// The same by a name of this machine.
+/// A minimal GET for this host.
 pub fn at_home(target: &str) -> String {
     head(&[&format!("GET {target} HTTP/1.1"), "Host: localhost"])
 }
@@ -32,7 +32,7 @@ pub async fn line(conn: &mut Conn) -> String {
     String::from_utf8(line).unwrap()
 }
 
-/// One chunk; empty at the last.
+/// One chunk; an empty one is the last.
 pub async fn chunk(conn: &mut Conn) -> Vec<u8> {
     let size = usize::from_str_radix(&line(conn).await, 16).unwrap();
     let chunk = conn.read_exact(size).await;
@@ -90,7 +90,7 @@ impl Site {
         (client, server, head)
     }
 
-    /// The same, answered; gives the request and the answer's head as they arrived.
+    /// Does the same and answers; returns the request and the answer's head as they arrived.
     pub async fn exchange(&mut self, request: &str, answer: &str) -> (Head, Head) {
         let (mut client, mut server, request) = self.ask(request).await;
         server.send(answer).await;
@@ -98,7 +98,7 @@ impl Site {
         (request, answer)
     }
 
-    /// Sends `request`, which the proxy answers itself; gives status and body.
+    /// Sends `request`, which the proxy answers itself; returns status and body.
     pub async fn refused(&self, request: &str) -> (Head, String) {
         let mut client = self.proxy.client().await;
         client.send(request).await;
@@ -108,7 +108,7 @@ impl Site {
     }
 }
 
-/// `yaml` of the harness with these lines in its listener.
+/// Returns the harness's `yaml` with these lines in its listener.
 pub fn with_listener(yaml: &str, lines: &[&str]) -> String {
     let plain = r#"{ name: plain, bind: "127.0.0.1:0" }"#;
     assert!(yaml.contains(plain));

@@ -33,7 +33,7 @@ async fn site(mode: &str) -> Site {
     Site::with_listener(&[&format!("proxy_protocol: {mode}"), "timeouts: { tls: 300ms }"]).await
 }
 
-/// Sends `announcement` and a request; gives what the server reads in X-Forwarded-For.
+/// Sends `announcement` and a request; returns the X-Forwarded-For that the server reads.
 async fn announced(site: &mut Site, announcement: &[u8]) -> String {
     let mut client = site.proxy.client().await;
     client.send([announcement, get("/").as_bytes()].concat()).await;
@@ -41,7 +41,7 @@ async fn announced(site: &mut Site, announcement: &[u8]) -> String {
     let request = server.head().await;
     server.send(ok("")).await;
     assert_eq!(client.head().await.status(), 200);
-    // The next request needs a connection of its own to be accepted again.
+    // The next request needs a new connection.
     server.finish().await;
     request.get("x-forwarded-for").unwrap().to_owned()
 }
@@ -113,7 +113,7 @@ async fn where_it_is_required_nobody_comes_without() {
     ] {
         let mut client = site.proxy.client().await;
         let _ = client.try_send(bytes).await;
-        // RFC-less, but §2.2 says it: no answer, the connection just ends.
+        // Not an RFC, but §2.2 of the specification: no answer, the connection just ends.
         assert_eq!(client.read_to_end().await, b"", "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
         number += 1.0;
         let labels = [("listener", "plain"), ("reason", "proxy_protocol")];

@@ -1,4 +1,4 @@
-//! Reloads while sessions run: which of them notice, and which do not.
+//! Reloads while sessions run: which sessions notice.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn an_upstream_that_changes_takes_new_sessions_elsewhere_and_keeps_those_i
     echoes(&mut old, "by the first").await;
     echoes(&mut new, "by the other").await;
     drop(old);
-    // Nobody holds the first any more, and its series are gone with it.
+    // The first upstream has no sessions any more, and its series are gone.
     let labels =
         [("upstream", "one"), ("endpoint", first.url().as_str())].map(|(name, value)| (name, value.to_owned()));
     let labels = labels.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -107,7 +107,7 @@ async fn a_route_that_changes_does_with_its_sessions_what_it_says_and_the_others
         let changes = proxy.reload(&text(policy)).await.unwrap();
         assert_eq!(changes.routes.changed, ["one"]);
         assert_eq!(changes.sessions_closing, if closed { 2 } else { 0 });
-        // New limits are for new sessions.
+        // New limits apply to new sessions.
         let mut new = open(&proxy, "first", "/one").await;
         new.put(&Frame::text(&"x".repeat(2000))).await;
         new.expect_closed_with(1009).await;
@@ -152,7 +152,7 @@ async fn who_comes_late_goes_with_a_route_that_changed_and_who_comes_later_stays
         two(endpoint, &echo.url(), &[("upstream: one }\n", &format!("upstream: one{more} }}\n"))])
     };
     let mut proxy = Proxy::start(&text(slow.url(), ""));
-    // Two handshakes are under way when the route changes.
+    // Two handshakes are in progress when the route changes.
     let mut late = vec![];
     for _ in 0..2 {
         let mut client = Conn::connect(proxy.listener("first")).await;
@@ -163,11 +163,11 @@ async fn who_comes_late_goes_with_a_route_that_changed_and_who_comes_later_stays
     }
     let changed = ", on_change: close, limits: { message: 1KiB }";
     assert_eq!(proxy.reload(&text(slow.url(), changed)).await.unwrap().routes.changed, ["one"]);
-    // The next configuration has the route as it is, before another server.
+    // The next configuration has the same route, before another server.
     assert!(proxy.reload(&text(&echo.url(), changed)).await.unwrap().routes.changed.is_empty());
     let mut later = open(&proxy, "first", "/one").await;
     echoes(&mut later, "here").await;
-    // Each is found by another look for late comers; by the second whoever the first has found is gone.
+    // Each is found by another sweep for late sessions; at the second, the first one's find is gone.
     for (mut client, mut server, request) in late {
         server.send(switching(&request, &[])).await;
         assert_eq!(client.head().await.status(), 101);
@@ -192,7 +192,7 @@ async fn what_becomes_of_sessions_on_a_change_is_no_change_for_them_and_counts_f
     let changes = proxy.reload(&text(", on_change: close").replace(listener, &more)).await.unwrap();
     assert_eq!((changes.listeners.added.len(), changes.sessions_closing), (1, 0));
     echoes(&mut client, "nor now").await;
-    // It came before all of that, and goes by what is said now.
+    // It began before all of that, and ends by the present rule.
     let limited = text(", on_change: close, limits: { message: 1KiB }").replace(listener, &more);
     assert_eq!(proxy.reload(&limited).await.unwrap().sessions_closing, 1);
     assert_eq!(client.expect_closed_with(1012).await, "the service has changed, please reconnect");
@@ -257,7 +257,7 @@ async fn listeners_come_go_and_move_without_touching_the_others() {
     for client in clients.iter_mut().chain([&mut new]) {
         echoes(client, "still here").await;
     }
-    // To another address, without an end of what came in by the old one.
+    // Moves to another address, without ending sessions from the old one.
     let place = tempfile::tempdir().unwrap();
     let path = format!("unix:{}", place.path().join("third.sock").display());
     let moved = third.replace("127.0.0.1:0", &path);
@@ -275,7 +275,7 @@ async fn a_configuration_that_cannot_be_put_in_force_changes_nothing_at_all() {
     let mut client = open(&proxy, "first", "/one").await;
     let error = proxy.reload("version: 1\nroutes: 7\n").await.unwrap_err();
     assert!(matches!(error, ReloadError::Config(_)), "{error}");
-    // Its port is taken: what else it says is not done either.
+    // Its port is taken, so the rest of the file is not applied either.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let third = format!("  - {{ name: third, bind: \"{}\" }}\nroutes:\n", taken.local_addr().unwrap());
     let bad = two(&echo.url(), &echo.url(), &[("routes:\n", &third), ("prefix: /two", "prefix: /else")]);
@@ -331,7 +331,7 @@ async fn a_listener_moves_between_an_address_and_the_wildcard_around_it() {
     let mut clients = vec![];
     for (host, bind) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.2", "0.0.0.0"), ("127.0.0.2", "127.0.0.2")] {
         let mut before = Conn::connect(&at(if bind == "0.0.0.0" { "127.0.0.1" } else { host })).await;
-        // What cannot be had whole changes nothing.
+        // A reload that cannot succeed as a whole changes nothing.
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let second = format!("second, bind: \"{}\"", taken.local_addr().unwrap());
         let bad = text(&at(bind).to_string(), &[("second, bind: \"127.0.0.1:0\"", &second)]);
@@ -417,7 +417,7 @@ async fn an_endpoint_that_is_being_emptied_is_so_over_further_reloads() {
     let mut clients = [open(&proxy, "first", "/one").await, open(&proxy, "first", "/one").await];
     sessions(&proxy, "one", 2.0).await;
     proxy.reload(&text(&stays.url(), "")).await.unwrap();
-    // Something else of the same upstream changes while it is emptied.
+    // Another part of the same upstream changes while it is emptied.
     proxy.reload(&text(&stays.url(), ", slow_start: 1s")).await.unwrap();
     sessions(&proxy, "one", 1.0).await;
     assert_eq!(on(&proxy, "one", &stays.url()), 1.0);

@@ -1,9 +1,9 @@
-//! The path that a server gets: without a prefix, with another, or put together anew.
+//! The path that a server gets: without a prefix, with another, or rebuilt.
 
 use crate::harness::{Handshake, Head};
 use crate::plain::{Site, get, ok};
 
-/// The target that a server gets for `target`, by a plain request and by a handshake.
+/// Returns the target that a server gets for `target`, by a plain request and by a handshake.
 async fn sent(rewrite: &str, target: &str) -> [String; 2] {
     let mut site = Site::start(&[rewrite]).await;
     let (plain, _) = site.exchange(&get(target), &ok("")).await;

@@ -1,4 +1,4 @@
-//! Which route a request takes, what becomes of it on the way, and how many may be there at a time.
+//! Which route a request takes, how it is changed on the way, and how many requests a route admits.
 
 use super::harness::{Conn, Frame, Handshake, Proxy, RawServer, eventually};
 
@@ -230,7 +230,7 @@ async fn routes_count_apart() {
         assert_eq!(client.head().await.status(), 101);
     }
     let total = |route, upstream| proxy.metric("wsluice_sessions_total", &[("route", route), ("upstream", upstream)]);
-    // A session counts a moment after its 101.
+    // A session is counted a moment after its 101.
     eventually("three sessions", || ((total("a", "one"), total("b", "two")) == (2.0, 1.0)).then_some(())).await;
 }
 
@@ -261,7 +261,7 @@ async fn no_spelling_of_a_path_goes_past_its_route() {
         "/ad%6Din;x=%2f/ws",
         "/%61dmin%2fws",
         "//admin%2fws;x",
-        // An exact path has no other name that nobody asks about.
+        // An exact path has no variants to check.
         "/health/x",
         "/xhealth",
     ];

@@ -1,4 +1,4 @@
-//! A machine that has run out of something, as a process of its own: file descriptors, room for the log, a reader of it.
+//! Processes on a machine that runs out of file descriptors, of room for the log, or of a reader of it.
 
 use std::fs::File;
 use std::io::Read;
@@ -25,14 +25,14 @@ async fn echoes(client: &mut Conn) {
     client.expect(&Frame::text("still here")).await;
 }
 
-/// The metrics, over a connection that is kept.
+/// Returns the metrics, over a kept connection.
 async fn scrape(admin: &mut Conn) -> String {
     admin.send(at_home("/metrics")).await;
     let head = admin.head().await;
     String::from_utf8(admin.body(&head).await).unwrap()
 }
 
-/// The sum of all series whose lines begin so.
+/// Returns the sum of all series whose lines begin with this text.
 fn sum(metrics: &str, series: &str) -> f64 {
     let lines = metrics.lines().filter(|line| line.starts_with(series));
     lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
@@ -47,7 +47,7 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
     let path = dir.path().join("wsluice.yaml");
     std::fs::write(&path, text).unwrap();
     let mut command = Command::new("sh");
-    // Hard: it raises the other up to it, and no further.
+    // The hard limit: the process raises the soft one to it, and no further.
     command.args(["-c", "ulimit -Sn 60 && ulimit -Hn 80 && exec \"$0\" run --config \"$1\""]);
     command.args([env!("CARGO_BIN_EXE_wsluice"), path.to_str().unwrap()]);
     let mut process = Process::spawn(command);
@@ -58,7 +58,7 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
     scrape(&mut admin).await;
 
     let mut sessions = vec![opened(&address).await];
-    // Sessions take two descriptors, so that one may be left over, which this is to take or to leave.
+    // Sessions take two descriptors, so one may be left over; this takes it or not.
     let mut odd = Some(Conn::connect(&address).await);
     let mut refused = 0;
     let mut waiting = loop {
@@ -80,7 +80,7 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
         }
     };
     if refused == 0 {
-        // With the one that is given back the client is let in, and there is none for the way on.
+        // The returned descriptor lets the client in, and none is left for its upstream connection.
         drop(odd.take());
         let head = waiting.head().await;
         assert_eq!(head.status(), 503);
@@ -121,7 +121,7 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
         echoes(session).await;
     }
 
-    // Nothing is left for clients, and something for those who ask how we are, or change what we are.
+    // Nothing is left for clients, but something for health checks and for the operator.
     for request in [
         get("/livez"),
         get("/readyz"),
@@ -132,7 +132,7 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
         operator.send(&request).await;
         assert_eq!(operator.head().await.status(), 200, "{request}");
     }
-    // Not even those who say nothing there take what is left.
+    // Not even silent connections there take the rest.
     let silent: Vec<Conn> = {
         let mut silent = vec![];
         for _ in 0..20 {
@@ -146,7 +146,7 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
     drop((silent, operator));
     let mut admin = Conn::connect(&address_of_admin).await;
 
-    // At the limit people come and go: each that leaves lets another in, and each time it fails again.
+    // At the limit clients come and go: each that leaves lets another in, and each time accepting fails again.
     for _ in 0..10 {
         drop(sessions.pop());
         sessions.push(waiting);
@@ -164,7 +164,7 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
     };
     assert_eq!((told("cannot accept connections"), told("cannot connect to endpoints")), (1, 1), "{:#?}", process.seen);
 
-    // When they have gone, it is as before.
+    // When they have left, it is as before.
     drop((sessions, waiting, odd));
     let served = async {
         loop {
@@ -182,7 +182,7 @@ async fn without_descriptors_clients_wait_or_get_503_and_no_endpoint_is_blamed()
     assert_eq!(process.end().await.code(), Some(0));
 }
 
-/// A process that says nothing of where it listens: at sockets in `dir`.
+/// A process that does not log its addresses: it listens at sockets in `dir`.
 struct Silent {
     child: Child,
     address: Address,
@@ -193,7 +193,7 @@ impl Silent {
     async fn start(dir: &Path, echo: &Echo, log: Stdio) -> Silent {
         let socket = |name: &str| Address::Unix(dir.join(name));
         let (address, admin) = (socket("s"), socket("a"));
-        // By name, since the resolver lacks descriptors too, and has no word for it.
+        // By name, since the resolver lacks descriptors too, and reports another error.
         let text = yaml(&[&echo.url().replace("127.0.0.1", "localhost")], &[])
             .replace("127.0.0.1:0", &address.to_string())
             + &format!("admin: {{ bind: \"{admin}\" }}\nlog: {{ format: json }}\ndrain: {{ time: 1s }}\n");
@@ -265,7 +265,7 @@ async fn a_log_that_nobody_reads_costs_lines_which_is_said_when_somebody_does() 
             }
         }
     }
-    // Somebody reads it again.
+    // The log is read again.
     let (told, lines) = tokio::sync::oneshot::channel();
     let reader = std::thread::spawn(move || {
         let (mut text, mut told) = (vec![], Some(told));

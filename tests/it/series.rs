@@ -9,7 +9,7 @@ use wsluice::control::compile::{Compiled, compile};
 use wsluice::control::context::{CompileContext, MetricFamilies};
 use wsluice::telemetry::exposition::encode;
 
-/// A configuration with some of a few names.
+/// Returns a configuration with some of a few names.
 fn configuration(random: &mut fastrand::Rng) -> String {
     let mut some = |kind: &str, max: usize| -> Vec<String> {
         let count = random.usize(1..=max);
@@ -45,7 +45,7 @@ fn compiled(text: &str, context: &CompileContext) -> Compiled {
     compile(&loaded, context, None).unwrap()
 }
 
-/// The series there are, without what they count.
+/// Returns the series, without their values.
 fn series(registry: &Registry) -> BTreeSet<String> {
     let text = encode(registry).unwrap();
     text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
@@ -59,14 +59,14 @@ fn random_reloads_leave_no_series_behind() {
     let registry = Registry::new();
     let context = surroundings(&registry);
     let mut text = String::new();
-    // Those in force before, of which sessions may hold some for a while.
+    // Those of earlier configurations, of which sessions may hold some for a while.
     let mut held: VecDeque<Compiled> = VecDeque::new();
     for _ in 0..500 {
         text = configuration(&mut random);
         let next = compiled(&text, &context);
         held.push_back(next);
         while held.len() > random.usize(1..6) {
-            // The last one is in force.
+            // The last one is active.
             let index = random.usize(..held.len() - 1);
             held.remove(index);
         }

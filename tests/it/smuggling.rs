@@ -2,7 +2,7 @@
 
 use super::harness::{Frame, Handshake, Proxy, RawServer, switching, yaml};
 
-/// A request that must never reach the server on the heels of another.
+/// A request, sent right after another, that must never reach the server.
 const SECOND: &[u8] = b"GET /admin HTTP/1.1\r\nHost: example.com\r\n\r\n";
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn h2c_never_tunnels() {
         for name in ["upgrade", "connection", "http2-settings"] {
             assert_eq!(request.all(name), [""; 0], "{upgrade}: {name}");
         }
-        // And if the server switches all the same, the client does not.
+        // And if the server switches nevertheless, the client does not.
         upstream
             .send(format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: {upgrade}\r\nConnection: Upgrade\r\n\r\n"))
             .await;
@@ -198,7 +198,7 @@ async fn a_path_cannot_be_read_in_two_ways() {
         ("/public/a%2fb", "/public/a%2fb"),
         ("/public/a;b=c", "/public/a;b=c"),
         ("/public//a", "/public//a"),
-        // To a server that reads it as it stands this is no path of the route; so it gets one that is.
+        // A server that reads the path literally finds another one; so it gets an unambiguous path.
         ("//public/%7ea", "/public/~a"),
         ("/public;x/a?b=//;%2f", "/public/a?b=//;%2f"),
         ("/public%2Fa", "/public/a"),
@@ -225,7 +225,7 @@ async fn a_body_is_chunked_or_not_and_nothing_of_how_it_is_coded_is_lost() {
         (&["chunked", "chunked"], 400),
         (&[", chunked"], 400),
         (&["\"x, chunked"], 400),
-        // RFC 9112 §6.3: without `chunked` at the end nobody can tell where the body ends, whatever the coding is.
+        // RFC 9112 §6.3: without `chunked` at the end the end of the body is unknown, whatever the coding is.
         (&["identity"], 400),
         (&["gzip"], 400),
         (&["chunked, identity"], 400),
@@ -255,7 +255,7 @@ async fn a_body_is_chunked_or_not_and_nothing_of_how_it_is_coded_is_lost() {
         upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
         assert_eq!(client.head().await.status(), 200, "{line}");
     }
-    // An answer, likewise: but what was not done to a body need not be undone.
+    // Likewise for answers; but `identity` need not be undone.
     for (coding, body, status) in [
         ("gzip, chunked", "3\r\nabc\r\n0\r\n\r\n", 502),
         ("gzip", "abc", 502),

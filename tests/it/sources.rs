@@ -1,4 +1,4 @@
-//! Connections to endpoints from addresses that the configuration names.
+//! Connections to endpoints from configured source addresses.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Plain HTTP that stands still: whoever does not read, send or answer is let go, and what an exchange holds counts.
+//! Stalled plain HTTP: a peer that does not read, send or answer is disconnected, and a running request counts as load.
 
 use crate::harness::{Conn, Frame, Handshake, Proxy, RawServer, eventually, within, yaml};
 use crate::plain::{Site, get, head, ok, with_listener};
@@ -10,7 +10,7 @@ fn endless() -> String {
     head(&["HTTP/1.1 200 OK", &format!("Content-Length: {BYTES}")])
 }
 
-/// Sends as much as the other side takes, and tells when it takes no more since the connection is gone.
+/// Sends as much as the other side accepts, and reports when the connection is gone.
 async fn pour(server: &mut Conn) {
     let block = vec![b'x'; 64 << 10];
     within("the end of the connection", async { while server.try_send(&block).await.is_ok() {} }).await;
@@ -92,7 +92,7 @@ async fn a_body_that_stalls_halfway_after_the_answer_has_begun_ends_both() {
     assert_eq!(server.read_exact(5).await, b"first");
     server.send(head(&["HTTP/1.1 200 OK", "Transfer-Encoding: chunked"])).await;
     assert_eq!(client.head().await.status(), 200);
-    // The answer moves, and that does not help.
+    // The answer makes progress, which does not help.
     let (dripping, ()) = tokio::join!(
         async {
             loop {
@@ -153,7 +153,7 @@ async fn an_event_stream_may_be_silent_and_any_other_answer_may_not() {
     let (mut other, mut server, _) = site.ask(&get("/other")).await;
     server.send(head(&["HTTP/1.1 200 OK", "Content-Type: text/plain", "Transfer-Encoding: chunked"])).await;
     assert_eq!(other.head().await.status(), 200);
-    // It began later, and has ended.
+    // It began later and has ended.
     other.expect_end().await;
     source.send("7\r\ndata: 1\r\n0\r\n\r\n").await;
     let (body, _) = crate::plain::chunked(&mut events).await;
@@ -206,7 +206,7 @@ async fn a_late_end_of_a_body_costs_the_next_request_on_its_connection_nothing()
     };
     let answering = async {
         assert_eq!(server.head().await.target(), "/next", "on the same connection");
-        // Longer than a body may stand still when its answer is whole.
+        // Longer than a body may stall once its answer is complete.
         tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
         server.send(ok("next")).await;
     };

@@ -51,7 +51,7 @@ fn tls(conn: &Conn) -> &rustls::ClientConnection {
     }
 }
 
-/// The listener's `tls:` with these certificates and more lines.
+/// Returns the listener's `tls:` with these certificates and more lines.
 fn listener(certificates: &[&(std::path::PathBuf, std::path::PathBuf)], more: &str) -> String {
     let certificates: Vec<String> =
         certificates.iter().map(|(cert, key)| format!("{{ cert: {cert:?}, key: {key:?} }}")).collect();
@@ -62,7 +62,7 @@ fn start(upstream: &str, listener: &[&str]) -> Proxy {
     Proxy::start(&crate::plain::with_listener(&yaml(&[upstream], &[]), listener))
 }
 
-/// Opens a session over TLS and says something both ways: by then every ticket has come.
+/// Opens a session over TLS and sends a message both ways: then every ticket has arrived.
 async fn converse(proxy: &Proxy, upstream: &mut RawServer, name: &str, config: &Arc<ClientConfig>) -> Conn {
     let mut client = Conn::connect_tls(proxy.address(), name, Arc::clone(config)).await.unwrap();
     client.send(Handshake::new().bytes()).await;
@@ -148,7 +148,7 @@ async fn the_certificate_is_chosen_by_the_name_asked_for() {
         let conn = Conn::connect_tls(proxy.address(), name, authority.client()).await.unwrap();
         assert_eq!(tls(&conn).peer_certificates().unwrap()[0], certificate(&expected.0), "{name}");
     }
-    // Everybody else gets the first, which does not match.
+    // All other names get the first one, which does not match.
     for name in ["unknown.test", "a.any.wild.test", "127.0.0.1"] {
         let error = Conn::connect_tls(proxy.address(), name, authority.client()).await.unwrap_err();
         let text = error.to_string();
@@ -171,7 +171,8 @@ async fn a_client_without_a_good_certificate_stays_outside_where_one_is_required
                 converse(&proxy, &mut upstream, "chat.test", &config).await;
                 continue;
             }
-            // By TLS 1.3 the client is done before the listener has judged its certificate: the alert comes when it reads.
+            // With TLS 1.3 the client finishes before the listener has judged its certificate: the alert arrives at a
+            // read.
             let refused = match Conn::connect_tls(proxy.address(), "chat.test", config).await {
                 Err(_) => true,
                 Ok(mut conn) => {
@@ -196,7 +197,7 @@ async fn a_ticket_of_one_worker_is_good_at_all() {
     let proxy = Proxy::start(&text.replace("workers: 1", "workers: 2"));
     for (version, label) in [(&TLS12, "1.2"), (&TLS13, "1.3")] {
         let config = Arc::new(client(&authority, &[version], None));
-        // The kernel deals connections out to the workers by port: sixteen do not all come to one.
+        // The kernel assigns connections to workers by port: sixteen do not all go to one.
         for number in 0..16 {
             let client = converse(&proxy, &mut upstream, "chat.test", &config).await;
             let expected = if number == 0 { HandshakeKind::Full } else { HandshakeKind::Resumed };
@@ -239,7 +240,7 @@ async fn plain_http_on_a_tls_port_is_told_so() {
     assert!(body.contains("https://") && body.contains("wss://"), "{body}");
     client.expect_end().await;
     client.finish().await;
-    // What is neither gets no answer.
+    // Other protocols get no answer.
     let mut client = proxy.client().await;
     client.send("\0\x01\x02").await;
     assert_eq!(client.read_to_end().await, b"");
@@ -247,7 +248,7 @@ async fn plain_http_on_a_tls_port_is_told_so() {
     proxy.metric_becomes("wsluice_connection_errors_total", &labels, 2.0).await;
 }
 
-/// The first flight of a client that asks for this name, whatever it is.
+/// Returns the first flight of a client that requests this name, valid or not.
 pub fn hello(authority: &Authority, name: &str) -> Vec<u8> {
     let stand_in: String = (0..name.len()).map(|at| if at % 10 == 4 { '.' } else { 'a' }).collect();
     let server_name = rustls::pki_types::ServerName::try_from(stand_in.clone()).unwrap();
@@ -267,7 +268,7 @@ async fn a_server_name_that_is_none_is_refused_and_counted() {
     let own = authority.issue("own", &["chat.test"]);
     let upstream = RawServer::start().await;
     let proxy = start(upstream.url(), &[&listener(&[&own], "")]);
-    // An address counts as no name; what DNS can carry is one, if no certificate has it.
+    // An address counts as no name; any DNS name counts, even without a certificate for it.
     for good in ["10.0.0.1", "chat_1.test", "chat.test.", "CHAT.test", "elsewhere.test"] {
         let mut client = proxy.client().await;
         client.send(hello(&authority, good)).await;
@@ -329,7 +330,7 @@ async fn a_large_message_passes_through_tls_on_both_sides() {
 
 // ---- towards servers
 
-/// The same configuration with `tls: { .. }` at its upstream.
+/// Returns the configuration with `tls: { .. }` at its upstream.
 fn with_upstream_tls(yaml: &str, tls: &str) -> String {
     let (before, after) = yaml.split_once("app: { ").unwrap();
     format!("{before}app: {{ tls: {{ {tls} }}, {after}")
@@ -361,7 +362,7 @@ async fn a_server_is_verified_against_an_authority_of_ones_own() {
     assert_eq!(client.head().await.status(), 200);
 }
 
-/// What `openssl req -x509` makes for this name: a certificate of an authority and of a server at once.
+/// Creates a certificate as `openssl req -x509` does for this name: of an authority and of a server at once.
 fn self_signed(name: &str) -> (String, Arc<ServerConfig>) {
     let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -378,14 +379,14 @@ async fn a_server_whose_own_certificate_is_the_authority_is_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("server.crt");
     let (pem, config) = self_signed("127.0.0.1");
-    // As an editor on Windows keeps it.
+    // As an editor on Windows saves it.
     std::fs::write(&ca, format!("\u{feff}{}", pem.replace('\n', "\r\n"))).unwrap();
     let mut upstream = RawServer::start_tls(config).await;
     let health = "health: { websocket: { path: /, every: 1s, timeout: 500ms } }, ";
     let text = with_upstream_tls(&yaml(&[upstream.url()], &[]), &format!("ca: {ca:?}"))
         .replace("app: { ", &format!("app: {{ {health}"));
     let proxy = Proxy::start(&text);
-    // The check comes the same way.
+    // The check uses the same connection settings.
     let mut probe = upstream.accept().await;
     assert!(probe.head().await.get("sec-websocket-key").is_some());
     let mut client = proxy.client().await;
@@ -460,7 +461,7 @@ async fn the_name_to_verify_may_be_another_than_the_address() {
     assert_eq!(client.head().await.status(), 101);
     let Io::TlsServer(stream) = &server.io else { panic!("TLS") };
     assert_eq!(stream.get_ref().1.server_name(), Some("app.internal.test"));
-    // The Host is the client's all the same.
+    // The Host is still the client's.
     assert_eq!(request.get("host"), Some("example.com"));
 }
 
@@ -491,7 +492,7 @@ async fn a_server_that_asks_for_a_certificate_gets_ours_and_http_1() {
     assert_eq!(connection.alpn_protocol(), Some(&b"http/1.1"[..]));
     assert_eq!(connection.peer_certificates().unwrap()[0], certificate(&ours.0));
 
-    // Without ours it does not let us in.
+    // Without our certificate the server refuses us.
     let proxy = Proxy::start(&with_upstream_tls(&yaml(&[upstream.url()], &[]), &format!("ca: {:?}", authority.ca())));
     let mut client = proxy.client().await;
     assert_eq!(client.ask(&Handshake::new()).await.status(), 502);
@@ -520,7 +521,7 @@ async fn a_server_on_a_unix_socket_gets_websockets_and_http() {
 #[tokio::test]
 async fn a_server_that_never_speaks_tls_is_a_504_or_passed_over() {
     let authority = Authority::new();
-    // It takes connections and is silent.
+    // It accepts connections and is silent.
     let mut silent = RawServer::start().await;
     let url = silent.url().replace("ws://", "wss://");
     let ca = format!("ca: {:?}", authority.ca());
@@ -530,7 +531,7 @@ async fn a_server_that_never_speaks_tls_is_a_504_or_passed_over() {
         let mut client = proxy.client().await;
         client.send(request).await;
         let mut waiting = silent.accept().await;
-        // What comes is a ClientHello, and no request in the clear.
+        // A ClientHello arrives, and no plain request.
         assert_eq!(waiting.read_exact(1).await, [22]);
         let answer = client.head().await;
         let body = client.body(&answer).await;

@@ -122,7 +122,7 @@ admin: {{ bind: "127.0.0.1:0" }}
     )
 }
 
-/// Finishes all sessions, and fails if one has missed anything.
+/// Finishes all sessions, and fails if one has missed a message.
 async fn finish(clients: Vec<Client>, peers: &Peers) {
     for client in clients {
         let report = client.finish().await;

@@ -26,7 +26,7 @@ use crate::harness::{Conn, Echo, Event, Frame, Handshake, Proxy, eventually, wit
 use crate::plain::{at_home, get};
 use crate::process::{Process, wsluice};
 
-/// A process and all its successors. Dropping it kills those that are left.
+/// A process and all its successors. Dropping it kills the remaining ones.
 struct ProcessChain {
     process: Process,
     /// Their process ids, the youngest last.
@@ -39,7 +39,7 @@ fn pid(number: u32) -> Pid {
 
 impl ProcessChain {
     fn new(process: Process) -> ProcessChain {
-        // Whoever has lost its parent is ours to wait for, and to ask how it ended.
+        // An orphan becomes our child, so we can wait for it and read its exit status.
         set_child_subreaper(Some(getpid())).unwrap();
         let pids = vec![pid(process.pid())];
         ProcessChain { process, pids }
@@ -79,7 +79,7 @@ impl ProcessChain {
             return eventually("the end of the first process", || self.process.exited()).await.code();
         }
         let waited = eventually("the end of a process", || {
-            // As long as its parent lives it is not ours to wait for.
+            // While its parent lives, we cannot wait for it.
             waitpid(Some(number), WaitOptions::NOHANG).ok().flatten()
         });
         waited.await.1.exit_status()
@@ -94,7 +94,7 @@ impl ProcessChain {
 
 impl Drop for ProcessChain {
     fn drop(&mut self) {
-        // The first is the process's own to kill.
+        // The first one is killed by its own handle.
         for pid in self.pids.drain(1..) {
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -144,7 +144,7 @@ async fn goes(mut client: Conn) {
     client.expect_end().await;
 }
 
-/// Without the lines of sessions, with an admin listener, and as told.
+/// Returns a configuration with an admin listener and these lines, without log lines of sessions.
 fn configuration(endpoints: &[&str], more: &str) -> String {
     let route = ["match: { path: { prefix: /ws } }"];
     yaml(endpoints, &route)
@@ -152,9 +152,9 @@ fn configuration(endpoints: &[&str], more: &str) -> String {
         + more
 }
 
-// ---- newcomers
+// ---- new clients
 
-/// Clients that connect one after the other, send a request, and expect a response.
+/// Clients that connect in sequence, send a request, and expect a response.
 struct Visitors {
     is_over: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -258,7 +258,7 @@ async fn through_twenty_upgrades_nobody_is_refused_and_no_session_ends() {
     for round in 0..UPGRADES {
         let address = if round % 4 == 3 { Address::Unix(path.clone()) } else { plain.clone() };
         sessions.push(session(&address).await);
-        // They come while the processes change, too, and not only before.
+        // They arrive while the processes change, not only before.
         let seen = visitors.answered.load(Ordering::Relaxed);
         std::fs::write(dir.path().join("wsluice.yaml"), with_workers(1 + round % 3)).unwrap();
         chain.upgrade().await;
@@ -271,7 +271,7 @@ async fn through_twenty_upgrades_nobody_is_refused_and_no_session_ends() {
     );
     assert!(answered > UPGRADES * 100, "{answered}");
 
-    // Each is in a process of its own, and all are known to the youngest.
+    // Each is in its own process, and the youngest knows all of them.
     for client in &mut sessions {
         echoes(client).await;
     }
@@ -280,7 +280,7 @@ async fn through_twenty_upgrades_nobody_is_refused_and_no_session_ends() {
     shows(&admin, &format!("{series} {UPGRADES}")).await;
     shows(&admin, "wsluice_inherited_listeners 3").await;
     shows(&admin, &format!("wsluice_upgrades_total{{result=\"done\"}} {UPGRADES}")).await;
-    // The one in the middle ends first, and then all the others.
+    // The middle one ends first, and then all the others.
     for client in sessions.drain(7..9) {
         goes(client).await;
     }
@@ -294,13 +294,13 @@ async fn through_twenty_upgrades_nobody_is_refused_and_no_session_ends() {
     for pid in chain.pids.clone().into_iter().take(UPGRADES) {
         assert_eq!(chain.end(pid).await, Some(0));
     }
-    // The file of the Unix socket has been handed on all the way, and goes with the last.
+    // The file of the Unix socket has been passed on each time, and is removed with the last.
     goes(session(&Address::Unix(path.clone())).await).await;
     chain.finish().await;
     assert!(!path.exists());
 }
 
-// ---- those who are there
+// ---- existing clients
 
 #[tokio::test]
 async fn sessions_are_closed_as_on_upgrade_says_and_the_old_process_ends() {
@@ -313,7 +313,7 @@ async fn sessions_are_closed_as_on_upgrade_says_and_the_old_process_ends() {
         for _ in 0..5 {
             sessions.push(session(&address).await);
         }
-        // One that has asked and may ask again, and one that has not.
+        // A client that has sent a request and may send more, and one that has not.
         let (mut kept, mut new) = (Conn::connect(&address).await, Conn::connect(&address).await);
         kept.send(get("/none")).await;
         let head = kept.head().await;
@@ -324,7 +324,7 @@ async fn sessions_are_closed_as_on_upgrade_says_and_the_old_process_ends() {
             client.expect_closed_with(1012).await;
             client.finish().await;
         }
-        // It was let in by the old process, which has nothing against it.
+        // The old process admitted it, and still serves it.
         new.send(get("/none")).await;
         let head = new.head().await;
         assert_eq!(head.status(), 404);
@@ -346,7 +346,7 @@ async fn what_is_told_to_the_old_process_and_to_the_new_is_done_by_each() {
     let mut before = session(&address).await;
     let old = chain.upgrade().await;
     let mut after = session(&address).await;
-    // Neither of these is for the old one any more.
+    // The old process serves neither of these any more.
     kill_process(old, Signal::HUP).unwrap();
     let line = chain.process.message("the reload is refused").await;
     assert!(line["reason"].as_str().unwrap().contains("has taken over"), "{line}");
@@ -354,7 +354,7 @@ async fn what_is_told_to_the_old_process_and_to_the_new_is_done_by_each() {
     let line = chain.process.message("no upgrade").await;
     assert!(line["reason"].as_str().unwrap().contains("has taken over"), "{line}");
     echoes(&mut before).await;
-    // This one is: without a delay, since nobody is sent to it.
+    // The old process serves this one: without a delay, since no client is sent to it.
     kill_process(old, Signal::TERM).unwrap();
     before.expect_closed_with(1012).await;
     before.finish().await;
@@ -401,7 +401,7 @@ async fn a_next_process_that_fails_or_is_killed_changes_nothing() {
         eventually("the end of the next process", || (!is_there(next)).then_some(())).await;
         echoes(&mut client).await;
     }
-    // Now it waits for somebody to write the file.
+    // Now it waits for the file to be written.
     std::fs::remove_file(&file).unwrap();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     for (signal, cause) in [(Signal::KILL, "(signal 9)"), (Signal::TERM, "(signal 15)")] {
@@ -414,7 +414,7 @@ async fn a_next_process_that_fails_or_is_killed_changes_nothing() {
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, &text).unwrap();
     shows(&admin, "wsluice_upgrades_total{result=\"refused\"} 1").await;
-    // No more than before: at that time the end of a scrape may not have been seen yet. Each attempt takes several.
+    // No more than before: the end of a scrape may not have been noticed then. Each attempt takes several.
     let stays = || {
         let after = belongings(old);
         (after.0 == before.0 && after.1 <= before.1).then_some(())
@@ -422,7 +422,7 @@ async fn a_next_process_that_fails_or_is_killed_changes_nothing() {
     eventually("the descriptors and children that it had before", stays).await;
     goes(session(&address).await).await;
     echoes(&mut client).await;
-    // Nothing of it is in the way of one that does not fail.
+    // Nothing of it disturbs the next attempt, which succeeds.
     chain.upgrade().await;
     goes(session(&address).await).await;
 }
@@ -447,10 +447,10 @@ async fn a_next_process_that_is_told_to_end_does_not_take_over() {
     assert!(matches!(handed, Err(UpgradeError::Died(Some(status))) if status.success()), "{handed:?}");
 }
 
-/// A proxy in this process, whose next process is the test binary in that role.
+/// A proxy in this process, whose successor is the test binary in that role.
 fn followed_by(part: &str, yaml: &str, deadlines: Deadlines) -> Proxy {
     let command: Command = crate::handover::child(part);
-    // An invocation has no environment of its own.
+    // An invocation has no environment variables of its own.
     let environment = command.get_envs().filter_map(|(name, value)| {
         let (name, value) = (name.to_str()?, value?.to_str()?);
         Some(format!("{name}={value}").into())
@@ -526,7 +526,7 @@ async fn a_listener_that_the_next_process_does_not_have_is_closed() {
     chain.process.listening().await;
     let (plain, local) = (chain.process.listening().await, Address::Unix(path.clone()));
     let mut client = session(&local).await;
-    // This one asks when the old process does not accept any more.
+    // This one connects when the old process no longer accepts.
     let mut late = Conn::connect(&local).await;
     std::fs::write(dir.path().join("wsluice.yaml"), &text).unwrap();
     let old = chain.upgrade().await;
@@ -588,7 +588,7 @@ async fn sessions_of_old_processes_count_when_new_ones_are_placed() {
         format!("wsluice_{name}{{endpoint=\"{}\",upstream=\"app\"}} {count}", echo.url())
     };
     shows(&admin, &series("predecessor_sessions", &one, 3)).await;
-    // Three against none: the next three go there. Then one each, and no more.
+    // Three against none: the next three go there. After that one each.
     let mut new = vec![];
     for _ in 0..3 {
         new.push(session(&address).await);
@@ -602,7 +602,7 @@ async fn sessions_of_old_processes_count_when_new_ones_are_placed() {
     shows(&admin, &series("endpoint_sessions_active", &one, 1)).await;
     let mut refused = Conn::connect(&address).await;
     assert_eq!(refused.ask(&Handshake::to("/ws")).await.status(), 503);
-    // Where one of the old process goes, one of the new has room.
+    // Where one of the old process ends, one of the new process fits.
     goes(old.pop().unwrap()).await;
     shows(&admin, &series("predecessor_sessions", &one, 2)).await;
     new.push(session(&address).await);
@@ -679,14 +679,14 @@ async fn a_service_manager_gives_the_socket_and_hears_of_all_that_happens() {
     std::fs::write(&file, &text).unwrap();
 
     let old = chain.upgrade().await;
-    // Each says one thing; which is heard first is left to chance.
+    // Each sends one message; their order is left to chance.
     let next = chain.youngest().as_raw_nonzero();
     let told = BTreeSet::from([manager.told(), manager.told()]);
     assert_eq!(told, BTreeSet::from([READY.to_owned(), format!("MAINPID={next}")]));
     client.expect_closed_with(1012).await;
     client.finish().await;
     assert_eq!(chain.end(old).await, Some(0));
-    // The old one has gone without a word, and the new one is watched as it was.
+    // The old one has ended without a message, and the new one is watched as before.
     assert!(manager.is_alive() && manager.is_alive());
     shows(&admin, "wsluice_inherited_listeners 2").await;
     goes(session(&address).await).await;

@@ -1,10 +1,10 @@
-//! Peers that vanish without a word, where no Ping asks for them: the kernel does, as the configuration says.
+//! Peers that vanish silently on connections without Pings: the kernel detects them, as configured.
 
 use super::harness::{Event, Frame, Handshake, Proxy, RawServer, eventually, yaml};
 use super::plain::{get, ok, with_listener};
 
-/// The keep-alive timer of the one connection of this process from `local` to `remote` (a port, 0 for any), in seconds; none
-/// if it has no such timer.
+/// Returns the keep-alive timer of the one connection of this process from `local` to `remote` (a port, 0 for any), in
+/// seconds; `None` if it has no such timer.
 #[cfg(target_os = "linux")]
 fn keepalive_timer(local: u16, remote: u16) -> Option<u64> {
     const ESTABLISHED: &str = "01";
@@ -17,11 +17,11 @@ fn keepalive_timer(local: u16, remote: u16) -> Option<u64> {
     let row = ours.next().unwrap_or_else(|| panic!("a connection from {local} to {remote}"));
     assert!(ours.next().is_none(), "one connection from {local} to {remote}");
     let (timer, when) = row[5].split_once(':').unwrap();
-    // In hundredths of a second, whatever the kernel counts in.
+    // In hundredths of a second, whatever unit the kernel uses.
     (timer == KEEPALIVE).then(|| u64::from_str_radix(when, 16).unwrap() / 100)
 }
 
-/// This with `tcp: { .. }` at its upstream.
+/// Returns the configuration with `tcp: { .. }` at its upstream.
 fn with_upstream_tcp(yaml: &str, tcp: &str) -> String {
     let (before, after) = yaml.split_once("app: { ").unwrap();
     format!("{before}app: {{ tcp: {{ {tcp} }}, {after}")
@@ -46,14 +46,14 @@ async fn both_sides_of_a_session_are_asked_for_by_the_kernel_as_the_configuratio
     let listening = proxy.address().tcp().unwrap().port();
     let at = server.address().port();
     for (text, client_side, server_side) in texts {
-        // The sockets that listen stay, and hand on what is said now.
+        // The listening sockets stay, and pass the new options on.
         proxy.reload(&text).await.unwrap();
         let mut client = proxy.client().await;
         client.send(Handshake::new().bytes()).await;
         let mut socket = server.accept().await;
         socket.switch(&[]).await;
         assert_eq!(client.head().await.status(), 101);
-        // While something is under way there is another timer.
+        // While data is in flight there is another timer.
         let sides = [(listening, 0, client_side), (0, at, server_side)];
         for (local, remote, expected) in sides {
             let is_right = |seconds: Option<u64>| match (seconds, expected) {
@@ -82,7 +82,7 @@ async fn connections_of_plain_http_are_asked_for_too() {
     socket.send(ok("here")).await;
     let head = client.head().await;
     client.body(&head).await;
-    // It waits in the pool now.
+    // It now waits in the pool.
     let at = server.address().port();
     eventually("a timer of an hour", || keepalive_timer(0, at).filter(|seconds| (3540..=3600).contains(seconds))).await;
 }

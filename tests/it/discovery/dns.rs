@@ -1,4 +1,4 @@
-//! dnsmasq with changing answers, which dies and comes back.
+//! dnsmasq with changing answers, which stops and comes back.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,14 +31,14 @@ async fn addresses_are_followed_and_kept_while_the_server_is_down() {
     let discovery = Discovery::start(|outlet| dns.run(outlet));
     discovery.becomes(&["ws://10.0.0.1:9000 1"]).await;
     server.hosts("10.0.0.2 chat.test\n10.0.0.1 chat.test\nfd00::1 chat.test\n");
-    // A host with both kinds of addresses is still one.
+    // A host with both kinds of addresses is one endpoint.
     discovery.becomes(&["ws://10.0.0.1:9000 1", "ws://10.0.0.2:9000 1"]).await;
     server.kill();
     eventually_fails(&discovery, &[DiscoveryErrorKind::Unreachable, DiscoveryErrorKind::Timeout]).await;
     assert_eq!(discovery.lists().len(), 2);
     server.restart().await;
     discovery.answers().await;
-    // The name is taken away: the server answers, and is not believed.
+    // The name is removed: the server answers, but the answer is not used.
     server.hosts("");
     eventually_fails(&discovery, &[DiscoveryErrorKind::NotFound, DiscoveryErrorKind::Empty]).await;
     server.hosts("fd00::1 chat.test\n");
@@ -76,7 +76,7 @@ async fn a_server_that_refuses_is_named_so() {
     if !is_here("dnsmasq") {
         return;
     }
-    // dnsmasq knows nothing outside `test.` and nobody to ask.
+    // dnsmasq knows nothing outside `test.` and has no server to ask.
     let server = Dnsmasq::start("", &[]).await;
     let dns = dns(server.address(), "chat.example.", Some(1));
     let discovery = Discovery::start(|outlet| dns.run(outlet));
@@ -84,7 +84,7 @@ async fn a_server_that_refuses_is_named_so() {
     assert!(discovery.lists().is_empty());
 }
 
-/// Where a name leads to, the best address first.
+/// Returns the target of a name, the best address first.
 async fn leads_to(name: &HostLookup) -> Result<Vec<String>, LookupError> {
     let (found, _) = within("addresses", name.addresses(Instant::now() + DEADLINE)).await.unwrap()?;
     Ok(found.in_turn(0).map(|address| address.ip().to_string()).collect())

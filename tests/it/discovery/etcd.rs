@@ -1,4 +1,4 @@
-//! etcd: keys that come and go, a server that dies, forgets, compacts, and asks for a password.
+//! etcd: keys that come and go, a server that dies, loses its data, compacts, and requires a password.
 
 use serde_json::json;
 use wsluice::discovery::{
@@ -55,14 +55,14 @@ async fn keys_come_change_and_go_and_a_lease_ends_its_own() {
     let lease = etcd.lease(1).await;
     etcd.put_with(&key("c"), "ws://c:1", Some(&lease)).await;
     discovery.becomes(&["ws://a:1 1", "ws://c:1 1"]).await;
-    // Nobody keeps it alive.
+    // Its lease is not renewed.
     discovery.becomes(&["ws://a:1 1"]).await;
-    // A value that is none changes nothing but the count of errors.
+    // An invalid value only changes the count of errors.
     etcd.put(&key("a"), "a:1").await;
     discovery.fails(DiscoveryErrorKind::Malformed).await;
     etcd.put(&key("d"), "ws://d:1").await;
     discovery.becomes(&["ws://a:1 1", "ws://d:1 1"]).await;
-    // All gone at once is not believed.
+    // An empty answer is not used.
     etcd.delete(&key("d")).await;
     discovery.becomes(&["ws://a:1 1"]).await;
     etcd.delete(&key("a")).await;
@@ -85,7 +85,7 @@ async fn a_server_that_was_killed_is_followed_again_with_what_happened_since() {
     etcd.restart().await;
     etcd.put(&key("b"), "ws://b:1").await;
     discovery.becomes(&["ws://a:1 1", "ws://b:1 1"]).await;
-    // Restored from nothing: revisions begin again, and a watch from the last one would wait for ever.
+    // Restored empty: revisions begin again, and a watch from the last one would wait for ever.
     etcd.wipe().await;
     etcd.put(&key("c"), "ws://c:1").await;
     discovery.becomes(&["ws://c:1 1"]).await;

@@ -1,4 +1,4 @@
-//! A file, changed in all the ways that files are changed.
+//! A file, changed in all usual ways.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;

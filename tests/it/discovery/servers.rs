@@ -23,7 +23,7 @@ impl Running {
     }
 
     fn kill(&mut self) {
-        // An error would mean that it has ended already.
+        // An error means that it has already ended.
         let _ = self.0.kill();
         self.0.wait().unwrap();
     }
@@ -35,7 +35,7 @@ impl Drop for Running {
     }
 }
 
-/// Whether `program` is here. Without it a test says so and does nothing; CI installs it.
+/// Returns whether `program` is installed. Without it a test prints so and does nothing; CI installs it.
 pub fn is_here(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
@@ -45,7 +45,7 @@ pub fn is_here(program: &str) -> bool {
     found
 }
 
-/// A port that is free by TCP and UDP, or was a moment ago.
+/// Returns a port that is free for TCP and UDP, or was a moment ago.
 fn free_port() -> u16 {
     loop {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -66,7 +66,7 @@ async fn listens(port: u16) {
     .await;
 }
 
-/// dnsmasq, which answers for `test.` what it is told and nothing else.
+/// dnsmasq, which answers only for `test.`, with the configured hosts.
 pub struct Dnsmasq {
     dir: TempDir,
     port: u16,
@@ -88,7 +88,7 @@ impl Dnsmasq {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// Starts it, again if it runs.
+    /// Starts it, or restarts it if it runs.
     pub async fn restart(&mut self) {
         self.kill();
         let mut command = Command::new("dnsmasq");
@@ -96,7 +96,7 @@ impl Dnsmasq {
         command.args(["--bind-interfaces", "--listen-address=127.0.0.1", "--local=/test/"]);
         command.arg(format!("--port={}", self.port));
         command.arg(format!("--addn-hosts={}", self.dir.path().join("hosts").display()));
-        // It would change to a user who may not read the file.
+        // Otherwise it changes to a user who may not read the file.
         if rustix::process::geteuid().is_root() {
             command.arg("--user=root");
         }
@@ -104,12 +104,12 @@ impl Dnsmasq {
         listens(self.port).await;
     }
 
-    /// Ends it at once.
+    /// Kills it.
     pub fn kill(&mut self) {
         drop(self.running.take());
     }
 
-    /// Other hosts from now on.
+    /// Sets the hosts from now on.
     pub fn hosts(&self, hosts: &str) {
         std::fs::write(self.dir.path().join("hosts"), hosts).unwrap();
         let pid = self.running.as_ref().unwrap().0.id();
@@ -117,13 +117,13 @@ impl Dnsmasq {
     }
 }
 
-/// One etcd, alone in its cluster.
+/// One etcd, a cluster of its own.
 pub struct EtcdServer {
     dir: TempDir,
     port: u16,
     peer_port: u16,
     running: Option<Running>,
-    /// Of a user, once there are users.
+    /// Sets the user, once there are users.
     pub token: Option<String>,
 }
 
@@ -143,7 +143,7 @@ impl EtcdServer {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// Starts it, again if it runs, with what it has written down.
+    /// Starts it with its stored data, or restarts it if it runs.
     pub async fn restart(&mut self) {
         self.kill();
         let client = self.url();
@@ -163,12 +163,12 @@ impl EtcdServer {
         .await;
     }
 
-    /// Ends it at once.
+    /// Kills it.
     pub fn kill(&mut self) {
         drop(self.running.take());
     }
 
-    /// Forgets all that was ever written.
+    /// Deletes all its data.
     pub async fn wipe(&mut self) {
         self.kill();
         std::fs::remove_dir_all(self.dir.path().join("member")).unwrap();
@@ -186,7 +186,7 @@ impl EtcdServer {
             let body = request.to_string();
             let token = self.token.iter().map(|token| format!("Authorization: {token}\r\n")).collect::<String>();
             let length = body.len();
-            // HTTP/1.0: the answer comes whole, and the connection ends with it.
+            // HTTP/1.0: the answer comes whole, and then the connection ends.
             let head = format!("POST {path} HTTP/1.0\r\nHost: etcd\r\n{token}Content-Length: {length}\r\n\r\n{body}");
             stream.write_all(head.as_bytes()).await.ok()?;
             let mut answer = String::new();
@@ -203,7 +203,7 @@ impl EtcdServer {
         self.put_with(key, value, None).await
     }
 
-    /// Writes a key, perhaps for as long as a lease lasts; tells the revision.
+    /// Writes a key, with a lease if given; returns the revision.
     pub async fn put_with(&self, key: &str, value: &str, lease: Option<&str>) -> i64 {
         let (key, value) = (BASE64_STANDARD.encode(key), BASE64_STANDARD.encode(value));
         let mut request = json!({ "key": key, "value": value });
@@ -218,7 +218,7 @@ impl EtcdServer {
         self.post("/v3/kv/deleterange", json!({ "key": BASE64_STANDARD.encode(key) })).await;
     }
 
-    /// A lease of so many seconds.
+    /// Creates a lease of this many seconds.
     pub async fn lease(&self, seconds: u32) -> String {
         let answer = self.post("/v3/lease/grant", json!({ "TTL": seconds.to_string() })).await;
         answer["ID"].as_str().unwrap().to_owned()

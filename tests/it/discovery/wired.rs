@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use super::servers::{Dnsmasq, EtcdServer, is_here, put_in_place};
 use crate::harness::{Conn, Frame, Handshake, Proxy, RawServer, eventually, yaml};
 
-/// A proxy whose upstream is told its endpoints.
+/// Starts a proxy whose upstream discovers its endpoints.
 fn start(discover: &str) -> Proxy {
     Proxy::start(&yaml(&[], &[]).replace("{ endpoints: [] }", &format!("{{ discover: {{ {discover} }} }}")))
 }
@@ -39,7 +39,7 @@ async fn new_sessions_follow_the_file_and_old_ones_stay_where_they_are() {
     let _second = open(&proxy, &mut two).await;
     put_in_place(&path, &format!("- {}\n", two.url()));
     endpoints(&proxy, "file", 1.0).await;
-    // Its endpoint is no longer named at all.
+    // Its endpoint is no longer listed.
     client.put(&Frame::text("still here")).await;
     server.expect(&Frame::text("still here")).await;
     let labels = [("upstream", "app"), ("endpoint", one.url())];
@@ -99,7 +99,7 @@ async fn three_proxies_follow_one_etcd() {
     etcd.put("/app/2", two.url()).await;
     for proxy in &proxies {
         endpoints(proxy, "etcd", 2.0).await;
-        // The one with fewer sessions.
+        // The endpoint with fewer sessions.
         sessions.push(open(proxy, &mut two).await);
     }
     etcd.delete("/app/1").await;

@@ -45,12 +45,12 @@ impl Conn {
         Ok(Conn::client(Io::TlsClient(Box::new(tls))))
     }
 
-    /// A client's end: what it reads must not be masked.
+    /// Creates a client's end, which must not read masked frames.
     pub fn client(io: Io) -> Conn {
         Conn { io, input: Input::new(false) }
     }
 
-    /// A server's end: what it reads must be masked.
+    /// Creates a server's end, which must read masked frames.
     pub fn server(io: Io) -> Conn {
         Conn { io, input: Input::new(true) }
     }
@@ -61,7 +61,7 @@ impl Conn {
 
     // ---- bytes
 
-    /// Writes these bytes, all of them.
+    /// Writes all of these bytes.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> impl Future<Output = ()> {
         within("send", async move {
@@ -89,7 +89,7 @@ impl Conn {
         self.io.reset();
     }
 
-    /// All bytes until the stream ends; a reset counts as an end.
+    /// Reads all bytes until the stream ends; a reset counts as an end.
     #[track_caller]
     pub fn read_to_end(&mut self) -> impl Future<Output = Vec<u8>> {
         within("end of stream", async {
@@ -112,7 +112,7 @@ impl Conn {
 
     // ---- heads
 
-    /// The next request or response head; `None` if the stream ends before one begins.
+    /// Reads the next request or response head; `None` if the stream ends before one begins.
     #[track_caller]
     pub fn try_head(&mut self) -> impl Future<Output = Option<Head>> {
         within("head", async {
@@ -131,12 +131,12 @@ impl Conn {
         })
     }
 
-    /// The next request or response head, which must come.
+    /// Reads the next request or response head, which must come.
     pub async fn head(&mut self) -> Head {
         self.try_head().await.expect("the stream ended before a head")
     }
 
-    /// The body of an answer with this head, by Content-Length, in chunks, or until the end of the stream.
+    /// Reads the body of an answer with this head, by Content-Length, in chunks, or to the end of the stream.
     pub async fn body(&mut self, head: &Head) -> Vec<u8> {
         if let Some(length) = head.get("content-length") {
             return self.read_exact(length.parse().unwrap()).await;
@@ -184,20 +184,20 @@ impl Conn {
 
     // ---- frames
 
-    /// Writes a frame as this end should.
+    /// Writes a frame, masked if this is a client's end.
     #[track_caller]
     pub fn put(&mut self, frame: &Frame) -> impl Future<Output = ()> {
         let bytes = if self.is_client() { frame.masked() } else { frame.plain() };
         self.send(bytes)
     }
 
-    /// What comes next.
+    /// Reads what comes next.
     #[track_caller]
     pub fn event(&mut self) -> impl Future<Output = Event> {
         within("frame or end", self.input.next(&mut self.io))
     }
 
-    /// The next frame, which must come.
+    /// Reads the next frame, which must come.
     #[track_caller]
     pub fn frame(&mut self) -> impl Future<Output = Frame> {
         let event = self.event();
@@ -209,18 +209,18 @@ impl Conn {
         }
     }
 
-    /// The next frame must be this one.
+    /// Reads the next frame, which must equal this one.
     pub async fn expect(&mut self, frame: &Frame) {
         let found = self.frame().await;
         assert_eq!(&found, frame);
     }
 
-    /// The next frame must be a Close: its code and reason.
+    /// Reads the next frame, which must be a Close; returns its code and reason.
     pub async fn expect_close(&mut self) -> (Option<u16>, String) {
         self.frame().await.close_body()
     }
 
-    /// The stream must end here, between frames.
+    /// Expects the end of the stream, between frames.
     pub async fn expect_end(&mut self) {
         let event = self.event().await;
         assert_eq!(event, Event::End);
@@ -250,7 +250,7 @@ impl Conn {
     }
 }
 
-/// A server's 101 to this request.
+/// Returns a server's 101 to this request.
 pub fn switching(request: &Head, more: &[(&str, &str)]) -> Vec<u8> {
     let accept = accept_for(request.get("sec-websocket-key").expect("a key"));
     let mut text = format!(
@@ -271,7 +271,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// What comes next.
+    /// Reads what comes next.
     #[track_caller]
     pub fn event(&mut self) -> impl Future<Output = Event> {
         within("frame or end", self.input.next(&mut self.io))

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::accept_async;
 
-/// Sends every message back.
+/// Echoes every message.
 #[derive(Debug)]
 pub struct Echo {
     url: String,
@@ -27,7 +27,7 @@ impl Echo {
         Echo { url, task }
     }
 
-    /// On a Unix socket.
+    /// Listens on a Unix socket.
     pub fn start_unix(path: &Path) -> Echo {
         let listener = UnixListener::bind(path).unwrap();
         let task = tokio::spawn(async move {
@@ -38,7 +38,7 @@ impl Echo {
         Echo { url: format!("unix:{}", path.display()), task }
     }
 
-    /// As an endpoint in a configuration.
+    /// Returns it as an endpoint of a configuration.
     pub fn url(&self) -> String {
         self.url.clone()
     }

@@ -1,4 +1,4 @@
-//! Frames as bytes, written here a second time (RFC 6455 §5.2) so that the proxy's own reading is not its own judge.
+//! Frames as bytes, implemented a second time (RFC 6455 §5.2) so that the proxy's parser does not judge itself.
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -9,7 +9,7 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xA;
 
-/// One frame, its payload in the clear.
+/// One frame, its payload unmasked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub fin: bool,
@@ -44,7 +44,7 @@ impl Frame {
         Frame::new(CLOSE, [&code.to_be_bytes()[..], reason.as_bytes()].concat())
     }
 
-    /// The same, to be continued.
+    /// Returns the frame as one to be continued.
     pub fn unfinished(self) -> Frame {
         Frame { fin: false, ..self }
     }
@@ -53,7 +53,7 @@ impl Frame {
         Frame { rsv, ..self }
     }
 
-    /// Code and reason of a Close.
+    /// Encodes code and reason of a Close.
     pub fn close_body(&self) -> (Option<u16>, String) {
         assert_eq!(self.opcode, CLOSE, "not a Close: {self:?}");
         match &self.payload[..] {
@@ -63,17 +63,17 @@ impl Frame {
         }
     }
 
-    /// The code of a Close.
+    /// Returns the code of a Close.
     pub fn code(&self) -> Option<u16> {
         self.close_body().0
     }
 
-    /// As a server writes it.
+    /// Encodes it as a server does.
     pub fn plain(&self) -> Vec<u8> {
         self.encode(None)
     }
 
-    /// As a client writes it.
+    /// Encodes it as a client does.
     pub fn masked(&self) -> Vec<u8> {
         self.encode(Some([0x37, 0xfa, 0x21, 0x3d]))
     }
@@ -105,31 +105,31 @@ impl Frame {
     }
 }
 
-/// What a strict reader sees next.
+/// What a strict reader reads next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Frame(Frame),
     /// The stream ended between two frames.
     End,
-    /// It ended inside a frame, of which so many bytes came.
+    /// The stream ended inside a frame, of which this many bytes arrived.
     Cut(usize),
-    /// It was reset.
+    /// The stream was reset.
     Reset,
 }
 
-/// What one side has received and how far it has been understood.
+/// The bytes that one side has received, and the state of its reader.
 #[derive(Debug)]
 pub struct Input {
     pub buffer: Vec<u8>,
     start: usize,
-    /// Frames must be masked: they come from the client's side.
+    /// Whether frames must be masked, since they come from the client's side.
     pub masked: bool,
-    /// A message is unfinished.
+    /// Whether a message is unfinished.
     fragmented: bool,
     closed: bool,
     /// Whether reserved bits may be set.
     pub extensions: bool,
-    /// Frames so far.
+    /// The number of frames so far.
     pub frames: usize,
 }
 
@@ -138,12 +138,12 @@ impl Input {
         Input { buffer: vec![], start: 0, masked, fragmented: false, closed: false, extensions: false, frames: 0 }
     }
 
-    /// Bytes that came and were not yet understood.
+    /// Returns the bytes that arrived and were not parsed yet.
     pub fn rest(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
 
-    /// Takes so many of them away.
+    /// Removes this many of them.
     pub fn take(&mut self, count: usize) -> Vec<u8> {
         let taken = self.buffer[self.start..self.start + count].to_vec();
         self.start += count;
@@ -154,13 +154,13 @@ impl Input {
         taken
     }
 
-    /// Reads more; `Ok(0)` at the end.
+    /// Reads more bytes; `Ok(0)` at the end.
     pub async fn fill(&mut self, io: &mut (impl AsyncRead + Unpin)) -> std::io::Result<usize> {
         self.buffer.reserve(16 << 10);
         io.read_buf(&mut self.buffer).await
     }
 
-    /// The next frame, judged.
+    /// Returns the next frame, judged.
     pub async fn next(&mut self, io: &mut (impl AsyncRead + Unpin)) -> Event {
         loop {
             if let Some((frame, length)) = self.parse() {

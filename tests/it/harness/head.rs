@@ -7,17 +7,17 @@ use sha1::{Digest, Sha1};
 /// The key of RFC 6455 §1.3.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// The accept value that answers a key (RFC 6455 §4.2.2).
+/// Returns the accept value for a key (RFC 6455 §4.2.2).
 pub fn accept_for(key: &str) -> String {
     BASE64.encode(Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize())
 }
 
-/// The head of a request or a response, as it came.
+/// The head of a request or a response, as received.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// Request or status line.
+    /// The request or status line.
     pub line: String,
-    /// In order, names lower case.
+    /// The headers in order, names in lower case.
     pub headers: Vec<(String, String)>,
     /// All bytes, the empty line included.
     pub raw: Vec<u8>,
@@ -38,7 +38,7 @@ impl Head {
         Head { line, headers, raw: raw.to_vec() }
     }
 
-    /// The status of a response.
+    /// Returns the status of a response.
     #[track_caller]
     pub fn status(&self) -> u16 {
         let rest = self.line.strip_prefix("HTTP/1.1 ").or_else(|| self.line.strip_prefix("HTTP/1.0 "));
@@ -46,13 +46,13 @@ impl Head {
         code.and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no response: {:?}", self.line))
     }
 
-    /// The target of a request.
+    /// Returns the target of a request.
     #[track_caller]
     pub fn target(&self) -> &str {
         self.line.split(' ').nth(1).unwrap_or_else(|| panic!("no request: {:?}", self.line))
     }
 
-    /// The value of a header that stands at most once.
+    /// Returns the value of a header that appears at most once.
     #[track_caller]
     pub fn get(&self, name: &str) -> Option<&str> {
         let all = self.all(name);
@@ -65,7 +65,7 @@ impl Head {
     }
 }
 
-/// A handshake that keeps the rules, until it is changed.
+/// A valid handshake, until a test changes it.
 #[derive(Clone, Debug)]
 pub struct Handshake {
     pub line: String,
@@ -91,7 +91,7 @@ impl Handshake {
         Handshake { line: "GET / HTTP/1.1".to_owned(), headers }
     }
 
-    /// For this target.
+    /// Sets the target.
     pub fn to(target: &str) -> Handshake {
         Handshake::new().line(&format!("GET {target} HTTP/1.1"))
     }
@@ -101,13 +101,13 @@ impl Handshake {
         self
     }
 
-    /// One more header line.
+    /// Adds a header line.
     pub fn with(mut self, name: &str, value: &str) -> Handshake {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// This value instead of the one there is.
+    /// Replaces the value of a header.
     pub fn set(self, name: &str, value: &str) -> Handshake {
         self.without(name).with(name, value)
     }

@@ -18,7 +18,7 @@ pub enum Io {
 }
 
 impl Io {
-    /// The TCP socket beneath, if there is one.
+    /// Returns the TCP socket beneath, if there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Io::Tcp(tcp) => Some(tcp),

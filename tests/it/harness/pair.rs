@@ -1,4 +1,4 @@
-//! A proxy with one session open through it, and both of its ends in our hands.
+//! A proxy with one open session, and both of its ends.
 
 use super::{Conn, Handshake, Head, Proxy, RawServer, yaml};
 
@@ -6,28 +6,28 @@ use super::{Conn, Handshake, Head, Proxy, RawServer, yaml};
 pub struct Pair {
     pub client: Conn,
     pub server: Conn,
-    /// The request as the server got it.
+    /// The request as the server received it.
     pub request: Head,
-    /// The 101 as the client got it.
+    /// The 101 as the client received it.
     pub response: Head,
     pub upstream: RawServer,
     pub proxy: Proxy,
 }
 
 impl Pair {
-    /// A session on a route with these lines.
+    /// Opens a session on a route with these lines.
     pub async fn open(route: &[&str]) -> Pair {
         Pair::open_with(route, &Handshake::new(), &[]).await
     }
 
-    /// The same, with this handshake and these header lines in the server's 101.
+    /// Does the same with this handshake and these header lines in the server's 101.
     pub async fn open_with(route: &[&str], handshake: &Handshake, answer: &[(&str, &str)]) -> Pair {
         let upstream = RawServer::start().await;
         let proxy = Proxy::start(&yaml(&[upstream.url()], route));
         Pair::through(proxy, upstream, handshake, answer).await
     }
 
-    /// The same, through this proxy.
+    /// Does the same through this proxy.
     pub async fn through(
         proxy: Proxy,
         mut upstream: RawServer,
@@ -38,7 +38,7 @@ impl Pair {
         Pair { client, server, request, response, upstream, proxy }
     }
 
-    /// One more session.
+    /// Opens one more session.
     pub async fn another(&mut self) -> (Conn, Conn) {
         let (client, _, server, _) = session(&self.proxy, &mut self.upstream, &Handshake::new(), &[]).await;
         (client, server)

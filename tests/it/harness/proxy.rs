@@ -44,7 +44,7 @@ pub fn in_turn(endpoints: &[&str], route: &[&str]) -> String {
     yaml(endpoints, route).replace("{ endpoints:", "{ balance: round_robin, endpoints:")
 }
 
-/// A running proxy. Dropping it ends what is left and waits for its threads.
+/// A running proxy. Dropping it ends its sessions and waits for its threads.
 #[derive(Debug)]
 pub struct Proxy {
     pub app: App,
@@ -55,7 +55,7 @@ pub struct Proxy {
     listeners: Vec<(Arc<str>, Address)>,
 }
 
-/// The end of the log.
+/// Collects the lines of the log.
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Lines {
@@ -99,7 +99,7 @@ impl Proxy {
         Proxy { app, sink, lines, yaml, listeners }
     }
 
-    /// Puts another configuration in force.
+    /// Activates another configuration.
     pub async fn reload(&mut self, yaml: &str) -> Result<Changes, ReloadError> {
         yaml.clone_into(&mut self.yaml.lock().unwrap());
         let changes = within("reload", self.app.control().reload(Trigger::Api)).await;

@@ -1,4 +1,4 @@
-//! A server whose behavior a test sets, for each connection anew.
+//! A server whose behavior a test sets for each connection.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! A server that hands out its connections and counts them.
+//! A server that returns its connections to the test and counts them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::{Conn, Io, within};
 
-/// Accepts at once whatever comes, so that its count is the truth.
+/// Accepts every connection at once, so that its count is exact.
 #[derive(Debug)]
 pub struct RawServer {
     url: String,
@@ -22,12 +22,12 @@ pub struct RawServer {
 }
 
 impl RawServer {
-    /// On a free TCP port.
+    /// Listens on a free TCP port.
     pub async fn start() -> RawServer {
         RawServer::with(|stream| async { Some(Io::Tcp(stream)) }, "ws").await
     }
 
-    /// On a free TCP port, with TLS; failed handshakes count as connections and are never handed out.
+    /// Listens on a free TCP port, with TLS; failed handshakes count as connections and are never returned.
     pub async fn start_tls(config: Arc<rustls::ServerConfig>) -> RawServer {
         let acceptor = tokio_rustls::TlsAcceptor::from(config);
         let accept = move |stream| {
@@ -60,7 +60,7 @@ impl RawServer {
         RawServer { url: format!("{scheme}://{address}"), address: Some(address), accepted, conns, task }
     }
 
-    /// On a Unix socket.
+    /// Listens on a Unix socket.
     pub fn start_unix(path: &Path) -> RawServer {
         let listener = UnixListener::bind(path).unwrap();
         let (accepted, (sender, conns)) = (Arc::new(AtomicUsize::new(0)), mpsc::unbounded_channel());
@@ -74,34 +74,34 @@ impl RawServer {
         RawServer { url: format!("unix:{}", path.display()), address: None, accepted, conns, task }
     }
 
-    /// As an endpoint in a configuration.
+    /// Returns it as an endpoint of a configuration.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where it listens, by TCP.
+    /// Returns its TCP address.
     pub fn address(&self) -> SocketAddr {
         self.address.unwrap()
     }
 
-    /// The next connection.
+    /// Returns the next connection.
     #[track_caller]
     pub fn accept(&mut self) -> impl Future<Output = Conn> {
         within("a connection to the server", async { self.conns.recv().await.unwrap() })
     }
 
-    /// The next connection, however long it takes.
+    /// Returns the next connection, however long it takes.
     pub async fn next(&mut self) -> Option<Conn> {
         self.conns.recv().await
     }
 
-    /// How many connections were made so far, none of them overlooked: our own, made now, comes in last.
+    /// Returns how many connections were made so far, without missing any: our own, made now, arrives last.
     pub async fn connections(&mut self) -> usize {
         let own = TcpStream::connect(self.address()).await.unwrap();
         within("our own connection", async {
             let local = own.local_addr().unwrap();
             let mut kept = vec![];
-            // A connection is handed out after it was counted.
+            // A connection is counted before it is returned.
             while let Some(conn) = self.conns.recv().await {
                 if conn.io.tcp().unwrap().peer_addr().unwrap() == local {
                     break;

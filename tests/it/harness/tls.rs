@@ -1,4 +1,4 @@
-//! Certificates of a test's own authority, as PEM files in a directory that goes with it.
+//! Certificates of a test's own authority, as PEM files in a directory that is removed with it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
 
-/// Signs certificates; all that trust it trust them.
+/// Signs certificates for clients and servers that trust it.
 #[derive(Debug)]
 pub struct Authority {
     pub dir: TempDir,
@@ -32,7 +32,7 @@ impl Authority {
         Authority { dir, issuer }
     }
 
-    /// Its own certificate.
+    /// Returns its own certificate.
     pub fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.crt")
     }
@@ -49,7 +49,7 @@ impl Authority {
         (cert_file, key_file)
     }
 
-    /// A client that trusts this authority and no other.
+    /// Returns a client configuration that trusts only this authority.
     pub fn client(&self) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.ca()).unwrap()).unwrap();
@@ -59,7 +59,7 @@ impl Authority {
         Arc::new(config.with_root_certificates(roots).with_no_client_auth())
     }
 
-    /// A server with a certificate for these host names.
+    /// Returns a server configuration with a certificate for these host names.
     pub fn server(&self, hosts: &[&str]) -> Arc<ServerConfig> {
         let (cert, key) = self.issue("server", hosts);
         let certs = vec![CertificateDer::from_pem_file(cert).unwrap()];

@@ -1,9 +1,9 @@
-//! Traffic that notices whatever becomes of it: numbered messages both ways, each compared with what was sent.
+//! Traffic that detects every fault: numbered messages both ways, each compared with what was sent.
 //!
-//! Message `n` of a stream follows from the stream's number and from `n` alone: kind, size, contents, and how it is cut into
-//! frames. So both ends know what must come next, and one that is lost, doubled, out of order or altered by one byte ends
-//! the session with a failure that says so. At its end a session is either finished by its client, and then both ends have
-//! had all that the other sent; or closed by somebody else, and then its [`Report`] says how.
+//! The number of a stream and of a message determines its kind, size, contents, and fragments. So both ends know what
+//! must come next, and a message that is lost, doubled, out of order or altered by one byte ends the session with a
+//! precise failure. At its end a session is either finished by its client, and both ends have received everything; or
+//! somebody else closed it, and its [`Report`] says how.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,14 +19,14 @@ use wsluice::net::listener::Address;
 
 use super::{BINARY, CLOSE, Conn, Event, Frame, Handshake, PING, PONG, RawServer, Reader, TEXT, Writer, within};
 
-/// How many messages a client may have sent that an echo has not brought back.
+/// How many messages a client may have sent that were not echoed yet.
 const UNANSWERED_MAX: u64 = 4;
-/// What contents are cut from.
+/// The source of message contents.
 const POOL_BYTES: usize = 512 << 10;
 
-// ---- what is said
+// ---- messages
 
-/// One direction's messages.
+/// The messages of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stream {
     id: u64,
@@ -34,7 +34,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// The other direction's, where the server has its own to say.
+    /// Returns the other direction's, if the server sends its own messages.
     fn back(self) -> Stream {
         Stream { id: !self.id, ..self }
     }
@@ -43,7 +43,7 @@ impl Stream {
         fastrand::Rng::with_seed(self.id.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number)
     }
 
-    /// Opcode and contents.
+    /// Returns opcode and contents of a message.
     fn message(self, number: u64) -> (u8, Vec<u8>) {
         let mut random = self.random(number);
         let bytes = match random.u32(0..64) {
@@ -63,7 +63,7 @@ impl Stream {
         (if is_text { TEXT } else { BINARY }, contents)
     }
 
-    /// The same in frames; one in four messages is in pieces, some of them empty.
+    /// Returns the same as frames; one in four messages is fragmented, with some empty fragments.
     fn frames(self, number: u64) -> Vec<Frame> {
         let (opcode, contents) = self.message(number);
         let mut random = self.random(!number);
@@ -80,7 +80,7 @@ impl Stream {
         frames
     }
 
-    /// Complains unless this is message `number`.
+    /// Panics unless this is message `number`.
     fn check(self, number: u64, opcode: u8, contents: &[u8]) {
         let (expected_opcode, expected) = self.message(number);
         if opcode == expected_opcode && contents == expected {
@@ -118,27 +118,27 @@ fn pool(text: bool) -> &'static [u8] {
     &pools[usize::from(text)]
 }
 
-/// What a session says and how often.
+/// What a session sends, and how often.
 #[derive(Clone, Debug)]
 pub struct Talk {
-    /// The path that is asked for.
+    /// The path of its request.
     pub path: String,
-    /// The server says things of its own, instead of sending back what it hears.
+    /// Whether the server sends its own messages instead of echoing.
     pub push: bool,
-    /// Between two messages of one end.
+    /// The pause between two messages of one end.
     pub pause: Range<Duration>,
-    /// How large messages may be.
+    /// The bounds of message sizes.
     pub bytes_max: usize,
 }
 
 impl Talk {
-    /// Messages of all sizes, sent back, a few a second.
+    /// Messages of all sizes, echoed, a few a second.
     pub fn to(path: &str) -> Talk {
         let pause = Duration::from_millis(20)..Duration::from_millis(150);
         Talk { path: path.to_owned(), push: false, pause, bytes_max: 300_000 }
     }
 
-    /// The server says things of its own.
+    /// The server sends its own messages.
     pub fn push(self) -> Talk {
         Talk { push: true, ..self }
     }
@@ -157,7 +157,7 @@ impl Talk {
         Handshake::to(&format!("{path}?id={id}&push={push}&from={from}&to={to}&max={bytes_max}"))
     }
 
-    /// What a request asks for.
+    /// Reads what a request asks for.
     fn parse(target: &str) -> (u64, Talk) {
         let (path, query) = target.split_once('?').unwrap();
         let values: HashMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
@@ -172,37 +172,37 @@ impl Talk {
 /// How a session ended, as one of its ends saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// The client had enough: both ends have had all that the other said.
+    /// The client ended it: both ends have received everything.
     Finished,
-    /// A Close came.
+    /// A Close arrived.
     With(u16, String),
-    /// The connection ended without one.
+    /// The connection ended without a Close.
     Broken(String),
 }
 
-/// What one end has to tell when it is over.
+/// What one end reports at its end.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The number of its session.
     pub id: u64,
-    /// Whole messages that it sent.
+    /// Whole messages sent.
     pub sent: u64,
-    /// Whole messages that came.
+    /// Whole messages received.
     pub received: u64,
     /// How it ended.
     pub closed: Closed,
-    /// When.
+    /// When it ended.
     pub at: Instant,
-    /// The end came in the middle of a message.
+    /// Whether it ended inside a message.
     pub in_message: bool,
 }
 
 /// What both halves of an end share.
 struct End {
     writer: AsyncMutex<Writer>,
-    /// Nothing is sent any more.
+    /// Whether sending has ended.
     is_closing: AtomicBool,
-    /// Nothing new is to be said: the rest, and then the count.
+    /// Whether no new message begins: the rest follows, and then the count.
     is_last: AtomicBool,
     wake: Notify,
     sent: AtomicU64,
@@ -210,13 +210,13 @@ struct End {
 }
 
 impl End {
-    /// Sends a frame unless it is over. A peer that is gone is noticed by the reader.
+    /// Sends a frame unless sending has ended. The reader notices if the peer is gone.
     async fn put(&self, frame: &Frame) -> bool {
         let mut writer = self.writer.lock().await;
         !self.is_closing.load(Ordering::Relaxed) && writer.put(frame).await.is_ok()
     }
 
-    /// The last frame.
+    /// Sends the last frame.
     async fn close(&self, code: u16) {
         let mut writer = self.writer.lock().await;
         if !self.is_closing.swap(true, Ordering::Relaxed) {
@@ -229,7 +229,7 @@ impl End {
         self.is_closing.load(Ordering::Relaxed) || self.is_last.load(Ordering::Relaxed)
     }
 
-    /// Says what there is to say, until it is over or the last has been said. `answered`: waits for the echo.
+    /// Sends messages until sending ends or the last was sent. `answered` makes it wait for the echo.
     async fn say(&self, stream: Stream, pause: &Range<Duration>, answered: bool) {
         while !self.is_over() {
             let next =
@@ -252,22 +252,22 @@ impl End {
     }
 }
 
-/// The words with which an end says that it has sent so many.
+/// Returns the message by which an end reports how many it has sent.
 fn count(sent: u64) -> String {
     format!("that was all: {sent}")
 }
 
-/// Whose end it is.
+/// Which end it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     Client,
-    /// A server that sends back what it hears.
+    /// A server that echoes.
     Echo,
-    /// A server that says things of its own.
+    /// A server that sends its own messages.
     Pusher,
 }
 
-/// Reads until the end.
+/// Reads to the end.
 async fn hear(id: u64, end: &End, reader: &mut Reader, expected: Stream, who: Who) -> Report {
     let (mut opcode, mut contents, mut in_message) = (0, vec![], false);
     let closed = loop {
@@ -287,7 +287,7 @@ async fn hear(id: u64, end: &End, reader: &mut Reader, expected: Stream, who: Wh
                     let _ = tokio::io::AsyncWriteExt::shutdown(&mut end.writer.lock().await.io).await;
                 }
                 let event = reader.event().await;
-                // A client need not wait for the server's end of the connection, and the proxy is one to the server.
+                // A client need not wait for the server to end the connection, and to the server the proxy is a client.
                 assert!(matches!(event, Event::End | Event::Reset), "session {id:x}: after a Close came {event:?}");
                 break if was_ours && code == 1000 { Closed::Finished } else { Closed::With(code, reason) };
             }
@@ -345,7 +345,7 @@ fn end_of(conn: Conn) -> (Arc<End>, Reader) {
 #[derive(Clone, Debug)]
 pub struct To {
     pub address: Address,
-    /// Whom to expect there, and whom to believe.
+    /// The server name to expect there, and the authority to trust.
     pub tls: Option<(String, Arc<ClientConfig>)>,
 }
 
@@ -366,7 +366,7 @@ impl To {
     }
 }
 
-/// A session at work.
+/// A running session.
 pub struct Client {
     pub id: u64,
     end: Arc<End>,
@@ -374,15 +374,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens one, which must succeed.
+    /// Opens a session, which must succeed.
     pub async fn open(to: &To, talk: &Talk) -> Client {
         let conn = to.connect().await;
         Client::on(conn, talk).await
     }
 
-    /// The same on a connection that is there.
+    /// Does the same on an existing connection.
     pub async fn on(mut conn: Conn, talk: &Talk) -> Client {
-        // Even: the server's own streams are the odd ones.
+        // Even: odd numbers belong to the server's own streams.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         conn.open(&talk.handshake(id)).await;
@@ -402,17 +402,17 @@ impl Client {
         tokio::join!(says, hears).1
     }
 
-    /// Whole messages that came so far.
+    /// Returns the number of whole messages received so far.
     pub fn received(&self) -> u64 {
         self.end.received.load(Ordering::Relaxed)
     }
 
-    /// Whether it has not ended.
+    /// Returns whether it is still open.
     pub fn is_open(&self) -> bool {
         !self.task.is_finished()
     }
 
-    /// Waits until it has heard so many more messages: it is alive both ways.
+    /// Waits until it has received this many more messages, so both ways work.
     pub async fn hears(&self, more: u64) {
         let wanted = self.received() + more;
         within("messages", async {
@@ -424,7 +424,7 @@ impl Client {
         .await;
     }
 
-    /// Says the last, waits for what is still on its way, and closes with 1000. Complains if somebody else closed it.
+    /// Sends the last message, waits for those on their way, and closes with 1000. Panics if somebody else closed it.
     pub async fn finish(self) -> Report {
         self.end.is_last.store(true, Ordering::Relaxed);
         self.end.wake.notify_one();
@@ -433,12 +433,12 @@ impl Client {
         report
     }
 
-    /// Waits for its end, which somebody else brings about.
+    /// Waits for its end, which somebody else causes.
     pub async fn closed(self) -> Report {
         within("the end of a session", self.task).await.unwrap()
     }
 
-    /// The same: it must be a Close with this code and reason.
+    /// Does the same; the end must be a Close with this code and reason.
     pub async fn closed_with(self, code: u16, reason: &str) -> Report {
         let report = self.closed().await;
         assert_eq!(report.closed, Closed::With(code, reason.to_owned()), "{report:?}");
@@ -448,7 +448,7 @@ impl Client {
 
 // ---- the server
 
-/// Serves whatever a [`Talk`] asks for, and keeps books. Requests that are no handshake are answered with `well`.
+/// Serves what a [`Talk`] asks for, and records it. Answers other requests with `well`.
 pub struct Peers {
     url: String,
     books: Arc<Mutex<Books>>,
@@ -477,7 +477,7 @@ impl Peers {
             while let Some(conn) = raw.next().await {
                 let kept = Arc::clone(&kept);
                 tokio::spawn(async move {
-                    // On a task of its own, so that its panic is seen.
+                    // In a task of its own, so that its panic is noticed.
                     match tokio::spawn(serve(conn)).await {
                         Ok(Some(report)) => drop(kept.lock().unwrap().ended.insert(report.id, report)),
                         Ok(None) => {}
@@ -489,23 +489,23 @@ impl Peers {
         Peers { url, books, task }
     }
 
-    /// As an endpoint in a configuration.
+    /// Returns it as an endpoint of a configuration.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// How session `id` ended here, if it has.
+    /// Returns how session `id` ended here, if it has.
     pub fn ended(&self, id: u64) -> Option<Report> {
         self.check();
         self.books.lock().unwrap().ended.get(&id).cloned()
     }
 
-    /// The same; waits for it.
+    /// Waits for the end of session `id`, and returns it.
     pub async fn report(&self, id: u64) -> Report {
         super::eventually("the server's end of a session", || self.ended(id)).await
     }
 
-    /// Complains if anything was wrong with any session.
+    /// Panics if any session failed.
     pub fn check(&self) {
         assert_eq!(self.books.lock().unwrap().failures, [""; 0]);
     }

@@ -17,7 +17,7 @@ async fn visit(site: &Site, config: &Arc<ClientConfig>) -> (bool, CertificateDer
     let conn = site.secure(config).connect().await;
     let (resumed, shown) = tls(&conn);
     let client = Client::on(conn, &Talk::to("/one").push().pause(1, 10).bytes_max(100)).await;
-    // With the first messages the ticket has come.
+    // The ticket arrives with the first messages.
     client.hears(2).await;
     client.finish().await;
     (resumed, shown)
@@ -41,7 +41,7 @@ async fn a_renewal_is_shown_to_who_is_new_and_resumption_goes_on_whatever_the_fi
     let file = cert.to_str().unwrap().to_owned();
     let reader = [("listener", "secure"), ("certificate", file.as_str())];
     let sessions = site.sessions("/one").await;
-    // One who comes again and again; all others come for the first time.
+    // A returning client; all others come for the first time.
     let known = site.authority.client();
     assert_eq!(visit(&site, &known).await, (false, in_file(&cert)));
     let handshakes = [("listener", "secure"), ("version", "1.3"), ("resumed", "true")];
@@ -57,7 +57,7 @@ async fn a_renewal_is_shown_to_who_is_new_and_resumption_goes_on_whatever_the_fi
         ("empty", String::new()),
     ];
     for (what, text) in broken {
-        // A good one, as certbot would put it there.
+        // A good certificate, written as certbot does.
         site.authority.issue("own", &[NAME]);
         let good = in_file(&cert);
         let line = site.reloaded("watch", "configuration reloaded").await;
@@ -68,7 +68,7 @@ async fn a_renewal_is_shown_to_who_is_new_and_resumption_goes_on_whatever_the_fi
         resumed += 1;
         assert_eq!(visit(&site, &site.authority.client()).await, (false, good.clone()), "before {what}");
         assert_eq!(site.metric("wsluice_tls_certificate_stale", &reader).await, 0.0);
-        // And a bad one: it is as if nothing had happened, but for the alarm.
+        // And a bad one: nothing changes, except for the alarm.
         put(&cert, &text);
         let line = site.process.message("certificate refused: the one in force stays").await;
         assert_eq!((line["level"].as_str(), line["file"].as_str()), (Some("error"), Some(file.as_str())), "{line}");
@@ -85,7 +85,7 @@ async fn a_renewal_is_shown_to_who_is_new_and_resumption_goes_on_whatever_the_fi
         }
         all_hear(&sessions).await;
     }
-    // Healed by the first one, put back.
+    // Repaired by restoring the first one.
     put(&key, &key_text);
     put(&cert, &cert_text);
     site.reloaded("watch", "configuration reloaded").await;

@@ -1,4 +1,4 @@
-//! TERM while sessions run: which Close each gets and when, and that nothing is cut.
+//! TERM while sessions run: which Close each gets and when, and that no message is cut.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,15 +17,15 @@ const DELAY: Duration = Duration::from_secs(2);
 /// The numbers of sessions with pauses and without.
 const QUIET: usize = 200;
 const STREAMS: usize = 8;
-/// `drain.time`, and what of it closes are spread over: less the two seconds kept for the last answers, less the three
-/// that the last may wait for a pause.
+/// `drain.time`, and the span over which closes are spread: less the two seconds for the last answers, and the three
+/// that the last session may wait for a pause.
 const TIME: Duration = Duration::from_secs(10);
 const PACED: Duration = Duration::from_secs(5);
-/// How much later than its moment a session may be closed: it is waited for until nothing has passed for 200 ms, and two
-/// cores are busy with others.
+/// How much later than its time a session may be closed: the proxy waits for 200 ms of silence, and other tests use the
+/// two cores.
 const LATE_MAX: Duration = Duration::from_millis(900);
 
-/// How long ago a line of the log was written, less than a day.
+/// Returns how long ago a line of the log was written, less than a day.
 fn age(ts: &str) -> Duration {
     const DAY: u128 = 86_400_000;
     let number = |from: usize, to: usize| ts[from..to].parse::<u128>().unwrap();
@@ -68,9 +68,9 @@ async fn term_says_so_first_and_then_closes_evenly_between_messages_and_in_time(
 
     site.process.signal(Signal::TERM);
     let line = site.process.message("draining soon").await;
-    // As the process has it: the line may be late.
+    // By the process's clock: the line may be late.
     let begun = Instant::now() - age(line["ts"].as_str().unwrap()) + DELAY;
-    // Balancers before it hear of it while whoever they still send is let in.
+    // Balancers in front learn of it while their new clients are still admitted.
     assert_eq!(ask(&site.admin, "/readyz").await, (503, "draining\n".to_owned()));
     assert_eq!(site.metric("wsluice_draining", &[]).await, 1.0);
     sessions.push(Client::open(&site.plain(), &quiet).await);
@@ -80,7 +80,7 @@ async fn term_says_so_first_and_then_closes_evenly_between_messages_and_in_time(
     assert_eq!(line["sessions"].as_u64(), Some((QUIET + 1 + STREAMS) as u64));
     let Address::Tcp(address) = site.plain else { panic!("TCP") };
     assert!(TcpStream::connect(address).await.is_err(), "nobody is let in");
-    // The request that was under way is answered as if nothing were, but for the end of its connection.
+    // The running request is answered as usual, and then its connection ends.
     server.send(ok("at last")).await;
     let answer = request.head().await;
     assert_eq!((answer.status(), answer.get("connection")), (200, Some("close")));
@@ -95,7 +95,7 @@ async fn term_says_so_first_and_then_closes_evenly_between_messages_and_in_time(
         times.push(report.at.saturating_duration_since(begun));
         let other = site.peers.report(report.id).await;
         assert!(matches!(other.closed, Closed::With(1001, _)) && !other.in_message, "{other:?}");
-        // All that came did so in order and whole. A message that crosses its Close is not heard: one at most.
+        // All messages arrived in order and whole. A message that crosses its Close is lost: one at most.
         assert!(report.sent - other.received <= 1 && other.sent - report.received <= 1, "{report:?} {other:?}");
         unheard += report.sent - other.received + other.sent - report.received;
         said += report.sent + other.sent;
@@ -107,14 +107,14 @@ async fn term_says_so_first_and_then_closes_evenly_between_messages_and_in_time(
     }
     times.sort();
     let slot = PACED / (QUIET + 1 + STREAMS) as u32;
-    // Each has a slot of its own and its moment in it, so the k-th of all is closed in the k-th slot, or as much later as
-    // pauses let wait; streams have some of the slots.
+    // Each session has a slot and its time in it, so the k-th of all is closed in the k-th slot, or later by the wait
+    // for a pause; streams have some of the slots.
     for (k, time) in times.iter().enumerate() {
         let (early, late) = (slot * k as u32, slot * (k + 1 + STREAMS) as u32 + LATE_MAX);
         // Ticks of the clocks.
         assert!(*time + Duration::from_millis(20) >= early && *time <= late, "{k}: {time:?} of {early:?}..{late:?}");
     }
-    // The same as the largest distance between what was seen and the even distribution (Kolmogorov and Smirnov's).
+    // The largest distance between the observed and the even distribution (Kolmogorov and Smirnov).
     let count = times.len() as f64;
     let even = |time: &Duration| (time.as_secs_f64() / PACED.as_secs_f64()).min(1.0);
     let distance = times.iter().enumerate().map(|(k, time)| (even(time) - (k as f64 + 0.5) / count).abs());
@@ -150,7 +150,7 @@ async fn a_reload_that_waits_for_others_does_not_keep_the_process_from_its_end()
     let text = site.changed("upstreams:\n", &format!("{route}{late}"));
     put(&site.config(), &text);
     site.process.signal(Signal::HUP);
-    // It is under way, and waits for the first endpoints.
+    // It is running, and waits for its first endpoints.
     site.process.line("the file that is not there", |line| line.contains("missing.yaml").then_some(())).await;
     site.process.signal(Signal::TERM);
     site.process.message("draining: no new connections").await;

@@ -13,8 +13,8 @@ use crate::process::{Process, put};
 const ROUTES: &str = "upstream: app }\n";
 const ONE_MORE: &str = "upstream: app }\n  - { name: two, match: { path: { prefix: /two } }, upstream: app }\n";
 
-/// Writes a configuration in which there is one more route, and tells of it; then this must hold: the new route answers,
-/// nobody has missed anything, and the metrics say who did it.
+/// Writes a configuration with one more route, and triggers a reload; then the new route answers, no session has missed
+/// a message, and the metrics name the trigger.
 async fn one_more_route(mut site: Site, trigger: &str, tell: impl FnOnce(&Site, &str)) {
     let clients = site.sessions("/one").await;
     all_hear(&clients).await;
@@ -59,8 +59,8 @@ async fn a_file_that_is_replaced_is_reloaded_and_nobody_notices() {
     one_more_route(site, "watch", |site, text| put(&site.config(), text)).await;
 }
 
-/// As Kubernetes mounts a ConfigMap: the file is a symlink into `..data`, which is one to a directory of this version. To
-/// update it makes another directory, and renames a new symlink over `..data`.
+/// As Kubernetes mounts a ConfigMap: the file is a symlink into `..data`, itself a symlink to a directory of this
+/// version. An update creates another directory, and renames a new symlink over `..data`.
 fn mounted(dir: &Path, version: &str, text: &str) -> PathBuf {
     let (real, data, new, file) =
         (dir.join(version), dir.join("..data"), dir.join("..data_tmp"), dir.join("wsluice.yaml"));
@@ -98,7 +98,7 @@ async fn a_file_with_a_mistake_changes_nothing_and_is_told_until_it_is_mended() 
     let labels = [("trigger", "watch"), ("result", "refused")];
     assert_eq!(site.metric("wsluice_config_reloads_total", &labels).await, 1.0);
     all_hear(&clients).await;
-    // As it was before: there is nothing to do but to say that all is well.
+    // As before: the reload only reports success.
     put(&site.config(), &good);
     site.reloaded("watch", "configuration read again").await;
     assert_eq!(site.metric("wsluice_config_last_reload_successful", &[]).await, 1.0);
@@ -114,7 +114,7 @@ async fn a_certificate_that_is_replaced_is_served_and_nobody_notices() {
     let labels = [("listener", "secure"), ("certificate", file.as_str()), ("result", "replaced")];
     assert_eq!(site.metric("wsluice_tls_certificate_reloads_total", &labels).await, 0.0);
     let before = std::fs::read(&site.certificate.0).unwrap();
-    // In the places of the old ones.
+    // At the addresses of the old ones.
     site.authority.issue("own", &[NAME]);
     assert_ne!(std::fs::read(&site.certificate.0).unwrap(), before);
     let line = site.reloaded("watch", "configuration reloaded").await;
@@ -136,7 +136,7 @@ async fn what_is_written_while_the_process_starts_is_not_overlooked() {
     let waits = format!("upstreams:\n  late: {{ discover: {{ file: {{ path: {missing:?} }} }} }}\n");
     let route = "  - { name: late, match: { path: { exact: /late } }, upstream: late }\n";
     let mut process = Process::start(dir.path(), &text.replace("upstreams:\n", &format!("{route}{waits}")));
-    // It has been read, and the first endpoints are waited for.
+    // It was read, and waits for its first endpoints.
     process.line("the file that is not there", |line| line.contains("missing.yaml").then_some(())).await;
     put(&dir.path().join("wsluice.yaml"), &text.replace(ROUTES, ONE_MORE));
     let to = To::plain(&process.listening().await);

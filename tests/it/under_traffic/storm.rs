@@ -1,5 +1,5 @@
-//! Five hundred configurations, one after the other, while sessions run. A model predicts what each session notices:
-//! nothing, or a Close with 1012 because its route says so. At the end the process is as it was.
+//! Five hundred configurations in sequence while sessions run. A model predicts what each session notices: nothing, or
+//! a Close with 1012 because its route requires it. At the end the process is as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,8 +21,8 @@ use crate::process::{address, put};
 const RELOADS: usize = 500;
 /// Sessions of routes that may change.
 const SESSIONS_MAX: usize = 24;
-/// Until when a session that is to be closed is: the span, the longest wait for a pause, a look for late comers, and time
-/// for two busy cores.
+/// The latest end of a session that is to be closed: the span, the longest wait for a pause, a sweep for late sessions,
+/// and time for two busy cores.
 const CLOSED_BY: Duration = Duration::from_secs(12);
 
 /// The part of a file that changes.
@@ -30,11 +30,11 @@ const CLOSED_BY: Duration = Duration::from_secs(12);
 struct Config {
     /// Lines of the listener with TLS.
     secure: String,
-    /// By name, what else it says.
+    /// The other listeners by name, with their lines.
     listeners: BTreeMap<String, String>,
-    /// In their order.
+    /// The routes, in order.
     routes: Vec<Route>,
-    /// What each says.
+    /// The lines of each upstream.
     upstreams: [String; 3],
     /// The last line.
     comment: u32,
@@ -49,7 +49,7 @@ struct Route {
 }
 
 impl Config {
-    /// The one to begin and to end with.
+    /// The first and last configuration.
     fn first(endpoints: &[&str]) -> Config {
         let route = |at: usize| Route { name: format!("r{at}"), upstream: at % 3, on_change: "keep", idle: 300 };
         Config {
@@ -139,12 +139,12 @@ impl Config {
         self.routes.iter().find(|route| route.name == name)
     }
 
-    /// Says that they are the same to the process.
+    /// Rewrites it without changing its meaning.
     fn is_same(&self, other: &Config) -> bool {
         let without = |config: &Config| Config { comment: 0, ..config.clone() };
         let plain = |config: &Config| {
             let mut config = without(config);
-            // The defaults, spelt out.
+            // The defaults, written out.
             config.secure = config.secure.replace(", min_version: \"1.2\"", "");
             for upstream in &mut config.upstreams {
                 *upstream = upstream.replace("balance: least_connections, ", "");
@@ -199,12 +199,12 @@ struct Storm {
     read: usize,
     reloads: usize,
     counts: BTreeMap<&'static str, usize>,
-    /// Requests on connections of their own while reloads went on, and the longest time that one of them took.
+    /// The requests on new connections during reloads, and the longest time that one of them took.
     knocks: usize,
     longest: Duration,
 }
 
-/// Requests, each on a connection of its own, until it is done; each must be answered.
+/// Sends requests, each on a new connection, until it is done; each must be answered.
 async fn knock(to: &To, done: &AtomicBool) -> (usize, Duration) {
     let (mut knocks, mut longest) = (0, Duration::ZERO);
     while !done.load(Ordering::Relaxed) {
@@ -226,7 +226,7 @@ impl Storm {
     /// Writes a text to the file, and returns the result of the reload.
     async fn reload(&mut self, text: &str) -> Value {
         put(&self.site.config(), text);
-        // Somebody comes in all the time while it goes on.
+        // Meanwhile new clients connect all the time.
         let (to, done) = (self.site.plain(), Arc::new(AtomicBool::new(false)));
         let knocking = tokio::spawn({
             let done = Arc::clone(&done);
@@ -274,7 +274,7 @@ impl Storm {
             if new.unwrap_or(route).on_change == "keep" {
                 continue;
             }
-            // What becomes of sessions on a change is no change of what they have.
+            // A change of `on_change` alone does not affect sessions.
             let is_changed = new.is_none_or(|new| Route { on_change: route.on_change, ..new.clone() } != *route);
             let is_gone =
                 |listener: &str| self.config.listeners.contains_key(listener) && !next.listeners.contains_key(listener);
@@ -325,7 +325,7 @@ impl Storm {
         self.open = left;
     }
 
-    /// Ends a session that nobody else ends. Both ends have had all of it.
+    /// Ends a session that nobody else ends. Both ends have received everything.
     async fn finish(&mut self, at: usize) {
         let report = self.open.swap_remove(at).client.finish().await;
         let other =
@@ -334,7 +334,8 @@ impl Storm {
         *self.counts.entry("finished").or_default() += 1;
     }
 
-    /// Goes back to the first configuration, without sessions of routes that may change, and tells what the process holds.
+    /// Returns to the first configuration, without sessions of changing routes, and returns the resources of the
+    /// process.
     async fn rest(&mut self, held: Option<&ProcessUsage>) -> ProcessUsage {
         let endpoints = Storm::endpoints(&self.others);
         let first = Config::first(&endpoints);
@@ -346,12 +347,12 @@ impl Storm {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // What is gone is held until the last who may still come late has been looked for.
+        // Removed routes are held until the last sweep for late sessions.
         let begun = Instant::now();
         loop {
             let now = self.held().await;
             let is_back = held.is_none_or(|held| {
-                // A thread for files, which ends by itself when it has nothing to do, may have been there before.
+                // A thread for files, which ends by itself when idle, may have existed before.
                 now.descriptors <= held.descriptors && now.threads <= held.threads && now.series == held.series
             });
             if is_back {
@@ -404,7 +405,7 @@ async fn five_hundred_reloads_lose_nothing_and_leave_nothing_behind() {
         Storm { site, others, config, open, listeners, read, reloads: 0, counts, knocks: 0, longest: Duration::ZERO };
     let text = storm.config.text(&storm.site);
     storm.reload(&text).await;
-    // Those that never notice: their route stays as it is.
+    // The sessions that never notice: their route does not change.
     let mut stable = vec![];
     let config = storm.site.authority.client();
     for to in [storm.site.plain(), storm.site.secure(&config)] {
@@ -437,7 +438,7 @@ async fn five_hundred_reloads_lose_nothing_and_leave_nothing_behind() {
             1 => {
                 storm.site.authority.issue("own", &[NAME]);
                 let mut next = next;
-                // Something changes in any case: the certificate.
+                // The certificate changes in any case.
                 next.secure = match storm.config.secure.contains("1.3") {
                     true => String::new(),
                     false => ", min_version: \"1.3\"".to_owned(),
@@ -474,13 +475,13 @@ async fn five_hundred_reloads_lose_nothing_and_leave_nothing_behind() {
         ("unchanged", counts["configuration read again"]),
     ] {
         let labels = [("trigger", "signal"), ("result", label)];
-        // The first told of the routes that may change, and is in no count.
+        // The first reported the changing routes, and is in no count.
         let count = count as f64 + if label == "done" { 1.0 } else { 0.0 };
         assert_eq!(value(&site.metrics().await, "wsluice_config_reloads_total", &labels), count, "{label}");
     }
     assert!(counts["closed"] > 20 && counts["finished"] > 20, "{counts:?}");
 }
 
-/// How much more may be resident after 400 more reloads: what the allocator keeps differs by some hundred KiB from one
-/// moment to the next, and a configuration that were held on to each time would come to several MiB.
+/// How much resident memory may grow in 400 more reloads: what the allocator keeps varies by some hundred KiB, and a
+/// leaked configuration per reload would add several MiB.
 const RSS_MORE_MAX: f64 = 3.0 * 1048576.0;
