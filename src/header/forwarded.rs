@@ -130,8 +130,8 @@ pub fn fields(
         let _ = write!(text, "{addr}");
         (text, addr.is_ipv6())
     });
-    let asked = forwarded_request.host.as_ref().map(Host::to_string);
-    let (host, https) = (asked.as_deref().unwrap_or(host), forwarded_request.is_https(peer));
+    let forwarded_host = forwarded_request.host.as_ref().map(Host::to_string);
+    let (host, https) = (forwarded_host.as_deref().unwrap_or(host), forwarded_request.is_https(peer));
     let mut line = Vec::with_capacity(128);
 
     match &standard {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::hop_by_hop::HopByHopFields;
 
-/// What `name`, in lower case, is to such a server; borrowed if that is itself.
+/// Returns the name that such a server sees for `name`, in lower case; borrowed if they are equal.
 pub fn folded(name: &str) -> Cow<'_, str> {
     match is_plain(name) {
         true => Cow::Borrowed(name),
@@ -16,13 +16,13 @@ pub fn folded(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns true if no server takes the name for another.
+/// Returns true if no server confuses the name with another.
 pub fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Returns true if a field's name, in lower case, is not, but may be taken for, that of one that is the proxy's to
-/// write: of the forwarding fields, of those that frame a message or end at this hop, and of those of a handshake.
+/// Returns true if a field's name, in lower case, is not a name that the proxy writes, but may be confused with one: of
+/// the forwarding fields, of those that frame a message or end at this hop, and of those of a handshake.
 pub fn is_of_ours(name: &str) -> bool {
     if is_plain(name) {
         return false;
@@ -33,9 +33,9 @@ pub fn is_of_ours(name: &str) -> bool {
         || HopByHopFields::always(&name)
 }
 
-/// Returns true if a server may take one of two names, in lower case, for the other.
+/// Returns true if a server may confuse the two names, in lower case.
 pub fn are_alike(one: &str, other: &str) -> bool {
-    // A name is as long as what it is folded to.
+    // Folding keeps the length.
     one.len() == other.len() && one != other && folded(one) == folded(other)
 }
 

@@ -1,16 +1,16 @@
-//! Networks as people write them.
+//! Parses networks as people write them.
 
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// How many bits of an IPv6 address say that an IPv4 address follows (RFC 4291 §2.5.5.2).
+/// The bits of an IPv6 address before a mapped IPv4 address (RFC 4291 §2.5.5.2).
 const MAPPED_BITS: u8 = 96;
 
-/// Reads a network, or an address as a network of one. Addresses of peers are looked at as IPv4 where they are IPv4 mapped
-/// into IPv6, and so is what is written here: `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+/// Parses a network, or an address as a network of one. Peers with an IPv4 address mapped into IPv6 are compared as
+/// IPv4, and so is a network: `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
 ///
-/// None if it is neither, or is IPv4 mapped into IPv6 and wider than all of IPv4: it would match nothing that it says.
+/// Returns `None` if it is neither, or a mapped IPv4 network wider than all of IPv4, which would match nothing.
 pub fn parse(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
     let IpNet::V6(v6) = net else { return Some(net) };

@@ -1,4 +1,5 @@
-//! Makes a stranger's text fit for a log line: removes secrets, and anything that ends a line or controls a terminal.
+//! Makes text from strangers safe for a log line: removes secrets, and characters that end a line or control a
+//! terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -26,12 +27,13 @@ const SECRET: [&str; 19] = [
     "ticket",
 ];
 
-/// Endings that make any key secret: `refresh_token`, `accessToken`, `X-Amz-Signature`, `sessionid`. Too many is harmless.
+/// Endings that make any key secret: `refresh_token`, `accessToken`, `X-Amz-Signature`, `sessionid`. Too many do no
+/// harm.
 const SECRET_END: [&str; 9] =
     ["token", "_key", "apikey", "secret", "password", "signature", "credential", "session_id", "sessionid"];
 
-/// A query for the log: the value of each key that looks secret becomes `***`, and what is not printable ASCII is
-/// percent-encoded. Keys are compared decoded, so that `%74oken` hides nothing.
+/// Returns a query for the log: the value of each key that looks secret becomes `***`, and all but printable ASCII is
+/// percent-encoded. Compares keys decoded, so that `%74oken` hides nothing.
 pub fn query(query: &str) -> Cow<'_, str> {
     if !query.split(['&', ';']).any(|pair| pair.split_once('=').is_some_and(|(key, _)| is_secret(key))) {
         return printable(query.as_bytes());
@@ -54,8 +56,8 @@ pub fn query(query: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Text for the log: printable ASCII stays, all else is percent-encoded; line breaks, escape sequences and the characters
-/// that turn the reading direction are among it.
+/// Returns text for the log: printable ASCII stays, and the rest is percent-encoded, including line breaks, escape
+/// sequences and characters that change the reading direction.
 pub fn printable(text: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(text)
         && text.bytes().all(is_printable)
@@ -77,8 +79,8 @@ fn is_printable(byte: u8) -> bool {
     matches!(byte, b' '..=b'~')
 }
 
-/// Returns true if the value of a header of this name may let somebody in: credentials, cookies, and what is named like
-/// a key of a query that is secret.
+/// Returns true if the value of this header may grant access: credentials, cookies, and headers named like a secret key
+/// of a query.
 pub fn is_credential(header: &str) -> bool {
     let header = header.to_ascii_lowercase();
     header.contains("auth") || header.contains("cookie") || is_secret(&header)
@@ -87,13 +89,13 @@ pub fn is_credential(header: &str) -> bool {
 /// Returns true if the value of this key of a query looks secret.
 pub fn is_secret(key: &str) -> bool {
     let key: String = decode(key).chars().map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect();
-    // `auth[token]` is judged by its last part.
+    // The last part decides for `auth[token]`.
     let key = key.trim_end_matches(']');
     let key = key.rsplit('[').next().unwrap_or(key).trim();
     SECRET.contains(&key) || SECRET_END.iter().any(|end| key.ends_with(end))
 }
 
-/// Percent-decodes a component of a query, `+` as a space (as forms are written); what is malformed stays as it is.
+/// Percent-decodes a component of a query, `+` as a space (as in forms); keeps malformed escapes.
 pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);

@@ -1,11 +1,11 @@
-//! Characters that do not show, or distort what shows: a terminal obeys them, an editor reverses what follows, or
-//! nothing is visible where something is.
+//! Characters that are invisible or distort text: a terminal obeys them, an editor reverses what follows, or text is
+//! hidden.
 //!
-//! They are escaped or replaced wherever a stranger's text is shown to people.
+//! They are escaped or replaced wherever text from strangers is shown to people.
 
-/// Returns true if `c` is a control (C0, DEL, C1), a separator of lines, or a format character (Unicode's category Cf,
-/// with which the direction of writing is turned and text is hidden; the tags of U+E0000 and the byte order mark are
-/// among them).
+/// Returns true if `c` is a control (C0, DEL, C1), a line separator, or a format character (Unicode's category Cf,
+/// which includes characters that turn the direction of writing or hide text, the tags of U+E0000, and the byte order
+/// mark).
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,

@@ -143,7 +143,7 @@ impl OriginPolicy {
     pub fn check<'a>(
         &self,
         origins: impl IntoIterator<Item = &'a HeaderValue>,
-        asked: &OriginTarget<'_>,
+        target: &OriginTarget<'_>,
     ) -> Result<(), OriginDenial> {
         let mut origins = origins.into_iter();
         let value = match (origins.next(), origins.next(), self.missing) {
@@ -155,8 +155,8 @@ impl OriginPolicy {
         };
         let origin = Origin::of(value.as_bytes());
         let has_same_origin = self.allow.contains(&OriginPattern::SameOrigin);
-        let is_insecure = has_same_origin && origin.is_insecure(asked);
-        if self.allow.iter().any(|pattern| pattern.matches(&origin, asked))
+        let is_insecure = has_same_origin && origin.is_insecure(target);
+        if self.allow.iter().any(|pattern| pattern.matches(&origin, target))
             || is_insecure && self.insecure == Insecure::Allow
         {
             return Ok(());
@@ -166,14 +166,14 @@ impl OriginPolicy {
                 text if text.is_empty() => "\"\"".to_owned(),
                 text => text.into_owned(),
             },
-            allowed: self.allowed_for(asked),
-            hint: self.hint(&origin, asked, is_insecure),
+            allowed: self.allowed_for(target),
+            hint: self.hint(&origin, target, is_insecure),
         })
     }
 
-    fn allowed_for(&self, asked: &OriginTarget<'_>) -> String {
-        let by = if asked.by_proxy { "as the proxy in front says" } else { "as Host says" };
-        let (scheme, host) = (if asked.tls { "https://" } else { "" }, asked.host);
+    fn allowed_for(&self, target: &OriginTarget<'_>) -> String {
+        let by = if target.by_proxy { "as the proxy in front says" } else { "as Host says" };
+        let (scheme, host) = (if target.tls { "https://" } else { "" }, target.host);
         let name = |pattern: &OriginPattern| match pattern {
             OriginPattern::SameOrigin if host.name.is_empty() => "same-origin (there is no Host)".to_owned(),
             OriginPattern::SameOrigin => format!("same-origin ({scheme}{host}, {by})"),
@@ -185,7 +185,7 @@ impl OriginPolicy {
         }
     }
 
-    fn hint(&self, origin: &Origin<'_>, asked: &OriginTarget<'_>, is_insecure: bool) -> String {
+    fn hint(&self, origin: &Origin<'_>, target: &OriginTarget<'_>, is_insecure: bool) -> String {
         if is_insecure {
             return "to let in clients that say http although they come by TLS, write `insecure: allow` in the route's \
                     `origins`"
@@ -196,9 +196,9 @@ impl OriginPolicy {
             None => "to let it in, write `allow: [\"*\"]` in the route's `origins`: any then".to_owned(),
         };
         let is_page = origin.is_origin() && self.allow.contains(&OriginPattern::SameOrigin);
-        match asked.doubt {
+        match target.doubt {
             Some(doubt) if is_page => hint.push_str(&format!("; {doubt}")),
-            None if is_page && !asked.by_proxy => hint.push_str(
+            None if is_page && !target.by_proxy => hint.push_str(
                 "; if a proxy in front has changed the Host field, have it pass that on (nginx: `proxy_set_header Host \
                  $http_host;`), or send X-Forwarded-Host and be one of the listener's `trusted_proxies`",
             ),
@@ -311,7 +311,7 @@ mod tests {
         ] {
             assert_eq!(check(&policy, origin.as_bytes(), host, true).is_ok(), allowed, "{origin} {host}");
         }
-        // It says what `same-origin` is, and allows nobody where that is not allowed.
+        // `insecure: allow` only extends `same-origin`: it admits nothing if that is not in the list.
         let others = OriginPolicy { allow: vec!["https://b.example".parse().unwrap()], ..policy };
         assert!(check(&others, b"http://a.example", "a.example", true).is_err());
         let denial = check(&OriginPolicy::default(), b"http://a.example", "a.example", true).unwrap_err();
@@ -453,21 +453,21 @@ mod tests {
         }
         let (value, other) = (HeaderValue::from_static("https://a"), HeaderValue::from_static("x"));
         let (host, forwarded_request) = ("a".parse().unwrap(), ForwardedRequest::default());
-        let asked = OriginTarget::new(&host, false, &forwarded_request);
-        assert_eq!(policy(&["*"]).check([&value, &other], &asked), Ok(()));
-        assert_eq!(policy(&["same-origin"]).check([&value, &value], &asked), Err(OriginDenial::Several));
+        let target = OriginTarget::new(&host, false, &forwarded_request);
+        assert_eq!(policy(&["*"]).check([&value, &other], &target), Ok(()));
+        assert_eq!(policy(&["same-origin"]).check([&value, &value], &target), Err(OriginDenial::Several));
         let strict = OriginPolicy { missing: Missing::Deny, ..policy(&["*"]) };
-        assert_eq!(strict.check([], &asked), Err(OriginDenial::Missing));
+        assert_eq!(strict.check([], &target), Err(OriginDenial::Missing));
     }
 
     #[test]
     fn a_missing_origin_is_judged_as_configured() {
         let host: Host = "a".parse().unwrap();
         let forwarded_request = ForwardedRequest::default();
-        let asked = OriginTarget::new(&host, true, &forwarded_request);
-        assert_eq!(OriginPolicy::default().check([], &asked), Ok(()));
+        let target = OriginTarget::new(&host, true, &forwarded_request);
+        assert_eq!(OriginPolicy::default().check([], &target), Ok(()));
         let strict = OriginPolicy { missing: Missing::Deny, ..OriginPolicy::default() };
-        assert_eq!(strict.check([], &asked), Err(OriginDenial::Missing));
+        assert_eq!(strict.check([], &target), Err(OriginDenial::Missing));
     }
 
     #[test]

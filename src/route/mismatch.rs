@@ -1,4 +1,4 @@
-//! Why a route does not take a request, in words.
+//! Explains why a route does not match a request.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,14 +10,15 @@ use super::table::{Match, RequestView, RouteTable};
 /// A condition of a route that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The keys below `match` that it is written under.
+    /// The keys below `match` that contain it.
     pub keys: Vec<String>,
-    /// What the request has instead.
+    /// What the request has instead, as text.
     pub text: String,
 }
 
 impl<T> RouteTable<T> {
-    /// Returns all routes in order, each with what keeps the request from it. The path is read as the route reads it.
+    /// Returns all routes in order, each with the condition that the request fails. The path is read as the route reads
+    /// it.
     pub fn mismatches<'t>(&'t self, head: &'t RequestView<'_>) -> impl Iterator<Item = (&'t T, Option<Mismatch>)> {
         self.routes.iter().map(|(asked, paths, route)| {
             let read = paths.read(head.path);
@@ -77,7 +78,7 @@ impl Match {
     }
 }
 
-/// Judges the values of fields, or of parameters of the query.
+/// Judges the values of fields or query parameters.
 fn values<'h, K: Display>(
     section: &str,
     asked: &BTreeMap<K, ValuePattern>,

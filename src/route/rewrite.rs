@@ -1,7 +1,7 @@
-//! What becomes of a path on its way to the server: a prefix goes off or on, or all of it is replaced.
+//! Rewrites a path for the server: removes or adds a prefix, or replaces all of it.
 //!
-//! What a regex puts together anew is judged like a path that came so: pieces that are harmless alone (`.` and `.`) must
-//! not become a way into another directory.
+//! A path built by a regex is judged like a received one: pieces that are harmless alone (`.` and `.`) must not become
+//! a way into another directory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,29 +14,29 @@ use thiserror::Error;
 use super::pattern::{WholeRegex, as_string};
 use crate::header::path::{self, PathError};
 
-/// The longest path that a regex may make; hyper takes no longer target.
+/// The longest path that a regex may build, in bytes; hyper accepts no longer target.
 const PATH_BYTES_MAX: usize = 60_000;
 
-/// The longest text of a replacement.
+/// The longest replacement, in bytes.
 const REPLACEMENT_BYTES_MAX: usize = 1000;
 
-/// What becomes of the path.
+/// How the path is rewritten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rewrite {
-    /// Prefixes go off and on.
+    /// Removes and adds prefixes.
     Prefixes {
-        /// Taken off where the path has it, at a segment's border.
+        /// Removed if the path begins with it, up to a segment's border.
         strip: Option<String>,
-        /// Put before what is left.
+        /// Put before the rest.
         add: Option<String>,
     },
-    /// This path replaces every other.
+    /// Replaces every path by this one.
     Path(String),
-    /// A path that matches is put together anew; another stays.
+    /// Rebuilds a path that matches; keeps any other.
     Regex {
-        /// What the whole path must match.
+        /// Must match the whole path.
         regex: WholeRegex,
-        /// What it becomes.
+        /// The path built from its groups.
         with: Replacement,
     },
 }
@@ -48,23 +48,23 @@ impl Default for Rewrite {
 }
 
 impl Rewrite {
-    /// The path of a request rewritten, and the spelling of it that goes to the server, where that is another: `raw` as it
-    /// came, rewritten likewise, if that is the same path. `None` for what is as it came.
+    /// Returns the rewritten path, and the spelling that goes to the server if it differs: `raw` rewritten in the same
+    /// way, if that is the same path. Each is `None` if it is unchanged.
     ///
     /// # Errors
-    /// If the rewritten path is none that may go to a server.
+    /// Fails if the rewritten path must not go to a server.
     pub fn spellings(&self, raw: &str, normal: &str) -> Result<(Option<String>, Option<String>), PathError> {
         let rewritten = self.apply(normal)?;
         let sent = match path::as_it_came(raw, normal) {
             Some(came) if raw != normal => self.apply(&came).ok().map(Cow::into_owned),
             _ => None,
         };
-        // A prefix that is spelled otherwise was not taken off.
+        // A prefix in another spelling was not removed.
         let sent = sent.filter(|sent| *sent != rewritten && path::is_same(sent, &rewritten));
         Ok(((rewritten != raw).then(|| rewritten.into_owned()), sent))
     }
 
-    /// The prefix that is taken off a path, if one is.
+    /// Returns the prefix that is removed from a path, if there is one.
     pub fn stripped<'a>(&self, path: &'a str) -> Option<&'a str> {
         match self {
             Rewrite::Prefixes { strip: Some(prefix), .. } => stripped(path, prefix).map(|(prefix, _)| prefix),
@@ -72,10 +72,10 @@ impl Rewrite {
         }
     }
 
-    /// The path as the upstream sees it; always begins with `/` if the given one does.
+    /// Returns the path as the upstream sees it; begins with `/` if the given one does.
     ///
     /// # Errors
-    /// If a regex makes a path with dot segments of it, or one that is too long.
+    /// Fails if a regex builds a path with dot segments, or one that is too long.
     pub fn apply<'a>(&self, path: &'a str) -> Result<Cow<'a, str>, PathError> {
         if !path.starts_with('/') {
             return Ok(Cow::Borrowed(path)); // `OPTIONS *`
@@ -101,15 +101,16 @@ impl Rewrite {
     }
 }
 
-/// `path` without `prefix`, which ends at a segment's border there: the prefix without a slash at its end, and what is left.
+/// Splits `path` after `prefix`, if it ends at a segment's border: returns the prefix without a final slash, and the
+/// rest.
 fn stripped<'a>(path: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
     let prefix = prefix.trim_end_matches('/');
     let rest = path.strip_prefix(prefix)?;
     (rest.is_empty() || rest.starts_with('/')).then(|| path.split_at(prefix.len()))
 }
 
-/// What a regex replaces a path with: text, and groups of the regex: `$1` to `$9`, `$name`, and `${name}` where text
-/// follows; `$$` is a dollar sign.
+/// The replacement of a path: text, and groups of the regex: `$1` to `$9`, `$name`, and `${name}` before text; `$$` is
+/// a dollar sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replacement {
     source: String,
@@ -124,16 +125,16 @@ enum Piece {
     Name(String),
 }
 
-/// Why text is no replacement.
+/// Why a text is not a replacement.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReplacementError {
     /// It cannot become a path.
     #[error("`{0}` is not a path: it starts with `/`, or with a group such as `$1`")]
     Relative(String),
-    /// A query, which stays as it came.
+    /// It has a query, but the query is kept.
     #[error("`{0}` has a `{1}`: only the path is rewritten, and the query stays as it came")]
     Query(String, char),
-    /// A dollar sign that begins nothing.
+    /// A dollar sign without a group.
     #[error(
         "`{0}`: behind `$` stands the number or name of a group (`$1`, `$room`), or a second `$` for a dollar sign"
     )]
@@ -141,16 +142,16 @@ pub enum ReplacementError {
     /// `${` without `}`.
     #[error("`{0}`: there is no `}}` behind `${{`")]
     Open(String),
-    /// Characters that stand in no path.
+    /// Characters that a path cannot have.
     #[error("`{0}` has characters that must be percent-encoded in a path")]
     Characters(String),
-    /// Longer than any that is needed.
+    /// It is too long.
     #[error("a replacement has at most {REPLACEMENT_BYTES_MAX} characters, this one {0}")]
     Long(usize),
 }
 
 impl Replacement {
-    /// A group that `regex` does not have.
+    /// Returns a group that `regex` does not have, if there is one.
     pub fn missing_group(&self, regex: &WholeRegex) -> Option<String> {
         let names = regex.groups();
         self.pieces.iter().find_map(|piece| match piece {
@@ -160,7 +161,7 @@ impl Replacement {
         })
     }
 
-    /// The new path; its normal form has no less in it.
+    /// Builds the new path; its normal form loses no segment.
     fn path(&self, captures: &regex::Captures<'_>) -> Result<String, PathError> {
         let mut made = String::new();
         for piece in &self.pieces {
@@ -181,7 +182,7 @@ impl Replacement {
             made.push('/');
         }
         let normal = path::normalise(&made).map_err(|_| PathError::Rewritten)?;
-        // What came had no dot segments, so those that are here now were put together, and lead where nobody said.
+        // The matched path had no dot segments, so these were put together here, and lead to an unintended place.
         path::as_it_came(&made, &normal).map(Cow::into_owned).ok_or(PathError::Rewritten)
     }
 }
@@ -234,7 +235,7 @@ fn push_text(pieces: &mut Vec<Piece>, text: &str) {
     }
 }
 
-/// What stands behind a dollar sign, and what follows it. A number has one digit, so that text may follow it.
+/// Returns the group after a dollar sign, and the rest. A number has one digit, so that text may follow it.
 fn group(text: &str) -> Option<(Piece, &str)> {
     let named = |name: &str| match name.parse::<usize>() {
         Ok(number) => Some(Piece::Number(number)),

@@ -32,12 +32,12 @@ pub struct Shadowed {
 pub fn shadowed(routes: &[(&Match, Paths)]) -> Shadowed {
     let mut search = ShadowSearch { steps: STEPS_MAX, ..ShadowSearch::default() };
     let mut pairs = vec![];
-    for (index, (asked, paths)) in routes.iter().enumerate() {
-        match search.cover(asked, *paths) {
+    for (index, (route_match, paths)) in routes.iter().enumerate() {
+        match search.cover(route_match, *paths) {
             Err(StepsExhausted) => return Shadowed { pairs, looked_at: index },
             // What this route would cover, `earlier` covers as well.
             Ok(Some(earlier)) => pairs.push((index, earlier)),
-            Ok(None) => search.add(index, asked, *paths),
+            Ok(None) => search.add(index, route_match, *paths),
         }
     }
     Shadowed { pairs, looked_at: routes.len() }
@@ -121,7 +121,7 @@ enum Field<'a> {
 /// A route that may cover later ones.
 struct Earlier<'a> {
     index: usize,
-    asked: &'a Match,
+    route_match: &'a Match,
     paths: Paths,
     hosts: HashSet<HostKey>,
 }
@@ -151,12 +151,12 @@ impl<'a> ShadowSearch<'a> {
         Ok(())
     }
 
-    fn add(&mut self, index: usize, asked: &'a Match, paths_read: Paths) {
-        let hosts: HashSet<HostKey> = match asked.hosts.as_slice() {
+    fn add(&mut self, index: usize, route_match: &'a Match, paths_read: Paths) {
+        let hosts: HashSet<HostKey> = match route_match.hosts.as_slice() {
             [] => [HostKey::Any].into(),
             hosts => hosts.iter().map(|host| self.host(host)).collect(),
         };
-        let paths = match &asked.path {
+        let paths = match &route_match.path {
             None => vec![PathKey::Any],
             Some(PathPattern::Exact(path)) => vec![PathKey::Exact(self.segments.add(segments(path.as_str())))],
             Some(PathPattern::Prefix(path)) => {
@@ -169,7 +169,7 @@ impl<'a> ShadowSearch<'a> {
             }
             Some(PathPattern::Regex(regex)) => vec![PathKey::AnyRegex, PathKey::Regex(regex.source())],
         };
-        let all: Vec<(Field<'a>, &'a ValuePattern)> = conditions(asked).collect();
+        let all: Vec<(Field<'a>, &'a ValuePattern)> = conditions(route_match).collect();
         // The condition that fewest other routes have.
         let most_selective = all.iter().find(|(_, value)| matches!(value, ValuePattern::Exact(_))).or(all.first());
         let conditions = match most_selective {
@@ -189,7 +189,7 @@ impl<'a> ShadowSearch<'a> {
                 hosts.iter().for_each(|host| self.link((*host, rest), number));
             }
         }
-        self.earlier.push(Earlier { index, asked, paths: paths_read, hosts });
+        self.earlier.push(Earlier { index, route_match, paths: paths_read, hosts });
     }
 
     /// Appends an earlier route to a list.
@@ -212,11 +212,11 @@ impl<'a> ShadowSearch<'a> {
     }
 
     /// Returns the first earlier route that covers this one.
-    fn cover(&mut self, asked: &'a Match, paths_read: Paths) -> Result<Option<usize>, StepsExhausted> {
+    fn cover(&mut self, route_match: &'a Match, paths_read: Paths) -> Result<Option<usize>, StepsExhausted> {
         let any = [HostPattern::Any];
-        let hosts = if asked.hosts.is_empty() { &any[..] } else { &asked.hosts };
+        let hosts = if route_match.hosts.is_empty() { &any[..] } else { &route_match.hosts };
         // A route that covers all hosts is listed under a key that covers the first.
-        let (paths, conditions) = (self.above_path(asked), above_conditions(asked));
+        let (paths, conditions) = (self.above_path(route_match), above_conditions(route_match));
         let hosts_above = self.above_host(&hosts[0]);
         self.spend(hosts_above.len().saturating_mul(paths.len()).saturating_mul(conditions.len()))?;
         // In order; a route may be in several lists.
@@ -249,10 +249,10 @@ impl<'a> ShadowSearch<'a> {
                     break;
                 }
             }
-            steps = steps.checked_sub(comparison(earlier.asked, asked)).ok_or(StepsExhausted)?;
+            steps = steps.checked_sub(comparison(earlier.route_match, route_match)).ok_or(StepsExhausted)?;
             // Routes that read paths differently see different paths.
-            let reads_alike = earlier.asked.path.is_none() || earlier.paths == paths_read;
-            if has_all && reads_alike && earlier.asked.covers_apart_from_hosts(asked) {
+            let reads_alike = earlier.route_match.path.is_none() || earlier.paths == paths_read;
+            if has_all && reads_alike && earlier.route_match.covers_apart_from_hosts(route_match) {
                 break Some(earlier.index);
             }
         };
@@ -283,8 +283,8 @@ impl<'a> ShadowSearch<'a> {
         above
     }
 
-    fn above_path(&self, asked: &'a Match) -> Vec<PathKey<'a>> {
-        let (path, is_exact) = match &asked.path {
+    fn above_path(&self, route_match: &'a Match) -> Vec<PathKey<'a>> {
+        let (path, is_exact) = match &route_match.path {
             None => return vec![PathKey::Any],
             Some(PathPattern::Regex(regex)) => return vec![PathKey::Any, PathKey::Regex(regex.source())],
             Some(PathPattern::Exact(path)) => (path.as_str(), true),
@@ -319,15 +319,15 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.strip_prefix('/').unwrap_or(path).split('/')
 }
 
-fn conditions(asked: &Match) -> impl Iterator<Item = (Field<'_>, &ValuePattern)> {
-    let headers = asked.headers.iter().map(|(name, value)| (Field::Header(name.name().as_str()), value));
-    headers.chain(asked.query.iter().map(|(name, value)| (Field::Parameter(name), value)))
+fn conditions(route_match: &Match) -> impl Iterator<Item = (Field<'_>, &ValuePattern)> {
+    let headers = route_match.headers.iter().map(|(name, value)| (Field::Header(name.name().as_str()), value));
+    headers.chain(route_match.query.iter().map(|(name, value)| (Field::Parameter(name), value)))
 }
 
 /// Returns the keys that a condition of a covering route may have.
-fn above_conditions(asked: &Match) -> Vec<ConditionKey<'_>> {
+fn above_conditions(route_match: &Match) -> Vec<ConditionKey<'_>> {
     let mut above = vec![ConditionKey::None];
-    for (field, value) in conditions(asked) {
+    for (field, value) in conditions(route_match) {
         match value {
             ValuePattern::Present(is_there) => above.push(ConditionKey::Present(field, *is_there)),
             ValuePattern::Exact(text) => above.extend([

@@ -303,14 +303,14 @@ impl Origin<'_> {
     }
 
     /// Returns true if it is the requested origin, but of a page loaded without TLS.
-    pub(super) fn is_insecure(&self, asked: &OriginTarget<'_>) -> bool {
+    pub(super) fn is_insecure(&self, target: &OriginTarget<'_>) -> bool {
         let Form::Url { scheme, host } = &self.form else { return false };
         // Clients that write `http` for https leave out the default port of either.
         let unusual = |port: Option<u16>| port.filter(|port| ![80, 443].contains(port));
         scheme == "http"
-            && asked.tls
-            && host.name == asked.host.name
-            && asked.ports().any(|port| unusual(host.port) == unusual(port))
+            && target.tls
+            && host.name == target.host.name
+            && target.ports().any(|port| unusual(host.port) == unusual(port))
     }
 
     /// Returns the item of `allow` that would admit it, as YAML.
@@ -336,15 +336,15 @@ impl Origin<'_> {
 }
 
 impl OriginPattern {
-    pub(super) fn matches(&self, origin: &Origin<'_>, asked: &OriginTarget<'_>) -> bool {
+    pub(super) fn matches(&self, origin: &Origin<'_>, target: &OriginTarget<'_>) -> bool {
         match (self, &origin.form) {
             (OriginPattern::Any, _) | (OriginPattern::Null, Form::Null) => true,
             (OriginPattern::Exact(text), _) => text.as_bytes().eq_ignore_ascii_case(origin.raw),
             (OriginPattern::SameOrigin, Form::Url { scheme, host }) => {
                 // Pages of other schemes (extensions, apps) choose their own hosts.
-                (scheme == "https" || scheme == "http" && !asked.tls)
-                    && host.name == asked.host.name
-                    && asked.ports().any(|port| host.port_or_default(scheme) == port.or(default_port(scheme)))
+                (scheme == "https" || scheme == "http" && !target.tls)
+                    && host.name == target.host.name
+                    && target.ports().any(|port| host.port_or_default(scheme) == port.or(default_port(scheme)))
             }
             (OriginPattern::Url { scheme, host: pattern, port }, Form::Url { scheme: origin_scheme, host }) => {
                 scheme == origin_scheme
