@@ -328,7 +328,7 @@ impl Bound {
     /// Outside of a runtime, and before [`Bound::take_charge`] if sockets do not listen yet.
     pub fn for_worker(&self, index: usize) -> io::Result<Acceptor> {
         // A socket registered before it listens looks closed to the runtime for ever.
-        assert!(self.listening == self.sockets.len(), "who adopts takes charge first");
+        assert!(self.listening == self.sockets.len(), "take_charge comes first");
         let count = self.sockets.len();
         // Fewer sockets than workers: some are shared.
         let mine = (index % self.workers.min(count)..count).step_by(self.workers);

@@ -291,7 +291,7 @@ impl Lane {
         to: Side,
     ) -> bool {
         if tunnel.is_gone(to) {
-            self.give_up();
+            self.drop_queued();
             return true;
         }
         if let Some(queued) = &mut self.queued {
@@ -384,11 +384,11 @@ impl Lane {
 
     pub(super) fn broken(&mut self, tunnel: &mut Tunnel, to: Side) {
         tunnel.handle_broken(clock::coarse(), to);
-        self.give_up();
+        self.drop_queued();
     }
 
     /// Drops what is queued.
-    fn give_up(&mut self) {
+    fn drop_queued(&mut self) {
         self.queued = None;
         self.unflushed = false;
     }

@@ -174,7 +174,7 @@ impl Certificates {
             tracing::error!(%file, error = %why, "certificate refused: the one in force stays");
         }
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        debug_assert!(Arc::ptr_eq(&in_force, &before), "somebody else has written meanwhile");
+        debug_assert!(Arc::ptr_eq(&in_force, &before), "there is one writer at a time");
         self.metrics.put(&next.statuses, &before.statuses);
         *in_force = Arc::new(next);
     }

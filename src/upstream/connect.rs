@@ -304,10 +304,10 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         // Two addresses without a listener, one of each family, and one with a listener.
         let all = ["[::1]:0", "127.0.0.2:0", "127.0.0.1:0"].map(|address| address.parse().unwrap());
-        let told = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
+        let lookup = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
             Box::pin(async move { Ok(LookupAnswer { addresses: all.into(), alike: 2, ttl: Duration::from_secs(60) }) })
         };
-        let names = NameResolver::with_lookup(Arc::new(told), &prometheus::Registry::new()).unwrap();
+        let names = NameResolver::with_lookup(Arc::new(lookup), &prometheus::Registry::new()).unwrap();
         let connector = Connector {
             target: ConnectTarget::new("chat.test", port, &names),
             tls: None,
@@ -328,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_nobody_knows_and_one_of_which_nobody_hears_are_told_apart() {
-        let told = |name: String| -> Pin<Box<dyn Future<Output = _> + Send>> {
+        let lookup = |name: String| -> Pin<Box<dyn Future<Output = _> + Send>> {
             Box::pin(async move {
                 match name == "gone.test" {
                     true => Err(LookupError::NotFound("gone".into())),
@@ -336,7 +336,7 @@ mod tests {
                 }
             })
         };
-        let names = NameResolver::with_lookup(Arc::new(told), &prometheus::Registry::new()).unwrap();
+        let names = NameResolver::with_lookup(Arc::new(lookup), &prometheus::Registry::new()).unwrap();
         let connect = async |host: &str, millis| {
             let connector = Connector {
                 target: ConnectTarget::new(host, 1, &names),

@@ -472,31 +472,31 @@ mod tests {
         let (registry, states) = (Registry::new(), EndpointStates::default());
         let metrics = Metrics::register(&registry).unwrap();
         let of = |endpoint| states.of("chat", endpoint, || metrics.endpoint("chat", endpoint, &[]));
-        let told = |sessions: &[(&str, u32)]| {
+        let report = |sessions: &[(&str, u32)]| {
             let name = |endpoint: &str| ("chat".to_owned(), endpoint.to_owned());
             states.set_inherited(sessions.iter().map(|(endpoint, count)| (name(endpoint), *count)).collect());
         };
         let known = of("ws://a:1");
-        told(&[("ws://a:1", 2), ("ws://late:1", 7), ("ws://none:1", 0)]);
+        report(&[("ws://a:1", 2), ("ws://late:1", 7), ("ws://none:1", 0)]);
         assert_eq!((known.load(), known.own_sessions(), of("ws://none:1").load()), (2, 0, 0));
-        assert_eq!(of("ws://late:1").load(), 7, "told before anybody knew it here");
+        assert_eq!(of("ws://late:1").load(), 7, "reported before the endpoint was known here");
 
         let permit = known.enter(3).unwrap();
         assert!(known.enter(3).is_none());
         assert_eq!(states.counts(), HashMap::from([(("chat".to_owned(), "ws://a:1".to_owned()), 1)]));
-        told(&[("ws://a:1", u32::MAX)]);
+        report(&[("ws://a:1", u32::MAX)]);
         assert_eq!(known.load(), u32::MAX);
         assert!(known.enter(u32::MAX).is_none());
-        told(&[]);
+        report(&[]);
         assert_eq!((known.load(), of("ws://late:1").load()), (1, 0));
         drop(known.enter(2).unwrap());
         drop(permit);
         assert_eq!(states.counts(), HashMap::new());
-        told(&[("ws://gone:1", 0)]);
-        assert!(states.lock().inherited.is_empty(), "nothing is kept of nobody");
+        report(&[("ws://gone:1", 0)]);
+        assert!(states.lock().inherited.is_empty(), "no entry is kept without sessions");
         drop(states.gate("another"));
         states.gate("a third");
-        assert!(!states.lock().gates.contains_key("another"), "nor of a way that nobody has");
+        assert!(!states.lock().gates.contains_key("another"), "nor a gate without an owner");
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -536,7 +536,7 @@ mod tests {
         tokio::task::yield_now().await;
         what();
         tokio::task::yield_now().await;
-        assert!(!waiting.is_finished(), "nobody is woken in vain");
+        assert!(!waiting.is_finished(), "no needless wake-up");
         waiting.abort();
         let _ = waiting.await;
     }

@@ -19,26 +19,26 @@ use crate::net::socket::TcpOptions;
 use crate::tls::TlsError;
 use crate::tls::client::server_name;
 
-/// What all endpoints of an upstream share.
+/// The settings that all endpoints of an upstream share.
 #[derive(Debug)]
 pub struct Maker {
     /// Name of the upstream.
     pub upstream: String,
     /// TLS towards `wss` and `https`.
     pub tls: Option<Arc<ClientConfig>>,
-    /// The name their certificates must be for; `None` for the host of each.
+    /// The name that their certificates must have; `None` for the host of each.
     pub server_name: Option<String>,
     /// The limit for making one connection of the pool.
     pub connect_timeout: Duration,
     /// The number of worker threads.
     pub workers: usize,
-    /// The metric families that they count on.
+    /// The metric families.
     pub families: Metrics,
     /// The labels of all their failures.
     pub reasons: Arc<[&'static str]>,
-    /// When the kernel gives one of them up.
+    /// When the kernel drops an unresponsive peer.
     pub tcp: TcpOptions,
-    /// Where connections to them come from.
+    /// The local addresses that connections come from.
     pub sources: Option<Arc<Sources>>,
     /// The addresses that discovered endpoints may have.
     pub reach: Option<Arc<Reach>>,
@@ -51,19 +51,19 @@ pub struct Maker {
 /// Why an endpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
-    /// The name for TLS is none.
+    /// The name for TLS is invalid.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// There is nothing to speak TLS with.
+    /// The upstream has no TLS settings for the URL.
     #[error("the upstream has no TLS settings for {0}")]
     NoTls(String),
 }
 
 impl Maker {
-    /// Makes one. What is known of an endpoint of this name is kept.
+    /// Makes an endpoint. Keeps the state of an endpoint of this name.
     ///
     /// # Errors
-    /// When it cannot be used as written.
+    /// Fails if it cannot be used as written.
     pub fn endpoint(&self, written: &config::EndpointConfig) -> Result<Endpoint, MakeError> {
         let label = written.url.to_string();
         let tls = match server_name_of(&written.url, self.server_name.as_deref())? {
@@ -95,10 +95,10 @@ impl Maker {
     }
 }
 
-/// The name that the certificate of an endpoint must be for, if it has TLS: `settled` for all, or its own host.
+/// Returns the name that the certificate of an endpoint must have, if it uses TLS: `settled` for all, or its own host.
 ///
 /// # Errors
-/// If that is none.
+/// Fails if that is not a valid name.
 pub fn server_name_of(url: &EndpointUrl, settled: Option<&str>) -> Result<Option<ServerName<'static>>, TlsError> {
     let host = match url {
         url if !url.is_tls() => return Ok(None),

@@ -11,22 +11,22 @@ use crate::telemetry::counters::{Active, Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
 
-/// From a server in the same rack to the 5 s that connecting may take by default; 1 s and 3 s are where a connection
-/// arrives whose first packet was lost once or twice.
+/// From a server in the same rack to the 5 s that connecting may take by default. Connections whose first packet was
+/// lost once or twice arrive at 1 s and 3 s.
 const CONNECT_SECONDS: [f64; 13] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 3.0, 5.0];
 
-/// From a permit that is given back at once to the longest that a handshake may take by default.
+/// From a permit that is returned at once to the longest default wait of a handshake.
 const QUEUE_SECONDS: [f64; 9] = [0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The result of a handshake at an upstream with an admission rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admitted {
-    /// It went on at once.
+    /// It was admitted at once.
     AtOnce,
-    /// It waited for its turn.
+    /// It waited for its slot.
     Delayed,
-    /// Its turn was too far away.
+    /// Its slot was too far away.
     Refused,
 }
 
@@ -38,7 +38,7 @@ variant_labels! {
     }
 }
 
-/// The families, before they have upstreams.
+/// The metric families.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     connect_duration: HistogramVec,
@@ -60,7 +60,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes and registers the families.
+    /// Creates and registers the families.
     ///
     /// # Errors
     /// If one of the names is taken.
@@ -171,7 +171,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The handles of one upstream as a whole, and their series, until they are dropped.
+    /// Returns the handles of one upstream as a whole; its series exist until they are dropped.
     pub fn upstream(&self, upstream: &str) -> UpstreamMetrics {
         let held = self.by_upstream.guard([upstream]);
         UpstreamMetrics {
@@ -213,7 +213,7 @@ impl Metrics {
     }
 }
 
-/// What one upstream counts on.
+/// The handles of one upstream.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     connect_duration: Histogram,
@@ -228,43 +228,43 @@ pub struct UpstreamMetrics {
 }
 
 impl UpstreamMetrics {
-    /// Counts a connection that was made, TLS included.
+    /// Counts a connection, TLS included.
     pub fn connected(&self, took: Duration) {
         self.connect_duration.observe(seconds(took));
     }
 
-    /// Counts that another endpoint is tried.
+    /// Counts an attempt on another endpoint.
     pub fn retry(&self) {
         self.retries.inc();
     }
 
-    /// Counts one that waits for an endpoint with room, until the answer is dropped, and how long it was.
+    /// Counts a request that waits for an endpoint with room until the result is dropped, and measures its wait.
     pub fn waiting(&self) -> (Active, HistogramTimer) {
         (Active::new(&self.queue_length), self.queue_wait.start_timer())
     }
 
-    /// Counts what became of a handshake at the gate.
+    /// Counts the result of a handshake at the gate.
     pub fn admission(&self, admitted: Admitted) {
         self.admissions.inc(admitted);
     }
 
-    /// Counts where a client came to by its cookie.
+    /// Counts whether a client came back by its cookie.
     pub fn sticky(&self, returned: Returned) {
         self.sticky.inc(returned);
     }
 
-    /// Counts that none is, since there were too many already.
+    /// Counts a retry that the spent budget forbids.
     pub fn retry_denied(&self) {
         self.retries_denied.inc();
     }
 
-    /// Counts a request that is sent again to the same endpoint, on a connection of its own.
+    /// Counts a request that is sent again to the same endpoint, on a new connection.
     pub fn stale_connection(&self) {
         self.stale_connections.inc();
     }
 }
 
-/// What one endpoint counts on.
+/// The handles of one endpoint.
 #[derive(Debug)]
 pub struct EndpointMetrics {
     sessions: IntGauge,
@@ -282,37 +282,37 @@ impl EndpointMetrics {
         self.picks.inc();
     }
 
-    /// One session more is on it.
+    /// Counts one session more.
     pub fn session_begins(&self) {
         self.sessions.inc();
     }
 
-    /// One session less is on it.
+    /// Counts one session less.
     pub fn session_ends(&self) {
         self.sessions.dec();
     }
 
-    /// One plain request more is under way on it.
+    /// Counts one running plain request more.
     pub fn request_begins(&self) {
         self.requests.inc();
     }
 
-    /// One plain request less is under way on it.
+    /// Counts one running plain request less.
     pub fn request_ends(&self) {
         self.requests.dec();
     }
 
-    /// Counts that it is ejected.
+    /// Counts an ejection.
     pub fn ejection(&self, why: EjectionReason) {
         self.ejections[why as usize].inc();
     }
 
-    /// Shows whether it is.
+    /// Shows whether it is ejected.
     pub fn show_ejected(&self, ejected: bool) {
         self.ejected.set(i64::from(ejected));
     }
 
-    /// Counts a failure it is to blame for.
+    /// Counts a failure of the endpoint.
     pub fn error(&self, reason: &'static str) {
         self.errors.inc(reason);
     }

@@ -70,9 +70,9 @@ pub struct Policy {
     pub zone: Option<String>,
     /// When an endpoint is ejected, if ever.
     pub ejection: Option<outlier::EjectionRule>,
-    /// Endpoints that fail their health check are not tried even if nobody else is left.
+    /// Whether endpoints that fail their health check are not tried even if no other is left.
     pub refuse_down: bool,
-    /// How many second tries there are, if there is a bound.
+    /// The bound of retries, if there is one.
     pub retry_budget: Option<retry_budget::RetryBudgetRule>,
 }
 
@@ -89,7 +89,7 @@ impl Policy {
     }
 }
 
-/// What a change of membership did.
+/// The result of a change of membership.
 #[derive(Debug, Default)]
 pub struct Change {
     /// Endpoints added.
@@ -101,7 +101,7 @@ pub struct Change {
 }
 
 impl Upstream {
-    /// A group without endpoints yet; see [`Upstream::replace`].
+    /// Creates a group without endpoints; see [`Upstream::replace`].
     pub fn new(policy: Policy, maker: Maker) -> Upstream {
         let metrics = maker.families.upstream(&maker.upstream);
         let set = ArcSwap::from_pointee(Set::new(vec![], None, policy.balancer()));
@@ -110,7 +110,7 @@ impl Upstream {
         Upstream { name, set, changed, policy, retry_budget, maker, entry: EntryPolicy::default(), gate, metrics }
     }
 
-    /// Replaces the endpoints. One that stays the same is not touched; one with another weight keeps its state. Those
+    /// Replaces the endpoints. An unchanged endpoint stays as it is; one with another weight keeps its state. Endpoints
     /// that join others start slowly if the upstream has slow start. Of two with the same name the first counts.
     ///
     /// Calls must not overlap: membership has one writer.
@@ -169,7 +169,8 @@ impl Upstream {
             let Some((endpoint, standing)) = set.pick(tried, self.policy.slow_start, standings, draw, now) else {
                 break;
             };
-            // One whose ejection is over gets one session at a time, until it has answered; for the others it is out again.
+            // An endpoint whose ejection is over gets one session at a time until it has answered; other sessions still
+            // avoid it.
             if standing == Standing::Good && !endpoint.state.outlier.admits(now) {
                 continue;
             }
@@ -188,13 +189,13 @@ impl Upstream {
         }
     }
 
-    /// An endpoint's share of new sessions now, compared with the others'.
+    /// Returns an endpoint's share of new sessions now, relative to the others'.
     pub fn weight(&self, endpoint: &Endpoint, now: MonotonicTime) -> u32 {
         set::weight(endpoint, self.policy.slow_start, now)
     }
 
-    /// The endpoint of this identity, with a permit on it, if it takes sessions and has not failed lately. With the weight 0 it
-    /// takes none, also of those who had it: it would never be empty otherwise.
+    /// Returns the endpoint of this identity, with a permit on it, if it takes sessions and has not failed lately. An
+    /// endpoint with the weight 0 takes none, not even returning clients: it would never become empty otherwise.
     pub fn pick_named(&self, identity: u64, now: MonotonicTime) -> Option<(Arc<Endpoint>, ConnectionPermit)> {
         let set = self.set.load();
         let endpoint = set.endpoints().iter().find(|endpoint| endpoint.identity == identity)?;
@@ -210,7 +211,7 @@ impl Upstream {
     }
 
     /// Returns which standings may be picked, best first. If nothing better is left, ejected endpoints and those that
-    /// are down are tried all the same: the observation may be outdated or wrong, and the client is no worse off.
+    /// are down are still tried: the observation may be outdated or wrong, and the client is no worse off.
     fn standings(&self) -> &'static [Standing] {
         let all = &[Standing::Good, Standing::Ejected, Standing::Down];
         if self.policy.refuse_down { &all[..2] } else { all }
@@ -220,7 +221,7 @@ impl Upstream {
         self.standings().contains(&endpoint.state.standing(now))
     }
 
-    /// Whether, besides those `tried` and this one, there is an endpoint that nothing speaks against.
+    /// Returns true if there is another healthy endpoint besides those `tried` and this one.
     pub fn has_another(&self, tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>, now: MonotonicTime) -> bool {
         let is_good = |other: &&Arc<Endpoint>| {
             other.takes_sessions() && !other.is_full() && other.state.standing(now) == Standing::Good
@@ -253,11 +254,11 @@ impl Upstream {
         self.retry_budget.as_ref().is_some_and(|budget| budget.is_spent(now))
     }
 
-    /// Those that new sessions go to now, were none of them full: of the best rank that has any that nothing speaks against.
+    /// Returns the endpoints that new sessions go to if none is full: all healthy ones of the best rank that has any.
     pub fn first_choices(&self, now: MonotonicTime) -> Vec<Arc<Endpoint>> {
         let is_well = |endpoint: &Endpoint| {
             let state = &endpoint.state;
-            // One whose ejection is over is out until it has answered.
+            // An endpoint whose ejection is over counts as ejected until it has answered.
             endpoint.takes_sessions() && state.standing(now) == Standing::Good && !state.outlier.is_ejected()
         };
         self.set.load().best(is_well)
@@ -319,7 +320,7 @@ impl Upstream {
         self.set.load().endpoints().iter().any(|other| others(&other))
     }
 
-    /// Returns true if there is another endpoint that takes sessions and that nothing speaks against.
+    /// Returns true if there is another healthy endpoint that takes sessions.
     fn has_good_besides(&self, state: &EndpointState, now: MonotonicTime) -> bool {
         let is_good = |other: &Arc<Endpoint>| {
             !std::ptr::eq(&*other.state, state) && other.takes_sessions() && other.state.standing(now) == Standing::Good
@@ -327,7 +328,7 @@ impl Upstream {
         self.set.load().endpoints().iter().any(is_good)
     }
 
-    /// Of several workers the last one to write has seen what is true.
+    /// Shows whether it is ejected. Of several workers the last one to write has read the present state.
     fn show_ejected(&self, state: &EndpointState) {
         loop {
             let ejected = state.outlier.is_ejected();
@@ -338,7 +339,7 @@ impl Upstream {
         }
     }
 
-    /// Returns true if one more endpoint may be ejected besides the others that are.
+    /// Returns true if one more endpoint may be ejected.
     fn has_room(&self, rule: outlier::EjectionRule, state: &EndpointState) -> bool {
         let set = self.set.load();
         let is_other = |other: &&Arc<Endpoint>| !std::ptr::eq(&*other.state, state);
@@ -346,12 +347,12 @@ impl Upstream {
         rule.has_room(out, set.endpoints().len())
     }
 
-    /// Tells of changes of membership from now on.
+    /// Returns a receiver that is notified of each change of membership.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// What of a request decides, where the balancer goes by it.
+    /// Returns the part of a request that the balancer hashes, if it does.
     pub fn balance_key(&self) -> Option<&BalanceKey> {
         match &self.policy.balance {
             config::Balance::Hash(written) => Some(&written.on),
@@ -368,11 +369,11 @@ impl Upstream {
 /// Why no endpoint could be picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoEndpoint {
-    /// Each that takes sessions has been tried for this request.
+    /// All that take sessions were tried for this request.
     AllTried,
-    /// Those that are left have as many sessions as they may have.
+    /// All others have reached their limit of sessions.
     Full,
-    /// Those that are left fail their health check, and are not to be tried then.
+    /// All others fail their health check and must not be tried then.
     AllDown,
     /// There is none, or all have the weight 0.
     Closed,

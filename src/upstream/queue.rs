@@ -202,7 +202,7 @@ mod tests {
         assert!(is_turn(&ticket, &flags[0]));
         flags.iter().for_each(|flag| assert!(!is_turn(&ticket, flag)));
         queue.recheck();
-        assert_eq!(flags.each_ref().map(|flag| flag.taken()), [false, true], "by whoever asked last");
+        assert_eq!(flags.each_ref().map(|flag| flag.taken()), [false, true], "only the last waker is woken");
     }
 
     /// Seats as an upstream has them: the same atomics in the same order.

@@ -176,7 +176,7 @@ fn the_own_zone_comes_first_and_spills_over() {
     let nowhere = Group::new(policy(None));
     nowhere.become_("[{ url: 'ws://a:1', zone: east }, { url: 'ws://b:1', zone: west }, 'ws://c:1']");
     let _seats: Vec<_> = (0..6).map(|_| nowhere.pick()).collect();
-    assert_eq!(nowhere.loads(), [2, 2, 2], "who stands nowhere prefers nobody");
+    assert_eq!(nowhere.loads(), [2, 2, 2], "without a zone there is no preference");
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn a_share_is_ejected_at_most_and_the_next_is_passed_over_for_a_moment() {
     let _seats: Vec<_> = (0..9).map(|_| group.pick()).collect();
     assert_eq!(group.loads(), [0, 0, 0, 9]);
     assert_eq!(group.pick_at(at(1)).unwrap().0, "ws://c:1");
-    // Who has gone does not count.
+    // Removed endpoints do not count.
     group.become_("['ws://b:1', 'ws://c:1', 'ws://d:1', 'ws://e:1']");
     group.fail(1, at(3));
     assert_eq!(group.ejected(), [true, true, false, false]);
@@ -406,7 +406,7 @@ fn sessions_that_break_off_early_count_beside_those_that_open_and_only_if_early(
     assert!(ejected_by(5, short, early) && ejected_by(10, short, early));
     assert!(!ejected_by(11, short, early), "most of them stay");
     assert!(!ejected_by(5, long, early), "they had their time");
-    assert!(!ejected_by(5, short, None), "nobody looks");
+    assert!(!ejected_by(5, short, None), "early ends do not count");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! A WebSocket client that reads and writes whole frames, for those who ask a server how it is: health checks and `ping`.
-//! Sessions never go through it.
+//! A WebSocket client that reads and writes whole frames, for health checks and `ping`. Sessions never use it.
 //!
-//! Messages of the server may be of any length; only what the caller has room for is kept. The caller limits the time.
+//! Messages of the server may have any length; only the part that fits into the caller's room is kept. The caller
+//! limits the time.
 
 use std::io;
 
@@ -32,7 +32,7 @@ pub struct WebSocketClient<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> WebSocketClient<T> {
-    /// Goes on after a verified 101: `early` came behind its head, and `rsv` is what its extensions allow.
+    /// Continues after a verified 101: `early` came after its head, and `rsv` is what its extensions allow.
     pub fn new(io: T, early: &[u8], rsv: Rsv) -> WebSocketClient<T> {
         WebSocketClient { io, unread: BytesMut::from(early), rsv }
     }
@@ -40,7 +40,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocketClient<T> {
     /// Sends a whole message or a control frame, masked as a client must.
     ///
     /// # Errors
-    /// If the connection is lost.
+    /// Fails if the connection is lost.
     pub async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), FrameError> {
         let mask = fastrand::u32(..).to_ne_bytes();
         let bytes = if opcode.is_control() {
@@ -68,7 +68,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocketClient<T> {
     /// Reads the next frame, and the first `room` bytes of its payload; all of a control frame's.
     ///
     /// # Errors
-    /// If the connection is lost, or the frame breaks a rule (RFC 6455 §5).
+    /// Fails if the connection is lost, or the frame breaks a rule (RFC 6455 §5).
     pub async fn frame(&mut self, room: usize) -> Result<(FrameHeader, Vec<u8>), FrameError> {
         let (header, length) = loop {
             match FrameHeader::parse(&self.unread).map_err(|_| FrameError::Protocol("an illegal frame header"))? {
@@ -98,12 +98,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocketClient<T> {
         Ok((header, kept))
     }
 
-    /// Sends a Close (1000) and reads until the server's comes. Returns the payload of that one.
+    /// Sends a Close (1000) and reads until the server's. Returns the payload of that one.
     ///
-    /// Reading on matters: what was left unread would turn our end of the connection into a reset.
+    /// Reading on matters: unread bytes would turn the end of the connection into a reset.
     ///
     /// # Errors
-    /// If the connection ends without the server's Close.
+    /// Fails if the connection ends without the server's Close.
     pub async fn close(&mut self) -> Result<Vec<u8>, FrameError> {
         let (body, length) = Close::new(CloseCode::NORMAL, "").body();
         self.send(Opcode::Close, &body[..length]).await?;

@@ -156,15 +156,15 @@ impl Inheritance {
         Ok(())
     }
 
-    /// Returns the sockets for the listener `name` on `asked`, and their exact address: for port 0 the port that the
+    /// Returns the sockets for the listener `name` on `wanted`, and their exact address: for port 0 the port that the
     /// listener of this name had on the same IP address.
-    pub fn take(&mut self, name: &str, asked: &Address) -> Option<(Address, Inherited)> {
-        let is_any_port = asked.tcp().is_some_and(|addr| addr.port() == 0);
-        let fits = |(known, at, _): &(Option<String>, Address, Inherited)| match (asked, at) {
-            (Address::Tcp(asked), Address::Tcp(at)) if is_any_port => {
-                asked.ip() == at.ip() && known.as_deref() == Some(name)
+    pub fn take(&mut self, name: &str, wanted: &Address) -> Option<(Address, Inherited)> {
+        let is_any_port = wanted.tcp().is_some_and(|addr| addr.port() == 0);
+        let fits = |(known, at, _): &(Option<String>, Address, Inherited)| match (wanted, at) {
+            (Address::Tcp(wanted), Address::Tcp(at)) if is_any_port => {
+                wanted.ip() == at.ip() && known.as_deref() == Some(name)
             }
-            _ => at == asked,
+            _ => at == wanted,
         };
         let index = self.left.iter().position(fits)?;
         let (_, address, inherited) = self.left.swap_remove(index);

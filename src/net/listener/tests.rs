@@ -41,8 +41,8 @@ async fn connections_spread_over_the_workers() {
     }
     // Binomial around 200 with deviation 10: outside of 100..300 there is no spreading.
     assert!((100..300).contains(&counts[0]), "{counts:?}");
-    let told: HashSet<_> = accepted.iter().map(|(_, peer)| peer.to_string()).collect();
-    assert!(clients.iter().all(|client| told.contains(&client.local_addr().unwrap().to_string())));
+    let accepted_from: HashSet<_> = accepted.iter().map(|(_, peer)| peer.to_string()).collect();
+    assert!(clients.iter().all(|client| accepted_from.contains(&client.local_addr().unwrap().to_string())));
 }
 
 #[test]

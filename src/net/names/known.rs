@@ -233,7 +233,7 @@ mod tests {
     fn one_asks_and_all_wait_for_the_same_answer_which_holds_for_its_ttl() {
         let mut known = NameCache::default();
         assert_eq!(look(&mut known, 0), ("wait".into(), true));
-        assert_eq!(look(&mut known, 1), ("wait".into(), false), "somebody asks already");
+        assert_eq!(look(&mut known, 1), ("wait".into(), false), "a look-up is running");
         assert_eq!(known.answered(Ok(answer(&["10.0.0.1"], 5)), at(10)), CacheChange::None);
         assert_eq!(look(&mut known, 5009), ("use 10.0.0.1".into(), false));
         assert_eq!(look(&mut known, 5010), ("soon 10.0.0.1".into(), true));
@@ -284,11 +284,7 @@ mod tests {
     fn what_this_machine_lacks_is_tried_again_at_once() {
         let mut known = NameCache::default();
         known.answered(Err(LookupError::Exhausted(24)), at(0));
-        assert_eq!(
-            known.outcome(at(0)),
-            Some(Err(LookupError::Exhausted(24))),
-            "but whoever has waited for it hears of it"
-        );
+        assert_eq!(known.outcome(at(0)), Some(Err(LookupError::Exhausted(24))), "but those who waited for it get it");
         assert_eq!(look(&mut known, 0), ("wait".into(), true));
         assert_eq!(known.outcome(at(0)), None, "asked, and not answered");
     }
@@ -298,9 +294,9 @@ mod tests {
         let mut known = NameCache::default();
         assert!(look(&mut known, 0).1);
         assert!(!look(&mut known, 29_999).1);
-        assert!(look(&mut known, 30_000).1, "whoever asked hangs");
+        assert!(look(&mut known, 30_000).1, "the look-up hangs");
         known.abandoned();
-        assert!(look(&mut known, 30_001).1, "whoever asked has gone");
+        assert!(look(&mut known, 30_001).1, "the look-up was dropped");
     }
 
     #[test]
@@ -356,7 +352,7 @@ mod tests {
                         match (next, good) {
                             (NextStep::Use(_) | NextStep::Soon(_), Some((told, _))) => prop_assert!(now - told < 3_600_000),
                             (NextStep::Use(_) | NextStep::Soon(_), None) => prop_assert!(false, "nothing is known"),
-                            (NextStep::Wait, _) => prop_assert!(asked.is_some(), "nobody will ever tell"),
+                            (NextStep::Wait, _) => prop_assert!(asked.is_some(), "no answer will come"),
                             (NextStep::Fail(_), _) => {}
                         }
                         if let Some((told, ttl)) = good {

@@ -14,22 +14,22 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// Answers as scripted, once there is an answer; counts the questions.
 #[derive(Default)]
-struct Oracle {
+struct ScriptedLookup {
     asked: AtomicUsize,
     says: Mutex<Option<Result<LookupAnswer, LookupError>>>,
     changed: Notify,
 }
 
-impl Oracle {
-    fn book(self: &Arc<Oracle>) -> (NameResolver, Registry) {
-        let (oracle, registry) = (Arc::clone(self), Registry::new());
+impl ScriptedLookup {
+    fn resolver(self: &Arc<ScriptedLookup>) -> (NameResolver, Registry) {
+        let (scripted, registry) = (Arc::clone(self), Registry::new());
         let ask = move |_| -> Pin<Box<dyn Future<Output = _> + Send>> {
-            let oracle = Arc::clone(&oracle);
+            let scripted = Arc::clone(&scripted);
             Box::pin(async move {
-                oracle.asked.fetch_add(1, Ordering::SeqCst);
+                scripted.asked.fetch_add(1, Ordering::SeqCst);
                 loop {
-                    let changed = oracle.changed.notified();
-                    if let Some(answer) = lock(&oracle.says).clone() {
+                    let changed = scripted.changed.notified();
+                    if let Some(answer) = lock(&scripted.says).clone() {
                         return answer;
                     }
                     changed.await;
@@ -58,81 +58,81 @@ async fn addresses(name: &HostLookup, wait: Duration) -> Option<Result<Vec<Strin
 
 #[tokio::test]
 async fn many_who_want_a_name_at_once_share_one_look_up_and_its_answer() {
-    let oracle = Arc::<Oracle>::default();
-    let (names, registry) = oracle.book();
-    let comers = Arc::new(Barrier::new(51));
+    let scripted = Arc::<ScriptedLookup>::default();
+    let (names, registry) = scripted.resolver();
+    let barrier = Arc::new(Barrier::new(51));
     let mut tasks = vec![];
     for _ in 0..50 {
         // Each looks the name up by itself, as connections do.
-        let (name, comers) = (names.of("chat.test"), Arc::clone(&comers));
+        let (name, barrier) = (names.of("chat.test"), Arc::clone(&barrier));
         tasks.push(tokio::spawn(async move {
-            comers.wait().await;
+            barrier.wait().await;
             addresses(&name, LONG).await
         }));
     }
     let kept = names.of("chat.test");
-    comers.wait().await;
-    while oracle.asked() == 0 {
+    barrier.wait().await;
+    while scripted.asked() == 0 {
         tokio::task::yield_now().await;
     }
-    oracle.says(Some(Ok(&["10.0.0.1", "10.0.0.2"])), Duration::from_secs(60));
+    scripted.says(Some(Ok(&["10.0.0.1", "10.0.0.2"])), Duration::from_secs(60));
     let mut firsts = [0; 2];
     for task in tasks {
         let found = task.await.unwrap().unwrap().unwrap();
         assert_eq!(found.len(), 2);
         firsts[usize::from(found[0] == "10.0.0.2")] += 1;
     }
-    assert_eq!((firsts, oracle.asked()), ([25, 25], 1), "equals take turns");
+    assert_eq!((firsts, scripted.asked()), ([25, 25], 1), "equals take turns");
     assert!(encode(&registry).unwrap().contains("wsluice_name_lookups_total{result=\"found\"} 1"));
     // Another name needs another look-up.
     addresses(&names.of("other.test"), LONG).await.unwrap().unwrap();
-    assert_eq!(oracle.asked(), 2);
+    assert_eq!(scripted.asked(), 2);
     drop(kept);
     assert_eq!(names.0.entries.lock().unwrap().get("chat.test").map(Weak::strong_count), Some(0));
     names.of("third.test");
-    assert!(!names.0.entries.lock().unwrap().contains_key("chat.test"), "nobody holds it");
+    assert!(!names.0.entries.lock().unwrap().contains_key("chat.test"), "no longer in use");
 }
 
 #[tokio::test]
 async fn a_name_that_is_gone_fails_for_all_who_wait_and_is_not_asked_for_each() {
-    let oracle = Arc::<Oracle>::default();
-    let (names, registry) = oracle.book();
-    oracle.says(Some(Err(LookupError::NotFound("gone".into()))), Duration::ZERO);
+    let scripted = Arc::<ScriptedLookup>::default();
+    let (names, registry) = scripted.resolver();
+    scripted.says(Some(Err(LookupError::NotFound("gone".into()))), Duration::ZERO);
     let name = names.of("gone.test");
     for _ in 0..2 {
         assert_eq!(addresses(&name, LONG).await, Some(Err(LookupError::NotFound("gone".into()))));
     }
-    assert!(oracle.asked() <= 2, "a busy machine may be a second late");
+    assert!(scripted.asked() <= 2, "a busy machine may be a second late");
     assert!(encode(&registry).unwrap().contains("wsluice_name_lookups_total{result=\"not_found\"}"));
 }
 
 #[tokio::test]
 async fn what_was_good_is_used_while_nobody_answers() {
-    let oracle = Arc::<Oracle>::default();
-    let (names, _registry) = oracle.book();
+    let scripted = Arc::<ScriptedLookup>::default();
+    let (names, _registry) = scripted.resolver();
     let name = names.of("chat.test");
-    oracle.says(Some(Ok(&["10.0.0.1"])), Duration::ZERO);
+    scripted.says(Some(Ok(&["10.0.0.1"])), Duration::ZERO);
     addresses(&name, LONG).await.unwrap().unwrap();
-    oracle.says(None, Duration::ZERO);
+    scripted.says(None, Duration::ZERO);
     // Its TTL, of at least a second, has passed, and the next look-up gets no answer.
-    while oracle.asked() < 2 {
+    while scripted.asked() < 2 {
         assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
     }
-    oracle.says(Some(Err(LookupError::Failed("no server".into()))), Duration::ZERO);
+    scripted.says(Some(Err(LookupError::Failed("no server".into()))), Duration::ZERO);
     assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
-    oracle.says(Some(Ok(&["10.0.0.2"])), Duration::from_secs(60));
+    scripted.says(Some(Ok(&["10.0.0.2"])), Duration::from_secs(60));
     timeout(LONG, async { while addresses(&name, LONG).await.unwrap().unwrap() != ["10.0.0.2"] {} }).await.unwrap();
 }
 
 #[tokio::test]
 async fn who_has_no_time_left_does_not_wait_and_the_answer_comes_for_the_next() {
-    let oracle = Arc::<Oracle>::default();
-    let (names, _registry) = oracle.book();
+    let scripted = Arc::<ScriptedLookup>::default();
+    let (names, _registry) = scripted.resolver();
     let name = names.of("chat.test");
     assert_eq!(addresses(&name, Duration::from_millis(5)).await, None);
-    oracle.says(Some(Ok(&["10.0.0.1"])), Duration::from_secs(60));
+    scripted.says(Some(Ok(&["10.0.0.1"])), Duration::from_secs(60));
     assert_eq!(addresses(&name, LONG).await.unwrap().unwrap(), ["10.0.0.1"]);
-    assert_eq!(oracle.asked(), 1, "the question was not given up with who asked it");
+    assert_eq!(scripted.asked(), 1, "the look-up outlives the caller that began it");
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ async fn members_are_selected_and_the_quietest_comes_first() {
     assert_eq!(left, [4, 1]);
     let before = other.signals();
     registry.request_reports(|_, member| *member == 3);
-    assert_eq!(other.signals(), before, "nobody was there to be asked");
+    assert_eq!(other.signals(), before, "there was no session to stop");
     registry.request_reports(|_, member| *member == 1);
     assert_ne!(other.signals(), before);
     for (guard, data_at) in ours.iter().zip([5, 3, 9, 4]) {
@@ -87,7 +87,7 @@ async fn members_are_selected_and_the_quietest_comes_first() {
     );
     let stop = StopNotice { at: at(10), by: None, why: StopReason::EndpointDrain };
     assert_eq!(other.poll_stop(&cx, report(1)), Some(stop));
-    assert_eq!(registry.quietest_first(None, |member| *member == 2), [], "who was told is not told again");
+    assert_eq!(registry.quietest_first(None, |member| *member == 2), [], "a session is not stopped twice");
 }
 
 #[test]
@@ -186,14 +186,14 @@ fn the_lock_is_released_between_slices_and_each_entry_is_seen_once() {
     }
     assert!(slices >= 3, "{slices}");
     let there: Vec<_> = guards.iter().filter_map(|guard| guard.entry(|entry| entry.member).flatten()).collect();
-    assert!(there.iter().all(|member| seen.contains(member)), "who was there all along was seen");
+    assert!(there.iter().all(|member| seen.contains(member)), "a session present all along was seen");
     let before = seen.len();
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen.len(), before, "once");
 }
 
-/// Wakes by entering: whoever holds the lock of the slab would wait for itself.
+/// Wakes by entering: a holder of the slab lock would deadlock.
 struct Enters(Arc<SessionRegistry<usize>>, AtomicUsize);
 
 impl std::task::Wake for Enters {
@@ -301,10 +301,10 @@ fn selected_sessions_report_and_stop_alone() {
     assert!(registry.has_reported(ids[0]));
     assert_eq!(registry.listed(ids[0]).unwrap().report, report(7));
     let spread = || registry.spread_over([ids[1]], at(9), Duration::ZERO, || 0.0, &StopReason::Rebalance);
-    assert_eq!((spread(), spread()), (1, 0), "who was told is not told again");
+    assert_eq!((spread(), spread()), (1, 0), "a session is not stopped twice");
     assert_eq!(guards.each_ref().map(Guard::stop_at), [None, Some(at(9))]);
     drop(guards);
-    assert!(registry.has_reported(ids[0]), "nobody waits for who has gone");
+    assert!(registry.has_reported(ids[0]), "an ended session is not waited for");
     assert_eq!(spread(), 0);
 }
 

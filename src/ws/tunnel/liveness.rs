@@ -8,7 +8,7 @@ use super::{End, Tunnel};
 use crate::base::time::MonotonicTime;
 use crate::ws::Side;
 
-/// How late a timer must fire to show that we stalled and read nobody: far more than a busy worker is late by.
+/// How late a timer must fire to show that this process stalled and did not read: far later than on a busy worker.
 pub const STALL: Duration = Duration::from_secs(1);
 
 /// The payload length of our Pings: a key and a count.

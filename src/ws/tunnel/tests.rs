@@ -803,7 +803,7 @@ enum Op {
     Broken(Side),
     Blocked(Side),
     Progress(Side, bool),
-    /// In so many seconds, at the latest so many later.
+    /// In this many seconds, and at the latest this many later.
     Drain(u64, Option<u64>),
     /// The proxy fails on the session, when nothing is half done.
     Abort,
@@ -849,14 +849,14 @@ proptest! {
         }
         prop_assert_eq!(&whole.out, &cut.out);
         prop_assert_eq!(whole.tunnel.end(), cut.tunnel.end());
-        // Of one slice texts are told before binary messages, each in their order.
+        // Within a slice texts are reported before binary messages, each in order.
         let of_kind = |driver: &Driver| {
             [Opcode::Text, Opcode::Binary].map(|kind| {
                 driver.log.messages.iter().filter(|(_, opcode, _)| *opcode == kind).copied().collect::<Vec<_>>()
             })
         };
         prop_assert_eq!(of_kind(&whole), of_kind(&cut));
-        // Pings and Pongs of one slice are told by kind.
+        // Pings and Pongs of a slice are reported by kind.
         let counted = |driver: &Driver| {
             [Opcode::Ping, Opcode::Pong, Opcode::Close]
                 .map(|kind| driver.log.controls.iter().filter(|(_, opcode)| *opcode == kind).count())

@@ -12,8 +12,8 @@ use crate::ws::Side;
 /// How long a session that should stop must be without data to count as quiet: longer than nearly any request takes to
 /// its answer (a round trip between continents and the server's own time), so that an exchange is not cut in two.
 pub const QUIET: Duration = Duration::from_millis(200);
-/// How long a stop waits for the session to be quiet. One that streams never is, and whoever waits for the last session
-/// has only seconds to spare.
+/// How long a stop waits for the session to be quiet. A streaming session never is, and a drain has only seconds left
+/// for its last session.
 pub const QUIET_WAIT: Duration = Duration::from_secs(3);
 
 /// A requested stop of a session that is well. Boxed like `ClosingHandshake`.

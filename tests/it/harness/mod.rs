@@ -1,8 +1,9 @@
 //! A proxy with its log and its metrics, and peers that check every byte that reaches them.
 //!
 //! [`Proxy`] runs the whole application in this process. [`Conn`] is one end of a connection, a client's or a server's:
-//! it writes anything, legal or not, and reads strictly, so that any illegal byte of the proxy fails the test. [`RawServer`] hands out a `Conn` for each connection it gets; [`Echo`] is a WebSocket server by
-//! tokio-tungstenite. [`Pair`] is all of it with one session open; [`traffic`] is many sessions that talk all the time.
+//! it writes anything, legal or not, and reads strictly, so that any illegal byte of the proxy fails the test.
+//! [`RawServer`] returns a `Conn` for each connection that it accepts; [`Echo`] is a WebSocket server by
+//! tokio-tungstenite. [`Pair`] is all of it with one session open; [`traffic`] is many sessions that send all the time.
 #![allow(dead_code, unused_imports, reason = "one harness for all stories")]
 
 mod conn;
