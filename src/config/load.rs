@@ -8,8 +8,9 @@ use crate::base::file_state::{self, BYTE_ORDER_MARK};
 use crate::config::Config;
 use crate::config::check::{self, Issue, WrittenText};
 use crate::config::defaults::{self, DefaultsFault};
+use crate::config::guesses::{self, Advice};
 use crate::config::include::{self, Assembly};
-use crate::config::read::decode::Mending;
+use crate::config::read::decode::{Fault, Mending, MistakeKind};
 use crate::config::read::environment;
 use crate::config::read::explain::explain;
 use crate::config::read::key::{KeyPath, KeyStep};
@@ -214,13 +215,20 @@ fn load_text(
     for DefaultsFault { path, problem, help } in faults {
         say(Severity::Error, &path, Aim::Key, problem, Some(help));
     }
-    let section = |key| KeyPath::root().key(key);
-    mending.each::<ListenerConfig>(&mut tree.tree, &section("listeners"));
-    mending.each::<RouteConfig>(&mut tree.tree, &section("routes"));
-    mending.each::<UpstreamConfig>(&mut tree.tree, &section("upstreams"));
+    // A section of another kind is reported as a whole.
+    let (listeners, routes, upstreams) =
+        (KeyPath::root().key("listeners"), KeyPath::root().key("routes"), KeyPath::root().key("upstreams"));
+    if let Some(YamlNode::List(_)) = tree.tree.at(&listeners) {
+        mending.each::<ListenerConfig>(&mut tree.tree, &listeners);
+    }
+    if let Some(YamlNode::List(_)) = tree.tree.at(&routes) {
+        mending.each::<RouteConfig>(&mut tree.tree, &routes);
+    }
+    if let Some(YamlNode::Map(_)) = tree.tree.at(&upstreams) {
+        mending.each::<UpstreamConfig>(&mut tree.tree, &upstreams);
+    }
     let decoded = mending.decode::<Config>(&mut tree.tree, stand_in);
-    for fault in decoded.faults {
-        let (path, aim, message, help) = explain(&tree.tree, fault);
+    for Explained { path, aim, message, help } in explained(decoded.faults, &tree.tree) {
         say(Severity::Error, &path, aim, message, help);
     }
     let mut file = decoded.value;
@@ -250,6 +258,47 @@ fn load_text(
             Err(ConfigErrors::new(&source, errors))
         }
     }
+}
+
+/// A mistake in words.
+struct Explained {
+    path: KeyPath,
+    aim: Aim,
+    message: String,
+    help: Option<String>,
+}
+
+/// Puts faults into words. Several keys of a map that are wrong guesses of one thing are told once, and what they were
+/// meant to be is not told to be missing.
+fn explained(faults: Vec<Fault>, tree: &YamlNode) -> Vec<Explained> {
+    let mut advised: Vec<(Option<KeyPath>, Advice)> = vec![];
+    let mut all = vec![];
+    for fault in faults {
+        let advice = guesses::advice(&fault);
+        let path = fault.path();
+        let has_said = |map: Option<KeyPath>, what: &dyn Fn(&Advice) -> bool| {
+            advised.iter().any(|(at, advice)| *at == map && what(advice))
+        };
+        let is_told = match (&fault.kind, &advice) {
+            (MistakeKind::Missing(field), _) => {
+                let field = format!("`{field}: ");
+                has_said(Some(path.clone()), &|advice| advice.text.contains(&field))
+            }
+            (_, Some(advice)) if fault.at_key => has_said(path.parent(), &|said| said.known == advice.known),
+            _ => false,
+        };
+        if is_told {
+            continue;
+        }
+        let is_key = fault.at_key;
+        let (path, aim, message, help) = explain(tree, fault);
+        let help = advice.as_ref().map(|advice| advice.text.clone()).or(help);
+        if let (true, Some(advice)) = (is_key, advice) {
+            advised.push((path.parent(), advice));
+        }
+        all.push(Explained { path, aim, message, help });
+    }
+    all
 }
 
 /// Refuses a file that would build more routes, listeners or upstreams than anybody needs.

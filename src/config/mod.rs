@@ -21,6 +21,7 @@
 mod check;
 mod defaults;
 mod endpoint_list;
+mod guesses;
 mod include;
 mod load;
 mod read;

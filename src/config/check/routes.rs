@@ -2,6 +2,7 @@
 //! other.
 
 use super::Checker;
+use crate::config::guesses;
 use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::suggest::did_you_mean;
@@ -177,6 +178,10 @@ impl Checker<'_, '_> {
         }
         let names: Vec<&str> = self.file.upstreams.keys().map(String::as_str).take(NAMES_MAX).collect();
         let help = match did_you_mean(upstream, &names) {
+            _ if shown.contains("://") => {
+                let url = guesses::scalar(&shown);
+                format!("name an upstream here, and write `upstreams: {{ NAME: {{ endpoints: [{url}] }} }}`")
+            }
             Some(question) if shown == upstream => question,
             _ if names.is_empty() => "define it under `upstreams`".to_owned(),
             _ => {

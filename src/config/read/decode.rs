@@ -15,6 +15,7 @@ use serde::de::{
 };
 
 use crate::config::read::key::{KeyPath, KeyStep};
+use crate::config::read::sketch::Sketch;
 use crate::config::read::suggest::nearest;
 use crate::config::read::tree::YamlNode;
 
@@ -26,6 +27,8 @@ pub(in crate::config) struct Fault {
     /// The key itself is wrong, not what it leads to.
     pub(in crate::config) at_key: bool,
     pub(in crate::config) kind: MistakeKind,
+    /// What was written there.
+    pub(in crate::config) sketch: Option<Box<Sketch>>,
 }
 
 /// The kinds of mistakes.
@@ -101,7 +104,7 @@ impl Mending {
                 MistakeKind::Missing(field) => Some(*field),
                 _ => None,
             };
-            self.note(fault, &path);
+            self.note(fault.with(tree, &path), &path);
             if let (Some(field), YamlNode::Map(entries)) = (missing, &mut *tree)
                 && let (Some(node), true) = (stand_in(field), path == KeyPath::root())
             {
@@ -143,6 +146,7 @@ impl Mending {
                 Err(fault) => fault.redact(node, expected.take()),
             };
             let inside = fault.path();
+            let fault = fault.with(node, &inside);
             let fault =
                 list.steps().iter().rev().fold(fault.under(step.clone()), |fault, step| fault.under(step.clone()));
             let path = fault.path();
@@ -168,6 +172,7 @@ impl Mending {
             };
             let inside = fault.path();
             if !matches!(fault.kind, MistakeKind::Missing(_)) {
+                let fault = fault.with(&rest, &inside);
                 let fault = at.steps().iter().rev().fold(fault, |fault, step| fault.under(step.clone()));
                 let path = fault.path();
                 self.note(fault, &path);
@@ -215,7 +220,7 @@ impl Fault {
     }
 
     fn new(kind: MistakeKind) -> Fault {
-        Fault { steps: Vec::new(), at_key: false, kind }
+        Fault { steps: Vec::new(), at_key: false, kind, sketch: None }
     }
 
     fn wrong_type(node: &YamlNode, expected: impl Into<String>) -> Fault {
@@ -223,6 +228,12 @@ impl Fault {
             YamlNode::Null => Fault::new(MistakeKind::NoValue),
             node => Fault::new(MistakeKind::WrongType { found: node.kind(), expected: plain_words(expected.into()) }),
         }
+    }
+
+    /// Adds what is written at `path` of `tree`, before it is taken out.
+    fn with(mut self, tree: &YamlNode, path: &KeyPath) -> Fault {
+        self.sketch = Some(Box::new(Sketch::of(tree, path)));
+        self
     }
 
     fn under(mut self, step: KeyStep) -> Fault {

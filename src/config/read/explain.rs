@@ -63,9 +63,6 @@ pub(in crate::config) fn explain(tree: &YamlNode, fault: Fault) -> (KeyPath, Aim
                     .strip_prefix("the number ")
                     .map(|number| format!("give it a unit: `{number}s` or `{number}ms`")),
                 found if found.starts_with("the number") && quoted => Some("put it in quotes".to_owned()),
-                found if expected == "a list" && found.starts_with("the string") => {
-                    Some("make it a list: one `- ` before each element, or `[ ]` around all".to_owned())
-                }
                 "`true`" | "`false`" if quoted => Some("put it in quotes".to_owned()),
                 found if found.starts_with("the string") && expected.starts_with("a number") => {
                     Some("write digits, without quotes".to_owned())

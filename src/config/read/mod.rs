@@ -10,6 +10,8 @@ pub(super) mod locate;
 pub(super) mod outline;
 pub(super) mod parts;
 pub(super) mod report;
+pub(super) mod secret_lines;
+pub(super) mod sketch;
 pub(super) mod suggest;
 pub(super) mod survey;
 pub(super) mod syntax;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::schema::action::{RedirectConfig, RespondConfig};
 use crate::config::schema::http_compression::HttpCompression;
@@ -14,7 +14,7 @@ use crate::config::value::edits::HeaderEditsConfig;
 use crate::config::value::error_status::ErrorStatus;
 use crate::config::value::sent::SentHeader;
 use crate::config::value::switch::Switch;
-use crate::config::value::{ByteSize, OrOff, TimeSpan};
+use crate::config::value::{ByteSize, MapOrOff, OrOff, TimeSpan};
 use crate::policy::origin::OriginPolicy;
 use crate::route::pattern::WholeRegex;
 use crate::route::rewrite::Replacement;
@@ -69,8 +69,10 @@ pub struct RouteConfig {
     #[serde(default)]
     pub timeouts: RouteTimeouts,
 
-    /// Pings both sides, to notice a dead peer and to keep middleboxes from forgetting a quiet connection.
-    #[serde(default)]
+    /// Pings both sides, to notice a dead peer and to keep middleboxes from forgetting a quiet connection. `off` is the
+    /// same as `{ ping: off }`.
+    #[serde(default, deserialize_with = "pings_or_off")]
+    #[schemars(with = "MapOrOff<Keepalive>")]
     pub keepalive: Keepalive,
 
     /// How much a session may use.
@@ -135,6 +137,14 @@ impl RouteConfig {
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.respond.iter().flat_map(RespondConfig::files).chain(self.error_pages.values().map(PathBuf::as_path))
     }
+}
+
+/// Reads `off` as a map that turns pings off.
+fn pings_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Keepalive, D::Error> {
+    Ok(match MapOrOff::deserialize(from)? {
+        MapOrOff::Map(keepalive) => keepalive,
+        MapOrOff::Off => Keepalive { ping: OrOff::Off, ..Keepalive::default() },
+    })
 }
 
 fn kept() -> OnChange {

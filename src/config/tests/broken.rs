@@ -21,15 +21,15 @@ pub(super) fn said(text: &str) -> Vec<String> {
     findings.iter().map(say).collect()
 }
 
-const ROUTES: &str = "routes: [{ name: chat, upstream: chat }]\n";
-const UPSTREAMS: &str = "upstreams: { chat: { endpoints: ['ws://a:1'] } }\n";
+pub(super) const ROUTES: &str = "routes: [{ name: chat, upstream: chat }]\n";
+pub(super) const UPSTREAMS: &str = "upstreams: { chat: { endpoints: ['ws://a:1'] } }\n";
 
 fn indented(keys: &str) -> String {
     keys.lines().map(|line| format!("    {line}\n")).collect()
 }
 
 /// The keys stand from line 4, column 5 on.
-fn in_route(keys: &str) -> String {
+pub(super) fn in_route(keys: &str) -> String {
     format!("routes:\n  - name: chat\n    upstream: chat\n{}{UPSTREAMS}", indented(keys))
 }
 
@@ -39,7 +39,7 @@ fn alone(keys: &str) -> String {
 }
 
 /// The keys stand from line 4, column 5 on.
-fn in_upstream(keys: &str) -> String {
+pub(super) fn in_upstream(keys: &str) -> String {
     format!("{ROUTES}upstreams:\n  chat:\n{}", indented(keys))
 }
 
@@ -50,7 +50,7 @@ fn in_listener(keys: &str) -> String {
 }
 
 /// The keys stand from line 3 on.
-fn at_top(keys: &str) -> String {
+pub(super) fn at_top(keys: &str) -> String {
     format!("{ROUTES}{UPSTREAMS}{keys}\n")
 }
 
@@ -280,7 +280,12 @@ fn keys_that_are_wrong_missing_or_twice_are_told() {
 fn values_that_cannot_be_read_say_what_would_be_right() {
     check(&[
         (at_top("workers: 0"), &["3:10 workers: expected `auto` or a number of threads, found the number 0"]),
-        (at_top("drain: 30s"), &[r#"3:8 drain: expected a map with `delay`, `time`, found the string "30s""#]),
+        (
+            at_top("drain: 30s"),
+            &[
+                r#"3:8 drain: expected a map with `delay`, `time`, found the string "30s" | write `drain: { time: 30s }`"#,
+            ],
+        ),
         (
             at_top("drain: { time: 30 }"),
             &[
@@ -358,7 +363,7 @@ fn values_that_cannot_be_read_say_what_would_be_right() {
         (
             in_route("match: { hosts: 'https://a' }"),
             &[
-                r#"4:21 routes[0].match.hosts: expected a list, found the string "https://a" | make it a list: one `- ` before each element, or `[ ]` around all"#,
+                r#"4:21 routes[0].match.hosts: expected a list, found the string "https://a" | make it a list: `["https://a"]`"#,
             ],
         ),
         (
@@ -429,7 +434,7 @@ fn values_that_cannot_be_read_say_what_would_be_right() {
         (
             in_upstream("endpoints: ws://a:1"),
             &[
-                r#"4:16 upstreams.chat.endpoints: expected a list, found the string "ws://a:1" | make it a list: one `- ` before each element, or `[ ]` around all"#,
+                r#"4:16 upstreams.chat.endpoints: expected a list, found the string "ws://a:1" | write `endpoints: ["ws://a:1"]`"#,
             ],
         ),
         (

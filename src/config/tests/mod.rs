@@ -6,13 +6,14 @@ mod defaults;
 mod equal;
 mod examples;
 mod full;
+mod guesses;
 mod include;
 mod secrets;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::read::report;
+use crate::config::read::secret_lines;
 
 /// Loads `text` without an environment.
 fn load(text: &str) -> Result<Loaded, ConfigErrors> {
@@ -301,7 +302,7 @@ fn positions_are_inside(text: &str, errors: &ConfigErrors) -> Result<(), TestCas
     for finding in errors.findings() {
         prop_assert!(!finding.message.is_empty());
         if let (Some(line), Some(col)) = (finding.line, finding.col) {
-            let shown = report::lines(text).nth(line - 1);
+            let shown = secret_lines::lines(text).nth(line - 1);
             prop_assert!(
                 shown.is_some_and(|shown| col >= 1 && col <= shown.chars().count() + 1),
                 "{line}:{col} of {text:?}"
