@@ -86,7 +86,9 @@ async fn a_servers_own_answers_stay_and_so_do_those_without_a_route() {
     let proxy = Proxy::start(&yaml(&[server.url()], &[&line]));
     let mut client = proxy.client().await;
     client.send(browsing("/app")).await;
-    server.accept().await.send(head(&["HTTP/1.1 502 Bad Gateway", "Content-Length: 4"]) + "mine").await;
+    let mut upstream = server.accept().await;
+    upstream.head().await;
+    upstream.send(head(&["HTTP/1.1 502 Bad Gateway", "Content-Length: 4"]) + "mine").await;
     let answer = client.head().await;
     assert_eq!((answer.status(), client.body(&answer).await), (502, b"mine".to_vec()));
     let (answer, body) = ask(&proxy, &browsing("/other")).await;
