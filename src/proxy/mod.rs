@@ -1,8 +1,8 @@
 //! Handles a request: from its head to an answer or a session, in a fixed order, cheap steps first.
 //!
-//! Method, coding, host, path, route, loop, drain, offer, origin, route quota, endpoint, handshake: each step returns what the next one needs or a
-//! `Failure`, and `outcome` alone decides what a failure means for the client, the log and the metrics. A request loads
-//! the snapshot once and keeps what it found there to the end.
+//! Method, coding, host, path, route, loop, drain, the route's own answer if it has one, offer, origin, route quota,
+//! endpoint, handshake: each step returns what the next one needs or a `Failure`, and `outcome` alone decides what a failure
+//! means for the client, the log and the metrics. A request loads the snapshot once and keeps what it found there to the end.
 
 pub mod answer;
 pub mod body;

@@ -9,7 +9,7 @@ use crate::config::read::suggest::did_you_mean;
 use crate::config::value::{BadValue, Scalar, as_scalar};
 use crate::header::variable::Variable;
 
-/// One of these headers, by its index in [`ALL`].
+/// One of these headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentHeader(usize);
 
