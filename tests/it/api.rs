@@ -616,9 +616,10 @@ async fn a_listener_that_is_drained_is_closed_and_opened_again() {
     // Another process has its address for a while.
     let taken = TcpListener::bind(free).unwrap();
     let Answer { status, body } = site.ask("DELETE drains/listener/second").await;
-    assert!(status == 409 && body["error"].as_str().unwrap().contains("is in use by another process"), "{body}");
+    assert!(status == 409 && body["error"].as_str().unwrap().contains("is in use by "), "{body}");
     drop(taken);
-    assert_eq!(site.done("DELETE drains/listener/second").await, json!({ "ended": true }));
+    // A process that another test starts at this moment may have the socket, too, until it runs.
+    within("the address", async { while site.ask("DELETE drains/listener/second").await.status != 200 {} }).await;
     let _second = site.open(1, "/one").await;
     echoes(&mut first, "undisturbed").await;
 }

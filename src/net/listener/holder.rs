@@ -14,6 +14,8 @@ use super::Address;
 /// proxy may have a million others.
 const PROCESSES_MAX: usize = 20_000;
 const DESCRIPTORS_MAX: usize = 4096;
+/// How often it is looked for.
+const LOOKS: usize = 3;
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTENING: &str = "0A";
 
@@ -44,6 +46,11 @@ impl fmt::Display for Holder {
 
 /// Returns the process that listens on `address`, if it can be found and is not this one.
 pub fn holder(address: &Address) -> Option<Holder> {
+    // A table that changes while it is read may miss a line.
+    (0..LOOKS).find_map(|_| look(address))
+}
+
+fn look(address: &Address) -> Option<Holder> {
     let inode = match address {
         Address::Tcp(address) => ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
             let table = fs::read_to_string(table).ok()?;
