@@ -79,13 +79,13 @@ pub struct RouteConfig {
     #[serde(default)]
     pub limits: RouteLimits,
 
-    /// Compresses plain HTTP answers that the server sends uncompressed: `on`, or a map of the keys below; WebSockets are
-    /// not touched (they have permessage-deflate). Left as they are: event streams, answers to HEAD and to a Range,
+    /// Compresses plain HTTP answers that the server sends uncompressed: `on`, or a map of the keys below; WebSockets
+    /// are not touched (they have permessage-deflate). Left as they are: event streams, answers to HEAD and to a Range,
     /// `Cache-Control: no-transform`, and what has a Content-Encoding or a digest. A compressed answer has `Vary:
-    /// Accept-Encoding`, a weak ETag and no length. It takes about 1 MiB of memory (`zstd`, `br`; 0.3 MiB `gzip`) while it
-    /// lasts, and some milliseconds of a worker's time for each megabyte, in short turns. Default: `off`, since an
-    /// answer with a secret beside a text of the client lets others guess the secret by its length (BREACH), and since
-    /// servers often compress themselves.
+    /// Accept-Encoding`, a weak ETag and no length. While it lasts it takes up to 3 MiB of memory (`br`; `zstd` 1.5 MiB,
+    /// `gzip` 0.3 MiB), and a worker's time in turns of less than a millisecond. Default: `off`, since an answer with a
+    /// secret beside a text of the client lets others guess the secret by its length (BREACH), and since servers often
+    /// compress themselves.
     #[serde(default)]
     pub http_compression: Switch<HttpCompression>,
 

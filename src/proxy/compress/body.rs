@@ -5,19 +5,20 @@
 //! is flushed when nothing more comes at once, so that an answer that comes in parts arrives in parts.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame};
+use tokio::task::yield_now;
 
 use super::encoder::Encoder;
 use crate::proxy::body::{Body, BodyError};
 
-/// The most input that is compressed in one turn: about a millisecond's work for the slowest encoder.
-pub const TURN_BYTES: usize = 32 << 10;
+/// The most input that is compressed in one turn: less than a millisecond's work for the slowest encoder.
+pub const TURN_BYTES: usize = 16 << 10;
 /// The most input that an encoder is given at a time.
-const STEP_BYTES: usize = 16 << 10;
+const STEP_BYTES: usize = 8 << 10;
 /// Output is sent in pieces of at least this, but for the last.
 const OUTPUT_BYTES_MIN: usize = 8 << 10;
 
@@ -87,6 +88,13 @@ impl CompressedBody {
     }
 }
 
+/// Lets all others have their turn, sockets that have become ready meanwhile included: a task that only wakes itself is polled
+/// some sixty times before tokio looks at the sockets again.
+fn give_way<T>(cx: &mut Context<'_>) -> Poll<T> {
+    let _ = pin!(yield_now()).poll(cx);
+    Poll::Pending
+}
+
 impl hyper::body::Body for CompressedBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -101,8 +109,7 @@ impl hyper::body::Body for CompressedBody {
             if !this.input.is_empty() {
                 if this.worked >= TURN_BYTES {
                     this.worked = 0;
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                    return give_way(cx);
                 }
                 if let Err(error) = this.step() {
                     return Poll::Ready(Some(Err(BodyError::Compression(error))));
