@@ -53,16 +53,15 @@ routes:
     on_upstream_lost: { close: 1012 }
     on_change: drain 60s
   - { name: filed, match: { path: { exact: /filed } }, upstream: filed, validate: strict }
-  - { name: named, match: { path: { regex: /named } }, upstream: named, rewrite: { path: /ws } }
+  - name: named
+    match: { path: { regex: /named } }
+    upstream: named
+    rewrite: { path: /ws }
+    http_compression: { encodings: [br, gzip], min_bytes: 2KiB, types: [\"text/*\"] }
   - { name: kept, match: { path: { exact: /kept } }, upstream: kept, rewrite: { regex: /k(.*), with: /$1 } }
   - { name: gone, match: { path: { exact: /gone } }, redirect: { to: \"/ws?was={request.path}\", status: 307 } }
   - { name: well, match: { path: { exact: /well } }, respond: { status: 200, body: ok } }
   - { name: page, match: { path: { exact: /page } }, respond: { file: page.html } }
-  - name: named
-    match: { path: { regex: /named } }
-    upstream: named
-    http_compression: { encodings: [br, gzip], min_bytes: 2KiB, types: [\"text/*\"] }
-  - { name: kept, match: { path: { exact: /kept } }, upstream: kept }
   - { name: moved, match: { path: { exact: /moved } }, upstream: moved }
 upstreams:
   chat:

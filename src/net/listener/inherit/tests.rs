@@ -96,7 +96,7 @@ async fn the_missing_ones_of_a_group_are_opened_and_take_nothing_before_they_may
 }
 
 #[tokio::test(flavor = "current_thread")]
-#[should_panic(expected = "takes charge first")]
+#[should_panic(expected = "take_charge comes first")]
 async fn a_socket_that_does_not_listen_yet_is_given_to_no_worker() {
     let old = bind(&loopback(), 1).unwrap();
     let new = adopt(old.address(), left_by(&old), 2).unwrap();
