@@ -281,7 +281,11 @@ const SCALARS: &[(&str, &str, &str)] = &[
         "write `timeouts: { idle: {value} }` for silent sessions, or `{ response: {value} }` for plain HTTP",
     ),
     ("routes[].limits", "", "write `limits: { message: {value} }`"),
-    ("routes[].rewrite", "", "write `rewrite: { strip_prefix: {value} }`, or `rewrite: { add_prefix: {value} }`"),
+    (
+        "routes[].rewrite",
+        "",
+        "write `rewrite: { path: {value} }` (the whole path), or `rewrite: { strip_prefix: {value} }`",
+    ),
     ("upstreams.*", "", "write `{ endpoints: {urls} }`"),
     ("upstreams.*.endpoints", "", "write `endpoints: {urls}`"),
     ("upstreams.*.health", "/", "write `health: { http: { path: {value} } }`"),

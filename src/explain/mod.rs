@@ -127,7 +127,7 @@ impl Steps<'_> {
     fn line(&mut self, step: &'static str, text: impl Into<String>, at: Option<&KeyPath>) {
         let at = at.and_then(|path| {
             let finding = self.loaded.source.error(path, "", None);
-            finding.line.map(|line| format!("{}:{line}", self.loaded.source.name()))
+            finding.line.map(|line| format!("{}:{line}", finding.file))
         });
         self.lines.push(Line { step, text: text.into(), at });
     }

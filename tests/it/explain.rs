@@ -211,3 +211,26 @@ upstreams:
         assert_eq!(run(&[&["check", "--config", file], wrong].concat()).status.code(), Some(2), "{wrong:?}");
     }
 }
+
+#[tokio::test]
+async fn a_line_may_stand_in_the_defaults_or_in_an_included_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, more) = (dir.path().join("wsluice.yaml"), dir.path().join("more.yaml"));
+    let main = "defaults:\n  route:\n    origins: { allow: [\"https://a.example\"] }\ninclude: [more.yaml]\n\
+                upstreams: { app: { endpoints: [\"ws://127.0.0.1:9000\"] } }\n";
+    std::fs::write(&file, main).unwrap();
+    let routes =
+        "routes:\n- { name: api, match: { path: { prefix: /api } }, upstream: app }\n- { name: all, upstream: app }\n";
+    std::fs::write(&more, routes).unwrap();
+    let request = ["--request", "ws://a/x", "--origin", "https://b.example"];
+    let output = run(&[&["check", "--config", file.to_str().unwrap()], &request[..]].concat());
+    let (out, err) = text(&output);
+    assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{out}");
+    for (part, place) in [
+        ("api: no, the path /x is not /api or below it", format!("{}:2", more.display())),
+        ("all: matches", format!("{}:3", more.display())),
+        ("403 Forbidden `origin`", format!("{}:3", file.display())),
+    ] {
+        assert!(out.lines().any(|line| line.contains(part) && line.ends_with(&place)), "{part} {place}:\n{out}");
+    }
+}

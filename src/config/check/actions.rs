@@ -66,7 +66,7 @@ impl Checker<'_, '_> {
         let is_rewritten = [Variable::RewritePath, Variable::RewriteTarget, Variable::RewritePrefix]
             .iter()
             .any(|variable| to.has(*variable));
-        let rewrites = route.rewrite != RewriteConfig::default();
+        let rewrites = *route.rewrite != RewriteConfig::default();
         if rewrites && self.written.has_own(&rewrite) && !is_rewritten {
             let message = "`rewrite` has no effect here, because the redirect does not lead to what it leaves";
             let help = "write `{rewrite.target}` (path and query) or `{rewrite.path}` in `redirect`, or remove it";
@@ -81,7 +81,7 @@ impl Checker<'_, '_> {
     fn respond(&mut self, path: &KeyPath, route: &RouteConfig, respond: &RespondConfig) {
         self.nothing_of_upstreams(path, route, "respond");
         let (written, rewrite) = (path.key("respond"), path.key("rewrite"));
-        if route.rewrite != RewriteConfig::default() && self.written.has_own(&rewrite) {
+        if *route.rewrite != RewriteConfig::default() && self.written.has_own(&rewrite) {
             let help = "remove it, or name an `upstream`";
             self.error(&rewrite, "`rewrite` has no effect beside `respond`")
                 .at_key()

@@ -88,7 +88,7 @@ impl Checker<'_, '_> {
 
     /// Checks what a regex and its replacement say together, once the regex is compiled.
     pub(super) fn rewrite_regex(&mut self, route_path: &KeyPath, route: &RouteConfig) {
-        let RewriteConfig { regex: Some(regex), with: Some(with), .. } = &route.rewrite else { return };
+        let RewriteConfig { regex: Some(regex), with: Some(with), .. } = &*route.rewrite else { return };
         if self.room.is_none() {
             return;
         }

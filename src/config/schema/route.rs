@@ -44,12 +44,12 @@ pub struct RouteConfig {
     /// Sends clients elsewhere, in place of `upstream`: `redirect: "https://new.example.com{request.target}"`, or a map
     /// with `to` and `status`. A WebSocket handshake gets the same answer, which browsers do not follow. Default: none.
     #[serde(default)]
-    pub redirect: Option<RedirectConfig>,
+    pub redirect: Option<Box<RedirectConfig>>,
 
     /// Answers requests, in place of `upstream`: for a health path, or a maintenance page. A WebSocket handshake gets the
     /// same answer. Headers are those of `headers.response`. Default: none.
     #[serde(default)]
-    pub respond: Option<RespondConfig>,
+    pub respond: Option<Box<RespondConfig>>,
 
     /// The web pages that may open a WebSocket here. Default: only pages of the same origin, since a browser sends
     /// its cookies with the handshake whichever page asks (cross-site WebSocket hijacking); clients that send no
@@ -59,7 +59,7 @@ pub struct RouteConfig {
 
     /// Changes the path before it goes upstream. Default: no change.
     #[serde(default)]
-    pub rewrite: RewriteConfig,
+    pub rewrite: Box<RewriteConfig>,
 
     /// Changes headers. Default: nothing beyond what a proxy must do.
     #[serde(default)]
@@ -135,7 +135,7 @@ impl RouteConfig {
 
     /// Returns the files that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.respond.iter().flat_map(RespondConfig::files).chain(self.error_pages.values().map(PathBuf::as_path))
+        self.respond.iter().flat_map(|respond| respond.files()).chain(self.error_pages.values().map(PathBuf::as_path))
     }
 }
 

@@ -45,7 +45,7 @@ fn keys_and_values_of_other_proxies_say_what_to_write_here() {
             "write `timeouts: { idle: 30s }` for silent sessions, or `{ response: 30s, body: 30s }` for plain HTTP",
         ),
         ("timeouts: 30s", "write `timeouts: { idle: 30s }` for silent sessions, or `{ response: 30s }` for plain HTTP"),
-        ("rewrite: /x", "write `rewrite: { strip_prefix: /x }`, or `rewrite: { add_prefix: /x }`"),
+        ("rewrite: /x", "write `rewrite: { path: /x }` (the whole path), or `rewrite: { strip_prefix: /x }`"),
         ("strip_prefix: /x", "write `rewrite: { strip_prefix: /x }`"),
         ("keepalive: 25s", "write `keepalive: { ping: 25s }`, or `keepalive: off`"),
         ("keepalive: { interval: 25s }", "write `ping: 25s`"),
