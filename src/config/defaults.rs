@@ -40,12 +40,12 @@ pub(super) struct DefaultsFault {
 
 /// Which keys of routes and upstreams come from the defaults alone.
 #[derive(Debug, Default)]
-pub(super) struct Inherited {
+pub(super) struct InheritedKeys {
     /// By the section and the element in it.
     keys: HashMap<(&'static str, KeyStep), Rc<[String]>>,
 }
 
-impl Inherited {
+impl InheritedKeys {
     /// Returns true if the key of a route or upstream that `path` leads through is a default.
     pub(super) fn has(&self, path: &KeyPath) -> bool {
         match path.steps() {
@@ -61,8 +61,8 @@ impl Inherited {
 }
 
 /// Judges the defaults of `tree`, takes out what is wrong with them, and fills the routes and upstreams up.
-pub(super) fn fill_in(tree: &mut YamlNode, mending: &mut Mending) -> (Inherited, Vec<DefaultsFault>) {
-    let (mut inherited, mut faults) = (Inherited::default(), vec![]);
+pub(super) fn fill_in(tree: &mut YamlNode, mending: &mut Mending) -> (InheritedKeys, Vec<DefaultsFault>) {
+    let (mut inherited, mut faults) = (InheritedKeys::default(), vec![]);
     let section = KeyPath::root().key("defaults");
     let route = judged::<RouteConfig>(tree, &section.key("route"), &NO_ROUTE_DEFAULTS, mending, &mut faults);
     let upstream =
@@ -126,7 +126,7 @@ fn size_of(node: &YamlNode) -> (usize, usize) {
     }
 }
 
-fn fill_section(tree: &mut YamlNode, section: &'static str, defaults: &YamlNode, inherited: &mut Inherited) {
+fn fill_section(tree: &mut YamlNode, section: &'static str, defaults: &YamlNode, inherited: &mut InheritedKeys) {
     // Most elements have the same.
     let mut last: Rc<[String]> = Rc::default();
     let mut fill = |step: KeyStep, node: &mut YamlNode| {

@@ -107,7 +107,7 @@ pub fn load_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Lo
 ///
 /// Everything that is wrong.
 pub fn load_as(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
-    load_text(&path.display().to_string(), text, env, Origin::File(path))
+    load_text(&path.display().to_string(), text, env, TextOrigin::File(path))
 }
 
 /// Reads `text`, which messages call `name`. It can include nothing.
@@ -116,7 +116,7 @@ pub fn load_as(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
 ///
 /// Everything that is wrong.
 pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
-    load_text(name, text, env, Origin::Text)
+    load_text(name, text, env, TextOrigin::Text)
 }
 
 /// Reads a text received from a client. Refuses aliases (`*name`) and `include`.
@@ -125,12 +125,12 @@ pub fn load_str(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) ->
 ///
 /// Everything that is wrong.
 pub fn load_sent(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
-    load_text(name, text, env, Origin::Sent)
+    load_text(name, text, env, TextOrigin::Sent)
 }
 
 /// Where a text comes from.
 #[derive(Clone, Copy)]
-enum Origin<'a> {
+enum TextOrigin<'a> {
     /// A file, which may include others.
     File(&'a Path),
     /// The program itself.
@@ -140,11 +140,11 @@ enum Origin<'a> {
 }
 
 /// Adds what the file includes to its tree.
-fn assemble(assembly: &mut Assembly<'_>, origin: Origin<'_>) {
+fn assemble(assembly: &mut Assembly<'_>, origin: TextOrigin<'_>) {
     match origin {
-        Origin::File(path) => assembly.include(path),
-        Origin::Text => assembly.refuse("a text that is no file includes none", "write its content here"),
-        Origin::Sent => {
+        TextOrigin::File(path) => assembly.include(path),
+        TextOrigin::Text => assembly.refuse("a text that is no file includes none", "write its content here"),
+        TextOrigin::Sent => {
             let message = "nothing can be included here: a text that is sent must not reveal which files there are";
             assembly
                 .refuse(message, "send all of it as one text, or no text to check the file with all that it includes");
@@ -156,7 +156,7 @@ fn load_text(
     name: &str,
     text: &str,
     env: &dyn Fn(&str) -> Option<String>,
-    origin: Origin<'_>,
+    origin: TextOrigin<'_>,
 ) -> Result<Loaded, ConfigErrors> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(whole_file(
@@ -168,7 +168,7 @@ fn load_text(
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let mut source = Source::new(name, text);
     let mut used = Used::default();
-    let aliases = if matches!(origin, Origin::Sent) { Aliases::Refused } else { Aliases::Allowed };
+    let aliases = if matches!(origin, TextOrigin::Sent) { Aliases::Refused } else { Aliases::Allowed };
     let mut tree = read_tree(&source, text, aliases, &mut used)?;
     include::remove_anchors(&mut tree.tree);
     let (notes, unread) = {

@@ -155,7 +155,7 @@ impl Steps<'_> {
         if listener.proxy.redirect.is_some() {
             return;
         }
-        let Ok(judge::RequestTarget { host, path }) = judge::target(parts) else { return };
+        let Ok(judge::HostAndPath { host, path }) = judge::target(parts) else { return };
         let view = listener.proxy.view(parts, &host, &path);
         let mut left_out = 0;
         let all: Vec<_> = listener.proxy.snapshot.table.mismatches(&view).collect();

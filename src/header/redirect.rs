@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::template::{Piece, Template, TemplateError, push_safe};
+use super::template::{Template, TemplateError, TemplatePiece, push_safe};
 use super::variable::Variable;
 
 /// The longest Location that is sent; a client need not read a longer one.
@@ -18,13 +18,13 @@ const LOCATION_BYTES_MAX: usize = 60_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedirectTarget {
     template: Template,
-    pieces: Vec<(Piece, Part)>,
+    pieces: Vec<(TemplatePiece, UrlPart)>,
     is_relative: bool,
 }
 
 /// Which part of a URL a piece stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum UrlPart {
     /// Scheme and host.
     Authority,
     Path,
@@ -76,19 +76,19 @@ impl RedirectTarget {
         let (mut out, mut raw) = (String::new(), String::new());
         for (piece, part) in &self.pieces {
             match piece {
-                Piece::Text(text) => out.push_str(text),
-                Piece::Variable(variable) => {
+                TemplatePiece::Text(text) => out.push_str(text),
+                TemplatePiece::Variable(variable) => {
                     raw.clear();
                     value(*variable, &mut raw);
                     match part {
-                        Part::Query { is_whole: false } => push_component(&mut out, &raw),
+                        UrlPart::Query { is_whole: false } => push_component(&mut out, &raw),
                         _ if is_path(*variable) => {
                             // The target of `OPTIONS *`.
                             let path = if raw.starts_with('/') { raw.as_str() } else { "/" };
                             push_safe(&mut out, path);
                         }
-                        Part::Path => push_component(&mut out, &raw),
-                        Part::Authority | Part::Query { is_whole: true } => push_safe(&mut out, &raw),
+                        UrlPart::Path => push_component(&mut out, &raw),
+                        UrlPart::Authority | UrlPart::Query { is_whole: true } => push_safe(&mut out, &raw),
                     }
                 }
             }
@@ -135,23 +135,29 @@ impl FromStr for RedirectTarget {
 
     fn from_str(source: &str) -> Result<RedirectTarget, RedirectError> {
         let template: Template = source.parse()?;
-        let text_fits = |piece: &Piece| match piece {
-            Piece::Text(text) => text.chars().all(|char| char.is_ascii_graphic() && !"\"<>\\^`{|}".contains(char)),
-            Piece::Variable(_) => true,
+        let text_fits = |piece: &TemplatePiece| match piece {
+            TemplatePiece::Text(text) => {
+                text.chars().all(|char| char.is_ascii_graphic() && !"\"<>\\^`{|}".contains(char))
+            }
+            TemplatePiece::Variable(_) => true,
         };
         if !template.pieces().iter().all(text_fits) {
             return Err(RedirectError::Characters);
         }
         let (is_relative, skipped) = match template.pieces() {
-            [Piece::Text(text), ..] if text.starts_with("//") => return Err(RedirectError::SchemeRelative),
-            [Piece::Text(text), ..] if text.starts_with('/') => (true, 0),
-            [Piece::Text(text), ..] => (false, scheme(text).ok_or(RedirectError::Neither)?),
-            [Piece::Variable(variable), ..] if is_path(*variable) => (true, 0),
-            [Piece::Variable(Variable::RequestScheme), Piece::Text(text), ..] if text.starts_with("://") => (false, 3),
+            [TemplatePiece::Text(text), ..] if text.starts_with("//") => return Err(RedirectError::SchemeRelative),
+            [TemplatePiece::Text(text), ..] if text.starts_with('/') => (true, 0),
+            [TemplatePiece::Text(text), ..] => (false, scheme(text).ok_or(RedirectError::Neither)?),
+            [TemplatePiece::Variable(variable), ..] if is_path(*variable) => (true, 0),
+            [TemplatePiece::Variable(Variable::RequestScheme), TemplatePiece::Text(text), ..]
+                if text.starts_with("://") =>
+            {
+                (false, 3)
+            }
             _ => return Err(RedirectError::Neither),
         };
         let first = usize::from(!is_relative && skipped == 3);
-        let mut part = if is_relative { Part::Path } else { Part::Authority };
+        let mut part = if is_relative { UrlPart::Path } else { UrlPart::Authority };
         let (mut host, mut pieces) = (0, vec![]);
         for (at, piece) in template.pieces().iter().enumerate() {
             if at < first {
@@ -159,41 +165,43 @@ impl FromStr for RedirectTarget {
                 continue;
             }
             match piece {
-                Piece::Text(text) => {
+                TemplatePiece::Text(text) => {
                     let text = if at == first && !is_relative { &text[skipped..] } else { text };
-                    if part == Part::Authority {
+                    if part == UrlPart::Authority {
                         let end = text.find(['/', '?', '#']).unwrap_or(text.len());
                         if text[..end].contains('@') {
                             return Err(RedirectError::UserInfo);
                         }
                         host += end;
                         if end < text.len() {
-                            part = Part::Path;
+                            part = UrlPart::Path;
                         }
                     }
-                    if part == Part::Path && text.contains(['?', '#']) {
-                        part = Part::Query { is_whole: false };
+                    if part == UrlPart::Path && text.contains(['?', '#']) {
+                        part = UrlPart::Query { is_whole: false };
                     }
                     pieces.push((piece.clone(), part));
                 }
-                Piece::Variable(variable) => {
-                    if part == Part::Authority && is_path(*variable) {
-                        part = Part::Path;
-                    } else if part == Part::Authority && !is_of_host(*variable) {
+                TemplatePiece::Variable(variable) => {
+                    if part == UrlPart::Authority && is_path(*variable) {
+                        part = UrlPart::Path;
+                    } else if part == UrlPart::Authority && !is_of_host(*variable) {
                         return Err(RedirectError::HostVariable(*variable));
                     }
-                    host += usize::from(part == Part::Authority);
+                    host += usize::from(part == UrlPart::Authority);
                     let before = match pieces.last() {
-                        Some((Piece::Text(text), _)) => text.ends_with(['?', '&']),
+                        Some((TemplatePiece::Text(text), _)) => text.ends_with(['?', '&']),
                         _ => false,
                     };
                     let here = match part {
-                        Part::Query { .. } => Part::Query { is_whole: before && *variable == Variable::RequestQuery },
+                        UrlPart::Query { .. } => {
+                            UrlPart::Query { is_whole: before && *variable == Variable::RequestQuery }
+                        }
                         part => part,
                     };
                     pieces.push((piece.clone(), here));
                     if matches!(variable, Variable::RequestTarget | Variable::RewriteTarget) {
-                        part = Part::Query { is_whole: false };
+                        part = UrlPart::Query { is_whole: false };
                     }
                 }
             }

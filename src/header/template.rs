@@ -21,12 +21,12 @@ const VARIABLES_MAX: usize = 16;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Template {
     source: String,
-    pieces: Vec<Piece>,
+    pieces: Vec<TemplatePiece>,
 }
 
 /// A piece of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
+pub enum TemplatePiece {
     /// As it is.
     Text(String),
     /// Filled in.
@@ -49,7 +49,7 @@ pub enum TemplateError {
 
 impl Template {
     /// Its pieces, in order; texts are not empty and do not follow one another.
-    pub fn pieces(&self) -> &[Piece] {
+    pub fn pieces(&self) -> &[TemplatePiece] {
         &self.pieces
     }
 
@@ -57,14 +57,14 @@ impl Template {
     pub fn plain(&self) -> Option<&str> {
         match self.pieces.as_slice() {
             [] => Some(""),
-            [Piece::Text(text)] => Some(text),
+            [TemplatePiece::Text(text)] => Some(text),
             _ => None,
         }
     }
 
     /// Returns true if it has this variable.
     pub fn has(&self, variable: Variable) -> bool {
-        self.pieces.contains(&Piece::Variable(variable))
+        self.pieces.contains(&TemplatePiece::Variable(variable))
     }
 
     /// Fills it in: `value` writes what a variable stands for.
@@ -72,8 +72,8 @@ impl Template {
         let (mut out, mut raw) = (String::with_capacity(self.source.len() + 64), String::new());
         for piece in &self.pieces {
             match piece {
-                Piece::Text(text) => out.push_str(text),
-                Piece::Variable(variable) => {
+                TemplatePiece::Text(text) => out.push_str(text),
+                TemplatePiece::Variable(variable) => {
                     raw.clear();
                     value(*variable, &mut raw);
                     push_safe(&mut out, &raw);
@@ -85,7 +85,7 @@ impl Template {
 
     /// The text of `variable` alone.
     pub fn of(variable: Variable) -> Template {
-        Template { source: variable.to_string(), pieces: vec![Piece::Variable(variable)] }
+        Template { source: variable.to_string(), pieces: vec![TemplatePiece::Variable(variable)] }
     }
 
     /// `text` written so that no brace of it begins a variable, except those that do.
@@ -145,9 +145,9 @@ impl FromStr for Template {
                     false => TemplateError::Brace,
                 })?;
             if !text.is_empty() {
-                pieces.push(Piece::Text(std::mem::take(&mut text)));
+                pieces.push(TemplatePiece::Text(std::mem::take(&mut text)));
             }
-            pieces.push(Piece::Variable(variable));
+            pieces.push(TemplatePiece::Variable(variable));
             variables += 1;
             if variables > VARIABLES_MAX {
                 return Err(TemplateError::Many);
@@ -156,7 +156,7 @@ impl FromStr for Template {
         }
         text.push_str(rest);
         if !text.is_empty() {
-            pieces.push(Piece::Text(text));
+            pieces.push(TemplatePiece::Text(text));
         }
         Ok(Template { source: source.to_owned(), pieces })
     }
@@ -173,8 +173,8 @@ impl fmt::Display for Template {
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variables = self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Variable(variable) => Some(*variable),
-            Piece::Text(_) => None,
+            TemplatePiece::Variable(variable) => Some(*variable),
+            TemplatePiece::Text(_) => None,
         });
         f.debug_list().entries(variables).finish()
     }

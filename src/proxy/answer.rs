@@ -53,13 +53,13 @@ pub enum Answer {
         /// Any but a redirect.
         status: StatusCode,
         /// What it says.
-        body: AnswerBody,
+        body: RespondBody,
     },
 }
 
 /// The body of an answer.
 #[derive(Debug)]
-pub enum AnswerBody {
+pub enum RespondBody {
     /// None.
     Empty,
     /// Always this text.
@@ -92,11 +92,11 @@ impl AnswerRoute {
             Answer::Respond { status, body } => {
                 let plain = HeaderValue::from_static("text/plain; charset=utf-8");
                 let (bytes, media_type) = match body {
-                    AnswerBody::Empty => (Bytes::new(), None),
-                    AnswerBody::Fixed(text) => (text.clone(), Some(plain)),
-                    AnswerBody::Filled { text, is_html: false } => (text.fill(&write).into(), Some(plain)),
-                    AnswerBody::Filled { text, is_html: true } => (html(text, &write).into(), Some(plain)),
-                    AnswerBody::Page(page) => (page.bytes.clone(), Some(page.media_type.clone())),
+                    RespondBody::Empty => (Bytes::new(), None),
+                    RespondBody::Fixed(text) => (text.clone(), Some(plain)),
+                    RespondBody::Filled { text, is_html: false } => (text.fill(&write).into(), Some(plain)),
+                    RespondBody::Filled { text, is_html: true } => (html(text, &write).into(), Some(plain)),
+                    RespondBody::Page(page) => (page.bytes.clone(), Some(page.media_type.clone())),
                 };
                 let mut response = Response::new(if bytes.is_empty() { body::empty() } else { body::full(bytes) });
                 *response.status_mut() = *status;

@@ -46,26 +46,30 @@ pub struct Compression {
 
 /// What of a request decides how its answer is compressed.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct RequestedCoding {
     coding: Option<ContentCoding>,
     is_head: bool,
 }
 
 impl Compression {
     /// Returns what a request wants. Called before its fields are changed.
-    pub fn wanted(&self, method: &Method, headers: &HeaderMap) -> Wanted {
+    pub fn requested_coding(&self, method: &Method, headers: &HeaderMap) -> RequestedCoding {
         let coding = preferred(headers, &self.codings).filter(|_| !forbids_transform(headers));
-        Wanted { coding, is_head: *method == Method::HEAD }
+        RequestedCoding { coding, is_head: *method == Method::HEAD }
     }
 
     /// Compresses an answer, if it may be and is worth it. Returns it with the coding that was applied.
-    pub fn apply(&self, mut response: Response<Body>, wanted: Wanted) -> (Response<Body>, Option<ContentCoding>) {
+    pub fn apply(
+        &self,
+        mut response: Response<Body>,
+        requested: RequestedCoding,
+    ) -> (Response<Body>, Option<ContentCoding>) {
         if !self.concerns(&response) {
             return (response, None);
         }
         // It is another answer to another Accept-Encoding (RFC 9110 §12.5.5), even if this one is left as it is.
         vary(response.headers_mut());
-        let Some(coding) = wanted.coding.filter(|_| !wanted.is_head && !response.body().is_end_stream()) else {
+        let Some(coding) = requested.coding.filter(|_| !requested.is_head && !response.body().is_end_stream()) else {
             return (response, None);
         };
         let is_streamed = response.body().size_hint().exact().is_none();

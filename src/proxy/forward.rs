@@ -64,7 +64,7 @@ pub async fn run(
     judge(&route)?;
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let compression = route.compression.as_ref();
-    let compression = compression.map(|it| (it, it.wanted(&arrival.parts.method, &arrival.parts.headers)));
+    let compression = compression.map(|it| (it, it.requested_coding(&arrival.parts.method, &arrival.parts.headers)));
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
     let draw = arrival.draw(&route, log.request_info.client);
     let affinity_cookie = arrival.affinity_cookie(&route);
@@ -109,8 +109,8 @@ pub async fn run(
     let response = Response::from_parts(parts, body.boxed_unsync());
     let edits = edits.as_ref().unwrap_or(&route.response_edits);
     let mut response = response::from_upstream(response, edits, cookie)?;
-    if let Some((compression, wanted)) = compression {
-        let (compressed, coding) = compression.apply(response, wanted);
+    if let Some((compression, requested)) = compression {
+        let (compressed, coding) = compression.apply(response, requested);
         response = compressed;
         log.compression = coding.map(ContentCoding::name);
     }

@@ -40,7 +40,7 @@ pub enum Judged {
 
 /// Where a request is for.
 #[derive(Debug)]
-pub struct RequestTarget<'a> {
+pub struct HostAndPath<'a> {
     /// The authority.
     pub host: Host,
     /// The path in normal form.
@@ -55,7 +55,7 @@ impl Proxy {
     pub fn judge(&self, downstream: &Downstream, parts: Parts, log: &mut RequestLog) -> Result<Judged, Failure> {
         log.is_handshake = handshake::is_wanted(&parts.headers);
         panics::trap(|| parts.uri.path() == panics::TRAP_REQUEST);
-        let RequestTarget { host, path } = target(&parts)?;
+        let HostAndPath { host, path } = target(&parts)?;
         if let Some(port) = self.redirect {
             return Ok(Judged::Answered(response::redirect(&host, port, &path, parts.uri.query())?));
         }
@@ -152,7 +152,7 @@ impl Proxy {
 ///
 /// # Errors
 /// If its method is not for us, or host, path or body can be read in more than one way.
-pub fn target(parts: &Parts) -> Result<RequestTarget<'_>, Failure> {
+pub fn target(parts: &Parts) -> Result<HostAndPath<'_>, Failure> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Failure::Method);
     }
@@ -163,7 +163,7 @@ pub fn target(parts: &Parts) -> Result<RequestTarget<'_>, Failure> {
     if path == "*" && parts.method != Method::OPTIONS {
         return Err(Failure::Path(PathError::Relative));
     }
-    Ok(RequestTarget { host, path })
+    Ok(HostAndPath { host, path })
 }
 
 /// Returns the path as the upstream gets it, in normal form and as it is spelt.

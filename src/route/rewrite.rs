@@ -114,12 +114,12 @@ fn stripped<'a>(path: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replacement {
     source: String,
-    pieces: Vec<Piece>,
+    pieces: Vec<ReplacementPiece>,
 }
 
 /// A piece of a replacement.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
+enum ReplacementPiece {
     Text(String),
     Number(usize),
     Name(String),
@@ -155,8 +155,10 @@ impl Replacement {
     pub fn missing_group(&self, regex: &WholeRegex) -> Option<String> {
         let names = regex.groups();
         self.pieces.iter().find_map(|piece| match piece {
-            Piece::Number(number) if *number >= names.len() => Some(format!("${number}")),
-            Piece::Name(name) if !names.iter().flatten().any(|known| known == name) => Some(format!("${name}")),
+            ReplacementPiece::Number(number) if *number >= names.len() => Some(format!("${number}")),
+            ReplacementPiece::Name(name) if !names.iter().flatten().any(|known| known == name) => {
+                Some(format!("${name}"))
+            }
             _ => None,
         })
     }
@@ -166,9 +168,9 @@ impl Replacement {
         let mut made = String::new();
         for piece in &self.pieces {
             let text = match piece {
-                Piece::Text(text) => text.as_str(),
-                Piece::Number(number) => captures.get(*number).map_or("", |group| group.as_str()),
-                Piece::Name(name) => captures.name(name).map_or("", |group| group.as_str()),
+                ReplacementPiece::Text(text) => text.as_str(),
+                ReplacementPiece::Number(number) => captures.get(*number).map_or("", |group| group.as_str()),
+                ReplacementPiece::Name(name) => captures.name(name).map_or("", |group| group.as_str()),
             };
             if made.is_empty() && !text.is_empty() && !text.starts_with('/') {
                 made.push('/');
@@ -198,7 +200,7 @@ impl FromStr for Replacement {
         if !source.starts_with(['/', '$']) || source.starts_with("$$") {
             return Err(ReplacementError::Relative(said()));
         }
-        let mut pieces: Vec<Piece> = vec![];
+        let mut pieces: Vec<ReplacementPiece> = vec![];
         let mut rest = source;
         while let Some((text, tail)) = rest.split_once('$') {
             push_text(&mut pieces, text);
@@ -207,14 +209,14 @@ impl FromStr for Replacement {
                 false => ReplacementError::Dollar(said()),
             })?;
             match piece {
-                Piece::Text(text) => push_text(&mut pieces, &text),
+                ReplacementPiece::Text(text) => push_text(&mut pieces, &text),
                 piece => pieces.push(piece),
             }
             rest = tail;
         }
         push_text(&mut pieces, rest);
         for piece in &pieces {
-            let Piece::Text(text) = piece else { continue };
+            let ReplacementPiece::Text(text) = piece else { continue };
             if let Some(found) = text.chars().find(|char| ['?', '#'].contains(char)) {
                 return Err(ReplacementError::Query(said(), found));
             }
@@ -227,23 +229,23 @@ impl FromStr for Replacement {
     }
 }
 
-fn push_text(pieces: &mut Vec<Piece>, text: &str) {
+fn push_text(pieces: &mut Vec<ReplacementPiece>, text: &str) {
     match pieces.last_mut() {
         _ if text.is_empty() => {}
-        Some(Piece::Text(before)) => before.push_str(text),
-        _ => pieces.push(Piece::Text(text.to_owned())),
+        Some(ReplacementPiece::Text(before)) => before.push_str(text),
+        _ => pieces.push(ReplacementPiece::Text(text.to_owned())),
     }
 }
 
 /// Returns the group after a dollar sign, and the rest. A number has one digit, so that text may follow it.
-fn group(text: &str) -> Option<(Piece, &str)> {
+fn group(text: &str) -> Option<(ReplacementPiece, &str)> {
     let named = |name: &str| match name.parse::<usize>() {
-        Ok(number) => Some(Piece::Number(number)),
-        Err(_) if is_name(name) => Some(Piece::Name(name.to_owned())),
+        Ok(number) => Some(ReplacementPiece::Number(number)),
+        Err(_) if is_name(name) => Some(ReplacementPiece::Name(name.to_owned())),
         Err(_) => None,
     };
     if let Some(rest) = text.strip_prefix('$') {
-        return Some((Piece::Text("$".to_owned()), rest));
+        return Some((ReplacementPiece::Text("$".to_owned()), rest));
     }
     if let Some(rest) = text.strip_prefix('{') {
         let (name, rest) = rest.split_once('}')?;

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::config::Config;
-use crate::config::defaults::Inherited;
+use crate::config::defaults::InheritedKeys;
 use crate::config::read::key::{KeyPath, KeyStep};
 use crate::config::read::locate::Aim;
 use crate::config::read::report::{Severity, Source, clip};
@@ -59,7 +59,7 @@ pub(super) struct Issue {
 pub(super) struct WrittenText<'a> {
     tree: &'a YamlNode,
     source: &'a Source,
-    inherited: &'a Inherited,
+    inherited: &'a InheritedKeys,
     /// Where elements of long lists are that were not taken out, and values of long maps, by the node: rules ask for each
     /// in turn, and to count up to each would take the square of how many there are.
     kept: RefCell<HashMap<*const YamlNode, Vec<usize>>>,
@@ -140,7 +140,7 @@ impl Issue {
 }
 
 impl<'a> WrittenText<'a> {
-    pub(super) fn new(tree: &'a YamlNode, source: &'a Source, inherited: &'a Inherited) -> WrittenText<'a> {
+    pub(super) fn new(tree: &'a YamlNode, source: &'a Source, inherited: &'a InheritedKeys) -> WrittenText<'a> {
         WrittenText { tree, source, inherited, kept: RefCell::default(), values: RefCell::default() }
     }
 

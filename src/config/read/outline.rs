@@ -28,13 +28,13 @@ struct Node {
 
 enum Content {
     Scalar,
-    Map(Vec<Entry>),
+    Map(Vec<OutlineEntry>),
     List(Vec<u32>),
     /// The node at the anchor.
     Alias(u32),
 }
 
-struct Entry {
+struct OutlineEntry {
     key: Box<str>,
     at: (u32, u32),
     /// `None` if the text ends behind the key.
@@ -91,7 +91,7 @@ impl Outline {
                 if let Some(Content::Map(entries)) = open.last().map(|map| &mut self.nodes[*map as usize].content)
                     && entries.last().is_none_or(|entry| entry.value.is_some())
                 {
-                    entries.push(Entry { key: String::from_utf8_lossy(value).into(), at, value: None });
+                    entries.push(OutlineEntry { key: String::from_utf8_lossy(value).into(), at, value: None });
                     return;
                 }
                 (anchor, Content::Scalar)
@@ -110,7 +110,7 @@ impl Outline {
             Some(Content::Map(entries)) => match entries.last_mut().filter(|entry| entry.value.is_none()) {
                 Some(entry) => entry.value = Some(node),
                 // A key that is no word; the parser refuses it.
-                None => entries.push(Entry { key: "".into(), at, value: None }),
+                None => entries.push(OutlineEntry { key: "".into(), at, value: None }),
             },
             _ => {}
         }
@@ -160,7 +160,7 @@ impl Outline {
     }
 
     /// Finds a key in a map, or in those that are merged into it, and its second occurrence in the same.
-    fn entry(&self, map: u32, key: &str, depth: usize) -> Option<(&Entry, Option<&Entry>)> {
+    fn entry(&self, map: u32, key: &str, depth: usize) -> Option<(&OutlineEntry, Option<&OutlineEntry>)> {
         let depth = depth.checked_sub(1)?;
         let Content::Map(entries) = &self.nodes.get(self.followed(map)? as usize)?.content else { return None };
         let mut own = entries.iter().filter(|entry| *entry.key == *key);

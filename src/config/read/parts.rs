@@ -12,7 +12,7 @@ pub(in crate::config) type FileNumber = usize;
 
 /// Which elements of the sections came from which file.
 #[derive(Clone, Debug, Default)]
-pub(in crate::config) struct Parts {
+pub(in crate::config) struct SourceParts {
     /// Of sections that are lists: for each file with elements its number and the number of elements before.
     lists: HashMap<&'static str, Vec<(FileNumber, usize)>>,
     /// Of sections that are maps: keys that do not stand in the main file.
@@ -29,7 +29,7 @@ pub(in crate::config) struct WrittenAt {
 /// Sections whose elements have defaults, and the key of these under `defaults`.
 const WITH_DEFAULTS: [(&str, &str); 2] = [("routes", "route"), ("upstreams", "upstream")];
 
-impl Parts {
+impl SourceParts {
     /// Notes that the elements of the list `section` from number `before` on come from `file`.
     pub(in crate::config) fn list(&mut self, section: &'static str, file: FileNumber, before: usize) {
         self.lists.entry(section).or_default().push((file, before));

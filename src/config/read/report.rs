@@ -10,7 +10,7 @@ use crate::config::read::MASK;
 use crate::config::read::key::KeyPath;
 use crate::config::read::locate::{Aim, locate};
 use crate::config::read::outline::Position;
-use crate::config::read::parts::{FileNumber, Parts, WrittenAt};
+use crate::config::read::parts::{FileNumber, SourceParts, WrittenAt};
 use crate::config::read::secret_lines::{continues_secret, lines, mask_secrets};
 use crate::header::visible::is_hidden;
 
@@ -32,7 +32,7 @@ const WORD_CHARS_MAX: usize = 80;
 pub struct Source {
     /// The first is the main one.
     files: Vec<SourceText>,
-    pub(in crate::config) parts: Parts,
+    pub(in crate::config) parts: SourceParts,
 }
 
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ pub struct ConfigErrors {
 impl Source {
     pub(in crate::config) fn new(name: &str, text: &str) -> Source {
         let file = SourceText { name: name.to_owned(), text: text.to_owned() };
-        Source { files: vec![file], parts: Parts::default() }
+        Source { files: vec![file], parts: SourceParts::default() }
     }
 
     /// Adds a file that the main one includes.

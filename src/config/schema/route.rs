@@ -12,8 +12,8 @@ use crate::config::schema::on_change::OnChange;
 use crate::config::schema::upstream_lost::OnUpstreamLost;
 use crate::config::value::edits::HeaderEditsConfig;
 use crate::config::value::error_status::ErrorStatus;
+use crate::config::value::on_off::OnOff;
 use crate::config::value::sent::SentHeader;
-use crate::config::value::switch::Switch;
 use crate::config::value::{ByteSize, MapOrOff, OrOff, TimeSpan};
 use crate::policy::origin::OriginPolicy;
 use crate::route::pattern::WholeRegex;
@@ -87,7 +87,7 @@ pub struct RouteConfig {
     /// secret beside a text of the client lets others guess the secret by its length (BREACH), and since servers often
     /// compress themselves.
     #[serde(default)]
-    pub http_compression: Switch<HttpCompression>,
+    pub http_compression: OnOff<HttpCompression>,
 
     /// What happens to plain HTTP requests: `proxy` forwards them, `reject` answers 426. Default: `proxy`, since most
     /// WebSocket servers also serve a page or a polling fallback.

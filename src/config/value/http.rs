@@ -1,4 +1,4 @@
-//! Parts of requests and answers: a request target, a host, a subprotocol, statuses.
+//! SourceParts of requests and answers: a request target, a host, a subprotocol, statuses.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -14,7 +14,7 @@ pub(super) mod pattern;
 pub(super) mod percent;
 pub(super) mod sent;
 pub(super) mod size;
-pub(super) mod switch;
+pub(super) mod on_off;
 pub(super) mod template;
 
 use std::fmt;

@@ -12,7 +12,7 @@ use super::upstream::CompiledUpstream;
 use crate::config::{self, Config, KeyPath, Lookalikes, OnUpstreamLost, PlainHttp, Validate};
 use crate::header::template::Template;
 use crate::proxy;
-use crate::proxy::answer::{Answer, AnswerBody, AnswerRoute};
+use crate::proxy::answer::{Answer, AnswerRoute, RespondBody};
 use crate::proxy::body::BodyTimeouts;
 use crate::proxy::compress::Compression;
 use crate::proxy::edits::{HeaderEdits, Variables};
@@ -127,9 +127,9 @@ impl Compiler<'_> {
             (Some(redirect), _) => Answer::Redirect { status: redirect.status.code(), to: redirect.to.0.clone() },
             (None, Some(respond)) => {
                 let body = match (&respond.file, &respond.body) {
-                    (Some(_), _) => AnswerBody::Page(Arc::clone(pages.body.as_ref()?)),
+                    (Some(_), _) => RespondBody::Page(Arc::clone(pages.body.as_ref()?)),
                     (None, Some(text)) => body(&text.0, &response_edits),
-                    (None, None) => AnswerBody::Empty,
+                    (None, None) => RespondBody::Empty,
                 };
                 Answer::Respond { status: respond.status.code(), body }
             }
@@ -138,7 +138,7 @@ impl Compiler<'_> {
         let mut variables = Variables::of(response_edits.templates.iter().map(|(_, text)| text));
         match &answer {
             Answer::Redirect { to, .. } => variables = variables.with(to.template()),
-            Answer::Respond { body: AnswerBody::Filled { text, .. }, .. } => variables = variables.with(text),
+            Answer::Respond { body: RespondBody::Filled { text, .. }, .. } => variables = variables.with(text),
             Answer::Respond { .. } => {}
         }
         Some(AnswerRoute {
@@ -253,11 +253,11 @@ fn edits(written: &config::HeaderEditsConfig) -> HeaderEdits {
 }
 
 /// The body of this text; the route may say that it is HTML.
-fn body(text: &Template, response_edits: &HeaderEdits) -> AnswerBody {
+fn body(text: &Template, response_edits: &HeaderEdits) -> RespondBody {
     let media_type = response_edits.value(&CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
     match text.plain() {
-        Some(plain) => AnswerBody::Fixed(Bytes::copy_from_slice(plain.as_bytes())),
-        None => AnswerBody::Filled {
+        Some(plain) => RespondBody::Fixed(Bytes::copy_from_slice(plain.as_bytes())),
+        None => RespondBody::Filled {
             text: text.clone(),
             is_html: media_type.windows(4).any(|part| part == b"html" || part == b"+xml"),
         },

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 /// `on` for all defaults, a map of settings, or `off`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Switch<T> {
+pub enum OnOff<T> {
     /// `off`
     #[default]
     Off,
@@ -18,56 +18,56 @@ pub enum Switch<T> {
     On(T),
 }
 
-impl<T> Switch<T> {
+impl<T> OnOff<T> {
     /// Returns the settings, unless it is off.
     pub fn settings(&self) -> Option<&T> {
         match self {
-            Switch::Off => None,
-            Switch::On(settings) => Some(settings),
+            OnOff::Off => None,
+            OnOff::On(settings) => Some(settings),
         }
     }
 }
 
-impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Switch<T> {
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for OnOff<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct SwitchVisitor<T>(PhantomData<T>);
+        struct OnOffVisitor<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for SwitchVisitor<T> {
-            type Value = Switch<T>;
+        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for OnOffVisitor<T> {
+            type Value = OnOff<T>;
 
             fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
                 out.write_str("`on`, a map, or `off`")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch<T>, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OnOff<T>, E> {
                 match text {
-                    "off" => Ok(Switch::Off),
-                    "on" => Ok(Switch::On(T::default())),
+                    "off" => Ok(OnOff::Off),
+                    "on" => Ok(OnOff::On(T::default())),
                     other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
                 }
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Switch::On)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OnOff<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(OnOff::On)
             }
         }
 
-        from.deserialize_any(SwitchVisitor(PhantomData))
+        from.deserialize_any(OnOffVisitor(PhantomData))
     }
 }
 
-impl<T: Serialize> Serialize for Switch<T> {
+impl<T: Serialize> Serialize for OnOff<T> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match self {
-            Switch::Off => to.serialize_str("off"),
-            Switch::On(settings) => settings.serialize(to),
+            OnOff::Off => to.serialize_str("off"),
+            OnOff::On(settings) => settings.serialize(to),
         }
     }
 }
 
-impl<T: JsonSchema> JsonSchema for Switch<T> {
+impl<T: JsonSchema> JsonSchema for OnOff<T> {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        format!("{}Switch", T::schema_name()).into()
+        format!("{}OnOff", T::schema_name()).into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
