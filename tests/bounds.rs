@@ -127,6 +127,16 @@ fn configurations() -> Vec<(&'static str, String)> {
             let route = |number| format!("- {{name: r{number},upstream: u,match: {{path: {{exact: /{number}}}}}}}\n");
             format!("{UPSTREAMS}routes:\n{}", (0..16_500).map(route).collect::<String>())
         }),
+        ("servers in routes", {
+            let route = |number| format!("- {{name: r{number},upstream: 'ws://h{number}:1'}}\n");
+            format!("routes:\n{}", (0..17_000).map(route).collect::<String>())
+        }),
+        ("10,000 servers in routes", {
+            let route = |number| {
+                format!("- {{name: r{number},upstream: 'ws://h{number}:1',match: {{path: {{exact: /{number}}}}}}}\n")
+            };
+            format!("routes:\n{}", (0..10_000).map(route).collect::<String>())
+        }),
         ("routes without a name", routes(|_| "- {upstream: u}\n".into())),
         ("routes to nowhere", routes(|number| format!("- {{name: r{number}, upstream: v}}\n"))),
         ("routes that are wrong", {

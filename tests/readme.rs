@@ -77,6 +77,10 @@ fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
             if name == "Endpoint" {
                 definition = &root["definitions"]["EndpointMap"];
             }
+            // Where to: a URL, or a map.
+            if name == "RouteRedirect" {
+                definition = &root["definitions"]["RedirectMap"];
+            }
             describe(root, definition, &format!("{here}."), out);
         }
     }

@@ -98,8 +98,8 @@ impl ProcessBackend {
         if self.has_session(&filter).await {
             let parameters = filter.to_string().replace(' ', "&");
             return BackendError::Unknown(format!(
-                "there is no {target} any more, so it takes no new sessions; close those it has with `POST \
-                 sessions/close?{parameters}`"
+                "there is no {target} any more, so it takes no new sessions; move those it has with `POST \
+                 sessions/close?{parameters}&code=1012&over=5m`"
             ));
         }
         BackendError::Unknown(wrong)

@@ -133,9 +133,11 @@ const KEYS: Guesses = &[
     ("routes[]", &["ping", "ping_interval", "heartbeat"], "write `keepalive: { ping: {value} }`"),
     (
         "routes[]",
-        &["max_message_size", "max_payload", "client_max_body_size", "max_connections", "connections"],
+        &["max_message_size", "max_payload", "max_connections", "connections"],
         "write `limits: { message: 1MiB, connections: 1000 }`",
     ),
+    ("routes[]", &["client_max_body_size", "max_body_size", "body_limit"], "write `limits: { body: 10MiB }`"),
+    ("routes[].limits", &["client_max_body_size", "max_body_size", "body_size"], "write `body: 10MiB`"),
     (
         "routes[]",
         &["tls", "ssl", "bind", "listen"],

@@ -20,6 +20,7 @@ use crate::config::read::survey::{Aliases, Used};
 use crate::config::read::tree::{self, YamlNode};
 use crate::config::read::{FILE_BYTES_MAX, FINDINGS_MAX};
 use crate::config::shown;
+use crate::config::single_server;
 use crate::config::{ListenerConfig, RouteConfig, UpstreamConfig};
 
 /// The most routes: each has its counters, and a megabyte of the shortest is twice as many.
@@ -210,6 +211,7 @@ fn load_text(
         tree.tree.remove(&unfilled.path);
         removed.push(unfilled.path);
     }
+    single_server::name_servers(&mut tree.tree, &mut source.parts, UPSTREAMS_MAX);
     let mut mending = Mending::new(FINDINGS_MAX, removed);
     let (inherited, faults) = defaults::fill_in(&mut tree.tree, &mut mending);
     for DefaultsFault { path, problem, help } in faults {

@@ -27,6 +27,7 @@ mod load;
 mod read;
 mod schema;
 mod shown;
+mod single_server;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,7 +103,9 @@ pub struct Config {
     /// Where each request goes. The first route that matches wins. Required.
     pub routes: Vec<RouteConfig>,
 
-    /// Named groups of interchangeable servers. Required.
+    /// Named groups of interchangeable servers. Default: none, as routes may name their one server by URL, or answer by
+    /// themselves.
+    #[serde(default)]
     pub upstreams: BTreeMap<String, UpstreamConfig>,
 
     /// Files whose `listeners`, `routes` and `upstreams` are appended to those here, in this order: names such as

@@ -232,7 +232,7 @@ impl Failure {
             | Failure::Connect(ConnectError::Exhausted(_))
             | Failure::Admission(_) => "too many connections, try again later".into(),
             Failure::NoEndpoint | Failure::AllDown => "no server takes connections now, try again later".into(),
-            Failure::Draining => "shutting down, try again".into(),
+            Failure::Draining => "this service is drained, try again".into(),
             Failure::Panic(_) => "the proxy failed on this request".into(),
             Failure::Timeout | Failure::Connect(ConnectError::Timeout) => "the server took too long to answer".into(),
             Failure::Connect(_)

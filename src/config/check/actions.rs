@@ -82,8 +82,8 @@ impl Checker<'_, '_> {
         self.nothing_of_upstreams(path, route, "respond");
         let (written, rewrite) = (path.key("respond"), path.key("rewrite"));
         if *route.rewrite != RewriteConfig::default() && self.written.has_own(&rewrite) {
-            let help = "remove it, or name an `upstream`";
-            self.error(&rewrite, "`rewrite` has no effect beside `respond`")
+            let help = "remove it, unless an `upstream` comes back";
+            self.warn(&rewrite, "`rewrite` has no effect beside `respond`")
                 .at_key()
                 .help(help)
                 .involving(written.clone());
@@ -113,7 +113,8 @@ impl Checker<'_, '_> {
             if is_said && self.written.has_own(&at) {
                 let message = format!("this has no effect beside `{action}`: the route has no upstream");
                 let involved = self.written.original(&path.key(action));
-                self.error(&at, message).at_key().help("remove it, or name an `upstream`").involving(involved);
+                // No error: a route that answers for a while, as for maintenance, keeps what it will need again.
+                self.warn(&at, message).at_key().help("remove it, unless an `upstream` comes back").involving(involved);
             }
         }
     }

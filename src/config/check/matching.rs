@@ -8,9 +8,13 @@ use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::suggest::did_you_mean;
 use crate::config::schema::route::{PlainHttp, RouteConfig};
+use crate::route::Match;
 
 /// The most methods of a route: HTTP and WebDAV together have fewer. They are listed in a 405.
 const METHODS_MAX: usize = 32;
+
+/// The most routes that are compared with those of some listeners.
+const OPEN_ROUTES_MAX: usize = 50;
 
 /// The most names listed where none is near.
 const NAMES_SHOWN_MAX: usize = 20;
@@ -28,6 +32,35 @@ impl Checker<'_, '_> {
             if !route.matches.methods.is_empty() {
                 self.methods_of(&path.key("methods"), route);
             }
+        }
+        self.taken_elsewhere(section);
+    }
+
+    /// Warns where a route is for some listeners only, and another takes its requests on all others: people who think of it as
+    /// hidden there would let everybody in.
+    fn taken_elsewhere(&mut self, section: &KeyPath) {
+        let file = self.file;
+        let serving = file.listeners.iter().filter(|listener| listener.redirect.is_none());
+        let serving: Vec<&str> = serving.map(|listener| listener.name.as_str()).collect();
+        let is_everywhere = |route: &RouteConfig| route.matches.listeners.is_empty();
+        let open = file.routes.iter().enumerate().filter(|(_, route)| is_everywhere(route));
+        let open: Vec<(usize, &RouteConfig)> = open.take(OPEN_ROUTES_MAX).collect();
+        for (index, route) in file.routes.iter().enumerate() {
+            let named = &route.matches.listeners;
+            if named.is_empty() || serving.iter().all(|name| named.iter().any(|one| one == name)) {
+                continue;
+            }
+            let anywhere = Match { listeners: vec![], ..route.matches.clone() };
+            let later = open.iter().find(|(other, open)| *other > index && open.matches.covers(&anywhere));
+            // A route that answers by itself hides what is behind it.
+            let Some((other, open)) = later.filter(|(_, open)| open.upstream.is_some()) else { continue };
+            let list = section.index(index).key("match").key("listeners");
+            let shown = self.written.show(&section.index(*other).key("name"), &open.name);
+            let help = format!(
+                "put a route with the same `match` but for `listeners`, and `respond: {{ status: 404 }}`, behind it; or give \
+                 `{shown}` its `listeners`"
+            );
+            self.warn(&list, format!("on other listeners the route `{shown}` takes these requests")).help(help);
         }
     }
 

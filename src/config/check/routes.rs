@@ -2,14 +2,15 @@
 //! other.
 
 use super::Checker;
-use crate::config::guesses;
 use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::suggest::did_you_mean;
 use crate::config::read::tree::YamlNode;
 use crate::config::schema::route::{Headers, PlainHttp, RouteConfig, Validate};
+use crate::config::single_server::is_url;
 use crate::config::value::OrOff;
 use crate::config::value::edits::HeaderEditsConfig;
+use crate::config::{BadValue, EndpointUrl};
 use crate::policy::{Insecure, OriginPattern};
 use crate::route::pattern::{PathPattern, ValuePattern, WholeRegex};
 use crate::route::reading::EncodedSlash;
@@ -178,10 +179,14 @@ impl Checker<'_, '_> {
         }
         let names: Vec<&str> = self.file.upstreams.keys().map(String::as_str).take(NAMES_MAX).collect();
         let help = match did_you_mean(upstream, &names) {
-            _ if shown.contains("://") => {
-                let url = guesses::scalar(&shown);
-                format!("name an upstream here, and write `upstreams: {{ NAME: {{ endpoints: [{url}] }} }}`")
-            }
+            // One that can be used has become an upstream (`single_server`).
+            _ if is_url(upstream) => match upstream.parse::<EndpointUrl>() {
+                Err(BadValue { problem, help }) => format!("{problem}; {help}"),
+                Ok(_) => {
+                    "there is an upstream with the name of this route: name that one, or give the route another name"
+                        .to_owned()
+                }
+            },
             Some(question) if shown == upstream => question,
             _ if names.is_empty() => "define it under `upstreams`".to_owned(),
             _ => {

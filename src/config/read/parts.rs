@@ -17,6 +17,8 @@ pub(in crate::config) struct SourceParts {
     lists: HashMap<&'static str, Vec<(FileNumber, usize)>>,
     /// Of sections that are maps: keys that do not stand in the main file.
     entries: HashMap<&'static str, HashMap<String, FileNumber>>,
+    /// Upstreams that a route names by the URL of their server: the index of the route.
+    servers: HashMap<String, usize>,
 }
 
 /// Where a value may be written.
@@ -40,6 +42,11 @@ impl SourceParts {
         self.entries.entry(section).or_default().insert(key.to_owned(), file);
     }
 
+    /// Notes that the upstream `name` stands in the route with this index.
+    pub(in crate::config) fn server(&mut self, name: String, route: usize) {
+        self.servers.insert(name, route);
+    }
+
     /// Returns the file that has this entry of the map `section`; the main one if none is noted.
     pub(in crate::config) fn file_of(&self, section: &str, key: &str) -> FileNumber {
         self.entries.get(section).and_then(|entries| entries.get(key)).copied().unwrap_or(0)
@@ -54,6 +61,12 @@ impl SourceParts {
                 let (file, before) = file.copied().unwrap_or_default();
                 let head = [KeyStep::Key(section.clone()), KeyStep::Index(index - before)];
                 WrittenAt { file, path: KeyPath::from_steps(head.into_iter().chain(rest.iter().cloned()).collect()) }
+            }
+            [KeyStep::Key(section), KeyStep::Key(key), ..]
+                if section == "upstreams" && self.servers.contains_key(key) =>
+            {
+                let route = self.servers.get(key).copied().unwrap_or_default();
+                self.own(&KeyPath::root().key("routes").index(route).key("upstream"))
             }
             [KeyStep::Key(section), KeyStep::Key(key), ..] => {
                 WrittenAt { file: self.file_of(section, key), path: path.clone() }

@@ -37,7 +37,8 @@ pub struct RouteConfig {
     #[serde(default)]
     pub paths: Paths,
 
-    /// The name of the upstream, one of `upstreams`. A route has one of `upstream`, `redirect` and `respond`.
+    /// The name of the upstream, one of `upstreams`, or the URL of a single server, which becomes an upstream with the
+    /// name of the route. A route has one of `upstream`, `redirect` and `respond`.
     #[serde(default)]
     pub upstream: Option<String>,
 
@@ -156,7 +157,8 @@ fn kept() -> OnChange {
 #[serde(deny_unknown_fields, default)]
 pub struct RewriteConfig {
     /// Strips this from the front of the path, at a segment's border: `/ws` turns `/ws` into `/` and `/ws/a` into
-    /// `/a`. Default: nothing.
+    /// `/a`. The server's redirects and cookies keep its own paths: it must know its prefix
+    /// (`headers.send: [X-Forwarded-Prefix]`), or be given the path unstripped. Default: nothing.
     pub strip_prefix: Option<String>,
 
     /// Adds this before the path. Default: nothing.

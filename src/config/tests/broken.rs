@@ -124,13 +124,7 @@ fn what_is_not_yaml_is_told_with_the_usual_cause() {
 #[test]
 fn keys_that_are_wrong_missing_or_twice_are_told() {
     check(&[
-        (
-            "version: 1\n".to_owned(),
-            &[
-                "`routes` is missing | add `routes:`, which is required",
-                "`upstreams` is missing | add `upstreams:`, which is required",
-            ],
-        ),
+        ("version: 1\n".to_owned(), &["`routes` is missing | add `routes:`, which is required"]),
         (at_top("verison: 1"), &["3:1 verison: unknown key | did you mean `version`?"]),
         (at_top("listener: []"), &["3:1 listener: unknown key | did you mean `listeners`?"]),
         (
@@ -324,9 +318,7 @@ fn values_that_cannot_be_read_say_what_would_be_right() {
         ),
         (
             in_route("limits: { message: 1MB }"),
-            &[
-                "4:24 routes[0].limits.message: `1MB` has an unknown unit `MB` | write a size such as `64KiB`, `1MiB` or `2GiB` (units of 1024), or a plain number of bytes, or `off`",
-            ],
+            &["4:24 routes[0].limits.message: `1MB` has an unknown unit `MB` | write `1MiB` (units of 1024), or `off`"],
         ),
         (
             in_route("limits: { connections: -1 }"),
@@ -576,8 +568,6 @@ fn values_that_contradict_each_other_are_told() {
                 "redirect: /new\norigins: { allow: ['*'] }\nheaders: { request: { remove: [X-A] } }\nrewrite: { path: /b }",
             ),
             &[
-                "4:5 routes[0].origins: this has no effect beside `redirect`: the route has no upstream | remove it, or name an `upstream`",
-                "5:16 routes[0].headers.request: this has no effect beside `redirect`: the route has no upstream | remove it, or name an `upstream`",
                 "6:5 routes[0].rewrite: `rewrite` has no effect here, because the redirect does not lead to what it leaves | write `{rewrite.target}` (path and query) or `{rewrite.path}` in `redirect`, or remove it",
             ],
         ),
@@ -595,9 +585,6 @@ fn values_that_contradict_each_other_are_told() {
                 "3:29 routes[0].respond.body: an answer with status 204 has no body (RFC 9110) | remove it, or write `status: 200`",
                 "3:39 routes[0].respond.file: the body is written here and in a file | keep one of the two",
                 "3:45 routes[0].respond.file: the name of a file is missing | write its path",
-                "4:5 routes[0].http: this has no effect beside `respond`: the route has no upstream | remove it, or name an `upstream`",
-                "5:5 routes[0].limits: this has no effect beside `respond`: the route has no upstream | remove it, or name an `upstream`",
-                "6:5 routes[0].rewrite: `rewrite` has no effect beside `respond` | remove it, or name an `upstream`",
             ],
         ),
         (
@@ -1186,4 +1173,27 @@ upstreams: { chat: { endpoints: [x, 'ws://a', 'ws://a'] } }
 fn after_fifty_errors_nobody_reads_on() {
     let text: String = (0..200).map(|index| format!("key{index}: 1\n")).collect();
     assert_eq!(load(&text).unwrap_err().findings().len(), 50);
+}
+
+#[test]
+fn a_route_of_some_listeners_whose_requests_go_elsewhere_on_the_others_is_warned_of() {
+    let routes = |admin: &str, rest: &str| {
+        format!(
+            "listeners:\n- {{ name: outside, bind: '127.0.0.1:1' }}\n- {{ name: inside, bind: '127.0.0.1:2' }}\nroutes:\n\
+             - {{ name: admin, match: {{ path: {{ prefix: /admin }}, listeners: {admin} }}, upstream: 'ws://a:1' }}\n{rest}\n"
+        )
+    };
+    let rest = "- { name: rest, upstream: 'ws://b:1' }";
+    let warning = "5:64 routes[0].match.listeners: on other listeners the route `rest` takes these requests | put a route with the same \
+                   `match` but for `listeners`, and `respond: { status: 404 }`, behind it; or give `rest` its `listeners`";
+    let hidden = "- { name: hidden, match: { path: { prefix: /admin } }, respond: { status: 404 } }\n";
+    for (admin, rest, warnings) in [
+        ("[inside]", rest.to_owned(), &[warning][..]),
+        ("[inside, outside]", rest.to_owned(), &[]),
+        ("[inside]", "- { name: rest, match: { listeners: [outside] }, upstream: 'ws://b:1' }".to_owned(), &[]),
+        ("[inside]", "- { name: rest, match: { path: { prefix: /b } }, upstream: 'ws://b:1' }".to_owned(), &[]),
+        ("[inside]", format!("{hidden}{rest}"), &[]),
+    ] {
+        assert_eq!(said(&routes(admin, &rest)), *warnings, "{admin} {rest}");
+    }
 }

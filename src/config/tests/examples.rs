@@ -36,7 +36,6 @@ fn the_schema_accepts_every_example_and_refuses_what_is_wrong() {
     }
     for wrong in [
         "{ routes: [], upstreams: {}, orgins: 1 }",
-        "{ routes: [] }",
         "{ routes: [{ name: a, upstream: a, timeouts: { idle: 5min } }], upstreams: {} }",
         "{ routes: [{ name: a, upstream: a, http: maybe }], upstreams: {} }",
         "{ routes: [], upstreams: {}, admin: null }",

@@ -51,7 +51,7 @@ fn keys_and_values_of_other_proxies_say_what_to_write_here() {
         ("keepalive: { interval: 25s }", "write `ping: 25s`"),
         ("ping: 25s", "write `keepalive: { ping: 25s }`"),
         ("limits: 1MiB", "write `limits: { message: 1MiB }`"),
-        ("client_max_body_size: 1m", "write `limits: { message: 1MiB, connections: 1000 }`"),
+        ("client_max_body_size: 1m", "write `limits: { body: 10MiB }`"),
         ("websocket: true", "remove it: every route takes WebSockets, and nothing is held back"),
         ("cors: ['https://a']", "write `origins: { allow: [\"https://a\"] }`"),
         ("proxy_set_header: 'X-A b'", "write `headers: { request: { set: { NAME: value } } }`"),
@@ -115,7 +115,7 @@ fn keys_and_values_of_other_proxies_say_what_to_write_here() {
         ("{ chat: { upstream: chat } }", "make it a list: `- name: chat`, and its other keys below"),
         (
             "[{ name: chat, upstream: 'ws://a:1' }]",
-            "name an upstream here, and write `upstreams: { NAME: { endpoints: [\"ws://a:1\"] } }`",
+            "there is an upstream with the name of this route: name that one, or give the route another name",
         ),
         (
             "[{ name: chat, backend: chat }]",

@@ -56,7 +56,7 @@ routes:
   - { name: b, upstream: a, match: { path: { exact: /b }, listeners: [inside] } }
 ";
 
-const LAST: &str = "routes: [{ name: last, upstream: first }]\n";
+const LAST: &str = "routes: [{ name: last, match: { path: { prefix: /last } }, upstream: first }]\n";
 
 #[test]
 fn files_are_appended_in_their_order() {
@@ -87,7 +87,7 @@ routes:
   - { name: first, upstream: first, match: { path: { exact: /first } } }
   - { name: a, upstream: a, match: { path: { exact: /a } } }
   - { name: b, upstream: a, match: { path: { exact: /b }, listeners: [inside] } }
-  - { name: last, upstream: first }
+  - { name: last, match: { path: { prefix: /last } }, upstream: first }
 upstreams: { first: { endpoints: ['ws://a:1'] }, a: { endpoints: ['ws://a:2'] } }
 ";
     let one = load_str("one.yaml", one, &|_| None).unwrap();

@@ -9,6 +9,7 @@ mod full;
 mod guesses;
 mod include;
 mod secrets;
+mod single_server;
 
 use proptest::prelude::*;
 

@@ -61,12 +61,24 @@ impl FromStr for ByteSize {
             "" | "B" => 1,
             unit => match SIZES.iter().find(|(name, _)| *name == unit) {
                 Some((_, scale)) => *scale,
-                None => return Err(bad(&format!("has an unknown unit `{unit}`"))),
+                None => return Err(unknown_unit(text, number, unit, help)),
             },
         };
         let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).ok_or_else(|| bad("is too large"))?;
         Ok(ByteSize(bytes))
     }
+}
+
+/// Other spellings of a unit get the nearest of ours: `10m` of nginx, `10MB`.
+fn unknown_unit(text: &str, number: &str, unit: &str, help: &str) -> BadValue {
+    let near = match unit.to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" => Some("KiB"),
+        "m" | "mb" | "mib" => Some("MiB"),
+        "g" | "gb" | "gib" => Some("GiB"),
+        _ => None,
+    };
+    let help = near.map_or_else(|| help.to_owned(), |near| format!("write `{number}{near}` (units of 1024)"));
+    BadValue::new(format!("`{text}` has an unknown unit `{unit}`"), help)
 }
 
 impl fmt::Display for ByteSize {
