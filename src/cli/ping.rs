@@ -9,6 +9,7 @@ use super::arguments::{field, field_value, token};
 use super::parse;
 use crate::base::error_chain::error_chain;
 use crate::config::TimeSpan;
+use crate::header::visible::visible;
 use crate::ping::{ConnectTo, PingOptions, Target, ping};
 
 /// The arguments of `ping`.
@@ -56,7 +57,9 @@ pub(super) fn run(arguments: PingArguments) -> anyhow::Result<ExitCode> {
     match result {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
-            super::complain(&format!("wsluice: {}\n  try: {}\n", error_chain(&error), error.advice()));
+            // The server has chosen parts of both.
+            let (error, advice) = (error_chain(&error).to_string(), error.advice());
+            super::complain(&format!("wsluice: {}\n  try: {}\n", visible(&error), visible(&advice)));
             Ok(ExitCode::FAILURE)
         }
     }

@@ -5,6 +5,7 @@
 
 mod request;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::config::{Balance, ClientTls, Config, ConfigErrors, KeyPath, ListenerC
 use crate::control::compile::{Compiled, CompiledListener, compile};
 use crate::control::context::CompileContext;
 use crate::header::forwarded::is_trusted;
+use crate::header::visible::visible;
 use crate::proxy::judge::{self, Judged};
 use crate::proxy::outcome::Failure;
 use crate::proxy::request::RoutedRequest;
@@ -230,7 +232,10 @@ impl Steps<'_> {
             true => request.upstream_handshake(route).text(),
             false => plain_head(&asked.method, &target, &request.upstream_headers(route)),
         };
+        let set = self.loaded.shown();
+        let set = &set["routes"][index]["headers"]["request"]["set"];
         for (number, line) in head.lines().filter(|line| !line.is_empty()).enumerate() {
+            let line = without_secret(line, set);
             self.line(if number == 0 { "sent" } else { "" }, line, None);
         }
         if let Some(upstream) = compiled.upstreams.get(&*route.upstream_name) {
@@ -297,6 +302,17 @@ impl Steps<'_> {
     }
 }
 
+/// Returns a line of a head; a value that is not shown of the configuration (`set`) is not shown here either.
+fn without_secret<'l>(line: &'l str, set: &serde_json::Value) -> Cow<'l, str> {
+    let Some((name, _)) = line.split_once(": ") else { return Cow::Borrowed(line) };
+    let entries = set.as_object().into_iter().flatten();
+    let shown = entries.filter(|(key, _)| key.eq_ignore_ascii_case(name)).find_map(|(_, value)| value.as_str());
+    match shown.filter(|shown| shown.contains("***") || shown.contains("${")) {
+        Some(shown) => Cow::Owned(format!("{name}: {shown}")),
+        None => Cow::Borrowed(line),
+    }
+}
+
 /// The head of a plain request as it is sent.
 fn plain_head(method: &Method, target: &str, headers: &http::HeaderMap) -> String {
     let mut head = format!("{method} {target} HTTP/1.1\n");
@@ -312,7 +328,7 @@ impl fmt::Display for Explanation {
         /// Places stand in one column, unless a text is longer.
         const TEXT: usize = 72;
         for Line { step, text, at } in &self.lines {
-            let text: String = text.chars().map(|it| if it.is_control() { '.' } else { it }).collect();
+            let text = visible(text);
             match at {
                 Some(at) => writeln!(f, "{step:<STEP$}{text:<TEXT$}  {at}")?,
                 None => writeln!(f, "{step:<STEP$}{text}")?,

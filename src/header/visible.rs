@@ -3,6 +3,8 @@
 //!
 //! They are escaped or replaced wherever text from strangers is shown to people.
 
+use std::borrow::Cow;
+
 /// Returns true if `c` is a control (C0, DEL, C1), a line separator, or a format character (Unicode's category Cf,
 /// which includes characters that turn the direction of writing or hide text, the tags of U+E0000, and the byte order
 /// mark).
@@ -28,6 +30,14 @@ pub fn is_hidden(c: char) -> bool {
             | '\u{1bca0}'..='\u{1bca3}'
             | '\u{1d173}'..='\u{1d17a}'
             | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Returns `text` with a dot in place of each such character.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    match text.contains(is_hidden) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(text.chars().map(|c| if is_hidden(c) { '.' } else { c }).collect()),
+    }
 }
 
 #[cfg(test)]

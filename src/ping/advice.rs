@@ -8,6 +8,7 @@ use rustls::{CertificateError, Error as RustlsError};
 use super::is_redirect;
 use super::target::Target;
 use crate::base::error_chain::error_chain;
+use crate::header::visible::visible;
 use crate::tls::TlsError;
 use crate::tls::client::TlsConnectError;
 use crate::upstream::handshake::HandshakeError;
@@ -95,8 +96,8 @@ impl PingError {
     pub(super) fn closed(payload: &[u8]) -> PingError {
         let Ok(body) = CloseBody::parse(payload) else { return FrameError::Protocol("a malformed Close").into() };
         let code = body.code.map_or("no code".to_owned(), |code: CloseCode| code.to_string());
-        let reason: String = body.reason.chars().map(|it| if it.is_control() { '.' } else { it }).collect();
-        let reason = if reason.is_empty() { reason } else { format!(" \"{reason}\"") };
+        let reason = visible(&body.reason);
+        let reason = if reason.is_empty() { String::new() } else { format!(" \"{reason}\"") };
         PingError::Closed { code, reason }
     }
 

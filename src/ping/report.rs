@@ -7,6 +7,7 @@ use http::header::{HeaderMap, HeaderName};
 use rustls::ProtocolVersion;
 
 use super::target::Target;
+use crate::header::visible::visible;
 use crate::tls::inspect::CertificateSummary;
 
 /// The most fields that are shown of a head.
@@ -88,7 +89,7 @@ impl<'a> Report<'a> {
     }
 
     fn line(&mut self, text: &str) {
-        let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+        let _ = writeln!(self.out, "{}", visible(text)).and_then(|()| self.out.flush());
     }
 }
 
@@ -106,7 +107,7 @@ fn days(time: Duration) -> String {
 
 /// A stranger's text for a terminal: no control characters, and not too long.
 fn printable(text: &str) -> String {
-    let mut shown: String = text.chars().map(|it| if it.is_control() { '.' } else { it }).take(SHOWN_MAX).collect();
+    let mut shown: String = visible(text).chars().take(SHOWN_MAX).collect();
     if text.chars().nth(SHOWN_MAX).is_some() {
         shown.push('…');
     }

@@ -15,7 +15,7 @@ use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName,
     HeaderValue, VARY,
 };
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
@@ -53,8 +53,12 @@ pub struct RequestedCoding {
 
 impl Compression {
     /// Returns what a request wants. Called before its fields are changed.
-    pub fn requested_coding(&self, method: &Method, headers: &HeaderMap) -> RequestedCoding {
-        let coding = preferred(headers, &self.codings).filter(|_| !forbids_transform(headers));
+    ///
+    /// A compressed answer has no length, and with HTTP/1.0 it would end with the connection: a client could not tell one
+    /// that was cut from one that is whole. So it is left as it is there.
+    pub fn requested_coding(&self, method: &Method, version: Version, headers: &HeaderMap) -> RequestedCoding {
+        let coding = preferred(headers, &self.codings);
+        let coding = coding.filter(|_| !forbids_transform(headers) && version != Version::HTTP_10);
         RequestedCoding { coding, is_head: *method == Method::HEAD }
     }
 

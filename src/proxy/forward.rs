@@ -64,7 +64,8 @@ pub async fn run(
     judge(&route)?;
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let compression = route.compression.as_ref();
-    let compression = compression.map(|it| (it, it.requested_coding(&arrival.parts.method, &arrival.parts.headers)));
+    let compression = compression
+        .map(|it| (it, it.requested_coding(&arrival.parts.method, arrival.parts.version, &arrival.parts.headers)));
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
     let draw = arrival.draw(&route, log.request_info.client);
     let affinity_cookie = arrival.affinity_cookie(&route);

@@ -68,7 +68,7 @@ impl Proxy {
         let found = table.find(&head)?.ok_or_else(|| Failure::no_route(table.methods_allowed(&head)))?;
         let action = found.route.clone();
         log.route = Some(action.clone());
-        log.takes_html = !action.error_pages().is_empty() && page::takes_html(&parts.headers);
+        log.takes_html = !action.error_pages().is_empty() && !log.is_handshake && page::takes_html(&parts.headers);
         self.judge_route(&action, &parts.headers, log)?;
         let variables = action.variables();
         let asked = variables.any.then(|| found.path.as_deref().unwrap_or(&path).to_owned());

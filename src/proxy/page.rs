@@ -59,9 +59,15 @@ impl ErrorPages {
 
 /// Returns true if a request with these fields asks for HTML by its name, as browsers do for a page and nothing else.
 pub fn takes_html(headers: &HeaderMap) -> bool {
-    let names_html =
-        |line: &HeaderValue| line.as_bytes().to_ascii_lowercase().windows(9).any(|part| part == b"text/html");
-    headers.get_all(ACCEPT).iter().any(names_html)
+    let mut ranges = headers.get_all(ACCEPT).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    ranges.any(|range| {
+        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let is_html = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(b"text/html"));
+        // RFC 9110 §12.4.2: a weight of 0 is a refusal.
+        let is_zero = |weight: &[u8]| weight.iter().all(|byte| matches!(byte, b'0' | b'.'));
+        let refuses = |part: &[u8]| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q=")).is_some_and(is_zero);
+        is_html && !parts.any(refuses)
+    })
 }
 
 /// The type of a file, by its ending.
@@ -114,6 +120,24 @@ mod tests {
             ("it.tar.gz", "application/octet-stream"),
         ] {
             assert_eq!(Page::new(Path::new(name), vec![]).media_type, media_type, "{name}");
+        }
+    }
+
+    #[test]
+    fn html_is_taken_by_its_name_and_not_where_its_weight_is_zero() {
+        for (accept, takes) in [
+            ("text/html", true),
+            ("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", true),
+            ("application/json, TEXT/HTML;q=0.1", true),
+            ("*/*", false),
+            ("text/html;q=0", false),
+            ("text/html; q=0.000", false),
+            ("xtext/html", false),
+            ("text/htmlx", false),
+            ("\"text/html\"", false),
+        ] {
+            let headers: HeaderMap = [(ACCEPT, HeaderValue::from_static(accept))].into_iter().collect();
+            assert_eq!(takes_html(&headers), takes, "{accept}");
         }
     }
 }

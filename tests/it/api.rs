@@ -588,7 +588,7 @@ async fn a_name_that_only_open_sessions_have_is_no_error() {
     }
     let Answer { status, body } = site.ask("PUT drains/upstream/one").await;
     assert_eq!(status, 404);
-    assert!(body["error"].as_str().unwrap().contains("`POST sessions/close?upstream=one`"), "{body}");
+    assert!(body["error"].as_str().unwrap().contains("`POST sessions/close?upstream=one&code=1012&over=5m`"), "{body}");
     // Its drain began before the reload.
     assert_eq!(site.done("DELETE drains/route/one").await, json!({ "ended": true }));
     assert_eq!(site.done("POST sessions/close?route=one&code=4002").await, json!({ "closing": 1 }));

@@ -234,3 +234,17 @@ async fn a_line_may_stand_in_the_defaults_or_in_an_included_file() {
         assert!(out.lines().any(|line| line.contains(part) && line.ends_with(&place)), "{part} {place}:\n{out}");
     }
 }
+
+#[test]
+fn a_secret_of_the_configuration_is_not_told() {
+    let yaml = "routes:\n- { name: a, upstream: 'ws://127.0.0.1:9', headers: { request: { set: { Authorization: 'Bearer ${TOKEN}', \
+                X-Api-Key: abcdef, X-Plain: shown } } } }\n";
+    let loaded = load_str("wsluice.yaml", yaml, &|name| (name == "TOKEN").then(|| "s3cr3t".to_owned())).unwrap();
+    for url in ["ws://a/", "http://a/"] {
+        let mut asked = asked(url, &[]);
+        asked.listener = None;
+        let told = explain(&loaded, &asked).unwrap().to_string();
+        assert!(!told.contains("s3cr3t") && !told.contains("abcdef"), "{told}");
+        assert!(told.contains("x-plain: shown") && told.contains("authorization: "), "{told}");
+    }
+}

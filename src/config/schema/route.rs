@@ -81,7 +81,7 @@ pub struct RouteConfig {
     pub limits: RouteLimits,
 
     /// Compresses plain HTTP answers that the server sends uncompressed: `on`, or a map of the keys below; WebSockets
-    /// are not touched (they have permessage-deflate). Left as they are: event streams, answers to HEAD and to a Range,
+    /// are not touched (they have permessage-deflate). Left as they are: event streams, answers to HEAD and parts of one (206),
     /// `Cache-Control: no-transform`, and what has a Content-Encoding or a digest. A compressed answer has `Vary:
     /// Accept-Encoding`, a weak ETag and no length. While it lasts it takes up to 3 MiB of memory (`br`; `zstd` 1.5 MiB,
     /// `gzip` 0.3 MiB), and a worker's time in turns of less than a millisecond. Default: `off`, since an answer with a

@@ -252,14 +252,47 @@ fn edits(written: &config::HeaderEditsConfig) -> HeaderEdits {
     edits
 }
 
-/// The body of this text; the route may say that it is HTML.
+/// The body of this text.
 fn body(text: &Template, response_edits: &HeaderEdits) -> RespondBody {
-    let media_type = response_edits.value(&CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
     match text.plain() {
         Some(plain) => RespondBody::Fixed(Bytes::copy_from_slice(plain.as_bytes())),
-        None => RespondBody::Filled {
-            text: text.clone(),
-            is_html: media_type.windows(4).any(|part| part == b"html" || part == b"+xml"),
-        },
+        None => RespondBody::Filled { text: text.clone(), is_html: may_be_html(response_edits) },
+    }
+}
+
+/// Returns true if a browser may take an answer with these changes for HTML or XML: its type says so, is known only with a
+/// request, or is missing.
+fn may_be_html(edits: &HeaderEdits) -> bool {
+    let is_filled_in = edits.templates.iter().any(|(name, _)| *name == CONTENT_TYPE);
+    match edits.value(&CONTENT_TYPE) {
+        Some(value) => {
+            let media_type = String::from_utf8_lossy(value).to_ascii_lowercase();
+            is_filled_in || ["html", "+xml", "/xml"].iter().any(|part| media_type.contains(part))
+        }
+        None => is_filled_in || edits.remove.contains(&CONTENT_TYPE),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_browser_may_take_for_markup_is_escaped_as_markup() {
+        for (yaml, is_markup) in [
+            ("{}", false),
+            ("{ set: { Content-Type: text/plain } }", false),
+            ("{ set: { Content-Type: application/json } }", false),
+            ("{ set: { content-type: 'TEXT/HTML; charset=utf-8' } }", true),
+            ("{ set: { Content-Type: image/svg+xml } }", true),
+            ("{ set: { Content-Type: application/xml } }", true),
+            ("{ set: { Content-Type: 'text/html; v={route.name}' } }", true),
+            ("{ set: { Content-Type: '{request.query}' } }", true),
+            ("{ remove: [Content-Type] }", true),
+        ] {
+            let written: config::HeaderEditsConfig = serde_yaml::from_str(yaml).unwrap();
+            assert_eq!(may_be_html(&edits(&written)), is_markup, "{yaml}");
+        }
     }
 }

@@ -110,7 +110,7 @@ fn only_what_gains_by_it_and_stays_the_same_is_compressed() {
     let gzip = [("accept-encoding", "gzip")];
     let is_compressed = |method: Method, asked: &[(&str, &str)], status, fields: &[(&str, &str)]| {
         let compression = compression();
-        let wanted = compression.requested_coding(&method, &request(asked));
+        let wanted = compression.requested_coding(&method, Version::HTTP_11, &request(asked));
         let (response, coding) = compression.apply(answer(status, fields, 5000), wanted);
         let varies = response.headers().get_all(VARY).iter().any(|value| value == "Accept-Encoding");
         assert_eq!(coding.is_some(), response.headers().get(CONTENT_ENCODING).is_some_and(|it| it == "gzip"));
@@ -151,7 +151,7 @@ fn only_what_gains_by_it_and_stays_the_same_is_compressed() {
 #[test]
 fn the_fields_say_what_was_done() {
     let compression = compression();
-    let wanted = compression.requested_coding(&Method::GET, &request(&[("accept-encoding", "br")]));
+    let wanted = compression.requested_coding(&Method::GET, Version::HTTP_11, &request(&[("accept-encoding", "br")]));
     let fields = |fields: &[(&str, &str)]| {
         let fields = [&[("content-type", "text/css")], fields].concat();
         compression.apply(answer(200, &fields, 5000), wanted).0.headers().clone()
@@ -216,5 +216,15 @@ proptest! {
         let whole: Vec<u8> = parts.iter().flatten().flatten().copied().collect();
         let (came, ..) = read(compressed(ALL[coding], parts, is_streamed));
         prop_assert_eq!(unpacked(ALL[coding], &came.concat()), whole);
+    }
+}
+
+#[test]
+fn with_http_1_0_an_answer_is_left_with_its_length() {
+    let compression = compression();
+    let fields = request(&[("accept-encoding", "gzip")]);
+    for (version, coding) in [(Version::HTTP_11, true), (Version::HTTP_10, false)] {
+        let requested = compression.requested_coding(&Method::GET, version, &fields);
+        assert_eq!(requested.coding.is_some(), coding, "{version:?}");
     }
 }
