@@ -213,6 +213,7 @@ async fn attempt(
             }
             // The connection was given up for it; the endpoint has not failed.
             Some(Err(_)) if let Some(too_large) = lender.upload().too_large() => return Err(too_large.into()),
+            Some(Err(error)) if is_of_request(&error) => return Err(Failure::Malformed(error_chain(&error))),
             Some(Err(error)) => {
                 endpoint.state.metrics.error("response_lost");
                 return Err(Failure::Upstream(error_chain(&error)));
@@ -224,6 +225,12 @@ async fn attempt(
         }
         tried.push(endpoint);
     }
+}
+
+/// Returns true if the body of the request could not be read: malformed chunks, or a client that has gone.
+fn is_of_request(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |error| (*error).source());
+    chain.any(|error| error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user))
 }
 
 /// Waits for the response's head, at most `limit` after the last byte of the request's body, and no longer than the

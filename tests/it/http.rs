@@ -1331,3 +1331,23 @@ async fn each_worker_has_connections_of_its_own_and_all_are_served() {
     let labels = [("route", "all"), ("method", "GET"), ("code", "2xx")];
     proxy.metric_becomes("wsluice_http_requests_total", &labels, 200.0).await;
 }
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_the_clients_fault() {
+    let mut server = RawServer::start().await;
+    let proxy = Proxy::start(&yaml(&[server.url()], &[]));
+    for chunks in ["5\nzzz", "5\r\naaaaa\r\nzz\r\n", "10000000000000005\r\na"] {
+        let mut client = proxy.client().await;
+        client.send(format!("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")).await;
+        let head = client.head().await;
+        assert_eq!(head.status(), 400, "{chunks:?}");
+        let body = client.body(&head).await;
+        assert!(body.starts_with(b"malformed: "), "{}", String::from_utf8_lossy(&body));
+        client.expect_end().await;
+    }
+    assert_eq!(
+        proxy.metric("wsluice_rejections_total", &[("listener", "plain"), ("reason", "malformed"), ("route", "all")]),
+        3.0
+    );
+    drop(server.next());
+}
