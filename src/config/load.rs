@@ -338,7 +338,7 @@ fn read_tree(source: &Source, text: &str, aliases: Aliases, used: &mut Used) -> 
         Ok(parsed) => parsed,
         Err(unparsed) => return fail(unparsed.at, &unparsed.problem, unparsed.help),
     };
-    let start = "it needs at least `routes` and `upstreams`; see config/minimal.yaml".to_owned();
+    let start = "it needs at least `routes`; see config/minimal.yaml".to_owned();
     match &parsed.tree {
         YamlNode::Map(_) => Ok(parsed),
         YamlNode::Null => fail(None, "the file is empty", Some(start)),

@@ -524,3 +524,16 @@ async fn the_example_for_plain_http_compresses_pages_and_bounds_uploads() {
         assert_eq!(client.head().await.status(), status, "{request}");
     }
 }
+
+#[tokio::test]
+async fn the_least_example_takes_sessions_to_its_one_server() {
+    let echo = Echo::start().await;
+    let text = example("minimal.yaml");
+    assert!(text.contains("127.0.0.1:8080") && text.contains("ws://127.0.0.1:9000"));
+    let proxy =
+        Proxy::start(&text.replace("127.0.0.1:8080", "127.0.0.1:0").replace("ws://127.0.0.1:9000", &echo.url()));
+    let mut client = proxy.client().await;
+    assert_eq!(client.open(&Handshake::to("/any?thing")).await.status(), 101);
+    client.put(&Frame::text("hello")).await;
+    client.expect(&Frame::text("hello")).await;
+}

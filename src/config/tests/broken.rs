@@ -82,20 +82,15 @@ fn what_is_not_yaml_is_told_with_the_usual_cause() {
             ],
         ),
         ("a: 1\n---\nb: 2\n".to_owned(), &["the file has more than one YAML document | remove the lines `---`"]),
-        (
-            "# nothing\n".to_owned(),
-            &["the file is empty | it needs at least `routes` and `upstreams`; see config/minimal.yaml"],
-        ),
+        ("# nothing\n".to_owned(), &["the file is empty | it needs at least `routes`; see config/minimal.yaml"]),
         (
             "- routes\n".to_owned(),
-            &[
-                "1:1 the file is a list, not a map of keys | it needs at least `routes` and `upstreams`; see config/minimal.yaml",
-            ],
+            &["1:1 the file is a list, not a map of keys | it needs at least `routes`; see config/minimal.yaml"],
         ),
         (
             "just words\n".to_owned(),
             &[
-                r#"1:1 the file is the string "just words", not a map of keys | it needs at least `routes` and `upstreams`; see config/minimal.yaml"#,
+                r#"1:1 the file is the string "just words", not a map of keys | it needs at least `routes`; see config/minimal.yaml"#,
             ],
         ),
         (
