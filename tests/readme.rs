@@ -33,11 +33,10 @@ fn documents() -> Vec<(PathBuf, String)> {
     all
 }
 
-/// What a `$ref` (plain, or the first inside `allOf`/`anyOf`, where `off` may stand before it) refers to, by name.
-fn referred(schema: &Value) -> Option<&str> {
-    let direct = schema["$ref"].as_str();
-    let mut inside = ["allOf", "anyOf"].into_iter().flat_map(|key| schema[key].as_array().into_iter().flatten());
-    direct.or_else(|| inside.find_map(|schema| schema["$ref"].as_str()))?.strip_prefix("#/definitions/")
+/// What each `$ref` (plain, or inside `allOf`/`anyOf`, where a word or a text may stand beside a map) refers to, by name.
+fn referred(schema: &Value) -> impl Iterator<Item = &str> {
+    let inside = ["allOf", "anyOf"].into_iter().flat_map(|key| schema[key].as_array().into_iter().flatten());
+    std::iter::once(schema).chain(inside).filter_map(|schema| schema["$ref"].as_str()?.strip_prefix("#/definitions/"))
 }
 
 fn first_line(text: &Value) -> String {
@@ -46,9 +45,7 @@ fn first_line(text: &Value) -> String {
 
 /// One line a key, in the order of the schema, walking into maps, lists and alternatives.
 fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
-    if let Some(name) = referred(object) {
-        describe(root, &root["definitions"][name], path, out);
-    }
+    referred(object).for_each(|name| describe(root, &root["definitions"][name], path, out));
     object["oneOf"].as_array().into_iter().flatten().for_each(|object| describe(root, object, path, out));
     let Some(properties) = object["properties"].as_object() else { return };
     for (key, schema) in properties {
@@ -71,17 +68,8 @@ fn describe(root: &Value, object: &Value, path: &str, out: &mut String) {
         if !described.is_null() {
             writeln!(out, "| `{here}` | {} |", first_line(described).replace('|', "\\|")).unwrap();
         }
-        if let Some(name) = referred(inner) {
-            let mut definition = &root["definitions"][name];
-            // One server: a URL, or a map.
-            if name == "Endpoint" {
-                definition = &root["definitions"]["EndpointMap"];
-            }
-            // Where to: a URL, or a map.
-            if name == "RouteRedirect" {
-                definition = &root["definitions"]["RedirectMap"];
-            }
-            describe(root, definition, &format!("{here}."), out);
+        for name in referred(inner) {
+            describe(root, &root["definitions"][name], &format!("{here}."), out);
         }
     }
 }

@@ -44,7 +44,7 @@ pub use load::{Loaded, load_again, load_as, load_file, load_sent, load_str};
 pub use read::FILE_BYTES_MAX;
 pub use read::key::KeyPath;
 pub use read::report::{ConfigErrors, Finding, Severity, Source, without};
-pub use read::suggest::did_you_mean;
+pub use read::suggest::{did_you_mean, nearest_or_list};
 pub use schema::action::{AnswerStatus, Location, RedirectConfig, RedirectStatus, RespondConfig, Text};
 pub use schema::admin::{Admin, AdminToken};
 pub use schema::admission::{Admission, QueueConfig, Rate};

@@ -42,24 +42,11 @@ pub(super) fn name_servers(tree: &mut YamlNode, parts: &mut SourceParts, upstrea
     if servers.is_empty() {
         return;
     }
-    if let Some(entries) = section(tree) {
-        entries.extend(servers);
-    }
-}
-
-/// Returns the entries of `upstreams`, which may be missing.
-fn section(tree: &mut YamlNode) -> Option<&mut Vec<(String, YamlNode)>> {
-    let YamlNode::Map(top) = tree else { return None };
-    let at = top.iter().position(|(key, _)| key == "upstreams").unwrap_or_else(|| {
-        top.push(("upstreams".to_owned(), YamlNode::Null));
-        top.len() - 1
-    });
-    let node = &mut top[at].1;
-    if matches!(node, YamlNode::Null) {
-        *node = YamlNode::Map(vec![]);
-    }
-    match node {
-        YamlNode::Map(entries) => Some(entries),
-        _ => None,
+    let YamlNode::Map(top) = tree else { return };
+    match top.iter_mut().find(|(key, _)| key == "upstreams") {
+        Some((_, YamlNode::Map(entries))) => entries.extend(servers),
+        // There was nothing.
+        Some((_, upstreams)) => *upstreams = YamlNode::Map(servers),
+        None => top.push(("upstreams".to_owned(), YamlNode::Map(servers))),
     }
 }

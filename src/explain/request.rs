@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{Method, Request, Version};
 
 use super::ExplainError;
-use crate::config::{Bind, Config, ListenerConfig, did_you_mean};
+use crate::config::{Bind, Config, ListenerConfig, nearest_or_list};
 use crate::ping::Target;
 use crate::proxy::Downstream;
 use crate::ws::handshake::key;
@@ -90,7 +90,7 @@ impl AskedRequest {
             let names: Vec<&str> = file.listeners.iter().map(|listener| listener.name.as_str()).collect();
             return names.iter().position(|known| known == name).ok_or_else(|| ExplainError::Listener {
                 name: name.clone(),
-                hint: did_you_mean(name, &names).map_or_else(|| format!("there are {}", names.join(", ")), Into::into),
+                hint: nearest_or_list(name, &names, names.len()),
             });
         }
         let has_port =

@@ -4,6 +4,8 @@ use http::header::{ACCEPT_ENCODING, HeaderMap};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::weight::weight;
+
 /// A coding that answers can be compressed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -58,26 +60,9 @@ fn item(text: &[u8]) -> Option<(&[u8], u16)> {
     let name = parts.next().filter(|name| !name.is_empty())?;
     let quality = match parts.next() {
         None => 1000,
-        Some(weight) => {
-            let (key, value) = weight.split_at_checked(2)?;
-            key.eq_ignore_ascii_case(b"q=").then(|| quality(value))??
-        }
+        Some(parameter) => weight(parameter)?,
     };
     parts.next().is_none().then_some((name, quality))
-}
-
-/// `qvalue` of RFC 9110 §12.4.2, in thousandths.
-fn quality(text: &[u8]) -> Option<u16> {
-    let (whole, digits) = match text.split_first()? {
-        (whole @ (b'0' | b'1'), []) => (*whole, &[][..]),
-        (whole @ (b'0' | b'1'), [b'.', digits @ ..]) if digits.len() <= 3 => (*whole, digits),
-        _ => return None,
-    };
-    let mut thousandths = u16::from(whole - b'0') * 1000;
-    for (digit, scale) in digits.iter().zip([100, 10, 1]) {
-        thousandths += u16::from(digit.checked_sub(b'0').filter(|digit| *digit <= 9)?) * scale;
-    }
-    (thousandths <= 1000).then_some(thousandths)
 }
 
 #[cfg(test)]

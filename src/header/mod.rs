@@ -18,6 +18,7 @@ pub mod request_id;
 pub mod trailers;
 pub mod variable;
 pub mod visible;
+pub mod weight;
 
 pub mod template;
 

@@ -8,7 +8,6 @@ use rustls::{CertificateError, Error as RustlsError};
 use super::is_redirect;
 use super::target::Target;
 use crate::base::error_chain::error_chain;
-use crate::header::visible::visible;
 use crate::tls::TlsError;
 use crate::tls::client::TlsConnectError;
 use crate::upstream::handshake::HandshakeError;
@@ -96,8 +95,7 @@ impl PingError {
     pub(super) fn closed(payload: &[u8]) -> PingError {
         let Ok(body) = CloseBody::parse(payload) else { return FrameError::Protocol("a malformed Close").into() };
         let code = body.code.map_or("no code".to_owned(), |code: CloseCode| code.to_string());
-        let reason = visible(&body.reason);
-        let reason = if reason.is_empty() { String::new() } else { format!(" \"{reason}\"") };
+        let reason = if body.reason.is_empty() { String::new() } else { format!(" \"{}\"", body.reason) };
         PingError::Closed { code, reason }
     }
 

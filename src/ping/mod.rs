@@ -33,13 +33,15 @@ use crate::upstream::handshake::{self, HandshakeReply, RequestHead, Switched};
 use crate::upstream::websocket::WebSocketClient;
 use crate::ws::close::CloseBody;
 use crate::ws::frame::Opcode;
-use crate::ws::handshake::{Extension, HandshakeAnswer, HandshakeOffer, key};
+use crate::ws::handshake::{DEFLATE, Extension, HandshakeAnswer, HandshakeOffer, key};
 use report::Report;
 
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 8;
 /// How much of a refusal's body is shown.
 const BODY_BYTES_MAX: usize = 2048;
+/// The parameter of permessage-deflate that browsers offer (RFC 7692 §7.1.2.2).
+const WINDOW_BITS: &str = "client_max_window_bits";
 /// The pause between two Pings.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -246,8 +248,7 @@ async fn first_bytes(body: Incoming) -> Vec<u8> {
 
 /// Offers what browsers do.
 fn offer(options: &PingOptions) -> HandshakeOffer {
-    let deflate =
-        Extension { name: "permessage-deflate".to_owned(), params: vec![("client_max_window_bits".to_owned(), None)] };
+    let deflate = Extension { name: DEFLATE.to_owned(), params: vec![(WINDOW_BITS.to_owned(), None)] };
     HandshakeOffer {
         key: key(fastrand::u128(..).to_ne_bytes()),
         subprotocols: options.subprotocols.clone(),
@@ -260,7 +261,7 @@ fn head(options: &PingOptions, offer: &HandshakeOffer) -> RequestHead {
     let host = options.headers.get(HOST).map_or(authority.as_bytes(), HeaderValue::as_bytes);
     let mut head = RequestHead::new(&options.target.path, None, Some(host));
     head.field("sec-websocket-version", b"13");
-    head.field("sec-websocket-extensions", b"permessage-deflate; client_max_window_bits");
+    head.field("sec-websocket-extensions", format!("{DEFLATE}; {WINDOW_BITS}").as_bytes());
     if !offer.subprotocols.is_empty() {
         head.field("sec-websocket-protocol", offer.subprotocols.join(", ").as_bytes());
     }

@@ -45,7 +45,7 @@ impl<'a> Report<'a> {
     /// The fields of a head but some.
     pub(super) fn fields(&mut self, headers: &HeaderMap, but: &[HeaderName]) {
         for (name, value) in headers.iter().filter(|(name, _)| !but.contains(name)).take(FIELDS_MAX) {
-            self.detail(&format!("{name}: {}", printable(&String::from_utf8_lossy(value.as_bytes()))));
+            self.detail(&format!("{name}: {}", clipped(&String::from_utf8_lossy(value.as_bytes()))));
         }
     }
 
@@ -54,14 +54,14 @@ impl<'a> Report<'a> {
         // The end may be in the middle of a character.
         let text = String::from_utf8_lossy(bytes);
         for line in text.lines().filter(|line| !line.trim().is_empty()).take(LINES_MAX) {
-            self.detail(&format!("| {}", printable(line)));
+            self.detail(&format!("| {}", clipped(line)));
         }
     }
 
     pub(super) fn certificate(&mut self, summary: &CertificateSummary, now: SystemTime) {
         let CertificateSummary { subject, issuer, names, validity, length, fault } = summary;
         let names = if names.is_empty() { subject.clone() } else { names.join(", ") };
-        self.detail(&printable(&format!("certificate for {names}, issued by {issuer}")));
+        self.detail(&clipped(&format!("certificate for {names}, issued by {issuer}")));
         let date = match (validity.expired_since(now), validity.begins_in(now)) {
             (Some(since), _) => format!("EXPIRED {} ago", days(since)),
             (_, Some(until)) => format!("NOT VALID before {} from now", days(until)),
@@ -70,7 +70,7 @@ impl<'a> Report<'a> {
         let length = if *length == 1 { "no intermediates".to_owned() } else { format!("{length} in the chain") };
         self.detail(&format!("{date}; {length}"));
         if let Some(fault) = fault {
-            self.detail(&format!("the chain is broken: {}", printable(fault)));
+            self.detail(&format!("the chain is broken: {}", clipped(fault)));
         }
     }
 
@@ -88,6 +88,7 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// Writes a line, without characters that would steer a terminal.
     fn line(&mut self, text: &str) {
         let _ = writeln!(self.out, "{}", visible(text)).and_then(|()| self.out.flush());
     }
@@ -105,9 +106,9 @@ fn days(time: Duration) -> String {
     }
 }
 
-/// A stranger's text for a terminal: no control characters, and not too long.
-fn printable(text: &str) -> String {
-    let mut shown: String = visible(text).chars().take(SHOWN_MAX).collect();
+/// A stranger's text, if it is not too long, or its beginning.
+fn clipped(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_MAX).collect();
     if text.chars().nth(SHOWN_MAX).is_some() {
         shown.push('…');
     }

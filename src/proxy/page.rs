@@ -8,6 +8,7 @@ use http::StatusCode;
 use http::header::{ACCEPT, HeaderMap, HeaderValue};
 
 use crate::config::ErrorStatus;
+use crate::header::weight::weight;
 
 /// The largest file that is sent.
 pub const PAGE_BYTES_MAX: u64 = 1 << 20;
@@ -64,9 +65,7 @@ pub fn takes_html(headers: &HeaderMap) -> bool {
         let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let is_html = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(b"text/html"));
         // RFC 9110 §12.4.2: a weight of 0 is a refusal.
-        let is_zero = |weight: &[u8]| weight.iter().all(|byte| matches!(byte, b'0' | b'.'));
-        let refuses = |part: &[u8]| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q=")).is_some_and(is_zero);
-        is_html && !parts.any(refuses)
+        is_html && !parts.any(|part| weight(part) == Some(0))
     })
 }
 

@@ -9,18 +9,18 @@
 //!
 //! The timer is lazy: traffic does not reset it. When it fires, it is set to the next deadline.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep};
 
 use super::ClosePolicy;
 use super::lane::{Lane, LaneContext};
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
+use crate::base::worker::yield_to_all;
 use crate::net::transport::RelayIo;
 use crate::session::registry::{Guard, SessionReport};
 use crate::ws::Side;
@@ -197,12 +197,6 @@ where
     }
 }
 
-/// Makes the runtime poll the task again after all ready tasks and after checking the sockets. A waker alone would only
-/// queue it behind ready tasks, and the runtime then checks its sockets only once in 61 polls.
-fn yield_to_all(cx: &mut Context<'_>) {
-    let _ = pin!(yield_now()).poll(cx);
-}
-
 /// `Sleep::poll` as a bool.
 trait PollReady {
     fn poll_ready(self, cx: &mut Context<'_>) -> bool;
@@ -219,6 +213,7 @@ impl PollReady for Pin<&mut Sleep> {
 mod tests {
     use std::future::poll_fn;
     use std::io;
+    use std::pin::pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 

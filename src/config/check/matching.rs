@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::Checker;
 use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
-use crate::config::read::suggest::did_you_mean;
+use crate::config::read::suggest::nearest_or_list;
 use crate::config::schema::route::{PlainHttp, RouteConfig};
 use crate::route::Match;
 
@@ -15,9 +15,6 @@ const METHODS_MAX: usize = 32;
 
 /// The most routes that are compared with those of some listeners.
 const OPEN_ROUTES_MAX: usize = 50;
-
-/// The most names listed where none is near.
-const NAMES_SHOWN_MAX: usize = 20;
 
 impl Checker<'_, '_> {
     /// Checks `match.listeners` and `match.methods` of all routes.
@@ -103,15 +100,7 @@ impl Checker<'_, '_> {
         let names: Vec<String> = listeners
             .map(|(index, listener)| self.written.show(&section.index(index).key("name"), &listener.name))
             .collect();
-        let help = match did_you_mean(&shown, &names) {
-            Some(question) => question,
-            None => {
-                let listed = names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{name}`"));
-                let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
-                let more = (more > 0).then(|| format!("{more} more"));
-                format!("there are {}", listed.chain(more).collect::<Vec<_>>().join(", "))
-            }
-        };
+        let help = nearest_or_list(&shown, &names, names.len());
         self.error(at, format!("there is no listener `{shown}`")).help(help).involving(section);
     }
 

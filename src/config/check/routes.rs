@@ -4,7 +4,7 @@
 use super::Checker;
 use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
-use crate::config::read::suggest::did_you_mean;
+use crate::config::read::suggest::{did_you_mean, list};
 use crate::config::read::tree::YamlNode;
 use crate::config::schema::route::{Headers, PlainHttp, RouteConfig, Validate};
 use crate::config::single_server::is_url;
@@ -18,9 +18,6 @@ use crate::route::shadow::shadowed;
 
 /// The most upstreams searched for the nearest name.
 const NAMES_MAX: usize = 1000;
-
-/// The most names listed where none is near.
-const NAMES_SHOWN_MAX: usize = 20;
 
 /// Fields that end at each hop (RFC 9110 §7.6.1) or frame the message (RFC 9112 §6): the proxy is responsible for
 /// them.
@@ -189,12 +186,7 @@ impl Checker<'_, '_> {
             },
             Some(question) if shown == upstream => question,
             _ if names.is_empty() => "define it under `upstreams`".to_owned(),
-            _ => {
-                let shown = names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{name}`"));
-                let more = self.file.upstreams.len().saturating_sub(NAMES_SHOWN_MAX);
-                let more = (more > 0).then(|| format!("{more} more"));
-                format!("there are {}", shown.chain(more).collect::<Vec<_>>().join(", "))
-            }
+            _ => list(&names, self.file.upstreams.len()),
         };
         let definition = KeyPath::root().key("upstreams").key(upstream);
         self.error(&path, format!("there is no upstream `{shown}`")).help(help).involving(definition);

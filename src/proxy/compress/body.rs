@@ -5,14 +5,14 @@
 //! is flushed when nothing more comes at once, so that an answer that comes in parts arrives in parts.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame};
-use tokio::task::yield_now;
 
 use super::encoder::Encoder;
+use crate::base::worker::yield_to_all;
 use crate::proxy::body::{Body, BodyError};
 
 /// The most input that is compressed in one turn: less than a millisecond's work for the slowest encoder.
@@ -88,13 +88,6 @@ impl CompressedBody {
     }
 }
 
-/// Lets all others have their turn, sockets that have become ready meanwhile included: a task that only wakes itself is polled
-/// some sixty times before tokio looks at the sockets again.
-fn give_way<T>(cx: &mut Context<'_>) -> Poll<T> {
-    let _ = pin!(yield_now()).poll(cx);
-    Poll::Pending
-}
-
 impl hyper::body::Body for CompressedBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -109,7 +102,8 @@ impl hyper::body::Body for CompressedBody {
             if !this.input.is_empty() {
                 if this.worked >= TURN_BYTES {
                     this.worked = 0;
-                    return give_way(cx);
+                    yield_to_all(cx);
+                    return Poll::Pending;
                 }
                 if let Err(error) = this.step() {
                     return Poll::Ready(Some(Err(BodyError::Compression(error))));
