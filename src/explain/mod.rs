@@ -16,7 +16,9 @@ pub use request::AskedRequest;
 
 use crate::balance::Draw;
 use crate::base::clock;
-use crate::config::{Balance, ClientTls, Config, ConfigErrors, KeyPath, ListenerConfig, Loaded, RouteConfig, Verify};
+use crate::config::{
+    Balance, ClientTls, Config, ConfigErrors, KeyPath, ListenerConfig, Loaded, OrOff, RouteConfig, Verify,
+};
 use crate::control::compile::{Compiled, CompiledListener, compile};
 use crate::control::context::CompileContext;
 use crate::header::forwarded::is_trusted;
@@ -245,18 +247,40 @@ impl Steps<'_> {
         None
     }
 
+    /// What has let the request pass, and what may keep it out or waiting at another moment.
     fn policies(&mut self, asked: &AskedRequest, route: &RouteConfig, request: &RoutedRequest, at: &KeyPath) {
         if asked.is_handshake {
+            self.line("handshake", "complete: WebSocket version 13", None);
             let origin = request.parts.headers.get(ORIGIN);
             let verdict = match origin {
                 Some(origin) => format!("{} is allowed", String::from_utf8_lossy(origin.as_bytes())),
                 None => "none, which is allowed; browsers send one (`--origin`)".to_owned(),
             };
             self.line("origin", verdict, Some(&at.key("origins")));
+        } else {
+            self.line("http", "plain requests are forwarded", Some(&at.key("http")));
         }
+        let limits = at.key("limits");
         if let Some(limit) = route.limits.connections {
             let text = format!("at most {limit} sessions and requests at once");
-            self.line("limits", text, Some(&at.key("limits").key("connections")));
+            self.line("limits", text, Some(&limits.key("connections")));
+        }
+        if let (false, OrOff::Set(limit)) = (asked.is_handshake, route.limits.body) {
+            self.line("limits", format!("a body of at most {limit}"), Some(&limits.key("body")));
+        }
+        let Some((name, upstream)) = route.upstream.as_ref().and_then(|name| self.file.upstreams.get_key_value(name))
+        else {
+            return;
+        };
+        let at = KeyPath::root().key("upstreams").key(name);
+        if let (true, Some(admission)) = (asked.is_handshake, &upstream.admission) {
+            let text =
+                format!("at most {} handshakes; a faster one waits for up to {}", admission.rate, admission.wait);
+            self.line("admission", text, Some(&at.key("admission")));
+        }
+        if let Some(queue) = &upstream.queue {
+            let text = format!("while all endpoints are full, {} wait for up to {}", queue.length, queue.wait);
+            self.line("queue", text, Some(&at.key("queue")));
         }
     }
 

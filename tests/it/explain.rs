@@ -248,3 +248,33 @@ fn a_secret_of_the_configuration_is_not_told() {
         assert!(told.contains("x-plain: shown") && told.contains("authorization: "), "{told}");
     }
 }
+
+#[test]
+fn each_policy_that_lets_a_request_pass_is_told() {
+    let yaml = "routes:\n- { name: a, upstream: app, limits: { connections: 7, body: 2KiB } }\nupstreams:\n  app:\n    endpoints: ['ws://127.0.0.1:9']\n    \
+                admission: { rate: 5/s, wait: 2s }\n    queue: { length: 3, wait: 4s }\n";
+    for (url, parts, others) in [
+        (
+            "ws://a/",
+            &[
+                "WebSocket version 13",
+                "none, which is allowed",
+                "at most 7 sessions",
+                "at most 5/s handshakes",
+                "3 wait for up to 4s",
+            ][..],
+            &["a body of"][..],
+        ),
+        (
+            "http://a/",
+            &["plain requests are forwarded", "a body of at most 2KiB", "3 wait for up to 4s"],
+            &["handshakes"],
+        ),
+    ] {
+        let mut asked = asked(url, &[]);
+        asked.listener = None;
+        let told = told(yaml, &asked).to_string();
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        assert!(!others.iter().any(|part| told.contains(part)), "{told}");
+    }
+}
