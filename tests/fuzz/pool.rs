@@ -80,6 +80,14 @@ impl Exchange {
         }
     }
 
+    fn has_body(&self) -> bool {
+        match self.framing {
+            Framing::None | Framing::Close => false,
+            Framing::Length => !self.body.is_empty(),
+            Framing::Chunked | Framing::Trailers => true,
+        }
+    }
+
     fn has_answer_body(&self) -> bool {
         self.method != "HEAD" && !matches!(self.status, 204 | 304)
     }
@@ -264,7 +272,9 @@ async fn client(proxy: &Proxy, book: &Book, ids: std::ops::Range<usize>, mut ran
         if head.get("x-id").is_none() {
             // The proxy's own: the server was lost before its answer had begun, or its answer was none.
             assert!(matches!(status, 502 | 504), "{id} got {head:#?}: {exchange:?}");
-            let is_hard = exchange.early || exchange.extra || exchange.cut.is_some() || !is_safe(exchange.method);
+            // One whose connection was closed as it was used again goes once more, unless it has a body, which may be half gone.
+            let is_repeatable = is_safe(exchange.method) && !exchange.has_body();
+            let is_hard = exchange.early || exchange.extra || exchange.cut.is_some() || !is_repeatable;
             assert!(is_hard, "{id} got {head:#?}: {exchange:?}");
             continue;
         }
