@@ -4,6 +4,7 @@
 //! the client as one; hyper reads its body and gets the same bytes again (`Replay`), so there is only one body parser,
 //! hyper's. An invalid 101 ends the connection.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -23,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::base::labels::labels;
 use crate::header::hop_by_hop::HopByHopFields;
-use crate::net::pool::{self, BufferSize};
+use crate::net::pool::{self, Buffer, BufferSize};
 use crate::net::stream::Prefixed;
 use crate::ws::handshake::{self, AnswerError, HandshakeAnswer, HandshakeOffer, HeaderFields, WebSocketKey};
 
@@ -178,8 +179,8 @@ where
 {
     io.write_all(head.keyed(key)).await.map_err(HandshakeError::Io)?;
     io.flush().await.map_err(HandshakeError::Io)?;
-    let mut buffer = pool::take(BufferSize::Small);
-    let (mut start, mut end) = (0, 0);
+    let (mut buffer, mut end) = first_read(&mut io).await?;
+    let mut start = 0;
     let mut interims = 0;
     loop {
         match parse(&buffer[start..end], key, offer)? {
@@ -219,6 +220,18 @@ where
     }
 }
 
+/// Reads the first bytes, and returns how many. Takes a buffer only once there are some: thousands of handshakes may wait.
+async fn first_read(io: &mut (impl AsyncRead + Unpin)) -> Result<(Buffer, usize), HandshakeError> {
+    poll_fn(|cx| {
+        let mut buffer = pool::take(BufferSize::Small);
+        let mut read = ReadBuf::new(&mut buffer);
+        std::task::ready!(Pin::new(&mut *io).poll_read(cx, &mut read)).map_err(HandshakeError::Io)?;
+        let count = read.filled().len();
+        Poll::Ready(if count == 0 { Err(HandshakeError::Closed) } else { Ok((buffer, count)) })
+    })
+    .await
+}
+
 /// The start of the received bytes.
 enum ResponseHead {
     /// An incomplete head.
@@ -234,6 +247,7 @@ enum ResponseHead {
 /// Parses a response head, and judges a 101.
 fn parse(bytes: &[u8], key: &WebSocketKey, offer: &HandshakeOffer) -> Result<ResponseHead, HandshakeError> {
     if bytes.is_empty() {
+        // Behind an interim response.
         return Ok(ResponseHead::Partial);
     }
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
