@@ -44,9 +44,14 @@ impl HeaderEdits {
         self.remove.iter().chain(set).chain(self.templates.iter().map(|(name, _)| name))
     }
 
+    /// Returns true if nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.templates.is_empty()
+    }
+
     /// Returns true if the field `name` is removed or set.
     pub fn concerns(&self, name: &HeaderName) -> bool {
-        self.names().any(|ours| ours == name)
+        !self.is_empty() && self.names().any(|ours| ours == name)
     }
 
     /// What the field `name` is set to.

@@ -151,7 +151,8 @@ impl Route {
         let name = name.as_str();
         !self.keeps_lookalikes
             && (lookalike::is_of_ours(name)
-                || self.request_edits.names().any(|ours| lookalike::are_alike(ours.as_str(), name)))
+                || !self.request_edits.is_empty()
+                    && self.request_edits.names().any(|ours| lookalike::are_alike(ours.as_str(), name)))
     }
 }
 

@@ -73,7 +73,8 @@ impl Scan {
                     Some(_) => return Verdict::Refused { at, refusal: HeadRefusal::BareCr },
                 }
                 self.after_cr = false;
-                if self.end_line() == Framing::Opaque {
+                let line = std::mem::take(&mut self.line);
+                if self.end_line(line.line()) == Framing::Opaque {
                     return Verdict::Opaque;
                 }
                 continue;
@@ -82,7 +83,17 @@ impl Scan {
                 self.push(at, &bytes[at..]);
                 return Verdict::More;
             };
-            self.push(at, &bytes[at..at + length]);
+            let part = &bytes[at..at + length];
+            if self.line.is_empty() && bytes[at + length..].starts_with(b"\r\n") {
+                // Nearly all lines: nothing of it need be kept.
+                self.begin_part(at, part);
+                if self.end_line(Line::of(part)) == Framing::Opaque {
+                    return Verdict::Opaque;
+                }
+                at += length + 2;
+                continue;
+            }
+            self.push(at, part);
             at += length;
             match bytes[at] {
                 b'\r' => self.after_cr = true,
@@ -108,15 +119,21 @@ impl Scan {
         self.is_head_request || !self.begun && self.line.kept().starts_with(b"HEAD ")
     }
 
-    /// Adds a part of a line that starts `at` this position.
+    /// Adds a part of a line that starts `at` this position, and whose end is not there yet.
     fn push(&mut self, at: usize, part: &[u8]) {
-        if !self.begun && self.line.is_empty() && !part.is_empty() {
+        self.begin_part(at, part);
+        self.line.push(part);
+    }
+
+    /// Looks at a part that is about to be added to the line.
+    fn begin_part(&mut self, at: usize, part: &[u8]) {
+        if self.begun {
+            return;
+        }
+        if self.line.is_empty() && !part.is_empty() {
             (self.has_space, self.is_head_request) = (false, false);
         }
-        self.line.push(part);
-        if !self.begun {
-            self.walk_target(at, part);
-        }
+        self.walk_target(at, part);
     }
 
     fn walk_target(&mut self, at: usize, part: &[u8]) {
@@ -139,8 +156,7 @@ impl Scan {
     }
 
     /// Adds a whole line. Returns what follows the head that ended with it; `NoBody` within a head.
-    fn end_line(&mut self) -> Framing {
-        let line = std::mem::take(&mut self.line);
+    fn end_line(&mut self, line: Line<'_>) -> Framing {
         match (line.is_empty(), self.begun) {
             (true, false) => {}
             (true, true) => {
@@ -158,7 +174,7 @@ impl Scan {
             }
             (false, false) => {
                 self.begun = true;
-                self.is_head_request = line.kept().starts_with(b"HEAD ");
+                self.is_head_request = line.kept.starts_with(b"HEAD ");
                 self.framing = if line.is_connect() { Framing::Opaque } else { Framing::NoBody };
             }
             (false, true) => {
@@ -204,14 +220,38 @@ impl LineStart {
         &self.bytes[..self.length.min(LineStart::KEPT)]
     }
 
-    fn is_connect(&self) -> bool {
-        self.kept().starts_with(b"CONNECT ")
+    fn line(&self) -> Line<'_> {
+        Line { kept: self.kept(), length: self.length }
+    }
+}
+
+/// A whole line, of which only the start is looked at.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    /// Its first bytes, at most [`LineStart::KEPT`].
+    kept: &'a [u8],
+    /// The length of the whole line, at most one more than is kept.
+    length: usize,
+}
+
+impl Line<'_> {
+    fn of(bytes: &[u8]) -> Line<'_> {
+        let length = bytes.len().min(LineStart::KEPT + 1);
+        Line { kept: &bytes[..length.min(LineStart::KEPT)], length }
+    }
+
+    fn is_empty(self) -> bool {
+        self.length == 0
+    }
+
+    fn is_connect(self) -> bool {
+        self.kept.starts_with(b"CONNECT ")
     }
 
     /// Returns what the field says about the body, if it determines that (RFC 9112 §6.3).
-    fn framing(&self) -> Option<Framing> {
-        let colon = memchr::memchr(b':', self.kept())?;
-        let (name, value) = (&self.kept()[..colon], &self.kept()[colon + 1..]);
+    fn framing(self) -> Option<Framing> {
+        let colon = memchr::memchr(b':', self.kept)?;
+        let (name, value) = (&self.kept[..colon], &self.kept[colon + 1..]);
         if name.eq_ignore_ascii_case(b"content-length") {
             let value = value.trim_ascii();
             let digits = self.length <= LineStart::KEPT && value.iter().all(u8::is_ascii_digit);
