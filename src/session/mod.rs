@@ -255,7 +255,7 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     }
 }
 
-/// SessionCounts for the route and for the session's own log line.
+/// Counts for the route and for the session's own log line.
 #[derive(Debug)]
 struct SessionCounts {
     route: Arc<RouteSessions>,
@@ -264,7 +264,7 @@ struct SessionCounts {
 }
 
 impl SessionCounts {
-    /// SessionCounts traffic for the log line, if there will be one.
+    /// Counts traffic for the log line, if there will be one.
     #[inline]
     fn traffic(&mut self, from: Side, count: impl FnOnce(&mut Traffic)) {
         if let Some(record) = &mut self.record {
