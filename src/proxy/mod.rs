@@ -90,11 +90,11 @@ impl Downstream {
 
 /// The answer to a request.
 #[derive(Debug)]
-pub struct ProxyResponse {
-    /// What the client gets.
-    pub response: Response<Body>,
-    /// After a 101: the session that begins when it is written.
-    pub pending: Option<Box<PendingUpgrade>>,
+pub enum ProxyResponse {
+    /// A response with its body.
+    Http(Response<Body>),
+    /// A 101, and the session that begins when it is written.
+    SwitchingProtocols(Box<PendingUpgrade>),
 }
 
 impl Proxy {
@@ -112,14 +112,11 @@ impl Proxy {
             Err(Failure::Panic(panic))
         });
         match walked {
-            Ok(Walked::Http(response)) => ProxyResponse { response: log.attach(response), pending: None },
-            Ok(Walked::Switched(response, opening)) => {
-                let pending = opening.with(log);
-                ProxyResponse { response, pending: Some(Box::new(pending)) }
-            }
+            Ok(Walked::Http(response)) => ProxyResponse::Http(log.attach(response)),
+            Ok(Walked::Switched(opened)) => ProxyResponse::SwitchingProtocols(Box::new(opened.with(log))),
             Err(failure) => {
                 let response = log.fail(&failure);
-                ProxyResponse { response: log.attach(response), pending: None }
+                ProxyResponse::Http(log.attach(response))
             }
         }
     }
@@ -145,10 +142,7 @@ impl Proxy {
             Judged::Forward(route, request) => (route, request),
         };
         if log.is_handshake {
-            Ok(match Box::pin(upgrade::run(self, route, request, log)).await? {
-                (response, Some(opened)) => Walked::Switched(response, opened),
-                (response, None) => Walked::Http(response),
-            })
+            Box::pin(upgrade::run(self, route, request, log)).await
         } else {
             let answered = Box::pin(forward::run(route, request, body, log)).await?;
             Ok(Walked::Http(answered))
@@ -175,9 +169,12 @@ impl Proxy {
 }
 
 /// Where a walk without failure ends.
-enum Walked {
+#[derive(Debug)]
+pub enum Walked {
+    /// In a response.
     Http(Response<Body>),
-    Switched(Response<Body>, upgrade::VerifiedUpgrade),
+    /// In a session, after a 101.
+    Switched(upgrade::VerifiedUpgrade),
 }
 
 /// A status with a name.

@@ -12,7 +12,7 @@ use super::outcome::Failure;
 use super::page::Page;
 use crate::header::{Host, coding, hop_by_hop, length, trailers};
 use crate::upstream::connect::ConnectError;
-use crate::ws::handshake::{OfferError, WebSocketKey, accept_for};
+use crate::ws::handshake::{Accept, OfferError, WebSocketKey, accept_for};
 
 /// Seconds that a refused client is asked to wait: a random number in this range, so that they do not all come back at
 /// once.
@@ -138,16 +138,24 @@ fn upgrades(response: &Response<Body>) -> Vec<HeaderValue> {
     response.headers().get_all(UPGRADE).iter().filter(is_for_client).cloned().collect()
 }
 
-/// The 101 for a client whose key is `key`, with the `headers` of the upstream's 101 that pass on.
-pub fn switching_protocols(mut headers: HeaderMap, key: &WebSocketKey) -> Response<Body> {
-    headers.reserve(3);
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    if let Ok(accept) = HeaderValue::from_bytes(&accept_for(key)) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+/// Returns the head of the 101 for a client whose key is `key`, with the `headers` that pass on from the upstream's, as it
+/// is written. The names are spelled as in RFC 6455: some clients compare them case-sensitively.
+pub fn switching_protocols(headers: &HeaderMap, key: &WebSocketKey) -> Vec<u8> {
+    const START: &[u8] =
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum();
+    let mut head = Vec::with_capacity(START.len() + size_of::<Accept>() + "\r\n\r\n".len() + fields);
+    head.extend_from_slice(START);
+    head.extend_from_slice(&accept_for(key));
+    head.extend_from_slice(b"\r\n");
+    for (name, value) in headers {
+        if matches!(*name, UPGRADE | CONNECTION | SEC_WEBSOCKET_ACCEPT) {
+            continue;
+        }
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            head.extend_from_slice(part);
+        }
     }
-    let mut response = Response::new(body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = headers;
-    response
+    head.extend_from_slice(b"\r\n");
+    head
 }

@@ -13,7 +13,6 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::Body;
 use super::entry::{self, AffinityCookie};
 use super::exchange::{ExchangePermits, RelayedBody};
 use super::outcome::Failure;
@@ -21,7 +20,7 @@ use super::quota::RoutePermit;
 use super::request::RoutedRequest;
 use super::request_log::RequestLog;
 use super::snapshot::Route;
-use super::{Proxy, response};
+use super::{Proxy, Walked, response};
 use crate::balance::Draw;
 use crate::base::clock;
 use crate::base::error_chain::error_chain;
@@ -52,6 +51,8 @@ impl session::SessionResources for SessionPermits {
 /// A verified 101, before its request's record is joined to it.
 #[derive(Debug)]
 pub struct VerifiedUpgrade {
+    /// The head of the client's 101.
+    head: Vec<u8>,
     server: UpstreamIo,
     early: Vec<u8>,
     answer: HandshakeAnswer,
@@ -77,6 +78,11 @@ impl VerifiedUpgrade {
 }
 
 impl PendingUpgrade {
+    /// Returns the head of the 101 that is to be written first.
+    pub fn head(&self) -> &[u8] {
+        &self.opened.head
+    }
+
     /// Returns the session, over the connection on which the 101 was written.
     pub fn begin<C>(self, client: (C, Vec<u8>), guard: Guard<SessionEntry>) -> Session<C, UpstreamIo, SessionPermits>
     where
@@ -128,13 +134,13 @@ pub fn judge(route: &Route, request: &RoutedRequest) -> Result<HandshakeOffer, F
 /// Judges the request and opens a WebSocket to an endpoint for it.
 ///
 /// # Errors
-/// When something keeps it from opening. An endpoint's own refusal is no error: it comes without a `VerifiedUpgrade`.
+/// When something keeps it from opening. An endpoint's own refusal is no error: it is a response.
 pub async fn run(
     proxy: &Proxy,
     route: Arc<Route>,
     mut arrival: RoutedRequest,
     log: &mut RequestLog,
-) -> Result<(Response<Body>, Option<VerifiedUpgrade>), Failure> {
+) -> Result<Walked, Failure> {
     let offer = judge(&route, &arrival)?;
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.request_info.client);
@@ -146,16 +152,16 @@ pub async fn run(
         attempt(&route, draw, affinity_cookie.as_ref(), &mut head, &offer, log).await?;
     let cookie = affinity_cookie.and_then(|affinity_cookie| affinity_cookie.renewed(&route.upstream, &endpoint, log));
     match reply {
-        HandshakeReply::Switched(Switched { io, answer, headers, early }) => {
-            let mut response = response::switching_protocols(headers, &offer.key);
-            edits.as_ref().unwrap_or(&route.response_edits).apply(response.headers_mut());
-            response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+        HandshakeReply::Switched(Switched { io, answer, mut headers, early }) => {
+            edits.as_ref().unwrap_or(&route.response_edits).apply(&mut headers);
+            headers.extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+            let head = response::switching_protocols(&headers, &offer.key);
             let handles = &route.listeners[proxy.listener_index];
             route.upstream.opened(&endpoint.state, clock::coarse());
             let held = SessionPermits { endpoint_permit: endpoint_permit.into_session(), _route_permit: route_permit };
             let sessions = Arc::clone(&handles.sessions);
-            let opened = VerifiedUpgrade { server: io, early, answer, endpoint, sessions, held, route };
-            Ok((response, Some(opened)))
+            let opened = VerifiedUpgrade { head, server: io, early, answer, endpoint, sessions, held, route };
+            Ok(Walked::Switched(opened))
         }
         HandshakeReply::Refused(response) => {
             let (parts, body) = response.into_parts();
@@ -168,8 +174,7 @@ pub async fn run(
             );
             let response = Response::from_parts(parts, body.boxed_unsync());
             let edits = edits.as_ref().unwrap_or(&route.response_edits);
-            let response = response::from_upstream(response, edits, cookie)?;
-            Ok((response, None))
+            Ok(Walked::Http(response::from_upstream(response, edits, cookie)?))
         }
     }
 }

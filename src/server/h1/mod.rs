@@ -1,7 +1,8 @@
 //! Serves HTTP/1.1 on one connection with hyper, until it ends or a 101 opens a session.
 //!
 //! `poll_without_shutdown` returns the stream and hyper's unread bytes in the same task: it needs no second task and no
-//! channel, and hyper's buffers are freed. The deadline of the first request head is our own; hyper's timer covers later
+//! channel, and hyper's buffers are freed. A 101 is not hyper's to write: the request's future stays pending, and hyper is
+//! taken apart as soon as there is a session. The deadline of the first request head is our own; hyper's timer covers later
 //! heads and the wait for them, so it is set to the longer of the two times.
 //!
 //! A request that hyper itself refuses is answered, counted and logged like any other refusal.
@@ -11,6 +12,7 @@ mod write_turn;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +27,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
@@ -33,10 +35,10 @@ use super::{DownstreamIo, Listener, ListenerSettings};
 use crate::base::error_chain::error_chain;
 use crate::net::head_guard::HeadGuard;
 use crate::net::stream::Prefixed;
-use crate::proxy::Downstream;
 use crate::proxy::body::Body;
 use crate::proxy::outcome::Failure;
 use crate::proxy::upgrade::PendingUpgrade;
+use crate::proxy::{Downstream, ProxyResponse};
 use crate::session::SessionEntry;
 use crate::session::registry::Guard;
 use write_timeout::WriteTimeout;
@@ -74,9 +76,15 @@ pub async fn serve(
             let (connection_state, proxy, turn) =
                 (Arc::clone(&connection_state), listener.proxy.load_full(), Arc::clone(&turn));
             Box::pin(async move {
-                let reply = proxy.handle(&connection_state.downstream, request).await;
-                *connection_state.pending() = reply.pending;
-                Ok::<_, Infallible>(reply.response.map(|body| AnswerBody::new(body, turn)))
+                match proxy.handle(&connection_state.downstream, request).await {
+                    ProxyResponse::Http(response) => {
+                        Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, turn)))
+                    }
+                    ProxyResponse::SwitchingProtocols(pending) => {
+                        *connection_state.pending() = Some(pending);
+                        std::future::pending().await
+                    }
+                }
             })
         })
     };
@@ -103,6 +111,9 @@ pub async fn serve(
                 if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
                     return Poll::Ready(served.map_err(ServeError::Http));
                 }
+                if connection_state.pending().is_some() {
+                    return Poll::Ready(Ok(()));
+                }
                 let requested = connection_state.requested.load(Ordering::Relaxed);
                 if !ending && guard.poll_last_request(cx).is_ready() {
                     if requested {
@@ -126,13 +137,17 @@ pub async fn serve(
         .await
     };
     let parts = connection.into_parts();
-    let (held_back, timed) = parts.io.into_inner().into_parts();
+    let (held_back, mut timed) = parts.io.into_inner().into_parts();
+    let mut pending = connection_state.pending().take();
+    let served = match &pending {
+        Some(pending) => write_all(&mut timed, pending.head()).await.map_err(ServeError::Write),
+        None => served,
+    };
     let (is_send_timeout, guarded) = timed.into_parts();
     let refusal = guarded.refusal();
     let (is_head_request, has_space) = (guarded.is_head_request(), guarded.has_space_in_target());
     let (unread, mut io) = guarded.into_parts();
-    let pending = connection_state.pending().take();
-    if let (Ok(()), Some(pending)) = (&served, pending) {
+    if let (Ok(()), Some(pending)) = (&served, pending.take()) {
         let mut early = parts.read_buf.to_vec();
         early.extend_from_slice(&unread);
         return Some((pending, io, early));
@@ -147,7 +162,7 @@ pub async fn serve(
         }
         Err(ServeError::Http(error)) if error.is_parse() || refusal.is_some() => Some(ConnectionError::BadRequest),
         Err(ServeError::Http(error)) if error.is_incomplete_message() || error.is_canceled() => None,
-        Err(ServeError::Http(_)) => Some(ConnectionError::Io),
+        Err(ServeError::Http(_) | ServeError::Write(_)) => Some(ConnectionError::Io),
     };
     let mut answer = None;
     if let Some(error) = error {
@@ -155,6 +170,7 @@ pub async fn serve(
         let cause = match (&served, refusal) {
             (_, Some(refusal)) => refusal.to_string(),
             (Err(ServeError::Http(error)), None) => error_chain(error),
+            (Err(ServeError::Write(error)), None) => error.to_string(),
             _ => String::new(),
         };
         tracing::debug!(listener = %listener.name, reason = error.label(), cause, "connection ended");
@@ -200,10 +216,15 @@ fn date_in(held_back: &[u8]) -> Option<HeaderValue> {
     lines.find_map(|line| HeaderValue::from_bytes(line.strip_prefix(b"date: ")?).ok())
 }
 
+async fn write_all(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    io.write_all(bytes).await?;
+    io.flush().await
+}
+
 /// Writes a short, final response.
-async fn write(io: &mut DownstreamIo, response: Response<Body>, is_head_request: bool) -> std::io::Result<()> {
+async fn write(io: &mut DownstreamIo, response: Response<Body>, is_head_request: bool) -> io::Result<()> {
     let (parts, body) = response.into_parts();
-    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let reason = parts.status.canonical_reason().unwrap_or_default();
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", parts.status.as_str()).into_bytes();
     for (name, value) in &parts.headers {
@@ -213,8 +234,7 @@ async fn write(io: &mut DownstreamIo, response: Response<Body>, is_head_request:
     if !is_head_request {
         bytes.extend_from_slice(&body);
     }
-    io.write_all(&bytes).await?;
-    io.flush().await
+    write_all(io, &bytes).await
 }
 
 /// The state shared by a connection's loop and its requests.
@@ -238,4 +258,6 @@ enum ServeError {
     FirstHead,
     /// hyper has failed.
     Http(hyper::Error),
+    /// The 101 could not be written.
+    Write(io::Error),
 }
