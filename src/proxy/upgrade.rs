@@ -262,7 +262,8 @@ async fn try_endpoint(
     started: Instant,
     deadline: Instant,
 ) -> Result<HandshakeReply<UpstreamIo>, Failure> {
-    let io = endpoint.connector.connect(deadline.min(started + route.connect_timeout)).await?;
+    let until = deadline.min(started + route.connect_timeout);
+    let io = endpoint.connector.connect_pinged(route.tunnel.pings_after(), until).await?;
     route.upstream.metrics.connected(started.elapsed());
     let key = key(fastrand::u128(..).to_ne_bytes());
     let reply = timeout_at(deadline, handshake::open(io, head, &key, offer)).await;

@@ -174,7 +174,21 @@ impl Connector {
     /// # Errors
     /// Returns the error of the first step that fails; of several addresses, the last one's.
     pub async fn connect(&self, deadline: Instant) -> Result<UpstreamIo, ConnectError> {
-        let stream = self.socket(deadline).await?;
+        self.connect_with(self.tcp, deadline).await
+    }
+
+    /// Connects by `deadline` for a session that pings a silent server after `ping`. Where the kernel's keep-alive would
+    /// begin later, it never gets its turn and is not set, which saves three calls.
+    ///
+    /// # Errors
+    /// See [`Connector::connect`].
+    pub async fn connect_pinged(&self, ping: Option<Duration>, deadline: Instant) -> Result<UpstreamIo, ConnectError> {
+        let keepalive = self.tcp.keepalive.filter(|keepalive| ping.is_none_or(|ping| keepalive.idle <= ping));
+        self.connect_with(TcpOptions { keepalive, ..self.tcp }, deadline).await
+    }
+
+    async fn connect_with(&self, tcp: TcpOptions, deadline: Instant) -> Result<UpstreamIo, ConnectError> {
+        let stream = self.socket(tcp, deadline).await?;
         let Some(tls) = &self.tls else {
             return Ok(Transport::Plain(stream));
         };
@@ -184,9 +198,9 @@ impl Connector {
         Ok(Transport::Tls(Box::new(stream)))
     }
 
-    async fn socket(&self, deadline: Instant) -> Result<Stream, ConnectError> {
+    async fn socket(&self, tcp: TcpOptions, deadline: Instant) -> Result<Stream, ConnectError> {
         match &self.target {
-            ConnectTarget::Address(address) => self.tcp(*address, deadline).await,
+            ConnectTarget::Address(address) => self.tcp(*address, tcp, deadline).await,
             ConnectTarget::Unix(path) => {
                 self.connect_to(&Address::Unix(path.clone()), &ConnectOptions::default(), deadline).await
             }
@@ -201,7 +215,7 @@ impl Connector {
                     let time = deadline.saturating_duration_since(Instant::now());
                     let share = time / u32::try_from(left).unwrap_or(1);
                     left -= 1;
-                    match self.tcp(address, Instant::now() + share).await {
+                    match self.tcp(address, tcp, Instant::now() + share).await {
                         Ok(stream) => return Ok(stream),
                         Err(error) => failed = error,
                     }
@@ -211,8 +225,8 @@ impl Connector {
         }
     }
 
-    async fn tcp(&self, address: SocketAddr, deadline: Instant) -> Result<Stream, ConnectError> {
-        let mut options = ConnectOptions { tcp: self.tcp, source: None };
+    async fn tcp(&self, address: SocketAddr, tcp: TcpOptions, deadline: Instant) -> Result<Stream, ConnectError> {
+        let mut options = ConnectOptions { tcp, source: None };
         if let Some(sources) = &self.sources {
             let to = address.ip();
             options.source = Some(sources.next(to).ok_or(ConnectError::NoSource(to))?);

@@ -32,15 +32,20 @@ fn with_upstream_tcp(yaml: &str, tcp: &str) -> String {
 async fn both_sides_of_a_session_are_asked_for_by_the_kernel_as_the_configuration_says() {
     let mut server = RawServer::start().await;
     let blind = ["validate: off"];
-    let text = |listener: &str, upstream: &str| {
+    let text_of = |route: &[&str], listener: &str, upstream: &str| {
         let listener = format!("tcp: {{ {listener} }}");
-        with_upstream_tcp(&with_listener(&yaml(&[server.url()], &blind), &[&listener]), upstream)
+        with_upstream_tcp(&with_listener(&yaml(&[server.url()], route), &[&listener]), upstream)
     };
+    let text = |listener: &str, upstream: &str| text_of(&blind, listener, upstream);
+    // A server that is pinged more often is not asked by the kernel.
+    let pinged = ["keepalive: { ping: 5m }"];
     let texts = [
         (yaml(&[server.url()], &blind), Some(120), Some(120)),
         (text("keepalive: 1h", "keepalive: 2h"), Some(3600), Some(7200)),
         (text("keepalive: off", "keepalive: off, user_timeout: 1h"), None, None),
         (text("", ""), Some(120), Some(120)),
+        (text_of(&pinged, "keepalive: 10m", "keepalive: 10m"), Some(600), None),
+        (text_of(&pinged, "keepalive: 5m", "keepalive: 5m"), Some(300), Some(300)),
     ];
     let mut proxy = Proxy::start(&texts[0].0);
     let listening = proxy.address().tcp().unwrap().port();

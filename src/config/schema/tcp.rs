@@ -12,7 +12,8 @@ pub struct TcpConfig {
     /// The kernel probes a side that has sent no byte for this long (SO_KEEPALIVE); probes come a 16th of this and at
     /// most 7s apart, 9 times unless net.ipv4.tcp_keepalive_probes says otherwise; WebSockets see nothing of it. 1s
     /// to 9h. Default: 2m, so that a peer that vanished is dropped after three minutes even where `keepalive` of the
-    /// route is off, and a phone is not woken more than every two.
+    /// route is off, and a phone is not woken more than every two. A server that the route pings more often is never
+    /// silent for so long, so on its connection nothing is set.
     pub keepalive: OrOff<TimeSpan>,
 
     /// How long sent data may stay unacknowledged before the connection is cut (TCP_USER_TIMEOUT). It also replaces

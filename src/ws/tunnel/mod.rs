@@ -64,6 +64,13 @@ pub struct TunnelSettings {
     pub message_bytes_max: u64,
 }
 
+impl TunnelSettings {
+    /// Returns how long a peer may be silent before it is sent a Ping; `None` where none is sent.
+    pub fn pings_after(&self) -> Option<Duration> {
+        self.ping.filter(|_| self.validation != Validation::Off)
+    }
+}
+
 /// How strictly frames are judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Validation {
