@@ -13,7 +13,7 @@ use crate::workload::{Shape, Transport, Workload};
 #[derive(Parser, Debug)]
 #[command(name = "load", bin_name = "cargo bench --bench load --", after_help = crate::help_of_workloads())]
 pub struct Args {
-    /// Workloads (`echo-ws`), shapes (`echo`) or transports (`wss`); all but `scale` and `spread` if none is named
+    /// Workloads (`echo-ws`), shapes (`echo`) or transports (`wss`); all but `scale`, `spread` and `storm` if none is named
     pub workloads: Vec<String>,
 
     /// Who is measured; those that are not installed are left out
@@ -51,12 +51,12 @@ pub struct Args {
     #[arg(long)]
     pub no_pin: bool,
 
-    /// Where report.txt, report.md, rounds.csv and load.svg go
+    /// Where report.txt, report.md, rounds.csv, load.svg and storm.svg go
     #[arg(long, default_value = "target/load")]
     pub out: PathBuf,
 
-    /// The report goes into benches/results, which the README quotes; every workload if none is named. So that it takes ten
-    /// minutes, those that do not end in a ratio have three rounds, and `scale` is for wsluice alone
+    /// The report goes into benches/results, which the README quotes; every workload if none is named. So that it takes a quarter
+    /// of an hour, those that do not end in a ratio have three rounds, and `scale` is for wsluice alone
     #[arg(long, conflicts_with = "quick")]
     pub publish: bool,
 
@@ -100,11 +100,12 @@ pub struct Load {
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
 
-    /// Connections of push, memory, scale and spread [default: 5,000 (push-wss 4,000), scale 1,000 to 9,500, spread 9,500]
+    /// Connections of push, memory, scale, spread and storm [default: 5,000 (push-wss 4,000), scale 1,000 to 9,500, spread 9,500,
+    /// storm 9,000]
     #[arg(long)]
     pub connections: Option<usize>,
 
-    /// Connections of echo and rate
+    /// Connections of echo and rate, and the established ones of storm
     #[arg(long, default_value_t = 64)]
     pub busy_connections: usize,
 
@@ -119,6 +120,22 @@ pub struct Load {
     /// Messages a second of rate
     #[arg(long, default_value_t = 10_000)]
     pub rate: u32,
+}
+
+/// How many handshakes reach an upstream.
+#[derive(Debug, Clone, Copy)]
+pub struct Admission {
+    pub per_second: u32,
+}
+
+impl Admission {
+    /// Seconds that a handshake may wait.
+    pub const WAIT: u32 = 1;
+
+    /// How many pass at once after a pause: what wsluice takes if it is told nothing.
+    pub fn burst(self) -> u32 {
+        (self.per_second / 10).max(1)
+    }
 }
 
 impl Load {
@@ -138,14 +155,27 @@ impl Load {
             (Shape::Push | Shape::Memory, _) => 5_000,
             (Shape::Scale(connections), _) => connections,
             (Shape::Spread, _) => 9_500,
+            (shape, _) if shape.is_storm() => 9_000,
             _ => return 0,
         };
         self.connections.unwrap_or(default)
     }
 
-    /// How many workers each proxy has: one says nothing of how connections spread.
+    /// How many more connections are there at the same time.
+    pub fn beside(&self, workload: Workload) -> usize {
+        if workload.shape.is_storm() { self.busy_connections } else { 0 }
+    }
+
+    /// How many workers each proxy has: one says nothing of how connections spread, nor of how a storm is shared.
     pub fn workers(&self, workload: Workload) -> usize {
-        if workload.shape == Shape::Spread { self.workers.max(2) } else { self.workers }
+        let several = workload.shape == Shape::Spread || workload.shape.is_storm();
+        if several { self.workers.max(2) } else { self.workers }
+    }
+
+    /// What the upstream of a workload admits.
+    pub fn admission(&self, workload: Workload) -> Option<Admission> {
+        let third = || u32::try_from(self.connections(workload) / 3).unwrap_or(u32::MAX).max(1);
+        (workload.shape == Shape::StormAdmission).then(|| Admission { per_second: third() })
     }
 
     /// A round that takes longer hangs.
@@ -175,6 +205,8 @@ impl Args {
         match workload.shape {
             // What they tell is a growth, a delay, a share, or bytes that differ by a hundredth.
             Shape::Memory | Shape::Fair | Shape::Scale(_) | Shape::Spread if self.publish => self.rounds.min(3),
+            // A round takes ten seconds for each proxy.
+            shape if shape.is_storm() && self.publish => self.rounds.min(3),
             _ => self.rounds,
         }
     }

@@ -1,6 +1,7 @@
-//! The server behind the proxies: plain WebSocket, one thread, four paths.
+//! The server behind the proxies: plain WebSocket, one thread, five paths.
 //!
 //! * `/echo` sends each message back;
+//! * [`NOTED`] does the same, and notes when the handshake came;
 //! * `/sink` compares bulk messages with what they must be, and answers the text `end` with their number;
 //! * `/source` answers the text `go MS` with bulk messages for so long, and then the text of their number;
 //! * `/push` is silent until [`Backend::push`] sends one message to everybody there.
@@ -15,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::task::ready;
 use std::time::{Duration, Instant};
 
@@ -24,45 +26,60 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinSet, LocalSet, spawn_local};
 
 use crate::client::{Scratch, scratch};
 use crate::frame::{self, BINARY, CLOSE, Expect, Frame, Other, PING, PONG, Sender, TEXT};
 use crate::handshake::{Head, answer};
-use crate::machine::Cores;
+use crate::machine::{Cores, Priority};
 use crate::workload::{BULK_LEN, MESSAGE_LEN};
+
+/// The path of handshakes whose times are noted.
+pub const NOTED: &str = "/noted";
 
 /// A handle on the backend's thread, which runs as long as the rig does.
 pub struct Backend {
-    addr: SocketAddr,
+    addrs: Vec<SocketAddr>,
     waves: mpsc::UnboundedSender<u64>,
+    noted: Arc<Mutex<Vec<Instant>>>,
 }
 
 struct Shared {
     scratch: Scratch,
+    noted: Arc<Mutex<Vec<Instant>>>,
     subscribers: RefCell<HashMap<u64, Rc<OwnedWriteHalf>>>,
 }
 
 impl Backend {
-    pub fn start(cores: Cores) -> Result<Backend> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
-        socket.listen(4096).context("the backend's listener")?;
-        socket.set_nonblocking(true)?;
-        let listener = std::net::TcpListener::from(socket);
-        let addr = listener.local_addr()?;
+    /// Listens on so many ports.
+    pub fn start(cores: Cores, ports: usize, priority: Priority) -> Result<Backend> {
+        let listeners = (0..ports).map(|_| listen()).collect::<Result<Vec<_>>>()?;
+        let addrs = listeners.iter().map(std::net::TcpListener::local_addr).collect::<io::Result<_>>()?;
         let (waves, pushes) = mpsc::unbounded_channel();
+        let noted = Arc::default();
+        let notes = Arc::clone(&noted);
         std::thread::Builder::new().name("backend".to_owned()).spawn(move || {
-            let ended = cores.become_rig().and_then(|()| run(listener, pushes));
+            priority.take();
+            let ended = cores.become_rig().and_then(|()| run(listeners, pushes, notes));
             if let Err(error) = ended {
                 eprintln!("load: the backend has ended: {error:#}");
             }
         })?;
-        Ok(Backend { addr, waves })
+        Ok(Backend { addrs, waves, noted })
     }
 
+    /// Its first address.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.addrs[0]
+    }
+
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// When the handshakes on [`NOTED`] have come, since this was last asked.
+    pub fn take_noted(&self) -> Vec<Instant> {
+        self.noted.lock().map(|mut noted| std::mem::take(&mut *noted)).unwrap_or_default()
     }
 
     /// Sends message number `sequence` to every connection on `/push`.
@@ -71,23 +88,43 @@ impl Backend {
     }
 }
 
-fn run(listener: std::net::TcpListener, pushes: mpsc::UnboundedReceiver<u64>) -> Result<()> {
+fn listen() -> Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    socket.listen(4096).context("the backend's listener")?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn run(
+    listeners: Vec<std::net::TcpListener>,
+    pushes: mpsc::UnboundedReceiver<u64>,
+    noted: Arc<Mutex<Vec<Instant>>>,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let listener = TcpListener::from_std(listener)?;
-        let shared = Rc::new(Shared { scratch: scratch(), subscribers: RefCell::default() });
-        spawn_local(push_all(Rc::clone(&shared), pushes));
-        for number in 0.. {
-            let (stream, _) = listener.accept().await.context("accepting")?;
-            let shared = Rc::clone(&shared);
-            spawn_local(async move {
-                // How a connection ends is the generator's to judge: it sees the same end from the other side.
-                let _ended = serve(stream, number, &shared).await;
-                shared.subscribers.borrow_mut().remove(&number);
-            });
+        let shared = Rc::new(Shared { scratch: scratch(), noted, subscribers: RefCell::default() });
+        let mut tasks = JoinSet::new();
+        for listener in listeners {
+            tasks.spawn_local(accept_all(TcpListener::from_std(listener)?, Rc::clone(&shared)));
         }
-        Ok(())
+        tasks.spawn_local(push_all(Rc::clone(&shared), pushes));
+        tasks.join_next().await.context("a backend of no ports")??
     })
+}
+
+async fn accept_all(listener: TcpListener, shared: Rc<Shared>) -> Result<()> {
+    let port = u64::from(listener.local_addr()?.port());
+    for number in (port << 48).. {
+        let (stream, _) = listener.accept().await.context("accepting")?;
+        let shared = Rc::clone(&shared);
+        spawn_local(async move {
+            // How a connection ends is the generator's to judge: it sees the same end from the other side.
+            let _ended = serve(stream, number, &shared).await;
+            shared.subscribers.borrow_mut().remove(&number);
+        });
+    }
+    Ok(())
 }
 
 async fn serve(mut stream: TcpStream, number: u64, shared: &Shared) -> Result<()> {
@@ -97,6 +134,11 @@ async fn serve(mut stream: TcpStream, number: u64, shared: &Shared) -> Result<()
     let path = head.first_line().split(' ').nth(1).unwrap_or_default();
     let (read, write) = stream.into_split();
     let mut peer = Peer { read, write: Rc::new(write), shared };
+    if path == NOTED
+        && let Ok(mut noted) = shared.noted.lock()
+    {
+        noted.push(Instant::now());
+    }
     if path == "/push" {
         shared.subscribers.borrow_mut().insert(number, Rc::clone(&peer.write));
     }
@@ -108,7 +150,7 @@ async fn serve(mut stream: TcpStream, number: u64, shared: &Shared) -> Result<()
     }
 }
 
-async fn push_all(shared: Rc<Shared>, mut waves: mpsc::UnboundedReceiver<u64>) {
+async fn push_all(shared: Rc<Shared>, mut waves: mpsc::UnboundedReceiver<u64>) -> Result<()> {
     let mut frame = Frame::new(Sender::Server, MESSAGE_LEN);
     while let Some(sequence) = waves.recv().await {
         frame.stamp(sequence);
@@ -118,6 +160,8 @@ async fn push_all(shared: Rc<Shared>, mut waves: mpsc::UnboundedReceiver<u64>) {
             let _gone = write_all(&subscriber, frame.bytes()).await;
         }
     }
+    // Nobody can ask any more; what is connected goes on.
+    std::future::pending().await
 }
 
 /// One write where the socket takes it whole, which it does unless the proxy is slow.

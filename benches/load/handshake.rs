@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The key of RFC 6455 §1.3's example: a rig needs no nonce. A proxy may send another one upstream.
@@ -34,6 +35,13 @@ pub fn answer(key: &str) -> String {
 
 fn accept(key: &str) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
+/// The answer is that there is no room now.
+#[derive(Debug, Error)]
+#[error("503, to come again after {retry_after} s")]
+pub struct Refused {
+    pub retry_after: u32,
 }
 
 /// A request or response head, and the bytes that followed it in the same read.
@@ -75,6 +83,11 @@ impl Head {
 
     /// Is this the 101 that [`request`] asked for?
     pub fn check_answer(&self) -> Result<()> {
+        if self.first_line().starts_with("HTTP/1.1 503 ")
+            && let Some(retry_after) = self.value("retry-after").and_then(|value| value.parse().ok())
+        {
+            return Err(Refused { retry_after }.into());
+        }
         let accepted = self.value("sec-websocket-accept") == Some(&accept(KEY));
         if !self.first_line().starts_with("HTTP/1.1 101 ") || !accepted {
             bail!("no 101 with the right accept value, but {:?}", self.text);

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::num::NonZeroU64;
 
 use anyhow::{Context, Result};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity, set_current_timer_slack};
 
 /// Which cores the two sides run on.
@@ -70,6 +70,30 @@ pub fn raise_descriptors() -> Result<u64> {
 /// Lets this thread's sleeps end when asked and not up to 50 µs later.
 pub fn sleep_exactly() -> Result<()> {
     set_current_timer_slack(NonZeroU64::new(1)).context("setting the timer slack")
+}
+
+/// Who of the rig goes first where there are more threads than cores.
+#[derive(Clone, Copy)]
+pub enum Priority {
+    /// Before the proxy: what it does is to be measured, and not how long it waits for a core.
+    High,
+    /// As the proxy.
+    Usual,
+    /// After the proxy, as if it were on another machine.
+    Low,
+}
+
+impl Priority {
+    /// Gives this thread, and what it starts from now on, this priority. Only root may have a high one.
+    pub fn take(self) {
+        let nice = match self {
+            Priority::High => -15,
+            Priority::Usual => return,
+            Priority::Low => 10,
+        };
+        // On Linux a thread has a priority of its own. Without it the figures are the noisier, and no less true.
+        let _refused = setpriority_process(None, nice);
+    }
 }
 
 /// Loopback ports that nobody listens on now. All are held until the last is found, or the kernel may give one twice.

@@ -1,7 +1,7 @@
 //! The load bench: wsluice, nginx and HAProxy under the same load, in interleaved rounds, with one command.
 //!
 //! ```sh
-//! cargo bench --bench load                      # everything but `scale` and `spread`, about ten minutes
+//! cargo bench --bench load                      # everything but `scale`, `spread` and `storm`, about ten minutes
 //! cargo bench --bench load -- echo memory-wss   # some of it
 //! cargo bench --bench load -- --quick           # does the rig work?
 //! ```
@@ -34,8 +34,8 @@ use crate::args::Args;
 use crate::backend::Backend;
 use crate::client::Target;
 use crate::drive::Outcome;
-use crate::machine::Cores;
-use crate::proxies::{Kind, Program};
+use crate::machine::{Cores, Priority};
+use crate::proxies::{Behind, Kind, Program};
 use crate::report::Report;
 use crate::tls::Identity;
 use crate::workload::{Shape, Transport, Workload};
@@ -110,12 +110,18 @@ fn in_turn(programs: &[Program], round: usize) -> impl Iterator<Item = &Program>
     programs.iter().cycle().skip(round % programs.len()).take(programs.len())
 }
 
+/// Endpoints of a storm's upstream.
+const STORM_ENDPOINTS: usize = 3;
+
 /// What is there all the time.
 struct Rig<'a> {
     args: &'a Args,
     cores: Cores,
     identity: Identity,
     backend: Backend,
+    /// The three endpoints of a storm, and that of the sessions which are there already.
+    storm: Backend,
+    apart: Backend,
     descriptors: u64,
 }
 
@@ -124,14 +130,19 @@ impl Rig<'_> {
         let cores = Cores::new(args.cores())?;
         let descriptors = machine::raise_descriptors()?;
         proxies::end_with_us()?;
-        let (identity, backend) = (Identity::generate()?, Backend::start(cores)?);
-        Ok(Rig { args, cores, identity, backend, descriptors })
+        let backend = Backend::start(cores, 1, Priority::Usual)?;
+        let storm = Backend::start(cores, STORM_ENDPOINTS, Priority::Low)?;
+        let apart = Backend::start(cores, 1, Priority::High)?;
+        Ok(Rig { args, cores, identity: Identity::generate()?, backend, storm, apart, descriptors })
     }
 
     /// Why a round of this proxy would say nothing.
     fn pointless(&self, workload: Workload, kind: Kind) -> Option<String> {
-        let connections = self.args.load.connections(workload);
+        let connections = self.args.load.connections(workload) + self.args.load.beside(workload);
         match kind {
+            Kind::Nginx | Kind::Haproxy | Kind::Floor | Kind::Direct if workload.shape == Shape::StormAdmission => {
+                Some("it admits every handshake at once".to_owned())
+            }
             Kind::Direct if workload.transport == Transport::Wss => Some("the backend speaks no TLS".to_owned()),
             Kind::Direct if matches!(workload.shape, Shape::Memory | Shape::Scale(_) | Shape::Spread) => {
                 Some("no proxy".to_owned())
@@ -152,17 +163,20 @@ impl Rig<'_> {
     }
 
     fn round(&self, workload: Workload, program: &Program) -> Result<Outcome> {
-        let running =
-            program.start(self.backend.addr(), self.args.load.workers(workload), &self.identity, self.cores)?;
+        let load = &self.args.load;
+        let backend = if workload.shape.is_storm() { &self.storm } else { &self.backend };
+        let apart = workload.shape.is_storm().then(|| self.apart.addr());
+        let behind = Behind { endpoints: backend.addrs().to_vec(), apart, admission: load.admission(workload) };
+        let running = program.start(&behind, load.workers(workload), &self.identity, self.cores)?;
         let tls = if workload.transport == Transport::Wss { Some(self.identity.client()?) } else { None };
-        let addr = match &running {
-            None => self.backend.addr(),
-            Some(running) if tls.is_some() => running.tls(),
-            Some(running) => running.plain(),
+        let (addr, apart) = match &running {
+            None => (backend.addr(), self.apart.addr()),
+            Some(running) if tls.is_some() => (running.tls(), running.tls()),
+            Some(running) => (running.plain(), running.plain()),
         };
         let pid = running.as_ref().map(proxies::Running::pid);
-        let target = Target { addr, tls };
-        let outcome = drive::run(workload, &self.args.load, &target, &self.backend, pid, self.cores);
+        let (target, apart) = (Target { addr, tls: tls.clone() }, Target { addr: apart, tls });
+        let outcome = drive::run(workload, load, &target, &apart, backend, pid, self.cores);
         let said = running.as_ref().map(proxies::Running::output).unwrap_or_default();
         match outcome {
             Err(error) if !said.is_empty() => Err(error.context(format!("{} said {said:?}", program.label))),
@@ -178,7 +192,7 @@ fn help_of_workloads() -> String {
     format!("Workloads:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// What `cargo test --benches` runs: each part by itself, and every workload once without a proxy.
+/// What `cargo test --benches` runs: each part by itself, and every workload once without a proxy. A storm needs one.
 fn check_itself() -> Result<()> {
     histogram::check_itself();
     stats::check_itself();
@@ -189,11 +203,13 @@ fn check_itself() -> Result<()> {
     let rig = Rig::start(&args)?;
     proxies::check_itself(&rig.identity)?;
     let floor = Program::find(Kind::Floor, None).context("this executable is gone")?;
-    for (workload, program) in
-        Workload::all().into_iter().flat_map(|workload| [(workload, &direct), (workload, &floor)])
-    {
-        if rig.pointless(workload, program.kind).is_none() {
-            rig.round(workload, program).with_context(|| format!("{workload} {}", program.label))?;
+    let wsluice = Program::find(Kind::Wsluice, None).context("wsluice has not been built")?;
+    for workload in Workload::all() {
+        let programs = [&direct, &floor, &wsluice].into_iter();
+        for program in programs.filter(|program| program.kind != Kind::Wsluice || workload.shape.is_storm()) {
+            if rig.pointless(workload, program.kind).is_none() {
+                rig.round(workload, program).with_context(|| format!("{workload} {}", program.label))?;
+            }
         }
     }
     Ok(())

@@ -47,6 +47,12 @@ impl Tree {
         self.pids.iter().map(|&pid| pss_of(pid)).sum()
     }
 
+    /// The most that was resident at any time, KiB (`VmHWM`): a peak that a sample would miss, and reading it costs the
+    /// proxy nothing. Pages that its processes share are counted in each.
+    pub fn peak(&self) -> Result<f64> {
+        self.pids.iter().map(|&pid| peak_of(pid)).sum()
+    }
+
     /// How many descriptors each epoll instance watches: one instance is one worker in every proxy here.
     pub fn watched(&self) -> Vec<usize> {
         self.pids.iter().flat_map(|&pid| epolls_of(pid)).map(|watched| watched.lines().count()).collect()
@@ -86,13 +92,21 @@ fn cpu_of(pid: i32) -> Result<Duration> {
 fn pss_of(pid: i32) -> Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let kib =
-        |name| rollup.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<f64>().ok());
-    let (anonymous, shared) = (kib("Pss_Anon:"), kib("Pss_Shmem:"));
+    let (anonymous, shared) = (kib(&rollup, "Pss_Anon:"), kib(&rollup, "Pss_Shmem:"));
     anonymous
         .zip(shared)
         .map(|(anonymous, shared)| anonymous + shared)
         .with_context(|| format!("{path} is too old a one"))
+}
+
+fn peak_of(pid: i32) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    kib(&status, "VmHWM:").with_context(|| format!("{path} has no peak"))
+}
+
+fn kib(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
 fn every_process() -> impl Iterator<Item = i32> {

@@ -3,17 +3,19 @@
 //! ECDSA P-256, TLS 1.3, X25519, AES-128-GCM: what the proxies then do differs only in how they do it. The client knows
 //! the one certificate it will meet and compares it byte by byte; the handshake's signature is verified as ever.
 
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, NamedGroup, SignatureScheme};
 use tempfile::TempDir;
 
 /// The certificate, as files for the proxies and as what clients expect.
@@ -67,6 +69,70 @@ impl Identity {
             .with_no_client_auth();
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
+    }
+}
+
+/// The client of all who come back: each takes a ticket that nobody else has (RFC 8446 §C.4).
+pub fn returning(client: &ClientConfig, tickets: &Arc<Tickets>) -> Arc<ClientConfig> {
+    let mut config = client.clone();
+    config.resumption = Resumption::store(Arc::clone(tickets) as Arc<dyn ClientSessionStore>);
+    Arc::new(config)
+}
+
+/// Tickets of one server, at most so many.
+pub struct Tickets {
+    kept: Mutex<Vec<Tls13ClientSessionValue>>,
+    max: usize,
+    open: AtomicBool,
+}
+
+impl Tickets {
+    pub fn new(max: usize) -> Arc<Tickets> {
+        Arc::new(Tickets { kept: Mutex::default(), max, open: AtomicBool::new(false) })
+    }
+
+    pub fn len(&self) -> usize {
+        self.kept.lock().map_or(0, |kept| kept.len())
+    }
+
+    /// No more are kept; from now on they are used.
+    pub fn use_them(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _server: ServerName<'static>, _group: NamedGroup) {}
+
+    fn kx_hint(&self, _server: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _server: ServerName<'static>, _session: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _server: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _server: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        if let Ok(mut kept) = self.kept.lock()
+            && kept.len() < self.max
+            && !self.open.load(Ordering::Relaxed)
+        {
+            kept.push(ticket);
+        }
+    }
+
+    fn take_tls13_ticket(&self, _server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.open.load(Ordering::Relaxed).then(|| self.kept.lock().ok()?.pop())?
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tickets", self.len())
     }
 }
 

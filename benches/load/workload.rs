@@ -35,6 +35,12 @@ pub enum Shape {
     Scale(usize),
     /// How connections spread over several workers.
     Spread,
+    /// Many clients that connect at the same time, while a few sessions go on.
+    Storm,
+    /// The same with resumed TLS sessions.
+    StormResume,
+    /// The same at an upstream that admits so many handshakes a second.
+    StormAdmission,
 }
 
 /// The steps of [`Shape::Scale`]: 9,500 sessions are what 20,000 descriptors allow.
@@ -66,6 +72,9 @@ impl fmt::Display for Shape {
             Shape::Fair => "fair",
             Shape::Scale(connections) => return write!(f, "scale-{connections}"),
             Shape::Spread => "spread",
+            Shape::Storm => "storm",
+            Shape::StormResume => "storm-resume",
+            Shape::StormAdmission => "storm-admission",
         })
     }
 }
@@ -82,6 +91,13 @@ impl fmt::Display for Workload {
     }
 }
 
+impl Shape {
+    /// Is it a storm of one kind or another?
+    pub fn is_storm(self) -> bool {
+        matches!(self, Shape::Storm | Shape::StormResume | Shape::StormAdmission)
+    }
+}
+
 impl Workload {
     /// All of them, in the order of the table.
     pub fn all() -> Vec<Workload> {
@@ -90,13 +106,18 @@ impl Workload {
         let shapes = [Echo, Rate, Up, Down, Push, Connect, Resume, Memory, Fair, small, middle, large, Spread];
         let each = shapes
             .into_iter()
+            .chain([Shape::Storm, Shape::StormResume, Shape::StormAdmission])
             .flat_map(|shape| [Transport::Ws, Transport::Wss].map(|transport| Workload { shape, transport }));
         each.filter(|workload| workload.exists()).collect()
     }
 
-    /// Only TLS sessions are resumed, and how connections spread does not depend on TLS.
+    /// Only TLS sessions are resumed; how connections spread, and how handshakes are admitted, does not depend on TLS.
     fn exists(self) -> bool {
-        !matches!((self.shape, self.transport), (Shape::Resume, Transport::Ws) | (Shape::Spread, Transport::Wss))
+        !matches!(
+            (self.shape, self.transport),
+            (Shape::Resume | Shape::StormResume, Transport::Ws)
+                | (Shape::Spread | Shape::StormAdmission, Transport::Wss)
+        )
     }
 
     /// Whether rounds of the two are interleaved, since they are compared with each other.
@@ -104,20 +125,24 @@ impl Workload {
         self == other || matches!((self.shape, other.shape), (Shape::Scale(_), Shape::Scale(_)))
     }
 
-    /// Those that `words` name: `echo-ws`, or `echo`, or `ws`. No words: all but `scale` and `spread`, which take long.
+    /// Those that `words` name: `echo-ws`, or `echo`, or `ws`. No words: all but `scale`, `spread` and `storm`, which
+    /// take long.
     pub fn named(words: &[String]) -> Result<Vec<Workload>> {
         let all = Workload::all();
         let fits = |workload: &Workload, word: &str| {
-            let scale = matches!(workload.shape, Shape::Scale(_)) && word == "scale";
+            let family = match workload.shape {
+                Shape::Scale(_) => word == "scale",
+                shape => shape.is_storm() && word == "storm",
+            };
             let names = [workload.to_string(), workload.shape.to_string(), workload.transport.to_string()];
-            scale || names.iter().any(|name| name == word)
+            family || names.iter().any(|name| name == word)
         };
         if let Some(word) = words.iter().find(|word| !all.iter().any(|workload| fits(workload, word))) {
             let names: Vec<_> = all.iter().map(Workload::to_string).collect();
             bail!("no workload is called {word:?}; there are {}", names.join(", "));
         }
         let wanted = |workload: &Workload| match words {
-            [] => !matches!(workload.shape, Shape::Scale(_) | Shape::Spread),
+            [] => !matches!(workload.shape, Shape::Scale(_) | Shape::Spread) && !workload.shape.is_storm(),
             words => words.iter().any(|word| fits(workload, word)),
         };
         Ok(all.into_iter().filter(wanted).collect())
@@ -129,7 +154,9 @@ impl Workload {
             Shape::Echo | Shape::Rate | Shape::Fair | Shape::Scale(_) => ("µs/round trip", 1e3),
             Shape::Up | Shape::Down => ("ns/byte", 1.0),
             Shape::Push => ("µs/message", 1e3),
-            Shape::Connect | Shape::Resume => ("µs/connection", 1e3),
+            Shape::Connect | Shape::Resume | Shape::Storm | Shape::StormResume | Shape::StormAdmission => {
+                ("µs/connection", 1e3)
+            }
             Shape::Memory => ("KiB/connection", 1.0),
             Shape::Spread => ("sessions", 1.0),
         }
@@ -159,6 +186,12 @@ impl Workload {
             Shape::Fair => "echoes alone, and beside one connection that streams flat out both ways",
             Shape::Scale(_) => "echo, push, connect and memory while so many connections are open, most of them idle",
             Shape::Spread => "how many connections each worker holds",
+            Shape::Storm if self.transport == Transport::Wss => "the same with full TLS handshakes",
+            Shape::Storm => "9,000 clients connect at once: time until all have echoed, established sessions meanwhile",
+            Shape::StormResume => "the same with resumed TLS sessions",
+            Shape::StormAdmission => {
+                "the same, and the upstream admits a third of the clients a second (wsluice alone)"
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod push;
 mod rate;
 mod scale;
 mod spread;
+mod storm;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -42,6 +43,28 @@ pub enum Outcome {
     Scale(Scale),
     /// Sessions of each worker.
     Spread(Vec<usize>),
+    Storm(Storm),
+}
+
+/// Many clients that have come at once.
+pub struct Storm {
+    /// From the first connect until the last echo; latencies are those of clients, from the first connect on.
+    pub work: Work,
+    /// When each client had its echo, in order.
+    pub echoed: Vec<Duration>,
+    /// How many were told to come again.
+    pub refused: usize,
+    /// Echoes of the established sessions meanwhile.
+    pub beside: Histogram,
+    /// The most memory of the proxy, KiB.
+    pub peak: f64,
+}
+
+impl Storm {
+    /// The time until the last echo.
+    pub fn all_echoed(&self) -> Duration {
+        self.echoed.last().copied().unwrap_or_default()
+    }
 }
 
 /// Echoes by themselves and beside one heavy connection.
@@ -88,10 +111,13 @@ pub struct Round<'a> {
     pub workload: Workload,
     pub load: &'a Load,
     pub target: Target,
+    /// Where the established sessions of a storm go, by [`APART`].
+    pub apart: Target,
     pub backend: &'a Backend,
     /// `None` without a proxy.
     pub proxy: Option<Tree>,
     pub scratch: Scratch,
+    pub cores: Cores,
     pss_before: f64,
 }
 
@@ -100,6 +126,7 @@ pub fn run(
     workload: Workload,
     load: &Load,
     target: &Target,
+    apart: &Target,
     backend: &Backend,
     proxy: Option<i32>,
     cores: Cores,
@@ -114,7 +141,8 @@ pub fn run(
             first.close().await.context("closing the first connection")?;
             let proxy = proxy.map(Tree::of);
             let pss_before = proxy.as_ref().map_or(Ok(0.0), Tree::pss)?;
-            let round = Round { workload, load, target: target.clone(), backend, proxy, scratch, pss_before };
+            let (target, apart) = (target.clone(), apart.clone());
+            let round = Round { workload, load, target, apart, backend, proxy, scratch, cores, pss_before };
             let driven = tokio::time::timeout(load.deadline(), round.drive());
             driven.await.context("the round did not end")?
         })
@@ -139,6 +167,7 @@ impl Round<'_> {
             Shape::Fair => fair::drive(self).await.map(Outcome::Fair),
             Shape::Scale(_) => scale::drive(self).await.map(Outcome::Scale),
             Shape::Spread => spread::drive(self).await.map(Outcome::Spread),
+            Shape::Storm | Shape::StormResume | Shape::StormAdmission => storm::drive(self).await.map(Outcome::Storm),
         }
     }
 
@@ -149,24 +178,7 @@ impl Round<'_> {
 
     /// Opens connections to one path of the backend.
     async fn open(&self, count: usize, path: &'static str, len: usize) -> Result<Vec<Rc<Conn>>> {
-        let mut opening = JoinSet::new();
-        let left = Rc::new(Cell::new(count));
-        for _ in 0..OPENING.min(count) {
-            let (target, scratch, left) = (self.target.clone(), Rc::clone(&self.scratch), Rc::clone(&left));
-            opening.spawn_local(async move {
-                let mut conns = Vec::new();
-                while left.get() > 0 {
-                    left.set(left.get() - 1);
-                    conns.push(Rc::new(Conn::open(&target, path, len, &scratch).await?));
-                }
-                anyhow::Ok(conns)
-            });
-        }
-        let mut conns = Vec::with_capacity(count);
-        while let Some(opened) = opening.join_next().await {
-            conns.extend(opened?.with_context(|| format!("opening connection {} of {count}", conns.len()))?);
-        }
-        Ok(conns)
+        open(&self.target, &self.scratch, count, path, len).await
     }
 
     /// Reads the clocks.
@@ -202,6 +214,34 @@ impl Round<'_> {
         tally.stopping.set(true);
         self.close_window(window, tally, units, connections)
     }
+}
+
+/// Opens connections to one path of the backend, a few at a time.
+async fn open(
+    target: &Target,
+    scratch: &Scratch,
+    count: usize,
+    path: &'static str,
+    len: usize,
+) -> Result<Vec<Rc<Conn>>> {
+    let mut opening = JoinSet::new();
+    let left = Rc::new(Cell::new(count));
+    for _ in 0..OPENING.min(count) {
+        let (target, scratch, left) = (target.clone(), Rc::clone(scratch), Rc::clone(&left));
+        opening.spawn_local(async move {
+            let mut conns = Vec::new();
+            while left.get() > 0 {
+                left.set(left.get() - 1);
+                conns.push(Rc::new(Conn::open(&target, path, len, &scratch).await?));
+            }
+            anyhow::Ok(conns)
+        });
+    }
+    let mut conns = Vec::with_capacity(count);
+    while let Some(opened) = opening.join_next().await {
+        conns.extend(opened?.with_context(|| format!("opening connection {} of {count}", conns.len()))?);
+    }
+    Ok(conns)
 }
 
 struct Window {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::{PATIENCE, Round, Tally, Work, run_for};
+use crate::client::Conn;
 use crate::frame::{Frame, Sender};
 use crate::machine::sleep_exactly;
 use crate::workload::MESSAGE_LEN;
@@ -24,11 +25,25 @@ const BEHIND_MAX: usize = 100_000;
 pub async fn drive(round: &Round<'_>) -> Result<Work> {
     let conns = round.open(round.load.busy_connections, "/echo", MESSAGE_LEN).await?;
     let (tally, mut tasks, count) = (Rc::new(Tally::default()), JoinSet::new(), conns.len());
-    let (mut lanes, under_way) = (Vec::with_capacity(count), Rc::new(Cell::new(0u64)));
+    let under_way = start(conns, round.load.rate, &tally, &mut tasks)?;
+    let work = round.measure(&tally, &mut tasks, count).await?;
+    until_all_are_back(&under_way, &mut tasks).await?;
+    Ok(work)
+}
+
+/// Starts echoing on these connections, so many messages a second over all of them, until [`Tally::stopping`]. Returns how
+/// many are under way.
+pub fn start(
+    conns: Vec<Rc<Conn>>,
+    rate: u32,
+    tally: &Rc<Tally>,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Result<Rc<Cell<u64>>> {
+    let (mut lanes, under_way) = (Vec::with_capacity(conns.len()), Rc::new(Cell::new(0u64)));
     for conn in conns {
         let due = Rc::new(RefCell::new(VecDeque::new()));
         lanes.push((Rc::clone(&conn), Rc::clone(&due)));
-        let (tally, under_way) = (Rc::clone(&tally), Rc::clone(&under_way));
+        let (tally, under_way) = (Rc::clone(tally), Rc::clone(&under_way));
         tasks.spawn_local(async move {
             loop {
                 for _ in 0..conn.receive().await?.messages {
@@ -38,8 +53,8 @@ pub async fn drive(round: &Round<'_>) -> Result<Work> {
             }
         });
     }
-    let mut ticks = start_clock(round.load.rate)?;
-    let (stopping, sent) = (Rc::clone(&tally), Rc::clone(&under_way));
+    let mut ticks = start_clock(rate)?;
+    let (stopping, sent) = (Rc::clone(tally), Rc::clone(&under_way));
     tasks.spawn_local(async move {
         let mut frame = Frame::new(Sender::Client, MESSAGE_LEN);
         let turns = (0u64..).flat_map(|sequence| (0..lanes.len()).map(move |lane| (sequence, lane)));
@@ -58,13 +73,16 @@ pub async fn drive(round: &Round<'_>) -> Result<Work> {
         }
         Ok(())
     });
-    let work = round.measure(&tally, &mut tasks, count).await?;
+    Ok(under_way)
+}
+
+pub async fn until_all_are_back(under_way: &Cell<u64>, tasks: &mut JoinSet<Result<()>>) -> Result<()> {
     let over = Instant::now();
     while under_way.get() > 0 {
         ensure!(over.elapsed() < PATIENCE, "{} messages have not come back", under_way.get());
-        run_for(&mut tasks, Duration::from_millis(2)).await?;
+        run_for(tasks, Duration::from_millis(2)).await?;
     }
-    Ok(work)
+    Ok(())
 }
 
 /// Sends the instant at which each message is due, when it is due, until the receiver is dropped.

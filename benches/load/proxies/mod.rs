@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::args::Versus;
+use crate::args::{Admission, Versus};
 use crate::floor;
 use crate::machine::{Cores, free_ports};
 use crate::process::Tree;
@@ -63,12 +63,25 @@ pub struct Program {
     pub version: String,
 }
 
+/// The paths that go to [`Behind::apart`].
+pub const APART: &str = "/apart";
+
+/// What is behind a proxy.
+pub struct Behind {
+    /// The endpoints of one upstream.
+    pub endpoints: Vec<SocketAddr>,
+    /// The endpoint of another one.
+    pub apart: Option<SocketAddr>,
+    /// What the first upstream admits.
+    pub admission: Option<Admission>,
+}
+
 /// What a configuration is made of.
 struct Plan<'a> {
     plain_port: u16,
     tls_port: u16,
     admin_port: u16,
-    backend: SocketAddr,
+    behind: &'a Behind,
     workers: usize,
     identity: &'a Identity,
     directory: &'a Path,
@@ -102,22 +115,17 @@ impl Program {
     }
 
     /// Starts the proxy on the proxy's core and waits until it accepts; `None` for [`Kind::Direct`].
-    pub fn start(
-        &self,
-        backend: SocketAddr,
-        workers: usize,
-        identity: &Identity,
-        cores: Cores,
-    ) -> Result<Option<Running>> {
+    pub fn start(&self, behind: &Behind, workers: usize, identity: &Identity, cores: Cores) -> Result<Option<Running>> {
         let directory = TempDir::new()?;
         let [plain_port, tls_port, admin_port] = free_ports()?;
-        let plan = Plan { plain_port, tls_port, admin_port, backend, workers, identity, directory: directory.path() };
+        let plan = Plan { plain_port, tls_port, admin_port, behind, workers, identity, directory: directory.path() };
         let mut command = Command::new(&self.path);
         match self.kind {
             Kind::Wsluice => wsluice::prepare(&mut command, &plan)?,
             Kind::Nginx => nginx::prepare(&mut command, &plan)?,
             Kind::Haproxy => haproxy::prepare(&mut command, &plan)?,
             Kind::Floor => {
+                let backend = *behind.endpoints.first().context("nothing is behind the floor")?;
                 floor::prepare(&mut command, plain_port, tls_port, backend, identity.cert_file(), identity.key_file());
             }
             Kind::Direct => return Ok(None),
@@ -261,8 +269,14 @@ pub fn end_with_us() -> Result<()> {
 
 /// What `cargo test --benches` holds this directory to.
 pub fn check_itself(identity: &Identity) -> Result<()> {
-    let (directory, backend) = (TempDir::new()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+    let (directory, endpoint) = (TempDir::new()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
     let [plain_port, tls_port, admin_port] = free_ports()?;
     let directory = directory.path();
-    wsluice::check_itself(&Plan { plain_port, tls_port, admin_port, backend, workers: 1, identity, directory })
+    let plain = Behind { endpoints: vec![endpoint], apart: None, admission: None };
+    let apart = SocketAddr::from((Ipv4Addr::LOCALHOST, 10));
+    let full = Behind { endpoints: vec![endpoint], apart: Some(apart), admission: Some(Admission { per_second: 10 }) };
+    for behind in [&plain, &full] {
+        wsluice::check_itself(&Plan { plain_port, tls_port, admin_port, behind, workers: 1, identity, directory })?;
+    }
+    Ok(())
 }

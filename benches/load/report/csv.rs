@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::words::nanos;
 use super::{Report, Round};
-use crate::drive::{Fair, Memory, Outcome, Scale, Work};
+use crate::drive::{Fair, Memory, Outcome, Scale, Storm, Work};
 use crate::workload::{Shape, Workload};
 
 const HEAD: &str =
@@ -40,6 +40,17 @@ impl Report {
                         line(part, measured(Workload { shape, ..*workload }, work));
                     }
                     line("/memory", figure(*memory, "KiB/connection"));
+                }
+                Outcome::Storm(storm) => {
+                    let Storm { work, beside, peak, refused, .. } = storm;
+                    let millis = |share| beside.quantile(share).map_or(0.0, |at| nanos(at) / 1e6);
+                    line("", measured(*workload, work));
+                    line("/all", figure(storm.all_echoed().as_secs_f64(), "s"));
+                    line("/beside-p50", figure(millis(0.5), "ms"));
+                    line("/beside-p99", figure(millis(0.99), "ms"));
+                    line("/beside-max", figure(millis(1.0), "ms"));
+                    line("/peak", figure(*peak, "KiB"));
+                    line("/refused", figure(*refused as f64, "clients"));
                 }
                 Outcome::Spread(sessions) => {
                     for (worker, sessions) in sessions.iter().enumerate() {

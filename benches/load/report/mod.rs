@@ -2,6 +2,7 @@
 
 mod csv;
 mod plot;
+mod storm;
 mod table;
 mod tables;
 mod words;
@@ -13,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::args::Args;
-use crate::drive::{Fair, Memory, Outcome, Scale, Work};
+use crate::drive::{Fair, Memory, Outcome, Scale, Storm, Work};
 use crate::machine::Cores;
 use crate::proxies::{Kind, Program};
 use crate::stats::{Quartiles, median, quartiles};
@@ -71,7 +72,7 @@ impl Report {
     pub fn new(args: &Args, programs: &[Program], cores: &Cores) -> Report {
         let (rounds, seconds) = (args.rounds, args.load.seconds);
         let fewer = Workload::all().into_iter().map(|workload| args.rounds(workload)).min().filter(|few| *few < rounds);
-        let fewer = fewer.map_or_else(String::new, |few| format!(" ({few} of memory, fair, scale and spread)"));
+        let fewer = fewer.map_or_else(String::new, |few| format!(" ({few} of memory, fair, scale, spread and storm)"));
         let mut head = vec![
             format!("{}: {}", today(), machine_line()),
             format!(
@@ -120,11 +121,12 @@ impl Report {
     /// Writes the report in all its forms, and says which files these are.
     pub fn write(&self, directory: &Path) -> Result<Vec<&'static str>> {
         let svg = ("load.svg", plot::svg(&self.rows(), &self.baseline, &self.head));
-        let files = if self.publish {
+        let mut files = if self.publish {
             vec![("load.md", self.markdown()), ("load.csv", self.csv()), svg]
         } else {
             vec![("report.txt", self.text()), ("report.md", self.markdown()), ("rounds.csv", self.csv()), svg]
         };
+        files.extend(self.storm_svg().map(|svg| ("storm.svg", svg)));
         for (name, content) in &files {
             let path = directory.join(name);
             fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
@@ -141,8 +143,14 @@ impl Report {
                 .unwrap_or_default();
         }
         write!(out, "{every_figure}").unwrap_or_default();
-        let tables =
-            [self.work_table(), self.memory_table(), self.fair_table(), self.scale_table(), self.spread_table()];
+        let tables = [
+            self.work_table(),
+            self.memory_table(),
+            self.fair_table(),
+            self.scale_table(),
+            self.spread_table(),
+            self.storm_table(),
+        ];
         for table in tables.iter().filter(|table| !table.is_empty()) {
             write!(out, "\n{}", form(table)).unwrap_or_default();
         }
@@ -172,21 +180,29 @@ impl Report {
     }
 
     fn row(&self, workload: Workload, proxy: &Proxy) -> Row {
-        let costs = self.costs(workload, &proxy.label);
-        let base = self.costs(workload, &self.baseline);
-        let ratio_in = |&(number, cost): &(usize, f64)| {
-            let (_, base) = base.iter().find(|(other, _)| *other == number)?;
-            (*base > 0.0).then(|| cost / base)
-        };
-        let ratios: Vec<f64> = costs.iter().filter_map(ratio_in).collect();
-        let costs: Vec<f64> = costs.into_iter().map(|(_, cost)| cost).collect();
-        Row { workload, proxy: proxy.clone(), cost: median(&costs), ratio: quartiles(&ratios) }
+        let (cost, ratio) = self.compared(workload, &proxy.label, |kind, outcome| cost(workload, kind, outcome));
+        Row { workload, proxy: proxy.clone(), cost, ratio }
     }
 
-    /// Round number and cost, of the rounds that count.
-    fn costs(&self, workload: Workload, label: &str) -> Vec<(usize, f64)> {
-        let cost_of = |round: &Round| cost(workload, round.proxy.kind, round.outcome.as_ref().ok()?);
-        self.rounds_of(workload, label).filter_map(|round| Some((round.number, cost_of(round)?))).collect()
+    /// The median of a figure, and how it compares to the baseline's within each round.
+    fn compared(
+        &self,
+        workload: Workload,
+        label: &str,
+        pick: impl Fn(Kind, &Outcome) -> Option<f64>,
+    ) -> (Option<f64>, Option<Quartiles>) {
+        let figures = |label: &str| -> Vec<(usize, f64)> {
+            let of_round = |round: &Round| pick(round.proxy.kind, round.outcome.as_ref().ok()?);
+            self.rounds_of(workload, label).filter_map(|round| Some((round.number, of_round(round)?))).collect()
+        };
+        let (ours, base) = (figures(label), figures(&self.baseline));
+        let ratio_in = |&(number, figure): &(usize, f64)| {
+            let (_, base) = base.iter().find(|(other, _)| *other == number)?;
+            (*base > 0.0).then(|| figure / base)
+        };
+        let ratios: Vec<f64> = ours.iter().filter_map(ratio_in).collect();
+        let ours: Vec<f64> = ours.into_iter().map(|(_, figure)| figure).collect();
+        (median(&ours), quartiles(&ratios))
     }
 
     fn rounds_of(&self, workload: Workload, label: &str) -> impl Iterator<Item = &Round> {
@@ -201,7 +217,7 @@ fn cost(workload: Workload, kind: Kind, outcome: &Outcome) -> Option<f64> {
             Some(nanos(work.proxy_cpu) / work.units / workload.cost_unit().1)
         }
         Outcome::Memory(memory) => Some(memory.idle),
-        Outcome::Work(_) | Outcome::Fair(_) | Outcome::Scale(_) | Outcome::Spread(_) => None,
+        Outcome::Work(_) | Outcome::Fair(_) | Outcome::Scale(_) | Outcome::Spread(_) | Outcome::Storm(_) => None,
     }
 }
 
@@ -211,6 +227,19 @@ pub fn in_short(workload: Workload, program: &Program, outcome: &Result<Outcome>
     match outcome {
         Err(error) => format!("{label}: FAILED: {error:#}"),
         Ok(Outcome::Spread(sessions)) => format!("{label}: {sessions:?}"),
+        Ok(Outcome::Storm(storm)) => {
+            let Storm { work, echoed, refused, beside, peak } = storm;
+            let (p99, max) =
+                (beside.quantile(0.99).map_or_else(dash, time), beside.quantile(1.0).map_or_else(dash, time));
+            let refused = if *refused > 0 { format!(", {refused} refused") } else { String::new() };
+            format!(
+                "{label}: {} clients in {}{refused}, p99 {p99} (max {max}) beside, peak {:.1} MiB, {:.2} s of CPU",
+                echoed.len(),
+                time(storm.all_echoed()),
+                peak / 1024.0,
+                work.proxy_cpu.as_secs_f64(),
+            )
+        }
         Ok(Outcome::Memory(Memory { idle, after_burst, .. })) => {
             format!("{label}: {} KiB idle, {} after a burst", figure(*idle), figure(*after_burst))
         }

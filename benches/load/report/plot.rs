@@ -10,8 +10,8 @@ use super::{Proxy, Row};
 use crate::proxies::Kind;
 use crate::workload::{Shape, Transport};
 
-const WIDTH: f64 = 960.0;
-const MARGIN: f64 = 24.0;
+pub(super) const WIDTH: f64 = 960.0;
+pub(super) const MARGIN: f64 = 24.0;
 /// Names of the workloads.
 const NAMES: f64 = 124.0;
 /// Between the panels, and room for the figure of the longest bar.
@@ -25,8 +25,8 @@ const LINE: f64 = 15.0;
 /// A bar that is longer is cut, and says so.
 const RATIO_MAX: f64 = 2.5;
 
-const INK: &str = "#24292f";
-const PALE: &str = "#6e7781";
+pub(super) const INK: &str = "#24292f";
+pub(super) const PALE: &str = "#6e7781";
 
 pub fn svg(rows: &[Row], baseline: &str, head: &[String]) -> String {
     let bars: Vec<&Row> = rows.iter().filter(|row| row.ratio.is_some() && row.proxy.label != baseline).collect();
@@ -165,7 +165,7 @@ impl Panel {
 }
 
 /// Told apart by everybody (Okabe and Ito's palette).
-fn colour(proxy: &Proxy) -> &'static str {
+pub(super) fn colour(proxy: &Proxy) -> &'static str {
     match proxy.kind {
         Kind::Wsluice if proxy.label == Kind::Wsluice.to_string() => "#0072b2",
         // A wsluice to compare with.
@@ -176,11 +176,11 @@ fn colour(proxy: &Proxy) -> &'static str {
     }
 }
 
-fn escaped(content: &str) -> String {
+pub(super) fn escaped(content: &str) -> String {
     content.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, style: &str, content: &str) {
+pub(super) fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, style: &str, content: &str) {
     writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" {style}>{content}</text>")
         .unwrap_or_default();
 }

@@ -1,5 +1,6 @@
 //! The tables: a short one that compares, and one for each kind of outcome with all its figures.
 
+use super::storm::MEASURES;
 use super::words::{cell, dash, figure, nanos, quartiles_text, time};
 use super::{CONNECTIONS_FOR_PSS, Report, Table};
 use crate::drive::{Fair, Memory, Outcome, Scale, Work};
@@ -15,6 +16,13 @@ impl Report {
         let columns = ["workload", "unit"].into_iter().chain(labels.iter().map(String::as_str)).collect::<Vec<_>>();
         let mut table = Table::new(&columns);
         for workload in self.workloads() {
+            for measure in MEASURES.iter().filter(|_| workload.shape.is_storm()) {
+                let cells = labels.iter().map(|label| {
+                    let (figure, ratio) = self.storm_compared(workload, label, measure);
+                    figure.map_or_else(dash, |figure| cell(figure, ratio))
+                });
+                table.add([workload.to_string(), measure.unit.to_owned()].into_iter().chain(cells).collect());
+            }
             let rows: Vec<_> = self.proxies.iter().map(|proxy| self.row(workload, proxy)).collect();
             if rows.iter().all(|row| row.cost.is_none()) {
                 continue;
