@@ -7,6 +7,7 @@
 pub mod accepting;
 mod h1;
 pub mod metrics;
+mod turns;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -192,11 +193,12 @@ impl Drop for ConnectionSlot {
 /// it is done; the session is inside the future, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
 fn connection(
-    mut before: impl Future<Output = Option<Upgraded>> + Unpin,
+    before: impl Future<Output = Option<Upgraded>> + Unpin,
     slot: ConnectionSlot,
 ) -> impl Future<Output = ()> {
     async move {
         // Freed as soon as it is done. After a panic too, dropping it releases all that it held.
+        let mut before = turns::in_turn(before);
         let begun = poll_fn(move |cx| Pin::new(&mut before).poll(cx).map(|upgraded| upgraded.map(begin)));
         let mut session = match panics::catching(PanicSite::Connection, begun).await {
             Ok(Some(session)) => session,

@@ -1,0 +1,156 @@
+//! Whose turn it is on a worker when thousands connect at once.
+//!
+//! The runtime polls its tasks in the order in which they became ready. So a message of a session would wait behind
+//! every handshake that is ready, and in a storm these are thousands. A worker therefore polls only so many
+//! handshakes before it looks at its sockets again, and sessions that became ready meanwhile come first. Those that have
+//! begun go before new ones: fewer are under way at the same time, and what each of them holds is given back earlier.
+//!
+//! Nobody holds a place here: a client that says nothing is not polled, and delays no other.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use tokio::task::yield_now;
+
+/// How many polls of handshakes a worker makes before it looks at its sockets: with a signature for TLS in each, some
+/// milliseconds.
+const POLLS_A_TURN: usize = 8;
+
+struct Turns {
+    /// Polls left in this turn.
+    left: usize,
+    /// Handshakes that have begun and wait for the next turn. As many as there are connections, at most.
+    begun: VecDeque<Waker>,
+    /// Those that have not.
+    new: VecDeque<Waker>,
+    /// Whether the task that begins the next turn is there.
+    is_next_due: bool,
+}
+
+thread_local! {
+    static TURNS: RefCell<Turns> = const {
+        RefCell::new(Turns { left: POLLS_A_TURN, begun: VecDeque::new(), new: VecDeque::new(), is_next_due: false })
+    };
+}
+
+/// Polls `handshake` when it is its turn.
+pub fn in_turn<T>(mut handshake: impl Future<Output = T> + Unpin) -> impl Future<Output = T> {
+    let (mut is_new, mut is_waiting) = (true, false);
+    poll_fn(move |cx| {
+        if !is_waiting && !may_go(is_new, cx) {
+            is_waiting = true;
+            return Poll::Pending;
+        }
+        (is_new, is_waiting) = (false, false);
+        Pin::new(&mut handshake).poll(cx)
+    })
+}
+
+/// Takes a poll of this turn, or lets the task be woken in a later one.
+fn may_go(is_new: bool, cx: &Context<'_>) -> bool {
+    TURNS.with_borrow_mut(|turns| {
+        if turns.left > 0 {
+            turns.left -= 1;
+            return true;
+        }
+        let queue = if is_new { &mut turns.new } else { &mut turns.begun };
+        queue.push_back(cx.waker().clone());
+        if !std::mem::replace(&mut turns.is_next_due, true) {
+            tokio::spawn(begin_turns());
+        }
+        false
+    })
+}
+
+/// Begins turns until nobody waits.
+async fn begin_turns() {
+    loop {
+        // The runtime looks at its sockets, and polls what it finds there first.
+        yield_now().await;
+        let woken: Vec<Waker> = TURNS.with_borrow_mut(|turns| {
+            let Turns { begun, new, .. } = turns;
+            let woken: Vec<_> =
+                std::iter::from_fn(|| begun.pop_front().or_else(|| new.pop_front())).take(POLLS_A_TURN).collect();
+            turns.left = POLLS_A_TURN - woken.len();
+            turns.is_next_due = !woken.is_empty();
+            woken
+        });
+        if woken.is_empty() {
+            return;
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
+    use std::rc::Rc;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Runs tasks on a worker of their own, so that turns begin anew.
+    fn on_a_worker(test: impl AsyncFnOnce() + Send + 'static) {
+        let worker = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            LocalSet::new().block_on(&runtime, test());
+        });
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn a_session_waits_for_the_handshakes_of_one_turn() {
+        on_a_worker(async || {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            let note = |what: &'static str| {
+                let order = Rc::clone(&order);
+                move || order.borrow_mut().push(what)
+            };
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..10 * POLLS_A_TURN {
+                let (done, handshake) = (note("handshake"), in_turn(ready(())));
+                tasks.spawn_local(async move {
+                    handshake.await;
+                    done();
+                });
+            }
+            let done = note("session");
+            tasks.spawn_local(async move { done() });
+            tasks.join_all().await;
+            assert_eq!(order.borrow().iter().position(|what| *what == "session"), Some(POLLS_A_TURN));
+            assert_eq!(order.borrow().len(), 10 * POLLS_A_TURN + 1, "nobody is forgotten");
+        });
+    }
+
+    #[test]
+    fn what_has_begun_goes_before_what_is_new() {
+        on_a_worker(async || {
+            let (under_way, most) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..10 * POLLS_A_TURN {
+                let (under_way, most) = (Rc::clone(&under_way), Rc::clone(&most));
+                let mut has_begun = false;
+                let handshake = poll_fn(move |cx| {
+                    if std::mem::replace(&mut has_begun, true) {
+                        under_way.set(under_way.get() - 1);
+                        return Poll::Ready(());
+                    }
+                    under_way.set(under_way.get() + 1);
+                    most.set(most.get().max(under_way.get()));
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                });
+                tasks.spawn_local(in_turn(handshake));
+            }
+            tasks.join_all().await;
+            assert_eq!(most.get(), POLLS_A_TURN);
+        });
+    }
+}
