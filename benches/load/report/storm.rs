@@ -30,6 +30,13 @@ pub(super) const MEASURES: [Measure; 4] = [
     },
 ];
 
+fn storm_of(outcome: &Outcome) -> Option<&Storm> {
+    match outcome {
+        Outcome::Storm(storm) => Some(storm),
+        _ => None,
+    }
+}
+
 /// Steps of a curve.
 const STEPS: usize = 200;
 
@@ -41,17 +48,10 @@ impl Report {
         label: &str,
         measure: &Measure,
     ) -> (Option<f64>, Option<Quartiles>) {
-        self.compared(workload, label, |_, outcome| match outcome {
-            Outcome::Storm(storm) => (measure.pick)(storm),
-            _ => None,
-        })
+        self.compared(workload, label, |_, outcome| storm_of(outcome).and_then(measure.pick))
     }
 
     fn storms(&self, workload: Workload, label: &str) -> Vec<&Storm> {
-        let storm_of = |outcome| match outcome {
-            &Outcome::Storm(ref storm) => Some(storm),
-            _ => None,
-        };
         self.rounds_of(workload, label).filter_map(|round| storm_of(round.outcome.as_ref().ok()?)).collect()
     }
 
@@ -151,6 +151,9 @@ impl<'a> Curve<'a> {
     }
 }
 
+/// What a bar shows of a proxy.
+type Figure = fn(&Curve<'_>) -> f64;
+
 const TOP: f64 = 112.0;
 const HEIGHT: f64 = 200.0;
 const BETWEEN: f64 = 48.0;
@@ -188,7 +191,7 @@ fn svg(panels: &[(Workload, Vec<Curve<'_>>)], head: &[String]) -> String {
         let bold = format!("fill=\"{INK}\" font-size=\"13\" font-weight=\"bold\"");
         text(&mut out, (left, TOP - 16.0), "start", &bold, &workload.to_string());
         draw_curves(&mut out, left, width, curves);
-        let both: [(&str, fn(&Curve<'_>) -> f64); 2] = [
+        let both: [(&str, Figure); 2] = [
             ("p99 of established sessions' echo meanwhile, ms", |curve| curve.beside),
             ("peak memory, MiB", |curve| curve.peak),
         ];
@@ -247,14 +250,7 @@ fn draw_curves(out: &mut String, left: f64, width: f64, curves: &[Curve<'_>]) {
     }
 }
 
-fn draw_bars(
-    out: &mut String,
-    (left, top): (f64, f64),
-    width: f64,
-    title: &str,
-    curves: &[Curve<'_>],
-    pick: fn(&Curve<'_>) -> f64,
-) {
+fn draw_bars(out: &mut String, (left, top): (f64, f64), width: f64, title: &str, curves: &[Curve<'_>], pick: Figure) {
     text(out, (left, top), "start", &format!("fill=\"{INK}\" font-size=\"12\" font-weight=\"bold\""), title);
     let longest = curves.iter().map(pick).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     for (place, curve) in (0u32..).zip(curves) {
