@@ -7,7 +7,7 @@
 pub mod accepting;
 mod h1;
 pub mod metrics;
-mod turns;
+pub mod turns;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

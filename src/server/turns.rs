@@ -22,46 +22,93 @@ const POLLS_A_TURN: usize = 8;
 struct Turns {
     /// Polls left in this turn.
     left: usize,
-    /// Handshakes that have begun and wait for the next turn. As many as there are connections, at most.
-    begun: VecDeque<Waker>,
+    /// Handshakes that have begun and wait for a later turn.
+    begun: Queue,
     /// Those that have not.
-    new: VecDeque<Waker>,
+    new: Queue,
     /// Whether the task that begins the next turn is there.
     is_next_due: bool,
 }
 
+/// Handshakes that wait, first come, first served. Each stands in it once, so there are no more than connections.
+struct Queue {
+    wakers: VecDeque<Waker>,
+    /// How many have been let go so far: the number of the first that waits.
+    served: u64,
+}
+
+impl Queue {
+    const fn new() -> Queue {
+        Queue { wakers: VecDeque::new(), served: 0 }
+    }
+
+    /// Returns the number of the newcomer.
+    fn push(&mut self, waker: Waker) -> u64 {
+        self.wakers.push_back(waker);
+        self.served + self.wakers.len() as u64 - 1
+    }
+
+    fn pop(&mut self) -> Option<Waker> {
+        let waker = self.wakers.pop_front()?;
+        self.served += 1;
+        Some(waker)
+    }
+}
+
+/// The place of a handshake that waits.
+#[derive(Clone, Copy)]
+struct Place {
+    is_new: bool,
+    number: u64,
+}
+
 thread_local! {
     static TURNS: RefCell<Turns> = const {
-        RefCell::new(Turns { left: POLLS_A_TURN, begun: VecDeque::new(), new: VecDeque::new(), is_next_due: false })
+        RefCell::new(Turns { left: POLLS_A_TURN, begun: Queue::new(), new: Queue::new(), is_next_due: false })
     };
 }
 
 /// Polls `handshake` when it is its turn.
 pub fn in_turn<T>(mut handshake: impl Future<Output = T> + Unpin) -> impl Future<Output = T> {
-    let (mut is_new, mut is_waiting) = (true, false);
+    let (mut is_new, mut place) = (true, None);
     poll_fn(move |cx| {
-        if !is_waiting && !may_go(is_new, cx) {
-            is_waiting = true;
+        place = wait_for_turn(is_new, place, cx);
+        if place.is_some() {
             return Poll::Pending;
         }
-        (is_new, is_waiting) = (false, false);
+        is_new = false;
         Pin::new(&mut handshake).poll(cx)
     })
 }
 
-/// Takes a poll of this turn, or lets the task be woken in a later one.
-fn may_go(is_new: bool, cx: &Context<'_>) -> bool {
+/// Begins a turn at once: the worker has nothing to do. Call it where its thread is about to sleep.
+pub fn begin() {
     TURNS.with_borrow_mut(|turns| {
+        // Otherwise the next one is about to begin.
+        if !turns.is_next_due {
+            turns.left = POLLS_A_TURN;
+        }
+    });
+}
+
+/// Takes a poll of this turn (`None`), or a place in the queue for a later one.
+fn wait_for_turn(is_new: bool, place: Option<Place>, cx: &Context<'_>) -> Option<Place> {
+    TURNS.with_borrow_mut(|turns| {
+        if let Some(place) = place {
+            let queue = if place.is_new { &turns.new } else { &turns.begun };
+            // Something else may have woken it.
+            return (place.number >= queue.served).then_some(place);
+        }
         if turns.left > 0 {
             turns.left -= 1;
-            return true;
+            return None;
         }
         let queue = if is_new { &mut turns.new } else { &mut turns.begun };
-        queue.push_back(cx.waker().clone());
+        let number = queue.push(cx.waker().clone());
         if !std::mem::replace(&mut turns.is_next_due, true) {
             tokio::spawn(begin_turns());
         }
-        false
+        Some(Place { is_new, number })
     })
 }
 
@@ -72,8 +119,7 @@ async fn begin_turns() {
         yield_now().await;
         let woken: Vec<Waker> = TURNS.with_borrow_mut(|turns| {
             let Turns { begun, new, .. } = turns;
-            let woken: Vec<_> =
-                std::iter::from_fn(|| begun.pop_front().or_else(|| new.pop_front())).take(POLLS_A_TURN).collect();
+            let woken: Vec<_> = std::iter::from_fn(|| begun.pop().or_else(|| new.pop())).take(POLLS_A_TURN).collect();
             turns.left = POLLS_A_TURN - woken.len();
             turns.is_next_due = !woken.is_empty();
             woken
@@ -151,6 +197,44 @@ mod tests {
             }
             tasks.join_all().await;
             assert_eq!(most.get(), POLLS_A_TURN);
+        });
+    }
+
+    #[test]
+    fn who_is_woken_while_it_waits_keeps_its_one_place() {
+        on_a_worker(async || {
+            type Handshake = Pin<Box<dyn Future<Output = ()>>>;
+            let mut noisy: Vec<Handshake> =
+                (0..3 * POLLS_A_TURN).map(|_| Box::pin(in_turn(ready(()))) as Handshake).collect();
+            let waiting = |noisy: &mut Vec<Handshake>| {
+                let mut cx = Context::from_waker(Waker::noop());
+                noisy.retain_mut(|handshake| handshake.as_mut().poll(&mut cx).is_pending());
+                (noisy.len(), TURNS.with_borrow(|turns| turns.new.wakers.len()))
+            };
+            for _ in 0..3 {
+                assert_eq!(waiting(&mut noisy), (2 * POLLS_A_TURN, 2 * POLLS_A_TURN));
+            }
+            // Each look at the sockets lets the next ones go.
+            let mut rounds = 0;
+            while waiting(&mut noisy).0 > 0 {
+                yield_now().await;
+                rounds += 1;
+                assert!(rounds < 20, "somebody is forgotten");
+            }
+            assert!(rounds > 1, "all at once");
+        });
+    }
+
+    #[test]
+    fn an_idle_worker_has_a_whole_turn() {
+        on_a_worker(async || {
+            for _ in 0..3 {
+                let mut cx = Context::from_waker(Waker::noop());
+                for _ in 0..POLLS_A_TURN {
+                    assert!(Box::pin(in_turn(ready(()))).as_mut().poll(&mut cx).is_ready());
+                }
+                begin();
+            }
         });
     }
 }
