@@ -1,14 +1,15 @@
 //! RFC 6455 as pure logic: frames, close codes, the tunnel between two peers, and the opening handshake.
 //!
 //! Nothing here reads a socket or a clock. `frame` parses and encodes one header, `scanner` follows one direction from
-//! header to header, `tunnel` joins two directions with timers and the closing handshake, and `handshake` judges offers
-//! and answers. Payload is never unmasked, copied or changed.
+//! header to header, `tunnel` joins two directions with timers and the closing handshake, `rate` counts what a peer may
+//! still send, and `handshake` judges offers and answers. Payload is never unmasked, copied or changed.
 
 use serde::{Deserialize, Serialize};
 
 pub mod close;
 pub mod frame;
 pub mod handshake;
+pub mod rate;
 pub mod scanner;
 pub mod tunnel;
 
