@@ -61,6 +61,7 @@ fn scanner(c: &mut Criterion) {
         rsv: Rsv::None,
         frame_bytes_max: u64::MAX,
         message_bytes_max: u64::MAX,
+        fragments_max: u32::MAX,
         tolerant: false,
     };
     for payload in [16, 128, 1024, 65_536] {
@@ -108,6 +109,7 @@ impl Observer for Counts {
         self.messages += u64::from(count);
     }
     fn control(&mut self, _: Side, _: Opcode, _: u32) {}
+    fn delayed(&mut self, _: Side) {}
     fn tolerated(&mut self, _: Side, _: Violation) {}
     fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, _: Side, _: Duration) {}
@@ -124,6 +126,9 @@ fn tunnel(c: &mut Criterion) {
         pong: Duration::from_secs(10),
         frame_bytes_max: u64::MAX,
         message_bytes_max: u64::MAX,
+        fragments_max: 100_000,
+        control_per_second: Some(1000),
+        rates: [None; 2],
     };
     let settings = Arc::new(settings);
     // One frame a read, as in a conversation, and as many as a read brings when the proxy is behind.

@@ -137,6 +137,24 @@ const KEYS: Guesses = &[
         "write `limits: { message: 1MiB, connections: 1000 }`",
     ),
     ("routes[]", &["client_max_body_size", "max_body_size", "body_limit"], "write `limits: { body: 10MiB }`"),
+    (
+        "routes[]",
+        &["rate", "rate_limit", "ratelimit", "rateLimit", "limit_req", "throttle", "message_rate"],
+        "write `limits: { rate: { messages: 50/s } }`",
+    ),
+    ("routes[]", &["limit_rate", "bandwidth"], "write `limits: { server_rate: { bytes: 1MiB/s } }`"),
+    (
+        "routes[].limits",
+        &["rate_limit", "ratelimit", "rateLimit", "limit_req", "throttle", "message_rate", "messages", "client_rate"],
+        "write `rate: { messages: 50/s }`",
+    ),
+    ("routes[].limits", &["limit_rate", "bandwidth", "bytes"], "write `server_rate: { bytes: 1MiB/s }`"),
+    ("routes[].limits", &["pings", "control_frames", "ping_rate"], "write `control: 100/s`"),
+    ("routes[].limits", &["max_fragments", "fragment"], "write `fragments: {value}`"),
+    ("routes[].limits.rate", RATES, "write `messages: 50/s`"),
+    ("routes[].limits.server_rate", RATES, "write `messages: 50/s`"),
+    ("routes[].limits.rate", ACTIONS, "write `then: delay`, or `then: close`"),
+    ("routes[].limits.server_rate", ACTIONS, "write `then: delay`, or `then: close`"),
     ("routes[].limits", &["client_max_body_size", "max_body_size", "body_size"], "write `body: 10MiB`"),
     (
         "routes[]",
@@ -231,6 +249,12 @@ const KEYS: Guesses = &[
     ("admin", &["listen", "port", "address"], "write `bind: \"127.0.0.1:9902\"`"),
 ];
 
+/// A number per second, elsewhere.
+const RATES: &[&str] = &["rate", "requests", "average", "rps", "limit", "count", "events", "tokens_per_fill"];
+
+/// What happens to what is too fast, elsewhere.
+const ACTIONS: &[&str] = &["nodelay", "delay", "action", "mode", "on_exceeded", "close"];
+
 /// Keys of routes that stand nowhere else.
 const ROUTE_KEYS: &[&str] = &[
     "match",
@@ -264,7 +288,13 @@ const WORDS: Guesses = &[
     ("upstreams.*.balance", &["least_conn", "leastconn", "least_request"], "write `least_connections`"),
     ("upstreams.*.balance", &["ip_hash", "source", "client_ip"], "write `{ hash: { on: client_address } }`"),
     ("upstreams.*.balance", &["random", "p2c"], "write `random_two`"),
+    ("routes[].limits.rate.then", NOT_DROPPED, DELAY_OR_CLOSE),
+    ("routes[].limits.server_rate.then", NOT_DROPPED, DELAY_OR_CLOSE),
 ];
+
+const NOT_DROPPED: &[&str] = &["drop", "reject", "deny", "discard", "throttle", "nodelay", "kick", "disconnect"];
+const DELAY_OR_CLOSE: &str =
+    "write `delay` or `close`: to drop single messages would break what client and server agree on";
 
 /// Values of another kind than the one that is expected: what to write in place of a text, a number or a boolean. Of
 /// those that begin with `/` the first that does counts.
@@ -283,6 +313,13 @@ const SCALARS: &[(&str, &str, &str)] = &[
         "write `timeouts: { idle: {value} }` for silent sessions, or `{ response: {value} }` for plain HTTP",
     ),
     ("routes[].limits", "", "write `limits: { message: {value} }`"),
+    ("routes[].limits.rate", "", "write `rate: { messages: 10/s }`, or `{ bytes: 1MiB/s }`"),
+    ("routes[].limits.rate.messages", "", "write `{value}/s`"),
+    ("routes[].limits.rate.bytes", "", "write `{value}/s`, in bytes, or such as `1MiB/s`"),
+    ("routes[].limits.server_rate.messages", "", "write `{value}/s`"),
+    ("routes[].limits.server_rate.bytes", "", "write `{value}/s`, in bytes, or such as `1MiB/s`"),
+    ("routes[].limits.control", "", "write `{value}/s`"),
+    ("routes[].limits.server_rate", "", "write `server_rate: { messages: 10/s }`, or `{ bytes: 1MiB/s }`"),
     (
         "routes[].rewrite",
         "",

@@ -61,6 +61,7 @@ pub use schema::listener::{
 };
 pub use schema::on_change::OnChange;
 pub use schema::process::{DrainConfig, Log, LogFormat, LogLevel, Workers};
+pub use schema::rate::{ByteRate, Count, Exceeding, RateConfig};
 pub use schema::rebalance::{OnDown, RebalanceConfig};
 pub use schema::route::{
     Headers, Keepalive, Lookalikes, PlainHttp, RewriteConfig, RouteConfig, RouteLimits, RouteTimeouts, Validate,

@@ -315,6 +315,19 @@ pub fn closing(end: &End, stop: Option<&StopReason>, upstream_lost: &Farewell) -
         End::MessageTooLarge(_) => {
             row(Some((Code::MESSAGE_TOO_BIG, "message too large")), away, Proxy, "message_limit")
         }
+        // Rules of this service, and not of the protocol.
+        End::TooManyFragments(by) => {
+            let code = Code::POLICY_VIOLATION;
+            row(Some((code, "too many fragments")), to_server(*by, code), Proxy, "fragment_limit")
+        }
+        End::TooManyControls(by) => {
+            let code = Code::POLICY_VIOLATION;
+            row(Some((code, "too many control frames")), to_server(*by, code), Proxy, "control_limit")
+        }
+        End::RateExceeded(by) => {
+            let code = Code::POLICY_VIOLATION;
+            row(Some((code, "rate exceeded")), to_server(*by, code), Proxy, "rate_limit")
+        }
         End::Violation { by, label } if label == "invalid_utf8" => {
             let code = Code::INVALID_PAYLOAD;
             row(Some((code, "invalid UTF-8")), to_server(*by, code), Proxy, "invalid_utf8")
@@ -365,6 +378,9 @@ pub fn endings() -> Vec<EndLabels> {
         (Proxy, Some(1011), "panic"),
         (Proxy, Some(1009), "frame_limit"),
         (Proxy, Some(1009), "message_limit"),
+        (Proxy, Some(1008), "rate_limit"),
+        (Proxy, Some(1008), "fragment_limit"),
+        (Proxy, Some(1008), "control_limit"),
         (Proxy, Some(1002), "protocol_error"),
         (Proxy, Some(1007), "invalid_utf8"),
         (Proxy, None, "cut"),
@@ -394,6 +410,9 @@ mod tests {
             End::Panicked,
             End::FrameTooLarge(Side::Client),
             End::MessageTooLarge(Side::Server),
+            End::TooManyFragments(Side::Client),
+            End::TooManyControls(Side::Server),
+            End::RateExceeded(Side::Client),
             violation("reserved_bits"),
             violation("invalid_utf8"),
         ] {
@@ -409,7 +428,10 @@ mod tests {
     #[test]
     fn the_side_that_broke_a_rule_gets_its_code_and_an_innocent_server_gets_going_away() {
         type Broken = fn(Side) -> End;
-        let table: [(Broken, CloseCode); 2] = [
+        let table: [(Broken, CloseCode); 5] = [
+            (End::TooManyFragments, CloseCode::POLICY_VIOLATION),
+            (End::TooManyControls, CloseCode::POLICY_VIOLATION),
+            (End::RateExceeded, CloseCode::POLICY_VIOLATION),
             (|by| End::Violation { by, label: "reserved_bits".into() }, CloseCode::PROTOCOL_ERROR),
             (|by| End::Violation { by, label: "invalid_utf8".into() }, CloseCode::INVALID_PAYLOAD),
         ];

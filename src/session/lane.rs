@@ -1,6 +1,7 @@
 //! One direction of a relay: reads from one connection, lets the tunnel judge the bytes, and writes to the other.
 //!
-//! Queues what cannot be written at once, and does not read the source meanwhile.
+//! Queues what cannot be written at once, and does not read the source meanwhile. The same goes for what the tunnel does
+//! not take yet (`TunnelStep::Wait`).
 
 use std::io;
 use std::pin::Pin;
@@ -25,9 +26,10 @@ pub(super) const BYTES_PER_POLL: usize = 512 * 1024;
 #[derive(Debug)]
 #[expect(clippy::box_collection, reason = "8 bytes in each session instead of 24")]
 pub(super) struct Lane {
-    /// Bytes read and not yet forwarded: the start of a header or control frame, or bytes that came with the handshake.
+    /// Bytes read and not yet forwarded: the start of a header or control frame, bytes that came with the handshake, or
+    /// what is left of a read of a peer that has sent all that it may.
     pub(super) carry: Option<Box<Vec<u8>>>,
-    /// Whether `carry` holds bytes that the tunnel has not seen.
+    /// Whether `carry` holds bytes that the tunnel has not taken, and may take now or later without more of them.
     pub(super) is_carry_new: bool,
     /// Bytes that the far connection does not accept now.
     queued: Option<Box<QueuedBytes>>,
@@ -85,6 +87,9 @@ where
             {
                 return false;
             }
+            if self.tunnel.is_delayed(now, self.from) {
+                return false;
+            }
             if self.lane.is_carry_new {
                 let carry = self.lane.carry.take().unwrap_or_default();
                 self.lane.is_carry_new = false;
@@ -105,7 +110,8 @@ where
                 self.lane.has_waker = has_budget_remaining();
                 return false;
             }
-            let size = self.lane.size;
+            // What is read of a peer that may send only so much may have to be kept.
+            let size = if self.tunnel.is_metered(self.from) { BufferSize::Small } else { self.lane.size };
             allowed = allowed.saturating_sub(size.bytes());
             let mut buffer = pool::take(size);
             let held = self.lane.carry.as_ref().map_or(0, |carry| carry.len());
@@ -173,6 +179,11 @@ where
                 TunnelStep::NeedMore => {
                     debug_assert!(self.lane.carry.is_none());
                     self.lane.carry = Some(Box::new(buffer[at..end].to_vec()));
+                    break;
+                }
+                TunnelStep::Wait => {
+                    self.lane.carry = Some(Box::new(buffer[at..end].to_vec()));
+                    self.lane.is_carry_new = true;
                     break;
                 }
             }

@@ -226,7 +226,13 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
         let Some(record) = record else { return };
         let detail = match tunnel.end() {
             Some(End::Violation { by, label }) => Some(format!("{} sent {label} (see `validate`)", by.as_str())),
-            Some(End::FrameTooLarge(by) | End::MessageTooLarge(by)) => Some(format!("sent by the {}", by.as_str())),
+            Some(
+                End::FrameTooLarge(by)
+                | End::MessageTooLarge(by)
+                | End::TooManyFragments(by)
+                | End::TooManyControls(by)
+                | End::RateExceeded(by),
+            ) => Some(format!("sent by the {}", by.as_str())),
             _ => None,
         };
         let [received, sent] = record.traffic;
@@ -323,6 +329,10 @@ impl Observer for SessionCounts {
             _ => ControlKind::Close,
         };
         self.route.metrics.frames().control(direction(from), control, count);
+    }
+
+    fn delayed(&mut self, from: Side) {
+        self.route.metrics.delayed(direction(from));
     }
 
     fn tolerated(&mut self, from: Side, violation: Violation) {

@@ -2,10 +2,10 @@
 //!
 //! The relay moves bytes and knows no frames; the tunnel knows frames and no sockets. A message that arrives while
 //! nothing is queued costs one read, one judgement in place and one write, in a buffer of the worker's pool that is
-//! returned before the task sleeps. A connection holds bytes in three cases only: the start of an incomplete header (at
-//! most 139 bytes), bytes that came with the handshake, and bytes that the other peer does not accept now. While bytes
-//! are queued for a peer, the other one is not read: back-pressure goes from end to end, and a session never holds more
-//! than one read each way.
+//! returned before the task sleeps. A connection holds bytes in four cases only: the start of an incomplete header (at
+//! most 139 bytes), bytes that came with the handshake, bytes that the other peer does not accept now, and bytes of a
+//! peer that has sent all that it may for now (at most 16 KiB). While bytes are queued for a peer, the other one is not
+//! read: back-pressure goes from end to end, and a session never holds more than one read each way.
 //!
 //! The timer is lazy: traffic does not reset it. When it fires, it is set to the next deadline.
 
@@ -282,6 +282,7 @@ mod tests {
         }
         fn message(&mut self, _: Side, _: EndedMessage, _: u32) {}
         fn control(&mut self, _: Side, _: Opcode, _: u32) {}
+        fn delayed(&mut self, _: Side) {}
         fn tolerated(&mut self, _: Side, _: Violation) {}
         fn pinged(&mut self, _: Side) {}
         fn round_trip(&mut self, _: Side, _: Duration) {}
@@ -302,6 +303,9 @@ mod tests {
         pong: Duration::ZERO,
         frame_bytes_max: u64::MAX,
         message_bytes_max: u64::MAX,
+        fragments_max: u32::MAX,
+        control_per_second: None,
+        rates: [None; 2],
     };
 
     /// Relays between two connections in a task. The bytes are not frames.

@@ -21,10 +21,16 @@ pub struct Rules {
     pub frame_bytes_max: u64,
     /// The longest message summed over its fragments, in bytes on the wire.
     pub message_bytes_max: u64,
+    /// The most [tiny](TINY_BYTES_MAX) fragments of one message, without its last one.
+    pub fragments_max: u32,
     /// Accepts violations that are unambiguous: a length in more bytes than it needs, and control frames masked by the
     /// server or unmasked by the client.
     pub tolerant: bool,
 }
+
+/// The largest payload of a fragment that counts as tiny: its length fits into the second byte of the header. A million of
+/// them cost whoever puts the message together more than their bytes say.
+pub const TINY_BYTES_MAX: u64 = CONTROL_PAYLOAD_MAX as u64;
 
 /// Which reserved bits may be set (RFC 6455 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +104,8 @@ pub enum FrameRefusal {
     FrameTooLarge,
     /// With it, its message is longer than a message may be.
     MessageTooLarge,
+    /// Its message has as many tiny fragments as a message may have.
+    TooManyFragments,
 }
 
 impl<T: Into<Violation>> From<T> for FrameRefusal {
@@ -174,6 +182,8 @@ pub struct Scanner {
     fin: bool,
     /// The kind of the message in progress.
     message: Option<Opcode>,
+    /// The tiny fragments of that message so far.
+    fragments: u32,
     /// Payload bytes of that message, the frame in progress included.
     message_bytes: u64,
 }
@@ -187,6 +197,11 @@ impl Scanner {
     /// Returns true if a message has begun and not ended.
     pub const fn in_message(&self) -> bool {
         self.message.is_some()
+    }
+
+    /// Returns how many payload bytes of the frame in progress are still to come.
+    pub const fn frame_left(&self) -> u64 {
+        self.left
     }
 
     /// Returns the part at the start of `bytes`. The caller continues after it; after `Incomplete` it passes the same
@@ -220,6 +235,10 @@ impl Scanner {
         if header.opcode != Opcode::Continuation {
             self.message = Some(header.opcode);
             self.message_bytes = 0;
+            self.fragments = 0;
+        }
+        if is_tiny_fragment(&header) {
+            self.fragments = self.fragments.saturating_add(1);
         }
         self.left = header.payload;
         self.fin = header.fin;
@@ -250,6 +269,7 @@ impl Scanner {
             (0x01 | 0x02, None) if payload <= room => {
                 self.message = Opcode::from_bits(first);
                 self.message_bytes = payload;
+                self.fragments = 1;
                 return one(Opcode::Continuation, payload);
             }
             (0x80, Some(opcode)) if payload <= room.saturating_sub(self.message_bytes) => {
@@ -262,6 +282,7 @@ impl Scanner {
             (0x8A, _) => (Opcode::Pong, most),
             (0x00, Some(_)) => {
                 let room = room.saturating_sub(self.message_bytes);
+                let most = most.min(rules.fragments_max.saturating_sub(self.fragments) as usize);
                 (Opcode::Continuation, room.checked_div(payload).map_or(most, |room| most.min(room as usize)))
             }
             _ => return None,
@@ -273,6 +294,7 @@ impl Scanner {
         }
         if opcode == Opcode::Continuation {
             self.message_bytes = self.message_bytes.saturating_add(count as u64 * payload);
+            self.fragments = self.fragments.saturating_add(count as u32);
         }
         Some(FrameRun { opcode, payload, count: count as u32, bytes: count * frame })
     }
@@ -320,8 +342,17 @@ impl Scanner {
         if before.saturating_add(header.payload) > rules.message_bytes_max {
             return Err(FrameRefusal::MessageTooLarge);
         }
+        let before = if header.opcode == Opcode::Continuation { self.fragments } else { 0 };
+        if is_tiny_fragment(header) && before >= rules.fragments_max {
+            return Err(FrameRefusal::TooManyFragments);
+        }
         Ok(())
     }
+}
+
+/// Returns true for a fragment that counts: one more will follow it.
+fn is_tiny_fragment(header: &FrameHeader) -> bool {
+    !header.fin && header.payload <= TINY_BYTES_MAX
 }
 
 fn rsv_allowed(rsv: Rsv, header: &FrameHeader) -> bool {
@@ -339,7 +370,14 @@ mod tests {
     use super::*;
 
     fn rules(from: Side) -> Rules {
-        Rules { from, rsv: Rsv::None, frame_bytes_max: u64::MAX, message_bytes_max: u64::MAX, tolerant: false }
+        Rules {
+            from,
+            rsv: Rsv::None,
+            frame_bytes_max: u64::MAX,
+            message_bytes_max: u64::MAX,
+            fragments_max: u32::MAX,
+            tolerant: false,
+        }
     }
 
     fn violation(rules: &Rules, bytes: &[u8]) -> Violation {
@@ -492,6 +530,43 @@ mod tests {
         assert_eq!(scanner.run(&rules, &[0x00, 0].repeat(1000), usize::MAX).unwrap().count, 1000);
         let ends = Some(EndedMessage { opcode: Opcode::Text, bytes: 9 });
         assert_eq!(scanner.next(&rules, &[0x80, 0]), Ok(ScannedPart::Data { header: 2, ends }));
+    }
+
+    #[test]
+    fn tiny_fragments_are_counted_one_by_one_and_in_runs() {
+        let rules = Rules { fragments_max: 5, ..rules(Side::Server) };
+        let large = [[0x00, 126, 0, 126].as_slice(), &[0; 126]].concat();
+        for by_runs in [false, true] {
+            let mut scanner = Scanner::default();
+            // Twice: a new message begins anew. Large fragments and the last one do not count.
+            for _ in 0..2 {
+                let tiny = [0x02, 0, 0x00, 0, 0x00, 1, 9];
+                let wire = [&tiny[..], &large.repeat(9), &[0x00, 0, 0x00, 0, 0x80, 0]].concat();
+                let mut rest = &wire[..];
+                while !rest.is_empty() {
+                    if by_runs && let Some(run) = scanner.run(&rules, rest, usize::MAX) {
+                        rest = &rest[run.bytes..];
+                        continue;
+                    }
+                    match scanner.next(&rules, rest).unwrap() {
+                        ScannedPart::Data { header: bytes, .. } | ScannedPart::Payload { bytes, .. } => {
+                            rest = &rest[bytes..];
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                assert!(!scanner.in_message());
+            }
+            scanner.next(&rules, &[0x01, 0]).unwrap();
+            let pieces = [0x00, 0].repeat(100);
+            let run = if by_runs { scanner.run(&rules, &pieces, usize::MAX).unwrap().count } else { 0 };
+            for _ in run..4 {
+                scanner.next(&rules, &pieces).unwrap();
+            }
+            assert_eq!(scanner.run(&rules, &pieces, usize::MAX), None);
+            assert_eq!(scanner.next(&rules, &pieces), Err(FrameRefusal::TooManyFragments));
+            assert!(matches!(scanner.next(&rules, &[0x80, 0]), Ok(ScannedPart::Data { ends: Some(_), .. })));
+        }
     }
 
     #[test]

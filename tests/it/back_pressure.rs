@@ -133,7 +133,7 @@ async fn messages_of_16_mib_arrive_whole_in_both_directions_at_once() {
 #[tokio::test]
 async fn many_small_frames_arrive_in_order_in_both_directions_at_once() {
     const COUNT: u32 = 20_000;
-    let pair = Pair::open(&[]).await;
+    let pair = Pair::open(&["limits: { control: off }"]).await;
     let frame = |n: u32| match n % 3 {
         0 => Frame::new(BINARY, n.to_be_bytes()),
         1 => Frame::new(TEXT, vec![]),

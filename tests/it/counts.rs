@@ -101,7 +101,7 @@ fn script(seed: u64, count: usize) -> Vec<Frame> {
 
 #[tokio::test]
 async fn a_script_of_thousands_of_frames_is_counted_exactly() {
-    let pair = Pair::open(&["keepalive: { ping: off }"]).await;
+    let pair = Pair::open(&["keepalive: { ping: off }", "limits: { control: off }"]).await;
     let (up, down) = (script(1, 3000), script(2, 3000));
     let up_bytes: Vec<u8> = up.iter().flat_map(Frame::masked).collect();
     let down_bytes: Vec<u8> = down.iter().flat_map(Frame::plain).collect();

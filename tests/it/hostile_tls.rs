@@ -39,7 +39,7 @@ fn config(authority: &Authority) -> Arc<ServerConfig> {
 /// A proxy with one worker before that server, by TLS, and before `good` if a path begins with `/good`.
 fn start(authority: &Authority, hostile: &RawServer, good: &RawServer) -> Proxy {
     let url = hostile.url().replace("ws://", "wss://");
-    let yaml = yaml(&[&url], &["timeouts: { connect: 300ms }"]);
+    let yaml = yaml(&[&url], &["timeouts: { connect: 300ms }", "limits: { control: off }"]);
     let yaml = yaml.replace("app: { ", &format!("app: {{ tls: {{ ca: {:?} }}, ", authority.ca()));
     let yaml =
         yaml.replace("routes:", "routes:\n  - { name: good, match: { path: { prefix: /good } }, upstream: good }");

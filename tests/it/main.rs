@@ -47,6 +47,7 @@ mod names;
 mod origins;
 mod ping;
 mod proxy_protocol;
+mod rates;
 mod reload;
 mod rewrites;
 mod routes;

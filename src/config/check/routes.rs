@@ -6,7 +6,8 @@ use crate::config::read::FINDINGS_MAX;
 use crate::config::read::key::KeyPath;
 use crate::config::read::suggest::{did_you_mean, list};
 use crate::config::read::tree::YamlNode;
-use crate::config::schema::route::{Headers, PlainHttp, RouteConfig, Validate};
+use crate::config::schema::rate::{Count, Exceeding, RateConfig};
+use crate::config::schema::route::{Headers, PlainHttp, RouteConfig, RouteLimits, Validate};
 use crate::config::single_server::is_url;
 use crate::config::value::OrOff;
 use crate::config::value::edits::HeaderEditsConfig;
@@ -15,6 +16,7 @@ use crate::policy::{Insecure, OriginPattern};
 use crate::route::pattern::{PathPattern, ValuePattern, WholeRegex};
 use crate::route::reading::EncodedSlash;
 use crate::route::shadow::shadowed;
+use crate::ws::tunnel::BURST_BYTES_MIN;
 
 /// The most upstreams searched for the nearest name.
 const NAMES_MAX: usize = 1000;
@@ -308,6 +310,12 @@ impl Checker<'_, '_> {
             }
         }
         self.not_none(&path.key("connections"), limits.connections, "session");
+        self.counted_limits(&path, limits);
+        for (key, rate) in [("rate", &limits.rate), ("server_rate", &limits.server_rate)] {
+            if let Some(rate) = rate {
+                self.rate(&path, &path.key(key), rate, limits);
+            }
+        }
         if let (Some(frame), Some(message)) = (limits.frame.value(), limits.message.value())
             && frame > message
         {
@@ -319,6 +327,63 @@ impl Checker<'_, '_> {
         }
     }
 
+    fn counted_limits(&mut self, path: &KeyPath, limits: &RouteLimits) {
+        if limits.fragments.value() == Some(Count(0)) {
+            let message = "zero would refuse every message in fragments";
+            self.error(&path.key("fragments"), message).help("write a number such as `100000`, or `off`");
+        }
+        if limits.control.value().is_some_and(|rate| rate.per_second() > u16::MAX.into()) {
+            let at = path.key("control");
+            let shown = self.written.show(&at, &limits.control);
+            let message = format!("more than `65535/s` cannot be counted, and this is `{shown}`");
+            self.error(&at, message).help("write at most `65535/s`, or `off`");
+        }
+    }
+
+    fn rate(&mut self, limits_path: &KeyPath, path: &KeyPath, rate: &RateConfig, limits: &RouteLimits) {
+        if rate.messages.is_none() && rate.bytes.is_none() {
+            let message = "this limits nothing, without `messages` and without `bytes`";
+            self.error(path, message).at_key().help("write `messages: 50/s`, `bytes: 1MiB/s`, or both");
+            return;
+        }
+        for (key, is_set, of, of_what) in [
+            ("burst", rate.burst.is_some() && rate.messages.is_none(), "messages", "messages: 50/s"),
+            ("burst_bytes", rate.burst_bytes.is_some() && rate.bytes.is_none(), "bytes", "bytes: 1MiB/s"),
+        ] {
+            if is_set {
+                let message = format!("this has no effect without `{of}`");
+                self.error(&path.key(key), message).at_key().help(format!("remove it, or add `{of_what}`"));
+            }
+        }
+        if rate.burst == Some(0) {
+            let message = "zero would let no message pass";
+            self.error(&path.key("burst"), message).help("write `1` or more, or remove it");
+        }
+        let Some(burst) = rate.burst_bytes else { return };
+        let at = path.key("burst_bytes");
+        if burst.bytes() < BURST_BYTES_MIN {
+            let shown = self.written.show(&at, &burst);
+            let message = format!("a burst of `{shown}` is too small for headers and control frames, which pass whole");
+            self.error(&at, message).help("write at least `1KiB`");
+        } else if rate.then == Exceeding::Close
+            && let Some((key, size)) = [("frame", limits.frame), ("message", limits.message)]
+                .into_iter()
+                .find_map(|(key, size)| size.value().map(|size| (key, size)))
+            && size.bytes() >= burst.bytes()
+        {
+            let allowed = limits_path.key(key);
+            let shown = [self.written.show(&at, &burst), self.written.show(&allowed, &size)];
+            let message = format!(
+                "a frame above the burst ({}) always ends the session, although one of `{key}` ({}) is allowed",
+                shown[0], shown[1]
+            );
+            let allowed = self.written.original(&allowed);
+            self.warn(&at, message)
+                .help(format!("make it larger than `{key}`, remove it, or write `then: delay`"))
+                .involving(allowed);
+        }
+    }
+
     /// Checks that `validate: off` stands beside nothing that needs frames.
     fn blind(&mut self, path: &KeyPath, route: &RouteConfig) {
         let set = [
@@ -326,18 +391,26 @@ impl Checker<'_, '_> {
             (path.key("keepalive").key("pong"), self.written.has_own(&path.key("keepalive").key("pong"))),
             (path.key("limits").key("message"), route.limits.message != OrOff::Off),
             (path.key("limits").key("frame"), route.limits.frame != OrOff::Off),
+            (path.key("limits").key("control"), self.written.has_own(&path.key("limits").key("control"))),
+            (path.key("limits").key("fragments"), self.written.has_own(&path.key("limits").key("fragments"))),
+            (path.key("limits").key("rate").key("messages"), has_messages(&route.limits.rate)),
+            (path.key("limits").key("server_rate").key("messages"), has_messages(&route.limits.server_rate)),
             (path.key("on_upstream_lost"), self.written.has_own(&path.key("on_upstream_lost"))),
         ];
         for (at, _) in set.iter().filter(|(_, set)| *set) {
             let involved = self.written.original(&path.key("validate"));
             let help = match self.written.has_own(at) {
-                true => "remove it, or `validate: off`; `timeouts` and `limits.connections` still work",
+                true => "remove it, or `validate: off`; `timeouts`, `limits.connections` and rates of bytes still work",
                 false => "write `off` for it where `validate` is off",
             };
             let message = "this has no effect with `validate: off`, where no frames are read";
             self.error(at, message).at_key().help(help).involving(involved);
         }
     }
+}
+
+fn has_messages(rate: &Option<Box<RateConfig>>) -> bool {
+    rate.as_ref().is_some_and(|rate| rate.messages.is_some())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -65,6 +65,11 @@ const fn five_seconds() -> TimeSpan {
 pub struct Rate(u32);
 
 impl Rate {
+    /// Returns `per_second` a second, for defaults.
+    pub(in crate::config) const fn new(per_second: u32) -> Rate {
+        Rate(per_second)
+    }
+
     /// Returns the number per second.
     pub const fn per_second(self) -> u32 {
         self.0
@@ -79,10 +84,24 @@ impl FromStr for Rate {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Rate, BadValue> {
-        let help = format!("write a whole number per second from `1/s` to `{RATE_MAX}/s`");
+        let bad = |help| BadValue::new(format!("`{text}` is not a rate"), help);
         let number = text.strip_suffix("/s").and_then(|number| number.parse().ok());
         let number = number.filter(|number| (1..=RATE_MAX).contains(number));
-        number.map(Rate).ok_or_else(|| BadValue::new(format!("`{text}` is not a rate"), help))
+        let usual = || format!("write a whole number per second from `1/s` to `{RATE_MAX}/s`");
+        number.map(Rate).ok_or_else(|| bad(in_other_words(text).unwrap_or_else(usual)))
+    }
+}
+
+/// Returns what to write in place of another proxy's notation: `10r/s`, `600r/m`, `10rps`, `10/second`, `10`.
+fn in_other_words(text: &str) -> Option<String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number = number.parse::<u32>().ok().filter(|number| *number > 0)?;
+    match unit.trim().trim_start_matches(['r', '/']) {
+        "" | "s" | "sec" | "second" | "ps" => (number <= RATE_MAX).then(|| format!("write `{number}/s`")),
+        "m" | "min" | "minute" | "pm" if number.is_multiple_of(60) => Some(format!("write `{}/s`", number / 60)),
+        "m" | "min" | "minute" | "pm" => Some("rates are per second: write at least `1/s`".to_owned()),
+        _ => None,
     }
 }
 
@@ -111,6 +130,21 @@ mod tests {
         }
         for text in ["0/s", "1000001/s", "500", "500/m", "5.5/s", "-1/s", "/s", "500 /s", ""] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_notation_of_another_proxy_says_how_to_write_it() {
+        for (text, help) in [
+            ("10r/s", "write `10/s`"),
+            ("10", "write `10/s`"),
+            ("10rps", "write `10/s`"),
+            ("10/second", "write `10/s`"),
+            ("600r/m", "write `10/s`"),
+            ("30r/m", "rates are per second: write at least `1/s`"),
+            ("ten", "write a whole number per second from `1/s` to `1000000/s`"),
+        ] {
+            assert_eq!(text.parse::<Rate>().unwrap_err().help, help, "{text}");
         }
     }
 

@@ -13,6 +13,7 @@ pub(super) mod http_compression;
 pub(super) mod listener;
 pub(super) mod on_change;
 pub(super) mod process;
+pub(super) mod rate;
 pub(super) mod rebalance;
 pub(super) mod route;
 pub(super) mod sticky;

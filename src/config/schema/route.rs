@@ -7,11 +7,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::schema::action::{RedirectConfig, RespondConfig};
+use crate::config::schema::admission::Rate;
 use crate::config::schema::http_compression::HttpCompression;
 use crate::config::schema::on_change::OnChange;
+use crate::config::schema::rate::{Count, RateConfig};
 use crate::config::schema::upstream_lost::OnUpstreamLost;
 use crate::config::value::edits::HeaderEditsConfig;
 use crate::config::value::error_status::ErrorStatus;
+use crate::config::value::off::none_if_off;
 use crate::config::value::on_off::OnOff;
 use crate::config::value::sent::SentHeader;
 use crate::config::value::{ByteSize, MapOrOff, OrOff, TimeSpan};
@@ -78,7 +81,7 @@ pub struct RouteConfig {
 
     /// How much a session may use.
     #[serde(default)]
-    pub limits: RouteLimits,
+    pub limits: Box<RouteLimits>,
 
     /// Compresses plain HTTP answers that the server sends uncompressed: `on`, or a map of the keys below; WebSockets
     /// are not touched (they have permessage-deflate). Left as they are: event streams, answers to HEAD and parts of one (206),
@@ -99,8 +102,8 @@ pub struct RouteConfig {
     /// frame that two peers could read in two ways. It passes and counts (`wsluice_frames_tolerated_total`) frames
     /// that only break a rule: a length in more bytes than needed, and a Ping, Pong or Close masked in the wrong
     /// direction or unmasked in the other (the frame goes on with the right masking). `strict` ends the session for
-    /// those too. `off` relays bytes blindly, for servers that break the protocol; it turns off pings, limits,
-    /// message counts and `keepalive`. It is about frames only: no key relaxes the opening handshake, since a peer
+    /// those too. `off` relays bytes blindly, for servers that break the protocol; it turns off pings, message
+    /// counts, `keepalive`, and of `limits` all but `connections`, `body` and the bytes of rates. It is about frames only: no key relaxes the opening handshake, since a peer
     /// that fails it speaks another protocol. Default: `lenient`, since clients in use do such things (paho-mqtt) and
     /// refusing protects nobody.
     #[serde(default)]
@@ -281,6 +284,28 @@ pub struct RouteLimits {
     /// from its head until its answer is complete, an event stream or a long poll as long as it lasts. Default: no
     /// limit.
     pub connections: Option<u32>,
+
+    /// How fast the client of each session may send: `{ messages: 50/s, burst: 100, bytes: 1MiB/s, then: delay }`.
+    /// `wsluice_rate_delays_total` shows that it bites. A session keeps the rate it began with. Default: `off`, since only
+    /// the application knows what its clients say.
+    #[serde(deserialize_with = "none_if_off")]
+    #[schemars(with = "Option<MapOrOff<RateConfig>>")]
+    pub rate: Option<Box<RateConfig>>,
+
+    /// The same for what the server sends to each client. Default: `off`.
+    #[serde(deserialize_with = "none_if_off")]
+    #[schemars(with = "Option<MapOrOff<RateConfig>>")]
+    pub server_rate: Option<Box<RateConfig>>,
+
+    /// The most Pings and Pongs of each side in one second, at most `65535/s`; more end the session with close code 1008.
+    /// Default: 1000/s: clients and servers send one in many seconds, and ten minutes of them may come at once from behind
+    /// a stalled network; each of a flood makes the other side answer.
+    pub control: OrOff<Rate>,
+
+    /// The most fragments of at most 125 bytes in one message; more end the session with close code 1008. Larger ones do
+    /// not count. Default: 100000, more than 4MiB in pieces of 64 bytes (as test suites send them); a million empty ones
+    /// are no message, and cost a server more than their bytes say.
+    pub fragments: OrOff<Count>,
 }
 
 /// What happens to plain HTTP requests.
@@ -327,8 +352,24 @@ impl Default for Keepalive {
     }
 }
 
+impl RouteLimits {
+    /// Returns the largest frame, if there is one.
+    pub fn frame_max(&self) -> Option<u64> {
+        [self.frame.bytes(), self.message.bytes()].into_iter().flatten().min()
+    }
+}
+
 impl Default for RouteLimits {
     fn default() -> RouteLimits {
-        RouteLimits { message: OrOff::Off, frame: OrOff::Off, body: OrOff::Off, connections: None }
+        RouteLimits {
+            message: OrOff::Off,
+            frame: OrOff::Off,
+            body: OrOff::Off,
+            connections: None,
+            rate: None,
+            server_rate: None,
+            control: OrOff::Set(Rate::new(1000)),
+            fragments: OrOff::Set(Count(100_000)),
+        }
     }
 }

@@ -128,6 +128,7 @@ fn others(node: &YamlNode) -> Vec<YamlNode> {
         "border",
         "ignore",
         "drop",
+        "delay",
         "plain",
         "PUT",
     ];

@@ -47,7 +47,15 @@ routes:
       lookalikes: keep
     timeouts: { connect: 5s, handshake: 5s, response: 5s, body: 30s, event_stream: 1h, idle: 5m, lifetime: 1h }
     keepalive: { ping: 30s, pong: 10s }
-    limits: { message: 1MiB, frame: 1MiB, body: 10MiB, connections: 10 }
+    limits:
+      message: 1MiB
+      frame: 1MiB
+      body: 10MiB
+      connections: 10
+      rate: { messages: 50/s, burst: 100, bytes: 1MiB/s, burst_bytes: 2MiB, then: delay }
+      server_rate: { bytes: 10MiB/s, then: close }
+      control: 100/s
+      fragments: 1000
     http: proxy
     error_pages: { 502: down.html, 5xx: oops.html }
     on_upstream_lost: { close: 1012 }

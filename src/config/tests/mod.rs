@@ -8,6 +8,7 @@ mod examples;
 mod full;
 mod guesses;
 mod include;
+mod rates;
 mod secrets;
 mod single_server;
 

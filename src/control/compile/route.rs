@@ -23,7 +23,8 @@ use crate::route::Rewrite;
 use crate::session::RouteSessions;
 use crate::upstream::Upstream;
 use crate::ws::close::Close;
-use crate::ws::tunnel::{Farewell, TunnelSettings, Validation};
+use crate::ws::rate::TokenRate;
+use crate::ws::tunnel::{Exceeding, Farewell, RateLimit, TunnelSettings, Validation};
 
 /// A route of one configuration.
 #[derive(Debug)]
@@ -219,6 +220,10 @@ impl Compiler<'_> {
                 pong: written.keepalive.pong.duration(),
                 frame_bytes_max: limits.frame.bytes().unwrap_or(u64::MAX),
                 message_bytes_max: limits.message.bytes().unwrap_or(u64::MAX),
+                fragments_max: limits.fragments.value().map_or(u32::MAX, |count| count.0),
+                control_per_second: limits.control.value().and_then(|rate| u16::try_from(rate.per_second()).ok()),
+                rates: [&limits.rate, &limits.server_rate]
+                    .map(|rate| rate.as_ref().map(|rate| rate_limit(rate, limits.frame_max()))),
             }),
             quota: self.context.quotas.of(&written.name),
             connections_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
@@ -236,6 +241,17 @@ fn rewrite(written: &config::RewriteConfig) -> Rewrite {
         (None, Some(regex), Some(with)) => Rewrite::Regex { regex: regex.clone(), with: with.clone() },
         _ => Rewrite::Prefixes { strip: written.strip_prefix.clone(), add: written.add_prefix.clone() },
     }
+}
+
+/// Returns the limit of one direction, whose frames are at most `frame_max` long.
+fn rate_limit(written: &config::RateConfig, frame_max: Option<u64>) -> RateLimit {
+    let messages = written.messages.map(|rate| TokenRate::new(rate.per_second().into(), written.burst()));
+    let bytes = written.bytes.map(|rate| TokenRate::new(rate.per_second(), written.burst_bytes(frame_max)));
+    let then = match written.then {
+        config::Exceeding::Delay => Exceeding::Delay,
+        config::Exceeding::Close => Exceeding::Close,
+    };
+    RateLimit::new(messages, bytes, then)
 }
 
 fn edits(written: &config::HeaderEditsConfig) -> HeaderEdits {

@@ -113,6 +113,7 @@ pub struct Metrics {
     duration: HistogramVec,
     closes: IntCounterVec,
     tolerated: IntCounterVec,
+    delays: IntCounterVec,
     pings: IntCounterVec,
     ping_rtt: HistogramVec,
     frames: AllFrames,
@@ -158,6 +159,13 @@ impl Metrics {
                 ),
                 &["route", "peer", "rule"],
             )?,
+            delays: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_rate_delays_total",
+                    "Waits of sessions that had sent all that `limits.rate` lets pass; up to 50 a second for each of them.",
+                ),
+                &["route", "direction"],
+            )?,
             pings: IntCounterVec::new(
                 Opts::new("wsluice_keepalive_pings_total", "Pings of our own, sent to see whether a peer is alive."),
                 &["route", "peer"],
@@ -177,6 +185,7 @@ impl Metrics {
         metrics.by_route.register(registry, &metrics.duration)?;
         metrics.by_route.register(registry, &metrics.closes)?;
         metrics.by_route.register(registry, &metrics.tolerated)?;
+        metrics.by_route.register(registry, &metrics.delays)?;
         metrics.by_route.register(registry, &metrics.pings)?;
         metrics.by_route.register(registry, &metrics.ping_rtt)?;
         metrics.by_route.register(registry, &metrics.frames)?;
@@ -207,6 +216,7 @@ impl Metrics {
             tolerated: Counters::new(&TOLERATED, move |&(peer, rule): &(PeerLabel, &'static str)| {
                 tolerated.with_label_values(&[&*of, peer.label(), rule])
             }),
+            delays: Direction::ALL.map(|direction| self.delays.with_label_values(&[route, direction.label()])),
             client: keepalive(PeerLabel::Client),
             server: keepalive(PeerLabel::Server),
             frames: self.frames.route(route),
@@ -223,6 +233,8 @@ pub struct RouteSessionMetrics {
     duration: Histogram,
     closes: Counters<EndLabels>,
     tolerated: Counters<(PeerLabel, &'static str)>,
+    /// By direction.
+    delays: [IntCounter; 2],
     client: KeepaliveCounters,
     server: KeepaliveCounters,
     frames: Arc<RouteFrames>,
@@ -252,6 +264,11 @@ impl RouteSessionMetrics {
     /// Counts a frame of `peer` that broke this rule and was taken all the same.
     pub fn tolerated(&self, peer: PeerLabel, rule: &'static str) {
         self.tolerated.inc((peer, rule));
+    }
+
+    /// Counts a wait of a session that had sent all that it may in this direction.
+    pub fn delayed(&self, direction: Direction) {
+        self.delays[direction as usize].inc();
     }
 
     /// Counts a Ping of our own to `peer`.
@@ -302,6 +319,7 @@ mod tests {
             r#"wsluice_message_size_bytes_bucket{direction="in",route="chat",le="+Inf"} 0"#,
             r#"wsluice_ping_rtt_seconds_count{peer="server",route="chat"} 0"#,
             r#"wsluice_keepalive_pings_total{peer="client",route="chat"} 0"#,
+            r#"wsluice_rate_delays_total{direction="in",route="chat"} 0"#,
             r#"wsluice_frames_tolerated_total{peer="client",route="chat",rule="unmasked_frame"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");

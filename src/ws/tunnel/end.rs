@@ -38,6 +38,12 @@ pub enum End {
     FrameTooLarge(Side),
     /// This peer's message became larger than allowed.
     MessageTooLarge(Side),
+    /// This peer's message came in too many tiny fragments.
+    TooManyFragments(Side),
+    /// This peer sent too many Pings and Pongs in a second.
+    TooManyControls(Side),
+    /// This peer sent faster than it may.
+    RateExceeded(Side),
     /// This peer broke the protocol.
     Violation {
         /// Who.
@@ -67,6 +73,8 @@ pub trait Observer {
     fn message(&mut self, from: Side, message: EndedMessage, count: u32);
     /// `count` control frames of this peer were forwarded, answers to our own Pings excluded.
     fn control(&mut self, from: Side, opcode: Opcode, count: u32);
+    /// This peer is not read for a while, since it has sent all that it may.
+    fn delayed(&mut self, from: Side);
     /// A frame of this peer broke a rule and was accepted all the same.
     fn tolerated(&mut self, from: Side, violation: Violation);
     /// This peer was sent a Ping of ours.
@@ -80,6 +88,7 @@ impl Observer for () {
     fn bytes(&mut self, _: Side, _: usize) {}
     fn message(&mut self, _: Side, _: EndedMessage, _: u32) {}
     fn control(&mut self, _: Side, _: Opcode, _: u32) {}
+    fn delayed(&mut self, _: Side) {}
     fn tolerated(&mut self, _: Side, _: Violation) {}
     fn pinged(&mut self, _: Side) {}
     fn round_trip(&mut self, _: Side, _: Duration) {}

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::liveness::PING_BYTES;
+use super::rates::{begins_message, is_counted};
 use super::{End, Observer, Tunnel, TunnelStep, Validation};
 use crate::base::time::MonotonicTime;
 use crate::ws::Side;
@@ -76,6 +77,7 @@ impl Tunnel {
             rsv: self.rsv,
             frame_bytes_max: self.settings.frame_bytes_max,
             message_bytes_max: self.settings.message_bytes_max,
+            fragments_max: self.settings.fragments_max,
             tolerant: false,
         };
         let mut at = 0;
@@ -85,6 +87,7 @@ impl Tunnel {
                 // Nothing of this is forwarded; only the framing still matters.
                 rules.frame_bytes_max = u64::MAX;
                 rules.message_bytes_max = u64::MAX;
+                rules.fragments_max = u32::MAX;
             }
             let taken = |at| if discard_frames { TunnelStep::Drop(at) } else { TunnelStep::Forward(at) };
             let rest = &bytes[at..];
@@ -92,14 +95,29 @@ impl Tunnel {
             if at > 0 && (rest.is_empty() || (scanner.at_boundary() && self.peer(to).wants_inject())) {
                 return taken(at);
             }
-            let most = if discard_frames { 0 } else { self.run_max(from, rest) };
+            let most = if discard_frames { 0 } else { self.run_max(now, from, rest) };
             if most > 0
                 && let Some(run) = self.peers[from as usize].scanner.run(&rules, rest, most)
             {
                 at += run.bytes;
+                if self.rare.is_some() {
+                    let messages = if begins_message(rest[0]) { run.count } else { 0 };
+                    self.frames_taken(from, messages.into(), run.bytes as u64);
+                }
                 self.run_passed(now, from, run, passed, observer);
                 continue;
             }
+            if self.rare.is_some() && !discard_frames && self.frames_max(from, rest) == 0 {
+                if at > 0 {
+                    return taken(at);
+                }
+                match self.exceeded(now, from) {
+                    Some(step) => return step,
+                    None => continue,
+                }
+            }
+            let begins = self.peers[from as usize].scanner.at_boundary()
+                && rest.first().is_some_and(|first| begins_message(*first));
             let mut part = self.peers[from as usize].scanner.next(&rules, rest);
             if let Err(FrameRefusal::Violation(violation)) = part
                 && at == 0
@@ -113,6 +131,10 @@ impl Tunnel {
             match part {
                 Ok(ScannedPart::Data { header, ends }) => {
                     at += header;
+                    if self.rare.is_some() && !discard_frames {
+                        let frame = (header as u64).saturating_add(self.peer(from).scanner.frame_left());
+                        self.frames_taken(from, begins.into(), frame);
+                    }
                     self.data_passed(now, from, ends.filter(|_| !discard_frames), passed, observer);
                 }
                 Ok(ScannedPart::Payload { bytes, ends }) => {
@@ -121,6 +143,14 @@ impl Tunnel {
                 }
                 Ok(ScannedPart::Incomplete) if at > 0 => return taken(at),
                 Ok(ScannedPart::Incomplete) => return TunnelStep::NeedMore,
+                Ok(ScannedPart::Control(control))
+                    if is_counted(control.opcode) && !discard_frames && self.control_max(now, from) == 0 =>
+                {
+                    if at > 0 {
+                        return taken(at);
+                    }
+                    self.refuse(now, from, End::TooManyControls(from));
+                }
                 Ok(ScannedPart::Control(control)) => {
                     let (payload, length) = unmasked(&control, rest);
                     let payload = &payload[..length];
@@ -133,6 +163,7 @@ impl Tunnel {
                             if self.own_ping(from, payload) == Some(self.peer(from).pings) {
                                 observer.round_trip(from, now.since(self.peer(from).pinged));
                             }
+                            self.control_taken(now, from, 1);
                             return TunnelStep::Drop(control.bytes);
                         }
                         Opcode::Close => match CloseBody::parse(payload) {
@@ -150,14 +181,15 @@ impl Tunnel {
                             }
                             Err(_) if at > 0 => return taken(at),
                             Err(error) => {
-                                self.refuse(now, from, FrameRefusal::from(error));
+                                self.refuse_frame(now, from, FrameRefusal::from(error));
                                 return TunnelStep::Drop(bytes.len());
                             }
                         },
                         opcode => {
                             at += control.bytes;
                             if !discard_frames {
-                                self.control_passed(from, opcode, 1, passed);
+                                self.frames_taken(from, 0, control.bytes as u64);
+                                self.control_passed(now, from, opcode, 1, passed);
                                 if !is_masked_well {
                                     return TunnelStep::Remask(control.bytes);
                                 }
@@ -167,7 +199,7 @@ impl Tunnel {
                 }
                 Err(_) if at > 0 => return taken(at),
                 Err(refusal) => {
-                    self.refuse(now, from, refusal);
+                    self.refuse_frame(now, from, refusal);
                     if self.peer(from).ignore_input {
                         return TunnelStep::Drop(bytes.len());
                     }
@@ -238,13 +270,14 @@ impl Tunnel {
                 passed.message(from, EndedMessage { opcode: run.opcode, bytes: run.payload }, run.count, observer);
             }
             Opcode::Continuation => self.data_at = now,
-            control => self.control_passed(from, control, run.count, passed),
+            control => self.control_passed(now, from, control, run.count, passed),
         }
     }
 
     /// Notes that Pings or Pongs of this peer were forwarded.
     #[inline]
-    fn control_passed(&mut self, from: Side, opcode: Opcode, count: u32, passed: &mut FrameCounts) {
+    fn control_passed(&mut self, now: MonotonicTime, from: Side, opcode: Opcode, count: u32, passed: &mut FrameCounts) {
+        self.control_taken(now, from, count);
         match opcode {
             Opcode::Ping => {
                 passed.pings += count;
@@ -257,11 +290,24 @@ impl Tunnel {
         }
     }
 
-    /// Returns how many similar frames at the start of `bytes` may be taken at once. A Pong as long as ours is
-    /// examined, and excluded if it carries our key.
+    /// Returns how many similar frames at the start of `bytes` may be taken at once: as many as their sender may send.
     #[inline]
-    fn run_max(&self, from: Side, bytes: &[u8]) -> usize {
-        let &[0x8A, second, ..] = bytes else { return usize::MAX };
+    fn run_max(&self, now: MonotonicTime, from: Side, bytes: &[u8]) -> usize {
+        let most = match bytes {
+            [0x89, ..] => self.control_max(now, from) as usize,
+            [0x8A, ..] => self.pongs_max(from, bytes).min(self.control_max(now, from) as usize),
+            _ => usize::MAX,
+        };
+        match &self.rare {
+            None => most,
+            Some(_) => most.min(usize::try_from(self.frames_max(from, bytes)).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// Returns how many similar Pongs may be taken at once. One as long as ours is examined, and excluded if it carries
+    /// our key.
+    fn pongs_max(&self, from: Side, bytes: &[u8]) -> usize {
+        let &[_, second, ..] = bytes else { return usize::MAX };
         if usize::from(second & 0x7F) != PING_BYTES {
             return usize::MAX;
         }
@@ -286,17 +332,24 @@ impl Tunnel {
         ours.then_some(count)
     }
 
-    fn refuse(&mut self, now: MonotonicTime, from: Side, refusal: FrameRefusal) {
-        let was_closing = self.is_closing();
-        match refusal {
-            FrameRefusal::FrameTooLarge => self.begin(now, End::FrameTooLarge(from)),
-            FrameRefusal::MessageTooLarge => self.begin(now, End::MessageTooLarge(from)),
+    fn refuse_frame(&mut self, now: MonotonicTime, from: Side, refusal: FrameRefusal) {
+        let end = match refusal {
+            FrameRefusal::FrameTooLarge => End::FrameTooLarge(from),
+            FrameRefusal::MessageTooLarge => End::MessageTooLarge(from),
+            FrameRefusal::TooManyFragments => End::TooManyFragments(from),
             FrameRefusal::Violation(violation) => {
                 self.peer_mut(from).ignore_input = true;
-                self.begin(now, End::Violation { by: from, label: Cow::Borrowed(Violation::label(violation)) });
+                End::Violation { by: from, label: Cow::Borrowed(Violation::label(violation)) }
             }
-        }
-        self.peer_mut(from).discard_frames = true;
+        };
+        self.refuse(now, from, end);
+    }
+
+    /// Ends the session for what this peer sends, and passes no more of it on.
+    pub(super) fn refuse(&mut self, now: MonotonicTime, from: Side, end: End) {
+        let was_closing = self.is_closing();
+        self.begin(now, end);
+        self.give_up_input(from);
         if was_closing {
             // Its Close will not be passed on any more; the other peer, if it asked to close, must not wait for it.
             self.answer_in_place_of(now, from);

@@ -42,7 +42,12 @@ impl Tunnel {
         if !std::mem::take(&mut self.peer_mut(side).blocked) {
             return;
         }
-        let unread = self.peer_mut(side.other());
+        self.read_again(now, side.other());
+    }
+
+    /// Starts the waits of a peer again that was not read for a while.
+    pub(super) fn read_again(&mut self, now: MonotonicTime, side: Side) {
+        let unread = self.peer_mut(side);
         match unread.liveness {
             Liveness::Alive => unread.heard_at = now,
             Liveness::PingQueued | Liveness::PingSent => unread.liveness_since = now,
@@ -51,9 +56,9 @@ impl Tunnel {
     }
 
     /// Returns when the liveness of this peer is next due. A peer that is not read, because its bytes have nowhere to
-    /// go, is not judged: its Pong may be among them.
+    /// go or are more than it may send, is not judged: its Pong may be among them.
     pub(super) fn liveness_due(&self, side: Side) -> Option<MonotonicTime> {
-        if self.peer(side.other()).blocked {
+        if self.peer(side.other()).blocked || self.resumes_at(side).is_some() {
             return None;
         }
         let ping = self.settings.ping.filter(|_| self.reads_frames())?;

@@ -9,6 +9,7 @@
 //!   leaves masked correctly. A header leaves only once it is complete and judged, a control frame only once it is
 //!   complete, so at most `FOREIGN_CONTROL_BYTES_MAX` bytes are ever held back.
 //! * A frame is injected only between two frames, and nothing is sent to a peer after a Close.
+//! * A peer that may send only so much is not read further while it has no tokens: order is kept, and nothing is lost.
 //! * `End` says why a session ends and is reported once. The driver chooses the close codes and passes them to `close`.
 //! * Given time, it finishes: each wait of the closing handshake has a deadline, and so has a stop that waits for a
 //!   pause.
@@ -25,6 +26,7 @@ mod end;
 mod judge;
 mod liveness;
 mod peer;
+mod rates;
 mod timers;
 
 use std::sync::Arc;
@@ -42,6 +44,8 @@ pub use end::{End, Farewell, Observer};
 pub use liveness::STALL;
 use liveness::{Liveness, ping_payload};
 use peer::Peer;
+use rates::Meter;
+pub use rates::{BURST_BYTES_MIN, Exceeding, RateLimit};
 use timers::PendingStop;
 pub use timers::{QUIET, QUIET_WAIT};
 
@@ -62,6 +66,12 @@ pub struct TunnelSettings {
     pub frame_bytes_max: u64,
     /// See [`Rules::message_bytes_max`](super::scanner::Rules::message_bytes_max).
     pub message_bytes_max: u64,
+    /// See [`Rules::fragments_max`](super::scanner::Rules::fragments_max).
+    pub fragments_max: u32,
+    /// The most Pings and Pongs of each peer in one second of the session.
+    pub control_per_second: Option<u16>,
+    /// How fast the client may send, and the server.
+    pub rates: [Option<RateLimit>; 2],
 }
 
 impl TunnelSettings {
@@ -110,6 +120,15 @@ pub enum TunnelStep {
     Drop(usize),
     /// Keep the slice (at most `FOREIGN_CONTROL_BYTES_MAX` bytes) and pass it again with more behind it.
     NeedMore,
+    /// Keep the slice, and pass it again once [`Tunnel::is_delayed`] is false. Do not read this peer meanwhile.
+    Wait,
+}
+
+/// What few sessions have. Boxed: 8 bytes in each of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Rare {
+    stop: Option<PendingStop>,
+    meters: [Option<Meter>; 2],
 }
 
 /// The state of one session.
@@ -125,27 +144,35 @@ pub struct Tunnel {
     opened: MonotonicTime,
     /// When a data frame, or a part of one, last passed.
     data_at: MonotonicTime,
-    stop: Option<Box<PendingStop>>,
+    rare: Option<Box<Rare>>,
     peers: [Peer; 2],
     closing: Option<Box<ClosingHandshake>>,
     /// A deadline may have come nearer since `poll_timeout` was last asked.
     timer_moved: bool,
+    /// The second of the session in which `control_counts` were counted.
+    control_second: u16,
+    /// The Pings and Pongs of each peer in that second.
+    control_counts: [u16; 2],
 }
 
 impl Tunnel {
     /// Creates the tunnel of a session that opened at `now`, with extensions that use `rsv`. `ping_keys`, for the
     /// client and for the server, should be random.
     pub fn new(settings: Arc<TunnelSettings>, rsv: Rsv, ping_keys: [u64; 2], now: MonotonicTime) -> Tunnel {
+        let meters = settings.rates.map(|limit| limit.map(|limit| Meter::new(limit, now)));
+        let is_metered = meters.iter().any(Option::is_some);
         Tunnel {
             settings,
             rsv,
             ping_keys,
             opened: now,
             data_at: now,
-            stop: None,
+            rare: is_metered.then(|| Box::new(Rare { stop: None, meters })),
             peers: [Peer::new(now), Peer::new(now)],
             closing: None,
             timer_moved: true,
+            control_second: 0,
+            control_counts: [0; 2],
         }
     }
 
@@ -183,7 +210,35 @@ impl Tunnel {
             return TunnelStep::NeedMore;
         }
         self.mark_alive(now, from);
-        let step = if self.peer(from).ignore_input {
+        let allowed = if self.rare.is_some() { self.allowance(now, from, bytes.len()) } else { bytes.len() };
+        let mut step = self.step(now, from, &bytes[..allowed], observer);
+        if step == TunnelStep::NeedMore && allowed < bytes.len() {
+            step = self.exceeded(now, from).unwrap_or_else(|| self.step(now, from, bytes, observer));
+        }
+        if step == TunnelStep::Wait {
+            observer.delayed(from);
+        }
+        if let TunnelStep::Forward(taken) | TunnelStep::Remask(taken) = step {
+            observer.bytes(from, taken);
+            if self.rare.is_some() {
+                self.bytes_passed(from, taken);
+            }
+            let in_frame = !self.peer(from).scanner.at_boundary();
+            self.peer_mut(from.other()).in_frame = in_frame;
+            self.extend_answer_wait(now, from);
+        }
+        // The end of a message brings the pause nearer that a stop waits for.
+        if self.pending_stop().is_some() {
+            self.timer_moved = true;
+        }
+        step
+    }
+
+    #[inline]
+    fn step(&mut self, now: MonotonicTime, from: Side, bytes: &[u8], observer: &mut impl Observer) -> TunnelStep {
+        if bytes.is_empty() {
+            TunnelStep::NeedMore
+        } else if self.peer(from).ignore_input {
             TunnelStep::Drop(bytes.len())
         } else if self.reads_frames() {
             self.judge(now, from, bytes, observer)
@@ -193,18 +248,7 @@ impl Tunnel {
             self.data_at = now;
             self.wait_from_now(now, HALF_CLOSED_WAIT);
             TunnelStep::Forward(bytes.len())
-        };
-        if let TunnelStep::Forward(taken) | TunnelStep::Remask(taken) = step {
-            observer.bytes(from, taken);
-            let in_frame = !self.peer(from).scanner.at_boundary();
-            self.peer_mut(from.other()).in_frame = in_frame;
-            self.extend_answer_wait(now, from);
         }
-        // The end of a message brings the pause nearer that a stop waits for.
-        if self.stop.is_some() {
-            self.timer_moved = true;
-        }
-        step
     }
 
     /// Handles the end of this peer's stream (FIN, or an error that ends it).
@@ -235,6 +279,8 @@ impl Tunnel {
     /// Handles a failed write to this peer: nothing more will be written. What it sent before may still be read.
     pub fn handle_broken(&mut self, now: MonotonicTime, side: Side) {
         self.abandon(now, side);
+        // It need not wait for what it has sent to pass: see `exceeded`.
+        self.resume(now, side);
     }
 
     /// Notes that this peer accepts no more bytes for now.

@@ -11,6 +11,7 @@ use crate::ws::scanner::{EndedMessage, Violation};
 mod ends;
 mod lenient;
 mod liveness;
+mod rates;
 
 const KEYS: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 const MASK: [u8; 4] = [9, 8, 7, 6];
@@ -24,6 +25,9 @@ fn settings() -> TunnelSettings {
         pong: Duration::from_secs(10),
         frame_bytes_max: u64::MAX,
         message_bytes_max: u64::MAX,
+        fragments_max: u32::MAX,
+        control_per_second: None,
+        rates: [None; 2],
     }
 }
 
@@ -71,6 +75,7 @@ struct Log {
     controls: Vec<(Side, Opcode)>,
     tolerated: Vec<(Side, Violation)>,
     round_trips: Vec<(Side, Duration)>,
+    delays: [usize; 2],
 }
 
 impl Observer for Log {
@@ -82,6 +87,9 @@ impl Observer for Log {
     }
     fn control(&mut self, from: Side, opcode: Opcode, count: u32) {
         self.controls.extend((0..count).map(|_| (from, opcode)));
+    }
+    fn delayed(&mut self, from: Side) {
+        self.delays[from as usize] += 1;
     }
     fn tolerated(&mut self, from: Side, violation: Violation) {
         self.tolerated.push((from, violation));
@@ -96,6 +104,7 @@ impl Observer for Log {
 #[derive(Clone)]
 struct Driver {
     tunnel: Tunnel,
+    /// What is not taken yet. What comes from a delayed peer meanwhile stands here too, as it would in its socket.
     carry: [Vec<u8>; 2],
     /// What went to each side.
     out: [Vec<u8>; 2],
@@ -115,7 +124,8 @@ impl Driver {
         let mut buffer = std::mem::take(&mut self.carry[from as usize]);
         buffer.extend_from_slice(bytes);
         let mut at = 0;
-        while at < buffer.len() {
+        let mut is_delayed = self.tunnel.is_delayed(now, from);
+        while at < buffer.len() && !is_delayed {
             match self.tunnel.handle_bytes(now, from, &buffer[at..], &mut self.log) {
                 TunnelStep::Forward(n) => {
                     assert!(n > 0, "no progress");
@@ -136,10 +146,14 @@ impl Driver {
                     self.settle(now);
                 }
                 TunnelStep::NeedMore => break,
+                TunnelStep::Wait => {
+                    is_delayed = self.tunnel.is_delayed(now, from);
+                    assert!(is_delayed, "it would be asked again and again");
+                }
             }
         }
         let rest = &buffer[at..];
-        assert!(rest.len() <= crate::ws::frame::FOREIGN_CONTROL_BYTES_MAX, "held back {}", rest.len());
+        assert!(is_delayed || rest.len() <= crate::ws::frame::FOREIGN_CONTROL_BYTES_MAX, "held back {}", rest.len());
         self.carry[from as usize] = rest.to_vec();
         self.settle(now);
     }
@@ -157,6 +171,9 @@ impl Driver {
                 _ => break,
             }
             self.settle(now);
+            for from in Side::BOTH {
+                self.feed(now, from, &[]);
+            }
         }
         assert!(self.tunnel.poll_timeout().is_none_or(|due| due > now), "a timer that never moves");
     }
@@ -212,6 +229,9 @@ fn codes(end: &End) -> (Option<Close>, Option<Close>) {
         End::Stopped | End::Lifetime => (Some(Close::new(CloseCode::SERVICE_RESTART, "")), away()),
         End::Idle => (away(), away()),
         End::FrameTooLarge(_) | End::MessageTooLarge(_) => (Some(Close::new(CloseCode::MESSAGE_TOO_BIG, "")), away()),
+        End::TooManyFragments(_) | End::TooManyControls(_) | End::RateExceeded(_) => {
+            (Some(Close::new(CloseCode::POLICY_VIOLATION, "")), away())
+        }
         End::Violation { .. } => (Some(Close::new(CloseCode::PROTOCOL_ERROR, "")), away()),
         End::Panicked => {
             (Some(Close::new(CloseCode::INTERNAL_ERROR, "")), Some(Close::new(CloseCode::INTERNAL_ERROR, "")))
@@ -896,11 +916,16 @@ proptest! {
         seeds in prop::array::uniform2(any::<u64>()),
         idle in prop::option::of(20u64..60),
         ping in prop::option::of(5u64..30),
+        rates in prop::array::uniform2(prop::option::of(rates::limit())),
+        control in prop::option::of(20_u16..60),
     ) {
         let settings = TunnelSettings {
             idle: idle.map(Duration::from_secs),
             ping: ping.map(Duration::from_secs),
             message_bytes_max: 100_000,
+            fragments_max: 30,
+            control_per_second: control,
+            rates,
             ..settings()
         };
         let wires = [encode(Side::Client, &pieces[0]), encode(Side::Server, &pieces[1])];
@@ -986,8 +1011,10 @@ proptest! {
         }
 
         if driver.tunnel.is_closing() {
-            for _ in 0..4 {
-                now = now + ANSWER_WAIT;
+            // What was delayed may still pass, which prolongs the wait.
+            let most = ANSWER_WAIT_MAX + 4 * ANSWER_WAIT;
+            for _ in 0..most.as_millis() / 500 {
+                now = now + Duration::from_millis(500);
                 driver.tick(now);
             }
             prop_assert!(driver.tunnel.is_finished(), "{:?}", driver.tunnel);

@@ -16,8 +16,8 @@ pub const QUIET: Duration = Duration::from_millis(200);
 /// for its last session.
 pub const QUIET_WAIT: Duration = Duration::from_secs(3);
 
-/// A requested stop of a session that is well. Boxed like `ClosingHandshake`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A requested stop of a session that is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PendingStop {
     /// When it ends if it is quiet then.
     pub(super) at: MonotonicTime,
@@ -33,29 +33,46 @@ impl Tunnel {
         let by = by.unwrap_or(at + QUIET_WAIT);
         let mut stop = PendingStop { at: at.min(by), latest: by.min(at + QUIET_WAIT) };
         self.timer_moved = true;
-        if let Some(before) = &mut self.stop {
+        let pending = &mut self.rare.get_or_insert_default().stop;
+        if let Some(before) = pending {
             stop.latest = stop.latest.min(before.latest);
             if before.at <= stop.at {
                 before.latest = stop.latest;
                 return;
             }
         }
-        self.stop = Some(Box::new(stop));
+        *pending = Some(stop);
     }
 
     /// Cancels `stop`, unless the end has begun.
     pub fn cancel_stop(&mut self) {
-        self.stop = None;
+        if let Some(rare) = &mut self.rare {
+            rare.stop = None;
+            if rare.meters.iter().all(Option::is_none) {
+                self.rare = None;
+            }
+        }
+    }
+
+    pub(super) fn pending_stop(&self) -> Option<&PendingStop> {
+        self.rare.as_ref()?.stop.as_ref()
     }
 
     /// Handles the time that `poll_timeout` returned.
     pub fn handle_timeout(&mut self, now: MonotonicTime) {
         self.timer_moved = true;
+        // The driver first reads what has waited, and then asks again.
+        let is_due = |side: &Side| self.resumes_at(*side).is_some_and(|at| at <= now);
+        let due = Side::BOTH.map(|side| is_due(&side));
+        if due != [false; 2] {
+            Side::BOTH.into_iter().filter(|side| due[*side as usize]).for_each(|side| self.resume(now, side));
+            return;
+        }
         match &self.closing {
             Some(closing) if !closing.gave_up && closing.give_up_at <= now => self.give_up(now),
             Some(_) if !self.is_half_closed() => {}
             _ => {
-                if let Some(stop) = &self.stop
+                if let Some(stop) = self.pending_stop()
                     && self.stop_due(stop) <= now
                 {
                     self.begin(now, End::Stopped);
@@ -85,19 +102,21 @@ impl Tunnel {
     /// Returns when `handle_timeout` is next due. It may be called late: deadlines that move away are not reported.
     pub fn poll_timeout(&self) -> Option<MonotonicTime> {
         let give_up = self.closing.as_ref().filter(|closing| !closing.gave_up).map(|closing| closing.give_up_at);
+        let resumes = Side::BOTH.map(|side| self.resumes_at(side));
         if self.is_closing() && !self.is_half_closed() {
-            return give_up;
+            return [give_up, resumes[0], resumes[1]].into_iter().flatten().min();
         }
         let liveness = Side::BOTH.map(|side| self.liveness_due(side));
-        let stop = self.stop.as_ref().map(|stop| self.stop_due(stop));
-        let all = [give_up, stop, self.lifetime_due(), self.idle_due(), liveness[0], liveness[1]];
-        all.into_iter().flatten().min()
+        let stop = self.pending_stop().map(|stop| self.stop_due(stop));
+        let all = [give_up, stop, self.lifetime_due(), self.idle_due()];
+        all.into_iter().chain(liveness).chain(resumes).flatten().min()
     }
 
     /// Returns when the stop takes effect as things are: later if more data passes, earlier if the message in progress
-    /// ends.
+    /// ends. A delayed peer has more to send.
     fn stop_due(&self, stop: &PendingStop) -> MonotonicTime {
-        match self.peers.iter().any(|peer| peer.scanner.in_message()) {
+        let is_delayed = || Side::BOTH.iter().any(|side| self.resumes_at(*side).is_some());
+        match self.peers.iter().any(|peer| peer.scanner.in_message()) || is_delayed() {
             true => stop.latest,
             false => stop.at.max(self.data_at + QUIET).min(stop.latest),
         }
@@ -107,7 +126,11 @@ impl Tunnel {
         self.settings.lifetime.map(|lifetime| self.opened + lifetime)
     }
 
+    /// Data of a delayed peer waits for us: that session is not idle.
     fn idle_due(&self) -> Option<MonotonicTime> {
+        if Side::BOTH.iter().any(|side| self.resumes_at(*side).is_some()) {
+            return None;
+        }
         self.settings.idle.map(|idle| self.data_at + idle)
     }
 }

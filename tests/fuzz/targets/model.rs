@@ -18,6 +18,7 @@ pub enum Wrong {
     Interleaved,
     FrameLarge,
     MessageLarge,
+    Fragments,
     CloseShort,
     CloseCode,
     CloseReason,
@@ -68,6 +69,7 @@ pub struct Law {
     pub any: bool,
     pub frame_max: u64,
     pub message_max: u64,
+    pub fragments_max: u32,
     /// As [`wsluice::ws::scanner::Rules::tolerant`].
     pub tolerant: bool,
     /// Closes are read, and nothing after one.
@@ -77,20 +79,30 @@ pub struct Law {
 impl Law {
     pub fn of(from: Side, validation: Validation, frame_max: u64, message_max: u64) -> Law {
         let tolerant = validation == Validation::Lenient;
-        Law { from, deflate: false, any: false, frame_max, message_max, tolerant, closes: true }
+        Law {
+            from,
+            deflate: false,
+            any: false,
+            frame_max,
+            message_max,
+            fragments_max: u32::MAX,
+            tolerant,
+            closes: true,
+        }
     }
 }
 
 /// The frames of `bytes` by `law`, up to the first wrong one, a Close, or the end.
 pub fn read(bytes: &[u8], law: Law) -> Vec<Seen> {
     let (mut seen, mut at) = (vec![], 0);
-    // The bytes of the message that has begun and not ended.
-    let mut message: Option<u64> = None;
+    // The bytes of the message that has begun and not ended, and its tiny fragments.
+    let mut message: Option<(u64, u32)> = None;
     while let Some(frame) = one(bytes, at, law, message) {
         let is_last = !frame.wrong.is_empty() || !frame.whole || law.closes && frame.opcode == 8;
         if !frame.is_control() {
-            let before = message.unwrap_or(0);
-            message = if frame.fin { None } else { Some(before.saturating_add(frame.payload)) };
+            let (bytes, tiny) = message.unwrap_or((0, 0));
+            let tiny = tiny + u32::from(frame.payload <= 125);
+            message = if frame.fin { None } else { Some((bytes.saturating_add(frame.payload), tiny)) };
         }
         let bytes_of_it = frame.header.saturating_add(usize::try_from(frame.payload).unwrap_or(usize::MAX));
         seen.push(frame);
@@ -102,7 +114,7 @@ pub fn read(bytes: &[u8], law: Law) -> Vec<Seen> {
     seen
 }
 
-fn one(bytes: &[u8], start: usize, law: Law, message: Option<u64>) -> Option<Seen> {
+fn one(bytes: &[u8], start: usize, law: Law, message: Option<(u64, u32)>) -> Option<Seen> {
     let frame = &bytes[start..];
     let (first, second) = (*frame.first()?, *frame.get(1)?);
     let (fin, rsv, opcode) = (first >= 128, first >> 4 & 7, first & 15);
@@ -128,6 +140,7 @@ fn one(bytes: &[u8], start: usize, law: Law, message: Option<u64>) -> Option<See
         seen.header += 4;
     }
     let is_control = opcode & 8 != 0;
+    let (message_bytes, tiny) = message.unwrap_or((0, 0));
     let rules = [
         (Wrong::NotMinimal, !law.tolerant && (extended == 2 && number < 126 || extended == 8 && number < 65536)),
         (Wrong::Unmasked, law.from == Side::Client && seen.mask.is_none() && !(law.tolerant && is_control)),
@@ -138,7 +151,8 @@ fn one(bytes: &[u8], start: usize, law: Law, message: Option<u64>) -> Option<See
         (Wrong::Stray, opcode == 0 && message.is_none()),
         (Wrong::Interleaved, matches!(opcode, 1 | 2) && message.is_some()),
         (Wrong::FrameLarge, !is_control && seen.payload > law.frame_max),
-        (Wrong::MessageLarge, !is_control && message.unwrap_or(0).saturating_add(seen.payload) > law.message_max),
+        (Wrong::MessageLarge, !is_control && message_bytes.saturating_add(seen.payload) > law.message_max),
+        (Wrong::Fragments, !is_control && !fin && seen.payload <= 125 && tiny >= law.fragments_max),
     ];
     seen.wrong.extend(rules.iter().filter(|(_, broken)| *broken).map(|(wrong, _)| *wrong));
     seen.whole = (frame.len() - seen.header) as u64 >= seen.payload;

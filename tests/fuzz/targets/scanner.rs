@@ -134,7 +134,8 @@ fn run(data: &[u8]) {
     let rsv = [Rsv::None, Rsv::None, Rsv::Deflate, Rsv::Any][usize::from(kind >> 1 & 3)];
     let limit = |bits: u8| [u64::MAX, 0, 3, 125, 126, 300, 70_000, u64::MAX][usize::from(bits & 7)];
     let (frame_bytes_max, message_bytes_max) = (limit(limits), limit(limits >> 3));
-    let rules = Rules { from, rsv, frame_bytes_max, message_bytes_max, tolerant: kind & 16 != 0 };
+    let fragments_max = [u32::MAX, 1, 2, 5][usize::from(kind >> 5 & 3)];
+    let rules = Rules { from, rsv, frame_bytes_max, message_bytes_max, fragments_max, tolerant: kind & 16 != 0 };
 
     let whole = learn(&rules, &[bytes], false);
     assert_eq!(learn(&rules, &pieces(bytes, cut), false), whole, "cut into pieces");
@@ -143,7 +144,8 @@ fn run(data: &[u8]) {
 
     let (deflate, any) = (rsv == Rsv::Deflate, rsv == Rsv::Any);
     let (frame_max, message_max, tolerant) = (frame_bytes_max, message_bytes_max, rules.tolerant);
-    let frames = model::read(bytes, Law { from, deflate, any, frame_max, message_max, tolerant, closes: false });
+    let law = Law { from, deflate, any, frame_max, message_max, fragments_max, tolerant, closes: false };
+    let frames = model::read(bytes, law);
     let last = frames.last().map_or(&[][..], |frame| &frame.wrong);
     match whole.refused {
         None => assert_eq!(last, [], "it passes and should not"),
@@ -166,6 +168,7 @@ pub(super) fn reason(refusal: FrameRefusal) -> Wrong {
     match refusal {
         FrameRefusal::FrameTooLarge => Wrong::FrameLarge,
         FrameRefusal::MessageTooLarge => Wrong::MessageLarge,
+        FrameRefusal::TooManyFragments => Wrong::Fragments,
         FrameRefusal::Violation(violation) => match violation {
             Violation::Header(HeaderError::ReservedOpcode(_)) => Wrong::Opcode,
             Violation::Header(HeaderError::LengthOverflow) => Wrong::Overflow,

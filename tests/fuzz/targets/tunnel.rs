@@ -43,7 +43,7 @@ fn relay(settings: &Arc<TunnelSettings>, from: Side, pieces: &[&[u8]]) -> (Vec<u
                     bytes
                 }
                 TunnelStep::Drop(bytes) => bytes,
-                TunnelStep::NeedMore => break,
+                TunnelStep::NeedMore | TunnelStep::Wait => break,
             };
             assert!(taken > 0 && taken <= rest.len(), "{taken} of {} bytes", rest.len());
             rest = &rest[taken..];
@@ -69,6 +69,9 @@ fn run(data: &[u8]) {
         pong: std::time::Duration::from_secs(1),
         frame_bytes_max,
         message_bytes_max,
+        fragments_max: u32::MAX,
+        control_per_second: None,
+        rates: [None; 2],
     });
     let (out, end) = relay(&settings, from, &[bytes]);
     let (cut_out, cut_end) = relay(&settings, from, &pieces(bytes, cut));
