@@ -71,7 +71,7 @@ pub struct RouteConfig {
 
     /// How long each step may take.
     #[serde(default)]
-    pub timeouts: RouteTimeouts,
+    pub timeouts: Box<RouteTimeouts>,
 
     /// Pings both sides, to notice a dead peer and to keep middleboxes from forgetting a quiet connection. `off` is the
     /// same as `{ ping: off }`.
