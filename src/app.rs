@@ -33,7 +33,7 @@ use crate::control::{
 };
 use crate::net::listener::Address;
 use crate::proxy::quota::RouteQuotas;
-use crate::server::{accepting, turns};
+use crate::server::accepting;
 use crate::session::Sessions;
 use crate::session::registry::SessionRegistry;
 use crate::session::stop::StopReason;
@@ -252,7 +252,7 @@ impl Threads {
         sessions: Arc<Sessions>,
         pulse: WorkerHeartbeat,
     ) -> Result<mpsc::UnboundedSender<accepting::AcceptCommand>, StartError> {
-        let runtime = Builder::new_current_thread().enable_all().on_thread_park(turns::begin).build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let (sender, orders) = mpsc::unbounded_channel();
         let over = self.over.subscribe();
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));

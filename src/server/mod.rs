@@ -7,7 +7,6 @@
 pub mod accepting;
 mod h1;
 pub mod metrics;
-pub mod turns;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -193,12 +192,11 @@ impl Drop for ConnectionSlot {
 /// it is done; the session is inside the future, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
 fn connection(
-    before: impl Future<Output = Option<Upgraded>> + Unpin,
+    mut before: impl Future<Output = Option<Upgraded>> + Unpin,
     slot: ConnectionSlot,
 ) -> impl Future<Output = ()> {
     async move {
         // Freed as soon as it is done. After a panic too, dropping it releases all that it held.
-        let mut before = turns::in_turn(before);
         let begun = poll_fn(move |cx| Pin::new(&mut before).poll(cx).map(|upgraded| upgraded.map(begin)));
         let mut session = match panics::catching(PanicSite::Connection, begun).await {
             Ok(Some(session)) => session,
