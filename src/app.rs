@@ -351,10 +351,13 @@ async fn serve_admin(
         // The server on the previous listener has ended.
         at.iter().for_each(set_access);
         let mut seen = admin.clone();
+        let bound = at.as_ref().map(|at| Arc::downgrade(&at.bound));
         let moves = async {
             while seen.changed().await.is_ok() {
-                match (&at, &*seen.borrow_and_update()) {
-                    (Some(at), Some(now)) if Arc::ptr_eq(&at.bound, &now.bound) => set_access(now),
+                match (&bound, &*seen.borrow_and_update()) {
+                    (Some(bound), Some(now)) if std::ptr::eq(bound.as_ptr(), Arc::as_ptr(&now.bound)) => {
+                        set_access(now)
+                    }
                     _ => return,
                 }
             }
@@ -371,6 +374,8 @@ async fn serve_admin(
                 if let Some(at) = &at {
                     tracing::info!(address = %at.bound.address(), "admin: /metrics /livez /readyz /api/v1/");
                 }
+                // The acceptor alone holds the socket: once it has taken those who wait, nobody can come to wait there.
+                drop(at);
                 admin::serve(acceptor, state.clone(), next).await;
             }
             None => next.await,
