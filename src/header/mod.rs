@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod coding;
 pub mod content_coding;
+pub mod field_line;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod length;

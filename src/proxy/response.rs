@@ -10,7 +10,7 @@ use super::body::{self, Body};
 use super::edits::HeaderEdits;
 use super::outcome::Failure;
 use super::page::Page;
-use crate::header::{Host, coding, hop_by_hop, length, trailers};
+use crate::header::{Host, coding, field_line, hop_by_hop, length, trailers};
 use crate::upstream::connect::ConnectError;
 use crate::ws::handshake::{Accept, OfferError, WebSocketKey, accept_for};
 
@@ -152,9 +152,7 @@ pub fn switching_protocols(headers: &HeaderMap, key: &WebSocketKey) -> Vec<u8> {
         if matches!(*name, UPGRADE | CONNECTION | SEC_WEBSOCKET_ACCEPT) {
             continue;
         }
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            head.extend_from_slice(part);
-        }
+        field_line::append(&mut head, name.as_str(), value.as_bytes());
     }
     head.extend_from_slice(b"\r\n");
     head

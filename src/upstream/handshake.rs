@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::base::labels::labels;
+use crate::header::field_line;
 use crate::header::hop_by_hop::HopByHopFields;
 use crate::net::pool::{self, Buffer, BufferSize};
 use crate::net::stream::Prefixed;
@@ -152,7 +153,7 @@ impl RequestHead {
     }
 
     fn line(&mut self, name: &str, value: &[u8]) {
-        self.push(&[name.as_bytes(), b": ", value, b"\r\n"]);
+        field_line::append(&mut self.bytes, name, value);
     }
 
     fn push(&mut self, parts: &[&[u8]]) {

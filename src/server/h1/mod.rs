@@ -33,6 +33,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::metrics::ConnectionError;
 use super::{DownstreamIo, Listener, ListenerSettings};
 use crate::base::error_chain::error_chain;
+use crate::header::field_line;
 use crate::net::head_guard::HeadGuard;
 use crate::net::stream::Prefixed;
 use crate::proxy::body::Body;
@@ -228,7 +229,7 @@ async fn write(io: &mut DownstreamIo, response: Response<Body>, is_head_request:
     let reason = parts.status.canonical_reason().unwrap_or_default();
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", parts.status.as_str()).into_bytes();
     for (name, value) in &parts.headers {
-        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        field_line::append(&mut bytes, name.as_str(), value.as_bytes());
     }
     bytes.extend(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).into_bytes());
     if !is_head_request {
