@@ -150,9 +150,7 @@ impl Route {
     pub fn is_lookalike(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
         !self.keeps_lookalikes
-            && (lookalike::is_of_ours(name)
-                || !self.request_edits.is_empty()
-                    && self.request_edits.names().any(|ours| lookalike::are_alike(ours.as_str(), name)))
+            && (lookalike::is_of_ours(name) || self.request_edits.any(|ours| lookalike::are_alike(ours.as_str(), name)))
     }
 }
 
