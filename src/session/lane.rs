@@ -176,14 +176,10 @@ where
                     at += count;
                 }
                 TunnelStep::Drop(count) => at += count,
-                TunnelStep::NeedMore => {
+                step @ (TunnelStep::NeedMore | TunnelStep::Wait) => {
                     debug_assert!(self.lane.carry.is_none());
                     self.lane.carry = Some(Box::new(buffer[at..end].to_vec()));
-                    break;
-                }
-                TunnelStep::Wait => {
-                    self.lane.carry = Some(Box::new(buffer[at..end].to_vec()));
-                    self.lane.is_carry_new = true;
+                    self.lane.is_carry_new = matches!(step, TunnelStep::Wait);
                     break;
                 }
             }

@@ -100,14 +100,12 @@ impl Tunnel {
                 && let Some(run) = self.peers[from as usize].scanner.run(&rules, rest, most)
             {
                 at += run.bytes;
-                if self.rare.is_some() {
-                    let messages = if begins_message(rest[0]) { run.count } else { 0 };
-                    self.frames_taken(from, messages.into(), run.bytes as u64);
-                }
+                let messages = if begins_message(rest[0]) { run.count } else { 0 };
+                self.frames_taken(from, messages.into(), run.bytes as u64);
                 self.run_passed(now, from, run, passed, observer);
                 continue;
             }
-            if self.rare.is_some() && !discard_frames && self.frames_max(from, rest) == 0 {
+            if !discard_frames && self.frames_max(from, rest) == 0 {
                 if at > 0 {
                     return taken(at);
                 }
@@ -131,7 +129,7 @@ impl Tunnel {
             match part {
                 Ok(ScannedPart::Data { header, ends }) => {
                     at += header;
-                    if self.rare.is_some() && !discard_frames {
+                    if !discard_frames {
                         let frame = (header as u64).saturating_add(self.peer(from).scanner.frame_left());
                         self.frames_taken(from, begins.into(), frame);
                     }
@@ -298,10 +296,7 @@ impl Tunnel {
             [0x8A, ..] => self.pongs_max(from, bytes).min(self.control_max(now, from) as usize),
             _ => usize::MAX,
         };
-        match &self.rare {
-            None => most,
-            Some(_) => most.min(usize::try_from(self.frames_max(from, bytes)).unwrap_or(usize::MAX)),
-        }
+        most.min(usize::try_from(self.frames_max(from, bytes)).unwrap_or(usize::MAX))
     }
 
     /// Returns how many similar Pongs may be taken at once. One as long as ours is examined, and excluded if it carries

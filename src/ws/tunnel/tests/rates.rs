@@ -149,16 +149,21 @@ fn a_frame_above_the_burst_is_refused_by_its_header_and_one_that_fits_is_not() {
     }
 }
 
+/// The client's `frame` passes as often as that, and once more it ends the session.
+fn assert_takes_no_more_than(count: usize, frame: &[u8], driver: &mut Driver, now: MonotonicTime, end: &End) {
+    driver.feed(now, Side::Client, &frame.repeat(count));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.feed(now, Side::Client, frame);
+    assert_eq!(driver.tunnel.end(), Some(end));
+}
+
 #[test]
 fn compressed_messages_count_as_they_are_on_the_wire() {
     let tunnel = Tunnel::new(Arc::new(limited(close(1, 2))), Rsv::Deflate, KEYS, at(0));
     let mut driver = Driver { tunnel, ..Driver::new(settings()) };
     let mut compressed = text(Side::Client, "deflated");
     compressed[0] |= 0x40;
-    driver.feed(at(0), Side::Client, &compressed.repeat(2));
-    assert_eq!(driver.tunnel.end(), None);
-    driver.feed(at(0), Side::Client, &compressed);
-    assert_eq!(driver.tunnel.end(), Some(&End::RateExceeded(Side::Client)));
+    assert_takes_no_more_than(2, &compressed, &mut driver, at(0), &End::RateExceeded(Side::Client));
 }
 
 // ---- timers
@@ -321,10 +326,7 @@ fn answers_to_a_ping_of_ours_count_too_however_often_it_is_answered() {
     let mut driver = Driver::new(TunnelSettings { control_per_second: Some(50), ping, ..settings() });
     driver.tick(at(30));
     let pong = frame(Side::Client, true, Opcode::Pong, &ping_payload(KEYS[0], 1));
-    driver.feed(at(31), Side::Client, &pong.repeat(50));
-    assert_eq!(driver.tunnel.end(), None);
-    driver.feed(at(31), Side::Client, &pong);
-    assert_eq!(driver.tunnel.end(), Some(&End::TooManyControls(Side::Client)));
+    assert_takes_no_more_than(50, &pong, &mut driver, at(31), &End::TooManyControls(Side::Client));
 }
 
 #[test]
