@@ -23,9 +23,10 @@ use crate::admin::api::{self, Api};
 use crate::admin::health::{Lifecycle, Readiness};
 use crate::admin::process::ProcessBackend;
 use crate::admin::{self, AdminState, connections};
+use crate::auth::basic::BasicVerifier;
 use crate::base::worker::WorkerHeartbeat;
 use crate::base::{clock, worker};
-use crate::config::{Loaded, OnChange, Workers};
+use crate::config::{Loaded, OnChange, OnUpgrade, Workers};
 use crate::control::context::{CompileContext, LogOutput, MetricFamilies, WaitLimits};
 use crate::control::evict;
 use crate::control::{
@@ -33,7 +34,7 @@ use crate::control::{
 };
 use crate::net::listener::Address;
 use crate::proxy::quota::RouteQuotas;
-use crate::server::accepting;
+use crate::server::{accepting, turns};
 use crate::session::Sessions;
 use crate::session::registry::SessionRegistry;
 use crate::session::stop::StopReason;
@@ -130,6 +131,8 @@ impl App {
         let ending = Arc::<AtomicBool>::default();
         let context = CompileContext {
             workers,
+            key_sources: families.key_sources(),
+            passwords: Arc::new(BasicVerifier::new(std::thread::available_parallelism().map_or(1, usize::from))),
             families,
             log: Some(output),
             sessions: Arc::clone(&sessions),
@@ -223,12 +226,19 @@ impl App {
         let (on_upgrade, grace) = (in_force.loaded.file.on_upgrade, in_force.loaded.file.drain.time.duration());
         self.readiness.advance(Lifecycle::Draining);
         self.sessions.last_requests(|_| true);
-        let span = match on_upgrade {
-            OnChange::Keep => None,
-            OnChange::Drain(span) => Some(span.duration()),
-            OnChange::Close => Some(Duration::ZERO),
-        };
         tracing::info!(%on_upgrade, connections = self.active(), "this process ends with its last session");
+        let span = match on_upgrade {
+            OnUpgrade::Stay(OnChange::Keep) => None,
+            OnUpgrade::Stay(OnChange::Drain(span)) => Some(span.duration()),
+            OnUpgrade::Stay(OnChange::Close) => Some(Duration::ZERO),
+            // The controller gives them away, and closes those that cannot go.
+            OnUpgrade::Move(span) => {
+                let control = self.control.clone();
+                let all = async { tokio::join!(control.moved(), self.sessions.wait_idle()) };
+                let _ = timeout(span.duration() + grace, all).await;
+                return Drained { left: self.sessions.active() };
+            }
+        };
         let sessions = Arc::clone(&self.sessions);
         let closing = async {
             let Some(span) = span else { return pending().await };
@@ -252,7 +262,7 @@ impl Threads {
         sessions: Arc<Sessions>,
         pulse: WorkerHeartbeat,
     ) -> Result<mpsc::UnboundedSender<accepting::AcceptCommand>, StartError> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().on_thread_park(turns::begin).build()?;
         let (sender, orders) = mpsc::unbounded_channel();
         let over = self.over.subscribe();
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));

@@ -3,6 +3,7 @@
 mod arguments;
 mod check;
 mod ping;
+mod upgrade;
 
 use std::io::IsTerminal as _;
 use std::net::{SocketAddr, TcpListener};
@@ -72,6 +73,8 @@ enum Command {
     },
     /// Open one WebSocket as a client, and show each step: name, TCP, TLS, handshake, Ping, Close.
     Ping(ping::PingArguments),
+    /// Replace a running process by a new one, which its sessions go to; as USR2 does, but tells what came of it.
+    Upgrade(upgrade::UpgradeArguments),
     /// Print the JSON Schema of configuration files, for editors.
     Schema,
 }
@@ -127,6 +130,10 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => return check::run(arguments),
         Command::Proxy { listen, to } => run_pair(&listen, &to),
         Command::Ping(arguments) => match ping::run(arguments) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Command::Upgrade(arguments) => match upgrade::run(&arguments) {
             Ok(code) => return code,
             Err(error) => Err(error),
         },

@@ -35,6 +35,8 @@ pub mod upstream;
 pub mod discovery;
 pub mod probe;
 
+pub mod auth;
+
 // Third floor: the data plane.
 pub mod session;
 

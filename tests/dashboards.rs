@@ -16,7 +16,7 @@ use wsluice::session::registry::SessionRegistry;
 use wsluice::telemetry::sink::LogSink;
 use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ClientTlsScope, ServerFiles};
 use wsluice::tls::server::MinVersion;
-use wsluice::{control, discovery, handover, probe, proxy, server, session, telemetry, tls, upstream};
+use wsluice::{auth, control, discovery, handover, probe, proxy, server, session, telemetry, tls, upstream};
 
 /// Labels that Prometheus adds.
 const SCRAPED: [&str; 3] = ["job", "instance", "le"];
@@ -51,6 +51,17 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     probed.set_up(false);
     probed.changed("connect");
     let _discovery = discovery::metrics::Metrics::register(&registry).unwrap().upstream("chat", "dns");
+    let url = "https://id.example.com/jwks.json".parse().unwrap();
+    let target = wsluice::upstream::connect::ConnectTarget::Address(([127, 0, 0, 1], 1).into());
+    let connector = wsluice::upstream::connect::Connector {
+        target,
+        tls: None,
+        tcp: Default::default(),
+        sources: None,
+        reach: None,
+    };
+    let _keys = auth::KeySources::new(auth::metrics::Metrics::register(&registry).unwrap()).of(&url, None, connector);
+    let _asked = auth::service::metrics::Metrics::register(&registry).unwrap().route("chat");
     let ending = EndLabels::new(Initiator::Client, Some(1000), "closed");
     let _session =
         session::metrics::Metrics::register(&registry, 1).unwrap().route("public", "chat", "chat", &[ending]);

@@ -23,6 +23,7 @@ use super::access::{Access, Caller, Denied};
 use super::backend::{AdminBackend, BackendError, SessionSelector};
 use super::call::{ApiError, ApiPath, Call, changes};
 use crate::telemetry::labelled::IntCounterVec;
+use crate::telemetry::utc::Utc;
 
 /// The time to read the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -133,6 +134,7 @@ impl Api {
             Call::Status => json(&backend.status())?,
             Call::Config => json(&backend.config())?,
             Call::Reload => backend.reload().await?,
+            Call::Upgrade => json(&backend.upgrade().await?)?,
             Call::Check(text) => match backend.check(text).await {
                 Ok(warnings) => json!({ "warnings": warnings }),
                 Err(refusal @ BackendError::Config(_)) => {
@@ -153,6 +155,7 @@ impl Api {
                 page
             }
             Call::Session(id) => json(&backend.session(&id).await.ok_or_else(no_session)?)?,
+            Call::Expire { id, at } => json(&backend.set_expiry(&id, at).await.ok_or_else(no_session)?)?,
             Call::CloseOne { id, close } => {
                 match backend.close(SessionSelector::One(&id), close, Duration::ZERO).await? {
                     0 => return Err(no_session()),
@@ -186,6 +189,11 @@ fn action_of(call: &Call) -> Option<(&'static str, String)> {
     match call {
         Call::Status | Call::Config | Call::Check(_) | Call::Sessions { .. } | Call::Session(_) | Call::Drains => None,
         Call::Reload => Some(("reload", String::new())),
+        Call::Upgrade => Some(("upgrade", String::new())),
+        Call::Expire { id, at } => {
+            let at = at.map_or_else(|| "never".to_owned(), |at| format!("at {}", Utc(at)));
+            Some(("expire", format!("session {id} {at}")))
+        }
         Call::CloseOne { id, close } => Some(("close", format!("session {id} with {}", describe(close)))),
         Call::Close { filter, close, over } => {
             Some(("close", format!("sessions {filter} with {} over {over:?}", describe(close))))

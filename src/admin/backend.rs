@@ -3,6 +3,7 @@
 //! Everything that `/api/v1/` can do goes through [`AdminBackend`]; nothing in `admin` changes anything by itself. Each method
 //! returns when its work is done. Dropping its future takes nothing back: an action that was requested is carried out.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
@@ -32,6 +33,9 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
     /// Reads the configuration again and puts it in force. Returns what has changed.
     fn reload(&self) -> ReplyFuture<'_, Result<Value, BackendError>>;
 
+    /// Starts the next process, and returns what became of the sessions once it has taken over.
+    fn upgrade(&self) -> ReplyFuture<'_, Result<UpgradeResult, BackendError>>;
+
     /// Checks this text as a configuration, or the file as it is now if there is none. Returns warnings, or the mistakes as
     /// an error.
     fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, BackendError>>;
@@ -50,6 +54,10 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
 
     /// Returns the session of this id, if it is open.
     fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>>;
+
+    /// Sets when a session is closed because its credential expires; `None`: never. Returns the session as it is then, if it is
+    /// open.
+    fn set_expiry<'a>(&'a self, id: &'a str, expires_at: Option<SystemTime>) -> ReplyFuture<'a, Option<SessionView>>;
 
     /// Closes sessions, evenly over `over`, with `close` for the client. Returns how many.
     ///
@@ -70,6 +78,20 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
     ///
     /// Returns an error if there is no such target.
     fn end_drain(&self, target: DrainTarget) -> ReplyFuture<'_, Result<bool, BackendError>>;
+}
+
+/// The outcome of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UpgradeResult {
+    /// The process that has taken over.
+    pub pid: u32,
+    /// How many sessions have gone to it.
+    pub moved: usize,
+    /// How many have stayed in this process, by the reason.
+    pub stayed: BTreeMap<String, usize>,
+    /// How long the move of the sessions took.
+    #[serde(rename = "move_seconds", serialize_with = "seconds")]
+    pub took: Duration,
 }
 
 /// Why an action is not carried out.
@@ -252,6 +274,12 @@ pub struct SessionView {
     /// The client's address, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<std::net::IpAddr>,
+    /// The subject of the client's credential, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// When it is closed because its credential expires, if it is.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "utc_if_any")]
+    pub expires_at: Option<SystemTime>,
     /// When it opened.
     #[serde(serialize_with = "utc")]
     pub opened: SystemTime,
@@ -271,6 +299,10 @@ pub struct SessionView {
 fn seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
     // Milliseconds are exact enough.
     to.serialize_f64(time.as_millis() as f64 / 1000.0)
+}
+
+fn utc_if_any<S: Serializer>(at: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&Utc(at.unwrap_or(SystemTime::UNIX_EPOCH)))
 }
 
 fn utc<S: Serializer>(at: &SystemTime, to: S) -> Result<S::Ok, S::Error> {

@@ -1,7 +1,7 @@
 //! Parses API requests. It does nothing else, so that all refusals before an action are in one place.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -11,8 +11,10 @@ use serde_json::Value;
 use super::backend::{BackendError, DrainTarget, Problem};
 use super::filter::{Filter, QueryParameters, Wrong};
 use crate::base::file_state;
+use crate::base::time::UNIX_SECONDS_MAX;
 use crate::config::{FILE_BYTES_MAX, TimeSpan};
 use crate::header::redact::decode;
+use crate::telemetry::utc::Utc;
 use crate::ws::close::{Close, CloseCode};
 
 /// The path of the API.
@@ -39,6 +41,8 @@ pub enum Call {
     Config,
     /// Reads the configuration again.
     Reload,
+    /// Starts the next process, which takes over.
+    Upgrade,
     /// Checks this configuration, or the file.
     Check(Option<String>),
     /// Returns a page of sessions.
@@ -52,6 +56,13 @@ pub enum Call {
     },
     /// Returns one session.
     Session(String),
+    /// Sets when the credential of a session expires.
+    Expire {
+        /// Its id.
+        id: String,
+        /// The time; `None`: never.
+        at: Option<SystemTime>,
+    },
     /// Closes one session.
     CloseOne {
         /// Its id.
@@ -131,6 +142,8 @@ pub enum ApiPath {
     Config,
     /// `reload`
     Reload,
+    /// `upgrade`
+    Upgrade,
     /// `check`
     Check,
     /// `sessions`
@@ -152,7 +165,7 @@ impl ApiPath {
     /// If there is no such path.
     pub fn of(path: &str) -> Result<ApiPath, ApiError> {
         let nothing = || {
-            let there = "status, config, reload, check, sessions, sessions/close, sessions/ID, drains, drains/listener/NAME, \
+            let there = "status, config, reload, upgrade, check, sessions, sessions/close, sessions/ID, drains, drains/listener/NAME, \
                          drains/route/NAME, drains/upstream/NAME and drains/endpoint/UPSTREAM/ENDPOINT";
             ApiError::new(StatusCode::NOT_FOUND, format!("not found; below {ROOT} there are {there}"))
         };
@@ -170,6 +183,7 @@ impl ApiPath {
             ("status", "") => ApiPath::Status,
             ("config", "") => ApiPath::Config,
             ("reload", "") => ApiPath::Reload,
+            ("upgrade", "") => ApiPath::Upgrade,
             ("check", "") => ApiPath::Check,
             ("sessions", "") => ApiPath::Sessions,
             ("sessions", "close") => ApiPath::Close,
@@ -197,8 +211,8 @@ impl ApiPath {
     fn methods(&self) -> &'static str {
         match self {
             ApiPath::Status | ApiPath::Config | ApiPath::Sessions | ApiPath::Drains => "GET, HEAD",
-            ApiPath::Reload | ApiPath::Check | ApiPath::Close => "POST",
-            ApiPath::Session(_) => "GET, HEAD, DELETE",
+            ApiPath::Reload | ApiPath::Upgrade | ApiPath::Check | ApiPath::Close => "POST",
+            ApiPath::Session(_) => "GET, HEAD, PATCH, DELETE",
             ApiPath::Drain(_) => "PUT, DELETE",
         }
     }
@@ -247,6 +261,7 @@ impl Call {
             (ApiPath::Status, _) => Call::Status,
             (ApiPath::Config, _) => Call::Config,
             (ApiPath::Reload, _) => Call::Reload,
+            (ApiPath::Upgrade, _) => Call::Upgrade,
             (ApiPath::Check, _) => Call::Check(configuration(body)?),
             (ApiPath::Sessions, _) => {
                 let filter = Filter::take(parameters_of)?;
@@ -256,6 +271,7 @@ impl Call {
                 let limit = parameters_of.read("limit", &such_as, read)?.unwrap_or(PAGE);
                 Call::Sessions { filter, after, limit }
             }
+            (ApiPath::Session(id), &Method::PATCH) => Call::Expire { id, at: expiry(parameters_of)? },
             (ApiPath::Session(id), &Method::DELETE) => Call::CloseOne { id, close: close(parameters_of)? },
             (ApiPath::Session(id), _) => Call::Session(id),
             (ApiPath::Close, _) => {
@@ -358,6 +374,26 @@ fn close(from: &mut QueryParameters) -> Result<Close, Wrong> {
     Ok(Close { code: Some(code), reason })
 }
 
+/// Reads when a credential expires: a time, or `never`.
+fn expiry(from: &mut QueryParameters) -> Result<Option<SystemTime>, Wrong> {
+    let such_as =
+        "a time such as `2026-11-21T08:55:03Z`, the seconds since 1970 as in the `exp` of a token, or `never`";
+    let read = |text: &str| match text {
+        "never" => Some(None),
+        text => {
+            let seconds = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite());
+            let at = seconds.map(|seconds| {
+                Duration::try_from_secs_f64(seconds).ok().filter(|since| since.as_secs() <= UNIX_SECONDS_MAX)
+            });
+            match at {
+                Some(since) => since.map(|since| Some(UNIX_EPOCH + since)),
+                None => text.parse::<Utc>().ok().map(|Utc(at)| Some(at)),
+            }
+        }
+    };
+    from.read("expires_at", such_as, read)?.ok_or_else(|| Wrong(format!("`expires_at` is missing: {such_as}")))
+}
+
 fn time(from: &mut QueryParameters, name: &'static str) -> Result<Option<Duration>, Wrong> {
     match from.value::<TimeSpan>(name)? {
         Some(time) if time > TIME_MAX => Err(Wrong(format!("`{name}` is at most {TIME_MAX}"))),
@@ -391,6 +427,7 @@ mod tests {
             ("GET", "/api/v1/status", Call::Status),
             ("HEAD", "/api/v1/config", Call::Config),
             ("POST", "/api/v1/reload", Call::Reload),
+            ("POST", "/api/v1/upgrade", Call::Upgrade),
             ("POST", "/api/v1/check", Call::Check(None)),
             ("GET", "/api/v1/sessions", Call::Sessions { filter: Filter::default(), after: None, limit: 100 }),
             (
@@ -477,6 +514,21 @@ mod tests {
     }
 
     #[test]
+    fn when_a_credential_expires_is_said_in_either_notation() {
+        let expire = |at| Ok(Call::Expire { id: "1".into(), at });
+        let at = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        for (body, is) in [
+            (r#"{ "expires_at": 1000000000 }"#, Some(at)),
+            (r#"{ "expires_at": 1000000000.5 }"#, Some(at + Duration::from_millis(500))),
+            (r#"{ "expires_at": "2001-09-09T01:46:40Z" }"#, Some(at)),
+            (r#"{ "expires_at": "2001-09-09T03:46:40+02:00" }"#, Some(at)),
+            (r#"{ "expires_at": "never" }"#, None),
+        ] {
+            assert_eq!(read("PATCH", "/api/v1/sessions/1", "application/json", body), expire(is), "{body}");
+        }
+    }
+
+    #[test]
     fn a_configuration_is_taken_as_it_is() {
         let yaml = "routes: [] # a&b=c\n";
         assert_eq!(read("POST", "/api/v1/check", "text/yaml", yaml), Ok(Call::Check(Some(yaml.into()))));
@@ -497,8 +549,15 @@ mod tests {
             ("GET", "/api/v1/status/", 404, "not found"),
             ("POST", "/api/v1/status", 405, "here only GET, HEAD"),
             ("GET", "/api/v1/reload", 405, "here only POST"),
+            ("GET", "/api/v1/upgrade", 405, "here only POST"),
             ("GET", "/api/v1/sessions/close", 405, "here only POST"),
-            ("POST", "/api/v1/sessions/1", 405, "here only GET, HEAD, DELETE"),
+            ("POST", "/api/v1/sessions/1", 405, "here only GET, HEAD, PATCH, DELETE"),
+            ("PATCH", "/api/v1/sessions/1", 400, "`expires_at` is missing: a time such as"),
+            ("PATCH", "/api/v1/sessions/1?expires_at=soon", 400, "`expires_at` is not a time such as"),
+            ("PATCH", "/api/v1/sessions/1?expires_at=-1", 400, "`expires_at` is not a time such as"),
+            ("PATCH", "/api/v1/sessions/1?expires_at=1e300", 400, "`expires_at` is not a time such as"),
+            ("PATCH", "/api/v1/sessions/1?expires_at=inf", 400, "`expires_at` is not a time such as"),
+            ("PATCH", "/api/v1/sessions/1?expires_at=never&subject=x", 400, "`subject` is no parameter"),
             ("GET", "/api/v1/status?a=b", 400, "`a` is no parameter; there are none here"),
             ("GET", "/api/v1/sessions?limit=0", 400, "`limit` is not a number from 1 to 1000"),
             ("GET", "/api/v1/sessions?limit=1001", 400, "`limit` is not a number from 1 to 1000"),

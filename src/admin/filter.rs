@@ -118,6 +118,8 @@ pub struct Filter {
     pub endpoint: Option<String>,
     /// The client's network.
     pub client: Option<IpNet>,
+    /// The subject of the client's credential.
+    pub subject: Option<String>,
     /// The least age.
     pub older_than: Option<TimeSpan>,
     /// The age limit, exclusive.
@@ -141,6 +143,8 @@ pub struct FilterInput<'a> {
     pub endpoint: &'a str,
     /// The client's address, if it is known.
     pub client: Option<IpAddr>,
+    /// The subject of the client's credential, if it has one.
+    pub subject: Option<&'a str>,
     /// How long it has been open.
     pub age: Duration,
     /// How long no data has passed.
@@ -161,6 +165,7 @@ impl Filter {
             upstream: from.word("upstream")?,
             endpoint: from.word("endpoint")?,
             client: from.read("client", "an address or a network such as `10.0.0.0/8`", network::parse)?,
+            subject: from.word("subject")?,
             older_than: from.value("older_than")?,
             younger_than: from.value("younger_than")?,
             idle_for: from.value("idle_for")?,
@@ -192,6 +197,7 @@ impl Filter {
             && same(&self.upstream, seen.upstream)
             && same(&self.endpoint, seen.endpoint)
             && self.client.is_none_or(|net| seen.client.is_some_and(|client| net.contains(&client.to_canonical())))
+            && (self.subject.is_none() || self.subject.as_deref() == seen.subject)
             && reached(self.older_than, seen.age)
             && self.younger_than.is_none_or(|wanted| seen.age < wanted.duration())
             && reached(self.idle_for, seen.idle)
@@ -209,6 +215,7 @@ impl fmt::Display for Filter {
             ("upstream", self.upstream.clone()),
             ("endpoint", self.endpoint.clone()),
             ("client", self.client.as_ref().map(|it| shown(it))),
+            ("subject", self.subject.clone()),
             ("older_than", self.older_than.as_ref().map(|it| shown(it))),
             ("younger_than", self.younger_than.as_ref().map(|it| shown(it))),
             ("idle_for", self.idle_for.as_ref().map(|it| shown(it))),
@@ -245,6 +252,7 @@ mod tests {
             upstream: "app",
             endpoint: "ws://10.0.0.1:9000",
             client: Some("192.0.2.7".parse().unwrap()),
+            subject: Some("ann"),
             age: Duration::from_secs(3600),
             idle: Duration::from_secs(60),
             queued: 4096,
@@ -263,6 +271,9 @@ mod tests {
             ("client=::ffff:192.0.2.0/120", true),
             ("client=192.0.3.0/24", false),
             ("client=2001:db8::/32", false),
+            ("subject=ann", true),
+            ("subject=an", false),
+            ("subject=ann&route=cha", false),
             ("older_than=1h", true),
             ("older_than=61m", false),
             ("younger_than=1h", false),
@@ -273,13 +284,14 @@ mod tests {
         ] {
             assert_eq!(filter(query).unwrap().matches(&seen), named, "{query}");
         }
-        let nobody = FilterInput { client: None, ..seen };
+        let nobody = FilterInput { client: None, subject: None, ..seen };
+        assert!(!filter("subject=ann").unwrap().matches(&nobody), "who did not say who they are is nobody");
         assert!(!filter("client=0.0.0.0/0").unwrap().matches(&nobody), "who cannot be told is in no network");
     }
 
     #[test]
     fn what_is_mistyped_is_told_and_names_nobody() {
-        let known = "known here: route, listener, upstream, endpoint, client, older_than, younger_than, idle_for, \
+        let known = "known here: route, listener, upstream, endpoint, client, subject, older_than, younger_than, idle_for, \
                      queued_at_least";
         for (query, problem) in [
             ("rout=chat", format!("`rout` is no parameter; did you mean `route`? {known}")),

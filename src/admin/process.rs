@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::backend::{
     AdminBackend, BackendError, ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus,
-    PredecessorStatus, Problem, ProcessStatus, ReplyFuture, SessionSelector, SessionView, UpstreamStatus,
+    PredecessorStatus, Problem, ProcessStatus, ReplyFuture, SessionSelector, SessionView, UpgradeResult,
+    UpstreamStatus,
 };
 use super::filter::Filter;
 use super::health::{Lifecycle, Readiness};
@@ -17,7 +18,7 @@ use crate::base::clock;
 use crate::base::error_chain::error_chain;
 use crate::base::time::MonotonicTime;
 use crate::config::Bind;
-use crate::control::{Changes, ControlHandle, ControlRequest, ReloadError, Trigger};
+use crate::control::{Changes, ControlHandle, ControlRequest, MoveReport, ReloadError, Trigger, Upgraded};
 use crate::health::threshold::Health;
 use crate::net::listener::Address;
 use crate::session::registry::{Listed, SessionId};
@@ -165,6 +166,18 @@ impl AdminBackend for ProcessBackend {
         })
     }
 
+    fn upgrade(&self) -> ReplyFuture<'_, Result<UpgradeResult, BackendError>> {
+        Box::pin(async {
+            let Upgraded { successor: pid, sessions } = self.control.upgrade().await?;
+            // If they are not to move, all of them stay, by the configuration.
+            let MoveReport { moved, stayed, took } = sessions.unwrap_or_else(|| MoveReport {
+                stayed: [("on_upgrade".to_owned(), self.sessions.sessions())].into(),
+                ..MoveReport::default()
+            });
+            Ok(UpgradeResult { pid, moved, stayed, took })
+        })
+    }
+
     fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, BackendError>> {
         Box::pin(async {
             let checked = self.control.request(|done| ControlRequest::Check { text, done }).await;
@@ -194,6 +207,18 @@ impl AdminBackend for ProcessBackend {
 
     fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>> {
         Box::pin(async { Some(session(self.list.listed(id).await?)) })
+    }
+
+    fn set_expiry<'a>(&'a self, id: &'a str, expires_at: Option<SystemTime>) -> ReplyFuture<'a, Option<SessionView>> {
+        Box::pin(async move {
+            let id: SessionId = id.parse().ok()?;
+            // One that is over is now.
+            let left = expires_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+            if !self.sessions.set_expiry(id, left.map(|left| clock::now() + left)) {
+                return None;
+            }
+            Some(session(self.list.listed(&id.to_string()).await?))
+        })
     }
 
     fn close<'a>(
@@ -269,8 +294,9 @@ impl From<ReloadError> for BackendError {
 }
 
 fn session(listed: Listed<SessionEntry>) -> SessionView {
-    let Listed { id, member, report, stop } = listed;
-    let filter_input = session_list::filter_input(&member, report, clock::now());
+    let Listed { id, member, report, stop, expires } = listed;
+    let now = clock::now();
+    let filter_input = session_list::filter_input(&member, report, now);
     SessionView {
         id: id.to_string(),
         listener: filter_input.listener.to_owned(),
@@ -278,6 +304,8 @@ fn session(listed: Listed<SessionEntry>) -> SessionView {
         upstream: filter_input.upstream.to_owned(),
         endpoint: filter_input.endpoint.to_owned(),
         client: filter_input.client,
+        subject: filter_input.subject.map(str::to_owned),
+        expires_at: expires.and_then(|at| SystemTime::now().checked_add(at.since(now))),
         opened: SystemTime::now() - filter_input.age,
         age: filter_input.age,
         idle: filter_input.idle,

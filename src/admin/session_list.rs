@@ -115,7 +115,8 @@ pub fn filter_input(member: &SessionEntry, told: SessionReport, now: MonotonicTi
         listener: &member.route.listener,
         upstream: &member.route.upstream.name,
         endpoint: member.endpoint_state.endpoint(),
-        client: member.client,
+        client: member.client.address(),
+        subject: member.client.subject(),
         age,
         // The relay's clock may be a tick behind.
         idle: told.data_at.map_or(age, |at| now.since(at).min(age)),
@@ -134,6 +135,7 @@ mod tests {
     use crate::config::load_str;
     use crate::control::compile::compile;
     use crate::control::context::CompileContext;
+    use crate::session::SessionClient;
     use crate::session::registry::{Guard, SessionRegistry};
 
     /// Counts how often it is woken.
@@ -158,7 +160,12 @@ mod tests {
         let session = |_| {
             let guard = all.enter(1);
             guard.join(
-                SessionEntry { route: Arc::clone(&route), endpoint_state: Arc::clone(&live), client: None, opened },
+                SessionEntry {
+                    route: Arc::clone(&route),
+                    endpoint_state: Arc::clone(&live),
+                    client: SessionClient::Address(None),
+                    opened,
+                },
                 opened,
             );
             guard.poll_stop(&Context::from_waker(&waker), SessionReport { data_at: Some(opened), queued: 0 });

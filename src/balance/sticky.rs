@@ -13,6 +13,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of the MAC that are kept: half of it, the minimum of RFC 2104 §5.
 const MAC_BYTES: usize = 16;
@@ -58,7 +59,7 @@ pub enum SameSite {
 }
 
 /// Whether a client came back to its endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Returned {
     /// It had no cookie.
     New,
@@ -253,6 +254,11 @@ fn pairs(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Returns the value, if this is the cookie `name`.
 fn value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     Some(pair.trim_ascii().strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start())
+}
+
+/// Returns the values of the cookie `name` in a line of `Cookie`.
+pub fn values<'a>(line: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    pairs(line).filter_map(move |pair| value(pair, name)).map(<[u8]>::trim_ascii_end)
 }
 
 /// Returns a line of `Cookie` without the cookie `name`, and everything else in it byte for byte. `None` if the cookie

@@ -1,4 +1,4 @@
-//! What every floor may use: time for pure code, the clock, worker threads, the state of a watched file.
+//! What every floor may use: time for pure code, the clock, random bytes, worker threads, the state of a watched file.
 
 pub mod time;
 
@@ -6,4 +6,5 @@ pub mod clock;
 pub mod error_chain;
 pub mod file_state;
 pub(crate) mod labels;
+pub mod random;
 pub mod worker;

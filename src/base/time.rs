@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// The end of the year 9999 in seconds since the epoch: no notation of a time goes further.
+pub const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
+
 /// Microseconds since an arbitrary start (on Linux: boot), never going back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MonotonicTime(NonZeroU64);

@@ -46,33 +46,41 @@ pub use read::key::KeyPath;
 pub use read::report::{ConfigErrors, Finding, Severity, Source, without};
 pub use read::suggest::{did_you_mean, nearest_or_list};
 pub use schema::action::{AnswerStatus, Location, RedirectConfig, RedirectStatus, RespondConfig, Text};
+pub use schema::addresses::AddressesConfig;
 pub use schema::admin::{Admin, AdminToken};
 pub use schema::admission::{Admission, QueueConfig, Rate};
+pub use schema::auth::{AuthConfig, JwtConfig, KeysConfig, OnExpiry, OneOrMore};
+pub use schema::basic_auth::BasicAuthConfig;
 pub use schema::client_tls::{ClientTls, Verify};
 pub use schema::composition::{Defaults, Include};
 pub use schema::discover::{Discover, DnsSource, EtcdSource, FileSource, IpFamily, Secret, SourceRef};
 pub use schema::ejection::{EjectionConfig, RetryBudgetConfig};
 pub use schema::endpoint::{EndpointConfig, Scheme};
+pub use schema::forward_auth::{ForwardAuthCacheConfig, ForwardAuthConfig, OnAuthFailure};
 pub use schema::health::{CheckSchedule, Expectation, HealthCheck, HttpCheck, TcpCheck, WebSocketCheck, WhenAllDown};
 pub use schema::http_compression::HttpCompression;
 pub use schema::listener::{
     CertificateConfig, ClientAuthConfig, ClientAuthModeConfig, ListenerConfig, ListenerLimits, ListenerTimeouts,
     MinTlsVersion, ProxyProtocol, Redirect, ServerTls,
 };
-pub use schema::on_change::OnChange;
+pub use schema::on_change::{OnChange, OnUpgrade};
+pub use schema::per_client::{ClientKeyConfig, PerClientConfig};
 pub use schema::process::{DrainConfig, Log, LogFormat, LogLevel, Workers};
 pub use schema::rate::{ByteRate, Count, Exceeding, RateConfig};
 pub use schema::rebalance::{OnDown, RebalanceConfig};
 pub use schema::route::{
     Headers, Keepalive, Lookalikes, PlainHttp, RewriteConfig, RouteConfig, RouteLimits, RouteTimeouts, Validate,
 };
-pub use schema::sticky::{CookieSameSite, CookieSecret, CookieSecure, StickyConfig};
+pub use schema::sticky::{CookieSameSite, CookieSecure, StickyConfig};
 pub use schema::tcp::TcpConfig;
 pub use schema::upstream::{Balance, UpstreamConfig};
 pub use schema::upstream_lost::{OnUpstreamLost, SentCode};
 pub use value::address::{Bind, EndpointUrl};
 pub use value::edits::{HeaderEditsConfig, HeaderSet};
 pub use value::error_status::ErrorStatus;
+pub use value::http::FieldName;
+pub use value::http_url::HttpUrl;
+pub use value::secret::SigningSecret;
 pub use value::sent::SentHeader;
 pub use value::{BadValue, ByteSize, MapOrOff, OrOff, TimeSpan};
 
@@ -140,11 +148,12 @@ pub struct Config {
     #[serde(default = "Config::watch")]
     pub watch: bool,
 
-    /// What happens to the sessions of the old process after USR2 has started a new one: `keep` leaves them until
-    /// they end by themselves, `drain 10m` closes them evenly over that time (code 1012), `close` closes all at once.
-    /// Default: `drain 10m`, slow enough for clients to come back a few at a time, and no old process stays for days.
-    #[serde(default = "Config::on_upgrade")]
-    pub on_upgrade: OnChange,
+    /// What happens to the sessions of the old process after a new one has taken over: `move` gives them to the new
+    /// process with both their connections, and no peer notices; those that cannot go are closed evenly over ten minutes,
+    /// or over the time after it (`move 1h`). `keep` leaves them until they end by themselves, `drain 10m` closes them
+    /// evenly over that time (code 1012), `close` closes all at once. Default: `move`.
+    #[serde(default)]
+    pub on_upgrade: OnUpgrade,
 }
 
 impl Config {
@@ -165,10 +174,6 @@ impl Config {
 
     fn watch() -> bool {
         true
-    }
-
-    fn on_upgrade() -> OnChange {
-        OnChange::Drain(TimeSpan::from_secs(600))
     }
 }
 

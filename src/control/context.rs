@@ -7,6 +7,8 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::metrics;
+use crate::auth::KeySources;
+use crate::auth::basic::BasicVerifier;
 use crate::base::clock;
 use crate::base::worker::WorkerHeartbeat;
 use crate::config::{Config, Log, LogFormat};
@@ -20,7 +22,7 @@ use crate::telemetry::sink::LogSink;
 use crate::tls::certificates::Certificates;
 use crate::upstream::endpoint_state::EndpointStates;
 use crate::upstream::reach::Own;
-use crate::{discovery, handover, probe, proxy, server, session, tls, upstream};
+use crate::{auth, discovery, handover, probe, proxy, server, session, tls, upstream};
 
 /// All metric families, registered once for the life of the process.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct MetricFamilies {
     /// Metrics of health checks.
     pub probe: probe::metrics::Metrics,
     pub(super) discovery: discovery::metrics::Metrics,
+    pub(super) auth: auth::metrics::Metrics,
+    pub(super) auth_services: auth::service::metrics::Metrics,
     /// Metrics of reloads.
     pub control: metrics::Metrics,
     /// Metrics of upgrades.
@@ -55,11 +59,18 @@ impl MetricFamilies {
             upstream: upstream::metrics::Metrics::register(registry)?,
             probe: probe::metrics::Metrics::register(registry)?,
             discovery: discovery::metrics::Metrics::register(registry)?,
+            auth: auth::metrics::Metrics::register(registry)?,
+            auth_services: auth::service::metrics::Metrics::register(registry)?,
             control: metrics::Metrics::register(registry)?,
             handover: handover::Metrics::register(registry)?,
             certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
             names: NameResolver::register(registry)?,
         })
+    }
+
+    /// Creates the table of the URLs from which keys are fetched.
+    pub fn key_sources(&self) -> KeySources {
+        KeySources::new(self.auth.clone())
     }
 }
 
@@ -78,6 +89,10 @@ pub struct CompileContext {
     pub states: EndpointStates,
     /// The connection quota of each route.
     pub quotas: RouteQuotas,
+    /// The URLs from which keys are fetched.
+    pub key_sources: KeySources,
+    /// Checks the passwords of users.
+    pub passwords: Arc<BasicVerifier>,
     /// The heartbeats of the workers.
     pub pulse: WorkerHeartbeat,
     /// Our own addresses, that of the admin listener included.
@@ -114,6 +129,8 @@ impl CompileContext {
         let families = MetricFamilies::register(&Registry::new(), 1).expect("a new registry has no names");
         CompileContext {
             workers: 1,
+            key_sources: families.key_sources(),
+            passwords: Arc::new(BasicVerifier::new(1)),
             families,
             log: None,
             sessions: SessionRegistry::new(1),

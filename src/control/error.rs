@@ -9,6 +9,9 @@ use crate::net::listener::BindError;
 /// Why a request is refused. The configuration in force stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
+    /// Sessions of an earlier process are still arriving.
+    #[error("sessions of process {0} are still arriving: try again when they have")]
+    Arriving(u32),
     /// The configuration is wrong.
     #[error("{0}")]
     Config(#[from] ConfigErrors),

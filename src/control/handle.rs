@@ -12,7 +12,7 @@ use super::error::ReloadError;
 use super::evict::drains::{DrainProgress, DrainTarget};
 use super::metrics::Trigger;
 use super::reload::Changes;
-use super::upgrades;
+use super::upgrades::{self, Upgraded};
 use crate::handover::DrainingPredecessor;
 use crate::session::registry::SessionId;
 use crate::session::stop::StopReason;
@@ -64,7 +64,7 @@ pub enum ControlRequest {
     },
     /// Starts the next process, which takes over.
     Upgrade {
-        /// The process id of the new process, or why it has not taken over.
+        /// The new process, and what became of the sessions; or why it has not taken over.
         done: upgrades::Done,
     },
     /// Begins the end of the process: a next process that has not taken over yet is killed.
@@ -87,6 +87,7 @@ pub struct ControlHandle {
     pub(super) drains: latest::Receiver<Vec<DrainProgress>>,
     pub(super) certificates: Certificates,
     pub(super) successor: latest::Receiver<Option<u32>>,
+    pub(super) moved: latest::Receiver<bool>,
     pub(super) handovers: crate::handover::Metrics,
 }
 
@@ -124,12 +125,13 @@ impl ControlHandle {
         answer.await.ok()
     }
 
-    /// Starts the next process, which takes over the listening sockets and the connections that wait there. Returns its
-    /// process id. The owner of this process decides about its sessions, after [`ControlHandle::replaced`].
+    /// Starts the next process, which takes over the listening sockets, the connections that wait there, and the sessions if
+    /// they are to move. Returns once they have. The owner of this process decides about sessions that stay, after
+    /// [`ControlHandle::replaced`].
     ///
     /// # Errors
     /// If it has not taken over; this process goes on as before.
-    pub async fn upgrade(&self) -> Result<u32, ReloadError> {
+    pub async fn upgrade(&self) -> Result<Upgraded, ReloadError> {
         self.request(|done| ControlRequest::Upgrade { done }).await.unwrap_or(Err(ReloadError::Ending))
     }
 
@@ -139,6 +141,12 @@ impl ControlHandle {
             Ok(Some(pid)) => pid,
             _ => std::future::pending().await,
         }
+    }
+
+    /// Waits until the sessions that can have gone to the process that has taken over. Cancel-safe.
+    pub async fn moved(&self) {
+        // An error means that the controller has ended.
+        let _ = self.moved.clone().wait_for(|moved| *moved).await;
     }
 
     /// Returns true if another process has taken over.

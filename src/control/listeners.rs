@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use crate::net::listener::{Address, BindError, Bound, Inheritance, adopt, bind, 
 use crate::route::pattern::HostPattern;
 use crate::server::Listener;
 use crate::server::accepting::{AcceptCommand, PendingConnections};
+use crate::server::moving::Arrival;
 
 /// The admin listener's name in errors and in a handover.
 const ADMIN: &str = "admin";
@@ -59,6 +61,22 @@ pub struct Listeners {
     late: BTreeMap<usize, mpsc::WeakSender<()>>,
     /// Log when such a worker has caught up.
     late_watchers: JoinSet<()>,
+}
+
+/// The workers, which take sessions in turn.
+#[derive(Clone, Debug)]
+pub struct WorkerSenders(Vec<mpsc::UnboundedSender<AcceptCommand>>);
+
+impl WorkerSenders {
+    /// Gives a session to one of the workers.
+    pub fn adopt(&self, arrival: Box<Arrival>) {
+        static TURN: AtomicUsize = AtomicUsize::new(0);
+        let turn = TURN.fetch_add(1, Ordering::Relaxed) % self.0.len().max(1);
+        if let Some(worker) = self.0.get(turn) {
+            // A worker ends only with the process.
+            let _ = worker.send(AcceptCommand::Adopt(arrival));
+        }
+    }
 }
 
 /// The acknowledgements of one command, by worker.
@@ -170,6 +188,17 @@ impl Listeners {
         }
     }
 
+    /// Returns the listener of this name, open or drained.
+    pub fn by_name(&self, name: &str) -> Option<Arc<Listener>> {
+        let open = self.open.get(name).map(|open| &open.listener);
+        open.or_else(|| self.paused.get(name)).cloned()
+    }
+
+    /// Returns the workers, for sessions that arrive.
+    pub fn worker_senders(&self) -> WorkerSenders {
+        WorkerSenders(self.workers.clone())
+    }
+
     /// Returns how many listeners have inherited sockets, and the unclaimed rest. Later listeners inherit none.
     pub fn finish_inheritance(&mut self) -> (usize, Inheritance) {
         (self.inherited, std::mem::take(&mut self.inheritance))
@@ -179,8 +208,9 @@ impl Listeners {
     ///
     /// # Errors
     /// If no descriptor is left.
-    pub fn offer(&self, admin: Option<&AdminEndpoint>, upgrades: u64) -> io::Result<HandoverOffer> {
+    pub fn offer(&self, admin: Option<&AdminEndpoint>, upgrades: u64, moves: bool) -> io::Result<HandoverOffer> {
         let mut offer = HandoverOffer::after(upgrades);
+        offer.set_moves(moves);
         for (name, open) in &self.open {
             offer.add(name, &open.bound)?;
         }

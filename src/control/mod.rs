@@ -7,14 +7,17 @@
 //! [`ControlHandle`].
 
 mod active_config;
+mod arrivals;
 
 mod background;
 mod check;
 pub mod compile;
 pub mod context;
+mod departures;
 mod error;
 pub mod evict;
 mod handle;
+mod known;
 mod listeners;
 pub mod metrics;
 mod reload;
@@ -34,14 +37,18 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::base::clock;
+use crate::config::OnUpgrade;
 use crate::handover::systemd::{Notification, Notifier};
 use crate::handover::{Reporter, Successor};
 use crate::net::listener::Inheritance;
 use crate::telemetry::panics;
 pub use active_config::ActiveConfig;
+use arrivals::Destination;
 use background::EvictionStates;
 use compile::Compiled;
 use context::CompileContext;
+use departures::Move;
+pub use departures::MoveReport;
 pub use error::ReloadError;
 use evict::drains::Drains;
 pub use evict::drains::{DrainProgress, DrainTarget};
@@ -53,8 +60,8 @@ pub use metrics::Trigger;
 pub use reload::{Changed, Changes, Loader};
 use reload::{PendingReload, Read, files_read};
 pub use start::Started;
-pub use upgrades::Succession;
 use upgrades::Upgrades;
+pub use upgrades::{Succession, Upgraded};
 
 /// The most requests that may wait. They come from operators and one file watcher.
 const REQUESTS_MAX: usize = 64;
@@ -91,6 +98,8 @@ pub struct Controller {
     reload_interrupted: bool,
     upgrades: Upgrades,
     successor: latest::Sender<Option<u32>>,
+    /// Becomes true when the sessions that can have gone to the next process.
+    moved: Arc<latest::Sender<bool>>,
     notifier: Arc<Notifier>,
     /// Sends keep-alives to the service manager.
     watchdog: JoinSet<()>,
@@ -119,13 +128,19 @@ impl Controller {
     /// Handles requests until it is dropped.
     pub async fn run(mut self) {
         loop {
+            let Controller {
+                compiled, listeners, context, evictions, requests, pending_reload, upgrades, drains, ..
+            } = &mut self;
+            let destination = Destination { compiled, listeners, context, evictions };
+            let judge = |sessions| destination.judge(sessions);
+            let known = || known::all(destination.compiled, &drains.all(), &destination.context.families.certificates);
             tokio::select! {
-                request = self.requests.recv() => match request {
+                request = requests.recv() => match request {
                     // A request that panics stays half done; the next one finds the state as it is.
                     Some(request) => drop(panics::catching(panics::PanicSite::Control, Box::pin(self.handle_request(request))).await),
                     None => return std::future::pending().await,
                 },
-                read = files_read(&mut self.pending_reload) => {
+                read = files_read(pending_reload) => {
                     if let Some(PendingReload { trigger, done, .. }) = self.pending_reload.take() {
                         let reload = Box::pin(self.finish_reload(trigger, done, read));
                         drop(panics::catching(panics::PanicSite::Control, reload).await);
@@ -134,7 +149,7 @@ impl Controller {
                         drop(panics::catching(panics::PanicSite::Control, Box::pin(self.handle_request(request))).await);
                     }
                 }
-                (reporter, done) = self.upgrades.next() => self.yield_to_successor(reporter, done).await,
+                (reporter, done) = upgrades.next(&judge, &known) => self.yield_to_successor(reporter, done).await,
             }
         }
     }
@@ -153,11 +168,27 @@ impl Controller {
             admin.bound.leave_file();
         }
         let states = self.context.states.clone();
-        self.report.spawn(async move { reporter.run(&states).await });
         tracing::info!(pid = successor, "the next process has taken over");
         self.publish_listeners();
         self.successor.send_replace(Some(successor));
-        answer(done, Ok(successor));
+        match self.in_force.load().loaded.file.on_upgrade {
+            OnUpgrade::Move(span) => {
+                let routes = self.compiled.routes.iter();
+                let fingerprints = routes.map(|(name, route)| (name.clone(), route.written.fingerprint())).collect();
+                let sessions = Arc::clone(&self.context.sessions);
+                let moving = Move::new(reporter, sessions, states, fingerprints, span.duration());
+                let moved = Arc::clone(&self.moved);
+                let tell = move |report| {
+                    answer(done, Ok(Upgraded { successor, sessions: Some(report) }));
+                    moved.send_replace(true);
+                };
+                self.report.spawn(moving.run(tell));
+            }
+            OnUpgrade::Stay(_) => {
+                self.report.spawn(async move { reporter.run(&states).await });
+                answer(done, Ok(Upgraded { successor, sessions: None }));
+            }
+        }
     }
 
     /// Tells the service manager that the process is ready.
@@ -211,7 +242,8 @@ impl Controller {
             ControlRequest::Upgrade { done } => {
                 let (listeners, admin) = (&self.listeners, self.admin.borrow());
                 let upgrades = self.context.families.handover.upgrades();
-                self.upgrades.begin(|| listeners.offer(admin.as_ref(), upgrades), done);
+                let moves = matches!(self.in_force.load().loaded.file.on_upgrade, OnUpgrade::Move(_));
+                self.upgrades.begin(|| listeners.offer(admin.as_ref(), upgrades, moves), done);
             }
             ControlRequest::End { done } => {
                 if !self.upgrades.end() {

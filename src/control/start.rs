@@ -13,6 +13,7 @@ use super::background::{EvictionStates, start_discovery, start_tasks};
 use super::compile::{Compiled, compile};
 use super::context::CompileContext;
 use super::evict::drains::Drains;
+use super::known;
 use super::listeners::{self, AdminEndpoint, Bindings, Listeners};
 use super::reload::{Loader, commit_certificates};
 use super::upgrades::Upgrades;
@@ -48,6 +49,7 @@ impl Built {
         let admin = listeners.bind_admin(&loaded.file, &compiled, None)?;
         context.own.set(listeners.all_addresses(&bound, [admin.as_ref()]));
         let mut tasks = BTreeMap::new();
+        compiled.fetch_keys();
         start_discovery(&mut compiled, &mut tasks, &context.ending).await;
         Ok(Built { compiled, listeners, bound, admin, tasks })
     }
@@ -98,7 +100,11 @@ impl Controller {
         for (name, upstream) in &mut compiled.upstreams {
             start_tasks(upstream, tasks.entry(name.clone()).or_default(), &context, &[], &mut evictions);
         }
+        let known = activated.as_mut().map(Activated::take_known).unwrap_or_default();
+        known::take_standings(&known, &compiled);
         listeners.open(bound, &compiled).await;
+        let (mut drains, drains_seen) = Drains::new(Arc::clone(&context.sessions));
+        known::take_drains(&known, &mut drains, &compiled, &mut listeners, &context).await;
         let (inherited, unwanted) = listeners.finish_inheritance();
         context.families.handover.inherited(inherited);
         let predecessors = match activated {
@@ -114,14 +120,15 @@ impl Controller {
             }
         };
         commit_certificates(&context, &mut compiled);
+        known::take_tickets(&known, &context.families.certificates);
         let warnings = std::mem::take(&mut compiled.warnings);
         // Whoever loaded it has logged the first.
         let warned = loaded.warnings.iter().map(Finding::summary).chain(warnings.iter().cloned()).collect();
         let in_force = Arc::new(ArcSwap::from_pointee(ActiveConfig::new(loaded, &compiled, &listeners)));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let (admin, admin_seen) = latest::channel(admin);
-        let (drains, drains_seen) = Drains::new(Arc::clone(&context.sessions));
         let (successor, successor_seen) = latest::channel(None);
+        let (moved, moved_seen) = latest::channel(false);
         let certificates = context.families.certificates.clone();
         let handle = ControlHandle {
             requests: sender,
@@ -129,6 +136,7 @@ impl Controller {
             drains: drains_seen,
             certificates,
             successor: successor_seen,
+            moved: moved_seen,
             handovers: context.families.handover.clone(),
         };
         let metrics = context.families.control.clone();
@@ -158,6 +166,7 @@ impl Controller {
             reload_interrupted: false,
             upgrades,
             successor,
+            moved: Arc::new(moved),
             notifier,
             watchdog: watchdog.into_iter().collect(),
             report: JoinSet::new(),

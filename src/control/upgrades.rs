@@ -10,10 +10,13 @@ use std::pin::Pin;
 use tokio::sync::oneshot;
 
 use super::answer;
+use super::departures::MoveReport;
 use super::error::ReloadError;
+use crate::handover::Judgement;
+use crate::handover::batch::Inbound;
 use crate::handover::systemd;
 use crate::handover::{
-    Attempt, Deadlines, HandoverOffer, Invocation, Metrics, Predecessors, ReadySuccessor, Reporter, UpgradeError,
+    Attempt, Deadlines, HandoverOffer, Invocation, Known, Metrics, Predecessors, ReadySuccessor, Reporter, UpgradeError,
 };
 use crate::upstream::endpoint_state::EndpointStates;
 
@@ -26,8 +29,17 @@ pub struct Succession {
     pub deadlines: Deadlines,
 }
 
-/// Receives the process id of the process that has taken over.
-pub type Done = oneshot::Sender<Result<u32, ReloadError>>;
+/// The outcome of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgraded {
+    /// The process that has taken over, by its id.
+    pub successor: u32,
+    /// What became of the sessions; `None` if they were not to move.
+    pub sessions: Option<MoveReport>,
+}
+
+/// Receives the outcome.
+pub type Done = oneshot::Sender<Result<Upgraded, ReloadError>>;
 
 type Preparing = Pin<Box<dyn Future<Output = Result<ReadySuccessor, UpgradeError>>>>;
 type Handing = Pin<Box<dyn Future<Output = (Result<Reporter, UpgradeError>, Predecessors)>>>;
@@ -90,6 +102,11 @@ impl Upgrades {
     /// Starts the next process and gives it what `offer` returns. [`Upgrades::next`] drives it from there.
     pub fn begin(&mut self, offer: impl FnOnce() -> std::io::Result<HandoverOffer>, done: Done) {
         let succession = self.allow_changes().and_then(|()| self.succession.as_ref().ok_or(ReloadError::NoSuccession));
+        // Two moves at a time would let sessions wait twice.
+        let succession = match self.predecessors.moving() {
+            Some(pid) => Err(ReloadError::Arriving(pid)),
+            None => succession,
+        };
         let Succession { invocation, deadlines } = match succession {
             Ok(succession) => succession,
             Err(refused) => {
@@ -104,17 +121,22 @@ impl Upgrades {
     }
 
     /// Waits until the next process has taken over, and keeps counting the sessions of earlier processes meanwhile. An
-    /// attempt that fails is answered and logged, and changes nothing. Cancel-safe.
-    pub async fn next(&mut self) -> (Reporter, Done) {
+    /// attempt that fails is answered and logged, and changes nothing. `judge` decides on sessions that arrive from earlier
+    /// processes, `known` returns what the next one is told. Cancel-safe.
+    pub async fn next(
+        &mut self,
+        judge: &dyn Fn(Vec<Inbound>) -> Judgement,
+        known: &dyn Fn() -> Known,
+    ) -> (Reporter, Done) {
         loop {
             match &mut self.stage {
                 UpgradeStage::None | UpgradeStage::Replaced(_) | UpgradeStage::Ended => {
-                    self.predecessors.follow(&self.states, &self.metrics).await
+                    self.predecessors.follow(&self.states, &self.metrics, judge).await
                 }
                 UpgradeStage::Preparing(preparing, _) => {
                     let prepared = tokio::select! {
                         prepared = preparing => prepared,
-                        () = self.predecessors.follow(&self.states, &self.metrics) => continue,
+                        () = self.predecessors.follow(&self.states, &self.metrics, judge) => continue,
                     };
                     let UpgradeStage::Preparing(_, done) = std::mem::replace(&mut self.stage, UpgradeStage::None)
                     else {
@@ -123,8 +145,12 @@ impl Upgrades {
                     match prepared {
                         Ok(prepared) => {
                             // Their reports wait meanwhile for the next process, which gets these channels.
-                            let (before, states) = (std::mem::take(&mut self.predecessors), self.states.clone());
-                            let handing = async move { (prepared.hand_over(&before, &states).await, before) };
+                            let (mut before, states) = (std::mem::take(&mut self.predecessors), self.states.clone());
+                            let known = known();
+                            let handing = async move {
+                                before.settle().await;
+                                (prepared.hand_over(&before, &states, known).await, before)
+                            };
                             self.stage = UpgradeStage::Handing(Box::pin(handing), done);
                         }
                         Err(error) => self.failed(error, done),

@@ -22,12 +22,9 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{Backoff, DiscoveryError, DiscoveryErrorKind, EndpointSink};
@@ -35,6 +32,7 @@ use crate::base::error_chain::error_chain;
 use crate::base::file_state;
 use crate::config::{ENDPOINTS_MAX, EndpointConfig, load_endpoint};
 use crate::upstream::connect::{ConnectError, Connector};
+use crate::upstream::one_exchange::{self, OpenConnection, Uncollected};
 
 /// One request with its answer, the connection included.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -118,7 +116,7 @@ struct KnownKey {
 /// A connection to one server with one request under way; dropping it closes the connection.
 struct EtcdExchange {
     body: Incoming,
-    _connection: JoinSet<()>,
+    _connection: OpenConnection,
 }
 
 /// The gateway's answers; its numbers are strings, as in protobuf's JSON.
@@ -547,17 +545,11 @@ impl EtcdClient<'_> {
         let broken = |error: hyper::Error| {
             DiscoveryError::new(DiscoveryErrorKind::Unreachable, format!("{authority}: {}", error_chain(&error)))
         };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            // Its error reaches the reader of the answer.
-            let _ = connection.await;
-        });
-        let answered = timeout_at(deadline, sender.send_request(request));
-        let response = answered.await.map_err(|_| self.late(path))?.map_err(broken)?;
+        let answered = timeout_at(deadline, one_exchange::send(stream, request)).await;
+        let (response, connection) = answered.map_err(|_| self.late(path))?.map_err(broken)?;
         let (head, mut body) = response.into_parts();
         if head.status == StatusCode::OK {
-            return Ok(EtcdExchange { body, _connection: task });
+            return Ok(EtcdExchange { body, _connection: connection });
         }
         let told = timeout(REQUEST, collect(&mut body, 64 << 10)).await.ok().and_then(Result::ok).unwrap_or_default();
         let reason = match head.status {
@@ -589,18 +581,12 @@ fn server_gone(client: &EtcdClient<'_>, what: &str) -> DiscoveryError {
 }
 
 async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, DiscoveryError> {
-    let mut collected = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| DiscoveryError::new(DiscoveryErrorKind::Unreachable, error_chain(&error)))?;
-        collected.extend_from_slice(&frame.into_data().unwrap_or_default());
-        if collected.len() > bytes_max {
-            return Err(DiscoveryError::new(
-                DiscoveryErrorKind::TooLarge,
-                format!("an answer of more than {bytes_max} bytes"),
-            ));
+    one_exchange::collect(body, bytes_max).await.map_err(|error| match error {
+        Uncollected::TooLarge => {
+            DiscoveryError::new(DiscoveryErrorKind::TooLarge, format!("an answer of more than {bytes_max} bytes"))
         }
-    }
-    Ok(collected.freeze())
+        Uncollected::Broken(error) => DiscoveryError::new(DiscoveryErrorKind::Unreachable, error_chain(&error)),
+    })
 }
 
 fn understand<T: DeserializeOwned>(json: &[u8]) -> Result<T, DiscoveryError> {

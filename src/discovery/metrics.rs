@@ -1,10 +1,9 @@
 //! Metrics of discovery, by upstream.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use prometheus::{Gauge, IntCounter, IntGauge, Opts, Registry};
 
 use super::DiscoveryErrorKind;
+use crate::base::clock;
 use crate::telemetry::counters::{Counters, seconds};
 use crate::telemetry::labelled::{GaugeVec, IntCounterVec, IntGaugeVec};
 use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
@@ -86,7 +85,7 @@ pub struct DiscoveryMetrics {
 
 impl DiscoveryMetrics {
     pub(super) fn answered(&self) {
-        self.answered.set(seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
+        self.answered.set(seconds(clock::since_epoch()));
     }
 
     pub(super) fn updated(&self, endpoints: usize) {

@@ -17,18 +17,20 @@ pub use request::AskedRequest;
 use crate::balance::Draw;
 use crate::base::clock;
 use crate::config::{
-    Balance, ClientTls, Config, ConfigErrors, KeyPath, ListenerConfig, Loaded, OrOff, RouteConfig, Verify,
+    Balance, ClientKeyConfig, ClientTls, Config, ConfigErrors, KeyPath, KeysConfig, ListenerConfig, Loaded, OrOff,
+    RouteConfig, Verify,
 };
-use crate::control::compile::{Compiled, CompiledListener, compile};
+use crate::control::compile::{Compiled, CompiledListener, address_rules, compile};
 use crate::control::context::CompileContext;
 use crate::header::forwarded::is_trusted;
 use crate::header::visible::visible;
+use crate::policy::address::AddressDenial;
+use crate::policy::jwt::TokenDenial;
 use crate::proxy::judge::{self, Judged};
 use crate::proxy::outcome::Failure;
 use crate::proxy::request::RoutedRequest;
 use crate::proxy::request_log::RequestLog;
 use crate::proxy::snapshot::Route;
-use crate::proxy::{forward, upgrade};
 use crate::session::RequestInfo;
 use crate::upstream::Upstream;
 
@@ -89,6 +91,11 @@ pub fn explain(loaded: &Loaded, asked: &AskedRequest) -> Result<Explanation, Exp
     steps.routes(listener, &parts, found.as_deref());
     let route = found.and_then(|name| steps.file.routes.iter().position(|route| route.name == name));
     let status = match judged {
+        // Only the running process has them.
+        Err(Failure::Token(TokenDenial::NoKeys)) => {
+            steps.unverified(route);
+            None
+        }
         Err(failure) => Some(steps.refusal(&failure, index, route)),
         Ok(Judged::Answered(response)) => {
             let status = response.status();
@@ -101,7 +108,7 @@ pub fn explain(loaded: &Loaded, asked: &AskedRequest) -> Result<Explanation, Exp
             steps.line("answer", format!("{status}{to}, by the proxy itself"), Some(&at));
             Some(status)
         }
-        Ok(Judged::Forward(route, request)) => steps.forward(asked, &compiled, index, &route, request, &log),
+        Ok(Judged::Forward(route, request)) => steps.forward(asked, &compiled, &route, request, &log),
     };
     Ok(Explanation { lines: steps.lines, status })
 }
@@ -113,6 +120,17 @@ fn without_files(loaded: &Loaded) -> Loaded {
     loaded.file.admin = None;
     for listener in &mut loaded.file.listeners {
         listener.tls = None;
+    }
+    for auth in loaded.file.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
+        let unverified = || Some(Box::new(ClientTls { verify: Verify::Off, ..ClientTls::default() }));
+        if let Some(keys) = auth.jwt.as_mut().map(|jwt| &mut jwt.keys) {
+            keys.tls = unverified();
+            for file in [&mut keys.file, &mut keys.secret_file] {
+                file.take_if(|file| !file.is_file());
+            }
+        }
+        auth.basic.take_if(|basic| !basic.file.is_file());
+        auth.forward.iter_mut().for_each(|forward| forward.tls = unverified());
     }
     for upstream in loaded.file.upstreams.values_mut() {
         upstream.tls = Some(ClientTls { verify: Verify::Off, ..ClientTls::default() });
@@ -140,13 +158,21 @@ impl Steps<'_> {
         let AskedRequest { target, is_handshake, method, client, .. } = asked;
         let what = if *is_handshake { "WebSocket handshake".to_owned() } else { method.to_string() };
         self.line("request", format!("{what} {} from {client}", target.url()), None);
-        let ListenerConfig { name, bind, tls, trusted_proxies, .. } = &self.file.listeners[index];
+        let ListenerConfig { name, bind, tls, trusted_proxies, addresses, .. } = &self.file.listeners[index];
         let encrypted = if tls.is_some() { "TLS" } else { "without TLS" };
         let path = KeyPath::root().key("listeners").index(index);
         self.line("listener", format!("{name}, {bind}, {encrypted}"), Some(&path));
         if tls.is_some() != target.tls {
             let note = "no listener fits the URL's scheme; this is what it would do with the request";
             self.line("", note, None);
+        }
+        // Which address the connection has, if a PROXY header is to announce one, nobody knows here.
+        if let Some(addresses) = addresses {
+            let verdict = match address_rules(addresses).judge(Some(*client)) {
+                Ok(()) => format!("connections of {client} are let in"),
+                Err(denial) => format!("no connection gets here: {denial}; this is what it would do with the request"),
+            };
+            self.line("", verdict, Some(&path.key("addresses")));
         }
         if is_trusted(*client, trusted_proxies) {
             let note = format!("{client} is a trusted proxy: its forwarding fields count");
@@ -191,17 +217,55 @@ impl Steps<'_> {
         let route = route.map(|route| KeyPath::root().key("routes").index(route));
         let at = match (failure, route) {
             (Failure::NoRoute | Failure::MethodNotAllowed(_), _) => Some(KeyPath::root().key("routes")),
+            (Failure::Address(denial), Some(route)) => {
+                let key = if matches!(denial, AddressDenial::Denied(_)) { "deny" } else { "allow" };
+                Some(route.key("addresses").key(key))
+            }
             (Failure::Origin(_), Some(route)) => Some(route.key("origins")),
+            (Failure::Token(denial), Some(route)) => {
+                let jwt = route.key("auth").key("jwt");
+                Some(match denial {
+                    TokenDenial::Missing(_) | TokenDenial::Several(_) => jwt.key("from"),
+                    TokenDenial::Algorithm(_) => jwt.key("algorithms"),
+                    TokenDenial::UnknownKey | TokenDenial::Unnamed | TokenDenial::Signature | TokenDenial::NoKeys => {
+                        jwt.key("keys")
+                    }
+                    TokenDenial::Issuer => jwt.key("issuer"),
+                    TokenDenial::Audience => jwt.key("audience"),
+                    TokenDenial::Claim { claim, .. } => jwt.key("require").key(claim),
+                    TokenDenial::Flawed(_) | TokenDenial::Expired(_) | TokenDenial::Early => jwt,
+                })
+            }
             (Failure::NotWebSocket, Some(route)) => Some(route.key("http")),
             (Failure::Path(_), Some(route)) => Some(route.key("paths")),
             (_, Some(route)) => Some(route),
             (_, None) => Some(KeyPath::root().key("listeners").index(listener)),
         };
         self.line("answer", format!("{} `{}`: {failure}", outcome.status, outcome.reason), at.as_ref());
-        if let Failure::Origin(denial) = failure {
-            self.line("", denial.hint(), None);
+        match failure {
+            Failure::Origin(denial) => self.line("", denial.hint(), None),
+            Failure::Token(TokenDenial::Missing(_)) => {
+                self.line("", "for a try: `--header \"Authorization: Bearer …\"`", None);
+            }
+            _ => {}
         }
         outcome.status
+    }
+
+    /// What becomes of a request whose token only the running process can verify.
+    fn unverified(&mut self, route: Option<usize>) {
+        let Some(index) = route else { return };
+        let at = KeyPath::root().key("routes").index(index).key("auth").key("jwt");
+        let jwt = self.file.routes[index].auth.as_ref().and_then(|auth| auth.jwt.as_ref());
+        let keys = jwt.map(|jwt| &jwt.keys);
+        let place = match keys {
+            Some(KeysConfig { url: Some(url), .. }) => {
+                format!("the keys of {url}, which only the running process fetches")
+            }
+            _ => "keys in a file, which is not here".to_owned(),
+        };
+        self.line("auth", format!("there is a token; what becomes of it depends on {place}"), Some(&at.key("keys")));
+        self.line("answer", "the server's if the token is valid, else a refusal", None);
     }
 
     /// What a route with an upstream does. Returns the status if it refuses the request.
@@ -209,22 +273,14 @@ impl Steps<'_> {
         &mut self,
         asked: &AskedRequest,
         compiled: &Compiled,
-        listener: usize,
         route: &Route,
         mut request: RoutedRequest,
         log: &RequestLog,
     ) -> Option<http::StatusCode> {
         let index = self.file.routes.iter().position(|written| *written.name == *route.name)?;
-        let judged = match asked.is_handshake {
-            true => upgrade::judge(route, &request).map(drop),
-            false => forward::judge(route),
-        };
-        if let Err(failure) = judged {
-            return Some(self.refusal(&failure, listener, Some(index)));
-        }
         let written = &self.file.routes[index];
         let at = KeyPath::root().key("routes").index(index);
-        self.policies(asked, written, &request, &at);
+        self.policies(asked, written, &request, log, &at);
         let target = request.upstream_target();
         let rewrites =
             if target == asked.target.path { "as it came".to_owned() } else { format!("{target}, rewritten") };
@@ -248,7 +304,18 @@ impl Steps<'_> {
     }
 
     /// What has let the request pass, and what may keep it out or waiting at another moment.
-    fn policies(&mut self, asked: &AskedRequest, route: &RouteConfig, request: &RoutedRequest, at: &KeyPath) {
+    fn policies(
+        &mut self,
+        asked: &AskedRequest,
+        route: &RouteConfig,
+        request: &RoutedRequest,
+        log: &RequestLog,
+        at: &KeyPath,
+    ) {
+        if route.addresses.is_some() {
+            let client = log.request_info.client.map_or_else(|| "unknown".to_owned(), |client| client.to_string());
+            self.line("address", format!("the client's, {client}, is let in"), Some(&at.key("addresses")));
+        }
         if asked.is_handshake {
             self.line("handshake", "complete: WebSocket version 13", None);
             let origin = request.parts.headers.get(ORIGIN);
@@ -260,10 +327,38 @@ impl Steps<'_> {
         } else {
             self.line("http", "plain requests are forwarded", Some(&at.key("http")));
         }
+        let auth = route.auth.as_deref();
+        if auth.is_some_and(|auth| auth.jwt.is_some()) {
+            let subject = log.identity.as_ref().and_then(|identity| identity.subject.as_deref());
+            let whose = subject.map_or_else(|| "of nobody by name".to_owned(), |subject| format!("of {subject}"));
+            let text = format!("the token, {whose}, lets in");
+            self.line("auth", text, Some(&at.key("auth").key("jwt")));
+        }
+        if let Some(basic) = auth.and_then(|auth| auth.basic.as_ref()) {
+            let file = basic.file.display();
+            let text = format!("a name and a password of {file} are needed; what follows is for those who have them");
+            self.line("auth", text, Some(&at.key("auth").key("basic")));
+        }
+        if let Some(forward) = auth.and_then(|auth| auth.forward.as_ref()) {
+            let text = format!("{} is asked; what follows is for those whom it lets in", forward.url);
+            self.line("auth", text, Some(&at.key("auth").key("forward")));
+        }
         let limits = at.key("limits");
         if let Some(limit) = route.limits.connections {
             let text = format!("at most {limit} sessions and requests at once");
             self.line("limits", text, Some(&limits.key("connections")));
+        }
+        if let (true, Some(written)) = (asked.is_handshake, &route.limits.per_client) {
+            let by = match &written.key {
+                ClientKeyConfig::Address => "its address".to_owned(),
+                ClientKeyConfig::Subject => "its subject".to_owned(),
+                ClientKeyConfig::Header(name) => format!("the header {name} of a trusted proxy"),
+            };
+            let sessions = written.sessions.map(|limit| format!("at most {limit} sessions at once"));
+            let handshakes = written.handshakes.map(|rate| format!("{rate} handshakes, {} at once", written.burst()));
+            let both: Vec<String> = [sessions, handshakes].into_iter().flatten().collect();
+            let text = format!("each client, told by {by}: {}", both.join(", "));
+            self.line("limits", text, Some(&limits.key("per_client")));
         }
         if let (false, OrOff::Set(limit)) = (asked.is_handshake, route.limits.body) {
             self.line("limits", format!("a body of at most {limit}"), Some(&limits.key("body")));

@@ -46,6 +46,9 @@ pub enum HandoverMessage {
         /// How often the service has been upgraded, this time included.
         #[serde(default)]
         upgrades: u64,
+        /// Whether it will give its sessions to the new process.
+        #[serde(default)]
+        moves: bool,
     },
     /// New to old: everything is built, nothing is accepted yet.
     Ready,
@@ -66,6 +69,13 @@ pub enum HandoverMessage {
         /// The present numbers; 0 where none are left.
         sessions: Vec<Count>,
     },
+    /// Old to new: something that the old process knows and the new one should; `control` reads and writes it.
+    Known {
+        /// What it is.
+        what: serde_json::Value,
+    },
+    /// Old to new: secrets that the new process goes on with, in a file in memory; `control` reads and writes them.
+    Secrets,
     /// Old to new: the new process may accept.
     Take,
     /// New to old: the new process accepts, and the old one stops.
@@ -73,7 +83,48 @@ pub enum HandoverMessage {
         /// Listeners that the new process does not have: the old one serves the connections that wait there.
         #[serde(default)]
         unwanted: Vec<Address>,
+        /// Whether it takes sessions.
+        #[serde(default)]
+        takes_sessions: bool,
     },
+    /// Old to new: sessions, as a file in memory ([`pack`](super::batch::pack)) and two sockets of each.
+    Sessions {
+        /// The number of the batch, counted from 1.
+        batch: u64,
+        /// How many.
+        count: u32,
+    },
+    /// New to old: the batch has been read, and can be taken.
+    Judged {
+        /// The number of the batch.
+        batch: u64,
+        /// The sessions that cannot be taken, by their place in the batch, and why.
+        #[serde(default)]
+        refused: Vec<(u32, String)>,
+    },
+    /// New to old: a batch has arrived incomplete.
+    Unreceived {
+        /// What was lacking, for the log.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Old to new: the new process may take the batch.
+    Commit {
+        /// The number of the batch.
+        batch: u64,
+    },
+    /// Old to new: the old process keeps the batch.
+    Revoke {
+        /// The number of the batch.
+        batch: u64,
+    },
+    /// New to old: from now on the new process reads and writes the sockets of the batch.
+    Adopted {
+        /// The number of the batch.
+        batch: u64,
+    },
+    /// Old to new: all sessions that can go have gone.
+    Moved,
     /// A message of a later build.
     #[serde(other)]
     Unknown,
@@ -206,14 +257,25 @@ mod tests {
             (any::<u32>(), ".*", any::<u64>()).prop_map(|(pid, version, upgrades)| HandoverMessage::Offered {
                 pid,
                 version,
-                upgrades
+                upgrades,
+                moves: true
             }),
             ".*".prop_map(|reason| HandoverMessage::Refused { reason }),
             any::<u32>().prop_map(|pid| HandoverMessage::Predecessor { pid }),
             prop::collection::vec(count, 0..20).prop_map(|sessions| HandoverMessage::Counts { sessions }),
             Just(HandoverMessage::Ready),
+            ".*".prop_map(|text| HandoverMessage::Known { what: text.into() }),
             Just(HandoverMessage::Take),
-            Just(HandoverMessage::Taken { unwanted: vec![Address::Unix("/x".into())] }),
+            Just(HandoverMessage::Taken { unwanted: vec![Address::Unix("/x".into())], takes_sessions: true }),
+            (any::<u64>(), any::<u32>()).prop_map(|(batch, count)| HandoverMessage::Sessions { batch, count }),
+            (any::<u64>(), prop::collection::vec((any::<u32>(), ".*"), 0..9))
+                .prop_map(|(batch, refused)| HandoverMessage::Judged { batch, refused }),
+            ".*".prop_map(|reason| HandoverMessage::Unreceived { reason }),
+            any::<u64>().prop_map(|batch| HandoverMessage::Commit { batch }),
+            any::<u64>().prop_map(|batch| HandoverMessage::Revoke { batch }),
+            any::<u64>().prop_map(|batch| HandoverMessage::Adopted { batch }),
+            Just(HandoverMessage::Moved),
+            Just(HandoverMessage::Secrets),
         ]
     }
 
@@ -277,7 +339,7 @@ mod tests {
     #[test]
     fn later_builds_are_understood_as_far_as_they_go() {
         let known = decode(&packet(r#"{"kind":"offered","pid":5,"colour":"red"}"#), 0).unwrap();
-        assert_eq!(known, HandoverMessage::Offered { pid: 5, version: String::new(), upgrades: 0 });
+        assert_eq!(known, HandoverMessage::Offered { pid: 5, version: String::new(), upgrades: 0, moves: false });
         let unknown = decode(&packet(r#"{"kind":"session","state":{"x":[1,2]}}"#), 0).unwrap();
         assert_eq!(unknown, HandoverMessage::Unknown);
         assert!(matches!(decode(b"wsl\x02\0\0{}", 0), Err(MessageError::Version(2))));

@@ -44,6 +44,7 @@ pub struct Metrics {
     predecessors: IntGauge,
     sessions: IntGaugeVec,
     upgrades: IntCounterVec,
+    arrived: IntCounterVec,
     /// The processes, for the status of the API.
     each: watch::Sender<Vec<DrainingPredecessor>>,
 }
@@ -83,8 +84,18 @@ impl Metrics {
                 Opts::new("wsluice_upgrades_total", "Times the next process was started, by what became of it."),
                 &["result"],
             )?,
+            arrived: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_moved_sessions_total",
+                    "Sessions that the process before has offered to this one: arrived ones go on here, refused ones end there.",
+                ),
+                &["result"],
+            )?,
             each: watch::Sender::default(),
         };
+        for result in ["arrived", "refused"] {
+            metrics.arrived.with_label_values(&[result]);
+        }
         for attempt in Attempt::ALL {
             metrics.upgrades.with_label_values(&[attempt.label()]);
         }
@@ -92,6 +103,7 @@ impl Metrics {
         registry.register(Box::new(metrics.predecessors.clone()))?;
         registry.register(Box::new(metrics.sessions.clone()))?;
         registry.register(Box::new(metrics.upgrades.clone()))?;
+        registry.register(Box::new(metrics.arrived.clone()))?;
         Ok(metrics)
     }
 
@@ -119,6 +131,18 @@ impl Metrics {
     /// Returns how often the service has been upgraded.
     pub fn upgrades(&self) -> u64 {
         self.upgrades.with_label_values(&[Attempt::Done.label()]).get()
+    }
+
+    /// Counts sessions that came from the process before.
+    pub fn arrived(&self, sessions: usize) {
+        if sessions > 0 {
+            self.arrived.with_label_values(&["arrived"]).inc_by(sessions as u64);
+        }
+    }
+
+    /// Counts a session of the process before that cannot go on here.
+    pub fn refused(&self) {
+        self.arrived.with_label_values(&["refused"]).inc();
     }
 
     /// Counts the result of an attempt.

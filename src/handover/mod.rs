@@ -1,4 +1,4 @@
-//! Hands over from one process to the next: listening sockets, and the number of remaining sessions per endpoint.
+//! Hands over from one process to the next: listening sockets, live sessions, and the number of those that remain.
 //!
 //! The old process starts the new one with one end of a channel as its standard input, and sends it its listening sockets
 //! (`offer`). The new one builds everything with them (`successor`), and only then is told to take over; `steps` has the
@@ -9,10 +9,12 @@
 //! Why not just SO_REUSEPORT, as others do: the queue of each socket would end with its process. Why standard input: it is
 //! the only descriptor that can be passed to a child without `unsafe` and without a moment in which other children get it.
 //!
-//! Afterwards the old process reports its remaining sessions every second (`offer`), and the new one counts them as load
-//! (`predecessors`). The channel is passed on when the new process is replaced itself.
+//! Afterwards the old process gives its sessions, batch by batch (`transfer` has the order, `giving` and `predecessors` the
+//! two sides). Those that remain it reports every second (`offer`), and the new one counts them as load (`predecessors`). The channel is passed on when the new process is replaced itself.
 
+pub mod batch;
 pub mod channel;
+pub mod giving;
 pub mod invocation;
 pub mod message;
 pub mod metrics;
@@ -21,13 +23,15 @@ pub mod predecessors;
 pub mod steps;
 pub mod successor;
 pub mod systemd;
+pub mod transfer;
 
 use std::time::Duration;
 
+pub use self::giving::NotGiven;
 pub use self::invocation::Invocation;
 pub use self::metrics::{Attempt, DrainingPredecessor, Metrics};
-pub use self::offer::{HandoverOffer, ReadySuccessor, Reporter, UpgradeError};
-pub use self::predecessors::Predecessors;
+pub use self::offer::{HandoverOffer, Known, ReadySuccessor, Reporter, UpgradeError};
+pub use self::predecessors::{Judgement, Predecessors};
 pub use self::steps::Deadlines;
 pub use self::successor::{Activated, PreparedSuccessor, SuccessionError, Successor};
 

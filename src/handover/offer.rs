@@ -11,7 +11,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
+use super::batch::write_secret;
 use super::channel::{Channel, ChannelError};
 use super::message::{DESCRIPTORS_MAX, HandoverMessage, MessageError, counts};
 use super::metrics::Attempt;
@@ -90,6 +92,7 @@ impl UpgradeError {
 pub struct HandoverOffer {
     listeners: Vec<OfferedListener>,
     upgrades: u64,
+    moves: bool,
 }
 
 #[derive(Debug)]
@@ -103,7 +106,12 @@ struct OfferedListener {
 impl HandoverOffer {
     /// Creates an empty offer, after this number of upgrades of the service.
     pub fn after(upgrades: u64) -> HandoverOffer {
-        HandoverOffer { listeners: vec![], upgrades }
+        HandoverOffer { upgrades, ..HandoverOffer::default() }
+    }
+
+    /// Announces whether the sessions of this process are given to the next one.
+    pub fn set_moves(&mut self, moves: bool) {
+        self.moves = moves;
     }
 
     /// Adds a listener with its sockets. They stay open here.
@@ -157,8 +165,18 @@ impl HandoverOffer {
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let upgrades = self.upgrades.saturating_add(1);
-        channel.send(&HandoverMessage::Offered { pid: std::process::id(), version, upgrades }, &[]).await
+        let offered = HandoverMessage::Offered { pid: std::process::id(), version, upgrades, moves: self.moves };
+        channel.send(&offered, &[]).await
     }
+}
+
+/// What the old process knows beside its sockets.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Each is a message.
+    pub facts: Vec<serde_json::Value>,
+    /// What nobody else may see; empty if there is nothing.
+    pub secrets: Zeroizing<Vec<u8>>,
 }
 
 /// A new process; it is killed when this is dropped, unless it has taken over.
@@ -212,7 +230,7 @@ impl ReadySuccessor {
         self.child.0.as_ref().map_or(0, Child::id)
     }
 
-    /// Tells the new process to take over, and waits until it accepts. After that, stop accepting here, leave the files of
+    /// Tells the new process what is `known`, and to take over, and waits until it accepts. After that, stop accepting here, leave the files of
     /// Unix sockets ([`Bound::leave_file`]), drop `predecessors`, and drain. Predecessors must not be polled meanwhile.
     ///
     /// # Errors
@@ -224,9 +242,27 @@ impl ReadySuccessor {
         mut self,
         predecessors: &Predecessors,
         states: &EndpointStates,
+        known: Known,
     ) -> Result<Reporter, UpgradeError> {
         let sessions = states.counts();
         let say = async |channel: &mut Channel| {
+            let Known { facts, secrets } = known;
+            if !secrets.is_empty() {
+                match write_secret(&secrets) {
+                    Ok(file) => channel.send(&HandoverMessage::Secrets, &[file.as_fd()]).await?,
+                    // It can do without.
+                    Err(error) => tracing::warn!(%error, "the next process does not get the keys of tickets"),
+                }
+            }
+            for what in facts {
+                match channel.send(&HandoverMessage::Known { what }, &[]).await {
+                    // It can do without.
+                    Err(ChannelError::Message(error)) => {
+                        tracing::warn!(%error, "the next process is not told something")
+                    }
+                    sent => sent?,
+                }
+            }
             for message in counts(&sessions, &HashMap::new()) {
                 channel.send(&message, &[]).await?;
             }
@@ -238,13 +274,13 @@ impl ReadySuccessor {
             }
             channel.send(&HandoverMessage::Take, &[]).await
         };
-        let HandoverMessage::Taken { unwanted } = self.within(OldStep::Taken, say).await? else {
+        let HandoverMessage::Taken { unwanted, takes_sessions } = self.within(OldStep::Taken, say).await? else {
             return Err(UpgradeError::OutOfTurn(OldStep::Taken));
         };
         let successor = self.pid();
         // It must not be killed any more.
         self.child.0 = None;
-        Ok(Reporter { successor, unwanted, channel: self.channel, reported: sessions })
+        Ok(Reporter { successor, unwanted, takes_sessions, channel: self.channel, reported: sessions, batch: 0 })
     }
 
     /// Sends with `say`, and waits for the message that completes the step, by its deadline.
@@ -291,14 +327,17 @@ impl ReadySuccessor {
     }
 }
 
-/// Reports the remaining sessions of the old process to the new one. Dropping it, or the end of the process, means that none
+/// Gives the sessions of the old process to the new one ([`give`](Reporter::give)), and reports the remaining ones. Dropping it, or the end of the process, means that none
 /// is left.
 #[derive(Debug)]
 pub struct Reporter {
     successor: u32,
     unwanted: Vec<Address>,
-    channel: Channel,
+    takes_sessions: bool,
+    pub(super) channel: Channel,
     reported: HashMap<EndpointKey, u32>,
+    /// The number of the last batch of sessions.
+    pub(super) batch: u64,
 }
 
 impl Reporter {
@@ -313,6 +352,20 @@ impl Reporter {
     /// [`Acceptor::into_waiting`]: crate::net::listener::Acceptor::into_waiting
     pub fn unwanted(&self) -> &[Address] {
         &self.unwanted
+    }
+
+    /// Returns whether the new process takes sessions; earlier builds do not.
+    pub fn takes_sessions(&self) -> bool {
+        self.takes_sessions
+    }
+
+    /// Reports the remaining sessions, and that all that can go have gone.
+    ///
+    /// # Errors
+    /// If the peer is gone.
+    pub async fn moved(&mut self, sessions: HashMap<EndpointKey, u32>) -> Result<(), ChannelError> {
+        self.report(sessions).await?;
+        self.channel.send(&HandoverMessage::Moved, &[]).await
     }
 
     /// Reports every second until the peer is gone: the new process has ended, and so have those after it. Waits while the

@@ -4,10 +4,11 @@
 //! old                                   new
 //! Listener …, Offered  ──────────────▶  builds everything, accepts nothing
 //!                      ◀──────────────  Ready (or Refused)
-//! Counts …, Predecessor, Counts …, …, Take ▶ accepts
+//! Known …, Counts …, Predecessor, Counts …, …, Take ▶ accepts
 //!                      ◀──────────────  Taken
 //! stops accepting, drains
-//! Counts …             ──────────────▶  counts them as load
+//! Sessions …           ◀────────────▶  goes on with them (`transfer`)
+//! Counts …             ──────────────▶  counts those that are left as load
 //! ends                                  forgets them
 //! ```
 
@@ -46,7 +47,7 @@ pub enum NewStep {
     Offer,
     /// It is ready and waits for the message to take over.
     Take,
-    /// It has taken over and receives the old one's counts.
+    /// It has taken over and receives the old one's sessions and counts.
     Counts,
 }
 
@@ -103,8 +104,21 @@ impl NewStep {
                 StepEvent::Done
             }
             (NewStep::Offer, HandoverMessage::Listener { .. })
-            | (NewStep::Take, HandoverMessage::Predecessor { .. } | HandoverMessage::Counts { .. })
-            | (NewStep::Counts, HandoverMessage::Counts { .. }) => StepEvent::Part,
+            | (
+                NewStep::Take,
+                HandoverMessage::Predecessor { .. }
+                | HandoverMessage::Counts { .. }
+                | HandoverMessage::Known { .. }
+                | HandoverMessage::Secrets,
+            )
+            | (
+                NewStep::Counts,
+                HandoverMessage::Counts { .. }
+                | HandoverMessage::Sessions { .. }
+                | HandoverMessage::Commit { .. }
+                | HandoverMessage::Revoke { .. }
+                | HandoverMessage::Moved,
+            ) => StepEvent::Part,
             (_, HandoverMessage::Unknown) => StepEvent::Ignored,
             _ => StepEvent::OutOfTurn,
         }
@@ -138,14 +152,23 @@ mod tests {
         let address = Address::Unix("/x".into());
         vec![
             HandoverMessage::Listener { name: "x".into(), address, file: None },
-            HandoverMessage::Offered { pid: 1, version: String::new(), upgrades: 1 },
+            HandoverMessage::Offered { pid: 1, version: String::new(), upgrades: 1, moves: true },
             HandoverMessage::Ready,
             HandoverMessage::Refused { reason: "no".into() },
             HandoverMessage::Predecessor { pid: 1 },
             HandoverMessage::Counts { sessions: vec![] },
             HandoverMessage::Take,
-            HandoverMessage::Taken { unwanted: vec![] },
+            HandoverMessage::Taken { unwanted: vec![], takes_sessions: true },
             HandoverMessage::Unknown,
+            HandoverMessage::Sessions { batch: 1, count: 1 },
+            HandoverMessage::Judged { batch: 1, refused: vec![] },
+            HandoverMessage::Unreceived { reason: String::new() },
+            HandoverMessage::Commit { batch: 1 },
+            HandoverMessage::Revoke { batch: 1 },
+            HandoverMessage::Adopted { batch: 1 },
+            HandoverMessage::Moved,
+            HandoverMessage::Known { what: 1.into() },
+            HandoverMessage::Secrets,
         ]
     }
 
@@ -154,11 +177,21 @@ mod tests {
         use StepEvent::{Done, Ignored, OutOfTurn as Out, Part, Refused};
         let old = |step: OldStep| all().iter().map(|message| step.event(message)).collect::<Vec<_>>();
         let new = |step: NewStep| all().iter().map(|message| step.event(message)).collect::<Vec<_>>();
-        assert_eq!(old(OldStep::Ready), [Out, Out, Done, Refused, Out, Out, Out, Out, Ignored]);
-        assert_eq!(old(OldStep::Taken), [Out, Out, Out, Refused, Out, Out, Out, Done, Ignored]);
-        assert_eq!(new(NewStep::Offer), [Part, Done, Out, Out, Out, Out, Out, Out, Ignored]);
-        assert_eq!(new(NewStep::Take), [Out, Out, Out, Out, Part, Part, Done, Out, Ignored]);
-        assert_eq!(new(NewStep::Counts), [Out, Out, Out, Out, Out, Part, Out, Out, Ignored]);
+        assert_eq!(
+            old(OldStep::Ready),
+            [&[Out, Out, Done, Refused, Out, Out, Out, Out, Ignored][..], &[Out; 9]].concat()
+        );
+        assert_eq!(
+            old(OldStep::Taken),
+            [&[Out, Out, Out, Refused, Out, Out, Out, Done, Ignored][..], &[Out; 9]].concat()
+        );
+        assert_eq!(new(NewStep::Offer), [&[Part, Done, Out, Out, Out, Out, Out, Out, Ignored][..], &[Out; 9]].concat());
+        assert_eq!(
+            new(NewStep::Take),
+            [&[Out, Out, Out, Out, Part, Part, Done, Out, Ignored][..], &[Out; 7], &[Part; 2]].concat()
+        );
+        let moves = [Part, Out, Out, Part, Part, Out, Part, Out, Out];
+        assert_eq!(new(NewStep::Counts), [&[Out, Out, Out, Out, Out, Part, Out, Out, Ignored][..], &moves].concat());
     }
 
     #[test]

@@ -9,15 +9,19 @@ use rustix::process::getppid;
 use tokio::time::timeout;
 
 use super::ENVIRONMENT;
+use super::batch::read_secret;
 use super::channel::{Channel, ChannelError};
 use super::message::HandoverMessage;
-use super::offer::REASON_CHARS_MAX;
+use super::offer::{Known, REASON_CHARS_MAX};
 use super::predecessors::{Predecessor, Predecessors};
 use super::steps::{Deadlines, NewStep, StepEvent};
 use crate::net::listener::{Inheritance, Inherited};
 
 /// The most descriptors that are accepted: enough for hundreds of listeners with a socket per worker.
 const DESCRIPTORS_MAX: usize = 1 << 14;
+
+/// The most things that the old process may tell: endpoints and drains.
+const KNOWN_MAX: usize = 1 << 16;
 
 /// The most addresses in the last message; each has at most 120 bytes, or a few times that if all are escaped.
 const UNWANTED_MAX: usize = 64;
@@ -104,11 +108,11 @@ impl Successor {
             }
             Ok(())
         });
-        let HandoverMessage::Offered { pid, version, upgrades } = last.await? else {
+        let HandoverMessage::Offered { pid, version, upgrades, moves } = last.await? else {
             return Err(SuccessionError::OutOfTurn(NewStep::Offer));
         };
         tracing::info!(pid, version, listeners = inheritance.left().len(), "taking over from another process");
-        Ok((PreparedSuccessor { channel, deadlines, old: pid, upgrades }, inheritance))
+        Ok((PreparedSuccessor { channel, deadlines, old: pid, upgrades, moves }, inheritance))
     }
 }
 
@@ -119,6 +123,7 @@ pub struct PreparedSuccessor {
     deadlines: Deadlines,
     old: u32,
     upgrades: u64,
+    moves: bool,
 }
 
 impl PreparedSuccessor {
@@ -137,7 +142,7 @@ impl PreparedSuccessor {
     pub async fn ready(mut self) -> Result<Activated, SuccessionError> {
         let failed = |error| failure(NewStep::Take, error);
         self.channel.send(&HandoverMessage::Ready, &[]).await.map_err(failed)?;
-        let mut own = vec![];
+        let (mut own, mut known) = (vec![], Known::default());
         // `None` for a process whose channel did not arrive.
         let mut named: Vec<Option<Predecessor>> = vec![];
         let last = within(&mut self.channel, NewStep::Take, self.deadlines, |message, descriptors| {
@@ -146,6 +151,12 @@ impl PreparedSuccessor {
                     let end = descriptors.into_iter().next().and_then(Channel::adopt);
                     named.push(end.map(|end| Predecessor::new(pid, end)));
                 }
+                HandoverMessage::Known { what } => known.facts.push(what),
+                HandoverMessage::Secrets => match descriptors.into_iter().next().map(read_secret) {
+                    Some(Ok(secrets)) => known.secrets = secrets,
+                    Some(Err(error)) => tracing::warn!(%error, "the keys of tickets cannot be read"),
+                    None => {}
+                },
                 HandoverMessage::Counts { sessions } => match named.last_mut() {
                     None => own.extend(sessions),
                     Some(Some(predecessor)) => predecessor.update(sessions),
@@ -153,13 +164,18 @@ impl PreparedSuccessor {
                 },
                 _ => {}
             }
-            if named.len() > DESCRIPTORS_MAX { Err(SuccessionError::TooMany) } else { Ok(()) }
+            if named.len() > DESCRIPTORS_MAX || known.facts.len() > KNOWN_MAX {
+                Err(SuccessionError::TooMany)
+            } else {
+                Ok(())
+            }
         });
         last.await?;
         let mut old = Predecessor::new(self.old, self.channel);
+        old.is_moving = self.moves;
         old.update(own);
         let each = named.into_iter().flatten().chain([old]).collect();
-        Ok(Activated { predecessors: Predecessors::new(each), upgrades: self.upgrades })
+        Ok(Activated { predecessors: Predecessors::new(each), upgrades: self.upgrades, known })
     }
 
     /// Refuses to take over. The old process goes on, and logs the reason.
@@ -177,12 +193,18 @@ pub struct Activated {
     /// The processes before this one; the old process is the last.
     predecessors: Predecessors,
     upgrades: u64,
+    known: Known,
 }
 
 impl Activated {
     /// Returns how often the service has been upgraded, this time included.
     pub fn upgrades(&self) -> u64 {
         self.upgrades
+    }
+
+    /// Returns what the old process has told, once.
+    pub fn take_known(&mut self) -> Known {
+        std::mem::take(&mut self.known)
     }
 
     /// Returns the processes before this one with their sessions, to be counted as load ([`Predecessors::show`]) before the
@@ -200,7 +222,7 @@ impl Activated {
         // This many surely fit one message; more listeners are hardly removed at once.
         let unwanted = unwanted.left().take(UNWANTED_MAX).cloned().collect();
         if let Some(old) = self.predecessors.each.last_mut()
-            && let Err(error) = old.send(&HandoverMessage::Taken { unwanted }).await
+            && let Err(error) = old.send(&HandoverMessage::Taken { unwanted, takes_sessions: true }).await
         {
             tracing::warn!(pid = old.pid, %error, "the old process cannot be told that this one has taken over");
         }

@@ -23,6 +23,10 @@ use crate::upstream::endpoint_state::{ConnectionPermit, EndpointStates};
 /// The time limit of steps that must miss it.
 const SHORT: Duration = Duration::from_millis(100);
 
+fn no_sessions(_: Vec<batch::Inbound>) -> Judgement {
+    panic!("nothing was to move")
+}
+
 fn loopback() -> Bound {
     bind(&"127.0.0.1:0".parse().unwrap(), 2).unwrap()
 }
@@ -55,7 +59,7 @@ impl Process {
         let follow = async {
             while live.load() != load {
                 let step = Duration::from_millis(5);
-                let _ = tokio::time::timeout(step, before.follow(&self.states, &self.metrics)).await;
+                let _ = tokio::time::timeout(step, before.follow(&self.states, &self.metrics, &no_sessions)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(5), follow).await.unwrap();
@@ -74,7 +78,7 @@ async fn hand_over(
     let deadlines = Deadlines::default();
     let ours = async {
         let prepared = offer.send_over(channel, ChildProcess::none(), deadlines).await.unwrap();
-        prepared.hand_over(before, &old.states).await.unwrap()
+        prepared.hand_over(before, &old.states, Known::default()).await.unwrap()
     };
     let theirs = async {
         let (prepared, mut inheritance) = Successor::new(end, deadlines).receive_offer().await.unwrap();
@@ -186,7 +190,7 @@ async fn fails(deadlines: Deadlines, theirs: impl AsyncFnOnce(Channel)) -> Upgra
     let (channel, end) = Channel::pair().unwrap();
     let ours = async {
         let prepared = offer.send_over(channel, ChildProcess::none(), deadlines).await?;
-        prepared.hand_over(&before, &old.states).await
+        prepared.hand_over(&before, &old.states, Known::default()).await
     };
     let theirs = async {
         theirs(end).await;
@@ -230,7 +234,7 @@ async fn whatever_the_new_one_does_the_old_one_has_all_it_had() {
         })
         .await,
         fails(long, async |mut end| {
-            end.send(&HandoverMessage::Taken { unwanted: vec![] }, &[]).await.unwrap();
+            end.send(&HandoverMessage::Taken { unwanted: vec![], takes_sessions: true }, &[]).await.unwrap();
             pending().await
         })
         .await,
@@ -294,7 +298,7 @@ async fn a_failed_attempt_leaves_the_predecessors_with_the_old_one() {
     let ours = async {
         let prepared =
             HandoverOffer::default().send_over(channel, ChildProcess::none(), Deadlines::default()).await.unwrap();
-        prepared.hand_over(&before, &second.states).await
+        prepared.hand_over(&before, &second.states, Known::default()).await
     };
     let theirs = async {
         let (prepared, _) = Successor::new(end, Deadlines::default()).receive_offer().await.unwrap();
@@ -331,7 +335,7 @@ async fn the_new_one_ends_when_the_old_one_does_not_keep_to_the_order() {
             rustix::net::send(end, &packet, rustix::net::SendFlags::empty()).unwrap();
         }
     };
-    let offered = HandoverMessage::Offered { pid: 1, version: String::new(), upgrades: 1 };
+    let offered = HandoverMessage::Offered { pid: 1, version: String::new(), upgrades: 1, moves: false };
     let gone = error(&|_end| {}, false).await;
     assert!(matches!(gone, SuccessionError::Gone(steps::NewStep::Offer)), "{gone:?}");
     let early = error(&|end| say(&end, &[HandoverMessage::Take]), false).await;
@@ -362,4 +366,165 @@ fn the_results_of_upgrades_are_a_closed_set_that_is_shown_from_the_start() {
         assert!(text.contains(&line), "{line}");
     }
     assert!(text.contains("wsluice_inherited_listeners 3"));
+}
+
+/// A session of a test: the other ends of its two sockets, and what is sent of it.
+struct Travelling {
+    peers: [UnixStream; 2],
+    sockets: [OwnedFd; 2],
+    state: Vec<u8>,
+}
+
+fn travelling(count: usize) -> Vec<Travelling> {
+    let session = |number: usize| {
+        let ((client, near), (server, far)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        Travelling { peers: [client, server], sockets: [near.into(), far.into()], state: vec![number as u8; number] }
+    };
+    (0..count).map(session).collect()
+}
+
+fn outbound(sessions: &[Travelling]) -> Vec<batch::Outbound<'_>> {
+    let each = sessions.iter().map(|Travelling { sockets: [client, server], state, .. }| batch::Outbound {
+        state,
+        sockets: [client.as_fd(), server.as_fd()],
+    });
+    each.collect()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn sessions_go_over_with_their_sockets_and_those_that_are_refused_stay() {
+    let (old, new) = (Process::new(), Process::new());
+    let seats: Vec<_> = (0..4).map(|_| old.session("a")).collect();
+    let (mut reporter, mut before, _) =
+        hand_over(HandoverOffer::default(), &old, &Predecessors::default(), &new, &[]).await;
+    assert!(reporter.takes_sessions());
+    let sessions = travelling(4);
+    let running = std::rc::Rc::new(std::cell::RefCell::new(vec![]));
+    let judge = |inbound: Vec<batch::Inbound>| {
+        let running = std::rc::Rc::clone(&running);
+        let start = move || {
+            let taken = inbound.into_iter().filter(|inbound| inbound.state.len() != 2);
+            running.borrow_mut().extend(taken);
+            vec![("chat".to_owned(), "a".to_owned()); 3]
+        };
+        Judgement { refused: vec![(2, "no room".into())], start: Box::new(start) }
+    };
+    let theirs = async {
+        loop {
+            let _ = tokio::time::timeout(SHORT, before.follow(&new.states, &new.metrics, &judge)).await;
+            if !running.borrow().is_empty() {
+                return new.state("a").load();
+            }
+        }
+    };
+    let (given, load) = tokio::join!(async { reporter.give(&outbound(&sessions)).await }, theirs);
+    assert_eq!(given.unwrap(), [(2, "no room".to_owned())]);
+    assert_eq!(load, 1, "what has come is not counted with the old process any more");
+    for inbound in running.borrow_mut().drain(..) {
+        let number = inbound.state.len();
+        assert_eq!(*inbound.state, vec![number as u8; number]);
+        for (socket, mut peer) in inbound.sockets.into_iter().zip(&sessions[number].peers) {
+            std::io::Write::write_all(&mut UnixStream::from(socket), &[number as u8]).unwrap();
+            let mut heard = [9];
+            std::io::Read::read_exact(&mut peer, &mut heard).unwrap();
+            assert_eq!(heard, [number as u8]);
+        }
+    }
+    drop(seats);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn whenever_the_new_process_ends_before_it_has_taken_them_the_old_one_keeps_its_sessions() {
+    // How far it comes before it ends.
+    for steps in 0..4 {
+        let (old, new) = (Process::new(), Process::new());
+        let (mut reporter, before, _) =
+            hand_over(HandoverOffer::default(), &old, &Predecessors::default(), &new, &[]).await;
+        let sessions = travelling(3);
+        let mut end = before.each.into_iter().next().unwrap().into_channel();
+        let theirs = async {
+            if steps >= 1 {
+                let (message, _sockets) = end.receive().await.unwrap();
+                assert!(matches!(message, HandoverMessage::Sessions { batch: 1, count: 3 }));
+            }
+            if steps >= 2 {
+                end.send(&HandoverMessage::Judged { batch: 1, refused: vec![] }, &[]).await.unwrap();
+            }
+            if steps >= 3 {
+                assert_eq!(end.receive().await.unwrap().0, HandoverMessage::Commit { batch: 1 });
+            }
+            drop(end);
+        };
+        let (given, ()) = tokio::join!(async { reporter.give(&outbound(&sessions)).await }, theirs);
+        assert!(matches!(given, Err(NotGiven::Gone(_))), "{steps}: {given:?}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_process_that_takes_them_and_ends_has_taken_them() {
+    let (old, new) = (Process::new(), Process::new());
+    let (mut reporter, before, _) =
+        hand_over(HandoverOffer::default(), &old, &Predecessors::default(), &new, &[]).await;
+    let mut end = before.each.into_iter().next().unwrap().into_channel();
+    let theirs = async {
+        end.receive().await.unwrap();
+        end.send(&HandoverMessage::Judged { batch: 1, refused: vec![] }, &[]).await.unwrap();
+        end.receive().await.unwrap();
+        end.send(&HandoverMessage::Adopted { batch: 1 }, &[]).await.unwrap();
+        drop(end);
+    };
+    let sessions = travelling(1);
+    let (given, ()) = tokio::join!(async { reporter.give(&outbound(&sessions)).await }, theirs);
+    assert_eq!(given.unwrap(), []);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_process_that_hangs_does_not_get_them_later() {
+    let (old, new) = (Process::new(), Process::new());
+    let (mut reporter, mut before, _) =
+        hand_over(HandoverOffer::default(), &old, &Predecessors::default(), &new, &[]).await;
+    let mut sessions = travelling(2);
+    let given = reporter.give(&outbound(&sessions)).await;
+    assert!(matches!(given, Err(NotGiven::Late)), "{given:?}");
+    // It wakes up, and finds the batch and its revocation.
+    let judged = std::cell::Cell::new(0);
+    let judge = |inbound: Vec<batch::Inbound>| {
+        judged.set(judged.get() + inbound.len());
+        Judgement { refused: vec![], start: Box::new(move || panic!("{} were revoked", inbound.len())) }
+    };
+    for _ in 0..10 {
+        let _ = tokio::time::timeout(SHORT / 10, before.follow(&new.states, &new.metrics, &judge)).await;
+    }
+    assert_eq!(judged.get(), 2);
+    // No copy of their sockets is left there.
+    let Travelling { peers: [mut client, _], sockets, .. } = sessions.remove(0);
+    drop(sockets);
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_batch_that_its_receiver_has_let_go_of_stays_with_its_sender() {
+    let (old, new) = (Process::new(), Process::new());
+    let (mut reporter, mut before, _) =
+        hand_over(HandoverOffer::default(), &old, &Predecessors::default(), &new, &[]).await;
+    // It knows of no such batch, as after it was let go of.
+    reporter.channel.send(&HandoverMessage::Commit { batch: 7 }, &[]).await.unwrap();
+    let follow = async { before.follow(&new.states, &new.metrics, &no_sessions).await };
+    let answer = tokio::select! {
+        answer = reporter.channel.receive() => answer.unwrap().0,
+        () = follow => unreachable!(),
+    };
+    assert!(matches!(answer, HandoverMessage::Unreceived { .. }), "{answer:?}");
+    let mut end = before.each.into_iter().next().unwrap().into_channel();
+    let sessions = travelling(2);
+    let theirs = async {
+        end.receive().await.unwrap();
+        end.send(&HandoverMessage::Judged { batch: 1, refused: vec![] }, &[]).await.unwrap();
+        end.receive().await.unwrap();
+        end.send(&answer, &[]).await.unwrap();
+        end
+    };
+    let (given, _end) = tokio::join!(async { reporter.give(&outbound(&sessions)).await }, theirs);
+    assert!(matches!(given, Err(NotGiven::Unreceived(_))), "{given:?}");
 }

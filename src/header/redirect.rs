@@ -40,6 +40,9 @@ pub enum RedirectError {
     /// Its variables.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// A claim, though a redirect verifies no token.
+    #[error("a redirect knows no claims, since it verifies no token")]
+    Claims,
     /// Neither a URL nor a path.
     #[error("a redirect leads to a URL or a path")]
     Neither,
@@ -77,6 +80,8 @@ impl RedirectTarget {
         for (piece, part) in &self.pieces {
             match piece {
                 TemplatePiece::Text(text) => out.push_str(text),
+                // There is none.
+                TemplatePiece::Claim(_) => {}
                 TemplatePiece::Variable(variable) => {
                     raw.clear();
                     value(*variable, &mut raw);
@@ -135,11 +140,14 @@ impl FromStr for RedirectTarget {
 
     fn from_str(source: &str) -> Result<RedirectTarget, RedirectError> {
         let template: Template = source.parse()?;
+        if template.claims().next().is_some() {
+            return Err(RedirectError::Claims);
+        }
         let text_fits = |piece: &TemplatePiece| match piece {
             TemplatePiece::Text(text) => {
                 text.chars().all(|char| char.is_ascii_graphic() && !"\"<>\\^`{|}".contains(char))
             }
-            TemplatePiece::Variable(_) => true,
+            TemplatePiece::Variable(_) | TemplatePiece::Claim(_) => true,
         };
         if !template.pieces().iter().all(text_fits) {
             return Err(RedirectError::Characters);
@@ -182,6 +190,7 @@ impl FromStr for RedirectTarget {
                     }
                     pieces.push((piece.clone(), part));
                 }
+                TemplatePiece::Claim(_) => return Err(RedirectError::Claims),
                 TemplatePiece::Variable(variable) => {
                     if part == UrlPart::Authority && is_path(*variable) {
                         part = UrlPart::Path;

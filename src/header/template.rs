@@ -31,7 +31,21 @@ pub enum TemplatePiece {
     Text(String),
     /// Filled in.
     Variable(Variable),
+    /// Filled in with this claim of the token that let the request in.
+    Claim(Box<str>),
 }
+
+/// What is filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placeholder<'a> {
+    /// A variable.
+    Variable(Variable),
+    /// A claim of the token that let the request in, by its name.
+    Claim(&'a str),
+}
+
+/// What stands before the name of a claim.
+const CLAIMS: &str = "claims.";
 
 /// Why a text is none. The texts of the errors quote no more of it than what stands in braces.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -67,18 +81,29 @@ impl Template {
         self.pieces.contains(&TemplatePiece::Variable(variable))
     }
 
-    /// Fills it in: `value` writes what a variable stands for.
-    pub fn fill(&self, mut value: impl FnMut(Variable, &mut String)) -> String {
+    /// Returns the names of the claims in it.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            TemplatePiece::Claim(name) => Some(&**name),
+            TemplatePiece::Text(_) | TemplatePiece::Variable(_) => None,
+        })
+    }
+
+    /// Fills it in: `value` writes what a placeholder stands for.
+    pub fn fill(&self, mut value: impl FnMut(Placeholder<'_>, &mut String)) -> String {
         let (mut out, mut raw) = (String::with_capacity(self.source.len() + 64), String::new());
         for piece in &self.pieces {
-            match piece {
-                TemplatePiece::Text(text) => out.push_str(text),
-                TemplatePiece::Variable(variable) => {
-                    raw.clear();
-                    value(*variable, &mut raw);
-                    push_safe(&mut out, &raw);
+            let placeholder = match piece {
+                TemplatePiece::Text(text) => {
+                    out.push_str(text);
+                    continue;
                 }
-            }
+                TemplatePiece::Variable(variable) => Placeholder::Variable(*variable),
+                TemplatePiece::Claim(name) => Placeholder::Claim(name),
+            };
+            raw.clear();
+            value(placeholder, &mut raw);
+            push_safe(&mut out, &raw);
         }
         out
     }
@@ -95,7 +120,7 @@ impl Template {
         while let Some((before, tail)) = rest.split_once('{') {
             out.push_str(before);
             out.push('{');
-            let is_variable = tail.split_once('}').is_some_and(|(name, _)| Variable::named(name).is_some());
+            let is_variable = tail.split_once('}').is_some_and(|(name, _)| piece(name).is_some());
             if !is_variable {
                 out.push('{');
             }
@@ -139,15 +164,14 @@ impl FromStr for Template {
             }
             let Some((name, tail)) = tail.split_once('}') else { return Err(TemplateError::Brace) };
             let is_word = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
-            let variable =
-                Variable::named(name).ok_or_else(|| match !name.is_empty() && name.chars().all(is_word) {
-                    true => TemplateError::Unknown(name.to_owned()),
-                    false => TemplateError::Brace,
-                })?;
+            let variable = piece(name).ok_or_else(|| match !name.is_empty() && name.chars().all(is_word) {
+                true => TemplateError::Unknown(name.to_owned()),
+                false => TemplateError::Brace,
+            })?;
             if !text.is_empty() {
                 pieces.push(TemplatePiece::Text(std::mem::take(&mut text)));
             }
-            pieces.push(TemplatePiece::Variable(variable));
+            pieces.push(variable);
             variables += 1;
             if variables > VARIABLES_MAX {
                 return Err(TemplateError::Many);
@@ -162,6 +186,17 @@ impl FromStr for Template {
     }
 }
 
+/// What stands in braces with this name.
+fn piece(name: &str) -> Option<TemplatePiece> {
+    // Claims have names of all kinds, also URLs.
+    let is_claim =
+        |claim: &&str| !claim.is_empty() && claim.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{');
+    match name.strip_prefix(CLAIMS).filter(is_claim) {
+        Some(claim) => Some(TemplatePiece::Claim(claim.into())),
+        None => Variable::named(name).map(TemplatePiece::Variable),
+    }
+}
+
 /// As it is written.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -172,11 +207,7 @@ impl fmt::Display for Template {
 /// Without its text, which may hold a token.
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let variables = self.pieces.iter().filter_map(|piece| match piece {
-            TemplatePiece::Variable(variable) => Some(*variable),
-            TemplatePiece::Text(_) => None,
-        });
-        f.debug_list().entries(variables).finish()
+        f.debug_list().entries(self.pieces.iter().filter(|piece| !matches!(piece, TemplatePiece::Text(_)))).finish()
     }
 }
 
@@ -202,6 +233,7 @@ mod tests {
             ("{{{client.ip}}", "{1.2.3.4}"),
             (r#"{{"a":{{"b":1}}"#, r#"{"a":{"b":1}}"#),
             ("a}b}}", "a}b}}"),
+            ("{claims.sub}-{claims.https://a.example/b.c}", "1.2.3.4-1.2.3.4"),
         ] {
             assert_eq!(filled(text, "1.2.3.4"), result, "{text}");
         }
@@ -214,7 +246,8 @@ mod tests {
     fn a_brace_that_begins_no_variable_is_an_error_that_can_be_written() {
         let error = |text: &str| text.parse::<Template>().unwrap_err();
         assert_eq!(error("{client.pi}"), TemplateError::Unknown("client.pi".to_owned()));
-        for text in [r#"{"a":1}"#, "{", "a {b c}", "{}", "{client.ip"] {
+        assert_eq!(error("{claims.}"), TemplateError::Unknown("claims.".to_owned()));
+        for text in [r#"{"a":1}"#, "{", "a {b c}", "{}", "{client.ip", "{claims.a b}"] {
             assert_eq!(error(text), TemplateError::Brace, "{text}");
         }
         for (text, escaped) in
@@ -224,6 +257,17 @@ mod tests {
             escaped.parse::<Template>().unwrap();
         }
         assert_eq!(error(&"{client.ip}".repeat(17)), TemplateError::Many);
+    }
+
+    #[test]
+    fn claims_are_known_by_their_names() {
+        let template: Template = "{claims.sub} {client.ip} {claims.a.b}".parse().unwrap();
+        assert_eq!(template.claims().collect::<Vec<_>>(), ["sub", "a.b"]);
+        let name = |placeholder: Placeholder<'_>, out: &mut String| match placeholder {
+            Placeholder::Claim(name) => out.push_str(name),
+            Placeholder::Variable(variable) => out.push_str(variable.name()),
+        };
+        assert_eq!(template.fill(name), "sub client.ip a.b");
     }
 
     #[test]

@@ -109,6 +109,21 @@ impl Outlier {
         self.ejected.load(Ordering::Relaxed)
     }
 
+    /// Returns until when it is ejected; `None` if it is not, or has not answered since its time was over.
+    pub fn ejected_until(&self, now: MonotonicTime) -> Option<MonotonicTime> {
+        (self.is_ejected() && self.is_out(now)).then(|| MonotonicTime::from_micros(self.until.load(Ordering::Relaxed)))
+    }
+
+    /// Goes on with an ejection that another process began and that lasts `until`.
+    pub fn go_on_ejected(&self, now: MonotonicTime, until: MonotonicTime) {
+        let mut record = self.record();
+        let ejection = Ejection { why: EjectionReason::Failures, span: until.since(now) };
+        (record.last, record.times) = (Some((ejection, until)), 1);
+        self.blemished.store(true, Ordering::Relaxed);
+        self.ejected.store(true, Ordering::Relaxed);
+        self.until.store(until.as_micros(), Ordering::Relaxed);
+    }
+
     /// Returns true if a session that chose it while not out may go there: always if it is not ejected, else one
     /// session per `TRIAL`.
     pub fn admits(&self, now: MonotonicTime) -> bool {

@@ -4,6 +4,8 @@
 //! unknown, and the endpoint takes sessions: a proxy that has just started must not turn clients away before the first
 //! probe; a client that meets a dead endpoint then is retried on another.
 
+use serde::{Deserialize, Serialize};
+
 /// The thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthThresholds {
@@ -14,7 +16,8 @@ pub struct HealthThresholds {
 }
 
 /// The health of an endpoint, from probes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Health {
     /// No probe has ended yet, or there are none.
     #[default]
@@ -34,6 +37,11 @@ pub struct Threshold {
 }
 
 impl Threshold {
+    /// Goes on with a health that was found before.
+    pub fn known(health: Health) -> Threshold {
+        Threshold { health, against: 0 }
+    }
+
     /// Returns the current health.
     pub fn health(&self) -> Health {
         self.health

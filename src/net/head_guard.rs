@@ -1,4 +1,4 @@
-//! Refuses line ends that HTTP forbids in request heads, and escapes characters of a target that hyper would refuse
+//! Refuses line ends that HTTP forbids in request heads and chunked bodies, and escapes characters of a target that hyper would refuse
 //! although they are unambiguous.
 //!
 //! hyper's parser accepts a bare LF as a line end. RFC 9112 §2.2 allows that, but requests are smuggled past a proxy
@@ -16,10 +16,11 @@
 //! percent-escapes, which mean the same (RFC 3986 §2.1). The guard escapes them too, because hyper would answer 400 to
 //! some. It leaves a space to hyper, which refuses it: the target might end there (RFC 9112 §3.2).
 //!
-//! The guard checks head after head while it knows where the next one begins: after requests without a body or with a
-//! Content-Length. After the start of a chunked body, an `Upgrade` or a CONNECT it is transparent, one branch per read:
-//! WebSocket frames may follow an Upgrade, and a mistake about framing here would be worse than a bare LF that hyper
-//! understands and re-encodes.
+//! The guard checks head after head while it knows where the next one begins: behind no body, one with a Content-Length,
+//! and one in chunks, of which it checks each line. hyper takes trailers that begin with LF for one field, where another
+//! reader finds their end and the next request. After what may be a WebSocket handshake, which has no body, after a CONNECT
+//! and after any other framing of a body the guard is transparent, one branch per read: frames may follow a handshake, and a
+//! mistake about framing here would be worse than what hyper lets pass.
 
 mod scan;
 
@@ -32,21 +33,21 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::stream::{Prefixed, pass_writes_on};
 use scan::{Scan, Verdict};
 
-/// Why a request head is refused.
+/// Why a request head, or a line of a chunked body, is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadRefusal {
     /// An LF without a CR before it.
-    #[error("a line of the request head ends with LF alone")]
+    #[error("a line of the request ends with LF alone")]
     BareLf,
     /// A CR without an LF after it.
-    #[error("the request head has a CR without LF")]
+    #[error("the request has a CR without LF")]
     BareCr,
     /// A NUL.
-    #[error("the request head has a NUL")]
+    #[error("the request has a NUL")]
     Nul,
 }
 
-/// A stream that checks the request heads read from it.
+/// A stream that checks the request heads and chunks read from it.
 #[derive(Debug)]
 pub struct HeadGuard<S> {
     io: Prefixed<S>,
@@ -71,7 +72,7 @@ impl<S> HeadGuard<S> {
         HeadGuard { io, state, grown: Vec::new(), is_head_request: false, has_space_in_target: false }
     }
 
-    /// Returns why a head was refused, if one was.
+    /// Returns why a head or a chunk was refused, if one was.
     pub fn refusal(&self) -> Option<HeadRefusal> {
         match self.state {
             GuardState::Refused(refusal) => Some(refusal),
@@ -167,9 +168,8 @@ pass_writes_on!(HeadGuard);
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::convert::Infallible;
-
-    use http_body_util::Empty;
+    use http_body_util::{BodyExt, Empty};
+    use hyper::body::Incoming;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -182,8 +182,12 @@ mod tests {
     async fn through_hyper(request: &[u8]) -> (String, Option<HeadRefusal>) {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
         theirs.write_all(request).await.unwrap();
-        let service =
-            service_fn(|_| std::future::ready(Ok::<_, Infallible>(http::Response::new(Empty::<&[u8]>::new()))));
+        let service = service_fn(|request: http::Request<Incoming>| {
+            Box::pin(async {
+                let body = request.into_body().collect().await;
+                body.map(|_| http::Response::new(Empty::<&[u8]>::new()))
+            })
+        });
         let mut connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(HeadGuard::new(ours.into())), service);
         let _ = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
@@ -231,6 +235,25 @@ mod tests {
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1, "{answer}");
         assert_eq!(answer.matches("HTTP/1.1 400 Bad Request").count(), 1, "{answer}");
         assert_eq!(refusal, Some(HeadRefusal::BareLf));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_line_of_a_chunked_body_is_watched_and_what_is_behind_it_too() {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let next = "GET /again HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        for (body, answers, expected) in [
+            ("3;a\r\n\n\r\0\r\n0\r\nX: y\r\n\r\n", 2, None),
+            ("0\r\n\nX: y\r\n\r\n", 0, Some(HeadRefusal::BareLf)),
+            ("0\r\n\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n", 0, Some(HeadRefusal::BareLf)),
+            ("0\r\nX: y\n\r\n\r\n", 0, Some(HeadRefusal::BareLf)),
+            ("3\r\nabc\n0\r\n\r\n", 0, Some(HeadRefusal::BareLf)),
+            ("0\r\n\r\n\n", 1, Some(HeadRefusal::BareLf)),
+            ("0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n\n", 2, Some(HeadRefusal::BareLf)),
+        ] {
+            let (answer, refusal) = through_hyper(format!("{head}{body}{next}").as_bytes()).await;
+            assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), answers, "{body:?}: {answer}");
+            assert_eq!(refusal, expected, "{body:?}");
+        }
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -10,6 +10,7 @@ pub mod head_guard;
 pub mod listener;
 pub mod names;
 pub mod pool;
+pub mod portable;
 pub mod proxy_protocol;
 pub mod socket;
 pub mod stream;

@@ -31,6 +31,14 @@ pub enum PeerAddr {
 }
 
 impl PeerAddr {
+    /// Returns the IP address and the port, if there are any.
+    pub fn inet(self) -> Option<SocketAddr> {
+        match self {
+            PeerAddr::Inet(addr) => Some(addr),
+            PeerAddr::Unix => None,
+        }
+    }
+
     /// Returns the IP address, if there is one.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {

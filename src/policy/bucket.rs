@@ -37,6 +37,26 @@ impl AdmissionRate {
         AdmissionRate { interval, slack: interval * u64::from(burst.max(1)), wait: nanos(wait) }
     }
 
+    /// Admits a slot every `interval`, and `burst` at once after a pause; refuses a slot that is not free.
+    pub fn every(interval: Duration, burst: u32) -> AdmissionRate {
+        let interval = nanos(interval).max(1);
+        AdmissionRate { interval, slack: interval.saturating_mul(u64::from(burst.max(1))), wait: 0 }
+    }
+
+    /// Returns the arrival time after one more slot, in nanoseconds; `arrival` is that after the one before. For slots that are
+    /// not waited for.
+    ///
+    /// # Errors
+    /// If the slot is not free yet: when it is.
+    pub fn next(self, arrival: u64, now: MonotonicTime) -> Result<u64, RateExceeded> {
+        let now = now.as_micros().saturating_mul(1000);
+        let next = arrival.max(now).saturating_add(self.interval);
+        match (next - now).checked_sub(self.slack) {
+            None | Some(0) => Ok(next),
+            Some(after) => Err(RateExceeded { after: Duration::from_nanos(after) }),
+        }
+    }
+
     /// Shortens the longest wait to `left`.
     pub fn within(self, left: Duration) -> AdmissionRate {
         AdmissionRate { wait: self.wait.min(nanos(left)), ..self }

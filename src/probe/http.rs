@@ -7,13 +7,12 @@ use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, ProbeStage};
 use crate::health::expect::Expect;
 use crate::upstream::connect::Connector;
+use crate::upstream::one_exchange;
 
 /// The request, and the expected answer.
 #[derive(Clone, Debug)]
@@ -43,11 +42,6 @@ impl HttpProbe {
     ) -> Result<(), ProbeError> {
         let io = connector.connect(deadline).await?;
         *stage = ProbeStage::Answer;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(ProbeError::Http)?;
-        // Ends with this function, however it ends.
-        let mut connections = JoinSet::new();
-        connections.spawn(connection);
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = self.target.clone();
         let headers = request.headers_mut();
@@ -55,7 +49,7 @@ impl HttpProbe {
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.extend(self.headers.clone());
-        let response = sender.send_request(request).await.map_err(ProbeError::Http)?;
+        let (response, _connection) = one_exchange::send(io, request).await.map_err(ProbeError::Http)?;
         let status = response.status();
         if !self.is_good(status) {
             return Err(ProbeError::Status(status));

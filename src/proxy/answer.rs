@@ -13,8 +13,8 @@ use super::page::{ErrorPages, Page};
 use super::quota::RouteQuota;
 use crate::header::path::PathError;
 use crate::header::redirect::RedirectTarget;
-use crate::header::template::Template;
-use crate::header::variable::Variable;
+use crate::header::template::{Placeholder, Template};
+use crate::policy::address::AddressRules;
 use crate::route::Rewrite;
 
 /// A route that answers by itself.
@@ -26,6 +26,8 @@ pub struct AnswerRoute {
     pub answer: Answer,
     /// What becomes of the path that a redirect leads to.
     pub rewrite: Rewrite,
+    /// Which addresses get it, unless all do.
+    pub addresses: Option<Box<AddressRules>>,
     /// Changes to the answer.
     pub response_edits: HeaderEdits,
     /// Pages in place of our own words.
@@ -80,10 +82,11 @@ impl AnswerRoute {
     ///
     /// # Errors
     /// If the place that a redirect leads to has no name of bearable length.
-    pub fn answer(&self, write: impl Fn(Variable, &mut String)) -> Result<Response<Body>, PathError> {
+    pub fn answer(&self, write: impl Fn(Placeholder<'_>, &mut String)) -> Result<Response<Body>, PathError> {
         let mut response = match &self.answer {
             Answer::Redirect { status, to } => {
-                let location = to.location(&write).and_then(|location| HeaderValue::try_from(location).ok());
+                let location = to.location(|variable, out| write(Placeholder::Variable(variable), out));
+                let location = location.and_then(|location| HeaderValue::try_from(location).ok());
                 let mut response = Response::new(body::empty());
                 *response.status_mut() = *status;
                 response.headers_mut().insert(LOCATION, location.ok_or(PathError::Rewritten)?);
@@ -113,10 +116,10 @@ impl AnswerRoute {
 }
 
 /// `text` filled in so that no value is markup: [`Template::fill`] has escaped the rest.
-fn html(text: &Template, value: impl Fn(Variable, &mut String)) -> String {
-    text.fill(|variable, out| {
+fn html(text: &Template, value: impl Fn(Placeholder<'_>, &mut String)) -> String {
+    text.fill(|placeholder, out| {
         let mut raw = String::new();
-        value(variable, &mut raw);
+        value(placeholder, &mut raw);
         out.push_str(&raw.replace('&', "&amp;").replace('\'', "&#39;"));
     })
 }

@@ -2,7 +2,7 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::header::template::Template;
+use crate::header::template::{Placeholder, Template};
 use crate::header::variable::Variable;
 
 /// Whether a route has variables, so that nothing is looked up for those without.
@@ -63,7 +63,7 @@ impl HeaderEdits {
 
     /// The same with the variables filled in by `write`; `None` if there are none. A field whose value is empty then is
     /// removed, so that nobody else's takes its place.
-    pub fn filled(&self, write: impl Fn(Variable, &mut String)) -> Option<HeaderEdits> {
+    pub fn filled(&self, write: impl Fn(Placeholder<'_>, &mut String)) -> Option<HeaderEdits> {
         if self.templates.is_empty() {
             return None;
         }

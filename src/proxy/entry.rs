@@ -5,7 +5,6 @@
 //! gets that endpoint's result: in the queue it could hold up those behind it, who may still try that one.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -120,5 +119,5 @@ impl<'a> AffinityCookie<'a> {
 }
 
 fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    clock::since_epoch().as_secs()
 }

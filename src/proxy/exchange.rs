@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,9 @@ use crate::upstream::pooled::PooledConnection;
 
 /// How long a request's body may stand still when its answer is whole.
 const LATE_BODY: Duration = Duration::from_secs(1);
+
+/// More frames than hyper keeps of a body that nobody reads: one of data, the trailers, and the end.
+const FRAMES_KEPT_MAX: usize = 4;
 
 /// The permits of a plain request on its route and its endpoint.
 #[derive(Debug)]
@@ -222,6 +225,69 @@ impl hyper::body::Body for RelayedBody {
 
 impl Drop for RelayedBody {
     fn drop(&mut self) {
-        self.end(self.body.is_end_stream());
+        if self.taken.is_some() {
+            let is_whole = has_arrived(&mut self.body);
+            self.end(is_whole);
+        }
+    }
+}
+
+/// Reads what has come of `body` and returns true if that was its end. Then its connection is not its own any more: it may
+/// carry another exchange already, which must not be closed with this one.
+fn has_arrived(body: &mut Incoming) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..FRAMES_KEPT_MAX {
+        if body.is_end_stream() {
+            return true;
+        }
+        match Pin::new(&mut *body).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(None) => return true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+mod tests {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_answer_that_nobody_has_read_has_arrived_with_its_last_byte() {
+        // hyper reads the end of a chunked answer when its last chunk was taken.
+        for (answer, last, taken) in [
+            ("Content-Length: 3\r\n\r\nab", "c", 0),
+            ("Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "0\r\n\r\n", 1),
+            ("Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\n", "X-Sum: 1\r\n\r\n", 1),
+        ] {
+            for is_last_there in [false, true] {
+                let (ours, mut theirs) = tokio::io::duplex(1024);
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.unwrap();
+                let connection = tokio::spawn(connection);
+                let sent = format!("HTTP/1.1 200 OK\r\n{answer}{}", if is_last_there { last } else { "" });
+                let serving = async {
+                    theirs.read_exact(&mut [0; "GET / HTTP/1.1".len()]).await.unwrap();
+                    theirs.write_all(sent.as_bytes()).await.unwrap();
+                };
+                let request = http::Request::get("/").body(Empty::<Bytes>::new()).unwrap();
+                let (response, ()) = tokio::join!(sender.send_request(request), serving);
+                let mut body = response.unwrap().into_body();
+                for _ in 0..taken {
+                    body.frame().await.unwrap().unwrap();
+                }
+                if is_last_there {
+                    // Another exchange may begin.
+                    sender.ready().await.unwrap();
+                }
+                assert_eq!(has_arrived(&mut body), is_last_there, "{answer:?}");
+                connection.abort();
+            }
+        }
     }
 }

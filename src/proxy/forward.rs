@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
-use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -40,9 +39,6 @@ use crate::upstream::endpoint_state::ConnectionPermit;
 use crate::upstream::pool::{self, RequestBody};
 use crate::upstream::pooled::{PooledConnection, Uploading};
 
-/// Tells connections of an endpoint's pool apart from nobody else's; never sent.
-const POOL_AUTHORITY: &str = "endpoint";
-
 /// Judges whether a route takes plain requests.
 ///
 /// # Errors
@@ -54,14 +50,13 @@ pub fn judge(route: &Route) -> Result<(), Failure> {
 /// Forwards the request and returns the answer.
 ///
 /// # Errors
-/// If the route takes no plain HTTP, or no endpoint sent the head of a response.
+/// If no endpoint sent the head of a response, or the route is full.
 pub async fn run(
     route: Arc<Route>,
     mut arrival: RoutedRequest,
     body: Incoming,
     log: &mut RequestLog,
 ) -> Result<Response<Body>, Failure> {
-    judge(&route)?;
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let compression = route.compression.as_ref();
     let compression = compression
@@ -69,7 +64,7 @@ pub async fn run(
     let wants_trailers = hop_by_hop::te_trailers(&arrival.parts.headers);
     let draw = arrival.draw(&route, log.request_info.client);
     let affinity_cookie = arrival.affinity_cookie(&route);
-    let target = PathAndQuery::try_from(arrival.upstream_target());
+    let uri = pool::uri(arrival.upstream_target()).map_err(|error| Failure::Upstream(error.to_string()))?;
     let mut headers = arrival.upstream_headers(&route);
     let edits = arrival.take_response_edits();
     if wants_trailers {
@@ -81,11 +76,6 @@ pub async fn run(
         // hyper takes a GET without a length for one without a body, and would send nothing of it.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(Authority::from_static(POOL_AUTHORITY));
-    uri.path_and_query = Some(target.map_err(|error| Failure::Upstream(error.to_string()))?);
-    let uri = Uri::from_parts(uri).map_err(|error| Failure::Upstream(error.to_string()))?;
 
     let is_repeatable = arrival.parts.method.is_idempotent() && body.is_end_stream();
     let lender = RetryableBody::new(body, route.body_bytes_max)?;

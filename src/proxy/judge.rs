@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{Method, Response};
 
 use super::answer::Answer;
+use super::authenticate::Present;
 use super::body::Body;
 use super::edits::FilledEdits;
 use super::outcome::{self, Failure};
@@ -16,10 +17,12 @@ use super::request::RoutedRequest;
 use super::request_log::RequestLog;
 use super::snapshot::{Route, RouteAction};
 use super::values::RequestValues;
-use super::{Downstream, Proxy, hops, page, response};
+use super::{Downstream, Proxy, forward, forward_auth, hops, page, response, upgrade};
+use crate::auth::{Keys, RemoteKeys};
+use crate::base::random;
 use crate::header::forwarded::ForwardedRequest;
 use crate::header::path::PathError;
-use crate::header::variable::Variable;
+use crate::header::template::Placeholder;
 use crate::header::{Host, coding, forwarded, path, request_id};
 use crate::route::{RequestView, RouteMatch};
 use crate::telemetry::panics;
@@ -38,6 +41,26 @@ pub enum Judged {
     Forward(Arc<Route>, RoutedRequest),
 }
 
+/// A request that has found its route, before it is known whose it is.
+#[derive(Debug)]
+pub struct Arrival {
+    action: RouteAction,
+    request: RoutedRequest,
+    client: Option<IpAddr>,
+    /// The path that was asked for, where a variable or a service asks for it.
+    asked: Option<String>,
+}
+
+/// What a request's head leads to, before it is known whose it is.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "as for `Judged`")]
+pub enum Arrived {
+    /// An answer of the proxy's own.
+    Answered(Response<Body>),
+    /// To a route.
+    At(Arrival),
+}
+
 /// Where a request is for.
 #[derive(Debug)]
 pub struct HostAndPath<'a> {
@@ -53,11 +76,25 @@ impl Proxy {
     /// # Errors
     /// The first reason to refuse it.
     pub fn judge(&self, downstream: &Downstream, parts: Parts, log: &mut RequestLog) -> Result<Judged, Failure> {
+        match self.arrive(downstream, parts, log)? {
+            Arrived::Answered(response) => Ok(Judged::Answered(response)),
+            Arrived::At(mut arrival) => {
+                arrival.authenticate(log)?;
+                self.prepare(downstream, arrival, log)
+            }
+        }
+    }
+
+    /// The first part of it: finds the route, and judges what does not depend on who sends the request.
+    ///
+    /// # Errors
+    /// The first reason to refuse it.
+    pub fn arrive(&self, downstream: &Downstream, parts: Parts, log: &mut RequestLog) -> Result<Arrived, Failure> {
         log.is_handshake = handshake::is_wanted(&parts.headers);
         panics::trap(|| parts.uri.path() == panics::TRAP_REQUEST);
         let HostAndPath { host, path } = target(&parts)?;
         if let Some(port) = self.redirect {
-            return Ok(Judged::Answered(response::redirect(&host, port, &path, parts.uri.query())?));
+            return Ok(Arrived::Answered(response::redirect(&host, port, &path, parts.uri.query())?));
         }
         let peer = self.peer(downstream);
         let client = forwarded::client_addr(&peer, &parts.headers, &self.trusted);
@@ -68,12 +105,49 @@ impl Proxy {
         let found = table.find(&head)?.ok_or_else(|| Failure::no_route(table.methods_allowed(&head)))?;
         let action = found.route.clone();
         log.route = Some(action.clone());
+        if let Some(jwt) = action.auth().and_then(|auth| auth.jwt.as_ref()) {
+            jwt.hide(log);
+        }
         log.takes_html = !action.error_pages().is_empty() && !log.is_handshake && page::takes_html(&parts.headers);
+        if let Some(addresses) = action.addresses() {
+            addresses.judge(client)?;
+        }
         self.judge_route(&action, &parts.headers, log)?;
-        let variables = action.variables();
-        let asked = variables.any.then(|| found.path.as_deref().unwrap_or(&path).to_owned());
+        let is_asked = action.variables().any || action.auth().is_some_and(|auth| auth.service.is_some());
+        let asked = is_asked.then(|| found.path.as_deref().unwrap_or(&path).to_owned());
         let (path, sent) = rewritten(&action, found, &parts, &path)?;
-        let mut request = RoutedRequest { host, path, sent, peer, forwarded_request, parts, edits: None };
+        let mut request = RoutedRequest {
+            host,
+            path,
+            sent,
+            peer,
+            forwarded_request,
+            parts,
+            edits: None,
+            offer: None,
+            credential: None,
+            from_service: None,
+        };
+        match &action {
+            RouteAction::Forward(route) if log.is_handshake => {
+                request.offer = Some(upgrade::judge(route, &request)?);
+                if let Some(limits) = &route.client_limits {
+                    limits.judge_early(&request, log)?;
+                }
+            }
+            RouteAction::Forward(route) => forward::judge(route)?,
+            RouteAction::Answer(_) => {}
+        }
+        Ok(Arrived::At(Arrival { action, request, client, asked }))
+    }
+
+    /// The last part of it: what the server is to get, or the route's own answer.
+    ///
+    /// # Errors
+    /// If that answer cannot be made.
+    pub fn prepare(&self, downstream: &Downstream, arrival: Arrival, log: &mut RequestLog) -> Result<Judged, Failure> {
+        let Arrival { action, mut request, client, asked } = arrival;
+        let variables = action.variables();
         let id = variables.id.then(|| self.request_id(&request, log));
         let values = RequestValues {
             proxy: self,
@@ -84,8 +158,9 @@ impl Proxy {
             client_port: log.request_info.client_port,
             path: asked.as_deref().unwrap_or_default(),
             id: id.as_deref(),
+            claims: request.credential.as_ref().map(|credential| &credential.claims),
         };
-        let write = |variable: Variable, out: &mut String| values.write(variable, out);
+        let write = |placeholder: Placeholder<'_>, out: &mut String| values.write(placeholder, out);
         let route = match &action {
             RouteAction::Answer(route) => {
                 let response = route.answer(write)?;
@@ -102,6 +177,7 @@ impl Proxy {
                 (route.request_edits.filled(write), route.response_edits.filled(write));
             request.edits = Some(Box::new(FilledEdits { request: request_edits, response: response_edits }));
         }
+        request.add_identity(&route);
         Ok(Judged::Forward(route, request))
     }
 
@@ -134,7 +210,7 @@ impl Proxy {
     /// The id of a request, which the log gets, too: that of a trusted proxy, or a new one.
     fn request_id(&self, arrival: &RoutedRequest, log: &mut RequestLog) -> String {
         let told = request_id::of_proxy(&arrival.parts.headers).filter(|_| arrival.peer.trusted);
-        let id = told.map_or_else(|| request_id::uuid(random()), str::to_owned);
+        let id = told.map_or_else(|| request_id::uuid(random::bytes()), str::to_owned);
         if self.log.is_on() {
             log.request_info.texts.set_request_id(&id);
         }
@@ -145,6 +221,49 @@ impl Proxy {
         let addr: Option<IpAddr> = downstream.peer.map(|peer| peer.ip());
         let trusted = addr.is_some_and(|addr| forwarded::is_trusted(addr, &self.trusted));
         forwarded::DirectPeer { addr, tls: downstream.tls.is_some(), trusted }
+    }
+}
+
+impl Arrival {
+    /// Judges whose request it is, if its route asks.
+    ///
+    /// # Errors
+    /// Why it is not let in.
+    pub fn authenticate(&mut self, log: &mut RequestLog) -> Result<(), Failure> {
+        match self.action.auth().and_then(|auth| auth.jwt.as_ref()) {
+            Some(jwt) => jwt.authenticate(&mut self.request, Present::now(), log),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks its name and its password, if its route asks for them.
+    ///
+    /// # Errors
+    /// Why they do not let in.
+    pub async fn check_password(&mut self, log: &mut RequestLog) -> Result<(), Failure> {
+        match self.action.auth().and_then(|auth| auth.basic.as_ref()) {
+            Some(basic) => Box::pin(basic.authenticate(&mut self.request, self.client, log)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the service of its route, if it has one, whether it is let in.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub async fn ask_service(&mut self, log: &mut RequestLog) -> Result<(), Failure> {
+        let RouteAction::Forward(route) = &self.action else { return Ok(()) };
+        let Some(service) = route.auth.as_ref().and_then(|auth| auth.service.as_ref()) else { return Ok(()) };
+        let path = self.asked.as_deref().unwrap_or_default();
+        Box::pin(forward_auth::judge(service, route, &mut self.request, path, log)).await
+    }
+
+    /// Returns the keys of its route, if they are fetched.
+    pub fn remote_keys(&self) -> Option<&Arc<RemoteKeys>> {
+        match &self.action.auth()?.jwt.as_ref()?.keys {
+            Keys::Remote(keys) => Some(keys),
+            Keys::Fixed(_) => None,
+        }
     }
 }
 
@@ -178,12 +297,4 @@ fn rewritten(
         Some(read) => (Some(action.rewrite().apply(&read)?.into_owned()), None),
         None => action.rewrite().spellings(parts.uri.path(), path)?,
     })
-}
-
-/// Bytes that nobody can guess; so ids of several processes do not meet.
-fn random() -> [u8; 16] {
-    let mut bytes = fastrand::u128(..).to_ne_bytes();
-    // The system's source does not fail once it has begun; without it, the bytes are still random enough for ids.
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
-    bytes
 }

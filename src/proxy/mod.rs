@@ -1,21 +1,28 @@
 //! Handles a request: from its head to an answer or a session, in a fixed order, cheap steps first.
 //!
-//! Method, coding, host, path, route, loop, drain, the route's own answer if it has one, offer, origin, route quota,
-//! endpoint, handshake: each step returns what the next one needs or a `Failure`, and `outcome` alone decides what a failure
-//! means for the client, the log and the metrics. A request loads the snapshot once and keeps what it found there to the end.
+//! Method, coding, host, path, route, address, loop, drain, offer, origin, pace of the client, token, password, the service that
+//! says who may come in, the route's own answer if it has one, sessions of the client, route quota, endpoint, handshake: each step returns what the next one needs
+//! or a `Failure`, and `outcome` alone decides what a failure means for the client, the log and the metrics. A request loads
+//! the snapshot once and keeps what it found there to the end.
 
 pub mod answer;
+pub mod authenticate;
 pub mod body;
+pub mod clients;
 pub mod compress;
+pub mod credential;
+pub mod denial;
 pub mod edits;
 pub mod entry;
 pub mod exchange;
 pub mod forward;
+pub mod forward_auth;
 pub mod hops;
 pub mod judge;
 pub mod metrics;
 pub mod outcome;
 pub mod page;
+pub mod password;
 pub mod request;
 pub mod request_log;
 pub mod response;
@@ -33,12 +40,13 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
+use crate::auth::jwks::WaitEnd;
 use crate::header::request_id::X_REQUEST_ID;
 use crate::session::access_log::AccessLog;
 use crate::session::{Quoted, RequestInfo, Sessions, Texts};
 use crate::telemetry::panics::{self, PanicSite};
 use body::Body;
-use judge::Judged;
+use judge::{Arrival, Arrived, Judged};
 use metrics::RouteRequestMetrics;
 use outcome::Failure;
 use request_log::RequestLog;
@@ -137,7 +145,16 @@ impl Proxy {
         body: Incoming,
         log: &mut RequestLog,
     ) -> Result<Walked, Failure> {
-        let (route, request) = match self.judge(downstream, parts, log)? {
+        let mut arrival = match self.arrive(downstream, parts, log)? {
+            Arrived::Answered(response) => return Ok(Walked::Http(response)),
+            Arrived::At(arrival) => arrival,
+        };
+        if let Err(failure) = arrival.authenticate(log) {
+            Box::pin(with_new_keys(&mut arrival, failure, log)).await?;
+        }
+        arrival.check_password(log).await?;
+        arrival.ask_service(log).await?;
+        let (route, request) = match self.prepare(downstream, arrival, log)? {
             Judged::Answered(response) => return Ok(Walked::Http(response)),
             Judged::Forward(route, request) => (route, request),
         };
@@ -166,6 +183,34 @@ impl Proxy {
         }
         request_info
     }
+}
+
+/// How often a request waits for keys: for those that are fetched when it comes, and for newer ones.
+const KEY_FETCHES_MAX: usize = 2;
+
+/// Judges again whose request it is once keys were fetched, if that may change anything.
+async fn with_new_keys(arrival: &mut Arrival, failure: Failure, log: &mut RequestLog) -> Result<(), Failure> {
+    let Some(keys) = arrival.remote_keys().map(Arc::clone) else { return Err(failure) };
+    if !asks_for_keys(&failure) {
+        return Err(failure);
+    }
+    for _ in 0..KEY_FETCHES_MAX {
+        let wait = keys.wait();
+        // Keys may have come since it was judged.
+        match arrival.authenticate(log) {
+            Err(failure) if asks_for_keys(&failure) => match wait.fetched().await {
+                WaitEnd::Nothing => return Err(failure),
+                WaitEnd::UnderWay => {}
+                WaitEnd::New => break,
+            },
+            judged => return judged,
+        }
+    }
+    arrival.authenticate(log)
+}
+
+fn asks_for_keys(failure: &Failure) -> bool {
+    matches!(failure, Failure::Token(denial) if denial.asks_for_keys())
 }
 
 /// Where a walk without failure ends.

@@ -7,14 +7,21 @@ use http::{Method, StatusCode};
 
 use super::StatusAndReason;
 use super::body::BodyTooLarge;
+use super::denial::{PasswordDenial, ServiceDenial};
+
 use super::hops::RequestLoop;
+
+use crate::auth::service::AskError;
 use crate::header::authority::HostError;
 use crate::header::coding::CodingError;
 use crate::header::path::PathError;
 use crate::policy::OriginDenial;
-use crate::session::CloseActions;
+use crate::policy::address::AddressDenial;
+use crate::policy::basic::BasicDenial;
+use crate::policy::jwt::TokenDenial;
 use crate::session::metrics::{EndLabels, Initiator};
 use crate::session::stop::StopReason;
+use crate::session::{CloseActions, RouteFarewells};
 use crate::telemetry::panics::Panic;
 use crate::upstream::NoEndpoint;
 use crate::upstream::connect::ConnectError;
@@ -63,6 +70,9 @@ pub enum Failure {
     /// Routes match but for the method. Carries those that they take.
     #[error("no route takes this method here")]
     MethodNotAllowed(Vec<Method>),
+    /// The client's address is not let in.
+    #[error("{0}")]
+    Address(#[from] AddressDenial),
     /// It has been here before.
     #[error("{0}")]
     Loop(#[from] RequestLoop),
@@ -72,9 +82,27 @@ pub enum Failure {
     /// The handshake breaks a rule.
     #[error("{0}")]
     Offer(#[from] OfferError),
+    /// Its token does not let it in.
+    #[error("{0}")]
+    Token(#[from] TokenDenial),
+    /// Its name and its password do not let it in.
+    #[error("{0}")]
+    Password(#[from] PasswordDenial),
+    /// The service of its route does not let it in, and has an answer for it.
+    #[error("the auth service answers {}", .0.status)]
+    AuthDenied(Box<ServiceDenial>),
+    /// The service of its route cannot be asked.
+    #[error("{0}")]
+    AuthUnavailable(AskError),
     /// The route takes WebSockets only.
     #[error("this route takes WebSockets only")]
     NotWebSocket,
+    /// The client has as many sessions on the route as it may have.
+    #[error("the client has as many sessions as limits.per_client allows")]
+    ClientSessions,
+    /// The client opens sessions too fast. Carries how long it will be until it may.
+    #[error("the client makes more handshakes than limits.per_client allows: the next in {0:?}")]
+    ClientRate(Duration),
     /// The route has as many sessions as it may have.
     #[error("the route is full")]
     RouteFull,
@@ -135,7 +163,7 @@ impl Failure {
     }
 
     /// The table, first half: before a tunnel opens, a status.
-    pub const fn outcome(&self) -> StatusAndReason {
+    pub fn outcome(&self) -> StatusAndReason {
         match self {
             Failure::Method | Failure::MethodNotAllowed(_) => named(405, "method"),
             Failure::Malformed(_) => named(400, "malformed"),
@@ -146,11 +174,38 @@ impl Failure {
             Failure::Coding(CodingError::Unknown) => named(501, "transfer_encoding"),
             Failure::Coding(CodingError::Malformed) => named(400, "transfer_encoding"),
             Failure::NoRoute => named(404, "no_route"),
+            Failure::Address(_) => named(403, "address"),
             Failure::Loop(_) => named(508, "loop"),
             Failure::Origin(_) => named(403, "origin"),
             Failure::Offer(OfferError::WebSocketVersion) => named(426, "websocket_version"),
             Failure::Offer(_) => named(400, "handshake"),
+            Failure::Token(denial) => match denial {
+                TokenDenial::Missing(_) => named(401, "token_missing"),
+                TokenDenial::Several(_) => named(400, "token_invalid"),
+                TokenDenial::Expired(_) => named(401, "token_expired"),
+                TokenDenial::Claim { .. } => named(403, "token_claim"),
+                TokenDenial::NoKeys => named(503, "no_keys"),
+                TokenDenial::Flawed(_)
+                | TokenDenial::Algorithm(_)
+                | TokenDenial::UnknownKey
+                | TokenDenial::Unnamed
+                | TokenDenial::Signature
+                | TokenDenial::Early
+                | TokenDenial::Issuer
+                | TokenDenial::Audience => named(401, "token_invalid"),
+            },
+            Failure::Password(password) => match password.denial {
+                BasicDenial::Missing => named(401, "basic_missing"),
+                BasicDenial::Several => named(400, "basic_malformed"),
+                BasicDenial::Malformed(_) => named(401, "basic_malformed"),
+                BasicDenial::Wrong => named(401, "basic_wrong"),
+                BasicDenial::Busy => named(503, "basic_busy"),
+            },
+            Failure::AuthDenied(denial) => StatusAndReason { status: denial.status, reason: "auth_denied" },
+            Failure::AuthUnavailable(_) => named(503, "auth_unavailable"),
             Failure::NotWebSocket => named(426, "not_websocket"),
+            Failure::ClientSessions => named(429, "client_sessions"),
+            Failure::ClientRate(_) => named(429, "client_rate"),
             Failure::RouteFull => named(503, "route_full"),
             Failure::EndpointsFull => named(503, "endpoints_full"),
             Failure::QueueFull => named(503, "queue_full"),
@@ -173,7 +228,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 31] = [
+    pub const LABELS: [&'static str; 45] = [
         "method",
         "malformed",
         "target_too_long",
@@ -182,11 +237,25 @@ impl Failure {
         "path",
         "transfer_encoding",
         "no_route",
+        "address",
         "loop",
         "origin",
         "websocket_version",
         "handshake",
+        "token_missing",
+        "token_invalid",
+        "token_expired",
+        "token_claim",
+        "no_keys",
+        "basic_missing",
+        "basic_malformed",
+        "basic_wrong",
+        "basic_busy",
+        "auth_denied",
+        "auth_unavailable",
         "not_websocket",
+        "client_sessions",
+        "client_rate",
         "route_full",
         "endpoints_full",
         "queue_full",
@@ -223,8 +292,15 @@ impl Failure {
             | Failure::NotWebSocket => self.to_string(),
             Failure::RequestTimeout => "the request's body took too long to come".into(),
             Failure::BodyTooLarge(_) => "the request's body is too large".into(),
+            Failure::Address(_) => "this address is not allowed here".into(),
             Failure::Origin(_) => "this origin is not allowed here".into(),
+            Failure::Token(denial) => denial.hint().into(),
+            Failure::Password(password) => password.denial.hint().into(),
+            Failure::AuthDenied(_) => "the service that says who may come in has refused".into(),
+            Failure::AuthUnavailable(_) => "it cannot be told now who may come in, try again later".into(),
             Failure::Loop(_) => "the request has been here before".into(),
+            Failure::ClientSessions => "too many connections of this client, close some first".into(),
+            Failure::ClientRate(_) => "too many handshakes of this client, try again later".into(),
             Failure::RouteFull
             | Failure::EndpointsFull
             | Failure::QueueFull
@@ -247,6 +323,7 @@ impl Failure {
 const fn named(status: u16, reason: &'static str) -> StatusAndReason {
     let status = match status {
         400 => StatusCode::BAD_REQUEST,
+        401 => StatusCode::UNAUTHORIZED,
         403 => StatusCode::FORBIDDEN,
         404 => StatusCode::NOT_FOUND,
         405 => StatusCode::METHOD_NOT_ALLOWED,
@@ -254,6 +331,7 @@ const fn named(status: u16, reason: &'static str) -> StatusAndReason {
         413 => StatusCode::PAYLOAD_TOO_LARGE,
         414 => StatusCode::URI_TOO_LONG,
         426 => StatusCode::UPGRADE_REQUIRED,
+        429 => StatusCode::TOO_MANY_REQUESTS,
         431 => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         501 => StatusCode::NOT_IMPLEMENTED,
         502 => StatusCode::BAD_GATEWAY,
@@ -275,9 +353,9 @@ impl From<NoEndpoint> for Failure {
     }
 }
 
-/// The table, second half: after the tunnel opened, a Close for each side. `upstream_lost` is what the route wants its
-/// clients to get when their server is lost; `stop` is why the proxy stops the session.
-pub fn closing(end: &End, stop: Option<&StopReason>, upstream_lost: &Farewell) -> CloseActions {
+/// The table, second half: after the tunnel opened, a Close for each side. `farewells` are what the route wants
+/// its clients to get; `stop` is why the proxy stops the session.
+pub fn closing(end: &End, stop: Option<&StopReason>, farewells: &RouteFarewells) -> CloseActions {
     use CloseCode as Code;
     use Initiator::{Client, Proxy, Server};
     let row = |client: Option<(Code, &'static str)>, server: Option<Code>, initiator, reason| CloseActions {
@@ -298,12 +376,13 @@ pub fn closing(end: &End, stop: Option<&StopReason>, upstream_lost: &Farewell) -
         End::Finished(Side::Server) => row(None, None, Server, "finished"),
         End::Lost(Side::Client) => row(None, away, Client, "client_lost"),
         End::Lost(Side::Server) => {
-            CloseActions { client: upstream_lost.clone(), ..row(None, None, Server, "upstream_lost") }
+            CloseActions { client: farewells.upstream_lost.clone(), ..row(None, None, Server, "upstream_lost") }
         }
         End::Idle => row(Some((Code::GOING_AWAY, "idle timeout")), away, Proxy, "idle"),
         End::Dead(Side::Client) => row(None, away, Proxy, "client_dead"),
         End::Dead(Side::Server) => row(Some((Code::GOING_AWAY, "upstream dead")), None, Proxy, "upstream_dead"),
         End::Lifetime => row(Some((Code::SERVICE_RESTART, "lifetime reached")), away, Proxy, "lifetime"),
+        End::Expired => row(Some((farewells.expired, "credential expired")), away, Proxy, "credential_expired"),
         End::Stopped => {
             let (client, reason) = stopping(stop.unwrap_or(&StopReason::Drain));
             CloseActions { client: Farewell::Close(client), ..row(None, away, Proxy, reason) }
@@ -375,6 +454,7 @@ pub fn endings() -> Vec<EndLabels> {
         (Proxy, None, "client_dead"),
         (Proxy, Some(1001), "upstream_dead"),
         (Proxy, Some(1012), "lifetime"),
+        (Proxy, Some(4401), "credential_expired"),
         (Proxy, Some(1011), "panic"),
         (Proxy, Some(1009), "frame_limit"),
         (Proxy, Some(1009), "message_limit"),
@@ -394,6 +474,8 @@ mod tests {
 
     use super::*;
 
+    const FAREWELLS: RouteFarewells = RouteFarewells { upstream_lost: Farewell::Cut, expired: CloseCode(4401) };
+
     #[test]
     fn every_close_may_stand_on_the_wire() {
         let lost = |side| End::Lost(side);
@@ -406,6 +488,7 @@ mod tests {
             End::Dead(Side::Client),
             End::Dead(Side::Server),
             End::Lifetime,
+            End::Expired,
             End::Stopped,
             End::Panicked,
             End::FrameTooLarge(Side::Client),
@@ -416,7 +499,7 @@ mod tests {
             violation("reserved_bits"),
             violation("invalid_utf8"),
         ] {
-            let closing = closing(&end, stop.as_ref(), &Farewell::Cut);
+            let closing = closing(&end, stop.as_ref(), &FAREWELLS);
             for farewell in [closing.client, closing.server] {
                 if let Farewell::Close(close) = farewell {
                     assert!(close.code.is_some_and(CloseCode::is_sendable), "{end:?}");
@@ -437,7 +520,7 @@ mod tests {
         ];
         for (broken, code) in table {
             for (by, server) in [(Side::Client, CloseCode::GOING_AWAY), (Side::Server, code)] {
-                let closing = closing(&broken(by), None, &Farewell::Cut);
+                let closing = closing(&broken(by), None, &FAREWELLS);
                 let Farewell::Close(client) = closing.client else { panic!("no Close") };
                 assert_eq!(client.code, Some(code));
                 assert_eq!(closing.server, Farewell::Close(Close::new(server, "")));
@@ -460,7 +543,7 @@ mod tests {
             (Upgrade, "upgrade"),
         ];
         for (why, label) in all {
-            let closing = closing(&End::Stopped, Some(&why), &Farewell::Cut);
+            let closing = closing(&End::Stopped, Some(&why), &FAREWELLS);
             let Farewell::Close(client) = closing.client else { panic!("{label}: no Close") };
             assert_eq!((client.code, closing.reason), (Some(CloseCode::SERVICE_RESTART), label));
             assert_eq!(closing.server, Farewell::Close(Close::new(CloseCode::GOING_AWAY, "")));
@@ -470,7 +553,7 @@ mod tests {
             assert!(StopReason::LABELS.contains(&label), "{label}");
         }
         let said = Close::new(CloseCode(4001), "be good");
-        let closing = closing(&End::Stopped, Some(&Operator(Arc::new(said.clone()))), &Farewell::Cut);
+        let closing = closing(&End::Stopped, Some(&Operator(Arc::new(said.clone()))), &FAREWELLS);
         assert_eq!((closing.client, closing.reason), (Farewell::Close(said), "operator"));
         assert_eq!(closing.server, Farewell::Close(Close::new(CloseCode::GOING_AWAY, "")));
     }
@@ -479,7 +562,8 @@ mod tests {
     fn what_a_client_gets_whose_server_is_lost_is_for_its_route_to_say() {
         let close = Farewell::Close(Close::new(CloseCode(4321), "come back"));
         for wanted in [close, Farewell::Cut] {
-            let closing = closing(&End::Lost(Side::Server), None, &wanted);
+            let farewells = RouteFarewells { upstream_lost: wanted.clone(), ..FAREWELLS };
+            let closing = closing(&End::Lost(Side::Server), None, &farewells);
             assert_eq!((closing.client, closing.server), (wanted, Farewell::Nothing));
         }
     }

@@ -3,14 +3,68 @@
 //! A quota belongs to the route by name and not to a configuration: after a reload the running ones still count.
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use http::HeaderName;
+
+use crate::policy::bucket::AdmissionRate;
+use crate::policy::clients::{ClientCounts, ClientPlace, ClientRates, HeaderDigest};
 
 /// The sessions and plain requests of one route.
 #[derive(Debug, Default)]
 pub struct RouteQuota {
     used: AtomicUsize,
     closed: AtomicBool,
+    /// Its clients, once a configuration limits them.
+    clients: OnceLock<Arc<RouteClients>>,
+    /// What is held beside a permit of its own: see [`RoutePermit::with`].
+    held: Option<Box<(RoutePermit, ClientPermit)>>,
+}
+
+/// The clients of a route.
+#[derive(Debug, Default)]
+pub struct RouteClients {
+    /// How many sessions each has.
+    pub sessions: Arc<ClientCounts>,
+    /// How fast each opens them.
+    pub rates: ClientRates,
+    /// What clients are hashed by: random, so that nobody can choose his place in a table.
+    pub key: RandomState,
+}
+
+/// What tells one client from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientBy {
+    /// Its address.
+    Address,
+    /// The subject of its token.
+    Subject,
+    /// The value of a header of a trusted proxy.
+    Header(HeaderName),
+}
+
+/// How much each client of a route may use.
+#[derive(Debug)]
+pub struct ClientLimits {
+    /// The most sessions at once.
+    pub sessions: Option<u32>,
+    /// How fast it may open them.
+    pub handshakes: Option<AdmissionRate>,
+    /// What a client is.
+    pub by: ClientBy,
+    /// The clients there are.
+    pub clients: Arc<RouteClients>,
+}
+
+/// The place of a session among those of its client.
+#[derive(Debug)]
+pub struct ClientPermit {
+    /// Returned with the permit.
+    pub place: ClientPlace,
+    /// The header that has told its client, for the next process.
+    pub header: Option<HeaderDigest>,
 }
 
 impl RouteQuota {
@@ -19,6 +73,11 @@ impl RouteQuota {
         let more = |used: usize| (used < limit).then_some(used + 1);
         let entered = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         entered.ok().map(|_| RoutePermit(Arc::clone(self)))
+    }
+
+    /// Returns its clients: the same ones as long as the quota is.
+    pub fn clients(&self) -> Arc<RouteClients> {
+        Arc::clone(self.clients.get_or_init(Arc::default))
     }
 
     /// Returns true if it takes requests: not while the route is drained.
@@ -35,6 +94,20 @@ impl RouteQuota {
 /// A permit of a `RouteQuota`.
 #[derive(Debug)]
 pub struct RoutePermit(Arc<RouteQuota>);
+
+impl RoutePermit {
+    /// Joins the place of a client to it. Both are held by a quota of this session alone, so that sessions on all other routes
+    /// need no room for it: one more word would make each of their tasks 128 bytes larger.
+    pub fn with(self, client: ClientPermit) -> RoutePermit {
+        let held = Some(Box::new((self, client)));
+        RoutePermit(Arc::new(RouteQuota { used: AtomicUsize::new(1), held, ..RouteQuota::default() }))
+    }
+
+    /// Returns the place of the client, if there is one.
+    pub fn client(&self) -> Option<&ClientPermit> {
+        self.0.held.as_ref().map(|held| &held.1)
+    }
+}
 
 impl Drop for RoutePermit {
     fn drop(&mut self) {
@@ -65,6 +138,7 @@ impl RouteQuotas {
 #[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 mod tests {
     use super::*;
+    use crate::policy::clients::ClientKey;
 
     #[test]
     fn a_quota_is_bounded_and_permits_come_back() {
@@ -74,6 +148,18 @@ mod tests {
         let more = quota.enter(2).unwrap();
         drop((permit, more));
         assert!(quota.enter(1).is_some());
+    }
+
+    #[test]
+    fn a_permit_with_the_place_of_a_client_returns_both_once() {
+        let quota = Arc::<RouteQuota>::default();
+        let (clients, address) = (quota.clients(), ClientKey::Address(None));
+        let client = address.hash(&clients.key);
+        let place = clients.sessions.enter(client, 1).unwrap();
+        let permit = quota.enter(1).unwrap().with(ClientPermit { place, header: None });
+        assert!(permit.client().is_some() && quota.enter(1).is_none() && clients.sessions.enter(client, 1).is_none());
+        drop(permit);
+        assert_eq!((quota.used.load(Ordering::Relaxed), clients.sessions.clients()), (0, 0));
     }
 
     #[test]

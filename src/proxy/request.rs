@@ -1,14 +1,17 @@
 //! A routed request: its client, its target, and the header fields its upstream gets.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::HeaderValue;
 use http::header::{COOKIE, HOST, HeaderMap, HeaderName};
 
+use super::credential::Credential;
 use super::edits::{FilledEdits, HeaderEdits};
 use super::entry::AffinityCookie;
 use super::hops::CDN_LOOP;
 use super::snapshot::Route;
+use crate::auth::service;
 use crate::balance::Draw;
 use crate::balance::sticky::{self, Sticky};
 use crate::header::forwarded::ForwardedRequest;
@@ -16,6 +19,7 @@ use crate::header::hop_by_hop::{self, HopByHopFields};
 use crate::header::{Host, forwarded, trailers};
 use crate::policy::balance_key::{self, Keyed};
 use crate::upstream::handshake::RequestHead;
+use crate::ws::handshake::HandshakeOffer;
 
 /// A request with its route found.
 #[derive(Debug)]
@@ -34,6 +38,12 @@ pub struct RoutedRequest {
     pub parts: http::request::Parts,
     /// The route's changes to headers, where they have variables.
     pub edits: Option<Box<FilledEdits>>,
+    /// What it offers, if it is a WebSocket handshake.
+    pub offer: Option<HandshakeOffer>,
+    /// Whose request it is, on a route that asks.
+    pub credential: Option<Box<Credential>>,
+    /// What the service of the route says of its user.
+    pub from_service: Option<Arc<service::Identity>>,
 }
 
 impl RoutedRequest {

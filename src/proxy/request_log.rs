@@ -11,6 +11,7 @@ use http::{Method, Response, StatusCode};
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use super::body::{self, Body, BodyError, Upload};
+use super::credential::Identity;
 use super::hops;
 use super::metrics::{self, RouteRequestMetrics};
 use super::outcome::{self, Failure};
@@ -52,6 +53,8 @@ pub struct RequestLog {
     pub attempts: u32,
     /// The result of its affinity cookie.
     pub returned: Option<Returned>,
+    /// Whose request it is, where that is asked.
+    pub identity: Option<Box<Identity>>,
     waited: Duration,
     waits_since: Option<MonotonicTime>,
     /// The coding with which its answer is compressed.
@@ -75,6 +78,8 @@ pub struct RequestSummary {
     pub waited: Duration,
     /// The result of its affinity cookie.
     pub returned: Option<Returned>,
+    /// Whose request it was.
+    pub identity: Option<Box<Identity>>,
 }
 
 impl RequestLog {
@@ -95,6 +100,7 @@ impl RequestLog {
             endpoint: None,
             attempts: 0,
             returned: None,
+            identity: None,
             waited: Duration::ZERO,
             waits_since: None,
             compression: None,
@@ -162,6 +168,8 @@ impl RequestLog {
         }
         let response = response::failure(failure);
         let pages = self.route.as_ref().map(RouteAction::error_pages);
+        // What a service answers is its own page.
+        let pages = pages.filter(|_| !matches!(failure, Failure::AuthDenied(_)));
         match pages.and_then(|pages| pages.of(response.status(), self.takes_html)) {
             Some(page) => response::with_page(response, page),
             None => response,
@@ -220,7 +228,8 @@ impl RequestLog {
         self.metrics().handshake(StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));
         let (waited, returned) = (self.waited, self.returned);
         let request_info = std::mem::take(&mut self.request_info);
-        RequestSummary { request_info, requested: self.started, attempts: self.attempts, waited, returned }
+        let identity = self.identity.take();
+        RequestSummary { request_info, requested: self.started, attempts: self.attempts, waited, returned, identity }
     }
 }
 
@@ -259,6 +268,7 @@ impl Drop for RequestLog {
             compression: self.compression,
             reason: self.reason,
             detail: self.detail.as_deref(),
+            subject: self.identity.as_ref().and_then(|identity| identity.subject.as_deref()),
             attempts: self.attempts,
             waited: self.waited(),
             sticky: self.returned.map(Returned::label),

@@ -2,17 +2,24 @@
 
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 
 use super::body::{self, Body};
+use super::denial::ServiceDenial;
 use super::edits::HeaderEdits;
 use super::outcome::Failure;
 use super::page::Page;
 use crate::header::{Host, coding, field_line, hop_by_hop, length, trailers};
+use crate::policy::basic::BasicDenial;
+use crate::policy::clients::seconds_until;
+use crate::policy::jwt::TokenDenial;
 use crate::upstream::connect::ConnectError;
 use crate::ws::handshake::{Accept, OfferError, WebSocketKey, accept_for};
+
+/// When to come back who has too many sessions. Nobody knows when one of them ends; soon enough for somebody who closes a tab.
+const CLIENT_SESSIONS_SECONDS: u32 = 10;
 
 /// Seconds that a refused client is asked to wait: a random number in this range, so that they do not all come back at
 /// once.
@@ -20,6 +27,9 @@ const RETRY_SECONDS: std::ops::RangeInclusive<u32> = 1..=10;
 
 /// The answer for a failure: its status, and a line of text that names the reason.
 pub fn failure(failure: &Failure) -> Response<Body> {
+    if let Failure::AuthDenied(denial) = failure {
+        return denied(denial);
+    }
     let outcome = failure.outcome();
     let text = format!("{}: {}\n", outcome.reason, failure.hint());
     let mut response = Response::new(body::full(text));
@@ -43,6 +53,21 @@ pub fn failure(failure: &Failure) -> Response<Body> {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         }
+        // RFC 6750 §3.
+        Failure::Token(denial) => {
+            let challenge = denial.challenge().and_then(|challenge| HeaderValue::try_from(challenge).ok());
+            headers.extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
+            if *denial == TokenDenial::NoKeys {
+                headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u32(RETRY_SECONDS)));
+            }
+        }
+        // RFC 7617 §2.
+        Failure::Password(password) => {
+            headers.extend(password.challenge.clone().map(|challenge| (WWW_AUTHENTICATE, challenge)));
+            if password.denial == BasicDenial::Busy {
+                headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u32(RETRY_SECONDS)));
+            }
+        }
         // RFC 9110 §15.5.22: a 426 says what to upgrade to.
         Failure::NotWebSocket => {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -54,7 +79,14 @@ pub fn failure(failure: &Failure) -> Response<Body> {
             let seconds = u32::try_from(after.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.saturating_add(fastrand::u32(0..=seconds / 4 + 1))));
         }
-        Failure::RouteFull
+        Failure::ClientRate(after) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds_until(*after)));
+        }
+        Failure::ClientSessions => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(CLIENT_SESSIONS_SECONDS));
+        }
+        Failure::AuthUnavailable(_)
+        | Failure::RouteFull
         | Failure::EndpointsFull
         | Failure::QueueFull
         | Failure::QueueTimeout
@@ -72,6 +104,15 @@ pub fn failure(failure: &Failure) -> Response<Body> {
         }
         _ => {}
     }
+    response
+}
+
+/// The answer of the service that does not let in.
+fn denied(denial: &ServiceDenial) -> Response<Body> {
+    let body = if denial.body.is_empty() { body::empty() } else { body::full(denial.body.clone()) };
+    let mut response = Response::new(body);
+    *response.status_mut() = denial.status;
+    *response.headers_mut() = denial.headers.clone();
     response
 }
 

@@ -10,12 +10,14 @@ use http::header::{HeaderName, HeaderValue};
 use super::answer::AnswerRoute;
 use super::body::BodyTimeouts;
 use super::compress::Compression;
+use super::credential::RouteAuth;
 use super::edits::{HeaderEdits, Variables};
 use super::metrics::RouteRequestMetrics;
 use super::page::ErrorPages;
-use super::quota::RouteQuota;
+use super::quota::{ClientLimits, RouteQuota};
 use crate::header::lookalike;
 use crate::policy::OriginPolicy;
+use crate::policy::address::AddressRules;
 use crate::route::{Rewrite, RouteTable};
 use crate::session::RouteSessions;
 use crate::upstream::Upstream;
@@ -86,6 +88,22 @@ impl RouteAction {
         }
     }
 
+    /// Which addresses may use it, unless all may.
+    pub fn addresses(&self) -> Option<&AddressRules> {
+        match self {
+            RouteAction::Forward(route) => route.addresses.as_deref(),
+            RouteAction::Answer(route) => route.addresses.as_deref(),
+        }
+    }
+
+    /// Who may use it, unless everybody may.
+    pub fn auth(&self) -> Option<&RouteAuth> {
+        match self {
+            RouteAction::Forward(route) => route.auth.as_deref(),
+            RouteAction::Answer(_) => None,
+        }
+    }
+
     /// The variables in it.
     pub fn variables(&self) -> Variables {
         match self {
@@ -108,6 +126,10 @@ pub struct Route {
     pub upstream_name: Arc<str>,
     /// Which origins may open a WebSocket.
     pub origins: OriginPolicy,
+    /// Which addresses may use it, unless all may.
+    pub addresses: Option<Box<AddressRules>>,
+    /// Who may use it, unless everybody may.
+    pub auth: Option<Box<RouteAuth>>,
     /// What becomes of the path.
     pub rewrite: Rewrite,
     /// Changes to requests.
@@ -134,6 +156,8 @@ pub struct Route {
     pub tunnel: Arc<TunnelSettings>,
     /// Its quota.
     pub quota: Arc<RouteQuota>,
+    /// The limits of single clients, if there are any.
+    pub client_limits: Option<Box<ClientLimits>>,
     /// The limit of concurrent sessions and plain requests.
     pub connections_max: usize,
     /// Pages in place of our own words.

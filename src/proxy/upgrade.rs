@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
-use http::header::{ORIGIN, SET_COOKIE};
+use http::header::{ORIGIN, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::entry::{self, AffinityCookie};
 use super::exchange::{ExchangePermits, RelayedBody};
 use super::outcome::Failure;
-use super::quota::RoutePermit;
+use super::quota::{ClientPermit, RoutePermit};
 use super::request::RoutedRequest;
 use super::request_log::RequestLog;
 use super::snapshot::Route;
@@ -26,25 +26,47 @@ use crate::base::clock;
 use crate::base::error_chain::error_chain;
 use crate::net::transport::RelayIo;
 use crate::policy::OriginTarget;
+use crate::policy::clients::HeaderDigest;
 use crate::session::registry::Guard;
-use crate::session::{self, RouteSessions, Session, SessionEntry, SessionRecord};
+use crate::session::{self, AuthenticatedClient, RouteSessions, Session, SessionClient, SessionEntry, SessionRecord};
 use crate::upstream::connect::{ConnectError, UpstreamIo};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_state::{ConnectionPermit, EndpointState, SessionPermit};
 use crate::upstream::handshake::{self, HandshakeError, HandshakeReply, RequestHead, Switched};
-use crate::ws::handshake::{HandshakeAnswer, HandshakeOffer, key};
+use crate::ws::handshake::{HandshakeAnswer, HandshakeOffer, OfferError, key};
 use crate::ws::tunnel::Tunnel;
 
 /// The permits that a session returns when it ends.
 #[derive(Debug)]
 pub struct SessionPermits {
     endpoint_permit: SessionPermit,
-    _route_permit: RoutePermit,
+    /// With the place among the sessions of its client, where these are limited.
+    route_permit: RoutePermit,
+}
+
+impl SessionPermits {
+    /// Makes them of permits that were taken for a session which comes from another process.
+    pub fn new(
+        endpoint_permit: ConnectionPermit,
+        route_permit: RoutePermit,
+        client_permit: Option<ClientPermit>,
+    ) -> SessionPermits {
+        let endpoint_permit = endpoint_permit.into_session();
+        let route_permit = match client_permit {
+            Some(client) => route_permit.with(client),
+            None => route_permit,
+        };
+        SessionPermits { endpoint_permit, route_permit }
+    }
 }
 
 impl session::SessionResources for SessionPermits {
     fn endpoint_state(&self) -> &EndpointState {
         self.endpoint_permit.state()
+    }
+
+    fn header_client(&self) -> Option<HeaderDigest> {
+        self.route_permit.client()?.header
     }
 }
 
@@ -108,13 +130,23 @@ impl PendingUpgrade {
             })
         });
         let server = (opened.server, opened.early);
+        let (subject, expires) = handed.identity.map_or((None, None), |identity| (identity.subject, identity.expires));
+        let session_client = match subject {
+            Some(subject) => {
+                SessionClient::Authenticated(Box::new(AuthenticatedClient { address: client_address, subject }))
+            }
+            None => SessionClient::Address(client_address),
+        };
         let member = SessionEntry {
             route: Arc::clone(&opened.sessions),
             endpoint_state: Arc::clone(&opened.endpoint.state),
-            client: client_address,
+            client: session_client,
             opened: now,
         };
         guard.join(member, now);
+        if expires.is_some() {
+            guard.set_expiry(expires);
+        }
         Session::new(opened.sessions, record, tunnel, client, server, (guard, opened.held))
     }
 }
@@ -131,7 +163,7 @@ pub fn judge(route: &Route, request: &RoutedRequest) -> Result<HandshakeOffer, F
     Ok(offer)
 }
 
-/// Judges the request and opens a WebSocket to an endpoint for it.
+/// Opens a WebSocket to an endpoint for a request that was judged.
 ///
 /// # Errors
 /// When something keeps it from opening. An endpoint's own refusal is no error: it is a response.
@@ -141,7 +173,12 @@ pub async fn run(
     mut arrival: RoutedRequest,
     log: &mut RequestLog,
 ) -> Result<Walked, Failure> {
-    let offer = judge(&route, &arrival)?;
+    let Some(offer) = arrival.offer.take() else { return Err(OfferError::Connection.into()) };
+    let own_subprotocol = arrival.credential.as_mut().and_then(|credential| credential.own_subprotocol.take());
+    let client_permit = match &route.client_limits {
+        Some(limits) => limits.enter(&arrival, log)?,
+        None => None,
+    };
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;
     let draw = arrival.draw(&route, log.request_info.client);
     let affinity_cookie = arrival.affinity_cookie(&route);
@@ -155,10 +192,13 @@ pub async fn run(
         HandshakeReply::Switched(Switched { io, answer, mut headers, early }) => {
             edits.as_ref().unwrap_or(&route.response_edits).apply(&mut headers);
             headers.extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+            if answer.subprotocol.is_none() {
+                headers.extend(own_subprotocol.map(|subprotocol| (SEC_WEBSOCKET_PROTOCOL, subprotocol)));
+            }
             let head = response::switching_protocols(&headers, &offer.key);
             let handles = &route.listeners[proxy.listener_index];
             route.upstream.opened(&endpoint.state, clock::coarse());
-            let held = SessionPermits { endpoint_permit: endpoint_permit.into_session(), _route_permit: route_permit };
+            let held = SessionPermits::new(endpoint_permit, route_permit, client_permit);
             let sessions = Arc::clone(&handles.sessions);
             let opened = VerifiedUpgrade { head, server: io, early, answer, endpoint, sessions, held, route };
             Ok(Walked::Switched(opened))

@@ -10,7 +10,9 @@ use super::snapshot::RouteAction;
 use super::{Downstream, Proxy};
 use crate::header::Host;
 use crate::header::authority::default_port;
+use crate::header::template::Placeholder;
 use crate::header::variable::Variable;
+use crate::policy::jwt::Claims;
 
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
@@ -36,11 +38,19 @@ pub struct RequestValues<'a> {
     pub path: &'a str,
     /// Its id, where a variable asks for it.
     pub id: Option<&'a str>,
+    /// What the token claims that let it in.
+    pub claims: Option<&'a Claims>,
 }
 
 impl RequestValues<'_> {
-    /// Writes what `variable` stands for; nothing if that is not known.
-    pub fn write(&self, variable: Variable, out: &mut String) {
+    /// Writes what a placeholder stands for; nothing if that is not known.
+    pub fn write(&self, placeholder: Placeholder<'_>, out: &mut String) {
+        let variable = match placeholder {
+            Placeholder::Variable(variable) => variable,
+            Placeholder::Claim(name) => {
+                return self.claims.iter().for_each(|claims| claims.write(name, out));
+            }
+        };
         let arrival = self.arrival;
         let query = arrival.parts.uri.query();
         match variable {

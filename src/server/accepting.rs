@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::Listener;
+use super::moving::{self, Arrival};
 use crate::net::listener::{Acceptor, Bound};
 use crate::session::Sessions;
 
@@ -32,6 +33,8 @@ pub enum AcceptCommand {
         /// Dropped once connections are accepted.
         done: mpsc::Sender<()>,
     },
+    /// Lets a session of the process before go on.
+    Adopt(Box<Arrival>),
     /// Stops accepting.
     Stop {
         /// The id of the binding.
@@ -68,6 +71,7 @@ pub async fn run(index: usize, mut commands: mpsc::UnboundedReceiver<AcceptComma
                 let task = accept(index, listener, bound, Arc::clone(&sessions), done, stopped);
                 loops.insert(binding_id, AcceptLoop { stop, task: tokio::spawn(task) });
             }
+            AcceptCommand::Adopt(arrival) => moving::arrive(arrival, &sessions),
             AcceptCommand::Stop { binding_id, waiting, done } => {
                 let Some(AcceptLoop { stop, task }) = loops.remove(&binding_id) else { continue };
                 // It may have ended by itself.

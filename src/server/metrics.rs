@@ -16,6 +16,8 @@ pub enum ConnectionError {
     AcceptPaused,
     /// The listener has reached its connection limit.
     Limit,
+    /// The listener's `addresses` do not let it in.
+    Address,
     /// The PROXY protocol header is missing, malformed or unwanted.
     ProxyProtocol,
     /// The TLS handshake took too long.
@@ -40,6 +42,7 @@ variant_labels! {
     ConnectionError {
         AcceptPaused => "accept_paused",
         Limit => "limit",
+        Address => "address",
         ProxyProtocol => "proxy_protocol",
         TlsTimeout => "tls_timeout",
         TlsFailed => "tls_failed",
@@ -183,6 +186,11 @@ impl ListenerMetrics {
     /// Counts an accepted connection, which is active until the result is dropped.
     pub fn accept(&self) -> Active {
         self.total.inc();
+        Active::new(&self.active)
+    }
+
+    /// Counts a connection that another process has accepted, which is active until the result is dropped.
+    pub fn arrived(&self) -> Active {
         Active::new(&self.active)
     }
 

@@ -7,6 +7,8 @@
 pub mod accepting;
 mod h1;
 pub mod metrics;
+pub mod moving;
+pub mod turns;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -26,17 +28,20 @@ use crate::net::listener::Acceptor;
 use crate::net::proxy_protocol::{self, Mode};
 use crate::net::stream::{PeerAddr, Prefixed, Stream};
 use crate::net::transport::Transport;
-use crate::proxy::upgrade::{PendingUpgrade, SessionPermits};
+use crate::policy::address::{AddressDenial, AddressRules};
+use crate::proxy::upgrade::PendingUpgrade;
 use crate::proxy::{Downstream, Proxy};
 use crate::session::registry::Guard;
-use crate::session::{Session, SessionEntry, Sessions};
+use crate::session::relay::Turn;
+use crate::session::{SessionEntry, Sessions};
 use crate::telemetry::counters::Active;
+use crate::telemetry::log_limiter::LogLimiter;
 use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::tls::server::TlsAcceptError;
 use crate::tls::{self, ServerStream};
-use crate::upstream::connect::UpstreamIo;
 use accepting::PendingConnections;
 use metrics::{ConnectionError, ListenerMetrics, TlsVersionLabel};
+use moving::LiveSession;
 
 /// A client's connection, with or without TLS.
 pub type DownstreamIo = Transport<ServerStream>;
@@ -57,6 +62,8 @@ pub struct Listener {
     open: AtomicUsize,
     /// The time until which bad server names are not logged.
     quiet_until: AtomicU64,
+    /// Limits lines about addresses that are refused.
+    refusals: LogLimiter,
 }
 
 /// The time between two such log lines, which any client can cause; the counter counts all.
@@ -69,7 +76,35 @@ impl Listener {
     pub fn new(name: Arc<str>, settings: Arc<ListenerSettings>, proxy: Arc<Proxy>) -> Listener {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (open, quiet_until) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Listener { name, id, settings: ArcSwap::new(settings), proxy: ArcSwap::new(proxy), open, quiet_until }
+        let (settings, proxy) = (ArcSwap::new(settings), ArcSwap::new(proxy));
+        Listener { name, id, settings, proxy, open, quiet_until, refusals: LogLimiter::default() }
+    }
+
+    /// Judges the address of a client before anything of it is read.
+    fn admits(&self, settings: &ListenerSettings, client: Option<SocketAddr>) -> bool {
+        let Some(addresses) = &settings.addresses else { return true };
+        match addresses.judge(client.map(|client| client.ip())) {
+            Ok(()) => true,
+            Err(denial) => {
+                self.refused(settings, client, denial);
+                false
+            }
+        }
+    }
+
+    /// Counts a client whose address is refused, and logs it unless there are too many.
+    #[cold]
+    fn refused(&self, settings: &ListenerSettings, client: Option<SocketAddr>, denial: AddressDenial) {
+        settings.metrics.error(ConnectionError::Address);
+        if let Some(line) = self.refusals.line(clock::coarse()) {
+            tracing::info!(
+                listener = %self.name,
+                client = client.map(|client| tracing::field::display(client.ip().to_canonical())),
+                reason = ConnectionError::Address.label(),
+                suppressed = line.suppressed,
+                "connection refused: {denial}"
+            );
+        }
     }
 
     /// Logs, at most once a minute, that a client has sent a server name that rustls refuses. The client gets an alert that
@@ -96,6 +131,8 @@ impl Listener {
 pub struct ListenerSettings {
     /// TLS, if the listener terminates it.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Which addresses may connect, unless all may.
+    pub addresses: Option<Box<AddressRules>>,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: Option<Mode>,
     /// The time limits before a request.
@@ -142,13 +179,19 @@ fn begin_connection(
     (stream, peer): (Stream, PeerAddr),
 ) {
     let settings = listener.settings.load_full();
+    // With a PROXY header, the address that counts is not known yet.
+    if settings.proxy_protocol.is_none() && !listener.admits(&settings, peer.inet()) {
+        return;
+    }
     let Some(slot) = ConnectionSlot::take(listener, &settings) else {
         settings.metrics.error(ConnectionError::Limit);
         return;
     };
     let guard = sessions.enter(listener.id);
     let before = Box::pin(serve_until_session(stream, peer, port, Arc::clone(listener), settings, guard));
-    tokio::spawn(connection(before, slot));
+    // In a box too, so that the task has one word of it when the session has begun.
+    let before = Box::new(turns::in_turn(before));
+    tokio::spawn(connection(before, begin, slot));
 }
 
 /// A connection's share of the listener's connection limit.
@@ -165,6 +208,12 @@ impl ConnectionSlot {
             return None;
         }
         Some(ConnectionSlot { listener: Arc::clone(listener), _active: settings.metrics.accept() })
+    }
+
+    /// Takes one for a connection that another process has accepted, whatever the limit.
+    fn take_anyway(listener: &Arc<Listener>) -> ConnectionSlot {
+        listener.open.fetch_add(1, Ordering::Relaxed);
+        ConnectionSlot { listener: Arc::clone(listener), _active: listener.settings.load().metrics.arrived() }
     }
 
     /// Logs a panic that has ended the connection.
@@ -191,20 +240,27 @@ impl Drop for ConnectionSlot {
 /// Every variable enlarges the task for its whole life, so there are few: the part before the session is boxed and freed when
 /// it is done; the session is inside the future, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
-fn connection(
-    mut before: impl Future<Output = Option<Upgraded>> + Unpin,
+fn connection<T>(
+    mut before: impl Future<Output = Option<T>> + Unpin,
+    // Of no size, as a function pointer is not.
+    begin: impl Fn(T) -> Option<LiveSession> + Unpin,
     slot: ConnectionSlot,
 ) -> impl Future<Output = ()> {
     async move {
         // Freed as soon as it is done. After a panic too, dropping it releases all that it held.
-        let begun = poll_fn(move |cx| Pin::new(&mut before).poll(cx).map(|upgraded| upgraded.map(begin)));
+        let begun = poll_fn(move |cx| Pin::new(&mut before).poll(cx).map(|before| before.and_then(&begin)));
         let mut session = match panics::catching(PanicSite::Connection, begun).await {
             Ok(Some(session)) => session,
             Ok(None) => return,
             Err(panic) => return slot.panicked(&panic),
         };
         let mut timer = pin!(sleep_until(Instant::now()));
-        poll_fn(|cx| session.poll(cx, timer.as_mut())).await;
+        while poll_fn(|cx| session.poll(cx, timer.as_mut())).await == Turn::Leaving {
+            // Boxed: what happens once must not make the task larger all its life.
+            if Box::pin(moving::leave(&mut session)).await {
+                return;
+            }
+        }
         // Drop the session first: the slot is free only when its connections have ended.
         match panics::catch(PanicSite::Session, || drop(session)) {
             Ok(()) => drop(slot),
@@ -215,8 +271,8 @@ fn connection(
 
 type Upgraded = (Box<PendingUpgrade>, DownstreamIo, Vec<u8>, Guard<SessionEntry>);
 
-fn begin((pending, io, early, guard): Upgraded) -> Session<DownstreamIo, UpstreamIo, SessionPermits> {
-    pending.begin((io, early), guard)
+fn begin((pending, io, early, guard): Upgraded) -> Option<LiveSession> {
+    Some(pending.begin((io, early), guard))
 }
 
 /// Serves everything before the session. Returns `None` if no session begins.
@@ -231,10 +287,7 @@ async fn serve_until_session(
     // Read the clock once, and only if a deadline is needed.
     let mut accepted = None;
     let mut deadline = || *accepted.get_or_insert_with(Instant::now) + settings.timeouts.tls.duration();
-    let mut peer = match peer {
-        PeerAddr::Inet(addr) => Some(addr),
-        PeerAddr::Unix => None,
-    };
+    let mut peer = peer.inet();
     let mut port = listener_port;
     let mut stream = Prefixed::from(stream);
     if let Some(mode) = settings.proxy_protocol {
@@ -245,6 +298,9 @@ async fn serve_until_session(
                 if let Some(announced) = announced {
                     peer = Some(announced.client);
                     port = Some(announced.destination.port());
+                }
+                if !listener.admits(&settings, peer) {
+                    return None;
                 }
             }
             Err(error) => {
@@ -312,8 +368,8 @@ mod tests {
     fn a_connection_is_a_task_of_640_bytes() {
         type Before = Pin<Box<std::future::Ready<Option<Upgraded>>>>;
         // tokio's own part of a task, whose size is a multiple of 128 on common machines.
-        let task = 96;
-        let bytes = size_of_answer(|before: Before, slot| connection(before, slot));
+        let task = 104;
+        let bytes = size_of_answer(|before: Before, slot| connection(before, begin, slot));
         assert!(bytes + task <= 640, "{bytes}");
     }
 }

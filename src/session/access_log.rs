@@ -9,8 +9,11 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::metrics::Initiator;
 use crate::header::redact;
+use crate::policy::subject::SUBJECT_BYTES_MAX;
 use crate::telemetry::escape;
 use crate::telemetry::logging::Format;
 use crate::telemetry::sink::LogSink;
@@ -39,7 +42,7 @@ pub enum RecordKind {
 }
 
 /// The traffic of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Bytes relayed: of frames, headers included; of a plain request, its body.
     pub bytes: u64,
@@ -103,6 +106,8 @@ pub struct LogRecord<'a> {
     pub compression: Option<&'static str>,
     /// The version of TLS.
     pub tls: Option<&'static str>,
+    /// The subject of the client's credential.
+    pub subject: Option<&'a str>,
     /// The X-Request-Id that came with the request.
     pub request_id: Option<&'a str>,
     /// The User-Agent.
@@ -156,6 +161,7 @@ impl LogRecord<'_> {
         keys.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
         keys.optional("compression", self.compression);
         keys.optional("tls", self.tls);
+        keys.optional("subject", self.subject.map(|subject| escape::cut(subject, SUBJECT_BYTES_MAX)));
         keys.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
         keys.optional("user_agent", self.user_agent.map(|agent| escape::cut(agent, USER_AGENT_BYTES_MAX)));
         keys.plain("bytes_in", self.received.bytes);
@@ -223,6 +229,7 @@ impl LogRecord<'_> {
         }
         words.optional("sticky", self.sticky);
         words.optional("tls", self.tls);
+        words.optional("subject", self.subject.map(|subject| escape::cut(subject, SUBJECT_BYTES_MAX)));
         words.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
         words.optional("compression", self.compression);
         words.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
@@ -390,6 +397,7 @@ mod tests {
             subprotocol: Some("chat.v2"),
             compression: Some("permessage-deflate"),
             tls: Some("1.3"),
+            subject: None,
             request_id: Some("r-1"),
             user_agent: Some("Mozilla/5.0 (X11)"),
             received: Traffic { bytes: 5000, text: 10, binary: 2, pings: 0, pongs: 1 },

@@ -7,6 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::has_budget_remaining;
 
@@ -45,8 +46,18 @@ pub(super) struct Lane {
     shut: Shut,
 }
 
+/// What a lane holds, written down for another process. All else of a lane is found anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneState {
+    carry: Vec<u8>,
+    is_carry_new: bool,
+    queued: Vec<u8>,
+    unflushed: bool,
+    shut: Shut,
+}
+
 /// The progress of shutting down a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Shut {
     Open,
     /// Shutdown has begun and is not fully written.
@@ -199,6 +210,37 @@ impl Lane {
             has_waker: false,
             size: BufferSize::Small,
             shut: Shut::Open,
+        }
+    }
+
+    /// Writes down what the lane holds.
+    pub(super) fn into_state(self) -> LaneState {
+        let Lane { carry, is_carry_new, queued, unflushed, is_half_written, has_waker: _, size: _, shut } = self;
+        debug_assert!(!is_half_written, "a lane is written down between two polls");
+        let queued = queued.map_or_else(Vec::new, |queued| {
+            let QueuedBytes { buffer, start, end } = *queued;
+            buffer[start..end].to_vec()
+        });
+        LaneState { carry: carry.map_or_else(Vec::new, |carry| *carry), is_carry_new, queued, unflushed, shut }
+    }
+
+    /// Returns the lane that was written down.
+    pub(super) fn restore(state: LaneState) -> Lane {
+        let LaneState { carry, is_carry_new, queued, unflushed, shut } = state;
+        let queued = (!queued.is_empty()).then(|| {
+            let mut buffer = pool::take_at_least(queued.len());
+            buffer[..queued.len()].copy_from_slice(&queued);
+            Box::new(QueuedBytes { buffer, start: 0, end: queued.len() })
+        });
+        Lane {
+            is_carry_new: is_carry_new && !carry.is_empty(),
+            carry: (!carry.is_empty()).then(|| Box::new(carry)),
+            queued,
+            unflushed,
+            is_half_written: false,
+            has_waker: false,
+            size: BufferSize::Small,
+            shut,
         }
     }
 

@@ -10,6 +10,7 @@ pub mod metrics;
 mod record;
 pub mod registry;
 pub mod relay;
+mod state;
 pub mod stop;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
@@ -26,11 +28,13 @@ use crate::balance::sticky::Returned;
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::net::transport::RelayIo;
+use crate::policy::clients::HeaderDigest;
 use crate::session::registry::{Guard, SessionRegistry};
 use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::upstream::Upstream;
 use crate::upstream::endpoint_state::EndpointState;
 use crate::ws::Side;
+use crate::ws::close::CloseCode;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake;
 use crate::ws::scanner::{EndedMessage, Violation};
@@ -38,7 +42,8 @@ use crate::ws::tunnel::{End, Farewell, Observer, Tunnel};
 use access_log::{AccessLog, LogRecord, RecordKind, Traffic};
 use metrics::{ControlKind, Direction, EndLabels, Initiator, MessageKind, PeerLabel, RouteSessionMetrics};
 pub use record::{Quoted, RequestInfo, SessionRecord, Texts};
-use relay::Relay;
+use relay::{Relay, Turn};
+pub use state::{Immovable, Parked, SessionState};
 use stop::StopReason;
 
 /// How an end is answered and labelled: one row of `proxy::outcome`'s table.
@@ -54,9 +59,17 @@ pub struct CloseActions {
     pub reason: &'static str,
 }
 
-/// The table as a function, so that it can live in a higher module. The route decides what a client gets whose server
-/// is lost.
-pub type CloseMapper = fn(&End, stop: Option<&StopReason>, upstream_lost: &Farewell) -> CloseActions;
+/// The table as a function, so that it can live in a higher module. The route decides some of it.
+pub type CloseMapper = fn(&End, stop: Option<&StopReason>, farewells: &RouteFarewells) -> CloseActions;
+
+/// What a route decides of the table.
+#[derive(Clone, Debug)]
+pub struct RouteFarewells {
+    /// What a client gets if its server is lost without a Close.
+    pub upstream_lost: Farewell,
+    /// The code for a client whose credential has expired.
+    pub expired: CloseCode,
+}
 
 /// Decides how an end is answered and labelled.
 pub trait ClosePolicy {
@@ -81,8 +94,10 @@ pub struct RouteSessions {
     pub log: AccessLog,
     /// Maps their ends to closes and labels.
     pub close_mapper: CloseMapper,
-    /// What a client gets if its server is lost without a Close.
-    pub upstream_lost: Farewell,
+    /// Whether their clients are authenticated.
+    pub is_authenticated: bool,
+    /// What their clients get in some cases.
+    pub farewells: RouteFarewells,
 }
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -101,10 +116,46 @@ pub struct SessionEntry {
     pub route: Arc<RouteSessions>,
     /// The state of its endpoint.
     pub endpoint_state: Arc<EndpointState>,
-    /// The client's address, if known.
-    pub client: Option<IpAddr>,
+    /// Its client.
+    pub client: SessionClient,
     /// When it opened.
     pub opened: MonotonicTime,
+}
+
+/// The client of a session. Who is authenticated has a box of its own, so that all others pay nothing for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionClient {
+    /// Its address, if known.
+    Address(Option<IpAddr>),
+    /// Who it is.
+    Authenticated(Box<AuthenticatedClient>),
+}
+
+/// A client that is known by its credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthenticatedClient {
+    /// Its address, if known.
+    pub address: Option<IpAddr>,
+    /// The subject of its credential.
+    pub subject: Box<str>,
+}
+
+impl SessionClient {
+    /// Returns its address, if known.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            SessionClient::Address(address) => *address,
+            SessionClient::Authenticated(client) => client.address,
+        }
+    }
+
+    /// Returns the subject of its credential, if it has one.
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            SessionClient::Address(_) => None,
+            SessionClient::Authenticated(client) => Some(&client.subject),
+        }
+    }
 }
 
 /// The registry of all connections and sessions.
@@ -114,6 +165,11 @@ pub type Sessions = SessionRegistry<SessionEntry>;
 pub trait SessionResources {
     /// Returns the state of its endpoint.
     fn endpoint_state(&self) -> &EndpointState;
+
+    /// Returns the header that has told its client, where clients are told by one.
+    fn header_client(&self) -> Option<HeaderDigest> {
+        None
+    }
 }
 
 /// A running session. `H` is whatever else must be released when it ends.
@@ -121,7 +177,13 @@ pub trait SessionResources {
 /// Its task holds it unboxed. It is kept small: consecutive messages mostly belong to different sessions, so each wake-up
 /// reads it from memory anew.
 #[derive(Debug)]
-pub struct Session<C, S, H: SessionResources> {
+pub struct Session<C, S, H: SessionResources>(
+    /// Empty once it has been taken apart, to go to another process: then there is no end to log.
+    Option<Live<C, S, H>>,
+);
+
+#[derive(Debug)]
+struct Live<C, S, H: SessionResources> {
     relay: Relay<C, S, SessionCounts>,
     guard: Guard<SessionEntry>,
     resources: H,
@@ -144,21 +206,23 @@ where
     ) -> Self {
         route.metrics.begin();
         let relay = Relay::new(tunnel, client, server, SessionCounts { route, record });
-        Session { relay, guard, resources }
+        Session(Some(Live { relay, guard, resources }))
     }
 
     /// Relays, see [`Relay::poll`]. A panic ends the session, with 1011 to both peers if it can still be sent.
     #[inline]
-    pub fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        match panics::catch(PanicSite::Session, || self.relay.poll(cx, timer.as_mut(), &self.guard)) {
+    pub fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
+        let Some(Live { relay, guard, .. }) = &mut self.0 else { return Poll::Ready(Turn::Over) };
+        match panics::catch(PanicSite::Session, || relay.poll(cx, timer.as_mut(), guard)) {
             Ok(poll) => poll,
             Err(panic) => self.panicked(cx, timer, &panic),
         }
     }
 
     #[cold]
-    fn panicked(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, panic: &Panic) -> Poll<()> {
-        let SessionCounts { route, record } = self.relay.observer();
+    fn panicked(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, panic: &Panic) -> Poll<Turn> {
+        let Some(Live { relay, guard, resources }) = &mut self.0 else { return Poll::Ready(Turn::Over) };
+        let SessionCounts { route, record } = relay.observer();
         let client = record.as_ref().and_then(|record| record.request_info.client);
         tracing::error!(
             r#where = PanicSite::Session.label(),
@@ -166,31 +230,31 @@ where
             listener = %route.listener,
             route = %route.route,
             upstream = %route.upstream.name,
-            endpoint = self.resources.endpoint_state().endpoint(),
+            endpoint = resources.endpoint_state().endpoint(),
             client = client.map(tracing::field::display),
             "panic: {}: the session is closed with 1011",
             panic.message
         );
         // Unfinished work is given up with the session; where frames ended is still known. After a second panic it is
         // not.
-        if self.relay.tunnel().is_closing() {
-            return Poll::Ready(());
+        if relay.tunnel().is_closing() {
+            return Poll::Ready(Turn::Over);
         }
-        let relay = &mut self.relay;
         let ending = panics::catch(PanicSite::Session, || {
             relay.panicked();
-            relay.poll(cx, timer.as_mut(), &self.guard)
+            relay.poll(cx, timer.as_mut(), guard)
         });
-        ending.unwrap_or(Poll::Ready(()))
+        ending.unwrap_or(Poll::Ready(Turn::Over))
     }
 }
 
 impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
     fn drop(&mut self) {
-        let (tunnel, SessionCounts { route, record }) = (self.relay.tunnel(), self.relay.observer());
+        let Some(Live { relay, guard, resources }) = &self.0 else { return };
+        let (tunnel, SessionCounts { route, record }) = (relay.tunnel(), relay.observer());
         let is_stopped = tunnel.end() == Some(&End::Stopped);
-        let stop_reason = is_stopped.then(|| self.guard.stop_reason()).flatten();
-        let close_mapper = |end| (route.close_mapper)(end, stop_reason.as_ref(), &route.upstream_lost);
+        let stop_reason = is_stopped.then(|| guard.stop_reason()).flatten();
+        let close_mapper = |end| (route.close_mapper)(end, stop_reason.as_ref(), &route.farewells);
         // Without an end the task itself was dropped: the process exits, or something panicked.
         let (closing, code, reason) = match tunnel.end() {
             Some(end @ End::Closed { body, .. }) => {
@@ -220,7 +284,7 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
         let (now, opened) = (clock::now(), tunnel.opened());
         if let Some(End::Lost(Side::Server)) = tunnel.end() {
             let lasted = tunnel.end_began().unwrap_or(now).since(opened);
-            route.upstream.broke_off(self.resources.endpoint_state(), lasted, now);
+            route.upstream.broke_off(resources.endpoint_state(), lasted, now);
         }
         route.metrics.end(EndLabels::new(closing.initiator, code, closing.reason), now.since(opened));
         let Some(record) = record else { return };
@@ -235,6 +299,7 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
             ) => Some(format!("sent by the {}", by.as_str())),
             _ => None,
         };
+        let member = route.is_authenticated.then(|| guard.member()).flatten();
         let [received, sent] = record.traffic;
         route.log.write(&LogRecord {
             kind: RecordKind::Session,
@@ -253,6 +318,7 @@ impl<C, S, H: SessionResources> Drop for Session<C, S, H> {
             close: Some(access_log::CloseRecord { initiator: closing.initiator, code, reason: &reason }),
             reason: closing.reason,
             detail: detail.as_deref(),
+            subject: member.as_ref().and_then(|member| member.client.subject()),
             attempts: record.attempts,
             waited: Duration::from_micros(record.waited_micros.into()),
             sticky: record.returned.map(Returned::label),
@@ -281,7 +347,7 @@ impl SessionCounts {
 
 impl ClosePolicy for SessionCounts {
     fn closing(&self, end: &End, stop: Option<&StopReason>) -> CloseActions {
-        (self.route.close_mapper)(end, stop, &self.route.upstream_lost)
+        (self.route.close_mapper)(end, stop, &self.route.farewells)
     }
 }
 

@@ -7,33 +7,77 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use super::access_log::{LogRecord, RecordKind, Traffic};
 use crate::balance::sticky::Returned;
 use crate::base::time::MonotonicTime;
 
+/// The version of TLS, as it is logged.
+pub type TlsVersion = &'static str;
+
 /// The logged data of a request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestInfo {
     /// The client's address, if known.
     pub client: Option<IpAddr>,
     /// Its port, if the client is the peer of the connection.
     pub client_port: Option<u16>,
     /// The version of TLS.
-    pub tls: Option<&'static str>,
+    #[serde(with = "tls_version")]
+    pub tls: Option<TlsVersion>,
     /// The logged texts of the request.
     pub texts: Texts,
 }
 
 /// The logged texts of a request, one after another in one allocation; empty if nothing is logged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Texts {
     all: Box<str>,
     /// The end of each text that is present, plus one.
     ends: [Option<NonZeroU32>; 5],
 }
 
+impl Serialize for Texts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Quoted { host, path, query, request_id, user_agent } = self.quoted();
+        (host, path, query, request_id, user_agent).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
+        let read = <(String, String, Option<String>, Option<String>, Option<String>)>::deserialize(deserializer)?;
+        let (host, path, query, request_id, user_agent) = &read;
+        let [query, request_id, user_agent] = [query, request_id, user_agent].map(Option::as_deref);
+        let texts = Texts::new(&Quoted { host, path, query, request_id, user_agent });
+        Ok(if texts.quoted() == Texts::default().quoted() { Texts::default() } else { texts })
+    }
+}
+
+/// Writes and reads the version of TLS, of which there are two.
+mod tls_version {
+    use std::borrow::Cow;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(version: &Option<&'static str>, serializer: S) -> Result<S::Ok, S::Error> {
+        version.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'static str>, D::Error> {
+        match Option::<Cow<'_, str>>::deserialize(deserializer)?.as_deref() {
+            None => Ok(None),
+            Some("1.2") => Ok(Some("1.2")),
+            Some("1.3") => Ok(Some("1.3")),
+            Some(_) => Err(D::Error::custom("a version of TLS that is not known")),
+        }
+    }
+}
+
 /// The texts, in order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted<'a> {
     /// The authority of the request.
     pub host: &'a str,
@@ -110,6 +154,7 @@ impl RequestInfo {
             subprotocol: None,
             compression: None,
             tls: self.tls,
+            subject: None,
             request_id,
             user_agent,
             received: Traffic::default(),
@@ -125,7 +170,7 @@ impl RequestInfo {
 }
 
 /// The data of a session's log line, as far as it is known before the end.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// The traffic from the client and from the server.
     pub traffic: [Traffic; 2],

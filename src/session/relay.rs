@@ -10,21 +10,52 @@
 //! The timer is lazy: traffic does not reset it. When it fires, it is set to the next deadline.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::ClosePolicy;
-use super::lane::{Lane, LaneContext};
+use super::lane::{Lane, LaneContext, LaneState};
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::base::worker::yield_to_all;
 use crate::net::transport::RelayIo;
 use crate::session::registry::{Guard, SessionReport};
 use crate::ws::Side;
-use crate::ws::tunnel::{End, Observer, Tunnel};
+use crate::ws::tunnel::{End, Observer, Tunnel, TunnelSettings};
+
+/// Why a poll is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The session is over.
+    Over,
+    /// The session was asked to go to another process. If it cannot, it is polled again.
+    Leaving,
+}
+
+/// A relay written down for another process, without its connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayState {
+    tunnel: Tunnel,
+    to_server: LaneState,
+    to_client: LaneState,
+}
+
+impl RelayState {
+    /// Returns the tunnel.
+    pub fn tunnel(&self) -> &Tunnel {
+        &self.tunnel
+    }
+
+    /// See [`Tunnel::share_settings`].
+    pub fn share_settings(&mut self, settings: &Arc<TunnelSettings>) -> &Arc<TunnelSettings> {
+        self.tunnel.share_settings(settings)
+    }
+}
 
 /// How far the coarse clock may lag.
 const COARSE_TICK: Duration = Duration::from_millis(20);
@@ -54,6 +85,34 @@ impl<C, S, O> Relay<C, S, O> {
     pub fn observer(&self) -> &O {
         &self.observer
     }
+
+    /// Returns the connections to the client and to the server.
+    pub fn connections(&self) -> (&C, &S) {
+        (&self.client, &self.server)
+    }
+
+    /// Takes it apart between two polls: the state, the connections, and the observer.
+    pub fn into_parts(self) -> (RelayState, C, S, O) {
+        let Relay { tunnel, client, server, to_server, to_client, observer, armed: _, signals: _ } = self;
+        let state = RelayState { tunnel, to_server: to_server.into_state(), to_client: to_client.into_state() };
+        (state, client, server, observer)
+    }
+
+    /// Puts it together again.
+    pub fn from_parts(state: RelayState, client: C, server: S, observer: O) -> Self {
+        let RelayState { mut tunnel, to_server, to_client } = state;
+        tunnel.rearm();
+        Relay {
+            tunnel,
+            client,
+            server,
+            to_server: Lane::restore(to_server),
+            to_client: Lane::restore(to_client),
+            observer,
+            armed: None,
+            signals: 0,
+        }
+    }
 }
 
 impl<C, S, O> Relay<C, S, O>
@@ -81,10 +140,10 @@ where
         }
     }
 
-    /// Relays all available bytes; `Ready` once the session is over. `guard` says when the process wants it to end;
+    /// Relays all available bytes; `Ready` once the session is over or asked to leave. `guard` says when the process wants it to end;
     /// `timer` belongs to this session and is the same for all polls. Only one task may poll it. Dropping it drops both
     /// connections.
-    pub fn poll<M>(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard<M>) -> Poll<()> {
+    pub fn poll<M>(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, guard: &Guard<M>) -> Poll<Turn> {
         let mut now = if self.tunnel.awaits_pong() { clock::now() } else { clock::coarse() };
         let signals = guard.signals();
         if self.signals != signals {
@@ -94,7 +153,14 @@ where
                 data_at: Some(self.tunnel.data_at()),
                 queued: u32::try_from(queued).unwrap_or(u32::MAX),
             };
-            match guard.poll_stop(cx, report) {
+            let notice = guard.poll_notice(cx, report);
+            if notice.is_leaving {
+                // Asked again if it stays.
+                self.signals = 0;
+                return Poll::Ready(Turn::Leaving);
+            }
+            self.tunnel.expire(notice.expires);
+            match notice.stop {
                 Some(stop) => {
                     // The new time may be later than a cancelled one.
                     self.tunnel.cancel_stop();
@@ -116,7 +182,7 @@ where
                 self.tunnel.handle_timeout(now);
             }
             if self.apply_events(cx, now, guard) {
-                return Poll::Ready(());
+                return Poll::Ready(Turn::Over);
             }
             if busy {
                 yield_to_all(cx);
@@ -295,18 +361,7 @@ mod tests {
         }
     }
 
-    const BLIND: TunnelSettings = TunnelSettings {
-        validation: Validation::Off,
-        idle: None,
-        lifetime: None,
-        ping: None,
-        pong: Duration::ZERO,
-        frame_bytes_max: u64::MAX,
-        message_bytes_max: u64::MAX,
-        fragments_max: u32::MAX,
-        control_per_second: None,
-        rates: [None; 2],
-    };
+    const BLIND: TunnelSettings = TunnelSettings { validation: Validation::Off, ..TunnelSettings::UNLIMITED };
 
     /// Relays between two connections in a task. The bytes are not frames.
     fn start<C, S>(client: C, server: S, drain: &Arc<SessionRegistry<()>>) -> Passed
@@ -419,7 +474,7 @@ mod tests {
         let mut timer = pin!(sleep_until(Instant::now()));
         client.write_all(&[0x81, 0x80, 0, 0, 0, 0]).await.unwrap();
         let panic = poll_fn(|cx| match panics::catch(PanicSite::Session, || relay.poll(cx, timer.as_mut(), &guard)) {
-            Ok(poll) => poll.map(|()| None),
+            Ok(poll) => poll.map(|_| None),
             Err(panic) => Poll::Ready(Some(panic)),
         });
         assert_eq!(panic.await.unwrap().message, "a mistake");

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::labels::labels;
 use crate::base::time::MonotonicTime;
 use crate::ws::close::Close;
 
 /// Why the proxy ends a session that is well.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopReason {
     /// The process shuts down.
     Drain,
@@ -46,8 +48,15 @@ labels! {
     }
 }
 
+impl StopReason {
+    /// Returns true if it stops the session because its process ends.
+    pub const fn is_of_process(&self) -> bool {
+        matches!(self, StopReason::Drain | StopReason::Upgrade)
+    }
+}
+
 /// When a session should stop, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopNotice {
     /// From this time on: in the next pause.
     pub at: MonotonicTime,

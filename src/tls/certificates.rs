@@ -25,14 +25,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use rustls::{ClientConfig, ServerConfig};
+use serde::{Deserialize, Serialize};
 
 use super::client::{ClientTlsOptions, client_config};
 use super::error::{TlsError, display};
 use super::files::{self, Digest};
 use super::identity::{self, Identity};
 use super::metrics::{FileStatus, FileStatuses, Metrics, Reader};
-use super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys, server_config};
+use super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
+use super::tickets::{TicketKeys, TicketKeysState};
 use super::verifier::Authorities;
 
 /// The files of a certificate and its key.
@@ -73,6 +76,8 @@ pub enum ClientTlsScope {
     Endpoints,
     /// The servers that list its endpoints.
     Discovery,
+    /// The servers that a route's `auth` asks; the route takes the place of the upstream.
+    Auth,
 }
 
 /// The part of the request that an error belongs to.
@@ -161,7 +166,7 @@ impl Certificates {
     /// Begins a scan of all files of TLS; certificates are judged at `now`.
     pub fn prepare(&self, now: SystemTime) -> CertificateScan {
         let (before, next) = (self.current(), ActiveCertificates::default());
-        CertificateScan { before, next, now, warnings: vec![], refused: vec![], replaced: vec![] }
+        CertificateScan { before, next, now, may_move: false, warnings: vec![], refused: vec![], replaced: vec![] }
     }
 
     /// Activates a scan. Forgets what the scan did not request, with its metrics.
@@ -184,9 +189,61 @@ impl Certificates {
         self.current().statuses.values().any(|status| status.kept_old)
     }
 
+    /// Writes down the ticket keys of all listeners, for the next process.
+    pub fn ticket_keys(&self) -> Vec<ListenerTickets> {
+        let of = |(listener, server): (&String, &BuiltServerConfig)| ListenerTickets {
+            listener: listener.clone(),
+            asked_of_clients: asked_of_clients(&server.options),
+            keys: server.tickets.state(),
+        };
+        self.current().servers.iter().map(of).collect()
+    }
+
+    /// Goes on with the ticket keys of another process, for the listeners of the same name that ask the same of clients.
+    pub fn adopt_ticket_keys(&self, all: &[ListenerTickets]) {
+        let current = self.current();
+        for ListenerTickets { listener, asked_of_clients: asked, keys } in all {
+            let server = current.servers.get(listener);
+            if let Some(server) = server.filter(|server| asked_of_clients(&server.options) == *asked) {
+                server.tickets.adopt(keys);
+            }
+        }
+    }
+
     fn current(&self) -> Arc<ActiveCertificates> {
         Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The ticket keys of a listener, on their way to another process. They are secret: wiped when dropped, and not shown.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListenerTickets {
+    listener: String,
+    /// The digest of what the listener asks of clients, without which a ticket could stand for a certificate that was
+    /// never shown.
+    asked_of_clients: [u8; 32],
+    keys: TicketKeysState,
+}
+
+/// Returns a digest of what a listener asks of clients: that it changes when that does matters, not its value.
+fn asked_of_clients(options: &ServerTlsOptions) -> [u8; 32] {
+    let mut digest = Context::new(&SHA256);
+    if let Some(ClientAuth { roots, mode }) = &options.client_auth {
+        digest.update(match mode {
+            ClientAuthMode::Require => b"require",
+            ClientAuthMode::Optional => b"optional",
+        });
+        for root in &roots.roots.roots {
+            let constraints = root.name_constraints.as_deref().unwrap_or_default();
+            for part in [&root.subject, &root.subject_public_key_info, constraints] {
+                digest.update(&part.len().to_be_bytes());
+                digest.update(part);
+            }
+        }
+    }
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.finish().as_ref());
+    bytes
 }
 
 /// The results of a scan so far. Reads each file once, for all its users.
@@ -195,6 +252,7 @@ pub struct CertificateScan {
     before: Arc<ActiveCertificates>,
     next: ActiveCertificates,
     now: SystemTime,
+    may_move: bool,
     warnings: Vec<String>,
     refused: Vec<RefusedFile>,
     replaced: Vec<String>,
@@ -217,6 +275,13 @@ impl fmt::Display for RefusedFile {
 }
 
 impl CertificateScan {
+    /// Sets whether connections under these certificates may go on in another process; without, they may not.
+    #[must_use]
+    pub fn connections_may_move(mut self, may_move: bool) -> CertificateScan {
+        self.may_move = may_move;
+        self
+    }
+
     /// Returns warnings for the operator about certificates that are used nevertheless.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -261,7 +326,8 @@ impl CertificateScan {
             // A listener with the rest would answer some names with the wrong certificate.
             return Err(errors);
         }
-        let options = ServerTlsOptions { identities, min_version: wanted.min_version, client_auth };
+        let (min_version, may_move) = (wanted.min_version, self.may_move);
+        let options = ServerTlsOptions { identities, min_version, client_auth, may_move };
         let old = self.before.servers.get(listener);
         let server = match old.filter(|old| same_server(&old.options, &options)) {
             Some(same) => same.clone(),
@@ -301,7 +367,8 @@ impl CertificateScan {
                 return Err(roots.into_iter().chain(identity).collect());
             }
         };
-        let options = ClientTlsOptions { roots, identity, unverified: wanted.unverified };
+        let (unverified, may_move) = (wanted.unverified, self.may_move);
+        let options = ClientTlsOptions { roots, identity, unverified, may_move };
         let key = (upstream.to_owned(), servers);
         let client = match self.before.clients.get(&key).filter(|old| same_client(&old.options, &options)) {
             Some(same) => same.clone(),
@@ -415,6 +482,7 @@ fn same_server(a: &ServerTlsOptions, b: &ServerTlsOptions) -> bool {
     a.identities.len() == b.identities.len()
         && a.identities.iter().zip(&b.identities).all(same_identity)
         && a.min_version == b.min_version
+        && a.may_move == b.may_move
         && same_auth(a, b)
 }
 
@@ -431,7 +499,9 @@ fn same_client(a: &ClientTlsOptions, b: &ClientTlsOptions) -> bool {
         a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
     }
     let key = |options: &ClientTlsOptions| options.identity.as_ref().map(|identity| Arc::clone(&identity.key));
-    a.unverified == b.unverified && same(a.roots.as_ref(), b.roots.as_ref()) && same(key(a).as_ref(), key(b).as_ref())
+    (a.unverified, a.may_move) == (b.unverified, b.may_move)
+        && same(a.roots.as_ref(), b.roots.as_ref())
+        && same(key(a).as_ref(), key(b).as_ref())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::error::TlsError;
 use super::identity::Identity;
 use super::sessions::{RecordingVerifier, TlsSessions};
 use super::verifier::{self, Authorities, Unverified};
-use super::{ALPN_HTTP_1_1, ClientStream, provider};
+use super::{ALPN_HTTP_1_1, ClientStream, key_log, provider};
 use crate::base::labels::labels;
 use crate::net::stream::Stream;
 
@@ -33,6 +33,8 @@ pub struct ClientTlsOptions {
     pub identity: Option<Identity>,
     /// Accepts any certificate.
     pub unverified: bool,
+    /// Whether connections may go on in another process.
+    pub may_move: bool,
 }
 
 /// Builds the TLS configuration for an upstream.
@@ -78,6 +80,9 @@ fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) ->
     };
     config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
     config.resumption = resumption;
+    if let Some(key_log) = key_log(options.may_move) {
+        (config.enable_secret_extraction, config.key_log) = (true, key_log);
+    }
     Ok(Arc::new(config))
 }
 
@@ -241,8 +246,9 @@ mod tests {
     use tokio::net::UnixStream;
     use tokio::time::Instant;
 
-    use super::super::server::{self, ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys};
+    use super::super::server::{self, ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions};
     use super::super::test_certificates::{Ca, Clock};
+    use super::super::tickets::TicketKeys;
     use super::*;
 
     /// Connects a server with `options` for the client over a socket pair; the server echoes one byte.
@@ -282,7 +288,12 @@ mod tests {
     }
 
     fn serving(ca: &Ca, names: &[&str]) -> ServerTlsOptions {
-        ServerTlsOptions { identities: vec![ca.identity(names)], min_version: MinVersion::Tls12, client_auth: None }
+        ServerTlsOptions {
+            identities: vec![ca.identity(names)],
+            min_version: MinVersion::Tls12,
+            client_auth: None,
+            may_move: false,
+        }
     }
 
     fn trusting(ca: &Ca) -> Arc<ClientConfig> {
@@ -318,7 +329,12 @@ mod tests {
 
     fn showing((cert, key): &(String, String)) -> ServerTlsOptions {
         let identity = Identity::from_pem("server", cert.as_bytes(), key.as_bytes()).unwrap();
-        ServerTlsOptions { identities: vec![identity], min_version: MinVersion::Tls12, client_auth: None }
+        ServerTlsOptions {
+            identities: vec![identity],
+            min_version: MinVersion::Tls12,
+            client_auth: None,
+            may_move: false,
+        }
     }
 
     fn trusting_file(pem: &str) -> Arc<ClientConfig> {
@@ -414,7 +430,13 @@ mod tests {
         let server = ServerTlsOptions { client_auth: Some(auth), ..serving(&ca, &["a.example"]) };
         let showing = |(cert, key): &(String, String)| {
             let identity = Some(Identity::from_pem("client", cert.as_bytes(), key.as_bytes()).unwrap());
-            client_config(&ClientTlsOptions { roots: Some(ca.authorities()), identity, unverified: false }).unwrap()
+            client_config(&ClientTlsOptions {
+                roots: Some(ca.authorities()),
+                identity,
+                unverified: false,
+                may_move: false,
+            })
+            .unwrap()
         };
         shake(server.clone(), &showing(&ours), "a.example").await.unwrap();
         for refused in [&expired, &self_signed(&["client.example"], |_| {}), &ca.sign(&["client.example"], |_| {})] {
@@ -493,8 +515,13 @@ mod tests {
         let auth = ClientAuth { roots: ca.authorities(), mode: ClientAuthMode::Require };
         let server = ServerTlsOptions { client_auth: Some(auth), ..serving(&ca, &["a.example"]) };
         let identity = Some(ca.identity(&["client.example"]));
-        let config =
-            client_config(&ClientTlsOptions { roots: Some(ca.authorities()), identity, unverified: false }).unwrap();
+        let config = client_config(&ClientTlsOptions {
+            roots: Some(ca.authorities()),
+            identity,
+            unverified: false,
+            may_move: false,
+        })
+        .unwrap();
         shake(server.clone(), &config, "a.example").await.unwrap();
         let error = shake(server, &trusting(&ca), "a.example").await.unwrap_err();
         assert!(matches!(error, TlsConnectError::ServerRefused(AlertDescription::CertificateRequired)), "{error:?}");

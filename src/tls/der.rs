@@ -1,6 +1,8 @@
 //! Elements of DER (X.690): a tag, a length, contents.
 
 /// A tag.
+pub const INTEGER: u8 = 0x02;
+/// A tag.
 pub const BIT_STRING: u8 = 0x03;
 /// A tag.
 pub const SEQUENCE: u8 = 0x30;

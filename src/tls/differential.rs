@@ -22,8 +22,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::client::{ClientTlsOptions, client_config};
 use super::kinds::{Cut, Io, Kind, Own, TokioRustls};
-use super::server::{MinVersion, ServerTlsOptions, TicketKeys, server_config};
+use super::server::{MinVersion, ServerTlsOptions, server_config};
 use super::test_certificates::Ca;
+use super::tickets::TicketKeys;
 
 const CHANGE_CIPHER: u8 = 20;
 const ALERT: u8 = 21;
@@ -147,8 +148,12 @@ fn configs() -> &'static Configs {
             client.resumption = Resumption::disabled();
             Arc::new(client)
         });
-        let options =
-            ServerTlsOptions { identities: vec![identity], min_version: MinVersion::Tls12, client_auth: None };
+        let options = ServerTlsOptions {
+            identities: vec![identity],
+            min_version: MinVersion::Tls12,
+            client_auth: None,
+            may_move: false,
+        };
         let our_server = server_config(&options, &TicketKeys::new().unwrap()).unwrap();
         let our_client = ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() };
         let mut our_client = ClientConfig::clone(&client_config(&our_client).unwrap());

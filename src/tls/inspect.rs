@@ -71,7 +71,7 @@ pub fn inspecting_config(
         Some(path) => Some(identity::authorities(&path.display().to_string(), &files::read(path)?)?),
         None => None,
     };
-    let judge = verifier_of(&ClientTlsOptions { roots, identity: None, unverified })?;
+    let judge = verifier_of(&ClientTlsOptions { roots, identity: None, unverified, may_move: false })?;
     let judge = judge.unwrap_or_else(|| Arc::new(Unverified));
     let shown = ShownCertificates::default();
     let verifier = KeepingVerifier { judge, shown: shown.clone() };

@@ -12,7 +12,7 @@ use crate::net::stream::Stream;
 pub mod certificates;
 mod chain;
 pub mod client;
-mod der;
+pub mod der;
 #[cfg(test)]
 mod differential;
 pub mod error;
@@ -23,24 +23,28 @@ pub mod inspect;
 mod kinds;
 pub mod metrics;
 mod pem;
+mod portable;
 pub mod resolver;
 pub mod server;
 mod sessions;
+pub mod state;
 #[cfg(any(not(feature = "tls-tokio"), test))]
 pub mod stream;
+pub mod tickets;
 #[cfg(any(feature = "tls-tokio", test))]
 pub mod tokio_stream;
 mod validity;
 mod verifier;
-mod x509;
+pub mod x509;
 
 pub use chain::ChainFault;
 pub use error::{CertificateWarning, TlsError};
 pub use identity::Identity;
+pub use state::{KeyUpdateAfterMove, TlsMoveError, TlsState};
 pub use validity::Validity;
 pub use verifier::Authorities;
 
-// Only this file selects the kind of stream.
+// Only this file selects the kind of stream; `portable` minds that tokio-rustls has one type for both sides.
 #[cfg(not(feature = "tls-tokio"))]
 use stream as kind;
 #[cfg(feature = "tls-tokio")]
@@ -53,6 +57,18 @@ pub type ClientStream = kind::ClientStream<Stream>;
 
 /// The one protocol spoken on both sides, by its ALPN name (RFC 7301).
 const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
+
+/// Returns what a configuration needs so that its connections may go on in another process, if they may.
+#[cfg(not(feature = "tls-tokio"))]
+fn key_log(may_move: bool) -> Option<Arc<dyn rustls::KeyLog>> {
+    may_move.then(|| Arc::new(stream::CapturingKeyLog) as _)
+}
+
+/// Returns none: the stream of tokio-rustls cannot go on in another process.
+#[cfg(feature = "tls-tokio")]
+fn key_log(_may_move: bool) -> Option<Arc<dyn rustls::KeyLog>> {
+    None
+}
 
 fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::server::NoServerSessionStorage;
 use rustls::{AlertDescription, HandshakeKind, InvalidMessage, PeerMisbehaved, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,8 +21,9 @@ use super::error::TlsError;
 use super::identity::Identity;
 use super::kind::Incoming;
 use super::resolver::Resolver;
+use super::tickets::TicketKeys;
 use super::verifier::{self, Authorities};
-use super::{ALPN_HTTP_1_1, ServerStream, provider};
+use super::{ALPN_HTTP_1_1, ServerStream, key_log, provider};
 use crate::base::labels::labels;
 use crate::net::stream::{Prefixed, Stream};
 
@@ -35,6 +36,8 @@ pub struct ServerTlsOptions {
     pub min_version: MinVersion,
     /// How client certificates are verified, if clients are asked for one.
     pub client_auth: Option<ClientAuth>,
+    /// Whether connections may go on in another process.
+    pub may_move: bool,
 }
 
 /// The oldest version of TLS accepted. Still older ones are obsolete (RFC 8996).
@@ -65,24 +68,6 @@ pub enum ClientAuthMode {
     Optional,
 }
 
-/// The keys that encrypt a listener's tickets. They outlive its certificates: earlier clients can also resume after a
-/// renewal.
-///
-/// A client with a ticket is not asked for a certificate. So listeners with different requirements must not share keys,
-/// and a listener whose requirements change needs new ones: otherwise a ticket of one opens the other.
-#[derive(Debug, Clone)]
-pub struct TicketKeys(Arc<dyn ProducesTickets>);
-
-impl TicketKeys {
-    /// Creates new keys, which rotate every six hours; each is accepted for another six.
-    ///
-    /// # Errors
-    /// Fails if the system has no randomness.
-    pub fn new() -> Result<TicketKeys, TlsError> {
-        Ok(TicketKeys(rustls::crypto::aws_lc_rs::Ticketer::new()?))
-    }
-}
-
 /// Builds a listener's TLS configuration. Connections of all workers share it; existing ones keep theirs when it is
 /// replaced.
 ///
@@ -104,9 +89,12 @@ pub fn server_config(options: &ServerTlsOptions, tickets: &TicketKeys) -> Result
     };
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
-    config.ticketer = Arc::clone(&tickets.0);
+    config.ticketer = tickets.ticketer();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
+    if let Some(key_log) = key_log(options.may_move) {
+        (config.enable_secret_extraction, config.key_log) = (true, key_log);
+    }
     Ok(Arc::new(config))
 }
 

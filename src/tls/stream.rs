@@ -8,6 +8,9 @@
 //!
 //! * `engine`: rustls, fed with whole records; no socket.
 //! * `incoming`, `outgoing`: what waits on both sides of it.
+//! * `moving`: an established connection goes to another process, and comes from one. rustls takes no connection that it
+//!   did not begin, so there `record_layer` stands in its place, on `cipher`, `message`, `schedule` and `suite`. `capture`
+//!   takes the secrets for later keys from rustls.
 //!
 //! A peer may send endless records without data: tickets, new keys, padding, or one byte each. The reads of the socket
 //! do not bound their cost, since thousands arrive with one read. So work is charged to the task's budget, as reads and
@@ -28,12 +31,20 @@ use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
+mod capture;
+mod cipher;
 mod engine;
 mod incoming;
+mod message;
+mod moving;
 mod outgoing;
+mod record_layer;
+mod schedule;
 mod sides;
 mod span;
+mod suite;
 
+pub use capture::CapturingKeyLog;
 pub use engine::TlsConnection;
 pub use incoming::Incoming;
 pub use sides::{ClientStream, ServerStream};
@@ -55,17 +66,18 @@ fn tls_error(error: rustls::Error) -> io::Error {
 impl<C: TlsConnection, S> TlsStream<C, S> {
     /// Returns the negotiated version of TLS.
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
-        self.engine.common().protocol_version()
+        self.engine.protocol_version()
     }
 
-    /// Returns the certificate that the peer showed in this handshake, or in the one that it resumes.
+    /// Returns the certificate that the peer showed in this handshake, or in the one that it resumes; none if the
+    /// handshake was in another process.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.engine.common().peer_certificates()?.first()
+        self.engine.common()?.peer_certificates()?.first()
     }
 
-    /// Returns whether the handshake resumed a session.
+    /// Returns whether the handshake resumed a session; `None` if it was in another process.
     pub fn handshake_kind(&self) -> Option<HandshakeKind> {
-        self.engine.common().handshake_kind()
+        self.engine.common()?.handshake_kind()
     }
 }
 
@@ -75,13 +87,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// Performs the handshake of `connection` over `io`; `incoming` was read already. On the server's side with TLS
-    /// 1.3, the ticket is sent together with the first write, since no client waits for it.
+    /// 1.3, the ticket is sent together with the first write, since no client waits for it. `may_move`: whether the
+    /// connection can go to another process later; then its configuration must give away the keys.
     ///
     /// # Errors
     /// Returns those of the socket, [`UnexpectedEof`](io::ErrorKind) if it ends, and those of TLS, after sending the
     /// alert.
-    pub async fn handshake(connection: C, incoming: Incoming, io: S) -> io::Result<Self> {
-        let mut stream = TlsStream { engine: Engine::new(connection, incoming), io };
+    pub async fn handshake(connection: C, incoming: Incoming, io: S, may_move: bool) -> io::Result<Self> {
+        let mut stream = TlsStream { engine: Engine::new(connection, incoming, may_move), io };
         loop {
             match stream.engine.shake() {
                 Ok(true) => break,

@@ -10,9 +10,9 @@
 //! * Nothing can be written after a close_notify or an error.
 //! * A failed handshake ends with FIN after the alert.
 //!
-//! Two differences remain, both at the end of a handshake. Bytes that arrive together with it are decrypted as part of
-//! it: if they are bad, the handshake fails. And the ticket is sent at once, not with the first write: if the client
-//! has gone, the handshake fails.
+//! No connection can go to another process. Two more differences remain, both at the end of a handshake. Bytes that arrive
+//! together with it are decrypted as part of it: if they are bad, the handshake fails. And the ticket is sent at once, not
+//! with the first write: if the client has gone, the handshake fails.
 
 use std::fmt;
 use std::io::{self, IoSlice, Read};
@@ -27,6 +27,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::state::{TlsMoveError, TlsState};
 use crate::net::stream::Prefixed;
 
 /// A client's connection after its handshake.
@@ -134,6 +135,27 @@ impl<S> TokioStream<S> {
 
     fn common(&self) -> &CommonState {
         self.inner.get_ref().1
+    }
+
+    /// Returns false: rustls' usual interface cannot go on in another process.
+    pub fn may_move(&self) -> bool {
+        false
+    }
+
+    /// Fails always, and loses the connection.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn into_state(self) -> Result<(TlsState, S), TlsMoveError> {
+        Err(TlsMoveError::NotMovable)
+    }
+
+    /// Fails always.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn restore(_state: TlsState, _io: S) -> Result<Self, TlsMoveError> {
+        Err(TlsMoveError::Invalid("this program was built with the feature tls-tokio, and cannot go on with it"))
     }
 
     /// Returns the negotiated version of TLS.

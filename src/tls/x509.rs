@@ -40,6 +40,8 @@ pub struct Parts<'a> {
     pub subject: DistinguishedName<'a>,
     key_algorithm: &'a [u8],
     key: &'a [u8],
+    /// The whole of its key: SubjectPublicKeyInfo.
+    pub key_info: &'a [u8],
     /// Whether it is of X.509 version 1, which has no extensions.
     pub is_version_1: bool,
     extensions: &'a [u8],
@@ -71,9 +73,11 @@ impl<'a> Parts<'a> {
         let issuer = DistinguishedName(contents(&mut tbs, SEQUENCE)?);
         let validity = Validity::read(contents(&mut tbs, SEQUENCE)?)?;
         let subject = DistinguishedName(contents(&mut tbs, SEQUENCE)?);
-        let mut key_info = contents(&mut tbs, SEQUENCE)?;
-        let key_algorithm = contents(&mut key_info, SEQUENCE)?;
-        let key = bits(&mut key_info)?;
+        let from_key = tbs;
+        let mut key_parts = contents(&mut tbs, SEQUENCE)?;
+        let key_info = &from_key[..from_key.len() - tbs.len()];
+        let key_algorithm = contents(&mut key_parts, SEQUENCE)?;
+        let key = bits(&mut key_parts)?;
         let mut extensions: &[u8] = &[];
         while let Some((tag, mut explicit)) = element(&mut tbs) {
             if tag == EXTENSIONS {
@@ -89,6 +93,7 @@ impl<'a> Parts<'a> {
             subject,
             key_algorithm,
             key,
+            key_info,
             is_version_1,
             extensions,
         })

@@ -153,6 +153,12 @@ impl ConnectError {
 }
 
 impl Connector {
+    /// Returns true if both use the same setting of TLS, read from the same files; or none.
+    pub fn has_tls_of(&self, other: &Connector) -> bool {
+        let config = |connector: &Connector| connector.tls.as_ref().map(|tls| Arc::as_ptr(&tls.config));
+        config(self) == config(other)
+    }
+
     /// Returns the endpoint's own Host: as in its URL, without the default port. A Unix socket is `localhost`.
     pub fn authority(&self) -> HeaderValue {
         let usual = if self.tls.is_some() { 443 } else { 80 };

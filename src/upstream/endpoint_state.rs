@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::entry::Gate;
 use super::metrics::EndpointMetrics;
 use crate::base::time::MonotonicTime;
@@ -23,6 +25,15 @@ pub enum Standing {
     Ejected,
     /// It fails its health check.
     Down,
+}
+
+/// What a process knows of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownStanding {
+    /// Its health, from its health check.
+    pub health: Health,
+    /// Until when it is ejected.
+    pub ejected_until: Option<MonotonicTime>,
 }
 
 /// The live state of one endpoint.
@@ -141,6 +152,22 @@ impl EndpointState {
             if was_down {
                 self.gate.queue.recheck();
             }
+        }
+    }
+
+    /// Returns what is known of it that another process should know too; `None` if there is nothing.
+    pub fn known(&self, now: MonotonicTime) -> Option<KnownStanding> {
+        let (health, ejected_until) = (self.health(), self.outlier.ejected_until(now));
+        (health != Health::Unknown || ejected_until.is_some()).then_some(KnownStanding { health, ejected_until })
+    }
+
+    /// Goes on with what another process knew of it.
+    pub fn go_on_with(&self, known: KnownStanding, now: MonotonicTime) {
+        let KnownStanding { health, ejected_until } = known;
+        *self.lock_threshold() = Threshold::known(health);
+        self.down.store(health == Health::Down, Ordering::Relaxed);
+        if let Some(until) = ejected_until.filter(|until| *until > now) {
+            self.outlier.go_on_ejected(now, until);
         }
     }
 
@@ -392,6 +419,33 @@ mod tests {
     fn state() -> Arc<EndpointState> {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         EndpointStates::default().of("chat", "ws://a:1", || metrics.endpoint("chat", "ws://a:1", &[]))
+    }
+
+    #[test]
+    fn another_process_goes_on_with_what_is_known() {
+        let at = |seconds: u64| MonotonicTime::from_micros(seconds * 1_000_000);
+        let (old, new) = (state(), state());
+        assert_eq!(old.known(at(1)), None, "nothing to tell");
+        let rule = threshold::HealthThresholds { rise: 2, fall: 1 };
+        old.probed(rule, false, at(1));
+        let ejection = crate::health::outlier::EjectionRule {
+            failures: 1,
+            span: Duration::from_secs(10),
+            span_max: Duration::from_secs(60),
+            early_end: None,
+            percent_max: 100,
+        };
+        old.outlier.failed(ejection, at(1), || true).unwrap();
+        let known = old.known(at(2)).unwrap();
+        assert_eq!(known, KnownStanding { health: Health::Down, ejected_until: Some(at(11)) });
+        new.go_on_with(known, at(2));
+        assert_eq!((new.health(), new.standing(at(3))), (Health::Down, Standing::Down));
+        assert!(new.outlier.is_ejected() && new.outlier.is_out(at(10)) && !new.outlier.is_out(at(12)));
+        // As many passes as there too.
+        assert_eq!(new.probed(rule, true, at(4)).1, Health::Down);
+        assert_eq!(new.probed(rule, true, at(5)).1, Health::Up);
+        assert_eq!(new.standing(at(6)), Standing::Ejected);
+        assert!(new.outlier.answered(at(12)) && new.standing(at(12)) == Standing::Good);
     }
 
     #[test]

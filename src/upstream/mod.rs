@@ -13,6 +13,7 @@ pub mod handshake;
 pub mod endpoint_state;
 pub mod maker;
 pub mod metrics;
+pub mod one_exchange;
 pub mod pool;
 pub mod pooled;
 pub mod reach;

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error};
@@ -28,6 +29,8 @@ use crate::base::worker::PerWorker;
 const IDLE: Duration = Duration::from_millis(1500);
 /// The most unused connections that one worker keeps to an endpoint.
 const IDLE_MAX: usize = 32;
+/// Tells connections of a pool apart from nobody else's; never sent.
+const AUTHORITY: &str = "endpoint";
 /// The longest response head that is read.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -49,8 +52,7 @@ impl Pool {
         Pool { clients: PerWorker::new(workers, || client(&dial, IDLE_MAX)), dial }
     }
 
-    /// Sends a request whose target is in absolute form (the authority only distinguishes connections and is not sent)
-    /// and waits for the response's head.
+    /// Sends a request with a URI of [`uri`] and waits for the response's head.
     ///
     /// # Errors
     /// Fails if there was no connection (`Error::is_connect`), or if it failed before the head was complete.
@@ -81,6 +83,18 @@ fn client(dial: &Dial, idle_max: usize) -> Client<Dial, RequestBody> {
         .http1_max_buf_size(HEAD_BYTES_MAX)
         .set_host(false)
         .build(dial.clone())
+}
+
+/// Returns the URI of a request that a pool sends to this target in origin form.
+///
+/// # Errors
+/// If it is none.
+pub fn uri(target: String) -> Result<Uri, http::Error> {
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(Authority::from_static(AUTHORITY));
+    uri.path_and_query = Some(PathAndQuery::try_from(target)?);
+    Ok(Uri::from_parts(uri)?)
 }
 
 /// Returns true if the request failed on a reused connection before any byte came back: mostly the server closed it as

@@ -366,7 +366,8 @@ fn split_outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
     (!quoted).then_some(parts)
 }
 
-fn is_token(text: &str) -> bool {
+/// Returns true if `text` is a token (RFC 9110 §5.6.2), as subprotocols are.
+pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 

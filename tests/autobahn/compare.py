@@ -219,7 +219,12 @@ def examine(side, fuzz, servers, first):
     verdicts = fuzz(servers, first, f"{side}-1")
     direct = verdicts.pop("direct")
     failures, excused = [], set()
-    for case in sorted(direct, key=number):
+    wrong = [case for case in sorted(direct, key=number)
+             if any(rank(direct[case][key]) > rank("INFORMATIONAL") for key in ("behavior", "behaviorClose"))]
+    # On a busy machine the suite itself can be too late for its own limits.
+    if wrong and len(wrong) <= DOUBTFUL_MAX:
+        direct.update(fuzz(servers, {"direct": wrong}, f"{side}-direct")["direct"])
+    for case in wrong:
         for key in ("behavior", "behaviorClose"):
             if rank(direct[case][key]) > rank("INFORMATIONAL"):
                 failures.append(f"{side} {case}: {key} {direct[case][key]} without wsluice: the rig is wrong")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Drives a built wsluice with WebSocket peers that nobody here wrote: npm's ws, Python's websockets, headless Chromium.
+# Drives a built wsluice with WebSocket peers that nobody here wrote: npm's ws, Python's websockets, headless
+# Chromium; and with tokens that nobody here made.
 #
 #   tests/clients/run.sh target/release/wsluice [SCREENSHOT.png]
 #
@@ -41,6 +42,8 @@ suite() {
 }
 suite "npm ws" node ws.mjs "$binary"
 suite "Python websockets" .venv/bin/python websockets_suite.py "$binary"
+suite "tokens of jose, PyJWT and Authlib" node tokens.mjs "$binary"
+suite "live sessions through upgrades" node upgrades.mjs "$binary"
 suite "Chromium on the demo page" node chromium.mjs "$binary" "$screenshot"
 
 if [ ${#failed[@]} -gt 0 ]; then

@@ -86,6 +86,8 @@ impl Speech {
             return vec![1001];
         }
         let code = |wrong: &Wrong| match wrong {
+            // The limit is the service's: no server is told that it broke a rule of the protocol.
+            Wrong::FrameLarge | Wrong::MessageLarge if to == Side::Server => 1001,
             Wrong::FrameLarge | Wrong::MessageLarge => 1009,
             Wrong::CloseReason => 1007,
             _ => 1002,

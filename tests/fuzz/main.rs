@@ -1,9 +1,10 @@
 //! Hostile inputs, as an ordinary test: the fuzz targets with a mutator of our own, and the whole proxy between a client
 //! and a server that say anything (`frames`, `pool`, `requests`).
 //!
-//! `WSLUICE_FUZZ_SECONDS` says how long the tests that are chosen take together, about: some seconds without it, a minute in
-//! CI, as long as one likes by hand (`WSLUICE_FUZZ_SECONDS=600 cargo test --test fuzz scanner`). Without it the inputs are
-//! always the same ones; with it each run has its own, unless `WSLUICE_FUZZ_SEED` gives their seed, which a failure tells.
+//! `WSLUICE_FUZZ_SECONDS` says how long the tests that are chosen take together, about: some seconds without it, as long as
+//! one likes by hand (`WSLUICE_FUZZ_SECONDS=600 cargo test --test fuzz scanner`). Without it the inputs are always the same
+//! ones; with it each run has its own, unless `WSLUICE_FUZZ_SEED` gives their seed, which a failure tells. CI runs for a
+//! minute with the seed of the tests, so that what fails there fails again.
 //! `WSLUICE_FUZZ_INPUT` is one input in hex, as a failure tells it, too. CONTRIBUTING.md says how to run under libFuzzer.
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -143,5 +144,6 @@ macro_rules! targets {
 }
 
 targets! {
-    close config cookie dns endpoints etcd forwarded framing handshake heads host path proxy_protocol scanner switching tunnel
+    close config cookie dns endpoints etcd forwarded framing handshake heads host path proxy_protocol scanner switching
+    tls_moved tunnel
 }

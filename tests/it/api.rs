@@ -12,6 +12,7 @@ use wsluice::net::listener::Address;
 use crate::harness::{Conn, Echo, Frame, Handshake, within};
 use crate::plain::{at_home, get};
 use crate::process::Process;
+use crate::upgrade::{ProcessChain, pid};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -740,28 +741,59 @@ async fn each_curl_of_the_readme_does_what_it_says() {
     site.done("POST reload").await;
     let mut clients = [site.open(0, "/one").await, site.open(0, "/one").await];
     let ids = site.ids("").await;
+    let Site { process, admin, dir, .. } = site;
+    let mut chain = ProcessChain::new(process);
     let mut lines = block.lines();
-    let api = lines.next().unwrap().replace("127.0.0.1:9902", &site.admin.to_string());
+    let api = lines.next().unwrap().replace("127.0.0.1:9902", &admin.to_string());
     let mut answers = vec![];
     for line in lines.filter(|line| line.starts_with("curl ")) {
         let line = line.replace("ws://127.0.0.1:9000", &url).replace("0-1f-3a", &ids[0]);
         let line = line.replacen("curl ", "curl --silent --show-error --fail-with-body ", 1);
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("{api}\n{line}")).current_dir(&site.dir);
+        shell.arg("-c").arg(format!("{api}\n{line}")).current_dir(&dir);
         let output = tokio::task::spawn_blocking(move || shell.output()).await.unwrap().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{line}\n{text}{}", String::from_utf8_lossy(&output.stderr));
-        answers.push(serde_json::from_str::<Value>(&text).unwrap_or_else(|_| panic!("{line}\n{text}")));
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{line}\n{text}"));
+        if line.contains("$api/upgrade") {
+            chain.pids.push(pid(answer["pid"].as_u64().unwrap().try_into().unwrap()));
+            // A session is listed once its worker has it, which may be a moment after the old process has answered.
+            let arrived = async {
+                while send(&admin, "GET sessions", "").await.body["sessions"].as_array().map(Vec::len) != Some(2) {}
+            };
+            within("the sessions that have moved", arrived).await;
+        }
+        answers.push(answer);
     }
-    let [status, config, check, reload, page, next, session, closed, none, drained, drains, ended] = &answers[..]
+    let [
+        status,
+        config,
+        check,
+        reload,
+        upgrade,
+        page,
+        next,
+        session,
+        prolonged,
+        closed,
+        none,
+        nobodys,
+        drained,
+        drains,
+        ended,
+    ] = &answers[..]
     else {
         panic!("{answers:#?}")
     };
     assert_eq!((&status["sessions"], &config["config"]["version"]), (&json!(2), &json!(1)));
     assert_eq!((&check["warnings"], &reload["sessions_closing"]), (&json!([]), &json!(0)));
+    assert_eq!((&upgrade["moved"], &upgrade["stayed"]), (&json!(2), &json!({})));
     let count = |page: &Value| page["sessions"].as_array().map(Vec::len);
     assert_eq!((count(page), count(next), &session["id"]), (Some(2), Some(1), &json!(ids[0])));
+    let expires = prolonged["expires_at"].as_str().unwrap();
+    assert!(expires.starts_with("2099-12-31T1"), "{expires}");
     assert_eq!((closed, none), (&json!({ "closing": 1 }), &json!({ "closing": 0 })));
+    assert_eq!(nobodys, none);
     // The closed one may still be there, until its client has answered.
     assert!(drained["closing"].as_u64().is_some_and(|count| count == 1 || count == 2), "{drained}");
     assert_eq!((&drains["drains"][0]["endpoint"], ended), (&json!(url), &json!({ "ended": true })));

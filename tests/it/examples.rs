@@ -16,7 +16,9 @@ use wsluice::control::context::CompileContext;
 use wsluice::net::listener::Address;
 
 use crate::api;
-use crate::harness::{Authority, Conn, Echo, Frame, Handshake, Proxy, RawServer, within};
+use crate::harness::{
+    Authority, Conn, Echo, Frame, Handshake, Issuer, KeyServer, KeysAnswer, Proxy, RawServer, unix, within,
+};
 use crate::plain::{Site, at_home, get};
 
 /// Returns the files of config/ and config/apps/, with their text.
@@ -35,7 +37,7 @@ pub fn example(name: &str) -> String {
     found.unwrap_or_else(|| panic!("no {name}")).1
 }
 
-/// Returns the same text with real certificates: `certs/NAME.crt` becomes one of `authority`.
+/// Returns the same text with real certificates, `certs/NAME.crt` becomes one of `authority`, and a file of users.
 pub fn certified(text: &str, authority: &Authority) -> String {
     let mut names: Vec<&str> = text.split("certs/").skip(1).filter_map(|rest| rest.split(".crt").next()).collect();
     names.retain(|name| !name.contains(['/', ' ', '\n']));
@@ -44,12 +46,15 @@ pub fn certified(text: &str, authority: &Authority) -> String {
     for name in names {
         authority.issue(name, &["chat.example.com", "localhost"]);
     }
+    let users = authority.dir.path().join("users.htpasswd");
+    std::fs::write(&users, crate::passwords::USERS).unwrap();
+    let text = text.replace("users.htpasswd,", &format!("{},", users.display()));
     text.replace("certs/", &format!("{}/", authority.dir.path().display()))
 }
 
 /// The environment variables that the examples need.
 pub fn env(name: &str) -> Option<String> {
-    ["STICKY_SECRET", "ADMIN_TOKEN"].contains(&name).then(|| "0123456789abcdef".repeat(4))
+    ["STICKY_SECRET", "ADMIN_TOKEN", "JWT_SECRET"].contains(&name).then(|| "0123456789abcdef".repeat(4))
 }
 
 fn load(path: &Path, text: &str) -> Loaded {
@@ -241,6 +246,129 @@ async fn the_example_of_routes_routes() {
         let mut client = ask(String::from_utf8(handshake.bytes()).unwrap()).await;
         assert_eq!(client.head().await.status(), status, "{origin:?}");
     }
+}
+
+#[tokio::test]
+async fn the_example_of_limits_per_client_counts_users_by_the_header_and_shuts_networks_out() {
+    let echo = Echo::start().await;
+    let mut text = example("limits-per-client.yaml");
+    for (written, here) in [
+        ("0.0.0.0:8080", "127.0.0.1:0"),
+        ("trusted_proxies: [10.0.0.0/8]", "trusted_proxies: [127.0.0.1]"),
+        ("ws://127.0.0.1:9000", &*echo.url()),
+    ] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    let ask = async |path: &str, name: &str, value: &str| {
+        let mut client = Conn::connect(proxy.address()).await;
+        let status = client.ask(&Handshake::to(path).with(name, value)).await.status();
+        (client, status)
+    };
+    let mut held = vec![];
+    for user in ["ann"; 5] {
+        let (client, status) = ask("/feed", "X-User", user).await;
+        assert_eq!(status, 101);
+        held.push(client);
+    }
+    for (path, name, value, expected) in [
+        ("/feed", "X-User", "ann", 429),
+        ("/feed", "X-User", "bob", 101),
+        ("/chat", "X-User", "ann", 101),
+        ("/inside", "X-Forwarded-For", "10.0.1.1", 101),
+        ("/inside", "X-Forwarded-For", "10.0.9.1", 403),
+        ("/inside", "X-Forwarded-For", "198.51.100.1", 403),
+    ] {
+        assert_eq!(ask(path, name, value).await.1, expected, "{path} {value}");
+    }
+}
+
+#[tokio::test]
+async fn the_example_of_tokens_lets_in_who_has_one_and_tells_the_server_who_it_is() {
+    let (mut server, issuer, authority) = (RawServer::start().await, Issuer::new("a"), Authority::new());
+    let keys = KeyServer::start(KeysAnswer::Body(issuer.jwks())).await;
+    let secret = env("JWT_SECRET").unwrap();
+    let mut text = certified(&example("jwt.yaml"), &authority);
+    for (written, here) in [
+        ("0.0.0.0:8443", "127.0.0.1:0"),
+        ("127.0.0.1:9902", "127.0.0.1:0"),
+        ("https://id.example.com/jwks.json", &keys.url),
+        ("${JWT_SECRET}", &secret),
+        ("ws://127.0.0.1:9000", server.url()),
+    ] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    let claims = |scope| {
+        let claims = serde_json::json!({ "sub": "ann", "exp": unix(60), "iss": "https://id.example.com/", "aud": "chat", "scope": scope });
+        issuer.sign(&claims)
+    };
+    let handshake = |token: String| {
+        Handshake::to("/chat")
+            .set("Host", "localhost")
+            .with("Sec-WebSocket-Protocol", &format!("chat, bearer, {token}"))
+    };
+    let enter = async || Conn::connect_tls(proxy.address(), "localhost", authority.client()).await.unwrap();
+    let mut client = enter().await;
+    client.send(handshake(claims("chat:read chat:write")).bytes()).await;
+    let seen = server.accept().await.switch(&[("Sec-WebSocket-Protocol", "chat")]).await;
+    assert_eq!((seen.get("x-user"), seen.get("sec-websocket-protocol")), (Some("ann"), Some("chat")));
+    assert_eq!(client.head().await.status(), 101);
+    let mut reader = enter().await;
+    reader.send(handshake(claims("chat:read")).bytes()).await;
+    assert_eq!(reader.head().await.status(), 403);
+}
+
+#[tokio::test]
+async fn the_example_of_a_service_asks_it_and_tells_the_server_who_it_is() {
+    let (mut server, mut service, authority) = (RawServer::start().await, RawServer::start().await, Authority::new());
+    let mut text = certified(&example("forward-auth.yaml"), &authority);
+    for (written, here) in [
+        ("0.0.0.0:8443", "127.0.0.1:0"),
+        ("http://127.0.0.1:4180", &*service.url().replace("ws://", "http://")),
+        ("ws://127.0.0.1:9000", server.url()),
+    ] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    let mut client = Conn::connect_tls(proxy.address(), "localhost", authority.client()).await.unwrap();
+    client.send(Handshake::to("/ws").set("Host", "localhost").with("Cookie", "session=1").bytes()).await;
+    let mut asked = service.accept().await;
+    let question = asked.head().await;
+    assert_eq!((question.target(), question.get("x-original-url")), ("/oauth2/auth", Some("https://localhost/ws")));
+    asked.send("HTTP/1.1 202 Accepted\r\nX-Auth-Request-User: ann\r\nContent-Length: 0\r\n\r\n").await;
+    let seen = server.accept().await.switch(&[]).await;
+    assert_eq!((seen.get("x-auth-request-user"), seen.get("x-auth-request-email")), (Some("ann"), None));
+    assert_eq!(client.head().await.status(), 101);
+    // The pages of the login are the service's own.
+    let mut visitor = Conn::connect_tls(proxy.address(), "localhost", authority.client()).await.unwrap();
+    visitor.send("GET /oauth2/start HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(service.accept().await.head().await.target(), "/oauth2/start");
+}
+
+#[tokio::test]
+async fn the_example_of_passwords_lets_in_who_has_one() {
+    let (mut server, authority) = (RawServer::start().await, Authority::new());
+    let mut text = certified(&example("basic.yaml"), &authority);
+    for (written, here) in [("0.0.0.0:8443", "127.0.0.1:0"), ("ws://127.0.0.1:9000", server.url())] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    let handshake = || Handshake::to("/ws").set("Host", "localhost");
+    let mut client = Conn::connect_tls(proxy.address(), "localhost", authority.client()).await.unwrap();
+    client.send(handshake().with("Authorization", crate::passwords::ANN).bytes()).await;
+    let seen = server.accept().await.switch(&[]).await;
+    assert_eq!((seen.get("authorization"), seen.get("x-tool")), (None, Some("internal")));
+    assert_eq!(client.head().await.status(), 101);
+    let mut stranger = Conn::connect_tls(proxy.address(), "localhost", authority.client()).await.unwrap();
+    stranger.send(handshake().bytes()).await;
+    let refused = stranger.head().await;
+    let challenge = refused.get("www-authenticate");
+    assert_eq!((refused.status(), challenge), (401, Some("Basic realm=\"The tool\", charset=\"UTF-8\"")));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use wsluice::config::load_str;
 use wsluice::explain::{AskedRequest, Explanation, explain};
 
+use crate::auth::SECRET;
 use crate::harness::{Conn, Echo, Handshake, Proxy, RawServer};
 use crate::process::{run, text};
 
@@ -30,6 +31,12 @@ routes:
   - {{ name: old, match: {{ path: {{ prefix: /old }} }}, redirect: "https://new.example{{request.target}}" }}
   - {{ name: health, match: {{ path: {{ exact: /healthz }} }}, respond: {{ body: ok }} }}
   - {{ name: v1, match: {{ path: {{ exact: /v }}, query: {{ v: "1" }}, subprotocols: [chat] }}, upstream: app }}
+  - name: guarded
+    match: {{ path: {{ prefix: /guarded }} }}
+    upstream: app
+    auth: {{ jwt: {{ keys: {{ secret: {SECRET} }}, algorithms: [HS256], from: [authorization, {{ query: t }}] }} }}
+    headers: {{ request: {{ set: {{ X-User: "{{claims.sub}}" }} }} }}
+  - {{ name: near, match: {{ path: {{ prefix: /near }} }}, upstream: app, addresses: {{ allow: [127.0.0.0/8], deny: [127.0.0.9] }} }}
   - {{ name: chat, match: {{ hosts: [chat.example], path: {{ regex: "/c[0-9]+" }} }}, upstream: app }}
 upstreams:
   app: {{ endpoints: ["{echo}"] }}
@@ -64,6 +71,9 @@ async fn what_is_told_is_what_happens() {
     let echo = Echo::start().await;
     let yaml = yaml(&echo.url());
     let proxy = Proxy::start(&yaml);
+    let token = crate::auth::of("ann");
+    let (bearer, in_query) = (format!("Bearer {token}"), format!("ws://h/guarded?t={token}"));
+    let bearer = ("Authorization", bearer.as_str());
     let (origin, bad_origin) = (("Origin", "https://a.example"), ("Origin", "https://b.example"));
     let mut refused = 0;
     for (url, fields) in [
@@ -92,6 +102,15 @@ async fn what_is_told_is_what_happens() {
         ("ws://h/strict/a", &[origin, ("Sec-WebSocket-Version", "12")]),
         ("ws://h/strict/a", &[origin, ("Sec-WebSocket-Key", "short")]),
         ("ws://h/%zz", &[]),
+        ("ws://h/near", &[]),
+        ("ws://h/near", &[("X-Forwarded-For", "127.0.0.9, 127.0.0.1")]),
+        ("http://h/near", &[("X-Forwarded-For", "192.0.2.7")]),
+        ("ws://h/guarded", &[]),
+        ("http://h/guarded", &[]),
+        ("ws://h/guarded", &[("Authorization", "Bearer a.b.c")]),
+        ("ws://h/guarded", &[bearer]),
+        ("ws://h/guarded", &[bearer, ("Origin", "https://evil.example")]),
+        (in_query.as_str(), &[]),
     ] {
         let request = asked(url, fields);
         let explanation = told(&yaml, &request);
@@ -115,6 +134,53 @@ async fn what_is_told_is_what_happens() {
         }
     }
     assert!(refused > 10, "{refused}");
+}
+
+#[test]
+fn of_addresses_it_tells_the_list_that_decides() {
+    let text =
+        yaml("ws://127.0.0.1:9").replace("{ name: other,", "{ name: other, addresses: { deny: [192.0.2.0/24] },");
+    let shown = |client: &str, url: &str, listener: &str| {
+        let asked =
+            AskedRequest { client: client.parse().unwrap(), listener: Some(listener.to_owned()), ..asked(url, &[]) };
+        told(&text, &asked).to_string()
+    };
+    let near = text.lines().position(|line| line.contains("name: near")).unwrap() + 1;
+    let line = format!("wsluice.yaml:{near}");
+    for (client, words) in [
+        ("127.0.0.9", "403 Forbidden `address`: 127.0.0.9 is in a network of `deny`"),
+        ("192.0.2.7", "403 Forbidden `address`: 192.0.2.7 is in no network of `allow`"),
+        ("127.0.0.7", "the client's, 127.0.0.7, is let in"),
+    ] {
+        let shown = shown(client, "ws://h/near", "plain");
+        assert!(shown.lines().any(|told| told.contains(words) && told.contains(&line)), "{shown}");
+    }
+    assert!(shown("192.0.2.7", "ws://h/", "other").contains("no connection gets here: 192.0.2.7 is in a network"));
+    assert!(shown("192.0.3.7", "ws://h/", "other").contains("connections of 192.0.3.7 are let in"));
+}
+
+#[test]
+fn of_a_token_it_tells_whom_it_lets_in_or_that_only_the_process_has_the_keys() {
+    let text = yaml("ws://127.0.0.1:9");
+    let bearer = format!("Bearer {}", crate::auth::of("ann"));
+    let asked = asked("ws://h/guarded", &[("Authorization", &bearer)]);
+    let shown = told(&text, &asked).to_string();
+    for words in ["the token, of ann, lets in", "x-user: ann"] {
+        assert!(shown.contains(words), "no {words} in\n{shown}");
+    }
+    assert!(!shown.contains("Bearer"), "the server does not get it\n{shown}");
+    let keys = format!("keys: {{ secret: {SECRET} }}, algorithms: [HS256]");
+    let fetched = "keys: { url: \"https://id.example/jwks\" }, audience: a, algorithms: [ES256]";
+    assert!(text.contains(&keys));
+    // Signed otherwise than the route allows: that can be told without keys.
+    assert_eq!(told(&text.replace(&keys, fetched), &asked).status.map(|status| status.as_u16()), Some(401));
+    let bearer = format!("Bearer {}", crate::harness::Issuer::new("a").token("ann"));
+    let asked = self::asked("ws://h/guarded", &[("Authorization", &bearer)]);
+    let explanation = told(&text.replace(&keys, fetched), &asked);
+    assert_eq!(explanation.status, None);
+    assert!(
+        explanation.to_string().contains("the keys of https://id.example/jwks, which only the running process fetches")
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use prometheus::Registry;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process, waitpid};
 use wsluice::handover::systemd;
 use wsluice::handover::{
-    Attempt, Deadlines, ENVIRONMENT, HandoverOffer, Metrics, Predecessors, SuccessionError, Successor,
+    Attempt, Deadlines, ENVIRONMENT, HandoverOffer, Known, Metrics, Predecessors, SuccessionError, Successor,
 };
 use wsluice::net::listener::{Address, Bound, adopt, bind};
 use wsluice::net::stream::Stream;
@@ -120,7 +120,7 @@ async fn play(part: &str, sockets: usize) {
                     return;
                 }
             }
-            () = before.follow(&process.lives, &process.metrics) => unreachable!(),
+            () = before.follow(&process.lives, &process.metrics, &|_| unreachable!("nothing moves")) => unreachable!(),
         }
     }
 }
@@ -140,7 +140,7 @@ async fn another_process_takes_over_and_hears_what_is_left() {
     let old = Process::new();
     let seats = [old.session(), old.session()];
     let prepared = offer.start(child("takes_over"), Deadlines::default()).await.unwrap();
-    let mut reporter = prepared.hand_over(&Predecessors::default(), &old.lives).await.unwrap();
+    let mut reporter = prepared.hand_over(&Predecessors::default(), &old.lives, Known::default()).await.unwrap();
     drop(bound);
     let ask = async |wanted| {
         let follow = async {
@@ -179,7 +179,7 @@ async fn another_process_that_fails_is_ended_and_told_of() {
         let (offer, _bound, _) = offer();
         let old = Process::new();
         let prepared = offer.start(command, deadlines).await?;
-        prepared.hand_over(&Predecessors::default(), &old.lives).await
+        prepared.hand_over(&Predecessors::default(), &old.lives, Known::default()).await
     };
     let missing = fails(Command::new("/nowhere/wsluice"), deadlines).await.unwrap_err();
     assert_eq!(missing.attempt(), Attempt::StartFailed);

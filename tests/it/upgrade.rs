@@ -17,7 +17,7 @@ use rustix::process::{
     waitid, waitpid,
 };
 use wsluice::control::{ProcessOrigin, ReloadError, Succession, Trigger};
-use wsluice::handover::{Deadlines, HandoverOffer, Invocation, Predecessors, UpgradeError};
+use wsluice::handover::{Deadlines, HandoverOffer, Invocation, Known, Predecessors, UpgradeError};
 use wsluice::net::listener::{Address, bind};
 use wsluice::telemetry::logging::Format;
 use wsluice::upstream::endpoint_state::EndpointStates;
@@ -27,45 +27,45 @@ use crate::plain::{at_home, get};
 use crate::process::{Process, wsluice};
 
 /// A process and all its successors. Dropping it kills the remaining ones.
-struct ProcessChain {
-    process: Process,
+pub struct ProcessChain {
+    pub process: Process,
     /// Their process ids, the youngest last.
-    pids: Vec<Pid>,
+    pub pids: Vec<Pid>,
 }
 
-fn pid(number: u32) -> Pid {
+pub fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
 impl ProcessChain {
-    fn new(process: Process) -> ProcessChain {
+    pub fn new(process: Process) -> ProcessChain {
         // An orphan becomes our child, so we can wait for it and read its exit status.
         set_child_subreaper(Some(getpid())).unwrap();
         let pids = vec![pid(process.pid())];
         ProcessChain { process, pids }
     }
 
-    fn start(dir: &Path, yaml: &str) -> ProcessChain {
+    pub fn start(dir: &Path, yaml: &str) -> ProcessChain {
         ProcessChain::new(Process::start(dir, yaml))
     }
 
-    fn youngest(&self) -> Pid {
+    pub fn youngest(&self) -> Pid {
         *self.pids.last().unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(self.youngest(), signal).unwrap();
     }
 
     /// Sends USR2, and returns once the next process has started.
-    async fn begin(&mut self) -> Pid {
+    pub async fn begin(&mut self) -> Pid {
         self.signal(Signal::USR2);
         let line = self.process.message("starting the next process").await;
         pid(u32::try_from(line["pid"].as_u64().unwrap()).unwrap())
     }
 
     /// Upgrades, and waits until the next process has taken over. Returns the old one.
-    async fn upgrade(&mut self) -> Pid {
+    pub async fn upgrade(&mut self) -> Pid {
         let next = self.begin().await;
         self.pids.push(next);
         let line = self.process.message("the next process has taken over").await;
@@ -74,7 +74,7 @@ impl ProcessChain {
     }
 
     /// Waits for the end of a process. Returns its exit code.
-    async fn end(&mut self, number: Pid) -> Option<i32> {
+    pub async fn end(&mut self, number: Pid) -> Option<i32> {
         if number == pid(self.process.pid()) {
             return eventually("the end of the first process", || self.process.exited()).await.code();
         }
@@ -86,7 +86,7 @@ impl ProcessChain {
     }
 
     /// Ends the youngest process and waits for it.
-    async fn finish(mut self) {
+    pub async fn finish(mut self) {
         self.signal(Signal::TERM);
         assert_eq!(self.end(self.youngest()).await, Some(0));
     }
@@ -101,12 +101,12 @@ impl Drop for ProcessChain {
     }
 }
 
-fn is_there(pid: Pid) -> bool {
+pub fn is_there(pid: Pid) -> bool {
     test_kill_process(pid).is_ok()
 }
 
 /// Returns `/metrics` of the youngest process.
-async fn metrics(admin: &Address) -> String {
+pub async fn metrics(admin: &Address) -> String {
     let mut conn = Conn::connect(admin).await;
     conn.send(at_home("/metrics")).await;
     let head = conn.head().await;
@@ -115,7 +115,7 @@ async fn metrics(admin: &Address) -> String {
 }
 
 /// Waits until a metric of the youngest process has this value.
-async fn shows(admin: &Address, line: &str) {
+pub async fn shows(admin: &Address, line: &str) {
     within(line, async {
         while !metrics(admin).await.lines().any(|found| found == line) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -145,7 +145,7 @@ async fn goes(mut client: Conn) {
 }
 
 /// Returns a configuration with an admin listener and these lines, without log lines of sessions.
-fn configuration(endpoints: &[&str], more: &str) -> String {
+pub fn configuration(endpoints: &[&str], more: &str) -> String {
     let route = ["match: { path: { prefix: /ws } }"];
     yaml(endpoints, &route)
         + "admin: { bind: \"127.0.0.1:0\" }\nlog: { format: json, access: false }\nwatch: false\n"
@@ -443,7 +443,9 @@ async fn a_next_process_that_is_told_to_end_does_not_take_over() {
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT).unwrap()
     });
     assert_eq!(ended.await.exit_status(), Some(0));
-    let handed = within("failure", prepared.hand_over(&Predecessors::default(), &EndpointStates::default())).await;
+    let handed =
+        within("failure", prepared.hand_over(&Predecessors::default(), &EndpointStates::default(), Known::default()))
+            .await;
     assert!(matches!(handed, Err(UpgradeError::Died(Some(status))) if status.success()), "{handed:?}");
 }
 

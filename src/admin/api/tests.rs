@@ -15,7 +15,7 @@ use super::*;
 use crate::admin::access::AdminHosts;
 use crate::admin::backend::{
     ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, PredecessorStatus, Problem, ProcessStatus,
-    ReplyFuture, SessionView, UpstreamStatus,
+    ReplyFuture, SessionView, UpgradeResult, UpstreamStatus,
 };
 use crate::admin::connections::{self, AdminConnection};
 use crate::admin::filter::{Filter, FilterInput};
@@ -48,6 +48,8 @@ impl Fake {
             upstream: "app".into(),
             endpoint: "ws://10.0.0.1:9000".into(),
             client: Some(IpAddr::from([192, 0, 2, n as u8])),
+            subject: (n == 3).then(|| "ann".into()),
+            expires_at: None,
             opened: SystemTime::UNIX_EPOCH,
             age: Duration::from_secs(n as u64),
             idle: Duration::from_millis(1500),
@@ -73,6 +75,7 @@ impl Fake {
                 upstream: &it.upstream,
                 endpoint: &it.endpoint,
                 client: it.client,
+                subject: it.subject.as_deref(),
                 age: it.age,
                 idle: it.idle,
                 queued: it.queued_bytes,
@@ -142,6 +145,14 @@ impl AdminBackend for Fake {
         })
     }
 
+    fn upgrade(&self) -> ReplyFuture<'_, Result<UpgradeResult, BackendError>> {
+        Box::pin(async {
+            self.note("upgrade");
+            let stayed = [("closing".to_owned(), 1)].into();
+            Ok(UpgradeResult { pid: 7, moved: 3, stayed, took: Duration::from_millis(20) })
+        })
+    }
+
     fn check(&self, text: Option<String>) -> ReplyFuture<'_, Result<Vec<String>, BackendError>> {
         Box::pin(async move {
             self.note(format!("check {:?}", text.as_deref().map(str::len)));
@@ -179,6 +190,14 @@ impl AdminBackend for Fake {
 
     fn session<'a>(&'a self, id: &'a str) -> ReplyFuture<'a, Option<SessionView>> {
         Box::pin(async move { self.sessions.lock().unwrap().iter().find(|it| it.id == id).cloned() })
+    }
+
+    fn set_expiry<'a>(&'a self, id: &'a str, expires_at: Option<SystemTime>) -> ReplyFuture<'a, Option<SessionView>> {
+        Box::pin(async move {
+            self.note(format!("expire {id} {expires_at:?}"));
+            let session = self.session(id).await?;
+            Some(SessionView { expires_at, ..session })
+        })
     }
 
     fn close<'a>(
@@ -372,6 +391,7 @@ async fn orders_reach_the_desk_as_they_were_meant() {
     let admin = on_loopback(Fake::with(4), None);
     for (request, body, answer) in [
         ("POST /api/v1/reload", "", json!({ "routes": { "changed": ["chat"] } })),
+        ("POST /api/v1/upgrade", "", json!({ "pid": 7, "moved": 3, "stayed": { "closing": 1 }, "move_seconds": 0.02 })),
         ("DELETE /api/v1/sessions/0001?code=4001&reason=bye", "", json!({ "closing": 1 })),
         ("POST /api/v1/sessions/close?route=even&over=30s", "", json!({ "closing": 2 })),
         ("POST /api/v1/sessions/close\nContent-Type: application/json", r#"{"all": true}"#, json!({ "closing": 4 })),
@@ -391,6 +411,7 @@ async fn orders_reach_the_desk_as_they_were_meant() {
         [
             "reload".to_owned(),
             "reloaded".to_owned(),
+            "upgrade".to_owned(),
             r#"close 0001 4001 "bye" 0ns"#.to_owned(),
             format!("close route=even {operator} 30s"),
             format!("close all {operator} 0ns"),

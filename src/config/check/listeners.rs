@@ -89,6 +89,7 @@ impl Checker<'_, '_> {
                 self.error(&at, message).at_key().help(help).involving(involved);
             }
         }
+        self.listener_addresses(path, listener);
         for (index, network) in listener.trusted_proxies.iter().enumerate() {
             if network.prefix_len() == 0 {
                 let at = path.key("trusted_proxies").index(index);

@@ -5,9 +5,14 @@
 //! was unreadable and has been reported already.
 
 mod actions;
+mod addresses;
+mod auth;
+mod basic_auth;
 mod entry;
+mod forward_auth;
 mod listeners;
 mod matching;
+mod per_client;
 mod rewrite;
 mod routes;
 mod spellings;

@@ -52,6 +52,8 @@ impl Checker<'_, '_> {
             self.path_read(&path, route);
             self.rewrite(&path, route);
             self.origins(&path, route);
+            self.addresses(&path.key("addresses"), route.addresses.as_deref());
+            self.auth(&path, route);
             self.sent(&path.key("headers"), &route.headers);
             self.edits(&path.key("headers").key("request"), &route.headers.request, EditDirection::Request);
             self.edits(&path.key("headers").key("response"), &route.headers.response, EditDirection::Response);
@@ -254,7 +256,14 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn own_header(&mut self, path: &KeyPath, name: &str, shown: String, direction: EditDirection, set: bool) {
+    pub(super) fn own_header(
+        &mut self,
+        path: &KeyPath,
+        name: &str,
+        shown: String,
+        direction: EditDirection,
+        set: bool,
+    ) {
         let why = match name {
             name if OWN_HEADERS.contains(&name) => "it belongs to one connection, and the proxy answers for it",
             name if name.starts_with("sec-websocket-") => "the handshake depends on it",
@@ -310,6 +319,7 @@ impl Checker<'_, '_> {
             }
         }
         self.not_none(&path.key("connections"), limits.connections, "session");
+        self.per_client(&path.key("per_client"), route);
         self.counted_limits(&path, limits);
         for (key, rate) in [("rate", &limits.rate), ("server_rate", &limits.server_rate)] {
             if let Some(rate) = rate {
@@ -414,7 +424,7 @@ fn has_messages(rate: &Option<Box<RateConfig>>) -> bool {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum EditDirection {
+pub(super) enum EditDirection {
     Request,
     Response,
 }

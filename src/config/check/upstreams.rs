@@ -90,7 +90,7 @@ impl Checker<'_, '_> {
         self.client_tls(&tls_path, tls);
     }
 
-    fn client_tls(&mut self, tls_path: &KeyPath, tls: &ClientTls) {
+    pub(super) fn client_tls(&mut self, tls_path: &KeyPath, tls: &ClientTls) {
         if tls.verify == Verify::Off && tls.ca.is_some() {
             let involved = self.written.original(&tls_path.key("verify"));
             let message = "nothing is verified by it with `verify: off`";

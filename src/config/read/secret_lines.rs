@@ -17,7 +17,7 @@ pub(in crate::config) fn lines(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Keys whose values are secrets.
-const SECRET_KEYS: [&str; 3] = ["token", "password", "secrets"];
+const SECRET_KEYS: [&str; 4] = ["token", "password", "secret", "secrets"];
 
 /// How many lines a list or a text of secrets is followed upwards.
 const SECRET_LINES_MAX: usize = 1000;

@@ -98,6 +98,7 @@ impl FromStr for Location {
                 RedirectError::Neither | RedirectError::NoHost => {
                     "write `https://new.example.com{request.target}`, or a path such as `/new{request.path}`"
                 }
+                RedirectError::Claims => "remove it",
                 RedirectError::SchemeRelative => "write `https://` before it, or one slash for a path",
                 RedirectError::UserInfo => "write the host alone",
                 RedirectError::HostVariable(_) => "put `/` behind the host, or name it with `{request.host}`",

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::read::MASK;
 use crate::config::value::address::Bind;
-use crate::config::value::{BadValue, Scalar, as_scalar};
+use crate::config::value::{BadValue, Scalar, as_scalar, secret};
 use crate::route::pattern::HostPattern;
 
 /// A shorter token could be guessed; 16 hexadecimal digits are 64 bits, and a guess takes a request.
@@ -71,10 +71,8 @@ impl AdminToken {
     fn read_file(file: &Path) -> Result<Vec<AdminToken>, String> {
         let name = file.display();
         let text = crate::config::read::read_text(file)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let tokens: Result<Vec<AdminToken>, BadValue> = lines.map(str::parse).collect();
-        match tokens {
-            Ok(tokens) if tokens.is_empty() => Err(format!("there is no token in {name}")),
+        match secret::lines(&text) {
+            Ok(tokens) if Vec::is_empty(&tokens) => Err(format!("there is no token in {name}")),
             Ok(tokens) => Ok(tokens),
             Err(bad) => Err(format!("{name}: {}", bad.problem)),
         }

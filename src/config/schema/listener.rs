@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
+use crate::config::schema::addresses::{AddressesConfig, networks};
 use crate::config::schema::tcp::TcpConfig;
 use crate::config::value::address::Bind;
-use crate::config::value::{BadValue, ByteSize, OrOff, TimeSpan};
-use crate::header::network;
+use crate::config::value::off::none_if_off;
+use crate::config::value::{ByteSize, MapOrOff, OrOff, TimeSpan};
 
 /// One address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -41,6 +42,13 @@ pub struct ListenerConfig {
     #[serde(default, deserialize_with = "networks")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
+
+    /// Which addresses may connect: `addresses: { allow: [10.0.0.0/8], deny: [10.9.0.7] }`. All others are refused before TLS
+    /// and before a byte of them is read. It is the address of the peer, or the one that a PROXY header announces; what
+    /// `X-Forwarded-For` says is for `addresses` of a route. Default: `off`, everybody may.
+    #[serde(default, deserialize_with = "none_if_off", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<MapOrOff<AddressesConfig>>")]
+    pub addresses: Option<Box<AddressesConfig>>,
 
     /// How much one connection may use.
     #[serde(default)]
@@ -197,6 +205,7 @@ impl ListenerConfig {
             proxy_protocol: ProxyProtocol::Off,
             timeouts: ListenerTimeouts::default(),
             trusted_proxies: Vec::new(),
+            addresses: None,
             limits: ListenerLimits::default(),
             tcp: TcpConfig::default(),
             redirect: None,
@@ -219,21 +228,4 @@ impl Default for ListenerLimits {
     fn default() -> ListenerLimits {
         ListenerLimits { headers: 100, header_bytes: ByteSize::from_kib(16), connections: None }
     }
-}
-
-/// Reads networks, and single addresses as networks of one.
-fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
-    struct Network(IpNet);
-
-    impl<'de> Deserialize<'de> for Network {
-        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(from)?;
-            network::parse(&text).map(Network).ok_or_else(|| {
-                let help = "write a network such as `10.0.0.0/8` or `fd00::/8`, or an address";
-                BadValue::new(format!("`{text}` is not a network"), help).into_serde()
-            })
-        }
-    }
-
-    Ok(Vec::<Network>::deserialize(from)?.into_iter().map(|network| network.0).collect())
 }

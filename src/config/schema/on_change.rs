@@ -74,10 +74,97 @@ as_scalar!(OnChange, "OnChange", {
     "examples": ["keep", "drain 60s", "close"],
 });
 
+/// How long the sessions that cannot move have, unless `move` says.
+const DRAIN_OF_MOVE: TimeSpan = TimeSpan::from_secs(600);
+
+/// What happens to the sessions of a process when another one has taken over: `move`, `keep`, `drain 10m` or `close`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUpgrade {
+    /// Gives them to the other process. Those that cannot go are closed evenly over this time, which is not zero.
+    Move(TimeSpan),
+    /// The old process does this with them.
+    Stay(OnChange),
+}
+
+impl Default for OnUpgrade {
+    fn default() -> OnUpgrade {
+        OnUpgrade::Move(DRAIN_OF_MOVE)
+    }
+}
+
+impl Scalar for OnUpgrade {
+    const EXPECTED: &'static str = "`move`, `keep`, `close`, or `drain` and a time such as `drain 10m`";
+}
+
+impl FromStr for OnUpgrade {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<OnUpgrade, BadValue> {
+        let mut words = text.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("move"), None, _) => Ok(OnUpgrade::default()),
+            (Some("move"), Some(time), None) => match time.parse::<TimeSpan>()? {
+                TimeSpan::ZERO => Err(BadValue::new(
+                    format!("`{text}` leaves no time to the sessions that cannot move"),
+                    "write `move`, or a time above 0s, such as `move 10m`",
+                )),
+                time => Ok(OnUpgrade::Move(time)),
+            },
+            (Some("move"), ..) => Err(BadValue::new(
+                "only a time may follow `move`",
+                "write `move`, or `move 10m` to say how long the sessions that cannot move have",
+            )),
+            (Some(word), None, _) if crate::config::read::suggest::nearest(word, &["move"]).is_some() => {
+                Err(BadValue::new(format!("`{text}` is not a way to upgrade"), "did you mean `move`?"))
+            }
+            _ => text.parse().map(OnUpgrade::Stay),
+        }
+    }
+}
+
+impl fmt::Display for OnUpgrade {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            OnUpgrade::Move(DRAIN_OF_MOVE) => out.write_str("move"),
+            OnUpgrade::Move(time) => write!(out, "move {time}"),
+            OnUpgrade::Stay(change) => change.fmt(out),
+        }
+    }
+}
+
+as_scalar!(OnUpgrade, "OnUpgrade", {
+    "description": "`move`, `keep`, `close`, or `drain` and a time.",
+    "type": "string",
+    "pattern": r"^ *(move( +([0-9]+(d|h|m|s|ms))+)?|keep|close|drain +([0-9]+(d|h|m|s|ms))+) *$|\$\{",
+    "examples": ["move", "move 30m", "keep", "drain 10m", "close"],
+});
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upgrade_moves_sessions_or_does_what_a_change_does() {
+        let minutes = |minutes: u64| TimeSpan::from_secs(60 * minutes);
+        for (text, right, shown) in [
+            ("move", OnUpgrade::Move(minutes(10)), "move"),
+            (" move  10m ", OnUpgrade::Move(minutes(10)), "move"),
+            ("move 1h", OnUpgrade::Move(minutes(60)), "move 1h"),
+            ("keep", OnUpgrade::Stay(OnChange::Keep), "keep"),
+            ("close", OnUpgrade::Stay(OnChange::Close), "close"),
+            ("drain 5m", OnUpgrade::Stay(OnChange::Drain(minutes(5))), "drain 5m"),
+        ] {
+            let read = text.parse::<OnUpgrade>().unwrap();
+            assert_eq!((read, read.to_string().as_str()), (right, shown));
+        }
+        for (text, hint) in
+            [("move 0s", "above 0s"), ("move 1m 2m", "move 10m"), ("moves", "`move`"), ("drain", "drain 60s")]
+        {
+            let bad = text.parse::<OnUpgrade>().unwrap_err();
+            assert!(format!("{bad:?}").contains(hint), "{text}: {bad:?}");
+        }
+    }
 
     #[test]
     fn it_is_a_word_or_a_word_and_a_time() {

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::schema::action::{RedirectConfig, RespondConfig};
+use crate::config::schema::addresses::AddressesConfig;
 use crate::config::schema::admission::Rate;
+use crate::config::schema::auth::AuthConfig;
 use crate::config::schema::http_compression::HttpCompression;
 use crate::config::schema::on_change::OnChange;
+use crate::config::schema::per_client::PerClientConfig;
 use crate::config::schema::rate::{Count, RateConfig};
 use crate::config::schema::upstream_lost::OnUpstreamLost;
 use crate::config::value::edits::HeaderEditsConfig;
@@ -60,6 +64,20 @@ pub struct RouteConfig {
     /// Origin are not browsers and are admitted.
     #[serde(default)]
     pub origins: OriginPolicy,
+
+    /// Which clients may use the route, by address: `addresses: { allow: [10.0.0.0/8], deny: [10.9.0.7] }`. All others get 403.
+    /// It is the client's address as the log has it: that of the peer, or what the listener's `trusted_proxies` and a PROXY
+    /// header tell. `off` where `defaults` say otherwise. Default: `off`, everybody may.
+    #[serde(default, deserialize_with = "none_if_off", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<MapOrOff<AddressesConfig>>")]
+    pub addresses: Option<Box<AddressesConfig>>,
+
+    /// Who may use the route: `auth: { jwt: { keys: { url: "https://id.example.com/jwks.json" }, algorithms: [ES256] } }`. It
+    /// holds for WebSocket handshakes, after `origins`, and for plain HTTP; `off` where `defaults` say otherwise. Default:
+    /// `off`, everybody.
+    #[serde(default, deserialize_with = "none_if_off", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<MapOrOff<AuthConfig>>")]
+    pub auth: Option<Box<AuthConfig>>,
 
     /// Changes the path before it goes upstream. Default: no change.
     #[serde(default)]
@@ -137,9 +155,21 @@ impl RouteConfig {
         *self == RouteConfig { on_change: self.on_change, ..other.clone() }
     }
 
+    /// Returns a digest that two routes have in common if they are alike, in another process too. A build that knows more
+    /// keys may give another one.
+    pub fn fingerprint(&self) -> [u8; 16] {
+        let neutral = RouteConfig { on_change: OnChange::Keep, ..self.clone() };
+        let text = serde_json::to_vec(&neutral).unwrap_or_default();
+        let mut fingerprint = [0; 16];
+        fingerprint.copy_from_slice(&digest::digest(&digest::SHA256, &text).as_ref()[..16]);
+        fingerprint
+    }
+
     /// Returns the files that it names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.respond.iter().flat_map(|respond| respond.files()).chain(self.error_pages.values().map(PathBuf::as_path))
+        let auth = self.auth.iter().flat_map(|auth| auth.files());
+        let pages = self.error_pages.values().map(PathBuf::as_path);
+        self.respond.iter().flat_map(|respond| respond.files()).chain(pages).chain(auth)
     }
 }
 
@@ -285,6 +315,12 @@ pub struct RouteLimits {
     /// limit.
     pub connections: Option<u32>,
 
+    /// How many sessions each client may have on this route, and how fast it may open them: `{ sessions: 20, handshakes: 5/s,
+    /// burst: 20, key: address }`. Default: `off`, since many people may share one address.
+    #[serde(deserialize_with = "none_if_off")]
+    #[schemars(with = "Option<MapOrOff<PerClientConfig>>")]
+    pub per_client: Option<Box<PerClientConfig>>,
+
     /// How fast the client of each session may send: `{ messages: 50/s, burst: 100, bytes: 1MiB/s, then: delay }`.
     /// `wsluice_rate_delays_total` shows that it bites. A session keeps the rate it began with. Default: `off`, since only
     /// the application knows what its clients say.
@@ -366,6 +402,7 @@ impl Default for RouteLimits {
             frame: OrOff::Off,
             body: OrOff::Off,
             connections: None,
+            per_client: None,
             rate: None,
             server_rate: None,
             control: OrOff::Set(Rate::new(1000)),

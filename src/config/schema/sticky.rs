@@ -1,17 +1,12 @@
 //! Affinity: the cookie that brings a client back to its previous endpoint.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::read::MASK;
-use crate::config::value::{BadValue, Scalar, TimeSpan, as_scalar};
-
-/// A shorter secret could be guessed; 32 hexadecimal digits are 128 bits.
-pub(in crate::config) const SECRET_CHARS_MIN: usize = 32;
+use crate::config::value::TimeSpan;
+use crate::config::value::secret::SigningSecret;
 
 /// The affinity cookie of an upstream.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -26,7 +21,7 @@ pub struct StickyConfig {
     /// a `secrets_file`; there is no default, as cookies signed with a secret made at start would be void after each
     /// restart.
     #[serde(default)]
-    pub secrets: Vec<CookieSecret>,
+    pub secrets: Vec<SigningSecret>,
 
     /// A file with the secrets, one a line, in place of `secrets`. Default: none.
     #[serde(default)]
@@ -87,86 +82,4 @@ fn everywhere() -> String {
 
 const fn yes() -> bool {
     true
-}
-
-/// A secret text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct CookieSecret(String);
-
-impl CookieSecret {
-    /// Returns the secret itself.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    /// Reads the secrets of a file, one a line; empty lines do not count.
-    ///
-    /// # Errors
-    /// If the file cannot be read or holds a bad secret; the text reveals nothing of its content.
-    pub fn read_file(file: &Path) -> Result<Vec<CookieSecret>, String> {
-        let text = crate::config::read::read_text(file)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let secrets: Result<Vec<CookieSecret>, BadValue> = lines.map(str::parse).collect();
-        match secrets {
-            Ok(secrets) if secrets.is_empty() => Err(format!("there is no secret in {}", file.display())),
-            Ok(secrets) => Ok(secrets),
-            Err(bad) => Err(format!("{}: {}", file.display(), bad.problem)),
-        }
-    }
-}
-
-impl fmt::Debug for CookieSecret {
-    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        out.write_str("CookieSecret(…)")
-    }
-}
-
-impl Scalar for CookieSecret {
-    const EXPECTED: &'static str = "a secret of at least 32 characters";
-}
-
-impl FromStr for CookieSecret {
-    type Err = BadValue;
-
-    fn from_str(text: &str) -> Result<CookieSecret, BadValue> {
-        let help = "write `${NAME}`, with what `openssl rand -hex 32` gives in the environment";
-        if text.chars().count() < SECRET_CHARS_MIN {
-            return Err(BadValue::new(format!("a secret has at least {SECRET_CHARS_MIN} characters"), help));
-        }
-        Ok(CookieSecret(text.to_owned()))
-    }
-}
-
-as_scalar!(CookieSecret shown as MASK, "CookieSecret", {
-    "description": "A secret of at least 32 characters.",
-    "type": "string",
-    "pattern": r"^.{32,}$|\$\{",
-    "examples": ["${STICKY_SECRET}"],
-});
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_read_from_a_file_and_never_shown() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let read = |text: &str| {
-            std::fs::write(file.path(), text).unwrap();
-            CookieSecret::read_file(file.path())
-        };
-        let (one, other) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
-        let secrets = read(&format!("{one}\n\n  {other}\r\n")).unwrap();
-        assert_eq!(secrets.iter().map(CookieSecret::as_bytes).collect::<Vec<_>>(), [one.as_bytes(), other.as_bytes()]);
-        assert_eq!(format!("{secrets:?}"), "[CookieSecret(…), CookieSecret(…)]");
-        let name = file.path().display();
-        assert_eq!(read("\n").unwrap_err(), format!("there is no secret in {name}"));
-        assert_eq!(read("hunter2\n").unwrap_err(), format!("{name}: a secret has at least 32 characters"));
-        assert!(
-            CookieSecret::read_file(Path::new("/nowhere/secrets"))
-                .unwrap_err()
-                .starts_with("cannot read /nowhere/secrets: ")
-        );
-    }
 }

@@ -44,7 +44,7 @@ pub(super) fn in_upstream(keys: &str) -> String {
 }
 
 /// The keys stand from line 6, column 5 on.
-fn in_listener(keys: &str) -> String {
+pub(super) fn in_listener(keys: &str) -> String {
     let start = "listeners:\n  - name: public\n    bind: \"127.0.0.1:8443\"\n";
     format!("{ROUTES}{UPSTREAMS}{start}{}", indented(keys))
 }
@@ -590,7 +590,7 @@ fn values_that_contradict_each_other_are_told() {
             in_route("error_pages: { 404: a.html, 201: b.html, 5yy: c.html, 502: '' }"),
             &[
                 "4:20 routes[0].error_pages.404: wsluice answers no request on a route with `404` | it is the answer where no route matches: write a last route with `respond: { status: 404, file: … }` and without `match`",
-                "4:33 routes[0].error_pages.201: wsluice answers no request on a route with `201` | write one of 400, 403, 408, 413, 426, 500, 502, 503, 504, 508, `4xx` or `5xx`; a server's own answers stay",
+                "4:33 routes[0].error_pages.201: wsluice answers no request on a route with `201` | write one of 400, 401, 403, 408, 413, 426, 500, 502, 503, 504, 508, `4xx` or `5xx`; a server's own answers stay",
                 "4:46 routes[0].error_pages.5yy: `5yy` is no status | write one such as `502`, or `5xx`",
                 "4:64 routes[0].error_pages.502: the name of a file is missing | write its path",
             ],

@@ -16,7 +16,9 @@ fn every_example_loads_without_error_or_warning() {
     let examples = examples();
     assert!(examples.len() >= 6);
     for (name, text) in examples {
-        let env = |name: &str| ["STICKY_SECRET", "ADMIN_TOKEN"].contains(&name).then(|| "0123456789abcdef".repeat(4));
+        let env = |name: &str| {
+            ["STICKY_SECRET", "ADMIN_TOKEN", "JWT_SECRET"].contains(&name).then(|| "0123456789abcdef".repeat(4))
+        };
         match load_as(std::path::Path::new(&name), &text, &env) {
             Ok(loaded) => assert!(loaded.warnings.is_empty(), "{}", loaded.warnings[0]),
             Err(errors) => panic!("{errors}"),

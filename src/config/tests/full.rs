@@ -12,7 +12,7 @@ version: 1
 workers: auto
 zone: here
 watch: true
-on_upgrade: drain 10m
+on_upgrade: move 20m
 listeners:
   - name: public
     bind: \"127.0.0.1:8443\"
@@ -23,6 +23,7 @@ listeners:
     proxy_protocol: off
     timeouts: { tls: 10s, headers: 10s, keep_alive: 60s, send: 30s }
     trusted_proxies: [10.0.0.0/8]
+    addresses: { allow: [10.0.0.0/8], deny: [10.9.0.7] }
     limits: { headers: 100, header_bytes: 16KiB, connections: 10 }
     tcp: { keepalive: 1m, user_timeout: 5m }
   - { name: plain, bind: \"127.0.0.1:8080\", redirect: { https: 443 } }
@@ -38,6 +39,27 @@ routes:
       subprotocols: [mqtt]
     upstream: chat
     origins: { allow: [same-origin, \"https://a.example.com\", { exact: x }], missing: deny, insecure: allow }
+    auth:
+      jwt:
+        keys: { url: \"https://id.example.com/jwks.json\", tls: { ca: d.crt } }
+        algorithms: [ES256]
+        issuer: https://id.example.com/
+        audience: [chat, talk]
+        leeway: 10s
+        from: [authorization, { query: access_token }, { cookie: session }, { subprotocol: bearer }]
+        require: { scope: chat:write, tenant: [acme, globex] }
+        forward: true
+        on_expiry: { close: 4401 }
+      basic: { file: users.htpasswd, realm: The tool, forward: true }
+      forward:
+        url: \"https://id.example.com/auth\"
+        tls: { ca: d.crt }
+        request_headers: [Cookie, Authorization]
+        headers: [X-User]
+        subject: X-User
+        timeout: 2s
+        on_failure: refuse
+    addresses: { allow: [192.0.2.0/24, \"2001:db8::/32\"], deny: [192.0.2.7] }
     paths: { slashes: keep, encoded_slash: refuse, parameters: keep }
     rewrite: { strip_prefix: /ws, add_prefix: /v }
     headers:
@@ -52,6 +74,7 @@ routes:
       frame: 1MiB
       body: 10MiB
       connections: 10
+      per_client: { sessions: 20, handshakes: 5/s, burst: 20, key: { header: X-User } }
       rate: { messages: 50/s, burst: 100, bytes: 1MiB/s, burst_bytes: 2MiB, then: delay }
       server_rate: { bytes: 10MiB/s, then: close }
       control: 100/s
@@ -60,17 +83,18 @@ routes:
     error_pages: { 502: down.html, 5xx: oops.html }
     on_upstream_lost: { close: 1012 }
     on_change: drain 60s
-  - { name: filed, match: { path: { exact: /filed } }, upstream: filed, validate: strict }
+  - { name: filed, match: { path: { exact: /filed } }, upstream: filed, validate: strict, auth: { jwt: { keys: { file: k.pem }, algorithms: [RS256] } } }
   - name: named
     match: { path: { regex: /named } }
     upstream: named
     rewrite: { path: /ws }
+    auth: { jwt: { keys: { secret: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef }, algorithms: [HS256] } }
     http_compression: { encodings: [br, gzip], min_bytes: 2KiB, types: [\"text/*\"] }
-  - { name: kept, match: { path: { exact: /kept } }, upstream: kept, rewrite: { regex: /k(.*), with: /$1 } }
+  - { name: kept, match: { path: { exact: /kept } }, upstream: kept, rewrite: { regex: /k(.*), with: /$1 }, auth: { forward: { url: \"http://127.0.0.1:1/\", cache: { time: 10s, by: [Cookie] } } } }
   - { name: gone, match: { path: { exact: /gone } }, redirect: { to: \"/ws?was={request.path}\", status: 307 } }
   - { name: well, match: { path: { exact: /well } }, respond: { status: 200, body: ok } }
   - { name: page, match: { path: { exact: /page } }, respond: { file: page.html } }
-  - { name: moved, match: { path: { exact: /moved } }, upstream: moved }
+  - { name: moved, match: { path: { exact: /moved } }, upstream: moved, auth: { jwt: { keys: { secret_file: s.txt }, algorithms: [HS256] } } }
 upstreams:
   chat:
     balance: round_robin

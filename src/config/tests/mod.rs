@@ -1,6 +1,8 @@
 //! Broken files and their messages; the module is tested from outside, as a user meets it.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod addresses;
+mod auth;
 mod broken;
 mod defaults;
 mod equal;
@@ -8,6 +10,7 @@ mod examples;
 mod full;
 mod guesses;
 mod include;
+mod per_client;
 mod rates;
 mod secrets;
 mod single_server;

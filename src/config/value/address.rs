@@ -198,7 +198,7 @@ fn unix_path(path: &str) -> Result<PathBuf, BadValue> {
 }
 
 /// Splits host and port (RFC 3986 §3.2); the host is checked and in its canonical form.
-fn split_authority(authority: &str) -> Result<(String, Option<&str>), BadValue> {
+pub(in crate::config) fn split_authority(authority: &str) -> Result<(String, Option<&str>), BadValue> {
     let help = "write a DNS name, an IPv4 address, or an IPv6 address in brackets, then perhaps `:port`";
     if let Some(rest) = authority.strip_prefix('[') {
         let bad = || BadValue::new(format!("`{authority}` is not an IPv6 address in brackets"), help);

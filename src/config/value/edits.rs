@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::config::value::http::FieldName;
 use crate::config::value::{BadValue, template};
 use crate::header::template::Template;
 
@@ -101,11 +102,8 @@ struct EditedValue<V>(V);
 
 impl<'de> Deserialize<'de> for EditedName {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse().map(EditedName).map_err(|_| {
-            let help = "write a name of letters, digits and `-`, such as `X-Tenant`, without a colon";
-            BadValue::new(format!("`{text}` is not the name of a header"), help).into_serde()
-        })
+        let name = String::deserialize(from)?.parse::<FieldName>();
+        name.map(|name| EditedName(name.0)).map_err(BadValue::into_serde)
     }
 }
 

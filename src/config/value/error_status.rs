@@ -10,7 +10,7 @@ use serde::ser::{Serialize, Serializer};
 use crate::config::value::BadValue;
 
 /// What wsluice itself answers once it has found a route; `proxy::outcome` has the reasons.
-const ANSWERED: [u16; 10] = [400, 403, 408, 413, 426, 500, 502, 503, 504, 508];
+const ANSWERED: [u16; 11] = [400, 401, 403, 408, 413, 426, 500, 502, 503, 504, 508];
 
 /// A status of an error, or all of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -36,6 +36,37 @@ impl fmt::Display for RequestTarget {
     }
 }
 
+/// The name of a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldName(pub HeaderName);
+
+impl Scalar for FieldName {
+    const EXPECTED: &'static str = "the name of a header such as `X-User`";
+}
+
+impl FromStr for FieldName {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<FieldName, BadValue> {
+        let help = "write a name of letters, digits and `-`, such as `X-Tenant`, without a colon";
+        let name = text.parse().map_err(|_| BadValue::new(format!("`{text}` is not the name of a header"), help));
+        name.map(FieldName)
+    }
+}
+
+impl fmt::Display for FieldName {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+as_scalar!(FieldName, "FieldName", {
+    "description": "The name of a header.",
+    "type": "string",
+    "pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$|\$\{",
+    "examples": ["X-User"],
+});
+
 /// The value of a Host field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(String);

@@ -8,6 +8,7 @@ use crate::config::{
 };
 use crate::net::listener::Address;
 use crate::net::proxy_protocol::Mode;
+use crate::policy::address::AddressRules;
 use crate::proxy::Proxy;
 use crate::proxy::outcome::Failure;
 use crate::proxy::snapshot::Snapshot;
@@ -60,6 +61,7 @@ impl Compiler<'_> {
         let tls = written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls));
         let settings = ListenerSettings {
             tls,
+            addresses: written.addresses.as_deref().map(address_rules),
             proxy_protocol: match written.proxy_protocol {
                 ProxyProtocol::Off => None,
                 ProxyProtocol::Optional => Some(Mode::Optional),
@@ -104,6 +106,11 @@ impl Compiler<'_> {
             Part::Whole => path.clone(),
         })
     }
+}
+
+/// Returns what the file says of addresses, ready to judge by.
+pub fn address_rules(written: &config::AddressesConfig) -> Box<AddressRules> {
+    Box::new(AddressRules::new(written.allow.as_deref(), written.deny.as_deref().unwrap_or_default()))
 }
 
 /// Returns the address to bind.

@@ -4,6 +4,7 @@
 //! It succeeds as a whole or not at all. Mistakes that the file alone cannot show (a missing certificate, a key that does not
 //! match) are all reported together, each at its position in the file.
 
+mod auth;
 mod discovery;
 mod health;
 mod listener;
@@ -15,18 +16,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-pub use listener::{CompiledListener, address};
+pub use auth::KeyFiles;
+pub use listener::{CompiledListener, address, address_rules};
 pub use pages::Pages;
 pub use route::CompiledRoute;
 pub use upstream::{CompiledUpstream, EvictionPolicy, RebalanceRule, UpstreamTasks};
 
 use super::context::CompileContext;
+use crate::auth::Keys;
 use crate::base::error_chain::error_chain;
-use crate::config::{self, AdminToken, Config, ConfigErrors, Finding, KeyPath, Loaded, Source};
+use crate::config::{self, AdminToken, Config, ConfigErrors, Finding, KeyPath, Loaded, OnUpgrade, Source};
 use crate::proxy::snapshot::Snapshot;
 use crate::route::RouteTable;
 use crate::session::access_log::AccessLog;
-use crate::tls::TlsError;
 use crate::tls::certificates::{self, CertificateScan, Part};
 
 /// A configuration ready to run.
@@ -40,6 +42,8 @@ pub struct Compiled {
     pub upstreams: BTreeMap<String, CompiledUpstream>,
     /// The files that routes send.
     pub pages: Pages,
+    /// The files of keys that verify credentials.
+    pub key_files: KeyFiles,
     /// The tokens of the admin API; empty if it needs none.
     pub tokens: Vec<AdminToken>,
     /// The certificates that were read, until they are committed.
@@ -59,7 +63,11 @@ pub fn compile(
 ) -> Result<Compiled, ConfigErrors> {
     let file = &loaded.file;
     let log = context.access_log(file);
-    let certificates = context.families.certificates.prepare(SystemTime::now());
+    let certificates = context
+        .families
+        .certificates
+        .prepare(SystemTime::now())
+        .connections_may_move(matches!(file.on_upgrade, OnUpgrade::Move(_)));
     let source = &loaded.source;
     let connect_times = connect_times(file);
     let mut compiler = Compiler {
@@ -70,6 +78,7 @@ pub fn compile(
         certificates,
         connect_times,
         pages: Pages::new(),
+        key_files: KeyFiles::new(),
         errors: vec![],
         warnings: vec![],
     };
@@ -87,8 +96,9 @@ pub fn compile(
     let listeners = listeners.map(|(index, listener)| compiler.listener(index, listener, &snapshot)).collect();
     let tokens = file.admin.as_ref().map_or_else(Vec::new, |admin| compiler.tokens(admin));
     let pages = std::mem::take(&mut compiler.pages);
+    let key_files = std::mem::take(&mut compiler.key_files);
     let (certificates, warnings) = compiler.finish()?;
-    Ok(Compiled { listeners, routes, upstreams, pages, tokens, certificates: Some(certificates), warnings })
+    Ok(Compiled { listeners, routes, upstreams, pages, key_files, tokens, certificates: Some(certificates), warnings })
 }
 
 /// The most mistakes that are reported.
@@ -111,7 +121,11 @@ pub enum FileChecks {
 pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, ConfigErrors> {
     let file = &loaded.file;
     let context = CompileContext::for_check();
-    let certificates = context.families.certificates.prepare(SystemTime::now());
+    let certificates = context
+        .families
+        .certificates
+        .prepare(SystemTime::now())
+        .connections_may_move(matches!(file.on_upgrade, OnUpgrade::Move(_)));
     let mut compiler = Compiler {
         context: &context,
         source: &loaded.source,
@@ -120,6 +134,7 @@ pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, 
         certificates,
         connect_times: HashMap::new(),
         pages: Pages::new(),
+        key_files: KeyFiles::new(),
         errors: vec![],
         warnings: vec![],
     };
@@ -135,6 +150,7 @@ pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, 
         }
         for (index, route) in file.routes.iter().enumerate() {
             compiler.pages_of(index, route);
+            compiler.auth_sources(index, route);
         }
         file.admin.iter().for_each(|admin| drop(compiler.tokens(admin)));
     } else if !file.files().is_empty() {
@@ -159,6 +175,15 @@ fn connect_times(file: &Config) -> HashMap<&str, Duration> {
 }
 
 impl Compiled {
+    /// Starts fetching the keys that routes need, where it is not done yet.
+    pub fn fetch_keys(&self) {
+        for keys in self.routes.values().filter_map(|route| route.auth.keys.as_ref()) {
+            if let Keys::Remote(remote) = keys {
+                remote.start();
+            }
+        }
+    }
+
     /// Returns the listener of this name.
     pub fn listener(&self, name: &str) -> Option<&CompiledListener> {
         self.listeners.iter().find(|listener| listener.written.name == name)
@@ -173,13 +198,14 @@ struct Compiler<'a> {
     certificates: CertificateScan,
     connect_times: HashMap<&'a str, Duration>,
     pages: Pages,
+    key_files: KeyFiles,
     errors: Vec<Finding>,
     warnings: Vec<String>,
 }
 
 impl Compiler<'_> {
     /// Reports an error at `path` and returns `None`, so that the compilation goes on and finds all of them.
-    fn ok_or_report<T>(&mut self, path: &KeyPath, result: Result<T, TlsError>) -> Option<T> {
+    fn ok_or_report<T>(&mut self, path: &KeyPath, result: Result<T, impl std::error::Error + 'static>) -> Option<T> {
         result.map_err(|error| self.report(path, error_chain(&error))).ok()
     }
 

@@ -2,25 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 
 use super::Compiler;
+use super::auth::{self, AuthSources};
+use super::listener::address_rules;
 use super::upstream::CompiledUpstream;
-use crate::config::{self, Config, KeyPath, Lookalikes, OnUpstreamLost, PlainHttp, Validate};
+use crate::config::{
+    self, ClientKeyConfig, Config, KeyPath, Lookalikes, OnExpiry, OnUpstreamLost, PlainHttp, Validate,
+};
 use crate::header::template::Template;
+use crate::policy::bucket::AdmissionRate;
 use crate::proxy;
 use crate::proxy::answer::{Answer, AnswerRoute, RespondBody};
 use crate::proxy::body::BodyTimeouts;
 use crate::proxy::compress::Compression;
+use crate::proxy::credential::RouteAuth;
 use crate::proxy::edits::{HeaderEdits, Variables};
 use crate::proxy::outcome::{self, Failure};
 use crate::proxy::page::{ErrorPages, Page};
+use crate::proxy::quota::{ClientBy, ClientLimits};
 use crate::proxy::snapshot::{ListenerHandles, Route, RouteAction};
 use crate::route::Rewrite;
-use crate::session::RouteSessions;
+use crate::session::{RouteFarewells, RouteSessions};
 use crate::upstream::Upstream;
 use crate::ws::close::Close;
 use crate::ws::rate::TokenRate;
@@ -35,6 +43,8 @@ pub struct CompiledRoute {
     pub action: RouteAction,
     /// The files that it sends.
     pub pages: RoutePages,
+    /// What its `auth` needs.
+    pub auth: AuthSources,
 }
 
 /// The files that a route sends.
@@ -62,7 +72,7 @@ impl PartialEq for RoutePages {
 impl CompiledRoute {
     /// Returns true if it says the same as `before`, and sends the same files.
     pub fn is_same(&self, before: &CompiledRoute) -> bool {
-        self.written == before.written && self.pages == before.pages
+        self.written == before.written && self.pages == before.pages && self.auth == before.auth
     }
 }
 
@@ -76,16 +86,19 @@ impl Compiler<'_> {
         upstreams: &BTreeMap<String, CompiledUpstream>,
     ) -> Option<CompiledRoute> {
         let pages = self.pages_of(index, written);
+        let sources = self.auth_sources(index, written)?;
+        let auth =
+            written.auth.as_ref().map(|written| Box::new(auth::route_auth(written, &sources, &self.context.passwords)));
         let upstream = match &written.upstream {
             Some(name) => Some(&upstreams.get(name)?.upstream),
             None => None,
         };
-        let action = match (self.unchanged(file, written, &pages, upstream), upstream) {
+        let action = match (self.unchanged(file, written, &pages, &sources, upstream), upstream) {
             (Some(action), _) => action,
-            (None, Some(upstream)) => RouteAction::Forward(self.forward(file, written, &pages, upstream)),
+            (None, Some(upstream)) => RouteAction::Forward(self.forward(file, written, &pages, auth, upstream)),
             (None, None) => RouteAction::Answer(Arc::new(self.answer(file, written, &pages)?)),
         };
-        Some(CompiledRoute { written: written.clone(), action, pages })
+        Some(CompiledRoute { written: written.clone(), action, pages, auth: sources })
     }
 
     /// Reads the files that a route sends.
@@ -105,6 +118,7 @@ impl Compiler<'_> {
         file: &Config,
         written: &config::RouteConfig,
         pages: &RoutePages,
+        auth: &AuthSources,
         upstream: Option<&Arc<Upstream>>,
     ) -> Option<RouteAction> {
         let before = self.previous?.routes.get(&written.name)?;
@@ -113,6 +127,7 @@ impl Compiler<'_> {
         let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_like(&self.log));
         let is_same = before.written.is_like(written)
             && before.pages == *pages
+            && before.auth == *auth
             && upstream.is_some_and(|upstream| Arc::ptr_eq(&route.upstream, upstream))
             && listeners.eq(file.listeners.iter().map(|listener| listener.name.as_str()))
             && is_logged;
@@ -146,6 +161,7 @@ impl Compiler<'_> {
             name: written.name.as_str().into(),
             answer,
             rewrite: rewrite(&written.rewrite),
+            addresses: written.addresses.as_deref().map(address_rules),
             response_edits,
             error_pages: pages.errors.clone(),
             variables,
@@ -159,6 +175,7 @@ impl Compiler<'_> {
         file: &Config,
         written: &config::RouteConfig,
         pages: &RoutePages,
+        auth: Option<Box<RouteAuth>>,
         upstream: &Arc<Upstream>,
     ) -> Arc<Route> {
         let families = &self.context.families;
@@ -173,9 +190,13 @@ impl Compiler<'_> {
                 metrics: families.session.route(&listener.name, &written.name, &upstream.name, &outcome::endings()),
                 log: self.log.clone(),
                 close_mapper: outcome::closing,
-                upstream_lost: match written.on_upstream_lost {
-                    OnUpstreamLost::Close(code) => Farewell::Close(Close::new(code.0, "upstream lost")),
-                    OnUpstreamLost::Cut => Farewell::Cut,
+                is_authenticated: written.auth.is_some(),
+                farewells: RouteFarewells {
+                    upstream_lost: match written.on_upstream_lost {
+                        OnUpstreamLost::Close(code) => Farewell::Close(Close::new(code.0, "upstream lost")),
+                        OnUpstreamLost::Cut => Farewell::Cut,
+                    },
+                    expired: written.auth.as_ref().map_or_else(OnExpiry::default, |auth| auth.on_expiry()).code(),
                 },
             }),
         };
@@ -183,6 +204,9 @@ impl Compiler<'_> {
         let (mut request_edits, response_edits) = (edits(&written.headers.request), edits(&written.headers.response));
         let sent = written.headers.send.iter().map(|sent| (sent.name(), Template::of(sent.variable())));
         request_edits.templates.extend(sent);
+        // Nobody but the service says these, whether it does or not.
+        let of_service = auth.as_ref().and_then(|auth| auth.service.as_ref());
+        request_edits.remove.extend(of_service.iter().flat_map(|service| service.settings().headers.iter().cloned()));
         let templates = request_edits.templates.iter().chain(&response_edits.templates).map(|(_, text)| text);
         Arc::new(Route {
             name: Arc::clone(&name),
@@ -190,6 +214,8 @@ impl Compiler<'_> {
             upstream_name: upstream.name.as_str().into(),
             hop: proxy::hops::of_route(&written.name),
             origins: written.origins.clone(),
+            addresses: written.addresses.as_deref().map(address_rules),
+            auth,
             rewrite: rewrite(&written.rewrite),
             variables: Variables::of(templates),
             request_edits,
@@ -226,10 +252,27 @@ impl Compiler<'_> {
                     .map(|rate| rate.as_ref().map(|rate| rate_limit(rate, limits.frame_max()))),
             }),
             quota: self.context.quotas.of(&written.name),
+            client_limits: limits.per_client.as_deref().map(|limits| self.client_limits(&written.name, limits)),
             connections_max: limits.connections.map_or(usize::MAX, |limit| limit as usize),
             error_pages: pages.errors.clone(),
             http: written.http == PlainHttp::Proxy,
             listeners: file.listeners.iter().map(handles).collect(),
+        })
+    }
+
+    fn client_limits(&self, route: &str, written: &config::PerClientConfig) -> Box<ClientLimits> {
+        Box::new(ClientLimits {
+            sessions: written.sessions,
+            handshakes: written
+                .handshakes
+                .map(|rate| AdmissionRate::new(rate.per_second(), written.burst(), Duration::ZERO)),
+            by: match &written.key {
+                ClientKeyConfig::Address => ClientBy::Address,
+                ClientKeyConfig::Subject => ClientBy::Subject,
+                // `config::check` has seen to it that it is a name.
+                ClientKeyConfig::Header(name) => name.parse().map_or(ClientBy::Address, ClientBy::Header),
+            },
+            clients: self.context.quotas.of(route).clients(),
         })
     }
 }

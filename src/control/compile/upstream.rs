@@ -7,7 +7,7 @@ use super::{Compiler, FileChecks, health};
 use crate::balance::sticky::{Attributes, SameSite, Secure, Sticky};
 use crate::base::clock;
 use crate::config::{
-    self, ClientTls, Config, CookieSecret, Discover, EndpointUrl, KeyPath, OnDown, Scheme, SourceRef, Verify,
+    self, ClientTls, Config, Discover, EndpointUrl, KeyPath, OnDown, Scheme, SigningSecret, SourceRef, Verify,
     WhenAllDown,
 };
 use crate::discovery::Discovery;
@@ -73,7 +73,7 @@ struct UpstreamInputs {
     /// TLS to the endpoints, and to the discovery service.
     tls: [Option<Arc<rustls::ClientConfig>>; 2],
     /// The secrets of the cookie, from the configuration or their file.
-    secrets: Vec<CookieSecret>,
+    secrets: Vec<SigningSecret>,
 }
 
 impl UpstreamInputs {
@@ -215,7 +215,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn entry(name: &str, written: &config::UpstreamConfig, secrets: &[CookieSecret]) -> EntryPolicy {
+    fn entry(name: &str, written: &config::UpstreamConfig, secrets: &[SigningSecret]) -> EntryPolicy {
         let admission = written.admission;
         let queue = written.queue;
         EntryPolicy {
@@ -231,15 +231,15 @@ impl Compiler<'_> {
     }
 
     /// Returns the secrets of a cookie; none if they cannot be read, which is reported.
-    fn secrets(&mut self, path: &KeyPath, written: &config::StickyConfig) -> Vec<CookieSecret> {
+    fn secrets(&mut self, path: &KeyPath, written: &config::StickyConfig) -> Vec<SigningSecret> {
         let Some(file) = &written.secrets_file else { return written.secrets.clone() };
-        CookieSecret::read_file(file).unwrap_or_else(|problem| {
+        SigningSecret::read_file(file).unwrap_or_else(|problem| {
             self.report(&path.key("secrets_file"), problem);
             vec![]
         })
     }
 
-    fn sticky(upstream: &str, written: &config::StickyConfig, secrets: &[CookieSecret]) -> Sticky {
+    fn sticky(upstream: &str, written: &config::StickyConfig, secrets: &[SigningSecret]) -> Sticky {
         let attributes = Attributes {
             max_age: written.max_age.map(|age| age.duration().as_secs()),
             secure: match written.secure {
@@ -254,11 +254,11 @@ impl Compiler<'_> {
                 config::CookieSameSite::None => SameSite::None,
             },
         };
-        let secrets = secrets.iter().map(CookieSecret::as_bytes);
+        let secrets = secrets.iter().map(SigningSecret::as_bytes);
         Sticky::new(written.cookie.clone(), upstream.to_owned(), secrets, written.path.clone(), attributes)
     }
 
-    fn client_tls(
+    pub(super) fn client_tls(
         &mut self,
         path: &KeyPath,
         upstream: &str,

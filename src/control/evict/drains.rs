@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -25,7 +26,7 @@ use crate::upstream::endpoint_state::EndpointState;
 use crate::upstream::entry::Gate;
 
 /// What is drained, by its name in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum DrainTarget {
     /// A listener: it accepts no connections; its requests finish.
@@ -219,12 +220,17 @@ impl Drains {
         self.sessions.cancel_stop(|member, notice| *notice == why && target.has(member), clock::now());
     }
 
-    fn publish(&self) {
-        let published = self.drains.iter().map(|(target, drain)| DrainProgress {
+    /// Returns all drains.
+    pub fn all(&self) -> Vec<DrainProgress> {
+        let progress = |(target, drain): (&DrainTarget, &RunningDrain)| DrainProgress {
             target: target.clone(),
             span: drain.span,
             since: drain.since,
-        });
-        self.published.send_replace(published.collect());
+        };
+        self.drains.iter().map(progress).collect()
+    }
+
+    fn publish(&self) {
+        self.published.send_replace(self.all());
     }
 }

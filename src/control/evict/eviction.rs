@@ -49,6 +49,12 @@ impl EvictionState {
     }
 }
 
+/// Adds an endpoint that the upstream does not have, but sessions from another process do: it counts as removed.
+pub fn add_removed(state: &Mutex<EvictionState>, endpoint: &Arc<EndpointState>) {
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.members.insert(endpoint.id(), Arc::clone(endpoint));
+}
+
 /// Runs a pass each tick, until it is dropped. Endpoints that are in `state` and no longer in the upstream count as removed.
 /// When another process `is_replacing` this one, no surplus is moved: this one does not see the sessions of the other.
 pub async fn run(

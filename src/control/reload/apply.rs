@@ -37,6 +37,7 @@ impl Controller {
         // From here on nothing should fail; a panic leaves the change half done.
         self.reload_interrupted = true;
         let mut tasks = BTreeMap::new();
+        compiled.fetch_keys();
         start_discovery(&mut compiled, &mut tasks, &self.context.ending).await;
         let gone: Vec<String> =
             self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();

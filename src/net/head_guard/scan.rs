@@ -1,5 +1,5 @@
-//! Scans request heads byte by byte: whether line ends are valid, which characters of a target to escape, and where the
-//! next head begins. Pure logic.
+//! Scans request heads and the lines of chunked bodies byte by byte: whether line ends are valid, which characters of a
+//! target to escape, and where the next head begins. Pure logic.
 
 use super::HeadRefusal;
 
@@ -9,17 +9,32 @@ pub struct Scan {
     /// Bytes of a body still to come.
     body: u64,
     after_cr: bool,
-    /// Whether the request line has begun. Empty lines before it are skipped (RFC 9112 §2.2).
-    begun: bool,
+    part: Part,
     line: LineStart,
     target: TargetState,
     framing: Framing,
+    /// Whether the request may be a WebSocket handshake.
+    may_upgrade: bool,
     /// Whether the request line has more than two spaces.
     has_space: bool,
     /// Whether the method of the last request line is HEAD.
     is_head_request: bool,
     /// Positions of target bytes to escape, in the bytes of the last read; nearly always none.
     escapes: Vec<usize>,
+}
+
+/// What the current line is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The request line. Empty lines before it are skipped (RFC 9112 §2.2).
+    #[default]
+    RequestLine,
+    Fields,
+    /// The size of a chunk and its extensions.
+    ChunkSize,
+    /// The line end behind a chunk's data.
+    ChunkEnd,
+    Trailers,
 }
 
 /// The position in the request line.
@@ -38,6 +53,7 @@ enum Framing {
     #[default]
     NoBody,
     Length(u64),
+    Chunked,
     /// Something whose end this module does not find.
     Opaque,
 }
@@ -116,7 +132,7 @@ impl Scan {
 
     /// Returns true if the method of the current or last request is HEAD.
     pub fn is_head_request(&self) -> bool {
-        self.is_head_request || !self.begun && self.line.kept().starts_with(b"HEAD ")
+        self.is_head_request || self.part == Part::RequestLine && self.line.kept().starts_with(b"HEAD ")
     }
 
     /// Adds a part of a line that starts `at` this position, and whose end is not there yet.
@@ -127,7 +143,7 @@ impl Scan {
 
     /// Looks at a part that is about to be added to the line.
     fn begin_part(&mut self, at: usize, part: &[u8]) {
-        if self.begun {
+        if self.part != Part::RequestLine {
             return;
         }
         if self.line.is_empty() && !part.is_empty() {
@@ -155,36 +171,54 @@ impl Scan {
         }
     }
 
-    /// Adds a whole line. Returns what follows the head that ended with it; `NoBody` within a head.
+    /// Adds a whole line. Returns `Opaque` if what follows it cannot be followed.
     fn end_line(&mut self, line: Line<'_>) -> Framing {
-        match (line.is_empty(), self.begun) {
-            (true, false) => {}
-            (true, true) => {
-                let framing = self.framing;
-                *self = Scan {
-                    has_space: self.has_space,
-                    is_head_request: self.is_head_request,
-                    escapes: std::mem::take(&mut self.escapes),
-                    ..Scan::default()
-                };
-                if let Framing::Length(length) = framing {
-                    self.body = length;
-                }
-                return framing;
-            }
-            (false, false) => {
-                self.begun = true;
+        match self.part {
+            Part::RequestLine if line.is_empty() => {}
+            Part::RequestLine => {
+                self.part = Part::Fields;
                 self.is_head_request = line.kept.starts_with(b"HEAD ");
                 self.framing = if line.is_connect() { Framing::Opaque } else { Framing::NoBody };
             }
-            (false, true) => {
+            Part::Fields if line.is_empty() => return self.end_head(),
+            Part::Fields => {
+                self.may_upgrade |= line.may_upgrade();
                 if let Some(framing) = line.framing() {
                     let same = self.framing == Framing::NoBody || self.framing == framing;
                     self.framing = if same { framing } else { Framing::Opaque };
                 }
             }
+            Part::ChunkSize => match line.chunk_size() {
+                Some(0) => self.part = Part::Trailers,
+                Some(size) => (self.body, self.part) = (size, Part::ChunkEnd),
+                None => return Framing::Opaque,
+            },
+            Part::ChunkEnd if line.is_empty() => self.part = Part::ChunkSize,
+            Part::ChunkEnd => return Framing::Opaque,
+            Part::Trailers if line.is_empty() => self.part = Part::RequestLine,
+            Part::Trailers => {}
         }
         Framing::NoBody
+    }
+
+    fn end_head(&mut self) -> Framing {
+        // A handshake with a body is refused, and its connection ends: no frames follow it.
+        let framing = match self.framing {
+            Framing::NoBody | Framing::Length(0) if self.may_upgrade => Framing::Opaque,
+            framing => framing,
+        };
+        *self = Scan {
+            has_space: self.has_space,
+            is_head_request: self.is_head_request,
+            escapes: std::mem::take(&mut self.escapes),
+            ..Scan::default()
+        };
+        match framing {
+            Framing::Length(length) => self.body = length,
+            Framing::Chunked => self.part = Part::ChunkSize,
+            Framing::NoBody | Framing::Opaque => {}
+        }
+        framing
     }
 }
 
@@ -257,11 +291,32 @@ impl Line<'_> {
             let digits = self.length <= LineStart::KEPT && value.iter().all(u8::is_ascii_digit);
             let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|value| value.parse().ok());
             Some(length.map_or(Framing::Opaque, Framing::Length))
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") || name.eq_ignore_ascii_case(b"upgrade") {
-            Some(Framing::Opaque)
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            let is_chunked = self.length <= LineStart::KEPT && value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            Some(if is_chunked { Framing::Chunked } else { Framing::Opaque })
         } else {
             None
         }
+    }
+
+    /// Returns true if frames may follow what has this field and no body.
+    fn may_upgrade(self) -> bool {
+        const UPGRADE: &[u8] = b"upgrade:";
+        let is_upgrade = self.kept.get(..UPGRADE.len()).is_some_and(|name| name.eq_ignore_ascii_case(UPGRADE));
+        let has_websocket = || self.kept.windows(9).any(|word| word.eq_ignore_ascii_case(b"websocket"));
+        is_upgrade && (self.length > LineStart::KEPT || has_websocket())
+    }
+
+    /// Returns the size that a chunk's first line states (RFC 9112 §7.1), if it is one that hyper reads too.
+    fn chunk_size(self) -> Option<u64> {
+        let digits = self.kept.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let blanks = self.kept[digits..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let is_over = match self.kept.get(digits + blanks) {
+            Some(byte) => *byte == b';',
+            None => self.length <= LineStart::KEPT,
+        };
+        let size = std::str::from_utf8(&self.kept[..digits]).ok()?;
+        u64::from_str_radix(size, 16).ok().filter(|_| is_over)
     }
 }
 
@@ -289,7 +344,11 @@ mod tests {
     #[test]
     fn bodies_are_skipped_and_the_next_head_is_watched() {
         let post = b"POST / HTTP/1.1\r\nCONTENT-length:  7 \r\n\r\n\n\0\rbody".as_slice();
-        for first in [HEAD, post, &HEAD[2..]] {
+        let [h2c, with_body] = [
+            "GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\n\n\r\n0\r\n\r\n",
+        ];
+        for first in [HEAD, post, &HEAD[2..], h2c.as_bytes(), with_body.as_bytes()] {
             let at = first.len() + 3;
             assert_eq!(scan_all(&[first, b"GET\n"]), Verdict::Refused { at, refusal: HeadRefusal::BareLf });
         }
@@ -300,7 +359,11 @@ mod tests {
     fn where_the_next_head_cannot_be_told_nothing_is_watched() {
         for head in [
             "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
-            "POST / HTTP/1.1\r\ntransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: h2c, WebSocket\r\nContent-Length: 0\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: a, b, c, d, e, f, g, h, i, j, k, l, m, n, websocket\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding:                         chunked\r\n\r\n",
             "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
             "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
             "POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
@@ -311,6 +374,43 @@ mod tests {
             // But the head itself is checked to its end.
             let bad = head.replace("\r\n\r\n", "\r\n\n");
             assert!(matches!(scan_all(&[bad.as_bytes()]), Verdict::Refused { .. }), "{bad}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_followed_to_the_next_head() {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\ntransfer-Encoding: Chunked\r\n\r\n";
+        let (zeros, extension) = ("0".repeat(37), "a".repeat(50));
+        for body in [
+            "0\r\n\r\n",
+            "1\r\n\n\r\n0\r\n\r\n",
+            "00c\r\nGET / HTTP/1\r\n0\r\n\r\n",
+            "9;x=\"y\" \r\n0\r\n\r\n0\r\n\0\r\n2 \t\r\n\r\n\r\n0\r\n0 ; a\r\nX: GET / <\r\nHEAD \r\n\r\n",
+            &format!("{zeros}1\r\na\r\n{zeros}0;{extension}\r\nX: {extension}\r\n\r\n"),
+        ] {
+            let all = format!("{head}{body}");
+            assert_eq!(scan_all(&[all.as_bytes()]), Verdict::More, "{body}");
+            assert_eq!(escapes(&[all.as_bytes(), b"GET /< HTTP"]), [all.len() + 5], "{body}");
+            let refused = Verdict::Refused { at: all.len() + 14, refusal: HeadRefusal::BareLf };
+            assert_eq!(scan_all(&[all.as_bytes(), b"GET / HTTP/1.1\n"]), refused, "{body}");
+        }
+        for (body, at, refusal) in [
+            ("1\na\r\n0\r\n\r\n", 1, HeadRefusal::BareLf),
+            ("1;a\n\r\na\r\n0\r\n\r\n", 3, HeadRefusal::BareLf),
+            ("1\ra\r\n0\r\n\r\n", 2, HeadRefusal::BareCr),
+            ("1;\0\r\na\r\n0\r\n\r\n", 2, HeadRefusal::Nul),
+            ("1\r\na\n0\r\n\r\n", 4, HeadRefusal::BareLf),
+            ("0\r\n\nX: y\r\n\r\n", 3, HeadRefusal::BareLf),
+            ("0\r\nX: y\n\r\n\r\n", 7, HeadRefusal::BareLf),
+            ("0\r\nX: y\r\n\n", 9, HeadRefusal::BareLf),
+        ] {
+            let refused = Verdict::Refused { at: head.len() + at, refusal };
+            assert_eq!(scan_all(&[head.as_bytes(), body.as_bytes()]), refused, "{}", body.escape_debug());
+        }
+        for body in
+            ["\r\n", "x\r\n", "1 1\r\n", "-1\r\n", "+1\r\n", "10000000000000000\r\n", "1\r\nab\r\n", &zeros.repeat(2)]
+        {
+            assert_eq!(scan_all(&[head.as_bytes(), body.as_bytes(), b"\r\n\n"]), Verdict::Opaque, "{body}");
         }
     }
 
@@ -337,7 +437,10 @@ mod tests {
             ("GET http://a\"/ HTTP/1.1\r\n\r\n", "\""),
             ("\"GET\" / HTTP/1.1\"\r\n\r\n", ""),
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n\"<>GET /\" HTTP/1.1\r\n\r\n", "\""),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nGET /\" HTTP/1.1\r\n\r\n", ""),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\"<>\r\n0\r\n\r\nGET /\" HTTP/1.1\r\n\r\n",
+                "\"",
+            ),
             ("GET / HTTP/1.1\r\n\r\nGET /< HTTP/1.1\r\n\r\n", "<"),
         ] {
             let bytes = head.as_bytes();
@@ -387,7 +490,7 @@ mod tests {
     proptest! {
         #[test]
         fn chunks_do_not_matter(
-            text in "[a\r\n\0]{0,40}|([a ?\"]{0,9}\r\n){0,5}|((a|Content-Length: ?[0-9]{1,2}|Upgrade: a|CONNECT )?\r\n){0,8}[\r\n\0a]{0,40}",
+            text in "[a\r\n\0]{0,40}|([a ?\"]{0,9}\r\n){0,5}|((a|Content-Length: ?[0-9]{1,2}|Upgrade: websocket|Upgrade: a|CONNECT )?\r\n){0,8}[\r\n\0a]{0,40}|a\r\nTransfer-Encoding: chunked\r\n\r\n((0{0,40}[0-3]|[0-3];|a|0 )?\r\n[a<]{0,3}){0,8}[\r\n\0a]{0,9}",
             cut in 0usize..80,
         ) {
             let bytes = text.as_bytes();

@@ -254,6 +254,16 @@ impl RouteSessionMetrics {
         self.active.inc();
     }
 
+    /// Counts a session that came from another process, where it counts as opened.
+    pub fn arrived(&self) {
+        self.active.inc();
+    }
+
+    /// Counts a session that went to another process, where its end will count.
+    pub fn left(&self) {
+        self.active.dec();
+    }
+
     /// Counts a session that ended after `lasted`.
     pub fn end(&self, ending: EndLabels, lasted: Duration) {
         self.active.dec();

@@ -5,9 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use super::{Entry, SessionRegistry, SessionReport, lock};
+use super::{Entry, MoveOrder, SessionId, SessionRegistry, SessionReport, WorkerEntries, lock};
 use crate::base::time::MonotonicTime;
 use crate::session::stop::{StopNotice, StopReason};
+
+/// What is asked of a connection or session.
+#[derive(Debug, Default)]
+pub struct Notice {
+    /// The stop in force.
+    pub stop: Option<StopNotice>,
+    /// When its credential expires.
+    pub expires: Option<MonotonicTime>,
+    /// It is to go to another process: see [`Guard::take_order`].
+    pub is_leaving: bool,
+}
 
 /// One registered connection or session. Dropping it removes the entry.
 #[derive(Debug)]
@@ -37,17 +48,69 @@ impl<M> Guard<M> {
     /// Stores the report and returns the stop in force; `None` if there is none or it was cancelled. Wakes the last
     /// caller's task when either is needed again; until [`Guard::signals`] changes it need not call.
     pub fn poll_stop(&self, cx: &Context<'_>, report: SessionReport) -> Option<StopNotice> {
+        self.poll_notice(cx, report).stop
+    }
+
+    /// Does the same, and also returns whether it is to go to another process.
+    pub fn poll_notice(&self, cx: &Context<'_>, report: SessionReport) -> Notice {
         let mut last = None;
-        let stop = self.entry(|entry| {
+        let notice = self.entry(|entry| {
             entry.report = report;
             if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 last = entry.waker.replace(cx.waker().clone());
             }
-            entry.stops.in_force()
+            let Entry { stops, order, .. } = entry;
+            Notice { stop: stops.in_force(), expires: stops.expires(), is_leaving: order.is_some() }
         });
         // Dropped without the lock.
         drop(last);
-        stop.flatten()
+        notice.unwrap_or_default()
+    }
+
+    /// Returns when its credential expires.
+    pub fn expires(&self) -> Option<MonotonicTime> {
+        self.entry(|entry| entry.stops.expires()).flatten()
+    }
+
+    /// Sets when its credential expires, before its task looks for the first time.
+    pub fn set_expiry(&self, expires: Option<MonotonicTime>) {
+        self.entry(|entry| entry.stops.set_expiry(expires));
+    }
+
+    /// Asks it to stop at these times too.
+    pub fn add_stops(&self, stops: Vec<StopNotice>) {
+        let Some(worker) = self.registry.workers.at(self.slab as usize) else { return };
+        let WorkerEntries { entries, stopping, .. } = &mut *lock(worker);
+        let Some(entry) = entries.get_mut(self.key as usize) else { return };
+        let was_stopping = !entry.stops.is_empty();
+        for stop in stops {
+            entry.stops.add(stop);
+        }
+        *stopping += usize::from(!was_stopping && !entry.stops.is_empty());
+    }
+
+    /// Returns the description of the session, if it is one.
+    pub fn member(&self) -> Option<M>
+    where
+        M: Clone,
+    {
+        self.entry(|entry| entry.member.clone())?
+    }
+
+    /// Returns the order to go to another process, once.
+    pub fn take_order(&self) -> Option<MoveOrder> {
+        self.entry(|entry| entry.order.take())?
+    }
+
+    /// Returns the id of its entry.
+    pub fn id(&self) -> SessionId {
+        let generation = self.entry(|entry| entry.generation).unwrap_or_default();
+        SessionId { slab: self.slab, key: self.key, generation }
+    }
+
+    /// Returns all stops that were asked of it.
+    pub fn stops(&self) -> Vec<StopNotice> {
+        self.entry(|entry| entry.stops.list()).unwrap_or_default()
     }
 
     /// Polls for the time to stop.

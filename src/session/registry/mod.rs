@@ -18,6 +18,7 @@
 mod guard;
 mod stops;
 
+use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -33,7 +34,7 @@ use crate::base::time::MonotonicTime;
 use crate::base::worker::{self, PerWorker};
 use crate::session::stop::{StopNotice, StopReason};
 use crate::ws::tunnel::QUIET_WAIT;
-pub use guard::Guard;
+pub use guard::{Guard, Notice};
 use stops::Stops;
 
 /// How many entries are visited under one lock of a worker's slab: some ten microseconds, in which that worker cannot
@@ -88,6 +89,25 @@ struct Entry<M> {
     member: Option<M>,
     /// Its last report.
     report: SessionReport,
+    /// Asks it to go to another process.
+    order: Option<MoveOrder>,
+}
+
+/// An order to sessions to go to another process. Each session takes it out of its entry; once all have, or have ended, what
+/// the order holds is dropped, which tells whoever gave it.
+#[derive(Clone, Debug)]
+pub struct MoveOrder(Arc<dyn Any + Send + Sync>);
+
+impl MoveOrder {
+    /// Makes an order that holds where a session is to report.
+    pub fn new<T: Any + Send + Sync>(report_to: T) -> MoveOrder {
+        MoveOrder(Arc::new(report_to))
+    }
+
+    /// Returns where to report, if it is a `T`.
+    pub fn report_to<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
 }
 
 /// What a session reports of itself on request.
@@ -118,6 +138,8 @@ pub struct Listed<M> {
     pub report: SessionReport,
     /// When and why it will stop, if it was asked to.
     pub stop: Option<StopNotice>,
+    /// When its credential expires.
+    pub expires: Option<MonotonicTime>,
 }
 
 impl fmt::Display for SessionId {
@@ -178,7 +200,16 @@ impl<M> SessionRegistry<M> {
         worker.generation = generation.wrapping_add(1);
         worker.stopping += usize::from(stop.is_some());
         let (member, report) = (None, SessionReport::default());
-        let entry = Entry { generation, listener, last: false, stops: Stops::new(stop), waker: None, member, report };
+        let entry = Entry {
+            generation,
+            listener,
+            last: false,
+            stops: Stops::new(stop),
+            waker: None,
+            member,
+            report,
+            order: None,
+        };
         let key = worker.entries.insert(entry);
         drop(worker);
         Guard { registry: Arc::clone(self), slab: slab as u32, key: key as u32 }
@@ -314,10 +345,41 @@ impl<M> SessionRegistry<M> {
         left.into_iter().map(|(id, _)| id).collect()
     }
 
+    /// Returns the ids of all sessions that `select` accepts.
+    pub fn session_ids(&self, select: impl Fn(SessionId, &M) -> bool) -> Vec<SessionId> {
+        let found = |id, entry: &Entry<M>| entry.member.as_ref().is_some_and(|member| select(id, member)).then_some(());
+        self.collect_entries(found).into_iter().map(|(id, ())| id).collect()
+    }
+
+    /// Gives sessions an order to go to another process. Those that have ended are skipped.
+    pub fn order(&self, ids: impl IntoIterator<Item = SessionId>, order: &MoveOrder) {
+        let give = |id| {
+            self.with_entry(id, |entry| {
+                entry.order = Some(order.clone());
+                entry.waker.take()
+            })
+            .flatten()
+        };
+        let wakers = ids.into_iter().filter_map(give).collect();
+        self.wake(wakers);
+    }
+
     /// Asks sessions to stop in their next pause. Those that have ended or were asked before are skipped. Returns how
     /// many were asked.
     pub fn stop(&self, ids: impl IntoIterator<Item = SessionId>, now: MonotonicTime, why: &StopReason) -> usize {
         self.post(ids.into_iter().map(|id| (id, now)), None, why)
+    }
+
+    /// Sets when the credential of a session expires; `None`: never. Returns false if the session has ended.
+    pub fn set_expiry(&self, id: SessionId, expires: Option<MonotonicTime>) -> bool {
+        let set = |entry: &mut Entry<M>| {
+            entry.member.as_ref()?;
+            entry.stops.set_expiry(expires);
+            Some(entry.waker.take())
+        };
+        let Some(waker) = self.with_entry(id, set).flatten() else { return false };
+        self.wake(waker.into_iter().collect());
+        true
     }
 
     /// Cancels stops for reasons that `is_over` selects, unless their time has come.
@@ -375,8 +437,8 @@ impl<M> SessionRegistry<M> {
         M: Clone,
     {
         let listed = |entry: &mut Entry<M>| {
-            let (member, report, stop) = (entry.member.clone()?, entry.report, entry.stops.in_force());
-            Some(Listed { id, member, report, stop })
+            let (member, report, stops) = (entry.member.clone()?, entry.report, &entry.stops);
+            Some(Listed { id, member, report, stop: stops.in_force(), expires: stops.expires() })
         };
         self.with_entry(id, listed)?
     }

@@ -14,9 +14,17 @@ use crate::session::stop::{StopNotice, StopReason};
 pub(super) struct Stops {
     /// The one that holds: the earliest, and of equals the one asked first.
     first: Option<StopNotice>,
-    /// The others, in the same order. Boxed twice: every session has this field and hardly any needs it.
-    #[expect(clippy::box_collection, reason = "8 bytes in every session in place of 24")]
-    rest: Option<Box<Vec<StopNotice>>>,
+    /// What hardly any session has. Boxed: 8 bytes in every session.
+    rare: Option<Box<RareStops>>,
+}
+
+/// What hardly any session has.
+#[derive(Debug, Default)]
+struct RareStops {
+    /// The other stops, in the same order.
+    rest: Vec<StopNotice>,
+    /// When its credential expires. That is no order to stop, and counts as none.
+    expires: Option<MonotonicTime>,
 }
 
 /// The effect of one more stop.
@@ -31,7 +39,7 @@ pub(super) struct StopOutcome {
 impl Stops {
     /// Starts with this stop, or with none.
     pub(super) fn new(first: Option<StopNotice>) -> Stops {
-        Stops { first, rest: None }
+        Stops { first, rare: None }
     }
 
     /// Returns true if no stop was asked.
@@ -50,8 +58,13 @@ impl Stops {
         Some(StopNotice { by: self.all().filter_map(|stop| stop.by).min(), ..first.clone() })
     }
 
+    /// Returns all stops.
+    pub(super) fn list(&self) -> Vec<StopNotice> {
+        self.all().cloned().collect()
+    }
+
     fn all(&self) -> impl Iterator<Item = &StopNotice> {
-        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
+        self.first.iter().chain(self.rare.iter().flat_map(|rare| rare.rest.iter()))
     }
 
     /// Adds a stop. Of the same kind of reason the earlier time and the earlier bound are kept.
@@ -99,16 +112,31 @@ impl Stops {
         self.all().any(|stop| stop.why == *why && stop.by.is_none_or(|by| by <= end))
     }
 
+    /// Returns when its credential expires.
+    pub(super) fn expires(&self) -> Option<MonotonicTime> {
+        self.rare.as_ref()?.expires
+    }
+
+    /// Sets when its credential expires; `None`: never.
+    pub(super) fn set_expiry(&mut self, expires: Option<MonotonicTime>) {
+        let rest = self.rare.as_mut().map_or_else(Vec::new, |rare| take(&mut rare.rest));
+        self.set_rare(rest, expires);
+    }
+
+    fn set_rare(&mut self, rest: Vec<StopNotice>, expires: Option<MonotonicTime>) {
+        let is_needed = !rest.is_empty() || expires.is_some();
+        self.rare = is_needed.then(|| Box::new(RareStops { rest, expires }));
+    }
+
     fn take_all(&mut self) -> Vec<StopNotice> {
-        let rest = take(&mut self.rest).map_or_else(Vec::new, |rest| *rest);
+        let rest = self.rare.as_mut().map_or_else(Vec::new, |rare| take(&mut rare.rest));
         self.first.take().into_iter().chain(rest).collect()
     }
 
     fn put_all(&mut self, all: Vec<StopNotice>) {
         let mut all = all.into_iter();
         self.first = all.next();
-        let rest: Vec<StopNotice> = all.collect();
-        self.rest = (!rest.is_empty()).then(|| Box::new(rest));
+        self.set_rare(all.collect(), self.expires());
     }
 }
 
@@ -264,6 +292,22 @@ mod tests {
         assert_eq!(stops.in_force(), Some(signals(20, StopReason::ListenerDrain)));
         assert!(stops.cancel(|why| *why == StopReason::ListenerDrain, at(1)));
         assert_eq!(stops.in_force(), Some(signals(30, StopReason::Drain)));
+    }
+
+    #[test]
+    fn the_end_of_a_credential_is_no_stop_and_outlives_those_that_come_and_go() {
+        let mut stops = Stops::default();
+        stops.set_expiry(Some(at(70)));
+        assert!(stops.is_empty() && stops.in_force().is_none());
+        for (seconds, why) in [(10, StopReason::Reload), (20, StopReason::RouteDrain)] {
+            stops.add(StopNotice { at: at(seconds), by: None, why });
+        }
+        stops.set_expiry(Some(at(60)));
+        assert_eq!((stops.list().len(), stops.expires()), (2, Some(at(60))));
+        stops.cancel(|_| true, at(1));
+        assert_eq!((stops.is_empty(), stops.expires()), (true, Some(at(60))));
+        stops.set_expiry(None);
+        assert!(stops.rare.is_none());
     }
 
     #[test]

@@ -250,6 +250,48 @@ async fn tickets_end_when_something_else_is_asked_of_clients() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn the_next_process_resumes_sessions_unless_it_asks_something_else_of_clients() {
+    for version in VERSIONS {
+        let (old, ca) = (Place::new(), Ca::new());
+        old.put("a", ca.sign(&["a.example"], |_| {}));
+        old.write("ca.crt", ca.pem());
+        let other_ca = Ca::new();
+        old.write("other.crt", other_ca.pem());
+        let asking = |ca: &str, mode| ServerFiles { client_auth: Some((old.path(ca), mode)), ..old.wanted(&["a"]) };
+        let wanted = asking("ca.crt", ClientAuthMode::Optional);
+        let (before, _) = old.reload(&wanted).unwrap();
+        let regular = client(&ca, version);
+        shake(&before, &regular).await.unwrap();
+        let written = serde_json::to_string(&old.certificates.ticket_keys()).unwrap();
+        let tickets: Vec<ListenerTickets> = serde_json::from_str(&written).unwrap();
+
+        let next = Place::new();
+        let (after, _) = next.reload(&wanted).unwrap();
+        next.certificates.adopt_ticket_keys(&tickets);
+        assert_eq!(shake(&after, &regular).await.unwrap().0, HandshakeKind::Resumed, "{version:?}");
+        // With the ticket of the new process, to which a reload makes no difference.
+        old.put("a", ca.sign(&["a.example"], |_| {}));
+        let (after, _) = next.reload(&wanted).unwrap();
+        assert_eq!(shake(&after, &regular).await.unwrap().0, HandshakeKind::Resumed);
+
+        let others = [
+            asking("other.crt", ClientAuthMode::Optional),
+            asking("ca.crt", ClientAuthMode::Require),
+            old.wanted(&["a"]),
+        ];
+        for other in others {
+            let visitor = client(&ca, version);
+            shake(&before, &visitor).await.unwrap();
+            let next = Place::new();
+            let (after, _) = next.reload(&other).unwrap();
+            next.certificates.adopt_ticket_keys(&tickets);
+            let shaken = shake(&after, &visitor).await.map(|(kind, _)| kind);
+            assert_ne!(shaken, Ok(HandshakeKind::Resumed), "{other:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_bad_file_keeps_the_old_certificate_and_alarms_until_it_is_good_again() {
     let (place, ca) = (Place::new(), Ca::new());
     let old = ca.sign(&["a.example"], |_| {});

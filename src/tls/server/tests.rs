@@ -10,7 +10,7 @@ use super::*;
 
 fn options(ca: &Ca) -> ServerTlsOptions {
     let identities = vec![ca.identity(&["a.example"]), ca.identity(&["b.example"])];
-    ServerTlsOptions { identities, min_version: MinVersion::Tls12, client_auth: None }
+    ServerTlsOptions { identities, min_version: MinVersion::Tls12, client_auth: None, may_move: false }
 }
 
 fn with_new_tickets(options: &ServerTlsOptions) -> Arc<ServerConfig> {

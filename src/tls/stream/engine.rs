@@ -1,4 +1,4 @@
-//! Runs rustls on bytes, without a socket.
+//! Runs rustls on bytes, without a socket; or our own record layer, if the connection came from another process.
 //!
 //! rustls gets one whole record at a time. So it is always known what it has seen; a record for which the reader has no
 //! room stays encrypted; and no bytes after a handshake are lost in it.
@@ -6,15 +6,17 @@
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
-use rustls::{CommonState, Error};
+use rustls::{CommonState, Error, ExtractedSecrets, ProtocolVersion};
 use tokio::io::ReadBuf;
 
+use super::super::state::{KeyUpdateAfterMove, Side};
+use super::capture::{FirstSecrets, capturing};
+use super::cipher::RECORD;
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
+use super::record_layer::{Contents, Fault, RecordLayer};
 use crate::net::pool::BufferSize;
 
-/// The most plaintext of one record (RFC 8446 §5.1).
-const RECORD: usize = 16 * 1024;
 /// The most bytes that a record of application data adds to its plaintext: header, explicit nonce and tag of TLS 1.2
 /// (RFC 5288 §3), which are more than those of TLS 1.3.
 const OVERHEAD: usize = 5 + 8 + 16;
@@ -36,17 +38,26 @@ pub trait TlsConnection {
     type Data;
     /// Whether with TLS 1.3 no peer waits for the last records of this side's handshake: the server's tickets.
     const LAST_FLIGHT_MAY_WAIT: bool;
+    /// Which side this is.
+    const SIDE: Side;
 
     /// See [`rustls::unbuffered`].
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
     /// Returns the state that both sides have.
     fn common(&self) -> &CommonState;
+
+    /// Gives up the connection for its keys.
+    ///
+    /// # Errors
+    /// Fails if the connection has failed, or its configuration does not allow it.
+    fn into_secrets(self) -> Result<ExtractedSecrets, Error>;
 }
 
 impl TlsConnection for UnbufferedServerConnection {
     type Data = ServerConnectionData;
     const LAST_FLIGHT_MAY_WAIT: bool = true;
+    const SIDE: Side = Side::Server;
 
     #[inline]
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
@@ -55,12 +66,17 @@ impl TlsConnection for UnbufferedServerConnection {
 
     fn common(&self) -> &CommonState {
         self
+    }
+
+    fn into_secrets(self) -> Result<ExtractedSecrets, Error> {
+        Ok(self.dangerous_into_kernel_connection()?.0)
     }
 }
 
 impl TlsConnection for UnbufferedClientConnection {
     type Data = ClientConnectionData;
     const LAST_FLIGHT_MAY_WAIT: bool = false;
+    const SIDE: Side = Side::Client;
 
     #[inline]
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
@@ -70,11 +86,29 @@ impl TlsConnection for UnbufferedClientConnection {
     fn common(&self) -> &CommonState {
         self
     }
+
+    fn into_secrets(self) -> Result<ExtractedSecrets, Error> {
+        Ok(self.dangerous_into_kernel_connection()?.0)
+    }
+}
+
+/// What opens and seals the records of a connection.
+pub(super) enum Records<C> {
+    /// rustls, from the handshake on.
+    Rustls {
+        connection: C,
+        /// Known with TLS 1.3 if the connection may move.
+        secrets: Option<FirstSecrets>,
+        /// Whether the connection may move to another process: its configuration says so.
+        may_move: bool,
+    },
+    /// Our own record layer, since the connection came from another process.
+    Moved(Box<RecordLayer>),
 }
 
 /// The state of one TLS connection.
 pub struct Engine<C> {
-    connection: C,
+    pub(super) records: Records<C>,
     /// Bytes from the socket.
     pub incoming: Incoming,
     /// Bytes to the socket.
@@ -82,20 +116,24 @@ pub struct Engine<C> {
     /// Plaintext that the reader had no room for: less than a record.
     pub(super) rest: Vec<u8>,
     /// How much of `rest` has been read.
-    rest_read: usize,
-    /// The permanent error that ended it.
-    failed: Option<Error>,
-    peer_closed: bool,
-    closed: bool,
+    pub(super) rest_read: usize,
+    /// The permanent error that ended it. If it is not closed, only reading has failed.
+    pub(super) failed: Option<Error>,
+    pub(super) peer_closed: bool,
+    pub(super) closed: bool,
     /// Work done for the peer and not yet charged to the task's budget.
-    work: u32,
+    pub(super) work: u32,
 }
 
 impl<C: TlsConnection> Engine<C> {
     /// Begins with the bytes that have already arrived.
-    pub fn new(connection: C, incoming: Incoming) -> Engine<C> {
+    pub fn new(connection: C, incoming: Incoming, may_move: bool) -> Engine<C> {
+        Engine::of(Records::Rustls { connection, secrets: None, may_move }, incoming)
+    }
+
+    pub(super) fn of(records: Records<C>, incoming: Incoming) -> Engine<C> {
         Engine {
-            connection,
+            records,
             incoming,
             outgoing: Outgoing::default(),
             rest: Vec::new(),
@@ -107,9 +145,20 @@ impl<C: TlsConnection> Engine<C> {
         }
     }
 
-    /// Returns rustls' state of the connection.
-    pub fn common(&self) -> &CommonState {
-        self.connection.common()
+    /// Returns rustls' state of the connection; `None` if the connection came from another process.
+    pub fn common(&self) -> Option<&CommonState> {
+        match &self.records {
+            Records::Rustls { connection, .. } => Some(connection.common()),
+            Records::Moved(_) => None,
+        }
+    }
+
+    /// Returns the negotiated version of TLS.
+    pub fn protocol_version(&self) -> Option<ProtocolVersion> {
+        match &self.records {
+            Records::Rustls { connection, .. } => connection.common().protocol_version(),
+            Records::Moved(layer) => Some(layer.suite().version()),
+        }
     }
 
     /// Returns true if the peer has sent its close_notify, and all bytes before it were read.
@@ -138,7 +187,18 @@ impl<C: TlsConnection> Engine<C> {
     /// # Errors
     /// Fails if the peer breaks the protocol or is refused; the alert is in `outgoing`.
     pub fn shake(&mut self) -> Result<bool, Error> {
-        while self.common().is_handshaking() {
+        if !matches!(self.records, Records::Rustls { may_move: true, .. }) {
+            return self.shake_on();
+        }
+        let (result, told) = capturing(|| self.shake_on());
+        if let (Records::Rustls { secrets, .. }, Some(told)) = (&mut self.records, told) {
+            *secrets = Some(told);
+        }
+        result
+    }
+
+    fn shake_on(&mut self) -> Result<bool, Error> {
+        while self.common().is_some_and(CommonState::is_handshaking) {
             let whole = self.next_record(|_| debug_assert!(false, "application data in a handshake"))?;
             if !whole {
                 return Ok(false);
@@ -162,6 +222,7 @@ impl<C: TlsConnection> Engine<C> {
                 (self.rest, self.rest_read) = (Vec::new(), 0);
             }
         }
+        self.end_if_used_up();
         while buf.remaining() > 0 && !self.peer_closed && !self.incoming.bytes().is_empty() && self.work < WORK_AT_ONCE
         {
             let mut rest = Vec::new();
@@ -182,8 +243,19 @@ impl<C: TlsConnection> Engine<C> {
         self.failed.as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Gives rustls the next record, and `plain` its contents. Returns false if it is not whole; rustls has then seen
-    /// its start, and refuses at once what is not TLS.
+    /// Ends the reading of a connection whose key for writing is nearly used up and cannot change, while it can still be
+    /// written to.
+    fn end_if_used_up(&mut self) {
+        if let Records::Moved(layer) = &self.records
+            && layer.must_end()
+            && self.failed.is_none()
+        {
+            self.failed = Some(KeyUpdateAfterMove.into());
+        }
+    }
+
+    /// Opens the next record, and gives `plain` its contents. Returns false if it is not whole; what is not TLS is
+    /// refused by its first bytes.
     fn next_record(&mut self, mut plain: impl FnMut(&[u8])) -> Result<bool, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -191,17 +263,37 @@ impl<C: TlsConnection> Engine<C> {
         let whole = self.incoming.record_end();
         let length = whole.map_or(0, |end| end - self.incoming.joined());
         let mut is_empty = true;
+        let plain = |payload: &[u8]| {
+            is_empty &= payload.is_empty();
+            plain(payload);
+        };
+        match &self.records {
+            Records::Rustls { .. } => self.open_by_rustls(whole, plain)?,
+            Records::Moved(_) => self.open_moved(whole, plain)?,
+        }
+        // The reader's own work covers data for it; records without data, such as tickets and new keys, are charged
+        // here.
+        self.work = self.work.saturating_add(RECORD_WORK + if is_empty { length as u32 } else { 0 });
+        if self.peer_closed {
+            // Bytes after a close_notify are ignored (RFC 8446 §6.1).
+            self.incoming.clear();
+        }
+        Ok(whole.is_some())
+    }
+
+    /// Gives rustls all bytes up to `whole`, the end of the record; all bytes if it is not whole.
+    #[inline]
+    fn open_by_rustls(&mut self, whole: Option<usize>, mut plain: impl FnMut(&[u8])) -> Result<(), Error> {
+        let Records::Rustls { connection, .. } = &mut self.records else { return Ok(()) };
         let mut seen = whole.unwrap_or(self.incoming.bytes().len());
         loop {
-            let UnbufferedStatus { discard, state, .. } = self.connection.process(self.incoming.front_mut(seen));
+            let UnbufferedStatus { discard, state, .. } = connection.process(self.incoming.front_mut(seen));
             let more = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
-                        let payload = record?.payload;
-                        is_empty &= payload.is_empty();
-                        plain(payload);
+                        plain(record?.payload);
                     }
-                    self.connection.common().wants_write()
+                    connection.common().wants_write()
                 }
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     encode(data, &mut self.outgoing)?;
@@ -225,25 +317,57 @@ impl<C: TlsConnection> Engine<C> {
                 seen -= discard;
             }
             if !more {
-                break;
+                return Ok(());
             }
         }
-        // The reader's own work covers data for it; records without data, such as tickets and new keys, are charged
-        // here.
-        self.work = self.work.saturating_add(RECORD_WORK + if is_empty { length as u32 } else { 0 });
-        if self.peer_closed {
-            // Bytes after a close_notify are ignored (RFC 8446 §6.1).
-            self.incoming.clear();
+    }
+
+    fn open_moved(&mut self, whole: Option<usize>, mut plain: impl FnMut(&[u8])) -> Result<(), Error> {
+        let Records::Moved(layer) = &mut self.records else { return Ok(()) };
+        let opened = match whole {
+            Some(end) => layer.open(self.incoming.front_mut(end), &mut self.outgoing),
+            None => RecordLayer::check_start(self.incoming.bytes()).map(|()| Contents::None).map_err(Fault::from),
+        };
+        match opened {
+            Ok(Contents::Data(payload)) => plain(payload),
+            Ok(Contents::None) => {}
+            Ok(Contents::End) => self.peer_closed = true,
+            Err(fault) => return Err(self.end_by(fault)),
         }
-        Ok(whole.is_some())
+        if let Some(end) = whole {
+            self.incoming.consume(end, end);
+        }
+        Ok(())
+    }
+
+    /// Ends the connection by a fault of our own record layer.
+    #[cold]
+    fn end_by(&mut self, fault: Fault) -> Error {
+        match fault {
+            Fault::Alert(alert, error) => {
+                // An alert is all that can be lost.
+                if let (Records::Moved(layer), false) = (&mut self.records, self.closed) {
+                    let _ = layer.abort(alert, &mut self.outgoing);
+                }
+                self.fail(error)
+            }
+            Fault::Silent(error) => self.fail(error),
+            Fault::NoSecret => {
+                self.incoming.clear();
+                self.failed = Some(KeyUpdateAfterMove.into());
+                KeyUpdateAfterMove.into()
+            }
+        }
     }
 
     /// Ends the connection, and queues rustls' alert.
     #[cold]
     fn fail(&mut self, error: Error) -> Error {
-        while self.connection.common().wants_write() {
+        while let Records::Rustls { connection, .. } = &mut self.records
+            && connection.common().wants_write()
+        {
             // Alerts are sent before any received byte is processed.
-            let Ok(ConnectionState::EncodeTlsData(data)) = self.connection.process(&mut []).state else { break };
+            let Ok(ConnectionState::EncodeTlsData(data)) = connection.process(&mut []).state else { break };
             if encode(data, &mut self.outgoing).is_err() {
                 break;
             }
@@ -262,6 +386,10 @@ impl<C: TlsConnection> Engine<C> {
     #[inline]
     pub fn seal(&mut self, plain: &[u8]) -> Result<usize, Error> {
         let plain = &plain[..plain.len().min(BULK)];
+        if let Records::Moved(layer) = &mut self.records {
+            let sealed = layer.seal(plain, &mut self.outgoing);
+            return sealed.map(|()| plain.len()).map_err(|fault| self.end_by(fault));
+        }
         let mut size = plain.len() + plain.len().div_ceil(RECORD) * OVERHEAD + KEY_UPDATES;
         self.write(|traffic, outgoing| {
             loop {
@@ -287,6 +415,10 @@ impl<C: TlsConnection> Engine<C> {
         if self.closed {
             return Ok(());
         }
+        if let Records::Moved(layer) = &mut self.records {
+            self.closed = true;
+            return layer.close(&mut self.outgoing).map_err(|fault| self.end_by(fault));
+        }
         let result = self.write(|traffic, outgoing| {
             let count = traffic.queue_close_notify(outgoing.room(KEY_UPDATES)).map_err(|_| Error::EncryptError)?;
             outgoing.add(count);
@@ -297,15 +429,16 @@ impl<C: TlsConnection> Engine<C> {
     }
 
     /// Lets `put` write after rustls' own pending records.
-    fn write<R>(
+    pub(super) fn write<R>(
         &mut self,
         put: impl FnOnce(&mut WriteTraffic<'_, C::Data>, &mut Outgoing) -> Result<R, Error>,
     ) -> Result<R, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
+        let Records::Rustls { connection, .. } = &mut self.records else { return Err(Error::HandshakeNotComplete) };
         let result = loop {
-            match self.connection.process(self.incoming.joined_mut()).state {
+            match connection.process(self.incoming.joined_mut()).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => break put(&mut traffic, &mut self.outgoing),
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     if let Err(error) = encode(data, &mut self.outgoing) {

@@ -21,6 +21,22 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// Goes on with `bytes` of another process; `patient` is whether they may wait for the next write.
+    pub fn restore(bytes: &[u8], patient: bool) -> Outgoing {
+        let span = (!bytes.is_empty()).then(|| ByteSpan::new(pool::copy_of(bytes), bytes.len()));
+        Outgoing { patient: patient && span.is_some(), span }
+    }
+
+    /// Returns the waiting bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.span.as_ref().map_or(&[], ByteSpan::bytes)
+    }
+
+    /// Returns true if the waiting bytes may wait for the next write.
+    pub fn may_wait(&self) -> bool {
+        self.patient && self.span.is_some()
+    }
+
     /// Returns true if bytes wait that should be sent now.
     pub fn is_due(&self) -> bool {
         self.span.is_some() && !self.patient

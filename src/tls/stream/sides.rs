@@ -22,8 +22,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
     /// # Errors
     /// See [`TlsStream::handshake`].
     pub async fn accept(config: Arc<ServerConfig>, incoming: Incoming, io: S) -> io::Result<Self> {
+        let may_move = config.enable_secret_extraction;
         let connection = UnbufferedServerConnection::new(config).map_err(tls_error)?;
-        TlsStream::handshake(connection, incoming, io).await
+        TlsStream::handshake(connection, incoming, io, may_move).await
     }
 }
 
@@ -33,7 +34,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     /// # Errors
     /// See [`TlsStream::handshake`].
     pub async fn connect(config: Arc<ClientConfig>, name: ServerName<'static>, io: S) -> io::Result<Self> {
+        let may_move = config.enable_secret_extraction;
         let connection = UnbufferedClientConnection::new(config, name).map_err(tls_error)?;
-        TlsStream::handshake(connection, Incoming::new(&[]), io).await
+        TlsStream::handshake(connection, Incoming::new(&[]), io, may_move).await
     }
 }

@@ -16,11 +16,20 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 
 use super::super::kinds::{Cut, Io, Kind, Own, with_both_kinds};
-use super::super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, TicketKeys, server_config};
+use super::super::server::{ClientAuth, ClientAuthMode, MinVersion, ServerTlsOptions, server_config};
 use super::super::test_certificates::Ca;
+use super::super::tickets::TicketKeys;
 use super::super::{client::ClientTlsOptions, client::client_config, provider};
 use super::*;
 use rustls::version::{TLS12, TLS13};
+
+// With tokio-rustls, no configuration keeps what a move needs.
+#[cfg(not(feature = "tls-tokio"))]
+mod moving;
+#[cfg(not(feature = "tls-tokio"))]
+mod openssl;
+#[cfg(not(feature = "tls-tokio"))]
+mod record_by_record;
 
 /// Counts the reads and writes that moved bytes.
 struct Counting {
@@ -76,6 +85,7 @@ fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, ClientC
         identities: vec![ca.identity(&[NAME])],
         min_version: MinVersion::Tls12,
         client_auth: Some(ClientAuth { roots: ca.authorities(), mode: ClientAuthMode::Require }),
+        may_move: true,
     };
     let server = server_config(&options, &TicketKeys::new().unwrap());
     let identity = ca.identity(&["client.example"]);
@@ -473,7 +483,12 @@ async fn early_data_is_passed_over<K: Kind>() {
     let mut before =
         before.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&identity.key))));
     before.max_early_data_size = 16 * 1024;
-    let options = ServerTlsOptions { identities: vec![identity], min_version: MinVersion::Tls12, client_auth: None };
+    let options = ServerTlsOptions {
+        identities: vec![identity],
+        min_version: MinVersion::Tls12,
+        client_auth: None,
+        may_move: false,
+    };
     let ours = server_config(&options, &TicketKeys::new().unwrap()).unwrap();
     let mut client = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])
@@ -517,8 +532,12 @@ async fn early_data_is_passed_over<K: Kind>() {
 
 async fn we_understand_ourselves<K: Kind>() {
     let ca = Ca::new();
-    let options =
-        ServerTlsOptions { identities: vec![ca.identity(&[NAME])], min_version: MinVersion::Tls13, client_auth: None };
+    let options = ServerTlsOptions {
+        identities: vec![ca.identity(&[NAME])],
+        min_version: MinVersion::Tls13,
+        client_auth: None,
+        may_move: false,
+    };
     let server = server_config(&options, &TicketKeys::new().unwrap()).unwrap();
     let client =
         client_config(&ClientTlsOptions { roots: Some(ca.authorities()), ..ClientTlsOptions::default() }).unwrap();

@@ -135,7 +135,7 @@ impl Tunnel {
     }
 
     /// Returns true for a blind pipe with one half ended: the other half goes on, and the session may still be ended.
-    pub(super) fn is_half_closed(&self) -> bool {
+    pub fn is_half_closed(&self) -> bool {
         self.closing.as_ref().is_some_and(|closing| matches!(closing.end, End::Finished(_)) && !closing.gave_up)
     }
 

@@ -30,6 +30,8 @@ pub enum End {
     Dead(Side),
     /// The session reached its maximum lifetime.
     Lifetime,
+    /// The credential with which it was opened has expired.
+    Expired,
     /// The driver asked for it with `Tunnel::stop`, and knows why.
     Stopped,
     /// A bug in the proxy: handling it panicked.

@@ -75,6 +75,21 @@ pub struct TunnelSettings {
 }
 
 impl TunnelSettings {
+    /// Settings that judge everything and limit nothing.
+    #[cfg(test)]
+    pub const UNLIMITED: TunnelSettings = TunnelSettings {
+        validation: Validation::Strict,
+        idle: None,
+        lifetime: None,
+        ping: None,
+        pong: Duration::ZERO,
+        frame_bytes_max: u64::MAX,
+        message_bytes_max: u64::MAX,
+        fragments_max: u32::MAX,
+        control_per_second: None,
+        rates: [None; 2],
+    };
+
     /// Returns how long a peer may be silent before it is sent a Ping; `None` where none is sent.
     pub fn pings_after(&self) -> Option<Duration> {
         self.ping.filter(|_| self.validation != Validation::Off)
@@ -128,7 +143,18 @@ pub enum TunnelStep {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Rare {
     stop: Option<PendingStop>,
+    /// When its credential expires.
+    expires: Option<MonotonicTime>,
+    /// That time has come, and the next pause is awaited.
+    is_expiring: bool,
     meters: [Option<Meter>; 2],
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let Rare { stop, expires, is_expiring: _, meters } = self;
+        stop.is_none() && expires.is_none() && meters.iter().all(Option::is_none)
+    }
 }
 
 /// The state of one session.
@@ -167,13 +193,26 @@ impl Tunnel {
             ping_keys,
             opened: now,
             data_at: now,
-            rare: is_metered.then(|| Box::new(Rare { stop: None, meters })),
+            rare: is_metered.then(|| Box::new(Rare { meters, ..Rare::default() })),
             peers: [Peer::new(now), Peer::new(now)],
             closing: None,
             timer_moved: true,
             control_second: 0,
             control_counts: [0; 2],
         }
+    }
+
+    /// Shares these settings if they are equal to its own. Returns its own, shared or not.
+    pub fn share_settings(&mut self, settings: &Arc<TunnelSettings>) -> &Arc<TunnelSettings> {
+        if *self.settings == **settings {
+            self.settings = Arc::clone(settings);
+        }
+        &self.settings
+    }
+
+    /// Prepares for a driver that has not asked for a deadline yet.
+    pub fn rearm(&mut self) {
+        self.timer_moved = true;
     }
 
     /// Returns true unless the tunnel is a blind pipe.
@@ -228,7 +267,7 @@ impl Tunnel {
             self.extend_answer_wait(now, from);
         }
         // The end of a message brings the pause nearer that a stop waits for.
-        if self.pending_stop().is_some() {
+        if self.awaits_pause() {
             self.timer_moved = true;
         }
         step

@@ -17,18 +17,7 @@ const KEYS: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 const MASK: [u8; 4] = [9, 8, 7, 6];
 
 fn settings() -> TunnelSettings {
-    TunnelSettings {
-        validation: Validation::Lenient,
-        idle: None,
-        lifetime: None,
-        ping: None,
-        pong: Duration::from_secs(10),
-        frame_bytes_max: u64::MAX,
-        message_bytes_max: u64::MAX,
-        fragments_max: u32::MAX,
-        control_per_second: None,
-        rates: [None; 2],
-    }
+    TunnelSettings { validation: Validation::Lenient, pong: Duration::from_secs(10), ..TunnelSettings::UNLIMITED }
 }
 
 fn at(seconds: u64) -> MonotonicTime {
@@ -226,6 +215,7 @@ fn codes(end: &End) -> (Option<Close>, Option<Close>) {
         End::Lost(Side::Client) | End::Dead(Side::Client) => (None, away()),
         End::Lost(Side::Server) => (Some(Close::new(CloseCode::BAD_GATEWAY, "upstream lost")), None),
         End::Dead(Side::Server) => (away(), None),
+        End::Expired => (Some(Close::new(CloseCode(4401), "")), away()),
         End::Stopped | End::Lifetime => (Some(Close::new(CloseCode::SERVICE_RESTART, "")), away()),
         End::Idle => (away(), away()),
         End::FrameTooLarge(_) | End::MessageTooLarge(_) => (Some(Close::new(CloseCode::MESSAGE_TOO_BIG, "")), away()),
@@ -514,6 +504,47 @@ fn a_stop_lets_a_fragmented_message_end_and_the_timer_hears_of_it() {
         let opcodes: Vec<_> = frames.iter().map(|frame| frame.0).collect();
         assert_eq!(opcodes, [Opcode::Binary, Opcode::Continuation, Opcode::Close]);
     }
+}
+
+#[test]
+fn a_credential_ends_its_session_in_the_first_pause_after_its_time() {
+    let mut driver = Driver::new(settings());
+    driver.tunnel.expire(Some(at(50)));
+    assert_eq!(driver.tunnel.poll_timeout(), Some(at(50)));
+    driver.feed(millis(at(49), 950), Side::Client, &frame(Side::Client, true, Opcode::Text, b"question"));
+    driver.tick(at(50));
+    driver.feed(millis(at(50), 100), Side::Server, &frame(Side::Server, true, Opcode::Text, b"answer"));
+    driver.tick(millis(at(50), 299));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(millis(at(50), 300));
+    assert_eq!(driver.tunnel.end(), Some(&End::Expired));
+    assert_eq!((driver.close_to(Side::Client), driver.close_to(Side::Server)), (Some(4401), Some(1001)));
+}
+
+#[test]
+fn the_time_of_a_credential_can_be_moved_and_taken_away_and_a_message_may_end_but_not_last() {
+    let mut driver = Driver::new(settings());
+    for (expires, then) in [(at(5), Some(at(9))), (at(9), None)] {
+        driver.tunnel.expire(Some(expires));
+        driver.tunnel.expire(then);
+        driver.tick(at(8));
+        assert_eq!(driver.tunnel.end(), None);
+    }
+    driver.tick(at(15));
+    assert_eq!((driver.tunnel.end(), &driver.tunnel.rare), (None, &None));
+    let wire = frame(Side::Client, true, Opcode::Binary, &[7; 100]);
+    driver.feed(at(15), Side::Client, &wire[..50]);
+    driver.tunnel.expire(Some(at(16)));
+    driver.tick(at(17));
+    assert_eq!(driver.tunnel.end(), None, "inside a message");
+    driver.tunnel.timer_moved();
+    driver.feed(at(18), Side::Client, &wire[50..]);
+    assert!(driver.tunnel.timer_moved(), "the deadline is nearer now");
+    driver.feed(at(18), Side::Client, &wire[..50]);
+    driver.tick(millis(at(18), 999));
+    assert_eq!(driver.tunnel.end(), None);
+    driver.tick(at(19));
+    assert_eq!(driver.tunnel.end(), Some(&End::Expired));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Timers: the requested stop, the lifetime, the idle timeout, liveness, and the deadline of the closing handshake.
+//! Timers: the requested stop, the end of the credential, the lifetime, the idle timeout, liveness, and the deadline of the
+//! closing handshake.
 
 use std::time::Duration;
 
@@ -48,10 +49,43 @@ impl Tunnel {
     pub fn cancel_stop(&mut self) {
         if let Some(rare) = &mut self.rare {
             rare.stop = None;
-            if rare.meters.iter().all(Option::is_none) {
+            if rare.is_empty() {
                 self.rare = None;
             }
         }
+    }
+
+    /// Ends the session as `End::Expired` in its first pause from `at` on, at most [`QUIET_WAIT`] later, like a stop;
+    /// `None`: never. A later call replaces the time.
+    pub fn expire(&mut self, at: Option<MonotonicTime>) {
+        if at == self.rare.as_ref().and_then(|rare| rare.expires) {
+            return;
+        }
+        self.timer_moved = true;
+        let rare = self.rare.get_or_insert_default();
+        (rare.expires, rare.is_expiring) = (at, false);
+        if rare.is_empty() {
+            self.rare = None;
+        }
+    }
+
+    /// Returns when to look at the end of the credential. Until it has come, traffic does not move the timer.
+    fn expiry_due(&self) -> Option<MonotonicTime> {
+        let rare = self.rare.as_ref()?;
+        let at = rare.expires?;
+        Some(if rare.is_expiring { self.stop_due(&PendingStop { at, latest: at + QUIET_WAIT }) } else { at })
+    }
+
+    fn is_expired(&mut self, now: MonotonicTime) -> bool {
+        if let Some(rare) = &mut self.rare {
+            rare.is_expiring = rare.expires.is_some_and(|at| at <= now);
+        }
+        self.expiry_due().is_some_and(|at| at <= now)
+    }
+
+    /// Returns true if a pause would end the session.
+    pub(super) fn awaits_pause(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.stop.is_some() || rare.is_expiring)
     }
 
     pub(super) fn pending_stop(&self) -> Option<&PendingStop> {
@@ -76,6 +110,8 @@ impl Tunnel {
                     && self.stop_due(stop) <= now
                 {
                     self.begin(now, End::Stopped);
+                } else if self.is_expired(now) {
+                    self.begin(now, End::Expired);
                 } else if self.lifetime_due().is_some_and(|at| at <= now) {
                     self.begin(now, End::Lifetime);
                 } else if let Some(due) = self.idle_due().filter(|due| *due <= now) {
@@ -108,7 +144,7 @@ impl Tunnel {
         }
         let liveness = Side::BOTH.map(|side| self.liveness_due(side));
         let stop = self.pending_stop().map(|stop| self.stop_due(stop));
-        let all = [give_up, stop, self.lifetime_due(), self.idle_due()];
+        let all = [give_up, stop, self.expiry_due(), self.lifetime_due(), self.idle_due()];
         all.into_iter().chain(liveness).chain(resumes).flatten().min()
     }
 

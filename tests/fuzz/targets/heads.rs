@@ -32,6 +32,8 @@ const SEEDS: &[&[u8]] = &[
     b"\x05\r\nPUT http://a/1?\xc3\xa9=<\"> HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\nabcGET /2 HTTP/1.0\r\n\r\n",
     b"\x06POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 28\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\x07GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\x04POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\nT: u\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\x03POST /1 HTTP/1.1\r\nHost: a\r\nUpgrade: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\nT: u\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\x08POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
 ];
 const TOKENS: &[&[u8]] = &[
@@ -193,10 +195,13 @@ fn escaped(target: &[u8]) -> String {
     text.split('#').next().unwrap_or_default().to_owned()
 }
 
+/// As much of a line the guard looks at; what is longer it leaves to hyper.
+const GUARD_KEEPS: usize = 40;
+
 /// Reads requests off bytes, by the letter.
 pub struct Reader<'a> {
     rest: &'a [u8],
-    /// LF alone ends no line. Behind a body whose end the guard leaves to hyper it does.
+    /// LF alone ends no line. In and behind a body whose end the guard leaves to hyper it does.
     is_strict: bool,
     /// Nothing may come out behind what was read.
     is_last: bool,
@@ -250,6 +255,7 @@ impl<'a> Reader<'a> {
             return Err("a bad version");
         }
         let (mut lengths, mut codings, mut is_opaque) = (vec![], vec![], method == b"CONNECT");
+        let mut may_upgrade = false;
         loop {
             let line = self.line()?;
             if line.is_empty() {
@@ -266,10 +272,13 @@ impl<'a> Reader<'a> {
             }
             if name.eq_ignore_ascii_case(b"content-length") {
                 lengths.push(value);
+                is_opaque |= line.len() > GUARD_KEEPS;
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
                 codings.push(value);
+                is_opaque |= line.len() > GUARD_KEEPS;
             } else if name.eq_ignore_ascii_case(b"upgrade") {
-                is_opaque = true;
+                let has_websocket = || value.windows(9).any(|word| word.eq_ignore_ascii_case(b"websocket"));
+                may_upgrade |= line.len() > GUARD_KEEPS || has_websocket();
             }
         }
         let mut read =
@@ -283,7 +292,7 @@ impl<'a> Reader<'a> {
             }
             // RFC 9112 §6.1: with a length beside it, it is the last.
             self.is_last = !lengths.is_empty();
-            self.is_strict = false;
+            self.is_strict &= !is_opaque && lengths.is_empty();
             read.whole = self.chunks(&mut read.body)?;
             return Ok(read);
         }
@@ -297,8 +306,8 @@ impl<'a> Reader<'a> {
             // The guard reads one number; what else is a length is left to hyper.
             is_opaque |= item.len() != lengths[0].len();
         }
-        self.is_strict &= !is_opaque;
         let length = length.unwrap_or(0);
+        self.is_strict &= !(is_opaque || may_upgrade && length == 0);
         let there = usize::try_from(length).unwrap_or(usize::MAX).min(self.rest.len());
         read.whole = there as u64 == length;
         read.body = self.rest[..there].to_vec();
@@ -314,6 +323,7 @@ impl<'a> Reader<'a> {
             let line = &self.rest[..end];
             let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
             let tail = line[digits..].trim_ascii_start();
+            self.is_strict &= line.len() - tail.len() < GUARD_KEEPS;
             let size = std::str::from_utf8(&line[..digits]).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
             let (Some(size), true) = (size, tail.is_empty() || tail.starts_with(b";")) else { return Ok(false) };
             if line.contains(&b'\n') || line.contains(&b'\r') {

@@ -22,6 +22,7 @@ pub mod proxy_protocol;
 pub mod scanner;
 pub mod stream;
 pub mod switching;
+pub mod tls_moved;
 pub mod tunnel;
 
 /// One thing that is fuzzed.
@@ -54,6 +55,7 @@ pub const ALL: &[Target] = &[
     proxy_protocol::TARGET,
     scanner::TARGET,
     switching::TARGET,
+    tls_moved::TARGET,
     tunnel::TARGET,
 ];
 

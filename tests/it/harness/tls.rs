@@ -51,10 +51,15 @@ impl Authority {
 
     /// Returns a client configuration that trusts only this authority.
     pub fn client(&self) -> Arc<ClientConfig> {
+        self.client_of(rustls::DEFAULT_VERSIONS)
+    }
+
+    /// Does the same for these versions of TLS.
+    pub fn client_of(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.ca()).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap();
         Arc::new(config.with_root_certificates(roots).with_no_client_auth())
     }

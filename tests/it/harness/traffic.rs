@@ -20,7 +20,7 @@ use wsluice::net::listener::Address;
 use super::{BINARY, CLOSE, Conn, Event, Frame, Handshake, PING, PONG, RawServer, Reader, TEXT, Writer, within};
 
 /// How many messages a client may have sent that were not echoed yet.
-const UNANSWERED_MAX: u64 = 4;
+pub const UNANSWERED_MAX: u64 = 4;
 /// The source of message contents.
 const POOL_BYTES: usize = 512 << 10;
 
