@@ -255,11 +255,24 @@ where
         if self.tunnel.only_relays() && !self.to_server.is_blocked() && !self.to_client.is_blocked() {
             return false;
         }
+        let over = self.is_over();
+        let is_done = self.finish(cx, now, over);
+        // With the last Close out, both peers may have ended long since: nothing would wake the task any more.
+        let is_done = if !over && self.is_over() { self.finish(cx, now, true) } else { over && is_done };
+        self.tunnel.gave_up() || is_done
+    }
+
+    /// Returns true once both connections may be dropped when what is left is written.
+    fn is_over(&self) -> bool {
+        self.tunnel.is_finished() || (self.client.ends_on_drop() && self.tunnel.is_close_complete())
+    }
+
+    /// Writes what is left to both peers; true if nothing is.
+    fn finish(&mut self, cx: &mut Context<'_>, now: MonotonicTime, over: bool) -> bool {
         let (tunnel, observer) = (&mut self.tunnel, &mut self.observer);
-        let over = tunnel.is_finished() || (self.client.ends_on_drop() && tunnel.is_close_complete());
         let server = self.to_server.finish(cx, now, tunnel, observer, &mut self.server, Side::Server, over);
         let client = self.to_client.finish(cx, now, tunnel, observer, &mut self.client, Side::Client, over);
-        self.tunnel.gave_up() || (over && server && client)
+        server && client
     }
 }
 
@@ -300,7 +313,7 @@ mod tests {
     use crate::ws::close::{Close, CloseCode};
     use crate::ws::frame::Opcode;
     use crate::ws::scanner::{EndedMessage, Rsv, Violation};
-    use crate::ws::tunnel::{Farewell, QUIET, TunnelSettings, Validation};
+    use crate::ws::tunnel::{ECHO_WAIT, Farewell, QUIET, TunnelSettings, Validation};
 
     /// A peer that always has bytes to read and accepts all writes.
     #[derive(Debug)]
@@ -486,6 +499,25 @@ mod tests {
         let mut received = vec![];
         client.read_to_end(&mut received).await.unwrap();
         assert_eq!(received, [0x88, 2, 3, 0xe9], "the Close of `Passed`, and nothing else");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_session_whose_peers_have_both_gone_is_over_at_once() {
+        let plain = |socket: UnixStream| Transport::<Endless>::Plain(Stream::from(socket));
+        let ((client, near), (far, server)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let settings = TunnelSettings { validation: Validation::Strict, ..BLIND };
+        let tunnel = Tunnel::new(Arc::new(settings), Rsv::None, [1, 2], clock::now());
+        let mut relay = Relay::new(tunnel, (plain(near), vec![]), (plain(far), vec![]), Passed::default());
+        let guard = SessionRegistry::<()>::new(1).enter(1);
+        let mut timer = pin!(sleep_until(Instant::now()));
+        // Only ends are shut down: what is sent to a peer still goes somewhere.
+        for peer in [&client, &server] {
+            rustix::net::shutdown(peer, rustix::net::Shutdown::Write).unwrap();
+        }
+        let began = clock::now();
+        poll_fn(|cx| relay.poll(cx, timer.as_mut(), &guard)).await;
+        assert!(clock::now().since(began) < ECHO_WAIT / 2, "it waits for an answer that cannot come");
+        assert_eq!(relay.tunnel.end(), Some(&End::Lost(Side::Client)));
     }
 
     #[tokio::test(flavor = "current_thread")]
