@@ -24,7 +24,7 @@ use crate::session::{Immovable, Sessions};
 use crate::upstream::endpoint_state::EndpointStates;
 
 /// The version of what is written of a session. Another one is refused: the session stays where it is.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// How long a batch waits for its sessions to report. They do in a moment, unless their worker hangs.
 const REPORT_WAIT: Duration = Duration::from_millis(500);

@@ -9,6 +9,7 @@ pub mod clients;
 pub mod jwt;
 pub mod origin;
 pub mod reach;
+pub mod recheck;
 pub mod retry_budget;
 pub mod subject;
 

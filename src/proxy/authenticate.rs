@@ -68,7 +68,7 @@ impl JwtAuth {
         let VerifiedToken { claims, subject, expires } =
             self.rules.judge(&found.token, &self.keys.current(), now.unix)?;
         let expires = self.ends_sessions.then(|| now.at(expires));
-        log.identity = Some(Box::new(Identity { subject, expires }));
+        log.identity = Some(Box::new(Identity { subject, expires, recheck: None }));
         let own_subprotocol = self.take_out(request, &found);
         request.credential = Some(Box::new(Credential { claims, own_subprotocol }));
         Ok(())

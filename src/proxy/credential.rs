@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use super::recheck::PlannedRecheck;
 use crate::auth::Keys;
 use crate::auth::basic::BasicVerifier;
 use crate::auth::service::AuthService;
@@ -57,6 +58,8 @@ pub struct Identity {
     pub subject: Option<Box<str>>,
     /// When a session must end.
     pub expires: Option<MonotonicTime>,
+    /// What a service is asked about it again.
+    pub recheck: Option<PlannedRecheck>,
 }
 
 /// What else the request needs of its token.

@@ -18,11 +18,13 @@ use super::denial::ServiceDenial;
 use super::edits::{FilledEdits, HeaderEdits};
 use super::hops::CDN_LOOP;
 use super::outcome::Failure;
+use super::recheck::PlannedRecheck;
 use super::request::RoutedRequest;
 use super::request_log::RequestLog;
 use super::snapshot::Route;
 use crate::auth::service::{self, AuthService, Verdict};
 use crate::header::{forwarded, hop_by_hop};
+use crate::policy::recheck::KeptQuestion;
 
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
@@ -64,6 +66,7 @@ pub async fn judge(
     log: &mut RequestLog,
 ) -> Result<(), Failure> {
     let question = question(service, route, request, path);
+    let kept = (service.settings().recheck.is_some() && log.is_handshake).then(|| KeptQuestion::of(&question));
     let identity = match service.ask(question).await {
         Ok(Verdict::Allowed(identity)) => identity,
         Ok(Verdict::Denied(answer)) => return Err(Failure::AuthDenied(Box::new(denial(answer)))),
@@ -73,6 +76,10 @@ pub async fn judge(
     if let Some(subject) = &identity.subject {
         let known = log.identity.get_or_insert_default();
         known.subject = Some(subject.clone());
+    }
+    if let Some(question) = kept {
+        let planned = PlannedRecheck { service: Arc::clone(service), question, due: None };
+        log.identity.get_or_insert_default().recheck = Some(planned);
     }
     request.from_service = Some(identity);
     Ok(())

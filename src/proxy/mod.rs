@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod page;
 pub mod password;
+pub mod recheck;
 pub mod request;
 pub mod request_log;
 pub mod response;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use http::HeaderName;
 
+use super::recheck::Recheck;
 use crate::policy::bucket::AdmissionRate;
 use crate::policy::clients::{ClientCounts, ClientPlace, ClientRates, HeaderDigest};
 
@@ -20,7 +21,23 @@ pub struct RouteQuota {
     /// Its clients, once a configuration limits them.
     clients: OnceLock<Arc<RouteClients>>,
     /// What is held beside a permit of its own: see [`RoutePermit::with`].
-    held: Option<Box<(RoutePermit, ClientPermit)>>,
+    held: Option<Box<Held>>,
+}
+
+/// What is held beside a permit.
+#[derive(Debug)]
+struct Held {
+    permit: RoutePermit,
+    beside: Beside,
+}
+
+/// What a session on some routes holds beside its permit.
+#[derive(Debug)]
+pub enum Beside {
+    /// Its place among those of its client.
+    Client(ClientPermit),
+    /// What a service is asked about it.
+    Recheck(Recheck),
 }
 
 /// The clients of a route.
@@ -96,16 +113,38 @@ impl RouteQuota {
 pub struct RoutePermit(Arc<RouteQuota>);
 
 impl RoutePermit {
-    /// Joins the place of a client to it. Both are held by a quota of this session alone, so that sessions on all other routes
+    /// Joins something to it. Both are held by a quota of this session alone, so that sessions on all other routes
     /// need no room for it: one more word would make each of their tasks 128 bytes larger.
-    pub fn with(self, client: ClientPermit) -> RoutePermit {
-        let held = Some(Box::new((self, client)));
+    pub fn with(self, beside: Beside) -> RoutePermit {
+        let held = Some(Box::new(Held { permit: self, beside }));
         RoutePermit(Arc::new(RouteQuota { used: AtomicUsize::new(1), held, ..RouteQuota::default() }))
     }
 
     /// Returns the place of the client, if there is one.
     pub fn client(&self) -> Option<&ClientPermit> {
-        self.0.held.as_ref().map(|held| &held.1)
+        self.find(|beside| match beside {
+            Beside::Client(client) => Some(client),
+            Beside::Recheck(_) => None,
+        })
+    }
+
+    /// Returns what a service is asked about the session, if it is.
+    pub fn recheck(&self) -> Option<&Recheck> {
+        self.find(|beside| match beside {
+            Beside::Recheck(recheck) => Some(recheck),
+            Beside::Client(_) => None,
+        })
+    }
+
+    fn find<T>(&self, is: impl Fn(&Beside) -> Option<&T>) -> Option<&T> {
+        let mut permit = self;
+        while let Some(held) = &permit.0.held {
+            if let Some(found) = is(&held.beside) {
+                return Some(found);
+            }
+            permit = &held.permit;
+        }
+        None
     }
 }
 
@@ -156,7 +195,7 @@ mod tests {
         let (clients, address) = (quota.clients(), ClientKey::Address(None));
         let client = address.hash(&clients.key);
         let place = clients.sessions.enter(client, 1).unwrap();
-        let permit = quota.enter(1).unwrap().with(ClientPermit { place, header: None });
+        let permit = quota.enter(1).unwrap().with(Beside::Client(ClientPermit { place, header: None }));
         assert!(permit.client().is_some() && quota.enter(1).is_none() && clients.sessions.enter(client, 1).is_none());
         drop(permit);
         assert_eq!((quota.used.load(Ordering::Relaxed), clients.sessions.clients()), (0, 0));

@@ -13,10 +13,12 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
+use super::credential::Identity;
 use super::entry::{self, AffinityCookie};
 use super::exchange::{ExchangePermits, RelayedBody};
 use super::outcome::Failure;
-use super::quota::{ClientPermit, RoutePermit};
+use super::quota::{Beside, ClientPermit, RoutePermit};
+use super::recheck::{PlannedRecheck, Recheck};
 use super::request::RoutedRequest;
 use super::request_log::RequestLog;
 use super::snapshot::Route;
@@ -27,6 +29,7 @@ use crate::base::error_chain::error_chain;
 use crate::net::transport::RelayIo;
 use crate::policy::OriginTarget;
 use crate::policy::clients::HeaderDigest;
+use crate::policy::recheck::PendingRecheck;
 use crate::session::registry::Guard;
 use crate::session::{self, AuthenticatedClient, RouteSessions, Session, SessionClient, SessionEntry, SessionRecord};
 use crate::upstream::connect::{ConnectError, UpstreamIo};
@@ -40,7 +43,8 @@ use crate::ws::tunnel::Tunnel;
 #[derive(Debug)]
 pub struct SessionPermits {
     endpoint_permit: SessionPermit,
-    /// With the place among the sessions of its client, where these are limited.
+    /// With the place among the sessions of its client, where these are limited, and the questions about it, where a service
+    /// is asked again.
     route_permit: RoutePermit,
 }
 
@@ -53,7 +57,20 @@ impl SessionPermits {
     ) -> SessionPermits {
         let endpoint_permit = endpoint_permit.into_session();
         let route_permit = match client_permit {
-            Some(client) => route_permit.with(client),
+            Some(client) => route_permit.with(Beside::Client(client)),
+            None => route_permit,
+        };
+        SessionPermits { endpoint_permit, route_permit }
+    }
+
+    /// Begins to ask a service about the session of this guard, where that is planned.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn rechecked(self, planned: Option<PlannedRecheck>, guard: &Guard<SessionEntry>) -> SessionPermits {
+        let SessionPermits { endpoint_permit, route_permit } = self;
+        let route_permit = match planned.and_then(|planned| planned.start(guard)) {
+            Some(recheck) => route_permit.with(Beside::Recheck(recheck)),
             None => route_permit,
         };
         SessionPermits { endpoint_permit, route_permit }
@@ -67,6 +84,10 @@ impl session::SessionResources for SessionPermits {
 
     fn header_client(&self) -> Option<HeaderDigest> {
         self.route_permit.client()?.header
+    }
+
+    fn recheck(&self) -> Option<PendingRecheck> {
+        self.route_permit.recheck().map(Recheck::pending)
     }
 }
 
@@ -130,7 +151,7 @@ impl PendingUpgrade {
             })
         });
         let server = (opened.server, opened.early);
-        let (subject, expires) = handed.identity.map_or((None, None), |identity| (identity.subject, identity.expires));
+        let Identity { subject, expires, recheck } = handed.identity.map(|identity| *identity).unwrap_or_default();
         let session_client = match subject {
             Some(subject) => {
                 SessionClient::Authenticated(Box::new(AuthenticatedClient { address: client_address, subject }))
@@ -147,7 +168,8 @@ impl PendingUpgrade {
         if expires.is_some() {
             guard.set_expiry(expires);
         }
-        Session::new(opened.sessions, record, tunnel, client, server, (guard, opened.held))
+        let held = opened.held.rechecked(recheck, &guard);
+        Session::new(opened.sessions, record, tunnel, client, server, (guard, held))
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{ConnectionSlot, DownstreamIo, Listener, connection};
 use crate::net::portable::Portable;
+use crate::proxy::recheck::PlannedRecheck;
 use crate::proxy::upgrade::SessionPermits;
 use crate::session::registry::{Guard, SessionId};
 use crate::session::{Immovable, Parked, RouteSessions, Session, SessionState, Sessions};
@@ -122,6 +123,8 @@ pub struct Arrival {
     pub endpoint_state: Arc<EndpointState>,
     /// Its permits.
     pub permits: SessionPermits,
+    /// What a service is asked about it again.
+    pub recheck: Option<PlannedRecheck>,
 }
 
 /// Lets a session go on, on the calling worker.
@@ -134,11 +137,12 @@ pub(super) fn arrive(arrival: Box<Arrival>, sessions: &Arc<Sessions>) {
 
 /// Takes the last places of a session that arrives, and puts it together.
 fn settle((arrival, guard): (Box<Arrival>, Guard<crate::session::SessionEntry>)) -> Option<LiveSession> {
-    let Arrival { parcel, listener: _, route, endpoint_state, permits } = *arrival;
+    let Arrival { parcel, listener: _, route, endpoint_state, permits, recheck } = *arrival;
     let Parcel { state, sockets } = parcel;
     guard.join(state.entry(Arc::clone(&route), endpoint_state), state.data_at());
     guard.add_stops(state.stops().to_vec());
     guard.set_expiry(state.expires());
+    let permits = permits.rechecked(recheck, &guard);
     begun(LiveSession::from_parts(state, sockets, Parked::new(route, guard, permits)))
 }
 

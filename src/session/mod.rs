@@ -29,6 +29,7 @@ use crate::base::clock;
 use crate::base::time::MonotonicTime;
 use crate::net::transport::RelayIo;
 use crate::policy::clients::HeaderDigest;
+use crate::policy::recheck::PendingRecheck;
 use crate::session::registry::{Guard, SessionRegistry};
 use crate::telemetry::panics::{self, Panic, PanicSite};
 use crate::upstream::Upstream;
@@ -168,6 +169,11 @@ pub trait SessionResources {
 
     /// Returns the header that has told its client, where clients are told by one.
     fn header_client(&self) -> Option<HeaderDigest> {
+        None
+    }
+
+    /// Returns what a service is asked about it again, and when.
+    fn recheck(&self) -> Option<PendingRecheck> {
         None
     }
 }

@@ -22,6 +22,7 @@ use crate::base::time::MonotonicTime;
 use crate::net::portable::Portable;
 use crate::net::transport::RelayIo;
 use crate::policy::clients::HeaderDigest;
+use crate::policy::recheck::PendingRecheck;
 use crate::session::registry::Guard;
 use crate::upstream::endpoint_state::EndpointState;
 use crate::ws::tunnel::TunnelSettings;
@@ -58,6 +59,8 @@ pub struct SessionState<C, S> {
     header_client: Option<HeaderDigest>,
     /// When its credential expires.
     expires: Option<MonotonicTime>,
+    /// What a service is asked about it again, and when.
+    recheck: Option<PendingRecheck>,
     /// Name of its listener.
     pub listener: Arc<str>,
     /// Name of its route.
@@ -92,6 +95,11 @@ impl<C, S> SessionState<C, S> {
     /// Returns when its credential expires.
     pub fn expires(&self) -> Option<MonotonicTime> {
         self.expires
+    }
+
+    /// Takes out what a service is asked about it again, and when.
+    pub fn take_recheck(&mut self) -> Option<PendingRecheck> {
+        self.recheck.take()
     }
 
     /// Asks it to stop at this time too.
@@ -187,6 +195,7 @@ where
             client_identity: guard.member().map_or(SessionClient::Address(None), |member| member.client),
             header_client: resources.header_client(),
             expires: guard.expires(),
+            recheck: resources.recheck(),
             listener: Arc::clone(&route.listener),
             route: Arc::clone(&route.route),
             upstream: route.upstream.name.as_str().into(),
@@ -216,8 +225,9 @@ where
             stops: _,
             expires: _,
             client_identity: _,
-            // Counted anew.
+            // Counted anew, and asked anew.
             header_client: _,
+            recheck: _,
             listener: _,
             route: _,
             upstream: _,
@@ -452,6 +462,8 @@ mod tests {
         let relay = Relay::new(tunnel, (client, vec![0x81, 0xfe, 1]), (server, vec![]), Counts::default());
         let texts =
             Texts::new(&Quoted { host: "a", path: "/b", query: Some(""), request_id: None, user_agent: Some("c") });
+        let cookie = (http::header::COOKIE, http::HeaderValue::from_static("a=1"));
+        let question = crate::policy::recheck::KeptQuestion::of(&[cookie].into_iter().collect());
         let record = SessionRecord {
             traffic: Default::default(),
             request_info: RequestInfo { client: None, client_port: Some(7), tls: Some("1.3"), texts },
@@ -475,6 +487,7 @@ mod tests {
             })),
             header_client: Some(HeaderDigest::of(b"ann")),
             expires: Some(at),
+            recheck: Some(PendingRecheck { question, due: at }),
             listener: "l".into(),
             route: "r".into(),
             upstream: "u".into(),
@@ -489,7 +502,7 @@ mod tests {
         let written = postcard::to_allocvec(&sample()).unwrap();
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &written);
         let hex: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((written.len(), hex.as_str()), (239, "09e6cc7b43fc36b5"));
+        assert_eq!((written.len(), hex.as_str()), (255, "dca2e6b879dcac38"));
         assert_eq!(postcard::from_bytes::<SessionState<u8, u8>>(&written).unwrap(), sample());
     }
 }

@@ -281,6 +281,63 @@ async fn an_answer_is_remembered_by_what_the_route_names_and_only_if_it_lets_in(
 }
 
 #[tokio::test]
+async fn an_open_session_is_asked_about_again_and_ends_when_the_service_says_no() {
+    let mut guarded = Guarded::start(", recheck: 1s, cache: { time: 1h, by: [Cookie] }").await;
+    let handshake = Handshake::to("/ws?a=b").with("Cookie", "session=1").with("Authorization", "Bearer x");
+    let (mut client, mut service, first) = guarded.ask(handshake.bytes()).await;
+    service.send(answer(&["HTTP/1.1 200 OK"])).await;
+    let mut server = guarded.site.upstream.accept().await;
+    server.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+    // Whatever is remembered, it is asked; and an answer that says neither yes nor no ends nothing.
+    for status in ["200 OK", "503 Service Unavailable", "429 Too Many Requests", "204 No Content"] {
+        let (mut service, again) = guarded.question().await;
+        assert_eq!((&again.line, &again.headers), (&first.line, &first.headers));
+        service.send(answer(&[&format!("HTTP/1.1 {status}")])).await;
+    }
+    // Nor does one that never comes.
+    drop(guarded.question().await);
+    client.put(&Frame::text("still here")).await;
+    server.expect(&Frame::text("still here")).await;
+    let (mut service, _) = guarded.question().await;
+    service.send(answer(&["HTTP/1.1 302 Found", "Location: /login"])).await;
+    assert_eq!(client.expect_close().await.0, Some(4401));
+    assert_eq!(server.expect_close().await.0, Some(1001));
+    // What was remembered of it is forgotten.
+    let (mut second, mut service, _) = guarded.ask(handshake.bytes()).await;
+    service.send(answer(&["HTTP/1.1 401 Unauthorized"])).await;
+    assert_eq!(second.head().await.status(), 401);
+}
+
+#[tokio::test]
+async fn nobody_asks_about_a_session_that_has_ended_or_about_a_plain_request() {
+    let mut guarded = Guarded::start(", recheck: 1s").await;
+    let (mut client, mut service, _) = guarded.ask(head(&["GET / HTTP/1.1", "Host: example.com"])).await;
+    service.send(answer(&["HTTP/1.1 200 OK"])).await;
+    let mut plain = guarded.site.upstream.accept().await;
+    plain.head().await;
+    plain.send(ok("done")).await;
+    assert_eq!(client.head().await.status(), 200);
+    let mut sessions = vec![];
+    for path in ["/ended", "/open"] {
+        let (mut client, mut service, _) = guarded.ask(Handshake::to(path).bytes()).await;
+        service.send(answer(&["HTTP/1.1 200 OK"])).await;
+        let mut server = guarded.site.upstream.accept().await;
+        server.switch(&[]).await;
+        assert_eq!(client.head().await.status(), 101);
+        sessions.push((client, server));
+    }
+    drop(sessions.remove(0));
+    let active = [("listener", "plain"), ("route", "all"), ("upstream", "app")];
+    guarded.site.proxy.metric_becomes("wsluice_sessions_active", &active, 1.0).await;
+    for _ in 0..2 {
+        let (mut service, again) = guarded.question().await;
+        assert_eq!(again.get("x-forwarded-uri"), Some("/open"));
+        service.send(answer(&["HTTP/1.1 200 OK"])).await;
+    }
+}
+
+#[tokio::test]
 async fn the_service_gets_only_the_headers_that_are_named() {
     let mut guarded = Guarded::start(", request_headers: [cookie]").await;
     let request = Handshake::new().with("Cookie", "a=b").with("Authorization", "Bearer x").with("X-Y", "z");

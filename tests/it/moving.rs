@@ -86,6 +86,36 @@ async fn a_session_that_has_moved_keeps_the_place_of_its_client() {
     }
 }
 
+#[tokio::test]
+async fn a_service_is_asked_about_a_session_after_the_move_as_before() {
+    let (mut upstream, mut service) = (RawServer::start().await, RawServer::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    let asked = service.url().replace("ws://", "http://");
+    let auth = format!("upstream: app\n    auth: {{ forward: {{ url: \"{asked}/auth\", recheck: 1s }} }}");
+    let text = configuration(&[upstream.url()], "").replacen("upstream: app", &auth, 1);
+    let mut chain = ProcessChain::start(dir.path(), &text);
+    let address = chain.process.listening().await;
+    let mut client = Conn::connect(&address).await;
+    client.send(Handshake::to("/ws").with("Cookie", "session=1").bytes()).await;
+    let answer = |status: &str| format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let mut asking = service.accept().await;
+    let question = asking.head().await;
+    asking.send(answer("200 OK")).await;
+    let mut server = upstream.accept().await;
+    server.switch(&[]).await;
+    assert_eq!(client.head().await.status(), 101);
+    for status in ["200 OK", "200 OK", "403 Forbidden"] {
+        replaced(&mut chain).await;
+        let mut asking = service.accept().await;
+        let again = asking.head().await;
+        assert_eq!((&again.line, &again.headers), (&question.line, &question.headers));
+        asking.send(answer(status)).await;
+    }
+    assert_eq!(client.expect_close().await.0, Some(4401));
+    assert_eq!(server.expect_close().await.0, Some(1001));
+    chain.finish().await;
+}
+
 fn logging(text: &str) -> String {
     text.replace("access: false", "access: true")
 }

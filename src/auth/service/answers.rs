@@ -59,7 +59,7 @@ impl RememberedAnswers {
         until: MonotonicTime,
         now: MonotonicTime,
     ) {
-        self.remove(&question);
+        self.forget(&question);
         let bytes = identity.bytes();
         if !self.has_room(bytes) {
             self.all.retain(|_, answer| answer.until > now);
@@ -75,7 +75,8 @@ impl RememberedAnswers {
         self.all.len() < ANSWERS_MAX && self.bytes + bytes <= BYTES_MAX
     }
 
-    fn remove(&mut self, question: &QuestionDigest) {
+    /// Forgets the answer to this question.
+    pub fn forget(&mut self, question: &QuestionDigest) {
         if let Some(answer) = self.all.remove(question) {
             self.bytes -= answer.identity.bytes();
         }

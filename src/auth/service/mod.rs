@@ -7,6 +7,7 @@
 mod answers;
 pub mod metrics;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use super::together::Together;
 use crate::base::clock;
 use crate::base::error_chain::error_chain;
 use crate::config::HttpUrl;
+use crate::policy::recheck::KeptQuestion;
 use crate::policy::subject::SUBJECT_BYTES_MAX;
 use crate::telemetry::log_limiter::{LinePermit, LogLimiter};
 use crate::upstream::connect::{ConnectError, Connector};
@@ -36,6 +38,8 @@ pub use answers::Identity;
 
 /// The most questions that are with the service at once; more of them wait within their time.
 const AT_ONCE_MAX: usize = 256;
+/// The most questions about open sessions that are with the service at once, so that those about new ones have room.
+const AGAIN_AT_ONCE_MAX: usize = 32;
 /// The longest body of an answer that a client gets.
 const BODY_BYTES_MAX: usize = 256 << 10;
 /// The longest headers of an answer that go on to the server, all together.
@@ -58,6 +62,8 @@ pub struct ServiceSettings {
     pub subject: Option<HeaderName>,
     /// How long a 2xx is remembered, and by which fields of the request.
     pub cache: Option<(Duration, Vec<HeaderName>)>,
+    /// How often it is asked again about an open session.
+    pub recheck: Option<Duration>,
     /// Whether everybody is let in when it cannot be asked.
     pub allows_on_failure: bool,
 }
@@ -70,6 +76,7 @@ pub struct AuthService {
     connector: Connector,
     pool: Pool,
     at_once: Semaphore,
+    again_at_once: Semaphore,
     answers: Mutex<RememberedAnswers>,
     /// Questions that are with the service.
     under_way: Arc<Together<QuestionDigest, Result<Verdict, AskError>>>,
@@ -135,6 +142,7 @@ impl AuthService {
             pool: Pool::new(connector.clone(), settings.timeout, workers),
             connector,
             at_once: Semaphore::new(AT_ONCE_MAX),
+            again_at_once: Semaphore::new(AGAIN_AT_ONCE_MAX),
             answers: Mutex::default(),
             under_way: Arc::default(),
             limiter: LogLimiter::default(),
@@ -180,6 +188,34 @@ impl AuthService {
             // It is for another client alone.
             Ok(Verdict::Denied(_)) => return self.ask_once(&headers).await,
             Err(error) => self.metrics.count(error.label()),
+        }
+        answered
+    }
+
+    /// Asks again about an open session. What is remembered is no answer; it is forgotten if the service does not let in any
+    /// more. Cancel-safe.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn ask_again(self: &Arc<AuthService>, kept: &KeptQuestion) -> Result<Verdict, AskError> {
+        // It is never closed.
+        let _permit = self.again_at_once.acquire().await.ok();
+        let headers = kept.headers();
+        let question = self.digest(&headers);
+        let joined = self.under_way.join(question, |_| {
+            let service = Arc::clone(self);
+            Ok::<_, Infallible>(async move { service.ask_and_remember(question, &headers).await })
+        });
+        let (asking, is_ours) = match joined {
+            Ok(joined) => joined,
+            Err(never) => match never {},
+        };
+        let answered = asking.await;
+        if matches!(answered, Ok(Verdict::Denied(_))) {
+            self.answers().forget(&question);
+        }
+        if !is_ours {
+            self.metrics.count(answered.as_ref().map_or_else(AskError::label, |_| Asked::Shared));
         }
         answered
     }

@@ -13,6 +13,7 @@ async fn service(allows_on_failure: bool) -> (Arc<AuthService>, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let settings = ServiceSettings {
+        recheck: None,
         url: format!("http://{address}/auth").parse().unwrap(),
         timeout: Duration::from_secs(20),
         request_headers: None,

@@ -12,6 +12,9 @@ use crate::config::value::http::FieldName;
 /// The longest time that the service may take: a client that opens a WebSocket gives up long before.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
+/// How often the service may be asked about an open session.
+const RECHECK: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
 /// How long an answer may be remembered.
 const CACHE_TIME: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
@@ -23,6 +26,11 @@ impl Checker<'_, '_> {
         self.not_zero(&path.key("timeout"), forward.timeout, "the service has no time to answer");
         if forward.timeout.duration() > TIMEOUT_MAX {
             self.error(&path.key("timeout"), "no client waits for longer than a minute").help("write `5s`");
+        }
+        if let Some(recheck) = forward.recheck
+            && !RECHECK.contains(&recheck.duration())
+        {
+            self.error(&path.key("recheck"), "an open session is asked about every 1s to 1d").help("write `60s`");
         }
         self.once_each(&path.key("headers"), &forward.headers);
         for (index, FieldName(name)) in forward.headers.iter().enumerate() {

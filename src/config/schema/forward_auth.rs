@@ -46,6 +46,12 @@ pub struct ForwardAuthConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<ForwardAuthCacheConfig>,
 
+    /// How often the service is asked again about each open session, with the question of its handshake: from 1s to 1d. A 3xx
+    /// or 4xx closes the session in its next pause, as an expired token does (`on_expiry` of `jwt`, else 4401); 5xx, 408, 429
+    /// and no answer leave it, and it is asked again. Default: never; a session stays open whatever the service thinks later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recheck: Option<TimeSpan>,
+
     /// What becomes of requests when the service cannot be reached, takes too long, or answers with what is no answer:
     /// `refuse` answers 503, `allow` lets everybody in, without the headers of the service. Default: `refuse`.
     #[serde(default)]

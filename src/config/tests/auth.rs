@@ -128,6 +128,8 @@ fn what_a_service_could_not_do_is_told() {
         (format!("{url}, cache: {{ time: 10s }}"), "by"),
         (format!("{url}, cache: {{ time: 10s, by: [] }}"), "whoever comes from one address is one user"),
         (format!("{url}, cache: {{ time: 2h, by: [Cookie] }}"), "an answer is remembered for 1s to 1h"),
+        (format!("{url}, recheck: 500ms"), "an open session is asked about every 1s to 1d"),
+        (format!("{url}, recheck: 48h"), "an open session is asked about every 1s to 1d"),
         (
             format!("{url}, request_headers: [Cookie], cache: {{ time: 2s, by: [Cookie, Authorization] }}"),
             "the service does not get `authorization`",

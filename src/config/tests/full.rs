@@ -58,6 +58,7 @@ routes:
         headers: [X-User]
         subject: X-User
         timeout: 2s
+        recheck: 60s
         on_failure: refuse
     addresses: { allow: [192.0.2.0/24, \"2001:db8::/32\"], deny: [192.0.2.7] }
     paths: { slashes: keep, encoded_slash: refuse, parameters: keep }

@@ -114,6 +114,7 @@ impl Compiler<'_> {
             headers: names(&written.headers),
             subject: written.subject.as_ref().map(|name| name.0.clone()),
             cache: written.cache.as_ref().map(|cache| (cache.time.duration(), names(&cache.by))),
+            recheck: written.recheck.map(|every| every.duration()),
             allows_on_failure: written.on_failure == OnAuthFailure::Allow,
         };
         let metrics = self.context.families.auth_services.route(&route.name);

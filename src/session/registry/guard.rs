@@ -102,6 +102,11 @@ impl<M> Guard<M> {
         self.entry(|entry| entry.order.take())?
     }
 
+    /// Returns where its entry is.
+    pub fn registry(&self) -> &Arc<SessionRegistry<M>> {
+        &self.registry
+    }
+
     /// Returns the id of its entry.
     pub fn id(&self) -> SessionId {
         let generation = self.entry(|entry| entry.generation).unwrap_or_default();
