@@ -77,7 +77,7 @@ impl AskedRequest {
             Bind::Unix(_) => None,
         };
         let peer = port.map(|_| SocketAddr::new(self.client, CLIENT_PORT));
-        Downstream { peer, tls: listener.tls.is_some().then_some("1.3"), port, listener_port: port }
+        Downstream { peer, tls: listener.tls.is_some().then_some("1.3"), port, listener_port: port, newcomer: None }
     }
 
     /// Returns the index of the listener that it comes to: the one named, or else the first that the URL's port and scheme

@@ -12,7 +12,7 @@
 //! that can happen is that some get less than their burst.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -139,6 +139,20 @@ impl Drop for ClientPlace {
                 }
             }
         }
+    }
+}
+
+/// The connections of each client that nobody has let in yet, and the key that their clients are hashed by.
+#[derive(Debug, Default)]
+pub struct Newcomers {
+    counts: Arc<ClientCounts>,
+    key: RandomState,
+}
+
+impl Newcomers {
+    /// Takes a place for a connection from this address, if its client has fewer than `limit`.
+    pub fn enter(&self, address: IpAddr, limit: u32) -> Option<ClientPlace> {
+        self.counts.enter(ClientKey::Address(Some(address)).hash(&self.key), limit)
     }
 }
 

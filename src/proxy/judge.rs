@@ -219,7 +219,7 @@ impl Proxy {
 
     fn peer(&self, downstream: &Downstream) -> forwarded::DirectPeer {
         let addr: Option<IpAddr> = downstream.peer.map(|peer| peer.ip());
-        let trusted = addr.is_some_and(|addr| forwarded::is_trusted(addr, &self.trusted));
+        let trusted = addr.is_some_and(|addr| self.trusts(addr));
         forwarded::DirectPeer { addr, tls: downstream.tls.is_some(), trusted }
     }
 }

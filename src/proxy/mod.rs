@@ -20,6 +20,7 @@ pub mod forward_auth;
 pub mod hops;
 pub mod judge;
 pub mod metrics;
+pub mod newcomer;
 pub mod outcome;
 pub mod page;
 pub mod password;
@@ -32,7 +33,7 @@ pub mod snapshot;
 pub mod upgrade;
 pub mod values;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use crate::auth::jwks::WaitEnd;
+use crate::header::forwarded;
 use crate::header::request_id::X_REQUEST_ID;
 use crate::session::access_log::AccessLog;
 use crate::session::{Quoted, RequestInfo, Sessions, Texts};
@@ -49,6 +51,7 @@ use crate::telemetry::panics::{self, PanicSite};
 use body::Body;
 use judge::{Arrival, Arrived, Judged};
 use metrics::RouteRequestMetrics;
+use newcomer::Newcomer;
 use outcome::Failure;
 use request_log::RequestLog;
 use snapshot::Snapshot;
@@ -86,6 +89,8 @@ pub struct Downstream {
     pub port: Option<u16>,
     /// The port of the listener, which is another if a PROXY header tells of one.
     pub listener_port: Option<u16>,
+    /// What is to be told when a request is let in.
+    pub newcomer: Option<Arc<Newcomer>>,
 }
 
 impl Downstream {
@@ -130,6 +135,11 @@ impl Proxy {
         }
     }
 
+    /// Returns true if the forwarding fields of this peer count.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        forwarded::is_trusted(peer, &self.trusted)
+    }
+
     /// Answers what was refused before there was a request; counted and logged like one.
     pub fn refuse(self: &Arc<Proxy>, downstream: &Downstream, failure: &Failure) -> Response<Body> {
         // A token, so that it is a method; what the client sent as one is not known here, or was none.
@@ -155,6 +165,9 @@ impl Proxy {
         }
         arrival.check_password(log).await?;
         arrival.ask_service(log).await?;
+        if let Some(newcomer) = &downstream.newcomer {
+            newcomer.let_in();
+        }
         let (route, request) = match self.prepare(downstream, arrival, log)? {
             Judged::Answered(response) => return Ok(Walked::Http(response)),
             Judged::Forward(route, request) => (route, request),

@@ -18,6 +18,8 @@ pub enum ConnectionError {
     Limit,
     /// The listener's `addresses` do not let it in.
     Address,
+    /// The client has as many connections as it may have on which nobody was let in.
+    Unauthenticated,
     /// The PROXY protocol header is missing, malformed or unwanted.
     ProxyProtocol,
     /// The TLS handshake took too long.
@@ -43,6 +45,7 @@ variant_labels! {
         AcceptPaused => "accept_paused",
         Limit => "limit",
         Address => "address",
+        Unauthenticated => "unauthenticated",
         ProxyProtocol => "proxy_protocol",
         TlsTimeout => "tls_timeout",
         TlsFailed => "tls_failed",

@@ -10,11 +10,12 @@ pub mod metrics;
 pub mod moving;
 pub mod turns;
 
+use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -28,7 +29,9 @@ use crate::net::listener::Acceptor;
 use crate::net::proxy_protocol::{self, Mode};
 use crate::net::stream::{PeerAddr, Prefixed, Stream};
 use crate::net::transport::Transport;
-use crate::policy::address::{AddressDenial, AddressRules};
+use crate::policy::address::AddressRules;
+use crate::policy::clients::Newcomers;
+use crate::proxy::newcomer::Newcomer;
 use crate::proxy::upgrade::PendingUpgrade;
 use crate::proxy::{Downstream, Proxy};
 use crate::session::registry::Guard;
@@ -62,8 +65,10 @@ pub struct Listener {
     open: AtomicUsize,
     /// The time until which bad server names are not logged.
     quiet_until: AtomicU64,
-    /// Limits lines about addresses that are refused.
+    /// Limits lines about clients that are refused.
     refusals: LogLimiter,
+    /// Connections on which nobody was let in, once a configuration limits them.
+    newcomers: OnceLock<Box<Newcomers>>,
 }
 
 /// The time between two such log lines, which any client can cause; the counter counts all.
@@ -77,32 +82,60 @@ impl Listener {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (open, quiet_until) = (AtomicUsize::new(0), AtomicU64::new(0));
         let (settings, proxy) = (ArcSwap::new(settings), ArcSwap::new(proxy));
-        Listener { name, id, settings, proxy, open, quiet_until, refusals: LogLimiter::default() }
+        Listener {
+            name,
+            id,
+            settings,
+            proxy,
+            open,
+            quiet_until,
+            refusals: LogLimiter::default(),
+            newcomers: OnceLock::new(),
+        }
     }
 
-    /// Judges the address of a client before anything of it is read.
-    fn admits(&self, settings: &ListenerSettings, client: Option<SocketAddr>) -> bool {
-        let Some(addresses) = &settings.addresses else { return true };
-        match addresses.judge(client.map(|client| client.ip())) {
-            Ok(()) => true,
-            Err(denial) => {
-                self.refused(settings, client, denial);
-                false
+    /// Judges a client before anything of it is read, but for its PROXY header. `None` if it may not connect.
+    fn admit(&self, settings: &ListenerSettings, client: Option<SocketAddr>) -> Option<Admitted> {
+        let address = client.map(|client| client.ip());
+        if let Some(addresses) = &settings.addresses
+            && let Err(denial) = addresses.judge(address)
+        {
+            self.refused(settings, client, ConnectionError::Address, &denial);
+            return None;
+        }
+        let limit = settings.limits.per_client.as_ref().map(|limits| limits.unauthenticated);
+        let (Some(limit), Some(address)) = (limit, address) else { return Some(None) };
+        // It speaks for many.
+        if self.proxy.load().trusts(address) {
+            return Some(None);
+        }
+        match self.newcomers.get_or_init(Box::default).enter(address, limit) {
+            Some(place) => Some(Some(Arc::new(Newcomer::new(place)))),
+            None => {
+                let why = format_args!("its client has {limit} already on which nobody was let in");
+                self.refused(settings, client, ConnectionError::Unauthenticated, &why);
+                None
             }
         }
     }
 
-    /// Counts a client whose address is refused, and logs it unless there are too many.
+    /// Counts a client that is refused, and logs it unless there are too many.
     #[cold]
-    fn refused(&self, settings: &ListenerSettings, client: Option<SocketAddr>, denial: AddressDenial) {
-        settings.metrics.error(ConnectionError::Address);
+    fn refused(
+        &self,
+        settings: &ListenerSettings,
+        client: Option<SocketAddr>,
+        reason: ConnectionError,
+        why: &dyn fmt::Display,
+    ) {
+        settings.metrics.error(reason);
         if let Some(line) = self.refusals.line(clock::coarse()) {
             tracing::info!(
                 listener = %self.name,
                 client = client.map(|client| tracing::field::display(client.ip().to_canonical())),
-                reason = ConnectionError::Address.label(),
+                reason = reason.label(),
                 suppressed = line.suppressed,
-                "connection refused: {denial}"
+                "connection refused: {why}"
             );
         }
     }
@@ -125,6 +158,9 @@ impl Listener {
         }
     }
 }
+
+/// What an admitted connection holds until somebody is let in on it, if its listener limits such connections.
+type Admitted = Option<Arc<Newcomer>>;
 
 /// The settings of a listener in one configuration.
 #[derive(Debug)]
@@ -179,16 +215,20 @@ fn begin_connection(
     (stream, peer): (Stream, PeerAddr),
 ) {
     let settings = listener.settings.load_full();
-    // With a PROXY header, the address that counts is not known yet.
-    if settings.proxy_protocol.is_none() && !listener.admits(&settings, peer.inet()) {
-        return;
-    }
+    let newcomer = match settings.proxy_protocol {
+        None => match listener.admit(&settings, peer.inet()) {
+            Some(newcomer) => newcomer,
+            None => return,
+        },
+        // The address that counts is not known yet.
+        Some(_) => None,
+    };
     let Some(slot) = ConnectionSlot::take(listener, &settings) else {
         settings.metrics.error(ConnectionError::Limit);
         return;
     };
     let guard = sessions.enter(listener.id);
-    let before = Box::pin(serve_until_session(stream, peer, port, Arc::clone(listener), settings, guard));
+    let before = Box::pin(serve_until_session((stream, peer, newcomer), port, Arc::clone(listener), settings, guard));
     // In a box too, so that the task has one word of it when the session has begun.
     let before = Box::new(turns::in_turn(before));
     tokio::spawn(connection(before, begin, slot));
@@ -277,8 +317,7 @@ fn begin((pending, io, early, guard): Upgraded) -> Option<LiveSession> {
 
 /// Serves everything before the session. Returns `None` if no session begins.
 async fn serve_until_session(
-    stream: Stream,
-    peer: PeerAddr,
+    (stream, peer, mut newcomer): (Stream, PeerAddr, Admitted),
     listener_port: Option<u16>,
     listener: Arc<Listener>,
     settings: Arc<ListenerSettings>,
@@ -299,9 +338,7 @@ async fn serve_until_session(
                     peer = Some(announced.client);
                     port = Some(announced.destination.port());
                 }
-                if !listener.admits(&settings, peer) {
-                    return None;
-                }
+                newcomer = listener.admit(&settings, peer)?;
             }
             Err(error) => {
                 settings.metrics.error(ConnectionError::ProxyProtocol);
@@ -310,7 +347,7 @@ async fn serve_until_session(
             }
         }
     }
-    let mut downstream = Downstream { peer, tls: None, port, listener_port };
+    let mut downstream = Downstream { peer, tls: None, port, listener_port, newcomer };
     let (early, io) = match &settings.tls {
         None => {
             let (early, stream) = stream.into_parts();

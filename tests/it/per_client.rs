@@ -4,7 +4,7 @@ use wsluice::net::listener::Address;
 
 use crate::auth::{SECRET, of};
 use crate::harness::{Conn, Echo, Frame, Handshake, Head, Proxy, RawServer, within, yaml};
-use crate::plain::with_listener;
+use crate::plain::{get, with_listener};
 
 const ACTIVE: [(&str, &str); 3] = [("listener", "plain"), ("route", "all"), ("upstream", "app")];
 
@@ -223,4 +223,116 @@ async fn ten_thousand_addresses_take_nothing_from_one_more() {
     held.put(&Frame::text("still")).await;
     held.expect(&Frame::text("still")).await;
     assert_eq!(ask("192.0.2.1").await.1, 429, "it has its session still");
+}
+
+// ---- connections on which nobody was let in
+
+const NEWCOMERS: &str = "limits: { per_client: { unauthenticated: 2 } }";
+
+fn shut_out(proxy: &Proxy) -> f64 {
+    proxy.metric("wsluice_connection_errors_total", &[("listener", "plain"), ("reason", "unauthenticated")])
+}
+
+/// Connects, and waits until the connection is closed without a word.
+async fn is_shut_out(proxy: &Proxy) {
+    let before = shut_out(proxy);
+    assert_eq!(proxy.client().await.read_to_end().await, b"");
+    assert_eq!(shut_out(proxy), before + 1.0);
+}
+
+/// Sends a handshake on connections of its own until one is served.
+async fn let_in(proxy: &Proxy, handshake: &Handshake) -> Conn {
+    let asking = async {
+        loop {
+            let mut client = proxy.client().await;
+            let sent = client.try_send(handshake.bytes()).await;
+            if sent.is_ok()
+                && let Some(head) = client.try_head().await
+            {
+                assert_eq!(head.status(), 101);
+                return client;
+            }
+        }
+    };
+    within("a place", asking).await
+}
+
+#[tokio::test]
+async fn a_client_has_a_few_connections_on_which_nobody_was_let_in() {
+    let echo = Echo::start().await;
+    let auth = format!("auth: {{ jwt: {{ keys: {{ secret: {SECRET} }}, algorithms: [HS256] }} }}");
+    let mut proxy = Proxy::start(&with_listener(&yaml(&[&echo.url()], &[&auth]), &[NEWCOMERS]));
+    let token = Handshake::new().with("Authorization", &format!("Bearer {}", of("ann")));
+    // Sessions do not count, however many there are.
+    let mut sessions = vec![];
+    for _ in 0..5 {
+        sessions.push(let_in(&proxy, &token).await);
+    }
+    // Those that say nothing do, and those that are refused as long as they are there.
+    let silent = proxy.client().await;
+    let mut refused = proxy.client().await;
+    // A connection ends with a handshake that is refused, and not with a request that is.
+    refused.send(get("/")).await;
+    let head = refused.head().await;
+    assert_eq!(head.status(), 401);
+    refused.body(&head).await;
+    for _ in 0..3 {
+        is_shut_out(&proxy).await;
+    }
+    // Who is let in at last makes room for another.
+    assert_eq!(refused.ask(&token).await.status(), 101);
+    let other = let_in(&proxy, &token).await;
+    let third = proxy.client().await;
+    proxy.metric_becomes("wsluice_connections_active", &[("listener", "plain")], 9.0).await;
+    is_shut_out(&proxy).await;
+    drop(silent);
+    sessions.push(let_in(&proxy, &token).await);
+    // Trusted proxies speak for many.
+    drop((third, other));
+    proxy
+        .reload(&with_listener(&yaml(&[&echo.url()], &[&auth]), &[NEWCOMERS, "trusted_proxies: [127.0.0.1]"]))
+        .await
+        .unwrap();
+    let count = shut_out(&proxy);
+    let mut many = vec![];
+    for _ in 0..5 {
+        let mut client = proxy.client().await;
+        assert_eq!(client.ask(&Handshake::new()).await.status(), 401);
+        many.push(client);
+    }
+    assert_eq!(shut_out(&proxy), count);
+    for session in &mut sessions {
+        session.put(&Frame::text("still")).await;
+        session.expect(&Frame::text("still")).await;
+    }
+}
+
+#[tokio::test]
+async fn with_a_proxy_header_the_announced_client_is_counted() {
+    let echo = Echo::start().await;
+    let listener = ["proxy_protocol: require", NEWCOMERS];
+    let proxy = Proxy::start(&with_listener(&yaml(&[&echo.url()], &[]), &listener));
+    let announced = async |client: &str, more: &[u8]| {
+        let mut conn = proxy.client().await;
+        let header = format!("PROXY TCP6 {client} 2001:db8::1 4711 443\r\n");
+        let _ = conn.try_send([header.as_bytes(), more].concat()).await;
+        conn
+    };
+    // Two of one /64, that wait.
+    let _waiting = [announced("2001:db8:1::1", b"G").await, announced("2001:db8:1::2", b"G").await];
+    proxy.metric_becomes("wsluice_connections_active", &[("listener", "plain")], 2.0).await;
+    let handshake = Handshake::new().bytes();
+    let shut = async {
+        loop {
+            let mut third = announced("2001:db8:1::3", &handshake).await;
+            match third.try_head().await {
+                None => return,
+                // The two may not have been read yet.
+                Some(head) => assert_eq!(head.status(), 101),
+            }
+        }
+    };
+    within("the third one's end", shut).await;
+    assert!(shut_out(&proxy) >= 1.0);
+    assert_eq!(announced("2001:db8:2::1", &handshake).await.head().await.status(), 101);
 }

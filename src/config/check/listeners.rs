@@ -60,6 +60,8 @@ impl Checker<'_, '_> {
                 .help("the default is `16KiB`");
         }
         self.not_none(&limits.key("connections"), listener.limits.connections, "connection");
+        let newcomers = listener.limits.per_client.as_ref().map(|limits| limits.unauthenticated);
+        self.not_none(&limits.key("per_client").key("unauthenticated"), newcomers, "connection");
 
         if let Some(tls) = &listener.tls {
             let tls_path = path.key("tls");

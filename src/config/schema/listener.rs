@@ -176,6 +176,20 @@ pub struct ListenerLimits {
 
     /// The most connections open at once. Default: limited only by file descriptors.
     pub connections: Option<u32>,
+
+    /// How much each client may use of the listener. Default: no limit.
+    pub per_client: Option<ListenerClientLimits>,
+}
+
+/// How much each client may use of a listener. A client is its address; all of one IPv6 /64 are one. `trusted_proxies` speak
+/// for many, and are not limited.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerClientLimits {
+    /// The most connections of one client on which nobody was let in: those in the TLS handshake, those that have sent no
+    /// request yet, and those whose requests were all refused or redirected to https. More are closed before a byte is read. A browser opens 6 to a
+    /// host at once, and many people may share one IPv4 address. Required.
+    pub unauthenticated: u32,
 }
 
 /// A redirect to https for every request.
@@ -226,6 +240,6 @@ impl Default for ListenerTimeouts {
 
 impl Default for ListenerLimits {
     fn default() -> ListenerLimits {
-        ListenerLimits { headers: 100, header_bytes: ByteSize::from_kib(16), connections: None }
+        ListenerLimits { headers: 100, header_bytes: ByteSize::from_kib(16), connections: None, per_client: None }
     }
 }

@@ -24,7 +24,7 @@ listeners:
     timeouts: { tls: 10s, headers: 10s, keep_alive: 60s, send: 30s }
     trusted_proxies: [10.0.0.0/8]
     addresses: { allow: [10.0.0.0/8], deny: [10.9.0.7] }
-    limits: { headers: 100, header_bytes: 16KiB, connections: 10 }
+    limits: { headers: 100, header_bytes: 16KiB, connections: 10, per_client: { unauthenticated: 7 } }
     tcp: { keepalive: 1m, user_timeout: 5m }
   - { name: plain, bind: \"127.0.0.1:8080\", redirect: { https: 443 } }
 routes:
