@@ -4,6 +4,7 @@
 //! guess that differs from the upstream's is how requests are smuggled and checks are bypassed.
 
 pub mod authority;
+pub mod client_certificate;
 pub mod coding;
 pub mod content_coding;
 pub mod field_line;

@@ -9,12 +9,15 @@ use rustls::crypto::CryptoProvider;
 
 use crate::net::stream::Stream;
 
+mod alternative_names;
 pub mod certificates;
 mod chain;
 pub mod client;
+pub mod client_certificate;
 pub mod der;
 #[cfg(test)]
 mod differential;
+mod distinguished_name;
 pub mod error;
 mod files;
 pub mod identity;

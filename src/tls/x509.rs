@@ -1,12 +1,12 @@
-//! The parts of a certificate that webpki checks but does not return: issuer, subject, validity, signature.
+//! The parts of a certificate that webpki checks but does not return: serial number, issuer, subject, validity, signature, names.
 //!
-//! Reads the outer bytes of the DER only: Certificate → TBSCertificate → version (if any), serial, algorithm, *issuer*,
-//! *validity*, *subject*, *key* (RFC 5280 §4.1), and two extensions that cause warnings: whether the certificate
-//! belongs to an authority and whether it names a host. webpki reads the rest, so no parser of X.509 is needed.
+//! Reads the outer bytes of the DER only: Certificate → TBSCertificate → version (if any), *serial*, algorithm, *issuer*,
+//! *validity*, *subject*, *key* (RFC 5280 §4.1), and two extensions: whether the certificate belongs
+//! to an authority, and whom it names. webpki reads the rest, so no parser of X.509 is needed.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
-use super::der::{BOOLEAN, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, bits, contents, element};
+use super::der::{BOOLEAN, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, bits, contents, element};
 use super::validity::Validity;
 
 /// `[3] EXPLICIT Extensions`
@@ -32,6 +32,8 @@ pub struct Parts<'a> {
     signed: &'a [u8],
     signature_algorithm: &'a [u8],
     signature: &'a [u8],
+    /// Its serial number, as the contents of an INTEGER.
+    pub serial: &'a [u8],
     /// Its issuer.
     pub issuer: DistinguishedName<'a>,
     /// Its period of validity.
@@ -67,9 +69,8 @@ impl<'a> Parts<'a> {
         if !is_version_1 {
             element(&mut tbs)?;
         }
-        for _serial_algorithm in 0..2 {
-            element(&mut tbs)?;
-        }
+        let serial = contents(&mut tbs, INTEGER)?;
+        let _algorithm = element(&mut tbs)?;
         let issuer = DistinguishedName(contents(&mut tbs, SEQUENCE)?);
         let validity = Validity::read(contents(&mut tbs, SEQUENCE)?)?;
         let subject = DistinguishedName(contents(&mut tbs, SEQUENCE)?);
@@ -88,6 +89,7 @@ impl<'a> Parts<'a> {
             signed,
             signature_algorithm,
             signature,
+            serial,
             issuer,
             validity,
             subject,
@@ -111,19 +113,36 @@ impl<'a> Parts<'a> {
         self.extension(SUBJECT_ALT_NAME).is_some()
     }
 
-    /// Finds an extension (an identifier, optionally whether it is critical, and the value) and returns its value.
+    /// Returns the value of its subjectAltName, if it has just one.
+    pub fn alternative_names(&self) -> Option<&'a [u8]> {
+        let mut all = self.extensions(SUBJECT_ALT_NAME);
+        let (Some(one), None) = (all.next()?, all.next()) else { return None };
+        Some(one)
+    }
+
+    /// Finds an extension, and returns its value.
     fn extension(&self, kind: &[u8]) -> Option<&'a [u8]> {
-        let mut extensions = self.extensions;
-        while !extensions.is_empty() {
-            let mut extension = contents(&mut extensions, SEQUENCE)?;
-            if contents(&mut extension, OBJECT_IDENTIFIER)? == kind {
-                if extension.first() == Some(&BOOLEAN) {
-                    element(&mut extension)?;
-                }
-                return contents(&mut extension, OCTET_STRING);
+        self.extensions(kind).next()?
+    }
+
+    /// Returns the values of all extensions of this kind. Each is an identifier, optionally whether it is critical, and the
+    /// value. `None` is the last: what cannot be read.
+    fn extensions(&self, kind: &[u8]) -> impl Iterator<Item = Option<&'a [u8]>> {
+        let mut rest = self.extensions;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
             }
-        }
-        None
+            let next = extension(&mut rest);
+            if next.is_none() {
+                rest = &[];
+            }
+            Some(next)
+        })
+        .filter_map(move |next| match next {
+            Some((found, value)) => (found == kind).then_some(Some(value)),
+            None => Some(None),
+        })
     }
 
     /// Returns true if it names itself as its issuer, as roots do.
@@ -147,6 +166,16 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Splits an extension off the front; returns its identifier and its value.
+fn extension<'a>(extensions: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let mut extension = contents(extensions, SEQUENCE)?;
+    let kind = contents(&mut extension, OBJECT_IDENTIFIER)?;
+    if extension.first() == Some(&BOOLEAN) {
+        element(&mut extension)?;
+    }
+    Some((kind, contents(&mut extension, OCTET_STRING)?))
+}
+
 /// A distinguished name. Displays as its common name, or else its organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DistinguishedName<'a>(&'a [u8]);
@@ -164,6 +193,11 @@ impl std::fmt::Display for DistinguishedName<'_> {
 }
 
 impl<'a> DistinguishedName<'a> {
+    /// Returns the contents of its RDNSequence.
+    pub fn der(&self) -> &'a [u8] {
+        self.0
+    }
+
     /// Finds an attribute: RDNSequence → RelativeDistinguishedName → AttributeTypeAndValue.
     fn attribute(&self, kind: &[u8]) -> Option<&'a [u8]> {
         let mut sequence = self.0;
