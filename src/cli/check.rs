@@ -1,8 +1,11 @@
 //! `wsluice check`: reports all mistakes of a file, or what becomes of one request.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context as _;
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -11,7 +14,9 @@ use super::{ConfigFile, complain, environment, parse, print};
 use crate::config::{ConfigErrors, Loaded, load_file};
 use crate::control::compile::{FileChecks, examine};
 use crate::explain::{AskedRequest, ExplainError, explain};
+use crate::header::client_certificate::ClientCertificate;
 use crate::ping::Target;
+use crate::tls::client_certificate;
 
 /// The arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -47,6 +52,9 @@ struct AskedArguments {
     /// The listener that it comes to, where the URL's port and scheme do not tell.
     #[arg(long, value_name = "NAME", requires = "request")]
     listener: Option<String>,
+    /// A certificate that the client shows (PEM; its key is not needed).
+    #[arg(long, value_name = "FILE", requires = "request")]
+    client_cert: Option<PathBuf>,
 }
 
 /// Runs it. Returns 0 if the file is good, whatever becomes of the request, and 1 otherwise.
@@ -58,10 +66,36 @@ pub(super) fn run(arguments: CheckArguments) -> ExitCode {
     };
     let done = match arguments.asked {
         AskedArguments { request: None, .. } => check(&loaded),
-        AskedArguments { request: Some(target), origin, subprotocols, headers, method, client, listener } => {
+        AskedArguments {
+            request: Some(target),
+            origin,
+            subprotocols,
+            headers,
+            method,
+            client,
+            listener,
+            client_cert,
+        } => {
+            let certificate = match client_cert.as_deref().map(certificate).transpose() {
+                Ok(certificate) => certificate,
+                Err(error) => {
+                    complain(&format!("wsluice: {error:#}\n"));
+                    return ExitCode::FAILURE;
+                }
+            };
             let headers: HeaderMap = headers.into_iter().collect();
             let is_handshake = !target.is_http;
-            let asked = AskedRequest { target, is_handshake, method, origin, subprotocols, headers, client, listener };
+            let asked = AskedRequest {
+                target,
+                is_handshake,
+                method,
+                origin,
+                subprotocols,
+                headers,
+                client,
+                listener,
+                certificate,
+            };
             explain(&loaded, &asked).map(|explanation| explanation.to_string())
         }
     };
@@ -79,6 +113,13 @@ pub(super) fn run(arguments: CheckArguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads a client's certificate.
+fn certificate(file: &Path) -> anyhow::Result<Arc<ClientCertificate>> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let read = client_certificate::from_pem(&text);
+    read.map(Arc::new).with_context(|| format!("{} has no certificate in PEM", file.display()))
 }
 
 fn refused(errors: &ConfigErrors) -> ExitCode {

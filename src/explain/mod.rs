@@ -17,11 +17,12 @@ pub use request::AskedRequest;
 use crate::balance::Draw;
 use crate::base::clock;
 use crate::config::{
-    Balance, ClientKeyConfig, ClientTls, Config, ConfigErrors, KeyPath, KeysConfig, ListenerConfig, Loaded, OrOff,
-    RouteConfig, Verify,
+    Balance, ClientAuthModeConfig, ClientKeyConfig, ClientTls, Config, ConfigErrors, KeyPath, KeysConfig,
+    ListenerConfig, Loaded, OrOff, RouteConfig, ServerTls, Verify,
 };
 use crate::control::compile::{Compiled, CompiledListener, address_rules, compile};
 use crate::control::context::CompileContext;
+use crate::header::client_certificate::CertificatePart;
 use crate::header::forwarded::is_trusted;
 use crate::header::visible::visible;
 use crate::policy::address::AddressDenial;
@@ -86,7 +87,8 @@ pub fn explain(loaded: &Loaded, asked: &AskedRequest) -> Result<Explanation, Exp
     let mut steps = Steps { loaded, file: &loaded.file, lines: vec![] };
     steps.request(asked, index);
     let mut log = RequestLog::new(Arc::clone(&listener.proxy), RequestInfo::default(), parts.method.clone());
-    let judged = listener.proxy.judge(&asked.downstream(&loaded.file.listeners[index]), parts.clone(), &mut log);
+    let downstream = asked.downstream(&loaded.file.listeners[index]);
+    let judged = listener.proxy.judge(&downstream, parts.clone(), &mut log);
     let found = log.route.as_ref().map(|route| route.name().to_owned());
     steps.routes(listener, &parts, found.as_deref());
     let route = found.and_then(|name| steps.file.routes.iter().position(|route| route.name == name));
@@ -166,6 +168,7 @@ impl Steps<'_> {
             let note = "no listener fits the URL's scheme; this is what it would do with the request";
             self.line("", note, None);
         }
+        self.certificate(asked, tls.as_ref(), &path.key("tls"));
         // Which address the connection has, if a PROXY header is to announce one, nobody knows here.
         if let Some(addresses) = addresses {
             let verdict = match address_rules(addresses).judge(Some(*client)) {
@@ -177,6 +180,42 @@ impl Steps<'_> {
         if is_trusted(*client, trusted_proxies) {
             let note = format!("{client} is a trusted proxy: its forwarding fields count");
             self.line("", note, Some(&path.key("trusted_proxies")));
+        }
+    }
+
+    /// The client's certificate, or that there is none.
+    fn certificate(&mut self, asked: &AskedRequest, tls: Option<&ServerTls>, path: &KeyPath) {
+        let client_auth = tls.and_then(|tls| tls.client_auth.as_ref());
+        match (client_auth, &asked.certificate) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                self.line("", "it asks clients for no certificate, so that of this one is not seen", None)
+            }
+            (Some(written), None) => {
+                let note = match written.mode {
+                    ClientAuthModeConfig::Optional => "the client shows no certificate (`--client-cert`), as it may",
+                    ClientAuthModeConfig::Require => {
+                        "no connection gets here without a certificate (`--client-cert`); this is what it would do with the \
+                         request"
+                    }
+                };
+                self.line("", note, Some(&path.key("client_auth")));
+            }
+            (Some(written), Some(certificate)) => {
+                let part = |part: CertificatePart| {
+                    let mut text = String::new();
+                    certificate.write(part, &mut text);
+                    text
+                };
+                let ca = written.ca.display();
+                let note = format!("a certificate is shown, which an authority of {ca} must have signed; it says");
+                self.line("", note, Some(&path.key("client_auth")));
+                self.line("", format!("  subject {}", certificate.subject), None);
+                for name in &certificate.names {
+                    self.line("", format!("  san {name}"), None);
+                }
+                self.line("", format!("  fingerprint {}", part(CertificatePart::Fingerprint)), None);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! A request that is only asked about, and the listener it would come to.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::header::{
     CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
@@ -11,6 +12,7 @@ use http::{Method, Request, Version};
 
 use super::ExplainError;
 use crate::config::{Bind, Config, ListenerConfig, nearest_or_list};
+use crate::header::client_certificate::ClientCertificate;
 use crate::ping::Target;
 use crate::proxy::Downstream;
 use crate::ws::handshake::key;
@@ -37,6 +39,8 @@ pub struct AskedRequest {
     pub client: IpAddr,
     /// The name of the listener, if the URL is not to decide.
     pub listener: Option<String>,
+    /// The certificate that the client shows where it is asked for one.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl AskedRequest {
@@ -77,7 +81,10 @@ impl AskedRequest {
             Bind::Unix(_) => None,
         };
         let peer = port.map(|_| SocketAddr::new(self.client, CLIENT_PORT));
-        Downstream { peer, tls: listener.tls.is_some().then_some("1.3"), port, listener_port: port, newcomer: None }
+        let is_asked = listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some());
+        let certificate = self.certificate.clone().filter(|_| is_asked);
+        let tls = listener.tls.is_some().then_some("1.3");
+        Downstream { peer, tls, certificate, port, listener_port: port, newcomer: None }
     }
 
     /// Returns the index of the listener that it comes to: the one named, or else the first that the URL's port and scheme

@@ -18,9 +18,10 @@ pub mod path;
 pub mod redact;
 pub mod request_id;
 pub mod trailers;
-pub mod variable;
 pub mod visible;
 pub mod weight;
+
+pub mod variable;
 
 pub mod template;
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::client_certificate::CertificatePart;
+
 /// What a variable stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variable {
@@ -43,11 +45,13 @@ pub enum Variable {
     UpstreamName,
     /// The version of TLS.
     TlsVersion,
+    /// A part of the client's certificate.
+    TlsClient(CertificatePart),
 }
 
 impl Variable {
     /// All of them, with their names and what they say.
-    pub const ALL: [(Variable, &'static str, &'static str); 19] = [
+    pub const ALL: [(Variable, &'static str, &'static str); 27] = [
         (Variable::ClientIp, "client.ip", "the client's address, as trusted proxies and the PROXY protocol tell it"),
         (Variable::ClientPort, "client.port", "the client's port; empty behind a proxy that forwards requests"),
         (Variable::RequestId, "request.id", "the id that a trusted proxy gave the request, or else a new UUID"),
@@ -71,6 +75,26 @@ impl Variable {
         (Variable::RouteName, "route.name", "the route's name"),
         (Variable::UpstreamName, "upstream.name", "the upstream's name"),
         (Variable::TlsVersion, "tls.version", "`1.3` or `1.2`; empty without TLS"),
+        (
+            Variable::TlsClient(CertificatePart::Subject),
+            "tls.client.subject",
+            "the subject of the client's certificate: `CN=device-1,O=Example`",
+        ),
+        (
+            Variable::TlsClient(CertificatePart::CommonName),
+            "tls.client.common_name",
+            "the common name in it: `device-1`; empty if there are several",
+        ),
+        (Variable::TlsClient(CertificatePart::Issuer), "tls.client.issuer", "who has signed it, in the same form"),
+        (Variable::TlsClient(CertificatePart::Serial), "tls.client.serial", "its serial number in hex: `01AB`"),
+        (Variable::TlsClient(CertificatePart::Fingerprint), "tls.client.fingerprint", "its SHA-256 in hex: `9f86…`"),
+        (
+            Variable::TlsClient(CertificatePart::Names),
+            "tls.client.san",
+            "the names in its subjectAltName: `DNS:a.example.com,URI:spiffe://example.com/a`",
+        ),
+        (Variable::TlsClient(CertificatePart::Dns), "tls.client.dns", "the DNS names among them: `a.example.com`"),
+        (Variable::TlsClient(CertificatePart::Uri), "tls.client.uri", "the URIs among them: `spiffe://example.com/a`"),
     ];
 
     /// The variable of this name.
@@ -100,7 +124,8 @@ pub enum Instead {
 }
 
 /// The words of others, in lower case and without their marks.
-const FOREIGN: [(&str, Instead); 67] = {
+const FOREIGN: [(&str, Instead); 94] = {
+    use CertificatePart::{CommonName, Dns, Fingerprint, Issuer, Names, Serial, Subject, Uri};
     use Instead::{Sent, Variable as Var};
     use Variable::*;
     const FORWARDED: Instead = Sent("servers get X-Forwarded-For anyway");
@@ -167,6 +192,33 @@ const FOREIGN: [(&str, Instead); 67] = {
         ("ssl_fc_protocol", Var(TlsVersion)),
         ("tls_version", Var(TlsVersion)),
         ("http.request.tls.version", Var(TlsVersion)),
+        ("ssl_client_s_dn", Var(TlsClient(Subject))),
+        ("ssl_c_s_dn", Var(TlsClient(Subject))),
+        ("http.request.tls.client.subject", Var(TlsClient(Subject))),
+        ("downstream_peer_subject", Var(TlsClient(Subject))),
+        ("tls.client.dn", Var(TlsClient(Subject))),
+        ("ssl_client_s_dn_cn", Var(TlsClient(CommonName))),
+        ("ssl_c_s_dn(cn)", Var(TlsClient(CommonName))),
+        ("tls.client.cn", Var(TlsClient(CommonName))),
+        ("ssl_client_i_dn", Var(TlsClient(Issuer))),
+        ("ssl_c_i_dn", Var(TlsClient(Issuer))),
+        ("http.request.tls.client.issuer", Var(TlsClient(Issuer))),
+        ("downstream_peer_issuer", Var(TlsClient(Issuer))),
+        ("ssl_client_serial", Var(TlsClient(Serial))),
+        ("ssl_client_m_serial", Var(TlsClient(Serial))),
+        ("ssl_c_serial", Var(TlsClient(Serial))),
+        ("http.request.tls.client.serial", Var(TlsClient(Serial))),
+        ("downstream_peer_serial", Var(TlsClient(Serial))),
+        ("ssl_client_fingerprint", Var(TlsClient(Fingerprint))),
+        ("ssl_c_sha1", Var(TlsClient(Fingerprint))),
+        ("http.request.tls.client.fingerprint", Var(TlsClient(Fingerprint))),
+        ("downstream_peer_fingerprint_256", Var(TlsClient(Fingerprint))),
+        ("tls.client.sans", Var(TlsClient(Names))),
+        ("tls.client.names", Var(TlsClient(Names))),
+        ("downstream_peer_dns_san", Var(TlsClient(Dns))),
+        ("http.request.tls.client.san.dns_names", Var(TlsClient(Dns))),
+        ("downstream_peer_uri_san", Var(TlsClient(Uri))),
+        ("http.request.tls.client.san.uris", Var(TlsClient(Uri))),
         ("upstream_name", Var(UpstreamName)),
         ("proxy_host", Var(UpstreamName)),
         ("proxy_add_x_forwarded_for", FORWARDED),
@@ -237,6 +289,8 @@ mod tests {
             ("%[src]", "%[src]", var(Variable::ClientIp)),
             ("%[req.hdr(host),lower]", "%[req.hdr(host),lower]", var(Variable::RequestAuthority)),
             ("%ci:%cp", "%ci", var(Variable::ClientIp)),
+            ("$ssl_client_s_dn", "$ssl_client_s_dn", var(Variable::TlsClient(CertificatePart::Subject))),
+            ("%[ssl_c_s_dn(cn)]", "%[ssl_c_s_dn(cn)]", var(Variable::TlsClient(CertificatePart::CommonName))),
             ("%REQ(:PATH)%", "%REQ(:PATH)%", var(Variable::RequestTarget)),
             ("$5 $request_id", "$request_id", var(Variable::RequestId)),
         ] {

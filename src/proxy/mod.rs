@@ -43,6 +43,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use crate::auth::jwks::WaitEnd;
+use crate::header::client_certificate::ClientCertificate;
 use crate::header::forwarded;
 use crate::header::request_id::X_REQUEST_ID;
 use crate::session::access_log::AccessLog;
@@ -85,6 +86,8 @@ pub struct Downstream {
     pub peer: Option<SocketAddr>,
     /// The version of TLS, if it ended here.
     pub tls: Option<&'static str>,
+    /// The certificate that the client has shown, if it was asked for one.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// The port that the peer spoke to; none on a Unix socket.
     pub port: Option<u16>,
     /// The port of the listener, which is another if a PROXY header tells of one.

@@ -73,6 +73,9 @@ impl RequestValues<'_> {
             Variable::RouteName => out.push_str(self.route.name()),
             Variable::UpstreamName => out.push_str(self.route.upstream_name().unwrap_or_default()),
             Variable::TlsVersion => out.push_str(self.downstream.tls.unwrap_or_default()),
+            Variable::TlsClient(part) => {
+                self.downstream.certificate.iter().for_each(|certificate| certificate.write(part, out));
+            }
         }
     }
 

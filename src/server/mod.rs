@@ -347,7 +347,7 @@ async fn serve_until_session(
             }
         }
     }
-    let mut downstream = Downstream { peer, tls: None, port, listener_port, newcomer };
+    let mut downstream = Downstream { peer, tls: None, certificate: None, port, listener_port, newcomer };
     let (early, io) = match &settings.tls {
         None => {
             let (early, stream) = stream.into_parts();
@@ -358,6 +358,8 @@ async fn serve_until_session(
             match tls::server::accept(stream, Arc::clone(config), deadline()).await {
                 Ok(stream) => {
                     downstream.tls = Some(record_tls(&settings.metrics, &stream, started.elapsed()));
+                    let shown = stream.peer_certificate();
+                    downstream.certificate = shown.map(|shown| Arc::new(tls::client_certificate::read(shown)));
                     (Vec::new(), Transport::Tls(Box::new(stream)))
                 }
                 Err(error) => {

@@ -59,6 +59,7 @@ fn asked(url: &str, fields: &[(&str, &str)]) -> AskedRequest {
         headers,
         client: "127.0.0.1".parse().unwrap(),
         listener: Some("plain".to_owned()),
+        certificate: None,
     }
 }
 

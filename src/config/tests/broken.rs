@@ -640,7 +640,7 @@ fn values_that_contradict_each_other_are_told() {
                 r#"4:39 routes[0].headers.request.set.X-A: `{` begins a variable such as `{client.ip}` | write a brace that is one twice: `{{"a":1}`"#,
                 "4:55 routes[0].headers.request.set.X-B: there is no variable `{client.addr}` | write `{client.ip}`",
                 "4:77 routes[0].headers.request.set.X-C: there is no variable `{client.pi}` | did you mean `{client.ip}`?",
-                "4:97 routes[0].headers.request.set.X-D: there is no variable `{foo}` | known are `{client.ip}`, `{client.port}`, `{request.id}`, `{request.method}`, `{request.scheme}`, `{request.host}`, `{request.port}`, `{request.authority}`, `{request.path}`, `{request.query}`, `{request.target}`, `{rewrite.path}`, `{rewrite.target}`, `{rewrite.prefix}`, `{listener.name}`, `{listener.port}`, `{route.name}`, `{upstream.name}`, `{tls.version}`; write a brace that is one twice: `{{foo}`",
+                "4:97 routes[0].headers.request.set.X-D: there is no variable `{foo}` | known are `{client.ip}`, `{client.port}`, `{request.id}`, `{request.method}`, `{request.scheme}`, `{request.host}`, `{request.port}`, `{request.authority}`, `{request.path}`, `{request.query}`, `{request.target}`, `{rewrite.path}`, `{rewrite.target}`, `{rewrite.prefix}`, `{listener.name}`, `{listener.port}`, `{route.name}`, `{upstream.name}`, `{tls.version}`, `{tls.client.subject}`, `{tls.client.common_name}`, `{tls.client.issuer}`, `{tls.client.serial}`, `{tls.client.fingerprint}`, `{tls.client.san}`, `{tls.client.dns}`, `{tls.client.uri}`; write a brace that is one twice: `{{foo}`",
             ],
         ),
         (
