@@ -171,6 +171,18 @@ const KEYS: Guesses = &[
     ("routes[].match", &["host", "domain", "domains", "server_name"], "write `hosts: {list}`"),
     ("routes[].match", &["method"], "write `methods: {list}`"),
     ("routes[].match", &["listener", "entrypoints", "entryPoints"], "write `listeners: {list}`"),
+    (
+        "routes[].match",
+        &["client_certificate", "client_certs", "cert", "certificate", "mtls", "tls", "ssl_client_s_dn"],
+        "write `client_cert: { san: \"*.devices.example.com\" }`, or `client_cert: {}` for any",
+    ),
+    ("routes[].match.client_cert", &["sans", "dns", "uri", "names", "name", "host"], "write `san: {value}`"),
+    ("routes[].match.client_cert", &["dn", "s_dn", "cn", "common_name"], "write `subject: \"CN=device-1,O=Example\"`"),
+    (
+        "routes[].match.client_cert",
+        &["sha256", "hash", "fingerprints", "thumbprint", "verify_certificate_hash"],
+        "write `fingerprint: {value}`",
+    ),
     ("routes[].match", &["subprotocol", "protocol", "protocols"], "write `subprotocols: {list}`"),
     ("routes[].headers", &["set", "remove", "add"], "write `request: { set: … }` or `response: { set: … }`"),
     ("routes[].keepalive", &["interval", "every"], "write `ping: {value}`"),
@@ -305,6 +317,7 @@ const SCALARS: &[(&str, &str, &str)] = &[
     ("listeners[].redirect", "", "write `redirect: { https: 443 }`"),
     ("routes[].match", "/", "write `match: { path: { prefix: {value} } }`"),
     ("routes[].match", "", "write `match: { hosts: {list} }`"),
+    ("routes[].match.client_cert", "", "write `client_cert: { san: {value} }`, or `client_cert: {}` for any"),
     ("routes[].origins", "", "write `origins: { allow: {list} }`"),
     ("routes[].keepalive", "", "write `keepalive: { ping: {value} }`, or `keepalive: off`"),
     (

@@ -27,6 +27,7 @@ use crate::header::forwarded::is_trusted;
 use crate::header::visible::visible;
 use crate::policy::address::AddressDenial;
 use crate::policy::jwt::TokenDenial;
+use crate::proxy::Downstream;
 use crate::proxy::judge::{self, Judged};
 use crate::proxy::outcome::Failure;
 use crate::proxy::request::RoutedRequest;
@@ -90,7 +91,7 @@ pub fn explain(loaded: &Loaded, asked: &AskedRequest) -> Result<Explanation, Exp
     let downstream = asked.downstream(&loaded.file.listeners[index]);
     let judged = listener.proxy.judge(&downstream, parts.clone(), &mut log);
     let found = log.route.as_ref().map(|route| route.name().to_owned());
-    steps.routes(listener, &parts, found.as_deref());
+    steps.routes(listener, &downstream, &parts, found.as_deref());
     let route = found.and_then(|name| steps.file.routes.iter().position(|route| route.name == name));
     let status = match judged {
         // Only the running process has them.
@@ -220,12 +221,18 @@ impl Steps<'_> {
     }
 
     /// The routes up to the one found, or all, each with what keeps the request from it.
-    fn routes(&mut self, listener: &CompiledListener, parts: &http::request::Parts, found: Option<&str>) {
+    fn routes(
+        &mut self,
+        listener: &CompiledListener,
+        downstream: &Downstream,
+        parts: &http::request::Parts,
+        found: Option<&str>,
+    ) {
         if listener.proxy.redirect.is_some() {
             return;
         }
         let Ok(judge::HostAndPath { host, path }) = judge::target(parts) else { return };
-        let view = listener.proxy.view(parts, &host, &path);
+        let view = listener.proxy.view(downstream, parts, &host, &path);
         let mut left_out = 0;
         let all: Vec<_> = listener.proxy.snapshot.table.mismatches(&view).collect();
         for (index, (route, mismatch)) in all.into_iter().enumerate() {

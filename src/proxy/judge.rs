@@ -101,7 +101,7 @@ impl Proxy {
         let forwarded_request = ForwardedRequest::by(&peer, &parts.headers, &self.trusted);
         log.request_info.set_client(client, downstream.peer);
         let table = &self.snapshot.table;
-        let head = self.view(&parts, &host, &path);
+        let head = self.view(downstream, &parts, &host, &path);
         let found = table.find(&head)?.ok_or_else(|| Failure::no_route(table.methods_allowed(&head)))?;
         let action = found.route.clone();
         log.route = Some(action.clone());
@@ -182,7 +182,13 @@ impl Proxy {
     }
 
     /// Returns what the route table sees of a request.
-    pub fn view<'a>(&'a self, parts: &'a Parts, host: &'a Host, path: &'a str) -> RequestView<'a> {
+    pub fn view<'a>(
+        &'a self,
+        downstream: &'a Downstream,
+        parts: &'a Parts,
+        host: &'a Host,
+        path: &'a str,
+    ) -> RequestView<'a> {
         RequestView {
             listener: &self.listener,
             method: &parts.method,
@@ -190,6 +196,7 @@ impl Proxy {
             path,
             query: parts.uri.query(),
             headers: &parts.headers,
+            certificate: downstream.certificate.as_deref(),
         }
     }
 

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
-use super::pattern::{MethodName, PathPattern, Subprotocol, ValuePattern};
+use super::pattern::{ClientCertPattern, MethodName, PathPattern, Subprotocol, ValuePattern};
 use super::table::{Match, RequestView, RouteTable};
+use crate::header::client_certificate::{CertificatePart, ClientCertificate};
 
 /// A condition of a route that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,7 @@ impl Match {
     pub fn mismatch(&self, head: &RequestView<'_>) -> Option<Mismatch> {
         self.of_connection(head)
             .or_else(|| self.of_target(head))
+            .or_else(|| of_certificate(self.client_cert.as_deref()?, head.certificate))
             .or_else(|| {
                 values("headers", &self.headers, |name| head.field(name).map(|it| it.map(Cow::Borrowed)).collect())
             })
@@ -78,6 +80,28 @@ impl Match {
     }
 }
 
+/// Judges the client's certificate.
+fn of_certificate(asked: &ClientCertPattern, shown: Option<&ClientCertificate>) -> Option<Mismatch> {
+    let Some(shown) = shown else {
+        return Some(mismatch(&["client_cert"], "the client has shown no certificate".to_owned()));
+    };
+    if !asked.has_name(shown) {
+        let has = if shown.names.is_empty() { "no name".to_owned() } else { all_of(&shown.names) };
+        let text = format!("its certificate has {has}, not {}", one_of(&asked.san.0));
+        return Some(mismatch(&["client_cert", "san"], text));
+    }
+    if !asked.has_subject(shown) {
+        let text = format!("the subject of its certificate is {:?}, not {}", shown.subject, one_of(&asked.subject.0));
+        return Some(mismatch(&["client_cert", "subject"], text));
+    }
+    (!asked.has_fingerprint(shown)).then(|| {
+        let mut is = String::new();
+        shown.write(CertificatePart::Fingerprint, &mut is);
+        let text = format!("the fingerprint of its certificate is {is}, not {}", one_of(&asked.fingerprint.0));
+        mismatch(&["client_cert", "fingerprint"], text)
+    })
+}
+
 /// Judges the values of fields or query parameters.
 fn values<'h, K: Display>(
     section: &str,
@@ -105,9 +129,16 @@ fn mismatch(keys: &[&str], text: String) -> Mismatch {
 
 /// `a`, or `one of a, b`; long lists are cut.
 fn one_of<T: Display>(all: impl IntoIterator<Item = T>) -> String {
-    const SHOWN_MAX: usize = 8;
     let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
-    let mut text = if all.len() == 1 { String::new() } else { "one of ".to_owned() };
+    let before = if all.len() == 1 { "" } else { "one of " };
+    format!("{before}{}", all_of(&all))
+}
+
+/// `a, b`; long lists are cut.
+fn all_of<T: Display>(all: &[T]) -> String {
+    const SHOWN_MAX: usize = 8;
+    let mut text = String::new();
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
     text.push_str(&all[..all.len().min(SHOWN_MAX)].join(", "));
     if all.len() > SHOWN_MAX {
         let _ = write!(text, " and {} more", all.len() - SHOWN_MAX);
@@ -121,6 +152,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue, Method};
 
     use super::*;
+    use crate::header::client_certificate::AlternativeName;
 
     #[test]
     fn the_condition_that_fails_is_named_with_what_the_request_has() {
@@ -134,6 +166,11 @@ mod tests {
             path: "/ws",
             query: Some("room=1"),
             headers: &headers,
+            certificate: Some(&ClientCertificate {
+                subject: "CN=a".to_owned(),
+                names: vec![AlternativeName::Dns("a.b".to_owned())],
+                ..ClientCertificate::default()
+            }),
         };
         for (yaml, keys, text) in [
             ("{ listeners: [inside] }", "listeners", "the listener public is not inside"),
@@ -154,6 +191,16 @@ mod tests {
                 "{ query: { room: { regex: '[a-z]' } } }",
                 "query.room",
                 "the parameter room is \"1\" and does not match [a-z]",
+            ),
+            (
+                "{ client_cert: { san: ['*.c', 'urn:a'] } }",
+                "client_cert.san",
+                "its certificate has DNS:a.b, not one of *.c, urn:a",
+            ),
+            (
+                "{ client_cert: { subject: CN=b } }",
+                "client_cert.subject",
+                "the subject of its certificate is \"CN=a\", not CN=b",
             ),
             ("{ subprotocols: [v3] }", "subprotocols", "it offers v1, v2, not v3"),
         ] {

@@ -4,8 +4,10 @@
 //! normal form is an error when it is read, not a route that silently never matches. Regexes run in linear time and
 //! match the whole text: a forgotten `^` or `$` must not match more than was meant.
 
+mod client_cert;
 mod host;
 mod name;
+mod one_or_more;
 mod path;
 mod value;
 
@@ -14,8 +16,10 @@ use thiserror::Error;
 use crate::header::HostError;
 use crate::header::path::PathError;
 
+pub use client_cert::{ClientCertPattern, FingerprintPattern, SanPattern, SubjectPattern};
 pub use host::HostPattern;
 pub use name::{FieldName, MethodName, Subprotocol};
+pub use one_or_more::OneOrMore;
 pub use path::{PathPattern, PlainPath};
 pub use value::{SOURCE_BYTES_MAX, ValuePattern, WholeRegex, within};
 
@@ -90,6 +94,27 @@ pub enum PatternError {
         "`{0}` is not a subprotocol: it is one name of letters, digits and marks such as `.` and `-` (RFC 6455 §4.1)"
     )]
     Subprotocol(String),
+    /// Not visible ASCII.
+    #[error("`{0}` is not a name in a certificate: write a host, `*.` and a host, a URI, a mailbox or an IP address")]
+    San(String),
+    /// `*`
+    #[error("`*` is no name in a certificate: for any certificate write `client_cert: {{}}`")]
+    SanAny,
+    /// Not a whole subject in the form of RFC 4514.
+    #[error(
+        "`{0}` is not a subject: write all of it, such as `CN=device-1,O=Example`, as `openssl x509 -noout -subject -nameopt RFC2253 -in FILE` shows it"
+    )]
+    Subject(String),
+    /// Not 32 bytes in hex.
+    #[error(
+        "`{0}` is not a fingerprint: write the SHA-256 of the certificate, 64 hex digits, as `openssl x509 -noout -fingerprint -sha256 -in FILE` shows it"
+    )]
+    Fingerprint(String),
+    /// 20 bytes in hex.
+    #[error(
+        "this is a fingerprint by SHA-1, which can be forged: write that by SHA-256, as `openssl x509 -noout -fingerprint -sha256 -in FILE` shows it"
+    )]
+    FingerprintSha1,
 }
 
 /// Implements serde and schemars for a text type: it is read by `FromStr`, written by `Display`, and a string in the

@@ -343,6 +343,11 @@ fn above_conditions(route_match: &Match) -> Vec<ConditionKey<'_>> {
     above
 }
 
+/// Returns how many certificates are asked for.
+fn certificates(route_match: &Match) -> usize {
+    route_match.client_cert.as_ref().map_or(0, |asked| asked.len())
+}
+
 /// Returns the cost of one comparison, in steps.
 fn comparison(earlier: &Match, later: &Match) -> usize {
     let regexes = conditions(earlier).filter(|(_, value)| matches!(value, ValuePattern::Regex(_))).count()
@@ -350,6 +355,7 @@ fn comparison(earlier: &Match, later: &Match) -> usize {
     // Each item of one list is searched for in the other.
     let lists = earlier.listeners.len() * later.listeners.len()
         + earlier.methods.len() * later.methods.len()
-        + earlier.subprotocols.len() * later.subprotocols.len();
+        + earlier.subprotocols.len() * later.subprotocols.len()
+        + certificates(earlier) * certificates(later);
     1 + earlier.headers.len() + earlier.query.len() + lists + regexes * REGEX_STEPS
 }

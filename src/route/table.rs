@@ -8,10 +8,11 @@ use http::{HeaderMap, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::header::client_certificate::ClientCertificate;
 use crate::header::path::PathError;
 use crate::header::redact::decode;
 
-use super::pattern::{FieldName, HostPattern, MethodName, PathPattern, Subprotocol, ValuePattern};
+use super::pattern::{ClientCertPattern, FieldName, HostPattern, MethodName, PathPattern, Subprotocol, ValuePattern};
 use super::reading::{self, EncodedSlash, PathReading, Paths, Readings};
 
 /// The most methods that a 405 lists.
@@ -43,6 +44,11 @@ pub struct Match {
     /// At least one of these subprotocols is offered. None given: any or no offer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub subprotocols: Vec<Subprotocol>,
+    /// The client has shown a certificate (`client_auth` of the listener) that is so: `{ san: "*.devices.example.com" }`. `{}` is
+    /// any that an authority of `client_auth` has signed. Clients without one, and with another, go to the next route.
+    /// Not given: with or without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<Box<ClientCertPattern>>,
 }
 
 /// What a request shows of itself to be routed by.
@@ -60,6 +66,8 @@ pub struct RequestView<'a> {
     pub query: Option<&'a str>,
     /// All fields.
     pub headers: &'a HeaderMap,
+    /// The certificate that its client has shown.
+    pub certificate: Option<&'a ClientCertificate>,
 }
 
 impl<'a> RequestView<'a> {
@@ -93,10 +101,15 @@ impl Match {
         self.methods.is_empty() || self.methods.iter().any(|one| one.method() == method)
     }
 
+    fn takes_certificate(&self, shown: Option<&ClientCertificate>) -> bool {
+        self.client_cert.as_ref().is_none_or(|asked| shown.is_some_and(|shown| asked.matches(shown)))
+    }
+
     fn matches_apart_from_method(&self, head: &RequestView<'_>) -> bool {
         (self.listeners.is_empty() || self.listeners.iter().any(|name| name == head.listener))
             && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(head.host)))
             && self.path.as_ref().is_none_or(|path| path.matches(head.path))
+            && self.takes_certificate(head.certificate)
             && self.headers.iter().all(|(name, pattern)| pattern.matches(head.field(name)))
             && self.query.iter().all(|(name, pattern)| pattern.matches(head.parameter(name).map(Some)))
             && (self.subprotocols.is_empty()
@@ -136,6 +149,11 @@ impl Match {
             && any(&self.listeners, &other.listeners)
             && any(&self.methods, &other.methods)
             && any(&self.subprotocols, &other.subprotocols)
+            && match (&self.client_cert, &other.client_cert) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(ours), Some(theirs)) => ours.covers(theirs),
+            }
     }
 }
 
@@ -228,6 +246,7 @@ impl<T> RouteTable<T> {
 mod tests {
     use super::super::shadow::shadowed;
     use super::*;
+    use crate::header::client_certificate::AlternativeName;
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
@@ -237,7 +256,20 @@ mod tests {
 
     /// A GET for `/` of the host `h` on the listener `l`.
     fn any(headers: &HeaderMap) -> RequestView<'_> {
-        RequestView { listener: "l", method: &Method::GET, host: "h", path: "/", query: None, headers }
+        RequestView {
+            listener: "l",
+            method: &Method::GET,
+            host: "h",
+            path: "/",
+            query: None,
+            headers,
+            certificate: None,
+        }
+    }
+
+    fn certificate(hosts: &[&str], subject: &str) -> ClientCertificate {
+        let names = hosts.iter().map(|host| AlternativeName::Dns((*host).to_owned())).collect();
+        ClientCertificate { subject: subject.to_owned(), names, ..ClientCertificate::default() }
     }
 
     fn table(routes: &[&str]) -> RouteTable<usize> {
@@ -272,7 +304,7 @@ mod tests {
         assert_eq!(
             error,
             "unknown field `host`, expected one of `listeners`, `methods`, `hosts`, `path`, \
-                        `headers`, `query`, `subprotocols`"
+                        `headers`, `query`, `subprotocols`, `client_cert`"
         );
     }
 
@@ -311,6 +343,28 @@ mod tests {
         assert_eq!(ask("b", &Method::HEAD, "/x"), (None, vec![Method::POST, Method::PUT, Method::GET]));
         assert_eq!(ask("b", &post, "/y"), (None, vec![Method::GET, Method::PUT]));
         assert_eq!(ask("c", &put, "/y"), (None, vec![]));
+    }
+
+    #[test]
+    fn a_certificate_that_is_asked_for_is_looked_at_and_the_next_route_takes_the_others() {
+        let headers = HeaderMap::new();
+        let routes = table(&[
+            "{ client_cert: { san: '*.admin.b' } }",
+            "{ methods: [PUT], client_cert: {} }",
+            "{ client_cert: {} }",
+            "{ path: { exact: / } }",
+        ]);
+        let found = |certificate: Option<&ClientCertificate>, method: &Method, path: &str| {
+            let head = RequestView { certificate, method, path, ..any(&headers) };
+            (routes.find(&head).unwrap().map(|found| *found.route), routes.methods_allowed(&head).len())
+        };
+        let (admin, other) = (certificate(&["a.admin.b"], ""), certificate(&["a.b"], ""));
+        assert_eq!(found(Some(&admin), &Method::GET, "/").0, Some(0));
+        assert_eq!(found(Some(&other), &Method::GET, "/").0, Some(2));
+        assert_eq!(found(None, &Method::GET, "/").0, Some(3));
+        // Who has no certificate does not learn what there is for those who have.
+        assert_eq!(found(None, &Method::PUT, "/a"), (None, 0));
+        assert_eq!(unreachable(&table(&["{ client_cert: {} }", "{ client_cert: { subject: CN=a } }", "{}"])), [(1, 0)]);
     }
 
     #[test]
@@ -523,6 +577,11 @@ mod tests {
             Just("methods: [HEAD, GET]"),
             Just("listeners: [l]"),
             Just("listeners: [l, m], methods: [GET]"),
+            Just("client_cert: {}"),
+            Just("client_cert: { san: a.b }"),
+            Just("client_cert: { san: ['*.b', c.d] }"),
+            Just("client_cert: { san: a.b, subject: [CN=a, CN=b] }"),
+            Just("methods: [GET], client_cert: { subject: CN=a }"),
         ];
         (host, path, query, lists).prop_map(|parts| {
             let parts: Vec<_> =
@@ -535,8 +594,11 @@ mod tests {
         #[test]
         fn a_condition_is_named_where_a_route_does_not_match_and_nowhere_else(asked in a_match(), host in "(x\\.)?(a\\.)?b", path in "/(a(/b)?)?") {
             let (table, headers) = (table(&[&asked]), HeaderMap::new());
-            for (listener, query) in [("l", None), ("m", Some("v=1")), ("l", Some("v=x&w=1"))] {
-                let head = RequestView { listener, host: &host, path: &path, query, ..any(&headers) };
+            let shown = certificate(&["a.b"], "CN=c");
+            for (listener, query, certificate) in
+                [("l", None, None), ("m", Some("v=1"), Some(&shown)), ("l", Some("v=x&w=1"), Some(&shown))]
+            {
+                let head = RequestView { listener, host: &host, path: &path, query, certificate, ..any(&headers) };
                 let is_named = table.mismatches(&head).all(|(_, mismatch)| mismatch.is_some());
                 prop_assert_eq!(is_named, table.find(&head).unwrap().is_none());
             }
@@ -552,12 +614,15 @@ mod tests {
             let one_by_one: Vec<(usize, usize)> = (0..asked.len()).filter_map(|index| Some((index, first(index)?))).collect();
             prop_assert_eq!(unreachable(&table), one_by_one);
             let headers = HeaderMap::new();
+            let (one, other) = (certificate(&["a.b"], "CN=a"), certificate(&["c.d", "x.b"], "CN=c"));
             for host in ["a.b", "x.b", "b", "x.a.b", ""] {
                 for path in ["/", "/a", "/a/", "/a/b", "/ab", "*", "//a", "/a;x", "/a%2Fb", "/a//b"] {
                     for query in [None, Some("v=1"), Some("v=x"), Some("v=x&v=1")] {
-                        let head = RequestView { host, path, query, ..any(&headers) };
-                        let found = table.find(&head);
-                        prop_assert!(found.unwrap().is_none_or(|found| !shadowed.contains(found.route)));
+                        for certificate in [None, Some(&one), Some(&other)] {
+                            let head = RequestView { host, path, query, certificate, ..any(&headers) };
+                            let found = table.find(&head);
+                            prop_assert!(found.unwrap().is_none_or(|found| !shadowed.contains(found.route)));
+                        }
                     }
                 }
             }

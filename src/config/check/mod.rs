@@ -8,6 +8,7 @@ mod actions;
 mod addresses;
 mod auth;
 mod basic_auth;
+mod client_cert;
 mod entry;
 mod forward_auth;
 mod listeners;

@@ -70,6 +70,7 @@ impl Checker<'_, '_> {
             self.rewrite_regex(&path, route);
         }
         self.matching(&section);
+        self.client_certs(&section);
         // With a regex that matches nothing it would be wrong.
         if self.room.is_some() {
             self.never_reached(&section);

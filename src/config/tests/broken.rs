@@ -823,6 +823,41 @@ fn values_that_contradict_each_other_are_told() {
 }
 
 #[test]
+fn a_certificate_is_asked_for_where_a_listener_asks() {
+    let tls = |auth: &str| format!("tls: {{ certificates: [{{ cert: a, key: b }}]{auth} }}");
+    let (asking, silent) = (tls(", client_auth: { ca: c }"), tls(""));
+    let listeners = format!(
+        "listeners: [{{ name: devices, bind: '127.0.0.1:1', {asking} }}, {{ name: public, bind: '127.0.0.1:2', {silent} }}]\n"
+    );
+    let with = |keys: &str| format!("{}{listeners}", in_route(keys));
+    let subject = "headers: { request: { set: { x-s: '{tls.client.subject}' } } }";
+    check(&[
+        (with(&format!("match: {{ client_cert: {{}} }}\n{subject}")), &[]),
+        (with("match: { listeners: [devices, public], client_cert: { subject: CN=a } }"), &[]),
+        (
+            with("match: { listeners: [public], client_cert: {} }"),
+            &[
+                "4:35 routes[0].match.client_cert: no request ever comes to this route: none of its listeners asks clients for a certificate | add `client_auth: { ca: clients.crt }` to the `tls` of a listener, with `mode: optional` if clients may come without one",
+            ],
+        ),
+        (
+            in_route("match: { client_cert: { san: '*', subject: device-1, fingerprint: [] } }"),
+            &[
+                "4:34 routes[0].match.client_cert.san: `*` is no name in a certificate: for any certificate write `client_cert: {}`",
+                "4:48 routes[0].match.client_cert.subject: `device-1` is not a subject: write all of it, such as `CN=device-1,O=Example`, as `openssl x509 -noout -subject -nameopt RFC2253 -in FILE` shows it",
+                "4:71 routes[0].match.client_cert.fingerprint: the list is empty: leave the key out for any",
+            ],
+        ),
+        (
+            in_route(subject),
+            &[
+                "4:39 routes[0].headers.request.set.x-s: `{tls.client.subject}` is always empty here: no listener asks clients for a certificate | add `client_auth: { ca: clients.crt }` to the `tls` of a listener, or remove it",
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn listeners_and_methods_of_a_route_are_compared_with_what_there_is() {
     let with = |keys: &str, listeners: &str| format!("{}listeners: [{listeners}]\n", in_route(keys));
     let (public, tls) =

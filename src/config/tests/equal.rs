@@ -137,6 +137,7 @@ fn others(node: &YamlNode) -> Vec<YamlNode> {
         "ES384",
         "HS384",
         "HS512",
+        "0f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     ];
     match node {
         YamlNode::Bool(value) => vec![YamlNode::Bool(!value)],

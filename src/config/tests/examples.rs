@@ -101,6 +101,7 @@ fn accepts(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
             }
             "minimum" => value.as_f64().is_none_or(|number| number >= want.as_f64().unwrap()),
             "maximum" => value.as_f64().is_none_or(|number| number <= want.as_f64().unwrap()),
+            "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= want.as_u64().unwrap()),
             "allOf" => want.as_array().unwrap().iter().all(|choice| accepts(root, choice, value).is_ok()),
             "anyOf" => want.as_array().unwrap().iter().any(|choice| accepts(root, choice, value).is_ok()),
             "oneOf" => {

@@ -37,6 +37,10 @@ routes:
       headers: { X-A: b, Authorization: c }
       query: { c: { regex: d }, e: { present: true } }
       subprotocols: [mqtt]
+      client_cert:
+        san: [\"*.devices.example.com\", \"spiffe://example.com/a\"]
+        subject: CN=device-1
+        fingerprint: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     upstream: chat
     origins: { allow: [same-origin, \"https://a.example.com\", { exact: x }], missing: deny, insecure: allow }
     auth:

@@ -30,6 +30,13 @@ fn keys_and_values_of_other_proxies_say_what_to_write_here() {
         ("match: { regex: '/ws/.*' }", "write `path: { regex: \"/ws/.*\" }`"),
         ("match: { method: GET }", "write `methods: [GET]`"),
         ("match: { listener: public }", "write `listeners: [public]`"),
+        ("match: { client_cert: '*.a.b' }", "write `client_cert: { san: \"*.a.b\" }`, or `client_cert: {}` for any"),
+        (
+            "match: { mtls: true }",
+            "write `client_cert: { san: \"*.devices.example.com\" }`, or `client_cert: {}` for any",
+        ),
+        ("match: { client_cert: { dns: a.b } }", "write `san: a.b`"),
+        ("match: { client_cert: { cn: a } }", "write `subject: \"CN=device-1,O=Example\"`"),
         ("path: /ws", "write `match: { path: { prefix: /ws } }`"),
         ("location: /ws", "write `match: { path: { prefix: /ws } }`"),
         ("host: chat.example.com", "write `match: { hosts: [chat.example.com] }`"),

@@ -108,7 +108,15 @@ fn run(data: &[u8]) {
     let table = RouteTable::new(vec![(asked, paths, true), (Match::default(), paths, false)]);
     let headers = HeaderMap::new();
     let method = http::Method::GET;
-    let head = |path| RequestView { listener: "l", method: &method, host: "a", path, query: None, headers: &headers };
+    let head = |path| RequestView {
+        listener: "l",
+        method: &method,
+        host: "a",
+        path,
+        query: None,
+        headers: &headers,
+        certificate: None,
+    };
     let Ok(found) = table.find(&head(&normal)) else { return };
     let found = found.expect("the second route takes everything");
     let sent = found.path.as_deref().unwrap_or(&normal);
