@@ -144,6 +144,6 @@ macro_rules! targets {
 }
 
 targets! {
-    close config cookie dns endpoints etcd forwarded framing handshake heads host path proxy_protocol scanner switching
-    tls_moved tunnel
+    certificate close config cookie dns endpoints etcd forwarded framing handshake heads host path proxy_protocol scanner
+    switching tls_moved tunnel
 }

@@ -372,6 +372,43 @@ async fn the_example_of_passwords_lets_in_who_has_one() {
 }
 
 #[tokio::test]
+async fn the_example_of_client_certificates_lets_devices_in_and_says_whose_they_are() {
+    let (authority, mut devices, mut app) = (Authority::new(), RawServer::start().await, RawServer::start().await);
+    let mut text = certified(&example("client-certificates.yaml"), &authority);
+    // The authority of the clients, in place of a certificate that is none's.
+    std::fs::copy(authority.ca(), authority.dir.path().join("clients.crt")).unwrap();
+    for (written, here) in
+        [("0.0.0.0:8443", "127.0.0.1:0"), ("ws://127.0.0.1:9001", devices.url()), ("ws://127.0.0.1:9000", app.url())]
+    {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let proxy = Proxy::start(&text);
+    let device = authority.issue("device", &["one.devices.example.com"]);
+    let other = authority.issue("other", &["one.example.com"]);
+    let connect = async |shown| {
+        let config = Arc::new(crate::tls::client(&authority, crate::tls::BOTH, shown));
+        Conn::connect_tls(proxy.address(), "localhost", config).await.unwrap()
+    };
+    let forged = Handshake::to("/devices/one").set("Host", "localhost").with("X-Client-San", "DNS:a.example");
+    let mut client = connect(Some(&device)).await;
+    client.send(forged.bytes()).await;
+    let seen = devices.accept().await.switch(&[]).await;
+    assert_eq!(seen.get("x-client-san"), Some("DNS:one.devices.example.com"));
+    assert_eq!(seen.get("x-client-fingerprint").map(str::len), Some(64));
+    assert_eq!(client.head().await.status(), 101);
+    // Who has none is nobody, on the open route too.
+    let mut stranger = connect(None).await;
+    stranger.send(Handshake::to("/").set("Host", "localhost").with("X-Client-San", "DNS:a.example").bytes()).await;
+    let seen = app.accept().await.switch(&[]).await;
+    assert_eq!(seen.get("x-client-san"), None);
+    for (shown, path) in [(None, "/devices"), (Some(&other), "/devices"), (Some(&device), "/admin")] {
+        let handshake = Handshake::to(path).set("Host", "localhost");
+        assert_eq!(connect(shown).await.ask(&handshake).await.status(), 403, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_example_of_the_admin_api_asks_for_its_token_and_empties_a_server() {
     let echoes = [Echo::start().await, Echo::start().await];
     let token = env("ADMIN_TOKEN").unwrap();

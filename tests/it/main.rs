@@ -17,6 +17,7 @@ mod auth;
 mod back_pressure;
 mod balance;
 mod cli;
+mod client_certificates;
 mod close;
 mod counts;
 mod discovery;

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, Server
 use crate::harness::{Authority, Conn, Frame, Handshake, Io, Proxy, RawServer, yaml};
 use crate::plain::{get, ok};
 
-const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+pub const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -23,12 +23,12 @@ fn roots(ca: &Path) -> RootCertStore {
     roots
 }
 
-fn certificate(file: &Path) -> CertificateDer<'static> {
+pub fn certificate(file: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(file).unwrap()
 }
 
 /// A client that speaks these versions and shows this certificate.
-fn client(
+pub fn client(
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
     shown: Option<&(std::path::PathBuf, std::path::PathBuf)>,
@@ -44,7 +44,7 @@ fn client(
     }
 }
 
-fn tls(conn: &Conn) -> &rustls::ClientConnection {
+pub fn tls(conn: &Conn) -> &rustls::ClientConnection {
     match &conn.io {
         Io::TlsClient(stream) => stream.get_ref().1,
         other => panic!("no TLS: {other:?}"),
@@ -52,7 +52,7 @@ fn tls(conn: &Conn) -> &rustls::ClientConnection {
 }
 
 /// Returns the listener's `tls:` with these certificates and more lines.
-fn listener(certificates: &[&(std::path::PathBuf, std::path::PathBuf)], more: &str) -> String {
+pub fn listener(certificates: &[&(std::path::PathBuf, std::path::PathBuf)], more: &str) -> String {
     let certificates: Vec<String> =
         certificates.iter().map(|(cert, key)| format!("{{ cert: {cert:?}, key: {key:?} }}")).collect();
     format!("tls: {{ certificates: [{}]{more} }}", certificates.join(", "))

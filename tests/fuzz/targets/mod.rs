@@ -4,6 +4,7 @@
 //! asserted is not only that nothing panics: the result must not depend on how bytes are cut, what passes must be what a
 //! second and simpler reading (`model`, or one beside the target) takes for legal, and what is written must read back.
 
+pub mod certificate;
 pub mod close;
 pub mod config;
 pub mod cookie;
@@ -40,6 +41,7 @@ pub struct Target {
 
 /// All of them.
 pub const ALL: &[Target] = &[
+    certificate::TARGET,
     close::TARGET,
     config::TARGET,
     cookie::TARGET,

@@ -39,9 +39,21 @@ impl Authority {
 
     /// Writes `name.crt` and `name.key` for these host names.
     pub fn issue(&self, name: &str, hosts: &[&str]) -> (PathBuf, PathBuf) {
+        self.issue_with(name, hosts, |_| {})
+    }
+
+    /// Does the same with changes to the certificate.
+    pub fn issue_with(
+        &self,
+        name: &str,
+        hosts: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-        let cert = CertificateParams::new(hosts).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        change(&mut params);
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
         let (cert_file, key_file) =
             (self.dir.path().join(format!("{name}.crt")), self.dir.path().join(format!("{name}.key")));
         std::fs::write(&cert_file, cert.pem()).unwrap();

@@ -1,0 +1,2 @@
+#![no_main]
+wsluice_fuzz::run!(certificate);
