@@ -2,6 +2,7 @@
 
 pub mod time;
 
+pub mod allocator;
 pub mod clock;
 pub mod error_chain;
 pub mod file_state;

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::base::clock;
+use crate::base::{allocator, clock};
 use crate::handover::batch::{Outbound, SESSIONS_MAX};
 use crate::handover::{NotGiven, Reporter};
 use crate::server::moving::{Departure, Departures, MovingState, Parcel, Verdict};
@@ -169,8 +169,9 @@ impl Move {
             return;
         }
         let mut left = self.sessions.session_ids(|id, _| !self.stay.contains(&id));
-        // Workers take their sessions apart at the same time.
-        fastrand::shuffle(&mut left);
+        // Workers take their sessions apart at the same time, and each in the order in which they came: neighbours in memory go
+        // together, and leave whole pages.
+        SessionId::take_turns(&mut left);
         for ids in left.chunks(SESSIONS_MAX) {
             let ready = self.gather(ids).await;
             if ready.is_empty() {
@@ -259,6 +260,8 @@ impl Move {
         // So that the next count does not have them.
         drop(gone);
         let _ = timeout(LEAVE_WAIT, all_gone.recv()).await;
+        // The new process takes as much at the same time.
+        allocator::give_back();
     }
 
     /// Notes a session that cannot go. If it goes `on`, it is closed in its own time.

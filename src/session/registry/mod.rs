@@ -127,6 +127,13 @@ pub struct SessionId {
     generation: u32,
 }
 
+impl SessionId {
+    /// Puts ids in an order in which workers take turns, each with its own in about the order in which they came.
+    pub fn take_turns(ids: &mut [SessionId]) {
+        ids.sort_unstable_by_key(|id| (id.key, id.slab));
+    }
+}
+
 /// A session in a list.
 #[derive(Clone, Debug)]
 pub struct Listed<M> {
