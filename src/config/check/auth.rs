@@ -29,8 +29,7 @@ impl Checker<'_, '_> {
                 }
             }
             auth.jwt.iter().for_each(|jwt| self.jwt(&path.key("jwt"), jwt));
-            let jwt = auth.jwt.as_ref();
-            auth.basic.iter().for_each(|basic| self.basic_auth(&path.key("basic"), basic, jwt));
+            auth.basic.iter().for_each(|basic| self.basic_auth(&path.key("basic"), route, basic));
             auth.forward.iter().for_each(|forward| self.forward_auth(&path.key("forward"), route, forward));
         }
         let has_jwt = route.auth.as_ref().is_some_and(|auth| auth.jwt.is_some());

@@ -170,3 +170,28 @@ fn what_nobody_could_log_in_with_is_told() {
         assert!(lines.len() == 1 && lines[0].contains(words), "{basic}: {lines:#?}");
     }
 }
+
+#[test]
+fn passwords_that_come_in_the_clear_are_warned_of() {
+    const TLS: &str = "tls: { certificates: [{ cert: a.crt, key: a.key }] }";
+    for (listener, others, is_clear) in [
+        ("bind: \"0.0.0.0:1\"", "", true),
+        ("bind: \"0.0.0.0:1\"", "match: { listeners: [b] }", false),
+        ("bind: \"0.0.0.0:1\"", "match: { listeners: [a, b] }", true),
+        ("bind: \"127.0.0.1:1\"", "", false),
+        ("bind: \"unix:/run/a.sock\"", "", false),
+        (&format!("bind: \"0.0.0.0:1\", {TLS}"), "", false),
+        ("bind: \"0.0.0.0:1\", trusted_proxies: [192.0.2.1]", "", false),
+        ("bind: \"0.0.0.0:1\", proxy_protocol: require", "", false),
+        ("bind: \"0.0.0.0:1\", redirect: { https: 443 }", "", false),
+    ] {
+        let more = if others.is_empty() { String::new() } else { format!(", {others}") };
+        let text = format!(
+            "listeners:\n  - {{ name: a, {listener} }}\n  - {{ name: b, bind: \"127.0.0.1:2\", {TLS} }}\n\
+             routes:\n  - {{ name: r, upstream: \"ws://127.0.0.1:9\", auth: {{ basic: {{ file: a }} }}{more} }}\n"
+        );
+        let lines = said(&text);
+        let is_told = lines.iter().any(|line| line.contains("`a` has no TLS"));
+        assert_eq!(is_told, is_clear, "{listener} {others}: {lines:#?}");
+    }
+}
