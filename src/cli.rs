@@ -2,6 +2,7 @@
 
 mod arguments;
 mod check;
+mod import;
 mod ping;
 mod upgrade;
 
@@ -75,6 +76,11 @@ enum Command {
     Ping(ping::PingArguments),
     /// Replace a running process by a new one, which its sessions go to; as USR2 does, but tells what came of it.
     Upgrade(upgrade::UpgradeArguments),
+    /// Turn the configuration of another proxy into one of wsluice, on standard output.
+    Import {
+        #[command(subcommand)]
+        from: import::ImportFrom,
+    },
     /// Print the JSON Schema of configuration files, for editors.
     Schema,
 }
@@ -137,6 +143,7 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
+        Command::Import { from } => import::run(&from),
         Command::Schema => print(&format!("{:#}\n", schema())),
     };
     match done {

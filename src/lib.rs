@@ -57,6 +57,8 @@ pub mod ping;
 
 pub mod explain;
 
+pub mod import;
+
 pub mod app;
 
 pub mod cli;

@@ -39,6 +39,7 @@ mod headers;
 mod health;
 mod hostile_tls;
 mod http;
+mod import;
 mod include;
 mod http_compression;
 mod keepalive;
