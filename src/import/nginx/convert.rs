@@ -306,6 +306,11 @@ impl<'a> Builder<'a, '_> {
             {
                 continue;
             }
+            if !location.is_readable() {
+                let why = "wsluice has no such path: left out, and another route may take what it is for";
+                comments.extend(self.notes.guard(location.directive, why));
+                continue;
+            }
             if let Some(added) = self.slash(location, &all, frame) {
                 let mut block = added;
                 block.comments.append(&mut comments);
@@ -343,19 +348,25 @@ impl<'a> Builder<'a, '_> {
     /// Returns the route of a location.
     fn location(&mut self, location: &Location<'a>, server: &Server<'a>, frame: &Frame<'_>) -> Block {
         let mut comments = lost(location.directive.inside(), &mut self.notes);
-        let mut scope = location.scope.clone();
+        let (mut scope, mut is_fallback) = (location.scope.clone(), false);
         // What `try_files` ends at does the work; the files before it are none of ours.
         if let Some(files) = scope.own().iter().find(|inner| inner.name == "try_files") {
             let last = files.args.last().map_or("", String::as_str);
             if let Some(fallback) = location::named(&server.scope, last) {
                 comments.extend(self.notes.lost(files, "wsluice serves no files: all goes to the last one"));
                 comments.extend(lost(fallback.inside(), &mut self.notes));
-                scope = server.scope.with(fallback.inside());
+                (scope, is_fallback) = (server.scope.with(fallback.inside()), true);
             }
         }
         let own = |name: &str| scope.own().iter().find(|inner| inner.name == name);
         let mut access = location::access(&scope, &mut self.notes, &mut comments);
         self.auth_request(&scope, server, &mut access, &mut comments);
+        if is_fallback {
+            // nginx asks both: the location, and then the one that it falls back to.
+            let mut outer = location::access(&location.scope, &mut self.notes, &mut comments);
+            self.auth_request(&location.scope, server, &mut outer, &mut comments);
+            access.join(outer);
+        }
         for inner in scope.own().iter().filter(|inner| inner.name == "if") {
             comments.extend(
                 self.notes.guard(inner, "conditions on a request are `match` of a route: write one before this"),

@@ -9,6 +9,7 @@ use super::server::is_network;
 use super::values::{Scope, has_variable, whole_regex};
 use super::words::{Class, class};
 use crate::import::yaml::Yaml;
+use crate::route::pattern::PathPattern;
 
 /// How a location compares paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,15 @@ impl<'a> Location<'a> {
 
     pub(super) fn is_prefix(&self) -> bool {
         matches!(self.kind, Kind::Prefix { .. })
+    }
+
+    /// Returns true if wsluice can compare paths so, in both ways in which it may be written.
+    pub(super) fn is_readable(&self) -> bool {
+        let fits = |is_literal| {
+            self.pattern(is_literal)
+                .is_none_or(|path| serde_yaml::from_str::<PathPattern>(&path.line().replace("$${", "${")).is_ok())
+        };
+        fits(false) && fits(true)
     }
 
     /// Returns `match.path`; none for all paths. A prefix without a slash at its end is a prefix of segments where that lets nobody
@@ -142,6 +152,25 @@ pub(super) struct Access {
     pub is_closed: bool,
     /// Something is asked at all.
     pub is_limited: bool,
+}
+
+impl Access {
+    /// Adds what another location asks for as well. What cannot both be said is closed.
+    pub(super) fn join(&mut self, other: Access) {
+        self.is_closed |= other.is_closed;
+        self.is_limited |= other.is_limited;
+        match (&self.addresses, other.addresses) {
+            (Some(ours), Some(theirs)) => self.is_closed |= *ours != theirs,
+            (None, theirs) => self.addresses = theirs,
+            (Some(_), None) => {}
+        }
+        for (key, value) in other.auth {
+            match self.auth.iter().find(|(known, _)| *known == key) {
+                Some((_, known)) => self.is_closed |= *known != value,
+                None => self.auth.push((key, value)),
+            }
+        }
+    }
 }
 
 /// Reads `allow`, `deny`, passwords, and everything that has no counterpart.

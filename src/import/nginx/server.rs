@@ -178,7 +178,7 @@ pub(super) fn listeners(servers: &mut [Server<'_>], notes: &mut Notes) -> Vec<Li
         let wide = wildcards.iter().find(|wide| **wide != bind && wide.collides(&bind));
         if let (Some(wide), Some(listen)) = (wide, listen) {
             let why = format!("`{wide}` takes this address too: its servers answer on all of them");
-            server.comments.extend(notes.lost(listen, &why));
+            server.comments.extend(notes.guard(listen, &why));
         }
         let bind = wide.cloned().unwrap_or(bind);
         let has = |word: &str| listen.is_some_and(|listen| listen.args.iter().skip(1).any(|other| other == word));

@@ -153,6 +153,28 @@ fn what_a_prefix_of_letters_closes_stays_closed() {
 }
 
 #[test]
+fn what_keeps_people_out_is_never_lost_without_a_word() {
+    let pass = "location / { proxy_pass http://127.0.0.1:9000; }";
+    for (lines, right) in [
+        ("location ~ ^/(?!open) { deny all; }", "#   /c/nginx.conf:2: location ~ ^/(?!open): wsluice has no such path"),
+        ("location /a { allow 10.0.0.1; deny all; try_files $uri @app; }", "addresses: { allow: [\"10.0.0.1\"] }"),
+        (
+            "location /a { deny 10.0.0.1; try_files $uri @own; }",
+            "path: { regex: \"/a.*\" } }\n    respond: { status: 403 }",
+        ),
+        (
+            "listen 80; listen 127.0.0.1:80;",
+            "look at these first:\n#   /c/nginx.conf:2: listen 127.0.0.1:80: `0.0.0.0:80` takes",
+        ),
+    ] {
+        let named =
+            "location @app { proxy_pass http://127.0.0.1:9000; } location @own { deny 10.0.0.2; proxy_pass http://a; }";
+        let text = loaded(&server(&format!("{lines} {pass} {named}")));
+        assert!(text.contains(right), "{lines}: no\n{right}\nin\n{text}");
+    }
+}
+
+#[test]
 fn servers_are_chosen_by_address_and_name() {
     let text = loaded(
         "http { server { listen 127.0.0.1:80; server_name a.example.com; location /ws { proxy_pass http://127.0.0.1:1; } }
