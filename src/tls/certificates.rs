@@ -233,12 +233,9 @@ fn asked_of_clients(options: &ServerTlsOptions) -> [u8; 32] {
             ClientAuthMode::Require => b"require",
             ClientAuthMode::Optional => b"optional",
         });
-        for root in &roots.roots.roots {
-            let constraints = root.name_constraints.as_deref().unwrap_or_default();
-            for part in [&root.subject, &root.subject_public_key_info, constraints] {
-                digest.update(&part.len().to_be_bytes());
-                digest.update(part);
-            }
+        for certificate in &roots.certificates {
+            digest.update(&certificate.len().to_be_bytes());
+            digest.update(certificate);
         }
     }
     let mut bytes = [0; 32];

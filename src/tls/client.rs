@@ -343,6 +343,25 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
+    async fn a_certificate_that_is_no_authority_stands_for_itself_and_signs_no_other() {
+        for is_ca in [rcgen::IsCa::NoCa, rcgen::IsCa::ExplicitNoCa] {
+            let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+            params.is_ca = is_ca;
+            params.distinguished_name.push(rcgen::DnType::CommonName, "pinned");
+            let key = rcgen::KeyPair::generate().unwrap();
+            let key_pem = key.serialize_pem();
+            let pinned = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+            let config = trusting_file(&pinned.pem());
+            shake(showing(&(pinned.pem(), key_pem)), &config, "a.example").await.unwrap();
+            let key = rcgen::KeyPair::generate().unwrap();
+            let signed = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+            let signed = (signed.signed_by(&key, &pinned).unwrap().pem(), key.serialize_pem());
+            let error = shake(showing(&signed), &config, "a.example").await.unwrap_err();
+            assert_eq!(error.label(), "untrusted", "{error}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn a_certificate_that_stands_in_ca_itself_is_trusted_for_its_names() {
         let ours = self_signed(&["a.example", "127.0.0.1"], |_| {});
         let config = trusting_file(&ours.0);

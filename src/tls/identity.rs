@@ -123,7 +123,8 @@ impl Identity {
     }
 }
 
-/// Reads the trusted certificates from the contents of `file`.
+/// Reads the trusted certificates from the contents of `file`. Those of authorities may have signed others; one that says
+/// it is none, or says nothing, stands for itself only: whoever has its key would be an authority otherwise.
 ///
 /// # Errors
 /// Fails if there is none, or one cannot be parsed.
@@ -134,6 +135,9 @@ pub(super) fn authorities(file: &str, text: &[u8]) -> Result<Arc<Authorities>, T
         roots
             .add(certificate.clone())
             .map_err(|error| TlsError::BadCertificate { file: file.to_owned(), reason: error.to_string() })?;
+        if !Parts::of(certificate).is_some_and(|parts| parts.is_authority() || parts.is_version_1) {
+            roots.roots.pop();
+        }
     }
     Ok(Arc::new(Authorities { roots: Arc::new(roots), certificates }))
 }

@@ -1,7 +1,7 @@
 //! Verifies the certificates of the other side.
 //!
 //! webpki verifies them, as in rustls, with one addition: a certificate listed in `ca` itself is trusted, a server's
-//! for its own names. webpki uses certificates in `ca` only as authorities and refuses a peer that shows one
+//! for its own names; one that is no authority's signs no other. webpki uses certificates in `ca` only as authorities and refuses a peer that shows one
 //! (`CaUsedAsEndEntity`), but `openssl req -x509` makes certificates that are both at once. Dates are checked as usual.
 //! A peer that shows the certificate of an authority has its key, and could have signed itself another.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, Der, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
@@ -18,6 +18,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use super::error::TlsError;
 use super::provider;
 use super::validity::Validity;
+use super::x509::Parts;
 
 /// Implements a verifier's methods for signatures by those of the verifier in the field `$inner`.
 macro_rules! signatures_by {
@@ -50,10 +51,24 @@ pub(super) use signatures_by;
 /// The trusted certificates.
 #[derive(Debug, Clone)]
 pub struct Authorities {
-    /// As authorities.
+    /// As authorities; maybe none.
     pub roots: Arc<RootCertStore>,
-    /// As certificates of the servers themselves.
+    /// As certificates of the peers themselves.
     pub certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Returns the authorities for webpki, which wants at least one. Where there is none, it gets one that has no key, and so can
+/// have signed nothing.
+fn at_least_one(roots: Arc<RootCertStore>) -> Arc<RootCertStore> {
+    if !roots.is_empty() {
+        return roots;
+    }
+    let nobody = TrustAnchor {
+        subject: Der::from_slice(&[]),
+        subject_public_key_info: Der::from_slice(&[]),
+        name_constraints: None,
+    };
+    Arc::new(RootCertStore { roots: vec![nobody] })
 }
 
 impl Authorities {
@@ -75,6 +90,8 @@ pub(super) fn of_servers(
     roots: Arc<RootCertStore>,
     ours: Option<Arc<Authorities>>,
 ) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    // Without any of the system's, nothing could be trusted.
+    let roots = if ours.is_some() { at_least_one(roots) } else { roots };
     let webpki = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider())).build()?;
     Ok(match ours {
         None => webpki,
@@ -87,7 +104,14 @@ pub(super) fn of_servers(
 /// # Errors
 /// Fails if there is nothing to trust.
 pub(super) fn of_clients(ours: Arc<Authorities>, optional: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&ours.roots), Arc::clone(provider()));
+    // Clients choose a certificate by these names; one that stands for itself mostly is its own issuer.
+    let subject = |certificate: &CertificateDer<'_>| {
+        Parts::of(certificate).map(|parts| DistinguishedName::in_sequence(parts.subject.der()))
+    };
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(at_least_one(Arc::clone(&ours.roots)), Arc::clone(provider()))
+            .clear_root_hint_subjects()
+            .add_root_hint_subjects(ours.certificates.iter().filter_map(subject));
     let webpki = if optional { builder.allow_unauthenticated().build()? } else { builder.build()? };
     Ok(Arc::new(OfClients { webpki, ours }))
 }

@@ -217,6 +217,38 @@ async fn tickets_hold_on_every_worker() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_client_whose_certificate_is_listed_cannot_sign_others() {
+    let ca = Ca::new();
+    let mut params = rcgen::CertificateParams::new(vec!["one.example".to_owned()]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "one");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let listed_key = key.serialize_pem();
+    let listed = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let other = rcgen::CertificateParams::new(vec!["other.example".to_owned()]).unwrap();
+    let other = (other.signed_by(&key, &listed).unwrap().pem(), key.serialize_pem());
+    let roots = super::super::identity::authorities("ca", listed.pem().as_bytes()).unwrap();
+    let auth = ClientAuth { roots, mode: ClientAuthMode::Require };
+    let server = with_new_tickets(&ServerTlsOptions { client_auth: Some(auth), ..options(&ca) });
+    for version in ALL {
+        for ((cert, key), accepted) in [((listed.pem(), listed_key.clone()), true), (other.clone(), false)] {
+            let identity = Identity::from_pem("client", cert.as_bytes(), key.as_bytes()).unwrap();
+            let mut client = client(&ca, &[version]);
+            client.client_auth_cert_resolver =
+                Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&identity.key)));
+            let (ours, theirs) = pair().await;
+            let name = ServerName::try_from("a.example").unwrap();
+            let connecting = TlsConnector::from(Arc::new(client)).connect(name, theirs);
+            let (server, _client) = tokio::join!(accept(ours.into(), Arc::clone(&server), soon()), connecting);
+            match server {
+                Ok(_) => assert!(accepted),
+                Err(error) => assert_eq!((error.label(), accepted), ("client_certificate", false)),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn no_ticket_outlives_the_certificate_of_the_client() {
     let (ca, clock) = (Ca::new(), Arc::new(Clock::at(2030, 1, 31)));
     let (cert, key) = ca.sign(&["client.example"], |params| params.not_after = rcgen::date_time_ymd(2030, 2, 1));
