@@ -56,6 +56,11 @@ impl HeaderEdits {
         self.any(|ours| ours == name)
     }
 
+    /// Returns true if the field `name` is set, whatever it is set to.
+    pub fn sets(&self, name: &HeaderName) -> bool {
+        self.set.iter().any(|(set, _)| set == name) || self.templates.iter().any(|(set, _)| set == name)
+    }
+
     /// What the field `name` is set to.
     pub fn value(&self, name: &HeaderName) -> Option<&[u8]> {
         self.set.iter().rfind(|(set, _)| set == name).map(|(_, value)| value.as_bytes())

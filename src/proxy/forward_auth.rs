@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE,
-    EXPECT, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, RANGE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, TRAILER,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRAILER,
 };
 
 use super::denial::ServiceDenial;
@@ -99,7 +99,7 @@ fn question(service: &AuthService, route: &Route, request: &RoutedRequest, path:
     let wanted = service.settings().request_headers.as_deref();
     let is_left_out = |name: &HeaderName| {
         let is_wanted = wanted.is_none_or(|wanted| wanted.contains(name)) || service::is_ours(name);
-        !is_wanted || route.is_lookalike(name)
+        !is_wanted || route.is_lookalike(name) || is_for_us_to_say(service, route, name)
     };
     let left_out: Vec<HeaderName> = headers.keys().filter(|name| is_left_out(name)).cloned().collect();
     for name in left_out {
@@ -122,6 +122,13 @@ fn question(service: &AuthService, route: &Route, request: &RoutedRequest, path:
     }
     headers.append(CDN_LOOP, route.hop.clone());
     headers
+}
+
+/// Whether what a client says in this field counts for nothing: the service or the route says what the server gets in it. The
+/// fields in which clients prove who they are go to the service all the same.
+fn is_for_us_to_say(service: &AuthService, route: &Route, name: &HeaderName) -> bool {
+    let is_proof = matches!(*name, AUTHORIZATION | COOKIE);
+    !is_proof && (service.settings().headers.contains(name) || route.request_edits.sets(name))
 }
 
 fn denial(answer: Response<Bytes>) -> ServiceDenial {

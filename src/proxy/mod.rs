@@ -168,13 +168,13 @@ impl Proxy {
         }
         arrival.check_password(log).await?;
         arrival.ask_service(log).await?;
-        if let Some(newcomer) = &downstream.newcomer {
-            newcomer.let_in();
-        }
         let (route, request) = match self.prepare(downstream, arrival, log)? {
             Judged::Answered(response) => return Ok(Walked::Http(response)),
             Judged::Forward(route, request) => (route, request),
         };
+        if let Some(newcomer) = &downstream.newcomer {
+            newcomer.let_in();
+        }
         if log.is_handshake {
             Box::pin(upgrade::run(self, route, request, log)).await
         } else {

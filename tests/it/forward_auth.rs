@@ -338,6 +338,35 @@ async fn nobody_asks_about_a_session_that_has_ended_or_about_a_plain_request() {
 }
 
 #[tokio::test]
+async fn what_a_client_says_in_fields_of_the_route_reaches_neither_the_service_nor_the_server() {
+    let service = RawServer::start().await;
+    let url = service.url().replace("ws://", "http://");
+    let set = "headers: { request: { set: { X-Subject: \"{tls.client.subject}\", X-Tenant: acme, Authorization: Basic eA==, \
+               Cookie: a=b }, remove: [X-Secret] } }";
+    let auth = auth(&format!("{url}/auth"), ", headers: [X-User]");
+    let mut guarded = Guarded { site: Site::start(&[&auth, set]).await, service };
+    let request = Handshake::new()
+        .with("X-Subject", "CN=admin")
+        .with("X-Tenant", "other")
+        .with("X-User", "root")
+        .with("X-Secret", "key")
+        .with("Authorization", "Bearer x")
+        .with("Cookie", "session=1");
+    let (_client, mut service, question) = guarded.ask(request.bytes()).await;
+    for name in ["x-subject", "x-tenant", "x-user"] {
+        assert_eq!(question.get(name), None, "{name}");
+    }
+    // Who the client is, the service must be told.
+    assert_eq!((question.get("authorization"), question.get("cookie")), (Some("Bearer x"), Some("session=1")));
+    assert_eq!(question.get("x-secret"), Some("key"));
+    service.send(answer(&["HTTP/1.1 200 OK"])).await;
+    let mut server = guarded.site.upstream.accept().await;
+    let seen = server.switch(&[]).await;
+    let got = ["x-subject", "x-tenant", "x-user", "x-secret", "authorization", "cookie"].map(|name| seen.get(name));
+    assert_eq!(got, [None, Some("acme"), None, None, Some("Basic eA=="), Some("a=b")]);
+}
+
+#[tokio::test]
 async fn the_service_gets_only_the_headers_that_are_named() {
     let mut guarded = Guarded::start(", request_headers: [cookie]").await;
     let request = Handshake::new().with("Cookie", "a=b").with("Authorization", "Bearer x").with("X-Y", "z");

@@ -336,3 +336,20 @@ async fn with_a_proxy_header_the_announced_client_is_counted() {
     assert!(shut_out(&proxy) >= 1.0);
     assert_eq!(announced("2001:db8:2::1", &handshake).await.head().await.status(), 101);
 }
+
+#[tokio::test]
+async fn what_the_route_answers_itself_lets_nobody_in() {
+    let text = "listeners:\n  - { name: plain, bind: \"127.0.0.1:0\", limits: { per_client: { unauthenticated: 2 } } }\n\
+                routes:\n  - { name: all, respond: { status: 403 } }\n";
+    let proxy = Proxy::start(text);
+    let mut waiting = vec![];
+    for _ in 0..2 {
+        let mut client = proxy.client().await;
+        client.send(get("/")).await;
+        let head = client.head().await;
+        assert_eq!(head.status(), 403);
+        client.body(&head).await;
+        waiting.push(client);
+    }
+    is_shut_out(&proxy).await;
+}

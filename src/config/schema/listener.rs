@@ -187,7 +187,7 @@ pub struct ListenerLimits {
 #[serde(deny_unknown_fields)]
 pub struct ListenerClientLimits {
     /// The most connections of one client on which nobody was let in: those in the TLS handshake, those that have sent no
-    /// request yet, and those whose requests were all refused or redirected to https. More are closed before a byte is read. A browser opens 6 to a
+    /// request yet, and those whose requests were all refused, redirected, or answered by a route without an upstream. More are closed before a byte is read. A browser opens 6 to a
     /// host at once, and many people may share one IPv4 address. Required.
     pub unauthenticated: u32,
 }

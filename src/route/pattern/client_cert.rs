@@ -92,7 +92,7 @@ impl SanPattern {
         match (self, name) {
             (SanPattern::Below(suffix), AlternativeName::Dns(name)) => {
                 let label = name.strip_suffix(suffix.as_str());
-                label.is_some_and(|label| !label.is_empty() && !label.contains(['.', '*']))
+                label.is_some_and(|label| !label.is_empty() && label.bytes().all(is_of_label))
             }
             (SanPattern::Below(_), _) => false,
             (SanPattern::Exact(AlternativeName::Email(asked)), AlternativeName::Email(name)) => {
@@ -137,6 +137,11 @@ impl FromStr for SanPattern {
             HostPattern::Below(suffix) => Ok(SanPattern::Below(suffix)),
         }
     }
+}
+
+/// Returns true for what a label of a host may have, in lower case.
+fn is_of_label(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
 }
 
 /// Returns true for a scheme with something behind it that is no port.
@@ -277,6 +282,16 @@ mod tests {
 
     fn dns(name: &str) -> AlternativeName {
         AlternativeName::Dns(name.to_owned())
+    }
+
+    #[test]
+    fn a_wildcard_is_a_label_and_nothing_else() {
+        for name in
+            ["a/b.example.com", "*.example.com", "a.b.example.com", ".example.com", "a@b.example.com", "é.example.com"]
+        {
+            assert!(!san("*.example.com").matches(&dns(name)), "{name}");
+        }
+        assert!(san("*.example.com").matches(&dns("_a-1.example.com")));
     }
 
     #[test]
