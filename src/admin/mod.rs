@@ -66,6 +66,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const LIFETIME: Duration = Duration::from_secs(60);
 /// The time to finish a response when a connection is told to end.
 const GRACE: Duration = Duration::from_secs(1);
+/// The same while the response is still being made: that of an upgrade tells what became of all sessions.
+const MAKING: Duration = Duration::from_secs(30);
 
 const INDEX: &str = "<!doctype html><title>wsluice</title><h1>wsluice</h1>\n\
     <ul>\n<li><a href=\"metrics\">metrics</a>: for Prometheus\n<li><a href=\"livez\">livez</a>: the process answers\n\
@@ -151,13 +153,15 @@ async fn connection(
     server: Arc<AdminServer>,
     mut stopped: watch::Receiver<()>,
 ) {
-    let requested = AtomicBool::new(false);
+    let (requested, making) = (AtomicBool::new(false), AtomicBool::new(false));
     let service = service_fn(|request: Request<Incoming>| {
-        let (server, client) = (&server, &client);
+        let (server, client, making) = (&server, &client, &making);
         requested.store(true, Ordering::Relaxed);
+        making.store(true, Ordering::Relaxed);
         async move {
             let request = request.map(|body| WatchedRequestBody::new(body, Arc::clone(client)));
             let answer = answer(server, caller, request).await;
+            making.store(false, Ordering::Relaxed);
             client.response_ready(clock::now());
             Ok::<_, Infallible>(answer)
         }
@@ -185,7 +189,8 @@ async fn connection(
                 ended
             } else {
                 connection.as_mut().graceful_shutdown();
-                match tokio::time::timeout(GRACE, connection).await {
+                let patience = if making.load(Ordering::Relaxed) { MAKING } else { GRACE };
+                match tokio::time::timeout(patience, connection).await {
                     Ok(ended) => ended,
                     Err(_) => return debug!("an admin client did not read its response in time"),
                 }
