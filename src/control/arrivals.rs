@@ -19,7 +19,6 @@ use crate::config::OnChange;
 use crate::handover::Judgement;
 use crate::handover::batch::Inbound;
 use crate::net::descriptors::{DescriptorUse, is_within};
-use crate::policy::recheck::PendingRecheck;
 use crate::proxy::recheck::PlannedRecheck;
 use crate::proxy::snapshot::RouteAction;
 use crate::proxy::upgrade::SessionPermits;
@@ -139,11 +138,8 @@ impl Destination<'_> {
                 .and_then(|limits| limits.readmit(state.client(), state.header_client()));
             let pending = state.take_recheck();
             let service = destination.auth.as_ref().and_then(|auth| auth.service.as_ref());
-            let recheck = service.zip(pending).map(|(service, PendingRecheck { question, due })| PlannedRecheck {
-                service: Arc::clone(service),
-                question,
-                due: Some(due),
-            });
+            let planned = |(service, pending)| PlannedRecheck { service: Arc::clone(service), pending };
+            let recheck = service.zip(pending).map(planned);
             let permits = SessionPermits::new(endpoint_permit, route_permit, client_permit);
             let parcel = Parcel { state, sockets };
             Some(Box::new(Arrival { parcel, listener, route: sessions, endpoint_state, permits, recheck }))

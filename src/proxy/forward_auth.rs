@@ -23,8 +23,9 @@ use super::request::RoutedRequest;
 use super::request_log::RequestLog;
 use super::snapshot::Route;
 use crate::auth::service::{self, AuthService, Verdict};
+use crate::base::clock;
 use crate::header::{forwarded, hop_by_hop};
-use crate::policy::recheck::KeptQuestion;
+use crate::policy::recheck::{KeptQuestion, PendingRecheck, next};
 
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
@@ -66,7 +67,8 @@ pub async fn judge(
     log: &mut RequestLog,
 ) -> Result<(), Failure> {
     let question = question(service, route, request, path);
-    let kept = (service.settings().recheck.is_some() && log.is_handshake).then(|| KeptQuestion::of(&question));
+    let every = service.settings().recheck.filter(|_| log.is_handshake);
+    let kept = every.map(|every| (every, KeptQuestion::of(&question)));
     let identity = match service.ask(question).await {
         Ok(Verdict::Allowed(identity)) => identity,
         Ok(Verdict::Denied(answer)) => return Err(Failure::AuthDenied(Box::new(denial(answer)))),
@@ -77,8 +79,9 @@ pub async fn judge(
         let known = log.identity.get_or_insert_default();
         known.subject = Some(subject.clone());
     }
-    if let Some(question) = kept {
-        let planned = PlannedRecheck { service: Arc::clone(service), question, due: None };
+    if let Some((every, question)) = kept {
+        let due = next(clock::now(), every, fastrand::f64());
+        let planned = PlannedRecheck { service: Arc::clone(service), pending: PendingRecheck { question, due } };
         log.identity.get_or_insert_default().recheck = Some(planned);
     }
     request.from_service = Some(identity);

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::task::AbortHandle;
@@ -21,10 +22,8 @@ use crate::session::{SessionEntry, Sessions};
 pub struct PlannedRecheck {
     /// Who is asked.
     pub service: Arc<AuthService>,
-    /// What, and when; the time is set as the session begins if there is none.
-    pub question: KeptQuestion,
-    /// When, if that was said before.
-    pub due: Option<MonotonicTime>,
+    /// What, and when.
+    pub pending: PendingRecheck,
 }
 
 impl PlannedRecheck {
@@ -33,12 +32,11 @@ impl PlannedRecheck {
     /// # Panics
     /// Outside of a runtime.
     pub fn start(self, guard: &Guard<SessionEntry>) -> Option<Recheck> {
-        let PlannedRecheck { service, question, due } = self;
+        let PlannedRecheck { service, pending: PendingRecheck { question, due } } = self;
         let every = service.settings().recheck?;
-        let due = due.unwrap_or_else(|| next(clock::now(), every, fastrand::f64()));
         let asked = Arc::new(Asked { question, due: AtomicU64::new(due.as_micros()) });
         let (sessions, id) = (Arc::clone(guard.registry()), guard.id());
-        let task = tokio::spawn(ask(Arc::clone(&asked), service, sessions, id)).abort_handle();
+        let task = tokio::spawn(ask(Arc::clone(&asked), service, every, sessions, id)).abort_handle();
         Some(Recheck { asked, task })
     }
 }
@@ -76,8 +74,7 @@ impl Drop for Recheck {
     }
 }
 
-async fn ask(asked: Arc<Asked>, service: Arc<AuthService>, sessions: Arc<Sessions>, id: SessionId) {
-    let Some(every) = service.settings().recheck else { return };
+async fn ask(asked: Arc<Asked>, service: Arc<AuthService>, every: Duration, sessions: Arc<Sessions>, id: SessionId) {
     loop {
         tokio::time::sleep(asked.due().since(clock::now())).await;
         if let Ok(Verdict::Denied(answer)) = service.ask_again(&asked.question).await
