@@ -195,8 +195,9 @@ async fn open(
 ) -> Result<Switched<UpstreamIo>, PingError> {
     let offer = offer(options);
     let mut head = head(options, &offer);
+    let key = key(fastrand::u128(..).to_ne_bytes());
     let begun = Instant::now();
-    let reply = match timeout(options.timeout, handshake::open(io, &mut head, &offer.key, &offer)).await {
+    let reply = match timeout(options.timeout, handshake::open(io, &mut head, &key, &offer)).await {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => return Err(PingError::Handshake { error, target: options.target.clone() }),
         Err(_) => return Err(PingError::HandshakeTimeout),
@@ -249,11 +250,7 @@ async fn first_bytes(body: Incoming) -> Vec<u8> {
 /// Offers what browsers do.
 fn offer(options: &PingOptions) -> HandshakeOffer {
     let deflate = Extension { name: DEFLATE.to_owned(), params: vec![(WINDOW_BITS.to_owned(), None)] };
-    HandshakeOffer {
-        key: key(fastrand::u128(..).to_ne_bytes()),
-        subprotocols: options.subprotocols.clone(),
-        extensions: vec![deflate],
-    }
+    HandshakeOffer { subprotocols: options.subprotocols.clone(), extensions: vec![deflate] }
 }
 
 fn head(options: &PingOptions, offer: &HandshakeOffer) -> RequestHead {

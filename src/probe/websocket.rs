@@ -56,7 +56,7 @@ impl WebSocket {
         let mut head = self.head(connector);
         let key = key(fastrand::u128(..).to_ne_bytes());
         let subprotocols = self.subprotocol.iter().cloned().collect();
-        let offer = HandshakeOffer { key, subprotocols, extensions: vec![] };
+        let offer = HandshakeOffer { subprotocols, extensions: vec![] };
         let Switched { io, answer, early, .. } = match handshake::open(io, &mut head, &key, &offer).await? {
             HandshakeReply::Switched(switched) => switched,
             HandshakeReply::Refused(response) => return Err(ProbeError::Status(response.status())),

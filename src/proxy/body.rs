@@ -12,7 +12,7 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
@@ -71,6 +71,15 @@ pub fn empty() -> Body {
     Empty::new().map_err(never).boxed_unsync()
 }
 
+/// The body of a request, whatever it came by. One without bytes costs nothing.
+pub fn of_request<B>(body: B) -> RequestBody
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if body.is_end_stream() { Empty::new().map_err(never).boxed_unsync() } else { body.map_err(Into::into).boxed_unsync() }
+}
+
 /// A body of these bytes.
 pub fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(never).boxed_unsync()
@@ -79,7 +88,7 @@ pub fn full(text: impl Into<Bytes>) -> Body {
 /// A request's body between attempts: a sender borrows it, and if no byte was read it can be lent again.
 #[derive(Clone, Debug)]
 pub struct RetryableBody {
-    body: Arc<Mutex<Option<Incoming>>>,
+    body: Arc<Mutex<Option<RequestBody>>>,
     upload: Arc<Upload>,
 }
 
@@ -162,7 +171,7 @@ impl RetryableBody {
     ///
     /// # Errors
     /// If it is too large by its own account.
-    pub fn new(body: Incoming, bytes_max: u64) -> Result<RetryableBody, BodyTooLarge> {
+    pub fn new(body: RequestBody, bytes_max: u64) -> Result<RetryableBody, BodyTooLarge> {
         if body.size_hint().lower() > bytes_max {
             return Err(BodyTooLarge { bytes_max });
         }
@@ -191,8 +200,8 @@ impl RetryableBody {
 
 /// A body on loan: taken for good with the first read.
 struct BorrowedBody {
-    body: Arc<Mutex<Option<Incoming>>>,
-    taken: Option<Incoming>,
+    body: Arc<Mutex<Option<RequestBody>>>,
+    taken: Option<RequestBody>,
     upload: Arc<Upload>,
     hint: SizeHint,
 }
@@ -224,7 +233,7 @@ impl hyper::body::Body for BorrowedBody {
             return Poll::Ready(Some(Err(error.into())));
         }
         this.upload.awaits(if frame.is_none() || body.is_end_stream() { Awaited::Nobody } else { Awaited::Server });
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

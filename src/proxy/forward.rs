@@ -54,7 +54,7 @@ pub fn judge(route: &Route) -> Result<(), Failure> {
 pub async fn run(
     route: Arc<Route>,
     mut arrival: RoutedRequest,
-    body: Incoming,
+    body: RequestBody,
     log: &mut RequestLog,
 ) -> Result<Response<Body>, Failure> {
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;

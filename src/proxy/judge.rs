@@ -26,7 +26,7 @@ use crate::header::template::Placeholder;
 use crate::header::{Host, coding, forwarded, path, request_id};
 use crate::route::{RequestView, RouteMatch};
 use crate::telemetry::panics;
-use crate::ws::handshake;
+use crate::ws::handshake::{self, ExtendedConnect};
 
 /// What a request's head leads to.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Proxy {
     /// # Errors
     /// The first reason to refuse it.
     pub fn arrive(&self, downstream: &Downstream, parts: Parts, log: &mut RequestLog) -> Result<Arrived, Failure> {
-        log.is_handshake = handshake::is_wanted(&parts.headers);
+        log.is_handshake = handshake::is_wanted(&parts);
         panics::trap(|| parts.uri.path() == panics::TRAP_REQUEST);
         let HostAndPath { host, path } = target(&parts)?;
         if let Some(port) = self.redirect {
@@ -279,6 +279,9 @@ impl Arrival {
 /// # Errors
 /// If its method is not for us, or host, path or body can be read in more than one way.
 pub fn target(parts: &Parts) -> Result<HostAndPath<'_>, Failure> {
+    if parts.extensions.get() == Some(&ExtendedConnect::Unknown) {
+        return Err(Failure::Protocol);
+    }
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Failure::Method);
     }

@@ -39,7 +39,6 @@ use std::sync::Arc;
 
 use http::header::{HOST, HeaderName, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use crate::auth::jwks::WaitEnd;
@@ -49,6 +48,7 @@ use crate::header::request_id::X_REQUEST_ID;
 use crate::session::access_log::AccessLog;
 use crate::session::{Quoted, RequestInfo, Sessions, Texts};
 use crate::telemetry::panics::{self, PanicSite};
+use crate::upstream::pool::RequestBody;
 use body::Body;
 use judge::{Arrival, Arrived, Judged};
 use metrics::RouteRequestMetrics;
@@ -110,13 +110,13 @@ impl Downstream {
 pub enum ProxyResponse {
     /// A response with its body.
     Http(Response<Body>),
-    /// A 101, and the session that begins when it is written.
-    SwitchingProtocols(Box<PendingUpgrade>),
+    /// A session, which begins when its answer is written: a 101, or a 200 to an extended CONNECT.
+    Session(Box<PendingUpgrade>),
 }
 
 impl Proxy {
     /// Handles one request. Always answers; a failure is in the answer, the log and the metrics.
-    pub async fn handle(self: &Arc<Proxy>, downstream: &Downstream, request: Request<Incoming>) -> ProxyResponse {
+    pub async fn handle(self: &Arc<Proxy>, downstream: &Downstream, request: Request<RequestBody>) -> ProxyResponse {
         let (parts, body) = request.into_parts();
         let mut log = RequestLog::new(Arc::clone(self), self.request_info(downstream, &parts), parts.method.clone());
         let walked = {
@@ -130,7 +130,7 @@ impl Proxy {
         });
         match walked {
             Ok(Walked::Http(response)) => ProxyResponse::Http(log.attach(response)),
-            Ok(Walked::Switched(opened)) => ProxyResponse::SwitchingProtocols(Box::new(opened.with(log))),
+            Ok(Walked::Switched(opened)) => ProxyResponse::Session(Box::new(opened.with(log))),
             Err(failure) => {
                 let response = log.fail(&failure);
                 ProxyResponse::Http(log.attach(response))
@@ -156,7 +156,7 @@ impl Proxy {
         &self,
         downstream: &Downstream,
         parts: http::request::Parts,
-        body: Incoming,
+        body: RequestBody,
         log: &mut RequestLog,
     ) -> Result<Walked, Failure> {
         let mut arrival = match self.arrive(downstream, parts, log)? {

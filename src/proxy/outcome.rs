@@ -46,6 +46,9 @@ pub enum Failure {
     /// CONNECT and TRACE are not for a reverse proxy.
     #[error("this method is not supported")]
     Method,
+    /// An extended CONNECT for another protocol than WebSocket (RFC 8441 §4, RFC 9220 §3).
+    #[error("this protocol is not supported")]
+    Protocol,
     /// It is no HTTP/1.1 request; carries the reason.
     #[error("no valid HTTP/1.1 request: {0}")]
     Malformed(String),
@@ -166,6 +169,7 @@ impl Failure {
     pub fn outcome(&self) -> StatusAndReason {
         match self {
             Failure::Method | Failure::MethodNotAllowed(_) => named(405, "method"),
+            Failure::Protocol => named(501, "protocol"),
             Failure::Malformed(_) => named(400, "malformed"),
             Failure::TargetTooLong => named(414, "target_too_long"),
             Failure::HeadTooLarge => named(431, "head_too_large"),
@@ -228,8 +232,9 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 45] = [
+    pub const LABELS: [&'static str; 46] = [
         "method",
+        "protocol",
         "malformed",
         "target_too_long",
         "head_too_large",
@@ -282,6 +287,7 @@ impl Failure {
             Failure::Offer(error) => error.to_string(),
             Failure::HeadTooLarge => "the request's head is too large, or has too many fields".into(),
             Failure::Method
+            | Failure::Protocol
             | Failure::Malformed(_)
             | Failure::TargetTooLong
             | Failure::Host(_)

@@ -1,8 +1,8 @@
-//! The proxy's own answers (refusals, redirects, the 101), and the changes to a server's.
+//! The proxy's own answers (refusals, redirects), and the changes to a server's.
 
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER,
+    SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 
@@ -11,12 +11,12 @@ use super::denial::ServiceDenial;
 use super::edits::HeaderEdits;
 use super::outcome::Failure;
 use super::page::Page;
-use crate::header::{Host, coding, field_line, hop_by_hop, length, trailers};
+use crate::header::{Host, coding, hop_by_hop, length, trailers};
 use crate::policy::basic::BasicDenial;
 use crate::policy::clients::seconds_until;
 use crate::policy::jwt::TokenDenial;
 use crate::upstream::connect::ConnectError;
-use crate::ws::handshake::{Accept, OfferError, WebSocketKey, accept_for};
+use crate::ws::handshake::OfferError;
 
 /// When to come back who has too many sessions. Nobody knows when one of them ends; soon enough for somebody who closes a tab.
 const CLIENT_SESSIONS_SECONDS: u32 = 10;
@@ -177,24 +177,4 @@ fn upgrades(response: &Response<Body>) -> Vec<HeaderValue> {
     let is_asked_for = response.status() == StatusCode::UPGRADE_REQUIRED;
     let is_for_client = |upgrade: &&HeaderValue| is_asked_for || upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
     response.headers().get_all(UPGRADE).iter().filter(is_for_client).cloned().collect()
-}
-
-/// Returns the head of the 101 for a client whose key is `key`, with the `headers` that pass on from the upstream's, as it
-/// is written. The names are spelled as in RFC 6455: some clients compare them case-sensitively.
-pub fn switching_protocols(headers: &HeaderMap, key: &WebSocketKey) -> Vec<u8> {
-    const START: &[u8] =
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
-    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum();
-    let mut head = Vec::with_capacity(START.len() + size_of::<Accept>() + "\r\n\r\n".len() + fields);
-    head.extend_from_slice(START);
-    head.extend_from_slice(&accept_for(key));
-    head.extend_from_slice(b"\r\n");
-    for (name, value) in headers {
-        if matches!(*name, UPGRADE | CONNECTION | SEC_WEBSOCKET_ACCEPT) {
-            continue;
-        }
-        field_line::append(&mut head, name.as_str(), value.as_bytes());
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
-use http::header::{ORIGIN, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE};
+use http::header::{HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
@@ -94,8 +94,8 @@ impl session::SessionResources for SessionPermits {
 /// A verified 101, before its request's record is joined to it.
 #[derive(Debug)]
 pub struct VerifiedUpgrade {
-    /// The head of the client's 101.
-    head: Vec<u8>,
+    /// What the client gets of the endpoint's header fields.
+    headers: HeaderMap,
     server: UpstreamIo,
     early: Vec<u8>,
     answer: HandshakeAnswer,
@@ -105,7 +105,7 @@ pub struct VerifiedUpgrade {
     held: SessionPermits,
 }
 
-/// A session that begins when the client's 101 has been written. Dropped before that, it leaves the request's own line:
+/// A session that begins when the client's answer, a 101 or its like, has been written. Dropped before that, it leaves the request's own line:
 /// the client was gone.
 #[derive(Debug)]
 pub struct PendingUpgrade {
@@ -121,9 +121,9 @@ impl VerifiedUpgrade {
 }
 
 impl PendingUpgrade {
-    /// Returns the head of the 101 that is to be written first.
-    pub fn head(&self) -> &[u8] {
-        &self.opened.head
+    /// Takes the header fields of the answer that opens the session; it is to be written first.
+    pub fn take_headers(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.opened.headers)
     }
 
     /// Returns the session, over the connection on which the 101 was written.
@@ -179,7 +179,7 @@ impl PendingUpgrade {
 /// What is wrong with it.
 pub fn judge(route: &Route, request: &RoutedRequest) -> Result<HandshakeOffer, Failure> {
     let parts = &request.parts;
-    let offer = HandshakeOffer::from_upgrade(&parts.method, parts.version, &parts.headers)?;
+    let offer = HandshakeOffer::from_request(parts)?;
     let asked = OriginTarget::new(&request.host, request.peer.tls, &request.forwarded_request);
     route.origins.check(parts.headers.get_all(ORIGIN), &asked)?;
     Ok(offer)
@@ -217,12 +217,11 @@ pub async fn run(
             if answer.subprotocol.is_none() {
                 headers.extend(own_subprotocol.map(|subprotocol| (SEC_WEBSOCKET_PROTOCOL, subprotocol)));
             }
-            let head = response::switching_protocols(&headers, &offer.key);
             let handles = &route.listeners[proxy.listener_index];
             route.upstream.opened(&endpoint.state, clock::coarse());
             let held = SessionPermits::new(endpoint_permit, route_permit, client_permit);
             let sessions = Arc::clone(&handles.sessions);
-            let opened = VerifiedUpgrade { head, server: io, early, answer, endpoint, sessions, held, route };
+            let opened = VerifiedUpgrade { headers, server: io, early, answer, endpoint, sessions, held, route };
             Ok(Walked::Switched(opened))
         }
         HandshakeReply::Refused(response) => {

@@ -379,7 +379,7 @@ mod tests {
     /// Performs a handshake that gets this answer.
     async fn answered(answer: &str) -> Result<HandshakeReply<tokio::net::UnixStream>, HandshakeError> {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let offer = HandshakeOffer { key: *KEY, subprotocols: vec![], extensions: vec![] };
+        let offer = HandshakeOffer { subprotocols: vec![], extensions: vec![] };
         let mut head = RequestHead::new("/", None, None).end();
         theirs.write_all(answer.as_bytes()).await.unwrap();
         open(ours, &mut head, KEY, &offer).await

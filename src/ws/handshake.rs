@@ -1,9 +1,8 @@
 //! The opening handshake: what a client offers and what a server answers (RFC 6455 §4).
 //!
 //! `HandshakeOffer` is read from a request and judged before an upstream is contacted. `HandshakeAnswer` is read from
-//! an upstream's response and judged against the offer before the client gets an answer. Only the handshake of HTTP/1.1
-//! (Upgrade, key, accept value) exists now; the extended CONNECT of RFC 8441 has the same offer without key and accept
-//! value.
+//! an upstream's response and judged against the offer before the client gets an answer. The extended CONNECT of RFC 8441
+//! makes the same offer as an Upgrade, without key and accept value.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -12,6 +11,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
+use http::request::Parts;
 use http::{Method, Version};
 use sha1::{Digest, Sha1};
 
@@ -35,8 +35,6 @@ pub type Accept = [u8; 28];
 /// A client's valid request for a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeOffer {
-    /// The client's `Sec-WebSocket-Key`, for the accept value it will verify.
-    pub key: WebSocketKey,
     /// The offered subprotocols, in the client's order of preference.
     pub subprotocols: Vec<String>,
     /// The offered extensions, in the client's order of preference.
@@ -99,12 +97,60 @@ impl HeaderFields for HeaderMap {
     }
 }
 
-/// Returns true if a request asks for a WebSocket: `Upgrade` has the token `websocket` (RFC 9110 §7.8).
-pub fn is_wanted(fields: &impl HeaderFields) -> bool {
+/// What an extended CONNECT asks for by its `:protocol` (RFC 8441 §4), as an extension of its head. The head itself is that
+/// of a GET: to all who look at it, a WebSocket is asked for in the same way in every version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtendedConnect {
+    /// `websocket`.
+    WebSocket,
+    /// Something that we do not speak.
+    Unknown,
+}
+
+impl ExtendedConnect {
+    /// Reads a `:protocol`.
+    pub fn of(protocol: &str) -> ExtendedConnect {
+        match protocol {
+            "websocket" => ExtendedConnect::WebSocket,
+            _ => ExtendedConnect::Unknown,
+        }
+    }
+}
+
+/// Returns true if a request asks for a WebSocket, by Upgrade or by an extended CONNECT.
+pub fn is_wanted(parts: &Parts) -> bool {
+    match parts.extensions.get::<ExtendedConnect>() {
+        Some(extended) => *extended == ExtendedConnect::WebSocket,
+        None => names_websocket(&parts.headers),
+    }
+}
+
+/// Returns true if `Upgrade` has the token `websocket` (RFC 9110 §7.8).
+pub fn names_websocket(fields: &impl HeaderFields) -> bool {
     has_token(fields, &UPGRADE, "websocket")
 }
 
 impl HandshakeOffer {
+    /// Reads the offer of a request for a WebSocket.
+    ///
+    /// # Errors
+    /// Returns the first rule that the request breaks.
+    pub fn from_request(parts: &Parts) -> Result<HandshakeOffer, OfferError> {
+        match parts.extensions.get() {
+            Some(ExtendedConnect::WebSocket) => HandshakeOffer::from_extended_connect(&parts.headers),
+            _ => HandshakeOffer::from_upgrade(&parts.method, parts.version, &parts.headers),
+        }
+    }
+
+    /// Reads the offer of an extended CONNECT: that of an Upgrade, but without the key, which has no meaning there
+    /// (RFC 8441 §5).
+    ///
+    /// # Errors
+    /// Returns the first rule that the request breaks.
+    pub fn from_extended_connect(headers: &HeaderMap) -> Result<HandshakeOffer, OfferError> {
+        HandshakeOffer::read(headers, || Ok(()))
+    }
+
     /// Reads the offer of a request for a WebSocket over HTTP/1.1.
     ///
     /// # Errors
@@ -119,6 +165,10 @@ impl HandshakeOffer {
         if !has_token(headers, &CONNECTION, "upgrade") {
             return Err(OfferError::Connection);
         }
+        HandshakeOffer::read(headers, || if key_of(headers).is_some() { Ok(()) } else { Err(OfferError::Key) })
+    }
+
+    fn read(headers: &HeaderMap, judge_key: impl FnOnce() -> Result<(), OfferError>) -> Result<HandshakeOffer, OfferError> {
         let empty = headers.get_all(CONTENT_LENGTH).iter().all(|length| length == "0");
         if !empty || headers.contains_key(TRANSFER_ENCODING) {
             return Err(OfferError::Body);
@@ -126,13 +176,18 @@ impl HandshakeOffer {
         if single(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
             return Err(OfferError::WebSocketVersion);
         }
-        let key = single(headers, &SEC_WEBSOCKET_KEY).and_then(|key| WebSocketKey::try_from(key.as_bytes()).ok());
-        // The decoder needs room for the padding, too.
-        let key = key.filter(|key| KEY_BASE64.decode_slice(key, &mut [0; 18]) == Ok(16)).ok_or(OfferError::Key)?;
+        judge_key()?;
         let subprotocols = subprotocols(headers).ok_or(OfferError::Subprotocols)?;
         let extensions = extensions(headers).ok_or(OfferError::Extensions)?;
-        Ok(HandshakeOffer { key, subprotocols, extensions })
+        Ok(HandshakeOffer { subprotocols, extensions })
     }
+}
+
+/// Returns the key of a request, whose accept value the client will verify; `None` if it has not exactly one of 16 bytes.
+pub fn key_of(headers: &HeaderMap) -> Option<WebSocketKey> {
+    let key = WebSocketKey::try_from(single(headers, &SEC_WEBSOCKET_KEY)?.as_bytes()).ok()?;
+    // The decoder needs room for the padding, too.
+    (KEY_BASE64.decode_slice(key, &mut [0; 18]) == Ok(16)).then_some(key)
 }
 
 /// What a server accepted of the offer.
@@ -176,7 +231,7 @@ impl HandshakeAnswer {
     ) -> Result<HandshakeAnswer, AnswerError> {
         // A 101 names the new protocol (RFC 9110 §7.8): a second one would be spoken inside it, or instead of it.
         let is_websocket = |token: &[u8]| token.eq_ignore_ascii_case(b"websocket");
-        if !is_wanted(fields) || !tokens(fields, &UPGRADE).all(is_websocket) {
+        if !names_websocket(fields) || !tokens(fields, &UPGRADE).all(is_websocket) {
             return Err(AnswerError::Upgrade);
         }
         if !has_token(fields, &CONNECTION, "upgrade") {
@@ -441,7 +496,7 @@ mod tests {
     #[test]
     fn the_example_of_section_1_3() {
         assert_eq!(&accept_for(SAMPLE_KEY.as_bytes()), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(offer(&[]).unwrap().key, SAMPLE_KEY.as_bytes());
+        assert_eq!(key_of(&request(&[])).unwrap(), SAMPLE_KEY.as_bytes());
     }
 
     #[test]
@@ -475,9 +530,36 @@ mod tests {
     }
 
     #[test]
+    fn an_extended_connect_makes_the_same_offer_without_a_key() {
+        let bare: [(&'static str, Option<&str>); 3] =
+            [("connection", None), ("upgrade", None), ("sec-websocket-key", None)];
+        let offer = |change: &[(&'static str, Option<&str>)]| {
+            HandshakeOffer::from_extended_connect(&request(&[&bare, change].concat()))
+        };
+        assert_eq!(offer(&[("sec-websocket-protocol", Some("a, b"))]).unwrap().subprotocols, ["a", "b"]);
+        for (name, value, expected) in [
+            ("sec-websocket-version", None, OfferError::WebSocketVersion),
+            ("sec-websocket-version", Some("8"), OfferError::WebSocketVersion),
+            ("content-length", Some("5"), OfferError::Body),
+            ("sec-websocket-protocol", Some("a, a"), OfferError::Subprotocols),
+            ("sec-websocket-extensions", Some(";"), OfferError::Extensions),
+        ] {
+            assert_eq!(offer(&[(name, value)]), Err(expected), "{name}: {value:?}");
+        }
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.headers = request(&bare);
+        assert!(!is_wanted(&parts));
+        parts.extensions.insert(ExtendedConnect::of("connect-udp"));
+        assert!(!is_wanted(&parts) && HandshakeOffer::from_request(&parts).is_err());
+        parts.extensions.insert(ExtendedConnect::of("websocket"));
+        assert!(is_wanted(&parts) && HandshakeOffer::from_request(&parts).is_ok());
+    }
+
+    #[test]
     fn a_key_is_sixteen_bytes_whatever_its_last_bits_say() {
         for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEA==", "dGhlIHNhbXBsZSBub25jZf=="] {
-            assert_eq!(offer(&[("sec-websocket-key", Some(key))]).unwrap().key, key.as_bytes(), "{key}");
+            assert_eq!(key_of(&request(&[("sec-websocket-key", Some(key))])).unwrap(), key.as_bytes(), "{key}");
+            assert!(offer(&[("sec-websocket-key", Some(key))]).is_ok(), "{key}");
         }
         for key in
             ["AQIDBAUGBwgJCgsMDQ4P", "AQIDBAUGBwgJCgsMDQ4PEBE=", "AQIDBAUGBwgJCgsMDQ4PEC=", "AQIDBAUGBwgJCgsMDQ4PEC"]
@@ -525,11 +607,11 @@ mod tests {
 
     #[test]
     fn only_the_websocket_token_is_a_wish() {
-        assert!(is_wanted(&headers(&[("upgrade", "websocket")])));
-        assert!(is_wanted(&headers(&[("upgrade", "h2c"), ("upgrade", "WebSocket")])));
-        assert!(!is_wanted(&headers(&[("upgrade", "h2c")])));
-        assert!(!is_wanted(&headers(&[("upgrade", "websocket2")])));
-        assert!(!is_wanted(&headers(&[])));
+        assert!(names_websocket(&headers(&[("upgrade", "websocket")])));
+        assert!(names_websocket(&headers(&[("upgrade", "h2c"), ("upgrade", "WebSocket")])));
+        assert!(!names_websocket(&headers(&[("upgrade", "h2c")])));
+        assert!(!names_websocket(&headers(&[("upgrade", "websocket2")])));
+        assert!(!names_websocket(&headers(&[])));
     }
 
     fn answer(offer: &HandshakeOffer, change: &[(&'static str, Option<&str>)]) -> Result<HandshakeAnswer, AnswerError> {

@@ -7,6 +7,7 @@
 //!
 //! A request that hyper itself refuses is answered, counted and logged like any other refusal.
 
+mod switching;
 mod write_timeout;
 mod write_turn;
 
@@ -39,9 +40,10 @@ use crate::net::stream::Prefixed;
 use crate::proxy::body::Body;
 use crate::proxy::outcome::Failure;
 use crate::proxy::upgrade::PendingUpgrade;
-use crate::proxy::{Downstream, ProxyResponse};
+use crate::proxy::{Downstream, ProxyResponse, body};
 use crate::session::SessionEntry;
 use crate::session::registry::Guard;
+use crate::ws::handshake;
 use write_timeout::WriteTimeout;
 use write_turn::{AnswerBody, HeldBackWrites, WriteTurn};
 
@@ -66,7 +68,7 @@ pub async fn serve(
     guard: &Guard<SessionEntry>,
 ) -> Option<(Box<PendingUpgrade>, DownstreamIo, Vec<u8>)> {
     let connection_state =
-        Arc::new(ConnectionState { downstream, requested: AtomicBool::new(false), pending: Mutex::default() });
+        Arc::new(ConnectionState { downstream, requested: AtomicBool::new(false), opening: Mutex::default() });
     let turn = Arc::new(WriteTurn::default());
     let service = {
         let (connection_state, listener, turn) =
@@ -74,15 +76,18 @@ pub async fn serve(
         service_fn(move |request: Request<Incoming>| {
             connection_state.requested.store(true, Ordering::Relaxed);
             turn.begin();
+            let key = handshake::key_of(request.headers());
             let (connection_state, proxy, turn) =
                 (Arc::clone(&connection_state), listener.proxy.load_full(), Arc::clone(&turn));
             Box::pin(async move {
-                match proxy.handle(&connection_state.downstream, request).await {
+                match proxy.handle(&connection_state.downstream, request.map(body::of_request)).await {
                     ProxyResponse::Http(response) => {
                         Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, turn)))
                     }
-                    ProxyResponse::SwitchingProtocols(pending) => {
-                        *connection_state.pending() = Some(pending);
+                    ProxyResponse::Session(mut session) => {
+                        // A request without a key is not taken for a handshake.
+                        let head = switching::head(&session.take_headers(), &key.unwrap_or_default());
+                        *connection_state.opening() = Some(Opening { head, session });
                         std::future::pending().await
                     }
                 }
@@ -112,7 +117,7 @@ pub async fn serve(
                 if let Poll::Ready(served) = connection.poll_without_shutdown(cx) {
                     return Poll::Ready(served.map_err(ServeError::Http));
                 }
-                if connection_state.pending().is_some() {
+                if connection_state.opening().is_some() {
                     return Poll::Ready(Ok(()));
                 }
                 let requested = connection_state.requested.load(Ordering::Relaxed);
@@ -139,19 +144,19 @@ pub async fn serve(
     };
     let parts = connection.into_parts();
     let (held_back, mut timed) = parts.io.into_inner().into_parts();
-    let mut pending = connection_state.pending().take();
-    let served = match &pending {
-        Some(pending) => write_all(&mut timed, pending.head()).await.map_err(ServeError::Write),
+    let mut opening = connection_state.opening().take();
+    let served = match &opening {
+        Some(opening) => write_all(&mut timed, &opening.head).await.map_err(ServeError::Write),
         None => served,
     };
     let (is_send_timeout, guarded) = timed.into_parts();
     let refusal = guarded.refusal();
     let (is_head_request, has_space) = (guarded.is_head_request(), guarded.has_space_in_target());
     let (unread, mut io) = guarded.into_parts();
-    if let (Ok(()), Some(pending)) = (&served, pending.take()) {
+    if let (Ok(()), Some(Opening { session, .. })) = (&served, opening.take()) {
         let mut early = parts.read_buf.to_vec();
         early.extend_from_slice(&unread);
-        return Some((pending, io, early));
+        return Some((session, io, early));
     }
     let error = match &served {
         _ if is_send_timeout => Some(ConnectionError::SendTimeout),
@@ -243,13 +248,19 @@ struct ConnectionState {
     downstream: Downstream,
     /// Whether a request has come.
     requested: AtomicBool,
-    /// The session that begins once the 101 is written.
-    pending: Mutex<Option<Box<PendingUpgrade>>>,
+    /// What the last request has opened.
+    opening: Mutex<Option<Opening>>,
+}
+
+/// A session that begins once its 101 is written.
+struct Opening {
+    head: Vec<u8>,
+    session: Box<PendingUpgrade>,
 }
 
 impl ConnectionState {
-    fn pending(&self) -> MutexGuard<'_, Option<Box<PendingUpgrade>>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn opening(&self) -> MutexGuard<'_, Option<Opening>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::{HeaderMap, Method, Version};
-use wsluice::ws::handshake::{HandshakeAnswer, HandshakeOffer, accept_for, is_wanted, key};
+use wsluice::ws::handshake::{HandshakeAnswer, HandshakeOffer, accept_for, key, key_of, names_websocket};
 
 use super::{Target, choices, fields};
 
@@ -80,7 +80,7 @@ fn run(data: &[u8]) {
     let method = if kind & 1 == 0 { Method::GET } else { Method::POST };
     let version = if kind & 2 == 0 { Version::HTTP_11 } else { Version::HTTP_10 };
 
-    assert_eq!(is_wanted(&request), says(&request, "upgrade", "websocket"));
+    assert_eq!(names_websocket(&request), says(&request, "upgrade", "websocket"));
     let Ok(offer) = HandshakeOffer::from_upgrade(&method, version, &request) else { return };
     // What RFC 6455 §4.2.1 asks for.
     assert_eq!((method, version), (Method::GET, Version::HTTP_11));
@@ -89,9 +89,10 @@ fn run(data: &[u8]) {
     assert!(request.get_all("content-length").iter().all(|length| length == "0"));
     let only = |name| request.get_all(name).iter().map(|value| value.as_bytes().trim_ascii()).collect::<Vec<_>>();
     assert_eq!(only("sec-websocket-version"), [b"13"]);
-    assert_eq!(only("sec-websocket-key"), [&offer.key[..]]);
+    let key = key_of(&request).expect("an offer has a key");
+    assert_eq!(only("sec-websocket-key"), [&key[..]]);
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
-    assert!(offer.key[..22].iter().all(is_base64) && &offer.key[22..] == b"==");
+    assert!(key[..22].iter().all(is_base64) && &key[22..] == b"==");
     assert_eq!(offer.subprotocols, items(&request, "sec-websocket-protocol"));
     let distinct: HashSet<&String> = offer.subprotocols.iter().collect();
     assert_eq!(distinct.len(), offer.subprotocols.len(), "a subprotocol stands twice");
@@ -102,12 +103,12 @@ fn run(data: &[u8]) {
         names.for_each(|name| assert!(!has_gap(name) && *name == name.to_ascii_lowercase(), "{name:?}"));
     }
 
-    let accept = accept_for(&offer.key);
+    let accept = accept_for(&key);
     let mut answer = answer;
     if answer.get("sec-websocket-accept").is_some_and(|value| value == "=") {
         answer.insert("sec-websocket-accept", http::HeaderValue::from_bytes(&accept).expect("base64"));
     }
-    let Ok(agreed) = HandshakeAnswer::from_switching_protocols(&answer, &offer.key, &offer) else { return };
+    let Ok(agreed) = HandshakeAnswer::from_switching_protocols(&answer, &key, &offer) else { return };
     assert!(says(&answer, "connection", "upgrade"));
     let upgrade = items(&answer, "upgrade");
     assert!(!upgrade.is_empty() && upgrade.iter().all(|item| item.eq_ignore_ascii_case("websocket")), "{upgrade:?}");

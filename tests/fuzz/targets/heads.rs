@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use wsluice::header::{Host, coding, length};
 use wsluice::net::head_guard::HeadGuard;
 use wsluice::net::stream::Prefixed;
-use wsluice::ws::handshake::is_wanted;
+use wsluice::ws::handshake::names_websocket;
 
 use super::stream::{Script, block_on};
 use super::{Target, choices, pieces};
@@ -152,7 +152,7 @@ async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Seen>>) -> Response<
     };
     let is_cut = !one.whole;
     seen.lock().expect("no panic").push(one);
-    if is_cut || is_wanted(&parts.headers) { refused(StatusCode::OK) } else { Response::new(Full::default()) }
+    if is_cut || names_websocket(&parts.headers) { refused(StatusCode::OK) } else { Response::new(Full::default()) }
 }
 
 fn run(data: &[u8]) {

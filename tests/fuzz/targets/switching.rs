@@ -52,7 +52,7 @@ enum Made {
 fn make(pieces: &[&[u8]]) -> Made {
     let deflate = Extension { name: "permessage-deflate".into(), params: vec![] };
     let key = *b"dGhlIHNhbXBsZSBub25jZQ==";
-    let offer = HandshakeOffer { key, subprotocols: vec!["chat".into(), "a".into()], extensions: vec![deflate] };
+    let offer = HandshakeOffer { subprotocols: vec!["chat".into(), "a".into()], extensions: vec![deflate] };
     let mut head = RequestHead::new("/", None, Some(b"example.com")).end();
     block_on(async {
         match open(Script::new(pieces), &mut head, &key, &offer).await {
