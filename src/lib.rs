@@ -29,6 +29,8 @@ pub mod net;
 
 pub mod tls;
 
+pub mod http2;
+
 // Second floor: the upstream side.
 pub mod upstream;
 

@@ -43,7 +43,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let certificates = Certificates::new(tls::metrics::Metrics::register(&registry).unwrap());
     serve_tls(&certificates);
     let requests = proxy::metrics::Metrics::register(&registry).unwrap().route("public", "chat", &["origin"]);
-    requests.request(&http::Method::GET, http::StatusCode::OK, Duration::ZERO);
+    requests.request(http::Version::HTTP_11, &http::Method::GET, http::StatusCode::OK, Duration::ZERO);
     let upstreams = upstream::metrics::Metrics::register(&registry).unwrap();
     let _upstream = (upstreams.upstream("chat"), upstreams.endpoint("chat", "ws://127.0.0.1:9000", &["refused"]));
     let probed = probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
@@ -90,7 +90,8 @@ fn serve_tls(certificates: &Certificates) {
     fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     let mut prepared = certificates.prepare(SystemTime::now());
     let towards_servers = ClientFiles { ca: Some(files.cert.clone()), ..ClientFiles::default() };
-    let listener = ServerFiles { certificates: vec![files], min_version: MinVersion::Tls12, client_auth: None };
+    let listener =
+        ServerFiles { certificates: vec![files], min_version: MinVersion::Tls12, client_auth: None, alpn: vec![b"h2"] };
     prepared.server("public", &listener).unwrap();
     prepared.client("chat", ClientTlsScope::Endpoints, &towards_servers).unwrap();
     certificates.commit(prepared);

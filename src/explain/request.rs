@@ -84,7 +84,7 @@ impl AskedRequest {
         let is_asked = listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some());
         let certificate = self.certificate.clone().filter(|_| is_asked);
         let tls = listener.tls.is_some().then_some("1.3");
-        Downstream { peer, tls, certificate, port, listener_port: port, newcomer: None }
+        Downstream { peer, http: Version::HTTP_11, tls, certificate, port, listener_port: port, newcomer: None }
     }
 
     /// Returns the index of the listener that it comes to: the one named, or else the first that the URL's port and scheme

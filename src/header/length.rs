@@ -41,7 +41,7 @@ pub fn join_lines(headers: &mut HeaderMap) -> Result<(), LengthError> {
 }
 
 /// Parses `1*DIGIT`; `u64::from_str` alone would accept `+5`.
-fn parse(text: &[u8]) -> Option<u64> {
+pub fn parse(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
 }
 

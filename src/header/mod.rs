@@ -8,6 +8,7 @@ pub mod client_certificate;
 pub mod coding;
 pub mod content_coding;
 pub mod field_line;
+pub mod date;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod length;

@@ -18,8 +18,8 @@ pub trait Portable: Sized {
     /// What must be known of it besides its socket.
     type State;
 
-    /// Returns true if it can be taken apart now.
-    fn is_portable(&self) -> bool;
+    /// Returns why it cannot be taken apart now; `None` if it can.
+    fn obstacle(&self) -> Option<Obstacle>;
 
     /// Takes it apart.
     ///
@@ -35,6 +35,15 @@ pub trait Portable: Sized {
     /// # Panics
     /// Outside of a runtime.
     fn from_parts(state: Self::State, socket: OwnedFd) -> io::Result<Self>;
+}
+
+/// Why a connection cannot be taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The state of its TLS cannot be written down.
+    Tls,
+    /// It shares a socket with others.
+    Shared,
 }
 
 /// A protocol over a [`Stream`] whose state can be written down.
@@ -70,8 +79,8 @@ pub enum SocketKind {
 impl Portable for Stream {
     type State = SocketKind;
 
-    fn is_portable(&self) -> bool {
-        true
+    fn obstacle(&self) -> Option<Obstacle> {
+        None
     }
 
     fn into_parts(self) -> io::Result<(SocketKind, OwnedFd)> {
@@ -101,10 +110,11 @@ pub enum TransportState<T> {
 impl<T: PortableLayer> Portable for Transport<T> {
     type State = TransportState<T::State>;
 
-    fn is_portable(&self) -> bool {
+    fn obstacle(&self) -> Option<Obstacle> {
         match self {
-            Transport::Plain(stream) => stream.is_portable(),
-            Transport::Tls(layer) => layer.is_portable(),
+            Transport::Plain(stream) => stream.obstacle(),
+            Transport::Tls(layer) => (!layer.is_portable()).then_some(Obstacle::Tls),
+            Transport::Multiplexed(_) => Some(Obstacle::Shared),
         }
     }
 
@@ -119,6 +129,7 @@ impl<T: PortableLayer> Portable for Transport<T> {
                 let (kind, socket) = stream.into_parts()?;
                 Ok((TransportState::Tls(kind, state), socket))
             }
+            Transport::Multiplexed(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

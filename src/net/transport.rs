@@ -1,8 +1,10 @@
-//! A connection with or without TLS, as one type, which hyper, the relay and the handshake client read and write.
+//! A connection with or without TLS, or a stream of one that carries several, as one type, which hyper, the relay and the
+//! handshake client read and write.
 //!
 //! An enum and not a boxed trait: a plain socket costs no dynamic call. TLS is boxed because its state is large and
 //! mostly idle while the connection is.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,7 +20,13 @@ pub enum Transport<T> {
     Plain(Stream),
     /// TLS over a socket.
     Tls(Box<T>),
+    /// One of the streams of a connection.
+    Multiplexed(Box<dyn MultiplexedStream>),
 }
+
+/// One of several streams that share a connection, in a version of HTTP that has them. Shutting it down ends it in order;
+/// dropping it before that resets it.
+pub trait MultiplexedStream: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
 
 /// What the relay needs of a connection besides its bytes.
 pub trait RelayIo {
@@ -46,6 +54,7 @@ impl<T> RelayIo for Transport<T> {
             Transport::Plain(stream) => stream.may_read(),
             // It may hold decrypted bytes.
             Transport::Tls(_) => true,
+            Transport::Multiplexed(_) => true,
         }
     }
 
@@ -53,7 +62,7 @@ impl<T> RelayIo for Transport<T> {
     fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Transport::Plain(stream) => stream.poll_may_read(cx),
-            Transport::Tls(_) => Poll::Ready(()),
+            Transport::Tls(_) | Transport::Multiplexed(_) => Poll::Ready(()),
         }
     }
 }
@@ -64,6 +73,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Transport<T> {
         match self.get_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Multiplexed(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -74,6 +84,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
         match self.get_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Multiplexed(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -85,6 +96,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
         match self.get_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Multiplexed(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -92,6 +104,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
         match self {
             Transport::Plain(stream) => stream.is_write_vectored(),
             Transport::Tls(stream) => stream.is_write_vectored(),
+            Transport::Multiplexed(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -100,6 +113,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
         match self.get_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Multiplexed(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -107,6 +121,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
         match self.get_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Multiplexed(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

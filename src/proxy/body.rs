@@ -77,7 +77,11 @@ where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if body.is_end_stream() { Empty::new().map_err(never).boxed_unsync() } else { body.map_err(Into::into).boxed_unsync() }
+    if body.is_end_stream() {
+        Empty::new().map_err(never).boxed_unsync()
+    } else {
+        body.map_err(Into::into).boxed_unsync()
+    }
 }
 
 /// A body of these bytes.

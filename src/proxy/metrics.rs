@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use prometheus::{Histogram, HistogramOpts, Opts, Registry};
 
+use crate::session::version_label;
 use crate::telemetry::counters::{Counters, seconds};
 use crate::telemetry::labelled::{HistogramVec, IntCounterVec};
 use crate::telemetry::series::{SeriesGuard, SeriesRegistry};
@@ -42,8 +43,11 @@ impl Metrics {
     pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
         let metrics = Metrics {
             handshakes: IntCounterVec::new(
-                Opts::new("wsluice_handshakes_total", "WebSocket handshakes answered, by status; 101 opens a session."),
-                &["listener", "route", "code"],
+                Opts::new(
+                    "wsluice_handshakes_total",
+                    "WebSocket handshakes answered, by status; 101 opens a session, over HTTP/2 too.",
+                ),
+                &["listener", "route", "http", "code"],
             )?,
             handshake_duration: HistogramVec::new(
                 HistogramOpts::new(
@@ -62,7 +66,7 @@ impl Metrics {
             )?,
             requests: IntCounterVec::new(
                 Opts::new("wsluice_http_requests_total", "Plain HTTP requests answered, by class of status."),
-                &["route", "method", "code"],
+                &["route", "http", "method", "code"],
             )?,
             request_duration: HistogramVec::new(
                 HistogramOpts::new(
@@ -117,14 +121,22 @@ impl Metrics {
             let (family, listener, route) = (family.clone(), listener.to_owned(), route.to_owned());
             move |label: &&'static str| family.with_label_values(&[&*listener, &*route, *label])
         };
-        let (http, name) = (self.requests.clone(), route.to_owned());
+        let (handshakes, of) = (self.handshakes.clone(), [listener.to_owned(), route.to_owned()]);
+        let statuses: Vec<_> = statuses.iter().map(|status| ("1.1", *status)).chain([("2", "101")]).collect();
+        let (plain, name) = (self.requests.clone(), route.to_owned());
+        let of_two = requests.first().map(|(method, class)| ("2", *method, *class));
+        let requests: Vec<_> = requests.iter().map(|(method, class)| ("1.1", *method, *class)).chain(of_two).collect();
         let (cut, cut_on) = (self.cut.clone(), route.to_owned());
         let cut_reasons: &[&'static str] = if route.is_empty() { &[] } else { &CUT_REASONS };
         RouteRequestMetrics {
-            handshakes: Counters::new(statuses, by(&self.handshakes)),
+            handshakes: Counters::new(&statuses, move |&(http, status)| {
+                handshakes.with_label_values(&[&*of[0], &*of[1], http, status])
+            }),
             handshake_duration: self.handshake_duration.with_label_values(&[route]),
             rejections: Counters::new(reasons, by(&self.rejections)),
-            requests: Counters::new(requests, move |&(method, class)| http.with_label_values(&[&*name, method, class])),
+            requests: Counters::new(&requests, move |&(http, method, class)| {
+                plain.with_label_values(&[&*name, http, method, class])
+            }),
             request_duration: self.request_duration.with_label_values(&[route]),
             cut: Counters::new(cut_reasons, move |reason| cut.with_label_values(&[&*cut_on, *reason])),
             _held: held,
@@ -135,10 +147,10 @@ impl Metrics {
 /// What requests on one route count on.
 #[derive(Debug)]
 pub struct RouteRequestMetrics {
-    handshakes: Counters<&'static str>,
+    handshakes: Counters<(&'static str, &'static str)>,
     handshake_duration: Histogram,
     rejections: Counters<&'static str>,
-    requests: Counters<(&'static str, &'static str)>,
+    requests: Counters<(&'static str, &'static str, &'static str)>,
     request_duration: Histogram,
     cut: Counters<&'static str>,
     _held: (SeriesGuard, SeriesGuard),
@@ -146,8 +158,8 @@ pub struct RouteRequestMetrics {
 
 impl RouteRequestMetrics {
     /// Counts the answer to a request for a WebSocket, whatever it was, and how long it took.
-    pub fn handshake(&self, status: StatusCode, took: Duration) {
-        self.handshakes.inc(status_label(status));
+    pub fn handshake(&self, http: Version, status: StatusCode, took: Duration) {
+        self.handshakes.inc((version_label(http), status_label(status)));
         self.handshake_duration.observe(seconds(took));
     }
 
@@ -162,8 +174,8 @@ impl RouteRequestMetrics {
     }
 
     /// Counts a plain HTTP request whose answer has ended.
-    pub fn request(&self, method: &Method, status: StatusCode, took: Duration) {
-        self.requests.inc((method_label(method), class_label(status)));
+    pub fn request(&self, http: Version, method: &Method, status: StatusCode, took: Duration) {
+        self.requests.inc((version_label(http), method_label(method), class_label(status)));
         self.request_duration.observe(seconds(took));
     }
 }
@@ -232,25 +244,30 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let route = metrics.route("public", "chat", &["origin", "connect"]);
-        route.handshake(StatusCode::SWITCHING_PROTOCOLS, Duration::from_millis(3));
-        route.handshake(StatusCode::from_u16(299).unwrap(), Duration::from_millis(3));
+        route.handshake(Version::HTTP_11, StatusCode::SWITCHING_PROTOCOLS, Duration::from_millis(3));
+        route.handshake(Version::HTTP_2, StatusCode::from_u16(299).unwrap(), Duration::from_millis(3));
         route.reject("origin");
-        route.request(&Method::GET, StatusCode::OK, Duration::from_secs(2));
-        route.request(&Method::from_bytes(b"BREW").unwrap(), StatusCode::IM_A_TEAPOT, Duration::from_secs(2));
+        route.request(Version::HTTP_11, &Method::GET, StatusCode::OK, Duration::from_secs(2));
+        route.request(
+            Version::HTTP_2,
+            &Method::from_bytes(b"BREW").unwrap(),
+            StatusCode::IM_A_TEAPOT,
+            Duration::from_secs(2),
+        );
         let unrouted = metrics.unrouted("public", &["no_route"]);
         unrouted.reject("no_route");
         let text = encode(&registry).unwrap();
         for line in [
-            r#"wsluice_handshakes_total{code="101",listener="public",route="chat"} 1"#,
-            r#"wsluice_handshakes_total{code="2xx",listener="public",route="chat"} 1"#,
-            r#"wsluice_handshakes_total{code="502",listener="public",route="chat"} 0"#,
+            r#"wsluice_handshakes_total{code="101",http="1.1",listener="public",route="chat"} 1"#,
+            r#"wsluice_handshakes_total{code="2xx",http="2",listener="public",route="chat"} 1"#,
+            r#"wsluice_handshakes_total{code="502",http="1.1",listener="public",route="chat"} 0"#,
             r#"wsluice_handshake_duration_seconds_bucket{route="chat",le="0.005"} 2"#,
             r#"wsluice_rejections_total{listener="public",reason="origin",route="chat"} 1"#,
             r#"wsluice_rejections_total{listener="public",reason="connect",route="chat"} 0"#,
             r#"wsluice_rejections_total{listener="public",reason="no_route",route=""} 1"#,
-            r#"wsluice_http_requests_total{code="2xx",method="GET",route="chat"} 1"#,
-            r#"wsluice_http_requests_total{code="4xx",method="other",route="chat"} 1"#,
-            r#"wsluice_http_requests_total{code="5xx",method="GET",route="chat"} 0"#,
+            r#"wsluice_http_requests_total{code="2xx",http="1.1",method="GET",route="chat"} 1"#,
+            r#"wsluice_http_requests_total{code="4xx",http="2",method="other",route="chat"} 1"#,
+            r#"wsluice_http_requests_total{code="5xx",http="1.1",method="GET",route="chat"} 0"#,
             r#"wsluice_http_request_duration_seconds_count{route="chat"} 2"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
@@ -263,13 +280,16 @@ mod tests {
         let metrics = Metrics::register(&registry).unwrap();
         let old = metrics.route("public", "chat", &["origin"]);
         let (new, unrouted) = (metrics.route("other", "chat", &["origin"]), metrics.unrouted("public", &["no_route"]));
-        old.handshake(StatusCode::IM_A_TEAPOT, Duration::ZERO);
-        old.request(&Method::HEAD, StatusCode::OK, Duration::ZERO);
+        old.handshake(Version::HTTP_11, StatusCode::IM_A_TEAPOT, Duration::ZERO);
+        old.request(Version::HTTP_11, &Method::HEAD, StatusCode::OK, Duration::ZERO);
         drop(old);
         let text = encode(&registry).unwrap();
         assert!(!text.contains(r#"listener="public",route="chat""#), "{text}");
         assert!(text.contains(r#"listener="other",route="chat""#), "{text}");
-        assert!(text.contains(r#"code="2xx",method="HEAD",route="chat"} 1"#), "the route goes on counting: {text}");
+        assert!(
+            text.contains(r#"code="2xx",http="1.1",method="HEAD",route="chat"} 1"#),
+            "the route goes on counting: {text}"
+        );
         assert!(text.contains(r#"listener="public",reason="no_route",route="""#), "{text}");
         drop((new, unrouted));
         assert_eq!(encode(&registry).unwrap(), "");

@@ -38,7 +38,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{HOST, HeaderName, USER_AGENT};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use ipnet::IpNet;
 
 use crate::auth::jwks::WaitEnd;
@@ -84,6 +84,8 @@ pub struct Proxy {
 pub struct Downstream {
     /// The address of the peer; none on a Unix socket.
     pub peer: Option<SocketAddr>,
+    /// The version of HTTP that it speaks.
+    pub http: Version,
     /// The version of TLS, if it ended here.
     pub tls: Option<&'static str>,
     /// The certificate that the client has shown, if it was asked for one.
@@ -99,7 +101,7 @@ pub struct Downstream {
 impl Downstream {
     /// What the log says of its requests before one is read.
     fn request_info(&self) -> RequestInfo {
-        let mut request_info = RequestInfo { tls: self.tls, ..RequestInfo::default() };
+        let mut request_info = RequestInfo { http: self.http, tls: self.tls, ..RequestInfo::default() };
         request_info.set_client(self.peer.map(|peer| peer.ip()), self.peer);
         request_info
     }
@@ -129,6 +131,10 @@ impl Proxy {
             Err(Failure::Panic(panic))
         });
         match walked {
+            Ok(Walked::Http(response)) if log.would_open_a_tunnel(response.status()) => {
+                let response = log.fail(&Failure::OrdinaryAnswer(response.status()));
+                ProxyResponse::Http(log.attach(response))
+            }
             Ok(Walked::Http(response)) => ProxyResponse::Http(log.attach(response)),
             Ok(Walked::Switched(opened)) => ProxyResponse::Session(Box::new(opened.with(log))),
             Err(failure) => {
@@ -185,7 +191,7 @@ impl Proxy {
 
     /// What the log will say of the request, copied out: nothing of hyper's buffer is kept.
     fn request_info(&self, downstream: &Downstream, parts: &http::request::Parts) -> RequestInfo {
-        let mut request_info = downstream.request_info();
+        let mut request_info = RequestInfo { http: parts.version, ..downstream.request_info() };
         if self.log.is_on() {
             let text =
                 |name: HeaderName| parts.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));

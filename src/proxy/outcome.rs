@@ -154,6 +154,10 @@ pub enum Failure {
     /// Plain HTTP: the upstream switched protocols without being asked.
     #[error("the upstream answered 101 to a plain request")]
     ForeignSwitch,
+    /// The handshake of an extended CONNECT got an answer of success that is no WebSocket's. Passed on, it would tell the
+    /// client that a tunnel is open (RFC 8441 §5.1).
+    #[error("the handshake was answered with {0} and no WebSocket, which the client would take for an open one")]
+    OrdinaryAnswer(StatusCode),
     /// A mistake of ours.
     #[error("panic: {0}")]
     Panic(Panic),
@@ -227,12 +231,13 @@ impl Failure {
             Failure::Timeout => named(504, "upstream_timeout"),
             Failure::Upstream(_) => named(502, "upstream"),
             Failure::ForeignSwitch => named(502, "upstream_switched"),
+            Failure::OrdinaryAnswer(_) => named(502, "ordinary_answer"),
             Failure::Panic(_) => named(500, "panic"),
         }
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 46] = [
+    pub const LABELS: [&'static str; 47] = [
         "method",
         "protocol",
         "malformed",
@@ -278,6 +283,7 @@ impl Failure {
         "upstream_timeout",
         "upstream",
         "upstream_switched",
+        "ordinary_answer",
         "panic",
     ];
 
@@ -321,6 +327,7 @@ impl Failure {
             | Failure::Unreachable(_)
             | Failure::Handshake(_)
             | Failure::Upstream(_)
+            | Failure::OrdinaryAnswer(_)
             | Failure::ForeignSwitch => "the server could not be reached or did not answer properly".into(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, ORIGIN, UPGRADE};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use super::body::{self, Body, BodyError, Upload};
@@ -166,7 +166,11 @@ impl RequestLog {
                 "origin refused: if it is yours, add it to the route's origins.allow"
             );
         }
-        let response = response::failure(failure);
+        let mut response = response::failure(failure);
+        if self.request_info.http >= Version::HTTP_2 && response.status() == StatusCode::UPGRADE_REQUIRED {
+            // There is no Upgrade, which a 426 has to name (RFC 9110 §15.5.22, RFC 9113 §8.6).
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
         let pages = self.route.as_ref().map(RouteAction::error_pages);
         // What a service answers is its own page.
         let pages = pages.filter(|_| !matches!(failure, Failure::AuthDenied(_)));
@@ -174,6 +178,12 @@ impl RequestLog {
             Some(page) => response::with_page(response, page),
             None => response,
         }
+    }
+
+    /// Returns true if an answer with this status to a handshake would tell the client that a WebSocket is open, though none
+    /// is: where a session is opened by any status of success.
+    pub fn would_open_a_tunnel(&self, status: StatusCode) -> bool {
+        self.is_handshake && self.request_info.http >= Version::HTTP_2 && status.is_success()
     }
 
     /// Logs a bug in the proxy that ended the request, with the request it happened on.
@@ -204,7 +214,7 @@ impl RequestLog {
             let upgrade = response.headers().contains_key(UPGRADE);
             let connection = HeaderValue::from_static(if upgrade { "close, upgrade" } else { "close" });
             response.headers_mut().insert(CONNECTION, connection);
-            self.metrics().handshake(response.status(), clock::now().since(self.started));
+            self.metrics().handshake(self.request_info.http, response.status(), clock::now().since(self.started));
         }
         response.map(|body| Body::new(LoggedBody { body, log: self }))
     }
@@ -225,7 +235,8 @@ impl RequestLog {
     /// Ends the record of a successful handshake; the session goes on with it.
     pub fn into_session(mut self) -> RequestSummary {
         self.taken = true;
-        self.metrics().handshake(StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));
+        let http = self.request_info.http;
+        self.metrics().handshake(http, StatusCode::SWITCHING_PROTOCOLS, clock::now().since(self.started));
         let (waited, returned) = (self.waited, self.returned);
         let request_info = std::mem::take(&mut self.request_info);
         let identity = self.identity.take();
@@ -242,9 +253,9 @@ impl Drop for RequestLog {
         let gone = StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST);
         let status = self.status.unwrap_or(gone);
         if self.is_handshake && self.status.is_none() {
-            self.metrics().handshake(gone, took);
+            self.metrics().handshake(self.request_info.http, gone, took);
         } else if !self.is_handshake && self.route.is_some() {
-            self.metrics().request(&self.method, status, took);
+            self.metrics().request(self.request_info.http, &self.method, status, took);
             if self.status.is_some() && metrics::CUT_REASONS.contains(&self.reason) {
                 self.metrics().cut(self.reason);
             }

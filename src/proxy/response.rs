@@ -1,8 +1,8 @@
 //! The proxy's own answers (refusals, redirects), and the changes to a server's.
 
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER,
-    SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
+    SET_COOKIE, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 

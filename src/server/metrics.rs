@@ -36,6 +36,10 @@ pub enum ConnectionError {
     BadRequest,
     /// The client read nothing of a plain HTTP response for too long.
     SendTimeout,
+    /// The client broke a rule of HTTP/2 (RFC 9113).
+    Http2Protocol,
+    /// The client sent floods of frames without data, or opened and reset streams without end.
+    Http2Flood,
     /// Reading or writing failed otherwise.
     Io,
 }
@@ -54,6 +58,8 @@ variant_labels! {
         HeaderTimeout => "header_timeout",
         BadRequest => "bad_request",
         SendTimeout => "send_timeout",
+        Http2Protocol => "http2_protocol",
+        Http2Flood => "http2_flood",
         Io => "io",
     }
 }
@@ -86,6 +92,11 @@ pub struct Metrics {
     errors: IntCounterVec,
     tls_handshakes: IntCounterVec,
     tls_duration: HistogramVec,
+    http2_connections: IntGaugeVec,
+    http2_streams: IntGaugeVec,
+    http2_resets: IntCounterVec,
+    http2_goaways: IntCounterVec,
+    http2_stalls: IntCounterVec,
     by_listener: SeriesRegistry<1>,
     by_tls_listener: SeriesRegistry<1>,
 }
@@ -121,12 +132,44 @@ impl Metrics {
                     .buckets(TLS_SECONDS.into()),
                 &["listener"],
             )?,
+            http2_connections: IntGaugeVec::new(
+                Opts::new("wsluice_http2_connections_active", "Client connections of HTTP/2 open at this moment."),
+                &["listener"],
+            )?,
+            http2_streams: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_http2_streams_active",
+                    "Streams on client connections of HTTP/2 open at this moment: requests and WebSockets.",
+                ),
+                &["listener"],
+            )?,
+            http2_resets: IntCounterVec::new(
+                Opts::new("wsluice_http2_resets_total", "RST_STREAM frames from (in) and to (out) clients."),
+                &["listener", "direction"],
+            )?,
+            http2_goaways: IntCounterVec::new(
+                Opts::new("wsluice_http2_goaways_total", "GOAWAY frames from (in) and to (out) clients."),
+                &["listener", "direction"],
+            )?,
+            http2_stalls: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_http2_stalls_total",
+                    "Times that a stream to a client had to wait for a window of HTTP/2 or for room to send.",
+                ),
+                &["listener"],
+            )?,
             by_listener: SeriesRegistry::new(["listener"]),
             by_tls_listener: SeriesRegistry::new(["listener"]),
         };
         metrics.by_listener.register(registry, &metrics.active)?;
         metrics.by_listener.register(registry, &metrics.total)?;
         metrics.by_listener.register(registry, &metrics.errors)?;
+        for gauge in [&metrics.http2_connections, &metrics.http2_streams] {
+            metrics.by_listener.register(registry, gauge)?;
+        }
+        for counter in [&metrics.http2_resets, &metrics.http2_goaways, &metrics.http2_stalls] {
+            metrics.by_listener.register(registry, counter)?;
+        }
         metrics.by_tls_listener.register(registry, &metrics.tls_handshakes)?;
         metrics.by_tls_listener.register(registry, &metrics.tls_duration)?;
         Ok(metrics)
@@ -160,8 +203,46 @@ impl Metrics {
                 Security::Plain => None,
                 Security::Tls => Some(self.tls_duration.with_label_values(&[listener])),
             },
+            http2: Http2Metrics {
+                connections: self.http2_connections.with_label_values(&[listener]),
+                streams: self.http2_streams.with_label_values(&[listener]),
+                reset_in: self.http2_resets.with_label_values(&[listener, "in"]),
+                reset_out: self.http2_resets.with_label_values(&[listener, "out"]),
+                goaway_in: self.http2_goaways.with_label_values(&[listener, "in"]),
+                goaway_out: self.http2_goaways.with_label_values(&[listener, "out"]),
+                stalls: self.http2_stalls.with_label_values(&[listener]),
+            },
             _held: (held, tls_held),
         }
+    }
+}
+
+/// The metrics of a listener's HTTP/2.
+#[derive(Debug)]
+pub struct Http2Metrics {
+    connections: IntGauge,
+    streams: IntGauge,
+    /// Streams that clients have reset.
+    pub reset_in: IntCounter,
+    /// Streams that were reset here.
+    pub reset_out: IntCounter,
+    /// GOAWAY frames of clients.
+    pub goaway_in: IntCounter,
+    /// GOAWAY frames to clients.
+    pub goaway_out: IntCounter,
+    /// Waits for a window.
+    pub stalls: IntCounter,
+}
+
+impl Http2Metrics {
+    /// Counts a connection, which is active until the result is dropped.
+    pub fn connection(&self) -> Active {
+        Active::new(&self.connections)
+    }
+
+    /// Counts a stream, which is active until the result is dropped.
+    pub fn stream(&self) -> Active {
+        Active::new(&self.streams)
     }
 }
 
@@ -182,6 +263,8 @@ pub struct ListenerMetrics {
     errors: Counters<ConnectionError>,
     tls_handshakes: Counters<(TlsVersionLabel, bool)>,
     tls_duration: Option<Histogram>,
+    /// HTTP/2.
+    pub http2: Http2Metrics,
     _held: (SeriesGuard, Option<SeriesGuard>),
 }
 

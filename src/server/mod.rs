@@ -6,9 +6,12 @@
 
 pub mod accepting;
 mod h1;
+mod h2;
 pub mod metrics;
 pub mod moving;
+mod preface;
 pub mod turns;
+mod write_timeout;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -19,12 +22,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::Version;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use crate::base::clock;
-use crate::config::{ListenerLimits, ListenerTimeouts};
+use crate::config::{HttpProtocol, ListenerLimits, ListenerTimeouts};
 use crate::net::listener::Acceptor;
 use crate::net::proxy_protocol::{self, Mode};
 use crate::net::stream::{PeerAddr, Prefixed, Stream};
@@ -140,6 +144,18 @@ impl Listener {
         }
     }
 
+    /// Logs a panic that has ended a connection or a stream.
+    #[cold]
+    fn panicked(&self, panic: &Panic, what_ends: &str) {
+        tracing::error!(
+            r#where = PanicSite::Connection.label(),
+            location = panic.location,
+            listener = %self.name,
+            "panic: {}: {what_ends}",
+            panic.message
+        );
+    }
+
     /// Logs, at most once a minute, that a client has sent a server name that rustls refuses. The client gets an alert that
     /// does not say why, so without this line nobody would know.
     #[cold]
@@ -175,6 +191,8 @@ pub struct ListenerSettings {
     pub timeouts: ListenerTimeouts,
     /// The limits of connections and requests.
     pub limits: ListenerLimits,
+    /// The versions of HTTP, best first.
+    pub protocols: Vec<HttpProtocol>,
     /// Its metrics.
     pub metrics: ListenerMetrics,
 }
@@ -255,17 +273,18 @@ impl ConnectionSlot {
         listener.open.fetch_add(1, Ordering::Relaxed);
         ConnectionSlot { listener: Arc::clone(listener), _active: listener.settings.load().metrics.arrived() }
     }
+}
 
-    /// Logs a panic that has ended the connection.
+/// What a task holds to its end: a connection's place, or a stream's.
+trait Place {
+    /// Logs a panic that has ended the task.
+    fn panicked(self, panic: &Panic);
+}
+
+impl Place for ConnectionSlot {
     #[cold]
     fn panicked(self, panic: &Panic) {
-        tracing::error!(
-            r#where = PanicSite::Connection.label(),
-            location = panic.location,
-            listener = %self.listener.name,
-            "panic: {}: the connection is closed",
-            panic.message
-        );
+        self.listener.panicked(panic, "the connection is closed");
     }
 }
 
@@ -275,16 +294,16 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// Serves one connection from accept to its end.
+/// Serves one connection from accept to its end, or one stream of a connection that has several.
 ///
 /// Every variable enlarges the task for its whole life, so there are few: the part before the session is boxed and freed when
 /// it is done; the session is inside the future, the task's only allocation.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
-fn connection<T>(
+fn connection<T, P: Place>(
     mut before: impl Future<Output = Option<T>> + Unpin,
     // Of no size, as a function pointer is not.
     begin: impl Fn(T) -> Option<LiveSession> + Unpin,
-    slot: ConnectionSlot,
+    slot: P,
 ) -> impl Future<Output = ()> {
     async move {
         // Freed as soon as it is done. After a panic too, dropping it releases all that it held.
@@ -347,11 +366,25 @@ async fn serve_until_session(
             }
         }
     }
-    let mut downstream = Downstream { peer, tls: None, certificate: None, port, listener_port, newcomer };
-    let (early, io) = match &settings.tls {
+    let mut downstream =
+        Downstream { peer, http: Version::HTTP_11, tls: None, certificate: None, port, listener_port, newcomer };
+    let (early, io, protocol) = match &settings.tls {
         None => {
-            let (early, stream) = stream.into_parts();
-            (early, Transport::Plain(stream))
+            let due = || Instant::now() + settings.timeouts.headers.duration();
+            let (early, stream, protocol) = match settings.protocols.as_slice() {
+                [only] => {
+                    let (early, stream) = stream.into_parts();
+                    (early, stream, *only)
+                }
+                _ => match preface::tell(stream, due()).await {
+                    Ok(told) => told,
+                    Err(error) => {
+                        settings.metrics.error(error);
+                        return None;
+                    }
+                },
+            };
+            (early, Transport::Plain(stream), protocol)
         }
         Some(config) => {
             let started = Instant::now();
@@ -360,7 +393,12 @@ async fn serve_until_session(
                     downstream.tls = Some(record_tls(&settings.metrics, &stream, started.elapsed()));
                     let shown = stream.peer_certificate();
                     downstream.certificate = shown.map(|shown| Arc::new(tls::client_certificate::read(shown)));
-                    (Vec::new(), Transport::Tls(Box::new(stream)))
+                    let protocol = match stream.alpn_protocol() {
+                        Some(name) if name == HttpProtocol::Http2.alpn() => HttpProtocol::Http2,
+                        // A client that negotiates nothing speaks HTTP/1.1.
+                        _ => HttpProtocol::Http11,
+                    };
+                    (Vec::new(), Transport::Tls(Box::new(stream)), protocol)
                 }
                 Err(error) => {
                     if matches!(error, TlsAcceptError::ServerName(_)) {
@@ -378,6 +416,11 @@ async fn serve_until_session(
             }
         }
     };
+    if protocol == HttpProtocol::Http2 {
+        downstream.http = Version::HTTP_2;
+        Box::pin(h2::serve(io, early, downstream, &listener, &settings, &guard)).await;
+        return None;
+    }
     let (pending, io, early) = Box::pin(h1::serve(io, early, downstream, &listener, &settings, &guard)).await?;
     Some((pending, io, early, guard))
 }
@@ -408,7 +451,7 @@ mod tests {
         type Before = Pin<Box<std::future::Ready<Option<Upgraded>>>>;
         // tokio's own part of a task, whose size is a multiple of 128 on common machines.
         let task = 104;
-        let bytes = size_of_answer(|before: Before, slot| connection(before, begin, slot));
+        let bytes = size_of_answer(|before: Before, slot: ConnectionSlot| connection(before, begin, slot));
         assert!(bytes + task <= 640, "{bytes}");
     }
 }

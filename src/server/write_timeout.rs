@@ -4,6 +4,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub struct WriteTimeout<S> {
     io: S,
     limit: Option<Duration>,
+    /// While there are any, it does not end: they have limits of their own.
+    sessions: Option<Arc<AtomicUsize>>,
     /// Created when a write waits; kept for the next one.
     timer: Option<Pin<Box<Sleep>>>,
     is_waiting: bool,
@@ -24,7 +28,12 @@ pub struct WriteTimeout<S> {
 impl<S> WriteTimeout<S> {
     /// Limits each write on `io` to `limit`, if there is one.
     pub fn new(io: S, limit: Option<Duration>) -> WriteTimeout<S> {
-        WriteTimeout { io, limit, timer: None, is_waiting: false, is_over: false }
+        WriteTimeout { io, limit, sessions: None, timer: None, is_waiting: false, is_over: false }
+    }
+
+    /// The same for a connection that carries this many sessions, among others: it may wait as long as they may.
+    pub fn with_sessions(self, sessions: Arc<AtomicUsize>) -> WriteTimeout<S> {
+        WriteTimeout { sessions: Some(sessions), ..self }
     }
 
     /// Returns whether a write has timed out, and the stream.
@@ -43,6 +52,10 @@ impl<S> WriteTimeout<S> {
             timer.as_mut().reset(until());
         }
         std::task::ready!(timer.as_mut().poll(cx));
+        if self.sessions.as_ref().is_some_and(|sessions| sessions.load(Ordering::Relaxed) > 0) {
+            timer.as_mut().reset(until());
+            std::task::ready!(timer.as_mut().poll(cx));
+        }
         self.is_over = true;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -104,6 +104,8 @@ pub struct LogRecord<'a> {
     pub subprotocol: Option<&'a str>,
     /// The compression agreed on for a session, or applied by us to an answer.
     pub compression: Option<&'static str>,
+    /// The version of HTTP.
+    pub http: &'static str,
     /// The version of TLS.
     pub tls: Option<&'static str>,
     /// The subject of the client's credential.
@@ -160,6 +162,7 @@ impl LogRecord<'_> {
         keys.plain("status", self.status);
         keys.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
         keys.optional("compression", self.compression);
+        keys.text("http", self.http);
         keys.optional("tls", self.tls);
         keys.optional("subject", self.subject.map(|subject| escape::cut(subject, SUBJECT_BYTES_MAX)));
         keys.optional("request_id", self.request_id.map(|id| escape::cut(id, TOKEN_BYTES_MAX)));
@@ -228,6 +231,7 @@ impl LogRecord<'_> {
             words.plain("waited", format_args!("{}ms", Millis(self.waited)));
         }
         words.optional("sticky", self.sticky);
+        words.optional("http", Some(self.http).filter(|version| *version != "1.1"));
         words.optional("tls", self.tls);
         words.optional("subject", self.subject.map(|subject| escape::cut(subject, SUBJECT_BYTES_MAX)));
         words.optional("subprotocol", self.subprotocol.map(|token| escape::cut(token, TOKEN_BYTES_MAX)));
@@ -396,6 +400,7 @@ mod tests {
             status: 101,
             subprotocol: Some("chat.v2"),
             compression: Some("permessage-deflate"),
+            http: "2",
             tls: Some("1.3"),
             subject: None,
             request_id: Some("r-1"),
@@ -424,6 +429,7 @@ mod tests {
             status: 403,
             subprotocol: None,
             compression: None,
+            http: "1.1",
             tls: None,
             request_id: None,
             user_agent: None,
@@ -460,7 +466,7 @@ mod tests {
                 r#""start":"2026-11-21T08:54:01.885Z","duration_ms":61234.567,"handshake_ms":3.040,"#,
                 r#""client":"2001:db8::7","client_port":50123,"listener":"public","route":"chat","#,
                 r#""upstream":"backend","endpoint":"ws://10.0.0.11:9000","host":"chat.example.com","method":"GET","#,
-                r#""path":"/ws/room?id=7&access_token=***","status":101,"subprotocol":"chat.v2","compression":"permessage-deflate","tls":"1.3","#,
+                r#""path":"/ws/room?id=7&access_token=***","status":101,"subprotocol":"chat.v2","compression":"permessage-deflate","http":"2","tls":"1.3","#,
                 r#""request_id":"r-1","user_agent":"Mozilla/5.0 (X11)","bytes_in":5000,"bytes_out":70000,"#,
                 r#""text_in":10,"binary_in":2,"pings_in":0,"pongs_in":1,"#,
                 r#""text_out":300,"binary_out":0,"pings_out":1,"pongs_out":0,"#,
@@ -477,7 +483,7 @@ mod tests {
             concat!(
                 r#"{"ts":"2026-11-21T08:55:03.120Z","level":"info","target":"access","message":"request","#,
                 r#""start":"2026-11-21T08:55:03.119Z","duration_ms":0.085,"listener":"public","route":"chat","#,
-                r#""host":"chat.example.com","method":"GET","path":"/ws/room","status":403,"#,
+                r#""host":"chat.example.com","method":"GET","path":"/ws/room","status":403,"http":"1.1","#,
                 r#""bytes_in":0,"bytes_out":40,"reason":"origin","#,
                 r#""detail":"origin https://evil.example is not among: same-origin","attempts":0}"#
             )
@@ -492,7 +498,7 @@ mod tests {
                 "2026-11-21T08:55:03.120Z session [2001:db8::7]:50123 GET ",
                 "chat.example.com/ws/room?id=7&access_token=*** 101 closed 61234.567ms ",
                 "listener=public route=chat upstream=backend endpoint=ws://10.0.0.11:9000 attempts=2 waited=12.500ms ",
-                "sticky=hit tls=1.3 subprotocol=chat.v2 compression=permessage-deflate request_id=r-1 in=12msg/5000B out=300msg/70000B close=client:1000 said=\"bye now\""
+                "sticky=hit http=2 tls=1.3 subprotocol=chat.v2 compression=permessage-deflate request_id=r-1 in=12msg/5000B out=300msg/70000B close=client:1000 said=\"bye now\""
             )
         );
         assert_eq!(

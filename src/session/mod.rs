@@ -42,7 +42,7 @@ use crate::ws::scanner::{EndedMessage, Violation};
 use crate::ws::tunnel::{End, Farewell, Observer, Tunnel};
 use access_log::{AccessLog, LogRecord, RecordKind, Traffic};
 use metrics::{ControlKind, Direction, EndLabels, Initiator, MessageKind, PeerLabel, RouteSessionMetrics};
-pub use record::{Quoted, RequestInfo, SessionRecord, Texts};
+pub use record::{Quoted, RequestInfo, SessionRecord, Texts, version_label};
 use relay::{Relay, Turn};
 pub use state::{Immovable, Parked, SessionState};
 use stop::StopReason;

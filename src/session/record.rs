@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::Version;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::access_log::{LogRecord, RecordKind, Traffic};
@@ -23,6 +24,9 @@ pub struct RequestInfo {
     pub client: Option<IpAddr>,
     /// Its port, if the client is the peer of the connection.
     pub client_port: Option<u16>,
+    /// The version of HTTP. A session that comes from another process is one of HTTP/1.1: no other can move.
+    #[serde(skip)]
+    pub http: Version,
     /// The version of TLS.
     #[serde(with = "tls_version")]
     pub tls: Option<TlsVersion>,
@@ -153,6 +157,7 @@ impl RequestInfo {
             status: 0,
             subprotocol: None,
             compression: None,
+            http: version_label(self.http),
             tls: self.tls,
             subject: None,
             request_id,
@@ -166,6 +171,16 @@ impl RequestInfo {
             waited: Duration::ZERO,
             sticky: None,
         }
+    }
+}
+
+/// Returns a version of HTTP as it stands in logs and metrics.
+pub fn version_label(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 | Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::base::labels::variant_labels;
 use crate::base::time::MonotonicTime;
-use crate::net::portable::Portable;
+use crate::net::portable::{Obstacle, Portable};
 use crate::net::transport::RelayIo;
 use crate::policy::clients::HeaderDigest;
 use crate::policy::recheck::PendingRecheck;
@@ -34,12 +34,15 @@ pub enum Immovable {
     Closing,
     /// The state of its TLS cannot be written down.
     Tls,
+    /// It is a stream of a connection that others share.
+    Shared,
 }
 
 variant_labels! {
     Immovable {
         Closing => "closing",
         Tls => "tls",
+        Shared => "http2",
     }
 }
 
@@ -162,7 +165,10 @@ where
         if relay.tunnel().is_closing() && !relay.tunnel().is_half_closed() {
             return Some(Immovable::Closing);
         }
-        (!client.is_portable() || !server.is_portable()).then_some(Immovable::Tls)
+        client.obstacle().or_else(|| server.obstacle()).map(|obstacle| match obstacle {
+            Obstacle::Tls => Immovable::Tls,
+            Obstacle::Shared => Immovable::Shared,
+        })
     }
 
     /// Takes it apart between two polls: its state, its sockets (client, server), and what stays here. What is left is
@@ -466,7 +472,13 @@ mod tests {
         let question = crate::policy::recheck::KeptQuestion::of(&[cookie].into_iter().collect());
         let record = SessionRecord {
             traffic: Default::default(),
-            request_info: RequestInfo { client: None, client_port: Some(7), tls: Some("1.3"), texts },
+            request_info: RequestInfo {
+                client: None,
+                client_port: Some(7),
+                http: http::Version::HTTP_11,
+                tls: Some("1.3"),
+                texts,
+            },
             endpoint: "ws://e".into(),
             subprotocol: Some("chat".into()),
             is_deflated: true,

@@ -56,6 +56,8 @@ pub struct ServerFiles {
     pub min_version: MinVersion,
     /// The authorities of client certificates, and whether clients must have one.
     pub client_auth: Option<(PathBuf, ClientAuthMode)>,
+    /// The application protocols, best first.
+    pub alpn: Vec<&'static [u8]>,
 }
 
 /// The files and options of TLS towards servers.
@@ -324,7 +326,7 @@ impl CertificateScan {
             return Err(errors);
         }
         let (min_version, may_move) = (wanted.min_version, self.may_move);
-        let options = ServerTlsOptions { identities, min_version, client_auth, may_move };
+        let options = ServerTlsOptions { identities, min_version, client_auth, alpn: wanted.alpn.clone(), may_move };
         let old = self.before.servers.get(listener);
         let server = match old.filter(|old| same_server(&old.options, &options)) {
             Some(same) => same.clone(),
@@ -479,6 +481,7 @@ fn same_server(a: &ServerTlsOptions, b: &ServerTlsOptions) -> bool {
     a.identities.len() == b.identities.len()
         && a.identities.iter().zip(&b.identities).all(same_identity)
         && a.min_version == b.min_version
+        && a.alpn == b.alpn
         && a.may_move == b.may_move
         && same_auth(a, b)
 }

@@ -292,6 +292,7 @@ mod tests {
             identities: vec![ca.identity(names)],
             min_version: MinVersion::Tls12,
             client_auth: None,
+            alpn: vec![b"http/1.1"],
             may_move: false,
         }
     }
@@ -333,6 +334,7 @@ mod tests {
             identities: vec![identity],
             min_version: MinVersion::Tls12,
             client_auth: None,
+            alpn: vec![b"http/1.1"],
             may_move: false,
         }
     }

@@ -152,6 +152,7 @@ fn configs() -> &'static Configs {
             identities: vec![identity],
             min_version: MinVersion::Tls12,
             client_auth: None,
+            alpn: vec![b"http/1.1"],
             may_move: false,
         };
         let our_server = server_config(&options, &TicketKeys::new().unwrap()).unwrap();

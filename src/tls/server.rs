@@ -23,7 +23,7 @@ use super::kind::Incoming;
 use super::resolver::Resolver;
 use super::tickets::TicketKeys;
 use super::verifier::{self, Authorities};
-use super::{ALPN_HTTP_1_1, ServerStream, key_log, provider};
+use super::{ServerStream, key_log, provider};
 use crate::base::labels::labels;
 use crate::net::stream::{Prefixed, Stream};
 
@@ -36,6 +36,8 @@ pub struct ServerTlsOptions {
     pub min_version: MinVersion,
     /// How client certificates are verified, if clients are asked for one.
     pub client_auth: Option<ClientAuth>,
+    /// The application protocols, best first (RFC 7301).
+    pub alpn: Vec<&'static [u8]>,
     /// Whether connections may go on in another process.
     pub may_move: bool,
 }
@@ -88,7 +90,7 @@ pub fn server_config(options: &ServerTlsOptions, tickets: &TicketKeys) -> Result
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
+    config.alpn_protocols = options.alpn.iter().map(|name| name.to_vec()).collect();
     config.ticketer = tickets.ticketer();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;

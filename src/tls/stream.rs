@@ -75,6 +75,11 @@ impl<C: TlsConnection, S> TlsStream<C, S> {
         self.engine.common()?.peer_certificates()?.first()
     }
 
+    /// Returns the application protocol that was negotiated, if one was.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.engine.common()?.alpn_protocol()
+    }
+
     /// Returns whether the handshake resumed a session; `None` if it was in another process.
     pub fn handshake_kind(&self) -> Option<HandshakeKind> {
         self.engine.common()?.handshake_kind()

@@ -168,6 +168,11 @@ impl<S> TokioStream<S> {
         self.common().peer_certificates()?.first()
     }
 
+    /// Returns the application protocol that was negotiated, if one was.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.common().alpn_protocol()
+    }
+
     /// Returns whether the handshake resumed a session.
     pub fn handshake_kind(&self) -> Option<HandshakeKind> {
         self.common().handshake_kind()

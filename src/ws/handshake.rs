@@ -168,7 +168,10 @@ impl HandshakeOffer {
         HandshakeOffer::read(headers, || if key_of(headers).is_some() { Ok(()) } else { Err(OfferError::Key) })
     }
 
-    fn read(headers: &HeaderMap, judge_key: impl FnOnce() -> Result<(), OfferError>) -> Result<HandshakeOffer, OfferError> {
+    fn read(
+        headers: &HeaderMap,
+        judge_key: impl FnOnce() -> Result<(), OfferError>,
+    ) -> Result<HandshakeOffer, OfferError> {
         let empty = headers.get_all(CONTENT_LENGTH).iter().all(|length| length == "0");
         if !empty || headers.contains_key(TRANSFER_ENCODING) {
             return Err(OfferError::Body);

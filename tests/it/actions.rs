@@ -50,9 +50,9 @@ async fn a_redirect_leads_where_the_route_says() {
         assert_eq!((shaken.status(), shaken.get("location")), (status, Some(location)), "{target}");
         assert_eq!(shaken.get("connection"), Some("close"));
     }
-    let of = |route| [("route", route), ("method", "GET"), ("code", "3xx")];
+    let of = |route| [("route", route), ("method", "GET"), ("http", "1.1"), ("code", "3xx")];
     assert_eq!(proxy.metric("wsluice_http_requests_total", &of("all")), 2.0);
-    let handshakes = [("listener", "plain"), ("route", "all"), ("code", "302")];
+    let handshakes = [("listener", "plain"), ("route", "all"), ("http", "1.1"), ("code", "302")];
     assert_eq!(proxy.metric("wsluice_handshakes_total", &handshakes), 2.0);
     let log = proxy.log_lines(16).await;
     assert!(log.iter().all(|line| line["reason"] == "redirect" && line["upstream"].is_null()), "{log:#?}");
@@ -108,7 +108,7 @@ async fn an_answer_is_what_the_route_says() {
     let mut handshake = proxy.client().await;
     let answer = handshake.ask(&Handshake::to("/chat")).await;
     assert_eq!((answer.status(), answer.get("retry-after")), (503, Some("600")));
-    let labels = [("listener", "plain"), ("route", "down"), ("code", "503")];
+    let labels = [("listener", "plain"), ("route", "down"), ("http", "1.1"), ("code", "503")];
     assert_eq!(proxy.metric("wsluice_handshakes_total", &labels), 1.0);
 }
 

@@ -38,7 +38,7 @@ async fn metrics_are_in_the_format_that_prometheus_reads() {
     assert_eq!(value(r#"wsluice_sessions_active{listener="plain",route="all",upstream="app"}"#), 1.0);
     assert_eq!(value(r#"wsluice_messages_total{direction="in",opcode="text",route="all"}"#), 1.0);
     assert_eq!(value(r#"wsluice_messages_total{direction="out",opcode="text",route="all"}"#), 1.0);
-    assert_eq!(value(r#"wsluice_handshakes_total{code="101",listener="plain",route="all"}"#), 1.0);
+    assert_eq!(value(r#"wsluice_handshakes_total{code="101",http="1.1",listener="plain",route="all"}"#), 1.0);
     // Every refusal and every end has a zero before it happens.
     assert_eq!(value(r#"wsluice_rejections_total{listener="plain",reason="origin",route="all"}"#), 0.0);
     assert_eq!(value(r#"wsluice_rejections_total{listener="plain",reason="upstream_switched",route="all"}"#), 0.0);

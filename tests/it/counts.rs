@@ -211,7 +211,7 @@ async fn every_gauge_returns_to_zero_and_every_session_is_counted_once() {
     assert_eq!(proxy.metric("wsluice_sessions_total", &[("route", "all"), ("upstream", "app")]), 20.0);
     assert_eq!(proxy.metric("wsluice_session_duration_seconds_count", &[("route", "all")]), 20.0);
     assert_eq!(proxy.metric("wsluice_connections_total", &[("listener", "plain")]), 20.0);
-    let handshakes = [("listener", "plain"), ("route", "all"), ("code", "101")];
+    let handshakes = [("listener", "plain"), ("route", "all"), ("http", "1.1"), ("code", "101")];
     assert_eq!(proxy.metric("wsluice_handshakes_total", &handshakes), 20.0);
     assert_eq!(proxy.log_lines(20).await.len(), 20);
 }

@@ -165,7 +165,7 @@ async fn the_main_example_works_from_end_to_end() {
     for series in [
         r#"wsluice_sessions_total{route="chat",upstream="chat"} 4"#,
         r#"wsluice_sessions_active{listener="public",route="chat",upstream="chat"} 0"#,
-        r#"wsluice_handshakes_total{code="403",listener="public",route="chat"} 4"#,
+        r#"wsluice_handshakes_total{code="403",http="1.1",listener="public",route="chat"} 4"#,
         r#"wsluice_rejections_total{listener="public",reason="origin",route="chat"} 4"#,
         r#"wsluice_session_closes_total{code="1009",initiator="proxy",reason="message_limit",route="chat"} 1"#,
         r#"wsluice_messages_total{direction="out",opcode="binary",route="chat"} 3"#,

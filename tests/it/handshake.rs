@@ -453,8 +453,12 @@ async fn what_a_server_answers_instead_of_101_goes_to_the_client_as_it_is() {
         assert!(found == body.as_bytes(), "{status}");
         assert!(client.read_to_end().await.is_empty(), "{status}");
     }
-    let code =
-        |code| proxy.metric("wsluice_handshakes_total", &[("listener", "plain"), ("route", "all"), ("code", code)]);
+    let code = |code| {
+        proxy.metric(
+            "wsluice_handshakes_total",
+            &[("listener", "plain"), ("route", "all"), ("http", "1.1"), ("code", code)],
+        )
+    };
     proxy.idle().await;
     assert_eq!((code("200"), code("403"), code("101")), (3.0, 1.0, 0.0));
 }

@@ -1224,7 +1224,7 @@ async fn a_request_is_logged_once_and_counted_once() {
     let line = &log[0];
     assert_eq!((log.len(), line["message"].as_str(), line["method"].as_str()), (1, Some("request"), Some("POST")));
     assert_eq!((line["bytes_in"].as_u64(), line["bytes_out"].as_u64()), (Some(3), Some(4)));
-    let labels = [("route", "all"), ("method", "POST"), ("code", "2xx")];
+    let labels = [("route", "all"), ("method", "POST"), ("http", "1.1"), ("code", "2xx")];
     site.proxy.metric_becomes("wsluice_http_requests_total", &labels, 1.0).await;
     site.proxy.metric_becomes("wsluice_http_request_duration_seconds_count", &[("route", "all")], 1.0).await;
 }
@@ -1328,7 +1328,7 @@ async fn each_worker_has_connections_of_its_own_and_all_are_served() {
         client.await.unwrap();
     }
     serve.abort();
-    let labels = [("route", "all"), ("method", "GET"), ("code", "2xx")];
+    let labels = [("route", "all"), ("method", "GET"), ("http", "1.1"), ("code", "2xx")];
     proxy.metric_becomes("wsluice_http_requests_total", &labels, 200.0).await;
 }
 

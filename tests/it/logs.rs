@@ -126,7 +126,7 @@ async fn a_refused_handshake_is_a_request_with_a_reason() {
     assert!(detail.contains("https://evil.example") && detail.contains("https://*.example.org"), "{detail}");
     let labels = [("listener", "plain"), ("route", "all"), ("reason", "origin")];
     proxy.metric_becomes("wsluice_rejections_total", &labels, 1.0).await;
-    let labels = [("listener", "plain"), ("route", "all"), ("code", "403")];
+    let labels = [("listener", "plain"), ("route", "all"), ("http", "1.1"), ("code", "403")];
     proxy.metric_becomes("wsluice_handshakes_total", &labels, 1.0).await;
 }
 

@@ -39,6 +39,7 @@ mod headers;
 mod health;
 mod hostile_tls;
 mod http;
+mod http2;
 mod import;
 mod include;
 mod http_compression;

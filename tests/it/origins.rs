@@ -102,7 +102,7 @@ async fn a_refusal_is_counted_and_logged_with_what_was_allowed_and_the_client_le
     }
     let refused = [("listener", "plain"), ("route", "all"), ("reason", "origin")];
     proxy.metric_becomes("wsluice_rejections_total", &refused, 1.0).await;
-    let answered = [("listener", "plain"), ("route", "all"), ("code", "403")];
+    let answered = [("listener", "plain"), ("route", "all"), ("http", "1.1"), ("code", "403")];
     proxy.metric_becomes("wsluice_handshakes_total", &answered, 1.0).await;
     assert_eq!(server.connections().await, 0);
 }

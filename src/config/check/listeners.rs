@@ -60,9 +60,22 @@ impl Checker<'_, '_> {
                 .help("the default is `16KiB`");
         }
         self.not_none(&limits.key("connections"), listener.limits.connections, "connection");
+        self.not_none(&limits.key("streams"), Some(listener.limits.streams), "stream");
         let newcomers = listener.limits.per_client.as_ref().map(|limits| limits.unauthenticated);
         self.not_none(&limits.key("per_client").key("unauthenticated"), newcomers, "connection");
 
+        if let Some(protocols) = &listener.protocols {
+            let at = path.key("protocols");
+            if protocols.is_empty() {
+                self.error(&at, "without a protocol no client can be served")
+                    .help("the default with `tls` is `[h2, http/1.1]`");
+            }
+            for (index, protocol) in protocols.iter().enumerate() {
+                if protocols[..index].contains(protocol) {
+                    self.error(&at.index(index), "this protocol is in the list already").help("remove it");
+                }
+            }
+        }
         if let Some(tls) = &listener.tls {
             let tls_path = path.key("tls");
             if tls.certificates.is_empty() {

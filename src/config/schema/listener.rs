@@ -27,6 +27,14 @@ pub struct ListenerConfig {
     #[serde(default)]
     pub tls: Option<ServerTls>,
 
+    /// The versions of HTTP that clients may speak, best first: `h2` and `http/1.1`. With `tls` they are negotiated (ALPN). Without
+    /// it nothing is, and a client that speaks `h2` has to know that it may (prior knowledge). Browsers take one `h2` connection
+    /// for a page and all its WebSockets (RFC 8441). A session on it cannot move to another process at an upgrade, as one of
+    /// `http/1.1` does, and is drained. Default: `[h2, http/1.1]` with `tls`, since pages load faster so; `[http/1.1]`
+    /// without, since hardly any client but other proxies speaks `h2` there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocols: Option<Vec<HttpProtocol>>,
+
     /// Whether a PROXY protocol header (version 1 or 2) with the client's address comes before everything else.
     /// Default: `off`, since otherwise anybody who can connect could claim any address.
     #[serde(default)]
@@ -61,6 +69,27 @@ pub struct ListenerConfig {
     /// Answers every request with a redirect to https instead of serving routes. Default: routes are served.
     #[serde(default)]
     pub redirect: Option<Redirect>,
+}
+
+/// A version of HTTP, by its name in ALPN (RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+pub enum HttpProtocol {
+    /// HTTP/2, RFC 9113
+    #[serde(rename = "h2")]
+    Http2,
+    /// HTTP/1.1, RFC 9112
+    #[serde(rename = "http/1.1")]
+    Http11,
+}
+
+impl HttpProtocol {
+    /// Returns its name in ALPN.
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            HttpProtocol::Http2 => b"h2",
+            HttpProtocol::Http11 => b"http/1.1",
+        }
+    }
 }
 
 /// TLS for clients.
@@ -177,6 +206,11 @@ pub struct ListenerLimits {
     /// The most connections open at once. Default: limited only by file descriptors.
     pub connections: Option<u32>,
 
+    /// The most streams that a connection of HTTP/2 may have open at once: requests and WebSockets. More are refused, and
+    /// browsers wait. Each may hold 256KiB that its server does not take yet, and 64KiB that the client does not. Default:
+    /// 100, the least that RFC 9113 recommends; Chromium and Firefox have more than enough.
+    pub streams: u32,
+
     /// How much each client may use of the listener. Default: no limit.
     pub per_client: Option<ListenerClientLimits>,
 }
@@ -210,12 +244,22 @@ impl ServerTls {
 }
 
 impl ListenerConfig {
+    /// Returns the versions of HTTP that clients may speak, best first.
+    pub fn protocols(&self) -> Vec<HttpProtocol> {
+        match (&self.protocols, &self.tls) {
+            (Some(protocols), _) => protocols.clone(),
+            (None, Some(_)) => vec![HttpProtocol::Http2, HttpProtocol::Http11],
+            (None, None) => vec![HttpProtocol::Http11],
+        }
+    }
+
     /// Returns the listeners of a file that names none.
     pub(in crate::config) fn defaults() -> Vec<ListenerConfig> {
         vec![ListenerConfig {
             name: "default".to_owned(),
             bind: Bind::Tcp(([127, 0, 0, 1], 8080).into()),
             tls: None,
+            protocols: None,
             proxy_protocol: ProxyProtocol::Off,
             timeouts: ListenerTimeouts::default(),
             trusted_proxies: Vec::new(),
@@ -240,6 +284,12 @@ impl Default for ListenerTimeouts {
 
 impl Default for ListenerLimits {
     fn default() -> ListenerLimits {
-        ListenerLimits { headers: 100, header_bytes: ByteSize::from_kib(16), connections: None, per_client: None }
+        ListenerLimits {
+            headers: 100,
+            header_bytes: ByteSize::from_kib(16),
+            connections: None,
+            streams: 100,
+            per_client: None,
+        }
     }
 }

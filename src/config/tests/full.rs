@@ -20,11 +20,12 @@ listeners:
       certificates: [{ cert: a.crt, key: a.key }]
       min_version: \"1.2\"
       client_auth: { ca: c.crt, mode: require }
+    protocols: [http/1.1]
     proxy_protocol: off
     timeouts: { tls: 10s, headers: 10s, keep_alive: 60s, send: 30s }
     trusted_proxies: [10.0.0.0/8]
     addresses: { allow: [10.0.0.0/8], deny: [10.9.0.7] }
-    limits: { headers: 100, header_bytes: 16KiB, connections: 10, per_client: { unauthenticated: 7 } }
+    limits: { headers: 100, header_bytes: 16KiB, connections: 10, streams: 50, per_client: { unauthenticated: 7 } }
     tcp: { keepalive: 1m, user_timeout: 5m }
   - { name: plain, bind: \"127.0.0.1:8080\", redirect: { https: 443 } }
 routes:

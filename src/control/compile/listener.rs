@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::config::{
-    self, Bind, CertificateConfig, ClientAuthModeConfig, KeyPath, MinTlsVersion, ProxyProtocol, ServerTls,
+    self, Bind, CertificateConfig, ClientAuthModeConfig, HttpProtocol, KeyPath, MinTlsVersion, ProxyProtocol, ServerTls,
 };
 use crate::net::listener::Address;
 use crate::net::proxy_protocol::Mode;
@@ -58,7 +58,9 @@ impl Compiler<'_> {
             log: self.log.clone(),
             sessions: Arc::clone(&self.context.sessions),
         };
-        let tls = written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls));
+        let protocols = written.protocols();
+        let tls =
+            written.tls.as_ref().and_then(|tls| self.server_tls(&path.key("tls"), &written.name, tls, &protocols));
         let settings = ListenerSettings {
             tls,
             addresses: written.addresses.as_deref().map(address_rules),
@@ -69,6 +71,7 @@ impl Compiler<'_> {
             },
             timeouts: written.timeouts.clone(),
             limits: written.limits.clone(),
+            protocols,
             metrics,
         };
         CompiledListener { written: written.clone(), settings: Arc::new(settings), proxy: Arc::new(proxy) }
@@ -79,6 +82,7 @@ impl Compiler<'_> {
         path: &KeyPath,
         listener: &str,
         written: &ServerTls,
+        protocols: &[HttpProtocol],
     ) -> Option<Arc<rustls::ServerConfig>> {
         let files = |CertificateConfig { cert, key }: &CertificateConfig| CertificateFiles {
             cert: cert.clone(),
@@ -97,6 +101,7 @@ impl Compiler<'_> {
                 };
                 (auth.ca.clone(), mode)
             }),
+            alpn: protocols.iter().map(|protocol| protocol.alpn()).collect(),
         };
         let built = self.certificates.server(listener, &wanted);
         self.ok_or_report_all(built, |part| match part {

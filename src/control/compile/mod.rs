@@ -145,7 +145,7 @@ pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, 
         for (index, listener) in file.listeners.iter().enumerate() {
             if let Some(tls) = &listener.tls {
                 let path = KeyPath::root().key("listeners").index(index).key("tls");
-                compiler.server_tls(&path, &listener.name, tls);
+                compiler.server_tls(&path, &listener.name, tls, &listener.protocols());
             }
         }
         for (index, route) in file.routes.iter().enumerate() {

@@ -8,7 +8,6 @@
 //! A request that hyper itself refuses is answered, counted and logged like any other refusal.
 
 mod switching;
-mod write_timeout;
 mod write_turn;
 
 use std::convert::Infallible;
@@ -32,6 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::ConnectionError;
+use super::write_timeout::WriteTimeout;
 use super::{DownstreamIo, Listener, ListenerSettings};
 use crate::base::error_chain::error_chain;
 use crate::header::field_line;
@@ -44,7 +44,6 @@ use crate::proxy::{Downstream, ProxyResponse, body};
 use crate::session::SessionEntry;
 use crate::session::registry::Guard;
 use crate::ws::handshake;
-use write_timeout::WriteTimeout;
 use write_turn::{AnswerBody, HeldBackWrites, WriteTurn};
 
 /// hyper's default limit, which needs no allocation; setting the same number would need one.

@@ -54,7 +54,7 @@ impl Place {
 
     fn wanted(&self, names: &[&str]) -> ServerFiles {
         let certificates = names.iter().map(|name| self.files(name)).collect();
-        ServerFiles { certificates, min_version: MinVersion::Tls12, client_auth: None }
+        ServerFiles { certificates, min_version: MinVersion::Tls12, client_auth: None, alpn: vec![b"http/1.1"] }
     }
 
     /// Reloads with the one listener `l`.

@@ -10,7 +10,13 @@ use super::*;
 
 fn options(ca: &Ca) -> ServerTlsOptions {
     let identities = vec![ca.identity(&["a.example"]), ca.identity(&["b.example"])];
-    ServerTlsOptions { identities, min_version: MinVersion::Tls12, client_auth: None, may_move: false }
+    ServerTlsOptions {
+        identities,
+        min_version: MinVersion::Tls12,
+        client_auth: None,
+        alpn: vec![b"h2", b"http/1.1"],
+        may_move: false,
+    }
 }
 
 fn with_new_tickets(options: &ServerTlsOptions) -> Arc<ServerConfig> {
@@ -69,12 +75,13 @@ async fn both_versions_are_spoken_and_the_name_chooses_the_certificate() {
     for versions in [&[&rustls::version::TLS13], &[&rustls::version::TLS12]] {
         for name in ["a.example", "b.example"] {
             let mut config = client(&ca, versions);
-            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            // The server's order counts.
+            config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
             let (server, client) = shake(&options(&ca), config, name).await;
             let (server, client) = (server.unwrap(), client.unwrap());
             assert_eq!(server.protocol_version(), Some(versions[0].version));
             let client = client.get_ref().1;
-            assert_eq!(client.alpn_protocol(), Some(ALPN_HTTP_1_1));
+            assert_eq!([server.alpn_protocol(), client.alpn_protocol()], [Some(&b"h2"[..]); 2]);
             assert_eq!(client.protocol_version(), Some(versions[0].version));
             // The certificate was checked for this name.
             assert_eq!(client.handshake_kind(), Some(HandshakeKind::Full));
@@ -110,11 +117,12 @@ async fn an_old_client_is_refused_where_only_1_3_is_spoken() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_client_that_only_speaks_h2_is_refused() {
+async fn a_client_that_only_speaks_h2_is_refused_where_it_is_not_spoken() {
     let ca = Ca::new();
     let mut config = client(&ca, ALL);
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let (server, client) = shake(&options(&ca), config, "a.example").await;
+    let (server, client) =
+        shake(&ServerTlsOptions { alpn: vec![b"http/1.1"], ..options(&ca) }, config, "a.example").await;
     assert_eq!(server.unwrap_err().label(), "nothing_shared");
     assert!(client.unwrap_err().to_string().contains("NoApplicationProtocol"));
 }

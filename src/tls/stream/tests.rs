@@ -85,6 +85,7 @@ fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, ClientC
         identities: vec![ca.identity(&[NAME])],
         min_version: MinVersion::Tls12,
         client_auth: Some(ClientAuth { roots: ca.authorities(), mode: ClientAuthMode::Require }),
+        alpn: vec![b"http/1.1"],
         may_move: true,
     };
     let server = server_config(&options, &TicketKeys::new().unwrap());
@@ -487,6 +488,7 @@ async fn early_data_is_passed_over<K: Kind>() {
         identities: vec![identity],
         min_version: MinVersion::Tls12,
         client_auth: None,
+        alpn: vec![b"http/1.1"],
         may_move: false,
     };
     let ours = server_config(&options, &TicketKeys::new().unwrap()).unwrap();
@@ -536,6 +538,7 @@ async fn we_understand_ourselves<K: Kind>() {
         identities: vec![ca.identity(&[NAME])],
         min_version: MinVersion::Tls13,
         client_auth: None,
+        alpn: vec![b"http/1.1"],
         may_move: false,
     };
     let server = server_config(&options, &TicketKeys::new().unwrap()).unwrap();

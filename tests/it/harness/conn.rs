@@ -226,6 +226,14 @@ impl Conn {
         assert_eq!(event, Event::End);
     }
 
+    /// Expects the end of the stream, or a reset.
+    pub async fn expect_gone(&mut self) {
+        let mut byte = [0];
+        let read = tokio::io::AsyncReadExt::read(&mut self.io, &mut byte);
+        let ended = within("the end", read).await;
+        assert!(!matches!(ended, Ok(1)), "it goes on with {byte:?}");
+    }
+
     /// Reads a Close with this code, answers it, and expects the end of the stream, as a proper peer does.
     pub async fn expect_closed_with(&mut self, code: u16) -> String {
         let frame = self.frame().await;

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -13,6 +13,8 @@ use tokio_rustls::{client, server};
 pub enum Io {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// A stream of HTTP/2.
+    Duplex(DuplexStream),
     TlsClient(Box<client::TlsStream<TcpStream>>),
     TlsServer(Box<server::TlsStream<TcpStream>>),
 }
@@ -22,7 +24,7 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Io::Tcp(tcp) => Some(tcp),
-            Io::Unix(_) => None,
+            Io::Unix(_) | Io::Duplex(_) => None,
             Io::TlsClient(tls) => Some(tls.get_ref().0),
             Io::TlsServer(tls) => Some(tls.get_ref().0),
         }
@@ -38,6 +40,7 @@ impl Io {
         match self {
             Io::Tcp(stream) => Pin::new(stream),
             Io::Unix(stream) => Pin::new(stream),
+            Io::Duplex(stream) => Pin::new(stream),
             Io::TlsClient(stream) => Pin::new(&mut **stream),
             Io::TlsServer(stream) => Pin::new(&mut **stream),
         }

@@ -9,6 +9,7 @@
 mod conn;
 mod echo;
 mod frame;
+mod h2;
 mod head;
 mod io;
 mod issuer;
@@ -23,6 +24,7 @@ pub mod traffic;
 pub use conn::{Conn, Reader, Writer, switching};
 pub use echo::Echo;
 pub use frame::{BINARY, CLOSE, CONTINUATION, Event, Frame, PING, PONG, TEXT};
+pub use h2::{H2Client, H2Session, whole};
 pub use head::{Handshake, Head, KEY, accept_for};
 pub use io::Io;
 pub use issuer::{Issuer, KeyServer, KeysAnswer, unix};

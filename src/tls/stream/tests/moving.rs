@@ -43,6 +43,7 @@ pub fn both(suite: SupportedCipherSuite) -> Both {
         identities: vec![identity],
         min_version: MinVersion::Tls12,
         client_auth: None,
+        alpn: vec![b"http/1.1"],
         may_move: true,
     };
     let our_server = server_config(&options, &TicketKeys::new().unwrap()).unwrap();

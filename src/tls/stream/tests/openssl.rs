@@ -131,6 +131,7 @@ async fn openssl_does_not_notice_a_move_of_its_server() {
             identities: vec![ca.identity(&[NAME])],
             min_version: MinVersion::Tls12,
             client_auth: None,
+            alpn: vec![b"http/1.1"],
             may_move: true,
         };
         let server = server_config(&options, &TicketKeys::new().unwrap()).unwrap();

@@ -1,0 +1,89 @@
+//! A connection whose frames are watched on their way.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frame::{FrameHeader, FrameReader};
+
+/// What is told of each frame.
+pub trait FrameWatcher {
+    /// A frame of the peer begins.
+    fn received(&mut self, frame: FrameHeader);
+    /// A frame of ours begins.
+    fn sent(&mut self, frame: FrameHeader);
+}
+
+/// A server's side of a connection, from the client's preface on.
+pub struct Watched<S, W> {
+    io: S,
+    received: FrameReader,
+    sent: FrameReader,
+    watcher: W,
+}
+
+impl<S, W: FrameWatcher> Watched<S, W> {
+    /// Watches the frames of `io`.
+    pub fn new(io: S, watcher: W) -> Watched<S, W> {
+        Watched { io, received: FrameReader::of_client(), sent: FrameReader::of_server(), watcher }
+    }
+}
+
+impl<S: AsyncRead + Unpin, W: FrameWatcher + Unpin> AsyncRead for Watched<S, W> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Watched { io, received, watcher, .. } = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(io).poll_read(cx, buf);
+        received.read(&buf.filled()[before..], |frame| watcher.received(frame));
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin, W: FrameWatcher + Unpin> AsyncWrite for Watched<S, W> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Watched { io, sent, watcher, .. } = self.get_mut();
+        let written = Pin::new(io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = written {
+            sent.read(&buf[..count], |frame| watcher.sent(frame));
+        }
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Watched { io, sent, watcher, .. } = self.get_mut();
+        let written = Pin::new(io).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(mut left)) = written {
+            for buf in bufs {
+                let count = left.min(buf.len());
+                sent.read(&buf[..count], |frame| watcher.sent(frame));
+                left -= count;
+            }
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+impl<S: fmt::Debug, W> fmt::Debug for Watched<S, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("io", &self.io).finish_non_exhaustive()
+    }
+}
