@@ -98,10 +98,46 @@ pub fn keep_allowed(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> boo
     }
 }
 
+/// The trailers that a message may have, where hyper does not see to it: those that its head announces, and the status of
+/// gRPC, which is never announced. Read it from a head that [`keep_allowed`] has seen.
+#[derive(Debug)]
+pub struct Announced(Vec<HeaderName>);
+
+impl Announced {
+    /// Reads what a head announces.
+    pub fn of(headers: &HeaderMap) -> Announced {
+        let lines = headers.get_all(TRAILER).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        Announced(lines.filter_map(|item| HeaderName::from_bytes(item.trim_ascii()).ok()).collect())
+    }
+
+    /// Removes all others.
+    pub fn keep(&self, trailers: &mut HeaderMap) {
+        let is_other = |name: &&HeaderName| !self.0.contains(name) && !name.as_str().starts_with("grpc-");
+        let others: Vec<HeaderName> = trailers.keys().filter(is_other).cloned().collect();
+        for name in others {
+            trailers.remove(name);
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_announced_is_left_out() {
+        let mut headers = HeaderMap::new();
+        headers.insert(TRAILER, HeaderValue::from_static("X-Sum, Set-Cookie"));
+        headers.append(TRAILER, HeaderValue::from_static("etag"));
+        keep_allowed(&mut headers, |name| name != "etag");
+        let mut trailers = HeaderMap::new();
+        for name in ["x-sum", "set-cookie", "etag", "x-other", "grpc-status"] {
+            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        Announced::of(&headers).keep(&mut trailers);
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum", "grpc-status"]);
+    }
 
     #[test]
     fn what_counts_before_the_body_is_read_does_not_come_behind_it() {

@@ -13,6 +13,7 @@ use prometheus::IntCounter;
 use tokio::time::timeout;
 
 use super::window::{Stalls, poll_room};
+use crate::header::trailers::Announced;
 
 /// The body of a message that comes by a stream. What is taken of it is given back to the peer's window at once.
 #[derive(Debug)]
@@ -79,7 +80,8 @@ pub enum SendError {
     Timeout,
 }
 
-/// Sends a body to its end. The peer may take nothing of it for as long as `limit`. `stalls` counts waits for a window.
+/// Sends a body to its end, with the trailers that are announced. The peer may take nothing of it for as long as `limit`.
+/// `stalls` counts waits for a window.
 ///
 /// Not cancel-safe: dropping it leaves a stream with half of a body.
 ///
@@ -88,6 +90,7 @@ pub enum SendError {
 pub async fn send<B>(
     stream: &mut SendStream<Bytes>,
     body: B,
+    announced: &Announced,
     limit: Option<Duration>,
     stalls: IntCounter,
 ) -> Result<(), SendError>
@@ -119,8 +122,14 @@ where
                 }
             }
             Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    return Ok(stream.send_trailers(trailers)?);
+                if let Ok(mut trailers) = frame.into_trailers() {
+                    announced.keep(&mut trailers);
+                    if trailers.is_empty() {
+                        stream.send_data(Bytes::new(), true)?;
+                    } else {
+                        stream.send_trailers(trailers)?;
+                    }
+                    return Ok(());
                 }
             }
         }

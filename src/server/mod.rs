@@ -418,7 +418,12 @@ async fn serve_until_session(
     };
     if protocol == HttpProtocol::Http2 {
         downstream.http = Version::HTTP_2;
-        Box::pin(h2::serve(io, early, downstream, &listener, &settings, &guard)).await;
+        // In a task of its own: its sessions must not wait for turns of handshakes.
+        let serving = h2::serve(io, early, downstream, Arc::clone(&listener), settings, guard);
+        let serving = tokio::spawn(panics::catching(PanicSite::Connection, Box::pin(serving)));
+        if let Ok(Err(panic)) = serving.await {
+            listener.panicked(&panic, "the connection is closed");
+        }
         return None;
     }
     let (pending, io, early) = Box::pin(h1::serve(io, early, downstream, &listener, &settings, &guard)).await?;

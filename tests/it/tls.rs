@@ -298,17 +298,24 @@ async fn a_server_name_that_is_none_is_refused_and_counted() {
 }
 
 #[tokio::test]
-async fn a_client_that_offers_http_2_is_answered_by_http_1() {
+async fn a_client_that_offers_http_2_is_answered_by_http_1_where_it_alone_is_spoken() {
     let authority = Authority::new();
     let own = authority.issue("own", &["chat.test"]);
     let mut upstream = RawServer::start().await;
-    let proxy = start(upstream.url(), &[&listener(&[&own], "")]);
+    let proxy = start(upstream.url(), &[&listener(&[&own], ""), "protocols: [http/1.1]"]);
     let mut config = client(&authority, BOTH, None);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let conn = converse(&proxy, &mut upstream, "chat.test", &Arc::new(config.clone())).await;
     assert_eq!(tls(&conn).alpn_protocol(), Some(&b"http/1.1"[..]));
     config.alpn_protocols = vec![b"h2".to_vec()];
-    assert!(Conn::connect_tls(proxy.address(), "chat.test", Arc::new(config)).await.is_err());
+    assert!(Conn::connect_tls(proxy.address(), "chat.test", Arc::new(config.clone())).await.is_err());
+    // By default both are, and the better one comes first.
+    let proxy = start(upstream.url(), &[&listener(&[&own], "")]);
+    for (offered, chosen) in [(&["http/1.1", "h2"][..], "h2"), (&["http/1.1"], "http/1.1")] {
+        config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let conn = Conn::connect_tls(proxy.address(), "chat.test", Arc::new(config.clone())).await.unwrap();
+        assert_eq!(tls(&conn).alpn_protocol(), Some(chosen.as_bytes()));
+    }
 }
 
 #[tokio::test]

@@ -50,12 +50,12 @@ pub(super) async fn serve(
     io: DownstreamIo,
     early: Vec<u8>,
     downstream: Downstream,
-    listener: &Arc<Listener>,
-    settings: &Arc<ListenerSettings>,
-    guard: &Guard<SessionEntry>,
+    listener: Arc<Listener>,
+    settings: Arc<ListenerSettings>,
+    guard: Guard<SessionEntry>,
 ) {
     let (timeouts, limits) = (&settings.timeouts, &settings.limits);
-    let shared = Arc::new(Shared::new(downstream, listener, settings, guard.registry()));
+    let shared = Arc::new(Shared::new(downstream, &listener, &settings, guard.registry()));
     let is_flooded = Arc::new(AtomicBool::new(false));
     let _active = settings.metrics.http2.connection();
     let timed = WriteTimeout::new(Prefixed::new(early, io), timeouts.send.duration());
@@ -71,7 +71,7 @@ pub(super) async fn serve(
         .enable_connect_protocol()
         .handshake::<_, Bytes>(io);
     let ended = match timeout_at(first_due, beginning).await {
-        Ok(Ok(connection)) => drive(connection, &shared, &is_flooded, guard, first_due).await,
+        Ok(Ok(connection)) => drive(connection, &shared, &is_flooded, &guard, first_due).await,
         Ok(Err(error)) => Ended::Failed(error),
         Err(_) => Ended::NoRequest,
     };

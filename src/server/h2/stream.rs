@@ -16,6 +16,7 @@ use super::super::moving::LiveSession;
 use super::shared::Shared;
 use super::{answer, request};
 use crate::header::length;
+use crate::header::trailers::Announced;
 use crate::http2::body::{ReceivedBody, SendError, send};
 use crate::http2::stream::H2Stream;
 use crate::net::transport::Transport;
@@ -84,11 +85,12 @@ pub(super) async fn serve(
         }
         (ProxyResponse::Http(response), _) => {
             let (head, body) = answer::of(&method, response);
+            let announced = Announced::of(head.headers());
             let mut stream = respond.send_response(head, body.is_none()).ok()?;
             if let Some(body) = body {
                 let limit = shared.settings.timeouts.send.duration();
                 let stalls = shared.settings.metrics.http2.stalls.clone();
-                let sent = send(&mut stream, body, limit, stalls).await;
+                let sent = send(&mut stream, body, &announced, limit, stalls).await;
                 if let Err(SendError::Timeout) = sent {
                     shared.settings.metrics.error(ConnectionError::SendTimeout);
                 }

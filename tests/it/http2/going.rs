@@ -24,7 +24,7 @@ async fn sessions_go_on_through_reloads_and_drains_of_other_routes() {
 
 #[tokio::test]
 async fn a_drain_gives_each_session_its_close_and_then_ends_the_connection() {
-    let mut server = RawServer::start().await;
+    let server = RawServer::start().await;
     let proxy = Proxy::start(&format!("{}drain: {{ time: 1s }}\n", both(&[server.url()], &[])));
     let client = H2Client::connect(proxy.address()).await;
     let mut site = Site { client, server, proxy };

@@ -4,7 +4,7 @@ use h2::Reason;
 use tokio::net::TcpStream;
 use wsluice::net::listener::Address;
 
-use super::super::harness::{Authority, CLOSE, Frame, H2Client, Proxy, RawServer, eventually};
+use super::super::harness::{Authority, CLOSE, Frame, H2Client, Proxy, RawServer, eventually, within};
 use super::{PLAIN, Site, by_tls};
 
 #[tokio::test]
@@ -257,4 +257,50 @@ async fn a_close_of_the_proxy_reaches_both_and_ends_the_stream_in_order() {
     assert_eq!(client.ended(), None);
     let event = server.frame().await;
     assert_eq!((event.opcode, event.code()), (CLOSE, Some(1001)));
+}
+
+#[tokio::test]
+async fn frames_pass_wherever_they_are_cut_and_those_that_come_early_wait_for_the_handshake() {
+    let mut site = Site::new(&[]).await;
+    let frames = [
+        Frame::text("a"),
+        Frame::ping("b"),
+        Frame::binary(vec![3; 126]),
+        Frame::text("c").unfinished(),
+        Frame::new(0, vec![4; 70_000]),
+        Frame::close(1000, "done"),
+    ];
+    let request = site.client.connect_request("websocket", "/", &[("sec-websocket-version", "13")]);
+    let (answer, mut send) = site.client.ask(request, false).await;
+    let bytes: Vec<u8> = frames.iter().flat_map(Frame::masked).collect();
+    let (mut rest, mut sizes) = (&bytes[..], (1..=11).chain([500, 9000]).cycle());
+    while !rest.is_empty() {
+        let (piece, left) = rest.split_at(rest.len().min(sizes.next().unwrap()));
+        send.send_data(piece.to_vec().into(), false).unwrap();
+        rest = left;
+    }
+    let mut server = site.server.accept().await;
+    let head = server.head().await;
+    let mut byte = [0];
+    let early = server.io.tcp().unwrap().try_read(&mut byte);
+    assert_eq!(early.unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{byte:?} came before the 101");
+    server.send(super::super::harness::switching(&head, &[])).await;
+    for frame in &frames {
+        assert!(server.frame().await == *frame);
+    }
+    // And back, in pieces that the server makes.
+    let back: Vec<u8> =
+        [Frame::binary(vec![5; 3000]), Frame::close(1000, "done")].iter().flat_map(Frame::plain).collect();
+    for piece in back.chunks(701) {
+        server.send(piece).await;
+    }
+    server.finish().await;
+    let mut answer = within("the answer", answer).await.unwrap();
+    let mut received = vec![];
+    while received.len() < back.len() {
+        let data = within("data", answer.body_mut().data()).await.unwrap().unwrap();
+        answer.body_mut().flow_control().release_capacity(data.len()).unwrap();
+        received.extend_from_slice(&data);
+    }
+    assert!(received == back);
 }
