@@ -28,7 +28,7 @@ DEADLINE = 90
 # Panels in which nothing happens while all is well.
 QUIET = {"Log lines dropped", "Changes and errors", "Transitions, ejections, retries denied", "Sessions sent elsewhere", "Panics",
          "Upgrades", "Sessions that moved", "Processes before this one", "Refused by their token", "Sessions that ended with their token",
-         "Refused by address and by limits of one client"}
+         "Refused by address and by limits of one client", "Connections and streams of HTTP/2", "Resets, GOAWAYs and stalls of HTTP/2"}
 # Panels without a series while there is no older process, no key to fetch, and no service to ask.
 ABSENT = {"Sessions of older processes", "Keys", "Questions to auth services", "Time that auth services take"}
 # Panels in which something happens when the process ends.
