@@ -60,8 +60,8 @@ pub use schema::forward_auth::{ForwardAuthCacheConfig, ForwardAuthConfig, OnAuth
 pub use schema::health::{CheckSchedule, Expectation, HealthCheck, HttpCheck, TcpCheck, WebSocketCheck, WhenAllDown};
 pub use schema::http_compression::HttpCompression;
 pub use schema::listener::{
-    CertificateConfig, ClientAuthConfig, ClientAuthModeConfig, HttpProtocol, ListenerConfig, ListenerLimits,
-    ListenerTimeouts, MinTlsVersion, ProxyProtocol, Redirect, ServerTls,
+    CertificateConfig, ClientAuthConfig, ClientAuthModeConfig, ExtendedConnectMode, HttpProtocol, ListenerConfig,
+    ListenerLimits, ListenerTimeouts, MinTlsVersion, ProxyProtocol, Redirect, ServerTls,
 };
 pub use schema::on_change::{OnChange, OnUpgrade};
 pub use schema::per_client::{ClientKeyConfig, PerClientConfig};

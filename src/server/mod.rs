@@ -193,6 +193,8 @@ pub struct ListenerSettings {
     pub limits: ListenerLimits,
     /// The versions of HTTP, best first.
     pub protocols: Vec<HttpProtocol>,
+    /// Whether WebSockets may be streams of HTTP/2.
+    pub extended_connect: bool,
     /// Its metrics.
     pub metrics: ListenerMetrics,
 }

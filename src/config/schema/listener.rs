@@ -29,11 +29,16 @@ pub struct ListenerConfig {
 
     /// The versions of HTTP that clients may speak, best first: `h2` and `http/1.1`. With `tls` they are negotiated (ALPN). Without
     /// it nothing is, and a client that speaks `h2` has to know that it may (prior knowledge). Browsers take one `h2` connection
-    /// for a page and all its WebSockets (RFC 8441). A session on it cannot move to another process at an upgrade, as one of
-    /// `http/1.1` does, and is drained. Default: `[h2, http/1.1]` with `tls`, since pages load faster so; `[http/1.1]`
+    /// for a page and all its WebSockets, see `extended_connect`. Default: `[h2, http/1.1]` with `tls`, since pages load faster so; `[http/1.1]`
     /// without, since hardly any client but other proxies speaks `h2` there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocols: Option<Vec<HttpProtocol>>,
+
+    /// Whether WebSockets are streams of a connection of `h2` (extended CONNECT, RFC 8441). `off`: browsers open a connection of
+    /// `http/1.1` for each, whose session can move to the next process at an upgrade; one on `h2` shares its connection and is
+    /// drained. Default: `on`, since a browser's first WebSocket then needs neither TCP nor TLS of its own.
+    #[serde(default)]
+    pub extended_connect: ExtendedConnectMode,
 
     /// Whether a PROXY protocol header (version 1 or 2) with the client's address comes before everything else.
     /// Default: `off`, since otherwise anybody who can connect could claim any address.
@@ -69,6 +74,17 @@ pub struct ListenerConfig {
     /// Answers every request with a redirect to https instead of serving routes. Default: routes are served.
     #[serde(default)]
     pub redirect: Option<Redirect>,
+}
+
+/// Whether WebSockets are streams of a connection of HTTP/2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExtendedConnectMode {
+    /// They are, where a client asks for it.
+    #[default]
+    On,
+    /// Each has a connection of its own.
+    Off,
 }
 
 /// A version of HTTP, by its name in ALPN (RFC 7301).
@@ -260,6 +276,7 @@ impl ListenerConfig {
             bind: Bind::Tcp(([127, 0, 0, 1], 8080).into()),
             tls: None,
             protocols: None,
+            extended_connect: ExtendedConnectMode::On,
             proxy_protocol: ProxyProtocol::Off,
             timeouts: ListenerTimeouts::default(),
             trusted_proxies: Vec::new(),

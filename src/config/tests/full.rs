@@ -21,6 +21,7 @@ listeners:
       min_version: \"1.2\"
       client_auth: { ca: c.crt, mode: require }
     protocols: [http/1.1]
+    extended_connect: on
     proxy_protocol: off
     timeouts: { tls: 10s, headers: 10s, keep_alive: 60s, send: 30s }
     trusted_proxies: [10.0.0.0/8]

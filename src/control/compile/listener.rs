@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::config::{
-    self, Bind, CertificateConfig, ClientAuthModeConfig, HttpProtocol, KeyPath, MinTlsVersion, ProxyProtocol, ServerTls,
+    self, Bind, CertificateConfig, ClientAuthModeConfig, ExtendedConnectMode, HttpProtocol, KeyPath, MinTlsVersion,
+    ProxyProtocol, ServerTls,
 };
 use crate::net::listener::Address;
 use crate::net::proxy_protocol::Mode;
@@ -72,6 +73,7 @@ impl Compiler<'_> {
             timeouts: written.timeouts.clone(),
             limits: written.limits.clone(),
             protocols,
+            extended_connect: written.extended_connect == ExtendedConnectMode::On,
             metrics,
         };
         CompiledListener { written: written.clone(), settings: Arc::new(settings), proxy: Arc::new(proxy) }

@@ -62,15 +62,17 @@ pub(super) async fn serve(
     let timed = timed.with_sessions(Arc::clone(shared.sessions()));
     let io = Watched::new(timed, Watcher::new(&shared, &is_flooded));
     let first_due = Instant::now() + timeouts.headers.duration();
-    let beginning = h2::server::Builder::new()
+    let mut builder = h2::server::Builder::new();
+    builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW.saturating_mul(limits.streams).min(WINDOW_MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.header_bytes.len()).unwrap_or(u32::MAX))
-        .enable_connect_protocol()
-        .handshake::<_, Bytes>(io);
-    let ended = match timeout_at(first_due, beginning).await {
+        .max_header_list_size(u32::try_from(limits.header_bytes.len()).unwrap_or(u32::MAX));
+    if settings.extended_connect {
+        builder.enable_connect_protocol();
+    }
+    let ended = match timeout_at(first_due, builder.handshake::<_, Bytes>(io)).await {
         Ok(Ok(connection)) => drive(connection, &shared, &is_flooded, &guard, first_due).await,
         Ok(Err(error)) => Ended::Failed(error),
         Err(_) => Ended::NoRequest,

@@ -1,5 +1,8 @@
 //! Pages over HTTP/2, and requests for WebSockets that are no good.
 
+use tokio::net::TcpStream;
+use wsluice::net::listener::Address;
+
 use super::super::harness::{Conn, H2Client, Handshake, Proxy, RawServer, within};
 use super::{PLAIN, Site, both};
 
@@ -210,4 +213,26 @@ async fn a_body_that_the_client_does_not_take_ends_after_the_time_to_send() {
     });
     assert_eq!(ended.await.unwrap().unwrap_err().reason(), Some(h2::Reason::CANCEL));
     let _ = within("the server", sending).await;
+}
+
+#[tokio::test]
+async fn a_listener_may_keep_websockets_off_http_2() {
+    let mut server = RawServer::start().await;
+    let proxy = Proxy::start(&both(&[server.url()], &[]).replace("protocols:", "extended_connect: off, protocols:"));
+    let Address::Tcp(address) = proxy.address() else { panic!("TCP") };
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut send, connection) = within("SETTINGS", h2::client::handshake(stream)).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::builder().uri("http://example.com/").body(()).unwrap();
+    let (page, _) = send.send_request(request, true).unwrap();
+    let (answer, _conn) = tokio::join!(within("the page", page), async {
+        let mut conn = server.accept().await;
+        conn.head().await;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        conn
+    });
+    assert_eq!(answer.unwrap().status(), 200);
+    assert!(!send.is_extended_connect_protocol_enabled());
+    drop(send);
+    within("the end", driver).await.unwrap().unwrap();
 }
