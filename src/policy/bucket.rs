@@ -57,6 +57,24 @@ impl AdmissionRate {
         }
     }
 
+    /// Returns the share of one of so many instances: no more than all of it together.
+    pub fn share(self, instances: u32) -> AdmissionRate {
+        let instances = u64::from(instances.max(1));
+        let burst = (self.burst() / instances).max(1);
+        let interval = self.interval.saturating_mul(instances);
+        AdmissionRate { interval, slack: interval.saturating_mul(burst), wait: self.wait }
+    }
+
+    /// Returns the time between two slots.
+    pub fn interval(self) -> Duration {
+        Duration::from_nanos(self.interval)
+    }
+
+    /// Returns how many slots may be taken at once.
+    pub fn burst(self) -> u64 {
+        self.slack / self.interval
+    }
+
     /// Shortens the longest wait to `left`.
     pub fn within(self, left: Duration) -> AdmissionRate {
         AdmissionRate { wait: self.wait.min(nanos(left)), ..self }
@@ -199,6 +217,19 @@ mod tests {
             }
             prop_assert!(slots.is_sorted(), "first come, first served");
             prop_assert!(excess(&slots, per_second, burst) <= 1e-6);
+        }
+    }
+
+    proptest! {
+        /// As long as each instance may have one of the burst.
+        #[test]
+        fn the_shares_of_all_instances_are_no_more_than_the_whole(per_second in 1_u32..5000, instances in 1_u32..50, more in 0_u32..50) {
+            let burst = instances + more;
+            let whole = AdmissionRate::new(per_second, burst, Duration::ZERO);
+            let share = whole.share(instances);
+            let each = share.slack.div_ceil(share.interval);
+            prop_assert!(each >= 1 && each * u64::from(instances) <= u64::from(burst));
+            prop_assert_eq!(share.interval, whole.interval * u64::from(instances));
         }
     }
 

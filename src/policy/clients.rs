@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::bucket::{AdmissionRate, RateExceeded};
@@ -56,6 +56,22 @@ impl HeaderDigest {
     }
 }
 
+/// A digest of a client of a route, the same in all processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientDigest([u8; 16]);
+
+impl ClientDigest {
+    /// Returns all of it.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// Returns its first byte, which is as good as random.
+    pub const fn first(&self) -> u8 {
+        self.0[0]
+    }
+}
+
 /// The hash of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientHash(u64);
@@ -68,6 +84,25 @@ impl ClientKey<'_> {
             ClientKey::Subject(subject) => key.hash_one((1_u8, subject)),
             ClientKey::Header(value) => key.hash_one((2_u8, value)),
         })
+    }
+
+    /// Returns its digest as a client of `route`. No two clients have the same one, whatever they call themselves.
+    pub fn digest(self, route: &str) -> ClientDigest {
+        let mut context = Context::new(&SHA256);
+        context.update(&(route.len() as u64).to_le_bytes());
+        context.update(route.as_bytes());
+        match self {
+            ClientKey::Address(address) => match address.map(network) {
+                None => context.update(&[0]),
+                Some(IpAddr::V4(address)) => context.update(&[&[4][..], &address.octets()].concat()),
+                Some(IpAddr::V6(address)) => context.update(&[&[6][..], &address.octets()].concat()),
+            },
+            ClientKey::Subject(subject) => context.update(&[&[1][..], subject.as_bytes()].concat()),
+            ClientKey::Header(HeaderDigest(value)) => context.update(&[&[2][..], &value].concat()),
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&context.finish().as_ref()[..16]);
+        ClientDigest(bytes)
     }
 }
 
@@ -227,6 +262,9 @@ mod tests {
 
     const START: MonotonicTime = MonotonicTime::from_micros(1_000_000_000);
 
+    /// The first bytes of the SHA-256 of the length of the route, the route, 1 and the subject.
+    const DIGEST: [u8; 4] = [71, 19, 109, 196];
+
     fn micros(micros: u64) -> Duration {
         Duration::from_micros(micros)
     }
@@ -247,6 +285,22 @@ mod tests {
         let unknown = ClientKey::Address(None).hash(&key);
         assert_ne!(ClientKey::Subject("ann").hash(&key), ClientKey::Header(HeaderDigest::of(b"ann")).hash(&key));
         assert!(unknown == ClientKey::Address(None).hash(&key) && unknown != address("0.0.0.0"));
+    }
+
+    #[test]
+    fn a_digest_tells_all_clients_of_all_routes_apart_and_is_the_same_everywhere() {
+        let addresses = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|text| ClientKey::Address(text.parse().ok()));
+        let header = ClientKey::Header(HeaderDigest::of(b"ann"));
+        let others = [ClientKey::Address(None), ClientKey::Subject("ann"), ClientKey::Subject(""), header];
+        let all: std::collections::HashSet<_> = ["a", "ab", ""]
+            .iter()
+            .flat_map(|route| addresses.iter().chain(&others).map(|client| client.digest(route)))
+            .collect();
+        assert_eq!(all.len(), 3 * 7);
+        let mapped = ClientKey::Address("::ffff:192.0.2.1".parse().ok());
+        assert_eq!(mapped.digest("a"), addresses[0].digest("a"));
+        // Instances of different builds count together.
+        assert_eq!(ClientKey::Subject("ann").digest("chat").as_bytes()[..4], DIGEST);
     }
 
     #[test]

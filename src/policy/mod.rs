@@ -6,10 +6,12 @@ pub mod balance_key;
 pub mod basic;
 pub mod bucket;
 pub mod clients;
+pub mod denied;
 pub mod jwt;
 pub mod origin;
 pub mod reach;
 pub mod recheck;
+pub mod refused;
 pub mod retry_budget;
 pub mod subject;
 
