@@ -132,6 +132,7 @@ impl App {
         let context = CompileContext {
             workers,
             key_sources: families.key_sources(),
+            shared: families.shared_state(),
             passwords: Arc::new(BasicVerifier::new(std::thread::available_parallelism().map_or(1, usize::from))),
             families,
             log: Some(output),
@@ -144,6 +145,7 @@ impl App {
             ending: Arc::clone(&ending),
             wait_limits: WaitLimits::default(),
         };
+        let denied = Arc::clone(&context.shared.denied);
         let mut threads = Threads { over: watch::Sender::new(false), threads: vec![] };
         let mut orders = vec![];
         for index in 0..workers {
@@ -154,7 +156,7 @@ impl App {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let backend = ProcessBackend::new(handle.clone(), Arc::clone(&sessions), readiness.clone());
+        let backend = ProcessBackend::new(handle.clone(), Arc::clone(&sessions), denied, readiness.clone());
         let api = Api::new(Arc::new(backend), Access::default(), api::Metrics::register(&registry)?);
         let api = Some(Arc::new(api));
         let metrics = connections::Metrics::register(&registry)?;

@@ -38,6 +38,7 @@ pub mod discovery;
 pub mod probe;
 
 pub mod auth;
+pub mod shared;
 
 // Third floor: the data plane.
 pub mod session;

@@ -165,6 +165,13 @@ impl Api {
             Call::Close { filter, close, over } => {
                 json!({ "closing": backend.close(SessionSelector::All(&filter), close, over).await? })
             }
+            Call::AllDenied => json(&backend.all_denied())?,
+            Call::Denied(subject) => json(&backend.denied(&subject).ok_or_else(|| not_denied(&subject))?)?,
+            Call::Deny { subject, until, reason } => json(&backend.deny(&subject, until, &reason).await?)?,
+            Call::Allow(subject) => match backend.allow(&subject).await? {
+                true => json!({ "ended": true }),
+                false => return Err(not_denied(&subject)),
+            },
             Call::Drains => json!({ "drains": json(&backend.drains().await)? }),
             Call::Drain { target, time } => {
                 json!({ "closing": backend.drain(target, time).await? })
@@ -184,10 +191,21 @@ fn no_session() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "there is no such session; it may have ended")
 }
 
+fn not_denied(subject: &str) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, format!("{subject:?} is not denied"))
+}
+
 /// Returns the action and its object, if the call changes anything.
 fn action_of(call: &Call) -> Option<(&'static str, String)> {
     match call {
-        Call::Status | Call::Config | Call::Check(_) | Call::Sessions { .. } | Call::Session(_) | Call::Drains => None,
+        Call::Status
+        | Call::Config
+        | Call::Check(_)
+        | Call::Sessions { .. }
+        | Call::Session(_)
+        | Call::AllDenied
+        | Call::Denied(_)
+        | Call::Drains => None,
         Call::Reload => Some(("reload", String::new())),
         Call::Upgrade => Some(("upgrade", String::new())),
         Call::Expire { id, at } => {
@@ -198,6 +216,11 @@ fn action_of(call: &Call) -> Option<(&'static str, String)> {
         Call::Close { filter, close, over } => {
             Some(("close", format!("sessions {filter} with {} over {over:?}", describe(close))))
         }
+        Call::Deny { subject, until, reason } => {
+            let until = until.map_or_else(|| "for ever".to_owned(), |until| format!("until {}", Utc(until)));
+            Some(("deny", format!("subject {subject:?} {until}: {reason:?}")))
+        }
+        Call::Allow(subject) => Some(("allow", format!("subject {subject:?}"))),
         Call::Drain { target, time } => Some(("drain", format!("{target} over {time:?}"))),
         Call::EndDrain(target) => Some(("end_drain", target.to_string())),
     }

@@ -69,6 +69,27 @@ pub trait AdminBackend: fmt::Debug + Send + Sync {
         over: Duration,
     ) -> ReplyFuture<'a, Result<usize, BackendError>>;
 
+    /// Returns the subjects that are denied now.
+    fn all_denied(&self) -> AllDenied;
+
+    /// Returns why a subject is denied, if it is now.
+    fn denied(&self, subject: &str) -> Option<DeniedSubject>;
+
+    /// Denies a subject until a moment: closes its sessions and refuses new ones, on all instances that share the list.
+    ///
+    /// Returns an error if there are too many, or if the list cannot be changed now.
+    fn deny<'a>(
+        &'a self,
+        subject: &'a str,
+        until: Option<SystemTime>,
+        reason: &'a str,
+    ) -> ReplyFuture<'a, Result<DeniedSubject, BackendError>>;
+
+    /// Allows a subject again. Returns false if it was not denied.
+    ///
+    /// Returns an error if the list cannot be changed now.
+    fn allow<'a>(&'a self, subject: &'a str) -> ReplyFuture<'a, Result<bool, BackendError>>;
+
     /// Refuses new sessions on `target` and closes the existing ones, evenly over `time`. Returns how many.
     ///
     /// Returns an error if there is no such target.
@@ -109,6 +130,9 @@ pub enum BackendError {
     /// It is not possible in the present state.
     #[error("{0}")]
     Conflict(String),
+    /// It is not possible now.
+    #[error("{0}")]
+    Unavailable(String),
     /// The process is shutting down.
     #[error("the process is shutting down")]
     Ending,
@@ -159,6 +183,31 @@ pub struct DrainStatus {
     pub since: SystemTime,
     /// The sessions that are still open.
     pub sessions: usize,
+}
+
+/// All subjects that are denied.
+#[derive(Clone, Debug, Serialize)]
+pub struct AllDenied {
+    /// Each of them, by its name.
+    pub denied: Vec<DeniedSubject>,
+    /// Whether all instances have the same list.
+    pub shared: bool,
+}
+
+/// A subject that is denied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeniedSubject {
+    /// The subject.
+    pub subject: String,
+    /// Until when; for ever if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "utc_if_any")]
+    pub until: Option<SystemTime>,
+    /// Since when.
+    #[serde(serialize_with = "utc")]
+    pub since: SystemTime,
+    /// What was said about it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// The configuration in force.

@@ -14,6 +14,8 @@ use crate::base::file_state;
 use crate::base::time::UNIX_SECONDS_MAX;
 use crate::config::{FILE_BYTES_MAX, TimeSpan};
 use crate::header::redact::decode;
+use crate::policy::denied;
+use crate::policy::subject::SUBJECT_BYTES_MAX;
 use crate::telemetry::utc::Utc;
 use crate::ws::close::{Close, CloseCode};
 
@@ -79,6 +81,21 @@ pub enum Call {
         /// The time over which they are closed.
         over: Duration,
     },
+    /// Returns the subjects that are denied.
+    AllDenied,
+    /// Returns why a subject is denied.
+    Denied(String),
+    /// Denies a subject.
+    Deny {
+        /// The subject.
+        subject: String,
+        /// Until when; `None`: for ever.
+        until: Option<SystemTime>,
+        /// What is said about it; may be empty.
+        reason: String,
+    },
+    /// Allows a subject again.
+    Allow(String),
     /// Returns the drains.
     Drains,
     /// Begins a drain.
@@ -128,7 +145,9 @@ impl From<BackendError> for ApiError {
             BackendError::Bad(_) => ApiError::new(StatusCode::BAD_REQUEST, error),
             BackendError::Unknown(_) => ApiError::new(StatusCode::NOT_FOUND, error),
             BackendError::Conflict(_) => ApiError::new(StatusCode::CONFLICT, error),
-            BackendError::Ending => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            BackendError::Ending | BackendError::Unavailable(_) => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
+            }
         }
     }
 }
@@ -152,6 +171,10 @@ pub enum ApiPath {
     Close,
     /// `sessions/ID`
     Session(String),
+    /// `denied`
+    AllDenied,
+    /// `denied/SUBJECT`
+    Denied(String),
     /// `drains`
     Drains,
     /// `drains/KIND/NAME`
@@ -165,8 +188,8 @@ impl ApiPath {
     /// If there is no such path.
     pub fn of(path: &str) -> Result<ApiPath, ApiError> {
         let nothing = || {
-            let there = "status, config, reload, upgrade, check, sessions, sessions/close, sessions/ID, drains, drains/listener/NAME, \
-                         drains/route/NAME, drains/upstream/NAME and drains/endpoint/UPSTREAM/ENDPOINT";
+            let there = "status, config, reload, upgrade, check, sessions, sessions/close, sessions/ID, denied, denied/SUBJECT, \
+                         drains, drains/listener/NAME, drains/route/NAME, drains/upstream/NAME and drains/endpoint/UPSTREAM/ENDPOINT";
             ApiError::new(StatusCode::NOT_FOUND, format!("not found; below {ROOT} there are {there}"))
         };
         let rest = path.strip_prefix(ROOT).ok_or_else(nothing)?;
@@ -188,6 +211,8 @@ impl ApiPath {
             ("sessions", "") => ApiPath::Sessions,
             ("sessions", "close") => ApiPath::Close,
             ("sessions", id) => ApiPath::Session(whole(id)?),
+            ("denied", "") => ApiPath::AllDenied,
+            ("denied", subject) => ApiPath::Denied(name(subject)?),
             ("drains", "") => ApiPath::Drains,
             ("drains", target) => {
                 let (kind, target) = target.split_once('/').ok_or_else(nothing)?;
@@ -210,9 +235,10 @@ impl ApiPath {
     /// Returns its methods.
     fn methods(&self) -> &'static str {
         match self {
-            ApiPath::Status | ApiPath::Config | ApiPath::Sessions | ApiPath::Drains => "GET, HEAD",
+            ApiPath::Status | ApiPath::Config | ApiPath::Sessions | ApiPath::AllDenied | ApiPath::Drains => "GET, HEAD",
             ApiPath::Reload | ApiPath::Upgrade | ApiPath::Check | ApiPath::Close => "POST",
             ApiPath::Session(_) => "GET, HEAD, PATCH, DELETE",
+            ApiPath::Denied(_) => "GET, HEAD, PUT, DELETE",
             ApiPath::Drain(_) => "PUT, DELETE",
         }
     }
@@ -289,6 +315,15 @@ impl Call {
                     _ => Call::Close { filter, close, over },
                 }
             }
+            (ApiPath::AllDenied, _) => Call::AllDenied,
+            (ApiPath::Denied(subject), _) if subject.len() > SUBJECT_BYTES_MAX => {
+                return Err(Wrong(format!("a subject has at most {SUBJECT_BYTES_MAX} bytes")).into());
+            }
+            (ApiPath::Denied(subject), &Method::PUT) => {
+                Call::Deny { subject, until: until(parameters_of)?, reason: reason(parameters_of)? }
+            }
+            (ApiPath::Denied(subject), &Method::DELETE) => Call::Allow(subject),
+            (ApiPath::Denied(subject), _) => Call::Denied(subject),
             (ApiPath::Drains, _) => Call::Drains,
             (ApiPath::Drain(target), &Method::DELETE) => Call::EndDrain(target),
             (ApiPath::Drain(target), _) => {
@@ -374,10 +409,36 @@ fn close(from: &mut QueryParameters) -> Result<Close, Wrong> {
     Ok(Close { code: Some(code), reason })
 }
 
-/// Reads when a credential expires: a time, or `never`.
+/// How a moment is written.
+const SUCH_AS: &str =
+    "a time such as `2026-11-21T08:55:03Z`, the seconds since 1970 as in the `exp` of a token, or `never`";
+
+/// Reads when a credential expires.
 fn expiry(from: &mut QueryParameters) -> Result<Option<SystemTime>, Wrong> {
-    let such_as =
-        "a time such as `2026-11-21T08:55:03Z`, the seconds since 1970 as in the `exp` of a token, or `never`";
+    moment(from, "expires_at")?.ok_or_else(|| Wrong(format!("`expires_at` is missing: {SUCH_AS}")))
+}
+
+/// Reads until when a subject is denied; for ever, if nothing is said.
+fn until(from: &mut QueryParameters) -> Result<Option<SystemTime>, Wrong> {
+    match moment(from, "until")?.flatten() {
+        Some(until) if until <= SystemTime::now() => Err(Wrong("`until` is over already".to_owned())),
+        until => Ok(until),
+    }
+}
+
+/// Reads why a subject is denied.
+fn reason(from: &mut QueryParameters) -> Result<String, Wrong> {
+    match from.text("reason").unwrap_or_default() {
+        reason if reason.len() > denied::REASON_BYTES_MAX => {
+            Err(Wrong(format!("`reason` has at most {} bytes, this one {}", denied::REASON_BYTES_MAX, reason.len())))
+        }
+        reason if reason.contains(char::is_control) => Err(Wrong("`reason` has control characters".to_owned())),
+        reason => Ok(reason),
+    }
+}
+
+/// Reads a moment, or `never`.
+fn moment(from: &mut QueryParameters, name: &'static str) -> Result<Option<Option<SystemTime>>, Wrong> {
     let read = |text: &str| match text {
         "never" => Some(None),
         text => {
@@ -391,7 +452,7 @@ fn expiry(from: &mut QueryParameters) -> Result<Option<SystemTime>, Wrong> {
             }
         }
     };
-    from.read("expires_at", such_as, read)?.ok_or_else(|| Wrong(format!("`expires_at` is missing: {such_as}")))
+    from.read(name, SUCH_AS, read)
 }
 
 fn time(from: &mut QueryParameters, name: &'static str) -> Result<Option<Duration>, Wrong> {

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::backend::{
-    AdminBackend, BackendError, ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus,
-    PredecessorStatus, Problem, ProcessStatus, ReplyFuture, SessionSelector, SessionView, UpgradeResult,
-    UpstreamStatus,
+    AdminBackend, AllDenied, BackendError, ConfigView, DeniedSubject, DrainStatus, DrainTarget, EndpointStatus,
+    ListenerStatus, PredecessorStatus, Problem, ProcessStatus, ReplyFuture, SessionSelector, SessionView,
+    UpgradeResult, UpstreamStatus,
 };
 use super::filter::Filter;
 use super::health::{Lifecycle, Readiness};
@@ -21,9 +21,11 @@ use crate::config::Bind;
 use crate::control::{Changes, ControlHandle, ControlRequest, MoveReport, ReloadError, Trigger, Upgraded};
 use crate::health::threshold::Health;
 use crate::net::listener::Address;
+use crate::policy::denied::DeniedEntry;
 use crate::session::registry::{Listed, SessionId};
 use crate::session::stop::StopReason;
 use crate::session::{SessionEntry, Sessions};
+use crate::shared::deny_list::{DenyError, DenyList};
 use crate::upstream::Upstream;
 use crate::ws::close::Close;
 
@@ -33,6 +35,7 @@ pub struct ProcessBackend {
     control: ControlHandle,
     sessions: Arc<Sessions>,
     list: SessionList,
+    denied: Arc<DenyList>,
     readiness: Readiness,
     started: SystemTime,
     began: MonotonicTime,
@@ -40,10 +43,15 @@ pub struct ProcessBackend {
 
 impl ProcessBackend {
     /// Creates the backend of a process that has just started.
-    pub fn new(control: ControlHandle, sessions: Arc<Sessions>, readiness: Readiness) -> ProcessBackend {
+    pub fn new(
+        control: ControlHandle,
+        sessions: Arc<Sessions>,
+        denied: Arc<DenyList>,
+        readiness: Readiness,
+    ) -> ProcessBackend {
         let (started, began) = (SystemTime::now(), clock::now());
         let list = SessionList::new(Arc::clone(&sessions));
-        ProcessBackend { control, sessions, list, readiness, started, began }
+        ProcessBackend { control, sessions, list, denied, readiness, started, began }
     }
 
     fn in_force(&self, config: Value) -> ConfigView {
@@ -246,6 +254,33 @@ impl AdminBackend for ProcessBackend {
         })
     }
 
+    fn all_denied(&self) -> AllDenied {
+        let denied = self.denied.entries().into_iter().map(|(subject, entry)| denied_subject(subject, entry));
+        AllDenied { denied: denied.collect(), shared: self.denied.is_shared() }
+    }
+
+    fn denied(&self, subject: &str) -> Option<DeniedSubject> {
+        Some(denied_subject(subject.to_owned(), self.denied.entry(subject)?))
+    }
+
+    fn deny<'a>(
+        &'a self,
+        subject: &'a str,
+        until: Option<SystemTime>,
+        reason: &'a str,
+    ) -> ReplyFuture<'a, Result<DeniedSubject, BackendError>> {
+        Box::pin(async move {
+            let millis = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+            let until = until.map(|until| u64::try_from(millis(until)).unwrap_or(u64::MAX));
+            let entry = self.denied.deny(subject, until, reason).await?;
+            Ok(denied_subject(subject.to_owned(), entry))
+        })
+    }
+
+    fn allow<'a>(&'a self, subject: &'a str) -> ReplyFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async move { Ok(self.denied.allow(subject).await?) })
+    }
+
     fn drain(&self, target: DrainTarget, time: Duration) -> ReplyFuture<'_, Result<usize, BackendError>> {
         Box::pin(async move {
             let (target, wrong) = KnownNames(&self.control.in_force()).target(target);
@@ -290,6 +325,25 @@ impl From<ReloadError> for BackendError {
             ReloadError::Ending => BackendError::Ending,
             refused => BackendError::Conflict(error_chain(&refused)),
         }
+    }
+}
+
+impl From<DenyError> for BackendError {
+    fn from(refused: DenyError) -> BackendError {
+        match refused {
+            DenyError::Full(_) => BackendError::Conflict(refused.to_string()),
+            DenyError::Away(_) => BackendError::Unavailable(refused.to_string()),
+        }
+    }
+}
+
+fn denied_subject(subject: String, entry: DeniedEntry) -> DeniedSubject {
+    let at = |millis: u64| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis));
+    DeniedSubject {
+        subject,
+        until: entry.until.and_then(at),
+        since: at(entry.since).unwrap_or(SystemTime::UNIX_EPOCH),
+        reason: entry.reason.into(),
     }
 }
 

@@ -71,6 +71,7 @@ pub use schema::rebalance::{OnDown, RebalanceConfig};
 pub use schema::route::{
     Headers, Keepalive, Lookalikes, PlainHttp, RewriteConfig, RouteConfig, RouteLimits, RouteTimeouts, Validate,
 };
+pub use schema::shared::{OnSharedFailure, RedisConfig, SharedConfig};
 pub use schema::sticky::{CookieSameSite, CookieSecure, StickyConfig};
 pub use schema::tcp::TcpConfig;
 pub use schema::upstream::{Balance, UpstreamConfig};
@@ -80,6 +81,7 @@ pub use value::edits::{HeaderEditsConfig, HeaderSet};
 pub use value::error_status::ErrorStatus;
 pub use value::http::FieldName;
 pub use value::http_url::HttpUrl;
+pub use value::redis_url::RedisUrl;
 pub use value::secret::SigningSecret;
 pub use value::sent::SentHeader;
 pub use value::{BadValue, ByteSize, MapOrOff, OrOff, TimeSpan};
@@ -130,6 +132,11 @@ pub struct Config {
     #[serde(default, skip_serializing)]
     pub defaults: Defaults,
 
+    /// What several instances keep together: limits of single clients, and the list of denied subjects. Default: nothing; each
+    /// instance has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedConfig>,
+
     /// Metrics, health and control for operators. Default: not served.
     #[serde(default)]
     pub admin: Option<Admin>,
@@ -164,7 +171,9 @@ impl Config {
         let upstreams = self.upstreams.values().flat_map(UpstreamConfig::files);
         let token = self.admin.iter().filter_map(|admin| admin.token_file.as_deref());
         let routes = self.routes.iter().flat_map(RouteConfig::files);
-        let all: BTreeSet<&Path> = listeners.chain(routes).chain(upstreams).chain(token).collect();
+        let redis = self.shared.iter().filter_map(|shared| shared.redis.as_ref());
+        let redis = redis.filter_map(|redis| redis.tls.as_deref()).flat_map(ClientTls::files);
+        let all: BTreeSet<&Path> = listeners.chain(routes).chain(upstreams).chain(redis).chain(token).collect();
         all.into_iter().map(Path::to_owned).collect()
     }
 

@@ -89,6 +89,7 @@ fn for_each_piece(file: &Config, written: Option<&YamlNode>, mut visit: impl FnM
         drain,
         watch,
         on_upgrade,
+        shared,
         include: _,
         defaults: _,
     } = file;
@@ -104,6 +105,7 @@ fn for_each_piece(file: &Config, written: Option<&YamlNode>, mut visit: impl FnM
         ("drain", value(drain)),
         ("log", value(log)),
         ("on_upgrade", value(on_upgrade)),
+        ("shared", value(shared)),
         ("version", value(version)),
         ("watch", value(watch)),
         ("workers", value(workers)),
@@ -187,7 +189,8 @@ impl<'a> ValuePosition<'a> {
 fn lay_over(typed: Value, written: Option<&YamlNode>, place: ValuePosition<'_>) -> Value {
     match (typed, written) {
         (typed, Some(YamlNode::Text { raw: Some(raw), .. })) => {
-            let secret = place.secret || typed == MASK;
+            let is_masked = matches!(&typed, Value::String(text) if text.contains(MASK));
+            let secret = place.secret || is_masked;
             ValuePosition { secret, ..place }.raw(raw)
         }
         (Value::Object(map), written @ (Some(YamlNode::Map(_)) | None)) => {

@@ -12,6 +12,7 @@ use super::background::EvictionStates;
 use super::compile::Compiled;
 use super::context::CompileContext;
 use super::departures::{self, Luggage};
+use super::evict::denied;
 use super::listeners::Listeners;
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
@@ -125,6 +126,9 @@ impl Destination<'_> {
                 OnChange::Close => Some(StopNotice { at: now, by: None, why: StopReason::Reload }),
             };
             stop.into_iter().for_each(|stop| state.add_stop(stop));
+        }
+        if state.client().subject().is_some_and(|subject| self.context.shared.denied.denies(subject)) {
+            state.add_stop(denied::stop_now());
         }
         let endpoint = (upstream.name.clone(), state.endpoint.to_string());
         let (quota, destination) = (Arc::clone(&route.quota), Arc::clone(route));

@@ -17,12 +17,13 @@ use crate::proxy::quota::RouteQuotas;
 use crate::session::Sessions;
 use crate::session::access_log::AccessLog;
 use crate::session::registry::SessionRegistry;
+use crate::shared::SharedState;
 use crate::telemetry::logging::{Format, Switch};
 use crate::telemetry::sink::LogSink;
 use crate::tls::certificates::Certificates;
 use crate::upstream::endpoint_state::EndpointStates;
 use crate::upstream::reach::Own;
-use crate::{auth, discovery, handover, probe, proxy, server, session, tls, upstream};
+use crate::{auth, discovery, handover, probe, proxy, server, session, shared, tls, upstream};
 
 /// All metric families, registered once for the life of the process.
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ pub struct MetricFamilies {
     pub(super) discovery: discovery::metrics::Metrics,
     pub(super) auth: auth::metrics::Metrics,
     pub(super) auth_services: auth::service::metrics::Metrics,
+    pub(super) shared: shared::metrics::Metrics,
     /// Metrics of reloads.
     pub control: metrics::Metrics,
     /// Metrics of upgrades.
@@ -61,11 +63,17 @@ impl MetricFamilies {
             discovery: discovery::metrics::Metrics::register(registry)?,
             auth: auth::metrics::Metrics::register(registry)?,
             auth_services: auth::service::metrics::Metrics::register(registry)?,
+            shared: shared::metrics::Metrics::register(registry)?,
             control: metrics::Metrics::register(registry)?,
             handover: handover::Metrics::register(registry)?,
             certificates: Certificates::new(tls::metrics::Metrics::register(registry)?),
             names: NameResolver::register(registry)?,
         })
+    }
+
+    /// Creates what is shared with other instances.
+    pub fn shared_state(&self) -> SharedState {
+        SharedState::new(self.shared.clone())
     }
 
     /// Creates the table of the URLs from which keys are fetched.
@@ -91,6 +99,8 @@ pub struct CompileContext {
     pub quotas: RouteQuotas,
     /// The URLs from which keys are fetched.
     pub key_sources: KeySources,
+    /// What is shared with other instances.
+    pub shared: SharedState,
     /// Checks the passwords of users.
     pub passwords: Arc<BasicVerifier>,
     /// The heartbeats of the workers.
@@ -130,6 +140,7 @@ impl CompileContext {
         CompileContext {
             workers: 1,
             key_sources: families.key_sources(),
+            shared: families.shared_state(),
             passwords: Arc::new(BasicVerifier::new(1)),
             families,
             log: None,

@@ -1,5 +1,5 @@
 //! What a process knows beside its configuration, told to the next one: drains that an operator has begun, how endpoints
-//! stand, and the keys of TLS tickets.
+//! stand, who is denied, and the keys of TLS tickets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,14 @@ use super::evict::drains::{DrainProgress, DrainTarget, Drains};
 use super::listeners::Listeners;
 use crate::base::clock;
 use crate::handover::Known;
+use crate::policy::denied::DeniedEntry;
+use crate::shared::deny_list::DenyList;
 use crate::tls::certificates::{Certificates, ListenerTickets};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_state::KnownStanding;
+
+/// How many denied subjects fit in one message, however long and strange their names are.
+const DENIED_AT_ONCE: usize = 16;
 
 /// One thing that is known. A later build may know more kinds, which this one passes over.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,10 +30,12 @@ enum Fact {
     Drain { target: DrainTarget, span: Duration },
     /// How an endpoint stands.
     Endpoint { upstream: String, endpoint: String, standing: KnownStanding },
+    /// Some of the subjects that are denied, and the version of the store that the list is of.
+    Denied { of: Option<u64>, entries: Vec<(String, DeniedEntry)> },
 }
 
 /// Returns all that is known.
-pub(super) fn all(compiled: &Compiled, drains: &[DrainProgress], certificates: &Certificates) -> Known {
+pub(super) fn all(compiled: &Compiled, drains: &[DrainProgress], context: &CompileContext) -> Known {
     let now = clock::now();
     let drains = drains.iter().map(|drain| Fact::Drain { target: drain.target.clone(), span: drain.span });
     let endpoints = compiled.upstreams.values().flat_map(|compiled| {
@@ -39,8 +46,10 @@ pub(super) fn all(compiled: &Compiled, drains: &[DrainProgress], certificates: &
         };
         upstream.endpoints().iter().filter_map(known).collect::<Vec<_>>()
     });
-    let facts = drains.chain(endpoints).filter_map(|fact| serde_json::to_value(fact).ok()).collect();
-    let tickets = certificates.ticket_keys();
+    let (of, denied) = context.shared.denied.known();
+    let denied = denied.chunks(DENIED_AT_ONCE).map(|entries| Fact::Denied { of, entries: entries.to_vec() });
+    let facts = drains.chain(endpoints).chain(denied).filter_map(|fact| serde_json::to_value(fact).ok()).collect();
+    let tickets = context.families.certificates.ticket_keys();
     let secrets = if tickets.is_empty() { Vec::new() } else { postcard::to_allocvec(&tickets).unwrap_or_default() };
     Known { facts, secrets: Zeroizing::new(secrets) }
 }
@@ -67,6 +76,20 @@ pub(super) fn take_standings(known: &Known, compiled: &Compiled) {
         if let Some(found) = endpoints.iter().find(|found| *found.name == *endpoint) {
             found.state.go_on_with(standing, now);
         }
+    }
+}
+
+/// Goes on with the list of denied subjects, unless the store of all instances was read already.
+pub(super) fn take_denied(known: &Known, denied: &DenyList) {
+    let (mut version, mut all) = (None, vec![]);
+    for fact in &known.facts {
+        if let Ok(Fact::Denied { of, entries }) = Fact::deserialize(fact) {
+            version = of;
+            all.extend(entries.into_iter().map(|(subject, entry)| (subject.into_boxed_str(), entry)));
+        }
+    }
+    if !all.is_empty() {
+        denied.adopt(version, all);
     }
 }
 

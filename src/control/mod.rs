@@ -105,6 +105,9 @@ pub struct Controller {
     watchdog: JoinSet<()>,
     /// Reports our remaining sessions to the next process.
     report: JoinSet<()>,
+    /// Closes sessions of subjects that are denied.
+    #[expect(dead_code, reason = "it ends with the controller")]
+    closing_denied: JoinSet<()>,
 }
 
 /// Where the process gets its sockets from, and how it can be replaced.
@@ -133,7 +136,7 @@ impl Controller {
             } = &mut self;
             let destination = Destination { compiled, listeners, context, evictions };
             let judge = |sessions| destination.judge(sessions);
-            let known = || known::all(destination.compiled, &drains.all(), &destination.context.families.certificates);
+            let known = || known::all(destination.compiled, &drains.all(), destination.context);
             tokio::select! {
                 request = requests.recv() => match request {
                     // A request that panics stays half done; the next one finds the state as it is.

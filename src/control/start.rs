@@ -12,6 +12,7 @@ use super::active_config::ActiveConfig;
 use super::background::{EvictionStates, start_discovery, start_tasks};
 use super::compile::{Compiled, compile};
 use super::context::CompileContext;
+use super::evict::denied;
 use super::evict::drains::Drains;
 use super::known;
 use super::listeners::{self, AdminEndpoint, Bindings, Listeners};
@@ -21,6 +22,7 @@ use super::{ControlHandle, Controller, ProcessOrigin, REQUESTS_MAX, ReloadError,
 use crate::config::{Finding, Loaded};
 use crate::handover::{Activated, Predecessors, PreparedSuccessor};
 use crate::server::accepting;
+use crate::telemetry::panics::{self, PanicSite};
 
 /// What the rest of the process gets once the first configuration is in force.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ impl Built {
         context.own.set(listeners.all_addresses(&bound, [admin.as_ref()]));
         let mut tasks = BTreeMap::new();
         compiled.fetch_keys();
+        compiled.start_sharing(context, None).await;
         start_discovery(&mut compiled, &mut tasks, &context.ending).await;
         Ok(Built { compiled, listeners, bound, admin, tasks })
     }
@@ -102,6 +105,7 @@ impl Controller {
         }
         let known = activated.as_mut().map(Activated::take_known).unwrap_or_default();
         known::take_standings(&known, &compiled);
+        known::take_denied(&known, &context.shared.denied);
         listeners.open(bound, &compiled).await;
         let (mut drains, drains_seen) = Drains::new(Arc::clone(&context.sessions));
         known::take_drains(&known, &mut drains, &compiled, &mut listeners, &context).await;
@@ -144,6 +148,12 @@ impl Controller {
         let upgrades = Upgrades::new(succession, predecessors, states, handovers);
         let notifier = Arc::new(notifier);
         let watchdog = watchdog.map(|span| watchdog_task::run(Arc::clone(&notifier), span, context.pulse.clone()));
+        let mut closing_denied = JoinSet::new();
+        let (list, sessions) = (Arc::clone(&context.shared.denied), Arc::clone(&context.sessions));
+        closing_denied.spawn(async move {
+            let run = || denied::run(&list, &sessions);
+            panics::keep(PanicSite::Control, "closing sessions of denied subjects", run).await;
+        });
         let control = Controller {
             context,
             metrics,
@@ -170,6 +180,7 @@ impl Controller {
             notifier,
             watchdog: watchdog.into_iter().collect(),
             report: JoinSet::new(),
+            closing_denied,
         };
         control.record_in_force();
         control.notify_ready();

@@ -19,33 +19,39 @@ impl ClientLimits {
     /// # Errors
     /// If the client has none left.
     pub fn judge_early(&self, request: &RoutedRequest, log: &RequestLog) -> Result<(), Failure> {
-        // Without a pace, `enter` alone asks who the client is.
-        if self.by == ClientBy::Subject || self.handshakes.is_none() {
+        // Without a pace, `enter` alone asks who the client is; a store is asked at another place.
+        if self.by == ClientBy::Subject || self.handshakes.is_none() || self.shared.is_some() {
             return Ok(());
         }
-        self.take_slot(self.hash_of(request, log).0)
+        self.take_slot(self.key_of(request, log).0.hash(&self.clients.key))
     }
 
     /// Takes a place for a session, and a slot if that was not done before.
     ///
     /// # Errors
     /// If the client has as many as it may have.
-    pub fn enter(&self, request: &RoutedRequest, log: &RequestLog) -> Result<Option<ClientPermit>, Failure> {
-        let (client, header) = self.hash_of(request, log);
+    pub fn enter(&self, request: &mut RoutedRequest, log: &RequestLog) -> Result<Option<ClientPermit>, Failure> {
+        if let Some(pass) = request.shared.take() {
+            return Ok(pass.permit);
+        }
+        let (key, header) = self.key_of(request, log);
+        let client = key.hash(&self.clients.key);
         if self.by == ClientBy::Subject {
             self.take_slot(client)?;
         }
         let Some(limit) = self.sessions else { return Ok(None) };
         let place = self.clients.sessions.enter(client, limit).ok_or(Failure::ClientSessions)?;
-        Ok(Some(ClientPermit { place, header }))
+        Ok(Some(ClientPermit { place, header, shared: None }))
     }
 
     /// Takes a place for a session that comes from another process, whatever the limit.
     pub fn readmit(&self, client: &SessionClient, header: Option<HeaderDigest>) -> Option<ClientPermit> {
         self.sessions?;
         let header = header.filter(|_| matches!(self.by, ClientBy::Header(_)));
-        let place = self.clients.sessions.enter_anyway(self.hash(header, client.subject(), client.address()));
-        Some(ClientPermit { place, header })
+        let key = self.key(header, client.subject(), client.address());
+        let place = self.clients.sessions.enter_anyway(key.hash(&self.clients.key));
+        let shared = self.shared.as_ref().map(|shared| shared.readmit(key));
+        Some(ClientPermit { place, header, shared })
     }
 
     fn take_slot(&self, client: ClientHash) -> Result<(), Failure> {
@@ -61,18 +67,26 @@ impl ClientLimits {
     }
 
     /// Returns who sends a request, and the header that tells it.
-    fn hash_of(&self, request: &RoutedRequest, log: &RequestLog) -> (ClientHash, Option<HeaderDigest>) {
+    pub(super) fn key_of<'a>(
+        &self,
+        request: &RoutedRequest,
+        log: &'a RequestLog,
+    ) -> (ClientKey<'a>, Option<HeaderDigest>) {
         let header = self.header(request);
         let subject = log.identity.as_ref().and_then(|identity| identity.subject.as_deref());
-        (self.hash(header, subject, log.request_info.client), header)
+        (self.key(header, subject, log.request_info.client), header)
     }
 
-    fn hash(&self, header: Option<HeaderDigest>, subject: Option<&str>, address: Option<IpAddr>) -> ClientHash {
-        let key = match (header, subject.filter(|_| self.by == ClientBy::Subject)) {
+    fn key<'a>(
+        &self,
+        header: Option<HeaderDigest>,
+        subject: Option<&'a str>,
+        address: Option<IpAddr>,
+    ) -> ClientKey<'a> {
+        match (header, subject.filter(|_| self.by == ClientBy::Subject)) {
             (Some(header), _) => ClientKey::Header(header),
             (None, Some(subject)) => ClientKey::Subject(subject),
             (None, None) => ClientKey::Address(address),
-        };
-        key.hash(&self.clients.key)
+        }
     }
 }

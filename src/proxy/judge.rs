@@ -15,6 +15,7 @@ use super::edits::FilledEdits;
 use super::outcome::{self, Failure};
 use super::request::RoutedRequest;
 use super::request_log::RequestLog;
+use super::sharing::Moment;
 use super::snapshot::{Route, RouteAction};
 use super::values::RequestValues;
 use super::{Downstream, Proxy, forward, forward_auth, hops, page, response, upgrade};
@@ -127,6 +128,7 @@ impl Proxy {
             offer: None,
             credential: None,
             from_service: None,
+            shared: None,
         };
         match &action {
             RouteAction::Forward(route) if log.is_handshake => {
@@ -263,6 +265,21 @@ impl Arrival {
         let Some(service) = route.auth.as_ref().and_then(|auth| auth.service.as_ref()) else { return Ok(()) };
         let path = self.asked.as_deref().unwrap_or_default();
         Box::pin(forward_auth::judge(service, route, &mut self.request, path, log)).await
+    }
+
+    /// Asks whether its client may open one more session, where clients are counted for all instances together and this is the
+    /// moment when it is known who they are.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub async fn ask_store(&mut self, moment: Moment, log: &RequestLog) -> Result<(), Failure> {
+        let RouteAction::Forward(route) = &self.action else { return Ok(()) };
+        match &route.client_limits {
+            Some(limits) if log.is_handshake && limits.is_shared_at(moment) => {
+                Box::pin(limits.ask_store(&mut self.request, log)).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns the keys of its route, if they are fetched.

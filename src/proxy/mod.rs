@@ -1,7 +1,7 @@
 //! Handles a request: from its head to an answer or a session, in a fixed order, cheap steps first.
 //!
 //! Method, coding, host, path, route, address, loop, drain, offer, origin, pace of the client, token, password, the service that
-//! says who may come in, the route's own answer if it has one, sessions of the client, route quota, endpoint, handshake: each step returns what the next one needs
+//! says who may come in, denied subjects, the route's own answer if it has one, sessions of the client, route quota, endpoint, handshake: each step returns what the next one needs
 //! or a `Failure`, and `outcome` alone decides what a failure means for the client, the log and the metrics. A request loads
 //! the snapshot once and keeps what it found there to the end.
 
@@ -29,6 +29,8 @@ pub mod request;
 pub mod request_log;
 pub mod response;
 pub mod quota;
+pub mod shared_limits;
+pub mod sharing;
 pub mod snapshot;
 pub mod upgrade;
 pub mod values;
@@ -55,6 +57,7 @@ use metrics::RouteRequestMetrics;
 use newcomer::Newcomer;
 use outcome::Failure;
 use request_log::RequestLog;
+use sharing::Moment;
 use snapshot::Snapshot;
 use upgrade::PendingUpgrade;
 
@@ -144,6 +147,14 @@ impl Proxy {
         }
     }
 
+    /// Refuses whoever an operator has denied.
+    fn judge_subject(&self, log: &RequestLog) -> Result<(), Failure> {
+        match log.identity.as_ref().and_then(|identity| identity.subject.as_deref()) {
+            Some(subject) if self.snapshot.denied.denies(subject) => Err(Failure::Denied),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns true if the forwarding fields of this peer count.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         forwarded::is_trusted(peer, &self.trusted)
@@ -169,11 +180,14 @@ impl Proxy {
             Arrived::Answered(response) => return Ok(Walked::Http(response)),
             Arrived::At(arrival) => arrival,
         };
+        arrival.ask_store(Moment::Early, log).await?;
         if let Err(failure) = arrival.authenticate(log) {
             Box::pin(with_new_keys(&mut arrival, failure, log)).await?;
         }
         arrival.check_password(log).await?;
         arrival.ask_service(log).await?;
+        self.judge_subject(log)?;
+        arrival.ask_store(Moment::Late, log).await?;
         let (route, request) = match self.prepare(downstream, arrival, log)? {
             Judged::Answered(response) => return Ok(Walked::Http(response)),
             Judged::Forward(route, request) => (route, request),

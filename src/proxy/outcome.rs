@@ -22,6 +22,7 @@ use crate::policy::jwt::TokenDenial;
 use crate::session::metrics::{EndLabels, Initiator};
 use crate::session::stop::StopReason;
 use crate::session::{CloseActions, RouteFarewells};
+use crate::shared::Away;
 use crate::telemetry::panics::Panic;
 use crate::upstream::NoEndpoint;
 use crate::upstream::connect::ConnectError;
@@ -97,6 +98,9 @@ pub enum Failure {
     /// The service of its route cannot be asked.
     #[error("{0}")]
     AuthUnavailable(AskError),
+    /// An operator has denied its subject.
+    #[error("its subject is denied by an operator")]
+    Denied,
     /// The route takes WebSockets only.
     #[error("this route takes WebSockets only")]
     NotWebSocket,
@@ -106,6 +110,9 @@ pub enum Failure {
     /// The client opens sessions too fast. Carries how long it will be until it may.
     #[error("the client makes more handshakes than limits.per_client allows: the next in {0:?}")]
     ClientRate(Duration),
+    /// The store that counts clients for all instances cannot be asked.
+    #[error("the shared store is away ({}), and shared.redis.on_failure is deny", .0.label())]
+    SharedStore(Away),
     /// The route has as many sessions as it may have.
     #[error("the route is full")]
     RouteFull,
@@ -211,9 +218,11 @@ impl Failure {
             },
             Failure::AuthDenied(denial) => StatusAndReason { status: denial.status, reason: "auth_denied" },
             Failure::AuthUnavailable(_) => named(503, "auth_unavailable"),
+            Failure::Denied => named(403, "denied"),
             Failure::NotWebSocket => named(426, "not_websocket"),
             Failure::ClientSessions => named(429, "client_sessions"),
             Failure::ClientRate(_) => named(429, "client_rate"),
+            Failure::SharedStore(_) => named(503, "shared_store"),
             Failure::RouteFull => named(503, "route_full"),
             Failure::EndpointsFull => named(503, "endpoints_full"),
             Failure::QueueFull => named(503, "queue_full"),
@@ -263,9 +272,11 @@ impl Failure {
         "basic_busy",
         "auth_denied",
         "auth_unavailable",
+        "denied",
         "not_websocket",
         "client_sessions",
         "client_rate",
+        "shared_store",
         "route_full",
         "endpoints_full",
         "queue_full",
@@ -310,9 +321,11 @@ impl Failure {
             Failure::Password(password) => password.denial.hint().into(),
             Failure::AuthDenied(_) => "the service that says who may come in has refused".into(),
             Failure::AuthUnavailable(_) => "it cannot be told now who may come in, try again later".into(),
+            Failure::Denied => "this user is not let in".into(),
             Failure::Loop(_) => "the request has been here before".into(),
             Failure::ClientSessions => "too many connections of this client, close some first".into(),
             Failure::ClientRate(_) => "too many handshakes of this client, try again later".into(),
+            Failure::SharedStore(_) => "it cannot be told now who may come in, try again later".into(),
             Failure::RouteFull
             | Failure::EndpointsFull
             | Failure::QueueFull

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use http::HeaderName;
 
 use super::recheck::Recheck;
+use super::shared_limits::SharedLimits;
 use crate::policy::bucket::AdmissionRate;
 use crate::policy::clients::{ClientCounts, ClientPlace, ClientRates, HeaderDigest};
+use crate::shared::holdings::SharedPlace;
 
 /// The sessions and plain requests of one route.
 #[derive(Debug, Default)]
@@ -73,6 +75,8 @@ pub struct ClientLimits {
     pub by: ClientBy,
     /// The clients there are.
     pub clients: Arc<RouteClients>,
+    /// Where they are counted for all instances together, if they are.
+    pub shared: Option<SharedLimits>,
 }
 
 /// The place of a session among those of its client.
@@ -82,6 +86,15 @@ pub struct ClientPermit {
     pub place: ClientPlace,
     /// The header that has told its client, for the next process.
     pub header: Option<HeaderDigest>,
+    /// The same among those of all instances, where these are counted.
+    pub shared: Option<SharedPlace>,
+}
+
+/// A client that may open a session.
+#[derive(Debug)]
+pub struct SharedPass {
+    /// Its places, where sessions are limited.
+    pub permit: Option<ClientPermit>,
 }
 
 impl RouteQuota {
@@ -195,7 +208,7 @@ mod tests {
         let (clients, address) = (quota.clients(), ClientKey::Address(None));
         let client = address.hash(&clients.key);
         let place = clients.sessions.enter(client, 1).unwrap();
-        let permit = quota.enter(1).unwrap().with(Beside::Client(ClientPermit { place, header: None }));
+        let permit = quota.enter(1).unwrap().with(Beside::Client(ClientPermit { place, header: None, shared: None }));
         assert!(permit.client().is_some() && quota.enter(1).is_none() && clients.sessions.enter(client, 1).is_none());
         drop(permit);
         assert_eq!((quota.used.load(Ordering::Relaxed), clients.sessions.clients()), (0, 0));

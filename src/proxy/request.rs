@@ -10,6 +10,7 @@ use super::credential::Credential;
 use super::edits::{FilledEdits, HeaderEdits};
 use super::entry::AffinityCookie;
 use super::hops::CDN_LOOP;
+use super::quota::SharedPass;
 use super::snapshot::Route;
 use crate::auth::service;
 use crate::balance::Draw;
@@ -44,6 +45,8 @@ pub struct RoutedRequest {
     pub credential: Option<Box<Credential>>,
     /// What the service of the route says of its user.
     pub from_service: Option<Arc<service::Identity>>,
+    /// How the limits of its client were judged for all instances together, where they are.
+    pub shared: Option<Box<SharedPass>>,
 }
 
 impl RoutedRequest {

@@ -20,6 +20,7 @@ use crate::policy::OriginPolicy;
 use crate::policy::address::AddressRules;
 use crate::route::{Rewrite, RouteTable};
 use crate::session::RouteSessions;
+use crate::shared::deny_list::DenyList;
 use crate::upstream::Upstream;
 use crate::ws::tunnel::TunnelSettings;
 
@@ -28,6 +29,8 @@ use crate::ws::tunnel::TunnelSettings;
 pub struct Snapshot {
     /// Request head → route.
     pub table: RouteTable<RouteAction>,
+    /// Who is denied.
+    pub denied: Arc<DenyList>,
 }
 
 /// What a route does.

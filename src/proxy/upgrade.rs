@@ -198,7 +198,7 @@ pub async fn run(
     let Some(offer) = arrival.offer.take() else { return Err(OfferError::Connection.into()) };
     let own_subprotocol = arrival.credential.as_mut().and_then(|credential| credential.own_subprotocol.take());
     let client_permit = match &route.client_limits {
-        Some(limits) => limits.enter(&arrival, log)?,
+        Some(limits) => limits.enter(&mut arrival, log)?,
         None => None,
     };
     let route_permit = route.quota.enter(route.connections_max).ok_or(Failure::RouteFull)?;

@@ -80,6 +80,8 @@ pub enum ClientTlsScope {
     Discovery,
     /// The servers that a route's `auth` asks; the route takes the place of the upstream.
     Auth,
+    /// The store that instances share.
+    Shared,
 }
 
 /// The part of the request that an error belongs to.

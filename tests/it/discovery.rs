@@ -15,7 +15,7 @@ use wsluice::config::EndpointConfig;
 use wsluice::discovery::{DiscoveryErrorKind, EndpointSink, metrics::Metrics};
 use wsluice::telemetry::exposition;
 
-pub use self::servers::put_in_place;
+pub use self::servers::{Running, free_port, is_here, put_in_place};
 use super::harness::eventually;
 
 /// A running provider, and what it found.

@@ -62,6 +62,8 @@ mod rewrites;
 mod routes;
 mod scarce;
 mod series;
+#[cfg(feature = "redis")]
+mod shared;
 mod smuggling;
 mod sources;
 mod stalls;

@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::admin::access::AdminHosts;
 use crate::admin::backend::{
-    ConfigView, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, PredecessorStatus, Problem, ProcessStatus,
-    ReplyFuture, SessionView, UpgradeResult, UpstreamStatus,
+    AllDenied, ConfigView, DeniedSubject, DrainStatus, DrainTarget, EndpointStatus, ListenerStatus, PredecessorStatus,
+    Problem, ProcessStatus, ReplyFuture, SessionView, UpgradeResult, UpstreamStatus,
 };
 use crate::admin::connections::{self, AdminConnection};
 use crate::admin::filter::{Filter, FilterInput};
@@ -128,6 +128,36 @@ impl AdminBackend for Fake {
         let target = DrainTarget::Endpoint { upstream: "app".into(), endpoint: "ws://10.0.0.1:9000".into() };
         let drain = DrainStatus { target, time: Duration::from_secs(60), since: SystemTime::UNIX_EPOCH, sessions: 3 };
         Box::pin(async { vec![drain] })
+    }
+
+    fn all_denied(&self) -> AllDenied {
+        AllDenied { denied: self.denied("ann").into_iter().collect(), shared: true }
+    }
+
+    fn denied(&self, subject: &str) -> Option<DeniedSubject> {
+        let (subject, since) = (subject.to_owned(), SystemTime::UNIX_EPOCH);
+        (subject == "ann").then(|| DeniedSubject { subject, until: None, since, reason: "spam".into() })
+    }
+
+    fn deny<'a>(
+        &'a self,
+        subject: &'a str,
+        until: Option<SystemTime>,
+        reason: &'a str,
+    ) -> ReplyFuture<'a, Result<DeniedSubject, BackendError>> {
+        self.note(format!("deny {subject} {reason:?}"));
+        let (ending, subject, reason) = (self.ending, subject.to_owned(), reason.to_owned());
+        Box::pin(async move {
+            match ending {
+                true => Err(BackendError::Unavailable("the shared store is away".into())),
+                false => Ok(DeniedSubject { subject, until, since: SystemTime::UNIX_EPOCH, reason }),
+            }
+        })
+    }
+
+    fn allow<'a>(&'a self, subject: &'a str) -> ReplyFuture<'a, Result<bool, BackendError>> {
+        self.note(format!("allow {subject}"));
+        Box::pin(async move { Ok(subject == "ann") })
     }
 
     fn reload(&self) -> ReplyFuture<'_, Result<Value, BackendError>> {

@@ -16,6 +16,7 @@ mod matching;
 mod per_client;
 mod rewrite;
 mod routes;
+mod shared;
 mod spellings;
 mod upstreams;
 
@@ -119,6 +120,7 @@ pub(super) fn check(file: &Config, written: &WrittenText) -> Vec<Issue> {
     checker.routes();
     checker.upstreams();
     checker.process();
+    checker.shared();
     checker.issues
 }
 

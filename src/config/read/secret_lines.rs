@@ -1,5 +1,7 @@
 //! The lines of a text, and what of them must not be shown: errors go into logs.
 
+use std::ops::Range;
+
 /// Returns the lines of `text` by the rules of YAML 1.1, which knows more line breaks than `str::lines`.
 pub(in crate::config) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
@@ -60,6 +62,11 @@ pub(in crate::config) fn mask_secrets(line: &str) -> String {
         let start = line[..pem].chars().count();
         chars[start..].fill('*');
     }
+    for login in logins(line) {
+        let start = line[..login.start].chars().count();
+        let length = line[login].chars().count();
+        chars[start..start + length].fill('*');
+    }
     for key in SECRET_KEYS {
         for (at, _) in line.match_indices(key) {
             let is_part = line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
@@ -79,6 +86,22 @@ pub(in crate::config) fn mask_secrets(line: &str) -> String {
         }
     }
     chars.into_iter().collect()
+}
+
+/// Returns where in `line` user and password of a URL stand. In what is meant as the URL of a Redis, they may be anything.
+fn logins(line: &str) -> impl Iterator<Item = Range<usize>> {
+    let redis = line.find("redis").and_then(|at| {
+        let start = at + line[at..].find(':')? + 1;
+        let end = line.rfind('@')?;
+        (start < end).then_some(start..end)
+    });
+    let others = line.match_indices("://").filter_map(|(at, mark)| {
+        let start = at + mark.len();
+        let end = line[start..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '/'));
+        let authority = &line[start..end.map_or(line.len(), |end| start + end)];
+        authority.rfind('@').map(|end| start..start + end)
+    });
+    redis.into_iter().chain(others)
 }
 
 #[cfg(test)]
@@ -117,6 +140,9 @@ mod tests {
             ("my_token: x", "my_token: x"),
             ("key: \"-----BEGIN PRIVATE KEY----- abc\"", "key: \"********************************"),
             ("token:", "token:"),
+            ("url: \"redis://me:a b/@x@h:1/0\" # x", "url: \"redis:***********@h:1/0\" # x"),
+            ("redis: { url: redis:me:hush@h }", "redis:*********************@h }"),
+            ("[ws://me:hush@a:1, ws://b@c/]", "[ws://*******@a:1, ws://*@c/]"),
         ] {
             assert_eq!(mask_secrets(line), shown);
             assert_eq!(mask_secrets(line).chars().count(), line.chars().count());

@@ -21,6 +21,7 @@ pub(super) mod process;
 pub(super) mod rate;
 pub(super) mod rebalance;
 pub(super) mod route;
+pub(super) mod shared;
 pub(super) mod sticky;
 pub(super) mod tcp;
 pub(super) mod upstream;

@@ -126,6 +126,7 @@ fn others(node: &YamlNode) -> Vec<YamlNode> {
         "7KiB",
         "https://z.example.com",
         "ws://z:9",
+        "rediss://z:9",
         "/z",
         "merge",
         "border",

@@ -150,6 +150,14 @@ upstreams:
       etcd: { servers: [\"https://a:1\"], prefix: /a/, user: me, password: me, tls: { ca: d.crt, server_name: a.b } }
     health: { tcp: { every: 5s, timeout: 2s, rise: 2, fall: 3 } }
   moved: { endpoints: [\"ws://c:1\"], rebalance: { rate: 10/s, tolerance: 10%, settle: 10s } }
+shared:
+  redis:
+    url: \"rediss://me:hush@r.example.com:6380/2\"
+    tls: { ca: d.crt }
+    prefix: \"here:\"
+    timeout: 100ms
+    on_failure: local
+    instances: 3
 admin: { bind: \"127.0.0.1:9902\", hosts: [\"*.svc\"], token: 0123456789abcdefg }
 log: { level: info, format: json, access: true }
 drain: { delay: 1s, time: 30s }

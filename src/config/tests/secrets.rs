@@ -95,6 +95,7 @@ upstreams:
     sticky: { cookie: srv, secrets: [SECRETSECRETSECRETSECRETSECRETSECRET, '${S:-SECRETSECRETSECRETSECRETSECRETSECRET}'] }
     health: { websocket: { path: '/ws?token=SECRET&plain=1', headers: { Cookie: SECRET } } }
   b: { discover: { etcd: { servers: ['http://a:1'], prefix: /a, user: me, password: SECRET } } }
+shared: { redis: { url: 'rediss://SECRET:SECRET@a' } }
 admin: { bind: '127.0.0.1:9902', token: SECRETSECRETSECRET }
 ";
     let loaded = load_str("secret.yaml", text, &|_| None).unwrap();
@@ -115,6 +116,7 @@ admin: { bind: '127.0.0.1:9902', token: SECRETSECRETSECRET }
         ("/upstreams/a/health/websocket/headers/cookie", "***"),
         ("/upstreams/b/discover/etcd/password", "***"),
         ("/upstreams/b/discover/etcd/user", "me"),
+        ("/shared/redis/url", "rediss://***@a:6379/0"),
         ("/admin/token", "***"),
     ] {
         assert_eq!(at(pointer), value, "{pointer}");

@@ -13,6 +13,7 @@ pub(super) mod http_url;
 pub(super) mod off;
 pub(super) mod pattern;
 pub(super) mod percent;
+pub(super) mod redis_url;
 pub(super) mod secret;
 pub(super) mod sent;
 pub(super) mod size;

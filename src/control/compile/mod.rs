@@ -10,11 +10,14 @@ mod health;
 mod listener;
 mod pages;
 mod route;
+mod shared;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
 
 pub use auth::KeyFiles;
 pub use listener::{CompiledListener, address, address_rules};
@@ -29,7 +32,11 @@ use crate::config::{self, AdminToken, Config, ConfigErrors, Finding, KeyPath, Lo
 use crate::proxy::snapshot::Snapshot;
 use crate::route::RouteTable;
 use crate::session::access_log::AccessLog;
+use crate::shared::SharedStore;
 use crate::tls::certificates::{self, CertificateScan, Part};
+
+/// How long to wait for the first answer of a store.
+const STORE_WAIT: Duration = Duration::from_secs(3);
 
 /// A configuration ready to run.
 #[derive(Debug)]
@@ -44,6 +51,8 @@ pub struct Compiled {
     pub pages: Pages,
     /// The files of keys that verify credentials.
     pub key_files: KeyFiles,
+    /// What limits and lists are shared by, if they are.
+    pub store: Option<Arc<SharedStore>>,
     /// The tokens of the admin API; empty if it needs none.
     pub tokens: Vec<AdminToken>,
     /// The certificates that were read, until they are committed.
@@ -79,9 +88,11 @@ pub fn compile(
         connect_times,
         pages: Pages::new(),
         key_files: KeyFiles::new(),
+        store: None,
         errors: vec![],
         warnings: vec![],
     };
+    compiler.store = file.shared.as_ref().and_then(|shared| compiler.store_of(shared));
     let upstreams: BTreeMap<String, CompiledUpstream> =
         file.upstreams.iter().map(|(name, upstream)| (name.clone(), compiler.upstream(file, name, upstream))).collect();
     let mut table = vec![];
@@ -91,14 +102,26 @@ pub fn compile(
         table.push((written.matches.clone(), written.paths, compiled.action.clone()));
         routes.insert(written.name.clone(), compiled);
     }
-    let snapshot = Arc::new(Snapshot { table: RouteTable::new(table) });
+    let denied = Arc::clone(&context.shared.denied);
+    let snapshot = Arc::new(Snapshot { table: RouteTable::new(table), denied });
     let listeners = file.listeners.iter().enumerate();
     let listeners = listeners.map(|(index, listener)| compiler.listener(index, listener, &snapshot)).collect();
     let tokens = file.admin.as_ref().map_or_else(Vec::new, |admin| compiler.tokens(admin));
     let pages = std::mem::take(&mut compiler.pages);
     let key_files = std::mem::take(&mut compiler.key_files);
+    let store = compiler.store.take();
     let (certificates, warnings) = compiler.finish()?;
-    Ok(Compiled { listeners, routes, upstreams, pages, key_files, tokens, certificates: Some(certificates), warnings })
+    Ok(Compiled {
+        listeners,
+        routes,
+        upstreams,
+        pages,
+        key_files,
+        store,
+        tokens,
+        certificates: Some(certificates),
+        warnings,
+    })
 }
 
 /// The most mistakes that are reported.
@@ -135,6 +158,7 @@ pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, 
         connect_times: HashMap::new(),
         pages: Pages::new(),
         key_files: KeyFiles::new(),
+        store: None,
         errors: vec![],
         warnings: vec![],
     };
@@ -153,6 +177,7 @@ pub fn examine(loaded: &Loaded, file_checks: FileChecks) -> Result<Vec<String>, 
             compiler.auth_sources(index, route);
         }
         file.admin.iter().for_each(|admin| drop(compiler.tokens(admin)));
+        file.shared.iter().for_each(|shared| drop(compiler.store_of(shared)));
     } else if !file.files().is_empty() {
         let message = "the files that this names were not looked at: a text that is sent must not reveal which files exist \
                        (`wsluice check` looks)";
@@ -184,6 +209,23 @@ impl Compiled {
         }
     }
 
+    /// Begins to share what is to be shared. Returns when it is known whether the store answers, or after a while: without its list
+    /// of denied subjects they would be let in.
+    pub async fn start_sharing(&self, context: &CompileContext, before: Option<&Arc<SharedStore>>) {
+        if let Some(before) = before
+            && self.store.as_ref().is_none_or(|store| !Arc::ptr_eq(store, before))
+        {
+            before.stop().await;
+        }
+        match &self.store {
+            Some(store) => {
+                store.start();
+                let _ = timeout(STORE_WAIT, store.settled()).await;
+            }
+            None => context.shared.denied.leave(),
+        }
+    }
+
     /// Returns the listener of this name.
     pub fn listener(&self, name: &str) -> Option<&CompiledListener> {
         self.listeners.iter().find(|listener| listener.written.name == name)
@@ -199,6 +241,7 @@ struct Compiler<'a> {
     connect_times: HashMap<&'a str, Duration>,
     pages: Pages,
     key_files: KeyFiles,
+    store: Option<Arc<SharedStore>>,
     errors: Vec<Finding>,
     warnings: Vec<String>,
 }

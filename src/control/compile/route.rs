@@ -26,6 +26,7 @@ use crate::proxy::edits::{HeaderEdits, Variables};
 use crate::proxy::outcome::{self, Failure};
 use crate::proxy::page::{ErrorPages, Page};
 use crate::proxy::quota::{ClientBy, ClientLimits};
+use crate::proxy::shared_limits::SharedLimits;
 use crate::proxy::snapshot::{ListenerHandles, Route, RouteAction};
 use crate::route::Rewrite;
 use crate::session::{RouteFarewells, RouteSessions};
@@ -125,7 +126,10 @@ impl Compiler<'_> {
         let RouteAction::Forward(route) = &before.action else { return None };
         let listeners = route.listeners.iter().map(|handles| &*handles.sessions.listener);
         let is_logged = route.listeners.iter().all(|handles| handles.sessions.log.is_like(&self.log));
+        let store = |route: &Route| Some(Arc::as_ptr(route.client_limits.as_ref()?.shared.as_ref()?.store()));
+        let is_counted = route.client_limits.is_some();
         let is_same = before.written.is_like(written)
+            && store(route) == self.store.as_ref().filter(|_| is_counted).map(Arc::as_ptr)
             && before.pages == *pages
             && before.auth == *auth
             && upstream.is_some_and(|upstream| Arc::ptr_eq(&route.upstream, upstream))
@@ -273,6 +277,7 @@ impl Compiler<'_> {
                 ClientKeyConfig::Header(name) => name.parse().map_or(ClientBy::Address, ClientBy::Header),
             },
             clients: self.context.quotas.of(route).clients(),
+            shared: self.store.as_ref().map(|store| SharedLimits::new(Arc::clone(store), route.into())),
         })
     }
 }

@@ -1,5 +1,7 @@
-//! Closes sessions that would go on: drains by an operator, endpoints that are emptied or overloaded, changed routes.
+//! Closes sessions that would go on: drains by an operator, endpoints that are emptied or overloaded, changed routes, denied
+//! subjects.
 
+pub mod denied;
 pub mod drains;
 pub mod eviction;
 pub mod metrics;

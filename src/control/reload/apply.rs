@@ -38,6 +38,7 @@ impl Controller {
         self.reload_interrupted = true;
         let mut tasks = BTreeMap::new();
         compiled.fetch_keys();
+        compiled.start_sharing(&self.context, self.compiled.store.as_ref()).await;
         start_discovery(&mut compiled, &mut tasks, &self.context.ending).await;
         let gone: Vec<String> =
             self.tasks.keys().filter(|name| !compiled.upstreams.contains_key(*name)).cloned().collect();

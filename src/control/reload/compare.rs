@@ -106,6 +106,7 @@ impl Changes {
             ("drain", old.drain == new.drain),
             ("watch", old.watch == new.watch),
             ("on_upgrade", old.on_upgrade == new.on_upgrade),
+            ("shared", before.store.as_ref().map(Arc::as_ptr) == compiled.store.as_ref().map(Arc::as_ptr)),
         ] {
             if !is_same {
                 others.push(name);

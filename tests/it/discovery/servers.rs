@@ -15,10 +15,10 @@ use tokio::net::TcpStream;
 use crate::harness::{DEADLINE, within};
 
 /// A process that is killed when it is dropped.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Running {
-    fn start(command: &mut Command) -> Running {
+    pub fn start(command: &mut Command) -> Running {
         Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
@@ -46,7 +46,7 @@ pub fn is_here(program: &str) -> bool {
 }
 
 /// Returns a port that is free for TCP and UDP, or was a moment ago.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
@@ -57,7 +57,7 @@ fn free_port() -> u16 {
 }
 
 /// Waits until the port accepts connections.
-async fn listens(port: u16) {
+pub async fn listens(port: u16) {
     within("a server that starts", async {
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
