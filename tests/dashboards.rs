@@ -16,7 +16,7 @@ use wsluice::session::registry::SessionRegistry;
 use wsluice::telemetry::sink::LogSink;
 use wsluice::tls::certificates::{CertificateFiles, Certificates, ClientFiles, ClientTlsScope, ServerFiles};
 use wsluice::tls::server::MinVersion;
-use wsluice::{auth, control, discovery, handover, probe, proxy, server, session, telemetry, tls, upstream};
+use wsluice::{auth, control, discovery, handover, probe, proxy, server, session, shared, telemetry, tls, upstream};
 
 /// Labels that Prometheus adds.
 const SCRAPED: [&str; 3] = ["job", "instance", "le"];
@@ -60,8 +60,13 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
         sources: None,
         reach: None,
     };
-    let _keys = auth::KeySources::new(auth::metrics::Metrics::register(&registry).unwrap()).of(&url, None, connector);
+    let _keys =
+        auth::KeySources::new(auth::metrics::Metrics::register(&registry).unwrap()).of(&url, None, connector.clone());
     let _asked = auth::service::metrics::Metrics::register(&registry).unwrap().route("chat");
+    let shared = shared::SharedState::new(shared::metrics::Metrics::register(&registry).unwrap());
+    let redis = "routes: [{ name: a, respond: { body: a } }]\nshared: { redis: { url: 'redis://127.0.0.1' } }";
+    let redis = wsluice::config::load_str("a.yaml", redis, &|_| None).unwrap().file.shared.unwrap().redis.unwrap();
+    let _store = shared.store(&redis, connector.clone(), None);
     let ending = EndLabels::new(Initiator::Client, Some(1000), "closed");
     let _session =
         session::metrics::Metrics::register(&registry, 1).unwrap().route("public", "chat", "chat", &[ending]);

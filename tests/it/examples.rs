@@ -284,6 +284,47 @@ async fn the_example_of_limits_per_client_counts_users_by_the_header_and_shuts_n
     }
 }
 
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn the_example_of_shared_limits_counts_users_over_two_instances_and_each_alone_without_its_store() {
+    use crate::shared::server::RedisServer;
+    if !crate::discovery::is_here("redis-server") {
+        return;
+    }
+    let (echo, mut redis) = (Echo::start().await, RedisServer::start().await);
+    let mut text = example("shared-limits.yaml");
+    for (written, here) in [
+        ("0.0.0.0:8080", "127.0.0.1:0"),
+        ("127.0.0.1:9902", "127.0.0.1:0"),
+        ("${JWT_SECRET}", crate::auth::SECRET),
+        ("${REDIS_URL:-redis://127.0.0.1:6379}", &*redis.url()),
+        ("timeout: 100ms", "timeout: 5s"),
+        ("ws://127.0.0.1:9000", &*echo.url()),
+    ] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let [one, other] = [0, 1].map(|_| Proxy::start(&text));
+    let ask = async |proxy: &Proxy, user: &str| {
+        let mut client = Conn::connect(proxy.address()).await;
+        let token = format!("Bearer {}", crate::auth::of(user));
+        let status = client.ask(&Handshake::to("/chat").with("Authorization", &token)).await.status();
+        (client, status)
+    };
+    let mut held = vec![];
+    for proxy in [&one, &other, &one, &other, &one] {
+        let (client, status) = ask(proxy, "ann").await;
+        assert_eq!(status, 101);
+        held.push(client);
+    }
+    assert_eq!((ask(&other, "ann").await.1, ask(&other, "bob").await.1), (429, 101));
+    let server = redis.url().replace("redis://", "");
+    redis.kill();
+    one.metric_becomes("wsluice_shared_store_up", &[("server", &server)], 0.0).await;
+    let (_one, status) = ask(&one, "bob").await;
+    assert_eq!((status, ask(&one, "bob").await.1), (101, 429), "a third of five");
+}
+
 #[tokio::test]
 async fn the_example_of_tokens_lets_in_who_has_one_and_tells_the_server_who_it_is() {
     let (mut server, issuer, authority) = (RawServer::start().await, Issuer::new("a"), Authority::new());
