@@ -525,6 +525,25 @@ async fn a_drain_goes_on_in_the_new_process() {
     chain.finish().await;
 }
 
+#[tokio::test]
+async fn a_denied_subject_stays_denied_in_the_new_process_also_without_a_store() {
+    let (upstream, dir) = (RawServer::start().await, tempfile::tempdir().unwrap());
+    let secret = crate::auth::SECRET;
+    let auth = format!("upstream: app\n    auth: {{ jwt: {{ keys: {{ secret: {secret} }}, algorithms: [HS256] }} }}");
+    let text = configuration(&[upstream.url()], "").replacen("upstream: app", &auth, 1);
+    let mut chain = ProcessChain::start(dir.path(), &text);
+    let (address, admin) = (chain.process.listening().await, chain.process.admin().await);
+    let denied = crate::api::send(&admin, "PUT denied/ann?reason=spam", "").await;
+    assert_eq!(denied.status, 200);
+    replaced(&mut chain).await;
+    let mut refused = Conn::connect(&address).await;
+    let token = format!("Bearer {}", crate::auth::of("ann"));
+    assert_eq!(refused.ask(&Handshake::to("/ws").with("Authorization", &token)).await.status(), 403);
+    let after = crate::api::send(&admin, "GET denied/ann", "").await;
+    assert_eq!(after.body, denied.body);
+    chain.finish().await;
+}
+
 /// Ends one of the two processes, somewhere in an upgrade. The sessions are in the other one, or have ended with the one that
 /// had them; none is in both.
 #[tokio::test]

@@ -431,6 +431,15 @@ async fn orders_reach_the_desk_as_they_were_meant() {
             json!({ "closing": 3 }),
         ),
         ("DELETE /api/v1/drains/upstream/app", "", json!({ "ended": true })),
+        (
+            "PUT /api/v1/denied/https://idp/ann%2F1?until=4102444800&reason=too+loud",
+            "",
+            json!({
+                "subject": "https://idp/ann/1", "until": "2100-01-01T00:00:00.000Z", "since": "1970-01-01T00:00:00.000Z",
+                "reason": "too loud",
+            }),
+        ),
+        ("DELETE /api/v1/denied/ann", "", json!({ "ended": true })),
     ] {
         let answered = admin.send(request, body).await;
         assert_eq!((answered.status, answered.body), (200, answer), "{request}");
@@ -447,6 +456,8 @@ async fn orders_reach_the_desk_as_they_were_meant() {
             format!("close all {operator} 0ns"),
             "drain endpoint ws://10.0.0.1:9000 of upstream app 60s".to_owned(),
             "end upstream app".to_owned(),
+            r#"deny https://idp/ann/1 "too loud""#.to_owned(),
+            "allow ann".to_owned(),
         ]
     );
 }
@@ -462,6 +473,12 @@ async fn what_cannot_be_done_says_why() {
         ("POST /api/v1/check", 409, "there is no file to read again"),
         ("GET /api/v1/nothing", 404, "not found; below /api/v1/ there are "),
         ("POST /api/v1/sessions/close", 400, "say which sessions, or `all=true`"),
+        ("GET /api/v1/denied/bob", 404, "\"bob\" is not denied"),
+        ("DELETE /api/v1/denied/bob", 404, "\"bob\" is not denied"),
+        ("PUT /api/v1/denied/bob?until=1", 400, "`until` is over already"),
+        ("PUT /api/v1/denied/bob?until=soon", 400, "`until`"),
+        ("PUT /api/v1/denied/bob?reason=%07", 400, "`reason` has control characters"),
+        ("PUT /api/v1/denied", 405, "here only GET, HEAD"),
         ("PATCH /api/v1/status", 405, "here only GET, HEAD"),
     ] {
         let answer = admin.ask(request).await;
@@ -469,11 +486,15 @@ async fn what_cannot_be_done_says_why() {
         assert!(answer.status == status && said.starts_with(error), "{request}: {answer:?}");
     }
     assert!(admin.ask("PATCH /api/v1/status").await.head.contains("allow: GET, HEAD\r\n"));
-    assert_eq!(admin.counted("refused"), 9.0);
+    let long = admin.ask(&format!("PUT /api/v1/denied/{}", "x".repeat(256))).await;
+    assert_eq!((long.status, &long.body["error"]), (400, &json!("a subject has at most 255 bytes")));
+    assert_eq!(admin.counted("refused"), 16.0);
     let ending = on_loopback(Fake { ending: true, ..Fake::default() }, None);
     let answer = ending.ask("POST /api/v1/reload").await;
     assert_eq!((answer.status, &answer.body["error"]), (503, &json!("the process is shutting down")));
-    assert_eq!(ending.counted("failed"), 1.0);
+    let answer = ending.ask("PUT /api/v1/denied/ann").await;
+    assert_eq!((answer.status, &answer.body["error"]), (503, &json!("the shared store is away")));
+    assert_eq!(ending.counted("failed"), 2.0);
 }
 
 #[tokio::test]
