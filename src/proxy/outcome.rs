@@ -246,7 +246,7 @@ impl Failure {
     }
 
     /// All labels of the first half, for metrics that begin at 0.
-    pub const LABELS: [&'static str; 47] = [
+    pub const LABELS: [&'static str; 49] = [
         "method",
         "protocol",
         "malformed",
